@@ -45,6 +45,11 @@ def write_json(path: str | Path, value: Any) -> None:
         file.write("\n")
 
 
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
 def content_hash(*parts: str | bytes) -> str:
     """Name contents: 32 hex digits of BLAKE2b over the length-prefixed parts.
 

@@ -1,0 +1,163 @@
+"""The command line: `mmts COMMAND`. Nothing heavy is imported before a command runs, so that --help is instant."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mmts import __version__
+from mmts.console import console, errors
+from mmts.errors import Interrupted, MmtsError
+
+app = typer.Typer(
+    name="mmts",
+    help="Train and judge image-text embedding models on long-tail data.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Out = Annotated[Path, typer.Option("--out", help="Folder for what is written.")]
+DataPath = Annotated[
+    Path | None,
+    typer.Option("--data", help="A folder with captions.jsonl or metadata.jsonl/csv, or a .jsonl, .csv or .tsv file."),
+]
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        console.print(f"mmts {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        console.print(context.get_help(), markup=False)
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each rule.")] = 3,
+) -> None:
+    """Compare three rules on real pictures; write a page."""
+    from mmts.demo import run_demo
+
+    run_demo(out, seeds)
+
+
+@app.command()
+def analyze(
+    path: Annotated[Path, typer.Argument(help="A caption file or data folder.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for concepts.npz and long_tail.png.")] = None,
+    split: Annotated[str | None, typer.Option(help="One split only (default: all samples).")] = None,
+    label: Annotated[str | None, typer.Option(help="Take this label as the concept instead of clusters.")] = None,
+    num_concepts: Annotated[str, typer.Option(help="How many clusters, or auto.")] = "auto",
+    encoder: Annotated[str, typer.Option(help="minilm, tfidf, or a model's name or folder.")] = "minilm",
+    seed: Annotated[int, typer.Option(help="Of the clustering.")] = 0,
+) -> None:
+    """Say how long-tailed a caption file is."""
+    from mmts.analysis import analyze_path
+
+    analyze_path(path, out or Path("runs/analysis") / path.resolve().stem, split, label, num_concepts, encoder, seed)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe (see `mmts recipes`) or a YAML file.")],
+    data: DataPath = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Run directory (default: runs/RECIPE).")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Change a key: --set train.epochs=10.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+) -> None:
+    """Train by a recipe and judge the result on test."""
+    from mmts.training.recipe import load_recipe
+    from mmts.training.run import train as train_run
+
+    chosen = load_recipe(recipe, settings or [])
+    if data is not None:
+        chosen = chosen.with_data(data)
+    train_run(chosen, out or Path("runs") / chosen.name, resume=resume)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    data: DataPath = None,
+    split: Annotated[str | None, typer.Option(help="The split to judge on (default: test).")] = None,
+    checkpoint: Annotated[str, typer.Option(help="best or last.")] = "best",
+    save_embeddings: Annotated[Path | None, typer.Option(help="Also write the embeddings to this .npz file.")] = None,
+) -> None:
+    """Judge a run again, or on other data."""
+    from mmts.training.run import evaluate as evaluate_run
+
+    evaluate_run(run, data, split, checkpoint, save_embeddings)
+
+
+@app.command()
+def compare(runs: Annotated[list[Path], typer.Argument(help="Run directories.")]) -> None:
+    """Print runs side by side, with spread and intervals."""
+    from mmts.compare import compare_runs, comparison_tables
+
+    for table in comparison_tables(compare_runs(runs)):
+        console.print(table)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
+    out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Write one self-contained page about runs."""
+    from mmts.report import write_report
+
+    console.print(f"report: {write_report(runs, out)}")
+
+
+@app.command()
+def recipes(name: Annotated[str | None, typer.Argument(help="Print this one.")] = None) -> None:
+    """List the shipped recipes, or print one."""
+    from mmts.training.recipe import load_recipe, shipped_recipes
+
+    if name is None:
+        for each in shipped_recipes():
+            console.print(f"{each:<18} {load_recipe(each).description}")
+        return
+    load_recipe(name)
+    console.print(shipped_recipes()[name], end="", markup=False)
+
+
+def main() -> None:
+    """Run the command line; what the user can put right is one line and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except _UsageError as error:
+        code = _fail(f"{' '.join(error.format_message().split())} See `mmts --help`.")
+    except Interrupted as error:
+        code = _fail(str(error), 128 + error.signal_number)
+    except MmtsError as error:
+        code = _fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        code = _fail("stopped", 130)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        code = _fail(f"{where}{error.strerror or error}")
+    sys.exit(code or 0)
+
+
+# typer carries its own copy of click, of which it exports only this class's child.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+
+def _fail(message: str, code: int = 2) -> int:
+    errors.print(f"mmts: {message}", markup=False, style="red" if errors.is_terminal else None)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""From the sections of a recipe to the objects they describe."""
+
+from collections.abc import Sequence
+
+from mmts import schedules
+from mmts.concepts import ConceptDistribution, resolve_num_concepts
+from mmts.data.records import Split
+from mmts.errors import DataError, RecipeError, nearest
+from mmts.objectives import InfoNCE, MaxMargin, Objective
+from mmts.policies import Fixed, Learned, Policy, Scheduled, Shifted
+from mmts.training import recipe as r
+
+
+def build_schedule(section: r.ScheduleSection) -> schedules.Schedule:
+    """Return the schedule a recipe describes."""
+    if isinstance(section, r.ConstantSchedule):
+        return schedules.Constant(section.value)
+    if isinstance(section, r.LinearSchedule):
+        return schedules.Linear(section.start, section.end)
+    if isinstance(section, r.CosineSchedule):
+        return schedules.Cosine(section.low, section.high, section.cycles, section.phase)
+    if isinstance(section, r.WarmupSchedule):
+        return schedules.Warmup(build_schedule(section.schedule), section.fraction, section.start)
+    return schedules.Join(tuple(build_schedule(inner) for inner in section.schedules), section.boundaries)
+
+
+def build_policy(
+    rule: r.TemperatureRule | r.MarginRule,
+    distribution: ConceptDistribution,
+) -> Policy:
+    """Return the temperature or margin policy a recipe describes; its tables are those of the training samples."""
+    if isinstance(rule, r.FixedRule):
+        return Fixed(rule.value)
+    if isinstance(rule, r.LearnedRule):
+        return Learned(rule.start, rule.low, rule.high)
+    if isinstance(rule, r.ScheduledRule):
+        return Scheduled(build_schedule(rule.schedule))
+    swing = schedules.Cosine(-rule.alpha / 2, rule.alpha / 2, rule.cycles, rule.phase)
+    return Shifted(swing, distribution.shift(rule.low, rule.high, rule.scale))
+
+
+def build_objective(section: r.InfoNCEObjective | r.MaxMarginObjective, distribution: ConceptDistribution) -> Objective:
+    """Return the objective a recipe describes."""
+    if isinstance(section, r.InfoNCEObjective):
+        return InfoNCE(
+            build_policy(section.temperature, distribution),
+            anchor=section.anchor,
+            label_smoothing=section.label_smoothing,
+            scale_by_temperature=section.scale_by_temperature,
+        )
+    return MaxMargin(
+        build_policy(section.margin, distribution), negatives=section.negatives, squared=section.squared
+    )
+
+
+def build_distribution(section: r.Concepts, split: Split) -> ConceptDistribution:
+    """Find the concepts of a split's samples, by clustering their captions or from a label of their media.
+
+    With `num_concepts: auto` the number found is `resolve_num_concepts`; `len(distribution.sizes)` tells it.
+    """
+    if section.source == "label":
+        return ConceptDistribution.from_labels(label_of_samples(split, str(section.label)))
+    return ConceptDistribution.from_captions(
+        split.captions,
+        num_concepts=resolve_num_concepts(section.num_concepts, split.captions),
+        encoder=section.encoder,
+        seed=section.seed,
+    )
+
+
+def assign_concepts(section: r.Concepts, distribution: ConceptDistribution, split: Split) -> Sequence[int]:
+    """Return the training concept of each sample of another split; -1 where it has none."""
+    values = label_of_samples(split, str(section.label)) if section.source == "label" else split.captions
+    return [int(concept) for concept in distribution.assign(values)]
+
+
+def label_of_samples(split: Split, label: str) -> list[str]:
+    """Return one label of each sample's medium, or raise naming the medium without it and the labels there are."""
+    values = []
+    for owner in split.owner.tolist():
+        medium = split.media[owner]
+        if label not in medium.labels:
+            known = sorted({key for each in split.media for key in each.labels})
+            if label not in known:
+                raise RecipeError(f"concepts.label: the data has no label {label!r}; {nearest(label, known) if known else 'it has none at all'}")
+            raise DataError(f"medium {medium.id!r} has no label {label!r}, which concepts.label asks for")
+        values.append(str(medium.labels[label]))
+    return values

@@ -1,0 +1,407 @@
+"""A recipe: the whole of a run in one short YAML file, typed, with unknown keys refused.
+
+A recipe has five sections, `data`, `concepts`, `model`, `objective` and `train`; docs/recipes.md explains every key.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mmts.errors import RecipeError, nearest
+from mmts.files import atomic_write
+
+# Setting one of these by --set starts its section afresh: the other keys of the section belong to the old choice.
+_CHOICES = ("loss", "rule", "kind")
+# Of these only one can stand; setting one by --set takes the other out.
+_ALTERNATIVES = {"epochs": "steps", "steps": "epochs"}
+
+
+class Section(BaseModel):
+    """A part of a recipe: immutable, and an unknown key is an error that names the nearest known one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_unknown_keys(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            for key in value:
+                if key not in cls.model_fields:
+                    raise ValueError(f"unknown key {key!r}; {nearest(str(key), cls.model_fields)}")
+        return value
+
+
+# --- schedules -------------------------------------------------------------------------------------------------------
+
+
+class ConstantSchedule(Section):
+    """The same value throughout."""
+
+    kind: Literal["constant"] = "constant"
+    value: float
+
+
+class LinearSchedule(Section):
+    """A straight line from `start` to `end`."""
+
+    kind: Literal["linear"] = "linear"
+    start: float
+    end: float
+
+
+class CosineSchedule(Section):
+    """`cycles` whole swings between `high` (first) and `low`."""
+
+    kind: Literal["cosine"] = "cosine"
+    low: float
+    high: float
+    cycles: float = Field(1.0, ge=0)
+    phase: float = 0.0
+
+
+class WarmupSchedule(Section):
+    """From `start` up to `schedule` over the first `fraction` of training."""
+
+    kind: Literal["warmup"] = "warmup"
+    schedule: "ScheduleSection"
+    fraction: float = Field(gt=0, lt=1)
+    start: float = 0.0
+
+
+class JoinSchedule(Section):
+    """Several schedules one after the other; `boundaries` are shares of training."""
+
+    kind: Literal["join"] = "join"
+    schedules: tuple["ScheduleSection", ...]
+    boundaries: tuple[float, ...]
+
+
+ScheduleSection = Annotated[
+    ConstantSchedule | LinearSchedule | CosineSchedule | WarmupSchedule | JoinSchedule, Field(discriminator="kind")
+]
+
+
+# --- rules: where a temperature or margin comes from -----------------------------------------------------------------
+
+
+class FixedRule(Section):
+    """One value for all samples throughout."""
+
+    rule: Literal["fixed"] = "fixed"
+    value: float = Field(0.07, gt=0)
+
+
+class LearnedRule(Section):
+    """CLIP's: a trained value, kept within [low, high]."""
+
+    rule: Literal["learned"] = "learned"
+    start: float = Field(0.07, gt=0)
+    low: float = Field(0.01, gt=0)
+    high: float = Field(1.0, gt=0)
+
+
+class ScheduledRule(Section):
+    """One value for all samples that follows a schedule."""
+
+    rule: Literal["scheduled"] = "scheduled"
+    schedule: ScheduleSection
+
+
+class ShiftedRule(Section):
+    """MM-TS: a zero-mean cosine swing plus a shift by the size of the sample's concept."""
+
+    rule: Literal["shifted"] = "shifted"
+    alpha: float = Field(0.08, ge=0)
+    cycles: float = Field(5.0, ge=0)
+    phase: float = 0.0
+    low: float = Field(0.05, gt=0)
+    high: float = Field(0.20, gt=0)
+    scale: Literal["linear", "log", "rank"] = "linear"
+
+
+class ShiftedMarginRule(ShiftedRule):
+    """MM-TS for margins: the same rule, started from the published margins."""
+
+    alpha: float = Field(0.2, ge=0)
+    low: float = Field(0.17, gt=0)
+    high: float = Field(0.30, gt=0)
+
+
+class FixedMarginRule(FixedRule):
+    """One margin for all samples throughout."""
+
+    value: float = Field(0.2, gt=0)
+
+
+TemperatureRule = Annotated[FixedRule | LearnedRule | ScheduledRule | ShiftedRule, Field(discriminator="rule")]
+MarginRule = Annotated[FixedMarginRule | LearnedRule | ScheduledRule | ShiftedMarginRule, Field(discriminator="rule")]
+
+
+class InfoNCEObjective(Section):
+    """InfoNCE with a temperature rule."""
+
+    loss: Literal["info_nce"] = "info_nce"
+    temperature: TemperatureRule = FixedRule()
+    anchor: Literal["row", "candidate", "media"] = "row"
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    scale_by_temperature: bool = False
+
+
+class MaxMarginObjective(Section):
+    """Max-margin with a margin rule."""
+
+    loss: Literal["max_margin"] = "max_margin"
+    margin: MarginRule = FixedMarginRule()
+    negatives: Literal["all", "hardest"] = "all"
+    squared: bool = False
+
+
+# --- data, concepts, model, training ---------------------------------------------------------------------------------
+
+
+class Augment(Section):
+    """Random changes to training images; only for an image tower that trains."""
+
+    crop_scale: tuple[float, float] = (0.6, 1.0)
+    flip: bool = True
+    color: float = Field(0.2, ge=0, le=1)
+
+
+class Data(Section):
+    """What is read, and what counts as right."""
+
+    path: Path | None = None
+    relevance: Literal["text", "own"] = "text"
+    max_unreadable: float = Field(0.01, ge=0, le=1)
+    augment: Augment | None = Augment()
+    workers: int = Field(0, ge=0)
+
+
+class Concepts(Section):
+    """Where a sample's concept comes from: clusters of the training captions, or a label of its medium."""
+
+    source: Literal["captions", "label"] = "captions"
+    label: str | None = None
+    num_concepts: int | Literal["auto"] = "auto"
+    encoder: str = "minilm"
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _label_is_named(self) -> "Concepts":
+        if (self.source == "label") != (self.label is not None):
+            raise ValueError("`label` names the label to use when `source` is label, and only then")
+        if isinstance(self.num_concepts, int) and self.num_concepts < 2:
+            raise ValueError(f"num_concepts must be at least 2 or auto, not {self.num_concepts}")
+        return self
+
+
+class Tower(Section):
+    """One side of the model: a built-in tower or a Hugging Face name or folder."""
+
+    tower: str
+    frozen: bool = True
+    options: dict[str, Any] = {}
+
+
+class ImageTower(Tower):
+    """The image side; `size` is the side of the square input in pixels (default: the tower's own)."""
+
+    tower: str = "efficientnet-lite0"
+    size: int | None = Field(None, ge=8)
+
+
+class TextTower(Tower):
+    """The text side."""
+
+    tower: str = "minilm"
+
+
+class Head(Section):
+    """The projection from a tower's features to the common space."""
+
+    kind: Literal["linear", "two-layer", "none"] = "two-layer"
+    hidden: int = Field(512, ge=1)
+    dropout: float = Field(0.2, ge=0, lt=1)
+
+
+class Model(Section):
+    """Two towers and their heads; `width` is that of the embeddings."""
+
+    image: ImageTower = ImageTower()
+    text: TextTower = TextTower()
+    head: Head = Head()
+    width: int = Field(256, ge=1)
+
+
+class Train(Section):
+    """How long and how. Exactly one of `epochs` and `steps`."""
+
+    epochs: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1)
+    batch_size: int = Field(256, ge=2)
+    learning_rate: float = Field(1e-3, gt=0)
+    final_learning_rate: float = Field(0.0, ge=0)
+    warmup: float = Field(0.0, ge=0, lt=1)
+    weight_decay: float = Field(0.05, ge=0)
+    clip_norm: float | None = Field(None, gt=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    evaluate_every: int = Field(1, ge=1)
+    log_every: int = Field(10, ge=1)
+    seed: int = Field(0, ge=0)
+    trackers: tuple[str, ...] = ("tensorboard",)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "Train":
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give exactly one of `epochs` and `steps`")
+        if self.final_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"final_learning_rate {self.final_learning_rate} is larger than learning_rate {self.learning_rate}"
+            )
+        return self
+
+
+class Recipe(Section):
+    """The whole of a run."""
+
+    name: str = "recipe"
+    description: str = ""
+    data: Data = Data()
+    concepts: Concepts = Concepts()
+    model: Model = Model()
+    objective: Annotated[InfoNCEObjective | MaxMarginObjective, Field(discriminator="loss")] = InfoNCEObjective()
+    train: Train
+
+    def with_data(self, path: Path) -> "Recipe":
+        """Return the same recipe for other data."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"path": path})})
+
+
+# --- reading and writing ---------------------------------------------------------------------------------------------
+
+
+def shipped_recipes() -> dict[str, str]:
+    """Return the text of every recipe that comes with mmts, by name."""
+    folder = resources.files("mmts.recipes")
+    files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda entry: entry.name)
+    return {entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8") for entry in files}
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a shipped recipe by name, or a YAML file, and apply `a.b=value` overrides.
+
+    Raises RecipeError, naming the key and the nearest known one, for anything that is wrong.
+
+    >>> load_recipe("catalogue", ["train.seed=3"]).train.seed
+    3
+    """
+    text, name, source = _read(str(name_or_path))
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{source} is not valid YAML: {_one_line(str(error))}") from None
+    if not isinstance(content, dict):
+        raise RecipeError(f"{source} must hold a mapping with the sections data, concepts, model, objective, train")
+    content.setdefault("name", name)
+    return parse_recipe(override(content, overrides), source)
+
+
+def parse_recipe(content: Mapping[str, Any], source: str = "recipe") -> Recipe:
+    """Check a recipe given as nested mappings."""
+    content = dict(content)
+    content.pop("versions", None)  # what a run's own recipe.yaml records beside the recipe
+    objective = content.get("objective")
+    if isinstance(objective, dict) and "loss" not in objective:
+        content["objective"] = {"loss": "info_nce", **objective}
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise RecipeError(f"{source}: {_explain(error)}") from None
+
+
+def override(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return `content` with every `a.b=value` put in its place; values are read as YAML.
+
+    Setting a choice (`rule`, `loss`, `kind`) to something new drops the keys beside it, which belong to the
+    old choice; choices are therefore applied before everything else.
+
+    >>> override({"temperature": {"rule": "fixed", "value": 0.1}}, ["temperature.rule=learned"])
+    {'temperature': {'rule': 'learned'}}
+    """
+    result: dict[str, Any] = copy.deepcopy(dict(content))
+    pairs = []
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip() or "" in key.strip().split("."):
+            raise RecipeError(f"--set takes KEY=VALUE such as train.epochs=10, not {text!r}")
+        try:
+            pairs.append((key.strip().split("."), yaml.safe_load(value)))
+        except yaml.YAMLError:
+            raise RecipeError(f"--set {text!r}: the value is not valid YAML") from None
+    for path, value in sorted(pairs, key=lambda pair: (pair[0][-1] not in _CHOICES, len(pair[0]))):
+        section = result
+        for depth, key in enumerate(path[:-1]):
+            inner = section.setdefault(key, {})
+            if inner is None:
+                inner = section[key] = {}
+            if not isinstance(inner, dict):
+                raise RecipeError(f"--set {'.'.join(path)}: {'.'.join(path[: depth + 1])} is a value, not a section")
+            section = inner
+        if path[-1] in _CHOICES and section.get(path[-1]) != value:
+            section.clear()
+        section.pop(_ALTERNATIVES.get(path[-1], ""), None)
+        section[path[-1]] = value
+    return result
+
+
+def save_recipe(recipe: Recipe, path: Path, versions: Mapping[str, str]) -> None:
+    """Write the resolved recipe, every key in it, with the versions that ran it."""
+    content = {**recipe.model_dump(mode="json"), "versions": dict(versions)}
+    with atomic_write(path, "w") as file:
+        yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
+
+
+def _read(name_or_path: str) -> tuple[str, str, str]:
+    """Return (text, name, how to call it in a message)."""
+    shipped = shipped_recipes()
+    if name_or_path in shipped:
+        return shipped[name_or_path], name_or_path, f"recipe {name_or_path}"
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        try:
+            return path.read_text(encoding="utf-8"), path.stem, str(path)
+        except UnicodeDecodeError:
+            raise RecipeError(f"{path} is not UTF-8 text") from None
+    if path.suffix in (".yaml", ".yml"):
+        raise RecipeError(f"there is no recipe file {path}")
+    raise RecipeError(f"there is no shipped recipe {name_or_path!r}; {nearest(name_or_path, shipped)}")
+
+
+def _explain(error: ValidationError) -> str:
+    """Put pydantic's errors in one line: `key: what is wrong`."""
+    messages = []
+    for item in error.errors():
+        # A discriminated union adds its tag (a known choice) to the path, which is not a key of the recipe.
+        keys = [str(key) for key in item["loc"]]
+        place = ".".join(key for at, key in enumerate(keys) if not _is_tag(keys, at))
+        message = str(item["msg"]).removeprefix("Value error, ")
+        given = "" if item["type"] in ("value_error", "missing") else f" (given: {item['input']!r})"
+        if item["type"] == "union_tag_invalid":
+            known = [tag.strip(" '") for tag in item["ctx"]["expected_tags"].split(",")]
+            message = f"unknown {item['ctx']['discriminator']} {item['ctx']['tag']!r}; {nearest(item['ctx']['tag'], known)}"
+            given = ""
+        messages.append(f"{place}: {message}{given}" if place else message + given)
+    return _one_line("; ".join(messages))
+
+
+def _is_tag(keys: Sequence[str], at: int) -> bool:
+    return at > 0 and keys[at - 1] in ("objective", "temperature", "margin", "schedule", "schedules")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,141 @@
+"""The folder of one run: which file holds what, and the log that a resumed run continues."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmts.errors import RunError
+from mmts.training.recipe import Recipe, parse_recipe, save_recipe
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Names every file of a run.
+
+    recipe.yaml       the resolved recipe, with versions
+    log.jsonl         a line a logged step
+    checkpoints/      last.pt, best.pt
+    concepts.npz      the concepts of the training samples
+    vocabulary.json   words of a text tower trained from scratch
+    unreadable.txt    media that could not be decoded, with the reason
+    metrics.json      how the run is judged
+    judgement.npz     rank of every query behind metrics.json, and the first ten results
+    evaluations/      judgements on other data or splits
+    """
+
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def log_file(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "log.jsonl"
+
+    @property
+    def concepts_file(self) -> Path:
+        """A saved ConceptDistribution."""
+        return self.path / "concepts.npz"
+
+    @property
+    def vocabulary_file(self) -> Path:
+        """The words of a text tower trained from scratch."""
+        return self.path / "vocabulary.json"
+
+    @property
+    def unreadable_file(self) -> Path:
+        """A line for every medium that could not be decoded."""
+        return self.path / "unreadable.txt"
+
+    @property
+    def metrics_file(self) -> Path:
+        """How the run is judged."""
+        return self.path / "metrics.json"
+
+    @property
+    def judgement_file(self) -> Path:
+        """The ranks behind metrics.json."""
+        return self.path / "judgement.npz"
+
+    @property
+    def evaluations(self) -> Path:
+        """Judgements on other data or splits."""
+        return self.path / "evaluations"
+
+    def checkpoint_file(self, name: str) -> Path:
+        """Return the file of the checkpoint `last` or `best`."""
+        return self.path / "checkpoints" / f"{name}.pt"
+
+    def recipe(self) -> Recipe:
+        """Read the resolved recipe; raises RunError where this is no run directory."""
+        if not self.recipe_file.is_file():
+            what = "is not a run directory (it has no recipe.yaml)" if self.path.is_dir() else "does not exist"
+            raise RunError(f"{self.path} {what}")
+        try:
+            content = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            content = None
+        if not isinstance(content, dict):
+            raise RunError(f"{self.recipe_file} is not a resolved recipe")
+        return parse_recipe(content, str(self.recipe_file))
+
+    def begin(self, recipe: Recipe, versions: dict[str, str], resume: bool) -> None:
+        """Take the folder for this recipe: new, or the same recipe's own with `resume`; raises RunError otherwise."""
+        if not self.recipe_file.exists():
+            if self.path.exists() and not self.path.is_dir():
+                raise RunError(f"{self.path} is a file; --out names a folder")
+            if self.path.is_dir() and any(self.path.iterdir()):
+                raise RunError(f"{self.path} holds files that are not a run's; choose another --out")
+            save_recipe(recipe, self.recipe_file, versions)
+            return
+        if not resume:
+            raise RunError(f"{self.path} already holds a run; add --resume to continue it, or choose another --out")
+        changed = differences(self.recipe(), recipe)
+        if changed:
+            listed = ", ".join(f"{key} ({old!r} there, {new!r} now)" for key, (old, new) in changed.items())
+            raise RunError(f"{self.path} holds a run of another recipe: {listed}; choose another --out")
+
+    def log_lines(self) -> Iterator[dict[str, Any]]:
+        """Read the log, oldest line first; a last line cut short by a crash is left out."""
+        if not self.log_file.exists():
+            return
+        for line in self.log_file.read_text(encoding="utf-8").splitlines():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                return
+
+    def trim_log(self, steps_done: int) -> None:
+        """Drop the lines of steps that a resumed run will take again."""
+        kept = [line for line in self.log_lines() if line["step"] < steps_done]
+        if self.log_file.exists() or kept:
+            self.log_file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    def append_log(self, line: dict[str, Any]) -> None:
+        """Add one line to the log."""
+        with self.log_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def differences(first: Recipe, second: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Return the keys, dotted, whose values differ between two recipes; name and description do not count."""
+
+    def flatten(value: Any, prefix: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {prefix: value}
+        flat: dict[str, Any] = {}
+        for key, inner in value.items():
+            flat |= flatten(inner, f"{prefix}.{key}" if prefix else key)
+        return flat
+
+    old = flatten(first.model_dump(mode="json", exclude={"name", "description"}), "")
+    new = flatten(second.model_dump(mode="json", exclude={"name", "description"}), "")
+    keys = [*old, *(key for key in new if key not in old)]
+    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}

@@ -3,8 +3,12 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+# A busy machine is no failure, and examples found are not kept in the checkout.
+hypothesis.settings.register_profile("mmts", deadline=None, database=None)
+hypothesis.settings.load_profile("mmts")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 

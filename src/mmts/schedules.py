@@ -1,0 +1,254 @@
+"""Schedules: plain functions from training progress to one number.
+
+Progress p = step / total_steps runs from 0 to 1 and is the only clock (docs/method.md, 1.1). Every schedule also knows
+its smallest and largest value over [0, 1], so that whoever builds on it can refuse a temperature that would reach zero.
+
+>>> swing = Cosine(low=-0.1, high=0.1, cycles=5)
+>>> [round(swing(p), 3) for p in (0.0, 0.05, 0.1, 0.2)]
+[0.1, 0.0, -0.1, 0.1]
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+from mmts.errors import InputError
+
+
+class Schedule(Protocol):
+    """Anything that maps progress in [0, 1] to a number and knows its bounds."""
+
+    def __call__(self, progress: float) -> float:
+        """Return the value at `progress`; outside [0, 1] is an InputError."""
+        ...
+
+    @property
+    def minimum(self) -> float:
+        """The smallest value over [0, 1]."""
+        ...
+
+    @property
+    def maximum(self) -> float:
+        """The largest value over [0, 1]."""
+        ...
+
+
+def check_progress(progress: float) -> float:
+    """Return `progress` as a float; raise InputError unless it lies in [0, 1] (so for NaN too).
+
+    >>> check_progress(1.5)
+    Traceback (most recent call last):
+    mmts.errors.InputError: progress is 1.5: it must lie in [0, 1] (step / total_steps)
+    """
+    if not 0.0 <= progress <= 1.0:
+        raise InputError(f"progress is {progress}: it must lie in [0, 1] (step / total_steps)")
+    return float(progress)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same value throughout (docs/method.md, 1.2).
+
+    >>> Constant(0.07)(0.5)
+    0.07
+    """
+
+    value: float
+
+    def __post_init__(self) -> None:
+        _check_finite("Constant", value=self.value)
+
+    def __call__(self, progress: float) -> float:
+        """Return `value`."""
+        check_progress(progress)
+        return self.value
+
+    @property
+    def minimum(self) -> float:
+        """The smallest value over [0, 1]."""
+        return self.value
+
+    @property
+    def maximum(self) -> float:
+        """The largest value over [0, 1]."""
+        return self.value
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A straight line: start (1 - p) + end p (docs/method.md, 1.3). It may rise or fall.
+
+    >>> Linear(1.0, 0.5)(0.5)
+    0.75
+    """
+
+    start: float
+    end: float
+
+    def __post_init__(self) -> None:
+        _check_finite("Linear", start=self.start, end=self.end)
+
+    def __call__(self, progress: float) -> float:
+        """Return the value at `progress`."""
+        return _between(self.start, self.end, check_progress(progress))
+
+    @property
+    def minimum(self) -> float:
+        """The smallest value over [0, 1]."""
+        return min(self.start, self.end)
+
+    @property
+    def maximum(self) -> float:
+        """The largest value over [0, 1]."""
+        return max(self.start, self.end)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """A cosine wave between `low` and `high` (docs/method.md, 1.4).
+
+    low (1 - w) + high w,   w = (1 + cos(2 pi (cycles p + phase))) / 2
+
+    `high` is hit exactly at every whole turn of cycles p + phase (so at p = 0 when phase is 0), `low` exactly half-way.
+    `cycles` >= 0 is the number of waves over the whole run and need not be whole; `phase` is in cycles. Over whole
+    cycles the mean is (low + high) / 2. Cosine(-alpha/2, alpha/2, cycles) is the swing of MM-TS (arXiv 2603.08202).
+    InputError when low > high, cycles < 0, or a number is not finite.
+
+    >>> Cosine(low=-0.1, high=0.1, cycles=5, phase=0.0)(0.0)
+    0.1
+    >>> quarter = Cosine(0.0, 1.0, cycles=0.25)
+    >>> round(quarter.minimum, 3), quarter.maximum
+    (0.5, 1.0)
+    """
+
+    low: float
+    high: float
+    cycles: float = 1.0
+    phase: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_finite("Cosine", low=self.low, high=self.high, cycles=self.cycles, phase=self.phase)
+        if self.low > self.high:
+            raise InputError(f"Cosine: low {self.low:g} is greater than high {self.high:g}; it must not be")
+        if self.cycles < 0:
+            raise InputError(f"Cosine: cycles is {self.cycles:g}; it must be 0 or more")
+
+    def __call__(self, progress: float) -> float:
+        """Return the value at `progress`."""
+        # Taking whole turns off first keeps the cosine exact at every whole and half turn, however late.
+        turn = math.remainder(self.cycles * check_progress(progress) + self.phase, 1.0)
+        return _between(self.low, self.high, (1.0 + math.cos(2.0 * math.pi * turn)) / 2.0)
+
+    @property
+    def minimum(self) -> float:
+        """The smallest value over [0, 1]: `low` when a half turn is passed, else the smaller end point."""
+        half_turn = math.ceil(self.phase - 0.5) + 0.5
+        return self.low if half_turn <= self.phase + self.cycles else min(self(0.0), self(1.0))
+
+    @property
+    def maximum(self) -> float:
+        """The largest value over [0, 1]: `high` when a whole turn is passed, else the larger end point."""
+        whole_turn = math.ceil(self.phase)
+        return self.high if whole_turn <= self.phase + self.cycles else max(self(0.0), self(1.0))
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """A straight line from `start` to schedule(0), then `schedule` on the time that is left (docs/method.md, 1.5).
+
+    start + (schedule(0) - start) p / fraction while p < fraction, then schedule((p - fraction) / (1 - fraction)).
+    InputError unless 0 <= fraction < 1.
+
+    >>> warm = Warmup(Linear(1.0, 0.0), fraction=0.2)
+    >>> [round(warm(p), 3) for p in (0.0, 0.1, 0.2, 0.6, 1.0)]
+    [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
+
+    schedule: Schedule
+    fraction: float
+    start: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_finite("Warmup", start=self.start)
+        if not 0.0 <= self.fraction < 1.0:
+            raise InputError(f"Warmup: fraction is {self.fraction}; it must be at least 0 and less than 1")
+
+    def __call__(self, progress: float) -> float:
+        """Return the value at `progress`."""
+        p = check_progress(progress)
+        if p < self.fraction:
+            return _between(self.start, self.schedule(0.0), p / self.fraction)
+        return self.schedule((p - self.fraction) / (1.0 - self.fraction))
+
+    @property
+    def minimum(self) -> float:
+        """The smallest value over [0, 1]."""
+        return min(self.start, self.schedule.minimum) if self.fraction else self.schedule.minimum
+
+    @property
+    def maximum(self) -> float:
+        """The largest value over [0, 1]."""
+        return max(self.start, self.schedule.maximum) if self.fraction else self.schedule.maximum
+
+
+@dataclass(frozen=True)
+class Join:
+    """Schedules one after the other (docs/method.md, 1.6).
+
+    Piece k runs from boundaries[k - 1] to boundaries[k] (0 before the first, 1 after the last), and its own clock runs
+    from 0 to 1 over that stretch; at a boundary the next piece begins. InputError unless there is one boundary fewer
+    than schedules and the boundaries rise strictly inside (0, 1). `minimum` and `maximum` are those of the pieces.
+
+    >>> join = Join((Constant(1.0), Linear(1.0, 0.0)), (0.5,))
+    >>> [join(p) for p in (0.0, 0.5, 0.75, 1.0)]
+    [1.0, 1.0, 0.5, 0.0]
+    """
+
+    schedules: tuple[Schedule, ...]
+    boundaries: tuple[float, ...]
+
+    def __init__(self, schedules: Iterable[Schedule], boundaries: Iterable[float]) -> None:
+        object.__setattr__(self, "schedules", tuple(schedules))
+        object.__setattr__(self, "boundaries", tuple(boundaries))
+        if not self.schedules:
+            raise InputError("Join: schedules is empty; give at least one schedule")
+        if len(self.boundaries) != len(self.schedules) - 1:
+            raise InputError(
+                f"Join: {len(self.schedules)} schedules need {len(self.schedules) - 1} boundaries, "
+                f"got {len(self.boundaries)}"
+            )
+        edges = (0.0, *self.boundaries, 1.0)
+        if not all(left < right for left, right in pairwise(edges)):
+            raise InputError(f"Join: boundaries {self.boundaries} must rise strictly and lie inside (0, 1)")
+
+    def __call__(self, progress: float) -> float:
+        """Return the value at `progress`."""
+        p = check_progress(progress)
+        piece = sum(boundary <= p for boundary in self.boundaries)
+        edges = (0.0, *self.boundaries, 1.0)
+        start, end = edges[piece], edges[piece + 1]
+        return self.schedules[piece]((p - start) / (end - start))
+
+    @property
+    def minimum(self) -> float:
+        """The smallest value of any piece."""
+        return min(schedule.minimum for schedule in self.schedules)
+
+    @property
+    def maximum(self) -> float:
+        """The largest value of any piece."""
+        return max(schedule.maximum for schedule in self.schedules)
+
+
+def _between(start: float, end: float, weight: float) -> float:
+    value = start * (1.0 - weight) + end * weight
+    # Rounding may leave the interval by one unit in the last place, and the bounds are promised.
+    return min(max(value, min(start, end)), max(start, end))
+
+
+def _check_finite(owner: str, **numbers: float) -> None:
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise InputError(f"{owner}: {name} is {number}; it must be a finite number")

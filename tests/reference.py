@@ -1,0 +1,197 @@
+"""Slow, obvious twins of every formula in docs/method.md: loops over samples in float64, no vector operation.
+
+Each takes plain numbers or float64 tensors whose entries it reads one by one, so autograd through a twin gives the
+reference gradient. The number beside each name is the formula's in docs/method.md. Append yours at the end.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Numbers = Sequence[float]
+
+
+# 1. Schedules ---------------------------------------------------------------------------------------------------------
+
+
+def linear(p: float, start: float, end: float) -> float:  # 1.3
+    return start + (end - start) * p
+
+
+def cosine(p: float, low: float, high: float, cycles: float, phase: float = 0.0) -> float:  # 1.4
+    middle, half = (low + high) / 2, (high - low) / 2
+    return middle + half * math.cos(2 * math.pi * (cycles * p + phase))
+
+
+# 2. Concepts ----------------------------------------------------------------------------------------------------------
+
+
+def shift(counts: Numbers, low: float, high: float, scale: str = "linear") -> list[float]:  # 2.1 to 2.3
+    sizes = sorted(set(counts))
+    if len(sizes) == 1:
+        return [(low + high) / 2 for _ in counts]
+
+    def position(n: float) -> float:
+        if scale == "linear":
+            return (n - sizes[0]) / (sizes[-1] - sizes[0])
+        if scale == "log":
+            return (math.log(n) - math.log(sizes[0])) / (math.log(sizes[-1]) - math.log(sizes[0]))
+        return sizes.index(n) / (len(sizes) - 1)
+
+    return [low + (high - low) * position(n) for n in counts]
+
+
+def concept_groups(sizes: Sequence[int]) -> list[int]:  # 2.4
+    total = sum(sizes)
+    groups = []
+    for size in sizes:
+        before = sum(other for other in sizes if other > size)
+        groups.append(0 if 3 * before < total else 1 if 3 * before < 2 * total else 2)
+    return groups
+
+
+# 3. Values ------------------------------------------------------------------------------------------------------------
+
+
+def mmts_values(p: float, counts: Numbers, n_min: float, n_max: float, alpha: float, cycles: float, low: float, high: float) -> list[float]:  # 3.3  # noqa: E501  # fmt: skip
+    swing = (alpha / 2) * math.cos(2 * math.pi * cycles * p)
+    return [swing + low + (high - low) * (n - n_min) / (n_max - n_min) for n in counts]
+
+
+# 4. Losses ------------------------------------------------------------------------------------------------------------
+
+
+def unit(x: Tensor) -> list[Tensor]:  # 4.1
+    rows = []
+    for row in x.double():
+        length = sum((entry * entry for entry in row), start=torch.zeros((), dtype=torch.float64))
+        rows.append(row / length.sqrt() if length > 0 else row)
+    return rows
+
+
+def cosines(x: Tensor, y: Tensor) -> list[list[Tensor]]:  # 4.2
+    return [[sum(a * b for a, b in zip(row, column, strict=True)) for column in unit(y)] for row in unit(x)]  # type: ignore[misc]
+
+
+def pair_value(value: Tensor, owner: int, medium: int, text: int) -> Tensor:
+    """The value of a logit or hinge: everybody's, the owner's, or the pair's own."""
+    if value.ndim == 0:
+        return value
+    return value[owner] if value.ndim == 1 else value[medium, text]
+
+
+def info_nce(
+    x: Tensor,
+    y: Tensor,
+    temperature: Tensor,
+    positives: Tensor | None = None,
+    anchor: str = "row",
+    label_smoothing: float = 0.0,
+    scale_by_temperature: bool = False,
+) -> Tensor:  # 4.3 to 4.7
+    s, B = cosines(x, y), len(x)
+    total = torch.zeros((), dtype=torch.float64)
+    for direction in ("x to y", "y to x"):
+        for i in range(B):
+            logits = {}
+            for j in range(B):
+                medium, text = (i, j) if direction == "x to y" else (j, i)
+                if j != i and positives is not None and positives[medium, text]:
+                    continue
+                owner = {"row": i, "candidate": j, "media": medium}[anchor]
+                logits[j] = s[medium][text] / pair_value(temperature, owner, medium, text)
+            log_sum = torch.log(sum(torch.exp(logit) for logit in logits.values()))  # type: ignore[arg-type]
+            loss = (1 - label_smoothing) * (log_sum - logits[i])
+            for logit in logits.values():
+                loss = loss + label_smoothing / len(logits) * (log_sum - logit)
+            if scale_by_temperature:
+                loss = loss * pair_value(temperature, i, i, i)
+            total = total + loss
+    return total / (2 * B)
+
+
+def max_margin(
+    x: Tensor,
+    y: Tensor,
+    margin: Tensor,
+    positives: Tensor | None = None,
+    negatives: str = "all",
+    squared: bool = False,
+) -> Tensor:  # 4.8 to 4.10
+    s, B = cosines(x, y), len(x)
+    zero = torch.zeros((), dtype=torch.float64)
+    means = []
+    for direction in ("x to y", "y to x"):
+        terms = []
+        for i in range(B):
+            hinges = []
+            for j in range(B):
+                medium, text = (i, j) if direction == "x to y" else (j, i)
+                if j == i or (positives is not None and positives[medium, text]):
+                    continue
+                hinge = pair_value(margin, i, medium, text) - s[i][i] + s[medium][text]
+                hinge = hinge if hinge > 0 else zero * hinge
+                hinges.append(hinge**2 if squared else hinge)
+            if negatives == "hardest":
+                terms += [max(hinges, key=Tensor.item)] if hinges else []
+            else:
+                terms += hinges
+        means.append(sum(terms, start=zero) / len(terms) if terms else zero)
+    return (means[0] + means[1]) / 2
+
+
+# 5. Objectives --------------------------------------------------------------------------------------------------------
+
+
+def sample_weights(temperatures: Numbers) -> list[float]:  # 5.1
+    inverse = [1 / t for t in temperatures]
+    return [w * len(inverse) / sum(inverse) for w in inverse]
+
+
+# 6. Metrics -----------------------------------------------------------------------------------------------------------
+
+
+def ranked(scores: Numbers, relevance: Numbers) -> list[float]:  # 6.1
+    order = sorted(range(len(scores)), key=lambda c: (-scores[c], relevance[c]))
+    return [relevance[c] for c in order]
+
+
+def rank(scores: Numbers, relevant: Sequence[bool]) -> int:  # 6.2
+    best = max(score for score, right in zip(scores, relevant, strict=True) if right)
+    return 1 + sum(1 for score, right in zip(scores, relevant, strict=True) if not right and score >= best)
+
+
+def median(numbers: Numbers) -> float:  # 6.4
+    ordered, middle = sorted(numbers), len(numbers) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def average_precision(scores: Numbers, relevance: Numbers) -> float:  # 6.5
+    found, precisions = 0.0, []
+    for position, grade in enumerate(ranked(scores, relevance), start=1):
+        found += grade
+        if grade == 1:
+            precisions.append(found / position)
+    return sum(precisions) / len(precisions)
+
+
+def ndcg(scores: Numbers, relevance: Numbers) -> float:  # 6.7
+    k = sum(1 for grade in relevance if grade > 0)
+    gain = sum(grade / math.log2(r + 1) for r, grade in enumerate(ranked(scores, relevance)[:k], start=1))
+    ideal = sum(grade / math.log2(r + 1) for r, grade in enumerate(sorted(relevance, reverse=True)[:k], start=1))
+    return gain / ideal
+
+
+# 7. Bootstrap ---------------------------------------------------------------------------------------------------------
+
+
+def bootstrap_means(values: Numbers, clusters: Sequence[int], draws: Sequence[Sequence[int]]) -> list[float]:  # 7.1
+    """The mean of each resample, given which clusters (numbered in rising order of their id) it drew."""
+    ids = sorted(set(clusters))
+    means = []
+    for draw in draws:
+        members = [v for k in draw for v, c in zip(values, clusters, strict=True) if c == ids[k]]
+        means.append(sum(members) / len(members))
+    return means

@@ -1,0 +1,201 @@
+"""Policies: who gets which temperature (or margin) when.
+
+A policy maps (progress, index) to a positive value: () for all samples alike, (B,) for one a sample, or (B, B) for one
+a pair. It is an nn.Module, so tables move with `.to(device)` and learned values are trained and saved with the rest.
+
+>>> from mmts.schedules import Cosine
+>>> policy = Shifted(Cosine(-0.04, 0.04, cycles=5), torch.tensor([0.05, 0.20]))
+>>> policy(0.1, torch.tensor([0, 1]))
+tensor([0.0100, 0.1600])
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mmts.errors import InputError
+from mmts.schedules import Schedule, check_progress
+
+
+class Policy(nn.Module):
+    """Base of all policies: policy(progress, index, similarity=None) -> () or (B,) or (B, B), positive.
+
+    Shapes: `progress` a float in [0, 1]; `index` (B,) int64, the samples' stable positions; `similarity` (B, B) or
+    None, the detached similarities s_ij = cos(x_i, y_j), given only where `uses_similarity` is True.
+    """
+
+    uses_similarity: bool = False
+
+    def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
+        """Return the value of each sample of the batch."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Do what has to follow an optimizer step, such as keeping a learned value in its bounds; usually nothing."""
+
+
+class Fixed(Policy):
+    """One value for every sample, throughout (docs/method.md, 3.1). InputError unless it is finite and positive.
+
+    >>> Fixed(0.07)(0.5, torch.tensor([3, 4])).item()
+    0.07
+    """
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        _check_positive("Fixed: value", value)
+        self.value = float(value)
+
+    def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
+        """Return the value, shape ()."""
+        check_progress(progress)
+        return _scalar(self.value, index)
+
+    def extra_repr(self) -> str:
+        """Show the value in the module's repr."""
+        return f"{self.value:g}"
+
+
+class Scheduled(Policy):
+    """One value for every sample, following a schedule (docs/method.md, 3.2).
+
+    InputError when the schedule's minimum over [0, 1] is not positive.
+
+    >>> from mmts.schedules import Cosine
+    >>> Scheduled(Cosine(0.01, 0.1, cycles=5))(0.0, torch.tensor([0])).item()
+    0.1
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__()
+        _check_positive("Scheduled: schedule.minimum", schedule.minimum)
+        self.schedule = schedule
+
+    def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
+        """Return the schedule's value at `progress`, shape ()."""
+        return _scalar(self.schedule(progress), index)
+
+    def extra_repr(self) -> str:
+        """Show the schedule in the module's repr."""
+        return f"{self.schedule}"
+
+
+class Shifted(Policy):
+    """A schedule that all samples share plus a shift of each sample's own: MM-TS (docs/method.md, 3.3).
+
+    value_i = schedule(p) + shift[i];  with Cosine(-alpha/2, alpha/2, cycles) and ConceptDistribution.shift(low, high)
+    this is the published rule.
+
+    `shift` is (N,), one row per sample, floating point; it is kept as a buffer in its own dtype, and the values come in
+    that dtype. InputError when the shift is not (N,) and finite, when schedule.minimum + the smallest shift is not
+    positive (found when the policy is built, not in the middle of a run), or when an index lies outside 0..N-1.
+    Source: arXiv 2603.08202.
+
+    >>> from mmts.schedules import Cosine
+    >>> Shifted(Cosine(-0.1, 0.1, cycles=5), torch.tensor([0.05, 0.20]))
+    Traceback (most recent call last):
+    mmts.errors.InputError: Shifted: schedule.minimum -0.1 + smallest shift 0.05 = -0.05 must be positive; where the
+    schedule is Cosine(-alpha/2, alpha/2), alpha/2 must stay below low: lower alpha or raise low
+    """
+
+    shift: Tensor
+
+    def __init__(self, schedule: Schedule, shift: Tensor) -> None:
+        super().__init__()
+        if shift.ndim != 1 or not len(shift) or not shift.is_floating_point():
+            raise InputError(
+                f"Shifted: shift is {tuple(shift.shape)} {shift.dtype}; it must be (N,), N >= 1, floating point"
+            )
+        if not bool(torch.isfinite(shift).all()):
+            row = int((~torch.isfinite(shift)).nonzero()[0])
+            raise InputError(f"Shifted: shift[{row}] is {shift[row].item()}; every shift must be finite")
+        smallest = float(shift.min())
+        # Judged in float64 and as the table's own dtype will round it: both must be positive.
+        lowest = min(schedule.minimum + smallest, float(shift.min() + schedule.minimum))
+        if not lowest > 0:
+            raise InputError(
+                f"Shifted: schedule.minimum {schedule.minimum:g} + smallest shift {smallest:g} = {lowest:g} must be "
+                "positive; where the schedule is Cosine(-alpha/2, alpha/2), alpha/2 must stay below low: lower alpha "
+                "or raise low"
+            )
+        self.schedule = schedule
+        self.register_buffer("shift", shift.detach().clone())
+
+    def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
+        """Return schedule(progress) + shift[index], shape (B,)."""
+        return self.shift[check_index(index, len(self.shift)).to(self.shift.device)] + self.schedule(progress)
+
+    def extra_repr(self) -> str:
+        """Show the schedule and the number of samples in the module's repr."""
+        return f"{self.schedule}, {len(self.shift)} samples"
+
+
+class Learned(Policy):
+    """One learned value for every sample: CLIP's temperature (docs/method.md, 3.4).
+
+    value = exp(log_value), log_value a parameter of shape () started at ln(start). After each optimizer step
+    `after_step` clamps it in place to [ln(low), ln(high)]. As a parameter of no dimension it belongs to the group
+    without weight decay, which would pull the value towards 1. InputError unless 0 < low <= start <= high.
+    Source: Radford et al., arXiv 2103.00020, section 2.5 (started at .07, its inverse kept below 100).
+
+    >>> learned = Learned()
+    >>> round(learned(0.0, torch.tensor([0])).item(), 6)
+    0.07
+    >>> with torch.no_grad():
+    ...     _ = learned.log_value.fill_(-9.0)
+    >>> learned.after_step()
+    >>> round(learned(0.0, torch.tensor([0])).item(), 6)
+    0.01
+    """
+
+    def __init__(self, start: float = 0.07, low: float = 0.01, high: float = 1.0) -> None:
+        super().__init__()
+        if not 0 < low <= start <= high < math.inf:
+            raise InputError(
+                f"Learned: needs 0 < low <= start <= high, got low {low:g}, start {start:g}, high {high:g}"
+            )
+        self.low, self.high = low, high
+        self.log_value = nn.Parameter(torch.tensor(math.log(start)))
+
+    def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
+        """Return the value, shape (), with gradient."""
+        check_progress(progress)
+        return self.log_value.exp()
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Clamp the value to [low, high], in place."""
+        self.log_value.clamp_(math.log(self.low), math.log(self.high))
+
+    def extra_repr(self) -> str:
+        """Show the bounds in the module's repr."""
+        return f"low={self.low:g}, high={self.high:g}"
+
+
+def check_index(index: Tensor, size: int) -> Tensor:
+    """Return `index` when it is (B,) integers in 0..size-1; otherwise raise InputError naming the row.
+
+    >>> check_index(torch.tensor([0, 7]), 3)
+    Traceback (most recent call last):
+    mmts.errors.InputError: index[1] is 7; it must lie in 0..2
+    """
+    if index.ndim != 1 or index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+        raise InputError(f"index is {tuple(index.shape)} {index.dtype}; it must be (B,) of integers")
+    outside = (index < 0) | (index >= size)
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0])
+        raise InputError(f"index[{row}] is {int(index[row])}; it must lie in 0..{size - 1}")
+    return index
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise InputError(f"{name} is {value:g}; it must be finite and positive")
+
+
+def _scalar(value: float, index: Tensor) -> Tensor:
+    # Without dimensions a float64 tensor promotes nobody else's dtype, so nothing need be rounded here.
+    return torch.tensor(
+        value, dtype=torch.float32 if index.device.type == "mps" else torch.float64, device=index.device
+    )

@@ -1,0 +1,61 @@
+"""What every loss on pairs demands of its arguments, said in one place."""
+
+import torch
+from torch import Tensor
+
+from mmts.errors import InputError
+from mmts.losses.normalize import compute_dtype
+
+
+def checked_value(
+    name: str, value: Tensor | float, x: Tensor, y: Tensor, *, zero_allowed: bool = False, pairs_allowed: bool = True
+) -> Tensor:
+    """Return the temperature or margin on x's device in the loss's dtype, after checking it and both batches.
+
+    x, y (B, D) floating point and finite; value () or (B,) or (B, B), finite and positive (or zero where allowed).
+    InputError names the argument and the row.
+    """
+    for side, batch in (("x", x), ("y", y)):
+        if batch.ndim != 2 or not batch.numel() or not batch.is_floating_point():
+            raise InputError(
+                f"{side} is {tuple(batch.shape)} {batch.dtype}; it must be (B, D), not empty, floating point"
+            )
+    if x.shape != y.shape:
+        raise InputError(f"x is {tuple(x.shape)} and y is {tuple(y.shape)}; both must be (B, D) alike")
+    B = len(x)
+    value = torch.as_tensor(value, dtype=compute_dtype(x, y), device=x.device)
+    if value.shape not in ((), (B,), (B, B)):
+        raise InputError(f"{name} is {tuple(value.shape)}; for a batch of {B} it must be (), ({B},) or ({B}, {B})")
+    if value.ndim == 2 and not pairs_allowed:
+        raise InputError(f"{name} is {tuple(value.shape)}, one value a pair; scale_by_temperature needs one a row")
+    right = torch.isfinite(value) & ((value >= 0) if zero_allowed else (value > 0))
+    # One answer for all three: on a GPU each look at a result makes the host wait.
+    if not bool(torch.isfinite(x).all() & torch.isfinite(y).all() & right.all()):
+        for side, batch in (("x", x), ("y", y)):
+            _raise_first(
+                f"{side}[{{}}] has a NaN or an infinity; embeddings must be finite", torch.isfinite(batch).all(1)
+            )
+        wanted = "finite and not negative" if zero_allowed else "finite and positive"
+        place = "[{}]" if value.ndim else ""
+        _raise_first(f"{name}{place} is {{value}}; it must be {wanted}", right, value)
+    return value
+
+
+def other_positives(positives: Tensor | None, x: Tensor) -> Tensor | None:
+    """Return `positives` (B, B) bool on x's device with the diagonal cleared, or None when none was given."""
+    if positives is None:
+        return None
+    B = len(x)
+    if positives.shape != (B, B) or positives.dtype != torch.bool:
+        raise InputError(
+            f"positives is {tuple(positives.shape)} {positives.dtype}; for a batch of {B} it must be ({B}, {B}) of bool"
+        )
+    return positives.to(x.device) & ~torch.eye(B, dtype=torch.bool, device=x.device)
+
+
+def _raise_first(message: str, right: Tensor, value: Tensor | None = None) -> None:
+    if bool(right.all()):
+        return
+    place = tuple((~right).nonzero()[0].tolist())
+    shown = None if value is None else value[place].item()
+    raise InputError(message.format(", ".join(map(str, place)), value=shown))

@@ -1,0 +1,100 @@
+"""InfoNCE over both directions with one temperature for all, one a sample, or one a pair."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mmts.errors import InputError
+from mmts.losses.checks import checked_value, other_positives
+from mmts.losses.normalize import cosine_similarity
+
+Anchor = Literal["row", "candidate", "media"]
+ANCHORS: tuple[Anchor, ...] = ("row", "candidate", "media")
+
+
+def info_nce(
+    x: Tensor,
+    y: Tensor,
+    temperature: Tensor | float,
+    *,
+    positives: Tensor | None = None,
+    anchor: Anchor = "row",
+    label_smoothing: float = 0.0,
+    scale_by_temperature: bool = False,
+) -> Tensor:
+    """Return the symmetric InfoNCE loss of paired embeddings (docs/method.md, 4.3 to 4.7).
+
+    L = 1/2B sum_i [ CE_i(x_i . y_j / tau_i) + CE_i(y_i . x_j / tau_i) ]
+
+    Shapes: x (media) and y (text) (B, D) of any norm, normalised inside; result (). bfloat16 and half are computed in
+    float32, float64 stays; autocast is off inside. The temperature may require grad.
+
+    temperature: () or (B,) or (B, B), finite and positive.
+    anchor: whose value divides a logit when the temperature is (B,). "row": the query's, in both directions, so the two
+        logit matrices are not each other's transpose; "candidate": the candidate's; "media": value i belongs to medium
+        i in both directions (one matrix and its transpose). A (B, B) temperature t_ij belongs to the pair x_i, y_j,
+        hence is transposed for the other direction, and `anchor` is not looked at.
+    positives: (B, B) bool, y_j is right for x_i too (transposed for the other direction; the diagonal is ignored).
+        Such pairs leave numerator, denominator and smoothing. A row with no other candidate left (B = 1) has loss 0
+        and gradient 0.
+    label_smoothing: this share of the target is spread evenly over the candidates that remain, the own one included.
+    scale_by_temperature: multiply row i by tau_i, which undoes the 1/tau_i in its gradient; not with a (B, B) value.
+
+    InputError for wrong shapes or dtypes, a NaN or infinity (with argument and row), or an unknown option.
+    Source: van den Oord et al., arXiv 1807.03748; the symmetric form of CLIP, arXiv 2103.00020, figure 3; a temperature
+    a sample: MM-TS, arXiv 2603.08202.
+
+    >>> x = torch.eye(2)
+    >>> round(info_nce(x, x, 1.0).item(), 4)  # ln(1 + exp(-1))
+    0.3133
+    >>> info_nce(x, x, torch.tensor([0.1, float("nan")]))
+    Traceback (most recent call last):
+    mmts.errors.InputError: temperature[1] is nan; it must be finite and positive
+    """
+    if anchor not in ANCHORS:
+        raise InputError(f"anchor is {anchor!r}; it must be one of {', '.join(ANCHORS)}")
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise InputError(f"label_smoothing is {label_smoothing}; it must lie in [0, 1]")
+    with torch.autocast(x.device.type, enabled=False):
+        tau = checked_value("temperature", temperature, x, y, pairs_allowed=not scale_by_temperature)
+        others = other_positives(positives, x)
+        similarity = cosine_similarity(x, y)  # (B, B): media in rows, texts in columns
+        tau_xy, tau_yx = direction_temperatures(tau, anchor)
+        rows_xy = _cross_entropy(similarity / tau_xy, others, label_smoothing)  # (B,)
+        rows_yx = _cross_entropy(similarity.T / tau_yx, None if others is None else others.T, label_smoothing)
+        rows = (rows_xy + rows_yx) / 2
+        return (rows * tau if scale_by_temperature else rows).mean()
+
+
+def direction_temperatures(tau: Tensor, anchor: Anchor) -> tuple[Tensor, Tensor]:
+    """Return what divides the logits of x -> y and of y -> x, each broadcastable to (B, B) (docs/method.md, 4.4).
+
+    >>> xy, yx = direction_temperatures(torch.tensor([1.0, 2.0]), "media")
+    >>> xy.shape, yx.shape
+    (torch.Size([2, 1]), torch.Size([1, 2]))
+    """
+    if tau.ndim == 0:
+        return tau, tau
+    if tau.ndim == 2:
+        return tau, tau.T
+    by_row, by_column = tau[:, None], tau[None, :]
+    if anchor == "row":
+        return by_row, by_row
+    if anchor == "candidate":
+        return by_column, by_column
+    return by_row, by_column
+
+
+def _cross_entropy(logits: Tensor, others: Tensor | None, label_smoothing: float) -> Tensor:
+    """Return each row's cross-entropy with its diagonal as target, (B, B) -> (B,); `others` are no candidates."""
+    remaining: Tensor | int = logits.shape[1]
+    if others is not None:
+        logits = logits.masked_fill(others, float("-inf"))
+        remaining = remaining - others.sum(dim=1)
+    log_p = logits.log_softmax(dim=1)
+    loss = -log_p.diagonal()
+    if label_smoothing:
+        spread = log_p if others is None else log_p.masked_fill(others, 0.0)
+        loss = (1.0 - label_smoothing) * loss - label_smoothing * spread.sum(dim=1) / remaining
+    return loss

@@ -1,0 +1,72 @@
+"""The max-margin (hinge) loss over both directions, with one margin for all, one a sample, or one a pair."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mmts.errors import InputError
+from mmts.losses.checks import checked_value, other_positives
+from mmts.losses.normalize import cosine_similarity
+
+Negatives = Literal["all", "hardest"]
+NEGATIVES: tuple[Negatives, ...] = ("all", "hardest")
+
+
+def max_margin(
+    x: Tensor,
+    y: Tensor,
+    margin: Tensor | float,
+    *,
+    positives: Tensor | None = None,
+    negatives: Negatives = "all",
+    squared: bool = False,
+) -> Tensor:
+    """Return the symmetric max-margin loss of paired embeddings (docs/method.md, 4.8 to 4.10).
+
+    L = mean_{i != j} 1/2 [ relu(m_i - s_ii + s_ij) + relu(m_i - s_ii + s_ji) ],   s_ij = cos(x_i, y_j)
+
+    Shapes: x (media) and y (text) (B, D) of any norm, normalised inside; result (). bfloat16 and half are computed in
+    float32, float64 stays; autocast is off inside. The margin may require grad.
+
+    margin: () or (B,) or (B, B), finite and not negative; (B,) is the query's own in both directions; (B, B): m_ij
+        belongs to the pair x_i, y_j, hence is transposed for the other direction.
+    positives: (B, B) bool, y_j is right for x_i too (transposed for the other direction; the diagonal is ignored).
+        Such pairs are no negatives, and means run over the pairs that remain; none remains (B = 1): 0, gradient 0.
+    negatives: "all": the mean over all remaining pairs of a direction; "hardest": each row's largest hinge, and the
+        mean over the rows that have a negative.
+    squared: square each hinge.
+
+    InputError for wrong shapes or dtypes, a NaN or infinity (with argument and row), or an unknown option.
+    Source: Karpathy and Fei-Fei, arXiv 1412.2306, equation 9; hardest: VSE++, arXiv 1707.05612, equation 6; a margin a
+    sample: MM-TS, arXiv 2603.08202.
+
+    >>> x = torch.eye(2)
+    >>> round(max_margin(x, x, 0.2).item(), 4), round(max_margin(x, x.flip(0), 0.2).item(), 4)
+    (0.0, 1.2)
+    """
+    if negatives not in NEGATIVES:
+        raise InputError(f"negatives is {negatives!r}; it must be one of {', '.join(NEGATIVES)}")
+    with torch.autocast(x.device.type, enabled=False):
+        margin = checked_value("margin", margin, x, y, zero_allowed=True)
+        others = other_positives(positives, x)
+        similarity = cosine_similarity(x, y)  # (B, B): media in rows, texts in columns
+        remain = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
+        if others is not None:
+            remain = remain & ~others
+        margin_xy = margin[:, None] if margin.ndim == 1 else margin
+        margin_yx = margin[:, None] if margin.ndim == 1 else margin.T if margin.ndim == 2 else margin
+        loss_xy = _direction(similarity, margin_xy, remain, negatives, squared)
+        loss_yx = _direction(similarity.T, margin_yx, remain.T, negatives, squared)
+        return (loss_xy + loss_yx) / 2
+
+
+def _direction(similarity: Tensor, margin: Tensor, remain: Tensor, negatives: Negatives, squared: bool) -> Tensor:
+    """Return the mean hinge of the queries in the rows, over the pairs in `remain` (B, B)."""
+    hinge = (margin - similarity.diagonal()[:, None] + similarity).relu()
+    if squared:
+        hinge = hinge.square()
+    hinge = hinge.masked_fill(~remain, 0.0)  # hinges are never negative, so 0 is never the larger of two
+    if negatives == "hardest":
+        return hinge.amax(dim=1).sum() / remain.any(dim=1).sum().clamp_min(1)
+    return hinge.sum() / remain.sum().clamp_min(1)

@@ -1,0 +1,40 @@
+"""Unit vectors, and the cosine similarities between two batches of them."""
+
+import torch
+from torch import Tensor
+
+
+def unit(x: Tensor) -> Tensor:
+    """Divide each vector by its length: x / ||x|| along the last dimension (docs/method.md, 4.1).
+
+    `x` is (..., D) floating point of any norm. A vector of zeros stays zero and its gradient stays finite (there the
+    division is by 1). Lengths are taken after dividing by the largest component: squares neither over- nor underflow.
+
+    >>> unit(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    tensor([[0.6000, 0.8000],
+            [0.0000, 0.0000]])
+    """
+    largest = x.detach().abs().amax(dim=-1, keepdim=True)
+    x = x / torch.where(largest > 0, largest, 1.0)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / torch.where(length > 0, length, 1.0)
+
+
+def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:
+    """Return the cosines of every x with every y: (B, D), (C, D) -> (B, C), in float32 at least (docs/method.md, 4.2).
+
+    >>> cosine_similarity(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
+    tensor([[1., 0.]])
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        dtype = compute_dtype(x, y)
+        return unit(x.to(dtype)) @ unit(y.to(dtype)).T
+
+
+def compute_dtype(x: Tensor, y: Tensor) -> torch.dtype:
+    """Return the dtype losses compute in: the wider of the two, and float32 at least.
+
+    >>> compute_dtype(torch.zeros(1, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.bfloat16))
+    torch.float32
+    """
+    return torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)

@@ -1,0 +1,44 @@
+"""Normalised discounted cumulative gain over graded relevance."""
+
+import torch
+from torch import Tensor
+
+from mmts.metrics.rows import in_ranked_order, require_some, row_chunks
+
+
+def ndcg_per_query(similarity: Tensor, relevance: Tensor) -> Tensor:
+    """Return each query's nDCG (docs/method.md, 6.7).
+
+    (sum over r <= k_q of rel_r / log2(r + 1)) / (the same sum in ideal order),   k_q = number of items of relevance > 0
+
+    Shapes: similarity (Q, C) floating point; relevance (Q, C) bool, or real and not negative; result (Q,) float64.
+    Among equal scores the less relevant comes first. InputError for a NaN score, a negative, NaN or infinite relevance,
+    or a query with nothing relevant, naming the row.
+    Source: Järvelin and Kekäläinen, TOIS 2002; k_q as in calculate_nDCG of the EPIC-KITCHENS-100 retrieval challenge,
+    Damen et al., arXiv 2006.13256.
+
+    >>> ndcg_per_query(torch.tensor([[0.9, 0.8]]), torch.tensor([[0.0, 1.0]]))  # k_q = 1, and position 1 holds 0
+    tensor([0.], dtype=torch.float64)
+    """
+    result = []
+    for start, scores, grades in row_chunks(similarity, relevance, "relevance"):
+        some = (grades > 0).sum(dim=1)
+        require_some(some, start, "relevance", "relevant item")
+        position = torch.arange(1, scores.shape[1] + 1, device=scores.device)
+        discount = (position + 1).double().log2()
+        within = position <= some[:, None]
+        gain = in_ranked_order(scores, grades).double() / discount
+        ideal = grades.double().sort(dim=1, descending=True).values / discount  # nothing beyond k_q: those are zeros
+        result.append(gain.masked_fill(~within, 0.0).sum(dim=1) / ideal.sum(dim=1))
+    return torch.cat(result)
+
+
+def ndcg(similarity: Tensor, relevance: Tensor) -> Tensor:
+    """Return the mean over the queries of `ndcg_per_query`, shape () float64 (docs/method.md, 6.8).
+
+    Arguments and errors as there.
+
+    >>> ndcg(torch.tensor([[0.9, 0.8, 0.1]]), torch.tensor([[1.0, 0.5, 0.0]])).item()
+    1.0
+    """
+    return ndcg_per_query(similarity, relevance).mean()

@@ -1,0 +1,55 @@
+"""Ranks of the best relevant item, recall at k and the median rank."""
+
+import torch
+from torch import Tensor
+
+from mmts.errors import InputError
+from mmts.metrics.rows import require_some, row_chunks
+
+
+def ranks(similarity: Tensor, relevant: Tensor) -> Tensor:
+    """Return each query's rank: 1 + the number of irrelevant items scoring at least the best relevant one.
+
+    docs/method.md, 6.2. Shapes: similarity (Q, C) floating point, relevant (Q, C) bool; result (Q,) int64 from 1. A tie
+    with an irrelevant item counts against the model; other relevant items never stand in the way. InputError for a NaN
+    score or a query with nothing relevant, naming the row.
+
+    >>> similarity = torch.tensor([[0.9, 0.5, 0.1], [0.3, 0.3, 0.2]])
+    >>> ranks(similarity, torch.tensor([[False, True, False], [True, False, False]]))
+    tensor([2, 2])
+    """
+    if relevant.dtype != torch.bool:
+        raise InputError(f"relevant is {relevant.dtype}; it must be bool (say which grade counts: relevance == 1)")
+    result = []
+    for start, scores, right in row_chunks(similarity, relevant, "relevant"):
+        require_some(right.sum(dim=1), start, "relevant", "relevant item")
+        best = scores.masked_fill(~right, float("-inf")).amax(dim=1, keepdim=True)
+        result.append(1 + ((scores >= best) & ~right).sum(dim=1))
+    return torch.cat(result)
+
+
+def recall_at_k(similarity: Tensor, relevant: Tensor, k: int) -> Tensor:
+    """Return the share of queries whose rank is at most k, in [0, 1], shape () float64 (docs/method.md, 6.3).
+
+    Arguments as in `ranks`; k is 1 or more. InputError as in `ranks`, and for another k.
+
+    >>> recall_at_k(torch.tensor([[0.9, 0.5], [0.3, 0.4]]), torch.eye(2, dtype=torch.bool), k=1).item()
+    1.0
+    """
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise InputError(f"k is {k!r}; it must be a whole number, 1 or more")
+    return (ranks(similarity, relevant) <= k).double().mean()
+
+
+def median_rank(similarity: Tensor, relevant: Tensor) -> Tensor:
+    """Return the median of the queries' ranks, shape () float64 (docs/method.md, 6.4).
+
+    Of an even number of queries it is the mean of the two middle ranks. Arguments and errors as in `ranks`.
+
+    >>> median_rank(torch.tensor([[0.9, 0.5], [0.6, 0.4]]), torch.eye(2, dtype=torch.bool)).item()
+    1.5
+    """
+    ordered = ranks(similarity, relevant).sort().values
+    middle = len(ordered) // 2
+    lower = ordered[middle] if len(ordered) % 2 else ordered[middle - 1]
+    return (lower.double() + ordered[middle].double()) / 2

@@ -1,0 +1,114 @@
+"""MM-TS as one loss for anyone's own training loop: `from mmts import MMTSLoss`."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmts.errors import InputError
+from mmts.losses import info_nce, max_margin
+from mmts.schedules import Cosine
+
+# The published settings (arXiv 2603.08202): alpha, low, high.
+DEFAULTS = {"info_nce": (0.08, 0.05, 0.20), "max_margin": (0.2, 0.17, 0.30)}
+
+
+class MMTSLoss(nn.Module):
+    """The published rule in one object (docs/method.md, 1.4, 2.1, 3.3, then 4.3 or 4.8).
+
+    value_i = (alpha / 2) cos(2 pi cycles step / total_steps) + low + (high - low) (n_i - n_min) / (n_max - n_min)
+
+    is the temperature of info_nce or the margin of max_margin; n_i is the size of sample i's concept. Where n_min
+    equals n_max every shift is the middle of [low, high].
+
+    kind: "info_nce" (alpha .08, low .05, high .20) or "max_margin" (alpha .2, low .17, high .30).
+    total_steps: optimizer steps of the whole run. count_range: (n_min, n_max), the smallest and the largest concept of
+        the whole training set (not of a batch). Both are required.
+    loss(x, y, step=..., counts=(B,), positives=None) -> (): x (media) and y (text) (B, D) of any norm, step in
+        [0, total_steps], counts (B,) the sizes of the samples' concepts, positives as in info_nce.
+
+    InputError when the smallest value would not be positive (alpha/2 >= low), for a step outside [0, total_steps], and
+    for a count outside count_range.
+
+    >>> loss = MMTSLoss("info_nce", total_steps=1000, count_range=(1, 100))
+    >>> x = torch.eye(2)
+    >>> loss.values(step=0, counts=torch.tensor([1, 100]))
+    tensor([0.0900, 0.2400], dtype=torch.float64)
+    >>> round(loss(x, x, step=0, counts=torch.tensor([1, 100])).item(), 4)
+    0.0077
+    """
+
+    def __init__(
+        self,
+        kind: Literal["info_nce", "max_margin"] = "info_nce",
+        total_steps: float | None = None,
+        alpha: float | None = None,
+        cycles: float = 5,
+        low: float | None = None,
+        high: float | None = None,
+        count_range: tuple[float, float] | None = None,
+    ) -> None:
+        super().__init__()
+        if kind not in DEFAULTS:
+            raise InputError(f"MMTSLoss: kind is {kind!r}; it must be one of {', '.join(DEFAULTS)}")
+        if total_steps is None or not 0 < total_steps < math.inf:
+            raise InputError(
+                f"MMTSLoss: total_steps is {total_steps}; give the number of optimizer steps of the whole run"
+            )
+        if count_range is None:
+            raise InputError("MMTSLoss: count_range is missing; give (n_min, n_max), the sizes of the smallest and the "
+                             "largest concept of the training set")  # fmt: skip
+        n_min, n_max = count_range
+        if not 0 < n_min <= n_max < math.inf:
+            raise InputError(
+                f"MMTSLoss: count_range is ({n_min}, {n_max}); it must be (n_min, n_max), 0 < n_min <= n_max"
+            )
+        default_alpha, default_low, default_high = DEFAULTS[kind]
+        self.alpha = default_alpha if alpha is None else alpha
+        self.low = default_low if low is None else low
+        self.high = default_high if high is None else high
+        self.kind, self.total_steps, self.cycles = kind, total_steps, cycles
+        self.n_min, self.n_max = n_min, n_max
+        if not 0 <= self.alpha < math.inf:
+            raise InputError(f"MMTSLoss: alpha is {self.alpha}; it must be 0 or more")
+        if not -math.inf < self.low <= self.high < math.inf:
+            raise InputError(f"MMTSLoss: low {self.low} and high {self.high} must be finite and low not above high")
+        self.swing = Cosine(-self.alpha / 2, self.alpha / 2, cycles)
+        smallest_shift = self.low if n_min < n_max else (self.low + self.high) / 2
+        if not self.swing.minimum + smallest_shift > 0:
+            raise InputError(
+                f"MMTSLoss: the swing falls to {self.swing.minimum:g} and the smallest shift is {smallest_shift:g}; "
+                "their sum must be positive, so alpha/2 must stay below low: lower alpha or raise low"
+            )
+
+    def forward(self, x: Tensor, y: Tensor, *, step: float, counts: Tensor, positives: Tensor | None = None) -> Tensor:
+        """Return the loss of a batch, shape ()."""
+        loss = info_nce if self.kind == "info_nce" else max_margin
+        return loss(x, y, self.values(step=step, counts=counts), positives=positives)
+
+    def values(self, *, step: float, counts: Tensor) -> Tensor:
+        """Return the samples' temperatures or margins at `step`: counts (B,) -> (B,) float64."""
+        if not 0 <= step <= self.total_steps:
+            raise InputError(f"step is {step}; it must lie in [0, {self.total_steps}] (total_steps)")
+        counts = torch.as_tensor(counts)
+        if counts.ndim != 1:
+            raise InputError(f"counts is {tuple(counts.shape)}; it must be (B,), the size of each sample's concept")
+        # Sizes go to the host: they are few, and float64 is not to be had on every device.
+        n = counts.detach().to("cpu", torch.float64)
+        outside = ~((n >= self.n_min) & (n <= self.n_max))
+        if bool(outside.any()):
+            row = int(outside.nonzero()[0])
+            raise InputError(
+                f"counts[{row}] is {n[row].item():g}; it must lie in count_range [{self.n_min}, {self.n_max}]"
+            )
+        spread = self.n_max - self.n_min
+        density = (n - self.n_min) / spread if spread else torch.full_like(n, 0.5)
+        return self.swing(step / self.total_steps) + self.low + (self.high - self.low) * density
+
+    def extra_repr(self) -> str:
+        """Show the settings in the module's repr."""
+        return (
+            f"{self.kind}, alpha={self.alpha:g}, cycles={self.cycles:g}, low={self.low:g}, high={self.high:g}, "
+            f"total_steps={self.total_steps:g}, count_range=({self.n_min:g}, {self.n_max:g})"
+        )

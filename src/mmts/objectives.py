@@ -1,0 +1,172 @@
+"""Objectives: a loss and a policy joined into what a training loop calls.
+
+>>> from mmts.policies import Fixed
+>>> objective = InfoNCE(Fixed(0.07))
+>>> output = objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
+>>> sorted(output.log)
+['temperature', 'weight']
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmts.errors import InputError
+from mmts.losses.info_nce import ANCHORS, Anchor, info_nce
+from mmts.losses.max_margin import NEGATIVES, Negatives, max_margin
+from mmts.losses.normalize import cosine_similarity
+from mmts.policies import Policy
+
+
+class ObjectiveOutput(NamedTuple):
+    """A batch's loss, shape (), and what to log of it: detached tensors of shape (), (B,) or (B, B) by name."""
+
+    loss: Tensor
+    log: dict[str, Tensor]
+
+
+class Objective(nn.Module):
+    """Base of all objectives: objective(x, y, *, progress, index, media_index=None, positives=None) -> ObjectiveOutput.
+
+    Shapes: x (media) and y (text) (B, D) of any norm; `progress` a float in [0, 1]; `index` (B,) int64, the pairs'
+    stable positions; `media_index` (B,) int64, their media's; `positives` (B, B) bool or None. State a rule keeps for
+    the media side goes by media_index, for the text side by index.
+    """
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        progress: float,
+        index: Tensor,
+        media_index: Tensor | None = None,
+        positives: Tensor | None = None,
+    ) -> ObjectiveOutput:
+        """Return the loss of a batch and what to log."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Call after every optimizer step: lets each policy inside do its own after_step."""
+        for module in self.modules():
+            if isinstance(module, Policy):
+                module.after_step()
+
+
+class InfoNCE(Objective):
+    """info_nce with the temperatures of a policy (docs/method.md, 4.3 and 5.1).
+
+    `temperature` is a policy; the other options are info_nce's. Logs "temperature", the policy's values as they came,
+    and "weight" (B,): how strongly the loss pulls on each sample's own pair relative to the batch's mean, from
+    `sample_weights`.
+
+    >>> from mmts.policies import Shifted
+    >>> from mmts.schedules import Constant
+    >>> objective = InfoNCE(Shifted(Constant(0.0), torch.tensor([0.05, 0.15])))
+    >>> objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1])).log["weight"]
+    tensor([1.5000, 0.5000])
+    """
+
+    def __init__(
+        self,
+        temperature: Policy,
+        *,
+        anchor: Anchor = "row",
+        label_smoothing: float = 0.0,
+        scale_by_temperature: bool = False,
+    ) -> None:
+        super().__init__()
+        if anchor not in ANCHORS:
+            raise InputError(f"anchor is {anchor!r}; it must be one of {', '.join(ANCHORS)}")
+        if not 0.0 <= label_smoothing <= 1.0:
+            raise InputError(f"label_smoothing is {label_smoothing}; it must lie in [0, 1]")
+        self.temperature = temperature
+        self.anchor = anchor
+        self.label_smoothing = label_smoothing
+        self.scale_by_temperature = scale_by_temperature
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        progress: float,
+        index: Tensor,
+        media_index: Tensor | None = None,
+        positives: Tensor | None = None,
+    ) -> ObjectiveOutput:
+        """Return info_nce at the policy's temperatures."""
+        temperature = policy_values(self.temperature, x, y, progress, index)
+        loss = info_nce(
+            x,
+            y,
+            temperature,
+            positives=positives,
+            anchor=self.anchor,
+            label_smoothing=self.label_smoothing,
+            scale_by_temperature=self.scale_by_temperature,
+        )
+        temperature = temperature.detach()
+        weight = sample_weights(temperature, len(x), self.scale_by_temperature)
+        return ObjectiveOutput(loss, {"temperature": temperature, "weight": weight})
+
+
+class MaxMargin(Objective):
+    """max_margin with the margins of a policy (docs/method.md, 4.8).
+
+    `margin` is a policy; the other options are max_margin's. Logs "margin", the policy's values as they came.
+
+    >>> from mmts.policies import Fixed
+    >>> output = MaxMargin(Fixed(0.2))(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
+    >>> output.loss.item(), output.log["margin"].item()
+    (0.0, 0.2)
+    """
+
+    def __init__(self, margin: Policy, *, negatives: Negatives = "all", squared: bool = False) -> None:
+        super().__init__()
+        if negatives not in NEGATIVES:
+            raise InputError(f"negatives is {negatives!r}; it must be one of {', '.join(NEGATIVES)}")
+        self.margin = margin
+        self.negatives = negatives
+        self.squared = squared
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        progress: float,
+        index: Tensor,
+        media_index: Tensor | None = None,
+        positives: Tensor | None = None,
+    ) -> ObjectiveOutput:
+        """Return max_margin at the policy's margins."""
+        margin = policy_values(self.margin, x, y, progress, index)
+        loss = max_margin(x, y, margin, positives=positives, negatives=self.negatives, squared=self.squared)
+        return ObjectiveOutput(loss, {"margin": margin.detach()})
+
+
+def policy_values(policy: Policy, x: Tensor, y: Tensor, progress: float, index: Tensor) -> Tensor:
+    """Ask a policy for a batch's values; a rule that looks at the batch gets the detached similarities (B, B)."""
+    if len(index) != len(x):
+        raise InputError(f"index has {len(index)} rows and x has {len(x)}; they must be as many")
+    similarity = cosine_similarity(x.detach(), y.detach()) if policy.uses_similarity else None
+    values: Tensor = policy(progress, index, similarity)
+    return values
+
+
+def sample_weights(temperature: Tensor, batch_size: int, scale_by_temperature: bool = False) -> Tensor:
+    """Return each sample's effective gradient weight, mean 1, shape (B,) (docs/method.md, 5.1).
+
+    1 / tau_i over its mean in the batch, tau_i the temperature of sample i's own pair (the diagonal of a (B, B) value);
+    all ones when rows are scaled by their temperature.
+
+    >>> sample_weights(torch.tensor([0.1, 0.3]), 2)
+    tensor([1.5000, 0.5000])
+    """
+    if temperature.ndim == 0 or scale_by_temperature:
+        return torch.ones(batch_size, dtype=temperature.dtype, device=temperature.device)
+    own = temperature.diagonal() if temperature.ndim == 2 else temperature
+    weight = 1.0 / own
+    return weight / weight.mean()

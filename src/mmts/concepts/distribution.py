@@ -1,0 +1,450 @@
+"""Which concept each training sample belongs to, how large each concept is, and what follows from that."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmts.concepts.encoders import EncoderFunction, FunctionEncoder, TextEncoder, TfidfEncoder, open_encoder
+from mmts.concepts.kmeans import kmeans, nearest
+from mmts.concepts.labels import count, decode_key, encode_key, plain_values
+from mmts.concepts.names import distinctive_words
+from mmts.console import errors
+from mmts.errors import DataError, InputError
+from mmts.files import atomic_write, content_hash
+
+HEAD, MID, TAIL = 0, 1, 2
+GROUP_NAMES = ("head", "mid", "tail")
+SCALES = ("linear", "log", "rank")
+FORMAT = 1
+
+
+class ConceptDistribution:
+    """The concepts of N training samples: K groups of them, with sizes from many down to one.
+
+    Made by `from_labels`, `from_captions`, `from_counts` or `load`.
+
+    Attributes:
+        labels: (N,) int64, the concept of each sample.
+        sizes: (K,) int64, the size of each concept, all positive.
+        names: K readable labels.
+        provenance: What it was made from: kind, encoder, num_concepts, seed, hash of the captions, versions.
+        centroids: (K, W) float32 of the clusters of captions; None for labels and counts.
+
+    >>> d = ConceptDistribution.from_labels(["cup", "cup", "cup", "lamp"])
+    >>> d.sizes, d.counts
+    (tensor([3, 1]), tensor([3, 3, 3, 1]))
+    >>> d.shift(0.05, 0.2)
+    tensor([0.2000, 0.2000, 0.2000, 0.0500])
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        sizes: Tensor,
+        names: list[str],
+        provenance: dict[str, Any],
+        *,
+        keys: list[Hashable] | None = None,
+        centroids: Tensor | None = None,
+        encoder: TextEncoder | None = None,
+    ) -> None:
+        self.labels = labels
+        self.sizes = sizes
+        self.names = names
+        self.provenance = provenance
+        self.centroids = centroids
+        self._keys = keys  # K labels, in the order of their concepts; None where concepts are clusters
+        self._encoder = encoder  # opened when `assign` first needs it
+
+    @classmethod
+    def from_labels(cls, labels: Iterable[Hashable]) -> "ConceptDistribution":
+        """Make one concept of each distinct label, numbered in the order they first appear.
+
+        Args:
+            labels: (N,) any hashables; tensors, arrays and their scalars become Python values. Python's equality
+                decides: 1, 1.0 and True are one label, "1" is another.
+
+        Raises:
+            InputError: no labels, NaN, or something that cannot be hashed, with its row.
+
+        >>> ConceptDistribution.from_labels([3, 1, 3]).labels
+        tensor([0, 1, 0])
+        """
+        values = plain_values(labels, "labels")
+        if not values:
+            raise InputError("labels are empty: a distribution needs at least one sample")
+        keys = list(dict.fromkeys(values))
+        ids = {key: i for i, key in enumerate(keys)}
+        rows = torch.tensor([ids[value] for value in values])
+        provenance = {"kind": "labels", "num_concepts": len(keys), "num_samples": len(values), "versions": _versions()}
+        return cls(rows, torch.bincount(rows, minlength=len(keys)), [str(key) for key in keys], provenance, keys=keys)
+
+    @classmethod
+    def from_captions(
+        cls,
+        captions: Sequence[str],
+        num_concepts: int | Literal["auto"] = 200,
+        encoder: str | Path | EncoderFunction = "minilm",
+        seed: int = 0,
+    ) -> "ConceptDistribution":
+        """Cluster the captions' embeddings with k-means; concept 0 is the largest.
+
+        Args:
+            captions: (N,) non-empty strings. Repeated ones count as often as they stand there.
+            num_concepts: K, at most the number of distinct captions, or "auto" (see `resolve_num_concepts`). Fewer come
+                back, and that is said on standard error, where embeddings coincide.
+            encoder: As in `mmts.concepts.encoders.encode_captions`.
+            seed: Of k-means and of "tfidf".
+
+        Raises:
+            InputError: no captions, an empty one (with its row), too many concepts, or no such encoder.
+
+        >>> d = ConceptDistribution.from_captions(["red shoe", "blue shoe", "my shoe", "sun hat"], 2, encoder="tfidf")
+        >>> d.sizes.tolist(), d.labels.tolist()
+        ([3, 1], [0, 0, 0, 1])
+
+        Source: MM-TS, arXiv 2603.08202 (clusters of frozen caption features).
+        """
+        captions = _checked_captions(captions)
+        if not captions:
+            raise InputError("captions are empty: a distribution needs at least one sample")
+        num_concepts = resolve_num_concepts(num_concepts, captions)
+        opened = open_encoder(encoder, captions, seed=seed)
+        # k-means over distinct captions weighted by how often they stand there has the same objective as over all, and
+        # does not start with two centroids in one place.
+        occurrences = Counter(captions)
+        position = {caption: i for i, caption in enumerate(occurrences)}
+        rows_of = torch.tensor([position[caption] for caption in captions])
+        if isinstance(opened, FunctionEncoder):
+            # Called with all captions in their order, so that it may hold features computed elsewhere.
+            first = {caption: i for i, caption in reversed(list(enumerate(captions)))}
+            features = opened.encode(captions)[[first[caption] for caption in occurrences]]
+        else:
+            features = opened.encode(list(occurrences))
+        weights = np.array(list(occurrences.values()), dtype=np.float32)
+        centroids, clusters, num_dropped = kmeans(features, num_concepts, weights=weights, seed=seed)
+        if num_dropped:
+            errors.print(f"{num_dropped} of {num_concepts} concepts ended without captions and were dropped")
+
+        labels = torch.from_numpy(clusters)[rows_of]
+        sizes = torch.bincount(labels, minlength=len(centroids))
+        order = torch.argsort(sizes, descending=True, stable=True)
+        labels, sizes = torch.argsort(order)[labels], sizes[order]
+        provenance = {
+            "kind": "captions",
+            "encoder": opened.name if isinstance(opened, FunctionEncoder) else str(encoder),
+            "encoder_fingerprint": opened.fingerprint,
+            "num_concepts": num_concepts,
+            "num_dropped": num_dropped,
+            "num_samples": len(captions),
+            "seed": seed,
+            "captions_hash": content_hash(*captions),
+            "versions": _versions("faiss-cpu", "transformers", "sentence-transformers", "scikit-learn"),
+        }
+        names = distinctive_words(captions, labels.tolist(), len(sizes))
+        stored = torch.from_numpy(np.ascontiguousarray(centroids[order.numpy()]))
+        return cls(labels, sizes, names, provenance, centroids=stored, encoder=opened)
+
+    @classmethod
+    def from_counts(cls, counts: Iterable[int] | Tensor) -> "ConceptDistribution":
+        """Take the size of each sample's concept as given; equal sizes are one concept.
+
+        Args:
+            counts: (N,) positive whole numbers. They need not sum to N: the samples may be a part of the data counted.
+
+        Raises:
+            InputError: no counts, or one that is not positive and whole, with its row.
+
+        >>> d = ConceptDistribution.from_counts([500, 3, 500])
+        >>> d.sizes, d.labels, d.counts
+        (tensor([500,   3]), tensor([0, 1, 0]), tensor([500,   3, 500]))
+        """
+        values = plain_values(counts, "counts")
+        if not values:
+            raise InputError("counts are empty: a distribution needs at least one sample")
+        whole = [count(value, row) for row, value in enumerate(values)]
+        keys = list(dict.fromkeys(whole))
+        ids = {key: i for i, key in enumerate(keys)}
+        provenance = {"kind": "counts", "num_concepts": len(keys), "num_samples": len(values), "versions": _versions()}
+        return cls(
+            torch.tensor([ids[value] for value in whole]),
+            torch.tensor(keys),
+            [f"size {key}" for key in keys],
+            provenance,
+            keys=list(keys),
+        )
+
+    @property
+    def counts(self) -> Tensor:
+        """Return (N,) int64, the size of each sample's concept: sizes[labels]."""
+        return self.sizes[self.labels]
+
+    @property
+    def num_concepts(self) -> int:
+        """Return K."""
+        return len(self.sizes)
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        sizes = f"{int(self.sizes.max())} down to {int(self.sizes.min())}"
+        return f"ConceptDistribution({len(self)} samples, {self.num_concepts} concepts, sizes {sizes})"
+
+    def shift(self, low: float, high: float, scale: Literal["linear", "log", "rank"] = "linear") -> Tensor:
+        """Map the size n of each sample's concept to [low, high].
+
+            shift = low + (high - low) f(n)
+            linear: f = (n - n_min) / (n_max - n_min)
+            log:    f = (ln n - ln n_min) / (ln n_max - ln n_min)
+            rank:   f = (r - 1) / (R - 1), r = rank of n among the R distinct sizes
+
+        and f = 1/2 where all sizes are equal. With `low` above `high` small concepts get the larger value.
+
+        Args:
+            low: Value of the smallest concept.
+            high: Value of the largest.
+            scale: "linear" leaves nearly all concepts at `low` when one dominates; "log" and "rank" spread them.
+
+        Returns:
+            (N,) float32.
+
+        >>> ConceptDistribution.from_counts([1, 10, 100]).shift(0.0, 1.0, scale="log")
+        tensor([0.0000, 0.5000, 1.0000])
+
+        Source: MM-TS, arXiv 2603.08202 (linear).
+        """
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise InputError(f"low and high must be finite numbers, not {low} and {high}")
+        if scale not in SCALES:
+            raise InputError(f"scale is {scale!r}; one of {', '.join(SCALES)} is right")
+        distinct, rank = torch.unique(self.sizes, return_inverse=True)  # sorted, so the inverse is the rank - 1
+        if len(distinct) == 1:
+            fraction = torch.full(self.sizes.shape, 0.5, dtype=torch.float64)
+        elif scale == "rank":
+            fraction = rank.double() / (len(distinct) - 1)
+        else:
+            sizes = self.sizes.double().log() if scale == "log" else self.sizes.double()
+            fraction = (sizes - sizes.min()) / (sizes.max() - sizes.min())
+        return (low + (high - low) * fraction).float()[self.labels]
+
+    def assign(self, items: Sequence[str] | Iterable[Hashable]) -> Tensor:
+        """Return the concept (M,) int64 of new captions (nearest centroid) or of labels (-1 where unknown).
+
+        Raises:
+            InputError: an empty caption or a NaN label, with its row; an encoder that is gone or has changed.
+
+        >>> ConceptDistribution.from_labels(["cup", "lamp"]).assign(["lamp", "chair"])
+        tensor([ 1, -1])
+        """
+        if self._keys is not None:
+            ids = {key: i for i, key in enumerate(self._keys)}
+            values = plain_values(items, "labels")
+            return torch.tensor([ids.get(value, -1) for value in values], dtype=torch.int64)
+        captions = _checked_captions(items)
+        assert self.centroids is not None
+        if not captions:
+            return torch.empty(0, dtype=torch.int64)
+        rows = self._open_encoder().encode(captions)
+        if rows.shape[1] != self.centroids.shape[1]:
+            raise InputError(
+                f"the encoder gives rows of width {rows.shape[1]}; "
+                f"these concepts were made from rows of width {self.centroids.shape[1]}"
+            )
+        return torch.from_numpy(nearest(rows, self.centroids.numpy()))
+
+    def concept_groups(self) -> Tensor:
+        """Return (K,) int64: 0 head, 1 mid, 2 tail, by the share of samples whose concept is strictly larger.
+
+        Under a third: head; under two thirds: mid; else tail. Equal sizes share a group.
+
+        >>> ConceptDistribution.from_labels(list("aaaabbbcc")).concept_groups()
+        tensor([0, 1, 2])
+        """
+        distinct, rank = torch.unique(self.sizes, return_inverse=True)
+        samples = torch.bincount(rank[self.labels], minlength=len(distinct))  # of each size, ascending
+        larger = (len(self) - samples.cumsum(0))[rank]
+        # Whole numbers: a share of exactly one third must not depend on rounding.
+        return (3 * larger >= len(self)).long() + (3 * larger >= 2 * len(self)).long()
+
+    def groups(self) -> Tensor:
+        """Return (N,) int64: the group of each sample's concept, as `concept_groups` defines it."""
+        return self.concept_groups()[self.labels]
+
+    def groups_of(self, concepts: Tensor) -> Tensor:
+        """Return the group (M,) int64 of concepts that `assign` gave; an unknown one (-1) is tail.
+
+        >>> d = ConceptDistribution.from_labels(["cup", "cup", "lamp"])
+        >>> d.groups_of(d.assign(["cup", "lamp", "chair"]))
+        tensor([0, 2, 2])
+        """
+        wrong = (concepts < -1) | (concepts >= self.num_concepts)
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise InputError(f"concept {int(concepts[row])} in row {row} is not in -1 to {self.num_concepts - 1}")
+        return torch.cat([self.concept_groups(), torch.tensor([TAIL])])[concepts]  # -1 takes the last
+
+    def check_captions(self, captions: Sequence[str]) -> None:
+        """Refuse training captions other than those this was made from; labels and counts only know how many.
+
+        Raises:
+            InputError: another number of captions, another order, or other captions.
+
+        >>> ConceptDistribution.from_labels(["cup", "lamp"]).check_captions(["a cup", "a lamp"])
+        """
+        if len(captions) != len(self):
+            raise InputError(
+                f"these concepts were made from {len(self)} samples, but there are {len(captions)} captions; "
+                "make them anew"
+            )
+        expected = self.provenance.get("captions_hash")
+        if expected is not None and content_hash(*captions) != expected:
+            raise InputError(
+                f"these concepts were made from other captions than these {len(captions)}, or from the same in another "
+                "order; make them anew"
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to an .npz file (no pickle), atomically.
+
+        Raises:
+            InputError: a label that is neither str, int, float, bool, None nor a tuple of these cannot be written.
+        """
+        meta: dict[str, Any] = {"format": FORMAT, "names": self.names, "provenance": self.provenance}
+        arrays: dict[str, Any] = {"labels": self.labels.numpy(), "sizes": self.sizes.numpy()}
+        if self._keys is not None:
+            meta["keys"] = [encode_key(key) for key in self._keys]
+        if self.centroids is not None:
+            arrays["centroids"] = self.centroids.numpy()
+        if isinstance(self._encoder, TfidfEncoder):
+            meta["tfidf_vocabulary"] = self._encoder.vocabulary
+            arrays |= {"tfidf_idf": self._encoder.idf, "tfidf_components": self._encoder.components}
+        # ASCII JSON as bytes: it holds any string, lone surrogates included.
+        arrays["meta"] = np.frombuffer(json.dumps(meta).encode("ascii"), np.uint8)
+        with atomic_write(path) as file:
+            np.savez_compressed(file, **arrays)
+
+    @classmethod
+    def load(cls, path: str | Path, *, encoder: str | Path | EncoderFunction | None = None) -> "ConceptDistribution":
+        """Read what `save` wrote.
+
+        Args:
+            path: The file.
+            encoder: For `assign`, where the saved encoder was a function, or a model folder that has moved since.
+
+        Raises:
+            DataError: no such file, or not one that `save` wrote.
+
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "concepts.npz"
+        >>> ConceptDistribution.from_labels(["cup", ("lamp", 2)]).save(path)
+        >>> ConceptDistribution.load(path).assign([("lamp", 2)])
+        tensor([1])
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            meta = json.loads(arrays["meta"].tobytes())
+            found = meta["format"]
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: there is no such file") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
+            raise DataError(f"{path}: not a file of concepts ({_first_line(error)})") from error
+        if found != FORMAT:
+            raise DataError(f"{path}: concepts of format {found}; this version of mmts reads format {FORMAT}")
+        try:
+            keys = [decode_key(key) for key in meta["keys"]] if "keys" in meta else None
+            opened: TextEncoder | None = None
+            if encoder is not None:
+                opened = open_encoder(encoder)
+            elif "tfidf_vocabulary" in meta:
+                opened = TfidfEncoder(meta["tfidf_vocabulary"], arrays["tfidf_idf"], arrays["tfidf_components"])
+            return cls(
+                torch.from_numpy(arrays["labels"]),
+                torch.from_numpy(arrays["sizes"]),
+                meta["names"],
+                meta["provenance"],
+                keys=keys,
+                centroids=torch.from_numpy(arrays["centroids"]) if "centroids" in arrays else None,
+                encoder=opened,
+            )
+        except KeyError as error:
+            raise DataError(f"{path}: the file lacks {error}") from error
+
+    def _open_encoder(self) -> TextEncoder:
+        """Return the encoder the centroids were made with."""
+        if self._encoder is None:
+            self._encoder = self._reopen()
+        return self._encoder
+
+    def _reopen(self) -> TextEncoder:
+        made_with = str(self.provenance["encoder_fingerprint"])
+        if made_with.startswith("function "):
+            raise InputError(
+                f"these concepts were made with the function {self.provenance['encoder']}, which no file can hold; "
+                "give it as ConceptDistribution.load(path, encoder=function)"
+            )
+        opened = open_encoder(self.provenance["encoder"])
+        if opened.fingerprint != made_with:
+            raise InputError(
+                f"the encoder {self.provenance['encoder']} is not the one these concepts were made with: "
+                f"{opened.fingerprint}, not {made_with}; make the concepts anew"
+            )
+        return opened
+
+
+def resolve_num_concepts(num_concepts: int | Literal["auto"], captions: Sequence[str]) -> int:
+    """Return the number of concepts to look for: "auto" is min(200, distinct captions // 10), at least 2.
+
+    Raises:
+        InputError: not a positive whole number or "auto", or more than there are distinct captions.
+
+    >>> resolve_num_concepts("auto", [f"caption {i}" for i in range(500)])
+    50
+    """
+    distinct = len(set(captions))
+    if num_concepts == "auto":
+        chosen = max(2, min(200, distinct // 10))
+    elif isinstance(num_concepts, int) and not isinstance(num_concepts, bool) and num_concepts >= 1:
+        chosen = num_concepts
+    else:
+        raise InputError(f'num_concepts is {num_concepts!r}; a positive whole number or "auto" is right')
+    if chosen > distinct:
+        raise InputError(f"num_concepts is {chosen}, but there are only {distinct} distinct captions")
+    return chosen
+
+
+def _checked_captions(captions: Iterable[Any]) -> list[str]:
+    if isinstance(captions, str):
+        raise InputError("captions are one string; a list of strings is right")
+    checked = list(captions)
+    for row, caption in enumerate(checked):
+        if not isinstance(caption, str):
+            raise InputError(f"the caption in row {row} is {type(caption).__name__}, not a string")
+        if not caption.strip():
+            raise InputError(f"the caption in row {row} is empty")
+    return checked
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    found = {}
+    for package in ("mmts", "torch", "numpy", *packages):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

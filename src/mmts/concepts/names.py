@@ -1,0 +1,119 @@
+"""Readable names for concepts: the words that tell their captions from all others."""
+
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+
+# Words that say nothing about what is in a picture.
+STOP_WORDS = frozenset(
+    """
+    a about above across after again against all along also am an and another any are around as at away back be
+    because been before behind being below beneath beside between both but by can could did do does doing down
+    during each either few for from front further had has have having he her here hers him his how i if in inside
+    into is it its itself just like many me more most much my near next no nor not of off on one only onto or other
+    our out outside over own per same several she should so some such than that the their them then there these they
+    this those three through to together too toward towards two under until up upon us very via was we well were
+    what when where which while who whom whose why will with within without would you your
+    """.split()  # noqa: SIM905
+)
+
+_CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
+
+
+class _Breaks(dict[int, str]):
+    """For str.translate: letters, marks and digits stay, symbols (emoji) stand alone, the rest separates words."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        kind = unicodedata.category(character)[0]
+        if kind in "LMN" or character in "'-":
+            kept = character
+        elif kind == "S":
+            kept = f" {character} "
+        else:
+            kept = " "
+        self[code] = kept
+        return kept
+
+
+_BREAKS = _Breaks({0xFE0F: " ", ord("\u2019"): "'"})
+
+
+def words(caption: str) -> list[str]:
+    """Split a caption of any script into lower-case words; Chinese and Japanese runs become pairs of characters.
+
+    >>> words("A men's T-Shirt, red/blue: don't!")
+    ['a', 'men', 't-shirt', 'red', 'blue', "don't"]
+    """
+    found = []
+    for word in unicodedata.normalize("NFKC", caption).casefold().translate(_BREAKS).split():
+        if bare := word.strip("'-").removesuffix("'s"):
+            found += _cjk_pairs(bare) if _CJK.search(bare) else [bare]
+    return found
+
+
+def distinctive_words(captions: Sequence[str], labels: Sequence[int], num_concepts: int, limit: int = 3) -> list[str]:
+    """Name each of K concepts by its most distinctive words, at most `limit` of them.
+
+        score(w, c) = p(w | c) ln(p(w | c) / p(w))
+
+    with p(w | c) the share of the concept's captions that hold the word and p(w) the share of all: what the word adds
+    to the divergence of the concept's captions from the rest, so it is high for words both common here and rare
+    elsewhere. Ties go to the alphabetically first. Words in fewer than a fifth as many captions as the first one are
+    left out. A concept with nothing but stop words and numbers is named by these, one without words by its first
+    caption.
+
+    Args:
+        captions: (N,) captions.
+        labels: (N,) the concept of each.
+        num_concepts: K.
+        limit: Words in a name.
+
+    >>> distinctive_words(["red shoe", "blue shoe", "red hat", "the hat"], [0, 0, 1, 1], 2)
+    ['shoe blue', 'hat']
+    """
+    holding: list[Counter[str]] = [Counter() for _ in range(num_concepts)]  # captions of a concept that hold a word
+    everywhere: Counter[str] = Counter()
+    first: dict[int, str] = {}
+    for caption, label in zip(captions, labels, strict=True):
+        found = set(words(caption))
+        holding[label].update(found)
+        everywhere.update(found)
+        first.setdefault(label, caption)
+    sizes = Counter(labels)
+    names = []
+    for concept, counts in enumerate(holding):
+        telling = {word: n for word, n in counts.items() if word not in STOP_WORDS and not word.isdigit()} or dict(
+            counts
+        )
+        score = {
+            word: n / sizes[concept] * math.log((n / sizes[concept]) / (everywhere[word] / len(captions)))
+            for word, n in telling.items()
+        }
+        ranked = sorted(telling, key=lambda word: (-round(score[word], 9), word))
+        names.append(" ".join(_pick(ranked, telling, score, limit)) or _shortened(first.get(concept, "")))
+    return names
+
+
+def _pick(ranked: list[str], counts: dict[str, int], score: dict[str, float], limit: int) -> list[str]:
+    """Take the first words, but no rare ones, none commoner elsewhere and no plural beside its singular."""
+    chosen = ranked[:1]
+    for word in ranked[1:]:
+        twin = any(word in (other + "s", other + "es") or other in (word + "s", word + "es") for other in chosen)
+        if len(chosen) < limit and not twin and score[word] > 0 and 5 * counts[word] >= counts[chosen[0]]:
+            chosen.append(word)
+    return chosen
+
+
+def _cjk_pairs(word: str) -> list[str]:
+    pairs = []
+    for run in re.findall(f"{_CJK.pattern}|[^{_CJK.pattern[1:-2]}]+", word):
+        pairs += [run] if len(run) == 1 or not _CJK.match(run) else [run[i : i + 2] for i in range(len(run) - 1)]
+    return pairs
+
+
+def _shortened(caption: str, length: int = 30) -> str:
+    text = " ".join(caption.split())
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,158 @@
+"""Our own format: a folder with captions.jsonl, one JSON object a line for every image or video."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmts.data.collect import Collector, read_lines
+from mmts.data.records import Dataset
+from mmts.errors import DataError
+
+_FIELDS = ("id", "image", "video", "captions", "labels", "split", "start", "end")
+
+
+def read_captions_jsonl(file: str | Path) -> Dataset:
+    """Read captions.jsonl; paths in it are relative to its folder. docs/datasets.md lists the fields.
+
+    Raises DataError naming file and line: broken JSON, a field that is missing or of the wrong kind, an id used twice.
+    """
+    file = Path(file)
+    collector = Collector(file, file.parent)
+    ignored: dict[str, None] = {}
+    for where, record in json_lines(file):
+        ignored |= dict.fromkeys(key for key in record if key not in _FIELDS)
+        _add(collector, where, record)
+    if ignored:
+        collector.notes.append(f"fields that mean nothing here were ignored: {', '.join(map(repr, ignored))}")
+    return collector.finish()
+
+
+def json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield ("FILE, line N", object) for every line that is not blank. Raises DataError naming the line."""
+    for number, line in read_lines(file):
+        where = f"{file}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            # Not strict: raw control characters inside a string are let in here and cleaned later.
+            record = json.loads(line, strict=False)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{where}: broken JSON: {error.msg} at column {error.colno}") from None
+        except (RecursionError, ValueError) as error:
+            raise DataError(f"{where}: broken JSON: {error}") from None
+        if not isinstance(record, dict):
+            raise DataError(f'{where}: expected an object like {{"id": ...}}, not {kind_in_words(record)}')
+        yield where, record
+
+
+def kind_in_words(value: object) -> str:
+    """Say what kind of JSON value this is.
+
+    >>> kind_in_words([1]), kind_in_words(None), kind_in_words("x" * 50)
+    ('a list', 'null', "the string 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...'")
+    """
+    if isinstance(value, str):
+        return f"the string {value if len(value) <= 40 else value[:40] + '...'!r}"
+    if isinstance(value, (dict, list)):
+        return "an object" if isinstance(value, dict) else "a list"
+    if isinstance(value, bool) or value is None:
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"the number {value}"
+
+
+def scalar_text(value: object) -> str | None:
+    """Return a string, number or truth value as a label's text; None for anything else."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, (str, int, float)) else None
+
+
+def _add(collector: Collector, where: str, record: dict[str, Any]) -> None:
+    kind = _kind(where, record)
+    path = record[kind]
+    if not isinstance(path, str):
+        raise _wrong(where, kind, "a path", path)
+    start, end = _seconds(where, record, "start"), _seconds(where, record, "end")
+    if end is not None and end <= (start or 0):
+        raise DataError(f"{where}: 'end' ({end:g}) must be greater than 'start' ({start or 0:g})")
+    split = record.get("split")
+    if split is not None and not isinstance(split, str):
+        raise _wrong(where, "split", "a string", split)
+    collector.add(
+        where,
+        _identity(where, record),
+        path,
+        _captions(where, record),
+        kind=kind,
+        labels=_labels(where, record),
+        split=split,
+        start=start,
+        end=end,
+    )
+
+
+def _kind(where: str, record: dict[str, Any]) -> str:
+    kinds = [kind for kind in ("image", "video") if record.get(kind) is not None]
+    if len(kinds) == 2:
+        raise DataError(f"{where}: both 'image' and 'video'; one line is one of them")
+    if not kinds:
+        raise _missing(where, "'image' (or 'video')", record)
+    return kinds[0]
+
+
+def _identity(where: str, record: dict[str, Any]) -> str:
+    value = record.get("id")
+    if value is None:
+        raise _missing(where, "'id'", record)
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise _wrong(where, "id", "a string or a whole number", value)
+    return str(value)
+
+
+def _captions(where: str, record: dict[str, Any]) -> list[str]:
+    if "captions" not in record:
+        raise _missing(where, "'captions'", record)
+    value = record["captions"]
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list):
+        raise _wrong(where, "captions", "a list of strings", value)
+    for at, caption in enumerate(value, 1):
+        if not isinstance(caption, str):
+            raise DataError(f"{where}: caption {at} should be a string, not {kind_in_words(caption)}")
+    return value
+
+
+def _labels(where: str, record: dict[str, Any]) -> dict[str, str]:
+    value = record.get("labels")
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise _wrong(where, "labels", 'an object like {"colour": "blue"}', value)
+    labels = {}
+    for name, label in value.items():
+        text = scalar_text(label)
+        if text is not None:
+            labels[name] = text
+        elif label is not None:
+            raise DataError(f"{where}: label {name!r} should be a string or a number, not {kind_in_words(label)}")
+    return labels
+
+
+def _seconds(where: str, record: dict[str, Any], name: str) -> float | None:
+    value = record.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise _wrong(where, name, "a number of seconds from 0", value)
+    return float(value)
+
+
+def _missing(where: str, name: str, record: dict[str, Any]) -> DataError:
+    return DataError(f"{where}: {name} is missing; found {', '.join(map(repr, record)) or 'nothing'}")
+
+
+def _wrong(where: str, name: str, expected: str, value: object) -> DataError:
+    return DataError(f"{where}: {name!r} should be {expected}, not {kind_in_words(value)}")

@@ -1,0 +1,311 @@
+"""Reading one image, whatever its mode, into a square of pixels; and finding the files that cannot be read."""
+
+import math
+import os
+import stat
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageEnhance, JpegImagePlugin, UnidentifiedImageError
+from torch import Tensor
+
+from mmts.console import errors, progress_bar
+from mmts.data.records import Medium, Split
+from mmts.errors import DataError, InputError
+from mmts.files import cache_root, content_hash, read_json, write_json
+
+PIXEL_LIMIT = 100_000_000
+RESIZES = ("stretch", "crop", "pad")
+_WHITE = (255, 255, 255)
+_CHECK_SIZE = 256
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def load_image(path: str | Path, size_hint: int | None = None) -> Image.Image:
+    """Read an image as RGB: upright (EXIF), transparent parts on white, 16 bits scaled to 8, first frame of many.
+
+    Args:
+        path: the file.
+        size_hint: the caller needs no more than this many pixels on the shorter side, so that a JPEG may be decoded
+            at 1/2, 1/4 or 1/8 of its size, never below the hint.
+
+    Raises:
+        DataError: naming the file and why: missing, empty, truncated, not an image, more than 100 million pixels (after
+            that reduction).
+    """
+    path = Path(path)
+    try:
+        with _open(path) as image:
+            if size_hint is not None:
+                image.draft(None, (size_hint, size_hint))  # does nothing where the format is not JPEG
+            _check_pixels(image)
+            image.load()
+            return _rgb(_upright(image))
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        raise DataError(f"{path}: {_reason(path, error)}") from None
+
+
+def fit_square(image: Image.Image, size: int, resize: str = "stretch") -> Image.Image:
+    """Return the image as a square of `size` pixels: stretched, cropped around the centre, or padded with white.
+
+    >>> fit_square(Image.new("RGB", (60, 80)), 32, "crop").size
+    (32, 32)
+    """
+    width, height = image.size
+    if resize == "stretch":
+        return _resize(image, (size, size))
+    if resize == "crop":
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        return _resize(image, (size, size), (left, top, left + side, top + side))
+    if resize == "pad":
+        scale = size / max(width, height)
+        inner = _resize(image, (max(1, round(width * scale)), max(1, round(height * scale))))
+        square = Image.new("RGB", (size, size), _WHITE)
+        square.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
+        return square
+    raise InputError(f"resize is one of {', '.join(RESIZES)}, not {resize!r}")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes to training images.
+
+    Attributes:
+        crop_scale: the share of the picture's area that a crop keeps is drawn between these two.
+        flip: whether every second image is mirrored; not safe where left and right or writing matter.
+        color: brightness, contrast and saturation are each multiplied by a factor in [1 - color, 1 + color].
+    """
+
+    crop_scale: tuple[float, float] = (0.6, 1.0)
+    flip: bool = True
+    color: float = 0.2
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise InputError(f"crop_scale needs 0 < low <= high <= 1, not {self.crop_scale}")
+        if not 0 <= self.color <= 1:
+            raise InputError(f"color lies in [0, 1], not {self.color}")
+
+
+def augment(
+    image: Image.Image,
+    size: int,
+    rng: np.random.Generator,
+    augmentation: Augmentation = Augmentation(),
+    resize: str = "stretch",
+) -> Image.Image:
+    """Return a randomly cropped, mirrored and coloured square of `size` pixels.
+
+    The crop's sides are shares of the picture `resize` would show: of the whole image ("stretch"), of a square as large
+    as fits, anywhere in it ("crop"), of the image padded to a square ("pad"). Their ratio is drawn in [3/4, 4/3].
+    """
+    if resize == "pad":
+        image = fit_square(image, max(image.size), "pad")
+    width, height = image.size
+    if resize == "crop":
+        width = height = min(width, height)
+    area = rng.uniform(*augmentation.crop_scale)
+    ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)) / 2)
+    crop_width = width * min(1.0, math.sqrt(area) * ratio)
+    crop_height = height * min(1.0, math.sqrt(area) / ratio)
+    left, top = rng.uniform(0, image.width - crop_width), rng.uniform(0, image.height - crop_height)
+    result = _resize(image, (size, size), (left, top, left + crop_width, top + crop_height))
+    if augmentation.flip and rng.random() < 0.5:
+        result = result.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if augmentation.color:
+        for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+            result = change(result).enhance(rng.uniform(1 - augmentation.color, 1 + augmentation.color))
+    return result
+
+
+def load_pixels(
+    path: str | Path,
+    size: int,
+    resize: str = "stretch",
+    augmentation: Augmentation | None = None,
+    rng: np.random.Generator | None = None,
+) -> Tensor:
+    """Read an image as (3, size, size) float32 in [0, 1], changed at random by `augmentation` and `rng`.
+
+    Raises DataError as `load_image` does.
+    """
+    if augmentation is None:
+        return to_pixels(fit_square(load_image(path, size), size, resize))
+    if rng is None:
+        raise InputError("augmentation needs rng, the source of its randomness")
+    image = load_image(path, math.ceil(size / math.sqrt(augmentation.crop_scale[0])))
+    return to_pixels(augment(image, size, rng, augmentation, resize))
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """Turn an RGB image into (3, height, width) float32 in [0, 1]."""
+    values = torch.from_numpy(np.array(image, dtype=np.uint8))
+    return values.permute(2, 0, 1).float().div_(255)
+
+
+def unreadable_media(media: Sequence[Medium], workers: int | None = None) -> dict[int, str]:
+    """Decode every image once, in threads, and return the reason for each position in `media` that cannot be.
+
+    Of a video only the file's being there is checked. The result is kept under the hash of all paths, sizes and times
+    of change; the next call with the same files decodes nothing.
+    """
+    kinds = {medium.path: medium.kind for medium in media}  # a file may stand there more than once
+    paths = list(kinds)
+    cache = cache_root() / "readable" / f"{content_hash(*map(_state, paths))}.json"
+    found = _cached(cache)
+    if found is not None:  # what failed then may work by now: permissions, a disk that was away
+        again = {path: _why_unreadable((path, kinds[path])) for path in paths if str(path) in found}
+        found = {str(path): reason for path, reason in again.items() if reason is not None}
+    else:
+        with (
+            ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 16)) as pool,
+            progress_bar("checking media", len(paths), "files") as bar,
+        ):
+            found = {}
+            try:
+                for path, reason in zip(paths, pool.map(_why_unreadable, kinds.items()), strict=True):
+                    if reason is not None:
+                        found[str(path)] = reason
+                    bar.advance()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        try:
+            write_json(cache, found)
+        except (OSError, ValueError) as error:  # only costs the next run this check again
+            errors.print(f"note: cannot write {cache} ({error})", markup=False)
+    return {at: found[str(medium.path)] for at, medium in enumerate(media) if str(medium.path) in found}
+
+
+def drop_unreadable(split: Split, max_share: float = 0.01) -> tuple[Split, dict[int, str]]:
+    """Return the split without the media that cannot be read, and the reason for each by its position in `split`.
+
+    Raises DataError, naming the first few, where their share of the split is larger than `max_share`.
+    """
+    if not 0 <= max_share <= 1:
+        raise InputError(f"max_share lies in [0, 1], not {max_share}")
+    reasons = unreadable_media(split.media)
+    if len(reasons) > max_share * split.num_media:
+        named = [f"{split.media[at].path}: {reason}" for at, reason in list(reasons.items())[:3]]
+        more = f"; and {len(reasons) - 3:,} more" if len(reasons) > 3 else ""
+        raise DataError(
+            f"{len(reasons):,} of the {split.num_media:,} media of split {split.name!r} cannot be read, more than the "
+            f"{max_share:.3g} of them allowed (data.max_unreadable): {'; '.join(named)}{more}"
+        )
+    return split.without(reasons), reasons
+
+
+def _open(path: Path) -> Image.Image:
+    """Open an image; a JPEG without Pillow's own limit of pixels, which looks at the size before the reduction."""
+    if not stat.S_ISREG(path.stat().st_mode):  # before opening: to open a pipe is to wait for its writer
+        raise ValueError("it is not a regular file")
+    with open(path, "rb") as file:
+        is_jpeg = file.read(3) == b"\xff\xd8\xff"
+    return JpegImagePlugin.JpegImageFile(path) if is_jpeg else Image.open(path)
+
+
+def _check_pixels(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > PIXEL_LIMIT:
+        raise ValueError(f"{width:,} x {height:,} pixels are more than the limit of {PIXEL_LIMIT:,}; scale it down")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = _TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged EXIF data say nothing about the pixels
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_to_8_bits(np.array(image), image.mode)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        result = Image.new("RGB", layer.size, _WHITE)
+        result.paste(layer, mask=layer.getchannel("A"))
+        return result
+    # The copy is for an image that is RGB already: it must outlive the file it came from.
+    return image.convert("RGB") if image.mode != "RGB" else image.copy()
+
+
+def _to_8_bits(values: npt.NDArray[Any], mode: str) -> npt.NDArray[np.uint8]:
+    """Scale the grey values of modes I;16, I and F: by the format's range where it is known, else by their own."""
+    grey = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = float(grey.min()), float(grey.max())
+    if mode.startswith("I;16"):
+        low, high = 0.0, 65535.0
+    elif low >= 0:
+        # The smallest of the usual ranges that holds all values: unit floats, 8 bits, 16 bits.
+        usual = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
+        low, high = 0.0, next((top for top in usual if high <= top), high)
+    scaled = (grey - low) / (high - low) if high > low else np.zeros_like(grey)
+    return np.round(255 * scaled).astype(np.uint8)
+
+
+def _resize(
+    image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float] | None = None
+) -> Image.Image:
+    return image.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Say in words why a file could not be read."""
+    if isinstance(error, FileNotFoundError):
+        return "does not exist"
+    if path.is_dir():
+        return "is a folder, not an image"
+    if path.is_file() and path.stat().st_size == 0:
+        return "is empty (0 bytes)"
+    if isinstance(error, UnidentifiedImageError):
+        return "is not an image that Pillow can read"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"has more pixels than the limit of {PIXEL_LIMIT:,}; scale it down"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}"
+
+
+def _why_unreadable(item: tuple[Path, str]) -> str | None:
+    path, kind = item
+    if kind != "image":
+        if not path.is_file():
+            return "does not exist" if not path.exists() else "is not a file"
+        return None if path.stat().st_size else "is empty (0 bytes)"
+    try:
+        load_image(path, _CHECK_SIZE)
+    except DataError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return None
+
+
+def _state(path: Path) -> str:
+    try:
+        state = path.stat()
+    except (OSError, ValueError):
+        return f"{path}\0missing"
+    return f"{path}\0{state.st_size}\0{state.st_mtime_ns}"
+
+
+def _cached(file: Path) -> dict[str, str] | None:
+    try:
+        return dict(read_json(file))
+    except (OSError, ValueError, TypeError):
+        return None

@@ -1,0 +1,276 @@
+"""From a split to batches: what makes up each one, which of its pairs are right for each other, and loading."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from mmts.data.image import Augmentation, load_pixels
+from mmts.data.records import Split
+from mmts.errors import DataError, InputError
+
+Tokens = dict[str, Tensor]
+MediaSource = Callable[[list[int], int], Tensor]
+"""(positions of media in the split, epoch) -> their inputs (B, ...)"""
+TextSource = Callable[[list[int]], Tensor | Tokens]
+"""positions of captions in the split -> their feature rows (B, W) or tokens"""
+Indices = npt.NDArray[np.int64]
+
+
+class EpochPlan:
+    """Which medium and which of its captions stands where in every epoch; depends on (seed, epoch) alone.
+
+    In an epoch every medium comes once, with one of its captions drawn at random. The last batch is dropped where it is
+    incomplete; a batch size larger than the split means one batch of everything.
+
+    >>> plan = EpochPlan(torch.tensor([0, 0, 1, 2]), num_media=3, batch_size=2, seed=0)
+    >>> [(media.tolist(), index.tolist()) for media, index in plan.batches(epoch=0)]
+    [([2, 0], [3, 0])]
+    """
+
+    def __init__(self, owner: Tensor, num_media: int, batch_size: int, seed: int) -> None:
+        """Raises InputError where `owner` (N,) does not give every one of the M media at least one caption.
+
+        Args:
+            owner: (N,) int64, each caption's medium.
+            num_media: M.
+            batch_size: pairs a batch; kept as min(batch_size, M).
+            seed: at least 0.
+        """
+        if batch_size < 1 or num_media < 1 or seed < 0:
+            raise InputError(
+                f"need batch_size >= 1, num_media >= 1 and seed >= 0, not {batch_size}, {num_media}, {seed}"
+            )
+        owners: Indices = owner.numpy().astype(np.int64)
+        if len(owners) and not 0 <= owners.min() <= owners.max() < num_media:
+            raise InputError(f"owner lies in [0, {num_media}), not in [{owners.min()}, {owners.max()}]")
+        self.batch_size = min(batch_size, num_media)
+        self.num_media = num_media
+        self.seed = seed
+        self._counts = np.bincount(owners, minlength=num_media)
+        if not self._counts.all():
+            raise InputError(f"medium {int(np.argmin(self._counts))} has no caption")
+        self._captions = np.argsort(owners, kind="stable")
+        self._starts = np.cumsum(self._counts) - self._counts
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """How many batches an epoch has."""
+        return self.num_media // self.batch_size
+
+    def batches(self, epoch: int) -> list[tuple[Tensor, Tensor]]:
+        """Return (media_index (B,), index (B,)) int64 of every batch of an epoch."""
+        rng = np.random.default_rng([self.seed, epoch])
+        media = rng.permutation(self.num_media)
+        drawn = (rng.random(self.num_media) * self._counts[media]).astype(np.int64)
+        index = self._captions[self._starts[media] + drawn]
+        kept = self.batches_per_epoch * self.batch_size
+        pairs = torch.from_numpy(np.stack([media, index])[:, :kept])
+        starts = range(0, kept, self.batch_size)
+        return [(pairs[0, at : at + self.batch_size], pairs[1, at : at + self.batch_size]) for at in starts]
+
+
+def positives(split: Split, media_index: Tensor, index: Tensor) -> Tensor | None:
+    """Say which samples are right for each other: (B, B) bool, symmetric, or None where only the diagonal is.
+
+    Two samples are positives of each other when they share the medium, or when the caption drawn for one is among the
+    captions of the other's medium.
+
+    Args:
+        split: whose captions count.
+        media_index: (B,) positions of media.
+        index: (B,) positions of the captions drawn for them.
+
+    >>> from mmts.data.records import Medium
+    >>> split = Split("train", [Medium("1", Path("1"), ("a cat", "a pet")), Medium("2", Path("2"), ("a pet",))])
+    >>> positives(split, torch.tensor([0, 1]), torch.tensor([0, 2])).tolist()
+    [[True, True], [True, True]]
+    """
+    text, first = split.text.numpy(), split.first.numpy()
+    ends = np.append(first[1:], split.num_captions)
+    media = media_index.numpy()
+    # Every caption of every medium in the batch, by the batch row of its medium ...
+    counts = ends[media] - first[media]
+    row = np.repeat(np.arange(len(media)), counts)
+    number = text[_ranges(first[media], counts)]
+    # ... joined with the captions drawn, on being the same text.
+    drawn = text[index.numpy()]
+    order = np.argsort(drawn, kind="stable")
+    left, right = (np.searchsorted(drawn[order], number, side) for side in ("left", "right"))
+    rows = np.repeat(row, right - left)
+    columns = order[_ranges(left, right - left)]
+    if np.array_equal(rows, columns):
+        return None
+    result = torch.zeros(len(media), len(media), dtype=torch.bool)
+    result[rows, columns] = True
+    return result | result.T
+
+
+@dataclass
+class Batch:
+    """B pairs as a model and an objective take them.
+
+    Attributes:
+        media: (B, ...) images or feature rows.
+        text: (B, W) feature rows, or tokens by name, each (B, ...).
+        index: (B,) int64, position of each pair's caption in the split.
+        media_index: (B,) int64, position of each pair's medium.
+        positives: (B, B) bool, see `positives`, or None.
+    """
+
+    media: Tensor
+    text: Tensor | Tokens
+    index: Tensor
+    media_index: Tensor
+    positives: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the batch with every tensor on `device`."""
+        text = self.text
+        return Batch(
+            self.media.to(device),
+            text.to(device) if isinstance(text, Tensor) else {name: each.to(device) for name, each in text.items()},
+            self.index.to(device),
+            self.media_index.to(device),
+            None if self.positives is None else self.positives.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class FeatureRows:
+    """Serves rows (M, W) of features, in memory or memory-mapped, for either side."""
+
+    rows: npt.NDArray[np.float32]
+
+    def __call__(self, positions: list[int], epoch: int = 0) -> Tensor:
+        """Return the rows at these positions, (B, W) float32; the epoch changes nothing."""
+        return torch.from_numpy(np.asarray(self.rows[positions], dtype=np.float32))
+
+
+@dataclass(frozen=True)
+class Images:
+    """Decodes image files, changed at random where an augmentation is given.
+
+    What happens to an image depends on (seed, epoch, its position) alone, so that a resumed epoch sees the same.
+    """
+
+    paths: Sequence[Path]
+    size: int
+    resize: str = "stretch"
+    augmentation: Augmentation | None = None
+    seed: int = 0
+
+    def __call__(self, positions: list[int], epoch: int = 0) -> Tensor:
+        """Return the images at these positions, (B, 3, size, size) float32 in [0, 1]."""
+        return torch.stack([self._load(at, epoch) for at in positions])
+
+    def _load(self, at: int, epoch: int) -> Tensor:
+        rng = np.random.default_rng([self.seed, epoch, at])
+        return load_pixels(self.paths[at], self.size, self.resize, self.augmentation, rng)
+
+
+@dataclass(frozen=True)
+class TokenizedCaptions:
+    """Tokenizes captions as batches ask for them."""
+
+    tokenize: Callable[[list[str]], Tokens]
+    captions: Sequence[str]
+
+    def __call__(self, positions: list[int]) -> Tokens:
+        """Return the tokens of the captions at these positions."""
+        return self.tokenize([self.captions[at] for at in positions])
+
+
+def make_loader(
+    split: Split,
+    plan: EpochPlan,
+    media_source: MediaSource,
+    text_source: TextSource,
+    epoch: int,
+    first_batch: int = 0,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """Yield the batches of an epoch from `first_batch` on, exactly as the whole epoch would have them.
+
+    Nothing here touches torch's global random state, so a resumed run draws the same dropout as an unbroken one.
+
+    Args:
+        split: what `plan` was made for.
+        plan: which pairs make up which batch.
+        media_source: gives the media side, for instance `Images` or `FeatureRows`.
+        text_source: gives the text side, for instance `TokenizedCaptions` or `FeatureRows`.
+        epoch: counted from 0.
+        first_batch: how many batches to leave out.
+        workers: processes that call `media_source` ahead of time; 0 calls it here, right for rows of features.
+
+    Raises:
+        InputError: the plan is another split's, or there is no such batch.
+        DataError: what the sources raise, whichever process they run in.
+    """
+    if plan.num_media != split.num_media:
+        raise InputError(f"the plan is for {plan.num_media} media and the split has {split.num_media}")
+    if not 0 <= first_batch <= plan.batches_per_epoch:
+        raise InputError(f"first_batch lies in [0, {plan.batches_per_epoch}], not {first_batch}")
+    return _batches(split, plan.batches(epoch)[first_batch:], media_source, text_source, epoch, workers)
+
+
+def _batches(
+    split: Split,
+    pairs: list[tuple[Tensor, Tensor]],
+    media_source: MediaSource,
+    text_source: TextSource,
+    epoch: int,
+    workers: int,
+) -> Iterator[Batch]:
+    media_sides = _media_sides([media.tolist() for media, _ in pairs], media_source, epoch, workers)
+    for (media_index, index), media in zip(pairs, media_sides, strict=True):
+        right = positives(split, media_index, index)
+        yield Batch(media, text_source(index.tolist()), index, media_index, right)
+
+
+def _media_sides(parts: list[list[int]], source: MediaSource, epoch: int, workers: int) -> Iterator[Tensor]:
+    if workers == 0 or not parts:
+        yield from (source(part, epoch) for part in parts)
+        return
+    own_randomness = torch.Generator()  # a DataLoader without one draws from the global state
+    loader: DataLoader[Tensor | DataError] = DataLoader(
+        _Parts(parts, source, epoch), batch_size=None, num_workers=min(workers, len(parts)), generator=own_randomness
+    )
+    for media in loader:
+        if isinstance(media, DataError):
+            raise media
+        yield media
+
+
+class _Parts(TorchDataset[Tensor | DataError]):
+    """Whole media sides of batches; an error comes back as a value, since torch would bury it in a traceback."""
+
+    def __init__(self, parts: list[list[int]], source: MediaSource, epoch: int) -> None:
+        self.parts = parts
+        self.source = source
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, at: int) -> Tensor | DataError:
+        try:
+            return self.source(self.parts[at], self.epoch)
+        except DataError as error:
+            return error
+
+
+def _ranges(starts: Indices, counts: Indices) -> Indices:
+    """Return the numbers start, start + 1, ... (count of them) for each pair, one after the other."""
+    before = np.cumsum(counts) - counts
+    result: Indices = np.arange(counts.sum()) + np.repeat(starts - before, counts)
+    return result

@@ -1,0 +1,99 @@
+"""One way in: a path becomes a Dataset, whichever of the formats of docs/datasets.md it holds."""
+
+import difflib
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from mmts.data.captions_jsonl import read_captions_jsonl
+from mmts.data.imagefolder import METADATA_NAMES, looks_like_metadata, metadata_files, read_imagefolder
+from mmts.data.records import Dataset
+from mmts.data.table import read_table
+from mmts.errors import DataError
+
+CAPTIONS_NAME = "captions.jsonl"
+_TABLES = (".csv", ".tsv")
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_LOOKED_FOR = (
+    "looked for captions.jsonl, and for metadata.jsonl or metadata.csv (Hugging Face imagefolder) there "
+    "and in folders named train, validation and test"
+)
+
+
+def read_dataset(path: str | Path) -> Dataset:
+    """Read the data at `path`, recognised by what is there: a folder, or a .jsonl, .csv or .tsv file.
+
+    In a folder captions.jsonl counts first, then imagefolder metadata. Raises DataError where nothing is recognised
+    (naming what was looked for and the nearest thing found), and what the readers raise.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "captions.csv").write_text("filepath,caption\\na.jpg,a cat\\na.jpg,a pet\\n")
+    >>> [medium.captions for medium in read_dataset(folder / "captions.csv").media]
+    [('a cat', 'a pet')]
+    """
+    path = Path(path).expanduser().absolute()
+    try:
+        if path.is_dir():
+            return _read_folder(path)
+        if path.is_file():
+            return _read_file(path)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise DataError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
+    raise DataError(f"{path} does not exist{_nearest_name(path)}")
+
+
+def _read_folder(folder: Path) -> Dataset:
+    if (folder / CAPTIONS_NAME).is_file():
+        return read_captions_jsonl(folder / CAPTIONS_NAME)
+    if metadata_files(folder):
+        return read_imagefolder(folder)
+    raise DataError(f"{folder}: no data set recognised: {_LOOKED_FOR}. {_nearest_thing(folder)}")
+
+
+def _read_file(file: Path) -> Dataset:
+    suffix = file.suffix.lower()
+    if file.name in METADATA_NAMES:
+        return read_imagefolder(file.parent)
+    if suffix in _TABLES:
+        return read_table(file)
+    if suffix == ".jsonl":
+        if looks_like_metadata(file):
+            raise DataError(
+                f"{file}: rows with a file_name are read from files named {' or '.join(METADATA_NAMES)}; rename it"
+            )
+        return read_captions_jsonl(file)
+    raise DataError(f"{file}: data is a folder, or a .jsonl, .csv or .tsv file; this is neither")
+
+
+def _nearest_name(path: Path) -> str:
+    """Name the existing path most like this one."""
+    parent = path.parent
+    if not parent.is_dir():
+        return f", nor does {parent}"
+    near = difflib.get_close_matches(path.name, [each.name for each in islice(parent.iterdir(), 10_000)], n=1)
+    return f"; did you mean {parent / near[0]}?" if near else ""
+
+
+def _nearest_thing(folder: Path) -> str:
+    """Say what in the folder comes closest to data."""
+    entries = sorted(islice(folder.iterdir(), 10_000))
+    tables = [each for each in entries if each.suffix.lower() in (*_TABLES, ".jsonl") and each.is_file()]
+    if tables:
+        near = difflib.get_close_matches(CAPTIONS_NAME, [each.name for each in tables], n=1, cutoff=0)
+        return f"The nearest thing is {near[0]}: give that file itself, or rename it"
+    inside = next(_data_folders(entries), None)
+    if inside is not None:
+        return f"The nearest thing is the folder {inside.name} in it: give {inside}"
+    if any(each.suffix.lower() in (".tar", ".parquet") for each in entries):
+        return "It holds .tar or .parquet files, which are not read"
+    images = sum(each.suffix.lower() in _IMAGES for each in entries)
+    if images:
+        return f"It holds {images:,} images: write their captions into a captions.jsonl beside them (docs/datasets.md)"
+    return "The folder is empty" if not entries else f"It holds {', '.join(each.name for each in entries[:5])}"
+
+
+def _data_folders(entries: list[Path]) -> Iterator[Path]:
+    for each in entries:
+        if each.is_dir() and ((each / CAPTIONS_NAME).is_file() or metadata_files(each)):
+            yield each

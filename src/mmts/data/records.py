@@ -1,0 +1,141 @@
+"""What a data set is: media with captions, and a split of it as flat tables."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmts.errors import DataError, InputError
+
+_FIRST_SPLITS = ("train", "val", "test")
+_SAME_SPLIT = {"training": "train", "validation": "val", "valid": "val", "dev": "val"}
+
+
+@dataclass(frozen=True)
+class Medium:
+    """One image or video with its captions; `start` and `end` (seconds) cut a clip out of a video."""
+
+    id: str
+    path: Path
+    captions: tuple[str, ...]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    split: str | None = None
+    kind: str = "image"
+    start: float | None = None
+    end: float | None = None
+
+
+class Split:
+    """One split as tables: M media, N captions, all in file order.
+
+    Attributes:
+        name: which split this is.
+        media: (M,) the media.
+        captions: (N,) the captions of all media, one after the other.
+        owner: (N,) int64, the position in `media` of each caption's medium.
+        first: (M,) int64, the position in `captions` of each medium's first one.
+
+    >>> cat, dog = Medium("1", Path("1.jpg"), ("a cat", "a pet")), Medium("2", Path("2.jpg"), ("a dog", "a pet"))
+    >>> split = Split("train", [cat, dog])
+    >>> split.captions, split.owner.tolist(), split.first.tolist()
+    (['a cat', 'a pet', 'a dog', 'a pet'], [0, 0, 1, 1], [0, 2])
+    >>> split.text.tolist()
+    [0, 1, 2, 1]
+    """
+
+    def __init__(self, name: str, media: Sequence[Medium]) -> None:
+        """Raises InputError without media, or naming a medium without captions."""
+        if not media:
+            raise InputError(f"split {name!r} needs at least one medium")
+        bare = next((medium.id for medium in media if not medium.captions), None)
+        if bare is not None:
+            raise InputError(f"split {name!r}: medium {bare!r} has no caption")
+        self.name = name
+        self.media = tuple(media)
+        self.captions = [caption for medium in media for caption in medium.captions]
+        counts = torch.tensor([len(medium.captions) for medium in media])
+        self.owner: Tensor = torch.repeat_interleave(torch.arange(len(media)), counts)
+        self.first: Tensor = counts.cumsum(0) - counts
+
+    @property
+    def num_media(self) -> int:
+        """M, how many media there are."""
+        return len(self.media)
+
+    @property
+    def num_captions(self) -> int:
+        """N, how many captions there are."""
+        return len(self.captions)
+
+    @cached_property
+    def text(self) -> Tensor:
+        """(N,) int64: equal numbers are equal caption strings."""
+        numbers: dict[str, int] = {}
+        return torch.tensor([numbers.setdefault(caption, len(numbers)) for caption in self.captions])
+
+    def without(self, indices: Iterable[int]) -> "Split":
+        """Return this split without the media at these positions, the rest in the same order.
+
+        Raises DataError when nothing remains, InputError for a position that does not exist.
+        """
+        dropped = set(indices)
+        unknown = [at for at in dropped if not 0 <= at < self.num_media]
+        if unknown:
+            raise InputError(f"split {self.name!r} has {self.num_media} media; there is no position {unknown[0]}")
+        kept = [medium for at, medium in enumerate(self.media) if at not in dropped]
+        if not kept:
+            raise DataError(f"nothing remains of split {self.name!r}: all of its {self.num_media} media were dropped")
+        return Split(self.name, kept) if dropped else self
+
+    def __repr__(self) -> str:
+        return f"Split({self.name!r}, {self.num_media} media, {self.num_captions} captions)"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everything one path holds: every medium has a split; `notes` are things to say aloud (captions dropped, ...).
+
+    `path` is what was read, `root` the folder that its relative paths start from.
+    """
+
+    name: str
+    path: Path
+    root: Path
+    media: tuple[Medium, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """Media by split: train, val and test first, others in file order."""
+        sizes = Counter(medium.split or "" for medium in self.media)
+        known = [name for name in _FIRST_SPLITS if name in sizes]
+        return {name: sizes[name] for name in [*known, *(each for each in sizes if each not in known)]}
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """The splits there are: train, val and test first."""
+        return tuple(self.split_sizes)
+
+    def split(self, name: str) -> Split:
+        """Return a split as tables; "validation", "valid" and "dev" mean "val". Raises DataError where it is empty."""
+        name = split_name(name)
+        media = [medium for medium in self.media if medium.split == name]
+        if not media:
+            sizes = ", ".join(f"{each} ({size:,} media)" for each, size in self.split_sizes.items())
+            raise DataError(f"{self.path}: nothing is in split {name!r}; the splits are: {sizes or 'none'}")
+        return Split(name, media)
+
+
+def split_name(name: str) -> str:
+    """Return the name we use for a split.
+
+    >>> split_name("validation"), split_name("Train"), split_name("restval")
+    ('val', 'train', 'restval')
+    """
+    low = name.lower()
+    low = _SAME_SPLIT.get(low, low)
+    return low if low in _FIRST_SPLITS else name

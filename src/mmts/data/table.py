@@ -1,0 +1,150 @@
+"""CSV and TSV files with the columns filepath and caption, as open_clip writes them."""
+
+import csv
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmts.data.collect import Collector, clean_text, inner_path, kind_of, read_lines
+from mmts.data.records import Dataset
+from mmts.errors import DataError
+
+PATH_COLUMNS = ("filepath",)
+CAPTION_COLUMNS = ("caption", "title")
+
+
+@dataclass
+class Row:
+    """One row of a table: a path and its captions; rows of one path are one medium."""
+
+    where: str
+    path: str
+    captions: list[str]
+    identity: str | None = None
+    split: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+def read_table(file: str | Path) -> Dataset:
+    """Read a table; paths in it are relative to its folder. Other columns than id and split become labels.
+
+    Raises DataError naming the columns found and expected, or the line that cannot be.
+    """
+    file = Path(file)
+    collector = Collector(file, file.parent)
+    add_rows(collector, table_rows(file, PATH_COLUMNS, CAPTION_COLUMNS))
+    return collector.finish()
+
+
+def table_rows(file: Path, path_columns: Iterable[str], caption_columns: Iterable[str]) -> Iterator[Row]:
+    """Yield the rows of a CSV or TSV file; of the columns named, the first that is there counts."""
+    records = _records(file)
+    try:
+        _, header = next(records)
+    except StopIteration:
+        raise DataError(f"{file}: the file is empty; its first line should name the columns") from None
+    header = [name.strip() for name in header]
+    twice = [name for name in header if name and header.count(name) > 1]
+    if twice:
+        raise DataError(f"{file}: the column {twice[0]!r} is there twice")
+    path_at = _column(file, header, tuple(path_columns))
+    caption_at = _column(file, header, tuple(caption_columns))
+    named = {name: at for at, name in enumerate(header) if name and at not in (path_at, caption_at)}
+    id_at, split_at = named.pop("id", None), named.pop("split", None)
+    for where, cells in records:
+        if len(cells) != len(header):
+            raise DataError(f"{where}: {len(cells)} fields, while the header names {len(header)} columns")
+        yield Row(
+            where,
+            cells[path_at],
+            [cells[caption_at]],
+            None if id_at is None else cells[id_at],
+            None if split_at is None else cells[split_at],
+            {name: cells[at] for name, at in named.items() if cells[at].strip()},
+        )
+
+
+def add_rows(collector: Collector, rows: Iterable[Row], prefix: str = "") -> None:
+    """Merge the rows of each path into one medium and hand them to `collector`; `prefix` goes before every path.
+
+    A label counts where it is the same in all rows of its medium. Raises DataError where rows of one path disagree
+    about id or split.
+    """
+    merged: dict[str, Row] = {}
+    varying: dict[str, None] = {}
+    for row in rows:
+        row.path = inner_path(prefix + row.path, row.where)
+        known = merged.setdefault(row.path, row)
+        if known is not row:
+            _agree(row, known, "id", lambda each: each.identity)
+            _agree(row, known, "split", lambda each: each.split)
+            known.captions += row.captions
+            varying |= dict.fromkeys(_keep_constant(known.labels, row.labels))
+    for row in merged.values():
+        collector.add(
+            row.where,
+            row.path if row.identity is None else row.identity,
+            row.path,
+            row.captions,
+            kind=kind_of(row.path),
+            labels=row.labels,
+            split=row.split,
+        )
+    if varying:
+        names = ", ".join(map(repr, varying))
+        collector.notes.append(f"not a label where it differs between the captions of one medium: {names}")
+
+
+def _agree(row: Row, known: Row, what: str, value: Callable[[Row], str | None]) -> None:
+    here, there = (clean_text(value(each) or "") for each in (row, known))
+    if here != there:
+        raise DataError(
+            f"{row.where}: {row.path!r} has the {what} {here!r} here and {there!r} in {known.where}; "
+            f"all rows of a file need the same {what}"
+        )
+
+
+def _keep_constant(labels: dict[str, str], others: dict[str, str]) -> list[str]:
+    """Remove what differs from `labels` and return its names; None of it comes back with a later row."""
+    varying = [name for name in {**labels, **others} if labels.get(name) != others.get(name)]
+    for name in varying:
+        labels.pop(name, None)
+    return varying
+
+
+def _column(file: Path, header: list[str], names: tuple[str, ...]) -> int:
+    for name in names:
+        if name in header:
+            return header.index(name)
+    expected = " or ".join(map(repr, names))
+    raise DataError(f"{file}: the column {expected} is missing; found {', '.join(map(repr, header))}")
+
+
+def _records(file: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield ("FILE, line N", cells) for every row that is not blank; N is the line on which the row starts."""
+    # A NUL becomes another control character: older csv modules stop at NUL, and captions are cleaned of both alike.
+    lines = (line.replace("\0", "\1") for _, line in read_lines(file))
+    first = next(lines, "")
+    tabs = file.suffix.lower() != ".csv" or ("\t" in first and "," not in first)
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        reader = csv.reader(_chain(first, lines), delimiter="\t" if tabs else ",", strict=True)
+        line = 1
+        while True:
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                raise DataError(f'{file}, line {line}: {error}; a quoted field begins and ends with "') from None
+            if cells is None:
+                return
+            if any(cell.strip() for cell in cells):
+                yield f"{file}, line {line}", cells
+            line = reader.line_num + 1
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
+    if first:
+        yield first
+        yield from rest

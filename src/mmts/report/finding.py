@@ -1,0 +1,178 @@
+"""The finding in words, worked out from the figures: never more than they bear."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mmts.compare import Figure
+from mmts.report.contents import Contents, Gap
+from mmts.report.wording import counted, listed, signed
+
+MEASURE = "R@1"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One rule beside the first, by R@1 of text queries. None stands for what cannot be known from these runs."""
+
+    number: int
+    figure: Figure
+    difference: float
+    spread: float | None  # the larger of both rules' standard deviations over seeds
+    gap: Gap | None
+
+    @property
+    def outside_spread(self) -> bool | None:
+        """Whether the difference is larger than the spread over seeds."""
+        return None if self.spread is None else abs(self.difference) > self.spread
+
+    @property
+    def outside_interval(self) -> bool | None:
+        """Whether the interval over queries leaves out 0."""
+        return None if self.gap is None else self.gap.is_clear
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether everything that can be known speaks for a difference, and something can."""
+        known = [each for each in (self.outside_spread, self.outside_interval) if each is not None]
+        return bool(known) and all(known)
+
+    def in_short(self) -> str:
+        """Give the difference, the spread and the interval."""
+        parts = [f"{signed(self.difference)} points"]
+        if self.spread is not None:
+            parts.append(f"{'outside' if self.outside_spread else 'within'} the spread over seeds ({self.spread:.1f})")
+        if self.gap is not None:
+            parts.append(f"95 % interval {signed(self.gap.low)} to {signed(self.gap.high)}")
+        return ", ".join(parts)
+
+    def in_words(self, first: str) -> str:
+        """Say how far the rule is from the first, and whether that is more than chance."""
+        amount = f"{abs(self.difference):.1f}"
+        where = f"{amount} points {'above' if self.difference > 0 else 'below'} {first}"
+        parts = [where if float(amount) else f"level with {first}"]
+        if self.spread is not None:
+            parts.append("more than the spread over seeds" if self.outside_spread else "within the spread over seeds")
+        text = ", ".join(parts)
+        if self.gap is not None:
+            agrees = self.outside_spread in (None, self.gap.is_clear)
+            text += f"{' and' if agrees else ', though'} with an interval over queries that "
+            text += "leaves out 0" if self.gap.is_clear else "includes 0"
+        return text
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The headline, the sentences under it, what it was measured on, and a verdict on every rule but the first."""
+
+    headline: str
+    sentences: tuple[str, ...]
+    measured: str
+    verdicts: tuple[Verdict, ...]
+
+
+def find(contents: Contents) -> Finding:
+    """Say which rule is best by R@1 of text queries, and whether seeds and queries can tell it from the first."""
+    verdicts = _verdicts(contents)
+    first = contents.figure(0, contents.directions[0], MEASURE)
+    if first is None:
+        return Finding("These runs have no recall to compare", (), "", ())
+    headline = _headline(contents, first, verdicts)
+    sentences = [_best_sentence(contents, verdicts), _tail_sentence(contents), _other_direction(contents)]
+    return Finding(headline, tuple(each for each in sentences if each), _measured(contents), tuple(verdicts))
+
+
+def _verdicts(contents: Contents) -> list[Verdict]:
+    direction = contents.directions[0]
+    first = contents.figure(0, direction, MEASURE)
+    verdicts = []
+    for number in range(1, len(contents.groups)):
+        own = contents.figure(number, direction, MEASURE)
+        if own is None or first is None:
+            continue
+        spreads = [each for each in (own.spread, first.spread) if each is not None]
+        spread = max(spreads) if spreads else None
+        gap = contents.gaps.get((number, direction, MEASURE, None))
+        verdicts.append(Verdict(number, own, own.mean - first.mean, spread, gap))
+    return verdicts
+
+
+def _headline(contents: Contents, first: Figure, verdicts: Sequence[Verdict]) -> str:
+    kind, name = contents.kind, contents.names[0]
+    if not verdicts:
+        return f"The right {kind} comes first for {first.mean:.1f} % of the captions"
+    best = max(verdicts, key=lambda verdict: verdict.difference)
+    if best.difference > 0 and best.is_clear:
+        return (
+            f"{contents.names[best.number]} is best: the right {kind} comes first for {best.figure.mean:.1f} % "
+            f"of the captions, {first.mean:.1f} % with {name}"
+        )
+    if all(verdict.difference < 0 and verdict.is_clear for verdict in verdicts):
+        return (
+            f"{name} stays best: the right {kind} comes first for {first.mean:.1f} % of the captions, "
+            f"{best.figure.mean:.1f} % with {contents.names[best.number]}"
+        )
+    if all(verdict.outside_spread is False for verdict in verdicts):
+        return "No difference larger than the spread over seeds"
+    if all(verdict.outside_interval is False for verdict in verdicts):
+        return "No difference that this test set can tell from chance"
+    if any(verdict.outside_interval is None and verdict.outside_spread is None for verdict in verdicts):
+        return "One run of each rule: nothing here can tell a difference from chance"
+    return f"No rule is clearly better than {name}"
+
+
+def _best_sentence(contents: Contents, verdicts: Sequence[Verdict]) -> str:
+    if not verdicts:
+        return ""
+    best = max(verdicts, key=lambda verdict: verdict.difference)
+    name = contents.names[best.number]
+    start = f"{name} has the highest mean R@1"
+    if best.difference <= 0:
+        start = f"{contents.names[0]} has the highest mean R@1; {name} comes closest"
+    return f"{start}, {best.in_words(contents.names[0])}."
+
+
+def _measured(contents: Contents) -> str:
+    metrics, kind = contents.metrics, contents.kind
+    start = (
+        f"Measured on {counted(metrics['num_captions'], 'caption')} of {counted(metrics['num_media'], kind)} "
+        f"that training did not see ({metrics['split']} split)"
+    )
+    if metrics["split"] == "train":
+        start = (
+            f"Measured on the training data itself: {counted(metrics['num_captions'], 'caption')} "
+            f"of {counted(metrics['num_media'], kind)}"
+        )
+    runs = sorted({len(group.seeds) for group in contents.groups})
+    of = "of each rule" if len(contents.groups) > 1 else "of one recipe"
+    if runs == [1]:
+        return f"{start}; one run {of}, so the spread over seeds is unknown."
+    seeds = f"{runs[0]} seeds" if len(runs) == 1 else f"{runs[0]} to {runs[-1]} seeds"
+    return f"{start}, with {seeds} {of}; ± is the sample standard deviation over seeds."
+
+
+def _other_direction(contents: Contents) -> str:
+    direction = contents.directions[1]
+    figures = [(name, contents.figure(number, direction, MEASURE)) for number, name in enumerate(contents.names)]
+    known = [f"{figure} %" + (f" ({name})" if len(figures) > 1 else "") for name, figure in figures if figure is not None]
+    if not known:
+        return ""
+    return f"The other way round, a right caption comes first for {listed(known)} of the {contents.kind}s."
+
+
+def _tail_sentence(contents: Contents) -> str:
+    direction = contents.directions[0]
+    if len(contents.groups) == 1:
+        figures = {part: contents.figure(0, direction, MEASURE, part) for part in ("head", "tail")}
+        if figures["head"] is None or figures["tail"] is None:
+            return ""
+        return f"Captions of head concepts: {figures['head']} %; of tail concepts: {figures['tail']} %."
+    clear = []
+    known = [key for key in contents.gaps if key[1:3] == (direction, MEASURE) and key[3] in ("head", "tail")]
+    for key in known:
+        gap = contents.gaps[key]
+        if gap.is_clear:
+            interval = f"interval {signed(gap.low)} to {signed(gap.high)}"
+            clear.append(f"{contents.names[key[0]]} {signed(gap.mean)} points on {key[3]} concepts ({interval})")
+    if clear:
+        return f"By head and tail, against {contents.names[0]}: {listed(clear)}."
+    return "On head and on tail concepts by themselves, no interval of a difference leaves out 0." if known else ""

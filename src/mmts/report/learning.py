@@ -1,0 +1,47 @@
+"""Loss and validation recall over training, averaged over the seeds of a rule."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmts.compare import RunGroup
+from mmts.report.charts import Line
+from mmts.training.run_directory import RunDirectory
+
+_BINS = 50
+
+
+def loss_line(name: str, number: int, group: RunGroup) -> Line | None:
+    """Average the logged losses within each fiftieth of training, then over seeds; None without a log."""
+    runs = []
+    for path in group.paths:
+        bins: dict[float, list[float]] = {}
+        for line in RunDirectory(path).log_lines():
+            if "loss" in line:
+                at = min(int(line["progress"] * _BINS), _BINS - 1)
+                bins.setdefault((at + 0.5) / _BINS, []).append(line["loss"])
+        runs.append({progress: sum(values) / len(values) for progress, values in bins.items()})
+    return _line(name, number, runs)
+
+
+def recall_line(name: str, number: int, group: RunGroup, direction: str) -> Line | None:
+    """Return validation R@1 in percent, averaged over seeds; None where nothing was validated."""
+    runs = []
+    for path in group.paths:
+        lines: list[dict[str, Any]] = [line for line in RunDirectory(path).log_lines() if direction in line.get("val", {})]
+        runs.append({line["progress"]: float(line["val"][direction]["R@1"]) for line in lines})
+    return _line(name, number, runs)
+
+
+def _line(name: str, number: int, runs: Sequence[dict[float, float]]) -> Line | None:
+    progress = sorted(set.intersection(*(set(run) for run in runs)))
+    if len(progress) < 2:
+        return None
+    values = [[run[at] for run in runs] for at in progress]
+    return Line(
+        name,
+        number,
+        progress,
+        [sum(each) / len(each) for each in values],
+        [min(each) for each in values],
+        [max(each) for each in values],
+    )

@@ -1,0 +1,402 @@
+"""The page itself: what was read and drawn, put into page.html."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from mmts.compare import RunGroup
+from mmts.evaluation import CUTOFFS, GROUP_NAMES
+from mmts.files import atomic_write
+from mmts.report import charts
+from mmts.report.contents import PARTS, Contents, Judged, read_contents
+from mmts.report.finding import MEASURE, Finding, find
+from mmts.report.galleries import QUERIES, Gallery, make_gallery
+from mmts.report.learning import loss_line, recall_line
+from mmts.report.rules import ValueCurve, rule_in_words, value_curve
+from mmts.report.tail import LongTail
+from mmts.report.wording import clean, counted, listed, signed
+from mmts.training.run_directory import RunDirectory, differences
+
+_MEANING = {
+    "temperature": "softens the contrast, so that the closest wrong answers count for less",
+    "margin": "asks for more distance between the right pair and every wrong one",
+}
+# One shape a rule, as the charts draw them (svg.MARKERS), so that rules differ by more than colour.
+_KEY_SHAPES = (
+    '<circle cx="14" cy="6" r="4"/>',
+    '<rect x="10.4" y="2.4" width="7.2" height="7.2"/>',
+    '<path d="M14 1.6 18.6 9.8H9.4Z"/>',
+    '<path d="M14 1 19 6 14 11 9 6Z"/>',
+    '<path d="M14 10.4 9.4 2.2h9.2Z"/>',
+    '<path d="M12.4 1.6h3.2v2.8h2.8v3.2h-2.8v2.8h-3.2V7.6H9.6V4.4h2.8Z"/>',
+)
+_KEY_DASHES = ("", "5 2", "", "6 2 1.5 2", "1.5 1.5")
+
+
+def write_report(runs: Sequence[Path], out: Path, title: str | None = None) -> Path:
+    """Write one self-contained HTML file about judged runs, and return its path.
+
+    runs: run directories; those whose recipes differ only in the seed are shown as one rule with its spread, and the
+    others are compared with the first. What a run lacks (judgement.npz, concepts.npz, the log, validation figures,
+    images) is left out with a sentence that says so. The same runs give the same file, byte for byte.
+    Raises RunError where a folder is no run, has not been judged, or was judged on another kind of media.
+    """
+    contents = read_contents(runs)
+    content = _fill_in(contents, [Path(run) for run in runs], Path(out), title)
+    with atomic_write(out, "w") as file:
+        file.write(content)
+    return Path(out)
+
+
+def _fill_in(contents: Contents, runs: Sequence[Path], out: Path, title: str | None) -> str:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["samples"] = lambda number: counted(number, "training sample")
+    template = environment.from_string(_resource("page.html"))
+    finding = find(contents)
+    curves = [value_curve(*pair) for pair in zip(contents.groups, contents.distributions, strict=True)]
+    words = list(dict.fromkeys(curve.word for curve in curves if curve)) or ["temperature"]
+    distribution = contents.distributions[0]
+    gallery = make_gallery(contents, _shown_rules(finding))
+    return template.render(
+        title=clean(title or _default_title(contents)),
+        css=Markup(_resource("page.css")),
+        keys=[_key(number) for number in range(len(contents.groups))],
+        kind=contents.kind,
+        metrics=contents.metrics,
+        finding=finding,
+        rules=_rules(contents, finding),
+        tail=LongTail.of(distribution) if distribution is not None else None,
+        values=_value_charts(contents, curves),
+        value_word=" and ".join(words),
+        value_meaning=" and a higher margin ".join(_MEANING[word] for word in sorted(words, reverse=True)),
+        values_note=_values_note(contents, curves),
+        **_learning(contents),
+        **_results(contents),
+        group_numbers={name: number for number, name in enumerate(GROUP_NAMES)},
+        gallery=gallery,
+        gallery_sentence=_gallery_sentence(contents, gallery),
+        changes=_changes(contents.groups),
+        commands=_commands(contents.groups, runs, out),
+        versions=_versions(contents.groups),
+        is_openmoji=_is_openmoji(contents.groups, contents.judged),
+    )
+
+
+def _resource(name: str) -> str:
+    return resources.files("mmts.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _key(number: int) -> Markup:
+    color = f"var(--series-{number % 6})"
+    dash = _KEY_DASHES[number % len(_KEY_DASHES)]
+    dashes = Markup(' stroke-dasharray="{}"').format(dash) if dash else ""
+    return Markup(
+        '<svg class="key" viewBox="0 0 28 12" aria-hidden="true">'
+        '<line x1="0" y1="6" x2="28" y2="6" style="stroke:{}" stroke-width="2"{}/><g style="fill:{}">{}</g></svg>'
+    ).format(color, dashes, color, Markup(_KEY_SHAPES[number % len(_KEY_SHAPES)]))
+
+
+def _default_title(contents: Contents) -> str:
+    folder = contents.groups[0].recipe.data.path
+    return listed(list(contents.names)) + (f" on {folder.name}" if folder is not None else "")
+
+
+def _rules(contents: Contents, finding: Finding) -> list[dict[str, Any]]:
+    verdicts = {verdict.number: verdict for verdict in finding.verdicts}
+    rules = []
+    for number, group in enumerate(contents.groups):
+        verdict = verdicts.get(number)
+        recipe = yaml.safe_dump(group.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        rules.append(
+            {
+                "name": contents.names[number],
+                "words": rule_in_words(group.recipe)[:1].upper() + rule_in_words(group.recipe)[1:],
+                "figure": contents.figure(number, contents.directions[0], MEASURE),
+                "verdict": verdict.in_short() if verdict else "",
+                "seeds": ", ".join(str(seed) for seed in group.seeds),
+                "recipe": recipe,
+            }
+        )
+    return rules
+
+
+def _value_charts(contents: Contents, curves: Sequence[ValueCurve | None]) -> list[tuple[str, Markup]]:
+    found = []
+    for number, curve in enumerate(curves):
+        if curve is not None:
+            alike = [each for each in curves if each is not None and each.word == curve.word]
+            top = max(max(each.head + each.tail) for each in alike)
+            panel = charts.value_panel(curve, contents.names[number], (0, 1.08 * top), f"value{number}")
+            found.append((contents.names[number], panel))
+    return found
+
+
+def _values_note(contents: Contents, curves: Sequence[ValueCurve | None]) -> str:
+    logged = [contents.names[number] for number, curve in enumerate(curves) if curve and curve.is_logged]
+    if not logged:
+        return "Computed from the rules; the axes are the same." if len(curves) > 1 else "Computed from the rule."
+    start = "Computed from the rules, except that" if len(logged) < len(curves) else "Read from the logs:"
+    return f"{start} {listed(logged)} {'shows' if len(logged) == 1 else 'show'} what the first seed logged."
+
+
+def _learning(contents: Contents) -> dict[str, Any]:
+    named = list(zip(contents.names, contents.groups, strict=True))
+    panels: list[tuple[str, Markup]] = []
+    losses = [line for number, (name, group) in enumerate(named) if (line := loss_line(name, number, group))]
+    if losses:
+        panels.append(("Loss", charts.learning_panel("training loss", losses, "loss", 2)))
+    for at, direction in enumerate(contents.directions):
+        lines = [
+            line for number, (name, group) in enumerate(named) if (line := recall_line(name, number, group, direction))
+        ]
+        if lines:
+            title = direction.replace("_", " ").capitalize()
+            panels.append((title, charts.learning_panel("validation R@1, %", lines, f"val{at}", 1, " %")))
+    note = "Lines are means over seeds and bands reach from the lowest to the highest seed." if any(
+        len(group.seeds) > 1 for group in contents.groups
+    ) else ""  # fmt: skip
+    if losses and len(losses) > 1:
+        note += " The loss contains the temperature or margin: compare its course between rules, not its height."
+    absent = ""
+    if not losses:
+        absent = "Left out: these runs have no log.jsonl."
+    elif len(panels) == 1:
+        absent = "Recall over training is left out: these runs had no validation data."
+    return {"learning": panels, "learning_note": note.strip(), "learning_absent": absent}
+
+
+def _results(contents: Contents) -> dict[str, Any]:
+    spreads = any(len(group.seeds) > 1 for group in contents.groups)
+    singles = any(len(group.seeds) == 1 for group in contents.groups)
+    recall_note = "The upright stroke is the mean and the small marks are the seeds." if spreads else ""
+    table_note = "Percent. "
+    if spreads:
+        table_note += "± is the sample standard deviation over seeds. "
+    if singles:
+        table_note += "In brackets: the 95 % bootstrap interval over queries of a single run. "
+    if len(contents.groups) > 1:
+        table_note += "Bold is the highest mean, which need not be a clear difference."
+    charted = _gap_charts(contents)
+    intervals = sum(key[2] == MEASURE for key in contents.gaps)
+    return {
+        "results_sentence": (
+            "R@k is the share of queries with something right among the first k. A text query belongs to head, mid or "
+            f"tail by the training size of its caption's concept, {_article(contents.kind)} by that of its first caption's."
+        ),
+        "recall_charts": [
+            (_title(direction), *_dots(_title(direction), _recall_rows(contents, direction), f"recall{at}", "R@1, %"))
+            for at, direction in enumerate(contents.directions)
+        ],
+        "recall_note": f"{recall_note} The axes begin where the figures do, not at 0.".strip(),
+        "tables": [_table(contents, direction) for direction in contents.directions],
+        "table_note": table_note.strip(),
+        "gap_charts": charted,
+        "gap_note": (
+            f"Points of R@1 with their 95 % paired bootstrap intervals over queries (all captions of one {contents.kind} "
+            "drawn together; hits averaged over seeds). A filled mark: the interval leaves out 0. The intervals know "
+            "nothing of the spread over seeds, and each is 95 % by itself: of "
+            f"{intervals} such, about {0.05 * intervals:.1g} would leave out 0 by chance alone."
+        ),
+        "gap_rows": _gap_rows(contents),
+        "no_gaps": contents.no_gaps,
+    }
+
+
+def _recall_rows(contents: Contents, direction: str) -> list[charts.Row]:
+    rows = []
+    for part in PARTS:
+        for number, group in enumerate(contents.groups):
+            figure = contents.figure(number, direction, MEASURE, part)
+            if figure is None:
+                continue
+            places = [metrics if part is None else metrics["groups"][part] for metrics in group.metrics]
+            values = tuple(float(place[direction][MEASURE]) for place in places)
+            name = contents.names[number]
+            rows.append(charts.Row(part or "all", name, number, figure.mean, values, f"{figure} %"))
+    return rows
+
+
+def _dots(title: str, rows: Sequence[charts.Row], identifier: str, xlabel: str, zero: bool = False) -> list[Markup]:
+    """Draw a dot chart twice: for a screen and for a phone."""
+    widths = (("wide", 504), ("narrow", 350))
+    return [charts.dot_panel(title, rows, f"{identifier}-{name}", xlabel, width, zero) for name, width in widths]
+
+
+def _gap_charts(contents: Contents) -> list[tuple[str, Markup, Markup]]:
+    found = []
+    for at, direction in enumerate(contents.directions):
+        rows = []
+        for part in PARTS:
+            for number, name in enumerate(contents.names):
+                gap = contents.gaps.get((number, direction, MEASURE, part))
+                if gap is not None:
+                    text = f"{signed(gap.mean)} points, {signed(gap.low)} to {signed(gap.high)}"
+                    rows.append(charts.Row(part or "all", name, number, gap.mean, (gap.low, gap.high), text, gap.is_clear))
+        if rows:
+            title = _title(direction)
+            found.append((title, *_dots(title, rows, f"gap{at}", "difference in R@1, points", zero=True)))
+    return found
+
+
+def _gap_rows(contents: Contents) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": contents.names[number],
+            "direction": direction.replace("_", " "),
+            "part": part or "all",
+            "measure": measure,
+            "mean": signed(gap.mean),
+            "interval": f"{signed(gap.low)} to {signed(gap.high)}",
+            "is_clear": gap.is_clear,
+        }
+        for (number, direction, measure, part), gap in sorted(
+            contents.gaps.items(), key=lambda item: (item[0][0], contents.directions.index(item[0][1]))
+        )
+    ]
+
+
+def _table(contents: Contents, direction: str) -> dict[str, Any]:
+    measures = [f"R@{k}" for k in CUTOFFS]
+    parts = []
+    for part in PARTS:
+        figures = [
+            (number, [contents.figure(number, direction, measure, part) for measure in measures])
+            for number in range(len(contents.groups))
+        ]
+        known = [(number, cells) for number, cells in figures if None not in cells]
+        if not known:
+            parts.append({"name": (part or "all").capitalize(), "note": "no queries", "rows": []})
+            continue
+        best = [max(cells[at].mean for _, cells in known) for at in range(len(measures))]  # type: ignore[union-attr]
+        rows = []
+        for number, cells in known:
+            interval = _intervals(contents, number, direction) if part is None else {}
+            rows.append(
+                {
+                    "number": number,
+                    "name": contents.names[number],
+                    "cells": [
+                        {
+                            "mean": f"{figure.mean:.1f}",
+                            "spread": None if figure.spread is None else f"{figure.spread:.1f}",
+                            "interval": interval.get(measure),
+                            "is_highest": len(known) > 1 and figure.mean == best[at],
+                        }
+                        for at, (measure, figure) in enumerate(zip(measures, cells, strict=True))
+                        if figure is not None
+                    ],
+                }
+            )
+        parts.append({"name": (part or "all").capitalize(), "note": _queries(contents, direction, part), "rows": rows})
+    return {"name": _title(direction), "measures": measures, "parts": parts}
+
+
+def _queries(contents: Contents, direction: str, part: str | None) -> str:
+    """Say how many queries stand behind a part of a table, where metrics.json knows."""
+    metrics = contents.metrics
+    if part is None:
+        number = metrics["num_captions" if direction == contents.directions[0] else "num_media"]
+    elif direction == contents.directions[0]:
+        number = metrics["groups"][part]["num_queries"]
+    else:
+        judged = contents.judged[0]
+        if judged is None:
+            return ""
+        number = int((judged.arrays["media_groups"] == GROUP_NAMES.index(part)).sum())
+    return counted(number, "query", "queries")
+
+
+def _intervals(contents: Contents, number: int, direction: str) -> dict[str, str]:
+    """Return the intervals of a rule with a single run, by measure."""
+    metrics = contents.groups[number].metrics
+    if len(metrics) > 1:
+        return {}
+    found = (metrics[0].get("intervals") or {}).get(direction) or {}
+    return {measure: f"[{low:.1f}, {high:.1f}]" for measure, (low, high) in found.items()}
+
+
+def _shown_rules(finding: Finding) -> list[int]:
+    """Return the first rule and the best of the others."""
+    others = sorted(finding.verdicts, key=lambda verdict: -verdict.difference)
+    return [0, *(verdict.number for verdict in others[:1])]
+
+
+def _gallery_sentence(contents: Contents, gallery: Gallery) -> str:
+    if not gallery.queries:
+        return ""
+    kind, number = contents.kind, len(gallery.queries)
+    whose = "at least one of the two" if len(gallery.rules) > 1 else "the model"
+    rules = " and ".join(
+        f"{name} (seed {contents.groups[contents.names.index(name)].seeds[0]})" for name in gallery.rules
+    )
+    return (
+        f"{'Twelve captions' if number == QUERIES else counted(number, 'caption')} as queries, each with the first five "
+        f"{kind}s that {rules} found. Drawn with a fixed seed, as evenly as can be from head, mid and tail and from those "
+        f"that {whose} answers right at once and those not: an illustration, not a measurement."
+    )
+
+
+def _changes(groups: Sequence[RunGroup]) -> list[tuple[str, list[str]]]:
+    """Return the keys in which any recipe differs from the first, with every recipe's value."""
+    changes = [differences(groups[0].recipe, group.recipe) for group in groups]
+    keys = list(dict.fromkeys(key for each in changes for key in each if key != "train.seed"))
+    rows = []
+    for key in keys:
+        original = next(each[key][0] for each in changes if key in each)
+        values = [each[key][1] if key in each else original for each in changes]
+        rows.append((key, ["–" if value is None else clean(value, 80) for value in values]))
+    return rows
+
+
+def _commands(groups: Sequence[RunGroup], runs: Sequence[Path], out: Path) -> str:
+    lines = []
+    for group in groups:
+        recipe = shlex.quote(clean(RunDirectory(group.paths[0]).recipe_file, 400))
+        folder = re.sub(r"[^\w.-]+", "-", group.paths[0].name).strip("-") or "run"
+        if len(group.seeds) == 1:
+            lines.append(f"mmts train {recipe} --out again/{folder}")
+        else:
+            seeds = " ".join(str(seed) for seed in group.seeds)
+            lines.append(
+                f"for seed in {seeds}; do mmts train {recipe} --set train.seed=$seed --out again/{folder}-seed$seed; done"
+            )
+    lines.append(" ".join(["mmts report", *(shlex.quote(clean(run, 400)) for run in runs), "--out", out.name]))
+    return "\n".join(lines)
+
+
+def _versions(groups: Sequence[RunGroup]) -> str:
+    found: dict[str, list[str]] = {}
+    for group in groups:
+        for path in group.paths:
+            content = yaml.safe_load(RunDirectory(path).recipe_file.read_text(encoding="utf-8"))
+            for name, version in (content.get("versions") or {}).items():
+                known = found.setdefault(clean(name, 40), [])
+                if str(version) not in known:
+                    known.append(str(version))
+    return ", ".join(f"{name} {' and '.join(versions)}" for name, versions in found.items())
+
+
+def _is_openmoji(groups: Sequence[RunGroup], judged: Sequence[Judged | None]) -> bool:
+    """Whether a README or NOTICE beside the data says that the pictures are OpenMoji's, which must be credited."""
+    folders = {Path(run.meta["data"]) for run in judged if run is not None}
+    folders |= {group.recipe.data.path for group in groups if group.recipe.data.path is not None}
+    for folder in folders:
+        for file in [each for word in ("README*", "NOTICE*", "LICENSE*") for each in folder.glob(word)]:
+            if file.is_file() and b"openmoji" in file.read_bytes()[:100_000].lower():
+                return True
+    return False
+
+
+def _title(direction: str) -> str:
+    return direction.replace("_", " ").capitalize()
+
+
+def _article(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"

@@ -157,7 +157,7 @@ class _Partial:
 def _complete(path: Path, shape: tuple[int, int]) -> Rows | None:
     """Map a finished file; None where there is none, or one that is not what it should be."""
     try:
-        rows: Rows = np.load(path, mmap_mode="c", allow_pickle=False)
+        rows: Rows = np.lib.format.open_memmap(path, mode="c")
     except (OSError, ValueError):
         return None
     return rows if rows.shape == shape and rows.dtype == np.float32 else None

@@ -383,24 +383,21 @@ class ConceptDistribution:
 
     def _open_encoder(self) -> TextEncoder:
         """Return the encoder the centroids were made with."""
-        if self._encoder is None:
-            self._encoder = self._reopen()
-        return self._encoder
-
-    def _reopen(self) -> TextEncoder:
         made_with = str(self.provenance["encoder_fingerprint"])
-        if made_with.startswith("function "):
+        if self._encoder is None:
+            if made_with.startswith("function "):
+                raise InputError(
+                    f"these concepts were made with the function {self.provenance['encoder']}, which no file can hold; "
+                    "give it as ConceptDistribution.load(path, encoder=function)"
+                )
+            self._encoder = open_encoder(self.provenance["encoder"])
+        # Nothing is known of a function but its name, so what is given is taken.
+        if not isinstance(self._encoder, FunctionEncoder) and self._encoder.fingerprint != made_with:
             raise InputError(
-                f"these concepts were made with the function {self.provenance['encoder']}, which no file can hold; "
-                "give it as ConceptDistribution.load(path, encoder=function)"
+                f"the encoder given ({self._encoder.fingerprint}) is not the one these concepts were made with "
+                f"({self.provenance['encoder']}: {made_with}); make the concepts anew"
             )
-        opened = open_encoder(self.provenance["encoder"])
-        if opened.fingerprint != made_with:
-            raise InputError(
-                f"the encoder {self.provenance['encoder']} is not the one these concepts were made with: "
-                f"{opened.fingerprint}, not {made_with}; make the concepts anew"
-            )
-        return opened
+        return self._encoder
 
 
 def resolve_num_concepts(num_concepts: int | Literal["auto"], captions: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ import pytest
 hypothesis.settings.register_profile("mmts", deadline=None, database=None)
 hypothesis.settings.load_profile("mmts")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes on two cores: more threads only wait for each other
 
 
 @pytest.fixture(autouse=True)

@@ -134,7 +134,9 @@ def _distinct_names(recipes: Sequence[Recipe]) -> list[str]:
 
 def _metrics(run: RunDirectory) -> dict[str, Any]:
     if not run.metrics_file.exists():
-        raise RunError(f"{run.path} has not been judged yet (no metrics.json); finish it or call `mmts evaluate {run.path}`")
+        raise RunError(
+            f"{run.path} has not been judged yet (no metrics.json); finish it or call `mmts evaluate {run.path}`"
+        )
     return dict(read_json(run.metrics_file))
 
 
@@ -198,7 +200,7 @@ def _by_group(comparison: Comparison) -> Table:
 
 def _differences(comparison: Comparison) -> Table:
     table = Table(
-        title=f"difference to {comparison.groups[0].name}, points, with its 95 % paired bootstrap interval over queries",
+        title=f"difference to {comparison.groups[0].name}, points, and its 95 % paired bootstrap interval over queries",
         caption="* the interval leaves out 0",
     )
     table.add_column("recipe")
@@ -207,7 +209,9 @@ def _differences(comparison: Comparison) -> Table:
             table.add_column(f"{_arrow(direction)}\nR@{k}", justify="right")
     for group in comparison.groups[1:]:
         own = [each for each in comparison.differences if each.name == group.name]
-        table.add_row(group.name, *(f"{d.mean:+.1f}{'*' if d.is_clear else ''}\n[{d.low:+.1f}, {d.high:+.1f}]" for d in own))
+        table.add_row(
+            group.name, *(f"{d.mean:+.1f}{'*' if d.is_clear else ''}\n[{d.low:+.1f}, {d.high:+.1f}]" for d in own)
+        )
     return table
 
 

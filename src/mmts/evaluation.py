@@ -1,7 +1,7 @@
 """Judging a model on a split: both directions, head, mid and tail, and intervals."""
 
 import json
-from collections.abc import Sequence
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from torch import Tensor
 from mmts.data.records import Split
 from mmts.errors import DataError, InputError
 from mmts.files import atomic_write
-from mmts.metrics import bootstrap_interval, median_rank_of, ranks, recall_of
+from mmts.metrics import bootstrap_interval, ranks
 
 CUTOFFS = (1, 5, 10)
 GROUP_NAMES = ("head", "mid", "tail")
@@ -49,9 +49,8 @@ def relevance_matrix(split: Split, relevance: Relevance) -> csr_matrix:
     owner = split.owner.numpy()
     if relevance == "own":
         return csr_matrix((np.ones(M, dtype=bool), (np.arange(M), owner)), shape=(M, N))
-    numbers: dict[str, int] = {}
-    text = np.array([numbers.setdefault(caption, len(numbers)) for caption in split.captions])
-    carries = csr_matrix((np.ones(M, dtype=np.int32), (text, owner)), shape=(len(numbers), N)) > 0
+    text = split.text.numpy()
+    carries = csr_matrix((np.ones(M, dtype=np.int32), (text, owner)), shape=(text.max() + 1, N)) > 0
     return csr_matrix(carries[text])
 
 
@@ -86,8 +85,8 @@ def _rank_all(queries: Tensor, candidates: Tensor, right: csr_matrix) -> tuple[T
 
 def recalls(query_ranks: Tensor) -> dict[str, float]:
     """Return R@1, R@5, R@10 in percent and the median rank."""
-    figures = {f"R@{k}": 100 * float(recall_of(query_ranks, k)) for k in CUTOFFS}
-    return {**figures, "median_rank": float(median_rank_of(query_ranks))}
+    figures = {f"R@{k}": 100 * (query_ranks <= k).double().mean().item() for k in CUTOFFS}
+    return {**figures, "median_rank": float(np.median(query_ranks.numpy()))}
 
 
 def direction_names(split: Split) -> tuple[str, str]:
@@ -132,7 +131,13 @@ def _intervals(query_ranks: Tensor, clusters: Tensor | None) -> dict[str, list[f
 
 
 def save_judgement(
-    path: Path, judgement: Judgement, split: Split, root: Path, relevance: str, text_groups: Tensor, media_groups: Tensor
+    path: Path,
+    judgement: Judgement,
+    split: Split,
+    root: Path,
+    relevance: str,
+    text_groups: Tensor,
+    media_groups: Tensor,
 ) -> None:
     """Keep the ranks behind the figures, so that runs can be compared query by query and results shown."""
     meta = {
@@ -141,7 +146,7 @@ def save_judgement(
         "relevance": relevance,
         "data": str(root),
         "media_ids": [medium.id for medium in split.media],
-        "media_paths": [str(medium.path) for medium in split.media],
+        "media_paths": [os.path.relpath(medium.path, root) for medium in split.media],
         "captions": list(split.captions),
     }
     with atomic_write(path) as file:
@@ -171,8 +176,3 @@ def save_embeddings(path: Path, media: Tensor, text: Tensor, owner: Tensor) -> N
     """Write media (N, D), text (M, D) and owner (M,), rows in file order, as .npz."""
     with atomic_write(path) as file:
         np.savez(file, media=media.numpy(), text=text.numpy(), owner=owner.numpy())
-
-
-def first_of(values: Sequence[int], split: Split) -> Tensor:
-    """Return for every medium the value of its first caption."""
-    return torch.as_tensor(values)[split.first]

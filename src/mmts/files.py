@@ -65,7 +65,7 @@ def content_hash(*parts: str | bytes) -> str:
 
 
 def cache_root() -> Path:
-    """Return the folder for everything that can be computed again: $MMTS_CACHE, else $XDG_CACHE_HOME/mmts, else ~/.cache/mmts."""
+    """Return the folder for what can be computed again: $MMTS_CACHE, else $XDG_CACHE_HOME/mmts, else ~/.cache/mmts."""
     if chosen := os.environ.get("MMTS_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmts"

@@ -1,6 +1,6 @@
 """From the sections of a recipe to the objects they describe."""
 
-from collections.abc import Sequence
+from torch import Tensor
 
 from mmts import schedules
 from mmts.concepts import ConceptDistribution, resolve_num_concepts
@@ -48,9 +48,7 @@ def build_objective(section: r.InfoNCEObjective | r.MaxMarginObjective, distribu
             label_smoothing=section.label_smoothing,
             scale_by_temperature=section.scale_by_temperature,
         )
-    return MaxMargin(
-        build_policy(section.margin, distribution), negatives=section.negatives, squared=section.squared
-    )
+    return MaxMargin(build_policy(section.margin, distribution), negatives=section.negatives, squared=section.squared)
 
 
 def build_distribution(section: r.Concepts, split: Split) -> ConceptDistribution:
@@ -68,10 +66,10 @@ def build_distribution(section: r.Concepts, split: Split) -> ConceptDistribution
     )
 
 
-def assign_concepts(section: r.Concepts, distribution: ConceptDistribution, split: Split) -> Sequence[int]:
-    """Return the training concept of each sample of another split; -1 where it has none."""
+def assign_concepts(section: r.Concepts, distribution: ConceptDistribution, split: Split) -> Tensor:
+    """Return the training concept (N,) of each sample of another split; -1 where it has none."""
     values = label_of_samples(split, str(section.label)) if section.source == "label" else split.captions
-    return [int(concept) for concept in distribution.assign(values)]
+    return distribution.assign(values)
 
 
 def label_of_samples(split: Split, label: str) -> list[str]:
@@ -82,7 +80,7 @@ def label_of_samples(split: Split, label: str) -> list[str]:
         if label not in medium.labels:
             known = sorted({key for each in split.media for key in each.labels})
             if label not in known:
-                raise RecipeError(f"concepts.label: the data has no label {label!r}; {nearest(label, known) if known else 'it has none at all'}")
+                raise RecipeError(f"concepts.label: the data has no label {label!r}; {nearest(label, known)}")
             raise DataError(f"medium {medium.id!r} has no label {label!r}, which concepts.label asks for")
         values.append(str(medium.labels[label]))
     return values

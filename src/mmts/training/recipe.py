@@ -393,7 +393,9 @@ def _explain(error: ValidationError) -> str:
         given = "" if item["type"] in ("value_error", "missing") else f" (given: {item['input']!r})"
         if item["type"] == "union_tag_invalid":
             known = [tag.strip(" '") for tag in item["ctx"]["expected_tags"].split(",")]
-            message = f"unknown {item['ctx']['discriminator']} {item['ctx']['tag']!r}; {nearest(item['ctx']['tag'], known)}"
+            message = (
+                f"unknown {item['ctx']['discriminator']} {item['ctx']['tag']!r}; {nearest(item['ctx']['tag'], known)}"
+            )
             given = ""
         messages.append(f"{place}: {message}{given}" if place else message + given)
     return _one_line("; ".join(messages))

@@ -86,17 +86,21 @@ class RunDirectory:
             raise RunError(f"{self.recipe_file} is not a resolved recipe")
         return parse_recipe(content, str(self.recipe_file))
 
-    def begin(self, recipe: Recipe, versions: dict[str, str], resume: bool) -> None:
-        """Take the folder for this recipe: new, or the same recipe's own with `resume`; raises RunError otherwise."""
+    def check(self, resume: bool) -> None:
+        """Raise RunError where a run cannot go into this folder; nothing is written yet."""
+        if self.recipe_file.exists():
+            if not resume:
+                raise RunError(f"{self.path} already holds a run; add --resume to continue it, or choose another --out")
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise RunError(f"{self.path} holds files that are not a run's; choose another --out")
+        elif self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file; --out names a folder")
+
+    def begin(self, recipe: Recipe, versions: dict[str, str]) -> None:
+        """Take the folder for this recipe, or find the same recipe there; raises RunError where it is another."""
         if not self.recipe_file.exists():
-            if self.path.exists() and not self.path.is_dir():
-                raise RunError(f"{self.path} is a file; --out names a folder")
-            if self.path.is_dir() and any(self.path.iterdir()):
-                raise RunError(f"{self.path} holds files that are not a run's; choose another --out")
             save_recipe(recipe, self.recipe_file, versions)
             return
-        if not resume:
-            raise RunError(f"{self.path} already holds a run; add --resume to continue it, or choose another --out")
         changed = differences(self.recipe(), recipe)
         if changed:
             listed = ", ".join(f"{key} ({old!r} there, {new!r} now)" for key, (old, new) in changed.items())

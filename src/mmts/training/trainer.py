@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmts.console import Bar, console, errors, progress_bar
 from mmts.data.loader import Batch
 from mmts.errors import InputError, Interrupted, RunError
+from mmts.models import TwoTower
 from mmts.objectives import Objective
 from mmts.schedules import Cosine, Schedule, Warmup
 from mmts.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
@@ -33,14 +34,14 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: TwoTower,
         objective: Objective,
         settings: Train,
         run: RunDirectory,
         batches: Callable[[int, int], Iterator[Batch]],
         batches_per_epoch: int,
         batch_size: int,
-        evaluate: Callable[[nn.Module], dict[str, Any]] | None = None,
+        evaluate: Callable[[TwoTower], dict[str, Any]] | None = None,
         groups: Tensor | None = None,
     ) -> None:
         AcceleratorState._reset_state()  # accelerate keeps precision for the whole process; each run has its own
@@ -74,9 +75,10 @@ class Trainer:
         return self.step / self.total_steps
 
     def fit(self, resume: bool = False) -> None:
-        """Train to the end, or raise Interrupted with a checkpoint written; `resume` starts from the last checkpoint."""
+        """Train to the end, or raise Interrupted with a checkpoint written; `resume` starts from the last one."""
         if resume and self.run.checkpoint_file("last").exists():
             self._restore()
+        self.run.path.mkdir(parents=True, exist_ok=True)
         self.run.trim_log(self.step)
         self.accelerator.init_trackers("tensorboard")
         pairs, done = self.total_steps * self.batch_size, self.step * self.batch_size
@@ -182,7 +184,11 @@ class Trainer:
             "best": self.best,
         }
         if name == "last":  # what only going on needs
-            state |= {"optimizer": self.optimizer.state_dict(), "random": random_state(), "total_steps": self.total_steps}
+            state |= {
+                "optimizer": self.optimizer.state_dict(),
+                "random": random_state(),
+                "total_steps": self.total_steps,
+            }
         save_checkpoint(self.run.checkpoint_file(name), state)
 
     def _restore(self) -> None:

@@ -1,0 +1,104 @@
+"""What the model is fed: feature rows where a tower is frozen, files and captions where it trains."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from mmts.data.image import Augmentation
+from mmts.data.loader import Batch, EpochPlan, FeatureRows, Images, TokenizedCaptions, make_loader
+from mmts.data.records import Split
+from mmts.errors import RunError
+from mmts.files import read_json, write_json
+from mmts.models import (
+    TwoTower,
+    Vocabulary,
+    build_two_tower,
+    build_vocabulary,
+    embed_media,
+    embed_text,
+    image_features,
+    needs_vocabulary,
+    text_features,
+)
+from mmts.models.base import is_frozen
+from mmts.models.features import Rows
+from mmts.training.recipe import Data, Model
+from mmts.training.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One split as the model takes it: media (N, W) feature rows or N files, text (M, W) rows or M captions."""
+
+    split: Split
+    media: Rows | list[Path]
+    text: Rows | list[str]
+
+
+def build_model(section: Model, captions: list[str] | None, run: RunDirectory) -> TwoTower:
+    """Return the model of a recipe, frozen towers and all.
+
+    A text tower trained from scratch gets the words of `captions`, which are saved with the run; None takes the saved.
+    """
+    vocabulary = None
+    if needs_vocabulary(section.text.tower):
+        if captions is not None and not run.vocabulary_file.exists():
+            write_json(run.vocabulary_file, build_vocabulary(captions).to_json())
+        if not run.vocabulary_file.exists():
+            raise RunError(f"{run.path} has no vocabulary.json, which its text tower needs")
+        vocabulary = Vocabulary.from_json(read_json(run.vocabulary_file))
+    return build_two_tower(
+        image=section.image.tower,
+        image_size=section.image.size,
+        image_options=section.image.options,
+        image_frozen=section.image.frozen,
+        text=section.text.tower,
+        text_options=section.text.options,
+        text_frozen=section.text.frozen,
+        vocabulary=vocabulary,
+        head=section.head.kind,
+        hidden=section.head.hidden,
+        dropout=section.head.dropout,
+        width=section.width,
+    )
+
+
+def prepare_inputs(model: TwoTower, split: Split) -> Inputs:
+    """Compute the features of frozen towers, or find them in the cache."""
+    files = [medium.path for medium in split.media]
+    media_tower, text_tower = model.media_tower, model.text_tower
+    assert media_tower is not None
+    assert text_tower is not None
+    return Inputs(
+        split,
+        image_features(media_tower, files) if is_frozen(media_tower) else files,
+        text_features(text_tower, split.captions) if is_frozen(text_tower) else split.captions,
+    )
+
+
+def training_batches(
+    model: TwoTower, inputs: Inputs, plan: EpochPlan, data: Data, seed: int
+) -> Callable[[int, int], Iterator[Batch]]:
+    """Return what yields the batches of an epoch from a given one on; images are changed as `data.augment` says."""
+    media: FeatureRows | Images
+    if isinstance(inputs.media, list):
+        tower = model.media_tower
+        assert tower is not None
+        augmentation = Augmentation(**data.augment.model_dump()) if data.augment is not None else None
+        media, workers = Images(inputs.media, tower.size, tower.resize, augmentation, seed), data.workers
+    else:
+        media, workers = FeatureRows(inputs.media), 0
+    text: FeatureRows | TokenizedCaptions
+    if isinstance(inputs.text, list):
+        assert model.text_tower is not None
+        text = TokenizedCaptions(model.text_tower.tokenize, inputs.text)
+    else:
+        text = FeatureRows(inputs.text)
+    return lambda epoch, first: make_loader(inputs.split, plan, media, text, epoch, first, workers)
+
+
+def embed_split(model: TwoTower, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """Return the unit embeddings of a split: media (N, D) and text (M, D), rows in file order."""
+    return embed_media(model, inputs.media), embed_text(model, inputs.text)

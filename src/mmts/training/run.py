@@ -1,0 +1,209 @@
+"""A run from data to judgement: what `mmts train` and `mmts evaluate` do."""
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from mmts import __version__
+from mmts.concepts import ConceptDistribution
+from mmts.console import console
+from mmts.data.loader import EpochPlan
+from mmts.data.records import Dataset, Split
+from mmts.errors import RunError
+from mmts.evaluation import (
+    GROUP_NAMES,
+    Relevance,
+    direction_names,
+    judge,
+    recalls,
+    save_embeddings,
+    save_judgement,
+    summarize,
+)
+from mmts.files import read_json, write_json
+from mmts.models import TwoTower
+from mmts.training.build import assign_concepts, build_distribution, build_objective
+from mmts.training.checkpoint import load_checkpoint
+from mmts.training.inputs import Inputs, build_model, embed_split, prepare_inputs, training_batches
+from mmts.training.recipe import Recipe
+from mmts.training.run_directory import RunDirectory
+from mmts.training.splits import judged_split, load_splits, open_data, readable
+from mmts.training.trainer import Trainer
+
+
+def train(recipe: Recipe, out: Path, resume: bool = False) -> dict[str, Any]:
+    """Train by `recipe` into the run directory `out`, judge the best checkpoint, and return metrics.json's content.
+
+    Raises DataError, RecipeError or RunError for what the user can put right, and Interrupted after Ctrl-C or SIGTERM
+    with a checkpoint written.
+    """
+    run = RunDirectory(out)
+    run.check(resume)
+    dataset = open_data(recipe.data.path)
+    recipe = recipe.with_data(dataset.path)
+    run.begin(recipe, versions())
+    if run.metrics_file.exists():
+        console.print(f"{out} is finished already")
+        return dict(read_json(run.metrics_file))
+    splits = load_splits(dataset, recipe.data, run)
+    distribution = _concepts(recipe, splits.train, run)
+    torch.manual_seed(recipe.train.seed)
+    model = build_model(recipe.model, splits.train.captions, run)
+    inputs = {split.name: prepare_inputs(model, split) for split in splits.all()}
+    model.drop_frozen()
+    plan = EpochPlan(splits.train.owner, splits.train.num_media, recipe.train.batch_size, recipe.train.seed)
+    trainer = Trainer(
+        model,
+        build_objective(recipe.objective, distribution),
+        recipe.train,
+        run,
+        batches=training_batches(model, inputs["train"], plan, recipe.data, recipe.train.seed),
+        batches_per_epoch=plan.batches_per_epoch,
+        batch_size=plan.batch_size,
+        evaluate=_validation(inputs["val"], recipe.data.relevance) if splits.val is not None else None,
+        groups=distribution.groups(),
+    )
+    parameters = sum(each.numel() for each in trainer.trainable)
+    console.print(f"training {parameters:,} parameters for {trainer.total_steps:,} steps into {out}")
+    trainer.fit(resume)
+    _load_weights(model, run, "best")
+    judging = Judging(run, recipe, model, distribution, splits.root)
+    return judging(inputs[splits.judged.name], run.metrics_file)[0]
+
+
+def evaluate(
+    path: Path,
+    data: Path | None = None,
+    split_name: str | None = None,
+    checkpoint: str = "best",
+    embeddings_file: Path | None = None,
+) -> dict[str, Any]:
+    """Judge a run: on its own test split (rewriting metrics.json), or on other data or another split (evaluations/)."""
+    if checkpoint not in ("best", "last"):
+        raise RunError(f"--checkpoint is best or last, not {checkpoint!r}")
+    run = RunDirectory(path)
+    recipe = run.recipe()
+    dataset = open_data(data or recipe.data.path)
+    split = _split_to_judge(dataset, split_name, recipe)
+    distribution = ConceptDistribution.load(run.concepts_file)
+    model = build_model(recipe.model, None, run)
+    inputs = prepare_inputs(model, split)
+    model.drop_frozen()
+    _load_weights(model, run, checkpoint)
+    is_own = dataset.path == recipe.data.path and split.name == judged_split(dataset)
+    name = "-".join([dataset.name, split.name] + ([checkpoint] if checkpoint != "best" else []))
+    judging = Judging(run, recipe, model, distribution, dataset.root)
+    metrics, media, text = judging(inputs, run.metrics_file if is_own else run.evaluations / f"{name}.json")
+    if embeddings_file is not None:
+        save_embeddings(embeddings_file, media, text, split.owner)
+        console.print(f"embeddings: {embeddings_file}")
+    return metrics
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a run records."""
+    packages = ("torch", "transformers", "sentence-transformers", "accelerate", "faiss-cpu", "numpy")
+    return {"mmts": __version__, "python": platform.python_version()} | {
+        name: metadata.version(name) for name in packages
+    }
+
+
+def _concepts(recipe: Recipe, split: Split, run: RunDirectory) -> ConceptDistribution:
+    """Find the concepts of the training samples, or load those a resumed run found before."""
+    if run.concepts_file.exists():
+        distribution = ConceptDistribution.load(run.concepts_file)
+        if recipe.concepts.source == "captions":
+            distribution.check_captions(split.captions)
+        return distribution
+    distribution = build_distribution(recipe.concepts, split)
+    distribution.save(run.concepts_file)
+    sizes = distribution.sizes
+    console.print(
+        f"concepts: {len(sizes)} (sizes {int(sizes.max()):,} down to {int(sizes.min()):,}) in {run.concepts_file}"
+    )
+    return distribution
+
+
+def _validation(inputs: Inputs, relevance: Relevance) -> Callable[[TwoTower], dict[str, Any]]:
+    to_media, to_text = direction_names(inputs.split)
+
+    def figures(model: TwoTower) -> dict[str, Any]:
+        judgement = judge(*embed_split(model, inputs), inputs.split, relevance)
+        return {to_media: recalls(judgement.text_ranks), to_text: recalls(judgement.media_ranks)}
+
+    return figures
+
+
+def _split_to_judge(dataset: Dataset, name: str | None, recipe: Recipe) -> Split:
+    if name is None:
+        name = judged_split(dataset)
+        if name != "test":
+            console.print(f"note: there is no test split, so the run is judged on {name}")
+    unreadable: list[str] = []
+    split = readable(dataset.split(name), recipe.data, unreadable)
+    for line in unreadable:
+        console.print(f"note: left out {line}", markup=False)
+    return split
+
+
+def _load_weights(model: TwoTower, run: RunDirectory, checkpoint: str) -> None:
+    """Load the named checkpoint; without validation data nothing is ever called best, and the last one is."""
+    file = run.checkpoint_file(checkpoint)
+    if checkpoint == "best" and not file.exists():
+        file = run.checkpoint_file("last")
+    model.load_trainable_state_dict(load_checkpoint(file)["model"])
+
+
+@dataclass(frozen=True)
+class Judging:
+    """What judging a run's model takes, whichever split it is judged on."""
+
+    run: RunDirectory
+    recipe: Recipe
+    model: TwoTower
+    distribution: ConceptDistribution
+    root: Path
+
+    def __call__(self, inputs: Inputs, file: Path) -> tuple[dict[str, Any], Tensor, Tensor]:
+        """Judge, write and print the figures; return them and the embeddings, media (N, D) and text (M, D).
+
+        The ranks behind metrics.json are kept too (judgement.npz), for comparing runs query by query.
+        """
+        split, relevance = inputs.split, self.recipe.data.relevance
+        media, text = embed_split(self.model, inputs)
+        judgement = judge(media, text, split, relevance)
+        concepts = assign_concepts(self.recipe.concepts, self.distribution, split)
+        text_groups = self.distribution.groups_of(concepts)
+        media_groups = text_groups[split.first]
+        metrics = summarize(judgement, split, text_groups, media_groups)
+        write_json(file, metrics)
+        if file == self.run.metrics_file:
+            save_judgement(self.run.judgement_file, judgement, split, self.root, relevance, text_groups, media_groups)
+        console.print(metrics_table(metrics))
+        console.print(f"metrics: {file}")
+        return metrics, media, text
+
+
+def metrics_table(metrics: dict[str, Any]) -> Table:
+    """Draw metrics.json for a terminal."""
+    directions = [key for key in metrics if "_to_" in key]
+    table = Table(title=f"{metrics['split']}: {metrics['num_media']:,} media, {metrics['num_captions']:,} captions")
+    for name in ("", "", "R@1", "R@5", "R@10", "MedR"):
+        table.add_column(name, justify="right" if name else "left")
+    for direction in directions:
+        figures, intervals = metrics[direction], metrics["intervals"][direction]
+        cells = [f"{figures[k]:.1f}  [{low:.1f}, {high:.1f}]" for k, (low, high) in intervals.items()]
+        table.add_row(direction.replace("_", " "), "all", *cells, f"{figures['median_rank']:g}")
+        for group in GROUP_NAMES:
+            inside = (metrics["groups"][group] or {}).get(direction)
+            if inside is not None:
+                *recall, rank = inside.values()
+                table.add_row("", group, *(f"{value:.1f}" for value in recall), f"{rank:g}")
+    return table

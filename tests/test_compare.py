@@ -1,0 +1,103 @@
+"""Comparing runs: grouping by recipe, mean and spread by hand, paired intervals, and refusals."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from tests_support import captioned_split
+
+from mmts.compare import compare_runs, comparison_tables
+from mmts.errors import RunError
+from mmts.evaluation import Judgement, save_judgement, summarize
+from mmts.files import write_json
+from mmts.training.recipe import load_recipe, save_recipe
+from mmts.training.run_directory import RunDirectory
+
+
+def judged_run(path: Path, settings: Sequence[str], text_ranks: Sequence[int], media_ranks: Sequence[int]) -> Path:
+    """Write the files of a run that was judged with these ranks; two captions a medium."""
+    run = RunDirectory(path)
+    path.mkdir()
+    save_recipe(load_recipe("catalogue", settings), run.recipe_file, {})
+    split = captioned_split([[f"a{i}", f"b{i}"] for i in range(len(media_ranks))])
+    top = torch.zeros(len(text_ranks), 1, dtype=torch.long), torch.zeros(len(media_ranks), 1, dtype=torch.long)
+    judgement = Judgement(
+        torch.tensor(text_ranks), torch.tensor(media_ranks), top[0], top[0].bool(), top[1], top[1].bool()
+    )
+    groups = torch.arange(len(text_ranks)) % 2  # no tail
+    write_json(run.metrics_file, summarize(judgement, split, groups, groups[split.first]))
+    save_judgement(run.judgement_file, judgement, split, Path(), "text", groups, groups[split.first])
+    return path
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    learned = ["objective.temperature.rule=learned"]
+    return [
+        judged_run(tmp_path / "a0", ["train.seed=0"], [1, 2, 1, 9], [1, 7]),
+        judged_run(tmp_path / "a1", ["train.seed=1"], [1, 1, 1, 9], [1, 1]),
+        judged_run(tmp_path / "b0", learned, [1, 1, 1, 1], [1, 1]),
+    ]
+
+
+def test_runs_that_differ_only_in_the_seed_make_one_group(runs: list[Path]) -> None:
+    comparison = compare_runs(runs)
+    assert [group.name for group in comparison.groups] == [
+        "catalogue",
+        "catalogue (rule learned, start 0.07, low 0.01, high 1.0)",
+    ]
+    assert [group.seeds for group in comparison.groups] == [(0, 1), (0,)]
+
+
+def test_mean_and_spread_are_those_of_the_hand(runs: list[Path]) -> None:
+    first, second = compare_runs(runs).groups
+    figure = first.figure("text_to_image", "R@1")
+    assert figure is not None
+    assert figure.mean == pytest.approx((50 + 75) / 2)
+    assert figure.spread == pytest.approx(np.std([50, 75], ddof=1))
+    assert str(figure) == "62.5 ± 17.7"
+    single = second.figure("text_to_image", "R@1")
+    assert single is not None
+    assert single.spread is None
+    assert first.figure("text_to_image", "R@1", "tail") is None
+    head = first.figure("text_to_image", "R@1", "head")
+    assert head is not None
+    assert head.mean == 100.0
+
+
+def test_differences_are_paired_over_queries(runs: list[Path]) -> None:
+    found = {(each.direction, each.measure): each for each in compare_runs(runs).differences}
+    to_image = found["text_to_image", "R@1"]
+    assert to_image.mean == pytest.approx(100 - 62.5)
+    # Medium 0 gains .25, medium 1 gains .5: whatever is drawn, the mean lies between.
+    assert (to_image.low, to_image.high) == (pytest.approx(25), pytest.approx(50))
+    assert to_image.is_clear
+    assert not found["image_to_text", "R@10"].is_clear
+
+
+def test_runs_judged_on_other_queries_are_refused(runs: list[Path], tmp_path: Path) -> None:
+    other = judged_run(tmp_path / "c", ["train.epochs=3"], [1, 1, 1, 1, 1, 1], [1, 1, 1])
+    with pytest.raises(RunError, match="not judged on the same queries"):
+        compare_runs([*runs, other])
+
+
+def test_a_run_without_metrics_or_recipe_is_named(runs: list[Path], tmp_path: Path) -> None:
+    (runs[1] / "metrics.json").unlink()
+    with pytest.raises(RunError, match=r"a1 has not been judged yet"):
+        compare_runs(runs)
+    with pytest.raises(RunError, match=r"nowhere does not exist"):
+        compare_runs([tmp_path / "nowhere"])
+    with pytest.raises(RunError, match=r"is not a run directory"):
+        compare_runs([tmp_path])
+
+
+def test_the_tables_show_the_numbers(runs: list[Path]) -> None:
+    console = Console(width=200, record=True)
+    for table in comparison_tables(compare_runs(runs)):
+        console.print(table)
+    text = console.export_text()
+    for expected in ("62.5 ± 17.7", "+37.5*", "[+25.0, +50.0]", "–"):
+        assert expected in text

@@ -1,0 +1,128 @@
+"""Judging: against the slow twins, both relevances, groups, intervals, memory, and what is kept on disk."""
+
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests_support import captioned_split
+
+from mmts.data.records import Medium, Split
+from mmts.errors import DataError, InputError
+from mmts.evaluation import judge, load_judgement, recalls, save_embeddings, save_judgement, summarize
+from mmts.losses import unit
+
+
+def embeddings(split: Split, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    media = unit(torch.randn(split.num_media, 8, generator=generator))
+    return media, unit(media[split.owner] + 0.8 * torch.randn(split.num_captions, 8, generator=generator))
+
+
+def slow_ranks(similarity: np.ndarray, relevant: np.ndarray) -> list[int]:
+    found = []
+    for scores, right in zip(similarity, relevant, strict=True):
+        best = max(score for score, ok in zip(scores, right, strict=True) if ok)
+        found.append(1 + sum(score >= best for score, ok in zip(scores, right, strict=True) if not ok))
+    return found
+
+
+@pytest.mark.parametrize("relevance", ["own", "text"])
+def test_ranks_equal_the_slow_twin(relevance: str) -> None:
+    split = captioned_split([["a", "b"], ["c"], ["a"], ["d", "e", "b"]])
+    media, text = embeddings(split)
+    right = np.zeros((split.num_captions, split.num_media), dtype=bool)
+    for row, caption in enumerate(split.captions):
+        for column, medium in enumerate(split.media):
+            own = split.owner[row] == column
+            right[row, column] = own if relevance == "own" else caption in medium.captions
+    judgement = judge(media, text, split, relevance)
+    similarity = (text @ media.T).numpy()
+    assert judgement.text_ranks.tolist() == slow_ranks(similarity, right)
+    assert judgement.media_ranks.tolist() == slow_ranks(similarity.T, right.T)
+    assert judgement.text_top[:, 0].tolist() == similarity.argmax(axis=1).tolist()
+    assert torch.equal(judgement.text_top_relevant[:, 0], judgement.text_ranks == 1)
+
+
+def test_five_captions_count_as_a_hit_when_any_is_found() -> None:
+    split = captioned_split([[f"{i}-{j}" for j in range(5)] for i in range(20)])
+    media, text = embeddings(split)
+    judgement = judge(media, text, split, "own")
+    best_of_five = (media @ text.T).argmax(dim=1)
+    assert torch.equal(judgement.media_ranks == 1, split.owner[best_of_five] == torch.arange(20))
+
+
+def test_equal_embeddings_are_not_rewarded() -> None:
+    split = captioned_split([["a"], ["b"], ["c"]])
+    judgement = judge(torch.ones(3, 2), torch.ones(3, 2), split)
+    assert judgement.text_ranks.tolist() == [3, 3, 3]
+
+
+def test_recalls_are_percent() -> None:
+    assert recalls(torch.tensor([1, 4, 9, 30])) == {"R@1": 25.0, "R@5": 50.0, "R@10": 75.0, "median_rank": 6.5}
+
+
+def test_summary_has_the_documented_form_and_empty_groups_are_null() -> None:
+    split = captioned_split([["a", "b"], ["c"]])
+    judgement = judge(*embeddings(split), split)
+    text_groups = torch.tensor([0, 2, 2])
+    summary = summarize(judgement, split, text_groups, text_groups[split.first])
+    assert (summary["split"], summary["num_media"], summary["num_captions"]) == ("test", 2, 3)
+    assert summary["groups"]["mid"] is None
+    assert summary["groups"]["head"]["num_queries"] == 1
+    assert summary["groups"]["tail"]["num_queries"] == 2
+    assert summary["groups"]["head"]["text_to_image"] == recalls(judgement.text_ranks[:1])
+    assert summary["groups"]["head"]["image_to_text"] == recalls(judgement.media_ranks[:1])
+    for direction in ("image_to_text", "text_to_image"):
+        low, high = summary["intervals"][direction]["R@5"]
+        assert low <= summary[direction]["R@5"] <= high
+
+
+def test_videos_have_their_own_direction_names() -> None:
+    split = Split("test", [Medium(str(i), Path(f"{i}.mp4"), (f"clip {i}",), kind="video") for i in range(3)])
+    judgement = judge(*embeddings(split), split)
+    groups = torch.zeros(3, dtype=torch.long)
+    assert {"video_to_text", "text_to_video"} <= set(summarize(judgement, split, groups, groups))
+
+
+def test_rows_must_fit_the_split() -> None:
+    split = captioned_split([["a"], ["b"]])
+    with pytest.raises(InputError, match="3 media and 2 caption embeddings"):
+        judge(torch.ones(3, 2), torch.ones(2, 2), split)
+
+
+def test_a_saved_judgement_reads_back(tmp_path: Path) -> None:
+    split = captioned_split([["a", "b"], ["c"]])
+    judgement = judge(*embeddings(split), split)
+    groups = torch.tensor([0, 1, 2])
+    save_judgement(tmp_path / "j.npz", judgement, split, Path(), "text", groups, groups[split.first])
+    arrays, meta = load_judgement(tmp_path / "j.npz")
+    assert arrays["text_ranks"].tolist() == judgement.text_ranks.tolist()
+    assert arrays["media_groups"].tolist() == [0, 2]
+    assert meta["captions"] == ["a", "b", "c"]
+    assert meta["media_paths"] == ["0.png", "1.png"]
+    (tmp_path / "j.npz").write_bytes(b"not an archive")
+    with pytest.raises(DataError, match="cannot be read"):
+        load_judgement(tmp_path / "j.npz")
+    with pytest.raises(DataError, match="mmts evaluate"):
+        load_judgement(tmp_path / "missing.npz")
+
+
+def test_the_embeddings_file_has_the_documented_arrays(tmp_path: Path) -> None:
+    split = captioned_split([["a", "b"], ["c"]])
+    media, text = embeddings(split)
+    save_embeddings(tmp_path / "e.npz", media, text, split.owner)
+    with np.load(tmp_path / "e.npz") as stored:
+        assert sorted(stored.files) == ["media", "owner", "text"]
+        assert stored["owner"].tolist() == [0, 0, 1]
+        np.testing.assert_array_equal(stored["media"], media.numpy())
+
+
+@pytest.mark.slow
+def test_coco_size_fits_in_a_gigabyte() -> None:
+    split = captioned_split([[f"{i} {j}" for j in range(5)] for i in range(5000)])
+    media, text = torch.randn(5000, 256), torch.randn(25_000, 256)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    judge(unit(media), unit(text), split, "own")
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 1e9

@@ -143,7 +143,8 @@ class Collector:
         if len(bare) < len(self._media):
             others = len(self._media) - len(bare)
             raise DataError(
-                f"{bare[0]}: no split here, while {others:,} of {len(self._media):,} media have one; give it to all or none"
+                f"{bare[0]}: no split here, while {others:,} of {len(self._media):,} media have one; "
+                "give it to all or none"
             )
         media = [replace(medium, split=invented_split(medium.id)) for medium, _ in self._media]
         sizes = ", ".join(f"{name} {sum(each.split == name for each in media):,}" for name in ("train", "val", "test"))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mmts.metrics.rows import in_ranked_order, require_some, row_chunks
+from mmts.metrics.rows import in_ranked_order, per_query, require_some
 
 
 def average_precision(similarity: Tensor, relevance: Tensor) -> Tensor:
@@ -24,16 +24,16 @@ def average_precision(similarity: Tensor, relevance: Tensor) -> Tensor:
     >>> average_precision(similarity, torch.tensor([[0.5, 1.0, 0.0]]))  # 1.5 / 2
     tensor([0.7500], dtype=torch.float64)
     """
-    result = []
-    for start, scores, grades in row_chunks(similarity, relevance, "relevance"):
+
+    def of_rows(start: int, scores: Tensor, grades: Tensor) -> Tensor:
+        require_some(grades == 1, start, "relevance", "item of relevance 1")
         ordered = in_ranked_order(scores, grades)
         hit = ordered == 1
-        hits = hit.sum(dim=1)
-        require_some(hits, start, "relevance", "item of relevance 1")
         position = torch.arange(1, scores.shape[1] + 1, device=scores.device)
         precision = ordered.double().cumsum(dim=1) / position
-        result.append(precision.masked_fill(~hit, 0.0).sum(dim=1) / hits)
-    return torch.cat(result)
+        return precision.masked_fill(~hit, 0.0).sum(dim=1) / hit.sum(dim=1)
+
+    return per_query(similarity, relevance, "relevance", torch.float64, of_rows)
 
 
 def mean_average_precision(similarity: Tensor, relevance: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mmts.metrics.rows import in_ranked_order, require_some, row_chunks
+from mmts.metrics.rows import in_ranked_order, per_query, require_some
 
 
 def ndcg_per_query(similarity: Tensor, relevance: Tensor) -> Tensor:
@@ -20,17 +20,17 @@ def ndcg_per_query(similarity: Tensor, relevance: Tensor) -> Tensor:
     >>> ndcg_per_query(torch.tensor([[0.9, 0.8]]), torch.tensor([[0.0, 1.0]]))  # k_q = 1, and position 1 holds 0
     tensor([0.], dtype=torch.float64)
     """
-    result = []
-    for start, scores, grades in row_chunks(similarity, relevance, "relevance"):
-        some = (grades > 0).sum(dim=1)
-        require_some(some, start, "relevance", "relevant item")
+
+    def of_rows(start: int, scores: Tensor, grades: Tensor) -> Tensor:
+        require_some(grades > 0, start, "relevance", "relevant item")
         position = torch.arange(1, scores.shape[1] + 1, device=scores.device)
         discount = (position + 1).double().log2()
-        within = position <= some[:, None]
+        within = position <= (grades > 0).sum(dim=1, keepdim=True)
         gain = in_ranked_order(scores, grades).double() / discount
         ideal = grades.double().sort(dim=1, descending=True).values / discount  # nothing beyond k_q: those are zeros
-        result.append(gain.masked_fill(~within, 0.0).sum(dim=1) / ideal.sum(dim=1))
-    return torch.cat(result)
+        return gain.masked_fill(~within, 0.0).sum(dim=1) / ideal.sum(dim=1)
+
+    return per_query(similarity, relevance, "relevance", torch.float64, of_rows)
 
 
 def ndcg(similarity: Tensor, relevance: Tensor) -> Tensor:

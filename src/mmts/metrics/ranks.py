@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mmts.errors import InputError
-from mmts.metrics.rows import require_some, row_chunks
+from mmts.metrics.rows import per_query, require_some
 
 
 def ranks(similarity: Tensor, relevant: Tensor) -> Tensor:
@@ -20,12 +20,13 @@ def ranks(similarity: Tensor, relevant: Tensor) -> Tensor:
     """
     if relevant.dtype != torch.bool:
         raise InputError(f"relevant is {relevant.dtype}; it must be bool (say which grade counts: relevance == 1)")
-    result = []
-    for start, scores, right in row_chunks(similarity, relevant, "relevant"):
-        require_some(right.sum(dim=1), start, "relevant", "relevant item")
+
+    def of_rows(start: int, scores: Tensor, right: Tensor) -> Tensor:
+        require_some(right, start, "relevant", "relevant item")
         best = scores.masked_fill(~right, float("-inf")).amax(dim=1, keepdim=True)
-        result.append(1 + ((scores >= best) & ~right).sum(dim=1))
-    return torch.cat(result)
+        return 1 + ((scores >= best) & ~right).sum(dim=1)
+
+    return per_query(similarity, relevant, "relevant", torch.int64, of_rows)
 
 
 def recall_at_k(similarity: Tensor, relevant: Tensor, k: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Going through a similarity matrix a few rows at a time, and what every metric demands of it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,11 +10,16 @@ from mmts.errors import InputError
 CHUNK = 2**20  # entries at a time: some tens of MB of temporaries, however large the matrix
 
 
-def row_chunks(similarity: Tensor, relevance: Tensor, name: str) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield (first row, similarity rows, relevance rows) of two (Q, C) matrices, both on similarity's device.
+def per_query(
+    similarity: Tensor,
+    relevance: Tensor,
+    name: str,
+    dtype: torch.dtype,
+    score: Callable[[int, Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Return score(first row, similarity rows, relevance rows) for all rows of two (Q, C) matrices: (Q,) of `dtype`.
 
-    (On the CPU where that device has no float64, which is what sums are kept in.)
-
+    A few rows at a time, on similarity's device (on the CPU where that device has no float64, which sums are kept in).
     InputError for wrong shapes, a similarity that is not floating point, and (naming the query and the item) a NaN
     similarity or a relevance that is negative, NaN or infinite. `name` is what the caller calls its relevance.
     """
@@ -28,9 +33,12 @@ def row_chunks(similarity: Tensor, relevance: Tensor, name: str) -> Iterator[tup
         )
     if relevance.is_complex():
         raise InputError(f"{name} is {relevance.dtype}; it must be bool or real")
-    rows = max(1, CHUNK // similarity.shape[1])
+    Q, C = similarity.shape
     device = torch.device("cpu") if similarity.device.type == "mps" else similarity.device
-    for start in range(0, len(similarity), rows):
+    # Made beforehand: small results kept between large temporaries would keep the allocator from reusing their memory.
+    result = torch.empty(Q, dtype=dtype, device=device)
+    rows = max(1, CHUNK // C)
+    for start in range(0, Q, rows):
         scores = similarity[start : start + rows].detach().to(device)
         relevant = relevance[start : start + rows].detach().to(device)
         wrong = scores.isnan()
@@ -43,13 +51,15 @@ def row_chunks(similarity: Tensor, relevance: Tensor, name: str) -> Iterator[tup
                 row, column = wrong.nonzero()[0].tolist()
                 value = relevant[row, column].item()
                 raise InputError(f"{name}[{start + row}, {column}] is {value}; it must be finite and not negative")
-        yield start, scores, relevant
+        result[start : start + rows] = score(start, scores, relevant)
+    return result
 
 
-def require_some(counts: Tensor, start: int, name: str, wanted: str) -> None:
-    """Raise InputError naming the first query whose count of `wanted` items is 0; counts (rows,)."""
-    if not bool((counts > 0).all()):
-        row = start + int((counts == 0).nonzero()[0])
+def require_some(right: Tensor, start: int, name: str, wanted: str) -> None:
+    """Raise InputError naming the first query without any `wanted` item; right (rows, C) bool from row `start`."""
+    some = right.any(dim=1)
+    if not bool(some.all()):
+        row = start + int((~some).nonzero()[0])
         raise InputError(f"{name}[{row}] has no {wanted}; every query needs one (leave such queries out)")
 
 

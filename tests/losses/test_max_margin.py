@@ -5,7 +5,7 @@ import itertools
 import pytest
 import reference
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from loss_cases import embeddings, loss_and_gradients, some_positives, values
 
@@ -47,6 +47,7 @@ def test_is_the_formula_of_the_paper_as_a_single_mean() -> None:
     torch.testing.assert_close(max_margin(x, y, m), sum(terms) / 12)
 
 
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), B=st.integers(1, 9), order=st.randoms())
 def test_the_order_of_the_batch_does_not_matter(seed: int, B: int, order) -> None:  # type: ignore[no-untyped-def]
     x, y = embeddings(B, seed=seed)
@@ -60,6 +61,7 @@ def test_the_order_of_the_batch_does_not_matter(seed: int, B: int, order) -> Non
         torch.testing.assert_close(before, after)
 
 
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), B=st.integers(1, 9))
 def test_swapping_the_modalities_changes_nothing(seed: int, B: int) -> None:
     x, y = embeddings(B, seed=seed)
@@ -73,6 +75,7 @@ def test_swapping_the_modalities_changes_nothing(seed: int, B: int) -> None:
             torch.testing.assert_close(there, back)
 
 
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), margin=st.floats(0.0, 1.0), squared=st.booleans())
 def test_a_scalar_equals_a_constant_vector_and_matrix_and_stays_in_bounds(
     seed: int, margin: float, squared: bool

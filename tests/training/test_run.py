@@ -1,0 +1,236 @@
+"""Whole runs on small folders of drawn images: train, judge, judge again, resume; and what goes wrong."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmts.errors import DataError, Interrupted, MmtsError, RecipeError, RunError
+from mmts.training import run as runs
+from mmts.training.recipe import Recipe, load_recipe
+from mmts.training.run import evaluate, train
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230), "white": (250, 250, 250)}
+SHAPES = ("square", "bar", "stripe")
+SCRATCH = [
+    "model.image.tower=small-resnet",
+    "model.image.frozen=false",
+    "model.image.size=16",
+    "model.image.options={channels: 8, depth: 1}",
+    "model.text.tower=small-transformer",
+    "model.text.frozen=false",
+    "model.text.options={width: 16, depth: 1, heads: 2}",
+    "model.head.hidden=16",
+    "model.width=16",
+    "concepts.encoder=tfidf",
+    "concepts.num_concepts=4",
+    "train.epochs=2",
+    "train.batch_size=12",
+    "train.trackers=[]",
+    "train.log_every=1",
+]
+
+
+def draw(folder: Path, count: int = 48, splits: bool = True) -> Path:
+    """Draw `count` coloured shapes with captions; every sixth goes to val, every seventh to test."""
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    lines = []
+    for i in range(count):
+        colour, shape = list(COLOURS)[int(rng.integers(4) ** 2 / 3)], SHAPES[i % 3]
+        picture = np.full((24, 20, 3), 10 * (i % 7), dtype=np.uint8)
+        rows, columns = {"square": (slice(4, 18), slice(4, 16)), "bar": (slice(8, 12), slice(None))}.get(
+            shape, (slice(None), slice(i % 10, i % 10 + 4))
+        )
+        picture[rows, columns] = COLOURS[colour]
+        Image.fromarray(picture).save(folder / "images" / f"{i}.png")
+        line: dict[str, Any] = {"id": str(i), "image": f"images/{i}.png", "labels": {"shape": shape}}
+        line["captions"] = [f"a {colour} {shape} number {i}", f"{shape} in {colour}"]
+        if splits:
+            line["split"] = "val" if i % 6 == 0 else "test" if i % 7 == 0 else "train"
+        lines.append(json.dumps(line))
+    (folder / "captions.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw(tmp_path_factory.mktemp("data") / "shapes")
+
+
+def scratch(data: Path, *settings: str) -> Recipe:
+    return load_recipe("catalogue", [*SCRATCH, *settings]).with_data(data)
+
+
+def test_a_run_from_scratch_leaves_what_is_documented(shapes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    metrics = train(scratch(shapes, "objective.temperature.rule=shifted"), out)
+    assert {each.name for each in out.iterdir()} == {
+        "recipe.yaml", "log.jsonl", "checkpoints", "concepts.npz", "vocabulary.json", "metrics.json", "judgement.npz",
+    }  # fmt: skip
+    assert json.loads((out / "metrics.json").read_text()) == metrics
+    assert metrics["split"] == "test"
+    assert metrics["num_captions"] == 2 * metrics["num_media"]
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert {"step", "progress", "loss", "lr", "temperature", "groups", "val"} <= set(lines[-1])
+    assert set(lines[-1]["val"]) == {"text_to_image", "image_to_text"}
+
+    again = evaluate(out)
+    assert again == metrics
+    assert evaluate(out, checkpoint="last")["num_media"] == metrics["num_media"]
+
+
+def test_frozen_towers_are_cached_and_not_in_the_checkpoint(shapes: Path, tmp_path: Path) -> None:
+    settings = ["model.text.tower=minilm", "model.text.frozen=true", "model.text.options={}"]
+    settings += ["model.image.tower=efficientnet-lite0", "model.image.frozen=true", "model.image.size=32"]
+    recipe = scratch(shapes, *settings, "model.image.options={}")
+    train(recipe, tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "best.pt").stat().st_size < 300_000
+    first = (tmp_path / "run" / "metrics.json").read_text()
+    embeddings = tmp_path / "embeddings.npz"
+    evaluate(tmp_path / "run", embeddings_file=embeddings)
+    assert (tmp_path / "run" / "metrics.json").read_text() == first
+    with np.load(embeddings) as stored:
+        np.testing.assert_allclose(np.linalg.norm(stored["media"], axis=1), 1, rtol=1e-5)
+        assert len(stored["text"]) == len(stored["owner"]) == 2 * len(stored["media"])
+
+
+def test_the_same_seed_gives_the_same_run_and_another_one_does_not(shapes: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(scratch(shapes, f"train.seed={seed}"), tmp_path / name)
+    logs = [(tmp_path / name / "log.jsonl").read_text() for name in "abc"]
+    assert logs[0] == logs[1] != logs[2]
+
+
+def test_an_interrupted_run_resumes_exactly(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = scratch(shapes, "data.workers=1")
+    train(recipe, tmp_path / "whole")
+    batches = runs.training_batches
+
+    def interrupting(*arguments: Any) -> Any:
+        original = batches(*arguments)
+
+        def of_epoch(epoch: int, first: int) -> Any:
+            for at, batch in enumerate(original(epoch, first)):
+                if (epoch, at) == (1, 0):
+                    os.kill(os.getpid(), signal.SIGINT)
+                yield batch
+
+        return of_epoch
+
+    monkeypatch.setattr(runs, "training_batches", interrupting)
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "stopped")
+    monkeypatch.undo()
+    assert not (tmp_path / "stopped" / "metrics.json").exists()
+    train(recipe, tmp_path / "stopped", resume=True)
+    for name in ("log.jsonl", "metrics.json"):
+        assert (tmp_path / "whole" / name).read_text() == (tmp_path / "stopped" / name).read_text()
+
+
+def test_other_data_and_splits_go_to_evaluations(shapes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(scratch(shapes), out)
+    before = (out / "metrics.json").read_text()
+    other = draw(tmp_path / "other", 30)
+    evaluate(out, other)
+    evaluate(out, split_name="val")
+    assert {each.name for each in (out / "evaluations").iterdir()} == {"other-test.json", "shapes-val.json"}
+    assert (out / "metrics.json").read_text() == before
+
+
+def test_concepts_can_come_from_a_label(shapes: Path, tmp_path: Path) -> None:
+    label = ["concepts={source: label, label: shape}"]
+    metrics = train(scratch(shapes, *label), tmp_path / "run")
+    queries = [part["num_queries"] for part in metrics["groups"].values() if part is not None]
+    assert sum(queries) == metrics["num_captions"]
+    with pytest.raises(RecipeError, match=r"no label 'shap'; did you mean 'shape'"):
+        train(scratch(shapes, "concepts={source: label, label: shap}"), tmp_path / "wrong")
+
+
+def test_data_without_val_or_test_says_what_counts_instead(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(shapes, data)
+    lines = (data / "captions.jsonl").read_text().replace('"val"', '"train"').replace('"test"', '"train"')
+    (data / "captions.jsonl").write_text(lines)
+    metrics = train(scratch(data), tmp_path / "run")
+    assert metrics["split"] == "train"
+    said = capsys.readouterr().out
+    assert "the last checkpoint counts as the best" in said
+    assert "judged on train" in said
+    assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
+    assert evaluate(tmp_path / "run") == metrics
+
+
+def test_a_few_unreadable_images_are_left_out_and_named(shapes: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(shapes, data)
+    (data / "images" / "1.png").write_bytes(b"")
+    (data / "images" / "7.png").unlink()
+    with pytest.raises(DataError, match=r"1\.png: is empty"):
+        train(scratch(data), tmp_path / "refused")
+    metrics = train(scratch(data, "data.max_unreadable=0.5"), tmp_path / "run")
+    named = (tmp_path / "run" / "unreadable.txt").read_text()
+    assert "1.png\tis empty" in named
+    assert "7.png\tdoes not exist" in named
+    assert metrics["num_media"] == sum(1 for i in range(48) if i % 6 and i % 7 == 0) - 1
+
+
+def test_a_folder_that_holds_another_run_is_refused(shapes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(scratch(shapes), out)
+    with pytest.raises(RunError, match="already holds a run; add --resume"):
+        train(scratch(shapes), out)
+    assert train(scratch(shapes), out, resume=True)["split"] == "test"
+    with pytest.raises(RunError, match=r"another recipe: train\.seed \(0 there, 3 now\)"):
+        train(scratch(shapes, "train.seed=3"), out, resume=True)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("dear")
+    with pytest.raises(RunError, match="holds files that are not a run's"):
+        train(scratch(shapes), tmp_path / "full")
+    with pytest.raises(RunError, match="is a file"):
+        train(scratch(shapes), tmp_path / "full" / "letter.txt")
+
+
+def test_mistakes_found_before_training_leave_no_run_behind(shapes: Path, tmp_path: Path) -> None:
+    wrong = [(scratch(tmp_path / "nowhere"), DataError), (load_recipe("catalogue", SCRATCH), DataError)]
+    for recipe, error in wrong:
+        with pytest.raises(error):
+            train(recipe, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["objective.temperature.rule=shifted", "objective.temperature.alpha=0.2"], "alpha/2"),
+        (["concepts.num_concepts=5000"], "5000"),
+        (["model.image.frozen=true"], "starts from random weights"),
+        (["model.head.kind=none", "model.width=7"], "keeps the tower's width"),
+    ],
+)
+def test_recipes_that_cannot_work_say_why(shapes: Path, tmp_path: Path, settings: list[str], says: str) -> None:
+    with pytest.raises(MmtsError, match=says):
+        train(scratch(shapes, *settings), tmp_path / "run")
+
+
+def test_one_sample_cannot_be_trained_on(tmp_path: Path) -> None:
+    data = draw(tmp_path / "one", 1)
+    (data / "captions.jsonl").write_text((data / "captions.jsonl").read_text().replace('"val"', '"train"'))
+    with pytest.raises(MmtsError, match="at least 2 media"):
+        train(scratch(data), tmp_path / "run")
+
+
+def test_evaluate_refuses_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="does not exist"):
+        evaluate(tmp_path / "nowhere")
+    with pytest.raises(RunError, match="best or last"):
+        evaluate(tmp_path, checkpoint="first")

@@ -37,7 +37,7 @@ def json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         try:
             # Not strict: raw control characters inside a string are let in here and cleaned later.
-            record = json.loads(line, strict=False)
+            record = json.loads(line.rstrip(), strict=False)
         except json.JSONDecodeError as error:
             raise DataError(f"{where}: broken JSON: {error.msg} at column {error.colno}") from None
         except (RecursionError, ValueError) as error:

@@ -199,7 +199,8 @@ def _write_licence(folder: Path, openmoji: Any) -> None:
     text = (
         f"Emoji pictures drawn from OpenMoji {openmoji.VERSION} ({openmoji.SOURCE_URL}).\n\n{openmoji.ATTRIBUTION}\n"
         f"{openmoji.LICENSE_URL}\n\nChanges: drawn as PNG files on white. Captions are the English names in "
-        "Unicode CLDR, as the Python package `emoji` lists them.\nWhoever passes these pictures on does so under the same licence.\n"
+        "Unicode CLDR, as the Python package `emoji` lists them.\n"
+        "Whoever passes these pictures on does so under the same licence.\n"
     )
     with atomic_write(folder / "README.txt", "w") as file:
         file.write(text)

@@ -126,20 +126,20 @@ def _records(file: Path) -> Iterator[tuple[str, list[str]]]:
     lines = (line.replace("\0", "\1") for _, line in read_lines(file))
     first = next(lines, "")
     tabs = file.suffix.lower() != ".csv" or ("\t" in first and "," not in first)
-    limit = csv.field_size_limit(2**31 - 1)
+    reader = csv.reader(_chain(first, lines), delimiter="\t" if tabs else ",", strict=True)
+    line = 1
+    while (cells := _next_row(reader, f"{file}, line {line}")) is not None:
+        if any(cell.strip() for cell in cells):
+            yield f"{file}, line {line}", cells
+        line = reader.line_num + 1
+
+
+def _next_row(reader: Iterator[list[str]], where: str) -> list[str] | None:
+    limit = csv.field_size_limit(2**31 - 1)  # the module's usual limit, 131,072, stops at long captions
     try:
-        reader = csv.reader(_chain(first, lines), delimiter="\t" if tabs else ",", strict=True)
-        line = 1
-        while True:
-            try:
-                cells = next(reader, None)
-            except csv.Error as error:
-                raise DataError(f'{file}, line {line}: {error}; a quoted field begins and ends with "') from None
-            if cells is None:
-                return
-            if any(cell.strip() for cell in cells):
-                yield f"{file}, line {line}", cells
-            line = reader.line_num + 1
+        return next(reader, None)
+    except csv.Error as error:
+        raise DataError(f'{where}: {error}; a quoted field begins and ends with "') from None
     finally:
         csv.field_size_limit(limit)
 

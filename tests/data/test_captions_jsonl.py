@@ -1,0 +1,170 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmts.data.captions_jsonl import read_captions_jsonl
+from mmts.data.collect import clean_text
+from mmts.data.records import Dataset
+from mmts.errors import DataError
+
+
+def write(folder: Path, *lines: Any) -> Path:
+    """Write lines, given as bytes, text or JSON values."""
+    file = folder / "captions.jsonl"
+    raw = [
+        each if isinstance(each, bytes) else (each if isinstance(each, str) else json.dumps(each)).encode()
+        for each in lines
+    ]
+    file.write_bytes(b"\n".join(raw) + b"\n")
+    return file
+
+
+def read(folder: Path, *lines: Any) -> Dataset:
+    return read_captions_jsonl(write(folder, *lines))
+
+
+def line(identity: object = "1", **changed: Any) -> dict[str, Any]:
+    record = {"id": identity, "image": f"images/{identity}.jpg", "captions": ["a cat"], "split": "train"}
+    return {name: value for name, value in {**record, **changed}.items() if value is not ...}
+
+
+def test_every_field(tmp_path: Path):
+    dataset = read(
+        tmp_path,
+        line(labels={"colour": "blue", "size": 3, "new": True, "none": None}),
+        line(7, image=..., video="v/7.mp4", start=1.5, end=2, split="validation", captions="a plain string"),
+    )
+    first, second = dataset.media
+    assert first.path == tmp_path / "images/1.jpg"
+    assert first.labels == {"colour": "blue", "size": "3", "new": "true"}
+    assert (first.kind, first.split, first.start, first.end) == ("image", "train", None, None)
+    assert (second.id, second.kind, second.split, second.start, second.end) == ("7", "video", "val", 1.5, 2.0)
+    assert second.captions == ("a plain string",)
+    assert (dataset.name, dataset.root, dataset.notes) == (tmp_path.name, tmp_path, ())
+
+
+def test_blank_lines_windows_ends_and_byte_order_mark(tmp_path: Path):
+    file = tmp_path / "captions.jsonl"
+    text = "\r\n".join(["\ufeff" + json.dumps(line("1")), "", "  ", json.dumps(line("2"))])
+    file.write_bytes(text.encode())
+    assert [medium.id for medium in read_captions_jsonl(file).media] == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ('{"id": "2", "image": ', r"line 2: broken JSON: Expecting value at column 21"),
+        ("[1, 2]", r"line 2: expected an object like .*, not a list"),
+        ("null", r"line 2: expected an object like .*, not null"),
+        ("[" * 100_000, r"line 2: broken JSON"),
+        ("1" * 10_000, r"line 2: broken JSON"),
+        (b'{"id": "\xff"}', r"line 2: byte 9 is not UTF-8"),
+        (line(...), r"line 2: 'id' is missing; found 'image', 'captions', 'split'"),
+        (line(True), r"line 2: 'id' should be a string or a whole number, not true"),
+        (line("  "), r"line 2: the id is empty"),
+        (line("2", image=...), r"line 2: 'image' \(or 'video'\) is missing; found 'id', 'captions'"),
+        (line("2", video="2.mp4"), r"line 2: both 'image' and 'video'"),
+        (line("2", image=5), r"line 2: 'image' should be a path, not the number 5"),
+        (line("2", captions=..., caption="x"), r"line 2: 'captions' is missing; found .*'caption'"),
+        (line("2", captions={"en": "x"}), r"line 2: 'captions' should be a list of strings, not an object"),
+        (line("2", captions=["x", None]), r"line 2: caption 2 should be a string, not null"),
+        (line("2", labels=["x"]), r"line 2: 'labels' should be an object like .*, not a list"),
+        (line("2", labels={"x": ["y"]}), r"line 2: label 'x' should be a string or a number, not a list"),
+        (line("2", split=1), r"line 2: 'split' should be a string, not the number 1"),
+        (line("2", start="0:10"), r"line 2: 'start' should be a number of seconds from 0, not the string '0:10'"),
+        (line("2", end=float("nan")), r"line 2: 'end' should be a number of seconds"),
+        (line("2", start=3, end=2), r"line 2: 'end' \(2\) must be greater than 'start' \(3\)"),
+        (line("2", split=...), r"line 2: no split here, while 1 of 2 media have one"),
+        (line("1"), r"line 2: the id '1' is there already, in .*captions.jsonl, line 1"),
+        (line(1), r"line 2: the id '1' is there already"),
+        (line("2", image="/etc/passwd"), r"line 2: '/etc/passwd' lies outside the data folder"),
+        (line("2", image="images/../../x.jpg"), r"line 2: .* lies outside the data folder"),
+        (line("2", image=r"C:\x.jpg"), r"line 2: .* lies outside the data folder"),
+        (line("2", image=" "), r"line 2: the path is empty"),
+        (line("2", image="a\0b.jpg"), r"line 2: .* cannot be a path"),
+        (line("2", image="\ud800.jpg"), r"line 2: .* cannot be a path"),
+    ],
+)
+def test_what_cannot_be_is_named_by_file_and_line(tmp_path: Path, bad: Any, message: str):
+    with pytest.raises(DataError, match=message) as caught:
+        read(tmp_path, line("1"), bad)
+    assert str(tmp_path / "captions.jsonl") in str(caught.value)
+
+
+def test_a_path_may_wander_inside_the_folder(tmp_path: Path):
+    dataset = read(tmp_path, line(image="./images/../photos//1.jpg"))
+    assert dataset.media[0].path == tmp_path / "photos/1.jpg"
+
+
+def test_captions_are_cleaned_and_counted(tmp_path: Path):
+    dataset = read(
+        tmp_path,
+        line("1", captions=["a\0cat", " outer ", "\ud83d broken", "", " \t"]),
+        '{"id": "2", "image": "2.jpg", "captions": ["raw\0NUL"], "split": "train"}',
+        line("3", captions=[]),
+        line("4", captions=["\x00"]),
+    )
+    assert [medium.captions for medium in dataset.media] == [("a cat", "outer", "\ufffd broken"), ("raw NUL",)]
+    assert dataset.notes == (
+        "cleaned 4 captions of control characters, broken characters or outer spaces",
+        "dropped 3 empty captions",
+        "left out 2 media without any caption",
+    )
+
+
+@pytest.mark.parametrize("text", ["👩🏽‍🚀🇹🇷 😀", "שלום עולם", "\u202bمرحبا\u202c", "word " * 9_999 + "word"])
+def test_emoji_right_to_left_and_long_captions_pass_unchanged(tmp_path: Path, text: str):
+    dataset = read(tmp_path, line(captions=[text]))
+    assert dataset.media[0].captions == (text,)
+    assert dataset.notes == ()
+
+
+def test_nothing_left_is_an_error_that_says_why(tmp_path: Path):
+    with pytest.raises(DataError, match=r"no medium with a caption in it \(dropped 1 empty caption; left out 1 medium"):
+        read(tmp_path, line(captions=[""]))
+    with pytest.raises(DataError, match="no medium with a caption"):
+        read(tmp_path, "")
+
+
+def test_unknown_fields_are_ignored_aloud(tmp_path: Path):
+    dataset = read(tmp_path, line("1", width=60), line("2", width=60, source="x"))
+    assert dataset.notes == ("fields that mean nothing here were ignored: 'width', 'source'",)
+
+
+def test_without_splits_the_id_decides(tmp_path: Path):
+    lines = [line(number, split=...) for number in range(1000)]
+    dataset = read(tmp_path, *lines)
+    sizes = dataset.split_sizes
+    assert sum(sizes.values()) == 1000
+    assert 760 < sizes["train"] < 840
+    assert 70 < sizes["val"] < 130
+    assert dataset.notes == (
+        "the data has no splits: divided 80/10/10 by a hash of each medium's id (train 797, val 104, test 99)",
+    )
+    by_id = {medium.id: medium.split for medium in dataset.media}
+    half = read(tmp_path, *reversed(lines[:500]))
+    assert all(by_id[medium.id] == medium.split for medium in half.media)
+
+
+def test_one_sample_only(tmp_path: Path):
+    dataset = read(tmp_path, line("1", split=...))
+    assert dataset.split_names == ("test",)
+    with pytest.raises(DataError, match=r"nothing is in split 'train'; the splits are: test \(1 media\)"):
+        dataset.split("train")
+
+
+@given(st.lists(st.text(), min_size=1, max_size=5))
+def test_any_text_comes_back_clean(tmp_path_factory: pytest.TempPathFactory, texts: list[str]):
+    folder = tmp_path_factory.mktemp("any")
+    dataset = read(folder, line("kept"), line("1", captions=texts))
+    expected = tuple(text for text in map(clean_text, texts) if text)
+    found = {medium.id: medium.captions for medium in dataset.media}
+    assert found.get("1", ()) == expected
+    for caption in expected:
+        caption.encode("utf-8")
+        assert caption == caption.strip() == clean_text(caption)
+        assert not any(ord(letter) < 32 for letter in caption)

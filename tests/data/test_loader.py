@@ -1,0 +1,211 @@
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from mmts.data.image import Augmentation
+from mmts.data.loader import Batch, EpochPlan, FeatureRows, Images, TokenizedCaptions, make_loader, positives
+from mmts.data.records import Medium, Split
+from mmts.errors import DataError, InputError
+
+
+def split_of(captions: list[list[str]]) -> Split:
+    return Split("train", [Medium(str(at), Path(f"{at}.png"), tuple(texts)) for at, texts in enumerate(captions)])
+
+
+def plan_of(split: Split, batch_size: int, seed: int = 0) -> EpochPlan:
+    return EpochPlan(split.owner, split.num_media, batch_size, seed)
+
+
+def equal(first: Batch, second: Batch) -> bool:
+    pairs = [(first.media, second.media), (first.text, second.text), (first.index, second.index)]
+    pairs += [(first.media_index, second.media_index)]
+    same = (first.positives is None) == (second.positives is None)
+    if first.positives is not None and second.positives is not None:
+        pairs.append((first.positives, second.positives))
+    return same and all(torch.equal(a, b) for a, b in pairs)
+
+
+# --- the plan --------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=30), st.integers(1, 40), st.integers(0, 3))
+def test_every_medium_comes_at_most_once_with_a_caption_of_its_own(counts: list[int], batch_size: int, epoch: int):
+    split = split_of([["x"] * count for count in counts])
+    plan = plan_of(split, batch_size)
+    batches = plan.batches(epoch)
+    assert len(batches) == plan.batches_per_epoch == len(counts) // min(batch_size, len(counts)) >= 1
+    media, index = (torch.cat(each) for each in zip(*batches, strict=True))
+    assert all(len(each) == min(batch_size, len(counts)) for each, _ in batches)
+    assert len(set(media.tolist())) == len(media)
+    assert torch.equal(split.owner[index], media)
+
+
+def test_epochs_differ_and_repeat():
+    split = split_of([["a", "b", "c"]] * 50)
+    epochs = [torch.cat([torch.stack(pair) for pair in plan_of(split, 8).batches(epoch)], 1) for epoch in (0, 1)]
+    again = torch.cat([torch.stack(pair) for pair in plan_of(split, 8).batches(1)], 1)
+    other_seed = torch.cat([torch.stack(pair) for pair in plan_of(split, 8, seed=1).batches(1)], 1)
+    assert torch.equal(epochs[1], again)
+    assert not torch.equal(epochs[0], epochs[1])
+    assert not torch.equal(epochs[1], other_seed)
+
+
+def test_every_caption_is_drawn_about_equally_often():
+    split = split_of([["a", "b", "c"], ["d"]])
+    drawn = torch.cat([index for epoch in range(600) for _, index in plan_of(split, 2).batches(epoch)])
+    counts = torch.bincount(drawn)
+    assert counts[3] == 600
+    assert all(150 < count < 250 for count in counts[:3])
+
+
+def test_captions_of_one_medium_need_not_stand_together():
+    plan = EpochPlan(torch.tensor([1, 0, 1]), num_media=2, batch_size=2, seed=0)
+    for epoch in range(20):
+        ((media, index),) = plan.batches(epoch)
+        assert torch.equal(torch.tensor([1, 0, 1])[index], media)
+
+
+def test_a_plan_refuses_what_cannot_be():
+    with pytest.raises(InputError, match="medium 1 has no caption"):
+        EpochPlan(torch.tensor([0, 2]), 3, 2, 0)
+    with pytest.raises(InputError, match=r"owner lies in \[0, 2\)"):
+        EpochPlan(torch.tensor([0, 2]), 2, 2, 0)
+    with pytest.raises(InputError, match="batch_size >= 1"):
+        EpochPlan(torch.tensor([0]), 1, 0, 0)
+
+
+# --- positives -------------------------------------------------------------------------------------------------------
+
+
+def slow_positives(split: Split, media: list[int], index: list[int]) -> list[list[bool]]:
+    def is_right(i: int, j: int) -> bool:
+        return media[i] == media[j] or split.captions[index[j]] in split.media[media[i]].captions
+
+    B = range(len(media))
+    return [[is_right(i, j) or is_right(j, i) for j in B] for i in B]
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=4), min_size=1, max_size=12), st.data())
+def test_positives_equal_the_double_loop(captions: list[list[str]], data: st.DataObject):
+    split = split_of(captions)
+    index = data.draw(st.lists(st.integers(0, split.num_captions - 1), min_size=1, max_size=12))
+    media = split.owner[index].tolist()
+    expected = slow_positives(split, media, index)
+    found = positives(split, torch.tensor(media), torch.tensor(index))
+    if found is None:
+        assert expected == torch.eye(len(index), dtype=torch.bool).tolist()
+    else:
+        assert found.dtype == torch.bool
+        assert found.tolist() == expected
+        assert torch.equal(found, found.T)
+
+
+def test_only_the_diagonal_is_none():
+    split = split_of([["a"], ["b", "b"], ["c"]])
+    assert positives(split, torch.tensor([0, 1, 2]), torch.tensor([0, 1, 3])) is None
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Split:
+    media = []
+    for at in range(23):
+        noise = np.random.default_rng(at).integers(0, 256, (20, 16, 3), dtype=np.uint8)
+        path = tmp_path / f"{at}.png"
+        Image.fromarray(noise).save(path)
+        media.append(Medium(str(at), path, (f"caption {at % 5}", f"other {at}")))
+    return Split("train", media)
+
+
+def images_of(split: Split) -> Images:
+    return Images([medium.path for medium in split.media], 8, augmentation=Augmentation(), seed=3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_epoch_is_the_tail_of_the_whole_one(pictures: Split, workers: int):
+    plan, text = plan_of(pictures, 4), FeatureRows(np.arange(46, dtype=np.float32)[:, None])
+    whole = list(make_loader(pictures, plan, images_of(pictures), text, epoch=2))
+    assert len(whole) == 5
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    tail = list(make_loader(pictures, plan, images_of(pictures), text, epoch=2, first_batch=3, workers=workers))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert len(tail) == 2
+    assert all(equal(a, b) for a, b in zip(whole[3:], tail, strict=True))
+    assert list(make_loader(pictures, plan, images_of(pictures), text, epoch=2, first_batch=5, workers=workers)) == []
+
+
+def test_the_same_image_is_changed_differently_in_every_epoch(pictures: Split):
+    images = images_of(pictures)
+    assert torch.equal(images([4], 0), images([4], 0))
+    assert torch.equal(images([3, 4], 0)[1], images([4], 0)[0])
+    assert not torch.equal(images([4], 0), images([4], 1))
+
+
+@dataclass
+class Lengths:
+    """A tokenizer that knows only how long a caption is."""
+
+    def __call__(self, captions: list[str]) -> dict[str, Tensor]:
+        return {"length": torch.tensor([len(caption) for caption in captions])}
+
+
+def test_a_batch_holds_what_belongs_together():
+    split = split_of([["a", "bb"], ["ccc"], ["dddd"]])
+    rows = np.arange(3, dtype=np.float32)[:, None].repeat(2, axis=1)
+    (batch,) = make_loader(
+        split, plan_of(split, 8), FeatureRows(rows), TokenizedCaptions(Lengths(), split.captions), epoch=0
+    )
+    assert len(batch) == 3
+    assert torch.equal(batch.media[:, 0].long(), batch.media_index)
+    assert isinstance(batch.text, dict)
+    assert torch.equal(batch.text["length"], batch.index + 1)
+    assert torch.equal(split.owner[batch.index], batch.media_index)
+    assert batch.positives is None
+    moved = batch.to("meta")
+    assert {moved.media.device.type, moved.text["length"].device.type, moved.index.device.type} == {"meta"}
+
+
+def test_the_positives_of_a_batch():
+    split = split_of([["a"], ["a"], ["b"]])
+    rows = FeatureRows(np.zeros((3, 1), np.float32))
+    (batch,) = make_loader(split, plan_of(split, 3), rows, rows, epoch=0)
+    assert batch.positives is not None
+    assert batch.positives.sum() == 5
+    assert batch.to("meta").positives.device.type == "meta"
+
+
+def test_rows_from_a_memory_mapped_file(tmp_path: Path):
+    values = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", values)
+    rows = FeatureRows(np.load(tmp_path / "rows.npy", mmap_mode="r"))
+    taken = rows([7, 2])
+    assert torch.equal(taken, torch.from_numpy(values[[7, 2]]))
+    taken += 1  # a copy: the file is not touched
+    assert torch.equal(rows([7, 2]), torch.from_numpy(values[[7, 2]]))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_is_gone_is_named_in_one_line(pictures: Split, workers: int):
+    pictures.media[5].path.unlink()
+    rows = FeatureRows(np.zeros((46, 1), np.float32))
+    with pytest.raises(DataError, match=r"^[^\n]*5.png: does not exist$"):
+        list(make_loader(pictures, plan_of(pictures, 23), images_of(pictures), rows, epoch=0, workers=workers))
+
+
+def test_what_does_not_fit_is_refused_at_once():
+    split = split_of([["a"], ["b"]])
+    rows = FeatureRows(np.zeros((2, 1), np.float32))
+    with pytest.raises(InputError, match=r"first_batch lies in \[0, 1\], not 2"):
+        make_loader(split, plan_of(split, 2), rows, rows, epoch=0, first_batch=2)
+    with pytest.raises(InputError, match="the plan is for 3 media and the split has 2"):
+        make_loader(split, plan_of(split_of([["a"]] * 3), 2), rows, rows, epoch=0)

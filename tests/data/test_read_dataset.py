@@ -1,0 +1,76 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from mmts.data.read import read_dataset
+from mmts.errors import DataError
+
+LINE = json.dumps({"id": "1", "image": "1.jpg", "captions": ["a cat"], "split": "train"}) + "\n"
+ROW = json.dumps({"file_name": "1.jpg", "text": "a cat"}) + "\n"
+TABLE = "filepath,caption\n1.jpg,a cat\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "given"),
+    [
+        ("captions.jsonl", LINE, "."),
+        ("captions.jsonl", LINE, "captions.jsonl"),
+        ("mine.jsonl", LINE, "mine.jsonl"),
+        ("metadata.jsonl", ROW, "."),
+        ("metadata.jsonl", ROW, "metadata.jsonl"),
+        ("train/metadata.csv", "file_name,text\n1.jpg,a cat\n", "."),
+        ("mine.csv", TABLE, "mine.csv"),
+        ("mine.TSV", TABLE.replace(",", "\t"), "mine.TSV"),
+    ],
+)
+def test_every_format_is_recognised(tmp_path: Path, name: str, content: str, given: str):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(content)
+    dataset = read_dataset(tmp_path / given)
+    assert dataset.media[0].captions == ("a cat",)
+    assert dataset.root == tmp_path
+
+
+def test_captions_jsonl_counts_before_metadata(tmp_path: Path):
+    (tmp_path / "captions.jsonl").write_text(LINE)
+    (tmp_path / "metadata.jsonl").write_text(ROW.replace("cat", "dog"))
+    assert read_dataset(tmp_path).media[0].captions == ("a cat",)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("caption.jsonl", r"The nearest thing is caption.jsonl: give that file itself"),
+        ("inner/captions.jsonl", r"The nearest thing is the folder inner in it"),
+        ("00000.tar", r"It holds .tar or .parquet files, which are not read"),
+        ("cat.jpg", r"It holds 1 images: write their captions into a captions.jsonl"),
+        ("notes.txt", r"It holds notes.txt"),
+        (None, r"The folder is empty"),
+    ],
+)
+def test_an_unknown_folder_says_what_comes_closest(tmp_path: Path, name: str | None, nearest: str):
+    if name is not None:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(LINE)
+    with pytest.raises(DataError, match=rf"no data set recognised: looked for captions.jsonl.*\. {nearest}"):
+        read_dataset(tmp_path)
+
+
+def test_a_path_that_does_not_exist(tmp_path: Path):
+    (tmp_path / "fashion").mkdir()
+    with pytest.raises(DataError, match=r"fashon does not exist; did you mean .*/fashion\?"):
+        read_dataset(tmp_path / "fashon")
+    with pytest.raises(DataError, match=r"does not exist, nor does"):
+        read_dataset(tmp_path / "a" / "b")
+    with pytest.raises(DataError, match=r"cannot|does not exist"):
+        read_dataset("a\0b")
+
+
+def test_a_file_of_another_kind(tmp_path: Path):
+    (tmp_path / "a.json").write_text("[]")
+    with pytest.raises(DataError, match=r"a.json: data is a folder, or a .jsonl, .csv or .tsv file"):
+        read_dataset(tmp_path / "a.json")
+    (tmp_path / "a.jsonl").write_text(ROW)
+    with pytest.raises(DataError, match=r"rename it"):
+        read_dataset(tmp_path / "a.jsonl")

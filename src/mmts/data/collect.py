@@ -5,13 +5,14 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from mmts.data.records import Dataset, Medium, split_name
 from mmts.errors import DataError
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_ABSOLUTE = re.compile(r"[\\/]|[A-Za-z]:[\\/]")
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -21,7 +22,9 @@ def clean_text(text: str) -> str:
     >>> clean_text("  a\x00cat\n"), clean_text("\ud83d"), clean_text("😀 שלום")
     ('a cat', '\ufffd', '😀 שלום')
     """
-    return _LONE_SURROGATE.sub("\ufffd", _CONTROL.sub(" ", text)).strip()
+    if not text.isprintable():
+        text = _LONE_SURROGATE.sub("\ufffd", _CONTROL.sub(" ", text))
+    return text.strip()
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -61,8 +64,7 @@ def inner_path(written: str, where: str) -> str:
     if _CONTROL.search(written):
         raise DataError(f"{where}: {written!r} cannot be a path: it holds a control character")
     tidy = os.path.normpath(written)
-    first = PurePosixPath(tidy.replace("\\", "/")).parts[:1]
-    if os.path.isabs(tidy) or PureWindowsPath(written).is_absolute() or first == ("..",):
+    if _ABSOLUTE.match(written) or re.split(r"[\\/]", tidy, maxsplit=1)[0] == "..":
         raise DataError(f"{where}: {written!r} lies outside the data folder; paths are relative to it and stay inside")
     return tidy
 

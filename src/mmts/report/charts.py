@@ -50,7 +50,11 @@ def long_tail(
         room = (width - 50) / len(sizes)
         positions = range(1, len(sizes) + 1)
         axes.vlines(
-            positions, bottom, sizes, colors=[GROUPS[group] for group in groups], linewidth=max(0.8, min(0.72 * room, 14))
+            positions,
+            bottom,
+            sizes,
+            colors=[GROUPS[group] for group in groups],
+            linewidth=max(0.8, min(0.72 * room, 14)),
         )
         tooltips = {}
         if len(sizes) <= _MOST_TOOLTIPS:
@@ -116,13 +120,12 @@ def learning_panel(title: str, lines: Sequence[Line], identifier: str, digits: i
         return inline_svg(figure, identifier, f"{title} over training: {ends}", tooltips)
 
 
-def dot_panel(
-    title: str, rows: Sequence[Row], identifier: str, xlabel: str, width: int, zero: bool = False
-) -> Markup:
+def dot_panel(title: str, rows: Sequence[Row], identifier: str, xlabel: str, width: int, zero: bool = False) -> Markup:
     """Draw rows of dots in blocks, one block a part of the queries.
 
     With `zero`, rows are differences: a line from the interval's low to its high end, and the dot filled where the
-    interval leaves out 0. Otherwise small dots are seeds and the upright stroke is their mean.
+    interval leaves out 0. Otherwise small marks are seeds and the upright stroke is their mean; a single run is a mark
+    alone.
     """
     step, between = 17, 14
     heights: list[float] = []
@@ -146,16 +149,17 @@ def dot_panel(
                 axes.hlines(y, *row.values, color=color, linewidth=2)
                 face = color if row.is_filled else PAPER
                 axes.plot(
-                    [row.mean], [y], marker=marker, markersize=8, color=color, markerfacecolor=face, markeredgewidth=1.8,
-                    linestyle="none", gid=gid,
+                    [row.mean], [y], marker=marker, markersize=8, color=color, markerfacecolor=face,
+                    markeredgewidth=1.8, linestyle="none", gid=gid,
                 )  # fmt: skip
             else:
-                if len(row.values) > 1:
-                    axes.plot(
-                        row.values, [y] * len(row.values), marker=marker, markersize=6.5, color=color, alpha=0.45,
-                        markeredgewidth=0, linestyle="none",
-                    )  # fmt: skip
-                axes.vlines(row.mean, y - 6, y + 6, color=color, linewidth=3)
+                is_alone = len(row.values) == 1
+                axes.plot(
+                    row.values, [y] * len(row.values), marker=marker, markersize=9 if is_alone else 6.5, color=color,
+                    alpha=1 if is_alone else 0.45, markeredgewidth=0, linestyle="none",
+                )  # fmt: skip
+                if not is_alone:
+                    axes.vlines(row.mean, y - 6, y + 6, color=color, linewidth=3)
                 axes.plot([row.mean], [y], marker="o", markersize=12, color=color, alpha=0, linestyle="none", gid=gid)
             tooltips[gid] = [f"{isolated(row.name)}, {row.part}: {row.text}"]
         axes.set_ylim(at - step / 2 + 4, -step / 2 - 4)
@@ -178,7 +182,9 @@ def _hover(
     most = min(len(percent), _HOVER_POINTS)
     chosen = sorted({round(at * (len(percent) - 1) / max(1, most - 1)) for at in range(most)})
     points = [(percent[at], values[at]) for at in chosen]
-    axes.plot(*zip(*points, strict=True), linestyle="none", marker="o", markersize=8, color=color, gid=gid, clip_on=False)
+    axes.plot(
+        *zip(*points, strict=True), linestyle="none", marker="o", markersize=8, color=color, gid=gid, clip_on=False
+    )
     return [f"{name}: {shape.format(y)} at {x:.0f} % of training" for x, y in points]
 
 
@@ -211,4 +217,3 @@ def _locator(most: int) -> Any:
 
 def _title(axes: Any, text: str) -> None:
     axes.set_title(text, loc="left", fontsize=12, color=MUTED, pad=10)
-

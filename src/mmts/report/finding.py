@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mmts.compare import Figure
 from mmts.report.contents import Contents, Gap
-from mmts.report.wording import counted, listed, signed
+from mmts.report.wording import counted, isolated, listed, signed
 
 MEASURE = "R@1"
 
@@ -77,7 +77,8 @@ def find(contents: Contents) -> Finding:
     if first is None:
         return Finding("These runs have no recall to compare", (), "", ())
     headline = _headline(contents, first, verdicts)
-    sentences = [_best_sentence(contents, verdicts), _tail_sentence(contents), _other_direction(contents)]
+    best = max(verdicts, key=lambda verdict: verdict.difference) if verdicts else None
+    sentences = [_best_sentence(contents, best), _tail_sentence(contents, best), _other_direction(contents, best)]
     return Finding(headline, tuple(each for each in sentences if each), _measured(contents), tuple(verdicts))
 
 
@@ -97,19 +98,20 @@ def _verdicts(contents: Contents) -> list[Verdict]:
 
 
 def _headline(contents: Contents, first: Figure, verdicts: Sequence[Verdict]) -> str:
-    kind, name = contents.kind, contents.names[0]
+    kind, name = contents.kind, _name(contents, 0)
     if not verdicts:
         return f"The right {kind} comes first for {first.mean:.1f} % of the captions"
-    best = max(verdicts, key=lambda verdict: verdict.difference)
-    if best.difference > 0 and best.is_clear:
+    ahead = [verdict for verdict in verdicts if verdict.difference > 0 and verdict.is_clear]
+    best = max(ahead or verdicts, key=lambda verdict: verdict.difference)
+    if ahead:
         return (
-            f"{contents.names[best.number]} is best: the right {kind} comes first for {best.figure.mean:.1f} % "
-            f"of the captions, {first.mean:.1f} % with {name}"
+            f"{_name(contents, best.number)} beats {name}: the right {kind} comes first for {best.figure.mean:.1f} % "
+            f"of the captions, instead of {first.mean:.1f} %"
         )
     if all(verdict.difference < 0 and verdict.is_clear for verdict in verdicts):
         return (
             f"{name} stays best: the right {kind} comes first for {first.mean:.1f} % of the captions, "
-            f"{best.figure.mean:.1f} % with {contents.names[best.number]}"
+            f"{best.figure.mean:.1f} % with {_name(contents, best.number)}"
         )
     if all(verdict.outside_spread is False for verdict in verdicts):
         return "No difference larger than the spread over seeds"
@@ -120,28 +122,23 @@ def _headline(contents: Contents, first: Figure, verdicts: Sequence[Verdict]) ->
     return f"No rule is clearly better than {name}"
 
 
-def _best_sentence(contents: Contents, verdicts: Sequence[Verdict]) -> str:
-    if not verdicts:
+def _best_sentence(contents: Contents, best: Verdict | None) -> str:
+    if best is None:
         return ""
-    best = max(verdicts, key=lambda verdict: verdict.difference)
-    name = contents.names[best.number]
+    name = _name(contents, best.number)
     start = f"{name} has the highest mean R@1"
     if best.difference <= 0:
-        start = f"{contents.names[0]} has the highest mean R@1; {name} comes closest"
-    return f"{start}, {best.in_words(contents.names[0])}."
+        start = f"{_name(contents, 0)} has the highest mean R@1; {name} comes closest"
+    return f"{start}, {best.in_words(_name(contents, 0))}."
 
 
 def _measured(contents: Contents) -> str:
-    metrics, kind = contents.metrics, contents.kind
-    start = (
-        f"Measured on {counted(metrics['num_captions'], 'caption')} of {counted(metrics['num_media'], kind)} "
-        f"that training did not see ({metrics['split']} split)"
-    )
-    if metrics["split"] == "train":
-        start = (
-            f"Measured on the training data itself: {counted(metrics['num_captions'], 'caption')} "
-            f"of {counted(metrics['num_media'], kind)}"
-        )
+    metrics = contents.metrics
+    number = f"{counted(metrics['num_captions'], 'caption')} of {counted(metrics['num_media'], contents.kind)}"
+    start = {
+        "train": f"Measured on {number} of the training data itself",
+        "val": f"Measured on {number} of the val split, which also chose the checkpoint",
+    }.get(metrics["split"], f"Measured on {number} that training did not see ({metrics['split']} split)")
     runs = sorted({len(group.seeds) for group in contents.groups})
     of = "of each rule" if len(contents.groups) > 1 else "of one recipe"
     if runs == [1]:
@@ -150,29 +147,31 @@ def _measured(contents: Contents) -> str:
     return f"{start}, with {seeds} {of}; ± is the sample standard deviation over seeds."
 
 
-def _other_direction(contents: Contents) -> str:
+def _tail_sentence(contents: Contents, best: Verdict | None) -> str:
+    direction = contents.directions[0]
+    if best is None:
+        figures = {part: contents.figure(0, direction, MEASURE, part) for part in ("head", "tail")}
+        if figures["head"] is None or figures["tail"] is None:
+            return ""
+        return f"Captions of head concepts: {figures['head']} %; of tail concepts: {figures['tail']} %."
+    gaps = {part: contents.gaps.get((best.number, direction, MEASURE, part)) for part in ("head", "tail")}
+    known = {part: gap for part, gap in gaps.items() if gap is not None}
+    said = [
+        f"{signed(gap.mean)} points on {part} concepts (interval {signed(gap.low)} to {signed(gap.high)})"
+        for part, gap in known.items()
+    ]
+    return f"{_name(contents, best.number)} against {_name(contents, 0)}: {listed(said)}." if said else ""
+
+
+def _other_direction(contents: Contents, best: Verdict | None) -> str:
     direction = contents.directions[1]
-    figures = [(name, contents.figure(number, direction, MEASURE)) for number, name in enumerate(contents.names)]
-    known = [f"{figure} %" + (f" ({name})" if len(figures) > 1 else "") for name, figure in figures if figure is not None]
+    numbers = [0] if best is None else [0, best.number]
+    figures = [(_name(contents, number), contents.figure(number, direction, MEASURE)) for number in numbers]
+    known = [f"{figure} %" + (f" ({name})" if best else "") for name, figure in figures if figure is not None]
     if not known:
         return ""
     return f"The other way round, a right caption comes first for {listed(known)} of the {contents.kind}s."
 
 
-def _tail_sentence(contents: Contents) -> str:
-    direction = contents.directions[0]
-    if len(contents.groups) == 1:
-        figures = {part: contents.figure(0, direction, MEASURE, part) for part in ("head", "tail")}
-        if figures["head"] is None or figures["tail"] is None:
-            return ""
-        return f"Captions of head concepts: {figures['head']} %; of tail concepts: {figures['tail']} %."
-    clear = []
-    known = [key for key in contents.gaps if key[1:3] == (direction, MEASURE) and key[3] in ("head", "tail")]
-    for key in known:
-        gap = contents.gaps[key]
-        if gap.is_clear:
-            interval = f"interval {signed(gap.low)} to {signed(gap.high)}"
-            clear.append(f"{contents.names[key[0]]} {signed(gap.mean)} points on {key[3]} concepts ({interval})")
-    if clear:
-        return f"By head and tail, against {contents.names[0]}: {listed(clear)}."
-    return "On head and on tail concepts by themselves, no interval of a difference leaves out 0." if known else ""
+def _name(contents: Contents, number: int) -> str:
+    return isolated(contents.names[number])

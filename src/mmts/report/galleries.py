@@ -76,7 +76,8 @@ def make_gallery(contents: Contents, rules: Sequence[int]) -> Gallery:
     queries = []
     for row in choose_queries(runs):
         answers = tuple(
-            _answer(run, row, number, contents.names[number], thumbnails) for run, number in zip(runs, rules, strict=True)
+            _answer(run, row, number, contents.names[number], thumbnails)
+            for run, number in zip(runs, rules, strict=True)
         )
         queries.append(_query(contents, runs[0], row, answers))
     return Gallery(tuple(queries), names, thumbnails.num_missing)

@@ -27,7 +27,9 @@ def recall_line(name: str, number: int, group: RunGroup, direction: str) -> Line
     """Return validation R@1 in percent, averaged over seeds; None where nothing was validated."""
     runs = []
     for path in group.paths:
-        lines: list[dict[str, Any]] = [line for line in RunDirectory(path).log_lines() if direction in line.get("val", {})]
+        lines: list[dict[str, Any]] = [
+            line for line in RunDirectory(path).log_lines() if direction in line.get("val", {})
+        ]
         runs.append({line["progress"]: float(line["val"][direction]["R@1"]) for line in lines})
     return _line(name, number, runs)
 

@@ -57,6 +57,7 @@ def write_report(runs: Sequence[Path], out: Path, title: str | None = None) -> P
 
 def _fill_in(contents: Contents, runs: Sequence[Path], out: Path, title: str | None) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["unbroken"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
     environment.filters["samples"] = lambda number: counted(number, "training sample")
     template = environment.from_string(_resource("page.html"))
     finding = find(contents)
@@ -188,7 +189,8 @@ def _results(contents: Contents) -> dict[str, Any]:
     return {
         "results_sentence": (
             "R@k is the share of queries with something right among the first k. A text query belongs to head, mid or "
-            f"tail by the training size of its caption's concept, {_article(contents.kind)} by that of its first caption's."
+            f"tail by the training size of its caption's concept, {_article(contents.kind)} by that of its first "
+            "caption's."
         ),
         "recall_charts": [
             (_title(direction), *_dots(_title(direction), _recall_rows(contents, direction), f"recall{at}", "R@1, %"))
@@ -199,9 +201,9 @@ def _results(contents: Contents) -> dict[str, Any]:
         "table_note": table_note.strip(),
         "gap_charts": charted,
         "gap_note": (
-            f"Points of R@1 with their 95 % paired bootstrap intervals over queries (all captions of one {contents.kind} "
-            "drawn together; hits averaged over seeds). A filled mark: the interval leaves out 0. The intervals know "
-            "nothing of the spread over seeds, and each is 95 % by itself: of "
+            "Points of R@1 with their 95 % paired bootstrap intervals over queries (all captions of one "
+            f"{contents.kind} drawn together; hits averaged over seeds). A filled mark: the interval leaves out 0. The "
+            "intervals know nothing of the spread over seeds, and each is 95 % by itself: of "
             f"{intervals} such, about {0.05 * intervals:.1g} would leave out 0 by chance alone."
         ),
         "gap_rows": _gap_rows(contents),
@@ -223,14 +225,16 @@ def _recall_rows(contents: Contents, direction: str) -> list[charts.Row]:
     return rows
 
 
-def _dots(title: str, rows: Sequence[charts.Row], identifier: str, xlabel: str, zero: bool = False) -> list[Markup]:
+def _dots(
+    title: str, rows: Sequence[charts.Row], identifier: str, xlabel: str, zero: bool = False
+) -> tuple[Markup, Markup]:
     """Draw a dot chart twice: for a screen and for a phone."""
-    widths = (("wide", 504), ("narrow", 350))
-    return [charts.dot_panel(title, rows, f"{identifier}-{name}", xlabel, width, zero) for name, width in widths]
+    wide = charts.dot_panel(title, rows, f"{identifier}-wide", xlabel, 504, zero)
+    return wide, charts.dot_panel(title, rows, f"{identifier}-narrow", xlabel, 350, zero)
 
 
 def _gap_charts(contents: Contents) -> list[tuple[str, Markup, Markup]]:
-    found = []
+    found: list[tuple[str, Markup, Markup]] = []
     for at, direction in enumerate(contents.directions):
         rows = []
         for part in PARTS:
@@ -238,7 +242,9 @@ def _gap_charts(contents: Contents) -> list[tuple[str, Markup, Markup]]:
                 gap = contents.gaps.get((number, direction, MEASURE, part))
                 if gap is not None:
                     text = f"{signed(gap.mean)} points, {signed(gap.low)} to {signed(gap.high)}"
-                    rows.append(charts.Row(part or "all", name, number, gap.mean, (gap.low, gap.high), text, gap.is_clear))
+                    rows.append(
+                        charts.Row(part or "all", name, number, gap.mean, (gap.low, gap.high), text, gap.is_clear)
+                    )
         if rows:
             title = _title(direction)
             found.append((title, *_dots(title, rows, f"gap{at}", "difference in R@1, points", zero=True)))
@@ -264,7 +270,7 @@ def _gap_rows(contents: Contents) -> list[dict[str, Any]]:
 
 def _table(contents: Contents, direction: str) -> dict[str, Any]:
     measures = [f"R@{k}" for k in CUTOFFS]
-    parts = []
+    parts: list[dict[str, Any]] = []
     for part in PARTS:
         figures = [
             (number, [contents.figure(number, direction, measure, part) for measure in measures])
@@ -337,9 +343,9 @@ def _gallery_sentence(contents: Contents, gallery: Gallery) -> str:
         f"{name} (seed {contents.groups[contents.names.index(name)].seeds[0]})" for name in gallery.rules
     )
     return (
-        f"{'Twelve captions' if number == QUERIES else counted(number, 'caption')} as queries, each with the first five "
-        f"{kind}s that {rules} found. Drawn with a fixed seed, as evenly as can be from head, mid and tail and from those "
-        f"that {whose} answers right at once and those not: an illustration, not a measurement."
+        f"{'Twelve captions' if number == QUERIES else counted(number, 'caption')} as queries, each with the first "
+        f"five {kind}s that {rules} found. Drawn with a fixed seed, as evenly as can be from head, mid and tail and "
+        f"from those that {whose} answers right at once and those not: an illustration, not a measurement."
     )
 
 
@@ -364,9 +370,8 @@ def _commands(groups: Sequence[RunGroup], runs: Sequence[Path], out: Path) -> st
             lines.append(f"mmts train {recipe} --out again/{folder}")
         else:
             seeds = " ".join(str(seed) for seed in group.seeds)
-            lines.append(
-                f"for seed in {seeds}; do mmts train {recipe} --set train.seed=$seed --out again/{folder}-seed$seed; done"
-            )
+            train = f"mmts train {recipe} --set train.seed=$seed --out again/{folder}-seed$seed"
+            lines.append(f"for seed in {seeds}; do {train}; done")
     lines.append(" ".join(["mmts report", *(shlex.quote(clean(run, 400)) for run in runs), "--out", out.name]))
     return "\n".join(lines)
 
@@ -387,7 +392,7 @@ def _is_openmoji(groups: Sequence[RunGroup], judged: Sequence[Judged | None]) ->
     """Whether a README or NOTICE beside the data says that the pictures are OpenMoji's, which must be credited."""
     folders = {Path(run.meta["data"]) for run in judged if run is not None}
     folders |= {group.recipe.data.path for group in groups if group.recipe.data.path is not None}
-    for folder in folders:
+    for folder in [each for each in folders if each.is_dir()]:
         for file in [each for word in ("README*", "NOTICE*", "LICENSE*") for each in folder.glob(word)]:
             if file.is_file() and b"openmoji" in file.read_bytes()[:100_000].lower():
                 return True

@@ -54,8 +54,8 @@ def rule_in_words(recipe: r.Recipe) -> str:
         return f"{word} learned, started at {rule.start:g}, kept within {rule.low:g} to {rule.high:g}"
     if isinstance(rule, r.ScheduledRule):
         return f"{word} the same for all samples, following a {rule.schedule.kind} schedule"
-    swing = f"a cosine swing of {rule.alpha:g} over {rule.cycles:g} cycles" if rule.alpha else "no swing"
-    return f"{word} of {rule.low:g} to {rule.high:g} by concept size ({rule.scale}), plus {swing}"
+    swing = f"plus a cosine swing of {rule.alpha:g} over {rule.cycles:g} cycles" if rule.alpha else "without a swing"
+    return f"{word} of {rule.low:g} to {rule.high:g} by concept size ({rule.scale}), {swing}"
 
 
 def value_curve(group: RunGroup, distribution: ConceptDistribution | None) -> ValueCurve | None:

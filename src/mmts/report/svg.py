@@ -95,7 +95,12 @@ def inline_svg(figure: Any, identifier: str, label: str, tooltips: Mapping[str, 
     width = root.attrib.pop("width")
     for unused in ("height", "version"):
         root.attrib.pop(unused, None)
-    root.attrib |= {"role": "img", "aria-label": label, "class": "chart", "style": f"max-width:{width.replace('pt', 'px')}"}
+    root.attrib |= {
+        "role": "img",
+        "aria-label": label,
+        "class": "chart",
+        "style": f"max-width:{width.replace('pt', 'px')}",
+    }
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 

@@ -65,7 +65,9 @@ class LongTail:
         names = [concept.name for concept in concepts]
         return cls(
             _sentence(sizes, len(distribution)),
-            "; ".join(f"{part.name}: {part.shares[0]:.0f} % of concepts, {part.shares[1]:.0f} % of samples" for part in parts),
+            "; ".join(
+                f"{part.name}: {part.shares[0]:.0f} % of concepts, {part.shares[1]:.0f} % of samples" for part in parts
+            ),
             _origin(distribution),
             parts,
             tuple(concepts[:number]),

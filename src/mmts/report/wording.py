@@ -4,6 +4,8 @@ import re
 import unicodedata
 
 _MINUS = "\N{MINUS SIGN}"
+# The explicit bidirectional controls: they would turn around the text that follows.
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def clean(text: object, longest: int = 160) -> str:
@@ -21,7 +23,13 @@ def clean(text: object, longest: int = 160) -> str:
 
 
 def isolated(text: str) -> str:
-    """Wrap text in Unicode isolates, so that right-to-left words leave what stands beside them in its order."""
+    r"""Wrap right-to-left text in Unicode isolates, so that it leaves what stands beside it in its order.
+
+    >>> isolated("shoe"), len(isolated("\u05e0\u05e2\u05dc"))
+    ('shoe', 5)
+    """
+    if not any(unicodedata.bidirectional(character) in ("R", "AL") for character in text):
+        return text
     return f"\N{FIRST STRONG ISOLATE}{text}\N{POP DIRECTIONAL ISOLATE}"
 
 
@@ -56,5 +64,4 @@ def listed(words: list[str]) -> str:
 
 
 def _is_control(character: str) -> bool:
-    # Cc: control characters; the explicit ones would turn around the text that follows.
-    return unicodedata.category(character) == "Cc" or character in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    return unicodedata.category(character) == "Cc" or character in _TURNING

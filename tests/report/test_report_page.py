@@ -1,0 +1,263 @@
+"""The page as a whole: what stands in it, what never does, and what happens when something is missing."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from fake_runs import FIXED, LEARNED, SHIFTED, draw_pictures, recipe, three_rules, write_run
+
+from mmts.errors import RunError
+from mmts.report import write_report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+EVIL = "<script>alert(1)</script> \"quoted\" 'single' & \u0645\u0631\u062d\u0628\u0627 $a_b$ {0}"
+
+
+VOID = {"meta", "img", "link", "br", "hr", "input"}
+
+
+class Tags(HTMLParser):
+    """Collects every tag with its attributes, and checks that tags close in the order they opened."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return three_rules(tmp_path_factory.mktemp("many"), num_media=60)
+
+
+@pytest.fixture(scope="module")
+def page(many: list[Path]) -> str:
+    return write_report(many, many[0].parent / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> tuple[Path, list[str]]:
+    return tmp_path / "data", draw_pictures(tmp_path / "data", 30)
+
+
+def svgs(page: str) -> list[str]:
+    return re.findall(r"<svg.*?</svg>", page, re.S)
+
+
+def text_of(page: str) -> str:
+    body = re.sub(r"<(style|svg).*?</\1>", " ", page, flags=re.S)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).replace("\xa0", " ").split())
+
+
+def test_loads_nothing_from_anywhere(page: str) -> None:
+    tags = Tags(page).found
+    assert not [tag for tag, _ in tags if tag in ("script", "link", "iframe", "object", "embed", "base", "form")]
+    for tag, attributes in tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        assert (attributes.get("src") or "data:image/").startswith("data:image/")
+        if tag != "a":
+            assert (attributes.get("href") or "#").startswith("#")
+    style = re.findall(r"<style>(.*?)</style>", page, re.S)
+    assert len(style) == 1
+    assert "@import" not in style[0]
+    assert "url(" not in style[0]
+    assert "default-src 'none'" in page
+
+
+def test_every_id_is_unique_and_every_reference_is_met(page: str) -> None:
+    tags = Tags(page).found
+    ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    used = re.findall(r'href="#([^"]+)"', page) + re.findall(r"url\(#([^)]+)\)", page)
+    assert used
+    assert set(used) <= set(ids)
+
+
+def test_charts_are_well_formed_named_and_coloured_by_the_page(page: str) -> None:
+    charts = [svg for svg in svgs(page) if 'class="chart"' in svg]
+    assert len(charts) == 2 + 3 + 3 + 4 + 4  # tail, temperatures, training, recall and differences (wide and narrow)
+    for svg in charts:
+        root = ElementTree.fromstring(svg)
+        assert len(root.attrib["aria-label"]) > 20
+        assert list(root.iter("text"))  # text stays text
+        assert list(root.iter("title"))  # something to point at
+        assert not re.search(r"#[0-9a-f]{6}\b(?!-)", " ".join(e.get("style", "") for e in root.iter()))
+        assert "var(--" in svg
+        assert "<style" not in svg
+
+
+def test_shows_the_numbers_of_metrics_json(page: str, many: list[Path]) -> None:
+    text = text_of(page)
+    metrics = [json.loads((run / "metrics.json").read_text()) for run in many]
+    for direction in ("text_to_image", "image_to_text"):
+        for first in (0, 3, 6):
+            for k in ("R@1", "R@5", "R@10"):
+                values = [each[direction][k] for each in metrics[first : first + 3]]
+                mean = sum(values) / 3
+                spread = (sum((value - mean) ** 2 for value in values) / 2) ** 0.5
+                assert f"{mean:.1f} ± {spread:.1f}" in text
+                tail = [each["groups"]["tail"][direction][k] for each in metrics[first : first + 3]]
+                assert f"{sum(tail) / 3:.1f} ±" in text
+    assert "3 seeds of each rule" in text
+
+
+def test_names_concepts_rules_commands_and_versions(page: str) -> None:
+    text = text_of(page)
+    assert "red, circle, thing 0 400" in text
+    assert "Temperature 0.07 throughout" in text
+    assert "Temperature of 0.05 to 0.2 by concept size (linear), plus a cosine swing of 0.08 over 5 cycles" in text
+    assert "for seed in 0 1 2; do mmts train" in text
+    assert "torch 2.13.0" in text
+    assert "OpenMoji" not in text
+
+
+def test_gallery_marks_what_is_right_by_more_than_colour(page: str) -> None:
+    gallery = page[page.index('id="gallery"') : page.index('id="making"')]
+    assert gallery.count("<article>") == 12
+    assert gallery.count("<img ") == 12 * 2 * 5
+    assert gallery.count('class="right"') == gallery.count('<span class="hidden">right</span>') > 0
+    assert {"head", "mid", "tail"} <= set(re.findall(r"</span> (\w+): <bdi>", gallery))
+    assert gallery.count("training samples</p>") + gallery.count("training sample</p>") == 12
+
+
+def test_same_runs_give_the_same_bytes_and_a_small_file(many: list[Path], page: str, tmp_path: Path) -> None:
+    again = write_report(many, tmp_path / "report.html")
+    assert again.read_text(encoding="utf-8") == page
+    assert again.stat().st_size < 2_000_000
+
+
+def test_foreign_text_is_escaped_everywhere(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
+    folder, captions = data
+    captions = [EVIL, EVIL + "\x00\ud800", "word " * 10_000, *captions[3:]]
+    names = [f"{EVIL} {at}" if at % 2 else f"</title><b>{at}</b>\x07" for at in range(20)]
+    runs = [
+        write_run(tmp_path / name, recipe(EVIL + name, rule), folder, captions, concept_names=names)
+        for name, rule in (("a", FIXED), ("b", SHIFTED))
+    ]
+    page = write_report(runs, tmp_path / "report.html", title=EVIL).read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "<b>" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "\x00" not in page
+    assert "word " * 100 not in page
+    Tags(page)
+    for svg in svgs(page):
+        ElementTree.fromstring(svg)
+
+
+def test_one_run_shows_its_intervals(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
+    run = write_run(tmp_path / "run", recipe("alone", SHIFTED), *data)
+    text = text_of(write_report([run], tmp_path / "report.html").read_text(encoding="utf-8"))
+    metrics = json.loads((run / "metrics.json").read_text())
+    low, high = metrics["intervals"]["text_to_image"]["R@5"]
+    assert f"[{low:.1f}, {high:.1f}]" in text
+    assert f"The right image comes first for {metrics['text_to_image']['R@1']:.1f} % of the captions" in text
+    assert "the spread over seeds is unknown" in text
+    assert "Differences" not in text
+
+
+def test_missing_pieces_are_left_out_with_a_sentence(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
+    whole = write_run(tmp_path / "whole", recipe("whole", FIXED), *data)
+    bare = write_run(tmp_path / "bare", recipe("bare", LEARNED), *data)
+    for name in ("judgement.npz", "concepts.npz", "log.jsonl"):
+        (bare / name).unlink()
+    text = text_of(write_report([bare], tmp_path / "one.html").read_text(encoding="utf-8"))
+    assert "has no concepts.npz" in text
+    assert "neither concepts.npz nor log.jsonl" in text
+    assert "have no log.jsonl" in text
+    assert "has no judgement.npz" in text
+    text = text_of(write_report([whole, bare], tmp_path / "two.html").read_text(encoding="utf-8"))
+    assert "Differences are left out: some runs have no judgement.npz" in text
+    assert "nothing here can tell a difference from chance" in text
+
+
+def test_videos_and_margins_without_validation(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
+    runs = [
+        write_run(
+            tmp_path / f"{name}{seed}",
+            recipe(name, seed=seed, objective={"loss": "max_margin", "margin": {"rule": rule}}),
+            *data,
+            kind="video",
+            with_val=False,
+        )
+        for name, rule in (("margin", "fixed"), ("mm-ts", "shifted"))
+        for seed in (0, 1)
+    ]
+    text = text_of(write_report(runs, tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "Margin over training" in text
+    assert "Text to video" in text
+    assert "no pictures of video clips can be drawn here" in text
+    assert "had no validation data" in text
+
+
+def test_images_that_are_gone_leave_their_captions(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
+    run = write_run(tmp_path / "run", recipe("gone", FIXED), *data)
+    shutil.rmtree(data[0] / "images")
+    page = write_report([run], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<img" not in page
+    assert 'class="missing"' in page
+    assert "could not be read when this page was written" in page
+
+
+def test_openmoji_is_credited(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
+    (data[0] / "README.md").write_text("Pictures by OpenMoji, CC BY-SA 4.0")
+    run = write_run(tmp_path / "run", recipe("emoji", FIXED), *data)
+    page = write_report([run], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "CC BY-SA 4.0" in page
+
+
+def test_what_is_no_judged_run_is_refused(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
+    with pytest.raises(RunError, match="at least one"):
+        write_report([], tmp_path / "report.html")
+    with pytest.raises(RunError, match="does not exist"):
+        write_report([tmp_path / "nothing"], tmp_path / "report.html")
+    image = write_run(tmp_path / "image", recipe("image", FIXED), *data)
+    video = write_run(tmp_path / "video", recipe("video", FIXED), *data, kind="video")
+    with pytest.raises(RunError, match="text_to_image"):
+        write_report([image, video], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_shows_it(page: str, tmp_path: Path, width: int) -> None:
+    from PIL import Image
+
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    shot = tmp_path / "shot.png"
+    switches = "headless no-sandbox disable-gpu hide-scrollbars no-first-run disable-background-networking disable-sync"
+    command = [str(CHROMIUM), *(f"--{switch}" for switch in [*switches.split(), "disable-component-update"])]
+    command += [
+        "--enable-logging=stderr",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--window-size={width},4000",
+        f"--screenshot={shot}",
+    ]
+    done = subprocess.run(
+        [*command, (tmp_path / "report.html").as_uri()], capture_output=True, text=True, timeout=90, check=True
+    )
+    assert "CONSOLE" not in done.stderr
+    colors = Image.open(shot).convert("RGB").getcolors(2**24)
+    assert colors is not None
+    # The page's own colours: head, mid and tail of the curve, and the three rules.
+    seen = {color for _, color in colors}
+    assert {(0x33, 0x20, 0x6B), (0x7D, 0x55, 0xB8), (0xBB, 0x7B, 0xD3), (0x00, 0x69, 0xA8), (0xC2, 0x4A, 0x00)} <= seen

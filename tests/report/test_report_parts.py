@@ -1,0 +1,184 @@
+"""The parts of the report: the finding in words, the SVG, the choice of queries, the curves."""
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from fake_runs import FIXED, LEARNED, SHIFTED, draw_pictures, recipe, write_run
+
+from mmts.compare import Figure
+from mmts.concepts import ConceptDistribution
+from mmts.report import finding
+from mmts.report.contents import Contents, Gap, Judged, read_contents
+from mmts.report.finding import Verdict, find
+from mmts.report.galleries import choose_queries, make_gallery
+from mmts.report.rules import rule_in_words, value_curve
+from mmts.report.svg import SERIES, drawing, inline_svg
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("parts")
+
+
+@pytest.fixture(scope="module")
+def contents(folder: Path) -> Contents:
+    captions = draw_pictures(folder / "data", 40)
+    rules = (("fixed", FIXED), ("learned", LEARNED), ("mm-ts", SHIFTED))
+    return read_contents(
+        [write_run(folder / f"{name}{seed}", recipe(name, rule, seed), folder / "data", captions)
+         for name, rule in rules for seed in (0, 1)]
+    )  # fmt: skip
+
+
+def verdict(difference: float, spread: float | None, gap: Gap | None, number: int = 1) -> Verdict:
+    return Verdict(number, Figure(50.0 + difference, spread), difference, spread, gap)
+
+
+CLEAR, UNCLEAR = Gap(2.0, 0.5, 3.5), Gap(0.3, -1.0, 1.6)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "headline"),
+    [
+        ([verdict(2.0, 0.4, CLEAR)], "learned beats fixed: the right image comes first for 52.0 % of the captions"),
+        ([verdict(2.0, None, CLEAR)], "learned beats fixed"),
+        ([verdict(2.0, 0.4, None)], "learned beats fixed"),
+        ([verdict(-2.0, 0.4, -CLEAR)], "fixed stays best"),
+        ([verdict(0.3, 0.4, UNCLEAR)], "No difference larger than the spread over seeds"),
+        ([verdict(2.0, 2.5, CLEAR)], "No difference larger than the spread over seeds"),
+        ([verdict(1.0, 0.4, UNCLEAR)], "No difference that this test set can tell from chance"),
+        ([verdict(5.0, None, None)], "One run of each rule: nothing here can tell a difference from chance"),
+        ([verdict(0.3, 0.4, UNCLEAR), verdict(-2.0, 0.4, -CLEAR, 2)], "No rule is clearly better than fixed"),
+        ([verdict(2.5, 3.0, CLEAR), verdict(2.0, 0.4, CLEAR, 2)], "mm-ts beats fixed"),
+    ],
+)
+def test_the_headline_claims_no_more_than_seeds_and_queries_bear(
+    contents: Contents, verdicts: list[Verdict], headline: str
+) -> None:
+    assert finding._headline(contents, Figure(50.0, 0.4), verdicts).startswith(headline)
+
+
+def test_the_finding_compares_with_the_larger_spread(contents: Contents) -> None:
+    found = find(contents)
+    for each in found.verdicts:
+        own, first = contents.figure(each.number, "text_to_image", "R@1"), contents.figure(0, "text_to_image", "R@1")
+        assert own is not None
+        assert first is not None
+        assert each.spread == max(own.spread or 0, first.spread or 0)
+        assert each.difference == pytest.approx(own.mean - first.mean)
+        assert each.gap is not None
+        assert each.gap.mean == pytest.approx(each.difference)  # the same hits, once by run and once by query
+
+
+def test_differences_by_part_are_those_of_the_figures(contents: Contents) -> None:
+    for (number, direction, measure, part), gap in contents.gaps.items():
+        own, first = contents.figure(number, direction, measure, part), contents.figure(0, direction, measure, part)
+        assert own is not None
+        assert first is not None
+        assert gap.mean == pytest.approx(own.mean - first.mean)
+        assert gap.low <= gap.mean <= gap.high
+
+
+def test_curves_are_the_published_rule(contents: Contents) -> None:
+    curve = value_curve(contents.groups[2], contents.distributions[2])
+    assert curve is not None
+    assert (curve.head[0], curve.tail[0]) == pytest.approx((0.20 + 0.04, 0.05 + 0.04))
+    assert (min(curve.head), min(curve.tail)) == pytest.approx((0.20 - 0.04, 0.05 - 0.04))
+    assert not curve.is_logged
+    fixed = value_curve(contents.groups[0], contents.distributions[0])
+    assert fixed is not None
+    assert fixed.is_shared
+
+
+def test_a_learned_value_is_read_from_the_log(contents: Contents) -> None:
+    curve = value_curve(contents.groups[1], contents.distributions[1])
+    assert curve is not None
+    assert curve.is_logged
+    assert curve.head[0] == pytest.approx(0.07)
+    assert curve.head[-1] < 0.03
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ({"rule": "fixed", "value": 0.1}, "temperature 0.1 throughout"),
+        ({"rule": "learned"}, "temperature learned, started at 0.07, kept within 0.01 to 1"),
+        (
+            {"rule": "scheduled", "schedule": {"kind": "linear", "start": 1, "end": 2}},
+            "temperature the same for all samples, following a linear schedule",
+        ),
+        (
+            {"rule": "shifted", "alpha": 0, "scale": "log"},
+            "temperature of 0.05 to 0.2 by concept size (log), without a swing",
+        ),
+    ],
+)
+def test_rules_in_words(rule: dict[str, object], words: str) -> None:
+    assert rule_in_words(recipe("x", rule)) == words
+
+
+def judged(ranks: list[int], groups: list[int], captions: list[str] | None = None) -> Judged:
+    meta = {"captions": captions or [f"caption {at}" for at in range(len(ranks))]}
+    return Judged({"text_ranks": np.array(ranks), "text_groups": np.array(groups)}, meta)
+
+
+def test_queries_come_evenly_from_all_groups_right_and_wrong() -> None:
+    ranks = [1 if at % 4 else 7 for at in range(120)]
+    groups = [at // 40 for at in range(120)]
+    chosen = choose_queries([judged(ranks, groups)])
+    assert len(set(chosen)) == 12
+    assert [groups[row] for row in chosen] == [0] * 4 + [1] * 4 + [2] * 4
+    assert sum(ranks[row] == 1 for row in chosen) == 6
+    assert chosen == choose_queries([judged(ranks, groups)])
+
+
+def test_queries_favour_neither_run() -> None:
+    first, second = [1, 1, 9, 9] * 10, [1, 9, 1, 9] * 10
+    one, other = judged(first, [0] * 40), judged(second, [0] * 40)
+    assert choose_queries([one, other]) == choose_queries([other, one])
+
+
+def test_few_queries_and_repeated_captions() -> None:
+    assert len(choose_queries([judged([1, 5, 2], [0, 0, 2])])) == 3
+    assert len(choose_queries([judged([1] * 30, [0] * 30, ["a shoe"] * 30)])) == 1
+
+
+def test_the_gallery_shows_what_the_judgement_says(contents: Contents) -> None:
+    gallery = make_gallery(contents, [0, 2])
+    run = contents.judged[2]
+    assert run is not None
+    for query in gallery.queries:
+        row = run.meta["captions"].index(query.text)
+        answer = query.answers[1]
+        assert [hit.is_right for hit in answer.hits] == run.arrays["text_top_relevant"][row][:5].tolist()
+        assert [hit.caption for hit in answer.hits] == [
+            run.meta["captions"][at] for at in run.arrays["text_top"][row][:5]
+        ]
+        assert answer.rank == run.arrays["text_ranks"][row]
+        assert all((hit.source or "").startswith("data:image/") for hit in answer.hits)
+        distribution = contents.distributions[0]
+        assert isinstance(distribution, ConceptDistribution)
+        assert query.concept == distribution.names[int(run.arrays["text_concepts"][row])]
+
+
+def test_svg_keeps_text_escapes_it_and_adds_tooltips() -> None:
+    with drawing(200, 100) as figure:
+        axes = figure.add_subplot()
+        axes.plot([1, 2, 3], [3, 1, 2], marker="o", color=SERIES[1], gid="hover-a")
+        axes.set_title("<script> $x_y$ & co")
+        svg = inline_svg(figure, "one", "a <chart>", {"hover-a": ["<1>", "2", "3"]})
+    root = ElementTree.fromstring(str(svg))
+    assert "<script> $x_y$ & co" in [text.text for text in root.iter("text")]
+    assert [title.text for title in root.iter("title")] == ["<1>", "2", "3"]
+    assert root.attrib["aria-label"] == "a <chart>"
+    assert "var(--series-1)" in svg
+    assert all(element.attrib["id"].startswith("one-") for element in root.iter() if "id" in element.attrib)
+
+
+def test_svg_needs_a_tooltip_for_every_marker() -> None:
+    with drawing(200, 100) as figure:
+        figure.add_subplot().plot([1, 2, 3], [3, 1, 2], marker="o", gid="a")
+        with pytest.raises(ValueError, match="zip"):
+            inline_svg(figure, "one", "a chart", {"a": ["1", "2"]})

@@ -1,0 +1,220 @@
+"""Loading Hugging Face models by name or local folder: offline from folders, no remote code, one clear error."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from mmts.errors import RecipeError
+from mmts.models.options import nearest
+
+T = TypeVar("T")
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from: its `name` as given, the `place` Hugging Face is asked for, `local` for a folder."""
+
+    name: str
+    place: str
+    local: bool
+    side: str
+
+
+def find_source(name: str, side: str, built_in: tuple[str, ...]) -> Source:
+    """Tell a folder from a hub name, or raise RecipeError naming the built-in towers.
+
+    Args:
+        name: what the recipe says.
+        side: "image" or "text", for messages.
+        built_in: names of that side's built-in towers.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise RecipeError(
+                f"{side} tower {name!r}: the folder has no config.json, so it is not a Hugging Face model"
+            )
+        return Source(name, str(folder), True, side)
+    hint = f"the built-in {side} towers are {', '.join(built_in)}"
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or folder.exists():
+        raise RecipeError(f"{side} tower {name!r}: there is no such folder; {hint}")
+    suggestion = nearest(name, built_in)
+    if "/" not in name and suggestion.startswith("did you mean"):
+        raise RecipeError(f"unknown {side} tower {name!r}; {suggestion} ({hint})")
+    return Source(name, name, False, side)
+
+
+def call(source: Source, what: str, built_in: tuple[str, ...], function: Callable[..., T], **options: Any) -> T:
+    """Call one of transformers' `from_pretrained` quietly; any failure becomes one RecipeError."""
+    try:
+        with _quiet():
+            return function(source.place, local_files_only=source.local, trust_remote_code=False, **options)
+    except Exception as error:  # whatever a third party raises on bad files, names or networks
+        reason = _first_line(error)
+        if source.local:
+            message = f"{source.side} tower {source.name!r}: cannot load the {what} from this folder: {reason}"
+        else:
+            message = (
+                f"unknown {source.side} tower {source.name!r}: it is not built in ({', '.join(built_in)}), there is no "
+                f"such folder, and Hugging Face gave no {what} of that name: {reason}"
+            )
+        raise RecipeError(message) from None
+
+
+def load_model(source: Source, built_in: tuple[str, ...]) -> tuple[nn.Module, set[str]]:
+    """Return the model in float32 and evaluation mode, and the names of pooler weights that its files lack.
+
+    Raises RecipeError where any other weight is missing: such a model would compute with random numbers.
+    """
+    from transformers import AutoModel
+
+    model, info = call(
+        source,
+        "model",
+        built_in,
+        AutoModel.from_pretrained,
+        dtype=torch.float32,
+        output_loading_info=True,
+    )
+    missing = set(info["missing_keys"])
+    pooler = {key for key in missing if "pooler" in key.split(".")}
+    if missing - pooler:
+        example = sorted(missing - pooler)[0]
+        raise RecipeError(
+            f"{source.side} tower {source.name!r}: its files lack {len(missing - pooler)} weights, {example!r} for one"
+        )
+    network: nn.Module = model.eval()
+    return network, pooler
+
+
+def keep_side(model: nn.Module, side: str) -> None:
+    """Remove the other half of a CLIP or SigLIP model and its temperature: they take no memory and never train."""
+    others = ("text",) if side == "image" else ("vision", "visual", "image")
+    for name, _ in list(model.named_children()):
+        if name.startswith(others):
+            delattr(model, name)
+    for name, _ in list(model.named_parameters(recurse=False)):
+        if name.startswith("logit"):
+            delattr(model, name)
+
+
+def has_both_sides(model: nn.Module) -> bool:
+    """Return whether `model` embeds images and texts, as CLIP and SigLIP do."""
+    return hasattr(model, "get_image_features") and hasattr(model, "get_text_features")
+
+
+def pooled(output: Any) -> Tensor:
+    """Return the tensor in what `get_image_features` gives: an output object since transformers 5, a tensor before."""
+    features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return features.flatten(1)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What an image model expects: side in pixels, mean and std of pixels in [0, 1], how a rectangle becomes square."""
+
+    size: int | None = None
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    resize: str = "crop"
+
+
+def read_preprocessing(source: Source) -> Preprocessing:
+    """Read preprocessor_config.json (or the image part of processor_config.json); defaults where there is none.
+
+    A processor that resizes to more than it crops (256, then 224) is followed in its crop alone: a little more is seen.
+    """
+    config = _read_json(source, "preprocessor_config.json")
+    if config is None:
+        config = (_read_json(source, "processor_config.json") or {}).get("image_processor")
+    if not config:
+        return Preprocessing()
+    if config.get("do_flip_channel_order"):
+        raise RecipeError(f"image tower {source.name!r} wants its colours in the order BGR, which mmts does not do")
+    crops = bool(config.get("do_center_crop")) and bool(config.get("crop_size"))
+    stated = config.get("crop_size") if crops else config.get("size")
+    size, square = _side(source, stated)
+    # Pixels come in [0, 1]; a processor's mean and std apply to value * rescale_factor of pixels in [0, 255].
+    scale = 255 * float(config.get("rescale_factor") or 1 / 255) if config.get("do_rescale", True) else 255.0
+    normalize = config.get("do_normalize", True)
+    mean = config.get("image_mean") or IMAGENET_MEAN if normalize else (0.0, 0.0, 0.0)
+    std = config.get("image_std") or IMAGENET_STD if normalize else (1.0, 1.0, 1.0)
+    mean, std = (values if isinstance(values, list | tuple) else [values] * 3 for values in (mean, std))
+    return Preprocessing(
+        size,
+        tuple(float(value) / scale for value in mean),
+        tuple(float(value) / scale for value in std),
+        "stretch" if square and not crops else "crop",
+    )
+
+
+def _side(source: Source, stated: Any) -> tuple[int | None, bool]:
+    """Return the side in pixels and whether both sides are stated, that is, whether the image is stretched."""
+    if isinstance(stated, dict):
+        if "shortest_edge" in stated:
+            return int(stated["shortest_edge"]), False
+        if {"height", "width"} <= stated.keys():
+            if stated["height"] != stated["width"]:
+                raise RecipeError(
+                    f"image tower {source.name!r} takes images of {stated['width']}x{stated['height']} pixels; "
+                    "mmts makes square ones only"
+                )
+            return int(stated["height"]), True
+        return None, False
+    return (int(stated), True) if stated else (None, False)
+
+
+def _read_json(source: Source, filename: str) -> dict[str, Any] | None:
+    from transformers.utils import cached_file
+
+    with _quiet():
+        try:
+            path = cached_file(
+                source.place, filename, local_files_only=source.local, _raise_exceptions_for_missing_entries=False
+            )
+        except OSError:
+            return None
+    if path is None:
+        return None
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecipeError(f"image tower {source.name!r}: {filename} is not valid JSON: {error}") from None
+    return content if isinstance(content, dict) else None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and loading reports off the terminal; what matters is raised."""
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    hub = logging.getLogger("huggingface_hub")
+    hub_level = hub.level
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    hub.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        hub.setLevel(hub_level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 240 else text[:237] + "..."

@@ -1,0 +1,50 @@
+"""Checks shared by everything that is built from names and options in a recipe."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mmts.errors import RecipeError
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Say which known name is meant, or list them all.
+
+    >>> nearest("small-vitt", ["small-vit", "small-resnet"])
+    "did you mean 'small-vit'?"
+    >>> nearest("gpt", ["small-vit", "small-resnet"])
+    'known: small-vit, small-resnet'
+    """
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def check_options(tower: str, options: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raise RecipeError for an option that `tower` does not have, naming the nearest one it has."""
+    known = list(known)
+    for option in options:
+        if option not in known:
+            raise RecipeError(f"tower {tower!r} has no option {option!r}; {nearest(option, known)}")
+
+
+def check_int(tower: str, option: str, value: Any, low: int) -> int:
+    """Return `value`, or raise RecipeError where it is not a whole number of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise RecipeError(f"tower {tower!r}: {option} must be a whole number of at least {low}, not {value!r}")
+    return value
+
+
+def check_choice(tower: str, option: str, value: Any, choices: Iterable[str]) -> str:
+    """Return `value`, or raise RecipeError where it is none of `choices`."""
+    choices = list(choices)
+    if not isinstance(value, str) or value not in choices:
+        raise RecipeError(f"tower {tower!r}: {option} must be one of {', '.join(choices)}, not {value!r}")
+    return value
+
+
+def check_rate(tower: str, option: str, value: Any) -> float:
+    """Return `value`, or raise RecipeError where it is not a probability below 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise RecipeError(f"tower {tower!r}: {option} must be at least 0 and below 1, not {value!r}")
+    return float(value)

@@ -1,0 +1,104 @@
+"""Tiny Hugging Face models with random weights, saved as local folders; no network, a few kilobytes each."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+logging.disable_progress_bar()
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "blue", "shoe", "hat", "dog", "."]
+
+
+def save_tokenizer(folder: Path, max_length: int = 16) -> None:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        eos_token="[SEP]",
+        bos_token="[CLS]",
+        model_max_length=max_length,
+    ).save_pretrained(folder)
+
+
+def save_preprocessor(folder: Path, **config: Any) -> None:
+    (folder / "preprocessor_config.json").write_text(json.dumps(config))
+
+
+def tiny_clip(folder: Path, kind: str = "clip") -> Path:
+    """A CLIP or SigLIP model for 32 px images, features 12 (CLIP) or 16 (SigLIP) wide."""
+    import transformers
+
+    torch.manual_seed(0)
+    prefix = {"clip": "CLIP", "siglip": "Siglip"}[kind]
+    shared = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**shared, "vocab_size": len(WORDS), "max_position_embeddings": 16, "eos_token_id": 3, "pad_token_id": 0}
+    vision = {**shared, "image_size": 32, "patch_size": 8}
+    options = {"projection_dim": 12} if kind == "clip" else {}
+    config = getattr(transformers, f"{prefix}Config")(text_config=text, vision_config=vision, **options)
+    getattr(transformers, f"{prefix}Model")(config).save_pretrained(folder)
+    save_tokenizer(folder)
+    save_preprocessor(
+        folder,
+        size={"shortest_edge": 32},
+        crop_size={"height": 32, "width": 32},
+        do_center_crop=True,
+        image_mean=[0.4, 0.5, 0.6],
+        image_std=[0.2, 0.3, 0.4],
+    )
+    return folder
+
+
+def tiny_backbone(folder: Path, kind: str, patch: int = 8) -> Path:
+    """A ResNet, ViT or DINOv2 without a preprocessor_config.json."""
+    import transformers
+
+    torch.manual_seed(0)
+    if kind == "resnet":
+        config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+        transformers.ResNetModel(config).save_pretrained(folder)
+        return folder
+    shared = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    name = {"vit": "ViT", "dinov2": "Dinov2"}[kind]
+    config = getattr(transformers, f"{name}Config")(image_size=32, patch_size=patch, **shared)
+    getattr(transformers, f"{name}Model")(config).save_pretrained(folder)
+    return folder
+
+
+def tiny_encoder(folder: Path, kind: str) -> Path:
+    """A BERT, DistilBERT or RoBERTa, features 16 wide, at most 16 tokens."""
+    import transformers
+
+    torch.manual_seed(0)
+    if kind == "distilbert":
+        config = transformers.DistilBertConfig(
+            vocab_size=len(WORDS), dim=16, hidden_dim=32, n_layers=2, n_heads=2, max_position_embeddings=16
+        )
+        transformers.DistilBertModel(config).save_pretrained(folder)
+    else:
+        name = {"bert": "Bert", "roberta": "Roberta"}[kind]
+        config = getattr(transformers, f"{name}Config")(
+            vocab_size=len(WORDS),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=16,
+            pad_token_id=0,
+        )
+        getattr(transformers, f"{name}Model")(config).save_pretrained(folder)
+    save_tokenizer(folder, max_length=10**30)
+    return folder

@@ -57,7 +57,7 @@ def write_report(runs: Sequence[Path], out: Path, title: str | None = None) -> P
 
 def _fill_in(contents: Contents, runs: Sequence[Path], out: Path, title: str | None) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["unbroken"] = lambda text: text.replace(" %", "\N{NO-BREAK SPACE}%")
+    environment.filters["unbroken"] = lambda text: re.sub(" (?=%)| (?=± )|(?<=±) ", "\N{NO-BREAK SPACE}", text)
     environment.filters["samples"] = lambda number: counted(number, "training sample")
     template = environment.from_string(_resource("page.html"))
     finding = find(contents)

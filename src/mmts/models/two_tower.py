@@ -1,0 +1,159 @@
+"""The two-tower model: media and captions to unit embeddings in one space; no temperature inside."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmts.errors import RecipeError, RunError
+from mmts.losses.normalize import unit
+from mmts.models.base import Tower, is_frozen
+from mmts.models.heads import build_head
+from mmts.models.image_towers import ImageTower, load_image_tower
+from mmts.models.text_towers import TextTower, Vocabulary, load_text_tower
+
+Tokens = Mapping[str, Tensor]
+
+
+class TwoTower(nn.Module):
+    """Two towers, each followed by its head.
+
+    x = unit(media_head(media_tower(media))),  y = unit(text_head(text_tower(text)))
+
+    A tower none of whose parameters requires a gradient is frozen: it stays in evaluation mode and records no graph.
+    Where a tower is None, the input already is that tower's feature row.
+
+    Args:
+        media_tower: images (B, 3, size, size) -> (B, W), or None.
+        text_tower: tokens -> (B, W), or None.
+        media_head: (B, W) -> (B, D).
+        text_head: (B, W) -> (B, D).
+
+    >>> model = TwoTower(None, None, nn.Linear(5, 3), nn.Linear(4, 3))
+    >>> x, y = model(torch.ones(2, 5), torch.ones(2, 4))
+    >>> x.shape, y.shape
+    (torch.Size([2, 3]), torch.Size([2, 3]))
+    """
+
+    def __init__(
+        self,
+        media_tower: ImageTower | None,
+        text_tower: TextTower | None,
+        media_head: nn.Module,
+        text_head: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.media_tower = media_tower
+        self.text_tower = text_tower
+        self.media_head = media_head
+        self.text_head = text_head
+        self.train(self.training)
+
+    def forward(self, media: Tensor, text: Tensor | Tokens) -> tuple[Tensor, Tensor]:
+        """Return the unit embeddings of media and captions, both (B, D)."""
+        return self.encode_media(media), self.encode_text(text)
+
+    def encode_media(self, media: Tensor) -> Tensor:
+        """Return the unit embeddings (B, D) of images (B, 3, size, size) in [0, 1], or of feature rows (B, W)."""
+        return _encode(self.media_tower, self.media_head, media)
+
+    def encode_text(self, text: Tensor | Tokens) -> Tensor:
+        """Return the unit embeddings (B, D) of what the text tower's `tokenize` gave, or of feature rows (B, W)."""
+        return _encode(self.text_tower, self.text_head, text)
+
+    def train(self, mode: bool = True) -> "TwoTower":
+        """Set training or evaluation mode; frozen towers stay in evaluation mode."""
+        super().train(mode)
+        for _, tower in self._frozen_towers():
+            tower.eval()
+        return self
+
+    def drop_frozen(self) -> None:
+        """Forget frozen towers, to free their memory: from here on their inputs are feature rows."""
+        for side, _ in self._frozen_towers():
+            setattr(self, side, None)
+
+    def trainable_state_dict(self) -> dict[str, Tensor]:
+        """Return the state of all that trains: heads, and towers that are not frozen. The same after `drop_frozen`."""
+        frozen = tuple(f"{side}." for side, _ in self._frozen_towers())
+        return {name: value for name, value in self.state_dict().items() if not name.startswith(frozen)}
+
+    def load_trainable_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Load what `trainable_state_dict` gave; raises RunError, naming a weight, for the state of another model."""
+        own = self.trainable_state_dict()
+        for name in own:
+            if name not in state:
+                raise RunError(f"the saved model has no weight {name!r}; it belongs to a model of another shape")
+        for name, value in state.items():
+            if name not in own:
+                raise RunError(f"the saved model has a weight {name!r} that this model lacks; they differ in shape")
+            if value.shape != own[name].shape:
+                shapes = f"{tuple(value.shape)}, this model's {tuple(own[name].shape)}"
+                raise RunError(f"the saved model's weight {name!r} has shape {shapes}")
+        self.load_state_dict(dict(state), strict=False)
+
+    def _frozen_towers(self) -> list[tuple[str, Tower]]:
+        sides = (("media_tower", self.media_tower), ("text_tower", self.text_tower))
+        return [(side, tower) for side, tower in sides if tower is not None and is_frozen(tower)]
+
+
+def _encode(tower: Tower | None, head: nn.Module, inputs: Any) -> Tensor:
+    if tower is not None:
+        with torch.no_grad() if is_frozen(tower) else nullcontext():
+            inputs = tower(inputs)
+    return unit(head(inputs))
+
+
+def build_two_tower(
+    *,
+    image: str = "efficientnet-lite0",
+    image_size: int | None = None,
+    image_options: Mapping[str, Any] | None = None,
+    image_frozen: bool = True,
+    text: str = "minilm",
+    text_options: Mapping[str, Any] | None = None,
+    text_frozen: bool = True,
+    vocabulary: Vocabulary | None = None,
+    head: str = "two-layer",
+    hidden: int = 512,
+    dropout: float = 0.2,
+    width: int = 256,
+) -> TwoTower:
+    """Return a two-tower model with new heads; random weights come from torch's global generator (the caller seeds it).
+
+    Frozen towers are held by the model until `drop_frozen`, so that `mmts.models.features` can compute their rows.
+
+    Args:
+        image: name of an image tower, see `load_image_tower`.
+        image_size: side of the square input in pixels; None is the tower's own.
+        image_options: the tower's options.
+        image_frozen: keep the tower as it is and train only its head.
+        text: name of a text tower, see `load_text_tower`.
+        text_options: the tower's options.
+        text_frozen: keep the tower as it is and train only its head.
+        vocabulary: the words of the training captions; only for "small-transformer".
+        head: "linear", "two-layer" or "none"; both sides get the same kind.
+        hidden: width between the layers of a two-layer head.
+        dropout: dropout of a two-layer head.
+        width: width of the embeddings.
+
+    Raises:
+        RecipeError: an unknown name or option, or a frozen tower whose weights are random.
+    """
+    media_tower = load_image_tower(image, size=image_size, **(image_options or {}))
+    text_tower = load_text_tower(text, vocabulary=vocabulary, **(text_options or {}))
+    for tower, frozen in ((media_tower, image_frozen), (text_tower, text_frozen)):
+        if frozen and tower.from_scratch:
+            raise RecipeError(
+                f"tower {tower.name!r} starts from random weights, so it has to train: set frozen to false"
+            )
+        if frozen:
+            tower.freeze()
+    return TwoTower(
+        media_tower,
+        text_tower,
+        build_head(head, media_tower.width, width, hidden=hidden, dropout=dropout),
+        build_head(head, text_tower.width, width, hidden=hidden, dropout=dropout),
+    )

@@ -1,0 +1,27 @@
+"""Towers (image, text), heads, and the two-tower module: unit embeddings, no temperature inside."""
+
+from mmts.models.base import Tower, is_frozen
+from mmts.models.features import embed_media, embed_text, image_features, text_features
+from mmts.models.heads import build_head
+from mmts.models.image_towers import ImageTower, load_image_tower
+from mmts.models.text_towers import TextTower, Vocabulary, build_vocabulary, load_text_tower, needs_vocabulary
+from mmts.models.two_tower import TwoTower, build_two_tower
+
+__all__ = [
+    "ImageTower",
+    "TextTower",
+    "Tower",
+    "TwoTower",
+    "Vocabulary",
+    "build_head",
+    "build_two_tower",
+    "build_vocabulary",
+    "embed_media",
+    "embed_text",
+    "image_features",
+    "is_frozen",
+    "load_image_tower",
+    "load_text_tower",
+    "needs_vocabulary",
+    "text_features",
+]

@@ -1,0 +1,216 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_models import tiny_encoder
+from torch import Tensor, nn
+
+from mmts.errors import DataError, InputError
+from mmts.models import (
+    TextTower,
+    TwoTower,
+    build_vocabulary,
+    embed_media,
+    embed_text,
+    image_features,
+    load_image_tower,
+    load_text_tower,
+    text_features,
+)
+from mmts.models.features import has_bf16
+from mmts.models.image_towers import ImageTower
+
+
+def images(folder: Path, count: int) -> list[Path]:
+    """Write images of different sizes and colours."""
+    rng = np.random.default_rng(0)
+    paths = [folder / f"{at}.png" for at in range(count)]
+    for at, path in enumerate(paths):
+        Image.fromarray(rng.integers(0, 255, (20 + at, 30, 3), np.uint8)).save(path)
+    return paths
+
+
+def image_tower(**options: object) -> ImageTower:
+    torch.manual_seed(0)
+    tower = load_image_tower("small-resnet", **{"size": 16, "channels": 2, "depth": 1, **options})  # type: ignore[arg-type]
+    tower.freeze()
+    return tower
+
+
+class Counting(nn.Module):
+    """A tower that counts the rows it computes."""
+
+    def __init__(self, tower: ImageTower | TextTower) -> None:
+        super().__init__()
+        self.tower = tower
+        self.seen = 0
+        forward = tower.forward
+
+        def counted(inputs: object) -> Tensor:
+            rows = forward(inputs)  # type: ignore[arg-type]
+            self.seen += len(rows)
+            return rows
+
+        tower.forward = counted  # type: ignore[assignment,method-assign]
+
+
+def cache_files(cache: Path) -> int:
+    return len(list((cache / "features").glob("*.npy")))
+
+
+def test_image_features_are_those_of_the_tower(tmp_path: Path) -> None:
+    from mmts.data.image import load_pixels
+
+    paths = images(tmp_path, 7)
+    tower = image_tower()
+    rows = image_features(tower, paths, batch_size=3)
+    assert rows.shape == (7, tower.width)
+    assert rows.dtype == np.float32
+    expected = tower(torch.stack([load_pixels(path, 16, "stretch") for path in paths]))
+    np.testing.assert_allclose(rows, expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(has_bf16(torch.device("cpu")), reason="this CPU computes features in bf16")
+def test_image_features_are_computed_once(tmp_path: Path, private_cache: Path) -> None:
+    paths = images(tmp_path, 5)
+    tower = image_tower()
+    counting = Counting(tower)
+    first = image_features(tower, paths, batch_size=2)
+    assert isinstance(first, np.memmap)
+    assert counting.seen == 5
+    moved = [path.rename(tmp_path / f"moved-{path.name}") for path in paths]
+    np.testing.assert_array_equal(image_features(tower, moved), first)
+    assert counting.seen == 5
+    assert cache_files(private_cache) == 1
+
+
+def test_equal_files_are_computed_once(tmp_path: Path) -> None:
+    paths = images(tmp_path, 3)
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(paths[1].read_bytes())
+    tower = image_tower()
+    counting = Counting(tower)
+    rows = image_features(tower, [paths[1], paths[0], copy, paths[2], paths[0]])
+    assert counting.seen == 3
+    np.testing.assert_array_equal(rows[0], rows[2])
+    np.testing.assert_array_equal(rows[1], rows[4])
+    assert not np.array_equal(rows[0], rows[1])
+    np.testing.assert_allclose(rows[[1, 0, 3]], image_features(tower, paths), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("change", [{"size": 24}, {"resize": "pad"}, {"resize": "crop"}])
+def test_other_preprocessing_is_another_key(tmp_path: Path, private_cache: Path, change: dict[str, object]) -> None:
+    paths = images(tmp_path, 2)
+    first = image_features(image_tower(), paths)
+    second = image_features(image_tower(**change), paths)
+    assert cache_files(private_cache) == 2
+    assert not np.allclose(first, second)
+
+
+def test_other_weights_or_contents_are_another_key(tmp_path: Path, private_cache: Path) -> None:
+    paths = images(tmp_path, 2)
+    tower = image_tower()
+    image_features(tower, paths)
+    Image.new("RGB", (9, 9), "red").save(paths[0])
+    image_features(tower, paths)
+    with torch.no_grad():
+        next(tower.parameters()).mul_(1.5)
+    image_features(tower, paths)
+    assert cache_files(private_cache) == 3
+
+
+def test_missing_and_broken_images_are_named(tmp_path: Path) -> None:
+    paths = images(tmp_path, 3)
+    with pytest.raises(DataError, match=r"cannot read the image .*gone\.png: No such file"):
+        image_features(image_tower(), [*paths, tmp_path / "gone.png"])
+    paths[1].write_bytes(b"not an image")
+    with pytest.raises(DataError, match=r"1\.png"):
+        image_features(image_tower(), paths)
+
+
+def test_an_interrupt_keeps_what_was_computed(tmp_path: Path) -> None:
+    paths = [tmp_path / str(at) for at in range(520)]
+    for at, path in enumerate(paths):
+        path.write_text(str(at))
+    tower = image_tower()
+    counting = Counting(tower)
+    broken = {paths[515]}
+
+    def load(path: Path, size: int, resize: str) -> Tensor:
+        if path in broken:
+            raise KeyboardInterrupt
+        return torch.full((3, size, size), int(path.name) / 520)
+
+    with pytest.raises(KeyboardInterrupt):
+        image_features(tower, paths, load=load)
+    assert counting.seen == 512
+    broken.clear()
+    rows = image_features(tower, paths, load=load)
+    assert counting.seen == 520
+    np.testing.assert_allclose(rows[[0, 519]], tower(torch.stack([load(paths[at], 16, "") for at in (0, 519)])), 1e-5)
+
+
+def test_features_do_not_change_the_mode(tmp_path: Path) -> None:
+    tower = load_image_tower("small-resnet", size=16, channels=2, depth=1).train()
+    statistics = tower.layers[1].running_mean.clone()  # type: ignore[index,union-attr]
+    image_features(tower, images(tmp_path, 2))
+    assert tower.training
+    assert torch.equal(tower.layers[1].running_mean, statistics)  # type: ignore[index,union-attr]
+
+
+def test_text_features(tmp_path: Path, private_cache: Path) -> None:
+    tower = load_text_tower(str(tiny_encoder(tmp_path, "bert")))
+    tower.freeze()
+    counting = Counting(tower)
+    captions = ["a red shoe", "", "hat", "a red shoe", "👟", "hat"]
+    rows = text_features(tower, captions, batch_size=2)
+    assert counting.seen == 4
+    np.testing.assert_allclose(rows, tower(tower.tokenize(captions)).numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(text_features(tower, captions[::-1]), rows[::-1])
+    assert counting.seen == 4 + len(captions)
+    assert cache_files(private_cache) == 1
+
+
+def test_nothing_gives_no_rows(tmp_path: Path) -> None:
+    assert image_features(image_tower(), []).shape == (0, 16)
+    tower = load_text_tower(str(tiny_encoder(tmp_path, "bert")))
+    assert text_features(tower, []).shape == (0, 16)
+
+
+def test_embed_rows() -> None:
+    model = TwoTower(None, None, nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.9)), nn.Linear(5, 3)).train()
+    media, text = np.random.default_rng(0).normal(size=(7, 4)), torch.rand(2, 5)
+    x = embed_media(model, media.astype(np.float32), batch_size=3)
+    assert model.training
+    model.eval()
+    torch.testing.assert_close(x, model.encode_media(torch.tensor(media, dtype=torch.float32)).detach())
+    torch.testing.assert_close(embed_text(model, text), model.encode_text(text).detach())
+    assert not x.requires_grad
+
+
+def test_embed_files_and_captions(tmp_path: Path) -> None:
+    from mmts.data.image import load_pixels
+
+    captions = ["a red hat and a shoe", "hat", "", "a hat", "red"]
+    text_tower = load_text_tower("small-transformer", vocabulary=build_vocabulary(captions), width=16, heads=2, depth=1)
+    media_tower = load_image_tower("small-resnet", size=16, channels=2, depth=1)
+    model = TwoTower(media_tower, text_tower, nn.Identity(), nn.Identity()).eval()
+    paths = images(tmp_path, 5)
+    pixels = torch.stack([load_pixels(path, 16, "stretch") for path in paths])
+    with torch.no_grad():
+        x, y = model(pixels, text_tower.tokenize(captions))
+    torch.testing.assert_close(embed_media(model, paths, batch_size=2), x, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(embed_text(model, captions, batch_size=2), y, rtol=1e-4, atol=1e-5)
+
+
+def test_embed_says_what_it_takes(tmp_path: Path) -> None:
+    rows = np.zeros((2, 4), np.float32)
+    with pytest.raises(InputError, match="takes feature rows"):
+        embed_text(TwoTower(None, None, nn.Identity(), nn.Identity()), ["a"])
+    model = TwoTower(image_tower(), None, nn.Identity(), nn.Identity())
+    with pytest.raises(InputError, match="takes image files, not feature rows"):
+        embed_media(model, rows)
+    with pytest.raises(InputError, match="nothing to embed"):
+        embed_media(model, [])

@@ -28,8 +28,8 @@ def judged_run(path: Path, settings: Sequence[str], text_ranks: Sequence[int], m
         torch.tensor(text_ranks), torch.tensor(media_ranks), top[0], top[0].bool(), top[1], top[1].bool()
     )
     groups = torch.arange(len(text_ranks)) % 2  # no tail
-    write_json(run.metrics_file, summarize(judgement, split, groups, groups[split.first]))
-    save_judgement(run.judgement_file, judgement, split, Path(), "text", groups, groups[split.first])
+    write_json(run.metrics_file, summarize(judgement, split, groups))
+    save_judgement(run.judgement_file, judgement, split, Path(), "text", groups, groups)
     return path
 
 
@@ -69,13 +69,15 @@ def test_mean_and_spread_are_those_of_the_hand(runs: list[Path]) -> None:
 
 
 def test_differences_are_paired_over_queries(runs: list[Path]) -> None:
-    found = {(each.direction, each.measure): each for each in compare_runs(runs).differences}
-    to_image = found["text_to_image", "R@1"]
+    gaps = compare_runs(runs).gaps
+    to_image = gaps[1, "text_to_image", "R@1", None]
     assert to_image.mean == pytest.approx(100 - 62.5)
     # Medium 0 gains .25, medium 1 gains .5: whatever is drawn, the mean lies between.
     assert (to_image.low, to_image.high) == (pytest.approx(25), pytest.approx(50))
     assert to_image.is_clear
-    assert not found["image_to_text", "R@10"].is_clear
+    assert not gaps[1, "image_to_text", "R@10", None].is_clear
+    assert gaps[1, "text_to_image", "R@1", "head"].mean == 0
+    assert (1, "text_to_image", "R@1", "tail") not in gaps
 
 
 def test_runs_judged_on_other_queries_are_refused(runs: list[Path], tmp_path: Path) -> None:

@@ -91,6 +91,43 @@ def analyze(
     )
 
 
+def analyze_path(
+    path: Path, out: Path, *, split: str | None, label: str | None, num_concepts: str, encoder: str, seed: int
+) -> Analysis:
+    """Read captions, find their concepts, print the analysis, and write concepts.npz and long_tail.png into `out`.
+
+    Args:
+        path: A data folder or caption file.
+        out: Folder to write to; files of the same name there are replaced.
+        split: One split only; None takes all samples.
+        label: Take this label of the media as the concept; None clusters the captions.
+        num_concepts: How many clusters, or "auto".
+        encoder: Of the captions, as in `ConceptDistribution.from_captions`.
+        seed: Of the clustering.
+
+    Raises:
+        MmtsError: unreadable data, or concepts that cannot be made of it.
+    """
+    from mmts.data.records import Split
+    from mmts.training.build import build_distribution
+    from mmts.training.recipe import parse_concepts
+    from mmts.training.splits import open_data
+
+    source = "captions" if label is None else "label"
+    section = parse_concepts(
+        {"source": source, "label": label, "num_concepts": num_concepts, "encoder": encoder, "seed": seed}
+    )
+    dataset = open_data(path)
+    samples = dataset.split(split) if split is not None else Split("all", dataset.media)
+    distribution = build_distribution(section, samples)
+    found = analyze(samples.captions, distribution, empty_captions=dataset.empty_captions)
+    print_analysis(found)
+    distribution.save(out / "concepts.npz")
+    draw_long_tail(distribution, out / "long_tail.png", title=f"{dataset.name}, {samples.name}")
+    console.print(f"picture: {out / 'long_tail.png'}\nconcepts: {out / 'concepts.npz'}", markup=False)
+    return found
+
+
 def gini(sizes: Tensor) -> float:
     """Return the Gini coefficient of K sizes: 0 where all are equal, near 1 where one has nearly everything.
 

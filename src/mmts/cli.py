@@ -66,7 +66,15 @@ def analyze(
     """Say how long-tailed a caption file is."""
     from mmts.analysis import analyze_path
 
-    analyze_path(path, out or Path("runs/analysis") / path.resolve().stem, split, label, num_concepts, encoder, seed)
+    analyze_path(
+        path,
+        out or Path("runs/analysis") / path.resolve().stem,
+        split=split,
+        label=label,
+        num_concepts=num_concepts,
+        encoder=encoder,
+        seed=seed,
+    )
 
 
 @app.command()

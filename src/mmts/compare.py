@@ -9,12 +9,16 @@ import numpy as np
 import torch
 from rich.table import Table
 
+from mmts.concepts.distribution import GROUP_NAMES
 from mmts.errors import RunError
-from mmts.evaluation import CUTOFFS, GROUP_NAMES, load_judgement
+from mmts.evaluation import CUTOFFS, load_judgement
 from mmts.files import read_json
 from mmts.metrics import paired_bootstrap_interval
 from mmts.training.recipe import Recipe
 from mmts.training.run_directory import RunDirectory, differences
+
+PARTS = (None, *GROUP_NAMES)
+"""What is judged: all queries, and those of head, mid and tail."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,28 @@ class RunGroup:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Mean over seeds of a group's recall minus the first group's, in percent, with its 95 % interval."""
+class Judged:
+    """One run's ranks and first results, as judgement.npz holds them."""
 
-    name: str
-    direction: str
-    measure: str
+    path: Path
+    arrays: dict[str, np.ndarray[Any, Any]]
+    meta: dict[str, Any]
+
+    @classmethod
+    def load(cls, run: Path) -> "Judged":
+        """Read a run's judgement.npz; raises DataError where it has none."""
+        return cls(run, *load_judgement(RunDirectory(run).judgement_file))
+
+    def differs_from(self, other: "Judged") -> str | None:
+        """Name what makes this run's queries others than the other's; None where they are the same."""
+        keys = ("split", "relevance", "media_ids", "captions")
+        return next((key for key in keys if self.meta[key] != other.meta[key]), None)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A group's recall minus the first group's, in points, averaged over seeds, with its 95 % interval over queries."""
+
     mean: float
     low: float
     high: float
@@ -66,39 +86,73 @@ class Difference:
         """Whether the interval leaves out 0."""
         return self.low > 0 or self.high < 0
 
+    def __neg__(self) -> "Gap":
+        return Gap(-self.mean, -self.high, -self.low)
+
+
+GapKey = tuple[int, str, str, str | None]
+"""number of the group, direction, measure, and head, mid or tail (None: all queries)"""
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups in the order given, and every group's differences to the first."""
+    """Groups in the order given, and every group's gaps to the first."""
 
     groups: tuple[RunGroup, ...]
     directions: tuple[str, str]
-    differences: tuple[Difference, ...]
+    gaps: dict[GapKey, Gap]
 
 
 def compare_runs(paths: Sequence[str | Path]) -> Comparison:
     """Compare judged runs; runs whose recipes differ only in the seed make one group.
 
-    The interval of a difference is a paired bootstrap over the queries (all captions of a medium drawn together) of
-    the hits averaged over each group's seeds: it says how far the result depends on the queries, while the spread
-    says how far it depends on the seed. Raises RunError where runs were judged on different queries.
+    Raises RunError where a run has not been judged, or where runs were judged on different queries.
     """
-    groups = _group([RunDirectory(Path(path)) for path in paths])
-    directions = _directions(groups[0])
-    hits = [_mean_hits(group, groups[0], directions) for group in groups]
-    found = []
-    for group, own in zip(groups[1:], hits[1:], strict=True):
-        for direction in directions:
+    groups = group_runs(paths)
+    judged = [[Judged.load(path) for path in group.paths] for group in groups]
+    first = judged[0][0]
+    for runs in judged:
+        for run in runs:
+            if (key := run.differs_from(first)) is not None:
+                raise RunError(f"{run.path} and {first.path} were not judged on the same queries: {key} differs")
+    directions = directions_of(groups[0])
+    return Comparison(tuple(groups), directions, paired_gaps(judged, directions))
+
+
+def paired_gaps(judged: Sequence[Sequence[Judged]], directions: tuple[str, str]) -> dict[GapKey, Gap]:
+    """Return every group's gaps to the first, overall and by head, mid and tail (docs/method.md, 7.2).
+
+    The interval is a paired bootstrap over the queries (all captions of a medium drawn together) of the hits averaged
+    over each group's seeds: it says how far the result depends on the queries, as the spread does for the seeds.
+    All runs must have been judged on the same queries; parts are left out where runs divide them differently.
+    """
+    gaps: dict[GapKey, Gap] = {}
+    first = judged[0][0].arrays
+    sides = (("text_ranks", "text_groups", torch.from_numpy(first["owner"])), ("media_ranks", "media_groups", None))
+    for direction, (ranks, parts, clusters) in zip(directions, sides, strict=True):
+        same_parts = all(np.array_equal(run.arrays[parts], first[parts]) for runs in judged for run in runs)
+        for number_of_part, part in enumerate(PARTS if same_parts else PARTS[:1], start=-1):
+            rows = torch.from_numpy(first[parts] == number_of_part) if part else torch.ones(len(first[ranks])).bool()
+            if not rows.any():
+                continue
+            inside = clusters[rows] if clusters is not None else None
             for k in CUTOFFS:
-                first, clusters = hits[0][direction, k]
-                second, _ = own[direction, k]
-                low, high = paired_bootstrap_interval(first, second, clusters=clusters)
-                mean = float((second - first).mean())
-                found.append(Difference(group.name, direction, f"R@{k}", 100 * mean, 100 * low, 100 * high))
-    return Comparison(tuple(groups), directions, tuple(found))
+                hits = [_mean_hits(runs, ranks, k)[rows] for runs in judged]
+                for number, own in enumerate(hits[1:], start=1):
+                    low, high = paired_bootstrap_interval(hits[0], own, clusters=inside)
+                    mean = float((own - hits[0]).mean())
+                    gaps[number, direction, f"R@{k}", part] = Gap(100 * mean, 100 * low, 100 * high)
+    return gaps
 
 
-def _group(runs: Sequence[RunDirectory]) -> list[RunGroup]:
+def _mean_hits(runs: Sequence[Judged], ranks: str, k: int) -> torch.Tensor:
+    """Return (Q,): the share of seeds that put something right among the first k."""
+    return torch.stack([torch.from_numpy(run.arrays[ranks] <= k).double() for run in runs]).mean(dim=0)
+
+
+def group_runs(paths: Sequence[str | Path]) -> list[RunGroup]:
+    """Gather judged runs by recipe, in the order given; raises RunError naming what is no run or not judged yet."""
+    runs = [RunDirectory(Path(path)) for path in paths]
     gathered: list[tuple[Recipe, list[RunDirectory]]] = []
     for run in runs:
         recipe = run.recipe()
@@ -140,36 +194,16 @@ def _metrics(run: RunDirectory) -> dict[str, Any]:
     return dict(read_json(run.metrics_file))
 
 
-def _directions(group: RunGroup) -> tuple[str, str]:
+def directions_of(group: RunGroup) -> tuple[str, str]:
+    """Return (text_to_image, image_to_text), or the same of video."""
     kind = "video" if "text_to_video" in group.metrics[0] else "image"
     return f"text_to_{kind}", f"{kind}_to_text"
-
-
-def _mean_hits(
-    group: RunGroup, first: RunGroup, directions: tuple[str, str]
-) -> dict[tuple[str, int], tuple[torch.Tensor, torch.Tensor | None]]:
-    """Return, for each direction and cutoff, every query's hits averaged over seeds, and which queries go together."""
-    expected = load_judgement(RunDirectory(first.paths[0]).judgement_file)[1]
-    sums: dict[tuple[str, int], torch.Tensor] = {}
-    clusters = None
-    for path in group.paths:
-        arrays, meta = load_judgement(RunDirectory(path).judgement_file)
-        for key in ("split", "relevance", "media_ids", "captions"):
-            if meta[key] != expected[key]:
-                raise RunError(f"{path} and {first.paths[0]} were not judged on the same queries: {key} differs")
-        clusters = torch.from_numpy(arrays["owner"])
-        for direction, name in zip(directions, ("text_ranks", "media_ranks"), strict=True):
-            for k in CUTOFFS:
-                hits = torch.from_numpy(arrays[name] <= k).double() / len(group.paths)
-                sums[direction, k] = sums[direction, k] + hits if (direction, k) in sums else hits
-    to_media = directions[0]
-    return {key: (value, clusters if key[0] == to_media else None) for key, value in sums.items()}
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """Draw the comparison for a terminal: overall, by group, and the differences."""
     tables = [_overall(comparison), _by_group(comparison)]
-    return [*tables, _differences(comparison)] if comparison.differences else tables
+    return [*tables, _differences(comparison)] if comparison.gaps else tables
 
 
 def _overall(comparison: Comparison) -> Table:
@@ -207,10 +241,11 @@ def _differences(comparison: Comparison) -> Table:
     for direction in comparison.directions:
         for k in CUTOFFS:
             table.add_column(f"{_arrow(direction)}\nR@{k}", justify="right")
-    for group in comparison.groups[1:]:
-        own = [each for each in comparison.differences if each.name == group.name]
+    for number, group in enumerate(comparison.groups[1:], start=1):
+        own = [comparison.gaps[number, way, f"R@{k}", None] for way in comparison.directions for k in CUTOFFS]
         table.add_row(
-            group.name, *(f"{d.mean:+.1f}{'*' if d.is_clear else ''}\n[{d.low:+.1f}, {d.high:+.1f}]" for d in own)
+            group.name,
+            *(f"{gap.mean:+.1f}{'*' if gap.is_clear else ''}\n[{gap.low:+.1f}, {gap.high:+.1f}]" for gap in own),
         )
     return table
 

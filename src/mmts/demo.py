@@ -25,7 +25,7 @@ def run_demo(out: Path, seeds: int) -> None:
     """
     data = prepare_openmoji()
     console.rule("the data")
-    analyze_path(data, out / "data", split="train")
+    analyze_path(data, out / "data", split="train", label=None, num_concepts="auto", encoder="minilm", seed=0)
     runs = []
     for rule, settings in RULES.items():
         for seed in range(seeds):

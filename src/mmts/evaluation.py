@@ -11,13 +11,13 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from mmts.concepts.distribution import GROUP_NAMES
 from mmts.data.records import Split
 from mmts.errors import DataError, InputError
 from mmts.files import atomic_write
 from mmts.metrics import bootstrap_interval, ranks
 
 CUTOFFS = (1, 5, 10)
-GROUP_NAMES = ("head", "mid", "tail")
 _TOP = 10
 _CHUNK_ELEMENTS = 2**23  # of the similarity matrix at a time: 32 MB in float32
 
@@ -95,9 +95,13 @@ def direction_names(split: Split) -> tuple[str, str]:
     return f"text_to_{kind}", f"{kind}_to_text"
 
 
-def summarize(judgement: Judgement, split: Split, text_groups: Tensor, media_groups: Tensor) -> dict[str, Any]:
-    """Return what metrics.json holds; groups are 0, 1, 2 = head, mid, tail for every query."""
+def summarize(judgement: Judgement, split: Split, text_groups: Tensor) -> dict[str, Any]:
+    """Return what metrics.json holds; text_groups (M,) is 0, 1, 2 = head, mid, tail of each caption's concept.
+
+    A medium's group is that of its first caption.
+    """
     to_media, to_text = direction_names(split)
+    media_groups = text_groups[split.first]
     by_group: dict[str, Any] = {}
     for number, name in enumerate(GROUP_NAMES):
         texts, media = text_groups == number, media_groups == number
@@ -136,10 +140,13 @@ def save_judgement(
     split: Split,
     root: Path,
     relevance: str,
+    text_concepts: Tensor,
     text_groups: Tensor,
-    media_groups: Tensor,
 ) -> None:
-    """Keep the ranks behind the figures, so that runs can be compared query by query and results shown."""
+    """Keep the ranks behind the figures, so that runs can be compared query by query and results shown.
+
+    text_concepts and text_groups (M,) are the concept (-1: unknown) and the group of every caption.
+    """
     meta = {
         "split": split.name,
         "kind": split.media[0].kind,
@@ -153,8 +160,9 @@ def save_judgement(
         np.savez_compressed(
             file,
             **{name: value.numpy() for name, value in vars(judgement).items()},
+            text_concepts=text_concepts.numpy(),
             text_groups=text_groups.to(torch.int8).numpy(),
-            media_groups=media_groups.to(torch.int8).numpy(),
+            media_groups=text_groups[split.first].to(torch.int8).numpy(),
             owner=split.owner.numpy(),
             meta=np.array(json.dumps(meta)),
         )

@@ -118,7 +118,7 @@ def test_zero_features_give_zero_embeddings() -> None:
     [
         (lambda state: state.pop("text_head.0.bias"), "has no weight 'text_head.0.bias'"),
         (lambda state: state.update(extra=torch.zeros(1)), "has a weight 'extra'"),
-        (lambda state: state.update({"text_head.0.bias": torch.zeros(5)}), r"has shape \(5,\), this model's \(12,\)"),
+        (lambda state: state.update({"text_head.1.bias": torch.zeros(5)}), r"has shape \(5,\), this model's \(12,\)"),
     ],
 )
 def test_state_of_another_model_is_an_error(change: object, message: str) -> None:

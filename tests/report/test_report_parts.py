@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from fake_runs import FIXED, LEARNED, SHIFTED, draw_pictures, recipe, write_run
 
-from mmts.compare import Figure
+from mmts.compare import Figure, Gap, Judged
 from mmts.concepts import ConceptDistribution
 from mmts.report import finding
-from mmts.report.contents import Contents, Gap, Judged, read_contents
+from mmts.report.contents import Contents, read_contents
 from mmts.report.finding import Verdict, find
 from mmts.report.galleries import choose_queries, make_gallery
 from mmts.report.rules import rule_in_words, value_curve
@@ -121,7 +121,7 @@ def test_rules_in_words(rule: dict[str, object], words: str) -> None:
 
 def judged(ranks: list[int], groups: list[int], captions: list[str] | None = None) -> Judged:
     meta = {"captions": captions or [f"caption {at}" for at in range(len(ranks))]}
-    return Judged({"text_ranks": np.array(ranks), "text_groups": np.array(groups)}, meta)
+    return Judged(Path("run"), {"text_ranks": np.array(ranks), "text_groups": np.array(groups)}, meta)
 
 
 def test_queries_come_evenly_from_all_groups_right_and_wrong() -> None:

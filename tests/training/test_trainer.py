@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from tests_support import captioned_split
+from torch import nn
 
 from mmts.data.loader import Batch, EpochPlan, FeatureRows, make_loader
 from mmts.errors import Interrupted, RunError

@@ -120,7 +120,9 @@ class Collector:
             why = f" ({'; '.join(self.notes)})" if self.notes else ""
             raise DataError(f"{self.path}: no medium with a caption in it{why}")
         media = self._with_splits()
-        return Dataset(self.root.name or str(self.root), self.path, self.root, tuple(media), tuple(self.notes))
+        return Dataset(
+            self.root.name or str(self.root), self.path, self.root, tuple(media), tuple(self.notes), self._empty
+        )
 
     def _clean(self, caption: str) -> str:
         text = clean_text(caption)

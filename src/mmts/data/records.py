@@ -99,7 +99,7 @@ class Split:
 class Dataset:
     """Everything one path holds: every medium has a split; `notes` are things to say aloud (captions dropped, ...).
 
-    `path` is what was read, `root` the folder that its relative paths start from.
+    `path` is what was read, `root` the folder that its relative paths start from; `empty_captions` were dropped.
     """
 
     name: str
@@ -107,6 +107,7 @@ class Dataset:
     root: Path
     media: tuple[Medium, ...]
     notes: tuple[str, ...] = ()
+    empty_captions: int = 0
 
     @property
     def split_sizes(self) -> dict[str, int]:

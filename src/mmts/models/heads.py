@@ -2,13 +2,15 @@
 
 from torch import nn
 
-from mmts.errors import RecipeError
-from mmts.models.options import check_rate, nearest
+from mmts.errors import RecipeError, nearest
+from mmts.models.options import check_rate
 
 KINDS = ("linear", "two-layer", "none")
 
 
-def build_head(kind: str, in_width: int, out_width: int, *, hidden: int = 512, dropout: float = 0.0) -> nn.Module:
+def build_head(
+    kind: str, in_width: int, out_width: int, *, hidden: int = 512, dropout: float = 0.0, layer_norm: bool = True
+) -> nn.Module:
     """Return a head (B, in_width) -> (B, out_width).
 
     Args:
@@ -17,18 +19,23 @@ def build_head(kind: str, in_width: int, out_width: int, *, hidden: int = 512, d
         out_width: width of the embeddings.
         hidden: width between the two layers; only for "two-layer".
         dropout: share of hidden units dropped in training; only for "two-layer".
+        layer_norm: normalise each feature row first, so that towers of any scale train alike; not for "none".
 
     Raises:
         RecipeError: an unknown kind, or "none" where the widths differ.
 
-    >>> build_head("linear", 384, 256)
-    Linear(in_features=384, out_features=256, bias=True)
+    >>> build_head("linear", 384, 256, layer_norm=False)
+    Sequential(
+      (0): Linear(in_features=384, out_features=256, bias=True)
+    )
     """
+    first = [nn.LayerNorm(in_width)] if layer_norm else []
     if kind == "linear":
-        return nn.Linear(in_width, out_width)
+        return nn.Sequential(*first, nn.Linear(in_width, out_width))
     if kind == "two-layer":
         rate = check_rate("two-layer head", "dropout", dropout)
-        return nn.Sequential(nn.Linear(in_width, hidden), nn.GELU(), nn.Dropout(rate), nn.Linear(hidden, out_width))
+        layers = [nn.Linear(in_width, hidden), nn.GELU(), nn.Dropout(rate), nn.Linear(hidden, out_width)]
+        return nn.Sequential(*first, *layers)
     if kind == "none":
         if in_width != out_width:
             raise RecipeError(

@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mmts.errors import RecipeError
-from mmts.models.options import nearest
+from mmts.errors import RecipeError, nearest
 
 T = TypeVar("T")
 

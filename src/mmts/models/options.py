@@ -1,23 +1,9 @@
 """Checks shared by everything that is built from names and options in a recipe."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mmts.errors import RecipeError
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Say which known name is meant, or list them all.
-
-    >>> nearest("small-vitt", ["small-vit", "small-resnet"])
-    "did you mean 'small-vit'?"
-    >>> nearest("gpt", ["small-vit", "small-resnet"])
-    'known: small-vit, small-resnet'
-    """
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+from mmts.errors import RecipeError, nearest
 
 
 def check_options(tower: str, options: Mapping[str, Any], known: Iterable[str]) -> None:

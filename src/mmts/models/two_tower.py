@@ -119,6 +119,7 @@ def build_two_tower(
     head: str = "two-layer",
     hidden: int = 512,
     dropout: float = 0.2,
+    layer_norm: bool = True,
     width: int = 256,
 ) -> TwoTower:
     """Return a two-tower model with new heads; random weights come from torch's global generator (the caller seeds it).
@@ -137,6 +138,7 @@ def build_two_tower(
         head: "linear", "two-layer" or "none"; both sides get the same kind.
         hidden: width between the layers of a two-layer head.
         dropout: dropout of a two-layer head.
+        layer_norm: whether heads normalise the features first.
         width: width of the embeddings.
 
     Raises:
@@ -154,6 +156,6 @@ def build_two_tower(
     return TwoTower(
         media_tower,
         text_tower,
-        build_head(head, media_tower.width, width, hidden=hidden, dropout=dropout),
-        build_head(head, text_tower.width, width, hidden=hidden, dropout=dropout),
+        build_head(head, media_tower.width, width, hidden=hidden, dropout=dropout, layer_norm=layer_norm),
+        build_head(head, text_tower.width, width, hidden=hidden, dropout=dropout, layer_norm=layer_norm),
     )

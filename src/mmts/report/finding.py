@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmts.compare import Figure
-from mmts.report.contents import Contents, Gap
+from mmts.compare import Figure, Gap
+from mmts.report.contents import Contents
 from mmts.report.wording import counted, isolated, listed, signed
 
 MEASURE = "R@1"

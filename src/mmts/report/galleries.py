@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmts.compare import Judged
+from mmts.concepts.distribution import GROUP_NAMES
 from mmts.errors import MmtsError
-from mmts.evaluation import GROUP_NAMES
-from mmts.report.contents import Contents, Judged
+from mmts.report.contents import Contents
 from mmts.report.wording import clean
 
 if TYPE_CHECKING:

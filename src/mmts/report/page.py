@@ -11,11 +11,12 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from mmts.compare import RunGroup
-from mmts.evaluation import CUTOFFS, GROUP_NAMES
+from mmts.compare import PARTS, Judged, RunGroup
+from mmts.concepts.distribution import GROUP_NAMES
+from mmts.evaluation import CUTOFFS
 from mmts.files import atomic_write
 from mmts.report import charts
-from mmts.report.contents import PARTS, Contents, Judged, read_contents
+from mmts.report.contents import Contents, read_contents
 from mmts.report.finding import MEASURE, Finding, find
 from mmts.report.galleries import QUERIES, Gallery, make_gallery
 from mmts.report.learning import loss_line, recall_line

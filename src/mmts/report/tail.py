@@ -6,7 +6,7 @@ import torch
 from markupsafe import Markup
 
 from mmts.concepts import ConceptDistribution
-from mmts.evaluation import GROUP_NAMES
+from mmts.concepts.distribution import GROUP_NAMES
 from mmts.report import charts
 from mmts.report.wording import clean, counted
 

@@ -61,6 +61,7 @@ def build_model(section: Model, captions: list[str] | None, run: RunDirectory) -
         head=section.head.kind,
         hidden=section.head.hidden,
         dropout=section.head.dropout,
+        layer_norm=section.head.layer_norm,
         width=section.width,
     )
 

@@ -7,7 +7,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -34,6 +34,9 @@ class Section(BaseModel):
                 if key not in cls.model_fields:
                     raise ValueError(f"unknown key {key!r}; {nearest(str(key), cls.model_fields)}")
         return value
+
+
+SectionType = TypeVar("SectionType", bound=Section)
 
 
 # --- schedules -------------------------------------------------------------------------------------------------------
@@ -227,6 +230,7 @@ class Head(Section):
     kind: Literal["linear", "two-layer", "none"] = "two-layer"
     hidden: int = Field(512, ge=1)
     dropout: float = Field(0.2, ge=0, lt=1)
+    layer_norm: bool = True
 
 
 class Model(Section):
@@ -318,8 +322,17 @@ def parse_recipe(content: Mapping[str, Any], source: str = "recipe") -> Recipe:
     objective = content.get("objective")
     if isinstance(objective, dict) and "loss" not in objective:
         content["objective"] = {"loss": "info_nce", **objective}
+    return _validated(Recipe, content, source)
+
+
+def parse_concepts(content: Mapping[str, Any]) -> Concepts:
+    """Check a recipe's `concepts` section given by itself."""
+    return _validated(Concepts, content, "concepts")
+
+
+def _validated(section: type[SectionType], content: Mapping[str, Any], source: str) -> SectionType:
     try:
-        return Recipe.model_validate(content)
+        return section.model_validate(content)
     except ValidationError as error:
         raise RecipeError(f"{source}: {_explain(error)}") from None
 

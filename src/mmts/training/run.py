@@ -13,12 +13,12 @@ from torch import Tensor
 
 from mmts import __version__
 from mmts.concepts import ConceptDistribution
+from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console
 from mmts.data.loader import EpochPlan
 from mmts.data.records import Dataset, Split
 from mmts.errors import RunError
 from mmts.evaluation import (
-    GROUP_NAMES,
     Relevance,
     direction_names,
     judge,
@@ -180,12 +180,11 @@ class Judging:
         media, text = embed_split(self.model, inputs)
         judgement = judge(media, text, split, relevance)
         concepts = assign_concepts(self.recipe.concepts, self.distribution, split)
-        text_groups = self.distribution.groups_of(concepts)
-        media_groups = text_groups[split.first]
-        metrics = summarize(judgement, split, text_groups, media_groups)
+        groups = self.distribution.groups_of(concepts)
+        metrics = summarize(judgement, split, groups)
         write_json(file, metrics)
         if file == self.run.metrics_file:
-            save_judgement(self.run.judgement_file, judgement, split, self.root, relevance, text_groups, media_groups)
+            save_judgement(self.run.judgement_file, judgement, split, self.root, relevance, concepts, groups)
         console.print(metrics_table(metrics))
         console.print(f"metrics: {file}")
         return metrics, media, text

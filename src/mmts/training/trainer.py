@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
+from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import Bar, console, errors, progress_bar
 from mmts.data.loader import Batch
 from mmts.errors import InputError, Interrupted, RunError
@@ -21,8 +22,6 @@ from mmts.schedules import Cosine, Schedule, Warmup
 from mmts.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
 from mmts.training.recipe import Train
 from mmts.training.run_directory import RunDirectory
-
-GROUP_NAMES = ("head", "mid", "tail")
 
 
 class Trainer:

@@ -152,6 +152,17 @@ def test_an_interrupt_keeps_what_was_computed(tmp_path: Path) -> None:
     np.testing.assert_allclose(rows[[0, 519]], tower(torch.stack([load(paths[at], 16, "") for at in (0, 519)])), 1e-5)
 
 
+def test_torch_has_its_threads_back_even_after_an_error(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(DataError):
+            image_features(image_tower(), [tmp_path / "gone.png"])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_features_do_not_change_the_mode(tmp_path: Path) -> None:
     tower = load_image_tower("small-resnet", size=16, channels=2, depth=1).train()
     statistics = tower.layers[1].running_mean.clone()  # type: ignore[index,union-attr]

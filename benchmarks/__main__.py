@@ -19,7 +19,8 @@ faster. Seconds are medians of runs taken in turns.
 
 def main() -> None:
     """Measure, print, write."""
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}"
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}"
     lines = ["| what | setting | mmts, s | plain, s | ratio |", "|---|---|---|---|---|"]
     console.print(f"measuring on {machine}")
     for module in (losses, judging):

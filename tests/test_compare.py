@@ -101,5 +101,5 @@ def test_the_tables_show_the_numbers(runs: list[Path]) -> None:
     for table in comparison_tables(compare_runs(runs)):
         console.print(table)
     text = console.export_text()
-    for expected in ("62.5 ± 17.7", "+37.5*", "[+25.0, +50.0]", "–"):
+    for expected in ("62.5 ± 17.7", "+37.5*", "(+25.0, +50.0)", "–"):
         assert expected in text

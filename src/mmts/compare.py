@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.errors import RunError
@@ -201,54 +203,54 @@ def directions_of(group: RunGroup) -> tuple[str, str]:
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    """Draw the comparison for a terminal: overall, by group, and the differences."""
-    tables = [_overall(comparison), _by_group(comparison)]
+    """Draw the comparison for a terminal 80 columns wide: overall, by concept size, and the differences."""
+    tables = [_overall(comparison), _by_concept_size(comparison)]
     return [*tables, _differences(comparison)] if comparison.gaps else tables
 
 
 def _overall(comparison: Comparison) -> Table:
-    measures = [f"R@{k}" for k in CUTOFFS] + ["median_rank"]
-    table = Table(title=f"on {comparison.groups[0].metrics[0]['split']}, mean ± spread over seeds, %")
-    table.add_column("recipe")
-    table.add_column("seeds", justify="right")
+    split = comparison.groups[0].metrics[0]["split"]
+    table = _table(f"{split}, %: mean ± spread over seeds", *(f"R@{k}" for k in CUTOFFS), "MedR")
     for direction in comparison.directions:
-        for measure in measures:
-            table.add_column(f"{_arrow(direction)}\n{measure.replace('median_rank', 'MedR')}", justify="right")
-    for group in comparison.groups:
-        cells = [str(group.figure(direction, measure)) for direction in comparison.directions for measure in measures]
-        table.add_row(group.name, str(len(group.seeds)), *cells)
+        for group in comparison.groups:
+            measures = [*(f"R@{k}" for k in CUTOFFS), "median_rank"]
+            table.add_row(_named(direction), Text(group.name), *(_cell(group.figure(direction, m)) for m in measures))
     return table
 
 
-def _by_group(comparison: Comparison) -> Table:
-    table = Table(title="R@5 by size of the concept, %")
-    table.add_column("recipe")
+def _by_concept_size(comparison: Comparison) -> Table:
+    table = _table("R@5 by size of the concept, %", *GROUP_NAMES)
     for direction in comparison.directions:
-        for name in GROUP_NAMES:
-            table.add_column(f"{_arrow(direction)}\n{name}", justify="right")
-    for group in comparison.groups:
-        figures = [group.figure(direction, "R@5", name) for direction in comparison.directions for name in GROUP_NAMES]
-        table.add_row(group.name, *("–" if figure is None else str(figure) for figure in figures))
+        for group in comparison.groups:
+            cells = [_cell(group.figure(direction, "R@5", part)) for part in GROUP_NAMES]
+            table.add_row(_named(direction), Text(group.name), *cells)
     return table
 
 
 def _differences(comparison: Comparison) -> Table:
-    table = Table(
-        title=f"difference to {comparison.groups[0].name}, points, and its 95 % paired bootstrap interval over queries",
-        caption="* the interval leaves out 0",
-    )
-    table.add_column("recipe")
+    first = comparison.groups[0].name
+    table = _table(f"difference to {first}, points, 95 % interval over queries", *(f"R@{k}" for k in CUTOFFS))
+    table.caption = "* the interval leaves out 0"
     for direction in comparison.directions:
-        for k in CUTOFFS:
-            table.add_column(f"{_arrow(direction)}\nR@{k}", justify="right")
-    for number, group in enumerate(comparison.groups[1:], start=1):
-        own = [comparison.gaps[number, way, f"R@{k}", None] for way in comparison.directions for k in CUTOFFS]
-        table.add_row(
-            group.name,
-            *(f"{gap.mean:+.1f}{'*' if gap.is_clear else ''}\n[{gap.low:+.1f}, {gap.high:+.1f}]" for gap in own),
-        )
+        for number, group in enumerate(comparison.groups[1:], start=1):
+            gaps = [comparison.gaps[number, direction, f"R@{k}", None] for k in CUTOFFS]
+            cells = [f"{gap.mean:+.1f}{'*' if gap.is_clear else ''} ({gap.low:+.1f}, {gap.high:+.1f})" for gap in gaps]
+            table.add_row(_named(direction), Text(group.name), *cells)
     return table
 
 
-def _arrow(direction: str) -> str:
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    table.add_column("recipe", overflow="fold")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _named(direction: str) -> str:
     return direction.replace("_to_", "→")
+
+
+def _cell(figure: Figure | None) -> str:
+    return "–" if figure is None else str(figure)

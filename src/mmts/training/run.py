@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich import box
 from rich.table import Table
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from mmts.data.loader import EpochPlan
 from mmts.data.records import Dataset, Split
 from mmts.errors import RunError
 from mmts.evaluation import (
+    CUTOFFS,
     Relevance,
     direction_names,
     judge,
@@ -191,18 +193,18 @@ class Judging:
 
 
 def metrics_table(metrics: dict[str, Any]) -> Table:
-    """Draw metrics.json for a terminal."""
-    directions = [key for key in metrics if "_to_" in key]
-    table = Table(title=f"{metrics['split']}: {metrics['num_media']:,} media, {metrics['num_captions']:,} captions")
-    for name in ("", "", "R@1", "R@5", "R@10", "MedR"):
-        table.add_column(name, justify="right" if name else "left")
-    for direction in directions:
+    """Draw metrics.json for a terminal 80 columns wide."""
+    title = f"{metrics['split']}: {metrics['num_media']:,} media, {metrics['num_captions']:,} captions; percent"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("", "", *(f"R@{k}" for k in CUTOFFS), "MedR"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for direction in (key for key in metrics if "_to_" in key):
         figures, intervals = metrics[direction], metrics["intervals"][direction]
-        cells = [f"{figures[k]:.1f}  [{low:.1f}, {high:.1f}]" for k, (low, high) in intervals.items()]
+        cells = [f"{figures[k]:.1f} ({low:.1f}, {high:.1f})" for k, (low, high) in intervals.items()]
         table.add_row(direction.replace("_", " "), "all", *cells, f"{figures['median_rank']:g}")
         for group in GROUP_NAMES:
             inside = (metrics["groups"][group] or {}).get(direction)
             if inside is not None:
-                *recall, rank = inside.values()
-                table.add_row("", group, *(f"{value:.1f}" for value in recall), f"{rank:g}")
+                recalls = [f"{inside[f'R@{k}']:.1f}" for k in CUTOFFS]
+                table.add_row("", group, *recalls, f"{inside['median_rank']:g}")
     return table

@@ -1,11 +1,40 @@
 """Small things several tests make."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from mmts.data.records import Medium, Split
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230), "white": (250, 250, 250)}
+SHAPES = ("square", "bar", "stripe")
 
 
 def captioned_split(captions: Sequence[Sequence[str]], name: str = "test") -> Split:
     """Return a split of media 0, 1, ... with these captions; their files do not exist."""
     return Split(name, [Medium(str(i), Path(f"{i}.png"), tuple(each)) for i, each in enumerate(captions)])
+
+
+def draw_shapes(folder: Path, count: int = 48) -> Path:
+    """Draw `count` coloured shapes with captions; every sixth goes to val, every seventh to test."""
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    lines = []
+    for i in range(count):
+        colour, shape = list(COLOURS)[int(rng.integers(4) ** 2 / 3)], SHAPES[i % 3]
+        picture = np.full((24, 20, 3), 10 * (i % 7), dtype=np.uint8)
+        rows, columns = {"square": (slice(4, 18), slice(4, 16)), "bar": (slice(8, 12), slice(None))}.get(
+            shape, (slice(None), slice(i % 10, i % 10 + 4))
+        )
+        picture[rows, columns] = COLOURS[colour]
+        Image.fromarray(picture).save(folder / "images" / f"{i}.png")
+        line: dict[str, Any] = {"id": str(i), "image": f"images/{i}.png", "labels": {"shape": shape}}
+        line["captions"] = [f"a {colour} {shape} number {i}", f"{shape} in {colour}"]
+        line["split"] = "val" if i % 6 == 0 else "test" if i % 7 == 0 else "train"
+        lines.append(json.dumps(line))
+    (folder / "captions.jsonl").write_text("\n".join(lines) + "\n")
+    return folder

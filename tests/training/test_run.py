@@ -9,15 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from tests_support import draw_shapes
 
 from mmts.errors import DataError, Interrupted, MmtsError, RecipeError, RunError
 from mmts.training import run as runs
 from mmts.training.recipe import Recipe, load_recipe
 from mmts.training.run import evaluate, train
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230), "white": (250, 250, 250)}
-SHAPES = ("square", "bar", "stripe")
 SCRATCH = [
     "model.image.tower=small-resnet",
     "model.image.frozen=false",
@@ -37,31 +35,9 @@ SCRATCH = [
 ]
 
 
-def draw(folder: Path, count: int = 48, splits: bool = True) -> Path:
-    """Draw `count` coloured shapes with captions; every sixth goes to val, every seventh to test."""
-    rng = np.random.default_rng(0)
-    (folder / "images").mkdir(parents=True)
-    lines = []
-    for i in range(count):
-        colour, shape = list(COLOURS)[int(rng.integers(4) ** 2 / 3)], SHAPES[i % 3]
-        picture = np.full((24, 20, 3), 10 * (i % 7), dtype=np.uint8)
-        rows, columns = {"square": (slice(4, 18), slice(4, 16)), "bar": (slice(8, 12), slice(None))}.get(
-            shape, (slice(None), slice(i % 10, i % 10 + 4))
-        )
-        picture[rows, columns] = COLOURS[colour]
-        Image.fromarray(picture).save(folder / "images" / f"{i}.png")
-        line: dict[str, Any] = {"id": str(i), "image": f"images/{i}.png", "labels": {"shape": shape}}
-        line["captions"] = [f"a {colour} {shape} number {i}", f"{shape} in {colour}"]
-        if splits:
-            line["split"] = "val" if i % 6 == 0 else "test" if i % 7 == 0 else "train"
-        lines.append(json.dumps(line))
-    (folder / "captions.jsonl").write_text("\n".join(lines) + "\n")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw(tmp_path_factory.mktemp("data") / "shapes")
+    return draw_shapes(tmp_path_factory.mktemp("data") / "shapes")
 
 
 def scratch(data: Path, *settings: str) -> Recipe:
@@ -138,7 +114,7 @@ def test_other_data_and_splits_go_to_evaluations(shapes: Path, tmp_path: Path) -
     out = tmp_path / "run"
     train(scratch(shapes), out)
     before = (out / "metrics.json").read_text()
-    other = draw(tmp_path / "other", 30)
+    other = draw_shapes(tmp_path / "other", 30)
     evaluate(out, other)
     evaluate(out, split_name="val")
     assert {each.name for each in (out / "evaluations").iterdir()} == {"other-test.json", "shapes-val.json"}
@@ -223,7 +199,7 @@ def test_recipes_that_cannot_work_say_why(shapes: Path, tmp_path: Path, settings
 
 
 def test_one_sample_cannot_be_trained_on(tmp_path: Path) -> None:
-    data = draw(tmp_path / "one", 1)
+    data = draw_shapes(tmp_path / "one", 1)
     (data / "captions.jsonl").write_text((data / "captions.jsonl").read_text().replace('"val"', '"train"'))
     with pytest.raises(MmtsError, match="at least 2 media"):
         train(scratch(data), tmp_path / "run")

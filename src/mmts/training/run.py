@@ -36,7 +36,7 @@ from mmts.training.checkpoint import load_checkpoint
 from mmts.training.inputs import Inputs, build_model, embed_split, prepare_inputs, training_batches
 from mmts.training.recipe import Recipe
 from mmts.training.run_directory import RunDirectory
-from mmts.training.splits import judged_split, load_splits, open_data, readable
+from mmts.training.splits import judged_split, load_splits, open_data, readable, resolved
 from mmts.training.trainer import Trainer
 
 
@@ -49,7 +49,7 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> dict[str, Any]:
     run = RunDirectory(out)
     run.check(resume)
     dataset = open_data(recipe.data.path)
-    recipe = recipe.with_data(dataset.path)
+    recipe = recipe.with_data(resolved(recipe.data.path))
     run.begin(recipe, versions())
     if run.metrics_file.exists():
         console.print(f"{out} is finished already")
@@ -99,7 +99,7 @@ def evaluate(
     inputs = prepare_inputs(model, split)
     model.drop_frozen()
     _load_weights(model, run, checkpoint)
-    is_own = dataset.path == recipe.data.path and split.name == judged_split(dataset)
+    is_own = resolved(data or recipe.data.path) == recipe.data.path and split.name == judged_split(dataset)
     name = "-".join([dataset.name, split.name] + ([checkpoint] if checkpoint != "best" else []))
     judging = Judging(run, recipe, model, distribution, dataset.root)
     metrics, media, text = judging(inputs, run.metrics_file if is_own else run.evaluations / f"{name}.json")
@@ -196,15 +196,16 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
     """Draw metrics.json for a terminal 80 columns wide."""
     title = f"{metrics['split']}: {metrics['num_media']:,} media, {metrics['num_captions']:,} captions; percent"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("", "", *(f"R@{k}" for k in CUTOFFS), "MedR"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    table.add_column("", min_width=10)
+    for name in (*(f"R@{k}" for k in CUTOFFS), "MedR"):
+        table.add_column(name, justify="right", min_width=4)
     for direction in (key for key in metrics if "_to_" in key):
         figures, intervals = metrics[direction], metrics["intervals"][direction]
         cells = [f"{figures[k]:.1f} ({low:.1f}, {high:.1f})" for k, (low, high) in intervals.items()]
-        table.add_row(direction.replace("_", " "), "all", *cells, f"{figures['median_rank']:g}")
+        table.add_row(direction.replace("_to_", "→"), *cells, f"{figures['median_rank']:g}")
         for group in GROUP_NAMES:
             inside = (metrics["groups"][group] or {}).get(direction)
             if inside is not None:
-                recalls = [f"{inside[f'R@{k}']:.1f}" for k in CUTOFFS]
-                table.add_row("", group, *recalls, f"{inside['median_rank']:g}")
+                shares = [f"{inside[f'R@{k}']:.1f}" for k in CUTOFFS]
+                table.add_row(f"  {group}", *shares, f"{inside['median_rank']:g}")
     return table

@@ -33,12 +33,17 @@ def judged_split(dataset: Dataset) -> str:
 
 def open_data(path: Path | None) -> Dataset:
     """Read a data set and say aloud what was noted on the way."""
-    if path is None:
-        raise DataError("no data: give --data PATH, or data.path in the recipe")
-    dataset = read_dataset(path)
+    dataset = read_dataset(resolved(path))
     for note in dataset.notes:
         console.print(f"note: {note}", markup=False)
     return dataset
+
+
+def resolved(path: Path | None) -> Path:
+    """Return the one name of a data set's path, whatever folder it is given from; raises DataError where none is given."""
+    if path is None:
+        raise DataError("no data: give --data PATH, or data.path in the recipe")
+    return path.expanduser().resolve()
 
 
 def load_splits(dataset: Dataset, settings: Data, run: RunDirectory) -> Splits:

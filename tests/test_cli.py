@@ -1,0 +1,144 @@
+"""The command line as a person meets it: quick help, one clear line for every mistake, a whole session on a folder."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from tests_support import draw_shapes
+
+from mmts.cli import app, main
+from mmts.training.recipe import load_recipe
+
+TINY = [
+    "model.image={tower: small-resnet, frozen: false, size: 16, options: {channels: 8, depth: 1}}",
+    "model.text={tower: small-transformer, frozen: false, options: {width: 16, depth: 1, heads: 2}}",
+    "concepts={encoder: tfidf, num_concepts: 3}",
+    "model.width=16",
+    "train.epochs=1",
+    "train.batch_size=16",
+    "train.trackers=[]",
+]
+
+
+def mmts(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Run the command line in this process and return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["mmts", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return int(stopped.value.code or 0)
+
+
+def test_help_is_quick_and_imports_no_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['mmts', '--help']\n"
+        "from mmts.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'numpy', 'transformers', 'pydantic'} & set(sys.modules)"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert time.perf_counter() - start < 3  # .2 s on an idle machine
+    for command in ("demo", "analyze", "train", "evaluate", "compare", "report", "recipes"):
+        assert command in done.stdout
+
+
+def test_the_flags_are_those_that_are_documented() -> None:
+    from typer.main import get_command
+
+    group = get_command(app)
+    flags = {
+        name: {flag for parameter in command.params for flag in parameter.opts if flag.startswith("--")} - {"--help"}
+        for name, command in group.commands.items()  # type: ignore[attr-defined]
+    }
+    assert flags == {
+        "demo": {"--out", "--seeds"},
+        "analyze": {"--out", "--split", "--label", "--num-concepts", "--encoder", "--seed"},
+        "train": {"--data", "--out", "--set", "--resume"},
+        "evaluate": {"--data", "--split", "--checkpoint", "--save-embeddings"},
+        "compare": set(),
+        "report": {"--out"},
+        "recipes": set(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["trian"], "Did you mean 'train'?"),
+        (["train"], "recipe"),
+        (["train", "catalogue", "--epochs", "3"], "--epochs"),
+        (["train", "catalog", "--data", "x"], "did you mean 'catalogue'?"),
+        (["train", "catalogue"], "--data PATH"),
+        (["train", "catalogue", "--data", "nowhere"], "nowhere does not exist"),
+        (["train", "catalogue", "--set", "train.epoch=3"], "did you mean 'epochs'?"),
+        (["evaluate", "nowhere"], "nowhere does not exist"),
+        (["compare", "nowhere"], "nowhere does not exist"),
+        (["report", "nowhere"], "nowhere"),
+        (["recipes", "dmo"], "did you mean 'demo'?"),
+        (["analyze", "nowhere"], "nowhere does not exist"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert mmts(monkeypatch, *arguments) == 2
+    message = capsys.readouterr().err
+    assert says in message
+    assert message.startswith("mmts: ")
+    assert message.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_session_from_analysis_to_report(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw_shapes(Path("photos"), 48)
+    settings = [part for setting in TINY for part in ("--set", setting)]
+    assert mmts(monkeypatch, "analyze", "photos", "--encoder", "tfidf", "--num-concepts", 4, "--out", "looked") == 0
+    assert {each.name for each in Path("looked").iterdir()} == {"concepts.npz", "long_tail.png"}
+    for name, rule in (("a", "fixed"), ("b", "learned")):
+        rule_settings = ["--set", f"objective.temperature.rule={rule}", "--set", f"name={rule}"]
+        assert (
+            mmts(monkeypatch, "train", "catalogue", "--data", "photos", "--out", name, *settings, *rule_settings) == 0
+        )
+    assert yaml.safe_load(Path("a/recipe.yaml").read_text())["data"]["path"] == str(tmp_path / "photos")
+    assert mmts(monkeypatch, "evaluate", "a", "--split", "val", "--save-embeddings", "e.npz") == 0
+    assert json.loads(Path("a/evaluations/photos-val.json").read_text())["split"] == "val"
+    capsys.readouterr()
+    assert mmts(monkeypatch, "compare", "a", "b") == 0
+    assert "difference to fixed" in capsys.readouterr().out
+    assert mmts(monkeypatch, "report", "a", "b", "--out", "page.html") == 0
+    assert "fixed" in Path("page.html").read_text()
+    assert mmts(monkeypatch, "train", "catalogue", "--data", "photos", "--out", "a", *settings) == 2
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_recipes_are_listed_and_printed_so_that_they_can_be_read_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert mmts(monkeypatch, "recipes") == 0
+    assert "catalogue" in capsys.readouterr().out
+    assert mmts(monkeypatch, "recipes", "catalogue") == 0
+    own = tmp_path / "catalogue.yaml"
+    own.write_text(capsys.readouterr().out)
+    assert load_recipe(own) == load_recipe("catalogue")
+
+
+def test_a_disk_that_cannot_be_written_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    draw_shapes(tmp_path / "photos", 48)
+    out = Path("/dev/full/run")  # not a folder, and nobody may make one of it
+    settings = [part for setting in TINY for part in ("--set", setting)]
+    assert mmts(monkeypatch, "train", "catalogue", "--data", tmp_path / "photos", "--out", out, *settings) == 2
+    message = capsys.readouterr().err
+    assert "/dev/full" in message
+    assert message.count("\n") == 1

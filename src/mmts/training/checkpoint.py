@@ -1,5 +1,6 @@
 """Checkpoints: written beside the old one and renamed, read without unpickling anything but tensors."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ from mmts.files import atomic_write
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values; a crash while writing leaves the old file."""
-    with atomic_write(path) as file:
-        torch.save(state, file)
+    """Write tensors and plain values; a crash while writing leaves the old file. Raises OSError naming the file."""
+    try:
+        with atomic_write(path) as file:
+            torch.save(state, file)
+    except RuntimeError as error:  # what torch makes of a full disk
+        message = f"cannot be written, is the disk full? ({' '.join(str(error).split())})"
+        raise OSError(errno.EIO, message, str(path)) from None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

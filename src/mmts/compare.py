@@ -212,18 +212,19 @@ def _overall(comparison: Comparison) -> Table:
     split = comparison.groups[0].metrics[0]["split"]
     table = _table(f"{split}, %: mean ± spread over seeds", *(f"R@{k}" for k in CUTOFFS), "MedR")
     for direction in comparison.directions:
+        table.add_row(_named(direction))
         for group in comparison.groups:
             measures = [*(f"R@{k}" for k in CUTOFFS), "median_rank"]
-            table.add_row(_named(direction), Text(group.name), *(_cell(group.figure(direction, m)) for m in measures))
+            table.add_row(_indented(group), *(_cell(group.figure(direction, measure)) for measure in measures))
     return table
 
 
 def _by_concept_size(comparison: Comparison) -> Table:
     table = _table("R@5 by size of the concept, %", *GROUP_NAMES)
     for direction in comparison.directions:
+        table.add_row(_named(direction))
         for group in comparison.groups:
-            cells = [_cell(group.figure(direction, "R@5", part)) for part in GROUP_NAMES]
-            table.add_row(_named(direction), Text(group.name), *cells)
+            table.add_row(_indented(group), *(_cell(group.figure(direction, "R@5", part)) for part in GROUP_NAMES))
     return table
 
 
@@ -232,17 +233,17 @@ def _differences(comparison: Comparison) -> Table:
     table = _table(f"difference to {first}, points, 95 % interval over queries", *(f"R@{k}" for k in CUTOFFS))
     table.caption = "* the interval leaves out 0"
     for direction in comparison.directions:
+        table.add_row(_named(direction))
         for number, group in enumerate(comparison.groups[1:], start=1):
             gaps = [comparison.gaps[number, direction, f"R@{k}", None] for k in CUTOFFS]
-            cells = [f"{gap.mean:+.1f}{'*' if gap.is_clear else ''} ({gap.low:+.1f}, {gap.high:+.1f})" for gap in gaps]
-            table.add_row(_named(direction), Text(group.name), *cells)
+            cells = [f"{gap.mean:+.1f}{'*' if gap.is_clear else ' '} ({gap.low:+.1f}, {gap.high:+.1f})" for gap in gaps]
+            table.add_row(_indented(group), *cells)
     return table
 
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    table.add_column("recipe", overflow="fold")
+    table.add_column("recipe", min_width=10, overflow="fold")
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     return table
@@ -250,6 +251,10 @@ def _table(title: str, *columns: str) -> Table:
 
 def _named(direction: str) -> str:
     return direction.replace("_to_", "→")
+
+
+def _indented(group: RunGroup) -> Text:
+    return Text(f"  {group.name}")
 
 
 def _cell(figure: Figure | None) -> str:

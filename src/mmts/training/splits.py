@@ -40,7 +40,7 @@ def open_data(path: Path | None) -> Dataset:
 
 
 def resolved(path: Path | None) -> Path:
-    """Return the one name of a data set's path, whatever folder it is given from; raises DataError where none is given."""
+    """Return the one name of a path, whatever folder it is given from; raises DataError where none is given."""
     if path is None:
         raise DataError("no data: give --data PATH, or data.path in the recipe")
     return path.expanduser().resolve()

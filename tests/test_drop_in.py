@@ -95,7 +95,7 @@ def test_settings_that_cannot_be_right_are_refused(arguments: dict, message: str
         (0, COUNTS - 1, r"counts\[0\] is 0"),
         (0, torch.tensor([1.0, float("nan")]), r"counts\[1\] is nan"),
         (0, torch.tensor(5), r"counts is \(\)"),
-        (0, COUNTS[:3], r"temperature is \(3,\); for a batch of 6"),
+        (0, COUNTS[:3], "counts has 3 rows and x has 6"),
     ],
 )
 def test_a_step_or_count_outside_its_range_is_an_error(step, counts, message: str) -> None:  # type: ignore[no-untyped-def]

@@ -51,9 +51,12 @@ def test_values_stay_positive_and_between_their_bounds(
     assert (values <= low + spread + alpha / 2 + 1e-12).all()
 
 
-def test_shifted_keeps_the_dtype_of_its_table_and_does_not_share_it() -> None:
+def test_shifted_adds_in_float64_and_does_not_share_its_table() -> None:
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        assert Shifted(Constant(0.0), torch.ones(3, dtype=dtype))(0.0, INDEX).dtype == dtype
+        shift = torch.full((3,), 0.05, dtype=dtype)
+        values = Shifted(Constant(-0.04), shift)(0.0, INDEX)
+        assert torch.equal(values, shift.double() - 0.04)
+    assert Shifted(Constant(0.0), shift)(0.0, INDEX.to(torch.uint8)).shape == INDEX.shape  # not taken for a mask
     table = torch.ones(3)
     policy = Shifted(Constant(0.0), table)
     table.zero_()

@@ -124,8 +124,10 @@ def report(
     out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
 ) -> None:
     """Write one self-contained page about runs."""
+    from mmts.files import check_file_path
     from mmts.report import write_report
 
+    check_file_path(out)
     console.print(f"report: {write_report(runs, out)}")
 
 

@@ -84,8 +84,11 @@ class MMTSLoss(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, *, step: float, counts: Tensor, positives: Tensor | None = None) -> Tensor:
         """Return the loss of a batch, shape ()."""
+        values = self.values(step=step, counts=counts)
+        if len(values) != len(x):
+            raise InputError(f"counts has {len(values)} rows and x has {len(x)}; they must be as many")
         loss = info_nce if self.kind == "info_nce" else max_margin
-        return loss(x, y, self.values(step=step, counts=counts), positives=positives)
+        return loss(x, y, values, positives=positives)
 
     def values(self, *, step: float, counts: Tensor) -> Tensor:
         """Return the samples' temperatures or margins at `step`: counts (B,) -> (B,) float64."""

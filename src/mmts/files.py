@@ -1,5 +1,6 @@
 """Writing files so that a reader never sees half of one, and naming contents by their hash."""
 
+import errno
 import hashlib
 import json
 import os
@@ -24,8 +25,12 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     'done'
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    check_file_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        raise _about(error, path) from None
     try:
         with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
@@ -35,9 +40,15 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         os.replace(temporary, path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say which file it was
-            error.filename = str(path)
+        if isinstance(error, OSError):
+            raise _about(error, path) from None
         raise
+
+
+def check_file_path(path: Path) -> None:
+    """Raise OSError where a folder stands at `path`, before anything is computed for a file of that name."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, and a file is to be written there", str(path))
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -71,6 +82,11 @@ def cache_root() -> Path:
     if chosen := os.environ.get("MMTS_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmts"
+
+
+def _about(error: OSError, path: Path) -> OSError:
+    """Return the same error about the file that was asked for, not the temporary one (or, on a full disk, none)."""
+    return type(error)(error.errno, error.strerror, str(path))
 
 
 def _umask() -> int:

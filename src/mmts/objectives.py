@@ -65,7 +65,7 @@ class InfoNCE(Objective):
     >>> from mmts.schedules import Constant
     >>> objective = InfoNCE(Shifted(Constant(0.0), torch.tensor([0.05, 0.15])))
     >>> objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1])).log["weight"]
-    tensor([1.5000, 0.5000])
+    tensor([1.5000, 0.5000], dtype=torch.float64)
     """
 
     def __init__(
@@ -148,10 +148,13 @@ class MaxMargin(Objective):
 
 
 def policy_values(policy: Policy, x: Tensor, y: Tensor, progress: float, index: Tensor) -> Tensor:
-    """Ask a policy for a batch's values; a rule that looks at the batch gets the detached similarities (B, B)."""
+    """Ask a policy for a batch's values; a rule that looks at the batch gets the detached similarities (B, B).
+
+    Any callable (progress, index, similarity) will do; one that does not say `uses_similarity` gets them.
+    """
     if len(index) != len(x):
         raise InputError(f"index has {len(index)} rows and x has {len(x)}; they must be as many")
-    similarity = cosine_similarity(x.detach(), y.detach()) if policy.uses_similarity else None
+    similarity = cosine_similarity(x.detach(), y.detach()) if getattr(policy, "uses_similarity", True) else None
     values: Tensor = policy(progress, index, similarity)
     return values
 

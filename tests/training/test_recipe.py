@@ -37,6 +37,7 @@ def test_a_saved_recipe_reads_back_the_same(tmp_path: Path) -> None:
         ("train.final_learning_rate=1", "is larger than learning_rate"),
         ("train=3", "train"),
         ("train.epochs.more=3", "train.epochs is a value, not a section"),
+        ("objective.temperature={rule: shifted, alpha: 0.2}", "alpha/2 must stay below low"),
         ("no equals sign", "--set takes KEY=VALUE"),
         ("train.seed=[", "not valid YAML"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -117,7 +118,10 @@ def test_other_data_and_splits_go_to_evaluations(shapes: Path, tmp_path: Path) -
     other = draw_shapes(tmp_path / "other", 30)
     evaluate(out, other)
     evaluate(out, split_name="val")
-    assert {each.name for each in (out / "evaluations").iterdir()} == {"other-test.json", "shapes-val.json"}
+    namesake = draw_shapes(tmp_path / "elsewhere" / "other", 30)
+    evaluate(out, namesake)
+    names = sorted(re.sub("-[0-9a-f]{6}-", "-#-", each.name) for each in (out / "evaluations").iterdir())
+    assert names == ["other-#-test.json", "other-#-test.json", "shapes-val.json"]
     assert (out / "metrics.json").read_text() == before
 
 
@@ -176,6 +180,22 @@ def test_a_folder_that_holds_another_run_is_refused(shapes: Path, tmp_path: Path
         train(scratch(shapes), tmp_path / "full" / "letter.txt")
 
 
+def test_a_run_that_never_came_to_train_leaves_its_folder_free(shapes: Path, tmp_path: Path) -> None:
+    with pytest.raises(MmtsError, match="5000"):
+        train(scratch(shapes, "concepts.num_concepts=5000"), tmp_path / "run")
+    assert train(scratch(shapes), tmp_path / "run")["split"] == "test"
+
+
+def test_data_without_the_label_of_the_concepts_is_judged_as_tail(shapes: Path, tmp_path: Path) -> None:
+    train(scratch(shapes, "concepts={source: label, label: shape}"), tmp_path / "run")
+    bare = draw_shapes(tmp_path / "bare")
+    lines = (bare / "captions.jsonl").read_text().replace('"shape":', '"form":')
+    (bare / "captions.jsonl").write_text(lines)
+    metrics = evaluate(tmp_path / "run", bare)
+    assert metrics["groups"]["head"] is None
+    assert metrics["groups"]["tail"]["num_queries"] == metrics["num_captions"]
+
+
 def test_mistakes_found_before_training_leave_no_run_behind(shapes: Path, tmp_path: Path) -> None:
     wrong = [(scratch(tmp_path / "nowhere"), DataError), (load_recipe("catalogue", SCRATCH), DataError)]
     for recipe, error in wrong:
@@ -187,7 +207,6 @@ def test_mistakes_found_before_training_leave_no_run_behind(shapes: Path, tmp_pa
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (["objective.temperature.rule=shifted", "objective.temperature.alpha=0.2"], "alpha/2"),
         (["concepts.num_concepts=5000"], "5000"),
         (["model.image.frozen=true"], "starts from random weights"),
         (["model.head.kind=none", "model.width=7"], "keeps the tower's width"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import operator
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from importlib import metadata
@@ -412,8 +413,10 @@ def resolve_num_concepts(num_concepts: int | Literal["auto"], captions: Sequence
     distinct = len(set(captions))
     if num_concepts == "auto":
         chosen = max(2, min(200, distinct // 10))
-    elif isinstance(num_concepts, int) and not isinstance(num_concepts, bool) and num_concepts >= 1:
-        chosen = num_concepts
+    elif (
+        hasattr(num_concepts, "__index__") and not isinstance(num_concepts, bool) and operator.index(num_concepts) >= 1
+    ):
+        chosen = operator.index(num_concepts)
     else:
         raise InputError(f'num_concepts is {num_concepts!r}; a positive whole number or "auto" is right')
     if chosen > distinct:

@@ -1,5 +1,7 @@
 """Ranks of the best relevant item, recall at k and the median rank."""
 
+import operator
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ def ranks(similarity: Tensor, relevant: Tensor) -> Tensor:
     >>> ranks(similarity, torch.tensor([[False, True, False], [True, False, False]]))
     tensor([2, 2])
     """
-    if relevant.dtype != torch.bool:
+    if isinstance(relevant, Tensor) and relevant.dtype != torch.bool:
         raise InputError(f"relevant is {relevant.dtype}; it must be bool (say which grade counts: relevance == 1)")
 
     def of_rows(start: int, scores: Tensor, right: Tensor) -> Tensor:
@@ -37,7 +39,7 @@ def recall_at_k(similarity: Tensor, relevant: Tensor, k: int) -> Tensor:
     >>> recall_at_k(torch.tensor([[0.9, 0.5], [0.3, 0.4]]), torch.eye(2, dtype=torch.bool), k=1).item()
     1.0
     """
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+    if isinstance(k, bool) or not hasattr(k, "__index__") or operator.index(k) < 1:
         raise InputError(f"k is {k!r}; it must be a whole number, 1 or more")
     return (ranks(similarity, relevant) <= k).double().mean()
 

@@ -23,6 +23,9 @@ def per_query(
     InputError for wrong shapes, a similarity that is not floating point, and (naming the query and the item) a NaN
     similarity or a relevance that is negative, NaN or infinite. `name` is what the caller calls its relevance.
     """
+    for argument, matrix in (("similarity", similarity), (name, relevance)):
+        if not isinstance(matrix, Tensor):
+            raise InputError(f"{argument} is a {type(matrix).__name__}; it must be a torch tensor")
     if similarity.ndim != 2 or not similarity.numel() or not similarity.is_floating_point():
         raise InputError(
             f"similarity is {tuple(similarity.shape)} {similarity.dtype}; it must be (Q, C), not empty, floating point"

@@ -1,9 +1,11 @@
 """From the sections of a recipe to the objects they describe."""
 
+import torch
 from torch import Tensor
 
 from mmts import schedules
 from mmts.concepts import ConceptDistribution, resolve_num_concepts
+from mmts.console import console
 from mmts.data.records import Split
 from mmts.errors import DataError, RecipeError, nearest
 from mmts.objectives import InfoNCE, MaxMargin, Objective
@@ -68,8 +70,14 @@ def build_distribution(section: r.Concepts, split: Split) -> ConceptDistribution
 
 def assign_concepts(section: r.Concepts, distribution: ConceptDistribution, split: Split) -> Tensor:
     """Return the training concept (N,) of each sample of another split; -1 where it has none."""
-    values = label_of_samples(split, str(section.label)) if section.source == "label" else split.captions
-    return distribution.assign(values)
+    if section.source == "captions":
+        return distribution.assign(split.captions)
+    labels = [split.media[owner].labels.get(str(section.label)) for owner in split.owner.tolist()]
+    concepts = distribution.assign([str(label) for label in labels])
+    unknown = torch.tensor([label is None for label in labels])
+    if unknown.any():
+        console.print(f"note: {int(unknown.sum()):,} samples of {split.name} have no label {section.label!r}: tail")
+    return concepts.masked_fill(unknown, -1)
 
 
 def label_of_samples(split: Split, label: str) -> list[str]:

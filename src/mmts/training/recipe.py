@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mmts.errors import RecipeError, nearest
 from mmts.files import atomic_write
+from mmts.schedules import Cosine
 
 # Setting one of these by --set starts its section afresh: the other keys of the section belong to the old choice.
 _CHOICES = ("loss", "rule", "kind")
@@ -126,6 +127,16 @@ class ShiftedRule(Section):
     high: float = Field(0.20, gt=0)
     scale: Literal["linear", "log", "rank"] = "linear"
 
+    @model_validator(mode="after")
+    def _stays_positive(self) -> "ShiftedRule":
+        lowest = Cosine(-self.alpha / 2, self.alpha / 2, self.cycles, self.phase).minimum
+        if lowest + min(self.low, self.high) <= 0:
+            raise ValueError(
+                f"the swing falls to {lowest:g} and the smallest shift is {min(self.low, self.high):g}; their sum must "
+                "be positive, so alpha/2 must stay below low: lower alpha or raise low"
+            )
+        return self
+
 
 class ShiftedMarginRule(ShiftedRule):
     """MM-TS for margins: the same rule, started from the published margins."""
@@ -151,7 +162,7 @@ class InfoNCEObjective(Section):
     loss: Literal["info_nce"] = "info_nce"
     temperature: TemperatureRule = FixedRule()
     anchor: Literal["row", "candidate", "media"] = "row"
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, le=1)
     scale_by_temperature: bool = False
 
 

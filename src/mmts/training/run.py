@@ -29,7 +29,7 @@ from mmts.evaluation import (
     save_judgement,
     summarize,
 )
-from mmts.files import read_json, write_json
+from mmts.files import check_file_path, content_hash, read_json, write_json
 from mmts.models import TwoTower
 from mmts.training.build import assign_concepts, build_distribution, build_objective
 from mmts.training.checkpoint import load_checkpoint
@@ -90,6 +90,8 @@ def evaluate(
     """Judge a run: on its own test split (rewriting metrics.json), or on other data or another split (evaluations/)."""
     if checkpoint not in ("best", "last"):
         raise RunError(f"--checkpoint is best or last, not {checkpoint!r}")
+    if embeddings_file is not None:
+        check_file_path(embeddings_file)
     run = RunDirectory(path)
     recipe = run.recipe()
     dataset = open_data(data or recipe.data.path)
@@ -99,10 +101,12 @@ def evaluate(
     inputs = prepare_inputs(model, split)
     model.drop_frozen()
     _load_weights(model, run, checkpoint)
-    is_own = resolved(data or recipe.data.path) == recipe.data.path and split.name == judged_split(dataset)
-    name = "-".join([dataset.name, split.name] + ([checkpoint] if checkpoint != "best" else []))
-    judging = Judging(run, recipe, model, distribution, dataset.root)
-    metrics, media, text = judging(inputs, run.metrics_file if is_own else run.evaluations / f"{name}.json")
+    given = resolved(data or recipe.data.path)
+    file = run.metrics_file
+    if given != recipe.data.path or split.name != judged_split(dataset):
+        file = run.evaluations / _evaluation_name(given, split, checkpoint, other_data=given != recipe.data.path)
+    judging = Judging(run, recipe, model, distribution, dataset.root, checkpoint)
+    metrics, media, text = judging(inputs, file)
     if embeddings_file is not None:
         save_embeddings(embeddings_file, media, text, split.owner)
         console.print(f"embeddings: {embeddings_file}")
@@ -121,8 +125,7 @@ def _concepts(recipe: Recipe, split: Split, run: RunDirectory) -> ConceptDistrib
     """Find the concepts of the training samples, or load those a resumed run found before."""
     if run.concepts_file.exists():
         distribution = ConceptDistribution.load(run.concepts_file)
-        if recipe.concepts.source == "captions":
-            distribution.check_captions(split.captions)
+        distribution.check_captions(split.captions)
         return distribution
     distribution = build_distribution(recipe.concepts, split)
     distribution.save(run.concepts_file)
@@ -155,6 +158,12 @@ def _split_to_judge(dataset: Dataset, name: str | None, recipe: Recipe) -> Split
     return split
 
 
+def _evaluation_name(data: Path, split: Split, checkpoint: str, other_data: bool) -> str:
+    """Name a judgement by what was judged; other data of the same name in another place gets another name."""
+    parts = [data.stem, *([content_hash(str(data))[:6]] if other_data else []), split.name]
+    return "-".join(parts + ([checkpoint] if checkpoint != "best" else [])) + ".json"
+
+
 def _load_weights(model: TwoTower, run: RunDirectory, checkpoint: str) -> None:
     """Load the named checkpoint; without validation data nothing is ever called best, and the last one is."""
     file = run.checkpoint_file(checkpoint)
@@ -172,6 +181,7 @@ class Judging:
     model: TwoTower
     distribution: ConceptDistribution
     root: Path
+    checkpoint: str = "best"
 
     def __call__(self, inputs: Inputs, file: Path) -> tuple[dict[str, Any], Tensor, Tensor]:
         """Judge, write and print the figures; return them and the embeddings, media (N, D) and text (M, D).
@@ -184,6 +194,7 @@ class Judging:
         concepts = assign_concepts(self.recipe.concepts, self.distribution, split)
         groups = self.distribution.groups_of(concepts)
         metrics = summarize(judgement, split, groups)
+        metrics |= {"data": str(self.root), "relevance": relevance, "checkpoint": self.checkpoint}
         write_json(file, metrics)
         if file == self.run.metrics_file:
             save_judgement(self.run.judgement_file, judgement, split, self.root, relevance, concepts, groups)

@@ -69,6 +69,11 @@ class RunDirectory:
         """Judgements on other data or splits."""
         return self.path / "evaluations"
 
+    @property
+    def has_started(self) -> bool:
+        """Whether there is anything that training has made."""
+        return self.log_file.exists() or (self.path / "checkpoints").exists() or self.metrics_file.exists()
+
     def checkpoint_file(self, name: str) -> Path:
         """Return the file of the checkpoint `last` or `best`."""
         return self.path / "checkpoints" / f"{name}.pt"
@@ -88,17 +93,22 @@ class RunDirectory:
 
     def check(self, resume: bool) -> None:
         """Raise RunError where a run cannot go into this folder; nothing is written yet."""
-        if self.recipe_file.exists():
+        if self.has_started:
             if not resume:
                 raise RunError(f"{self.path} already holds a run; add --resume to continue it, or choose another --out")
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and any(self.path.iterdir()) and not self.recipe_file.exists():
             raise RunError(f"{self.path} holds files that are not a run's; choose another --out")
         elif self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; --out names a folder")
 
     def begin(self, recipe: Recipe, versions: dict[str, str]) -> None:
-        """Take the folder for this recipe, or find the same recipe there; raises RunError where it is another."""
-        if not self.recipe_file.exists():
+        """Take the folder for this recipe, or find the same recipe there; raises RunError where it is another.
+
+        What a run left that never came to train (a mistake in its recipe, say) is replaced.
+        """
+        if not self.has_started:
+            for leftover in (self.concepts_file, self.vocabulary_file):
+                leftover.unlink(missing_ok=True)
             save_recipe(recipe, self.recipe_file, versions)
             return
         changed = differences(self.recipe(), recipe)

@@ -16,7 +16,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
             file.write("half")
             raise ZeroDivisionError
 
-    pytest.raises(ZeroDivisionError, fail_half_way)
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way()
     assert read_json(tmp_path / "a.json") == {"old": 1}
     assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
 

@@ -33,10 +33,11 @@ SETTINGS: dict[str, list[str]] = {
 TUNING_SEED, TEST_SEEDS = 100, (0, 1, 2)
 
 
-def train(recipe: str, data: str, out: Path, rule: str, setting: str, seed: int) -> Path:
+def train(arguments: argparse.Namespace, name: str, rule: str, setting: str, seed: int) -> Path:
     """Train one run in a process of its own, on one thread; a finished one is kept."""
-    settings = [f"name={rule}", f"{TEMPERATURE}={setting}", f"train.seed={seed}", "train.trackers=[]"]
-    command = [sys.executable, "-m", "mmts.cli", "train", recipe, "--data", data, "--out", str(out)]
+    out: Path = arguments.out / name
+    settings = [f"name={rule}", f"{TEMPERATURE}={setting}", f"train.seed={seed}", "train.trackers=[]", *arguments.set]
+    command = [sys.executable, "-m", "mmts.cli", "train", arguments.recipe, "--data", arguments.data, "--out", str(out)]
     command += [part for each in settings for part in ("--set", each)] + (["--resume"] if out.exists() else [])
     if not (out / "metrics.json").exists():
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -55,19 +56,14 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/rules"))
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="as of `mmts train`, for all runs"
+    )
     arguments = parser.parse_args()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         tuned = {
             rule: [
-                pool.submit(
-                    train,
-                    arguments.recipe,
-                    arguments.data,
-                    arguments.out / f"tune-{rule}-{at}",
-                    rule,
-                    setting,
-                    TUNING_SEED,
-                )
+                pool.submit(train, arguments, f"tune-{rule}-{at}", rule, setting, TUNING_SEED)
                 for at, setting in enumerate(settings)
             ]
             for rule, settings in SETTINGS.items()
@@ -79,9 +75,7 @@ def main() -> None:
                 console.print(f"{rule:<8} val R@1 {score:5.1f}  {setting}", markup=False)
             chosen = settings[scores.index(max(scores))]
             console.print(f"{rule:<8} chosen: {chosen}", markup=False)
-            for seed in TEST_SEEDS:
-                out = arguments.out / f"{rule}-seed{seed}"
-                final.append(pool.submit(train, arguments.recipe, arguments.data, out, rule, chosen, seed))
+            final += [pool.submit(train, arguments, f"{rule}-seed{seed}", rule, chosen, seed) for seed in TEST_SEEDS]
         for table in comparison_tables(compare_runs([future.result() for future in final])):
             console.print(table)
 

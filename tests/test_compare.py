@@ -10,7 +10,7 @@ from rich.console import Console
 from tests_support import captioned_split
 
 from mmts.compare import compare_runs, comparison_tables
-from mmts.errors import RunError
+from mmts.errors import MmtsError, RunError
 from mmts.evaluation import Judgement, save_judgement, summarize
 from mmts.files import write_json
 from mmts.training.recipe import load_recipe, save_recipe
@@ -94,6 +94,21 @@ def test_a_run_without_metrics_or_recipe_is_named(runs: list[Path], tmp_path: Pa
         compare_runs([tmp_path / "nowhere"])
     with pytest.raises(RunError, match=r"is not a run directory"):
         compare_runs([tmp_path])
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"split": "te', b"\xff\xfe"])
+def test_damaged_metrics_are_named(runs: list[Path], content: bytes) -> None:
+    (runs[1] / "metrics.json").write_bytes(content)
+    with pytest.raises(MmtsError, match=r"metrics\.json is damaged"):
+        compare_runs(runs)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_damaged_judgement_is_named(runs: list[Path], share: float) -> None:
+    file = runs[1] / "judgement.npz"
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    with pytest.raises(MmtsError, match=r"judgement\.npz is damaged"):
+        compare_runs(runs)
 
 
 def test_the_tables_show_the_numbers(runs: list[Path]) -> None:

@@ -103,7 +103,7 @@ def test_a_saved_judgement_reads_back(tmp_path: Path) -> None:
     assert meta["captions"] == ["a", "b", "c"]
     assert meta["media_paths"] == ["0.png", "1.png"]
     (tmp_path / "j.npz").write_bytes(b"not an archive")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is damaged"):
         load_judgement(tmp_path / "j.npz")
     with pytest.raises(DataError, match="mmts evaluate"):
         load_judgement(tmp_path / "missing.npz")

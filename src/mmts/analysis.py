@@ -113,6 +113,8 @@ def analyze_path(
     from mmts.training.recipe import parse_concepts
     from mmts.training.splits import open_data
 
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; --out names a folder")
     source = "captions" if label is None else "label"
     section = parse_concepts(
         {"source": source, "label": label, "num_concepts": num_concepts, "encoder": encoder, "seed": seed}

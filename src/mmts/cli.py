@@ -8,7 +8,7 @@ import typer
 
 from mmts import __version__
 from mmts.console import console, errors
-from mmts.errors import Interrupted, MmtsError
+from mmts.errors import Interrupted, MmtsError, RecipeError, nearest
 
 app = typer.Typer(
     name="mmts",
@@ -59,9 +59,9 @@ def analyze(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for concepts.npz and long_tail.png.")] = None,
     split: Annotated[str | None, typer.Option(help="One split only (default: all samples).")] = None,
     label: Annotated[str | None, typer.Option(help="Take this label as the concept instead of clusters.")] = None,
-    num_concepts: Annotated[str, typer.Option(help="How many clusters, or auto.")] = "auto",
+    num_concepts: Annotated[str, typer.Option(help="Number of clusters, or auto.")] = "auto",
     encoder: Annotated[str, typer.Option(help="minilm, tfidf, or a model's name or folder.")] = "minilm",
-    seed: Annotated[int, typer.Option(help="Of the clustering.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the clustering.")] = 0,
 ) -> None:
     """Say how long-tailed a caption file is."""
     from mmts.analysis import analyze_path
@@ -82,7 +82,10 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe (see `mmts recipes`) or a YAML file.")],
     data: DataPath = None,
     out: Annotated[Path | None, typer.Option("--out", help="Run directory (default: runs/RECIPE).")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="Change a key: --set train.epochs=10.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; may be given often."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
 ) -> None:
     """Train by a recipe and judge the result on test."""
@@ -140,8 +143,10 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this one.")] 
         for each in shipped_recipes():
             console.print(f"{each:<18} {load_recipe(each).description}")
         return
-    load_recipe(name)
-    console.print(shipped_recipes()[name], end="", markup=False)
+    shipped = shipped_recipes()
+    if name not in shipped:
+        raise RecipeError(f"there is no shipped recipe {name!r}; {nearest(name, shipped)}")
+    console.print(shipped[name], end="", markup=False)
 
 
 def main() -> None:

@@ -193,7 +193,10 @@ def _metrics(run: RunDirectory) -> dict[str, Any]:
         raise RunError(
             f"{run.path} has not been judged yet (no metrics.json); finish it or call `mmts evaluate {run.path}`"
         )
-    return dict(read_json(run.metrics_file))
+    metrics = read_json(run.metrics_file)
+    if not isinstance(metrics, dict) or not {"split", "groups", "intervals"} <= set(metrics):
+        raise RunError(f"{run.metrics_file} is damaged; `mmts evaluate {run.path}` writes it anew")
+    return metrics
 
 
 def directions_of(group: RunGroup) -> tuple[str, str]:

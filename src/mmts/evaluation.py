@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -176,8 +177,8 @@ def load_judgement(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[st
         return arrays, json.loads(str(arrays.pop("meta")))
     except FileNotFoundError:
         raise DataError(f"there is no {path}; `mmts evaluate` on the run writes it") from None
-    except (ValueError, KeyError, OSError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
+    except (ValueError, KeyError, OSError, EOFError, BadZipFile):
+        raise DataError(f"{path} is damaged; `mmts evaluate` on the run writes it anew") from None
 
 
 def save_embeddings(path: Path, media: Tensor, text: Tensor, owner: Tensor) -> None:

@@ -274,7 +274,7 @@ def test_auto_number_of_concepts(distinct, expected):
 
 
 def test_auto_needs_two_distinct_captions():
-    with pytest.raises(InputError, match="only 1 distinct"):
+    with pytest.raises(InputError, match="at least 2 distinct"):
         resolve_num_concepts("auto", ["a", "a"])
 
 

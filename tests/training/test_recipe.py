@@ -38,6 +38,9 @@ def test_a_saved_recipe_reads_back_the_same(tmp_path: Path) -> None:
         ("train=3", "train"),
         ("train.epochs.more=3", "train.epochs is a value, not a section"),
         ("objective.temperature={rule: shifted, alpha: 0.2}", "alpha/2 must stay below low"),
+        ("train.trackers=[tensorbord]", "did you mean 'tensorboard'"),
+        ("train.seed=99999999999999999999", "train.seed"),
+        ("model.image.size=100000", "model.image.size"),
         ("no equals sign", "--set takes KEY=VALUE"),
         ("train.seed=[", "not valid YAML"),
     ],
@@ -56,7 +59,7 @@ def test_a_wrong_recipe_name_suggests_the_nearest() -> None:
         load_recipe("missing.yaml")
 
 
-@pytest.mark.parametrize("content", ["- a list", "train: [unclosed", "\xff"])
+@pytest.mark.parametrize("content", ["- a list", "train: [unclosed", "\xff", "train: {epochs: 3, epochs: 4}"])
 def test_a_broken_recipe_file_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_bytes(content.encode("latin-1"))

@@ -157,6 +157,7 @@ def test_a_few_unreadable_images_are_left_out_and_named(shapes: Path, tmp_path: 
     (data / "images" / "7.png").unlink()
     with pytest.raises(DataError, match=r"1\.png: is empty"):
         train(scratch(data), tmp_path / "refused")
+    assert "1.png\tis empty" in (tmp_path / "refused" / "unreadable.txt").read_text()
     metrics = train(scratch(data, "data.max_unreadable=0.5"), tmp_path / "run")
     named = (tmp_path / "run" / "unreadable.txt").read_text()
     assert "1.png\tis empty" in named
@@ -222,6 +223,20 @@ def test_one_sample_cannot_be_trained_on(tmp_path: Path) -> None:
     (data / "captions.jsonl").write_text((data / "captions.jsonl").read_text().replace('"val"', '"train"'))
     with pytest.raises(MmtsError, match="at least 2 media"):
         train(scratch(data), tmp_path / "run")
+
+
+def test_a_lost_best_checkpoint_is_not_replaced_in_silence(shapes: Path, tmp_path: Path) -> None:
+    train(scratch(shapes), tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.json").read_text()
+    (tmp_path / "run" / "checkpoints" / "best.pt").unlink()
+    with pytest.raises(RunError, match="--checkpoint last judges the last one"):
+        evaluate(tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.json").read_text() == before
+
+
+def test_a_resumed_run_knows_its_data(shapes: Path, tmp_path: Path) -> None:
+    metrics = train(scratch(shapes), tmp_path / "run")
+    assert train(load_recipe("catalogue", SCRATCH), tmp_path / "run", resume=True) == metrics
 
 
 def test_evaluate_refuses_what_is_no_run(tmp_path: Path) -> None:

@@ -419,6 +419,8 @@ def resolve_num_concepts(num_concepts: int | Literal["auto"], captions: Sequence
         chosen = operator.index(num_concepts)
     else:
         raise InputError(f'num_concepts is {num_concepts!r}; a positive whole number or "auto" is right')
+    if num_concepts == "auto" and distinct < 2:
+        raise InputError(f"all {len(captions)} captions are the same; concepts need at least 2 distinct ones")
     if chosen > distinct:
         raise InputError(f"num_concepts is {chosen}, but there are only {distinct} distinct captions")
     return chosen

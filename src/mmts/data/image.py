@@ -208,7 +208,7 @@ def drop_unreadable(split: Split, max_share: float = 0.01) -> tuple[Split, dict[
         more = f"; and {len(reasons) - 3:,} more" if len(reasons) > 3 else ""
         raise DataError(
             f"{len(reasons):,} of the {split.num_media:,} media of split {split.name!r} cannot be read, more than the "
-            f"{max_share:.3g} of them allowed (data.max_unreadable): {'; '.join(named)}{more}"
+            f"{100 * max_share:.3g} % allowed: {'; '.join(named)}{more}. Mend them, or raise data.max_unreadable"
         )
     return split.without(reasons), reasons
 

@@ -18,6 +18,9 @@ from mmts.schedules import Cosine
 
 # Setting one of these by --set starts its section afresh: the other keys of the section belong to the old choice.
 _CHOICES = ("loss", "rule", "kind")
+MAX_SEED = 2**32 - 1  # what numpy and scikit-learn take
+TRACKERS = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
+
 # Of these only one can stand; setting one by --set takes the other out.
 _ALTERNATIVES = {"epochs": "steps", "steps": "epochs"}
 
@@ -203,7 +206,7 @@ class Concepts(Section):
     label: str | None = None
     num_concepts: int | Literal["auto"] = "auto"
     encoder: str = "minilm"
-    seed: int = 0
+    seed: int = Field(0, ge=0, le=MAX_SEED)
 
     @model_validator(mode="after")
     def _label_is_named(self) -> "Concepts":
@@ -226,7 +229,7 @@ class ImageTower(Tower):
     """The image side; `size` is the side of the square input in pixels (default: the tower's own)."""
 
     tower: str = "efficientnet-lite0"
-    size: int | None = Field(None, ge=8)
+    size: int | None = Field(None, ge=8, le=4096)
 
 
 class TextTower(Tower):
@@ -267,13 +270,16 @@ class Train(Section):
     precision: Literal["fp32", "bf16"] = "fp32"
     evaluate_every: int = Field(1, ge=1)
     log_every: int = Field(10, ge=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     trackers: tuple[str, ...] = ("tensorboard",)
 
     @model_validator(mode="after")
     def _one_length(self) -> "Train":
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give exactly one of `epochs` and `steps`")
+        for tracker in self.trackers:
+            if tracker not in TRACKERS:
+                raise ValueError(f"trackers: unknown tracker {tracker!r}; {nearest(tracker, TRACKERS)}")
         if self.final_learning_rate > self.learning_rate:
             raise ValueError(
                 f"final_learning_rate {self.final_learning_rate} is larger than learning_rate {self.learning_rate}"
@@ -317,7 +323,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     """
     text, name, source = _read(str(name_or_path))
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise RecipeError(f"{source} is not valid YAML: {_one_line(str(error))}") from None
     if not isinstance(content, dict):
@@ -388,6 +394,21 @@ def save_recipe(recipe: Recipe, path: Path, versions: Mapping[str, str]) -> None
     content = {**recipe.model_dump(mode="json"), "versions": dict(versions)}
     with atomic_write(path, "w") as file:
         yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML as usual, but a key that stands twice in a mapping is an error: which of the two was meant?"""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 def _read(name_or_path: str) -> tuple[str, str, str]:

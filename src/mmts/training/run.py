@@ -1,5 +1,6 @@
 """A run from data to judgement: what `mmts train` and `mmts evaluate` do."""
 
+import math
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> dict[str, Any]:
     """
     run = RunDirectory(out)
     run.check(resume)
+    if resume and recipe.data.path is None and run.recipe_file.exists():
+        recipe = recipe.with_data(resolved(run.recipe().data.path))
     dataset = open_data(recipe.data.path)
     recipe = recipe.with_data(resolved(recipe.data.path))
     run.begin(recipe, versions())
@@ -168,8 +171,12 @@ def _load_weights(model: TwoTower, run: RunDirectory, checkpoint: str) -> None:
     """Load the named checkpoint; without validation data nothing is ever called best, and the last one is."""
     file = run.checkpoint_file(checkpoint)
     if checkpoint == "best" and not file.exists():
-        file = run.checkpoint_file("last")
-    model.load_trainable_state_dict(load_checkpoint(file)["model"])
+        last = load_checkpoint(run.checkpoint_file("last"))
+        if last["best"] > -math.inf:  # there was a best one
+            raise RunError(f"there is no checkpoint {file}; --checkpoint last judges the last one")
+        model.load_trainable_state_dict(last["model"])
+    else:
+        model.load_trainable_state_dict(load_checkpoint(file)["model"])
 
 
 @dataclass(frozen=True)

@@ -113,14 +113,15 @@ class RunDirectory:
             return
         changed = differences(self.recipe(), recipe)
         if changed:
-            listed = ", ".join(f"{key} ({old!r} there, {new!r} now)" for key, (old, new) in changed.items())
+            listed = ", ".join(f"{key} ({old!r} there, {new!r} now)" for key, (old, new) in list(changed.items())[:3])
+            listed += f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             raise RunError(f"{self.path} holds a run of another recipe: {listed}; choose another --out")
 
     def log_lines(self) -> Iterator[dict[str, Any]]:
         """Read the log, oldest line first; a last line cut short by a crash is left out."""
         if not self.log_file.exists():
             return
-        for line in self.log_file.read_text(encoding="utf-8").splitlines():
+        for line in self.log_file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 yield json.loads(line)
             except json.JSONDecodeError:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmts.console import console
-from mmts.data.image import drop_unreadable
+from mmts.data.image import drop_unreadable, unreadable_media
 from mmts.data.read import read_dataset
 from mmts.data.records import Dataset, Split
 from mmts.errors import DataError
@@ -53,12 +53,14 @@ def load_splits(dataset: Dataset, settings: Data, run: RunDirectory) -> Splits:
     """
     splits: dict[str, Split] = {}
     unreadable: list[str] = []
-    for name in ("train", "val", "test"):
-        if name in dataset.split_names or name == "train":
-            splits[name] = readable(dataset.split(name), settings, unreadable)
-    if unreadable:
-        run.unreadable_file.write_text("\n".join(unreadable) + "\n", encoding="utf-8")
-        console.print(f"note: left out {len(unreadable)} unreadable media, named in {run.unreadable_file}")
+    try:
+        for name in ("train", "val", "test"):
+            if name in dataset.split_names or name == "train":
+                splits[name] = readable(dataset.split(name), settings, unreadable)
+    finally:
+        if unreadable:
+            run.unreadable_file.write_text("\n".join(unreadable) + "\n", encoding="utf-8")
+            console.print(f"note: {len(unreadable)} unreadable media are named in {run.unreadable_file}")
     train = splits["train"]
     if train.num_media < 2:
         raise DataError(f"{dataset.root}: training needs at least 2 media to tell apart; train has {train.num_media}")
@@ -75,7 +77,6 @@ def load_splits(dataset: Dataset, settings: Data, run: RunDirectory) -> Splits:
 
 
 def readable(split: Split, settings: Data, named: list[str]) -> Split:
-    """Leave out the media that cannot be decoded, adding a line for each to `named`."""
-    kept, reasons = drop_unreadable(split, settings.max_unreadable)
-    named.extend(f"{split.media[at].path}\t{reason}" for at, reason in reasons.items())
-    return kept
+    """Leave out the media that cannot be decoded, adding a line for each to `named` (also where they are too many)."""
+    named.extend(f"{split.media[at].path}\t{reason}" for at, reason in unreadable_media(split.media).items())
+    return drop_unreadable(split, settings.max_unreadable)[0]

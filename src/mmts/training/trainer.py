@@ -1,5 +1,6 @@
 """The one trainer: takes a model, an objective and batches, and owns the clock."""
 
+import importlib.util
 import math
 import signal
 from collections.abc import Callable, Iterator
@@ -43,6 +44,9 @@ class Trainer:
         evaluate: Callable[[TwoTower], dict[str, Any]] | None = None,
         groups: Tensor | None = None,
     ) -> None:
+        missing = [name for name in settings.trackers if importlib.util.find_spec(name) is None]
+        if missing:
+            raise RunError(f"train.trackers: the package {missing[0]} is not installed; install it or leave it out")
         AcceleratorState._reset_state()  # accelerate keeps precision for the whole process; each run has its own
         self.accelerator = Accelerator(
             mixed_precision="bf16" if settings.precision == "bf16" else "no",
@@ -173,7 +177,10 @@ class Trainer:
         self.run.append_log(line)
         self.accelerator.log(_flatten(line), step=line["step"])
         if "val" in line and not errors.is_terminal:
-            console.print(f"epoch {line['epoch'] + 1}: {_describe(line)}")
+            found = ", ".join(
+                f"{name.replace('_to_', '→')} {figures['R@1']:.1f}" for name, figures in line["val"].items()
+            )
+            console.print(f"epoch {line['epoch'] + 1}: {_describe(line)}, val R@1 {found}", markup=False)
 
     def _save(self, name: str) -> None:
         state = {
@@ -253,8 +260,6 @@ def _describe(line: dict[str, Any]) -> str:
         if name in line:
             low, high = line[name]["min"], line[name]["max"]
             parts.append(f"{name} {low:.3f}" + (f" to {high:.3f}" if high - low > 5e-4 else ""))
-    if "val" in line:
-        parts.append("val R@1 " + ", ".join(f"{figures['R@1']:.1f}" for figures in line["val"].values()))
     return ", ".join(parts)
 
 

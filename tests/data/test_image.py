@@ -269,7 +269,7 @@ def test_few_unreadable_are_dropped_and_many_are_an_error(tmp_path: Path):
     assert reasons == {4: "does not exist"}
     assert [medium.id for medium in kept.media] == ["0", "1", "2", "3", "5", "6", "7", "8", "9"]
     with pytest.raises(
-        DataError, match=r"1 of the 10 media of split 'train' cannot be read, .* 0.01 .*gone.png: does not"
+        DataError, match=r"1 of the 10 media of split 'train' cannot be read, .* 1 % .*gone.png: does not"
     ):
         drop_unreadable(split)
     with pytest.raises(DataError, match="nothing remains"):

@@ -255,11 +255,11 @@ def _stop_requests() -> Iterator[list[int]]:
 
 def _describe(line: dict[str, Any]) -> str:
     """Put a log line in words for the progress bar."""
-    parts = [f"loss {line['loss']:.3f}"]
+    parts = [f"loss {line['loss']:.2f}"]
     for name in ("temperature", "margin"):
         if name in line:
             low, high = line[name]["min"], line[name]["max"]
-            parts.append(f"{name} {low:.3f}" + (f" to {high:.3f}" if high - low > 5e-4 else ""))
+            parts.append(f"{name} {low:.3f}" + (f"-{high:.3f}" if high - low > 5e-4 else ""))
     return ", ".join(parts)
 
 

@@ -53,7 +53,8 @@ def test_the_flags_are_those_that_are_documented() -> None:
 
     group = get_command(app)
     flags = {
-        name: {flag for parameter in command.params for flag in parameter.opts if flag.startswith("--")} - {"--help"}
+        name: {flag for parameter in command.params for flag in parameter.opts if flag.startswith("--")}
+        - {"--help", "-h"}
         for name, command in group.commands.items()  # type: ignore[attr-defined]
     }
     assert flags == {

@@ -14,6 +14,7 @@ app = typer.Typer(
     name="mmts",
     help="Train and judge image-text embedding models on long-tail data.",
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )

@@ -219,11 +219,15 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
         table.add_column(name, justify="right", min_width=4)
     for direction in (key for key in metrics if "_to_" in key):
         figures, intervals = metrics[direction], metrics["intervals"][direction]
-        cells = [f"{figures[k]:.1f} ({low:.1f}, {high:.1f})" for k, (low, high) in intervals.items()]
+        cells = [f"{_percent(figures[k])} ({_percent(low)}, {_percent(high)})" for k, (low, high) in intervals.items()]
         table.add_row(direction.replace("_to_", "→"), *cells, f"{figures['median_rank']:g}")
         for group in GROUP_NAMES:
             inside = (metrics["groups"][group] or {}).get(direction)
             if inside is not None:
-                shares = [f"{inside[f'R@{k}']:.1f}" for k in CUTOFFS]
+                shares = [_percent(inside[f"R@{k}"]) for k in CUTOFFS]
                 table.add_row(f"  {group}", *shares, f"{inside['median_rank']:g}")
     return table
+
+
+def _percent(value: float) -> str:
+    return "100" if value == 100 else f"{value:.1f}"

@@ -1,0 +1,45 @@
+"""The README and docs keep their word: code in them runs, links lead somewhere, recipe keys exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mmts.training.recipe import Recipe, load_recipe, shipped_recipes
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_code_in_the_readme_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_that_exist(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_settings_in_the_docs_are_real_keys(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for key, value in re.findall(r"--set '?([a-z_.]+)=(\{[^}]*\}|[\w.-]+)", text):
+        assert load_recipe("catalogue", [f"{key}={value}"])
+
+
+@pytest.mark.parametrize("section", ["data", "concepts", "model", "objective", "train"])
+def test_every_recipe_key_is_documented(section: str) -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    value = getattr(Recipe.model_validate({"train": {"epochs": 1}}), section)
+    for key in type(value).model_fields:
+        assert f"`{key}`" in text or f"`{key}:" in text, key
+
+
+def test_every_shipped_recipe_is_a_file_that_says_how_to_run_it() -> None:
+    for name, text in shipped_recipes().items():
+        assert text.startswith("# mmts "), name

@@ -105,7 +105,7 @@ class Trainer:
                 self._log(line)
             bar.advance(len(batch.index))
             bar.describe(_describe(line))
-            if evaluates:
+            if ends:
                 self._save("last")
             if stop and not done:
                 self._save("last")

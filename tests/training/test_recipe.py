@@ -80,6 +80,12 @@ def test_a_new_choice_drops_the_keys_of_the_old_one_whatever_the_order() -> None
     assert before == {"temperature": {"rule": "fixed", "value": 0.1}}
 
 
+def test_a_number_is_a_fixed_rule() -> None:
+    assert load_recipe("catalogue", ["objective.temperature=0.1"]).objective.temperature.value == 0.1
+    recipe = load_recipe("catalogue", ["objective={loss: max_margin, margin: 0.3}"])
+    assert (recipe.objective.margin.rule, recipe.objective.margin.value) == ("fixed", 0.3)
+
+
 def test_rules_start_from_the_published_values() -> None:
     temperature = load_recipe("catalogue", ["objective.temperature.rule=shifted"]).objective.temperature
     assert (temperature.alpha, temperature.cycles, temperature.low, temperature.high) == (0.08, 5, 0.05, 0.20)

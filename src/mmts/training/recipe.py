@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mmts.errors import RecipeError, nearest
 from mmts.files import atomic_write
@@ -155,8 +155,21 @@ class FixedMarginRule(FixedRule):
     value: float = Field(0.2, gt=0)
 
 
-TemperatureRule = Annotated[FixedRule | LearnedRule | ScheduledRule | ShiftedRule, Field(discriminator="rule")]
-MarginRule = Annotated[FixedMarginRule | LearnedRule | ScheduledRule | ShiftedMarginRule, Field(discriminator="rule")]
+def _number_is_fixed(value: Any) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return {"rule": "fixed", "value": value} if is_number else value
+
+
+TemperatureRule = Annotated[
+    FixedRule | LearnedRule | ScheduledRule | ShiftedRule,
+    Field(discriminator="rule"),
+    BeforeValidator(_number_is_fixed),
+]
+MarginRule = Annotated[
+    FixedMarginRule | LearnedRule | ScheduledRule | ShiftedMarginRule,
+    Field(discriminator="rule"),
+    BeforeValidator(_number_is_fixed),
+]
 
 
 class InfoNCEObjective(Section):

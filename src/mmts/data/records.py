@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmts.data.graded import Graded
 from mmts.errors import DataError, InputError
 
 _FIRST_SPLITS = ("train", "val", "test")
@@ -17,7 +18,16 @@ _SAME_SPLIT = {"training": "train", "validation": "val", "valid": "val", "dev": 
 
 @dataclass(frozen=True)
 class Medium:
-    """One image or video with its captions; `start` and `end` (seconds) cut a clip out of a video."""
+    """One image or video with its captions.
+
+    Attributes:
+        path: an image; a video file, or a folder of its 15-second chunks (0.MP4, 15.MP4, ...) or of its frames
+            (frame_0000000001.jpg, ...); a .npy file of features computed beforehand; or a tar file, see `member`.
+        kind: "image" or "video", also where `path` holds features.
+        start, end: seconds that cut a clip out of a video.
+        frames: first and last frame of the clip where `path` is a folder of frames.
+        member: byte offset and length of the image inside `path`, where that is a tar file.
+    """
 
     id: str
     path: Path
@@ -27,6 +37,22 @@ class Medium:
     kind: str = "image"
     start: float | None = None
     end: float | None = None
+    frames: tuple[int, int] | None = None
+    member: tuple[int, int] | None = None
+
+    @property
+    def is_features(self) -> bool:
+        """Whether `path` holds features computed beforehand, (W,) or (T, W), instead of pixels."""
+        return self.path.suffix == ".npy"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of a published split is at hand: `judged` of the `annotated` clips, and how many papers judge on."""
+
+    judged: int
+    annotated: int
+    published: int | None = None
 
 
 class Split:
@@ -38,6 +64,7 @@ class Split:
         captions: (N,) the captions of all media, one after the other.
         owner: (N,) int64, the position in `media` of each caption's medium.
         first: (M,) int64, the position in `captions` of each medium's first one.
+        graded: texts to judge with and their graded relevance, where the data set has such.
 
     >>> cat, dog = Medium("1", Path("1.jpg"), ("a cat", "a pet")), Medium("2", Path("2.jpg"), ("a dog", "a pet"))
     >>> split = Split("train", [cat, dog])
@@ -47,7 +74,7 @@ class Split:
     [0, 1, 2, 1]
     """
 
-    def __init__(self, name: str, media: Sequence[Medium]) -> None:
+    def __init__(self, name: str, media: Sequence[Medium], graded: Graded | None = None) -> None:
         """Raises InputError without media, or naming a medium without captions."""
         if not media:
             raise InputError(f"split {name!r} needs at least one medium")
@@ -55,8 +82,9 @@ class Split:
         if bare is not None:
             raise InputError(f"split {name!r}: medium {bare!r} has no caption")
         self.name = name
-        self.media = tuple(media)
-        self.captions = [caption for medium in media for caption in medium.captions]
+        self.media: Sequence[Medium] = tuple(media)
+        self.graded = graded
+        self.captions: Sequence[str] = [caption for medium in media for caption in medium.captions]
         counts = torch.tensor([len(medium.captions) for medium in media])
         self.owner: Tensor = torch.repeat_interleave(torch.arange(len(media)), counts)
         self.first: Tensor = counts.cumsum(0) - counts
@@ -89,7 +117,9 @@ class Split:
         kept = [medium for at, medium in enumerate(self.media) if at not in dropped]
         if not kept:
             raise DataError(f"nothing remains of split {self.name!r}: all of its {self.num_media} media were dropped")
-        return Split(self.name, kept) if dropped else self
+        if not dropped:
+            return self
+        return Split(self.name, kept, None if self.graded is None else self.graded.without(dropped))
 
     def __repr__(self) -> str:
         return f"Split({self.name!r}, {self.num_media} media, {self.num_captions} captions)"
@@ -100,14 +130,19 @@ class Dataset:
     """Everything one path holds: every medium has a split; `notes` are things to say aloud (captions dropped, ...).
 
     `path` is what was read, `root` the folder that its relative paths start from; `empty_captions` were dropped.
+    By split: `graded` relevance and `coverage`. `folds`: judge a test split also in that many equal parts, as MSCOCO's
+    5,000 images in five times 1,000.
     """
 
     name: str
     path: Path
     root: Path
-    media: tuple[Medium, ...]
+    media: Sequence[Medium]
     notes: tuple[str, ...] = ()
     empty_captions: int = 0
+    graded: Mapping[str, Graded] = field(default_factory=dict)
+    coverage: Mapping[str, Coverage] = field(default_factory=dict)
+    folds: int = 1
 
     @property
     def split_sizes(self) -> dict[str, int]:
@@ -128,7 +163,7 @@ class Dataset:
         if not media:
             sizes = ", ".join(f"{each} ({size:,} media)" for each, size in self.split_sizes.items())
             raise DataError(f"{self.path}: nothing is in split {name!r}; the splits are: {sizes or 'none'}")
-        return Split(name, media)
+        return Split(name, media, self.graded.get(name))
 
 
 def split_name(name: str) -> str:

@@ -1,9 +1,10 @@
 """What the model is fed: feature rows where a tower is frozen, files and captions where it trains."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from mmts.data.image import Augmentation
@@ -34,10 +35,10 @@ class Inputs:
 
     split: Split
     media: Rows | list[Path]
-    text: Rows | list[str]
+    text: Rows | Sequence[str]
 
 
-def build_model(section: Model, captions: list[str] | None, run: RunDirectory) -> TwoTower:
+def build_model(section: Model, captions: Sequence[str] | None, run: RunDirectory) -> TwoTower:
     """Return the model of a recipe, frozen towers and all.
 
     A text tower trained from scratch gets the words of `captions`, which are saved with the run; None takes the saved.
@@ -92,7 +93,7 @@ def training_batches(
     else:
         media, workers = FeatureRows(inputs.media), 0
     text: FeatureRows | TokenizedCaptions
-    if isinstance(inputs.text, list):
+    if not isinstance(inputs.text, np.ndarray):
         assert model.text_tower is not None
         text = TokenizedCaptions(model.text_tower.tokenize, inputs.text)
     else:

@@ -1,0 +1,114 @@
+"""Graded relevance from classes: how much a medium and a text have in common, as EPIC-KITCHENS-100 judges it."""
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.sparse import csr_matrix
+from torch import Tensor
+
+_ROWS = 256  # media at a time, so that temporaries stay small
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class CaptionPool:
+    """Whose caption may be drawn for each medium: media of one key share a list.
+
+    key (N,) in [0, U); starts (U + 1,); media of key u are positions[starts[u] : starts[u + 1]].
+    """
+
+    key: Indices
+    starts: Indices
+    positions: Indices
+
+    def draw(self, media: Indices, uniform: npt.NDArray[np.float64]) -> Indices:
+        """Return the media (B,) whose caption is drawn for `media` (B,), by numbers in [0, 1) (B,)."""
+        key = self.key[media]
+        counts = self.starts[key + 1] - self.starts[key]
+        return self.positions[self.starts[key] + (uniform * counts).astype(np.int64)]
+
+
+@dataclass(frozen=True)
+class Graded:
+    """M texts beside N media, each text standing for the medium that its row names.
+
+    The relevance of a medium and a text is the mean, over the kinds of classes (verb, noun), of the intersection over
+    union of the medium's classes and those of the text's medium (docs/method.md, 6.9).
+
+    Attributes:
+        captions: (M,) the texts.
+        owner: (M,) int64, the medium each text's row names.
+        classes: for each kind of class a sparse (N, classes) 0/1 matrix, at least one class a medium.
+    """
+
+    captions: tuple[str, ...]
+    owner: Tensor
+    classes: tuple[csr_matrix, ...]
+
+    def relevance(self) -> Tensor:
+        """Return the relevance (N, M) float64, in [0, 1]."""
+        N = self.classes[0].shape[0]
+        result = np.empty((N, len(self.owner)))
+        for start in range(0, N, _ROWS):
+            part = np.arange(start, min(start + _ROWS, N))
+            result[part] = self._relevance(part)
+        return torch.from_numpy(result)
+
+    def _relevance(self, media: Indices) -> npt.NDArray[np.float64]:
+        total = np.zeros((len(media), len(self.owner)))
+        for kind in self.classes:
+            ours = kind[media]
+            texts = kind[self.owner.numpy()]
+            common = (ours @ texts.T).toarray().astype(np.float64)
+            sizes = np.asarray(ours.sum(1)) + np.asarray(texts.sum(1)).T
+            total += common / (sizes - common)
+        return total / len(self.classes)
+
+    def pool(self, above: float, labels: Sequence[Hashable] | None = None) -> CaptionPool:
+        """Say which media's captions may be drawn for each medium: relevance over `above`, and the same label if given.
+
+        Only media that a text's row names lend their caption; a medium that none fits keeps its own.
+
+        Args:
+            above: in [0, 1).
+            labels: (N,) a label of each medium.
+        """
+        N = self.classes[0].shape[0]
+        numbers: dict[Hashable, int] = {}
+        label = np.array([numbers.setdefault(each, len(numbers)) for each in (labels or [0] * N)])
+        keys: dict[tuple[Hashable, ...], int] = {}
+        key = np.empty(N, dtype=np.int64)
+        examples: list[int] = []
+        for at in range(N):
+            sets = tuple(kind.indices[kind.indptr[at] : kind.indptr[at + 1]].tobytes() for kind in self.classes)
+            key[at] = keys.setdefault((*sets, int(label[at])), len(keys))
+            if key[at] == len(examples):
+                examples.append(at)
+        owner = self.owner.numpy()
+        found: list[Indices] = []
+        for start in range(0, len(examples), _ROWS):
+            part = np.array(examples[start : start + _ROWS])
+            right = (self._relevance(part) > above) & (label[part][:, None] == label[owner][None])
+            found.extend(owner[row] if row.any() else part[at : at + 1] for at, row in enumerate(right))
+        starts = np.concatenate([[0], np.cumsum([len(each) for each in found])])
+        return CaptionPool(key, starts, np.concatenate(found))
+
+    def without(self, dropped: Iterable[int]) -> "Graded":
+        """Return it without the media at these positions, and without texts that no remaining medium fully fits.
+
+        A text whose own medium is dropped belongs to the first one left with the same classes.
+        """
+        kept = np.setdiff1d(np.arange(self.classes[0].shape[0]), np.fromiter(dropped, dtype=np.int64))
+        full = self._relevance(kept) == 1
+        fits = full.any(0)
+        place = np.full(self.classes[0].shape[0], -1)
+        place[kept] = np.arange(len(kept))
+        owner = place[self.owner.numpy()]
+        owner = np.where(owner >= 0, owner, full.argmax(0))[fits]
+        captions = tuple(caption for caption, fit in zip(self.captions, fits, strict=True) if fit)
+        # The texts' classes are those of their owners, which are the same sets as before.
+        return Graded(captions, torch.from_numpy(owner), tuple(kind[kept] for kind in self.classes))

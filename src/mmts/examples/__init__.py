@@ -1,0 +1,1 @@
+"""Small generated data sets in the public formats, for `--tiny` runs and for tests: drawn pictures, true layouts."""

@@ -281,6 +281,8 @@ class Train(Section):
     weight_decay: float = Field(0.05, ge=0)
     clip_norm: float | None = Field(None, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
+    micro_batch: int | None = Field(None, ge=1)
+    gradient_checkpointing: bool = False
     evaluate_every: int = Field(1, ge=1)
     log_every: int = Field(10, ge=1)
     seed: int = Field(0, ge=0, le=MAX_SEED)

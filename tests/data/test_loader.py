@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmts.data.image import Augmentation
-from mmts.data.loader import Batch, EpochPlan, FeatureRows, Images, TokenizedCaptions, make_loader, positives
+from mmts.data.loader import Batch, EpochPlan, FeatureRows, Pixels, TokenizedCaptions, make_loader, positives
 from mmts.data.records import Medium, Split
 from mmts.errors import DataError, InputError
 
@@ -41,17 +41,18 @@ def test_every_medium_comes_at_most_once_with_a_caption_of_its_own(counts: list[
     plan = plan_of(split, batch_size)
     batches = plan.batches(epoch)
     assert len(batches) == plan.batches_per_epoch == len(counts) // min(batch_size, len(counts)) >= 1
-    media, index = (torch.cat(each) for each in zip(*batches, strict=True))
-    assert all(len(each) == min(batch_size, len(counts)) for each, _ in batches)
+    media, index, text = (torch.cat(each) for each in zip(*batches, strict=True))
+    assert all(len(each) == min(batch_size, len(counts)) for each, _, _ in batches)
+    assert torch.equal(text, index)
     assert len(set(media.tolist())) == len(media)
     assert torch.equal(split.owner[index], media)
 
 
 def test_epochs_differ_and_repeat():
     split = split_of([["a", "b", "c"]] * 50)
-    epochs = [torch.cat([torch.stack(pair) for pair in plan_of(split, 8).batches(epoch)], 1) for epoch in (0, 1)]
-    again = torch.cat([torch.stack(pair) for pair in plan_of(split, 8).batches(1)], 1)
-    other_seed = torch.cat([torch.stack(pair) for pair in plan_of(split, 8, seed=1).batches(1)], 1)
+    epochs = [torch.cat([torch.stack(pair[:2]) for pair in plan_of(split, 8).batches(epoch)], 1) for epoch in (0, 1)]
+    again = torch.cat([torch.stack(pair[:2]) for pair in plan_of(split, 8).batches(1)], 1)
+    other_seed = torch.cat([torch.stack(pair[:2]) for pair in plan_of(split, 8, seed=1).batches(1)], 1)
     assert torch.equal(epochs[1], again)
     assert not torch.equal(epochs[0], epochs[1])
     assert not torch.equal(epochs[1], other_seed)
@@ -59,7 +60,7 @@ def test_epochs_differ_and_repeat():
 
 def test_every_caption_is_drawn_about_equally_often():
     split = split_of([["a", "b", "c"], ["d"]])
-    drawn = torch.cat([index for epoch in range(600) for _, index in plan_of(split, 2).batches(epoch)])
+    drawn = torch.cat([index for epoch in range(600) for _, index, _ in plan_of(split, 2).batches(epoch)])
     counts = torch.bincount(drawn)
     assert counts[3] == 600
     assert all(150 < count < 250 for count in counts[:3])
@@ -68,7 +69,7 @@ def test_every_caption_is_drawn_about_equally_often():
 def test_captions_of_one_medium_need_not_stand_together():
     plan = EpochPlan(torch.tensor([1, 0, 1]), num_media=2, batch_size=2, seed=0)
     for epoch in range(20):
-        ((media, index),) = plan.batches(epoch)
+        ((media, index, _),) = plan.batches(epoch)
         assert torch.equal(torch.tensor([1, 0, 1])[index], media)
 
 
@@ -126,8 +127,8 @@ def pictures(tmp_path: Path) -> Split:
     return Split("train", media)
 
 
-def images_of(split: Split) -> Images:
-    return Images([medium.path for medium in split.media], 8, augmentation=Augmentation(), seed=3)
+def images_of(split: Split) -> Pixels:
+    return Pixels(split.media, 8, augmentation=Augmentation(), seed=3)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from PIL import Image
 from tiny_models import tiny_encoder
 from torch import Tensor, nn
 
+from mmts.data.records import Medium
 from mmts.errors import DataError, InputError
 from mmts.models import (
     TextTower,
@@ -14,9 +16,9 @@ from mmts.models import (
     build_vocabulary,
     embed_media,
     embed_text,
-    image_features,
     load_image_tower,
     load_text_tower,
+    media_features,
     text_features,
 )
 from mmts.models.features import has_bf16
@@ -30,6 +32,14 @@ def images(folder: Path, count: int) -> list[Path]:
     for at, path in enumerate(paths):
         Image.fromarray(rng.integers(0, 255, (20 + at, 30, 3), np.uint8)).save(path)
     return paths
+
+
+def media_of(paths: list[Path]) -> list[Medium]:
+    return [Medium(str(at), path, ("x",)) for at, path in enumerate(paths)]
+
+
+def features_of(tower: ImageTower, paths: list[Path], **options: Any) -> Any:
+    return media_features(tower, media_of(paths), **options)
 
 
 def image_tower(**options: object) -> ImageTower:
@@ -60,12 +70,12 @@ def cache_files(cache: Path) -> int:
     return len(list((cache / "features").glob("*.npy")))
 
 
-def test_image_features_are_those_of_the_tower(tmp_path: Path) -> None:
+def test_media_features_are_those_of_the_tower(tmp_path: Path) -> None:
     from mmts.data.image import load_pixels
 
     paths = images(tmp_path, 7)
     tower = image_tower()
-    rows = image_features(tower, paths, batch_size=3)
+    rows = features_of(tower, paths, batch_size=3)
     assert rows.shape == (7, tower.width)
     assert rows.dtype == np.float32
     expected = tower(torch.stack([load_pixels(path, 16, "stretch") for path in paths]))
@@ -73,15 +83,15 @@ def test_image_features_are_those_of_the_tower(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(has_bf16(torch.device("cpu")), reason="this CPU computes features in bf16")
-def test_image_features_are_computed_once(tmp_path: Path, private_cache: Path) -> None:
+def test_media_features_are_computed_once(tmp_path: Path, private_cache: Path) -> None:
     paths = images(tmp_path, 5)
     tower = image_tower()
     counting = Counting(tower)
-    first = image_features(tower, paths, batch_size=2)
+    first = features_of(tower, paths, batch_size=2)
     assert isinstance(first, np.memmap)
     assert counting.seen == 5
     moved = [path.rename(tmp_path / f"moved-{path.name}") for path in paths]
-    np.testing.assert_array_equal(image_features(tower, moved), first)
+    np.testing.assert_array_equal(features_of(tower, moved), first)
     assert counting.seen == 5
     assert cache_files(private_cache) == 1
 
@@ -92,19 +102,19 @@ def test_equal_files_are_computed_once(tmp_path: Path) -> None:
     copy.write_bytes(paths[1].read_bytes())
     tower = image_tower()
     counting = Counting(tower)
-    rows = image_features(tower, [paths[1], paths[0], copy, paths[2], paths[0]])
+    rows = features_of(tower, [paths[1], paths[0], copy, paths[2], paths[0]])
     assert counting.seen == 3
     np.testing.assert_array_equal(rows[0], rows[2])
     np.testing.assert_array_equal(rows[1], rows[4])
     assert not np.array_equal(rows[0], rows[1])
-    np.testing.assert_allclose(rows[[1, 0, 3]], image_features(tower, paths), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(rows[[1, 0, 3]], features_of(tower, paths), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("change", [{"size": 24}, {"resize": "pad"}, {"resize": "crop"}])
 def test_other_preprocessing_is_another_key(tmp_path: Path, private_cache: Path, change: dict[str, object]) -> None:
     paths = images(tmp_path, 2)
-    first = image_features(image_tower(), paths)
-    second = image_features(image_tower(**change), paths)
+    first = features_of(image_tower(), paths)
+    second = features_of(image_tower(**change), paths)
     assert cache_files(private_cache) == 2
     assert not np.allclose(first, second)
 
@@ -112,22 +122,22 @@ def test_other_preprocessing_is_another_key(tmp_path: Path, private_cache: Path,
 def test_other_weights_or_contents_are_another_key(tmp_path: Path, private_cache: Path) -> None:
     paths = images(tmp_path, 2)
     tower = image_tower()
-    image_features(tower, paths)
+    features_of(tower, paths)
     Image.new("RGB", (9, 9), "red").save(paths[0])
-    image_features(tower, paths)
+    features_of(tower, paths)
     with torch.no_grad():
         next(tower.parameters()).mul_(1.5)
-    image_features(tower, paths)
+    features_of(tower, paths)
     assert cache_files(private_cache) == 3
 
 
 def test_missing_and_broken_images_are_named(tmp_path: Path) -> None:
     paths = images(tmp_path, 3)
     with pytest.raises(DataError, match=r"cannot read the image .*gone\.png: No such file"):
-        image_features(image_tower(), [*paths, tmp_path / "gone.png"])
+        features_of(image_tower(), [*paths, tmp_path / "gone.png"])
     paths[1].write_bytes(b"not an image")
     with pytest.raises(DataError, match=r"1\.png"):
-        image_features(image_tower(), paths)
+        features_of(image_tower(), paths)
 
 
 def test_an_interrupt_keeps_what_was_computed(tmp_path: Path) -> None:
@@ -138,18 +148,20 @@ def test_an_interrupt_keeps_what_was_computed(tmp_path: Path) -> None:
     counting = Counting(tower)
     broken = {paths[515]}
 
-    def load(path: Path, size: int, resize: str) -> Tensor:
-        if path in broken:
+    def load(medium: Medium, size: int, resize: str, sampling: None) -> Tensor:
+        if medium.path in broken:
             raise KeyboardInterrupt
-        return torch.full((3, size, size), int(path.name) / 520)
+        return torch.full((3, size, size), int(medium.path.name) / 520)
 
     with pytest.raises(KeyboardInterrupt):
-        image_features(tower, paths, load=load)
+        features_of(tower, paths, load=load)
     assert counting.seen == 512
     broken.clear()
-    rows = image_features(tower, paths, load=load)
+    rows = features_of(tower, paths, load=load)
     assert counting.seen == 520
-    np.testing.assert_allclose(rows[[0, 519]], tower(torch.stack([load(paths[at], 16, "") for at in (0, 519)])), 1e-5)
+    np.testing.assert_allclose(
+        rows[[0, 519]], tower(torch.stack([load(media_of(paths)[at], 16, "", None) for at in (0, 519)])), 1e-5
+    )
 
 
 def test_torch_has_its_threads_back_even_after_an_error(tmp_path: Path) -> None:
@@ -157,7 +169,7 @@ def test_torch_has_its_threads_back_even_after_an_error(tmp_path: Path) -> None:
     torch.set_num_threads(2)
     try:
         with pytest.raises(DataError):
-            image_features(image_tower(), [tmp_path / "gone.png"])
+            features_of(image_tower(), [tmp_path / "gone.png"])
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -166,7 +178,7 @@ def test_torch_has_its_threads_back_even_after_an_error(tmp_path: Path) -> None:
 def test_features_do_not_change_the_mode(tmp_path: Path) -> None:
     tower = load_image_tower("small-resnet", size=16, channels=2, depth=1).train()
     statistics = tower.layers[1].running_mean.clone()  # type: ignore[index,union-attr]
-    image_features(tower, images(tmp_path, 2))
+    features_of(tower, images(tmp_path, 2))
     assert tower.training
     assert torch.equal(tower.layers[1].running_mean, statistics)  # type: ignore[index,union-attr]
 
@@ -185,7 +197,7 @@ def test_text_features(tmp_path: Path, private_cache: Path) -> None:
 
 
 def test_nothing_gives_no_rows(tmp_path: Path) -> None:
-    assert image_features(image_tower(), []).shape == (0, 16)
+    assert features_of(image_tower(), []).shape == (0, 16)
     tower = load_text_tower(str(tiny_encoder(tmp_path, "bert")))
     assert text_features(tower, []).shape == (0, 16)
 
@@ -212,7 +224,7 @@ def test_embed_files_and_captions(tmp_path: Path) -> None:
     pixels = torch.stack([load_pixels(path, 16, "stretch") for path in paths])
     with torch.no_grad():
         x, y = model(pixels, text_tower.tokenize(captions))
-    torch.testing.assert_close(embed_media(model, paths, batch_size=2), x, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(embed_media(model, media_of(paths), batch_size=2), x, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(embed_text(model, captions, batch_size=2), y, rtol=1e-4, atol=1e-5)
 
 
@@ -221,7 +233,7 @@ def test_embed_says_what_it_takes(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="takes feature rows"):
         embed_text(TwoTower(None, None, nn.Identity(), nn.Identity()), ["a"])
     model = TwoTower(image_tower(), None, nn.Identity(), nn.Identity())
-    with pytest.raises(InputError, match="takes image files, not feature rows"):
+    with pytest.raises(InputError, match="takes media, not feature rows"):
         embed_media(model, rows)
     with pytest.raises(InputError, match="nothing to embed"):
         embed_media(model, [])

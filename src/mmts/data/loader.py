@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +11,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from mmts.data.image import Augmentation, load_pixels
-from mmts.data.records import Split
+from mmts.data.graded import CaptionPool
+from mmts.data.image import Augmentation
+from mmts.data.media import load_medium
+from mmts.data.records import Medium, Split
 from mmts.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    from mmts.data.video import FrameSampling
 
 Tokens = dict[str, Tensor]
 MediaSource = Callable[[list[int], int], Tensor]
@@ -23,6 +28,18 @@ TextSource = Callable[[list[int]], Tensor | Tokens]
 Indices = npt.NDArray[np.int64]
 
 
+class Pairs(NamedTuple):
+    """The B pairs of a batch, each (B,) int64: `media`, `index` (the pair), and `text`, the caption shown with it.
+
+    `text` differs from `index` only where captions are drawn from other media that fit (a `CaptionPool`): what is known
+    of a pair, its concept for one, stays that of the medium's own caption.
+    """
+
+    media: Tensor
+    index: Tensor
+    text: Tensor
+
+
 class EpochPlan:
     """Which medium and which of its captions stands where in every epoch; depends on (seed, epoch) alone.
 
@@ -30,11 +47,20 @@ class EpochPlan:
     incomplete; a batch size larger than the split means one batch of everything.
 
     >>> plan = EpochPlan(torch.tensor([0, 0, 1, 2]), num_media=3, batch_size=2, seed=0)
-    >>> [(media.tolist(), index.tolist()) for media, index in plan.batches(epoch=0)]
+    >>> [(pairs.media.tolist(), pairs.index.tolist()) for pairs in plan.batches(epoch=0)]
     [([2, 0], [3, 0])]
     """
 
-    def __init__(self, owner: Tensor, num_media: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        owner: Tensor,
+        num_media: int,
+        batch_size: int,
+        seed: int,
+        *,
+        order: Callable[[int], Indices] | None = None,
+        pool: CaptionPool | None = None,
+    ) -> None:
         """Raises InputError where `owner` (N,) does not give every one of the M media at least one caption.
 
         Args:
@@ -42,6 +68,8 @@ class EpochPlan:
             num_media: M.
             batch_size: pairs a batch; kept as min(batch_size, M).
             seed: at least 0.
+            order: epoch -> the M media in the order they come; None is any order with equal chance.
+            pool: from whose captions one is drawn for each medium; None is its own.
         """
         if batch_size < 1 or num_media < 1 or seed < 0:
             raise InputError(
@@ -53,6 +81,8 @@ class EpochPlan:
         self.batch_size = min(batch_size, num_media)
         self.num_media = num_media
         self.seed = seed
+        self.order = order
+        self.pool = pool
         self._counts = np.bincount(owners, minlength=num_media)
         if not self._counts.all():
             raise InputError(f"medium {int(np.argmin(self._counts))} has no caption")
@@ -64,19 +94,23 @@ class EpochPlan:
         """How many batches an epoch has."""
         return self.num_media // self.batch_size
 
-    def batches(self, epoch: int) -> list[tuple[Tensor, Tensor]]:
-        """Return (media_index (B,), index (B,)) int64 of every batch of an epoch."""
+    def batches(self, epoch: int) -> list[Pairs]:
+        """Return every batch of an epoch."""
         rng = np.random.default_rng([self.seed, epoch])
-        media = rng.permutation(self.num_media)
-        drawn = (rng.random(self.num_media) * self._counts[media]).astype(np.int64)
-        index = self._captions[self._starts[media] + drawn]
+        media = rng.permutation(self.num_media) if self.order is None else self.order(epoch)
+        index = self._draw(media, rng)
+        text = index if self.pool is None else self._draw(self.pool.draw(media, rng.random(self.num_media)), rng)
         kept = self.batches_per_epoch * self.batch_size
-        pairs = torch.from_numpy(np.stack([media, index])[:, :kept])
-        starts = range(0, kept, self.batch_size)
-        return [(pairs[0, at : at + self.batch_size], pairs[1, at : at + self.batch_size]) for at in starts]
+        pairs = torch.from_numpy(np.stack([media, index, text])[:, :kept])
+        return [Pairs(*part) for part in pairs.split(self.batch_size, dim=1)]
+
+    def _draw(self, media: Indices, rng: np.random.Generator) -> Indices:
+        """Draw one caption of each medium."""
+        drawn = (rng.random(self.num_media) * self._counts[media]).astype(np.int64)
+        return self._captions[self._starts[media] + drawn]
 
 
-def positives(split: Split, media_index: Tensor, index: Tensor) -> Tensor | None:
+def positives(split: Split, media_index: Tensor, text_index: Tensor) -> Tensor | None:
     """Say which samples are right for each other: (B, B) bool, symmetric, or None where only the diagonal is.
 
     Two samples are positives of each other when they share the medium, or when the caption drawn for one is among the
@@ -85,9 +119,9 @@ def positives(split: Split, media_index: Tensor, index: Tensor) -> Tensor | None
     Args:
         split: whose captions count.
         media_index: (B,) positions of media.
-        index: (B,) positions of the captions drawn for them.
+        text_index: (B,) positions of the captions drawn for them.
 
-    >>> from mmts.data.records import Medium
+    >>> from pathlib import Path
     >>> split = Split("train", [Medium("1", Path("1"), ("a cat", "a pet")), Medium("2", Path("2"), ("a pet",))])
     >>> positives(split, torch.tensor([0, 1]), torch.tensor([0, 2])).tolist()
     [[True, True], [True, True]]
@@ -100,7 +134,7 @@ def positives(split: Split, media_index: Tensor, index: Tensor) -> Tensor | None
     row = np.repeat(np.arange(len(media)), counts)
     number = text[_ranges(first[media], counts)]
     # ... joined with the captions drawn, on being the same text.
-    drawn = text[index.numpy()]
+    drawn = text[text_index.numpy()]
     order = np.argsort(drawn, kind="stable")
     left, right = (np.searchsorted(drawn[order], number, side) for side in ("left", "right"))
     rows = np.repeat(row, right - left)
@@ -117,7 +151,7 @@ class Batch:
     """B pairs as a model and an objective take them.
 
     Attributes:
-        media: (B, ...) images or feature rows.
+        media: (B, ...) images, clips or feature rows.
         text: (B, W) feature rows, or tokens by name, each (B, ...).
         index: (B,) int64, position of each pair's caption in the split.
         media_index: (B,) int64, position of each pair's medium.
@@ -157,25 +191,26 @@ class FeatureRows:
 
 
 @dataclass(frozen=True)
-class Images:
-    """Decodes image files, changed at random where an augmentation is given.
+class Pixels:
+    """Decodes images or clips, changed at random where an augmentation is given.
 
-    What happens to an image depends on (seed, epoch, its position) alone, so that a resumed epoch sees the same.
+    What happens to a medium depends on (seed, epoch, its position) alone, so that a resumed epoch sees the same.
     """
 
-    paths: Sequence[Path]
+    media: Sequence[Medium]
     size: int
     resize: str = "stretch"
+    sampling: "FrameSampling | None" = None
     augmentation: Augmentation | None = None
     seed: int = 0
 
     def __call__(self, positions: list[int], epoch: int = 0) -> Tensor:
-        """Return the images at these positions, (B, 3, size, size) float32 in [0, 1]."""
+        """Return images (B, 3, size, size), or clips (B, F, 3, size, size), float32 in [0, 1]."""
         return torch.stack([self._load(at, epoch) for at in positions])
 
     def _load(self, at: int, epoch: int) -> Tensor:
         rng = np.random.default_rng([self.seed, epoch, at])
-        return load_pixels(self.paths[at], self.size, self.resize, self.augmentation, rng)
+        return load_medium(self.media[at], self.size, self.resize, self.sampling, self.augmentation, rng)
 
 
 @dataclass(frozen=True)
@@ -198,6 +233,7 @@ def make_loader(
     epoch: int,
     first_batch: int = 0,
     workers: int = 0,
+    process: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Yield the batches of an epoch from `first_batch` on, exactly as the whole epoch would have them.
 
@@ -206,11 +242,12 @@ def make_loader(
     Args:
         split: what `plan` was made for.
         plan: which pairs make up which batch.
-        media_source: gives the media side, for instance `Images` or `FeatureRows`.
+        media_source: gives the media side, for instance `Pixels` or `FeatureRows`.
         text_source: gives the text side, for instance `TokenizedCaptions` or `FeatureRows`.
         epoch: counted from 0.
         first_batch: how many batches to leave out.
         workers: processes that call `media_source` ahead of time; 0 calls it here, right for rows of features.
+        process: (which, of how many): every batch is cut into that many parts, of which this process gets its own.
 
     Raises:
         InputError: the plan is another split's, or there is no such batch.
@@ -220,21 +257,26 @@ def make_loader(
         raise InputError(f"the plan is for {plan.num_media} media and the split has {split.num_media}")
     if not 0 <= first_batch <= plan.batches_per_epoch:
         raise InputError(f"first_batch lies in [0, {plan.batches_per_epoch}], not {first_batch}")
-    return _batches(split, plan.batches(epoch)[first_batch:], media_source, text_source, epoch, workers)
+    pairs = plan.batches(epoch)[first_batch:]
+    if process[1] > 1:
+        from mmts.data.stream_order import process_slice
+
+        pairs = [Pairs(*(each[process_slice(len(each), *process)] for each in batch)) for batch in pairs]
+    return _batches(split, pairs, media_source, text_source, epoch, workers)
 
 
 def _batches(
     split: Split,
-    pairs: list[tuple[Tensor, Tensor]],
+    pairs: list[Pairs],
     media_source: MediaSource,
     text_source: TextSource,
     epoch: int,
     workers: int,
 ) -> Iterator[Batch]:
-    media_sides = _media_sides([media.tolist() for media, _ in pairs], media_source, epoch, workers)
-    for (media_index, index), media in zip(pairs, media_sides, strict=True):
-        right = positives(split, media_index, index)
-        yield Batch(media, text_source(index.tolist()), index, media_index, right)
+    media_sides = _media_sides([each.media.tolist() for each in pairs], media_source, epoch, workers)
+    for each, media in zip(pairs, media_sides, strict=True):
+        right = positives(split, each.media, each.text)
+        yield Batch(media, text_source(each.text.tolist()), each.index, each.media, right)
 
 
 def _media_sides(parts: list[list[int]], source: MediaSource, epoch: int, workers: int) -> Iterator[Tensor]:

@@ -1,7 +1,7 @@
 """Towers (image, text), heads, and the two-tower module: unit embeddings, no temperature inside."""
 
 from mmts.models.base import Tower, is_frozen
-from mmts.models.features import embed_media, embed_text, image_features, text_features
+from mmts.models.features import embed_media, embed_text, media_features, text_features
 from mmts.models.heads import build_head
 from mmts.models.image_towers import ImageTower, load_image_tower
 from mmts.models.text_towers import TextTower, Vocabulary, build_vocabulary, load_text_tower, needs_vocabulary
@@ -18,10 +18,10 @@ __all__ = [
     "build_vocabulary",
     "embed_media",
     "embed_text",
-    "image_features",
     "is_frozen",
     "load_image_tower",
     "load_text_tower",
+    "media_features",
     "needs_vocabulary",
     "text_features",
 ]

@@ -1,12 +1,19 @@
-"""What image and text towers have in common: a width, a fingerprint of their weights, and being frozen."""
+"""What towers have in common: a width, a fingerprint of their weights, being frozen, and (media) wanting pixels."""
 
 import hashlib
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmts.files import content_hash
+from mmts.models.options import check_choice, check_int
+
+if TYPE_CHECKING:
+    from mmts.data.video import FrameSampling
+
+RESIZES = ("stretch", "crop", "pad")
 
 
 class Tower(nn.Module):
@@ -38,6 +45,39 @@ class Tower(nn.Module):
     def freeze(self) -> None:
         """Stop training it: evaluation mode, no gradients."""
         self.requires_grad_(False).eval()
+
+
+class MediaTower(Tower):
+    """Images or clips, with values in [0, 1], to feature rows (B, width); normalises them itself.
+
+    Attributes:
+        size: side of the square input in pixels.
+        mean: (3,) subtracted from each colour.
+        std: (3,) each colour is divided by.
+        resize: how a rectangle becomes that square, see `mmts.data.image.fit_square`.
+        frames: F, of a clip; None for images.
+        sampling: which frames of a video; None for images.
+    """
+
+    mean: Tensor
+    std: Tensor
+    frames: int | None = None
+    sampling: "FrameSampling | None" = None
+
+    def __init__(self, name: str, size: int, mean: Sequence[float], std: Sequence[float], resize: str) -> None:
+        super().__init__(name)
+        self.size = check_int(name, "size", size, 8)
+        self.resize = check_choice(name, "resize", resize, RESIZES)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
+
+    def normalized(self, pixels: Tensor) -> Tensor:
+        """Return pixels (..., 3, size, size) less the mean, over the standard deviation."""
+        return (pixels - self.mean[:, None, None]) / self.std[:, None, None]
+
+    def settings(self) -> tuple[str, ...]:
+        """Size, resize, mean and std: all that happens to the pixels."""
+        return (str(self.size), self.resize, str(self.mean.tolist()), str(self.std.tolist()))
 
 
 def is_frozen(tower: nn.Module) -> bool:

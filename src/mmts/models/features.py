@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,16 +11,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from mmts.data.records import Medium
 from mmts.errors import DataError, InputError
 from mmts.feature_cache import cached_rows
-from mmts.models.base import Tower
-from mmts.models.image_towers import ImageTower
+from mmts.files import content_hash
+from mmts.models.base import MediaTower, Tower
 from mmts.models.text_towers import TextTower
 from mmts.models.two_tower import TwoTower
 
 Rows = npt.NDArray[np.float32]
-# (path, size, resize) -> (3, size, size) float32 in [0, 1]
-LoadPixels = Callable[[Path, int, str], Tensor]
+# (medium, size, resize, sampling) -> (3, size, size) or (F, 3, size, size) float32 in [0, 1]
+LoadPixels = Callable[..., Tensor]
 
 # On a CPU every worker thread runs its own batch on one core: no core waits for another, and the activations of few
 # inputs stay in its cache. A batch of 8 images is twice as fast there as one of 64 (efficientnet-lite0 at 128 px).
@@ -30,52 +30,52 @@ _CAPTIONS = {"cpu": 32}
 _ON_DEVICE = 64
 
 
-def image_features(
-    tower: ImageTower,
-    paths: Sequence[str | Path],
+def media_features(
+    tower: MediaTower,
+    media: Sequence[Medium],
     *,
     batch_size: int | None = None,
     workers: int | None = None,
     load: LoadPixels | None = None,
 ) -> Rows:
-    """Return the tower's features (M, width) of M image files, float32, computed once and memory-mapped after that.
+    """Return the tower's features (M, width) of M media, float32, computed once and memory-mapped after that.
 
-    Rows are kept under the hash of the tower's weights and settings and of every file's bytes, so that moved or renamed
-    files are found again and changed ones are not. A file that stands there twice is computed once (the result is then
-    a copy in memory).
+    Rows are kept under the hash of the tower's weights and settings and of every image's bytes, so that moved or
+    renamed files are found again and changed ones are not; a video goes by its path, size and time of change. A medium
+    that stands there twice is computed once (the result is then a copy in memory).
 
     Args:
         tower: evaluated as it is, in evaluation mode, on the device it is on; bf16 where that device has it.
-        paths: (M,) image files.
-        batch_size: images at a time in each thread; None is 8 on a CPU and 64 elsewhere.
+        media: (M,) images or videos, whichever the tower takes.
+        batch_size: images at a time in each thread; None is 8 on a CPU and 64 elsewhere (of a video's frames).
         workers: threads that decode and compute, each on its own batch; None is torch's number of threads.
-        load: reads one image; None is `mmts.data.image.load_pixels`.
+        load: reads one medium; None is `mmts.data.media.load_medium`.
 
     Raises:
         DataError: a file cannot be read; names it.
     """
-    files = [Path(path) for path in paths]
     device = _device(tower)
-    size = batch_size or _IMAGES.get(device.type, _ON_DEVICE)
+    size = _batch_size(tower, batch_size, device)
     with _threads(workers) as pool:
-        keys = list(pool.map(_hash_file, files))
+        keys = list(pool.map(_name_content, media))
         first = {key: at for at, key in reversed(list(enumerate(keys)))}  # where each content stands first
         distinct = sorted(first.values())
 
         def compute(part: range) -> Rows:
-            chunk = [files[distinct[at]] for at in part]
+            chunk = [media[distinct[at]] for at in part]
             return _concatenate(pool, lambda batch: tower(_pixels(tower, batch, load, device)), chunk, size, device)
 
+        kind = "image" if tower.frames is None else "video"
         with _evaluating(tower):
             rows = cached_rows(
-                f"image {tower.fingerprint} {_precision_name(device)}",
+                f"{kind} {tower.fingerprint} {_precision_name(device)}",
                 [keys[at] for at in distinct],
                 tower.width,
                 compute,
-                unit="images",
-                chunk=512,
+                unit=f"{kind}s",
+                chunk=512 // (tower.frames or 1),
             )
-    if len(distinct) == len(files):
+    if len(distinct) == len(media):
         return rows
     place = {keys[at]: row for row, at in enumerate(distinct)}
     return rows[[place[key] for key in keys]]
@@ -120,7 +120,7 @@ def text_features(
 
 def embed_media(
     model: TwoTower,
-    inputs: Rows | Tensor | Sequence[Path],
+    inputs: Rows | Tensor | Sequence[Medium],
     *,
     batch_size: int | None = None,
     workers: int | None = None,
@@ -130,21 +130,21 @@ def embed_media(
 
     Args:
         model: put into evaluation mode for this, and back.
-        inputs: feature rows (M, W) where the model's media tower is None, else M image files.
-        batch_size: inputs at a time; None is 4,096 rows, and images as in `image_features`.
-        workers: threads for images, as in `image_features`.
-        load: reads one image; None is `mmts.data.image.load_pixels`.
+        inputs: feature rows (M, W) where the model's media tower is None, else M media.
+        batch_size: inputs at a time; None is 4,096 rows, and media as in `media_features`.
+        workers: threads for media, as in `media_features`.
+        load: reads one medium; None is `mmts.data.media.load_medium`.
     """
     device = _device(model)
     tower = model.media_tower
     with _evaluating(model):
         if tower is None:
             return _embed_rows(model.encode_media, inputs, batch_size or 4096, device)
-        files = _only(Path, inputs, "image files", "media")
-        size = batch_size or _IMAGES.get(device.type, _ON_DEVICE)
+        media: Sequence[Medium] = _only(inputs, "media", "media")
+        size = _batch_size(tower, batch_size, device)
         with _threads(workers) as pool:
             rows = _concatenate(
-                pool, lambda batch: model.encode_media(_pixels(tower, batch, load, device)), files, size
+                pool, lambda batch: model.encode_media(_pixels(tower, batch, load, device)), media, size
             )
     return torch.from_numpy(rows)
 
@@ -169,7 +169,7 @@ def embed_text(
     with _evaluating(model):
         if tower is None:
             return _embed_rows(model.encode_text, inputs, batch_size or 4096, device)
-        captions: list[str] = _only(str, inputs, "captions", "text")
+        captions: Sequence[str] = _only(inputs, "captions", "text")
         order = sorted(range(len(captions)), key=lambda at: len(captions[at]))
         size = batch_size or _CAPTIONS.get(device.type, _ON_DEVICE)
         with _threads(workers) as pool:
@@ -236,32 +236,46 @@ def _embed_rows(encode: Callable[[Tensor], Tensor], rows: Any, size: int, device
         return torch.cat([encode(part.to(device, torch.float32)).float().cpu() for part in parts])
 
 
-def _only(kind: type, inputs: Any, what: str, side: str) -> list[Any]:
+def _only(inputs: Any, what: str, side: str) -> Any:
     if hasattr(inputs, "ndim"):
         raise InputError(f"this model has a {side} tower, so it takes {what}, not feature rows")
     if len(inputs) == 0:
         raise InputError("there is nothing to embed")
-    return [kind(each) for each in inputs]
+    return inputs
 
 
-def _pixels(tower: ImageTower, files: Sequence[Path], load: LoadPixels | None, device: torch.device) -> Tensor:
+def _batch_size(tower: MediaTower, wanted: int | None, device: torch.device) -> int:
+    images = wanted or _IMAGES.get(device.type, _ON_DEVICE)
+    return max(1, images // (tower.frames or 1))
+
+
+def _pixels(tower: MediaTower, media: Sequence[Medium], load: LoadPixels | None, device: torch.device) -> Tensor:
     if load is None:
-        from mmts.data.image import load_pixels
+        from mmts.data.media import load_medium
 
-        load = load_pixels
-    return torch.stack([load(path, tower.size, tower.resize) for path in files]).to(device)
+        load = load_medium
+    return torch.stack([load(medium, tower.size, tower.resize, tower.sampling) for medium in media]).to(device)
 
 
 def _tokens(tower: TextTower, captions: Sequence[str], device: torch.device) -> dict[str, Tensor]:
     return {name: value.to(device) for name, value in tower.tokenize(captions).items()}
 
 
-def _hash_file(path: Path) -> str:
+def _name_content(medium: Medium) -> str:
+    """Name what a medium shows: the hash of an image's bytes, or which part of which file a video is."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.blake2b(file.read(), digest_size=16).hexdigest()
+        if medium.kind == "video":
+            state = medium.path.stat()
+            return content_hash(
+                str(medium.path.absolute()),
+                f"{state.st_size} {state.st_mtime_ns} {medium.start} {medium.end} {medium.frames}",
+            )
+        offset, length = medium.member or (0, -1)
+        with open(medium.path, "rb") as file:
+            file.seek(offset)
+            return hashlib.blake2b(file.read(length), digest_size=16).hexdigest()
     except OSError as error:
-        raise DataError(f"cannot read the image {path}: {error.strerror or error}") from None
+        raise DataError(f"cannot read the {medium.kind} {medium.path}: {error.strerror or error}") from None
 
 
 def _device(module: nn.Module) -> torch.device:

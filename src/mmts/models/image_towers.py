@@ -1,7 +1,7 @@
 """Image towers: square images to feature rows. Each states the input it wants and normalises it itself."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,32 +11,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from mmts.errors import InputError, RecipeError
 from mmts.models import huggingface as hf
-from mmts.models.base import Tower
+from mmts.models.base import MediaTower
 from mmts.models.blocks import transformer
 from mmts.models.options import check_choice, check_int, check_options
 
-RESIZES = ("stretch", "crop", "pad")
 
-
-class ImageTower(Tower):
-    """Images (B, 3, size, size) with values in [0, 1] to feature rows (B, width).
-
-    Attributes:
-        size: side of the square input in pixels.
-        mean: (3,) subtracted from each colour.
-        std: (3,) each colour is divided by.
-        resize: how a rectangle becomes that square, see `mmts.data.image.fit_square`.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, name: str, size: int, mean: Sequence[float], std: Sequence[float], resize: str) -> None:
-        super().__init__(name)
-        self.size = check_int(name, "size", size, 8)
-        self.resize = check_choice(name, "resize", resize, RESIZES)
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
+class ImageTower(MediaTower):
+    """Images (B, 3, size, size) with values in [0, 1] to feature rows (B, width)."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features (B, width) of images (B, 3, size, size). Raises InputError for another shape."""
@@ -44,15 +25,11 @@ class ImageTower(Tower):
             raise InputError(
                 f"tower {self.name!r} takes images of shape (B, 3, {self.size}, {self.size}), not {tuple(images.shape)}"
             )
-        return self.features((images - self.mean[:, None, None]) / self.std[:, None, None])
+        return self.features(self.normalized(images))
 
     def features(self, pixels: Tensor) -> Tensor:
         """Return the features (B, width) of normalised images (B, 3, size, size)."""
         raise NotImplementedError
-
-    def settings(self) -> tuple[str, ...]:
-        """Size, resize, mean and std: all that happens to the pixels."""
-        return (str(self.size), self.resize, str(self.mean.tolist()), str(self.std.tolist()))
 
 
 class EfficientNetLite0(ImageTower):

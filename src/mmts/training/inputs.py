@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from mmts.data.image import Augmentation
-from mmts.data.loader import Batch, EpochPlan, FeatureRows, Images, TokenizedCaptions, make_loader
-from mmts.data.records import Split
+from mmts.data.loader import Batch, EpochPlan, FeatureRows, Pixels, TokenizedCaptions, make_loader
+from mmts.data.records import Medium, Split
 from mmts.errors import RunError
 from mmts.files import read_json, write_json
 from mmts.models import (
@@ -19,7 +18,7 @@ from mmts.models import (
     build_vocabulary,
     embed_media,
     embed_text,
-    image_features,
+    media_features,
     needs_vocabulary,
     text_features,
 )
@@ -31,10 +30,10 @@ from mmts.training.run_directory import RunDirectory
 
 @dataclass(frozen=True)
 class Inputs:
-    """One split as the model takes it: media (N, W) feature rows or N files, text (M, W) rows or M captions."""
+    """One split as the model takes it: media (N, W) feature rows or N media, text (M, W) rows or M captions."""
 
     split: Split
-    media: Rows | list[Path]
+    media: Rows | Sequence[Medium]
     text: Rows | Sequence[str]
 
 
@@ -69,13 +68,12 @@ def build_model(section: Model, captions: Sequence[str] | None, run: RunDirector
 
 def prepare_inputs(model: TwoTower, split: Split) -> Inputs:
     """Compute the features of frozen towers, or find them in the cache."""
-    files = [medium.path for medium in split.media]
     media_tower, text_tower = model.media_tower, model.text_tower
     assert media_tower is not None
     assert text_tower is not None
     return Inputs(
         split,
-        image_features(media_tower, files) if is_frozen(media_tower) else files,
+        media_features(media_tower, split.media) if is_frozen(media_tower) else split.media,
         text_features(text_tower, split.captions) if is_frozen(text_tower) else split.captions,
     )
 
@@ -84,12 +82,13 @@ def training_batches(
     model: TwoTower, inputs: Inputs, plan: EpochPlan, data: Data, seed: int
 ) -> Callable[[int, int], Iterator[Batch]]:
     """Return what yields the batches of an epoch from a given one on; images are changed as `data.augment` says."""
-    media: FeatureRows | Images
-    if isinstance(inputs.media, list):
+    media: FeatureRows | Pixels
+    if not isinstance(inputs.media, np.ndarray):
         tower = model.media_tower
         assert tower is not None
         augmentation = Augmentation(**data.augment.model_dump()) if data.augment is not None else None
-        media, workers = Images(inputs.media, tower.size, tower.resize, augmentation, seed), data.workers
+        media = Pixels(inputs.media, tower.size, tower.resize, tower.sampling, augmentation, seed)
+        workers = data.workers
     else:
         media, workers = FeatureRows(inputs.media), 0
     text: FeatureRows | TokenizedCaptions

@@ -38,7 +38,7 @@ def read_table(file: str | Path) -> Dataset:
 
 def table_rows(file: Path, path_columns: Iterable[str], caption_columns: Iterable[str]) -> Iterator[Row]:
     """Yield the rows of a CSV or TSV file; of the columns named, the first that is there counts."""
-    records = _records(file)
+    records = csv_records(file)
     try:
         _, header = next(records)
     except StopIteration:
@@ -120,7 +120,7 @@ def _column(file: Path, header: list[str], names: tuple[str, ...]) -> int:
     raise DataError(f"{file}: the column {expected} is missing; found {', '.join(map(repr, header))}")
 
 
-def _records(file: Path) -> Iterator[tuple[str, list[str]]]:
+def csv_records(file: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield ("FILE, line N", cells) for every row that is not blank; N is the line on which the row starts."""
     # A NUL becomes another control character: older csv modules stop at NUL, and captions are cleaned of both alike.
     lines = (line.replace("\0", "\1") for _, line in read_lines(file))

@@ -5,6 +5,7 @@ import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -18,9 +19,11 @@ from mmts.console import Bar, console, errors, progress_bar
 from mmts.data.loader import Batch
 from mmts.errors import InputError, Interrupted, RunError
 from mmts.models import TwoTower
-from mmts.objectives import Objective
+from mmts.models.base import is_frozen
+from mmts.objectives import Objective, ObjectiveOutput
 from mmts.schedules import Cosine, Schedule, Warmup
 from mmts.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from mmts.training.micro_batch import micro_batch_step, refuse_batch_norm
 from mmts.training.recipe import Train
 from mmts.training.run_directory import RunDirectory
 
@@ -55,6 +58,12 @@ class Trainer:
         )
         if self.accelerator.num_processes > 1:
             raise RunError("training on several processes is not supported yet; start one process")
+        model.train()
+        self.micro_batch = None if (settings.micro_batch or batch_size) >= batch_size else settings.micro_batch
+        if self.micro_batch is not None:
+            refuse_batch_norm(model)
+        if settings.gradient_checkpointing:
+            enable_gradient_checkpointing(model)
         self.settings = settings
         self.run = run
         self.batches = batches
@@ -119,29 +128,42 @@ class Trainer:
         rate = self.learning_rate(self.progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        batch = batch.to(self.accelerator.device)
-        x, y = self.model(batch.media, batch.text)
+        self.optimizer.zero_grad(set_to_none=True)
+        output = self._back_propagate(batch)
+        if self.settings.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(self.trainable, self.settings.clip_norm)
+        self.optimizer.step()
+        self.objective.after_step()
+        return {"loss": output.loss.item(), "lr": rate, **self._summarize(output.log, batch.index)}
+
+    def _back_propagate(self, batch: Batch) -> ObjectiveOutput:
+        """Put the batch's gradients into the parameters, at once or in pieces."""
+        device, backward = self.accelerator.device, self.accelerator.backward
+        if self.micro_batch is not None:
+            return micro_batch_step(self.model, batch, self.micro_batch, partial(self._judge, batch), backward, device)
+        batch = batch.to(device)
+        output = self._judge(batch, *self.model(batch.media, batch.text))
+        backward(output.loss)
+        return output
+
+    def _judge(self, batch: Batch, x: Tensor, y: Tensor) -> ObjectiveOutput:
+        """Ask the objective for the loss of the batch's embeddings x, y (B, D); stop the run where it is no number."""
+        device = self.accelerator.device
         try:
-            output = self.objective(
+            output: ObjectiveOutput = self.objective(
                 x,
                 y,
                 progress=self.progress,
-                index=batch.index,
-                media_index=batch.media_index,
-                positives=batch.positives,
+                index=batch.index.to(device),
+                media_index=batch.media_index.to(device),
+                positives=None if batch.positives is None else batch.positives.to(device),
             )
         except InputError as error:
             raise self._gone_wrong(str(error), batch) from None
         loss = output.loss.item()
         if not math.isfinite(loss):
             raise self._gone_wrong(f"the loss is {loss}", batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(output.loss)
-        if self.settings.clip_norm is not None:
-            self.accelerator.clip_grad_norm_(self.trainable, self.settings.clip_norm)
-        self.optimizer.step()
-        self.objective.after_step()
-        return {"loss": loss, "lr": rate, **self._summarize(output.log, batch.index)}
+        return output
 
     def _summarize(self, log: dict[str, Tensor], index: Tensor) -> dict[str, Any]:
         """Turn what the objective logs into min, mean and max, and into means by head, mid and tail."""
@@ -215,6 +237,15 @@ class Trainer:
         good = f"the last checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
         samples = ", ".join(str(each) for each in batch.index.tolist()[:8])
         return RunError(f"step {self.step}: {what} (samples {samples}, ...); {good}. Try a lower train.learning_rate")
+
+
+def enable_gradient_checkpointing(model: TwoTower) -> None:
+    """Let every tower that trains keep only what enters its blocks; raises RunError where none trains."""
+    towers = [tower for tower in (model.media_tower, model.text_tower) if tower is not None and not is_frozen(tower)]
+    if not towers:
+        raise RunError("train.gradient_checkpointing: no tower trains, so it would save nothing; leave it out")
+    for tower in towers:
+        tower.enable_gradient_checkpointing()
 
 
 def learning_rate_schedule(settings: Train) -> Schedule:

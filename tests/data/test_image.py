@@ -191,6 +191,24 @@ def test_load_pixels_is_float_in_unit_range(tmp_path: Path):
     torch.testing.assert_close(pixels[:, 5, 5], torch.tensor([1.0, 0.0, 0.2]))
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_an_image_inside_another_file(tmp_path: Path, suffix: str):
+    alone = saved(tmp_path, two_halves((255, 0, 0), (0, 0, 255)), f"a.{suffix}")
+    archive = tmp_path / "a.tar"
+    archive.write_bytes(b"x" * 700 + alone.read_bytes() + b"y" * 700)
+    member = (700, alone.stat().st_size)
+    assert torch.equal(load_pixels(archive, 16, member=member), load_pixels(alone, 16))
+    changed = [
+        load_pixels(path, 16, "crop", Augmentation(), np.random.default_rng(0), member=where)
+        for path, where in ((archive, member), (alone, None))
+    ]
+    assert torch.equal(*changed)
+    with pytest.raises(DataError, match=r"a\.tar, byte 0: is not an image"):
+        load_image(archive, member=(0, 700))
+    with pytest.raises(DataError, match=r"a\.tar, byte 700: cannot be decoded"):
+        load_image(archive, member=(700, member[1] // 2))
+
+
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
 def test_augmentation_depends_on_its_generator_alone(tmp_path: Path, resize: str):
     path = tmp_path / "a.jpg"
@@ -248,7 +266,9 @@ def test_unreadable_media_are_found_once_and_remembered(tmp_path: Path, monkeypa
     assert found[2] == found[4] == "does not exist"
     decoded = []
     load = load_image
-    monkeypatch.setattr(image_module, "load_image", lambda path, hint: decoded.append(path.name) or load(path, hint))
+    monkeypatch.setattr(
+        image_module, "load_image", lambda path, hint, **where: decoded.append(path.name) or load(path, hint, **where)
+    )
     assert unreadable_media(media) == found
     assert decoded == ["bad.jpg", "missing.png"]  # only what failed is tried again
     bad.write_bytes(jpeg_bytes())

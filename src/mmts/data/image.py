@@ -1,5 +1,6 @@
 """Reading one image, whatever its mode, into a square of pixels; and finding the files that cannot be read."""
 
+import io
 import math
 import os
 import stat
@@ -35,13 +36,14 @@ _TURNS = {
 }
 
 
-def load_image(path: str | Path, size_hint: int | None = None) -> Image.Image:
+def load_image(path: str | Path, size_hint: int | None = None, *, member: tuple[int, int] | None = None) -> Image.Image:
     """Read an image as RGB: upright (EXIF), transparent parts on white, 16 bits scaled to 8, first frame of many.
 
     Args:
         path: the file.
         size_hint: the caller needs no more than this many pixels on the shorter side, so that a JPEG may be decoded
             at 1/2, 1/4 or 1/8 of its size, never below the hint.
+        member: byte offset and length of the image where `path` is a tar file.
 
     Raises:
         DataError: naming the file and why: missing, empty, truncated, not an image, more than 100 million pixels (after
@@ -49,14 +51,24 @@ def load_image(path: str | Path, size_hint: int | None = None) -> Image.Image:
     """
     path = Path(path)
     try:
-        with _open(path) as image:
+        with _open(path, member) as image:
             if size_hint is not None:
                 image.draft(None, (size_hint, size_hint))  # does nothing where the format is not JPEG
             _check_pixels(image)
             image.load()
             return _rgb(_upright(image))
     except Exception as error:  # decoders raise nearly anything on damaged files
-        raise DataError(f"{path}: {_reason(path, error)}") from None
+        place = path if member is None else f"{path}, byte {member[0]}"
+        raise DataError(f"{place}: {_reason(path, error)}") from None
+
+
+def why_unreadable_image(path: Path, member: tuple[int, int] | None = None) -> str | None:
+    """Return why an image cannot be decoded, or None where it can; `member` as in `load_image`."""
+    try:
+        load_image(path, _CHECK_SIZE, member=member)
+    except DataError as error:
+        return str(error).removeprefix(str(path)).partition(": ")[2]
+    return None
 
 
 def fit_square(image: Image.Image, size: int, resize: str = "stretch") -> Image.Image:
@@ -140,16 +152,18 @@ def load_pixels(
     resize: str = "stretch",
     augmentation: Augmentation | None = None,
     rng: np.random.Generator | None = None,
+    *,
+    member: tuple[int, int] | None = None,
 ) -> Tensor:
     """Read an image as (3, size, size) float32 in [0, 1], changed at random by `augmentation` and `rng`.
 
-    Raises DataError as `load_image` does.
+    `member` is where the image lies in a tar file. Raises DataError as `load_image` does.
     """
     if augmentation is None:
-        return to_pixels(fit_square(load_image(path, size), size, resize))
+        return to_pixels(fit_square(load_image(path, size, member=member), size, resize))
     if rng is None:
         raise InputError("augmentation needs rng, the source of its randomness")
-    image = load_image(path, math.ceil(size / math.sqrt(augmentation.crop_scale[0])))
+    image = load_image(path, math.ceil(size / math.sqrt(augmentation.crop_scale[0])), member=member)
     return to_pixels(augment(image, size, rng, augmentation, resize))
 
 
@@ -213,13 +227,15 @@ def drop_unreadable(split: Split, max_share: float = 0.01) -> tuple[Split, dict[
     return split.without(reasons), reasons
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: Path, member: tuple[int, int] | None) -> Image.Image:
     """Open an image; a JPEG without Pillow's own limit of pixels, which looks at the size before the reduction."""
     if not stat.S_ISREG(path.stat().st_mode):  # before opening: to open a pipe is to wait for its writer
         raise ValueError("it is not a regular file")
     with open(path, "rb") as file:
-        is_jpeg = file.read(3) == b"\xff\xd8\xff"
-    return JpegImagePlugin.JpegImageFile(path) if is_jpeg else Image.open(path)
+        file.seek(0 if member is None else member[0])
+        start = file.read(3 if member is None else member[1])
+    source = path if member is None else io.BytesIO(start)
+    return JpegImagePlugin.JpegImageFile(source) if start[:3] == b"\xff\xd8\xff" else Image.open(source)
 
 
 def _check_pixels(image: Image.Image) -> None:
@@ -291,11 +307,7 @@ def _why_unreadable(item: tuple[Path, str]) -> str | None:
         if not path.is_file():
             return "does not exist" if not path.exists() else "is not a file"
         return None if path.stat().st_size else "is empty (0 bytes)"
-    try:
-        load_image(path, _CHECK_SIZE)
-    except DataError as error:
-        return str(error).removeprefix(f"{path}: ")
-    return None
+    return why_unreadable_image(path)
 
 
 def _state(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Draw the pictures and films of the examples: coloured shapes, told apart by colour, shape and motion."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -39,13 +40,18 @@ def write_image(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
 
 def write_video(path: Path, colour: str, shape: str, seconds: float = 2.0, rate: int = 10) -> None:
     """Write an MP4 (H.264, a key frame a second) of a shape that moves from left to right, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     count = max(1, round(seconds * rate))
+    write_film(path, [picture(colour, shape, at / max(count - 1, 1)) for at in range(count)], rate)
+
+
+def write_film(path: Path, pictures: Sequence[npt.NDArray[np.uint8]], rate: int = 10) -> None:
+    """Write pictures (height, width, 3) of one size as an MP4 (H.264, a key frame a second), making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate, options={"g": str(rate), "preset": "ultrafast"})
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, rate)
-        for at in range(count):
-            frame = av.VideoFrame.from_ndarray(picture(colour, shape, at / max(count - 1, 1)), format="rgb24")
-            container.mux(stream.encode(frame))
+        for pixels in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())

@@ -5,6 +5,7 @@ import pytest
 
 from mmts.data.read import read_dataset
 from mmts.errors import DataError
+from mmts.examples.karpathy import draw_coco, draw_flickr30k
 
 LINE = json.dumps({"id": "1", "image": "1.jpg", "captions": ["a cat"], "split": "train"}) + "\n"
 ROW = json.dumps({"file_name": "1.jpg", "text": "a cat"}) + "\n"
@@ -32,6 +33,21 @@ def test_every_format_is_recognised(tmp_path: Path, name: str, content: str, giv
     assert dataset.root == tmp_path
 
 
+def test_public_data_sets_are_recognised_by_folder_and_by_file(tmp_path: Path):
+    assert read_dataset(draw_flickr30k(tmp_path / "flickr30k")).name == "flickr30k"
+    assert read_dataset(tmp_path / "flickr30k" / "dataset_flickr30k.json").name == "flickr30k"
+    coco = draw_coco(tmp_path / "coco")
+    captions = {
+        "images": [{"id": 9, "file_name": "COCO_val2014_000000000009.jpg"}],
+        "annotations": [{"id": 1, "image_id": 9, "caption": "a cat"}],
+    }
+    (coco / "captions_val2014.json").write_text(json.dumps(captions))
+    assert read_dataset(coco).split_names == ("train", "val", "test")  # Karpathy's splits count first
+    assert read_dataset(coco / "captions_val2014.json").split_names == ("val",)
+    (coco / "dataset_coco.json").unlink()
+    assert read_dataset(coco).split_names == ("val",)
+
+
 def test_captions_jsonl_counts_before_metadata(tmp_path: Path):
     (tmp_path / "captions.jsonl").write_text(LINE)
     (tmp_path / "metadata.jsonl").write_text(ROW.replace("cat", "dog"))
@@ -43,6 +59,7 @@ def test_captions_jsonl_counts_before_metadata(tmp_path: Path):
     [
         ("caption.jsonl", r"The nearest thing is caption.jsonl: give that file itself"),
         ("inner/captions.jsonl", r"The nearest thing is the folder inner in it"),
+        ("inner/annotations/captions_val2017.json", r"The nearest thing is the folder inner in it"),
         ("00000.tar", r"It holds .tar or .parquet files, which are not read"),
         ("cat.jpg", r"It holds 1 images: write their captions into a captions.jsonl"),
         ("notes.txt", r"It holds notes.txt"),
@@ -51,7 +68,7 @@ def test_captions_jsonl_counts_before_metadata(tmp_path: Path):
 )
 def test_an_unknown_folder_says_what_comes_closest(tmp_path: Path, name: str | None, nearest: str):
     if name is not None:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(LINE)
     with pytest.raises(DataError, match=rf"no data set recognised: looked for captions.jsonl.*\. {nearest}"):
         read_dataset(tmp_path)
@@ -69,7 +86,9 @@ def test_a_path_that_does_not_exist(tmp_path: Path):
 
 def test_a_file_of_another_kind(tmp_path: Path):
     (tmp_path / "a.json").write_text("[]")
-    with pytest.raises(DataError, match=r"a.json: data is a folder, or a .jsonl, .csv or .tsv file"):
+    with pytest.raises(
+        DataError, match=r"a.json: data is a folder, a .jsonl, .csv or .tsv file, or a data set's own .json"
+    ):
         read_dataset(tmp_path / "a.json")
     (tmp_path / "a.jsonl").write_text(ROW)
     with pytest.raises(DataError, match=r"rename it"):

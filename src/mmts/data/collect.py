@@ -78,7 +78,7 @@ class Collector:
         self.notes: list[str] = []
         self._media: list[tuple[Medium, str]] = []
         self._seen: dict[str, str] = {}
-        self._cleaned = self._empty = self._bare = 0
+        self._cleaned = self._empty = self._bare = self._beyond = 0
 
     def add(
         self,
@@ -92,8 +92,12 @@ class Collector:
         split: str | None,
         start: float | None = None,
         end: float | None = None,
+        keep: int | None = None,
     ) -> None:
-        """Take one medium; `where` is its file and line, for messages. Raises DataError on an id already taken."""
+        """Take one medium; `where` is its file and line, for messages. Raises DataError on an id already taken.
+
+        `keep`: drop further captions than that many, and count them.
+        """
         identity = clean_text(identity)
         if not identity:
             raise DataError(f"{where}: the id is empty")
@@ -105,6 +109,9 @@ class Collector:
         if not texts:
             self._bare += 1
             return
+        if keep is not None:
+            self._beyond += len(texts[keep:])
+            texts = texts[:keep]
         split = split_name(clean_text(split)) if split is not None and clean_text(split) else None
         labels = {clean_text(name): clean_text(value) for name, value in labels.items()}
         medium = Medium(identity, self.root / inner, texts, labels, split, kind, start, end)
@@ -137,6 +144,10 @@ class Collector:
             )
         if self._empty:
             self.notes.append(f"dropped {_count(self._empty, 'empty caption')}")
+        if self._beyond:
+            self.notes.append(
+                f"dropped {_count(self._beyond, 'caption')} of images judged by fewer, as in the published protocol"
+            )
         if self._bare:
             self.notes.append(f"left out {_count(self._bare, 'medium', 'media')} without any caption")
 

@@ -1,12 +1,14 @@
 """One way in: a path becomes a Dataset, whichever of the formats of docs/datasets.md it holds."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
 from mmts.data.captions_jsonl import read_captions_jsonl
+from mmts.data.coco_captions import looks_like_coco_captions, read_coco_captions
 from mmts.data.imagefolder import METADATA_NAMES, looks_like_metadata, metadata_files, read_imagefolder
+from mmts.data.karpathy import looks_like_karpathy, read_karpathy
 from mmts.data.records import Dataset
 from mmts.data.table import read_table
 from mmts.errors import DataError
@@ -15,9 +17,27 @@ CAPTIONS_NAME = "captions.jsonl"
 _TABLES = (".csv", ".tsv")
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _LOOKED_FOR = (
-    "looked for captions.jsonl, and for metadata.jsonl or metadata.csv (Hugging Face imagefolder) there "
-    "and in folders named train, validation and test"
+    "looked for captions.jsonl, for the files of Flickr30K, MSCOCO (docs/datasets.md), and for "
+    "metadata.jsonl or metadata.csv (Hugging Face imagefolder) there and in folders named train, validation and test"
 )
+
+
+def _has_captions(folder: Path) -> bool:
+    return (folder / CAPTIONS_NAME).is_file()
+
+
+def _read_captions(folder: Path) -> Dataset:
+    return read_captions_jsonl(folder / CAPTIONS_NAME)
+
+
+def _has_metadata(folder: Path) -> bool:
+    return bool(metadata_files(folder))
+
+
+_Reader = tuple[Callable[[Path], bool], Callable[[Path], Dataset]]
+# The first that recognises a folder reads it; a .json file goes to the first of _JSON.
+_JSON: tuple[_Reader, ...] = ((looks_like_karpathy, read_karpathy), (looks_like_coco_captions, read_coco_captions))
+_FOLDERS: tuple[_Reader, ...] = ((_has_captions, _read_captions), *_JSON, (_has_metadata, read_imagefolder))
 
 
 def read_dataset(path: str | Path) -> Dataset:
@@ -44,10 +64,9 @@ def read_dataset(path: str | Path) -> Dataset:
 
 
 def _read_folder(folder: Path) -> Dataset:
-    if (folder / CAPTIONS_NAME).is_file():
-        return read_captions_jsonl(folder / CAPTIONS_NAME)
-    if metadata_files(folder):
-        return read_imagefolder(folder)
+    for recognises, read in _FOLDERS:
+        if recognises(folder):
+            return read(folder)
     raise DataError(f"{folder}: no data set recognised: {_LOOKED_FOR}. {_nearest_thing(folder)}")
 
 
@@ -63,7 +82,12 @@ def _read_file(file: Path) -> Dataset:
                 f"{file}: rows with a file_name are read from files named {' or '.join(METADATA_NAMES)}; rename it"
             )
         return read_captions_jsonl(file)
-    raise DataError(f"{file}: data is a folder, or a .jsonl, .csv or .tsv file; this is neither")
+    for recognises, read in _JSON if suffix == ".json" else ():
+        if recognises(file):
+            return read(file)
+    raise DataError(
+        f"{file}: data is a folder, a .jsonl, .csv or .tsv file, or a data set's own .json; this is neither"
+    )
 
 
 def _nearest_name(path: Path) -> str:
@@ -95,5 +119,5 @@ def _nearest_thing(folder: Path) -> str:
 
 def _data_folders(entries: list[Path]) -> Iterator[Path]:
     for each in entries:
-        if each.is_dir() and ((each / CAPTIONS_NAME).is_file() or metadata_files(each)):
+        if each.is_dir() and any(recognises(each) for recognises, _ in _FOLDERS):
             yield each

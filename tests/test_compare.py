@@ -28,8 +28,8 @@ def judged_run(path: Path, settings: Sequence[str], text_ranks: Sequence[int], m
         torch.tensor(text_ranks), torch.tensor(media_ranks), top[0], top[0].bool(), top[1], top[1].bool()
     )
     groups = torch.arange(len(text_ranks)) % 2  # no tail
-    write_json(run.metrics_file, summarize(judgement, split, groups))
-    save_judgement(run.judgement_file, judgement, split, Path(), "text", groups, groups)
+    write_json(run.metrics_file, summarize(judgement, split, groups, groups[split.first]))
+    save_judgement(run.judgement_file, judgement, split, Path(), "text", groups, groups, groups[split.first])
     return path
 
 

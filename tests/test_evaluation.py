@@ -60,14 +60,20 @@ def test_equal_embeddings_are_not_rewarded() -> None:
 
 
 def test_recalls_are_percent() -> None:
-    assert recalls(torch.tensor([1, 4, 9, 30])) == {"R@1": 25.0, "R@5": 50.0, "R@10": 75.0, "median_rank": 6.5}
+    assert recalls(torch.tensor([1, 4, 9, 30])) == {
+        "R@1": 25.0,
+        "R@5": 50.0,
+        "R@10": 75.0,
+        "median_rank": 6.5,
+        "mean_rank": 11.0,
+    }
 
 
 def test_summary_has_the_documented_form_and_empty_groups_are_null() -> None:
     split = captioned_split([["a", "b"], ["c"]])
     judgement = judge(*embeddings(split), split)
     text_groups = torch.tensor([0, 2, 2])
-    summary = summarize(judgement, split, text_groups)
+    summary = summarize(judgement, split, text_groups, text_groups[split.first])
     assert (summary["split"], summary["num_media"], summary["num_captions"]) == ("test", 2, 3)
     assert summary["groups"]["mid"] is None
     assert summary["groups"]["head"]["num_queries"] == 1
@@ -83,7 +89,7 @@ def test_videos_have_their_own_direction_names() -> None:
     split = Split("test", [Medium(str(i), Path(f"{i}.mp4"), (f"clip {i}",), kind="video") for i in range(3)])
     judgement = judge(*embeddings(split), split)
     groups = torch.zeros(3, dtype=torch.long)
-    assert {"video_to_text", "text_to_video"} <= set(summarize(judgement, split, groups))
+    assert {"video_to_text", "text_to_video"} <= set(summarize(judgement, split, groups, groups))
 
 
 def test_rows_must_fit_the_split() -> None:
@@ -96,7 +102,7 @@ def test_a_saved_judgement_reads_back(tmp_path: Path) -> None:
     split = captioned_split([["a", "b"], ["c"]])
     judgement = judge(*embeddings(split), split)
     groups = torch.tensor([0, 1, 2])
-    save_judgement(tmp_path / "j.npz", judgement, split, Path(), "text", groups, groups)
+    save_judgement(tmp_path / "j.npz", judgement, split, Path(), "text", groups, groups, groups[split.first])
     arrays, meta = load_judgement(tmp_path / "j.npz")
     assert arrays["text_ranks"].tolist() == judgement.text_ranks.tolist()
     assert arrays["media_groups"].tolist() == [0, 2]

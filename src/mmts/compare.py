@@ -13,7 +13,7 @@ from rich.text import Text
 
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.errors import RunError
-from mmts.evaluation import CUTOFFS, load_judgement
+from mmts.evaluation import CUTOFFS, GRADED, load_judgement, shown_measures
 from mmts.files import read_json
 from mmts.metrics import paired_bootstrap_interval
 from mmts.training.recipe import Recipe
@@ -77,7 +77,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Gap:
-    """A group's recall minus the first group's, in points, averaged over seeds, with its 95 % interval over queries."""
+    """A group's figure minus the first group's, in points, averaged over seeds, with its 95 % interval over queries."""
 
     mean: float
     low: float
@@ -124,32 +124,48 @@ def compare_runs(paths: Sequence[str | Path]) -> Comparison:
 def paired_gaps(judged: Sequence[Sequence[Judged]], directions: tuple[str, str]) -> dict[GapKey, Gap]:
     """Return every group's gaps to the first, overall and by head, mid and tail (docs/method.md, 7.2).
 
-    The interval is a paired bootstrap over the queries (all captions of a medium drawn together) of the hits averaged
-    over each group's seeds: it says how far the result depends on the queries, as the spread does for the seeds.
+    The interval is a paired bootstrap over the queries (all captions of a medium drawn together) of the hits, or the
+    measures of graded relevance, averaged over each group's seeds: it says how far the result depends on the queries,
+    as the spread does for the seeds.
     All runs must have been judged on the same queries; parts are left out where runs divide them differently.
     """
     gaps: dict[GapKey, Gap] = {}
     first = judged[0][0].arrays
-    sides = (("text_ranks", "text_groups", torch.from_numpy(first["owner"])), ("media_ranks", "media_groups", None))
-    for direction, (ranks, parts, clusters) in zip(directions, sides, strict=True):
+    sides = (("text", torch.from_numpy(first["owner"])), ("media", None))
+    for direction, (side, clusters) in zip(directions, sides, strict=True):
+        ranks, parts = f"{side}_ranks", f"{side}_groups"
         same_parts = all(np.array_equal(run.arrays[parts], first[parts]) for runs in judged for run in runs)
         for number_of_part, part in enumerate(PARTS if same_parts else PARTS[:1], start=-1):
             rows = torch.from_numpy(first[parts] == number_of_part) if part else torch.ones(len(first[ranks])).bool()
             if not rows.any():
                 continue
             inside = clusters[rows] if clusters is not None else None
-            for k in CUTOFFS:
-                hits = [_mean_hits(runs, ranks, k)[rows] for runs in judged]
-                for number, own in enumerate(hits[1:], start=1):
-                    low, high = paired_bootstrap_interval(hits[0], own, clusters=inside)
-                    mean = float((own - hits[0]).mean())
-                    gaps[number, direction, f"R@{k}", part] = Gap(100 * mean, 100 * low, 100 * high)
+            for measure in (*GRADED, *(f"R@{k}" for k in CUTOFFS)):
+                if measure in GRADED and side not in _graded_sides(judged):
+                    continue
+                scores = [_mean_scores(runs, side, measure)[rows] for runs in judged]
+                for number, own in enumerate(scores[1:], start=1):
+                    low, high = paired_bootstrap_interval(scores[0], own, clusters=inside)
+                    mean = float((own - scores[0]).mean())
+                    gaps[number, direction, measure, part] = Gap(100 * mean, 100 * low, 100 * high)
     return gaps
 
 
-def _mean_hits(runs: Sequence[Judged], ranks: str, k: int) -> torch.Tensor:
-    """Return (Q,): the share of seeds that put something right among the first k."""
-    return torch.stack([torch.from_numpy(run.arrays[ranks] <= k).double() for run in runs]).mean(dim=0)
+def _graded_sides(judged: Sequence[Sequence[Judged]]) -> set[str]:
+    return {
+        side for side in ("text", "media") if all(f"{side}_graded" in run.arrays for runs in judged for run in runs)
+    }
+
+
+def _mean_scores(runs: Sequence[Judged], side: str, measure: str) -> torch.Tensor:
+    """Return (Q,) in [0, 1], averaged over seeds: hits among the first k, or a measure of graded relevance."""
+
+    def of_run(run: Judged) -> torch.Tensor:
+        if measure in GRADED:
+            return torch.from_numpy(run.arrays[f"{side}_graded"][:, GRADED.index(measure)])
+        return torch.from_numpy(run.arrays[f"{side}_ranks"] <= int(measure.removeprefix("R@"))).double()
+
+    return torch.stack([of_run(run) for run in runs]).mean(dim=0)
 
 
 def group_runs(paths: Sequence[str | Path]) -> list[RunGroup]:
@@ -212,33 +228,36 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 
 
 def _overall(comparison: Comparison) -> Table:
-    split = comparison.groups[0].metrics[0]["split"]
-    table = _table(f"{split}, %: mean ± spread over seeds", *(f"R@{k}" for k in CUTOFFS), "MedR")
+    metrics = comparison.groups[0].metrics[0]
+    measures = shown_measures(metrics)
+    table = _table(f"{metrics['split']}, %: mean ± spread over seeds", *measures, "MedR")
     for direction in comparison.directions:
         table.add_row(_named(direction))
         for group in comparison.groups:
-            measures = [*(f"R@{k}" for k in CUTOFFS), "median_rank"]
-            table.add_row(_indented(group), *(_cell(group.figure(direction, measure)) for measure in measures))
+            cells = [_cell(group.figure(direction, measure)) for measure in (*measures, "median_rank")]
+            table.add_row(_indented(group), *cells)
     return table
 
 
 def _by_concept_size(comparison: Comparison) -> Table:
-    table = _table("R@5 by size of the concept, %", *GROUP_NAMES)
+    measure = "mAP" if "mAP" in shown_measures(comparison.groups[0].metrics[0]) else "R@5"
+    table = _table(f"{measure} by size of the concept, %", *GROUP_NAMES)
     for direction in comparison.directions:
         table.add_row(_named(direction))
         for group in comparison.groups:
-            table.add_row(_indented(group), *(_cell(group.figure(direction, "R@5", part)) for part in GROUP_NAMES))
+            table.add_row(_indented(group), *(_cell(group.figure(direction, measure, part)) for part in GROUP_NAMES))
     return table
 
 
 def _differences(comparison: Comparison) -> Table:
-    first = comparison.groups[0].name
-    table = _table(f"difference to {first}, points, 95 % interval over queries", *(f"R@{k}" for k in CUTOFFS))
+    first = comparison.groups[0]
+    measures = shown_measures(first.metrics[0])
+    table = _table(f"difference to {first.name}, points, 95 % interval over queries", *measures)
     table.caption = "* the interval leaves out 0"
     for direction in comparison.directions:
         table.add_row(_named(direction))
         for number, group in enumerate(comparison.groups[1:], start=1):
-            gaps = [comparison.gaps[number, direction, f"R@{k}", None] for k in CUTOFFS]
+            gaps = [comparison.gaps[number, direction, measure, None] for measure in measures]
             cells = [f"{gap.mean:+.1f}{'*' if gap.is_clear else ' '} ({gap.low:+.1f}, {gap.high:+.1f})" for gap in gaps]
             table.add_row(_indented(group), *cells)
     return table

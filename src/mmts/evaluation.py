@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +20,12 @@ from mmts.files import atomic_write
 from mmts.metrics import bootstrap_interval, ranks
 
 CUTOFFS = (1, 5, 10)
+GRADED = ("mAP", "nDCG", "binary_mAP")
+"""What graded relevance adds; binary_mAP counts only items of relevance 1."""
 _TOP = 10
 _CHUNK_ELEMENTS = 2**23  # of the similarity matrix at a time: 32 MB in float32
 
-Relevance = Literal["text", "own"]
+Relevance = Literal["text", "own", "graded"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Judgement:
     """The rank of every query of a split (1 is best), and what stood first.
 
     text_ranks (M,), media_ranks (N,) int64; text_top (M, <= 10) media, media_top (N, <= 10) captions, best first;
-    *_relevant the same shapes, bool.
+    *_relevant the same shapes, bool; text_graded (M, 3), media_graded (N, 3) float64, in [0, 1]: average precision,
+    nDCG and binary average precision of every query, where relevance is graded.
     """
 
     text_ranks: Tensor
@@ -39,6 +43,8 @@ class Judgement:
     text_top_relevant: Tensor
     media_top: Tensor
     media_top_relevant: Tensor
+    text_graded: Tensor | None = None
+    media_graded: Tensor | None = None
 
 
 def relevance_matrix(split: Split, relevance: Relevance) -> csr_matrix:
@@ -65,29 +71,63 @@ def judge(media: Tensor, text: Tensor, split: Split, relevance: Relevance = "tex
             f"{len(media)} media and {len(text)} caption embeddings for a split of "
             f"{split.num_media} media and {split.num_captions} captions"
         )
-    right = relevance_matrix(split, relevance)
-    text_ranks, text_top, text_hits = _rank_all(text, media, right)
-    media_ranks, media_top, media_hits = _rank_all(media, text, csr_matrix(right.T))
-    return Judgement(text_ranks, media_ranks, text_top, text_hits, media_top, media_hits)
+    grades = _grades(split) if relevance == "graded" else None  # (N, M)
+    right = relevance_matrix(split, relevance) if grades is None else csr_matrix((grades == 1).T.numpy())
+    of_text = _rank_all(text, media, right, None if grades is None else grades.T)
+    of_media = _rank_all(media, text, csr_matrix(right.T), grades)
+    text_ranks, text_top, text_hits, *text_graded = of_text
+    media_ranks, media_top, media_hits, *media_graded = of_media
+    return Judgement(
+        text_ranks, media_ranks, text_top, text_hits, media_top, media_hits, *(*text_graded, *media_graded)
+    )
 
 
-def _rank_all(queries: Tensor, candidates: Tensor, right: csr_matrix) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ranks (Q,), the first candidates (Q, T) and which of them are right (Q, T)."""
+def _grades(split: Split) -> Tensor:
+    assert split.graded is not None  # `Split.judged` saw to it
+    return split.graded.relevance()
+
+
+def _rank_all(queries: Tensor, candidates: Tensor, right: csr_matrix, grades: Tensor | None) -> list[Tensor]:
+    """Return ranks (Q,), the first candidates (Q, T), which of them are right (Q, T), and graded scores (Q, 3)."""
     rows = max(1, _CHUNK_ELEMENTS // max(1, len(candidates)))
-    found: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+    found: list[list[Tensor]] = [[], [], [], []]
     for start in range(0, len(queries), rows):
         similarity = queries[start : start + rows] @ candidates.T
         relevant = torch.from_numpy(right[start : start + rows].toarray()).to(similarity.device)
         top = similarity.topk(min(_TOP, len(candidates)), dim=1).indices
-        for into, value in zip(found, (ranks(similarity, relevant), top, relevant.gather(1, top)), strict=True):
+        values = [ranks(similarity, relevant), top, relevant.gather(1, top)]
+        if grades is not None:
+            from mmts.metrics.graded import graded_scores
+
+            scores = graded_scores(similarity, grades[start : start + rows].to(similarity.device))
+            values.append(torch.stack([scores.average_precision, scores.ndcg, scores.binary_average_precision], dim=1))
+        for into, value in zip(found, values, strict=False):
             into.append(value.cpu())
-    return torch.cat(found[0]), torch.cat(found[1]), torch.cat(found[2])
+    return [torch.cat(each) for each in found if each]
 
 
 def recalls(query_ranks: Tensor) -> dict[str, float]:
-    """Return R@1, R@5, R@10 in percent and the median rank."""
+    """Return R@1, R@5, R@10 in percent, the median rank and the mean rank."""
     figures = {f"R@{k}": 100 * (query_ranks <= k).double().mean().item() for k in CUTOFFS}
-    return {**figures, "median_rank": float(np.median(query_ranks.numpy()))}
+    median, mean = float(np.median(query_ranks.numpy())), query_ranks.double().mean().item()
+    return {**figures, "median_rank": median, "mean_rank": mean}
+
+
+def shown_measures(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the three measures, in percent, that tables show of a judgement."""
+    return ("mAP", "nDCG", "R@1") if "mAP" in metrics[_directions(metrics)[0]] else ("R@1", "R@5", "R@10")
+
+
+def _directions(metrics: Mapping[str, Any]) -> list[str]:
+    return [key for key in metrics if "_to_" in key]
+
+
+def _figures(query_ranks: Tensor, graded: Tensor | None, rows: Tensor | None = None) -> dict[str, float]:
+    """Return the figures of all queries, or of some `rows` (Q,) bool: those of graded relevance first."""
+    if rows is not None:
+        query_ranks, graded = query_ranks[rows], None if graded is None else graded[rows]
+    means = {} if graded is None else dict(zip(GRADED, (100 * graded.mean(0)).tolist(), strict=True))
+    return means | recalls(query_ranks)
 
 
 def direction_names(split: Split) -> tuple[str, str]:
@@ -96,42 +136,62 @@ def direction_names(split: Split) -> tuple[str, str]:
     return f"text_to_{kind}", f"{kind}_to_text"
 
 
-def summarize(judgement: Judgement, split: Split, text_groups: Tensor) -> dict[str, Any]:
-    """Return what metrics.json holds; text_groups (M,) is 0, 1, 2 = head, mid, tail of each caption's concept.
-
-    A medium's group is that of its first caption.
-    """
+def summarize(judgement: Judgement, split: Split, text_groups: Tensor, media_groups: Tensor) -> dict[str, Any]:
+    """Return what metrics.json holds; groups, (M,) and (N,), are 0, 1, 2 = head, mid, tail of each query's concept."""
     to_media, to_text = direction_names(split)
-    media_groups = text_groups[split.first]
+    sides = (
+        (to_text, judgement.media_ranks, judgement.media_graded, media_groups, None),
+        (to_media, judgement.text_ranks, judgement.text_graded, text_groups, split.owner),
+    )
     by_group: dict[str, Any] = {}
     for number, name in enumerate(GROUP_NAMES):
-        texts, media = text_groups == number, media_groups == number
-        by_group[name] = {
-            "num_queries": int(texts.sum()),
-            to_media: recalls(judgement.text_ranks[texts]) if texts.any() else None,
-            to_text: recalls(judgement.media_ranks[media]) if media.any() else None,
-        }
-        if not texts.any() and not media.any():
+        if not (text_groups == number).any() and not (media_groups == number).any():
             by_group[name] = None
+            continue
+        by_group[name] = {"num_queries": int((text_groups == number).sum())}
+        for direction, query_ranks, graded, groups, _ in reversed(sides):
+            inside = groups == number
+            by_group[name][direction] = _figures(query_ranks, graded, inside) if inside.any() else None
     return {
         "split": split.name,
         "num_media": split.num_media,
         "num_captions": split.num_captions,
-        to_text: recalls(judgement.media_ranks),
-        to_media: recalls(judgement.text_ranks),
+        **{direction: _figures(query_ranks, graded) for direction, query_ranks, graded, _, _ in sides},
         "groups": by_group,
         "intervals": {
-            to_text: _intervals(judgement.media_ranks, None),
-            to_media: _intervals(judgement.text_ranks, split.owner),
+            direction: _intervals(query_ranks, graded, clusters)
+            for direction, query_ranks, graded, _, clusters in sides
         },
     }
 
 
-def _intervals(query_ranks: Tensor, clusters: Tensor | None) -> dict[str, list[float]]:
+def judge_folds(media: Tensor, text: Tensor, split: Split, relevance: Relevance, folds: int) -> dict[str, Any]:
+    """Judge `folds` equal parts of the media, each with its own captions, and return the mean figures.
+
+    MSCOCO's "1K" figures: five times 1,000 images, in file order.
+    """
+    to_media, to_text = direction_names(split)
+    found: dict[str, list[dict[str, float]]] = {to_text: [], to_media: []}
+    for part in torch.arange(split.num_media).tensor_split(folds):
+        inside = torch.isin(split.owner, part)
+        judgement = judge(
+            media[part], text[inside], Split(split.name, [split.media[at] for at in part.tolist()]), relevance
+        )
+        found[to_text].append(recalls(judgement.media_ranks))
+        found[to_media].append(recalls(judgement.text_ranks))
+    means = {
+        direction: {name: float(np.mean([each[name] for each in figures])) for name in figures[0]}
+        for direction, figures in found.items()
+    }
+    return {"num": folds, **means}
+
+
+def _intervals(query_ranks: Tensor, graded: Tensor | None, clusters: Tensor | None) -> dict[str, list[float]]:
     """Return 95 % bootstrap intervals in percent; the captions of one medium are drawn together."""
+    values = {} if graded is None else dict(zip(GRADED, graded.unbind(1), strict=True))
+    values |= {f"R@{k}": (query_ranks <= k).double() for k in CUTOFFS}
     return {
-        f"R@{k}": [100 * bound for bound in bootstrap_interval((query_ranks <= k).double(), clusters=clusters)]
-        for k in CUTOFFS
+        name: [100 * bound for bound in bootstrap_interval(each, clusters=clusters)] for name, each in values.items()
     }
 
 
@@ -143,10 +203,12 @@ def save_judgement(
     relevance: str,
     text_concepts: Tensor,
     text_groups: Tensor,
+    media_groups: Tensor,
 ) -> None:
     """Keep the ranks behind the figures, so that runs can be compared query by query and results shown.
 
-    text_concepts and text_groups (M,) are the concept (-1: unknown) and the group of every caption.
+    text_concepts and text_groups (M,) are the concept (-1: unknown) and the group of every caption, media_groups (N,)
+    that of every medium.
     """
     meta = {
         "split": split.name,
@@ -160,10 +222,10 @@ def save_judgement(
     with atomic_write(path) as file:
         np.savez_compressed(
             file,
-            **{name: value.numpy() for name, value in vars(judgement).items()},
+            **{name: value.numpy() for name, value in vars(judgement).items() if value is not None},
             text_concepts=text_concepts.numpy(),
             text_groups=text_groups.to(torch.int8).numpy(),
-            media_groups=text_groups[split.first].to(torch.int8).numpy(),
+            media_groups=media_groups.to(torch.int8).numpy(),
             owner=split.owner.numpy(),
             meta=np.array(json.dumps(meta)),
         )

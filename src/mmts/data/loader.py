@@ -15,6 +15,7 @@ from mmts.data.graded import CaptionPool
 from mmts.data.image import Augmentation
 from mmts.data.media import load_medium
 from mmts.data.records import Medium, Split
+from mmts.data.stream_order import process_slice
 from mmts.errors import DataError, InputError
 
 if TYPE_CHECKING:
@@ -257,11 +258,8 @@ def make_loader(
         raise InputError(f"the plan is for {plan.num_media} media and the split has {split.num_media}")
     if not 0 <= first_batch <= plan.batches_per_epoch:
         raise InputError(f"first_batch lies in [0, {plan.batches_per_epoch}], not {first_batch}")
-    pairs = plan.batches(epoch)[first_batch:]
-    if process[1] > 1:
-        from mmts.data.stream_order import process_slice
-
-        pairs = [Pairs(*(each[process_slice(len(each), *process)] for each in batch)) for batch in pairs]
+    own = process_slice(plan.batch_size, *process)
+    pairs = [Pairs(*(each[own] for each in batch)) for batch in plan.batches(epoch)[first_batch:]]
     return _batches(split, pairs, media_source, text_source, epoch, workers)
 
 

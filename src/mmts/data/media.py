@@ -42,4 +42,4 @@ def load_medium(
         from mmts.data.video import load_clip
 
         return load_clip(medium, sampling, size, resize, augmentation, rng)
-    return load_pixels(medium.path, size, resize, augmentation, rng)
+    return load_pixels(medium.path, size, resize, augmentation, rng, member=medium.member)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -63,7 +64,7 @@ class Split:
         media: (M,) the media.
         captions: (N,) the captions of all media, one after the other.
         owner: (N,) int64, the position in `media` of each caption's medium.
-        first: (M,) int64, the position in `captions` of each medium's first one.
+        first: (M,) int64, the position in `captions` of each medium's first one; -1 where it has none of these.
         graded: texts to judge with and their graded relevance, where the data set has such.
 
     >>> cat, dog = Medium("1", Path("1.jpg"), ("a cat", "a pet")), Medium("2", Path("2.jpg"), ("a dog", "a pet"))
@@ -104,6 +105,24 @@ class Split:
         """(N,) int64: equal numbers are equal caption strings."""
         numbers: dict[str, int] = {}
         return torch.tensor([numbers.setdefault(caption, len(numbers)) for caption in self.captions])
+
+    def judged(self, relevance: str) -> "Split":
+        """Return what is judged under a relevance: for "graded" the same media with the graded texts as captions.
+
+        Raises DataError where graded relevance is asked for and there is none.
+        """
+        if relevance != "graded":
+            return self
+        if self.graded is None:
+            raise DataError(
+                f"split {self.name!r} has no graded relevance, which data.relevance asks for; "
+                "only EPIC-KITCHENS-100 has it, other data take text or own"
+            )
+        view = copy(self)
+        view.captions, view.owner = self.graded.captions, self.graded.owner
+        view.first = torch.full((len(self.media),), -1)
+        view.__dict__.pop("text", None)
+        return view
 
     def without(self, indices: Iterable[int]) -> "Split":
         """Return this split without the media at these positions, the rest in the same order.

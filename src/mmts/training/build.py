@@ -1,12 +1,18 @@
 """From the sections of a recipe to the objects they describe."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from mmts import schedules
 from mmts.concepts import ConceptDistribution, resolve_num_concepts
 from mmts.console import console
-from mmts.data.records import Split
+from mmts.data.graded import CaptionPool
+from mmts.data.loader import EpochPlan, Indices
+from mmts.data.records import Medium, Split
+from mmts.data.stream_order import stream_order
 from mmts.errors import DataError, RecipeError, nearest
 from mmts.objectives import InfoNCE, MaxMargin, Objective
 from mmts.policies import Fixed, Learned, Policy, Scheduled, Shifted
@@ -68,16 +74,58 @@ def build_distribution(section: r.Concepts, split: Split) -> ConceptDistribution
     )
 
 
-def assign_concepts(section: r.Concepts, distribution: ConceptDistribution, split: Split) -> Tensor:
-    """Return the training concept (N,) of each sample of another split; -1 where it has none."""
+def text_concepts(section: r.Concepts, distribution: ConceptDistribution, split: Split) -> Tensor:
+    """Return the training concept (M,) of each caption of another split; -1 where it has none."""
     if section.source == "captions":
         return distribution.assign(split.captions)
-    labels = [split.media[owner].labels.get(str(section.label)) for owner in split.owner.tolist()]
+    return _concepts_by_label(section, distribution, [split.media[owner] for owner in split.owner.tolist()], split)
+
+
+def media_concepts(section: r.Concepts, distribution: ConceptDistribution, split: Split) -> Tensor:
+    """Return the training concept (N,) of each medium of another split, that of its first caption; -1: none."""
+    if section.source == "captions":
+        return distribution.assign([medium.captions[0] for medium in split.media])
+    return _concepts_by_label(section, distribution, split.media, split)
+
+
+def _concepts_by_label(
+    section: r.Concepts, distribution: ConceptDistribution, media: Sequence[Medium], split: Split
+) -> Tensor:
+    labels = [medium.labels.get(str(section.label)) for medium in media]
     concepts = distribution.assign([str(label) for label in labels])
     unknown = torch.tensor([label is None for label in labels])
     if unknown.any():
         console.print(f"note: {int(unknown.sum()):,} samples of {split.name} have no label {section.label!r}: tail")
     return concepts.masked_fill(unknown, -1)
+
+
+def build_plan(recipe: r.Recipe, split: Split, distribution: ConceptDistribution) -> EpochPlan:
+    """Return which pairs make up which batch; media in shards come nearly in the order they lie there."""
+    seed = recipe.train.seed
+    sizes = getattr(split, "shard_sizes", None)
+    order = partial(_shard_order, sizes, seed, recipe.data.shuffle_buffer) if sizes else None
+    pool = build_pool(recipe.data, split, distribution)
+    return EpochPlan(split.owner, split.num_media, recipe.train.batch_size, seed, order=order, pool=pool)
+
+
+def _shard_order(sizes: Sequence[int], seed: int, buffer: int, epoch: int) -> Indices:
+    return stream_order(sizes, seed, epoch, buffer)
+
+
+def build_pool(section: r.Data, split: Split, distribution: ConceptDistribution) -> CaptionPool | None:
+    """Return whose captions may be drawn for each training medium; None where it is only its own.
+
+    `relevant`: captions of graded relevance over `min_relevance`; `same-concept`: those of them whose medium has the
+    same concept, so that a margin or temperature that goes by concept fits the medium and the caption alike.
+    """
+    if section.captions == "own":
+        return None
+    if split.graded is None:
+        raise RecipeError(
+            f"data.captions {section.captions} draws by graded relevance, which this data does not have; take own"
+        )
+    own = distribution.labels[split.first].tolist() if section.captions == "same-concept" else None
+    return split.graded.pool(section.min_relevance, own)
 
 
 def label_of_samples(split: Split, label: str) -> list[str]:

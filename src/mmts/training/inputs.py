@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -27,6 +28,9 @@ from mmts.models.features import Rows
 from mmts.training.recipe import Data, Model
 from mmts.training.run_directory import RunDirectory
 
+FEATURES = "features"
+"""The name of a media tower that isn't there: the data hold features computed beforehand."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -37,23 +41,21 @@ class Inputs:
     text: Rows | Sequence[str]
 
 
-def build_model(section: Model, captions: Sequence[str] | None, run: RunDirectory) -> TwoTower:
+def build_model(section: Model, split: Split, run: RunDirectory, trained: bool = False) -> TwoTower:
     """Return the model of a recipe, frozen towers and all.
 
-    A text tower trained from scratch gets the words of `captions`, which are saved with the run; None takes the saved.
+    A text tower trained from scratch gets the words of the captions of `split`, which are saved with the run; where the
+    run is `trained`, it gets the saved ones. A model on features computed beforehand takes their width from `split`.
     """
     vocabulary = None
     if needs_vocabulary(section.text.tower):
-        if captions is not None and not run.vocabulary_file.exists():
-            write_json(run.vocabulary_file, build_vocabulary(captions).to_json())
+        if not trained and not run.vocabulary_file.exists():
+            write_json(run.vocabulary_file, build_vocabulary(split.captions).to_json())
         if not run.vocabulary_file.exists():
             raise RunError(f"{run.path} has no vocabulary.json, which its text tower needs")
         vocabulary = Vocabulary.from_json(read_json(run.vocabulary_file))
     return build_two_tower(
-        image=section.image.tower,
-        image_size=section.image.size,
-        image_options=section.image.options,
-        image_frozen=section.image.frozen,
+        **_media_side(section, split),
         text=section.text.tower,
         text_options=section.text.options,
         text_frozen=section.text.frozen,
@@ -63,19 +65,48 @@ def build_model(section: Model, captions: Sequence[str] | None, run: RunDirector
         dropout=section.head.dropout,
         layer_norm=section.head.layer_norm,
         width=section.width,
+        **({} if section.pretrained is None else {"pretrained": section.pretrained}),
     )
+
+
+def _media_side(section: Model, split: Split) -> dict[str, Any]:
+    if section.media.tower == FEATURES:
+        from mmts.data.feature_files import feature_rows
+
+        return {"feature_width": feature_rows(split.media[:1]).shape[1]}
+    if section.image is not None:
+        image = section.image
+        return {
+            "image": image.tower,
+            "image_size": image.size,
+            "image_options": image.options,
+            "image_frozen": image.frozen,
+        }
+    video = section.video
+    assert video is not None
+    return {
+        "video": video.tower,
+        "image_size": video.size,
+        "video_options": video.options,
+        "video_frozen": video.frozen,
+        "frames": video.frames,
+        "sampling": video.sampling,
+        "stride": video.stride,
+    }
 
 
 def prepare_inputs(model: TwoTower, split: Split) -> Inputs:
-    """Compute the features of frozen towers, or find them in the cache."""
+    """Compute the features of frozen towers, or find them in the cache; read those computed beforehand."""
     media_tower, text_tower = model.media_tower, model.text_tower
-    assert media_tower is not None
     assert text_tower is not None
-    return Inputs(
-        split,
-        media_features(media_tower, split.media) if is_frozen(media_tower) else split.media,
-        text_features(text_tower, split.captions) if is_frozen(text_tower) else split.captions,
-    )
+    media: Rows | Sequence[Medium] = split.media
+    if media_tower is None:
+        from mmts.data.feature_files import feature_rows
+
+        media = feature_rows(split.media)
+    elif is_frozen(media_tower):
+        media = media_features(media_tower, split.media)
+    return Inputs(split, media, text_features(text_tower, split.captions) if is_frozen(text_tower) else split.captions)
 
 
 def training_batches(

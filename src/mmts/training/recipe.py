@@ -19,6 +19,7 @@ from mmts.schedules import Cosine
 # Setting one of these by --set starts its section afresh: the other keys of the section belong to the old choice.
 _CHOICES = ("loss", "rule", "kind")
 MAX_SEED = 2**32 - 1  # what numpy and scikit-learn take
+DATASETS = ("flickr30k", "coco", "cc3m", "ek100", "youcook2")
 TRACKERS = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
 
 # Of these only one can stand; setting one by --set takes the other out.
@@ -195,7 +196,7 @@ class MaxMarginObjective(Section):
 
 
 class Augment(Section):
-    """Random changes to training images; only for an image tower that trains."""
+    """Random changes to training images and clips; only for a tower that trains."""
 
     crop_scale: tuple[float, float] = (0.6, 1.0)
     flip: bool = True
@@ -203,11 +204,16 @@ class Augment(Section):
 
 
 class Data(Section):
-    """What is read, and what counts as right."""
+    """What is read, and what counts as right. `dataset` is the public data set that the recipe was made for."""
 
     path: Path | None = None
-    relevance: Literal["text", "own"] = "text"
+    dataset: Literal["flickr30k", "coco", "cc3m", "ek100", "youcook2"] | None = None
+    relevance: Literal["text", "own", "graded"] = "text"
+    captions: Literal["own", "same-concept", "relevant"] = "own"
+    min_relevance: float = Field(0.1, ge=0, lt=1)
     max_unreadable: float = Field(0.01, ge=0, le=1)
+    max_media: int | None = Field(None, ge=2)
+    shuffle_buffer: int = Field(20_000, ge=1)
     augment: Augment | None = Augment()
     workers: int = Field(0, ge=0)
 
@@ -245,6 +251,16 @@ class ImageTower(Tower):
     size: int | None = Field(None, ge=8, le=4096)
 
 
+class VideoTower(Tower):
+    """The video side: F `frames` of a clip, chosen by `sampling`, `stride` source frames apart where it says so."""
+
+    tower: str = "frames"
+    size: int | None = Field(None, ge=8, le=4096)
+    frames: int = Field(8, ge=1, le=1024)
+    sampling: Literal["uniform", "random", "stride"] = "random"
+    stride: int = Field(4, ge=1)
+
+
 class TextTower(Tower):
     """The text side."""
 
@@ -261,12 +277,40 @@ class Head(Section):
 
 
 class Model(Section):
-    """Two towers and their heads; `width` is that of the embeddings."""
+    """Two towers and their heads; `width` is that of the embeddings.
 
-    image: ImageTower = ImageTower()
+    One of `image` and `video` is the media side. `pretrained` is a checkpoint of AVION or MM-TS that fills both towers.
+    """
+
+    image: ImageTower | None = None
+    video: VideoTower | None = None
     text: TextTower = TextTower()
     head: Head = Head()
     width: int = Field(256, ge=1)
+    pretrained: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _images_unless_videos(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("image") is None and value.get("video") is None:
+            return {**value, "image": {}}
+        return value
+
+    @model_validator(mode="after")
+    def _one_media_side(self) -> "Model":
+        if self.image is not None and self.video is not None:
+            raise ValueError("give one of `image` and `video`, not both (null takes one out)")
+        towers = (self.video.tower if self.video else None, self.text.tower)
+        if self.pretrained is not None and towers != ("space-time-vit", "clip-text"):
+            raise ValueError("pretrained fills the towers space-time-vit (video) and clip-text (text), and no others")
+        return self
+
+    @property
+    def media(self) -> ImageTower | VideoTower:
+        """The media side."""
+        side = self.image or self.video
+        assert side is not None
+        return side
 
 
 class Train(Section):
@@ -302,11 +346,20 @@ class Train(Section):
         return self
 
 
+class Published(Section):
+    """What a recipe reproduces: where it was published, on which hardware, and its results in percent."""
+
+    source: str
+    hardware: str = "not stated"
+    results: dict[str, float] = {}
+
+
 class Recipe(Section):
     """The whole of a run."""
 
     name: str = "recipe"
     description: str = ""
+    published: Published | None = None
     data: Data = Data()
     concepts: Concepts = Concepts()
     model: Model = Model()

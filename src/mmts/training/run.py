@@ -2,8 +2,8 @@
 
 import math
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,22 +17,22 @@ from mmts import __version__
 from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console
-from mmts.data.loader import EpochPlan
 from mmts.data.records import Dataset, Split
 from mmts.errors import RunError
 from mmts.evaluation import (
-    CUTOFFS,
     Relevance,
     direction_names,
     judge,
+    judge_folds,
     recalls,
     save_embeddings,
     save_judgement,
+    shown_measures,
     summarize,
 )
 from mmts.files import check_file_path, content_hash, read_json, write_json
 from mmts.models import TwoTower
-from mmts.training.build import assign_concepts, build_distribution, build_objective
+from mmts.training.build import build_distribution, build_objective, build_plan, media_concepts, text_concepts
 from mmts.training.checkpoint import load_checkpoint
 from mmts.training.inputs import Inputs, build_model, embed_split, prepare_inputs, training_batches
 from mmts.training.recipe import Recipe
@@ -57,30 +57,31 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> dict[str, Any]:
     if run.metrics_file.exists():
         console.print(f"{out} is finished already")
         return dict(read_json(run.metrics_file))
-    splits = load_splits(dataset, recipe.data, run)
+    splits, relevance = load_splits(dataset, recipe.data, run), recipe.data.relevance
     distribution = _concepts(recipe, splits.train, run)
     torch.manual_seed(recipe.train.seed)
-    model = build_model(recipe.model, splits.train.captions, run)
-    inputs = {split.name: prepare_inputs(model, split) for split in splits.all()}
+    model = build_model(recipe.model, splits.train, run)
+    training = prepare_inputs(model, splits.train)
+    judged = {split.name: prepare_inputs(model, split.judged(relevance)) for split in splits.to_judge()}
     model.drop_frozen()
-    plan = EpochPlan(splits.train.owner, splits.train.num_media, recipe.train.batch_size, recipe.train.seed)
+    plan = build_plan(recipe, splits.train, distribution)
     trainer = Trainer(
         model,
         build_objective(recipe.objective, distribution),
         recipe.train,
         run,
-        batches=training_batches(model, inputs["train"], plan, recipe.data, recipe.train.seed),
+        batches=training_batches(model, training, plan, recipe.data, recipe.train.seed),
         batches_per_epoch=plan.batches_per_epoch,
         batch_size=plan.batch_size,
-        evaluate=_validation(inputs["val"], recipe.data.relevance) if splits.val is not None else None,
+        evaluate=_validation(judged["val"], relevance) if splits.val is not None else None,
         groups=distribution.groups(),
     )
     parameters = sum(each.numel() for each in trainer.trainable)
     console.print(f"training {parameters:,} parameters for {trainer.total_steps:,} steps into {out}")
     trainer.fit(resume)
     _load_weights(model, run, "best")
-    judging = Judging(run, recipe, model, distribution, splits.root)
-    return judging(inputs[splits.judged.name], run.metrics_file)[0]
+    judging = Judging(run, recipe, model, distribution, dataset)
+    return judging(judged[splits.judged.name], run.metrics_file)[0]
 
 
 def evaluate(
@@ -98,9 +99,9 @@ def evaluate(
     run = RunDirectory(path)
     recipe = run.recipe()
     dataset = open_data(data or recipe.data.path)
-    split = _split_to_judge(dataset, split_name, recipe)
+    split = _split_to_judge(dataset, split_name, recipe).judged(recipe.data.relevance)
     distribution = ConceptDistribution.load(run.concepts_file)
-    model = build_model(recipe.model, None, run)
+    model = build_model(recipe.model, split, run, trained=True)
     inputs = prepare_inputs(model, split)
     model.drop_frozen()
     _load_weights(model, run, checkpoint)
@@ -108,7 +109,7 @@ def evaluate(
     file = run.metrics_file
     if given != recipe.data.path or split.name != judged_split(dataset):
         file = run.evaluations / _evaluation_name(given, split, checkpoint, other_data=given != recipe.data.path)
-    judging = Judging(run, recipe, model, distribution, dataset.root, checkpoint)
+    judging = Judging(run, recipe, model, distribution, dataset, checkpoint)
     metrics, media, text = judging(inputs, file)
     if embeddings_file is not None:
         save_embeddings(embeddings_file, media, text, split.owner)
@@ -187,7 +188,7 @@ class Judging:
     recipe: Recipe
     model: TwoTower
     distribution: ConceptDistribution
-    root: Path
+    dataset: Dataset
     checkpoint: str = "best"
 
     def __call__(self, inputs: Inputs, file: Path) -> tuple[dict[str, Any], Tensor, Tensor]:
@@ -198,13 +199,21 @@ class Judging:
         split, relevance = inputs.split, self.recipe.data.relevance
         media, text = embed_split(self.model, inputs)
         judgement = judge(media, text, split, relevance)
-        concepts = assign_concepts(self.recipe.concepts, self.distribution, split)
-        groups = self.distribution.groups_of(concepts)
-        metrics = summarize(judgement, split, groups)
-        metrics |= {"data": str(self.root), "relevance": relevance, "checkpoint": self.checkpoint}
+        concepts = text_concepts(self.recipe.concepts, self.distribution, split)
+        text_groups = self.distribution.groups_of(concepts)
+        media_groups = self.distribution.groups_of(media_concepts(self.recipe.concepts, self.distribution, split))
+        metrics = summarize(judgement, split, text_groups, media_groups)
+        if relevance != "graded" and split.name == "test" and 1 < self.dataset.folds <= split.num_media:
+            metrics["folds"] = judge_folds(media, text, split, relevance, self.dataset.folds)
+        if (coverage := self.dataset.coverage.get(split.name)) is not None:
+            metrics["coverage"] = {**asdict(coverage), "judged": split.num_media}
+        root = self.dataset.root
+        metrics |= {"data": str(root), "relevance": relevance, "checkpoint": self.checkpoint}
         write_json(file, metrics)
         if file == self.run.metrics_file:
-            save_judgement(self.run.judgement_file, judgement, split, self.root, relevance, concepts, groups)
+            save_judgement(
+                self.run.judgement_file, judgement, split, root, relevance, concepts, text_groups, media_groups
+            )
         console.print(metrics_table(metrics))
         console.print(f"metrics: {file}")
         return metrics, media, text
@@ -213,20 +222,33 @@ class Judging:
 def metrics_table(metrics: dict[str, Any]) -> Table:
     """Draw metrics.json for a terminal 80 columns wide."""
     title = f"{metrics['split']}: {metrics['num_media']:,} media, {metrics['num_captions']:,} captions; percent"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", min_width=10)
-    for name in (*(f"R@{k}" for k in CUTOFFS), "MedR"):
+    measures = shown_measures(metrics)
+    for name in (*measures, "MedR"):
         table.add_column(name, justify="right", min_width=4)
     for direction in (key for key in metrics if "_to_" in key):
         figures, intervals = metrics[direction], metrics["intervals"][direction]
-        cells = [f"{_percent(figures[k])} ({_percent(low)}, {_percent(high)})" for k, (low, high) in intervals.items()]
+        cells = [
+            f"{_percent(figures[name])} ({_percent(low)}, {_percent(high)})"
+            for name, (low, high) in ((name, intervals[name]) for name in measures)
+        ]
         table.add_row(direction.replace("_to_", "→"), *cells, f"{figures['median_rank']:g}")
+        if "folds" in metrics:
+            table.add_row(f"  {metrics['folds']['num']} folds", *_row(metrics["folds"][direction], measures))
         for group in GROUP_NAMES:
             inside = (metrics["groups"][group] or {}).get(direction)
             if inside is not None:
-                shares = [_percent(inside[f"R@{k}"]) for k in CUTOFFS]
-                table.add_row(f"  {group}", *shares, f"{inside['median_rank']:g}")
+                table.add_row(f"  {group}", *_row(inside, measures))
+    if "coverage" in metrics:
+        coverage = metrics["coverage"]
+        published = f"; papers judge on {coverage['published']:,}" if coverage["published"] else ""
+        table.caption = f"covers {coverage['judged']:,} of the {coverage['annotated']:,} clips annotated{published}"
     return table
+
+
+def _row(figures: dict[str, float], measures: Sequence[str]) -> list[str]:
+    return [*(_percent(figures[name]) for name in measures), f"{figures['median_rank']:g}"]
 
 
 def _percent(value: float) -> str:

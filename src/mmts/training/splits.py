@@ -21,9 +21,9 @@ class Splits:
     val: Split | None
     judged: Split
 
-    def all(self) -> list[Split]:
-        """Every split of the run, once."""
-        return list({split.name: split for split in (self.train, self.val, self.judged) if split is not None}.values())
+    def to_judge(self) -> list[Split]:
+        """Return the splits that are judged, during training or after it, each once."""
+        return list({split.name: split for split in (self.val, self.judged) if split is not None}.values())
 
 
 def judged_split(dataset: Dataset) -> str:

@@ -66,6 +66,7 @@ class Split:
         owner: (N,) int64, the position in `media` of each caption's medium.
         first: (M,) int64, the position in `captions` of each medium's first one; -1 where it has none of these.
         graded: texts to judge with and their graded relevance, where the data set has such.
+        media_checked: whether every medium has been decoded already, when the data set was indexed.
 
     >>> cat, dog = Medium("1", Path("1.jpg"), ("a cat", "a pet")), Medium("2", Path("2.jpg"), ("a dog", "a pet"))
     >>> split = Split("train", [cat, dog])
@@ -74,6 +75,8 @@ class Split:
     >>> split.text.tolist()
     [0, 1, 2, 1]
     """
+
+    media_checked = False
 
     def __init__(self, name: str, media: Sequence[Medium], graded: Graded | None = None) -> None:
         """Raises InputError without media, or naming a medium without captions."""
@@ -180,9 +183,17 @@ class Dataset:
         name = split_name(name)
         media = [medium for medium in self.media if medium.split == name]
         if not media:
-            sizes = ", ".join(f"{each} ({size:,} media)" for each, size in self.split_sizes.items())
-            raise DataError(f"{self.path}: nothing is in split {name!r}; the splits are: {sizes or 'none'}")
+            raise self.no_split(name)
         return Split(name, media, self.graded.get(name))
+
+    def whole(self) -> Split:
+        """Return all media, whatever their split, as one split named "all"."""
+        return Split("all", self.media)
+
+    def no_split(self, name: str) -> DataError:
+        """Return the error that says which splits there are in place of this one."""
+        sizes = ", ".join(f"{each} ({size:,} media)" for each, size in self.split_sizes.items())
+        return DataError(f"{self.path}: nothing is in split {name!r}; the splits are: {sizes or 'none'}")
 
 
 def split_name(name: str) -> str:

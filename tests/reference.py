@@ -195,3 +195,15 @@ def bootstrap_means(values: Numbers, clusters: Sequence[int], draws: Sequence[Se
         members = [v for k in draw for v, c in zip(values, clusters, strict=True) if c == ids[k]]
         means.append(sum(members) / len(members))
     return means
+
+
+# 6.9 Graded relevance -------------------------------------------------------------------------------------------------
+
+
+def relevance(ours: Sequence[set[int]], theirs: Sequence[set[int]]) -> float:  # 6.9
+    """How much two clips have in common: one set of classes for each kind, verbs and nouns."""
+    shares = []
+    for mine, other in zip(ours, theirs, strict=True):
+        common = sum(1 for each in mine if each in other)
+        shares.append(common / (len(mine) + len(other) - common))
+    return sum(shares) / len(shares)

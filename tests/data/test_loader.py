@@ -41,18 +41,23 @@ def test_every_medium_comes_at_most_once_with_a_caption_of_its_own(counts: list[
     plan = plan_of(split, batch_size)
     batches = plan.batches(epoch)
     assert len(batches) == plan.batches_per_epoch == len(counts) // min(batch_size, len(counts)) >= 1
-    media, index, text = (torch.cat(each) for each in zip(*batches, strict=True))
-    assert all(len(each) == min(batch_size, len(counts)) for each, _, _ in batches)
+    media, index, text = (torch.cat([getattr(each, name) for each in batches]) for name in ("media", "index", "text"))
+    assert all(len(each) == min(batch_size, len(counts)) for each in batches)
     assert torch.equal(text, index)
     assert len(set(media.tolist())) == len(media)
     assert torch.equal(split.owner[index], media)
 
 
+def pairs_of(split: Split, epoch: int, seed: int = 0) -> Tensor:
+    """Media and captions of an epoch, (2, pairs)."""
+    return torch.cat([torch.stack([each.media, each.index]) for each in plan_of(split, 8, seed).batches(epoch)], 1)
+
+
 def test_epochs_differ_and_repeat():
     split = split_of([["a", "b", "c"]] * 50)
-    epochs = [torch.cat([torch.stack(pair[:2]) for pair in plan_of(split, 8).batches(epoch)], 1) for epoch in (0, 1)]
-    again = torch.cat([torch.stack(pair[:2]) for pair in plan_of(split, 8).batches(1)], 1)
-    other_seed = torch.cat([torch.stack(pair[:2]) for pair in plan_of(split, 8, seed=1).batches(1)], 1)
+    epochs = [pairs_of(split, epoch) for epoch in (0, 1)]
+    again = pairs_of(split, 1)
+    other_seed = pairs_of(split, 1, seed=1)
     assert torch.equal(epochs[1], again)
     assert not torch.equal(epochs[0], epochs[1])
     assert not torch.equal(epochs[1], other_seed)
@@ -60,7 +65,7 @@ def test_epochs_differ_and_repeat():
 
 def test_every_caption_is_drawn_about_equally_often():
     split = split_of([["a", "b", "c"], ["d"]])
-    drawn = torch.cat([index for epoch in range(600) for _, index, _ in plan_of(split, 2).batches(epoch)])
+    drawn = torch.cat([pairs.index for epoch in range(600) for pairs in plan_of(split, 2).batches(epoch)])
     counts = torch.bincount(drawn)
     assert counts[3] == 600
     assert all(150 < count < 250 for count in counts[:3])
@@ -69,7 +74,8 @@ def test_every_caption_is_drawn_about_equally_often():
 def test_captions_of_one_medium_need_not_stand_together():
     plan = EpochPlan(torch.tensor([1, 0, 1]), num_media=2, batch_size=2, seed=0)
     for epoch in range(20):
-        ((media, index, _),) = plan.batches(epoch)
+        (pairs,) = plan.batches(epoch)
+        media, index = pairs.media, pairs.index
         assert torch.equal(torch.tensor([1, 0, 1])[index], media)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,8 @@ TextSource = Callable[[list[int]], Tensor | Tokens]
 Indices = npt.NDArray[np.int64]
 
 
-class Pairs(NamedTuple):
+@dataclass(frozen=True)
+class Pairs:
     """The B pairs of a batch, each (B,) int64: `media`, `index` (the pair), and `text`, the caption shown with it.
 
     `text` differs from `index` only where captions are drawn from other media that fit (a `CaptionPool`): what is known
@@ -39,6 +40,13 @@ class Pairs(NamedTuple):
     media: Tensor
     index: Tensor
     text: Tensor
+
+    def __getitem__(self, part: slice) -> "Pairs":
+        """Return some of the pairs."""
+        return Pairs(self.media[part], self.index[part], self.text[part])
+
+    def __len__(self) -> int:
+        return len(self.index)
 
 
 class EpochPlan:
@@ -102,13 +110,14 @@ class EpochPlan:
         index = self._draw(media, rng)
         text = index if self.pool is None else self._draw(self.pool.draw(media, rng.random(self.num_media)), rng)
         kept = self.batches_per_epoch * self.batch_size
-        pairs = torch.from_numpy(np.stack([media, index, text])[:, :kept])
-        return [Pairs(*part) for part in pairs.split(self.batch_size, dim=1)]
+        pairs = Pairs(*torch.from_numpy(np.stack([media, index, text])))
+        return [pairs[at : at + self.batch_size] for at in range(0, kept, self.batch_size)]
 
     def _draw(self, media: Indices, rng: np.random.Generator) -> Indices:
         """Draw one caption of each medium."""
         drawn = (rng.random(self.num_media) * self._counts[media]).astype(np.int64)
-        return self._captions[self._starts[media] + drawn]
+        captions: Indices = self._captions[self._starts[media] + drawn]
+        return captions
 
 
 def positives(split: Split, media_index: Tensor, text_index: Tensor) -> Tensor | None:
@@ -259,7 +268,7 @@ def make_loader(
     if not 0 <= first_batch <= plan.batches_per_epoch:
         raise InputError(f"first_batch lies in [0, {plan.batches_per_epoch}], not {first_batch}")
     own = process_slice(plan.batch_size, *process)
-    pairs = [Pairs(*(each[own] for each in batch)) for batch in plan.batches(epoch)[first_batch:]]
+    pairs = [batch[own] for batch in plan.batches(epoch)[first_batch:]]
     return _batches(split, pairs, media_source, text_source, epoch, workers)
 
 

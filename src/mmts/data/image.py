@@ -127,23 +127,45 @@ def augment(
     The crop's sides are shares of the picture `resize` would show: of the whole image ("stretch"), of a square as large
     as fits, anywhere in it ("crop"), of the image padded to a square ("pad"). Their ratio is drawn in [3/4, 4/3].
     """
+    return augment_alike([image], size, rng, augmentation, resize)[0]
+
+
+def augment_alike(
+    images: Sequence[Image.Image],
+    size: int,
+    rng: np.random.Generator,
+    augmentation: Augmentation = Augmentation(),
+    resize: str = "stretch",
+) -> list[Image.Image]:
+    """Return the images changed as `augment` does, all of them by the same crop, mirroring and colours.
+
+    Images of another size than the first are made its size.
+    """
+    images = [each if each.size == images[0].size else _resize(each, images[0].size) for each in images]
     if resize == "pad":
-        image = fit_square(image, max(image.size), "pad")
-    width, height = image.size
+        images = [fit_square(each, max(each.size), "pad") for each in images]
+    full_width, full_height = width, height = images[0].size
     if resize == "crop":
         width = height = min(width, height)
     area = rng.uniform(*augmentation.crop_scale)
     ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)) / 2)
     crop_width = width * min(1.0, math.sqrt(area) * ratio)
     crop_height = height * min(1.0, math.sqrt(area) / ratio)
-    left, top = rng.uniform(0, image.width - crop_width), rng.uniform(0, image.height - crop_height)
-    result = _resize(image, (size, size), (left, top, left + crop_width, top + crop_height))
-    if augmentation.flip and rng.random() < 0.5:
-        result = result.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if augmentation.color:
-        for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-            result = change(result).enhance(rng.uniform(1 - augmentation.color, 1 + augmentation.color))
-    return result
+    left, top = rng.uniform(0, full_width - crop_width), rng.uniform(0, full_height - crop_height)
+    box = (left, top, left + crop_width, top + crop_height)
+    is_mirrored = augmentation.flip and rng.random() < 0.5
+    low, high = 1 - augmentation.color, 1 + augmentation.color
+    colours = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color) if augmentation.color else ()
+    factors = [rng.uniform(low, high) for _ in colours]
+    results = []
+    for image in images:
+        result = _resize(image, (size, size), box)
+        if is_mirrored:
+            result = result.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        for change, factor in zip(colours, factors, strict=True):
+            result = change(result).enhance(factor)
+        results.append(result)
+    return results
 
 
 def load_pixels(

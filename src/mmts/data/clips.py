@@ -1,0 +1,209 @@
+"""Where a clip's frames lie: in one video file, in a folder of chunks of one, or in a folder of pictures."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from av.video.frame import VideoFrame
+from PIL import Image
+
+from mmts.data.collect import VIDEO_SUFFIXES
+from mmts.data.decoding import VideoFile
+from mmts.data.image import load_image
+from mmts.data.records import Medium
+from mmts.errors import DataError
+
+_CHUNK = re.compile(r"(\d{1,9})(\.\w+)")
+_PICTURE = re.compile(r"(.*?)(\d{1,18})(\.(?:jpe?g|png|webp|bmp))", re.IGNORECASE)
+_TURNS = {
+    90: Image.Transpose.ROTATE_90,
+    180: Image.Transpose.ROTATE_180,
+    -180: Image.Transpose.ROTATE_180,
+    -90: Image.Transpose.ROTATE_270,
+}
+
+
+@dataclass(frozen=True)
+class Detail:
+    """How large a frame is needed, so that it is not first made larger: a square of `size`, by this `resize`.
+
+    >>> Detail(224, "stretch").of(1920, 1080), Detail(224, "crop").of(456, 256), Detail(224, "pad").of(456, 256)
+    ((224, 224), (400, 224), (224, 126))
+    """
+
+    size: int
+    resize: str
+
+    def of(self, width: int, height: int) -> tuple[int, int]:
+        """Return the width and height to scale to; never larger than they are."""
+        if self.resize == "stretch":
+            return min(width, self.size), min(height, self.size)
+        scale = min(1.0, self.size / (max if self.resize == "pad" else min)(width, height))
+        if self.resize == "crop" and scale < 1:
+            # An even rest on both sides: the crop then needs no other resampling.
+            width, height = (self.size + 2 * round((side * scale - self.size) / 2) for side in (width, height))
+            return width, height
+        return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+class Clip(Protocol):
+    """A segment from `start` to `end`, in a unit (seconds, or pictures) of which each holds `rate` frames."""
+
+    start: float
+    end: float
+    rate: float
+
+    def image(self, time: float, detail: Detail) -> Image.Image | None:
+        """Return the frame shown at a time, or None where it is lost."""
+
+
+@contextmanager
+def open_clip(medium: Medium) -> Iterator[Clip]:
+    """Open what a medium points to. Raises DataError where there is nothing, or no such segment in it."""
+    start, end = medium.start or 0.0, medium.end
+    if not 0 <= start < (float("inf") if end is None else end):
+        raise DataError(f"{medium.path}: the segment is empty: it starts at {start:.6g} s and ends at {end:.6g} s")
+    if not medium.path.is_dir():
+        with VideoFile(medium.path) as file:
+            yield _FileClip(file, start, end)
+        return
+    if medium.frames is None and (chunks := _chunk_names(medium.path)):
+        with closing(_ChunkClip(medium.path, chunks, start, end)) as clip:
+            yield clip
+        return
+    names = _picture_names(medium.path, medium.frames)
+    if not names:
+        raise DataError(
+            f"{medium.path}: no chunks (0.MP4, 15.MP4, ...) and no frames (frame_0000000001.jpg, ...) in it"
+        )
+    if medium.frames is None and (medium.start is not None or medium.end is not None):
+        raise DataError(f"{medium.path}: a folder of frames is cut by the numbers of frames; only seconds are given")
+    yield _PictureClip(medium.path, names)
+
+
+class _FileClip:
+    """A segment of one video file."""
+
+    def __init__(self, file: VideoFile, start: float, end: float | None) -> None:
+        self._file = file
+        duration = file.duration or file.measured_duration()
+        _check_end(file.path, duration, start)
+        self.start, self.end = start, min(duration, duration if end is None else end)
+        self.rate = file.rate
+
+    def image(self, time: float, detail: Detail) -> Image.Image | None:
+        frame = self._file.frame(time)
+        return None if frame is None else _to_image(frame, detail)
+
+
+class _ChunkClip:
+    """A segment of a video cut into files that are named by the second they start at."""
+
+    def __init__(self, folder: Path, chunks: dict[int, str], start: float, end: float | None) -> None:
+        self._folder, self._chunks = folder, chunks
+        self._starts = sorted(chunks)
+        self._open: tuple[int, VideoFile] | None = None
+        last = self._starts[-1]
+        if end is None or end > last:
+            file = self._file(last)
+            duration = last + (file.duration or file.measured_duration())
+            _check_end(folder, duration, start)
+            end = min(duration, duration if end is None else end)
+        self.start, self.end = start, end
+        self._check_gaps()
+        self.rate = self._file(self._start_of(start)).rate
+
+    def image(self, time: float, detail: Detail) -> Image.Image | None:
+        start = self._start_of(time)
+        frame = self._file(start).frame(time - start)
+        return None if frame is None else _to_image(frame, detail)
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open[1].close()
+            self._open = None
+
+    def _check_gaps(self) -> None:
+        if self.start < self._starts[0]:
+            raise DataError(
+                f"{self._folder}: the first chunk is {self._chunks[self._starts[0]]}, after {self.start:.6g} s"
+            )
+        pairs = list(zip(self._starts, self._starts[1:], strict=False))
+        length = min((after - before for before, after in pairs), default=0)
+        for before, after in pairs:
+            if after - before > length and before + length < self.end and after > self.start:
+                missing = f"{before + length}{Path(self._chunks[before]).suffix}"
+                raise DataError(f"{self._folder}: chunk {missing} is missing")
+
+    def _start_of(self, time: float) -> int:
+        return max(each for each in self._starts if each <= time)
+
+    def _file(self, start: int) -> VideoFile:
+        if self._open is None or self._open[0] != start:
+            self.close()
+            self._open = start, VideoFile(self._folder / self._chunks[start])
+        return self._open[1]
+
+
+class _PictureClip:
+    """Pictures in a folder; each is shown for one unit of time, from its place in the clip on."""
+
+    start, rate = 0.0, 1.0
+
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        self._folder, self._names = folder, names
+        self.end = float(len(names))
+
+    def image(self, time: float, detail: Detail) -> Image.Image | None:
+        path = self._folder / self._names[int(time)]
+        return load_image(path, detail.size) if path.exists() else None
+
+
+def _picture_names(folder: Path, frames: tuple[int, int] | None) -> list[str]:
+    """Name the pictures of a folder in order, or those that bear the numbers `first` to `last`, there or not.
+
+    A folder may hold a hundred thousand of them, so for a clip its naming is learnt from whichever comes first.
+    """
+    if frames is None:
+        numbered = {int(match[2]): entry.name for entry in os.scandir(folder) if (match := _picture(entry.name))}
+        return [name for _, name in sorted(numbered.items())]
+    first, last = frames
+    if not 0 <= first <= last:
+        raise DataError(f"{folder}: there are no frames from {first} to {last}: the first is after the last")
+    example = next((match for entry in os.scandir(folder) if (match := _picture(entry.name))), None)
+    if example is None:
+        return []
+    width = len(example[2])
+    return [f"{example[1]}{number:0{width}d}{example[3]}" for number in range(first, last + 1)]
+
+
+def _picture(name: str) -> re.Match[str] | None:
+    return _PICTURE.fullmatch(name)
+
+
+def _chunk_names(folder: Path) -> dict[int, str]:
+    """Return the chunks' names by the second they start at."""
+    matches = (_CHUNK.fullmatch(entry.name) for entry in os.scandir(folder))
+    return {int(match[1]): match[0] for match in matches if match and match[2].lower() in VIDEO_SUFFIXES}
+
+
+def _check_end(path: Path, duration: float, start: float) -> None:
+    if not duration:
+        raise DataError(f"{path}: no frame could be decoded")
+    if start >= duration:
+        raise DataError(f"{path}: ends at {duration:.6g} s, before the segment starts at {start:.6g} s")
+
+
+def _to_image(frame: VideoFrame, detail: Detail) -> Image.Image:
+    """Turn a frame upright and into RGB; scaled by swscale, twenty times faster than after the conversion."""
+    turn = _TURNS.get(getattr(frame, "rotation", 0))
+    is_aside = turn in (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270)
+    width, height = detail.of(*((frame.height, frame.width) if is_aside else (frame.width, frame.height)))
+    width, height = (height, width) if is_aside else (width, height)
+    pixels = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC").to_ndarray()
+    image = Image.fromarray(pixels)
+    return image if turn is None else image.transpose(turn)

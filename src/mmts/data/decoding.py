@@ -1,0 +1,233 @@
+"""Decoding one video file: the frame shown at a time, by seeking or by reading on, whichever is less work."""
+
+import math
+import os
+import stat
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import av
+import av.logging
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from mmts.data.image import PIXEL_LIMIT
+from mmts.errors import DataError
+
+# Containers only: a playlist (HLS, concat) would make the decoder open other files or addresses.
+_FORMATS = "mov,matroska,avi,mpeg,mpegts,ogg,asf,flv,gif,mpegvideo,h264,hevc,ivf"
+_ROUNDING = 1e-6  # seconds: a time computed to be a frame's own may come out this much smaller
+_SEEK_COST = 8  # frames that could be decoded while the decoder is flushed and filled again
+_KEY_FRAMES_APART = 5.0  # seconds, where the container does not say
+
+
+class VideoFile:
+    """An open video file that gives the frame shown at each of a series of times.
+
+    Time 0 is the video stream's own first frame. A frame is shown from its timestamp to the next one's, so a variable
+    frame rate needs nothing else. Decoding runs on the calling thread: loader workers already fill the cores.
+
+    Attributes:
+        rate: frames a second, on average.
+        duration: seconds, as the container says, or None.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises DataError naming the file: missing, empty, not a video, without a video stream, too many pixels."""
+        self.path = path
+        self._open()
+        pixels = self._stream.codec_context.width * self._stream.codec_context.height
+        if pixels > PIXEL_LIMIT:
+            raise DataError(f"{path}: {pixels:,} pixels a frame are more than the limit of {PIXEL_LIMIT:,}")
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        self.rate = float(rate) if rate else 25.0
+        self._unit = float(self._stream.time_base or 1)  # seconds of one step of the timestamps
+        self._origin = self._stream.start_time or 0
+        self._per_frame = 1 / (self.rate * self._unit)
+        self._end: float | None = None  # the timestamp from which nothing is shown, once reading has come that far
+        self._may_skip = True
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds of the video stream, else of the whole file, else None."""
+        if self._stream.duration:
+            return self._stream.duration * self._unit
+        return self._container.duration / 1e6 if self._container.duration else None
+
+    def measured_duration(self) -> float:
+        """Seconds to the end of the last frame, found by reading all packets without decoding them."""
+        last = 0.0
+        with VideoFile(self.path) as other:
+            for packet in other._demux():
+                if packet.pts is not None:
+                    last = max(last, (packet.pts - self._origin + (packet.duration or self._per_frame)) * self._unit)
+        return last
+
+    def frame(self, time: float) -> VideoFrame | None:
+        """Return the last frame that starts at or before `time` (seconds); before the first one, the first.
+
+        None where the frames end earlier than that: the file is truncated or damaged, or its sound goes on alone. Times
+        may come in any order; ascending ones are cheap.
+
+        Raises:
+            DataError: not a single frame can be decoded.
+        """
+        wanted = self._origin + math.floor((time + _ROUNDING) / self._unit)
+        if self._end is not None and wanted >= self._end:
+            return None
+        if self._is_seek_shorter(wanted):
+            self._seek(wanted)
+        if not self._read_to(wanted):
+            # Without the frames that no other depends on, some decoders lose count. Never seen, but exactness is cheap.
+            self._may_skip = False
+            self._seek(wanted)
+            self._read_to(wanted)
+        if self._end is not None and wanted >= self._end:
+            return None
+        frame = self._current or self._following(None)
+        if frame is None:
+            raise DataError(f"{self.path}: no frame could be decoded")
+        return frame
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def __enter__(self) -> "VideoFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        self._container = _open_container(self.path)
+        streams = [each for each in self._container.streams.video if not _is_cover(each)]
+        if not streams:
+            self._container.close()
+            kinds = sorted({each.type for each in self._container.streams} - {"video"})
+            raise DataError(f"{self.path}: has no video stream{f' (only {kinds[0]})' if kinds else ''}")
+        self._stream = streams[0]
+        self._stream.codec_context.thread_count = 1
+        self._forget()
+        self._current: VideoFrame | None = None
+
+    def _forget(self) -> None:
+        self._packets = self._demux()
+        self._ahead: deque[Packet] = deque()  # read, not yet given to the decoder
+        self._decoded: deque[VideoFrame] = deque()  # decoded, not yet looked at
+        self._is_over = self._is_flushed = False
+
+    def _demux(self) -> Iterator[Packet]:
+        """Yield the packets, and end where the file does or where it can't be read."""
+        try:
+            for packet in self._container.demux(self._stream):
+                if packet.size:
+                    yield packet
+        except av.FFmpegError:
+            return
+
+    def _is_seek_shorter(self, wanted: int) -> bool:
+        if self._current is None or self._current.pts is None or wanted < self._current.pts:
+            return True
+        index = getattr(self._stream, "index_entries", None)  # PyAV has it since 17
+        at = index.search_timestamp(wanted) if index else -1
+        if index and at >= 0 and index[-1].timestamp >= wanted:
+            return bool(index[at].timestamp > self._current.pts + _SEEK_COST * self._per_frame)
+        return wanted - self._current.pts > _KEY_FRAMES_APART / self._unit
+
+    def _seek(self, wanted: int) -> None:
+        """Go to a key frame at or before `wanted`; further back where that one starts later or cannot be decoded."""
+        back = 0.0
+        while True:
+            target = max(wanted - round(back / self._unit), self._origin)
+            try:
+                self._container.seek(target, stream=self._stream)
+            except av.FFmpegError:  # not in this container: read it from the start
+                self._container.close()
+                self._open()
+                target = self._origin
+            self._forget()
+            self._current = None
+            first = self._following(None)
+            if target == self._origin or (first is not None and first.pts is not None and first.pts <= wanted):
+                return
+            back = 2 * back or 1.0
+
+    def _read_to(self, wanted: int) -> bool:
+        """Make the last frame that starts at or before `wanted` the current one; say whether it is the right one."""
+        shown = self._look_ahead(wanted)
+        while self._current is None or self._current.pts != shown:
+            following = self._following(shown)
+            if following is None:
+                if self._current is not None and self._current.pts is not None:
+                    self._end = self._current.pts + max(self._current.duration or 0, 2 * self._per_frame)
+                break
+            if following.pts is not None and following.pts > wanted:
+                break
+            self._current = self._decoded.popleft()
+        found = None if self._current is None else self._current.pts
+        return shown is None or found == shown or not self._may_skip
+
+    def _look_ahead(self, wanted: int) -> int | None:
+        """Return the timestamp of the frame shown at `wanted`, from packets not yet decoded; None where they don't say.
+
+        No packet that follows one to be decoded after `wanted` is shown before it.
+        """
+        while not self._ahead or (self._ahead[-1].dts is not None and self._ahead[-1].dts <= wanted):
+            packet = next(self._packets, None)
+            if packet is None:
+                self._is_over = True
+                break
+            self._ahead.append(packet)
+        return max((each.pts for each in self._ahead if each.pts is not None and each.pts <= wanted), default=None)
+
+    def _following(self, shown: int | None) -> VideoFrame | None:
+        """Return the next frame without taking it; None at the end. What comes before `shown` may be left out."""
+        while not self._decoded and not self._is_flushed:
+            packet = self._ahead.popleft() if self._ahead else next(self._packets, None)
+            can_skip = self._may_skip and None not in (packet, shown) and packet.pts is not None and packet.pts < shown
+            self._stream.codec_context.skip_frame = "NONREF" if can_skip else "DEFAULT"
+            self._is_flushed = packet is None
+            try:
+                frames = self._stream.decode(packet)
+            except av.FFmpegError:  # a damaged packet: the next key frame sets it right
+                continue
+            self._decoded.extend(each for each in frames if each.pts is not None and not each.is_corrupt)
+        return self._decoded[0] if self._decoded else None
+
+
+def _open_container(path: Path) -> InputContainer:
+    try:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):  # before opening: to open a pipe is to wait for its writer
+            raise DataError(f"{path}: is not a regular file")
+        if not state.st_size:
+            raise DataError(f"{path}: is empty (0 bytes)")
+        av.logging.set_level(None)  # nothing of the decoder's own log on the terminal
+        # "file:" so that no name is taken for another protocol's.
+        return av.open(f"file:{os.path.abspath(path)}", options={"format_whitelist": _FORMATS})
+    except FileNotFoundError:
+        raise DataError(f"{path}: does not exist") from None
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise DataError(f"{path}: {_why_not_opened(path, error)}") from None
+
+
+def _why_not_opened(path: Path, error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return "permission denied"
+    with open(path, "rb") as file:
+        is_mp4 = file.read(8)[4:] == b"ftyp"
+    if is_mp4:
+        return "is truncated or damaged: the table of its frames (moov), often at the end of an MP4, cannot be read"
+    return f"is not a video that can be opened: {getattr(error, 'strerror', None) or error}"
+
+
+def _is_cover(stream: VideoStream) -> bool:
+    """Say whether this is the still picture of a piece of music."""
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)

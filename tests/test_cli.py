@@ -44,7 +44,7 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert time.perf_counter() - start < 3  # .2 s on an idle machine
-    for command in ("demo", "analyze", "train", "evaluate", "compare", "report", "recipes"):
+    for command in ("demo", "analyze", "train", "evaluate", "compare", "report", "recipes", "prepare"):
         assert command in done.stdout
 
 
@@ -65,6 +65,7 @@ def test_the_flags_are_those_that_are_documented() -> None:
         "compare": set(),
         "report": {"--out"},
         "recipes": set(),
+        "prepare": {"--root"},
     }
 
 
@@ -83,6 +84,9 @@ def test_the_flags_are_those_that_are_documented() -> None:
         (["report", "nowhere"], "nowhere"),
         (["recipes", "dmo"], "did you mean 'demo'?"),
         (["analyze", "nowhere"], "nowhere does not exist"),
+        (["prepare", "flickr", "--root", "."], "did you mean 'flickr30k'?"),
+        (["prepare", "coco"], "--root"),
+        (["prepare", "coco", "--root", "nowhere"], "nowhere does not exist"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

@@ -88,12 +88,20 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; may be given often."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    small: Annotated[
+        bool, typer.Option("--tiny", help="Try the recipe in a minute: small random towers, few samples, no data needed.")
+    ] = False,
 ) -> None:
     """Train by a recipe and judge the result on test."""
     from mmts.training.recipe import load_recipe
     from mmts.training.run import train as train_run
+    from mmts.training.tiny import example_data, tiny
 
     chosen = load_recipe(recipe, settings or [])
+    if small:
+        chosen = tiny(chosen)
+    if data is None and small and chosen.data.path is None:
+        data = example_data(chosen, Path("runs") / f"{chosen.name}-data")
     if data is not None:
         chosen = chosen.with_data(data)
     train_run(chosen, out or Path("runs") / chosen.name, resume=resume)
@@ -148,6 +156,17 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this one.")] 
     if name not in shipped:
         raise RecipeError(f"there is no shipped recipe {name!r}; {nearest(name, shipped)}")
     console.print(shipped[name], end="", markup=False)
+
+
+@app.command()
+def prepare(
+    name: Annotated[str, typer.Argument(help="flickr30k, coco, cc3m, ek100 or youcook2.")],
+    root: Annotated[Path, typer.Option("--root", help="The data set's folder.")],
+) -> None:
+    """Check a public data set's folder and count what it holds."""
+    from mmts.prepare import prepare as prepare_set
+
+    prepare_set(name, root)
 
 
 def main() -> None:

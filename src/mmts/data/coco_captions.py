@@ -32,8 +32,8 @@ def read_coco_captions(path: str | Path) -> Dataset:
         collector = Collector(path, root)
         part = _PART.search(path.name)
         # Without a folder of images beside it the file still serves for its captions.
-        folder = (part and _images(root, part[0])) or path.parent.relative_to(root).as_posix()
-        _add_file(collector, path, part and part[1], folder, None)
+        images = _images(root, part[0]) if part else None
+        _add_file(collector, path, part[1] if part else None, images or path.parent.relative_to(root).as_posix(), None)
         return replace(collector.finish(), name="coco")
     collector = Collector(path, path)
     year, others = _year(path)

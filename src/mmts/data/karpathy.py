@@ -90,7 +90,7 @@ def _name(file: Path, document: dict[str, Any]) -> str:
 def _add(collector: Collector, where: str, row: object, name: str, folder: str) -> str:
     """Hand one image to `collector` and return its split as written."""
     row = a_row(where, row)
-    split = field(where, row, "split", str, "a string")
+    split: str = field(where, row, "split", str, "a string")
     if split not in _SPLITS:
         raise DataError(f"{where}: the split {split!r} is unknown; {nearest(split, _SPLITS)}")
     image = inner_path(field(where, row, "filename", str, "a file name"), where)

@@ -1,0 +1,138 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mmts.data.captions_jsonl import read_captions_jsonl
+from mmts.data.karpathy import read_karpathy
+from mmts.data.records import Coverage, Dataset, Medium
+from mmts.errors import DataError
+from mmts.examples.epic_kitchens import draw_ek100
+from mmts.examples.karpathy import draw_coco, draw_flickr30k
+from mmts.prepare import MANIFEST, PUBLIC_SETS, prepare, write_manifest
+
+DRAW: dict[str, Callable[[Path], Path]] = {
+    "flickr30k": draw_flickr30k,
+    "coco": draw_coco,
+    "ek100": draw_ek100,
+}
+
+
+@pytest.mark.parametrize("name", DRAW)
+def test_a_complete_folder_gets_a_manifest_that_can_be_read_again(name: str, tmp_path: Path):
+    root = DRAW[name](tmp_path)
+    manifest = prepare(name, root)
+    assert manifest == root / MANIFEST
+    ours, read = read_captions_jsonl(manifest), PUBLIC_SETS[name].read(root)
+    assert tuple(ours.media) == tuple(read.media)
+    assert ours.notes == ()
+    assert not (root / "missing.txt").exists()
+
+
+def test_counts_stand_beside_the_published_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    prepare("coco", draw_coco(tmp_path))
+    lines = capsys.readouterr().out.splitlines()
+    assert "  there    Karpathy's splits: dataset_coco.json" in lines
+    assert "split      media  published  captions  published  no file" in lines
+    assert "train         24    113,287       120    566,747        0" in lines
+    assert "test          10      5,000        50     25,000        0" in lines
+    assert "note: 8 images of restval count as train" in lines
+
+
+def test_graded_sentences_count_as_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    prepare("ek100", draw_ek100(tmp_path))
+    assert "test           8      9,668         7      3,842        0" in capsys.readouterr().out.splitlines()
+
+
+def test_missing_files_are_counted_and_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    draw_flickr30k(tmp_path)
+    gone = [medium.path for medium in read_karpathy(tmp_path).split("test").media[:3]]
+    for path in gone:
+        path.unlink()
+    prepare("flickr30k", tmp_path)
+    out = capsys.readouterr().out
+    assert "test          10      1,000        50      5,000        3" in out
+    assert "no file for 3 of 38 media (7.9 %): see missing.txt" in out
+    assert (tmp_path / "missing.txt").read_text().splitlines() == [f"flickr30k-images/{path.name}" for path in gone]
+    assert len((tmp_path / MANIFEST).read_text().splitlines()) == 38
+
+
+@pytest.mark.parametrize("name", PUBLIC_SETS)
+def test_an_empty_folder_says_where_everything_is_found(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    with pytest.raises(DataError) as caught:
+        prepare(name, "data")
+    out = capsys.readouterr().out
+    for part in PUBLIC_SETS[name].parts:
+        assert (part.what in str(caught.value)) == part.required
+        for text in (part.what, part.address, part.size, part.licence):
+            assert " ".join(text.split()) in " ".join(out.split())
+    assert all(len(line) <= 80 for line in out.splitlines()[1:])
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_only_what_is_missing_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    draw_coco(tmp_path)
+    for image in (tmp_path / "val2014").iterdir():
+        image.unlink()
+    with pytest.raises(DataError, match=r"lacks photos of val2014\. The lines above say where they are found"):
+        prepare("coco", tmp_path)  # a folder with nothing in it counts as missing
+    out = capsys.readouterr().out
+    assert "val2014.zip" in out
+    assert "train2014.zip" not in out
+    assert "caption_datasets.zip" not in out
+
+
+def test_a_name_or_folder_that_does_not_exist(tmp_path: Path):
+    with pytest.raises(DataError, match=r"no public data set 'flickr' to prepare; did you mean 'flickr30k'\?"):
+        prepare("flickr", tmp_path)
+    with pytest.raises(DataError, match=r"nowhere does not exist: get Karpathy's splits; photos"):
+        prepare("flickr30k", tmp_path / "nowhere")
+
+
+def test_what_the_reader_finds_wrong_leaves_the_manifest_as_it_was(tmp_path: Path):
+    draw_flickr30k(tmp_path)
+    (tmp_path / MANIFEST).write_text("before")
+    (tmp_path / "dataset_flickr30k.json").write_text("{")
+    with pytest.raises(DataError, match=r"dataset_flickr30k.json is not JSON"):
+        prepare("flickr30k", tmp_path)
+    assert (tmp_path / MANIFEST).read_text() == "before"
+
+
+def test_of_both_data_sets_in_one_folder_the_named_one_is_read(tmp_path: Path):
+    draw_coco(tmp_path)
+    draw_flickr30k(tmp_path)
+    assert len(prepare("flickr30k", tmp_path).read_text().splitlines()) == 38
+    assert "COCO_" not in (tmp_path / MANIFEST).read_text()
+
+
+def test_a_manifest_is_written_one_medium_at_a_time(tmp_path: Path):
+    class Table:
+        """A sequence that makes its media as they are asked for, and never two at once."""
+
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, at: int) -> Medium:
+            if at >= len(self):
+                raise IndexError
+            return Medium(str(at), tmp_path / f"{at}.jpg", (f"text {at}",), split="train")
+
+    dataset = Dataset("table", tmp_path, tmp_path, Table())  # type: ignore[arg-type]
+    assert write_manifest(dataset, tmp_path)["train"].media == 3
+    rows = [json.loads(line) for line in (tmp_path / MANIFEST).read_text().splitlines()]
+    assert rows[2] == {"id": "2", "image": "2.jpg", "captions": ["text 2"], "split": "train"}
+
+
+def test_coverage_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def read(root: Path) -> Dataset:
+        return replace(read_karpathy(root), coverage={"test": Coverage(10, 12, 11)})
+
+    monkeypatch.setitem(PUBLIC_SETS, "flickr30k", replace(PUBLIC_SETS["flickr30k"], read=read))  # type: ignore[arg-type]
+    prepare("flickr30k", draw_flickr30k(tmp_path))
+    assert "test: 10 of 12 annotated media are there; papers judge on 11" in capsys.readouterr().out

@@ -184,6 +184,10 @@ def ndcg(scores: Numbers, relevance: Numbers) -> float:  # 6.7
     return gain / ideal
 
 
+def mean(numbers: Numbers) -> float:  # 6.11
+    return sum(numbers) / len(numbers)
+
+
 # 7. Bootstrap ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,6 @@
-"""Ranks, recall and median rank: matrices made by hand, the loop twin, and ties, which count against the model."""
+"""Ranks, recall, median and mean rank: by hand, the loop twin, and ties, which count against the model."""
+
+from functools import partial
 
 import pytest
 import reference
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmts.errors import InputError
-from mmts.metrics import median_rank, ranks, recall_at_k, rows
+from mmts.metrics import mean_rank, median_rank, ranks, recall_at_k, rows
 
 SIMILARITY = torch.tensor(
     [
@@ -48,12 +50,13 @@ def test_ranks_of_a_matrix_made_by_hand() -> None:
     assert result.dtype == torch.int64
 
 
-def test_recall_and_median_of_a_matrix_made_by_hand() -> None:
+def test_recall_median_and_mean_of_a_matrix_made_by_hand() -> None:
     recalls = [recall_at_k(SIMILARITY, RELEVANT, k).item() for k in (1, 2, 3, 4, 100)]
     assert recalls == pytest.approx([2 / 6, 3 / 6, 5 / 6, 1, 1])
     assert median_rank(SIMILARITY, RELEVANT).item() == 2.5  # 1 1 2 | 3 3 4
     assert median_rank(SIMILARITY[:5], RELEVANT[:5]).item() == 3  # 1 2 3 3 4
-    for result in (recall_at_k(SIMILARITY, RELEVANT, 1), median_rank(SIMILARITY, RELEVANT)):
+    assert mean_rank(SIMILARITY, RELEVANT).item() == pytest.approx(14 / 6)
+    for result in (f(SIMILARITY, RELEVANT) for f in (partial(recall_at_k, k=1), median_rank, mean_rank)):
         assert result.shape == ()
         assert result.dtype == torch.float64
 
@@ -64,6 +67,7 @@ def test_equals_the_loop_twin(problem: tuple[torch.Tensor, torch.Tensor]) -> Non
     wanted = [reference.rank(s, r) for s, r in zip(similarity.tolist(), relevant.tolist(), strict=True)]
     assert ranks(similarity, relevant).tolist() == wanted
     assert median_rank(similarity, relevant).item() == reference.median(wanted)
+    assert mean_rank(similarity, relevant).item() == pytest.approx(reference.mean(wanted))
     assert recall_at_k(similarity, relevant, 2).item() == pytest.approx(sum(r <= 2 for r in wanted) / len(wanted))
 
 

@@ -2,13 +2,17 @@
 
 from mmts.metrics.average_precision import average_precision, mean_average_precision
 from mmts.metrics.bootstrap import bootstrap_interval, paired_bootstrap_interval
+from mmts.metrics.graded import GradedScores, graded_scores
 from mmts.metrics.ndcg import ndcg, ndcg_per_query
-from mmts.metrics.ranks import median_rank, ranks, recall_at_k
+from mmts.metrics.ranks import mean_rank, median_rank, ranks, recall_at_k
 
 __all__ = [
+    "GradedScores",
     "average_precision",
     "bootstrap_interval",
+    "graded_scores",
     "mean_average_precision",
+    "mean_rank",
     "median_rank",
     "ndcg",
     "ndcg_per_query",

@@ -27,13 +27,21 @@ def average_precision(similarity: Tensor, relevance: Tensor) -> Tensor:
 
     def of_rows(start: int, scores: Tensor, grades: Tensor) -> Tensor:
         require_some(grades == 1, start, "relevance", "item of relevance 1")
-        ordered = in_ranked_order(scores, grades)
-        hit = ordered == 1
-        position = torch.arange(1, scores.shape[1] + 1, device=scores.device)
-        precision = ordered.double().cumsum(dim=1) / position
-        return precision.masked_fill(~hit, 0.0).sum(dim=1) / hit.sum(dim=1)
+        return precision_in_order(in_ranked_order(scores, grades))
 
-    return per_query(similarity, relevance, "relevance", torch.float64, of_rows)
+    return per_query(similarity, relevance, "relevance", of_rows)
+
+
+def precision_in_order(ordered: Tensor) -> Tensor:
+    """Return the average precision (rows,) float64 of relevance (rows, C) in ranked order (docs/method.md, 6.5).
+
+    >>> precision_in_order(torch.tensor([[0.5, 1.0, 0.0]]))
+    tensor([0.7500], dtype=torch.float64)
+    """
+    hit = ordered == 1
+    position = torch.arange(1, ordered.shape[1] + 1, device=ordered.device)
+    precision = ordered.cumsum(dim=1, dtype=torch.float64) / position
+    return (precision * hit).sum(dim=1) / hit.sum(dim=1)
 
 
 def mean_average_precision(similarity: Tensor, relevance: Tensor) -> Tensor:

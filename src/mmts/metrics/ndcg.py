@@ -23,14 +23,23 @@ def ndcg_per_query(similarity: Tensor, relevance: Tensor) -> Tensor:
 
     def of_rows(start: int, scores: Tensor, grades: Tensor) -> Tensor:
         require_some(grades > 0, start, "relevance", "relevant item")
-        position = torch.arange(1, scores.shape[1] + 1, device=scores.device)
-        discount = (position + 1).double().log2()
-        within = position <= (grades > 0).sum(dim=1, keepdim=True)
-        gain = in_ranked_order(scores, grades).double() / discount
-        ideal = grades.double().sort(dim=1, descending=True).values / discount  # nothing beyond k_q: those are zeros
-        return gain.masked_fill(~within, 0.0).sum(dim=1) / ideal.sum(dim=1)
+        return gain_in_order(in_ranked_order(scores, grades))
 
-    return per_query(similarity, relevance, "relevance", torch.float64, of_rows)
+    return per_query(similarity, relevance, "relevance", of_rows)
+
+
+def gain_in_order(ordered: Tensor) -> Tensor:
+    """Return the nDCG (rows,) float64 of relevance (rows, C) in ranked order (docs/method.md, 6.7).
+
+    >>> gain_in_order(torch.tensor([[0.0, 1.0], [1.0, 0.5]]))
+    tensor([0., 1.], dtype=torch.float64)
+    """
+    position = torch.arange(1, ordered.shape[1] + 1, device=ordered.device)
+    discount = (position + 1).double().log2()
+    within = position <= (ordered > 0).sum(dim=1, keepdim=True)
+    gain = ordered * within / discount
+    ideal = ordered.sort(dim=1, descending=True).values / discount  # nothing beyond k_q: those are zeros
+    return gain.sum(dim=1) / ideal.sum(dim=1)
 
 
 def ndcg(similarity: Tensor, relevance: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Ranks of the best relevant item, recall at k and the median rank."""
+"""Ranks of the best relevant item, recall at k, the median and the mean rank."""
 
 import operator
 
@@ -28,7 +28,7 @@ def ranks(similarity: Tensor, relevant: Tensor) -> Tensor:
         best = scores.masked_fill(~right, float("-inf")).amax(dim=1, keepdim=True)
         return 1 + ((scores >= best) & ~right).sum(dim=1)
 
-    return per_query(similarity, relevant, "relevant", torch.int64, of_rows)
+    return per_query(similarity, relevant, "relevant", of_rows)
 
 
 def recall_at_k(similarity: Tensor, relevant: Tensor, k: int) -> Tensor:
@@ -56,3 +56,14 @@ def median_rank(similarity: Tensor, relevant: Tensor) -> Tensor:
     middle = len(ordered) // 2
     lower = ordered[middle] if len(ordered) % 2 else ordered[middle - 1]
     return (lower.double() + ordered[middle].double()) / 2
+
+
+def mean_rank(similarity: Tensor, relevant: Tensor) -> Tensor:
+    """Return the mean of the queries' ranks, shape () float64 (docs/method.md, 6.11).
+
+    Arguments and errors as in `ranks`.
+
+    >>> mean_rank(torch.tensor([[0.9, 0.5], [0.6, 0.4]]), torch.eye(2, dtype=torch.bool)).item()
+    1.5
+    """
+    return ranks(similarity, relevant).double().mean()

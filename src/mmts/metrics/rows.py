@@ -14,10 +14,9 @@ def per_query(
     similarity: Tensor,
     relevance: Tensor,
     name: str,
-    dtype: torch.dtype,
     score: Callable[[int, Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """Return score(first row, similarity rows, relevance rows) for all rows of two (Q, C) matrices: (Q,) of `dtype`.
+    """Return score(first row, similarity rows, relevance rows) for all rows of two (Q, C) matrices: (Q, ...).
 
     A few rows at a time, on similarity's device (on the CPU where that device has no float64, which sums are kept in).
     InputError for wrong shapes, a similarity that is not floating point, and (naming the query and the item) a NaN
@@ -38,23 +37,25 @@ def per_query(
         raise InputError(f"{name} is {relevance.dtype}; it must be bool or real")
     Q, C = similarity.shape
     device = torch.device("cpu") if similarity.device.type == "mps" else similarity.device
-    # Made beforehand: small results kept between large temporaries would keep the allocator from reusing their memory.
-    result = torch.empty(Q, dtype=dtype, device=device)
     rows = max(1, CHUNK // C)
+    result = torch.empty(0)
     for start in range(0, Q, rows):
-        scores = similarity[start : start + rows].detach().to(device)
-        relevant = relevance[start : start + rows].detach().to(device)
-        wrong = scores.isnan()
-        if bool(wrong.any()):
-            row, column = wrong.nonzero()[0].tolist()
+        # A transposed matrix costs a copy of these rows only.
+        scores = similarity[start : start + rows].detach().to(device).contiguous()
+        relevant = relevance[start : start + rows].detach().to(device).contiguous()
+        if bool(scores.amax().isnan()):
+            row, column = scores.isnan().nonzero()[0].tolist()
             raise InputError(f"similarity[{start + row}, {column}] is nan; scores must be numbers")
         if relevant.dtype != torch.bool:
-            wrong = ~(relevant >= 0) | relevant.isinf()
-            if bool(wrong.any()):
-                row, column = wrong.nonzero()[0].tolist()
+            least, most = torch.aminmax(relevant)  # both are NaN where anything is
+            if not bool((least >= 0) & (most < float("inf"))):
+                row, column = (~(relevant >= 0) | relevant.isinf()).nonzero()[0].tolist()
                 value = relevant[row, column].item()
                 raise InputError(f"{name}[{start + row}, {column}] is {value}; it must be finite and not negative")
-        result[start : start + rows] = score(start, scores, relevant)
+        part = score(start, scores, relevant)
+        if start == 0:  # small results kept between large temporaries would keep the allocator from reusing memory
+            result = part.new_empty((Q, *part.shape[1:]))
+        result[start : start + rows] = part
     return result
 
 
@@ -74,6 +75,12 @@ def in_ranked_order(scores: Tensor, relevance: Tensor) -> Tensor:
     """
     if relevance.dtype == torch.bool:
         relevance = relevance.to(torch.uint8)  # not every device sorts bool
-    relevance, order = relevance.sort(dim=1)
-    scores = scores.gather(1, order) + 0.0  # makes -0.0 a plain 0.0, its equal
-    return relevance.gather(1, scores.sort(dim=1, descending=True, stable=True).indices)
+    scores, order = scores.sort(dim=1, descending=True)
+    ordered = relevance.gather(1, order)
+    # Few rows have equal scores in the wrong order; those are sorted again, by relevance and then by score.
+    wrong = ((scores[:, 1:] == scores[:, :-1]) & (ordered[:, 1:] < ordered[:, :-1])).any(dim=1)
+    if bool(wrong.any()):
+        rising, order = ordered[wrong].sort(dim=1)
+        again = scores[wrong].gather(1, order) + 0.0  # makes -0.0 a plain 0.0, its equal
+        ordered[wrong] = rising.gather(1, again.sort(dim=1, descending=True, stable=True).indices)
+    return ordered

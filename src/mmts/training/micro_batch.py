@@ -111,7 +111,7 @@ def replay(
     device: torch.device | str,
 ) -> None:
     """Embed each piece again from its random state, now with a graph, and carry its rows of dL/dx and dL/dy back."""
-    gradients = zip(x_gradient.split(size), y_gradient.split(size), strict=True)
+    gradients = zip(torch.split(x_gradient, size), torch.split(y_gradient, size), strict=True)
     for piece, state, gradient in zip(pieces(batch, size, device), states, gradients, strict=True):
         restore_random_state(state)
         sides = [each for each in zip(model(*piece), gradient, strict=True) if each[0].requires_grad]

@@ -89,7 +89,8 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     small: Annotated[
-        bool, typer.Option("--tiny", help="Try the recipe in a minute: small random towers, few samples, no data needed.")
+        bool,
+        typer.Option("--tiny", help="Try the recipe in a minute: small random towers, few samples, no data needed."),
     ] = False,
 ) -> None:
     """Train by a recipe and judge the result on test."""

@@ -56,7 +56,7 @@ def load_splits(dataset: Dataset, settings: Data, run: RunDirectory) -> Splits:
     try:
         for name in ("train", "val", "test"):
             if name in dataset.split_names or name == "train":
-                splits[name] = readable(dataset.split(name), settings, unreadable)
+                splits[name] = readable(_limited(dataset.split(name), settings.max_media), settings, unreadable)
     finally:
         if unreadable:
             run.unreadable_file.write_text("\n".join(unreadable) + "\n", encoding="utf-8")
@@ -68,7 +68,8 @@ def load_splits(dataset: Dataset, settings: Data, run: RunDirectory) -> Splits:
     if val is None:
         console.print("note: there is no val split, so the last checkpoint counts as the best")
     if judged.name != "test":
-        console.print(f"note: there is no test split, so the run is judged on {judged.name}")
+        chosen = ", where the best checkpoint is chosen too" if judged is val else ""
+        console.print(f"note: there is no test split, so the run is judged on {judged.name}{chosen}")
     sizes = ", ".join(
         f"{name} {split.num_media:,} media {split.num_captions:,} captions" for name, split in splits.items()
     )
@@ -76,7 +77,17 @@ def load_splits(dataset: Dataset, settings: Data, run: RunDirectory) -> Splits:
     return Splits(dataset.root, train, val, judged)
 
 
+def _limited(split: Split, max_media: int | None) -> Split:
+    """Keep at most that many media, evenly spread over the split."""
+    if max_media is None or split.num_media <= max_media:
+        return split
+    kept = {at * split.num_media // max_media for at in range(max_media)}
+    return split.without(at for at in range(split.num_media) if at not in kept)
+
+
 def readable(split: Split, settings: Data, named: list[str]) -> Split:
     """Leave out the media that cannot be decoded, adding a line for each to `named` (also where they are too many)."""
+    if split.media_checked:
+        return split
     named.extend(f"{split.media[at].path}\t{reason}" for at, reason in unreadable_media(split.media).items())
     return drop_unreadable(split, settings.max_unreadable)[0]

@@ -136,3 +136,10 @@ def test_coverage_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.setitem(PUBLIC_SETS, "flickr30k", replace(PUBLIC_SETS["flickr30k"], read=read))  # type: ignore[arg-type]
     prepare("flickr30k", draw_flickr30k(tmp_path))
     assert "test: 10 of 12 annotated media are there; papers judge on 11" in capsys.readouterr().out
+
+
+def test_frame_folders_pass_through_the_manifest(tmp_path: Path):
+    root = draw_ek100(tmp_path, layout="frames")
+    ours = read_captions_jsonl(prepare("ek100", root))
+    assert tuple(ours.media) == tuple(PUBLIC_SETS["ek100"].read(root).media)
+    assert ours.media[0].frames is not None

@@ -1,6 +1,7 @@
 """`mmts prepare`: what a public data set's folder lacks and where to get it; else its manifest and its counts."""
 
 import json
+import os
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -144,7 +145,7 @@ def prepare(name: str, root: str | Path) -> Path:
     if name not in PUBLIC_SETS:
         raise DataError(f"there is no public data set {name!r} to prepare; {nearest(name, PUBLIC_SETS)}")
     public = PUBLIC_SETS[name]
-    root = Path(root).expanduser().absolute()
+    root = Path(os.path.abspath(Path(root).expanduser()))
     _say(f"{public.title} in {root}")
     lacking = [part.what for part in _report(public.parts, root) if part.required]
     if lacking:

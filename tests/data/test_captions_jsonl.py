@@ -47,6 +47,16 @@ def test_every_field(tmp_path: Path):
     assert (dataset.name, dataset.root, dataset.notes) == (tmp_path.name, tmp_path, ())
 
 
+def test_clips_of_frame_folders_and_images_in_tars(tmp_path: Path):
+    dataset = read(
+        tmp_path,
+        line("1", image=..., video="P01/rgb_frames/P01_01", frames=[8, 202], start=0.14, end=3.37),
+        line("2", image="shards/00000.tar", member=[512, 1_234]),
+    )
+    assert [(medium.frames, medium.member) for medium in dataset.media] == [((8, 202), None), (None, (512, 1_234))]
+    assert dataset.notes == ()
+
+
 def test_blank_lines_windows_ends_and_byte_order_mark(tmp_path: Path):
     file = tmp_path / "captions.jsonl"
     text = "\r\n".join(["\ufeff" + json.dumps(line("1")), "", "  ", json.dumps(line("2"))])
@@ -78,6 +88,9 @@ def test_blank_lines_windows_ends_and_byte_order_mark(tmp_path: Path):
         (line("2", start="0:10"), r"line 2: 'start' should be a number of seconds from 0, not the string '0:10'"),
         (line("2", end=float("nan")), r"line 2: 'end' should be a number of seconds"),
         (line("2", start=3, end=2), r"line 2: 'end' \(2\) must be greater than 'start' \(3\)"),
+        (line("2", frames=7), r"line 2: 'frames' should be a list of two: the first and the last frame"),
+        (line("2", frames=[3, 2]), r"line 2: the last frame \(2\) must not be smaller than the first \(3\)"),
+        (line("2", member=[0, -1]), r"line 2: 'member' should be a list of two: the byte in a tar file"),
         (line("2", split=...), r"line 2: no split here, while 1 of 2 media have one"),
         (line("1"), r"line 2: the id '1' is there already, in .*captions.jsonl, line 1"),
         (line(1), r"line 2: the id '1' is there already"),

@@ -10,7 +10,7 @@ from mmts.data.collect import Collector, read_lines
 from mmts.data.records import Dataset
 from mmts.errors import DataError
 
-_FIELDS = ("id", "image", "video", "captions", "labels", "split", "start", "end")
+_FIELDS = ("id", "image", "video", "captions", "labels", "split", "start", "end", "frames", "member")
 
 
 def read_captions_jsonl(file: str | Path) -> Dataset:
@@ -90,6 +90,8 @@ def _add(collector: Collector, where: str, record: dict[str, Any]) -> None:
         split=split,
         start=start,
         end=end,
+        frames=_pair(where, record, "frames", "the first and the last frame, whole numbers from 0"),
+        member=_pair(where, record, "member", "the byte in a tar file and the length in bytes"),
     )
 
 
@@ -148,6 +150,17 @@ def _seconds(where: str, record: dict[str, Any], name: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
         raise _wrong(where, name, "a number of seconds from 0", value)
     return float(value)
+
+
+def _pair(where: str, record: dict[str, Any], name: str, expected: str) -> tuple[int, int] | None:
+    value = record.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, list) or [type(each) for each in value] != [int, int] or min(value) < 0:
+        raise _wrong(where, name, f"a list of two: {expected}", value)
+    if name == "frames" and value[1] < value[0]:
+        raise DataError(f"{where}: the last frame ({value[1]}) must not be smaller than the first ({value[0]})")
+    return value[0], value[1]
 
 
 def _missing(where: str, name: str, record: dict[str, Any]) -> DataError:

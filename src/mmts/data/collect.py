@@ -92,6 +92,8 @@ class Collector:
         split: str | None,
         start: float | None = None,
         end: float | None = None,
+        frames: tuple[int, int] | None = None,
+        member: tuple[int, int] | None = None,
         keep: int | None = None,
     ) -> None:
         """Take one medium; `where` is its file and line, for messages. Raises DataError on an id already taken.
@@ -114,7 +116,7 @@ class Collector:
             texts = texts[:keep]
         split = split_name(clean_text(split)) if split is not None and clean_text(split) else None
         labels = {clean_text(name): clean_text(value) for name, value in labels.items()}
-        medium = Medium(identity, self.root / inner, texts, labels, split, kind, start, end)
+        medium = Medium(identity, self.root / inner, texts, labels, split, kind, start, end, frames, member)
         self._media.append((medium, where))
 
     def finish(self) -> Dataset:

@@ -44,6 +44,13 @@ def test_takes_its_settings_and_positives() -> None:
     assert loss(x, y, step=50.5, counts=COUNTS.float(), positives=everything).item() == 0
 
 
+def test_label_smoothing_is_that_of_info_nce() -> None:
+    x, y = embeddings(0)
+    loss = MMTSLoss("info_nce", total_steps=STEPS, count_range=(1, 500), label_smoothing=0.1)
+    wanted = reference.info_nce(x, y, loss.values(step=7, counts=COUNTS), label_smoothing=0.1)
+    torch.testing.assert_close(loss(x, y, step=7, counts=COUNTS), wanted, rtol=0, atol=1e-12)
+
+
 def test_equal_concept_sizes_sit_in_the_middle() -> None:
     loss = MMTSLoss("info_nce", total_steps=10, alpha=0.0, low=0.1, high=0.3, count_range=(7, 7))
     assert loss.values(step=3, counts=torch.tensor([7, 7])).tolist() == pytest.approx([0.2, 0.2])
@@ -78,6 +85,8 @@ def test_the_package_resolves_this_name_and_no_other() -> None:
         ({"alpha": 0.2, "low": 0.05}, "swing falls to -0.1 and the smallest shift is 0.05"),
         ({"alpha": 0.1, "low": 0.05}, "alpha/2 must stay below low"),
         ({"cycles": -1}, "cycles"),
+        ({"label_smoothing": 1.5}, r"label_smoothing is 1.5; it must lie in \[0, 1\]"),
+        ({"kind": "max_margin", "label_smoothing": 0.1}, "max_margin takes no label_smoothing"),
     ],
 )
 def test_settings_that_cannot_be_right_are_refused(arguments: dict, message: str) -> None:

@@ -25,6 +25,7 @@ class MMTSLoss(nn.Module):
     kind: "info_nce" (alpha .08, low .05, high .20) or "max_margin" (alpha .2, low .17, high .30).
     total_steps: optimizer steps of the whole run. count_range: (n_min, n_max), the smallest and the largest concept of
         the whole training set (not of a batch). Both are required.
+    label_smoothing: as in info_nce, in [0, 1]; max_margin has none.
     loss(x, y, step=..., counts=(B,), positives=None) -> (): x (media) and y (text) (B, D) of any norm, step in
         [0, total_steps], counts (B,) the sizes of the samples' concepts, positives as in info_nce.
 
@@ -48,6 +49,7 @@ class MMTSLoss(nn.Module):
         low: float | None = None,
         high: float | None = None,
         count_range: tuple[float, float] | None = None,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         if kind not in DEFAULTS:
@@ -68,7 +70,11 @@ class MMTSLoss(nn.Module):
         self.alpha = default_alpha if alpha is None else alpha
         self.low = default_low if low is None else low
         self.high = default_high if high is None else high
-        self.kind, self.total_steps, self.cycles = kind, total_steps, cycles
+        if not 0.0 <= label_smoothing <= 1.0:
+            raise InputError(f"MMTSLoss: label_smoothing is {label_smoothing}; it must lie in [0, 1]")
+        if label_smoothing and kind == "max_margin":
+            raise InputError("MMTSLoss: max_margin takes no label_smoothing; leave it out, or take info_nce")
+        self.kind, self.total_steps, self.cycles, self.label_smoothing = kind, total_steps, cycles, label_smoothing
         self.n_min, self.n_max = n_min, n_max
         if not 0 <= self.alpha < math.inf:
             raise InputError(f"MMTSLoss: alpha is {self.alpha}; it must be 0 or more")
@@ -87,8 +93,9 @@ class MMTSLoss(nn.Module):
         values = self.values(step=step, counts=counts)
         if len(values) != len(x):
             raise InputError(f"counts has {len(values)} rows and x has {len(x)}; they must be as many")
-        loss = info_nce if self.kind == "info_nce" else max_margin
-        return loss(x, y, values, positives=positives)
+        if self.kind == "max_margin":
+            return max_margin(x, y, values, positives=positives)
+        return info_nce(x, y, values, positives=positives, label_smoothing=self.label_smoothing)
 
     def values(self, *, step: float, counts: Tensor) -> Tensor:
         """Return the samples' temperatures or margins at `step`: counts (B,) -> (B,) float64."""

@@ -119,11 +119,11 @@ class VideoFile:
 
     def _forget(self) -> None:
         self._packets = self._demux()
-        self._ahead: deque[Packet] = deque()  # read, not yet given to the decoder
+        self._ahead: deque[Packet[VideoStream]] = deque()  # read, not yet given to the decoder
         self._decoded: deque[VideoFrame] = deque()  # decoded, not yet looked at
         self._is_over = self._is_flushed = False
 
-    def _demux(self) -> Iterator[Packet]:
+    def _demux(self) -> "Iterator[Packet[VideoStream]]":
         """Yield the packets, and end where the file does or where it can't be read."""
         try:
             for packet in self._container.demux(self._stream):
@@ -191,8 +191,9 @@ class VideoFile:
         """Return the next frame without taking it; None at the end. What comes before `shown` may be left out."""
         while not self._decoded and not self._is_flushed:
             packet = self._ahead.popleft() if self._ahead else next(self._packets, None)
-            can_skip = self._may_skip and None not in (packet, shown) and packet.pts is not None and packet.pts < shown
-            self._stream.codec_context.skip_frame = "NONREF" if can_skip else "DEFAULT"
+            starts = None if packet is None or not self._may_skip else packet.pts
+            is_between = shown is not None and starts is not None and starts < shown
+            self._stream.codec_context.skip_frame = "NONREF" if is_between else "DEFAULT"
             self._is_flushed = packet is None
             try:
                 frames = self._stream.decode(packet)

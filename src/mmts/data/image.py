@@ -17,6 +17,7 @@ from PIL import Image, ImageEnhance, JpegImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from mmts.console import errors, progress_bar
+from mmts.data.feature_files import why_unreadable_features
 from mmts.data.records import Medium, Split
 from mmts.errors import DataError, InputError
 from mmts.files import cache_root, content_hash, read_json, write_json
@@ -198,28 +199,29 @@ def to_pixels(image: Image.Image) -> Tensor:
 
 
 def unreadable_media(media: Sequence[Medium], workers: int | None = None) -> dict[int, str]:
-    """Decode every image once, in threads, and return the reason for each position in `media` that cannot be.
+    """Decode every image and a frame of every clip once, in threads, and say of which positions in `media` it failed.
 
-    Of a video only the file's being there is checked. The result is kept under the hash of all paths, sizes and times
-    of change; the next call with the same files decodes nothing.
+    Features are read through. The result is kept under the hash of all paths, sizes, times of change and segments; the
+    next call with the same media decodes nothing. Of a folder its own time of change counts.
     """
-    kinds = {medium.path: medium.kind for medium in media}  # a file may stand there more than once
-    paths = list(kinds)
-    cache = cache_root() / "readable" / f"{content_hash(*map(_state, paths))}.json"
+    distinct = {_key(medium): medium for medium in media}  # the same may stand there more than once
+    states = {path: _state(path) for path in dict.fromkeys(medium.path for medium in media)}
+    hashed = (f"{states[medium.path]}\0{key}" for key, medium in distinct.items())
+    cache = cache_root() / "readable" / f"{content_hash(*hashed)}.json"
     found = _cached(cache)
     if found is not None:  # what failed then may work by now: permissions, a disk that was away
-        again = {path: _why_unreadable((path, kinds[path])) for path in paths if str(path) in found}
-        found = {str(path): reason for path, reason in again.items() if reason is not None}
+        again = {key: _why_unreadable(medium) for key, medium in distinct.items() if key in found}
+        found = {key: reason for key, reason in again.items() if reason is not None}
     else:
         with (
             ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 16)) as pool,
-            progress_bar("checking media", len(paths), "files") as bar,
+            progress_bar("checking media", len(distinct), "media") as bar,
         ):
             found = {}
             try:
-                for path, reason in zip(paths, pool.map(_why_unreadable, kinds.items()), strict=True):
+                for key, reason in zip(distinct, pool.map(_why_unreadable, distinct.values()), strict=True):
                     if reason is not None:
-                        found[str(path)] = reason
+                        found[key] = reason
                     bar.advance()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -228,7 +230,7 @@ def unreadable_media(media: Sequence[Medium], workers: int | None = None) -> dic
             write_json(cache, found)
         except (OSError, ValueError) as error:  # only costs the next run this check again
             errors.print(f"note: cannot write {cache} ({error})", markup=False)
-    return {at: found[str(medium.path)] for at, medium in enumerate(media) if str(medium.path) in found}
+    return {at: found[_key(medium)] for at, medium in enumerate(media) if _key(medium) in found}
 
 
 def drop_unreadable(split: Split, max_share: float = 0.01) -> tuple[Split, dict[int, str]]:
@@ -323,13 +325,20 @@ def _reason(path: Path, error: Exception) -> str:
     return f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}"
 
 
-def _why_unreadable(item: tuple[Path, str]) -> str | None:
-    path, kind = item
-    if kind != "image":
-        if not path.is_file():
-            return "does not exist" if not path.exists() else "is not a file"
-        return None if path.stat().st_size else "is empty (0 bytes)"
-    return why_unreadable_image(path)
+def _why_unreadable(medium: Medium) -> str | None:
+    if medium.is_features:
+        return why_unreadable_features(medium.path)
+    if medium.kind == "video":
+        from mmts.data.video import why_unreadable_clip  # it builds on this module
+
+        return why_unreadable_clip(medium)
+    return why_unreadable_image(medium.path, medium.member)
+
+
+def _key(medium: Medium) -> str:
+    """Name what is to be decoded."""
+    part = (medium.kind, medium.start, medium.end, medium.frames, medium.member)
+    return f"{medium.path}\t{part}"
 
 
 def _state(path: Path) -> str:

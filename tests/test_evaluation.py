@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 from tests_support import captioned_split
 
+from mmts.data.graded import Graded
 from mmts.data.records import Medium, Split
 from mmts.errors import DataError, InputError
-from mmts.evaluation import judge, load_judgement, recalls, save_embeddings, save_judgement, summarize
+from mmts.evaluation import judge, judge_folds, load_judgement, recalls, save_embeddings, save_judgement, summarize
 from mmts.losses import unit
+from mmts.metrics import mean_average_precision, ndcg
 
 
 def embeddings(split: Split, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -132,3 +135,55 @@ def test_coco_size_fits_in_a_gigabyte() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     judge(unit(media), unit(text), split, "own")
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 1e9
+
+
+def graded_split() -> Split:
+    """Four clips of (verb, nouns): take cup, take plate, wash cup, take cup; three texts, of clips 0, 1 and 2."""
+    media = [Medium(str(i), Path(f"{i}.mp4"), (f"own {i}",), kind="video") for i in range(4)]
+    verbs = csr_matrix(np.array([[1, 0], [1, 0], [0, 1], [1, 0]]))
+    nouns = csr_matrix(np.array([[1, 0], [0, 1], [1, 0], [1, 0]]))
+    graded = Graded(("take cup", "take plate", "wash cup"), torch.tensor([0, 1, 2]), (verbs, nouns))
+    return Split("test", media, graded).judged("graded")
+
+
+def test_graded_relevance_is_judged_with_the_graded_texts() -> None:
+    split = graded_split()
+    assert list(split.captions) == ["take cup", "take plate", "wash cup"]
+    media, text = embeddings(split)
+    judgement = judge(media, text, split, "graded")
+    grades = split.graded.relevance() if split.graded else torch.empty(0)
+    assert grades.tolist() == [[1.0, 0.5, 0.5], [0.5, 1.0, 0.0], [0.5, 0.0, 1.0], [1.0, 0.5, 0.5]]
+    groups = torch.zeros(4, dtype=torch.long)
+    metrics = summarize(judgement, split, groups[:3], groups)
+    for direction, similarity, relevance in (
+        ("video_to_text", media @ text.T, grades),
+        ("text_to_video", text @ media.T, grades.T),
+    ):
+        assert metrics[direction]["mAP"] == pytest.approx(100 * mean_average_precision(similarity, relevance).item())
+        assert metrics[direction]["nDCG"] == pytest.approx(100 * ndcg(similarity, relevance).item())
+        binary = mean_average_precision(similarity, relevance == 1).item()
+        assert metrics[direction]["binary_mAP"] == pytest.approx(100 * binary)
+        assert metrics["groups"]["head"][direction]["mAP"] == metrics[direction]["mAP"]
+        low, high = metrics["intervals"][direction]["nDCG"]
+        assert low <= metrics[direction]["nDCG"] <= high
+
+
+def test_graded_relevance_needs_grades() -> None:
+    with pytest.raises(DataError, match="split 'test' has no graded relevance"):
+        captioned_split([["a"]]).judged("graded")
+
+
+def test_folds_are_judged_each_by_itself() -> None:
+    split = captioned_split([["a", "b"], ["c", "d"], ["e", "f"], ["g", "h"]])
+    media, text = embeddings(split)
+    folds = judge_folds(media, text, split, "own", folds=2)
+    halves = [
+        judge(media[:2], text[:4], captioned_split([["a", "b"], ["c", "d"]]), "own"),
+        judge(media[2:], text[4:], captioned_split([["e", "f"], ["g", "h"]]), "own"),
+    ]
+    assert folds["num"] == 2
+    expected = np.mean([recalls(each.text_ranks)["R@1"] for each in halves])
+    assert folds["text_to_image"]["R@1"] == pytest.approx(expected)
+    assert folds["image_to_text"]["median_rank"] == np.mean(
+        [recalls(each.media_ranks)["median_rank"] for each in halves]
+    )

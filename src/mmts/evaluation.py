@@ -17,7 +17,7 @@ from mmts.concepts.distribution import GROUP_NAMES
 from mmts.data.records import Split
 from mmts.errors import DataError, InputError
 from mmts.files import atomic_write
-from mmts.metrics import bootstrap_interval, ranks
+from mmts.metrics import bootstrap_interval, graded_scores, ranks
 
 CUTOFFS = (1, 5, 10)
 GRADED = ("mAP", "nDCG", "binary_mAP")
@@ -97,8 +97,6 @@ def _rank_all(queries: Tensor, candidates: Tensor, right: csr_matrix, grades: Te
         top = similarity.topk(min(_TOP, len(candidates)), dim=1).indices
         values = [ranks(similarity, relevant), top, relevant.gather(1, top)]
         if grades is not None:
-            from mmts.metrics.graded import graded_scores
-
             scores = graded_scores(similarity, grades[start : start + rows].to(similarity.device))
             values.append(torch.stack([scores.average_precision, scores.ndcg, scores.binary_average_precision], dim=1))
         for into, value in zip(found, values, strict=False):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
+from mmts.data.graded import CaptionPool
 from mmts.data.image import Augmentation
 from mmts.data.loader import Batch, EpochPlan, FeatureRows, Pixels, TokenizedCaptions, make_loader, positives
 from mmts.data.records import Medium, Split
@@ -216,3 +217,34 @@ def test_what_does_not_fit_is_refused_at_once():
         make_loader(split, plan_of(split, 2), rows, rows, epoch=0, first_batch=2)
     with pytest.raises(InputError, match="the plan is for 3 media and the split has 2"):
         make_loader(split, plan_of(split_of([["a"]] * 3), 2), rows, rows, epoch=0)
+
+
+def test_captions_may_be_drawn_from_media_that_fit() -> None:
+    split = split_of([["a"], ["b"], ["c"], ["d"]])
+    # Media 0 and 1 draw from each other, 2 and 3 only from 3.
+    pool = CaptionPool(key=np.array([0, 0, 1, 1]), starts=np.array([0, 2, 3]), positions=np.array([0, 1, 3]))
+    plan = EpochPlan(split.owner, 4, 4, seed=0, pool=pool)
+    drawn: dict[int, set[int]] = {medium: set() for medium in range(4)}
+    for epoch in range(40):
+        (pairs,) = plan.batches(epoch)
+        assert torch.equal(pairs.index, split.first[pairs.media])  # what is known of a pair stays its own
+        for medium, text in zip(pairs.media.tolist(), pairs.text.tolist(), strict=True):
+            drawn[medium].add(text)
+    assert drawn == {0: {0, 1}, 1: {0, 1}, 2: {3}, 3: {3}}
+
+
+def test_media_come_in_the_order_given() -> None:
+    split = split_of([["a", "b"]] * 6)
+    plan = EpochPlan(split.owner, 6, 4, seed=0, order=lambda epoch: np.roll(np.arange(6), epoch))
+    assert [pairs.media.tolist() for pairs in plan.batches(2)] == [[4, 5, 0, 1]]
+
+
+def test_processes_share_every_batch_without_overlap_or_loss() -> None:
+    split = split_of([[f"{i}"] for i in range(23)])
+    plan = plan_of(split, 10)
+    rows = FeatureRows(np.arange(23, dtype=np.float32)[:, None])
+    whole = list(make_loader(split, plan, rows, rows, epoch=1))
+    parts = [list(make_loader(split, plan, rows, rows, epoch=1, process=(k, 3))) for k in range(3)]
+    for at, batch in enumerate(whole):
+        assert torch.equal(torch.cat([part[at].media_index for part in parts]), batch.media_index)
+        assert torch.equal(torch.cat([part[at].media for part in parts]), batch.media)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +15,8 @@ from mmts.data.image import Augmentation
 from mmts.data.media import load_medium
 from mmts.data.records import Medium, Split
 from mmts.data.stream_order import process_slice
+from mmts.data.video import FrameSampling
 from mmts.errors import DataError, InputError
-
-if TYPE_CHECKING:
-    from mmts.data.video import FrameSampling
 
 Tokens = dict[str, Tensor]
 MediaSource = Callable[[list[int], int], Tensor]
@@ -210,7 +207,7 @@ class Pixels:
     media: Sequence[Medium]
     size: int
     resize: str = "stretch"
-    sampling: "FrameSampling | None" = None
+    sampling: FrameSampling | None = None
     augmentation: Augmentation | None = None
     seed: int = 0
 

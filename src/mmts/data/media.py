@@ -1,23 +1,19 @@
 """From a medium to pixels, wherever it lies: an image file, an image in a tar, or frames of a video."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from torch import Tensor
 
 from mmts.data.image import Augmentation, load_pixels
 from mmts.data.records import Medium
+from mmts.data.video import FrameSampling, load_clip
 from mmts.errors import DataError
-
-if TYPE_CHECKING:
-    from mmts.data.video import FrameSampling
 
 
 def load_medium(
     medium: Medium,
     size: int,
     resize: str = "stretch",
-    sampling: "FrameSampling | None" = None,
+    sampling: FrameSampling | None = None,
     augmentation: Augmentation | None = None,
     rng: np.random.Generator | None = None,
 ) -> Tensor:
@@ -39,7 +35,5 @@ def load_medium(
         wanted = "images" if sampling is None else "videos"
         raise DataError(f"{medium.path} (id {medium.id}) is {what}, and the model takes {wanted}")
     if sampling is not None:
-        from mmts.data.video import load_clip
-
         return load_clip(medium, sampling, size, resize, augmentation, rng)
     return load_pixels(medium.path, size, resize, augmentation, rng, member=medium.member)

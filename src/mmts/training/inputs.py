@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from mmts.data.feature_files import feature_rows
 from mmts.data.image import Augmentation
 from mmts.data.loader import Batch, EpochPlan, FeatureRows, Pixels, TokenizedCaptions, make_loader
 from mmts.data.records import Medium, Split
@@ -71,8 +72,6 @@ def build_model(section: Model, split: Split, run: RunDirectory, trained: bool =
 
 def _media_side(section: Model, split: Split) -> dict[str, Any]:
     if section.media.tower == FEATURES:
-        from mmts.data.feature_files import feature_rows
-
         return {"feature_width": feature_rows(split.media[:1]).shape[1]}
     if section.image is not None:
         image = section.image
@@ -101,8 +100,6 @@ def prepare_inputs(model: TwoTower, split: Split) -> Inputs:
     assert text_tower is not None
     media: Rows | Sequence[Medium] = split.media
     if media_tower is None:
-        from mmts.data.feature_files import feature_rows
-
         media = feature_rows(split.media)
     elif is_frozen(media_tower):
         media = media_features(media_tower, split.media)

@@ -60,7 +60,7 @@ def test_the_flags_are_those_that_are_documented() -> None:
     assert flags == {
         "demo": {"--out", "--seeds"},
         "analyze": {"--out", "--split", "--label", "--num-concepts", "--encoder", "--seed"},
-        "train": {"--data", "--out", "--set", "--resume"},
+        "train": {"--data", "--out", "--set", "--resume", "--tiny"},
         "evaluate": {"--data", "--split", "--checkpoint", "--save-embeddings"},
         "compare": set(),
         "report": {"--out"},

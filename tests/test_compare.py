@@ -1,6 +1,7 @@
 """Comparing runs: grouping by recipe, mean and spread by hand, paired intervals, and refusals."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,17 @@ from mmts.training.recipe import load_recipe, save_recipe
 from mmts.training.run_directory import RunDirectory
 
 
-def judged_run(path: Path, settings: Sequence[str], text_ranks: Sequence[int], media_ranks: Sequence[int]) -> Path:
-    """Write the files of a run that was judged with these ranks; two captions a medium."""
+def judged_run(
+    path: Path,
+    settings: Sequence[str],
+    text_ranks: Sequence[int],
+    media_ranks: Sequence[int],
+    graded: Sequence[float] | None = None,
+) -> Path:
+    """Write the files of a run that was judged with these ranks; two captions a medium.
+
+    `graded` (captions,) is the average precision of text queries, the other graded scores are 1.
+    """
     run = RunDirectory(path)
     path.mkdir()
     save_recipe(load_recipe("catalogue", settings), run.recipe_file, {})
@@ -27,6 +37,12 @@ def judged_run(path: Path, settings: Sequence[str], text_ranks: Sequence[int], m
     judgement = Judgement(
         torch.tensor(text_ranks), torch.tensor(media_ranks), top[0], top[0].bool(), top[1], top[1].bool()
     )
+    if graded is not None:
+        text_graded = torch.ones(len(text_ranks), 3, dtype=torch.float64)
+        text_graded[:, 0] = torch.tensor(graded)
+        judgement = replace(
+            judgement, text_graded=text_graded, media_graded=torch.ones(len(media_ranks), 3, dtype=torch.float64)
+        )
     groups = torch.arange(len(text_ranks)) % 2  # no tail
     write_json(run.metrics_file, summarize(judgement, split, groups, groups[split.first]))
     save_judgement(run.judgement_file, judgement, split, Path(), "text", groups, groups, groups[split.first])
@@ -78,6 +94,24 @@ def test_differences_are_paired_over_queries(runs: list[Path]) -> None:
     assert not gaps[1, "image_to_text", "R@10", None].is_clear
     assert gaps[1, "text_to_image", "R@1", "head"].mean == 0
     assert (1, "text_to_image", "R@1", "tail") not in gaps
+
+
+def test_graded_measures_are_compared_where_all_runs_have_them(tmp_path: Path) -> None:
+    ranks = [1, 2, 1, 9], [1, 7]
+    runs = [
+        judged_run(tmp_path / "a", [], *ranks, graded=[0.5, 0.5, 0.5, 0.5]),
+        judged_run(tmp_path / "b", ["train.epochs=3"], *ranks, graded=[0.75, 0.5, 0.75, 0.5]),
+    ]
+    comparison = compare_runs(runs)
+    gap = comparison.gaps[1, "text_to_image", "mAP", None]
+    assert gap.mean == pytest.approx(12.5)
+    assert comparison.gaps[1, "image_to_text", "nDCG", None].mean == 0
+    console = Console(width=200, record=True)
+    for table in comparison_tables(comparison):
+        console.print(table)
+    text = console.export_text()
+    for expected in ("mAP", "nDCG", "62.5", "+12.5"):
+        assert expected in text
 
 
 def test_runs_judged_on_other_queries_are_refused(runs: list[Path], tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def paired_gaps(judged: Sequence[Sequence[Judged]], directions: tuple[str, str])
                 continue
             inside = clusters[rows] if clusters is not None else None
             for measure in (*GRADED, *(f"R@{k}" for k in CUTOFFS)):
-                if measure in GRADED and side not in _graded_sides(judged):
+                if measure in GRADED and f"{side}_graded" not in first:
                     continue
                 scores = [_mean_scores(runs, side, measure)[rows] for runs in judged]
                 for number, own in enumerate(scores[1:], start=1):
@@ -149,12 +149,6 @@ def paired_gaps(judged: Sequence[Sequence[Judged]], directions: tuple[str, str])
                     mean = float((own - scores[0]).mean())
                     gaps[number, direction, measure, part] = Gap(100 * mean, 100 * low, 100 * high)
     return gaps
-
-
-def _graded_sides(judged: Sequence[Sequence[Judged]]) -> set[str]:
-    return {
-        side for side in ("text", "media") if all(f"{side}_graded" in run.arrays for runs in judged for run in runs)
-    }
 
 
 def _mean_scores(runs: Sequence[Judged], side: str, measure: str) -> torch.Tensor:

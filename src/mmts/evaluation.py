@@ -111,9 +111,15 @@ def recalls(query_ranks: Tensor) -> dict[str, float]:
     return {**figures, "median_rank": median, "mean_rank": mean}
 
 
+def all_measures(metrics: Mapping[str, Any]) -> list[str]:
+    """Return every measure in percent that a judgement has, those of graded relevance first."""
+    figures = metrics[_directions(metrics)[0]]
+    return [name for name in (*GRADED, *(f"R@{k}" for k in CUTOFFS)) if name in figures]
+
+
 def shown_measures(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return the three measures, in percent, that tables show of a judgement."""
-    return ("mAP", "nDCG", "R@1") if "mAP" in metrics[_directions(metrics)[0]] else ("R@1", "R@5", "R@10")
+    return ("mAP", "nDCG", "R@1") if "mAP" in all_measures(metrics) else ("R@1", "R@5", "R@10")
 
 
 def _directions(metrics: Mapping[str, Any]) -> list[str]:

@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,18 @@ def keep_side(model: nn.Module, side: str) -> None:
     for name, _ in list(model.named_parameters(recurse=False)):
         if name.startswith("logit"):
             delattr(model, name)
+
+
+def enable_checkpointing(name: str, model: Any) -> None:
+    """Checkpoint the gradients of a model of transformers. Raises RecipeError where it has no blocks for it."""
+    # transformers renamed it on the way to version 6.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise RecipeError(
+            f"tower {name!r} cannot checkpoint its gradients ({error}); set gradient_checkpointing to false"
+        ) from None
 
 
 def has_both_sides(model: nn.Module) -> bool:

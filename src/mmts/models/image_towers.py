@@ -274,6 +274,10 @@ class HuggingFaceImage(ImageTower):
             return states.mean((2, 3))
         return states.mean(1) if self.pooling == "mean" else states[:, 0]
 
+    def enable_gradient_checkpointing(self) -> None:
+        """Let transformers do it. Raises RecipeError where the model cannot."""
+        hf.enable_checkpointing(self.name, self.model)
+
     def settings(self) -> tuple[str, ...]:
         """Pixels and pooling."""
         return (*super().settings(), self.pooling)

@@ -34,3 +34,16 @@ def check_rate(tower: str, option: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise RecipeError(f"tower {tower!r}: {option} must be at least 0 and below 1, not {value!r}")
     return float(value)
+
+
+def agreed(tower: str, option: str, given: int | None, own: int, source: str | None, *, low: int = 1) -> int:
+    """Return the option that was `given`, or where it is None the tower's `own`.
+
+    Where weights from `source` decide about it, RecipeError is raised for any other value than theirs.
+    """
+    if given is None:
+        return own
+    check_int(tower, option, given, low)
+    if source is not None and given != own:
+        raise RecipeError(f"tower {tower!r}: {source} has {option} {own}, not {given}; leave the option out")
+    return given

@@ -18,7 +18,7 @@ from mmts.models.base import Tower
 from mmts.models.blocks import transformer
 from mmts.models.options import check_choice, check_int, check_options
 
-BUILT_IN = ("minilm", "small-transformer")
+BUILT_IN = ("minilm", "small-transformer", "clip-text")
 
 # Words of letters, digits and underscores; every other sign that is not a space stands alone, emoji too.
 _WORDS = re.compile(r"\w+|[^\w\s]")
@@ -249,6 +249,10 @@ class HuggingFaceText(TextTower):
         states: Tensor = self.model(**inputs).last_hidden_state
         return states[:, 0] if self.pooling == "cls" else mean_over_mask(states, tokens["attention_mask"])
 
+    def enable_gradient_checkpointing(self) -> None:
+        """Let transformers do it. Raises RecipeError where the model cannot."""
+        hf.enable_checkpointing(self.name, self.model)
+
     def settings(self) -> tuple[str, ...]:
         """Pooling, length limit and tokenizer."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
@@ -278,11 +282,12 @@ def load_text_tower(name: str, *, vocabulary: Vocabulary | None = None, **option
     """Return a text tower by name; it trains until `freeze` is called.
 
     Args:
-        name: "minilm" (packaged all-MiniLM-L6-v2, 384 features), "small-transformer" (from scratch), or a Hugging Face
-            name or local folder: any CLIP or SigLIP, any text encoder of AutoModel.
+        name: "minilm" (packaged all-MiniLM-L6-v2, 384 features), "small-transformer" (from scratch), "clip-text"
+            (CLIP's text transformer, from scratch, CLIP's or AVION's), or a Hugging Face name or local folder: any CLIP
+            or SigLIP, any text encoder of AutoModel.
         vocabulary: the words of the training captions, from `build_vocabulary`; only for "small-transformer".
-        options: `width`, `depth`, `heads`, `dropout`, `max_length` for small-transformer; `pooling` ("mean" or "cls")
-            and `max_length` for the others.
+        options: `width`, `depth`, `heads`, `dropout`, `max_length` for small-transformer; those of
+            `mmts.models.clip_text.ClipText` for clip-text; `pooling` ("mean" or "cls") and `max_length` for the others.
 
     Raises:
         RecipeError: an unknown name or option; says what was looked for and what there is.
@@ -296,6 +301,13 @@ def load_text_tower(name: str, *, vocabulary: Vocabulary | None = None, **option
         known = [option for option in inspect.signature(SmallTransformer).parameters if option != "vocabulary"]
         check_options(name, options, known)
         return SmallTransformer(vocabulary, **options)
+    if name == "clip-text":
+        from mmts.models.clip_text import ClipText  # which is a TextTower, so it cannot be imported above
+
+        check_options(name, options, list(inspect.signature(ClipText).parameters))
+        tower = ClipText(**options)
+        _ = tower.tokenizer  # fail now, not at the first batch
+        return tower
     if name == "minilm":
         source = hf.Source(name, _minilm_folder(), True, "text")
         options = {"max_length": 256, **options}  # the length it was trained with

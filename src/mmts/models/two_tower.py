@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,10 +10,14 @@ from torch import Tensor, nn
 
 from mmts.errors import RecipeError, RunError
 from mmts.losses.normalize import unit
-from mmts.models.base import Tower, is_frozen
+from mmts.models.base import MediaTower, Tower, is_frozen
 from mmts.models.heads import build_head
-from mmts.models.image_towers import ImageTower, load_image_tower
+from mmts.models.image_towers import load_image_tower
+from mmts.models.options import check_int
 from mmts.models.text_towers import TextTower, Vocabulary, load_text_tower
+from mmts.models.video_towers import load_video_tower
+
+DEFAULT_IMAGE = "efficientnet-lite0"
 
 Tokens = Mapping[str, Tensor]
 
@@ -26,7 +31,7 @@ class TwoTower(nn.Module):
     Where a tower is None, the input already is that tower's feature row.
 
     Args:
-        media_tower: images (B, 3, size, size) -> (B, W), or None.
+        media_tower: images (B, 3, size, size) or clips (B, F, 3, size, size) -> (B, W), or None.
         text_tower: tokens -> (B, W), or None.
         media_head: (B, W) -> (B, D).
         text_head: (B, W) -> (B, D).
@@ -39,7 +44,7 @@ class TwoTower(nn.Module):
 
     def __init__(
         self,
-        media_tower: ImageTower | None,
+        media_tower: MediaTower | None,
         text_tower: TextTower | None,
         media_head: nn.Module,
         text_head: nn.Module,
@@ -56,7 +61,7 @@ class TwoTower(nn.Module):
         return self.encode_media(media), self.encode_text(text)
 
     def encode_media(self, media: Tensor) -> Tensor:
-        """Return the unit embeddings (B, D) of images (B, 3, size, size) in [0, 1], or of feature rows (B, W)."""
+        """Return the unit embeddings (B, D) of images or clips in [0, 1], or of feature rows (B, W)."""
         return _encode(self.media_tower, self.media_head, media)
 
     def encode_text(self, text: Tensor | Tokens) -> Tensor:
@@ -76,8 +81,12 @@ class TwoTower(nn.Module):
             setattr(self, side, None)
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
-        """Return the state of all that trains: heads, and towers that are not frozen. The same after `drop_frozen`."""
-        frozen = tuple(f"{side}." for side, _ in self._frozen_towers())
+        """Return the state of all that trains: heads, and towers that are not frozen. The same after `drop_frozen`.
+
+        A frozen tower inside another, as the frames' image tower can be, is left out too.
+        """
+        towers = [(name, module) for name, module in self.named_modules() if isinstance(module, Tower)]
+        frozen = tuple(f"{name}." for name, tower in towers if is_frozen(tower))
         return {name: value for name, value in self.state_dict().items() if not name.startswith(frozen)}
 
     def load_trainable_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -108,14 +117,23 @@ def _encode(tower: Tower | None, head: nn.Module, inputs: Any) -> Tensor:
 
 def build_two_tower(
     *,
-    image: str = "efficientnet-lite0",
+    image: str | None = None,
     image_size: int | None = None,
     image_options: Mapping[str, Any] | None = None,
     image_frozen: bool = True,
+    video: str | None = None,
+    video_size: int | None = None,
+    video_options: Mapping[str, Any] | None = None,
+    video_frozen: bool = True,
+    frames: int | None = None,
+    sampling: str | None = None,
+    stride: int | None = None,
+    feature_width: int | None = None,
     text: str = "minilm",
     text_options: Mapping[str, Any] | None = None,
     text_frozen: bool = True,
     vocabulary: Vocabulary | None = None,
+    pretrained: str | Path | None = None,
     head: str = "two-layer",
     hidden: int = 512,
     dropout: float = 0.2,
@@ -124,17 +142,28 @@ def build_two_tower(
 ) -> TwoTower:
     """Return a two-tower model with new heads; random weights come from torch's global generator (the caller seeds it).
 
-    Frozen towers are held by the model until `drop_frozen`, so that `mmts.models.features` can compute their rows.
+    The media side is one of `image`, `video` and `feature_width`; "efficientnet-lite0" where none is given. Frozen
+    towers are held by the model until `drop_frozen`, so that `mmts.models.features` can compute their rows.
 
     Args:
         image: name of an image tower, see `load_image_tower`.
         image_size: side of the square input in pixels; None is the tower's own.
         image_options: the tower's options.
         image_frozen: keep the tower as it is and train only its head.
+        video: name of a video tower, see `load_video_tower`.
+        video_size: side of the square frames in pixels; None is the tower's own.
+        video_options: the tower's options.
+        video_frozen: keep the tower as it is and train only its head.
+        frames: of a clip, for `video`; this and the next two as in `load_video_tower`.
+        sampling: which frames.
+        stride: from frame to frame.
+        feature_width: W of media given as feature rows (M, W), which need no tower.
         text: name of a text tower, see `load_text_tower`.
         text_options: the tower's options.
         text_frozen: keep the tower as it is and train only its head.
         vocabulary: the words of the training captions; only for "small-transformer".
+        pretrained: a checkpoint file of AVION or MM-TS that fills both towers, "space-time-vit" and "clip-text"; the
+            head must be "none", and the width the checkpoint's (256 of the published ones). As in `load_avion`.
         head: "linear", "two-layer" or "none"; both sides get the same kind.
         hidden: width between the layers of a two-layer head.
         dropout: dropout of a two-layer head.
@@ -142,20 +171,56 @@ def build_two_tower(
         width: width of the embeddings.
 
     Raises:
-        RecipeError: an unknown name or option, or a frozen tower whose weights are random.
+        RecipeError: an unknown name or option, more than one media side, or a frozen tower whose weights are random.
     """
-    media_tower = load_image_tower(image, size=image_size, **(image_options or {}))
-    text_tower = load_text_tower(text, vocabulary=vocabulary, **(text_options or {}))
-    for tower, frozen in ((media_tower, image_frozen), (text_tower, text_frozen)):
-        if frozen and tower.from_scratch:
+    sides = {"image": image, "video": video, "feature_width": feature_width}
+    given = [name for name, value in sides.items() if value is not None]
+    if len(given) > 1:
+        raise RecipeError(f"the media side is one of image, video and feature_width, not {' and '.join(given)}")
+    video_options, text_options = dict(video_options or {}), dict(text_options or {})
+    if pretrained is not None:
+        if (video, text, head) != ("space-time-vit", "clip-text", "none"):
+            raise RecipeError(
+                "pretrained fills the towers space-time-vit (video) and clip-text (text) and needs head none, not "
+                f"{video}, {text} and {head}"
+            )
+        for side, options in (("video", video_options), ("text", text_options)):
+            if options.setdefault("weights", pretrained) != pretrained:
+                raise RecipeError(f"the {side} tower gets the weights of pretrained; leave its option weights out")
+    media_tower: MediaTower | None = None
+    if video is not None:
+        _refuse(video, video_options, ("size", "frames", "sampling", "stride"))
+        media_tower = load_video_tower(
+            video, size=video_size, frames=frames, sampling=sampling, stride=stride, **video_options
+        )
+    elif feature_width is not None:
+        check_int("features", "feature_width", feature_width, 1)
+    else:
+        image_options = image_options or {}
+        _refuse(image or DEFAULT_IMAGE, image_options, ("size",))
+        media_tower = load_image_tower(image or DEFAULT_IMAGE, size=image_size, **image_options)
+    _refuse(text, text_options, ("vocabulary",))
+    text_tower = load_text_tower(text, vocabulary=vocabulary, **text_options)
+    for tower, frozen in ((media_tower, image_frozen if video is None else video_frozen), (text_tower, text_frozen)):
+        if tower is None or not frozen:
+            continue
+        if tower.from_scratch:
             raise RecipeError(
                 f"tower {tower.name!r} starts from random weights, so it has to train: set frozen to false"
             )
-        if frozen:
-            tower.freeze()
+        tower.freeze()
+    media_width = media_tower.width if media_tower is not None else feature_width
+    assert media_width is not None
     return TwoTower(
         media_tower,
         text_tower,
-        build_head(head, media_tower.width, width, hidden=hidden, dropout=dropout, layer_norm=layer_norm),
+        build_head(head, media_width, width, hidden=hidden, dropout=dropout, layer_norm=layer_norm),
         build_head(head, text_tower.width, width, hidden=hidden, dropout=dropout, layer_norm=layer_norm),
     )
+
+
+def _refuse(tower: str, options: Mapping[str, Any], own: tuple[str, ...]) -> None:
+    """Raise RecipeError for an option that has a key of its own beside the options."""
+    for name in own:
+        if name in options:
+            raise RecipeError(f"tower {tower!r}: {name} has its own key and is none of the tower's options")

@@ -1,0 +1,217 @@
+"""Conceptual Captions (CC3M): the official TSV files of captions and addresses, with a folder of downloaded images."""
+
+import os
+import re
+from array import array
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mmts.console import progress_bar
+from mmts.data.collect import read_lines
+from mmts.data.pair_index import Pair, Piece, decoders, index_piece, merge_pieces, table_dataset
+from mmts.data.pair_table import PairTable, opened
+from mmts.data.records import Dataset
+from mmts.data.shards import holds_shards, read_shards
+from mmts.errors import DataError
+from mmts.files import cache_root, content_hash
+
+_ROWS = 10_000  # of a TSV, to a piece
+_HEADER = ["caption", "url"]
+_NO_FILE = "without an image file (failed downloads)"
+_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+# 12.jpg, 000000012.jpg, and 12_3890171219 or 12_3890171219.jpg: some download scripts add the address's CRC-32.
+_NAME = re.compile(rf"(\d{{1,18}})(?:(?:_\d+)?\.(?:{'|'.join(_SUFFIXES)})|_\d+)", re.IGNORECASE | re.ASCII)
+
+
+class Part(NamedTuple):
+    """One of the two TSV files: its split, and the folders that may hold its images, the first that exists counts."""
+
+    tsv: str
+    split: str
+    folders: tuple[str, ...]
+
+
+PARTS = (
+    Part("Train_GCC-training.tsv", "train", ("training", "Train_GCC-training", "images")),
+    Part("Validation_GCC-1.1.0-Validation.tsv", "val", ("validation", "Validation_GCC-1.1.0-Validation")),
+)
+
+
+class Images:
+    """Which rows have an image file, as flat arrays: 32 bytes and the path for each.
+
+    Attributes:
+        rows: (F,) int64, sorted.
+        folders: every folder looked into, with its time of change, by path relative to the root.
+    """
+
+    def __init__(self, root: Path, folder: str) -> None:
+        """Walk `folder`; raises DataError where no image is in it or naming two of one row, or OSError."""
+        self.folders: dict[str, int] = {}
+        rows, ends, paths = array("q"), array("q", [0]), bytearray()
+        waiting = [folder]
+        while waiting:
+            here = waiting.pop()
+            self.folders[here] = os.stat(root / here).st_mtime_ns  # before the look, so that a change after it shows
+            with os.scandir(root / here) as entries:
+                for entry in entries:
+                    matched = _NAME.fullmatch(entry.name)
+                    if matched is not None:
+                        rows.append(int(matched[1]))
+                        paths += os.fsencode(f"{here}/{entry.name}")
+                        ends.append(len(paths))
+                    elif entry.is_dir(follow_symlinks=False):  # a link may lead back up
+                        waiting.append(f"{here}/{entry.name}")
+        numbers = np.array(rows, dtype=np.int64)
+        self._order = np.argsort(numbers, kind="stable")
+        self.rows: npt.NDArray[np.int64] = numbers[self._order]
+        self._ends, self._paths = ends, paths
+        if not len(numbers):
+            raise DataError(
+                f"{root / folder}: no image in it is named by the number of its row, such as 12.jpg or 000000012.jpg"
+            )
+        for at in np.flatnonzero(np.diff(self.rows) == 0).tolist()[:1]:
+            first, second = (root / self.path(each) for each in (at, at + 1))
+            raise DataError(
+                f"{first} and {second} are both the image of row {self.rows[at]}; an image's name is its row"
+            )
+
+    def path(self, at: int) -> str:
+        """Return the path of the file of row `rows[at]`, relative to the root."""
+        place = self._order[at]
+        return os.fsdecode(bytes(self._paths[self._ends[place] : self._ends[place + 1]]))
+
+
+def looks_like_cc3m(path: Path) -> bool:
+    """Say whether a folder holds one of CC3M's two TSV files."""
+    return any((path / part.tsv).is_file() for part in PARTS)
+
+
+def read_cc3m(path: str | Path) -> Dataset:
+    """Read CC3M: a folder with the official TSV files and the images, or with shards (see `read_shards`).
+
+    Train_GCC-training.tsv is split train, its images lie in training/ (or images/); Validation_GCC-1.1.0-Validation.tsv
+    is val, its images lie in validation/; a folder named as the TSV without its suffix does too. One of the two files
+    is enough. A row is caption, tab, address; a first line "caption, tab, url", as some tools want it, is no row. An
+    image's name is the number of its row, counted from 0, with zeros before it or not, in any subfolder; a row without
+    an image is a failed download, left out and counted. Ids are "train-12", "val-12".
+
+    Every image is decoded once. The index is kept until a TSV changes or a file is added or removed, and of its parts
+    of 10,000 rows only those are made again in which a row, or an image's name, size or time of change is another.
+
+    Raises:
+        DataError: naming the line that is no such row, images missing altogether, two images of one row, or an image
+            whose row does not exist.
+    """
+    root = Path(os.path.abspath(Path(path).expanduser()))
+    try:
+        if not root.is_dir():
+            names = " and ".join(part.tsv for part in PARTS)
+            raise DataError(f"{root} is no folder; CC3M is the folder that holds {names} and the images")
+        return read_shards(root) if holds_shards(root) else _read(root)
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename or root}: {error.strerror or error}") from None
+
+
+def _read(root: Path) -> Dataset:
+    parts = [part for part in PARTS if (root / part.tsv).is_file()]
+    if not parts:
+        raise DataError(f"{root}: neither {' nor '.join(part.tsv for part in PARTS)} is in it, and no shards")
+    index = cache_root() / "cc3m" / content_hash(str(root))
+    tables = {part.tsv: _state(root / part.tsv) for part in parts}
+    table = opened(index, {"tables": tables})
+    if table is None or not _unchanged(root, table.about["folders"]):
+        images = {part: Images(root, _image_folder(root, part)) for part in parts}
+        for part, found in images.items():
+            _check_rows(root, part, found)
+        folders = {name: time for found in images.values() for name, time in found.folders.items()}
+        table = merge_pieces(index, root, _pieces(root, images), {"tables": tables, "folders": folders})
+    return table_dataset(root, table)
+
+
+def _image_folder(root: Path, part: Part) -> str:
+    for name in part.folders:
+        if (root / name).is_dir():
+            return name
+    raise DataError(f"{root}: the images of {part.tsv} are missing; they lie in a folder {part.folders[0]} beside it")
+
+
+def _state(file: Path) -> list[int]:
+    state = file.stat()
+    return [state.st_size, state.st_mtime_ns]
+
+
+def _unchanged(root: Path, folders: Mapping[str, int]) -> bool:
+    """Say whether no file was added, removed or renamed: each would change its folder's time."""
+    try:
+        return all(os.stat(root / name).st_mtime_ns == time for name, time in folders.items())
+    except OSError:
+        return False
+
+
+def _pieces(root: Path, images: Mapping[Part, Images]) -> Iterator[Piece]:
+    total = sum(len(found.rows) for found in images.values())
+    with decoders() as pool, progress_bar("checking images", total, "images") as bar:
+        for part, found in images.items():
+            rows = _rows(root / part.tsv)
+            first = 0
+            while captions := list(islice(rows, _ROWS)):
+                low, high = np.searchsorted(found.rows, [first, first + len(captions)]).tolist()
+                yield Piece(_piece(root, part, first, captions, found, range(low, high), pool), part.split)
+                bar.advance(high - low)
+                first += len(captions)
+
+
+def _piece(
+    root: Path,
+    part: Part,
+    first: int,
+    captions: list[str],
+    found: Images,
+    files: range,
+    pool: ThreadPoolExecutor,
+) -> PairTable:
+    """Index the rows from `first` on, of which `files` have an image; from the cache where nothing has changed."""
+    paths = {int(found.rows[at]) - first: found.path(at) for at in files}
+    states = (f"{path}\0{_state(root / path)}" for path in paths.values())
+    folder = cache_root() / "cc3m" / content_hash(str(root), part.split, str(first), *captions, *states)
+    table = opened(folder)
+    if table is None:
+        pairs: Iterator[Pair | str] = (
+            Pair(f"{part.split}-{first + at}", caption, paths[at]) if at in paths else _NO_FILE
+            for at, caption in enumerate(captions)
+        )
+        about: dict[str, Any] = {"tsv": str(root / part.tsv), "first": first}
+        table = index_piece(folder, root, pairs, pool, about)
+    return table
+
+
+def _rows(tsv: Path) -> Iterator[str]:
+    """Yield the caption of every row; quotes mean nothing in these files."""
+    for number, line in read_lines(tsv):
+        fields = line.rstrip("\r\n").split("\t")
+        if number == 1 and [field.strip().lower() for field in fields] == _HEADER:
+            continue
+        if len(fields) != 2 or not fields[1].strip():
+            raise DataError(
+                f"{tsv}, line {number}: a row is a caption, a tab and an address; this one has {len(fields) - 1} tabs"
+                f"{'' if len(fields) != 2 else ' and nothing after it'}"
+            )
+        yield fields[0]
+
+
+def _check_rows(root: Path, part: Part, found: Images) -> None:
+    """Read the TSV through, which finds broken lines before hours of decoding, and look for images of no row."""
+    num_rows = sum(1 for _ in _rows(root / part.tsv))
+    beyond = int(np.searchsorted(found.rows, num_rows))
+    if beyond < len(found.rows):
+        raise DataError(
+            f"{root / found.path(beyond)} would be the image of row {found.rows[beyond]:,}, and {part.tsv} has "
+            f"{num_rows:,} rows counted from 0; an image's name is the number of its row"
+        )

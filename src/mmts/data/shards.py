@@ -1,0 +1,279 @@
+"""Webdataset shards, as img2dataset writes them: tars of key.jpg, key.txt and key.json, scanned once."""
+
+import json
+import os
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from glob import glob
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from braceexpand import braceexpand
+
+from mmts.console import progress_bar
+from mmts.data.collect import clean_text
+from mmts.data.pair_index import NO_CAPTION, Pair, Piece, decoders, index_piece, merge_pieces, table_dataset
+from mmts.data.pair_table import PairTable, opened
+from mmts.data.records import Dataset, split_name
+from mmts.errors import DataError
+from mmts.files import cache_root, content_hash
+
+IMAGES = ("jpg", "jpeg", "png", "webp")
+_TEXTS = ("txt", "json")
+_SPLITS = ("train", "val", "test")
+_MOST_SHARDS = 100_000
+_MOST_TEXT = 1 << 24  # bytes; a longer caption or .json is none
+_BLOCK = 512
+_WILD = re.compile(r"[*?\[]")
+_KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
+_WORD = re.compile(r"[A-Za-z]+")
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+class Shard(NamedTuple):
+    """One tar, the split its name or folder gives (or None), and a hash of its path, size and time of change."""
+
+    path: Path
+    split: str | None
+    key: str
+
+
+def read_shards(path: str | Path) -> Dataset:
+    """Read webdataset shards: a folder of .tar files, one of them, a glob, or braces ("shards/{00000..00331}.tar").
+
+    A sample is an image (jpg, jpeg, png or webp), a caption (txt, else the "caption" of its json) and a json of which
+    only `caption` and `status` count. What lacks one, or whose status is not "success", is left out and counted. The
+    key is the sample's id. Splits are the folders named train, val and test, or these words in the shards' names; else
+    80/10/10 by a hash of the key.
+
+    Every shard is scanned once and its images decoded; the index is kept under the shard's path, size and time of
+    change, so an interrupted scan goes on with the next shard.
+
+    Raises:
+        DataError: naming missing shards, a shard that is compressed or damaged (and at which byte), or two that hold
+            the same key.
+    """
+    pattern = Path(os.path.abspath(Path(path).expanduser()))
+    try:
+        shards = _with_splits(_find(pattern), pattern)
+        root = Path(os.path.commonpath([shard.path.parent for shard in shards]))
+        about = {"path": str(root)}
+        names = [f"{shard.path}\0{shard.key}\0{shard.split}" for shard in shards]
+        folder = cache_root() / "shards" / f"all-{content_hash(*names)}"
+        table = opened(folder, about)
+        if table is None:
+            table = merge_pieces(folder, root, _pieces(shards), about)
+        return table_dataset(pattern, table, _failed_downloads(shards))
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename or pattern}: {error.strerror or error}") from None
+
+
+def is_shard_pattern(path: str | Path) -> bool:
+    """Say whether a path means shards: it ends in .tar, with braces or wildcards or without.
+
+    >>> is_shard_pattern("shards/{00000..00331}.tar"), is_shard_pattern("captions.csv")
+    (True, False)
+    """
+    return str(path).endswith(".tar")
+
+
+def holds_shards(folder: Path) -> bool:
+    """Say whether a folder, or one in it named like a split, has .tar files."""
+    return any(True for each in [folder, *_split_folders(folder)] for _ in _tars(each))
+
+
+def _find(pattern: Path) -> list[tuple[Path, str | None]]:
+    """Return the shards meant, sorted, with the split of the folder they lie in."""
+    if pattern.is_file():
+        return [(pattern, None)]
+    if pattern.is_dir():
+        return _in_folder(pattern)
+    found: list[Path] = []
+    missing: list[Path] = []
+    try:
+        names = list(islice(braceexpand(str(pattern)), _MOST_SHARDS + 1))
+    except ValueError:
+        raise DataError(f'{pattern}: a brace is not closed; write shards like "shards/{{00000..00331}}.tar"') from None
+    if len(names) > _MOST_SHARDS:
+        raise DataError(f"{pattern} names more than {_MOST_SHARDS:,} shards")
+    for name in names:
+        matches = sorted(glob(name)) if _WILD.search(name) else [name] if os.path.isfile(name) else []
+        found += map(Path, matches)
+        if not matches:
+            missing.append(Path(name))
+    if missing and len(names) > 1:
+        raise DataError(
+            f"{pattern}: {len(missing):,} of the {len(names):,} shards are missing, the first is {missing[0]}"
+        )
+    if missing:
+        raise DataError(f"{pattern}: there is no such shard")
+    return [(each, None) for each in found]
+
+
+def _in_folder(folder: Path) -> list[tuple[Path, str | None]]:
+    here: list[tuple[Path, str | None]] = [(each, None) for each in _tars(folder)]
+    inside: list[tuple[Path, str | None]] = [
+        (each, split_name(part.name)) for part in _split_folders(folder) for each in _tars(part)
+    ]
+    if here and inside:
+        raise DataError(
+            f"{folder} holds shards itself and in the folder {inside[0][0].parent.name}; keep them in one place"
+        )
+    if not here and not inside:
+        raise DataError(f"{folder}: no .tar files in it, nor in folders named train, val and test")
+    return here or inside
+
+
+def _tars(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.glob("*.tar") if each.is_file() and not each.name.startswith("."))
+
+
+def _split_folders(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.iterdir() if split_name(each.name) in _SPLITS and each.is_dir())
+
+
+def _with_splits(found: Sequence[tuple[Path, str | None]], pattern: Path) -> list[Shard]:
+    """Give every shard the split of its folder, else the one its name has; all of them have one or none has."""
+    splits = [split or _split_in_name(path.stem) for path, split in found]
+    bare = splits.count(None)
+    if 0 < bare < len(splits):
+        without, named = found[splits.index(None)][0], next(at for at, split in enumerate(splits) if split)
+        raise DataError(
+            f"{pattern}: {found[named][0].name} says that it is of {splits[named]}, {without.name} says nothing; "
+            "name the split of all shards or of none"
+        )
+    shards = []
+    for (path, _), split in zip(found, splits, strict=True):
+        state = path.stat()
+        shards.append(Shard(path, split, content_hash(str(path), str(state.st_size), str(state.st_mtime_ns))))
+    return shards
+
+
+def _split_in_name(stem: str) -> str | None:
+    """Return the split that a shard's name says.
+
+    >>> _split_in_name("cc3m-validation-0003"), _split_in_name("00003")
+    ('val', None)
+    """
+    said = {split_name(word) for word in _WORD.findall(stem)} & set(_SPLITS)
+    return said.pop() if len(said) == 1 else None
+
+
+def _pieces(shards: Sequence[Shard]) -> Iterator[Piece]:
+    with decoders() as pool, progress_bar("indexing shards", len(shards), "shards") as bar:
+        for shard in shards:
+            yield Piece(_index(shard, pool), shard.split)
+            bar.advance()
+
+
+def _index(shard: Shard, pool: ThreadPoolExecutor) -> PairTable:
+    """Return the table of one shard, from the cache where it is there."""
+    folder = cache_root() / "shards" / shard.key
+    table = opened(folder)
+    if table is None:
+        table = index_piece(folder, shard.path.parent, _samples(shard.path), pool, {"path": str(shard.path)})
+    return table
+
+
+def _samples(tar: Path) -> Iterator[Pair | str]:
+    """Yield the samples of a tar in file order, or why one is left out; a sample's files stand next to each other."""
+    try:
+        yield from _read_samples(tar)
+    except OSError as error:
+        raise DataError(f"cannot read {tar}: {error.strerror or error}") from None
+
+
+def _read_samples(tar: Path) -> Iterator[Pair | str]:
+    with open(tar, "rb") as texts:
+        key = ""
+        parts: dict[str, tuple[int, int]] = {}
+        for name, member in _members(tar):
+            matched = _KEY.fullmatch(name)
+            suffix = matched[2].lower() if matched else ""
+            if matched is None or suffix not in (*IMAGES, *_TEXTS):
+                continue
+            if matched[1] != key and parts:
+                yield _sample(tar, texts, key, parts)
+                parts = {}
+            key = matched[1]
+            if suffix in parts:
+                raise DataError(f"{tar}, byte {member[0]}: {name!r} is there twice in a row")
+            parts[suffix] = member
+        if parts:
+            yield _sample(tar, texts, key, parts)
+
+
+def _sample(tar: Path, texts: IO[bytes], key: str, parts: Mapping[str, tuple[int, int]]) -> Pair | str:
+    about: Any = {}
+    if "json" in parts:
+        try:
+            about = json.loads(_read(texts, parts["json"]))
+        except (ValueError, RecursionError):
+            return "with a broken json"
+        if not isinstance(about, dict):
+            return "with a broken json"
+    if about.get("status", "success") != "success":
+        return "whose download failed"
+    image = next((parts[suffix] for suffix in IMAGES if suffix in parts), None)
+    if image is None:
+        return "without an image"
+    caption = about.get("caption")
+    if "txt" in parts:
+        try:
+            caption = _read(texts, parts["txt"]).decode("utf-8-sig")
+        except ValueError:
+            return "with a caption that is not UTF-8"
+    if not isinstance(caption, str):
+        return NO_CAPTION
+    return Pair(clean_text(key), caption, tar.name, image)
+
+
+def _read(file: IO[bytes], member: tuple[int, int]) -> bytes:
+    offset, length = member
+    if length > _MOST_TEXT:
+        raise ValueError("too long")
+    file.seek(offset)
+    return file.read(length)
+
+
+def _members(tar: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield (name, (offset, length)) of every file in a tar; raises DataError naming the byte where it is damaged."""
+    with open(tar, "rb") as file:
+        start = file.read(6)
+        kind = next((kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)), None)
+        if kind is not None:
+            raise DataError(
+                f"{tar} is compressed with {kind}; unpack it to a plain .tar, images in it are read at random"
+            )
+        file.seek(0)
+        at = 0
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                while (member := archive.next()) is not None:
+                    if member.isreg() and not member.issparse():
+                        yield member.name, (member.offset_data, member.size)
+                    archive.members.clear()  # type: ignore[attr-defined]  # of no use here, and it would grow with the tar
+                    at = archive.offset
+        except tarfile.TarError as error:
+            raise DataError(f"{tar} is damaged at byte {at:,}: {error}; fetch or write it again") from None
+        # tarfile takes a damaged header for the end: only a block of zeros is one.
+        file.seek(at)
+        if file.read(_BLOCK) != bytes(_BLOCK):
+            raise DataError(f"{tar} is damaged or cut off at byte {at:,}: no file begins or ends there; fetch it again")
+
+
+def _failed_downloads(shards: Sequence[Shard]) -> list[str]:
+    """Return what the NAME_stats.json that img2dataset writes beside each NAME.tar say."""
+    total: Counter[str] = Counter()
+    for shard in shards:
+        try:
+            stats = json.loads(shard.path.with_name(f"{shard.path.stem}_stats.json").read_bytes())
+            total.update({name: int(stats[name]) for name in ("count", "successes")})
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # they only serve this note
+            continue
+    failed = total["count"] - total["successes"]
+    return [f"{failed:,} of {total['count']:,} downloads had failed, by img2dataset's own count"] if failed > 0 else []

@@ -1,0 +1,83 @@
+"""A data set whose pairs lie in a table on disk: the same as any other, without a list of its media in memory."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmts.data.pair_table import PairTable, Rows
+from mmts.data.records import Dataset, Split, split_name
+from mmts.errors import DataError, InputError
+
+
+class TableSplit(Split):
+    """Some rows of a table as a split: every pair is a medium with one caption, made when it is asked for.
+
+    `media_checked` is True: whoever wrote the table has decoded every image in it.
+    """
+
+    media_checked = True
+
+    def __init__(self, name: str, table: PairTable, rows: Rows) -> None:
+        """Raises InputError without rows."""
+        if not len(rows):
+            raise InputError(f"split {name!r} needs at least one medium")
+        self.name = name
+        self.table = table
+        self.rows = rows
+        self.graded = None
+        self.media = table.media_of(rows)
+        self.captions = table.captions_of(rows)
+        self.owner = self.first = torch.arange(len(rows))
+
+    @cached_property
+    def text(self) -> Tensor:
+        """(N,) int64: equal numbers are equal caption strings."""
+        return self.table.text_numbers(self.rows)
+
+    @cached_property
+    def shard_sizes(self) -> Rows:
+        """How many media in a row lie in the same file, for each such run: (number of runs,) int64, their sum is M."""
+        file = self.table.file[self.rows]
+        starts = np.flatnonzero(np.diff(file, prepend=-1))
+        return np.diff(starts, append=len(file))
+
+    def without(self, indices: Iterable[int]) -> "Split":
+        """Return this split without the media at these positions, the rest in the same order.
+
+        Raises DataError when nothing remains, InputError for a position that does not exist.
+        """
+        dropped = np.unique(np.fromiter(indices, dtype=np.int64))
+        unknown = dropped[(dropped < 0) | (dropped >= self.num_media)]
+        if len(unknown):
+            raise InputError(f"split {self.name!r} has {self.num_media} media; there is no position {unknown[0]}")
+        if len(dropped) == self.num_media:
+            raise DataError(f"nothing remains of split {self.name!r}: all of its {self.num_media} media were dropped")
+        return TableSplit(self.name, self.table, np.delete(self.rows, dropped)) if len(dropped) else self
+
+
+@dataclass(frozen=True)
+class TableDataset(Dataset):
+    """A data set in a table; `media` makes a medium when it is asked for one."""
+
+    table: PairTable = field(kw_only=True)
+
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """Media by split: train, val and test first."""
+        return self.table.split_sizes()
+
+    def split(self, name: str) -> Split:
+        """Return a split; "validation", "valid" and "dev" mean "val". Raises DataError where it is empty."""
+        name = split_name(name)
+        rows = self.table.rows_of(name)
+        if not len(rows):
+            raise self.no_split(name)
+        return TableSplit(name, self.table, rows)
+
+    def whole(self) -> Split:
+        """Return all media, whatever their split, as one split named "all"."""
+        return TableSplit("all", self.table, np.arange(len(self.table)))

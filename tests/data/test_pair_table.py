@@ -1,0 +1,247 @@
+import pickle
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmts.data.loader import positives
+from mmts.data.pair_table import PairTable, PairWriter, opened, write_pair_table
+from mmts.data.records import Dataset, Medium
+from mmts.data.table_dataset import TableDataset, TableSplit
+from mmts.errors import DataError, InputError
+
+# id, caption, file, split, member
+PAIRS = [
+    ("a", "a cat", "0.tar", "train", (512, 10)),
+    ("b", "ein Hund 🐕", "0.tar", "val", (1024, 20)),
+    ("c", "a cat", "1.tar", "train", (512, 30)),
+    ("d", "a bird", "one/1.jpg", "train", None),
+    ("שלום", "a cat", "one/2.jpg", "test", None),
+]
+
+
+def add_all(writer: PairWriter, pairs: list = PAIRS) -> None:
+    file, last = -1, None
+    for identity, caption, path, split, member in pairs:
+        if path != last:
+            file, last = writer.add_file(path), path
+        writer.add(identity, caption, file, split, member)
+
+
+def write(folder: Path, pairs: list = PAIRS, root: str = "/data") -> PairTable:
+    with write_pair_table(folder, Path(root), ("train", "val", "test")) as writer:
+        add_all(writer, pairs)
+    return PairTable(folder)
+
+
+def as_media(pairs: list = PAIRS, root: str = "/data") -> list[Medium]:
+    return [
+        Medium(identity, Path(root) / path, (caption,), split=split, member=member)
+        for identity, caption, path, split, member in pairs
+    ]
+
+
+def dataset(table: PairTable) -> Dataset:
+    return TableDataset("d", Path("/data"), Path("/data"), table.media_of(), table=table)
+
+
+# --- columns ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_comes_back(tmp_path: Path):
+    table = write(tmp_path / "t")
+    assert len(table) == 5
+    assert list(table.media_of()) == as_media()
+    assert list(table.captions_of()) == [pair[1] for pair in PAIRS]
+    assert table.split_sizes() == {"train": 3, "val": 1, "test": 1}
+
+
+@given(st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs"])), st.text("ab\0 é🐕")), max_size=40))
+def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, texts: list[tuple[str, str]]):
+    pairs = [(identity, caption, "x.tar", "train", (0, 1)) for identity, caption in texts]
+    table = write(tmp_path_factory.mktemp("any") / "t", pairs)
+    assert list(table.media_of()) == as_media(pairs)
+    numbers = table.text_numbers(np.arange(len(table))).tolist()
+    for one, first in zip(numbers, texts, strict=True):
+        for other, second in zip(numbers, texts, strict=True):
+            assert (one == other) == (first[1] == second[1])
+
+
+def test_writing_in_small_buffers_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path / "large")
+    monkeypatch.setattr("mmts.data.pair_table._BUFFERED", 2)
+    write(tmp_path / "small")
+    for file in (tmp_path / "large").iterdir():
+        assert file.read_bytes() == (tmp_path / "small" / file.name).read_bytes()
+
+
+def test_tables_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    first = write(tmp_path / "1", PAIRS[:3], "/data/x")
+    second = write(tmp_path / "2", PAIRS[3:], "/data/y")
+    monkeypatch.setattr("mmts.data.pair_table._COPIED", 2)
+    with write_pair_table(tmp_path / "all", Path("/data"), ("test", "train", "val")) as writer:
+        writer.extend(first)
+        writer.extend(second, split="val")
+        writer.add("z", "more", writer.add_file("z.jpg"), "train")
+    table = PairTable(tmp_path / "all")
+    assert list(table.media_of()) == [
+        *as_media(PAIRS[:3], "/data/x"),
+        *as_media([(*pair[:3], "val", pair[4]) for pair in PAIRS[3:]], "/data/y"),
+        Medium("z", Path("/data/z.jpg"), ("more",), split="train"),
+    ]
+    assert table.text_numbers(np.arange(6))[[0, 2, 4]].unique().numel() == 1
+
+
+def test_a_table_that_fails_leaves_the_old_one(tmp_path: Path):
+    write(tmp_path / "t")
+
+    def fail() -> None:
+        with write_pair_table(tmp_path / "t", Path("/data"), ("train",)) as writer:
+            writer.add("1", "x", writer.add_file("x"), "train")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert list(PairTable(tmp_path / "t").media_of()) == as_media()
+    assert [each.name for each in tmp_path.iterdir()] == ["t"]
+
+
+def test_a_table_is_replaced_under_its_readers(tmp_path: Path):
+    old = write(tmp_path / "t")
+    new = write(tmp_path / "t", PAIRS[:1])
+    assert (len(old), len(new)) == (5, 1)
+    assert list(old.media_of()) == as_media()
+    assert [each.name for each in tmp_path.iterdir()] == ["t"]
+
+
+def test_a_worker_process_is_sent_the_folder_only(tmp_path: Path):
+    table = write(tmp_path / "t")
+    sent = pickle.dumps(table)
+    assert len(sent) < 500
+    assert list(pickle.loads(sent).media_of()) == as_media()
+
+
+@pytest.mark.parametrize("name", ["table.json", "caption.bytes", "caption.ends", "member", "split", "file.ends"])
+def test_a_damaged_table_is_refused(tmp_path: Path, name: str):
+    table = write(tmp_path / "t")
+    assert opened(table.folder) is not None
+    file = table.folder / name
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(DataError, match=r"damaged.*remove it"):
+        PairTable(table.folder)
+    assert opened(table.folder) is None
+
+
+def test_a_folder_without_a_table(tmp_path: Path):
+    assert opened(tmp_path / "none") is None
+    with pytest.raises(DataError, match="no table of pairs"):
+        PairTable(tmp_path)
+
+
+def test_where_the_table_cannot_be_written(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot write the index .*file/t: .*MMTS_CACHE names another folder"):
+        write(tmp_path / "file" / "t")
+
+
+def test_an_id_that_stands_twice_is_found(tmp_path: Path):
+    assert write(tmp_path / "1").repeated_id() is None
+    twice = [*PAIRS, ("b", "x", "9.tar", "train", None)]
+    assert write(tmp_path / "2", twice).repeated_id() == (1, 5)
+
+
+# --- the data set ----------------------------------------------------------------------------------------------------
+
+
+def test_a_split_is_the_same_as_one_of_listed_media(tmp_path: Path):
+    table = write(tmp_path / "t")
+    listed = Dataset("d", Path("/data"), Path("/data"), as_media())
+    ours = dataset(table)
+    assert ours.split_sizes == listed.split_sizes
+    assert ours.split_names == listed.split_names
+    for here, there in ((ours.split("train"), listed.split("train")), (ours.whole(), listed.whole())):
+        assert isinstance(here, TableSplit)
+        assert repr(here) == repr(there)
+        assert list(here.media) == list(there.media)
+        assert list(here.captions) == list(there.captions)
+        assert torch.equal(here.owner, there.owner)
+        assert torch.equal(here.first, there.first)
+        assert (here.text[:, None] == here.text).equal(there.text[:, None] == there.text)
+        assert (here.name, here.graded, here.num_media, here.num_captions) == (
+            there.name,
+            there.graded,
+            there.num_media,
+            there.num_captions,
+        )
+        every = torch.arange(here.num_media)
+        right = positives(here, every, every)
+        expected = positives(there, every, every)
+        assert right is not None
+        assert expected is not None
+        assert torch.equal(right, expected)
+    assert (ours.split("train").media_checked, listed.split("train").media_checked) == (True, False)
+
+
+def test_sequences_take_slices_and_negative_positions(tmp_path: Path):
+    captions = write(tmp_path / "t").captions_of(np.array([3, 1, 0]))
+    assert list(captions[1:]) == ["ein Hund 🐕", "a cat"]
+    assert captions[-1] == "a cat"
+    assert "a bird" in captions
+    with pytest.raises(IndexError):
+        captions[3]
+
+
+def test_without(tmp_path: Path):
+    split = dataset(write(tmp_path / "t")).split("train")
+    kept = split.without({1})
+    assert [each.id for each in kept.media] == ["a", "d"]
+    assert kept.owner.tolist() == [0, 1]
+    assert split.without([]) is split
+    with pytest.raises(DataError, match="nothing remains of split 'train'"):
+        split.without([0, 1, 2])
+    with pytest.raises(InputError, match="no position 3"):
+        split.without([3])
+
+
+def test_a_split_that_is_empty(tmp_path: Path):
+    few = dataset(write(tmp_path / "t", PAIRS[:2]))
+    with pytest.raises(DataError, match=r"nothing is in split 'test'; the splits are: train \(1 media\), val"):
+        few.split("test")
+    with pytest.raises(DataError, match="nothing is in split 'dev-2'"):
+        few.split("dev-2")
+    with pytest.raises(InputError, match="at least one medium"):
+        TableSplit("x", few.split("train").table, np.array([], dtype=np.int64))
+
+
+def test_shard_sizes_are_runs_of_one_file(tmp_path: Path):
+    split = dataset(write(tmp_path / "t")).whole()
+    assert isinstance(split, TableSplit)
+    assert split.shard_sizes.tolist() == [2, 1, 1, 1]
+
+
+def test_memory_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    N, files = 20_000, 10
+    monkeypatch.setattr("mmts.data.pair_table._BUFFERED", 500)
+    tracemalloc.start()
+    try:
+        with write_pair_table(tmp_path / "t", Path("/data"), ("train", "val")) as writer:
+            for shard in range(files):
+                file = writer.add_file(f"{shard:05d}.tar")
+                for at in range(shard * N // files, (shard + 1) * N // files):
+                    writer.add(f"{at:09d}", f"a caption of some length, number {at % 1000}", file, "train", (at, 9))
+        table = PairTable(tmp_path / "t")
+        split = TableDataset("d", tmp_path, tmp_path, table.media_of(), table=table).split("train")
+        assert split.text.unique().numel() == 1000
+        assert sum(len(split.captions[at]) for at in range(0, N, 100)) > 0
+        assert split.media[N - 1].id == "000019999"
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Listed as Media they take over 600 bytes a pair; here it is a few arrays of 8 bytes, and the write buffer.
+    assert peak < 100 * N
+    on_disk = sum(file.stat().st_size for file in (tmp_path / "t").iterdir())
+    assert on_disk < 110 * N

@@ -68,10 +68,19 @@ class Graded:
             total += common / (sizes - common)
         return total / len(self.classes)
 
+    def _sets(self, labels: Sequence[int] | None = None) -> Indices:
+        """Number the media (N,) by their sets of classes and their label: equal numbers, equal sets and labels."""
+        numbers: dict[tuple[Hashable, ...], int] = {}
+        key = []
+        for at in range(self.classes[0].shape[0]):
+            sets = tuple(kind.indices[kind.indptr[at] : kind.indptr[at + 1]].tobytes() for kind in self.classes)
+            key.append(numbers.setdefault((*sets, labels[at] if labels else 0), len(numbers)))
+        return np.array(key)
+
     def pool(self, above: float, labels: Sequence[Hashable] | None = None) -> CaptionPool:
         """Say which media's captions may be drawn for each medium: relevance over `above`, and the same label if given.
 
-        Only media that a text's row names lend their caption; a medium that none fits keeps its own.
+        Only media that a text's row names lend their caption; where none fits, one of the same classes and label does.
 
         Args:
             above: in [0, 1).
@@ -80,14 +89,8 @@ class Graded:
         N = self.classes[0].shape[0]
         numbers: dict[Hashable, int] = {}
         label = np.array([numbers.setdefault(each, len(numbers)) for each in (labels or [0] * N)])
-        keys: dict[tuple[Hashable, ...], int] = {}
-        key = np.empty(N, dtype=np.int64)
-        examples: list[int] = []
-        for at in range(N):
-            sets = tuple(kind.indices[kind.indptr[at] : kind.indptr[at + 1]].tobytes() for kind in self.classes)
-            key[at] = keys.setdefault((*sets, int(label[at])), len(keys))
-            if key[at] == len(examples):
-                examples.append(at)
+        key = self._sets(label.tolist())
+        examples = np.unique(key, return_index=True)[1].tolist()
         owner = self.owner.numpy()
         found: list[Indices] = []
         for start in range(0, len(examples), _ROWS):
@@ -103,12 +106,15 @@ class Graded:
         A text whose own medium is dropped belongs to the first one left with the same classes.
         """
         kept = np.setdiff1d(np.arange(self.classes[0].shape[0]), np.fromiter(dropped, dtype=np.int64))
-        full = self._relevance(kept) == 1
-        fits = full.any(0)
-        place = np.full(self.classes[0].shape[0], -1)
+        key = self._sets()
+        place = np.full(len(key), -1)
         place[kept] = np.arange(len(kept))
-        owner = place[self.owner.numpy()]
-        owner = np.where(owner >= 0, owner, full.argmax(0))[fits]
+        first = np.full(len(key), -1)  # by key: the first remaining medium of the same classes
+        first[key[kept][::-1]] = np.arange(len(kept))[::-1]
+        owner = self.owner.numpy()
+        owner = np.where(place[owner] >= 0, place[owner], first[key[owner]])
+        fits = owner >= 0
+        owner = owner[fits]
         captions = tuple(caption for caption, fit in zip(self.captions, fits, strict=True) if fit)
         # The texts' classes are those of their owners, which are the same sets as before.
         return Graded(captions, torch.from_numpy(owner), tuple(kind[kept] for kind in self.classes))

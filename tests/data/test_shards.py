@@ -115,7 +115,7 @@ def test_what_a_sample_may_look_like(tmp_path: Path):
     }
     chosen = dataset.media[3]
     assert load_image(chosen.path, member=chosen.member).getpixel((0, 0))[1] > 100  # the jpg, green
-    assert dataset.notes[0] == "cleaned 1 captions of control characters, broken characters or outer spaces"
+    assert dataset.notes[0] == "cleaned the captions of 1 pair of control characters, broken characters or outer spaces"
 
 
 def test_what_is_left_out_is_counted(tmp_path: Path):
@@ -147,8 +147,8 @@ def test_what_is_left_out_is_counted(tmp_path: Path):
     assert ids(dataset) == ["a"]
     assert dataset.empty_captions == 2
     assert sorted(note.partition("; ")[0] for note in dataset.notes[:-1]) == [
-        "left out 1 pairs with a caption that is not UTF-8",
-        "left out 1 pairs without an image",
+        "left out 1 pair with a caption that is not UTF-8",
+        "left out 1 pair without an image",
         "left out 2 pairs whose download failed",
         "left out 2 pairs whose image cannot be decoded",
         "left out 2 pairs with a broken json",
@@ -165,7 +165,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path):
 
 
 def test_nothing_left_says_why(tmp_path: Path):
-    with pytest.raises(DataError, match=r"0\.tar: no image with a caption in it \(left out 1 pairs without an image\)"):
+    with pytest.raises(DataError, match=r"0\.tar: no image with a caption in it \(left out 1 pair without an image\)"):
         read_shards(write_tar(tmp_path / "0.tar", {"a.txt": "x"}))
 
 

@@ -121,11 +121,13 @@ def table_dataset(path: Path, table: PairTable, notes: Sequence[str] = ()) -> Da
     """
     counts: dict[str, int] = dict(table.about["counts"])
     cleaned = counts.pop(_CLEANED, 0)
-    said = [f"left out {count:,} pairs {why}" for why, count in counts.items() if why != _UNREADABLE]
+    said = [f"left out {_pairs(count)} {why}" for why, count in counts.items() if why != _UNREADABLE]
     if count := counts.get(_UNREADABLE, 0):
-        said.append(f"left out {count:,} pairs {_UNREADABLE}; they are named in {table.folder / _UNREADABLE_NAME}")
+        said.append(f"left out {_pairs(count)} {_UNREADABLE}; they are named in {table.folder / _UNREADABLE_NAME}")
     if cleaned:
-        said.append(f"cleaned {cleaned:,} captions of control characters, broken characters or outer spaces")
+        said.append(
+            f"cleaned the captions of {_pairs(cleaned)} of control characters, broken characters or outer spaces"
+        )
     if not len(table):
         why = f" ({'; '.join([*notes, *said])})" if said or notes else ""
         raise DataError(f"{path}: no image with a caption in it{why}")
@@ -164,3 +166,7 @@ def _cleaned(found: Iterable[Pair | str], counts: Counter[str]) -> Iterator[Pair
             continue
         counts[_CLEANED] += caption != pair.caption
         yield pair._replace(caption=caption)
+
+
+def _pairs(count: int) -> str:
+    return f"{count:,} {'pair' if count == 1 else 'pairs'}"

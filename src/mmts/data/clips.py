@@ -77,9 +77,8 @@ def open_clip(medium: Medium) -> Iterator[Clip]:
         return
     names = _picture_names(medium.path, medium.frames)
     if not names:
-        raise DataError(
-            f"{medium.path}: no chunks (0.MP4, 15.MP4, ...) and no frames (frame_0000000001.jpg, ...) in it"
-        )
+        known = "chunks (0.MP4, 15.MP4, ...) nor frames (frame_0000000001.jpg, ...)"
+        raise DataError(f"{medium.path}: is a folder that holds neither {known}")
     if medium.frames is None and (medium.start is not None or medium.end is not None):
         raise DataError(f"{medium.path}: a folder of frames is cut by the numbers of frames; only seconds are given")
     yield _PictureClip(medium.path, names)

@@ -19,7 +19,8 @@ from mmts.data.image import PIXEL_LIMIT
 from mmts.errors import DataError
 
 # Containers only: a playlist (HLS, concat) would make the decoder open other files or addresses.
-_FORMATS = "mov,matroska,avi,mpeg,mpegts,ogg,asf,flv,gif,mpegvideo,h264,hevc,ivf"
+_FORMATS = "mov,matroska,avi,mpeg,mpegts,ogg,asf,flv,gif"
+_UNSEEKABLE = "mpeg"  # after a seek its timestamps are guesses, and wrong ones
 _ROUNDING = 1e-6  # seconds: a time computed to be a frame's own may come out this much smaller
 _SEEK_COST = 8  # frames that could be decoded while the decoder is flushed and filled again
 _KEY_FRAMES_APART = 5.0  # seconds, where the container does not say
@@ -109,19 +110,23 @@ class VideoFile:
         self._container = _open_container(self.path)
         streams = [each for each in self._container.streams.video if not _is_cover(each)]
         if not streams:
-            self._container.close()
             kinds = sorted({each.type for each in self._container.streams} - {"video"})
-            raise DataError(f"{self.path}: has no video stream{f' (only {kinds[0]})' if kinds else ''}")
+            self._container.close()
+            raise DataError(f"{self.path}: has no video stream (only {' and '.join(kinds) or 'a picture'})")
         self._stream = streams[0]
         self._stream.codec_context.thread_count = 1
+        self._is_seekable = self._container.format.name != _UNSEEKABLE
         self._forget()
-        self._current: VideoFrame | None = None
+        self._is_fresh = True
 
     def _forget(self) -> None:
+        self._is_fresh = False
+        self._current: VideoFrame | None = None
         self._packets = self._demux()
         self._ahead: deque[Packet[VideoStream]] = deque()  # read, not yet given to the decoder
         self._decoded: deque[VideoFrame] = deque()  # decoded, not yet looked at
-        self._is_over = self._is_flushed = False
+        self._inside: list[int] = []  # timestamps of what the decoder was given and has not given back
+        self._is_flushed = False
 
     def _demux(self) -> "Iterator[Packet[VideoStream]]":
         """Yield the packets, and end where the file does or where it can't be read."""
@@ -135,6 +140,8 @@ class VideoFile:
     def _is_seek_shorter(self, wanted: int) -> bool:
         if self._current is None or self._current.pts is None or wanted < self._current.pts:
             return True
+        if not self._is_seekable:
+            return False
         index = getattr(self._stream, "index_entries", None)  # PyAV has it since 17
         at = index.search_timestamp(wanted) if index else -1
         if index and at >= 0 and index[-1].timestamp >= wanted:
@@ -144,20 +151,19 @@ class VideoFile:
     def _seek(self, wanted: int) -> None:
         """Go to a key frame at or before `wanted`; further back where that one starts later or cannot be decoded."""
         back = 0.0
-        while True:
-            target = max(wanted - round(back / self._unit), self._origin)
+        while self._is_seekable and (target := wanted - round(back / self._unit)) > self._origin:
             try:
                 self._container.seek(target, stream=self._stream)
-            except av.FFmpegError:  # not in this container: read it from the start
-                self._container.close()
-                self._open()
-                target = self._origin
+            except av.FFmpegError:
+                break
             self._forget()
-            self._current = None
             first = self._following(None)
-            if target == self._origin or (first is not None and first.pts is not None and first.pts <= wanted):
+            if first is not None and first.pts is not None and first.pts <= wanted:
                 return
             back = 2 * back or 1.0
+        if not self._is_fresh:
+            self._container.close()
+            self._open()
 
     def _read_to(self, wanted: int) -> bool:
         """Make the last frame that starts at or before `wanted` the current one; say whether it is the right one."""
@@ -168,24 +174,28 @@ class VideoFile:
                 if self._current is not None and self._current.pts is not None:
                     self._end = self._current.pts + max(self._current.duration or 0, 2 * self._per_frame)
                 break
-            if following.pts is not None and following.pts > wanted:
+            if following.pts is None or following.pts > wanted:
                 break
             self._current = self._decoded.popleft()
+            self._inside = [each for each in self._inside if each > following.pts]
+            self._is_fresh = False
         found = None if self._current is None else self._current.pts
         return shown is None or found == shown or not self._may_skip
 
     def _look_ahead(self, wanted: int) -> int | None:
-        """Return the timestamp of the frame shown at `wanted`, from packets not yet decoded; None where they don't say.
+        """Return the timestamp of the frame shown at `wanted` as the packets have it; None where they can't say.
 
-        No packet that follows one to be decoded after `wanted` is shown before it.
+        Reads on to the first packet that is decoded after `wanted`: what follows is shown later still.
         """
         while not self._ahead or (self._ahead[-1].dts is not None and self._ahead[-1].dts <= wanted):
             packet = next(self._packets, None)
-            if packet is None:
-                self._is_over = True
-                break
+            if packet is None:  # only the last frame tells how far the file goes
+                return None
             self._ahead.append(packet)
-        return max((each.pts for each in self._ahead if each.pts is not None and each.pts <= wanted), default=None)
+        stamps = [*self._inside, *(each.pts for each in self._ahead if each.pts is not None)]
+        if self._current is not None and self._current.pts is not None and stamps:
+            stamps.append(self._current.pts)
+        return max((each for each in stamps if each <= wanted), default=None)
 
     def _following(self, shown: int | None) -> VideoFrame | None:
         """Return the next frame without taking it; None at the end. What comes before `shown` may be left out."""
@@ -195,6 +205,8 @@ class VideoFile:
             is_between = shown is not None and starts is not None and starts < shown
             self._stream.codec_context.skip_frame = "NONREF" if is_between else "DEFAULT"
             self._is_flushed = packet is None
+            if packet is not None and packet.pts is not None:
+                self._inside.append(packet.pts)
             try:
                 frames = self._stream.decode(packet)
             except av.FFmpegError:  # a damaged packet: the next key frame sets it right

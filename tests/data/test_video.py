@@ -1,0 +1,452 @@
+import os
+import struct
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mmts.data import decoding
+from mmts.data.decoding import VideoFile
+from mmts.data.image import Augmentation, unreadable_media
+from mmts.data.records import Medium
+from mmts.data.video import FrameSampling, load_clip, why_unreadable_clip
+from mmts.errors import DataError, InputError
+
+# --- films whose frames carry their own number: ten blocks, white for a 1 among its binary digits ---------------------
+
+
+def drawn(number: int, width: int = 80, height: int = 48) -> npt.NDArray[np.uint8]:
+    bits = np.array([number >> bit & 1 for bit in range(10)], dtype=np.uint8).reshape(2, 5)
+    blocks = np.kron(30 + 200 * bits, np.ones((height // 2, width // 5), dtype=np.uint8))
+    return np.repeat(blocks[:, :, None], 3, axis=2)
+
+
+def numbers(clip: Tensor) -> list[int]:
+    """Read the numbers of the frames of a clip (F, 3, S, S) back."""
+    side = clip.shape[-1]
+    rows, columns = [side // 4, 3 * side // 4], [round((at + 0.5) * side / 5) for at in range(5)]
+    bits = clip[:, 1][:, rows][:, :, columns].reshape(len(clip), 10) > 0.5
+    return (bits * 2 ** torch.arange(10)).sum(dim=1).tolist()
+
+
+def film(
+    path: Path,
+    count: int = 90,
+    rate: int = 30,
+    first: int = 0,
+    codec: str = "libx264",
+    ticks: Sequence[int] | None = None,
+    **options: str,
+) -> Path:
+    """Write a film of frames first, first + 1, ...; `ticks` are their times in thousandths of a second."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options=options or {"g": "12", "bf": "2", "preset": "fast"})
+        stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000 if ticks else rate)
+        for at in range(count):
+            frame = av.VideoFrame.from_ndarray(drawn(first + at), format="rgb24")
+            frame.pts, frame.time_base = ticks[at] if ticks else at, stream.codec_context.time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def clip_of(path: Path, start: float | None = None, end: float | None = None, **rest: object) -> Medium:
+    return Medium("clip", path, ("x",), kind="video", start=start, end=end, **rest)  # type: ignore[arg-type]
+
+
+def shown(medium: Medium, sampling: FrameSampling, seed: int | None = None) -> list[int]:
+    rng = None if seed is None else np.random.default_rng(seed)
+    return numbers(load_clip(medium, sampling, 40, "stretch", rng=rng))
+
+
+# --- which frames -----------------------------------------------------------------------------------------------------
+
+
+def test_uniform_takes_the_middle_of_equal_parts(tmp_path: Path):
+    path = film(tmp_path / "a.mp4")
+    assert shown(clip_of(path), FrameSampling(6)) == [7, 22, 37, 52, 67, 82]
+    assert shown(clip_of(path, 1.0, 2.0), FrameSampling(5)) == [33, 39, 45, 51, 57]
+    assert shown(clip_of(path, 1.0), FrameSampling(2)) == [45, 75]
+    assert shown(clip_of(path, end=1.0), FrameSampling(1)) == [15]
+    assert shown(clip_of(path), FrameSampling(90)) == list(range(90))
+
+
+def test_random_takes_one_of_each_part(tmp_path: Path):
+    path = film(tmp_path / "a.mp4")
+    sampling = FrameSampling(6, "random")
+    drawn = np.array([shown(clip_of(path), sampling, seed) for seed in range(20)])
+    assert (drawn // 15 == np.arange(6)).all()
+    assert (np.ptp(drawn, axis=0) > 5).all()
+    assert shown(clip_of(path), sampling, 7) == shown(clip_of(path), sampling, 7)
+    assert shown(clip_of(path), sampling) == shown(clip_of(path), FrameSampling(6))
+
+
+def test_stride_takes_frames_so_far_apart(tmp_path: Path):
+    path = film(tmp_path / "a.mp4")
+    sampling = FrameSampling(8, "stride", stride=4)
+    assert shown(clip_of(path), sampling) == [29 + 4 * at for at in range(8)]  # (90 - 32) / 2 frames before it
+    found = [shown(clip_of(path, 1.0, 2.5), sampling, seed) for seed in range(20)]
+    assert all((np.diff(each) == 4).all() and 30 <= each[0] <= 43 for each in found)
+    assert len({each[0] for each in found}) > 5
+
+
+def test_stride_repeats_the_last_frame_of_a_segment_too_short(tmp_path: Path):
+    path = film(tmp_path / "a.mp4")
+    sampling = FrameSampling(6, "stride", stride=4)
+    for seed in (None, 0):
+        assert shown(clip_of(path, 1.0, 1.4), sampling, seed) == [30, 34, 38, 41, 41, 41]
+
+
+def test_more_frames_than_there_are(tmp_path: Path):
+    path = film(tmp_path / "a.mp4", 3)
+    assert shown(clip_of(path), FrameSampling(6)) == [0, 0, 1, 1, 2, 2]
+    assert shown(clip_of(film(tmp_path / "b.mp4", 1)), FrameSampling(4, "stride")) == [0, 0, 0, 0]
+
+
+def test_a_variable_rate_goes_by_the_clock(tmp_path: Path):
+    ticks = [0, 40, 80, 1000, 1040, 1900, 1940, 1980, 3000, 3040]
+    path = film(tmp_path / "a.mkv", len(ticks), ticks=ticks)
+    times = (np.arange(30) + 0.5) * 3040 / 30
+    expected = [int(np.searchsorted(ticks, time, side="right")) - 1 for time in times]
+    assert shown(clip_of(path, 0, 3.04), FrameSampling(30)) == expected
+
+
+@pytest.mark.parametrize("wrong", [{"frames": 0}, {"stride": 0}, {"kind": "dense"}])
+def test_sampling_refuses_what_cannot_be(wrong: dict):
+    with pytest.raises(InputError):
+        FrameSampling(**wrong)
+
+
+# --- seeking and reading on give the same -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("a.mp4", "libx264", {"g": "12", "bf": "3", "preset": "fast"}),
+        ("a.mp4", "libx264", {"preset": "veryslow", "x264-params": "open-gop=1:keyint=20:b-pyramid=normal"}),
+        ("a.mp4", "libx265", {"x265-params": "keyint=20:open-gop=1:log-level=none", "preset": "superfast"}),
+        ("a.mkv", "libx264", {"g": "12"}),
+        ("a.ts", "libx264", {"g": "12", "bf": "2"}),
+        ("a.webm", "libvpx-vp9", {"g": "20", "deadline": "realtime", "cpu-used": "8"}),
+        ("a.avi", "mpeg4", {"g": "12"}),
+        ("a.mpg", "mpeg2video", {"g": "12", "bf": "2"}),
+        ("a.mov", "mpeg4", {"g": "12", "bf": "2"}),
+    ],
+)
+def test_the_frame_is_exact_however_it_is_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, codec: str, options: dict
+):
+    path = film(tmp_path / name, codec=codec, **options)
+    order = np.random.default_rng(0).permutation(90)
+
+    def read(order: Sequence[int]) -> list[int]:
+        found = []
+        with VideoFile(path) as file:
+            for at in order:
+                frame = file.frame((at + 0.5) / 30)
+                assert frame is not None
+                pixels = np.asarray(frame.to_image().resize((40, 40))).transpose(2, 0, 1) / 255
+                found += numbers(torch.from_numpy(pixels)[None])
+        return found
+
+    assert read(order) == list(order)  # to and fro
+    assert read(range(90)) == list(range(90))
+    assert read(range(3, 90, 7)) == list(range(3, 90, 7))
+    monkeypatch.setattr(VideoFile, "_is_seek_shorter", lambda self, wanted: True)
+    assert read(range(0, 90, 7)) == list(range(0, 90, 7))
+    monkeypatch.setattr(VideoFile, "_is_seek_shorter", lambda self, wanted: False)
+    assert read(range(0, 90, 7)) == list(range(0, 90, 7))
+
+
+def test_far_frames_are_sought_and_near_ones_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = film(tmp_path / "a.mp4", 300, g="30", bf="2")
+    seeks: list[int] = []
+    seek = VideoFile._seek
+    monkeypatch.setattr(VideoFile, "_seek", lambda self, wanted: seeks.append(wanted) or seek(self, wanted))
+    load_clip(clip_of(path), FrameSampling(4), 8)
+    assert len(seeks) == 4
+    seeks.clear()
+    load_clip(clip_of(path, 5, 6.5), FrameSampling(8), 8)
+    assert len(seeks) == 1
+
+
+# --- chunks and folders of frames -------------------------------------------------------------------------------------
+
+
+def chunks(folder: Path, starts: Sequence[int] = (0, 2, 4), last: int = 30) -> Path:
+    for start in starts:
+        film(folder / f"{start}.MP4", last if start == starts[-1] else 60, first=30 * start)
+    return folder
+
+
+def test_a_clip_spans_chunks(tmp_path: Path):
+    folder = chunks(tmp_path / "P01_01.MP4")
+    assert shown(clip_of(folder, 1.0, 5.0), FrameSampling(8)) == [37, 52, 67, 82, 97, 112, 127, 142]
+    assert shown(clip_of(folder, 1.9, 2.1), FrameSampling(6)) == [57, 58, 59, 60, 61, 62]
+    assert shown(clip_of(folder), FrameSampling(5)) == [15, 45, 75, 105, 135]
+    assert shown(clip_of(folder, 3.0, 9.0), FrameSampling(2)) == [105, 135]  # the video is 5 s long
+    assert shown(clip_of(folder, 1.5, 2.5), FrameSampling(4, "stride", 6)) == [48, 54, 60, 66]
+
+
+@pytest.mark.parametrize(
+    ("starts", "start", "end", "reason"),
+    [
+        ((0, 4, 6), 1.0, 3.0, "chunk 2.MP4 is missing"),
+        ((2, 4), 1.0, 3.0, "the first chunk is 2.MP4, after 1 s"),
+        ((0, 2), 7.0, 8.0, "ends at 3 s, before the segment starts at 7 s"),
+    ],
+)
+def test_what_chunks_can_lack(tmp_path: Path, starts: Sequence[int], start: float, end: float, reason: str):
+    folder = chunks(tmp_path / "video", starts)
+    assert why_unreadable_clip(clip_of(folder, start, end)) == reason
+
+
+def test_a_damaged_chunk_is_named(tmp_path: Path):
+    folder = chunks(tmp_path / "video")
+    (folder / "2.MP4").write_bytes(b"")
+    assert why_unreadable_clip(clip_of(folder, 2.2, 2.8)) == "2.MP4: is empty (0 bytes)"
+    assert why_unreadable_clip(clip_of(folder, 0.2, 1.8)) is None
+
+
+@pytest.mark.parametrize("pattern", ["frame_{:010d}.jpg", "img_{:05d}.jpg", "{:06d}.png", "frame{}.jpg"])
+def test_a_folder_of_frames(tmp_path: Path, pattern: str):
+    for number in range(98, 120):
+        Image.fromarray(drawn(number)).save(tmp_path / pattern.format(number))
+    assert shown(clip_of(tmp_path, frames=(100, 109)), FrameSampling(5)) == [101, 103, 105, 107, 109]
+    assert shown(clip_of(tmp_path, frames=(100, 100)), FrameSampling(3)) == [100, 100, 100]
+    assert shown(clip_of(tmp_path), FrameSampling(22)) == list(range(98, 120))
+    assert shown(clip_of(tmp_path, frames=(98, 119)), FrameSampling(3, "stride", 4)) == [103, 107, 111]
+    # The last frames of a video are often missing: half of the clip must be there.
+    assert shown(clip_of(tmp_path, frames=(116, 121)), FrameSampling(6)) == [116, 117, 118, 119, 119, 119]
+    with pytest.raises(DataError, match=rf"^{tmp_path} \(frames 119 to 130\): .*nothing to decode in the middle"):
+        shown(clip_of(tmp_path, frames=(119, 130)), FrameSampling(6))
+
+
+@pytest.mark.parametrize(
+    ("rest", "reason"),
+    [
+        ({}, "holds neither chunks .* nor frames"),
+        ({"frames": (5, 3)}, "no frames from 5 to 3"),
+    ],
+)
+def test_a_folder_of_nothing(tmp_path: Path, rest: dict, reason: str):
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(DataError, match=reason):
+        shown(clip_of(tmp_path, **rest), FrameSampling(2))
+
+
+def test_seconds_do_not_cut_a_folder_of_frames(tmp_path: Path):
+    Image.fromarray(drawn(1)).save(tmp_path / "frame_0000000001.jpg")
+    assert "only seconds are given" in str(why_unreadable_clip(clip_of(tmp_path, 1.0, 2.0)))
+
+
+# --- what cannot be read ----------------------------------------------------------------------------------------------
+
+
+def sound(path: Path, codec: str = "aac") -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=16000, layout="mono")
+        frame = av.AudioFrame(format=stream.codec_context.format.name, layout="mono", samples=1024)
+        frame.sample_rate, frame.pts = 16000, 0
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
+        container.mux([*stream.encode(frame), *stream.encode()])
+    return path
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+NOT_VIDEOS: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "missing": (lambda folder: folder / "a.mp4", "does not exist"),
+    "empty": (lambda folder: written(folder / "a.mp4", b""), "is empty (0 bytes)"),
+    "text": (lambda folder: written(folder / "a.mp4", b"hello\n" * 100), "is not a video that can be opened"),
+    "noise": (lambda folder: written(folder / "a.mp4", np.random.default_rng(0).bytes(9000)), "is not a video that"),
+    "sound in mp4": (lambda folder: sound(folder / "a.mp4"), "has no video stream (only audio)"),
+    "sound in mkv": (lambda folder: sound(folder / "a.mkv", "pcm_s16le"), "has no video stream (only audio)"),
+    "half an mp4": (
+        lambda folder: written(folder / "b.mp4", film(folder / "a.mp4").read_bytes()[:2000]),
+        "is truncated or damaged: the table of its frames (moov)",
+    ),
+    "playlist": (
+        lambda folder: written(folder / "a.mp4", f"#EXTM3U\n#EXTINF:3,\n{film(folder / 'b.ts')}\n".encode()),
+        "is not a video that can be opened",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOT_VIDEOS)
+def test_the_file_and_the_reason_are_named(tmp_path: Path, case: str, capfd: pytest.CaptureFixture[str]):
+    make, reason = NOT_VIDEOS[case]
+    medium = clip_of(make(tmp_path), 0.5, 1.5)
+    assert str(why_unreadable_clip(medium)).startswith(reason)
+    with pytest.raises(DataError) as caught:
+        load_clip(medium, FrameSampling(4), 16)
+    assert str(caught.value).startswith(f"{medium.path} (0.5 s to 1.5 s): {reason}")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "a.mp4")
+    assert why_unreadable_clip(clip_of(tmp_path / "a.mp4")) == "is not a regular file"
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "reason"),
+    [
+        (5.0, 6.0, "ends at 3 s, before the segment starts at 5 s"),
+        (3.0, None, "ends at 3 s, before the segment starts at 3 s"),
+        (1.0, 1.0, "the segment is empty: it starts at 1 s and ends at 1 s"),
+        (2.0, 1.0, "the segment is empty: it starts at 2 s and ends at 1 s"),
+        (-1.0, 1.0, "the segment is empty: it starts at -1 s and ends at 1 s"),
+        (float("nan"), 1.0, "the segment is empty: it starts at nan s and ends at 1 s"),
+    ],
+)
+def test_segments_that_cannot_be(tmp_path: Path, start: float, end: float | None, reason: str):
+    medium = clip_of(film(tmp_path / "a.mp4"), start, end)
+    assert why_unreadable_clip(medium) == reason
+    with pytest.raises(DataError, match=reason):
+        load_clip(medium, FrameSampling(4), 16)
+
+
+def test_a_segment_beyond_the_end_is_cut_there(tmp_path: Path):
+    assert shown(clip_of(film(tmp_path / "a.mp4"), 2.0, 60.0), FrameSampling(3)) == [65, 75, 85]
+
+
+@pytest.fixture(scope="module")
+def truncated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Films of 300 frames, 10 s, of which about 40 % of the bytes are there."""
+    folder = tmp_path_factory.mktemp("truncated")
+    paths, rng = {}, np.random.default_rng(0)
+    for name, options in (("a.mp4", {"movflags": "faststart"}), ("a.mkv", {}), ("a.ts", {})):
+        with av.open(str(folder / name), "w", options=options) as container:
+            stream = container.add_stream("libx264", rate=30, options={"g": "15", "preset": "superfast"})
+            stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv420p"
+            for at in range(300):
+                pixels = drawn(at) + rng.integers(0, 20, (48, 80, 3), dtype=np.uint8)  # noise: many bytes a frame
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(stream.encode())
+        content = (folder / name).read_bytes()
+        paths[name] = written(folder / f"cut_{name}", content[: int(0.4 * len(content))])
+    return paths
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_a_truncated_file_is_read_as_far_as_it_goes(truncated: dict[str, Path], name: str):
+    path = truncated[name]
+    assert shown(clip_of(path, 1.0, 2.0), FrameSampling(5)) == [33, 39, 45, 51, 57]
+    assert why_unreadable_clip(clip_of(path, 1.0, 2.0)) is None
+    found = shown(clip_of(path, 0.0, 5.0), FrameSampling(10))  # something between 2.5 and 4.5 s is left
+    assert found[:5] == [7, 22, 37, 52, 67]
+    assert found[-1] == found[-2] < 135
+    for medium in (clip_of(path), clip_of(path, 6.0, 8.0)):
+        for kind in ("uniform", "stride"):
+            with pytest.raises(DataError, match=r"is truncated or incomplete: .* in the middle"):
+                load_clip(medium, FrameSampling(8, kind), 16)
+        assert "truncated" in str(why_unreadable_clip(medium))
+
+
+def test_whatever_passes_the_check_can_be_loaded(truncated: dict[str, Path]):
+    """A window that lies in the lost part altogether shows the middle of the segment."""
+    for end in np.arange(4.0, 9.0, 0.25):
+        medium = clip_of(truncated["a.mp4"], 0.0, float(end))
+        if why_unreadable_clip(medium) is None:
+            for seed in range(3):
+                load_clip(medium, FrameSampling(2, "stride", 4), 8, rng=np.random.default_rng(seed))
+        else:
+            assert end > 5
+
+
+def test_a_stream_without_a_length_is_measured(truncated: dict[str, Path]):
+    with VideoFile(truncated["a.ts"]) as file:
+        assert 2.5 < file.measured_duration() < 5
+    assert shown(clip_of(truncated["a.ts"], 1.0, 2.0), FrameSampling(5)) == [33, 39, 45, 51, 57]
+
+
+def test_damage_in_the_middle_costs_only_frames_there(tmp_path: Path):
+    content = bytearray(film(tmp_path / "a.mkv", 150).read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 300] = np.random.default_rng(1).bytes(300)
+    path = written(tmp_path / "b.mkv", bytes(content))
+    found = shown(clip_of(path, 0.0, 5.0), FrameSampling(10))
+    assert found[:3] == [7, 22, 37]
+    assert why_unreadable_clip(clip_of(path, 0.0, 1.0)) is None
+
+
+def test_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(decoding, "PIXEL_LIMIT", 3000)
+    assert (
+        why_unreadable_clip(clip_of(film(tmp_path / "a.mp4")))
+        == "3,840 pixels a frame are more than the limit of 3,000"
+    )
+
+
+# --- pixels -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+def test_the_square_is_that_of_an_image(tmp_path: Path, resize: str):
+    path = film(tmp_path / "a.mp4", 12, first=300)
+    Image.fromarray(drawn(306)).save(tmp_path / "306.png")
+    clip = load_clip(clip_of(path), FrameSampling(1), 32, resize)
+    picture = load_clip(clip_of(tmp_path, frames=(306, 306)), FrameSampling(1), 32, resize)
+    assert clip.shape == (1, 3, 32, 32)
+    assert clip.dtype == torch.float32
+    assert 0 <= clip.min() <= clip.max() <= 1
+    assert (clip - picture).abs().mean() < 0.03
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+def test_all_frames_are_changed_alike(tmp_path: Path, resize: str):
+    for number in range(4):
+        Image.fromarray(drawn(341)).save(tmp_path / f"{number}.png")
+    medium, sampling = clip_of(tmp_path), FrameSampling(4, "random")
+    first, again, other = (
+        load_clip(medium, sampling, 24, resize, Augmentation(), np.random.default_rng(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert all(torch.equal(frame, first[0]) for frame in first)
+    with pytest.raises(InputError, match="needs rng"):
+        load_clip(medium, sampling, 24, resize, Augmentation())
+
+
+def test_a_film_on_its_side_is_turned_upright(tmp_path: Path):
+    content = bytearray(film(tmp_path / "a.mp4", 12, first=340).read_bytes())
+    at = content.index(b"tkhd") + 4 + 40
+    content[at : at + 24] = struct.pack(">6i", 0, 1 << 16, 0, -1 << 16, 0, 0)  # a quarter turn clockwise
+    turned = load_clip(clip_of(written(tmp_path / "b.mp4", bytes(content))), FrameSampling(1), 40)
+    assert numbers(torch.rot90(turned, 1, (2, 3))) == [346]
+
+
+# --- the check before a run -------------------------------------------------------------------------------------------
+
+
+def test_the_check_looks_at_each_segment_and_remembers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = film(tmp_path / "a.mp4")
+    np.save(tmp_path / "a.npy", np.array([1.0, np.nan]))
+    media = [clip_of(path, 0, 1), clip_of(path, 5, 6), clip_of(path, 1, 2), clip_of(tmp_path / "a.npy")]
+    found = unreadable_media(media)
+    assert found == {
+        1: "ends at 3 s, before the segment starts at 5 s",
+        3: "holds values that are not finite in 32 bits",
+    }
+    opened: list[Medium] = []
+    check = why_unreadable_clip
+    monkeypatch.setattr("mmts.data.video.why_unreadable_clip", lambda medium: opened.append(medium) or check(medium))
+    assert unreadable_media(media) == found
+    assert opened == [media[1]]
+    assert list(unreadable_media(media[::2])) == []
+    assert opened[1:] == [media[0], media[2]]  # another set is looked at anew

@@ -8,15 +8,21 @@ import pytest
 from mmts.data.captions_jsonl import read_captions_jsonl
 from mmts.data.karpathy import read_karpathy
 from mmts.data.records import Coverage, Dataset, Medium
+from mmts.data.youcook2 import read_youcook2
 from mmts.errors import DataError
+from mmts.examples.cc3m import draw_cc3m, draw_shards
 from mmts.examples.epic_kitchens import draw_ek100
 from mmts.examples.karpathy import draw_coco, draw_flickr30k
-from mmts.prepare import MANIFEST, PUBLIC_SETS, prepare, write_manifest
+from mmts.examples.youcook2 import draw_youcook2
+from mmts.prepare import MANIFEST, prepare, write_manifest
+from mmts.public_sets import PUBLIC_SETS
 
 DRAW: dict[str, Callable[[Path], Path]] = {
     "flickr30k": draw_flickr30k,
     "coco": draw_coco,
+    "cc3m": draw_cc3m,
     "ek100": draw_ek100,
+    "youcook2": draw_youcook2,
 }
 
 
@@ -143,3 +149,23 @@ def test_frame_folders_pass_through_the_manifest(tmp_path: Path):
     ours = read_captions_jsonl(prepare("ek100", root))
     assert tuple(ours.media) == tuple(PUBLIC_SETS["ek100"].read(root).media)
     assert ours.media[0].frames is not None
+
+
+def test_shards_pass_through_the_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = draw_shards(tmp_path)
+    ours = read_captions_jsonl(prepare("cc3m", root))
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{'test':<6}{1:>10}{'':>11}{1:>10}{'':>11}{0:>9}" in lines  # nothing is published of such a split
+    assert tuple(ours.media) == tuple(PUBLIC_SETS["cc3m"].read(root).media)
+    assert ours.media[0].member is not None
+
+
+def test_videos_that_are_gone_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = draw_youcook2(tmp_path)
+    before = read_youcook2(root)
+    gone = before.split("val").media[0].path
+    gone.unlink()
+    prepare("youcook2", root)
+    left = sum(medium.path != gone for medium in before.split("val").media)
+    line = f"val: {left} of {before.coverage['val'].annotated} annotated media are there; papers judge on 3,350"
+    assert line in capsys.readouterr().out.splitlines()

@@ -3,130 +3,21 @@
 import json
 import os
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from mmts.console import console, progress_bar
-from mmts.data.epic_kitchens import read_epic_kitchens
-from mmts.data.karpathy import karpathy_file, read_karpathy
 from mmts.data.records import Dataset, Medium
 from mmts.errors import DataError, nearest
 from mmts.files import atomic_write
+from mmts.public_sets import PUBLIC_SETS, Part, PublicSet
 
 MANIFEST = "manifest.jsonl"
 MISSING = "missing.txt"
 _WIDTH = 80
-
-
-@dataclass(frozen=True)
-class Part:
-    """Something a data set's folder should hold: any one of `patterns` (globs from the folder) will do.
-
-    `place` is where to put it, in words or as a path; the first pattern where that is not given.
-    """
-
-    what: str
-    patterns: tuple[str, ...]
-    address: str
-    size: str
-    licence: str
-    required: bool = True
-    place: str = ""
-
-
-@dataclass(frozen=True)
-class PublicSet:
-    """A public data set: its parts, its reader, and the media and captions that were published, by split."""
-
-    title: str
-    parts: tuple[Part, ...]
-    read: Callable[[Path], Dataset]
-    published: Mapping[str, tuple[int, int]]
-    remark: str = ""
-
-
-_KARPATHY = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
-_COCO_TERMS = "each photo's own Creative Commons licence, see https://cocodataset.org/#termsofuse"
-_EPIC_ANNOTATIONS = "https://github.com/epic-kitchens/epic-kitchens-100-annotations"
-_EPIC_LICENCE = "CC BY-NC 4.0"
-
-
-def _karpathy_part(name: str) -> Part:
-    file = f"dataset_{name}.json"
-    return Part("Karpathy's splits", (file, f"annotations/{file}"), _KARPATHY, "about 40 MB", "none stated")
-
-
-def _coco_part(name: str, size: str) -> Part:
-    address = f"http://images.cocodataset.org/zips/{name}.zip"
-    return Part(f"photos of {name}", (name, f"images/{name}"), address, size, _COCO_TERMS)
-
-
-def _epic_part(what: str, inner: str, name: str, size: str, required: bool = True) -> Part:
-    outer = ("", "annotations/", "epic-kitchens-100-annotations/")
-    patterns = tuple(dict.fromkeys(f"{each}{folder}{name}" for each in outer for folder in (inner, "")))
-    return Part(what, patterns, _EPIC_ANNOTATIONS, size, _EPIC_LICENCE, required)
-
-
-PUBLIC_SETS: Mapping[str, PublicSet] = {
-    "flickr30k": PublicSet(
-        "Flickr30K",
-        (
-            _karpathy_part("flickr30k"),
-            Part(
-                "photos",
-                ("flickr30k-images", "flickr30k_images", "images", "*.jpg"),
-                "https://shannon.cs.illinois.edu/DenotationGraph/ (by a form)",
-                "4.4 GB",
-                "Flickr's terms of use; for non-commercial research and education",
-            ),
-        ),
-        lambda root: read_karpathy(karpathy_file(root, "flickr30k")),
-        {"train": (29_000, 145_000), "val": (1_014, 5_070), "test": (1_000, 5_000)},
-        "31,783 photos are published; Karpathy's splits use 31,014 of them.",
-    ),
-    "coco": PublicSet(
-        "MSCOCO",
-        (_karpathy_part("coco"), _coco_part("train2014", "13 GB"), _coco_part("val2014", "6 GB")),
-        lambda root: read_karpathy(karpathy_file(root, "coco")),
-        {"train": (113_287, 566_747), "val": (5_000, 25_000), "test": (5_000, 25_000)},
-        "Published for train: 82,783 photos of train and 30,504 of restval.",
-    ),
-    "ek100": PublicSet(
-        "EPIC-KITCHENS-100 multi-instance retrieval",
-        (
-            *(
-                _epic_part(f"{what} of {split}", "retrieval_annotations/", f"EPIC_100_retrieval_{split}{end}.csv", size)
-                for split, sizes in (("train", ("about 8 MB", "1 MB")), ("test", ("1 MB", "0.1 MB")))
-                for what, end, size in zip(("clips", "sentences"), ("", "_sentence"), sizes, strict=True)
-            ),
-            _epic_part("names of noun classes", "", "EPIC_100_noun_classes*.csv", "0.05 MB", required=False),
-            _epic_part("names of verb classes", "", "EPIC_100_verb_classes.csv", "0.01 MB", required=False),
-            Part(
-                "videos (or chunks, frames, features)",
-                (
-                    *(
-                        f"{base}/P[0-9][0-9]"
-                        for base in ("videos", "video_320p_15sec", "EK100_320p_15sec_30fps_libx264")
-                    ),
-                    "EPIC-KITCHENS/P[0-9][0-9]",
-                    "P[0-9][0-9]",
-                    "features/*.npy",
-                ),
-                "https://github.com/epic-kitchens/epic-kitchens-download-scripts; in 15-second "
-                "chunks at 320 pixels: https://utexas.box.com/v/ek100-320p-15sec-30fps",
-                "about 1 TB as recorded",
-                _EPIC_LICENCE,
-                place="videos/P01/P01_01.MP4 and so on, or features/P01_01_0.npy and so on",
-            ),
-        ),
-        read_epic_kitchens,
-        {"train": (67_217, 15_989), "test": (9_668, 3_842)},
-        "Captions are counted as the sentences that the split is judged with.",
-    ),
-}
 
 
 def prepare(name: str, root: str | Path) -> Path:
@@ -245,7 +136,7 @@ def _print_counts(public: PublicSet, dataset: Dataset, counts: Mapping[str, Coun
         of_split = counts.get(split, Counts())
         graded = dataset.graded.get(split)
         captions = of_split.captions if graded is None else len(graded.captions)
-        media, texts = (f"{number:,}" for number in public.published.get(split, (0, 0)))
+        media, texts = (f"{number:,}" for number in public.published[split]) if split in public.published else ("", "")
         absent = f"{of_split.absent:,}"
         _say(f"{split:<6}{of_split.media:>10,}{media:>11}{captions:>10,}{texts:>11}{absent:>9}")
     for split, coverage in dataset.coverage.items():

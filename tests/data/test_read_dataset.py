@@ -1,11 +1,15 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mmts.data.read import read_dataset
 from mmts.errors import DataError
+from mmts.examples.cc3m import draw_cc3m, draw_shards
+from mmts.examples.epic_kitchens import draw_ek100
 from mmts.examples.karpathy import draw_coco, draw_flickr30k
+from mmts.examples.youcook2 import draw_youcook2
 
 LINE = json.dumps({"id": "1", "image": "1.jpg", "captions": ["a cat"], "split": "train"}) + "\n"
 ROW = json.dumps({"file_name": "1.jpg", "text": "a cat"}) + "\n"
@@ -33,19 +37,42 @@ def test_every_format_is_recognised(tmp_path: Path, name: str, content: str, giv
     assert dataset.root == tmp_path
 
 
-def test_public_data_sets_are_recognised_by_folder_and_by_file(tmp_path: Path):
-    assert read_dataset(draw_flickr30k(tmp_path / "flickr30k")).name == "flickr30k"
-    assert read_dataset(tmp_path / "flickr30k" / "dataset_flickr30k.json").name == "flickr30k"
-    coco = draw_coco(tmp_path / "coco")
+@pytest.mark.parametrize(
+    ("draw", "splits"),
+    [
+        (draw_flickr30k, {"train": 24, "val": 4, "test": 10}),
+        (draw_coco, {"train": 24, "val": 4, "test": 10}),
+        (draw_ek100, {"train": 24, "test": 8}),
+        (draw_youcook2, {"train": 24, "val": 8}),
+        (draw_cc3m, {"train": 26, "val": 7}),
+        (draw_shards, {"train": 27, "val": 3, "test": 1}),
+    ],
+)
+def test_public_data_sets_are_recognised(tmp_path: Path, draw: Callable[[Path], Path], splits: dict[str, int]):
+    assert read_dataset(draw(tmp_path)).split_sizes == splits
+
+
+def test_a_json_file_is_recognised_by_itself(tmp_path: Path):
+    assert read_dataset(draw_flickr30k(tmp_path) / "dataset_flickr30k.json").name == "flickr30k"
     captions = {
         "images": [{"id": 9, "file_name": "COCO_val2014_000000000009.jpg"}],
         "annotations": [{"id": 1, "image_id": 9, "caption": "a cat"}],
     }
-    (coco / "captions_val2014.json").write_text(json.dumps(captions))
-    assert read_dataset(coco).split_names == ("train", "val", "test")  # Karpathy's splits count first
-    assert read_dataset(coco / "captions_val2014.json").split_names == ("val",)
-    (coco / "dataset_coco.json").unlink()
-    assert read_dataset(coco).split_names == ("val",)
+    (tmp_path / "captions_val2014.json").write_text(json.dumps(captions))
+    assert read_dataset(tmp_path / "captions_val2014.json").split_sizes == {"val": 1}
+
+
+def test_karpathys_splits_count_before_cocos_own(tmp_path: Path):
+    draw_coco(tmp_path)
+    (tmp_path / "captions_val2014.json").write_text(json.dumps({"images": [], "annotations": []}))
+    assert len(read_dataset(tmp_path).media) == 38
+
+
+@pytest.mark.parametrize("pattern", ["shards/00000.tar", "shards/{00000..00002}.tar", "shards/*.tar"])
+def test_shards_are_given_by_file_braces_or_glob(tmp_path: Path, pattern: str):
+    draw_shards(tmp_path / "shards")
+    (tmp_path / "shards" / "metadata.csv").write_text("file_name,text\n1.jpg,a cat\n")
+    assert read_dataset(tmp_path / pattern).media[0].member is not None
 
 
 def test_captions_jsonl_counts_before_metadata(tmp_path: Path):
@@ -60,7 +87,7 @@ def test_captions_jsonl_counts_before_metadata(tmp_path: Path):
         ("caption.jsonl", r"The nearest thing is caption.jsonl: give that file itself"),
         ("inner/captions.jsonl", r"The nearest thing is the folder inner in it"),
         ("inner/annotations/captions_val2017.json", r"The nearest thing is the folder inner in it"),
-        ("00000.tar", r"It holds .tar or .parquet files, which are not read"),
+        ("00000.parquet", r"It holds .parquet files, which are not read"),
         ("cat.jpg", r"It holds 1 images: write their captions into a captions.jsonl"),
         ("notes.txt", r"It holds notes.txt"),
         (None, r"The folder is empty"),
@@ -87,7 +114,8 @@ def test_a_path_that_does_not_exist(tmp_path: Path):
 def test_a_file_of_another_kind(tmp_path: Path):
     (tmp_path / "a.json").write_text("[]")
     with pytest.raises(
-        DataError, match=r"a.json: data is a folder, a .jsonl, .csv or .tsv file, or a data set's own .json"
+        DataError,
+        match=r"a.json: data is a folder, a .jsonl, .csv, .tsv or .tar file, or a .json file of Flickr30K or MSCOCO",
     ):
         read_dataset(tmp_path / "a.json")
     (tmp_path / "a.jsonl").write_text(ROW)

@@ -6,20 +6,26 @@ from itertools import islice
 from pathlib import Path
 
 from mmts.data.captions_jsonl import read_captions_jsonl
+from mmts.data.cc3m import looks_like_cc3m, read_cc3m
 from mmts.data.coco_captions import looks_like_coco_captions, read_coco_captions
+from mmts.data.epic_kitchens import looks_like_epic_kitchens, read_epic_kitchens
 from mmts.data.imagefolder import METADATA_NAMES, looks_like_metadata, metadata_files, read_imagefolder
 from mmts.data.karpathy import looks_like_karpathy, read_karpathy
 from mmts.data.records import Dataset
+from mmts.data.shards import holds_shards, is_shard_pattern, read_shards
 from mmts.data.table import read_table
+from mmts.data.youcook2 import looks_like_youcook2, read_youcook2
 from mmts.errors import DataError
 
 CAPTIONS_NAME = "captions.jsonl"
 _TABLES = (".csv", ".tsv")
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _LOOKED_FOR = (
-    "looked for captions.jsonl, for the files of Flickr30K, MSCOCO (docs/datasets.md), and for "
-    "metadata.jsonl or metadata.csv (Hugging Face imagefolder) there and in folders named train, validation and test"
+    "looked for captions.jsonl, for the files of Flickr30K, MSCOCO, EPIC-KITCHENS-100, YouCook2 and CC3M, for .tar "
+    "shards, and for metadata.jsonl or metadata.csv (Hugging Face imagefolder) there and in folders named train, "
+    "validation and test"
 )
+_FILES = "a .jsonl, .csv, .tsv or .tar file, or a .json file of Flickr30K or MSCOCO"
 
 
 def _has_captions(folder: Path) -> bool:
@@ -35,16 +41,26 @@ def _has_metadata(folder: Path) -> bool:
 
 
 _Reader = tuple[Callable[[Path], bool], Callable[[Path], Dataset]]
-# The first that recognises a folder reads it; a .json file goes to the first of _JSON.
+# A .json file is read by the first of these that recognises it, a folder by the first of those below.
 _JSON: tuple[_Reader, ...] = ((looks_like_karpathy, read_karpathy), (looks_like_coco_captions, read_coco_captions))
-_FOLDERS: tuple[_Reader, ...] = ((_has_captions, _read_captions), *_JSON, (_has_metadata, read_imagefolder))
+_FOLDERS: tuple[_Reader, ...] = (
+    (_has_captions, _read_captions),
+    (looks_like_karpathy, read_karpathy),
+    (looks_like_epic_kitchens, read_epic_kitchens),
+    (looks_like_youcook2, read_youcook2),
+    (looks_like_cc3m, read_cc3m),
+    (looks_like_coco_captions, read_coco_captions),
+    (_has_metadata, read_imagefolder),
+    (holds_shards, read_shards),
+)
 
 
 def read_dataset(path: str | Path) -> Dataset:
-    """Read the data at `path`, recognised by what is there: a folder, or a .jsonl, .csv or .tsv file.
+    """Read the data at `path`, recognised by what is there: a folder, a file, or shards ("shards/{000..099}.tar").
 
-    In a folder captions.jsonl counts first, then imagefolder metadata. Raises DataError where nothing is recognised
-    (naming what was looked for and the nearest thing found), and what the readers raise.
+    In a folder captions.jsonl counts first, then a public data set's own files, imagefolder metadata, shards. Raises
+    DataError where nothing is recognised (naming what was looked for and the nearest thing found), and what the readers
+    raise.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -60,6 +76,8 @@ def read_dataset(path: str | Path) -> Dataset:
             return _read_file(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise DataError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
+    if is_shard_pattern(path):
+        return read_shards(path)
     raise DataError(f"{path} does not exist{_nearest_name(path)}")
 
 
@@ -82,12 +100,12 @@ def _read_file(file: Path) -> Dataset:
                 f"{file}: rows with a file_name are read from files named {' or '.join(METADATA_NAMES)}; rename it"
             )
         return read_captions_jsonl(file)
+    if suffix == ".tar":
+        return read_shards(file)
     for recognises, read in _JSON if suffix == ".json" else ():
         if recognises(file):
             return read(file)
-    raise DataError(
-        f"{file}: data is a folder, a .jsonl, .csv or .tsv file, or a data set's own .json; this is neither"
-    )
+    raise DataError(f"{file}: data is a folder, {_FILES}; this is neither")
 
 
 def _nearest_name(path: Path) -> str:
@@ -109,8 +127,8 @@ def _nearest_thing(folder: Path) -> str:
     inside = next(_data_folders(entries), None)
     if inside is not None:
         return f"The nearest thing is the folder {inside.name} in it: give {inside}"
-    if any(each.suffix.lower() in (".tar", ".parquet") for each in entries):
-        return "It holds .tar or .parquet files, which are not read"
+    if any(each.suffix.lower() == ".parquet" for each in entries):
+        return "It holds .parquet files, which are not read"
     images = sum(each.suffix.lower() in _IMAGES for each in entries)
     if images:
         return f"It holds {images:,} images: write their captions into a captions.jsonl beside them (docs/datasets.md)"

@@ -99,6 +99,9 @@ def test_a_name_or_folder_that_does_not_exist(tmp_path: Path):
         prepare("flickr", tmp_path)
     with pytest.raises(DataError, match=r"nowhere does not exist: get Karpathy's splits; photos"):
         prepare("flickr30k", tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file is a file; --root is the data set's folder"):
+        prepare("flickr30k", tmp_path / "file")
 
 
 def test_what_the_reader_finds_wrong_leaves_the_manifest_as_it_was(tmp_path: Path):

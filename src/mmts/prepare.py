@@ -37,6 +37,8 @@ def prepare(name: str, root: str | Path) -> Path:
         raise DataError(f"there is no public data set {name!r} to prepare; {nearest(name, PUBLIC_SETS)}")
     public = PUBLIC_SETS[name]
     root = Path(os.path.abspath(Path(root).expanduser()))
+    if root.is_file():
+        raise DataError(f"{root} is a file; --root is the data set's folder")
     _say(f"{public.title} in {root}")
     lacking = [part.what for part in _report(public.parts, root) if part.required]
     if lacking:

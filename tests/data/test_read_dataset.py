@@ -121,3 +121,12 @@ def test_a_file_of_another_kind(tmp_path: Path):
     (tmp_path / "a.jsonl").write_text(ROW)
     with pytest.raises(DataError, match=r"rename it"):
         read_dataset(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    "name", ["Train_GCC-training.tsv", "EPIC_100_retrieval_test.csv", "youcookii_annotations_trainval.json"]
+)
+def test_one_file_of_a_data_set_is_not_the_data_set(tmp_path: Path, name: str):
+    (tmp_path / name).write_text(TABLE)
+    with pytest.raises(DataError, match=rf"{name} is one file of a data set; give the folder that holds all of it"):
+        read_dataset(tmp_path / name)

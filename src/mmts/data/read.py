@@ -25,6 +25,8 @@ _LOOKED_FOR = (
     "shards, and for metadata.jsonl or metadata.csv (Hugging Face imagefolder) there and in folders named train, "
     "validation and test"
 )
+# Files of data sets that are read as a whole folder.
+_PARTS = ("*_GCC-*.tsv", "EPIC_100_*.csv", "youcookii_annotations_*.json")
 _FILES = "a .jsonl, .csv, .tsv or .tar file, or a .json file of Flickr30K or MSCOCO"
 
 
@@ -90,6 +92,8 @@ def _read_folder(folder: Path) -> Dataset:
 
 def _read_file(file: Path) -> Dataset:
     suffix = file.suffix.lower()
+    if any(file.match(part) for part in _PARTS):
+        raise DataError(f"{file} is one file of a data set; give the folder that holds all of it")
     if file.name in METADATA_NAMES:
         return read_imagefolder(file.parent)
     if suffix in _TABLES:

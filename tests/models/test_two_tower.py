@@ -153,3 +153,77 @@ def test_wrong_heads() -> None:
         build_head("two-layers", 4, 3)
     with pytest.raises(RecipeError, match="dropout must be at least 0 and below 1, not 1"):
         build_head("two-layer", 4, 3, dropout=1)
+
+
+def video_model(**options: object) -> TwoTower:
+    torch.manual_seed(0)
+    return build_two_tower(
+        **{  # type: ignore[arg-type]
+            "video": "frames",
+            "image_size": 32,
+            "frames": 3,
+            "sampling": "random",
+            "text": "small-transformer",
+            "text_options": {"width": 8, "depth": 1, "heads": 2},
+            "text_frozen": False,
+            "vocabulary": build_vocabulary(CAPTIONS),
+            "width": 6,
+            "dropout": 0.0,
+            **options,
+        }
+    )
+
+
+def test_videos_train() -> None:
+    options = {"image": "small-resnet", "image_options": {"channels": 2, "depth": 1}}
+    model = video_model(video_frozen=False, video_options=options)
+    assert model.media_tower is not None
+    assert (model.media_tower.size, model.media_tower.sampling.kind) == (32, "random")  # type: ignore[union-attr]
+    x, y = model(torch.rand(3, 3, 3, 32, 32), batch(model)[1])
+    assert x.shape == y.shape == (3, 6)
+    (x @ y.T).diagonal().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_a_frozen_image_tower_inside_is_no_part_of_what_trains(tmp_path: Path) -> None:
+    options = {"image": str(tiny_clip(tmp_path)), "image_frozen": True, "pooling": "transformer", "heads": 2}
+    model = video_model(video_frozen=False, video_options=options).eval()
+    state = model.trainable_state_dict()
+    assert "media_tower.positions" in state
+    assert not any(name.startswith("media_tower.image.") for name in state)
+    clips, tokens = torch.rand(2, 3, 3, 32, 32), batch(model)[1]
+    before = model(clips, tokens)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+    assert not torch.allclose(model(clips, tokens)[0], before[0])
+    model.load_trainable_state_dict(video_model(video_frozen=False, video_options=options).trainable_state_dict())
+    for ours, theirs in zip(model(clips, tokens), before, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    with pytest.raises(RecipeError, match="'frames' starts from random weights, so it has to train"):
+        video_model(video_options=options)
+
+
+def test_feature_rows_need_no_tower() -> None:
+    model = video_model(video=None, image_size=None, frames=None, sampling=None, feature_width=10)
+    assert model.media_tower is None
+    x, y = model(torch.rand(3, 10), batch(model)[1])
+    assert x.shape == y.shape == (3, 6)
+    with pytest.raises(RecipeError, match="feature_width must be a whole number of at least 1, not 0"):
+        video_model(video=None, feature_width=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image": "small-vit"}, "one of image, video and feature_width, not image and video"),
+        ({"feature_width": 3}, "not video and feature_width"),
+        ({"video_options": {"frames": 3}}, "tower 'frames': frames has its own key"),
+        ({"text_options": {"vocabulary": 3}}, "tower 'small-transformer': vocabulary has its own key"),
+        ({"video": None, "image_options": {"size": 3}}, "tower 'efficientnet-lite0': size has its own key"),
+    ],
+)
+def test_one_media_side_and_options_without_keys(options: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        video_model(**options)

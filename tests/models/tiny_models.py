@@ -102,3 +102,34 @@ def tiny_encoder(folder: Path, kind: str) -> Path:
         getattr(transformers, f"{name}Model")(config).save_pretrained(folder)
     save_tokenizer(folder, max_length=10**30)
     return folder
+
+
+def clip_of_bytes(folder: Path) -> Path:
+    """A CLIP for 16 px images whose token ids are those of bytes, start 256 and end 257, with a tokenizer of words."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    torch.manual_seed(0)
+    shared = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    special = {"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 257}
+    config = transformers.CLIPConfig(
+        text_config={**shared, **special, "vocab_size": 258, "max_position_embeddings": 16},
+        vision_config={**shared, "image_size": 16, "patch_size": 8},
+        projection_dim=12,
+    )
+    model = transformers.CLIPModel(config)
+    with torch.no_grad():
+        for parameter in model.parameters():  # far from the start, where every layer is nearly the identity
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    vocabulary = {"a": 0, "red": 1, "blue": 2, "shoe": 3, "[UNK]": 4, "[CLS]": 256, "[SEP]": 257}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 256), ("[SEP]", 257)]
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="[CLS]", eos_token="[SEP]", unk_token="[UNK]", pad_token="[SEP]"
+    ).save_pretrained(folder)
+    save_preprocessor(folder, size={"shortest_edge": 16}, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4])
+    return folder

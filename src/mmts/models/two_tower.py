@@ -122,7 +122,6 @@ def build_two_tower(
     image_options: Mapping[str, Any] | None = None,
     image_frozen: bool = True,
     video: str | None = None,
-    video_size: int | None = None,
     video_options: Mapping[str, Any] | None = None,
     video_frozen: bool = True,
     frames: int | None = None,
@@ -147,11 +146,10 @@ def build_two_tower(
 
     Args:
         image: name of an image tower, see `load_image_tower`.
-        image_size: side of the square input in pixels; None is the tower's own.
+        image_size: side of the square images or frames in pixels; None is the tower's own.
         image_options: the tower's options.
         image_frozen: keep the tower as it is and train only its head.
         video: name of a video tower, see `load_video_tower`.
-        video_size: side of the square frames in pixels; None is the tower's own.
         video_options: the tower's options.
         video_frozen: keep the tower as it is and train only its head.
         frames: of a clip, for `video`; this and the next two as in `load_video_tower`.
@@ -191,7 +189,7 @@ def build_two_tower(
     if video is not None:
         _refuse(video, video_options, ("size", "frames", "sampling", "stride"))
         media_tower = load_video_tower(
-            video, size=video_size, frames=frames, sampling=sampling, stride=stride, **video_options
+            video, size=image_size, frames=frames, sampling=sampling, stride=stride, **video_options
         )
     elif feature_width is not None:
         check_int("features", "feature_width", feature_width, 1)

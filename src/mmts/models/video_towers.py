@@ -108,7 +108,7 @@ class FramesTower(VideoTower):
     def features(self, pixels: Tensor) -> Tensor:
         """Return the pooled features of the frames."""
         with torch.no_grad() if is_frozen(self.image) else nullcontext():
-            rows = self.image.features(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])  # (B, F, width)
+            rows = self.image.features(pixels.flatten(0, 1)).reshape(len(pixels), self.frames, self.width)
         if self.blocks is not None:
             rows = self.blocks(rows + self.positions)
         return rows.mean(1)
@@ -174,13 +174,13 @@ class SpaceTimeTower(VideoTower):
             weights = video_weights(weights)
         if weights is None:
             sizes = {"size": 224, "patch": 16, "width": 768, "depth": 12, "output_width": 512}
-            mean, std, own_resize = hf.CLIP_MEAN, hf.CLIP_STD, "crop"
+            pixels = hf.Preprocessing(mean=hf.CLIP_MEAN, std=hf.CLIP_STD)
         else:
             sizes = _sizes(weights)
-            mean, std, own_resize = weights.pixels.mean, weights.pixels.std, weights.pixels.resize
+            pixels = weights.pixels
         source = weights.source if weights else None
         size = agreed(name, "size", size, sizes["size"], source, low=8)
-        super().__init__(name, sampling, size, mean, std, resize or own_resize)
+        super().__init__(name, sampling, size, pixels.mean, pixels.std, resize or pixels.resize)
         self.from_scratch = weights is None
         patch = agreed(name, "patch", patch, sizes["patch"], source)
         width = agreed(name, "width", width, sizes["width"], source)

@@ -6,7 +6,6 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import webdataset
@@ -17,8 +16,6 @@ from mmts.data.image import load_image, load_pixels
 from mmts.data.pair_table import PairTable
 from mmts.data.records import Dataset
 from mmts.data.shards import holds_shards, is_shard_pattern, read_shards
-from mmts.data.stream_order import stream_order
-from mmts.data.table_dataset import TableSplit
 from mmts.errors import DataError
 from mmts.examples.cc3m import draw_shards
 
@@ -349,16 +346,3 @@ def test_a_shard_that_may_not_be_read(tmp_path: Path):
         pytest.skip("this user may read everything")
     with pytest.raises(DataError, match=r"cannot read .*0\.tar: Permission denied"):
         read_shards(tar)
-
-
-def test_training_order_keeps_to_few_shards_at_a_time(tmp_path: Path):
-    for shard in range(4):
-        pairs(tmp_path / f"{shard}.tar", *(f"{shard}-{at}" for at in range(8)))
-    split = read_shards(tmp_path).whole()
-    assert isinstance(split, TableSplit)
-    order = stream_order(split.shard_sizes, seed=0, epoch=0, buffer=3)
-    files = [split.media[at].path.name for at in order.tolist()]
-    assert sorted(order.tolist()) == list(range(32))
-    # The middle of every shard lies together: its 8 samples without the 2 at each end that may mix with the next.
-    for shard in np.split(np.array(files), 4):
-        assert len(set(shard[2:6])) == 1

@@ -67,6 +67,7 @@ class Split:
         first: (M,) int64, the position in `captions` of each medium's first one; -1 where it has none of these.
         graded: texts to judge with and their graded relevance, where the data set has such.
         media_checked: whether every medium has been decoded already, when the data set was indexed.
+        shard_sizes: how many media, in order, lie in the same file; None where each has its own.
 
     >>> cat, dog = Medium("1", Path("1.jpg"), ("a cat", "a pet")), Medium("2", Path("2.jpg"), ("a dog", "a pet"))
     >>> split = Split("train", [cat, dog])
@@ -77,6 +78,7 @@ class Split:
     """
 
     media_checked = False
+    shard_sizes: Sequence[int] | None = None
 
     def __init__(self, name: str, media: Sequence[Medium], graded: Graded | None = None) -> None:
         """Raises InputError without media, or naming a medium without captions."""

@@ -32,18 +32,14 @@ class TableSplit(Split):
         self.media = table.media_of(rows)
         self.captions = table.captions_of(rows)
         self.owner = self.first = torch.arange(len(rows))
+        starts = np.flatnonzero(np.diff(table.file[rows], prepend=-1))
+        if len(starts) < len(rows):
+            self.shard_sizes = np.diff(starts, append=len(rows)).tolist()
 
     @cached_property
     def text(self) -> Tensor:
         """(N,) int64: equal numbers are equal caption strings."""
         return self.table.text_numbers(self.rows)
-
-    @cached_property
-    def shard_sizes(self) -> Rows:
-        """How many media in a row lie in the same file, for each such run: (number of runs,) int64, their sum is M."""
-        file = self.table.file[self.rows]
-        starts = np.flatnonzero(np.diff(file, prepend=-1))
-        return np.diff(starts, append=len(file))
 
     def without(self, indices: Iterable[int]) -> "Split":
         """Return this split without the media at these positions, the rest in the same order.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mmts.metrics.rows import in_ranked_order, per_query, require_some
+from mmts.metrics.rows import falling, in_ranked_order, per_query, require_some
 
 
 def ndcg_per_query(similarity: Tensor, relevance: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def gain_in_order(ordered: Tensor) -> Tensor:
     discount = (position + 1).double().log2()
     within = position <= (ordered > 0).sum(dim=1, keepdim=True)
     gain = ordered * within / discount
-    ideal = ordered.sort(dim=1, descending=True).values / discount  # nothing beyond k_q: those are zeros
+    ideal = falling(ordered) / discount  # nothing beyond k_q: those are zeros
     return gain.sum(dim=1) / ideal.sum(dim=1)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,12 +76,36 @@ def in_ranked_order(scores: Tensor, relevance: Tensor) -> Tensor:
     """
     if relevance.dtype == torch.bool:
         relevance = relevance.to(torch.uint8)  # not every device sorts bool
-    scores, order = scores.sort(dim=1, descending=True)
-    ordered = relevance.gather(1, order)
-    # Few rows have equal scores in the wrong order; those are sorted again, by relevance and then by score.
+    order = falling_order(scores)
+    scores, ordered = scores.gather(1, order), relevance.gather(1, order)
+    # A few rows have equal scores in the wrong order; those are sorted again, by relevance and then by score.
     wrong = ((scores[:, 1:] == scores[:, :-1]) & (ordered[:, 1:] < ordered[:, :-1])).any(dim=1)
     if bool(wrong.any()):
         rising, order = ordered[wrong].sort(dim=1)
         again = scores[wrong].gather(1, order) + 0.0  # makes -0.0 a plain 0.0, its equal
         ordered[wrong] = rising.gather(1, again.sort(dim=1, descending=True, stable=True).indices)
     return ordered
+
+
+def falling_order(scores: Tensor) -> Tensor:
+    """Return each row's columns by falling score, equal scores in any order: (rows, C) -> (rows, C) int64.
+
+    >>> falling_order(torch.tensor([[0.1, 0.9, 0.5]]))
+    tensor([[1, 2, 0]])
+    """
+    if scores.device.type != "cpu":
+        return scores.argsort(dim=1, descending=True)
+    # On a CPU numpy's vectorised sort takes a third of torch's time; it knows no bfloat16.
+    widened = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    return torch.from_numpy(np.argsort(-widened.numpy(), axis=1))
+
+
+def falling(values: Tensor) -> Tensor:
+    """Return each row's values in falling order: (rows, C) -> (rows, C).
+
+    >>> falling(torch.tensor([[0.1, 0.9, 0.5]]))
+    tensor([[0.9000, 0.5000, 0.1000]])
+    """
+    if values.device.type != "cpu" or values.dtype == torch.bfloat16:
+        return values.sort(dim=1, descending=True).values
+    return torch.from_numpy(np.sort(values.numpy(), axis=1)).flip(1)

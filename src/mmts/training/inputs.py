@@ -66,7 +66,7 @@ def build_model(section: Model, split: Split, run: RunDirectory, trained: bool =
         dropout=section.head.dropout,
         layer_norm=section.head.layer_norm,
         width=section.width,
-        **({} if section.pretrained is None else {"pretrained": section.pretrained}),
+        pretrained=section.pretrained,
     )
 
 

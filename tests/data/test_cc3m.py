@@ -167,6 +167,23 @@ def test_images_that_cannot_be_decoded_are_named(tmp_path: Path):
     )
 
 
+def test_a_disk_that_fails_is_not_remembered_as_a_broken_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_tsv(tmp_path, "zero")
+    draw(tmp_path / "training/0.jpg")
+    check = pair_index.why_unreadable_image
+
+    def away(path: Path, member: None) -> str | None:
+        (tmp_path / "training").rename(tmp_path / "away")
+        return check(path, member)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pair_index, "why_unreadable_image", away)
+        with pytest.raises(DataError, match=r"cannot read .*0\.jpg: No such file"):
+            read_cc3m(tmp_path)
+    (tmp_path / "away").rename(tmp_path / "training")
+    assert list(rows(read_cc3m(tmp_path))) == ["train-0"]
+
+
 # --- the index -------------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -328,8 +329,21 @@ def test_an_interrupt_loses_one_shard_at_most(tmp_path: Path, private_cache: Pat
     monkeypatch.setattr(pair_index, "why_unreadable_image", interrupt)
     with pytest.raises(KeyboardInterrupt):
         read_shards(tmp_path)
-    kept = [PairTable(folder) for folder in (private_cache / "shards").iterdir()]
+    kept = [PairTable(folder) for folder in (private_cache / "shards").iterdir() if folder.is_dir()]
     assert sorted(table.identity(0) for table in kept) == ["a0", "a1"]
+
+
+def test_of_two_processes_one_does_the_work(tmp_path: Path, private_cache: Path, capsys: pytest.CaptureFixture[str]):
+    pairs(tmp_path / "0.tar", "1")
+    read: list[Dataset] = []
+    other = Thread(target=lambda: read.append(read_shards(tmp_path)))  # locks are of files as opened, not of processes
+    with pair_index.alone(private_cache / "shards"):
+        other.start()
+        other.join(0.2)
+        assert read == []
+    other.join()
+    assert ids(read[0]) == ["1"]
+    assert "waiting for another process" in capsys.readouterr().err
 
 
 def test_where_there_is_no_room_for_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -3,7 +3,7 @@
 import os
 import re
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from mmts.console import progress_bar
 from mmts.data.collect import read_lines
-from mmts.data.pair_index import Pair, Piece, decoders, index_piece, merge_pieces, table_dataset
+from mmts.data.pair_index import Pair, Piece, alone, decoders, index_piece, merge_pieces, table_dataset
 from mmts.data.pair_table import PairTable, opened
 from mmts.data.records import Dataset
 from mmts.data.shards import holds_shards, read_shards
@@ -123,6 +123,12 @@ def _read(root: Path) -> Dataset:
     parts = [part for part in PARTS if (root / part.tsv).is_file()]
     if not parts:
         raise DataError(f"{root}: neither {' nor '.join(part.tsv for part in PARTS)} is in it, and no shards")
+    with alone(cache_root() / "cc3m"):
+        return table_dataset(root, _table(root, parts))
+
+
+def _table(root: Path, parts: Sequence[Part]) -> PairTable:
+    """Return the index as it was kept, or make it."""
     index = cache_root() / "cc3m" / content_hash(str(root))
     tables = {part.tsv: _state(root / part.tsv) for part in parts}
     table = opened(index, {"tables": tables})
@@ -132,7 +138,7 @@ def _read(root: Path) -> Dataset:
             _check_rows(root, part, found)
         folders = {name: time for found in images.values() for name, time in found.folders.items()}
         table = merge_pieces(index, root, _pieces(root, images), {"tables": tables, "folders": folders})
-    return table_dataset(root, table)
+    return table
 
 
 def _image_folder(root: Path, part: Part) -> str:

@@ -1,5 +1,6 @@
 """Indexing millions of pairs once: in pieces that are kept as they are done, every image decoded, then one table."""
 
+import fcntl
 import os
 import shutil
 from collections import Counter
@@ -10,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmts.console import errors
 from mmts.data.collect import clean_text, invented_split
 from mmts.data.image import why_unreadable_image
 from mmts.data.pair_table import PairTable, write_pair_table
@@ -53,6 +55,30 @@ def decoders() -> Iterator[ThreadPoolExecutor]:
             raise
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process indexes into `folder`: of many that start together one does the work.
+
+    Raises DataError where the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / "lock", "w")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise DataError(
+            f"cannot write the index {folder}: {error.strerror or error}; MMTS_CACHE names another folder"
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            errors.print(f"note: waiting for another process that indexes into {folder}", markup=False)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:  # a disk without locks: tables appear whole all the same, only some work is done twice
+            pass
+        yield
+
+
 def index_piece(
     folder: Path, root: Path, found: Iterable[Pair | str], pool: ThreadPoolExecutor, about: Mapping[str, Any]
 ) -> PairTable:
@@ -75,6 +101,7 @@ def index_piece(
         last_path = None
         for pair, reason in _checked(root, found, counts, pool):
             if reason is not None:
+                _read_bytes(root / pair.path, pair.member)
                 counts[_UNREADABLE] += 1
                 place = "" if pair.member is None else f", byte {pair.member[0]}"
                 unreadable.append(f"{root / pair.path}{place}\t{pair.identity}\t{reason}")
@@ -153,6 +180,16 @@ def _checked(
     while part := list(islice(pairs, _DECODED_AT_ONCE)):
         reasons = pool.map(lambda pair: why_unreadable_image(root / pair.path, pair.member), part)
         yield from zip(part, reasons, strict=True)
+
+
+def _read_bytes(path: Path, member: tuple[int, int] | None) -> None:
+    """Raise DataError where it is the disk that fails, not the image: that may pass, and is not to be remembered."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(member[0] if member else 0)
+            file.read(member[1] if member else -1)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def _cleaned(found: Iterable[Pair | str], counts: Counter[str]) -> Iterator[Pair]:

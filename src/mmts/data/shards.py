@@ -16,7 +16,17 @@ from braceexpand import braceexpand
 
 from mmts.console import progress_bar
 from mmts.data.collect import clean_text
-from mmts.data.pair_index import NO_CAPTION, Pair, Piece, decoders, index_piece, merge_pieces, table_dataset
+from mmts.data.pair_index import (
+    NO_CAPTION,
+    SPLITS,
+    Pair,
+    Piece,
+    alone,
+    decoders,
+    index_piece,
+    merge_pieces,
+    table_dataset,
+)
 from mmts.data.pair_table import PairTable, opened
 from mmts.data.records import Dataset, split_name
 from mmts.errors import DataError
@@ -24,7 +34,6 @@ from mmts.files import cache_root, content_hash
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 _TEXTS = ("txt", "json")
-_SPLITS = ("train", "val", "test")
 _MOST_SHARDS = 100_000
 _MOST_TEXT = 1 << 24  # bytes; a longer caption or .json is none
 _BLOCK = 512
@@ -61,12 +70,13 @@ def read_shards(path: str | Path) -> Dataset:
     try:
         shards = _with_splits(_find(pattern), pattern)
         root = Path(os.path.commonpath([shard.path.parent for shard in shards]))
-        about = {"path": str(root)}
         names = [f"{shard.path}\0{shard.key}\0{shard.split}" for shard in shards]
-        folder = cache_root() / "shards" / f"all-{content_hash(*names)}"
-        table = opened(folder, about)
-        if table is None:
-            table = merge_pieces(folder, root, _pieces(shards), about)
+        cache = cache_root() / "shards"
+        with alone(cache):
+            folder = cache / f"all-{content_hash(*names)}"
+            table = opened(folder)
+            if table is None:
+                table = merge_pieces(folder, root, _pieces(shards), {})
         return table_dataset(pattern, table, _failed_downloads(shards))
     except OSError as error:
         raise DataError(f"cannot read {error.filename or pattern}: {error.strerror or error}") from None
@@ -133,7 +143,7 @@ def _tars(folder: Path) -> list[Path]:
 
 
 def _split_folders(folder: Path) -> list[Path]:
-    return sorted(each for each in folder.iterdir() if split_name(each.name) in _SPLITS and each.is_dir())
+    return sorted(each for each in folder.iterdir() if split_name(each.name) in SPLITS and each.is_dir())
 
 
 def _with_splits(found: Sequence[tuple[Path, str | None]], pattern: Path) -> list[Shard]:
@@ -159,7 +169,7 @@ def _split_in_name(stem: str) -> str | None:
     >>> _split_in_name("cc3m-validation-0003"), _split_in_name("00003")
     ('val', None)
     """
-    said = {split_name(word) for word in _WORD.findall(stem)} & set(_SPLITS)
+    said = {split_name(word) for word in _WORD.findall(stem)} & set(SPLITS)
     return said.pop() if len(said) == 1 else None
 
 

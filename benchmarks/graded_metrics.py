@@ -1,0 +1,49 @@
+"""mAP and nDCG of graded relevance from one sort in chunks against each metric by itself on the whole matrix."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from benchmarks.measure import Comparison, compare
+from mmts.metrics import graded_scores
+
+
+def run() -> Iterator[Comparison]:
+    """Compare both directions of an eighth of the rows of EPIC-KITCHENS-100's test matrix, with relevance as sparse."""
+    Q, C = 1208, 3842
+    generator = torch.Generator().manual_seed(0)
+    verb, noun = ((classes * torch.rand(Q, generator=generator) ** 3).long() for classes in (60, 200))
+    named = torch.randint(Q, (C,), generator=generator)  # the clip that a caption's row names
+    relevance = (verb[:, None] == verb[named]).double() / 2 + (noun[:, None] == noun[named]).double() / 2
+    relevance[:, 0] = 1.0  # every clip has a caption that fits
+    similarity = torch.randn(Q, C, generator=generator)
+    directions = ((similarity, relevance), (similarity.T, relevance.T))
+
+    def ours() -> list[Tensor]:
+        scores = [graded_scores(*direction) for direction in directions]
+        return [figure.mean() for each in scores for figure in (each.average_precision, each.ndcg)]
+
+    def plain() -> list[Tensor]:
+        return [metric(*direction) for direction in directions for metric in (dense_map, dense_ndcg)]
+
+    # A plain sort leaves the few equal scores in any order.
+    torch.testing.assert_close(torch.stack(ours()), torch.stack(plain()), rtol=0, atol=1e-5)
+    yield compare("mAP and nDCG of both directions", f"{Q:,} clips by {C:,} captions, graded", ours, plain, 3)
+
+
+def dense_map(similarity: Tensor, relevance: Tensor) -> Tensor:
+    """Mean average precision by its definition."""
+    ordered = relevance.gather(1, similarity.double().argsort(dim=1, descending=True))
+    precision = ordered.cumsum(dim=1) / torch.arange(1, ordered.shape[1] + 1)
+    hit = ordered == 1
+    return ((precision * hit).sum(dim=1) / hit.sum(dim=1)).mean()
+
+
+def dense_ndcg(similarity: Tensor, relevance: Tensor) -> Tensor:
+    """The nDCG by its definition, cut at the number of relevant items."""
+    ordered = relevance.gather(1, similarity.double().argsort(dim=1, descending=True))
+    discount = torch.arange(2, ordered.shape[1] + 2).double().log2()
+    within = torch.arange(ordered.shape[1]) < (relevance > 0).sum(dim=1, keepdim=True)
+    ideal = relevance.sort(dim=1, descending=True).values
+    return ((ordered * within / discount).sum(dim=1) / (ideal / discount).sum(dim=1)).mean()

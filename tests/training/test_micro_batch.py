@@ -21,7 +21,7 @@ from mmts.objectives import InfoNCE, MaxMargin, Objective, ObjectiveOutput
 from mmts.policies import Fixed, Learned
 from mmts.training.micro_batch import micro_batch_step, pieces, refuse_batch_norm
 from mmts.training.run_directory import RunDirectory
-from mmts.training.trainer import Trainer
+from mmts.training.trainer import Trainer, enable_gradient_checkpointing
 
 B = 10
 WORDS = ("red", "blue", "shoe", "hat", "old", "new")
@@ -164,6 +164,21 @@ def test_the_graph_keeps_a_piece_and_not_the_batch() -> None:
         assert peaks[in_pieces, size] <= 1.1 * whole * size / B
 
 
+@pytest.mark.parametrize("size", [4, B])
+def test_gradient_checkpointing_changes_no_gradient_and_no_random_number(size: int) -> None:
+    model, objective = small_model(), InfoNCE(Learned(0.2))
+    batch = small_batch(model)
+    wanted = taken(with_graph, model, objective, batch, size)
+    enable_gradient_checkpointing(model)
+    calls = []
+    assert model.media_tower is not None
+    model.media_tower.blocks.layers[0].linear1.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    assert_same(taken(in_pieces, model, objective, batch, size), wanted, 1e-6)
+    pieces_done = -(-B // size)
+    assert calls.count(False) == pieces_done
+    assert calls.count(True) == 2 * pieces_done  # once when replayed, once again on the way back
+
+
 class Meter:
     """Bytes that graphs keep for their backward pass, now and at most."""
 
@@ -269,3 +284,14 @@ def test_the_trainer_refuses_batch_norm_before_it_starts_and_only_in_pieces(tmp_
 def test_gradient_checkpointing_is_for_towers_that_train(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no tower trains"):
         make_trainer(tmp_path, settings(gradient_checkpointing=True))
+    model = small_model()
+    assert model.text_tower is not None
+    model.text_tower.freeze()
+    run = RunDirectory(tmp_path)
+    Trainer(model, InfoNCE(Fixed(0.1)), settings(gradient_checkpointing=True), run, lambda *_: iter(()), 4, 10)
+    assert [is_checkpointed(tower) for tower in (model.media_tower, model.text_tower)] == [True, False]
+
+
+def is_checkpointed(tower: nn.Module | None) -> bool:
+    assert tower is not None
+    return all(block.checkpointing for block in tower.blocks.layers)

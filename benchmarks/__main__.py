@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import graded_metrics, judging, losses, micro_batch
+from benchmarks import decoding, graded_metrics, judging, losses, micro_batch
 from mmts.console import console
 from mmts.files import atomic_write
 
@@ -23,7 +23,7 @@ def main() -> None:
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}"
     lines = ["| what | setting | mmts, s | plain, s | ratio |", "|---|---|---|---|---|"]
     console.print(f"measuring on {machine}")
-    for module in (losses, judging, graded_metrics, micro_batch):
+    for module in (losses, judging, decoding, graded_metrics, micro_batch):
         for result in module.run():
             lines.append(
                 f"| {result.what} | {result.setting} | {result.ours:.3f} | {result.plain:.3f} | {result.ratio:.2f} |"

@@ -162,6 +162,9 @@ def test_the_frame_is_exact_however_it_is_reached(
     assert read(order) == list(order)  # to and fro
     assert read(range(90)) == list(range(90))
     assert read(range(3, 90, 7)) == list(range(3, 90, 7))
+    with monkeypatch.context() as patched:
+        patched.setattr(decoding, "_MOST_AHEAD", 3)
+        assert read(range(0, 90, 7)) == list(range(0, 90, 7))
     monkeypatch.setattr(VideoFile, "_is_seek_shorter", lambda self, wanted: True)
     assert read(range(0, 90, 7)) == list(range(0, 90, 7))
     monkeypatch.setattr(VideoFile, "_is_seek_shorter", lambda self, wanted: False)
@@ -169,7 +172,7 @@ def test_the_frame_is_exact_however_it_is_reached(
 
 
 def test_far_frames_are_sought_and_near_ones_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = film(tmp_path / "a.mp4", 300, g="30", bf="2")
+    path = film(tmp_path / "a.mp4", 900, g="30", bf="2")
     seeks: list[int] = []
     seek = VideoFile._seek
     monkeypatch.setattr(VideoFile, "_seek", lambda self, wanted: seeks.append(wanted) or seek(self, wanted))
@@ -215,7 +218,10 @@ def test_a_damaged_chunk_is_named(tmp_path: Path):
     folder = chunks(tmp_path / "video")
     (folder / "2.MP4").write_bytes(b"")
     assert why_unreadable_clip(clip_of(folder, 2.2, 2.8)) == "2.MP4: is empty (0 bytes)"
-    assert why_unreadable_clip(clip_of(folder, 0.2, 1.8)) is None
+    with pytest.raises(DataError, match=r"\(1 s to 5 s\): 2.MP4: is empty"):
+        load_clip(clip_of(folder, 1.0, 5.0), FrameSampling(4), 16)
+    assert why_unreadable_clip(clip_of(folder, 0.2, 3.0)) is None
+    assert shown(clip_of(folder, 0.2, 3.0), FrameSampling(4)) == [16, 37, 58, 58]
 
 
 @pytest.mark.parametrize("pattern", ["frame_{:010d}.jpg", "img_{:05d}.jpg", "{:06d}.png", "frame{}.jpg"])

@@ -23,6 +23,7 @@ _FORMATS = "mov,matroska,avi,mpeg,mpegts,ogg,asf,flv,gif"
 _UNSEEKABLE = "mpeg"  # after a seek its timestamps are guesses, and wrong ones
 _ROUNDING = 1e-6  # seconds: a time computed to be a frame's own may come out this much smaller
 _SEEK_COST = 8  # frames that could be decoded while the decoder is flushed and filled again
+_MOST_AHEAD = 600  # packets to hold for looking ahead; beyond them every frame is decoded
 _KEY_FRAMES_APART = 5.0  # seconds, where the container does not say
 
 
@@ -172,7 +173,7 @@ class VideoFile:
             following = self._following(shown)
             if following is None:
                 if self._current is not None and self._current.pts is not None:
-                    self._end = self._current.pts + max(self._current.duration or 0, 2 * self._per_frame)
+                    self._end = self._current.pts + max(getattr(self._current, "duration", 0), 2 * self._per_frame)
                 break
             if following.pts is None or following.pts > wanted:
                 break
@@ -192,6 +193,8 @@ class VideoFile:
             if packet is None:  # only the last frame tells how far the file goes
                 return None
             self._ahead.append(packet)
+            if len(self._ahead) > _MOST_AHEAD:
+                return None
         stamps = [*self._inside, *(each.pts for each in self._ahead if each.pts is not None)]
         if self._current is not None and self._current.pts is not None and stamps:
             stamps.append(self._current.pts)
@@ -224,7 +227,7 @@ def _open_container(path: Path) -> InputContainer:
             raise DataError(f"{path}: is empty (0 bytes)")
         av.logging.set_level(None)  # nothing of the decoder's own log on the terminal
         # "file:" so that no name is taken for another protocol's.
-        return av.open(f"file:{os.path.abspath(path)}", options={"format_whitelist": _FORMATS})
+        return av.open(f"file:{os.path.abspath(path)}", container_options={"format_whitelist": _FORMATS})
     except FileNotFoundError:
         raise DataError(f"{path}: does not exist") from None
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -243,4 +246,5 @@ def _why_not_opened(path: Path, error: Exception) -> str:
 
 def _is_cover(stream: VideoStream) -> bool:
     """Say whether this is the still picture of a piece of music."""
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+    disposition = getattr(stream, "disposition", None)  # PyAV has it since 14.2
+    return disposition is not None and av.stream.Disposition.attached_pic in disposition

@@ -76,8 +76,8 @@ def load_clip(
 ) -> Tensor:
     """Decode frames of a video's segment as (F, 3, size, size) float32 in [0, 1], all changed alike by `augmentation`.
 
-    A segment that reaches beyond the video's end is cut there. Frames that cannot be decoded, in a file truncated after
-    the middle of the segment, repeat the one before them.
+    A segment that reaches beyond the video's end is cut there. Where the file is damaged or truncated, frames that are
+    lost repeat the one before them; but a segment whose middle is lost is an error.
 
     Args:
         medium: a video file, a folder of 15-second chunks or a folder of frames, with what part of it to take.
@@ -122,12 +122,18 @@ def why_unreadable_clip(medium: Medium) -> str | None:
 
 
 def _images(clip: Clip, times: list[float], detail: Detail) -> list[Image.Image]:
-    found = [clip.image(time, detail) for time in times]
-    if None not in found:
-        return [image for image in found if image is not None]
+    found: list[Image.Image | None] = []
+    for time in times:
+        try:
+            found.append(clip.image(time, detail))
+        except DataError:  # one chunk or picture of many: the middle decides
+            found.append(None)
+    present = [image for image in found if image is not None]
+    if len(present) == len(found):
+        return present
     middle = _middle(clip, detail)
     # The nearest one before; for those at the start, the first there is, or at least the middle of the segment.
-    latest = next((image for image in found if image is not None), middle)
+    latest = present[0] if present else middle
     result = []
     for image in found:
         latest = image or latest

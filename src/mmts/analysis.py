@@ -108,7 +108,6 @@ def analyze_path(
     Raises:
         MmtsError: unreadable data, or concepts that cannot be made of it.
     """
-    from mmts.data.records import Split
     from mmts.training.build import build_distribution
     from mmts.training.recipe import parse_concepts
     from mmts.training.splits import open_data
@@ -120,7 +119,7 @@ def analyze_path(
         {"source": source, "label": label, "num_concepts": num_concepts, "encoder": encoder, "seed": seed}
     )
     dataset = open_data(path)
-    samples = dataset.split(split) if split is not None else Split("all", dataset.media)
+    samples = dataset.split(split) if split is not None else dataset.whole()
     distribution = build_distribution(section, samples)
     found = analyze(samples.captions, distribution, empty_captions=dataset.empty_captions)
     print_analysis(found)

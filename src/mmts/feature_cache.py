@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mmts.console import errors, progress_bar
 from mmts.errors import InputError
-from mmts.files import cache_root, content_hash
+from mmts.files import cache_root, content_hash, lock
 
 Rows = npt.NDArray[np.float32]
 
@@ -92,7 +92,7 @@ class _Partial:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by `close`)
-            _lock(self.file)
+            lock(self.file)
             self.done = self._resume(self.file)
         except OSError as error:
             self._fail(error)
@@ -185,13 +185,3 @@ def _write(file: BinaryIO, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
-
-
-def _lock(file: BinaryIO) -> None:
-    """Wait until no other process fills the same file. Systems without such locks go without."""
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except (ImportError, OSError):
-        pass

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -66,6 +66,24 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError:
         raise DataError(f"{path} is damaged: it is not JSON") from None
+
+
+def lock(file: IO[Any], on_wait: Callable[[], None] = lambda: None) -> None:
+    """Wait until no other process has locked the same file, calling `on_wait` first; closing the file unlocks it.
+
+    Systems and disks without such locks go without.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        on_wait()
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:
+        pass
 
 
 def content_hash(*parts: str | bytes) -> str:

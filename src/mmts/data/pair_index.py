@@ -1,6 +1,5 @@
 """Indexing millions of pairs once: in pieces that are kept as they are done, every image decoded, then one table."""
 
-import fcntl
 import os
 import shutil
 from collections import Counter
@@ -18,7 +17,7 @@ from mmts.data.pair_table import PairTable, write_pair_table
 from mmts.data.records import Dataset
 from mmts.data.table_dataset import TableDataset
 from mmts.errors import DataError
-from mmts.files import atomic_write
+from mmts.files import atomic_write, lock
 
 SPLITS = ("train", "val", "test")
 NO_CAPTION = "without a caption"
@@ -63,19 +62,14 @@ def alone(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / "lock", "w")  # noqa: SIM115 (closed below)
+        file = open(folder / "lock", "w")  # noqa: SIM115 (closed below)
     except OSError as error:
         raise DataError(
             f"cannot write the index {folder}: {error.strerror or error}; MMTS_CACHE names another folder"
         ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            errors.print(f"note: waiting for another process that indexes into {folder}", markup=False)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:  # a disk without locks: tables appear whole all the same, only some work is done twice
-            pass
+    with file:
+        waiting = f"note: waiting for another process that indexes into {folder}"
+        lock(file, lambda: errors.print(waiting, markup=False))
         yield
 
 

@@ -102,7 +102,7 @@ def _concepts_by_label(
 def build_plan(recipe: r.Recipe, split: Split, distribution: ConceptDistribution) -> EpochPlan:
     """Return which pairs make up which batch; media in shards come nearly in the order they lie there."""
     seed = recipe.train.seed
-    sizes = getattr(split, "shard_sizes", None)
+    sizes = split.shard_sizes
     order = partial(_shard_order, sizes, seed, recipe.data.shuffle_buffer) if sizes else None
     pool = build_pool(recipe.data, split, distribution)
     return EpochPlan(split.owner, split.num_media, recipe.train.batch_size, seed, order=order, pool=pool)

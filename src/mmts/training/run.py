@@ -201,7 +201,10 @@ class Judging:
         judgement = judge(media, text, split, relevance)
         concepts = text_concepts(self.recipe.concepts, self.distribution, split)
         text_groups = self.distribution.groups_of(concepts)
-        media_groups = self.distribution.groups_of(media_concepts(self.recipe.concepts, self.distribution, split))
+        if relevance == "graded":  # the texts are not the media's own captions
+            media_groups = self.distribution.groups_of(media_concepts(self.recipe.concepts, self.distribution, split))
+        else:
+            media_groups = text_groups[split.first]
         metrics = summarize(judgement, split, text_groups, media_groups)
         if relevance != "graded" and split.name == "test" and 1 < self.dataset.folds <= split.num_media:
             metrics["folds"] = judge_folds(media, text, split, relevance, self.dataset.folds)

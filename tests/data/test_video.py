@@ -391,6 +391,23 @@ def test_damage_in_the_middle_costs_only_frames_there(tmp_path: Path):
     assert why_unreadable_clip(clip_of(path, 0.0, 1.0)) is None
 
 
+def test_whatever_bytes_there_are(tmp_path: Path):
+    """Nothing but DataError, and the check says beforehand what loading will."""
+    rng = np.random.default_rng(28)
+    films = [film(tmp_path / "a.mp4", 60), film(tmp_path / "a.ts", 60), film(tmp_path / "a.avi", 60, codec="mpeg4")]
+    contents = [path.read_bytes() for path in films]
+    for at in range(60):
+        content = bytearray(contents[at % 3])
+        for place in rng.integers(0, len(content), 20):
+            content[place] = rng.integers(256)
+        medium = clip_of(written(films[at % 3], bytes(content[: rng.integers(len(content))])), 0.5, 1.5)
+        if why_unreadable_clip(medium) is None:
+            assert load_clip(medium, FrameSampling(4, "random"), 8, rng=rng).shape == (4, 3, 8, 8)
+        else:
+            with pytest.raises(DataError):
+                load_clip(medium, FrameSampling(4, "random"), 8, rng=rng)
+
+
 def test_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(decoding, "PIXEL_LIMIT", 3000)
     assert (

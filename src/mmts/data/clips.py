@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import av
 from av.video.frame import VideoFrame
 from PIL import Image
 
@@ -203,6 +204,9 @@ def _to_image(frame: VideoFrame, detail: Detail) -> Image.Image:
     is_aside = turn in (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270)
     width, height = detail.of(*((frame.height, frame.width) if is_aside else (frame.width, frame.height)))
     width, height = (height, width) if is_aside else (width, height)
-    pixels = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC").to_ndarray()
+    try:
+        pixels = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC").to_ndarray()
+    except (av.FFmpegError, ValueError) as error:
+        raise DataError(f"a frame in {frame.format.name} cannot be turned into RGB ({error})") from None
     image = Image.fromarray(pixels)
     return image if turn is None else image.transpose(turn)

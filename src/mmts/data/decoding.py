@@ -50,7 +50,6 @@ class VideoFile:
         self._unit = float(self._stream.time_base or 1)  # seconds of one step of the timestamps
         self._origin = self._stream.start_time or 0
         self._per_frame = 1 / (self.rate * self._unit)
-        self._end: float | None = None  # the timestamp from which nothing is shown, once reading has come that far
         self._may_skip = True
 
     @property
@@ -79,16 +78,15 @@ class VideoFile:
             DataError: not a single frame can be decoded.
         """
         wanted = self._origin + math.floor((time + _ROUNDING) / self._unit)
-        if self._end is not None and wanted >= self._end:
-            return None
         if self._is_seek_shorter(wanted):
             self._seek(wanted)
         if not self._read_to(wanted):
-            # Without the frames that no other depends on, some decoders lose count. Never seen, but exactness is cheap.
+            # Leaving out frames may confuse a decoder, and damage read before this a container: start afresh.
             self._may_skip = False
+            self._reopen()
             self._seek(wanted)
             self._read_to(wanted)
-        if self._end is not None and wanted >= self._end:
+        if wanted >= self._end:
             return None
         frame = self._current or self._following(None)
         if frame is None:
@@ -113,12 +111,20 @@ class VideoFile:
         if not streams:
             kinds = sorted({each.type for each in self._container.streams} - {"video"})
             self._container.close()
-            raise DataError(f"{self.path}: has no video stream (only {' and '.join(kinds) or 'a picture'})")
+            only = f" (only {' and '.join(kinds)})" if kinds else ""
+            raise DataError(f"{self.path}: has no video stream{only}")
         self._stream = streams[0]
+        if self._stream.codec_context is None:
+            self._container.close()
+            raise DataError(f"{self.path}: has video in a format that cannot be decoded")
         self._stream.codec_context.thread_count = 1
         self._is_seekable = self._container.format.name != _UNSEEKABLE
         self._forget()
         self._is_fresh = True
+
+    def _reopen(self) -> None:
+        self._container.close()
+        self._open()
 
     def _forget(self) -> None:
         self._is_fresh = False
@@ -128,6 +134,7 @@ class VideoFile:
         self._decoded: deque[VideoFrame] = deque()  # decoded, not yet looked at
         self._inside: list[int] = []  # timestamps of what the decoder was given and has not given back
         self._is_flushed = False
+        self._end = math.inf  # the timestamp from which nothing is shown, once reading has come that far
 
     def _demux(self) -> "Iterator[Packet[VideoStream]]":
         """Yield the packets, and end where the file does or where it can't be read."""
@@ -135,7 +142,7 @@ class VideoFile:
             for packet in self._container.demux(self._stream):
                 if packet.size:
                     yield packet
-        except av.FFmpegError:
+        except (av.FFmpegError, IndexError):  # PyAV's own, for streams that come and go in damaged files
             return
 
     def _is_seek_shorter(self, wanted: int) -> bool:
@@ -163,8 +170,7 @@ class VideoFile:
                 return
             back = 2 * back or 1.0
         if not self._is_fresh:
-            self._container.close()
-            self._open()
+            self._reopen()
 
     def _read_to(self, wanted: int) -> bool:
         """Make the last frame that starts at or before `wanted` the current one; say whether it is the right one."""
@@ -181,7 +187,7 @@ class VideoFile:
             self._inside = [each for each in self._inside if each > following.pts]
             self._is_fresh = False
         found = None if self._current is None else self._current.pts
-        return shown is None or found == shown or not self._may_skip
+        return wanted < self._end and (shown is None or found == shown)
 
     def _look_ahead(self, wanted: int) -> int | None:
         """Return the timestamp of the frame shown at `wanted` as the packets have it; None where they can't say.
@@ -227,7 +233,8 @@ def _open_container(path: Path) -> InputContainer:
             raise DataError(f"{path}: is empty (0 bytes)")
         av.logging.set_level(None)  # nothing of the decoder's own log on the terminal
         # "file:" so that no name is taken for another protocol's.
-        return av.open(f"file:{os.path.abspath(path)}", container_options={"format_whitelist": _FORMATS})
+        name, options = f"file:{os.path.abspath(path)}", {"format_whitelist": _FORMATS}
+        return av.open(name, container_options=options, metadata_errors="replace")
     except FileNotFoundError:
         raise DataError(f"{path}: does not exist") from None
     except (av.FFmpegError, OSError, ValueError) as error:

@@ -101,6 +101,14 @@ def test_rows_must_fit_the_split() -> None:
         judge(torch.ones(3, 2), torch.ones(2, 2), split)
 
 
+def test_embeddings_that_are_not_numbers_name_the_medium() -> None:
+    split = captioned_split([["a"], ["b", "c"]])
+    media, text = embeddings(split)
+    text[2, 0] = float("nan")
+    with pytest.raises(InputError, match="the embedding of medium '1' or of its caption is NaN"):
+        judge(media, text, split)
+
+
 def test_a_saved_judgement_reads_back(tmp_path: Path) -> None:
     split = captioned_split([["a", "b"], ["c"]])
     judgement = judge(*embeddings(split), split)

@@ -11,13 +11,14 @@ import pytest
 import mmts
 
 SOURCE = Path(mmts.__file__).parent
-LEAVES = {"errors", "files", "console", "feature_cache"}
+LEAVES = {"errors", "files", "console", "devices", "feature_cache"}
 # What each part may import of ours, beside itself and the leaves. Parts not named here (training, evaluation, report,
 # search, the command line and what serves them) may see everything, and nothing named here may import them.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "console": set(),
+    "devices": set(),
     "feature_cache": set(),
     "schedules": set(),
     "losses": set(),

@@ -64,13 +64,19 @@ def relevance_matrix(split: Split, relevance: Relevance) -> csr_matrix:
 def judge(media: Tensor, text: Tensor, split: Split, relevance: Relevance = "text") -> Judgement:
     """Rank media (N, D) for every caption and captions (M, D) for every medium, in chunks of bounded memory.
 
-    Ties count against the model (docs/method.md, ranks). Raises InputError where the rows do not fit the split.
+    Ties count against the model (docs/method.md, ranks). Raises InputError where the rows do not fit the split,
+    or are not numbers, naming the medium.
     """
     if len(media) != split.num_media or len(text) != split.num_captions:
         raise InputError(
             f"{len(media)} media and {len(text)} caption embeddings for a split of "
             f"{split.num_media} media and {split.num_captions} captions"
         )
+    for rows, owners in ((media, range(len(media))), (text, split.owner.tolist())):
+        broken = (~rows.isfinite().all(dim=1)).nonzero()
+        if len(broken):
+            medium = split.media[owners[int(broken[0])]]
+            raise InputError(f"the embedding of medium {medium.id!r} or of its caption is NaN or infinite")
     grades = _grades(split) if relevance == "graded" else None  # (N, M)
     right = relevance_matrix(split, relevance) if grades is None else csr_matrix((grades == 1).T.numpy())
     of_text = _rank_all(text, media, right, None if grades is None else grades.T)

@@ -12,7 +12,10 @@ import torch
 from mmts.concepts import ConceptDistribution, encoders
 from mmts.concepts.encoders import TfidfEncoder, encode_captions
 from mmts.concepts.names import words
+from mmts.devices import has_bf16
 from mmts.errors import InputError
+
+CPU = torch.device("cpu")
 
 CAPTIONS = ["a red shoe", "a red boot", "a sleeping dog", "a red shoe"]
 WORDS = ["a", "red", "blue", "shoe", "boot", "dog", "sleeping"]
@@ -92,7 +95,7 @@ def test_minilm_knows_what_is_alike(private_cache, monkeypatch):
     assert similarity[0, 3] == pytest.approx(1)
     # Padding does not change a row, nor does the order of the captions.
     with_long = encode_captions(["a sleeping dog " * 30, *reversed(CAPTIONS)])
-    np.testing.assert_allclose(with_long[:0:-1], rows, atol=2e-6 if not encoders.cpu_has_bf16() else 2e-2)
+    np.testing.assert_allclose(with_long[:0:-1], rows, atol=2e-6 if not has_bf16(CPU) else 2e-2)
     # Neither a second time with these captions nor in another order is the model needed.
     monkeypatch.setattr(encoders, "_load", lambda source: pytest.fail("the model was loaded"))
     np.testing.assert_array_equal(encode_captions(CAPTIONS[::-1]), rows[::-1])
@@ -122,7 +125,7 @@ def test_sentence_transformers_folder_equals_that_library(sentence_folder):
     expected = SentenceTransformer(str(sentence_folder), device="cpu").encode(CAPTIONS, normalize_embeddings=True)
     rows = encode_captions(CAPTIONS, sentence_folder, cache=False)
     assert is_unit(rows)
-    np.testing.assert_allclose(rows, expected, atol=1e-5 if not encoders.cpu_has_bf16() else 2e-2)
+    np.testing.assert_allclose(rows, expected, atol=1e-5 if not has_bf16(CPU) else 2e-2)
 
 
 def test_plain_text_encoder_is_mean_pooled(bert_folder, sentence_folder):
@@ -138,7 +141,7 @@ def test_clip_and_siglip_text_features(tmp_path, kind, width):
     assert rows.shape == (5, width)
     assert is_unit(rows)
     alone = encode_captions(CAPTIONS[:1], folder)
-    np.testing.assert_allclose(alone[0], rows[0], atol=1e-5 if not encoders.cpu_has_bf16() else 2e-2)
+    np.testing.assert_allclose(alone[0], rows[0], atol=1e-5 if not has_bf16(CPU) else 2e-2)
     assert np.abs(rows[0] - rows[2]).max() > 1e-3
 
 
@@ -151,7 +154,7 @@ def test_clip_rows_are_the_models_own(clip_folder):
         pooled = model.text_model(tokens["input_ids"], tokens["attention_mask"]).pooler_output
         expected = torch.nn.functional.normalize(model.text_projection(pooled)).numpy()
     rows = encode_captions(CAPTIONS[:1], clip_folder, cache=False)
-    np.testing.assert_allclose(rows, expected, atol=1e-5 if not encoders.cpu_has_bf16() else 2e-2)
+    np.testing.assert_allclose(rows, expected, atol=1e-5 if not has_bf16(CPU) else 2e-2)
 
 
 def test_a_moved_folder_can_be_given_at_load(bert_folder, clip_folder, tmp_path):
@@ -307,14 +310,6 @@ def test_tfidf_of_one_word_and_of_none():
 
 
 # --- precision
-
-
-def test_bf16_only_where_the_cpu_has_it(monkeypatch):
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
-    assert not encoders.cpu_has_bf16()
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
-    assert encoders.cpu_has_bf16()
 
 
 def test_bf16_rows_are_close(bert_folder, monkeypatch):

@@ -14,11 +14,9 @@ from mmts.data import image as image_module
 from mmts.data.image import (
     Augmentation,
     augment,
-    drop_unreadable,
     fit_square,
     load_image,
     load_pixels,
-    unreadable_media,
 )
 from mmts.data.records import Medium, Split
 from mmts.errors import DataError, InputError
@@ -249,53 +247,3 @@ def test_flip_mirrors_about_half_of_the_images():
 def test_augmentation_refuses_what_cannot_be(wrong: dict):
     with pytest.raises(InputError):
         Augmentation(**wrong)
-
-
-# --- the check before a run ------------------------------------------------------------------------------------------
-
-
-def test_unreadable_media_are_found_once_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    good = saved(tmp_path, Image.new("RGB", (8, 8)), "good.png")
-    bad = tmp_path / "bad.jpg"
-    bad.write_bytes(jpeg_bytes()[:5000])
-    clip = tmp_path / "clip.mp4"
-    media = (*split_of([good, bad, tmp_path / "missing.png", good]).media, Medium("v", clip, ("x",), kind="video"))
-    found = unreadable_media(media)
-    assert list(found) == [1, 2, 4]
-    assert "truncated" in found[1]
-    assert found[2] == found[4] == "does not exist"
-    decoded = []
-    load = load_image
-    monkeypatch.setattr(
-        image_module, "load_image", lambda path, hint, **where: decoded.append(path.name) or load(path, hint, **where)
-    )
-    assert unreadable_media(media) == found
-    assert decoded == ["bad.jpg", "missing.png"]  # only what failed is tried again
-    bad.write_bytes(jpeg_bytes())
-    assert list(unreadable_media(media)) == [2, 4]
-
-
-def test_the_check_survives_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("MMTS_CACHE", str(tmp_path / "file"))
-    good = saved(tmp_path, Image.new("RGB", (8, 8)), "good.png")
-    assert unreadable_media(split_of([good]).media) == {}
-
-
-def test_few_unreadable_are_dropped_and_many_are_an_error(tmp_path: Path):
-    good = [saved(tmp_path, Image.new("RGB", (4, 4)), f"{at}.png") for at in range(9)]
-    split = split_of([*good[:4], tmp_path / "gone.png", *good[4:]])
-    kept, reasons = drop_unreadable(split, 0.1)
-    assert reasons == {4: "does not exist"}
-    assert [medium.id for medium in kept.media] == ["0", "1", "2", "3", "5", "6", "7", "8", "9"]
-    with pytest.raises(
-        DataError, match=r"1 of the 10 media of split 'train' cannot be read, .* 1 % .*gone.png: does not"
-    ):
-        drop_unreadable(split)
-    with pytest.raises(DataError, match="nothing remains"):
-        drop_unreadable(split_of([tmp_path / "gone.png"]), 1)
-
-
-def test_the_error_names_the_first_three(tmp_path: Path):
-    with pytest.raises(DataError, match=r"5 of the 5 .*0.png.*1.png.*2.png: does not exist; and 2 more"):
-        drop_unreadable(split_of([tmp_path / f"{at}.png" for at in range(5)]))

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mmts.data import decoding
 from mmts.data.decoding import VideoFile
-from mmts.data.image import Augmentation, unreadable_media
+from mmts.data.image import Augmentation
+from mmts.data.readable import unreadable_media
 from mmts.data.records import Medium
 from mmts.data.video import FrameSampling, load_clip, why_unreadable_clip
 from mmts.errors import DataError, InputError
@@ -468,7 +469,7 @@ def test_the_check_looks_at_each_segment_and_remembers(tmp_path: Path, monkeypat
     }
     opened: list[Medium] = []
     check = why_unreadable_clip
-    monkeypatch.setattr("mmts.data.video.why_unreadable_clip", lambda medium: opened.append(medium) or check(medium))
+    monkeypatch.setattr("mmts.data.readable.why_unreadable_clip", lambda medium: opened.append(medium) or check(medium))
     assert unreadable_media(media) == found
     assert opened == [media[1]]
     assert list(unreadable_media(media[::2])) == []

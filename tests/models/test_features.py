@@ -9,6 +9,7 @@ from tiny_models import tiny_encoder
 from torch import Tensor, nn
 
 from mmts.data.records import Medium
+from mmts.devices import has_bf16
 from mmts.errors import DataError, InputError
 from mmts.models import (
     TextTower,
@@ -21,7 +22,6 @@ from mmts.models import (
     media_features,
     text_features,
 )
-from mmts.models.features import has_bf16
 from mmts.models.image_towers import ImageTower
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from mmts.concepts.names import words
+from mmts.devices import has_bf16
 from mmts.errors import InputError
 from mmts.feature_cache import cached_rows
 from mmts.files import content_hash
@@ -325,18 +326,9 @@ def _device() -> torch.device:
     return torch.accelerator.current_accelerator() or torch.device("cpu")
 
 
-def cpu_has_bf16() -> bool:
-    """Say whether the CPU multiplies bfloat16 itself (AVX512-BF16 or AMX); where it does not, autocast is slower.
-
-    >>> cpu_has_bf16() in (True, False)
-    True
-    """
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(check is not None and bool(check()) for check in checks)
-
-
 def _use_bf16() -> bool:
-    return _device().type == "cpu" and cpu_has_bf16()
+    device = _device()
+    return device.type == "cpu" and has_bf16(device)
 
 
 def _packaged_minilm() -> Path:

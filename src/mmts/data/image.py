@@ -1,11 +1,9 @@
-"""Reading one image, whatever its mode, into a square of pixels; and finding the files that cannot be read."""
+"""Reading one image, whatever its mode, into a square of pixels."""
 
 import io
 import math
-import os
 import stat
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,7 @@ import torch
 from PIL import Image, ImageEnhance, JpegImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-from mmts.console import errors, progress_bar
-from mmts.data.feature_files import why_unreadable_features
-from mmts.data.records import Medium, Split
 from mmts.errors import DataError, InputError
-from mmts.files import cache_root, content_hash, read_json, write_json
 
 PIXEL_LIMIT = 100_000_000
 RESIZES = ("stretch", "crop", "pad")
@@ -198,59 +192,6 @@ def to_pixels(image: Image.Image) -> Tensor:
     return torch.from_numpy(values)
 
 
-def unreadable_media(media: Sequence[Medium], workers: int | None = None) -> dict[int, str]:
-    """Decode every image and a frame of every clip once, in threads, and say of which positions in `media` it failed.
-
-    Features are read through. The result is kept under the hash of all paths, sizes, times of change and segments; the
-    next call with the same media decodes nothing. Of a folder its own time of change counts.
-    """
-    distinct = {_key(medium): medium for medium in media}  # the same may stand there more than once
-    states = {path: _state(path) for path in dict.fromkeys(medium.path for medium in media)}
-    hashed = (f"{states[medium.path]}\0{key}" for key, medium in distinct.items())
-    cache = cache_root() / "readable" / f"{content_hash(*hashed)}.json"
-    found = _cached(cache)
-    if found is not None:  # what failed then may work by now: permissions, a disk that was away
-        again = {key: _why_unreadable(medium) for key, medium in distinct.items() if key in found}
-        found = {key: reason for key, reason in again.items() if reason is not None}
-    else:
-        with (
-            ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 16)) as pool,
-            progress_bar("checking media", len(distinct), "media") as bar,
-        ):
-            found = {}
-            try:
-                for key, reason in zip(distinct, pool.map(_why_unreadable, distinct.values()), strict=True):
-                    if reason is not None:
-                        found[key] = reason
-                    bar.advance()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        try:
-            write_json(cache, found)
-        except (OSError, ValueError) as error:  # only costs the next run this check again
-            errors.print(f"note: cannot write {cache} ({error})", markup=False)
-    return {at: found[_key(medium)] for at, medium in enumerate(media) if _key(medium) in found}
-
-
-def drop_unreadable(split: Split, max_share: float = 0.01) -> tuple[Split, dict[int, str]]:
-    """Return the split without the media that cannot be read, and the reason for each by its position in `split`.
-
-    Raises DataError, naming the first few, where their share of the split is larger than `max_share`.
-    """
-    if not 0 <= max_share <= 1:
-        raise InputError(f"max_share lies in [0, 1], not {max_share}")
-    reasons = unreadable_media(split.media)
-    if len(reasons) > max_share * split.num_media:
-        named = [f"{split.media[at].path}: {reason}" for at, reason in list(reasons.items())[:3]]
-        more = f"; and {len(reasons) - 3:,} more" if len(reasons) > 3 else ""
-        raise DataError(
-            f"{len(reasons):,} of the {split.num_media:,} media of split {split.name!r} cannot be read, more than the "
-            f"{100 * max_share:.3g} % allowed: {'; '.join(named)}{more}. Mend them, or raise data.max_unreadable"
-        )
-    return split.without(reasons), reasons
-
-
 def _open(path: Path, member: tuple[int, int] | None) -> Image.Image:
     """Open an image; a JPEG without Pillow's own limit of pixels, which looks at the size before the reduction."""
     if not stat.S_ISREG(path.stat().st_mode):  # before opening: to open a pipe is to wait for its writer
@@ -323,34 +264,3 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}"
-
-
-def _why_unreadable(medium: Medium) -> str | None:
-    if medium.is_features:
-        return why_unreadable_features(medium.path)
-    if medium.kind == "video":
-        from mmts.data.video import why_unreadable_clip  # it builds on this module
-
-        return why_unreadable_clip(medium)
-    return why_unreadable_image(medium.path, medium.member)
-
-
-def _key(medium: Medium) -> str:
-    """Name what is to be decoded."""
-    part = (medium.kind, medium.start, medium.end, medium.frames, medium.member)
-    return f"{medium.path}\t{part}"
-
-
-def _state(path: Path) -> str:
-    try:
-        state = path.stat()
-    except (OSError, ValueError):
-        return f"{path}\0missing"
-    return f"{path}\0{state.st_size}\0{state.st_mtime_ns}"
-
-
-def _cached(file: Path) -> dict[str, str] | None:
-    try:
-        return dict(read_json(file))
-    except (OSError, ValueError, TypeError):
-        return None

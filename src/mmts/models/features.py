@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmts.data.records import Medium
+from mmts.devices import has_bf16
 from mmts.errors import DataError, InputError
 from mmts.feature_cache import cached_rows
 from mmts.files import content_hash
@@ -182,20 +183,6 @@ def embed_text(
     rows = np.empty_like(by_length)
     rows[order] = by_length
     return torch.from_numpy(rows)
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Return whether `device` computes in bf16 itself; a CPU that only emulates it is slower with it.
-
-    >>> has_bf16(torch.device("meta"))
-    False
-    """
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu":
-        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return any(getattr(torch.cpu, check)() for check in checks if hasattr(torch.cpu, check))
-    return False
 
 
 def _concatenate(

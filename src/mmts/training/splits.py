@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmts.console import console
-from mmts.data.image import drop_unreadable, unreadable_media
 from mmts.data.read import read_dataset
+from mmts.data.readable import drop_unreadable, unreadable_media
 from mmts.data.records import Dataset, Split
 from mmts.errors import DataError
 from mmts.training.recipe import Data
@@ -89,5 +89,6 @@ def readable(split: Split, settings: Data, named: list[str]) -> Split:
     """Leave out the media that cannot be decoded, adding a line for each to `named` (also where they are too many)."""
     if split.media_checked:
         return split
-    named.extend(f"{split.media[at].path}\t{reason}" for at, reason in unreadable_media(split.media).items())
-    return drop_unreadable(split, settings.max_unreadable)[0]
+    reasons = unreadable_media(split.media)
+    named.extend(f"{split.media[at].path}\t{reason}" for at, reason in reasons.items())
+    return drop_unreadable(split, reasons, settings.max_unreadable)

@@ -1,0 +1,95 @@
+"""Finding the media that cannot be read, once, before a run meets them."""
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mmts.console import errors, progress_bar
+from mmts.data.feature_files import why_unreadable_features
+from mmts.data.image import why_unreadable_image
+from mmts.data.records import Medium, Split
+from mmts.data.video import why_unreadable_clip
+from mmts.errors import DataError, InputError
+from mmts.files import cache_root, content_hash, read_json, write_json
+
+
+def unreadable_media(media: Sequence[Medium], workers: int | None = None) -> dict[int, str]:
+    """Decode every image and a frame of every clip once, in threads, and say of which positions in `media` it failed.
+
+    Features are read through. The result is kept under the hash of all paths, sizes, times of change and segments; the
+    next call with the same media decodes nothing. Of a folder its own time of change counts.
+    """
+    distinct = {_key(medium): medium for medium in media}  # the same may stand there more than once
+    states = {path: _state(path) for path in dict.fromkeys(medium.path for medium in media)}
+    hashed = (f"{states[medium.path]}\0{key}" for key, medium in distinct.items())
+    cache = cache_root() / "readable" / f"{content_hash(*hashed)}.json"
+    found = _cached(cache)
+    if found is not None:  # what failed then may work by now: permissions, a disk that was away
+        again = {key: _why_unreadable(medium) for key, medium in distinct.items() if key in found}
+        found = {key: reason for key, reason in again.items() if reason is not None}
+    else:
+        with (
+            ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 16)) as pool,
+            progress_bar("checking media", len(distinct), "media") as bar,
+        ):
+            found = {}
+            try:
+                for key, reason in zip(distinct, pool.map(_why_unreadable, distinct.values()), strict=True):
+                    if reason is not None:
+                        found[key] = reason
+                    bar.advance()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        try:
+            write_json(cache, found)
+        except (OSError, ValueError) as error:  # only costs the next run this check again
+            errors.print(f"note: cannot write {cache} ({error})", markup=False)
+    return {at: found[_key(medium)] for at, medium in enumerate(media) if _key(medium) in found}
+
+
+def drop_unreadable(split: Split, reasons: Mapping[int, str], max_share: float = 0.01) -> Split:
+    """Return the split without the media that cannot be read, as `unreadable_media` found them.
+
+    Raises DataError, naming the first few, where their share of the split is larger than `max_share`.
+    """
+    if not 0 <= max_share <= 1:
+        raise InputError(f"max_share lies in [0, 1], not {max_share}")
+    if len(reasons) > max_share * split.num_media:
+        named = [f"{split.media[at].path}: {reason}" for at, reason in list(reasons.items())[:3]]
+        more = f"; and {len(reasons) - 3:,} more" if len(reasons) > 3 else ""
+        raise DataError(
+            f"{len(reasons):,} of the {split.num_media:,} media of split {split.name!r} cannot be read, more than the "
+            f"{100 * max_share:.3g} % allowed: {'; '.join(named)}{more}. Mend them, or raise data.max_unreadable"
+        )
+    return split.without(reasons)
+
+
+def _why_unreadable(medium: Medium) -> str | None:
+    if medium.is_features:
+        return why_unreadable_features(medium.path)
+    if medium.kind == "video":
+        return why_unreadable_clip(medium)
+    return why_unreadable_image(medium.path, medium.member)
+
+
+def _key(medium: Medium) -> str:
+    """Name what is to be decoded."""
+    part = (medium.kind, medium.start, medium.end, medium.frames, medium.member)
+    return f"{medium.path}\t{part}"
+
+
+def _state(path: Path) -> str:
+    try:
+        state = path.stat()
+    except (OSError, ValueError):
+        return f"{path}\0missing"
+    return f"{path}\0{state.st_size}\0{state.st_mtime_ns}"
+
+
+def _cached(file: Path) -> dict[str, str] | None:
+    try:
+        return dict(read_json(file))
+    except (OSError, ValueError, TypeError):
+        return None

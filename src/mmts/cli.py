@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from mmts import __version__
 from mmts.console import console, errors
@@ -12,7 +13,7 @@ from mmts.errors import Interrupted, MmtsError, RecipeError, nearest
 
 app = typer.Typer(
     name="mmts",
-    help="Train and judge image-text embedding models on long-tail data.",
+    help="Train and judge image-text and video-text embedding models on long-tail data.",
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
@@ -22,7 +23,10 @@ app = typer.Typer(
 Out = Annotated[Path, typer.Option("--out", help="Folder for what is written.")]
 DataPath = Annotated[
     Path | None,
-    typer.Option("--data", help="A folder with captions.jsonl or metadata.jsonl/csv, or a .jsonl, .csv or .tsv file."),
+    typer.Option(
+        "--data",
+        help="A public data set's folder, captions.jsonl, CSV, TSV, imagefolder or tars: see docs/datasets.md.",
+    ),
 ]
 
 
@@ -150,8 +154,10 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this one.")] 
     from mmts.training.recipe import load_recipe, shipped_recipes
 
     if name is None:
+        table = Table.grid(padding=(0, 2))
         for each in shipped_recipes():
-            console.print(f"{each:<18} {load_recipe(each).description}")
+            table.add_row(each, load_recipe(each).description)
+        console.print(table)
         return
     shipped = shipped_recipes()
     if name not in shipped:

@@ -117,19 +117,10 @@ def recalls(query_ranks: Tensor) -> dict[str, float]:
     return {**figures, "median_rank": median, "mean_rank": mean}
 
 
-def all_measures(metrics: Mapping[str, Any]) -> list[str]:
-    """Return every measure in percent that a judgement has, those of graded relevance first."""
-    figures = metrics[_directions(metrics)[0]]
-    return [name for name in (*GRADED, *(f"R@{k}" for k in CUTOFFS)) if name in figures]
-
-
 def shown_measures(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return the three measures, in percent, that tables show of a judgement."""
-    return ("mAP", "nDCG", "R@1") if "mAP" in all_measures(metrics) else ("R@1", "R@5", "R@10")
-
-
-def _directions(metrics: Mapping[str, Any]) -> list[str]:
-    return [key for key in metrics if "_to_" in key]
+    figures = next(value for key, value in metrics.items() if "_to_" in key)
+    return ("mAP", "nDCG", "R@1") if "mAP" in figures else ("R@1", "R@5", "R@10")
 
 
 def _figures(query_ranks: Tensor, graded: Tensor | None, rows: Tensor | None = None) -> dict[str, float]:

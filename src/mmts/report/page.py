@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from mmts.compare import PARTS, Judged, RunGroup
 from mmts.concepts.distribution import GROUP_NAMES
-from mmts.evaluation import all_measures
+from mmts.evaluation import shown_measures
 from mmts.files import atomic_write
 from mmts.report import charts
 from mmts.report.contents import Contents, read_contents
@@ -270,7 +270,7 @@ def _gap_rows(contents: Contents) -> list[dict[str, Any]]:
 
 
 def _table(contents: Contents, direction: str) -> dict[str, Any]:
-    measures = all_measures(contents.metrics)
+    measures = shown_measures(contents.metrics)
     parts: list[dict[str, Any]] = []
     for part in PARTS:
         figures = [

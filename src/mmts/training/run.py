@@ -81,7 +81,11 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> dict[str, Any]:
     trainer.fit(resume)
     _load_weights(model, run, "best")
     judging = Judging(run, recipe, model, distribution, dataset)
-    return judging(judged[splits.judged.name], run.metrics_file)[0]
+    metrics = judging(judged[splits.judged.name], run.metrics_file)[0]
+    if recipe.published is not None and recipe.published.results:
+        results = ", ".join(f"{name} {value:.1f}" for name, value in recipe.published.results.items())
+        console.print(f"published: {results} ({recipe.published.source})", markup=False)
+    return metrics
 
 
 def evaluate(

@@ -12,6 +12,9 @@ from mmts.errors import RunError
 from mmts.training.recipe import Recipe, parse_recipe, save_recipe
 
 
+_ABOUT = {"name", "description", "published"}
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """Names every file of a run.
@@ -140,7 +143,7 @@ class RunDirectory:
 
 
 def differences(first: Recipe, second: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Return the keys, dotted, whose values differ between two recipes; name and description do not count."""
+    """Return the keys, dotted, whose values differ between two recipes; what only describes them does not count."""
 
     def flatten(value: Any, prefix: str) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -150,7 +153,7 @@ def differences(first: Recipe, second: Recipe) -> dict[str, tuple[Any, Any]]:
             flat |= flatten(inner, f"{prefix}.{key}" if prefix else key)
         return flat
 
-    old = flatten(first.model_dump(mode="json", exclude={"name", "description"}), "")
-    new = flatten(second.model_dump(mode="json", exclude={"name", "description"}), "")
+    old = flatten(first.model_dump(mode="json", exclude=_ABOUT), "")
+    new = flatten(second.model_dump(mode="json", exclude=_ABOUT), "")
     keys = [*old, *(key for key in new if key not in old)]
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}

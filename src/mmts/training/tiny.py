@@ -46,7 +46,7 @@ def tiny(recipe: Recipe) -> Recipe:
     if content["concepts"]["source"] == "captions":
         content["concepts"] |= {"num_concepts": "auto", "encoder": "tfidf"}
     content["data"] |= {"max_media": MAX_MEDIA, "workers": 0}
-    content["name"] = f"{recipe.name}-tiny"
+    content |= {"name": f"{recipe.name}-tiny", "published": None}
     return parse_recipe(content, f"recipe {recipe.name}, made tiny")
 
 

@@ -11,7 +11,6 @@ import yaml
 from mmts.errors import RunError
 from mmts.training.recipe import Recipe, parse_recipe, save_recipe
 
-
 _ABOUT = {"name", "description", "published"}
 
 

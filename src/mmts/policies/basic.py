@@ -1,13 +1,4 @@
-"""Policies: who gets which temperature (or margin) when.
-
-A policy maps (progress, index) to a positive value: () for all samples alike, (B,) for one a sample, or (B, B) for one
-a pair. It is an nn.Module, so tables move with `.to(device)` and learned values are trained and saved with the rest.
-
->>> from mmts.schedules import Cosine
->>> policy = Shifted(Cosine(-0.04, 0.04, cycles=5), torch.tensor([0.05, 0.20]))
->>> policy(0.1, torch.tensor([0, 1]))
-tensor([0.0100, 0.1600], dtype=torch.float64)
-"""
+"""Values from progress and the sample alone: fixed, scheduled, shifted by the sample's concept, learned."""
 
 import math
 
@@ -15,24 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from mmts.errors import InputError
+from mmts.policies.base import Policy, check_index, check_positive, scalar
 from mmts.schedules import Schedule, check_progress
-
-
-class Policy(nn.Module):
-    """Base of all policies: policy(progress, index, similarity=None) -> () or (B,) or (B, B), positive.
-
-    Shapes: `progress` a float in [0, 1]; `index` (B,) int64, the samples' stable positions; `similarity` (B, B) or
-    None, the detached similarities s_ij = cos(x_i, y_j), given only where `uses_similarity` is True.
-    """
-
-    uses_similarity: bool = False
-
-    def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
-        """Return the value of each sample of the batch."""
-        raise NotImplementedError
-
-    def after_step(self) -> None:
-        """Do what has to follow an optimizer step, such as keeping a learned value in its bounds; usually nothing."""
 
 
 class Fixed(Policy):
@@ -44,13 +19,13 @@ class Fixed(Policy):
 
     def __init__(self, value: float) -> None:
         super().__init__()
-        _check_positive("Fixed: value", value)
+        check_positive("Fixed: value", value)
         self.value = float(value)
 
     def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
         """Return the value, shape ()."""
         check_progress(progress)
-        return _scalar(self.value, index)
+        return scalar(self.value, index)
 
     def extra_repr(self) -> str:
         """Show the value in the module's repr."""
@@ -69,12 +44,12 @@ class Scheduled(Policy):
 
     def __init__(self, schedule: Schedule) -> None:
         super().__init__()
-        _check_positive("Scheduled: schedule.minimum", schedule.minimum)
+        check_positive("Scheduled: schedule.minimum", schedule.minimum)
         self.schedule = schedule
 
     def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
         """Return the schedule's value at `progress`, shape ()."""
-        return _scalar(self.schedule(progress), index)
+        return scalar(self.schedule(progress), index)
 
     def extra_repr(self) -> str:
         """Show the schedule in the module's repr."""
@@ -173,31 +148,3 @@ class Learned(Policy):
     def extra_repr(self) -> str:
         """Show the bounds in the module's repr."""
         return f"low={self.low:g}, high={self.high:g}"
-
-
-def check_index(index: Tensor, size: int) -> Tensor:
-    """Return `index` when it is (B,) integers in 0..size-1; otherwise raise InputError naming the row.
-
-    >>> check_index(torch.tensor([0, 7]), 3)
-    Traceback (most recent call last):
-    mmts.errors.InputError: index[1] is 7; it must lie in 0..2
-    """
-    if index.ndim != 1 or index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
-        raise InputError(f"index is {tuple(index.shape)} {index.dtype}; it must be (B,) of integers")
-    outside = (index < 0) | (index >= size)
-    if bool(outside.any()):
-        row = int(outside.nonzero()[0])
-        raise InputError(f"index[{row}] is {int(index[row])}; it must lie in 0..{size - 1}")
-    return index
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise InputError(f"{name} is {value:g}; it must be finite and positive")
-
-
-def _scalar(value: float, index: Tensor) -> Tensor:
-    # Without dimensions a float64 tensor promotes nobody else's dtype, so nothing need be rounded here.
-    return torch.tensor(
-        value, dtype=torch.float32 if index.device.type == "mps" else torch.float64, device=index.device
-    )

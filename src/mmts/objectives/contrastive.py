@@ -1,4 +1,4 @@
-"""Objectives: a loss and a policy joined into what a training loop calls.
+"""A loss of the batch alone and a policy, joined: InfoNCE and max-margin.
 
 >>> from mmts.policies import Fixed
 >>> objective = InfoNCE(Fixed(0.07))
@@ -7,51 +7,14 @@
 ['temperature', 'weight']
 """
 
-from typing import NamedTuple
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmts.errors import InputError
 from mmts.losses.info_nce import ANCHORS, Anchor, info_nce
 from mmts.losses.max_margin import NEGATIVES, Negatives, max_margin
-from mmts.losses.normalize import cosine_similarity
+from mmts.objectives.base import Objective, ObjectiveOutput, policy_values
 from mmts.policies import Policy
-
-
-class ObjectiveOutput(NamedTuple):
-    """A batch's loss, shape (), and what to log of it: detached tensors of shape (), (B,) or (B, B) by name."""
-
-    loss: Tensor
-    log: dict[str, Tensor]
-
-
-class Objective(nn.Module):
-    """Base of all objectives: objective(x, y, *, progress, index, media_index=None, positives=None) -> ObjectiveOutput.
-
-    Shapes: x (media) and y (text) (B, D) of any norm; `progress` a float in [0, 1]; `index` (B,) int64, the pairs'
-    stable positions; `media_index` (B,) int64, their media's; `positives` (B, B) bool or None. State a rule keeps for
-    the media side goes by media_index, for the text side by index.
-    """
-
-    def forward(
-        self,
-        x: Tensor,
-        y: Tensor,
-        *,
-        progress: float,
-        index: Tensor,
-        media_index: Tensor | None = None,
-        positives: Tensor | None = None,
-    ) -> ObjectiveOutput:
-        """Return the loss of a batch and what to log."""
-        raise NotImplementedError
-
-    def after_step(self) -> None:
-        """Call after every optimizer step: lets each policy inside do its own after_step."""
-        for module in self.modules():
-            if isinstance(module, Policy):
-                module.after_step()
 
 
 class InfoNCE(Objective):
@@ -145,18 +108,6 @@ class MaxMargin(Objective):
         margin = policy_values(self.margin, x, y, progress, index)
         loss = max_margin(x, y, margin, positives=positives, negatives=self.negatives, squared=self.squared)
         return ObjectiveOutput(loss, {"margin": margin.detach()})
-
-
-def policy_values(policy: Policy, x: Tensor, y: Tensor, progress: float, index: Tensor) -> Tensor:
-    """Ask a policy for a batch's values; a rule that looks at the batch gets the detached similarities (B, B).
-
-    Any callable (progress, index, similarity) will do; one that does not say `uses_similarity` gets them.
-    """
-    if len(index) != len(x):
-        raise InputError(f"index has {len(index)} rows and x has {len(x)}; they must be as many")
-    similarity = cosine_similarity(x.detach(), y.detach()) if getattr(policy, "uses_similarity", True) else None
-    values: Tensor = policy(progress, index, similarity)
-    return values
 
 
 def sample_weights(temperature: Tensor, batch_size: int, scale_by_temperature: bool = False) -> Tensor:

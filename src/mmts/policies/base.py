@@ -1,0 +1,55 @@
+"""What all policies have in common: the call, and the checks of what goes in."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mmts.errors import InputError
+
+
+class Policy(nn.Module):
+    """Base of all policies: policy(progress, index, similarity=None) -> () or (B,) or (B, B), positive.
+
+    Shapes: `progress` a float in [0, 1]; `index` (B,) int64, the samples' stable positions; `similarity` (B, B) or
+    None, the detached similarities s_ij = cos(x_i, y_j), given only where `uses_similarity` is True.
+    """
+
+    uses_similarity: bool = False
+
+    def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
+        """Return the value of each sample of the batch."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Do what has to follow an optimizer step, such as keeping a learned value in its bounds; usually nothing."""
+
+
+def check_index(index: Tensor, size: int) -> Tensor:
+    """Return `index` when it is (B,) integers in 0..size-1; otherwise raise InputError naming the row.
+
+    >>> check_index(torch.tensor([0, 7]), 3)
+    Traceback (most recent call last):
+    mmts.errors.InputError: index[1] is 7; it must lie in 0..2
+    """
+    if index.ndim != 1 or index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+        raise InputError(f"index is {tuple(index.shape)} {index.dtype}; it must be (B,) of integers")
+    outside = (index < 0) | (index >= size)
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0])
+        raise InputError(f"index[{row}] is {int(index[row])}; it must lie in 0..{size - 1}")
+    return index
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise InputError, naming what it is, unless `value` is finite and positive."""
+    if not 0 < value < math.inf:
+        raise InputError(f"{name} is {value:g}; it must be finite and positive")
+
+
+def scalar(value: float, index: Tensor) -> Tensor:
+    """Return a value for all samples, shape (), in double precision where index's device has it."""
+    # Without dimensions a float64 tensor promotes nobody else's dtype, so nothing need be rounded here.
+    return torch.tensor(
+        value, dtype=torch.float32 if index.device.type == "mps" else torch.float64, device=index.device
+    )

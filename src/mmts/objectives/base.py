@@ -17,11 +17,13 @@ class ObjectiveOutput(NamedTuple):
 
 
 class Objective(nn.Module):
-    """Base of all objectives: objective(x, y, *, progress, index, media_index=None, positives=None) -> ObjectiveOutput.
+    """Base of all objectives: objective(x, y, *, progress, index, ...) -> ObjectiveOutput.
 
     Shapes: x (media) and y (text) (B, D) of any norm; `progress` a float in [0, 1]; `index` (B,) int64, the pairs'
-    stable positions; `media_index` (B,) int64, their media's; `positives` (B, B) bool or None. State a rule keeps for
-    the media side goes by media_index, for the text side by index.
+    stable positions; `media_index` (B,) int64, their media's; `positives` (B, B) bool or None, pairs of the batch that
+    are right too; `relevance` (B, B) floating point in [0, 1] or None, how relevant medium i is to text j, which only
+    rules on graded relevance look at. State a rule keeps for the media side goes by media_index, for the text side by
+    index.
     """
 
     def forward(
@@ -33,6 +35,7 @@ class Objective(nn.Module):
         index: Tensor,
         media_index: Tensor | None = None,
         positives: Tensor | None = None,
+        relevance: Tensor | None = None,
     ) -> ObjectiveOutput:
         """Return the loss of a batch and what to log."""
         raise NotImplementedError

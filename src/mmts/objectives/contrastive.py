@@ -58,8 +58,9 @@ class InfoNCE(Objective):
         index: Tensor,
         media_index: Tensor | None = None,
         positives: Tensor | None = None,
+        relevance: Tensor | None = None,
     ) -> ObjectiveOutput:
-        """Return info_nce at the policy's temperatures."""
+        """Return info_nce at the policy's temperatures; `relevance` is not looked at."""
         temperature = policy_values(self.temperature, x, y, progress, index)
         loss = info_nce(
             x,
@@ -103,8 +104,9 @@ class MaxMargin(Objective):
         index: Tensor,
         media_index: Tensor | None = None,
         positives: Tensor | None = None,
+        relevance: Tensor | None = None,
     ) -> ObjectiveOutput:
-        """Return max_margin at the policy's margins."""
+        """Return max_margin at the policy's margins; `relevance` is not looked at."""
         margin = policy_values(self.margin, x, y, progress, index)
         loss = max_margin(x, y, margin, positives=positives, negatives=self.negatives, squared=self.squared)
         return ObjectiveOutput(loss, {"margin": margin.detach()})

@@ -53,6 +53,21 @@ def other_positives(positives: Tensor | None, x: Tensor) -> Tensor | None:
     return positives.to(x.device) & ~torch.eye(B, dtype=torch.bool, device=x.device)
 
 
+def checked_relevance(relevance: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Return `relevance` on x's device in the loss's dtype; InputError unless (B, B), floating point, in [0, 1]."""
+    B = len(x)
+    if relevance.shape != (B, B) or not relevance.is_floating_point():
+        raise InputError(
+            f"relevance is {tuple(relevance.shape)} {relevance.dtype}; "
+            f"for a batch of {B} it must be ({B}, {B}), floating point"
+        )
+    # Comparisons with NaN are false.
+    _raise_first(
+        "relevance[{}] is {value}; it must lie in [0, 1]", (relevance >= 0) & (relevance <= 1), relevance.detach()
+    )
+    return relevance.detach().to(x.device, compute_dtype(x, y))
+
+
 def _raise_first(message: str, right: Tensor, value: Tensor | None = None) -> None:
     if bool(right.all()):
         return

@@ -22,8 +22,10 @@ def info_nce(
     anchor: Anchor = "row",
     label_smoothing: float = 0.0,
     scale_by_temperature: bool = False,
+    decoupled: bool = False,
+    multi_positive: bool = False,
 ) -> Tensor:
-    """Return the symmetric InfoNCE loss of paired embeddings (docs/method.md, 4.3 to 4.7).
+    """Return the symmetric InfoNCE loss of paired embeddings (docs/method.md, 4.3 to 4.7, 4.11 and 4.12).
 
     L = 1/2B sum_i [ CE_i(x_i . y_j / tau_i) + CE_i(y_i . x_j / tau_i) ]
 
@@ -36,14 +38,19 @@ def info_nce(
         i in both directions (one matrix and its transpose). A (B, B) temperature t_ij belongs to the pair x_i, y_j,
         hence is transposed for the other direction, and `anchor` is not looked at.
     positives: (B, B) bool, y_j is right for x_i too (transposed for the other direction; the diagonal is ignored).
-        Such pairs leave numerator, denominator and smoothing. A row with no other candidate left (B = 1) has loss 0
-        and gradient 0.
+        Such pairs leave numerator, denominator and smoothing (but see multi_positive). A row with no other candidate
+        left (B = 1) has loss 0 and gradient 0.
     label_smoothing: this share of the target is spread evenly over the candidates that remain, the own one included.
     scale_by_temperature: multiply row i by tau_i, which undoes the 1/tau_i in its gradient; not with a (B, B) value.
+    decoupled: the targets leave the denominator, which then holds the negatives alone. The loss may be negative, and
+        has no lower bound as tau falls. A row without a negative has loss 0 and gradient 0.
+    multi_positive: the other positives stay as targets: minus the mean of log p over the own candidate and them (the
+        mean outside the logarithm, SupCon's L_out), each p with all candidates in its denominator, positives too.
 
     InputError for wrong shapes or dtypes, a NaN or infinity (with argument and row), or an unknown option.
     Source: van den Oord et al., arXiv 1807.03748; the symmetric form of CLIP, arXiv 2103.00020, figure 3; a temperature
-    a sample: MM-TS, arXiv 2603.08202.
+    a sample: MM-TS, arXiv 2603.08202; decoupled: Yeh et al., arXiv 2110.06848; multi_positive: Khosla et al., arXiv
+    2004.11362, equation 2.
 
     >>> x = torch.eye(2)
     >>> round(info_nce(x, x, 1.0).item(), 4)  # ln(1 + exp(-1))
@@ -61,8 +68,13 @@ def info_nce(
         others = other_positives(positives, x)
         similarity = cosine_similarity(x, y)  # (B, B): media in rows, texts in columns
         tau_xy, tau_yx = direction_temperatures(tau, anchor)
-        rows_xy = _cross_entropy(similarity / tau_xy, others, label_smoothing)  # (B,)
-        rows_yx = _cross_entropy(similarity.T / tau_yx, None if others is None else others.T, label_smoothing)
+        others_T = None if others is None else others.T
+        if decoupled or (multi_positive and others is not None):
+            rows_xy = _spread_entropy(similarity / tau_xy, others, label_smoothing, decoupled, multi_positive)  # (B,)
+            rows_yx = _spread_entropy(similarity.T / tau_yx, others_T, label_smoothing, decoupled, multi_positive)
+        else:
+            rows_xy = _cross_entropy(similarity / tau_xy, others, label_smoothing)
+            rows_yx = _cross_entropy(similarity.T / tau_yx, others_T, label_smoothing)
         rows = (rows_xy + rows_yx) / 2
         return (rows * tau if scale_by_temperature else rows).mean()
 
@@ -98,3 +110,24 @@ def _cross_entropy(logits: Tensor, others: Tensor | None, label_smoothing: float
         spread = log_p if others is None else log_p.masked_fill(others, 0.0)
         loss = (1.0 - label_smoothing) * loss - label_smoothing * spread.sum(dim=1) / remaining
     return loss
+
+
+def _spread_entropy(
+    logits: Tensor, others: Tensor | None, label_smoothing: float, decoupled: bool, multi_positive: bool
+) -> Tensor:
+    """Return each row's cross-entropy, (B, B) -> (B,), its targets and its denominator chosen apart from each other."""
+    targets = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    candidates = torch.ones_like(targets)
+    if others is not None:
+        targets, candidates = (targets | others, candidates) if multi_positive else (targets, ~others)
+    denominator = candidates & ~targets if decoupled else candidates
+    any_left = denominator.any(dim=1)
+    # A row with nothing to sum keeps its logits, or its logarithm would be -inf and its gradient NaN.
+    log_sum = logits.masked_fill(~denominator & any_left[:, None], float("-inf")).logsumexp(dim=1)
+    share = (1.0 - label_smoothing) * _shares(targets, logits) + label_smoothing * _shares(candidates, logits)
+    return (log_sum - (share * logits).sum(dim=1)).masked_fill(~any_left, 0.0)
+
+
+def _shares(mask: Tensor, like: Tensor) -> Tensor:
+    """Return a distribution a row, even over what the mask (B, B) holds."""
+    return mask.to(like.dtype) / mask.sum(dim=1, keepdim=True)

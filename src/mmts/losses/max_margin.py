@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmts.errors import InputError
-from mmts.losses.checks import checked_value, other_positives
+from mmts.losses.checks import checked_relevance, checked_value, other_positives
 from mmts.losses.normalize import cosine_similarity
 
 Negatives = Literal["all", "hardest"]
@@ -21,8 +21,9 @@ def max_margin(
     positives: Tensor | None = None,
     negatives: Negatives = "all",
     squared: bool = False,
+    relevance: Tensor | None = None,
 ) -> Tensor:
-    """Return the symmetric max-margin loss of paired embeddings (docs/method.md, 4.8 to 4.10).
+    """Return the symmetric max-margin loss of paired embeddings (docs/method.md, 4.8 to 4.10 and 4.13).
 
     L = mean_{i != j} 1/2 [ relu(m_i - s_ii + s_ij) + relu(m_i - s_ii + s_ji) ],   s_ij = cos(x_i, y_j)
 
@@ -36,10 +37,12 @@ def max_margin(
     negatives: "all": the mean over all remaining pairs of a direction; "hardest": each row's largest hinge, and the
         mean over the rows that have a negative.
     squared: square each hinge.
+    relevance: (B, B) floating point in [0, 1], of medium i to text j: the margin of a pair is multiplied by
+        1 - relevance (of the same medium and text in the other direction), so that what is nearly right may stay near.
 
     InputError for wrong shapes or dtypes, a NaN or infinity (with argument and row), or an unknown option.
     Source: Karpathy and Fei-Fei, arXiv 1412.2306, equation 9; hardest: VSE++, arXiv 1707.05612, equation 6; a margin a
-    sample: MM-TS, arXiv 2603.08202.
+    sample: MM-TS, arXiv 2603.08202; relevance: Falcon et al., arXiv 2204.13001.
 
     >>> x = torch.eye(2)
     >>> round(max_margin(x, x, 0.2).item(), 4), round(max_margin(x, x.flip(0), 0.2).item(), 4)
@@ -56,6 +59,9 @@ def max_margin(
             remain = remain & ~others
         margin_xy = margin[:, None] if margin.ndim == 1 else margin
         margin_yx = margin[:, None] if margin.ndim == 1 else margin.T if margin.ndim == 2 else margin
+        if relevance is not None:
+            gap = 1.0 - checked_relevance(relevance, x, y)
+            margin_xy, margin_yx = margin_xy * gap, margin_yx * gap.T
         loss_xy = _direction(similarity, margin_xy, remain, negatives, squared)
         loss_yx = _direction(similarity.T, margin_yx, remain.T, negatives, squared)
         return (loss_xy + loss_yx) / 2

@@ -1,0 +1,68 @@
+"""Symmetric multi-similarity (SMS): pairs ordered by graded relevance, each gap in relevance asking for a gap in s."""
+
+import torch
+from torch import Tensor
+
+from mmts.errors import InputError
+from mmts.losses.checks import checked_relevance, checked_value
+from mmts.losses.normalize import cosine_similarity
+
+
+def sms(
+    x: Tensor,
+    y: Tensor,
+    relevance: Tensor,
+    margin: Tensor | float = 0.6,
+    *,
+    slack: float = 0.1,
+    eps: float = 1.1 / 240,
+) -> Tensor:
+    """Return the symmetric multi-similarity loss of paired embeddings (docs/method.md, 4.14).
+
+    With D = r_ii - r_ij and z = m_i D - (s_ii - s_ij), the mean over the pairs i != j of both directions of
+    relu(z) where D > eps, relu(|z| - slack) where |D| <= eps, relu(-z) where D < -eps
+
+    Shapes: x (media) and y (text) (B, D) of any norm, normalised inside; result (). bfloat16 and half are computed in
+    float32, float64 stays; autocast is off inside. The margin may require grad.
+
+    relevance: (B, B) floating point in [0, 1], of medium i to text j (transposed for the other direction). Its diagonal
+        counts: an own pair need not be fully relevant.
+    margin: () or (B,) or (B, B), finite and not negative: the gap in similarity that a gap in relevance of 1 asks for;
+        (B,) is the query's own in both directions; (B, B): m_ij belongs to the pair x_i, y_j.
+    slack: how far two candidates of equal relevance may lie apart at no cost.
+    eps: gaps in relevance up to here count as none.
+
+    A batch of one has loss 0 and gradient 0. InputError for wrong shapes or dtypes, a NaN or infinity, a relevance
+    outside [0, 1] (with argument and row), or a negative slack or eps.
+    Source: Wang et al., arXiv 2406.12256, with the public code's settings (github.com/xqwang14/SMS-Loss), which keeps
+    relevance in steps of 1/240 and hence takes a difference of one step for none.
+
+    >>> x = torch.eye(2)
+    >>> sms(x, x, torch.eye(2)).item()  # a gap of .6 is asked for, and 1 found
+    0.0
+    >>> round(sms(x, x, torch.ones(2, 2)).item(), 4)  # equally relevant, and yet 1 apart
+    0.9
+    """
+    for name, number in (("slack", slack), ("eps", eps)):
+        if not 0.0 <= number < float("inf"):
+            raise InputError(f"{name} is {number}; it must be finite and not negative")
+    with torch.autocast(x.device.type, enabled=False):
+        margin = checked_value("margin", margin, x, y, zero_allowed=True)
+        relevance = checked_relevance(relevance, x, y)
+        similarity = cosine_similarity(x, y)  # (B, B): media in rows, texts in columns
+        by_row = margin[:, None] if margin.ndim == 1 else margin
+        by_row_T = margin.T if margin.ndim == 2 else by_row
+        loss_xy = _direction(similarity, relevance, by_row, slack, eps)
+        loss_yx = _direction(similarity.T, relevance.T, by_row_T, slack, eps)
+        return (loss_xy + loss_yx) / 2
+
+
+def _direction(similarity: Tensor, relevance: Tensor, margin: Tensor, slack: float, eps: float) -> Tensor:
+    """Return the mean cost of the queries in the rows, over the pairs off the diagonal."""
+    B = len(similarity)
+    gap = relevance.diagonal()[:, None] - relevance
+    z = margin * gap - (similarity.diagonal()[:, None] - similarity)
+    cost = torch.where(gap > eps, z.relu(), torch.where(gap < -eps, (-z).relu(), (z.abs() - slack).relu()))
+    # With no slack the diagonal costs nothing by itself, but |z| has no gradient there that one could trust.
+    cost = cost.masked_fill(torch.eye(B, dtype=torch.bool, device=cost.device), 0.0)
+    return cost.sum() / max(B * (B - 1), 1)

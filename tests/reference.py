@@ -211,3 +211,100 @@ def relevance(ours: Sequence[set[int]], theirs: Sequence[set[int]]) -> float:  #
         common = sum(1 for each in mine if each in other)
         shares.append(common / (len(mine) + len(other) - common))
     return sum(shares) / len(shares)
+
+
+# 4.11 to 4.15 Targets and denominator apart, graded relevance, the sigmoid loss ---------------------------------------
+
+
+def info_nce_of_targets(
+    x: Tensor,
+    y: Tensor,
+    temperature: Tensor,
+    positives: Tensor | None = None,
+    anchor: str = "row",
+    label_smoothing: float = 0.0,
+    scale_by_temperature: bool = False,
+    decoupled: bool = False,
+    multi_positive: bool = False,
+) -> Tensor:  # 4.3 to 4.7, 4.11, 4.12
+    s, B = cosines(x, y), len(x)
+    total = torch.zeros((), dtype=torch.float64)
+    for direction in ("x to y", "y to x"):
+        for i in range(B):
+            logits, targets = {}, [i]
+            for j in range(B):
+                medium, text = (i, j) if direction == "x to y" else (j, i)
+                if j != i and positives is not None and positives[medium, text]:
+                    if not multi_positive:
+                        continue
+                    targets.append(j)
+                owner = {"row": i, "candidate": j, "media": medium}[anchor]
+                logits[j] = s[medium][text] / pair_value(temperature, owner, medium, text)
+            below = [torch.exp(logit) for j, logit in logits.items() if not (decoupled and j in targets)]
+            if not below:
+                continue
+            log_sum = torch.log(sum(below))  # type: ignore[arg-type]
+            loss = torch.zeros((), dtype=torch.float64)
+            for j in targets:
+                loss = loss + (1 - label_smoothing) / len(targets) * (log_sum - logits[j])
+            for logit in logits.values():
+                loss = loss + label_smoothing / len(logits) * (log_sum - logit)
+            if scale_by_temperature:
+                loss = loss * pair_value(temperature, i, i, i)
+            total = total + loss
+    return total / (2 * B)
+
+
+def relevance_margin(
+    x: Tensor, y: Tensor, margin: Tensor, relevance: Tensor, positives: Tensor | None = None
+) -> Tensor:  # 4.13
+    s, B = cosines(x, y), len(x)
+    zero = torch.zeros((), dtype=torch.float64)
+    means = []
+    for direction in ("x to y", "y to x"):
+        terms = []
+        for i in range(B):
+            for j in range(B):
+                medium, text = (i, j) if direction == "x to y" else (j, i)
+                if j == i or (positives is not None and positives[medium, text]):
+                    continue
+                wanted = pair_value(margin, i, medium, text) * (1 - relevance[medium, text])
+                terms.append(torch.relu(wanted - s[i][i] + s[medium][text]))
+        means.append(sum(terms, start=zero) / len(terms) if terms else zero)
+    return (means[0] + means[1]) / 2
+
+
+def sms(
+    x: Tensor, y: Tensor, relevance: Tensor, margin: Tensor, slack: float = 0.1, eps: float = 1.1 / 240
+) -> Tensor:  # 4.14
+    s, B = cosines(x, y), len(x)
+    total = torch.zeros((), dtype=torch.float64)
+    for direction in ("x to y", "y to x"):
+        for i in range(B):
+            for j in range(B):
+                if j == i:
+                    continue
+                medium, text = (i, j) if direction == "x to y" else (j, i)
+                gap = relevance[i, i] - relevance[medium, text]
+                z = pair_value(margin, i, medium, text) * gap - (s[i][i] - s[medium][text])
+                if gap > eps:
+                    total = total + torch.relu(z)
+                elif gap < -eps:
+                    total = total + torch.relu(-z)
+                else:
+                    total = total + torch.relu(abs(z) - slack)
+    return total / (2 * B * (B - 1)) if B > 1 else total
+
+
+def siglip(x: Tensor, y: Tensor, temperature: Tensor, bias: Tensor, positives: Tensor | None = None) -> Tensor:  # 4.15
+    s, B = cosines(x, y), len(x)
+    total = torch.zeros((), dtype=torch.float64)
+    for direction in ("x to y", "y to x"):
+        for i in range(B):
+            for j in range(B):
+                medium, text = (i, j) if direction == "x to y" else (j, i)
+                if j != i and positives is not None and positives[medium, text]:
+                    continue
+                logit = s[medium][text] / pair_value(temperature, i, medium, text) + bias
+                total = total - torch.log(torch.sigmoid(logit if j == i else -logit))
+    return total / (2 * B)

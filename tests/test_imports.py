@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": set(),
     "concepts": set(),
     "policies": {"schedules", "concepts"},
-    "objectives": {"losses", "policies"},
+    "objectives": {"losses", "policies", "schedules"},
     "drop_in": {"losses", "schedules"},
     "data": set(),
     "models": {"data", "losses"},  # images are read in data; unit vectors are made in losses

@@ -40,6 +40,14 @@ class Objective(nn.Module):
         """Return the loss of a batch and what to log."""
         raise NotImplementedError
 
+    def learning_rates(self) -> dict[str, float]:
+        """Return the learning rates of parameters that have one of their own, by name as in named_parameters().
+
+        Such a rate stays the same throughout and its parameter is not decayed; the rest, usually all, train as the
+        model does.
+        """
+        return {}
+
     def after_step(self) -> None:
         """Call after every optimizer step: lets each policy inside do its own after_step."""
         for module in self.modules():
@@ -57,3 +65,13 @@ def policy_values(policy: Policy, x: Tensor, y: Tensor, progress: float, index: 
     similarity = cosine_similarity(x.detach(), y.detach()) if getattr(policy, "uses_similarity", True) else None
     values: Tensor = policy(progress, index, similarity)
     return values
+
+
+def needed_relevance(rule: str, relevance: Tensor | None) -> Tensor:
+    """Return `relevance`; InputError, naming the rule that needs it, where the data gives none."""
+    if relevance is None:
+        raise InputError(
+            f"{rule} needs relevance (B, B), how relevant each medium is to each text; data without graded relevance "
+            "has none"
+        )
+    return relevance

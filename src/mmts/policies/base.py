@@ -25,20 +25,38 @@ class Policy(nn.Module):
         """Do what has to follow an optimizer step, such as keeping a learned value in its bounds; usually nothing."""
 
 
-def check_index(index: Tensor, size: int) -> Tensor:
-    """Return `index` when it is (B,) integers in 0..size-1; otherwise raise InputError naming the row.
+def check_index(index: Tensor, size: int, name: str = "index") -> Tensor:
+    """Return `index` when it is (B,) integers in 0..size-1; otherwise raise InputError naming it and the row.
 
     >>> check_index(torch.tensor([0, 7]), 3)
     Traceback (most recent call last):
     mmts.errors.InputError: index[1] is 7; it must lie in 0..2
     """
     if index.ndim != 1 or index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
-        raise InputError(f"index is {tuple(index.shape)} {index.dtype}; it must be (B,) of integers")
+        raise InputError(f"{name} is {tuple(index.shape)} {index.dtype}; it must be (B,) of integers")
     outside = (index < 0) | (index >= size)
     if bool(outside.any()):
         row = int(outside.nonzero()[0])
-        raise InputError(f"index[{row}] is {int(index[row])}; it must lie in 0..{size - 1}")
+        raise InputError(f"{name}[{row}] is {int(index[row])}; it must lie in 0..{size - 1}")
     return index
+
+
+def check_similarity(owner: str, similarity: Tensor | None, index: Tensor) -> Tensor:
+    """Return `similarity` when it is (B, B) floating point for the B of `index`; otherwise raise InputError.
+
+    >>> check_similarity("MACL", None, torch.tensor([0, 1]))
+    Traceback (most recent call last):
+    mmts.errors.InputError: MACL looks at the batch: give it the similarities, (2, 2)
+    """
+    B = len(index)
+    if similarity is None:
+        raise InputError(f"{owner} looks at the batch: give it the similarities, ({B}, {B})")
+    if similarity.shape != (B, B) or not similarity.is_floating_point():
+        raise InputError(
+            f"{owner}: similarity is {tuple(similarity.shape)} {similarity.dtype}; for a batch of {B} it must be "
+            f"({B}, {B}), floating point"
+        )
+    return similarity
 
 
 def check_positive(name: str, value: float) -> None:

@@ -43,9 +43,7 @@ def sms(
     >>> round(sms(x, x, torch.ones(2, 2)).item(), 4)  # equally relevant, and yet 1 apart
     0.9
     """
-    for name, number in (("slack", slack), ("eps", eps)):
-        if not 0.0 <= number < float("inf"):
-            raise InputError(f"{name} is {number}; it must be finite and not negative")
+    check_widths(slack, eps)
     with torch.autocast(x.device.type, enabled=False):
         margin = checked_value("margin", margin, x, y, zero_allowed=True)
         relevance = checked_relevance(relevance, x, y)
@@ -55,6 +53,13 @@ def sms(
         loss_xy = _direction(similarity, relevance, by_row, slack, eps)
         loss_yx = _direction(similarity.T, relevance.T, by_row_T, slack, eps)
         return (loss_xy + loss_yx) / 2
+
+
+def check_widths(slack: float, eps: float) -> None:
+    """Raise InputError, naming which, unless slack and eps are finite and not negative."""
+    for name, number in (("slack", slack), ("eps", eps)):
+        if not 0.0 <= number < float("inf"):
+            raise InputError(f"{name} is {number}; it must be finite and not negative")
 
 
 def _direction(similarity: Tensor, relevance: Tensor, margin: Tensor, slack: float, eps: float) -> Tensor:

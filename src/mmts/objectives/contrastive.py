@@ -13,12 +13,12 @@ from torch import Tensor
 from mmts.errors import InputError
 from mmts.losses.info_nce import ANCHORS, Anchor, info_nce
 from mmts.losses.max_margin import NEGATIVES, Negatives, max_margin
-from mmts.objectives.base import Objective, ObjectiveOutput, policy_values
+from mmts.objectives.base import Objective, ObjectiveOutput, needed_relevance, policy_values
 from mmts.policies import Policy
 
 
 class InfoNCE(Objective):
-    """info_nce with the temperatures of a policy (docs/method.md, 4.3 and 5.1).
+    """info_nce with the temperatures of a policy (docs/method.md, 4.3 to 4.7, 4.11, 4.12 and 5.1).
 
     `temperature` is a policy; the other options are info_nce's. Logs "temperature", the policy's values as they came,
     and "weight" (B,): how strongly the loss pulls on each sample's own pair relative to the batch's mean, from
@@ -38,6 +38,8 @@ class InfoNCE(Objective):
         anchor: Anchor = "row",
         label_smoothing: float = 0.0,
         scale_by_temperature: bool = False,
+        decoupled: bool = False,
+        multi_positive: bool = False,
     ) -> None:
         super().__init__()
         if anchor not in ANCHORS:
@@ -48,6 +50,8 @@ class InfoNCE(Objective):
         self.anchor = anchor
         self.label_smoothing = label_smoothing
         self.scale_by_temperature = scale_by_temperature
+        self.decoupled = decoupled
+        self.multi_positive = multi_positive
 
     def forward(
         self,
@@ -70,6 +74,8 @@ class InfoNCE(Objective):
             anchor=self.anchor,
             label_smoothing=self.label_smoothing,
             scale_by_temperature=self.scale_by_temperature,
+            decoupled=self.decoupled,
+            multi_positive=self.multi_positive,
         )
         temperature = temperature.detach()
         weight = sample_weights(temperature, len(x), self.scale_by_temperature)
@@ -77,9 +83,11 @@ class InfoNCE(Objective):
 
 
 class MaxMargin(Objective):
-    """max_margin with the margins of a policy (docs/method.md, 4.8).
+    """max_margin with the margins of a policy (docs/method.md, 4.8 to 4.10 and 4.13).
 
-    `margin` is a policy; the other options are max_margin's. Logs "margin", the policy's values as they came.
+    `margin` is a policy; `negatives` and `squared` are max_margin's. With `relevance_scaled` the margin of a pair is
+    multiplied by 1 - its relevance (4.13), and a batch without relevance is an InputError. Logs "margin", the policy's
+    values as they came.
 
     >>> from mmts.policies import Fixed
     >>> output = MaxMargin(Fixed(0.2))(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
@@ -87,13 +95,16 @@ class MaxMargin(Objective):
     (0.0, 0.2)
     """
 
-    def __init__(self, margin: Policy, *, negatives: Negatives = "all", squared: bool = False) -> None:
+    def __init__(
+        self, margin: Policy, *, negatives: Negatives = "all", squared: bool = False, relevance_scaled: bool = False
+    ) -> None:
         super().__init__()
         if negatives not in NEGATIVES:
             raise InputError(f"negatives is {negatives!r}; it must be one of {', '.join(NEGATIVES)}")
         self.margin = margin
         self.negatives = negatives
         self.squared = squared
+        self.relevance_scaled = relevance_scaled
 
     def forward(
         self,
@@ -106,9 +117,12 @@ class MaxMargin(Objective):
         positives: Tensor | None = None,
         relevance: Tensor | None = None,
     ) -> ObjectiveOutput:
-        """Return max_margin at the policy's margins; `relevance` is not looked at."""
+        """Return max_margin at the policy's margins; `relevance` is looked at only where it scales them."""
+        relevance = needed_relevance("relevance_scaled", relevance) if self.relevance_scaled else None
         margin = policy_values(self.margin, x, y, progress, index)
-        loss = max_margin(x, y, margin, positives=positives, negatives=self.negatives, squared=self.squared)
+        loss = max_margin(
+            x, y, margin, positives=positives, negatives=self.negatives, squared=self.squared, relevance=relevance
+        )
         return ObjectiveOutput(loss, {"margin": margin.detach()})
 
 

@@ -1,0 +1,53 @@
+"""SigLIP's sigmoid loss with the temperatures of a policy and a learned bias."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mmts.errors import InputError
+from mmts.losses.siglip import siglip
+from mmts.objectives.base import Objective, ObjectiveOutput, policy_values
+from mmts.objectives.contrastive import sample_weights
+from mmts.policies import Policy
+
+
+class SigLIP(Objective):
+    """siglip with the temperatures of a policy and a learned bias (docs/method.md, 4.15).
+
+    `temperature` is a policy, published as Learned(start=0.1); the bias is a parameter of shape () started at `bias`,
+    so in the group without weight decay. Logs "temperature", the policy's values as they came, "bias", and "weight"
+    (B,) from `sample_weights`: rows go as 1/tau_i here too. InputError unless the bias is finite.
+    Source: Zhai et al., arXiv 2303.15343.
+
+    >>> from mmts.policies import Learned
+    >>> objective, x = SigLIP(Learned(start=0.1)), torch.eye(2)
+    >>> output = objective(x, x, progress=0.0, index=torch.tensor([0, 1]))
+    >>> round(output.loss.item(), 4), output.log["bias"].item()  # ln 2 a row for the own pair, whose logit is 0
+    (0.6932, -10.0)
+    """
+
+    def __init__(self, temperature: Policy, *, bias: float = -10.0) -> None:
+        super().__init__()
+        if not math.isfinite(bias):
+            raise InputError(f"bias is {bias}; it must be finite")
+        self.temperature = temperature
+        self.bias = nn.Parameter(torch.tensor(float(bias)))
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        progress: float,
+        index: Tensor,
+        media_index: Tensor | None = None,
+        positives: Tensor | None = None,
+        relevance: Tensor | None = None,
+    ) -> ObjectiveOutput:
+        """Return siglip at the policy's temperatures; `relevance` is not looked at."""
+        temperature = policy_values(self.temperature, x, y, progress, index)
+        loss = siglip(x, y, temperature, self.bias, positives=positives)
+        temperature = temperature.detach()
+        weight = sample_weights(temperature, len(x))
+        return ObjectiveOutput(loss, {"temperature": temperature, "bias": self.bias.detach().clone(), "weight": weight})

@@ -1,0 +1,52 @@
+"""Symmetric multi-similarity with the margins of a policy, for data with graded relevance."""
+
+from torch import Tensor
+
+from mmts.losses.sms import check_widths, sms
+from mmts.objectives.base import Objective, ObjectiveOutput, needed_relevance, policy_values
+from mmts.policies import Policy
+
+
+class SMS(Objective):
+    """sms with the margins of a policy (docs/method.md, 4.14).
+
+    `margin` is a policy: the gap in similarity that a gap in relevance of 1 asks for, published as Fixed(0.6); `slack`
+    and `eps` are sms's. Every batch needs `relevance`; without it InputError. `positives` are not looked at: relevance
+    says it all. Logs "margin", the policy's values as they came.
+    Source: Wang et al., arXiv 2406.12256.
+
+    >>> import torch
+    >>> from mmts.policies import Fixed
+    >>> objective, x, index = SMS(Fixed(0.6)), torch.eye(2), torch.tensor([0, 1])
+    >>> output = objective(x, x, progress=0.0, index=index, relevance=torch.ones(2, 2))
+    >>> round(output.loss.item(), 4), output.log["margin"].item()
+    (0.9, 0.6)
+    >>> objective(x, x, progress=0.0, index=index)
+    Traceback (most recent call last):
+    mmts.errors.InputError: SMS needs relevance (B, B), how relevant each medium is to each text; data without graded
+    relevance has none
+    """
+
+    def __init__(self, margin: Policy, *, slack: float = 0.1, eps: float = 1.1 / 240) -> None:
+        super().__init__()
+        check_widths(slack, eps)
+        self.margin = margin
+        self.slack = slack
+        self.eps = eps
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        progress: float,
+        index: Tensor,
+        media_index: Tensor | None = None,
+        positives: Tensor | None = None,
+        relevance: Tensor | None = None,
+    ) -> ObjectiveOutput:
+        """Return sms at the policy's margins."""
+        relevance = needed_relevance("SMS", relevance)
+        margin = policy_values(self.margin, x, y, progress, index)
+        loss = sms(x, y, relevance, margin, slack=self.slack, eps=self.eps)
+        return ObjectiveOutput(loss, {"margin": margin.detach()})

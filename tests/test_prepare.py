@@ -34,7 +34,10 @@ def test_a_complete_folder_gets_a_manifest_that_can_be_read_again(name: str, tmp
     ours, read = read_captions_jsonl(manifest), PUBLIC_SETS[name].read(root)
     assert tuple(ours.media) == tuple(read.media)
     assert ours.notes == ()
-    assert not (root / "missing.txt").exists()
+    left_out = [identity for identities in read.missing.values() for identity in identities]
+    assert (root / "missing.txt").exists() == bool(left_out) == (name == "youcook2")
+    if left_out:
+        assert (root / "missing.txt").read_text().split() == left_out
 
 
 def test_counts_stand_beside_the_published_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -172,3 +175,15 @@ def test_videos_that_are_gone_are_counted(tmp_path: Path, capsys: pytest.Capture
     left = sum(medium.path != gone for medium in before.split("val").media)
     line = f"val: {left} of {before.coverage['val'].annotated} annotated media are there; papers judge on 3,350"
     assert line in capsys.readouterr().out.splitlines()
+
+
+def test_where_a_missing_part_is_found_is_said_though_others_from_there_are_not_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    root = draw_ek100(tmp_path)
+    (root / "retrieval_annotations" / "EPIC_100_retrieval_test_sentence.csv").unlink()
+    with pytest.raises(DataError, match="sentences of test"):
+        prepare("ek100", root)
+    said = capsys.readouterr().out
+    assert "epic-kitchens-100-annotations" in said
+    assert "licence: CC BY-NC 4.0" in said

@@ -104,7 +104,7 @@ def train(
 
     chosen = load_recipe(recipe, settings or [])
     if small:
-        chosen = tiny(chosen)
+        chosen = tiny(chosen, settings or [])
     if data is None and small and chosen.data.path is None:
         data = example_data(chosen, Path("runs") / f"{chosen.name}-data")
     if data is not None:

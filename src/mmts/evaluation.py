@@ -96,9 +96,11 @@ def _grades(split: Split) -> Tensor:
 def _rank_all(queries: Tensor, candidates: Tensor, right: csr_matrix, grades: Tensor | None) -> list[Tensor]:
     """Return ranks (Q,), the first candidates (Q, T), which of them are right (Q, T), and graded scores (Q, 3)."""
     rows = max(1, _CHUNK_ELEMENTS // max(1, len(candidates)))
+    # A product in float32 may differ in its last bit between equal candidates, and a tie would not be one.
+    queries, candidates = queries.double(), candidates.double()
     found: list[list[Tensor]] = [[], [], [], []]
     for start in range(0, len(queries), rows):
-        similarity = queries[start : start + rows] @ candidates.T
+        similarity = (queries[start : start + rows] @ candidates.T).float()
         relevant = torch.from_numpy(right[start : start + rows].toarray()).to(similarity.device)
         top = similarity.topk(min(_TOP, len(candidates)), dim=1).indices
         values = [ranks(similarity, relevant), top, relevant.gather(1, top)]

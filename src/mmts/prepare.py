@@ -88,6 +88,9 @@ def write_manifest(dataset: Dataset, root: Path) -> dict[str, Counts]:
                 of_split.absent += 1
                 missing.write(f"{row[medium.kind]}\n")
             bar.advance()
+        for split, identities in dataset.missing.items():
+            counts.setdefault(split, Counts()).absent += len(identities)
+            missing.writelines(f"{identity}\n" for identity in identities)
     if not any(of_split.absent for of_split in counts.values()):
         (root / MISSING).unlink()
     return counts
@@ -111,16 +114,17 @@ def _row(medium: Medium, root: Path) -> dict[str, Any]:
 
 def _report(parts: Sequence[Part], root: Path) -> list[Part]:
     """Say of each part whether it is there, else where it goes and where it is found; return those that are not."""
-    lacking = []
+    lacking: list[Part] = []
     for at, part in enumerate(parts):
         found = next((pattern for pattern in part.patterns if _is_there(root, pattern)), None)
         if found is not None:
             _say(f"  there    {part.what}: {found}", 11)
-            continue
-        lacking.append(part)
-        state = "missing" if part.required else "without"
-        _say(f"  {state}  {part.what}: {part.place or part.patterns[0]} ({part.size})", 11)
-        if at + 1 == len(parts) or parts[at + 1].address != part.address:
+        else:
+            lacking.append(part)
+            state = "missing" if part.required else "without"
+            _say(f"  {state}  {part.what}: {part.place or part.patterns[0]} ({part.size})", 11)
+        is_last = at + 1 == len(parts) or parts[at + 1].address != part.address
+        if is_last and lacking and lacking[-1].address == part.address:  # said once for parts from one place
             _say(f"    {part.address}", 4)
             _say(f"    licence: {part.licence}", 4)
     return lacking
@@ -148,7 +152,7 @@ def _print_counts(public: PublicSet, dataset: Dataset, counts: Mapping[str, Coun
         _say(public.remark)
     absent_media = sum(each.absent for each in counts.values())
     if absent_media:
-        total = sum(each.media for each in counts.values())
+        total = sum(each.media for each in counts.values()) + sum(map(len, dataset.missing.values()))
         _say(f"no file for {absent_media:,} of {total:,} media ({100 * absent_media / total:.2g} %): see {MISSING}")
 
 

@@ -248,3 +248,12 @@ def test_processes_share_every_batch_without_overlap_or_loss() -> None:
     for at, batch in enumerate(whole):
         assert torch.equal(torch.cat([part[at].media_index for part in parts]), batch.media_index)
         assert torch.equal(torch.cat([part[at].media for part in parts]), batch.media)
+
+
+def test_media_that_drew_the_same_caption_are_positives_of_each_other() -> None:
+    split = split_of([["slice onion"], ["chop onion"], ["cut onion"]])
+    right = positives(split, torch.tensor([0, 1]), torch.tensor([2, 2]))
+    assert right is not None
+    assert right.all()
+    assert positives(split, torch.tensor([0, 1]), torch.tensor([2, 0])).tolist() == [[True, True], [True, True]]  # type: ignore[union-attr]
+    assert positives(split, torch.tensor([0, 2]), torch.tensor([1, 2])) is None

@@ -225,6 +225,12 @@ def test_a_damaged_chunk_is_named(tmp_path: Path):
     assert shown(clip_of(folder, 0.2, 3.0), FrameSampling(4)) == [16, 37, 58, 58]
 
 
+def test_a_gap_as_wide_as_every_other_is_a_missing_chunk(tmp_path: Path):
+    folder = chunks(tmp_path / "video", (0, 4, 8))  # nothing but their lengths, 2 s, says that 2 and 6 are missing
+    assert "chunk 2.MP4 is missing" in str(why_unreadable_clip(clip_of(folder, 0.5, 5.0)))
+    assert shown(clip_of(folder, 4.2, 5.8), FrameSampling(2)) == [138, 162]
+
+
 @pytest.mark.parametrize("pattern", ["frame_{:010d}.jpg", "img_{:05d}.jpg", "{:06d}.png", "frame{}.jpg"])
 def test_a_folder_of_frames(tmp_path: Path, pattern: str):
     for number in range(98, 120):

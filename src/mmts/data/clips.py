@@ -136,8 +136,21 @@ class _ChunkClip:
         length = min((after - before for before, after in pairs), default=0)
         for before, after in pairs:
             if after - before > length and before + length < self.end and after > self.start:
-                missing = f"{before + length}{Path(self._chunks[before]).suffix}"
-                raise DataError(f"{self._folder}: chunk {missing} is missing")
+                raise self._no_chunk(before, before + length)
+            if before < self.end and after > self.start:
+                covered = before + self._length(before, length)
+                if covered + 1 < min(after, self.end):  # a second: chunks are cut at key frames
+                    raise self._no_chunk(before, round(covered))
+
+    def _length(self, chunk: int, usual: int) -> float:
+        """Return how long a chunk says it is; where it cannot say, its frames are lost, but it is there."""
+        try:
+            return self._file(chunk).duration or usual
+        except DataError:
+            return usual
+
+    def _no_chunk(self, before: int, start: int) -> DataError:
+        return DataError(f"{self._folder}: chunk {start}{Path(self._chunks[before]).suffix} is missing")
 
     def _start_of(self, time: float) -> int:
         return max(each for each in self._starts if each <= time)

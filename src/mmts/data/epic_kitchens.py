@@ -106,7 +106,7 @@ def read_epic_kitchens(path: str | Path) -> Dataset:
     if layout is _FRAMES:
         numbers = {clip.id: clip.frames for each in clips.values() for clip in each}
         dataset = replace(dataset, media=tuple(replace(each, frames=numbers[each.id]) for each in dataset.media))
-    return replace(dataset, graded=graded)
+    return replace(dataset, name="ek100", graded=graded)
 
 
 def looks_like_epic_kitchens(path: str | Path) -> bool:

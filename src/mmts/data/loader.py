@@ -120,8 +120,8 @@ class EpochPlan:
 def positives(split: Split, media_index: Tensor, text_index: Tensor) -> Tensor | None:
     """Say which samples are right for each other: (B, B) bool, symmetric, or None where only the diagonal is.
 
-    Two samples are positives of each other when they share the medium, or when the caption drawn for one is among the
-    captions of the other's medium.
+    Two samples are positives of each other when they share the medium, when the caption drawn for one is among the
+    captions of the other's medium, or when the same caption is drawn for both.
 
     Args:
         split: whose captions count.
@@ -134,14 +134,14 @@ def positives(split: Split, media_index: Tensor, text_index: Tensor) -> Tensor |
     [[True, True], [True, True]]
     """
     text, first = split.text.numpy(), split.first.numpy()
-    ends = np.append(first[1:], split.num_captions)
     media = media_index.numpy()
-    # Every caption of every medium in the batch, by the batch row of its medium ...
-    counts = ends[media] - first[media]
-    row = np.repeat(np.arange(len(media)), counts)
-    number = text[_ranges(first[media], counts)]
-    # ... joined with the captions drawn, on being the same text.
     drawn = text[text_index.numpy()]
+    # Every caption of every medium in the batch and the one drawn for it, by batch row ...
+    after = np.minimum(media + 1, len(first) - 1)
+    counts = np.where(media + 1 < len(first), first[after], split.num_captions) - first[media]
+    row = np.concatenate([np.repeat(np.arange(len(media)), counts), np.arange(len(media))])
+    number = np.concatenate([text[_ranges(first[media], counts)], drawn])
+    # ... joined with the captions drawn, on being the same text.
     order = np.argsort(drawn, kind="stable")
     left, right = (np.searchsorted(drawn[order], number, side) for side in ("left", "right"))
     rows = np.repeat(row, right - left)
@@ -277,15 +277,15 @@ def _batches(
     epoch: int,
     workers: int,
 ) -> Iterator[Batch]:
-    media_sides = _media_sides([each.media.tolist() for each in pairs], media_source, epoch, workers)
+    media_sides = _media_sides([each.media for each in pairs], media_source, epoch, workers)
     for each, media in zip(pairs, media_sides, strict=True):
         right = positives(split, each.media, each.text)
         yield Batch(media, text_source(each.text.tolist()), each.index, each.media, right)
 
 
-def _media_sides(parts: list[list[int]], source: MediaSource, epoch: int, workers: int) -> Iterator[Tensor]:
+def _media_sides(parts: list[Tensor], source: MediaSource, epoch: int, workers: int) -> Iterator[Tensor]:
     if workers == 0 or not parts:
-        yield from (source(part, epoch) for part in parts)
+        yield from (source(part.tolist(), epoch) for part in parts)
         return
     own_randomness = torch.Generator()  # a DataLoader without one draws from the global state
     loader: DataLoader[Tensor | DataError] = DataLoader(
@@ -300,7 +300,7 @@ def _media_sides(parts: list[list[int]], source: MediaSource, epoch: int, worker
 class _Parts(TorchDataset[Tensor | DataError]):
     """Whole media sides of batches; an error comes back as a value, since torch would bury it in a traceback."""
 
-    def __init__(self, parts: list[list[int]], source: MediaSource, epoch: int) -> None:
+    def __init__(self, parts: list[Tensor], source: MediaSource, epoch: int) -> None:
         self.parts = parts
         self.source = source
         self.epoch = epoch
@@ -310,7 +310,7 @@ class _Parts(TorchDataset[Tensor | DataError]):
 
     def __getitem__(self, at: int) -> Tensor | DataError:
         try:
-            return self.source(self.parts[at], self.epoch)
+            return self.source(self.parts[at].tolist(), self.epoch)
         except DataError as error:
             return error
 

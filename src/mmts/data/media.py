@@ -31,7 +31,7 @@ def load_medium(
         DataError: it cannot be decoded, or is a video where images are wanted, or the other way round; names it.
     """
     if (medium.kind == "video") != (sampling is not None) or medium.is_features:
-        what = "features" if medium.is_features else f"a {medium.kind}"
+        what = "features" if medium.is_features else "a video" if medium.kind == "video" else "an image"
         wanted = "images" if sampling is None else "videos"
         raise DataError(f"{medium.path} (id {medium.id}) is {what}, and the model takes {wanted}")
     if sampling is not None:

@@ -162,6 +162,7 @@ def table_dataset(path: Path, table: PairTable, notes: Sequence[str] = ()) -> Da
         table.media_of(),
         (*notes, *said),
         counts.get(NO_CAPTION, 0),
+        unreadable=(counts.get(_UNREADABLE, 0), table.folder / _UNREADABLE_NAME),
         table=table,
     )
 

@@ -154,8 +154,9 @@ class Dataset:
     """Everything one path holds: every medium has a split; `notes` are things to say aloud (captions dropped, ...).
 
     `path` is what was read, `root` the folder that its relative paths start from; `empty_captions` were dropped.
-    By split: `graded` relevance and `coverage`. `folds`: judge a test split also in that many equal parts, as MSCOCO's
-    5,000 images in five times 1,000.
+    By split: `graded` relevance, `coverage`, and the ids of `missing` media, left out for want of a file. `folds`:
+    judge a test split also in that many equal parts, as MSCOCO's 5,000 images in five times 1,000. `unreadable`: how
+    many media were left out because they cannot be decoded, and the file that names them, where the reader looked.
     """
 
     name: str
@@ -166,7 +167,9 @@ class Dataset:
     empty_captions: int = 0
     graded: Mapping[str, Graded] = field(default_factory=dict)
     coverage: Mapping[str, Coverage] = field(default_factory=dict)
+    missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
     folds: int = 1
+    unreadable: tuple[int, Path] | None = None
 
     @property
     def split_sizes(self) -> dict[str, int]:

@@ -78,7 +78,11 @@ def read_youcook2(path: str | Path) -> Dataset:
     dataset = collector.finish()
     annotated = sum(segment.split == "val" for segment in segments)
     coverage = Coverage(dataset.split_sizes.get("val", 0), annotated, PUBLISHED_VAL)
-    return replace(dataset, coverage={"val": coverage})
+    gone = {
+        split: [segment.id for segment in segments if segment.split == split and segment.id not in media]
+        for split in _SPLITS.values()
+    }
+    return replace(dataset, name="youcook2", coverage={"val": coverage}, missing=gone)
 
 
 def looks_like_youcook2(path: str | Path) -> bool:
@@ -141,12 +145,13 @@ def _times(where: str, segment: Sequence[object]) -> tuple[float, float]:
 
 
 def _media(folder: Path, segments: Sequence[_Segment]) -> dict[str, str]:
-    """Return the path inside the folder of each segment's medium that is there: videos, or else features."""
+    """Return the path in the folder of each segment's medium that is there: videos, or features if they are more."""
     videos = _videos(folder)
+    there = {file.name for file in (folder / "features").glob("*.npy")}
     media = {segment.id: videos[segment.video] for segment in segments if segment.video in videos}
-    if not media:
-        paths = {segment.id: f"features/{segment.id}.npy" for segment in segments}
-        media = {identity: path for identity, path in paths.items() if (folder / path).is_file()}
+    features = {segment.id: f"features/{segment.id}.npy" for segment in segments if f"{segment.id}.npy" in there}
+    if len(features) > len(media):
+        media = features
     if not media:
         wanted = {segment.video for segment in segments}
         raise DataError(

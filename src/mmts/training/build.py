@@ -120,10 +120,7 @@ def build_pool(section: r.Data, split: Split, distribution: ConceptDistribution)
     """
     if section.captions == "own":
         return None
-    if split.graded is None:
-        raise RecipeError(
-            f"data.captions {section.captions} draws by graded relevance, which this data does not have; take own"
-        )
+    assert split.graded is not None  # `take_splits` saw to it
     own = distribution.labels[split.first].tolist() if section.captions == "same-concept" else None
     return split.graded.pool(section.min_relevance, own)
 

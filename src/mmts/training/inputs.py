@@ -11,7 +11,7 @@ from mmts.data.feature_files import feature_rows
 from mmts.data.image import Augmentation
 from mmts.data.loader import Batch, EpochPlan, FeatureRows, Pixels, TokenizedCaptions, make_loader
 from mmts.data.records import Medium, Split
-from mmts.errors import RunError
+from mmts.errors import DataError, RunError
 from mmts.files import read_json, write_json
 from mmts.models import (
     TwoTower,
@@ -31,6 +31,9 @@ from mmts.training.run_directory import RunDirectory
 
 FEATURES = "features"
 """The name of a media tower that isn't there: the data hold features computed beforehand."""
+
+
+_A = {"image": "an image", "video": "a video"}
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,16 @@ def build_model(section: Model, split: Split, run: RunDirectory, trained: bool =
 
 
 def _media_side(section: Model, split: Split) -> dict[str, Any]:
+    """Return the media side's part of build_two_tower's arguments; DataError where the data are of another kind."""
+    medium, kind = split.media[0], "image" if section.image is not None else "video"
+    if medium.kind != kind:
+        raise DataError(f"{medium.path} (id {medium.id}) is {_A[medium.kind]}, and the recipe has model.{kind}")
+    if medium.is_features != (section.media.tower == FEATURES):
+        what = "holds features" if medium.is_features else "holds no features"
+        raise DataError(
+            f"{medium.path} (id {medium.id}) {what}, and the recipe has the tower {section.media.tower!r}; "
+            f"the tower {FEATURES!r} takes features, and the others pixels"
+        )
     if section.media.tower == FEATURES:
         return {"feature_width": feature_rows(split.media[:1]).shape[1]}
     if section.image is not None:

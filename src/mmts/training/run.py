@@ -33,11 +33,19 @@ from mmts.evaluation import (
 from mmts.files import check_file_path, content_hash, read_json, write_json
 from mmts.models import TwoTower
 from mmts.training.build import build_distribution, build_objective, build_plan, media_concepts, text_concepts
-from mmts.training.checkpoint import load_checkpoint
+from mmts.training.checkpoint import load_checkpoint, random_state, restore_random_state
 from mmts.training.inputs import Inputs, build_model, embed_split, prepare_inputs, training_batches
 from mmts.training.recipe import Recipe
 from mmts.training.run_directory import RunDirectory
-from mmts.training.splits import judged_split, load_splits, open_data, readable, resolved
+from mmts.training.splits import (
+    judged_split,
+    limited,
+    open_data,
+    readable,
+    readable_splits,
+    resolved,
+    take_splits,
+)
 from mmts.training.trainer import Trainer
 
 
@@ -57,12 +65,17 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> dict[str, Any]:
     if run.metrics_file.exists():
         console.print(f"{out} is finished already")
         return dict(read_json(run.metrics_file))
-    splits, relevance = load_splits(dataset, recipe.data, run), recipe.data.relevance
-    distribution = _concepts(recipe, splits.train, run)
+    relevance = recipe.data.relevance
+    taken = take_splits(dataset, recipe)
     torch.manual_seed(recipe.train.seed)
-    model = build_model(recipe.model, splits.train, run)
+    # Before the data are looked through: a tower that cannot be had should not cost hours first.
+    model = build_model(recipe.model, taken.train, run)
+    drawn = random_state()
+    splits = readable_splits(taken, dataset, recipe.data, run)
+    distribution = _concepts(recipe, splits.train, run)
     training = prepare_inputs(model, splits.train)
     judged = {split.name: prepare_inputs(model, split.judged(relevance)) for split in splits.to_judge()}
+    restore_random_state(drawn)
     model.drop_frozen()
     plan = build_plan(recipe, splits.train, distribution)
     trainer = Trainer(
@@ -160,7 +173,7 @@ def _split_to_judge(dataset: Dataset, name: str | None, recipe: Recipe) -> Split
         if name != "test":
             console.print(f"note: there is no test split, so the run is judged on {name}")
     unreadable: list[str] = []
-    split = readable(dataset.split(name), recipe.data, unreadable)
+    split = readable(limited(dataset.split(name), recipe.data.max_media), recipe.data, unreadable)
     for line in unreadable:
         console.print(f"note: left out {line}", markup=False)
     return split

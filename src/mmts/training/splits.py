@@ -7,8 +7,8 @@ from mmts.console import console
 from mmts.data.read import read_dataset
 from mmts.data.readable import drop_unreadable, unreadable_media
 from mmts.data.records import Dataset, Split
-from mmts.errors import DataError
-from mmts.training.recipe import Data
+from mmts.errors import DataError, RecipeError
+from mmts.training.recipe import DATASETS, Data, Recipe
 from mmts.training.run_directory import RunDirectory
 
 
@@ -27,7 +27,16 @@ class Splits:
 
 
 def judged_split(dataset: Dataset) -> str:
-    """Return the split a run is judged on: test, else val, else train."""
+    """Return the split a run is judged on: test, else val, else train.
+
+    Raises DataError where nothing is at hand of a split that papers judge on.
+    """
+    for name, coverage in dataset.coverage.items():
+        if not coverage.judged:
+            raise DataError(
+                f"{dataset.root}: none of the {coverage.annotated:,} annotated media of {name} has a file, so nothing "
+                "can be judged"
+            )
     return next(name for name in ("test", "val", "train") if name in dataset.split_names)
 
 
@@ -46,43 +55,75 @@ def resolved(path: Path | None) -> Path:
     return path.expanduser().resolve()
 
 
-def load_splits(dataset: Dataset, settings: Data, run: RunDirectory) -> Splits:
-    """Take train, val and test, leave out what cannot be decoded (named in unreadable.txt), and say what is missing.
+def take_splits(dataset: Dataset, recipe: Recipe) -> Splits:
+    """Take train, val and test, say what is missing, and refuse what the recipe asks for and the data do not have.
 
-    Raises DataError without training data, with fewer than two training media, or with too many unreadable ones.
+    Nothing is decoded yet. Raises DataError without training data, with fewer than two training media, or where there
+    is no graded relevance and the recipe asks for it.
     """
-    splits: dict[str, Split] = {}
-    unreadable: list[str] = []
-    try:
-        for name in ("train", "val", "test"):
-            if name in dataset.split_names or name == "train":
-                splits[name] = readable(_limited(dataset.split(name), settings.max_media), settings, unreadable)
-    finally:
-        if unreadable:
-            run.unreadable_file.write_text("\n".join(unreadable) + "\n", encoding="utf-8")
-            console.print(f"note: {len(unreadable)} unreadable media are named in {run.unreadable_file}")
+    made_for = recipe.data.dataset
+    if made_for is not None and dataset.name in DATASETS and dataset.name != made_for:
+        console.print(f"note: the recipe was made for {made_for}, and this is {dataset.name}")
+    names = [name for name in ("train", "val", "test") if name in dataset.split_names or name == "train"]
+    splits: dict[str, Split] = {name: limited(dataset.split(name), recipe.data.max_media) for name in names}
     train = splits["train"]
     if train.num_media < 2:
         raise DataError(f"{dataset.root}: training needs at least 2 media to tell apart; train has {train.num_media}")
+    if recipe.data.captions != "own" and train.graded is None:
+        raise RecipeError(
+            f"data.captions {recipe.data.captions} draws by graded relevance, which this data does not have; take own"
+        )
     val, judged = splits.get("val"), splits[judged_split(dataset)]
     if val is None:
         console.print("note: there is no val split, so the last checkpoint counts as the best")
     if judged.name != "test":
-        chosen = ", where the best checkpoint is chosen too" if judged is val else ""
+        length = recipe.train.epochs
+        looks = judged is val and (length is None or recipe.train.evaluate_every < length)
+        chosen = ", where the best checkpoint is chosen too" if looks else ""
         console.print(f"note: there is no test split, so the run is judged on {judged.name}{chosen}")
-    sizes = ", ".join(
-        f"{name} {split.num_media:,} media {split.num_captions:,} captions" for name, split in splits.items()
-    )
-    console.print(f"data: {dataset.root} ({sizes})", markup=False)
-    return Splits(dataset.root, train, val, judged)
+    taken = Splits(dataset.root, train, val, judged)
+    for split in taken.to_judge():
+        split.judged(recipe.data.relevance)
+    return taken
 
 
-def _limited(split: Split, max_media: int | None) -> Split:
+def limited(split: Split, max_media: int | None) -> Split:
     """Keep at most that many media, evenly spread over the split."""
     if max_media is None or split.num_media <= max_media:
         return split
     kept = {at * split.num_media // max_media for at in range(max_media)}
     return split.without(at for at in range(split.num_media) if at not in kept)
+
+
+def readable_splits(taken: Splits, dataset: Dataset, settings: Data, run: RunDirectory) -> Splits:
+    """Leave out what cannot be decoded (named in unreadable.txt). Raises DataError where it is too much."""
+    named: list[str] = []
+    try:
+        check_read_beforehand(dataset, settings, named)
+        splits = {split.name: readable(split, settings, named) for split in (taken.train, *taken.to_judge())}
+    finally:
+        if named:
+            run.unreadable_file.write_text("\n".join(named) + "\n", encoding="utf-8")
+            console.print(f"note: {len(named):,} unreadable media are named in {run.unreadable_file}")
+    sizes = ", ".join(
+        f"{name} {split.num_media:,} media {split.num_captions:,} captions" for name, split in splits.items()
+    )
+    console.print(f"data: {dataset.root} ({sizes})", markup=False)
+    return Splits(dataset.root, splits["train"], splits.get("val"), splits[taken.judged.name])
+
+
+def check_read_beforehand(dataset: Dataset, settings: Data, named: list[str]) -> None:
+    """Name what the reader itself found unreadable. Raises DataError where it is more than `max_unreadable`."""
+    count, file = dataset.unreadable or (0, None)
+    if not count or file is None:
+        return
+    named.extend(file.read_text(encoding="utf-8").splitlines())
+    if count > settings.max_unreadable * (count + len(dataset.media)):
+        raise DataError(
+            f"{dataset.root}: {count:,} of {count + len(dataset.media):,} images cannot be decoded, more than the "
+            f"{100 * settings.max_unreadable:.3g} % allowed; they are named in {file}. Mend them, or raise "
+            "data.max_unreadable"
+        )
 
 
 def readable(split: Split, settings: Data, named: list[str]) -> Split:

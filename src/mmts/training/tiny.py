@@ -1,10 +1,11 @@
 """Any recipe on a laptop in under a minute: the same path through the code, small random towers, few samples."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mmts.console import console
-from mmts.training.recipe import Recipe, parse_recipe
+from mmts.training.recipe import Recipe, override, parse_recipe
 
 SIZE = 32
 WIDTH = 64
@@ -15,11 +16,12 @@ PIECE = 4
 MAX_MEDIA = 128
 
 
-def tiny(recipe: Recipe) -> Recipe:
+def tiny(recipe: Recipe, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe made small: what it learns means nothing, but everything it does is done.
 
     Towers become small random ones of their family, trained; data, objective, rule and judging stay. Clusters of
     captions come from TF-IDF, as many as the captions allow; pieces and checkpointed gradients stay where they were.
+    What `overrides` set, as in `load_recipe`, stays as they set it.
 
     >>> from mmts.training.recipe import load_recipe
     >>> small = tiny(load_recipe("catalogue"))
@@ -47,7 +49,7 @@ def tiny(recipe: Recipe) -> Recipe:
         content["concepts"] |= {"num_concepts": "auto", "encoder": "tfidf"}
     content["data"] |= {"max_media": MAX_MEDIA, "workers": 0}
     content |= {"name": f"{recipe.name}-tiny", "published": None}
-    return parse_recipe(content, f"recipe {recipe.name}, made tiny")
+    return parse_recipe(override(content, overrides), f"recipe {recipe.name}, made tiny")
 
 
 def _media_tower(side: str, section: dict[str, Any]) -> dict[str, Any]:

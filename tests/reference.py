@@ -308,3 +308,71 @@ def siglip(x: Tensor, y: Tensor, temperature: Tensor, bias: Tensor, positives: T
                 logit = s[medium][text] / pair_value(temperature, i, medium, text) + bias
                 total = total - torch.log(torch.sigmoid(logit if j == i else -logit))
     return total / (2 * B)
+
+
+# 1.7, 2.5, 3.5 to 3.7, 4.16, 5.3 Steps, neighbours, rules that look at the batch ---------------------------------------
+
+
+def step(p: float, values: Numbers, boundaries: Numbers) -> float:  # 1.7
+    for value, boundary in zip(values, boundaries, strict=False):
+        if p < boundary:
+            return value
+    return values[-1]
+
+
+def neighbour_counts(rows: Sequence[Numbers], k: int) -> list[int]:  # 2.5
+    N = len(rows)
+    s = [[sum(a * b for a, b in zip(rows[i], rows[j], strict=True)) for j in range(N)] for i in range(N)]
+    radius = median([sorted((s[i][j] for j in range(N) if j != i), reverse=True)[k - 1] for i in range(N)])
+    return [sum(1 for j in range(N) if j == i or s[i][j] >= radius - 1e-6) for i in range(N)]
+
+
+def macl(s: Tensor, tau0: float, alpha: float, A0: float) -> float:  # 3.5
+    alignment = sum(s[i, i].item() for i in range(len(s))) / len(s)
+    return tau0 * (1 + alpha * (alignment - A0))
+
+
+def dystress(s: float, low: float, high: float) -> float:  # 3.6
+    return low + (high - low) / 2 * (1 + math.cos(math.pi * (1 + s)))
+
+
+def temo_temperature(s: float, tau_min: float, tau_alpha: float) -> float:  # 3.7
+    return tau_min + tau_alpha * math.sqrt((s + 1) / 2)
+
+
+def reweighted_info_nce(
+    x: Tensor, y: Tensor, temperature: Tensor, positives: Tensor | None = None, anchor: str = "row"
+) -> tuple[Tensor, list[float]]:  # 4.16: the loss, and V / tau of each row over both directions, mean 1
+    s, B = cosines(x, y), len(x)
+    total = torch.zeros((), dtype=torch.float64)
+    weights = [0.0] * B
+    for direction in ("x to y", "y to x"):
+        for i in range(B):
+            logits = {}
+            for j in range(B):
+                medium, text = (i, j) if direction == "x to y" else (j, i)
+                if j != i and positives is not None and positives[medium, text]:
+                    continue
+                owner = {"row": i, "candidate": j, "media": medium}[anchor]
+                logits[j] = s[medium][text] / pair_value(temperature, owner, medium, text)
+            P = torch.exp(logits[i]) / sum(torch.exp(logit) for logit in logits.values())
+            V = 1.0 if len(logits) == 1 else 1.0 / (1.0 - P.item())
+            total = total - V * torch.log(P)
+            weights[i] += V / pair_value(temperature, i, i, i).item()
+    return total / (2 * B), [w * B / sum(weights) for w in weights]
+
+
+def temo(
+    x: Tensor,
+    y: Tensor,
+    p: float,
+    tau_min: float,
+    tau_alpha: float,
+    positives: Tensor | None = None,
+    detach: bool = True,
+) -> Tensor:  # 5.3
+    s = torch.stack([torch.stack(row) for row in cosines(x, y)])
+    s = s.detach() if detach else s
+    tau = torch.stack([torch.stack([tau_min + tau_alpha * ((e + 1) / 2) ** 0.5 for e in row]) for row in s])
+    first = info_nce(x, y, torch.tensor(tau_min, dtype=torch.float64), positives)
+    return (1 - p) ** 2 * first + p**2 * info_nce(x, y, tau, positives)

@@ -310,7 +310,7 @@ def siglip(x: Tensor, y: Tensor, temperature: Tensor, bias: Tensor, positives: T
     return total / (2 * B)
 
 
-# 1.7, 2.5, 3.5 to 3.7, 4.16, 5.3 Steps, neighbours, rules that look at the batch ---------------------------------------
+# 1.7, 2.5, 3.5 to 3.7, 4.16, 5.3 Steps, neighbours, rules that look at the batch --------------------------------------
 
 
 def step(p: float, values: Numbers, boundaries: Numbers) -> float:  # 1.7

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmts.errors import InputError
-from mmts.schedules import Constant, Cosine, Join, Linear, Schedule, Warmup
+from mmts.schedules import Constant, Cosine, Join, Linear, Schedule, Step, Warmup
 
 progress = st.floats(0.0, 1.0)
 value = st.floats(-10.0, 10.0)
@@ -27,11 +27,13 @@ simple = st.one_of(st.builds(Constant, value), st.builds(Linear, value, value), 
 
 @st.composite
 def schedules(draw: st.DrawFn) -> Schedule:
-    kind = draw(st.sampled_from(["simple", "warmup", "join"]))
+    kind = draw(st.sampled_from(["simple", "warmup", "join", "step"]))
     if kind == "warmup":
         return Warmup(draw(simple), draw(st.floats(0.0, 0.9)), draw(value))
     if kind == "join":
         return Join((draw(simple), draw(simple), draw(simple)), (0.25, draw(st.floats(0.3, 0.9))))
+    if kind == "step":
+        return Step((draw(value), draw(value)), (draw(st.floats(0.1, 0.9)),))
     return draw(simple)
 
 
@@ -112,6 +114,15 @@ def test_join_gives_each_piece_its_own_clock() -> None:
     assert join == Join((Linear(0.0, 1.0), Linear(5.0, 6.0), Constant(9.0)), (0.2, 0.6))
 
 
+@given(st.lists(value, min_size=3, max_size=3), progress)
+def test_step_equals_its_loop_twin_and_a_join_of_constants(values: list[float], p: float) -> None:
+    boundaries = [0.25, 0.75]
+    step = Step(values, boundaries)
+    assert step(p) == reference.step(p, values, boundaries) == Join(map(Constant, values), boundaries)(p)
+    assert step(0.25) == values[1]
+    assert (step.minimum, step.maximum) == (min(values), max(values))
+
+
 def test_schedules_are_frozen() -> None:
     with pytest.raises(AttributeError):
         Cosine(0.0, 1.0).low = 2.0  # type: ignore[misc]
@@ -121,7 +132,14 @@ def test_schedules_are_frozen() -> None:
 @pytest.mark.parametrize("p", [-0.001, 1.001, math.nan, math.inf])
 @pytest.mark.parametrize(
     "schedule",
-    [Constant(1.0), Linear(0.0, 1.0), Cosine(0.0, 1.0), Warmup(Constant(1.0), 0.1), Join((Constant(1.0),), ())],
+    [
+        Constant(1.0),
+        Linear(0.0, 1.0),
+        Cosine(0.0, 1.0),
+        Warmup(Constant(1.0), 0.1),
+        Join((Constant(1.0),), ()),
+        Step((1.0,), ()),
+    ],
 )
 def test_progress_outside_the_run_is_an_error(schedule: Schedule, p: float) -> None:
     with pytest.raises(InputError, match="progress"):
@@ -139,6 +157,10 @@ def test_progress_outside_the_run_is_an_error(schedule: Schedule, p: float) -> N
         (lambda: Warmup(Constant(1.0), 1.0), "fraction"),
         (lambda: Warmup(Constant(1.0), -0.1), "fraction"),
         (lambda: Join((), ()), "empty"),
+        (lambda: Step((), ()), "Step: values is empty"),
+        (lambda: Step((1.0, 2.0), ()), "2 values need 1 boundaries, got 0"),
+        (lambda: Step((1.0, 2.0), (0.0,)), "inside"),
+        (lambda: Step((1.0, math.nan), (0.5,)), r"values\[1\] is nan"),
         (lambda: Join((Constant(1.0), Constant(2.0)), ()), "1 boundaries"),
         (lambda: Join((Constant(1.0), Constant(2.0), Constant(3.0)), (0.6, 0.5)), "rise strictly"),
         (lambda: Join((Constant(1.0), Constant(2.0)), (1.0,)), "inside"),

@@ -62,6 +62,14 @@ def test_equal_embeddings_are_not_rewarded() -> None:
     assert judgement.text_ranks.tolist() == [3, 3, 3]
 
 
+def test_equal_candidates_tie_in_whichever_column_they_stand() -> None:
+    """A product in float32 may give equal candidates scores that differ in the last bit."""
+    media = unit(torch.randn(1, 64, generator=torch.Generator().manual_seed(0))).repeat(11, 1)
+    split = captioned_split([[f"{i}"] for i in range(11)])
+    text = unit(torch.randn(11, 64, generator=torch.Generator().manual_seed(1)))
+    assert judge(media, text, split, "own").text_ranks.tolist() == [11] * 11
+
+
 def test_recalls_are_percent() -> None:
     assert recalls(torch.tensor([1, 4, 9, 30])) == {
         "R@1": 25.0,

@@ -71,3 +71,10 @@ def test_a_tiny_recipe_needs_no_weights_and_keeps_what_is_tried(name: str) -> No
     assert media.tower in ("small-vit", "small-resnet", "frames", "space-time-vit", "features")
     assert small.model.text.tower in ("small-transformer", "clip-text")
     assert (small.train.micro_batch is None) == (full.train.micro_batch is None)
+
+
+def test_what_is_set_stays_as_set() -> None:
+    small = tiny(load_recipe("ek100-mmts", SET := ["train.steps=3", "train.batch_size=8", "model.video.size=16"]), SET)
+    assert (small.train.steps, small.train.batch_size) == (3, 8)
+    assert small.model.video is not None
+    assert (small.model.video.size, small.model.video.frames) == (16, 4)

@@ -1,0 +1,86 @@
+"""What a run takes of its data, and what it refuses before anything is decoded."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tests_support import draw_shapes
+
+from mmts.data.read import read_dataset
+from mmts.errors import DataError, MmtsError, RecipeError
+from mmts.examples import draw_example
+from mmts.training.recipe import Recipe, load_recipe
+from mmts.training.run import evaluate, train
+from mmts.training.splits import judged_split, take_splits
+from mmts.training.tiny import tiny
+
+
+def small(name: str, *overrides: str) -> Recipe:
+    return tiny(load_recipe(name, overrides), overrides)
+
+
+def test_max_media_holds_when_a_run_is_judged_again(tmp_path: Path) -> None:
+    data = draw_shapes(tmp_path / "data", 60)
+    recipe = small("from-scratch", "data.max_media=4", "train.steps=1").with_data(data)
+    first = train(recipe, tmp_path / "run")
+    assert first["num_media"] == 4
+    assert evaluate(tmp_path / "run")["num_media"] == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "error", "message"),
+    [
+        ("ek100-mmts", ["data.relevance=graded"], DataError, "is an image, and the recipe has model.video"),
+        ("from-scratch", ["data.relevance=graded"], DataError, "no graded relevance"),
+        ("from-scratch", ["data.captions=relevant"], RecipeError, "draws by graded relevance"),
+        ("from-scratch", ["model.image.tower=features"], DataError, "holds no features"),
+    ],
+)
+def test_what_does_not_go_together_is_said_before_anything_is_decoded(
+    name: str, overrides: list[str], error: type[MmtsError], message: str, tmp_path: Path
+) -> None:
+    data = draw_shapes(tmp_path / "data")
+    for image in (data / "images").iterdir():
+        image.write_bytes(b"no image")  # to decode one would be another error
+    recipe = small(name, *overrides)
+    if name == "ek100-mmts":
+        recipe = small(name, "data.relevance=text", "data.captions=own")
+    with pytest.raises(error, match=message):
+        train(recipe.with_data(data), tmp_path / "run")
+
+
+def test_a_missing_checkpoint_is_said_before_anything_is_decoded(tmp_path: Path) -> None:
+    data = draw_example("ek100", tmp_path / "data")
+    for film in data.rglob("*.MP4"):
+        if film.is_file():
+            film.write_bytes(b"")
+    with pytest.raises(MmtsError, match=r"avion_pretrain_lavila_vitb_best\.pt"):
+        train(load_recipe("ek100-mmts").with_data(data), tmp_path / "run")
+
+
+def test_images_that_an_index_left_out_count_too(tmp_path: Path) -> None:
+    data = draw_example("cc3m", tmp_path / "data")
+    images = sorted(path for path in (data / "training").rglob("*") if path.is_file())
+    for image in images[:6]:
+        image.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"6 of .* images cannot be decoded, more than the 1 % allowed"):
+        train(small("cc3m-clip").with_data(data), tmp_path / "run")
+    assert len((tmp_path / "run" / "unreadable.txt").read_text().splitlines()) == 6
+    metrics = train(small("cc3m-clip", "data.max_unreadable=0.5", "train.steps=2").with_data(data), tmp_path / "run")
+    assert metrics["split"] == "val"
+
+
+def test_nothing_at_hand_of_the_split_that_is_judged_is_an_error(tmp_path: Path) -> None:
+    data = draw_example("youcook2", tmp_path / "data")
+    database = json.loads((data / "youcookii_annotations_trainval.json").read_text())["database"]
+    for film in data.rglob("*.mp4"):
+        if database[film.stem]["subset"] == "validation":
+            film.unlink()
+    with pytest.raises(DataError, match=r"none of the 12 annotated media of val has a file"):
+        judged_split(read_dataset(data))
+
+
+def test_a_recipe_for_another_data_set_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = read_dataset(draw_example("coco", tmp_path))
+    take_splits(dataset, load_recipe("flickr30k-mmts"))
+    assert "the recipe was made for flickr30k, and this is coco" in capsys.readouterr().out

@@ -2,7 +2,24 @@
 
 from mmts.objectives.base import Objective, ObjectiveOutput, policy_values
 from mmts.objectives.contrastive import InfoNCE, MaxMargin, sample_weights
+from mmts.objectives.fastclip import FastCLIP
 from mmts.objectives.siglip import SigLIP
 from mmts.objectives.sms import SMS
+from mmts.objectives.sogclr import ISogCLR, SogCLR
+from mmts.objectives.tempnet import TemperatureNet, TempNet
 
-__all__ = ["SMS", "InfoNCE", "MaxMargin", "Objective", "ObjectiveOutput", "SigLIP", "policy_values", "sample_weights"]
+__all__ = [
+    "SMS",
+    "FastCLIP",
+    "ISogCLR",
+    "InfoNCE",
+    "MaxMargin",
+    "Objective",
+    "ObjectiveOutput",
+    "SigLIP",
+    "SogCLR",
+    "TempNet",
+    "TemperatureNet",
+    "policy_values",
+    "sample_weights",
+]

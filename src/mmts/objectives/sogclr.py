@@ -1,0 +1,184 @@
+"""Contrastive losses against all negatives there are: SogCLR, and ISogCLR with a temperature a sample that it finds.
+
+>>> objective = ISogCLR(num_media=2, num_samples=2, low=0.01, high=0.2, start=0.05)
+>>> output = objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
+>>> objective.tau_media
+tensor([0.0100, 0.0100])
+"""
+
+import torch
+from torch import Tensor
+
+from mmts.errors import InputError
+from mmts.objectives.base import ObjectiveOutput, policy_values
+from mmts.objectives.memory import Contrast, ObjectiveWithMemory, as_schedule, pull_weights, shares
+from mmts.policies import Fixed, Policy
+from mmts.policies.base import check_positive
+from mmts.schedules import Schedule
+
+U_CLIP = 5.0
+GRID = 1000
+
+
+class SogCLR(ObjectiveWithMemory):
+    """The contrastive loss whose denominator runs over all negatives of training (docs/method.md, 5.4 and 5.5).
+
+        L = mean_i sum_j w_ij (s_ij - s_ii), media against texts, plus the same, texts against media;  w held fixed
+
+    with w_ij = exp((s_ij - s_ii) / tau_i) / S_i and S_i the row's moving sum of those exponentials: the gradient is
+    that of tau_i log(mean over all negatives). gamma = 1 forgets all but the batch: decoupled InfoNCE times tau_i.
+    The loss's own value says little; its gradient counts.
+
+    temperature: a number, or any policy that gives () or (B,) and has nothing to train (the loss has no gradient for a
+        temperature): SogCLR with an MM-TS policy is SogCLR(..., Shifted(...)).
+    num_media, num_samples: how many media and pairs there are in training; state is kept for each, in buffers.
+    gamma: weight of the new in the moving sum, in (0, 1], a number or a schedule of progress.
+
+    x, y (B, D) of any norm; `positives` are no negatives; a row without a negative (B = 1) has loss 0 and leaves no
+    trace. Without media_index every sample is a medium of its own. State changes in training mode only. Logs
+    "temperature" as the policy gave it, and "weight" (B,), the pull on each sample's own pair, mean 1. InputError for
+    what info_nce refuses, an index outside the state, or a policy that trains.
+
+    Source: Yuan et al., arXiv 2202.12387, algorithm 1; two modalities: Qiu et al., arXiv 2305.11965. Left open there
+    and settled here: the first value of S is the batch's own, by a flag a row (the released code does so throughout
+    the first epoch); S is kept as a logarithm in place of a sum beside a running maximum, which is the same number
+    but neither over- nor underflows; rows that a batch repeats leave their mean.
+
+    >>> objective = SogCLR(num_media=2, num_samples=2, temperature=0.5)
+    >>> objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1])).loss
+    tensor(-2.)
+    """
+
+    def __init__(
+        self, num_media: int, num_samples: int, temperature: Policy | float, gamma: float | Schedule = 0.8
+    ) -> None:
+        super().__init__(num_media, num_samples, gamma)
+        self.temperature = Fixed(temperature) if isinstance(temperature, int | float) else temperature
+        trains = [name for name, each in self.temperature.named_parameters() if each.requires_grad]
+        if trains:
+            raise InputError(
+                f"SogCLR: temperature is {type(self.temperature).__name__}, whose {trains[0]} would never move: this "
+                "loss has no gradient for it; take FastCLIP or ISogCLR, or a policy with nothing to train"
+            )
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        progress: float,
+        index: Tensor,
+        media_index: Tensor | None = None,
+        positives: Tensor | None = None,
+        relevance: Tensor | None = None,
+    ) -> ObjectiveOutput:
+        """Return the loss at the policy's temperatures; in training mode, remember the batch."""
+        rows = self.rows(index, media_index, x)
+        tau = policy_values(self.temperature, x, y, progress, index)
+        media, text = self.contrast(x, y, (tau, tau), progress, rows, positives)
+        return ObjectiveOutput(
+            media.loss() + text.loss(), {"temperature": tau.detach(), "weight": pull_weights(media, text)}
+        )
+
+
+class ISogCLR(ObjectiveWithMemory):
+    """SogCLR that finds a temperature for every medium and every text (docs/method.md, 5.6).
+
+    After each batch, with w and d of SogCLR and S_i the row's moving sum:
+
+        u_i <- (1 - beta) u_i + beta clip(log(S_i / (B - 1)) + rho - sum_j w_ij d_ij, -5, 5)
+        tau_i <- clamp(tau_i - eta u_i, low, high)
+
+    u_i averages the gradient of the robust loss tau_i (log mean exp d + rho) in tau_i: temperatures rise where the
+    weights are concentrated on few negatives (their KL divergence from uniform exceeds rho) and fall elsewhere. That
+    divergence cannot exceed log(B - 1) of the batch (with gamma = 1), so a larger rho sends every temperature to low.
+
+    rho, eta, beta: as above, eta the temperatures' learning rate. start: what all begin with, in [low, high].
+    low, high: bounds, numbers or schedules of progress, 0 < low <= high throughout; what lies outside the bounds of
+        the moment is brought inside before it is used. The rest as in SogCLR. Buffers tau_media, u_media (num_media,)
+        and tau_text, u_text (num_samples,) hold the temperatures and their gradients' averages.
+
+    The loss uses the temperatures from before their update. `positives` leave B - 1 too. Logs "temperature" (B,), the
+    mean of a sample's two, and "weight" as SogCLR does. InputError as there, or for numbers that cannot be right.
+
+    Source: Qiu et al., arXiv 2305.11965, algorithm 1, with the numbers and the clip of its released code.
+    """
+
+    tau_media: Tensor
+    tau_text: Tensor
+    u_media: Tensor
+    u_text: Tensor
+
+    def __init__(
+        self,
+        num_media: int,
+        num_samples: int,
+        rho: float = 8.0,
+        eta: float = 0.03,
+        beta: float = 0.5,
+        gamma: float | Schedule = 0.8,
+        low: float | Schedule = 0.005,
+        high: float | Schedule = 0.05,
+        start: float = 0.01,
+    ) -> None:
+        super().__init__(num_media, num_samples, gamma)
+        check_positive("ISogCLR: rho", rho)
+        check_positive("ISogCLR: eta", eta)
+        if not 0 < beta <= 1:
+            raise InputError(f"ISogCLR: beta is {beta:g}; it must lie in (0, 1]")
+        self.rho, self.eta, self.beta = rho, eta, beta
+        self.low, self.high = as_schedule(low), as_schedule(high)
+        for step in range(GRID + 1):  # two schedules can only be compared point by point
+            self.bounds(step / GRID)
+        first_low, first_high = self.bounds(0.0)
+        if not first_low <= start <= first_high:
+            raise InputError(
+                f"ISogCLR: start is {start:g}; it must lie in [{first_low:g}, {first_high:g}], the bounds at progress 0"
+            )
+        for side, size in (("media", num_media), ("text", num_samples)):
+            self.register_buffer(f"tau_{side}", torch.full((size,), float(start)))
+            self.register_buffer(f"u_{side}", torch.zeros(size))
+
+    def bounds(self, progress: float) -> tuple[float, float]:
+        """Return low and high at `progress`; InputError unless 0 < low <= high."""
+        low, high = self.low(progress), self.high(progress)
+        if not 0 < low <= high:
+            raise InputError(
+                f"ISogCLR: low is {low:g} and high {high:g} at progress {progress:g}; needs 0 < low <= high"
+            )
+        return low, high
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        progress: float,
+        index: Tensor,
+        media_index: Tensor | None = None,
+        positives: Tensor | None = None,
+        relevance: Tensor | None = None,
+    ) -> ObjectiveOutput:
+        """Return the loss at each row's temperature; in training mode, remember the batch and move the temperatures."""
+        rows = media_rows, text_rows = self.rows(index, media_index, x)
+        low, high = self.bounds(progress)
+        tau_media, tau_text = self.tau_media[media_rows].clamp(low, high), self.tau_text[text_rows].clamp(low, high)
+        media, text = self.contrast(x, y, (tau_media, tau_text), progress, rows, positives)
+        if self.training:
+            self._move(self.tau_media, self.u_media, media_rows, media, low, high)
+            self._move(self.tau_text, self.u_text, text_rows, text, low, high)
+        return ObjectiveOutput(
+            media.loss() + text.loss(),
+            {"temperature": (tau_media + tau_text) / 2, "weight": pull_weights(media, text)},
+        )
+
+    @torch.no_grad()
+    def _move(self, tau: Tensor, u: Tensor, rows: Tensor, contrast: Contrast, low: float, high: float) -> None:
+        """Take one step with the temperatures of one side, whose state is `tau` and `u`; unmoved without a negative."""
+        share = shares(rows, contrast.contrasted)
+        moved = share.any(dim=1)
+        slope = share.to(u) @ contrast.slack(self.rho).clamp(-U_CLIP, U_CLIP).to(u)
+        average = (1 - self.beta) * u[rows] + self.beta * slope
+        u[rows] = torch.where(moved, average, u[rows])
+        stepped = (tau[rows].clamp(low, high) - self.eta * average).clamp(low, high)
+        tau[rows] = torch.where(moved, stepped, tau[rows])

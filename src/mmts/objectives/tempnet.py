@@ -1,0 +1,128 @@
+"""TempNet: SogCLR whose temperatures two small networks predict from the embeddings."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mmts.errors import InputError
+from mmts.losses.normalize import unit
+from mmts.objectives.base import ObjectiveOutput
+from mmts.objectives.memory import ObjectiveWithMemory, pull_weights
+from mmts.policies.base import check_positive
+from mmts.schedules import Schedule
+
+
+class TemperatureNet(nn.Module):
+    """A temperature for each embedding: (B, D), any norm -> (B,) in [low, high] (docs/method.md, 5.8).
+
+        h = dropout(sigmoid(W x + b));  q = h . unit prototypes;  w = softmax(q / scale)
+        tau = low + (high - low) sigmoid(linear((w - 1/M) sigmoid(q)))
+
+    dim D; M prototypes, begun as normal noise; scale is learned as a logarithm; the last layer begins with weights 1
+    and bias 0, hence tau near the middle. x is normalised inside and gets no gradient.
+    """
+
+    def __init__(
+        self, dim: int, num_prototypes: int, low: float, high: float, dropout: float = 0.5, scale: float = 0.01
+    ) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+        self.project = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.prototypes = nn.Parameter(torch.randn(num_prototypes, dim))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.linear = nn.Linear(num_prototypes, 1)
+        nn.init.ones_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the temperatures, shape (B,), with gradient for the network alone."""
+        h = self.dropout(self.project(unit(x.detach().to(self.prototypes))).sigmoid())  # (B, D)
+        q = h @ unit(self.prototypes).T  # (B, M)
+        w = (q / self.log_scale.exp()).softmax(dim=1)
+        out = self.linear((w - 1 / len(self.prototypes)) * q.sigmoid()).squeeze(1)
+        return self.low + (self.high - self.low) * out.sigmoid()
+
+
+class TempNet(ObjectiveWithMemory):
+    """SogCLR at temperatures that two networks predict, one for media and one for texts (docs/method.md, 5.8).
+
+        L = SogCLR terms at tau held fixed + mean_i tau_i (log(S_i / (B - 1)) + rho - sum_j w_ij d_ij), media and texts
+
+    The second term trains the networks alone, by the gradient that ISogCLR follows (its factor is held fixed, as are
+    the embeddings the networks see); the first trains the embeddings alone.
+
+    dim: width D of the embeddings. num_prototypes, dropout, low, high: as in TemperatureNet. learning_rate: the
+        networks' own (see `learning_rates`); None: the model's. rho: a larger one pulls temperatures down, as in
+        ISogCLR. The rest as in SogCLR.
+
+    Logs "temperature" (B,), the mean of a sample's two, and "weight" (B,). InputError as in SogCLR, or for numbers that
+    cannot be right, or another width.
+    Source: Qiu et al., arXiv 2404.04575, section 4 (robust loss and network), and its released code for what begins
+    how, the dropout of .5, and the networks' learning rate of 3e-5 without weight decay.
+
+    >>> objective = TempNet(num_media=2, num_samples=2, dim=2)
+    >>> output = objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
+    >>> bool(((output.log["temperature"] > 0.005) & (output.log["temperature"] < 0.05)).all())
+    True
+    """
+
+    def __init__(
+        self,
+        num_media: int,
+        num_samples: int,
+        dim: int,
+        num_prototypes: int = 256,
+        rho: float = 7.0,
+        gamma: float | Schedule = 0.8,
+        low: float = 0.005,
+        high: float = 0.05,
+        dropout: float = 0.5,
+        learning_rate: float | None = 3e-5,
+    ) -> None:
+        super().__init__(num_media, num_samples, gamma)
+        for name, number in (("dim", dim), ("num_prototypes", num_prototypes)):
+            if number < 1:
+                raise InputError(f"TempNet: {name} is {number}; it must be 1 or more")
+        check_positive("TempNet: rho", rho)
+        if learning_rate is not None:
+            check_positive("TempNet: learning_rate", learning_rate)
+        if not 0 < low < high < math.inf:
+            raise InputError(f"TempNet: low is {low:g} and high {high:g}; needs 0 < low < high")
+        if not 0 <= dropout < 1:
+            raise InputError(f"TempNet: dropout is {dropout:g}; it must be at least 0 and less than 1")
+        self.dim, self.rho, self.learning_rate = dim, rho, learning_rate
+        self.media_net = TemperatureNet(dim, num_prototypes, low, high, dropout)
+        self.text_net = TemperatureNet(dim, num_prototypes, low, high, dropout)
+
+    def learning_rates(self) -> dict[str, float]:
+        """Return the networks' own learning rate for each of their parameters, if they have one."""
+        if self.learning_rate is None:
+            return {}
+        return {name: self.learning_rate for name, _ in self.named_parameters()}
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        progress: float,
+        index: Tensor,
+        media_index: Tensor | None = None,
+        positives: Tensor | None = None,
+        relevance: Tensor | None = None,
+    ) -> ObjectiveOutput:
+        """Return both losses' sum at the predicted temperatures; in training mode, remember the batch."""
+        rows = self.rows(index, media_index, x)
+        for name, batch in (("x", x), ("y", y)):
+            if batch.shape[1:] != (self.dim,):
+                raise InputError(f"{name} is {tuple(batch.shape)}; TempNet was built for (B, {self.dim})")
+        with torch.autocast(x.device.type, enabled=False):
+            tau_media, tau_text = self.media_net(x), self.text_net(y)
+        media, text = self.contrast(x, y, (tau_media, tau_text), progress, rows, positives)
+        nets = (tau_media * media.slack(self.rho)).mean() + (tau_text * text.slack(self.rho)).mean()
+        return ObjectiveOutput(
+            media.loss() + text.loss() + nets,
+            {"temperature": ((tau_media + tau_text) / 2).detach(), "weight": pull_weights(media, text)},
+        )

@@ -376,3 +376,76 @@ def temo(
     tau = torch.stack([torch.stack([tau_min + tau_alpha * ((e + 1) / 2) ** 0.5 for e in row]) for row in s])
     first = info_nce(x, y, torch.tensor(tau_min, dtype=torch.float64), positives)
     return (1 - p) ** 2 * first + p**2 * info_nce(x, y, tau, positives)
+
+
+# 5.4 to 5.8 Objectives with memory ------------------------------------------------------------------------------------
+
+Memory = dict[int, tuple[float, float]]  # row of state -> b, the running maximum of 0 and d, and S exp(-b)
+
+
+def contrast(
+    memory: Memory, rows: Sequence[int], s: Sequence[Sequence[Tensor]], tau: Numbers, positives: Tensor, gamma: float
+) -> tuple[Tensor, list[tuple[float, float, float] | None]]:  # 5.4, 5.5; with b beside S as in the papers
+    """One direction's loss, and of each query log(S / |N|), sum w d and sum w; the memory moves on."""
+    total, said, found = torch.zeros((), dtype=torch.float64), [], {}  # type: ignore[var-annotated]
+    B = len(rows)
+    for i in range(B):
+        negatives = [j for j in range(B) if j != i and not positives[i, j]]
+        if not negatives:
+            said.append(None)
+            continue
+        d = {j: (s[i][j] - s[i][i]).item() / tau[i] for j in negatives}
+        b_old, S_old = memory.get(rows[i], (0.0, None))
+        b = max(b_old, *d.values())
+        g = sum(math.exp(d[j] - b) for j in negatives)
+        S = g if S_old is None else (1 - gamma) * S_old * math.exp(b_old - b) + gamma * g
+        w = {j: math.exp(d[j] - b) / S for j in negatives}
+        for j in negatives:
+            total = total + w[j] * (s[i][j] - s[i][i]) / B
+        said.append((math.log(S / len(negatives)) + b, sum(w[j] * d[j] for j in negatives), sum(w.values())))
+        found.setdefault(rows[i], []).append((b, S))
+    for row, each in found.items():
+        b = max(b for b, _ in each)
+        memory[row] = (b, sum(S * math.exp(b_one - b) for b_one, S in each) / len(each))
+    return total, said
+
+
+def isogclr_step(
+    tau: dict[int, float],
+    u: dict[int, float],
+    rows: Sequence[int],
+    said: Sequence[tuple[float, float, float] | None],
+    rho: float,
+    eta: float,
+    beta: float,
+    low: float,
+    high: float,
+) -> None:  # 5.6
+    for row in set(rows):
+        slopes = []
+        for each, one in zip(rows, said, strict=True):
+            if each == row and one is not None:
+                log_mean, mean_exponent, _ = one
+                slopes.append(min(max(log_mean + rho - mean_exponent, -5.0), 5.0))
+        if slopes:
+            u[row] = (1 - beta) * u[row] + beta * sum(slopes) / len(slopes)
+            tau[row] = min(max(min(max(tau[row], low), high) - eta * u[row], low), high)
+
+
+def tempnet_temperature(
+    x: Tensor, W: Tensor, bias: Tensor, prototypes: Tensor, scale: float, a: Tensor, a0: float, low: float, high: float
+) -> list[float]:  # 5.8, without dropout
+    def sigmoid(z: float) -> float:
+        return 1 / (1 + math.exp(-z))
+
+    taus = []
+    for row in unit(x):
+        h = [sigmoid(sum(float(w * e) for w, e in zip(W[k], row, strict=True)) + float(bias[k])) for k in range(len(W))]
+        q = [sum(float(c) * e for c, e in zip(prototype, h, strict=True)) for prototype in unit(prototypes)]
+        top = max(q)
+        exponentials = [math.exp((each - top) / scale) for each in q]
+        M, out = len(q), a0
+        for m in range(M):
+            out += float(a[m]) * (exponentials[m] / sum(exponentials) - 1 / M) * sigmoid(q[m])
+        taus.append(low + (high - low) * sigmoid(out))
+    return taus

@@ -30,3 +30,13 @@ def some_positives(B: int = 6, seed: int = 0) -> Tensor:
 def loss_and_gradients(loss: Tensor, *leaves: Tensor) -> list[Tensor]:
     """The loss and its gradients, for comparing two ways to compute the same thing."""
     return [loss.detach(), *torch.autograd.grad(loss, leaves)]
+
+
+def graded(B: int = 6, seed: int = 0) -> Tensor:
+    """(B, B) relevance in [0, 1], deliberately not symmetric, in coarse steps so that many pairs are as relevant as the
+    own one; own pairs fully relevant but for the last, which others surpass."""
+    generator = torch.Generator().manual_seed(seed + 300)
+    relevance = torch.randint(0, 5, (B, B), generator=generator).double() / 4
+    relevance.fill_diagonal_(1.0)
+    relevance[-1, -1] = 0.5
+    return relevance

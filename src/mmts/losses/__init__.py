@@ -3,7 +3,8 @@
 from mmts.losses.info_nce import info_nce
 from mmts.losses.max_margin import max_margin
 from mmts.losses.normalize import unit
+from mmts.losses.reweighted import reweighted_info_nce
 from mmts.losses.siglip import siglip
 from mmts.losses.sms import sms
 
-__all__ = ["info_nce", "max_margin", "siglip", "sms", "unit"]
+__all__ = ["info_nce", "max_margin", "reweighted_info_nce", "siglip", "sms", "unit"]

@@ -7,6 +7,7 @@ from mmts.objectives.siglip import SigLIP
 from mmts.objectives.sms import SMS
 from mmts.objectives.sogclr import ISogCLR, SogCLR
 from mmts.objectives.tempnet import TemperatureNet, TempNet
+from mmts.objectives.weighted import ReweightedInfoNCE, TeMo
 
 __all__ = [
     "SMS",
@@ -16,8 +17,10 @@ __all__ = [
     "MaxMargin",
     "Objective",
     "ObjectiveOutput",
+    "ReweightedInfoNCE",
     "SigLIP",
     "SogCLR",
+    "TeMo",
     "TempNet",
     "TemperatureNet",
     "policy_values",

@@ -80,9 +80,9 @@ class MovingSum(nn.Module):
             kept = before + (math.log1p(-gamma) if gamma < 1 else -math.inf)
             log_sum = torch.where(seen, torch.logaddexp(kept, new + math.log(gamma)), new)
             weights = (exponents - log_sum[:, None]).exp().masked_fill(~negatives, 0.0)
-            log_mean = torch.where(contrasted, log_sum - number.clamp_min(1).log(), 0.0)
+            log_mean = torch.where(contrasted, log_sum - number.to(new).clamp_min(1).log(), 0.0)
             if self.training:
-                share = shares(rows, contrasted)
+                share = shares(rows, contrasted, new.dtype)
                 updated = share.any(dim=1)
                 pooled = (log_sum + share.log()).logsumexp(dim=1)
                 self.log_sum[rows] = torch.where(updated, pooled, before).to(self.log_sum)
@@ -162,15 +162,15 @@ def as_schedule(value: float | Schedule) -> Schedule:
     return Constant(float(value)) if isinstance(value, int | float) else value
 
 
-def shares(rows: Tensor, counted: Tensor) -> Tensor:
+def shares(rows: Tensor, counted: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the matrix (B, B) that averages values over the counted entries of the same row of state.
 
-    >>> shares(torch.tensor([7, 3, 7]), torch.tensor([True, False, True]))
+    >>> shares(torch.tensor([7, 3, 7]), torch.tensor([True, False, True]), torch.float32)
     tensor([[0.5000, 0.0000, 0.5000],
             [0.0000, 0.0000, 0.0000],
             [0.5000, 0.0000, 0.5000]])
     """
-    same = ((rows[:, None] == rows) & counted).float()
+    same = ((rows[:, None] == rows) & counted).to(dtype)
     return same / same.sum(dim=1, keepdim=True).clamp_min(1)
 
 

@@ -175,9 +175,9 @@ class ISogCLR(ObjectiveWithMemory):
     @torch.no_grad()
     def _move(self, tau: Tensor, u: Tensor, rows: Tensor, contrast: Contrast, low: float, high: float) -> None:
         """Take one step with the temperatures of one side, whose state is `tau` and `u`; unmoved without a negative."""
-        share = shares(rows, contrast.contrasted)
+        share = shares(rows, contrast.contrasted, u.dtype)
         moved = share.any(dim=1)
-        slope = share.to(u) @ contrast.slack(self.rho).clamp(-U_CLIP, U_CLIP).to(u)
+        slope = share @ contrast.slack(self.rho).clamp(-U_CLIP, U_CLIP).to(u)
         average = (1 - self.beta) * u[rows] + self.beta * slope
         u[rows] = torch.where(moved, average, u[rows])
         stepped = (tau[rows].clamp(low, high) - self.eta * average).clamp(low, high)

@@ -42,7 +42,8 @@ class TemperatureNet(nn.Module):
         q = h @ unit(self.prototypes).T  # (B, M)
         w = (q / self.log_scale.exp()).softmax(dim=1)
         out = self.linear((w - 1 / len(self.prototypes)) * q.sigmoid()).squeeze(1)
-        return self.low + (self.high - self.low) * out.sigmoid()
+        tau: Tensor = self.low + (self.high - self.low) * out.sigmoid()
+        return tau
 
 
 class TempNet(ObjectiveWithMemory):

@@ -51,6 +51,16 @@ def test_label_smoothing_is_that_of_info_nce() -> None:
     torch.testing.assert_close(loss(x, y, step=7, counts=COUNTS), wanted, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["info_nce", "max_margin"])
+def test_low_above_high_is_the_reverse_rule(kind) -> None:  # type: ignore[no-untyped-def]
+    loss = MMTSLoss(kind, 100, alpha=0.06, low=0.2, high=0.05, count_range=(1, 500))
+    for step in (0, 13, 50):
+        values = reference.mmts_values(step / 100, COUNTS.tolist(), 1, 500, 0.06, 5, 0.2, 0.05)
+        torch.testing.assert_close(loss.values(step=step, counts=COUNTS), torch.tensor(values, dtype=torch.float64))
+    assert loss.values(step=0, counts=COUNTS).argmax() == COUNTS.argmin()
+    assert torch.isfinite(loss(*embeddings(0), step=0, counts=COUNTS))
+
+
 def test_equal_concept_sizes_sit_in_the_middle() -> None:
     loss = MMTSLoss("info_nce", total_steps=10, alpha=0.0, low=0.1, high=0.3, count_range=(7, 7))
     assert loss.values(step=3, counts=torch.tensor([7, 7])).tolist() == pytest.approx([0.2, 0.2])
@@ -81,7 +91,9 @@ def test_the_package_resolves_this_name_and_no_other() -> None:
         ({"count_range": (0, 1)}, "0 < n_min"),
         ({"alpha": -0.1}, "alpha"),
         ({"alpha": float("nan")}, "alpha"),
-        ({"low": 0.3, "high": 0.2}, "low 0.3 and high 0.2"),
+        ({"low": float("nan")}, "low nan and high 0.2 must be finite"),
+        ({"high": float("inf")}, "low 0.05 and high inf must be finite"),
+        ({"alpha": 0.2, "low": 0.3, "high": 0.05}, "alpha/2 must stay below high: lower alpha or raise high"),
         ({"alpha": 0.2, "low": 0.05}, "swing falls to -0.1 and the smallest shift is 0.05"),
         ({"alpha": 0.1, "low": 0.05}, "alpha/2 must stay below low"),
         ({"cycles": -1}, "cycles"),

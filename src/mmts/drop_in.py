@@ -20,7 +20,8 @@ class MMTSLoss(nn.Module):
     value_i = (alpha / 2) cos(2 pi cycles step / total_steps) + low + (high - low) (n_i - n_min) / (n_max - n_min)
 
     is the temperature of info_nce or the margin of max_margin; n_i is the size of sample i's concept. Where n_min
-    equals n_max every shift is the middle of [low, high].
+    equals n_max every shift is the middle of [low, high]. With low above high rare concepts get the larger value: the
+    reverse rule, a control.
 
     kind: "info_nce" (alpha .08, low .05, high .20) or "max_margin" (alpha .2, low .17, high .30).
     total_steps: optimizer steps of the whole run. count_range: (n_min, n_max), the smallest and the largest concept of
@@ -29,8 +30,8 @@ class MMTSLoss(nn.Module):
     loss(x, y, step=..., counts=(B,), positives=None) -> (): x (media) and y (text) (B, D) of any norm, step in
         [0, total_steps], counts (B,) the sizes of the samples' concepts, positives as in info_nce.
 
-    InputError when the smallest value would not be positive (alpha/2 >= low), for a step outside [0, total_steps], and
-    for a count outside count_range.
+    InputError when the smallest value would not be positive (alpha/2 at or above the smaller of low and high), for a
+    step outside [0, total_steps], and for a count outside count_range.
 
     >>> loss = MMTSLoss("info_nce", total_steps=1000, count_range=(1, 100))
     >>> x = torch.eye(2)
@@ -78,14 +79,15 @@ class MMTSLoss(nn.Module):
         self.n_min, self.n_max = n_min, n_max
         if not 0 <= self.alpha < math.inf:
             raise InputError(f"MMTSLoss: alpha is {self.alpha}; it must be 0 or more")
-        if not -math.inf < self.low <= self.high < math.inf:
-            raise InputError(f"MMTSLoss: low {self.low} and high {self.high} must be finite and low not above high")
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise InputError(f"MMTSLoss: low {self.low} and high {self.high} must be finite")
         self.swing = Cosine(-self.alpha / 2, self.alpha / 2, cycles)
-        smallest_shift = self.low if n_min < n_max else (self.low + self.high) / 2
+        smallest_shift = min(self.low, self.high) if n_min < n_max else (self.low + self.high) / 2
         if not self.swing.minimum + smallest_shift > 0:
+            which = "low" if self.low <= self.high else "high"
             raise InputError(
                 f"MMTSLoss: the swing falls to {self.swing.minimum:g} and the smallest shift is {smallest_shift:g}; "
-                "their sum must be positive, so alpha/2 must stay below low: lower alpha or raise low"
+                f"their sum must be positive, so alpha/2 must stay below {which}: lower alpha or raise {which}"
             )
 
     def forward(self, x: Tensor, y: Tensor, *, step: float, counts: Tensor, positives: Tensor | None = None) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmts.concepts import ConceptDistribution
 from mmts.errors import InputError
 from mmts.policies import Fixed, Learned, Policy, Scheduled, Shifted
 from mmts.schedules import Constant, Cosine, Linear
@@ -82,6 +83,18 @@ def test_the_published_settings_are_accepted() -> None:
     Shifted(Cosine(-0.04, 0.04, cycles=5), torch.tensor([0.05, 0.20]))
     Shifted(Cosine(-0.1, 0.1, cycles=5), torch.tensor([0.17, 0.30]))
     Shifted(Cosine(-0.0325, 0.0325, cycles=5), torch.tensor([0.0425, 0.0675]))
+
+
+def test_the_reverse_map_is_accepted_and_gives_rare_concepts_the_larger_value() -> None:
+    counts = [1.0, 500.0, 20.0]
+    for scale in ("linear", "log", "rank"):
+        shift = ConceptDistribution.from_counts([1, 500, 20]).shift(0.20, 0.05, scale)
+        policy = Shifted(Cosine(-0.04, 0.04, cycles=5), shift.double())
+        wanted = [v + 0.04 for v in reference.shift(counts, 0.20, 0.05, scale)]
+        assert policy(0.0, torch.arange(3)).tolist() == pytest.approx(wanted)
+        assert policy(0.0, torch.arange(3)).argmax() == 0
+    with pytest.raises(InputError, match=r"smallest shift 0\.05"):
+        Shifted(Cosine(-0.05, 0.05, cycles=5), torch.tensor([0.2, 0.05]))
 
 
 def test_a_quarter_cycle_that_never_falls_is_accepted() -> None:

@@ -1,5 +1,7 @@
-"""From captions or labels to concepts and their sizes: `ConceptDistribution`."""
+"""From captions or labels to concepts and their sizes, or to the density around each caption."""
 
+from mmts.concepts.density import neighbour_counts
 from mmts.concepts.distribution import ConceptDistribution, resolve_num_concepts
+from mmts.concepts.shift import density_shift
 
-__all__ = ["ConceptDistribution", "resolve_num_concepts"]
+__all__ = ["ConceptDistribution", "density_shift", "neighbour_counts", "resolve_num_concepts"]

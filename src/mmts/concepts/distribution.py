@@ -1,9 +1,7 @@
 """Which concept each training sample belongs to, how large each concept is, and what follows from that."""
 
 import json
-import math
 import operator
-from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -14,17 +12,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmts.concepts.encoders import EncoderFunction, FunctionEncoder, TextEncoder, TfidfEncoder, open_encoder
+from mmts.concepts.encoders import (
+    EncoderFunction,
+    FunctionEncoder,
+    TextEncoder,
+    TfidfEncoder,
+    checked_captions,
+    encode_distinct,
+    open_encoder,
+)
 from mmts.concepts.kmeans import kmeans, nearest
 from mmts.concepts.labels import count, decode_key, encode_key, plain_values
 from mmts.concepts.names import distinctive_words
+from mmts.concepts.shift import Scale, density_shift
 from mmts.console import errors
 from mmts.errors import DataError, InputError
 from mmts.files import atomic_write, content_hash
 
 HEAD, MID, TAIL = 0, 1, 2
 GROUP_NAMES = ("head", "mid", "tail")
-SCALES = ("linear", "log", "rank")
 FORMAT = 1
 
 
@@ -115,28 +121,20 @@ class ConceptDistribution:
 
         Source: MM-TS, arXiv 2603.08202 (clusters of frozen caption features).
         """
-        captions = _checked_captions(captions)
+        captions = checked_captions(captions)
         if not captions:
             raise InputError("captions are empty: a distribution needs at least one sample")
         num_concepts = resolve_num_concepts(num_concepts, captions)
         opened = open_encoder(encoder, captions, seed=seed)
         # k-means over distinct captions weighted by how often they stand there has the same objective as over all, and
         # does not start with two centroids in one place.
-        occurrences = Counter(captions)
-        position = {caption: i for i, caption in enumerate(occurrences)}
-        rows_of = torch.tensor([position[caption] for caption in captions])
-        if isinstance(opened, FunctionEncoder):
-            # Called with all captions in their order, so that it may hold features computed elsewhere.
-            first = {caption: i for i, caption in reversed(list(enumerate(captions)))}
-            features = opened.encode(captions)[[first[caption] for caption in occurrences]]
-        else:
-            features = opened.encode(list(occurrences))
-        weights = np.array(list(occurrences.values()), dtype=np.float32)
+        features, occurrences, rows_of = encode_distinct(captions, opened)
+        weights = occurrences.astype(np.float32)
         centroids, clusters, num_dropped = kmeans(features, num_concepts, weights=weights, seed=seed)
         if num_dropped:
             errors.print(f"{num_dropped} of {num_concepts} concepts ended without captions and were dropped")
 
-        labels = torch.from_numpy(clusters)[rows_of]
+        labels = torch.from_numpy(clusters[rows_of])
         sizes = torch.bincount(labels, minlength=len(centroids))
         order = torch.argsort(sizes, descending=True, stable=True)
         labels, sizes = torch.argsort(order)[labels], sizes[order]
@@ -202,7 +200,7 @@ class ConceptDistribution:
         sizes = f"{int(self.sizes.max())} down to {int(self.sizes.min())}"
         return f"ConceptDistribution({len(self)} samples, {self.num_concepts} concepts, sizes {sizes})"
 
-    def shift(self, low: float, high: float, scale: Literal["linear", "log", "rank"] = "linear") -> Tensor:
+    def shift(self, low: float, high: float, scale: Scale = "linear") -> Tensor:
         """Map the size n of each sample's concept to [low, high].
 
             shift = low + (high - low) f(n)
@@ -225,19 +223,7 @@ class ConceptDistribution:
 
         Source: MM-TS, arXiv 2603.08202 (linear).
         """
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise InputError(f"low and high must be finite numbers, not {low} and {high}")
-        if scale not in SCALES:
-            raise InputError(f"scale is {scale!r}; one of {', '.join(SCALES)} is right")
-        distinct, rank = torch.unique(self.sizes, return_inverse=True)  # sorted, so the inverse is the rank - 1
-        if len(distinct) == 1:
-            fraction = torch.full(self.sizes.shape, 0.5, dtype=torch.float64)
-        elif scale == "rank":
-            fraction = rank.double() / (len(distinct) - 1)
-        else:
-            sizes = self.sizes.double().log() if scale == "log" else self.sizes.double()
-            fraction = (sizes - sizes.min()) / (sizes.max() - sizes.min())
-        return (low + (high - low) * fraction).float()[self.labels]
+        return density_shift(self.sizes, low, high, scale)[self.labels]
 
     def assign(self, items: Sequence[str] | Iterable[Hashable]) -> Tensor:
         """Return the concept (M,) int64 of new captions (nearest centroid) or of labels (-1 where unknown).
@@ -252,7 +238,7 @@ class ConceptDistribution:
             ids = {key: i for i, key in enumerate(self._keys)}
             values = plain_values(items, "labels")
             return torch.tensor([ids.get(value, -1) for value in values], dtype=torch.int64)
-        captions = _checked_captions(items)
+        captions = checked_captions(items)
         assert self.centroids is not None
         if not captions:
             return torch.empty(0, dtype=torch.int64)
@@ -424,18 +410,6 @@ def resolve_num_concepts(num_concepts: int | Literal["auto"], captions: Sequence
     if chosen > distinct:
         raise InputError(f"num_concepts is {chosen}, but there are only {distinct} distinct captions")
     return chosen
-
-
-def _checked_captions(captions: Iterable[Any]) -> list[str]:
-    if isinstance(captions, str):
-        raise InputError("captions are one string; a list of strings is right")
-    checked = list(captions)
-    for row, caption in enumerate(checked):
-        if not isinstance(caption, str):
-            raise InputError(f"the caption in row {row} is {type(caption).__name__}, not a string")
-        if not caption.strip():
-            raise InputError(f"the caption in row {row} is empty")
-    return checked
 
 
 def _versions(*packages: str) -> dict[str, str]:

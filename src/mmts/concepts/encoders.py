@@ -2,7 +2,8 @@
 
 import difflib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -68,6 +69,45 @@ def open_encoder(
     return PretrainedEncoder(str(encoder))
 
 
+def checked_captions(captions: Iterable[Any]) -> list[str]:
+    """Return the captions as a list; InputError unless they are non-empty strings, with the row."""
+    if isinstance(captions, str):
+        raise InputError("captions are one string; a list of strings is right")
+    checked = list(captions)
+    for row, caption in enumerate(checked):
+        if not isinstance(caption, str):
+            raise InputError(f"the caption in row {row} is {type(caption).__name__}, not a string")
+        if not caption.strip():
+            raise InputError(f"the caption in row {row} is empty")
+    return checked
+
+
+class DistinctRows(NamedTuple):
+    """Rows of the distinct captions (M, W), how often each stands there (M,), and each caption's row of them (N,)."""
+
+    rows: Rows
+    occurrences: npt.NDArray[np.int64]
+    row_of: npt.NDArray[np.int64]
+
+
+def encode_distinct(captions: list[str], encoder: TextEncoder) -> DistinctRows:
+    """Encode each distinct caption once, in the order they first appear.
+
+    >>> encode_distinct(["a", "b", "a"], FunctionEncoder(lambda captions: [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))[1:]
+    (array([2, 1]), array([0, 1, 0]))
+    """
+    occurrences = Counter(captions)
+    position = {caption: i for i, caption in enumerate(occurrences)}
+    row_of = np.array([position[caption] for caption in captions], dtype=np.int64)
+    if isinstance(encoder, FunctionEncoder):
+        # Called with all captions in their order, so that it may hold features computed elsewhere.
+        first = {caption: i for i, caption in reversed(list(enumerate(captions)))}
+        rows = encoder.encode(captions)[[first[caption] for caption in occurrences]]
+    else:
+        rows = encoder.encode(list(occurrences))
+    return DistinctRows(rows, np.array(list(occurrences.values()), dtype=np.int64), row_of)
+
+
 class FunctionEncoder:
     """Any function captions -> (M, W) rows of any norm."""
 
@@ -120,8 +160,6 @@ class TfidfEncoder:
         cls, captions: Sequence[str], *, seed: int = 0, width: int = 128, max_words: int = 20_000
     ) -> "TfidfEncoder":
         """Learn words, weights and directions from M captions; the commonest `max_words` words are kept."""
-        from collections import Counter
-
         from sklearn.utils.extmath import randomized_svd
 
         holding: Counter[str] = Counter()  # how many captions hold a word

@@ -1,5 +1,7 @@
 """InfoNCE with weights: each row by what is left to learn of it (MACL), two temperatures by progress (TeMo)."""
 
+from functools import partial
+
 from torch import Tensor
 from torch.nn.functional import softplus
 
@@ -105,8 +107,8 @@ class TeMo(Objective):
         else:
             pairs = self.temperature.values(check_similarity("TeMo", cosine_similarity(x, y), index))
         start, tau_min = (1.0 - p) ** 2, self.temperature.tau_min
-        options = {"positives": positives, "label_smoothing": self.label_smoothing}
-        loss = start * info_nce(x, y, tau_min, **options) + p**2 * info_nce(x, y, pairs, **options)
+        at = partial(info_nce, x, y, positives=positives, label_smoothing=self.label_smoothing)
+        loss = start * at(tau_min) + p**2 * at(pairs)
         pairs = pairs.detach()
         weight = start / tau_min + p**2 / pairs.diagonal()
         return ObjectiveOutput(loss, {"temperature": pairs, "weight": weight / weight.mean()})

@@ -180,20 +180,21 @@ def main() -> None:
     """Run the command line; what the user can put right is one line and exit code 2."""
     try:
         code = app(standalone_mode=False)
+        if code == _INTERRUPTED:  # what typer makes of Ctrl-C
+            _fail("stopped; the same command again finds what was computed so far", code)
     except _UsageError as error:
         code = _fail(f"{' '.join(error.format_message().split())} See `mmts --help`.")
     except Interrupted as error:
         code = _fail(str(error), 128 + error.signal_number)
     except MmtsError as error:
         code = _fail(str(error))
-    except (KeyboardInterrupt, typer.Abort):
-        code = _fail("stopped", 130)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         code = _fail(f"{where}{error.strerror or error}")
     sys.exit(code or 0)
 
 
+_INTERRUPTED = 130
 # typer carries its own copy of click, of which it exports only this class's child.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 

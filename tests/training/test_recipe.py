@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmts.errors import RecipeError
-from mmts.training.recipe import load_recipe, override, save_recipe, shipped_recipes
+from mmts.training.recipe import load_recipe, override, parse_recipe, save_recipe, shipped_recipes
 
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
@@ -91,3 +91,14 @@ def test_rules_start_from_the_published_values() -> None:
     assert (temperature.alpha, temperature.cycles, temperature.low, temperature.high) == (0.08, 5, 0.05, 0.20)
     margin = load_recipe("catalogue", ["objective.loss=max_margin", "objective.margin.rule=shifted"]).objective.margin
     assert (margin.alpha, margin.cycles, margin.low, margin.high) == (0.2, 5, 0.17, 0.30)
+
+
+@pytest.mark.parametrize("name", ["../escape", "a/b", "a\\b", "..", " "])
+def test_a_name_cannot_lead_out_of_the_folder_of_runs(name: str) -> None:
+    with pytest.raises(RecipeError, match=r"name: .* can hold no slash"):
+        parse_recipe({"name": name, "train": {"epochs": 1}})
+
+
+def test_a_checkpoint_fills_the_towers_it_was_made_for() -> None:
+    with pytest.raises(RecipeError, match="pretrained fills the video tower 'space-time-vit', not 'frames'"):
+        load_recipe("ek100-mmts", ["model.video.tower=frames"])

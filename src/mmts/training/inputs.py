@@ -11,7 +11,7 @@ from mmts.data.feature_files import feature_rows
 from mmts.data.image import Augmentation
 from mmts.data.loader import Batch, EpochPlan, FeatureRows, Pixels, TokenizedCaptions, make_loader
 from mmts.data.records import Medium, Split
-from mmts.errors import DataError, RunError
+from mmts.errors import DataError, RecipeError, RunError
 from mmts.files import read_json, write_json
 from mmts.models import (
     TwoTower,
@@ -51,6 +51,12 @@ def build_model(section: Model, split: Split, run: RunDirectory, trained: bool =
     A text tower trained from scratch gets the words of the captions of `split`, which are saved with the run; where the
     run is `trained`, it gets the saved ones. A model on features computed beforehand takes their width from `split`.
     """
+    if section.pretrained is not None and not section.pretrained.is_file():
+        what = "is a folder" if section.pretrained.is_dir() else "does not exist"
+        raise RecipeError(
+            f"model.pretrained: {section.pretrained} {what}; it is a checkpoint file of AVION or MM-TS (see "
+            "docs/reproduction.md), given with --set model.pretrained=FILE"
+        )
     vocabulary = None
     if needs_vocabulary(section.text.tower):
         if not trained and not run.vocabulary_file.exists():

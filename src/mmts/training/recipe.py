@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mmts.errors import RecipeError, nearest
 from mmts.files import atomic_write
@@ -300,9 +300,10 @@ class Model(Section):
     def _one_media_side(self) -> "Model":
         if self.image is not None and self.video is not None:
             raise ValueError("give one of `image` and `video`, not both (null takes one out)")
-        towers = (self.video.tower if self.video else None, self.text.tower)
-        if self.pretrained is not None and towers != ("space-time-vit", "clip-text"):
-            raise ValueError("pretrained fills the towers space-time-vit (video) and clip-text (text), and no others")
+        towers = {"video": self.video.tower if self.video else None, "text": self.text.tower}
+        for side, filled in (("video", "space-time-vit"), ("text", "clip-text")):
+            if self.pretrained is not None and towers[side] != filled:
+                raise ValueError(f"pretrained fills the {side} tower {filled!r}, not {towers[side]!r}")
         return self
 
     @property
@@ -365,6 +366,13 @@ class Recipe(Section):
     model: Model = Model()
     objective: Annotated[InfoNCEObjective | MaxMarginObjective, Field(discriminator="loss")] = InfoNCEObjective()
     train: Train
+
+    @field_validator("name")
+    @classmethod
+    def _is_no_path(cls, name: str) -> str:
+        if not name.strip(". ") or "/" in name or "\\" in name:
+            raise ValueError(f"{name!r} names the folder of a run, so it can hold no slash")
+        return name
 
     def with_data(self, path: Path) -> "Recipe":
         """Return the same recipe for other data."""

@@ -18,7 +18,7 @@ from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console
 from mmts.data.records import Dataset, Split
-from mmts.errors import RunError
+from mmts.errors import DataError, RunError
 from mmts.evaluation import (
     Relevance,
     direction_names,
@@ -30,7 +30,7 @@ from mmts.evaluation import (
     shown_measures,
     summarize,
 )
-from mmts.files import check_file_path, content_hash, read_json, write_json
+from mmts.files import cache_root, check_file_path, content_hash, read_json, write_json
 from mmts.models import TwoTower
 from mmts.training.build import build_distribution, build_objective, build_plan, media_concepts, text_concepts
 from mmts.training.checkpoint import load_checkpoint, random_state, restore_random_state
@@ -91,7 +91,15 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> dict[str, Any]:
     )
     parameters = sum(each.numel() for each in trainer.trainable)
     console.print(f"training {parameters:,} parameters for {trainer.total_steps:,} steps into {out}")
-    trainer.fit(resume)
+    try:
+        trainer.fit(resume)
+    except DataError as error:
+        if not splits.train.media_checked:
+            raise
+        raise DataError(
+            f"{error}. It was readable when the data were indexed: mend it and --resume, or remove the index "
+            f"({cache_root()}) to have it left out"
+        ) from None
     _load_weights(model, run, "best")
     judging = Judging(run, recipe, model, distribution, dataset)
     metrics = judging(judged[splits.judged.name], run.metrics_file)[0]

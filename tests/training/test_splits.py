@@ -11,7 +11,7 @@ from mmts.errors import DataError, MmtsError, RecipeError
 from mmts.examples import draw_example
 from mmts.training.recipe import Recipe, load_recipe
 from mmts.training.run import evaluate, train
-from mmts.training.splits import judged_split, take_splits
+from mmts.training.splits import take_splits
 from mmts.training.tiny import tiny
 
 
@@ -77,10 +77,18 @@ def test_nothing_at_hand_of_the_split_that_is_judged_is_an_error(tmp_path: Path)
         if database[film.stem]["subset"] == "validation":
             film.unlink()
     with pytest.raises(DataError, match=r"none of the 12 annotated media of val has a file"):
-        judged_split(read_dataset(data))
+        take_splits(read_dataset(data), load_recipe("youcook2-mmts"))
 
 
 def test_a_recipe_for_another_data_set_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dataset = read_dataset(draw_example("coco", tmp_path))
     take_splits(dataset, load_recipe("flickr30k-mmts"))
     assert "the recipe was made for flickr30k, and this is coco" in capsys.readouterr().out
+
+
+def test_the_width_of_features_does_not_hang_on_the_first_file(tmp_path: Path) -> None:
+    data = draw_example("ek100", tmp_path / "data", features=True)
+    first = read_dataset(data).split("train").media[0].path
+    first.unlink()
+    recipe = small("ek100-features", "train.steps=1", "data.max_unreadable=0.2").with_data(data)
+    assert train(recipe, tmp_path / "run")["num_media"] == 8

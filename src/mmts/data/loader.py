@@ -25,6 +25,8 @@ TextSource = Callable[[list[int]], Tensor | Tokens]
 """positions of captions in the split -> their feature rows (B, W) or tokens"""
 Indices = npt.NDArray[np.int64]
 
+_AT_ONCE = 16  # media that a worker process decodes at a time: a whole batch of clips is gigabytes, and several wait
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -284,33 +286,44 @@ def _batches(
 
 
 def _media_sides(parts: list[Tensor], source: MediaSource, epoch: int, workers: int) -> Iterator[Tensor]:
+    """Yield the media of each part (B,), decoded here or, a few at a time, ahead in other processes."""
     if workers == 0 or not parts:
         yield from (source(part.tolist(), epoch) for part in parts)
         return
     own_randomness = torch.Generator()  # a DataLoader without one draws from the global state
+    pieces = [piece for part in parts for piece in _cut(part)]
     loader: DataLoader[Tensor | DataError] = DataLoader(
-        _Parts(parts, source, epoch), batch_size=None, num_workers=min(workers, len(parts)), generator=own_randomness
+        _Pieces(pieces, source, epoch), batch_size=None, num_workers=min(workers, len(pieces)), generator=own_randomness
     )
-    for media in loader:
-        if isinstance(media, DataError):
-            raise media
-        yield media
+    decoded = iter(loader)
+    for part in parts:
+        yield torch.cat([_or_raise(next(decoded)) for _ in _cut(part)])
 
 
-class _Parts(TorchDataset[Tensor | DataError]):
-    """Whole media sides of batches; an error comes back as a value, since torch would bury it in a traceback."""
+def _cut(part: Tensor) -> list[Tensor]:
+    return [part[at : at + _AT_ONCE] for at in range(0, len(part), _AT_ONCE)]
 
-    def __init__(self, parts: list[Tensor], source: MediaSource, epoch: int) -> None:
-        self.parts = parts
+
+def _or_raise(media: Tensor | DataError) -> Tensor:
+    if isinstance(media, DataError):
+        raise media
+    return media
+
+
+class _Pieces(TorchDataset[Tensor | DataError]):
+    """Media by pieces of batches; an error comes back as a value, since torch would bury it in a traceback."""
+
+    def __init__(self, pieces: list[Tensor], source: MediaSource, epoch: int) -> None:
+        self.pieces = pieces
         self.source = source
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.parts)
+        return len(self.pieces)
 
     def __getitem__(self, at: int) -> Tensor | DataError:
         try:
-            return self.source(self.parts[at].tolist(), self.epoch)
+            return self.source(self.pieces[at].tolist(), self.epoch)
         except DataError as error:
             return error
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from mmts.errors import InputError
 
-_STREAM = 1  # keeps these numbers apart from others drawn for the same seed and epoch
+_STREAM = 2**32 - 1  # keeps these numbers apart from those drawn for a medium, [seed, epoch, position]
 
 
 def stream_order(

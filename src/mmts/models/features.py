@@ -74,7 +74,7 @@ def media_features(
                 tower.width,
                 compute,
                 unit=f"{kind}s",
-                chunk=512 // (tower.frames or 1),
+                chunk=max(1, 512 // (tower.frames or 1)),
             )
     if len(distinct) == len(media):
         return rows

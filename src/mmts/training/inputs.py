@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mmts.data.feature_files import feature_rows
+from mmts.data.feature_files import feature_rows, why_unreadable_features
 from mmts.data.image import Augmentation
 from mmts.data.loader import Batch, EpochPlan, FeatureRows, Pixels, TokenizedCaptions, make_loader
 from mmts.data.records import Medium, Split
@@ -91,7 +91,8 @@ def _media_side(section: Model, split: Split) -> dict[str, Any]:
             f"the tower {FEATURES!r} takes features, and the others pixels"
         )
     if section.media.tower == FEATURES:
-        return {"feature_width": feature_rows(split.media[:1]).shape[1]}
+        whole = next((each for each in split.media if why_unreadable_features(each.path) is None), medium)
+        return {"feature_width": feature_rows([whole]).shape[1]}
     if section.image is not None:
         image = section.image
         return {

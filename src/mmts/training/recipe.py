@@ -252,11 +252,11 @@ class ImageTower(Tower):
 
 
 class VideoTower(Tower):
-    """The video side: F `frames` of a clip, chosen by `sampling`, `stride` source frames apart where it says so."""
+    """The video side: F `frames` of a clip (None: the tower's own), chosen by `sampling`, or `stride` frames apart."""
 
     tower: str = "frames"
     size: int | None = Field(None, ge=8, le=4096)
-    frames: int = Field(8, ge=1, le=1024)
+    frames: int | None = Field(None, ge=1, le=1024)
     sampling: Literal["uniform", "random", "stride"] = "random"
     stride: int = Field(4, ge=1)
 
@@ -377,6 +377,13 @@ class Recipe(Section):
     def with_data(self, path: Path) -> "Recipe":
         """Return the same recipe for other data."""
         return self.model_copy(update={"data": self.data.model_copy(update={"path": path})})
+
+    def with_whole_paths(self) -> "Recipe":
+        """Return the same recipe, meaning the same files whatever folder it is used in."""
+        if self.model.pretrained is None:
+            return self
+        pretrained = self.model.pretrained.expanduser().absolute()
+        return self.model_copy(update={"model": self.model.model_copy(update={"pretrained": pretrained})})
 
 
 # --- reading and writing ---------------------------------------------------------------------------------------------

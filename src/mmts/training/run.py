@@ -60,7 +60,7 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> dict[str, Any]:
     if resume and recipe.data.path is None and run.recipe_file.exists():
         recipe = recipe.with_data(resolved(run.recipe().data.path))
     dataset = open_data(recipe.data.path)
-    recipe = recipe.with_data(resolved(recipe.data.path))
+    recipe = recipe.with_data(resolved(recipe.data.path)).with_whole_paths()
     run.begin(recipe, versions())
     if run.metrics_file.exists():
         console.print(f"{out} is finished already")

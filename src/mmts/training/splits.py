@@ -27,16 +27,7 @@ class Splits:
 
 
 def judged_split(dataset: Dataset) -> str:
-    """Return the split a run is judged on: test, else val, else train.
-
-    Raises DataError where nothing is at hand of a split that papers judge on.
-    """
-    for name, coverage in dataset.coverage.items():
-        if not coverage.judged:
-            raise DataError(
-                f"{dataset.root}: none of the {coverage.annotated:,} annotated media of {name} has a file, so nothing "
-                "can be judged"
-            )
+    """Return the split a run is judged on: test, else val, else train."""
     return next(name for name in ("test", "val", "train") if name in dataset.split_names)
 
 
@@ -58,12 +49,18 @@ def resolved(path: Path | None) -> Path:
 def take_splits(dataset: Dataset, recipe: Recipe) -> Splits:
     """Take train, val and test, say what is missing, and refuse what the recipe asks for and the data do not have.
 
-    Nothing is decoded yet. Raises DataError without training data, with fewer than two training media, or where there
-    is no graded relevance and the recipe asks for it.
+    Nothing is decoded yet. Raises DataError without training data, with fewer than two training media, without any
+    medium of a split that papers judge on, or where there is no graded relevance and the recipe asks for it.
     """
     made_for = recipe.data.dataset
     if made_for is not None and dataset.name in DATASETS and dataset.name != made_for:
         console.print(f"note: the recipe was made for {made_for}, and this is {dataset.name}")
+    for name, coverage in dataset.coverage.items():
+        if not coverage.judged:
+            raise DataError(
+                f"{dataset.root}: none of the {coverage.annotated:,} annotated media of {name} has a file, so nothing "
+                "can be judged"
+            )
     names = [name for name in ("train", "val", "test") if name in dataset.split_names or name == "train"]
     splits: dict[str, Split] = {name: limited(dataset.split(name), recipe.data.max_media) for name in names}
     train = splits["train"]

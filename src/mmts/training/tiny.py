@@ -59,7 +59,7 @@ def _media_tower(side: str, section: dict[str, Any]) -> dict[str, Any]:
         return {"tower": _image_family(section["tower"]), "frozen": False, "size": SIZE} | _image_options(
             section["tower"], "options"
         )
-    small = section | {"frozen": False, "size": SIZE, "frames": min(FRAMES, section["frames"])}
+    small = section | {"frozen": False, "size": SIZE, "frames": min(FRAMES, section["frames"] or FRAMES)}
     if section["tower"] == "space-time-vit":
         return small | {"options": {"patch": 8, "width": WIDTH, "depth": 2, "heads": 2, "output_width": WIDTH}}
     image = str(section["options"].get("image", ""))

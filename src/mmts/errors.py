@@ -1,7 +1,13 @@
 """The errors mmts raises for people: what was wrong, where, and what would be right."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+
+_QUOTED = 80  # characters of what a file holds that a message repeats
+_LISTED = 160
+_repr = reprlib.Repr()  # looks no deeper than a few levels, however far a value is nested
+_repr.maxstring = _repr.maxlong = _repr.maxother = _QUOTED
 
 
 class MmtsError(Exception):
@@ -30,6 +36,33 @@ class Interrupted(MmtsError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.signal_number = signal_number
+
+
+def shortened(text: str, most: int = _QUOTED) -> str:
+    """Cut a text that a message repeats: what lies in a file may be of any length.
+
+    >>> shortened("a cat on a mat", 8)
+    'a cat...'
+    """
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def quoted(value: object) -> str:
+    """Return a value as Python writes it, cut to 80 characters.
+
+    >>> quoted("a cat"), quoted([0, "b"]), len(quoted("x" * 1000))
+    ("'a cat'", "[0, 'b']", 80)
+    """
+    return shortened(_repr.repr(value))
+
+
+def listed(names: Iterable[str]) -> str:
+    """Name what was found, cut to 160 characters.
+
+    >>> listed(["id", "image"]), listed([])
+    ("'id', 'image'", 'nothing')
+    """
+    return shortened(", ".join(map(quoted, names)), _LISTED) or "nothing"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

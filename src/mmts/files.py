@@ -68,22 +68,23 @@ def read_json(path: str | Path) -> Any:
         raise DataError(f"{path} is damaged: it is not JSON") from None
 
 
-def lock(file: IO[Any], on_wait: Callable[[], None] = lambda: None) -> None:
+def lock(file: IO[Any], on_wait: Callable[[], None] = lambda: None) -> bool:
     """Wait until no other process has locked the same file, calling `on_wait` first; closing the file unlocks it.
 
-    Systems and disks without such locks go without.
+    Systems and disks without such locks go without; returns whether the file is locked.
     """
     try:
         import fcntl
     except ImportError:
-        return
+        return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         on_wait()
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError:
-        pass
+        return False
+    return True
 
 
 def content_hash(*parts: str | bytes) -> str:

@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,16 @@ def test_blank_lines_windows_ends_and_byte_order_mark(tmp_path: Path):
         (line("2", start=3, end=2), r"line 2: 'end' \(2\) must be greater than 'start' \(3\)"),
         (line("2", frames=7), r"line 2: 'frames' should be a list of two: the first and the last frame"),
         (line("2", frames=[3, 2]), r"line 2: the last frame \(2\) must not be smaller than the first \(3\)"),
-        (line("2", member=[0, -1]), r"line 2: 'member' should be a list of two: the byte in a tar file"),
+        (line("2", frames=[1, 10**15]), r"line 2: 1,000,000,000,000,000 frames are more than a clip may have"),
+        (line("2", frames=[10**400, 10**400]), r"line 2: 'frames' is \[10.*\.\.\..*, with a number of 2\^63 or more"),
+        (line("2", member=[5]), r"line 2: 'member' should be a list of two: the byte in a tar file .*, not \[5\]"),
+        (line("2", member=[-5, 100]), r"line 2: 'member' is \[-5, 100\], with a number below 0; it should be the byte"),
+        (line("2", member=[10**400, 1]), r"line 2: 'member' is \[10.*, with a number of 2\^63 or more"),
+        (line("2", end=10**400), r"line 2: 'end' should be a number of seconds from 0, not the number 1000.*\.\.\."),
+        ('{"id": ' + "9" * 5000 + "}", r"line 2: broken JSON: a number in it has thousands of digits$"),
+        ("[" * 100_000, r"line 2: broken JSON: nested too deeply$"),
+        ({"x" * 100_000: 1}, r"line 2: 'image' \(or 'video'\) is missing; found 'xxx.{1,200}$"),
+        (line("2", image="../" + "x" * 5000), r"line 2: '\.\./x.{1,100} lies outside the data folder"),
         (line("2", split=...), r"line 2: no split here, while 1 of 2 media have one"),
         (line("1"), r"line 2: the id '1' is there already, in .*captions.jsonl, line 1"),
         (line(1), r"line 2: the id '1' is there already"),
@@ -106,6 +116,20 @@ def test_what_cannot_be_is_named_by_file_and_line(tmp_path: Path, bad: Any, mess
     with pytest.raises(DataError, match=message) as caught:
         read(tmp_path, line("1"), bad)
     assert str(tmp_path / "captions.jsonl") in str(caught.value)
+
+
+def test_a_member_ends_where_its_tar_does(tmp_path: Path):
+    (tmp_path / "0.tar").write_bytes(bytes(1000))
+    assert read(tmp_path, line(image="0.tar", member=[512, 488])).media[0].member == (512, 488)
+    with pytest.raises(DataError, match=r"line 1: 'member' ends at byte 1,001, and 0\.tar has 1,000 bytes"):
+        read(tmp_path, line(image="0.tar", member=[512, 489]))
+
+
+def test_a_compressed_file_says_so(tmp_path: Path):
+    file = write(tmp_path, line())
+    file.write_bytes(gzip.compress(file.read_bytes()))
+    with pytest.raises(DataError, match=r"captions\.jsonl is compressed with gzip; unpack it$"):
+        read_captions_jsonl(file)
 
 
 def test_a_path_may_wander_inside_the_folder(tmp_path: Path):

@@ -166,6 +166,11 @@ def test_missing_videos_are_counted(tmp_path: Path):
         ({"start_timestamp": "00:02:00.00"}, r"ends \(00:01:01.89\) before it has begun \(00:02:00.00\)"),
         ({"start_timestamp": "00:01:01.89"}, r"ends \(00:01:01.89\) before it has begun"),
         ({"start_timestamp": "12.5"}, r"start_timestamp should be a time like 00:01:23.45, not '12.5'"),
+        (
+            {"start_timestamp": "9" * 5000 + ":00:00"},
+            r"start_timestamp should be a time like 00:01:23.45, not '9.{1,99}$",
+        ),
+        ({"verb_class": "9" * 5000}, r"verb_class holds '9.{1,99}; its classes are numbered 0 to 96"),
         ({"stop_timestamp": "00:75:00.00"}, r"stop_timestamp should be a time like"),
         ({"stop_frame": "0"}, r"the last frame \(0\) comes before the first \(1\)"),
         ({"start_frame": "one"}, r"start_frame should be a whole number, not 'one'"),

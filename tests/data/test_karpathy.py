@@ -1,3 +1,4 @@
+import gzip
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -125,7 +126,8 @@ def with_(**values: Any) -> Callable[[dict[str, Any]], Any]:
         (with_(cocoid=9), r"images\[17\]: the id '9' is there already, in .*images\[0\]"),
         (lambda d: d["images"].insert(17, None), r"images\[17\]: expected an object, not null"),
         (lambda d: d.pop("images"), r"'images', a list, is missing; found 'dataset'"),
-        (lambda d: d.update(images={}), r"'images', a list, is missing"),
+        (lambda d: d.update(images={}), r"'images' should be a list, not an object"),
+        (with_(split="x" * 100_000), r"images\[17\]: the split 'x.{1,100} is unknown; known: "),
         (lambda d: d.update(images=[]), r"no medium with a caption"),
         (lambda d: d.update(dataset="flickr8k"), r"'dataset' should be flickr30k or coco, not the string 'flickr8k'"),
         (
@@ -146,8 +148,13 @@ def test_what_cannot_be_is_named_by_file_and_row(tmp_path: Path, edit: Callable[
     ("content", "message"),
     [
         (b'{"images": [', r"dataset_coco.json is not JSON: Expecting value at line 1, column 13"),
-        (b"\xff\xfe\x00\x01", r"dataset_coco.json is not JSON"),
-        (b"[" * 100_000, r"dataset_coco.json is not JSON"),
+        (b"\xff\xfe\x00\x01", r"dataset_coco.json is not UTF-8"),
+        ('{"images": []}'.encode("utf-16-le"), r"dataset_coco.json is not UTF-8 but perhaps UTF-16; save"),
+        (b'{"images": ["\xe9"]}', r"dataset_coco.json: byte 14 is not UTF-8; save the file as UTF-8"),
+        (gzip.compress(b"{}"), r"dataset_coco.json is compressed with gzip; unpack it"),
+        (b"[" * 100_000, r"dataset_coco.json cannot be read: nested too deeply$"),
+        (b'{"images": ' + b"9" * 5000 + b"}", r"cannot be read: a number in it has thousands of digits$"),
+        (b'{"' + b"x" * 10_000 + b'": []}', r"'images', a list, is missing; found 'x.{1,200}$"),
         (b"[]", r"dataset_coco.json: expected an object at the top, not a list"),
         (b"", r"dataset_coco.json is not JSON"),
     ],

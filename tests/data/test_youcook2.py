@@ -97,6 +97,7 @@ def test_annotations_in_their_own_folder(tmp_path: Path):
         (video({**SEGMENT, "segment": ["1", "2"]}), r"'segment' should be two numbers of seconds like \[12, 20\]"),
         (video({**SEGMENT, "segment": [-1, 2]}), r"'segment' should be two numbers of seconds"),
         (video({**SEGMENT, "segment": [1, float("nan")]}), r"'segment' should be two numbers of seconds"),
+        (video({**SEGMENT, "segment": [0, 10**400]}), r"'segment' should be two .*, not \[0, 1000.*\.\.\..{0,60}$"),
         (video({**SEGMENT, "segment": "1-2"}), r"'segment' should be two numbers of .*, not the string '1-2'"),
         (video({**SEGMENT, "sentence": " "}), r"\(segment 0\): the sentence is empty"),
         (video({"id": 3, "segment": [1, 2]}), r"\(segment 3\): 'sentence' is missing; found 'id', 'segment'"),

@@ -1,15 +1,20 @@
 """Our own format: a folder with captions.jsonl, one JSON object a line for every image or video."""
 
 import json
-import math
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from mmts.data.collect import Collector, read_lines
 from mmts.data.records import Dataset
-from mmts.errors import DataError
+from mmts.errors import DataError, listed, quoted, shortened
 
+_MOST_FRAMES = 1_000_000  # of one clip: nine hours at 30 a second
+_LARGEST = 2**63 - 1
+_MEMBER = "the byte in a tar file and the length in bytes"
 _FIELDS = ("id", "image", "video", "captions", "labels", "split", "start", "end", "frames", "member")
 
 
@@ -21,11 +26,12 @@ def read_captions_jsonl(file: str | Path) -> Dataset:
     file = Path(file)
     collector = Collector(file, file.parent)
     ignored: dict[str, None] = {}
+    size = lru_cache(maxsize=1024)(_size)  # many images lie in one tar
     for where, record in json_lines(file):
         ignored |= dict.fromkeys(key for key in record if key not in _FIELDS)
-        _add(collector, where, record)
+        _add(collector, where, record, size)
     if ignored:
-        collector.notes.append(f"fields that mean nothing here were ignored: {', '.join(map(repr, ignored))}")
+        collector.notes.append(f"fields that mean nothing here were ignored: {listed(ignored)}")
     return collector.finish()
 
 
@@ -41,10 +47,15 @@ def json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         except json.JSONDecodeError as error:
             raise DataError(f"{where}: broken JSON: {error.msg} at column {error.colno}") from None
         except (RecursionError, ValueError) as error:
-            raise DataError(f"{where}: broken JSON: {error}") from None
+            raise DataError(f"{where}: broken JSON: {why_not_parsed(error)}") from None
         if not isinstance(record, dict):
             raise DataError(f'{where}: expected an object like {{"id": ...}}, not {kind_in_words(record)}')
         yield where, record
+
+
+def why_not_parsed(error: RecursionError | ValueError) -> str:
+    """Say in words why JSON of the right form could not be read."""
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number in it has thousands of digits"
 
 
 def kind_in_words(value: object) -> str:
@@ -59,7 +70,7 @@ def kind_in_words(value: object) -> str:
         return "an object" if isinstance(value, dict) else "a list"
     if isinstance(value, bool) or value is None:
         return {None: "null", True: "true", False: "false"}[value]
-    return f"the number {value}"
+    return f"the number {quoted(value)}"
 
 
 def scalar_text(value: object) -> str | None:
@@ -69,7 +80,7 @@ def scalar_text(value: object) -> str | None:
     return str(value) if isinstance(value, (str, int, float)) else None
 
 
-def _add(collector: Collector, where: str, record: dict[str, Any]) -> None:
+def _add(collector: Collector, where: str, record: dict[str, Any], size: Callable[[Path], int | None]) -> None:
     kind = _kind(where, record)
     path = record[kind]
     if not isinstance(path, str):
@@ -80,6 +91,7 @@ def _add(collector: Collector, where: str, record: dict[str, Any]) -> None:
     split = record.get("split")
     if split is not None and not isinstance(split, str):
         raise _wrong(where, "split", "a string", split)
+    member = _pair(where, record, "member", _MEMBER)
     collector.add(
         where,
         _identity(where, record),
@@ -90,9 +102,15 @@ def _add(collector: Collector, where: str, record: dict[str, Any]) -> None:
         split=split,
         start=start,
         end=end,
-        frames=_pair(where, record, "frames", "the first and the last frame, whole numbers from 0"),
-        member=_pair(where, record, "member", "the byte in a tar file and the length in bytes"),
+        frames=_frames(where, record),
+        member=member,
     )
+    there = None if member is None else size(collector.root / path)
+    if member is not None and there is not None and sum(member) > there:
+        raise DataError(
+            f"{where}: 'member' ends at byte {sum(member):,}, and {shortened(path)} has {there:,} bytes; it should be "
+            f"{_MEMBER}"
+        )
 
 
 def _kind(where: str, record: dict[str, Any]) -> str:
@@ -139,7 +157,7 @@ def _labels(where: str, record: dict[str, Any]) -> dict[str, str]:
         if text is not None:
             labels[name] = text
         elif label is not None:
-            raise DataError(f"{where}: label {name!r} should be a string or a number, not {kind_in_words(label)}")
+            raise DataError(f"{where}: label {quoted(name)} should be a string or a number, not {kind_in_words(label)}")
     return labels
 
 
@@ -147,24 +165,45 @@ def _seconds(where: str, record: dict[str, Any], name: str) -> float | None:
     value = record.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max:
         raise _wrong(where, name, "a number of seconds from 0", value)
     return float(value)
+
+
+def _frames(where: str, record: dict[str, Any]) -> tuple[int, int] | None:
+    frames = _pair(where, record, "frames", "the first and the last frame, whole numbers from 0")
+    if frames is None:
+        return None
+    first, last = frames
+    if last < first:
+        raise DataError(f"{where}: the last frame ({last}) must not be smaller than the first ({first})")
+    if last - first >= _MOST_FRAMES:
+        raise DataError(f"{where}: {last - first + 1:,} frames are more than a clip may have, {_MOST_FRAMES:,}")
+    return frames
 
 
 def _pair(where: str, record: dict[str, Any], name: str, expected: str) -> tuple[int, int] | None:
     value = record.get(name)
     if value is None:
         return None
-    if not isinstance(value, list) or [type(each) for each in value] != [int, int] or min(value) < 0:
-        raise _wrong(where, name, f"a list of two: {expected}", value)
-    if name == "frames" and value[1] < value[0]:
-        raise DataError(f"{where}: the last frame ({value[1]}) must not be smaller than the first ({value[0]})")
+    if not isinstance(value, list) or [type(each) for each in value] != [int, int]:
+        raise DataError(f"{where}: {name!r} should be a list of two: {expected}, not {quoted(value)}")
+    if min(value) < 0 or max(value) > _LARGEST:
+        wrong = "a number below 0" if min(value) < 0 else "a number of 2^63 or more"
+        raise DataError(f"{where}: {name!r} is {quoted(value)}, with {wrong}; it should be {expected}")
     return value[0], value[1]
 
 
+def _size(path: Path) -> int | None:
+    """Return the bytes of a file, None where it cannot be looked at."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return None
+
+
 def _missing(where: str, name: str, record: dict[str, Any]) -> DataError:
-    return DataError(f"{where}: {name} is missing; found {', '.join(map(repr, record)) or 'nothing'}")
+    return DataError(f"{where}: {name} is missing; found {listed(record)}")
 
 
 def _wrong(where: str, name: str, expected: str, value: object) -> DataError:

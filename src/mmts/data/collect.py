@@ -8,12 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmts.data.records import Dataset, Medium, split_name
-from mmts.errors import DataError
+from mmts.errors import DataError, quoted
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ABSOLUTE = re.compile(r"[\\/]|[A-Za-z]:[\\/]")
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+}
 
 
 def clean_text(text: str) -> str:
@@ -27,17 +34,30 @@ def clean_text(text: str) -> str:
     return text.strip()
 
 
+def compression(start: bytes) -> str | None:
+    """Return what a file that begins like this, and is not what it should be, is compressed with; None for nothing.
+
+    >>> compression(b"\\x1f\\x8b\\x08\\x00"), compression(b"caption")
+    ('gzip', None)
+    """
+    return next((kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)), None)
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, line with its end) of a UTF-8 file with or without byte order mark.
 
-    Raises DataError where the file cannot be opened, or naming the line that is not UTF-8.
+    Raises DataError where the file cannot be opened or is compressed, or naming the line that is not UTF-8.
     """
     try:
         with open(path, "rb") as file:
+            start = b""
             for number, line in enumerate(file, 1):
+                start = start or line[:8]
                 try:
                     yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
+                    if kind := compression(start):
+                        raise DataError(f"{path} is compressed with {kind}; unpack it") from None
                     where = f"{path}, line {number}"
                     raise DataError(f"{where}: byte {error.start + 1} is not UTF-8; save the file as UTF-8") from None
     except OSError as error:
@@ -60,12 +80,14 @@ def inner_path(written: str, where: str) -> str:
     try:
         os.fsencode(written)
     except UnicodeEncodeError:
-        raise DataError(f"{where}: {written!r} cannot be a path") from None
+        raise DataError(f"{where}: {quoted(written)} cannot be a path") from None
     if _CONTROL.search(written):
-        raise DataError(f"{where}: {written!r} cannot be a path: it holds a control character")
+        raise DataError(f"{where}: {quoted(written)} cannot be a path: it holds a control character")
     tidy = os.path.normpath(written)
     if _ABSOLUTE.match(written) or re.split(r"[\\/]", tidy, maxsplit=1)[0] == "..":
-        raise DataError(f"{where}: {written!r} lies outside the data folder; paths are relative to it and stay inside")
+        raise DataError(
+            f"{where}: {quoted(written)} lies outside the data folder; paths are relative to it and stay inside"
+        )
     return tidy
 
 
@@ -104,7 +126,7 @@ class Collector:
         if not identity:
             raise DataError(f"{where}: the id is empty")
         if identity in self._seen:
-            raise DataError(f"{where}: the id {identity!r} is there already, in {self._seen[identity]}")
+            raise DataError(f"{where}: the id {quoted(identity)} is there already, in {self._seen[identity]}")
         self._seen[identity] = where
         inner = inner_path(path, where)
         texts = tuple(filter(None, (self._clean(caption) for caption in captions)))

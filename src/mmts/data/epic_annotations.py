@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix
 from mmts.data.collect import clean_text
 from mmts.data.graded import Graded
 from mmts.data.table import csv_records
-from mmts.errors import DataError
+from mmts.errors import DataError, listed, quoted, shortened
 
 VERB_CLASSES, NOUN_CLASSES = 97, 300
 _CLIP_COLUMNS = (
@@ -22,7 +22,7 @@ _CLIP_COLUMNS = (
 _SENTENCE_COLUMNS = ("narration_id", "narration")
 _PICKLES = (".pkl", ".pickle")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")  # names become parts of paths
-_TIMESTAMP = re.compile(r"(\d+):([0-5]\d):([0-5]\d(?:\.\d+)?)")
+_TIMESTAMP = re.compile(r"(\d{1,4}):([0-5]\d):([0-5]\d(?:\.\d+)?)")
 _WHOLE = re.compile(r"\d{1,9}")
 _LIST = re.compile(r"\[\s*(?:\d{1,9}\s*(?:,\s*\d{1,9}\s*)*)?\]")
 
@@ -92,7 +92,9 @@ def graded_relevance(clips: Sequence[Clip], sentences: Sequence[Sentence]) -> Gr
     place = {clip.id: at for at, clip in enumerate(clips)}
     lost = next((each for each in sentences if each.clip not in place), None)
     if lost is not None:
-        raise DataError(f"{lost.where}: the clip {lost.clip!r} is not among the {len(clips):,} clips it is judged with")
+        raise DataError(
+            f"{lost.where}: the clip {quoted(lost.clip)} is not among the {len(clips):,} clips it is judged with"
+        )
     verbs = _indicators([(clip.verb,) for clip in clips], VERB_CLASSES)
     nouns = _indicators([clip.nouns for clip in clips], NOUN_CLASSES)
     owner = torch.tensor([place[each.clip] for each in sentences], dtype=torch.int64)
@@ -117,8 +119,8 @@ def _rows(file: Path, columns: Sequence[str], what: str) -> Iterator[tuple[str, 
     _, header = next(records, ("", []))
     missing = [column for column in columns if column not in header]
     if missing:
-        found = ", ".join(map(repr, header)) or "nothing"
-        raise DataError(f"{file}: not {what}: {', '.join(map(repr, missing))} is missing; found the columns {found}")
+        lacking = ", ".join(map(repr, missing))
+        raise DataError(f"{file}: not {what}: {lacking} is missing; found the columns {listed(header)}")
     some = False
     for where, cells in records:
         some = True
@@ -141,14 +143,17 @@ def _clip(where: str, row: dict[str, str]) -> Clip:
     start, end = _seconds(where, row, "start_timestamp"), _seconds(where, row, "stop_timestamp")
     if end <= start:
         raise DataError(
-            f"{where}: the clip ends ({row['stop_timestamp']}) before it has begun ({row['start_timestamp']})"
+            f"{where}: the clip ends ({shortened(row['stop_timestamp'])}) before it has begun "
+            f"({shortened(row['start_timestamp'])})"
         )
     first, last = _number(where, row, "start_frame"), _number(where, row, "stop_frame")
     if last < first:
         raise DataError(f"{where}: the last frame ({last}) comes before the first ({first})")
     nouns = row["all_noun_classes"]
     if not _LIST.fullmatch(nouns.strip()):
-        raise DataError(f"{where}: all_noun_classes should be a list of class numbers like [2, 17], not {nouns!r}")
+        raise DataError(
+            f"{where}: all_noun_classes should be a list of class numbers like [2, 17], not {quoted(nouns)}"
+        )
     numbers = tuple(_class(where, "all_noun_classes", each, NOUN_CLASSES) for each in _WHOLE.findall(nouns))
     if not numbers:
         raise DataError(f"{where}: all_noun_classes is empty; a clip has at least one noun class")
@@ -170,7 +175,7 @@ def _clip(where: str, row: dict[str, str]) -> Clip:
 def _name(where: str, row: dict[str, str], column: str) -> str:
     value = row[column].strip()
     if not _PLAIN_NAME.fullmatch(value):
-        raise DataError(f"{where}: {column} should be a name like P01_11, not {value!r}")
+        raise DataError(f"{where}: {column} should be a name like P01_11, not {quoted(value)}")
     return value
 
 
@@ -183,20 +188,20 @@ def _text(where: str, row: dict[str, str]) -> str:
 def _seconds(where: str, row: dict[str, str], column: str) -> float:
     match = _TIMESTAMP.fullmatch(row[column].strip())
     if match is None:
-        raise DataError(f"{where}: {column} should be a time like 00:01:23.45, not {row[column]!r}")
+        raise DataError(f"{where}: {column} should be a time like 00:01:23.45, not {quoted(row[column])}")
     hours, minutes, seconds = match.groups()
     return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
 
 
 def _number(where: str, row: dict[str, str], column: str) -> int:
     if not _WHOLE.fullmatch(row[column].strip()):
-        raise DataError(f"{where}: {column} should be a whole number, not {row[column]!r}")
+        raise DataError(f"{where}: {column} should be a whole number, not {quoted(row[column])}")
     return int(row[column])
 
 
 def _class(where: str, column: str, text: str, count: int) -> int:
     if not _WHOLE.fullmatch(text.strip()) or int(text) >= count:
-        raise DataError(f"{where}: {column} holds {text!r}; its classes are numbered 0 to {count - 1}")
+        raise DataError(f"{where}: {column} holds {quoted(text)}; its classes are numbered 0 to {count - 1}")
     return int(text)
 
 
@@ -204,4 +209,4 @@ def _check_once(named: Sequence[tuple[str, str]]) -> None:
     seen: dict[str, str] = {}
     for where, identity in named:
         if seen.setdefault(identity, where) != where:
-            raise DataError(f"{where}: the narration_id {identity!r} is there already, in {seen[identity]}")
+            raise DataError(f"{where}: the narration_id {quoted(identity)} is there already, in {seen[identity]}")

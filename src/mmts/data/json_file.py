@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmts.data.captions_jsonl import kind_in_words
-from mmts.errors import DataError
+from mmts.data.captions_jsonl import kind_in_words, why_not_parsed
+from mmts.data.collect import compression
+from mmts.errors import DataError, listed
 
 _BEGINNING = 65_536
 
@@ -13,15 +14,20 @@ _BEGINNING = 65_536
 def read_json_object(file: Path) -> dict[str, Any]:
     """Read a file that holds one JSON object. Raises DataError naming it where it cannot be opened or is none."""
     try:
-        document = json.loads(file.read_bytes())
+        content = file.read_bytes()
+        if kind := compression(content):
+            raise DataError(f"{file} is compressed with {kind}; unpack it")
+        if b"\0" in content[:4]:
+            raise DataError(f"{file} is not UTF-8 but perhaps UTF-16; save the file as UTF-8")
+        document = json.loads(content.decode("utf-8-sig"))
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{file} is not JSON: it is not text in UTF-8") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: byte {error.start + 1:,} is not UTF-8; save the file as UTF-8") from None
     except json.JSONDecodeError as error:
         raise DataError(f"{file} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
-    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
-        raise DataError(f"{file} is not JSON: {error}") from None
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"{file} cannot be read: {why_not_parsed(error)}") from None
     if not isinstance(document, dict):
         raise DataError(f"{file}: expected an object at the top, not {kind_in_words(document)}")
     return document
@@ -51,7 +57,7 @@ def field(where: str, row: dict[str, Any], name: str, kinds: type | tuple[type, 
     mmts.errors.DataError: x.json, images[0]: 'id' should be a whole number, not the string '7'
     """
     if name not in row:
-        raise DataError(f"{where}: {name!r} is missing; found {', '.join(map(repr, row)) or 'nothing'}")
+        raise DataError(f"{where}: {name!r} is missing; found {listed(row)}")
     value = row[name]
     if not isinstance(value, kinds) or isinstance(value, bool):
         raise DataError(f"{where}: {name!r} should be {expected}, not {kind_in_words(value)}")

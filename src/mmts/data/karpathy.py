@@ -9,7 +9,7 @@ from mmts.data.captions_jsonl import kind_in_words
 from mmts.data.collect import Collector, inner_path
 from mmts.data.json_file import a_row, beginning, field, read_json_object
 from mmts.data.records import Dataset
-from mmts.errors import DataError, nearest
+from mmts.errors import DataError, listed, nearest, quoted
 
 JUDGED_CAPTIONS = 5  # what the published tables judge each image with
 ANNOTATIONS = ("", "annotations")  # where annotation files may lie in a data set's folder
@@ -75,11 +75,12 @@ def _name(file: Path, document: dict[str, Any]) -> str:
     """Return which data set a file holds."""
     if "annotations" in document:
         raise DataError(f"{file}: these are COCO's own captions; Karpathy's splits are in {_FILES['coco']}")
-    if not isinstance(document.get("images"), list):
+    if "images" not in document:
         raise DataError(
-            f"{file}: 'images', a list, is missing; found {', '.join(map(repr, document)) or 'nothing'}. "
+            f"{file}: 'images', a list, is missing; found {listed(document)}. "
             f"Karpathy's files are {' and '.join(_FILES.values())}"
         )
+    field(str(file), document, "images", list, "a list")
     written = document.get("dataset")
     name = next((each for each, known in _FILES.items() if known == file.name), None) if written is None else written
     if not isinstance(name, str) or name not in _FILES:
@@ -92,7 +93,7 @@ def _add(collector: Collector, where: str, row: object, name: str, folder: str) 
     row = a_row(where, row)
     split: str = field(where, row, "split", str, "a string")
     if split not in _SPLITS:
-        raise DataError(f"{where}: the split {split!r} is unknown; {nearest(split, _SPLITS)}")
+        raise DataError(f"{where}: the split {quoted(split)} is unknown; {nearest(split, _SPLITS)}")
     image = inner_path(field(where, row, "filename", str, "a file name"), where)
     if name == "coco":
         image = inner_path(f"{field(where, row, 'filepath', str, 'the folder train2014 or val2014')}/{image}", where)

@@ -1,6 +1,7 @@
 """YouCook2: the official annotations beside the videos that can still be had, or features of their segments."""
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from mmts.data.collect import VIDEO_SUFFIXES, Collector, clean_text
 from mmts.data.json_file import a_row, field, read_json_object
 from mmts.data.records import Coverage, Dataset
 from mmts.data.table import csv_records
-from mmts.errors import DataError, nearest
+from mmts.errors import DataError, nearest, quoted
 
 PUBLISHED_VAL = 3350  # clips of val behind the published tables, fewer than are annotated
 _ANNOTATIONS = "youcookii_annotations_trainval.json"
@@ -110,13 +111,13 @@ def _recipe_names(folder: Path) -> dict[str, str]:
 def _segments(file: Path, recipes: Mapping[str, str]) -> Iterator[_Segment]:
     database = field(str(file), read_json_object(file), "database", dict, "an object of videos by id")
     for video, row in database.items():
-        where = f"{file}, video {video!r}"
+        where = f"{file}, video {quoted(video)}"
         if not _PLAIN_NAME.fullmatch(video):
             raise DataError(f"{where}: a video's id is made of letters, digits, - and _")
         row = a_row(where, row)
         subset = field(where, row, "subset", str, "training or validation")
         if subset not in _SPLITS:
-            raise DataError(f"{where}: the subset is {subset!r}; {nearest(subset, _SPLITS)}")
+            raise DataError(f"{where}: the subset is {quoted(subset)}; {nearest(subset, _SPLITS)}")
         recipe = str(field(where, row, "recipe_type", (str, int), "a recipe type's number"))
         annotations = field(where, row, "annotations", list, "a list of segments")
         for at, annotation in enumerate(annotations):
@@ -126,7 +127,7 @@ def _segments(file: Path, recipes: Mapping[str, str]) -> Iterator[_Segment]:
 
 def _segment(where: str, video: str, row: dict[str, Any], split: str, recipe: str) -> _Segment:
     number = field(where, row, "id", int, "the segment's number")
-    where = f"{where} (segment {number})"
+    where = f"{where} (segment {quoted(number)})"
     start, end = _times(where, field(where, row, "segment", list, "two numbers of seconds like [12, 20]"))
     sentence = field(where, row, "sentence", str, "a string")
     if not clean_text(sentence):
@@ -135,10 +136,10 @@ def _segment(where: str, video: str, row: dict[str, Any], split: str, recipe: st
 
 
 def _times(where: str, segment: Sequence[object]) -> tuple[float, float]:
-    seconds = [float(each) for each in segment if isinstance(each, (int, float)) and not isinstance(each, bool)]
-    if len(segment) != 2 or len(seconds) != 2 or not all(0 <= each < float("inf") for each in seconds):
-        raise DataError(f"{where}: 'segment' should be two numbers of seconds like [12, 20], not {segment!r}")
-    start, end = seconds
+    seconds = [each for each in segment if isinstance(each, (int, float)) and not isinstance(each, bool)]
+    if len(segment) != 2 or len(seconds) != 2 or not all(0 <= each <= sys.float_info.max for each in seconds):
+        raise DataError(f"{where}: 'segment' should be two numbers of seconds like [12, 20], not {quoted(segment)}")
+    start, end = map(float, seconds)
     if end <= start:
         raise DataError(f"{where}: the segment ends ({end:g} s) before it has begun ({start:g} s)")
     return start, end

@@ -64,7 +64,7 @@ def test_the_flags_are_those_that_are_documented() -> None:
         "evaluate": {"--data", "--split", "--checkpoint", "--save-embeddings"},
         "compare": set(),
         "report": {"--out"},
-        "recipes": set(),
+        "recipes": {"--policies"},
         "prepare": {"--root"},
     }
 

@@ -1,11 +1,13 @@
 """The command line: `mmts COMMAND`. Nothing heavy is imported before a command runs, so that --help is instant."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from mmts import __version__
 from mmts.console import console, errors
@@ -106,10 +108,10 @@ def train(
     if small:
         chosen = tiny(chosen, settings or [])
     if data is None and small and chosen.data.path is None:
-        data = example_data(chosen, Path("runs") / f"{chosen.name}-data")
+        data = example_data(chosen, Path("runs") / f"{chosen.folder_name}-data")
     if data is not None:
         chosen = chosen.with_data(data)
-    train_run(chosen, out or Path("runs") / chosen.name, resume=resume)
+    train_run(chosen, out or Path("runs") / chosen.folder_name, resume=resume)
 
 
 @app.command()
@@ -149,15 +151,23 @@ def report(
 
 
 @app.command()
-def recipes(name: Annotated[str | None, typer.Argument(help="Print this one.")] = None) -> None:
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this one.")] = None,
+    policies: Annotated[
+        bool, typer.Option("--policies", help="List the losses and rules that a recipe's objective can name.")
+    ] = False,
+) -> None:
     """List the shipped recipes, or print one."""
+    from mmts.training.objective_sections import described
     from mmts.training.recipe import load_recipe, shipped_recipes
 
+    if policies:
+        for title, rows in described().items():
+            console.print(f"{title}:")
+            console.print(_two_columns(rows))
+        return
     if name is None:
-        table = Table.grid(padding=(0, 2))
-        for each in shipped_recipes():
-            table.add_row(each, load_recipe(each).description)
-        console.print(table)
+        console.print(_two_columns({each: load_recipe(each).description for each in shipped_recipes()}))
         return
     shipped = shipped_recipes()
     if name not in shipped:
@@ -174,6 +184,13 @@ def prepare(
     from mmts.prepare import prepare as prepare_set
 
     prepare_set(name, root)
+
+
+def _two_columns(rows: Mapping[str, str]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for row in rows.items():
+        table.add_row(*map(Text, row))
+    return table
 
 
 def main() -> None:

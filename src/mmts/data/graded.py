@@ -58,15 +58,18 @@ class Graded:
             result[part] = self._relevance(part)
         return torch.from_numpy(result)
 
-    def _relevance(self, media: Indices) -> npt.NDArray[np.float64]:
-        total = np.zeros((len(media), len(self.owner)))
+    def between(self, media: Indices, others: Indices) -> npt.NDArray[np.float64]:
+        """Return how relevant texts of `others` (M',) are to `media` (N',), positions of media: (N', M') float64."""
+        total = np.zeros((len(media), len(others)))
         for kind in self.classes:
-            ours = kind[media]
-            texts = kind[self.owner.numpy()]
-            common = (ours @ texts.T).toarray().astype(np.float64)
-            sizes = np.asarray(ours.sum(1)) + np.asarray(texts.sum(1)).T
+            ours, theirs = kind[media], kind[others]
+            common = (ours @ theirs.T).toarray().astype(np.float64)
+            sizes = np.asarray(ours.sum(1)) + np.asarray(theirs.sum(1)).T
             total += common / (sizes - common)
         return total / len(self.classes)
+
+    def _relevance(self, media: Indices) -> npt.NDArray[np.float64]:
+        return self.between(media, self.owner.numpy())
 
     def _sets(self, labels: Sequence[int] | None = None) -> Indices:
         """Number the media (N,) by their sets of classes and their label: equal numbers, equal sets and labels."""

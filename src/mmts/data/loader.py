@@ -165,6 +165,7 @@ class Batch:
         index: (B,) int64, position of each pair's caption in the split.
         media_index: (B,) int64, position of each pair's medium.
         positives: (B, B) bool, see `positives`, or None.
+        relevance: (B, B) float32 in [0, 1], of medium i and text j, where the data have graded relevance, or None.
     """
 
     media: Tensor
@@ -172,6 +173,7 @@ class Batch:
     index: Tensor
     media_index: Tensor
     positives: Tensor | None = None
+    relevance: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -185,6 +187,7 @@ class Batch:
             self.index.to(device),
             self.media_index.to(device),
             None if self.positives is None else self.positives.to(device),
+            None if self.relevance is None else self.relevance.to(device),
         )
 
 
@@ -282,7 +285,14 @@ def _batches(
     media_sides = _media_sides([each.media for each in pairs], media_source, epoch, workers)
     for each, media in zip(pairs, media_sides, strict=True):
         right = positives(split, each.media, each.text)
-        yield Batch(media, text_source(each.text.tolist()), each.index, each.media, right)
+        yield Batch(media, text_source(each.text.tolist()), each.index, each.media, right, _relevance(split, each))
+
+
+def _relevance(split: Split, pairs: Pairs) -> Tensor | None:
+    if split.graded is None:
+        return None
+    shown = split.owner[pairs.text]
+    return torch.from_numpy(split.graded.between(pairs.media.numpy(), shown.numpy())).float()
 
 
 def _media_sides(parts: list[Tensor], source: MediaSource, epoch: int, workers: int) -> Iterator[Tensor]:

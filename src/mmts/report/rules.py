@@ -11,8 +11,9 @@ from mmts.compare import RunGroup
 from mmts.concepts import ConceptDistribution
 from mmts.errors import InputError
 from mmts.policies import Policy
-from mmts.training import recipe as r
-from mmts.training.build import build_policy
+from mmts.training import objective_sections as r
+from mmts.training.build_objective import build_policy, rule_of, shift_of
+from mmts.training.recipe import Recipe
 from mmts.training.run_directory import RunDirectory
 
 _POINTS = 201
@@ -34,36 +35,44 @@ class ValueCurve:
         return all(abs(head - tail) < 1e-9 for head, tail in zip(self.head, self.tail, strict=True))
 
 
-def rule_of(recipe: r.Recipe) -> tuple[str, r.TemperatureRule | r.MarginRule]:
-    """Return what a recipe's objective calls its value, and the rule behind it."""
-    if isinstance(recipe.objective, r.InfoNCEObjective):
-        return "temperature", recipe.objective.temperature
-    return "margin", recipe.objective.margin
-
-
-def rule_in_words(recipe: r.Recipe) -> str:
+def rule_in_words(recipe: Recipe) -> str:
     """Say in a few words what a recipe's rule does.
 
-    >>> rule_in_words(r.Recipe(train=r.Train(epochs=1)))
+    >>> from mmts.training.recipe import Train
+    >>> rule_in_words(Recipe(train=Train(epochs=1)))
     'temperature 0.07 throughout'
     """
-    word, rule = rule_of(recipe)
+    objective = recipe.objective
+    word, rule = rule_of(objective)
+    about = str(objective.__doc__).splitlines()[0].removesuffix(".")
+    if rule is None:
+        return about
+    said = _in_words(word, rule)
+    return said if objective.loss in ("info_nce", "max_margin") else f"{about.partition(':')[0]}, {said}"
+
+
+def _in_words(word: str, rule: r.Rule) -> str:
     if isinstance(rule, r.FixedRule):
         return f"{word} {rule.value:g} throughout"
     if isinstance(rule, r.LearnedRule):
         return f"{word} learned, started at {rule.start:g}, kept within {rule.low:g} to {rule.high:g}"
     if isinstance(rule, r.ScheduledRule):
         return f"{word} the same for all samples, following a {rule.schedule.kind} schedule"
+    if not isinstance(rule, r.ShiftedRule):
+        about = str(rule.__doc__).splitlines()[0].removesuffix(".")
+        return f"{word}: {about[0].lower()}{about[1:]}"
     swing = f"plus a cosine swing of {rule.alpha:g} over {rule.cycles:g} cycles" if rule.alpha else "without a swing"
-    return f"{word} of {rule.low:g} to {rule.high:g} by concept size ({rule.scale}), {swing}"
+    by = "concept size" if rule.neighbours is None else f"density of {rule.neighbours} neighbours"
+    return f"{word} of {rule.low:g} to {rule.high:g} by {by} ({rule.scale}), {swing}"
 
 
 def value_curve(group: RunGroup, distribution: ConceptDistribution | None) -> ValueCurve | None:
     """Compute the curve from the rule; a rule that learns or looks at the batch is read from its first run's log."""
-    word, rule = rule_of(group.recipe)
-    if distribution is not None:
+    word, rule = rule_of(group.recipe.objective)
+    by_neighbours = isinstance(rule, r.ShiftedRule) and rule.neighbours is not None
+    if distribution is not None and rule is not None and not by_neighbours:
         try:
-            policy = build_policy(rule, distribution)
+            policy = build_policy(rule, shift_of(rule, distribution, None))
         except InputError:
             return None
         if not policy.uses_similarity and not list(policy.parameters()):

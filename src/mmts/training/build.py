@@ -6,7 +6,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mmts import schedules
 from mmts.concepts import ConceptDistribution, resolve_num_concepts
 from mmts.console import console
 from mmts.data.graded import CaptionPool
@@ -14,49 +13,7 @@ from mmts.data.loader import EpochPlan, Indices
 from mmts.data.records import Medium, Split
 from mmts.data.stream_order import stream_order
 from mmts.errors import DataError, RecipeError, nearest
-from mmts.objectives import InfoNCE, MaxMargin, Objective
-from mmts.policies import Fixed, Learned, Policy, Scheduled, Shifted
 from mmts.training import recipe as r
-
-
-def build_schedule(section: r.ScheduleSection) -> schedules.Schedule:
-    """Return the schedule a recipe describes."""
-    if isinstance(section, r.ConstantSchedule):
-        return schedules.Constant(section.value)
-    if isinstance(section, r.LinearSchedule):
-        return schedules.Linear(section.start, section.end)
-    if isinstance(section, r.CosineSchedule):
-        return schedules.Cosine(section.low, section.high, section.cycles, section.phase)
-    if isinstance(section, r.WarmupSchedule):
-        return schedules.Warmup(build_schedule(section.schedule), section.fraction, section.start)
-    return schedules.Join(tuple(build_schedule(inner) for inner in section.schedules), section.boundaries)
-
-
-def build_policy(
-    rule: r.TemperatureRule | r.MarginRule,
-    distribution: ConceptDistribution,
-) -> Policy:
-    """Return the temperature or margin policy a recipe describes; its tables are those of the training samples."""
-    if isinstance(rule, r.FixedRule):
-        return Fixed(rule.value)
-    if isinstance(rule, r.LearnedRule):
-        return Learned(rule.start, rule.low, rule.high)
-    if isinstance(rule, r.ScheduledRule):
-        return Scheduled(build_schedule(rule.schedule))
-    swing = schedules.Cosine(-rule.alpha / 2, rule.alpha / 2, rule.cycles, rule.phase)
-    return Shifted(swing, distribution.shift(rule.low, rule.high, rule.scale))
-
-
-def build_objective(section: r.InfoNCEObjective | r.MaxMarginObjective, distribution: ConceptDistribution) -> Objective:
-    """Return the objective a recipe describes."""
-    if isinstance(section, r.InfoNCEObjective):
-        return InfoNCE(
-            build_policy(section.temperature, distribution),
-            anchor=section.anchor,
-            label_smoothing=section.label_smoothing,
-            scale_by_temperature=section.scale_by_temperature,
-        )
-    return MaxMargin(build_policy(section.margin, distribution), negatives=section.negatives, squared=section.squared)
 
 
 def build_distribution(section: r.Concepts, split: Split) -> ConceptDistribution:

@@ -4,17 +4,19 @@ A recipe has five sections, `data`, `concepts`, `model`, `objective` and `train`
 """
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from mmts.errors import RecipeError, nearest
 from mmts.files import atomic_write
-from mmts.schedules import Cosine
+from mmts.training.objective_sections import InfoNCEObjective, ObjectiveSection
+from mmts.training.section import Section
 
 # Setting one of these by --set starts its section afresh: the other keys of the section belong to the old choice.
 _CHOICES = ("loss", "rule", "kind")
@@ -26,170 +28,7 @@ TRACKERS = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tenso
 _ALTERNATIVES = {"epochs": "steps", "steps": "epochs"}
 
 
-class Section(BaseModel):
-    """A part of a recipe: immutable, and an unknown key is an error that names the nearest known one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_unknown_keys(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            for key in value:
-                if key not in cls.model_fields:
-                    raise ValueError(f"unknown key {key!r}; {nearest(str(key), cls.model_fields)}")
-        return value
-
-
 SectionType = TypeVar("SectionType", bound=Section)
-
-
-# --- schedules -------------------------------------------------------------------------------------------------------
-
-
-class ConstantSchedule(Section):
-    """The same value throughout."""
-
-    kind: Literal["constant"] = "constant"
-    value: float
-
-
-class LinearSchedule(Section):
-    """A straight line from `start` to `end`."""
-
-    kind: Literal["linear"] = "linear"
-    start: float
-    end: float
-
-
-class CosineSchedule(Section):
-    """`cycles` whole swings between `high` (first) and `low`."""
-
-    kind: Literal["cosine"] = "cosine"
-    low: float
-    high: float
-    cycles: float = Field(1.0, ge=0)
-    phase: float = 0.0
-
-
-class WarmupSchedule(Section):
-    """From `start` up to `schedule` over the first `fraction` of training."""
-
-    kind: Literal["warmup"] = "warmup"
-    schedule: "ScheduleSection"
-    fraction: float = Field(gt=0, lt=1)
-    start: float = 0.0
-
-
-class JoinSchedule(Section):
-    """Several schedules one after the other; `boundaries` are shares of training."""
-
-    kind: Literal["join"] = "join"
-    schedules: tuple["ScheduleSection", ...]
-    boundaries: tuple[float, ...]
-
-
-ScheduleSection = Annotated[
-    ConstantSchedule | LinearSchedule | CosineSchedule | WarmupSchedule | JoinSchedule, Field(discriminator="kind")
-]
-
-
-# --- rules: where a temperature or margin comes from -----------------------------------------------------------------
-
-
-class FixedRule(Section):
-    """One value for all samples throughout."""
-
-    rule: Literal["fixed"] = "fixed"
-    value: float = Field(0.07, gt=0)
-
-
-class LearnedRule(Section):
-    """CLIP's: a trained value, kept within [low, high]."""
-
-    rule: Literal["learned"] = "learned"
-    start: float = Field(0.07, gt=0)
-    low: float = Field(0.01, gt=0)
-    high: float = Field(1.0, gt=0)
-
-
-class ScheduledRule(Section):
-    """One value for all samples that follows a schedule."""
-
-    rule: Literal["scheduled"] = "scheduled"
-    schedule: ScheduleSection
-
-
-class ShiftedRule(Section):
-    """MM-TS: a zero-mean cosine swing plus a shift by the size of the sample's concept."""
-
-    rule: Literal["shifted"] = "shifted"
-    alpha: float = Field(0.08, ge=0)
-    cycles: float = Field(5.0, ge=0)
-    phase: float = 0.0
-    low: float = Field(0.05, gt=0)
-    high: float = Field(0.20, gt=0)
-    scale: Literal["linear", "log", "rank"] = "linear"
-
-    @model_validator(mode="after")
-    def _stays_positive(self) -> "ShiftedRule":
-        lowest = Cosine(-self.alpha / 2, self.alpha / 2, self.cycles, self.phase).minimum
-        if lowest + min(self.low, self.high) <= 0:
-            raise ValueError(
-                f"the swing falls to {lowest:g} and the smallest shift is {min(self.low, self.high):g}; their sum must "
-                "be positive, so alpha/2 must stay below low: lower alpha or raise low"
-            )
-        return self
-
-
-class ShiftedMarginRule(ShiftedRule):
-    """MM-TS for margins: the same rule, started from the published margins."""
-
-    alpha: float = Field(0.2, ge=0)
-    low: float = Field(0.17, gt=0)
-    high: float = Field(0.30, gt=0)
-
-
-class FixedMarginRule(FixedRule):
-    """One margin for all samples throughout."""
-
-    value: float = Field(0.2, gt=0)
-
-
-def _number_is_fixed(value: Any) -> Any:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return {"rule": "fixed", "value": value} if is_number else value
-
-
-TemperatureRule = Annotated[
-    FixedRule | LearnedRule | ScheduledRule | ShiftedRule,
-    Field(discriminator="rule"),
-    BeforeValidator(_number_is_fixed),
-]
-MarginRule = Annotated[
-    FixedMarginRule | LearnedRule | ScheduledRule | ShiftedMarginRule,
-    Field(discriminator="rule"),
-    BeforeValidator(_number_is_fixed),
-]
-
-
-class InfoNCEObjective(Section):
-    """InfoNCE with a temperature rule."""
-
-    loss: Literal["info_nce"] = "info_nce"
-    temperature: TemperatureRule = FixedRule()
-    anchor: Literal["row", "candidate", "media"] = "row"
-    label_smoothing: float = Field(0.0, ge=0, le=1)
-    scale_by_temperature: bool = False
-
-
-class MaxMarginObjective(Section):
-    """Max-margin with a margin rule."""
-
-    loss: Literal["max_margin"] = "max_margin"
-    margin: MarginRule = FixedMarginRule()
-    negatives: Literal["all", "hardest"] = "all"
-    squared: bool = False
 
 
 # --- data, concepts, model, training ---------------------------------------------------------------------------------
@@ -241,7 +80,7 @@ class Tower(Section):
 
     tower: str
     frozen: bool = True
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field({})
 
 
 class ImageTower(Tower):
@@ -352,7 +191,7 @@ class Published(Section):
 
     source: str
     hardware: str = "not stated"
-    results: dict[str, float] = {}
+    results: dict[str, float] = Field({})
 
 
 class Recipe(Section):
@@ -364,15 +203,13 @@ class Recipe(Section):
     data: Data = Data()
     concepts: Concepts = Concepts()
     model: Model = Model()
-    objective: Annotated[InfoNCEObjective | MaxMarginObjective, Field(discriminator="loss")] = InfoNCEObjective()
+    objective: ObjectiveSection = InfoNCEObjective()
     train: Train
 
-    @field_validator("name")
-    @classmethod
-    def _is_no_path(cls, name: str) -> str:
-        if not name.strip(". ") or "/" in name or "\\" in name:
-            raise ValueError(f"{name!r} names the folder of a run, so it can hold no slash")
-        return name
+    @property
+    def folder_name(self) -> str:
+        """The name as one part of a path, whatever it holds."""
+        return re.sub(r"[^\w.-]+", "-", self.name).strip(".-") or "recipe"
 
     def with_data(self, path: Path) -> "Recipe":
         """Return the same recipe for other data."""
@@ -529,8 +366,11 @@ def _explain(error: ValidationError) -> str:
     return _one_line("; ".join(messages))
 
 
+_TAGGED = ("objective", "temperature", "margin", "schedule", "schedules", "gamma", "low", "high")
+
+
 def _is_tag(keys: Sequence[str], at: int) -> bool:
-    return at > 0 and keys[at - 1] in ("objective", "temperature", "margin", "schedule", "schedules")
+    return at > 0 and keys[at - 1] in _TAGGED
 
 
 def _one_line(text: str) -> str:

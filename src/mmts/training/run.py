@@ -21,6 +21,7 @@ from mmts.data.records import Dataset, Split
 from mmts.errors import DataError, RunError
 from mmts.evaluation import (
     Relevance,
+    coverage_in_words,
     direction_names,
     judge,
     judge_folds,
@@ -32,7 +33,8 @@ from mmts.evaluation import (
 )
 from mmts.files import cache_root, check_file_path, content_hash, read_json, write_json
 from mmts.models import TwoTower
-from mmts.training.build import build_distribution, build_objective, build_plan, media_concepts, text_concepts
+from mmts.training.build import build_distribution, build_plan, media_concepts, text_concepts
+from mmts.training.build_objective import build_objective
 from mmts.training.checkpoint import load_checkpoint, random_state, restore_random_state
 from mmts.training.inputs import Inputs, build_model, embed_split, prepare_inputs, training_batches
 from mmts.training.recipe import Recipe
@@ -80,7 +82,7 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> dict[str, Any]:
     plan = build_plan(recipe, splits.train, distribution)
     trainer = Trainer(
         model,
-        build_objective(recipe.objective, distribution),
+        build_objective(recipe, distribution, splits.train),
         recipe.train,
         run,
         batches=training_batches(model, training, plan, recipe.data, recipe.train.seed),
@@ -268,10 +270,7 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
             inside = (metrics["groups"][group] or {}).get(direction)
             if inside is not None:
                 table.add_row(f"  {group}", *_row(inside, measures))
-    if "coverage" in metrics:
-        coverage = metrics["coverage"]
-        published = f"; papers judge on {coverage['published']:,}" if coverage["published"] else ""
-        table.caption = f"covers {coverage['judged']:,} of the {coverage['annotated']:,} clips annotated{published}"
+    table.caption = coverage_in_words(metrics) or None
     return table
 
 

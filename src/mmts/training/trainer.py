@@ -3,7 +3,7 @@
 import importlib.util
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
@@ -26,6 +26,8 @@ from mmts.training.checkpoint import load_checkpoint, random_state, restore_rand
 from mmts.training.micro_batch import micro_batch_step, refuse_batch_norm
 from mmts.training.recipe import Train
 from mmts.training.run_directory import RunDirectory
+
+_OWN_RATE = "own_rate"  # of a group of parameters that keeps its learning rate
 
 
 class Trainer:
@@ -73,9 +75,8 @@ class Trainer:
         self.groups = groups
         self.total_steps = settings.steps or (settings.epochs or 0) * batches_per_epoch
         self.learning_rate = learning_rate_schedule(settings)
-        optimizer = torch.optim.AdamW(
-            parameter_groups([model, objective], settings.weight_decay), lr=settings.learning_rate
-        )
+        groups_of_parameters = parameter_groups([model, objective], settings.weight_decay, objective.learning_rates())
+        optimizer = torch.optim.AdamW(groups_of_parameters, lr=settings.learning_rate)
         self.model, self.objective, self.optimizer = self.accelerator.prepare(model, objective, optimizer)
         self.trainable = [each for group in optimizer.param_groups for each in group["params"]]
         self.step = 0
@@ -127,7 +128,7 @@ class Trainer:
         """Take one optimizer step; return what it did, in plain numbers."""
         rate = self.learning_rate(self.progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = group.get(_OWN_RATE, rate)
         self.optimizer.zero_grad(set_to_none=True)
         output = self._back_propagate(batch)
         if self.settings.clip_norm is not None:
@@ -157,6 +158,7 @@ class Trainer:
                 index=batch.index.to(device),
                 media_index=batch.media_index.to(device),
                 positives=None if batch.positives is None else batch.positives.to(device),
+                relevance=None if batch.relevance is None else batch.relevance.to(device),
             )
         except InputError as error:
             raise self._gone_wrong(str(error), batch) from None
@@ -254,12 +256,24 @@ def learning_rate_schedule(settings: Train) -> Schedule:
     return Warmup(cosine, settings.warmup) if settings.warmup else cosine
 
 
-def parameter_groups(modules: list[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
-    """Split what trains into matrices, which decay, and the rest (biases, norms, temperatures), which does not."""
+def parameter_groups(
+    modules: list[nn.Module], weight_decay: float, own_rates: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
+    """Split what trains into matrices, which decay, and the rest (biases, norms, temperatures), which does not.
+
+    Parameters of the last module named in `own_rates` keep that learning rate throughout, and do not decay.
+    """
+    own_rates = own_rates or {}
+    own = {id(each): rate for name, each in modules[-1].named_parameters() if (rate := own_rates.get(name)) is not None}
     trainable = [each for module in modules for each in module.parameters() if each.requires_grad]
+    shared = [each for each in trainable if id(each) not in own]
     return [
-        {"params": [each for each in trainable if each.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [each for each in trainable if each.ndim < 2], "weight_decay": 0.0},
+        {"params": [each for each in shared if each.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [each for each in shared if each.ndim < 2], "weight_decay": 0.0},
+        *(
+            {"params": [each for each in trainable if own.get(id(each)) == rate], "weight_decay": 0.0, _OWN_RATE: rate}
+            for rate in sorted(set(own.values()))
+        ),
     ]
 
 

@@ -1,0 +1,346 @@
+"""A recipe's `objective`: schedules, the rules a temperature or margin comes from, and the losses that take them.
+
+Each section names its options as the class it describes does; docs/method.md has the formulas.
+"""
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from mmts.schedules import Cosine
+from mmts.training.section import Section
+
+# --- schedules -------------------------------------------------------------------------------------------------------
+
+
+class ConstantSchedule(Section):
+    """The same value throughout."""
+
+    kind: Literal["constant"] = "constant"
+    value: float
+
+
+class LinearSchedule(Section):
+    """A straight line from `start` to `end`."""
+
+    kind: Literal["linear"] = "linear"
+    start: float
+    end: float
+
+
+class CosineSchedule(Section):
+    """`cycles` whole swings between `high` (first) and `low`."""
+
+    kind: Literal["cosine"] = "cosine"
+    low: float
+    high: float
+    cycles: float = Field(1.0, ge=0)
+    phase: float = 0.0
+
+
+class WarmupSchedule(Section):
+    """From `start` up to `schedule` over the first `fraction` of training."""
+
+    kind: Literal["warmup"] = "warmup"
+    schedule: "ScheduleSection"
+    fraction: float = Field(gt=0, lt=1)
+    start: float = 0.0
+
+
+class JoinSchedule(Section):
+    """Several schedules one after the other; `boundaries` are shares of training."""
+
+    kind: Literal["join"] = "join"
+    schedules: tuple["ScheduleSection", ...]
+    boundaries: tuple[float, ...]
+
+
+class StepSchedule(Section):
+    """`values` one after the other, each up to its boundary."""
+
+    kind: Literal["step"] = "step"
+    values: tuple[float, ...]
+    boundaries: tuple[float, ...]
+
+
+ScheduleSection = Annotated[
+    ConstantSchedule | LinearSchedule | CosineSchedule | WarmupSchedule | JoinSchedule | StepSchedule,
+    Field(discriminator="kind"),
+]
+
+
+def _number_is_constant(value: Any) -> Any:
+    return {"kind": "constant", "value": value} if _is_number(value) else value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+NumberOrSchedule = Annotated[ScheduleSection, BeforeValidator(_number_is_constant)]
+"""A plain number is a constant schedule."""
+
+
+# --- rules: where a temperature or margin comes from -----------------------------------------------------------------
+
+
+class FixedRule(Section):
+    """One value for all samples throughout."""
+
+    rule: Literal["fixed"] = "fixed"
+    value: float = Field(0.07, gt=0)
+
+
+class LearnedRule(Section):
+    """CLIP's: a trained value, kept within [low, high] (arXiv 2103.00020)."""
+
+    rule: Literal["learned"] = "learned"
+    start: float = Field(0.07, gt=0)
+    low: float = Field(0.01, gt=0)
+    high: float = Field(1.0, gt=0)
+
+
+class ScheduledRule(Section):
+    """One value for all samples that follows a schedule (TS: a cosine, arXiv 2303.13664)."""
+
+    rule: Literal["scheduled"] = "scheduled"
+    schedule: ScheduleSection
+
+
+class ShiftedRule(Section):
+    """MM-TS: a cosine swing plus a shift by the size of the sample's concept (arXiv 2603.08202).
+
+    With `neighbours` the shift goes by the density around the sample's caption in place of its concept's size.
+    """
+
+    rule: Literal["shifted"] = "shifted"
+    alpha: float = Field(0.08, ge=0)
+    cycles: float = Field(5.0, ge=0)
+    phase: float = 0.0
+    low: float = Field(0.05, gt=0)
+    high: float = Field(0.20, gt=0)
+    scale: Literal["linear", "log", "rank"] = "linear"
+    neighbours: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _stays_positive(self) -> "ShiftedRule":
+        lowest = Cosine(-self.alpha / 2, self.alpha / 2, self.cycles, self.phase).minimum
+        if lowest + min(self.low, self.high) <= 0:
+            raise ValueError(
+                f"the swing falls to {lowest:g} and the smallest shift is {min(self.low, self.high):g}; their sum must "
+                "be positive, so alpha/2 must stay below low: lower alpha or raise low"
+            )
+        return self
+
+
+class ShiftedMarginRule(ShiftedRule):
+    """MM-TS for margins: the same rule, started from the published margins."""
+
+    alpha: float = Field(0.2, ge=0)
+    low: float = Field(0.17, gt=0)
+    high: float = Field(0.30, gt=0)
+
+
+class FixedMarginRule(FixedRule):
+    """One margin for all samples throughout."""
+
+    value: float = Field(0.2, gt=0)
+
+
+class MACLRule(Section):
+    """One value a batch, by how well its pairs are aligned already (MACL, arXiv 2207.07874)."""
+
+    rule: Literal["macl"] = "macl"
+    tau0: float = Field(0.1, gt=0)
+    alpha: float = 0.5
+    A0: float = 0.0
+
+
+class DySTreSSRule(Section):
+    """One value a pair, `low` at similarity 0 and `high` at 1 and -1 (DySTreSS, arXiv 2308.01140)."""
+
+    rule: Literal["dystress"] = "dystress"
+    low: float = Field(0.1, gt=0)
+    high: float = Field(0.2, gt=0)
+
+
+class TeMoRule(Section):
+    """One value a pair, growing with the root of its similarity (TeMo, arXiv 2609.07540)."""
+
+    rule: Literal["temo"] = "temo"
+    tau_min: float = Field(0.01, gt=0)
+    tau_alpha: float = 0.04
+
+
+class SMSMarginRule(FixedRule):
+    """SMS's published scale of the relevance gap."""
+
+    value: float = Field(0.6, gt=0)
+
+
+def _number_is_fixed(value: Any) -> Any:
+    return {"rule": "fixed", "value": value} if _is_number(value) else value
+
+
+SampleRule = Annotated[
+    FixedRule | ScheduledRule | ShiftedRule,
+    Field(discriminator="rule"),
+    BeforeValidator(_number_is_fixed),
+]
+"""Temperatures with nothing to train, one for all or one a sample."""
+TemperatureRule = Annotated[
+    FixedRule | LearnedRule | ScheduledRule | ShiftedRule | MACLRule | DySTreSSRule | TeMoRule,
+    Field(discriminator="rule"),
+    BeforeValidator(_number_is_fixed),
+]
+MarginRule = Annotated[
+    FixedMarginRule | LearnedRule | ScheduledRule | ShiftedMarginRule,
+    Field(discriminator="rule"),
+    BeforeValidator(_number_is_fixed),
+]
+SMSRule = Annotated[
+    SMSMarginRule | LearnedRule | ScheduledRule | ShiftedMarginRule,
+    Field(discriminator="rule"),
+    BeforeValidator(_number_is_fixed),
+]
+Rule = TemperatureRule | MarginRule | SMSRule
+
+
+# --- losses ----------------------------------------------------------------------------------------------------------
+
+
+class InfoNCEObjective(Section):
+    """InfoNCE with a temperature rule (arXiv 1807.03748)."""
+
+    loss: Literal["info_nce"] = "info_nce"
+    temperature: TemperatureRule = FixedRule()
+    anchor: Literal["row", "candidate", "media"] = "row"
+    label_smoothing: float = Field(0.0, ge=0, le=1)
+    scale_by_temperature: bool = False
+    decoupled: bool = False
+    multi_positive: bool = False
+
+
+class ReweightedInfoNCEObjective(Section):
+    """MACL: InfoNCE with rows weighted so that easy ones pull as hard (arXiv 2207.07874)."""
+
+    loss: Literal["reweighted_info_nce"] = "reweighted_info_nce"
+    temperature: TemperatureRule = MACLRule()
+    anchor: Literal["row", "candidate", "media"] = "row"
+
+
+class TeMoObjective(Section):
+    """TeMo: from one temperature to one a pair over training (arXiv 2609.07540)."""
+
+    loss: Literal["temo"] = "temo"
+    tau_min: float = Field(0.01, gt=0)
+    tau_alpha: float = 0.04
+    label_smoothing: float = Field(0.0, ge=0, le=1)
+    detach: bool = True
+
+
+class SigLIPObjective(Section):
+    """SigLIP: sigmoid loss with a temperature rule and a learned bias (arXiv 2303.15343)."""
+
+    loss: Literal["siglip"] = "siglip"
+    temperature: TemperatureRule = LearnedRule(start=0.1)
+    bias: float = -10.0
+
+
+class MaxMarginObjective(Section):
+    """Max-margin with a margin rule (arXiv 1412.2306)."""
+
+    loss: Literal["max_margin"] = "max_margin"
+    margin: MarginRule = FixedMarginRule()
+    negatives: Literal["all", "hardest"] = "all"
+    squared: bool = False
+    relevance_scaled: bool = False
+
+
+class SMSObjective(Section):
+    """SMS: the gap in relevance times a margin is the gap in similarity (code: xqwang14/SMS-Loss)."""
+
+    loss: Literal["sms"] = "sms"
+    margin: SMSRule = SMSMarginRule()
+    slack: float = Field(0.1, ge=0)
+    eps: float = Field(1.1 / 240, ge=0)
+
+
+class SogCLRObjective(Section):
+    """SogCLR: all the data's negatives by a moving sum a sample, a temperature rule (arXiv 2202.12387)."""
+
+    loss: Literal["sogclr"] = "sogclr"
+    temperature: SampleRule = FixedRule()
+    gamma: NumberOrSchedule = ConstantSchedule(value=0.8)
+
+
+class ISogCLRObjective(Section):
+    """iSogCLR: SogCLR with a temperature of its own for every medium and text (arXiv 2305.11965)."""
+
+    loss: Literal["isogclr"] = "isogclr"
+    rho: float = Field(8.0, gt=0)
+    eta: float = Field(0.03, gt=0)
+    beta: float = Field(0.5, gt=0, le=1)
+    gamma: NumberOrSchedule = ConstantSchedule(value=0.8)
+    low: NumberOrSchedule = ConstantSchedule(value=0.005)
+    high: NumberOrSchedule = ConstantSchedule(value=0.05)
+    start: float = Field(0.01, gt=0)
+
+
+class FastCLIPObjective(Section):
+    """FastCLIP v3: SogCLR with one learned temperature and gamma falling from 1 to .2 (arXiv 2407.01445)."""
+
+    loss: Literal["fastclip"] = "fastclip"
+    start: float = Field(0.07, gt=0)
+    rho: float = Field(6.5, gt=0)
+    low: float = Field(0.01, gt=0)
+    high: float = Field(1.0, gt=0)
+    learning_rate: float | None = Field(2e-4, gt=0)
+
+
+class TempNetObjective(Section):
+    """TempNet: a small network gives every sample its temperature (arXiv 2404.04575)."""
+
+    loss: Literal["tempnet"] = "tempnet"
+    num_prototypes: int = Field(256, ge=2)
+    rho: float = Field(7.0, gt=0)
+    gamma: NumberOrSchedule = ConstantSchedule(value=0.8)
+    low: float = Field(0.005, gt=0)
+    high: float = Field(0.05, gt=0)
+    dropout: float = Field(0.5, ge=0, lt=1)
+    learning_rate: float | None = Field(3e-5, gt=0)
+
+
+ObjectiveSection = Annotated[
+    InfoNCEObjective
+    | ReweightedInfoNCEObjective
+    | TeMoObjective
+    | SigLIPObjective
+    | MaxMarginObjective
+    | SMSObjective
+    | SogCLRObjective
+    | ISogCLRObjective
+    | FastCLIPObjective
+    | TempNetObjective,
+    Field(discriminator="loss"),
+]
+
+
+def described() -> dict[str, dict[str, str]]:
+    """Return every rule and every loss that a recipe can name, with a line about each and its source.
+
+    >>> described()["rules for a temperature"]["learned"]
+    "CLIP's: a trained value, kept within [low, high] (arXiv 2103.00020)."
+    """
+    groups = {
+        "losses": ("loss", ObjectiveSection),
+        "rules for a temperature": ("rule", TemperatureRule),
+        "rules for a margin": ("rule", MarginRule),
+    }
+    return {
+        title: {
+            section.model_fields[tag].default: str(section.__doc__).splitlines()[0]
+            for section in get_args(get_args(union)[0])
+        }
+        for title, (tag, union) in groups.items()
+    }

@@ -1,0 +1,109 @@
+"""Every loss and every rule can be had from a recipe, trains, and goes on after a stop as if there had been none."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tests_support import draw_shapes
+
+from mmts.errors import MmtsError, RecipeError
+from mmts.examples import draw_example
+from mmts.training.checkpoint import load_checkpoint
+from mmts.training.recipe import Recipe, load_recipe
+from mmts.training.run import train
+from mmts.training.tiny import tiny
+from mmts.training.trainer import Trainer, parameter_groups
+
+LOSSES = ["reweighted_info_nce", "temo", "siglip", "sogclr", "isogclr", "fastclip", "tempnet"]
+RULES = [
+    "{rule: macl}",
+    "{rule: dystress}",
+    "{rule: temo}",
+    "{rule: scheduled, schedule: {kind: step, values: [0.1, 0.05], boundaries: [0.5]}}",
+    "{rule: shifted, low: 0.2, high: 0.05}",
+    "{rule: shifted, neighbours: 2}",
+]
+COMPOSITIONS = [
+    "{loss: info_nce, decoupled: true, multi_positive: true}",
+    "{loss: max_margin, margin: {rule: shifted, scale: rank}}",
+    "{loss: sogclr, temperature: {rule: shifted, scale: log}, gamma: 0.9}",
+    "{loss: sogclr, gamma: {kind: cosine, low: 0.2, high: 1.0, cycles: 0.5}}",
+    "{loss: isogclr, rho: 4, high: {kind: linear, start: 0.1, end: 0.05}}",
+]
+
+
+def shapes_recipe(folder: Path, *settings: str) -> Recipe:
+    data = folder / "data"
+    if not data.exists():
+        draw_shapes(data)
+    overrides = ["train.steps=4", *settings]
+    return tiny(load_recipe("from-scratch", overrides), overrides).with_data(data)
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *(f"objective={{loss: {loss}}}" for loss in LOSSES),
+        *(f"objective.temperature={rule}" for rule in RULES),
+        *(f"objective={composition}" for composition in COMPOSITIONS),
+    ],
+)
+def test_a_recipe_line_trains(setting: str, tmp_path: Path) -> None:
+    metrics = train(shapes_recipe(tmp_path, setting), tmp_path / "run")
+    assert metrics["split"] == "test"
+    assert len(losses(tmp_path / "run")) == 4
+
+
+@pytest.mark.parametrize("objective", ["{loss: sms}", "{loss: max_margin, relevance_scaled: true}"])
+def test_losses_of_relevance_train_where_there_is_some(objective: str, tmp_path: Path) -> None:
+    data = draw_example("ek100", tmp_path / "data", features=True)
+    overrides = [f"objective={objective}", "train.steps=2"]
+    train(tiny(load_recipe("ek100-features", overrides), overrides).with_data(data), tmp_path / "run")
+    assert len(losses(tmp_path / "run")) == 2
+    with pytest.raises(MmtsError, match="relevance"):
+        train(shapes_recipe(tmp_path / "other", f"objective={objective}"), tmp_path / "other" / "run")
+
+
+@pytest.mark.parametrize("loss", ["isogclr", "fastclip", "tempnet"])
+def test_memory_survives_a_stop(loss: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Half of the media a step: two steps an epoch, and a checkpoint at its end.
+    settings = [f"objective={{loss: {loss}}}", "train.batch_size=14", "train.steps=6", "data.max_media=28"]
+    recipe = shapes_recipe(tmp_path, *settings)
+    train(recipe, tmp_path / "whole")
+    step = Trainer._train_step
+
+    def stops(self: Trainer, batch: object) -> object:
+        if self.step == 3:
+            raise KeyboardInterrupt
+        return step(self, batch)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_train_step", stops)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, tmp_path / "stopped")
+    train(recipe, tmp_path / "stopped", resume=True)
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+    states = [load_checkpoint(tmp_path / run / "checkpoints" / "last.pt")["objective"] for run in ("whole", "stopped")]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_own_learning_rates_are_kept_and_do_not_decay() -> None:
+    model = torch.nn.Linear(2, 2)
+    objective = torch.nn.Module()
+    objective.temperature = torch.nn.Parameter(torch.ones(3, 3))
+    objective.other = torch.nn.Parameter(torch.ones(3, 3))
+    matrices, rest, own = parameter_groups([model, objective], 0.1, {"temperature": 2e-4})
+    assert (len(matrices["params"]), len(rest["params"]), len(own["params"])) == (2, 1, 1)
+    assert own["params"][0] is objective.temperature
+    assert (own["own_rate"], own["weight_decay"]) == (2e-4, 0.0)
+
+
+def test_sogclr_takes_no_rule_that_would_have_to_learn() -> None:
+    with pytest.raises(RecipeError, match=r"unknown 'rule' 'learned'; known: fixed, scheduled, shifted"):
+        load_recipe("from-scratch", ["objective={loss: sogclr, temperature: {rule: learned}}"])

@@ -162,6 +162,28 @@ def test_what_is_left_out_is_counted(tmp_path: Path):
     assert page.endswith("\tk\tis not an image that Pillow can read")
 
 
+def test_a_second_dot_in_a_name_is_counted(tmp_path: Path):
+    files = {
+        "a.jpg": image(),
+        "a.mask.png": image(),  # adds to the sample a
+        "a.txt": "x",
+        "b.1.jpg": image(),
+        "b.1.txt": "y",
+        "b.2.jpg": image(),
+        "c.1.0.JPG": image(),
+    }
+    dataset = read_shards(write_tar(tmp_path / "0.tar", files))
+    assert ids(dataset) == ["a"]
+    assert dataset.notes[0] == (
+        "left out 3 pairs whose file name has a second dot (webdataset ends the key at the first)"
+    )
+
+
+def test_an_empty_text_falls_back_to_the_json(tmp_path: Path):
+    files = {"a.jpg": image(), "a.txt": " \n", "a.json": json.dumps({"caption": "from json"})}
+    assert read_shards(write_tar(tmp_path / "0.tar", files)).media[0].captions == ("from json",)
+
+
 def test_nothing_left_says_why(tmp_path: Path):
     with pytest.raises(DataError, match=r"0\.tar: no image with a caption in it \(left out 1 pair without an image\)"):
         read_shards(write_tar(tmp_path / "0.tar", {"a.txt": "x"}))
@@ -200,7 +222,14 @@ def test_every_way_to_name_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("s-*.tgz.tar", "there is no such shard"),
         ("none.tar", "there is no such shard"),
         ("s-{0..3.tar", "a brace is not closed"),
+        ("s-{0..3}}.tar", "a brace is not closed"),
         ("s-{0..999999}.tar", "names more than 100,000 shards"),
+        ("s-{1..1000000000000}.tar", "names more than 100,000 shards"),
+        ("s-{0..999}{a,{b,c{0..99}}}.tar", "names more than 100,000 shards"),
+        ("s-{0..9999}{a..z..2}.tar", "names more than 100,000 shards"),
+        ("s-{0,0}.tar", r"names the shard .*s-0\.tar twice"),
+        ("s-{0,*}.tar", r"names the shard .*s-0\.tar twice"),
+        ("s-{0..9}{a,{b,c{0..99}}}.tar", "1,020 of the 1,020 shards are missing"),
         ("empty", "no .tar files in it, nor in folders named train, val and test"),
     ],
 )
@@ -276,6 +305,38 @@ def test_a_damaged_shard_names_itself_and_the_byte(tmp_path: Path, change: Calla
         read_shards(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("field", "headers", "why"),
+    [
+        (b"\x80" + b"\x7f" * 11, {}, "the file there does not end within the tar's 10,240 bytes"),
+        (b"77777777777\0", {}, "the file there does not end within"),
+        (None, {"size": "99999999999999999999999"}, "the file there does not end within"),
+        (None, {"size": "-100000"}, "the file there does not end within"),
+        (None, {"GNU.sparse.map": "0,5,x", "GNU.sparse.size": "1099511627776"}, "its header cannot be right"),
+    ],
+)
+def test_numbers_in_a_header_that_cannot_be(tmp_path: Path, field: bytes | None, headers: dict[str, str], why: str):
+    member = tarfile.TarInfo("a.jpg")
+    member.pax_headers = headers
+    with tarfile.open(tmp_path / "0.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(member)
+    if field is not None:
+        data = bytearray((tmp_path / "0.tar").read_bytes())
+        data[124:136], data[148:156] = field, b" " * 8
+        data[148:156] = b"%06o\0 " % sum(data[:512])
+        (tmp_path / "0.tar").write_bytes(data)
+    with pytest.raises(DataError, match=rf"0\.tar is damaged at byte 0: {why}"):
+        read_shards(tmp_path)
+
+
+def test_files_of_one_key_stand_together(tmp_path: Path):
+    tar = write_tar(tmp_path / "0.tar", {"a.jpg": image(), "b.jpg": image(), "a.txt": "x", "b.txt": "y"})
+    with pytest.raises(
+        DataError, match=r"0\.tar, byte \d+: 'a\.txt' stands apart from earlier files of its key; the files"
+    ):
+        read_shards(tar)
+
+
 def test_a_key_in_two_shards(tmp_path: Path):
     pairs(tmp_path / "0.tar", "1", "2")
     pairs(tmp_path / "1.tar", "3", "2")
@@ -331,6 +392,15 @@ def test_an_interrupt_loses_one_shard_at_most(tmp_path: Path, private_cache: Pat
         read_shards(tmp_path)
     kept = [PairTable(folder) for folder in (private_cache / "shards").iterdir() if folder.is_dir()]
     assert sorted(table.identity(0) for table in kept) == ["a0", "a1"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path, private_cache: Path):
+    left = private_cache / "shards" / ".all-0123.abc"
+    left.mkdir(parents=True)
+    (left / "id.bytes").write_bytes(b"half")
+    read_shards(pairs(tmp_path / "0.tar", "1"))
+    assert not left.exists()
+    assert (private_cache / "shards" / "lock").is_file()
 
 
 def test_of_two_processes_one_does_the_work(tmp_path: Path, private_cache: Path, capsys: pytest.CaptureFixture[str]):

@@ -16,7 +16,7 @@ from mmts.data.image import why_unreadable_image
 from mmts.data.pair_table import PairTable, write_pair_table
 from mmts.data.records import Dataset
 from mmts.data.table_dataset import TableDataset
-from mmts.errors import DataError
+from mmts.errors import DataError, quoted
 from mmts.files import atomic_write, lock
 
 SPLITS = ("train", "val", "test")
@@ -58,7 +58,8 @@ def decoders() -> Iterator[ThreadPoolExecutor]:
 def alone(folder: Path) -> Iterator[None]:
     """Wait until no other process indexes into `folder`: of many that start together one does the work.
 
-    Raises DataError where the folder cannot be made.
+    What a process that was killed had begun to write there is removed. Raises DataError where the folder cannot be
+    made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +70,9 @@ def alone(folder: Path) -> Iterator[None]:
         ) from None
     with file:
         waiting = f"note: waiting for another process that indexes into {folder}"
-        lock(file, lambda: errors.print(waiting, markup=False))
+        if lock(file, lambda: errors.print(waiting, markup=False)):
+            for left in folder.glob(".*"):
+                shutil.rmtree(left, ignore_errors=True)
         yield
 
 
@@ -130,7 +133,7 @@ def merge_pieces(folder: Path, root: Path, pieces: Iterable[Piece], about: Mappi
         shutil.rmtree(folder)
         first, second = (table.path(int(table.file[row])) for row in twice)
         raise DataError(
-            f"{second}: the id {table.identity(twice[1])!r} is there already, in {first}; an id names one pair"
+            f"{second}: the id {quoted(table.identity(twice[1]))} is there already, in {first}; an id names one pair"
         )
     return table
 

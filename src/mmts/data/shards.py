@@ -8,14 +8,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from braceexpand import braceexpand
 
 from mmts.console import progress_bar
-from mmts.data.collect import clean_text
+from mmts.data.collect import clean_text, compression
 from mmts.data.pair_index import (
     NO_CAPTION,
     SPLITS,
@@ -29,7 +28,7 @@ from mmts.data.pair_index import (
 )
 from mmts.data.pair_table import PairTable, opened
 from mmts.data.records import Dataset, split_name
-from mmts.errors import DataError
+from mmts.errors import DataError, quoted
 from mmts.files import cache_root, content_hash
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -37,10 +36,12 @@ _TEXTS = ("txt", "json")
 _MOST_SHARDS = 100_000
 _MOST_TEXT = 1 << 24  # bytes; a longer caption or .json is none
 _BLOCK = 512
+_DOTTED = "whose file name has a second dot (webdataset ends the key at the first)"
+_BRACES = re.compile(r"\\.|[{},]", re.DOTALL)
+_RANGE = re.compile(r"(-?\d+|[A-Za-z])\.\.(-?\d+|[A-Za-z])(?:\.\.-?(\d+))?")
 _WILD = re.compile(r"[*?\[]")
 _KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 _WORD = re.compile(r"[A-Za-z]+")
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class Shard(NamedTuple):
@@ -54,17 +55,18 @@ class Shard(NamedTuple):
 def read_shards(path: str | Path) -> Dataset:
     """Read webdataset shards: a folder of .tar files, one of them, a glob, or braces ("shards/{00000..00331}.tar").
 
-    A sample is an image (jpg, jpeg, png or webp), a caption (txt, else the "caption" of its json) and a json of which
-    only `caption` and `status` count. What lacks one, or whose status is not "success", is left out and counted. The
-    key is the sample's id. Splits are the folders named train, val and test, or these words in the shards' names; else
-    80/10/10 by a hash of the key.
+    A sample is an image (jpg, jpeg, png or webp), a caption (txt, or the "caption" of its json where that is missing
+    or empty) and a json of which only `caption` and `status` count. What lacks one, or whose status is not "success",
+    is left out and counted. The key, a file's name up to its first dot, is the sample's id; the files of one key stand
+    together. Splits are the folders named train, val and test, or these words in the shards' names; else 80/10/10 by a
+    hash of the key.
 
     Every shard is scanned once and its images decoded; the index is kept under the shard's path, size and time of
     change, so an interrupted scan goes on with the next shard.
 
     Raises:
-        DataError: naming missing shards, a shard that is compressed or damaged (and at which byte), or two that hold
-            the same key.
+        DataError: naming missing shards, a shard that is compressed or damaged (and at which byte), one in which the
+            files of a key do not stand together, or two that hold the same key.
     """
     pattern = Path(os.path.abspath(Path(path).expanduser()))
     try:
@@ -104,12 +106,12 @@ def _find(pattern: Path) -> list[tuple[Path, str | None]]:
         return _in_folder(pattern)
     found: list[Path] = []
     missing: list[Path] = []
-    try:
-        names = list(islice(braceexpand(str(pattern)), _MOST_SHARDS + 1))
-    except ValueError:
-        raise DataError(f'{pattern}: a brace is not closed; write shards like "shards/{{00000..00331}}.tar"') from None
-    if len(names) > _MOST_SHARDS:
+    if _num_names(str(pattern)) > _MOST_SHARDS:
         raise DataError(f"{pattern} names more than {_MOST_SHARDS:,} shards")
+    try:
+        names = list(braceexpand(str(pattern)))
+    except (ValueError, RecursionError):
+        raise DataError(f'{pattern}: a brace is not closed; write shards like "shards/{{00000..00331}}.tar"') from None
     for name in names:
         matches = sorted(glob(name)) if _WILD.search(name) else [name] if os.path.isfile(name) else []
         found += map(Path, matches)
@@ -121,7 +123,37 @@ def _find(pattern: Path) -> list[tuple[Path, str | None]]:
         )
     if missing:
         raise DataError(f"{pattern}: there is no such shard")
+    twice, count = Counter(found).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{pattern} names the shard {twice} {'twice' if count == 2 else f'{count:,} times'}")
     return [(each, None) for each in found]
+
+
+def _num_names(pattern: str) -> int:
+    """Return how many names the braces of a pattern make, without making them.
+
+    >>> _num_names("a.tar"), _num_names("{0..9}{a,b{1..3}}.tar"), _num_names("{1..1000000000000}.tar")
+    (1, 40, 1000000000000)
+    """
+    counts = [(0, 1)]  # of each brace that is open: the alternatives before this one together, and this one
+    starts: list[int] = []
+    for sign in _BRACES.finditer(pattern):
+        if sign[0] == "{":
+            starts.append(sign.end())
+            counts.append((0, 1))
+        elif sign[0] == "," and starts:
+            counts[-1] = (sum(counts[-1]), 1)
+        elif sign[0] == "}" and starts:
+            inside = _RANGE.fullmatch(pattern, starts.pop(), sign.start())
+            number = sum(counts.pop())
+            before, here = counts[-1]
+            counts[-1] = before, here * (number if inside is None else _num_in_range(inside))
+    return sum(counts[0])
+
+
+def _num_in_range(matched: re.Match[str]) -> int:
+    first, last = (ord(each) if each.isalpha() else int(each) for each in matched.group(1, 2))
+    return abs(last - first) // (int(matched[3] or 1) or 1) + 1
 
 
 def _in_folder(folder: Path) -> list[tuple[Path, str | None]]:
@@ -190,7 +222,10 @@ def _index(shard: Shard, pool: ThreadPoolExecutor) -> PairTable:
 
 
 def _samples(tar: Path) -> Iterator[Pair | str]:
-    """Yield the samples of a tar in file order, or why one is left out; a sample's files stand next to each other."""
+    """Yield the samples of a tar in file order, or why one is left out.
+
+    Raises DataError where the files of a sample do not stand next to each other.
+    """
     try:
         yield from _read_samples(tar)
     except OSError as error:
@@ -201,20 +236,40 @@ def _read_samples(tar: Path) -> Iterator[Pair | str]:
     with open(tar, "rb") as texts:
         key = ""
         parts: dict[str, tuple[int, int]] = {}
+        dotted: set[str] = set()  # files that belong to another sample, of a key with a dot, or that add to this one
+        done: set[str] = set()
         for name, member in _members(tar):
             matched = _KEY.fullmatch(name)
-            suffix = matched[2].lower() if matched else ""
+            before, _, suffix = matched[2].lower().rpartition(".") if matched else ("", "", "")
             if matched is None or suffix not in (*IMAGES, *_TEXTS):
                 continue
-            if matched[1] != key and parts:
-                yield _sample(tar, texts, key, parts)
-                parts = {}
-            key = matched[1]
+            if matched[1] != key:
+                yield from _finished(tar, texts, key, parts, dotted)
+                if parts:
+                    done.add(key)
+                key, parts, dotted = matched[1], {}, set()
+            if before:
+                dotted.add(before)
+                continue
+            if key in done:
+                raise DataError(
+                    f"{tar}, byte {member[0]}: {quoted(name)} stands apart from earlier files of its key; "
+                    "the files of one key must stand together (tar --sort=name), and each key be there once"
+                )
             if suffix in parts:
-                raise DataError(f"{tar}, byte {member[0]}: {name!r} is there twice in a row")
+                raise DataError(f"{tar}, byte {member[0]}: {quoted(name)} is there twice in a row")
             parts[suffix] = member
-        if parts:
-            yield _sample(tar, texts, key, parts)
+        yield from _finished(tar, texts, key, parts, dotted)
+
+
+def _finished(
+    tar: Path, texts: IO[bytes], key: str, parts: Mapping[str, tuple[int, int]], dotted: set[str]
+) -> Iterator[Pair | str]:
+    """Yield what the files of one key make."""
+    if parts:
+        yield _sample(tar, texts, key, parts)
+    else:
+        yield from [_DOTTED] * len(dotted)
 
 
 def _sample(tar: Path, texts: IO[bytes], key: str, parts: Mapping[str, tuple[int, int]]) -> Pair | str:
@@ -234,9 +289,11 @@ def _sample(tar: Path, texts: IO[bytes], key: str, parts: Mapping[str, tuple[int
     caption = about.get("caption")
     if "txt" in parts:
         try:
-            caption = _read(texts, parts["txt"]).decode("utf-8-sig")
+            text = _read(texts, parts["txt"]).decode("utf-8-sig")
         except ValueError:
             return "with a caption that is not UTF-8"
+        if clean_text(text) or not isinstance(caption, str):
+            caption = text
     if not isinstance(caption, str):
         return NO_CAPTION
     return Pair(clean_text(key), caption, tar.name, image)
@@ -253,27 +310,34 @@ def _read(file: IO[bytes], member: tuple[int, int]) -> bytes:
 def _members(tar: Path) -> Iterator[tuple[str, tuple[int, int]]]:
     """Yield (name, (offset, length)) of every file in a tar; raises DataError naming the byte where it is damaged."""
     with open(tar, "rb") as file:
-        start = file.read(6)
-        kind = next((kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)), None)
-        if kind is not None:
+        if kind := compression(file.read(8)):
             raise DataError(
                 f"{tar} is compressed with {kind}; unpack it to a plain .tar, images in it are read at random"
             )
         file.seek(0)
-        at = 0
+        at, size = 0, os.fstat(file.fileno()).st_size
         try:
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 while (member := archive.next()) is not None:
+                    _check_end(at, archive.offset, size)
                     if member.isreg() and not member.issparse():
                         yield member.name, (member.offset_data, member.size)
                     archive.members.clear()  # type: ignore[attr-defined]  # of no use here, and it would grow with the tar
                     at = archive.offset
-        except tarfile.TarError as error:
-            raise DataError(f"{tar} is damaged at byte {at:,}: {error}; fetch or write it again") from None
+        except Exception as error:  # numbers in damaged headers end in nearly anything
+            if isinstance(error, OSError):
+                raise
+            why = error if isinstance(error, tarfile.TarError) else "its header cannot be right"
+            raise DataError(f"{tar} is damaged at byte {at:,}: {why}; fetch or write it again") from None
         # tarfile takes a damaged header for the end: only a block of zeros is one.
         file.seek(at)
         if file.read(_BLOCK) != bytes(_BLOCK):
             raise DataError(f"{tar} is damaged or cut off at byte {at:,}: no file begins or ends there; fetch it again")
+
+
+def _check_end(start: int, end: int, size: int) -> None:
+    if not start < end <= size:
+        raise tarfile.ReadError(f"the file there does not end within the tar's {size:,} bytes")
 
 
 def _failed_downloads(shards: Sequence[Shard]) -> list[str]:

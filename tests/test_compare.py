@@ -13,7 +13,7 @@ from tests_support import captioned_split
 from mmts.compare import compare_runs, comparison_tables
 from mmts.errors import MmtsError, RunError
 from mmts.evaluation import Judgement, save_judgement, summarize
-from mmts.files import write_json
+from mmts.files import read_json, write_json
 from mmts.training.recipe import load_recipe, save_recipe
 from mmts.training.run_directory import RunDirectory
 
@@ -24,6 +24,7 @@ def judged_run(
     text_ranks: Sequence[int],
     media_ranks: Sequence[int],
     graded: Sequence[float] | None = None,
+    name: str | None = None,
 ) -> Path:
     """Write the files of a run that was judged with these ranks; two captions a medium.
 
@@ -31,7 +32,8 @@ def judged_run(
     """
     run = RunDirectory(path)
     path.mkdir()
-    save_recipe(load_recipe("catalogue", settings), run.recipe_file, {})
+    recipe = load_recipe("catalogue", settings)
+    save_recipe(recipe.model_copy(update={"name": name or recipe.name}), run.recipe_file, {})
     split = captioned_split([[f"a{i}", f"b{i}"] for i in range(len(media_ranks))])
     top = torch.zeros(len(text_ranks), 1, dtype=torch.long), torch.zeros(len(media_ranks), 1, dtype=torch.long)
     judgement = Judgement(
@@ -145,10 +147,53 @@ def test_a_damaged_judgement_is_named(runs: list[Path], share: float) -> None:
         compare_runs(runs)
 
 
-def test_the_tables_show_the_numbers(runs: list[Path]) -> None:
-    console = Console(width=200, record=True)
+def printed(runs: Sequence[Path], width: int = 80) -> str:
+    console = Console(width=width, record=True)
     for table in comparison_tables(compare_runs(runs)):
         console.print(table)
-    text = console.export_text()
-    for expected in ("62.5 ± 17.7", "+37.5*", "(+25.0, +50.0)", "–"):
+    return console.export_text()
+
+
+def test_the_tables_show_the_numbers(runs: list[Path]) -> None:
+    text = printed(runs, width=200)
+    for expected in ("62.5 ± 17.7", "+37.5", "*(+25.0, +50.0)", "–"):
         assert expected in text
+
+
+def named_runs(folder: Path, names: Sequence[str], graded: Sequence[float] | None = None) -> list[Path]:
+    ranks = ([1, 2, 1, 9], [1, 7]), ([3, 3, 1, 1], [1, 7])
+    return [
+        judged_run(folder / name, [f"train.epochs={3 + at}"], *ranks[at], graded=graded, name=name)
+        for at, name in enumerate(names)
+    ]
+
+
+def test_short_names_have_intervals_beside_the_differences(tmp_path: Path) -> None:
+    text = printed(named_runs(tmp_path, ["fixed", "mm-ts"]))
+    assert "+0.0  (-50.0, +50.0)" in text
+
+
+@pytest.mark.parametrize("graded", [None, [0.5, 0.5, 0.5, 0.5]])
+@pytest.mark.parametrize("names", [("ek100-avion-tiny", "ek100-mmts-tiny"), ("a" * 17, "b" * 17)])
+def test_names_of_17_characters_stay_whole_in_80_columns(
+    tmp_path: Path, names: tuple[str, str], graded: list[float] | None
+) -> None:
+    lines = printed(named_runs(tmp_path, names, graded)).splitlines()
+    assert max(map(len, lines)) <= 80
+    for name in names:
+        assert sum(line.startswith(f"   {name} ") for line in lines) >= 4 + 2 * (name == names[1])
+    assert any("(-50.0, +50.0)" in line for line in lines)
+
+
+def test_coverage_and_folds_have_a_line_each(runs: list[Path]) -> None:
+    for at, run in enumerate(runs):
+        figures = {"R@1": 60.0 + 2 * at, "R@5": 71.5, "R@10": 81.5, "median_rank": 1.0}
+        folds = {"num": 2, "text_to_image": figures, "image_to_text": figures}
+        coverage = {"judged": 8, "annotated": 12, "published": 3350}
+        metrics = read_json(RunDirectory(run).metrics_file)
+        write_json(RunDirectory(run).metrics_file, metrics | {"folds": folds, "coverage": coverage})
+    text = printed(runs, width=200)
+    assert "covers 8 of the 12 clips annotated; papers judge on 3,350" in text
+    assert "2 folds: mean over 2 parts of 1 media, each judged by itself" in text
+    assert "text→image, 2 folds" in text
+    assert text.count("61.0 ± 1.4") == 2

@@ -134,6 +134,17 @@ def test_a_saved_judgement_reads_back(tmp_path: Path) -> None:
         load_judgement(tmp_path / "missing.npz")
 
 
+def test_a_saved_judgement_says_where_in_a_tar_file_media_lie(tmp_path: Path) -> None:
+    media = [Medium("a", tmp_path / "0.tar", ("a",), member=(512, 90)), Medium("b", tmp_path / "b.png", ("b",))]
+    groups = torch.tensor([0, 1])
+    for name, chosen in (("some", media), ("none", [media[1], media[1]])):
+        split = Split("test", chosen)
+        judgement = judge(*embeddings(split), split)
+        save_judgement(tmp_path / name, judgement, split, tmp_path, "text", groups, groups, groups)
+    assert load_judgement(tmp_path / "some")[1]["media_members"] == [[512, 90], None]
+    assert "media_members" not in load_judgement(tmp_path / "none")[1]
+
+
 def test_the_embeddings_file_has_the_documented_arrays(tmp_path: Path) -> None:
     split = captioned_split([["a", "b"], ["c"]])
     media, text = embeddings(split)

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.errors import RunError
-from mmts.evaluation import CUTOFFS, GRADED, load_judgement, shown_measures
+from mmts.evaluation import CUTOFFS, GRADED, coverage_in_words, load_judgement, shown_measures
 from mmts.files import read_json
 from mmts.metrics import paired_bootstrap_interval
 from mmts.training.recipe import Recipe
@@ -21,6 +22,12 @@ from mmts.training.run_directory import RunDirectory, differences
 
 PARTS = (None, *GROUP_NAMES)
 """What is judged: all queries, and those of head, mid and tail."""
+
+FOLDS = "folds"
+"""The mean over equal parts of the media, each judged by itself, as MSCOCO's five times 1,000."""
+
+_WIDTH = 80
+_UNBROKEN = 19  # columns that a name may take, indented, before it is broken
 
 
 @dataclass(frozen=True)
@@ -45,10 +52,10 @@ class RunGroup:
     seeds: tuple[int, ...]
 
     def figure(self, direction: str, measure: str, group: str | None = None) -> Figure | None:
-        """Return a measure over the seeds, overall or in `head`, `mid` or `tail`; None where it is empty."""
+        """Return a measure over the seeds, overall, in head, mid or tail, or in folds; None where it is empty."""
         values = []
         for metrics in self.metrics:
-            place = metrics if group is None else metrics["groups"][group]
+            place = metrics.get(FOLDS) if group == FOLDS else metrics["groups"][group] if group else metrics
             if place is None or place[direction] is None:
                 return None
             values.append(place[direction][measure])
@@ -224,18 +231,40 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 def _overall(comparison: Comparison) -> Table:
     metrics = comparison.groups[0].metrics[0]
     measures = shown_measures(metrics)
-    table = _table(f"{metrics['split']}, %: mean ± spread over seeds", *measures, "MedR")
+    table = _table(comparison, f"{metrics['split']}, %: mean ± spread over seeds", *measures, "MedR")
     for direction in comparison.directions:
         table.add_row(_named(direction))
         for group in comparison.groups:
             cells = [_cell(group.figure(direction, measure)) for measure in (*measures, "median_rank")]
             table.add_row(_indented(group), *cells)
+    if FOLDS in metrics:
+        number = metrics[FOLDS]["num"]
+        for direction in comparison.directions:
+            table.add_row(f"{_named(direction)}, {number} folds")
+            for group in comparison.groups:
+                figures = [group.figure(direction, measure, FOLDS) for measure in (*measures, "median_rank")]
+                table.add_row(_indented(group), *map(_cell, figures))
+    table.caption = "\n".join(each for each in (folds_in_words(metrics), coverage_in_words(metrics)) if each) or None
     return table
+
+
+def folds_in_words(metrics: dict[str, Any]) -> str:
+    """Say what the figures of folds are; empty where there are none.
+
+    >>> folds_in_words({"num_media": 5000, "folds": {"num": 5}})
+    '5 folds: mean over 5 parts of 1,000 media, each judged by itself'
+    """
+    if FOLDS not in metrics:
+        return ""
+    number = metrics[FOLDS]["num"]
+    about = "about " if metrics["num_media"] % number else ""
+    size = metrics["num_media"] // number
+    return f"{number} folds: mean over {number} parts of {about}{size:,} media, each judged by itself"
 
 
 def _by_concept_size(comparison: Comparison) -> Table:
     measure = "mAP" if "mAP" in shown_measures(comparison.groups[0].metrics[0]) else "R@5"
-    table = _table(f"{measure} by size of the concept, %", *GROUP_NAMES)
+    table = _table(comparison, f"{measure} by size of the concept, %", *GROUP_NAMES)
     for direction in comparison.directions:
         table.add_row(_named(direction))
         for group in comparison.groups:
@@ -244,22 +273,29 @@ def _by_concept_size(comparison: Comparison) -> Table:
 
 
 def _differences(comparison: Comparison) -> Table:
+    """Put intervals beside the differences, or under them where the table would be too wide."""
+    table = _difference_table(comparison)
+    fits = Console(width=10 * _WIDTH).measure(table).maximum <= _WIDTH
+    return table if fits else _difference_table(comparison, under=True)
+
+
+def _difference_table(comparison: Comparison, under: bool = False) -> Table:
     first = comparison.groups[0]
     measures = shown_measures(first.metrics[0])
-    table = _table(f"difference to {first.name}, points, 95 % interval over queries", *measures)
+    table = _table(comparison, f"difference to {first.name}, points, 95 % interval over queries", *measures)
     table.caption = "* the interval leaves out 0"
     for direction in comparison.directions:
         table.add_row(_named(direction))
         for number, group in enumerate(comparison.groups[1:], start=1):
             gaps = [comparison.gaps[number, direction, measure, None] for measure in measures]
-            cells = [f"{gap.mean:+.1f}{'*' if gap.is_clear else ' '} ({gap.low:+.1f}, {gap.high:+.1f})" for gap in gaps]
-            table.add_row(_indented(group), *cells)
+            table.add_row(_indented(group), *(_gap_cell(gap, under) for gap in gaps))
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
+def _table(comparison: Comparison, title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("recipe", min_width=10, overflow="fold")
+    longest = max(len(_indented(group)) for group in comparison.groups)
+    table.add_column("recipe", min_width=max(10, min(longest, _UNBROKEN)), overflow="fold")
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     return table
@@ -271,6 +307,13 @@ def _named(direction: str) -> str:
 
 def _indented(group: RunGroup) -> Text:
     return Text(f"  {group.name}")
+
+
+def _gap_cell(gap: Gap, under: bool) -> str:
+    interval = f"({gap.low:+.1f}, {gap.high:+.1f})"
+    if under:
+        return f"{gap.mean:+.1f}\n{'*' if gap.is_clear else ''}{interval}"
+    return f"{gap.mean:+.1f}{'*' if gap.is_clear else ' '} {interval}"
 
 
 def _cell(figure: Figure | None) -> str:

@@ -125,6 +125,19 @@ def shown_measures(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
     return ("mAP", "nDCG", "R@1") if "mAP" in figures else ("R@1", "R@5", "R@10")
 
 
+def coverage_in_words(metrics: Mapping[str, Any]) -> str:
+    """Say how much of a published split was judged; empty where nothing is known of that.
+
+    >>> coverage_in_words({"coverage": {"judged": 8, "annotated": 12, "published": 3350}})
+    'covers 8 of the 12 clips annotated; papers judge on 3,350'
+    """
+    coverage = metrics.get("coverage")
+    if coverage is None:
+        return ""
+    published = f"; papers judge on {coverage['published']:,}" if coverage["published"] else ""
+    return f"covers {coverage['judged']:,} of the {coverage['annotated']:,} clips annotated{published}"
+
+
 def _figures(query_ranks: Tensor, graded: Tensor | None, rows: Tensor | None = None) -> dict[str, float]:
     """Return the figures of all queries, or of some `rows` (Q,) bool: those of graded relevance first."""
     if rows is not None:
@@ -211,9 +224,9 @@ def save_judgement(
     """Keep the ranks behind the figures, so that runs can be compared query by query and results shown.
 
     text_concepts and text_groups (M,) are the concept (-1: unknown) and the group of every caption, media_groups (N,)
-    that of every medium.
+    that of every medium. The description says where each medium lies: a path and, in tar files, offset and length.
     """
-    meta = {
+    meta: dict[str, Any] = {
         "split": split.name,
         "kind": split.media[0].kind,
         "relevance": relevance,
@@ -222,6 +235,9 @@ def save_judgement(
         "media_paths": [os.path.relpath(medium.path, root) for medium in split.media],
         "captions": list(split.captions),
     }
+    members = [medium.member for medium in split.media]
+    if any(members):
+        meta["media_members"] = members
     with atomic_write(path) as file:
         np.savez_compressed(
             file,

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mmts.concepts import ConceptDistribution
+from mmts.evaluation import GRADED
 from mmts.training.recipe import Recipe, parse_recipe, save_recipe
 from mmts.training.run_directory import RunDirectory
 
@@ -171,3 +172,31 @@ def three_rules(folder: Path, num_media: int = 240, seeds: Sequence[int] = (0, 1
         for name, rule in RULES.items()
         for seed in seeds
     ]
+
+
+def make_graded(path: Path) -> Path:
+    """Turn a run into one judged by graded relevance; a query's scores are 1 by its rank."""
+    run = RunDirectory(path)
+    with np.load(run.judgement_file) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    kind = json.loads(str(arrays["meta"]))["kind"]
+    metrics = json.loads(run.metrics_file.read_text())
+    for side, direction in (("text", f"text_to_{kind}"), ("media", f"{kind}_to_text")):
+        graded = np.repeat(1 / arrays[f"{side}_ranks"][:, None], 3, axis=1)
+        arrays[f"{side}_graded"] = graded
+        metrics["intervals"][direction] |= {name: interval(graded.mean()) for name in GRADED}
+        parts = [(metrics, np.ones(len(graded), dtype=bool))]
+        for number, part in enumerate(("head", "mid", "tail")):
+            parts.append((metrics["groups"][part], arrays[f"{side}_groups"] == number))
+        for place, inside in parts:
+            if place is not None:
+                place[direction] = dict.fromkeys(GRADED, 100 * graded[inside].mean()) | place[direction]
+    np.savez_compressed(run.judgement_file, **arrays)
+    return write_metrics(path, **metrics)
+
+
+def write_metrics(path: Path, **more: Any) -> Path:
+    """Add to a run's metrics.json."""
+    file = RunDirectory(path).metrics_file
+    file.write_text(json.dumps(json.loads(file.read_text()) | more))
+    return path

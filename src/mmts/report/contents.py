@@ -8,6 +8,7 @@ from typing import Any
 from mmts.compare import Figure, Gap, GapKey, Judged, RunGroup, directions_of, group_runs, paired_gaps
 from mmts.concepts import ConceptDistribution
 from mmts.errors import DataError, InputError, RunError
+from mmts.report.measures import Measure, leading_measure
 from mmts.report.wording import clean
 from mmts.training.run_directory import RunDirectory
 
@@ -33,6 +34,11 @@ class Contents:
     def metrics(self) -> dict[str, Any]:
         """The first run's metrics.json."""
         return self.groups[0].metrics[0]
+
+    @property
+    def measure(self) -> Measure:
+        """What the page leads with."""
+        return leading_measure(self.metrics)
 
     def figure(self, number: int, direction: str, measure: str, part: str | None = None) -> Figure | None:
         """Return a rule's mean and spread; None where nothing was measured."""

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmts.compare import Figure, Gap
+from mmts.evaluation import coverage_in_words
 from mmts.report.contents import Contents
+from mmts.report.learning import number_of_validations
 from mmts.report.wording import counted, isolated, listed, signed
-
-MEASURE = "R@1"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One rule beside the first, by R@1 of text queries. None stands for what cannot be known from these runs."""
+    """One rule beside the first, by the leading measure of text queries. None stands for what cannot be known."""
 
     number: int
     figure: Figure
@@ -31,6 +31,11 @@ class Verdict:
         return None if self.gap is None else self.gap.is_clear
 
     @property
+    def is_level(self) -> bool:
+        """Whether there is no difference as far as it is written out."""
+        return float(f"{self.difference:.1f}") == 0
+
+    @property
     def is_clear(self) -> bool:
         """Whether everything that can be known speaks for a difference, and something can."""
         known = [each for each in (self.outside_spread, self.outside_interval) if each is not None]
@@ -47,15 +52,17 @@ class Verdict:
 
     def in_words(self, first: str) -> str:
         """Say how far the rule is from the first, and whether that is more than chance."""
-        amount = f"{abs(self.difference):.1f}"
-        where = f"{amount} points {'above' if self.difference > 0 else 'below'} {first}"
-        parts = [where if float(amount) else f"level with {first}"]
+        where = f"{abs(self.difference):.1f} points {'above' if self.difference > 0 else 'below'} {first}"
+        return where + self.certainty()
+
+    def certainty(self) -> str:
+        """Say whether the difference is more than chance: what follows the difference in a sentence."""
+        text = ""
         if self.spread is not None:
-            parts.append("more than the spread over seeds" if self.outside_spread else "within the spread over seeds")
-        text = ", ".join(parts)
+            text = f", {'more than' if self.outside_spread else 'within'} the spread over seeds"
         if self.gap is not None:
             agrees = self.outside_spread in (None, self.gap.is_clear)
-            text += f"{' and' if agrees else ', though'} with an interval over queries that "
+            text += f"{', though' if not agrees else ' and' if text else ','} with an interval over queries that "
             text += "leaves out 0" if self.gap.is_clear else "includes 0"
         return text
 
@@ -71,46 +78,49 @@ class Finding:
 
 
 def find(contents: Contents) -> Finding:
-    """Say which rule is best by R@1 of text queries, and whether seeds and queries can tell it from the first."""
+    """Say which rule is best by the leading measure of text queries, and whether that can be told from the first."""
     verdicts = _verdicts(contents)
-    first = contents.figure(0, contents.directions[0], MEASURE)
+    first = contents.figure(0, contents.directions[0], contents.measure.name)
     if first is None:
         return Finding("These runs have no recall to compare", (), "", ())
     headline = _headline(contents, first, verdicts)
     best = max(verdicts, key=lambda verdict: verdict.difference) if verdicts else None
-    sentences = [_best_sentence(contents, best), _tail_sentence(contents, best), _other_direction(contents, best)]
+    sentences = [
+        _best_sentence(contents, verdicts, best),
+        _tail_sentence(contents, best),
+        _other_direction(contents, best),
+    ]
     return Finding(headline, tuple(each for each in sentences if each), _measured(contents), tuple(verdicts))
 
 
 def _verdicts(contents: Contents) -> list[Verdict]:
     direction = contents.directions[0]
-    first = contents.figure(0, direction, MEASURE)
+    first = contents.figure(0, direction, contents.measure.name)
     verdicts = []
     for number in range(1, len(contents.groups)):
-        own = contents.figure(number, direction, MEASURE)
+        own = contents.figure(number, direction, contents.measure.name)
         if own is None or first is None:
             continue
         spreads = [each for each in (own.spread, first.spread) if each is not None]
         spread = max(spreads) if spreads else None
-        gap = contents.gaps.get((number, direction, MEASURE, None))
+        gap = contents.gaps.get((number, direction, contents.measure.name, None))
         verdicts.append(Verdict(number, own, own.mean - first.mean, spread, gap))
     return verdicts
 
 
 def _headline(contents: Contents, first: Figure, verdicts: Sequence[Verdict]) -> str:
-    kind, name = contents.kind, _name(contents, 0)
+    name = _name(contents, 0)
     if not verdicts:
-        return f"The right {kind} comes first for {first.mean:.1f} % of the captions"
+        outcome = _outcome(contents, first)
+        return outcome[:1].upper() + outcome[1:]
     ahead = [verdict for verdict in verdicts if verdict.difference > 0 and verdict.is_clear]
     best = max(ahead or verdicts, key=lambda verdict: verdict.difference)
     if ahead:
-        return (
-            f"{_name(contents, best.number)} beats {name}: the right {kind} comes first for {best.figure.mean:.1f} % "
-            f"of the captions, instead of {first.mean:.1f} %"
-        )
+        outcome = _outcome(contents, best.figure)
+        return f"{_name(contents, best.number)} beats {name}: {outcome}, instead of {first.mean:.1f} %"
     if all(verdict.difference < 0 and verdict.is_clear for verdict in verdicts):
         return (
-            f"{name} stays best: the right {kind} comes first for {first.mean:.1f} % of the captions, "
+            f"{name} stays best: {_outcome(contents, first)}, "
             f"{best.figure.mean:.1f} % with {_name(contents, best.number)}"
         )
     if all(verdict.outside_spread is False for verdict in verdicts):
@@ -122,14 +132,18 @@ def _headline(contents: Contents, first: Figure, verdicts: Sequence[Verdict]) ->
     return f"No rule is clearly better than {name}"
 
 
-def _best_sentence(contents: Contents, best: Verdict | None) -> str:
+def _best_sentence(contents: Contents, verdicts: Sequence[Verdict], best: Verdict | None) -> str:
     if best is None:
         return ""
-    name = _name(contents, best.number)
-    start = f"{name} has the highest mean R@1"
-    if best.difference <= 0:
-        start = f"{_name(contents, 0)} has the highest mean R@1; {name} comes closest"
-    return f"{start}, {best.in_words(_name(contents, 0))}."
+    first, name, measure = _name(contents, 0), _name(contents, best.number), contents.measure.name
+    if best.is_level:
+        level = [verdict for verdict in verdicts if verdict.is_level]
+        names = [first, *(_name(contents, verdict.number) for verdict in level)]
+        others = ", ahead of the others" if len(level) < len(verdicts) else ""
+        return f"{listed(names)} are level in {measure}{others}{best.certainty() if len(level) == 1 else ''}."
+    if best.difference > 0:
+        return f"{name} has the highest {measure}, {best.in_words(first)}."
+    return f"{first} has the highest {measure}; {name} comes closest, {best.in_words(first)}."
 
 
 def _measured(contents: Contents) -> str:
@@ -137,24 +151,34 @@ def _measured(contents: Contents) -> str:
     number = f"{counted(metrics['num_captions'], 'caption')} of {counted(metrics['num_media'], contents.kind)}"
     start = {
         "train": f"Measured on {number} of the training data itself",
-        "val": f"Measured on {number} of the val split, which also chose the checkpoint",
+        "val": f"Measured on {number} of the val split{_choice(contents)}",
     }.get(metrics["split"], f"Measured on {number} that training did not see ({metrics['split']} split)")
+    covered = coverage_in_words(metrics)
+    end = f" This {covered}." if covered else ""
     runs = sorted({len(group.seeds) for group in contents.groups})
     of = "of each rule" if len(contents.groups) > 1 else "of one recipe"
     if runs == [1]:
-        return f"{start}; one run {of}, so the spread over seeds is unknown."
+        return f"{start}; one run {of}, so the spread over seeds is unknown.{end}"
     seeds = f"{runs[0]} seeds" if len(runs) == 1 else f"{runs[0]} to {runs[-1]} seeds"
-    return f"{start}, with {seeds} {of}; ± is the sample standard deviation over seeds."
+    return f"{start}, with {seeds} {of}; ± is the sample standard deviation over seeds.{end}"
+
+
+def _choice(contents: Contents) -> str:
+    """Say what else the val split was used for."""
+    looks = [number_of_validations(path) for group in contents.groups for path in group.paths]
+    if max(looks) > 1:
+        return ", which also chose the checkpoint" + ("" if min(looks) > 1 else " of some runs")
+    return ", which chose no checkpoint: training looked at it only once, at its end" if min(looks) == 1 else ""
 
 
 def _tail_sentence(contents: Contents, best: Verdict | None) -> str:
     direction = contents.directions[0]
     if best is None:
-        figures = {part: contents.figure(0, direction, MEASURE, part) for part in ("head", "tail")}
+        figures = {part: contents.figure(0, direction, contents.measure.name, part) for part in ("head", "tail")}
         if figures["head"] is None or figures["tail"] is None:
             return ""
         return f"Captions of head concepts: {figures['head']} %; of tail concepts: {figures['tail']} %."
-    gaps = {part: contents.gaps.get((best.number, direction, MEASURE, part)) for part in ("head", "tail")}
+    gaps = {part: contents.gaps.get((best.number, direction, contents.measure.name, part)) for part in ("head", "tail")}
     known = {part: gap for part, gap in gaps.items() if gap is not None}
     said = [
         f"{signed(gap.mean)} points on {part} concepts (interval {signed(gap.low)} to {signed(gap.high)})"
@@ -166,11 +190,17 @@ def _tail_sentence(contents: Contents, best: Verdict | None) -> str:
 def _other_direction(contents: Contents, best: Verdict | None) -> str:
     direction = contents.directions[1]
     numbers = [0] if best is None else [0, best.number]
-    figures = [(_name(contents, number), contents.figure(number, direction, MEASURE)) for number in numbers]
+    figures = [
+        (_name(contents, number), contents.figure(number, direction, contents.measure.name)) for number in numbers
+    ]
     known = [f"{figure} %" + (f" ({name})" if best else "") for name, figure in figures if figure is not None]
     if not known:
         return ""
-    return f"The other way round, a right caption comes first for {listed(known)} of the {contents.kind}s."
+    return f"The other way round, {contents.measure.other_way.format(kind=contents.kind, figure=listed(known))}."
+
+
+def _outcome(contents: Contents, figure: Figure) -> str:
+    return contents.measure.outcome.format(kind=contents.kind, figure=f"{figure.mean:.1f}")
 
 
 def _name(contents: Contents, number: int) -> str:

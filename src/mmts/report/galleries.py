@@ -61,6 +61,7 @@ class Gallery:
     rules: tuple[str, ...]
     num_missing: int
     absent: str = ""
+    are_features: bool = False  # nothing to be drawn, by what the data are
 
 
 def make_gallery(contents: Contents, rules: Sequence[int]) -> Gallery:
@@ -81,7 +82,7 @@ def make_gallery(contents: Contents, rules: Sequence[int]) -> Gallery:
             for run, number in zip(runs, rules, strict=True)
         )
         queries.append(_query(contents, runs[0], row, answers))
-    return Gallery(tuple(queries), names, thumbnails.num_missing)
+    return Gallery(tuple(queries), names, thumbnails.num_missing, are_features=thumbnails.are_features)
 
 
 def choose_queries(runs: Sequence[Judged]) -> list[int]:
@@ -108,14 +109,14 @@ def choose_queries(runs: Sequence[Judged]) -> list[int]:
     return sorted(chosen, key=lambda row: (int(arrays["text_groups"][row]), chosen.index(row)))
 
 
-def thumbnail(path: Path) -> str | None:
-    """Return an image as a small data URI, or None where it cannot be read."""
+def thumbnail(path: Path, member: tuple[int, int] | None = None) -> str | None:
+    """Return an image, or that `member` (offset, length) of a tar file, as a small data URI; None if unreadable."""
     from PIL import ImageOps
 
     from mmts.data.image import load_image
 
     try:
-        image = load_image(path, size_hint=2 * SIDE)
+        image = load_image(path, size_hint=2 * SIDE, member=member)
     except (MmtsError, OSError):
         return None
     return _data_uri(ImageOps.contain(image, (SIDE, SIDE)))
@@ -138,16 +139,22 @@ class _Thumbnails:
     def __init__(self, meta: dict[str, Any]) -> None:
         self.root = Path(meta["data"])
         self.paths = meta["media_paths"]
+        members = meta.get("media_members") or [None] * len(self.paths)
+        self.members = [None if member is None else (member[0], member[1]) for member in members]
         self._drawn: dict[int, str | None] = {}
 
     def __getitem__(self, medium: int) -> str | None:
         if medium not in self._drawn:
-            self._drawn[medium] = thumbnail(self.root / self.paths[medium])
+            self._drawn[medium] = thumbnail(self.root / self.paths[medium], self.members[medium])
         return self._drawn[medium]
 
     @property
     def num_missing(self) -> int:
         return sum(source is None for source in self._drawn.values())
+
+    @property
+    def are_features(self) -> bool:
+        return all(path.endswith(".npy") for path in self.paths)
 
 
 def _answer(run: Judged, row: int, number: int, name: str, thumbnails: _Thumbnails) -> Answer:

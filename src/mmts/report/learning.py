@@ -1,6 +1,7 @@
 """Loss and validation recall over training, averaged over the seeds of a rule."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from mmts.compare import RunGroup
@@ -32,6 +33,11 @@ def recall_line(name: str, number: int, group: RunGroup, direction: str) -> Line
         ]
         runs.append({line["progress"]: float(line["val"][direction]["R@1"]) for line in lines})
     return _line(name, number, runs)
+
+
+def number_of_validations(path: Path) -> int:
+    """Return how often a run looked at validation data; the checkpoint was chosen on them if more than once."""
+    return sum("val" in line for line in RunDirectory(path).log_lines())
 
 
 def _line(name: str, number: int, runs: Sequence[dict[float, float]]) -> Line | None:

@@ -11,15 +11,15 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from mmts.compare import PARTS, Judged, RunGroup
+from mmts.compare import FOLDS, PARTS, Judged, RunGroup, folds_in_words
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.evaluation import shown_measures
 from mmts.files import atomic_write
 from mmts.report import charts
 from mmts.report.contents import Contents, read_contents
-from mmts.report.finding import MEASURE, Finding, find
+from mmts.report.finding import Finding, find
 from mmts.report.galleries import QUERIES, Gallery, make_gallery
-from mmts.report.learning import loss_line, recall_line
+from mmts.report.learning import loss_line, number_of_validations, recall_line
 from mmts.report.rules import ValueCurve, rule_in_words, value_curve
 from mmts.report.tail import LongTail
 from mmts.report.wording import clean, counted, listed, signed
@@ -72,6 +72,7 @@ def _fill_in(contents: Contents, runs: Sequence[Path], out: Path, title: str | N
         keys=[_key(number) for number in range(len(contents.groups))],
         kind=contents.kind,
         metrics=contents.metrics,
+        measure=contents.measure,
         finding=finding,
         rules=_rules(contents, finding),
         tail=LongTail.of(distribution) if distribution is not None else None,
@@ -120,7 +121,7 @@ def _rules(contents: Contents, finding: Finding) -> list[dict[str, Any]]:
             {
                 "name": contents.names[number],
                 "words": rule_in_words(group.recipe)[:1].upper() + rule_in_words(group.recipe)[1:],
-                "figure": contents.figure(number, contents.directions[0], MEASURE),
+                "figure": contents.figure(number, contents.directions[0], contents.measure.name),
                 "verdict": verdict.in_short() if verdict else "",
                 "seeds": ", ".join(str(seed) for seed in group.seeds),
                 "recipe": recipe,
@@ -170,7 +171,9 @@ def _learning(contents: Contents) -> dict[str, Any]:
     if not losses:
         absent = "Left out: these runs have no log.jsonl."
     elif len(panels) == 1:
-        absent = "Recall over training is left out: these runs had no validation data."
+        looked = any(number_of_validations(path) for group in contents.groups for path in group.paths)
+        why = "looked at validation data only once, at the end" if looked else "had no validation data"
+        absent = f"Recall over training is left out: these runs {why}."
     return {"learning": panels, "learning_note": note.strip(), "learning_absent": absent}
 
 
@@ -185,16 +188,22 @@ def _results(contents: Contents) -> dict[str, Any]:
         table_note += "In brackets: the 95 % bootstrap interval over queries of a single run. "
     if len(contents.groups) > 1:
         table_note += "Bold is the highest mean, which need not be a clear difference."
+    if folds := folds_in_words(contents.metrics):
+        table_note += f" {folds}."
     charted = _gap_charts(contents)
-    intervals = sum(key[2] == MEASURE for key in contents.gaps)
+    measure = contents.measure
+    intervals = sum(key[2] == measure.name for key in contents.gaps)
     return {
         "results_sentence": (
-            "R@k is the share of queries with something right among the first k. A text query belongs to head, mid or "
+            f"{measure.definitions} A text query belongs to head, mid or "
             f"tail by the training size of its caption's concept, {_article(contents.kind)} by that of its first "
             "caption's."
         ),
         "recall_charts": [
-            (_title(direction), *_dots(_title(direction), _recall_rows(contents, direction), f"recall{at}", "R@1, %"))
+            (
+                _title(direction),
+                *_dots(_title(direction), _recall_rows(contents, direction), f"recall{at}", f"{measure.name}, %"),
+            )
             for at, direction in enumerate(contents.directions)
         ],
         "recall_note": f"{recall_note} The axes begin where the figures do, not at 0.".strip(),
@@ -202,10 +211,10 @@ def _results(contents: Contents) -> dict[str, Any]:
         "table_note": table_note.strip(),
         "gap_charts": charted,
         "gap_note": (
-            "Points of R@1 with their 95 % paired bootstrap intervals over queries (all captions of one "
-            f"{contents.kind} drawn together; hits averaged over seeds). A filled mark: the interval leaves out 0. The "
-            "intervals know nothing of the spread over seeds, and each is 95 % by itself: of "
-            f"{intervals} such, about {0.05 * intervals:.1g} would leave out 0 by chance alone."
+            f"Points of {measure.name} with their 95 % paired bootstrap intervals over queries (all captions of one "
+            f"{contents.kind} drawn together; {measure.averaged} averaged over seeds). A filled mark: the "
+            "interval leaves out 0. The intervals know nothing of the spread over seeds, and each is 95 % by itself: "
+            f"of {intervals} such, about {0.05 * intervals:.1g} would leave out 0 by chance alone."
         ),
         "gap_rows": _gap_rows(contents),
         "no_gaps": contents.no_gaps,
@@ -216,11 +225,11 @@ def _recall_rows(contents: Contents, direction: str) -> list[charts.Row]:
     rows = []
     for part in PARTS:
         for number, group in enumerate(contents.groups):
-            figure = contents.figure(number, direction, MEASURE, part)
+            figure = contents.figure(number, direction, contents.measure.name, part)
             if figure is None:
                 continue
             places = [metrics if part is None else metrics["groups"][part] for metrics in group.metrics]
-            values = tuple(float(place[direction][MEASURE]) for place in places)
+            values = tuple(float(place[direction][contents.measure.name]) for place in places)
             name = contents.names[number]
             rows.append(charts.Row(part or "all", name, number, figure.mean, values, f"{figure} %"))
     return rows
@@ -240,7 +249,7 @@ def _gap_charts(contents: Contents) -> list[tuple[str, Markup, Markup]]:
         rows = []
         for part in PARTS:
             for number, name in enumerate(contents.names):
-                gap = contents.gaps.get((number, direction, MEASURE, part))
+                gap = contents.gaps.get((number, direction, contents.measure.name, part))
                 if gap is not None:
                     text = f"{signed(gap.mean)} points, {signed(gap.low)} to {signed(gap.high)}"
                     rows.append(
@@ -248,7 +257,9 @@ def _gap_charts(contents: Contents) -> list[tuple[str, Markup, Markup]]:
                     )
         if rows:
             title = _title(direction)
-            found.append((title, *_dots(title, rows, f"gap{at}", "difference in R@1, points", zero=True)))
+            found.append(
+                (title, *_dots(title, rows, f"gap{at}", f"difference in {contents.measure.name}, points", zero=True))
+            )
     return found
 
 
@@ -272,7 +283,7 @@ def _gap_rows(contents: Contents) -> list[dict[str, Any]]:
 def _table(contents: Contents, direction: str) -> dict[str, Any]:
     measures = shown_measures(contents.metrics)
     parts: list[dict[str, Any]] = []
-    for part in PARTS:
+    for part in (None, FOLDS, *GROUP_NAMES) if FOLDS in contents.metrics else PARTS:
         figures = [
             (number, [contents.figure(number, direction, measure, part) for measure in measures])
             for number in range(len(contents.groups))
@@ -301,13 +312,16 @@ def _table(contents: Contents, direction: str) -> dict[str, Any]:
                     ],
                 }
             )
-        parts.append({"name": (part or "all").capitalize(), "note": _queries(contents, direction, part), "rows": rows})
+        name = f"{contents.metrics[FOLDS]['num']} folds" if part == FOLDS else (part or "all").capitalize()
+        parts.append({"name": name, "note": _queries(contents, direction, part), "rows": rows})
     return {"name": _title(direction), "measures": measures, "parts": parts}
 
 
 def _queries(contents: Contents, direction: str, part: str | None) -> str:
     """Say how many queries stand behind a part of a table, where metrics.json knows."""
     metrics = contents.metrics
+    if part == FOLDS:
+        return "mean"
     if part is None:
         number = metrics["num_captions" if direction == contents.directions[0] else "num_media"]
     elif direction == contents.directions[0]:

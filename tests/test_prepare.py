@@ -116,6 +116,23 @@ def test_what_the_reader_finds_wrong_leaves_the_manifest_as_it_was(tmp_path: Pat
     assert (tmp_path / MANIFEST).read_text() == "before"
 
 
+def test_a_path_that_cannot_be_looked_at_is_missing(tmp_path: Path):
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    names = ("x" * 5000 + ".jpg", "loop.jpg")
+    media = [Medium(name, tmp_path / name, ("a cat",), split="train") for name in names]
+    assert write_manifest(Dataset("links", tmp_path, tmp_path, media), tmp_path)["train"].absent == 2
+    assert (tmp_path / "missing.txt").read_text().splitlines() == list(names)
+
+
+def test_what_the_reader_cannot_open_is_said_as_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def read(root: Path) -> Dataset:
+        raise PermissionError(13, "Permission denied", str(root / "images"))
+
+    monkeypatch.setitem(PUBLIC_SETS, "flickr30k", replace(PUBLIC_SETS["flickr30k"], read=read))
+    with pytest.raises(DataError, match=r"cannot read '.*': Permission denied$"):
+        prepare("flickr30k", draw_flickr30k(tmp_path))
+
+
 def test_of_both_data_sets_in_one_folder_the_named_one_is_read(tmp_path: Path):
     draw_coco(tmp_path)
     draw_flickr30k(tmp_path)

@@ -44,7 +44,10 @@ def prepare(name: str, root: str | Path) -> Path:
     if lacking:
         where = f"{root} lacks" if root.is_dir() else f"{root} does not exist: get"
         raise DataError(f"{where} {'; '.join(lacking)}. The lines above say where they are found")
-    dataset = public.read(root)
+    try:
+        dataset = public.read(root)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {str(root)!r}: {getattr(error, 'strerror', None) or error}") from None
     counts = write_manifest(dataset, root)
     for note in dataset.notes:
         _say(f"note: {note}")
@@ -70,7 +73,10 @@ def write_manifest(dataset: Dataset, root: Path) -> dict[str, Counts]:
 
     @lru_cache(maxsize=1024)  # the clips of one video come one after the other
     def is_there(path: Path) -> bool:
-        return path.exists()
+        try:
+            return path.exists()
+        except (OSError, ValueError):  # a name that is too long, a folder that may not be looked into
+            return False
 
     counts: dict[str, Counts] = {}
     with (

@@ -1,3 +1,4 @@
+import gzip
 import io
 import tarfile
 from pathlib import Path
@@ -113,7 +114,9 @@ def test_rows_of_many_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ("line", "message"),
     [
         (b"no tab at all", r"line 2: a row is a caption, a tab and an address; this one has 0 tabs"),
-        (b"", r"line 2: .* this one has 0 tabs"),
+        (b"", r"line 2 is blank; images are named by the number of their row, so none is skipped"),
+        (b" \r\n\n", r"line 2 is blank"),
+        (b"http://x/1\tone", r"line 2: the address comes first; a row is a caption, a tab and an address"),
         (b"a\tb\tc", r"line 2: .* this one has 2 tabs"),
         (b"a\t ", r"line 2: .* this one has 1 tabs and nothing after it"),
         (b"\xff\thttp://x", r"line 2: byte 1 is not UTF-8"),
@@ -123,6 +126,34 @@ def test_a_broken_row_is_named(tmp_path: Path, line: bytes, message: str):
     draw(tmp_path / "training/0.jpg")
     (tmp_path / TRAIN).write_bytes(b"zero\thttp://x/0\n" + line + b"\ntwo\thttp://x/2\n")
     with pytest.raises(DataError, match=rf"Train_GCC-training\.tsv, {message}"):
+        read_cc3m(tmp_path)
+
+
+def test_blank_lines_at_the_end_mean_nothing(tmp_path: Path):
+    draw(tmp_path / "training/0.jpg")
+    (tmp_path / TRAIN).write_bytes(b"zero\thttp://x/0\n\r\n  \n")
+    assert rows(read_cc3m(tmp_path)) == {"train-0": "training/0.jpg"}
+
+
+def test_a_caption_may_be_an_address(tmp_path: Path):
+    draw(tmp_path / "training/0.jpg")
+    (tmp_path / TRAIN).write_text("http://a cat\thttp://x/0\n")
+    assert read_cc3m(tmp_path).media[0].captions == ("http://a cat",)
+
+
+def test_a_longer_file_than_the_official_one_is_not_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cc3m, "PARTS", tuple(part._replace(num_rows=1) for part in cc3m.PARTS))
+    write_tsv(tmp_path, "zero")
+    draw(tmp_path / "training/1.jpg")
+    with pytest.raises(DataError, match=r"tsv has 1 rows: training/1\.jpg would be the image of row 1"):
+        read_cc3m(tmp_path)
+
+
+def test_a_compressed_file_says_so(tmp_path: Path):
+    write_tsv(tmp_path, "zero")
+    draw(tmp_path / "training/0.jpg")
+    (tmp_path / TRAIN).write_bytes(gzip.compress((tmp_path / TRAIN).read_bytes()))
+    with pytest.raises(DataError, match=r"Train_GCC-training\.tsv is compressed with gzip; unpack it"):
         read_cc3m(tmp_path)
 
 
@@ -137,7 +168,9 @@ def test_images_that_cannot_be_placed(tmp_path: Path):
         read_cc3m(tmp_path)
     draw(tmp_path / "training/1.jpg", tmp_path / "training/2.jpg")
     with pytest.raises(
-        DataError, match=r"2\.jpg would be the image of row 2, and Train.*tsv has 2 rows counted from 0"
+        DataError,
+        match=r"Train.*tsv has 2 rows; the official file has 3,318,333, so it may be cut short: training/2\.jpg "
+        "would be the image of row 2 counted from 0",
     ):
         read_cc3m(tmp_path)
     (tmp_path / "training/2.jpg").rename(tmp_path / "training/01.png")

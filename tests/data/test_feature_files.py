@@ -60,8 +60,8 @@ class Evil:
         (npy_bytes([1.0, np.nan]), "holds values that are not finite"),
         (npy_bytes([1.0, 1e300]), "holds values that are not finite in 32 bits"),
         (npy_bytes(["a", "b"]), "holds <U1, not numbers"),
-        (npy_bytes([Evil()]), "is not a .npy file of numbers"),
-        (pickle.dumps(Evil()), "is not a .npy file of numbers"),
+        (npy_bytes([Evil()]), "is not a .npy file of numbers: it holds Python objects, which are not read"),
+        (pickle.dumps(Evil()), "is not a .npy file of numbers: it holds Python objects, which are not read"),
     ],
 )
 def test_the_file_and_the_reason_are_named(
@@ -72,10 +72,17 @@ def test_the_file_and_the_reason_are_named(
     if content is not None:
         path.write_bytes(content)
     assert str(why_unreadable_features(path)).startswith(reason)
+    assert "allow_pickle" not in str(why_unreadable_features(path))
     with pytest.raises(DataError) as caught:
         feature_rows([Medium("a", path, ("x",))])
     assert str(caught.value).startswith(f"{path}: {reason}")
     assert not (tmp_path / "executed").exists()
+
+
+def test_what_cannot_be_looked_at_is_unreadable(tmp_path: Path):
+    (tmp_path / "loop.npy").symlink_to("loop.npy")
+    assert why_unreadable_features(tmp_path / "loop.npy") == "does not exist"
+    assert why_unreadable_features(tmp_path / f"{'x' * 300}.npy") == "does not exist"
 
 
 def test_an_archive_and_a_folder_are_refused(tmp_path: Path):

@@ -17,6 +17,7 @@ from mmts.data.image import (
     fit_square,
     load_image,
     load_pixels,
+    why_unreadable_image,
 )
 from mmts.data.records import Medium, Split
 from mmts.errors import DataError, InputError
@@ -134,6 +135,13 @@ def test_the_file_and_the_reason_are_named(tmp_path: Path, content: bytes | None
     with pytest.raises(DataError, match=reason) as caught:
         load_image(path, size_hint)
     assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_what_cannot_be_looked_at_is_unreadable(tmp_path: Path):
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    assert why_unreadable_image(tmp_path / "loop.jpg") == "Too many levels of symbolic links"
+    assert why_unreadable_image(tmp_path / ("x" * 300)) == "File name too long"
+    assert why_unreadable_image(tmp_path / ("x" * 300), (0, 5)) == "File name too long"
 
 
 def test_a_folder_and_a_pipe_are_no_images(tmp_path: Path):

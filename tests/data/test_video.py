@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmts.data import decoding
+from mmts.data import clips, decoding
 from mmts.data.decoding import VideoFile
 from mmts.data.image import Augmentation
 from mmts.data.readable import unreadable_media
@@ -309,6 +309,23 @@ def test_the_file_and_the_reason_are_named(tmp_path: Path, case: str, capfd: pyt
         load_clip(medium, FrameSampling(4), 16)
     assert str(caught.value).startswith(f"{medium.path} (0.5 s to 1.5 s): {reason}")
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_cannot_be_looked_at_is_unreadable(tmp_path: Path):
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    for path, why in (
+        (tmp_path / "loop.mp4", "Too many levels of symbolic links"),
+        (tmp_path / f"{'x' * 5000}.mp4", "File name too long"),
+    ):
+        assert why_unreadable_clip(clip_of(path)) == f"cannot be opened: {why}"
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(clips.os, "scandir", refuse)
+    assert why_unreadable_clip(clip_of(tmp_path)) == "cannot be listed: Permission denied"
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path):

@@ -22,6 +22,7 @@ from mmts.errors import DataError
 from mmts.files import cache_root, content_hash
 
 _ROWS = 10_000  # of a TSV, to a piece
+_ADDRESS = re.compile(r"\s*https?://", re.IGNORECASE)
 _HEADER = ["caption", "url"]
 _NO_FILE = "without an image file (failed downloads)"
 _SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
@@ -30,16 +31,17 @@ _NAME = re.compile(rf"(\d{{1,18}})(?:(?:_\d+)?\.(?:{'|'.join(_SUFFIXES)})|_\d+)"
 
 
 class Part(NamedTuple):
-    """One of the two TSV files: its split, and the folders that may hold its images, the first that exists counts."""
+    """One of the two TSV files: its split, its official rows, and the folders of its images, the first there counts."""
 
     tsv: str
     split: str
+    num_rows: int
     folders: tuple[str, ...]
 
 
 PARTS = (
-    Part("Train_GCC-training.tsv", "train", ("training", "Train_GCC-training", "images")),
-    Part("Validation_GCC-1.1.0-Validation.tsv", "val", ("validation", "Validation_GCC-1.1.0-Validation")),
+    Part("Train_GCC-training.tsv", "train", 3_318_333, ("training", "Train_GCC-training", "images")),
+    Part("Validation_GCC-1.1.0-Validation.tsv", "val", 15_840, ("validation", "Validation_GCC-1.1.0-Validation")),
 )
 
 
@@ -106,8 +108,8 @@ def read_cc3m(path: str | Path) -> Dataset:
     of 10,000 rows only those are made again in which a row, or an image's name, size or time of change is another.
 
     Raises:
-        DataError: naming the line that is no such row, images missing altogether, two images of one row, or an image
-            whose row does not exist.
+        DataError: naming the line that is no such row, images missing altogether, two images of one row, or a TSV that
+            ends before the row of an image.
     """
     root = Path(os.path.abspath(Path(path).expanduser()))
     try:
@@ -199,8 +201,16 @@ def _piece(
 
 
 def _rows(tsv: Path) -> Iterator[str]:
-    """Yield the caption of every row; quotes mean nothing in these files."""
+    """Yield the caption of every row; quotes mean nothing in these files, nor do blank lines at their end."""
+    blank = 0
     for number, line in read_lines(tsv):
+        if not line.strip():
+            blank = blank or number
+            continue
+        if blank:
+            raise DataError(
+                f"{tsv}, line {blank} is blank; images are named by the number of their row, so none is skipped"
+            )
         fields = line.rstrip("\r\n").split("\t")
         if number == 1 and [field.strip().lower() for field in fields] == _HEADER:
             continue
@@ -209,6 +219,8 @@ def _rows(tsv: Path) -> Iterator[str]:
                 f"{tsv}, line {number}: a row is a caption, a tab and an address; this one has {len(fields) - 1} tabs"
                 f"{'' if len(fields) != 2 else ' and nothing after it'}"
             )
+        if _ADDRESS.match(fields[0]) and not _ADDRESS.match(fields[1]):
+            raise DataError(f"{tsv}, line {number}: the address comes first; a row is a caption, a tab and an address")
         yield fields[0]
 
 
@@ -217,7 +229,8 @@ def _check_rows(root: Path, part: Part, found: Images) -> None:
     num_rows = sum(1 for _ in _rows(root / part.tsv))
     beyond = int(np.searchsorted(found.rows, num_rows))
     if beyond < len(found.rows):
+        short = f"; the official file has {part.num_rows:,}, so it may be cut short" if num_rows < part.num_rows else ""
         raise DataError(
-            f"{root / found.path(beyond)} would be the image of row {found.rows[beyond]:,}, and {part.tsv} has "
-            f"{num_rows:,} rows counted from 0; an image's name is the number of its row"
+            f"{root / part.tsv} has {num_rows:,} rows{short}: {found.path(beyond)} would be the image of row "
+            f"{found.rows[beyond]:,} counted from 0, as an image's name is the number of its row"
         )

@@ -68,7 +68,7 @@ def open_clip(medium: Medium) -> Iterator[Clip]:
     start, end = medium.start or 0.0, medium.end
     if not 0 <= start < (float("inf") if end is None else end):
         raise DataError(f"{medium.path}: the segment is empty: it starts at {start:.6g} s and ends at {end:.6g} s")
-    if not medium.path.is_dir():
+    if not os.path.isdir(medium.path):
         with VideoFile(medium.path) as file:
             yield _FileClip(file, start, end)
         return
@@ -173,7 +173,7 @@ class _PictureClip:
 
     def image(self, time: float, detail: Detail) -> Image.Image | None:
         path = self._folder / self._names[int(time)]
-        return load_image(path, detail.size) if path.exists() else None
+        return load_image(path, detail.size) if os.path.exists(path) else None
 
 
 def _picture_names(folder: Path, frames: tuple[int, int] | None) -> list[str]:
@@ -182,12 +182,12 @@ def _picture_names(folder: Path, frames: tuple[int, int] | None) -> list[str]:
     A folder may hold a hundred thousand of them, so for a clip its naming is learnt from whichever comes first.
     """
     if frames is None:
-        numbered = {int(match[2]): entry.name for entry in os.scandir(folder) if (match := _picture(entry.name))}
+        numbered = {int(match[2]): name for name in _entries(folder) if (match := _picture(name))}
         return [name for _, name in sorted(numbered.items())]
     first, last = frames
     if not 0 <= first <= last:
         raise DataError(f"{folder}: there are no frames from {first} to {last}: the first is after the last")
-    example = next((match for entry in os.scandir(folder) if (match := _picture(entry.name))), None)
+    example = next((match for name in _entries(folder) if (match := _picture(name))), None)
     if example is None:
         return []
     width = len(example[2])
@@ -200,8 +200,17 @@ def _picture(name: str) -> re.Match[str] | None:
 
 def _chunk_names(folder: Path) -> dict[int, str]:
     """Return the chunks' names by the second they start at."""
-    matches = (_CHUNK.fullmatch(entry.name) for entry in os.scandir(folder))
+    matches = (_CHUNK.fullmatch(name) for name in _entries(folder))
     return {int(match[1]): match[0] for match in matches if match and match[2].lower() in VIDEO_SUFFIXES}
+
+
+def _entries(folder: Path) -> Iterator[str]:
+    """Yield the names in a folder. Raises DataError where it cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            yield from (entry.name for entry in entries)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed: {error.strerror or error}") from None
 
 
 def _check_end(path: Path, duration: float, start: float) -> None:

@@ -244,8 +244,11 @@ def _open_container(path: Path) -> InputContainer:
 def _why_not_opened(path: Path, error: Exception) -> str:
     if isinstance(error, PermissionError):
         return "permission denied"
-    with open(path, "rb") as file:
-        is_mp4 = file.read(8)[4:] == b"ftyp"
+    try:
+        with open(path, "rb") as file:
+            is_mp4 = file.read(8)[4:] == b"ftyp"
+    except OSError as why:  # a link to itself, a name that is too long, a disk that fails
+        return f"cannot be opened: {why.strerror or why}"
     if is_mp4:
         return "is truncated or damaged: the table of its frames (moov), often at the end of an MP4, cannot be read"
     return f"is not a video that can be opened: {getattr(error, 'strerror', None) or error}"

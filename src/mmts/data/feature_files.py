@@ -1,5 +1,6 @@
 """Files of features computed beforehand: one .npy file a medium, (W,) or (T, W) numbers."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmts.data.records import Medium
-from mmts.errors import DataError, InputError
+from mmts.errors import DataError, InputError, shortened
 
 
 def feature_rows(media: Sequence[Medium]) -> npt.NDArray[np.float32]:
@@ -42,8 +43,8 @@ def why_unreadable_features(path: Path) -> str | None:
 
 
 def _read(path: Path) -> npt.NDArray[Any]:
-    if not path.is_file():
-        raise DataError(f"{path}: {'is not a file' if path.exists() else 'does not exist'}")
+    if not os.path.isfile(path):  # unlike path.is_file(), never an error
+        raise DataError(f"{path}: {'is not a file' if os.path.exists(path) else 'does not exist'}")
     if not path.stat().st_size:
         raise DataError(f"{path}: is empty (0 bytes)")
     try:
@@ -51,7 +52,11 @@ def _read(path: Path) -> npt.NDArray[Any]:
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
     except Exception as error:  # a damaged header ends in nearly anything
-        raise DataError(f"{path}: is not a .npy file of numbers, or is truncated ({error})") from None
+        if "pickle" in str(error):  # numpy's advice then is how to load it unsafely
+            raise DataError(f"{path}: {_why_pickled(path)}") from None
+        raise DataError(
+            f"{path}: is not a .npy file of numbers, or is truncated ({shortened(' '.join(str(error).split()))})"
+        ) from None
     if not isinstance(values, np.ndarray):
         raise DataError(f"{path}: is an archive (.npz); one .npy file a medium is read")
     if values.dtype.kind not in "fiu":
@@ -62,3 +67,12 @@ def _read(path: Path) -> npt.NDArray[Any]:
         if not np.isfinite(values.astype(np.float32)).all():
             raise DataError(f"{path}: holds values that are not finite in 32 bits")
     return values
+
+
+def _why_pickled(path: Path) -> str:
+    """Say why a file is none that numpy reads without pickle, which takes all but its own files for pickles."""
+    with open(path, "rb") as file:
+        start = file.read(6)
+    if start == b"\x93NUMPY" or start[:1] == b"\x80":
+        return "is not a .npy file of numbers: it holds Python objects, which are not read"
+    return "is not a .npy file of numbers, or is truncated"

@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -253,9 +254,9 @@ def _reason(path: Path, error: Exception) -> str:
     """Say in words why a file could not be read."""
     if isinstance(error, FileNotFoundError):
         return "does not exist"
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike path.is_dir(), never an error
         return "is a folder, not an image"
-    if path.is_file() and path.stat().st_size == 0:
+    if os.path.isfile(path) and path.stat().st_size == 0:
         return "is empty (0 bytes)"
     if isinstance(error, UnidentifiedImageError):
         return "is not an image that Pillow can read"

@@ -66,7 +66,7 @@ def test_graded_relevance_leads_with_map(tmp_path: Path, data: tuple[Path, list[
     assert f"fixed {first:.1f} %" in text
     assert "The numbers are mAP of text queries" in text
     assert "mAP averages over queries the average precision" in text
-    assert "nDCG is the sum of relevance" in text
+    assert "nDCG sums relevance, divided by the logarithm" in text
     assert "Points of mAP" in text
     assert "Text to video, mAP, %" in page
     assert "difference in mAP, points" in page

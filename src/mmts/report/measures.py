@@ -35,8 +35,8 @@ _PRECISION = Measure(
     definitions=(
         "Relevance is graded, from 0 to 1. mAP averages over queries the average precision: the mean relevance of what "
         "stands at a place and above it, averaged over the places that hold something of relevance 1; binary_mAP "
-        "takes all other relevance for 0. nDCG sums relevance, divided by the logarithm of the place plus 1, as a share "
-        "of the sum in the best order. R@k is the share of queries with something of relevance 1 among the first k."
+        "takes all other relevance for 0. nDCG sums relevance, divided by the logarithm of the place plus 1, as a "
+        "share of the best order's sum. R@k is the share of queries with something of relevance 1 among the first k."
     ),
     averaged="average precisions",
 )

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -81,10 +81,15 @@ def judge(media: Tensor, text: Tensor, split: Split, relevance: Relevance = "tex
     right = relevance_matrix(split, relevance) if grades is None else csr_matrix((grades == 1).T.numpy())
     of_text = _rank_all(text, media, right, None if grades is None else grades.T)
     of_media = _rank_all(media, text, csr_matrix(right.T), grades)
-    text_ranks, text_top, text_hits, *text_graded = of_text
-    media_ranks, media_top, media_hits, *media_graded = of_media
     return Judgement(
-        text_ranks, media_ranks, text_top, text_hits, media_top, media_hits, *(*text_graded, *media_graded)
+        text_ranks=of_text.ranks,
+        media_ranks=of_media.ranks,
+        text_top=of_text.top,
+        text_top_relevant=of_text.top_relevant,
+        media_top=of_media.top,
+        media_top_relevant=of_media.top_relevant,
+        text_graded=of_text.graded,
+        media_graded=of_media.graded,
     )
 
 
@@ -93,23 +98,42 @@ def _grades(split: Split) -> Tensor:
     return split.graded.relevance()
 
 
-def _rank_all(queries: Tensor, candidates: Tensor, right: csr_matrix, grades: Tensor | None) -> list[Tensor]:
-    """Return ranks (Q,), the first candidates (Q, T), which of them are right (Q, T), and graded scores (Q, 3)."""
+class _Ranked(NamedTuple):
+    """Queries judged: ranks (Q,), first candidates (Q, T), which of them are right (Q, T), graded scores (Q, 3)."""
+
+    ranks: Tensor
+    top: Tensor
+    top_relevant: Tensor
+    graded: Tensor | None
+
+
+def _rank_all(queries: Tensor, candidates: Tensor, right: csr_matrix, grades: Tensor | None) -> _Ranked:
     rows = max(1, _CHUNK_ELEMENTS // max(1, len(candidates)))
     # A product in float32 may differ in its last bit between equal candidates, and a tie would not be one.
     queries, candidates = queries.double(), candidates.double()
-    found: list[list[Tensor]] = [[], [], [], []]
+    parts = []
     for start in range(0, len(queries), rows):
-        similarity = (queries[start : start + rows] @ candidates.T).float()
-        relevant = torch.from_numpy(right[start : start + rows].toarray()).to(similarity.device)
-        top = similarity.topk(min(_TOP, len(candidates)), dim=1).indices
-        values = [ranks(similarity, relevant), top, relevant.gather(1, top)]
-        if grades is not None:
-            scores = graded_scores(similarity, grades[start : start + rows].to(similarity.device))
-            values.append(torch.stack([scores.average_precision, scores.ndcg, scores.binary_average_precision], dim=1))
-        for into, value in zip(found, values, strict=False):
-            into.append(value.cpu())
-    return [torch.cat(each) for each in found if each]
+        chunk = slice(start, start + rows)
+        similarity = (queries[chunk] @ candidates.T).float()
+        relevant = torch.from_numpy(right[chunk].toarray()).to(similarity.device)
+        parts.append(_rank(similarity, relevant, None if grades is None else grades[chunk].to(similarity.device)))
+    graded = [part.graded for part in parts if part.graded is not None]
+    return _Ranked(
+        torch.cat([part.ranks for part in parts]),
+        torch.cat([part.top for part in parts]),
+        torch.cat([part.top_relevant for part in parts]),
+        torch.cat(graded) if graded else None,
+    )
+
+
+def _rank(similarity: Tensor, relevant: Tensor, grades: Tensor | None) -> _Ranked:
+    top = similarity.topk(min(_TOP, similarity.shape[1]), dim=1).indices
+    graded = None
+    if grades is not None:
+        scores = graded_scores(similarity, grades)
+        columns = [scores.average_precision, scores.ndcg, scores.binary_average_precision]  # in the order of GRADED
+        graded = torch.stack(columns, dim=1).cpu()
+    return _Ranked(ranks(similarity, relevant).cpu(), top.cpu(), relevant.gather(1, top).cpu(), graded)
 
 
 def recalls(query_ranks: Tensor) -> dict[str, float]:

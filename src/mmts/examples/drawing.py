@@ -38,12 +38,6 @@ def write_image(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def write_video(path: Path, colour: str, shape: str, seconds: float = 2.0, rate: int = 10) -> None:
-    """Write an MP4 (H.264, a key frame a second) of a shape that moves from left to right, making its folder."""
-    count = max(1, round(seconds * rate))
-    write_film(path, [picture(colour, shape, at / max(count - 1, 1)) for at in range(count)], rate)
-
-
 def write_film(path: Path, pictures: Sequence[npt.NDArray[np.uint8]], rate: int = 10) -> None:
     """Write pictures (height, width, 3) of one size as an MP4 (H.264, a key frame a second), making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)

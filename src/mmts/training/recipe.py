@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -21,7 +21,8 @@ from mmts.training.section import Section
 # Setting one of these by --set starts its section afresh: the other keys of the section belong to the old choice.
 _CHOICES = ("loss", "rule", "kind")
 MAX_SEED = 2**32 - 1  # what numpy and scikit-learn take
-DATASETS = ("flickr30k", "coco", "cc3m", "ek100", "youcook2")
+DatasetName = Literal["flickr30k", "coco", "cc3m", "ek100", "youcook2"]
+DATASETS = get_args(DatasetName)
 TRACKERS = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
 
 # Of these only one can stand; setting one by --set takes the other out.
@@ -46,7 +47,7 @@ class Data(Section):
     """What is read, and what counts as right. `dataset` is the public data set that the recipe was made for."""
 
     path: Path | None = None
-    dataset: Literal["flickr30k", "coco", "cc3m", "ek100", "youcook2"] | None = None
+    dataset: DatasetName | None = None
     relevance: Literal["text", "own", "graded"] = "text"
     captions: Literal["own", "same-concept", "relevant"] = "own"
     min_relevance: float = Field(0.1, ge=0, lt=1)
@@ -242,12 +243,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     3
     """
     text, name, source = _read(str(name_or_path))
-    try:
-        content = yaml.load(text, _UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{source} is not valid YAML: {_one_line(str(error))}") from None
-    if not isinstance(content, dict):
-        raise RecipeError(f"{source} must hold a mapping with the sections data, concepts, model, objective, train")
+    content = parse_mapping(text, source, "the sections data, concepts, model, objective, train")
     content.setdefault("name", name)
     return parse_recipe(override(content, overrides), source)
 
@@ -259,15 +255,31 @@ def parse_recipe(content: Mapping[str, Any], source: str = "recipe") -> Recipe:
     objective = content.get("objective")
     if isinstance(objective, dict) and "loss" not in objective:
         content["objective"] = {"loss": "info_nce", **objective}
-    return _validated(Recipe, content, source)
+    return validated(Recipe, content, source)
 
 
 def parse_concepts(content: Mapping[str, Any]) -> Concepts:
     """Check a recipe's `concepts` section given by itself."""
-    return _validated(Concepts, content, "concepts")
+    return validated(Concepts, content, "concepts")
 
 
-def _validated(section: type[SectionType], content: Mapping[str, Any], source: str) -> SectionType:
+def parse_mapping(text: str, source: str, holds: str) -> dict[str, Any]:
+    """Read YAML that must be a mapping with what `holds` says; raises RecipeError, naming `source`, for anything else.
+
+    >>> parse_mapping("{a: 1, b: 2}", "my.yaml", "letters")
+    {'a': 1, 'b': 2}
+    """
+    try:
+        content = yaml.load(text, _UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{source} is not valid YAML: {_one_line(str(error))}") from None
+    if not isinstance(content, dict):
+        raise RecipeError(f"{source} must hold a mapping with {holds}")
+    return content
+
+
+def validated(section: type[SectionType], content: Mapping[str, Any], source: str) -> SectionType:
+    """Check nested mappings against a section; raises RecipeError naming `source` and the key."""
     try:
         return section.model_validate(content)
     except ValidationError as error:

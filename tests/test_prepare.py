@@ -1,4 +1,5 @@
 import json
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -142,7 +143,10 @@ def test_of_both_data_sets_in_one_folder_the_named_one_is_read(tmp_path: Path):
 
 def test_a_manifest_is_written_one_medium_at_a_time(tmp_path: Path):
     class Table:
-        """A sequence that makes its media as they are asked for, and never two at once."""
+        """A sequence that makes its media as they are asked for; the loop may hold the last one, and no more."""
+
+        def __init__(self) -> None:
+            self.made: list[weakref.ref[Medium]] = []
 
         def __len__(self) -> int:
             return 3
@@ -150,7 +154,10 @@ def test_a_manifest_is_written_one_medium_at_a_time(tmp_path: Path):
         def __getitem__(self, at: int) -> Medium:
             if at >= len(self):
                 raise IndexError
-            return Medium(str(at), tmp_path / f"{at}.jpg", (f"text {at}",), split="train")
+            assert sum(each() is not None for each in self.made) <= 1
+            medium = Medium(str(at), tmp_path / f"{at}.jpg", (f"text {at}",), split="train")
+            self.made.append(weakref.ref(medium))
+            return medium
 
     dataset = Dataset("table", tmp_path, tmp_path, Table())  # type: ignore[arg-type]
     assert write_manifest(dataset, tmp_path)["train"].media == 3

@@ -288,3 +288,17 @@ def test_the_two_examples_are_in_the_public_format(tmp_path: Path):
         member = archive.extractfile(names[0])
         assert member is not None
         assert io.BytesIO(member.read()).getvalue()[:3] == b"\xff\xd8\xff"
+
+
+def test_a_folder_named_like_an_image_is_a_folder(tmp_path: Path):
+    root = write_tsv(tmp_path, "a cat", "a dog")
+    for folder in ("2021_12", "3_1"):
+        (root / "training" / folder).mkdir(parents=True)
+    draw(root / "training/2021_12/0.jpg", root / "training/3_1/1.jpg")
+    assert rows(read_cc3m(root)) == {"train-0": "training/2021_12/0.jpg", "train-1": "training/3_1/1.jpg"}
+
+
+def test_shards_beside_the_tsv_are_read_and_that_is_said(tmp_path: Path):
+    draw_shards(tmp_path)
+    write_tsv(tmp_path, "a cat")
+    assert "the shards in it are read, and not Train_GCC-training.tsv with the images" in read_cc3m(tmp_path).notes

@@ -353,3 +353,10 @@ def test_the_published_margins_average_to_211_thousandths():
     over_time = [margin(p / 20, torch.arange(67_217)).double().mean().item() for p in range(20)]
     assert np.mean(over_time) == pytest.approx(0.211, abs=5e-4)
     assert (over_time[0], over_time[2]) == pytest.approx((0.311, 0.111), abs=5e-4)
+
+
+def test_the_layout_with_most_media_serves_all(tmp_path: Path):
+    root = draw_ek100(tmp_path, layout="features")
+    stray = root / "videos" / "P01" / "P01_01.MP4"
+    stray.mkdir(parents=True)  # chunks of one video, begun and left
+    assert all(medium.is_features for medium in read_epic_kitchens(root).media)

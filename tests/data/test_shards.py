@@ -430,3 +430,18 @@ def test_a_shard_that_may_not_be_read(tmp_path: Path):
         pytest.skip("this user may read everything")
     with pytest.raises(DataError, match=r"cannot read .*0\.tar: Permission denied"):
         read_shards(tar)
+
+
+def test_an_id_that_stands_twice_leaves_no_index_behind(tmp_path: Path):
+    pairs(tmp_path / "0.tar", "1", "2")
+    pairs(tmp_path / "1.tar", "2", "3")
+    for _ in range(2):  # the second time too
+        with pytest.raises(DataError, match="the id '2' is there already"):
+            read_shards(tmp_path)
+
+
+def test_a_finished_index_is_opened_while_another_is_made(tmp_path: Path, private_cache: Path):
+    pairs(tmp_path / "0.tar", "1", "2")
+    read_shards(tmp_path)
+    with pair_index.alone(private_cache / "shards"):
+        assert read_shards(tmp_path).whole().num_media == 2

@@ -1,3 +1,4 @@
+import gc
 import os
 import struct
 from collections.abc import Callable, Sequence
@@ -497,3 +498,18 @@ def test_the_check_looks_at_each_segment_and_remembers(tmp_path: Path, monkeypat
     assert opened == [media[1]]
     assert list(unreadable_media(media[::2])) == []
     assert opened[1:] == [media[0], media[2]]  # another set is looked at anew
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are counted where Linux lists them")
+def test_a_clip_that_is_refused_leaves_no_file_open(tmp_path: Path):
+    folder = chunks(tmp_path / "video")
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    gc.disable()
+    try:
+        for _ in range(5):
+            with pytest.raises(DataError):
+                load_clip(clip_of(folder, 50.0, 60.0), FrameSampling(2), 16)
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()

@@ -5,6 +5,7 @@ import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,13 +64,13 @@ class Images:
             self.folders[here] = os.stat(root / here).st_mtime_ns  # before the look, so that a change after it shows
             with os.scandir(root / here) as entries:
                 for entry in entries:
-                    matched = _NAME.fullmatch(entry.name)
-                    if matched is not None:
+                    if entry.is_dir():
+                        if not entry.is_symlink():  # which may lead back up
+                            waiting.append(f"{here}/{entry.name}")
+                    elif matched := _NAME.fullmatch(entry.name):
                         rows.append(int(matched[1]))
                         paths += os.fsencode(f"{here}/{entry.name}")
                         ends.append(len(paths))
-                    elif entry.is_dir(follow_symlinks=False):  # a link may lead back up
-                        waiting.append(f"{here}/{entry.name}")
         numbers = np.array(rows, dtype=np.int64)
         self._order = np.argsort(numbers, kind="stable")
         self.rows: npt.NDArray[np.int64] = numbers[self._order]
@@ -78,7 +79,9 @@ class Images:
             raise DataError(
                 f"{root / folder}: no image in it is named by the number of its row, such as 12.jpg or 000000012.jpg"
             )
-        for at in np.flatnonzero(np.diff(self.rows) == 0).tolist()[:1]:
+        repeated = np.flatnonzero(np.diff(self.rows) == 0)
+        if len(repeated):
+            at = int(repeated[0])
             first, second = (root / self.path(each) for each in (at, at + 1))
             raise DataError(
                 f"{first} and {second} are both the image of row {self.rows[at]}; an image's name is its row"
@@ -116,7 +119,12 @@ def read_cc3m(path: str | Path) -> Dataset:
         if not root.is_dir():
             names = " and ".join(part.tsv for part in PARTS)
             raise DataError(f"{root} is no folder; CC3M is the folder that holds {names} and the images")
-        return read_shards(root) if holds_shards(root) else _read(root)
+        if not holds_shards(root):
+            return _read(root)
+        dataset = read_shards(root)
+        beside = [part.tsv for part in PARTS if (root / part.tsv).is_file()]
+        note = [f"the shards in it are read, and not {' and '.join(beside)} with the images"] if beside else []
+        return replace(dataset, notes=(*note, *dataset.notes))
     except OSError as error:
         raise DataError(f"cannot read {error.filename or root}: {error.strerror or error}") from None
 
@@ -125,22 +133,29 @@ def _read(root: Path) -> Dataset:
     parts = [part for part in PARTS if (root / part.tsv).is_file()]
     if not parts:
         raise DataError(f"{root}: neither {' nor '.join(part.tsv for part in PARTS)} is in it, and no shards")
-    with alone(cache_root() / "cc3m"):
-        return table_dataset(root, _table(root, parts))
+    table = _kept(root, parts)
+    if table is None:
+        with alone(cache_root() / "cc3m"):  # by now another process may have made it
+            table = _kept(root, parts) or _indexed(root, parts)
+    return table_dataset(root, table)
 
 
-def _table(root: Path, parts: Sequence[Part]) -> PairTable:
-    """Return the index as it was kept, or make it."""
-    index = cache_root() / "cc3m" / content_hash(str(root))
+def _index_folder(root: Path) -> Path:
+    return cache_root() / "cc3m" / content_hash(str(root))
+
+
+def _kept(root: Path, parts: Sequence[Part]) -> PairTable | None:
+    table = opened(_index_folder(root), {"tables": {part.tsv: _state(root / part.tsv) for part in parts}})
+    return table if table is not None and _unchanged(root, table.about["folders"]) else None
+
+
+def _indexed(root: Path, parts: Sequence[Part]) -> PairTable:
     tables = {part.tsv: _state(root / part.tsv) for part in parts}
-    table = opened(index, {"tables": tables})
-    if table is None or not _unchanged(root, table.about["folders"]):
-        images = {part: Images(root, _image_folder(root, part)) for part in parts}
-        for part, found in images.items():
-            _check_rows(root, part, found)
-        folders = {name: time for found in images.values() for name, time in found.folders.items()}
-        table = merge_pieces(index, root, _pieces(root, images), {"tables": tables, "folders": folders})
-    return table
+    images = {part: Images(root, _image_folder(root, part)) for part in parts}
+    for part, found in images.items():
+        _check_rows(root, part, found)
+    folders = {name: time for found in images.values() for name, time in found.folders.items()}
+    return merge_pieces(_index_folder(root), root, _pieces(root, images), {"tables": tables, "folders": folders})
 
 
 def _image_folder(root: Path, part: Part) -> str:

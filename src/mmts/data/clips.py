@@ -73,7 +73,8 @@ def open_clip(medium: Medium) -> Iterator[Clip]:
             yield _FileClip(file, start, end)
         return
     if medium.frames is None and (chunks := _chunk_names(medium.path)):
-        with closing(_ChunkClip(medium.path, chunks, start, end)) as clip:
+        with closing(_ChunkClip(medium.path, chunks)) as clip:
+            clip.cut(start, end)
             yield clip
         return
     names = _picture_names(medium.path, medium.frames)
@@ -103,15 +104,19 @@ class _FileClip:
 class _ChunkClip:
     """A segment of a video cut into files that are named by the second they start at."""
 
-    def __init__(self, folder: Path, chunks: dict[int, str], start: float, end: float | None) -> None:
+    def __init__(self, folder: Path, chunks: dict[int, str]) -> None:
         self._folder, self._chunks = folder, chunks
         self._starts = sorted(chunks)
         self._open: tuple[int, VideoFile] | None = None
+        self.start = self.end = self.rate = 0.0
+
+    def cut(self, start: float, end: float | None) -> None:
+        """Take this segment. Raises DataError where the video has no such segment, or lacks a chunk of it."""
         last = self._starts[-1]
         if end is None or end > last:
             file = self._file(last)
             duration = last + (file.duration or file.measured_duration())
-            _check_end(folder, duration, start)
+            _check_end(self._folder, duration, start)
             end = min(duration, duration if end is None else end)
         self.start, self.end = start, end
         self._check_gaps()

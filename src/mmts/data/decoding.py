@@ -44,6 +44,7 @@ class VideoFile:
         self._open()
         pixels = self._stream.codec_context.width * self._stream.codec_context.height
         if pixels > PIXEL_LIMIT:
+            self.close()
             raise DataError(f"{path}: {pixels:,} pixels a frame are more than the limit of {PIXEL_LIMIT:,}")
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.rate = float(rate) if rate else 25.0

@@ -61,7 +61,7 @@ def read_epic_kitchens(path: str | Path) -> Dataset:
     """Read the splits there are, train and test, one medium a clip with graded relevance (docs/datasets.md).
 
     A clip's labels are noun, verb, verb_noun (names where the class files are there, else numbers) and participant.
-    Media are, for all clips alike, the first found of: videos in 15-second chunks, whole videos, frame folders,
+    Media are, for all clips alike, whichever is there most: videos in 15-second chunks, whole videos, frame folders or
     features. Without any the annotations can still be read, to judge and to analyse.
 
     Args:
@@ -164,17 +164,18 @@ def _fill(pattern: str, clip: Clip) -> str:
 
 def _media(folder: Path, clips: Sequence[Clip]) -> tuple[_Layout | None, str, str]:
     """Return the layout that is there, its pattern of paths, and a note about it."""
+    found: list[tuple[int, int, _Layout, str, str]] = []
     for layout in _LAYOUTS:
         for pattern in layout.patterns:
             first = pattern.split("/", 1)[0]
-            if (
-                "{" not in first and not (folder / first).is_dir()
-            ):  # spares looking for thousands of files on slow disks
-                continue
+            if "{" not in first and not (folder / first).is_dir():
+                continue  # spares looking for thousands of files on slow disks
             paths = dict.fromkeys(_fill(pattern, clip) for clip in clips)
             present = sum(layout.is_there(folder / path) for path in paths)
             if present:
-                note = f"media: {layout.name} ({next(iter(paths))} and so on), {present:,} of {len(paths):,} there"
-                return layout, pattern, note
+                found.append((present, len(paths), layout, pattern, next(iter(paths))))
+    if found:  # the one that has most, the first of equals
+        present, count, layout, pattern, example = max(found, key=lambda each: each[0] / each[1])
+        return layout, pattern, f"media: {layout.name} ({example} and so on), {present:,} of {count:,} there"
     names = ", ".join(f"{layout.name} ({_fill(layout.patterns[0], clips[0])})" for layout in _LAYOUTS)
     return None, _NO_MEDIA, f"no media found, so only the annotations can be used; looked for {names}"

@@ -118,7 +118,7 @@ def merge_pieces(folder: Path, root: Path, pieces: Iterable[Piece], about: Mappi
     counts: Counter[str] = Counter()
     unreadable: list[str] = []
     invented = False
-    with write_pair_table(folder, root, SPLITS) as writer:
+    with write_pair_table(folder, root, SPLITS, _check_ids) as writer:
         for table, split in pieces:
             writer.extend(table, split)
             counts.update(table.about["counts"])
@@ -127,15 +127,16 @@ def merge_pieces(folder: Path, root: Path, pieces: Iterable[Piece], about: Mappi
         writer.about |= {**about, "counts": dict(counts), "invented": invented}
         with atomic_write(writer.folder / _UNREADABLE_NAME, "w") as file:
             file.writelines(line + "\n" for line in unreadable)
-    table = PairTable(folder)
+    return PairTable(folder)
+
+
+def _check_ids(table: PairTable) -> None:
     twice = table.repeated_id()
     if twice is not None:
-        shutil.rmtree(folder)
         first, second = (table.path(int(table.file[row])) for row in twice)
         raise DataError(
             f"{second}: the id {quoted(table.identity(twice[1]))} is there already, in {first}; an id names one pair"
         )
-    return table
 
 
 def table_dataset(path: Path, table: PairTable, notes: Sequence[str] = ()) -> Dataset:

@@ -248,15 +248,18 @@ class PairWriter:
 
 
 @contextmanager
-def write_pair_table(folder: Path, root: Path, splits: Sequence[str]) -> Iterator[PairWriter]:
+def write_pair_table(
+    folder: Path, root: Path, splits: Sequence[str], check: Callable[["PairTable"], None] | None = None
+) -> Iterator[PairWriter]:
     """Open a writer of a table; it stands at `folder`, in place of what was there, once the body has ended.
 
-    Where the body raises, `folder` is left as it was.
+    Where the body raises, or `check` of the whole table, `folder` is left as it was.
 
     Args:
         folder: the new table.
         root: an absolute folder that the files' paths are relative to.
         splits: the names of all splits that pairs may have.
+        check: gets the finished table before it stands at `folder`.
 
     Raises:
         DataError: the table cannot be written.
@@ -276,6 +279,8 @@ def write_pair_table(folder: Path, root: Path, splits: Sequence[str]) -> Iterato
             writer = PairWriter(temporary, root, splits, files)
             yield writer
             writer._finish()
+        if check is not None:
+            check(PairTable(temporary))
         _put(temporary, folder)
     except OSError as error:
         if error.filename is not None and not Path(error.filename).is_relative_to(folder.parent):

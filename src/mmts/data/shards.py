@@ -74,11 +74,11 @@ def read_shards(path: str | Path) -> Dataset:
         root = Path(os.path.commonpath([shard.path.parent for shard in shards]))
         names = [f"{shard.path}\0{shard.key}\0{shard.split}" for shard in shards]
         cache = cache_root() / "shards"
-        with alone(cache):
-            folder = cache / f"all-{content_hash(*names)}"
-            table = opened(folder)
-            if table is None:
-                table = merge_pieces(folder, root, _pieces(shards), {})
+        folder = cache / f"all-{content_hash(*names)}"
+        table = opened(folder)
+        if table is None:
+            with alone(cache):  # by now another process may have made it
+                table = opened(folder) or merge_pieces(folder, root, _pieces(shards), {})
         return table_dataset(pattern, table, _failed_downloads(shards))
     except OSError as error:
         raise DataError(f"cannot read {error.filename or pattern}: {error.strerror or error}") from None

@@ -10,6 +10,20 @@ console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Say nothing and draw no bar meanwhile: what runs inside is one of many, and the whole has a bar of its own.
+
+    >>> with quiet():
+    ...     console.print("not seen")
+    """
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
+
+
 class Bar:
     """A running progress bar: `advance(n)` after n more items, `describe(text)` for what stands at its right."""
 
@@ -27,8 +41,10 @@ class Bar:
 
 
 @contextmanager
-def progress_bar(title: str, total: int, unit: str = "items", done: int = 0) -> Iterator[Bar]:
+def progress_bar(title: str, total: int, unit: str = "items", done: int = 0, window: float = 30) -> Iterator[Bar]:
     """Show a bar with rate and time left on a terminal (standard error); elsewhere nothing is drawn.
+
+    The rate is that of the last `window` seconds: slow items need a longer one.
 
     >>> with progress_bar("counting", 3) as bar:
     ...     for _ in range(3):
@@ -42,13 +58,16 @@ def progress_bar(title: str, total: int, unit: str = "items", done: int = 0) -> 
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as progress:
+    unseen = not errors.is_terminal or console.quiet
+    with Progress(
+        *columns, console=errors, disable=unseen, transient=True, speed_estimate_period=window
+    ) as progress:
         task = progress.add_task(title, total=total, completed=done, note="")
         yield Bar(progress, task)
 
 
 class _Rate(TextColumn):
-    """Items a second."""
+    """Items a second, or a minute where they are slow."""
 
     def __init__(self, unit: str) -> None:
         super().__init__("")
@@ -57,4 +76,6 @@ class _Rate(TextColumn):
     def render(self, task):  # type: ignore[no-untyped-def]
         from rich.text import Text
 
-        return Text(f"{task.speed:,.0f} {self.unit}/s" if task.speed else "")
+        if not task.speed:
+            return Text("")
+        return Text(f"{task.speed:,.0f} {self.unit}/s" if task.speed >= 1 else f"{60 * task.speed:,.1f} {self.unit}/min")

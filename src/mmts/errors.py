@@ -30,6 +30,10 @@ class RunError(MmtsError):
     """A run directory cannot be used, or a run cannot go on: the message says why and what to do."""
 
 
+class Diverged(RunError):
+    """Training came to what is no number: the recipe's fault, not the data's or the machine's."""
+
+
 class Interrupted(MmtsError):
     """Work was asked to stop and can be resumed; `signal_number` says by which signal."""
 

@@ -51,9 +51,10 @@ from mmts.training.splits import (
 from mmts.training.trainer import Trainer
 
 
-def train(recipe: Recipe, out: Path, resume: bool = False) -> dict[str, Any]:
+def train(recipe: Recipe, out: Path, resume: bool = False, judged_on: str | None = None) -> dict[str, Any]:
     """Train by `recipe` into the run directory `out`, judge the best checkpoint, and return metrics.json's content.
 
+    With `judged_on` that split is judged in place of test, which is then left alone: tuning takes "val".
     Raises DataError, RecipeError or RunError for what the user can put right, and Interrupted after Ctrl-C or SIGTERM
     with a checkpoint written.
     """
@@ -68,7 +69,7 @@ def train(recipe: Recipe, out: Path, resume: bool = False) -> dict[str, Any]:
         console.print(f"{out} is finished already")
         return dict(read_json(run.metrics_file))
     relevance = recipe.data.relevance
-    taken = take_splits(dataset, recipe)
+    taken = take_splits(dataset, recipe, judged_on)
     torch.manual_seed(recipe.train.seed)
     # Before the data are looked through: a tower that cannot be had should not cost hours first.
     model = build_model(recipe.model, taken.train, run)
@@ -239,11 +240,11 @@ class Judging:
             metrics["coverage"] = {**asdict(coverage), "judged": split.num_media}
         root = self.dataset.root
         metrics |= {"data": str(root), "relevance": relevance, "checkpoint": self.checkpoint}
-        write_json(file, metrics)
         if file == self.run.metrics_file:
             save_judgement(
                 self.run.judgement_file, judgement, split, root, relevance, concepts, text_groups, media_groups
             )
+        write_json(file, metrics)  # last: it says that the run is finished
         console.print(metrics_table(metrics))
         console.print(f"metrics: {file}")
         return metrics, media, text

@@ -46,11 +46,12 @@ def resolved(path: Path | None) -> Path:
     return path.expanduser().resolve()
 
 
-def take_splits(dataset: Dataset, recipe: Recipe) -> Splits:
+def take_splits(dataset: Dataset, recipe: Recipe, judged_on: str | None = None) -> Splits:
     """Take train, val and test, say what is missing, and refuse what the recipe asks for and the data do not have.
 
-    Nothing is decoded yet. Raises DataError without training data, with fewer than two training media, without any
-    medium of a split that papers judge on, or where there is no graded relevance and the recipe asks for it.
+    With `judged_on` that split is judged at the end, and test is left alone. Nothing is decoded yet. Raises DataError
+    without training data, with fewer than two training media, without any medium of a split that papers judge on, or
+    where there is no graded relevance and the recipe asks for it.
     """
     made_for = recipe.data.dataset
     if made_for is not None and dataset.name in DATASETS and dataset.name != made_for:
@@ -61,7 +62,8 @@ def take_splits(dataset: Dataset, recipe: Recipe) -> Splits:
                 f"{dataset.root}: none of the {coverage.annotated:,} annotated media of {name} has a file, so nothing "
                 "can be judged"
             )
-    names = [name for name in ("train", "val", "test") if name in dataset.split_names or name == "train"]
+    at_the_end = judged_on or judged_split(dataset)
+    names = dict.fromkeys(("train", *(["val"] if "val" in dataset.split_names else []), at_the_end))
     splits: dict[str, Split] = {name: limited(dataset.split(name), recipe.data.max_media) for name in names}
     train = splits["train"]
     if train.num_media < 2:
@@ -70,10 +72,10 @@ def take_splits(dataset: Dataset, recipe: Recipe) -> Splits:
         raise RecipeError(
             f"data.captions {recipe.data.captions} draws by graded relevance, which this data does not have; take own"
         )
-    val, judged = splits.get("val"), splits[judged_split(dataset)]
+    val, judged = splits.get("val"), splits[at_the_end]
     if val is None:
         console.print("note: there is no val split, so the last checkpoint counts as the best")
-    if judged.name != "test":
+    if judged.name != "test" and judged_on is None:
         length = recipe.train.epochs
         looks = judged is val and (length is None or recipe.train.evaluate_every < length)
         chosen = ", where the best checkpoint is chosen too" if looks else ""

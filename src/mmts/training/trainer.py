@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import Bar, console, errors, progress_bar
 from mmts.data.loader import Batch
-from mmts.errors import InputError, Interrupted, RunError
+from mmts.errors import Diverged, InputError, Interrupted, RunError
 from mmts.models import TwoTower
 from mmts.models.base import is_frozen
 from mmts.objectives import Objective, ObjectiveOutput
@@ -95,7 +95,7 @@ class Trainer:
         self.run.trim_log(self.step)
         self.accelerator.init_trackers("tensorboard")
         pairs, done = self.total_steps * self.batch_size, self.step * self.batch_size
-        with _stop_requests() as stop, progress_bar("training", pairs, "pairs", done) as bar:
+        with stop_requests() as stop, progress_bar("training", pairs, "pairs", done) as bar:
             while self.step < self.total_steps:
                 self._epoch(bar, stop)
         self.accelerator.end_training()
@@ -234,11 +234,11 @@ class Trainer:
         restore_random_state(state["random"])
         self.step, self.best = state["step"], state["best"]
 
-    def _gone_wrong(self, what: str, batch: Batch) -> RunError:
+    def _gone_wrong(self, what: str, batch: Batch) -> Diverged:
         last = self.run.checkpoint_file("last")
         good = f"the last checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
         samples = ", ".join(str(each) for each in batch.index.tolist()[:8])
-        return RunError(f"step {self.step}: {what} (samples {samples}, ...); {good}. Try a lower train.learning_rate")
+        return Diverged(f"step {self.step}: {what} (samples {samples}, ...); {good}. Try a lower train.learning_rate")
 
 
 def enable_gradient_checkpointing(model: TwoTower) -> None:
@@ -278,7 +278,7 @@ def parameter_groups(
 
 
 @contextmanager
-def _stop_requests() -> Iterator[list[int]]:
+def stop_requests() -> Iterator[list[int]]:
     """Collect Ctrl-C and SIGTERM instead of dying of them; a second Ctrl-C interrupts at once."""
     received: list[int] = []
 

@@ -186,6 +186,25 @@ def prepare(
     prepare_set(name, root)
 
 
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A sweep file (YAML): see docs/sweeps.md.")],
+    data: DataPath = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for all runs (default: runs/FILE's name).")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe in all runs; may be given often."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time, a process and a thread each (default: one a core).")
+    ] = None,
+) -> None:
+    """Tune rules on val, all with as many trials, and judge them on test."""
+    from mmts.sweep import run_sweep
+
+    run_sweep(file, data, out or Path("runs") / file.stem, jobs, settings or [])
+
+
 def _two_columns(rows: Mapping[str, str]) -> Table:
     table = Table.grid(padding=(0, 2))
     for row in rows.items():

@@ -1,0 +1,175 @@
+"""What `mmts sweep` does: tune every rule on val, run the best setting of each with fresh seeds, judge on test."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmts.compare import compare_runs, comparison_tables
+from mmts.console import console, errors, progress_bar
+from mmts.data.records import Dataset
+from mmts.errors import DataError, RecipeError, RunError
+from mmts.evaluation import GRADED
+from mmts.files import atomic_write, read_json
+from mmts.sweep.leaderboard import Finals, Tuned, best_of, write_leaderboard
+from mmts.sweep.processes import Job, Outcome, run_jobs
+from mmts.sweep.sweep_file import Sweep, Trial, load_sweep
+from mmts.training.recipe import Recipe
+from mmts.training.run_directory import RunDirectory, differences
+from mmts.training.splits import open_data, resolved
+
+_FAILED = "failed.txt"
+_RATE_WINDOW = 3600.0  # seconds: runs take minutes
+
+
+def run_sweep(
+    path: Path, data: Path | None, out: Path, processes: int | None = None, settings: Sequence[str] = ()
+) -> Path:
+    """Make every run of the sweep file at `path` that is not finished under `out`; return leaderboard.md's path.
+
+    out/trials/RULE/NUMBER/seed-S are judged on val, and never look at test; out/runs/RULE/seed-S are judged on test.
+    Raises RecipeError, DataError or RunError for what the user can put right, and Interrupted after Ctrl-C.
+    """
+    sweep = load_sweep(path, data, settings)
+    trials = sweep.trials()
+    dataset = _data_of(sweep, trials)
+    plan = _Plan(sweep, dataset, out, processes or _cores())
+    tuned = plan.tune(trials)
+    chosen = best_of(tuned, sweep.file.choose)
+    for best in chosen:
+        console.print(
+            f"{best.trial.rule}: {best.trial} chosen, {best.figure(sweep.file.choose):.1f} on val", markup=False
+        )
+    finals = plan.judge(chosen)
+    comparison = compare_runs([run for final in finals for run in final.runs])
+    for table in comparison_tables(comparison):
+        console.print(table)
+    written = write_leaderboard(out, sweep, dataset.root, tuned, finals, comparison)
+    console.print(f"leaderboard: {', '.join(map(str, written))}", markup=False)
+    return written[0]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _data_of(sweep: Sweep, trials: Sequence[Trial]) -> Dataset:
+    """Read the data once, to refuse early what a sweep cannot be made on."""
+    recipe = sweep.recipe(trials[0].rule, trials[0].setting, 0)
+    dataset = open_data(sweep.file.data or recipe.data.path)
+    missing = [name for name in ("train", "val", "test") if name not in dataset.split_names]
+    if missing:
+        raise DataError(
+            f"{dataset.path}: a sweep tunes on val and judges on test, and there is no {missing[0]}; the splits are: "
+            f"{', '.join(dataset.split_names)}"
+        )
+    if sweep.file.choose in GRADED and recipe.data.relevance != "graded":
+        raise RecipeError(f"{sweep.source}: choose {sweep.file.choose} needs data.relevance graded; take R@1")
+    return dataset
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The runs of a sweep and where they lie."""
+
+    sweep: Sweep
+    dataset: Dataset
+    out: Path
+    processes: int
+
+    def tune(self, trials: Sequence[Trial]) -> list[Tuned]:
+        """Make the trials' runs; return them with their figures on val."""
+        seeds = self.sweep.file.seeds.tune
+        folders = {
+            (trial.rule, trial.number, seed): self.out / "trials" / trial.rule / str(trial.number) / f"seed-{seed}"
+            for trial in trials
+            for seed in seeds
+        }
+        jobs = [
+            Job(self._recipe(trial, seed), folders[trial.rule, trial.number, seed], "val")
+            for seed in seeds
+            for trial in trials
+        ]
+        self._make("tuning on val", jobs)
+        tuned = []
+        for trial in trials:
+            runs = [folders[trial.rule, trial.number, seed] for seed in seeds]
+            failed = next((_text(run / _FAILED) for run in runs if (run / _FAILED).exists()), None)
+            tuned.append(Tuned(trial, tuple(runs), None if failed else tuple(map(_metrics_on_val, runs)), failed))
+        return tuned
+
+    def judge(self, chosen: Sequence[Tuned]) -> list[Finals]:
+        """Make the chosen settings' runs with fresh seeds; raises RunError where one comes to nothing."""
+        finals = []
+        jobs = []
+        for best in chosen:
+            folder = self.out / "runs" / best.trial.rule
+            runs = {seed: folder / f"seed-{seed}" for seed in self.sweep.file.seeds.test}
+            jobs += [Job(self._recipe(best.trial, seed), run) for seed, run in runs.items()]
+            finals.append(Finals(best, tuple(runs.values())))
+        self._make("judging on test", sorted(jobs, key=lambda job: job.recipe.train.seed))
+        for job in jobs:
+            if (job.out / _FAILED).exists():
+                raise RunError(f"{job.out}: {_text(job.out / _FAILED)}; remove the folder to try again")
+        return finals
+
+    def _recipe(self, trial: Trial, seed: int) -> Recipe:
+        recipe = self.sweep.recipe(trial.rule, trial.setting, seed)
+        return recipe.with_data(resolved(self.sweep.file.data or recipe.data.path)).with_whole_paths()
+
+    def _make(self, title: str, jobs: Sequence[Job]) -> None:
+        """Make the runs that are not finished, under one bar."""
+        left = [job for job in jobs if not _is_finished(job)]
+        console.print(f"{title}: {len(jobs)} runs, {len(jobs) - len(left)} of them finished already")
+        with progress_bar(title, len(jobs), "runs", len(jobs) - len(left), _RATE_WINDOW) as bar:
+            count = len(jobs) - len(left)
+
+            def done(job: Job, outcome: Outcome) -> None:
+                nonlocal count
+                count += 1
+                if outcome.failed is not None:
+                    with atomic_write(job.out / _FAILED, "w") as file:
+                        file.write(outcome.failed)
+                what = f"{job.out.relative_to(self.out)}: {outcome.failed or _in_words(job.out)}"
+                bar.advance()
+                bar.describe(what)
+                if not errors.is_terminal:
+                    console.print(f"{count}/{len(jobs)} {what}", markup=False)
+
+            if left:
+                run_jobs(left, min(self.processes, len(left)), done)
+
+
+def _is_finished(job: Job) -> bool:
+    """Whether a run is complete, or came to nothing; RunError where the folder holds a run of another recipe."""
+    run = RunDirectory(job.out)
+    if not run.has_started:
+        return False
+    changed = differences(run.recipe(), job.recipe)
+    if changed:
+        key, (old, new) = next(iter(changed.items()))
+        raise RunError(
+            f"{job.out} holds a run of another recipe ({key} is {old!r} there, {new!r} now): the sweep, or what it "
+            "chose, has changed; remove that folder, or choose another --out"
+        )
+    return run.metrics_file.exists() or (job.out / _FAILED).exists()
+
+
+def _metrics_on_val(run: Path) -> dict[str, Any]:
+    metrics: dict[str, Any] = read_json(RunDirectory(run).metrics_file)
+    if metrics["split"] != "val":  # somebody called `mmts evaluate` on it
+        raise RunError(
+            f"{run} was tuned on val and has been judged on {metrics['split']} since; remove it to tune again"
+        )
+    return metrics
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
+
+
+def _in_words(run: Path) -> str:
+    metrics = read_json(RunDirectory(run).metrics_file)
+    found = ", ".join(f"{key.replace('_to_', '→')} {metrics[key]['R@1']:.1f}" for key in metrics if "_to_" in key)
+    return f"{metrics['split']} R@1 {found}"

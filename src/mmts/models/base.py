@@ -1,21 +1,18 @@
 """What towers have in common: a width, a fingerprint of their weights, being frozen, and (media) wanting pixels."""
 
 import hashlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmts.data.image import RESIZES
+from mmts.data.video import FrameSampling
 from mmts.errors import RecipeError
 from mmts.files import content_hash
 from mmts.models.blocks import Checkpointed
 from mmts.models.options import check_choice, check_int
-
-if TYPE_CHECKING:
-    from mmts.data.video import FrameSampling
-
-RESIZES = ("stretch", "crop", "pad")
 
 
 class Tower(nn.Module):
@@ -78,7 +75,7 @@ class MediaTower(Tower):
     mean: Tensor
     std: Tensor
     frames: int | None = None
-    sampling: "FrameSampling | None" = None
+    sampling: FrameSampling | None = None
 
     def __init__(self, name: str, size: int, mean: Sequence[float], std: Sequence[float], resize: str) -> None:
         super().__init__(name)
@@ -94,6 +91,18 @@ class MediaTower(Tower):
     def settings(self) -> tuple[str, ...]:
         """Size, resize, mean and std: all that happens to the pixels."""
         return (str(self.size), self.resize, str(self.mean.tolist()), str(self.std.tolist()))
+
+
+class TextTower(Tower):
+    """Captions to feature rows (B, width): `tower(tower.tokenize(captions))`."""
+
+    def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """Return what `forward` takes, each (B, L); captions longer than the tower's limit are cut."""
+        raise NotImplementedError
+
+    def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        """Return the features (B, width) of what `tokenize` gave."""
+        raise NotImplementedError
 
 
 def is_frozen(tower: nn.Module) -> bool:

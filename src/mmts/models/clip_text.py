@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from mmts.errors import InputError, RecipeError
 from mmts.files import content_hash
 from mmts.models import huggingface as hf
+from mmts.models.base import TextTower
 from mmts.models.blocks import ACTIVATIONS, ClipBlock, check_heads, default_heads
 from mmts.models.clip_weights import ClipWeights, text_weights
 from mmts.models.options import agreed, check_choice
-from mmts.models.text_towers import TextTower
 
 NAME = "clip-text"
 OPENAI_TOKENIZER = "openai/clip-vit-base-patch16"

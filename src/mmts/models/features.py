@@ -11,13 +11,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from mmts.data.media import load_medium
 from mmts.data.records import Medium
 from mmts.devices import has_bf16
 from mmts.errors import DataError, InputError
 from mmts.feature_cache import cached_rows
 from mmts.files import content_hash
-from mmts.models.base import MediaTower, Tower
-from mmts.models.text_towers import TextTower
+from mmts.models.base import MediaTower, TextTower, Tower
 from mmts.models.two_tower import TwoTower
 
 Rows = npt.NDArray[np.float32]
@@ -237,10 +237,7 @@ def _batch_size(tower: MediaTower, wanted: int | None, device: torch.device) -> 
 
 
 def _pixels(tower: MediaTower, media: Sequence[Medium], load: LoadPixels | None, device: torch.device) -> Tensor:
-    if load is None:
-        from mmts.data.media import load_medium
-
-        load = load_medium
+    load = load or load_medium
     return torch.stack([load(medium, tower.size, tower.resize, tower.sampling) for medium in media]).to(device)
 
 

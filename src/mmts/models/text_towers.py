@@ -14,26 +14,15 @@ from torch import Tensor, nn
 from mmts.errors import DataError, InputError, RecipeError
 from mmts.files import content_hash
 from mmts.models import huggingface as hf
-from mmts.models.base import Tower
+from mmts.models.base import TextTower
 from mmts.models.blocks import transformer
+from mmts.models.clip_text import ClipText
 from mmts.models.options import check_choice, check_int, check_options
 
 BUILT_IN = ("minilm", "small-transformer", "clip-text")
 
 # Words of letters, digits and underscores; every other sign that is not a space stands alone, emoji too.
 _WORDS = re.compile(r"\w+|[^\w\s]")
-
-
-class TextTower(Tower):
-    """Captions to feature rows (B, width): `tower(tower.tokenize(captions))`."""
-
-    def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """Return what `forward` takes, each (B, L); captions longer than the tower's limit are cut."""
-        raise NotImplementedError
-
-    def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
-        """Return the features (B, width) of what `tokenize` gave."""
-        raise NotImplementedError
 
 
 def mean_over_mask(states: Tensor, mask: Tensor) -> Tensor:
@@ -302,8 +291,6 @@ def load_text_tower(name: str, *, vocabulary: Vocabulary | None = None, **option
         check_options(name, options, known)
         return SmallTransformer(vocabulary, **options)
     if name == "clip-text":
-        from mmts.models.clip_text import ClipText  # which is a TextTower, so it cannot be imported above
-
         check_options(name, options, list(inspect.signature(ClipText).parameters))
         tower = ClipText(**options)
         _ = tower.tokenizer  # fail now, not at the first batch

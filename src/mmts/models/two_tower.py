@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from mmts.errors import RecipeError, RunError
 from mmts.losses.normalize import unit
-from mmts.models.base import MediaTower, Tower, is_frozen
+from mmts.models.base import MediaTower, TextTower, Tower, is_frozen
 from mmts.models.heads import build_head
 from mmts.models.image_towers import load_image_tower
 from mmts.models.options import check_int
-from mmts.models.text_towers import TextTower, Vocabulary, load_text_tower
+from mmts.models.text_towers import Vocabulary, load_text_tower
 from mmts.models.video_towers import load_video_tower
 
 DEFAULT_IMAGE = "efficientnet-lite0"

@@ -7,13 +7,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tests_support import draw_shapes
 from torch import Tensor
 
 from mmts.data.graded import CaptionPool
 from mmts.data.image import Augmentation
 from mmts.data.loader import Batch, EpochPlan, FeatureRows, Pixels, TokenizedCaptions, make_loader, positives
+from mmts.data.media import load_medium
+from mmts.data.read import read_dataset
 from mmts.data.records import Medium, Split
 from mmts.errors import DataError, InputError
+from mmts.models import load_image_tower
 
 
 def split_of(captions: list[list[str]]) -> Split:
@@ -257,3 +261,15 @@ def test_media_that_drew_the_same_caption_are_positives_of_each_other() -> None:
     assert right.all()
     assert positives(split, torch.tensor([0, 1]), torch.tensor([2, 0])).tolist() == [[True, True], [True, True]]  # type: ignore[union-attr]
     assert positives(split, torch.tensor([0, 2]), torch.tensor([1, 2])) is None
+
+
+def test_pixels_travel_as_bytes_and_lose_nothing(tmp_path: Path) -> None:
+    draw_shapes(tmp_path, 4)
+    media = read_dataset(tmp_path).whole().media
+    as_bytes = Pixels(media, 16, augmentation=Augmentation(), seed=3)([0, 1, 2, 3], epoch=5)
+    rngs = [np.random.default_rng([3, 5, at]) for at in range(4)]
+    exact = torch.stack([load_medium(media[at], 16, "stretch", None, Augmentation(), rngs[at]) for at in range(4)])
+    assert as_bytes.dtype == torch.uint8
+    assert torch.equal(as_bytes.float() / 255, exact)
+    tower = load_image_tower("small-vit", size=16, patch=8, width=8, depth=1, heads=1)
+    assert torch.equal(tower(as_bytes), tower(exact))

@@ -85,7 +85,9 @@ class MediaTower(Tower):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
 
     def normalized(self, pixels: Tensor) -> Tensor:
-        """Return pixels (..., 3, size, size) less the mean, over the standard deviation."""
+        """Return pixels (..., 3, size, size), in [0, 1] or uint8, less the mean, over the standard deviation."""
+        if pixels.dtype == torch.uint8:
+            pixels = pixels.to(self.mean.dtype) / 255
         return (pixels - self.mean[:, None, None]) / self.std[:, None, None]
 
     def settings(self) -> tuple[str, ...]:

@@ -223,7 +223,7 @@ class Pixels:
     def _load(self, at: int, epoch: int) -> Tensor:
         rng = np.random.default_rng([self.seed, epoch, at])
         pixels = load_medium(self.media[at], self.size, self.resize, self.sampling, self.augmentation, rng)
-        # Whole numbers over 255, so nothing is lost: a quarter of the memory while batches wait and on the way to a GPU.
+        # They are whole numbers over 255: nothing is lost, and batches that wait or go to a GPU are a quarter as large.
         return (255 * pixels).round_().to(torch.uint8)
 
 

@@ -44,7 +44,7 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert time.perf_counter() - start < 3  # .2 s on an idle machine
-    for command in ("demo", "analyze", "train", "evaluate", "compare", "report", "recipes", "prepare"):
+    for command in ("demo", "analyze", "train", "evaluate", "compare", "report", "recipes", "prepare", "sweep"):
         assert command in done.stdout
 
 
@@ -66,6 +66,7 @@ def test_the_flags_are_those_that_are_documented() -> None:
         "report": {"--out"},
         "recipes": {"--policies"},
         "prepare": {"--root"},
+        "sweep": {"--data", "--out", "--set", "--jobs"},
     }
 
 
@@ -84,6 +85,7 @@ def test_the_flags_are_those_that_are_documented() -> None:
         (["report", "nowhere"], "nowhere"),
         (["recipes", "dmo"], "did you mean 'demo'?"),
         (["analyze", "nowhere"], "nowhere does not exist"),
+        (["sweep", "nowhere.yaml"], "there is no sweep file nowhere.yaml"),
         (["prepare", "flickr", "--root", "."], "did you mean 'flickr30k'?"),
         (["prepare", "coco"], "--root"),
         (["prepare", "coco", "--root", "nowhere"], "nowhere does not exist"),

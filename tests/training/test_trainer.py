@@ -127,7 +127,7 @@ def test_a_learned_temperature_learns_and_stays_in_its_bounds(tmp_path: Path) ->
     assert all(0.05 - 1e-6 <= value <= 0.08 + 1e-6 for value in values)
 
 
-@pytest.mark.parametrize("stop_at", [0, 3, 4, 10])
+@pytest.mark.parametrize("stop_at", [0, 3, 4, 10, 15])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_resumes_to_the_same_end(tmp_path: Path, stop_at: int, number: int) -> None:
     whole = make_trainer(tmp_path / "whole", objective=InfoNCE(Learned()))

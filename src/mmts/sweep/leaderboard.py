@@ -245,7 +245,9 @@ def _draw(path: Path, root: Path, comparison: Comparison) -> None:
     from matplotlib.figure import Figure as Drawing
 
     measures, of_part = measures_shown(comparison)
-    columns = ((measures[0], None), (measures[1], None), (of_part, "tail"))
+    columns: list[tuple[str, str | None]] = [(measures[0], None), (measures[1], None), (of_part, "tail")]
+    first = comparison.groups[0]
+    columns = [each for each in columns if any(first.figure(way, *each) for way in comparison.directions)]
     names = [group.name for group in comparison.groups]
     drawing = Drawing(figsize=(10, 1.6 + 0.56 * len(names)), dpi=150, layout="constrained")
     FigureCanvasAgg(drawing)
@@ -274,6 +276,7 @@ def _draw(path: Path, root: Path, comparison: Comparison) -> None:
                 )
             axes.set_title(f"{_named(direction)}, {measure}{f', {part}' if part else ''}", loc="left", fontsize=9)
             axes.tick_params(labelsize=8)
+            axes.tick_params(axis="y", length=0)
             axes.grid(axis="x", color="#e4e4e4", linewidth=0.6)
             axes.set_axisbelow(True)
             for side in ("top", "right", "left"):

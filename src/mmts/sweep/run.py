@@ -143,8 +143,8 @@ class _Plan:
 
 def _is_finished(job: Job) -> bool:
     """Whether a run is complete, or came to nothing; RunError where the folder holds a run of another recipe."""
-    run = RunDirectory(job.out)
-    if not run.has_started:
+    run, failed = RunDirectory(job.out), (job.out / _FAILED).exists()
+    if not (run.has_started or failed):
         return False
     changed = differences(run.recipe(), job.recipe)
     if changed:
@@ -153,7 +153,7 @@ def _is_finished(job: Job) -> bool:
             f"{job.out} holds a run of another recipe ({key} is {old!r} there, {new!r} now): the sweep, or what it "
             "chose, has changed; remove that folder, or choose another --out"
         )
-    return run.metrics_file.exists() or (job.out / _FAILED).exists()
+    return failed or run.metrics_file.exists()
 
 
 def _metrics_on_val(run: Path) -> dict[str, Any]:

@@ -115,10 +115,9 @@ class Trainer:
                 self._log(line)
             bar.advance(len(batch.index))
             bar.describe(_describe(line))
-            if ends:
+            if ends or stop:
                 self._save("last")
-            if stop and not done:
-                self._save("last")
+            if stop:
                 name = signal.Signals(stop[0]).name
                 raise Interrupted(f"{name} at step {self.step} of {self.total_steps}; --resume continues", stop[0])
             if ends:

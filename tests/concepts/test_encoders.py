@@ -323,3 +323,9 @@ def test_bf16_rows_are_close(bert_folder, monkeypatch):
 
 def test_packaged_model_is_there():
     assert (Path(encoders._packaged_minilm()) / "model.safetensors").is_file()
+
+
+def test_a_build_for_gpus_on_a_machine_without_computes_on_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert encoders._device() == torch.device("cpu")

@@ -92,8 +92,12 @@ def test_long_captions_and_nul(tmp_path: Path):
     assert csv.field_size_limit() == 131072
 
 
-# "\r" alone ends a line for the csv module only inside quotes, which its writer sees to; surrogates are not UTF-8.
-@given(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"])))
+# "\r" alone ends a line for the csv module only inside quotes, which its writer sees to; surrogates are not UTF-8; NUL,
+# which Python 3.10 cannot write, is tried above.
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+
+
+@given(TEXT, TEXT)
 def test_any_text_survives(tmp_path_factory: pytest.TempPathFactory, first: str, second: str):
     file = tmp_path_factory.mktemp("any") / "data.csv"
     with open(file, "w", encoding="utf-8", newline="") as handle:

@@ -361,7 +361,9 @@ class _Model:
 
 
 def _device() -> torch.device:
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+    # A build for GPUs names one on machines without: only what is available counts.
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
 
 
 def _use_bf16() -> bool:

@@ -255,6 +255,7 @@ def _draw(path: Path, root: Path, comparison: Comparison) -> None:
     for row, direction in enumerate(comparison.directions):
         for column, (measure, part) in enumerate(columns):
             axes = panels[row][column]
+            axes.set_visible(any(group.figure(direction, measure, part) for group in comparison.groups))
             for place, group in enumerate(comparison.groups):
                 figure = group.figure(direction, measure, part)
                 if figure is None:

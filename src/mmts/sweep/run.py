@@ -131,11 +131,11 @@ class _Plan:
                 if outcome.failed is not None:
                     with atomic_write(job.out / _FAILED, "w") as file:
                         file.write(outcome.failed)
-                what = f"{job.out.relative_to(self.out)}: {outcome.failed or _in_words(job.out)}"
+                name = job.out.relative_to(self.out)
                 bar.advance()
-                bar.describe(what)
+                bar.describe("/".join(name.parts[1:]))
                 if not errors.is_terminal:
-                    console.print(f"{count}/{len(jobs)} {what}", markup=False)
+                    console.print(f"{count}/{len(jobs)} {name}: {outcome.failed or _in_words(job.out)}", markup=False)
 
             if left:
                 run_jobs(left, min(self.processes, len(left)), done)

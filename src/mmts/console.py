@@ -59,9 +59,7 @@ def progress_bar(title: str, total: int, unit: str = "items", done: int = 0, win
         TextColumn("{task.fields[note]}"),
     )
     unseen = not errors.is_terminal or console.quiet
-    with Progress(
-        *columns, console=errors, disable=unseen, transient=True, speed_estimate_period=window
-    ) as progress:
+    with Progress(*columns, console=errors, disable=unseen, transient=True, speed_estimate_period=window) as progress:
         task = progress.add_task(title, total=total, completed=done, note="")
         yield Bar(progress, task)
 
@@ -78,4 +76,6 @@ class _Rate(TextColumn):
 
         if not task.speed:
             return Text("")
-        return Text(f"{task.speed:,.0f} {self.unit}/s" if task.speed >= 1 else f"{60 * task.speed:,.1f} {self.unit}/min")
+        if task.speed >= 1:
+            return Text(f"{task.speed:,.0f} {self.unit}/s")
+        return Text(f"{60 * task.speed:,.1f} {self.unit}/min")

@@ -78,7 +78,7 @@ def train(recipe: Recipe, out: Path, resume: bool = False, judged_on: str | None
     distribution = _concepts(recipe, splits.train, run)
     training = prepare_inputs(model, splits.train)
     judged = {split.name: prepare_inputs(model, split.judged(relevance)) for split in splits.to_judge()}
-    restore_random_state(drawn)
+    restore_random_state(drawn)  # what was computed on the way, or found in a cache, changes nothing
     model.drop_frozen()
     plan = build_plan(recipe, splits.train, distribution)
     trainer = Trainer(

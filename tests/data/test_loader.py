@@ -10,10 +10,12 @@ from PIL import Image
 from tests_support import draw_shapes
 from torch import Tensor
 
+from mmts.data.epoch_plan import EpochPlan
 from mmts.data.graded import CaptionPool
 from mmts.data.image import Augmentation
-from mmts.data.loader import Batch, EpochPlan, FeatureRows, Pixels, TokenizedCaptions, make_loader, positives
+from mmts.data.loader import Batch, FeatureRows, Pixels, TokenizedCaptions, make_loader
 from mmts.data.media import load_medium
+from mmts.data.positives import positives
 from mmts.data.read import read_dataset
 from mmts.data.records import Medium, Split
 from mmts.errors import DataError, InputError

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmts.data.loader import Batch, EpochPlan, Pixels, TokenizedCaptions, make_loader
+from mmts.data.epoch_plan import EpochPlan
+from mmts.data.loader import Batch, Pixels, TokenizedCaptions, make_loader
 from mmts.data.records import Split
 from mmts.data.shards import read_shards
 from mmts.data.stream_order import stream_order

@@ -12,7 +12,8 @@ import torch
 from tests_support import captioned_split
 from torch import nn
 
-from mmts.data.loader import Batch, EpochPlan, FeatureRows, make_loader
+from mmts.data.epoch_plan import EpochPlan
+from mmts.data.loader import Batch, FeatureRows, make_loader
 from mmts.errors import Interrupted, RunError
 from mmts.models import TwoTower
 from mmts.objectives import InfoNCE, MaxMargin, Objective

@@ -11,6 +11,7 @@ from mmts.data.records import Dataset, Medium, split_name
 from mmts.errors import DataError, quoted
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv"})
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")  # of what becomes a part of a path
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ABSOLUTE = re.compile(r"[\\/]|[A-Za-z]:[\\/]")
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -89,6 +90,11 @@ def inner_path(written: str, where: str) -> str:
             f"{where}: {quoted(written)} lies outside the data folder; paths are relative to it and stay inside"
         )
     return tidy
+
+
+def find_file(folder: Path, places: Sequence[str], name: str) -> Path | None:
+    """Return the first file of this name in the folders `places` inside `folder`, or None."""
+    return next((file for inner in places if (file := folder / inner / name).is_file()), None)
 
 
 class Collector:

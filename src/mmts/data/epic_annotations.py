@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 
-from mmts.data.collect import clean_text
+from mmts.data.collect import PLAIN_NAME, clean_text
 from mmts.data.graded import Graded
 from mmts.data.table import csv_records
 from mmts.errors import DataError, listed, quoted, shortened
@@ -21,7 +21,6 @@ _CLIP_COLUMNS = (
 )
 _SENTENCE_COLUMNS = ("narration_id", "narration")
 _PICKLES = (".pkl", ".pickle")
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")  # names become parts of paths
 _TIMESTAMP = re.compile(r"(\d{1,4}):([0-5]\d):([0-5]\d(?:\.\d+)?)")
 _WHOLE = re.compile(r"\d{1,9}")
 _LIST = re.compile(r"\[\s*(?:\d{1,9}\s*(?:,\s*\d{1,9}\s*)*)?\]")
@@ -174,7 +173,7 @@ def _clip(where: str, row: dict[str, str]) -> Clip:
 
 def _name(where: str, row: dict[str, str], column: str) -> str:
     value = row[column].strip()
-    if not _PLAIN_NAME.fullmatch(value):
+    if not PLAIN_NAME.fullmatch(value):
         raise DataError(f"{where}: {column} should be a name like P01_11, not {quoted(value)}")
     return value
 

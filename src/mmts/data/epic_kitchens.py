@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mmts.data.collect import Collector
+from mmts.data.collect import Collector, find_file
 from mmts.data.epic_annotations import (
     NOUN_CLASSES,
     VERB_CLASSES,
@@ -74,10 +74,10 @@ def read_epic_kitchens(path: str | Path) -> Dataset:
     folder = Path(path)
     clips, graded = {}, {}
     for split in _SPLITS:
-        file = _find(folder, f"EPIC_100_retrieval_{split}.csv")
+        file = find_file(folder, _ANNOTATIONS, f"EPIC_100_retrieval_{split}.csv")
         if file is None:
             continue
-        sentence_file = _find(folder, f"EPIC_100_retrieval_{split}_sentence.csv")
+        sentence_file = find_file(folder, _ANNOTATIONS, f"EPIC_100_retrieval_{split}_sentence.csv")
         if sentence_file is None:
             raise DataError(f"{file.with_name(f'{file.stem}_sentence.csv')} is missing: {split} is judged with it")
         clips[split] = read_clips(file)
@@ -112,7 +112,7 @@ def read_epic_kitchens(path: str | Path) -> Dataset:
 def looks_like_epic_kitchens(path: str | Path) -> bool:
     """Say whether a folder holds clips of this data set, if only as pickles."""
     names = [f"EPIC_100_retrieval_{split}{suffix}" for split in _SPLITS for suffix in (".csv", ".pkl")]
-    return any(_find(Path(path), name) for name in names)
+    return any(find_file(Path(path), _ANNOTATIONS, name) for name in names)
 
 
 def relevancy_matrix(clips_csv: str | Path, sentences_csv: str | Path) -> Tensor:
@@ -135,13 +135,11 @@ def relevancy_matrix(clips_csv: str | Path, sentences_csv: str | Path) -> Tensor
     return graded_relevance(read_clips(Path(clips_csv)), read_sentences(Path(sentences_csv))).relevance()
 
 
-def _find(folder: Path, name: str) -> Path | None:
-    return next((file for inner in _ANNOTATIONS if (file := folder / inner / name).is_file()), None)
-
-
 def _nothing_found(folder: Path) -> str:
     wanted = "EPIC_100_retrieval_train.csv or EPIC_100_retrieval_test.csv"
-    pickle = next(filter(None, (_find(folder, f"EPIC_100_retrieval_{split}.pkl") for split in _SPLITS)), None)
+    pickle = next(
+        filter(None, (find_file(folder, _ANNOTATIONS, f"EPIC_100_retrieval_{split}.pkl") for split in _SPLITS)), None
+    )
     if pickle is not None:
         return f"{pickle} is a pickle, and opening one runs whatever is in it: put {wanted} there instead"
     if folder.is_file():
@@ -152,7 +150,7 @@ def _nothing_found(folder: Path) -> str:
 def _names(folder: Path, what: str, count: int) -> dict[int, str]:
     # EPIC_100_noun_classes_v2.csv has the same numbers and later names than EPIC_100_noun_classes.csv.
     for end in ("_v2", ""):
-        file = _find(folder, f"EPIC_100_{what}_classes{end}.csv")
+        file = find_file(folder, _ANNOTATIONS, f"EPIC_100_{what}_classes{end}.csv")
         if file is not None:
             return read_class_names(file, count)
     return {}

@@ -1,4 +1,4 @@
-"""From a split to batches: what makes up each one, which of its pairs are right for each other, and loading."""
+"""From a plan to batches: decoding, tokenizing and loading ahead."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from mmts.data.graded import CaptionPool
+from mmts.data.epoch_plan import EpochPlan, Pairs
 from mmts.data.image import Augmentation
 from mmts.data.media import load_medium
+from mmts.data.positives import positives
 from mmts.data.records import Medium, Split
 from mmts.data.stream_order import process_slice
 from mmts.data.video import FrameSampling
@@ -23,136 +24,7 @@ MediaSource = Callable[[list[int], int], Tensor]
 """(positions of media in the split, epoch) -> their inputs (B, ...)"""
 TextSource = Callable[[list[int]], Tensor | Tokens]
 """positions of captions in the split -> their feature rows (B, W) or tokens"""
-Indices = npt.NDArray[np.int64]
-
 _AT_ONCE = 16  # media that a worker process decodes at a time: a whole batch of clips is gigabytes, and several wait
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """The B pairs of a batch, each (B,) int64: `media`, `index` (the pair), and `text`, the caption shown with it.
-
-    `text` differs from `index` only where captions are drawn from other media that fit (a `CaptionPool`): what is known
-    of a pair, its concept for one, stays that of the medium's own caption.
-    """
-
-    media: Tensor
-    index: Tensor
-    text: Tensor
-
-    def __getitem__(self, part: slice) -> "Pairs":
-        """Return some of the pairs."""
-        return Pairs(self.media[part], self.index[part], self.text[part])
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-
-class EpochPlan:
-    """Which medium and which of its captions stands where in every epoch; depends on (seed, epoch) alone.
-
-    In an epoch every medium comes once, with one of its captions drawn at random. The last batch is dropped where it is
-    incomplete; a batch size larger than the split means one batch of everything.
-
-    >>> plan = EpochPlan(torch.tensor([0, 0, 1, 2]), num_media=3, batch_size=2, seed=0)
-    >>> [(pairs.media.tolist(), pairs.index.tolist()) for pairs in plan.batches(epoch=0)]
-    [([2, 0], [3, 0])]
-    """
-
-    def __init__(
-        self,
-        owner: Tensor,
-        num_media: int,
-        batch_size: int,
-        seed: int,
-        *,
-        order: Callable[[int], Indices] | None = None,
-        pool: CaptionPool | None = None,
-    ) -> None:
-        """Raises InputError where `owner` (N,) does not give every one of the M media at least one caption.
-
-        Args:
-            owner: (N,) int64, each caption's medium.
-            num_media: M.
-            batch_size: pairs a batch; kept as min(batch_size, M).
-            seed: at least 0.
-            order: epoch -> the M media in the order they come; None is any order with equal chance.
-            pool: from whose captions one is drawn for each medium; None is its own.
-        """
-        if batch_size < 1 or num_media < 1 or seed < 0:
-            raise InputError(
-                f"need batch_size >= 1, num_media >= 1 and seed >= 0, not {batch_size}, {num_media}, {seed}"
-            )
-        owners: Indices = owner.numpy().astype(np.int64)
-        if len(owners) and not 0 <= owners.min() <= owners.max() < num_media:
-            raise InputError(f"owner lies in [0, {num_media}), not in [{owners.min()}, {owners.max()}]")
-        self.batch_size = min(batch_size, num_media)
-        self.num_media = num_media
-        self.seed = seed
-        self.order = order
-        self.pool = pool
-        self._counts = np.bincount(owners, minlength=num_media)
-        if not self._counts.all():
-            raise InputError(f"medium {int(np.argmin(self._counts))} has no caption")
-        self._captions = np.argsort(owners, kind="stable")
-        self._starts = np.cumsum(self._counts) - self._counts
-
-    @property
-    def batches_per_epoch(self) -> int:
-        """How many batches an epoch has."""
-        return self.num_media // self.batch_size
-
-    def batches(self, epoch: int) -> list[Pairs]:
-        """Return every batch of an epoch."""
-        rng = np.random.default_rng([self.seed, epoch])
-        media = rng.permutation(self.num_media) if self.order is None else self.order(epoch)
-        index = self._draw(media, rng)
-        text = index if self.pool is None else self._draw(self.pool.draw(media, rng.random(self.num_media)), rng)
-        kept = self.batches_per_epoch * self.batch_size
-        pairs = Pairs(*torch.from_numpy(np.stack([media, index, text])))
-        return [pairs[at : at + self.batch_size] for at in range(0, kept, self.batch_size)]
-
-    def _draw(self, media: Indices, rng: np.random.Generator) -> Indices:
-        """Draw one caption of each medium."""
-        drawn = (rng.random(self.num_media) * self._counts[media]).astype(np.int64)
-        captions: Indices = self._captions[self._starts[media] + drawn]
-        return captions
-
-
-def positives(split: Split, media_index: Tensor, text_index: Tensor) -> Tensor | None:
-    """Say which samples are right for each other: (B, B) bool, symmetric, or None where only the diagonal is.
-
-    Two samples are positives of each other when they share the medium, when the caption drawn for one is among the
-    captions of the other's medium, or when the same caption is drawn for both.
-
-    Args:
-        split: whose captions count.
-        media_index: (B,) positions of media.
-        text_index: (B,) positions of the captions drawn for them.
-
-    >>> from pathlib import Path
-    >>> split = Split("train", [Medium("1", Path("1"), ("a cat", "a pet")), Medium("2", Path("2"), ("a pet",))])
-    >>> positives(split, torch.tensor([0, 1]), torch.tensor([0, 2])).tolist()
-    [[True, True], [True, True]]
-    """
-    text, first = split.text.numpy(), split.first.numpy()
-    media = media_index.numpy()
-    drawn = text[text_index.numpy()]
-    # Every caption of every medium in the batch and the one drawn for it, by batch row ...
-    after = np.minimum(media + 1, len(first) - 1)
-    counts = np.where(media + 1 < len(first), first[after], split.num_captions) - first[media]
-    row = np.concatenate([np.repeat(np.arange(len(media)), counts), np.arange(len(media))])
-    number = np.concatenate([text[_ranges(first[media], counts)], drawn])
-    # ... joined with the captions drawn, on being the same text.
-    order = np.argsort(drawn, kind="stable")
-    left, right = (np.searchsorted(drawn[order], number, side) for side in ("left", "right"))
-    rows = np.repeat(row, right - left)
-    columns = order[_ranges(left, right - left)]
-    if np.array_equal(rows, columns):
-        return None
-    result = torch.zeros(len(media), len(media), dtype=torch.bool)
-    result[rows, columns] = True
-    return result | result.T
 
 
 @dataclass
@@ -338,10 +210,3 @@ class _Pieces(TorchDataset[Tensor | DataError]):
             return self.source(self.pieces[at].tolist(), self.epoch)
         except DataError as error:
             return error
-
-
-def _ranges(starts: Indices, counts: Indices) -> Indices:
-    """Return the numbers start, start + 1, ... (count of them) for each pair, one after the other."""
-    before = np.cumsum(counts) - counts
-    result: Indices = np.arange(counts.sum()) + np.repeat(starts - before, counts)
-    return result

@@ -1,6 +1,5 @@
 """YouCook2: the official annotations beside the videos that can still be had, or features of their segments."""
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmts.data.collect import VIDEO_SUFFIXES, Collector, clean_text
+from mmts.data.collect import PLAIN_NAME, VIDEO_SUFFIXES, Collector, clean_text, find_file
 from mmts.data.json_file import a_row, field, read_json_object
 from mmts.data.records import Coverage, Dataset
 from mmts.data.table import csv_records
@@ -21,7 +20,6 @@ _INNER = ("", "annotations")
 _SPLITS = {"training": "train", "validation": "val"}
 # Folders with videos in them, or in folders below as the official script sorts them: training/<recipe>/<id>.mp4.
 _VIDEO_FOLDERS = ("videos", "raw_videos", "training", "validation")
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")  # names become parts of paths
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def read_youcook2(path: str | Path) -> Dataset:
         DataError: no such file, or one of another kind; no video; a segment that cannot be, naming it.
     """
     folder = Path(path)
-    file = _find(folder, _ANNOTATIONS)
+    file = find_file(folder, _INNER, _ANNOTATIONS)
     if file is None:
         raise DataError(f"{folder}: no {_ANNOTATIONS} there or in annotations/")
     segments = list(_segments(file, _recipe_names(folder)))
@@ -88,16 +86,12 @@ def read_youcook2(path: str | Path) -> Dataset:
 
 def looks_like_youcook2(path: str | Path) -> bool:
     """Say whether a folder holds the annotations of this data set."""
-    return _find(Path(path), _ANNOTATIONS) is not None
-
-
-def _find(folder: Path, name: str) -> Path | None:
-    return next((file for inner in _INNER if (file := folder / inner / name).is_file()), None)
+    return find_file(Path(path), _INNER, _ANNOTATIONS) is not None
 
 
 def _recipe_names(folder: Path) -> dict[str, str]:
     """Read the names of recipe types from lines like 101,bbq; none where the file is not there."""
-    file = _find(folder, _NAMES)
+    file = find_file(folder, _INNER, _NAMES)
     if file is None:
         return {}
     names = {}
@@ -112,7 +106,7 @@ def _segments(file: Path, recipes: Mapping[str, str]) -> Iterator[_Segment]:
     database = field(str(file), read_json_object(file), "database", dict, "an object of videos by id")
     for video, row in database.items():
         where = f"{file}, video {quoted(video)}"
-        if not _PLAIN_NAME.fullmatch(video):
+        if not PLAIN_NAME.fullmatch(video):
             raise DataError(f"{where}: a video's id is made of letters, digits, - and _")
         row = a_row(where, row)
         subset = field(where, row, "subset", str, "training or validation")

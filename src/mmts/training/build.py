@@ -8,8 +8,8 @@ from torch import Tensor
 
 from mmts.concepts import ConceptDistribution, resolve_num_concepts
 from mmts.console import console
+from mmts.data.epoch_plan import EpochPlan, Indices
 from mmts.data.graded import CaptionPool
-from mmts.data.loader import EpochPlan, Indices
 from mmts.data.records import Medium, Split
 from mmts.data.stream_order import stream_order
 from mmts.errors import DataError, RecipeError, nearest

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from mmts.data.epoch_plan import EpochPlan
 from mmts.data.feature_files import feature_rows, why_unreadable_features
 from mmts.data.image import Augmentation
-from mmts.data.loader import Batch, EpochPlan, FeatureRows, Pixels, TokenizedCaptions, make_loader
+from mmts.data.loader import Batch, FeatureRows, Pixels, TokenizedCaptions, make_loader
 from mmts.data.records import Medium, Split
 from mmts.errors import DataError, RecipeError, RunError
 from mmts.files import read_json, write_json

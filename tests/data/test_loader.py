@@ -7,11 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.sparse import csr_matrix
 from tests_support import draw_shapes
 from torch import Tensor
 
 from mmts.data.epoch_plan import EpochPlan
-from mmts.data.graded import CaptionPool
+from mmts.data.graded import CaptionPool, Graded
 from mmts.data.image import Augmentation
 from mmts.data.loader import Batch, FeatureRows, Pixels, TokenizedCaptions, make_loader
 from mmts.data.media import load_medium
@@ -275,3 +276,16 @@ def test_pixels_travel_as_bytes_and_lose_nothing(tmp_path: Path) -> None:
     assert torch.equal(as_bytes.float() / 255, exact)
     tower = load_image_tower("small-vit", size=16, patch=8, width=8, depth=1, heads=1)
     assert torch.equal(tower(as_bytes), tower(exact))
+
+
+def test_relevance_is_worked_out_only_where_it_is_asked_for() -> None:
+    verbs, nouns = csr_matrix(np.array([[1, 0], [1, 0], [0, 1]])), csr_matrix(np.array([[1, 0], [0, 1], [1, 0]]))
+    graded = Graded(("a", "b", "c"), torch.arange(3), (verbs, nouns))
+    plain = split_of([["a"], ["b"], ["c"]])
+    split = Split("train", plain.media, graded)
+    rows = FeatureRows(np.zeros((3, 2), dtype=np.float32))
+    (silent,) = make_loader(split, plan_of(split, 3), rows, rows, epoch=0)
+    assert silent.relevance is None
+    (batch,) = make_loader(split, plan_of(split, 3), rows, rows, epoch=0, with_relevance=True)
+    expected = graded.relevance()[batch.media_index][:, batch.index]
+    torch.testing.assert_close(batch.relevance, expected.float())

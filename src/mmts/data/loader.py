@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from mmts.data.epoch_plan import EpochPlan, Pairs
+from mmts.data.graded import Graded
 from mmts.data.image import Augmentation
 from mmts.data.media import load_medium
 from mmts.data.positives import positives
@@ -37,7 +38,7 @@ class Batch:
         index: (B,) int64, position of each pair's caption in the split.
         media_index: (B,) int64, position of each pair's medium.
         positives: (B, B) bool, see `positives`, or None.
-        relevance: (B, B) float32 in [0, 1], of medium i and text j, where the data have graded relevance, or None.
+        relevance: (B, B) float32 in [0, 1], of medium i and text j, where it is asked for and there, or None.
     """
 
     media: Tensor
@@ -120,6 +121,7 @@ def make_loader(
     first_batch: int = 0,
     workers: int = 0,
     process: tuple[int, int] = (0, 1),
+    with_relevance: bool = False,
 ) -> Iterator[Batch]:
     """Yield the batches of an epoch from `first_batch` on, exactly as the whole epoch would have them.
 
@@ -134,6 +136,7 @@ def make_loader(
         first_batch: how many batches to leave out.
         workers: processes that call `media_source` ahead of time; 0 calls it here, right for rows of features.
         process: (which, of how many): every batch is cut into that many parts, of which this process gets its own.
+        with_relevance: work out the batches' graded relevance, where the split has such.
 
     Raises:
         InputError: the plan is another split's, or there is no such batch.
@@ -145,7 +148,8 @@ def make_loader(
         raise InputError(f"first_batch lies in [0, {plan.batches_per_epoch}], not {first_batch}")
     own = process_slice(plan.batch_size, *process)
     pairs = [batch[own] for batch in plan.batches(epoch)[first_batch:]]
-    return _batches(split, pairs, media_source, text_source, epoch, workers)
+    graded = split.graded if with_relevance else None
+    return _batches(split, pairs, media_source, text_source, epoch, workers, graded)
 
 
 def _batches(
@@ -155,18 +159,16 @@ def _batches(
     text_source: TextSource,
     epoch: int,
     workers: int,
+    graded: Graded | None,
 ) -> Iterator[Batch]:
     media_sides = _media_sides([each.media for each in pairs], media_source, epoch, workers)
     for each, media in zip(pairs, media_sides, strict=True):
         right = positives(split, each.media, each.text)
-        yield Batch(media, text_source(each.text.tolist()), each.index, each.media, right, _relevance(split, each))
-
-
-def _relevance(split: Split, pairs: Pairs) -> Tensor | None:
-    if split.graded is None:
-        return None
-    shown = split.owner[pairs.text]
-    return torch.from_numpy(split.graded.between(pairs.media.numpy(), shown.numpy())).float()
+        relevance = None
+        if graded is not None:
+            shown = split.owner[each.text]
+            relevance = torch.from_numpy(graded.between(each.media.numpy(), shown.numpy())).float()
+        yield Batch(media, text_source(each.text.tolist()), each.index, each.media, right, relevance)
 
 
 def _media_sides(parts: list[Tensor], source: MediaSource, epoch: int, workers: int) -> Iterator[Tensor]:

@@ -26,6 +26,9 @@ class Objective(nn.Module):
     index.
     """
 
+    uses_relevance: bool = False
+    """Whether it looks at `relevance`, which takes time to work out for every batch."""
+
     def forward(
         self,
         x: Tensor,

@@ -104,7 +104,7 @@ class MaxMargin(Objective):
         self.margin = margin
         self.negatives = negatives
         self.squared = squared
-        self.relevance_scaled = relevance_scaled
+        self.uses_relevance = relevance_scaled
 
     def forward(
         self,
@@ -118,7 +118,7 @@ class MaxMargin(Objective):
         relevance: Tensor | None = None,
     ) -> ObjectiveOutput:
         """Return max_margin at the policy's margins; `relevance` is looked at only where it scales them."""
-        relevance = needed_relevance("relevance_scaled", relevance) if self.relevance_scaled else None
+        relevance = needed_relevance("relevance_scaled", relevance) if self.uses_relevance else None
         margin = policy_values(self.margin, x, y, progress, index)
         loss = max_margin(
             x, y, margin, positives=positives, negatives=self.negatives, squared=self.squared, relevance=relevance

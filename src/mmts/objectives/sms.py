@@ -27,6 +27,8 @@ class SMS(Objective):
     relevance has none
     """
 
+    uses_relevance = True
+
     def __init__(self, margin: Policy, *, slack: float = 0.1, eps: float = 1.1 / 240) -> None:
         super().__init__()
         check_widths(slack, eps)

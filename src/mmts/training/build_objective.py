@@ -54,17 +54,17 @@ def rule_of(objective: r.ObjectiveSection) -> tuple[str, r.Rule | None]:
     return "temperature", getattr(objective, "temperature", None)
 
 
-def shift_of(rule: r.Rule | None, distribution: ConceptDistribution, captions: Split | None) -> Tensor | None:
+def shift_of(rule: r.Rule | None, distribution: ConceptDistribution, split: Split | None) -> Tensor | None:
     """Return the shift (N,) of the training samples where a rule has one, by concept sizes or by neighbours.
 
-    `captions` are those of the training split; only a rule with `neighbours` needs them.
+    Only a rule with `neighbours` needs the training `split`.
     """
     if not isinstance(rule, r.ShiftedRule):
         return None
     if rule.neighbours is None:
         return distribution.shift(rule.low, rule.high, rule.scale)
-    assert captions is not None
-    return density_shift(neighbour_counts(captions.captions, rule.neighbours), rule.low, rule.high, rule.scale)
+    assert split is not None
+    return density_shift(neighbour_counts(split.captions, rule.neighbours), rule.low, rule.high, rule.scale)
 
 
 def build_objective(recipe: Recipe, distribution: ConceptDistribution, split: Split) -> o.Objective:

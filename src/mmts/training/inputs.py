@@ -128,7 +128,7 @@ def prepare_inputs(model: TwoTower, split: Split) -> Inputs:
 
 
 def training_batches(
-    model: TwoTower, inputs: Inputs, plan: EpochPlan, data: Data, seed: int
+    model: TwoTower, inputs: Inputs, plan: EpochPlan, data: Data, seed: int, with_relevance: bool
 ) -> Callable[[int, int], Iterator[Batch]]:
     """Return what yields the batches of an epoch from a given one on; images are changed as `data.augment` says."""
     media: FeatureRows | Pixels
@@ -146,7 +146,9 @@ def training_batches(
         text = TokenizedCaptions(model.text_tower.tokenize, inputs.text)
     else:
         text = FeatureRows(inputs.text)
-    return lambda epoch, first: make_loader(inputs.split, plan, media, text, epoch, first, workers)
+    return lambda epoch, first: make_loader(
+        inputs.split, plan, media, text, epoch, first, workers, with_relevance=with_relevance
+    )
 
 
 def embed_split(model: TwoTower, inputs: Inputs) -> tuple[Tensor, Tensor]:

@@ -81,12 +81,13 @@ def train(recipe: Recipe, out: Path, resume: bool = False, judged_on: str | None
     restore_random_state(drawn)  # what was computed on the way, or found in a cache, changes nothing
     model.drop_frozen()
     plan = build_plan(recipe, splits.train, distribution)
+    objective = build_objective(recipe, distribution, splits.train)
     trainer = Trainer(
         model,
-        build_objective(recipe, distribution, splits.train),
+        objective,
         recipe.train,
         run,
-        batches=training_batches(model, training, plan, recipe.data, recipe.train.seed),
+        batches=training_batches(model, training, plan, recipe.data, recipe.train.seed, objective.uses_relevance),
         batches_per_epoch=plan.batches_per_epoch,
         batch_size=plan.batch_size,
         evaluate=_validation(judged["val"], relevance) if splits.val is not None else None,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmts.console import console
+from mmts.training.inputs import FEATURES
 from mmts.training.recipe import Recipe, override, parse_recipe
 
 SIZE = 32
@@ -53,7 +54,7 @@ def tiny(recipe: Recipe, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _media_tower(side: str, section: dict[str, Any]) -> dict[str, Any]:
-    if section["tower"] == "features":
+    if section["tower"] == FEATURES:
         return section
     if side == "image":
         return {"tower": _image_family(section["tower"]), "frozen": False, "size": SIZE} | _image_options(
@@ -94,5 +95,5 @@ def example_data(recipe: Recipe, folder: Path) -> Path:
 
     dataset = recipe.data.dataset or "flickr30k"
     console.print(f"no data given: drawing a small example in the layout of {dataset} into {folder}", markup=False)
-    features = recipe.model.media.tower == "features"
+    features = recipe.model.media.tower == FEATURES
     return draw_example(dataset, folder, features=features)

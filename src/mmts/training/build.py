@@ -1,7 +1,7 @@
 """From the sections of a recipe to the objects they describe."""
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -23,12 +23,13 @@ def build_distribution(section: r.Concepts, split: Split) -> ConceptDistribution
     """
     if section.source == "label":
         return ConceptDistribution.from_labels(label_of_samples(split, str(section.label)))
-    return ConceptDistribution.from_captions(
-        split.captions,
-        num_concepts=resolve_num_concepts(section.num_concepts, split.captions),
-        encoder=section.encoder,
-        seed=section.seed,
-    )
+    num_concepts = resolve_num_concepts(section.num_concepts, split.captions)
+    return _clustered(tuple(split.captions), num_concepts, section.encoder, section.seed)
+
+
+@lru_cache(maxsize=2)  # a sweep's runs in one process share their captions, and clustering them takes seconds
+def _clustered(captions: tuple[str, ...], num_concepts: int, encoder: str, seed: int) -> ConceptDistribution:
+    return ConceptDistribution.from_captions(captions, num_concepts=num_concepts, encoder=encoder, seed=seed)
 
 
 def text_concepts(section: r.Concepts, distribution: ConceptDistribution, split: Split) -> Tensor:

@@ -153,8 +153,8 @@ def _page(
     yield (
         f"Recipe {file.recipe}{f' with {in_words(file.set)}' if file.set else ''}. Every rule got {file.trials} "
         f"{'trial' if file.trials == 1 else 'trials'} with {_seeds(file.seeds.tune)}; the best by {file.choose} on val "
-        f"({'sum' if file.choose == RSUM else 'mean'} of both directions) was run with {_seeds(file.seeds.test)} and judged on test. Percent; mean ± sample "
-        "standard deviation over seeds."
+        f"({'sum' if file.choose == RSUM else 'mean'} of both directions) was run with {_seeds(file.seeds.test)} and "
+        "judged on test. Percent; mean ± sample standard deviation over seeds."
     )
     for direction in comparison.directions:
         yield from ("", f"## {_named(direction)}, test", "")

@@ -449,3 +449,17 @@ def tempnet_temperature(
             out += float(a[m]) * (exponentials[m] / sum(exponentials) - 1 / M) * sigmoid(q[m])
         taus.append(low + (high - low) * sigmoid(out))
     return taus
+
+
+def sms_activity(s: Tensor, relevance: Tensor, margin: Tensor, slack: float, eps: float) -> list[int]:  # 5.9
+    counts = [0] * len(s)
+    for direction in ("x to y", "y to x"):
+        for i in range(len(s)):
+            for j in range(len(s)):
+                medium, text = (i, j) if direction == "x to y" else (j, i)
+                gap = relevance[i, i] - relevance[medium, text]
+                z = pair_value(margin, i, medium, text) * gap - (s[i, i] - s[medium, text])
+                costs = z > 0 if gap > eps else z < 0 if gap < -eps else abs(z) > slack
+                if j != i and costs:
+                    counts[i] += 1
+    return counts

@@ -11,6 +11,8 @@ from mmts.losses.normalize import cosine_similarity
 
 Negatives = Literal["all", "hardest"]
 NEGATIVES: tuple[Negatives, ...] = ("all", "hardest")
+Hinges = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""For x to y and y to x: hinges (B, B), or (B, 1) where only the hardest counts, and how many they are, ()."""
 
 
 def max_margin(
@@ -48,6 +50,50 @@ def max_margin(
     >>> round(max_margin(x, x, 0.2).item(), 4), round(max_margin(x, x.flip(0), 0.2).item(), 4)
     (0.0, 1.2)
     """
+    hinges = _hinges(x, y, margin, positives, negatives, relevance)
+    return _loss(hinges, squared)
+
+
+def max_margin_and_pull(
+    x: Tensor,
+    y: Tensor,
+    margin: Tensor | float,
+    *,
+    positives: Tensor | None = None,
+    negatives: Negatives = "all",
+    squared: bool = False,
+    relevance: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return max_margin, and how it pulls on each sample's own pair: -dL/ds_ii, (B,), detached (docs/method.md, 5.9).
+
+    Arguments, dtypes and errors as in max_margin.
+
+    >>> x, y = torch.eye(3), torch.eye(3)[[1, 0, 2]]  # the first two are taken for one another
+    >>> loss, pull = max_margin_and_pull(x, y, 0.2)
+    >>> pull
+    tensor([0.3333, 0.3333, 0.0000])
+    """
+    hinges = _hinges(x, y, margin, positives, negatives, relevance)
+    with torch.no_grad():
+        slopes = [(2 * hinge if squared else (hinge > 0).to(hinge)).sum(dim=1) / number for hinge, number in hinges]
+        pull = (slopes[0] + slopes[1]) / 2
+    return _loss(hinges, squared), pull
+
+
+def _loss(hinges: Hinges, squared: bool) -> Tensor:
+    loss_xy, loss_yx = ((hinge.square() if squared else hinge).sum() / number for hinge, number in hinges)
+    return (loss_xy + loss_yx) / 2
+
+
+def _hinges(
+    x: Tensor,
+    y: Tensor,
+    margin: Tensor | float,
+    positives: Tensor | None,
+    negatives: Negatives,
+    relevance: Tensor | None,
+) -> Hinges:
+    """Return each direction's hinges, queries in rows, 0 where there is none, and the number their mean runs over."""
     if negatives not in NEGATIVES:
         raise InputError(f"negatives is {negatives!r}; it must be one of {', '.join(NEGATIVES)}")
     with torch.autocast(x.device.type, enabled=False):
@@ -62,17 +108,15 @@ def max_margin(
         if relevance is not None:
             gap = 1.0 - checked_relevance(relevance, x, y)
             margin_xy, margin_yx = margin_xy * gap, margin_yx * gap.T
-        loss_xy = _direction(similarity, margin_xy, remain, negatives, squared)
-        loss_yx = _direction(similarity.T, margin_yx, remain.T, negatives, squared)
-        return (loss_xy + loss_yx) / 2
+        return (
+            _direction(similarity, margin_xy, remain, negatives),
+            _direction(similarity.T, margin_yx, remain.T, negatives),
+        )
 
 
-def _direction(similarity: Tensor, margin: Tensor, remain: Tensor, negatives: Negatives, squared: bool) -> Tensor:
-    """Return the mean hinge of the queries in the rows, over the pairs in `remain` (B, B)."""
+def _direction(similarity: Tensor, margin: Tensor, remain: Tensor, negatives: Negatives) -> tuple[Tensor, Tensor]:
     hinge = (margin - similarity.diagonal()[:, None] + similarity).relu()
-    if squared:
-        hinge = hinge.square()
     hinge = hinge.masked_fill(~remain, 0.0)  # hinges are never negative, so 0 is never the larger of two
     if negatives == "hardest":
-        return hinge.amax(dim=1).sum() / remain.any(dim=1).sum().clamp_min(1)
-    return hinge.sum() / remain.sum().clamp_min(1)
+        return hinge.amax(dim=1, keepdim=True), remain.any(dim=1).sum().clamp_min(1)
+    return hinge, remain.sum().clamp_min(1)

@@ -43,6 +43,42 @@ def sms(
     >>> round(sms(x, x, torch.ones(2, 2)).item(), 4)  # equally relevant, and yet 1 apart
     0.9
     """
+    costs = _costs(x, y, relevance, margin, slack, eps)
+    return _loss(costs)
+
+
+def sms_and_activity(
+    x: Tensor,
+    y: Tensor,
+    relevance: Tensor,
+    margin: Tensor | float = 0.6,
+    *,
+    slack: float = 0.1,
+    eps: float = 1.1 / 240,
+) -> tuple[Tensor, Tensor]:
+    """Return sms, and how many comparisons with each sample's own pair cost something, (B,) (docs/method.md, 5.9).
+
+    Both directions are counted. Each such comparison moves s_ii at the same rate, up or down. Arguments, dtypes and
+    errors as in sms.
+
+    >>> x = torch.eye(3)
+    >>> loss, activity = sms_and_activity(x, x, torch.eye(3).index_fill(0, torch.tensor([0, 1]), 1.0))
+    >>> activity
+    tensor([3., 3., 2.])
+    """
+    costs = _costs(x, y, relevance, margin, slack, eps)
+    above = [(cost.detach() > 0).to(cost).sum(dim=1) for cost in costs]
+    return _loss(costs), above[0] + above[1]
+
+
+def _loss(costs: tuple[Tensor, Tensor]) -> Tensor:
+    return (costs[0].sum() + costs[1].sum()) / (2 * max(len(costs[0]) * (len(costs[0]) - 1), 1))
+
+
+def _costs(
+    x: Tensor, y: Tensor, relevance: Tensor, margin: Tensor | float, slack: float, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Return what each comparison costs, (B, B), x to y and y to x, queries in rows; 0 on the diagonal."""
     check_widths(slack, eps)
     with torch.autocast(x.device.type, enabled=False):
         margin = checked_value("margin", margin, x, y, zero_allowed=True)
@@ -50,9 +86,10 @@ def sms(
         similarity = cosine_similarity(x, y)  # (B, B): media in rows, texts in columns
         by_row = margin[:, None] if margin.ndim == 1 else margin
         by_row_T = margin.T if margin.ndim == 2 else by_row
-        loss_xy = _direction(similarity, relevance, by_row, slack, eps)
-        loss_yx = _direction(similarity.T, relevance.T, by_row_T, slack, eps)
-        return (loss_xy + loss_yx) / 2
+        return (
+            _direction(similarity, relevance, by_row, slack, eps),
+            _direction(similarity.T, relevance.T, by_row_T, slack, eps),
+        )
 
 
 def check_widths(slack: float, eps: float) -> None:
@@ -63,11 +100,8 @@ def check_widths(slack: float, eps: float) -> None:
 
 
 def _direction(similarity: Tensor, relevance: Tensor, margin: Tensor, slack: float, eps: float) -> Tensor:
-    """Return the mean cost of the queries in the rows, over the pairs off the diagonal."""
-    B = len(similarity)
     gap = relevance.diagonal()[:, None] - relevance
     z = margin * gap - (similarity.diagonal()[:, None] - similarity)
     cost = torch.where(gap > eps, z.relu(), torch.where(gap < -eps, (-z).relu(), (z.abs() - slack).relu()))
     # With no slack the diagonal costs nothing by itself, but |z| has no gradient there that one could trust.
-    cost = cost.masked_fill(torch.eye(B, dtype=torch.bool, device=cost.device), 0.0)
-    return cost.sum() / max(B * (B - 1), 1)
+    return cost.masked_fill(torch.eye(len(cost), dtype=torch.bool, device=cost.device), 0.0)

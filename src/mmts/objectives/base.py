@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from mmts.errors import InputError
@@ -68,6 +69,16 @@ def policy_values(policy: Policy, x: Tensor, y: Tensor, progress: float, index: 
     similarity = cosine_similarity(x.detach(), y.detach()) if getattr(policy, "uses_similarity", True) else None
     values: Tensor = policy(progress, index, similarity)
     return values
+
+
+def relative(pull: Tensor) -> Tensor:
+    """Return pulls (B,) over their mean, hence of mean 1; all ones where nothing pulls.
+
+    >>> relative(torch.tensor([3.0, 0.0, 3.0])), relative(torch.zeros(2))
+    (tensor([1.5000, 0.0000, 1.5000]), tensor([1., 1.]))
+    """
+    mean = pull.mean()
+    return torch.where(mean > 0, pull / mean, 1.0)
 
 
 def needed_relevance(rule: str, relevance: Tensor | None) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mmts.errors import InputError
 from mmts.losses.info_nce import ANCHORS, Anchor, info_nce
-from mmts.losses.max_margin import NEGATIVES, Negatives, max_margin
-from mmts.objectives.base import Objective, ObjectiveOutput, needed_relevance, policy_values
+from mmts.losses.max_margin import NEGATIVES, Negatives, max_margin_and_pull
+from mmts.objectives.base import Objective, ObjectiveOutput, needed_relevance, policy_values, relative
 from mmts.policies import Policy
 
 
@@ -87,7 +87,8 @@ class MaxMargin(Objective):
 
     `margin` is a policy; `negatives` and `squared` are max_margin's. With `relevance_scaled` the margin of a pair is
     multiplied by 1 - its relevance (4.13), and a batch without relevance is an InputError. Logs "margin", the policy's
-    values as they came.
+    values as they came, and "weight" (B,): how strongly the loss pulls on each sample's own pair relative to the
+    batch's mean (5.9), all ones where no hinge is above zero.
 
     >>> from mmts.policies import Fixed
     >>> output = MaxMargin(Fixed(0.2))(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
@@ -120,10 +121,10 @@ class MaxMargin(Objective):
         """Return max_margin at the policy's margins; `relevance` is looked at only where it scales them."""
         relevance = needed_relevance("relevance_scaled", relevance) if self.uses_relevance else None
         margin = policy_values(self.margin, x, y, progress, index)
-        loss = max_margin(
+        loss, pull = max_margin_and_pull(
             x, y, margin, positives=positives, negatives=self.negatives, squared=self.squared, relevance=relevance
         )
-        return ObjectiveOutput(loss, {"margin": margin.detach()})
+        return ObjectiveOutput(loss, {"margin": margin.detach(), "weight": relative(pull)})
 
 
 def sample_weights(temperature: Tensor, batch_size: int, scale_by_temperature: bool = False) -> Tensor:

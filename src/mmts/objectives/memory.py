@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmts.errors import InputError
 from mmts.losses.checks import checked_value, other_positives
 from mmts.losses.normalize import cosine_similarity
-from mmts.objectives.base import Objective
+from mmts.objectives.base import Objective, relative
 from mmts.policies.base import check_index
 from mmts.schedules import Constant, Schedule
 
@@ -176,6 +176,4 @@ def shares(rows: Tensor, counted: Tensor, dtype: torch.dtype) -> Tensor:
 
 def pull_weights(media: Contrast, text: Contrast) -> Tensor:
     """Return the pull of the loss on each sample's own pair over the batch's mean, shape (B,) (docs/method.md, 5.5)."""
-    pull = media.weights.sum(dim=1) + text.weights.sum(dim=1)
-    mean = pull.mean()
-    return torch.where(mean > 0, pull / mean, 1.0)
+    return relative(media.weights.sum(dim=1) + text.weights.sum(dim=1))

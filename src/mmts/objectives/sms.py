@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from mmts.losses.sms import check_widths, sms
-from mmts.objectives.base import Objective, ObjectiveOutput, needed_relevance, policy_values
+from mmts.losses.sms import check_widths, sms_and_activity
+from mmts.objectives.base import Objective, ObjectiveOutput, needed_relevance, policy_values, relative
 from mmts.policies import Policy
 
 
@@ -12,7 +12,8 @@ class SMS(Objective):
 
     `margin` is a policy: the gap in similarity that a gap in relevance of 1 asks for, published as Fixed(0.6); `slack`
     and `eps` are sms's. Every batch needs `relevance`; without it InputError. `positives` are not looked at: relevance
-    says it all. Logs "margin", the policy's values as they came.
+    says it all. Logs "margin", the policy's values as they came, and "weight" (B,): how many comparisons with the
+    sample's own pair cost something, over the batch's mean (5.9).
     Source: Wang et al., arXiv 2406.12256.
 
     >>> import torch
@@ -50,5 +51,5 @@ class SMS(Objective):
         """Return sms at the policy's margins."""
         relevance = needed_relevance("SMS", relevance)
         margin = policy_values(self.margin, x, y, progress, index)
-        loss = sms(x, y, relevance, margin, slack=self.slack, eps=self.eps)
-        return ObjectiveOutput(loss, {"margin": margin.detach()})
+        loss, activity = sms_and_activity(x, y, relevance, margin, slack=self.slack, eps=self.eps)
+        return ObjectiveOutput(loss, {"margin": margin.detach(), "weight": relative(activity)})

@@ -1,0 +1,117 @@
+"""Every objective logs its temperature or margin and how strongly it pulls on each sample's own pair."""
+
+import inspect
+
+import pytest
+import reference
+import torch
+from losses.loss_cases import embeddings, graded, some_positives, values
+from torch import Tensor
+
+from mmts import objectives
+from mmts.losses.max_margin import max_margin_and_pull
+from mmts.losses.sms import sms_and_activity
+from mmts.objectives import Objective
+from mmts.policies import MACL, Fixed, Learned, Shifted
+from mmts.schedules import Constant
+
+B, D = 6, 5
+INDEX = torch.tensor([5, 0, 1, 3, 2, 4])
+SHIFTED = Shifted(Constant(0.0), torch.linspace(0.1, 0.6, B))
+BUILT: dict[str, Objective] = {
+    "InfoNCE": objectives.InfoNCE(SHIFTED),
+    "MaxMargin": objectives.MaxMargin(SHIFTED),
+    "SMS": objectives.SMS(SHIFTED),
+    "SigLIP": objectives.SigLIP(Learned()),
+    "ReweightedInfoNCE": objectives.ReweightedInfoNCE(MACL()),
+    "TeMo": objectives.TeMo(),
+    "SogCLR": objectives.SogCLR(B, B, SHIFTED),
+    "ISogCLR": objectives.ISogCLR(B, B),
+    "FastCLIP": objectives.FastCLIP(B, B),
+    "TempNet": objectives.TempNet(B, B, D),
+}
+
+
+def test_all_objectives_are_looked_at() -> None:
+    public = (getattr(objectives, name) for name in objectives.__all__)
+    classes = {each.__name__ for each in public if inspect.isclass(each) and issubclass(each, Objective)}
+    assert classes - {"Objective"} == set(BUILT)
+
+
+@pytest.mark.parametrize("name", sorted(BUILT))
+@pytest.mark.parametrize("size", [1, B])
+def test_each_logs_its_value_and_a_weight_of_mean_1(name: str, size: int) -> None:
+    x, y = embeddings(size, D, dtype=torch.float32)
+    log = BUILT[name](x, y, progress=0.4, index=INDEX[:size], relevance=graded(size)).log
+    assert ("temperature" in log) != ("margin" in log)
+    assert log["weight"].shape == (size,)
+    assert log["weight"].mean().item() == pytest.approx(1.0, rel=1e-5)
+    assert (log["weight"] >= 0).all()
+    assert not any(entry.requires_grad for entry in log.values())
+
+
+def cosines(x: Tensor, y: Tensor) -> Tensor:
+    return torch.stack([torch.stack(row) for row in reference.cosines(x, y)]).detach()
+
+
+def pull(twin: str, *arguments: object, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, Tensor]:
+    """Return a twin's loss and -dL/ds_ii, through a matrix of similarities that is a leaf."""
+    x, y = embeddings(B, D)
+    s = cosines(x, y).requires_grad_()
+    with monkeypatch.context() as patched:
+        patched.setattr(reference, "cosines", lambda *_: s)
+        loss = getattr(reference, twin)(x, y, *arguments)
+    (gradient,) = torch.autograd.grad(loss, s)
+    return loss.detach(), -gradient.diagonal()
+
+
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("negatives", ["all", "hardest"])
+@pytest.mark.parametrize("positives", [None, some_positives(B)])
+@pytest.mark.parametrize("ndim", [0, 1, 2])
+def test_max_margins_pull_is_the_gradient_of_the_own_similarity(
+    squared: bool, negatives: str, positives: Tensor | None, ndim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = embeddings(B, D)
+    margin = values(B, ndim).detach()
+    loss, got = max_margin_and_pull(x, y, margin, positives=positives, negatives=negatives, squared=squared)  # type: ignore[arg-type]
+    wanted_loss, wanted = pull("max_margin", margin, positives, negatives, squared, monkeypatch=monkeypatch)
+    torch.testing.assert_close((loss.detach(), got), (wanted_loss, wanted))
+    assert got.max() > got.min()
+    if ndim == 1:  # what a policy can give, through the objective
+        policy = Shifted(Constant(0.0), margin)
+        objective = objectives.MaxMargin(policy, negatives=negatives, squared=squared)  # type: ignore[arg-type]
+        log = objective(x, y, progress=0.0, index=torch.arange(B), positives=positives).log
+        torch.testing.assert_close(log["weight"], wanted / wanted.mean())
+
+
+def test_max_margins_pull_where_relevance_scales_the_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = embeddings(B, D)
+    margin = 3 * values(B).detach()
+    _, got = max_margin_and_pull(x, y, margin, relevance=graded(B))
+    _, wanted = pull("relevance_margin", margin, graded(B), monkeypatch=monkeypatch)
+    torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("ndim", [0, 1, 2])
+@pytest.mark.parametrize(("slack", "eps"), [(0.1, 1.1 / 240), (0.3, 0.3)])
+def test_sms_counts_the_comparisons_that_cost_something(ndim: int, slack: float, eps: float) -> None:
+    x, y = embeddings(B, D)
+    margin = 3 * values(B, ndim).detach()
+    _, got = sms_and_activity(x, y, graded(B), margin, slack=slack, eps=eps)
+    assert got.tolist() == reference.sms_activity(cosines(x, y), graded(B), margin, slack, eps)
+
+
+def test_where_only_the_own_pair_is_relevant_the_count_of_sms_is_its_pull(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = embeddings(B, D)
+    relevance = torch.eye(B, dtype=torch.float64)
+    _, got = sms_and_activity(x, y, relevance, 0.6)
+    _, wanted = pull("sms", relevance, torch.tensor(0.6).double(), monkeypatch=monkeypatch)
+    torch.testing.assert_close(got / (2 * B * (B - 1)), wanted)
+
+
+@pytest.mark.parametrize("objective", [objectives.MaxMargin(Fixed(0.2)), objectives.SMS(Fixed(0.6))])
+def test_where_no_hinge_is_above_zero_every_weight_is_1(objective: Objective) -> None:
+    x = torch.eye(B)
+    output = objective(x, x, progress=0.0, index=INDEX, relevance=torch.eye(B))
+    assert (output.loss.item(), output.log["weight"].tolist()) == (0.0, [1.0] * B)

@@ -26,9 +26,9 @@ def test_a_saved_recipe_reads_back_the_same(tmp_path: Path) -> None:
     [
         ("train.epocs=3", "train: unknown key 'epocs'; did you mean 'epochs'?"),
         ("objective.temperature.vlue=1", "objective.temperature: unknown key 'vlue'; did you mean 'value'?"),
-        ("objective.temperature.rule=shfted", "unknown 'rule' 'shfted'; did you mean 'shifted'?"),
+        ("objective.temperature.rule=shfted", "objective.temperature.rule is 'shfted'; did you mean 'shifted'?"),
         ("objective.loss=infonce", "did you mean 'info_nce'?"),
-        ("train.batch_size=many", "train.batch_size: Input should be a valid integer"),
+        ("train.batch_size=many", "train.batch_size is 'many'; it must be a whole number"),
         ("train.batch_size=1", "train.batch_size"),
         ("objective.temperature.value=-1", "objective.temperature.value"),
         ("train.warmup=1.5", "train.warmup"),

@@ -3,12 +3,12 @@
 Each section names its options as the class it describes does; docs/method.md has the formulas.
 """
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from mmts.schedules import Cosine
-from mmts.training.section import Section
+from mmts.training.section import Section, choice
 
 # --- schedules -------------------------------------------------------------------------------------------------------
 
@@ -66,18 +66,9 @@ class StepSchedule(Section):
 ScheduleSection = Annotated[
     ConstantSchedule | LinearSchedule | CosineSchedule | WarmupSchedule | JoinSchedule | StepSchedule,
     Field(discriminator="kind"),
+    choice("kind"),
 ]
-
-
-def _number_is_constant(value: Any) -> Any:
-    return {"kind": "constant", "value": value} if _is_number(value) else value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-NumberOrSchedule = Annotated[ScheduleSection, BeforeValidator(_number_is_constant)]
+NumberOrSchedule = Annotated[ScheduleSection, choice("kind", number_is="constant")]
 """A plain number is a constant schedule."""
 
 
@@ -178,30 +169,26 @@ class SMSMarginRule(FixedRule):
     value: float = Field(0.6, gt=0)
 
 
-def _number_is_fixed(value: Any) -> Any:
-    return {"rule": "fixed", "value": value} if _is_number(value) else value
-
-
 SampleRule = Annotated[
     FixedRule | ScheduledRule | ShiftedRule,
     Field(discriminator="rule"),
-    BeforeValidator(_number_is_fixed),
+    choice("rule", number_is="fixed"),
 ]
 """Temperatures with nothing to train, one for all or one a sample."""
 TemperatureRule = Annotated[
     FixedRule | LearnedRule | ScheduledRule | ShiftedRule | MACLRule | DySTreSSRule | TeMoRule,
     Field(discriminator="rule"),
-    BeforeValidator(_number_is_fixed),
+    choice("rule", number_is="fixed"),
 ]
 MarginRule = Annotated[
     FixedMarginRule | LearnedRule | ScheduledRule | ShiftedMarginRule,
     Field(discriminator="rule"),
-    BeforeValidator(_number_is_fixed),
+    choice("rule", number_is="fixed"),
 ]
 SMSRule = Annotated[
     SMSMarginRule | LearnedRule | ScheduledRule | ShiftedMarginRule,
     Field(discriminator="rule"),
-    BeforeValidator(_number_is_fixed),
+    choice("rule", number_is="fixed"),
 ]
 Rule = TemperatureRule | MarginRule | SMSRule
 
@@ -323,6 +310,7 @@ ObjectiveSection = Annotated[
     | FastCLIPObjective
     | TempNetObjective,
     Field(discriminator="loss"),
+    choice("loss"),
 ]
 
 

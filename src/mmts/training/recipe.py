@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from mmts.errors import RecipeError, nearest
 from mmts.files import atomic_write
+from mmts.training.explain import explain
 from mmts.training.objective_sections import InfoNCEObjective, ObjectiveSection
 from mmts.training.section import Section
 
@@ -283,7 +284,7 @@ def validated(section: type[SectionType], content: Mapping[str, Any], source: st
     try:
         return section.model_validate(content)
     except ValidationError as error:
-        raise RecipeError(f"{source}: {_explain(error)}") from None
+        raise RecipeError(f"{source}: {explain(error, content)}") from None
 
 
 def override(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -357,32 +358,6 @@ def _read(name_or_path: str) -> tuple[str, str, str]:
     if path.suffix in (".yaml", ".yml"):
         raise RecipeError(f"there is no recipe file {path}")
     raise RecipeError(f"there is no shipped recipe {name_or_path!r}; {nearest(name_or_path, shipped)}")
-
-
-def _explain(error: ValidationError) -> str:
-    """Put pydantic's errors in one line: `key: what is wrong`."""
-    messages = []
-    for item in error.errors():
-        # A discriminated union adds its tag (a known choice) to the path, which is not a key of the recipe.
-        keys = [str(key) for key in item["loc"]]
-        place = ".".join(key for at, key in enumerate(keys) if not _is_tag(keys, at))
-        message = str(item["msg"]).removeprefix("Value error, ")
-        given = "" if item["type"] in ("value_error", "missing") else f" (given: {item['input']!r})"
-        if item["type"] == "union_tag_invalid":
-            known = [tag.strip(" '") for tag in item["ctx"]["expected_tags"].split(",")]
-            message = (
-                f"unknown {item['ctx']['discriminator']} {item['ctx']['tag']!r}; {nearest(item['ctx']['tag'], known)}"
-            )
-            given = ""
-        messages.append(f"{place}: {message}{given}" if place else message + given)
-    return _one_line("; ".join(messages))
-
-
-_TAGGED = ("objective", "temperature", "margin", "schedule", "schedules", "gamma", "low", "high")
-
-
-def _is_tag(keys: Sequence[str], at: int) -> bool:
-    return at > 0 and keys[at - 1] in _TAGGED
 
 
 def _one_line(text: str) -> str:

@@ -1,23 +1,58 @@
 """A part of a recipe."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
 
 from mmts.errors import nearest
 
 
 class Section(BaseModel):
-    """A part of a recipe: immutable, and an unknown key is an error that names the nearest known one."""
+    """A part of a recipe: immutable and finite; an unknown key is an error that names the nearest known one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _name_unknown_keys(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            for key in value:
-                if key not in cls.model_fields:
-                    raise ValueError(f"unknown key {key!r}; {nearest(str(key), cls.model_fields)}")
+        if isinstance(value, Section):
+            return value
+        if not isinstance(value, Mapping):
+            empty = " ({} for none of them)" if value is None else ""
+            raise _section_wanted(f"a section with keys among {', '.join(cls.model_fields)}{empty}")
+        for key in value:
+            if key not in cls.model_fields:
+                raise ValueError(f"unknown key {key!r}; {nearest(str(key), cls.model_fields)}")
         return value
+
+
+def choice(tag: str, number_is: str | None = None) -> BeforeValidator:
+    """Return what goes before a union that the key `tag` chooses from.
+
+    A plain number is `{tag: number_is, value: number}`, where that is allowed. A missing choice becomes null, so that
+    the error lists the right ones.
+    """
+
+    def prepared(value: Any) -> Any:
+        if number_is is not None and _is_number(value):
+            return {tag: number_is, "value": value}
+        if isinstance(value, Mapping):
+            return value if tag in value else {**value, tag: None}
+        if isinstance(value, Section):
+            return value
+        raise _section_wanted(f"{'a number or ' if number_is else ''}a section {{{tag}: ...}}")
+
+    return BeforeValidator(prepared)
+
+
+def _section_wanted(wanted: str) -> PydanticCustomError:
+    return PydanticCustomError("section", "{wanted}", {"wanted": wanted})
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, str):  # YAML reads 1e-2 as text
+        return re.fullmatch(r"[+-]?[\d.]+e[+-]?\d+", value.strip(), re.IGNORECASE) is not None
+    return isinstance(value, int | float) and not isinstance(value, bool)

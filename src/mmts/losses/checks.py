@@ -28,13 +28,12 @@ def checked_value(
         raise InputError(f"{name} is {tuple(value.shape)}; for a batch of {B} it must be (), ({B},) or ({B}, {B})")
     if value.ndim == 2 and not pairs_allowed:
         raise InputError(f"{name} is {tuple(value.shape)}, one value a pair; scale_by_temperature needs one a row")
-    right = torch.isfinite(value) & ((value >= 0) if zero_allowed else (value > 0))
+    right = torch.isfinite(value.detach()) & ((value >= 0) if zero_allowed else (value > 0))
+    finite_x, finite_y = torch.isfinite(x.detach()), torch.isfinite(y.detach())
     # One answer for all three: on a GPU each look at a result makes the host wait.
-    if not bool(torch.isfinite(x).all() & torch.isfinite(y).all() & right.all()):
-        for side, batch in (("x", x), ("y", y)):
-            _raise_first(
-                f"{side}[{{}}] has a NaN or an infinity; embeddings must be finite", torch.isfinite(batch).all(1)
-            )
+    if not bool(finite_x.all() & finite_y.all() & right.all()):
+        for side, finite in (("x", finite_x), ("y", finite_y)):
+            _raise_first(f"{side}[{{}}] has a NaN or an infinity; embeddings must be finite", finite.all(1))
         wanted = "finite and not negative" if zero_allowed else "finite and positive"
         place = "[{}]" if value.ndim else ""
         _raise_first(f"{name}{place} is {{value}}; it must be {wanted}", right, value)
@@ -43,6 +42,14 @@ def checked_value(
 
 def other_positives(positives: Tensor | None, x: Tensor) -> Tensor | None:
     """Return `positives` (B, B) bool on x's device with the diagonal cleared, or None when none was given."""
+    positives = checked_positives(positives, x)
+    if positives is None:
+        return None
+    return positives & ~torch.eye(len(x), dtype=torch.bool, device=x.device)
+
+
+def checked_positives(positives: Tensor | None, x: Tensor) -> Tensor | None:
+    """Return `positives` on x's device, diagonal and all, or None; InputError unless (B, B) of bool."""
     if positives is None:
         return None
     B = len(x)
@@ -50,7 +57,7 @@ def other_positives(positives: Tensor | None, x: Tensor) -> Tensor | None:
         raise InputError(
             f"positives is {tuple(positives.shape)} {positives.dtype}; for a batch of {B} it must be ({B}, {B}) of bool"
         )
-    return positives.to(x.device) & ~torch.eye(B, dtype=torch.bool, device=x.device)
+    return positives.to(x.device)
 
 
 def checked_relevance(relevance: Tensor, x: Tensor, y: Tensor) -> Tensor:

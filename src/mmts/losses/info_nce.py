@@ -6,11 +6,15 @@ import torch
 from torch import Tensor
 
 from mmts.errors import InputError
-from mmts.losses.checks import checked_value, other_positives
+from mmts.losses.checks import checked_positives, checked_value, other_positives
+from mmts.losses.fused_info_nce import fused_rows
 from mmts.losses.normalize import cosine_similarity
+from mmts.losses.tiles import choose_fused
 
 Anchor = Literal["row", "candidate", "media"]
 ANCHORS: tuple[Anchor, ...] = ("row", "candidate", "media")
+FUSED_FROM = 1024
+"""Pairs a batch from which the fused version is the faster on a CPU (benchmarks/losses.py measures it)."""
 
 
 def info_nce(
@@ -24,8 +28,9 @@ def info_nce(
     scale_by_temperature: bool = False,
     decoupled: bool = False,
     multi_positive: bool = False,
+    fused: bool | None = None,
 ) -> Tensor:
-    """Return the symmetric InfoNCE loss of paired embeddings (docs/method.md, 4.3 to 4.7, 4.11 and 4.12).
+    """Return the symmetric InfoNCE loss of paired embeddings (docs/method.md, 4.3 to 4.7, 4.11, 4.12 and 4.17).
 
     L = 1/2B sum_i [ CE_i(x_i . y_j / tau_i) + CE_i(y_i . x_j / tau_i) ]
 
@@ -46,8 +51,12 @@ def info_nce(
         has no lower bound as tau falls. A row without a negative has loss 0 and gradient 0.
     multi_positive: the other positives stay as targets: minus the mean of log p over the own candidate and them (the
         mean outside the logarithm, SupCon's L_out), each p with all candidates in its denominator, positives too.
+    fused: True: in tiles, the same loss and gradients without a (B, B) matrix in memory. It has no (B, B) temperature,
+        no multi_positive with positives, and no second derivatives. False: the plain version. None: fused on the CPU
+        from a batch of FUSED_FROM on, where the options allow.
 
-    InputError for wrong shapes or dtypes, a NaN or infinity (with argument and row), or an unknown option.
+    InputError for wrong shapes or dtypes, a NaN or infinity (with argument and row), an unknown option, or what the
+    fused version was told to do and cannot.
     Source: van den Oord et al., arXiv 1807.03748; the symmetric form of CLIP, arXiv 2103.00020, figure 3; a temperature
     a sample: MM-TS, arXiv 2603.08202; decoupled: Yeh et al., arXiv 2110.06848; multi_positive: Khosla et al., arXiv
     2004.11362, equation 2.
@@ -65,11 +74,17 @@ def info_nce(
         raise InputError(f"label_smoothing is {label_smoothing}; it must lie in [0, 1]")
     with torch.autocast(x.device.type, enabled=False):
         tau = checked_value("temperature", temperature, x, y, pairs_allowed=not scale_by_temperature)
+        multi_positive = multi_positive and positives is not None
+        cannot = {"a (B, B) temperature": tau.ndim == 2, "multi_positive with positives": multi_positive}
+        if choose_fused("info_nce", fused, x, FUSED_FROM, cannot):
+            positives = checked_positives(positives, x)
+            rows = fused_rows(x, y, tau.expand(len(x)), positives, anchor, label_smoothing, decoupled).mean(dim=0)
+            return (rows * tau if scale_by_temperature else rows).mean()
         others = other_positives(positives, x)
         similarity = cosine_similarity(x, y)  # (B, B): media in rows, texts in columns
         tau_xy, tau_yx = direction_temperatures(tau, anchor)
         others_T = None if others is None else others.T
-        if decoupled or (multi_positive and others is not None):
+        if decoupled or multi_positive:
             rows_xy = _spread_entropy(similarity / tau_xy, others, label_smoothing, decoupled, multi_positive)  # (B,)
             rows_yx = _spread_entropy(similarity.T / tau_yx, others_T, label_smoothing, decoupled, multi_positive)
         else:

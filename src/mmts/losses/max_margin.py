@@ -6,11 +6,15 @@ import torch
 from torch import Tensor
 
 from mmts.errors import InputError
-from mmts.losses.checks import checked_relevance, checked_value, other_positives
+from mmts.losses.checks import checked_positives, checked_relevance, checked_value, other_positives
+from mmts.losses.fused_max_margin import fused_max_margin
 from mmts.losses.normalize import cosine_similarity
+from mmts.losses.tiles import choose_fused
 
 Negatives = Literal["all", "hardest"]
 NEGATIVES: tuple[Negatives, ...] = ("all", "hardest")
+FUSED_FROM = 1024
+"""Pairs a batch from which the fused version is the faster on a CPU (benchmarks/losses.py measures it)."""
 Hinges = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 """For x to y and y to x: hinges (B, B), or (B, 1) where only the hardest counts, and how many they are, ()."""
 
@@ -24,8 +28,9 @@ def max_margin(
     negatives: Negatives = "all",
     squared: bool = False,
     relevance: Tensor | None = None,
+    fused: bool | None = None,
 ) -> Tensor:
-    """Return the symmetric max-margin loss of paired embeddings (docs/method.md, 4.8 to 4.10 and 4.13).
+    """Return the symmetric max-margin loss of paired embeddings (docs/method.md, 4.8 to 4.10, 4.13 and 4.17).
 
     L = mean_{i != j} 1/2 [ relu(m_i - s_ii + s_ij) + relu(m_i - s_ii + s_ji) ],   s_ij = cos(x_i, y_j)
 
@@ -41,8 +46,12 @@ def max_margin(
     squared: square each hinge.
     relevance: (B, B) floating point in [0, 1], of medium i to text j: the margin of a pair is multiplied by
         1 - relevance (of the same medium and text in the other direction), so that what is nearly right may stay near.
+    fused: True: in tiles, the same loss and gradients without a (B, B) matrix in memory. It has no (B, B) margin, no
+        hardest negatives, no relevance, and no second derivatives. False: the plain version. None: fused on the CPU
+        from a batch of FUSED_FROM on, where the options allow.
 
-    InputError for wrong shapes or dtypes, a NaN or infinity (with argument and row), or an unknown option.
+    InputError for wrong shapes or dtypes, a NaN or infinity (with argument and row), an unknown option, or what the
+    fused version was told to do and cannot.
     Source: Karpathy and Fei-Fei, arXiv 1412.2306, equation 9; hardest: VSE++, arXiv 1707.05612, equation 6; a margin a
     sample: MM-TS, arXiv 2603.08202; relevance: Falcon et al., arXiv 2204.13001.
 
@@ -50,8 +59,11 @@ def max_margin(
     >>> round(max_margin(x, x, 0.2).item(), 4), round(max_margin(x, x.flip(0), 0.2).item(), 4)
     (0.0, 1.2)
     """
-    hinges = _hinges(x, y, margin, positives, negatives, relevance)
-    return _loss(hinges, squared)
+    with torch.autocast(x.device.type, enabled=False):
+        margin, in_tiles = _checked(x, y, margin, negatives, relevance, fused)
+        if in_tiles:
+            return fused_max_margin(x, y, margin.expand(len(x)), checked_positives(positives, x), squared)[0]
+        return _loss(_hinges(x, y, margin, positives, negatives, relevance), squared)
 
 
 def max_margin_and_pull(
@@ -63,21 +75,41 @@ def max_margin_and_pull(
     negatives: Negatives = "all",
     squared: bool = False,
     relevance: Tensor | None = None,
+    fused: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return max_margin, and how it pulls on each sample's own pair: -dL/ds_ii, (B,), detached (docs/method.md, 5.9).
 
-    Arguments, dtypes and errors as in max_margin.
+    Arguments, dtypes and errors as in max_margin; the fused version has both from its one pass.
 
     >>> x, y = torch.eye(3), torch.eye(3)[[1, 0, 2]]  # the first two are taken for one another
     >>> loss, pull = max_margin_and_pull(x, y, 0.2)
     >>> pull
     tensor([0.3333, 0.3333, 0.0000])
     """
-    hinges = _hinges(x, y, margin, positives, negatives, relevance)
+    with torch.autocast(x.device.type, enabled=False):
+        margin, in_tiles = _checked(x, y, margin, negatives, relevance, fused)
+        if in_tiles:
+            return fused_max_margin(x, y, margin.expand(len(x)), checked_positives(positives, x), squared)
+        hinges = _hinges(x, y, margin, positives, negatives, relevance)
     with torch.no_grad():
         slopes = [(2 * hinge if squared else (hinge > 0).to(hinge)).sum(dim=1) / number for hinge, number in hinges]
         pull = (slopes[0] + slopes[1]) / 2
     return _loss(hinges, squared), pull
+
+
+def _checked(
+    x: Tensor, y: Tensor, margin: Tensor | float, negatives: Negatives, relevance: Tensor | None, fused: bool | None
+) -> tuple[Tensor, bool]:
+    """Return the margin as a tensor, and whether to go in tiles."""
+    if negatives not in NEGATIVES:
+        raise InputError(f"negatives is {negatives!r}; it must be one of {', '.join(NEGATIVES)}")
+    margin = checked_value("margin", margin, x, y, zero_allowed=True)
+    cannot = {
+        "a (B, B) margin": margin.ndim == 2,
+        "negatives='hardest'": negatives == "hardest",
+        "relevance": relevance is not None,
+    }
+    return margin, choose_fused("max_margin", fused, x, FUSED_FROM, cannot)
 
 
 def _loss(hinges: Hinges, squared: bool) -> Tensor:
@@ -86,32 +118,23 @@ def _loss(hinges: Hinges, squared: bool) -> Tensor:
 
 
 def _hinges(
-    x: Tensor,
-    y: Tensor,
-    margin: Tensor | float,
-    positives: Tensor | None,
-    negatives: Negatives,
-    relevance: Tensor | None,
+    x: Tensor, y: Tensor, margin: Tensor, positives: Tensor | None, negatives: Negatives, relevance: Tensor | None
 ) -> Hinges:
     """Return each direction's hinges, queries in rows, 0 where there is none, and the number their mean runs over."""
-    if negatives not in NEGATIVES:
-        raise InputError(f"negatives is {negatives!r}; it must be one of {', '.join(NEGATIVES)}")
-    with torch.autocast(x.device.type, enabled=False):
-        margin = checked_value("margin", margin, x, y, zero_allowed=True)
-        others = other_positives(positives, x)
-        similarity = cosine_similarity(x, y)  # (B, B): media in rows, texts in columns
-        remain = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
-        if others is not None:
-            remain = remain & ~others
-        margin_xy = margin[:, None] if margin.ndim == 1 else margin
-        margin_yx = margin[:, None] if margin.ndim == 1 else margin.T if margin.ndim == 2 else margin
-        if relevance is not None:
-            gap = 1.0 - checked_relevance(relevance, x, y)
-            margin_xy, margin_yx = margin_xy * gap, margin_yx * gap.T
-        return (
-            _direction(similarity, margin_xy, remain, negatives),
-            _direction(similarity.T, margin_yx, remain.T, negatives),
-        )
+    others = other_positives(positives, x)
+    similarity = cosine_similarity(x, y)  # (B, B): media in rows, texts in columns
+    remain = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
+    if others is not None:
+        remain = remain & ~others
+    margin_xy = margin[:, None] if margin.ndim == 1 else margin
+    margin_yx = margin[:, None] if margin.ndim == 1 else margin.T if margin.ndim == 2 else margin
+    if relevance is not None:
+        gap = 1.0 - checked_relevance(relevance, x, y)
+        margin_xy, margin_yx = margin_xy * gap, margin_yx * gap.T
+    return (
+        _direction(similarity, margin_xy, remain, negatives),
+        _direction(similarity.T, margin_yx, remain.T, negatives),
+    )
 
 
 def _direction(similarity: Tensor, margin: Tensor, remain: Tensor, negatives: Negatives) -> tuple[Tensor, Tensor]:

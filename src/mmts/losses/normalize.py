@@ -14,10 +14,23 @@ def unit(x: Tensor) -> Tensor:
     tensor([[0.6000, 0.8000],
             [0.0000, 0.0000]])
     """
+    return unit_and_length(x)[0]
+
+
+def unit_and_length(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the unit vectors (..., D) and the two factors, each (..., 1), that together are the vectors' length.
+
+    The first factor, the largest component, is held fixed in the gradient; both are 1 for a vector of zeros.
+
+    >>> unit_and_length(torch.tensor([3.0, 4.0]))[1:]
+    (tensor([4.]), tensor([1.2500]))
+    """
     largest = x.detach().abs().amax(dim=-1, keepdim=True)
-    x = x / torch.where(largest > 0, largest, 1.0)
+    largest = torch.where(largest > 0, largest, 1.0)
+    x = x / largest
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x / torch.where(length > 0, length, 1.0)
+    length = torch.where(length > 0, length, 1.0)
+    return x / length, largest, length
 
 
 def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:

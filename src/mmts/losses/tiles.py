@@ -1,0 +1,103 @@
+"""What the fused losses share: the similarity matrix a tile at a time, and the way back through unit vectors.
+
+A tile is (rows, columns) of s = unit(x) unit(y)^T. Memory is a few tiles, however large the batch.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from mmts.errors import InputError
+
+TILE = 1024
+"""Rows and columns of a tile: 4 MiB in float32, large enough for matrix products at full speed."""
+
+Blocks = tuple[slice, slice]
+"""The rows and the columns of a tile; on the diagonal they are equal."""
+
+
+def tiles(B: int) -> Iterator[Blocks]:
+    """Yield the tiles of a (B, B) matrix, row by row of tiles.
+
+    >>> len(list(tiles(TILE + 1)))
+    4
+    """
+    blocks = [slice(start, min(start + TILE, B)) for start in range(0, B, TILE)]
+    for rows in blocks:
+        for columns in blocks:
+            yield rows, columns
+
+
+def buffers(like: Tensor, number: int) -> list[Tensor]:
+    """Return scratch memory, a tile each, of the dtype and on the device of `like` (B, D)."""
+    size = min(TILE, len(like)) ** 2
+    return [torch.empty(size, dtype=like.dtype, device=like.device) for _ in range(number)]
+
+
+def tile_of(buffer: Tensor, blocks: Blocks) -> Tensor:
+    """Return as much of a buffer as the tile takes, shaped (rows, columns)."""
+    rows, columns = (each.stop - each.start for each in blocks)
+    return buffer[: rows * columns].view(rows, columns)
+
+
+def similarity_tile(x: Tensor, y: Tensor, blocks: Blocks, buffer: Tensor) -> Tensor:
+    """Write x_i . y_j of a tile into the buffer and return it: x, y (B, D) unit vectors -> (rows, columns)."""
+    rows, columns = blocks
+    return torch.mm(x[rows], y[columns].T, out=tile_of(buffer, blocks))
+
+
+def fill_others(tile: Tensor, positives: Tensor | None, blocks: Blocks, value: float) -> None:
+    """Set the pairs of `positives` (B, B) to `value` in a tile, all but the diagonal's."""
+    if positives is None:
+        return
+    others = positives[blocks]
+    if blocks[0] == blocks[1]:
+        others = others.clone().fill_diagonal_(False)
+    tile.masked_fill_(others, value)
+
+
+def along(vector: Tensor, axis: int) -> Tensor:
+    """Shape a vector to vary down the rows (axis 0) or along the columns (axis 1) of a tile.
+
+    >>> along(torch.zeros(3), 0).shape, along(torch.zeros(3), 1).shape
+    (torch.Size([3, 1]), torch.Size([1, 3]))
+    """
+    return vector[:, None] if axis == 0 else vector[None, :]
+
+
+def number_of_others(positives: Tensor | None, B: int, axis: int) -> Tensor | int:
+    """Return how many other positives each row (axis 0) or column (axis 1) has, (B,), or 0 without any."""
+    return 0 if positives is None else positives.sum(dim=1 - axis) - positives.diagonal().long()
+
+
+def through_unit_(gradient: Tensor, unit_x: Tensor, largest: Tensor, length: Tensor) -> Tensor:
+    """Turn dL/d unit(x) into dL/dx in place: (g - (g . u) u) / ||x||, all (B, D), the length's factors (B, 1)."""
+    dots = torch.linalg.vecdot(gradient, unit_x)[:, None]
+    return gradient.addcmul_(unit_x, dots, value=-1.0).div_(largest).div_(length)
+
+
+def refuse_double_backward(name: str) -> None:
+    """Raise InputError in a backward pass that is itself to be differentiated (create_graph=True)."""
+    if torch.is_grad_enabled():
+        raise InputError(
+            f"the fused {name} has first derivatives only, and create_graph=True asks for more; give fused=False"
+        )
+
+
+def choose_fused(name: str, fused: bool | None, x: Tensor, fused_from: int, cannot: dict[str, bool]) -> bool:
+    """Decide between fused and plain: as `fused` says; None: fused on the CPU from `fused_from` pairs, if it can.
+
+    `cannot` says which options only the plain version does, and whether each was asked for. InputError names the first
+    that was, where fused=True.
+
+    >>> choose_fused("info_nce", True, torch.eye(2), 1024, {"multi_positive": True})
+    Traceback (most recent call last):
+    mmts.errors.InputError: the fused info_nce cannot do multi_positive; leave fused out, or give fused=False
+    """
+    asked = [option for option, given in cannot.items() if given]
+    if fused and asked:
+        raise InputError(f"the fused {name} cannot do {asked[0]}; leave fused out, or give fused=False")
+    if fused is None:
+        return x.device.type == "cpu" and len(x) >= fused_from and not asked
+    return fused

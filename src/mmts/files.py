@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from mmts.errors import DataError
+
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # as atomic_write's mkstemp names them
 
 
 @contextmanager
@@ -40,11 +43,41 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+        _flush_folder(path.parent)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise _about(error, path) from None
         raise
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Return the temporary files that processes killed during an `atomic_write` into a folder left there.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / ".a.json.x1y2z3_4.tmp").touch(), (folder / "a.json").touch()
+    (None, None)
+    >>> [each.name for each in leftovers(folder)]
+    ['.a.json.x1y2z3_4.tmp']
+    """
+    return [each for each in folder.glob(".*.tmp") if _TEMPORARY.fullmatch(each.name)]
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add one line to a text file. Raises OSError naming it: a full disk by itself names nothing."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise _about(error, path) from None
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file's contents would outlive the machine's power; nothing where there is no such file."""
+    if path.exists():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def check_file_path(path: Path) -> None:
@@ -111,6 +144,20 @@ def cache_root() -> Path:
 def _about(error: OSError, path: Path) -> OSError:
     """Return the same error about the file that was asked for, not the temporary one (or, on a full disk, none)."""
     return type(error)(error.errno, error.strerror, str(path))
+
+
+def _flush_folder(folder: Path) -> None:
+    """Have a rename outlive the machine's power, where the system can say so."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:  # some systems flush files only
+        pass
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

@@ -2,13 +2,22 @@
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 
 from mmts.errors import RunError
-from mmts.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from mmts.training.checkpoint import (
+    load_checkpoint,
+    load_newest,
+    random_state,
+    remove_leftovers,
+    restore_random_state,
+    save_checkpoint,
+    save_in_turn,
+)
 
 
 def test_a_checkpoint_reads_back(tmp_path: Path) -> None:
@@ -67,3 +76,71 @@ def test_a_failed_write_keeps_the_old_checkpoint_and_names_the_file(
     monkeypatch.undo()
     assert load_checkpoint(tmp_path / "c.pt") == {"step": 1}
     assert [each.name for each in tmp_path.iterdir()] == ["c.pt"]
+
+
+def both(folder: Path) -> tuple[Path, Path]:
+    return folder / "last.pt", folder / "previous.pt"
+
+
+def test_the_last_two_are_kept(tmp_path: Path) -> None:
+    assert load_newest(*both(tmp_path)) is None
+    for step in (1, 2, 3):
+        save_in_turn(*both(tmp_path), {"step": step})
+    assert [load_checkpoint(each)["step"] for each in both(tmp_path)] == [3, 2]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "missing", "swapped for a list"])
+def test_a_damaged_checkpoint_is_passed_over_aloud(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (1, 2):
+        save_in_turn(*both(tmp_path), {"w": torch.full((1000,), float(step)), "step": step})
+    last, previous = both(tmp_path)
+    whole = last.read_bytes()
+    if damage == "cut":
+        last.write_bytes(whole[:-100])
+    elif damage == "flipped":  # one bit of one weight, which torch.load takes
+        at = whole.index(torch.full((10,), 2.0).numpy().tobytes())
+        last.write_bytes(whole[: at + 3] + bytes([whole[at + 3] ^ 1]) + whole[at + 4 :])
+        assert torch.load(last, weights_only=True)["w"][0] != 2
+    elif damage == "empty":
+        last.write_bytes(b"")
+    elif damage == "missing":
+        last.unlink()
+    else:
+        torch.save([1, 2], last)
+    state = load_newest(last, previous)
+    assert state is not None
+    assert state["step"] == 1
+    assert state["w"].eq(1).all()
+    said = " ".join(capsys.readouterr().err.split())
+    assert "last.pt" in said
+    assert "going on from the one before it, previous.pt" in said
+
+
+def test_two_damaged_checkpoints_are_not_passed_over_in_silence(tmp_path: Path) -> None:
+    last, previous = both(tmp_path)
+    last.write_bytes(b"PK")
+    with pytest.raises(RunError, match="there is none before it; remove it, and --resume starts over"):
+        load_newest(last, previous)
+    previous.write_bytes(b"PK")
+    with pytest.raises(RunError, match=r"previous\.pt cannot be read"):
+        load_newest(last, previous)
+
+
+def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "last.pt", {"step": 1})
+    (tmp_path / ".last.pt.abcd_123.tmp").write_bytes(b"half")
+    (tmp_path / ".notes.tmp").write_bytes(b"someone's own")
+    remove_leftovers(tmp_path)
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".notes.tmp", "last.pt"]
+
+
+def test_a_compressed_file_is_no_checkpoint(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "c.pt", {"w": torch.zeros(10_000)})
+    with zipfile.ZipFile(tmp_path / "c.pt") as parts, zipfile.ZipFile(tmp_path / "bomb.pt", "w", 8) as bomb:
+        for part in parts.namelist():
+            bomb.writestr(part, parts.read(part))
+    with pytest.raises(RunError, match="cannot be read"):
+        load_checkpoint(tmp_path / "bomb.pt")

@@ -20,9 +20,10 @@ from mmts.objectives import InfoNCE, MaxMargin, Objective
 from mmts.policies import Fixed, Learned, Shifted
 from mmts.schedules import Cosine
 from mmts.training.checkpoint import load_checkpoint
+from mmts.training.optimizer import learning_rate_schedule, parameter_groups
 from mmts.training.recipe import Train
 from mmts.training.run_directory import RunDirectory
-from mmts.training.trainer import Trainer, learning_rate_schedule, parameter_groups
+from mmts.training.trainer import Trainer
 
 N = 40
 

@@ -170,6 +170,8 @@ class Train(Section):
     micro_batch: int | None = Field(None, ge=1)
     gradient_checkpointing: bool = False
     evaluate_every: int = Field(1, ge=1)
+    checkpoint_every: int | None = Field(None, ge=1)
+    on_nan: Literal["stop", "skip"] = "stop"
     log_every: int = Field(10, ge=1)
     seed: int = Field(0, ge=0, le=MAX_SEED)
     trackers: tuple[str, ...] = ("tensorboard",)

@@ -8,10 +8,26 @@ from typing import Any
 
 import yaml
 
+from mmts.console import console
 from mmts.errors import RunError
+from mmts.files import append_line, atomic_write, flush_to_disk, leftovers
 from mmts.training.recipe import Recipe, parse_recipe, save_recipe
 
 _ABOUT = {"name", "description", "published"}
+# What a resumed run may do otherwise: none of it changes the batches, the schedules or the gradients.
+_MAY_CHANGE = frozenset(
+    {
+        "data.workers",
+        "train.checkpoint_every",
+        "train.evaluate_every",
+        "train.gradient_checkpointing",
+        "train.log_every",
+        "train.micro_batch",
+        "train.on_nan",
+        "train.trackers",
+    }
+)
+_CLOCK = ("train.epochs", "train.steps", "train.batch_size")
 
 
 @dataclass(frozen=True)
@@ -20,10 +36,11 @@ class RunDirectory:
 
     recipe.yaml       the resolved recipe, with versions
     log.jsonl         a line a logged step
-    checkpoints/      last.pt, best.pt
+    checkpoints/      last.pt, the one before it (previous.pt), best.pt
     concepts.npz      the concepts of the training samples
     vocabulary.json   words of a text tower trained from scratch
     unreadable.txt    media that could not be decoded, with the reason
+    diverged.json     the batch that training stopped at because of a NaN
     metrics.json      how the run is judged
     judgement.npz     rank of every query behind metrics.json, and the first ten results
     evaluations/      judgements on other data or splits
@@ -57,6 +74,11 @@ class RunDirectory:
         return self.path / "unreadable.txt"
 
     @property
+    def diverged_file(self) -> Path:
+        """The batch that training stopped at."""
+        return self.path / "diverged.json"
+
+    @property
     def metrics_file(self) -> Path:
         """How the run is judged."""
         return self.path / "metrics.json"
@@ -77,7 +99,7 @@ class RunDirectory:
         return self.log_file.exists() or (self.path / "checkpoints").exists() or self.metrics_file.exists()
 
     def checkpoint_file(self, name: str) -> Path:
-        """Return the file of the checkpoint `last` or `best`."""
+        """Return the file of the checkpoint `last`, `previous` or `best`."""
         return self.path / "checkpoints" / f"{name}.pt"
 
     def recipe(self) -> Recipe:
@@ -98,7 +120,7 @@ class RunDirectory:
         if self.has_started:
             if not resume:
                 raise RunError(f"{self.path} already holds a run; add --resume to continue it, or choose another --out")
-        elif self.path.is_dir() and any(self.path.iterdir()) and not self.recipe_file.exists():
+        elif self.path.is_dir() and not self.recipe_file.exists() and {*self.path.iterdir()} - {*leftovers(self.path)}:
             raise RunError(f"{self.path} holds files that are not a run's; choose another --out")
         elif self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; --out names a folder")
@@ -106,39 +128,62 @@ class RunDirectory:
     def begin(self, recipe: Recipe, versions: dict[str, str]) -> None:
         """Take the folder for this recipe, or find the same recipe there; raises RunError where it is another.
 
-        What a run left that never came to train (a mistake in its recipe, say) is replaced.
+        What a run left that never came to train (a mistake in its recipe, say) is replaced. Keys that change neither
+        batches nor schedules nor gradients may be others than before, which is said and saved.
         """
+        for leftover in leftovers(self.path):
+            leftover.unlink(missing_ok=True)
         if not self.has_started:
             for leftover in (self.concepts_file, self.vocabulary_file):
                 leftover.unlink(missing_ok=True)
             save_recipe(recipe, self.recipe_file, versions)
             return
         changed = differences(self.recipe(), recipe)
-        if changed:
-            listed = ", ".join(f"{key} ({old!r} there, {new!r} now)" for key, (old, new) in list(changed.items())[:3])
-            listed += f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            raise RunError(f"{self.path} holds a run of another recipe: {listed}; choose another --out")
+        wrong = {key: values for key, values in changed.items() if key not in _MAY_CHANGE}
+        if wrong:
+            jump = "; the progress that all schedules follow would jump" if not wrong.keys().isdisjoint(_CLOCK) else ""
+            raise RunError(f"{self.path} holds a run of another recipe: {_listed(wrong)}{jump}; choose another --out")
+        if changed and not self.metrics_file.exists():
+            console.print(f"note: going on with other settings: {_listed(changed)}", markup=False)
+            save_recipe(recipe, self.recipe_file, versions)
 
     def log_lines(self) -> Iterator[dict[str, Any]]:
         """Read the log, oldest line first; a last line cut short by a crash is left out."""
         if not self.log_file.exists():
             return
-        for line in self.log_file.read_text(encoding="utf-8", errors="replace").splitlines():
+        for text in self.log_file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
+                line = json.loads(text)
+            except (ValueError, RecursionError):
                 return
+            if not isinstance(line, dict):
+                return
+            yield line
 
     def trim_log(self, steps_done: int) -> None:
         """Drop the lines of steps that a resumed run will take again."""
-        kept = [line for line in self.log_lines() if line["step"] < steps_done]
-        if self.log_file.exists() or kept:
-            self.log_file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        if self.log_file.exists():
+            kept = [line for line in self.log_lines() if _is_before(line, steps_done)]
+            with atomic_write(self.log_file, "w") as file:
+                file.writelines(json.dumps(line) + "\n" for line in kept)
 
     def append_log(self, line: dict[str, Any]) -> None:
         """Add one line to the log."""
-        with self.log_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self.log_file, json.dumps(line))
+
+    def flush_log(self) -> None:
+        """Have the log on the disk: a checkpoint that outlives a power cut must find the lines before it there."""
+        flush_to_disk(self.log_file)
+
+
+def _is_before(line: dict[str, Any], steps_done: int) -> bool:
+    step = line.get("step")
+    return isinstance(step, int) and step < steps_done
+
+
+def _listed(changed: dict[str, tuple[Any, Any]]) -> str:
+    listed = ", ".join(f"{key} ({old!r} there, {new!r} now)" for key, (old, new) in list(changed.items())[:3])
+    return listed + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
 
 
 def differences(first: Recipe, second: Recipe) -> dict[str, tuple[Any, Any]]:

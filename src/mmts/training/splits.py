@@ -8,6 +8,7 @@ from mmts.data.read import read_dataset
 from mmts.data.readable import drop_unreadable, unreadable_media
 from mmts.data.records import Dataset, Split
 from mmts.errors import DataError, RecipeError
+from mmts.files import atomic_write
 from mmts.training.recipe import DATASETS, Data, Recipe
 from mmts.training.run_directory import RunDirectory
 
@@ -102,7 +103,8 @@ def readable_splits(taken: Splits, dataset: Dataset, settings: Data, run: RunDir
         splits = {split.name: readable(split, settings, named) for split in (taken.train, *taken.to_judge())}
     finally:
         if named:
-            run.unreadable_file.write_text("\n".join(named) + "\n", encoding="utf-8")
+            with atomic_write(run.unreadable_file, "w") as file:
+                file.write("\n".join(named) + "\n")
             console.print(f"note: {len(named):,} unreadable media are named in {run.unreadable_file}")
     sizes = ", ".join(
         f"{name} {split.num_media:,} media {split.num_captions:,} captions" for name, split in splits.items()

@@ -3,31 +3,37 @@
 import importlib.util
 import math
 import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from functools import partial
-from types import FrameType
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import Bar, console, errors, progress_bar
 from mmts.data.loader import Batch
-from mmts.errors import Diverged, InputError, Interrupted, RunError
+from mmts.errors import DataError, Diverged, InputError, Interrupted, RunError
 from mmts.models import TwoTower
 from mmts.models.base import is_frozen
 from mmts.objectives import Objective, ObjectiveOutput
-from mmts.schedules import Cosine, Schedule, Warmup
-from mmts.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from mmts.training.checkpoint import (
+    load_newest,
+    random_state,
+    remove_leftovers,
+    restore_random_state,
+    save_checkpoint,
+    save_in_turn,
+)
+from mmts.training.divergence import NotFinite, diverged, gradient_norm, values_in, values_of
+from mmts.training.log_line import describe, flatten, summarize
 from mmts.training.micro_batch import micro_batch_step, refuse_batch_norm
+from mmts.training.optimizer import OWN_RATE, learning_rate_schedule, parameter_groups
 from mmts.training.recipe import Train
 from mmts.training.run_directory import RunDirectory
-
-_OWN_RATE = "own_rate"  # of a group of parameters that keeps its learning rate
+from mmts.training.saved_state import check_same_clock, restore
+from mmts.training.stopping import stop_requests
 
 
 class Trainer:
@@ -81,6 +87,8 @@ class Trainer:
         self.trainable = [each for group in optimizer.param_groups for each in group["params"]]
         self.step = 0
         self.best = -math.inf
+        self.skipped = 0
+        self.saved_at: int | None = None
 
     @property
     def progress(self) -> float:
@@ -88,35 +96,50 @@ class Trainer:
         return self.step / self.total_steps
 
     def fit(self, resume: bool = False) -> None:
-        """Train to the end, or raise Interrupted with a checkpoint written; `resume` starts from the last one."""
-        if resume and self.run.checkpoint_file("last").exists():
+        """Train to the end, or raise Interrupted with a checkpoint written; `resume` starts from the last one.
+
+        Where the data fail, a checkpoint is written too before their DataError goes on.
+        """
+        if resume:
             self._restore()
         self.run.path.mkdir(parents=True, exist_ok=True)
         self.run.trim_log(self.step)
+        self.run.diverged_file.unlink(missing_ok=True)
         self.accelerator.init_trackers("tensorboard")
         pairs, done = self.total_steps * self.batch_size, self.step * self.batch_size
         with stop_requests() as stop, progress_bar("training", pairs, "pairs", done) as bar:
-            while self.step < self.total_steps:
-                self._epoch(bar, stop)
+            try:
+                while self.step < self.total_steps:
+                    self._epoch(bar, stop)
+            except DataError:
+                if self.step > (self.saved_at or 0):
+                    self._save_last()
+                raise
         self.accelerator.end_training()
+        if self.skipped:
+            console.print(f"note: {self.skipped:,} of {self.total_steps:,} steps were skipped: train.on_nan is skip")
 
     def _epoch(self, bar: Bar, stop: list[int]) -> None:
         epoch, first = divmod(self.step, self.batches_per_epoch)
+        skipped = self.skipped
         self.model.train()
         for batch in self.batches(epoch, first):
             line = {"step": self.step, "progress": self.progress, "epoch": epoch, **self._train_step(batch)}
             self.step += 1
             done = self.step == self.total_steps
             ends = done or self.step % self.batches_per_epoch == 0
+            if self.skipped - skipped == self.batches_per_epoch:
+                raise Diverged(f"{line['why']}: every step of epoch {epoch + 1} was skipped, which trains nothing")
             evaluates = ends and (done or (epoch + 1) % self.settings.evaluate_every == 0)
             if evaluates and self.evaluate is not None:
                 line["val"] = self._validate()
-            if "val" in line or done or line["step"] % self.settings.log_every == 0:
+            if {"val", "skipped"} & line.keys() or done or line["step"] % self.settings.log_every == 0:
                 self._log(line)
             bar.advance(len(batch.index))
-            bar.describe(_describe(line))
-            if ends or stop:
-                self._save("last")
+            bar.describe(describe(line))
+            every = self.settings.checkpoint_every
+            if ends or stop or (every is not None and self.step % every == 0):
+                self._save_last()
             if stop:
                 name = signal.Signals(stop[0]).name
                 raise Interrupted(f"{name} at step {self.step} of {self.total_steps}; --resume continues", stop[0])
@@ -124,17 +147,38 @@ class Trainer:
                 return
 
     def _train_step(self, batch: Batch) -> dict[str, Any]:
-        """Take one optimizer step; return what it did, in plain numbers."""
+        """Take one optimizer step, or skip it; return what it did, in plain numbers."""
         rate = self.learning_rate(self.progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = group.get(_OWN_RATE, rate)
+            group["lr"] = group.get(OWN_RATE, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        output = self._back_propagate(batch)
-        if self.settings.clip_norm is not None:
-            self.accelerator.clip_grad_norm_(self.trainable, self.settings.clip_norm)
+        skips = self.settings.on_nan == "skip"
+        statistics = [each.clone() for each in self.model.buffers()] if skips else []
+        try:
+            output = self._back_propagate(batch)
+            self._check_gradients(output)
+        except NotFinite as found:
+            if not skips:
+                raise diverged(self.run, self.step, self.progress, found, batch.index, self.saved_at) from None
+            for kept, buffer in zip(statistics, self.model.buffers(), strict=True):
+                buffer.copy_(kept)
+            self.skipped += 1
+            return {"lr": rate, **found.values, "skipped": self.skipped, "why": found.what}
         self.optimizer.step()
         self.objective.after_step()
-        return {"loss": output.loss.item(), "lr": rate, **self._summarize(output.log, batch.index)}
+        of_sample = self.groups[batch.index.cpu()] if self.groups is not None else None
+        return {"loss": output.loss.item(), "lr": rate, **summarize(output.log, of_sample)}
+
+    def _check_gradients(self, output: ObjectiveOutput) -> None:
+        """Clip the gradients where the settings say so; raises NotFinite where one of them is no number."""
+        if self.settings.clip_norm is not None:
+            norm = self.accelerator.clip_grad_norm_(self.trainable, self.settings.clip_norm)
+        else:
+            norm = gradient_norm(self.trainable)
+        if not math.isfinite(norm := float(norm)):
+            raise NotFinite(
+                f"the loss is {output.loss.item():g} and the norm of its gradients {norm}", values_in(output)
+            )
 
     def _back_propagate(self, batch: Batch) -> ObjectiveOutput:
         """Put the batch's gradients into the parameters, at once or in pieces."""
@@ -147,7 +191,7 @@ class Trainer:
         return output
 
     def _judge(self, batch: Batch, x: Tensor, y: Tensor) -> ObjectiveOutput:
-        """Ask the objective for the loss of the batch's embeddings x, y (B, D); stop the run where it is no number."""
+        """Ask the objective for the loss of embeddings x, y (B, D); raises NotFinite where it is no number."""
         device = self.accelerator.device
         try:
             output: ObjectiveOutput = self.objective(
@@ -160,28 +204,12 @@ class Trainer:
                 relevance=None if batch.relevance is None else batch.relevance.to(device),
             )
         except InputError as error:
-            raise self._gone_wrong(str(error), batch) from None
+            values = values_of(self.accelerator.unwrap_model(self.objective), self.progress, batch.index.to(device))
+            raise NotFinite(str(error), values) from None
         loss = output.loss.item()
         if not math.isfinite(loss):
-            raise self._gone_wrong(f"the loss is {loss}", batch)
+            raise NotFinite(f"the loss is {loss}", values_in(output))
         return output
-
-    def _summarize(self, log: dict[str, Tensor], index: Tensor) -> dict[str, Any]:
-        """Turn what the objective logs into min, mean and max, and into means by head, mid and tail."""
-        summary: dict[str, Any] = {}
-        groups: dict[str, dict[str, float]] = {}
-        of_sample = self.groups[index.cpu()] if self.groups is not None else None
-        for name, value in log.items():
-            value = value.detach().float().cpu()
-            if name != "weight":  # its mean is 1 by definition; only its groups say something
-                summary[name] = {"min": value.min().item(), "mean": value.mean().item(), "max": value.max().item()}
-            if of_sample is None or value.shape != index.shape:
-                continue
-            for number, group in enumerate(GROUP_NAMES):
-                inside = of_sample == number
-                if inside.any():
-                    groups.setdefault(group, {})[name] = value[inside].mean().item()
-        return summary | ({"groups": groups} if groups else {})
 
     def _validate(self) -> dict[str, Any]:
         assert self.evaluate is not None
@@ -193,51 +221,59 @@ class Trainer:
         score = sum(direction["R@1"] for direction in figures.values()) / len(figures)
         if score > self.best:
             self.best = score
-            self._save("best")
+            save_checkpoint(self.run.checkpoint_file("best"), self._state())
         return figures
 
     def _log(self, line: dict[str, Any]) -> None:
         self.run.append_log(line)
-        self.accelerator.log(_flatten(line), step=line["step"])
+        self.accelerator.log(flatten(line), step=line["step"])
         if "val" in line and not errors.is_terminal:
             found = ", ".join(
                 f"{name.replace('_to_', '→')} {figures['R@1']:.1f}" for name, figures in line["val"].items()
             )
-            console.print(f"epoch {line['epoch'] + 1}: {_describe(line)}, val R@1 {found}", markup=False)
+            console.print(f"epoch {line['epoch'] + 1}: {describe(line)}, val R@1 {found}", markup=False)
 
-    def _save(self, name: str) -> None:
-        state = {
+    def _state(self) -> dict[str, Any]:
+        """Return what judging the model needs."""
+        return {
             "model": self.accelerator.unwrap_model(self.model).trainable_state_dict(),
             "objective": self.accelerator.unwrap_model(self.objective).state_dict(),
             "step": self.step,
             "best": self.best,
         }
-        if name == "last":  # what only going on needs
-            state |= {
-                "optimizer": self.optimizer.state_dict(),
-                "random": random_state(),
-                "total_steps": self.total_steps,
-            }
-        save_checkpoint(self.run.checkpoint_file(name), state)
+
+    def _save_last(self) -> None:
+        """Write what going on needs, and keep what was written before it."""
+        state = self._state() | {
+            "optimizer": self.optimizer.state_dict(),
+            "random": random_state(),
+            "total_steps": self.total_steps,
+            "batches_per_epoch": self.batches_per_epoch,
+            "batch_size": self.batch_size,
+            "processes": self.accelerator.num_processes,
+            "skipped": self.skipped,
+        }
+        self.run.flush_log()
+        save_in_turn(self.run.checkpoint_file("last"), self.run.checkpoint_file("previous"), state)
+        self.saved_at = self.step
 
     def _restore(self) -> None:
-        state = load_checkpoint(self.run.checkpoint_file("last"))
-        if state["total_steps"] != self.total_steps:
-            raise RunError(
-                f"the checkpoint counts {state['total_steps']} steps and this run {self.total_steps}: "
-                "the training data or the batch size has changed since; choose another --out"
-            )
-        self.accelerator.unwrap_model(self.model).load_trainable_state_dict(state["model"])
-        self.accelerator.unwrap_model(self.objective).load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        restore_random_state(state["random"])
-        self.step, self.best = state["step"], state["best"]
-
-    def _gone_wrong(self, what: str, batch: Batch) -> Diverged:
         last = self.run.checkpoint_file("last")
-        good = f"the last checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
-        samples = ", ".join(str(each) for each in batch.index.tolist()[:8])
-        return Diverged(f"step {self.step}: {what} (samples {samples}, ...); {good}. Try a lower train.learning_rate")
+        remove_leftovers(last.parent)
+        state = load_newest(last, self.run.checkpoint_file("previous"))
+        if state is None:
+            return
+        now = {
+            "total_steps": self.total_steps,
+            "batches_per_epoch": self.batches_per_epoch,
+            "batch_size": self.batch_size,
+            "processes": self.accelerator.num_processes,
+        }
+        check_same_clock(state, now)
+        model, objective = (self.accelerator.unwrap_model(each) for each in (self.model, self.objective))
+        restore(state, model, objective, self.optimizer)
+        self.step, self.best, self.skipped = state["step"], state["best"], state.get("skipped", 0)
+        self.saved_at = self.step
 
 
 def enable_gradient_checkpointing(model: TwoTower) -> None:
@@ -247,69 +283,3 @@ def enable_gradient_checkpointing(model: TwoTower) -> None:
         raise RunError("train.gradient_checkpointing: no tower trains, so it would save nothing; leave it out")
     for tower in towers:
         tower.enable_gradient_checkpointing()
-
-
-def learning_rate_schedule(settings: Train) -> Schedule:
-    """Half a cosine from the learning rate to the final one, after a linear warm-up from 0."""
-    cosine = Cosine(settings.final_learning_rate, settings.learning_rate, cycles=0.5)
-    return Warmup(cosine, settings.warmup) if settings.warmup else cosine
-
-
-def parameter_groups(
-    modules: list[nn.Module], weight_decay: float, own_rates: Mapping[str, float] | None = None
-) -> list[dict[str, Any]]:
-    """Split what trains into matrices, which decay, and the rest (biases, norms, temperatures), which does not.
-
-    Parameters of the last module named in `own_rates` keep that learning rate throughout, and do not decay.
-    """
-    own_rates = own_rates or {}
-    own = {id(each): rate for name, each in modules[-1].named_parameters() if (rate := own_rates.get(name)) is not None}
-    trainable = [each for module in modules for each in module.parameters() if each.requires_grad]
-    shared = [each for each in trainable if id(each) not in own]
-    return [
-        {"params": [each for each in shared if each.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [each for each in shared if each.ndim < 2], "weight_decay": 0.0},
-        *(
-            {"params": [each for each in trainable if own.get(id(each)) == rate], "weight_decay": 0.0, _OWN_RATE: rate}
-            for rate in sorted(set(own.values()))
-        ),
-    ]
-
-
-@contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM instead of dying of them; a second Ctrl-C interrupts at once."""
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals go elsewhere
-        before = {}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _describe(line: dict[str, Any]) -> str:
-    """Put a log line in words for the progress bar."""
-    parts = [f"loss {line['loss']:.2f}"]
-    for name in ("temperature", "margin"):
-        if name in line:
-            low, high = line[name]["min"], line[name]["max"]
-            parts.append(f"{name} {low:.3f}" + (f"-{high:.3f}" if high - low > 5e-4 else ""))
-    return ", ".join(parts)
-
-
-def _flatten(line: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    flat: dict[str, float] = {}
-    for key, value in line.items():
-        name = f"{prefix}/{key}" if prefix else key
-        flat |= _flatten(value, name) if isinstance(value, dict) else {name: value}
-    return flat

@@ -1,0 +1,75 @@
+"""What a step did, in plain numbers: a line of log.jsonl, the same in words, the same for trackers."""
+
+from typing import Any
+
+from torch import Tensor
+
+from mmts.concepts.distribution import GROUP_NAMES
+
+_VALUES = ("temperature", "margin")
+
+
+def value_range(value: Tensor) -> dict[str, float]:
+    """Return min, mean and max of a tensor."""
+    value = value.detach().float().cpu()
+    return {"min": value.min().item(), "mean": value.mean().item(), "max": value.max().item()}
+
+
+def summarize(log: dict[str, Tensor], of_sample: Tensor | None) -> dict[str, Any]:
+    """Turn what an objective logs into min, mean and max, and into means by head, mid and tail.
+
+    `of_sample` (B,) is 0, 1, 2 = head, mid, tail; None leaves the groups out.
+    """
+    summary: dict[str, Any] = {}
+    groups: dict[str, dict[str, float]] = {}
+    for name, value in log.items():
+        value = value.detach().float().cpu()
+        if name != "weight":  # its mean is 1 by definition; only its groups say something
+            summary[name] = value_range(value)
+        if of_sample is None or value.shape != of_sample.shape:
+            continue
+        for number, group in enumerate(GROUP_NAMES):
+            inside = of_sample == number
+            if inside.any():
+                groups.setdefault(group, {})[name] = value[inside].mean().item()
+    return summary | ({"groups": groups} if groups else {})
+
+
+def describe(line: dict[str, Any]) -> str:
+    """Put a log line in words for the progress bar.
+
+    >>> describe({"loss": 1.234, "temperature": {"min": 0.05, "mean": 0.1, "max": 0.2}})
+    'loss 1.23, temperature 0.050-0.200'
+    """
+    loss = f"loss {line['loss']:.2f}" if "loss" in line else f"skipped, {line['skipped']} by now"
+    return ", ".join([loss, *describe_values(line)])
+
+
+def describe_values(line: dict[str, Any]) -> list[str]:
+    """Put the temperatures or margins of a log line in words.
+
+    >>> describe_values({"margin": {"min": 0.2, "mean": 0.2, "max": 0.2}})
+    ['margin 0.200']
+    """
+    parts = []
+    for name in _VALUES:
+        if name in line:
+            low, high = line[name]["min"], line[name]["max"]
+            parts.append(f"{name} {low:.3f}" + (f"-{high:.3f}" if high - low > 5e-4 else ""))
+    return parts
+
+
+def flatten(line: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """Return the numbers of a log line by paths of keys.
+
+    >>> flatten({"loss": 1.0, "val": {"image_to_text": {"R@1": 50.0}}})
+    {'loss': 1.0, 'val/image_to_text/R@1': 50.0}
+    """
+    flat: dict[str, float] = {}
+    for key, value in line.items():
+        name = f"{prefix}/{key}" if prefix else key
+        if isinstance(value, dict):
+            flat |= flatten(value, name)
+        elif isinstance(value, int | float):
+            flat[name] = value
+    return flat

@@ -1,5 +1,6 @@
 """The README and docs keep their word: code in them runs, links lead somewhere, recipe keys exist."""
 
+import doctest
 import re
 from pathlib import Path
 
@@ -17,6 +18,14 @@ def test_the_code_in_the_readme_runs() -> None:
     assert blocks
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_examples_of_adding_things_run() -> None:
+    options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    page = ROOT / "docs" / "adding.md"
+    failed, tried = doctest.testfile(str(page), module_relative=False, optionflags=options, encoding="utf-8")
+    assert tried
+    assert not failed  # what differs is printed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,38 +1,67 @@
-"""Losses with per-sample values against the textbook loss with one number, forward and backward."""
+"""The losses in tiles against the textbook and the published forms, forward and backward: time, memory, and from which
+batch on tiles pay (FUSED_FROM in losses/info_nce.py and losses/max_margin.py).
 
+`python -m benchmarks.losses` runs this part alone; give a factor such as .125 to try it on smaller batches.
+"""
+
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import torch
-from torch.nn.functional import cross_entropy, normalize
 
+from benchmarks.loss_forms import forward_and_backward
 from benchmarks.measure import Comparison, compare
-from mmts.losses import info_nce, max_margin
+from mmts.console import console
+
+D = 512
+SIZES = (256, 512, 1024, 2048, 4096)
 
 
-def run() -> Iterator[Comparison]:
-    """Compare at one batch size; gradients reach the embeddings."""
-    B, D = 2048, 512
-    torch.manual_seed(0)
-    x = torch.randn(B, D, requires_grad=True)
-    y = torch.randn(B, D, requires_grad=True)
-    values = torch.rand(B) * 0.15 + 0.05
-    setting = f"B = {B}, D = {D}, float32, forward and backward"
+def run(factor: float = 1.0) -> Iterator[Comparison]:
+    """Compare; every batch size is multiplied by `factor`."""
+    for ours, plain, B in (
+        ("info_nce, fused", "info_nce, textbook", 8192),
+        ("info_nce, fused", "info_nce, one number", 8192),
+        ("max_margin, fused", "max_margin, index lists", 4096),
+    ):
+        yield from time_and_memory(ours, plain, int(B * factor))
+    for loss in ("info_nce", "max_margin"):
+        for B in SIZES:
+            yield time(f"{loss}, fused", f"{loss}, plain", max(1, int(B * factor)), 9)
+    for loss in ("info_nce", "max_margin"):
+        B = int(32768 * factor)
+        what, matrix = f"{loss}, fused, beside one matrix of all pairs", B * B * 4 / 2**20
+        yield Comparison(what, setting(B) + ", peak memory", peak_in_fresh_process(f"{loss}, fused", B), matrix, "MiB")
 
-    def textbook() -> None:
-        logits = normalize(x) @ normalize(y).T / 0.1
-        target = torch.arange(B)
-        ((cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2).backward()
 
-    yield compare("info_nce, a temperature a sample", setting, lambda: info_nce(x, y, values).backward(), textbook)
+def time_and_memory(ours: str, plain: str, B: int) -> Iterator[Comparison]:
+    """Compare two forms that give the same loss, unless one takes one number for all."""
+    losses = [forward_and_backward(name, B, D)() for name in (ours, plain)]
+    if "one number" not in plain:
+        torch.testing.assert_close(*losses, rtol=1e-5, atol=0)
+    yield time(ours, plain, B, 3)
+    peaks = [peak_in_fresh_process(name, B) for name in (ours, plain)]
+    yield Comparison(f"{ours}, against {plain.split(', ')[1]}", setting(B) + ", peak memory", *peaks, "MiB")
 
-    def index_lists() -> None:
-        """The published form: every positive beside every negative, as two long columns."""
-        for similarity in (normalize(x) @ normalize(y).T, normalize(y) @ normalize(x).T):
-            positive = similarity.diagonal()[:, None].expand(B, B).reshape(-1, 1)
-            pairs = torch.cat([positive, similarity.reshape(-1, 1)], dim=1)
-            off_diagonal = (~torch.eye(B, dtype=torch.bool)).reshape(-1).nonzero().squeeze(1)
-            chosen = pairs.index_select(0, off_diagonal)
-            margin = values[:, None].expand(B, B).reshape(-1).index_select(0, off_diagonal)
-            ((margin - chosen[:, 0] + chosen[:, 1]).relu().mean() / 2).backward()
 
-    yield compare("max_margin, a margin a sample", setting, lambda: max_margin(x, y, values).backward(), index_lists, 3)
+def time(ours: str, plain: str, B: int, repeats: int) -> Comparison:
+    """Compare the time of two forms of a loss."""
+    ways = (forward_and_backward(name, B, D) for name in (ours, plain))
+    return compare(f"{ours}, against {plain.split(', ')[1]}", setting(B), *ways, repeats)
+
+
+def setting(B: int) -> str:
+    """Say how it was measured."""
+    return f"B = {B:,}, D = {D}, float32, forward and backward"
+
+
+def peak_in_fresh_process(name: str, B: int) -> float:
+    """Return the peak memory of a form, in MiB beside its inputs, in a process that has done nothing else."""
+    command = [sys.executable, "-m", "benchmarks.loss_forms", name, str(B), str(D)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+if __name__ == "__main__":
+    for result in run(float(sys.argv[1]) if len(sys.argv) > 1 else 1.0):
+        console.print(result.row())

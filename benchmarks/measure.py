@@ -1,24 +1,33 @@
-"""Timing two ways of doing the same thing, one after the other in turns, in one process."""
+"""Timing two ways of doing the same thing, one after the other in turns, in one process; and the memory one takes."""
 
+import ctypes
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Median seconds of ours and of the plain version, and how they were measured."""
+    """Ours and the plain version, median seconds unless `unit` says otherwise, and how they were measured."""
 
     what: str
     setting: str
     ours: float
     plain: float
+    unit: str = "s"
 
     @property
     def ratio(self) -> float:
-        """Ours over plain: below 1 is faster."""
+        """Ours over plain: below 1 is better."""
         return self.ours / self.plain
+
+    def row(self) -> str:
+        """Return a row of the table."""
+        digits = 3 if self.unit == "s" else 0
+        ours, plain = (f"{each:,.{digits}f} {self.unit}" for each in (self.ours, self.plain))
+        return f"| {self.what} | {self.setting} | {ours} | {plain} | {self.ratio:.2f} |"
 
 
 def compare(
@@ -33,3 +42,18 @@ def compare(
             way()
             into.append(time.perf_counter() - start)
     return Comparison(what, setting, statistics.median(times[0]), statistics.median(times[1]))
+
+
+def peak_memory(work: Callable[[], object]) -> float:
+    """Return by how many MiB this process's memory rises at most while it works (resident, on Linux)."""
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed and kept would hide as much of what is taken now
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    before = _resident("VmRSS")
+    work()
+    return (_resident("VmHWM") - before) / 1024
+
+
+def _resident(name: str) -> int:
+    """Return a line of /proc/self/status, in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

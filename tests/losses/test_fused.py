@@ -259,3 +259,13 @@ def test_inputs_are_checked_as_in_its_plain_twin(loss: Loss, options: dict[str, 
         loss(x, y, 0.1, fused=True, **options)
     with pytest.raises(InputError, match=r"x\[0\] has a NaN"):
         loss(x * float("nan"), y, 0.1, fused=True)
+
+
+@pytest.mark.parametrize("loss", [info_nce, max_margin])
+def test_embeddings_whose_sum_overflows_are_finite_all_the_same(loss: Loss) -> None:
+    x, y = embeddings(6, dtype=torch.float32)
+    big = torch.full_like(x, 3e38)
+    assert loss(big, y, 0.1, fused=True).isfinite()
+    big[4, 1] = float("inf")
+    with pytest.raises(InputError, match=r"x\[4\] has a NaN or an infinity"):
+        loss(big, y, 0.1, fused=True)

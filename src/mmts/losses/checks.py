@@ -29,11 +29,14 @@ def checked_value(
     if value.ndim == 2 and not pairs_allowed:
         raise InputError(f"{name} is {tuple(value.shape)}, one value a pair; scale_by_temperature needs one a row")
     right = torch.isfinite(value.detach()) & ((value >= 0) if zero_allowed else (value > 0))
-    finite_x, finite_y = torch.isfinite(x.detach()), torch.isfinite(y.detach())
+    # A sum with a NaN or an infinity in it is one; where finite parts overflow, the longer look finds nothing wrong.
+    finite = torch.isfinite(x.detach().sum() + y.detach().sum())
     # One answer for all three: on a GPU each look at a result makes the host wait.
-    if not bool(finite_x.all() & finite_y.all() & right.all()):
-        for side, finite in (("x", finite_x), ("y", finite_y)):
-            _raise_first(f"{side}[{{}}] has a NaN or an infinity; embeddings must be finite", finite.all(1))
+    if not bool(finite & right.all()):
+        for side, batch in (("x", x), ("y", y)):
+            _raise_first(
+                f"{side}[{{}}] has a NaN or an infinity; embeddings must be finite", torch.isfinite(batch).all(1)
+            )
         wanted = "finite and not negative" if zero_allowed else "finite and positive"
         place = "[{}]" if value.ndim else ""
         _raise_first(f"{name}{place} is {{value}}; it must be {wanted}", right, value)

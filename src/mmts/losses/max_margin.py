@@ -13,7 +13,7 @@ from mmts.losses.tiles import choose_fused
 
 Negatives = Literal["all", "hardest"]
 NEGATIVES: tuple[Negatives, ...] = ("all", "hardest")
-FUSED_FROM = 1024
+FUSED_FROM = 256
 """Pairs a batch from which the fused version is the faster on a CPU (benchmarks/losses.py measures it)."""
 Hinges = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 """For x to y and y to x: hinges (B, B), or (B, 1) where only the hardest counts, and how many they are, ()."""

@@ -25,12 +25,13 @@ def unit_and_length(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     >>> unit_and_length(torch.tensor([3.0, 4.0]))[1:]
     (tensor([4.]), tensor([1.2500]))
     """
-    largest = x.detach().abs().amax(dim=-1, keepdim=True)
+    plain = x.detach()
+    largest = torch.maximum(plain.amax(dim=-1, keepdim=True), -plain.amin(dim=-1, keepdim=True))
     largest = torch.where(largest > 0, largest, 1.0)
     x = x / largest
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     length = torch.where(length > 0, length, 1.0)
-    return x / length, largest, length
+    return x / length if x.requires_grad else x.div_(length), largest, length
 
 
 def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.measure import peak_memory
 from mmts.errors import InputError
 from mmts.losses import info_nce, max_margin, tiles
 from mmts.losses.info_nce import ANCHORS
@@ -162,7 +164,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize(("loss", "options"), FEW)
 def test_no_operation_makes_a_matrix_of_all_pairs(loss: Loss, options: dict[str, Any]) -> None:
-    B, D = 40, 5
+    B, D = 24, 5
     x, y = embeddings(B, D)
     value, positives = values(B), some_positives(B)
     largest = {}
@@ -172,6 +174,36 @@ def test_no_operation_makes_a_matrix_of_all_pairs(loss: Loss, options: dict[str,
         largest[fused] = seen.numel
     assert largest[True] <= max(B * D, TILE * TILE)
     assert largest[False] >= B * B
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak since a moment")
+@pytest.mark.parametrize(("loss", "options"), FEW)
+def test_memory_stays_below_one_matrix_of_all_pairs(
+    loss: Loss, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiles, "TILE", 256)
+    B, D = 1536, 8
+    x, y = embeddings(B, D, dtype=torch.float32)
+    value, positives = values(B).detach(), torch.rand(B, B) < 0.01
+    matrix = B * B * 4 / 2**20
+
+    def peak(fused: bool) -> float:
+        return peak_memory(lambda: loss(x, y, value, positives=positives, fused=fused, **options).backward())
+
+    peak(True)  # what libraries take once
+    assert peak(True) < 0.5 * matrix < 2.0 * matrix < peak(False)
+
+
+@pytest.mark.parametrize("loss", [info_nce, max_margin])
+def test_equals_its_plain_twin_at_the_true_size_of_a_tile(loss: Loss, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    B = tiles.TILE + 7
+    x, y = embeddings(B, 4)
+    value = values(B)
+    fused = loss_and_gradients(loss(x, y, value), x, y, value)  # chosen by itself
+    plain = loss_and_gradients(loss(x, y, value, fused=False), x, y, value)
+    torch.testing.assert_close(fused, plain, rtol=1e-9, atol=1e-12)
+    assert not torch.equal(fused[1], plain[1])
 
 
 @pytest.mark.parametrize(("loss", "options"), FEW)

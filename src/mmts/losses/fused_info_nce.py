@@ -82,7 +82,7 @@ class _Rows(Function):
                 sums = z.sub_(along(after, query)).exp_().sum(1 - query)
                 total[k, blocks[query]] = total[k, blocks[query]] * (before - after).exp() + sums
                 top[k, blocks[query]] = after
-        remaining = torch.stack([B - number_of_others(positives, B, axis) + torch.zeros_like(tau) for axis in (0, 1)])
+        remaining = B - number_of_others(positives, unit_x)
         empty = remaining <= 1  # nothing but the own candidate
         total.masked_fill_(empty, 1.0)
         target = (1.0 - label_smoothing) * own / tau + label_smoothing * spread / remaining

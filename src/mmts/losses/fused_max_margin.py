@@ -43,7 +43,7 @@ class _Loss(Function):
         unit_x, *length_x = unit_and_length(x.to(dtype))
         unit_y, *length_y = unit_and_length(y.to(dtype))
         offset = margin - torch.linalg.vecdot(unit_x, unit_y)  # m_i - s_ii
-        pairs = B * (B - 1) - torch.as_tensor(number_of_others(positives, B, 0), device=x.device).sum()
+        pairs = B * (B - 1) - number_of_others(positives, unit_x)[0].sum()
         weight = 0.5 / pairs.clamp_min(1).to(dtype)
         of_x = torch.zeros_like(unit_x) if needs_x else None
         of_y = torch.zeros_like(unit_y) if needs_y else None

@@ -66,9 +66,23 @@ def along(vector: Tensor, axis: int) -> Tensor:
     return vector[:, None] if axis == 0 else vector[None, :]
 
 
-def number_of_others(positives: Tensor | None, B: int, axis: int) -> Tensor | int:
-    """Return how many other positives each row (axis 0) or column (axis 1) has, (B,), or 0 without any."""
-    return 0 if positives is None else positives.sum(dim=1 - axis) - positives.diagonal().long()
+def number_of_others(positives: Tensor | None, like: Tensor) -> Tensor:
+    """Return how many other positives each row and each column has: (2, B) int64, without the diagonal's.
+
+    By tiles: a sum over bools makes an int64 of each first. `like` (B, D) says how many and where.
+
+    >>> number_of_others(torch.tensor([[True, True], [False, False]]), torch.eye(2))
+    tensor([[1, 0],
+            [0, 1]])
+    """
+    counts = torch.zeros(2, len(like), dtype=torch.int64, device=like.device)
+    if positives is None:
+        return counts
+    for rows, columns in tiles(len(like)):
+        tile = positives[rows, columns]
+        counts[0, rows] += tile.sum(dim=1)
+        counts[1, columns] += tile.sum(dim=0)
+    return counts - positives.diagonal().long()
 
 
 def through_unit_(gradient: Tensor, unit_x: Tensor, largest: Tensor, length: Tensor) -> Tensor:

@@ -34,6 +34,10 @@ class Diverged(RunError):
     """Training came to what is no number: the recipe's fault, not the data's or the machine's."""
 
 
+class WorkersLost(RunError):
+    """Processes that decode media were killed twice: by the machine (out of memory, mostly), not by a file."""
+
+
 class Interrupted(MmtsError):
     """Work was asked to stop and can be resumed; `signal_number` says by which signal."""
 

@@ -1,3 +1,6 @@
+import os
+import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from PIL import Image
 from scipy.sparse import csr_matrix
 from tests_support import draw_shapes
 from torch import Tensor
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from mmts.data.epoch_plan import EpochPlan
 from mmts.data.graded import CaptionPool, Graded
@@ -19,7 +23,7 @@ from mmts.data.media import load_medium
 from mmts.data.positives import positives
 from mmts.data.read import read_dataset
 from mmts.data.records import Medium, Split
-from mmts.errors import DataError, InputError
+from mmts.errors import DataError, InputError, WorkersLost
 from mmts.models import load_image_tower
 
 
@@ -289,3 +293,50 @@ def test_relevance_is_worked_out_only_where_it_is_asked_for() -> None:
     (batch,) = make_loader(split, plan_of(split, 3), rows, rows, epoch=0, with_relevance=True)
     expected = graded.relevance()[batch.media_index][:, batch.index]
     torch.testing.assert_close(batch.relevance, expected.float())
+
+
+# --- processes that are killed ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """Gives rows, and kills the process that is to give row 11 as often as there are marks left."""
+
+    marks: Path
+
+    def __call__(self, positions: list[int], epoch: int = 0) -> Tensor:
+        mark = next(self.marks.glob("*"), None)
+        if 11 in positions and mark is not None:
+            mark.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.tensor(positions)[:, None] + torch.zeros(3)
+
+
+@pytest.fixture
+def quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torch look after its processes every .1 seconds, not every 5."""
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.1,))
+
+
+def deadly_batches(folder: Path, marks: int) -> Iterator[Batch]:
+    folder.mkdir()
+    for number in range(marks):
+        (folder / str(number)).touch()
+    split = split_of([["x"]] * 40)
+    text = FeatureRows(np.zeros((40, 2), np.float32))
+    return make_loader(split, plan_of(split, 10), Deadly(folder), text, epoch=0, workers=2)
+
+
+def test_a_killed_process_is_started_anew_and_nothing_is_lost(
+    tmp_path: Path, quick_look: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler = signal.getsignal(signal.SIGCHLD)
+    whole = list(deadly_batches(tmp_path / "whole", 0))
+    assert all(map(equal, whole, deadly_batches(tmp_path / "killed", 1)))
+    assert "was killed (out of memory?)" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGCHLD) is handler
+
+
+def test_a_process_killed_at_the_same_place_again_is_an_error(tmp_path: Path, quick_look: None) -> None:
+    with pytest.raises(WorkersLost, match=r"killed twice at the same place .* fewer data\.workers"):
+        list(deadly_batches(tmp_path / "killed", 2))

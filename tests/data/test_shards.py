@@ -12,7 +12,7 @@ import torch
 import webdataset
 from PIL import Image
 
-from mmts.data import pair_index
+from mmts.data import pair_index, shards
 from mmts.data.image import load_image, load_pixels
 from mmts.data.pair_table import PairTable
 from mmts.data.records import Dataset
@@ -445,3 +445,27 @@ def test_a_finished_index_is_opened_while_another_is_made(tmp_path: Path, privat
     read_shards(tmp_path)
     with pair_index.alone(private_cache / "shards"):
         assert read_shards(tmp_path).whole().num_media == 2
+
+
+def test_one_damaged_shard_among_ten_is_named_and_costs_only_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tars = [pairs(tmp_path / "shards" / f"{number}.tar", f"{number}a", f"{number}b") for number in range(10)]
+    whole = tars[6].read_bytes()
+    tars[6].write_bytes(whole[:1000] + b"\xff" * 3000 + whole[4000:])
+    with pytest.raises(DataError, match=r"6\.tar is damaged .* byte \d+"):
+        read_shards(tmp_path / "shards")
+    tars[6].write_bytes(whole)
+    scanned = []
+    members = shards._members
+    monkeypatch.setattr(shards, "_members", lambda tar: scanned.append(tar.name) or members(tar))
+    assert len(read_shards(tmp_path / "shards").media) == 20
+    assert scanned == ["6.tar", "7.tar", "8.tar", "9.tar"]
+
+
+def test_a_shard_damaged_after_it_was_indexed_is_named_where_it_is_read(tmp_path: Path) -> None:
+    tars = [pairs(tmp_path / "shards" / f"{number}.tar", f"{number}a") for number in range(10)]
+    medium = read_shards(tmp_path / "shards").media[4]
+    tars[4].write_bytes(tars[4].read_bytes()[:700])
+    with pytest.raises(DataError, match=r"4\.tar, byte \d+: "):
+        load_image(medium.path, member=medium.member)

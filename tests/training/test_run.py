@@ -244,3 +244,37 @@ def test_evaluate_refuses_what_is_no_run(tmp_path: Path) -> None:
         evaluate(tmp_path / "nowhere")
     with pytest.raises(RunError, match="best or last"):
         evaluate(tmp_path, checkpoint="first")
+
+
+def test_a_resume_may_change_what_changes_no_step_and_says_so(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(scratch(shapes), tmp_path / "whole")
+
+    def stop(*_: Any) -> Any:
+        raise DataError("the disk is away")
+
+    monkeypatch.setattr(runs, "_load_weights", stop)  # all is trained, nothing is judged
+    with pytest.raises(DataError, match="away"):
+        train(scratch(shapes), tmp_path / "run")
+    monkeypatch.undo()
+    for setting in ("train.batch_size=6", "train.epochs=3"):
+        with pytest.raises(
+            RunError, match=r"another recipe: train\.\w+ \(\d+ there, \d now\); the progress .* would jump"
+        ):
+            train(scratch(shapes, setting), tmp_path / "run", resume=True)
+    capsys.readouterr()
+    metrics = train(scratch(shapes, "data.workers=1", "train.on_nan=skip"), tmp_path / "run", resume=True)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "other settings: data.workers (0 there, 1 now), train.on_nan ('stop' there, 'skip' now)" in said
+    assert metrics == json.loads((tmp_path / "whole" / "metrics.json").read_text())
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").data.workers == 1
+    train(scratch(shapes, "data.workers=2"), tmp_path / "run", resume=True)  # it is finished: nothing is noted
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").data.workers == 1
+
+
+def test_a_folder_with_only_a_file_half_written_is_free(shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".recipe.yaml.abcd_123.tmp").write_text("half")
+    train(scratch(shapes), tmp_path / "run")
+    assert not list((tmp_path / "run").glob(".*"))

@@ -3,79 +3,20 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from tests_support import captioned_split
+from small_trainer import N, make_trainer, settings, weights
 from torch import nn
 
-from mmts.data.epoch_plan import EpochPlan
-from mmts.data.loader import Batch, FeatureRows, make_loader
 from mmts.errors import Interrupted, RunError
-from mmts.models import TwoTower
-from mmts.objectives import InfoNCE, MaxMargin, Objective
+from mmts.objectives import InfoNCE, MaxMargin
 from mmts.policies import Fixed, Learned, Shifted
 from mmts.schedules import Cosine
 from mmts.training.checkpoint import load_checkpoint
 from mmts.training.optimizer import learning_rate_schedule, parameter_groups
-from mmts.training.recipe import Train
 from mmts.training.run_directory import RunDirectory
-from mmts.training.trainer import Trainer
-
-N = 40
-
-
-def settings(**changes: Any) -> Train:
-    return Train(**({"epochs": 4, "batch_size": 10, "learning_rate": 1e-2, "log_every": 1, "trackers": ()} | changes))
-
-
-def make_trainer(
-    run: Path,
-    train: Train | None = None,
-    objective: Objective | None = None,
-    before_batch: Callable[[int], None] = lambda step: None,
-) -> Trainer:
-    """Return a trainer over features of which the captions' are a rotation of the media's, plus noise."""
-    train = train or settings()
-    generator = torch.Generator().manual_seed(0)
-    media = torch.randn(N, 6, generator=generator)
-    text = media @ torch.randn(6, 5, generator=generator)
-    split = captioned_split([[f"caption {i}"] for i in range(N)], "train")
-    plan = EpochPlan(split.owner, N, train.batch_size, train.seed)
-    torch.manual_seed(train.seed)
-    head = [nn.Linear(6, 16), nn.Dropout(0.2), nn.Linear(16, 4)]
-    model = TwoTower(None, None, nn.Sequential(*head), nn.Linear(5, 4))
-
-    def batches(epoch: int, first: int) -> Iterator[Batch]:
-        sources = FeatureRows(media.numpy()), FeatureRows(text.numpy())
-        for at, batch in enumerate(make_loader(split, plan, *sources, epoch, first), first):
-            before_batch(epoch * plan.batches_per_epoch + at)
-            yield batch
-
-    def evaluate(model: TwoTower) -> dict[str, Any]:
-        with torch.no_grad():
-            x, y = model(media, text)
-        hits = (x @ y.T).argmax(dim=1) == torch.arange(N)
-        return {"image_to_text": {"R@1": 100 * hits.double().mean().item()}}
-
-    return Trainer(
-        model,
-        objective or InfoNCE(Fixed(0.1)),
-        train,
-        RunDirectory(run),
-        batches=batches,
-        batches_per_epoch=plan.batches_per_epoch,
-        batch_size=plan.batch_size,
-        evaluate=evaluate,
-        groups=torch.arange(N) % 3,
-    )
-
-
-def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
 
 
 def test_training_lowers_the_loss_and_logs_every_step(tmp_path: Path) -> None:

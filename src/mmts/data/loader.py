@@ -1,5 +1,7 @@
 """From a plan to batches: decoding, tokenizing and loading ahead."""
 
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from mmts.console import errors
 from mmts.data.epoch_plan import EpochPlan, Pairs
 from mmts.data.graded import Graded
 from mmts.data.image import Augmentation
@@ -18,13 +21,14 @@ from mmts.data.positives import positives
 from mmts.data.records import Medium, Split
 from mmts.data.stream_order import process_slice
 from mmts.data.video import FrameSampling
-from mmts.errors import DataError, InputError
+from mmts.errors import DataError, InputError, WorkersLost
 
 Tokens = dict[str, Tensor]
 MediaSource = Callable[[list[int], int], Tensor]
 """(positions of media in the split, epoch) -> their inputs (B, ...)"""
 TextSource = Callable[[list[int]], Tensor | Tokens]
 """positions of captions in the split -> their feature rows (B, W) or tokens"""
+_LOST = "DataLoader worker (pid"  # how torch says that a process is gone
 _AT_ONCE = 16  # media that a worker process decodes at a time: a whole batch of clips is gigabytes, and several wait
 
 
@@ -141,6 +145,7 @@ def make_loader(
     Raises:
         InputError: the plan is another split's, or there is no such batch.
         DataError: what the sources raise, whichever process they run in.
+        WorkersLost: a process was killed, started anew, and killed again.
     """
     if plan.num_media != split.num_media:
         raise InputError(f"the plan is for {plan.num_media} media and the split has {split.num_media}")
@@ -176,14 +181,59 @@ def _media_sides(parts: list[Tensor], source: MediaSource, epoch: int, workers: 
     if workers == 0 or not parts:
         yield from (source(part.tolist(), epoch) for part in parts)
         return
-    own_randomness = torch.Generator()  # a DataLoader without one draws from the global state
     pieces = [piece for part in parts for piece in _cut(part)]
-    loader: DataLoader[Tensor | DataError] = DataLoader(
-        _Pieces(pieces, source, epoch), batch_size=None, num_workers=min(workers, len(pieces)), generator=own_randomness
-    )
-    decoded = iter(loader)
+    decoded = _decoded_ahead(pieces, source, epoch, workers)
     for part in parts:
-        yield torch.cat([_or_raise(next(decoded)) for _ in _cut(part)])
+        yield torch.cat([next(decoded) for _ in _cut(part)])
+
+
+def _decoded_ahead(pieces: list[Tensor], source: MediaSource, epoch: int, workers: int) -> Iterator[Tensor]:
+    """Yield the media of every piece, decoded in other processes; where one is killed, all are started anew.
+
+    What a medium becomes depends on (seed, epoch, position) alone, so that the second try gives what the first would
+    have. Raises WorkersLost where one is killed twice at the same piece.
+    """
+    done, lost_at = 0, -1
+    while done < len(pieces):
+        decoded = _start_processes(_Pieces(pieces[done:], source, epoch), workers)
+        while done < len(pieces):
+            try:
+                media = next(decoded)
+            except RuntimeError as error:
+                if _LOST not in str(error):
+                    raise
+                if lost_at == done:
+                    raise WorkersLost(
+                        f"a process that decodes media was killed twice at the same place ({_one_line(error)}); out of "
+                        "memory? Try fewer data.workers, a smaller train.micro_batch, or smaller images or clips"
+                    ) from None
+                lost_at = done
+                errors.print("note: a process that decodes media was killed (out of memory?); all are started anew")
+                break
+            yield _or_raise(media)
+            done += 1
+
+
+def _start_processes(pieces: "_Pieces", workers: int) -> Iterator[Tensor | DataError]:
+    """Start processes that decode ahead. One that dies is noticed where its media are asked for, nowhere else.
+
+    torch's own handler of SIGCHLD would raise in the main thread wherever it is, be it half-way through an optimizer
+    step, so it is taken out again.
+    """
+    own_randomness = torch.Generator()  # a DataLoader without one draws from the global state
+    loader: DataLoader[Tensor | DataError] = DataLoader(
+        pieces, batch_size=None, num_workers=min(workers, len(pieces)), generator=own_randomness
+    )
+    watched = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGCHLD) if watched else None
+    decoded = iter(loader)
+    if watched:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+    return decoded
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _cut(part: Tensor) -> list[Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmts.console import Bar, console, errors, progress_bar
 from mmts.data.loader import Batch
-from mmts.errors import DataError, Diverged, InputError, Interrupted, RunError
+from mmts.errors import DataError, Diverged, InputError, Interrupted, RunError, WorkersLost
 from mmts.models import TwoTower
 from mmts.models.base import is_frozen
 from mmts.objectives import Objective, ObjectiveOutput
@@ -98,7 +98,7 @@ class Trainer:
     def fit(self, resume: bool = False) -> None:
         """Train to the end, or raise Interrupted with a checkpoint written; `resume` starts from the last one.
 
-        Where the data fail, a checkpoint is written too before their DataError goes on.
+        Where the data fail (DataError, WorkersLost), a checkpoint is written too before the error goes on.
         """
         if resume:
             self._restore()
@@ -111,7 +111,7 @@ class Trainer:
             try:
                 while self.step < self.total_steps:
                     self._epoch(bar, stop)
-            except DataError:
+            except (DataError, WorkersLost):
                 if self.step > (self.saved_at or 0):
                     self._save_last()
                 raise

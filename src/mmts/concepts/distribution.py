@@ -6,7 +6,6 @@ from collections.abc import Hashable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from mmts.concepts.labels import count, decode_key, encode_key, plain_values
 from mmts.concepts.names import distinctive_words
 from mmts.concepts.shift import Scale, density_shift
 from mmts.console import errors
-from mmts.errors import DataError, InputError
+from mmts.errors import DataError, InputError, MmtsError, quoted, shortened
 from mmts.files import atomic_write, content_hash
 
 HEAD, MID, TAIL = 0, 1, 2
@@ -345,10 +344,10 @@ class ConceptDistribution:
             found = meta["format"]
         except FileNotFoundError as error:
             raise DataError(f"{path}: there is no such file") from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
+        except Exception as error:  # numpy and zipfile raise nearly anything on a damaged file
             raise DataError(f"{path}: not a file of concepts ({_first_line(error)})") from error
         if found != FORMAT:
-            raise DataError(f"{path}: concepts of format {found}; this version of mmts reads format {FORMAT}")
+            raise DataError(f"{path}: concepts of format {quoted(found)}; this version of mmts reads format {FORMAT}")
         try:
             keys = [decode_key(key) for key in meta["keys"]] if "keys" in meta else None
             opened: TextEncoder | None = None
@@ -356,6 +355,7 @@ class ConceptDistribution:
                 opened = open_encoder(encoder)
             elif "tfidf_vocabulary" in meta:
                 opened = TfidfEncoder(meta["tfidf_vocabulary"], arrays["tfidf_idf"], arrays["tfidf_components"])
+            _check_stored(arrays, meta, keys)
             return cls(
                 torch.from_numpy(arrays["labels"]),
                 torch.from_numpy(arrays["sizes"]),
@@ -367,6 +367,10 @@ class ConceptDistribution:
             )
         except KeyError as error:
             raise DataError(f"{path}: the file lacks {error}") from error
+        except MmtsError:
+            raise
+        except Exception as error:
+            raise DataError(f"{path}: not a file of concepts ({_first_line(error)})") from error
 
     def _open_encoder(self) -> TextEncoder:
         """Return the encoder the centroids were made with."""
@@ -412,6 +416,25 @@ def resolve_num_concepts(num_concepts: int | Literal["auto"], captions: Sequence
     return chosen
 
 
+def _check_stored(arrays: dict[str, Any], meta: dict[str, Any], keys: list[Hashable] | None) -> None:
+    """Raise ValueError where what a file holds does not go together."""
+    labels, sizes, centroids = arrays["labels"], arrays["sizes"], arrays.get("centroids")
+    K = len(sizes)
+    for name, array in (("labels", labels), ("sizes", sizes)):
+        if array.ndim != 1 or array.dtype != np.int64:
+            raise ValueError(f"{name} should be whole numbers in a row")
+    if not K or sizes.min() < 1 or (len(labels) and not 0 <= labels.min() <= labels.max() < K):
+        raise ValueError("labels lie in [0, number of concepts), and every concept has a sample")
+    if not isinstance(meta["names"], list) or len(meta["names"]) != K or (keys is not None and len(keys) != K):
+        raise ValueError("there should be as many names as concepts")
+    if not isinstance(meta["provenance"], dict):
+        raise ValueError("it does not say where the concepts come from")  # noqa: TRY004 (of the file, not of an argument)
+    if centroids is not None and not (
+        centroids.ndim == 2 and len(centroids) == K and centroids.dtype == np.float32 and np.isfinite(centroids).all()
+    ):
+        raise ValueError("there should be one row of finite numbers for the centre of each concept")
+
+
 def _versions(*packages: str) -> dict[str, str]:
     found = {}
     for package in ("mmts", "torch", "numpy", *packages):
@@ -423,4 +446,4 @@ def _versions(*packages: str) -> dict[str, str]:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return shortened((str(error).strip().splitlines() or [type(error).__name__])[0])

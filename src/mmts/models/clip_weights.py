@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmts.errors import RecipeError
+from mmts.errors import RecipeError, quoted, shortened
 from mmts.models import huggingface as hf
 from mmts.models.blocks import ACTIVATIONS
 
@@ -231,8 +231,12 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
             f"checkpoint {str(path)!r} {what}; mmts runs no code of a checkpoint, so save its state_dict alone, where "
             "you trust it: torch.save(checkpoint['state_dict'], file)"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).split(". ")[0] if isinstance(error, RuntimeError | OSError) else "no checkpoint of torch"
+    except Exception as error:  # torch and zipfile raise nearly anything on a damaged file
+        reason = (
+            shortened(" ".join(str(error).split(". ")[0].split()), 160)
+            if isinstance(error, RuntimeError | OSError)
+            else "no checkpoint of torch"
+        )
         raise RecipeError(
             f"checkpoint {str(path)!r} cannot be read; it is damaged, or was not written by torch.save ({reason})"
         ) from None
@@ -246,7 +250,7 @@ def check_state(content: Any, source: str) -> Mapping[str, Tensor]:
         raise RecipeError(f"{source} holds no state_dict")
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise RecipeError(f"{source} holds no state_dict: {name!r} is no tensor but {type(value).__name__}")
+            raise RecipeError(f"{source} holds no state_dict: {quoted(name)} is no tensor but {type(value).__name__}")
     return state
 
 

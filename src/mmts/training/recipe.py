@@ -13,11 +13,12 @@ from typing import Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from mmts.errors import RecipeError, nearest
+from mmts.errors import RecipeError, nearest, quoted
 from mmts.files import atomic_write
 from mmts.training.explain import explain
 from mmts.training.objective_sections import InfoNCEObjective, ObjectiveSection
 from mmts.training.section import Section
+from mmts.training.yaml_text import load_yaml
 
 # Setting one of these by --set starts its section afresh: the other keys of the section belong to the old choice.
 _CHOICES = ("loss", "rule", "kind")
@@ -273,7 +274,7 @@ def parse_mapping(text: str, source: str, holds: str) -> dict[str, Any]:
     {'a': 1, 'b': 2}
     """
     try:
-        content = yaml.load(text, _UniqueKeyLoader)
+        content = load_yaml(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"{source} is not valid YAML: {_one_line(str(error))}") from None
     if not isinstance(content, dict):
@@ -303,11 +304,11 @@ def override(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, 
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key.strip() or "" in key.strip().split("."):
-            raise RecipeError(f"--set takes KEY=VALUE such as train.epochs=10, not {text!r}")
+            raise RecipeError(f"--set takes KEY=VALUE such as train.epochs=10, not {quoted(text)}")
         try:
-            pairs.append((key.strip().split("."), yaml.safe_load(value)))
+            pairs.append((key.strip().split("."), load_yaml(value)))
         except yaml.YAMLError:
-            raise RecipeError(f"--set {text!r}: the value is not valid YAML") from None
+            raise RecipeError(f"--set {quoted(text)}: the value is not valid YAML") from None
     for path, value in sorted(pairs, key=lambda pair: (pair[0][-1] not in _CHOICES, len(pair[0]))):
         section = result
         for depth, key in enumerate(path[:-1]):
@@ -329,21 +330,6 @@ def save_recipe(recipe: Recipe, path: Path, versions: Mapping[str, str]) -> None
     content = {**recipe.model_dump(mode="json"), "versions": dict(versions)}
     with atomic_write(path, "w") as file:
         yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML as usual, but a key that stands twice in a mapping is an error: which of the two was meant?"""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
 
 
 def _read(name_or_path: str) -> tuple[str, str, str]:

@@ -12,6 +12,7 @@ from mmts.console import console
 from mmts.errors import RunError
 from mmts.files import append_line, atomic_write, flush_to_disk, leftovers
 from mmts.training.recipe import Recipe, parse_recipe, save_recipe
+from mmts.training.yaml_text import load_yaml
 
 _ABOUT = {"name", "description", "published"}
 # What a resumed run may do otherwise: none of it changes the batches, the schedules or the gradients.
@@ -108,7 +109,7 @@ class RunDirectory:
             what = "is not a run directory (it has no recipe.yaml)" if self.path.is_dir() else "does not exist"
             raise RunError(f"{self.path} {what}")
         try:
-            content = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
+            content = load_yaml(self.recipe_file.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError):
             content = None
         if not isinstance(content, dict):

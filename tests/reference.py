@@ -201,6 +201,22 @@ def bootstrap_means(values: Numbers, clusters: Sequence[int], draws: Sequence[Se
     return means
 
 
+def seeded_difference(  # 7.3
+    first: Sequence[Numbers],
+    second: Sequence[Numbers],
+    clusters: Sequence[int],
+    drawn: Sequence[int],
+    of_first: Sequence[int],
+    of_second: Sequence[int],
+) -> float:
+    """The difference of one resample, given which clusters, seeds of first and seeds of second it drew."""
+    own, other = (
+        [bootstrap_means(rows[at], clusters, [drawn])[0] for at in seeds]
+        for rows, seeds in ((first, of_first), (second, of_second))
+    )
+    return sum(other) / len(other) - sum(own) / len(own)
+
+
 # 6.9 Graded relevance -------------------------------------------------------------------------------------------------
 
 

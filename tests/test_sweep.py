@@ -16,7 +16,6 @@ from tests_support import draw_shapes
 
 from mmts.errors import DataError, Interrupted, RecipeError, RunError
 from mmts.sweep import run_sweep
-from mmts.sweep.leaderboard import averaged_over_concepts
 from mmts.sweep.sweep_file import load_sweep
 from mmts.training import run as runs
 from mmts.training.run import evaluate, train
@@ -74,6 +73,12 @@ def rows(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def row(out: Path, direction: str, part: str, rule: str = "fixed", seed: str = "0") -> dict[str, str]:
+    """Return a line of the table of what was judged on test."""
+    asked = {"rule": rule, "stage": "test", "seed": seed, "direction": direction, "part": part}
+    return next(each for each in rows(out) if asked.items() <= each.items())
+
+
 # --- whole sweeps ----------------------------------------------------------------------------------------------------
 
 
@@ -89,15 +94,11 @@ def test_every_rule_is_tuned_on_val_and_judged_on_test_with_fresh_seeds(finished
     table = rows(finished)
     assert {(each["stage"], each["split"]) for each in table} == {("trial", "val"), ("test", "test")}
     metrics = json.loads((finished / "runs" / "fixed" / "seed-1" / "metrics.json").read_text())
-    row = next(
-        each for each in table
-        if (each["rule"], each["stage"], each["seed"], each["direction"], each["part"])
-        == ("fixed", "test", "1", "text_to_image", "mid")
-    )  # fmt: skip
-    assert float(row["R@5"]) == pytest.approx(metrics["groups"]["mid"]["text_to_image"]["R@5"], abs=1e-3)
+    found = row(finished, "text_to_image", "mid", seed="1")["R@5"]
+    assert float(found) == pytest.approx(metrics["groups"]["mid"]["text_to_image"]["R@5"], abs=1e-3)
     page = (finished / "leaderboard.md").read_text()
     assert "2 trials with seed 100" in page
-    assert "Difference to fixed" in page
+    assert "Differences are to fixed" in page
     assert (finished / "leaderboard.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -150,7 +151,7 @@ def test_tuning_never_reads_test(shapes: Path, tmp_path: Path) -> None:
 
 
 def test_a_trial_judged_on_test_since_is_refused(shapes: Path, tmp_path: Path) -> None:
-    file = written(tmp_path, trials=1, seeds={"test": [0]}, rules={"fixed": {}})
+    file = written(tmp_path, seeds={"test": [0]}, rules={"fixed": SWEEP["rules"]["fixed"]})
     run_sweep(file, shapes, tmp_path / "out", 1)
     evaluate(tmp_path / "out" / "trials" / "fixed" / "0" / "seed-100")
     with pytest.raises(RunError, match="judged on test since"):
@@ -346,8 +347,7 @@ def test_settings_for_all_runs_come_from_the_file_and_the_command_line(tmp_path:
 def test_recall_averaged_over_concepts_is_that_of_loops(finished: Path) -> None:
     import numpy as np
 
-    run = finished / "runs" / "fixed" / "seed-0"
-    with np.load(run / "judgement.npz") as stored:
+    with np.load(finished / "runs" / "fixed" / "seed-0" / "judgement.npz") as stored:
         concepts, ranks, owner = (stored[name].tolist() for name in ("text_concepts", "text_ranks", "owner"))
         media_ranks = stored["media_ranks"].tolist()
     of_media = [next(c for c, o in zip(concepts, owner, strict=True) if o == at) for at in range(len(media_ranks))]
@@ -356,7 +356,32 @@ def test_recall_averaged_over_concepts_is_that_of_loops(finished: Path) -> None:
         for rank, concept in zip(these, own, strict=True):
             by_concept.setdefault(concept, []).append(rank <= 5)
         expected = sum(100 * sum(hits) / len(hits) for hits in by_concept.values()) / len(by_concept)
-        assert averaged_over_concepts(run)[direction]["concept R@5"] == pytest.approx(expected)
+        assert float(row(finished, direction, "average")["R@5"]) == pytest.approx(expected, abs=1e-3)
+
+
+def test_queries_are_divided_by_labels_too(shapes: Path, tmp_path: Path) -> None:
+    import numpy as np
+
+    changes = {"trials": 1, "labels": ["shape"], "rules": {"only": {}}, "seeds": {"test": [0]}}
+    run_sweep(written(tmp_path, **changes), shapes, tmp_path / "out", 1)
+    assert not (tmp_path / "out" / "trials").exists()  # there is nothing to choose
+    assert "nothing was chosen" in (tmp_path / "out" / "leaderboard.md").read_text()
+    run = tmp_path / "out" / "runs" / "only" / "seed-0"
+    shape_of = {each["id"]: each["labels"]["shape"] for each in map(json.loads, (shapes / "captions.jsonl").open())}
+    with np.load(run / "judgement.npz") as stored:
+        meta, ranks = json.loads(str(stored["meta"])), stored["media_ranks"].tolist()
+    by_shape: dict[str, list[float]] = {}
+    for name, rank in zip(meta["media_ids"], ranks, strict=True):
+        by_shape.setdefault(shape_of[name], []).append(sum(rank <= k for k in (1, 5, 10)) / 3)
+    expected = sum(100 * sum(each) / len(each) for each in by_shape.values()) / len(by_shape)
+    found = row(tmp_path / "out", "image_to_text", "shape average", rule="only")
+    assert float(found["mean recall"]) == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_label_that_is_not_there_is_refused_before_anything_runs(shapes: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"labels: the data has no label 'shap'.*shape"):
+        run_sweep(written(tmp_path, labels=["shap"]), shapes, tmp_path / "out", 1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_training_judged_on_val_says_so_in_its_metrics(shapes: Path, tmp_path: Path) -> None:

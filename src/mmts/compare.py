@@ -26,6 +26,9 @@ PARTS = (None, *GROUP_NAMES)
 FOLDS = "folds"
 """The mean over equal parts of the media, each judged by itself, as MSCOCO's five times 1,000."""
 
+MEAN_RECALL = "mean recall"
+"""The mean of R@1, R@5 and R@10: steadier than any of them."""
+
 _WIDTH = 80
 _UNBROKEN = 19  # columns that a name may take, indented, before it is broken
 
@@ -150,7 +153,7 @@ def paired_gaps(judged: Sequence[Sequence[Judged]], directions: tuple[str, str])
             for measure in (*GRADED, *(f"R@{k}" for k in CUTOFFS)):
                 if measure in GRADED and f"{side}_graded" not in first:
                     continue
-                scores = [_mean_scores(runs, side, measure)[rows] for runs in judged]
+                scores = [query_scores(runs, side, measure).mean(dim=0)[rows] for runs in judged]
                 for number, own in enumerate(scores[1:], start=1):
                     low, high = paired_bootstrap_interval(scores[0], own, clusters=inside)
                     mean = float((own - scores[0]).mean())
@@ -158,15 +161,17 @@ def paired_gaps(judged: Sequence[Sequence[Judged]], directions: tuple[str, str])
     return gaps
 
 
-def _mean_scores(runs: Sequence[Judged], side: str, measure: str) -> torch.Tensor:
-    """Return (Q,) in [0, 1], averaged over seeds: hits among the first k, or a measure of graded relevance."""
+def query_scores(runs: Sequence[Judged], side: str, measure: str) -> torch.Tensor:
+    """Return (S, Q) in [0, 1], a row a run: "text" or "media" queries' hits, mean recall or graded measure."""
 
     def of_run(run: Judged) -> torch.Tensor:
         if measure in GRADED:
             return torch.from_numpy(run.arrays[f"{side}_graded"][:, GRADED.index(measure)])
-        return torch.from_numpy(run.arrays[f"{side}_ranks"] <= int(measure.removeprefix("R@"))).double()
+        cutoffs = CUTOFFS if measure == MEAN_RECALL else (int(measure.removeprefix("R@")),)
+        ranks = torch.from_numpy(run.arrays[f"{side}_ranks"])
+        return torch.stack([(ranks <= k).double() for k in cutoffs]).mean(dim=0)
 
-    return torch.stack([of_run(run) for run in runs]).mean(dim=0)
+    return torch.stack([of_run(run) for run in runs])
 
 
 def group_runs(paths: Sequence[str | Path]) -> list[RunGroup]:

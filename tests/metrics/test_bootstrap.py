@@ -1,11 +1,11 @@
-"""Bootstrap intervals: the right width where theory knows it, whole clusters, pairs, the same seed."""
+"""Bootstrap intervals: the right width where theory knows it, whole clusters, pairs, seeds of a run, the same seed."""
 
 import pytest
 import reference
 import torch
 
 from mmts.errors import InputError
-from mmts.metrics import bootstrap_interval, paired_bootstrap_interval
+from mmts.metrics import bootstrap_interval, paired_bootstrap_interval, seeded_bootstrap_interval
 
 
 def sample(Q: int = 400, seed: int = 0) -> torch.Tensor:
@@ -81,3 +81,37 @@ def test_what_cannot_be_right_is_an_error(values: list, options: dict, message: 
 def test_pairs_must_be_the_same_queries() -> None:
     with pytest.raises(InputError, match="first has 2 rows and second 3"):
         paired_bootstrap_interval(torch.ones(2), torch.ones(3))
+
+
+def test_resamples_over_seeds_equal_the_loop_twin() -> None:
+    first, second, clusters = sample(18).reshape(3, 6), sample(12, seed=1).reshape(2, 6), [4, 4, 1, 9, 9, 9]
+    generator = torch.Generator().manual_seed(5)
+    drawn, of_first, of_second = (torch.randint(n, (50, n), generator=generator).tolist() for n in (3, 3, 2))
+    gaps = [
+        reference.seeded_difference(first.tolist(), second.tolist(), clusters, *each)
+        for each in zip(drawn, of_first, of_second, strict=True)
+    ]
+    found = seeded_bootstrap_interval(
+        first, second, clusters=torch.tensor(clusters), num_resamples=50, seed=5, confidence=0.9
+    )
+    quantiles = torch.tensor(gaps, dtype=torch.float64).quantile(torch.tensor([0.05, 0.95], dtype=torch.float64))
+    assert list(found) == pytest.approx(quantiles.tolist())
+
+
+def test_seeds_that_differ_widen_the_interval_and_one_seed_leaves_the_queries() -> None:
+    first = sample(200)
+    level = torch.tensor([[-1.0], [0.0], [1.0]])
+    narrow = seeded_bootstrap_interval(first.expand(3, -1), first.expand(3, -1) + 0.1)
+    wide = seeded_bootstrap_interval(first + level, first + level + 0.1)
+    assert narrow == pytest.approx((0.1, 0.1))
+    assert wide[0] < -0.9
+    assert wide[1] > 1.1
+    low, high = seeded_bootstrap_interval(first[None], sample(200, seed=1)[None])
+    assert (low, high) == pytest.approx(paired_bootstrap_interval(first, sample(200, seed=1)), abs=0.03)
+
+
+def test_rows_of_seeds_must_be_of_the_same_queries() -> None:
+    with pytest.raises(InputError, match="first has 2 columns and second 3"):
+        seeded_bootstrap_interval(torch.ones(1, 2), torch.ones(1, 3))
+    with pytest.raises(InputError, match=r"second is \(2,\); it must be \(S, Q\)"):
+        seeded_bootstrap_interval(torch.ones(1, 2), torch.ones(2))

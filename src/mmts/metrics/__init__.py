@@ -1,7 +1,7 @@
 """Metrics of retrieval: functions of a similarity matrix and what is relevant; a tie counts against the model."""
 
 from mmts.metrics.average_precision import average_precision, mean_average_precision
-from mmts.metrics.bootstrap import bootstrap_interval, paired_bootstrap_interval
+from mmts.metrics.bootstrap import bootstrap_interval, paired_bootstrap_interval, seeded_bootstrap_interval
 from mmts.metrics.graded import GradedScores, graded_scores
 from mmts.metrics.ndcg import ndcg, ndcg_per_query
 from mmts.metrics.ranks import mean_rank, median_rank, ranks, recall_at_k
@@ -19,4 +19,5 @@ __all__ = [
     "paired_bootstrap_interval",
     "ranks",
     "recall_at_k",
+    "seeded_bootstrap_interval",
 ]

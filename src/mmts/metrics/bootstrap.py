@@ -1,4 +1,6 @@
-"""Percentile bootstrap intervals of a mean, resampling whole clusters of queries."""
+"""Percentile bootstrap intervals of a mean, resampling whole clusters of queries, and seeds."""
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -32,29 +34,12 @@ def bootstrap_interval(
     True
     """
     values = _checked("values", values)
-    if not 0.0 < confidence < 1.0:
-        raise InputError(f"confidence is {confidence}; it must lie strictly between 0 and 1")
-    if num_resamples < 1:
-        raise InputError(f"num_resamples is {num_resamples}; it must be 1 or more")
-    if clusters is None:
-        sums, sizes = values, torch.ones_like(values)
-    else:
-        if clusters.shape != values.shape or clusters.is_floating_point():
-            raise InputError(
-                f"clusters is {tuple(clusters.shape)} {clusters.dtype}; it must be ({len(values)},) of integers"
-            )
-        _, member = torch.unique(clusters.cpu(), return_inverse=True)
-        sums = torch.zeros(int(member.max()) + 1, dtype=torch.float64).index_add_(0, member, values)
-        sizes = torch.bincount(member).double()
+    _check_settings(confidence, num_resamples)
+    sums, sizes = _by_cluster(values[None], clusters)
+    sums = sums[0]
     generator = torch.Generator().manual_seed(seed)
-    means = []
-    rows = max(1, CHUNK // len(sums))
-    for start in range(0, num_resamples, rows):
-        drawn = torch.randint(len(sums), (min(rows, num_resamples - start), len(sums)), generator=generator)
-        means.append(sums[drawn].sum(dim=1) / sizes[drawn].sum(dim=1))
-    tail = (1.0 - confidence) / 2.0
-    low, high = torch.cat(means).quantile(torch.tensor([tail, 1.0 - tail], dtype=torch.float64)).tolist()
-    return low, high
+    means = [sums[drawn].sum(dim=1) / sizes[drawn].sum(dim=1) for drawn in _draws(len(sums), num_resamples, generator)]
+    return _percentiles(torch.cat(means), confidence)
 
 
 def paired_bootstrap_interval(
@@ -80,6 +65,83 @@ def paired_bootstrap_interval(
     return bootstrap_interval(
         second - first, clusters=clusters, confidence=confidence, num_resamples=num_resamples, seed=seed
     )
+
+
+def seeded_bootstrap_interval(
+    first: Tensor,
+    second: Tensor,
+    *,
+    clusters: Tensor | None = None,
+    confidence: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return the interval (low, high) of mean(second) - mean(first) over queries and seeds (docs/method.md, 7.3).
+
+    first (S, Q), second (T, Q): a row for each seed, a column for each query, the same queries in both. A resample
+    draws clusters of queries, the same for both, and for each of the two as many of its seeds as there are, all with
+    replacement. What is asked is whether the difference would be found again with other queries and other seeds;
+    `paired_bootstrap_interval` asks only about the queries. With a single seed there is nothing to draw of it.
+    InputError as there.
+
+    >>> first = torch.tensor([[0.0, 0.5, 1.0], [0.2, 0.7, 1.2]])
+    >>> low, high = seeded_bootstrap_interval(first, first[:1] + 0.3)
+    >>> round(low, 6), round(high, 6)  # the queries' differences are equal; the seeds of `first` are not
+    (0.1, 0.3)
+    """
+    for name, values in (("first", first), ("second", second)):
+        if values.ndim != 2 or not len(values):
+            raise InputError(f"{name} is {tuple(values.shape)}; it must be (S, Q), a row for each seed")
+    if first.shape[1] != second.shape[1]:
+        raise InputError(f"first has {first.shape[1]} columns and second {second.shape[1]}; queries must be the same")
+    _check_settings(confidence, num_resamples)
+    both = torch.cat([_checked("first", first.flatten()), _checked("second", second.flatten())])
+    sums, sizes = _by_cluster(both.reshape(-1, first.shape[1]), clusters)
+    generator = torch.Generator().manual_seed(seed)
+    gaps = []
+    for drawn in _draws(len(sizes), num_resamples, generator):
+        times = torch.zeros(drawn.shape, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
+        means = (times @ sums.T) / (times @ sizes)[:, None]  # of each row of `both`
+        parts = (means[:, : len(first)], means[:, len(first) :])
+        own, other = (
+            part.gather(1, torch.randint(part.shape[1], part.shape, generator=generator)).mean(1) for part in parts
+        )
+        gaps.append(other - own)
+    return _percentiles(torch.cat(gaps), confidence)
+
+
+def _by_cluster(values: Tensor, clusters: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the sums (S, G) of values (S, Q) over each of G clusters, and the clusters' sizes (G,)."""
+    num_queries = values.shape[1]
+    if clusters is None:
+        return values, torch.ones(num_queries, dtype=torch.float64)
+    if clusters.shape != (num_queries,) or clusters.is_floating_point():
+        raise InputError(
+            f"clusters is {tuple(clusters.shape)} {clusters.dtype}; it must be ({num_queries},) of integers"
+        )
+    _, member = torch.unique(clusters.cpu(), return_inverse=True)
+    sums = torch.zeros(len(values), int(member.max()) + 1, dtype=torch.float64).index_add_(1, member, values)
+    return sums, torch.bincount(member).double()
+
+
+def _draws(num_clusters: int, num_resamples: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield which clusters each resample draws, (rows, num_clusters), all resamples in chunks of bounded memory."""
+    rows = max(1, CHUNK // num_clusters)
+    for start in range(0, num_resamples, rows):
+        yield torch.randint(num_clusters, (min(rows, num_resamples - start), num_clusters), generator=generator)
+
+
+def _percentiles(means: Tensor, confidence: float) -> tuple[float, float]:
+    tail = (1.0 - confidence) / 2.0
+    low, high = means.quantile(torch.tensor([tail, 1.0 - tail], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def _check_settings(confidence: float, num_resamples: int) -> None:
+    if not 0.0 < confidence < 1.0:
+        raise InputError(f"confidence is {confidence}; it must lie strictly between 0 and 1")
+    if num_resamples < 1:
+        raise InputError(f"num_resamples is {num_resamples}; it must be 1 or more")
 
 
 def _checked(name: str, values: Tensor) -> Tensor:

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmts.compare import compare_runs, comparison_tables
 from mmts.console import console, errors, progress_bar
 from mmts.data.records import Dataset
 from mmts.errors import DataError, RecipeError, RunError
 from mmts.evaluation import GRADED
 from mmts.files import atomic_write, read_json
-from mmts.sweep.leaderboard import Finals, Tuned, best_of, write_leaderboard
+from mmts.sweep.divisions import check_labels
+from mmts.sweep.leaderboard import make_leaderboard, standings_table, write_leaderboard
 from mmts.sweep.processes import Job, Outcome, run_jobs
 from mmts.sweep.sweep_file import Sweep, Trial, load_sweep
+from mmts.sweep.trials import Finals, Tuned, best_of
 from mmts.training.recipe import Recipe
 from mmts.training.run_directory import RunDirectory, differences
 from mmts.training.splits import open_data, resolved
@@ -37,15 +38,13 @@ def run_sweep(
     plan = _Plan(sweep, dataset, out, processes or _cores())
     tuned = plan.tune(trials)
     chosen = best_of(tuned, sweep.file.choose)
-    for best in chosen:
+    for best in chosen if sweep.file.trials > 1 else ():
         console.print(
             f"{best.trial.rule}: {best.trial} chosen, {best.figure(sweep.file.choose):.1f} on val", markup=False
         )
-    finals = plan.judge(chosen)
-    comparison = compare_runs([run for final in finals for run in final.runs])
-    for table in comparison_tables(comparison):
-        console.print(table)
-    written = write_leaderboard(out, sweep, dataset.root, tuned, finals, comparison)
+    board = make_leaderboard(sweep, dataset, tuned, plan.judge(chosen))
+    console.print(standings_table(board.standings))
+    written = write_leaderboard(out, board)
     console.print(f"leaderboard: {', '.join(map(str, written))}", markup=False)
     return written[0]
 
@@ -66,6 +65,7 @@ def _data_of(sweep: Sweep, trials: Sequence[Trial]) -> Dataset:
         )
     if sweep.file.choose in GRADED and recipe.data.relevance != "graded":
         raise RecipeError(f"{sweep.source}: choose {sweep.file.choose} needs data.relevance graded; take R@1")
+    check_labels(dataset, sweep.file.labels)
     return dataset
 
 
@@ -79,7 +79,9 @@ class _Plan:
     processes: int
 
     def tune(self, trials: Sequence[Trial]) -> list[Tuned]:
-        """Make the trials' runs; return them with their figures on val."""
+        """Make the trials' runs; return them with their figures on val. Where each rule has one, there are none."""
+        if self.sweep.file.trials == 1:
+            return [Tuned(trial, (), None) for trial in trials]
         seeds = self.sweep.file.seeds.tune
         folders = {
             (trial.rule, trial.number, seed): self.out / "trials" / trial.rule / str(trial.number) / f"seed-{seed}"

@@ -106,7 +106,8 @@ class SweepFile(Section):
     set: Settings = Field({})
     trials: int = Field(5, ge=1)
     seeds: Seeds = Seeds()
-    choose: Literal["R@1", "R@5", "R@10", "RSum", "mAP", "nDCG", "binary_mAP"] = "R@1"
+    choose: Literal["R@1", "R@5", "R@10", "mean recall", "mAP", "nDCG", "binary_mAP"] = "R@1"
+    labels: tuple[str, ...] = ()
     rules: dict[str, Rule] = Field(min_length=1)
 
     @model_validator(mode="after")

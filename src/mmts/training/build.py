@@ -83,15 +83,18 @@ def build_pool(section: r.Data, split: Split, distribution: ConceptDistribution)
     return split.graded.pool(section.min_relevance, own)
 
 
-def label_of_samples(split: Split, label: str) -> list[str]:
-    """Return one label of each sample's medium, or raise naming the medium without it and the labels there are."""
+def label_of_samples(split: Split, label: str, key: str = "concepts.label") -> list[str]:
+    """Return one label of each sample's medium, or raise naming the medium without it and the labels there are.
+
+    `key` is what asked for it.
+    """
     values = []
     for owner in split.owner.tolist():
         medium = split.media[owner]
         if label not in medium.labels:
             known = sorted({key for each in split.media for key in each.labels})
             if label not in known:
-                raise RecipeError(f"concepts.label: the data has no label {label!r}; {nearest(label, known)}")
-            raise DataError(f"medium {medium.id!r} has no label {label!r}, which concepts.label asks for")
+                raise RecipeError(f"{key}: the data has no label {label!r}; {nearest(label, known)}")
+            raise DataError(f"medium {medium.id!r} has no label {label!r}, which {key} asks for")
         values.append(str(medium.labels[label]))
     return values

@@ -1,0 +1,93 @@
+"""How the queries of test are divided: by the concepts found in training captions, or by a label of the data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmts.compare import Judged
+from mmts.concepts import ConceptDistribution
+from mmts.concepts.distribution import GROUP_NAMES
+from mmts.data.records import Dataset
+from mmts.errors import RecipeError
+from mmts.training.build import label_of_samples
+
+CONCEPT = "concept"
+"""The name of the division by the concepts that the runs found."""
+AVERAGE = "average"
+"""The part that is all queries, every concept counting alike."""
+PARTS = (None, *GROUP_NAMES, AVERAGE)
+"""What is judged: all queries, those of head, mid and tail, and the average over concepts."""
+
+
+@dataclass(frozen=True)
+class Division:
+    """The concept (-1: not in training) and the group (0, 1, 2 = head, mid, tail) of each caption (M,) and medium (N,).
+
+    `media_concepts` is None where the media have none of their own (graded relevance).
+    """
+
+    name: str
+    text_concepts: Tensor
+    text_groups: Tensor
+    media_concepts: Tensor | None
+    media_groups: Tensor
+
+    def weights(self, side: str, part: str | None) -> Tensor | None:
+        """Return (Q,) float64 of sum 1, what each query of "text" or "media" counts in a part; None where it is empty.
+
+        >>> groups = torch.tensor([0, 0, 2])
+        >>> division = Division("concept", groups, groups, groups, groups)
+        >>> division.weights("text", "average"), division.weights("text", "mid")
+        (tensor([0.2500, 0.2500, 0.5000], dtype=torch.float64), None)
+        """
+        groups = self.text_groups if side == "text" else self.media_groups
+        if part == AVERAGE:
+            concepts = self.text_concepts if side == "text" else self.media_concepts
+            if concepts is None:
+                return None
+            _, member, counts = torch.unique(concepts, return_inverse=True, return_counts=True)
+            share: Tensor = 1.0 / (len(counts) * counts[member].double())
+            return share
+        inside = groups == GROUP_NAMES.index(part) if part else torch.ones(len(groups), dtype=torch.bool)
+        return inside.double() / inside.sum() if inside.any() else None
+
+
+def divisions(judged: Judged, dataset: Dataset, labels: Sequence[str]) -> list[Division]:
+    """Return the division by the concepts of a judged run, and one by each label of `dataset`.
+
+    Head, mid and tail of a label go by the number of training samples that carry it. Raises RecipeError where the data
+    have no such label, DataError naming a training medium that lacks it.
+    """
+    arrays = judged.arrays
+    owner = torch.from_numpy(arrays["owner"])
+    first = torch.from_numpy(np.searchsorted(arrays["owner"], np.arange(len(arrays["media_ranks"]))))  # in order
+    of_text = torch.from_numpy(arrays["text_concepts"])
+    own = judged.meta["relevance"] != "graded"
+    found = [
+        Division(
+            CONCEPT,
+            of_text,
+            torch.from_numpy(arrays["text_groups"]),
+            of_text[first] if own else None,
+            torch.from_numpy(arrays["media_groups"]),
+        )
+    ]
+    by_id = {medium.id: medium for medium in dataset.split(judged.meta["split"]).media} if labels else {}
+    for label in labels:
+        training = ConceptDistribution.from_labels(label_of_samples(dataset.split("train"), label, "labels"))
+        values = [by_id[name].labels.get(label) for name in judged.meta["media_ids"]]
+        of_media = training.assign(values)
+        groups = training.groups_of(of_media)
+        found.append(Division(label, of_media[owner], groups[owner], of_media, groups))
+    return found
+
+
+def check_labels(dataset: Dataset, labels: Sequence[str]) -> None:
+    """Raise RecipeError or DataError, before anything runs, where `divisions` will."""
+    for label in labels:
+        if label == CONCEPT:
+            raise RecipeError(f"labels: {CONCEPT!r} is what the division by the captions' concepts is called")
+        label_of_samples(dataset.split("train"), label, "labels")

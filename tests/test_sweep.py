@@ -248,7 +248,7 @@ def test_the_documented_sweeps_are_right(tmp_path: Path) -> None:
     example = tmp_path / "rules.yaml"
     example.write_text((root / "docs" / "sweeps.md").read_text().split("```yaml\n")[1].split("```")[0])
     assert len(load_sweep(example).trials()) == 9
-    for file in (root / "benchmarks").glob("*.yaml"):
+    for file in (root / "benchmarks").rglob("*.yaml"):
         sweep = load_sweep(file)
         assert len(sweep.trials()) == len(sweep.file.rules) * sweep.file.trials
 

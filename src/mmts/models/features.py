@@ -29,6 +29,7 @@ LoadPixels = Callable[..., Tensor]
 _IMAGES = {"cpu": 8}
 _CAPTIONS = {"cpu": 32}
 _ON_DEVICE = 64
+_NAMED_AT_ONCE = 256  # media in a task of a thread: a task costs more than reading a small image
 
 
 def media_features(
@@ -58,7 +59,7 @@ def media_features(
     device = _device(tower)
     size = _batch_size(tower, batch_size, device)
     with _threads(workers) as pool:
-        keys = list(pool.map(_name_content, media))
+        keys = [key for part in pool.map(_name_contents, _parts(media, _NAMED_AT_ONCE)) for key in part]
         first = {key: at for at, key in reversed(list(enumerate(keys)))}  # where each content stands first
         distinct = sorted(first.values())
 
@@ -200,7 +201,7 @@ def _concatenate(
             rows: Rows = encode(batch).float().cpu().numpy()
         return rows
 
-    return np.concatenate(list(pool.map(run, [inputs[at : at + size] for at in range(0, len(inputs), size)])))
+    return np.concatenate(list(pool.map(run, _parts(inputs, size))))
 
 
 @contextmanager
@@ -243,6 +244,14 @@ def _pixels(tower: MediaTower, media: Sequence[Medium], load: LoadPixels | None,
 
 def _tokens(tower: TextTower, captions: Sequence[str], device: torch.device) -> dict[str, Tensor]:
     return {name: value.to(device) for name, value in tower.tokenize(captions).items()}
+
+
+def _parts(inputs: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [inputs[at : at + size] for at in range(0, len(inputs), size)]
+
+
+def _name_contents(media: Sequence[Medium]) -> list[str]:
+    return [_name_content(medium) for medium in media]
 
 
 def _name_content(medium: Medium) -> str:

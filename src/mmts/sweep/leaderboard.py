@@ -176,7 +176,7 @@ def _tuning(board: Leaderboard) -> str:
 
 def _by_part(standings: Standings, division: Division) -> Iterator[str]:
     """Yield a table of all queries and of a division's parts, both directions."""
-    names = {None: "all", AVERAGE: f"average over each {division.name}"}
+    names = {None: "all", AVERAGE: f"average by {division.name}"}
     yield f"By {division.name}:"
     yield ""
     yield from _ranked(standings, {names.get(part, f"{part}"): standings.headline_of(division, part) for part in PARTS})

@@ -44,7 +44,18 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert time.perf_counter() - start < 3  # .2 s on an idle machine
-    for command in ("demo", "analyze", "train", "evaluate", "compare", "report", "recipes", "prepare", "sweep"):
+    for command in (
+        "demo",
+        "analyze",
+        "train",
+        "evaluate",
+        "compare",
+        "report",
+        "recipes",
+        "prepare",
+        "sweep",
+        "doctor",
+    ):
         assert command in done.stdout
 
 
@@ -67,6 +78,7 @@ def test_the_flags_are_those_that_are_documented() -> None:
         "recipes": {"--policies"},
         "prepare": {"--root"},
         "sweep": {"--data", "--out", "--set", "--jobs"},
+        "doctor": set(),
     }
 
 

@@ -205,6 +205,14 @@ def sweep(
     run_sweep(file, data, out or Path("runs") / file.stem, jobs, settings or [])
 
 
+@app.command()
+def doctor() -> None:
+    """Check versions, device, decoders and disk."""
+    from mmts.doctor import examine
+
+    examine()
+
+
 def _two_columns(rows: Mapping[str, str]) -> Table:
     table = Table.grid(padding=(0, 2))
     for row in rows.items():

@@ -201,6 +201,15 @@ def test_a_trial_that_comes_to_nothing_is_a_trial_lost(
         run_sweep(written(tmp_path, rules=rules), shapes, tmp_path / "other", 1)
 
 
+def test_a_rule_that_comes_to_nothing_does_not_keep_the_others_from_the_table(shapes: Path, tmp_path: Path) -> None:
+    rules = {"fixed": {}, "wild": {"grid": {"train.learning_rate": [1e30, 1e29]}}, "slow": {"set": {"train.epochs": 1}}}
+    grid = {"grid": {"objective.temperature.value": [0.05, 0.1]}}
+    rules |= {name: rules[name] | grid for name in ("fixed", "slow")}
+    with pytest.raises(RunError, match=r"no trial of rule wild could be trained: .*embedding"):
+        run_sweep(written(tmp_path, rules=rules, seeds={"test": [0]}), shapes, tmp_path / "out", 1)
+    assert {each["rule"] for each in rows(tmp_path / "out") if each["stage"] == "test"} == {"fixed", "slow"}
+
+
 @pytest.mark.slow
 def test_two_processes_make_the_same_table_as_one(finished: Path, shapes: Path, tmp_path: Path) -> None:
     run_sweep(written(tmp_path), shapes, tmp_path / "out", 2)

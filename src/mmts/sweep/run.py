@@ -30,22 +30,30 @@ def run_sweep(
     """Make every run of the sweep file at `path` that is not finished under `out`; return leaderboard.md's path.
 
     out/trials/RULE/NUMBER/seed-S are judged on val, and never look at test; out/runs/RULE/seed-S are judged on test.
-    Raises RecipeError, DataError or RunError for what the user can put right, and Interrupted after Ctrl-C.
+    A rule of which no trial could be trained is left out, and a RunError at the end says so; without the first rule
+    there is nothing to compare with. Raises RecipeError, DataError or RunError for what the user can put right, and
+    Interrupted after Ctrl-C.
     """
     sweep = load_sweep(path, data, settings)
     trials = sweep.trials()
     dataset = _data_of(sweep, trials)
     plan = _Plan(sweep, dataset, out, processes or _cores())
     tuned = plan.tune(trials)
-    chosen = best_of(tuned, sweep.file.choose)
-    for best in chosen if sweep.file.trials > 1 else ():
+    best = best_of(tuned, sweep.file.choose)
+    chosen = [each for each in best if each.failed is None]
+    lost = [f"no trial of rule {each.trial.rule} could be trained: {each.failed}" for each in best if each.failed]
+    if best[0].failed is not None:
+        raise RunError(lost[0])
+    for each in chosen if sweep.file.trials > 1 else ():
         console.print(
-            f"{best.trial.rule}: {best.trial} chosen, {best.figure(sweep.file.choose):.1f} on val", markup=False
+            f"{each.trial.rule}: {each.trial} chosen, {each.figure(sweep.file.choose):.1f} on val", markup=False
         )
     board = make_leaderboard(sweep, dataset, tuned, plan.judge(chosen))
     console.print(standings_table(board.standings))
     written = write_leaderboard(out, board)
     console.print(f"leaderboard: {', '.join(map(str, written))}", markup=False)
+    if lost:
+        raise RunError("; ".join(lost))
     return written[0]
 
 

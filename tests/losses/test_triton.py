@@ -183,6 +183,18 @@ def test_each_input_can_be_the_only_one_that_trains(ours: Loss, plain: Loss) -> 
 
 @needs_triton
 @pytest.mark.usefixtures("small_tiles")
+def test_tensors_may_lie_in_memory_as_they_like() -> None:
+    x, y, tau = leaves(9, 5)
+    weights = torch.rand(9, 2, device=DEVICE).T  # (2, B), a column after the other, as the gradient of the rows then is
+    arguments = (x.T.contiguous().T, y, tau[0].expand(9), some_positives(9).to(DEVICE).T, "row", 0.0, False)
+    ours, twin = (
+        loss_and_gradients((rows(*arguments) * weights).sum(), x, y, tau) for rows in (triton_rows, fused_rows)
+    )
+    assert_near(ours, twin, 1e-5)
+
+
+@needs_triton
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize(("ours", "plain"), LOSSES)
 def test_double_backward_is_refused_and_names_the_way_out(ours: Loss, plain: Loss) -> None:
     inputs = leaves(9, 5)

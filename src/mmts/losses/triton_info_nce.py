@@ -88,6 +88,7 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None
     blocks = Blocks(x_side, y_side, positives)
     found = UnitGradients(blocks, needs_x, needs_y)
     of_weights = torch.zeros_like(tau)  # the sum of s dL/ds that each tau divides
+    pull = gradient.masked_fill(empty, 0.0).contiguous()
     on_each = label_smoothing / len(x)
     for rows in blocks:
         of_rows, of_columns = blocks.row_sums(rows), blocks.column_sums(rows)
@@ -97,7 +98,7 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None
             own_logit=own_logit,
             weight=1.0 / tau,
             log_sums=log_sums,
-            pull=gradient.masked_fill(empty, 0.0),
+            pull=pull,
             slopes=found.slopes,
             of_rows=of_rows,
             of_columns=of_columns,

@@ -5,12 +5,16 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import torch
 
 # A busy machine is no failure, and examples found are not kept in the checkout.
 hypothesis.settings.register_profile("mmts", deadline=None, database=None)
 hypothesis.settings.load_profile("mmts")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes on two cores: more threads only wait for each other
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels run on the CPU; read when Triton is first imported
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,17 @@ ALLOWED: dict[str, set[str]] = {
     "data": set(),
     "models": {"data", "losses"},  # images are read in data; unit vectors are made in losses
 }
-HEAVY = {"faiss", "transformers", "sentence_transformers", "sklearn", "PIL", "matplotlib", "accelerate", "pandas"}
+HEAVY = {
+    "faiss",
+    "transformers",
+    "sentence_transformers",
+    "sklearn",
+    "PIL",
+    "matplotlib",
+    "accelerate",
+    "pandas",
+    "triton",
+}
 
 
 def imported_parts(path: Path) -> Iterator[tuple[int, str]]:

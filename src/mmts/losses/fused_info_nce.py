@@ -21,7 +21,7 @@ from mmts.losses.tiles import (
 )
 
 # For x -> y and y -> x: the axis of a tile that the queries lie along, and the axis whose temperature divides.
-_AXES = {"row": ((0, 0), (1, 1)), "candidate": ((0, 1), (1, 0)), "media": ((0, 0), (1, 0))}
+AXES = {"row": ((0, 0), (1, 1)), "candidate": ((0, 1), (1, 0)), "media": ((0, 0), (1, 0))}
 
 
 def fused_rows(
@@ -58,7 +58,7 @@ class _Rows(Function):
         B, dtype = len(x), compute_dtype(x, y)
         unit_x, *length_x = unit_and_length(x.to(dtype))
         unit_y, *length_y = unit_and_length(y.to(dtype))
-        axes = _AXES[anchor]
+        axes = AXES[anchor]
         lowest = torch.finfo(dtype).min
         own = tau.new_empty(B)  # s_ii
         top = tau.new_full((2, B), lowest)  # the largest logit so far

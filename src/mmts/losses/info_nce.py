@@ -9,7 +9,8 @@ from mmts.errors import InputError
 from mmts.losses.checks import checked_positives, checked_value, other_positives
 from mmts.losses.fused_info_nce import fused_rows
 from mmts.losses.normalize import cosine_similarity
-from mmts.losses.tiles import choose_fused
+from mmts.losses.tiles import choose_fused, triton_takes
+from mmts.losses.triton_info_nce import triton_rows
 
 Anchor = Literal["row", "candidate", "media"]
 ANCHORS: tuple[Anchor, ...] = ("row", "candidate", "media")
@@ -30,7 +31,7 @@ def info_nce(
     multi_positive: bool = False,
     fused: bool | None = None,
 ) -> Tensor:
-    """Return the symmetric InfoNCE loss of paired embeddings (docs/method.md, 4.3 to 4.7, 4.11, 4.12 and 4.17).
+    """Return the symmetric InfoNCE loss of paired embeddings (docs/method.md, 4.3 to 4.7, 4.11, 4.12, 4.17, 4.18).
 
     L = 1/2B sum_i [ CE_i(x_i . y_j / tau_i) + CE_i(y_i . x_j / tau_i) ]
 
@@ -52,8 +53,8 @@ def info_nce(
     multi_positive: the other positives stay as targets: minus the mean of log p over the own candidate and them (the
         mean outside the logarithm, SupCon's L_out), each p with all candidates in its denominator, positives too.
     fused: True: in tiles, the same loss and gradients without a (B, B) matrix in memory. It has no (B, B) temperature,
-        no multi_positive with positives, and no second derivatives. False: the plain version. None: fused on the CPU
-        from a batch of FUSED_FROM on, where the options allow.
+        no multi_positive with positives, and no second derivatives. False: the plain version. None: fused where the
+        options allow, on the CPU from a batch of FUSED_FROM on, on a GPU with Triton from GPU_FUSED_FROM on.
 
     InputError for wrong shapes or dtypes, a NaN or infinity (with argument and row), an unknown option, or what the
     fused version was told to do and cannot.
@@ -76,9 +77,11 @@ def info_nce(
         tau = checked_value("temperature", temperature, x, y, pairs_allowed=not scale_by_temperature)
         multi_positive = multi_positive and positives is not None
         cannot = {"a (B, B) temperature": tau.ndim == 2, "multi_positive with positives": multi_positive}
-        if choose_fused("info_nce", fused, x, FUSED_FROM, cannot):
+        on_gpu = triton_takes(x, y) and not (label_smoothing and positives is not None)
+        if choose_fused("info_nce", fused, x, FUSED_FROM, cannot, on_gpu):
+            rows_of = triton_rows if on_gpu else fused_rows
             positives = checked_positives(positives, x)
-            rows = fused_rows(x, y, tau.expand(len(x)), positives, anchor, label_smoothing, decoupled).mean(dim=0)
+            rows = rows_of(x, y, tau.expand(len(x)), positives, anchor, label_smoothing, decoupled).mean(dim=0)
             return (rows * tau if scale_by_temperature else rows).mean()
         others = other_positives(positives, x)
         similarity = cosine_similarity(x, y)  # (B, B): media in rows, texts in columns

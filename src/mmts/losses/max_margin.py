@@ -1,5 +1,6 @@
 """The max-margin (hinge) loss over both directions, with one margin for all, one a sample, or one a pair."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -9,12 +10,15 @@ from mmts.errors import InputError
 from mmts.losses.checks import checked_positives, checked_relevance, checked_value, other_positives
 from mmts.losses.fused_max_margin import fused_max_margin
 from mmts.losses.normalize import cosine_similarity
-from mmts.losses.tiles import choose_fused
+from mmts.losses.tiles import choose_fused, triton_takes
+from mmts.losses.triton_max_margin import triton_max_margin
 
 Negatives = Literal["all", "hardest"]
 NEGATIVES: tuple[Negatives, ...] = ("all", "hardest")
 FUSED_FROM = 256
 """Pairs a batch from which the fused version is the faster on a CPU (benchmarks/losses.py measures it)."""
+InTiles = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], tuple[Tensor, Tensor]]
+"""x, y, margin (B,), positives, squared -> the loss and the pull, as `fused_max_margin` has them."""
 Hinges = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 """For x to y and y to x: hinges (B, B), or (B, 1) where only the hardest counts, and how many they are, ()."""
 
@@ -30,7 +34,7 @@ def max_margin(
     relevance: Tensor | None = None,
     fused: bool | None = None,
 ) -> Tensor:
-    """Return the symmetric max-margin loss of paired embeddings (docs/method.md, 4.8 to 4.10, 4.13 and 4.17).
+    """Return the symmetric max-margin loss of paired embeddings (docs/method.md, 4.8 to 4.10, 4.13, 4.17, 4.18).
 
     L = mean_{i != j} 1/2 [ relu(m_i - s_ii + s_ij) + relu(m_i - s_ii + s_ji) ],   s_ij = cos(x_i, y_j)
 
@@ -47,8 +51,8 @@ def max_margin(
     relevance: (B, B) floating point in [0, 1], of medium i to text j: the margin of a pair is multiplied by
         1 - relevance (of the same medium and text in the other direction), so that what is nearly right may stay near.
     fused: True: in tiles, the same loss and gradients without a (B, B) matrix in memory. It has no (B, B) margin, no
-        hardest negatives, no relevance, and no second derivatives. False: the plain version. None: fused on the CPU
-        from a batch of FUSED_FROM on, where the options allow.
+        hardest negatives, no relevance, and no second derivatives. False: the plain version. None: fused where the
+        options allow, on the CPU from a batch of FUSED_FROM on, on a GPU with Triton from GPU_FUSED_FROM on.
 
     InputError for wrong shapes or dtypes, a NaN or infinity (with argument and row), an unknown option, or what the
     fused version was told to do and cannot.
@@ -61,8 +65,8 @@ def max_margin(
     """
     with torch.autocast(x.device.type, enabled=False):
         margin, in_tiles = _checked(x, y, margin, negatives, relevance, fused)
-        if in_tiles:
-            return fused_max_margin(x, y, margin.expand(len(x)), checked_positives(positives, x), squared)[0]
+        if in_tiles is not None:
+            return in_tiles(x, y, margin.expand(len(x)), checked_positives(positives, x), squared)[0]
         return _loss(_hinges(x, y, margin, positives, negatives, relevance), squared)
 
 
@@ -88,8 +92,8 @@ def max_margin_and_pull(
     """
     with torch.autocast(x.device.type, enabled=False):
         margin, in_tiles = _checked(x, y, margin, negatives, relevance, fused)
-        if in_tiles:
-            return fused_max_margin(x, y, margin.expand(len(x)), checked_positives(positives, x), squared)
+        if in_tiles is not None:
+            return in_tiles(x, y, margin.expand(len(x)), checked_positives(positives, x), squared)
         hinges = _hinges(x, y, margin, positives, negatives, relevance)
     with torch.no_grad():
         slopes = [(2 * hinge if squared else (hinge > 0).to(hinge)).sum(dim=1) / number for hinge, number in hinges]
@@ -99,8 +103,8 @@ def max_margin_and_pull(
 
 def _checked(
     x: Tensor, y: Tensor, margin: Tensor | float, negatives: Negatives, relevance: Tensor | None, fused: bool | None
-) -> tuple[Tensor, bool]:
-    """Return the margin as a tensor, and whether to go in tiles."""
+) -> tuple[Tensor, InTiles | None]:
+    """Return the margin as a tensor, and what takes the loss in tiles, None for the plain version."""
     if negatives not in NEGATIVES:
         raise InputError(f"negatives is {negatives!r}; it must be one of {', '.join(NEGATIVES)}")
     margin = checked_value("margin", margin, x, y, zero_allowed=True)
@@ -109,7 +113,10 @@ def _checked(
         "negatives='hardest'": negatives == "hardest",
         "relevance": relevance is not None,
     }
-    return margin, choose_fused("max_margin", fused, x, FUSED_FROM, cannot)
+    on_gpu = triton_takes(x, y)
+    if not choose_fused("max_margin", fused, x, FUSED_FROM, cannot, on_gpu):
+        return margin, None
+    return margin, triton_max_margin if on_gpu else fused_max_margin
 
 
 def _loss(hinges: Hinges, squared: bool) -> Tensor:

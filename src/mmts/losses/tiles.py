@@ -4,14 +4,20 @@ A tile is (rows, columns) of s = unit(x) unit(y)^T. Memory is a few tiles, howev
 """
 
 from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from mmts.errors import InputError
+from mmts.losses.normalize import compute_dtype
 
 TILE = 1024
 """Rows and columns of a tile: 4 MiB in float32, large enough for matrix products at full speed."""
+
+GPU_FUSED_FROM = 4096
+"""Pairs a batch from which the Triton version is chosen on a GPU: a guess, not yet timed (benchmarks/losses_gpu.py)."""
 
 Blocks = tuple[slice, slice]
 """The rows and the columns of a tile; on the diagonal they are equal."""
@@ -99,13 +105,15 @@ def refuse_double_backward(name: str) -> None:
         )
 
 
-def choose_fused(name: str, fused: bool | None, x: Tensor, fused_from: int, cannot: dict[str, bool]) -> bool:
+def choose_fused(
+    name: str, fused: bool | None, x: Tensor, fused_from: int, cannot: dict[str, bool], on_gpu: bool
+) -> bool:
     """Decide between fused and plain: as `fused` says; None: fused on the CPU from `fused_from` pairs, if it can.
 
     `cannot` says which options only the plain version does, and whether each was asked for. InputError names the first
-    that was, where fused=True.
+    that was, where fused=True. `on_gpu`: Triton takes the batch, so None is fused from GPU_FUSED_FROM pairs.
 
-    >>> choose_fused("info_nce", True, torch.eye(2), 1024, {"multi_positive": True})
+    >>> choose_fused("info_nce", True, torch.eye(2), 1024, {"multi_positive": True}, on_gpu=False)
     Traceback (most recent call last):
     mmts.errors.InputError: the fused info_nce cannot do multi_positive; leave fused out, or give fused=False
     """
@@ -113,5 +121,24 @@ def choose_fused(name: str, fused: bool | None, x: Tensor, fused_from: int, cann
     if fused and asked:
         raise InputError(f"the fused {name} cannot do {asked[0]}; leave fused out, or give fused=False")
     if fused is None:
-        return x.device.type == "cpu" and len(x) >= fused_from and not asked
+        pays = len(x) >= fused_from if x.device.type == "cpu" else on_gpu and len(x) >= GPU_FUSED_FROM
+        return pays and not asked
     return fused
+
+
+def triton_takes(x: Tensor, y: Tensor) -> bool:
+    """Whether the Triton kernels can take these embeddings: on an NVIDIA GPU, with Triton installed, not in float64.
+
+    >>> triton_takes(torch.eye(2), torch.eye(2))  # on the CPU
+    False
+    """
+    return x.is_cuda and compute_dtype(x, y) == torch.float32 and _triton_runs_on(x.device)
+
+
+@cache
+def _triton_runs_on(device: torch.device) -> bool:
+    """Whether the device has bfloat16 on tensor cores, and Triton and a torch that is new enough for it are there."""
+    # The products behind dL/ds take bfloat16 and give float32, which torch has from 2.8 on.
+    widens = "dtype" in torch.ops.aten.mm.overloads()  # type: ignore[no-untyped-call]
+    nvidia = torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+    return widens and nvidia and find_spec("triton") is not None

@@ -1,0 +1,130 @@
+"""InfoNCE on a GPU: the tiles of `fused_info_nce` as Triton kernels (docs/method.md, 4.18)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from mmts.losses.fused_info_nce import AXES
+from mmts.losses.tiles import refuse_double_backward
+from mmts.losses.triton_blocks import Blocks, Side, UnitGradients, kernel_dtype, own_similarity, side
+
+
+def triton_rows(
+    x: Tensor,
+    y: Tensor,
+    temperature: Tensor,
+    positives: Tensor | None,
+    anchor: str,
+    label_smoothing: float,
+    decoupled: bool,
+) -> Tensor:
+    """Return each row's cross-entropy, (2, B) float32, x to y and y to x (docs/method.md, 4.3 to 4.6, 4.11 and 4.18).
+
+    Arguments as `info_nce` takes them, checked before, but for positives with label smoothing and float64; the
+    temperature is (B,). Double backward is an InputError.
+    """
+    rows: Tensor = _Rows.apply(x, y, temperature, positives, anchor, label_smoothing, decoupled)  # type: ignore[no-untyped-call]
+    return rows
+
+
+class _Rows(Function):
+    """Forward a kernel for the rows' sums; backward one for dL/ds, by blocks of rows, and two products with each."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        y: Tensor,
+        tau: Tensor,
+        positives: Tensor | None,
+        anchor: str,
+        label_smoothing: float,
+        decoupled: bool,
+    ) -> Tensor:
+        x_side, y_side = (side(each, kernel_dtype(x, y)) for each in (x, y))
+        weight = 1.0 / tau
+        own_logit = own_similarity(x_side, y_side) * weight
+        blocks = Blocks(x_side, y_side, positives)
+        constants = dict(zip(("SCALE_XY", "SCALE_YX"), (scale for _, scale in AXES[anchor]), strict=True))
+        constants["DECOUPLED"] = decoupled
+        log_sums = tau.new_full((2, len(x)), float("-inf"))  # of z_ij - z_ii
+        for rows in blocks:
+            of_rows, of_columns = blocks.row_sums(rows), blocks.column_sums(rows)
+            blocks.launch(
+                "info_nce_log_sums",
+                rows,
+                own_logit=own_logit,
+                weight=weight,
+                of_rows=of_rows,
+                of_columns=of_columns,
+                **constants,
+            )
+            log_sums[0, rows] = of_rows.logsumexp(dim=0)
+            log_sums[1] = torch.logaddexp(log_sums[1], of_columns.logsumexp(dim=0))
+        empty = log_sums.isneginf() | (len(x) == 1)  # decoupled without a negative, or nothing but the own candidate
+        log_sums.masked_fill_(empty, 0.0)
+        ctx.save_for_backward(x, y, tau, positives, own_logit, log_sums, empty)
+        ctx.options = constants, label_smoothing
+        if not label_smoothing:
+            return log_sums.clone()
+        spread = _mean_logits(x_side, y_side, weight, anchor) - own_logit
+        return (log_sums - label_smoothing * spread).masked_fill(empty, 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_double_backward("info_nce")
+        with torch.autocast(gradient.device.type, enabled=False):
+            return *_gradients(ctx, gradient), None, None, None, None
+
+
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return dL/dx, dL/dy and dL/dtau, each None where it is not needed, from dL/drows (2, B)."""
+    x, y, tau, positives, own_logit, log_sums, empty = ctx.saved_tensors
+    constants, label_smoothing = ctx.options
+    needs_x, needs_y, needs_tau = ctx.needs_input_grad[:3]
+    x_side, y_side = (side(each, kernel_dtype(x, y)) for each in (x, y))
+    blocks = Blocks(x_side, y_side, positives)
+    found = UnitGradients(blocks, needs_x, needs_y)
+    of_weights = torch.zeros_like(tau)  # the sum of s dL/ds that each tau divides
+    pull = gradient.masked_fill(empty, 0.0).contiguous()
+    on_each = label_smoothing / len(x)
+    for rows in blocks:
+        of_rows, of_columns = blocks.row_sums(rows), blocks.column_sums(rows)
+        blocks.launch(
+            "info_nce_slopes",
+            rows,
+            own_logit=own_logit,
+            weight=1.0 / tau,
+            log_sums=log_sums,
+            pull=pull,
+            slopes=found.slopes,
+            of_rows=of_rows,
+            of_columns=of_columns,
+            on_own=1.0 - label_smoothing + on_each,
+            on_each=on_each,
+            OF_WEIGHTS=needs_tau,
+            **constants,
+        )
+        found.add(rows)
+        if needs_tau:
+            of_weights[rows] += of_rows.sum(dim=0)
+            of_weights += of_columns.sum(dim=0)
+    return (
+        None if found.of_x is None else x_side.through_length_(found.of_x).to(x.dtype),
+        None if found.of_y is None else y_side.through_length_(found.of_y).to(y.dtype),
+        -of_weights / tau if needs_tau else None,
+    )
+
+
+def _mean_logits(x: Side, y: Side, weight: Tensor, anchor: str) -> Tensor:
+    """Return the mean of each row's logits, (2, B), from the mean of the candidates."""
+    means = []
+    for (query_axis, scale_axis), query, candidates in zip(AXES[anchor], (x, y), (y, x), strict=True):
+        by_query = query_axis == scale_axis
+        weights = candidates.inverse if by_query else candidates.inverse * weight
+        centre = weights @ candidates.vectors.float() / len(weights)  # (D,)
+        mean = query.vectors.float() @ centre * query.inverse
+        means.append(mean * weight if by_query else mean)
+    return torch.stack(means)

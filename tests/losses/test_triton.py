@@ -1,0 +1,313 @@
+"""The Triton kernels against the plain losses: in Triton's interpreter on the CPU, compiled where there is a GPU."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+from loss_cases import embeddings, loss_and_gradients, some_positives, values
+from torch import Tensor
+
+from mmts.errors import InputError
+from mmts.losses import info_nce, max_margin, triton_blocks
+from mmts.losses.fused_info_nce import fused_rows
+from mmts.losses.max_margin import max_margin_and_pull
+from mmts.losses.tiles import GPU_FUSED_FROM, choose_fused, triton_takes
+from mmts.losses.triton_blocks import Blocks, Tile, side
+from mmts.losses.triton_info_nce import triton_rows
+from mmts.losses.triton_max_margin import triton_max_margin
+
+HAS_GPU = torch.cuda.is_available()
+DEVICE = "cuda" if HAS_GPU else "cpu"
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="no GPU")
+pytestmark = pytest.mark.filterwarnings("ignore:divide by zero encountered in log")  # the interpreter's log(0) = -inf
+
+B, D = 33, 24  # ragged in tiles of 16 by 32 that are walked 16 wide, and in blocks of 32 rows
+INFO_NCE: list[dict[str, Any]] = [
+    {"anchor": "row"},
+    {"anchor": "row", "positives": some_positives(B)},
+    {"anchor": "row", "label_smoothing": 0.1},
+    {"anchor": "candidate", "positives": some_positives(B), "decoupled": True},
+    {"anchor": "candidate", "label_smoothing": 0.1},
+    {"anchor": "media", "positives": some_positives(B)},
+    {"anchor": "media", "label_smoothing": 0.1, "decoupled": True},
+]
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    for dtype in triton_blocks.TILES:
+        monkeypatch.setitem(triton_blocks.TILES, dtype, Tile(16, 32, 16, 4, 2))
+    monkeypatch.setattr(triton_blocks, "BLOCK_BYTES", 32 * B * 4)
+
+
+@pytest.fixture
+def bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter holds bfloat16 as integers and multiplies those: widen them first."""
+    if HAS_GPU:
+        return
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    multiply = InterpreterBuilder.create_dot
+
+    def widened(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        wide = (
+            self.create_fp_to_fp(each, tl.float32, None) if each.dtype.scalar == tl.bfloat16 else each
+            for each in (a, b)
+        )
+        return multiply(self, *wide, *rest)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", widened)
+
+
+def leaves(B: int = B, D: int = D, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """x, y (B, D) and a value a sample, (B,) float32, on the device, each a leaf that requires grad."""
+    x, y = embeddings(B, D, dtype=dtype)
+    return [each.detach().to(DEVICE).requires_grad_() for each in (x, y, values(B).float())]
+
+
+def on_device(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: each.to(DEVICE) if isinstance(each, Tensor) else each for name, each in options.items()}
+
+
+def triton_info_nce(x: Tensor, y: Tensor, tau: Tensor, **options: Any) -> Tensor:
+    settings = {"positives": None, "anchor": "row", "label_smoothing": 0.0, "decoupled": False, **options}
+    return triton_rows(x, y, tau, **settings).mean()
+
+
+def triton_margin(x: Tensor, y: Tensor, margin: Tensor, **options: Any) -> Tensor:
+    return triton_max_margin(x, y, margin, **{"positives": None, "squared": False, **options})[0]
+
+
+LOSSES = [(triton_info_nce, info_nce), (triton_margin, max_margin)]
+Loss = Callable[..., Tensor]
+
+
+def assert_near(ours: list[Tensor], twin: list[Tensor], allowed: float) -> None:
+    for mine, wanted in zip(ours, twin, strict=True):
+        assert mine.dtype == wanted.dtype or wanted.dtype == torch.float64
+        assert (mine.double() - wanted.double()).norm() <= allowed * wanted.double().norm()
+
+
+@needs_triton
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("options", INFO_NCE)
+def test_info_nce_equals_its_plain_twin_in_loss_and_gradient(options: dict[str, Any]) -> None:
+    options, inputs = on_device(options), leaves()
+    ours = loss_and_gradients(triton_info_nce(*inputs, **options), *inputs)
+    assert_near(ours, loss_and_gradients(info_nce(*inputs, fused=False, **options), *inputs), 1e-5)
+
+
+@needs_triton
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("positives", [None, some_positives(B)])
+@pytest.mark.parametrize("squared", [False, True])
+def test_max_margin_equals_its_plain_twin_in_loss_gradient_and_pull(squared: bool, positives: Tensor | None) -> None:
+    options, inputs = on_device({"squared": squared, "positives": positives}), leaves()
+    ours, pull = triton_max_margin(*inputs, **options)
+    plain, wanted = max_margin_and_pull(*inputs, fused=False, **options)
+    assert_near([pull, *loss_and_gradients(ours, *inputs)], [wanted, *loss_and_gradients(plain, *inputs)], 1e-5)
+    assert not pull.requires_grad
+
+
+@needs_triton
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize(("B", "D"), [(1, 3), (5, 40), (64, 32)])
+@pytest.mark.parametrize(("ours", "plain"), LOSSES)
+def test_one_pair_less_than_a_tile_and_whole_tiles(ours: Loss, plain: Loss, B: int, D: int) -> None:
+    inputs = leaves(B, D)
+    found = loss_and_gradients(ours(*inputs), *inputs)
+    assert_near(found, loss_and_gradients(plain(*inputs, fused=False), *inputs), 1e-5)
+
+
+@needs_triton
+@pytest.mark.usefixtures("small_tiles", "bfloat16_products")
+@pytest.mark.parametrize(("ours", "plain"), LOSSES)
+def test_bfloat16_loses_only_where_gradients_are_rounded(ours: Loss, plain: Loss) -> None:
+    inputs = leaves(dtype=torch.bfloat16)
+    exact_inputs = [each.detach().double().requires_grad_() for each in inputs]
+    loss, of_x, of_y, of_value = loss_and_gradients(ours(*inputs), *inputs)
+    exact = loss_and_gradients(plain(*exact_inputs, fused=False), *exact_inputs)
+    assert_near([loss, of_value], [exact[0], exact[3]], 1e-5)  # the cosines are those of the embeddings, not rounded
+    assert_near([of_x, of_y], exact[1:3], torch.finfo(torch.bfloat16).eps)
+
+
+@needs_triton
+@pytest.mark.usefixtures("small_tiles")
+def test_without_any_negative_loss_and_gradient_are_exactly_zero() -> None:
+    everything = {"positives": torch.ones(9, 9, dtype=torch.bool)}
+    for ours, size, options in (
+        (triton_info_nce, 9, everything),
+        (triton_info_nce, 9, {"decoupled": True, **everything}),
+        (triton_info_nce, 1, {"label_smoothing": 0.1}),
+        (triton_margin, 9, everything),
+    ):
+        inputs = leaves(size)
+        for part in loss_and_gradients(ours(*inputs, **on_device(options)), *inputs):
+            assert (part == 0).all()
+
+
+@needs_triton
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e30])
+@pytest.mark.parametrize(("ours", "plain"), LOSSES)
+def test_vectors_of_zeros_and_of_extreme_length_go_as_in_the_plain_twin(ours: Loss, plain: Loss, scale: float) -> None:
+    inputs = leaves(6)
+    with torch.no_grad():
+        inputs[0][2:4] *= scale
+    found, twin = (loss_and_gradients(each, *inputs) for each in (ours(*inputs), plain(*inputs, fused=False)))
+    for mine, wanted in zip(found, twin, strict=True):
+        bound = 1e-5 * wanted.abs().amax(-1, keepdim=True)  # a row's gradient goes as 1 over its length
+        assert ((mine - wanted).abs() <= bound).all()
+
+
+@needs_triton
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize(("ours", "plain"), LOSSES)
+def test_each_input_can_be_the_only_one_that_trains(ours: Loss, plain: Loss) -> None:
+    inputs = leaves(9, 5)
+    every = loss_and_gradients(ours(*inputs), *inputs)
+    for which in range(3):
+        alone = [each.detach().requires_grad_(i == which) for i, each in enumerate(inputs)]
+        only = loss_and_gradients(-3.0 * ours(*alone), alone[which])
+        torch.testing.assert_close(only, [-3.0 * every[0], -3.0 * every[1 + which]])
+    with torch.no_grad():
+        assert torch.equal(ours(*inputs), every[0])
+
+
+@needs_triton
+@pytest.mark.usefixtures("small_tiles")
+def test_tensors_may_lie_in_memory_as_they_like() -> None:
+    x, y, tau = leaves(9, 5)
+    weights = torch.rand(9, 2, device=DEVICE).T  # (2, B), a column after the other, as the gradient of the rows then is
+    arguments = (x.T.contiguous().T, y, tau[0].expand(9), some_positives(9).to(DEVICE).T, "row", 0.0, False)
+    ours, twin = (
+        loss_and_gradients((rows(*arguments) * weights).sum(), x, y, tau) for rows in (triton_rows, fused_rows)
+    )
+    assert_near(ours, twin, 1e-5)
+
+
+@needs_triton
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize(("ours", "plain"), LOSSES)
+def test_double_backward_is_refused_and_names_the_way_out(ours: Loss, plain: Loss) -> None:
+    inputs = leaves(9, 5)
+    with pytest.raises(InputError, match=f"fused {plain.__name__} has first derivatives only.*fused=False"):
+        torch.autograd.grad(ours(*inputs), inputs[0], create_graph=True)
+
+
+@pytest.mark.parametrize("B", [1, 129, 1000])
+def test_blocks_hold_every_row_once_in_whole_tiles_and_within_their_bytes(
+    B: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton_blocks, "BLOCK_BYTES", 300 * 1000 * 4)
+    x = side(torch.ones(B, 2), torch.float32)
+    blocks = Blocks(x, x, None)
+    rows = list(blocks)
+    assert [i for each in rows for i in range(B)[each]] == list(range(B))
+    assert all(each.stop % blocks.tile.rows == 0 for each in rows[:-1])
+    assert max(each.stop - each.start for each in rows) * B * 4 <= 300 * 1000 * 4
+
+
+def test_on_a_gpu_triton_is_chosen_from_its_own_size_on_and_only_where_it_can() -> None:
+    small, large = (torch.empty(size, 1, device="meta") for size in (GPU_FUSED_FROM - 1, GPU_FUSED_FROM))
+    assert choose_fused("info_nce", None, large, 1, {}, on_gpu=True)
+    assert not choose_fused("info_nce", None, small, 1, {}, on_gpu=True)
+    assert not choose_fused("info_nce", None, large, 1, {}, on_gpu=False)
+    assert not choose_fused("info_nce", None, large, 1, {"relevance": True}, on_gpu=True)
+    assert choose_fused("info_nce", True, small, 1, {}, on_gpu=False)
+
+
+def test_what_the_kernels_cannot_do_goes_to_the_tiles_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+
+    def kernels(*arguments: Any) -> Tensor:
+        taken.append(arguments)
+        return fused_rows(*arguments)
+
+    monkeypatch.setitem(info_nce.__globals__, "triton_takes", lambda x, y: True)
+    monkeypatch.setitem(info_nce.__globals__, "triton_rows", kernels)
+    x, y = embeddings()
+    for options in ({"label_smoothing": 0.1}, {"positives": some_positives()}):
+        info_nce(x, y, 0.1, fused=True, **options)
+    assert len(taken) == 2
+    both = {"label_smoothing": 0.1, "positives": some_positives()}
+    torch.testing.assert_close(info_nce(x, y, 0.1, fused=True, **both), info_nce(x, y, 0.1, fused=False, **both))
+    assert len(taken) == 2
+
+
+COMPILE = """
+import sys, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from mmts.losses import triton_kernels
+from mmts.losses.triton_blocks import TILES
+
+KERNELS = ("info_nce_log_sums", "info_nce_slopes", "max_margin_slopes")
+FLAGS = dict(SCALE_XY=0, SCALE_YX=1, DECOUPLED=False, SQUARED=True)
+FLAGS |= dict.fromkeys(("HAS_POSITIVES", "HAS_SLOPES", "OF_WEIGHTS"), True)
+for dtype, name in ((dtype, {2: "bf16", 4: "fp32"}[dtype.itemsize]) for dtype in TILES):
+    tile = TILES[dtype]
+    constants = FLAGS | dict(PRECISION="ieee", ROWS=tile.rows, COLUMNS=tile.columns, WIDTH=tile.width)
+    pointers = dict.fromkeys(("x", "y", "slopes"), name) | {"positives": "u8"}
+    numbers = dict.fromkeys(("first", "last", "B", "D"), "i32") | dict.fromkeys(("on_own", "on_each"), "fp32")
+    for kernel in (getattr(triton_kernels, each) for each in KERNELS):
+        names = [each.name for each in kernel.params]
+        types = {n: "constexpr" if n in constants else numbers.get(n, "*" + pointers.get(n, "fp32")) for n in names}
+        fixed = {(i,): constants[n] for i, n in enumerate(names) if n in constants}
+        aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if types[n][0] in "*i"}
+        made = triton.compile(
+            ASTSource(kernel, types, fixed, aligned),
+            target=GPUTarget("cuda", int(sys.argv[1]), 32),
+            options={"num_warps": tile.warps, "num_stages": tile.stages},
+        )
+        print(name, made.metadata.shared, "mma" in made.asm["ptx"], len(made.asm["cubin"]) > 0)
+"""
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize(("capability", "shared_memory"), [(80, 166_912), (89, 101_376), (90, 232_448)])
+def test_the_kernels_compile_for_gpus_that_are_not_here(capability: int, shared_memory: int) -> None:
+    environment = {name: each for name, each in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", COMPILE, str(capability)]
+    told = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert len(told) == 6
+    for dtype, shared, on_tensor_cores, done in map(str.split, told):
+        assert int(shared) <= shared_memory
+        assert on_tensor_cores == str(dtype == "bf16")
+        assert done == "True"
+
+
+@needs_gpu
+@needs_triton
+@pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-7)])
+@pytest.mark.parametrize(("ours", "plain"), LOSSES)
+def test_on_a_gpu_it_is_chosen_by_itself_and_equals_its_plain_twin(
+    ours: Loss, plain: Loss, dtype: torch.dtype, allowed: float
+) -> None:
+    inputs = leaves(GPU_FUSED_FROM, 512, dtype)
+    assert triton_takes(*inputs[:2])
+    chosen, direct, twin = (
+        loss_and_gradients(each, *inputs) for each in (plain(*inputs), ours(*inputs), plain(*inputs, fused=False))
+    )
+    assert_near(chosen, direct, 0.0)  # no atomics: the same bits each time
+    assert_near(direct[:1], twin[:1], 1e-5)
+    assert_near(direct[1:], twin[1:], allowed)
+
+
+@needs_gpu
+@needs_triton
+@pytest.mark.parametrize(("ours", "plain"), LOSSES)
+def test_on_a_gpu_memory_stays_below_two_gigabytes_at_65536_pairs(ours: Loss, plain: Loss) -> None:
+    inputs = [each.detach().requires_grad_() for each in leaves(65_536, 512, torch.bfloat16)]
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    ours(*inputs).backward()
+    assert torch.cuda.max_memory_allocated() - before < 2e9

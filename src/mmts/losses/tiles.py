@@ -16,8 +16,8 @@ from mmts.losses.normalize import compute_dtype
 TILE = 1024
 """Rows and columns of a tile: 4 MiB in float32, large enough for matrix products at full speed."""
 
-GPU_FUSED_FROM = 4096
-"""Pairs a batch from which the Triton version is chosen on a GPU: a guess, not yet timed (benchmarks/losses_gpu.py)."""
+GPU_FUSED_FROM = 16_384
+"""Pairs a batch from which the Triton version is chosen on a GPU: there the plain one takes gigabytes. Not yet timed."""
 
 Blocks = tuple[slice, slice]
 """The rows and the columns of a tile; on the diagonal they are equal."""

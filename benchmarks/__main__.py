@@ -1,35 +1,51 @@
-"""Run every benchmark, print the table and write docs/benchmarks.md."""
+"""Run every benchmark, print the table and write docs/benchmarks.md; with `large` the one that takes long."""
 
 import platform
+import sys
 from pathlib import Path
 
 import torch
 
-from benchmarks import decoding, graded_metrics, judging, losses, micro_batch
+from benchmarks import (
+    clustering,
+    decoding,
+    graded_metrics,
+    images,
+    judging,
+    losses,
+    micro_batch,
+    start_up,
+    towers,
+    training,
+)
 from mmts.console import console
 from mmts.files import atomic_write
 
 HEAD = """# Benchmarks
 
-Written by `make bench`. Each row compares with a plain version of the same thing in the same run: a ratio below 1 is
+Written by `{command}`. Each row compares with a plain version of the same thing in the same run: a ratio below 1 is
 faster or smaller. Seconds are medians of runs taken in turns; peak memory is what a fresh process takes beside its
 inputs.
 
 """
 
 
-def main() -> None:
+PARTS = (losses, judging, graded_metrics, images, decoding, towers, training, micro_batch, clustering, start_up)
+
+
+def main(large: bool) -> None:
     """Measure, print, write."""
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}"
     lines = ["| what | setting | mmts | plain | ratio |", "|---|---|---|---|---|"]
     console.print(f"measuring on {machine}")
-    for module in (losses, judging, decoding, graded_metrics, micro_batch):
-        for result in module.run():
+    for measure in [clustering.large] if large else [part.run for part in PARTS]:
+        for result in measure():
             lines.append(result.row())
             console.print(lines[-1])
-    with atomic_write(Path("docs/benchmarks.md"), "w") as file:
-        file.write(HEAD + f"Machine: {machine}.\n\n" + "\n".join(lines) + "\n")
+    command, page = ("make bench-large", "benchmarks-large.md") if large else ("make bench", "benchmarks.md")
+    with atomic_write(Path("docs") / page, "w") as file:
+        file.write(HEAD.format(command=command) + f"Machine: {machine}.\n\n" + "\n".join(lines) + "\n")
 
 
-main()
+main("large" in sys.argv[1:])

@@ -31,11 +31,12 @@ def run() -> Iterator[Comparison]:
             if difference > 0.02:  # both scale by other means; another frame would differ by more
                 raise AssertionError(f"both ways must give the same frames; they differ by {difference:.3f}")
             yield compare(
-                "one clip of a video, one thread",
+                "clips of a video, one thread",
                 f"{sampling.frames} frames, {apart}, of 20 s in the middle of {SECONDS} s, {WIDTH}x{HEIGHT}, H.264",
                 lambda sampling=sampling: load_clip(medium, sampling, SIZE),  # type: ignore[misc]
                 lambda times=times: _plain(path, times),  # type: ignore[misc]
                 3,
+                (1, "clips"),
             )
 
 

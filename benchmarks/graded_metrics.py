@@ -10,8 +10,8 @@ from mmts.metrics import graded_scores
 
 
 def run() -> Iterator[Comparison]:
-    """Compare both directions of an eighth of the rows of EPIC-KITCHENS-100's test matrix, with relevance as sparse."""
-    Q, C = 1208, 3842
+    """Compare both directions of a matrix as large as EPIC-KITCHENS-100's test, with relevance as sparse."""
+    Q, C = 9668, 3842
     generator = torch.Generator().manual_seed(0)
     verb, noun = ((classes * torch.rand(Q, generator=generator) ** 3).long() for classes in (60, 200))
     named = torch.randint(Q, (C,), generator=generator)  # the clip that a caption's row names
@@ -29,7 +29,7 @@ def run() -> Iterator[Comparison]:
 
     # A plain sort leaves the few equal scores in any order.
     torch.testing.assert_close(torch.stack(ours()), torch.stack(plain()), rtol=0, atol=1e-5)
-    yield compare("mAP and nDCG of both directions", f"{Q:,} clips by {C:,} captions, graded", ours, plain, 3)
+    yield compare("mAP and nDCG of both directions", f"{Q:,} clips by {C:,} captions, graded", ours, plain, 1)
 
 
 def dense_map(similarity: Tensor, relevance: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import ctypes
 import statistics
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,13 +11,17 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ours and the plain version, median seconds unless `unit` says otherwise, and how they were measured."""
+    """Ours and the plain version, median seconds unless `unit` says otherwise, and how they were measured.
+
+    With `items` of them done in that time, the table shows how many a second; the ratio stays that of the times.
+    """
 
     what: str
     setting: str
     ours: float
     plain: float
     unit: str = "s"
+    items: tuple[int, str] | None = None
 
     @property
     def ratio(self) -> float:
@@ -25,13 +30,23 @@ class Comparison:
 
     def row(self) -> str:
         """Return a row of the table."""
-        digits = 3 if self.unit == "s" else 0
-        ours, plain = (f"{each:,.{digits}f} {self.unit}" for each in (self.ours, self.plain))
+        ours, plain = (self._cell(each) for each in (self.ours, self.plain))
         return f"| {self.what} | {self.setting} | {ours} | {plain} | {self.ratio:.2f} |"
+
+    def _cell(self, value: float) -> str:
+        if self.items is not None:
+            number, item = self.items
+            return f"{number / value:,.0f} {item}/s"
+        return f"{value:,.{3 if self.unit == 's' else 0}f} {self.unit}"
 
 
 def compare(
-    what: str, setting: str, ours: Callable[[], object], plain: Callable[[], object], repeats: int = 7
+    what: str,
+    setting: str,
+    ours: Callable[[], object],
+    plain: Callable[[], object],
+    repeats: int = 7,
+    items: tuple[int, str] | None = None,
 ) -> Comparison:
     """Run both once to warm up, then in turns, and take the medians."""
     ours(), plain()
@@ -41,7 +56,7 @@ def compare(
             start = time.perf_counter()
             way()
             into.append(time.perf_counter() - start)
-    return Comparison(what, setting, statistics.median(times[0]), statistics.median(times[1]))
+    return Comparison(what, setting, statistics.median(times[0]), statistics.median(times[1]), items=items)
 
 
 def peak_memory(work: Callable[[], object]) -> float:
@@ -51,6 +66,26 @@ def peak_memory(work: Callable[[], object]) -> float:
     before = _resident("VmRSS")
     work()
     return (_resident("VmHWM") - before) / 1024
+
+
+def peak_of_own_memory(work: Callable[[], object], every: float = 0.01) -> float:
+    """Return the same without pages of mapped files, which others may have at any time; looked at every 10 ms."""
+    before = peak = _resident("RssAnon")
+    done = threading.Event()
+
+    def look() -> None:
+        nonlocal peak
+        while not done.wait(every):
+            peak = max(peak, _resident("RssAnon"))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        work()
+    finally:
+        done.set()
+        looking.join()
+    return (peak - before) / 1024
 
 
 def _resident(name: str) -> int:

@@ -3,5 +3,13 @@
 from mmts.concepts.density import neighbour_counts
 from mmts.concepts.distribution import ConceptDistribution, resolve_num_concepts
 from mmts.concepts.shift import density_shift
+from mmts.concepts.stored_rows import assign_rows, sampled_centroids
 
-__all__ = ["ConceptDistribution", "density_shift", "neighbour_counts", "resolve_num_concepts"]
+__all__ = [
+    "ConceptDistribution",
+    "assign_rows",
+    "density_shift",
+    "neighbour_counts",
+    "resolve_num_concepts",
+    "sampled_centroids",
+]

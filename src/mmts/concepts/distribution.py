@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,11 +20,13 @@ from mmts.concepts.encoders import (
     checked_captions,
     encode_distinct,
     open_encoder,
+    unit_rows,
 )
-from mmts.concepts.kmeans import kmeans, nearest
+from mmts.concepts.kmeans import SAMPLE, Labels, kmeans, nearest, without_empty
 from mmts.concepts.labels import count, decode_key, encode_key, plain_values
 from mmts.concepts.names import distinctive_words
 from mmts.concepts.shift import Scale, density_shift
+from mmts.concepts.stored_rows import Embeddings, open_rows, sampled_kmeans
 from mmts.console import errors
 from mmts.errors import DataError, InputError, MmtsError, quoted, shortened
 from mmts.files import atomic_write, content_hash
@@ -36,7 +39,7 @@ FORMAT = 1
 class ConceptDistribution:
     """The concepts of N training samples: K groups of them, with sizes from many down to one.
 
-    Made by `from_labels`, `from_captions`, `from_counts` or `load`.
+    Made by `from_labels`, `from_captions`, `from_embeddings`, `from_counts` or `load`.
 
     Attributes:
         labels: (N,) int64, the concept of each sample.
@@ -104,6 +107,8 @@ class ConceptDistribution:
     ) -> "ConceptDistribution":
         """Cluster the captions' embeddings with k-means; concept 0 is the largest.
 
+        Of more than 262,144 distinct captions so many are drawn for k-means, and all are assigned in one pass.
+
         Args:
             captions: (N,) non-empty strings. Repeated ones count as often as they stand there.
             num_concepts: K, at most the number of distinct captions, or "auto" (see `resolve_num_concepts`). Fewer come
@@ -129,28 +134,135 @@ class ConceptDistribution:
         # does not start with two centroids in one place.
         features, occurrences, rows_of = encode_distinct(captions, opened)
         weights = occurrences.astype(np.float32)
-        centroids, clusters, num_dropped = kmeans(features, num_concepts, weights=weights, seed=seed)
-        if num_dropped:
-            errors.print(f"{num_dropped} of {num_concepts} concepts ended without captions and were dropped")
+        find = kmeans if len(features) <= SAMPLE else sampled_kmeans
+        centroids, clusters, num_dropped = find(features, num_concepts, weights=weights, seed=seed)
+        provenance = {
+            "kind": "captions",
+            **_about_encoder(encoder, opened),
+            "num_concepts": num_concepts,
+            "num_dropped": num_dropped,
+            "seed": seed,
+        }
+        return cls._by_size(centroids, clusters[rows_of], provenance, captions, opened)
 
-        labels = torch.from_numpy(clusters[rows_of])
+    @classmethod
+    def from_embeddings(
+        cls,
+        embeddings: Embeddings,
+        num_concepts: int = 200,
+        *,
+        captions: Sequence[str] | None = None,
+        encoder: str | Path | EncoderFunction | None = None,
+        seed: int = 0,
+    ) -> "ConceptDistribution":
+        """Cluster embeddings of captions that were computed beforehand, also more of them than memory holds.
+
+        Of more than 262,144 rows so many are drawn for k-means, and all are assigned in one pass, which goes on where
+        an interrupted one stopped. `mmts.concepts.stored_rows` has the two steps one by one, for many machines.
+
+        Args:
+            embeddings: (N, W) float16 or float32, an array or a .npy file; each row is made a unit row.
+            num_concepts: K, at most N.
+            captions: (N,) what the rows are embeddings of: for the concepts' names, and to be checked against later.
+            encoder: What computed the rows, as in `mmts.concepts.encoders.encode_captions` but not "tfidf": for
+                `assign` to find the concepts of captions.
+            seed: Of the sample and of k-means.
+
+        Raises:
+            DataError: no such file, or one that holds no rows of numbers.
+            InputError: rows of another type, one that is not finite, too many concepts, another number of captions.
+
+        >>> d = ConceptDistribution.from_embeddings(np.array([[1, 0], [1, 0.1], [0, 1]], np.float16), 2)
+        >>> d.sizes.tolist(), d.assign(np.array([[0.2, 0.9]])).tolist()
+        ([2, 1], [1])
+        """
+        rows = open_rows(embeddings)
+        if not 1 <= num_concepts <= len(rows.values):
+            raise InputError(
+                f"num_concepts is {num_concepts}; a number from 1 to {len(rows.values)}, the rows, is right"
+            )
+        if len(rows.values) <= SAMPLE:
+            found = kmeans(rows.read(slice(None)), num_concepts, seed=seed)
+        else:
+            found = sampled_kmeans(rows, num_concepts, seed=seed)
+        about = {"num_concepts": num_concepts, "num_dropped": found.num_dropped, "seed": seed}
+        return cls.from_clusters(found.labels, found.centroids, captions=captions, encoder=encoder, **about)
+
+    @classmethod
+    def from_clusters(
+        cls,
+        labels: npt.ArrayLike,
+        centroids: npt.NDArray[np.float32],
+        *,
+        captions: Sequence[str] | None = None,
+        encoder: str | Path | EncoderFunction | None = None,
+        **about: Any,
+    ) -> "ConceptDistribution":
+        """Take clusters found elsewhere, such as what `assign_rows` gave on many machines; concept 0 is the largest.
+
+        Args:
+            labels: (N,) whole numbers, the centroid of each sample; a centroid without samples is left out.
+            centroids: (K, W) float32.
+            captions: As in `from_embeddings`.
+            encoder: As in `from_embeddings`.
+            about: What else to keep in `provenance`.
+
+        Raises:
+            InputError: a label that is no centroid's (with its row), or another number of captions.
+
+        >>> ConceptDistribution.from_clusters([2, 2, 0], np.eye(3, dtype=np.float32)).labels
+        tensor([0, 0, 1])
+        """
+        centroids, numbers = np.asarray(centroids, np.float32), np.asarray(labels)
+        if centroids.ndim != 2:
+            raise InputError(f"centroids are {centroids.shape}; (K, W) is right")
+        if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or not len(numbers):
+            raise InputError(f"labels are {numbers.shape} of {numbers.dtype}; (N,) whole numbers are right")
+        wrong = (numbers < 0) | (numbers >= len(centroids))
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise InputError(f"labels: row {row} is {numbers[row]}; 0 to {len(centroids) - 1}, the centroids, is right")
+        if captions is not None and len(checked_captions(captions)) != len(numbers):
+            raise InputError(f"there are {len(captions)} captions and {len(numbers)} rows; one caption a row is right")
+        if encoder == "tfidf":
+            raise InputError(
+                'the encoder "tfidf" is another one for all captions; rows made with it need from_captions'
+            )
+        opened = None if encoder is None else open_encoder(encoder)
+        found = without_empty(centroids, numbers.astype(np.int64))
+        known = {} if opened is None else _about_encoder(encoder, opened)
+        provenance = {"kind": "embeddings", **known, "num_dropped": found.num_dropped, **about}
+        return cls._by_size(found.centroids, found.labels, provenance, captions, opened)
+
+    @classmethod
+    def _by_size(
+        cls,
+        centroids: npt.NDArray[np.float32],
+        clusters: Labels,
+        provenance: dict[str, Any],
+        captions: Sequence[str] | None,
+        encoder: TextEncoder | None,
+    ) -> "ConceptDistribution":
+        """Number K clusters, none of them empty, by falling size, and name them."""
+        if num_dropped := provenance["num_dropped"]:
+            wanted = len(centroids) + num_dropped
+            errors.print(f"{num_dropped} of {wanted} concepts ended without captions and were dropped")
+        labels = torch.from_numpy(clusters)
         sizes = torch.bincount(labels, minlength=len(centroids))
         order = torch.argsort(sizes, descending=True, stable=True)
         labels, sizes = torch.argsort(order)[labels], sizes[order]
+        stored = torch.from_numpy(np.ascontiguousarray(centroids[order.numpy()]))
         provenance = {
-            "kind": "captions",
-            "encoder": opened.name if isinstance(opened, FunctionEncoder) else str(encoder),
-            "encoder_fingerprint": opened.fingerprint,
-            "num_concepts": num_concepts,
-            "num_dropped": num_dropped,
-            "num_samples": len(captions),
-            "seed": seed,
-            "captions_hash": content_hash(*captions),
+            **provenance,
+            "num_samples": len(labels),
+            **({} if captions is None else {"captions_hash": content_hash(*captions)}),
             "versions": _versions("faiss-cpu", "transformers", "sentence-transformers", "scikit-learn"),
         }
-        names = distinctive_words(captions, labels.tolist(), len(sizes))
-        stored = torch.from_numpy(np.ascontiguousarray(centroids[order.numpy()]))
-        return cls(labels, sizes, names, provenance, centroids=stored, encoder=opened)
+        if captions is None:
+            names = [f"cluster {concept}" for concept in range(len(sizes))]
+        else:
+            names = distinctive_words(captions, labels.tolist(), len(sizes))
+        return cls(labels, sizes, names, provenance, centroids=stored, encoder=encoder)
 
     @classmethod
     def from_counts(cls, counts: Iterable[int] | Tensor) -> "ConceptDistribution":
@@ -227,6 +339,8 @@ class ConceptDistribution:
     def assign(self, items: Sequence[str] | Iterable[Hashable]) -> Tensor:
         """Return the concept (M,) int64 of new captions (nearest centroid) or of labels (-1 where unknown).
 
+        Concepts that are clusters take embeddings (M, W) of captions too.
+
         Raises:
             InputError: an empty caption or a NaN label, with its row; an encoder that is gone or has changed.
 
@@ -237,14 +351,17 @@ class ConceptDistribution:
             ids = {key: i for i, key in enumerate(self._keys)}
             values = plain_values(items, "labels")
             return torch.tensor([ids.get(value, -1) for value in values], dtype=torch.int64)
-        captions = checked_captions(items)
         assert self.centroids is not None
-        if not captions:
-            return torch.empty(0, dtype=torch.int64)
-        rows = self._open_encoder().encode(captions)
+        if getattr(items, "ndim", 1) == 2:
+            rows = unit_rows(np.asarray(items, np.float32))
+        else:
+            captions = checked_captions(items)
+            if not captions:
+                return torch.empty(0, dtype=torch.int64)
+            rows = self._open_encoder().encode(captions)
         if rows.shape[1] != self.centroids.shape[1]:
             raise InputError(
-                f"the encoder gives rows of width {rows.shape[1]}; "
+                f"the embeddings are of width {rows.shape[1]}; "
                 f"these concepts were made from rows of width {self.centroids.shape[1]}"
             )
         return torch.from_numpy(nearest(rows, self.centroids.numpy()))
@@ -374,6 +491,11 @@ class ConceptDistribution:
 
     def _open_encoder(self) -> TextEncoder:
         """Return the encoder the centroids were made with."""
+        if "encoder" not in self.provenance:
+            raise InputError(
+                "these concepts were made from embeddings, and of what encoder is not known; give from_embeddings or "
+                "from_clusters the `encoder`, or `assign` embeddings in place of captions"
+            )
         made_with = str(self.provenance["encoder_fingerprint"])
         if self._encoder is None:
             if made_with.startswith("function "):
@@ -433,6 +555,12 @@ def _check_stored(arrays: dict[str, Any], meta: dict[str, Any], keys: list[Hasha
         centroids.ndim == 2 and len(centroids) == K and centroids.dtype == np.float32 and np.isfinite(centroids).all()
     ):
         raise ValueError("there should be one row of finite numbers for the centre of each concept")
+
+
+def _about_encoder(name: str | Path | EncoderFunction | None, opened: TextEncoder) -> dict[str, str]:
+    """Return what `provenance` keeps of an encoder."""
+    shown = opened.name if isinstance(opened, FunctionEncoder) else str(name)
+    return {"encoder": shown, "encoder_fingerprint": opened.fingerprint}
 
 
 def _versions(*packages: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mmts.concepts.kmeans import SAMPLE
 from mmts.concepts.names import words
 from mmts.devices import has_bf16
 from mmts.errors import InputError
@@ -91,12 +92,14 @@ class DistinctRows(NamedTuple):
 
 
 def encode_distinct(captions: list[str], encoder: TextEncoder) -> DistinctRows:
-    """Encode each distinct caption once, in the order they first appear.
+    """Encode each distinct caption once, in the order they first appear (`longest_first` where there are millions).
 
     >>> encode_distinct(["a", "b", "a"], FunctionEncoder(lambda captions: [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))[1:]
     (array([2, 1]), array([0, 1, 0]))
     """
     occurrences = Counter(captions)
+    if len(occurrences) > SAMPLE:
+        occurrences = Counter({caption: occurrences[caption] for caption in longest_first(occurrences)})
     position = {caption: i for i, caption in enumerate(occurrences)}
     row_of = np.array([position[caption] for caption in captions], dtype=np.int64)
     if isinstance(encoder, FunctionEncoder):
@@ -106,6 +109,18 @@ def encode_distinct(captions: list[str], encoder: TextEncoder) -> DistinctRows:
     else:
         rows = encoder.encode(list(occurrences))
     return DistinctRows(rows, np.array(list(occurrences.values()), dtype=np.int64), row_of)
+
+
+def longest_first(captions: Iterable[str]) -> list[str]:
+    """Return the distinct captions in the order in which models encode them and their rows lie on disk.
+
+    Sorted by length a batch holds no padding to speak of; the longest come first, so that the time left is not
+    underestimated and memory runs out at once or never.
+
+    >>> longest_first(["a", "b", "cc", "a"])
+    ['cc', 'a', 'b']
+    """
+    return sorted(set(captions), key=lambda caption: (-len(caption), caption))
 
 
 class FunctionEncoder:
@@ -134,7 +149,7 @@ class FunctionEncoder:
         finite = np.isfinite(rows).all(axis=1)
         if not finite.all():
             raise InputError(f"the encoder {self.name} returned NaN or infinite numbers in row {int(finite.argmin())}")
-        return _unit(rows)
+        return unit_rows(rows)
 
 
 class TfidfEncoder:
@@ -186,7 +201,7 @@ class TfidfEncoder:
         """Return (M, W) unit rows; quick enough that nothing is cached."""
         if len(captions) == 0:
             return np.empty((0, len(self.components)), np.float32)
-        return _unit(np.asarray(self._weigh(captions) @ self.components.T, dtype=np.float32))
+        return unit_rows(np.asarray(self._weigh(captions) @ self.components.T, dtype=np.float32))
 
     def _weigh(self, captions: Sequence[str]) -> Any:
         """Return the weighted words of each caption, (M, V) sparse, rows of norm 1 (or 0)."""
@@ -211,10 +226,8 @@ class PretrainedEncoder:
         return self._source.fingerprint
 
     def encode(self, captions: Sequence[str], *, cache: bool = True) -> Rows:
-        """Return (M, W) unit rows."""
-        # Sorted by length a batch holds no padding to speak of; the longest come first, so that the time left is not
-        # underestimated and memory runs out at once or never.
-        distinct = sorted(set(captions), key=lambda caption: (-len(caption), caption))
+        """Return (M, W) unit rows; of captions in the order of `longest_first` they are mapped, and take no memory."""
+        distinct = longest_first(captions)
         if cache:
             precision = "bf16" if _use_bf16() else "fp32"
             name = f"text rows 1|{self.fingerprint}|{precision}"
@@ -232,6 +245,8 @@ class PretrainedEncoder:
             )
         else:
             rows = np.empty((0, self._width()), np.float32)
+        if list(captions) == distinct:
+            return rows
         position = {caption: i for i, caption in enumerate(distinct)}
         return np.asarray(rows[[position[caption] for caption in captions]], dtype=np.float32)
 
@@ -241,7 +256,9 @@ class PretrainedEncoder:
 
     def _embed(self, captions: list[str]) -> Rows:
         model = _load(self._source)
-        return _unit(np.concatenate([model(captions[i : i + BATCH_SIZE]) for i in range(0, len(captions), BATCH_SIZE)]))
+        return unit_rows(
+            np.concatenate([model(captions[i : i + BATCH_SIZE]) for i in range(0, len(captions), BATCH_SIZE)])
+        )
 
 
 class _Source(NamedTuple):
@@ -388,8 +405,13 @@ def _folder_fingerprint(folder: Path) -> str:
     return f"files {content_hash(*parts)}"
 
 
-def _unit(rows: Rows) -> Rows:
-    """Divide each row by its norm; zero rows stay."""
+def unit_rows(rows: Rows) -> Rows:
+    """Divide each row by its norm; zero rows stay.
+
+    >>> unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]], np.float32))
+    array([[0.6, 0.8],
+           [0. , 0. ]], dtype=float32)
+    """
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.where(norms > 0, norms, 1), dtype=np.float32)
 

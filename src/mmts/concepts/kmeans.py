@@ -8,6 +8,9 @@ import numpy.typing as npt
 Rows = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
+SAMPLE = 2**18
+"""Of more rows than these, concepts are found on a sample of so many (`mmts.concepts.stored_rows`)."""
+
 
 class Clusters(NamedTuple):
     """Centroids (K, W), the nearest centroid of each row (M,), and how many clusters ended empty and were dropped."""
@@ -44,6 +47,26 @@ def kmeans(
     >>> bool(clusters.labels[0] == clusters.labels[1] != clusters.labels[2])
     True
     """
+    centroids = improved(rows, num_clusters, weights=weights, seed=seed, restarts=restarts, iterations=iterations)
+    return without_empty(centroids, nearest(rows, centroids))
+
+
+def improved(
+    rows: Rows,
+    num_clusters: int,
+    start: Rows | None = None,
+    *,
+    weights: npt.NDArray[np.float32] | None = None,
+    seed: int = 0,
+    restarts: int = 1,
+    iterations: int = 1,
+) -> Rows:
+    """Return the centroids (K, W) after some Lloyd steps from `start` (K, W), or from random rows; else as `kmeans`.
+
+    >>> improved(np.array([[1.0], [2.0], [9.0]], np.float32), 2, np.array([[0.0], [8.0]], np.float32))
+    array([[1.5],
+           [9. ]], dtype=float32)
+    """
     import faiss
 
     rows = np.ascontiguousarray(rows, dtype=np.float32)
@@ -60,10 +83,18 @@ def kmeans(
         max_points_per_centroid=len(rows),  # faiss would otherwise train on a sample of 256 K rows
         verbose=False,
     )
-    search.train(rows, weights=weights)
-    centroids = search.centroids
-    labels = nearest(rows, centroids)
-    used = np.bincount(labels, minlength=num_clusters) > 0
+    search.train(rows, weights=weights, init_centroids=start)
+    centroids: Rows = search.centroids
+    return centroids
+
+
+def without_empty(centroids: Rows, labels: Labels) -> Clusters:
+    """Drop the centroids (K, W) that no label (M,) names, and number the others anew.
+
+    >>> without_empty(np.eye(3, dtype=np.float32), np.array([2, 0, 2])).labels
+    array([1, 0, 1])
+    """
+    used = np.bincount(labels, minlength=len(centroids)) > 0
     numbers = np.cumsum(used) - 1
     return Clusters(centroids[used], numbers[labels].astype(np.int64), int((~used).sum()))
 

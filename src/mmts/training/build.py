@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,19 +13,35 @@ from mmts.data.epoch_plan import EpochPlan, Indices
 from mmts.data.graded import CaptionPool
 from mmts.data.records import Medium, Split
 from mmts.data.stream_order import stream_order
-from mmts.errors import DataError, RecipeError, nearest
+from mmts.errors import DataError, InputError, RecipeError, nearest
 from mmts.training import recipe as r
 
 
 def build_distribution(section: r.Concepts, split: Split) -> ConceptDistribution:
-    """Find the concepts of a split's samples, by clustering their captions or from a label of their media.
+    """Find the concepts of a split's samples: clusters of their captions, a label of their media, or made beforehand.
 
     With `num_concepts: auto` the number found is `resolve_num_concepts`; `len(distribution.sizes)` tells it.
     """
     if section.source == "label":
         return ConceptDistribution.from_labels(label_of_samples(split, str(section.label)))
+    if section.source == "file":
+        assert section.file is not None
+        return _clusters_in(section.file, split)
     num_concepts = resolve_num_concepts(section.num_concepts, split.captions)
     return _clustered(tuple(split.captions), num_concepts, section.encoder, section.seed)
+
+
+def _clusters_in(file: Path, split: Split) -> ConceptDistribution:
+    """Read concepts that `ConceptDistribution.from_embeddings` or `from_captions` made of the split's captions."""
+    distribution = ConceptDistribution.load(file)
+    if distribution.centroids is None:
+        raise RecipeError(f"concepts.file: {file} holds no clusters of captions but {distribution.provenance['kind']}")
+    try:
+        distribution.check_captions(split.captions)
+        distribution.assign(split.captions[:1])  # judging needs the encoder, and will be reached hours later
+    except InputError as error:
+        raise RecipeError(f"concepts.file: {file}: {error}") from None
+    return distribution
 
 
 @lru_cache(maxsize=2)  # a sweep's runs in one process share their captions, and clustering them takes seconds
@@ -34,14 +51,14 @@ def _clustered(captions: tuple[str, ...], num_concepts: int, encoder: str, seed:
 
 def text_concepts(section: r.Concepts, distribution: ConceptDistribution, split: Split) -> Tensor:
     """Return the training concept (M,) of each caption of another split; -1 where it has none."""
-    if section.source == "captions":
+    if section.source != "label":
         return distribution.assign(split.captions)
     return _concepts_by_label(section, distribution, [split.media[owner] for owner in split.owner.tolist()], split)
 
 
 def media_concepts(section: r.Concepts, distribution: ConceptDistribution, split: Split) -> Tensor:
     """Return the training concept (N,) of each medium of another split, that of its first caption; -1: none."""
-    if section.source == "captions":
+    if section.source != "label":
         return distribution.assign([medium.captions[0] for medium in split.media])
     return _concepts_by_label(section, distribution, split.media, split)
 

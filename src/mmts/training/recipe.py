@@ -61,18 +61,21 @@ class Data(Section):
 
 
 class Concepts(Section):
-    """Where a sample's concept comes from: clusters of the training captions, or a label of its medium."""
+    """Where a sample's concept comes from: clusters of the training captions, a label of its medium, or a file."""
 
-    source: Literal["captions", "label"] = "captions"
+    source: Literal["captions", "label", "file"] = "captions"
     label: str | None = None
+    file: Path | None = None
     num_concepts: int | Literal["auto"] = "auto"
     encoder: str = "minilm"
     seed: int = Field(0, ge=0, le=MAX_SEED)
 
     @model_validator(mode="after")
-    def _label_is_named(self) -> "Concepts":
+    def _source_is_named(self) -> "Concepts":
         if (self.source == "label") != (self.label is not None):
             raise ValueError("`label` names the label to use when `source` is label, and only then")
+        if (self.source == "file") != (self.file is not None):
+            raise ValueError("`file` names the concepts to take when `source` is file, and only then")
         if isinstance(self.num_concepts, int) and self.num_concepts < 2:
             raise ValueError(f"num_concepts must be at least 2 or auto, not {self.num_concepts}")
         return self
@@ -222,10 +225,12 @@ class Recipe(Section):
 
     def with_whole_paths(self) -> "Recipe":
         """Return the same recipe, meaning the same files whatever folder it is used in."""
-        if self.model.pretrained is None:
-            return self
-        pretrained = self.model.pretrained.expanduser().absolute()
-        return self.model_copy(update={"model": self.model.model_copy(update={"pretrained": pretrained})})
+        model, concepts = self.model, self.concepts
+        if model.pretrained is not None:
+            model = model.model_copy(update={"pretrained": model.pretrained.expanduser().absolute()})
+        if concepts.file is not None:
+            concepts = concepts.model_copy(update={"file": concepts.file.expanduser().absolute()})
+        return self.model_copy(update={"model": model, "concepts": concepts})
 
 
 # --- reading and writing ---------------------------------------------------------------------------------------------

@@ -46,8 +46,8 @@ def tiny(recipe: Recipe, overrides: Sequence[str] = ()) -> Recipe:
         "log_every": 1,
         "precision": "fp32",
     }
-    if content["concepts"]["source"] == "captions":
-        content["concepts"] |= {"num_concepts": "auto", "encoder": "tfidf"}
+    if content["concepts"]["source"] != "label":
+        content["concepts"] |= {"source": "captions", "file": None, "num_concepts": "auto", "encoder": "tfidf"}
     content["data"] |= {"max_media": MAX_MEDIA, "workers": 0}
     content |= {"name": f"{recipe.name}-tiny", "published": None}
     return parse_recipe(override(content, overrides), f"recipe {recipe.name}, made tiny")

@@ -83,7 +83,9 @@ class Trainer:
         self.learning_rate = learning_rate_schedule(settings)
         groups_of_parameters = parameter_groups([model, objective], settings.weight_decay, objective.learning_rates())
         optimizer = torch.optim.AdamW(groups_of_parameters, lr=settings.learning_rate)
-        self.model, self.objective, self.optimizer = self.accelerator.prepare(model, objective, optimizer)
+        self.model, self.objective, prepared = self.accelerator.prepare(model, objective, optimizer)
+        # accelerate's own step looks for a package on the disk every time; what else it does is for fp16 and TPUs.
+        self.optimizer = prepared.optimizer
         self.trainable = [each for group in optimizer.param_groups for each in group["params"]]
         self.step = 0
         self.best = -math.inf

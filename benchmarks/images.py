@@ -1,0 +1,58 @@
+"""Reading and changing a training image on one core, against opening, cropping and colouring it at its full size."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance
+from torch import Tensor
+
+from benchmarks.measure import Comparison, compare
+from mmts.data.image import Augmentation, load_pixels
+
+SIZE, NUMBER = 224, 16
+
+
+def run() -> Iterator[Comparison]:
+    """Compare on photo-like JPEGs of a camera's and of a data set's size."""
+    with tempfile.TemporaryDirectory() as folder:
+        for width, height in ((640, 480), (2048, 1536)):
+            files = [photo(Path(folder) / f"{width}-{seed}.jpg", width, height, seed) for seed in range(NUMBER)]
+            yield compare(
+                "images decoded and augmented, one core",
+                f"JPEG of {width}x{height} to {SIZE} px: crop, mirror, colours",
+                lambda files=files: [load_pixels(file, SIZE, "stretch", Augmentation(), _rng()) for file in files],  # type: ignore[misc]
+                lambda files=files: [_plain(file, _rng()) for file in files],  # type: ignore[misc]
+                5,
+                (NUMBER, "images"),
+            )
+
+
+def _rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def _plain(file: Path, rng: np.random.Generator) -> Tensor:
+    """Crop 60 to 100 % of the area, mirror, and change brightness, contrast and saturation by up to 20 %."""
+    image = Image.open(file).convert("RGB")
+    share = rng.uniform(0.6, 1.0) ** 0.5
+    width, height = int(image.width * share), int(image.height * share)
+    left, top = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
+    image = image.crop((left, top, left + width, top + height)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    if rng.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        image = change(image).enhance(rng.uniform(0.8, 1.2))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+def photo(file: Path, width: int, height: int, seed: int) -> Path:
+    """Draw smooth colours with some grain: about what a camera gives the decoder to do."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
+    grain = rng.integers(-8, 9, (height, width, 1), dtype=np.int16)
+    Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8)).save(file, quality=90)
+    return file

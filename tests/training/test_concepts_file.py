@@ -1,0 +1,54 @@
+"""Concepts found beforehand: a recipe takes them for its own training captions, and for no others."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmts.concepts import ConceptDistribution
+from mmts.data.records import Medium, Split
+from mmts.errors import RecipeError
+from mmts.training.build import build_distribution, media_concepts, text_concepts
+from mmts.training.recipe import Concepts, load_recipe, parse_concepts
+from mmts.training.tiny import tiny
+
+CAPTIONS = ["red shoe", "blue shoe", "my shoe", "sun hat", "straw hat"]
+TRAIN = Split("train", [Medium(str(i), Path(f"{i}.jpg"), (caption,)) for i, caption in enumerate(CAPTIONS)])
+
+
+def from_file(file: Path) -> Concepts:
+    return parse_concepts({"source": "file", "file": str(file)})
+
+
+def test_a_file_gives_the_concepts_that_clustering_gave(tmp_path: Path) -> None:
+    made = ConceptDistribution.from_captions(CAPTIONS, 2, encoder="tfidf")
+    made.save(tmp_path / "concepts.npz")
+    section = from_file(tmp_path / "concepts.npz")
+    found = build_distribution(section, TRAIN)
+    assert torch.equal(found.labels, made.labels)
+    assert torch.equal(text_concepts(section, found, TRAIN), made.labels)
+    assert torch.equal(media_concepts(section, found, TRAIN), made.labels)
+
+
+def test_what_a_file_cannot_be_is_said_before_training(tmp_path: Path) -> None:
+    file = tmp_path / "concepts.npz"
+    ConceptDistribution.from_labels(CAPTIONS).save(file)
+    with pytest.raises(RecipeError, match=re.escape(f"{file} holds no clusters of captions but labels")):
+        build_distribution(from_file(file), TRAIN)
+    ConceptDistribution.from_captions(CAPTIONS[::-1], 2, encoder="tfidf").save(file)
+    with pytest.raises(RecipeError, match="from other captions"):
+        build_distribution(from_file(file), TRAIN)
+    ConceptDistribution.from_embeddings(torch.eye(5), 2, captions=CAPTIONS).save(file)
+    with pytest.raises(RecipeError, match="of what encoder is not known"):
+        build_distribution(from_file(file), TRAIN)
+
+
+def test_a_recipe_names_its_file_by_its_whole_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("catalogue", ["concepts.source=file", "concepts.file=made.npz"])
+    assert recipe.with_whole_paths().concepts.file == tmp_path / "made.npz"
+    assert tiny(recipe).concepts.source == "captions"
+    for wrong in ("concepts.source=file", "concepts.file=made.npz"):
+        with pytest.raises(RecipeError, match="`file` names the concepts to take"):
+            load_recipe("catalogue", [wrong])

@@ -17,7 +17,7 @@ TILE = 1024
 """Rows and columns of a tile: 4 MiB in float32, large enough for matrix products at full speed."""
 
 GPU_FUSED_FROM = 16_384
-"""Pairs a batch from which the Triton version is chosen on a GPU: there the plain one takes gigabytes. Not yet timed."""
+"""Pairs a batch from which Triton is chosen on a GPU: there the plain version takes gigabytes. Not timed yet."""
 
 Blocks = tuple[slice, slice]
 """The rows and the columns of a tile; on the diagonal they are equal."""

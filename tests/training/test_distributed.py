@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -133,6 +135,12 @@ def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
+def stand_in_the_way(path: Path) -> None:
+    """Have a file where the main process will want a folder."""
+    if process_index() == 0:
+        path.touch()
+
+
 def poison(step: int, batch: Batch) -> None:
     if step == 6 and process_index() == num_processes() - 1:
         batch.media[-1, 2] = float("nan")
@@ -146,6 +154,7 @@ def stop_in_many_ways(folder: Path) -> dict[str, Any]:
         "whole": whole,
         "lost": attempt(folder / "lost", before_batch=lost, objective=o.ISogCLR(N, N)),
         "terminated": attempt(folder / "terminated", before_batch=term, objective=o.ISogCLR(N, N)),
+        "full": attempt(folder / "full", before_batch=lambda step: stand_in_the_way(folder / "full" / "checkpoints")),
         "diverged": attempt(folder / "diverged", change=poison),
         "skipped": attempt(folder / "skipped", train=settings(on_nan="skip"), change=poison),
         "resumed": [attempt(folder / name, resume=True, objective=o.ISogCLR(N, N)) for name in ("lost", "terminated")],
@@ -167,6 +176,12 @@ def test_data_that_fail_on_one_process_leave_a_checkpoint_and_end_all(ends: list
     assert [each["lost"]["error"] for each in ends] == ["FailedElsewhere", "DataError"]
     assert [each["lost"]["said"] for each in ends] == ["", "a.jpg: does not exist"]
     assert [each["lost"]["saved"] for each in ends] == [6, 6]
+
+
+def test_where_the_main_process_cannot_write_all_end(ends: list[Any]) -> None:
+    assert [each["full"]["error"] for each in ends] == ["FileExistsError", "FailedElsewhere"]
+    assert "checkpoints" in ends[0]["full"]["said"]
+    assert not ends[1]["full"]["said"]
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step(ends: list[Any], folder: Path) -> None:
@@ -276,6 +291,26 @@ def test_a_recipe_is_trained_and_judged_by_two_processes(tmp_path: Path) -> None
     steps = [line["step"] for line in RunDirectory(tmp_path / "run").log_lines()]
     assert steps == list(range(len(steps)))
     assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["processes"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("data", "code", "said"), [("shapes", 0, []), ("nowhere", 1, ["nowhere does not exist"])])
+def test_torchrun_starts_the_command_line(data: str, code: int, said: list[str], tmp_path: Path) -> None:
+    draw_shapes(tmp_path / "shapes", 48)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    settings = [part for each in SETTINGS for part in ("--set", each)]
+    ended = subprocess.run(
+        [*command, "-m", "mmts.cli", "train", "catalogue", "--data", data, "--out", "run", *settings],
+        cwd=tmp_path,
+        env=os.environ | {"MMTS_CACHE": str(tmp_path / "cache"), "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == code, ended.stderr
+    assert (tmp_path / "run" / "metrics.json").exists() == (code == 0)
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("mmts:")]
+    assert [line.endswith(wanted) for line, wanted in zip(lines, said, strict=True)] == [True] * len(said)
 
 
 def test_a_batch_norm_that_trains_is_refused_where_it_cannot_see_the_whole_batch(

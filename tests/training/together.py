@@ -12,7 +12,7 @@ import torch
 from tests_support import ready_processes
 
 
-def together(number: int, function: Callable[..., Any], *arguments: Any, seconds: float = 60) -> list[Any]:
+def together(number: int, function: Callable[..., Any], *arguments: Any, seconds: float = 240) -> list[Any]:
     """Return what `function` gives in each of the processes; of one that ends without, its exit code."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

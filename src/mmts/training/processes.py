@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 _WAIT = timedelta(hours=12)  # the others wait while the main process clusters captions, validates and judges
 _LOOK_EVERY = 0.5  # seconds between looks at whether another process has failed
-_GRACE = 5.0  # seconds that a process has to end by itself after another has failed
+_GRACE = 10.0  # seconds that a process has to end by itself after another has failed
 _LINGER = 1.0  # seconds that the others stay: a launcher ends all processes when the first one ends
 _SPEAKS_WITHIN = 600.0  # seconds that the main process may take to write a checkpoint before it says what failed
 

@@ -1,7 +1,9 @@
 """Small things several tests make."""
 
 import json
+import multiprocessing
 from collections.abc import Sequence
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,16 @@ from mmts.data.records import Medium, Split
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230), "white": (250, 250, 250)}
 SHAPES = ("square", "bar", "stripe")
+IMPORTED = [
+    "mmts.training.run", "torch._dynamo", "sklearn.decomposition", "sklearn.feature_extraction.text", "faiss"
+]  # fmt: skip
+
+
+def ready_processes() -> ForkServerContext:
+    """Return where to start processes that have imported everything, so that a start costs no seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    return context
 
 
 def captioned_split(captions: Sequence[Sequence[str]], name: str = "test") -> Split:

@@ -38,6 +38,13 @@ class WorkersLost(RunError):
     """Processes that decode media were killed twice: by the machine (out of memory, mostly), not by a file."""
 
 
+class FailedElsewhere(RunError):
+    """One of several processes that train together failed; that one says why, and the others end with it."""
+
+    def __init__(self) -> None:
+        super().__init__("another process failed, and says why")
+
+
 class Interrupted(MmtsError):
     """Work was asked to stop and can be resumed; `signal_number` says by which signal."""
 

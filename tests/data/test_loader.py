@@ -257,8 +257,11 @@ def test_processes_share_every_batch_without_overlap_or_loss() -> None:
     whole = list(make_loader(split, plan, rows, rows, epoch=1))
     parts = [list(make_loader(split, plan, rows, rows, epoch=1, process=(k, 3))) for k in range(3)]
     for at, batch in enumerate(whole):
-        assert torch.equal(torch.cat([part[at].media_index for part in parts]), batch.media_index)
+        assert [len(part[at].media) for part in parts] == [3, 3, 4]
         assert torch.equal(torch.cat([part[at].media for part in parts]), batch.media)
+        assert torch.equal(torch.cat([part[at].text for part in parts]), batch.text)
+        assert all(torch.equal(part[at].index, batch.index) for part in parts)  # an objective is told of all pairs
+        assert all(torch.equal(part[at].media_index, batch.media_index) for part in parts)
 
 
 def test_media_that_drew_the_same_caption_are_positives_of_each_other() -> None:

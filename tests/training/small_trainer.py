@@ -13,6 +13,7 @@ from mmts.data.loader import Batch, FeatureRows, make_loader
 from mmts.models import TwoTower
 from mmts.objectives import InfoNCE, Objective
 from mmts.policies import Fixed
+from mmts.training.processes import num_processes, process_index
 from mmts.training.recipe import Train
 from mmts.training.run_directory import RunDirectory
 from mmts.training.trainer import Trainer
@@ -30,10 +31,12 @@ def make_trainer(
     objective: Objective | None = None,
     before_batch: Callable[[int], None] = lambda step: None,
     change: Callable[[int, Batch], None] = lambda step, batch: None,
+    dropout: float = 0.2,
 ) -> Trainer:
     """Return a trainer over features of which the captions' are a rotation of the media's.
 
-    `before_batch` and `change` are called with the step (and the batch) before the trainer gets a batch.
+    `before_batch` and `change` are called with the step (and the batch) before the trainer gets a batch. Of several
+    processes each gets its share of the features.
     """
     train = train or settings()
     generator = torch.Generator().manual_seed(0)
@@ -42,12 +45,13 @@ def make_trainer(
     split = captioned_split([[f"caption {i}"] for i in range(N)], "train")
     plan = EpochPlan(split.owner, N, train.batch_size, train.seed)
     torch.manual_seed(train.seed)
-    head = [nn.Linear(6, 16), nn.Dropout(0.2), nn.Linear(16, 4)]
+    head = [nn.Linear(6, 16), nn.Dropout(dropout), nn.Linear(16, 4)]
     model = TwoTower(None, None, nn.Sequential(*head), nn.Linear(5, 4))
 
     def batches(epoch: int, first: int) -> Iterator[Batch]:
         sources = FeatureRows(media.numpy()), FeatureRows(text.numpy())
-        for at, batch in enumerate(make_loader(split, plan, *sources, epoch, first), first):
+        process = (process_index(), num_processes())
+        for at, batch in enumerate(make_loader(split, plan, *sources, epoch, first, process=process), first):
             step = epoch * plan.batches_per_epoch + at
             before_batch(step)
             change(step, batch)

@@ -1,11 +1,7 @@
-"""A training process killed with SIGKILL, at any moment and in the middle of a write, ends as if it never had been.
-
-The processes are forked from a server that has imported everything, so that a start costs no seconds.
-"""
+"""A training process killed with SIGKILL, at any moment and in the middle of a write, ends as if it never had been."""
 
 import functools
 import io
-import multiprocessing
 import os
 import random
 import signal
@@ -16,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests_support import draw_shapes
+from tests_support import draw_shapes, ready_processes
 
 from mmts.training.checkpoint import load_checkpoint
 from mmts.training.recipe import load_recipe
@@ -31,9 +27,6 @@ SETTINGS = [
     "objective={loss: isogclr}",
     "train={epochs: 4, batch_size: 8, trackers: [], log_every: 1, checkpoint_every: 2}",
 ]
-IMPORTED = [
-    "mmts.training.run", "torch._dynamo", "sklearn.decomposition", "sklearn.feature_extraction.text", "faiss"
-]  # fmt: skip
 
 
 def run_once(data: Path, out: Path, cache: Path, dies: Callable[[], None] | None = None) -> None:
@@ -89,8 +82,7 @@ class Nursery:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.data = draw_shapes(folder / "shapes", 48)
-        self.processes = multiprocessing.get_context("forkserver")
-        self.processes.set_forkserver_preload(IMPORTED)
+        self.processes = ready_processes()
 
     def ends(self, out: str, dies: Callable[[], None] | None = None) -> bool:
         """Train until the end, or until it is killed; say whether it came to the end."""

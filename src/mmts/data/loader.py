@@ -36,9 +36,12 @@ _AT_ONCE = 16  # media that a worker process decodes at a time: a whole batch of
 class Batch:
     """B pairs as a model and an objective take them.
 
+    Of several processes that train together each has its own share b of the media and the text; all that an objective
+    is told of the pairs is there for the whole batch. With one process b = B.
+
     Attributes:
-        media: (B, ...) images or clips (uint8), or feature rows.
-        text: (B, W) feature rows, or tokens by name, each (B, ...).
+        media: (b, ...) images or clips (uint8), or feature rows.
+        text: (b, W) feature rows, or tokens by name, each (b, ...).
         index: (B,) int64, position of each pair's caption in the split.
         media_index: (B,) int64, position of each pair's medium.
         positives: (B, B) bool, see `positives`, or None.
@@ -139,7 +142,8 @@ def make_loader(
         epoch: counted from 0.
         first_batch: how many batches to leave out.
         workers: processes that call `media_source` ahead of time; 0 calls it here, right for rows of features.
-        process: (which, of how many): every batch is cut into that many parts, of which this process gets its own.
+        process: (which, of how many): the media and the text of every batch are cut into that many parts, of which this
+            process gets its own; `batch_size` counts all parts together.
         with_relevance: work out the batches' graded relevance, where the split has such.
 
     Raises:
@@ -152,28 +156,28 @@ def make_loader(
     if not 0 <= first_batch <= plan.batches_per_epoch:
         raise InputError(f"first_batch lies in [0, {plan.batches_per_epoch}], not {first_batch}")
     own = process_slice(plan.batch_size, *process)
-    pairs = [batch[own] for batch in plan.batches(epoch)[first_batch:]]
     graded = split.graded if with_relevance else None
-    return _batches(split, pairs, media_source, text_source, epoch, workers, graded)
+    return _batches(split, plan.batches(epoch)[first_batch:], own, media_source, text_source, epoch, workers, graded)
 
 
 def _batches(
     split: Split,
     pairs: list[Pairs],
+    own: slice,
     media_source: MediaSource,
     text_source: TextSource,
     epoch: int,
     workers: int,
     graded: Graded | None,
 ) -> Iterator[Batch]:
-    media_sides = _media_sides([each.media for each in pairs], media_source, epoch, workers)
+    media_sides = _media_sides([each.media[own] for each in pairs], media_source, epoch, workers)
     for each, media in zip(pairs, media_sides, strict=True):
         right = positives(split, each.media, each.text)
         relevance = None
         if graded is not None:
             shown = split.owner[each.text]
             relevance = torch.from_numpy(graded.between(each.media.numpy(), shown.numpy())).float()
-        yield Batch(media, text_source(each.text.tolist()), each.index, each.media, right, relevance)
+        yield Batch(media, text_source(each.text[own].tolist()), each.index, each.media, right, relevance)
 
 
 def _media_sides(parts: list[Tensor], source: MediaSource, epoch: int, workers: int) -> Iterator[Tensor]:

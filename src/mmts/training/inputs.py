@@ -27,6 +27,7 @@ from mmts.models import (
 )
 from mmts.models.base import is_frozen
 from mmts.models.features import Rows
+from mmts.training.processes import num_processes, once, process_index
 from mmts.training.recipe import Data, Model
 from mmts.training.run_directory import RunDirectory
 
@@ -60,11 +61,7 @@ def build_model(section: Model, split: Split, run: RunDirectory, trained: bool =
         )
     vocabulary = None
     if needs_vocabulary(section.text.tower):
-        if not trained and not run.vocabulary_file.exists():
-            write_json(run.vocabulary_file, build_vocabulary(split.captions).to_json())
-        if not run.vocabulary_file.exists():
-            raise RunError(f"{run.path} has no vocabulary.json, which its text tower needs")
-        vocabulary = Vocabulary.from_json(read_json(run.vocabulary_file))
+        vocabulary = Vocabulary.from_json(once(lambda: _words(split, run, trained)))
     return build_two_tower(
         **_media_side(section, split),
         text=section.text.tower,
@@ -78,6 +75,15 @@ def build_model(section: Model, split: Split, run: RunDirectory, trained: bool =
         width=section.width,
         pretrained=section.pretrained,
     )
+
+
+def _words(split: Split, run: RunDirectory, trained: bool) -> Any:
+    """Return the words saved with a run as JSON, after saving those of the captions of `split` with a new one."""
+    if not trained and not run.vocabulary_file.exists():
+        write_json(run.vocabulary_file, build_vocabulary(split.captions).to_json())
+    if not run.vocabulary_file.exists():
+        raise RunError(f"{run.path} has no vocabulary.json, which its text tower needs")
+    return read_json(run.vocabulary_file)
 
 
 def _media_side(section: Model, split: Split) -> dict[str, Any]:
@@ -130,7 +136,10 @@ def prepare_inputs(model: TwoTower, split: Split) -> Inputs:
 def training_batches(
     model: TwoTower, inputs: Inputs, plan: EpochPlan, data: Data, seed: int, with_relevance: bool
 ) -> Callable[[int, int], Iterator[Batch]]:
-    """Return what yields the batches of an epoch from a given one on; images are changed as `data.augment` says."""
+    """Return what yields the batches of an epoch from a given one on; images are changed as `data.augment` says.
+
+    Of several processes each gets its own share of the media and the text.
+    """
     media: FeatureRows | Pixels
     if not isinstance(inputs.media, np.ndarray):
         tower = model.media_tower
@@ -147,7 +156,15 @@ def training_batches(
     else:
         text = FeatureRows(inputs.text)
     return lambda epoch, first: make_loader(
-        inputs.split, plan, media, text, epoch, first, workers, with_relevance=with_relevance
+        inputs.split,
+        plan,
+        media,
+        text,
+        epoch,
+        first,
+        workers,
+        process=(process_index(), num_processes()),
+        with_relevance=with_relevance,
     )
 
 

@@ -13,6 +13,7 @@ Source: Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Li
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ def micro_batch_step(
     objective: Callable[[Tensor, Tensor], ObjectiveOutput],
     backward: Callable[[Tensor], object] = Tensor.backward,
     device: torch.device | str = "cpu",
+    alone: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> ObjectiveOutput:
     """Add the batch's gradients to the parameters of `model` and `objective`, and return what the objective gave.
 
@@ -44,23 +46,24 @@ def micro_batch_step(
     Args:
         model: (media, text) -> x, y, both (b, D); what a row becomes must not depend on the other rows of its piece,
             see `refuse_batch_norm`.
-        batch: B pairs.
+        batch: B pairs, of which this process has b.
         size: pairs a piece, 1 or more; the last piece has what is left.
-        objective: all embeddings x, y (B, D) -> loss and log; its own parameters get their gradients too.
+        objective: all embeddings x, y (b, D) -> loss and log; its own parameters get their gradients too.
         backward: back-propagates a loss, without scaling it.
         device: where the model is; pieces go there one at a time.
+        alone: within it, gradients stay on this process; they are shared with those of the last piece.
     """
     x, y, states = embed_without_graph(model, batch, size, device)
     output, x_gradient, y_gradient = embedding_gradients(x, y, objective, backward)
     after = random_state()
-    replay(model, batch, size, states, x_gradient, y_gradient, backward, device)
+    replay(model, batch, size, states, x_gradient, y_gradient, backward, device, alone)
     restore_random_state(after)
     return output
 
 
 def pieces(batch: Batch, size: int, device: torch.device | str) -> Iterator[Piece]:
     """Yield the media and text of `size` pairs after the other, on `device`."""
-    for start in range(0, len(batch), size):
+    for start in range(0, len(batch.media), size):
         rows = slice(start, start + size)
         text = batch.text
         yield (
@@ -75,7 +78,7 @@ def pieces(batch: Batch, size: int, device: torch.device | str) -> Iterator[Piec
 def embed_without_graph(
     model: nn.Module, batch: Batch, size: int, device: torch.device | str
 ) -> tuple[Tensor, Tensor, list[dict[str, Any]]]:
-    """Return all embeddings x, y (B, D), and the random state that each piece started from."""
+    """Return all embeddings x, y (b, D), and the random state that each piece started from."""
     xs, ys, states = [], [], []
     for media, text in pieces(batch, size, device):
         states.append(random_state())
@@ -91,7 +94,7 @@ def embedding_gradients(
     objective: Callable[[Tensor, Tensor], ObjectiveOutput],
     backward: Callable[[Tensor], object],
 ) -> tuple[ObjectiveOutput, Tensor, Tensor]:
-    """Return what the objective gives for x, y (B, D), and dL/dx and dL/dy (B, D)."""
+    """Return what the objective gives for x, y (b, D), and dL/dx and dL/dy (b, D)."""
     x, y = x.requires_grad_(), y.requires_grad_()
     output = objective(x, y)
     backward(output.loss)
@@ -109,14 +112,16 @@ def replay(
     y_gradient: Tensor,
     backward: Callable[[Tensor], object],
     device: torch.device | str,
+    alone: Callable[[], AbstractContextManager[Any]],
 ) -> None:
     """Embed each piece again from its random state, now with a graph, and carry its rows of dL/dx and dL/dy back."""
     gradients = zip(torch.split(x_gradient, size), torch.split(y_gradient, size), strict=True)
-    for piece, state, gradient in zip(pieces(batch, size, device), states, gradients, strict=True):
-        restore_random_state(state)
-        sides = [each for each in zip(model(*piece), gradient, strict=True) if each[0].requires_grad]
-        if sides:  # else nothing before the loss trains
-            backward(torch.stack([(embedding * share).sum() for embedding, share in sides]).sum())
+    for at, (piece, gradient) in enumerate(zip(pieces(batch, size, device), gradients, strict=True)):
+        restore_random_state(states[at])
+        with nullcontext() if at == len(states) - 1 else alone():
+            sides = [each for each in zip(model(*piece), gradient, strict=True) if each[0].requires_grad]
+            if sides:  # else nothing before the loss trains
+                backward(torch.stack([(embedding * share).sum() for embedding, share in sides]).sum())
 
 
 def refuse_batch_norm(model: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -37,9 +37,11 @@ from mmts.training.build import build_distribution, build_plan, media_concepts, 
 from mmts.training.build_objective import build_objective
 from mmts.training.checkpoint import load_checkpoint, random_state, restore_random_state
 from mmts.training.inputs import Inputs, build_model, embed_split, prepare_inputs, training_batches
+from mmts.training.processes import joined, main_first, once
 from mmts.training.recipe import Recipe
 from mmts.training.run_directory import RunDirectory
 from mmts.training.splits import (
+    Splits,
     judged_split,
     limited,
     open_data,
@@ -51,23 +53,24 @@ from mmts.training.splits import (
 from mmts.training.trainer import Trainer
 
 
+@joined()
 def train(recipe: Recipe, out: Path, resume: bool = False, judged_on: str | None = None) -> dict[str, Any]:
     """Train by `recipe` into the run directory `out`, judge the best checkpoint, and return metrics.json's content.
 
     With `judged_on` that split is judged in place of test, which is then left alone: tuning takes "val".
     Raises DataError, RecipeError or RunError for what the user can put right, and Interrupted after Ctrl-C or SIGTERM
-    with a checkpoint written.
+    with a checkpoint written. Under torchrun or accelerate launch all processes train together (docs/scaling.md); only
+    the main one reads and writes the run directory, and all return the same.
     """
     run = RunDirectory(out)
-    run.check(resume)
-    if resume and recipe.data.path is None and run.recipe_file.exists():
-        recipe = recipe.with_data(resolved(run.recipe().data.path))
-    dataset = open_data(recipe.data.path)
+    once(lambda: run.check(resume))
+    if resume and recipe.data.path is None and (path := once(lambda: _data_of(run))) is not None:
+        recipe = recipe.with_data(path)
+    dataset = main_first(lambda: open_data(recipe.data.path))
     recipe = recipe.with_data(resolved(recipe.data.path)).with_whole_paths()
-    run.begin(recipe, versions())
-    if run.metrics_file.exists():
-        console.print(f"{out} is finished already")
-        return dict(read_json(run.metrics_file))
+    once(lambda: run.begin(recipe, versions()))
+    if (finished := once(lambda: _finished(run))) is not None:
+        return finished
     relevance = recipe.data.relevance
     taken = take_splits(dataset, recipe, judged_on)
     torch.manual_seed(recipe.train.seed)
@@ -75,9 +78,10 @@ def train(recipe: Recipe, out: Path, resume: bool = False, judged_on: str | None
     model = build_model(recipe.model, taken.train, run)
     drawn = random_state()
     splits = readable_splits(taken, dataset, recipe.data, run)
-    distribution = _concepts(recipe, splits.train, run)
-    training = prepare_inputs(model, splits.train)
-    judged = {split.name: prepare_inputs(model, split.judged(relevance)) for split in splits.to_judge()}
+    distribution = once(lambda: _concepts(recipe, splits.train, run))
+    training = main_first(lambda: prepare_inputs(model, splits.train))
+    judged: dict[str, Inputs] = {}  # filled on the main process, which judges
+    once(lambda: judged.update(_inputs_to_judge(model, splits, relevance)))
     restore_random_state(drawn)  # what was computed on the way, or found in a cache, changes nothing
     model.drop_frozen()
     plan = build_plan(recipe, splits.train, distribution)
@@ -90,7 +94,7 @@ def train(recipe: Recipe, out: Path, resume: bool = False, judged_on: str | None
         batches=training_batches(model, training, plan, recipe.data, recipe.train.seed, objective.uses_relevance),
         batches_per_epoch=plan.batches_per_epoch,
         batch_size=plan.batch_size,
-        evaluate=_validation(judged["val"], relevance) if splits.val is not None else None,
+        evaluate=_validation(judged, relevance) if splits.val is not None else None,
         groups=distribution.groups(),
     )
     parameters = sum(each.numel() for each in trainer.trainable)
@@ -104,9 +108,13 @@ def train(recipe: Recipe, out: Path, resume: bool = False, judged_on: str | None
             f"{error}. It was readable when the data were indexed: mend it and --resume, or remove the index "
             f"({cache_root()}) to have it left out"
         ) from None
-    _load_weights(model, run, "best")
-    judging = Judging(run, recipe, model, distribution, dataset)
-    metrics = judging(judged[splits.judged.name], run.metrics_file)[0]
+
+    def judge_best() -> dict[str, Any]:
+        _load_weights(model, run, "best")
+        judging = Judging(run, recipe, model, distribution, dataset)
+        return judging(judged[splits.judged.name], run.metrics_file)[0]
+
+    metrics = once(judge_best)
     if recipe.published is not None and recipe.published.results:
         results = ", ".join(f"{name} {value:.1f}" for name, value in recipe.published.results.items())
         console.print(f"published: {results} ({recipe.published.source})", markup=False)
@@ -146,6 +154,19 @@ def evaluate(
     return metrics
 
 
+def _data_of(run: RunDirectory) -> Path | None:
+    """Return the data that a run to be resumed was started on, if it was started."""
+    return resolved(run.recipe().data.path) if run.recipe_file.exists() else None
+
+
+def _finished(run: RunDirectory) -> dict[str, Any] | None:
+    """Return metrics.json's content where there is one already, and say so."""
+    if not run.metrics_file.exists():
+        return None
+    console.print(f"{run.path} is finished already")
+    return dict(read_json(run.metrics_file))
+
+
 def versions() -> dict[str, str]:
     """Return the versions that a run records."""
     packages = ("torch", "transformers", "sentence-transformers", "accelerate", "faiss-cpu", "numpy")
@@ -169,10 +190,14 @@ def _concepts(recipe: Recipe, split: Split, run: RunDirectory) -> ConceptDistrib
     return distribution
 
 
-def _validation(inputs: Inputs, relevance: Relevance) -> Callable[[TwoTower], dict[str, Any]]:
-    to_media, to_text = direction_names(inputs.split)
+def _inputs_to_judge(model: TwoTower, splits: Splits, relevance: Relevance) -> dict[str, Inputs]:
+    return {split.name: prepare_inputs(model, split.judged(relevance)) for split in splits.to_judge()}
 
+
+def _validation(judged: Mapping[str, Inputs], relevance: Relevance) -> Callable[[TwoTower], dict[str, Any]]:
     def figures(model: TwoTower) -> dict[str, Any]:
+        inputs = judged["val"]
+        to_media, to_text = direction_names(inputs.split)
         judgement = judge(*embed_split(model, inputs), inputs.split, relevance)
         return {to_media: recalls(judgement.text_ranks), to_text: recalls(judgement.media_ranks)}
 

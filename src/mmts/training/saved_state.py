@@ -28,7 +28,7 @@ def check_same_clock(state: Mapping[str, Any], now: Mapping[str, int]) -> None:
     """Compare what a checkpoint counts with what this run counts: steps, batches an epoch, pairs a batch, processes.
 
     Progress is step / total_steps, so with other counts the schedules would jump: RunError says from where to where.
-    Another number of processes changes only the order of sums, which is said.
+    Another number of processes changes only the order of sums, and what dropout draws, which is said.
     """
     for name, kind in _KINDS.items():
         if not isinstance(state.get(name), kind):
@@ -49,7 +49,7 @@ def check_same_clock(state: Mapping[str, Any], now: Mapping[str, int]) -> None:
     if (before := state.get("processes", 1)) != now["processes"]:
         errors.print(
             f"note: going on with {now['processes']} processes in place of {before}: the same batches and schedules, "
-            "sums in another order"
+            "sums in another order, and dropout draws anew"
         )
 
 

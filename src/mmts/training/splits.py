@@ -9,6 +9,7 @@ from mmts.data.readable import drop_unreadable, unreadable_media
 from mmts.data.records import Dataset, Split
 from mmts.errors import DataError, RecipeError
 from mmts.files import atomic_write
+from mmts.training.processes import once, process_index
 from mmts.training.recipe import DATASETS, Data, Recipe
 from mmts.training.run_directory import RunDirectory
 
@@ -102,7 +103,7 @@ def readable_splits(taken: Splits, dataset: Dataset, settings: Data, run: RunDir
         check_read_beforehand(dataset, settings, named)
         splits = {split.name: readable(split, settings, named) for split in (taken.train, *taken.to_judge())}
     finally:
-        if named:
+        if named and process_index() == 0:
             with atomic_write(run.unreadable_file, "w") as file:
                 file.write("\n".join(named) + "\n")
             console.print(f"note: {len(named):,} unreadable media are named in {run.unreadable_file}")
@@ -131,6 +132,6 @@ def readable(split: Split, settings: Data, named: list[str]) -> Split:
     """Leave out the media that cannot be decoded, adding a line for each to `named` (also where they are too many)."""
     if split.media_checked:
         return split
-    reasons = unreadable_media(split.media)
+    reasons = once(lambda: unreadable_media(split.media))  # what one process leaves out, all must
     named.extend(f"{split.media[at].path}\t{reason}" for at, reason in reasons.items())
     return drop_unreadable(split, reasons, settings.max_unreadable)

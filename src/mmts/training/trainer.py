@@ -2,7 +2,9 @@
 
 import importlib.util
 import math
+import os
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -10,11 +12,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
 from mmts.console import Bar, console, errors, progress_bar
 from mmts.data.loader import Batch
-from mmts.errors import DataError, Diverged, InputError, Interrupted, RunError, WorkersLost
+from mmts.errors import DataError, Diverged, FailedElsewhere, InputError, Interrupted, MmtsError, RunError, WorkersLost
 from mmts.models import TwoTower
 from mmts.models.base import is_frozen
 from mmts.objectives import Objective, ObjectiveOutput
@@ -27,9 +30,19 @@ from mmts.training.checkpoint import (
     save_in_turn,
 )
 from mmts.training.divergence import NotFinite, diverged, gradient_norm, values_in, values_of
+from mmts.training.gathered import (
+    average_gradients,
+    check_all_reached,
+    copy_from_main,
+    draw_alike,
+    draw_apart,
+    gather_rows,
+    share_batch_norms,
+)
 from mmts.training.log_line import describe, flatten, summarize
 from mmts.training.micro_batch import micro_batch_step, refuse_batch_norm
 from mmts.training.optimizer import OWN_RATE, learning_rate_schedule, parameter_groups
+from mmts.training.processes import largest, num_processes, once, process_index
 from mmts.training.recipe import Train
 from mmts.training.run_directory import RunDirectory
 from mmts.training.saved_state import check_same_clock, restore
@@ -41,6 +54,10 @@ class Trainer:
 
     `batches(epoch, first_batch)` yields the batches of an epoch from `first_batch` on; `evaluate()` returns the
     validation figures, or is None without validation data; `groups` (N,) is 0, 1, 2 = head, mid, tail by sample.
+
+    Of several processes (see `processes.joined`) each embeds its share of every batch and works out the loss of the
+    whole one, so that gradients, schedules and the objective's state are those of one process; only dropout is drawn
+    otherwise. The main process validates, logs and writes checkpoints, while the others wait.
     """
 
     def __init__(
@@ -58,20 +75,31 @@ class Trainer:
         missing = [name for name in settings.trackers if importlib.util.find_spec(name) is None]
         if missing:
             raise RunError(f"train.trackers: the package {missing[0]} is not installed; install it or leave it out")
+        refuse_sharded_models()
         AcceleratorState._reset_state()  # accelerate keeps precision for the whole process; each run has its own
         self.accelerator = Accelerator(
             mixed_precision="bf16" if settings.precision == "bf16" else "no",
             log_with=list(settings.trackers) or None,
             project_dir=str(run.path),
+            cpu=num_processes() > 1 and not torch.accelerator.is_available(),
+            # Batch norms see to their statistics by themselves.
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
-        if self.accelerator.num_processes > 1:
-            raise RunError("training on several processes is not supported yet; start one process")
+        if self.accelerator.num_processes != num_processes():
+            raise RunError(
+                f"{num_processes()} processes were started, and accelerate knows of {self.accelerator.num_processes}; "
+                "start them with torchrun or accelerate launch"
+            )
+        if batch_size < num_processes():
+            raise RunError(f"a batch of {batch_size} is too small for {num_processes()} processes: one has no pair")
         model.train()
-        self.micro_batch = None if (settings.micro_batch or batch_size) >= batch_size else settings.micro_batch
+        share = math.ceil(batch_size / num_processes())
+        self.micro_batch = None if (settings.micro_batch or share) >= share else settings.micro_batch
         if self.micro_batch is not None:
             refuse_batch_norm(model)
         if settings.gradient_checkpointing:
             enable_gradient_checkpointing(model)
+        share_batch_norms(model, self.accelerator.device)
         self.settings = settings
         self.run = run
         self.batches = batches
@@ -83,9 +111,14 @@ class Trainer:
         self.learning_rate = learning_rate_schedule(settings)
         groups_of_parameters = parameter_groups([model, objective], settings.weight_decay, objective.learning_rates())
         optimizer = torch.optim.AdamW(groups_of_parameters, lr=settings.learning_rate)
-        self.model, self.objective, prepared = self.accelerator.prepare(model, objective, optimizer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name for broadcast_buffers
+            self.model, prepared = self.accelerator.prepare(model, optimizer)
         # accelerate's own step looks for a package on the disk every time; what else it does is for fp16 and TPUs.
         self.optimizer = prepared.optimizer
+        # Not as a model to be trained in parallel: every process works out all of its gradient.
+        self.objective = self.accelerator.prepare_model(objective, evaluation_mode=True)
+        copy_from_main(self.objective)
         self.trainable = [each for group in optimizer.param_groups for each in group["params"]]
         self.step = 0
         self.best = -math.inf
@@ -104,9 +137,7 @@ class Trainer:
         """
         if resume:
             self._restore()
-        self.run.path.mkdir(parents=True, exist_ok=True)
-        self.run.trim_log(self.step)
-        self.run.diverged_file.unlink(missing_ok=True)
+        once(self._open)
         self.accelerator.init_trackers("tensorboard")
         pairs, done = self.total_steps * self.batch_size, self.step * self.batch_size
         with stop_requests() as stop, progress_bar("training", pairs, "pairs", done) as bar:
@@ -114,18 +145,26 @@ class Trainer:
                 while self.step < self.total_steps:
                     self._epoch(bar, stop)
             except (DataError, WorkersLost):
-                if self.step > (self.saved_at or 0):
-                    self._save_last()
+                if process_index() == 0 and self.step > (self.saved_at or 0):
+                    self._write_last()
                 raise
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()  # end_training() would part the processes too, which go on together
         if self.skipped:
             console.print(f"note: {self.skipped:,} of {self.total_steps:,} steps were skipped: train.on_nan is skip")
+
+    def _open(self) -> None:
+        """Make the run directory ready for the steps to come."""
+        self.run.path.mkdir(parents=True, exist_ok=True)
+        self.run.trim_log(self.step)
+        self.run.diverged_file.unlink(missing_ok=True)
 
     def _epoch(self, bar: Bar, stop: list[int]) -> None:
         epoch, first = divmod(self.step, self.batches_per_epoch)
         skipped = self.skipped
         self.model.train()
-        for batch in self.batches(epoch, first):
+        batches = iter(self.batches(epoch, first))
+        for batch in iter(lambda: self._next(batches), None):
             line = {"step": self.step, "progress": self.progress, "epoch": epoch, **self._train_step(batch)}
             self.step += 1
             done = self.step == self.total_steps
@@ -140,13 +179,28 @@ class Trainer:
             bar.advance(len(batch.index))
             bar.describe(describe(line))
             every = self.settings.checkpoint_every
-            if ends or stop or (every is not None and self.step % every == 0):
+            asked = largest(stop[0] if stop else 0, self.accelerator.device)
+            if ends or asked or (every is not None and self.step % every == 0):
                 self._save_last()
-            if stop:
-                name = signal.Signals(stop[0]).name
-                raise Interrupted(f"{name} at step {self.step} of {self.total_steps}; --resume continues", stop[0])
+            if asked:
+                name = signal.Signals(asked).name
+                raise Interrupted(f"{name} at step {self.step} of {self.total_steps}; --resume continues", asked)
             if ends:
                 return
+
+    def _next(self, batches: Iterator[Batch]) -> Batch | None:
+        """Return the next batch; where the data of one process fail, all write a checkpoint and raise."""
+        failure: MmtsError | None = None
+        batch = None
+        try:
+            batch = next(batches, None)
+        except (DataError, WorkersLost) as error:
+            failure = error
+        if largest(int(failure is not None), self.accelerator.device):
+            if self.step > (self.saved_at or 0):
+                self._save_last()
+            raise failure or FailedElsewhere()
+        return batch
 
     def _train_step(self, batch: Batch) -> dict[str, Any]:
         """Take one optimizer step, or skip it; return what it did, in plain numbers."""
@@ -154,6 +208,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group.get(OWN_RATE, rate)
         self.optimizer.zero_grad(set_to_none=True)
+        draw_apart(self.settings.seed, self.step)
         skips = self.settings.on_nan == "skip"
         statistics = [each.clone() for each in self.model.buffers()] if skips else []
         try:
@@ -161,7 +216,8 @@ class Trainer:
             self._check_gradients(output)
         except NotFinite as found:
             if not skips:
-                raise diverged(self.run, self.step, self.progress, found, batch.index, self.saved_at) from None
+                say = partial(diverged, self.run, self.step, self.progress, found, batch.index, self.saved_at)
+                raise once(say) from None
             for kept, buffer in zip(statistics, self.model.buffers(), strict=True):
                 buffer.copy_(kept)
             self.skipped += 1
@@ -184,17 +240,34 @@ class Trainer:
 
     def _back_propagate(self, batch: Batch) -> ObjectiveOutput:
         """Put the batch's gradients into the parameters, at once or in pieces."""
-        device, backward = self.accelerator.device, self.accelerator.backward
+        device, backward, judge = self.accelerator.device, self.accelerator.backward, partial(self._judge, batch)
         if self.micro_batch is not None:
-            return micro_batch_step(self.model, batch, self.micro_batch, partial(self._judge, batch), backward, device)
-        batch = batch.to(device)
-        output = self._judge(batch, *self.model(batch.media, batch.text))
-        backward(output.loss)
+            alone = partial(self.accelerator.no_sync, self.model)
+            output = micro_batch_step(self.model, batch, self.micro_batch, judge, backward, device, alone)
+        else:
+            batch = batch.to(device)
+            output = judge(*self.model(batch.media, batch.text))
+            backward(output.loss)
+        check_all_reached(self.model)
+        average_gradients(self.objective.parameters())
         return output
 
     def _judge(self, batch: Batch, x: Tensor, y: Tensor) -> ObjectiveOutput:
-        """Ask the objective for the loss of embeddings x, y (B, D); raises NotFinite where it is no number."""
+        """Ask the objective for the loss of all processes' embeddings, given this one's x, y (b, D).
+
+        Raises NotFinite, on all of them, where it is no number.
+        """
+        output, found = self._loss(batch, gather_rows(x, len(batch)), gather_rows(y, len(batch)))
+        # Where only one of them gave up the step, the others would wait for its gradients.
+        if largest(int(found is not None), self.accelerator.device):
+            raise found or NotFinite("the loss is no number on another process", {})
+        assert output is not None
+        return output
+
+    def _loss(self, batch: Batch, x: Tensor, y: Tensor) -> tuple[ObjectiveOutput | None, NotFinite | None]:
+        """Return what the objective gives for the whole batch's x, y (B, D), and what is wrong with it."""
         device = self.accelerator.device
+        draw_alike(self.settings.seed, self.step)
         try:
             output: ObjectiveOutput = self.objective(
                 x,
@@ -207,26 +280,30 @@ class Trainer:
             )
         except InputError as error:
             values = values_of(self.accelerator.unwrap_model(self.objective), self.progress, batch.index.to(device))
-            raise NotFinite(str(error), values) from None
+            return None, NotFinite(str(error), values)
         loss = output.loss.item()
-        if not math.isfinite(loss):
-            raise NotFinite(f"the loss is {loss}", values_in(output))
-        return output
+        return output, None if math.isfinite(loss) else NotFinite(f"the loss is {loss}", values_in(output))
 
     def _validate(self) -> dict[str, Any]:
+        figures = once(self._figures)
+        score = sum(direction["R@1"] for direction in figures.values()) / len(figures)
+        if score > self.best:
+            self.best = score
+            once(lambda: save_checkpoint(self.run.checkpoint_file("best"), self._state()))
+        return figures
+
+    def _figures(self) -> dict[str, Any]:
         assert self.evaluate is not None
         state = random_state()
         self.model.eval()
         figures = self.evaluate(self.accelerator.unwrap_model(self.model))
         self.model.train()
         restore_random_state(state)
-        score = sum(direction["R@1"] for direction in figures.values()) / len(figures)
-        if score > self.best:
-            self.best = score
-            save_checkpoint(self.run.checkpoint_file("best"), self._state())
         return figures
 
     def _log(self, line: dict[str, Any]) -> None:
+        if process_index() != 0:
+            return
         self.run.append_log(line)
         self.accelerator.log(flatten(line), step=line["step"])
         if "val" in line and not errors.is_terminal:
@@ -245,6 +322,11 @@ class Trainer:
         }
 
     def _save_last(self) -> None:
+        """Write a checkpoint to go on from; all processes wait until it is there."""
+        once(self._write_last)
+        self.saved_at = self.step
+
+    def _write_last(self) -> None:
         """Write what going on needs, and keep what was written before it."""
         state = self._state() | {
             "optimizer": self.optimizer.state_dict(),
@@ -257,12 +339,9 @@ class Trainer:
         }
         self.run.flush_log()
         save_in_turn(self.run.checkpoint_file("last"), self.run.checkpoint_file("previous"), state)
-        self.saved_at = self.step
 
     def _restore(self) -> None:
-        last = self.run.checkpoint_file("last")
-        remove_leftovers(last.parent)
-        state = load_newest(last, self.run.checkpoint_file("previous"))
+        state = once(self._read_newest)
         if state is None:
             return
         now = {
@@ -276,6 +355,21 @@ class Trainer:
         restore(state, model, objective, self.optimizer)
         self.step, self.best, self.skipped = state["step"], state["best"], state.get("skipped", 0)
         self.saved_at = self.step
+
+    def _read_newest(self) -> dict[str, Any] | None:
+        last = self.run.checkpoint_file("last")
+        remove_leftovers(last.parent)
+        return load_newest(last, self.run.checkpoint_file("previous"))
+
+
+def refuse_sharded_models() -> None:
+    """Raise RunError where a launcher is to cut the model up over the processes, which is not done here."""
+    for variable, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
+        if os.environ.get(variable, "false").lower() == "true":
+            raise RunError(
+                f"accelerate launch asks for {name}, which cuts the model up over the processes; mmts keeps a whole "
+                "one on each (DDP). Launch without it; train.micro_batch and train.gradient_checkpointing save memory"
+            )
 
 
 def enable_gradient_checkpointing(model: TwoTower) -> None:

@@ -144,7 +144,7 @@ def _vectors_file(folder: Path, name: str) -> Path:
 
 
 def _damaged(file: Path, why: str) -> RunError:
-    return RunError(f"{file} is damaged ({why}); `mmts index RUN PATH` makes the index again")
+    return RunError(f"{file} is damaged ({' '.join(why.split())}); `mmts index RUN PATH` makes the index again")
 
 
 class Pending:

@@ -35,7 +35,12 @@ def make_vectors(rows: Rows, exact_under: int = EXACT_UNDER) -> Any:
     cells.cp.niter = 10
     cells.train(rows)
     cells.add(rows)
+    cells.nprobe = _looked_at(cells)
     return cells
+
+
+def _looked_at(cells: Any) -> int:
+    return max(1, round(LOOKED_AT * int(cells.nlist)))
 
 
 def is_exact(vectors: Any) -> bool:
@@ -77,10 +82,10 @@ def from_bytes(content: bytes, count: int, width: int) -> Any:
     if (vectors.ntotal, vectors.d) != (count, width) or vectors.metric_type != faiss.METRIC_INNER_PRODUCT:
         raise RunError(f"holds {vectors.ntotal:,} rows of width {vectors.d}, not {count:,} of {width} by inner product")
     if not is_exact(vectors):
-        flat = vectors.quantizer
+        flat = faiss.downcast_index(vectors.quantizer)
         if not isinstance(flat, faiss.IndexFlatIP) or (flat.ntotal, flat.d) != (vectors.nlist, width):
             raise RunError("has cells without centres")
-        vectors.nprobe = max(1, round(LOOKED_AT * vectors.nlist))
+        vectors.nprobe = _looked_at(vectors)
     lengths = np.linalg.norm(rows_of(vectors), axis=1)
     if not np.all(np.abs(lengths - 1) < UNIT):  # so that NaN fails too
         raise RunError("holds rows whose length is not 1")

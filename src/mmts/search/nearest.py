@@ -50,7 +50,14 @@ def is_exact(vectors: Any) -> bool:
 
 def nearest(vectors: Any, query: Rows, k: int) -> tuple[npt.NDArray[np.int64], Rows]:
     """Return the numbers of the k items nearest to a unit row (D,), and their cosines, the nearest first."""
-    scores, numbers = vectors.search(query[None], min(k, vectors.ntotal))
+    import faiss
+
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)  # for one query, threads that wait for each other cost more than they bring
+    try:
+        scores, numbers = vectors.search(query[None], min(k, vectors.ntotal))
+    finally:
+        faiss.omp_set_num_threads(threads)
     found = (numbers[0] >= 0) & (numbers[0] < vectors.ntotal)  # cells may hold fewer than k
     return numbers[0][found], scores[0][found]
 

@@ -55,6 +55,8 @@ def test_help_is_quick_and_imports_no_torch() -> None:
         "prepare",
         "sweep",
         "doctor",
+        "index",
+        "search",
     ):
         assert command in done.stdout
 
@@ -79,6 +81,8 @@ def test_the_flags_are_those_that_are_documented() -> None:
         "prepare": {"--root"},
         "sweep": {"--data", "--out", "--set", "--jobs"},
         "doctor": set(),
+        "index": {"--out"},
+        "search": {"--image", "--json", "--html", "--serve", "--port", "--index"},
     }
 
 
@@ -98,6 +102,10 @@ def test_the_flags_are_those_that_are_documented() -> None:
         (["recipes", "dmo"], "did you mean 'demo'?"),
         (["analyze", "nowhere"], "nowhere does not exist"),
         (["sweep", "nowhere.yaml"], "there is no sweep file nowhere.yaml"),
+        (["index", "nowhere", "."], "nowhere does not exist"),
+        (["search", "nowhere", "a shoe"], "nowhere does not exist"),
+        (["search", "nowhere"], "give one of: a text, --image FILE, --serve"),
+        (["search", "nowhere", "a shoe", "-k", "0"], "-k"),
         (["prepare", "flickr", "--root", "."], "did you mean 'flickr30k'?"),
         (["prepare", "coco"], "--root"),
         (["prepare", "coco", "--root", "nowhere"], "nowhere does not exist"),
@@ -136,6 +144,14 @@ def test_a_session_from_analysis_to_report(
     assert "difference to fixed" in capsys.readouterr().out
     assert mmts(monkeypatch, "report", "a", "b", "--out", "page.html") == 0
     assert "fixed" in Path("page.html").read_text()
+    assert mmts(monkeypatch, "index", "a", "photos") == 0
+    capsys.readouterr()
+    assert mmts(monkeypatch, "search", "a", "a red bar", "-k", 3, "--json", "--html", "found.html") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3]
+    assert Path("found.html").read_text().count("data:image/jpeg") == 3
+    assert mmts(monkeypatch, "search", "a", "--image", "photos/images/7.png", "-k", 1) == 0
+    assert "1.000" in capsys.readouterr().out
     assert mmts(monkeypatch, "train", "catalogue", "--data", "photos", "--out", "a", *settings) == 2
     assert "--resume" in capsys.readouterr().err
 

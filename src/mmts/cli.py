@@ -213,6 +213,36 @@ def doctor() -> None:
     examine()
 
 
+@app.command()
+def index(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    path: Annotated[Path, typer.Argument(help="A folder of images or videos, or any data: see docs/datasets.md.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the index (default: RUN/index).")] = None,
+) -> None:
+    """Index a folder for searching; again: what is new and changed."""
+    from mmts.search import build_index
+
+    build_index(run, path, out)
+
+
+@app.command()
+def search(
+    run: Annotated[Path, typer.Argument(help="A run directory with an index.")],
+    query: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Look for what is like this image (a clip, for videos).")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many to find.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write a self-contained page to this file.")] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve a page on this machine to search with.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of --serve; 0 takes a free one.")] = 8765,
+    index: Annotated[Path | None, typer.Option("--index", help="Folder of the index (default: RUN/index).")] = None,
+) -> None:
+    """Find images or clips of an index by words or by a picture."""
+    from mmts.search.command import search as search_run
+
+    search_run(run, query, image, k=k, as_json=as_json, page=html, port=port if serve else None, folder=index)
+
+
 def _two_columns(rows: Mapping[str, str]) -> Table:
     table = Table.grid(padding=(0, 2))
     for row in rows.items():

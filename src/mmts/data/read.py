@@ -19,7 +19,7 @@ from mmts.errors import DataError
 
 CAPTIONS_NAME = "captions.jsonl"
 _TABLES = (".csv", ".tsv")
-_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _LOOKED_FOR = (
     "looked for captions.jsonl, for the files of Flickr30K, MSCOCO, EPIC-KITCHENS-100, YouCook2 and CC3M, for .tar "
     "shards, and for metadata.jsonl or metadata.csv (Hugging Face imagefolder) there and in folders named train, "
@@ -83,6 +83,11 @@ def read_dataset(path: str | Path) -> Dataset:
     raise DataError(f"{path} does not exist{_nearest_name(path)}")
 
 
+def holds_dataset(folder: Path) -> bool:
+    """Return whether a folder is a data set that `read_dataset` recognises."""
+    return any(recognises(folder) for recognises, _ in _FOLDERS)
+
+
 def _read_folder(folder: Path) -> Dataset:
     for recognises, read in _FOLDERS:
         if recognises(folder):
@@ -133,7 +138,7 @@ def _nearest_thing(folder: Path) -> str:
         return f"The nearest thing is the folder {inside.name} in it: give {inside}"
     if any(each.suffix.lower() == ".parquet" for each in entries):
         return "It holds .parquet files, which are not read"
-    images = sum(each.suffix.lower() in _IMAGES for each in entries)
+    images = sum(each.suffix.lower() in IMAGE_SUFFIXES for each in entries)
     if images:
         return f"It holds {images:,} images: write their captions into a captions.jsonl beside them (docs/datasets.md)"
     return "The folder is empty" if not entries else f"It holds {', '.join(each.name for each in entries[:5])}"
@@ -141,5 +146,5 @@ def _nearest_thing(folder: Path) -> str:
 
 def _data_folders(entries: list[Path]) -> Iterator[Path]:
     for each in entries:
-        if each.is_dir() and any(recognises(each) for recognises, _ in _FOLDERS):
+        if each.is_dir() and holds_dataset(each):
             yield each

@@ -39,6 +39,7 @@ def media_features(
     batch_size: int | None = None,
     workers: int | None = None,
     load: LoadPixels | None = None,
+    cached: bool = True,
 ) -> Rows:
     """Return the tower's features (M, width) of M media, float32, computed once and memory-mapped after that.
 
@@ -52,31 +53,32 @@ def media_features(
         batch_size: images at a time in each thread; None is 8 on a CPU and 64 elsewhere (of a video's frames).
         workers: threads that decode and compute, each on its own batch; None is torch's number of threads.
         load: reads one medium; None is `mmts.data.media.load_medium`.
+        cached: keep the rows, and look for them; without, all are computed.
 
     Raises:
         DataError: a file cannot be read; names it.
     """
     device = _device(tower)
     size = _batch_size(tower, batch_size, device)
-    with _threads(workers) as pool:
-        keys = [key for part in pool.map(_name_contents, _parts(media, _NAMED_AT_ONCE)) for key in part]
-        first = {key: at for at, key in reversed(list(enumerate(keys)))}  # where each content stands first
-        distinct = sorted(first.values())
+    with _threads(workers) as pool, _evaluating(tower):
 
-        def compute(part: range) -> Rows:
-            chunk = [media[distinct[at]] for at in part]
+        def compute(chunk: Sequence[Medium]) -> Rows:
             return _concatenate(pool, lambda batch: tower(_pixels(tower, batch, load, device)), chunk, size, device)
 
+        if not cached:
+            return compute(media)
+        keys = [key for part in pool.map(_content_names, _parts(media, _NAMED_AT_ONCE)) for key in part]
+        first = {key: at for at, key in reversed(list(enumerate(keys)))}  # where each content stands first
+        distinct = sorted(first.values())
         kind = "image" if tower.frames is None else "video"
-        with _evaluating(tower):
-            rows = cached_rows(
-                f"{kind} {tower.fingerprint} {_precision_name(device)}",
-                [keys[at] for at in distinct],
-                tower.width,
-                compute,
-                unit=f"{kind}s",
-                chunk=max(1, 512 // (tower.frames or 1)),
-            )
+        rows = cached_rows(
+            f"{kind} {tower.fingerprint} {_precision_name(device)}",
+            [keys[at] for at in distinct],
+            tower.width,
+            lambda part: compute([media[distinct[at]] for at in part]),
+            unit=f"{kind}s",
+            chunk=max(1, 512 // (tower.frames or 1)),
+        )
     if len(distinct) == len(media):
         return rows
     place = {keys[at]: row for row, at in enumerate(distinct)}
@@ -84,7 +86,12 @@ def media_features(
 
 
 def text_features(
-    tower: TextTower, captions: Sequence[str], *, batch_size: int | None = None, workers: int | None = None
+    tower: TextTower,
+    captions: Sequence[str],
+    *,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    cached: bool = True,
 ) -> Rows:
     """Return the tower's features (N, width) of N captions, float32, computed once and cached.
 
@@ -96,24 +103,27 @@ def text_features(
         captions: (N,) strings, empty ones included.
         batch_size: captions at a time in each thread; None is 32 on a CPU and 64 elsewhere.
         workers: threads that compute, each on its own batch; None is torch's number of threads.
+        cached: keep the rows, and look for them; without, all are computed.
     """
     device = _device(tower)
     size = batch_size or _CAPTIONS.get(device.type, _ON_DEVICE)
     distinct = sorted(set(captions), key=lambda caption: (len(caption), caption))
     with _threads(workers) as pool, _evaluating(tower):
 
-        def compute(part: range) -> Rows:
-            chunk = distinct[part.start : part.stop]
+        def compute(chunk: Sequence[str]) -> Rows:
             return _concatenate(pool, lambda batch: tower(_tokens(tower, batch, device)), chunk, size, device)
 
-        rows = cached_rows(
-            f"text {tower.fingerprint} {_precision_name(device)}",
-            distinct,
-            tower.width,
-            compute,
-            unit="captions",
-            chunk=512,
-        )
+        if not cached:
+            rows = compute(distinct)
+        else:
+            rows = cached_rows(
+                f"text {tower.fingerprint} {_precision_name(device)}",
+                distinct,
+                tower.width,
+                lambda part: compute(distinct[part.start : part.stop]),
+                unit="captions",
+                chunk=512,
+            )
     if list(captions) == distinct:
         return rows
     place = {caption: row for row, caption in enumerate(distinct)}
@@ -250,12 +260,15 @@ def _parts(inputs: Sequence[Any], size: int) -> list[Sequence[Any]]:
     return [inputs[at : at + size] for at in range(0, len(inputs), size)]
 
 
-def _name_contents(media: Sequence[Medium]) -> list[str]:
-    return [_name_content(medium) for medium in media]
+def _content_names(media: Sequence[Medium]) -> list[str]:
+    return [content_name(medium) for medium in media]
 
 
-def _name_content(medium: Medium) -> str:
-    """Name what a medium shows: the hash of an image's bytes, or which part of which file a video is."""
+def content_name(medium: Medium) -> str:
+    """Name what a medium shows: the hash of an image's bytes, or which part of which file a video is.
+
+    Raises DataError where the file cannot be read.
+    """
     try:
         if medium.kind == "video":
             state = medium.path.stat()

@@ -138,10 +138,9 @@ def evaluate(
     dataset = open_data(data or recipe.data.path)
     split = _split_to_judge(dataset, split_name, recipe).judged(recipe.data.relevance)
     distribution = ConceptDistribution.load(run.concepts_file)
-    model = build_model(recipe.model, split, run, trained=True)
+    model = load_model(run, recipe, split, checkpoint)
     inputs = prepare_inputs(model, split)
     model.drop_frozen()
-    _load_weights(model, run, checkpoint)
     given = resolved(data or recipe.data.path)
     file = run.metrics_file
     if given != recipe.data.path or split.name != judged_split(dataset):
@@ -165,6 +164,16 @@ def _finished(run: RunDirectory) -> dict[str, Any] | None:
         return None
     console.print(f"{run.path} is finished already")
     return dict(read_json(run.metrics_file))
+
+
+def load_model(run: RunDirectory, recipe: Recipe, split: Split, checkpoint: str = "best") -> TwoTower:
+    """Return a run's model as a checkpoint has it, frozen towers and all; `split` holds media such as it will see.
+
+    Raises RunError where there is no such checkpoint, DataError where the media are of another kind than the model's.
+    """
+    model = build_model(recipe.model, split, run, trained=True)
+    _load_weights(model, run, checkpoint)
+    return model
 
 
 def versions() -> dict[str, str]:

@@ -45,6 +45,7 @@ class RunDirectory:
     metrics.json      how the run is judged
     judgement.npz     rank of every query behind metrics.json, and the first ten results
     evaluations/      judgements on other data or splits
+    index/            what `mmts index` made, for searching
     """
 
     path: Path
@@ -93,6 +94,11 @@ class RunDirectory:
     def evaluations(self) -> Path:
         """Judgements on other data or splits."""
         return self.path / "evaluations"
+
+    @property
+    def index(self) -> Path:
+        """The folder of an index to search in."""
+        return self.path / "index"
 
     @property
     def has_started(self) -> bool:

@@ -1,0 +1,70 @@
+"""What `mmts search` does: ask once and print, write a page, or serve one."""
+
+import json
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from mmts.console import console
+from mmts.errors import InputError
+from mmts.files import atomic_write, check_file_path
+from mmts.report.wording import clean
+from mmts.search.page import Answer, lone_page
+from mmts.search.query import Hit, Searcher, open_searcher
+from mmts.search.serve import serve
+
+
+def search(
+    run: Path,
+    query: str | None,
+    image: Path | None,
+    *,
+    k: int,
+    as_json: bool = False,
+    page: Path | None = None,
+    port: int | None = None,
+    folder: Path | None = None,
+) -> None:
+    """Print the k items of a run's index nearest to a text or an image, or serve a page where there is a `port`.
+
+    page: also write a self-contained page there. folder: the index, where it is not RUN/index. Raises InputError for
+    more or less than one thing to look for, and what `open_searcher` and the Searcher raise.
+    """
+    if (query is not None) + (image is not None) + (port is not None) != 1:
+        raise InputError("give one of: a text, --image FILE, --serve")
+    if page is not None:
+        check_file_path(page)
+    searcher = open_searcher(run, folder)
+    if port is not None:
+        serve(searcher, port, k)
+        return
+    asked = str(image if query is None else query)
+    hits = searcher.by_text(asked, k) if image is None else searcher.by_file(image, k)
+    if page is not None:
+        with atomic_write(page, "w") as file:
+            file.write(lone_page(searcher, Answer(asked, hits)))
+    if as_json:
+        print(json.dumps(_as_json(searcher, query, image, hits), indent=2))
+    else:
+        console.print(_table(hits))
+        if page is not None:
+            console.print(f"page: {page}", markup=False)
+
+
+def _as_json(searcher: Searcher, query: str | None, image: Path | None, hits: list[Hit]) -> dict[str, object]:
+    return {
+        "query": {"text": query} if image is None else {"image": str(image)},
+        "index": str(searcher.index.folder),
+        "num_items": len(searcher.index),
+        "exact": searcher.is_exact,
+        "hits": [hit.to_json() for hit in hits],
+    }
+
+
+def _table(hits: list[Hit]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for hit in hits:
+        caption = clean(hit.item.caption) if hit.item.caption != hit.item.path else ""
+        table.add_row(f"{hit.rank:>3}", f"{hit.score:.3f}", Text(str(hit.medium.path)), Text(caption))
+    return table

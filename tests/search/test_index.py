@@ -1,0 +1,164 @@
+"""Making an index: what is embedded, what is not again, what is left out, and what a stopped process leaves."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_search import make_run
+from tests_support import draw_shapes
+
+from mmts.errors import DataError, RunError
+from mmts.search import build, build_index, nearest, open_searcher
+from mmts.search.encoder import Encoder
+from mmts.search.index_files import Pending, load_index
+from mmts.training.run import evaluate
+
+
+def counts(said: str) -> str:
+    return said.rstrip().rpartition("images; ")[2]
+
+
+def test_embeddings_are_those_of_evaluate(run: Path, tmp_path: Path) -> None:
+    evaluate(run, embeddings_file=tmp_path / "embeddings.npz")
+    index = build_index(run, run.parent / "shapes", tmp_path / "index")
+    test = [at for at, item in enumerate(index.contents.items) if int(item.id) % 6 and int(item.id) % 7 == 0]
+    with np.load(tmp_path / "embeddings.npz") as stored:
+        np.testing.assert_allclose(nearest.rows_of(index.vectors)[test], stored["media"], atol=1e-5)
+    assert index.contents.items[test[0]].caption.startswith("a ")
+
+
+def test_only_new_and_changed_files_are_embedded(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_index(run, photos, tmp_path / "index")
+    assert counts(capsys.readouterr().out) == "12 new, 0 changed, 0 removed, 0 kept; 12 embedded"
+    build_index(run, photos, tmp_path / "index")
+    assert counts(capsys.readouterr().out) == "0 new, 0 changed, 0 removed, 12 kept; 0 embedded"
+    (photos / "1.png").unlink()
+    (photos / "2.png").rename(photos / "inner" / "2.png")  # moved: known by its contents
+    Image.new("RGB", (20, 24), "orange").save(photos / "3.png")
+    Image.new("RGB", (20, 24), "purple").save(photos / "new.png")
+    index = build_index(run, photos, tmp_path / "index")
+    assert counts(capsys.readouterr().out) == "2 new, 1 changed, 2 removed, 9 kept; 2 embedded"
+    afresh = build_index(run, photos, tmp_path / "afresh")
+    assert [item.path for item in index.contents.items] == [item.path for item in afresh.contents.items]
+    np.testing.assert_allclose(nearest.rows_of(index.vectors), nearest.rows_of(afresh.vectors), atol=1e-6)
+    assert len([*(tmp_path / "index").glob("vectors-*")]) == 1
+
+
+def test_what_cannot_be_read_is_named_and_links_out_of_the_folder_are_left_alone(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff no")
+    (photos / "notes.txt").write_text("no picture")
+    (photos / "out.png").symlink_to(run.parent / "shapes" / "images" / "30.png")
+    (photos / "folder").symlink_to(run.parent / "shapes" / "images")
+    (photos / "inside.png").symlink_to(photos / "3.png")
+    index = build_index(run, photos, tmp_path / "index")
+    said = capsys.readouterr().out
+    assert f"left out {photos / 'broken.jpg'}: " in said
+    assert {item.path for item in index.contents.items} == {
+        "inner/0.png", "inside.png", *(f"{number}.png" for number in range(1, 12)),
+    }  # fmt: skip
+
+
+def test_a_stopped_process_goes_on_where_it_was(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, calls = Encoder.media, []
+
+    def stops(self: Encoder, media, load=None):  # type: ignore[no-untyped-def]
+        calls.append(len(media))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(self, media, load)
+
+    monkeypatch.setattr(build, "_CHUNK", 5)
+    monkeypatch.setattr(Encoder, "media", stops)
+    with pytest.raises(KeyboardInterrupt):
+        build_index(run, photos, tmp_path / "index")
+    with open(tmp_path / "index" / "pending.rows", "ab") as file:
+        file.write(b"torn")
+    index = build_index(run, photos, tmp_path / "index")
+    assert calls == [5, 5, 2, 2]
+    monkeypatch.undo()
+    afresh = build_index(run, photos, tmp_path / "afresh")
+    np.testing.assert_allclose(nearest.rows_of(index.vectors), nearest.rows_of(afresh.vectors), atol=1e-6)
+    assert (tmp_path / "index" / "pending.rows").stat().st_size == 0
+
+
+def test_rows_of_another_checkpoint_are_not_gone_on_with(tmp_path: Path) -> None:
+    rows = np.eye(3, dtype=np.float32)[:2]
+    pending = Pending(tmp_path, "a" * 32, 3)
+    pending.add(["0" * 32, "1" * 32], rows)
+    pending.close()
+    again = Pending(tmp_path, "a" * 32, 3)
+    assert again.rows.keys() == {"0" * 32, "1" * 32}
+    again.close()
+    for checkpoint, width in (("b" * 32, 3), ("b" * 32, 4)):
+        other = Pending(tmp_path, checkpoint, width)
+        assert not other.rows
+        other.close()
+
+
+def test_another_checkpoint_is_a_rebuild_said_aloud(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = make_run(run.parent, "train.seed=5")
+    build_index(run, photos, tmp_path / "index")
+    with pytest.raises(RunError, match="made by another checkpoint or run"):
+        open_searcher(other, tmp_path / "index")
+    capsys.readouterr()
+    build_index(other, photos, tmp_path / "index")
+    said = capsys.readouterr().out
+    assert "made by another checkpoint: everything is embedded again" in said
+    assert counts(said) == "0 new, 0 changed, 0 removed, 12 kept; 12 embedded"
+    assert len(open_searcher(other, tmp_path / "index").by_text("a red bar", 3)) == 3
+
+
+def test_damage_is_said_and_mended_by_indexing_again(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_index(run, photos, tmp_path / "index")
+    file = next((tmp_path / "index").glob("vectors-*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(RunError, match=r"vectors-.* is damaged \(is not what was written\)"):
+        open_searcher(run, tmp_path / "index")
+    build_index(run, photos, tmp_path / "index")
+    assert "12 embedded" in capsys.readouterr().out
+    assert len(load_index(tmp_path / "index")) == 12
+
+
+def test_folders_that_are_no_index_and_paths_without_images_are_refused(
+    run: Path, photos: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match="which is no index's; choose another --out"):
+        build_index(run, photos, photos)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no images"):
+        build_index(run, tmp_path / "empty", tmp_path / "index")
+    (tmp_path / "empty" / "a.png").write_bytes(b"no")
+    with pytest.raises(DataError, match="none of the 1 images can be read"):
+        build_index(run, tmp_path / "empty", tmp_path / "index")
+    with pytest.raises(RunError, match="is not a run directory"):
+        build_index(photos, photos)
+
+
+def test_frozen_towers_and_precomputed_features_are_searched_too(tmp_path: Path) -> None:
+    data = draw_shapes(tmp_path / "shapes", 30)
+    lines = [json.loads(line) for line in (data / "captions.jsonl").read_text().splitlines()]
+    rng = np.random.default_rng(0)
+    for line in lines:
+        line["image"] = f"{line['id']}.npy"
+        np.save(data / line["image"], rng.normal(size=8).astype(np.float32))
+    (data / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = make_run(tmp_path, "model.image={tower: features}", "model.text={tower: minilm, frozen: true}")
+    (data / "3.npy").write_bytes(b"no")
+    index = build_index(run, data)
+    assert len(index) == 29
+    found = open_searcher(run)
+    assert len(found.by_text("a red bar", 5)) == 5
+    with pytest.raises(RunError, match="only texts can be asked for"):
+        found.by_file(data / "1.npy", 5)

@@ -1,0 +1,106 @@
+"""The local page by plain HTTP: what it answers, and what it refuses."""
+
+import http.client
+import io
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mmts.search import Searcher
+from mmts.search.page import UPLOAD_LIMIT, Answer, lone_page
+from mmts.search.serve import SearchServer
+
+Response = tuple[int, dict[str, str], bytes]
+
+
+@pytest.fixture
+def server(searcher: Searcher) -> Iterator[SearchServer]:
+    with SearchServer(searcher, 0, 5) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def ask(server: SearchServer, method: str, path: str, body: bytes | None = None, **headers: str) -> Response:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+    connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+    response = connection.getresponse()
+    content = response.status, dict(response.getheaders()), response.read()
+    connection.close()
+    return content
+
+
+def test_a_text_is_answered_with_pictures_that_are_served_by_number(server: SearchServer) -> None:
+    status, headers, page = ask(server, "GET", "/?q=a+red+%3Cb%3Esquare&k=3")
+    assert status == 200
+    assert page.count(b"<figure>") == 3
+    assert b"a red &lt;b&gt;square" in page
+    assert b"<b>" not in page
+    assert b'href="/?q=a+red+%3Cb%3Esquare&amp;k=6"' in page
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    status, headers, picture = ask(server, "GET", "/small/3")
+    assert (status, headers["Content-Type"]) == (200, "image/jpeg")
+    assert Image.open(io.BytesIO(picture)).size == (20, 24)
+    assert ask(server, "GET", "/?like=3")[2].count(b"<figure>") == 5
+    assert ask(server, "GET", "/page.js")[0] == ask(server, "GET", "/page.css")[0] == ask(server, "GET", "/")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/small/12", "/small/-1", "/small/1/", "/small/../../etc/passwd", "/page.html", "//etc/passwd", "/large/x"]
+)
+def test_nothing_else_is_served(path: str, server: SearchServer) -> None:
+    assert ask(server, "GET", path)[0] == 404
+
+
+@pytest.mark.parametrize("query", ["q=%20", "q=%00%ff", "like=99", "like=-1", "k=0", "q=a&k=999999999", "&" * 50])
+def test_odd_queries_are_answered_with_a_page(query: str, server: SearchServer) -> None:
+    status, _, page = ask(server, "GET", f"/?{query}")
+    assert status == 200
+    assert page.endswith(b"</html>")
+
+
+def test_other_hosts_and_pages_elsewhere_are_refused(server: SearchServer) -> None:
+    assert server.server_address[0] == "127.0.0.1"
+    for headers in ({"Host": "evil.example"}, {"Host": "127.0.0.1:1"}, {"Origin": "http://evil.example"}):
+        assert ask(server, "GET", "/", **headers)[0] == 403
+        assert ask(server, "POST", "/file", b"x", **headers)[0] == 403
+    own = f"localhost:{server.server_port}"
+    assert ask(server, "GET", "/", Host=own, Origin=f"http://{own}")[0] == 200
+
+
+def test_a_picture_finds_itself_and_what_is_none_is_said(server: SearchServer, photos: Path) -> None:
+    status, _, part = ask(server, "POST", "/file", (photos / "7.png").read_bytes())
+    assert status == 200
+    assert b"7.png" in part.partition(b"</li>")[0]
+    assert b"<html" not in part
+    status, _, part = ask(server, "POST", "/file", b"<script>alert(1)</script>")
+    assert status == 422
+    assert b"your file: is not an image that Pillow can read" in part
+    assert ask(server, "POST", "/elsewhere", b"x")[0] == 404
+
+
+def test_uploads_are_bounded(server: SearchServer) -> None:
+    assert ask(server, "POST", "/file", b"x", Content_Length=str(UPLOAD_LIMIT + 1))[0] == 413
+    assert ask(server, "POST", "/file", b"", Content_Length="-1")[0] == 411
+
+
+def test_pictures_that_have_gone_are_said_to_be(server: SearchServer, photos: Path) -> None:
+    for file in photos.glob("*.png"):
+        file.unlink()
+    assert ask(server, "GET", "/small/5")[0] == 404
+
+
+def test_a_page_that_stands_alone_holds_its_pictures_and_escapes_captions(searcher: Searcher, photos: Path) -> None:
+    hit = searcher.by_text("a red bar", 1)[0]
+    planted = replace(hit, item=hit.item.model_copy(update={"caption": '"><script>alert(1)</script>'}))
+    page = lone_page(searcher, Answer("<script>", [planted]))
+    assert "data:image/jpeg;base64," in page
+    assert "<script" not in page
+    assert "&#34;&gt;&lt;script&gt;" in page
+    assert "http://" not in page.replace("http-equiv", "")
+    assert json.loads(json.dumps(planted.to_json()))["rank"] == 1

@@ -71,7 +71,7 @@ def draw(path: Path, x: str, y: str, boards: Mapping[str, Mapping[str, Sequence[
         )  # fmt: skip
     axes.set_xticks(range(len(boards)), list(boards))
     axes.set_xlabel(x)
-    axes.set_ylabel(y)
+    axes.set_title(y, loc="left", fontsize=10, parse_math=False)
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.6)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -20,7 +20,7 @@ from mmts.data.records import Medium
 from mmts.data.video import FrameSampling
 from mmts.errors import DataError, RunError
 from mmts.models.features import content_name
-from mmts.search.encoder import Encoder, kind_of_run, load_encoder
+from mmts.search.encoder import Encoder, load_encoder
 from mmts.search.index_files import Index, Item, Pending, check_folder, load_index, write_index
 from mmts.search.media import find_media
 from mmts.search.nearest import rows_of
@@ -40,7 +40,7 @@ def build_index(run: Path, path: Path, folder: Path | None = None) -> Index:
     """
     directory = RunDirectory(run)
     folder = folder or directory.index
-    kind = kind_of_run(directory.recipe())
+    kind = directory.recipe().model.kind
     root, media = find_media(path, kind)
     check_folder(folder)
     encoder = load_encoder(run, media)

@@ -13,16 +13,10 @@ from mmts.files import content_hash
 from mmts.models import TwoTower, embed_media, embed_text, media_features, text_features
 from mmts.models.base import MediaTower, TextTower, hash_weights
 from mmts.models.features import LoadPixels
-from mmts.training.recipe import Recipe
 from mmts.training.run import load_model
 from mmts.training.run_directory import RunDirectory
 
 Rows = npt.NDArray[np.float32]
-
-
-def kind_of_run(recipe: Recipe) -> str:
-    """Return what a recipe's model takes: "image" or "video"."""
-    return "image" if recipe.model.image is not None else "video"
 
 
 @dataclass(frozen=True)
@@ -77,4 +71,4 @@ def load_encoder(run: Path, media: Sequence[Medium]) -> Encoder:
     checkpoint = content_hash(*towers, hash_weights(model.media_head), hash_weights(model.text_head))
     model.drop_frozen()
     model.eval()
-    return Encoder(model, media_tower, text_tower, kind_of_run(recipe), checkpoint)
+    return Encoder(model, media_tower, text_tower, recipe.model.kind, checkpoint)

@@ -1,6 +1,6 @@
 """How the queries of test are divided: by the concepts found in training captions, or by a label of the data."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,11 +55,10 @@ class Division:
         return inside.double() / inside.sum() if inside.any() else None
 
 
-def divisions(judged: Judged, dataset: Dataset, labels: Sequence[str]) -> list[Division]:
-    """Return the division by the concepts of a judged run, and one by each label of `dataset`.
+def divisions(judged: Judged, dataset: Dataset, of_labels: Mapping[str, ConceptDistribution]) -> list[Division]:
+    """Return the division by the concepts of a judged run, and one by each label, of which `label_concepts` tells.
 
-    Head, mid and tail of a label go by the number of training samples that carry it. Raises RecipeError where the data
-    have no such label, DataError naming a training medium that lacks it.
+    Head, mid and tail of a label go by the number of training samples that carry it.
     """
     arrays = judged.arrays
     owner = torch.from_numpy(arrays["owner"])
@@ -75,9 +74,8 @@ def divisions(judged: Judged, dataset: Dataset, labels: Sequence[str]) -> list[D
             torch.from_numpy(arrays["media_groups"]),
         )
     ]
-    by_id = {medium.id: medium for medium in dataset.split(judged.meta["split"]).media} if labels else {}
-    for label in labels:
-        training = ConceptDistribution.from_labels(label_of_samples(dataset.split("train"), label, "labels"))
+    by_id = {medium.id: medium for medium in dataset.split(judged.meta["split"]).media} if of_labels else {}
+    for label, training in of_labels.items():
         values = [by_id[name].labels.get(label) for name in judged.meta["media_ids"]]
         of_media = training.assign(values)
         groups = training.groups_of(of_media)
@@ -85,9 +83,12 @@ def divisions(judged: Judged, dataset: Dataset, labels: Sequence[str]) -> list[D
     return found
 
 
-def check_labels(dataset: Dataset, labels: Sequence[str]) -> None:
-    """Raise RecipeError or DataError, before anything runs, where `divisions` will."""
-    for label in labels:
-        if label == CONCEPT:
-            raise RecipeError(f"labels: {CONCEPT!r} is what the division by the captions' concepts is called")
-        label_of_samples(dataset.split("train"), label, "labels")
+def label_concepts(dataset: Dataset, labels: Sequence[str]) -> dict[str, ConceptDistribution]:
+    """Return the concepts that each label makes of the training samples.
+
+    Raises RecipeError where the data have no such label, DataError naming a training medium that lacks it.
+    """
+    if CONCEPT in labels:
+        raise RecipeError(f"labels: {CONCEPT!r} is what the division by the captions' concepts is called")
+    train = dataset.split("train")
+    return {label: ConceptDistribution.from_labels(label_of_samples(train, label, "labels")) for label in labels}

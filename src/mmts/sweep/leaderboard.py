@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from mmts.compare import Gap, Judged
+from mmts.concepts import ConceptDistribution
 from mmts.data.records import Dataset
 from mmts.errors import RunError
 from mmts.files import atomic_write
@@ -29,6 +30,7 @@ class Leaderboard:
 
     sweep: Sweep
     dataset: Dataset
+    of_labels: Mapping[str, ConceptDistribution]
     tuned: tuple[Tuned, ...]
     finals: tuple[Finals, ...]
     standings: Standings
@@ -39,16 +41,25 @@ class Leaderboard:
         return f"{Path(self.sweep.source).stem} on {self.dataset.root.name}"
 
 
-def make_leaderboard(sweep: Sweep, dataset: Dataset, tuned: Sequence[Tuned], finals: Sequence[Finals]) -> Leaderboard:
-    """Read the judged runs; raises RunError where they were not judged on the same queries."""
+def make_leaderboard(
+    sweep: Sweep,
+    dataset: Dataset,
+    of_labels: Mapping[str, ConceptDistribution],
+    tuned: Sequence[Tuned],
+    finals: Sequence[Finals],
+) -> Leaderboard:
+    """Read the judged runs, divided by concepts and by labels (see `label_concepts`).
+
+    Raises RunError where they were not judged on the same queries.
+    """
     runs = tuple(tuple(Judged.load(run) for run in final.runs) for final in finals)
     first = runs[0][0]
     for run in (run for of_rule in runs for run in of_rule):
         if (key := run.differs_from(first)) is not None:
             raise RunError(f"{run.path} and {first.path} were not judged on the same queries: {key} differs")
     names = tuple(final.tuned.trial.rule for final in finals)
-    standings = Standings(names, runs, tuple(divisions(first, dataset, sweep.file.labels)))
-    return Leaderboard(sweep, dataset, tuple(tuned), tuple(finals), standings)
+    standings = Standings(names, runs, tuple(divisions(first, dataset, of_labels)))
+    return Leaderboard(sweep, dataset, of_labels, tuple(tuned), tuple(finals), standings)
 
 
 def write_leaderboard(out: Path, board: Leaderboard) -> tuple[Path, Path, Path]:
@@ -98,7 +109,7 @@ def _rows(board: Leaderboard) -> Iterator[dict[str, Any]]:
     for tuned in board.tuned:
         if tuned.metrics is not None:
             runs = tuple(Judged.load(run) for run in tuned.runs)
-            found = divisions(runs[0], board.dataset, board.sweep.file.labels) if runs else []
+            found = divisions(runs[0], board.dataset, board.of_labels) if runs else []
             on_val = Standings((tuned.trial.rule,), (runs,), tuple(found))
             yield from _rows_of(tuned.trial, tuned.trial in chosen, "trial", on_val, 0)
     for rule, final in enumerate(board.finals):

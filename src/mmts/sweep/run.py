@@ -11,7 +11,7 @@ from mmts.data.records import Dataset
 from mmts.errors import DataError, RecipeError, RunError
 from mmts.evaluation import GRADED
 from mmts.files import atomic_write, read_json
-from mmts.sweep.divisions import check_labels
+from mmts.sweep.divisions import label_concepts
 from mmts.sweep.leaderboard import make_leaderboard, standings_table, write_leaderboard
 from mmts.sweep.processes import Job, Outcome, run_jobs
 from mmts.sweep.sweep_file import Sweep, Trial, load_sweep
@@ -37,6 +37,7 @@ def run_sweep(
     sweep = load_sweep(path, data, settings)
     trials = sweep.trials()
     dataset = _data_of(sweep, trials)
+    of_labels = label_concepts(dataset, sweep.file.labels)  # early: a label may not be there
     plan = _Plan(sweep, dataset, out, processes or _cores())
     tuned = plan.tune(trials)
     best = best_of(tuned, sweep.file.choose)
@@ -48,7 +49,7 @@ def run_sweep(
         console.print(
             f"{each.trial.rule}: {each.trial} chosen, {each.figure(sweep.file.choose):.1f} on val", markup=False
         )
-    board = make_leaderboard(sweep, dataset, tuned, plan.judge(chosen))
+    board = make_leaderboard(sweep, dataset, of_labels, tuned, plan.judge(chosen))
     console.print(standings_table(board.standings))
     written = write_leaderboard(out, board)
     console.print(f"leaderboard: {', '.join(map(str, written))}", markup=False)
@@ -73,7 +74,6 @@ def _data_of(sweep: Sweep, trials: Sequence[Trial]) -> Dataset:
         )
     if sweep.file.choose in GRADED and recipe.data.relevance != "graded":
         raise RecipeError(f"{sweep.source}: choose {sweep.file.choose} needs data.relevance graded; take R@1")
-    check_labels(dataset, sweep.file.labels)
     return dataset
 
 

@@ -88,7 +88,7 @@ def _words(split: Split, run: RunDirectory, trained: bool) -> Any:
 
 def _media_side(section: Model, split: Split) -> dict[str, Any]:
     """Return the media side's part of build_two_tower's arguments; DataError where the data are of another kind."""
-    medium, kind = split.media[0], "image" if section.image is not None else "video"
+    medium, kind = split.media[0], section.kind
     if medium.kind != kind:
         raise DataError(f"{medium.path} (id {medium.id}) is {_A[medium.kind]}, and the recipe has model.{kind}")
     if medium.is_features != (section.media.tower == FEATURES):

@@ -152,6 +152,11 @@ class Model(Section):
         return self
 
     @property
+    def kind(self) -> Literal["image", "video"]:
+        """What the media side takes."""
+        return "image" if self.image is not None else "video"
+
+    @property
     def media(self) -> ImageTower | VideoTower:
         """The media side."""
         side = self.image or self.video

@@ -1,8 +1,8 @@
 """The losses on a GPU: their rate as a share of a large matrix product's in the same run, their peak memory, and from
 which batch on they beat the plain version (GPU_FUSED_FROM in losses/tiles.py).
 
-`python -m benchmarks.losses_gpu` on a machine with CUDA takes a few minutes, most of them for compiling; with the word
-`tiles` behind it tries other cuts of the kernels (TILES in losses/triton_blocks.py) instead. Not yet run on a GPU.
+`python -m benchmarks.losses_gpu` on a machine with CUDA takes about a minute, half of it for compiling; with the word
+`tiles` behind it tries other cuts of the kernels (TILES in losses/triton_blocks.py) instead.
 """
 
 import sys
@@ -19,11 +19,27 @@ from mmts.losses.triton_blocks import Tile
 
 DEVICE = "cuda"
 B, D = 65_536, 512
-PRODUCT = 8192
-"""Rows, columns and inner size of the matrix product that rates are compared with."""
+PRODUCT, PRODUCTS = 8192, 10
+"""Rows, columns and inner size of the matrix product that rates are compared with, and how many are timed at once."""
 LEAST_SHARE, MOST_BYTES = 0.40, 2e9
 SIZES = (1024, 2048, 4096, 8192, 16_384)
-OTHER_TILES = (Tile(128, 128, 64, 8, 4), Tile(128, 128, 32, 8, 4), Tile(128, 64, 64, 4, 3), Tile(128, 256, 64, 8, 3))
+OTHER_TILES = {
+    torch.bfloat16: (
+        Tile(128, 64, 64, 4, 3, 168),
+        Tile(64, 128, 64, 4, 3, 168),
+        Tile(64, 128, 64, 4, 4),
+        Tile(128, 128, 64, 8, 3),
+        Tile(64, 256, 64, 8, 3),
+    ),
+    torch.float32: (
+        Tile(64, 64, 32, 4, 2),
+        Tile(64, 64, 16, 4, 3),
+        Tile(128, 64, 32, 8, 2),
+        Tile(64, 128, 32, 8, 2),
+        Tile(128, 128, 16, 8, 2),
+        Tile(128, 128, 32, 8, 3),
+    ),
+}
 
 Loss = Callable[..., Tensor]
 LOSSES: tuple[tuple[str, Loss, bool], ...] = (
@@ -52,11 +68,12 @@ def forward_and_backward(loss: Loss, B: int, dtype: torch.dtype, learned: bool, 
 
 
 def product() -> Callable[[], None]:
-    """Return what multiplies two large matrices in bfloat16 and waits for the GPU."""
+    """Return what multiplies two large matrices in bfloat16, PRODUCTS times, and waits for the GPU."""
     a, b = (torch.randn(PRODUCT, PRODUCT, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
 
     def run() -> None:
-        a @ b
+        for _ in range(PRODUCTS):
+            a @ b
         torch.cuda.synchronize()
 
     return run
@@ -67,7 +84,7 @@ def rate_and_memory(what: str, loss: Loss, learned: bool) -> str:
     run = forward_and_backward(loss, B, torch.bfloat16, learned, fused=True)
     peak = peak_bytes(run)  # first, while there are no gradients of an earlier run
     times = compare(what, "", run, product(), repeats=15)
-    rate, fastest = 6.0 * B**2 * D / times.ours, 2.0 * PRODUCT**3 / times.plain
+    rate, fastest = 6.0 * B**2 * D / times.ours, 2.0 * PRODUCT**3 * PRODUCTS / times.plain
     numbers = f"{times.ours * 1e3:.1f} ms | {rate / 1e12:.0f} | {fastest / 1e12:.0f} | {rate / fastest:.2f}"
     met = rate / fastest >= LEAST_SHARE and peak < MOST_BYTES
     return f"| {what} | {numbers} | {peak / 1e9:.2f} GB | {'ok' if met else 'missed'} |"
@@ -95,15 +112,16 @@ def against_plain() -> Iterator[str]:
 
 
 def other_tiles() -> Iterator[str]:
-    """Try other cuts of the kernels in bfloat16, the one in use first: milliseconds of each loss, a row a cut."""
-    for tile in (triton_blocks.TILES[torch.bfloat16], *OTHER_TILES):
-        triton_blocks.TILES[torch.bfloat16] = tile
-        medians = []
-        for _, loss, learned in LOSSES:
-            run = forward_and_backward(loss, B, torch.bfloat16, learned, fused=True)
-            times = compare("", "", run, product(), repeats=7)
-            medians.append(f"{times.ours * 1e3:.1f}")
-        yield f"| {tile} | {' | '.join(medians)} |"
+    """Try other cuts of the kernels, the ones in use first: milliseconds of each loss, a row a cut."""
+    for dtype, size in ((torch.bfloat16, B), (torch.float32, B // 4)):
+        for tile in (None, *OTHER_TILES[dtype]):
+            if tile is not None:
+                triton_blocks.TILES[dtype] = triton_blocks.LOG_SUM_TILES[dtype] = tile
+            medians = []
+            for _, loss, learned in LOSSES:
+                run = forward_and_backward(loss, size, dtype, learned, fused=True)
+                medians.append(f"{compare('', '', run, run, repeats=5).ours * 1e3:.1f}")
+            yield f"| {dtype}, B = {size:,} | {tile or 'those in use'} | {' | '.join(medians)} |"
 
 
 def main() -> None:
@@ -114,7 +132,7 @@ def main() -> None:
         sys.exit("the Triton kernels need Triton, torch 2.8 or newer, and an NVIDIA GPU of 2020 (8.0) or newer")
     console.print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}")
     if "tiles" in sys.argv:
-        console.print("| tile | " + " | ".join(what for what, _, _ in LOSSES) + " |")
+        console.print("| setting | tile | " + " | ".join(what for what, _, _ in LOSSES) + " |")
         for row in other_tiles():
             console.print(row)
         return

@@ -16,8 +16,9 @@ from mmts.losses.normalize import compute_dtype
 TILE = 1024
 """Rows and columns of a tile: 4 MiB in float32, large enough for matrix products at full speed."""
 
-GPU_FUSED_FROM = 16_384
-"""Pairs a batch from which Triton is chosen on a GPU: there the plain version takes gigabytes. Not timed yet."""
+GPU_FUSED_FROM = {torch.bfloat16: 4096, torch.float32: 32_768}
+"""Pairs a batch from which Triton is chosen on a GPU: in bfloat16 where it becomes the faster (on an H200, measured by
+benchmarks/losses_gpu.py); in float32, where info_nce takes 1.9 times as long, where a (B, B) matrix takes 4 GiB."""
 
 Blocks = tuple[slice, slice]
 """The rows and the columns of a tile; on the diagonal they are equal."""
@@ -121,7 +122,8 @@ def choose_fused(
     if fused and asked:
         raise InputError(f"the fused {name} cannot do {asked[0]}; leave fused out, or give fused=False")
     if fused is None:
-        pays = len(x) >= fused_from if x.device.type == "cpu" else on_gpu and len(x) >= GPU_FUSED_FROM
+        on_gpu_from = GPU_FUSED_FROM.get(x.dtype, GPU_FUSED_FROM[torch.float32])
+        pays = len(x) >= fused_from if x.device.type == "cpu" else on_gpu and len(x) >= on_gpu_from
         return pays and not asked
     return fused
 

@@ -1,89 +1,54 @@
-"""What the losses on a GPU share: embeddings as kernels read them, blocks of rows, and the products behind dL/ds."""
+"""What the losses on a GPU share: how kernels are cut, blocks of rows, and the products behind dL/ds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from mmts.losses.triton_sides import Side
 
 BLOCK_BYTES = 2**29
 """A block of rows of dL/ds takes at most this much: at B = 65,536 in bfloat16 4,096 rows, enough to fill a GPU."""
 
 
 class Tile(NamedTuple):
-    """How a kernel is cut: a tile's samples of x and of y, components at a time; warps and stages are Triton's."""
+    """How a kernel is cut: a tile's samples of x and of y, components at a time; the rest is Triton's."""
 
     rows: int
     columns: int
     width: int
     warps: int
     stages: int
+    registers: int | None = None
 
 
-TILES = {torch.bfloat16: Tile(128, 128, 64, 8, 3), torch.float32: Tile(64, 64, 32, 4, 2)}
-"""Not yet timed on a GPU; benchmarks/losses_gpu.py tries others."""
-
-
-class Side(NamedTuple):
-    """One side's embeddings as the kernels read them: unit(x) = vectors * inverse.
-
-    Vectors are x times a power of two, hence exact in bfloat16 too, where unit vectors would be rounded: the cosine of
-    bfloat16 embeddings is as exact as in float32, at tensor cores' speed.
-    """
-
-    vectors: Tensor  # (B, D)
-    inverse: Tensor  # (B,) float32
-    power: Tensor  # (B,) float32
-
-    def units(self) -> Tensor:
-        """Return the unit vectors, (B, D) in the vectors' dtype."""
-        return (self.vectors * self.inverse[:, None]).to(self.vectors.dtype)
-
-    def through_length_(self, gradient: Tensor) -> Tensor:
-        """Turn dL/d unit(x) (B, D) float32 into dL/dx in place: (g - (g . u) u) / ||x||."""
-        dots: Tensor = torch.linalg.vecdot(gradient, self.vectors.float()) * self.inverse**2
-        gradient.addcmul_(self.vectors, dots[:, None], value=-1.0)
-        return gradient.mul_((self.inverse * self.power)[:, None])
-
-
-def side(x: Tensor, dtype: torch.dtype) -> Side:
-    """Prepare embeddings (B, D) for the kernels in their dtype; a vector of zeros has the length 1, as in `unit`.
-
-    >>> side(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.float32).units()
-    tensor([[0.6000, 0.8000],
-            [0.0000, 0.0000]])
-    """
-    x = x.detach().to(dtype)
-    largest = torch.maximum(x.amax(dim=1), -x.amin(dim=1)).float()
-    power = torch.where(largest > 0, torch.frexp(largest).mantissa / largest, 1.0).clamp_max(2.0**126)
-    vectors = (x * power[:, None]).to(dtype).contiguous()
-    length = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float32)
-    return Side(vectors, torch.where(length > 0, 1.0 / length, 1.0), power)
-
-
-def kernel_dtype(x: Tensor, y: Tensor) -> torch.dtype:
-    """Return the dtype that the kernels multiply in: bfloat16 where both sides are, else float32."""
-    return torch.bfloat16 if x.dtype == y.dtype == torch.bfloat16 else torch.float32
-
-
-def own_similarity(x: Side, y: Side) -> Tensor:
-    """Return s_ii, (B,) float32."""
-    dots: Tensor = torch.linalg.vecdot(x.vectors.float(), y.vectors.float())
-    return dots * x.inverse * y.inverse
+TILES = {torch.bfloat16: Tile(64, 128, 64, 4, 3, 168), torch.float32: Tile(64, 64, 16, 4, 3)}
+LOG_SUM_TILES = TILES | {torch.bfloat16: Tile(128, 64, 64, 4, 3, 168)}
+"""The fastest of those tried on an H200 (benchmarks/losses_gpu.py); in bfloat16 three fit a multiprocessor at once."""
 
 
 class Blocks:
     """The matrix s of two sides, (B, B), by blocks of rows: each a whole number of tiles, but for the last."""
 
-    def __init__(self, x: Side, y: Side, positives: Tensor | None) -> None:
+    def __init__(self, x: Side, y: Side, positives: Tensor | None, tiles: Mapping[torch.dtype, Tile] = TILES) -> None:
         self.x, self.y = x, y
         self.B, self.D = x.vectors.shape
         self.positives = None if positives is None else positives.contiguous().view(torch.uint8)
-        self.tile = TILES[x.vectors.dtype]
+        self.tile = tiles[x.vectors.dtype]
 
-    def __iter__(self) -> Iterator[slice]:
-        fit = BLOCK_BYTES // (self.B * self.x.vectors.itemsize)
-        step = max(1, fit // self.tile.rows) * self.tile.rows
+    def with_slopes(self) -> Iterator[slice]:
+        """Yield blocks whose dL/ds takes BLOCK_BYTES at most."""
+        return self._each_of(self.B * self.x.vectors.itemsize)
+
+    def with_sums(self) -> Iterator[slice]:
+        """Yield blocks whose rows' and columns' sums take half of BLOCK_BYTES; adding them up takes as much again."""
+        across, down = self.tile.columns, self.tile.rows
+        return self._each_of(2 * 4 * (-(-self.B // across) + -(-self.B // down)))
+
+    def _each_of(self, bytes_a_row: int) -> Iterator[slice]:
+        step = max(1, BLOCK_BYTES // bytes_a_row // self.tile.rows) * self.tile.rows
         for first in range(0, self.B, step):
             yield slice(first, min(first + step, self.B))
 
@@ -104,12 +69,15 @@ class Blocks:
         from mmts.losses import triton_kernels  # needs Triton, which is there only where it is of use
 
         x, y, tile = self.x, self.y, self.tile
+        by_tiles = has_copy_engine(x.vectors.device)
+        down, across = self.grid(rows)
         with torch.cuda.device_of(x.vectors):  # type: ignore[no-untyped-call]
-            getattr(triton_kernels, kernel)[self.grid(rows)](
+            getattr(triton_kernels, kernel)[(down * across,)](
                 x=x.vectors,
                 y=y.vectors,
-                inverse_x=x.inverse,
-                inverse_y=y.inverse,
+                x_tiles=self._cut(x.vectors, tile.rows) if by_tiles else None,
+                y_tiles=self._cut(y.vectors, tile.columns) if by_tiles else None,
+                BY_TILES=by_tiles,
                 positives=x.vectors if self.positives is None else self.positives,
                 HAS_POSITIVES=self.positives is not None,
                 first=rows.start,
@@ -122,8 +90,15 @@ class Blocks:
                 WIDTH=tile.width,
                 num_warps=tile.warps,
                 num_stages=tile.stages,
+                maxnreg=tile.registers,
                 **arguments,
             )
+
+    def _cut(self, vectors: Tensor, height: int) -> Any:
+        """Return vectors as the GPU's copy engine reads them: by tiles."""
+        from triton.tools.tensor_descriptor import TensorDescriptor
+
+        return TensorDescriptor.from_tensor(vectors, [height, self.tile.width])
 
 
 class UnitGradients:
@@ -133,25 +108,32 @@ class UnitGradients:
         x, y = blocks.x, blocks.y
         self.of_x = torch.zeros_like(x.vectors, dtype=torch.float32) if needs_x else None
         self.of_y = torch.zeros_like(y.vectors, dtype=torch.float32) if needs_y else None
-        self.unit_x, self.unit_y = x.units(), y.units()
-        self.slopes = x.vectors.new_empty(next(iter(blocks)).stop, blocks.B)
+        self.unit_x, self.unit_y = x.units, y.units
+        self.slopes = x.vectors.new_empty(next(blocks.with_slopes()).stop, blocks.B)
 
     def add(self, rows: slice) -> None:
         """Add the products with the block of dL/ds that stands in `slopes` (rows, B)."""
         slopes = self.slopes[: rows.stop - rows.start]
         if self.of_x is not None:
-            self.of_x[rows] = _product(slopes, self.unit_y)
+            _add_product_(self.of_x[rows], slopes, self.unit_y)
         if self.of_y is not None:
-            self.of_y += _product(slopes.T, self.unit_x[rows])
+            _add_product_(self.of_y, slopes.T, self.unit_x[rows])
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """Return a b in float32, whatever the dtype of both."""
+def _add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a b to a total in float32, whatever the dtype of both."""
     if a.is_cuda and a.dtype != torch.float32:
-        return torch.mm(a, b, out_dtype=torch.float32)
-    return a.float() @ b.float()
+        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+    else:
+        total.addmm_(a.float(), b.float())
 
 
 def _precision() -> str:
     """Return how tensor cores may round float32: as torch's own switch says, which is off unless someone sets it."""
     return "tf32" if getattr(torch.backends.cuda.matmul, "fp32_precision", "ieee") == "tf32" else "ieee"
+
+
+@cache
+def has_copy_engine(device: torch.device) -> bool:
+    """Whether the GPU copies tiles by itself (9.0 and newer)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)

@@ -1,5 +1,6 @@
 """InfoNCE on a GPU: the tiles of `fused_info_nce` as Triton kernels (docs/method.md, 4.18)."""
 
+import math
 from typing import Any
 
 import torch
@@ -8,7 +9,10 @@ from torch.autograd import Function
 
 from mmts.losses.fused_info_nce import AXES
 from mmts.losses.tiles import refuse_double_backward
-from mmts.losses.triton_blocks import Blocks, Side, UnitGradients, kernel_dtype, own_similarity, side
+from mmts.losses.triton_blocks import LOG_SUM_TILES, Blocks, UnitGradients
+from mmts.losses.triton_sides import Side, kernel_dtype, own_similarity, side, through_lengths
+
+LOG2_E = math.log2(math.e)
 
 
 def triton_rows(
@@ -44,32 +48,35 @@ class _Rows(Function):
         decoupled: bool,
     ) -> Tensor:
         x_side, y_side = (side(each, kernel_dtype(x, y)) for each in (x, y))
-        weight = 1.0 / tau
-        own_logit = own_similarity(x_side, y_side) * weight
-        blocks = Blocks(x_side, y_side, positives)
-        constants = dict(zip(("SCALE_XY", "SCALE_YX"), (scale for _, scale in AXES[anchor]), strict=True))
-        constants["DECOUPLED"] = decoupled
+        own_logit = own_similarity(x_side, y_side) / tau
+        blocks = Blocks(x_side, y_side, positives, LOG_SUM_TILES)
+        by_row, by_column = _factors(x_side, y_side, tau, anchor)
+        reach = (1.0 / tau).max() - own_logit.min()
+        if decoupled:  # without the own pair even the largest can be far below it
+            reach = torch.maximum(reach, (1.0 / tau).max() + own_logit.max())
         log_sums = tau.new_full((2, len(x)), float("-inf"))  # of z_ij - z_ii
-        for rows in blocks:
+        for rows in blocks.with_sums():
             of_rows, of_columns = blocks.row_sums(rows), blocks.column_sums(rows)
             blocks.launch(
                 "info_nce_log_sums",
                 rows,
-                own_logit=own_logit,
-                weight=weight,
+                by_row=by_row,
+                by_column=by_column,
+                own_logit=own_logit * LOG2_E,
+                reach=reach * LOG2_E,
                 of_rows=of_rows,
                 of_columns=of_columns,
-                **constants,
+                DECOUPLED=decoupled,
             )
             log_sums[0, rows] = of_rows.logsumexp(dim=0)
             log_sums[1] = torch.logaddexp(log_sums[1], of_columns.logsumexp(dim=0))
         empty = log_sums.isneginf() | (len(x) == 1)  # decoupled without a negative, or nothing but the own candidate
         log_sums.masked_fill_(empty, 0.0)
         ctx.save_for_backward(x, y, tau, positives, own_logit, log_sums, empty)
-        ctx.options = constants, label_smoothing
+        ctx.options = anchor, label_smoothing, decoupled
         if not label_smoothing:
             return log_sums.clone()
-        spread = _mean_logits(x_side, y_side, weight, anchor) - own_logit
+        spread = _mean_logits(x_side, y_side, 1.0 / tau, anchor) - own_logit
         return (log_sums - label_smoothing * spread).masked_fill(empty, 0.0)
 
     @staticmethod
@@ -82,40 +89,56 @@ class _Rows(Function):
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Return dL/dx, dL/dy and dL/dtau, each None where it is not needed, from dL/drows (2, B)."""
     x, y, tau, positives, own_logit, log_sums, empty = ctx.saved_tensors
-    constants, label_smoothing = ctx.options
+    anchor, label_smoothing, decoupled = ctx.options
     needs_x, needs_y, needs_tau = ctx.needs_input_grad[:3]
     x_side, y_side = (side(each, kernel_dtype(x, y)) for each in (x, y))
     blocks = Blocks(x_side, y_side, positives)
     found = UnitGradients(blocks, needs_x, needs_y)
-    of_weights = torch.zeros_like(tau)  # the sum of s dL/ds that each tau divides
-    pull = gradient.masked_fill(empty, 0.0).contiguous()
+    by_row, by_column = _factors(x_side, y_side, tau, anchor)
+    of_logits = torch.zeros_like(tau)  # the sum of z dL/dz of what each tau divides
     on_each = label_smoothing / len(x)
-    for rows in blocks:
+    of_own = torch.zeros_like(log_sums) if decoupled else torch.exp(-log_sums)
+    (_, scale_xy), (_, scale_yx) = AXES[anchor]
+    for rows in blocks.with_slopes():
         of_rows, of_columns = blocks.row_sums(rows), blocks.column_sums(rows)
         blocks.launch(
             "info_nce_slopes",
             rows,
-            own_logit=own_logit,
+            by_row=by_row,
+            by_column=by_column,
+            offset=(own_logit + log_sums) * LOG2_E,
+            own_share=of_own - (1.0 - label_smoothing + on_each),
+            pull=gradient.masked_fill(empty, 0.0).contiguous(),
             weight=1.0 / tau,
-            log_sums=log_sums,
-            pull=pull,
             slopes=found.slopes,
             of_rows=of_rows,
             of_columns=of_columns,
-            on_own=1.0 - label_smoothing + on_each,
             on_each=on_each,
+            SCALE_XY=scale_xy,
+            SCALE_YX=scale_yx,
+            SMOOTHED=label_smoothing > 0,
             OF_WEIGHTS=needs_tau,
-            **constants,
         )
         found.add(rows)
         if needs_tau:
-            of_weights[rows] += of_rows.sum(dim=0)
-            of_weights += of_columns.sum(dim=0)
+            of_logits[rows] += of_rows.sum(dim=0)
+            of_logits += of_columns.sum(dim=0)
     return (
-        None if found.of_x is None else x_side.through_length_(found.of_x).to(x.dtype),
-        None if found.of_y is None else y_side.through_length_(found.of_y).to(y.dtype),
-        -of_weights / tau if needs_tau else None,
+        None if found.of_x is None else through_lengths(found.of_x, x_side, x.dtype),
+        None if found.of_y is None else through_lengths(found.of_y, y_side, y.dtype),
+        -of_logits / (tau * LOG2_E) if needs_tau else None,
     )
+
+
+def _factors(x: Side, y: Side, tau: Tensor, anchor: str) -> tuple[Tensor, Tensor]:
+    """Return what x_i . y_j is multiplied by, by row and by column, for both directions' logits to the base 2."""
+    weight = LOG2_E / tau
+    scales = [scale for _, scale in AXES[anchor]]
+    by_row, by_column = (
+        torch.stack([each.inverse * weight if scale == axis else each.inverse for scale in scales])
+        for axis, each in enumerate((x, y))
+    )
+    return by_row, by_column
 
 
 def _mean_logits(x: Side, y: Side, weight: Tensor, anchor: str) -> Tensor:
@@ -124,7 +147,7 @@ def _mean_logits(x: Side, y: Side, weight: Tensor, anchor: str) -> Tensor:
     for (query_axis, scale_axis), query, candidates in zip(AXES[anchor], (x, y), (y, x), strict=True):
         by_query = query_axis == scale_axis
         weights = candidates.inverse if by_query else candidates.inverse * weight
-        centre = weights @ candidates.vectors.float() / len(weights)  # (D,)
+        centre = weights @ candidates.vectors.float() / len(weights)  # (D padded,)
         mean = query.vectors.float() @ centre * query.inverse
         means.append(mean * weight if by_query else mean)
     return torch.stack(means)

@@ -4,19 +4,43 @@ Each program has one tile, ROWS samples i of x by COLUMNS samples j of y, in the
 Its product is walked WIDTH components at a time on tensor cores and summed in float32. What a tile adds to its rows and
 its columns it writes to a place of its own, for the caller to sum: no atomics, so the same result every time.
 
-Pointers are to contiguous tensors: x, y (B, D) and the inverse lengths of their vectors (B,); positives (B, B) uint8;
-of_rows (column blocks, last - first) and of_columns (row blocks, B), a tile's share in each. This file alone needs
-Triton, and is imported where it is used.
+What follows a tile's product takes about as long as the product does, so it is kept short: exponentials are to the
+base 2, what multiplies a row or a column comes multiplied out, and masks are only in the few tiles that need them.
+Those have a branch of their own, from start to end: a mask over a common result would keep all of it in registers.
+
+Pointers are to contiguous tensors: x, y (B, D); positives (B, B) uint8; of_rows (column blocks, last - first) and
+of_columns (row blocks, B), a tile's share in each. Those with a value of each sample for both directions, x to y and
+y to x, are (2, B). This file alone needs Triton, and is imported where it is used.
 """
 
 import triton
 import triton.language as tl
 
+LOG_2 = tl.constexpr(0.6931471805599453)
+GROUP = tl.constexpr(32)
+"""Tiles down that are walked through side by side before the next across, so that caches still hold their x."""
+
 
 @triton.jit
-def _samples(first, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _place(first, last, B, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Return which tile of the block this program has: down, across."""
+    down, across = tl.cdiv(last - first, ROWS), tl.cdiv(B, COLUMNS)
+    group, within = tl.program_id(0) // (GROUP * across), tl.program_id(0) % (GROUP * across)
+    height = tl.minimum(down - group * GROUP, GROUP)
+    return group * GROUP + within % height, within // height
+
+
+@triton.jit
+def _samples(down, across, first, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Return the tile's samples, i (ROWS,) and j (COLUMNS,)."""
-    return first + tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    return first + down * ROWS + tl.arange(0, ROWS), across * COLUMNS + tl.arange(0, COLUMNS)
+
+
+@triton.jit
+def _is_mixed(down, across, first, last, B, ROWS: tl.constexpr, COLUMNS: tl.constexpr, HAS_POSITIVES: tl.constexpr):
+    """Whether anything in the tile may be no negative: own pairs, other positives, places beyond the end."""
+    i, j = first + down * ROWS, across * COLUMNS
+    return HAS_POSITIVES | (i + ROWS > last) | (j + COLUMNS > B) | ((i < j + COLUMNS) & (j < i + ROWS))
 
 
 @triton.jit
@@ -38,66 +62,92 @@ def _of(vector, samples, B):
 
 
 @triton.jit
-def _similarity(x, y, inverse_x, inverse_y, i, j, B, D, WIDTH: tl.constexpr, PRECISION: tl.constexpr):
-    """Return s_ij = x_i . y_j / (||x_i|| ||y_j||), (ROWS, COLUMNS) float32."""
-    k = tl.arange(0, WIDTH)
-    at_x = x + i.to(tl.int64)[:, None] * D + k[None, :]
-    at_y = y + j.to(tl.int64)[None, :] * D + k[:, None]
-    s = tl.zeros((i.shape[0], j.shape[0]), tl.float32)
-    for start in range(0, D, WIDTH):
-        inside = start + k < D
-        of_x = tl.load(at_x + start, mask=(i < B)[:, None] & inside[None, :], other=0.0)
-        of_y = tl.load(at_y + start, mask=(j < B)[None, :] & inside[:, None], other=0.0)
-        s = tl.dot(of_x, of_y, s, input_precision=PRECISION)
-    return s * _of(inverse_x, i, B)[:, None] * _of(inverse_y, j, B)[None, :]
+def _products(
+    x,
+    y,
+    x_tiles,
+    y_tiles,
+    down,
+    across,
+    first,
+    B,
+    D,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BY_TILES: tl.constexpr,
+):
+    """Return x_i . y_j, (ROWS, COLUMNS) float32; beyond the end anything. BY_TILES: with a GPU's copy engine."""
+    dots = tl.zeros((ROWS, COLUMNS), tl.float32)
+    if BY_TILES:
+        for start in range(0, D, WIDTH):
+            of_x, of_y = x_tiles.load([first + down * ROWS, start]), y_tiles.load([across * COLUMNS, start])
+            dots = tl.dot(of_x, of_y.T, dots, input_precision=PRECISION)
+    else:
+        i, j = _samples(down, across, first, ROWS, COLUMNS)
+        k = tl.arange(0, WIDTH)
+        first_i, first_j = first + down * ROWS, across * COLUMNS
+        at_x = x + first_i.to(tl.int64) * D + ((tl.minimum(i, B - 1) - first_i)[:, None] * D + k[None, :])
+        at_y = y + first_j.to(tl.int64) * D + ((tl.minimum(j, B - 1) - first_j)[None, :] * D + k[:, None])
+        for start in range(0, D, WIDTH):
+            inside = start + k < D
+            of_x = tl.load(at_x + start, mask=inside[None, :], other=0.0)
+            of_y = tl.load(at_y + start, mask=inside[:, None], other=0.0)
+            dots = tl.dot(of_x, of_y, dots, input_precision=PRECISION)
+    return dots
 
 
 @triton.jit
-def _divided(values, weight_i, weight_j, SCALE: tl.constexpr):
-    """Multiply a tile by 1 / tau of its rows (SCALE 0) or of its columns (SCALE 1)."""
-    return values * (weight_i[:, None] if SCALE == 0 else weight_j[None, :])
+def _times(tile, of_i, of_j):
+    """Multiply a tile by a factor a row and one a column."""
+    return tile * of_i[:, None] * of_j[None, :]
 
 
 @triton.jit
-def _logits(s, weight_i, weight_j, own_logit, others, own, SCALE: tl.constexpr, DECOUPLED: tl.constexpr):
-    """Return z_ij - z_own of one direction, exactly 0 for the own pair, -inf for what is no candidate."""
-    z = tl.where(others, _divided(s, weight_i, weight_j, SCALE) - own_logit, float("-inf"))
-    return z if DECOUPLED else tl.where(own, 0.0, z)
-
-
-@triton.jit
-def _log_sum(z, AXIS: tl.constexpr):
-    """Return log sum exp z along an axis; -inf where nothing is a candidate."""
+def _log2_sum(z, AXIS: tl.constexpr):
+    """Return log2 of sum 2^z along an axis; -inf where nothing is a candidate."""
     top = tl.maximum(tl.max(z, AXIS), -1e30)  # -inf less -inf would be NaN
-    return top + tl.log(tl.sum(tl.exp(z - tl.expand_dims(top, AXIS)), AXIS))
+    return top + tl.log2(tl.sum(tl.exp2(z - tl.expand_dims(top, AXIS)), AXIS))
 
 
 @triton.jit
-def _put_row_sums(of_rows, values, i, first, last):
-    tl.store(of_rows + tl.program_id(1).to(tl.int64) * (last - first) + i - first, values, mask=i < last)
+def _put_row_sums(of_rows, values, i, across, first, last):
+    tl.store(of_rows + across.to(tl.int64) * (last - first) + i - first, values, mask=i < last)
 
 
 @triton.jit
-def _put_column_sums(of_columns, values, j, B):
-    tl.store(of_columns + tl.program_id(0).to(tl.int64) * B + j, values, mask=j < B)
+def _put_column_sums(of_columns, values, j, down, B):
+    tl.store(of_columns + down.to(tl.int64) * B + j, values, mask=j < B)
 
 
 @triton.jit
-def _put_slopes(slopes, values, i, j, first, last, B):
-    """Write a tile of dL/ds to slopes (last - first, B), rounded to their dtype."""
-    exist = (i < last)[:, None] & (j < B)[None, :]
+def _put_slopes(slopes, values, i, j, first, last, B, WHOLE: tl.constexpr):
+    """Write a tile of dL/ds to slopes (last - first, B), rounded to their dtype; WHOLE: nothing is beyond the end."""
     at = slopes + (i - first).to(tl.int64)[:, None] * B + j[None, :]
-    tl.store(at, values.to(slopes.dtype.element_ty), mask=exist)
+    if WHOLE:
+        tl.store(at, values.to(slopes.dtype.element_ty))
+    else:
+        tl.store(at, values.to(slopes.dtype.element_ty), mask=(i < last)[:, None] & (j < B)[None, :])
+
+
+@triton.jit
+def _candidates(z, others, own, DECOUPLED: tl.constexpr):
+    """Return z, exactly 0 for the own pair, -inf for what is no candidate."""
+    z = tl.where(others, z, float("-inf"))
+    return z if DECOUPLED else tl.where(own, 0.0, z)
 
 
 @triton.jit
 def info_nce_log_sums(
     x,
     y,
-    inverse_x,
-    inverse_y,
+    x_tiles,
+    y_tiles,
+    by_row,
+    by_column,
     own_logit,
-    weight,
+    reach,
     positives,
     of_rows,
     of_columns,
@@ -105,41 +155,53 @@ def info_nce_log_sums(
     last,
     B,
     D,
-    SCALE_XY: tl.constexpr,
-    SCALE_YX: tl.constexpr,
     DECOUPLED: tl.constexpr,
     HAS_POSITIVES: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     WIDTH: tl.constexpr,
+    BY_TILES: tl.constexpr,
 ):
-    """Write log sum_j exp(z_ij - z_ii) of x to y, over the tile's columns, and of y to x, over its rows.
+    """Write log sum_j 2^(z_ij - z_ii) of x to y, over the tile's columns, and of y to x, over its rows.
 
-    own_logit, weight (B,): s_ii / tau_i and 1 / tau_i.
+    by_row, by_column (2, B): what x_i . y_j is multiplied by for z_ij. own_logit (B,): z_ii. reach (): how far from 0
+    z_ij - z_ii can be so that it matters.
     """
-    i, j = _samples(first, ROWS, COLUMNS)
-    others, own = _pairs(i, j, positives, last, B, HAS_POSITIVES)
-    s = _similarity(x, y, inverse_x, inverse_y, i, j, B, D, WIDTH, PRECISION)
-    weight_i, weight_j = _of(weight, i, B), _of(weight, j, B)
-    own_i, own_j = _of(own_logit, i, B)[:, None], _of(own_logit, j, B)[None, :]
-    xy = _logits(s, weight_i, weight_j, own_i, others, own, SCALE_XY, DECOUPLED)
-    _put_row_sums(of_rows, _log_sum(xy, 1), i, first, last)
-    yx = _logits(s, weight_i, weight_j, own_j, others, own, SCALE_YX, DECOUPLED)
-    _put_column_sums(of_columns, _log_sum(yx, 0), j, B)
+    down, across = _place(first, last, B, ROWS, COLUMNS)
+    i, j = _samples(down, across, first, ROWS, COLUMNS)
+    mixed = _is_mixed(down, across, first, last, B, ROWS, COLUMNS, HAS_POSITIVES)
+    careful = mixed | (tl.load(reach) > 100.0)  # a sum of 2^100, times as many as memory holds, is within float32
+    dots = _products(x, y, x_tiles, y_tiles, down, across, first, B, D, ROWS, COLUMNS, WIDTH, PRECISION, BY_TILES)
+    of_i, of_j, own_i = _of(by_row, i, B), _of(by_column, j, B), _of(own_logit, i, B)[:, None]
+    if careful:
+        others, own = _pairs(i, j, positives, last, B, HAS_POSITIVES)
+        xy = _log2_sum(_candidates(_times(dots, of_i, of_j) - own_i, others, own, DECOUPLED), 1)
+    else:
+        xy = tl.log2(tl.sum(tl.exp2(_times(dots, of_i, of_j) - own_i), 1))
+    _put_row_sums(of_rows, xy * LOG_2, i, across, first, last)
+    of_i, of_j, own_j = _of(by_row + B, i, B), _of(by_column + B, j, B), _of(own_logit, j, B)[None, :]
+    if careful:
+        others, own = _pairs(i, j, positives, last, B, HAS_POSITIVES)
+        yx = _log2_sum(_candidates(_times(dots, of_i, of_j) - own_j, others, own, DECOUPLED), 0)
+    else:
+        yx = tl.log2(tl.sum(tl.exp2(_times(dots, of_i, of_j) - own_j), 0))
+    _put_column_sums(of_columns, yx * LOG_2, j, down, B)
 
 
 @triton.jit
 def info_nce_slopes(
     x,
     y,
-    inverse_x,
-    inverse_y,
-    own_logit,
+    x_tiles,
+    y_tiles,
+    by_row,
+    by_column,
+    offset,
+    own_share,
+    pull,
     weight,
     positives,
-    log_sums,
-    pull,
     slopes,
     of_rows,
     of_columns,
@@ -147,54 +209,116 @@ def info_nce_slopes(
     last,
     B,
     D,
-    on_own,
     on_each,
     SCALE_XY: tl.constexpr,
     SCALE_YX: tl.constexpr,
-    DECOUPLED: tl.constexpr,
+    SMOOTHED: tl.constexpr,
     HAS_POSITIVES: tl.constexpr,
     OF_WEIGHTS: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     WIDTH: tl.constexpr,
+    BY_TILES: tl.constexpr,
 ):
-    """Write a tile of dL/ds, and where OF_WEIGHTS what it adds to the sums of s dL/ds that each tau divides.
+    """Write a tile of dL/ds, and where OF_WEIGHTS what it adds to the sums of z dL/dz that each tau divides.
 
-    log_sums, pull (2, B): the rows' log sums, complete, and dL/drow, each for x to y and y to x. on_own, on_each: the
-    target's share on the own pair, and by label smoothing on each other.
+    by_row, by_column: as for the log sums. offset (2, B): z_ii and the log sum, to the base 2. own_share (2, B):
+    dL/dz_ii over dL/drow. pull (2, B): dL/drow. weight (B,): 1 / tau. on_each: the target's share on others, where
+    SMOOTHED.
     """
-    i, j = _samples(first, ROWS, COLUMNS)
-    others, own = _pairs(i, j, positives, last, B, HAS_POSITIVES)
-    s = _similarity(x, y, inverse_x, inverse_y, i, j, B, D, WIDTH, PRECISION)
-    weight_i, weight_j = _of(weight, i, B), _of(weight, j, B)
-    own_i, own_j = _of(own_logit, i, B)[:, None], _of(own_logit, j, B)[None, :]
-    target = tl.where(own, on_own, tl.where(others, on_each, 0.0))
-    xy = _logits(s, weight_i, weight_j, own_i, others, own, SCALE_XY, DECOUPLED)
-    xy = (tl.exp(xy - _of(log_sums, i, B)[:, None]) - target) * _of(pull, i, B)[:, None]
-    xy = _divided(xy, weight_i, weight_j, SCALE_XY)
-    yx = _logits(s, weight_i, weight_j, own_j, others, own, SCALE_YX, DECOUPLED)
-    yx = (tl.exp(yx - _of(log_sums + B, j, B)[None, :]) - target) * _of(pull + B, j, B)[None, :]
-    yx = _divided(yx, weight_i, weight_j, SCALE_YX)
-    _put_slopes(slopes, xy + yx, i, j, first, last, B)
+    down, across = _place(first, last, B, ROWS, COLUMNS)
+    i, j = _samples(down, across, first, ROWS, COLUMNS)
+    mixed = _is_mixed(down, across, first, last, B, ROWS, COLUMNS, HAS_POSITIVES)
+    dots = _products(x, y, x_tiles, y_tiles, down, across, first, B, D, ROWS, COLUMNS, WIDTH, PRECISION, BY_TILES)
+    if mixed:
+        g, sums_i, sums_j = _slopes(
+            dots, by_row, by_column, offset, own_share, pull, weight, positives,
+            i, j, last, B, on_each, SCALE_XY, SCALE_YX, SMOOTHED, True, HAS_POSITIVES, OF_WEIGHTS,
+        )  # fmt: skip
+        _put_slopes(slopes, g, i, j, first, last, B, False)
+    else:
+        g, sums_i, sums_j = _slopes(
+            dots, by_row, by_column, offset, own_share, pull, weight, positives,
+            i, j, last, B, on_each, SCALE_XY, SCALE_YX, SMOOTHED, False, HAS_POSITIVES, OF_WEIGHTS,
+        )  # fmt: skip
+        _put_slopes(slopes, g, i, j, first, last, B, True)
     if OF_WEIGHTS:
-        by_row, by_column = tl.zeros_like(s), tl.zeros_like(s)
-        if SCALE_XY == 0:
-            by_row += s * xy
-        else:
-            by_column += s * xy
-        if SCALE_YX == 0:
-            by_row += s * yx
-        else:
-            by_column += s * yx
-        _put_row_sums(of_rows, tl.sum(by_row, 1), i, first, last)
-        _put_column_sums(of_columns, tl.sum(by_column, 0), j, B)
+        _put_row_sums(of_rows, sums_i, i, across, first, last)
+        _put_column_sums(of_columns, sums_j, j, down, B)
+
+
+@triton.jit
+def _slopes(
+    dots,
+    by_row,
+    by_column,
+    offset,
+    own_share,
+    pull,
+    weight,
+    positives,
+    i,
+    j,
+    last,
+    B,
+    on_each,
+    SCALE_XY: tl.constexpr,
+    SCALE_YX: tl.constexpr,
+    SMOOTHED: tl.constexpr,
+    MIXED: tl.constexpr,
+    HAS_POSITIVES: tl.constexpr,
+    OF_WEIGHTS: tl.constexpr,
+):
+    """Return a tile of dL/ds, and its rows' and its columns' sums of z dL/dz.
+
+    Where a query's own temperature divides, its dL/dz add up to 0, so that log p, smaller than z, can stand for z.
+    """
+    sums_i, sums_j = tl.zeros((i.shape[0],), tl.float32), tl.zeros((j.shape[0],), tl.float32)
+    z = _times(dots, _of(by_row, i, B), _of(by_column, j, B))
+    log_p = z - _of(offset, i, B)[:, None]
+    xy = tl.exp2(log_p)
+    if SMOOTHED:
+        xy -= on_each
+    if MIXED:
+        others, own = _pairs(i, j, positives, last, B, HAS_POSITIVES)
+        xy = tl.where(others, xy, tl.where(own, _of(own_share, i, B)[:, None], 0.0))
+    pull_i, weight_i, weight_j = _of(pull, i, B), _of(weight, i, B), _of(weight, j, B)
+    if SCALE_XY == 0:
+        if OF_WEIGHTS:
+            sums_i += tl.sum(log_p * xy, 1) * pull_i
+        xy *= (pull_i * weight_i)[:, None]
+    else:
+        if OF_WEIGHTS:
+            sums_j += tl.sum(z * xy * pull_i[:, None], 0)
+        xy = _times(xy, pull_i, weight_j)
+
+    z = _times(dots, _of(by_row + B, i, B), _of(by_column + B, j, B))
+    log_p = z - _of(offset + B, j, B)[None, :]
+    yx = tl.exp2(log_p)
+    if SMOOTHED:
+        yx -= on_each
+    if MIXED:
+        others, own = _pairs(i, j, positives, last, B, HAS_POSITIVES)
+        yx = tl.where(others, yx, tl.where(own, _of(own_share + B, j, B)[None, :], 0.0))
+    pull_j, weight_i, weight_j = _of(pull + B, j, B), _of(weight, i, B), _of(weight, j, B)
+    if SCALE_YX == 1:
+        if OF_WEIGHTS:
+            sums_j += tl.sum(log_p * yx, 0) * pull_j
+        yx *= (pull_j * weight_j)[None, :]
+    else:
+        if OF_WEIGHTS:
+            sums_i += tl.sum(z * yx * pull_j[None, :], 1)
+        yx = _times(yx, weight_i, pull_j)
+    return xy + yx, sums_i, sums_j
 
 
 @triton.jit
 def max_margin_slopes(
     x,
     y,
+    x_tiles,
+    y_tiles,
     inverse_x,
     inverse_y,
     offset,
@@ -214,6 +338,7 @@ def max_margin_slopes(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     WIDTH: tl.constexpr,
+    BY_TILES: tl.constexpr,
 ):
     """Write the sum of each row's hinges, both directions', to costs (column blocks, last - first), and the sums of
     their slopes, of x to y over the columns and of y to x over the rows; where HAS_SLOPES also a tile of dL/ds, but for
@@ -221,15 +346,19 @@ def max_margin_slopes(
 
     offset (B,): m_i - s_ii.
     """
-    i, j = _samples(first, ROWS, COLUMNS)
-    others, _ = _pairs(i, j, positives, last, B, HAS_POSITIVES)
-    s = _similarity(x, y, inverse_x, inverse_y, i, j, B, D, WIDTH, PRECISION)
-    xy = tl.where(others, tl.maximum(s + _of(offset, i, B)[:, None], 0.0), 0.0)
-    yx = tl.where(others, tl.maximum(s + _of(offset, j, B)[None, :], 0.0), 0.0)
-    _put_row_sums(costs, tl.sum(xy * xy + yx * yx if SQUARED else xy + yx, 1), i, first, last)
+    down, across = _place(first, last, B, ROWS, COLUMNS)
+    i, j = _samples(down, across, first, ROWS, COLUMNS)
+    dots = _products(x, y, x_tiles, y_tiles, down, across, first, B, D, ROWS, COLUMNS, WIDTH, PRECISION, BY_TILES)
+    s = _times(dots, _of(inverse_x, i, B), _of(inverse_y, j, B))
+    xy = tl.maximum(s + _of(offset, i, B)[:, None], 0.0)
+    yx = tl.maximum(s + _of(offset, j, B)[None, :], 0.0)
+    if _is_mixed(down, across, first, last, B, ROWS, COLUMNS, HAS_POSITIVES):
+        others, _ = _pairs(i, j, positives, last, B, HAS_POSITIVES)
+        xy, yx = tl.where(others, xy, 0.0), tl.where(others, yx, 0.0)
+    _put_row_sums(costs, tl.sum(xy * xy + yx * yx if SQUARED else xy + yx, 1), i, across, first, last)
     xy = 2.0 * xy if SQUARED else (xy > 0.0).to(tl.float32)
     yx = 2.0 * yx if SQUARED else (yx > 0.0).to(tl.float32)
-    _put_row_sums(of_rows, tl.sum(xy, 1), i, first, last)
-    _put_column_sums(of_columns, tl.sum(yx, 0), j, B)
+    _put_row_sums(of_rows, tl.sum(xy, 1), i, across, first, last)
+    _put_column_sums(of_columns, tl.sum(yx, 0), j, down, B)
     if HAS_SLOPES:
-        _put_slopes(slopes, xy + yx, i, j, first, last, B)
+        _put_slopes(slopes, xy + yx, i, j, first, last, B, False)

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from mmts.losses.tiles import number_of_others, refuse_double_backward
-from mmts.losses.triton_blocks import Blocks, UnitGradients, kernel_dtype, own_similarity, side
+from mmts.losses.triton_blocks import Blocks, UnitGradients
+from mmts.losses.triton_sides import kernel_dtype, own_similarity, side, through_lengths
 
 
 def triton_max_margin(
@@ -39,11 +40,13 @@ class _Loss(Function):
         weight = 0.5 / pairs.clamp_min(1).float()
         slopes = torch.zeros_like(margin)  # the sum over both directions of what a sample's own hinges rise by
         total = torch.zeros((), dtype=torch.float64, device=x.device)
-        for rows in blocks:
+        for rows in blocks.with_slopes():
             costs, of_rows, of_columns = blocks.row_sums(rows), blocks.row_sums(rows), blocks.column_sums(rows)
             blocks.launch(
                 "max_margin_slopes",
                 rows,
+                inverse_x=x_side.inverse,
+                inverse_y=y_side.inverse,
                 offset=offset,
                 slopes=found.slopes,
                 costs=costs,
@@ -56,11 +59,16 @@ class _Loss(Function):
             slopes[rows] += of_rows.sum(dim=0)
             slopes += of_columns.sum(dim=0)
             found.add(rows)
-        for of_side, own, other in ((found.of_x, x_side, found.unit_y), (found.of_y, y_side, found.unit_x)):
-            if of_side is not None:
-                own.through_length_(of_side.addcmul_(other, slopes[:, None], value=-1.0).mul_(weight))
+        gradients = [
+            None
+            if of_unit is None
+            else through_lengths(
+                of_unit.addcmul_(other.units, slopes[:, None], value=-1.0).mul_(weight), own, torch.float32
+            )
+            for of_unit, own, other in ((found.of_x, x_side, y_side), (found.of_y, y_side, x_side))
+        ]
         pull = slopes.mul_(weight)  # dL/dm_i = -dL/ds_ii: both stand in the same hinges
-        ctx.save_for_backward(found.of_x, found.of_y, pull if needs_margin else None)
+        ctx.save_for_backward(*gradients, pull if needs_margin else None)
         ctx.mark_non_differentiable(pull)
         ctx.dtypes = x.dtype, y.dtype, margin.dtype
         return (total * weight).float(), pull

@@ -1,4 +1,4 @@
-"""What is uploaded: the source archive is whole, and the wheel made of it works where nothing else of the checkout is."""
+"""What is uploaded: the source archive is whole, and the wheel made of it works where nothing else is."""
 
 import shutil
 import subprocess

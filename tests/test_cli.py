@@ -57,6 +57,7 @@ def test_help_is_quick_and_imports_no_torch() -> None:
         "doctor",
         "index",
         "search",
+        "export",
     ):
         assert command in done.stdout
 
@@ -83,6 +84,7 @@ def test_the_flags_are_those_that_are_documented() -> None:
         "doctor": set(),
         "index": {"--out"},
         "search": {"--image", "--json", "--html", "--serve", "--port", "--index"},
+        "export": {"--to", "--out", "--checkpoint"},
     }
 
 
@@ -106,6 +108,9 @@ def test_the_flags_are_those_that_are_documented() -> None:
         (["search", "nowhere", "a shoe"], "nowhere does not exist"),
         (["search", "nowhere"], "give one of: a text, --image FILE, --serve"),
         (["search", "nowhere", "a shoe", "-k", "0"], "-k"),
+        (["export", "nowhere", "--to", "onnx"], "nowhere does not exist"),
+        (["export", "nowhere", "--to", "onx"], "did you mean 'onnx'?"),
+        (["export", "nowhere"], "--to"),
         (["prepare", "flickr", "--root", "."], "did you mean 'flickr30k'?"),
         (["prepare", "coco"], "--root"),
         (["prepare", "coco", "--root", "nowhere"], "nowhere does not exist"),

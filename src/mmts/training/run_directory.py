@@ -46,6 +46,7 @@ class RunDirectory:
     judgement.npz     rank of every query behind metrics.json, and the first ten results
     evaluations/      judgements on other data or splits
     index/            what `mmts index` made, for searching
+    onnx/, sentence-transformers/   what `mmts export` wrote
     """
 
     path: Path

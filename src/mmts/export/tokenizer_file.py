@@ -68,7 +68,8 @@ def _of_words(tower: SmallTransformer) -> Any:
     made = Tokenizer(models.WordLevel(numbers, unk_token="[UNK]"))
     folded = [normalizers.Replace(sign, sign.casefold()) for sign in _folded_further()]
     made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), *folded])
-    words = Regex(r"[\p{L}\p{N}_]+|[^\p{L}\p{N}_\s]")  # \w of Python's re; that of `tokenizers` takes accents too
+    # \w and \s as Python's re has them: those of `tokenizers` take accents for letters, and four signs for no space.
+    words = Regex(r"[\p{L}\p{N}_]+|[^\p{L}\p{N}_\s\x1c-\x1f]")
     made.pre_tokenizer = pre_tokenizers.Split(words, behavior="removed", invert=True)
     made.post_processor = processors.TemplateProcessing(single="[START] $A", special_tokens=[("[START]", 1)])
     # Always the full length: the graph of torch's own attention keeps the length that it was traced with.

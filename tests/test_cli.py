@@ -155,6 +155,10 @@ def test_a_session_from_analysis_to_report(
     found = json.loads(capsys.readouterr().out)
     assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3]
     assert Path("found.html").read_text().count("data:image/jpeg") == 3
+    assert mmts(monkeypatch, "export", "a", "--to", "onnx", "--out", "exported") == 0
+    assert "largest difference from the run's embeddings: media " in capsys.readouterr().out
+    assert mmts(monkeypatch, "export", "a", "--to", "onnx", "--out", "exported") == 2
+    assert "mmts: exported: is there already; remove it" in capsys.readouterr().err
     assert mmts(monkeypatch, "search", "a", "--image", "photos/images/7.png", "-k", 1) == 0
     assert "1.000" in capsys.readouterr().out
     assert mmts(monkeypatch, "train", "catalogue", "--data", "photos", "--out", "a", *settings) == 2

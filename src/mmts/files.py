@@ -83,7 +83,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         _flush_folder(path.parent)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno is not None:  # else it is a library's own, with words of its own
             raise _about(error, path) from None
         raise
 
@@ -98,7 +98,7 @@ def leftovers(folder: Path) -> list[Path]:
     >>> [each.name for each in leftovers(folder)]
     ['.a.json.x1y2z3_4.tmp']
     """
-    return [each for each in folder.glob(".*.tmp") if _TEMPORARY.fullmatch(each.name)]
+    return [each for each in folder.glob(".*.tmp") if _TEMPORARY.fullmatch(each.name) and each.is_file()]
 
 
 def append_line(path: Path, line: str) -> None:

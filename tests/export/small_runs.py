@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from models.tiny_models import tiny_backbone, tiny_clip, tiny_encoder
 from tests_support import draw_shapes
 
 from mmts.data.records import Medium, Split
@@ -51,3 +52,44 @@ def embedded(run: Path, captions: list[str], pixels: torch.Tensor | None = None)
 
 def difference(a: object, b: object) -> float:
     return float(np.abs(np.asarray(a) - np.asarray(b)).max())
+
+
+class Runs:
+    """Runs by name, trained when first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.made: dict[str, Path] = {}
+
+    def __call__(self, name: str) -> Path:
+        if name not in self.made:
+            folder = self.folder / name
+            folder.mkdir()
+            self.made[name] = make_run(folder, *_sides(name, folder))
+        return self.made[name]
+
+
+def _sides(name: str, folder: Path) -> tuple[str, ...]:
+    """Return the sections of the image and the text tower, and other settings."""
+    if name == "words":
+        return RESNET, WORDS
+    if name == "bytes":
+        return VIT, BYTES
+    model = folder / "model"
+    model.mkdir()
+    if name == "clip":
+        return (_of(tiny_clip(model)), _of(tiny_clip(model)), "model.head.kind=none", "model.width=12")
+    if name == "clip with heads":
+        return _of(tiny_clip(model), frozen="true"), _of(tiny_clip(model))
+    if name == "siglip":
+        return _of(tiny_clip(model, "siglip"), options="{resize: stretch}"), _of(tiny_clip(model, "siglip"))
+    if name == "padded clip":
+        return _of(tiny_clip(model), options="{resize: pad}"), _of(tiny_clip(model))
+    assert name == "bert"
+    (folder / "image").mkdir()
+    return _of(tiny_backbone(folder / "image", "resnet"), size="32"), _of(tiny_encoder(model, "bert"))
+
+
+def _of(folder: Path, frozen: str = "false", **more: str) -> str:
+    rest = "".join(f", {key}: {value}" for key, value in more.items())
+    return f"{{tower: '{folder}', frozen: {frozen}{rest}}}"

@@ -10,11 +10,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import Runs
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
-from small_runs import difference, embedded
+from small_runs import Runs, difference, embedded
 from tokenizers import Tokenizer
 
 from mmts.data.image import load_pixels

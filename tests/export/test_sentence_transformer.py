@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Runs
 from PIL import Image
 from sentence_transformers import SentenceTransformer
-from small_runs import difference, embedded, make_run
+from small_runs import Runs, difference, embedded, make_run
 from transformers import AutoModel, AutoProcessor, CLIPModel
 
 from mmts.data.image import fit_square, load_image, load_pixels, to_pixels

@@ -12,6 +12,7 @@ from mmts.export.onnx_files import need_packages, write_onnx
 from mmts.export.sentence_transformer import TOLERANCE, write_sentence_transformer
 from mmts.files import atomic_folder, write_json
 from mmts.models import TwoTower
+from mmts.models.huggingface import quiet
 from mmts.training.inputs import FEATURES
 from mmts.training.recipe import Recipe
 from mmts.training.run import load_model
@@ -36,7 +37,7 @@ def export_run(run: Path, to: str, out: Path | None = None, checkpoint: str = "b
     if to == "onnx":
         need_packages()
     out = out or directory.path / to
-    with atomic_folder(out) as folder:
+    with atomic_folder(out) as folder, quiet():
         model = _load(directory, recipe, checkpoint)
         if to == "onnx":
             content = write_onnx(model, recipe.model.kind, folder)

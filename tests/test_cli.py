@@ -58,6 +58,7 @@ def test_help_is_quick_and_imports_no_torch() -> None:
         "doctor",
         "index",
         "search",
+        "export",
     ):
         assert command in done.stdout
 
@@ -84,6 +85,7 @@ def test_the_flags_are_those_that_are_documented() -> None:
         "doctor": {"--json"},
         "index": {"--out", "--quiet"},
         "search": {"--image", "--json", "--html", "--serve", "--port", "--index"},
+        "export": {"--to", "--out", "--checkpoint"},
     }
 
 
@@ -108,6 +110,9 @@ def test_the_flags_are_those_that_are_documented() -> None:
         (["search", "nowhere", "a shoe"], "nowhere does not exist"),
         (["search", "nowhere"], "give one of: a text, --image FILE, --serve"),
         (["search", "nowhere", "a shoe", "-k", "0"], "-k"),
+        (["export", "nowhere", "--to", "onnx"], "nowhere does not exist"),
+        (["export", "nowhere", "--to", "onx"], "did you mean 'onnx'?"),
+        (["export", "nowhere"], "--to"),
         (["prepare", "flickr", "--root", "."], "did you mean 'flickr30k'?"),
         (["prepare", "coco"], "--root"),
         (["prepare", "coco", "--root", "nowhere"], "nowhere does not exist"),
@@ -158,6 +163,10 @@ def test_a_session_from_analysis_to_report(
     found = json.loads(capsys.readouterr().out)
     assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3]
     assert Path("found.html").read_text().count("data:image/jpeg") == 3
+    assert mmts(monkeypatch, "export", "a", "--to", "onnx", "--out", "exported") == 0
+    assert "largest difference from the run's embeddings: media " in capsys.readouterr().out
+    assert mmts(monkeypatch, "export", "a", "--to", "onnx", "--out", "exported") == 2
+    assert "mmts: exported: is there already; remove it" in capsys.readouterr().err
     assert mmts(monkeypatch, "search", "a", "--image", "photos/images/7.png", "-k", 1) == 0
     assert "1.000" in capsys.readouterr().out
     assert mmts(monkeypatch, "train", "catalogue", "--data", "photos", "--out", "a", *settings) == 2

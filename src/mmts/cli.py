@@ -299,6 +299,19 @@ def search(
     search_run(run, query, image, k=k, as_json=as_json, page=html, port=port if serve else None, folder=index)
 
 
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    to: Annotated[str, typer.Option("--to", help="sentence-transformers or onnx.")],
+    out: Annotated[Path | None, typer.Option("--out", help="A new folder (default: RUN/onnx or the like).")] = None,
+    checkpoint: Annotated[str, typer.Option(help="best or last.")] = "best",
+) -> None:
+    """Write a run for sentence-transformers or onnxruntime."""
+    from mmts.export import export_run
+
+    export_run(run, to, out, checkpoint)
+
+
 def _two_columns(rows: Mapping[str, str]) -> Table:
     table = Table.grid(padding=(0, 2))
     for row in rows.items():

@@ -184,6 +184,7 @@ class Train(Section):
     log_every: int = Field(10, ge=1)
     seed: int = Field(0, ge=0, le=MAX_SEED)
     trackers: tuple[str, ...] = ("tensorboard",)
+    project: str = Field("mmts", min_length=1)
 
     @model_validator(mode="after")
     def _one_length(self) -> "Train":

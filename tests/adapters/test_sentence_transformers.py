@@ -84,3 +84,81 @@ def test_the_loss_is_the_rules_at_the_trainers_progress(rule: Any, label: list[i
         assert seen["loss"] == pytest.approx(wanted.item(), rel=1e-5)
     assert loss.seen[0]["loss"] > loss.seen[-1]["loss"]
     assert loss.callback.progress == 1
+
+
+@pytest.mark.parametrize("rule", [lambda: InfoNCE(Learned()), lambda: SogCLR(8, 8, 0.1)], ids=["learned", "sogclr"])
+def test_what_a_rule_learns_and_remembers_survives_a_checkpoint(rule: Any, tmp_path: Path) -> None:
+    unbroken = PairLoss(text_model(), rule())
+    settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": STEPS // 2}
+    make_trainer(tmp_path, unbroken, pairs(list(range(8))), **settings).train()
+    fresh = rule().state_dict()
+    assert any(not torch.equal(each, fresh[name]) for name, each in unbroken.rule.state_dict().items())
+
+    resumed = PairLoss(text_model(), rule())
+    trainer = make_trainer(tmp_path, resumed, pairs(list(range(8))))
+    trainer.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{STEPS // 2}"))
+    for whole in ("rule", "model"):
+        for name, each in getattr(unbroken, whole).state_dict().items():
+            torch.testing.assert_close(getattr(resumed, whole).state_dict()[name], each, msg=name)
+
+    (tmp_path / f"checkpoint-{STEPS // 2}" / RULE_FILE).unlink()
+    with pytest.raises(RunError, match=RULE_FILE):
+        trainer.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{STEPS // 2}"))
+
+
+def test_a_checkpoint_of_another_rule_is_refused(tmp_path: Path) -> None:
+    data = pairs(list(range(8)))
+    make_trainer(tmp_path, PairLoss(text_model(), shifted()), data, save_strategy="steps", save_steps=2).train()
+    trainer = make_trainer(tmp_path, PairLoss(text_model(), SogCLR(8, 8, 0.1)), data)
+    with pytest.raises(RunError, match=f"{RULE_FILE} is not of this rule"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_evaluation_leaves_what_a_rule_remembers_alone(tmp_path: Path) -> None:
+    loss = PairLoss(text_model(), SogCLR(8, 8, 0.1))
+    trainer = make_trainer(tmp_path, loss, pairs(list(range(8))))
+    trainer.train()
+    before = {name: each.clone() for name, each in loss.rule.state_dict().items()}
+    assert torch.isfinite(torch.tensor(trainer.evaluate()["eval_loss"]))
+    for name, each in loss.rule.state_dict().items():
+        assert torch.equal(each, before[name]), name
+
+
+def test_pairs_of_one_medium_are_right_for_each_other(tmp_path: Path) -> None:
+    loss = PairLoss(text_model(), published())
+    make_trainer(tmp_path, loss, pairs([[count, 0] for count in COUNTS.tolist()])).train()
+    loss.callback.progress = 0.0
+    features = [loss.model.preprocess(["red shoe", "blue hat"]) for _ in range(2)]
+    assert loss(features, torch.tensor([[1, 5], [2, 5]])).item() == 0  # nothing is wrong
+    assert loss(features, torch.tensor([[1, 5], [2, 6]])).item() > 0
+
+
+def test_images_and_texts_of_a_clip_model(tmp_path: Path) -> None:
+    from adapters.tiny_clip import picture, save_tiny_clip
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(save_tiny_clip(tmp_path / "clip")), device="cpu")
+    loss = Watched(model, shifted())
+    data = Dataset.from_dict({"image": [picture(i) for i in range(8)], "caption": CAPTIONS, "label": list(range(8))})
+    make_trainer(tmp_path, loss, data, learning_rate=1e-3).train()
+    for step, seen in enumerate(loss.seen):
+        wanted = info_nce(*seen["embeddings"], shifted().temperature(step / STEPS, seen["labels"]))
+        assert seen["loss"] == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_wrong_data_and_a_missing_callback_are_said(tmp_path: Path) -> None:
+    loss = PairLoss(text_model(), shifted())
+    with pytest.raises(InputError, match="the batch has no labels"):
+        make_trainer(tmp_path, loss, pairs(None)).train()
+    data = pairs(None).add_column("number", [str(i) for i in range(8)])
+    with pytest.raises(InputError, match="3 columns to embed.*name it `label`"):
+        make_trainer(tmp_path, loss, data).train()
+    with pytest.raises(InputError, match=r"index\[\d\] is 10\d; it must lie in 0..7"):
+        make_trainer(tmp_path, loss, pairs(list(range(100, 108)))).train()
+
+    untold = PairLoss(text_model(), shifted())
+    trainer = make_trainer(tmp_path, untold, pairs(list(range(8))))
+    trainer.remove_callback(untold.callback)
+    with pytest.raises(InputError, match="does the trainer have the rule's callback"):
+        trainer.train()

@@ -47,10 +47,9 @@ class Watched(ContrastiveTrainer):
 
 
 def make_trainer(folder: Path, rule: Any, data: Any, model: Any = None, more: Any = None, **settings: Any) -> Watched:
-    settings = {"max_steps": STEPS, "learning_rate": 0.01, "save_strategy": "no", "logging_steps": 1, **settings}
-    arguments = TrainingArguments(
-        str(folder), per_device_train_batch_size=4, report_to=[], disable_tqdm=True, use_cpu=True, **settings
-    )
+    plain = {"max_steps": STEPS, "learning_rate": 0.01, "save_strategy": "no", "logging_steps": 1}
+    plain |= {"per_device_train_batch_size": 4, "report_to": [], "disable_tqdm": True, "use_cpu": True}
+    arguments = TrainingArguments(str(folder), **(plain | settings))
     return Watched(model or tiny_clip(), arguments, train_dataset=data, eval_dataset=data, rule=rule, **(more or {}))
 
 

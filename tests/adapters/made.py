@@ -7,7 +7,7 @@ from mmts.objectives import InfoNCE, Objective
 from mmts.policies import Shifted
 from mmts.schedules import Cosine
 
-WORDS = "red green blue white shoe hat bag coat".split()
+WORDS = ["red", "green", "blue", "white", "shoe", "hat", "bag", "coat"]
 COUNTS = torch.tensor([1, 2, 4, 8, 1, 2, 4, 8])  # sizes of the concepts of eight pairs
 CAPTIONS = [f"{WORDS[i % 4]} {WORDS[4 + i // 2]}" for i in range(8)]
 PICTURES = [f"{WORDS[4 + i // 2]} {WORDS[(i + 1) % 4]}" for i in range(8)]

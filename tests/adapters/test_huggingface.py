@@ -35,7 +35,9 @@ class Watched(ContrastiveTrainer):
 
     seen: list[dict[str, Any]]
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         self.seen = getattr(self, "seen", [])
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         embeddings = [outputs[name].detach() for name in ("image_embeds", "text_embeds")]

@@ -5,7 +5,6 @@ A loop that is not ours knows progress and what a batch carries, which is at mos
 
 from typing import TypeAlias
 
-import torch
 from torch import Tensor
 
 from mmts.drop_in import MMTSLoss
@@ -27,13 +26,17 @@ def batch_loss(
     other. Of several processes each gives its own rows and gets the loss of all; the mean over the processes of the
     gradients is that of one process with the whole batch. InputError where `progress` is None: nothing told it.
 
+    >>> import torch
     >>> rule = MMTSLoss(total_steps=1, count_range=(1, 100))
     >>> output = batch_loss(rule, torch.eye(2), torch.eye(2), progress=0.0, samples=torch.tensor([1, 100]))
     >>> output.log["temperature"]
     tensor([0.0900, 0.2400], dtype=torch.float64)
     """
     if progress is None:
-        raise InputError("the rule was not told how far training is; does the trainer have the rule's callback?")
+        raise InputError(
+            "progress is unknown: training has not begun, or nothing tells the rule how far it is (in a trainer, the "
+            "rule's callback)"
+        )
     for name, each in (("samples", samples), ("media", media)):
         if each is not None and each.shape != (len(x),):
             raise InputError(f"{name} is {tuple(each.shape)}; for {len(x)} pairs it must be ({len(x)},)")
@@ -46,9 +49,7 @@ def batch_loss(
         name = "margin" if rule.kind == "max_margin" else "temperature"
         loss = rule(x, y, step=step, counts=samples, positives=positives)
         return ObjectiveOutput(loss, {name: rule.values(step=step, counts=samples)})
-    output: ObjectiveOutput = rule(
-        x, y, progress=progress, index=samples, media_index=media, positives=positives
-    )
+    output: ObjectiveOutput = rule(x, y, progress=progress, index=samples, media_index=media, positives=positives)
     return output
 
 
@@ -61,6 +62,7 @@ def _same_medium(media: Tensor) -> Tensor | None:
 def split_labels(labels: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return samples and media of labels that are (B,), the samples alone, or (B, 2), both.
 
+    >>> import torch
     >>> split_labels(torch.tensor([[7, 3], [8, 3]]))
     (tensor([7, 8]), tensor([3, 3]))
     """

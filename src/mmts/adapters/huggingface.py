@@ -63,7 +63,7 @@ class ContrastiveTrainer(Trainer):  # type: ignore[misc]  # transformers has no 
         self.sample_column = "count" if isinstance(rule, MMTSLoss) else "index"
         # Labels are no unused columns, and with all of them there is a loss in evaluation.
         self.label_names = [self.sample_column, *([MEDIA_COLUMN] if shared_media else [])]
-        self.data_collator = KeepColumns(self.data_collator, self.label_names)
+        self.data_collator: Any = KeepColumns(self.data_collator, self.label_names)
         self.loss_is_scaled_for_ga = False  # a mean over the batch
         self.rule = rule.to(self.args.device)
         self.rule_callback = RuleCallback(self.rule)

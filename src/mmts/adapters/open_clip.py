@@ -70,7 +70,9 @@ def position_of(keys: Iterable[str]) -> Callable[[str], int]:
     positions: dict[str, int] = {}
     for position, key in enumerate(keys):
         if positions.setdefault(key, position) != position:
-            raise InputError(f"key {quoted(key)} is at {positions[key]} and at {position}; keys must tell samples apart")
+            raise InputError(
+                f"key {quoted(key)} is at {positions[key]} and at {position}; keys must tell samples apart"
+            )
 
     def look_up(key: str) -> int:
         if key not in positions:

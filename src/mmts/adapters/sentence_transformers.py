@@ -44,8 +44,6 @@ class PairLoss(nn.Module):
         self.rule.train(self.model.training)  # the trainer sets the mode of its model only
         media, text = (self.model(each)["sentence_embedding"] for each in features)
         samples, media_index = split_labels(labels)
-        output = batch_loss(
-            self.rule, media, text, progress=self.callback.progress, samples=samples, media=media_index
-        )
+        output = batch_loss(self.rule, media, text, progress=self.callback.progress, samples=samples, media=media_index)
         self.log = output.log
         return output.loss

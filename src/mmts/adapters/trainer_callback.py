@@ -27,7 +27,9 @@ class RuleCallback(TrainerCallback):  # type: ignore[misc]  # transformers has n
         self.rule = rule
         self.progress: float | None = None
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
+    ) -> None:
         """Take up a resumed run."""
         self.progress = state.global_step / state.max_steps
         if state.global_step and self.rule.state_dict():
@@ -63,7 +65,7 @@ class RuleCallback(TrainerCallback):  # type: ignore[misc]  # transformers has n
                 "written with the rule's callback"
             )
         try:
-            self.rule.load_state_dict(torch.load(path, weights_only=True))
+            self.rule.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         except RuntimeError as error:
             raise RunError(f"{path} is not of this rule: {error}") from None
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from adapters.made import CAPTIONS, COUNTS, published, shifted
+from adapters.tiny_clip import picture
 from torch import Tensor
 
 from mmts.adapters.batch_loss import Rule
@@ -48,24 +49,6 @@ def test_with_a_fixed_temperature_it_is_cross_entropy_both_ways() -> None:
     torch.testing.assert_close(found["contrastive_loss"], wanted)
 
 
-def test_it_is_open_clips_own_where_that_imports() -> None:
-    try:
-        import open_clip
-    except (ImportError, RuntimeError) as error:  # torchvision beside a torch of another build is a RuntimeError
-        pytest.skip(f"open_clip does not import: {error}")
-    theirs = open_clip.ClipLoss()
-    assert (
-        inspect.signature(theirs.forward).parameters.keys()
-        == inspect.signature(RuleClipLoss(shifted()).forward).parameters.keys()
-    )
-    loss = RuleClipLoss(InfoNCE(Fixed(1 / SCALE.item())))
-    loss.progress, loss.samples = 0.5, torch.arange(8)
-    for output_dict in (False, True):
-        torch.testing.assert_close(
-            loss(*features(), SCALE, output_dict=output_dict), theirs(*features(), SCALE, output_dict=output_dict)
-        )
-
-
 def test_the_models_own_scale_and_bias_get_a_gradient_of_nothing() -> None:
     loss = RuleClipLoss(shifted())
     loss.progress, loss.samples = 0.0, torch.arange(8)
@@ -84,9 +67,13 @@ def write_shard(path: Path) -> None:
     with tarfile.open(path, "w") as tar:
         for i, key in enumerate(KEYS):
             for suffix, content in (("jpg", bytes([i])), ("txt", CAPTIONS[i].encode())):
-                entry = tarfile.TarInfo(f"{key}.{suffix}")
-                entry.size = len(content)
-                tar.addfile(entry, io.BytesIO(content))
+                add(tar, f"{key}.{suffix}", content)
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    tar.addfile(entry, io.BytesIO(content))
 
 
 def training_data(folder: Path, batch_size: int = 2) -> Any:
@@ -172,3 +159,91 @@ def test_what_cannot_be_right_is_said(tmp_path: Path) -> None:
     tell_samples(data, loss, position_of(KEYS[:3]), epochs=EPOCHS)
     with pytest.raises(DataError, match=r"a sample 'shard/10.', which is not among the 3 known"):
         train(data, loss)
+
+
+# --- open_clip itself, where it imports (it needs torchvision) -------------------------------------------------------
+
+
+@pytest.fixture
+def open_clip() -> Any:
+    try:
+        import open_clip
+        import open_clip_train.data
+    except (ImportError, RuntimeError) as error:  # torchvision beside a torch of another build is a RuntimeError
+        pytest.skip(f"open_clip does not import: {error}")
+    return open_clip
+
+
+def test_call_and_values_are_those_of_open_clip(open_clip: Any) -> None:
+    theirs = open_clip.ClipLoss()
+    wanted = inspect.signature(theirs.forward).parameters
+    ours = inspect.signature(RuleClipLoss(shifted()).forward).parameters
+    assert [(name, each.default) for name, each in ours.items()] == [
+        (name, each.default) for name, each in wanted.items()
+    ]
+    loss = RuleClipLoss(InfoNCE(Fixed(1 / SCALE.item())))
+    loss.progress, loss.samples = 0.5, torch.arange(8)
+    for output_dict in (False, True):
+        torch.testing.assert_close(
+            loss(*features(), SCALE, output_dict=output_dict), theirs(*features(), SCALE, output_dict=output_dict)
+        )
+
+
+@pytest.mark.parametrize("accum_freq", [1, 2])
+def test_open_clips_own_loop_trains_under_a_rule(open_clip: Any, accum_freq: int, tmp_path: Path) -> None:
+    from open_clip_train.data import get_data
+    from open_clip_train.params import parse_args
+    from open_clip_train.train import train_one_epoch
+
+    write_pictures(tmp_path / "0.tar")
+    options = f"--train-data {tmp_path / '0.tar'} --train-num-samples 8 --dataset-type webdataset --batch-size 2"
+    arguments = parse_args(
+        f"{options} --workers 1 --epochs {EPOCHS} --accum-freq {accum_freq} --precision fp32".split()
+    )
+    arguments.device, arguments.distributed, arguments.distill = "cpu", False, False
+    arguments.rank, arguments.world_size, arguments.skip_scheduler = 0, 1, True
+    tower = {"layers": 1, "width": 8}
+    model = open_clip.CLIP(
+        4,
+        {**tower, "image_size": 16, "patch_size": 8, "head_width": 4},
+        {**tower, "context_length": 4, "vocab_size": 10, "heads": 2},
+        output_dict=True,
+    )
+    seen: list[tuple[float, list[int], list[int]]] = []
+    pictures: list[list[int]] = []
+    model.visual.register_forward_pre_hook(lambda _, inputs: pictures.append([int(n) for n in inputs[0][:, 0, 0, 0]]))
+
+    class Watched(RuleClipLoss):
+        def forward(self, *given: Any, **more: Any) -> Any:
+            assert self.samples is not None
+            assert self.progress is not None
+            shown = [number for batch in pictures[-accum_freq:] for number in batch]
+            seen.append((self.progress, sorted(self.samples.tolist()), sorted(shown)))
+            return super().forward(*given, **more)
+
+    loss = Watched(shifted())
+    number = lambda image: torch.full((3, 16, 16), float(image.getpixel((0, 0))[0] // 30))  # noqa: E731
+    tokens = lambda text: torch.tensor([[2, 3, len(text) % 10, 9]])  # noqa: E731
+    data = get_data(arguments, (number, number), tokenizer=tokens)
+    tell_samples(data["train"], loss, position_of(KEYS), epochs=EPOCHS, accum_freq=accum_freq)
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for epoch in range(EPOCHS):
+        train_one_epoch(model, data, loss, epoch, optimizer, None, None, None, arguments)
+
+    steps = EPOCHS * 4 // accum_freq
+    assert [progress for progress, _, _ in seen[::accum_freq]] == [step / steps for step in range(steps)]
+    if accum_freq == 1:
+        assert [samples for _, samples, _ in seen] == [shown for _, _, shown in seen]
+    after = model.state_dict()
+    assert not torch.equal(after["visual.proj"], before["visual.proj"])
+    torch.testing.assert_close(after["logit_scale"], before["logit_scale"], rtol=0, atol=0.2)
+
+
+def write_pictures(path: Path) -> None:
+    with tarfile.open(path, "w") as tar:
+        for i, key in enumerate(KEYS):
+            image = io.BytesIO()
+            picture(i).save(image, format="PNG")
+            add(tar, f"{key}.png", image.getvalue())
+            add(tar, f"{key}.txt", CAPTIONS[i].encode())

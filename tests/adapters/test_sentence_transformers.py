@@ -60,10 +60,9 @@ class Watched(PairLoss):
 def make_trainer(folder: Path, loss: PairLoss, data: Any, **settings: Any) -> Any:
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 
-    settings = {"max_steps": STEPS, "learning_rate": 0.1, "save_strategy": "no", **settings}
-    arguments = SentenceTransformerTrainingArguments(
-        str(folder), per_device_train_batch_size=4, report_to=[], disable_tqdm=True, use_cpu=True, **settings
-    )
+    plain = {"max_steps": STEPS, "learning_rate": 0.1, "save_strategy": "no", "use_cpu": True}
+    plain |= {"per_device_train_batch_size": 4, "report_to": [], "disable_tqdm": True}
+    arguments = SentenceTransformerTrainingArguments(str(folder), **(plain | settings))
     return SentenceTransformerTrainer(
         loss.model, arguments, train_dataset=data, eval_dataset=data, loss=loss, callbacks=[loss.callback]
     )

@@ -1,6 +1,7 @@
 """Several processes train under another library's loop as one with the whole batch."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from torch import Tensor, distributed, nn
 from training.together import together
 
 from mmts.adapters.batch_loss import Rule, batch_loss
+from mmts.objectives import InfoNCE
+from mmts.policies import Learned
 from mmts.training.processes import num_processes, process_index
 
+PLAIN: dict[str, Any] = {"max_steps": 2, "optim": "sgd", "max_grad_norm": 0.0, "learning_rate": 0.1}
 SHARES = [slice(0, 3), slice(3, 8)]  # as the last batch of a loader that divides by itself may be
 
 
@@ -36,34 +40,46 @@ def gradients(rule: Rule, samples: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize(("rule", "samples"), [(shifted, torch.arange(8)), (published, COUNTS)])
 def test_unequal_shares_have_the_gradients_of_the_whole_batch(rule: Any, samples: Tensor) -> None:
     wanted = gradients(rule(), samples)
-    for given in together(2, gradients, rule(), samples, seconds=60):
+    for given in together(2, gradients, rule(), samples):
         for found, each in zip(given, wanted, strict=True):
             torch.testing.assert_close(found, each, rtol=1e-12, atol=1e-12)
 
 
-def trained(folder: Path, batch_size: int, **backend: str) -> list[Tensor]:
+def clip(folder: Path, batch_size: int, **backend: str) -> list[Tensor]:
     """Return a tiny CLIP's and its learned temperature's weights after two steps with all eight pairs."""
     from adapters.test_huggingface import make_trainer, rows
 
-    from mmts.objectives import InfoNCE
-    from mmts.policies import Learned
-
     trainer = make_trainer(
-        folder, InfoNCE(Learned()), rows(index=torch.arange(8)), max_steps=2, optim="sgd", max_grad_norm=0.0,
-        learning_rate=0.1, per_device_train_batch_size=batch_size, **backend,
-    )  # fmt: skip
+        folder, InfoNCE(Learned()), rows(index=torch.arange(8)), **PLAIN, **of(batch_size), **backend
+    )
     trainer.train()
     return [each.detach().clone() for each in (*trainer.model.parameters(), *trainer.rule.parameters())]
 
 
-def over_gloo(folder: Path) -> list[Tensor]:
+def texts(folder: Path, batch_size: int, **backend: str) -> list[Tensor]:
+    """Return the same of a text model in the trainer of sentence-transformers."""
+    from adapters.test_sentence_transformers import make_trainer, pairs, text_model
+
+    from mmts.adapters.sentence_transformers import PairLoss
+
+    loss = PairLoss(text_model(), InfoNCE(Learned()))
+    make_trainer(folder, loss, pairs(list(range(8))), **PLAIN, **of(batch_size), **backend).train()
+    return [each.detach().clone() for each in loss.parameters()]
+
+
+def of(batch_size: int) -> dict[str, Any]:
+    return {"per_device_train_batch_size": batch_size}
+
+
+def over_gloo(trained: Callable[..., list[Tensor]], folder: Path) -> list[Tensor]:
     return trained(folder, batch_size=4, ddp_backend="gloo")
 
 
 @pytest.mark.slow
-def test_the_hugging_face_trainer_ends_where_one_process_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trained", [clip, texts])
+def test_a_trainer_over_two_processes_ends_where_one_does(trained: Any, tmp_path: Path) -> None:
     wanted = trained(tmp_path / "one", batch_size=8)
-    for given in together(2, over_gloo, tmp_path / "two"):
+    for given in together(2, over_gloo, trained, tmp_path / "two"):
         assert isinstance(given, list), given
         for found, each in zip(given, wanted, strict=True):
             torch.testing.assert_close(found, each, rtol=1e-5, atol=1e-6)

@@ -168,7 +168,6 @@ def test_what_cannot_be_right_is_said(tmp_path: Path) -> None:
 def open_clip() -> Any:
     try:
         import open_clip
-        import open_clip_train.data
     except (ImportError, RuntimeError) as error:  # torchvision beside a torch of another build is a RuntimeError
         pytest.skip(f"open_clip does not import: {error}")
     return open_clip

@@ -20,6 +20,7 @@ class RuleClipLoss(nn.Module):
     logit_bias, the model's, get a gradient of 0: the rule has their place. `log` is what the rule logs of the last
     batch. InputError where a batch comes without samples.
 
+    >>> from mmts import MMTSLoss
     >>> loss = RuleClipLoss(MMTSLoss(total_steps=1, count_range=(1, 100)))
     >>> loss.progress, loss.samples = 0.0, torch.tensor([1, 100])
     >>> found = loss(torch.eye(2), torch.eye(2), torch.tensor(100.0), output_dict=True)

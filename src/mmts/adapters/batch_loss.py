@@ -57,15 +57,3 @@ def _same_medium(media: Tensor) -> Tensor | None:
     """Return which pairs share their medium, (B, B) bool, or None where none do: losses are faster without."""
     same = media[:, None] == media
     return same if int(same.sum()) > len(media) else None
-
-
-def split_labels(labels: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return samples and media of labels that are (B,), the samples alone, or (B, 2), both.
-
-    >>> import torch
-    >>> split_labels(torch.tensor([[7, 3], [8, 3]]))
-    (tensor([7, 8]), tensor([3, 3]))
-    """
-    if labels.ndim == 2 and labels.shape[1] == 2:
-        return labels[:, 0], labels[:, 1]
-    return labels, None

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmts.adapters.batch_loss import Rule, batch_loss, split_labels
+from mmts.adapters.batch_loss import Rule, batch_loss
 from mmts.adapters.trainer_callback import RuleCallback
 from mmts.errors import InputError
 
@@ -43,7 +43,12 @@ class PairLoss(nn.Module):
             )
         self.rule.train(self.model.training)  # the trainer sets the mode of its model only
         media, text = (self.model(each)["sentence_embedding"] for each in features)
-        samples, media_index = split_labels(labels)
+        samples, media_index = _split(labels)
         output = batch_loss(self.rule, media, text, progress=self.callback.progress, samples=samples, media=media_index)
         self.log = output.log
         return output.loss
+
+
+def _split(labels: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return samples and media of labels that are (B,), the samples alone, or (B, 2), both."""
+    return (labels[:, 0], labels[:, 1]) if labels.ndim == 2 and labels.shape[1] == 2 else (labels, None)

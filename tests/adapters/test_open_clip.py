@@ -3,6 +3,7 @@
 import inspect
 import io
 import multiprocessing
+import random
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -84,7 +85,7 @@ def training_data(folder: Path, batch_size: int = 2) -> Any:
     pipeline = webdataset.DataPipeline(
         webdataset.SimpleShardList(str(folder / "0.tar")),
         webdataset.tarfile_to_samples(),
-        webdataset.shuffle(bufsize=8, initial=8, seed=0),
+        webdataset.shuffle(bufsize=8, initial=8, rng=random.Random(0)),
         webdataset.rename(image="jpg", text="txt"),
         webdataset.map_dict(image=lambda image: torch.tensor(image[0]), text=lambda text: torch.tensor(len(text))),
         webdataset.to_tuple("image", "text"),
@@ -190,17 +191,22 @@ def test_call_and_values_are_those_of_open_clip(open_clip: Any) -> None:
 
 @pytest.mark.parametrize("accum_freq", [1, 2])
 def test_open_clips_own_loop_trains_under_a_rule(open_clip: Any, accum_freq: int, tmp_path: Path) -> None:
+    from importlib.metadata import version
+
     from open_clip_train.data import get_data
     from open_clip_train.params import parse_args
     from open_clip_train.train import train_one_epoch
+    from packaging.version import Version
 
+    if Version(version("webdataset")) > Version("0.2.86"):
+        pytest.skip("open_clip reads shards with webdataset 0.2.86 or older only")
     write_pictures(tmp_path / "0.tar")
     options = f"--train-data {tmp_path / '0.tar'} --train-num-samples 8 --dataset-type webdataset --batch-size 2"
     arguments = parse_args(
         f"{options} --workers 1 --epochs {EPOCHS} --accum-freq {accum_freq} --precision fp32".split()
     )
     arguments.device, arguments.distributed, arguments.distill = "cpu", False, False
-    arguments.rank, arguments.world_size, arguments.skip_scheduler = 0, 1, True
+    arguments.rank, arguments.world_size, arguments.skip_scheduler, arguments.wandb = 0, 1, True, False
     tower = {"layers": 1, "width": 8}
     model = open_clip.CLIP(
         4,
@@ -216,8 +222,9 @@ def test_open_clips_own_loop_trains_under_a_rule(open_clip: Any, accum_freq: int
         def forward(self, *given: Any, **more: Any) -> Any:
             assert self.samples is not None
             assert self.progress is not None
-            shown = [number for batch in pictures[-accum_freq:] for number in batch]
-            seen.append((self.progress, sorted(self.samples.tolist()), sorted(shown)))
+            # Accumulating, it embeds all batches of a step, and then each of them again before the loss.
+            shown = [number for batch in pictures[-1 if accum_freq == 1 else -accum_freq - 1 :] for number in batch]
+            seen.append((self.progress, self.samples.tolist(), shown))
             return super().forward(*given, **more)
 
     loss = Watched(shifted())
@@ -232,8 +239,8 @@ def test_open_clips_own_loop_trains_under_a_rule(open_clip: Any, accum_freq: int
 
     steps = EPOCHS * 4 // accum_freq
     assert [progress for progress, _, _ in seen[::accum_freq]] == [step / steps for step in range(steps)]
-    if accum_freq == 1:
-        assert [samples for _, samples, _ in seen] == [shown for _, _, shown in seen]
+    for _, samples, shown in seen:
+        assert samples == shown if accum_freq == 1 else sorted(samples) == sorted(set(shown))
     after = model.state_dict()
     assert not torch.equal(after["visual.proj"], before["visual.proj"])
     torch.testing.assert_close(after["logit_scale"], before["logit_scale"], rtol=0, atol=0.2)

@@ -12,11 +12,10 @@ from mmts.report.charts import Line
 from mmts.report.contents import Contents
 from mmts.report.wording import clean, counted
 
-LEAST_QUERIES = 10
-"""A concept with fewer queries is not shown: its recall is chance."""
-
 _BINS = 6
 _LEAST_IN_BIN = 30
+_LEAST_QUERIES = (10, 5)  # of a concept that is compared; 5 where hardly any has 10
+_FEW = 6
 _LISTED = 6
 _FLIPS = 500
 
@@ -53,11 +52,12 @@ class ConceptChange:
 class Changes:
     """A rule's change against the first in every concept with enough queries, the largest gain first.
 
-    by_chance: the largest gain of any of them, in points, that would still be found in the median if the rules were
-    equal.
+    least: how many queries are enough. by_chance: the largest gain of any of them, in points, that would still be found
+    in the median if the rules were equal.
     """
 
     number: int
+    least: int
     concepts: tuple[ConceptChange, ...]
     by_chance: float
 
@@ -138,12 +138,13 @@ def lines_by_size(contents: Contents, queries: Queries) -> tuple[list[Line], lis
 
 
 def find_changes(contents: Contents, queries: Queries, number: int) -> Changes:
-    """Compare a rule with the first, concept by concept, where there are at least LEAST_QUERIES queries."""
+    """Compare a rule with the first, concept by concept, where there are enough queries."""
     distribution = contents.distributions[0]
     assert distribution is not None  # `find_queries` saw to it
     groups = distribution.concept_groups()
     counts = torch.bincount(queries.concepts, minlength=distribution.num_concepts)
-    shown = (counts >= LEAST_QUERIES).nonzero()[:, 0].tolist()
+    least = next((least for least in _LEAST_QUERIES if (counts >= least).sum() >= _FEW), _LEAST_QUERIES[-1])
+    shown = (counts >= least).nonzero()[:, 0].tolist()
     first, own = queries.scores[0], queries.scores[number]
     found = []
     for concept in shown:
@@ -163,7 +164,7 @@ def find_changes(contents: Contents, queries: Queries, number: int) -> Changes:
     found.sort(key=lambda change: -change.gap.mean)
     rows = torch.isin(queries.concepts, torch.tensor(shown, dtype=queries.concepts.dtype))
     chance = largest_by_chance((own - first)[rows], queries.concepts[rows], queries.clusters[rows]) if shown else 0.0
-    return Changes(number, tuple(found), 100 * chance)
+    return Changes(number, least, tuple(found), 100 * chance)
 
 
 def largest_by_chance(differences: Tensor, concepts: Tensor, clusters: Tensor) -> float:

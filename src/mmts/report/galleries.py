@@ -183,8 +183,8 @@ class _Thumbnails:
 
     def _medium(self, number: int) -> Medium:
         meta = self._meta
-        segments: Sequence[Any] = meta.get("media_segments", [])
-        start, end, *frames = segments[number] if segments else (None, None, None, None)
+        segment: Any = meta["media_segments"][number] if "media_segments" in meta else [None] * 4
+        start, end, first, last = segment
         member = meta["media_members"][number] if "media_members" in meta else None
         return Medium(
             meta["media_ids"][number],
@@ -193,7 +193,7 @@ class _Thumbnails:
             kind=meta["kind"],
             start=start,
             end=end,
-            frames=None if None in frames else (frames[0], frames[1]),
+            frames=None if first is None else (first, last),
             member=None if member is None else (member[0], member[1]),
         )
 

@@ -74,7 +74,7 @@ for (const chart of document.querySelectorAll("svg.chart")) {
   chart.addEventListener("pointerdown", point);
   chart.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && hide());
   chart.addEventListener("focus", () => chart.matches(":focus-visible") && visit(current));
-  chart.addEventListener("blur", hide);
+  chart.addEventListener("blur", () => reading === chart && hide()); // a tap on another chart shows before this one hears
   chart.addEventListener("keydown", (event) => {
     const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -Infinity, End: Infinity };
     if (event.key === "Escape") hide();

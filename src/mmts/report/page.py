@@ -20,7 +20,7 @@ from mmts.evaluation import shown_measures
 from mmts.files import atomic_write
 from mmts.metrics import bootstrap_interval
 from mmts.report import charts
-from mmts.report.by_concept import LEAST_QUERIES, Changes, ConceptChange, find_changes, find_queries, lines_by_size
+from mmts.report.by_concept import Changes, ConceptChange, find_changes, find_queries, lines_by_size
 from mmts.report.contents import Contents, read_contents
 from mmts.report.finding import Finding, find
 from mmts.report.galleries import QUERIES, Gallery, Query, make_gallery
@@ -377,15 +377,16 @@ def _by_concept(contents: Contents, finding: Finding) -> dict[str, Any]:
     """Draw recall by concept size in both directions, and compare the rules concept by concept."""
     measure = f"{contents.measure.name}, %"
     found = [find_queries(contents, side) for side in ("text", "media")]
-    panels, absent, num_unknown = [], [], 0
+    panels, num_unknown = [], 0
+    absent: dict[str, list[str]] = {}
     for at, (direction, queries) in enumerate(zip(contents.directions, found, strict=True)):
         if isinstance(queries, str):
-            absent.append(f"{_title(direction)} is left out: {queries}.")
+            absent.setdefault(queries, []).append(_title(direction))
             continue
         num_unknown += queries.num_unknown
         lines, places = lines_by_size(contents, queries)
         if len(places) < 2:
-            absent.append(f"{_title(direction)} is left out: there are too few queries to divide by concept size.")
+            absent.setdefault("there are too few queries to divide by concept size", []).append(_title(direction))
             continue
         title = _title(direction)
         wide, narrow = (
@@ -409,9 +410,8 @@ def _by_concept(contents: Contents, finding: Finding) -> dict[str, Any]:
     return {
         "size_charts": panels,
         "size_note": note if panels else "",
-        "size_absent": list(dict.fromkeys(absent)),
+        "size_absent": [f"{listed(titles)} left out: {why}." for why, titles in absent.items()],
         "concept_changes": changes,
-        "least_queries": LEAST_QUERIES,
         "changes_absent": queries if isinstance(queries, str) else "",
     }
 
@@ -431,7 +431,7 @@ def _change(contents: Contents, changes: Changes) -> dict[str, Any]:
         for each in changes.concepts
     ]
     clear = sum(dot.is_filled for dot in dots)
-    title = f"{name} minus {first}, points of {contents.measure.name}"
+    title = f"difference in {contents.measure.name}, points"
     drawn = [
         charts.change_panel(dots, title, f"change{changes.number}-{kind}", width) if dots else Markup()
         for kind, width in (("wide", 1056), ("narrow", 350))
@@ -440,8 +440,9 @@ def _change(contents: Contents, changes: Changes) -> dict[str, Any]:
         "name": name,
         "number": changes.number,
         "num_concepts": len(dots),
+        "least": changes.least,
         "sentence": (
-            f"{counted(len(dots), 'concept')} of at least {LEAST_QUERIES} text queries can be compared. The interval "
+            f"{counted(len(dots), 'concept')} of at least {changes.least} text queries can be compared. The interval "
             f"leaves out 0 for {clear} of them; about {0.05 * len(dots):.1g} would by chance. If {name} and {first} "
             f"were equal, the largest gain among these concepts would still be about {changes.by_chance:.0f} points "
             "(the median when the sign of each query's difference is drawn at random), and the largest loss as much."

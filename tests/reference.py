@@ -479,3 +479,18 @@ def sms_activity(s: Tensor, relevance: Tensor, margin: Tensor, slack: float, eps
                 if j != i and costs:
                     counts[i] += 1
     return counts
+
+
+# 7.5 The largest gain by chance ---------------------------------------------------------------------------------------
+
+
+def largest_concept_mean(  # 7.5
+    differences: Numbers, concepts: Sequence[int], clusters: Sequence[int], signs: Numbers
+) -> float:
+    """The largest mean over a concept's queries of their differences, given each cluster's sign (in rising order)."""
+    ids = sorted(set(clusters))
+    means = []
+    for concept in sorted(set(concepts)):
+        own = [q for q in range(len(differences)) if concepts[q] == concept]
+        means.append(sum(signs[ids.index(clusters[q])] * differences[q] for q in own) / len(own))
+    return max(means)

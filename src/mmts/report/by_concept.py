@@ -168,7 +168,7 @@ def find_changes(contents: Contents, queries: Queries, number: int) -> Changes:
 
 
 def largest_by_chance(differences: Tensor, concepts: Tensor, clusters: Tensor) -> float:
-    """Return the largest mean difference of any concept that is found by chance alone, in the median.
+    """Return the largest mean difference of any concept that chance alone gives, in the median (docs/method.md, 7.5).
 
     differences (Q,), concepts (Q,), clusters (Q,): if two rules are equal, either of a query's two scores could have
     been the one's or the other's. So the signs of the differences are drawn at random, one for all captions of a

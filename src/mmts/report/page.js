@@ -49,7 +49,9 @@ function show(chart, place) {
   tip.hidden = false;
   const boxes = place.points.map(({ mark }) => mark.getBoundingClientRect());
   const middle = (Math.min(...boxes.map((box) => box.left)) + Math.max(...boxes.map((box) => box.right))) / 2;
-  const top = Math.min(...boxes.map((box) => box.top)) - tip.offsetHeight - 8;
+  // Above the chart where it is read along x, so that it hides no line; else above the points.
+  const above = chart.dataset.read === "x" ? chart.getBoundingClientRect().top + 16 : Math.min(...boxes.map((box) => box.top)) - 8;
+  const top = above - tip.offsetHeight;
   const bottom = Math.max(...boxes.map((box) => box.bottom)) + 8;
   const left = Math.max(8, Math.min(middle - tip.offsetWidth / 2, document.documentElement.clientWidth - tip.offsetWidth - 8));
   tip.style.left = `${left + window.scrollX}px`;

@@ -401,7 +401,8 @@ def _by_concept(contents: Contents, finding: Finding) -> dict[str, Any]:
         "among the answers."
     )
     if num_unknown:
-        note += f" Left out: {counted(num_unknown, 'query', 'queries')} of no concept known from training."
+        number = counted(num_unknown, "query", "queries")
+        note += f" Left out: {number}, in both directions together, of no concept known from training."
     queries = found[0]
     changes = []
     if not isinstance(queries, str):

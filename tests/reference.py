@@ -484,13 +484,12 @@ def sms_activity(s: Tensor, relevance: Tensor, margin: Tensor, slack: float, eps
 # 7.5 The largest gain by chance ---------------------------------------------------------------------------------------
 
 
-def largest_concept_mean(  # 7.5
-    differences: Numbers, concepts: Sequence[int], clusters: Sequence[int], signs: Numbers
-) -> float:
-    """The largest mean over a concept's queries of their differences, given each cluster's sign (in rising order)."""
-    ids = sorted(set(clusters))
-    means = []
+def largest_concept_gain(first: Sequence[Numbers], own: Sequence[Numbers], concepts: Sequence[int]) -> float:  # 7.5
+    """The largest gain of own over first in any concept's mean; both a row a run, a column a query."""
+    gains = []
     for concept in sorted(set(concepts)):
-        own = [q for q in range(len(differences)) if concepts[q] == concept]
-        means.append(sum(signs[ids.index(clusters[q])] * differences[q] for q in own) / len(own))
-    return max(means)
+        queries = [q for q in range(len(concepts)) if concepts[q] == concept]
+        before = [mean([run[q] for run in first]) for q in queries]
+        after = [mean([run[q] for run in own]) for q in queries]
+        gains.append(mean(after) - mean(before))
+    return max(gains)

@@ -86,19 +86,31 @@ def test_gains_and_losses_by_concept(runs: list[Path]) -> None:
     assert 0 < changes.by_chance < 25
 
 
-def test_the_largest_gain_by_chance_equals_the_slow_twin() -> None:
+@pytest.mark.parametrize("num_seeds", [1, 3])
+def test_the_largest_gain_by_chance_equals_the_slow_twin(num_seeds: int) -> None:
     generator = torch.Generator().manual_seed(3)
-    differences = torch.randint(-2, 3, (30,), generator=generator).double() / 2
-    concepts = torch.randint(4, (30,), generator=generator)
-    clusters = torch.arange(30) // 3
-    same = torch.Generator().manual_seed(0)
-    largest = []
-    for _ in range(500):
-        signs = (2.0 * torch.randint(2, (10,), generator=same) - 1).tolist()
-        largest.append(
-            reference.largest_concept_mean(differences.tolist(), concepts.tolist(), clusters.tolist(), signs)
-        )
-    assert largest_by_chance(differences, concepts, clusters) == pytest.approx(float(np.median(largest)))
+    first, own = torch.randint(2, (2, num_seeds, 30), generator=generator).double()
+    concepts, clusters = torch.randint(4, (30,), generator=generator), torch.arange(30) // 3
+    same, largest = torch.Generator().manual_seed(0), []
+    signs = torch.randint(2, (500, 10), generator=same)
+    same.manual_seed(0)
+    for draw in range(500):
+        runs = torch.cat([first, own])[torch.randperm(6, generator=same)] if num_seeds == 3 else torch.cat([first, own])
+        one, other = runs[:num_seeds].clone(), runs[num_seeds:].clone()
+        if num_seeds == 1:
+            turned = signs[draw][clusters] == 0
+            one[:, turned], other[:, turned] = own[:, turned], first[:, turned]
+        largest.append(reference.largest_concept_gain(one.tolist(), other.tolist(), concepts.tolist()))
+    assert largest_by_chance(first, own, concepts, clusters) == pytest.approx(float(np.median(largest)))
+
+
+def test_what_seeds_do_to_a_whole_concept_is_known_where_there_are_enough() -> None:
+    # Each run is good or bad at a concept as a whole, whatever its rule.
+    is_good = torch.randint(2, (8, 20), generator=torch.Generator().manual_seed(0)).double()
+    runs = is_good.repeat_interleave(100, dim=1)
+    concepts, clusters = torch.arange(20).repeat_interleave(100), torch.arange(2000)
+    dealt = largest_by_chance(runs[:4], runs[4:], concepts, clusters)
+    assert dealt > 2 * largest_by_chance(runs[:2], runs[2:4], concepts, clusters)
 
 
 def test_the_page_says_how_far_to_trust_it(runs: list[Path]) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mmts.compare import Gap, query_scores
-from mmts.metrics import bootstrap_interval, paired_bootstrap_interval
+from mmts.metrics import bootstrap_interval, seeded_bootstrap_interval
 from mmts.report.charts import Line
 from mmts.report.contents import Contents
 from mmts.report.wording import clean, counted
@@ -17,7 +17,8 @@ _LEAST_IN_BIN = 30
 _LEAST_QUERIES = (10, 5)  # of a concept that is compared; 5 where hardly any has 10
 _FEW = 6
 _LISTED = 6
-_FLIPS = 500
+_DEALS = 500
+_SEEDS_TO_DEAL = 3  # of each rule: with fewer there are hardly any other ways to deal them
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Queries:
     """The queries of one direction whose concept is known, as the first run groups them.
 
     concepts, sizes, clusters (Q,): the concept, how many training samples it has, and the medium that a query belongs
-    to; scores: (Q,) a rule, its leading measure in [0, 1], averaged over seeds. num_unknown: left out.
+    to; scores: (S, Q) a rule, its leading measure in [0, 1], a row a seed. num_unknown: left out.
     """
 
     concepts: Tensor
@@ -53,11 +54,12 @@ class Changes:
     """A rule's change against the first in every concept with enough queries, the largest gain first.
 
     least: how many queries are enough. by_chance: the largest gain of any of them, in points, that would still be found
-    in the median if the rules were equal.
+    in the median if the rules were equal, and `are_dealt` whether that knows of the spread over seeds.
     """
 
     number: int
     least: int
+    are_dealt: bool
     concepts: tuple[ConceptChange, ...]
     by_chance: float
 
@@ -91,7 +93,7 @@ def find_queries(contents: Contents, side: str) -> Queries | str:
     known = concepts >= 0
     if not known.any():
         return "no query belongs to a concept of the training data"
-    scores = tuple(query_scores(runs, side, contents.measure.name).mean(dim=0)[known] for runs in contents.paired)
+    scores = tuple(query_scores(runs, side, contents.measure.name)[:, known] for runs in contents.paired)
     concepts = concepts[known]
     return Queries(concepts, distribution.sizes[concepts], owner[known], scores, int((~known).sum()))
 
@@ -122,7 +124,7 @@ def lines_by_size(contents: Contents, queries: Queries) -> tuple[list[Line], lis
     bins = size_bins(queries.sizes)
     at = [float(queries.sizes[rows].double().log().mean().exp()) for rows in bins]
     lines = []
-    for number, scores in enumerate(queries.scores):
+    for number, scores in enumerate(each.mean(dim=0) for each in queries.scores):
         bands = [bootstrap_interval(scores[rows], clusters=queries.clusters[rows]) for rows in bins]
         lines.append(
             Line(
@@ -149,8 +151,8 @@ def find_changes(contents: Contents, queries: Queries, number: int) -> Changes:
     found = []
     for concept in shown:
         rows = queries.concepts == concept
-        low, high = paired_bootstrap_interval(first[rows], own[rows], clusters=queries.clusters[rows])
-        means = 100 * float(first[rows].mean()), 100 * float(own[rows].mean())
+        low, high = seeded_bootstrap_interval(first[:, rows], own[:, rows], clusters=queries.clusters[rows])
+        means = 100 * float(first[:, rows].mean()), 100 * float(own[:, rows].mean())
         found.append(
             ConceptChange(
                 clean(distribution.names[concept], 60),
@@ -163,31 +165,48 @@ def find_changes(contents: Contents, queries: Queries, number: int) -> Changes:
         )
     found.sort(key=lambda change: -change.gap.mean)
     rows = torch.isin(queries.concepts, torch.tensor(shown, dtype=queries.concepts.dtype))
-    chance = largest_by_chance((own - first)[rows], queries.concepts[rows], queries.clusters[rows]) if shown else 0.0
-    return Changes(number, least, tuple(found), 100 * chance)
+    chance = 0.0
+    if shown:
+        chance = largest_by_chance(first[:, rows], own[:, rows], queries.concepts[rows], queries.clusters[rows])
+    return Changes(number, least, are_dealt(first, own), tuple(found), 100 * chance)
 
 
-def largest_by_chance(differences: Tensor, concepts: Tensor, clusters: Tensor) -> float:
-    """Return the largest mean difference of any concept that chance alone gives, in the median (docs/method.md, 7.5).
+def are_dealt(first: Tensor, own: Tensor) -> bool:
+    """Whether two rules' scores (S, Q) have seeds enough for their runs to be dealt anew."""
+    return min(len(first), len(own)) >= _SEEDS_TO_DEAL
 
-    differences (Q,), concepts (Q,), clusters (Q,): if two rules are equal, either of a query's two scores could have
-    been the one's or the other's. So the signs of the differences are drawn at random, one for all captions of a
-    medium, 500 times, and the largest of the concepts' means is kept. (A sign-flipping test with the maximum as its
-    statistic: Nichols and Holmes, Nonparametric permutation tests for functional neuroimaging, 2002.)
 
-    >>> largest_by_chance(torch.zeros(4), torch.tensor([0, 0, 1, 1]), torch.arange(4))
+def largest_by_chance(first: Tensor, own: Tensor, concepts: Tensor, clusters: Tensor) -> float:
+    """Return the largest mean gain of any concept that chance alone gives, in the median (docs/method.md, 7.5).
+
+    first (S, Q), own (T, Q): scores of two rules, a row a seed; concepts (Q,), clusters (Q,). If the rules are equal,
+    any of the runs could have been of either. So they are dealt to the two at random, 500 times, and the largest gain
+    is kept. Where one has fewer than three runs it is dealt for each cluster apart which score is whose; that knows
+    nothing of what seeds do to all queries of a concept together.
+    Source: Nichols and Holmes, Nonparametric permutation tests for functional neuroimaging, 2002 (the maximum as the
+    statistic).
+
+    >>> largest_by_chance(torch.zeros(1, 4), torch.zeros(1, 4), torch.tensor([0, 0, 1, 1]), torch.arange(4))
     0.0
     """
-    _, concept = torch.unique(concepts, return_inverse=True)
-    _, cluster = torch.unique(clusters, return_inverse=True)
-    counts = torch.bincount(concept)
+    _, concept = np.unique(concepts.numpy(), return_inverse=True)
+    member = torch.nn.functional.one_hot(torch.from_numpy(concept)).double()
+    average = member / member.sum(dim=0)  # (Q, K): scores to the means of concepts
     generator = torch.Generator().manual_seed(0)
-    largest = []
-    for _ in range(_FLIPS):
-        signs = 2.0 * torch.randint(2, (int(cluster.max()) + 1,), generator=generator) - 1
-        sums = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, concept, differences * signs[cluster])
-        largest.append(float((sums / counts).max()))
-    return float(np.median(largest))
+    if are_dealt(first, own):
+        means = torch.cat([first, own]) @ average  # (S + T, K)
+        orders = [torch.randperm(len(means), generator=generator) for _ in range(_DEALS)]
+        gains = torch.stack(
+            [means[order[len(first) :]].mean(0) - means[order[: len(first)]].mean(0) for order in orders]
+        )
+    else:
+        ids, cluster = np.unique(clusters.numpy(), return_inverse=True)
+        signs = 2.0 * torch.randint(2, (_DEALS, len(ids)), generator=generator).double() - 1
+        differences = own.mean(dim=0) - first.mean(dim=0)
+        by_cluster = torch.zeros(len(ids), average.shape[1], dtype=torch.float64)
+        by_cluster.index_add_(0, torch.from_numpy(cluster), differences[:, None] * average)
+        gains = signs @ by_cluster
+    return float(np.median(gains.amax(dim=1)))
 
 
 def _bin_in_words(sizes: Tensor) -> str:

@@ -432,6 +432,11 @@ def _change(contents: Contents, changes: Changes) -> dict[str, Any]:
         for each in changes.concepts
     ]
     clear = sum(dot.is_filled for dot in dots)
+    chance = (
+        "the median when all runs are dealt to the two at random"
+        if changes.are_dealt
+        else "the median when it is drawn for each query which score is whose; there are too few runs to know of seeds"
+    )
     title = f"difference in {contents.measure.name}, points"
     drawn = [
         charts.change_panel(dots, title, f"change{changes.number}-{kind}", width) if dots else Markup()
@@ -445,8 +450,8 @@ def _change(contents: Contents, changes: Changes) -> dict[str, Any]:
         "sentence": (
             f"{counted(len(dots), 'concept')} of at least {changes.least} text queries can be compared. The interval "
             f"leaves out 0 for {clear} of them; about {0.05 * len(dots):.1g} would by chance. If {name} and {first} "
-            f"were equal, the largest gain among these concepts would still be about {changes.by_chance:.0f} points "
-            "(the median when the sign of each query's difference is drawn at random), and the largest loss as much."
+            f"were equal, the largest gain among these concepts would still be about {changes.by_chance:.0f} points, "
+            f"and the largest loss as much ({chance})."
         ),
         "charts": drawn,
         "tables": [

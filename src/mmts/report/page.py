@@ -20,14 +20,14 @@ from mmts.evaluation import shown_measures
 from mmts.files import atomic_write
 from mmts.metrics import bootstrap_interval
 from mmts.report import charts
-from mmts.report.by_concept import Changes, ConceptChange, find_changes, find_queries, lines_by_size
+from mmts.report.concept_section import concept_section
 from mmts.report.contents import Contents, read_contents
 from mmts.report.finding import Finding, find
 from mmts.report.galleries import QUERIES, Gallery, Query, make_gallery
 from mmts.report.learning import loss_line, number_of_validations, recall_line
 from mmts.report.rules import ValueCurve, rule_in_words, value_curve
 from mmts.report.tail import LongTail
-from mmts.report.wording import clean, counted, isolated, listed, signed
+from mmts.report.wording import clean, counted, in_title, listed, signed
 from mmts.training.run_directory import RunDirectory, differences
 
 _MEANING = {
@@ -73,7 +73,7 @@ def _fill_in(contents: Contents, runs: Sequence[Path], out: Path, title: str | N
     script = _resource("page.js")
     gallery = make_gallery(contents, _shown_rules(finding))
     return template.render(
-        title=clean(title or _default_title(contents)),
+        title=clean(title or _defaultin_title(contents)),
         css=Markup(_resource("page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -90,7 +90,7 @@ def _fill_in(contents: Contents, runs: Sequence[Path], out: Path, title: str | N
         values_note=_values_note(contents, curves),
         **_learning(contents),
         **_results(contents),
-        **_by_concept(contents, finding),
+        **concept_section(contents, finding),
         group_numbers={name: number for number, name in enumerate(GROUP_NAMES)},
         gallery=gallery,
         text_sentence=_gallery_sentence(contents, gallery, gallery.texts, "captions", contents.kind + "s"),
@@ -116,7 +116,7 @@ def _key(number: int) -> Markup:
     ).format(color, dashes, color, Markup(_KEY_SHAPES[number % len(_KEY_SHAPES)]))
 
 
-def _default_title(contents: Contents) -> str:
+def _defaultin_title(contents: Contents) -> str:
     folder = contents.groups[0].recipe.data.path
     return listed(list(contents.names)) + (f" on {folder.name}" if folder is not None else "")
 
@@ -174,7 +174,7 @@ def _learning(contents: Contents) -> dict[str, Any]:
             line for number, (name, group) in enumerate(named) if (line := recall_line(name, number, group, direction))
         ]
         if lines:
-            title = direction.replace("_", " ").capitalize()
+            title = in_title(direction)
             panels.append((title, charts.learning_panel("validation R@1, %", lines, f"val{at}", 1, " %")))
     note = "Lines are means over seeds and bands reach from the lowest to the highest seed." if any(
         len(group.seeds) > 1 for group in contents.groups
@@ -213,8 +213,8 @@ def _results(contents: Contents) -> dict[str, Any]:
         ),
         "recall_charts": [
             (
-                _title(direction),
-                *_dots(_title(direction), _recall_rows(contents, direction), f"recall{at}", f"{measure.name}, %"),
+                in_title(direction),
+                *_dots(in_title(direction), _recall_rows(contents, direction), f"recall{at}", f"{measure.name}, %"),
             )
             for at, direction in enumerate(contents.directions)
         ],
@@ -268,7 +268,7 @@ def _gap_charts(contents: Contents) -> list[tuple[str, Markup, Markup]]:
                         charts.Row(part or "all", name, number, gap.mean, (gap.low, gap.high), text, gap.is_clear)
                     )
         if rows:
-            title = _title(direction)
+            title = in_title(direction)
             found.append(
                 (title, *_dots(title, rows, f"gap{at}", f"difference in {contents.measure.name}, points", zero=True))
             )
@@ -326,7 +326,7 @@ def _table(contents: Contents, direction: str) -> dict[str, Any]:
             )
         name = f"{contents.metrics[FOLDS]['num']} folds" if part == FOLDS else (part or "all").capitalize()
         parts.append({"name": name, "note": _queries(contents, direction, part), "rows": rows})
-    return {"name": _title(direction), "measures": measures, "parts": parts}
+    return {"name": in_title(direction), "measures": measures, "parts": parts}
 
 
 def _queries(contents: Contents, direction: str, part: str | None) -> str:
@@ -371,108 +371,6 @@ def _shown_rules(finding: Finding) -> list[int]:
     """Return the first rule and the best of the others."""
     others = sorted(finding.verdicts, key=lambda verdict: -verdict.difference)
     return [0, *(verdict.number for verdict in others[:1])]
-
-
-def _by_concept(contents: Contents, finding: Finding) -> dict[str, Any]:
-    """Draw recall by concept size in both directions, and compare the rules concept by concept."""
-    measure = f"{contents.measure.name}, %"
-    found = [find_queries(contents, side) for side in ("text", "media")]
-    panels, num_unknown = [], 0
-    absent: dict[str, list[str]] = {}
-    for at, (direction, queries) in enumerate(zip(contents.directions, found, strict=True)):
-        if isinstance(queries, str):
-            absent.setdefault(queries, []).append(_title(direction))
-            continue
-        num_unknown += queries.num_unknown
-        lines, places = lines_by_size(contents, queries)
-        if len(places) < 2:
-            absent.setdefault("there are too few queries to divide by concept size", []).append(_title(direction))
-            continue
-        title = _title(direction)
-        wide, narrow = (
-            charts.size_panel(title, measure, lines, places, f"size{at}-{name}", width)
-            for name, width in (("wide", 504), ("narrow", 350))
-        )
-        panels.append((title, wide, narrow))
-    note = (
-        "Each point is a bin of queries whose concepts are about as large, with the 95 % bootstrap interval over "
-        "queries as an upright line; rules stand a little beside each other. A lack of training samples is not all "
-        "that sets sizes apart: concepts also differ in how hard they are and in how many others of their kind stand "
-        "among the answers."
-    )
-    if num_unknown:
-        number = counted(num_unknown, "query", "queries")
-        note += f" Left out: {number}, in both directions together, of no concept known from training."
-    queries = found[0]
-    changes = []
-    if not isinstance(queries, str):
-        order = sorted(finding.verdicts, key=lambda verdict: -verdict.difference)
-        changes = [_change(contents, find_changes(contents, queries, verdict.number)) for verdict in order]
-    return {
-        "size_charts": panels,
-        "size_note": note if panels else "",
-        "size_absent": [f"{listed(titles)} left out: {why}." for why, titles in absent.items()],
-        "concept_changes": changes,
-        "changes_absent": queries if isinstance(queries, str) else "",
-    }
-
-
-def _change(contents: Contents, changes: Changes) -> dict[str, Any]:
-    name, first = contents.names[changes.number], contents.names[0]
-    dots = [
-        charts.Dot(
-            each.size,
-            each.gap.mean,
-            each.group,
-            f"{signed(each.gap.mean)} points, interval {signed(each.gap.low)} to {signed(each.gap.high)}, "
-            f"{counted(each.num_queries, 'query', 'queries')}\n"
-            f"{isolated(each.name)} ({counted(each.size, 'training sample')})",
-            each.gap.is_clear,
-        )
-        for each in changes.concepts
-    ]
-    clear = sum(dot.is_filled for dot in dots)
-    chance = (
-        "the median when all runs are dealt to the two at random"
-        if changes.are_dealt
-        else "the median when it is drawn for each query which score is whose; there are too few runs to know of seeds"
-    )
-    title = f"difference in {contents.measure.name}, points"
-    drawn = [
-        charts.change_panel(dots, title, f"change{changes.number}-{kind}", width) if dots else Markup()
-        for kind, width in (("wide", 1056), ("narrow", 350))
-    ]
-    return {
-        "name": name,
-        "number": changes.number,
-        "num_concepts": len(dots),
-        "least": changes.least,
-        "sentence": (
-            f"{counted(len(dots), 'concept')} of at least {changes.least} text queries can be compared. The interval "
-            f"leaves out 0 for {clear} of them; about {0.05 * len(dots):.1g} would by chance. If {name} and {first} "
-            f"were equal, the largest gain among these concepts would still be about {changes.by_chance:.0f} points, "
-            f"and the largest loss as much ({chance})."
-        ),
-        "charts": drawn,
-        "tables": [
-            (heading, [_change_row(each) for each in concepts])
-            for heading, concepts in (("Gained most", changes.gained), ("Lost most", changes.lost))
-        ],
-    }
-
-
-def _change_row(change: ConceptChange) -> dict[str, Any]:
-    return {
-        "name": change.name,
-        "group": change.group,
-        "size": change.size,
-        "num_queries": f"{change.num_queries:,}",
-        "first": f"{change.first:.0f}",
-        "own": f"{change.own:.0f}",
-        "difference": signed(change.gap.mean),
-        "interval": f"{signed(change.gap.low)} to {signed(change.gap.high)}",
-        "is_clear": change.gap.is_clear,
-    }
 
 
 def _gallery_sentence(contents: Contents, gallery: Gallery, queries: Sequence[Query], asked: str, found: str) -> str:
@@ -538,10 +436,6 @@ def _is_openmoji(groups: Sequence[RunGroup], judged: Sequence[Judged | None]) ->
             if file.is_file() and b"openmoji" in file.read_bytes()[:100_000].lower():
                 return True
     return False
-
-
-def _title(direction: str) -> str:
-    return direction.replace("_", " ").capitalize()
 
 
 def _article(kind: str) -> str:

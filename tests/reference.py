@@ -479,3 +479,17 @@ def sms_activity(s: Tensor, relevance: Tensor, margin: Tensor, slack: float, eps
                 if j != i and costs:
                     counts[i] += 1
     return counts
+
+
+# 7.5 The largest gain by chance ---------------------------------------------------------------------------------------
+
+
+def largest_concept_gain(first: Sequence[Numbers], own: Sequence[Numbers], concepts: Sequence[int]) -> float:  # 7.5
+    """The largest gain of own over first in any concept's mean; both a row a run, a column a query."""
+    gains = []
+    for concept in sorted(set(concepts)):
+        queries = [q for q in range(len(concepts)) if concepts[q] == concept]
+        before = [mean([run[q] for run in first]) for q in queries]
+        after = [mean([run[q] for run in own]) for q in queries]
+        gains.append(mean(after) - mean(before))
+    return max(gains)

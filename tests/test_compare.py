@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from tests_support import captioned_split
 
-from mmts.compare import compare_runs, comparison_tables
+from mmts.compare import compare_runs, comparison_tables, group_runs
 from mmts.errors import MmtsError, RunError
 from mmts.evaluation import Judgement, save_judgement, summarize
 from mmts.files import read_json, write_json
@@ -65,7 +65,7 @@ def test_runs_that_differ_only_in_the_seed_make_one_group(runs: list[Path]) -> N
     comparison = compare_runs(runs)
     assert [group.name for group in comparison.groups] == [
         "catalogue",
-        "catalogue (rule learned, start 0.07, low 0.01, high 1.0)",
+        "catalogue (rule learned)",
     ]
     assert [group.seeds for group in comparison.groups] == [(0, 1), (0,)]
 
@@ -120,6 +120,17 @@ def test_runs_judged_on_other_queries_are_refused(runs: list[Path], tmp_path: Pa
     other = judged_run(tmp_path / "c", ["train.epochs=3"], [1, 1, 1, 1, 1, 1], [1, 1, 1])
     with pytest.raises(RunError, match="not judged on the same queries"):
         compare_runs([*runs, other])
+
+
+def test_equal_names_are_told_apart_by_as_little_as_it_takes(tmp_path: Path) -> None:
+    shifted, alpha = "objective.temperature.rule=shifted", "objective.temperature.alpha=0.02"
+    paths = [
+        judged_run(tmp_path / str(at), settings, [1, 1], [1])
+        for at, settings in enumerate(([], [shifted], [shifted, alpha]))
+    ]
+    plain, *others = [group.name for group in group_runs(paths)]
+    assert others == [f"{plain} (rule shifted, alpha 0.08)", f"{plain} (rule shifted, alpha 0.02)"]
+    assert [group.name for group in group_runs(paths[:2])] == [plain, f"{plain} (rule shifted)"]
 
 
 def test_a_run_without_metrics_or_recipe_is_named(runs: list[Path], tmp_path: Path) -> None:

@@ -145,6 +145,25 @@ def test_a_saved_judgement_says_where_in_a_tar_file_media_lie(tmp_path: Path) ->
     assert "media_members" not in load_judgement(tmp_path / "none")[1]
 
 
+def test_a_saved_judgement_says_which_segments_clips_are(tmp_path: Path) -> None:
+    media = [
+        Medium("a", tmp_path / "a.mp4", ("a",), kind="video", start=1.5, end=3.0),
+        Medium("b", tmp_path / "b", ("b",), kind="video", frames=(7, 9)),
+        Medium("c", tmp_path / "c.mp4", ("c",), kind="video"),
+    ]
+    groups = torch.tensor([0, 1, 2])
+    for name, chosen in (("some", media), ("none", [media[2]] * 3)):
+        split = Split("test", chosen)
+        judgement = judge(*embeddings(split), split)
+        save_judgement(tmp_path / name, judgement, split, tmp_path, "text", groups, groups, groups)
+    assert load_judgement(tmp_path / "some")[1]["media_segments"] == [
+        [1.5, 3.0, None, None],
+        [None, None, 7, 9],
+        [None] * 4,
+    ]
+    assert "media_segments" not in load_judgement(tmp_path / "none")[1]
+
+
 def test_the_embeddings_file_has_the_documented_arrays(tmp_path: Path) -> None:
     split = captioned_split([["a", "b"], ["c"]])
     media, text = embeddings(split)

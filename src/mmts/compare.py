@@ -214,13 +214,19 @@ def group_runs(paths: Sequence[str | Path]) -> list[RunGroup]:
 
 
 def _distinct_names(recipes: Sequence[Recipe]) -> list[str]:
-    """Use the recipes' names; where two are equal, add what sets each apart from the first of them."""
-    names: list[str] = []
+    """Use the recipes' names; where some are equal, add of what differs from the first as little as it takes."""
+    changes: list[list[str]] = []
     for recipe in recipes:
         first = next(other for other in recipes if other.name == recipe.name)
         changed = {key: new for key, (_, new) in differences(first, recipe).items() if new is not None}
-        added = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in changed.items() if key != "train.seed")
-        names.append(f"{recipe.name} ({added})" if added else recipe.name)
+        changes.append([f"{key.rpartition('.')[2]} {value}" for key, value in changed.items() if key != "train.seed"])
+    for number in range(1 + max(len(each) for each in changes)):
+        names = [
+            f"{recipe.name} ({', '.join(each[:number])})" if each[:number] else recipe.name
+            for recipe, each in zip(recipes, changes, strict=True)
+        ]
+        if len(set(names)) == len(names):
+            break
     return names
 
 

@@ -248,7 +248,8 @@ def save_judgement(
     """Keep the ranks behind the figures, so that runs can be compared query by query and results shown.
 
     text_concepts and text_groups (M,) are the concept (-1: unknown) and the group of every caption, media_groups (N,)
-    that of every medium. The description says where each medium lies: a path and, in tar files, offset and length.
+    that of every medium. The description says where each medium lies: a path; in tar files offset and length; of a
+    clip start and end in seconds, first and last frame.
     """
     meta: dict[str, Any] = {
         "split": split.name,
@@ -262,6 +263,9 @@ def save_judgement(
     members = [medium.member for medium in split.media]
     if any(members):
         meta["media_members"] = members
+    segments = [(medium.start, medium.end, *(medium.frames or (None, None))) for medium in split.media]
+    if any(part is not None for segment in segments for part in segment):
+        meta["media_segments"] = segments
     with atomic_write(path) as file:
         np.savez_compressed(
             file,

@@ -18,7 +18,7 @@ from mmts.data.decoding import VideoFile
 from mmts.data.image import Augmentation
 from mmts.data.readable import unreadable_media
 from mmts.data.records import Medium
-from mmts.data.video import FrameSampling, load_clip, why_unreadable_clip
+from mmts.data.video import FrameSampling, load_clip, middle_frame, why_unreadable_clip
 from mmts.errors import DataError, InputError
 
 # --- films whose frames carry their own number: ten blocks, white for a 1 among its binary digits ---------------------
@@ -71,6 +71,17 @@ def shown(medium: Medium, sampling: FrameSampling, seed: int | None = None) -> l
 
 
 # --- which frames -----------------------------------------------------------------------------------------------------
+
+
+def test_the_middle_frame_stands_for_a_segment(tmp_path: Path):
+    path = film(tmp_path / "a.mp4")
+    for medium, number in ((clip_of(path), 45), (clip_of(path, 1.0, 2.0), 45), (clip_of(path, 2.0), 75)):
+        image = middle_frame(medium, 60)
+        assert image.size == (60, 36)
+        square = np.asarray(image.resize((40, 40)), dtype=np.float32) / 255
+        assert numbers(torch.from_numpy(square).permute(2, 0, 1)[None]) == [number]
+    with pytest.raises(DataError, match=r"a\.mp4 \(9 s to the end\): ends at 3 s"):
+        middle_frame(clip_of(path, 9.0), 60)
 
 
 def test_uniform_takes_the_middle_of_equal_parts(tmp_path: Path):

@@ -1,5 +1,7 @@
 """What the page says of graded relevance, coverage, folds, the val split, tar files, features and equal runs."""
 
+import base64
+import io
 import json
 import tarfile
 from pathlib import Path
@@ -7,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_runs import FIXED, LEARNED, SHIFTED, draw_pictures, make_graded, recipe, write_metrics, write_run
+from PIL import Image
 from test_report_page import text_of
 
+from mmts.examples.drawing import picture, write_film
 from mmts.report import write_report
 from mmts.report.contents import read_contents
 from mmts.report.finding import find
@@ -138,6 +142,27 @@ def test_pictures_in_a_tar_file_are_shown(tmp_path: Path, data: tuple[Path, list
     change_meta(run, data=str(tmp_path), media_paths=["0.tar"] * len(captions), media_members=members)
     assert make_gallery(read_contents([run]), [0]) == as_files
     assert as_files.num_missing == 0
+
+
+def test_the_middle_frame_of_each_clip_is_shown(tmp_path: Path) -> None:
+    write_film(tmp_path / "film.mp4", [picture("red", "square")] * 20 + [picture("blue", "square")] * 20, rate=10)
+    run = write_run(tmp_path / "run", recipe("clips", FIXED), tmp_path, ["red", "blue", "gone"], kind="video")
+    segments = [[0.0, 2.0, None, None], [2.0, 4.0, None, None], [9.0, None, None, None]]
+    change_meta(run, media_ids=["red", "blue", "gone"], media_paths=["film.mp4"] * 3, media_segments=segments)
+    gallery = make_gallery(read_contents([run]), [0])
+    sources = {query.text: query.source for query in gallery.media}
+    assert sources["gone"] is None
+    assert gallery.num_missing == 1
+    for name, channel in (("red", 0), ("blue", 2)):
+        content = base64.b64decode(str(sources[name]).partition(",")[2])
+        middle = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), dtype=int)
+        assert (middle[..., channel] - middle[..., 2 - channel]).max() > 100
+    assert sorted({hit.source for query in gallery.texts for hit in query.answers[0].hits if hit.source}) == sorted(
+        source for source in sources.values() if source
+    )
+    text = page_text([run])
+    assert "The frame in the middle of a clip stands for it." in text
+    assert "1 of the videos could not be read" in text
 
 
 def test_features_are_named_in_place_of_pictures(tmp_path: Path, data: tuple[Path, list[str]]) -> None:

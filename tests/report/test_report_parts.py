@@ -1,5 +1,6 @@
 """The parts of the report: the finding in words, the SVG, the choice of queries, the curves."""
 
+import json
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,6 +16,7 @@ from mmts.report.finding import Verdict, find
 from mmts.report.galleries import choose_queries, make_gallery
 from mmts.report.rules import rule_in_words, value_curve
 from mmts.report.svg import SERIES, drawing, inline_svg
+from mmts.training.run_directory import RunDirectory
 
 
 @pytest.fixture(scope="module")
@@ -84,20 +86,47 @@ def test_differences_by_part_are_those_of_the_figures(contents: Contents) -> Non
 def test_curves_are_the_published_rule(contents: Contents) -> None:
     curve = value_curve(contents.groups[2], contents.distributions[2])
     assert curve is not None
-    assert (curve.head[0], curve.tail[0]) == pytest.approx((0.20 + 0.04, 0.05 + 0.04))
-    assert (min(curve.head), min(curve.tail)) == pytest.approx((0.20 - 0.04, 0.05 - 0.04))
     assert not curve.is_logged
+    distribution = contents.distributions[2]
+    assert distribution is not None
+    shift, groups = distribution.shift(0.05, 0.20), distribution.groups()
+    assert [line.name for line in curve.lines] == ["head", "mid", "tail"]
+    for line in curve.lines:
+        own = shift[groups == line.number]
+        least, mean, most = own.min().item(), own.mean().item(), own.max().item()
+        for at, swing in ((0, 0.04), (20, -0.04), (200, 0.04)):  # five cycles in 200 steps
+            expected = pytest.approx((least + swing, mean + swing, most + swing), abs=1e-6)
+            assert (line.low[at], line.mean[at], line.high[at]) == expected
     fixed = value_curve(contents.groups[0], contents.distributions[0])
     assert fixed is not None
-    assert fixed.is_shared
+    assert [line.name for line in fixed.lines] == ["all samples"]
 
 
 def test_a_learned_value_is_read_from_the_log(contents: Contents) -> None:
     curve = value_curve(contents.groups[1], contents.distributions[1])
     assert curve is not None
     assert curve.is_logged
-    assert curve.head[0] == pytest.approx(0.07)
-    assert curve.head[-1] < 0.03
+    assert [line.name for line in curve.lines] == ["all samples"]
+    assert curve.lines[0].mean[0] == pytest.approx(0.07)
+    assert curve.lines[0].mean[-1] < 0.03
+
+
+def test_logged_groups_are_read_from_the_batches_that_hold_them(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", recipe("learned", LEARNED), tmp_path, ["a shoe"] * 4)
+    value = {"min": 0.1, "mean": 0.2, "max": 0.3}
+    lines = [
+        {"step": 0, "progress": 0.0, "temperature": value, "groups": {"head": {"temperature": 0.1, "weight": 1.0}}},
+        {"step": 1, "progress": 0.5, "temperature": value, "groups": {"tail": {"temperature": 0.3}}},
+        {"step": 2, "progress": 0.9, "temperature": value, "groups": {"head": {"temperature": 0.15}}},
+    ]
+    RunDirectory(run).log_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    read = read_contents([run])
+    curve = value_curve(read.groups[0], read.distributions[0])
+    assert curve is not None
+    assert [(line.name, line.x, line.mean) for line in curve.lines] == [
+        ("head", [0.0, 0.9], [0.1, 0.15]),
+        ("tail", [0.5], [0.3]),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -120,36 +149,44 @@ def test_rules_in_words(rule: dict[str, object], words: str) -> None:
 
 
 def judged(ranks: list[int], groups: list[int], captions: list[str] | None = None) -> Judged:
-    meta = {"captions": captions or [f"caption {at}" for at in range(len(ranks))]}
-    return Judged(Path("run"), {"text_ranks": np.array(ranks), "text_groups": np.array(groups)}, meta)
+    arrays = {
+        f"{side}_{what}": np.array(v)
+        for side in ("text", "media")
+        for what, v in (("ranks", ranks), ("groups", groups))
+    }
+    return Judged(Path("run"), arrays, {"captions": captions or [f"caption {at}" for at in range(len(ranks))]})
+
+
+def choose(*runs: Judged, side: str = "text") -> list[int]:
+    return choose_queries(runs, side, runs[0].meta["captions"])
 
 
 def test_queries_come_evenly_from_all_groups_right_and_wrong() -> None:
     ranks = [1 if at % 4 else 7 for at in range(120)]
     groups = [at // 40 for at in range(120)]
-    chosen = choose_queries([judged(ranks, groups)])
+    chosen = choose(judged(ranks, groups))
     assert len(set(chosen)) == 12
     assert [groups[row] for row in chosen] == [0] * 4 + [1] * 4 + [2] * 4
     assert sum(ranks[row] == 1 for row in chosen) == 6
-    assert chosen == choose_queries([judged(ranks, groups)])
+    assert chosen == choose(judged(ranks, groups)) == choose(judged(ranks, groups), side="media")
 
 
 def test_queries_favour_neither_run() -> None:
     first, second = [1, 1, 9, 9] * 10, [1, 9, 1, 9] * 10
     one, other = judged(first, [0] * 40), judged(second, [0] * 40)
-    assert choose_queries([one, other]) == choose_queries([other, one])
+    assert choose(one, other) == choose(other, one)
 
 
 def test_few_queries_and_repeated_captions() -> None:
-    assert len(choose_queries([judged([1, 5, 2], [0, 0, 2])])) == 3
-    assert len(choose_queries([judged([1] * 30, [0] * 30, ["a shoe"] * 30)])) == 1
+    assert len(choose(judged([1, 5, 2], [0, 0, 2]))) == 3
+    assert len(choose(judged([1] * 30, [0] * 30, ["a shoe"] * 30))) == 1
 
 
 def test_the_gallery_shows_what_the_judgement_says(contents: Contents) -> None:
     gallery = make_gallery(contents, [0, 2])
     run = contents.judged[2]
     assert run is not None
-    for query in gallery.queries:
+    for query in gallery.texts:
         row = run.meta["captions"].index(query.text)
         answer = query.answers[1]
         assert [hit.is_right for hit in answer.hits] == run.arrays["text_top_relevant"][row][:5].tolist()
@@ -161,6 +198,16 @@ def test_the_gallery_shows_what_the_judgement_says(contents: Contents) -> None:
         distribution = contents.distributions[0]
         assert isinstance(distribution, ConceptDistribution)
         assert query.concept == distribution.names[int(run.arrays["text_concepts"][row])]
+    for query in gallery.media:
+        row = run.meta["captions"].index(query.text)  # one caption an image
+        answer = query.answers[1]
+        assert [hit.is_right for hit in answer.hits] == run.arrays["media_top_relevant"][row][:5].tolist()
+        assert [hit.caption for hit in answer.hits] == [
+            run.meta["captions"][at] for at in run.arrays["media_top"][row][:5]
+        ]
+        assert answer.rank == run.arrays["media_ranks"][row]
+        assert (query.source or "").startswith("data:image/")
+        assert all(hit.source is None for hit in answer.hits)
 
 
 def test_svg_keeps_text_escapes_it_and_adds_tooltips() -> None:

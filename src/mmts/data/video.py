@@ -108,6 +108,18 @@ def load_clip(
     return torch.stack([to_pixels(square) for square in squares])
 
 
+def middle_frame(medium: Medium, size: int) -> Image.Image:
+    """Decode the frame in the middle of a video's segment, its longer side at most `size`, to stand for the clip.
+
+    Raises DataError, naming the file, the segment and why, where there is none.
+    """
+    try:
+        with open_clip(medium) as clip:
+            return _middle(clip, Detail(size, "pad"))
+    except DataError as error:
+        raise DataError(f"{medium.path}{_segment(medium)}: {_reason(medium, error)}") from None
+
+
 def why_unreadable_clip(medium: Medium) -> str | None:
     """Return in words why `load_clip` cannot decode this medium, or None where it can.
 

@@ -21,9 +21,15 @@ class Contents:
     names: tuple[str, ...]
     directions: tuple[str, str]
     judged: tuple[Judged | None, ...]  # of each group's first run
+    paired: tuple[tuple[Judged, ...], ...]  # all runs of each group, where all were judged on the same queries
+    not_paired: str  # why they cannot be compared query by query; empty where they can
     gaps: dict[GapKey, Gap]
-    no_gaps: str  # why there are none; empty where there are
     distributions: tuple[ConceptDistribution | None, ...]
+
+    @property
+    def no_gaps(self) -> str:
+        """Why there are no differences; empty where there are."""
+        return self.not_paired if len(self.groups) > 1 else "there is only one rule"
 
     @property
     def kind(self) -> str:
@@ -59,17 +65,16 @@ def read_contents(paths: Sequence[Path]) -> Contents:
             if not all(direction in metrics for direction in directions):
                 raise RunError(f"{path} was not judged on {directions[0]} as {groups[0].paths[0]} was")
     judged = [[_judged(path) for path in group.paths] for group in groups]
-    gaps: dict[GapKey, Gap] = {}
-    no_gaps = _why_no_gaps(judged)
-    if not no_gaps:
-        gaps = paired_gaps([[run for run in runs if run is not None] for runs in judged], directions)
+    not_paired = _why_not_paired(judged)
+    paired = () if not_paired else tuple(tuple(run for run in runs if run is not None) for runs in judged)
     return Contents(
         groups,
         tuple(clean(group.name, 60) for group in groups),
         directions,
         tuple(runs[0] for runs in judged),
-        gaps,
-        no_gaps,
+        paired,
+        not_paired,
+        paired_gaps(paired, directions) if len(paired) > 1 else {},
         tuple(_distribution(group.paths[0]) for group in groups),
     )
 
@@ -91,10 +96,8 @@ def _distribution(path: Path) -> ConceptDistribution | None:
         return None
 
 
-def _why_no_gaps(judged: Sequence[Sequence[Judged | None]]) -> str:
+def _why_not_paired(judged: Sequence[Sequence[Judged | None]]) -> str:
     runs = [run for group in judged for run in group]
-    if len(judged) < 2:
-        return "there is only one rule"
     if any(run is None for run in runs):
         return "some runs have no judgement.npz; `mmts evaluate` on them writes it"
     first = runs[0]

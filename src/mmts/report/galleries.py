@@ -1,15 +1,16 @@
-"""A dozen text queries and the images found for them, right ones marked."""
+"""A dozen text queries with the media found for them, and a dozen media with the captions, right ones marked."""
 
 import base64
 import io
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmts.compare import Judged
 from mmts.concepts.distribution import GROUP_NAMES
+from mmts.data.records import Medium
 from mmts.errors import MmtsError
 from mmts.report.contents import Contents
 from mmts.report.wording import clean
@@ -25,16 +26,16 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Hit:
-    """A found image: its data URI (None where it cannot be read), whether it is right, and its caption."""
+    """Something found: whether it is right, the caption, and of an image its data URI (None: it cannot be read)."""
 
-    source: str | None
     is_right: bool
     caption: str
+    source: str | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one rule found for a query; `rank` is that of the first right image."""
+    """What one rule found for a query; `rank` is that of the first right result."""
 
     number: int
     name: str
@@ -44,9 +45,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Query:
-    """A caption put as a query, and the concept it belongs to where that is known."""
+    """A caption put as a query, or a medium by its picture and first caption, and its concept where that is known."""
 
     text: str
+    source: str | None
     group: str
     concept: str | None
     size: int | None
@@ -55,9 +57,10 @@ class Query:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The queries, or why there are none."""
+    """The queries of both directions, or why there are none."""
 
-    queries: tuple[Query, ...]
+    texts: tuple[Query, ...]
+    media: tuple[Query, ...]
     rules: tuple[str, ...]
     num_missing: int
     absent: str = ""
@@ -68,55 +71,80 @@ def make_gallery(contents: Contents, rules: Sequence[int]) -> Gallery:
     """Show what the first run of each of `rules` (numbers) found for the same queries."""
     runs = [run for run in (contents.judged[number] for number in rules) if run is not None]
     names = tuple(contents.names[number] for number in rules)
-    if contents.kind != "image":
-        return Gallery((), names, 0, f"no pictures of {contents.kind} clips can be drawn here")
     if len(runs) < len(rules):
-        return Gallery((), names, 0, "a run has no judgement.npz; `mmts evaluate` on it writes it")
-    if any(run.meta["captions"] != runs[0].meta["captions"] for run in runs):
-        return Gallery((), names, 0, "the runs were judged on different queries")
-    thumbnails = _Thumbnails(runs[0].meta)
-    queries = []
-    for row in choose_queries(runs):
-        answers = tuple(
-            _answer(run, row, number, contents.names[number], thumbnails)
+        return Gallery((), (), names, 0, "a run has no judgement.npz; `mmts evaluate` on it writes it")
+    if any(run.differs_from(runs[0]) for run in runs):
+        return Gallery((), (), names, 0, "the runs were judged on different queries")
+    meta = runs[0].meta
+    thumbnails = _Thumbnails(meta)
+    first_caption: dict[int, int] = {}
+    for row, owner in enumerate(runs[0].arrays["owner"].tolist()):
+        first_caption.setdefault(owner, row)
+
+    def caption_of(medium: int) -> str:
+        return meta["captions"][first_caption[medium]] if medium in first_caption else ""
+
+    def image(medium: int, is_right: bool) -> Hit:
+        return Hit(is_right, clean(caption_of(medium), 80), thumbnails[medium])
+
+    def caption(row: int, is_right: bool) -> Hit:
+        return Hit(is_right, clean(meta["captions"][row]))
+
+    def answers(side: str, row: int, hit: Callable[[int, bool], Hit]) -> tuple[Answer, ...]:
+        return tuple(
+            Answer(number, contents.names[number], _hits(run, side, row, hit), int(run.arrays[f"{side}_ranks"][row]))
             for run, number in zip(runs, rules, strict=True)
         )
-        queries.append(_query(contents, runs[0], row, answers))
-    return Gallery(tuple(queries), names, thumbnails.num_missing, are_features=thumbnails.are_features)
+
+    texts, media = [], []
+    for row in choose_queries(runs, "text", meta["captions"]):
+        about = _about(contents, runs[0], "text", row, row)
+        texts.append(Query(clean(meta["captions"][row]), None, *about, answers("text", row, image)))
+    for row in choose_queries(runs, "media", meta["media_ids"]):
+        about = _about(contents, runs[0], "media", row, first_caption.get(row))
+        media.append(Query(clean(caption_of(row)), thumbnails[row], *about, answers("media", row, caption)))
+    return Gallery(tuple(texts), tuple(media), names, thumbnails.num_missing, are_features=thumbnails.are_features)
 
 
-def choose_queries(runs: Sequence[Judged]) -> list[int]:
+def choose_queries(runs: Sequence[Judged], side: str, names: Sequence[str]) -> list[int]:
     """Draw queries with a fixed seed: as many of head, mid and tail as there are, of each as many right as wrong.
 
-    Right means that at least one of the runs puts a right image first, so that no run is favoured.
+    side: "text" or "media". Right means that at least one of the runs puts something right first, so that no run is
+    favoured. Of queries with equal names one is enough.
     """
     arrays = runs[0].arrays
-    is_right = [any(run.arrays["text_ranks"][row] == 1 for run in runs) for row in range(len(arrays["text_ranks"]))]
+    ranks, groups = f"{side}_ranks", arrays[f"{side}_groups"]
+    is_right = [any(run.arrays[ranks][row] == 1 for run in runs) for row in range(len(arrays[ranks]))]
     kinds: dict[tuple[int, bool], list[int]] = {}
     seen: set[str] = set()
     rows = list(range(len(is_right)))
     generator = random.Random(_SEED)
     generator.shuffle(rows)
     for row in rows:
-        text = runs[0].meta["captions"][row]
-        if text not in seen:  # a caption that several images carry is one query to the eye
-            kinds.setdefault((int(arrays["text_groups"][row]), is_right[row]), []).append(row)
-            seen.add(text)
+        if names[row] not in seen:  # a caption that several images carry is one query to the eye
+            kinds.setdefault((int(groups[row]), is_right[row]), []).append(row)
+            seen.add(names[row])
     chosen: list[int] = []
     piles = [kinds[key] for key in sorted(kinds, key=lambda key: (key[0], not key[1]))]
     for depth in range(QUERIES):
         chosen += [pile[depth] for pile in piles if depth < len(pile)][: QUERIES - len(chosen)]
-    return sorted(chosen, key=lambda row: (int(arrays["text_groups"][row]), chosen.index(row)))
+    return sorted(chosen, key=lambda row: (int(groups[row]), chosen.index(row)))
 
 
-def thumbnail(path: Path, member: tuple[int, int] | None = None) -> str | None:
-    """Return an image, or that `member` (offset, length) of a tar file, as a small data URI; None if unreadable."""
+def thumbnail(medium: Medium) -> str | None:
+    """Return an image, or the frame in the middle of a clip, as a small data URI; None if unreadable."""
     from PIL import ImageOps
 
     from mmts.data.image import load_image
+    from mmts.data.video import middle_frame
 
+    if medium.is_features:
+        return None
     try:
-        image = load_image(path, size_hint=2 * SIDE, member=member)
+        if medium.kind == "video":
+            image = middle_frame(medium, 2 * SIDE)
+        else:
+            image = load_image(medium.path, size_hint=2 * SIDE, member=medium.member)
     except (MmtsError, OSError):
         return None
     return _data_uri(ImageOps.contain(image, (SIDE, SIDE)))
@@ -137,15 +165,12 @@ class _Thumbnails:
     """Thumbnails by medium, each drawn once."""
 
     def __init__(self, meta: dict[str, Any]) -> None:
-        self.root = Path(meta["data"])
-        self.paths = meta["media_paths"]
-        members = meta.get("media_members") or [None] * len(self.paths)
-        self.members = [None if member is None else (member[0], member[1]) for member in members]
+        self._meta = meta
         self._drawn: dict[int, str | None] = {}
 
     def __getitem__(self, medium: int) -> str | None:
         if medium not in self._drawn:
-            self._drawn[medium] = thumbnail(self.root / self.paths[medium], self.members[medium])
+            self._drawn[medium] = thumbnail(self._medium(medium))
         return self._drawn[medium]
 
     @property
@@ -154,27 +179,39 @@ class _Thumbnails:
 
     @property
     def are_features(self) -> bool:
-        return all(path.endswith(".npy") for path in self.paths)
+        return all(path.endswith(".npy") for path in self._meta["media_paths"])
+
+    def _medium(self, number: int) -> Medium:
+        meta = self._meta
+        segment: Any = meta["media_segments"][number] if "media_segments" in meta else [None] * 4
+        start, end, first, last = segment
+        member = meta["media_members"][number] if "media_members" in meta else None
+        return Medium(
+            meta["media_ids"][number],
+            Path(meta["data"]) / meta["media_paths"][number],
+            (),
+            kind=meta["kind"],
+            start=start,
+            end=end,
+            frames=None if first is None else (first, last),
+            member=None if member is None else (member[0], member[1]),
+        )
 
 
-def _answer(run: Judged, row: int, number: int, name: str, thumbnails: _Thumbnails) -> Answer:
-    first_caption: dict[int, str] = {}
-    for owner, caption in zip(run.arrays["owner"].tolist(), run.meta["captions"], strict=True):
-        first_caption.setdefault(owner, caption)
-    hits = []
-    top = zip(run.arrays["text_top"][row].tolist(), run.arrays["text_top_relevant"][row].tolist(), strict=True)
-    for medium, is_right in list(top)[:SHOWN]:
-        if medium >= 0:
-            hits.append(Hit(thumbnails[medium], bool(is_right), clean(first_caption.get(medium, ""), 80)))
-    return Answer(number, name, tuple(hits), int(run.arrays["text_ranks"][row]))
+def _hits(run: Judged, side: str, row: int, hit: Callable[[int, bool], Hit]) -> tuple[Hit, ...]:
+    top = zip(run.arrays[f"{side}_top"][row].tolist(), run.arrays[f"{side}_top_relevant"][row].tolist(), strict=True)
+    return tuple(hit(found, bool(is_right)) for found, is_right in list(top)[:SHOWN] if found >= 0)
 
 
-def _query(contents: Contents, run: Judged, row: int, answers: tuple[Answer, ...]) -> Query:
-    concept, size = None, None
+def _about(
+    contents: Contents, run: Judged, side: str, row: int, caption: int | None
+) -> tuple[str, str | None, int | None]:
+    """Return a query's group, and the name and training size of its caption's concept where they are known."""
+    group = GROUP_NAMES[int(run.arrays[f"{side}_groups"][row])]
     distribution = contents.distributions[0]
-    if "text_concepts" in run.arrays and distribution is not None:
-        number = int(run.arrays["text_concepts"][row])
-        if number >= 0:
-            concept, size = clean(distribution.names[number], 60), int(distribution.sizes[number])
-    group = GROUP_NAMES[int(run.arrays["text_groups"][row])]
-    return Query(clean(run.meta["captions"][row]), group, concept, size, answers)
+    if distribution is None or caption is None or "text_concepts" not in run.arrays:
+        return group, None, None
+    concept = int(run.arrays["text_concepts"][caption])
+    if not 0 <= concept < distribution.num_concepts or (side == "media" and run.meta["relevance"] == "graded"):
+        return group, None, None
+    return group, clean(distribution.names[concept], 60), int(distribution.sizes[concept])

@@ -1,5 +1,7 @@
 """The page itself: what was read and drawn, put into page.html."""
 
+import base64
+import hashlib
 import re
 import shlex
 from collections.abc import Sequence
@@ -7,22 +9,25 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from mmts.compare import FOLDS, PARTS, Judged, RunGroup, folds_in_words
+from mmts.compare import FOLDS, PARTS, Judged, RunGroup, folds_in_words, query_scores
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.evaluation import shown_measures
 from mmts.files import atomic_write
+from mmts.metrics import bootstrap_interval
 from mmts.report import charts
+from mmts.report.concept_section import concept_section
 from mmts.report.contents import Contents, read_contents
 from mmts.report.finding import Finding, find
-from mmts.report.galleries import QUERIES, Gallery, make_gallery
+from mmts.report.galleries import QUERIES, Gallery, Query, make_gallery
 from mmts.report.learning import loss_line, number_of_validations, recall_line
 from mmts.report.rules import ValueCurve, rule_in_words, value_curve
 from mmts.report.tail import LongTail
-from mmts.report.wording import clean, counted, listed, signed
+from mmts.report.wording import clean, counted, in_title, listed, signed
 from mmts.training.run_directory import RunDirectory, differences
 
 _MEANING = {
@@ -65,10 +70,13 @@ def _fill_in(contents: Contents, runs: Sequence[Path], out: Path, title: str | N
     curves = [value_curve(*pair) for pair in zip(contents.groups, contents.distributions, strict=True)]
     words = list(dict.fromkeys(curve.word for curve in curves if curve)) or ["temperature"]
     distribution = contents.distributions[0]
+    script = _resource("page.js")
     gallery = make_gallery(contents, _shown_rules(finding))
     return template.render(
-        title=clean(title or _default_title(contents)),
+        title=clean(title or _defaultin_title(contents)),
         css=Markup(_resource("page.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         keys=[_key(number) for number in range(len(contents.groups))],
         kind=contents.kind,
         metrics=contents.metrics,
@@ -82,9 +90,11 @@ def _fill_in(contents: Contents, runs: Sequence[Path], out: Path, title: str | N
         values_note=_values_note(contents, curves),
         **_learning(contents),
         **_results(contents),
+        **concept_section(contents, finding),
         group_numbers={name: number for number, name in enumerate(GROUP_NAMES)},
         gallery=gallery,
-        gallery_sentence=_gallery_sentence(contents, gallery),
+        text_sentence=_gallery_sentence(contents, gallery, gallery.texts, "captions", contents.kind + "s"),
+        media_sentence=_gallery_sentence(contents, gallery, gallery.media, contents.kind + "s", "captions"),
         changes=_changes(contents.groups),
         commands=_commands(contents.groups, runs, out),
         versions=_versions(contents.groups),
@@ -106,7 +116,7 @@ def _key(number: int) -> Markup:
     ).format(color, dashes, color, Markup(_KEY_SHAPES[number % len(_KEY_SHAPES)]))
 
 
-def _default_title(contents: Contents) -> str:
+def _defaultin_title(contents: Contents) -> str:
     folder = contents.groups[0].recipe.data.path
     return listed(list(contents.names)) + (f" on {folder.name}" if folder is not None else "")
 
@@ -135,18 +145,22 @@ def _value_charts(contents: Contents, curves: Sequence[ValueCurve | None]) -> li
     for number, curve in enumerate(curves):
         if curve is not None:
             alike = [each for each in curves if each is not None and each.word == curve.word]
-            top = max(max(each.head + each.tail) for each in alike)
-            panel = charts.value_panel(curve, contents.names[number], (0, 1.08 * top), f"value{number}")
+            top = max(max(line.high) for each in alike for line in each.lines)
+            name = contents.names[number]
+            panel = charts.value_panel(curve.word, name, curve.lines, (0, 1.08 * top), f"value{number}")
             found.append((contents.names[number], panel))
     return found
 
 
 def _values_note(contents: Contents, curves: Sequence[ValueCurve | None]) -> str:
     logged = [contents.names[number] for number, curve in enumerate(curves) if curve and curve.is_logged]
+    bands = any(line.low != line.high for curve in curves if curve for line in curve.lines)
+    band = " Bands reach from the least to the most of any sample." if bands else ""
     if not logged:
-        return "Computed from the rules; the axes are the same." if len(curves) > 1 else "Computed from the rule."
+        source = "Computed from the rules; the axes are the same." if len(curves) > 1 else "Computed from the rule."
+        return source + band
     start = "Computed from the rules, except that" if len(logged) < len(curves) else "Read from the logs:"
-    return f"{start} {listed(logged)} {'shows' if len(logged) == 1 else 'show'} what the first seed logged."
+    return f"{start} {listed(logged)} {'shows' if len(logged) == 1 else 'show'} what the first seed logged.{band}"
 
 
 def _learning(contents: Contents) -> dict[str, Any]:
@@ -160,7 +174,7 @@ def _learning(contents: Contents) -> dict[str, Any]:
             line for number, (name, group) in enumerate(named) if (line := recall_line(name, number, group, direction))
         ]
         if lines:
-            title = direction.replace("_", " ").capitalize()
+            title = in_title(direction)
             panels.append((title, charts.learning_panel("validation R@1, %", lines, f"val{at}", 1, " %")))
     note = "Lines are means over seeds and bands reach from the lowest to the highest seed." if any(
         len(group.seeds) > 1 for group in contents.groups
@@ -179,13 +193,11 @@ def _learning(contents: Contents) -> dict[str, Any]:
 
 def _results(contents: Contents) -> dict[str, Any]:
     spreads = any(len(group.seeds) > 1 for group in contents.groups)
-    singles = any(len(group.seeds) == 1 for group in contents.groups)
     recall_note = "The upright stroke is the mean and the small marks are the seeds." if spreads else ""
     table_note = "Percent. "
     if spreads:
         table_note += "± is the sample standard deviation over seeds. "
-    if singles:
-        table_note += "In brackets: the 95 % bootstrap interval over queries of a single run. "
+    table_note += "In brackets: the 95 % bootstrap interval over queries. "
     if len(contents.groups) > 1:
         table_note += "Bold is the highest mean, which need not be a clear difference."
     if folds := folds_in_words(contents.metrics):
@@ -201,8 +213,8 @@ def _results(contents: Contents) -> dict[str, Any]:
         ),
         "recall_charts": [
             (
-                _title(direction),
-                *_dots(_title(direction), _recall_rows(contents, direction), f"recall{at}", f"{measure.name}, %"),
+                in_title(direction),
+                *_dots(in_title(direction), _recall_rows(contents, direction), f"recall{at}", f"{measure.name}, %"),
             )
             for at, direction in enumerate(contents.directions)
         ],
@@ -256,7 +268,7 @@ def _gap_charts(contents: Contents) -> list[tuple[str, Markup, Markup]]:
                         charts.Row(part or "all", name, number, gap.mean, (gap.low, gap.high), text, gap.is_clear)
                     )
         if rows:
-            title = _title(direction)
+            title = in_title(direction)
             found.append(
                 (title, *_dots(title, rows, f"gap{at}", f"difference in {contents.measure.name}, points", zero=True))
             )
@@ -314,7 +326,7 @@ def _table(contents: Contents, direction: str) -> dict[str, Any]:
             )
         name = f"{contents.metrics[FOLDS]['num']} folds" if part == FOLDS else (part or "all").capitalize()
         parts.append({"name": name, "note": _queries(contents, direction, part), "rows": rows})
-    return {"name": _title(direction), "measures": measures, "parts": parts}
+    return {"name": in_title(direction), "measures": measures, "parts": parts}
 
 
 def _queries(contents: Contents, direction: str, part: str | None) -> str:
@@ -335,11 +347,23 @@ def _queries(contents: Contents, direction: str, part: str | None) -> str:
 
 
 def _intervals(contents: Contents, number: int, direction: str) -> dict[str, str]:
-    """Return the intervals of a rule with a single run, by measure."""
+    """Return the intervals of a rule over queries, by measure: a single run's own, else those of the seeds' mean."""
     metrics = contents.groups[number].metrics
-    if len(metrics) > 1:
-        return {}
-    found = (metrics[0].get("intervals") or {}).get(direction) or {}
+    if len(metrics) == 1:
+        found = (metrics[0].get("intervals") or {}).get(direction) or {}
+    elif contents.paired:
+        side = "text" if direction == contents.directions[0] else "media"
+        runs = contents.paired[number]
+        owner = torch.from_numpy(runs[0].arrays["owner"]) if side == "text" else None
+        found = {
+            measure: [
+                100 * bound
+                for bound in bootstrap_interval(query_scores(runs, side, measure).mean(dim=0), clusters=owner)
+            ]
+            for measure in shown_measures(contents.metrics)
+        }
+    else:
+        found = {}
     return {measure: f"[{low:.1f}, {high:.1f}]" for measure, (low, high) in found.items()}
 
 
@@ -349,17 +373,17 @@ def _shown_rules(finding: Finding) -> list[int]:
     return [0, *(verdict.number for verdict in others[:1])]
 
 
-def _gallery_sentence(contents: Contents, gallery: Gallery) -> str:
-    if not gallery.queries:
+def _gallery_sentence(contents: Contents, gallery: Gallery, queries: Sequence[Query], asked: str, found: str) -> str:
+    if not queries:
         return ""
-    kind, number = contents.kind, len(gallery.queries)
+    number = len(queries)
     whose = "at least one of the two" if len(gallery.rules) > 1 else "the model"
     rules = " and ".join(
         f"{name} (seed {contents.groups[contents.names.index(name)].seeds[0]})" for name in gallery.rules
     )
     return (
-        f"{'Twelve captions' if number == QUERIES else counted(number, 'caption')} as queries, each with the first "
-        f"five {kind}s that {rules} found. Drawn with a fixed seed, as evenly as can be from head, mid and tail and "
+        f"{f'Twelve {asked}' if number == QUERIES else counted(number, asked[:-1])} as queries, each with the first "
+        f"five {found} that {rules} found. Drawn with a fixed seed, as evenly as can be from head, mid and tail and "
         f"from those that {whose} answers right at once and those not: an illustration, not a measurement."
     )
 
@@ -412,10 +436,6 @@ def _is_openmoji(groups: Sequence[RunGroup], judged: Sequence[Judged | None]) ->
             if file.is_file() and b"openmoji" in file.read_bytes()[:100_000].lower():
                 return True
     return False
-
-
-def _title(direction: str) -> str:
-    return direction.replace("_", " ").capitalize()
 
 
 def _article(kind: str) -> str:

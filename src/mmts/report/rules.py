@@ -1,16 +1,19 @@
-"""Rules in words, and the temperature or margin they gave a head and a tail sample over training."""
+"""Rules in words, and the temperature or margin they gave to head, mid and tail over training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mmts.compare import RunGroup
 from mmts.concepts import ConceptDistribution
+from mmts.concepts.distribution import GROUP_NAMES
 from mmts.errors import InputError
 from mmts.policies import Policy
+from mmts.report.charts import Line, thinned
 from mmts.training import objective_sections as r
 from mmts.training.build_objective import build_policy, rule_of, shift_of
 from mmts.training.recipe import Recipe
@@ -21,18 +24,15 @@ _POINTS = 201
 
 @dataclass(frozen=True)
 class ValueCurve:
-    """The temperature or margin of a sample of the largest and of the smallest concept at each progress."""
+    """The mean temperature or margin of head, mid and tail samples over training, with the least and the most.
+
+    One line named "all samples" where they do not differ; without a band where it is read from the log, which holds
+    the groups' means only.
+    """
 
     word: str  # temperature or margin
-    progress: list[float]
-    head: list[float]
-    tail: list[float]
+    lines: tuple[Line, ...]
     is_logged: bool  # read from the log rather than computed from the rule
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether head and tail have the same values throughout."""
-        return all(abs(head - tail) < 1e-9 for head, tail in zip(self.head, self.tail, strict=True))
 
 
 def rule_in_words(recipe: Recipe) -> str:
@@ -80,33 +80,43 @@ def value_curve(group: RunGroup, distribution: ConceptDistribution | None) -> Va
     return _logged(word, group.paths[0])
 
 
-def extreme_concepts(distribution: ConceptDistribution) -> tuple[int, int]:
-    """Return the numbers of the largest and of the smallest concept."""
-    return int(distribution.sizes.argmax()), int(distribution.sizes.argmin())
-
-
 def _computed(word: str, policy: Policy, distribution: ConceptDistribution) -> ValueCurve:
-    concepts = extreme_concepts(distribution)
-    samples = torch.tensor([int((distribution.labels == concept).nonzero()[0]) for concept in concepts])
+    """Evaluate a policy for one sample of each concept: samples of one concept have the same value."""
+    concepts, samples = (torch.from_numpy(each) for each in np.unique(distribution.labels.numpy(), return_index=True))
+    groups, sizes = distribution.concept_groups()[concepts], distribution.sizes[concepts].double()
     progress = [step / (_POINTS - 1) for step in range(_POINTS)]
-    values = torch.stack([policy(p, samples).expand(2) for p in progress])
-    return ValueCurve(word, progress, values[:, 0].tolist(), values[:, 1].tolist(), is_logged=False)
+    values = torch.stack([policy(p, samples).double().expand(len(samples)) for p in progress])  # (points, concepts)
+    lines = []
+    for number, name in enumerate(GROUP_NAMES):
+        inside = groups == number
+        if inside.any():
+            own, weights = values[:, inside], sizes[inside] / sizes[inside].sum()
+            low, high = own.amin(dim=1).tolist(), own.amax(dim=1).tolist()
+            lines.append(Line(name, number, progress, (own @ weights).tolist(), low, high))
+    return ValueCurve(word, _merged(lines), is_logged=False)
 
 
 def _logged(word: str, path: Path) -> ValueCurve | None:
-    lines = [line for line in RunDirectory(path).log_lines() if word in line]
-    lines = thinned(lines, _POINTS)
-    if not lines:
-        return None
+    logged = [(line["progress"], _by_group(word, line)) for line in RunDirectory(path).log_lines() if word in line]
+    lines = []
+    for number, name in enumerate(GROUP_NAMES):
+        points = thinned([(at, values[name]) for at, values in logged if name in values], _POINTS)
+        if points:
+            progress, values = [at for at, _ in points], [value for _, value in points]
+            lines.append(Line(name, number, progress, values, values, values))
+    return ValueCurve(word, _merged(lines), is_logged=True) if lines else None
 
-    def of(group: str) -> list[float]:
-        return [line.get("groups", {}).get(group, {}).get(word, line[word]["mean"]) for line in lines]
 
-    return ValueCurve(word, [line["progress"] for line in lines], of("head"), of("tail"), is_logged=True)
+def _by_group(word: str, line: dict[str, Any]) -> dict[str, float]:
+    """Return a log line's means by group; the groups that the batch held, or the mean of all where it knows none."""
+    known = {name: values[word] for name, values in line.get("groups", {}).items() if word in values}
+    return known or dict.fromkeys(GROUP_NAMES, line[word]["mean"])
 
 
-def thinned(values: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """Return at most `most` of the values, evenly spaced, first and last among them."""
-    if len(values) <= most:
-        return list(values)
-    return [values[round(at * (len(values) - 1) / (most - 1))] for at in range(most)]
+def _merged(lines: Sequence[Line]) -> tuple[Line, ...]:
+    """Make one line of those of head, mid and tail where all samples have the same values."""
+    first = lines[0]
+    for line in lines:
+        if line.x != first.x or not np.allclose([line.low, line.high], [first.mean, first.mean], rtol=0, atol=1e-9):
+            return tuple(lines)
+    return (Line("all samples", first.number, first.x, first.mean, first.mean, first.mean),)

@@ -70,12 +70,15 @@ def drawing(width: float, height: float) -> Iterator[Any]:
         yield Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
 
 
-def inline_svg(figure: Any, identifier: str, label: str, tooltips: Mapping[str, Sequence[str]] | None = None) -> Markup:
+def inline_svg(
+    figure: Any, identifier: str, label: str, tooltips: Mapping[str, Sequence[str]] | None = None, read: str = "x"
+) -> Markup:
     """Return the figure as an <svg> element to stand inside HTML.
 
     `identifier` starts every id in it, so that charts on one page do not clash; `label` is what a screen reader
     says; `tooltips` gives, for the gid of an artist drawn with markers, a text for each marker in order. Markers
-    whose gid starts with "hover-" show only when pointed at.
+    whose gid starts with "hover-" show only when pointed at. `read` says along which axis page.js looks for the point
+    nearest to the pointer: "x", "y" or "xy".
     """
     import matplotlib as mpl
 
@@ -99,6 +102,8 @@ def inline_svg(figure: Any, identifier: str, label: str, tooltips: Mapping[str, 
         "role": "img",
         "aria-label": label,
         "class": "chart",
+        "data-read": read,
+        "tabindex": "0",
         "style": f"max-width:{width.replace('pt', 'px')}",
     }
     return Markup(ElementTree.tostring(root, encoding="unicode"))

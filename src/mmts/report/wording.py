@@ -54,6 +54,15 @@ def counted(number: int, word: str, plural: str | None = None) -> str:
     return f"{number:,} {word if number == 1 else plural or word + 's'}"
 
 
+def in_title(direction: str) -> str:
+    """Write a direction as a title.
+
+    >>> in_title("text_to_image")
+    'Text to image'
+    """
+    return direction.replace("_", " ").capitalize()
+
+
 def listed(words: list[str]) -> str:
     """Write words as an English list.
 

@@ -3,11 +3,11 @@
 import base64
 import io
 
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from mmts.data.image import load_image
 from mmts.data.records import Medium
-from mmts.data.video import FrameSampling, load_clip
+from mmts.data.video import middle_frame
 
 SMALL, LARGE = 320, 1600  # pixels, the longer side
 _CLIP = 640  # the most that a frame of a clip is drawn at
@@ -19,8 +19,7 @@ def picture(medium: Medium, side: int) -> bytes:
     Raises DataError, naming it, where it cannot be read any more.
     """
     if medium.kind == "video":
-        pixels = load_clip(medium, FrameSampling(1), min(side, _CLIP))[0]
-        image = Image.fromarray((255 * pixels).round().byte().permute(1, 2, 0).numpy())
+        image = middle_frame(medium, min(side, _CLIP))
     else:
         image = load_image(medium.path, side, member=medium.member)
         if max(image.size) > side:

@@ -1,0 +1,172 @@
+"""The page in a real browser: opened from disk, wide and narrow, light and dark, read with mouse, keys and finger."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from browser import Visit, needs_chromium, open_browser
+from fake_runs import FIXED, SHIFTED, draw_pictures, recipe, write_run
+
+from mmts.report import write_report
+
+pytestmark = needs_chromium
+EVIL = "<script>window.planted = 1</script><img src=x onerror='window.planted = 1'>"
+BACKGROUNDS = {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 24, 28)"}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report whose captions, concepts and rules hold scripts."""
+    folder = tmp_path_factory.mktemp("browser")
+    captions = [f"{EVIL} {caption}" for caption in draw_pictures(folder / "data", 80)]
+    runs = [
+        write_run(
+            folder / f"{name}{seed}", recipe(name + EVIL.replace("/", ""), rule, seed), folder / "data", captions,
+            skill=skill, concept_names=[f"{EVIL} {at}" for at in range(8)],
+        )
+        for name, rule, skill in (("fixed", FIXED, 0.0), ("mm-ts", SHIFTED, 0.3))
+        for seed in (0, 1)
+    ]  # fmt: skip
+    return write_report(runs, folder / "report.html", title=EVIL)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(browser: Any, file: Path) -> Iterator[Visit]:
+    """The page on a phone; closed without a word from it, and with no request but for itself."""
+    page = browser.new_page(viewport={"width": 390, "height": 800}, has_touch=True)
+    visit = Visit(page, file.as_uri())
+    yield visit
+    page.close()
+    assert not visit.said
+    assert [each for each in visit.requests if not each.startswith("data:")] == [file.as_uri()]
+
+
+def readings(file: Path, chart: str) -> list[tuple[str, list[str]]]:
+    """Return what the tooltips in the file say: each place, in order, with the points that stand there."""
+    svg = next(each for each in re.findall(r"<svg.*?</svg>", file.read_text(encoding="utf-8"), re.S) if chart in each)
+    places: dict[str, list[str]] = {}
+    for title in ElementTree.fromstring(svg).iter("title"):
+        worth, where = str(title.text).split("\n")
+        places.setdefault(where, []).append(worth)
+    return list(places.items())
+
+
+def shown(page: Any) -> tuple[str, list[str]] | None:
+    """Return what the page says of a chart now."""
+    if page.is_hidden(".tip"):
+        return None
+    return page.inner_text(".tip p"), [each.strip() for each in page.locator(".tip div").all_inner_texts()]
+
+
+def middle(page: Any, selector: str) -> tuple[float, float]:
+    box = page.locator(selector).bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_figure_is_visible_and_fits(visit: Visit, width: int, scheme: str) -> None:
+    page = visit.page
+    page.set_viewport_size({"width": width, "height": 800})
+    page.emulate_media(color_scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+    figures = page.locator("svg.chart:visible")
+    assert figures.count() == 1 + 2 + 3 + 2 + 2 + 2 + 1  # tail, values, training, recall, differences, sizes, concepts
+    boxes = page.evaluate(
+        """[...document.querySelectorAll("svg.chart, .queries img, :not(.scroll) > table, .shares")]
+        .map((each) => each.getBoundingClientRect()).filter((box) => box.width || box.height)
+        .map((box) => [box.left, box.right, box.width, box.height])"""
+    )
+    assert len(boxes) > 100
+    for left, right, wide, high in boxes:
+        assert wide > 10
+        assert high > 10
+        assert left >= 0
+        assert right <= width
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == BACKGROUNDS[scheme]
+    assert all(page.evaluate("[...document.images].map((each) => each.naturalWidth > 0)"))
+
+
+def test_the_mouse_reads_values(visit: Visit, file: Path) -> None:
+    page = visit.page
+    chart = page.locator("#values svg.chart").nth(1)
+    chart.scroll_into_view_if_needed()
+    assert shown(page) is None
+    box = chart.bounding_box()
+    page.mouse.move(box["x"] + box["width"] - 2, box["y"] + 5)  # beyond the last point
+    where, worths = readings(file, 'id="value1-')[-1]
+    assert where == "at 100 % of training"
+    assert [each.split(":")[0] for each in worths] == ["head", "mid", "tail"]
+    assert shown(page) == (where, worths)
+    page.mouse.move(box["x"] + 1, box["y"] + 5)
+    assert shown(page) == readings(file, 'id="value1-')[0]
+    page.mouse.move(box["x"] - 8, box["y"] + 5)
+    assert shown(page) is None
+
+
+def test_the_keyboard_reads_values(visit: Visit, file: Path) -> None:
+    page = visit.page
+    page.keyboard.press("Tab")
+    page.evaluate("document.querySelectorAll('nav a')[5].focus()")  # past the links
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    sizes = readings(file, 'id="tail-narrow-')
+    assert shown(page) == sizes[0]
+    assert sizes[0] == ("concept 1 of 8", [f"{EVIL} 0"[:59].rstrip() + "…: 400 samples"])
+    for key, at in (("ArrowRight", 1), ("ArrowDown", 2), ("ArrowLeft", 1), ("End", 7), ("ArrowRight", 7), ("Home", 0)):
+        page.keyboard.press(key)
+        assert shown(page) == sizes[at]
+    page.keyboard.press("Escape")
+    assert shown(page) is None
+
+
+def test_a_finger_reads_values(visit: Visit, file: Path) -> None:
+    page = visit.page
+    for chart in page.locator("svg.chart:visible").all():
+        chart.scroll_into_view_if_needed()
+        box = chart.bounding_box()
+        page.touchscreen.tap(box["x"] + 0.6 * box["width"], box["y"] + 0.5 * box["height"])
+        assert shown(page) in readings(file, f'id="{chart.evaluate("each => each.querySelector(`[id]`).id")}"')
+        tip = page.locator(".tip").bounding_box()
+        assert tip["x"] >= 0
+        assert tip["x"] + tip["width"] <= 390
+    page.locator("h2").first.tap()
+    assert shown(page) is None
+
+
+def test_rows_of_one_part_are_read_together(visit: Visit, file: Path) -> None:
+    chart = visit.page.locator("#results .narrow svg.chart").first
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    visit.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 2)
+    reading = shown(visit.page)
+    assert reading in readings(file, 'id="recall0-narrow-')
+    assert reading is not None
+    assert reading[0] == "all"
+    assert len(reading[1]) == 2
+
+
+def test_what_captions_plant_does_not_run(visit: Visit) -> None:
+    page = visit.page
+    assert page.evaluate("window.planted") is None
+    assert page.locator("script").count() == 1
+    assert page.title() == EVIL
+    assert EVIL in page.locator("#gallery q").first.inner_text()
+
+
+def test_the_policy_lets_no_other_script_run(visit: Visit) -> None:
+    visit.page.evaluate(
+        """document.body.append(Object.assign(document.createElement("script"), {textContent: "window.planted = 1"}))"""
+    )
+    assert visit.page.evaluate("window.planted") is None
+    assert "Content Security Policy" in visit.said.pop()

@@ -19,6 +19,8 @@ myst_heading_anchors = 4  # page.md#a-heading, as GitHub has it; one that is not
 source_suffix = {".md": "markdown", ".ipynb": "markdown"}
 highlight_language = "none"
 
+exclude_patterns = ["search.md"]  # a link to searching.md; search.html is Sphinx's own
+
 html_theme = "furo"
 html_title = "mmts"
 # Many machines have no font for formulas; ziamath brings STIX Two Math (SIL Open Font License).
@@ -32,7 +34,7 @@ html_show_sphinx = False
 CONTENTS = {
     "index": {
         "Begin": ["start", "datasets", "choosing", "notebook", "questions"],
-        "Use": ["recipes", "sweeps", "search", "scaling", "robustness"],
+        "Use": ["recipes", "sweeps", "searching", "scaling", "robustness"],
         "Results": ["leaderboard", "reproduction", "benchmarks"],
         "Understand and extend": ["method", "adding"],
         "Reference": ["reference/commands", "reference/recipe"],
@@ -76,6 +78,9 @@ def as_mathml(formula: str, display: str) -> str:
         (r"<m[io]>([a-z]{2,})</m[io]>", r'<mo form="prefix" lspace=".17em" rspace=".17em">\1</mo>'),
         (r'rspace=".17em"(>[a-z]+</mo><mo[^>]*>&#x00028;)', r'rspace="0"\1'),  # none between max and (
         (r'<mo stretchy="false">&#x0007C;</mo>', '<mo stretchy="false" lspace="0" rspace="0">|</mo>'),
+        ("<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>'),
+        ("<mo>&#x0221E;</mo>", "<mi>&#x0221E;</mi>"),
+        ("<mo>&#x0002F;</mo>", '<mo lspace="0" rspace="0">/</mo>'),
         (rf"(<mo[^>]*>(?:{starts})</mo>)<mo>{minus}</mo>", rf'\1<mo form="prefix">{minus}</mo>'),  # a sign
     ):
         mathml = re.sub(pattern, replacement, mathml)

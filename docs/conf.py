@@ -29,14 +29,27 @@ html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 html_copy_source = False
 html_show_sphinx = False
+html_show_search_summary = False  # it is fetched from the pages, which browsers refuse for files on the disk
 
 # What the side bar lists. It stands here since a list of contents in a page would not read well on GitHub.
 CONTENTS = {
     "index": {
-        "Begin": ["start", "datasets", "choosing", "notebook", "questions"],
-        "Use": ["recipes", "sweeps", "searching", "scaling", "robustness"],
-        "Results": ["leaderboard", "reproduction", "benchmarks"],
-        "Understand and extend": ["method", "adding"],
+        "Begin": [
+            "start",
+            "The notebook <notebook>",
+            "Your own data <datasets>",
+            "choosing",
+            "questions",
+        ],
+        "Use": [
+            "recipes",
+            "sweeps",
+            "Searching <searching>",
+            "scaling",
+            "What can go wrong <robustness>",
+        ],
+        "Results": ["leaderboard", "Published experiments <reproduction>", "Speed and memory <benchmarks>"],
+        "Understand and extend": ["The method <method>", "adding"],
         "Reference": ["reference/commands", "reference/recipe"],
     },
     "leaderboard": {

@@ -123,7 +123,7 @@ def kind(field: FieldInfo) -> str:
         return "section" + (" or `null`" if type(None) in get_args(field.annotation) else "")
     if not sections:
         words, null, rest = in_words(field.annotation).partition(" or `null`")
-        return " ".join([words, *bounds(field)]) + null + rest
+        return words + bounds(field) + null + rest
     tag = "rule" if "rule" in sections[0].model_fields else "kind"
     link = f"[{CHOICES[tag].lower().rstrip('s')}](#{CHOICES[tag].lower()})"
     if get_origin(field.annotation) is tuple:
@@ -151,11 +151,13 @@ def meaning(field: FieldInfo) -> str:
     return " ".join(str(field.description).split())
 
 
-def bounds(field: FieldInfo) -> Iterator[str]:
-    for constraint in field.metadata:
-        for name, symbol in SYMBOLS.items():
-            if hasattr(constraint, name):
-                yield f"{symbol} {getattr(constraint, name):,}"
+def bounds(field: FieldInfo) -> str:
+    """Return the range of a number: from 1, above 0, or an interval."""
+    found = {name: f"{getattr(each, name):,}" for each in field.metadata for name in SYMBOLS if hasattr(each, name)}
+    if len(found) == 2:
+        (low, start), (high, end) = sorted(found.items())  # ge or gt, then le or lt
+        return f" in {'[' if low == 'ge' else '('}{start}, {end}{']' if high == 'le' else ')'}"
+    return "".join(f" {SYMBOLS[name]} {number}" for name, number in found.items())
 
 
 def shown_default(field: FieldInfo) -> str:

@@ -36,9 +36,9 @@ bench: setup
 bench-large: setup
 	$(BIN)/python -m benchmarks large
 
-# -W -n: what leads nowhere is an error.
+# -W -n: what leads nowhere is an error. -E: all pages anew, since their contents stand in docs/conf.py.
 docs: setup
-	$(BIN)/sphinx-build -q -W --keep-going -n -d build/doctrees docs site
+	$(BIN)/sphinx-build -q -E -W --keep-going -n -d build/doctrees docs site
 	@echo "site/index.html"
 
 docs-serve: docs

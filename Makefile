@@ -38,6 +38,7 @@ bench-large: setup
 
 # -W -n: what leads nowhere is an error. -E: all pages anew, since their contents stand in docs/conf.py.
 docs: setup
+	@[ -x $(BIN)/sphinx-build ] || { echo "the site is built with Python 3.11 or newer"; exit 2; }
 	$(BIN)/sphinx-build -q -E -W --keep-going -n -d build/doctrees docs site
 	@echo "site/index.html"
 

@@ -86,7 +86,7 @@ def as_mathml(formula: str, display: str) -> str:
     """Return a formula as MathML, with the spaces that TeX puts around names and signs and the converter leaves out."""
     mathml = convert(formula, display=display)
     minus = "&#x02212;"
-    starts = "|".join(f"&#x{code:05X};" for code in map(ord, "=(,[{≤≥←→"))
+    starts = "|".join(f"&#x{code:05X};" for code in map(ord, "=<>(,[{≤≥←→"))
     for pattern, replacement in (
         (r"<m[io]>([a-z]{2,})</m[io]>", r'<mo form="prefix" lspace=".17em" rspace=".17em">\1</mo>'),
         (r'rspace=".17em"(>[a-z]+</mo><mo[^>]*>&#x00028;)', r'rspace="0"\1'),  # none between max and (

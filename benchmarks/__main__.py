@@ -2,6 +2,7 @@
 
 import platform
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -40,9 +41,11 @@ def main(large: bool) -> None:
     lines = ["| what | setting | mmts | plain | ratio |", "|---|---|---|---|---|"]
     console.print(f"measuring on {machine}")
     for measure in [clustering.large] if large else [part.run for part in PARTS]:
+        start = time.perf_counter()
         for result in measure():
             lines.append(result.row())
             console.print(lines[-1])
+        console.print(f"{measure.__module__}: {time.perf_counter() - start:.0f} s")
     command, page = ("make bench-large", "benchmarks-large.md") if large else ("make bench", "benchmarks.md")
     with atomic_write(Path("docs") / page, "w") as file:
         file.write(HEAD.format(command=command) + f"Machine: {machine}.\n\n" + "\n".join(lines) + "\n")

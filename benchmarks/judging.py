@@ -37,5 +37,6 @@ def run() -> Iterator[Comparison]:
         "25,000 captions by 5,000 images",
         lambda: judge(media, text, split, "own"),
         dense,
-        3,
+        repeats=1,
+        warm=True,
     )

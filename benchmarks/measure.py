@@ -47,9 +47,11 @@ def compare(
     plain: Callable[[], object],
     repeats: int = 7,
     items: tuple[int, str] | None = None,
+    warm: bool = False,
 ) -> Comparison:
-    """Run both once to warm up, then in turns, and take the medians."""
-    ours(), plain()
+    """Run both once to warm up, unless they are `warm` already, then in turns, and take the medians."""
+    if not warm:
+        ours(), plain()
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
         for way, into in ((ours, times[0]), (plain, times[1])):

@@ -45,6 +45,9 @@ CONTENTS = {
             "recipes",
             "sweeps",
             "Searching <searching>",
+            "Using a run elsewhere <export>",
+            "In your own loop <plug-in>",
+            "Following runs <tracking>",
             "scaling",
             "What can go wrong <robustness>",
         ],
@@ -53,7 +56,9 @@ CONTENTS = {
         "Reference": ["reference/commands", "reference/recipe"],
     },
     "leaderboard": {
-        "Every figure": [f"leaderboard/{page}" for page in ("rules", "catalogue", "parts")]
+        "Every figure": [
+            f"leaderboard/{page}" for page in ("rules", "catalogue", "parts", "lengths", "from-scratch", "openmoji")
+        ]
         + [f"leaderboard/imbalance-{imbalance}" for imbalance in (1, 10, 100)]
     },
 }

@@ -11,6 +11,7 @@ import yaml
 from tests_support import draw_shapes
 
 from mmts.cli import app, main
+from mmts.console import console, errors
 from mmts.training.recipe import load_recipe
 
 TINY = [
@@ -57,6 +58,7 @@ def test_help_is_quick_and_imports_no_torch() -> None:
         "doctor",
         "index",
         "search",
+        "export",
     ):
         assert command in done.stdout
 
@@ -71,18 +73,19 @@ def test_the_flags_are_those_that_are_documented() -> None:
         for name, command in group.commands.items()  # type: ignore[attr-defined]
     }
     assert flags == {
-        "demo": {"--out", "--seeds"},
-        "analyze": {"--out", "--split", "--label", "--num-concepts", "--encoder", "--seed"},
-        "train": {"--data", "--out", "--set", "--resume", "--tiny"},
-        "evaluate": {"--data", "--split", "--checkpoint", "--save-embeddings"},
-        "compare": set(),
+        "demo": {"--out", "--seeds", "--quiet"},
+        "analyze": {"--out", "--split", "--label", "--num-concepts", "--encoder", "--seed", "--json"},
+        "train": {"--data", "--out", "--set", "--resume", "--tiny", "--quiet", "--json"},
+        "evaluate": {"--data", "--split", "--checkpoint", "--save-embeddings", "--json"},
+        "compare": {"--json"},
         "report": {"--out"},
-        "recipes": {"--policies"},
-        "prepare": {"--root"},
-        "sweep": {"--data", "--out", "--set", "--jobs"},
-        "doctor": set(),
-        "index": {"--out"},
+        "recipes": {"--policies", "--json"},
+        "prepare": {"--root", "--quiet"},
+        "sweep": {"--data", "--out", "--set", "--jobs", "--quiet"},
+        "doctor": {"--json"},
+        "index": {"--out", "--quiet"},
         "search": {"--image", "--json", "--html", "--serve", "--port", "--index"},
+        "export": {"--to", "--out", "--checkpoint"},
     }
 
 
@@ -90,7 +93,8 @@ def test_the_flags_are_those_that_are_documented() -> None:
     ("arguments", "says"),
     [
         (["trian"], "Did you mean 'train'?"),
-        (["train"], "recipe"),
+        (["train"], "give --data PATH, and the data choose one"),
+        (["train", "--data", "nowhere"], "nowhere does not exist"),
         (["train", "catalogue", "--epochs", "3"], "--epochs"),
         (["train", "catalog", "--data", "x"], "did you mean 'catalogue'?"),
         (["train", "catalogue"], "--data PATH"),
@@ -106,6 +110,9 @@ def test_the_flags_are_those_that_are_documented() -> None:
         (["search", "nowhere", "a shoe"], "nowhere does not exist"),
         (["search", "nowhere"], "give one of: a text, --image FILE, --serve"),
         (["search", "nowhere", "a shoe", "-k", "0"], "-k"),
+        (["export", "nowhere", "--to", "onnx"], "nowhere does not exist"),
+        (["export", "nowhere", "--to", "onx"], "did you mean 'onnx'?"),
+        (["export", "nowhere"], "--to"),
         (["prepare", "flickr", "--root", "."], "did you mean 'flickr30k'?"),
         (["prepare", "coco"], "--root"),
         (["prepare", "coco", "--root", "nowhere"], "nowhere does not exist"),
@@ -142,6 +149,12 @@ def test_a_session_from_analysis_to_report(
     capsys.readouterr()
     assert mmts(monkeypatch, "compare", "a", "b") == 0
     assert "difference to fixed" in capsys.readouterr().out
+    assert mmts(monkeypatch, "compare", "a", "b", "--json") == 0
+    fixed, learned = json.loads(capsys.readouterr().out)["groups"]
+    assert fixed["gaps"] == {}
+    assert set(learned["gaps"]["all"]["text_to_image"]["R@1"]) == {"mean", "low", "high"}
+    assert mmts(monkeypatch, "evaluate", "a", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(Path("a/metrics.json").read_text())
     assert mmts(monkeypatch, "report", "a", "b", "--out", "page.html") == 0
     assert "fixed" in Path("page.html").read_text()
     assert mmts(monkeypatch, "index", "a", "photos") == 0
@@ -150,6 +163,10 @@ def test_a_session_from_analysis_to_report(
     found = json.loads(capsys.readouterr().out)
     assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3]
     assert Path("found.html").read_text().count("data:image/jpeg") == 3
+    assert mmts(monkeypatch, "export", "a", "--to", "onnx", "--out", "exported") == 0
+    assert "largest difference from the run's embeddings: media " in capsys.readouterr().out
+    assert mmts(monkeypatch, "export", "a", "--to", "onnx", "--out", "exported") == 2
+    assert "mmts: exported: is there already; remove it" in capsys.readouterr().err
     assert mmts(monkeypatch, "search", "a", "--image", "photos/images/7.png", "-k", 1) == 0
     assert "1.000" in capsys.readouterr().out
     assert mmts(monkeypatch, "train", "catalogue", "--data", "photos", "--out", "a", *settings) == 2
@@ -165,6 +182,51 @@ def test_recipes_are_listed_and_printed_so_that_they_can_be_read_again(
     own = tmp_path / "catalogue.yaml"
     own.write_text(capsys.readouterr().out)
     assert load_recipe(own) == load_recipe("catalogue")
+
+
+def test_json_is_all_that_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert mmts(monkeypatch, "recipes", "--json") == 0
+    assert "catalogue" in json.loads(capsys.readouterr().out)
+    assert mmts(monkeypatch, "recipes", "catalogue", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["train"]["batch_size"] == 256
+    assert mmts(monkeypatch, "recipes", "--policies", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)) > 1
+    draw_shapes(Path("photos"), 48)
+    assert mmts(monkeypatch, "analyze", "photos", "--encoder", "tfidf", "--num-concepts", 4, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["concepts"] == 4
+    settings = [part for setting in TINY for part in ("--set", setting)]
+    assert mmts(monkeypatch, "train", "catalogue", "--data", "photos", "--json", *settings) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(Path("runs/catalogue/metrics.json").read_text())
+    assert mmts(monkeypatch, "train", "catalogue", "--data", "photos", "--out", "b", "--quiet", *settings) == 0
+    assert capsys.readouterr() == ("", "")
+    assert not console.quiet  # the next command speaks again
+
+
+def test_without_a_recipe_the_data_choose_one_and_it_is_said_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw_shapes(Path("photos"), 48)
+    settings = [part for setting in TINY for part in ("--set", setting)]
+    assert mmts(monkeypatch, "train", "--data", "photos", *settings) == 0
+    assert "recipe catalogue: 48 images with captions" in capsys.readouterr().out
+    assert Path("runs/catalogue/metrics.json").is_file()
+
+
+def test_only_training_can_be_started_by_a_launcher(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "0")
+    assert mmts(monkeypatch, "evaluate", "a") == 2
+    assert "mmts evaluate is one process, and a launcher started 4" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(errors, "quiet", False)
+    assert mmts(monkeypatch, "evaluate", "a") == 2
+    assert capsys.readouterr().err == ""  # said once
 
 
 def test_a_disk_that_cannot_be_written_is_one_line(

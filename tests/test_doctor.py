@@ -12,7 +12,7 @@ import pytest
 
 from mmts import doctor
 from mmts.cli import main
-from mmts.doctor import Finding, examine
+from mmts.doctor import Finding, examine, judge
 from mmts.errors import RunError
 
 
@@ -91,4 +91,4 @@ def test_what_is_wrong_ends_in_one_line_and_a_failing_check_is_wrong(monkeypatch
 
     monkeypatch.setattr(doctor, "CHECKS", (_videos, _images))
     with pytest.raises(RunError, match="1 of 2 things need mending: videos"):
-        examine()
+        judge(examine())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmts.errors import nearest
-from mmts.files import atomic_write, content_hash, read_json, write_json
+from mmts.files import atomic_folder, atomic_write, content_hash, read_json, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -44,3 +44,21 @@ def test_hashes_tell_where_one_part_ends() -> None:
 def test_nearest_names_what_is_meant() -> None:
     assert nearest("trian", ["train", "evaluate"]) == "did you mean 'train'?"
     assert nearest("x", []) == "known: none"
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    def fail_half_way() -> None:
+        with atomic_folder(tmp_path / "out") as folder:
+            (folder / "half.txt").touch()
+            assert not (tmp_path / "out").exists()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(FileExistsError, match="is there already") as raised, atomic_folder(tmp_path):
+        raise AssertionError("the body must not run")
+    assert raised.value.filename == str(tmp_path)

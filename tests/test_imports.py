@@ -100,6 +100,7 @@ import sys
 import mmts.losses
 print(*sorted({HEAVY!r} & set(sys.modules)))
 import mmts.schedules, mmts.metrics, mmts.policies, mmts.objectives, mmts.drop_in
+import mmts.adapters.batch_loss, mmts.adapters.open_clip
 print(*sorted({HEAVY!r} & set(sys.modules)))
 """
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

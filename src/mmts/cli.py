@@ -1,7 +1,9 @@
 """The command line: `mmts COMMAND`. Nothing heavy is imported before a command runs, so that --help is instant."""
 
+import os
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mmts import __version__
-from mmts.console import console, errors
-from mmts.errors import Interrupted, MmtsError, RecipeError, nearest
+from mmts.console import console, errors, print_json
+from mmts.console import quiet as quietly
+from mmts.errors import Interrupted, MmtsError, RecipeError, RunError, nearest
 
 app = typer.Typer(
     name="mmts",
@@ -32,6 +35,16 @@ DataPath = Annotated[
 ]
 
 
+def _be_quiet(context: typer.Context, value: bool) -> bool:
+    if value:
+        context.with_resource(quietly())
+    return value
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_be_quiet, help="Print errors only.")]
+Json = Annotated[bool, typer.Option("--json", callback=_be_quiet, help="Print JSON, and nothing else.")]
+
+
 def _version(shown: bool) -> None:
     if shown:
         console.print(f"mmts {__version__}")
@@ -47,12 +60,22 @@ def _options(
 ) -> None:
     if context.invoked_subcommand is None:
         console.print(context.get_help(), markup=False)
+    elif context.invoked_subcommand != "train":
+        _refuse_launchers(context.invoked_subcommand)
+
+
+def _refuse_launchers(command: str) -> None:
+    """Raise RunError where torchrun or the like started several processes, which would all write the same files."""
+    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        errors.quiet = os.environ.get("RANK", "0") != "0"
+        raise RunError(f"mmts {command} is one process, and a launcher started {processes}; start it by itself")
 
 
 @app.command()
 def demo(
     out: Out = Path("runs/demo"),
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each rule.")] = 3,
+    quiet: Quiet = False,
 ) -> None:
     """Compare three rules on real pictures; write a page."""
     from mmts.demo import run_demo
@@ -69,11 +92,12 @@ def analyze(
     num_concepts: Annotated[str, typer.Option(help="Number of clusters, or auto.")] = "auto",
     encoder: Annotated[str, typer.Option(help="minilm, tfidf, or a model's name or folder.")] = "minilm",
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the clustering.")] = 0,
+    as_json: Json = False,
 ) -> None:
     """Say how long-tailed a caption file is."""
     from mmts.analysis import analyze_path
 
-    analyze_path(
+    found = analyze_path(
         path,
         out or Path("runs/analysis") / path.resolve().stem,
         split=split,
@@ -82,11 +106,16 @@ def analyze(
         encoder=encoder,
         seed=seed,
     )
+    if as_json:
+        print_json(asdict(found))
 
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe (see `mmts recipes`) or a YAML file.")],
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="A shipped recipe (see `mmts recipes`) or a YAML file; without one, the data choose."),
+    ] = None,
     data: DataPath = None,
     out: Annotated[Path | None, typer.Option("--out", help="Run directory (default: runs/RECIPE).")] = None,
     settings: Annotated[
@@ -98,12 +127,20 @@ def train(
         bool,
         typer.Option("--tiny", help="Try the recipe in a minute: small random towers, few samples, no data needed."),
     ] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Train by a recipe and judge the result on test."""
+    from mmts.training.choose_recipe import choose_recipe
     from mmts.training.recipe import load_recipe
     from mmts.training.run import train as train_run
     from mmts.training.tiny import example_data, tiny
 
+    if recipe is None:
+        if data is None:
+            raise RecipeError("name a recipe (see `mmts recipes`), or give --data PATH, and the data choose one")
+        recipe, why = choose_recipe(data)
+        console.print(f"recipe {recipe}: {why}", markup=False)
     chosen = load_recipe(recipe, settings or [])
     if small:
         chosen = tiny(chosen, settings or [])
@@ -111,7 +148,9 @@ def train(
         data = example_data(chosen, Path("runs") / f"{chosen.folder_name}-data")
     if data is not None:
         chosen = chosen.with_data(data)
-    train_run(chosen, out or Path("runs") / chosen.folder_name, resume=resume)
+    metrics = train_run(chosen, out or Path("runs") / chosen.folder_name, resume=resume)
+    if as_json and os.environ.get("RANK", "0") == "0":
+        print_json(metrics)
 
 
 @app.command()
@@ -121,20 +160,29 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="The split to judge on (default: test).")] = None,
     checkpoint: Annotated[str, typer.Option(help="best or last.")] = "best",
     save_embeddings: Annotated[Path | None, typer.Option(help="Also write the embeddings to this .npz file.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Judge a run again, or on other data."""
     from mmts.training.run import evaluate as evaluate_run
 
-    evaluate_run(run, data, split, checkpoint, save_embeddings)
+    metrics = evaluate_run(run, data, split, checkpoint, save_embeddings)
+    if as_json:
+        print_json(metrics)
 
 
 @app.command()
-def compare(runs: Annotated[list[Path], typer.Argument(help="Run directories.")]) -> None:
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
+    as_json: Json = False,
+) -> None:
     """Print runs side by side, with spread and intervals."""
-    from mmts.compare import compare_runs, comparison_tables
+    from mmts.compare import compare_runs, comparison_as_mapping, comparison_tables
 
-    for table in comparison_tables(compare_runs(runs)):
+    comparison = compare_runs(runs)
+    for table in comparison_tables(comparison):
         console.print(table)
+    if as_json:
+        print_json(comparison_as_mapping(comparison))
 
 
 @app.command()
@@ -156,29 +204,32 @@ def recipes(
     policies: Annotated[
         bool, typer.Option("--policies", help="List the losses and rules that a recipe's objective can name.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """List the shipped recipes, or print one."""
     from mmts.training.objective_sections import described
     from mmts.training.recipe import load_recipe, shipped_recipes
 
-    if policies:
-        for title, rows in described().items():
-            console.print(f"{title}:")
-            console.print(_two_columns(rows))
-        return
-    if name is None:
-        console.print(_two_columns({each: load_recipe(each).description for each in shipped_recipes()}))
-        return
     shipped = shipped_recipes()
-    if name not in shipped:
+    if name is not None and name not in shipped:
         raise RecipeError(f"there is no shipped recipe {name!r}; {nearest(name, shipped)}")
-    console.print(shipped[name], end="", markup=False)
+    listed = described() if policies else {"": {each: load_recipe(each).description for each in shipped}}
+    if as_json:
+        print_json(load_recipe(name).model_dump(mode="json") if name else listed.get("", listed))
+    elif name is not None:
+        console.print(shipped[name], end="", markup=False)
+    else:
+        for title, rows in listed.items():
+            if title:
+                console.print(f"{title}:")
+            console.print(_two_columns(rows))
 
 
 @app.command()
 def prepare(
     name: Annotated[str, typer.Argument(help="flickr30k, coco, cc3m, ek100 or youcook2.")],
     root: Annotated[Path, typer.Option("--root", help="The data set's folder.")],
+    quiet: Quiet = False,
 ) -> None:
     """Check a public data set's folder and count what it holds."""
     from mmts.prepare import prepare as prepare_set
@@ -198,6 +249,7 @@ def sweep(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Runs at a time, a process and a thread each (default: one a core).")
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Tune rules on val, all with as many trials, and judge them on test."""
     from mmts.sweep import run_sweep
@@ -206,11 +258,14 @@ def sweep(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(as_json: Json = False) -> None:
     """Check versions, device, decoders and disk."""
-    from mmts.doctor import examine
+    from mmts.doctor import examine, judge
 
-    examine()
+    findings = examine()
+    if as_json:
+        print_json([asdict(each) for each in findings])
+    judge(findings)
 
 
 @app.command()
@@ -218,6 +273,7 @@ def index(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     path: Annotated[Path, typer.Argument(help="A folder of images or videos, or any data: see docs/datasets.md.")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the index (default: RUN/index).")] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Index a folder for searching; again: what is new and changed."""
     from mmts.search import build_index
@@ -241,6 +297,19 @@ def search(
     from mmts.search.command import search as search_run
 
     search_run(run, query, image, k=k, as_json=as_json, page=html, port=port if serve else None, folder=index)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    to: Annotated[str, typer.Option("--to", help="sentence-transformers or onnx.")],
+    out: Annotated[Path | None, typer.Option("--out", help="A new folder (default: RUN/onnx or the like).")] = None,
+    checkpoint: Annotated[str, typer.Option(help="best or last.")] = "best",
+) -> None:
+    """Write a run for sentence-transformers or onnxruntime."""
+    from mmts.export import export_run
+
+    export_run(run, to, out, checkpoint)
 
 
 def _two_columns(rows: Mapping[str, str]) -> Table:

@@ -131,6 +131,20 @@ def compare_runs(paths: Sequence[str | Path]) -> Comparison:
     return Comparison(tuple(groups), directions, paired_gaps(judged, directions))
 
 
+def comparison_as_mapping(comparison: Comparison) -> dict[str, Any]:
+    """Return what the tables say as plain data: each group's figures by seed, and its gaps to the first, in points."""
+    gaps: list[dict[str, Any]] = [{} for _ in comparison.groups]
+    for (number, direction, measure, part), gap in comparison.gaps.items():
+        at = gaps[number].setdefault(part or "all", {}).setdefault(direction, {})
+        at[measure] = {"mean": gap.mean, "low": gap.low, "high": gap.high}
+    return {
+        "groups": [
+            {"name": group.name, "runs": [str(path) for path in group.paths], "metrics": group.metrics, "gaps": own}
+            for group, own in zip(comparison.groups, gaps, strict=True)
+        ]
+    }
+
+
 def paired_gaps(judged: Sequence[Sequence[Judged]], directions: tuple[str, str]) -> dict[GapKey, Gap]:
     """Return every group's gaps to the first, overall and by head, mid and tail (docs/method.md, 7.2).
 

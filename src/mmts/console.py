@@ -1,5 +1,6 @@
 """What a person sees while something runs: one console, one progress bar."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +23,17 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         console.quiet = before
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON to standard output, also while the console is quiet.
+
+    >>> print_json({"R@1": 51.5})
+    {
+      "R@1": 51.5
+    }
+    """
+    print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 class Bar:

@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -35,14 +35,19 @@ class Finding:
     fix: str = ""
 
 
-def examine() -> None:
-    """Look at everything and print it; raises RunError naming what is wrong."""
+def examine() -> list[Finding]:
+    """Look at everything and print what was found."""
     findings = [finding for check in CHECKS for finding in _careful(check)]
     table = Table.grid(padding=(0, 2))
     for each in findings:
         text = f"{each.found}; {each.fix}" if each.fix else each.found
         table.add_row(Text(each.state, style=_STYLES[each.state]), Text(each.what), Text(text))
     console.print(table)
+    return findings
+
+
+def judge(findings: Sequence[Finding]) -> None:
+    """Say that nothing is in the way, or raise RunError naming what is wrong."""
     wrong = [each.what for each in findings if each.state == "wrong"]
     if wrong:
         raise RunError(f"{len(wrong)} of {len(findings)} things need mending: {', '.join(wrong)}")

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,6 +52,42 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
         raise
 
 
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Give an empty folder beside `path`, and rename it to `path` once the body has filled it.
+
+    Where the body raises, nothing is left. FileExistsError where there is anything at `path`, before the body runs.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "a"
+    >>> with atomic_folder(target) as folder:
+    ...     _ = (folder / "b.txt").write_text("done")
+    >>> [each.name for each in target.iterdir()]
+    ['b.txt']
+    """
+    path = Path(path)
+    if path.exists() or path.is_symlink():
+        raise FileExistsError(errno.EEXIST, "is there already; remove it, or choose another place", str(path))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    except OSError as error:
+        raise _about(error, path) from None
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                flush_to_disk(file)
+        temporary.rename(path)
+        _flush_folder(path.parent)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno is not None:  # else it is a library's own, with words of its own
+            raise _about(error, path) from None
+        raise
+
+
 def leftovers(folder: Path) -> list[Path]:
     """Return the temporary files that processes killed during an `atomic_write` into a folder left there.
 
@@ -61,7 +98,7 @@ def leftovers(folder: Path) -> list[Path]:
     >>> [each.name for each in leftovers(folder)]
     ['.a.json.x1y2z3_4.tmp']
     """
-    return [each for each in folder.glob(".*.tmp") if _TEMPORARY.fullmatch(each.name)]
+    return [each for each in folder.glob(".*.tmp") if _TEMPORARY.fullmatch(each.name) and each.is_file()]
 
 
 def append_line(path: Path, line: str) -> None:

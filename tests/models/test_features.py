@@ -9,7 +9,6 @@ from tiny_models import tiny_encoder
 from torch import Tensor, nn
 
 from mmts.data.records import Medium
-from mmts.devices import has_bf16
 from mmts.errors import DataError, InputError
 from mmts.models import (
     TextTower,
@@ -22,7 +21,14 @@ from mmts.models import (
     media_features,
     text_features,
 )
+from mmts.models import features as features_module
 from mmts.models.image_towers import ImageTower
+
+
+@pytest.fixture(autouse=True)
+def float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compared to the last digits is not computed in bf16, whatever the machine."""
+    monkeypatch.setattr(features_module, "has_bf16", lambda device: False)
 
 
 def images(folder: Path, count: int) -> list[Path]:
@@ -82,7 +88,17 @@ def test_media_features_are_those_of_the_tower(tmp_path: Path) -> None:
     np.testing.assert_allclose(rows, expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(has_bf16(torch.device("cpu")), reason="this CPU computes features in bf16")
+def test_in_bf16_features_are_near_and_are_kept_by_themselves(
+    tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, tower = images(tmp_path, 5), image_tower()
+    exact = features_of(tower, paths)
+    monkeypatch.setattr(features_module, "has_bf16", lambda device: True)
+    near = features_of(tower, paths)
+    assert 0 < np.abs(near - exact).max() < 0.02 * np.abs(exact).max()
+    assert cache_files(private_cache) == 2
+
+
 def test_media_features_are_computed_once(tmp_path: Path, private_cache: Path) -> None:
     paths = images(tmp_path, 5)
     tower = image_tower()

@@ -32,6 +32,7 @@ def make_trainer(
     before_batch: Callable[[int], None] = lambda step: None,
     change: Callable[[int, Batch], None] = lambda step, batch: None,
     dropout: float = 0.2,
+    recipe: dict[str, Any] | None = None,
 ) -> Trainer:
     """Return a trainer over features of which the captions' are a rotation of the media's.
 
@@ -73,6 +74,7 @@ def make_trainer(
         batch_size=plan.batch_size,
         evaluate=evaluate,
         groups=torch.arange(N) % 3,
+        recipe=recipe,
     )
 
 

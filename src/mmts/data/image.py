@@ -52,10 +52,15 @@ def load_image(path: str | Path, size_hint: int | None = None, *, member: tuple[
                 image.draft(None, (size_hint, size_hint))  # does nothing where the format is not JPEG
             _check_pixels(image)
             image.load()
-            return _rgb(_upright(image))
+            return upright_rgb(image)
     except Exception as error:  # decoders raise nearly anything on damaged files
         place = path if member is None else f"{path}, byte {member[0]}"
         raise DataError(f"{place}: {_reason(path, error)}") from None
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Return an opened image as `load_image` does: turned as its EXIF data say, RGB, transparent parts on white."""
+    return _rgb(_upright(image))
 
 
 def why_unreadable_image(path: Path, member: tuple[int, int] | None = None) -> str | None:

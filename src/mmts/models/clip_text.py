@@ -205,7 +205,7 @@ class ClipText(TextTower):
         for block in self.blocks:
             states = block(states)
         # What comes after the end token fills the row up; as attention is causal, it changes nothing before it.
-        last = states[torch.arange(len(ids), device=ids.device), ids.argmax(1)]
+        last = states[torch.arange(ids.shape[0], device=ids.device), ids.argmax(1)]
         features: Tensor = self.ln_final(last) @ self.text_projection
         return features
 

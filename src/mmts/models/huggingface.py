@@ -58,7 +58,7 @@ def find_source(name: str, side: str, built_in: tuple[str, ...]) -> Source:
 def call(source: Source, what: str, built_in: tuple[str, ...], function: Callable[..., T], **options: Any) -> T:
     """Call one of transformers' `from_pretrained` quietly; any failure becomes one RecipeError."""
     try:
-        with _quiet():
+        with quiet():
             return function(source.place, local_files_only=source.local, trust_remote_code=False, **options)
     except Exception as error:  # whatever a third party raises on bad files, names or networks
         reason = _first_line(error)
@@ -190,7 +190,7 @@ def _side(source: Source, stated: Any) -> tuple[int | None, bool]:
 def _read_json(source: Source, filename: str) -> dict[str, Any] | None:
     from transformers.utils import cached_file
 
-    with _quiet():
+    with quiet():
         try:
             path = cached_file(
                 source.place, filename, local_files_only=source.local, _raise_exceptions_for_missing_entries=False
@@ -207,7 +207,7 @@ def _read_json(source: Source, filename: str) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' progress bars and loading reports off the terminal; what matters is raised."""
     from transformers.utils import logging as transformers_logging
 

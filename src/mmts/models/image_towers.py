@@ -238,6 +238,7 @@ class HuggingFaceImage(ImageTower):
         super().__init__(
             source.name, size or own, preprocessing.mean, preprocessing.std, resize or preprocessing.resize
         )
+        self.source = source
         if getattr(model, "main_input_name", "") != "pixel_values" and not hf.has_both_sides(model):
             raise RecipeError(f"image tower {source.name!r}: a {model.config.model_type} model takes no images")
         self.pooling = check_choice(source.name, "pooling", pooling, ("auto", "pooler", "cls", "mean"))

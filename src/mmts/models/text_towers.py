@@ -169,6 +169,7 @@ class HuggingFaceText(TextTower):
         max_length: int | None,
     ) -> None:
         super().__init__(source.name)
+        self.source = source
         self.clip = hf.has_both_sides(model)
         if getattr(model.config, "is_encoder_decoder", False):
             model = model.get_encoder()

@@ -108,7 +108,7 @@ class FramesTower(VideoTower):
     def features(self, pixels: Tensor) -> Tensor:
         """Return the pooled features of the frames."""
         with torch.no_grad() if is_frozen(self.image) else nullcontext():
-            rows = self.image.features(pixels.flatten(0, 1)).reshape(len(pixels), self.frames, self.width)
+            rows = self.image.features(pixels.flatten(0, 1)).reshape(pixels.shape[0], self.frames, self.width)
         if self.blocks is not None:
             rows = self.blocks(rows + self.positions)
         return rows.mean(1)

@@ -44,6 +44,16 @@ class Objective(nn.Module):
         """Return the loss of a batch and what to log."""
         raise NotImplementedError
 
+    def values(self, progress: float, index: Tensor) -> dict[str, Tensor]:
+        """Return the temperatures or margins of samples by name, () or (B,), as far as no batch decides about them."""
+        policies = {name: getattr(self, name, None) for name in ("temperature", "margin")}
+        with torch.no_grad():
+            return {
+                name: policy(progress, index)
+                for name, policy in policies.items()
+                if isinstance(policy, Policy) and not policy.uses_similarity
+            }
+
     def learning_rates(self) -> dict[str, float]:
         """Return the learning rates of parameters that have one of their own, by name as in named_parameters().
 

@@ -172,6 +172,14 @@ class ISogCLR(ObjectiveWithMemory):
             {"temperature": (tau_media + tau_text) / 2, "weight": pull_weights(media, text)},
         )
 
+    def values(self, progress: float, index: Tensor) -> dict[str, Tensor]:
+        """Return the temperatures of the texts of samples (B,), and of all media (num_media,)."""
+        low, high = self.bounds(progress)
+        return {
+            "temperature_text": self.tau_text[index].clamp(low, high),
+            "temperature_media": self.tau_media.clamp(low, high),
+        }
+
     @torch.no_grad()
     def _move(self, tau: Tensor, u: Tensor, rows: Tensor, contrast: Contrast, low: float, high: float) -> None:
         """Take one step with the temperatures of one side, whose state is `tau` and `u`; unmoved without a negative."""

@@ -5,8 +5,7 @@ from torch import Tensor, nn
 
 from mmts.errors import Diverged, InputError
 from mmts.files import write_json
-from mmts.objectives import ObjectiveOutput
-from mmts.policies import Policy
+from mmts.objectives import Objective, ObjectiveOutput
 from mmts.training.log_line import describe_values, value_range
 from mmts.training.run_directory import RunDirectory
 
@@ -28,18 +27,12 @@ def values_in(output: ObjectiveOutput) -> dict[str, dict[str, float]]:
     return {name: value_range(output.log[name]) for name in _VALUES if name in output.log}
 
 
-def values_of(objective: nn.Module, progress: float, index: Tensor) -> dict[str, dict[str, float]]:
-    """Ask the policies of an objective that gave no output, as far as they don't look at embeddings."""
-    values = {}
-    for name in _VALUES:
-        policy = getattr(objective, name, None)
-        if isinstance(policy, Policy) and not policy.uses_similarity:
-            try:
-                with torch.no_grad():
-                    values[name] = value_range(policy(progress, index, None))
-            except InputError:  # it may be the policy that has gone wrong
-                continue
-    return values
+def values_of(objective: Objective, progress: float, index: Tensor) -> dict[str, dict[str, float]]:
+    """Ask an objective that gave no output for its temperatures or margins, as far as no embeddings decide."""
+    try:
+        return {name: value_range(value) for name, value in objective.values(progress, index).items()}
+    except InputError:  # it may be the policy that has gone wrong
+        return {}
 
 
 def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:

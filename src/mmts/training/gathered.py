@@ -31,25 +31,48 @@ def gather_rows(own: Tensor, batch_size: int) -> Tensor:
     tensor([[1., 0.],
             [0., 1.]])
     """
+    n = num_processes()
+    shares = [process_slice(batch_size, k, n) for k in range(n)]
+    return gather(own, [share.stop - share.start for share in shares])
+
+
+def share_sizes(own: int, device: torch.device) -> list[int]:
+    """Return how many rows each process has, given this one's number; for batches that are not divided by us.
+
+    >>> share_sizes(3, torch.device("cpu"))
+    [3]
+    """
+    if num_processes() == 1:
+        return [own]
+    sizes = torch.zeros(num_processes(), dtype=torch.int64, device=device)
+    sizes[process_index()] = own
+    distributed.all_reduce(sizes)
+    return [int(size) for size in sizes]
+
+
+def gather(own: Tensor, sizes: list[int]) -> Tensor:
+    """Return the rows of all processes (B, ...), given this one's and how many each of them has.
+
+    >>> gather(torch.tensor([3, 4]), [2])
+    tensor([3, 4])
+    """
     if num_processes() == 1:
         return own
-    rows: Tensor = _Gather.apply(own, batch_size)  # type: ignore[no-untyped-call]
+    rows: Tensor = _Gather.apply(own, sizes)  # type: ignore[no-untyped-call]
     return rows
 
 
 class _Gather(Function):
-    """Shares differ by a row, and transfers may not: the shorter are filled up by a row that is cut off again."""
+    """Shares may differ, and transfers may not: the shorter are filled up by rows that are cut off again."""
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, batch_size: int) -> Tensor:
-        n = num_processes()
-        shares = [process_slice(batch_size, k, n) for k in range(n)]
-        sizes = [share.stop - share.start for share in shares]
-        sent = own.new_zeros(max(sizes), own.shape[1])
+    def forward(ctx: Any, own: Tensor, sizes: list[int]) -> Tensor:
+        sent = own.new_zeros(max(sizes), *own.shape[1:])
         sent[: len(own)] = own
-        received = [torch.empty_like(sent) for _ in range(n)]
+        received = [torch.empty_like(sent) for _ in sizes]
         distributed.all_gather(received, sent)
-        ctx.share = shares[process_index()]
+        start = sum(sizes[: process_index()])
+        ctx.share = slice(start, start + len(own))
         return torch.cat([rows[:size] for rows, size in zip(received, sizes, strict=True)])
 
     @staticmethod

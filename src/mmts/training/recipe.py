@@ -248,7 +248,9 @@ class Train(Section):
     seed: int = Field(0, ge=0, le=MAX_SEED)
     """Of weights, order, captions, augmentation, dropout."""
     trackers: tuple[str, ...] = ("tensorboard",)
-    """Any that accelerate knows; `[]` for none."""
+    """Any that accelerate knows, `wandb` and `mlflow` too; `[]` for none."""
+    project: str = Field("mmts", min_length=1)
+    """What trackers file the run under."""
 
     @model_validator(mode="after")
     def _one_length(self) -> "Train":

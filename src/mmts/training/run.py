@@ -39,7 +39,7 @@ from mmts.training.checkpoint import load_checkpoint, random_state, restore_rand
 from mmts.training.inputs import Inputs, build_model, embed_split, prepare_inputs, training_batches
 from mmts.training.processes import joined, main_first, once
 from mmts.training.recipe import Recipe
-from mmts.training.run_directory import RunDirectory
+from mmts.training.run_directory import RunDirectory, dotted
 from mmts.training.splits import (
     Splits,
     judged_split,
@@ -96,6 +96,7 @@ def train(recipe: Recipe, out: Path, resume: bool = False, judged_on: str | None
         batch_size=plan.batch_size,
         evaluate=_validation(judged, relevance) if splits.val is not None else None,
         groups=distribution.groups(),
+        recipe=dotted(recipe.model_dump(mode="json")),
     )
     parameters = sum(each.numel() for each in trainer.trainable)
     console.print(f"training {parameters:,} parameters for {trainer.total_steps:,} steps into {out}")

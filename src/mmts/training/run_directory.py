@@ -25,6 +25,7 @@ _MAY_CHANGE = frozenset(
         "train.log_every",
         "train.micro_batch",
         "train.on_nan",
+        "train.project",
         "train.trackers",
     }
 )
@@ -46,6 +47,7 @@ class RunDirectory:
     judgement.npz     rank of every query behind metrics.json, and the first ten results
     evaluations/      judgements on other data or splits
     index/            what `mmts index` made, for searching
+    onnx/, sentence-transformers/   what `mmts export` wrote
     """
 
     path: Path
@@ -193,18 +195,24 @@ def _listed(changed: dict[str, tuple[Any, Any]]) -> str:
     return listed + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
 
 
+def dotted(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested mappings by dotted key.
+
+    >>> dotted({"train": {"epochs": 3, "trackers": []}})
+    {'train.epochs': 3, 'train.trackers': []}
+    """
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= dotted(inner, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
 def differences(first: Recipe, second: Recipe) -> dict[str, tuple[Any, Any]]:
     """Return the keys, dotted, whose values differ between two recipes; what only describes them does not count."""
 
-    def flatten(value: Any, prefix: str) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            return {prefix: value}
-        flat: dict[str, Any] = {}
-        for key, inner in value.items():
-            flat |= flatten(inner, f"{prefix}.{key}" if prefix else key)
-        return flat
-
-    old = flatten(first.model_dump(mode="json", exclude=_ABOUT), "")
-    new = flatten(second.model_dump(mode="json", exclude=_ABOUT), "")
+    old = dotted(first.model_dump(mode="json", exclude=_ABOUT))
+    new = dotted(second.model_dump(mode="json", exclude=_ABOUT))
     keys = [*old, *(key for key in new if key not in old)]
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}

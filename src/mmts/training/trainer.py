@@ -1,11 +1,10 @@
 """The one trainer: takes a model, an objective and batches, and owns the clock."""
 
-import importlib.util
 import math
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -47,13 +46,15 @@ from mmts.training.recipe import Train
 from mmts.training.run_directory import RunDirectory
 from mmts.training.saved_state import check_same_clock, restore
 from mmts.training.stopping import stop_requests
+from mmts.training.tracking import sample_indices, start_trackers, track, track_histograms, trackers_for
 
 
 class Trainer:
     """Trains `model` under `objective`; progress p = step / total_steps is computed here and nowhere else.
 
     `batches(epoch, first_batch)` yields the batches of an epoch from `first_batch` on; `evaluate()` returns the
-    validation figures, or is None without validation data; `groups` (N,) is 0, 1, 2 = head, mid, tail by sample.
+    validation figures, or is None without validation data; `groups` (N,) is 0, 1, 2 = head, mid, tail by sample;
+    `recipe`, by dotted key, is for trackers.
 
     Of several processes (see `processes.joined`) each embeds its share of every batch and works out the loss of the
     whole one, so that gradients, schedules and the objective's state are those of one process; only dropout is drawn
@@ -71,15 +72,14 @@ class Trainer:
         batch_size: int,
         evaluate: Callable[[TwoTower], dict[str, Any]] | None = None,
         groups: Tensor | None = None,
+        recipe: Mapping[str, Any] | None = None,
     ) -> None:
-        missing = [name for name in settings.trackers if importlib.util.find_spec(name) is None]
-        if missing:
-            raise RunError(f"train.trackers: the package {missing[0]} is not installed; install it or leave it out")
+        trackers = trackers_for(settings.trackers, run)
         refuse_sharded_models()
         AcceleratorState._reset_state()  # accelerate keeps precision for the whole process; each run has its own
         self.accelerator = Accelerator(
             mixed_precision="bf16" if settings.precision == "bf16" else "no",
-            log_with=list(settings.trackers) or None,
+            log_with=trackers,
             project_dir=str(run.path),
             cpu=num_processes() > 1 and not torch.accelerator.is_available(),
             # Batch norms see to their statistics by themselves.
@@ -107,6 +107,7 @@ class Trainer:
         self.batch_size = batch_size
         self.evaluate = evaluate
         self.groups = groups
+        self.recipe = recipe or {}
         self.total_steps = settings.steps or (settings.epochs or 0) * batches_per_epoch
         self.learning_rate = learning_rate_schedule(settings)
         groups_of_parameters = parameter_groups([model, objective], settings.weight_decay, objective.learning_rates())
@@ -138,7 +139,17 @@ class Trainer:
         if resume:
             self._restore()
         once(self._open)
-        self.accelerator.init_trackers("tensorboard")
+        start_trackers(self.accelerator, self.run, self.settings.project, self.recipe)
+        try:
+            self._fit()
+        finally:
+            for tracker in self.accelerator.trackers:
+                tracker.finish()  # end_training() would part the processes too, which go on together
+        if self.skipped:
+            console.print(f"note: {self.skipped:,} of {self.total_steps:,} steps were skipped: train.on_nan is skip")
+
+    def _fit(self) -> None:
+        """Take the steps that are left."""
         pairs, done = self.total_steps * self.batch_size, self.step * self.batch_size
         with stop_requests() as stop, progress_bar("training", pairs, "pairs", done) as bar:
             try:
@@ -148,10 +159,6 @@ class Trainer:
                 if process_index() == 0 and self.step > (self.saved_at or 0):
                     self._write_last()
                 raise
-        for tracker in self.accelerator.trackers:
-            tracker.finish()  # end_training() would part the processes too, which go on together
-        if self.skipped:
-            console.print(f"note: {self.skipped:,} of {self.total_steps:,} steps were skipped: train.on_nan is skip")
 
     def _open(self) -> None:
         """Make the run directory ready for the steps to come."""
@@ -176,6 +183,8 @@ class Trainer:
                 line["val"] = self._validate()
             if {"val", "skipped"} & line.keys() or done or line["step"] % self.settings.log_every == 0:
                 self._log(line)
+            if evaluates:
+                self._log_histograms(line)
             bar.advance(len(batch.index))
             bar.describe(describe(line))
             every = self.settings.checkpoint_every
@@ -305,12 +314,21 @@ class Trainer:
         if process_index() != 0:
             return
         self.run.append_log(line)
-        self.accelerator.log(flatten(line), step=line["step"])
+        track(self.accelerator.trackers, flatten(line), line["step"])
         if "val" in line and not errors.is_terminal:
             found = ", ".join(
                 f"{name.replace('_to_', '→')} {figures['R@1']:.1f}" for name, figures in line["val"].items()
             )
             console.print(f"epoch {line['epoch'] + 1}: {describe(line)}, val R@1 {found}", markup=False)
+
+    def _log_histograms(self, line: dict[str, Any]) -> None:
+        """Track how the temperatures or margins of all samples lie at a logged step, where they are not one."""
+        if process_index() != 0 or not self.accelerator.trackers or self.groups is None:
+            return
+        index = sample_indices(len(self.groups)).to(self.accelerator.device)
+        values = self.accelerator.unwrap_model(self.objective).values(line["progress"], index)
+        several = {name: value for name, value in values.items() if value.ndim == 1}
+        track_histograms(self.accelerator.trackers, several, line["step"])
 
     def _state(self) -> dict[str, Any]:
         """Return what judging the model needs."""

@@ -1,0 +1,54 @@
+"""A loss for SentenceTransformerTrainer: pairs of texts, or of images and texts with a CLIP model."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmts.adapters.batch_loss import Rule, batch_loss
+from mmts.adapters.trainer_callback import RuleCallback
+from mmts.errors import InputError
+
+
+class PairLoss(nn.Module):
+    """The loss of a rule (an objective or MMTSLoss) on the pairs of a SentenceTransformerTrainer.
+
+    The data set has two columns to embed, media then text (or anchor then positive), and a column named `label`: the
+    pair's index for an objective, the size of its concept for MMTSLoss; or of both that and its medium's index, where
+    pairs share media. The trainer needs `callbacks=[loss.callback]`, which tells progress and keeps the rule's state.
+    `log` is what the rule logs of the last batch (temperatures (B,), for one).
+
+    InputError for a batch that is not of pairs, that has no `label`, or where the callback is missing.
+    """
+
+    def __init__(self, model: nn.Module, rule: Rule) -> None:
+        super().__init__()
+        self.model = model
+        self.rule = rule
+        self.callback = RuleCallback(rule)
+        self.log: dict[str, Tensor] = {}
+
+    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None) -> Tensor:
+        """Return the loss of a batch, shape ()."""
+        features = list(sentence_features)
+        if len(features) != 2:
+            raise InputError(
+                f"PairLoss: the batch has {len(features)} columns to embed; it takes pairs, two columns. Every column "
+                "but `label` is embedded, one with the index too: name it `label`"
+            )
+        if labels is None:
+            raise InputError(
+                "PairLoss: the batch has no labels; give the data set a column named `label` with each pair's index "
+                "(for MMTSLoss: the size of its concept)"
+            )
+        self.rule.train(self.model.training)  # the trainer sets the mode of its model only
+        media, text = (self.model(each)["sentence_embedding"] for each in features)
+        samples, media_index = _split(labels)
+        output = batch_loss(self.rule, media, text, progress=self.callback.progress, samples=samples, media=media_index)
+        self.log = output.log
+        return output.loss
+
+
+def _split(labels: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return samples and media of labels that are (B,), the samples alone, or (B, 2), both."""
+    return (labels[:, 0], labels[:, 1]) if labels.ndim == 2 and labels.shape[1] == 2 else (labels, None)

@@ -1,0 +1,74 @@
+"""What a rule hears from a transformers Trainer, whichever one: progress, the optimizer's steps and checkpoints."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from mmts.adapters.batch_loss import Rule
+from mmts.errors import RunError
+from mmts.files import atomic_write
+from mmts.objectives import Objective
+from mmts.training.gathered import average_gradients
+
+RULE_FILE = "mmts_rule.pt"
+
+
+class RuleCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types here
+    """Follows a trainer for a rule: `progress`, None before training, is its global_step / max_steps.
+
+    After each optimizer step it lets the rule bound what it learns. What the rule learns and remembers goes into the
+    file mmts_rule.pt of every checkpoint, and comes back from the one in args.output_dir where training resumes there;
+    RunError where that has no such file, or one of another rule.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.progress: float | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
+    ) -> None:
+        """Take up a resumed run."""
+        self.progress = state.global_step / state.max_steps
+        if state.global_step and self.rule.state_dict():
+            self._load(_rule_file(args, state))
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
+        """Look at the clock."""
+        self.progress = state.global_step / state.max_steps
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
+    ) -> None:
+        """Give all processes the same gradients of the rule: nothing wraps it as the model is wrapped."""
+        average_gradients(self.rule.parameters())
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
+        """Follow an optimizer step: the trainer forgets the gradients of its model only."""
+        self.rule.zero_grad()
+        if isinstance(self.rule, Objective):
+            self.rule.after_step()
+        self.progress = state.global_step / state.max_steps
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
+        """Write the rule's state beside the model's."""
+        if state.is_world_process_zero and self.rule.state_dict():
+            with atomic_write(_rule_file(args, state)) as file:
+                torch.save(self.rule.state_dict(), file)
+
+    def _load(self, path: Path) -> None:
+        if not path.exists():
+            raise RunError(
+                f"{path} is missing, and the rule remembers things; resume from a checkpoint in output_dir that was "
+                "written with the rule's callback"
+            )
+        try:
+            self.rule.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        except RuntimeError as error:
+            raise RunError(f"{path} is not of this rule: {error}") from None
+
+
+def _rule_file(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}" / RULE_FILE

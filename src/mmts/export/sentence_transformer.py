@@ -1,0 +1,141 @@
+"""A run's two sides as a folder that sentence-transformers loads."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from mmts.console import console
+from mmts.data.image import fit_square, to_pixels
+from mmts.errors import RunError
+from mmts.export.hugging_face import is_one_model, save_both_sides, save_text_model
+from mmts.export.samples import captions_for, largest_difference, pictures
+from mmts.models import TwoTower
+from mmts.models.image_towers import ImageTower
+from mmts.models.text_towers import HuggingFaceText
+from mmts.training.recipe import Model
+
+TOLERANCE = 1e-5
+
+
+def write_sentence_transformer(model: TwoTower, section: Model, folder: Path) -> dict[str, Any]:
+    """Write the run's sides as modules of sentence-transformers, load them again, and return what was measured.
+
+    model: in evaluation mode, frozen towers and all. section: of the recipe. A text encoder of Hugging Face, both sides
+    of one CLIP or SigLIP, and heads are modules of sentence-transformers' own; other towers are `mmts.export.modules`,
+    which the folder needs mmts for. Videos and features have no module: then there is only the text side, said aloud.
+    Raises RunError for a text tower whose weights come from a checkpoint file, and for differences above `TOLERANCE`.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Router
+
+    image, text = model.media_tower, model.text_tower
+    assert text is not None
+    if not isinstance(image, ImageTower):
+        what = "features" if image is None else "videos"
+        console.print(f"note: sentence-transformers takes no {what}: only the text side is exported (--to onnx: both)")
+        image = None
+    is_one = is_one_model(image, text)
+    with tempfile.TemporaryDirectory() as scratch:
+        text_side = [*_text_modules(image if is_one else None, text, section, Path(scratch)), *_head(model.text_head)]
+        modules = text_side
+        if image is not None:
+            first = text_side[0] if is_one else _image_module(image, section)
+            image_side = [first, *_head(model.media_head)]
+            if text_side != image_side:
+                routes = {(None, "text"): "text", (None, "image"): "image"}
+                modules = [Router({"text": text_side, "image": image_side}, route_mappings=routes)]
+        made = SentenceTransformer(modules=[*modules, Normalize()], device="cpu")
+        made.save(str(folder), create_model_card=False)
+    needs_mmts = any(type(each).__module__ == "mmts.export.modules" for each in made.modules())
+    loaded = SentenceTransformer(str(folder), device="cpu", trust_remote_code=needs_mmts, local_files_only=True)
+    content: dict[str, Any] = {"needs_mmts": needs_mmts, "text": {"largest_difference": _of_texts(model, loaded)}}
+    if image is not None:
+        squares = pictures(*[(image.size, image.size)] * 3)
+        sizes = ((3 * image.size, 2 * image.size), (image.size, 2 * image.size + 1), (50, 70))
+        content["media"] = {"kind": "image", "largest_difference": _of_images(model, loaded, squares)}
+        content["media"]["other_sizes"] = _of_images(model, loaded, pictures(*sizes))
+    for side, measured in content.items():
+        if side != "needs_mmts" and not measured["largest_difference"] <= TOLERANCE:
+            difference = measured["largest_difference"]
+            raise RunError(
+                f"sentence-transformers: the {side} embeddings differ from the run's by up to {difference:.1e}, more "
+                f"than {TOLERANCE:g}; --to onnx is another way"
+            )
+    return content
+
+
+def _text_modules(image: Any, text: Any, section: Model, scratch: Path) -> list[nn.Module]:
+    """Return the modules from texts to the text tower's features; with `image` both towers are one model."""
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    from mmts.export.modules import TextModule
+
+    if image is not None:
+        save_both_sides(image, text, scratch)
+        # SigLIP attends to its padding, up to the full length.
+        full = {"text": {"padding": "max_length", "return_attention_mask": False}} if text.pad_full else None
+        return [Transformer(str(scratch), max_seq_length=text.max_length, processing_kwargs=full)]
+    if isinstance(text, HuggingFaceText) and not text.clip:
+        save_text_model(text, scratch)
+        return [Transformer(str(scratch), max_seq_length=text.max_length), Pooling(text.width, text.pooling)]
+    if section.pretrained is not None or "weights" in section.text.options:
+        raise RunError(
+            f"sentence-transformers has no module for the text tower {text.name!r} with weights from a checkpoint; "
+            "--to onnx exports it"
+        )
+    return [TextModule(text, {"tower": section.text.tower, "options": section.text.options})]
+
+
+def _image_module(image: ImageTower, section: Model) -> nn.Module:
+    from mmts.export.modules import ImageModule
+
+    assert section.image is not None
+    options = {"tower": section.image.tower, "size": image.size, "options": section.image.options}
+    return ImageModule(image, options | {"frozen": section.image.frozen})
+
+
+def _head(head: nn.Module) -> list[nn.Module]:
+    """Return a head of `mmts.models.build_head` as modules of sentence-transformers."""
+    from sentence_transformers.sentence_transformer.modules import Dense, LayerNorm
+
+    layers = [] if isinstance(head, nn.Identity) else list(head.children())
+    modules: list[nn.Module] = []
+    for at, layer in enumerate(layers):
+        if isinstance(layer, nn.LayerNorm):
+            module = LayerNorm(layer.normalized_shape[0])
+            module.norm.load_state_dict(layer.state_dict())
+            modules.append(module)
+        elif isinstance(layer, nn.Linear):
+            is_hidden = any(isinstance(after, nn.GELU) for after in layers[at + 1 : at + 2])
+            activation = nn.GELU() if is_hidden else nn.Identity()
+            module = Dense(layer.in_features, layer.out_features, activation_function=activation)
+            module.linear.load_state_dict(layer.state_dict())
+            modules.append(module)
+    return modules
+
+
+def _of_texts(model: TwoTower, loaded: Any) -> float:
+    tower = model.text_tower
+    assert tower is not None
+    captions = captions_for(tower)
+    with torch.no_grad():
+        own = model.encode_text(tower.tokenize(captions))
+    return largest_difference(own, _encoded(loaded, captions))
+
+
+def _of_images(model: TwoTower, loaded: Any, images: list[Image.Image]) -> float:
+    tower = model.media_tower
+    assert tower is not None
+    pixels = torch.stack([to_pixels(fit_square(image, tower.size, tower.resize)) for image in images])
+    with torch.no_grad():
+        own = model.encode_media(pixels)
+    return largest_difference(own, _encoded(loaded, images))
+
+
+def _encoded(loaded: Any, inputs: list[Any]) -> Tensor:
+    encoded: Tensor = loaded.encode(inputs, convert_to_tensor=True, show_progress_bar=False)
+    return encoded

@@ -1,0 +1,90 @@
+"""Trackers: TensorBoard, Weights & Biases, MLflow and the others that accelerate knows, by one line of a recipe."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import TensorBoardTracker, get_available_trackers
+from torch import Tensor
+
+from mmts.errors import RunError
+from mmts.training.processes import process_index
+from mmts.training.run_directory import RunDirectory
+
+_PACKAGES = {"comet_ml": "comet-ml"}  # where pip's name is another
+_MOST_SAMPLES = 1_000_000  # in a histogram
+
+
+def trackers_for(names: Sequence[str], run: RunDirectory) -> list[Any] | None:
+    """Return what Accelerator's `log_with` takes; RunError names the package of a tracker that is not installed."""
+    available = {str(each) for each in get_available_trackers()}
+    for name in names:
+        if name not in available:  # accelerate itself would say nothing and track nothing
+            package = _PACKAGES.get(name, name)
+            raise RunError(
+                f"train.trackers: the package {package} is not installed: pip install {package}, or leave it out"
+            )
+    # All trackers get one project name, and TensorBoard's is the folder that its files lie in.
+    made = [TensorBoardTracker("tensorboard", str(run.path)) if name == "tensorboard" else name for name in names]
+    return made or None
+
+
+def start_trackers(accelerator: Accelerator, run: RunDirectory, project: str, settings: Mapping[str, Any]) -> None:
+    """Open a run in every tracker, named like the run directory, with the recipe's settings by dotted key.
+
+    Raises RunError where a tracker cannot start, for want of a login, say.
+    """
+    name, folder = run.path.resolve().name, str(run.path)
+    options = {
+        "wandb": {"name": name, "dir": folder},
+        "mlflow": {"run_name": name},
+        "clearml": {"task_name": name},
+        "dvclive": {"dir": str(run.path / "dvclive")},
+        "swanlab": {"experiment_name": name, "logdir": str(run.path / "swanlab")},
+        "trackio": {"name": name},
+    }
+    plain = {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in settings.items()}
+    try:
+        accelerator.init_trackers(project, init_kwargs=options)
+        for tracker in accelerator.trackers:
+            if tracker.name != "tensorboard":
+                tracker.store_init_configuration(plain)
+            elif process_index() == 0:  # its table of hyper-parameters makes a folder for every start
+                tracker.writer.add_text("recipe", "".join(f"    {key}: {value}\n" for key, value in plain.items()))
+    except Exception as error:  # whatever a third party raises without a login or a network
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RunError(f"train.trackers: a tracker could not start: {reason}; set it up, or leave it out") from error
+
+
+def track(trackers: Sequence[Any], numbers: Mapping[str, float], step: int) -> None:
+    """Send numbers by name to every tracker."""
+    for tracker in trackers:
+        # MLflow refuses the sign in R@1.
+        named = {re.sub("@", "_at_", name) if tracker.name == "mlflow" else name: numbers[name] for name in numbers}
+        tracker.log(named, step=step)
+
+
+def track_histograms(trackers: Sequence[Any], values: Mapping[str, Tensor], step: int) -> None:
+    """Send the distribution of each of the values (N,) to TensorBoard and Weights & Biases, as NAME/samples."""
+    for tracker in trackers:
+        for name, each in values.items():
+            rows = each.detach().float().cpu().numpy()
+            if tracker.name == "tensorboard":
+                tracker.writer.add_histogram(f"{name}/samples", rows, global_step=step)
+            elif tracker.name == "wandb":
+                import wandb
+
+                tracker.log({f"{name}/samples": wandb.Histogram(rows)}, step=step)
+
+
+def sample_indices(num_samples: int) -> Tensor:
+    """Return the indices of all samples, or of a million at most, evenly spread.
+
+    >>> sample_indices(3)
+    tensor([0, 1, 2])
+    """
+    return torch.arange(0, num_samples, math.ceil(num_samples / _MOST_SAMPLES))

@@ -1,0 +1,193 @@
+"""Exported graphs give the run's embeddings with nothing but onnxruntime, tokenizers, pillow and numpy."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+from small_runs import Runs, difference, embedded
+from tokenizers import Tokenizer
+
+from mmts.data.image import load_pixels
+from mmts.errors import RunError
+from mmts.export import export_run, onnx_files
+from mmts.export.onnx_files import write_onnx
+from mmts.export.tokenizer_file import build_tokenizer, check_tokenizer
+from mmts.models import Vocabulary, build_two_tower, load_text_tower
+from mmts.training.checkpoint import load_checkpoint, save_checkpoint
+
+CAPTIONS = ["a red bar number 3", "stripe in BLUE", "a white square, " * 12, "dog"]
+BICUBIC = Image.Resampling.BICUBIC
+
+
+def squared(photo: Image.Image, side: int, resize: str) -> Image.Image:
+    """What docs/export.md says."""
+    if resize == "crop":
+        return ImageOps.fit(photo, (side, side), BICUBIC)
+    if resize == "pad":
+        inner, square = ImageOps.contain(photo, (side, side), BICUBIC), Image.new("RGB", (side, side), "white")
+        square.paste(inner, ((side - inner.width) // 2, (side - inner.height) // 2))
+        return square
+    return photo.resize((side, side), BICUBIC, reducing_gap=3)
+
+
+def embed_text(folder: Path, captions: list[str]) -> np.ndarray:
+    about = json.loads((folder / "export.json").read_text())["text"]
+    rows = Tokenizer.from_file(str(folder / "tokenizer.json")).encode_batch(captions)
+    ids = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+    feeds = {name: np.array([getattr(row, ids[name]) for row in rows]) for name in about["inputs"]}
+    return onnxruntime.InferenceSession(str(folder / "text.onnx")).run(None, feeds)[0]
+
+
+def embed_images(folder: Path, photos: list[Path]) -> np.ndarray:
+    about = json.loads((folder / "export.json").read_text())["media"]
+    squares = [squared(Image.open(photo).convert("RGB"), about["size"], about["resize"]) for photo in photos]
+    pixels = np.stack([np.asarray(each, np.float32).transpose(2, 0, 1) / 255 for each in squares])
+    return onnxruntime.InferenceSession(str(folder / about["file"])).run(None, {"pixels": pixels})[0]
+
+
+@pytest.mark.parametrize("name", ["words", "bytes", "clip", "siglip", "bert"])
+def test_photos_and_sentences_without_mmts_or_torch(runs: Runs, tmp_path: Path, name: str) -> None:
+    folder = export_run(runs(name), "onnx", tmp_path / "out")
+    about = json.loads((folder / "export.json").read_text())["media"]
+    photos = [runs(name).parent / "shapes" / "images" / f"{number}.png" for number in range(3)]
+    pixels = torch.stack([load_pixels(photo, about["size"], about["resize"]) for photo in photos])
+    texts, images = embedded(runs(name), CAPTIONS, pixels)
+    assert difference(embed_text(folder, CAPTIONS), texts) < 1e-4
+    assert difference(embed_text(folder, CAPTIONS[3:]), texts[3:]) < 1e-4
+    assert difference(embed_images(folder, photos), images) < 1e-4
+    assert difference(embed_images(folder, photos[:1]), images[:1]) < 1e-4
+    assert np.abs(texts.numpy()[0] - texts.numpy()[3]).max() > 1e-2  # nothing is alike by itself
+
+
+def test_the_snippet_of_the_docs_runs(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export_run(runs("words"), "onnx", tmp_path / "exported")
+    Image.new("RGB", (60, 40), (200, 30, 40)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "onnxruntime" in block)
+    found: dict[str, np.ndarray] = {}
+    exec(compile(code, "docs/export.md", "exec"), found)
+    texts, images = embedded(runs("words"), ["a red shoe"], load_pixels("photo.jpg", 16)[None])
+    assert difference(found["x"], images) < 1e-4
+    assert difference(found["y"], texts) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "video",
+    [
+        {"video": "space-time-vit", "video_options": {"patch": 8, "width": 16, "depth": 1, "heads": 2}},
+        {
+            "video": "frames",
+            "video_options": {
+                "image": "small-vit",
+                "image_options": {"patch": 8, "width": 16, "depth": 1, "heads": 2},
+                "pooling": "transformer",
+                "depth": 1,
+                "heads": 2,
+            },
+        },
+    ],
+    ids=["space-time-vit", "frames"],
+)
+def test_clips_of_any_number(tmp_path: Path, video: dict) -> None:
+    model = build_two_tower(
+        **video, frames=3, image_size=16, video_frozen=False, width=8,
+        text="clip-text", text_options={"tokenizer": "bytes", "width": 16, "depth": 1, "heads": 2}, text_frozen=False,
+    ).eval()  # fmt: skip
+    content = write_onnx(model, "video", tmp_path)
+    assert content["media"]["shape"] == ["batch", 3, 3, 16, 16]
+    assert content["media"]["sampling"]["frames"] == 3
+    clips = torch.rand(2, 3, 3, 16, 16)
+    got = onnxruntime.InferenceSession(str(tmp_path / "video.onnx")).run(None, {"pixels": clips.numpy()})[0]
+    with torch.no_grad():
+        assert difference(got, model.encode_media(clips)) < 1e-4
+
+
+@pytest.mark.parametrize("head", ["two-layer", "none"])
+def test_features_computed_beforehand(tmp_path: Path, head: str) -> None:
+    text = {"text": "clip-text", "text_options": {"tokenizer": "bytes", "width": 16, "depth": 1, "output_width": 8}}
+    model = build_two_tower(feature_width=8, width=8, head=head, text_frozen=False, **text).eval()  # type: ignore[arg-type]
+    assert write_onnx(model, "image", tmp_path)["media"]["shape"] == ["batch", 8]
+    rows = torch.randn(4, 8)
+    got = onnxruntime.InferenceSession(str(tmp_path / "features.onnx")).run(None, {"features": rows.numpy()})[0]
+    with torch.no_grad():
+        assert difference(got, model.encode_media(rows)) < 1e-4
+
+
+SMALL = {"width": 8, "depth": 1, "heads": 2}
+WORDS = load_text_tower(
+    "small-transformer",
+    vocabulary=Vocabulary(("ss", "straße", "strasse", "red", "!", "_a", "ΐ")),
+    max_length=9,
+    **SMALL,
+)
+BYTES = load_text_tower("clip-text", tokenizer="bytes", context_length=9, **SMALL)
+WRITTEN = [(build_tokenizer(tower), tower) for tower in (WORDS, BYTES)]
+# The square era name Reiwa came with Unicode 12.1, which `tokenizers` does not take apart yet.
+SIGNS = st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs", "Cn"], exclude_characters="\u32ff")
+ODD = st.sampled_from(
+    ["Straße", "ΣΊΣΥΦΟΣ", "ǰ RED!", "İ", "ﬁsh", "हिन्दी", "❤️", "x_1²", "\x1f", "[PAD] [UNK]", "½", "ᏸ"]
+)
+
+
+@given(st.lists(st.text(SIGNS) | ODD, min_size=1, max_size=4))
+def test_written_tokenizers_give_the_towers_ids(captions: list[str]) -> None:
+    for tokenizer, tower in WRITTEN:
+        check_tokenizer(tokenizer, tower, captions)
+
+
+def test_another_tokenizer_is_noticed() -> None:
+    other = build_tokenizer(load_text_tower("small-transformer", vocabulary=Vocabulary(("blue",)), **SMALL))
+    with pytest.raises(RunError, match="gives other input_ids once it is written"):
+        check_tokenizer(other, WORDS, ["a red shoe"])
+
+
+def test_the_checkpoint_that_was_asked_for(runs: Runs, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs("words"), run)
+    file = run / "checkpoints" / "last.pt"
+    state = load_checkpoint(file)
+    state["model"] = {name: value.flip(0) for name, value in state["model"].items()}
+    save_checkpoint(file, state)
+    best, last = export_run(run, "onnx"), export_run(run, "onnx", tmp_path / "last", "last")
+    assert best == run / "onnx"
+    assert difference(embed_text(best, CAPTIONS), embedded(runs("words"), CAPTIONS)[0]) < 1e-4
+    assert difference(embed_text(best, CAPTIONS), embed_text(last, CAPTIONS)) > 1e-2
+
+
+def test_what_is_there_is_not_overwritten(runs: Runs, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").touch()
+    with pytest.raises(FileExistsError, match="is there already; remove it, or choose another place"):
+        export_run(runs("words"), "onnx", tmp_path / "out")
+    assert [each.name for each in tmp_path.rglob("*")] == ["out", "mine.txt"]
+
+
+def test_a_difference_fails_and_leaves_nothing(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_files, "TOLERANCE", -1.0)
+    with pytest.raises(RunError, match=r"text\.onnx: its embeddings differ from the run's by up to .*, more than -1"):
+        export_run(runs("words"), "onnx", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_is_named(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(RunError, match="pip install onnx onnxruntime"):
+        export_run(runs("words"), "onnx", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_written_and_measured_is_said(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export_run(runs("words"), "onnx", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "out: export.json, image.onnx, text.onnx, tokenizer.json" in said
+    assert re.search(r"largest difference from the run's embeddings: media \d\.\de-\d\d, text \d\.\de-\d\d", said)

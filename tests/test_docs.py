@@ -68,8 +68,8 @@ def test_every_command_and_option_is_in_the_reference() -> None:
     page = write_reference.commands_page()
     assert "## mmts sweep" in page
     assert "| `-k K` | `10` | How many to find. |" in page
-    assert "mmts train RECIPE [OPTIONS]" in page
-    assert "mmts compare RUNS..." in page
+    assert "mmts train [RECIPE] [OPTIONS]" in page
+    assert "mmts evaluate RUN [OPTIONS]" in page
 
 
 def test_every_shipped_recipe_is_a_file_that_says_how_to_run_it() -> None:

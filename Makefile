@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint bench bench-large setup clean
+.PHONY: demo test test-slow lint bench bench-large docs docs-serve reference setup clean
 
 setup: .venv/.installed
 
@@ -36,5 +36,17 @@ bench: setup
 bench-large: setup
 	$(BIN)/python -m benchmarks large
 
+# -W -n: what leads nowhere is an error. -E: all pages anew, since their contents stand in docs/conf.py.
+docs: setup
+	@[ -x $(BIN)/sphinx-build ] || { echo "the site is built with Python 3.11 or newer"; exit 2; }
+	$(BIN)/sphinx-build -q -E -W --keep-going -n -d build/doctrees docs site
+	@echo "site/index.html"
+
+docs-serve: docs
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory site 8000
+
+reference: setup
+	$(BIN)/python docs/write_reference.py
+
 clean:
-	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -11,7 +11,7 @@ Rows = npt.NDArray[np.float32]
 
 EXACT_UNDER = 100_000  # items
 CELLS = 4.0  # times the square root of the number of items
-LOOKED_AT = 0.125  # of the cells; docs/search.md has the recall that was measured
+LOOKED_AT = 0.125  # of the cells; docs/searching.md has the recall that was measured
 _LONGEST_TRAINING = 64  # items a cell, in k-means
 UNIT = 1e-3  # how far from 1 the length of a row may be
 

@@ -18,6 +18,7 @@ class ConstantSchedule(Section):
 
     kind: Literal["constant"] = "constant"
     value: float
+    """The value."""
 
 
 class LinearSchedule(Section):
@@ -25,7 +26,9 @@ class LinearSchedule(Section):
 
     kind: Literal["linear"] = "linear"
     start: float
+    """Value at the start of training."""
     end: float
+    """Value at its end."""
 
 
 class CosineSchedule(Section):
@@ -33,9 +36,13 @@ class CosineSchedule(Section):
 
     kind: Literal["cosine"] = "cosine"
     low: float
+    """Lowest value."""
     high: float
+    """Highest value, where training starts."""
     cycles: float = Field(1.0, ge=0)
+    """Whole swings over training."""
     phase: float = 0.0
+    """Where in its swing it starts, in cycles: .5 starts at `low`."""
 
 
 class WarmupSchedule(Section):
@@ -43,8 +50,11 @@ class WarmupSchedule(Section):
 
     kind: Literal["warmup"] = "warmup"
     schedule: "ScheduleSection"
+    """What follows."""
     fraction: float = Field(gt=0, lt=1)
+    """Share of training that the rise takes."""
     start: float = 0.0
+    """Value it rises from."""
 
 
 class JoinSchedule(Section):
@@ -52,7 +62,9 @@ class JoinSchedule(Section):
 
     kind: Literal["join"] = "join"
     schedules: tuple["ScheduleSection", ...]
+    """One after the other, each over its own stretch."""
     boundaries: tuple[float, ...]
+    """Shares of training at which the next begins; one fewer than schedules."""
 
 
 class StepSchedule(Section):
@@ -60,7 +72,9 @@ class StepSchedule(Section):
 
     kind: Literal["step"] = "step"
     values: tuple[float, ...]
+    """One after the other."""
     boundaries: tuple[float, ...]
+    """Shares of training at which the next begins; one fewer than values."""
 
 
 ScheduleSection = Annotated[
@@ -80,6 +94,7 @@ class FixedRule(Section):
 
     rule: Literal["fixed"] = "fixed"
     value: float = Field(0.07, gt=0)
+    """The value."""
 
 
 class LearnedRule(Section):
@@ -87,8 +102,11 @@ class LearnedRule(Section):
 
     rule: Literal["learned"] = "learned"
     start: float = Field(0.07, gt=0)
+    """Where it starts."""
     low: float = Field(0.01, gt=0)
+    """Lower bound."""
     high: float = Field(1.0, gt=0)
+    """Upper bound."""
 
 
 class ScheduledRule(Section):
@@ -96,6 +114,7 @@ class ScheduledRule(Section):
 
     rule: Literal["scheduled"] = "scheduled"
     schedule: ScheduleSection
+    """What the value follows."""
 
 
 class ShiftedRule(Section):
@@ -106,12 +125,20 @@ class ShiftedRule(Section):
 
     rule: Literal["shifted"] = "shifted"
     alpha: float = Field(0.08, ge=0)
+    """Height of the swing from trough to crest; half of it must stay below the smallest shift."""
     cycles: float = Field(5.0, ge=0)
+    """Whole swings over training."""
     phase: float = 0.0
+    """Where in its swing it starts, in cycles."""
     low: float = Field(0.05, gt=0)
+    """Shift of the smallest concepts; above `high` the rule is reversed."""
     high: float = Field(0.20, gt=0)
+    """Shift of the largest concepts."""
     scale: Literal["linear", "log", "rank"] = "linear"
+    """How sizes map to the range from low to high."""
     neighbours: int | None = Field(None, ge=1)
+    """Go by the density around each caption, in which half of the captions have so many others, in place of its
+    concept's size."""
 
     @model_validator(mode="after")
     def _stays_positive(self) -> "ShiftedRule":
@@ -128,14 +155,18 @@ class ShiftedMarginRule(ShiftedRule):
     """MM-TS for margins: the same rule, started from the published margins."""
 
     alpha: float = Field(0.2, ge=0)
+    """Height of the swing from trough to crest; half of it must stay below the smallest shift."""
     low: float = Field(0.17, gt=0)
+    """Shift of the smallest concepts; above `high` the rule is reversed."""
     high: float = Field(0.30, gt=0)
+    """Shift of the largest concepts."""
 
 
 class FixedMarginRule(FixedRule):
     """One margin for all samples throughout."""
 
     value: float = Field(0.2, gt=0)
+    """The value."""
 
 
 class MACLRule(Section):
@@ -143,8 +174,11 @@ class MACLRule(Section):
 
     rule: Literal["macl"] = "macl"
     tau0: float = Field(0.1, gt=0)
+    """Temperature of a batch whose mean positive cosine is `A0`."""
     alpha: float = 0.5
+    """How fast it grows with that cosine."""
     A0: float = 0.0
+    """The cosine it is measured from."""
 
 
 class DySTreSSRule(Section):
@@ -152,7 +186,9 @@ class DySTreSSRule(Section):
 
     rule: Literal["dystress"] = "dystress"
     low: float = Field(0.1, gt=0)
+    """At similarity 0."""
     high: float = Field(0.2, gt=0)
+    """At similarity 1 and -1."""
 
 
 class TeMoRule(Section):
@@ -160,13 +196,16 @@ class TeMoRule(Section):
 
     rule: Literal["temo"] = "temo"
     tau_min: float = Field(0.01, gt=0)
+    """At similarity -1."""
     tau_alpha: float = 0.04
+    """What is added to it at similarity 1."""
 
 
 class SMSMarginRule(FixedRule):
     """SMS's published scale of the relevance gap."""
 
     value: float = Field(0.6, gt=0)
+    """The value."""
 
 
 SampleRule = Annotated[
@@ -201,11 +240,17 @@ class InfoNCEObjective(Section):
 
     loss: Literal["info_nce"] = "info_nce"
     temperature: TemperatureRule = FixedRule()
+    """Where the temperature comes from."""
     anchor: Literal["row", "candidate", "media"] = "row"
+    """Whose temperature divides a logit: the query's (`row`), the candidate's, or in both directions the medium's."""
     label_smoothing: float = Field(0.0, ge=0, le=1)
+    """Share of the target spread over all candidates."""
     scale_by_temperature: bool = False
+    """Multiply each row by its temperature, which undoes its weight on the gradient."""
     decoupled: bool = False
+    """Leave the positive out of the denominator."""
     multi_positive: bool = False
+    """Other positives are targets, not left out."""
 
 
 class ReweightedInfoNCEObjective(Section):
@@ -213,7 +258,9 @@ class ReweightedInfoNCEObjective(Section):
 
     loss: Literal["reweighted_info_nce"] = "reweighted_info_nce"
     temperature: TemperatureRule = MACLRule()
+    """Where the temperature comes from."""
     anchor: Literal["row", "candidate", "media"] = "row"
+    """Whose temperature divides a logit, as for `info_nce`."""
 
 
 class TeMoObjective(Section):
@@ -221,9 +268,13 @@ class TeMoObjective(Section):
 
     loss: Literal["temo"] = "temo"
     tau_min: float = Field(0.01, gt=0)
+    """Temperature at the start, and of a pair of similarity -1."""
     tau_alpha: float = 0.04
+    """What is added to it for a pair of similarity 1."""
     label_smoothing: float = Field(0.0, ge=0, le=1)
+    """Share of the target spread over all candidates."""
     detach: bool = True
+    """No gradient through the temperatures."""
 
 
 class SigLIPObjective(Section):
@@ -231,7 +282,9 @@ class SigLIPObjective(Section):
 
     loss: Literal["siglip"] = "siglip"
     temperature: TemperatureRule = LearnedRule(start=0.1)
+    """Where the temperature comes from."""
     bias: float = -10.0
+    """Where the learned bias starts."""
 
 
 class MaxMarginObjective(Section):
@@ -239,9 +292,13 @@ class MaxMarginObjective(Section):
 
     loss: Literal["max_margin"] = "max_margin"
     margin: MarginRule = FixedMarginRule()
+    """Where the margin comes from."""
     negatives: Literal["all", "hardest"] = "all"
+    """All of them, or the hardest of each row."""
     squared: bool = False
+    """Square each hinge."""
     relevance_scaled: bool = False
+    """Multiply the margin by 1 - relevance; needs graded relevance."""
 
 
 class SMSObjective(Section):
@@ -249,8 +306,11 @@ class SMSObjective(Section):
 
     loss: Literal["sms"] = "sms"
     margin: SMSRule = SMSMarginRule()
+    """Where the scale of the relevance gap comes from."""
     slack: float = Field(0.1, ge=0)
+    """How far pairs of equal relevance may lie apart."""
     eps: float = Field(1.1 / 240, ge=0)
+    """Gap below which relevance counts as equal."""
 
 
 class SogCLRObjective(Section):
@@ -258,7 +318,9 @@ class SogCLRObjective(Section):
 
     loss: Literal["sogclr"] = "sogclr"
     temperature: SampleRule = FixedRule()
+    """Where the temperature comes from."""
     gamma: NumberOrSchedule = ConstantSchedule(value=0.8)
+    """Share of the new batch in the moving sum; 1 forgets the past."""
 
 
 class ISogCLRObjective(Section):
@@ -266,12 +328,19 @@ class ISogCLRObjective(Section):
 
     loss: Literal["isogclr"] = "isogclr"
     rho: float = Field(8.0, gt=0)
+    """Radius of the robust loss; keep it below log(batch_size - 1), above which every temperature ends at `low`."""
     eta: float = Field(0.03, gt=0)
+    """Step of the temperatures."""
     beta: float = Field(0.5, gt=0, le=1)
+    """Share of the new gradient in their moving mean."""
     gamma: NumberOrSchedule = ConstantSchedule(value=0.8)
+    """Share of the new batch in the moving sum."""
     low: NumberOrSchedule = ConstantSchedule(value=0.005)
+    """Lower bound of the temperatures."""
     high: NumberOrSchedule = ConstantSchedule(value=0.05)
+    """Upper bound of the temperatures."""
     start: float = Field(0.01, gt=0)
+    """Where they start."""
 
 
 class FastCLIPObjective(Section):
@@ -279,10 +348,15 @@ class FastCLIPObjective(Section):
 
     loss: Literal["fastclip"] = "fastclip"
     start: float = Field(0.07, gt=0)
+    """Where the temperature starts."""
     rho: float = Field(6.5, gt=0)
+    """Radius of the robust loss."""
     low: float = Field(0.01, gt=0)
+    """Lower bound of the temperature."""
     high: float = Field(1.0, gt=0)
+    """Upper bound of the temperature."""
     learning_rate: float | None = Field(2e-4, gt=0)
+    """The temperature's own; `null` takes the run's."""
 
 
 class TempNetObjective(Section):
@@ -290,12 +364,19 @@ class TempNetObjective(Section):
 
     loss: Literal["tempnet"] = "tempnet"
     num_prototypes: int = Field(256, ge=2)
+    """Prototypes that an embedding is compared with."""
     rho: float = Field(7.0, gt=0)
+    """Radius of the robust loss."""
     gamma: NumberOrSchedule = ConstantSchedule(value=0.8)
+    """Share of the new batch in the moving sum."""
     low: float = Field(0.005, gt=0)
+    """Lower bound of the temperatures."""
     high: float = Field(0.05, gt=0)
+    """Upper bound of the temperatures."""
     dropout: float = Field(0.5, ge=0, lt=1)
+    """Dropout on the network's hidden layer."""
     learning_rate: float | None = Field(3e-5, gt=0)
+    """The networks' own; `null` takes the run's."""
 
 
 ObjectiveSection = Annotated[

@@ -1,6 +1,7 @@
 """A recipe: the whole of a run in one short YAML file, typed, with unknown keys refused.
 
-A recipe has five sections, `data`, `concepts`, `model`, `objective` and `train`; docs/recipes.md explains every key.
+A recipe has five sections, `data`, `concepts`, `model`, `objective` and `train`; what stands below a key goes into
+docs/reference/recipe.md.
 """
 
 import copy
@@ -41,34 +42,57 @@ class Augment(Section):
     """Random changes to training images and clips; only for a tower that trains."""
 
     crop_scale: tuple[float, float] = (0.6, 1.0)
+    """Share of the picture's area that a random crop keeps, from and to."""
     flip: bool = True
+    """Mirror left and right half of the time; switch it off where text or direction matters."""
     color: float = Field(0.2, ge=0, le=1)
+    """How far brightness, contrast and saturation may move."""
 
 
 class Data(Section):
     """What is read, and what counts as right. `dataset` is the public data set that the recipe was made for."""
 
     path: Path | None = None
+    """What `--data` gives."""
     dataset: DatasetName | None = None
+    """The public data set that the recipe was made for."""
     relevance: Literal["text", "own", "graded"] = "text"
+    """What counts as right when judged. `text`: every medium that carries the same caption string; `own`: only the
+    caption's own medium, as the published Flickr30K, COCO and YouCook2 protocols have it; `graded`: by the classes
+    of verbs and nouns, as EPIC-KITCHENS-100 is judged."""
     captions: Literal["own", "same-concept", "relevant"] = "own"
+    """The caption drawn for a medium in training. `own`: one of its own; `relevant`: any of graded relevance over
+    `min_relevance`; `same-concept`: such a caption whose medium has the same concept."""
     min_relevance: float = Field(0.1, ge=0, lt=1)
+    """Graded relevance that a drawn caption must exceed."""
     max_unreadable: float = Field(0.01, ge=0, le=1)
+    """Share of media that may be unreadable before the run refuses; each is named in `unreadable.txt`."""
     max_media: int | None = Field(None, ge=2)
+    """Use at most so many media of each split, evenly spread."""
     shuffle_buffer: int = Field(20_000, ge=1)
+    """Samples by which the order of media in shards is shuffled beyond the order of the shards."""
     augment: Augment | None = Augment()
+    """Random changes to training images and clips, only for a tower that trains; `null` is off."""
     workers: int = Field(0, ge=0)
+    """Processes that decode images and clips, only for a tower that trains."""
 
 
 class Concepts(Section):
     """Where a sample's concept comes from: clusters of the training captions, a label of its medium, or a file."""
 
     source: Literal["captions", "label", "file"] = "captions"
+    """`captions`: cluster the training captions; `label`: take a label of the media; `file`: concepts found
+    beforehand."""
     label: str | None = None
+    """Which label."""
     file: Path | None = None
+    """What `ConceptDistribution.save` wrote, of the training captions in their order."""
     num_concepts: int | Literal["auto"] = "auto"
+    """Clusters; `auto` is min(200, distinct captions // 10), at least 2."""
     encoder: str = "minilm"
+    """`minilm` (packaged), `tfidf` (no weights), or a sentence-transformers, CLIP or SigLIP name or folder."""
     seed: int = Field(0, ge=0, le=MAX_SEED)
+    """Of the clustering."""
 
     @model_validator(mode="after")
     def _source_is_named(self) -> "Concepts":
@@ -85,40 +109,56 @@ class Tower(Section):
     """One side of the model: a built-in tower or a Hugging Face name or folder."""
 
     tower: str
+    """A built-in tower, or a Hugging Face name or folder."""
     frozen: bool = True
+    """Features are computed once and cached; `false` trains the tower too."""
     options: dict[str, Any] = Field({})
+    """The tower's own options."""
 
 
 class ImageTower(Tower):
     """The image side; `size` is the side of the square input in pixels (default: the tower's own)."""
 
     tower: str = "efficientnet-lite0"
+    """A built-in tower, or a Hugging Face name or folder."""
     size: int | None = Field(None, ge=8, le=4096)
+    """Side of the square input in pixels (default: the tower's own)."""
 
 
 class VideoTower(Tower):
     """The video side: F `frames` of a clip (None: the tower's own), chosen by `sampling`, or `stride` frames apart."""
 
     tower: str = "frames"
+    """A built-in tower."""
     size: int | None = Field(None, ge=8, le=4096)
+    """Side of the square input in pixels (default: the tower's own)."""
     frames: int | None = Field(None, ge=1, le=1024)
+    """Frames of a clip (default: 16, or as many as the tower's weights have)."""
     sampling: Literal["uniform", "random", "stride"] = "random"
+    """`uniform`: the middles of so many equal parts; `random`: a random frame of each part in training, the middles
+    when judged; `stride`: frames `stride` apart, from a random place in training, from the middle when judged."""
     stride: int = Field(4, ge=1)
+    """Frames from one to the next, for `sampling: stride`."""
 
 
 class TextTower(Tower):
     """The text side."""
 
     tower: str = "minilm"
+    """A built-in tower, or a Hugging Face name or folder."""
 
 
 class Head(Section):
     """The projection from a tower's features to the common space."""
 
     kind: Literal["linear", "two-layer", "none"] = "two-layer"
+    """`none`: the tower's features as they are."""
     hidden: int = Field(512, ge=1)
+    """Width of the hidden layer of `two-layer`."""
     dropout: float = Field(0.2, ge=0, lt=1)
+    """Dropout after the hidden layer of `two-layer`."""
     layer_norm: bool = True
+    """Normalise the features first, so that towers of any scale train alike."""
 
 
 class Model(Section):
@@ -128,11 +168,17 @@ class Model(Section):
     """
 
     image: ImageTower | None = None
+    """The image side; what a model has that names no media side."""
     video: VideoTower | None = None
+    """The video side, in place of images."""
     text: TextTower = TextTower()
+    """The text side."""
     head: Head = Head()
+    """Both sides' projection to the common space."""
     width: int = Field(256, ge=1)
+    """Width of the embeddings."""
     pretrained: Path | None = None
+    """A checkpoint of AVION or MM-TS that fills both towers, `space-time-vit` and `clip-text`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -168,23 +214,43 @@ class Train(Section):
     """How long and how. Exactly one of `epochs` and `steps`."""
 
     epochs: int | None = Field(None, ge=1)
+    """Length in passes through the training data; exactly one of `epochs` and `steps`."""
     steps: int | None = Field(None, ge=1)
+    """Length in steps of the optimizer."""
     batch_size: int = Field(256, ge=2)
+    """Pairs, of all processes together; a smaller training split is one batch."""
     learning_rate: float = Field(1e-3, gt=0)
+    """Rate at the start, after the warm-up; a cosine leads to `final_learning_rate`."""
     final_learning_rate: float = Field(0.0, ge=0)
+    """Rate at the end."""
     warmup: float = Field(0.0, ge=0, lt=1)
+    """Share of training in which the rate rises from 0."""
     weight_decay: float = Field(0.05, ge=0)
+    """Of matrices; biases, norms and temperatures never decay."""
     clip_norm: float | None = Field(None, gt=0)
+    """Largest norm of the gradient."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the towers' arithmetic; losses are always computed in float32 at least."""
     micro_batch: int | None = Field(None, ge=1)
+    """Pairs that go through the towers of a process at a time: the whole batch's gradients and negatives in a piece's
+    memory, for one forward pass more. Refused where a trained tower has batch norm."""
     gradient_checkpointing: bool = False
+    """Trained towers keep only what enters each of their blocks and compute the rest again on the way back: less
+    memory, about a third more time; adds to `micro_batch`."""
     evaluate_every: int = Field(1, ge=1)
+    """Epochs between looks at val."""
     checkpoint_every: int | None = Field(None, ge=1)
+    """Steps between checkpoints, beside the one at the end of every epoch: for long epochs."""
     on_nan: Literal["stop", "skip"] = "stop"
+    """A loss or gradient that is no number stops the run and is explained; `skip` leaves the step out and counts it."""
     log_every: int = Field(10, ge=1)
+    """Steps between lines of log.jsonl."""
     seed: int = Field(0, ge=0, le=MAX_SEED)
+    """Of weights, order, captions, augmentation, dropout."""
     trackers: tuple[str, ...] = ("tensorboard",)
+    """Any that accelerate knows, `wandb` and `mlflow` too; `[]` for none."""
     project: str = Field("mmts", min_length=1)
+    """What trackers file the run under."""
 
     @model_validator(mode="after")
     def _one_length(self) -> "Train":
@@ -204,16 +270,22 @@ class Published(Section):
     """What a recipe reproduces: where it was published, on which hardware, and its results in percent."""
 
     source: str
+    """Where it was published."""
     hardware: str = "not stated"
+    """What it was run on."""
     results: dict[str, float] = Field({})
+    """In percent, by name."""
 
 
 class Recipe(Section):
     """The whole of a run."""
 
     name: str = "recipe"
+    """Names the run's folder."""
     description: str = ""
+    """One line for `mmts recipes`."""
     published: Published | None = None
+    """What the recipe reproduces; it changes nothing in a run."""
     data: Data = Data()
     concepts: Concepts = Concepts()
     model: Model = Model()

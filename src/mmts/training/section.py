@@ -13,7 +13,10 @@ from mmts.errors import nearest
 class Section(BaseModel):
     """A part of a recipe: immutable and finite; an unknown key is an error that names the nearest known one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    # What stands below a key describes it: docs/reference/recipe.md is made of that.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -1,0 +1,126 @@
+"""The site of these pages, built by `make docs`: Sphinx with MyST, formulas as MathML, nothing from other hosts."""
+
+import json
+import re
+from importlib.resources import files
+from typing import Any
+
+from latex2mathml.converter import convert
+
+from mmts import __version__
+
+project = "mmts"
+author = "the mmts authors"
+version = release = __version__
+
+extensions = ["myst_parser"]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 4  # page.md#a-heading, as GitHub has it; one that is not there is an error
+source_suffix = {".md": "markdown", ".ipynb": "markdown"}
+highlight_language = "none"
+
+exclude_patterns = ["search.md"]  # a link to searching.md; search.html is Sphinx's own
+
+html_theme = "furo"
+html_title = "mmts"
+# Many machines have no font for formulas; ziamath brings STIX Two Math (SIL Open Font License).
+html_static_path = ["site.css", str(files("ziamath.fonts") / "STIXTwoMath-Regular.ttf")]
+html_css_files = ["site.css"]
+html_math_renderer = "mathml"
+html_copy_source = False
+html_show_sphinx = False
+html_show_search_summary = False  # it is fetched from the pages, which browsers refuse for files on the disk
+
+# What the side bar lists. It stands here since a list of contents in a page would not read well on GitHub.
+CONTENTS = {
+    "index": {
+        "Begin": [
+            "start",
+            "The notebook <notebook>",
+            "Your own data <datasets>",
+            "choosing",
+            "questions",
+        ],
+        "Use": [
+            "recipes",
+            "sweeps",
+            "Searching <searching>",
+            "Using a run elsewhere <export>",
+            "In your own loop <plug-in>",
+            "Following runs <tracking>",
+            "scaling",
+            "What can go wrong <robustness>",
+        ],
+        "Results": ["leaderboard", "Published experiments <reproduction>", "Speed and memory <benchmarks>"],
+        "Understand and extend": ["The method <method>", "adding"],
+        "Reference": ["reference/commands", "reference/recipe"],
+    },
+    "leaderboard": {
+        "Every figure": [
+            f"leaderboard/{page}" for page in ("rules", "catalogue", "parts", "lengths", "from-scratch", "openmoji")
+        ]
+        + [f"leaderboard/imbalance-{imbalance}" for imbalance in (1, 10, 100)]
+    },
+}
+
+
+def prepare_page(app: Any, page: str, source: list[str]) -> None:
+    """Turn a notebook into Markdown, and add the contents to the pages that list some."""
+    if source[0].startswith("{"):
+        source[0] = notebook_as_markdown(json.loads(source[0]))
+    for caption, pages in CONTENTS.get(page, {}).items():
+        source[0] += "\n\n```{toctree}\n:hidden:\n:caption: " + caption + "\n\n" + "\n".join(pages) + "\n```\n"
+
+
+def notebook_as_markdown(notebook: dict[str, Any]) -> str:
+    """Return the cells of a notebook, code and what it printed as blocks, pictures as they are."""
+    parts = []
+    for cell in notebook["cells"]:
+        text = "".join(cell["source"])
+        parts.append(f"```python\n{text}\n```" if cell["cell_type"] == "code" else text)
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "image/png" in data:
+                parts.append(f'<img alt="" src="data:image/png;base64,{"".join(data["image/png"]).strip()}">')
+            elif printed := "".join(output.get("text", data.get("text/plain", []))).rstrip():
+                parts.append(f"```text\n{printed}\n```")
+    return "\n\n".join(parts)
+
+
+def as_mathml(formula: str, display: str) -> str:
+    """Return a formula as MathML, with the spaces that TeX puts around names and signs and the converter leaves out."""
+    mathml = convert(formula, display=display)
+    minus = "&#x02212;"
+    starts = "|".join(f"&#x{code:05X};" for code in map(ord, "=<>(,[{≤≥←→"))
+    for pattern, replacement in (
+        (r"<m[io]>([a-z]{2,})</m[io]>", r'<mo form="prefix" lspace=".17em" rspace=".17em">\1</mo>'),
+        (r'rspace=".17em"(>[a-z]+</mo><mo[^>]*>&#x00028;)', r'rspace="0"\1'),  # none between max and (
+        (r'<mo stretchy="false">&#x0007C;</mo>', '<mo stretchy="false" lspace="0" rspace="0">|</mo>'),
+        ("<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>'),
+        ("<mo>&#x0221E;</mo>", "<mi>&#x0221E;</mi>"),
+        ("<mo>&#x0002F;</mo>", '<mo lspace="0" rspace="0">/</mo>'),
+        (rf"(<mo[^>]*>(?:{starts})</mo>)<mo>{minus}</mo>", rf'\1<mo form="prefix">{minus}</mo>'),  # a sign
+    ):
+        mathml = re.sub(pattern, replacement, mathml)
+    return mathml
+
+
+def write_inline_formula(translator: Any, node: Any) -> None:
+    """Write a formula in the line as MathML, which browsers show by themselves."""
+    write_formula(translator, node, "inline")
+
+
+def write_formula(translator: Any, node: Any, display: str = "block") -> None:
+    """Write a formula on its own line as MathML."""
+    from docutils.nodes import SkipNode
+
+    translator.body.append(as_mathml(node.astext(), display))
+    raise SkipNode
+
+
+def setup(app: Any) -> None:
+    """Tell Sphinx of the above."""
+    app.connect("source-read", prepare_page)
+    app.add_html_math_renderer(
+        "mathml", inline_renderers=(write_inline_formula, None), block_renderers=(write_formula, None)
+    )

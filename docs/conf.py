@@ -19,8 +19,6 @@ myst_heading_anchors = 4  # page.md#a-heading, as GitHub has it; one that is not
 source_suffix = {".md": "markdown", ".ipynb": "markdown"}
 highlight_language = "none"
 
-exclude_patterns = ["search.md"]  # a link to searching.md; search.html is Sphinx's own
-
 html_theme = "furo"
 html_title = "mmts"
 # Many machines have no font for formulas; ziamath brings STIX Two Math (SIL Open Font License).
@@ -38,6 +36,7 @@ CONTENTS = {
             "start",
             "The notebook <notebook>",
             "Your own data <datasets>",
+            "reading-the-report",
             "choosing",
             "questions",
         ],

@@ -14,9 +14,11 @@ def choose_recipe(data: Path) -> tuple[str, str]:
     A public data set gets its own recipe with MM-TS, images of one's own `catalogue`, videos `clips`. Raises
     RecipeError where no recipe fits by itself, and DataError where there are no data.
 
-    >>> choose_recipe(Path("nowhere"))
-    Traceback (most recent call last):
-    mmts.errors.DataError: nowhere does not exist
+    >>> import tempfile
+    >>> table = Path(tempfile.mkdtemp()) / "captions.csv"
+    >>> _ = table.write_text("filepath,caption\\na.jpg,a cat\\nb.jpg,a dog\\n")
+    >>> choose_recipe(table)
+    ('catalogue', '2 images with captions: small heads on frozen features, which needs minutes and few examples')
     """
     dataset = read_dataset(data)
     if dataset.name in DATASETS:

@@ -31,8 +31,10 @@ TEXT_WIDTH, D = 384, 256
 def run() -> Iterator[Comparison]:
     """Compare heads on features as the recipe `catalogue` tunes them, and a small ViT that trains."""
     features, images = torch.randn(11_776, 1280), torch.randint(0, 256, (640, 3, 64, 64), dtype=torch.uint8)
-    yield _compare("trainer, tuning heads", features, lambda: TwoTower(None, None, *_heads(1280)), B=256, steps=46)
-    yield _compare("trainer, small-vit at 64 px", images, lambda: TwoTower(SmallViT(64), None, *_heads(192)), 64, 10)
+    yield _compare(
+        "trainer, tuning heads", features, lambda: TwoTower(None, None, *_heads(1280)), B=256, steps=138, repeats=7
+    )
+    yield _compare("trainer, small-vit at 64 px", images, lambda: TwoTower(SmallViT(64), None, *_heads(192)), 64, 10, 3)
 
 
 def _heads(width: int) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -40,7 +42,7 @@ def _heads(width: int) -> tuple[torch.nn.Module, torch.nn.Module]:
     return media, text
 
 
-def _compare(what: str, media: Tensor, build: Callable[[], TwoTower], B: int, steps: int) -> Comparison:
+def _compare(what: str, media: Tensor, build: Callable[[], TwoTower], B: int, steps: int, repeats: int) -> Comparison:
     text = torch.randn(len(media), TEXT_WIDTH)
     split = Split("train", [Medium(str(i), Path(f"{i}.jpg"), (f"caption {i}",)) for i in range(len(media))])
     settings = Train(steps=steps, batch_size=B, learning_rate=5e-4)
@@ -85,4 +87,12 @@ def _compare(what: str, media: Tensor, build: Callable[[], TwoTower], B: int, st
         return torch.cat([each.flatten() for each in model.parameters()])
 
     torch.testing.assert_close(ours(), plain())
-    return compare(f"{what}, against a bare loop", f"batch {B}, {steps} steps", ours, plain, 5, (B * steps, "pairs"))
+    return compare(
+        f"{what}, against a bare loop",
+        f"batch {B}, {steps} steps",
+        ours,
+        plain,
+        repeats,
+        (B * steps, "pairs"),
+        warm=True,
+    )

@@ -50,7 +50,12 @@ CONTENTS = {
             "scaling",
             "What can go wrong <robustness>",
         ],
-        "Results": ["leaderboard", "Published experiments <reproduction>", "Speed and memory <benchmarks>"],
+        "Results": [
+            "leaderboard",
+            "Published experiments <reproduction>",
+            "Speed and memory <benchmarks>",
+            "Three million captions <benchmarks-large>",
+        ],
         "Understand and extend": ["The method <method>", "adding"],
         "Reference": ["reference/commands", "reference/recipe"],
     },

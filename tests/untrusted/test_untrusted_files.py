@@ -268,7 +268,8 @@ def tar(files: list[tuple[str, bytes, bytes, str]], form: int = tarfile.GNU_FORM
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=form) as archive:
         for name, content, kind, target in files:
-            member = tarfile.TarInfo(name.replace("\0", ""))
+            # tarfile writes neither NUL nor half a surrogate pair
+            member = tarfile.TarInfo(name.replace("\0", "").encode(errors="replace").decode())
             member.type, member.linkname = kind, target
             member.size = len(content) if kind in (tarfile.REGTYPE, tarfile.CONTTYPE) else 0
             archive.addfile(member, io.BytesIO(content))

@@ -10,7 +10,7 @@ from mmts.data.collect import Collector, inner_path
 from mmts.data.json_file import a_row, beginning, field, read_json_object
 from mmts.data.karpathy import ANNOTATIONS, JUDGED_CAPTIONS
 from mmts.data.records import Dataset
-from mmts.errors import DataError
+from mmts.errors import DataError, listed
 
 _PART = re.compile(r"(train|val|test)(20\d\d)")
 _YEARS = ("2017", "2014")
@@ -82,7 +82,7 @@ def _add_file(collector: Collector, file: Path, split: str | None, folder: str, 
     for name in ("images", "annotations"):
         if not isinstance(document.get(name), list):
             raise DataError(
-                f"{file}: {name!r}, a list, is missing; found {', '.join(map(repr, document)) or 'nothing'}. "
+                f"{file}: {name!r}, a list, is missing; found {listed(document)}. "
                 "COCO's captions are in files like captions_val2017.json"
             )
     captions: dict[int, list[str]] = {}

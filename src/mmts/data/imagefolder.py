@@ -8,7 +8,7 @@ from mmts.data.captions_jsonl import json_lines, kind_in_words, scalar_text
 from mmts.data.collect import Collector, read_lines
 from mmts.data.records import Dataset, split_name
 from mmts.data.table import Row, add_rows, table_rows
-from mmts.errors import DataError
+from mmts.errors import DataError, listed
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 _SPLIT_FOLDERS = ("train", "training", "validation", "valid", "val", "dev", "test")
@@ -78,10 +78,10 @@ def _row(where: str, record: dict[str, Any]) -> Row:
     path = record.get("file_name")
     if not isinstance(path, str):
         what = "is missing" if path is None else f"should be a path, not {kind_in_words(path)}"
-        raise DataError(f"{where}: 'file_name' {what}; found {', '.join(map(repr, record)) or 'nothing'}")
+        raise DataError(f"{where}: 'file_name' {what}; found {listed(record)}")
     name = next((name for name in ("text", "caption") if name in record), None)
     if name is None:
-        raise DataError(f"{where}: 'text' (or 'caption') is missing; found {', '.join(map(repr, record))}")
+        raise DataError(f"{where}: 'text' (or 'caption') is missing; found {listed(record)}")
     others = {key: scalar_text(value) for key, value in record.items() if key not in ("file_name", name, "id", "split")}
     return Row(
         where,

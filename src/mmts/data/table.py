@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmts.data.collect import Collector, clean_text, inner_path, kind_of, read_lines
 from mmts.data.records import Dataset
-from mmts.errors import DataError
+from mmts.errors import DataError, listed
 
 PATH_COLUMNS = ("filepath",)
 CAPTION_COLUMNS = ("caption", "title")
@@ -117,7 +117,7 @@ def _column(file: Path, header: list[str], names: tuple[str, ...]) -> int:
         if name in header:
             return header.index(name)
     expected = " or ".join(map(repr, names))
-    raise DataError(f"{file}: the column {expected} is missing; found {', '.join(map(repr, header))}")
+    raise DataError(f"{file}: the column {expected} is missing; found {listed(header)}")
 
 
 def csv_records(file: Path) -> Iterator[tuple[str, list[str]]]:

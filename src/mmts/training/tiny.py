@@ -90,10 +90,10 @@ def _text_tower(section: dict[str, Any]) -> dict[str, Any]:
 
 
 def example_data(recipe: Recipe, folder: Path) -> Path:
-    """Draw a small data set in the layout of the recipe's own (else Flickr30K's) into `folder`; says so aloud."""
+    """Draw a small data set into `folder`, in the layout of the recipe's own (else Flickr30K's or YouCook2's)."""
     from mmts.examples import draw_example
 
-    dataset = recipe.data.dataset or "flickr30k"
+    dataset = recipe.data.dataset or ("flickr30k" if recipe.model.kind == "image" else "youcook2")
     console.print(f"no data given: drawing a small example in the layout of {dataset} into {folder}", markup=False)
     features = recipe.model.media.tower == FEATURES
     return draw_example(dataset, folder, features=features)

@@ -2,6 +2,7 @@
 
 import doctest
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,11 +53,18 @@ def takes(recipe: str, setting: str) -> bool:
     return True
 
 
+needs_311 = pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="Python 3.10 leaves names of classes in types as they are"
+)
+
+
+@needs_311
 def test_the_reference_is_what_the_code_says() -> None:
     for name, text in write_reference.pages().items():
         assert (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8") == text, "run `make reference`"
 
 
+@needs_311
 def test_every_recipe_key_says_what_it_means() -> None:
     page = write_reference.recipe_page()
     assert "| None |" not in page

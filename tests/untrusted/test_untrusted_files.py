@@ -116,8 +116,9 @@ def json_lines(lines: Any) -> bytes:
 
 def table(rows: list[list[str]]) -> bytes:
     file = io.StringIO()
-    csv.writer(file).writerows(rows)
-    return file.getvalue().encode("utf-8", "surrogatepass")
+    stand_in = "\ue000"  # Python 3.10 reads NULs in CSV files and cannot write them
+    csv.writer(file).writerows([[cell.replace("\0", stand_in) for cell in row] for row in rows])
+    return file.getvalue().replace(stand_in, "\0").encode("utf-8", "surrogatepass")
 
 
 lines = changed(LINES, KEYS, values | paths | st.lists(paths, max_size=2)).map(json_lines)

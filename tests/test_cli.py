@@ -74,18 +74,18 @@ def test_the_flags_are_those_that_are_documented() -> None:
     }
     assert flags == {
         "demo": {"--out", "--seeds", "--quiet"},
-        "analyze": {"--out", "--split", "--label", "--num-concepts", "--encoder", "--seed", "--json"},
+        "analyze": {"--out", "--split", "--label", "--num-concepts", "--encoder", "--seed", "--quiet", "--json"},
         "train": {"--data", "--out", "--set", "--resume", "--tiny", "--quiet", "--json"},
-        "evaluate": {"--data", "--split", "--checkpoint", "--save-embeddings", "--json"},
+        "evaluate": {"--data", "--split", "--checkpoint", "--save-embeddings", "--quiet", "--json"},
         "compare": {"--json"},
-        "report": {"--out"},
+        "report": {"--out", "--quiet"},
         "recipes": {"--policies", "--json"},
         "prepare": {"--root", "--quiet"},
         "sweep": {"--data", "--out", "--set", "--jobs", "--quiet"},
         "doctor": {"--json"},
         "index": {"--out", "--quiet"},
         "search": {"--image", "--json", "--html", "--serve", "--port", "--index"},
-        "export": {"--to", "--out", "--checkpoint"},
+        "export": {"--to", "--out", "--checkpoint", "--quiet"},
     }
 
 

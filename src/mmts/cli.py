@@ -92,6 +92,7 @@ def analyze(
     num_concepts: Annotated[str, typer.Option(help="Number of clusters, or auto.")] = "auto",
     encoder: Annotated[str, typer.Option(help="minilm, tfidf, or a model's name or folder.")] = "minilm",
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the clustering.")] = 0,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Say how long-tailed a caption file is."""
@@ -160,6 +161,7 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="The split to judge on (default: test).")] = None,
     checkpoint: Annotated[str, typer.Option(help="best or last.")] = "best",
     save_embeddings: Annotated[Path | None, typer.Option(help="Also write the embeddings to this .npz file.")] = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Judge a run again, or on other data."""
@@ -189,6 +191,7 @@ def compare(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
     out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
+    quiet: Quiet = False,
 ) -> None:
     """Write one self-contained page about runs."""
     from mmts.files import check_file_path
@@ -305,6 +308,7 @@ def export(
     to: Annotated[str, typer.Option("--to", help="sentence-transformers or onnx.")],
     out: Annotated[Path | None, typer.Option("--out", help="A new folder (default: RUN/onnx or the like).")] = None,
     checkpoint: Annotated[str, typer.Option(help="best or last.")] = "best",
+    quiet: Quiet = False,
 ) -> None:
     """Write a run for sentence-transformers or onnxruntime."""
     from mmts.export import export_run

@@ -141,6 +141,6 @@ def triton_takes(x: Tensor, y: Tensor) -> bool:
 def _triton_runs_on(device: torch.device) -> bool:
     """Whether the device has bfloat16 on tensor cores, and Triton and a torch that is new enough for it are there."""
     # The products behind dL/ds take bfloat16 and give float32, which torch has from 2.8 on.
-    widens = "dtype" in torch.ops.aten.mm.overloads()  # type: ignore[no-untyped-call]
+    widens = "dtype_out" in torch.ops.aten.addmm.overloads()  # type: ignore[no-untyped-call]
     nvidia = torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
     return widens and nvidia and find_spec("triton") is not None

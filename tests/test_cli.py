@@ -15,13 +15,17 @@ from mmts.console import console, errors
 from mmts.training.recipe import load_recipe
 
 TINY = [
-    "model.image={tower: small-resnet, frozen: false, size: 16, options: {channels: 8, depth: 1}}",
-    "model.text={tower: small-transformer, frozen: false, options: {width: 16, depth: 1, heads: 2}}",
-    "concepts={encoder: tfidf, num_concepts: 3}",
-    "model.width=16",
-    "train.epochs=1",
-    "train.batch_size=16",
-    "train.trackers=[]",
+    part
+    for setting in (
+        "model.image={tower: small-resnet, frozen: false, size: 16, options: {channels: 8, depth: 1}}",
+        "model.text={tower: small-transformer, frozen: false, options: {width: 16, depth: 1, heads: 2}}",
+        "concepts={encoder: tfidf, num_concepts: 3}",
+        "model.width=16",
+        "train.epochs=1",
+        "train.batch_size=16",
+        "train.trackers=[]",
+    )
+    for part in ("--set", setting)
 ]
 
 
@@ -135,14 +139,11 @@ def test_a_session_from_analysis_to_report(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     draw_shapes(Path("photos"), 48)
-    settings = [part for setting in TINY for part in ("--set", setting)]
     assert mmts(monkeypatch, "analyze", "photos", "--encoder", "tfidf", "--num-concepts", 4, "--out", "looked") == 0
     assert {each.name for each in Path("looked").iterdir()} == {"concepts.npz", "long_tail.png"}
     for name, rule in (("a", "fixed"), ("b", "learned")):
         rule_settings = ["--set", f"objective.temperature.rule={rule}", "--set", f"name={rule}"]
-        assert (
-            mmts(monkeypatch, "train", "catalogue", "--data", "photos", "--out", name, *settings, *rule_settings) == 0
-        )
+        assert mmts(monkeypatch, "train", "catalogue", "--data", "photos", "--out", name, *TINY, *rule_settings) == 0
     assert yaml.safe_load(Path("a/recipe.yaml").read_text())["data"]["path"] == str(tmp_path / "photos")
     assert mmts(monkeypatch, "evaluate", "a", "--split", "val", "--save-embeddings", "e.npz") == 0
     assert json.loads(Path("a/evaluations/photos-val.json").read_text())["split"] == "val"
@@ -169,7 +170,7 @@ def test_a_session_from_analysis_to_report(
     assert "mmts: exported: is there already; remove it" in capsys.readouterr().err
     assert mmts(monkeypatch, "search", "a", "--image", "photos/images/7.png", "-k", 1) == 0
     assert "1.000" in capsys.readouterr().out
-    assert mmts(monkeypatch, "train", "catalogue", "--data", "photos", "--out", "a", *settings) == 2
+    assert mmts(monkeypatch, "train", "catalogue", "--data", "photos", "--out", "a", *TINY) == 2
     assert "--resume" in capsys.readouterr().err
 
 
@@ -197,10 +198,9 @@ def test_json_is_all_that_is_printed(
     draw_shapes(Path("photos"), 48)
     assert mmts(monkeypatch, "analyze", "photos", "--encoder", "tfidf", "--num-concepts", 4, "--json") == 0
     assert json.loads(capsys.readouterr().out)["concepts"] == 4
-    settings = [part for setting in TINY for part in ("--set", setting)]
-    assert mmts(monkeypatch, "train", "catalogue", "--data", "photos", "--json", *settings) == 0
+    assert mmts(monkeypatch, "train", "catalogue", "--data", "photos", "--json", *TINY) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(Path("runs/catalogue/metrics.json").read_text())
-    assert mmts(monkeypatch, "train", "catalogue", "--data", "photos", "--out", "b", "--quiet", *settings) == 0
+    assert mmts(monkeypatch, "train", "catalogue", "--data", "photos", "--out", "b", "--quiet", *TINY) == 0
     assert capsys.readouterr() == ("", "")
     assert not console.quiet  # the next command speaks again
 
@@ -210,8 +210,7 @@ def test_without_a_recipe_the_data_choose_one_and_it_is_said_why(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     draw_shapes(Path("photos"), 48)
-    settings = [part for setting in TINY for part in ("--set", setting)]
-    assert mmts(monkeypatch, "train", "--data", "photos", *settings) == 0
+    assert mmts(monkeypatch, "train", "--data", "photos", *TINY) == 0
     assert "recipe catalogue: 48 images with captions" in capsys.readouterr().out
     assert Path("runs/catalogue/metrics.json").is_file()
 
@@ -234,8 +233,7 @@ def test_a_disk_that_cannot_be_written_is_one_line(
 ) -> None:
     draw_shapes(tmp_path / "photos", 48)
     out = Path("/dev/full/run")  # not a folder, and nobody may make one of it
-    settings = [part for setting in TINY for part in ("--set", setting)]
-    assert mmts(monkeypatch, "train", "catalogue", "--data", tmp_path / "photos", "--out", out, *settings) == 2
+    assert mmts(monkeypatch, "train", "catalogue", "--data", tmp_path / "photos", "--out", out, *TINY) == 2
     message = capsys.readouterr().err
     assert "/dev/full" in message
     assert message.count("\n") == 1

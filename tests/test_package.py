@@ -66,9 +66,8 @@ def test_the_wheel_trains_and_reports_in_an_environment_without_the_checkout(
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
     subprocess.run([*pip, str(archives[1])], cwd=tmp_path, check=True)
     draw_shapes(tmp_path / "photos", 24)
-    settings = [part for setting in TINY for part in ("--set", setting)]
     mmts = str(tmp_path / "env" / "bin" / "mmts")
-    for command in (["train", "--data", "photos", *settings], ["report", "runs/catalogue"], ["recipes", "demo"]):
+    for command in (["train", "--data", "photos", *TINY], ["report", "runs/catalogue"], ["recipes", "demo"]):
         done = subprocess.run([mmts, *command], cwd=tmp_path, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "report.html").stat().st_size > 10_000

@@ -30,8 +30,7 @@ def export_run(run: Path, to: str, out: Path | None = None, checkpoint: str = "b
     """
     if to not in TARGETS:
         raise RunError(f"--to is sentence-transformers or onnx, not {to!r}; {nearest(to, TARGETS)}")
-    if checkpoint not in ("best", "last"):
-        raise RunError(f"--checkpoint is best or last, not {checkpoint!r}")
+    RunDirectory.check_checkpoint(checkpoint)
     directory = RunDirectory(run)
     recipe = directory.recipe()
     if to == "onnx":

@@ -48,12 +48,14 @@ class _Rows(Function):
         decoupled: bool,
     ) -> Tensor:
         x_side, y_side = (side(each, kernel_dtype(x, y)) for each in (x, y))
+        weight = 1.0 / tau
         own_logit = own_similarity(x_side, y_side) / tau
         blocks = Blocks(x_side, y_side, positives, LOG_SUM_TILES)
         by_row, by_column = _factors(x_side, y_side, tau, anchor)
-        reach = (1.0 / tau).max() - own_logit.min()
+        reach = weight.max() - own_logit.min()
         if decoupled:  # without the own pair even the largest can be far below it
-            reach = torch.maximum(reach, (1.0 / tau).max() + own_logit.max())
+            reach = torch.maximum(reach, weight.max() + own_logit.max())
+        to_base_2 = {"own_logit": own_logit * LOG2_E, "reach": reach * LOG2_E}
         log_sums = tau.new_full((2, len(x)), float("-inf"))  # of z_ij - z_ii
         for rows in blocks.with_sums():
             of_rows, of_columns = blocks.row_sums(rows), blocks.column_sums(rows)
@@ -62,8 +64,7 @@ class _Rows(Function):
                 rows,
                 by_row=by_row,
                 by_column=by_column,
-                own_logit=own_logit * LOG2_E,
-                reach=reach * LOG2_E,
+                **to_base_2,
                 of_rows=of_rows,
                 of_columns=of_columns,
                 DECOUPLED=decoupled,
@@ -76,7 +77,7 @@ class _Rows(Function):
         ctx.options = anchor, label_smoothing, decoupled
         if not label_smoothing:
             return log_sums.clone()
-        spread = _mean_logits(x_side, y_side, 1.0 / tau, anchor) - own_logit
+        spread = _mean_logits(x_side, y_side, weight, anchor) - own_logit
         return (log_sums - label_smoothing * spread).masked_fill(empty, 0.0)
 
     @staticmethod
@@ -94,10 +95,13 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None
     x_side, y_side = (side(each, kernel_dtype(x, y)) for each in (x, y))
     blocks = Blocks(x_side, y_side, positives)
     found = UnitGradients(blocks, needs_x, needs_y)
+    weight = 1.0 / tau
     by_row, by_column = _factors(x_side, y_side, tau, anchor)
     of_logits = torch.zeros_like(tau)  # the sum of z dL/dz of what each tau divides
     on_each = label_smoothing / len(x)
-    of_own = torch.zeros_like(log_sums) if decoupled else torch.exp(-log_sums)
+    offset = (own_logit + log_sums) * LOG2_E
+    own_share = (torch.zeros_like(log_sums) if decoupled else torch.exp(-log_sums)) - (1.0 - label_smoothing + on_each)
+    pull = gradient.masked_fill(empty, 0.0).contiguous()
     (_, scale_xy), (_, scale_yx) = AXES[anchor]
     for rows in blocks.with_slopes():
         of_rows, of_columns = blocks.row_sums(rows), blocks.column_sums(rows)
@@ -106,10 +110,10 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None
             rows,
             by_row=by_row,
             by_column=by_column,
-            offset=(own_logit + log_sums) * LOG2_E,
-            own_share=of_own - (1.0 - label_smoothing + on_each),
-            pull=gradient.masked_fill(empty, 0.0).contiguous(),
-            weight=1.0 / tau,
+            offset=offset,
+            own_share=own_share,
+            pull=pull,
+            weight=weight,
             slopes=found.slopes,
             of_rows=of_rows,
             of_columns=of_columns,

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from mmts.concepts.distribution import GROUP_NAMES
+from mmts.training.run_directory import dotted
 
 _VALUES = ("temperature", "margin")
 
@@ -59,17 +60,10 @@ def describe_values(line: dict[str, Any]) -> list[str]:
     return parts
 
 
-def flatten(line: dict[str, Any], prefix: str = "") -> dict[str, float]:
+def flatten(line: dict[str, Any]) -> dict[str, float]:
     """Return the numbers of a log line by paths of keys.
 
     >>> flatten({"loss": 1.0, "val": {"image_to_text": {"R@1": 50.0}}})
     {'loss': 1.0, 'val/image_to_text/R@1': 50.0}
     """
-    flat: dict[str, float] = {}
-    for key, value in line.items():
-        name = f"{prefix}/{key}" if prefix else key
-        if isinstance(value, dict):
-            flat |= flatten(value, name)
-        elif isinstance(value, int | float):
-            flat[name] = value
-    return flat
+    return {name: value for name, value in dotted(line, sign="/").items() if isinstance(value, int | float)}

@@ -130,8 +130,7 @@ def evaluate(
     embeddings_file: Path | None = None,
 ) -> dict[str, Any]:
     """Judge a run: on its own test split (rewriting metrics.json), or on other data or another split (evaluations/)."""
-    if checkpoint not in ("best", "last"):
-        raise RunError(f"--checkpoint is best or last, not {checkpoint!r}")
+    RunDirectory.check_checkpoint(checkpoint)
     if embeddings_file is not None:
         check_file_path(embeddings_file)
     run = RunDirectory(path)

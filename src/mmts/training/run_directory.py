@@ -107,6 +107,12 @@ class RunDirectory:
         """Whether there is anything that training has made."""
         return self.log_file.exists() or (self.path / "checkpoints").exists() or self.metrics_file.exists()
 
+    @staticmethod
+    def check_checkpoint(name: str) -> None:
+        """Raise RunError unless this names a checkpoint that can be judged."""
+        if name not in ("best", "last"):
+            raise RunError(f"--checkpoint is best or last, not {name!r}")
+
     def checkpoint_file(self, name: str) -> Path:
         """Return the file of the checkpoint `last`, `previous` or `best`."""
         return self.path / "checkpoints" / f"{name}.pt"
@@ -195,8 +201,8 @@ def _listed(changed: dict[str, tuple[Any, Any]]) -> str:
     return listed + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
 
 
-def dotted(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the values of nested mappings by dotted key.
+def dotted(value: Any, prefix: str = "", sign: str = ".") -> dict[str, Any]:
+    """Return the values of nested mappings by their keys, joined by a sign.
 
     >>> dotted({"train": {"epochs": 3, "trackers": []}})
     {'train.epochs': 3, 'train.trackers': []}
@@ -205,7 +211,7 @@ def dotted(value: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix: value}
     flat: dict[str, Any] = {}
     for key, inner in value.items():
-        flat |= dotted(inner, f"{prefix}.{key}" if prefix else key)
+        flat |= dotted(inner, f"{prefix}{sign}{key}" if prefix else key, sign)
     return flat
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,7 +63,7 @@ def track(trackers: Sequence[Any], numbers: Mapping[str, float], step: int) -> N
     """Send numbers by name to every tracker."""
     for tracker in trackers:
         # MLflow refuses the sign in R@1.
-        named = {re.sub("@", "_at_", name) if tracker.name == "mlflow" else name: numbers[name] for name in numbers}
+        named = {name.replace("@", "_at_") if tracker.name == "mlflow" else name: numbers[name] for name in numbers}
         tracker.log(named, step=step)
 
 

@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from itertools import count
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import distributed
@@ -19,11 +20,15 @@ from torch import distributed
 from mmts.console import console, errors
 from mmts.errors import FailedElsewhere, MmtsError, RunError
 
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
 T = TypeVar("T")
 
 _WAIT = timedelta(hours=12)  # the others wait while the main process clusters captions, validates and judges
 _LOOK_EVERY = 0.5  # seconds between looks at whether another process has failed
 _GRACE = 10.0  # seconds that a process has to end by itself after another has failed
+_SETTLES = 0.2  # seconds that the group's threads have to put away what they did
 _LINGER = 1.0  # seconds that the others stay: a launcher ends all processes when the first one ends
 _SPEAKS_WITHIN = 600.0  # seconds that the main process may take to write a checkpoint before it says what failed
 
@@ -108,10 +113,11 @@ def joined() -> Iterator[None]:
         return
     own_group = not distributed.is_initialized()
     if own_group:
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_WAIT)
+        _init_group()
     alarm = _Alarm()
     before = console.quiet, errors.quiet
-    console.quiet = errors.quiet = process_index() != 0
+    errors.quiet = process_index() != 0
+    console.quiet = console.quiet or errors.quiet  # asked to be quiet, the main one is so too
     try:
         yield
     except BaseException as error:
@@ -130,9 +136,42 @@ def joined() -> Iterator[None]:
     else:
         console.quiet, errors.quiet = before
         if own_group:
+            # Who drops the last hold on the group ends its threads with the interpreter locked (gloo, torch 2.13). One
+            # that still puts away the last transfer waits for that lock, and both would hang: let it go first.
+            time.sleep(_SETTLES)
             distributed.destroy_process_group()
     finally:
         alarm.left.set()
+
+
+_groups = count()
+
+
+def _init_group() -> None:
+    """Form a group of all processes: one after another has keys of its own, or would meet the last one's."""
+    from torch.distributed.distributed_c10d import PrefixStore
+
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+        store=PrefixStore(f"mmts/group/{next(_groups)}", _meeting_place()),
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=_WAIT,
+    )
+
+
+@cache
+def _meeting_place() -> "Store":
+    """Return where the processes meet. It is kept: a server that the main one ended and began anew would be missed."""
+    return _connection()
+
+
+def _connection() -> "Store":
+    """Return a line of its own to where the processes meet: another may be held by a transfer that waits."""
+    from torch.distributed.rendezvous import rendezvous
+
+    store: Store = next(iter(rendezvous("env://")))[0]
+    return store
 
 
 class _Alarm:
@@ -144,11 +183,8 @@ class _Alarm:
     _number = count()
 
     def __init__(self) -> None:
-        from torch.distributed.rendezvous import rendezvous
-
         self._mark = f"mmts/failed/{next(self._number)}"
-        # A line of its own to where the processes meet: the others' may be held by a transfer that waits.
-        self._store = next(iter(rendezvous("env://")))[0]
+        self._store = _connection()
         self.left = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
 

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from benchmarks.measure import peak_memory
 from mmts.losses import info_nce, max_margin
+from mmts.losses.contrast import contrast
 
 Form = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -46,6 +47,11 @@ def index_list_max_margin(x: Tensor, y: Tensor, margin: Tensor) -> Tensor:
     return (asked - (own - other)).relu().mean()
 
 
+def an_eighth(x: Tensor) -> slice:
+    """Return the queries of the second of eight processes."""
+    return slice(len(x) // 8, len(x) // 4)
+
+
 FORMS: dict[str, Form] = {
     "info_nce, fused": lambda x, y, values: info_nce(x, y, values, fused=True),
     "info_nce, plain": lambda x, y, values: info_nce(x, y, values, fused=False),
@@ -54,6 +60,15 @@ FORMS: dict[str, Form] = {
     "max_margin, fused": lambda x, y, values: max_margin(x, y, values, fused=True),
     "max_margin, plain": lambda x, y, values: max_margin(x, y, values, fused=False),
     "max_margin, index lists": index_list_max_margin,
+    "contrast, fused": lambda x, y, values: contrast(x, y, (values, values), fused=True).loss,
+    "contrast, plain": lambda x, y, values: contrast(x, y, (values, values), fused=False).loss,
+    "info_nce, an eighth of the queries": lambda x, y, values: info_nce(x, y, values, rows=an_eighth(x), fused=True),
+    "max_margin, an eighth of the queries": lambda x, y, values: max_margin(
+        x, y, values, rows=an_eighth(x), fused=True
+    ),
+    "contrast, an eighth of the queries": lambda x, y, values: (
+        contrast(x, y, (values, values), rows=an_eighth(x), fused=True).loss
+    ),
 }
 
 

@@ -1,5 +1,5 @@
-"""The losses in tiles against the textbook and the published forms, forward and backward: time, memory, and from which
-batch on tiles pay (FUSED_FROM in losses/info_nce.py and losses/max_margin.py).
+"""The losses in tiles against the textbook and published forms, forward and backward: time, memory, from which batch on
+tiles pay (FUSED_FROM in losses/info_nce.py, max_margin.py and contrast.py), and what one of eight processes does.
 
 `python -m benchmarks.losses` runs this part alone; give a factor such as .125 to try it on smaller batches.
 """
@@ -24,9 +24,12 @@ def run(factor: float = 1.0) -> Iterator[Comparison]:
         ("info_nce, fused", "info_nce, textbook", 8192),
         ("info_nce, fused", "info_nce, one number", 8192),
         ("max_margin, fused", "max_margin, index lists", 4096),
+        ("contrast, fused", "contrast, plain", 4096),
     ):
         yield from time_and_memory(ours, plain, int(B * factor))
-    for loss in ("info_nce", "max_margin"):
+    for loss in ("info_nce", "max_margin", "contrast"):
+        yield time(f"{loss}, an eighth of the queries", f"{loss}, fused", int(8192 * factor), 3)
+    for loss in ("info_nce", "max_margin", "contrast"):
         for B in SIZES:
             yield time(f"{loss}, fused", f"{loss}, plain", max(1, int(B * factor)), 5)
     for loss in ("info_nce", "max_margin"):

@@ -78,13 +78,13 @@ def on_device(options: dict[str, Any]) -> dict[str, Any]:
     return {name: each.to(DEVICE) if isinstance(each, Tensor) else each for name, each in options.items()}
 
 
-def triton_info_nce(x: Tensor, y: Tensor, tau: Tensor, **options: Any) -> Tensor:
+def triton_info_nce(x: Tensor, y: Tensor, tau: Tensor, rows: slice = slice(None), **options: Any) -> Tensor:
     settings = {"positives": None, "anchor": "row", "label_smoothing": 0.0, "decoupled": False, **options}
-    return triton_rows(x, y, tau, **settings).mean()
+    return triton_rows(x, y, tau, queries=rows, **settings).sum() / (2 * len(x))
 
 
-def triton_margin(x: Tensor, y: Tensor, margin: Tensor, **options: Any) -> Tensor:
-    return triton_max_margin(x, y, margin, **{"positives": None, "squared": False, **options})[0]
+def triton_margin(x: Tensor, y: Tensor, margin: Tensor, rows: slice = slice(None), **options: Any) -> Tensor:
+    return triton_max_margin(x, y, margin, **{"positives": None, "squared": False, "queries": rows, **options})[0]
 
 
 LOSSES = [(triton_info_nce, info_nce), (triton_margin, max_margin)]
@@ -108,6 +108,18 @@ def test_info_nce_equals_its_plain_twin_in_loss_and_gradient(options: dict[str, 
 
 @needs_triton
 @pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("positives", [None, some_positives(B)])
+@pytest.mark.parametrize(("ours", "plain"), LOSSES)
+def test_the_rows_of_some_queries_equal_those_of_the_plain_twin(
+    ours: Loss, plain: Loss, positives: Tensor | None
+) -> None:
+    options, inputs, rows = on_device({"positives": positives}), leaves(), slice(7, 19)
+    found = loss_and_gradients(ours(*inputs, rows=rows, **options), *inputs)
+    assert_near(found, loss_and_gradients(plain(*inputs, rows=rows, fused=False, **options), *inputs), 1e-5)
+
+
+@needs_triton
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("sign", [1.0, -1.0])  # all others far below the own pair, or far above
 @pytest.mark.parametrize("decoupled", [False, True])
 def test_logits_beyond_the_range_of_float32_go_as_in_the_plain_twin(decoupled: bool, sign: float) -> None:
@@ -126,7 +138,7 @@ def test_logits_beyond_the_range_of_float32_go_as_in_the_plain_twin(decoupled: b
 @pytest.mark.parametrize("squared", [False, True])
 def test_max_margin_equals_its_plain_twin_in_loss_gradient_and_pull(squared: bool, positives: Tensor | None) -> None:
     options, inputs = on_device({"squared": squared, "positives": positives}), leaves()
-    ours, pull = triton_max_margin(*inputs, **options)
+    ours, pull = triton_max_margin(*inputs, queries=slice(None), **options)
     plain, wanted = max_margin_and_pull(*inputs, fused=False, **options)
     assert_near([pull, *loss_and_gradients(ours, *inputs)], [wanted, *loss_and_gradients(plain, *inputs)], 1e-5)
     assert not pull.requires_grad
@@ -218,7 +230,16 @@ def test_each_input_can_be_the_only_one_that_trains(ours: Loss, plain: Loss) -> 
 def test_tensors_may_lie_in_memory_as_they_like() -> None:
     x, y, tau = leaves(9, 5)
     weights = torch.rand(9, 2, device=DEVICE).T  # (2, B), a column after the other, as the gradient of the rows then is
-    arguments = (x.T.contiguous().T, y, tau[0].expand(9), some_positives(9).to(DEVICE).T, "row", 0.0, False)
+    arguments = (
+        x.T.contiguous().T,
+        y,
+        tau[0].expand(9),
+        some_positives(9).to(DEVICE).T,
+        "row",
+        0.0,
+        False,
+        slice(0, 9),
+    )
     ours, twin = (
         loss_and_gradients((rows(*arguments) * weights).sum(), x, y, tau) for rows in (triton_rows, fused_rows)
     )

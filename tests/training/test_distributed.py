@@ -18,12 +18,14 @@ from torch import Tensor, nn
 
 from mmts import objectives as o
 from mmts import policies as p
-from mmts.console import errors
+from mmts.console import console, errors, quiet
 from mmts.data.loader import Batch
 from mmts.errors import DataError, MmtsError, RunError
+from mmts.losses import info_nce
 from mmts.schedules import Cosine
 from mmts.training import gathered, processes
 from mmts.training.checkpoint import load_checkpoint
+from mmts.training.log_line import flatten
 from mmts.training.processes import joined, num_processes, process_index
 from mmts.training.recipe import load_recipe
 from mmts.training.run import train
@@ -31,6 +33,22 @@ from mmts.training.run_directory import RunDirectory
 
 D = 4
 SHIFTED = p.Shifted(Cosine(-0.04, 0.04, 5), torch.linspace(0.05, 0.2, N))
+
+
+class Own(o.Objective):
+    """An objective of a user's that knows of no shares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = p.Learned()
+        self.register_buffer("seen", torch.zeros(N))
+
+    def forward(self, x: Tensor, y: Tensor, *, progress: float, index: Tensor, **told: Any) -> o.ObjectiveOutput:  # type: ignore[override]
+        self.seen[index] += 1
+        tau = self.temperature(progress, index)
+        return o.ObjectiveOutput(info_nce(x, y, tau, fused=False), {"temperature": tau.detach()})
+
+
 RULES: dict[str, Callable[[], o.Objective]] = {
     "shifted": lambda: o.InfoNCE(SHIFTED),
     "learned": lambda: o.InfoNCE(p.Learned(), label_smoothing=0.1),
@@ -45,13 +63,14 @@ RULES: dict[str, Callable[[], o.Objective]] = {
     "sogclr": lambda: o.SogCLR(N, N, SHIFTED),
     "isogclr": lambda: o.ISogCLR(N, N, start=0.05),
     "fastclip": lambda: o.FastCLIP(N, N, learning_rate=1e-9),
+    "own": Own,
     "tempnet": lambda: o.TempNet(N, N, D, num_prototypes=8, dropout=0.0, learning_rate=1e-9),
 }
 PIECES, CLIPPED = {"micro_batch": 2}, {"clip_norm": 0.1}
 SOME = ("shifted", "isogclr", "fastclip")
 CASES: dict[int, list[tuple[str, dict[str, Any]]]] = {
     2: [*((rule, {}) for rule in RULES), *((rule, PIECES) for rule in SOME), *((rule, CLIPPED) for rule in SOME)],
-    4: [("margin", {}), ("tempnet", {}), *((rule, PIECES) for rule in SOME)],
+    4: [("margin", {}), ("tempnet", {}), ("pairs", {}), ("own", {}), *((rule, PIECES) for rule in SOME)],
 }
 
 
@@ -66,7 +85,8 @@ def judge_pairs(step: int, batch: Batch) -> None:
 
 
 def second_steps(folder: Path, cases: list[tuple[str, dict[str, Any]]]) -> list[list[Tensor]]:
-    """Return all gradients of the second step, after one of nearly no length, and what the objective then remembers.
+    """Return all gradients of the second step, after one of nearly no length, its log line, and what the objective
+    then remembers.
 
     An epoch's batches are of 9 pairs: neither 2 nor 4 processes get equal shares.
     """
@@ -83,15 +103,16 @@ def second_steps(folder: Path, cases: list[tuple[str, dict[str, Any]]]) -> list[
             )
             for step, batch in zip(range(2), trainer.batches(0, 0), strict=False):
                 trainer.step = step
-                trainer._train_step(batch)
+                line = trainer._train_step(batch)
+            numbers = flatten(line)
             gradients = [each.grad.flatten() for each in trainer.trainable if each.grad is not None]
             memory = [each.flatten().float() for each in trainer.objective.state_dict().values()]
-            found.append([torch.cat(gradients), *memory])
+            found.append([torch.cat(gradients), torch.tensor(list(numbers.values())), *memory])
     return found
 
 
 @pytest.mark.parametrize("number", [2, 4])
-def test_gradients_and_memory_are_those_of_one_process_with_the_whole_batch(number: int, tmp_path: Path) -> None:
+def test_gradients_log_and_memory_are_those_of_one_process_with_the_whole_batch(number: int, tmp_path: Path) -> None:
     expected = second_steps(tmp_path / "one", CASES[number])
     for given in together(number, second_steps, tmp_path / "more", CASES[number]):
         for case, wanted, found in zip(CASES[number], expected, given, strict=True):
@@ -245,6 +266,19 @@ def test_a_process_that_is_killed_is_named_as_gone(tmp_path: Path) -> None:
     first, second = together(2, die_in_the_middle, tmp_path, True)
     assert "another process is gone" in first["said"]
     assert second == -signal.SIGKILL
+
+
+def silence() -> list[bool]:
+    found = []
+    with joined():
+        found.append(console.quiet)
+    with quiet(), joined():
+        found.append(console.quiet)
+    return [*found, console.quiet]
+
+
+def test_only_the_main_process_speaks_and_not_even_it_where_it_is_told_to_be_quiet() -> None:
+    assert together(2, silence) == [[False, True, False], [True, True, False]]
 
 
 def draw(folder: Path) -> list[Tensor]:

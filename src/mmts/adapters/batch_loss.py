@@ -10,7 +10,9 @@ from torch import Tensor
 from mmts.drop_in import MMTSLoss
 from mmts.errors import InputError
 from mmts.objectives import Objective, ObjectiveOutput
+from mmts.objectives.base import Share
 from mmts.training.gathered import gather, share_sizes
+from mmts.training.shared_loss import ask, shared_loss
 
 Rule: TypeAlias = Objective | MMTSLoss
 """An objective, or the published rule in one object."""
@@ -41,16 +43,20 @@ def batch_loss(
         if each is not None and each.shape != (len(x),):
             raise InputError(f"{name} is {tuple(each.shape)}; for {len(x)} pairs it must be ({len(x)},)")
     sizes = share_sizes(len(x), x.device)
-    x, y, samples = gather(x, sizes), gather(y, sizes), gather(samples, sizes)
+    samples = gather(samples, sizes)
     media = None if media is None else gather(media, sizes)
     positives = None if media is None else _same_medium(media)
-    if isinstance(rule, MMTSLoss):
-        step = progress * rule.total_steps
-        name = "margin" if rule.kind == "max_margin" else "temperature"
-        loss = rule(x, y, step=step, counts=samples, positives=positives)
-        return ObjectiveOutput(loss, {name: rule.values(step=step, counts=samples)})
-    output: ObjectiveOutput = rule(x, y, progress=progress, index=samples, media_index=media, positives=positives)
-    return output
+
+    def part(x: Tensor, y: Tensor, share: Share | None) -> ObjectiveOutput:
+        if isinstance(rule, MMTSLoss):
+            step = progress * rule.total_steps
+            name = "margin" if rule.kind == "max_margin" else "temperature"
+            rows = None if share is None else share.rows
+            loss = rule(x, y, step=step, counts=samples, positives=positives, rows=rows)
+            return ObjectiveOutput(loss, {name: rule.values(step=step, counts=samples)})
+        return ask(rule, x, y, share, progress=progress, index=samples, media_index=media, positives=positives)
+
+    return shared_loss(part, rule.parameters(), x, y, sizes)
 
 
 def _same_medium(media: Tensor) -> Tensor | None:

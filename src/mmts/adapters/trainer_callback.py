@@ -10,7 +10,6 @@ from mmts.adapters.batch_loss import Rule
 from mmts.errors import RunError
 from mmts.files import atomic_write
 from mmts.objectives import Objective
-from mmts.training.gathered import average_gradients
 
 RULE_FILE = "mmts_rule.pt"
 
@@ -38,12 +37,6 @@ class RuleCallback(TrainerCallback):  # type: ignore[misc]  # transformers has n
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         """Look at the clock."""
         self.progress = state.global_step / state.max_steps
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
-    ) -> None:
-        """Give all processes the same gradients of the rule: nothing wraps it as the model is wrapped."""
-        average_gradients(self.rule.parameters())
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         """Follow an optimizer step: the trainer forgets the gradients of its model only."""

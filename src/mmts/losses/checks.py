@@ -5,15 +5,24 @@ from torch import Tensor
 
 from mmts.errors import InputError
 from mmts.losses.normalize import compute_dtype
+from mmts.losses.rows import Stripes, own_pairs, stripes
 
 
 def checked_value(
-    name: str, value: Tensor | float, x: Tensor, y: Tensor, *, zero_allowed: bool = False, pairs_allowed: bool = True
+    name: str,
+    value: Tensor | float,
+    x: Tensor,
+    y: Tensor,
+    *,
+    zero_allowed: bool = False,
+    pairs_allowed: bool = True,
+    rows: slice | None = None,
 ) -> Tensor:
     """Return the temperature or margin on x's device in the loss's dtype, after checking it and both batches.
 
-    x, y (B, D) floating point and finite; value () or (B,) or (B, B), finite and positive (or zero where allowed).
-    InputError names the argument and the row.
+    x, y (B, D) floating point and finite; value () or (B,) or (B, B), finite and positive (or zero where allowed);
+    where only the `rows` of b queries count, a value a pair may also be their stripes (2, b, B). InputError names the
+    argument and the row.
     """
     for side, batch in (("x", x), ("y", y)):
         if batch.ndim != 2 or not batch.numel() or not batch.is_floating_point():
@@ -24,9 +33,10 @@ def checked_value(
         raise InputError(f"x is {tuple(x.shape)} and y is {tuple(y.shape)}; both must be (B, D) alike")
     B = len(x)
     value = torch.as_tensor(value, dtype=compute_dtype(x, y), device=x.device)
-    if value.shape not in ((), (B,), (B, B)):
+    of_rows = () if rows is None else ((2, rows.stop - rows.start, B),)
+    if value.shape not in ((), (B,), (B, B), *of_rows):
         raise InputError(f"{name} is {tuple(value.shape)}; for a batch of {B} it must be (), ({B},) or ({B}, {B})")
-    if value.ndim == 2 and not pairs_allowed:
+    if value.ndim >= 2 and not pairs_allowed:
         raise InputError(f"{name} is {tuple(value.shape)}, one value a pair; scale_by_temperature needs one a row")
     right = torch.isfinite(value.detach()) & ((value >= 0) if zero_allowed else (value > 0))
     # A sum with a NaN or an infinity in it is one; where finite parts overflow, the longer look finds nothing wrong.
@@ -43,12 +53,14 @@ def checked_value(
     return value
 
 
-def other_positives(positives: Tensor | None, x: Tensor) -> Tensor | None:
-    """Return `positives` (B, B) bool on x's device with the diagonal cleared, or None when none was given."""
+def other_positives(positives: Tensor | None, x: Tensor, rows: slice) -> Stripes | tuple[None, None]:
+    """Return the queries' rows of `positives` (B, B) bool with own pairs cleared, or None twice when none was given."""
     positives = checked_positives(positives, x)
     if positives is None:
-        return None
-    return positives & ~torch.eye(len(x), dtype=torch.bool, device=x.device)
+        return None, None
+    xy, yx = stripes(positives, rows)
+    others = ~own_pairs(xy, rows)
+    return xy & others, yx & others
 
 
 def checked_positives(positives: Tensor | None, x: Tensor) -> Tensor | None:

@@ -32,12 +32,13 @@ def fused_rows(
     anchor: str,
     label_smoothing: float,
     decoupled: bool,
+    queries: slice,
 ) -> Tensor:
-    """Return each row's cross-entropy, (2, B), x to y and y to x (docs/method.md, 4.3 to 4.6, 4.11 and 4.17).
+    """Return the cross-entropy of b queries' rows, (2, b), x to y, y to x (docs/method.md, 4.3 to 4.6, 4.11, 4.17).
 
     Arguments as `info_nce` takes them, checked before; the temperature is (B,). Double backward is an InputError.
     """
-    rows: Tensor = _Rows.apply(x, y, temperature, positives, anchor, label_smoothing, decoupled)  # type: ignore[no-untyped-call]
+    rows: Tensor = _Rows.apply(x, y, temperature, positives, anchor, label_smoothing, decoupled, queries)  # type: ignore[no-untyped-call]
     return rows
 
 
@@ -54,28 +55,31 @@ class _Rows(Function):
         anchor: str,
         label_smoothing: float,
         decoupled: bool,
+        queries: slice,
     ) -> Tensor:
         B, dtype = len(x), compute_dtype(x, y)
         unit_x, *length_x = unit_and_length(x.to(dtype))
         unit_y, *length_y = unit_and_length(y.to(dtype))
         axes = AXES[anchor]
         lowest = torch.finfo(dtype).min
-        own = tau.new_empty(B)  # s_ii
+        own = tau.new_zeros(B)  # s_ii of the queries
         top = tau.new_full((2, B), lowest)  # the largest logit so far
         total = tau.new_zeros(2, B)  # the sum of exp(logit - top) so far
         spread = tau.new_zeros(2, B)  # the sum of the logits that label smoothing looks at
         for_s, for_z = buffers(unit_x, 2)
-        for blocks in tiles(B):
+        for blocks, directions in tiles(B, queries):
             s = similarity_tile(unit_x, unit_y, blocks, for_s)
             if blocks[0] == blocks[1]:
                 own[blocks[0]] = s.diagonal()
             if label_smoothing:
                 fill_others(s, positives, blocks, 0.0)
-                for k, (query, scale) in enumerate(axes):
+                for k in directions:
+                    query, scale = axes[k]
                     weights = along(1.0 / tau[blocks[scale]], scale)
                     spread[k, blocks[query]] += torch.mul(s, weights, out=tile_of(for_z, blocks)).sum(1 - query)
             _leave_out(s, positives, decoupled, blocks)
-            for k, (query, scale) in enumerate(axes):
+            for k in directions:
+                query, scale = axes[k]
                 z = torch.div(s, along(tau[blocks[scale]], scale), out=tile_of(for_z, blocks))
                 before = top[k, blocks[query]]
                 after = torch.maximum(before, z.amax(1 - query))
@@ -87,34 +91,37 @@ class _Rows(Function):
         total.masked_fill_(empty, 1.0)
         target = (1.0 - label_smoothing) * own / tau + label_smoothing * spread / remaining
         ctx.save_for_backward(unit_x, unit_y, *length_x, *length_y, tau, positives, own, top, total, remaining)
-        ctx.options = axes, label_smoothing, decoupled, x.dtype, y.dtype
-        return (total.log() + (top - target)).masked_fill(empty, 0.0)
+        ctx.options = axes, label_smoothing, decoupled, queries, x.dtype, y.dtype
+        return (total.log() + (top - target)).masked_fill(empty, 0.0)[:, queries]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         refuse_double_backward("info_nce")
         with torch.autocast(gradient.device.type, enabled=False):
-            return *_gradients(ctx, gradient), None, None, None, None
+            return *_gradients(ctx, gradient), None, None, None, None, None
 
 
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return dL/dx, dL/dy and dL/dtau, each None where it is not needed, from dL/drows (2, B)."""
+    """Return dL/dx, dL/dy and dL/dtau, each None where it is not needed, from dL/drows (2, b)."""
     unit_x, unit_y, *lengths, tau, positives, own, top, total, remaining = ctx.saved_tensors
-    axes, label_smoothing, decoupled, x_dtype, y_dtype = ctx.options
+    axes, label_smoothing, decoupled, queries, x_dtype, y_dtype = ctx.options
     needs_x, needs_y, needs_tau = ctx.needs_input_grad[:3]
     of_x = torch.zeros_like(unit_x) if needs_x else None
     of_y = torch.zeros_like(unit_y) if needs_y else None
     of_tau = torch.zeros_like(tau) if needs_tau else None
     # Probabilities are kept times `total` until the one multiplication that also brings in dL/drows.
-    pull = gradient.masked_fill(remaining <= 1, 0.0) / total
+    pull = torch.zeros_like(total)
+    pull[:, queries] = gradient
+    pull = pull.masked_fill_(remaining <= 1, 0.0).div_(total)
     on_own, on_each = (1.0 - label_smoothing) * total, label_smoothing * total / remaining
     for_s, *for_p = buffers(unit_x, 3)
     for_product = buffers(unit_x, 1)[0] if needs_tau else None
-    for blocks in tiles(len(unit_x)):
+    for blocks, directions in tiles(len(unit_x), queries):
         s = similarity_tile(unit_x, unit_y, blocks, for_s)
         _leave_out(s, positives, decoupled, blocks)
-        parts = []  # dL/ds of both directions
-        for k, (query, scale) in enumerate(axes):
+        parts = []  # dL/ds of each direction
+        for k in directions:
+            query, scale = axes[k]
             q, divided = blocks[query], blocks[scale]
             p = torch.div(s, along(tau[divided], scale), out=tile_of(for_p[k], blocks))
             p.sub_(along(top[k, q], query)).exp_()
@@ -132,10 +139,11 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None
             fill_others(s, positives, blocks, 0.0)
             if blocks[0] == blocks[1]:
                 s.diagonal().copy_(own[blocks[0]])
-            for p, (_, scale) in zip(parts, axes, strict=True):
+            for p, k in zip(parts, directions, strict=True):
+                scale = axes[k][1]
                 products = torch.mul(p, s, out=tile_of(for_product, blocks))
                 of_tau[blocks[scale]] -= products.sum(1 - scale) / tau[blocks[scale]]
-        both = parts[0].add_(parts[1])
+        both = parts[0].add_(parts[1]) if len(parts) == 2 else parts[0]
         if of_x is not None:
             of_x[blocks[0]].addmm_(both, unit_y[blocks[1]])
         if of_y is not None:

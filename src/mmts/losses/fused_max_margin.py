@@ -21,13 +21,14 @@ from mmts.losses.tiles import (
 
 
 def fused_max_margin(
-    x: Tensor, y: Tensor, margin: Tensor, positives: Tensor | None, squared: bool
+    x: Tensor, y: Tensor, margin: Tensor, positives: Tensor | None, squared: bool, queries: slice
 ) -> tuple[Tensor, Tensor]:
-    """Return the max-margin loss over all negatives, (), and -dL/ds_ii, (B,) (docs/method.md, 4.8, 4.10, 4.17, 5.9).
+    """Return b queries' share of the max-margin loss over all negatives, (), and -dL/ds_ii, (b,) (docs/method.md, 4.8,
+    4.10, 4.17, 5.9).
 
     Arguments as `max_margin` takes them, checked before; the margin is (B,). Double backward is an InputError.
     """
-    loss, pull = _Loss.apply(x, y, margin, positives, squared)  # type: ignore[no-untyped-call]
+    loss, pull = _Loss.apply(x, y, margin, positives, squared, queries)  # type: ignore[no-untyped-call]
     return loss, pull
 
 
@@ -36,7 +37,7 @@ class _Loss(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, y: Tensor, margin: Tensor, positives: Tensor | None, squared: bool
+        ctx: Any, x: Tensor, y: Tensor, margin: Tensor, positives: Tensor | None, squared: bool, queries: slice
     ) -> tuple[Tensor, Tensor]:
         B, dtype = len(x), compute_dtype(x, y)
         needs_x, needs_y, needs_margin = ctx.needs_input_grad[:3]
@@ -50,20 +51,21 @@ class _Loss(Function):
         slopes = torch.zeros_like(margin)  # the sum over both directions of what a sample's own hinges rise by
         total = torch.zeros((), dtype=torch.float64, device=x.device)
         scratch = buffers(unit_x, 3 if squared else 2)
-        for blocks in tiles(B):
+        for blocks, directions in tiles(B, queries):
             s = similarity_tile(unit_x, unit_y, blocks, scratch[0])
             fill_others(s, positives, blocks, float("-inf"))
             if blocks[0] == blocks[1]:
                 s.diagonal().fill_(float("-inf"))
-            of_rows = torch.add(s, along(offset[blocks[0]], 0), out=tile_of(scratch[1], blocks))
-            of_columns = s.add_(along(offset[blocks[1]], 1))
-            for axis, hinge in enumerate((of_rows, of_columns)):
-                hinge.clamp_min_(0.0)
+            parts = []  # dL/ds of each direction, but for own pairs and a factor
+            for axis in directions:
+                out = s if axis == directions[-1] else tile_of(scratch[1], blocks)
+                hinge = torch.add(s, along(offset[blocks[axis]], axis), out=out).clamp_min_(0.0)
                 cost = torch.mul(hinge, hinge, out=tile_of(scratch[2], blocks)) if squared else hinge
                 total += cost.sum()
                 slope = hinge.mul_(2.0) if squared else hinge.gt_(0.0)
                 slopes[blocks[axis]] += slope.sum(1 - axis)
-            both = of_rows.add_(of_columns)
+                parts.append(slope)
+            both = parts[0].add_(parts[1]) if len(parts) == 2 else parts[0]
             if of_x is not None:
                 of_x[blocks[0]].addmm_(both, unit_y[blocks[1]])
             if of_y is not None:
@@ -72,8 +74,9 @@ class _Loss(Function):
             if of_side is not None:
                 of_side.addcmul_(other, slopes[:, None], value=-1.0).mul_(weight)
                 through_unit_(of_side, unit_side, *length)
-        pull = slopes.mul_(weight)  # dL/dm_i = -dL/ds_ii: both stand in the same hinges
-        ctx.save_for_backward(of_x, of_y, pull if needs_margin else None)
+        of_margin = slopes.mul_(weight)  # dL/dm_i = -dL/ds_ii: both stand in the same hinges
+        ctx.save_for_backward(of_x, of_y, of_margin if needs_margin else None)
+        pull = of_margin[queries].clone()
         ctx.mark_non_differentiable(pull)
         ctx.dtypes = x.dtype, y.dtype, margin.dtype
         return (total * weight).to(dtype), pull
@@ -83,4 +86,4 @@ class _Loss(Function):
         refuse_double_backward("max_margin")
         # The product first: in half precision a gradient that is scaled up must not be rounded before it is.
         kept = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        return *((None if each is None else (each * gradient).to(dtype)) for each, dtype in kept), None, None
+        return *((None if each is None else (each * gradient).to(dtype)) for each, dtype in kept), None, None, None

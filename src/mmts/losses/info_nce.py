@@ -8,7 +8,7 @@ from torch import Tensor
 from mmts.errors import InputError
 from mmts.losses.checks import checked_positives, checked_value, other_positives
 from mmts.losses.fused_info_nce import fused_rows
-from mmts.losses.normalize import cosine_similarity
+from mmts.losses.rows import Stripes, checked_rows, cosine_stripes, own_of, own_pairs, query_values
 from mmts.losses.tiles import choose_fused, triton_takes
 from mmts.losses.triton_info_nce import triton_rows
 
@@ -29,9 +29,10 @@ def info_nce(
     scale_by_temperature: bool = False,
     decoupled: bool = False,
     multi_positive: bool = False,
+    rows: slice | None = None,
     fused: bool | None = None,
 ) -> Tensor:
-    """Return the symmetric InfoNCE loss of paired embeddings (docs/method.md, 4.3 to 4.7, 4.11, 4.12, 4.17, 4.18).
+    """Return the symmetric InfoNCE loss of paired embeddings (docs/method.md, 4.3 to 4.7, 4.11, 4.12, 4.17 to 4.19).
 
     L = 1/2B sum_i [ CE_i(x_i . y_j / tau_i) + CE_i(y_i . x_j / tau_i) ]
 
@@ -52,6 +53,9 @@ def info_nce(
         has no lower bound as tau falls. A row without a negative has loss 0 and gradient 0.
     multi_positive: the other positives stay as targets: minus the mean of log p over the own candidate and them (the
         mean outside the logarithm, SupCon's L_out), each p with all candidates in its denominator, positives too.
+    rows: return these b queries' share of the loss alone; over slices that together are the batch, shares add up to it.
+        Memory is that of their rows, (2, b, B), in which form a temperature a pair may then be given too: x to y, then
+        y to x, the queries first.
     fused: True: in tiles, the same loss and gradients without a (B, B) matrix in memory. It has no (B, B) temperature,
         no multi_positive with positives, and no second derivatives. False: the plain version. None: fused where the
         options allow, on the CPU from a batch of FUSED_FROM on, on a GPU with Triton from GPU_FUSED_FROM on.
@@ -74,56 +78,68 @@ def info_nce(
     if not 0.0 <= label_smoothing <= 1.0:
         raise InputError(f"label_smoothing is {label_smoothing}; it must lie in [0, 1]")
     with torch.autocast(x.device.type, enabled=False):
-        tau = checked_value("temperature", temperature, x, y, pairs_allowed=not scale_by_temperature)
+        B, rows = len(x), checked_rows(rows, len(x))
+        tau = checked_value("temperature", temperature, x, y, pairs_allowed=not scale_by_temperature, rows=rows)
         multi_positive = multi_positive and positives is not None
-        cannot = {"a (B, B) temperature": tau.ndim == 2, "multi_positive with positives": multi_positive}
+        cannot = {"a (B, B) temperature": tau.ndim >= 2, "multi_positive with positives": multi_positive}
         on_gpu = triton_takes(x, y) and not (label_smoothing and positives is not None)
         if choose_fused("info_nce", fused, x, FUSED_FROM, cannot, on_gpu):
             rows_of = triton_rows if on_gpu else fused_rows
             positives = checked_positives(positives, x)
-            rows = rows_of(x, y, tau.expand(len(x)), positives, anchor, label_smoothing, decoupled).mean(dim=0)
-            return (rows * tau if scale_by_temperature else rows).mean()
-        others = other_positives(positives, x)
-        similarity = cosine_similarity(x, y)  # (B, B): media in rows, texts in columns
-        tau_xy, tau_yx = direction_temperatures(tau, anchor)
-        others_T = None if others is None else others.T
-        if decoupled or multi_positive:
-            rows_xy = _spread_entropy(similarity / tau_xy, others, label_smoothing, decoupled, multi_positive)  # (B,)
-            rows_yx = _spread_entropy(similarity.T / tau_yx, others_T, label_smoothing, decoupled, multi_positive)
+            entropies = rows_of(x, y, tau.expand(B), positives, anchor, label_smoothing, decoupled, rows)  # (2, b)
         else:
-            rows_xy = _cross_entropy(similarity / tau_xy, others, label_smoothing)
-            rows_yx = _cross_entropy(similarity.T / tau_yx, others_T, label_smoothing)
-        rows = (rows_xy + rows_yx) / 2
-        return (rows * tau if scale_by_temperature else rows).mean()
+            entropies = _entropies(x, y, tau, positives, anchor, label_smoothing, decoupled, multi_positive, rows)
+        entropy = entropies.mean(dim=0)  # (b,)
+        if scale_by_temperature:
+            entropy = entropy * tau.expand(B)[rows]
+        return entropy.sum() / B
 
 
-def direction_temperatures(tau: Tensor, anchor: Anchor) -> tuple[Tensor, Tensor]:
-    """Return what divides the logits of x -> y and of y -> x, each broadcastable to (B, B) (docs/method.md, 4.4).
+def direction_temperatures(tau: Tensor, anchor: Anchor, rows: slice) -> Stripes:
+    """Return what divides the queries' logits of x to y and of y to x, broadcastable to (b, B) (docs/method.md, 4.4).
 
-    >>> xy, yx = direction_temperatures(torch.tensor([1.0, 2.0]), "media")
+    >>> xy, yx = direction_temperatures(torch.tensor([1.0, 2.0]), "media", slice(0, 1))
     >>> xy.shape, yx.shape
-    (torch.Size([2, 1]), torch.Size([1, 2]))
+    (torch.Size([1, 1]), torch.Size([1, 2]))
     """
-    if tau.ndim == 0:
-        return tau, tau
-    if tau.ndim == 2:
-        return tau, tau.T
-    by_row, by_column = tau[:, None], tau[None, :]
-    if anchor == "row":
-        return by_row, by_row
-    if anchor == "candidate":
-        return by_column, by_column
-    return by_row, by_column
+    of_query, of_query_too = query_values(tau, rows)
+    if anchor == "row" or tau.ndim != 1:
+        return of_query, of_query_too
+    of_candidate = tau[None, :]
+    return of_candidate if anchor == "candidate" else of_query, of_candidate
 
 
-def _cross_entropy(logits: Tensor, others: Tensor | None, label_smoothing: float) -> Tensor:
-    """Return each row's cross-entropy with its diagonal as target, (B, B) -> (B,); `others` are no candidates."""
+def _entropies(
+    x: Tensor,
+    y: Tensor,
+    tau: Tensor,
+    positives: Tensor | None,
+    anchor: Anchor,
+    label_smoothing: float,
+    decoupled: bool,
+    multi_positive: bool,
+    rows: slice,
+) -> Tensor:
+    """Return the cross-entropy of the queries' rows, (2, b), x to y and y to x."""
+    similarity, temperatures = cosine_stripes(x, y, rows), direction_temperatures(tau, anchor, rows)
+    found = []
+    for s, t, others in zip(similarity, temperatures, other_positives(positives, x, rows), strict=True):
+        if decoupled or multi_positive:
+            targets = own_pairs(s, rows)
+            found.append(_spread_entropy(s / t, targets, others, label_smoothing, decoupled, multi_positive))
+        else:
+            found.append(_cross_entropy(s / t, rows, others, label_smoothing))
+    return torch.stack(found)
+
+
+def _cross_entropy(logits: Tensor, rows: slice, others: Tensor | None, label_smoothing: float) -> Tensor:
+    """Return the rows' cross-entropy with their own pairs as targets, (b, B) -> (b,); `others` are no candidates."""
     remaining: Tensor | int = logits.shape[1]
     if others is not None:
         logits = logits.masked_fill(others, float("-inf"))
         remaining = remaining - others.sum(dim=1)
     log_p = logits.log_softmax(dim=1)
-    loss = -log_p.diagonal()
+    loss = -own_of(log_p, rows)
     if label_smoothing:
         spread = log_p if others is None else log_p.masked_fill(others, 0.0)
         loss = (1.0 - label_smoothing) * loss - label_smoothing * spread.sum(dim=1) / remaining
@@ -131,10 +147,14 @@ def _cross_entropy(logits: Tensor, others: Tensor | None, label_smoothing: float
 
 
 def _spread_entropy(
-    logits: Tensor, others: Tensor | None, label_smoothing: float, decoupled: bool, multi_positive: bool
+    logits: Tensor,
+    targets: Tensor,
+    others: Tensor | None,
+    label_smoothing: float,
+    decoupled: bool,
+    multi_positive: bool,
 ) -> Tensor:
-    """Return each row's cross-entropy, (B, B) -> (B,), its targets and its denominator chosen apart from each other."""
-    targets = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    """Return the rows' cross-entropy, (b, B) -> (b,), their targets and denominators chosen apart from each other."""
     candidates = torch.ones_like(targets)
     if others is not None:
         targets, candidates = (targets | others, candidates) if multi_positive else (targets, ~others)
@@ -147,5 +167,5 @@ def _spread_entropy(
 
 
 def _shares(mask: Tensor, like: Tensor) -> Tensor:
-    """Return a distribution a row, even over what the mask (B, B) holds."""
+    """Return a distribution a row, even over what the mask (b, B) holds."""
     return mask.to(like.dtype) / mask.sum(dim=1, keepdim=True)

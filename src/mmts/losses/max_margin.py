@@ -7,20 +7,21 @@ import torch
 from torch import Tensor
 
 from mmts.errors import InputError
-from mmts.losses.checks import checked_positives, checked_relevance, checked_value, other_positives
+from mmts.losses.checks import checked_positives, checked_relevance, checked_value
 from mmts.losses.fused_max_margin import fused_max_margin
-from mmts.losses.normalize import cosine_similarity
-from mmts.losses.tiles import choose_fused, triton_takes
+from mmts.losses.rows import checked_rows, cosine_stripes, own_of, own_pairs, query_values, stripes
+from mmts.losses.tiles import choose_fused, number_of_others, triton_takes
 from mmts.losses.triton_max_margin import triton_max_margin
 
 Negatives = Literal["all", "hardest"]
 NEGATIVES: tuple[Negatives, ...] = ("all", "hardest")
 FUSED_FROM = 256
 """Pairs a batch from which the fused version is the faster on a CPU (benchmarks/losses.py measures it)."""
-InTiles = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], tuple[Tensor, Tensor]]
-"""x, y, margin (B,), positives, squared -> the loss and the pull, as `fused_max_margin` has them."""
-Hinges = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""For x to y and y to x: hinges (B, B), or (B, 1) where only the hardest counts, and how many they are, ()."""
+InTiles = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool, slice], tuple[Tensor, Tensor]]
+"""x, y, margin (B,), positives, squared, rows -> the loss and the pull, as `fused_max_margin` has them."""
+Hinges = list[tuple[Tensor, Tensor]]
+"""For x to y and y to x: the queries' hinges, (b, B), or (b, 1) where only the hardest counts, and the number, (), that
+the mean over the whole batch's runs over."""
 
 
 def max_margin(
@@ -32,9 +33,10 @@ def max_margin(
     negatives: Negatives = "all",
     squared: bool = False,
     relevance: Tensor | None = None,
+    rows: slice | None = None,
     fused: bool | None = None,
 ) -> Tensor:
-    """Return the symmetric max-margin loss of paired embeddings (docs/method.md, 4.8 to 4.10, 4.13, 4.17, 4.18).
+    """Return the symmetric max-margin loss of paired embeddings (docs/method.md, 4.8 to 4.10, 4.13, 4.17 to 4.19).
 
     L = mean_{i != j} 1/2 [ relu(m_i - s_ii + s_ij) + relu(m_i - s_ii + s_ji) ],   s_ij = cos(x_i, y_j)
 
@@ -50,6 +52,9 @@ def max_margin(
     squared: square each hinge.
     relevance: (B, B) floating point in [0, 1], of medium i to text j: the margin of a pair is multiplied by
         1 - relevance (of the same medium and text in the other direction), so that what is nearly right may stay near.
+    rows: return these b queries' share of the loss alone; over slices that together are the batch, shares add up to it.
+        Memory is that of their rows, (2, b, B), in which form a margin a pair may then be given too: x to y, then y to
+        x, the queries first.
     fused: True: in tiles, the same loss and gradients without a (B, B) matrix in memory. It has no (B, B) margin, no
         hardest negatives, no relevance, and no second derivatives. False: the plain version. None: fused where the
         options allow, on the CPU from a batch of FUSED_FROM on, on a GPU with Triton from GPU_FUSED_FROM on.
@@ -63,11 +68,12 @@ def max_margin(
     >>> round(max_margin(x, x, 0.2).item(), 4), round(max_margin(x, x.flip(0), 0.2).item(), 4)
     (0.0, 1.2)
     """
+    rows = checked_rows(rows, len(x))
     with torch.autocast(x.device.type, enabled=False):
-        margin, in_tiles = _checked(x, y, margin, negatives, relevance, fused)
+        margin, in_tiles = _checked(x, y, margin, negatives, relevance, rows, fused)
         if in_tiles is not None:
-            return in_tiles(x, y, margin.expand(len(x)), checked_positives(positives, x), squared)[0]
-        return _loss(_hinges(x, y, margin, positives, negatives, relevance), squared)
+            return in_tiles(x, y, margin.expand(len(x)), checked_positives(positives, x), squared, rows)[0]
+        return _loss(_hinges(x, y, margin, positives, negatives, relevance, rows), squared)
 
 
 def max_margin_and_pull(
@@ -79,9 +85,10 @@ def max_margin_and_pull(
     negatives: Negatives = "all",
     squared: bool = False,
     relevance: Tensor | None = None,
+    rows: slice | None = None,
     fused: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return max_margin, and how it pulls on each sample's own pair: -dL/ds_ii, (B,), detached (docs/method.md, 5.9).
+    """Return max_margin, and how it pulls on each query's own pair: -dL/ds_ii, (b,), detached (docs/method.md, 5.9).
 
     Arguments, dtypes and errors as in max_margin; the fused version has both from its one pass.
 
@@ -90,11 +97,12 @@ def max_margin_and_pull(
     >>> pull
     tensor([0.3333, 0.3333, 0.0000])
     """
+    rows = checked_rows(rows, len(x))
     with torch.autocast(x.device.type, enabled=False):
-        margin, in_tiles = _checked(x, y, margin, negatives, relevance, fused)
+        margin, in_tiles = _checked(x, y, margin, negatives, relevance, rows, fused)
         if in_tiles is not None:
-            return in_tiles(x, y, margin.expand(len(x)), checked_positives(positives, x), squared)
-        hinges = _hinges(x, y, margin, positives, negatives, relevance)
+            return in_tiles(x, y, margin.expand(len(x)), checked_positives(positives, x), squared, rows)
+        hinges = _hinges(x, y, margin, positives, negatives, relevance, rows)
     with torch.no_grad():
         slopes = [(2 * hinge if squared else (hinge > 0).to(hinge)).sum(dim=1) / number for hinge, number in hinges]
         pull = (slopes[0] + slopes[1]) / 2
@@ -102,14 +110,20 @@ def max_margin_and_pull(
 
 
 def _checked(
-    x: Tensor, y: Tensor, margin: Tensor | float, negatives: Negatives, relevance: Tensor | None, fused: bool | None
+    x: Tensor,
+    y: Tensor,
+    margin: Tensor | float,
+    negatives: Negatives,
+    relevance: Tensor | None,
+    rows: slice,
+    fused: bool | None,
 ) -> tuple[Tensor, InTiles | None]:
     """Return the margin as a tensor, and what takes the loss in tiles, None for the plain version."""
     if negatives not in NEGATIVES:
         raise InputError(f"negatives is {negatives!r}; it must be one of {', '.join(NEGATIVES)}")
-    margin = checked_value("margin", margin, x, y, zero_allowed=True)
+    margin = checked_value("margin", margin, x, y, zero_allowed=True, rows=rows)
     cannot = {
-        "a (B, B) margin": margin.ndim == 2,
+        "a (B, B) margin": margin.ndim >= 2,
         "negatives='hardest'": negatives == "hardest",
         "relevance": relevance is not None,
     }
@@ -125,28 +139,30 @@ def _loss(hinges: Hinges, squared: bool) -> Tensor:
 
 
 def _hinges(
-    x: Tensor, y: Tensor, margin: Tensor, positives: Tensor | None, negatives: Negatives, relevance: Tensor | None
+    x: Tensor,
+    y: Tensor,
+    margin: Tensor,
+    positives: Tensor | None,
+    negatives: Negatives,
+    relevance: Tensor | None,
+    rows: slice,
 ) -> Hinges:
-    """Return each direction's hinges, queries in rows, 0 where there is none, and the number their mean runs over."""
-    others = other_positives(positives, x)
-    similarity = cosine_similarity(x, y)  # (B, B): media in rows, texts in columns
-    remain = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
-    if others is not None:
-        remain = remain & ~others
-    margin_xy = margin[:, None] if margin.ndim == 1 else margin
-    margin_yx = margin[:, None] if margin.ndim == 1 else margin.T if margin.ndim == 2 else margin
+    """Return each direction's hinges, 0 where there is none, and the number that their mean runs over."""
+    positives = checked_positives(positives, x)
+    no_negatives = (None, None) if positives is None else stripes(positives, rows)
+    margins = query_values(margin, rows)
     if relevance is not None:
-        gap = 1.0 - checked_relevance(relevance, x, y)
-        margin_xy, margin_yx = margin_xy * gap, margin_yx * gap.T
-    return (
-        _direction(similarity, margin_xy, remain, negatives),
-        _direction(similarity.T, margin_yx, remain.T, negatives),
-    )
-
-
-def _direction(similarity: Tensor, margin: Tensor, remain: Tensor, negatives: Negatives) -> tuple[Tensor, Tensor]:
-    hinge = (margin - similarity.diagonal()[:, None] + similarity).relu()
-    hinge = hinge.masked_fill(~remain, 0.0)  # hinges are never negative, so 0 is never the larger of two
-    if negatives == "hardest":
-        return hinge.amax(dim=1, keepdim=True), remain.any(dim=1).sum().clamp_min(1)
-    return hinge, remain.sum().clamp_min(1)
+        gaps = stripes(1.0 - checked_relevance(relevance, x, y), rows)
+        margins = margins[0] * gaps[0], margins[1] * gaps[1]
+    found = []
+    for s, m, others, number in zip(
+        cosine_stripes(x, y, rows), margins, no_negatives, len(x) - 1 - number_of_others(positives, x), strict=True
+    ):
+        left_out = own_pairs(s, rows) if others is None else own_pairs(s, rows) | others
+        hinge = (m - own_of(s, rows)[:, None] + s).relu()
+        hinge = hinge.masked_fill(left_out, 0.0)  # hinges are never negative, so 0 is never the larger of two
+        if negatives == "hardest":
+            found.append((hinge.amax(dim=1, keepdim=True), (number > 0).sum().clamp_min(1)))
+        else:
+            found.append((hinge, number.sum().clamp_min(1)))
+    return found

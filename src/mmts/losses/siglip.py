@@ -6,8 +6,7 @@ from torch.nn.functional import softplus
 
 from mmts.errors import InputError
 from mmts.losses.checks import checked_value, other_positives
-from mmts.losses.info_nce import direction_temperatures
-from mmts.losses.normalize import cosine_similarity
+from mmts.losses.rows import checked_rows, cosine_stripes, own_pairs, query_values
 
 
 def siglip(
@@ -17,6 +16,7 @@ def siglip(
     bias: Tensor | float,
     *,
     positives: Tensor | None = None,
+    rows: slice | None = None,
 ) -> Tensor:
     """Return the sigmoid loss of paired embeddings (docs/method.md, 4.15).
 
@@ -33,6 +33,7 @@ def siglip(
     bias: (), finite.
     positives: (B, B) bool, y_j is right for x_i too (transposed for the other direction; the diagonal is ignored).
         Such pairs are no negatives: they leave the sum. The own pair always stays, so a batch of one has a loss.
+    rows: return these queries' share of the loss alone, as in info_nce.
 
     InputError for wrong shapes or dtypes, a NaN or infinity (with argument and row).
     Source: Zhai et al., arXiv 2303.15343, algorithm 1 (bias started at -10, t at 10).
@@ -42,20 +43,15 @@ def siglip(
     0.0134
     """
     with torch.autocast(x.device.type, enabled=False):
-        tau = checked_value("temperature", temperature, x, y)
+        rows = checked_rows(rows, len(x))
+        tau = checked_value("temperature", temperature, x, y, rows=rows)
         bias = torch.as_tensor(bias, dtype=tau.dtype, device=tau.device)
         if bias.ndim or not bool(torch.isfinite(bias)):
             raise InputError(f"bias is {bias.tolist()}; it must be one finite number")
-        others = other_positives(positives, x)
-        similarity = cosine_similarity(x, y)  # (B, B): media in rows, texts in columns
-        tau_xy, tau_yx = direction_temperatures(tau, "row")
-        loss_xy = _direction(similarity / tau_xy + bias, others)
-        loss_yx = _direction(similarity.T / tau_yx + bias, None if others is None else others.T)
-        return (loss_xy + loss_yx) / 2
-
-
-def _direction(logits: Tensor, others: Tensor | None) -> Tensor:
-    """Return the sum of the pairs' costs over the number of rows; pairs in `others` (B, B) cost nothing."""
-    own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-    cost = softplus(torch.where(own, -logits, logits))
-    return (cost if others is None else cost.masked_fill(others, 0.0)).sum() / len(logits)
+        similarity, temperatures = cosine_stripes(x, y, rows), query_values(tau, rows)
+        total = tau.new_zeros(())
+        for s, t, others in zip(similarity, temperatures, other_positives(positives, x, rows), strict=True):
+            logits = s / t + bias
+            cost = softplus(torch.where(own_pairs(s, rows), -logits, logits))
+            total = total + (cost if others is None else cost.masked_fill(others, 0.0)).sum()
+        return total / (2 * len(x))

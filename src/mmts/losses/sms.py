@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mmts.errors import InputError
 from mmts.losses.checks import checked_relevance, checked_value
-from mmts.losses.normalize import cosine_similarity
+from mmts.losses.rows import Stripes, checked_rows, cosine_stripes, own_of, own_pairs, query_values, stripes
 
 
 def sms(
@@ -16,6 +16,7 @@ def sms(
     *,
     slack: float = 0.1,
     eps: float = 1.1 / 240,
+    rows: slice | None = None,
 ) -> Tensor:
     """Return the symmetric multi-similarity loss of paired embeddings (docs/method.md, 4.14).
 
@@ -31,6 +32,7 @@ def sms(
         (B,) is the query's own in both directions; (B, B): m_ij belongs to the pair x_i, y_j.
     slack: how far two candidates of equal relevance may lie apart at no cost.
     eps: gaps in relevance up to here count as none.
+    rows: return these queries' share of the loss alone, as in max_margin.
 
     A batch of one has loss 0 and gradient 0. InputError for wrong shapes or dtypes, a NaN or infinity, a relevance
     outside [0, 1] (with argument and row), or a negative slack or eps.
@@ -43,8 +45,7 @@ def sms(
     >>> round(sms(x, x, torch.ones(2, 2)).item(), 4)  # equally relevant, and yet 1 apart
     0.9
     """
-    costs = _costs(x, y, relevance, margin, slack, eps)
-    return _loss(costs)
+    return _loss(_costs(x, y, relevance, margin, slack, eps, rows))
 
 
 def sms_and_activity(
@@ -55,8 +56,9 @@ def sms_and_activity(
     *,
     slack: float = 0.1,
     eps: float = 1.1 / 240,
+    rows: slice | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return sms, and how many comparisons with each sample's own pair cost something, (B,) (docs/method.md, 5.9).
+    """Return sms, and how many comparisons with each query's own pair cost something, (b,) (docs/method.md, 5.9).
 
     Both directions are counted. Each such comparison moves s_ii at the same rate, up or down. Arguments, dtypes and
     errors as in sms.
@@ -66,30 +68,39 @@ def sms_and_activity(
     >>> activity
     tensor([3., 3., 2.])
     """
-    costs = _costs(x, y, relevance, margin, slack, eps)
+    costs = _costs(x, y, relevance, margin, slack, eps, rows)
     above = [(cost.detach() > 0).to(cost).sum(dim=1) for cost in costs]
     return _loss(costs), above[0] + above[1]
 
 
-def _loss(costs: tuple[Tensor, Tensor]) -> Tensor:
-    return (costs[0].sum() + costs[1].sum()) / (2 * max(len(costs[0]) * (len(costs[0]) - 1), 1))
+def _loss(costs: Stripes) -> Tensor:
+    B = costs[0].shape[1]
+    return (costs[0].sum() + costs[1].sum()) / (2 * max(B * (B - 1), 1))
 
 
 def _costs(
-    x: Tensor, y: Tensor, relevance: Tensor, margin: Tensor | float, slack: float, eps: float
-) -> tuple[Tensor, Tensor]:
-    """Return what each comparison costs, (B, B), x to y and y to x, queries in rows; 0 on the diagonal."""
+    x: Tensor,
+    y: Tensor,
+    relevance: Tensor,
+    margin: Tensor | float,
+    slack: float,
+    eps: float,
+    rows: slice | None,
+) -> Stripes:
+    """Return what each comparison costs, (b, B), x to y and y to x; 0 for own pairs."""
     check_widths(slack, eps)
+    rows = checked_rows(rows, len(x))
     with torch.autocast(x.device.type, enabled=False):
-        margin = checked_value("margin", margin, x, y, zero_allowed=True)
-        relevance = checked_relevance(relevance, x, y)
-        similarity = cosine_similarity(x, y)  # (B, B): media in rows, texts in columns
-        by_row = margin[:, None] if margin.ndim == 1 else margin
-        by_row_T = margin.T if margin.ndim == 2 else by_row
-        return (
-            _direction(similarity, relevance, by_row, slack, eps),
-            _direction(similarity.T, relevance.T, by_row_T, slack, eps),
-        )
+        margin = checked_value("margin", margin, x, y, zero_allowed=True, rows=rows)
+        relevances = stripes(checked_relevance(relevance, x, y), rows)
+        costs = []
+        for s, r, m in zip(cosine_stripes(x, y, rows), relevances, query_values(margin, rows), strict=True):
+            gap = own_of(r, rows)[:, None] - r
+            z = m * gap - (own_of(s, rows)[:, None] - s)
+            cost = torch.where(gap > eps, z.relu(), torch.where(gap < -eps, (-z).relu(), (z.abs() - slack).relu()))
+            # With no slack an own pair costs nothing by itself, but |z| has no gradient there that one could trust.
+            costs.append(cost.masked_fill(own_pairs(s, rows), 0.0))
+        return costs[0], costs[1]
 
 
 def check_widths(slack: float, eps: float) -> None:
@@ -97,11 +108,3 @@ def check_widths(slack: float, eps: float) -> None:
     for name, number in (("slack", slack), ("eps", eps)):
         if not 0.0 <= number < float("inf"):
             raise InputError(f"{name} is {number}; it must be finite and not negative")
-
-
-def _direction(similarity: Tensor, relevance: Tensor, margin: Tensor, slack: float, eps: float) -> Tensor:
-    gap = relevance.diagonal()[:, None] - relevance
-    z = margin * gap - (similarity.diagonal()[:, None] - similarity)
-    cost = torch.where(gap > eps, z.relu(), torch.where(gap < -eps, (-z).relu(), (z.abs() - slack).relu()))
-    # With no slack the diagonal costs nothing by itself, but |z| has no gradient there that one could trust.
-    return cost.masked_fill(torch.eye(len(cost), dtype=torch.bool, device=cost.device), 0.0)

@@ -24,16 +24,25 @@ Blocks = tuple[slice, slice]
 """The rows and the columns of a tile; on the diagonal they are equal."""
 
 
-def tiles(B: int) -> Iterator[Blocks]:
-    """Yield the tiles of a (B, B) matrix, row by row of tiles.
+def tiles(B: int, queries: slice | None = None) -> Iterator[tuple[Blocks, tuple[int, ...]]]:
+    """Yield the tiles of a (B, B) matrix, row by row of tiles, and the directions whose queries lie along them.
+
+    0: x to y, with queries down the rows; 1: y to x, along the columns. Where only some samples are `queries`, tiles
+    are cut at their bounds, and those without any are left out.
 
     >>> len(list(tiles(TILE + 1)))
     4
+    >>> list(tiles(2, slice(0, 1)))[1:]
+    [((slice(0, 1, None), slice(1, 2, None)), (0,)), ((slice(1, 2, None), slice(0, 1, None)), (1,))]
     """
-    blocks = [slice(start, min(start + TILE, B)) for start in range(0, B, TILE)]
+    first, last = (0, B) if queries is None else (queries.start, queries.stop)
+    parts = [(0, first), (first, last), (last, B)]
+    blocks = [slice(at, min(at + TILE, stop)) for start, stop in parts for at in range(start, stop, TILE)]
     for rows in blocks:
         for columns in blocks:
-            yield rows, columns
+            directions = tuple(k for k, each in enumerate((rows, columns)) if first <= each.start < last)
+            if directions:
+                yield (rows, columns), directions
 
 
 def buffers(like: Tensor, number: int) -> list[Tensor]:
@@ -85,7 +94,7 @@ def number_of_others(positives: Tensor | None, like: Tensor) -> Tensor:
     counts = torch.zeros(2, len(like), dtype=torch.int64, device=like.device)
     if positives is None:
         return counts
-    for rows, columns in tiles(len(like)):
+    for (rows, columns), _ in tiles(len(like)):
         tile = positives[rows, columns]
         counts[0, rows] += tile.sum(dim=1)
         counts[1, columns] += tile.sum(dim=0)

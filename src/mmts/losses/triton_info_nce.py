@@ -23,14 +23,16 @@ def triton_rows(
     anchor: str,
     label_smoothing: float,
     decoupled: bool,
+    queries: slice,
 ) -> Tensor:
-    """Return each row's cross-entropy, (2, B) float32, x to y and y to x (docs/method.md, 4.3 to 4.6, 4.11 and 4.18).
+    """Return the cross-entropy of b queries' rows, (2, b) float32, x to y, y to x (docs/method.md, 4.3 to 4.6, 4.11,
+    4.18).
 
     Arguments as `info_nce` takes them, checked before, but for positives with label smoothing and float64; the
-    temperature is (B,). Double backward is an InputError.
+    temperature is (B,). Double backward is an InputError. All B rows are worked out, however few are asked for.
     """
     rows: Tensor = _Rows.apply(x, y, temperature, positives, anchor, label_smoothing, decoupled)  # type: ignore[no-untyped-call]
-    return rows
+    return rows[:, queries]
 
 
 class _Rows(Function):

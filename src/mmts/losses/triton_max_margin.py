@@ -12,14 +12,15 @@ from mmts.losses.triton_sides import kernel_dtype, own_similarity, side, through
 
 
 def triton_max_margin(
-    x: Tensor, y: Tensor, margin: Tensor, positives: Tensor | None, squared: bool
+    x: Tensor, y: Tensor, margin: Tensor, positives: Tensor | None, squared: bool, queries: slice
 ) -> tuple[Tensor, Tensor]:
-    """Return the max-margin loss over all negatives, (), and -dL/ds_ii, (B,) (docs/method.md, 4.8, 4.10, 4.18, 5.9).
+    """Return b queries' share of the max-margin loss over all negatives, (), and -dL/ds_ii, (b,) (docs/method.md, 4.8,
+    4.10, 4.18, 5.9).
 
     Arguments as `max_margin` takes them, checked before, but for float64; the margin is (B,). Double backward is an
     InputError.
     """
-    loss, pull = _Loss.apply(x, y, margin, positives, squared)  # type: ignore[no-untyped-call]
+    loss, pull = _Loss.apply(x, y, margin, positives, squared, queries)  # type: ignore[no-untyped-call]
     return loss, pull
 
 
@@ -28,14 +29,15 @@ class _Loss(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, y: Tensor, margin: Tensor, positives: Tensor | None, squared: bool
+        ctx: Any, x: Tensor, y: Tensor, margin: Tensor, positives: Tensor | None, squared: bool, queries: slice
     ) -> tuple[Tensor, Tensor]:
         B = len(x)
         needs_x, needs_y, needs_margin = ctx.needs_input_grad[:3]
         x_side, y_side = (side(each, kernel_dtype(x, y)) for each in (x, y))
         blocks = Blocks(x_side, y_side, positives)
         found = UnitGradients(blocks, needs_x, needs_y)
-        offset = margin - own_similarity(x_side, y_side)  # m_i - s_ii
+        offset = torch.full_like(margin, float("-inf"))  # which no hinge is above zero with
+        offset[queries] = (margin - own_similarity(x_side, y_side))[queries]  # m_i - s_ii
         pairs = B * (B - 1) - number_of_others(positives, x)[0].sum()
         weight = 0.5 / pairs.clamp_min(1).float()
         slopes = torch.zeros_like(margin)  # the sum over both directions of what a sample's own hinges rise by
@@ -67,8 +69,9 @@ class _Loss(Function):
             )
             for of_unit, own, other in ((found.of_x, x_side, y_side), (found.of_y, y_side, x_side))
         ]
-        pull = slopes.mul_(weight)  # dL/dm_i = -dL/ds_ii: both stand in the same hinges
-        ctx.save_for_backward(*gradients, pull if needs_margin else None)
+        of_margin = slopes.mul_(weight)  # dL/dm_i = -dL/ds_ii: both stand in the same hinges
+        ctx.save_for_backward(*gradients, of_margin if needs_margin else None)
+        pull = of_margin[queries].clone()
         ctx.mark_non_differentiable(pull)
         ctx.dtypes = x.dtype, y.dtype, margin.dtype
         return (total * weight).float(), pull
@@ -78,4 +81,4 @@ class _Loss(Function):
         refuse_double_backward("max_margin")
         # The product first: in half precision a gradient that is scaled up must not be rounded before it is.
         kept = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        return *((None if each is None else (each * gradient).to(dtype)) for each, dtype in kept), None, None
+        return *((None if each is None else (each * gradient).to(dtype)) for each, dtype in kept), None, None, None

@@ -1,13 +1,17 @@
 """What all objectives have in common: the call, what comes back, and asking a policy for a batch's values."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from inspect import signature
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mmts.errors import InputError
-from mmts.losses.normalize import cosine_similarity
-from mmts.policies import Policy
+from mmts.losses.normalize import cosine_similarity, unit
+from mmts.losses.rows import cosine_stripes, own_of
+from mmts.policies import PairPolicy, Policy
+from mmts.schedules import check_progress
 
 
 class ObjectiveOutput(NamedTuple):
@@ -15,6 +19,34 @@ class ObjectiveOutput(NamedTuple):
 
     loss: Tensor
     log: dict[str, Tensor]
+
+
+class Share(NamedTuple):
+    """Which of a batch's queries a call works out the loss of, and what is to happen once all of them are known.
+
+    rows: the queries, b in number. then(update, *found): calls update with each found (b,) of these queries as (B,) of
+    all, detached, once the others' are there too.
+    """
+
+    rows: slice
+    then: Callable[..., None]
+
+    def log_relative(self, log: dict[str, Tensor], pull: Tensor) -> None:
+        """Log as "weight" these queries' pulls, (b,), over the batch's mean."""
+
+        def update(pulls: Tensor) -> None:
+            log["weight"] = relative(pulls)
+
+        self.then(update, pull)
+
+
+def whole(B: int) -> Share:
+    """Return the share that is the whole batch.
+
+    >>> whole(3).rows
+    slice(0, 3, None)
+    """
+    return Share(slice(0, B), lambda update, *found: update(*found))
 
 
 class Objective(nn.Module):
@@ -25,10 +57,20 @@ class Objective(nn.Module):
     are right too; `relevance` (B, B) floating point in [0, 1] or None, how relevant medium i is to text j, which only
     rules on graded relevance look at. State a rule keeps for the media side goes by media_index, for the text side by
     index.
+
+    Of several processes each asks for the loss of its own queries: `share` says which, and over shares that together
+    are the batch, losses add up to the batch's. One whose forward takes no `share` works out the whole on each.
     """
 
     uses_relevance: bool = False
     """Whether it looks at `relevance`, which takes time to work out for every batch."""
+
+    takes_share: bool = True
+    """Whether forward takes `share`, as its signature says."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.takes_share = "share" in signature(cls.forward).parameters
 
     def forward(
         self,
@@ -40,8 +82,9 @@ class Objective(nn.Module):
         media_index: Tensor | None = None,
         positives: Tensor | None = None,
         relevance: Tensor | None = None,
+        share: Share | None = None,
     ) -> ObjectiveOutput:
-        """Return the loss of a batch and what to log."""
+        """Return the loss of a batch, or the share of it that is asked for, and what to log."""
         raise NotImplementedError
 
     def values(self, progress: float, index: Tensor) -> dict[str, Tensor]:
@@ -69,16 +112,47 @@ class Objective(nn.Module):
                 module.after_step()
 
 
-def policy_values(policy: Policy, x: Tensor, y: Tensor, progress: float, index: Tensor) -> Tensor:
+def policy_values(
+    policy: Policy, x: Tensor, y: Tensor, progress: float, index: Tensor, rows: slice | None = None
+) -> Tensor:
     """Ask a policy for a batch's values; a rule that looks at the batch gets the detached similarities (B, B).
 
-    Any callable (progress, index, similarity) will do; one that does not say `uses_similarity` gets them.
+    Any callable (progress, index, similarity) will do; one that does not say `uses_similarity` gets them. Where only
+    the `rows` of b queries count, a rule on pairs is asked for theirs alone, and gives (2, b, B), x to y, then y to x.
     """
     if len(index) != len(x):
         raise InputError(f"index has {len(index)} rows and x has {len(x)}; they must be as many")
-    similarity = cosine_similarity(x.detach(), y.detach()) if getattr(policy, "uses_similarity", True) else None
+    x, y, similarity = x.detach(), y.detach(), None
+    if rows not in (None, slice(0, len(x))):
+        if isinstance(policy, PairPolicy):
+            check_progress(progress)
+            return torch.stack([policy.values(each) for each in cosine_stripes(x, y, rows)])
+        if getattr(policy, "looks_at_own_pairs_only", False):
+            own = torch.linalg.vecdot(unit(x), unit(y))
+            similarity = own[:, None].expand(len(x), len(x))
+    if similarity is None and getattr(policy, "uses_similarity", True):
+        similarity = cosine_similarity(x, y)
     values: Tensor = policy(progress, index, similarity)
     return values
+
+
+def shown(values: Tensor) -> Tensor:
+    """Return a policy's values for the log, detached: of a value a pair the queries' rows of x to y."""
+    return (values[0] if values.ndim == 3 else values).detach()
+
+
+def own_values(values: Tensor, rows: slice) -> Tensor:
+    """Return the values of the queries' own pairs, (b,), detached; () where all have one.
+
+    >>> own_values(torch.tensor([[0.1, 0.2], [0.3, 0.4]]), slice(1, 2))
+    tensor([0.4000])
+    """
+    values = values.detach()
+    if values.ndim == 3:
+        return own_of(values[0], rows)
+    if values.ndim == 2:
+        return values.diagonal()[rows]
+    return values[rows] if values.ndim else values
 
 
 def relative(pull: Tensor) -> Tensor:

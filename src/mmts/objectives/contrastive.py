@@ -13,7 +13,16 @@ from torch import Tensor
 from mmts.errors import InputError
 from mmts.losses.info_nce import ANCHORS, Anchor, info_nce
 from mmts.losses.max_margin import NEGATIVES, Negatives, max_margin_and_pull
-from mmts.objectives.base import Objective, ObjectiveOutput, needed_relevance, policy_values, relative
+from mmts.objectives.base import (
+    Objective,
+    ObjectiveOutput,
+    Share,
+    needed_relevance,
+    own_values,
+    policy_values,
+    shown,
+    whole,
+)
 from mmts.policies import Policy
 
 
@@ -63,9 +72,11 @@ class InfoNCE(Objective):
         media_index: Tensor | None = None,
         positives: Tensor | None = None,
         relevance: Tensor | None = None,
+        share: Share | None = None,
     ) -> ObjectiveOutput:
         """Return info_nce at the policy's temperatures; `relevance` is not looked at."""
-        temperature = policy_values(self.temperature, x, y, progress, index)
+        share = share or whole(len(x))
+        temperature = policy_values(self.temperature, x, y, progress, index, share.rows)
         loss = info_nce(
             x,
             y,
@@ -76,10 +87,11 @@ class InfoNCE(Objective):
             scale_by_temperature=self.scale_by_temperature,
             decoupled=self.decoupled,
             multi_positive=self.multi_positive,
+            rows=share.rows,
         )
-        temperature = temperature.detach()
-        weight = sample_weights(temperature, len(x), self.scale_by_temperature)
-        return ObjectiveOutput(loss, {"temperature": temperature, "weight": weight})
+        log = {"temperature": shown(temperature)}
+        log_sample_weights(share, log, temperature, len(x), self.scale_by_temperature)
+        return ObjectiveOutput(loss, log)
 
 
 class MaxMargin(Objective):
@@ -117,14 +129,40 @@ class MaxMargin(Objective):
         media_index: Tensor | None = None,
         positives: Tensor | None = None,
         relevance: Tensor | None = None,
+        share: Share | None = None,
     ) -> ObjectiveOutput:
         """Return max_margin at the policy's margins; `relevance` is looked at only where it scales them."""
         relevance = needed_relevance("relevance_scaled", relevance) if self.uses_relevance else None
-        margin = policy_values(self.margin, x, y, progress, index)
+        share = share or whole(len(x))
+        margin = policy_values(self.margin, x, y, progress, index, share.rows)
         loss, pull = max_margin_and_pull(
-            x, y, margin, positives=positives, negatives=self.negatives, squared=self.squared, relevance=relevance
+            x,
+            y,
+            margin,
+            positives=positives,
+            negatives=self.negatives,
+            squared=self.squared,
+            relevance=relevance,
+            rows=share.rows,
         )
-        return ObjectiveOutput(loss, {"margin": margin.detach(), "weight": relative(pull)})
+        log = {"margin": shown(margin)}
+        share.log_relative(log, pull)
+        return ObjectiveOutput(loss, log)
+
+
+def log_sample_weights(
+    share: Share, log: dict[str, Tensor], temperature: Tensor, batch_size: int, scale_by_temperature: bool = False
+) -> None:
+    """Log `sample_weights` as "weight"."""
+
+    def update(own: Tensor) -> None:
+        log["weight"] = sample_weights(own, batch_size, scale_by_temperature)
+
+    own = own_values(temperature, share.rows)
+    if own.ndim:
+        share.then(update, own)
+    else:
+        update(own)
 
 
 def sample_weights(temperature: Tensor, batch_size: int, scale_by_temperature: bool = False) -> Tensor:

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from mmts.objectives.base import ObjectiveOutput
-from mmts.objectives.memory import ObjectiveWithMemory, pull_weights
+from mmts.objectives.base import ObjectiveOutput, Share, whole
+from mmts.objectives.memory import ObjectiveWithMemory, log_weights
 from mmts.policies import Learned
 from mmts.policies.base import check_positive
 from mmts.schedules import Constant, Cosine, Join, Schedule
@@ -69,15 +69,15 @@ class FastCLIP(ObjectiveWithMemory):
         media_index: Tensor | None = None,
         positives: Tensor | None = None,
         relevance: Tensor | None = None,
+        share: Share | None = None,
     ) -> ObjectiveOutput:
         """Return the loss at the temperature as it stands; in training mode, remember the batch."""
+        share = share or whole(len(x))
         rows = self.rows(index, media_index, x)
         tau = self.temperature(progress, index)
-        media, text = self.contrast(x, y, (tau, tau), progress, rows, positives)
-        log_mean = (media.log_mean + text.log_mean).mean() / 2
-        through_log_mean = -(media.mean_exponent() + text.mean_exponent()).mean() / 2
-        robust = tau * (self.rho + log_mean) + (tau - tau.detach()) * through_log_mean
-        return ObjectiveOutput(
-            media.loss() + text.loss() + robust,
-            {"temperature": tau.detach(), "weight": pull_weights(media, text)},
-        )
+        found = self.contrast(x, y, (tau, tau), progress, rows, positives, share)
+        through_log_mean = -found.mean_exponent
+        robust = tau * (self.rho + found.log_mean) + (tau - tau.detach()) * through_log_mean  # (2, b)
+        log = {"temperature": tau.detach()}
+        log_weights(share, log, found)
+        return ObjectiveOutput(found.loss + robust.sum() / (2 * len(x)), log)

@@ -6,52 +6,24 @@ them. So each row keeps a moving average of its sum over negatives, and the batc
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mmts.errors import InputError
-from mmts.losses.checks import checked_value, other_positives
-from mmts.losses.normalize import cosine_similarity
-from mmts.objectives.base import Objective, relative
+from mmts.losses.contrast import Contrast, contrast
+from mmts.objectives.base import Objective, Share
 from mmts.policies.base import check_index
 from mmts.schedules import Constant, Schedule
-
-
-class Contrast(NamedTuple):
-    """One direction of a batch against its negatives; of a row without any, all is 0.
-
-    Shapes: differences s_ij - s_ii (B, B), with gradient; the rest without: exponents d_ij and weights w_ij (B, B),
-    both 0 where j is no negative of i; log_mean (B,), log(S_i / number of negatives); contrasted (B,) bool, rows that
-    have a negative.
-    """
-
-    differences: Tensor
-    exponents: Tensor
-    weights: Tensor
-    log_mean: Tensor
-    contrasted: Tensor
-
-    def loss(self) -> Tensor:
-        """Return mean_i sum_j w_ij (s_ij - s_ii), shape ()."""
-        return (self.weights * self.differences).sum(dim=1).mean()
-
-    def mean_exponent(self) -> Tensor:
-        """Return sum_j w_ij d_ij, shape (B,)."""
-        return (self.weights * self.exponents).sum(dim=1)
-
-    def slack(self, rho: float) -> Tensor:
-        """Return log_mean + rho - sum_j w_ij d_ij, shape (B,): dF/dtau_i of the robust loss F (docs/method.md, 5.6)."""
-        return torch.where(self.contrasted, self.log_mean + rho - self.mean_exponent(), 0.0)
 
 
 class MovingSum(nn.Module):
     """The moving sum over negatives, S, of `size` rows (docs/method.md, 5.4).
 
     Kept as its logarithm, so that nothing over- or underflows however small the temperature; `seen` says which rows
-    have one. State changes in training mode only, once a call. Rows that a batch repeats are all computed from what
-    was there before it, and leave their mean; a row without a negative leaves nothing.
+    have one.
     """
 
     log_sum: Tensor
@@ -62,32 +34,25 @@ class MovingSum(nn.Module):
         self.register_buffer("log_sum", torch.zeros(size))
         self.register_buffer("seen", torch.zeros(size, dtype=torch.bool))
 
-    def forward(
-        self, similarity: Tensor, temperature: Tensor, negatives: Tensor, rows: Tensor, gamma: float
-    ) -> Contrast:
-        """Contrast the queries in the rows of `similarity` (B, B) with their negatives (B, B) bool, and remember.
+    def extended(self, new: Tensor, rows: Tensor, gamma: float) -> Tensor:
+        """Return log S, (b,), after a batch whose own is `new`, (b,), -inf where a query has no negative.
 
-        temperature () or (B,); rows (B,) int64, where each query's state lies; gamma in (0, 1], the weight of the new.
+        rows (b,) int64: where each query's state lies; gamma in (0, 1], the weight of the new.
         """
-        differences = similarity - similarity.diagonal()[:, None]
-        with torch.no_grad():
-            tau = temperature if temperature.ndim == 0 else temperature[:, None]
-            exponents = (differences / tau).masked_fill(~negatives, -math.inf)
-            number = negatives.sum(dim=1)
-            contrasted = number > 0
-            new = exponents.logsumexp(dim=1)
-            before, seen = self.log_sum[rows].to(new), self.seen[rows]
-            kept = before + (math.log1p(-gamma) if gamma < 1 else -math.inf)
-            log_sum = torch.where(seen, torch.logaddexp(kept, new + math.log(gamma)), new)
-            weights = (exponents - log_sum[:, None]).exp().masked_fill(~negatives, 0.0)
-            log_mean = torch.where(contrasted, log_sum - number.to(new).clamp_min(1).log(), 0.0)
-            if self.training:
-                share = shares(rows, contrasted, new.dtype)
-                updated = share.any(dim=1)
-                pooled = (log_sum + share.log()).logsumexp(dim=1)
-                self.log_sum[rows] = torch.where(updated, pooled, before).to(self.log_sum)
-                self.seen[rows] = seen | updated
-        return Contrast(differences, exponents.masked_fill(~negatives, 0.0), weights, log_mean, contrasted)
+        before, seen = self.log_sum[rows].to(new), self.seen[rows]
+        kept = before + (math.log1p(-gamma) if gamma < 1 else -math.inf)
+        return torch.where(seen, torch.logaddexp(kept, new + math.log(gamma)), new)
+
+    def remember(self, rows: Tensor, log_sum: Tensor, contrasted: Tensor) -> None:
+        """Keep what a batch's queries, (B,), came to, if they had a negative; of those with one row the mean of S."""
+        same = same_rows(rows)
+        log_sum = log_sum.masked_fill(~contrasted, -math.inf)
+        top = same.reduce(log_sum, "max")
+        updated = ~top.isneginf()
+        pooled = same.reduce((log_sum - top.where(updated, 0.0)).exp(), "sum").log() + top
+        number = same.reduce(contrasted.to(log_sum), "sum").clamp_min(1)
+        self.log_sum[rows] = torch.where(updated, (pooled - number.log()).to(self.log_sum), self.log_sum[rows])
+        self.seen[rows] |= updated
 
 
 class ObjectiveWithMemory(Objective):
@@ -134,27 +99,23 @@ class ObjectiveWithMemory(Objective):
         progress: float,
         rows: tuple[Tensor, Tensor],
         positives: Tensor | None,
-    ) -> tuple[Contrast, Contrast]:
-        """Contrast media with texts and texts with media, each at its own temperatures, () or (B,), and remember."""
-        tau_media, tau_text = (_per_sample(each, x, y) for each in temperatures)
-        negatives = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
-        others = other_positives(positives, x)
-        if others is not None:
-            negatives = negatives & ~others
-        gamma = self.gamma(progress)
-        similarity = cosine_similarity(x, y)
-        with torch.autocast(x.device.type, enabled=False):
-            media = self.media_sum(similarity, tau_media, negatives, rows[0], gamma)
-            text = self.text_sum(similarity.T, tau_text, negatives.T, rows[1], gamma)
-        return media, text
+        share: Share,
+    ) -> Contrast:
+        """Contrast media with texts and texts with media, each at its own temperatures, () or (B,).
 
+        In training mode, remember the batch once all of it is known.
+        """
+        sides, gamma = (self.media_sum, self.text_sum), self.gamma(progress)
 
-def _per_sample(temperature: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    if temperature.ndim == 2:
-        raise InputError(
-            f"temperature is {tuple(temperature.shape)}, one value a pair; objectives with memory need one a sample"
-        )
-    return checked_value("temperature", temperature.detach(), x, y)
+        def extend(log_sums: Tensor) -> Tensor:
+            of_sides = zip(sides, log_sums, rows, strict=True)
+            return torch.stack([side.extended(new, of_side[share.rows], gamma) for side, new, of_side in of_sides])
+
+        found = contrast(x, y, temperatures, extend, positives=positives, rows=share.rows)
+        if self.training:
+            for side, *of_side in zip(sides, rows, found.log_sum, found.contrasted, strict=True):
+                share.then(partial(side.remember, of_side[0]), *of_side[1:])
+        return found
 
 
 def as_schedule(value: float | Schedule) -> Schedule:
@@ -162,18 +123,29 @@ def as_schedule(value: float | Schedule) -> Schedule:
     return Constant(float(value)) if isinstance(value, int | float) else value
 
 
-def shares(rows: Tensor, counted: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the matrix (B, B) that averages values over the counted entries of the same row of state.
+class SameRow(NamedTuple):
+    """Which of a batch's entries have one row of state; see `same_rows`."""
 
-    >>> shares(torch.tensor([7, 3, 7]), torch.tensor([True, False, True]), torch.float32)
-    tensor([[0.5000, 0.0000, 0.5000],
-            [0.0000, 0.0000, 0.0000],
-            [0.5000, 0.0000, 0.5000]])
+    order: Tensor  # (B,), entries of one row after the other
+    lengths: Tensor  # how many entries each row has
+    place: Tensor  # (B,), which row each entry has
+
+    def reduce(self, values: Tensor, how: str) -> Tensor:
+        """Return the "sum" or the "max" of the values, (B,), with the same row as each entry, (B,)."""
+        # In place of index_add, whose order on a GPU is another each time: processes must not drift apart.
+        return torch.segment_reduce(values[self.order], how, lengths=self.lengths)[self.place]
+
+
+def same_rows(rows: Tensor) -> SameRow:
+    """Find which of the rows of state, (B,) int64, are the same.
+
+    >>> same_rows(torch.tensor([7, 3, 7])).reduce(torch.tensor([1.0, 2.0, 4.0]), "sum")
+    tensor([5., 2., 5.])
     """
-    same = ((rows[:, None] == rows) & counted).to(dtype)
-    return same / same.sum(dim=1, keepdim=True).clamp_min(1)
+    _, place, lengths = torch.unique(rows, return_inverse=True, return_counts=True)
+    return SameRow(place.argsort(stable=True), lengths, place)
 
 
-def pull_weights(media: Contrast, text: Contrast) -> Tensor:
-    """Return the pull of the loss on each sample's own pair over the batch's mean, shape (B,) (docs/method.md, 5.5)."""
-    return relative(media.weights.sum(dim=1) + text.weights.sum(dim=1))
+def log_weights(share: Share, log: dict[str, Tensor], found: Contrast) -> None:
+    """Log as "weight" the pull of the loss on each sample's own pair over the batch's mean (docs/method.md, 5.5)."""
+    share.log_relative(log, found.weight.sum(dim=0))

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from mmts.errors import InputError
 from mmts.losses.siglip import siglip
-from mmts.objectives.base import Objective, ObjectiveOutput, policy_values
-from mmts.objectives.contrastive import sample_weights
+from mmts.objectives.base import Objective, ObjectiveOutput, Share, policy_values, shown, whole
+from mmts.objectives.contrastive import log_sample_weights
 from mmts.policies import Policy
 
 
@@ -44,10 +44,12 @@ class SigLIP(Objective):
         media_index: Tensor | None = None,
         positives: Tensor | None = None,
         relevance: Tensor | None = None,
+        share: Share | None = None,
     ) -> ObjectiveOutput:
         """Return siglip at the policy's temperatures; `relevance` is not looked at."""
-        temperature = policy_values(self.temperature, x, y, progress, index)
-        loss = siglip(x, y, temperature, self.bias, positives=positives)
-        temperature = temperature.detach()
-        weight = sample_weights(temperature, len(x))
-        return ObjectiveOutput(loss, {"temperature": temperature, "bias": self.bias.detach().clone(), "weight": weight})
+        share = share or whole(len(x))
+        temperature = policy_values(self.temperature, x, y, progress, index, share.rows)
+        loss = siglip(x, y, temperature, self.bias, positives=positives, rows=share.rows)
+        log = {"temperature": shown(temperature), "bias": self.bias.detach().clone()}
+        log_sample_weights(share, log, temperature, len(x))
+        return ObjectiveOutput(loss, log)

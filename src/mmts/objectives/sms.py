@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from mmts.losses.sms import check_widths, sms_and_activity
-from mmts.objectives.base import Objective, ObjectiveOutput, needed_relevance, policy_values, relative
+from mmts.objectives.base import Objective, ObjectiveOutput, Share, needed_relevance, policy_values, shown, whole
 from mmts.policies import Policy
 
 
@@ -47,9 +47,13 @@ class SMS(Objective):
         media_index: Tensor | None = None,
         positives: Tensor | None = None,
         relevance: Tensor | None = None,
+        share: Share | None = None,
     ) -> ObjectiveOutput:
         """Return sms at the policy's margins."""
         relevance = needed_relevance("SMS", relevance)
-        margin = policy_values(self.margin, x, y, progress, index)
-        loss, activity = sms_and_activity(x, y, relevance, margin, slack=self.slack, eps=self.eps)
-        return ObjectiveOutput(loss, {"margin": margin.detach(), "weight": relative(activity)})
+        share = share or whole(len(x))
+        margin = policy_values(self.margin, x, y, progress, index, share.rows)
+        loss, activity = sms_and_activity(x, y, relevance, margin, slack=self.slack, eps=self.eps, rows=share.rows)
+        log = {"margin": shown(margin)}
+        share.log_relative(log, activity)
+        return ObjectiveOutput(loss, log)

@@ -6,12 +6,14 @@
 tensor([0.0100, 0.0100])
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from mmts.errors import InputError
-from mmts.objectives.base import ObjectiveOutput, policy_values
-from mmts.objectives.memory import Contrast, ObjectiveWithMemory, as_schedule, pull_weights, shares
+from mmts.objectives.base import ObjectiveOutput, Share, policy_values, whole
+from mmts.objectives.memory import ObjectiveWithMemory, as_schedule, log_weights, same_rows
 from mmts.policies import Fixed, Policy
 from mmts.policies.base import check_positive
 from mmts.schedules import Schedule
@@ -71,14 +73,16 @@ class SogCLR(ObjectiveWithMemory):
         media_index: Tensor | None = None,
         positives: Tensor | None = None,
         relevance: Tensor | None = None,
+        share: Share | None = None,
     ) -> ObjectiveOutput:
         """Return the loss at the policy's temperatures; in training mode, remember the batch."""
+        share = share or whole(len(x))
         rows = self.rows(index, media_index, x)
         tau = policy_values(self.temperature, x, y, progress, index)
-        media, text = self.contrast(x, y, (tau, tau), progress, rows, positives)
-        return ObjectiveOutput(
-            media.loss() + text.loss(), {"temperature": tau.detach(), "weight": pull_weights(media, text)}
-        )
+        found = self.contrast(x, y, (tau, tau), progress, rows, positives, share)
+        log = {"temperature": tau.detach()}
+        log_weights(share, log, found)
+        return ObjectiveOutput(found.loss, log)
 
 
 class ISogCLR(ObjectiveWithMemory):
@@ -158,19 +162,22 @@ class ISogCLR(ObjectiveWithMemory):
         media_index: Tensor | None = None,
         positives: Tensor | None = None,
         relevance: Tensor | None = None,
+        share: Share | None = None,
     ) -> ObjectiveOutput:
         """Return the loss at each row's temperature; in training mode, remember the batch and move the temperatures."""
+        share = share or whole(len(x))
         rows = media_rows, text_rows = self.rows(index, media_index, x)
         low, high = self.bounds(progress)
         tau_media, tau_text = self.tau_media[media_rows].clamp(low, high), self.tau_text[text_rows].clamp(low, high)
-        media, text = self.contrast(x, y, (tau_media, tau_text), progress, rows, positives)
+        found = self.contrast(x, y, (tau_media, tau_text), progress, rows, positives, share)
         if self.training:
-            self._move(self.tau_media, self.u_media, media_rows, media, low, high)
-            self._move(self.tau_text, self.u_text, text_rows, text, low, high)
-        return ObjectiveOutput(
-            media.loss() + text.loss(),
-            {"temperature": (tau_media + tau_text) / 2, "weight": pull_weights(media, text)},
-        )
+            slack = found.slack(self.rho)
+            sides = ((self.tau_media, self.u_media, media_rows), (self.tau_text, self.u_text, text_rows))
+            for side, *of_side in zip(sides, slack, found.contrasted, strict=True):
+                share.then(partial(self._move, *side, low, high), *of_side)
+        log = {"temperature": (tau_media + tau_text) / 2}
+        log_weights(share, log, found)
+        return ObjectiveOutput(found.loss, log)
 
     def values(self, progress: float, index: Tensor) -> dict[str, Tensor]:
         """Return the temperatures of the texts of samples (B,), and of all media (num_media,)."""
@@ -181,12 +188,17 @@ class ISogCLR(ObjectiveWithMemory):
         }
 
     @torch.no_grad()
-    def _move(self, tau: Tensor, u: Tensor, rows: Tensor, contrast: Contrast, low: float, high: float) -> None:
-        """Take one step with the temperatures of one side, whose state is `tau` and `u`; unmoved without a negative."""
-        share = shares(rows, contrast.contrasted, u.dtype)
-        moved = share.any(dim=1)
-        slope = share @ contrast.slack(self.rho).clamp(-U_CLIP, U_CLIP).to(u)
+    def _move(
+        self, tau: Tensor, u: Tensor, rows: Tensor, low: float, high: float, slack: Tensor, contrasted: Tensor
+    ) -> None:
+        """Take one step with the temperatures of one side, whose state is `tau` and `u`; unmoved without a negative.
+
+        slack, contrasted (B,): see `Contrast`.
+        """
+        same = same_rows(rows)
+        number = same.reduce(contrasted.to(u), "sum")
+        slope = same.reduce(slack.clamp(-U_CLIP, U_CLIP).to(u).masked_fill(~contrasted, 0.0), "sum") / number
         average = (1 - self.beta) * u[rows] + self.beta * slope
-        u[rows] = torch.where(moved, average, u[rows])
+        u[rows] = torch.where(number > 0, average, u[rows])
         stepped = (tau[rows].clamp(low, high) - self.eta * average).clamp(low, high)
-        tau[rows] = torch.where(moved, stepped, tau[rows])
+        tau[rows] = torch.where(number > 0, stepped, tau[rows])

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from mmts.errors import InputError
 from mmts.losses.normalize import unit
-from mmts.objectives.base import ObjectiveOutput
-from mmts.objectives.memory import ObjectiveWithMemory, pull_weights
+from mmts.objectives.base import ObjectiveOutput, Share, whole
+from mmts.objectives.memory import ObjectiveWithMemory, log_weights
 from mmts.policies.base import check_positive
 from mmts.schedules import Schedule
 
@@ -113,17 +113,18 @@ class TempNet(ObjectiveWithMemory):
         media_index: Tensor | None = None,
         positives: Tensor | None = None,
         relevance: Tensor | None = None,
+        share: Share | None = None,
     ) -> ObjectiveOutput:
         """Return both losses' sum at the predicted temperatures; in training mode, remember the batch."""
+        share = share or whole(len(x))
         rows = self.rows(index, media_index, x)
         for name, batch in (("x", x), ("y", y)):
             if batch.shape[1:] != (self.dim,):
                 raise InputError(f"{name} is {tuple(batch.shape)}; TempNet was built for (B, {self.dim})")
         with torch.autocast(x.device.type, enabled=False):
             tau_media, tau_text = self.media_net(x), self.text_net(y)
-        media, text = self.contrast(x, y, (tau_media, tau_text), progress, rows, positives)
-        nets = (tau_media * media.slack(self.rho)).mean() + (tau_text * text.slack(self.rho)).mean()
-        return ObjectiveOutput(
-            media.loss() + text.loss() + nets,
-            {"temperature": ((tau_media + tau_text) / 2).detach(), "weight": pull_weights(media, text)},
-        )
+        found = self.contrast(x, y, (tau_media, tau_text), progress, rows, positives, share)
+        nets = (torch.stack([tau_media, tau_text])[:, share.rows] * found.slack(self.rho)).sum() / len(x)
+        log = {"temperature": ((tau_media + tau_text) / 2).detach()}
+        log_weights(share, log, found)
+        return ObjectiveOutput(found.loss + nets, log)

@@ -2,16 +2,16 @@
 
 from functools import partial
 
+import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from mmts.errors import InputError
 from mmts.losses.info_nce import ANCHORS, Anchor, info_nce
-from mmts.losses.normalize import cosine_similarity
 from mmts.losses.reweighted import reweighted_rows, row_gaps
-from mmts.objectives.base import Objective, ObjectiveOutput, policy_values
+from mmts.losses.rows import cosine_stripes
+from mmts.objectives.base import Objective, ObjectiveOutput, Share, own_values, policy_values, shown, whole
 from mmts.policies import Policy, TeMoTemperature
-from mmts.policies.base import check_similarity
 from mmts.schedules import check_progress
 
 
@@ -49,13 +49,20 @@ class ReweightedInfoNCE(Objective):
         media_index: Tensor | None = None,
         positives: Tensor | None = None,
         relevance: Tensor | None = None,
+        share: Share | None = None,
     ) -> ObjectiveOutput:
         """Return reweighted_info_nce at the policy's temperatures."""
-        temperature = policy_values(self.temperature, x, y, progress, index)
-        gaps = row_gaps(x, y, temperature, positives=positives, anchor=self.anchor)  # (2, B)
-        temperature = temperature.detach()
-        log = {"temperature": temperature, "weight": row_weights(gaps.detach(), temperature)}
-        return ObjectiveOutput(reweighted_rows(gaps).mean(), log)
+        share = share or whole(len(x))
+        temperature = policy_values(self.temperature, x, y, progress, index, share.rows)
+        gaps = row_gaps(x, y, temperature, positives=positives, anchor=self.anchor, rows=share.rows)  # (2, b)
+        log = {"temperature": shown(temperature)}
+
+        def log_weights(log_weight: Tensor) -> None:
+            # In logarithms: 1/(1 - P) is beyond float32 at the temperatures in use.
+            log["weight"] = log_weight.softmax(dim=0) * len(log_weight)
+
+        share.then(log_weights, row_log_weights(gaps.detach(), own_values(temperature, share.rows)))
+        return ObjectiveOutput(reweighted_rows(gaps).sum() / (2 * len(x)), log)
 
 
 class TeMo(Objective):
@@ -99,29 +106,29 @@ class TeMo(Objective):
         media_index: Tensor | None = None,
         positives: Tensor | None = None,
         relevance: Tensor | None = None,
+        share: Share | None = None,
     ) -> ObjectiveOutput:
         """Return both losses, weighed by progress."""
-        p = check_progress(progress)
-        if self.detach:
-            pairs = policy_values(self.temperature, x, y, p, index)
-        else:
-            pairs = self.temperature.values(check_similarity("TeMo", cosine_similarity(x, y), index))
+        p, share = check_progress(progress), share or whole(len(x))
+        if len(index) != len(x):
+            raise InputError(f"index has {len(index)} rows and x has {len(x)}; they must be as many")
+        of_x, of_y = (each.detach() if self.detach else each for each in (x, y))
+        pairs = torch.stack([self.temperature.values(s) for s in cosine_stripes(of_x, of_y, share.rows)])
         start, tau_min = (1.0 - p) ** 2, self.temperature.tau_min
-        at = partial(info_nce, x, y, positives=positives, label_smoothing=self.label_smoothing)
+        at = partial(info_nce, x, y, positives=positives, label_smoothing=self.label_smoothing, rows=share.rows)
         loss = start * at(tau_min) + p**2 * at(pairs)
-        pairs = pairs.detach()
-        weight = start / tau_min + p**2 / pairs.diagonal()
-        return ObjectiveOutput(loss, {"temperature": pairs, "weight": weight / weight.mean()})
+        log = {"temperature": shown(pairs)}
+        share.log_relative(log, start / tau_min + p**2 / own_values(pairs, share.rows))
+        return ObjectiveOutput(loss, log)
 
 
-def row_weights(gaps: Tensor, temperature: Tensor) -> Tensor:
-    """Return each row's 1/(tau_i (1 - P_i)), summed over both directions, mean 1: (2, B) of row_gaps -> (B,).
+def row_log_weights(gaps: Tensor, temperature: Tensor) -> Tensor:
+    """Return the logarithm of each row's 1/(tau_i (1 - P_i)), summed over both directions: (2, b) of row_gaps -> (b,).
+
+    temperature: tau_i, () or (b,).
 
     >>> import torch
-    >>> row_weights(torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([0.1, 0.3]))
-    tensor([1.5000, 0.5000])
+    >>> row_log_weights(torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([0.1, 0.3])).exp()
+    tensor([40.0000, 13.3333])
     """
-    own = temperature.diagonal() if temperature.ndim == 2 else temperature
-    log_weight = softplus(-gaps.masked_fill(gaps == float("-inf"), float("inf"))).logsumexp(dim=0) - own.log()
-    # In logarithms: 1/(1 - P) is beyond float32 at the temperatures in use.
-    return log_weight.softmax(dim=0) * gaps.shape[1]
+    return softplus(-gaps.masked_fill(gaps == float("-inf"), float("inf"))).logsumexp(dim=0) - temperature.log()

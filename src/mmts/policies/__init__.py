@@ -13,6 +13,6 @@ tensor([0.0100, 0.1600], dtype=torch.float64)
 from mmts.policies.base import Policy
 from mmts.policies.basic import Fixed, Learned, Scheduled, Shifted
 from mmts.policies.batch import MACL
-from mmts.policies.pairs import DySTreSS, TeMoTemperature
+from mmts.policies.pairs import DySTreSS, PairPolicy, TeMoTemperature
 
-__all__ = ["MACL", "DySTreSS", "Fixed", "Learned", "Policy", "Scheduled", "Shifted", "TeMoTemperature"]
+__all__ = ["MACL", "DySTreSS", "Fixed", "Learned", "PairPolicy", "Policy", "Scheduled", "Shifted", "TeMoTemperature"]

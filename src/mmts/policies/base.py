@@ -17,6 +17,9 @@ class Policy(nn.Module):
 
     uses_similarity: bool = False
 
+    looks_at_own_pairs_only: bool = False
+    """Of the similarities it looks at the diagonal alone, which several processes then need not the rest for."""
+
     def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
         """Return the value of each sample of the batch."""
         raise NotImplementedError

@@ -26,6 +26,7 @@ class MACL(Policy):
     """
 
     uses_similarity = True
+    looks_at_own_pairs_only = True
 
     def __init__(self, tau0: float = 0.1, alpha: float = 0.5, A0: float = 0.0) -> None:
         super().__init__()

@@ -12,7 +12,23 @@ from mmts.policies.base import Policy, check_positive, check_similarity
 from mmts.schedules import check_progress
 
 
-class DySTreSS(Policy):
+class PairPolicy(Policy):
+    """Base of the rules whose value of a pair follows from its similarity alone."""
+
+    uses_similarity = True
+    name: str
+
+    def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
+        """Return each pair's value, shape (B, B)."""
+        check_progress(progress)
+        return self.values(check_similarity(self.name, similarity, index).detach())
+
+    def values(self, similarity: Tensor) -> Tensor:
+        """Return the values of cosines of any shape."""
+        raise NotImplementedError
+
+
+class DySTreSS(PairPolicy):
     """A value for each pair: `high` where it is as similar or as opposed as can be, `low` where it is neither.
 
     value_ij = low + (high - low)/2 (1 + cos(pi (1 + s_ij)))   (docs/method.md, 3.6)
@@ -31,7 +47,7 @@ class DySTreSS(Policy):
             [0.1000, 0.2000]])
     """
 
-    uses_similarity = True
+    name = "DySTreSS"
 
     def __init__(self, low: float = 0.1, high: float = 0.2) -> None:
         super().__init__()
@@ -39,10 +55,9 @@ class DySTreSS(Policy):
         check_positive("DySTreSS: high", high)
         self.low, self.high = float(low), float(high)
 
-    def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
-        """Return each pair's value, shape (B, B)."""
-        check_progress(progress)
-        s = check_similarity("DySTreSS", similarity, index).detach().clamp(-1.0, 1.0)
+    def values(self, similarity: Tensor) -> Tensor:
+        """Return the values of cosines of any shape."""
+        s = similarity.clamp(-1.0, 1.0)
         return self.low + (self.high - self.low) / 2 * (1.0 + (math.pi * (1.0 + s)).cos())
 
     def extra_repr(self) -> str:
@@ -50,7 +65,7 @@ class DySTreSS(Policy):
         return f"low={self.low:g}, high={self.high:g}"
 
 
-class TeMoTemperature(Policy):
+class TeMoTemperature(PairPolicy):
     """A value for each pair that grows with its similarity: TeMo's temperature (docs/method.md, 3.7).
 
     value_ij = tau_min + tau_alpha sqrt((s_ij + 1)/2)
@@ -66,7 +81,7 @@ class TeMoTemperature(Policy):
             [0.1207, 0.0500]])
     """
 
-    uses_similarity = True
+    name = "TeMo"
 
     def __init__(self, tau_min: float = 0.01, tau_alpha: float = 0.04) -> None:
         super().__init__()
@@ -77,11 +92,6 @@ class TeMoTemperature(Policy):
                 "it must be finite and positive"
             )
         self.tau_min, self.tau_alpha = float(tau_min), float(tau_alpha)
-
-    def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
-        """Return each pair's value, shape (B, B)."""
-        check_progress(progress)
-        return self.values(check_similarity("TeMo", similarity, index).detach())
 
     def values(self, similarity: Tensor) -> Tensor:
         """Return the values of cosines of any shape; the gradient runs through, and is 0 from s = -1 down."""

@@ -1,22 +1,8 @@
-"""The whole batch on every process: embeddings gathered so that gradients are those of one process.
-
-Each of n processes embeds its share of a batch, and works out the loss of the whole batch from the gathered
-embeddings. Of dL/dx it carries its own rows back through its model; the sum over the processes of what that gives is
-the gradient of L. DistributedDataParallel takes the mean, hence the factor n:
-
-    dL/dw = sum_k dL/dx_k . dx_k/dw = mean_k (n dL/dx_k) . dx_k/dw        x_k: the rows of process k
-
-The objective's own parameters get the whole gradient on every process. What a process needs for it is O(B D) for the
-gathered embeddings, and what the loss takes for the whole batch.
-"""
-
-from collections.abc import Iterable
-from typing import Any
+"""What several processes share of a batch and of a model beside its gradients, and what they draw alike or apart."""
 
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
-from torch.autograd import Function
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmts.data.stream_order import process_slice
@@ -24,20 +10,19 @@ from mmts.errors import RunError
 from mmts.training.processes import num_processes, process_index
 
 
-def gather_rows(own: Tensor, batch_size: int) -> Tensor:
-    """Return the rows of all processes (B, D), given this one's: its `process_slice` of the B rows.
+def process_sizes(batch_size: int) -> list[int]:
+    """Return how many of a batch's rows each process has, by `process_slice`.
 
-    >>> gather_rows(torch.eye(2), 2)
-    tensor([[1., 0.],
-            [0., 1.]])
+    >>> process_sizes(2)
+    [2]
     """
     n = num_processes()
     shares = [process_slice(batch_size, k, n) for k in range(n)]
-    return gather(own, [share.stop - share.start for share in shares])
+    return [each.stop - each.start for each in shares]
 
 
 def share_sizes(own: int, device: torch.device) -> list[int]:
-    """Return how many rows each process has, given this one's number; for batches that are not divided by us.
+    """Return how many rows each process has, given this one's number.
 
     >>> share_sizes(3, torch.device("cpu"))
     [3]
@@ -51,46 +36,19 @@ def share_sizes(own: int, device: torch.device) -> list[int]:
 
 
 def gather(own: Tensor, sizes: list[int]) -> Tensor:
-    """Return the rows of all processes (B, ...), given this one's and how many each of them has.
+    """Return the rows of all processes (B, ...), given this one's and how many each of them has; without gradient.
 
     >>> gather(torch.tensor([3, 4]), [2])
     tensor([3, 4])
     """
     if num_processes() == 1:
         return own
-    rows: Tensor = _Gather.apply(own, sizes)  # type: ignore[no-untyped-call]
-    return rows
-
-
-class _Gather(Function):
-    """Shares may differ, and transfers may not: the shorter are filled up by rows that are cut off again."""
-
-    @staticmethod
-    def forward(ctx: Any, own: Tensor, sizes: list[int]) -> Tensor:
-        sent = own.new_zeros(max(sizes), *own.shape[1:])
-        sent[: len(own)] = own
-        received = [torch.empty_like(sent) for _ in sizes]
-        distributed.all_gather(received, sent)
-        start = sum(sizes[: process_index()])
-        ctx.share = slice(start, start + len(own))
-        return torch.cat([rows[:size] for rows, size in zip(received, sizes, strict=True)])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient[ctx.share] * num_processes(), None
-
-
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Give all processes the same gradients of an objective's parameters; they differ by rounding at most.
-
-    >>> average_gradients([nn.Parameter(torch.zeros(()))])
-    """
-    if num_processes() == 1:
-        return
-    for each in parameters:
-        if each.grad is not None:
-            distributed.all_reduce(each.grad)
-            each.grad /= num_processes()
+    # Shares may differ, and transfers may not: the shorter are filled up by rows that are cut off again.
+    sent = own.new_zeros(max(sizes), *own.shape[1:])
+    sent[: len(own)] = own.detach()
+    received = [torch.empty_like(sent) for _ in sizes]
+    distributed.all_gather(received, sent)
+    return torch.cat([rows[:size] for rows, size in zip(received, sizes, strict=True)])
 
 
 def check_all_reached(model: nn.Module) -> None:

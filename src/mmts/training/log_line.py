@@ -2,18 +2,26 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmts.concepts.distribution import GROUP_NAMES
+from mmts.training.gathered import gather
+from mmts.training.processes import num_processes
 from mmts.training.run_directory import dotted
 
 _VALUES = ("temperature", "margin")
 
 
 def value_range(value: Tensor) -> dict[str, float]:
-    """Return min, mean and max of a tensor."""
+    """Return min, mean and max of a tensor; of values a pair, of which each process has its queries', those of all."""
     value = value.detach().float().cpu()
-    return {"min": value.min().item(), "mean": value.mean().item(), "max": value.max().item()}
+    low, high, total, number = value.min(), value.max(), value.sum(dtype=torch.float64), value.numel()
+    if value.ndim == 2:
+        own = torch.tensor([[low, high, total, number]], dtype=torch.float64)
+        lows, highs, totals, numbers = gather(own, [1] * num_processes()).unbind(dim=1)
+        low, high, total, number = lows.min(), highs.max(), totals.sum(), int(numbers.sum())
+    return {"min": low.item(), "mean": (total / number).item(), "max": high.item()}
 
 
 def summarize(log: dict[str, Tensor], of_sample: Tensor | None) -> dict[str, Any]:

@@ -30,12 +30,11 @@ from mmts.training.checkpoint import (
 )
 from mmts.training.divergence import NotFinite, diverged, gradient_norm, values_in, values_of
 from mmts.training.gathered import (
-    average_gradients,
     check_all_reached,
     copy_from_main,
     draw_alike,
     draw_apart,
-    gather_rows,
+    process_sizes,
     share_batch_norms,
 )
 from mmts.training.log_line import describe, flatten, summarize
@@ -45,6 +44,7 @@ from mmts.training.processes import largest, num_processes, once, process_index
 from mmts.training.recipe import Train
 from mmts.training.run_directory import RunDirectory
 from mmts.training.saved_state import check_same_clock, restore
+from mmts.training.shared_loss import ask, shared_loss
 from mmts.training.stopping import stop_requests
 from mmts.training.tracking import sample_indices, start_trackers, track, track_histograms, trackers_for
 
@@ -56,9 +56,9 @@ class Trainer:
     validation figures, or is None without validation data; `groups` (N,) is 0, 1, 2 = head, mid, tail by sample;
     `recipe`, by dotted key, is for trackers.
 
-    Of several processes (see `processes.joined`) each embeds its share of every batch and works out the loss of the
-    whole one, so that gradients, schedules and the objective's state are those of one process; only dropout is drawn
-    otherwise. The main process validates, logs and writes checkpoints, while the others wait.
+    Of several processes (see `processes.joined`) each embeds its share of every batch and works out that share of the
+    whole one's loss, so that gradients, schedules and the objective's state are those of one process; only dropout is
+    drawn otherwise. The main process validates, logs and writes checkpoints, while the others wait.
     """
 
     def __init__(
@@ -258,7 +258,6 @@ class Trainer:
             output = judge(*self.model(batch.media, batch.text))
             backward(output.loss)
         check_all_reached(self.model)
-        average_gradients(self.objective.parameters())
         return output
 
     def _judge(self, batch: Batch, x: Tensor, y: Tensor) -> ObjectiveOutput:
@@ -266,32 +265,26 @@ class Trainer:
 
         Raises NotFinite, on all of them, where it is no number.
         """
-        output, found = self._loss(batch, gather_rows(x, len(batch)), gather_rows(y, len(batch)))
-        # Where only one of them gave up the step, the others would wait for its gradients.
-        if largest(int(found is not None), self.accelerator.device):
-            raise found or NotFinite("the loss is no number on another process", {})
-        assert output is not None
-        return output
-
-    def _loss(self, batch: Batch, x: Tensor, y: Tensor) -> tuple[ObjectiveOutput | None, NotFinite | None]:
-        """Return what the objective gives for the whole batch's x, y (B, D), and what is wrong with it."""
         device = self.accelerator.device
         draw_alike(self.settings.seed, self.step)
+        told: dict[str, Any] = {
+            "progress": self.progress,
+            "index": batch.index.to(device),
+            "media_index": batch.media_index.to(device),
+            "positives": None if batch.positives is None else batch.positives.to(device),
+            "relevance": None if batch.relevance is None else batch.relevance.to(device),
+        }
         try:
-            output: ObjectiveOutput = self.objective(
-                x,
-                y,
-                progress=self.progress,
-                index=batch.index.to(device),
-                media_index=batch.media_index.to(device),
-                positives=None if batch.positives is None else batch.positives.to(device),
-                relevance=None if batch.relevance is None else batch.relevance.to(device),
-            )
+            part = partial(ask, self.objective, **told)
+            output = shared_loss(part, self.objective.parameters(), x, y, process_sizes(len(batch)))
         except InputError as error:
-            values = values_of(self.accelerator.unwrap_model(self.objective), self.progress, batch.index.to(device))
-            return None, NotFinite(str(error), values)
-        loss = output.loss.item()
-        return output, None if math.isfinite(loss) else NotFinite(f"the loss is {loss}", values_in(output))
+            values = values_of(self.accelerator.unwrap_model(self.objective), self.progress, told["index"])
+            raise NotFinite(str(error), values) from None
+        except FailedElsewhere:
+            raise NotFinite("the loss is no number on another process", {}) from None
+        if not math.isfinite(loss := output.loss.item()):
+            raise NotFinite(f"the loss is {loss}", values_in(output))
+        return output
 
     def _validate(self) -> dict[str, Any]:
         figures = once(self._figures)

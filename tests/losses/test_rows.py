@@ -1,0 +1,126 @@
+"""The share of some queries: shares add up to the loss and its gradients, in each loss and option, plain and fused."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from loss_cases import embeddings, graded, loss_and_gradients, some_positives, values
+from torch import Tensor
+
+from mmts.errors import InputError
+from mmts.losses import info_nce, max_margin, tiles
+from mmts.losses.contrast import contrast
+from mmts.losses.info_nce import ANCHORS
+from mmts.losses.max_margin import max_margin_and_pull
+from mmts.losses.reweighted import reweighted_info_nce
+from mmts.losses.rows import checked_rows, stripes
+from mmts.losses.siglip import siglip
+from mmts.losses.sms import sms, sms_and_activity
+
+Loss = Callable[..., Tensor]
+B = 11
+CUTS = [(0, 4, 5, 11), (0, 1, 11)]
+
+
+def _siglip(x: Tensor, y: Tensor, tau: Tensor, **options: Any) -> Tensor:
+    return siglip(x, y, tau, -2.0, **options)
+
+
+def _sms(x: Tensor, y: Tensor, margin: Tensor, **options: Any) -> Tensor:
+    return sms(x, y, graded(B), margin, **options)
+
+
+def _contrast(x: Tensor, y: Tensor, tau: Tensor, **options: Any) -> Tensor:
+    return contrast(x, y, (tau.detach(), 2 * tau.detach()), **options).loss + 0.0 * tau.sum()
+
+
+PLAIN: list[tuple[Loss, dict[str, Any]]] = [
+    *((info_nce, {"anchor": anchor, "label_smoothing": 0.1, "positives": some_positives(B)}) for anchor in ANCHORS),
+    (info_nce, {"scale_by_temperature": True}),
+    (info_nce, {"decoupled": True, "positives": some_positives(B)}),
+    (info_nce, {"multi_positive": True, "positives": some_positives(B)}),
+    (max_margin, {"squared": True, "positives": some_positives(B)}),
+    (max_margin, {"negatives": "hardest", "positives": some_positives(B)}),
+    (max_margin, {"relevance": graded(B)}),
+    (reweighted_info_nce, {"positives": some_positives(B)}),
+    (_siglip, {"positives": some_positives(B)}),
+    (_sms, {}),
+    (_contrast, {"positives": some_positives(B)}),
+]
+FUSED: list[tuple[Loss, dict[str, Any]]] = [
+    *((info_nce, {"anchor": anchor, "label_smoothing": 0.1, "positives": some_positives(B)}) for anchor in ANCHORS),
+    (info_nce, {"scale_by_temperature": True, "decoupled": True}),
+    (max_margin, {"positives": some_positives(B)}),
+    (max_margin, {"squared": True}),
+    (_contrast, {"positives": some_positives(B)}),
+]
+
+
+def summed(loss: Loss, inputs: tuple[Tensor, ...], cuts: tuple[int, ...], **options: Any) -> list[Tensor]:
+    """The loss and its gradients, added up over the shares between the cuts."""
+    rows = [slice(start, stop) for start, stop in pairwise(cuts)]
+    found = [loss_and_gradients(loss(*inputs, rows=each, **options), *inputs) for each in rows]
+    return [torch.stack(each).sum(dim=0) for each in zip(*found, strict=True)]
+
+
+@pytest.mark.parametrize("cuts", CUTS)
+@pytest.mark.parametrize(("loss", "options"), PLAIN)
+def test_shares_add_up_to_the_loss_and_its_gradients(
+    loss: Loss, options: dict[str, Any], cuts: tuple[int, ...]
+) -> None:
+    inputs = *embeddings(B), values(B)
+    wanted = loss_and_gradients(loss(*inputs, **options), *inputs)
+    torch.testing.assert_close(summed(loss, inputs, cuts, **options), wanted, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [slice(0, 4), slice(3, 4), slice(5, 11)])
+@pytest.mark.parametrize(("loss", "options"), FUSED)
+def test_a_share_in_tiles_equals_the_plain_one(
+    loss: Loss, options: dict[str, Any], rows: slice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiles, "TILE", 3)
+    inputs = *embeddings(B), values(B)
+    fused, plain = (
+        loss_and_gradients(loss(*inputs, rows=rows, fused=fused, **options), *inputs) for fused in (True, False)
+    )
+    torch.testing.assert_close(fused, plain, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", [info_nce, max_margin, reweighted_info_nce, _siglip, _sms])
+def test_a_value_a_pair_may_be_given_for_the_queries_alone(loss: Loss) -> None:
+    (x, y), pairs, rows = embeddings(B), values(B, 2), slice(2, 5)
+    of_queries = torch.stack(stripes(pairs, rows))
+    assert of_queries.shape == (2, 3, B)
+    assert loss(x, y, of_queries, rows=rows).item() == pytest.approx(loss(x, y, pairs, rows=rows).item(), rel=1e-12)
+    with pytest.raises(InputError, match="it must be"):
+        loss(x, y, of_queries, rows=slice(2, 6))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_what_is_told_of_each_query_is_told_of_these_alone(fused: bool) -> None:
+    (x, y), tau, rows = embeddings(B), values(B).detach(), slice(3, 9)
+    whole, of_rows = (max_margin_and_pull(x, y, tau, rows=each, fused=fused)[1] for each in (None, rows))
+    torch.testing.assert_close(of_rows, whole[rows])
+    whole, of_rows = (sms_and_activity(x, y, graded(B), tau, rows=each)[1] for each in (None, rows))
+    torch.testing.assert_close(of_rows, whole[rows])
+    everything, some = (contrast(x, y, (tau, tau), rows=each, fused=fused) for each in (None, rows))
+    for found, wanted in zip(some[1:], everything[1:], strict=True):
+        torch.testing.assert_close(found, wanted[:, rows])
+
+
+@pytest.mark.parametrize("rows", [slice(3, 3), slice(0, 12), slice(0, 6, 2), slice(11, 12)])
+def test_rows_that_are_none_of_the_batch_are_refused(rows: slice) -> None:
+    with pytest.raises(InputError, match="for a batch of 11 it must be slice"):
+        checked_rows(rows, B)
+
+
+def test_a_share_needs_the_memory_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = embeddings(64)
+    pairs: list[int] = []
+    keep = torch.autograd.graph.saved_tensors_hooks(lambda t: (pairs.append(t.numel()), t)[1], lambda t: t)
+    for loss in (info_nce, max_margin, reweighted_info_nce, _siglip):
+        with keep:
+            loss(x, y, torch.tensor(0.1), rows=slice(8, 12))
+    assert 4 * 64 <= max(pairs) < 64 * 64 // 2

@@ -24,6 +24,7 @@ from mmts.data.positives import positives
 from mmts.data.read import read_dataset
 from mmts.data.records import Medium, Split
 from mmts.errors import DataError, InputError, WorkersLost
+from mmts.losses.rows import stripes
 from mmts.models import load_image_tower
 
 
@@ -40,7 +41,7 @@ def equal(first: Batch, second: Batch) -> bool:
     pairs += [(first.media_index, second.media_index)]
     same = (first.positives is None) == (second.positives is None)
     if first.positives is not None and second.positives is not None:
-        pairs.append((first.positives, second.positives))
+        pairs.append((first.positives.to_dense(), second.positives.to_dense()))
     return same and all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -122,8 +123,8 @@ def test_positives_equal_the_double_loop(captions: list[list[str]], data: st.Dat
         assert expected == torch.eye(len(index), dtype=torch.bool).tolist()
     else:
         assert found.dtype == torch.bool
-        assert found.tolist() == expected
-        assert torch.equal(found, found.T)
+        assert found.is_coalesced()
+        assert found.to_dense().tolist() == found.to_dense().T.tolist() == expected
 
 
 def test_only_the_diagonal_is_none():
@@ -199,7 +200,8 @@ def test_the_positives_of_a_batch():
     rows = FeatureRows(np.zeros((3, 1), np.float32))
     (batch,) = make_loader(split, plan_of(split, 3), rows, rows, epoch=0)
     assert batch.positives is not None
-    assert batch.positives.sum() == 5
+    assert batch.positives.is_coalesced()
+    assert batch.positives.indices().shape == (2, 5)
     assert batch.to("meta").positives.device.type == "meta"
 
 
@@ -267,9 +269,10 @@ def test_processes_share_every_batch_without_overlap_or_loss() -> None:
 def test_media_that_drew_the_same_caption_are_positives_of_each_other() -> None:
     split = split_of([["slice onion"], ["chop onion"], ["cut onion"]])
     right = positives(split, torch.tensor([0, 1]), torch.tensor([2, 2]))
-    assert right is not None
-    assert right.all()
-    assert positives(split, torch.tensor([0, 1]), torch.tensor([2, 0])).tolist() == [[True, True], [True, True]]  # type: ignore[union-attr]
+    other = positives(split, torch.tensor([0, 1]), torch.tensor([2, 0]))
+    for each in (right, other):
+        assert each is not None
+        assert each.to_dense().all()
     assert positives(split, torch.tensor([0, 2]), torch.tensor([1, 2])) is None
 
 
@@ -296,6 +299,11 @@ def test_relevance_is_worked_out_only_where_it_is_asked_for() -> None:
     (batch,) = make_loader(split, plan_of(split, 3), rows, rows, epoch=0, with_relevance=True)
     expected = graded.relevance()[batch.media_index][:, batch.index]
     torch.testing.assert_close(batch.relevance, expected.float())
+    for number, own in ((0, slice(0, 1)), (1, slice(1, 3))):
+        (share,) = make_loader(split, plan_of(split, 3), rows, rows, epoch=0, process=(number, 2), with_relevance=True)
+        assert share.relevance is not None
+        for found, wanted in zip(share.relevance, stripes(expected, own), strict=False):
+            torch.testing.assert_close(found, wanted.float())
 
 
 # --- processes that are killed ---------------------------------------------------------------------------------------

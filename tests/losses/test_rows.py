@@ -8,6 +8,8 @@ import pytest
 import torch
 from loss_cases import embeddings, graded, loss_and_gradients, some_positives, values
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mmts.errors import InputError
 from mmts.losses import info_nce, max_margin, tiles
@@ -21,6 +23,7 @@ from mmts.losses.sms import sms, sms_and_activity
 
 Loss = Callable[..., Tensor]
 B = 11
+GRADED = graded(B)
 CUTS = [(0, 4, 5, 11), (0, 1, 11)]
 
 
@@ -29,7 +32,7 @@ def _siglip(x: Tensor, y: Tensor, tau: Tensor, **options: Any) -> Tensor:
 
 
 def _sms(x: Tensor, y: Tensor, margin: Tensor, **options: Any) -> Tensor:
-    return sms(x, y, graded(B), margin, **options)
+    return sms(x, y, GRADED, margin, **options)
 
 
 def _contrast(x: Tensor, y: Tensor, tau: Tensor, **options: Any) -> Tensor:
@@ -56,6 +59,20 @@ FUSED: list[tuple[Loss, dict[str, Any]]] = [
     (max_margin, {"squared": True}),
     (_contrast, {"positives": some_positives(B)}),
 ]
+
+
+class Largest(TorchDispatchMode):
+    """Notes how many elements the largest floating-point tensor has that is made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {each.untyped_storage().data_ptr() for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)}
+        result = function(*args, **(kwargs or {}))
+        for each in tree_leaves(result):
+            if isinstance(each, Tensor) and each.is_floating_point() and each.untyped_storage().data_ptr() not in given:
+                self.elements = max(self.elements, each.numel())
+        return result
 
 
 def summed(loss: Loss, inputs: tuple[Tensor, ...], cuts: tuple[int, ...], **options: Any) -> list[Tensor]:
@@ -88,6 +105,22 @@ def test_a_share_in_tiles_equals_the_plain_one(
     torch.testing.assert_close(fused, plain, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("rows", [None, slice(3, 7)])
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(("loss", "options"), [(loss, options) for loss, options in FUSED if "positives" in options])
+def test_positives_may_be_sparse(
+    loss: Loss, options: dict[str, Any], fused: bool, rows: slice | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiles, "TILE", 3)
+    inputs = *embeddings(B), values(B)
+    ways = (options["positives"], options["positives"].to_sparse())
+    dense, sparse = (
+        loss_and_gradients(loss(*inputs, **options | {"positives": each}, rows=rows, fused=fused), *inputs)
+        for each in ways
+    )
+    torch.testing.assert_close(sparse, dense, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("loss", [info_nce, max_margin, reweighted_info_nce, _siglip, _sms])
 def test_a_value_a_pair_may_be_given_for_the_queries_alone(loss: Loss) -> None:
     (x, y), pairs, rows = embeddings(B), values(B, 2), slice(2, 5)
@@ -116,11 +149,12 @@ def test_rows_that_are_none_of_the_batch_are_refused(rows: slice) -> None:
         checked_rows(rows, B)
 
 
-def test_a_share_needs_the_memory_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, y = embeddings(64)
-    pairs: list[int] = []
-    keep = torch.autograd.graph.saved_tensors_hooks(lambda t: (pairs.append(t.numel()), t)[1], lambda t: t)
-    for loss in (info_nce, max_margin, reweighted_info_nce, _siglip):
-        with keep:
-            loss(x, y, torch.tensor(0.1), rows=slice(8, 12))
-    assert 4 * 64 <= max(pairs) < 64 * 64 // 2
+@pytest.mark.parametrize(("loss", "options"), PLAIN)
+def test_a_share_makes_no_matrix_of_all_pairs(loss: Loss, options: dict[str, Any]) -> None:
+    inputs = *embeddings(B), values(B)
+    sizes = []
+    for rows in (slice(4, 5), None):
+        with Largest() as largest:
+            loss(*inputs, rows=rows, **options).backward()
+        sizes.append(largest.elements)
+    assert sizes[0] < B * B <= sizes[1]

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from mmts import objectives as o
 from mmts import policies as p
+from mmts.losses import info_nce, max_margin, tiles
+from mmts.losses.contrast import contrast
 from mmts.objectives import Objective, ObjectiveOutput
 from mmts.objectives.base import Share, policy_values
 from mmts.schedules import Cosine
@@ -81,8 +83,14 @@ def gradients(loss: Tensor, objective: nn.Module, inputs: dict[str, Any]) -> lis
     return list(found)
 
 
+@pytest.mark.parametrize("in_tiles", [False, True])
 @pytest.mark.parametrize("case", CASES)
-def test_shares_have_the_loss_gradients_log_and_memory_of_the_whole_batch(case: str) -> None:
+def test_shares_have_the_loss_gradients_log_and_memory_of_the_whole_batch(
+    case: str, in_tiles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiles, "TILE", 4)
+    for loss in (info_nce, max_margin, contrast):
+        monkeypatch.setitem(loss.__globals__, "FUSED_FROM", 1 if in_tiles else 1000)
     torch.manual_seed(0)
     whole = CASES[case]().double()
     apart = copy.deepcopy(whole)
@@ -120,6 +128,8 @@ def test_a_rule_on_own_pairs_or_on_each_pair_is_not_given_the_whole_matrix() -> 
     seen: list[int] = []
 
     class Looking(p.MACL):
+        looks_at_own_pairs_only = True
+
         def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
             assert similarity is not None
             seen.append(similarity.untyped_storage().nbytes() // similarity.itemsize)
@@ -130,3 +140,27 @@ def test_a_rule_on_own_pairs_or_on_each_pair_is_not_given_the_whole_matrix() -> 
     torch.testing.assert_close(some, policy_values(Looking(), x, y, 0.3, index))
     assert seen[0] == B
     assert policy_values(p.DySTreSS(), x, y, 0.3, index, SHARES[0]).shape == (2, 2, B)
+
+
+def test_a_rule_that_changes_one_of_ours_is_asked_itself() -> None:
+    class Warming(p.DySTreSS):
+        def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
+            return super().forward(progress, index, similarity) * (1 + progress)
+
+    class Spread(p.MACL):
+        def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
+            assert similarity is not None
+            return super().forward(progress, index, similarity) + similarity.std()
+
+    inputs = batch(0)
+    x, y, index = inputs["x"], inputs["y"], inputs["index"]
+    for rule in (Warming(), Spread()):
+        of_rows = policy_values(rule, x, y, 0.5, index, SHARES[0])
+        torch.testing.assert_close(of_rows, policy_values(rule, x, y, 0.5, index))
+
+
+def test_one_temperature_for_all_pairs_in_low_precision_is_that_of_the_whole_batch() -> None:
+    inputs = batch(0)
+    x, y = inputs["x"].bfloat16(), inputs["y"].bfloat16()
+    of_rows, whole = (policy_values(p.MACL(), x, y, 0.5, inputs["index"], each) for each in (SHARES[0], None))
+    torch.testing.assert_close(of_rows, whole, rtol=1e-6, atol=0)

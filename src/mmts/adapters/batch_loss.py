@@ -5,6 +5,7 @@ A loop that is not ours knows progress and what a batch carries, which is at mos
 
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from mmts.drop_in import MMTSLoss
@@ -26,7 +27,8 @@ def batch_loss(
     x, y (B, D); samples (B,): for an objective the pairs' index, for MMTSLoss the sizes of their concepts. media (B,):
     the index of each pair's medium where several pairs may share one; those of a batch that do are positives of each
     other. Of several processes each gives its own rows and gets the loss of all; the mean over the processes of the
-    gradients is that of one process with the whole batch. InputError where `progress` is None: nothing told it.
+    gradients is that of one process with the whole batch. InputError where `progress` is None: nothing told it; on all
+    processes, where the rule raises it on one.
 
     >>> import torch
     >>> rule = MMTSLoss(total_steps=1, count_range=(1, 100))
@@ -60,6 +62,14 @@ def batch_loss(
 
 
 def _same_medium(media: Tensor) -> Tensor | None:
-    """Return which pairs share their medium, (B, B) bool, or None where none do: losses are faster without."""
-    same = media[:, None] == media
-    return same if int(same.sum()) > len(media) else None
+    """Return which pairs share their medium, (B, B) sparse bool, or None where none do: losses are faster without."""
+    order = media.argsort(stable=True)
+    first, last = (torch.searchsorted(media[order], media, side=side) for side in ("left", "right"))
+    number = last - first  # of pairs with each one's medium
+    if int(number.sum()) == len(media):
+        return None
+    rows = torch.arange(len(media), device=media.device).repeat_interleave(number)
+    within = torch.arange(len(rows), device=media.device) - (number.cumsum(0) - number)[rows]
+    pairs = torch.stack([rows, order[first[rows] + within]])
+    true = torch.ones_like(rows, dtype=torch.bool)
+    return torch.sparse_coo_tensor(pairs, true, (len(media), len(media)), check_invariants=False)

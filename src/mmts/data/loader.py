@@ -44,8 +44,9 @@ class Batch:
         text: (b, W) feature rows, or tokens by name, each (b, ...).
         index: (B,) int64, position of each pair's caption in the split.
         media_index: (B,) int64, position of each pair's medium.
-        positives: (B, B) bool, see `positives`, or None.
-        relevance: (B, B) float32 in [0, 1], of medium i and text j, where it is asked for and there, or None.
+        positives: (B, B) sparse bool, see `positives`, or None.
+        relevance: float32 in [0, 1], where it is asked for and there, or None: (B, B), of medium i and text j; with
+            several processes (2, b, B), of this one's media and all texts, and of its texts and all media.
     """
 
     media: Tensor
@@ -175,8 +176,11 @@ def _batches(
         right = positives(split, each.media, each.text)
         relevance = None
         if graded is not None:
-            shown = split.owner[each.text]
-            relevance = torch.from_numpy(graded.between(each.media.numpy(), shown.numpy())).float()
+            media_of, shown = each.media.numpy(), split.owner[each.text].numpy()
+            relevance = torch.from_numpy(graded.between(media_of[own], shown)).float()
+            if own.stop - own.start < len(media_of):
+                of_texts = torch.from_numpy(graded.between(media_of, shown[own])).float().T
+                relevance = torch.stack([relevance, of_texts])
         yield Batch(media, text_source(each.text[own].tolist()), each.index, each.media, right, relevance)
 
 

@@ -11,7 +11,7 @@ Indices = npt.NDArray[np.int64]
 
 
 def positives(split: Split, media_index: Tensor, text_index: Tensor) -> Tensor | None:
-    """Say which samples are right for each other: (B, B) bool, symmetric, or None where only the diagonal is.
+    """Say which samples are right for each other: (B, B) sparse bool, symmetric, or None where only the diagonal is.
 
     Two samples are positives of each other when they share the medium, when the caption drawn for one is among the
     captions of the other's medium, or when the same caption is drawn for both.
@@ -24,7 +24,7 @@ def positives(split: Split, media_index: Tensor, text_index: Tensor) -> Tensor |
     >>> from pathlib import Path
     >>> from mmts.data.records import Medium
     >>> split = Split("train", [Medium("1", Path("1"), ("a cat", "a pet")), Medium("2", Path("2"), ("a pet",))])
-    >>> positives(split, torch.tensor([0, 1]), torch.tensor([0, 2])).tolist()
+    >>> positives(split, torch.tensor([0, 1]), torch.tensor([0, 2])).to_dense().tolist()
     [[True, True], [True, True]]
     """
     text, first = split.text.numpy(), split.first.numpy()
@@ -42,9 +42,10 @@ def positives(split: Split, media_index: Tensor, text_index: Tensor) -> Tensor |
     columns = order[_ranges(left, right - left)]
     if np.array_equal(rows, columns):
         return None
-    result = torch.zeros(len(media), len(media), dtype=torch.bool)
-    result[rows, columns] = True
-    return result | result.T
+    both = np.stack([np.concatenate([rows, columns]), np.concatenate([columns, rows])])
+    pairs = torch.from_numpy(np.unique(both, axis=1))
+    true = torch.ones(pairs.shape[1], dtype=torch.bool)
+    return torch.sparse_coo_tensor(pairs, true, (len(media), len(media)), is_coalesced=True, check_invariants=False)
 
 
 def _ranges(starts: Indices, counts: Indices) -> Indices:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mmts.errors import InputError
 from mmts.losses.normalize import compute_dtype
-from mmts.losses.rows import Stripes, own_pairs, stripes
+from mmts.losses.rows import Stripes, own_pairs, positives_stripes
 
 
 def checked_value(
@@ -55,16 +55,18 @@ def checked_value(
 
 def other_positives(positives: Tensor | None, x: Tensor, rows: slice) -> Stripes | tuple[None, None]:
     """Return the queries' rows of `positives` (B, B) bool with own pairs cleared, or None twice when none was given."""
-    positives = checked_positives(positives, x)
-    if positives is None:
+    xy, yx = positives_stripes(checked_positives(positives, x), rows)
+    if xy is None or yx is None:
         return None, None
-    xy, yx = stripes(positives, rows)
     others = ~own_pairs(xy, rows)
     return xy & others, yx & others
 
 
 def checked_positives(positives: Tensor | None, x: Tensor) -> Tensor | None:
-    """Return `positives` on x's device, diagonal and all, or None; InputError unless (B, B) of bool."""
+    """Return `positives` on x's device, diagonal and all, or None; InputError unless (B, B) of bool, dense or sparse.
+
+    Sparse ones come coalesced: sorted by row, no pair twice.
+    """
     if positives is None:
         return None
     B = len(x)
@@ -72,13 +74,15 @@ def checked_positives(positives: Tensor | None, x: Tensor) -> Tensor | None:
         raise InputError(
             f"positives is {tuple(positives.shape)} {positives.dtype}; for a batch of {B} it must be ({B}, {B}) of bool"
         )
-    return positives.to(x.device)
+    positives = positives.to(x.device)
+    return positives.coalesce() if positives.is_sparse else positives
 
 
-def checked_relevance(relevance: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Return `relevance` on x's device in the loss's dtype; InputError unless (B, B), floating point, in [0, 1]."""
+def checked_relevance(relevance: Tensor, x: Tensor, y: Tensor, rows: slice) -> Tensor:
+    """Return `relevance` on x's device in the loss's dtype; InputError unless floating point in [0, 1], (B, B) or the
+    `rows` of b queries, (2, b, B)."""
     B = len(x)
-    if relevance.shape != (B, B) or not relevance.is_floating_point():
+    if relevance.shape not in ((B, B), (2, rows.stop - rows.start, B)) or not relevance.is_floating_point():
         raise InputError(
             f"relevance is {tuple(relevance.shape)} {relevance.dtype}; "
             f"for a batch of {B} it must be ({B}, {B}), floating point"

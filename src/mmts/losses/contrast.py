@@ -9,7 +9,7 @@ from torch import Tensor
 from mmts.errors import InputError
 from mmts.losses.checks import checked_positives, checked_value
 from mmts.losses.fused_contrast import fused_contrast
-from mmts.losses.rows import checked_rows, cosine_stripes, own_of, own_pairs, stripes
+from mmts.losses.rows import checked_rows, cosine_stripes, own_of, own_pairs, positives_stripes
 from mmts.losses.tiles import choose_fused, number_of_others
 
 FUSED_FROM = 256
@@ -90,7 +90,7 @@ def contrast(
 
 def _per_sample(temperature: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Return a side's temperatures, (B,), without gradient."""
-    if temperature.ndim == 2:
+    if temperature.ndim >= 2:
         raise InputError(
             f"temperature is {tuple(temperature.shape)}, one value a pair; objectives with memory need one a sample"
         )
@@ -106,7 +106,7 @@ def _plain(
     rows: slice,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the loss, (), log S_i, sum_j w_ij d_ij and sum_j w_ij, (2, b) each."""
-    no_negatives = (None, None) if positives is None else stripes(positives, rows)
+    no_negatives = positives_stripes(positives, rows)
     differences, exponents = [], []
     for s, tau, others in zip(cosine_stripes(x, y, rows), taus, no_negatives, strict=True):
         left_out = own_pairs(s, rows) if others is None else own_pairs(s, rows) | others

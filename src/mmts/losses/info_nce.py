@@ -44,9 +44,9 @@ def info_nce(
         logit matrices are not each other's transpose; "candidate": the candidate's; "media": value i belongs to medium
         i in both directions (one matrix and its transpose). A (B, B) temperature t_ij belongs to the pair x_i, y_j,
         hence is transposed for the other direction, and `anchor` is not looked at.
-    positives: (B, B) bool, y_j is right for x_i too (transposed for the other direction; the diagonal is ignored).
-        Such pairs leave numerator, denominator and smoothing (but see multi_positive). A row with no other candidate
-        left (B = 1) has loss 0 and gradient 0.
+    positives: (B, B) bool, dense or sparse (COO), y_j is right for x_i too (transposed for the other direction; the
+        diagonal is ignored). Such pairs leave numerator, denominator and smoothing (but see multi_positive). A row with
+        no other candidate left (B = 1) has loss 0 and gradient 0.
     label_smoothing: this share of the target is spread evenly over the candidates that remain, the own one included.
     scale_by_temperature: multiply row i by tau_i, which undoes the 1/tau_i in its gradient; not with a (B, B) value.
     decoupled: the targets leave the denominator, which then holds the negatives alone. The loss may be negative, and

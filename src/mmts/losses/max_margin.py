@@ -9,7 +9,7 @@ from torch import Tensor
 from mmts.errors import InputError
 from mmts.losses.checks import checked_positives, checked_relevance, checked_value
 from mmts.losses.fused_max_margin import fused_max_margin
-from mmts.losses.rows import checked_rows, cosine_stripes, own_of, own_pairs, query_values, stripes
+from mmts.losses.rows import checked_rows, cosine_stripes, own_of, own_pairs, positives_stripes, query_values, stripes
 from mmts.losses.tiles import choose_fused, number_of_others, triton_takes
 from mmts.losses.triton_max_margin import triton_max_margin
 
@@ -45,16 +45,17 @@ def max_margin(
 
     margin: () or (B,) or (B, B), finite and not negative; (B,) is the query's own in both directions; (B, B): m_ij
         belongs to the pair x_i, y_j, hence is transposed for the other direction.
-    positives: (B, B) bool, y_j is right for x_i too (transposed for the other direction; the diagonal is ignored).
-        Such pairs are no negatives, and means run over the pairs that remain; none remains (B = 1): 0, gradient 0.
+    positives: (B, B) bool, dense or sparse (COO), y_j is right for x_i too (transposed for the other direction; the
+        diagonal is ignored). Such pairs are no negatives, and means run over the pairs that remain; none remains
+        (B = 1): 0, gradient 0.
     negatives: "all": the mean over all remaining pairs of a direction; "hardest": each row's largest hinge, and the
         mean over the rows that have a negative.
     squared: square each hinge.
     relevance: (B, B) floating point in [0, 1], of medium i to text j: the margin of a pair is multiplied by
         1 - relevance (of the same medium and text in the other direction), so that what is nearly right may stay near.
     rows: return these b queries' share of the loss alone; over slices that together are the batch, shares add up to it.
-        Memory is that of their rows, (2, b, B), in which form a margin a pair may then be given too: x to y, then y to
-        x, the queries first.
+        Memory is that of their rows, (2, b, B), in which form a margin a pair and relevance may then be given too: x to
+        y, then y to x, the queries first.
     fused: True: in tiles, the same loss and gradients without a (B, B) matrix in memory. It has no (B, B) margin, no
         hardest negatives, no relevance, and no second derivatives. False: the plain version. None: fused where the
         options allow, on the CPU from a batch of FUSED_FROM on, on a GPU with Triton from GPU_FUSED_FROM on.
@@ -149,11 +150,11 @@ def _hinges(
 ) -> Hinges:
     """Return each direction's hinges, 0 where there is none, and the number that their mean runs over."""
     positives = checked_positives(positives, x)
-    no_negatives = (None, None) if positives is None else stripes(positives, rows)
+    no_negatives = positives_stripes(positives, rows)
     margins = query_values(margin, rows)
     if relevance is not None:
-        gaps = stripes(1.0 - checked_relevance(relevance, x, y), rows)
-        margins = margins[0] * gaps[0], margins[1] * gaps[1]
+        of_pairs = stripes(checked_relevance(relevance, x, y, rows), rows)
+        margins = margins[0] * (1.0 - of_pairs[0]), margins[1] * (1.0 - of_pairs[1])
     found = []
     for s, m, others, number in zip(
         cosine_stripes(x, y, rows), margins, no_negatives, len(x) - 1 - number_of_others(positives, x), strict=True

@@ -21,7 +21,7 @@ def checked_rows(rows: slice | None, B: int) -> slice:
     >>> checked_rows(None, 3), checked_rows(slice(1, None), 3)
     (slice(0, 3, None), slice(1, 3, None))
     """
-    if rows is None:
+    if rows is None or rows == slice(0, B):
         return slice(0, B)
     start, stop, step = rows.indices(B)
     if step != 1 or start >= stop or (rows.stop or 0) > B:
@@ -42,6 +42,18 @@ def cosine_stripes(x: Tensor, y: Tensor, rows: slice) -> Stripes:
         return unit_x[rows] @ unit_y.T, unit_y[rows] @ unit_x.T
 
 
+def own_cosines(x: Tensor, y: Tensor) -> Tensor:
+    """Return the cosines of own pairs, (B,), in float32 at least.
+
+    >>> own_cosines(torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 0.0]]))
+    tensor([1.])
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        dtype = compute_dtype(x, y)
+        cosines: Tensor = torch.linalg.vecdot(unit(x.to(dtype)), unit(y.to(dtype)))
+        return cosines
+
+
 def stripes(pairs: Tensor, rows: slice) -> Stripes:
     """Return the queries' rows of what each pair x_i, y_j has: (B, B), or (2, b, B), which are stripes already.
 
@@ -52,6 +64,25 @@ def stripes(pairs: Tensor, rows: slice) -> Stripes:
     if pairs.ndim == 3:
         return pairs[0], pairs[1]
     return pairs[rows], pairs[:, rows].T
+
+
+def positives_stripes(positives: Tensor | None, rows: slice) -> Stripes | tuple[None, None]:
+    """Return the queries' rows of `positives`, (B, B) bool, coalesced where it is sparse, or None twice for None.
+
+    >>> some = torch.tensor([[False, True], [False, False]])
+    >>> positives_stripes(some.to_sparse().coalesce(), slice(1, 2))
+    (tensor([[False, False]]), tensor([[ True, False]]))
+    """
+    if positives is None:
+        return None, None
+    if not positives.is_sparse:
+        return stripes(positives, rows)
+    xy, yx = torch.zeros(2, rows.stop - rows.start, len(positives), dtype=torch.bool, device=positives.device)
+    i, j = positives.indices()
+    for stripe, query, candidate in ((xy, i, j), (yx, j, i)):
+        inside = (query >= rows.start) & (query < rows.stop)
+        stripe[query[inside] - rows.start, candidate[inside]] = True
+    return xy, yx
 
 
 def query_values(value: Tensor, rows: slice) -> Stripes:

@@ -92,7 +92,7 @@ def _costs(
     rows = checked_rows(rows, len(x))
     with torch.autocast(x.device.type, enabled=False):
         margin = checked_value("margin", margin, x, y, zero_allowed=True, rows=rows)
-        relevances = stripes(checked_relevance(relevance, x, y), rows)
+        relevances = stripes(checked_relevance(relevance, x, y, rows), rows)
         costs = []
         for s, r, m in zip(cosine_stripes(x, y, rows), relevances, query_values(margin, rows), strict=True):
             gap = own_of(r, rows)[:, None] - r

@@ -64,8 +64,17 @@ def similarity_tile(x: Tensor, y: Tensor, blocks: Blocks, buffer: Tensor) -> Ten
 
 
 def fill_others(tile: Tensor, positives: Tensor | None, blocks: Blocks, value: float) -> None:
-    """Set the pairs of `positives` (B, B) to `value` in a tile, all but the diagonal's."""
+    """Set the pairs of `positives` (B, B), dense or coalesced, to `value` in a tile, all but the diagonal's."""
     if positives is None:
+        return
+    if positives.is_sparse:
+        rows, columns = blocks
+        i, j = positives.indices()
+        bounds = torch.tensor([rows.start, rows.stop], device=i.device)
+        first, last = torch.searchsorted(i, bounds).tolist()
+        i, j = i[first:last], j[first:last]
+        inside = (j >= columns.start) & (j < columns.stop) & (i != j)
+        tile[i[inside] - rows.start, j[inside] - columns.start] = value
         return
     others = positives[blocks]
     if blocks[0] == blocks[1]:
@@ -85,7 +94,7 @@ def along(vector: Tensor, axis: int) -> Tensor:
 def number_of_others(positives: Tensor | None, like: Tensor) -> Tensor:
     """Return how many other positives each row and each column has: (2, B) int64, without the diagonal's.
 
-    By tiles: a sum over bools makes an int64 of each first. `like` (B, D) says how many and where.
+    Of dense ones by tiles: a sum over bools makes an int64 of each first. `like` (B, D) says how many and where.
 
     >>> number_of_others(torch.tensor([[True, True], [False, False]]), torch.eye(2))
     tensor([[1, 0],
@@ -94,6 +103,10 @@ def number_of_others(positives: Tensor | None, like: Tensor) -> Tensor:
     counts = torch.zeros(2, len(like), dtype=torch.int64, device=like.device)
     if positives is None:
         return counts
+    if positives.is_sparse:
+        i, j = positives.indices()
+        others = i != j
+        return torch.stack([each[others].bincount(minlength=len(like)) for each in (i, j)])
     for (rows, columns), _ in tiles(len(like)):
         tile = positives[rows, columns]
         counts[0, rows] += tile.sum(dim=1)

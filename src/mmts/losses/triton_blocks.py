@@ -35,6 +35,8 @@ class Blocks:
     def __init__(self, x: Side, y: Side, positives: Tensor | None, tiles: Mapping[torch.dtype, Tile] = TILES) -> None:
         self.x, self.y = x, y
         self.B, self.D = x.vectors.shape
+        if positives is not None and positives.is_sparse:
+            positives = positives.to_dense()
         self.positives = None if positives is None else positives.contiguous().view(torch.uint8)
         self.tile = tiles[x.vectors.dtype]
 

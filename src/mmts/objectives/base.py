@@ -8,14 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from mmts.errors import InputError
-from mmts.losses.normalize import cosine_similarity, unit
-from mmts.losses.rows import cosine_stripes, own_of
+from mmts.losses.normalize import cosine_similarity
+from mmts.losses.rows import cosine_stripes, own_cosines, own_of
 from mmts.policies import PairPolicy, Policy
 from mmts.schedules import check_progress
 
 
 class ObjectiveOutput(NamedTuple):
-    """A batch's loss, shape (), and what to log of it: detached tensors of shape (), (B,) or (B, B) by name."""
+    """A batch's loss, shape (), and what to log of it: detached tensors of shape (), (B,) or (B, B) by name.
+
+    Of a share of the batch, b queries, a value a pair is logged as these queries' rows, (b, B).
+    """
 
     loss: Tensor
     log: dict[str, Tensor]
@@ -123,17 +126,23 @@ def policy_values(
     if len(index) != len(x):
         raise InputError(f"index has {len(index)} rows and x has {len(x)}; they must be as many")
     x, y, similarity = x.detach(), y.detach(), None
-    if rows not in (None, slice(0, len(x))):
-        if isinstance(policy, PairPolicy):
+    if rows is not None and rows != slice(0, len(x)):
+        if isinstance(policy, PairPolicy) and type(policy).forward is PairPolicy.forward:
             check_progress(progress)
-            return torch.stack([policy.values(each) for each in cosine_stripes(x, y, rows)])
+            return pair_values(policy, x, y, rows)
         if getattr(policy, "looks_at_own_pairs_only", False):
-            own = torch.linalg.vecdot(unit(x), unit(y))
-            similarity = own[:, None].expand(len(x), len(x))
+            similarity = own_cosines(x, y)[:, None].expand(len(x), len(x))
     if similarity is None and getattr(policy, "uses_similarity", True):
         similarity = cosine_similarity(x, y)
     values: Tensor = policy(progress, index, similarity)
     return values
+
+
+def pair_values(policy: PairPolicy, x: Tensor, y: Tensor, rows: slice) -> Tensor:
+    """Return a rule's value of each pair, (B, B), or of the queries', (2, b, B), where not all of a batch are."""
+    if rows == slice(0, len(x)):
+        return policy.values(cosine_similarity(x, y))
+    return torch.stack([policy.values(each) for each in cosine_stripes(x, y, rows)])
 
 
 def shown(values: Tensor) -> Tensor:

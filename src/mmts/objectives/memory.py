@@ -133,7 +133,10 @@ class SameRow(NamedTuple):
     def reduce(self, values: Tensor, how: str) -> Tensor:
         """Return the "sum" or the "max" of the values, (B,), with the same row as each entry, (B,)."""
         # In place of index_add, whose order on a GPU is another each time: processes must not drift apart.
-        return torch.segment_reduce(values[self.order], how, lengths=self.lengths)[self.place]
+        runs = [values[self.order], self.lengths]
+        if values.device.type == "mps":  # which has no segment_reduce
+            runs = [each.cpu() for each in runs]
+        return torch.segment_reduce(runs[0], how, lengths=runs[1]).to(values.device)[self.place]
 
 
 def same_rows(rows: Tensor) -> SameRow:

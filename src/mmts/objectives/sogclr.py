@@ -78,7 +78,7 @@ class SogCLR(ObjectiveWithMemory):
         """Return the loss at the policy's temperatures; in training mode, remember the batch."""
         share = share or whole(len(x))
         rows = self.rows(index, media_index, x)
-        tau = policy_values(self.temperature, x, y, progress, index)
+        tau = policy_values(self.temperature, x, y, progress, index, share.rows)
         found = self.contrast(x, y, (tau, tau), progress, rows, positives, share)
         log = {"temperature": tau.detach()}
         log_weights(share, log, found)

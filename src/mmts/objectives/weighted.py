@@ -2,15 +2,13 @@
 
 from functools import partial
 
-import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from mmts.errors import InputError
 from mmts.losses.info_nce import ANCHORS, Anchor, info_nce
 from mmts.losses.reweighted import reweighted_rows, row_gaps
-from mmts.losses.rows import cosine_stripes
-from mmts.objectives.base import Objective, ObjectiveOutput, Share, own_values, policy_values, shown, whole
+from mmts.objectives.base import Objective, ObjectiveOutput, Share, own_values, pair_values, policy_values, shown, whole
 from mmts.policies import Policy, TeMoTemperature
 from mmts.schedules import check_progress
 
@@ -25,8 +23,7 @@ class ReweightedInfoNCE(Objective):
     Its gradient is that of decoupled InfoNCE at the same temperatures: see `reweighted_info_nce`.
     Source: Huang et al., arXiv 2207.07874.
 
-    >>> import torch
-    >>> from mmts.policies import MACL
+    >>>     >>> from mmts.policies import MACL
     >>> output = ReweightedInfoNCE(MACL())(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
     >>> output.log
     {'temperature': tensor(0.1500), 'weight': tensor([1., 1.])}
@@ -80,8 +77,7 @@ class TeMo(Objective):
     one view of each they are left out.
     Source: TeMo, arXiv 2609.07540 (tau_min .01, tau_alpha .04).
 
-    >>> import torch
-    >>> objective, x, index = TeMo(0.05, 0.1), torch.eye(2), torch.tensor([0, 1])
+    >>>     >>> objective, x, index = TeMo(0.05, 0.1), torch.eye(2), torch.tensor([0, 1])
     >>> [round(objective(x, x, progress=p, index=index).loss.item(), 6) for p in (0.0, 0.5, 1.0)]
     [0.0, 0.000318, 0.001272]
     """
@@ -113,7 +109,7 @@ class TeMo(Objective):
         if len(index) != len(x):
             raise InputError(f"index has {len(index)} rows and x has {len(x)}; they must be as many")
         of_x, of_y = (each.detach() if self.detach else each for each in (x, y))
-        pairs = torch.stack([self.temperature.values(s) for s in cosine_stripes(of_x, of_y, share.rows)])
+        pairs = pair_values(self.temperature, of_x, of_y, share.rows)
         start, tau_min = (1.0 - p) ** 2, self.temperature.tau_min
         at = partial(info_nce, x, y, positives=positives, label_smoothing=self.label_smoothing, rows=share.rows)
         loss = start * at(tau_min) + p**2 * at(pairs)
@@ -127,8 +123,7 @@ def row_log_weights(gaps: Tensor, temperature: Tensor) -> Tensor:
 
     temperature: tau_i, () or (b,).
 
-    >>> import torch
-    >>> row_log_weights(torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([0.1, 0.3])).exp()
+    >>>     >>> row_log_weights(torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([0.1, 0.3])).exp()
     tensor([40.0000, 13.3333])
     """
     return softplus(-gaps.masked_fill(gaps == float("-inf"), float("inf"))).logsumexp(dim=0) - temperature.log()

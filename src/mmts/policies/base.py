@@ -1,6 +1,7 @@
 """What all policies have in common: the call, and the checks of what goes in."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,13 @@ class Policy(nn.Module):
     uses_similarity: bool = False
 
     looks_at_own_pairs_only: bool = False
-    """Of the similarities it looks at the diagonal alone, which several processes then need not the rest for."""
+    """Of the similarities it looks at the diagonal alone; several processes then leave the rest out. To be said in the
+    class that has the forward."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "forward" in vars(cls) and "looks_at_own_pairs_only" not in vars(cls):
+            cls.looks_at_own_pairs_only = False
 
     def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
         """Return the value of each sample of the batch."""

@@ -13,7 +13,7 @@ from mmts.schedules import check_progress
 
 
 class PairPolicy(Policy):
-    """Base of the rules whose value of a pair follows from its similarity alone."""
+    """Base of the rules whose value of a pair follows from its similarity alone, whichever pairs are asked for."""
 
     uses_similarity = True
     name: str

@@ -77,7 +77,7 @@ def copy_from_main(module: nn.Module) -> None:
 
 
 def draw_alike(seed: int, step: int) -> None:
-    """Let what is drawn next be the same on all processes, as an objective's dropout must be.
+    """Let what is drawn next be the same on all processes: all then know what an objective's dropout makes of a batch.
 
     It depends on (seed, step) alone, so that a resumed run draws what an unbroken one would have, whatever the number
     of processes. With one process the random state runs on.

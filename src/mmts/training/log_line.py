@@ -14,29 +14,37 @@ _VALUES = ("temperature", "margin")
 
 
 def value_range(value: Tensor) -> dict[str, float]:
-    """Return min, mean and max of a tensor; of values a pair, of which each process has its queries', those of all."""
-    value = value.detach().float().cpu()
-    low, high, total, number = value.min(), value.max(), value.sum(dtype=torch.float64), value.numel()
-    if value.ndim == 2:
-        own = torch.tensor([[low, high, total, number]], dtype=torch.float64)
-        lows, highs, totals, numbers = gather(own, [1] * num_processes()).unbind(dim=1)
-        low, high, total, number = lows.min(), highs.max(), totals.sum(), int(numbers.sum())
-    return {"min": low.item(), "mean": (total / number).item(), "max": high.item()}
+    """Return min, mean and max of a tensor."""
+    low, mean, high = _low_mean_high(value).tolist()
+    return {"min": low, "mean": mean, "max": high}
+
+
+def range_of_all(value: Tensor) -> dict[str, float]:
+    """Return the same of values a pair over all processes, of which each has its queries', (b, B)."""
+    own = torch.cat([_low_mean_high(value), torch.tensor([value.numel()], dtype=torch.float64)])
+    lows, means, highs, numbers = gather(own[None], [1] * num_processes()).unbind(dim=1)
+    mean = (means * numbers).sum() / numbers.sum()
+    return {"min": lows.min().item(), "mean": mean.item(), "max": highs.max().item()}
+
+
+def _low_mean_high(value: Tensor) -> Tensor:
+    value = value.detach().float()
+    return torch.stack([value.min(), value.mean(), value.max()]).cpu().double()
 
 
 def summarize(log: dict[str, Tensor], of_sample: Tensor | None) -> dict[str, Any]:
-    """Turn what an objective logs into min, mean and max, and into means by head, mid and tail.
+    """Turn what an objective logs into min, mean and max, and into means by head, mid and tail; on all processes.
 
     `of_sample` (B,) is 0, 1, 2 = head, mid, tail; None leaves the groups out.
     """
     summary: dict[str, Any] = {}
     groups: dict[str, dict[str, float]] = {}
     for name, value in log.items():
-        value = value.detach().float().cpu()
         if name != "weight":  # its mean is 1 by definition; only its groups say something
-            summary[name] = value_range(value)
+            summary[name] = range_of_all(value) if value.ndim == 2 else value_range(value)
         if of_sample is None or value.shape != of_sample.shape:
             continue
+        value = value.detach().float().cpu()
         for number, group in enumerate(GROUP_NAMES):
             inside = of_sample == number
             if inside.any():

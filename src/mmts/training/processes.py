@@ -170,7 +170,7 @@ def _connection() -> "Store":
     """Return a line of its own to where the processes meet: another may be held by a transfer that waits."""
     from torch.distributed.rendezvous import rendezvous
 
-    store: Store = next(iter(rendezvous("env://")))[0]
+    store: Store = next(iter(rendezvous("env://", timeout=_WAIT)))[0]
     return store
 
 

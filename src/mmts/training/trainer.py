@@ -34,6 +34,7 @@ from mmts.training.gathered import (
     copy_from_main,
     draw_alike,
     draw_apart,
+    gather,
     process_sizes,
     share_batch_norms,
 )
@@ -117,8 +118,8 @@ class Trainer:
             self.model, prepared = self.accelerator.prepare(model, optimizer)
         # accelerate's own step looks for a package on the disk every time; what else it does is for fp16 and TPUs.
         self.optimizer = prepared.optimizer
-        # Not as a model to be trained in parallel: every process works out all of its gradient.
-        self.objective = self.accelerator.prepare_model(objective, evaluation_mode=True)
+        # As it is: shared_loss sees to its gradients, and losses to their precision.
+        self.objective = objective.to(self.accelerator.device)
         copy_from_main(self.objective)
         self.trainable = [each for group in optimizer.param_groups for each in group["params"]]
         self.step = 0
@@ -265,23 +266,24 @@ class Trainer:
 
         Raises NotFinite, on all of them, where it is no number.
         """
-        device = self.accelerator.device
+        device, sizes = self.accelerator.device, process_sizes(len(batch))
         draw_alike(self.settings.seed, self.step)
+        relevance = None if batch.relevance is None else batch.relevance.to(device)
+        if relevance is not None and relevance.ndim == 3 and not self.objective.takes_share:
+            relevance = gather(relevance[0], sizes)
         told: dict[str, Any] = {
             "progress": self.progress,
             "index": batch.index.to(device),
             "media_index": batch.media_index.to(device),
             "positives": None if batch.positives is None else batch.positives.to(device),
-            "relevance": None if batch.relevance is None else batch.relevance.to(device),
+            "relevance": relevance,
         }
         try:
             part = partial(ask, self.objective, **told)
-            output = shared_loss(part, self.objective.parameters(), x, y, process_sizes(len(batch)))
+            output = shared_loss(part, self.objective.parameters(), x, y, sizes)
         except InputError as error:
-            values = values_of(self.accelerator.unwrap_model(self.objective), self.progress, told["index"])
+            values = values_of(self.objective, self.progress, told["index"])
             raise NotFinite(str(error), values) from None
-        except FailedElsewhere:
-            raise NotFinite("the loss is no number on another process", {}) from None
         if not math.isfinite(loss := output.loss.item()):
             raise NotFinite(f"the loss is {loss}", values_in(output))
         return output
@@ -319,7 +321,7 @@ class Trainer:
         if process_index() != 0 or not self.accelerator.trackers or self.groups is None:
             return
         index = sample_indices(len(self.groups)).to(self.accelerator.device)
-        values = self.accelerator.unwrap_model(self.objective).values(line["progress"], index)
+        values = self.objective.values(line["progress"], index)
         several = {name: value for name, value in values.items() if value.ndim == 1}
         track_histograms(self.accelerator.trackers, several, line["step"])
 
@@ -327,7 +329,7 @@ class Trainer:
         """Return what judging the model needs."""
         return {
             "model": self.accelerator.unwrap_model(self.model).trainable_state_dict(),
-            "objective": self.accelerator.unwrap_model(self.objective).state_dict(),
+            "objective": self.objective.state_dict(),
             "step": self.step,
             "best": self.best,
         }

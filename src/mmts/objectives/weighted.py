@@ -23,7 +23,8 @@ class ReweightedInfoNCE(Objective):
     Its gradient is that of decoupled InfoNCE at the same temperatures: see `reweighted_info_nce`.
     Source: Huang et al., arXiv 2207.07874.
 
-    >>>     >>> from mmts.policies import MACL
+    >>> import torch
+    >>> from mmts.policies import MACL
     >>> output = ReweightedInfoNCE(MACL())(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
     >>> output.log
     {'temperature': tensor(0.1500), 'weight': tensor([1., 1.])}
@@ -77,7 +78,8 @@ class TeMo(Objective):
     one view of each they are left out.
     Source: TeMo, arXiv 2609.07540 (tau_min .01, tau_alpha .04).
 
-    >>>     >>> objective, x, index = TeMo(0.05, 0.1), torch.eye(2), torch.tensor([0, 1])
+    >>> import torch
+    >>> objective, x, index = TeMo(0.05, 0.1), torch.eye(2), torch.tensor([0, 1])
     >>> [round(objective(x, x, progress=p, index=index).loss.item(), 6) for p in (0.0, 0.5, 1.0)]
     [0.0, 0.000318, 0.001272]
     """
@@ -123,7 +125,8 @@ def row_log_weights(gaps: Tensor, temperature: Tensor) -> Tensor:
 
     temperature: tau_i, () or (b,).
 
-    >>>     >>> row_log_weights(torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([0.1, 0.3])).exp()
+    >>> import torch
+    >>> row_log_weights(torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([0.1, 0.3])).exp()
     tensor([40.0000, 13.3333])
     """
     return softplus(-gaps.masked_fill(gaps == float("-inf"), float("inf"))).logsumexp(dim=0) - temperature.log()

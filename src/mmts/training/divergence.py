@@ -36,8 +36,12 @@ def values_of(objective: Objective, progress: float, index: Tensor) -> dict[str,
 
 
 def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
-    """Return the norm of all gradients together, shape (); not finite where one of them is not."""
-    return torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+    """Return the norm of all gradients together, shape (); not finite where one of them is not, or from 1e19 on."""
+    gradients = [each.grad for each in parameters if each.grad is not None]
+    if all(each.device.type == "cpu" for each in gradients):  # there products take half the time of norms
+        squares = [torch.dot(each, each) for each in (each.flatten() for each in gradients)]
+        return torch.stack([each.double() for each in squares]).sum().sqrt()
+    return torch.nn.utils.get_total_norm(gradients)
 
 
 def diverged(

@@ -108,12 +108,14 @@ def test_info_nce_equals_its_plain_twin_in_loss_and_gradient(options: dict[str, 
 
 @needs_triton
 @pytest.mark.usefixtures("small_tiles")
-@pytest.mark.parametrize("positives", [None, some_positives(B)])
-@pytest.mark.parametrize(("ours", "plain"), LOSSES)
+@pytest.mark.parametrize(
+    ("ours", "plain", "options"),
+    [(*LOSSES[0], options) for options in INFO_NCE] + [(*LOSSES[1], {"positives": some_positives(B)})],
+)
 def test_the_rows_of_some_queries_equal_those_of_the_plain_twin(
-    ours: Loss, plain: Loss, positives: Tensor | None
+    ours: Loss, plain: Loss, options: dict[str, Any]
 ) -> None:
-    options, inputs, rows = on_device({"positives": positives}), leaves(), slice(7, 19)
+    options, inputs, rows = on_device(options), leaves(), slice(7, 19)  # neither begins nor ends with a tile
     found = loss_and_gradients(ours(*inputs, rows=rows, **options), *inputs)
     assert_near(found, loss_and_gradients(plain(*inputs, rows=rows, fused=False, **options), *inputs), 1e-5)
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from small_trainer import make_trainer, settings, weights
 from tests_support import draw_shapes
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmts.cli import main
 from mmts.data.loader import Batch
@@ -25,6 +25,7 @@ from mmts.policies import Fixed, Shifted
 from mmts.schedules import Constant
 from mmts.training import run as runs
 from mmts.training.checkpoint import load_checkpoint
+from mmts.training.divergence import gradient_norm
 from mmts.training.run_directory import RunDirectory
 from mmts.training.saved_state import check_same_clock
 
@@ -213,6 +214,18 @@ def test_a_nan_stops_and_everything_about_it_is_named(tmp_path: Path) -> None:
     assert f"temperature {low:.3f}-{high:.3f}; samples {samples}, ... (all in {tmp_path / 'diverged.json'})" in said
     assert f"the last good checkpoint is {tmp_path / 'checkpoints' / 'last.pt'} (step 4)" in said
     assert load_checkpoint(tmp_path / "checkpoints" / "last.pt")["step"] == found["checkpoint_step"] == 4
+
+
+def test_the_norm_of_gradients_is_that_of_torch_and_sees_what_is_no_number() -> None:
+    generator = torch.Generator().manual_seed(0)
+    parameters = [nn.Parameter(torch.empty(shape)) for shape in ((3, 5), (), (7,), (2,))]
+    for each in parameters[:3]:
+        each.grad = torch.randn(each.shape, generator=generator)
+    wanted = torch.nn.utils.get_total_norm([each.grad for each in parameters[:3]])  # type: ignore[misc]
+    assert gradient_norm(parameters).item() == pytest.approx(wanted.item(), rel=1e-6)
+    for bad in (float("nan"), float("inf")):
+        parameters[0].grad[2, 1] = bad  # type: ignore[index]
+        assert not gradient_norm(parameters).isfinite()
 
 
 def test_a_gradient_that_is_no_number_stops_before_it_reaches_the_weights(tmp_path: Path) -> None:

@@ -40,19 +40,20 @@ class Blocks:
         self.positives = None if positives is None else positives.contiguous().view(torch.uint8)
         self.tile = tiles[x.vectors.dtype]
 
-    def with_slopes(self) -> Iterator[slice]:
-        """Yield blocks whose dL/ds takes BLOCK_BYTES at most."""
-        return self._each_of(self.B * self.x.vectors.itemsize)
+    def with_slopes(self, rows: range | None = None) -> Iterator[slice]:
+        """Yield blocks, of some rows or all, whose dL/ds takes BLOCK_BYTES at most."""
+        return self._each_of(rows, self.B * self.x.vectors.itemsize)
 
-    def with_sums(self) -> Iterator[slice]:
+    def with_sums(self, rows: range | None = None) -> Iterator[slice]:
         """Yield blocks whose rows' and columns' sums take half of BLOCK_BYTES; adding them up takes as much again."""
         across, down = self.tile.columns, self.tile.rows
-        return self._each_of(2 * 4 * (-(-self.B // across) + -(-self.B // down)))
+        return self._each_of(rows, 2 * 4 * (-(-self.B // across) + -(-self.B // down)))
 
-    def _each_of(self, bytes_a_row: int) -> Iterator[slice]:
+    def _each_of(self, rows: range | None, bytes_a_row: int) -> Iterator[slice]:
+        rows = rows or range(self.B)
         step = max(1, BLOCK_BYTES // bytes_a_row // self.tile.rows) * self.tile.rows
-        for first in range(0, self.B, step):
-            yield slice(first, min(first + step, self.B))
+        for first in range(rows.start, rows.stop, step):
+            yield slice(first, min(first + step, rows.stop))
 
     def grid(self, rows: slice) -> tuple[int, int]:
         """Return how many tiles a block has, down and across."""

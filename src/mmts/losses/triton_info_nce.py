@@ -13,6 +13,8 @@ from mmts.losses.triton_blocks import LOG_SUM_TILES, Blocks, UnitGradients
 from mmts.losses.triton_sides import Side, kernel_dtype, own_similarity, side, through_lengths
 
 LOG2_E = math.log2(math.e)
+BACKWARDS = {"row": "row", "candidate": "candidate", "media": "candidate"}
+"""For y to x as the first direction, the anchor that divides by the same values."""
 
 
 def triton_rows(
@@ -29,14 +31,24 @@ def triton_rows(
     4.18).
 
     Arguments as `info_nce` takes them, checked before, but for positives with label smoothing and float64; the
-    temperature is (B,). Double backward is an InputError. All B rows are worked out, however few are asked for.
+    temperature is (B,). Double backward is an InputError.
     """
-    rows: Tensor = _Rows.apply(x, y, temperature, positives, anchor, label_smoothing, decoupled)  # type: ignore[no-untyped-call]
-    return rows[:, queries]
+    options = label_smoothing, decoupled, range(*queries.indices(len(x)))
+    if len(options[-1]) == len(x):
+        rows: Tensor = _Rows.apply(x, y, temperature, positives, anchor, *options)  # type: ignore[no-untyped-call]
+        return rows
+    # A direction at a time, its queries down the rows: both at once would make all tiles for the columns' sums.
+    other, transposed = BACKWARDS[anchor], None if positives is None else positives.T
+    xy: Tensor = _Rows.apply(x, y, temperature, positives, anchor, *options)  # type: ignore[no-untyped-call]
+    yx: Tensor = _Rows.apply(y, x, temperature, transposed, other, *options)  # type: ignore[no-untyped-call]
+    return torch.stack([xy[0], yx[0]])
 
 
 class _Rows(Function):
-    """Forward a kernel for the rows' sums; backward one for dL/ds, by blocks of rows, and two products with each."""
+    """Forward a kernel for the rows' sums; backward one for dL/ds, by blocks of rows, and two products with each.
+
+    Where not all samples are queries, only tiles with queries down their rows are made: rows of y to x are then none.
+    """
 
     @staticmethod
     def forward(
@@ -48,6 +60,7 @@ class _Rows(Function):
         anchor: str,
         label_smoothing: float,
         decoupled: bool,
+        queries: range,
     ) -> Tensor:
         x_side, y_side = (side(each, kernel_dtype(x, y)) for each in (x, y))
         weight = 1.0 / tau
@@ -59,7 +72,7 @@ class _Rows(Function):
             reach = torch.maximum(reach, weight.max() + own_logit.max())
         to_base_2 = {"own_logit": own_logit * LOG2_E, "reach": reach * LOG2_E}
         log_sums = tau.new_full((2, len(x)), float("-inf"))  # of z_ij - z_ii
-        for rows in blocks.with_sums():
+        for rows in blocks.with_sums(queries):
             of_rows, of_columns = blocks.row_sums(rows), blocks.column_sums(rows)
             blocks.launch(
                 "info_nce_log_sums",
@@ -76,23 +89,24 @@ class _Rows(Function):
         empty = log_sums.isneginf() | (len(x) == 1)  # decoupled without a negative, or nothing but the own candidate
         log_sums.masked_fill_(empty, 0.0)
         ctx.save_for_backward(x, y, tau, positives, own_logit, log_sums, empty)
-        ctx.options = anchor, label_smoothing, decoupled
+        ctx.options = anchor, label_smoothing, decoupled, queries
+        of_queries = slice(queries.start, queries.stop)
         if not label_smoothing:
-            return log_sums.clone()
+            return log_sums[:, of_queries].clone()
         spread = _mean_logits(x_side, y_side, weight, anchor) - own_logit
-        return (log_sums - label_smoothing * spread).masked_fill(empty, 0.0)
+        return (log_sums - label_smoothing * spread).masked_fill(empty, 0.0)[:, of_queries]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         refuse_double_backward("info_nce")
         with torch.autocast(gradient.device.type, enabled=False):
-            return *_gradients(ctx, gradient), None, None, None, None
+            return *_gradients(ctx, gradient), None, None, None, None, None
 
 
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return dL/dx, dL/dy and dL/dtau, each None where it is not needed, from dL/drows (2, B)."""
+    """Return dL/dx, dL/dy and dL/dtau, each None where it is not needed, from dL/drows (2, b)."""
     x, y, tau, positives, own_logit, log_sums, empty = ctx.saved_tensors
-    anchor, label_smoothing, decoupled = ctx.options
+    anchor, label_smoothing, decoupled, queries = ctx.options
     needs_x, needs_y, needs_tau = ctx.needs_input_grad[:3]
     x_side, y_side = (side(each, kernel_dtype(x, y)) for each in (x, y))
     blocks = Blocks(x_side, y_side, positives)
@@ -103,9 +117,11 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None
     on_each = label_smoothing / len(x)
     offset = (own_logit + log_sums) * LOG2_E
     own_share = (torch.zeros_like(log_sums) if decoupled else torch.exp(-log_sums)) - (1.0 - label_smoothing + on_each)
-    pull = gradient.masked_fill(empty, 0.0).contiguous()
+    pull = torch.zeros_like(log_sums)
+    pull[:, queries.start : queries.stop] = gradient
+    pull.masked_fill_(empty, 0.0)
     (_, scale_xy), (_, scale_yx) = AXES[anchor]
-    for rows in blocks.with_slopes():
+    for rows in blocks.with_slopes(queries):
         of_rows, of_columns = blocks.row_sums(rows), blocks.column_sums(rows)
         blocks.launch(
             "info_nce_slopes",

@@ -121,6 +121,15 @@ def test_positives_may_be_sparse(
     torch.testing.assert_close(sparse, dense, rtol=0, atol=0)
 
 
+def test_what_a_sparse_tensor_says_is_false_is_no_positive() -> None:
+    (x, y), some = embeddings(B), some_positives(B)
+    places = torch.ones(B, B).nonzero().T
+    every = torch.sparse_coo_tensor(places, some[places[0], places[1]], (B, B), check_invariants=True)
+    assert info_nce(x, y, 0.1, positives=every) == info_nce(x, y, 0.1, positives=some)
+    with pytest.raises(InputError, match=r"sparse_csr; it must be dense or torch\.sparse_coo"):
+        info_nce(x, y, 0.1, positives=some.to_sparse_csr())
+
+
 @pytest.mark.parametrize("loss", [info_nce, max_margin, reweighted_info_nce, _siglip, _sms])
 def test_a_value_a_pair_may_be_given_for_the_queries_alone(loss: Loss) -> None:
     (x, y), pairs, rows = embeddings(B), values(B, 2), slice(2, 5)

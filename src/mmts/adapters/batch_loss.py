@@ -62,12 +62,15 @@ def batch_loss(
 
 
 def _same_medium(media: Tensor) -> Tensor | None:
-    """Return which pairs share their medium, (B, B) sparse bool, or None where none do: losses are faster without."""
+    """Return which pairs share their medium, (B, B) bool, sparse where few do, or None where none do."""
     order = media.argsort(stable=True)
     first, last = (torch.searchsorted(media[order], media, side=side) for side in ("left", "right"))
     number = last - first  # of pairs with each one's medium
-    if int(number.sum()) == len(media):
+    total = int(number.sum())
+    if total == len(media):
         return None
+    if total > len(media) ** 2 // 17 or media.device.type == "mps":  # a pair of indices takes 17 bytes
+        return media[:, None] == media
     rows = torch.arange(len(media), device=media.device).repeat_interleave(number)
     within = torch.arange(len(rows), device=media.device) - (number.cumsum(0) - number)[rows]
     pairs = torch.stack([rows, order[first[rows] + within]])

@@ -17,7 +17,7 @@ from mmts.data.epoch_plan import EpochPlan, Pairs
 from mmts.data.graded import Graded
 from mmts.data.image import Augmentation
 from mmts.data.media import load_medium
-from mmts.data.positives import positives
+from mmts.data.positives import on_device, positives
 from mmts.data.records import Medium, Split
 from mmts.data.stream_order import process_slice
 from mmts.data.video import FrameSampling
@@ -44,7 +44,7 @@ class Batch:
         text: (b, W) feature rows, or tokens by name, each (b, ...).
         index: (B,) int64, position of each pair's caption in the split.
         media_index: (B,) int64, position of each pair's medium.
-        positives: (B, B) sparse bool, see `positives`, or None.
+        positives: (B, B) bool, sparse where few are, see `positives`, or None.
         relevance: float32 in [0, 1], where it is asked for and there, or None: (B, B), of medium i and text j; with
             several processes (2, b, B), of this one's media and all texts, and of its texts and all media.
     """
@@ -67,7 +67,7 @@ class Batch:
             text.to(device) if isinstance(text, Tensor) else {name: each.to(device) for name, each in text.items()},
             self.index.to(device),
             self.media_index.to(device),
-            None if self.positives is None else self.positives.to(device),
+            on_device(self.positives, device),
             None if self.relevance is None else self.relevance.to(device),
         )
 

@@ -7,11 +7,14 @@ from torch import Tensor
 
 from mmts.data.records import Split
 
+_SPARSE_BELOW = 17
 Indices = npt.NDArray[np.int64]
 
 
 def positives(split: Split, media_index: Tensor, text_index: Tensor) -> Tensor | None:
-    """Say which samples are right for each other: (B, B) sparse bool, symmetric, or None where only the diagonal is.
+    """Say which samples are right for each other: (B, B) bool, symmetric, or None where only the diagonal is.
+
+    Few are a sparse tensor, coalesced; many a dense one, which takes a byte where a pair of indices takes 17.
 
     Two samples are positives of each other when they share the medium, when the caption drawn for one is among the
     captions of the other's medium, or when the same caption is drawn for both.
@@ -42,10 +45,22 @@ def positives(split: Split, media_index: Tensor, text_index: Tensor) -> Tensor |
     columns = order[_ranges(left, right - left)]
     if np.array_equal(rows, columns):
         return None
-    both = np.stack([np.concatenate([rows, columns]), np.concatenate([columns, rows])])
-    pairs = torch.from_numpy(np.unique(both, axis=1))
-    true = torch.ones(pairs.shape[1], dtype=torch.bool)
-    return torch.sparse_coo_tensor(pairs, true, (len(media), len(media)), is_coalesced=True, check_invariants=False)
+    B = len(media)
+    if 2 * len(rows) > B * B // _SPARSE_BELOW:
+        dense = torch.zeros(B, B, dtype=torch.bool)
+        dense[rows, columns] = True
+        return dense | dense.T
+    places = np.unique(np.concatenate([rows * B + columns, columns * B + rows]))
+    pairs = torch.from_numpy(np.stack(np.divmod(places, B)))
+    true = torch.ones(len(places), dtype=torch.bool)
+    return torch.sparse_coo_tensor(pairs, true, (B, B), is_coalesced=True, check_invariants=False)
+
+
+def on_device(positives: Tensor | None, device: torch.device | str) -> Tensor | None:
+    """Return positives on a device; dense on Apple's, for which older versions of torch have no sparse tensors."""
+    if positives is None:
+        return None
+    return (positives.to_dense() if torch.device(device).type == "mps" else positives).to(device)
 
 
 def _ranges(starts: Indices, counts: Indices) -> Indices:

@@ -74,8 +74,17 @@ def checked_positives(positives: Tensor | None, x: Tensor) -> Tensor | None:
         raise InputError(
             f"positives is {tuple(positives.shape)} {positives.dtype}; for a batch of {B} it must be ({B}, {B}) of bool"
         )
+    if positives.layout not in (torch.strided, torch.sparse_coo):
+        raise InputError(f"positives is {positives.layout}; it must be dense or torch.sparse_coo")
     positives = positives.to(x.device)
-    return positives.coalesce() if positives.is_sparse else positives
+    if not positives.is_sparse:
+        return positives
+    positives = positives.coalesce()
+    true = positives.values()
+    if not bool(true.all()):
+        pairs = positives.indices()[:, true]
+        return torch.sparse_coo_tensor(pairs, true[true], (B, B), is_coalesced=True, check_invariants=False)
+    return positives
 
 
 def checked_relevance(relevance: Tensor, x: Tensor, y: Tensor, rows: slice) -> Tensor:

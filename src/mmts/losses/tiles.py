@@ -71,7 +71,7 @@ def fill_others(tile: Tensor, positives: Tensor | None, blocks: Blocks, value: f
         rows, columns = blocks
         i, j = positives.indices()
         bounds = torch.tensor([rows.start, rows.stop], device=i.device)
-        first, last = torch.searchsorted(i, bounds).tolist()
+        first, last = torch.searchsorted(i.contiguous(), bounds).tolist()
         i, j = i[first:last], j[first:last]
         inside = (j >= columns.start) & (j < columns.stop) & (i != j)
         tile[i[inside] - rows.start, j[inside] - columns.start] = value

@@ -107,12 +107,13 @@ class Blocks:
 class UnitGradients:
     """dL/d unit(x) and dL/d unit(y), (B, D) float32, None where not needed, gathered from blocks of dL/ds."""
 
-    def __init__(self, blocks: Blocks, needs_x: bool, needs_y: bool) -> None:
+    def __init__(self, blocks: Blocks, needs_x: bool, needs_y: bool, rows: range | None = None) -> None:
         x, y = blocks.x, blocks.y
         self.of_x = torch.zeros_like(x.vectors, dtype=torch.float32) if needs_x else None
         self.of_y = torch.zeros_like(y.vectors, dtype=torch.float32) if needs_y else None
         self.unit_x, self.unit_y = x.units, y.units
-        self.slopes = x.vectors.new_empty(next(blocks.with_slopes()).stop, blocks.B)
+        first = next(blocks.with_slopes(rows))  # none is larger
+        self.slopes = x.vectors.new_empty(first.stop - first.start, blocks.B)
 
     def add(self, rows: slice) -> None:
         """Add the products with the block of dL/ds that stands in `slopes` (rows, B)."""

@@ -110,7 +110,7 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None
     needs_x, needs_y, needs_tau = ctx.needs_input_grad[:3]
     x_side, y_side = (side(each, kernel_dtype(x, y)) for each in (x, y))
     blocks = Blocks(x_side, y_side, positives)
-    found = UnitGradients(blocks, needs_x, needs_y)
+    found = UnitGradients(blocks, needs_x, needs_y, queries)
     weight = 1.0 / tau
     by_row, by_column = _factors(x_side, y_side, tau, anchor)
     of_logits = torch.zeros_like(tau)  # the sum of z dL/dz of what each tau divides

@@ -62,7 +62,9 @@ class Objective(nn.Module):
     index.
 
     Of several processes each asks for the loss of its own queries: `share` says which, and over shares that together
-    are the batch, losses add up to the batch's. One whose forward takes no `share` works out the whole on each.
+    are the batch, losses add up to the batch's. One whose forward takes no `share` works out the whole on each. One
+    that takes it may get sparse `positives` (COO), and with several processes the queries' rows of `relevance`, (2, b,
+    B), as the losses here take them.
     """
 
     uses_relevance: bool = False

@@ -24,8 +24,9 @@ class Policy(nn.Module):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "forward" in vars(cls) and "looks_at_own_pairs_only" not in vars(cls):
-            cls.looks_at_own_pairs_only = False
+        if "looks_at_own_pairs_only" not in vars(cls):
+            has_forward = next(each for each in cls.__mro__ if "forward" in vars(each))
+            cls.looks_at_own_pairs_only = vars(has_forward).get("looks_at_own_pairs_only", False)
 
     def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
         """Return the value of each sample of the batch."""

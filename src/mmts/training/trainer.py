@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmts.console import Bar, console, errors, progress_bar
 from mmts.data.loader import Batch
+from mmts.data.positives import on_device
 from mmts.errors import DataError, Diverged, FailedElsewhere, InputError, Interrupted, MmtsError, RunError, WorkersLost
 from mmts.models import TwoTower
 from mmts.models.base import is_frozen
@@ -275,7 +276,7 @@ class Trainer:
             "progress": self.progress,
             "index": batch.index.to(device),
             "media_index": batch.media_index.to(device),
-            "positives": None if batch.positives is None else batch.positives.to(device),
+            "positives": on_device(batch.positives, device),
             "relevance": relevance,
         }
         try:

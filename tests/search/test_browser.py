@@ -38,7 +38,8 @@ def visit(searcher: Searcher) -> Iterator[SearchVisit]:
 
 def test_a_query_is_typed_and_answered_with_the_keyboard_only(visit: SearchVisit, photos: Path) -> None:
     page, names = visit.page, {file.relative_to(photos).as_posix() for file in photos.rglob("*.png")}
-    page.keyboard.type("a red square")  # the field has the focus
+    page.wait_for_function("document.activeElement.id === 'q'")  # by itself, a moment after the page is there
+    page.keyboard.type("a red square")
     page.keyboard.press("Enter")
     page.wait_for_url("**/?q=a+red+square")
     assert len(visit.alts()) == 6

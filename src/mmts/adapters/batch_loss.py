@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from mmts.data.positives import SPARSE_BELOW
 from mmts.drop_in import MMTSLoss
 from mmts.errors import InputError
 from mmts.objectives import Objective, ObjectiveOutput
@@ -69,7 +70,7 @@ def _same_medium(media: Tensor) -> Tensor | None:
     total = int(number.sum())
     if total == len(media):
         return None
-    if total > len(media) ** 2 // 17 or media.device.type == "mps":  # a pair of indices takes 17 bytes
+    if total > len(media) ** 2 // SPARSE_BELOW or media.device.type == "mps":  # as in mmts.data.positives
         return media[:, None] == media
     rows = torch.arange(len(media), device=media.device).repeat_interleave(number)
     within = torch.arange(len(rows), device=media.device) - (number.cumsum(0) - number)[rows]

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from mmts.data.records import Split
 
-_SPARSE_BELOW = 17
+SPARSE_BELOW = 17
+"""Positives are sparse below this share of all pairs, 1/17: a pair of indices takes 17 bytes, a dense one 1."""
 Indices = npt.NDArray[np.int64]
 
 
@@ -46,7 +47,7 @@ def positives(split: Split, media_index: Tensor, text_index: Tensor) -> Tensor |
     if np.array_equal(rows, columns):
         return None
     B = len(media)
-    if 2 * len(rows) > B * B // _SPARSE_BELOW:
+    if 2 * len(rows) > B * B // SPARSE_BELOW:
         dense = torch.zeros(B, B, dtype=torch.bool)
         dense[rows, columns] = True
         return dense | dense.T

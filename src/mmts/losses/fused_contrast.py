@@ -9,10 +9,10 @@ from torch.autograd import Function
 
 from mmts.losses.normalize import compute_dtype, unit_and_length
 from mmts.losses.tiles import (
-    Blocks,
+    add_products_,
     along,
     buffers,
-    fill_others,
+    leave_out,
     refuse_double_backward,
     similarity_tile,
     through_unit_,
@@ -62,7 +62,7 @@ class _Loss(Function):
         for_s, for_d, *for_w = buffers(unit_x, 4)
         for blocks, directions in tiles(B, queries):
             s = similarity_tile(unit_x, unit_y, blocks, for_s)
-            _leave_out(s, positives, blocks, float("-inf"))
+            leave_out(s, positives, blocks, float("-inf"))
             for k in directions:
                 of = blocks[k]
                 d = _exponents(s, own[of], tau[k, of], k, tile_of(for_d, blocks))
@@ -82,15 +82,11 @@ class _Loss(Function):
                 of = blocks[k]
                 d = _exponents(s, own[of], tau[k, of], k, tile_of(for_d, blocks))
                 w = torch.sub(d, along(log_sums[k, of], k), out=tile_of(for_w[k], blocks)).exp_()
-                _leave_out(w, positives, blocks, 0.0)
+                leave_out(w, positives, blocks, 0.0)
                 weights[k, of] += w.sum(1 - k)
                 mean_exponents[k, of] += d.mul_(w).sum(1 - k)
                 parts.append(w)
-            both = parts[0].add_(parts[1]) if len(parts) == 2 else parts[0]
-            if of_x is not None:
-                of_x[blocks[0]].addmm_(both, unit_y[blocks[1]])
-            if of_y is not None:
-                of_y[blocks[1]].addmm_(both.T, unit_x[blocks[0]])
+            add_products_(of_x, of_y, parts, unit_x, unit_y, blocks)
         of_own = weights.sum(dim=0)[:, None]
         for of_side, unit_side, other, length in ((of_x, unit_x, unit_y, length_x), (of_y, unit_y, unit_x, length_y)):
             if of_side is not None:
@@ -113,10 +109,3 @@ class _Loss(Function):
 def _exponents(s: Tensor, own: Tensor, tau: Tensor, axis: int, out: Tensor) -> Tensor:
     """Write d = (s - own) / tau of the queries along an axis of a tile to `out`, and return it."""
     return torch.sub(s, along(own, axis), out=out).div_(along(tau, axis))
-
-
-def _leave_out(tile: Tensor, positives: Tensor | None, blocks: Blocks, value: float) -> None:
-    """Set what is no negative to a value, in both directions alike."""
-    fill_others(tile, positives, blocks, value)
-    if blocks[0] == blocks[1]:
-        tile.diagonal().fill_(value)

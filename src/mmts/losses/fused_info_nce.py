@@ -9,6 +9,7 @@ from torch.autograd import Function
 from mmts.losses.normalize import compute_dtype, unit_and_length
 from mmts.losses.tiles import (
     Blocks,
+    add_products_,
     along,
     buffers,
     fill_others,
@@ -143,11 +144,7 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None
                 scale = axes[k][1]
                 products = torch.mul(p, s, out=tile_of(for_product, blocks))
                 of_tau[blocks[scale]] -= products.sum(1 - scale) / tau[blocks[scale]]
-        both = parts[0].add_(parts[1]) if len(parts) == 2 else parts[0]
-        if of_x is not None:
-            of_x[blocks[0]].addmm_(both, unit_y[blocks[1]])
-        if of_y is not None:
-            of_y[blocks[1]].addmm_(both.T, unit_x[blocks[0]])
+        add_products_(of_x, of_y, parts, unit_x, unit_y, blocks)
     return (
         None if of_x is None else through_unit_(of_x, unit_x, *lengths[:2]).to(x_dtype),
         None if of_y is None else through_unit_(of_y, unit_y, *lengths[2:]).to(y_dtype),

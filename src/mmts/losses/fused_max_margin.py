@@ -8,9 +8,10 @@ from torch.autograd import Function
 
 from mmts.losses.normalize import compute_dtype, unit_and_length
 from mmts.losses.tiles import (
+    add_products_,
     along,
     buffers,
-    fill_others,
+    leave_out,
     number_of_others,
     refuse_double_backward,
     similarity_tile,
@@ -53,9 +54,7 @@ class _Loss(Function):
         scratch = buffers(unit_x, 3 if squared else 2)
         for blocks, directions in tiles(B, queries):
             s = similarity_tile(unit_x, unit_y, blocks, scratch[0])
-            fill_others(s, positives, blocks, float("-inf"))
-            if blocks[0] == blocks[1]:
-                s.diagonal().fill_(float("-inf"))
+            leave_out(s, positives, blocks, float("-inf"))
             parts = []  # dL/ds of each direction, but for own pairs and a factor
             for axis in directions:
                 out = s if axis == directions[-1] else tile_of(scratch[1], blocks)
@@ -65,11 +64,7 @@ class _Loss(Function):
                 slope = hinge.mul_(2.0) if squared else hinge.gt_(0.0)
                 slopes[blocks[axis]] += slope.sum(1 - axis)
                 parts.append(slope)
-            both = parts[0].add_(parts[1]) if len(parts) == 2 else parts[0]
-            if of_x is not None:
-                of_x[blocks[0]].addmm_(both, unit_y[blocks[1]])
-            if of_y is not None:
-                of_y[blocks[1]].addmm_(both.T, unit_x[blocks[0]])
+            add_products_(of_x, of_y, parts, unit_x, unit_y, blocks)
         for of_side, unit_side, other, length in ((of_x, unit_x, unit_y, length_x), (of_y, unit_y, unit_x, length_y)):
             if of_side is not None:
                 of_side.addcmul_(other, slopes[:, None], value=-1.0).mul_(weight)

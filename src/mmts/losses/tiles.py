@@ -114,6 +114,27 @@ def number_of_others(positives: Tensor | None, like: Tensor) -> Tensor:
     return counts - positives.diagonal().long()
 
 
+def leave_out(tile: Tensor, positives: Tensor | None, blocks: Blocks, value: float) -> None:
+    """Set what is no negative, own pairs and other positives, to a value in a tile."""
+    fill_others(tile, positives, blocks, value)
+    if blocks[0] == blocks[1]:
+        tile.diagonal().fill_(value)
+
+
+def add_products_(
+    of_x: Tensor | None, of_y: Tensor | None, parts: list[Tensor], unit_x: Tensor, unit_y: Tensor, blocks: Blocks
+) -> None:
+    """Add to dL/d unit(x) and dL/d unit(y) (B, D), where needed, what a tile of dL/ds gives, its directions in parts.
+
+    The parts are used up.
+    """
+    both = parts[0].add_(parts[1]) if len(parts) == 2 else parts[0]
+    if of_x is not None:
+        of_x[blocks[0]].addmm_(both, unit_y[blocks[1]])
+    if of_y is not None:
+        of_y[blocks[1]].addmm_(both.T, unit_x[blocks[0]])
+
+
 def through_unit_(gradient: Tensor, unit_x: Tensor, largest: Tensor, length: Tensor) -> Tensor:
     """Turn dL/d unit(x) into dL/dx in place: (g - (g . u) u) / ||x||, all (B, D), the length's factors (B, 1)."""
     dots = torch.linalg.vecdot(gradient, unit_x)[:, None]

@@ -125,7 +125,7 @@ def analyze_path(
     print_analysis(found)
     distribution.save(out / "concepts.npz")
     draw_long_tail(distribution, out / "long_tail.png", title=f"{dataset.name}, {samples.name}")
-    console.print(f"picture: {out / 'long_tail.png'}\nconcepts: {out / 'concepts.npz'}", markup=False)
+    console.print(f"picture: {out / 'long_tail.png'}\nconcepts: {out / 'concepts.npz'}")
     return found
 
 
@@ -146,7 +146,6 @@ def print_analysis(analysis: Analysis) -> None:
     """Print the numbers as tables on the terminal."""
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column()
@@ -176,8 +175,7 @@ def print_analysis(analysis: Analysis) -> None:
     for title in ("largest concepts", "samples", "smallest concepts", "samples"):
         ends.add_column(title, justify="right" if title == "samples" else "left", overflow="ellipsis", no_wrap=True)
     for large, small in zip(analysis.largest, analysis.smallest, strict=True):
-        # Names come from captions: shown as they are, never read as markup.
-        ends.add_row(Text(_visible(large.name)), f"{large.size:,}", Text(_visible(small.name)), f"{small.size:,}")
+        ends.add_row(_visible(large.name), f"{large.size:,}", _visible(small.name), f"{small.size:,}")
 
     for part in (facts, groups, ends):
         console.print(part)

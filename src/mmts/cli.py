@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from mmts import __version__
 from mmts.console import console, errors, print_json
@@ -59,7 +58,7 @@ def _options(
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
-        console.print(context.get_help(), markup=False)
+        console.print(context.get_help())
     elif context.invoked_subcommand != "train":
         _refuse_launchers(context.invoked_subcommand)
 
@@ -141,7 +140,7 @@ def train(
         if data is None:
             raise RecipeError("name a recipe (see `mmts recipes`), or give --data PATH, and the data choose one")
         recipe, why = choose_recipe(data)
-        console.print(f"recipe {recipe}: {why}", markup=False)
+        console.print(f"recipe {recipe}: {why}")
     chosen = load_recipe(recipe, settings or [])
     if small:
         chosen = tiny(chosen, settings or [])
@@ -220,7 +219,7 @@ def recipes(
     if as_json:
         print_json(load_recipe(name).model_dump(mode="json") if name else listed.get("", listed))
     elif name is not None:
-        console.print(shipped[name], end="", markup=False)
+        console.print(shipped[name], end="")
     else:
         for title, rows in listed.items():
             if title:
@@ -319,7 +318,7 @@ def export(
 def _two_columns(rows: Mapping[str, str]) -> Table:
     table = Table.grid(padding=(0, 2))
     for row in rows.items():
-        table.add_row(*map(Text, row))
+        table.add_row(*row)
     return table
 
 
@@ -347,7 +346,7 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 
 
 def _fail(message: str, code: int = 2) -> int:
-    errors.print(f"mmts: {message}", markup=False, style="red" if errors.is_terminal else None)
+    errors.print(f"mmts: {message}", style="red" if errors.is_terminal else None)
     return code
 
 

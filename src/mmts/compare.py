@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from rich import box
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from mmts.concepts.distribution import GROUP_NAMES
+from mmts.console import console
 from mmts.errors import RunError
 from mmts.evaluation import CUTOFFS, GRADED, coverage_in_words, load_judgement, shown_measures
 from mmts.files import read_json
@@ -300,7 +299,8 @@ def _by_concept_size(comparison: Comparison) -> Table:
 def _differences(comparison: Comparison) -> Table:
     """Put intervals beside the differences, or under them where the table would be too wide."""
     table = _difference_table(comparison)
-    fits = Console(width=10 * _WIDTH).measure(table).maximum <= _WIDTH
+    wide = console.options.update(max_width=10 * _WIDTH)
+    fits = console.measure(table, options=wide).maximum <= _WIDTH
     return table if fits else _difference_table(comparison, under=True)
 
 
@@ -330,8 +330,8 @@ def _named(direction: str) -> str:
     return direction.replace("_to_", "→")
 
 
-def _indented(group: RunGroup) -> Text:
-    return Text(f"  {group.name}")
+def _indented(group: RunGroup) -> str:
+    return f"  {group.name}"
 
 
 def _gap_cell(gap: Gap, under: bool) -> str:

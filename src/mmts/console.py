@@ -1,14 +1,40 @@
 """What a person sees while something runs: one console, one progress bar."""
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class _PlainConsole(Console):
+    """A console for text that is not ours: paths, ids, captions and names of splits are printed as they are.
+
+    Nothing is read as markup or as the name of an emoji. A control character or half of a surrogate pair, which could
+    steer the terminal or not be encoded at all, is shown as U+FFFD.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Yield the segments of whatever is printed, be it a line, a table's cell or a bar's title."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield Segment("".join(map(_shown, segment.text)), segment.style)
+
+
+def _shown(character: str) -> str:
+    return character if character.isprintable() or character in "\n\t" else "\ufffd"
+
+
+console = _PlainConsole()
+errors = _PlainConsole(stderr=True)
 
 
 @contextmanager
@@ -33,7 +59,8 @@ def print_json(value: object) -> None:
       "R@1": 51.5
     }
     """
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    is_unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    print(json.dumps(value, indent=2, ensure_ascii=not is_unicode))
 
 
 class Bar:
@@ -63,12 +90,12 @@ def progress_bar(title: str, total: int, unit: str = "items", done: int = 0, win
     ...         bar.advance()
     """
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=8),  # everything in one line of 80 columns
         TaskProgressColumn(),
         _Rate(unit),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     unseen = not errors.is_terminal or console.quiet
     with Progress(*columns, console=errors, disable=unseen, transient=True, speed_estimate_period=window) as progress:

@@ -41,7 +41,7 @@ def examine() -> list[Finding]:
     table = Table.grid(padding=(0, 2))
     for each in findings:
         text = f"{each.found}; {each.fix}" if each.fix else each.found
-        table.add_row(Text(each.state, style=_STYLES[each.state]), Text(each.what), Text(text))
+        table.add_row(Text(each.state, style=_STYLES[each.state]), each.what, text)
     console.print(table)
     return findings
 

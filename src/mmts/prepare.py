@@ -52,7 +52,7 @@ def prepare(name: str, root: str | Path) -> Path:
     for note in dataset.notes:
         _say(f"note: {note}")
     _print_counts(public, dataset, counts)
-    console.print(f"manifest: {root / MANIFEST}", markup=False)
+    console.print(f"manifest: {root / MANIFEST}")
     return root / MANIFEST
 
 
@@ -165,4 +165,4 @@ def _print_counts(public: PublicSet, dataset: Dataset, counts: Mapping[str, Coun
 def _say(text: str, indent: int = 2) -> None:
     """Print a line, folded to 80 columns; addresses and paths stay whole."""
     lines = textwrap.wrap(text, _WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
-    console.print("\n".join(lines), markup=False)
+    console.print("\n".join(lines))

@@ -70,7 +70,7 @@ def alone(folder: Path) -> Iterator[None]:
         ) from None
     with file:
         waiting = f"note: waiting for another process that indexes into {folder}"
-        if lock(file, lambda: errors.print(waiting, markup=False)):
+        if lock(file, lambda: errors.print(waiting)):
             for left in folder.glob(".*"):
                 shutil.rmtree(left, ignore_errors=True)
         yield

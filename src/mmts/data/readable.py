@@ -45,7 +45,7 @@ def unreadable_media(media: Sequence[Medium], workers: int | None = None) -> dic
         try:
             write_json(cache, found)
         except (OSError, ValueError) as error:  # only costs the next run this check again
-            errors.print(f"note: cannot write {cache} ({error})", markup=False)
+            errors.print(f"note: cannot write {cache} ({error})")
     return {at: found[_key(medium)] for at, medium in enumerate(media) if _key(medium) in found}
 
 

@@ -51,7 +51,7 @@ def export_run(run: Path, to: str, out: Path | None = None, checkpoint: str = "b
 def _report(out: Path, content: Mapping[str, Any]) -> None:
     """Say what was written and how close it comes."""
     files = ", ".join(sorted(f"{each.name}/" if each.is_dir() else each.name for each in out.iterdir()))
-    console.print(f"exported: {out}: {files}", markup=False)
+    console.print(f"exported: {out}: {files}")
     sides = {side: content[side] for side in ("media", "text") if side in content}
     found = ", ".join(f"{side} {each['largest_difference']:.1e}" for side, each in sides.items())
     console.print(f"largest difference from the run's embeddings: {found}")
@@ -64,7 +64,6 @@ def _report(out: Path, content: Mapping[str, Any]) -> None:
         console.print(
             "note: some of it is no module of sentence-transformers' own: it loads where mmts is installed, by "
             f"SentenceTransformer({str(out)!r}, trust_remote_code=True)",
-            markup=False,
         )
 
 

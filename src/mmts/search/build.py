@@ -52,13 +52,13 @@ def build_index(run: Path, path: Path, folder: Path | None = None) -> Index:
         if old is not None and old.contents.checkpoint == encoder.checkpoint:
             rows |= zip((item.content for item in old.contents.items), rows_of(old.vectors), strict=True)
         elif old is not None:
-            console.print(f"note: {folder} was made by another checkpoint: everything is embedded again", markup=False)
+            console.print(f"note: {folder} was made by another checkpoint: everything is embedded again")
         missing = {item.content: medium for item, medium in items if item.content not in rows}
         unreadable = _embed_all(encoder, missing, pending)
         rows |= pending.rows
         kept = [item for item, _ in items if item.content in rows]
         for note in [*notes, *(unreadable[item.content] for item, _ in items if item.content in unreadable)]:
-            console.print(f"note: left out {note}", markup=False)
+            console.print(f"note: left out {note}")
         if not kept:
             raise DataError(f"{path}: none of the {len(media):,} {kind}s can be read")
         index = write_index(
@@ -69,9 +69,7 @@ def build_index(run: Path, path: Path, folder: Path | None = None) -> Index:
     finally:
         pending.close()
     embedded = len(missing) - len(unreadable)
-    console.print(
-        f"index: {folder}: {len(index):,} {kind}s; {_counts(old, index)}; {embedded:,} embedded", markup=False
-    )
+    console.print(f"index: {folder}: {len(index):,} {kind}s; {_counts(old, index)}; {embedded:,} embedded")
     return index
 
 
@@ -82,10 +80,10 @@ def _load_old(folder: Path, root: Path) -> Index | None:
     try:
         old = load_index(folder)
     except RunError as error:
-        console.print(f"note: {error}", markup=False)
+        console.print(f"note: {error}")
         return None
     if old.contents.root != str(root):
-        console.print(f"note: {folder} was of {old.contents.root}; from now on it is of {root}", markup=False)
+        console.print(f"note: {folder} was of {old.contents.root}; from now on it is of {root}")
     return old
 
 

@@ -1,12 +1,10 @@
 """What `mmts search` does: ask once and print, write a page, or serve one."""
 
-import json
 from pathlib import Path
 
 from rich.table import Table
-from rich.text import Text
 
-from mmts.console import console
+from mmts.console import console, print_json
 from mmts.errors import InputError
 from mmts.files import atomic_write, check_file_path
 from mmts.report.wording import clean
@@ -45,11 +43,11 @@ def search(
         with atomic_write(page, "w") as file:
             file.write(lone_page(searcher, Answer(asked, hits)))
     if as_json:
-        print(json.dumps(_as_json(searcher, query, image, hits), indent=2))
+        print_json(_as_json(searcher, query, image, hits))
     else:
         console.print(_table(hits))
         if page is not None:
-            console.print(f"page: {page}", markup=False)
+            console.print(f"page: {page}")
 
 
 def _as_json(searcher: Searcher, query: str | None, image: Path | None, hits: list[Hit]) -> dict[str, object]:
@@ -66,5 +64,5 @@ def _table(hits: list[Hit]) -> Table:
     table = Table.grid(padding=(0, 2))
     for hit in hits:
         caption = clean(hit.item.caption) if hit.item.caption != hit.item.path else ""
-        table.add_row(f"{hit.rank:>3}", f"{hit.score:.3f}", Text(str(hit.medium.path)), Text(caption))
+        table.add_row(f"{hit.rank:>3}", f"{hit.score:.3f}", str(hit.medium.path), caption)
     return table

@@ -158,7 +158,7 @@ class Pending:
         self._record = np.dtype([("content", "S32"), ("row", "<f4", (width,))])
         folder.mkdir(parents=True, exist_ok=True)
         self._file = open(folder / "pending.rows", "a+b")  # noqa: SIM115 (closed by `close`)
-        lock(self._file, lambda: errors.print(f"waiting for another process that writes {folder}", markup=False))
+        lock(self._file, lambda: errors.print(f"waiting for another process that writes {folder}"))
         header = f"{checkpoint} {width}\n".encode()
         self._file.seek(0)
         if self._file.readline() != header:

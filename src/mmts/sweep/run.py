@@ -46,13 +46,11 @@ def run_sweep(
     if best[0].failed is not None:
         raise RunError(lost[0])
     for each in chosen if sweep.file.trials > 1 else ():
-        console.print(
-            f"{each.trial.rule}: {each.trial} chosen, {each.figure(sweep.file.choose):.1f} on val", markup=False
-        )
+        console.print(f"{each.trial.rule}: {each.trial} chosen, {each.figure(sweep.file.choose):.1f} on val")
     board = make_leaderboard(sweep, dataset, of_labels, tuned, plan.judge(chosen))
     console.print(standings_table(board.standings))
     written = write_leaderboard(out, board)
-    console.print(f"leaderboard: {', '.join(map(str, written))}", markup=False)
+    console.print(f"leaderboard: {', '.join(map(str, written))}")
     if lost:
         raise RunError("; ".join(lost))
     return written[0]
@@ -145,7 +143,7 @@ class _Plan:
                 bar.advance()
                 bar.describe("/".join(name.parts[1:]))
                 if not errors.is_terminal:
-                    console.print(f"{count}/{len(jobs)} {name}: {outcome.failed or _in_words(job.out)}", markup=False)
+                    console.print(f"{count}/{len(jobs)} {name}: {outcome.failed or _in_words(job.out)}")
 
             if left:
                 run_jobs(left, min(self.processes, len(left)), done)

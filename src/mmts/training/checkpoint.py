@@ -59,7 +59,7 @@ def load_newest(last: Path, previous: Path) -> dict[str, Any] | None:
         if not previous.exists():
             raise RunError(f"{error}, and there is none before it; remove it, and --resume starts over") from None
         state = load_checkpoint(previous)
-        errors.print(f"note: {error}; going on from the one before it, {previous.name}", markup=False)
+        errors.print(f"note: {error}; going on from the one before it, {previous.name}")
         return state
 
 

@@ -118,7 +118,7 @@ def train(recipe: Recipe, out: Path, resume: bool = False, judged_on: str | None
     metrics = once(judge_best)
     if recipe.published is not None and recipe.published.results:
         results = ", ".join(f"{name} {value:.1f}" for name, value in recipe.published.results.items())
-        console.print(f"published: {results} ({recipe.published.source})", markup=False)
+        console.print(f"published: {results} ({recipe.published.source})")
     return metrics
 
 
@@ -221,7 +221,7 @@ def _split_to_judge(dataset: Dataset, name: str | None, recipe: Recipe) -> Split
     unreadable: list[str] = []
     split = readable(limited(dataset.split(name), recipe.data.max_media), recipe.data, unreadable)
     for line in unreadable:
-        console.print(f"note: left out {line}", markup=False)
+        console.print(f"note: left out {line}")
     return split
 
 

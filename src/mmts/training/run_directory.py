@@ -159,7 +159,7 @@ class RunDirectory:
             jump = "; the progress that all schedules follow would jump" if not wrong.keys().isdisjoint(_CLOCK) else ""
             raise RunError(f"{self.path} holds a run of another recipe: {_listed(wrong)}{jump}; choose another --out")
         if changed and not self.metrics_file.exists():
-            console.print(f"note: going on with other settings: {_listed(changed)}", markup=False)
+            console.print(f"note: going on with other settings: {_listed(changed)}")
             save_recipe(recipe, self.recipe_file, versions)
 
     def log_lines(self) -> Iterator[dict[str, Any]]:

@@ -37,7 +37,7 @@ def open_data(path: Path | None) -> Dataset:
     """Read a data set and say aloud what was noted on the way."""
     dataset = read_dataset(resolved(path))
     for note in dataset.notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}")
     return dataset
 
 
@@ -110,7 +110,7 @@ def readable_splits(taken: Splits, dataset: Dataset, settings: Data, run: RunDir
     sizes = ", ".join(
         f"{name} {split.num_media:,} media {split.num_captions:,} captions" for name, split in splits.items()
     )
-    console.print(f"data: {dataset.root} ({sizes})", markup=False)
+    console.print(f"data: {dataset.root} ({sizes})")
     return Splits(dataset.root, splits["train"], splits.get("val"), splits[taken.judged.name])
 
 

@@ -94,6 +94,6 @@ def example_data(recipe: Recipe, folder: Path) -> Path:
     from mmts.examples import draw_example
 
     dataset = recipe.data.dataset or ("flickr30k" if recipe.model.kind == "image" else "youcook2")
-    console.print(f"no data given: drawing a small example in the layout of {dataset} into {folder}", markup=False)
+    console.print(f"no data given: drawing a small example in the layout of {dataset} into {folder}")
     features = recipe.model.media.tower == FEATURES
     return draw_example(dataset, folder, features=features)

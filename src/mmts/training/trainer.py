@@ -315,7 +315,7 @@ class Trainer:
             found = ", ".join(
                 f"{name.replace('_to_', '→')} {figures['R@1']:.1f}" for name, figures in line["val"].items()
             )
-            console.print(f"epoch {line['epoch'] + 1}: {describe(line)}, val R@1 {found}", markup=False)
+            console.print(f"epoch {line['epoch'] + 1}: {describe(line)}, val R@1 {found}")
 
     def _log_histograms(self, line: dict[str, Any]) -> None:
         """Track how the temperatures or margins of all samples lie at a logged step, where they are not one."""

@@ -37,6 +37,7 @@ def test_titles_and_notes_of_bars_are_never_markup(monkeypatch: pytest.MonkeyPat
     file = io.StringIO()
     monkeypatch.setattr(errors, "_file", file)
     monkeypatch.setattr(errors, "_force_terminal", True)
+    monkeypatch.setattr(errors, "is_interactive", True)
     monkeypatch.setenv("TERM", "xterm")
     with progress_bar("[/x] training", 2) as bar:
         bar.describe("[/y] loss")

@@ -109,7 +109,7 @@ def analyze_path(
         MmtsError: unreadable data, or concepts that cannot be made of it.
     """
     from mmts.training.build import build_distribution
-    from mmts.training.recipe import parse_concepts
+    from mmts.training.recipe import Data, parse_concepts
     from mmts.training.splits import open_data
 
     if out.exists() and not out.is_dir():
@@ -118,7 +118,7 @@ def analyze_path(
     section = parse_concepts(
         {"source": source, "label": label, "num_concepts": num_concepts, "encoder": encoder, "seed": seed}
     )
-    dataset = open_data(path)
+    dataset = open_data(Data(path=path))
     samples = dataset.split(split) if split is not None else dataset.whole()
     distribution = build_distribution(section, samples)
     found = analyze(samples.captions, distribution, empty_captions=dataset.empty_captions)

@@ -71,5 +71,5 @@ def _load(run: RunDirectory, recipe: Recipe, checkpoint: str) -> TwoTower:
     """Load a run's model for judging; only one on features needs its data, which know how wide they are."""
     media = [Medium("export", Path("export"), ("",), kind=recipe.model.kind)]
     if recipe.model.media.tower == FEATURES:
-        media = list(open_data(recipe.data.path).media)
+        media = list(open_data(recipe.data).media)
     return load_model(run, recipe, Split("export", media), checkpoint).eval()

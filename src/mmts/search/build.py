@@ -40,8 +40,9 @@ def build_index(run: Path, path: Path, folder: Path | None = None) -> Index:
     """
     directory = RunDirectory(run)
     folder = folder or directory.index
-    kind = directory.recipe().model.kind
-    root, media = find_media(path, kind)
+    recipe = directory.recipe()
+    kind = recipe.model.kind
+    root, media = find_media(path, kind, recipe.data)
     check_folder(folder)
     encoder = load_encoder(run, media)
     pending = Pending(folder, encoder.checkpoint, encoder.width)

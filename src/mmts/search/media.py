@@ -8,13 +8,16 @@ from mmts.data.collect import VIDEO_SUFFIXES
 from mmts.data.read import IMAGE_SUFFIXES, holds_dataset
 from mmts.data.records import Medium
 from mmts.errors import DataError
+from mmts.training.recipe import Data
 from mmts.training.splits import open_data, resolved
 
 _SUFFIXES = {"image": frozenset(IMAGE_SUFFIXES), "video": VIDEO_SUFFIXES}
 
 
-def find_media(path: Path, kind: str) -> tuple[Path, list[Medium]]:
+def find_media(path: Path, kind: str, settings: Data) -> tuple[Path, list[Medium]]:
     """Return the folder that paths start from, and the media of `kind` ("image" or "video") at `path`.
+
+    `settings` is the data section of the run's recipe: data sets are read by it.
 
     A data set gives its media with their captions, whatever their split. Any other folder gives every file below it
     that is named like one of that kind; links that lead out of it and hidden files are left alone. Raises DataError
@@ -24,7 +27,7 @@ def find_media(path: Path, kind: str) -> tuple[Path, list[Medium]]:
     if path.is_dir() and not holds_dataset(path):
         root, media = path, list(_files_as_media(path, kind))
     else:
-        dataset = open_data(path)
+        dataset = open_data(settings, path)
         root, media = dataset.root, [medium for medium in dataset.media if medium.kind == kind]
     if not media:
         raise DataError(f"{path} holds no {kind}s, which this run's model takes")

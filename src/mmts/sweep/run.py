@@ -63,7 +63,7 @@ def _cores() -> int:
 def _data_of(sweep: Sweep, trials: Sequence[Trial]) -> Dataset:
     """Read the data once, to refuse early what a sweep cannot be made on."""
     recipe = sweep.recipe(trials[0].rule, trials[0].setting, 0)
-    dataset = open_data(sweep.file.data or recipe.data.path)
+    dataset = open_data(recipe.data, sweep.file.data)
     missing = [name for name in ("train", "val", "test") if name not in dataset.split_names]
     if missing:
         raise DataError(

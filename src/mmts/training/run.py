@@ -66,7 +66,7 @@ def train(recipe: Recipe, out: Path, resume: bool = False, judged_on: str | None
     once(lambda: run.check(resume))
     if resume and recipe.data.path is None and (path := once(lambda: _data_of(run))) is not None:
         recipe = recipe.with_data(path)
-    dataset = main_first(lambda: open_data(recipe.data.path))
+    dataset = main_first(lambda: open_data(recipe.data))
     recipe = recipe.with_data(resolved(recipe.data.path)).with_whole_paths()
     once(lambda: run.begin(recipe, versions()))
     if (finished := once(lambda: _finished(run))) is not None:
@@ -135,7 +135,7 @@ def evaluate(
         check_file_path(embeddings_file)
     run = RunDirectory(path)
     recipe = run.recipe()
-    dataset = open_data(data or recipe.data.path)
+    dataset = open_data(recipe.data, data)
     split = _split_to_judge(dataset, split_name, recipe).judged(recipe.data.relevance)
     distribution = ConceptDistribution.load(run.concepts_file)
     model = load_model(run, recipe, split, checkpoint)

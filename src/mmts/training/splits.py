@@ -33,9 +33,9 @@ def judged_split(dataset: Dataset) -> str:
     return next(name for name in ("test", "val", "train") if name in dataset.split_names)
 
 
-def open_data(path: Path | None) -> Dataset:
-    """Read a data set and say aloud what was noted on the way."""
-    dataset = read_dataset(resolved(path))
+def open_data(settings: Data, path: Path | None = None) -> Dataset:
+    """Read the data of a recipe, or those at another path by the same settings, and print what the reader noted."""
+    dataset = read_dataset(resolved(path or settings.path))
     for note in dataset.notes:
         console.print(f"note: {note}")
     return dataset

@@ -6,6 +6,7 @@ reference gradient. The number beside each name is the formula's in docs/method.
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -169,12 +170,26 @@ def median(numbers: Numbers) -> float:  # 6.4
 
 
 def average_precision(scores: Numbers, relevance: Numbers) -> float:  # 6.5
-    found, precisions = 0.0, []
-    for position, grade in enumerate(ranked(scores, relevance), start=1):
-        found += grade
-        if grade == 1:
-            precisions.append(found / position)
-    return sum(precisions) / len(precisions)
+    """The lowest that any order of equal scores gives: at every position each grade of the tie is tried."""
+
+    @cache
+    def lowest(position: int, gained: float, waiting: tuple[float, ...]) -> float:
+        if not waiting:
+            return 0.0
+        sums = []
+        for grade in set(waiting):
+            left = list(waiting)
+            left.remove(grade)
+            precision = (gained + grade) / position if grade == 1 else 0.0
+            sums.append(precision + lowest(position + 1, gained + grade, tuple(left)))
+        return min(sums)
+
+    total, position, gained = 0.0, 1, 0.0
+    for score in sorted(set(scores), reverse=True):
+        tie = tuple(sorted(grade for each, grade in zip(scores, relevance, strict=True) if each == score))
+        total += lowest(position, gained, tie)
+        position, gained = position + len(tie), gained + sum(tie)
+    return total / sum(grade == 1 for grade in relevance)
 
 
 def ndcg(scores: Numbers, relevance: Numbers) -> float:  # 6.7

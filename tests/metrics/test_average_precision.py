@@ -20,8 +20,8 @@ def problems(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
     Q, C, seed = draw(st.integers(1, 6)), draw(st.integers(1, 9)), draw(st.integers(0, 10**6))
     generator = torch.Generator().manual_seed(seed)
     similarity = torch.randint(-2, 3, (Q, C), generator=generator) / 2  # few values: many ties
-    grades = torch.tensor([0.0, 0.0, 0.25, 0.5, 1.0], dtype=torch.float64)
-    relevance = grades[torch.randint(5, (Q, C), generator=generator)]
+    grades = torch.tensor([0.0, 0.0, 0.25, 0.5, 1.0, 1.0, 1.75], dtype=torch.float64)
+    relevance = grades[torch.randint(7, (Q, C), generator=generator)]
     relevance[torch.arange(Q), torch.randint(C, (Q,), generator=generator)] = 1.0
     return similarity, relevance
 
@@ -71,6 +71,15 @@ def test_ties_count_against_the_model_wherever_the_relevant_item_stands() -> Non
     assert average_precision(torch.zeros(5, 5), relevant).tolist() == pytest.approx([1 / 5] * 5)
     negative_zero = torch.zeros(5, 5).masked_fill(~relevant, -0.0)
     assert average_precision(negative_zero, relevant).tolist() == pytest.approx([1 / 5] * 5)
+
+
+def test_a_tie_of_graded_items_counts_against_the_model() -> None:
+    scores = torch.tensor([[9.0, 8.0, 7.0, 1.0, 1.0]])
+    for relevance in ([0, 0, 0, 0.5, 1.0], [0, 0, 0, 1.0, 0.5]):
+        assert average_precision(scores, torch.tensor([relevance])).item() == pytest.approx(1 / 4)
+    # Where less was gained than 0.5 a position, the item of 0.5 after it; where more, before it.
+    late = average_precision(torch.tensor([[9.0, 1.0, 1.0]]), torch.tensor([[1.0, 0.5, 1.0]]))
+    assert late.item() == pytest.approx((1 + 2.5 / 3) / 2)
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_a_tie_counts_against_the_model_wherever_the_right_item_stands() -> None
     for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 0, 3, 2]):
         for zeros in (torch.zeros(1, 4), torch.tensor([[0.0, -0.0, 0.0, -0.0]])):
             scores = graded_scores(zeros, relevance[:, order])
-            assert [each.item() for each in scores] == [1.5 / 4, 1 / 4, 0.0]
+            assert [each.item() for each in scores] == [1 / 3, 1 / 4, 0.0]
 
 
 def test_infinite_scores_have_their_place() -> None:

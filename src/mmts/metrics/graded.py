@@ -26,8 +26,8 @@ def graded_scores(similarity: Tensor, relevance: Tensor) -> GradedScores:
     """Return what `average_precision` and `ndcg_per_query` return, at half the cost (docs/method.md, 6.10).
 
     Shapes: similarity (Q, C) floating point; relevance (Q, C) real and not negative. The other direction is
-    graded_scores(similarity.T, relevance.T): transposed views are not copied whole. Among equal scores the less
-    relevant comes first. InputError for a NaN score, a negative, NaN or infinite relevance, or a query without any item
+    graded_scores(similarity.T, relevance.T): transposed views are not copied whole. Ties count against the
+    model. InputError for a NaN score, a negative, NaN or infinite relevance, or a query without any item
     of relevance 1, naming the row.
 
     >>> scores = graded_scores(torch.tensor([[0.9, 0.8, 0.7]]), torch.tensor([[0.5, 1.0, 0.0]]))
@@ -39,9 +39,10 @@ def graded_scores(similarity: Tensor, relevance: Tensor) -> GradedScores:
 
     def of_rows(start: int, scores: Tensor, grades: Tensor) -> Tensor:
         require_some(grades == 1, start, "relevance", "item of relevance 1")
-        ordered = in_ranked_order(scores, grades)
+        ranked = in_ranked_order(scores, grades)
+        binary = ranked._replace(relevance=ranked.relevance == 1)
         return torch.stack(
-            [precision_in_order(ordered), precision_in_order(ordered == 1), gain_in_order(ordered)], dim=1
+            [precision_in_order(ranked), precision_in_order(binary), gain_in_order(ranked.relevance)], dim=1
         )
 
     return GradedScores(*per_query(similarity, relevance, "relevance", of_rows).unbind(dim=1))

@@ -23,7 +23,7 @@ def ndcg_per_query(similarity: Tensor, relevance: Tensor) -> Tensor:
 
     def of_rows(start: int, scores: Tensor, grades: Tensor) -> Tensor:
         require_some(grades > 0, start, "relevance", "relevant item")
-        return gain_in_order(in_ranked_order(scores, grades))
+        return gain_in_order(in_ranked_order(scores, grades).relevance)
 
     return per_query(similarity, relevance, "relevance", of_rows)
 

@@ -1,6 +1,7 @@
 """Going through a similarity matrix a few rows at a time, and what every metric demands of it."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -68,23 +69,31 @@ def require_some(right: Tensor, start: int, name: str, wanted: str) -> None:
         raise InputError(f"{name}[{row}] has no {wanted}; every query needs one (leave such queries out)")
 
 
-def in_ranked_order(scores: Tensor, relevance: Tensor) -> Tensor:
+class Ranked(NamedTuple):
+    """Rows in ranked order: relevance (rows, C), and is_tied (rows, C - 1), whether positions r and r + 1 tie."""
+
+    relevance: Tensor
+    is_tied: Tensor
+
+
+def in_ranked_order(scores: Tensor, relevance: Tensor) -> Ranked:
     """Sort each row's relevance by falling score, the less relevant first among equal scores (docs/method.md, 6.1).
 
     >>> in_ranked_order(torch.tensor([[0.1, 0.9, 0.9]]), torch.tensor([[0.2, 1.0, 0.5]]))
-    tensor([[0.5000, 1.0000, 0.2000]])
+    Ranked(relevance=tensor([[0.5000, 1.0000, 0.2000]]), is_tied=tensor([[ True, False]]))
     """
     if relevance.dtype == torch.bool:
         relevance = relevance.to(torch.uint8)  # not every device sorts bool
     order = falling_order(scores)
     scores, ordered = scores.gather(1, order), relevance.gather(1, order)
     # A few rows have equal scores in the wrong order; those are sorted again, by relevance and then by score.
-    wrong = ((scores[:, 1:] == scores[:, :-1]) & (ordered[:, 1:] < ordered[:, :-1])).any(dim=1)
+    is_tied = scores[:, 1:] == scores[:, :-1]
+    wrong = (is_tied & (ordered[:, 1:] < ordered[:, :-1])).any(dim=1)
     if bool(wrong.any()):
         rising, order = ordered[wrong].sort(dim=1)
         again = scores[wrong].gather(1, order) + 0.0  # makes -0.0 a plain 0.0, its equal
         ordered[wrong] = rising.gather(1, again.sort(dim=1, descending=True, stable=True).indices)
-    return ordered
+    return Ranked(ordered, is_tied)
 
 
 def falling_order(scores: Tensor) -> Tensor:

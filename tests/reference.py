@@ -143,14 +143,6 @@ def max_margin(
     return (means[0] + means[1]) / 2
 
 
-# 5. Objectives --------------------------------------------------------------------------------------------------------
-
-
-def sample_weights(temperatures: Numbers) -> list[float]:  # 5.1
-    inverse = [1 / t for t in temperatures]
-    return [w * len(inverse) / sum(inverse) for w in inverse]
-
-
 # 6. Metrics -----------------------------------------------------------------------------------------------------------
 
 
@@ -373,10 +365,9 @@ def temo_temperature(s: float, tau_min: float, tau_alpha: float) -> float:  # 3.
 
 def reweighted_info_nce(
     x: Tensor, y: Tensor, temperature: Tensor, positives: Tensor | None = None, anchor: str = "row"
-) -> tuple[Tensor, list[float]]:  # 4.16: the loss, and V / tau of each row over both directions, mean 1
+) -> Tensor:  # 4.16
     s, B = cosines(x, y), len(x)
     total = torch.zeros((), dtype=torch.float64)
-    weights = [0.0] * B
     for direction in ("x to y", "y to x"):
         for i in range(B):
             logits = {}
@@ -389,8 +380,7 @@ def reweighted_info_nce(
             P = torch.exp(logits[i]) / sum(torch.exp(logit) for logit in logits.values())
             V = 1.0 if len(logits) == 1 else 1.0 / (1.0 - P.item())
             total = total - V * torch.log(P)
-            weights[i] += V / pair_value(temperature, i, i, i).item()
-    return total / (2 * B), [w * B / sum(weights) for w in weights]
+    return total / (2 * B)
 
 
 def temo(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,7 +46,7 @@ class Analysis:
     concepts: int
     largest: tuple[NamedConcept, ...]
     smallest: tuple[NamedConcept, ...]
-    median_size: int
+    median_size: float
     gini: float
     top_tenth_share: float
     groups: dict[str, GroupSize]
@@ -84,7 +85,7 @@ def analyze(
         concepts=len(sizes),
         largest=tuple(named[:show]),
         smallest=tuple(named[::-1][:show]),
-        median_size=int(sizes.median()),
+        median_size=float(np.median(sizes.numpy())),
         gini=gini(sizes),
         top_tenth_share=float(sizes[:top].sum() / sizes.sum()),
         groups=_group_sizes(distribution),
@@ -155,9 +156,8 @@ def print_analysis(analysis: Analysis) -> None:
     share = analysis.duplicates / analysis.samples
     facts.add_row("distinct captions", f"{analysis.distinct_captions:,}", f"{share:.1%} of the samples are repeats")
     facts.add_row("empty captions", f"{analysis.empty_captions:,}", "left out" if analysis.empty_captions else "")
-    sizes = (
-        f"{analysis.largest[0].size:,} down to {analysis.smallest[0].size:,} samples, median {analysis.median_size:,}"
-    )
+    median = f"{analysis.median_size:,.1f}".removesuffix(".0")
+    sizes = f"{analysis.largest[0].size:,} down to {analysis.smallest[0].size:,} samples, median {median}"
     facts.add_row("concepts", f"{analysis.concepts:,}", sizes)
     facts.add_row("Gini", f"{analysis.gini:.3f}", "of concept sizes; 0 is flat")
     facts.add_row("top 10 % of concepts", f"{analysis.top_tenth_share:.1%}", "of the samples")

@@ -9,12 +9,14 @@ import pytest
 import torch
 from loss_cases import embeddings, graded, loss_and_gradients, some_positives, values
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.measure import peak_memory
 from mmts.errors import InputError
 from mmts.losses import info_nce, max_margin, tiles
+from mmts.losses.contrast import contrast
 from mmts.losses.info_nce import ANCHORS
 from mmts.losses.max_margin import max_margin_and_pull
 
@@ -237,6 +239,32 @@ def test_double_backward_is_refused_and_names_the_way_out(loss: Loss) -> None:
         torch.autograd.grad(loss(x, y, 0.1, fused=True), x, create_graph=True)
     (gradient,) = torch.autograd.grad(loss(x, y, 0.1, fused=False), x, create_graph=True)
     assert gradient.requires_grad
+
+
+def _contrast(x: Tensor, y: Tensor, tau: float, fused: bool | None) -> Tensor:
+    return contrast(x, y, (torch.tensor(tau), torch.tensor(tau)), fused=fused).loss
+
+
+@pytest.mark.parametrize("loss", [info_nce, max_margin, _contrast])
+def test_other_ways_to_differentiate_work_plainly_and_are_refused_in_tiles(loss: Loss) -> None:
+    x, y = (each.detach() for each in embeddings())
+
+    def dual(fused: bool) -> Tensor:
+        with forward_ad.dual_level():
+            return forward_ad.unpack_dual(loss(x, forward_ad.make_dual(y, y), 0.1, fused=fused)).tangent  # type: ignore[no-any-return, no-untyped-call]
+
+    name = loss.__name__.strip("_")
+    ways = {
+        "torch.func": lambda fused: torch.func.grad(lambda x: loss(x, y, 0.1, fused=fused))(x),
+        "forward mode": dual,
+    }
+    for what, way in ways.items():
+        assert way(False).isfinite().all()
+        with pytest.raises(InputError, match=f"fused {name} has derivatives .* not in {what}; give fused=False"):
+            way(True)
+    for function in (lambda x: loss(x, y, 0.1, fused=False), torch.func.grad(lambda x: loss(x, y, 0.1, fused=True))):
+        with pytest.raises(InputError, match=r"x is a batch under torch.vmap.*loop"):
+            torch.func.vmap(function)(x[None])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Every objective logs its temperature or margin and how strongly it pulls on each sample's own pair."""
 
 import inspect
+from typing import Any
 
 import pytest
 import reference
@@ -9,6 +10,7 @@ from losses.loss_cases import embeddings, graded, some_positives, values
 from torch import Tensor
 
 from mmts import objectives
+from mmts.losses.info_nce import info_nce_and_pull
 from mmts.losses.max_margin import max_margin_and_pull
 from mmts.losses.sms import sms_and_activity
 from mmts.objectives import Objective
@@ -17,6 +19,7 @@ from mmts.schedules import Constant
 
 B, D = 6, 5
 INDEX = torch.tensor([5, 0, 1, 3, 2, 4])
+HALVES = (slice(0, 2), slice(2, B))
 SHIFTED = Shifted(Constant(0.0), torch.linspace(0.1, 0.6, B))
 BUILT: dict[str, Objective] = {
     "InfoNCE": objectives.InfoNCE(SHIFTED),
@@ -54,15 +57,79 @@ def cosines(x: Tensor, y: Tensor) -> Tensor:
     return torch.stack([torch.stack(row) for row in reference.cosines(x, y)]).detach()
 
 
-def pull(twin: str, *arguments: object, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, Tensor]:
+def pull(twin: str, *arguments: object, monkeypatch: pytest.MonkeyPatch, **options: object) -> tuple[Tensor, Tensor]:
     """Return a twin's loss and -dL/ds_ii, through a matrix of similarities that is a leaf."""
     x, y = embeddings(B, D)
     s = cosines(x, y).requires_grad_()
     with monkeypatch.context() as patched:
-        patched.setattr(reference, "cosines", lambda *_: s)
-        loss = getattr(reference, twin)(x, y, *arguments)
+        patched.setattr(reference, "cosines", lambda *_: [list(row) for row in s])
+        loss = getattr(reference, twin)(x, y, *arguments, **options)
     (gradient,) = torch.autograd.grad(loss, s)
     return loss.detach(), -gradient.diagonal()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("positives", [None, some_positives(B)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"anchor": "media"},
+        {"label_smoothing": 0.2, "anchor": "candidate"},
+        {"scale_by_temperature": True},
+        {"decoupled": True, "label_smoothing": 0.2},
+        {"multi_positive": True, "label_smoothing": 0.2},
+        {"multi_positive": True, "decoupled": True},
+    ],
+)
+def test_info_nces_pull_is_the_gradient_of_the_own_similarity(
+    fused: bool, positives: Tensor | None, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fused and positives is not None and "multi_positive" in options:
+        pytest.skip("multi_positive with positives is only computed plainly")
+    x, y = embeddings(B, D)
+    tau = values(B).detach()
+    got = info_nce_and_pull(x, y, tau, positives=positives, fused=fused, **options)
+    wanted = pull("info_nce_of_targets", tau, positives, monkeypatch=monkeypatch, **options)
+    torch.testing.assert_close((got[0].detach(), got[1]), wanted)
+    parts = [info_nce_and_pull(x, y, tau, positives=positives, fused=fused, rows=rows, **options)[1] for rows in HALVES]
+    torch.testing.assert_close(torch.cat(parts), wanted[1])
+
+
+def test_info_nces_pull_at_one_temperature_per_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = embeddings(B, D)
+    tau = values(B, 2).detach()
+    wanted = pull("info_nce", tau, monkeypatch=monkeypatch)[1]
+    torch.testing.assert_close(info_nce_and_pull(x, y, tau)[1], wanted)
+
+
+@pytest.mark.parametrize(
+    ("objective", "twin", "arguments"),
+    [
+        (objectives.SigLIP(SHIFTED, bias=-3.0), "siglip", (torch.tensor(-3.0),)),
+        (objectives.ReweightedInfoNCE(SHIFTED), "reweighted_info_nce", ()),
+        (objectives.ReweightedInfoNCE(SHIFTED, anchor="media"), "reweighted_info_nce", ()),
+    ],
+)
+@pytest.mark.parametrize("positives", [None, some_positives(B)])
+def test_the_weight_of_other_losses_is_their_pull(
+    objective: Objective,
+    twin: str,
+    arguments: tuple[object, ...],
+    positives: Tensor | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x, y = embeddings(B, D)
+    log = objective(x, y, progress=0.0, index=INDEX, positives=positives).log
+    wanted = pull(twin, SHIFTED.shift[INDEX].double(), *arguments, positives, monkeypatch=monkeypatch)[1]
+    torch.testing.assert_close(log["weight"], wanted / wanted.mean())
+
+
+def test_the_weight_of_temo_is_its_pull(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = embeddings(B, D)
+    log = objectives.TeMo(0.05, 0.1)(x, y, progress=0.4, index=INDEX).log
+    wanted = pull("temo", 0.4, 0.05, 0.1, monkeypatch=monkeypatch)[1]
+    torch.testing.assert_close(log["weight"], wanted / wanted.mean())
 
 
 @pytest.mark.parametrize("squared", [False, True])

@@ -10,7 +10,7 @@ from mmts.errors import InputError
 from mmts.losses.checks import checked_positives, checked_value
 from mmts.losses.fused_contrast import fused_contrast
 from mmts.losses.rows import checked_rows, cosine_stripes, own_of, own_pairs, positives_stripes
-from mmts.losses.tiles import choose_fused, number_of_others
+from mmts.losses.tiles import choose_fused, number_of_others, refuse_transforms
 
 FUSED_FROM = 256
 """Pairs a batch from which the fused version is the faster on a CPU (benchmarks/losses.py measures it)."""
@@ -60,8 +60,9 @@ def contrast(
     positives: (B, B) bool, y_j is right for x_i too (transposed for the other direction; the diagonal is ignored):
         such pairs leave the negatives.
     rows: return these b queries' share of the loss alone; over slices that together are the batch, shares add up to it.
-    fused: True: in tiles, without a matrix of b rows in memory, and without second derivatives. False: the plain
-        version. None: fused on the CPU from a batch of FUSED_FROM on, elsewhere where b rows take 1 GiB.
+    fused: True: in tiles, without a matrix of b rows in memory, and without second derivatives, torch.func and forward
+        mode. False: the plain version. None: fused on the CPU from a batch of FUSED_FROM on, elsewhere where b rows
+        take 1 GiB.
 
     A query without a negative (B = 1) has loss 0 and gradient 0. InputError for wrong shapes or dtypes, a NaN or
     infinity (with argument and row).
@@ -81,6 +82,7 @@ def contrast(
         contrasted = number > 0
         large = (rows.stop - rows.start) * B * 4 >= 2**30
         if choose_fused("contrast", fused, x, FUSED_FROM, {}, on_gpu=False) or (fused is None and large):
+            refuse_transforms("contrast", x, y)
             loss, log_sum, mean_exponent, weight = fused_contrast(x, y, taus, extend, others, rows)
         else:
             loss, log_sum, mean_exponent, weight = _plain(x, y, taus, extend, others, rows)

@@ -34,13 +34,14 @@ def fused_rows(
     label_smoothing: float,
     decoupled: bool,
     queries: slice,
-) -> Tensor:
-    """Return the cross-entropy of b queries' rows, (2, b), x to y, y to x (docs/method.md, 4.3 to 4.6, 4.11, 4.17).
+) -> tuple[Tensor, Tensor]:
+    """Return the cross-entropy of b queries' rows and q - p of their own pairs, (2, b) each, x to y, y to x.
+
+    docs/method.md, 4.3 to 4.6, 4.11, 4.17 and 5.1.
 
     Arguments as `info_nce` takes them, checked before; the temperature is (B,). Double backward is an InputError.
     """
-    rows: Tensor = _Rows.apply(x, y, temperature, positives, anchor, label_smoothing, decoupled, queries)  # type: ignore[no-untyped-call]
-    return rows
+    return _Rows.apply(x, y, temperature, positives, anchor, label_smoothing, decoupled, queries)  # type: ignore[no-untyped-call, no-any-return]
 
 
 class _Rows(Function):
@@ -57,7 +58,7 @@ class _Rows(Function):
         label_smoothing: float,
         decoupled: bool,
         queries: slice,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         B, dtype = len(x), compute_dtype(x, y)
         unit_x, *length_x = unit_and_length(x.to(dtype))
         unit_y, *length_y = unit_and_length(y.to(dtype))
@@ -93,10 +94,15 @@ class _Rows(Function):
         target = (1.0 - label_smoothing) * own / tau + label_smoothing * spread / remaining
         ctx.save_for_backward(unit_x, unit_y, *length_x, *length_y, tau, positives, own, top, total, remaining)
         ctx.options = axes, label_smoothing, decoupled, queries, x.dtype, y.dtype
-        return (total.log() + (top - target)).masked_fill(empty, 0.0)[:, queries]
+        log_sum = total.log() + top
+        own_p = 0.0 if decoupled else (own / tau - log_sum).exp()
+        slope = (1.0 - label_smoothing) + label_smoothing / remaining - own_p
+        entropy, slope = (each.masked_fill(empty, 0.0)[:, queries] for each in (log_sum - target, slope))
+        ctx.mark_non_differentiable(slope)
+        return entropy, slope
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         refuse_double_backward("info_nce")
         with torch.autocast(gradient.device.type, enabled=False):
             return *_gradients(ctx, gradient), None, None, None, None, None

@@ -8,8 +8,16 @@ from torch import Tensor
 from mmts.errors import InputError
 from mmts.losses.checks import checked_positives, checked_value, other_positives
 from mmts.losses.fused_info_nce import fused_rows
-from mmts.losses.rows import Stripes, checked_rows, cosine_stripes, own_of, own_pairs, query_values
-from mmts.losses.tiles import choose_fused, triton_takes
+from mmts.losses.rows import (
+    Stripes,
+    checked_rows,
+    cosine_stripes,
+    own_of,
+    own_pairs,
+    own_values,
+    query_values,
+)
+from mmts.losses.tiles import choose_fused, refuse_transforms, triton_takes
 from mmts.losses.triton_info_nce import triton_rows
 
 Anchor = Literal["row", "candidate", "media"]
@@ -57,8 +65,9 @@ def info_nce(
         Memory is that of their rows, (2, b, B), in which form a temperature a pair may then be given too: x to y, then
         y to x, the queries first.
     fused: True: in tiles, the same loss and gradients without a (B, B) matrix in memory. It has no (B, B) temperature,
-        no multi_positive with positives, and no second derivatives. False: the plain version. None: fused where the
-        options allow, on the CPU from a batch of FUSED_FROM on, on a GPU with Triton from GPU_FUSED_FROM on.
+        no multi_positive with positives, no second derivatives, no torch.func and no
+        forward mode. False: the plain version. None: fused where the options allow, on the CPU from a
+        batch of FUSED_FROM on, on a GPU with Triton from GPU_FUSED_FROM on.
 
     InputError for wrong shapes or dtypes, a NaN or infinity (with argument and row), an unknown option, or what the
     fused version was told to do and cannot.
@@ -73,6 +82,43 @@ def info_nce(
     Traceback (most recent call last):
     mmts.errors.InputError: temperature[1] is nan; it must be finite and positive
     """
+    return info_nce_and_pull(
+        x,
+        y,
+        temperature,
+        positives=positives,
+        anchor=anchor,
+        label_smoothing=label_smoothing,
+        scale_by_temperature=scale_by_temperature,
+        decoupled=decoupled,
+        multi_positive=multi_positive,
+        rows=rows,
+        fused=fused,
+    )[0]
+
+
+def info_nce_and_pull(
+    x: Tensor,
+    y: Tensor,
+    temperature: Tensor | float,
+    *,
+    positives: Tensor | None = None,
+    anchor: Anchor = "row",
+    label_smoothing: float = 0.0,
+    scale_by_temperature: bool = False,
+    decoupled: bool = False,
+    multi_positive: bool = False,
+    rows: slice | None = None,
+    fused: bool | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return info_nce, and how it pulls on each query's own pair: -dL/ds_ii, (b,), detached (docs/method.md, 5.1).
+
+    Arguments, dtypes and errors as in info_nce; the fused version has both from its one pass.
+
+    >>> loss, pull = info_nce_and_pull(torch.eye(2), torch.eye(2), torch.tensor([0.5, 1.0]))
+    >>> pull  # (1 - p_ii) / tau_i over B, here the same in both directions
+    tensor([0.1192, 0.1345])
+    """
     if anchor not in ANCHORS:
         raise InputError(f"anchor is {anchor!r}; it must be one of {', '.join(ANCHORS)}")
     if not 0.0 <= label_smoothing <= 1.0:
@@ -84,15 +130,16 @@ def info_nce(
         cannot = {"a (B, B) temperature": tau.ndim >= 2, "multi_positive with positives": multi_positive}
         on_gpu = triton_takes(x, y) and not (label_smoothing and positives is not None)
         if choose_fused("info_nce", fused, x, FUSED_FROM, cannot, on_gpu):
+            refuse_transforms("info_nce", x, y, tau)
             rows_of = triton_rows if on_gpu else fused_rows
             positives = checked_positives(positives, x)
-            entropies = rows_of(x, y, tau.expand(B), positives, anchor, label_smoothing, decoupled, rows)  # (2, b)
+            found = rows_of(x, y, tau.expand(B), positives, anchor, label_smoothing, decoupled, rows)
         else:
-            entropies = _entropies(x, y, tau, positives, anchor, label_smoothing, decoupled, multi_positive, rows)
-        entropy = entropies.mean(dim=0)  # (b,)
+            found = _entropies(x, y, tau, positives, anchor, label_smoothing, decoupled, multi_positive, rows)
+        entropy, slope = (each.mean(dim=0) for each in found)  # (b,)
         if scale_by_temperature:
-            entropy = entropy * tau.expand(B)[rows]
-        return entropy.sum() / B
+            return (entropy * tau.expand(B)[rows]).sum() / B, slope / B
+        return entropy.sum() / B, slope / own_values(tau.detach(), rows) / B
 
 
 def direction_temperatures(tau: Tensor, anchor: Anchor, rows: slice) -> Stripes:
@@ -119,42 +166,47 @@ def _entropies(
     decoupled: bool,
     multi_positive: bool,
     rows: slice,
-) -> Tensor:
-    """Return the cross-entropy of the queries' rows, (2, b), x to y and y to x."""
+) -> tuple[Tensor, Tensor]:
+    """Return the cross-entropy of the queries' rows and q - p of own pairs, (2, b) each, x to y and y to x."""
     similarity, temperatures = cosine_stripes(x, y, rows), direction_temperatures(tau, anchor, rows)
     found = []
     for s, t, others in zip(similarity, temperatures, other_positives(positives, x, rows), strict=True):
         if decoupled or multi_positive:
-            targets = own_pairs(s, rows)
-            found.append(_spread_entropy(s / t, targets, others, label_smoothing, decoupled, multi_positive))
+            found.append(_spread_entropy(s / t, rows, others, label_smoothing, decoupled, multi_positive))
         else:
             found.append(_cross_entropy(s / t, rows, others, label_smoothing))
-    return torch.stack(found)
+    entropies, slopes = zip(*found, strict=True)
+    return torch.stack(entropies), torch.stack(slopes)
 
 
-def _cross_entropy(logits: Tensor, rows: slice, others: Tensor | None, label_smoothing: float) -> Tensor:
-    """Return the rows' cross-entropy with their own pairs as targets, (b, B) -> (b,); `others` are no candidates."""
+def _cross_entropy(logits: Tensor, rows: slice, others: Tensor | None, label_smoothing: float) -> tuple[Tensor, Tensor]:
+    """Return the rows' cross-entropy with their own pairs as targets and q - p of these, (b, B) -> (b,) each.
+
+    `others` are no candidates.
+    """
     remaining: Tensor | int = logits.shape[1]
     if others is not None:
         logits = logits.masked_fill(others, float("-inf"))
         remaining = remaining - others.sum(dim=1)
     log_p = logits.log_softmax(dim=1)
-    loss = -own_of(log_p, rows)
+    own = own_of(log_p, rows)
+    loss = -own
     if label_smoothing:
         spread = log_p if others is None else log_p.masked_fill(others, 0.0)
         loss = (1.0 - label_smoothing) * loss - label_smoothing * spread.sum(dim=1) / remaining
-    return loss
+    return loss, (1.0 - label_smoothing) + label_smoothing / remaining - own.detach().exp()
 
 
 def _spread_entropy(
     logits: Tensor,
-    targets: Tensor,
+    rows: slice,
     others: Tensor | None,
     label_smoothing: float,
     decoupled: bool,
     multi_positive: bool,
-) -> Tensor:
-    """Return the rows' cross-entropy, (b, B) -> (b,), their targets and denominators chosen apart from each other."""
+) -> tuple[Tensor, Tensor]:
+    """Return the rows' cross-entropy, targets and denominators apart, and q - p of own pairs, (b, B) -> (b,) each."""
+    targets = own_pairs(logits, rows)
     candidates = torch.ones_like(targets)
     if others is not None:
         targets, candidates = (targets | others, candidates) if multi_positive else (targets, ~others)
@@ -163,7 +215,10 @@ def _spread_entropy(
     # A row with nothing to sum keeps its logits, or its logarithm would be -inf and its gradient NaN.
     log_sum = logits.masked_fill(~denominator & any_left[:, None], float("-inf")).logsumexp(dim=1)
     share = (1.0 - label_smoothing) * _shares(targets, logits) + label_smoothing * _shares(candidates, logits)
-    return (log_sum - (share * logits).sum(dim=1)).masked_fill(~any_left, 0.0)
+    own_p = 0.0 if decoupled else (own_of(logits, rows) - log_sum).detach().exp()
+    slope = own_of(share, rows) - own_p
+    loss = log_sum - (share * logits).sum(dim=1)
+    return loss.masked_fill(~any_left, 0.0), slope.masked_fill(~any_left, 0.0)
 
 
 def _shares(mask: Tensor, like: Tensor) -> Tensor:

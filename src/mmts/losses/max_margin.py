@@ -10,7 +10,7 @@ from mmts.errors import InputError
 from mmts.losses.checks import checked_positives, checked_relevance, checked_value
 from mmts.losses.fused_max_margin import fused_max_margin
 from mmts.losses.rows import checked_rows, cosine_stripes, own_of, own_pairs, positives_stripes, query_values, stripes
-from mmts.losses.tiles import choose_fused, number_of_others, triton_takes
+from mmts.losses.tiles import choose_fused, number_of_others, refuse_transforms, triton_takes
 from mmts.losses.triton_max_margin import triton_max_margin
 
 Negatives = Literal["all", "hardest"]
@@ -57,8 +57,9 @@ def max_margin(
         Memory is that of their rows, (2, b, B), in which form a margin a pair and relevance may then be given too: x to
         y, then y to x, the queries first.
     fused: True: in tiles, the same loss and gradients without a (B, B) matrix in memory. It has no (B, B) margin, no
-        hardest negatives, no relevance, and no second derivatives. False: the plain version. None: fused where the
-        options allow, on the CPU from a batch of FUSED_FROM on, on a GPU with Triton from GPU_FUSED_FROM on.
+        hardest negatives, no relevance, no second derivatives, no torch.func and no
+        forward mode. False: the plain version. None: fused where the options allow, on the CPU from a
+        batch of FUSED_FROM on, on a GPU with Triton from GPU_FUSED_FROM on.
 
     InputError for wrong shapes or dtypes, a NaN or infinity (with argument and row), an unknown option, or what the
     fused version was told to do and cannot.
@@ -131,6 +132,7 @@ def _checked(
     on_gpu = triton_takes(x, y)
     if not choose_fused("max_margin", fused, x, FUSED_FROM, cannot, on_gpu):
         return margin, None
+    refuse_transforms("max_margin", x, y, margin)
     return margin, triton_max_margin if on_gpu else fused_max_margin
 
 

@@ -106,6 +106,21 @@ def own_of(stripe: Tensor, rows: slice) -> Tensor:
     return stripe.diagonal(offset=rows.start)
 
 
+def own_values(values: Tensor, rows: slice) -> Tensor:
+    """Return the values of the queries' own pairs, (b,); () where all have one.
+
+    values: (), (B,), (B, B), or (2, b, B), whose two directions agree on own pairs.
+
+    >>> own_values(torch.tensor([[0.1, 0.2], [0.3, 0.4]]), slice(1, 2))
+    tensor([0.4000])
+    """
+    if values.ndim == 3:
+        return own_of(values[0], rows)
+    if values.ndim == 2:
+        return values.diagonal()[rows]
+    return values[rows] if values.ndim else values
+
+
 def own_pairs(stripe: Tensor, rows: slice) -> Tensor:
     """Return which places of a stripe are own pairs: (b, B) bool.
 

@@ -9,6 +9,8 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd import forward_ad
 
 from mmts.errors import InputError
 from mmts.losses.normalize import compute_dtype
@@ -147,6 +149,16 @@ def refuse_double_backward(name: str) -> None:
         raise InputError(
             f"the fused {name} has first derivatives only, and create_graph=True asks for more; give fused=False"
         )
+
+
+def refuse_transforms(name: str, *inputs: Tensor) -> None:
+    """Raise InputError under torch.func or forward mode, before a fused loss that has only a backward pass."""
+    if torch.compiler.is_compiling():  # which does not trace these questions, nor runs under these transforms
+        return
+    is_dual = any(forward_ad.unpack_dual(each).tangent is not None for each in inputs)  # type: ignore[no-untyped-call]
+    if is_dual or any(map(is_functorch_wrapped_tensor, inputs)):
+        what = "forward mode" if is_dual else "torch.func"
+        raise InputError(f"the fused {name} has derivatives in a backward pass only, not in {what}; give fused=False")
 
 
 def choose_fused(

@@ -26,22 +26,23 @@ def triton_rows(
     label_smoothing: float,
     decoupled: bool,
     queries: slice,
-) -> Tensor:
-    """Return the cross-entropy of b queries' rows, (2, b) float32, x to y, y to x (docs/method.md, 4.3 to 4.6, 4.11,
-    4.18).
+) -> tuple[Tensor, Tensor]:
+    """Return the cross-entropy of b queries' rows and q - p of their own pairs, (2, b) float32 each, x to y, y to x.
+
+    docs/method.md, 4.3 to 4.6, 4.11, 4.18 and 5.1.
 
     Arguments as `info_nce` takes them, checked before, but for positives with label smoothing and float64; the
     temperature is (B,). Double backward is an InputError.
     """
     options = label_smoothing, decoupled, range(*queries.indices(len(x)))
     if len(options[-1]) == len(x):
-        rows: Tensor = _Rows.apply(x, y, temperature, positives, anchor, *options)  # type: ignore[no-untyped-call]
-        return rows
+        return _Rows.apply(x, y, temperature, positives, anchor, *options)  # type: ignore[no-untyped-call, no-any-return]
     # A direction at a time, its queries down the rows: both at once would make all tiles for the columns' sums.
     other, transposed = BACKWARDS[anchor], None if positives is None else positives.T
-    xy: Tensor = _Rows.apply(x, y, temperature, positives, anchor, *options)  # type: ignore[no-untyped-call]
-    yx: Tensor = _Rows.apply(y, x, temperature, transposed, other, *options)  # type: ignore[no-untyped-call]
-    return torch.stack([xy[0], yx[0]])
+    xy = _Rows.apply(x, y, temperature, positives, anchor, *options)  # type: ignore[no-untyped-call]
+    yx = _Rows.apply(y, x, temperature, transposed, other, *options)  # type: ignore[no-untyped-call]
+    entropies, slopes = (torch.stack([first[0], second[0]]) for first, second in zip(xy, yx, strict=True))
+    return entropies, slopes
 
 
 class _Rows(Function):
@@ -61,7 +62,7 @@ class _Rows(Function):
         label_smoothing: float,
         decoupled: bool,
         queries: range,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         x_side, y_side = (side(each, kernel_dtype(x, y)) for each in (x, y))
         weight = 1.0 / tau
         own_logit = own_similarity(x_side, y_side) / tau
@@ -91,13 +92,16 @@ class _Rows(Function):
         ctx.save_for_backward(x, y, tau, positives, own_logit, log_sums, empty)
         ctx.options = anchor, label_smoothing, decoupled, queries
         of_queries = slice(queries.start, queries.stop)
+        own_p = torch.zeros_like(log_sums) if decoupled else torch.exp(-log_sums)
+        slope = ((1.0 - label_smoothing) + label_smoothing / len(x) - own_p).masked_fill(empty, 0.0)[:, of_queries]
+        ctx.mark_non_differentiable(slope)
         if not label_smoothing:
-            return log_sums[:, of_queries].clone()
+            return log_sums[:, of_queries].clone(), slope
         spread = _mean_logits(x_side, y_side, weight, anchor) - own_logit
-        return (log_sums - label_smoothing * spread).masked_fill(empty, 0.0)[:, of_queries]
+        return (log_sums - label_smoothing * spread).masked_fill(empty, 0.0)[:, of_queries], slope
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         refuse_double_backward("info_nce")
         with torch.autocast(gradient.device.type, enabled=False):
             return *_gradients(ctx, gradient), None, None, None, None, None

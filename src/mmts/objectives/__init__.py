@@ -1,7 +1,7 @@
 """Objectives: a loss and a policy joined into what a training loop calls."""
 
 from mmts.objectives.base import Objective, ObjectiveOutput, policy_values
-from mmts.objectives.contrastive import InfoNCE, MaxMargin, sample_weights
+from mmts.objectives.contrastive import InfoNCE, MaxMargin
 from mmts.objectives.fastclip import FastCLIP
 from mmts.objectives.siglip import SigLIP
 from mmts.objectives.sms import SMS
@@ -24,5 +24,4 @@ __all__ = [
     "TempNet",
     "TemperatureNet",
     "policy_values",
-    "sample_weights",
 ]

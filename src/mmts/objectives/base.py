@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmts.errors import InputError
 from mmts.losses.normalize import cosine_similarity
-from mmts.losses.rows import cosine_stripes, own_cosines, own_of
+from mmts.losses.rows import cosine_stripes, own_cosines
 from mmts.policies import PairPolicy, Policy
 from mmts.schedules import check_progress
 
@@ -150,20 +150,6 @@ def pair_values(policy: PairPolicy, x: Tensor, y: Tensor, rows: slice) -> Tensor
 def shown(values: Tensor) -> Tensor:
     """Return a policy's values for the log, detached: of a value a pair the queries' rows of x to y."""
     return (values[0] if values.ndim == 3 else values).detach()
-
-
-def own_values(values: Tensor, rows: slice) -> Tensor:
-    """Return the values of the queries' own pairs, (b,), detached; () where all have one.
-
-    >>> own_values(torch.tensor([[0.1, 0.2], [0.3, 0.4]]), slice(1, 2))
-    tensor([0.4000])
-    """
-    values = values.detach()
-    if values.ndim == 3:
-        return own_of(values[0], rows)
-    if values.ndim == 2:
-        return values.diagonal()[rows]
-    return values[rows] if values.ndim else values
 
 
 def relative(pull: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """A loss of the batch alone and a policy, joined: InfoNCE and max-margin.
 
+>>> import torch
 >>> from mmts.policies import Fixed
 >>> objective = InfoNCE(Fixed(0.07))
 >>> output = objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
@@ -7,18 +8,16 @@
 ['temperature', 'weight']
 """
 
-import torch
 from torch import Tensor
 
 from mmts.errors import InputError
-from mmts.losses.info_nce import ANCHORS, Anchor, info_nce
+from mmts.losses.info_nce import ANCHORS, Anchor, info_nce_and_pull
 from mmts.losses.max_margin import NEGATIVES, Negatives, max_margin_and_pull
 from mmts.objectives.base import (
     Objective,
     ObjectiveOutput,
     Share,
     needed_relevance,
-    own_values,
     policy_values,
     shown,
     whole,
@@ -30,14 +29,15 @@ class InfoNCE(Objective):
     """info_nce with the temperatures of a policy (docs/method.md, 4.3 to 4.7, 4.11, 4.12 and 5.1).
 
     `temperature` is a policy; the other options are info_nce's. Logs "temperature", the policy's values as they came,
-    and "weight" (B,): how strongly the loss pulls on each sample's own pair relative to the batch's mean, from
-    `sample_weights`.
+    and "weight" (B,): how strongly the loss pulls on each sample's own pair relative to the batch's mean (5.1).
 
+    >>> import torch
     >>> from mmts.policies import Shifted
     >>> from mmts.schedules import Constant
     >>> objective = InfoNCE(Shifted(Constant(0.0), torch.tensor([0.05, 0.15])))
-    >>> objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1])).log["weight"]
-    tensor([1.5000, 0.5000], dtype=torch.float64)
+    >>> x, y = torch.eye(4).chunk(2)  # all cosines are 0, so that 1/tau_i alone decides
+    >>> objective(x, y, progress=0.0, index=torch.tensor([0, 1])).log["weight"]
+    tensor([1.5000, 0.5000])
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class InfoNCE(Objective):
         """Return info_nce at the policy's temperatures; `relevance` is not looked at."""
         share = share or whole(len(x))
         temperature = policy_values(self.temperature, x, y, progress, index, share.rows)
-        loss = info_nce(
+        loss, pull = info_nce_and_pull(
             x,
             y,
             temperature,
@@ -90,7 +90,7 @@ class InfoNCE(Objective):
             rows=share.rows,
         )
         log = {"temperature": shown(temperature)}
-        log_sample_weights(share, log, temperature, len(x), self.scale_by_temperature)
+        share.log_relative(log, pull)
         return ObjectiveOutput(loss, log)
 
 
@@ -102,6 +102,7 @@ class MaxMargin(Objective):
     values as they came, and "weight" (B,): how strongly the loss pulls on each sample's own pair relative to the
     batch's mean (5.9), all ones where no hinge is above zero.
 
+    >>> import torch
     >>> from mmts.policies import Fixed
     >>> output = MaxMargin(Fixed(0.2))(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
     >>> output.loss.item(), output.log["margin"].item()
@@ -148,34 +149,3 @@ class MaxMargin(Objective):
         log = {"margin": shown(margin)}
         share.log_relative(log, pull)
         return ObjectiveOutput(loss, log)
-
-
-def log_sample_weights(
-    share: Share, log: dict[str, Tensor], temperature: Tensor, batch_size: int, scale_by_temperature: bool = False
-) -> None:
-    """Log `sample_weights` as "weight"."""
-
-    def update(own: Tensor) -> None:
-        log["weight"] = sample_weights(own, batch_size, scale_by_temperature)
-
-    own = own_values(temperature, share.rows)
-    if own.ndim:
-        share.then(update, own)
-    else:
-        update(own)
-
-
-def sample_weights(temperature: Tensor, batch_size: int, scale_by_temperature: bool = False) -> Tensor:
-    """Return each sample's effective gradient weight, mean 1, shape (B,) (docs/method.md, 5.1).
-
-    1 / tau_i over its mean in the batch, tau_i the temperature of sample i's own pair (the diagonal of a (B, B) value);
-    all ones when rows are scaled by their temperature.
-
-    >>> sample_weights(torch.tensor([0.1, 0.3]), 2)
-    tensor([1.5000, 0.5000])
-    """
-    if temperature.ndim == 0 or scale_by_temperature:
-        return torch.ones(batch_size, dtype=temperature.dtype, device=temperature.device)
-    own = temperature.diagonal() if temperature.ndim == 2 else temperature
-    weight = 1.0 / own
-    return weight / weight.mean()

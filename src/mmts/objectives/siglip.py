@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from mmts.errors import InputError
+from mmts.losses.rows import own_cosines, own_values
 from mmts.losses.siglip import siglip
 from mmts.objectives.base import Objective, ObjectiveOutput, Share, policy_values, shown, whole
-from mmts.objectives.contrastive import log_sample_weights
 from mmts.policies import Policy
 
 
@@ -17,7 +17,8 @@ class SigLIP(Objective):
 
     `temperature` is a policy, published as Learned(start=0.1); the bias is a parameter of shape () started at `bias`,
     so in the group without weight decay. Logs "temperature", the policy's values as they came, "bias", and "weight"
-    (B,) from `sample_weights`: rows go as 1/tau_i here too. InputError unless the bias is finite.
+    (B,): the pull on each sample's own pair, sigmoid(-z_ii) / tau_i, relative to the batch's mean (5.1). InputError
+    unless the bias is finite.
     Source: Zhai et al., arXiv 2303.15343.
 
     >>> from mmts.policies import Learned
@@ -51,5 +52,7 @@ class SigLIP(Objective):
         temperature = policy_values(self.temperature, x, y, progress, index, share.rows)
         loss = siglip(x, y, temperature, self.bias, positives=positives, rows=share.rows)
         log = {"temperature": shown(temperature), "bias": self.bias.detach().clone()}
-        log_sample_weights(share, log, temperature, len(x))
+        own = own_values(temperature.detach(), share.rows)
+        logit = own_cosines(x.detach(), y.detach())[share.rows] / own + log["bias"]
+        share.log_relative(log, torch.sigmoid(-logit) / own)
         return ObjectiveOutput(loss, log)

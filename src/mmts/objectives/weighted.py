@@ -3,12 +3,12 @@
 from functools import partial
 
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from mmts.errors import InputError
-from mmts.losses.info_nce import ANCHORS, Anchor, info_nce
+from mmts.losses.info_nce import ANCHORS, Anchor, info_nce_and_pull
 from mmts.losses.reweighted import reweighted_rows, row_gaps
-from mmts.objectives.base import Objective, ObjectiveOutput, Share, own_values, pair_values, policy_values, shown, whole
+from mmts.losses.rows import own_values
+from mmts.objectives.base import Objective, ObjectiveOutput, Share, pair_values, policy_values, shown, whole
 from mmts.policies import Policy, TeMoTemperature
 from mmts.schedules import check_progress
 
@@ -17,8 +17,8 @@ class ReweightedInfoNCE(Objective):
     """InfoNCE with row i multiplied by 1/(1 - P_i); with the policy `MACL` the whole of MACL (docs/method.md, 4.16).
 
     `temperature` is any policy; `anchor` as in info_nce. Logs "temperature", the policy's values as they came, and
-    "weight" (B,): row i's 1/(tau_i (1 - P_i)), summed over both directions, relative to the batch's mean (a row without
-    a negative counts as 1/tau_i). `relevance` is not looked at.
+    "weight" (B,): the pull on each sample's own pair relative to the batch's mean (5.1), which is 1/tau_i, or 0 for a
+    row without a negative: the row weight cancels the 1 - P_i in it. `relevance` is not looked at.
 
     Its gradient is that of decoupled InfoNCE at the same temperatures: see `reweighted_info_nce`.
     Source: Huang et al., arXiv 2207.07874.
@@ -54,12 +54,8 @@ class ReweightedInfoNCE(Objective):
         temperature = policy_values(self.temperature, x, y, progress, index, share.rows)
         gaps = row_gaps(x, y, temperature, positives=positives, anchor=self.anchor, rows=share.rows)  # (2, b)
         log = {"temperature": shown(temperature)}
-
-        def log_weights(log_weight: Tensor) -> None:
-            # In logarithms: 1/(1 - P) is beyond float32 at the temperatures in use.
-            log["weight"] = log_weight.softmax(dim=0) * len(log_weight)
-
-        share.then(log_weights, row_log_weights(gaps.detach(), own_values(temperature, share.rows)))
+        pull = gaps.detach().isfinite().sum(dim=0) / own_values(temperature.detach(), share.rows)
+        share.log_relative(log, pull)
         return ObjectiveOutput(reweighted_rows(gaps).sum() / (2 * len(x)), log)
 
 
@@ -72,10 +68,10 @@ class TeMo(Objective):
     detach: hold tau_ij fixed in the gradient, as every other rule on similarities here does. The authors' code lets
         the gradient run through it: False.
 
-    Logs "temperature" (B, B), the tau_ij, and "weight" (B,): (1 - p)^2 / tau_min + p^2 / tau_ii relative to the batch's
-    mean. `relevance` is not looked at. The two weights are not of sum 1 (half-way the loss is halved); they stand as
-    published. The paper adds terms of image with image and text with text, between two augmented views of each; with
-    one view of each they are left out.
+    Logs "temperature" (B, B), the tau_ij, and "weight" (B,): the pull on each sample's own pair at these temperatures,
+    relative to the batch's mean (5.1). `relevance` is not looked at. The two weights do not add up to 1 (half-way the
+    loss is halved): they stand as published. The paper's further terms, of image with image and text with text between
+    two augmented views of each, are left out.
     Source: TeMo, arXiv 2609.07540 (tau_min .01, tau_alpha .04).
 
     >>> import torch
@@ -113,20 +109,10 @@ class TeMo(Objective):
         of_x, of_y = (each.detach() if self.detach else each for each in (x, y))
         pairs = pair_values(self.temperature, of_x, of_y, share.rows)
         start, tau_min = (1.0 - p) ** 2, self.temperature.tau_min
-        at = partial(info_nce, x, y, positives=positives, label_smoothing=self.label_smoothing, rows=share.rows)
-        loss = start * at(tau_min) + p**2 * at(pairs)
+        at = partial(
+            info_nce_and_pull, x, y, positives=positives, label_smoothing=self.label_smoothing, rows=share.rows
+        )
+        (first, first_pull), (second, second_pull) = at(tau_min), at(pairs)
         log = {"temperature": shown(pairs)}
-        share.log_relative(log, start / tau_min + p**2 / own_values(pairs, share.rows))
-        return ObjectiveOutput(loss, log)
-
-
-def row_log_weights(gaps: Tensor, temperature: Tensor) -> Tensor:
-    """Return the logarithm of each row's 1/(tau_i (1 - P_i)), summed over both directions: (2, b) of row_gaps -> (b,).
-
-    temperature: tau_i, () or (b,).
-
-    >>> import torch
-    >>> row_log_weights(torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([0.1, 0.3])).exp()
-    tensor([40.0000, 13.3333])
-    """
-    return softplus(-gaps.masked_fill(gaps == float("-inf"), float("inf"))).logsumexp(dim=0) - temperature.log()
+        share.log_relative(log, start * first_pull + p**2 * second_pull)
+        return ObjectiveOutput(start * first + p**2 * second, log)

@@ -240,6 +240,6 @@ def test_what_is_no_judged_run_is_refused(tmp_path: Path, data: tuple[Path, list
         write_report([tmp_path / "nothing"], tmp_path / "report.html")
     image = write_run(tmp_path / "image", recipe("image", FIXED), *data)
     video = write_run(tmp_path / "video", recipe("video", FIXED), *data, kind="video")
-    with pytest.raises(RunError, match="text_to_image"):
+    with pytest.raises(RunError, match="videos, not images"):
         write_report([image, video], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fake_runs import FIXED, LEARNED, SHIFTED, draw_pictures, recipe, write_run
 
-from mmts.compare import Figure, Gap, Judged
+from mmts.compare import Gap
 from mmts.concepts import ConceptDistribution
 from mmts.report import finding
 from mmts.report.contents import Contents, read_contents
@@ -16,6 +16,7 @@ from mmts.report.finding import Verdict, find
 from mmts.report.galleries import choose_queries, make_gallery
 from mmts.report.rules import rule_in_words, value_curve
 from mmts.report.svg import SERIES, drawing, inline_svg
+from mmts.results import Figure, Judged
 from mmts.training.run_directory import RunDirectory
 
 

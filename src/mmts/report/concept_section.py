@@ -4,11 +4,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from mmts.evaluation import extreme_classes
 from mmts.report import charts
 from mmts.report.by_concept import Changes, ConceptChange, find_changes, find_queries, lines_by_size
 from mmts.report.contents import Contents
 from mmts.report.finding import Finding
-from mmts.report.wording import counted, in_title, isolated, listed, signed
+from mmts.report.wording import clean, counted, in_title, isolated, listed, signed
 
 
 def concept_section(contents: Contents, finding: Finding) -> dict[str, Any]:
@@ -53,6 +54,30 @@ def concept_section(contents: Contents, finding: Finding) -> dict[str, Any]:
         "concept_changes": changes,
         "changes_absent": queries if isinstance(queries, str) else "",
     }
+
+
+def class_tables(contents: Contents) -> list[dict[str, Any]]:
+    """Return for every label the values that the first rule answers worst and best, with all rules' figures."""
+    direction, measure = contents.directions[0], contents.measure.name
+    tables = []
+    for label in contents.results.labels:
+        first = contents.groups[0].metrics[0]["labels"][label]
+        lowest, highest = extreme_classes(first, direction, measure)
+        for heading, values in (("Lowest", lowest), ("Highest", highest)):
+            rows = [
+                {
+                    "name": clean(value, 60),
+                    "num_training": f"{first['classes'][value]['num_training']:,}",
+                    "num_queries": f"{first['classes'][value]['num_queries']:,}",
+                    "figures": [
+                        str(group.class_figure(label, value, direction, measure) or "–") for group in contents.groups
+                    ],
+                }
+                for value in values
+            ]
+            if rows:
+                tables.append({"heading": f"{heading} {measure} by {clean(label, 40)}", "rows": rows})
+    return tables
 
 
 def _change(contents: Contents, changes: Changes) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Loss and validation recall over training, averaged over the seeds of a rule."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmts.compare import RunGroup
 from mmts.report.charts import Line
+from mmts.results import RunGroup
 from mmts.training.run_directory import RunDirectory
 
 _BINS = 50
@@ -17,7 +18,7 @@ def loss_line(name: str, number: int, group: RunGroup) -> Line | None:
     for path in group.paths:
         bins: dict[float, list[float]] = {}
         for line in RunDirectory(path).log_lines():
-            if "loss" in line:
+            if math.isfinite(line.get("loss", math.nan)):  # a skipped step's is not a number
                 at = min(int(line["progress"] * _BINS), _BINS - 1)
                 bins.setdefault((at + 0.5) / _BINS, []).append(line["loss"])
         runs.append({progress: sum(values) / len(values) for progress, values in bins.items()})

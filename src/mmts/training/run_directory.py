@@ -117,11 +117,36 @@ class RunDirectory:
         """Return the file of the checkpoint `last`, `previous` or `best`."""
         return self.path / "checkpoints" / f"{name}.pt"
 
+    def problem(self) -> str:
+        """Say why this is not a run directory; empty where it is one."""
+        if self.recipe_file.is_file():
+            return ""
+        if self.path.is_dir():
+            runs = sorted(
+                file.parent for pattern in ("*", "runs/*/*") for file in self.path.glob(f"{pattern}/recipe.yaml")
+            )
+            holds = f", but holds {len(runs):,}, such as {runs[0]}" if runs else " (it has no recipe.yaml)"
+            return f"{self.path} is not a run directory{holds}"
+        if self.path.exists():
+            own = RunDirectory(self.path.parent)
+            folder = f"its folder, {own.path}" if own.recipe_file.is_file() else "the folder that `mmts train` wrote"
+            return f"{self.path} is a file; a run directory is wanted: {folder}"
+        if self.path.is_symlink():
+            return f"{self.path} is a link to {self.path.readlink()}, which does not exist"
+        return f"{self.path} does not exist"
+
+    def not_judged(self) -> str:
+        """Say that this run has no metrics.json, and what to do; empty where it has one."""
+        if self.metrics_file.is_file():
+            return ""
+        if not self.has_started:
+            return f"{self.path} holds a recipe, but was never trained"
+        return f"{self.path} has not been judged yet (no metrics.json); finish it or call `mmts evaluate {self.path}`"
+
     def recipe(self) -> Recipe:
         """Read the resolved recipe; raises RunError where this is no run directory."""
-        if not self.recipe_file.is_file():
-            what = "is not a run directory (it has no recipe.yaml)" if self.path.is_dir() else "does not exist"
-            raise RunError(f"{self.path} {what}")
+        if why := self.problem():
+            raise RunError(why)
         try:
             content = load_yaml(self.recipe_file.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError):

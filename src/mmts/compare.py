@@ -104,17 +104,17 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     results = comparison.results
     measures = shown_measures(results.groups[0].metrics[0])
     by_size = measures[0] if measures[0] in GRADED else "R@5"
-    divisions = {"the concept": GROUP_NAMES, **{label: label_parts([label]) for label in results.labels}}
+    divisions = {"concept size": GROUP_NAMES, **{label: label_parts([label]) for label in results.labels}}
     tables = [_overall(results, measures)]
     for division, parts in divisions.items():
-        tables.append(_by_size(results, f"{by_size} by size of {division}, %", by_size, parts))
+        tables.append(_by_size(results, f"{by_size} by {division}, %", by_size, parts))
     if comparison.gaps:
         first = results.groups[0].name
         title = f"difference to {first}, points, 95 % interval over queries"
         tables.append(_gap_table(comparison, title, {measure: (measure, None) for measure in measures}))
         for division, parts in divisions.items():
             columns = {name: (by_size, part) for name, part in zip(GROUP_NAMES, parts, strict=True)}
-            tables.append(_gap_table(comparison, f"difference in {by_size} by size of {division}, points", columns))
+            tables.append(_gap_table(comparison, f"difference in {by_size} by {division}, points", columns))
     return tables
 
 

@@ -61,22 +61,27 @@ def class_tables(contents: Contents) -> list[dict[str, Any]]:
     direction, measure = contents.directions[0], contents.measure.name
     tables = []
     for label in contents.results.labels:
-        first = contents.groups[0].metrics[0]["labels"][label]
-        lowest, highest = extreme_classes(first, direction, measure)
-        for heading, values in (("Lowest", lowest), ("Highest", highest)):
-            rows = [
-                {
-                    "name": clean(value, 60),
-                    "num_training": f"{first['classes'][value]['num_training']:,}",
-                    "num_queries": f"{first['classes'][value]['num_queries']:,}",
-                    "figures": [
-                        str(group.class_figure(label, value, direction, measure) or "–") for group in contents.groups
-                    ],
-                }
-                for value in values
-            ]
-            if rows:
-                tables.append({"heading": f"{heading} {measure} by {clean(label, 40)}", "rows": rows})
+        found = contents.groups[0].metrics[0]["labels"][label]
+        parts = [
+            (
+                f"{word} {measure}",
+                [
+                    {
+                        "name": clean(value, 60),
+                        "num_training": f"{found['classes'][value]['num_training']:,}",
+                        "num_queries": f"{found['classes'][value]['num_queries']:,}",
+                        "figures": [
+                            str(group.class_figure(label, value, direction, measure) or "–")
+                            for group in contents.groups
+                        ],
+                    }
+                    for value in values
+                ],
+            )
+            for word, values in zip(("lowest", "highest"), extreme_classes(found, direction, measure), strict=True)
+        ]
+        if parts[0][1]:
+            tables.append({"label": clean(label, 40), "parts": parts})
     return tables
 
 

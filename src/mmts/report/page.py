@@ -387,7 +387,7 @@ def _changes(groups: Sequence[RunGroup]) -> list[tuple[str, list[str]]]:
 
 
 def _commands(contents: Contents, out: Path) -> str:
-    """Return the commands that train all runs again, beside the old ones, and write this page about the new ones."""
+    """Return the commands that train all runs again in new folders, and write a page about those."""
     lines: list[str] = []
     again: list[str] = []
     for number, (name, group) in enumerate(zip(contents.names, contents.groups, strict=True)):
@@ -411,7 +411,10 @@ def _commands(contents: Contents, out: Path) -> str:
             seeds = " ".join(map(str, group.seeds))
             lines.append(f"for seed in {seeds}; do {' && '.join(commands)}; done")
         again += own
-    lines.append(" ".join(["mmts report", *again, "--out", shlex.quote(out.name)]))
+    report = ["mmts report", *again, "--out", shlex.quote(f"again/{out.name}")]
+    if not any("," in name for name in contents.names):  # as it separates names
+        report += ["--names", shlex.quote(",".join(contents.names))]
+    lines.append(" ".join(report))
     return "\n".join(lines)
 
 

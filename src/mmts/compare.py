@@ -82,14 +82,18 @@ def paired_gaps(results: Results) -> dict[GapKey, Gap]:
     if len(results.paired) < 2:
         return {}
     gaps: dict[GapKey, Gap] = {}
-    graded = all("text_graded" in run.arrays for runs in results.paired for run in runs)
+    measures = [
+        measure
+        for measure in (*GRADED, *(f"R@{k}" for k in CUTOFFS))
+        if all(run.has(measure) for runs in results.paired for run in runs)
+    ]
     for part in results.parts:
         sides = zip(results.directions, ("text", "media"), results.paired[0][0].sides, results.rows(part), strict=True)
         for direction, name, side, rows in sides:
             if not side.can_be_drawn(rows):
                 continue
             inside = None if side.clusters is None else side.clusters[rows]
-            for measure in (*(GRADED if graded else ()), *(f"R@{k}" for k in CUTOFFS)):
+            for measure in measures:
                 first, *others = [query_scores(runs, name, measure).mean(dim=0)[rows] for runs in results.paired]
                 for number, own in enumerate(others, start=1):
                     low, high = paired_bootstrap_interval(first, own, clusters=inside)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -280,20 +280,18 @@ def figures_by_label(sides: Sequence[Side], owner: Tensor, label: MediaLabel) ->
     }
 
 
-def extreme_classes(label: Mapping[str, Any], direction: str, measure: str) -> tuple[list[str], list[str]]:
-    """Return the values of a label that reach least, the least first, and those that reach most, the most first.
+def extreme_classes(label: Mapping[str, Any], figure: Callable[[str], float | None]) -> tuple[list[str], list[str]]:
+    """Return the values of a label with the lowest figures, the lowest first, and with the highest, the highest first.
 
-    label: what `figures_by_label` gave. Values with fewer than five queries tell little and are left out.
+    label: what `figures_by_label` gave; figure: of a value, None without one. Values with fewer than five text queries
+    tell little and are left out.
 
-    >>> classes = {name: {"to": {"R@5": figure}, "num_queries": 9} for name, figure in (("a", 40.0), ("b", 90.0))}
-    >>> extreme_classes({"classes": classes}, "to", "R@5")
+    >>> label = {"classes": {"a": {"num_queries": 9}, "b": {"num_queries": 9}}}
+    >>> extreme_classes(label, {"a": 40.0, "b": 90.0}.get)
     (['a'], ['b'])
     """
-    known = {
-        value: figures[direction][measure]
-        for value, figures in label["classes"].items()
-        if figures.get(direction) and figures["num_queries"] >= _FEWEST_QUERIES
-    }
+    enough = (value for value, figures in label["classes"].items() if figures.get("num_queries", 0) >= _FEWEST_QUERIES)
+    known = {value: found for value in enough if (found := figure(value)) is not None}
     order = sorted(known, key=lambda value: known[value])
     listed = min(_EXTREMES, len(order) // 2)
     return order[:listed], order[::-1][:listed]

@@ -124,6 +124,10 @@ class Judged:
             for side, direction, clusters in directions
         )
 
+    def has(self, measure: str) -> bool:
+        """Whether queries have this measure: mAP and the like only where relevance is graded."""
+        return measure not in GRADED or "text_graded" in self.arrays
+
     @property
     def groups(self) -> tuple[Tensor, Tensor]:
         """The group of each text query and of each medium: 0, 1, 2 = head, mid, tail."""
@@ -228,7 +232,7 @@ class Results:
             return None
         at = self.directions.index(direction)
         side, rows = self.paired[0][0].sides[at], self.rows(part)[at]
-        if (measure in GRADED and side.graded is None) or not side.can_be_drawn(rows):
+        if not side.can_be_drawn(rows) or not all(run.has(measure) for run in self.paired[number]):
             return None
         scores = query_scores(self.paired[number], ("text", "media")[at], measure).mean(dim=0)[rows]
         low, high = bootstrap_interval(scores, clusters=None if side.clusters is None else side.clusters[rows])

@@ -82,6 +82,8 @@ def find_queries(contents: Contents, side: str) -> Queries | str:
         return contents.results.not_paired
     paired, distribution = contents.results.paired, contents.distributions[0]
     first = paired[0][0]
+    if not all(run.has(contents.measure.name) for runs in paired for run in runs):
+        return f"some runs were judged without {contents.measure.name}"
     if distribution is None or "text_concepts" not in first.arrays:
         return "the first run does not say to which concepts its queries belong"
     if side == "media" and first.meta["relevance"] == "graded":

@@ -10,6 +10,7 @@ from mmts.report.by_concept import Changes, ConceptChange, find_changes, find_qu
 from mmts.report.contents import Contents
 from mmts.report.finding import Finding
 from mmts.report.wording import clean, counted, in_title, isolated, listed, signed
+from mmts.results import Figure, RunGroup
 
 
 def concept_section(contents: Contents, finding: Finding) -> dict[str, Any]:
@@ -58,31 +59,30 @@ def concept_section(contents: Contents, finding: Finding) -> dict[str, Any]:
 
 def class_tables(contents: Contents) -> list[dict[str, Any]]:
     """Return for every label the values that the first rule answers worst and best, with all rules' figures."""
-    direction, measure = contents.directions[0], contents.measure.name
-    tables = []
-    for label in contents.results.labels:
-        found = contents.groups[0].metrics[0]["labels"][label]
-        parts = [
-            (
-                f"{word} {measure}",
-                [
-                    {
-                        "name": clean(value, 60),
-                        "num_training": f"{found['classes'][value]['num_training']:,}",
-                        "num_queries": f"{found['classes'][value]['num_queries']:,}",
-                        "figures": [
-                            str(group.class_figure(label, value, direction, measure) or "–")
-                            for group in contents.groups
-                        ],
-                    }
-                    for value in values
-                ],
-            )
-            for word, values in zip(("lowest", "highest"), extreme_classes(found, direction, measure), strict=True)
-        ]
-        if parts[0][1]:
-            tables.append({"label": clean(label, 40), "parts": parts})
-    return tables
+    return [
+        {"label": clean(label, 40), "parts": parts}
+        for label in contents.results.labels
+        if (parts := _class_parts(contents, label))[0][1]
+    ]
+
+
+def _class_parts(contents: Contents, label: str) -> list[tuple[str, list[dict[str, Any]]]]:
+    found = contents.groups[0].metrics[0]["labels"][label]
+
+    def figure(value: str, group: RunGroup = contents.groups[0]) -> Figure | None:
+        return group.class_figure(label, value, contents.directions[0], contents.measure.name)
+
+    def row(value: str) -> dict[str, Any]:
+        return {
+            "name": clean(value, 60),
+            "num_training": f"{found['classes'][value]['num_training']:,}",
+            "num_queries": f"{found['classes'][value]['num_queries']:,}",
+            "figures": [str(figure(value, group) or "–") for group in contents.groups],
+        }
+
+    lowest, highest = extreme_classes(found, lambda value: None if (of := figure(value)) is None else of.mean)
+    parts = (("lowest", lowest), ("highest", highest))
+    return [(f"{word} {contents.measure.name}", [row(value) for value in values]) for word, values in parts]
 
 
 def _change(contents: Contents, changes: Changes) -> dict[str, Any]:

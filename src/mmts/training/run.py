@@ -341,7 +341,7 @@ def metrics_tables(metrics: dict[str, Any]) -> list[Table]:
 
 def _extremes(name: str, label: dict[str, Any], direction: str, measure: str) -> list[Table]:
     """Draw the values of a label that text queries find worst and best."""
-    lowest, highest = extreme_classes(label, direction, measure)
+    lowest, highest = extreme_classes(label, lambda value: label["classes"][value][direction][measure])
     if not lowest:
         return []
     table = _table(

@@ -141,7 +141,8 @@ class RunDirectory:
             return ""
         if not self.has_started:
             return f"{self.path} holds a recipe, but was never trained"
-        return f"{self.path} has not been judged yet (it has no metrics.json): finish it, or call `mmts evaluate {self.path}`"
+        todo = f"finish it, or call `mmts evaluate {self.path}`"
+        return f"{self.path} has not been judged yet (it has no metrics.json): {todo}"
 
     def recipe(self) -> Recipe:
         """Read the resolved recipe; raises RunError where this is no run directory."""

@@ -169,7 +169,7 @@ def coverage_in_words(metrics: Mapping[str, Any]) -> str:
     coverage = metrics.get("coverage")
     if coverage is None:
         return ""
-    published = f"; papers judge on {coverage['published']:,}" if coverage["published"] else ""
+    published = f"; papers judge on {coverage['published']:,}" if coverage.get("published") else ""
     return f"covers {coverage['judged']:,} of the {coverage['annotated']:,} clips annotated{published}"
 
 

@@ -85,7 +85,7 @@ def test_without_a_judgement_other_groups_are_left_out_with_a_note(tmp_path: Pat
     assert results.groups[0].figure("text_to_image", "R@1", "mid") is not None
     assert results.groups[1].figure("text_to_image", "R@1", "mid") is None
     assert "head, mid and tail are left out for" in results.notes[0]
-    assert "b: its queries may be divided otherwise" in results.notes[0]
+    assert "b: only judgement.npz, which `mmts evaluate` writes, can tell" in results.notes[0]
     assert results.not_paired == f"some runs have no judgement.npz; `mmts evaluate` on them writes it ({runs[which]})"
     assert "–" in printed(compare_runs(runs))
 

@@ -264,8 +264,8 @@ def query_scores(runs: Sequence[Judged], side: str, measure: str) -> Tensor:
 def read_results(paths: Sequence[str | Path], names: Sequence[str] | None = None) -> Results:
     """Read judged runs; runs whose recipes differ only in the seed make one group.
 
-    Of several paths, what is not a judged run is passed over with a note, and a run that is given twice, or has the
-    recipe and the seed of another, counts once. names: one for each group, in order; by default what their folders are
+    Among several paths, any that is not a judged run is passed over with a note, and a run that is given twice, or has
+    the recipe and the seed of another, counts once. names: one for each group, in order; by default what their folders are
     called. Where runs found other concepts, head, mid and tail of all go by the first one's.
     Raises RunError where no run remains, or where runs were judged on different queries.
     """
@@ -360,7 +360,7 @@ def _metrics(run: RunDirectory) -> dict[str, Any]:
         and {"split", "num_media", "num_captions", *directions_of(metrics)} <= metrics.keys()
         and all(isinstance(metrics[direction], dict) for direction in directions_of(metrics))
     ):
-        raise RunError(f"{run.metrics_file} is damaged; `mmts evaluate {run.path}` writes it anew")
+        raise RunError(f"{run.metrics_file} is damaged; `mmts evaluate {run.path}` rewrites it")
     return metrics
 
 
@@ -368,7 +368,7 @@ def _judged(path: Path) -> Judged | None:
     return Judged.load(path) if RunDirectory(path).judgement_file.exists() else None
 
 
-# --- what they are called --------------------------------------------------------------------------------------------
+# --- names of groups -------------------------------------------------------------------------------------------------
 
 
 def _given(names: Sequence[str] | None, found: Sequence[str]) -> Sequence[str] | None:
@@ -405,7 +405,7 @@ def _names(groups: Sequence[Sequence[Path]], recipes: Sequence[Recipe]) -> list[
 
 
 def _folder(paths: Sequence[Path]) -> Path | None:
-    """Return the folder of a run, or that of several without what tells seeds apart; None where there is no such.
+    """Return the folder of a run, or that of several without what tells seeds apart; None if they have nothing in common.
 
     >>> [str(_folder([Path(f"runs/{name}") for name in names])) for names in (["a-2"], ["a-1", "a-2"], ["a", "b"])]
     ['runs/a-2', 'runs/a', 'None']
@@ -474,7 +474,7 @@ def _divided_alike(
 ) -> tuple[list[RunGroup], dict[str, MediaLabel]]:
     """Let head, mid and tail mean the same queries in all runs: by the first run's concepts, and by all runs' labels.
 
-    What a run without judgement.npz says of other queries is left out.
+    The groups of a run without judgement.npz are left out if its queries may be divided differently.
     """
     first, reference = judged[0][0], groups[0]
     labels: dict[str, MediaLabel] = {}
@@ -516,8 +516,8 @@ def _divided_alike(
         notes.append(f"head, mid and tail go by the concepts of {reference.paths[0]}, also for {_few(regrouped)}")
     if dropped:
         notes.append(
-            f"head, mid and tail are left out for {_few(dropped)}: its queries may be divided otherwise than those of "
-            f"{reference.paths[0]}, and there is no judgement.npz to know by; `mmts evaluate` writes it"
+            f"head, mid and tail are left out for {_few(dropped)}: only judgement.npz, which `mmts evaluate` writes, can "
+            f"tell whether its queries are divided like those of {reference.paths[0]}"
         )
     return found, labels
 

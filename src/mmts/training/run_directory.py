@@ -44,7 +44,7 @@ class RunDirectory:
     unreadable.txt    media that could not be decoded, with the reason
     diverged.json     the batch that training stopped at because of a NaN
     metrics.json      how the run is judged
-    judgement.npz     rank of every query behind metrics.json, and the first ten results
+    judgement.npz     rank of every query behind metrics.json, the first ten results, and the labels it was judged by
     evaluations/      judgements on other data or splits
     index/            what `mmts index` made, for searching
     onnx/, sentence-transformers/   what `mmts export` wrote

@@ -265,8 +265,8 @@ def read_results(paths: Sequence[str | Path], names: Sequence[str] | None = None
     """Read judged runs; runs whose recipes differ only in the seed make one group.
 
     Among several paths, any that is not a judged run is passed over with a note, and a run that is given twice, or has
-    the recipe and the seed of another, counts once. names: one for each group, in order; by default what their folders are
-    called. Where runs found other concepts, head, mid and tail of all go by the first one's.
+    the recipe and the seed of another, counts once. names: one for each group, in order; by default those of their
+    folders. Where runs found other concepts, head, mid and tail of all go by the first one's.
     Raises RunError where no run remains, or where runs were judged on different queries.
     """
     notes: list[str] = []
@@ -405,7 +405,7 @@ def _names(groups: Sequence[Sequence[Path]], recipes: Sequence[Recipe]) -> list[
 
 
 def _folder(paths: Sequence[Path]) -> Path | None:
-    """Return the folder of a run, or that of several without what tells seeds apart; None if they have nothing in common.
+    """Return the folder of a run, or that of several without what tells seeds apart; None if nothing is common.
 
     >>> [str(_folder([Path(f"runs/{name}") for name in names])) for names in (["a-2"], ["a-1", "a-2"], ["a", "b"])]
     ['runs/a-2', 'runs/a', 'None']
@@ -516,8 +516,8 @@ def _divided_alike(
         notes.append(f"head, mid and tail go by the concepts of {reference.paths[0]}, also for {_few(regrouped)}")
     if dropped:
         notes.append(
-            f"head, mid and tail are left out for {_few(dropped)}: only judgement.npz, which `mmts evaluate` writes, can "
-            f"tell whether its queries are divided like those of {reference.paths[0]}"
+            f"head, mid and tail are left out for {_few(dropped)}: only judgement.npz, which `mmts evaluate` writes, "
+            f"can tell whether its queries are divided like those of {reference.paths[0]}"
         )
     return found, labels
 

@@ -80,9 +80,9 @@ def test_the_flags_are_those_that_are_documented() -> None:
         "demo": {"--out", "--seeds", "--quiet"},
         "analyze": {"--out", "--split", "--label", "--num-concepts", "--encoder", "--seed", "--quiet", "--json"},
         "train": {"--data", "--out", "--set", "--resume", "--tiny", "--quiet", "--json"},
-        "evaluate": {"--data", "--split", "--checkpoint", "--save-embeddings", "--quiet", "--json"},
-        "compare": {"--json"},
-        "report": {"--out", "--quiet"},
+        "evaluate": {"--data", "--split", "--checkpoint", "--save-embeddings", "--label", "--quiet", "--json"},
+        "compare": {"--names", "--json"},
+        "report": {"--out", "--names", "--quiet"},
         "recipes": {"--policies", "--json"},
         "prepare": {"--root", "--quiet"},
         "sweep": {"--data", "--out", "--set", "--jobs", "--quiet"},
@@ -149,7 +149,7 @@ def test_a_session_from_analysis_to_report(
     assert json.loads(Path("a/evaluations/photos-val.json").read_text())["split"] == "val"
     capsys.readouterr()
     assert mmts(monkeypatch, "compare", "a", "b") == 0
-    assert "difference to fixed" in capsys.readouterr().out
+    assert "difference to a, points" in capsys.readouterr().out
     assert mmts(monkeypatch, "compare", "a", "b", "--json") == 0
     fixed, learned = json.loads(capsys.readouterr().out)["groups"]
     assert fixed["gaps"] == {}

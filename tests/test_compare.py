@@ -10,10 +10,11 @@ import torch
 from rich.console import Console
 from tests_support import captioned_split
 
-from mmts.compare import compare_runs, comparison_tables, group_runs
+from mmts.compare import compare_runs, comparison_tables
 from mmts.errors import MmtsError, RunError
 from mmts.evaluation import Judgement, save_judgement, summarize
 from mmts.files import read_json, write_json
+from mmts.results import read_results
 from mmts.training.recipe import load_recipe, save_recipe
 from mmts.training.run_directory import RunDirectory
 
@@ -31,7 +32,7 @@ def judged_run(
     `graded` (captions,) is the average precision of text queries, the other graded scores are 1.
     """
     run = RunDirectory(path)
-    path.mkdir()
+    path.mkdir(parents=True)
     recipe = load_recipe("catalogue", settings)
     save_recipe(recipe.model_copy(update={"name": name or recipe.name}), run.recipe_file, {})
     split = captioned_split([[f"a{i}", f"b{i}"] for i in range(len(media_ranks))])
@@ -63,15 +64,12 @@ def runs(tmp_path: Path) -> list[Path]:
 
 def test_runs_that_differ_only_in_the_seed_make_one_group(runs: list[Path]) -> None:
     comparison = compare_runs(runs)
-    assert [group.name for group in comparison.groups] == [
-        "catalogue",
-        "catalogue (rule learned)",
-    ]
-    assert [group.seeds for group in comparison.groups] == [(0, 1), (0,)]
+    assert [group.name for group in comparison.results.groups] == ["a", "b0"]
+    assert [group.seeds for group in comparison.results.groups] == [(0, 1), (0,)]
 
 
 def test_mean_and_spread_are_those_of_the_hand(runs: list[Path]) -> None:
-    first, second = compare_runs(runs).groups
+    first, second = read_results(runs).groups
     figure = first.figure("text_to_image", "R@1")
     assert figure is not None
     assert figure.mean == pytest.approx((50 + 75) / 2)
@@ -122,25 +120,53 @@ def test_runs_judged_on_other_queries_are_refused(runs: list[Path], tmp_path: Pa
         compare_runs([*runs, other])
 
 
-def test_equal_names_are_told_apart_by_as_little_as_it_takes(tmp_path: Path) -> None:
-    shifted, alpha = "objective.temperature.rule=shifted", "objective.temperature.alpha=0.02"
+def names_of(paths: Sequence[Path]) -> list[str]:
+    return [group.name for group in read_results(paths).groups]
+
+
+@pytest.mark.parametrize(
+    ("rules", "names"),
+    [
+        ([["fixed"], ["mm-ts"]], ["fixed", "mm-ts"]),
+        ([["fixed-2"], ["mm-ts-2"]], ["fixed-2", "mm-ts-2"]),
+        ([["a0", "a1"], ["b-seed0", "b-seed1"]], ["a", "b"]),
+        ([["glass-s1", "glass-s2"]], ["glass"]),
+        ([["fixed/seed-0", "fixed/seed-1"], ["mm-ts/seed-0"]], ["fixed", "mm-ts"]),
+        ([["first", "second"], ["other"]], ["catalogue", "other"]),
+        ([["x/run"], ["y/run"]], ["catalogue", "catalogue (epochs 21)"]),
+        (
+            [["x/run"], ["y/run"], ["z/run"], ["z/other"]],
+            ["catalogue", *(f"catalogue (epochs {at})" for at in (21, 22, 23))],
+        ),
+    ],
+)
+def test_rules_are_called_what_their_folders_are_or_what_differs(
+    tmp_path: Path, rules: Sequence[Sequence[str]], names: Sequence[str]
+) -> None:
     paths = [
-        judged_run(tmp_path / str(at), settings, [1, 1], [1])
-        for at, settings in enumerate(([], [shifted], [shifted, alpha]))
+        judged_run(tmp_path / folder, [f"train.seed={seed}", f"train.epochs={20 + rule}"], [1, 1], [1])
+        for rule, folders in enumerate(rules)
+        for seed, folder in enumerate(folders)
     ]
-    plain, *others = [group.name for group in group_runs(paths)]
-    assert others == [f"{plain} (rule shifted, alpha 0.08)", f"{plain} (rule shifted, alpha 0.02)"]
-    assert [group.name for group in group_runs(paths[:2])] == [plain, f"{plain} (rule shifted)"]
+    assert names_of(paths) == names
 
 
-def test_a_run_without_metrics_or_recipe_is_named(runs: list[Path], tmp_path: Path) -> None:
-    (runs[1] / "metrics.json").unlink()
-    with pytest.raises(RunError, match=r"a1 has not been judged yet"):
-        compare_runs(runs)
-    with pytest.raises(RunError, match=r"nowhere does not exist"):
-        compare_runs([tmp_path / "nowhere"])
-    with pytest.raises(RunError, match=r"is not a run directory"):
-        compare_runs([tmp_path])
+def test_long_differences_give_way_to_longer_paths(tmp_path: Path) -> None:
+    """All that differs is named, or none of it: two names may not hide what sets them apart."""
+    shifted = [f"objective.temperature={{rule: shifted, alpha: 0.02, low: 0.03, high: {high}}}" for high in (0.1, 0.2)]
+    paths = [
+        judged_run(tmp_path / folder / "run", settings, [1, 1], [1])
+        for folder, settings in (("x", []), ("y", shifted[:1]), ("z", shifted[1:]))
+    ]
+    assert names_of(paths) == ["x/run", "y/run", "z/run"]
+
+
+def test_names_may_be_given_one_for_each_rule(runs: list[Path]) -> None:
+    assert [group.name for group in compare_runs(runs, ["A", "B"]).results.groups] == ["A", "B"]
+    with pytest.raises(RunError, match="3 names are given for 2 rules: a; b0; one for each"):
+        compare_runs(runs, ["A", "B", "C"])
+    with pytest.raises(RunError, match="names must differ and not be empty"):
+        compare_runs(runs, ["A", "A"])
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"split": "te', b"\xff\xfe"])
@@ -167,7 +193,7 @@ def printed(runs: Sequence[Path], width: int = 80) -> str:
 
 def test_the_tables_show_the_numbers(runs: list[Path]) -> None:
     text = printed(runs, width=200)
-    for expected in ("62.5 ± 17.7", "+37.5", "*(+25.0, +50.0)", "–"):
+    for expected in ("62.5 ± 17.7", "+37.5* (+25.0, +50.0)", "–"):
         assert expected in text
 
 

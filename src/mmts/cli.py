@@ -44,6 +44,18 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_be_quiet, help="
 Json = Annotated[bool, typer.Option("--json", callback=_be_quiet, help="Print JSON, and nothing else.")]
 
 
+Names = Annotated[
+    str | None,
+    typer.Option(
+        "--names", metavar="A,B", help="What to call the rules, one name for each; else their folders' names."
+    ),
+]
+
+
+def _split_names(names: str | None) -> list[str] | None:
+    return None if names is None else [name.strip() for name in names.split(",")]
+
+
 def _version(shown: bool) -> None:
     if shown:
         console.print(f"mmts {__version__}")
@@ -160,13 +172,17 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="The split to judge on (default: test).")] = None,
     checkpoint: Annotated[str, typer.Option(help="best or last.")] = "best",
     save_embeddings: Annotated[Path | None, typer.Option(help="Also write the embeddings to this .npz file.")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Also judge by a label of the media, as article_type; may be given often."),
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Judge a run again, or on other data."""
     from mmts.training.run import evaluate as evaluate_run
 
-    metrics = evaluate_run(run, data, split, checkpoint, save_embeddings)
+    metrics = evaluate_run(run, data, split, checkpoint, save_embeddings, labels=label or ())
     if as_json:
         print_json(metrics)
 
@@ -174,12 +190,15 @@ def evaluate(
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
+    names: Names = None,
     as_json: Json = False,
 ) -> None:
     """Print runs side by side, with spread and intervals."""
     from mmts.compare import compare_runs, comparison_as_mapping, comparison_tables
 
-    comparison = compare_runs(runs)
+    comparison = compare_runs(runs, _split_names(names))
+    for note in comparison.results.notes:
+        console.print(f"note: {note}")
     for table in comparison_tables(comparison):
         console.print(table)
     if as_json:
@@ -190,6 +209,7 @@ def compare(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
     out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
+    names: Names = None,
     quiet: Quiet = False,
 ) -> None:
     """Write one self-contained page about runs."""
@@ -197,7 +217,7 @@ def report(
     from mmts.report import write_report
 
     check_file_path(out)
-    console.print(f"report: {write_report(runs, out)}")
+    console.print(f"report: {write_report(runs, out, names=_split_names(names))}")
 
 
 @app.command()

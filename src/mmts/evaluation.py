@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,7 +13,7 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from mmts.concepts.distribution import GROUP_NAMES
+from mmts.concepts.distribution import GROUP_NAMES, ConceptDistribution
 from mmts.data.records import Split
 from mmts.errors import DataError, InputError
 from mmts.files import atomic_write
@@ -23,6 +23,8 @@ CUTOFFS = (1, 5, 10)
 GRADED = ("mAP", "nDCG", "binary_mAP")
 """What graded relevance adds; binary_mAP counts only items of relevance 1."""
 _TOP = 10
+_FEWEST_QUERIES = 5  # of a label's value that is listed
+_EXTREMES = 5
 _CHUNK_ELEMENTS = 2**23  # of the similarity matrix at a time: 32 MB in float32
 
 Relevance = Literal["text", "own", "graded"]
@@ -149,6 +151,15 @@ def shown_measures(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
     return ("mAP", "nDCG", "R@1") if "mAP" in figures else ("R@1", "R@5", "R@10")
 
 
+def percent(value: float) -> str:
+    """Write a figure for a table.
+
+    >>> percent(51.46), percent(100.0)
+    ('51.5', '100')
+    """
+    return "100" if value == 100 else f"{value:.1f}"
+
+
 def coverage_in_words(metrics: Mapping[str, Any]) -> str:
     """Say how much of a published split was judged; empty where nothing is known of that.
 
@@ -158,16 +169,8 @@ def coverage_in_words(metrics: Mapping[str, Any]) -> str:
     coverage = metrics.get("coverage")
     if coverage is None:
         return ""
-    published = f"; papers judge on {coverage['published']:,}" if coverage["published"] else ""
+    published = f"; papers judge on {coverage['published']:,}" if coverage.get("published") else ""
     return f"covers {coverage['judged']:,} of the {coverage['annotated']:,} clips annotated{published}"
-
-
-def _figures(query_ranks: Tensor, graded: Tensor | None, rows: Tensor | None = None) -> dict[str, float]:
-    """Return the figures of all queries, or of some `rows` (Q,) bool: those of graded relevance first."""
-    if rows is not None:
-        query_ranks, graded = query_ranks[rows], None if graded is None else graded[rows]
-    means = {} if graded is None else dict(zip(GRADED, (100 * graded.mean(0)).tolist(), strict=True))
-    return means | recalls(query_ranks)
 
 
 def direction_names(split: Split) -> tuple[str, str]:
@@ -176,33 +179,157 @@ def direction_names(split: Split) -> tuple[str, str]:
     return f"text_to_{kind}", f"{kind}_to_text"
 
 
-def summarize(judgement: Judgement, split: Split, text_groups: Tensor, media_groups: Tensor) -> dict[str, Any]:
-    """Return what metrics.json holds; groups, (M,) and (N,), are 0, 1, 2 = head, mid, tail of each query's concept."""
-    to_media, to_text = direction_names(split)
-    sides = (
-        (to_text, judgement.media_ranks, judgement.media_graded, media_groups, None),
-        (to_media, judgement.text_ranks, judgement.text_graded, text_groups, split.owner),
+@dataclass(frozen=True)
+class Side:
+    """The queries of one direction: their ranks (Q,), graded scores (Q, 3), and which media they belong to (Q,).
+
+    `clusters` is None where every query is a medium of its own.
+    """
+
+    direction: str
+    ranks: Tensor
+    graded: Tensor | None
+    clusters: Tensor | None
+
+    def figures(self, rows: Tensor) -> dict[str, float] | None:
+        """Return the figures of the queries in `rows` (Q,) bool, those of graded relevance first; None without any."""
+        if not rows.any():
+            return None
+        means = (
+            {} if self.graded is None else dict(zip(GRADED, (100 * self.graded[rows].mean(0)).tolist(), strict=True))
+        )
+        return means | recalls(self.ranks[rows])
+
+    def can_be_drawn(self, rows: Tensor) -> bool:
+        """Whether the queries in `rows` belong to two media at least: a bootstrap of one medium says nothing."""
+        clusters = rows.nonzero()[:, 0] if self.clusters is None else self.clusters[rows]
+        return bool((clusters != clusters[:1]).any())
+
+    def intervals(self, rows: Tensor) -> dict[str, list[float]]:
+        """Return 95 % bootstrap intervals in percent of the queries in `rows`; a medium's captions are drawn together.
+
+        Empty where they cannot be drawn.
+        """
+        if not self.can_be_drawn(rows):
+            return {}
+        values = {} if self.graded is None else dict(zip(GRADED, self.graded[rows].unbind(1), strict=True))
+        values |= {f"R@{k}": (self.ranks[rows] <= k).double() for k in CUTOFFS}
+        clusters = None if self.clusters is None else self.clusters[rows]
+        return {
+            name: [100 * bound for bound in bootstrap_interval(each, clusters=clusters)]
+            for name, each in values.items()
+        }
+
+
+def sides_of(judgement: Judgement, kind: str, owner: Tensor) -> tuple[Side, Side]:
+    """Return both directions of a judgement, text to media first; `kind` is image or video, owner (M,) the medium."""
+    return (
+        Side(f"text_to_{kind}", judgement.text_ranks, judgement.text_graded, owner),
+        Side(f"{kind}_to_text", judgement.media_ranks, judgement.media_graded, None),
     )
-    by_group: dict[str, Any] = {}
-    for number, name in enumerate(GROUP_NAMES):
-        if not (text_groups == number).any() and not (media_groups == number).any():
-            by_group[name] = None
-            continue
-        by_group[name] = {"num_queries": int((text_groups == number).sum())}
-        for direction, query_ranks, graded, groups, _ in reversed(sides):
-            inside = groups == number
-            by_group[name][direction] = _figures(query_ranks, graded, inside) if inside.any() else None
+
+
+@dataclass(frozen=True)
+class MediaLabel:
+    """A label of judged media: each one's value (N,), None where it has none, and training samples by value."""
+
+    values: Sequence[str | None]
+    training: Mapping[str, int]
+
+    def groups(self) -> Tensor:
+        """Return (N,) int64: 0, 1, 2 = head, mid, tail by the training samples of the medium's value; -1 without one.
+
+        A value that no training sample has is tail.
+
+        >>> MediaLabel(["cup", "lamp", "vase", None], {"cup": 9, "lamp": 1}).groups()
+        tensor([ 0,  2,  2, -1])
+        """
+        samples = [value for value, count in self.training.items() for _ in range(count)]
+        distribution = ConceptDistribution.from_labels(samples)
+        groups = distribution.groups_of(distribution.assign([str(value) for value in self.values]))
+        return groups.masked_fill(torch.tensor([value is None for value in self.values]), -1)
+
+
+def figures_by_group(sides: Sequence[Side], groups: Sequence[Tensor]) -> dict[str, Any]:
+    """Return the figures of head, mid and tail with their intervals, None where a part has no query.
+
+    groups: of each side, (Q,), 0, 1, 2 = head, mid, tail of each query, anything else is in none of them.
+    """
     return {
+        name: _figures_of(sides, [each == number for each in groups], with_intervals=True)
+        for number, name in enumerate(GROUP_NAMES)
+    }
+
+
+def figures_by_label(sides: Sequence[Side], owner: Tensor, label: MediaLabel) -> dict[str, Any]:
+    """Return what metrics.json holds of a label: head, mid and tail, and every value that the judged media have."""
+    groups = label.groups()
+    numbers = {
+        value: number for number, value in enumerate(sorted({each for each in label.values if each is not None}))
+    }
+    member = torch.tensor([-1 if value is None else numbers[value] for value in label.values])
+    classes = {}
+    for value, number in numbers.items():
+        figures = _figures_of(sides, (member[owner] == number, member == number))
+        classes[value] = {"num_training": label.training.get(value, 0), **(figures or {})}
+    return {
+        "num_classes": len(label.training),
+        "num_unlabeled": int((member < 0).sum()),
+        "groups": figures_by_group(sides, (groups[owner], groups)),
+        "classes": classes,
+    }
+
+
+def extreme_classes(label: Mapping[str, Any], figure: Callable[[str], float | None]) -> tuple[list[str], list[str]]:
+    """Return the values of a label with the lowest figures, the lowest first, and with the highest, the highest first.
+
+    label: what `figures_by_label` gave; figure: of a value, None without one. Values with fewer than five text queries
+    tell little and are left out.
+
+    >>> label = {"classes": {"a": {"num_queries": 9}, "b": {"num_queries": 9}}}
+    >>> extreme_classes(label, {"a": 40.0, "b": 90.0}.get)
+    (['a'], ['b'])
+    """
+    enough = (value for value, figures in label["classes"].items() if figures.get("num_queries", 0) >= _FEWEST_QUERIES)
+    known = {value: found for value in enough if (found := figure(value)) is not None}
+    order = sorted(known, key=lambda value: known[value])
+    listed = min(_EXTREMES, len(order) // 2)
+    return order[:listed], order[::-1][:listed]
+
+
+def _figures_of(sides: Sequence[Side], rows: Sequence[Tensor], with_intervals: bool = False) -> dict[str, Any] | None:
+    """Return both directions' figures of some queries, text to media first; None where there are none."""
+    inside = list(zip(sides, rows, strict=True))
+    if not any(own.any() for _, own in inside):
+        return None
+    found: dict[str, Any] = {"num_queries": int(rows[0].sum()), "num_media": int(rows[1].sum())}
+    found |= {side.direction: side.figures(own) for side, own in inside}
+    if with_intervals:
+        found["intervals"] = {side.direction: side.intervals(own) for side, own in inside if own.any()}
+    return found
+
+
+def summarize(
+    judgement: Judgement,
+    split: Split,
+    text_groups: Tensor,
+    media_groups: Tensor,
+    labels: Mapping[str, MediaLabel] | None = None,
+) -> dict[str, Any]:
+    """Return what metrics.json holds; groups, (M,) and (N,), are 0, 1, 2 = head, mid, tail of each query's concept."""
+    sides = sides_of(judgement, split.media[0].kind, split.owner)
+    every = {side.direction: torch.ones(len(side.ranks), dtype=torch.bool) for side in sides}
+    metrics = {
         "split": split.name,
         "num_media": split.num_media,
         "num_captions": split.num_captions,
-        **{direction: _figures(query_ranks, graded) for direction, query_ranks, graded, _, _ in sides},
-        "groups": by_group,
-        "intervals": {
-            direction: _intervals(query_ranks, graded, clusters)
-            for direction, query_ranks, graded, _, clusters in sides
-        },
+        **{side.direction: side.figures(every[side.direction]) for side in reversed(sides)},
+        "groups": figures_by_group(sides, (text_groups, media_groups)),
+        "intervals": {side.direction: side.intervals(every[side.direction]) for side in reversed(sides)},
     }
+    if labels:
+        metrics["labels"] = {name: figures_by_label(sides, split.owner, label) for name, label in labels.items()}
+    return metrics
 
 
 def judge_folds(media: Tensor, text: Tensor, split: Split, relevance: Relevance, folds: int) -> dict[str, Any]:
@@ -226,15 +353,6 @@ def judge_folds(media: Tensor, text: Tensor, split: Split, relevance: Relevance,
     return {"num": folds, **means}
 
 
-def _intervals(query_ranks: Tensor, graded: Tensor | None, clusters: Tensor | None) -> dict[str, list[float]]:
-    """Return 95 % bootstrap intervals in percent; the captions of one medium are drawn together."""
-    values = {} if graded is None else dict(zip(GRADED, graded.unbind(1), strict=True))
-    values |= {f"R@{k}": (query_ranks <= k).double() for k in CUTOFFS}
-    return {
-        name: [100 * bound for bound in bootstrap_interval(each, clusters=clusters)] for name, each in values.items()
-    }
-
-
 def save_judgement(
     path: Path,
     judgement: Judgement,
@@ -244,12 +362,13 @@ def save_judgement(
     text_concepts: Tensor,
     text_groups: Tensor,
     media_groups: Tensor,
+    labels: Mapping[str, MediaLabel] | None = None,
 ) -> None:
     """Keep the ranks behind the figures, so that runs can be compared query by query and results shown.
 
     text_concepts and text_groups (M,) are the concept (-1: unknown) and the group of every caption, media_groups (N,)
     that of every medium. The description says where each medium lies: a path; in tar files offset and length; of a
-    clip start and end in seconds, first and last frame.
+    clip start and end in seconds, first and last frame; and the labels that the run was judged by.
     """
     meta: dict[str, Any] = {
         "split": split.name,
@@ -266,6 +385,8 @@ def save_judgement(
     segments = [(medium.start, medium.end, *(medium.frames or (None, None))) for medium in split.media]
     if any(part is not None for segment in segments for part in segment):
         meta["media_segments"] = segments
+    if labels:
+        meta["labels"] = {name: {"values": label.values, "training": label.training} for name, label in labels.items()}
     with atomic_write(path) as file:
         np.savez_compressed(
             file,

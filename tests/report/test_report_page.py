@@ -5,13 +5,15 @@ import hashlib
 import html
 import json
 import re
+import shlex
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
-from fake_runs import FIXED, LEARNED, SHIFTED, draw_pictures, recipe, three_rules, write_run
+from fake_runs import FIXED, LEARNED, SHIFTED, draw_pictures, make_graded, recipe, three_rules, write_run
 
 from mmts.errors import RunError
 from mmts.report import write_report
@@ -233,6 +235,81 @@ def test_openmoji_is_credited(tmp_path: Path, data: tuple[Path, list[str]]) -> N
     assert "CC BY-SA 4.0" in page
 
 
+def test_the_commands_make_new_runs_and_report_on_those(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
+    runs = [
+        write_run(tmp_path / "it's [x]" / folder / f"seed-{seed}", recipe(folder, rule, seed), *data)
+        for folder, rule, seeds in (("fixed", FIXED, (3, 5)), ("mm ts", SHIFTED, (0,)))
+        for seed in seeds
+    ]
+    page = write_report(runs, tmp_path / "my report.html").read_text(encoding="utf-8")
+    commands = html.unescape(page[page.index("To run it again") :].split("pre>")[1]).removesuffix("</").splitlines()
+    assert len(commands) == 3
+    loop = shlex.split(commands[0])
+    assert loop[:4] == ["for", "seed", "in", "3"]
+    assert loop[4:10] == ["5;", "do", "mmts", "train", str(runs[0] / "recipe.yaml"), "--set"]
+    assert loop[-3:] == ["--out", "again/fixed-seed$seed;", "done"]
+    assert shlex.split(commands[1]) == ["mmts", "train", str(runs[2] / "recipe.yaml"), "--out", "again/mm-ts"]
+    assert shlex.split(commands[2]) == [
+        "mmts", "report", "again/fixed-seed3", "again/fixed-seed5", "again/mm-ts",
+        "--out", "again/my report.html", "--names", "fixed,mm ts",
+    ]  # fmt: skip
+
+
+def test_runs_that_are_not_alike_have_a_page_all_the_same(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
+    whole = write_run(tmp_path / "whole", recipe("whole", FIXED), *data)
+    lacking = write_run(tmp_path / "lacking", recipe("lacking", SHIFTED), *data)
+    metrics = json.loads((lacking / "metrics.json").read_text())
+    metrics["groups"]["tail"] = None
+    metrics["text_to_image"]["R@1"] = float("nan")
+    del metrics["intervals"]
+    (lacking / "metrics.json").write_text(json.dumps(metrics))
+    (lacking / "log.jsonl").write_text(
+        '{"step": 0}\n{"progress": 0.1, "loss": NaN}\n{"progress": 0.5, "loss": 1.0, "val": null}\n'
+        '{"progress": 0.7, "loss": 1.0, "val": {"text_to_image": {}}}\n'
+    )
+    for runs in ([whole, lacking], [lacking, whole], [lacking]):
+        text = text_of(write_report(runs, tmp_path / "report.html").read_text(encoding="utf-8"))
+        assert "nan" not in text.lower().split()
+    graded = make_graded(whole)
+    text = text_of(write_report([graded, lacking], tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert "some runs were judged without mAP" in text
+
+
+def test_what_is_passed_over_is_said_on_the_page(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
+    run = write_run(tmp_path / "run", recipe("run", FIXED), *data)
+    twin = write_run(tmp_path / "twin", recipe("run", FIXED), *data)
+    (tmp_path / "page.html").write_text("")
+    page = write_report([run, twin, tmp_path / "page.html"], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "page.html is a file; a run directory is wanted" in text_of(page)
+    assert "twin has the recipe and the seed of" in text_of(page)
+    assert "one run of one recipe" in text_of(page)
+
+
+def test_names_that_are_equal_once_cut_are_numbered(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
+    runs = [write_run(tmp_path / name, recipe(name, rule), *data) for name, rule in (("a", FIXED), ("b", SHIFTED))]
+    page = write_report(runs, tmp_path / "report.html", names=["x" * 100, "x" * 99 + "y"])
+    text = text_of(page.read_text(encoding="utf-8"))
+    assert "1: xxx" in text
+    assert "2: xxx" in text
+
+
+def test_labels_divide_the_tables_and_list_their_values(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
+    run = write_run(tmp_path / "run", recipe("run", FIXED), *data)
+    with np.load(run / "judgement.npz") as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    values = ["<b>cup</b>"] * 20 + ["vase"] * 10
+    label = {"values": values, "training": {"<b>cup</b>": 900, "vase": 10}}
+    arrays["meta"] = np.array(json.dumps(json.loads(str(arrays["meta"])) | {"labels": {"<i>type": label}}))
+    np.savez_compressed(run / "judgement.npz", **arrays)
+    page = write_report([run], tmp_path / "report.html").read_text(encoding="utf-8")
+    text = text_of(page)
+    assert "<i>type: head 20 queries" in text
+    assert "Text queries by <i>type" in text
+    assert "<b>cup</b> 900 20" in text
+    assert "<b>" not in page
+    assert "--label '<i>type'" in text
+
+
 def test_what_is_no_judged_run_is_refused(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
     with pytest.raises(RunError, match="at least one"):
         write_report([], tmp_path / "report.html")
@@ -240,6 +317,6 @@ def test_what_is_no_judged_run_is_refused(tmp_path: Path, data: tuple[Path, list
         write_report([tmp_path / "nothing"], tmp_path / "report.html")
     image = write_run(tmp_path / "image", recipe("image", FIXED), *data)
     video = write_run(tmp_path / "video", recipe("video", FIXED), *data, kind="video")
-    with pytest.raises(RunError, match="text_to_image"):
+    with pytest.raises(RunError, match="videos, not images"):
         write_report([image, video], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()

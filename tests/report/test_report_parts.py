@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fake_runs import FIXED, LEARNED, SHIFTED, draw_pictures, recipe, write_run
 
-from mmts.compare import Figure, Gap, Judged
+from mmts.compare import Gap
 from mmts.concepts import ConceptDistribution
 from mmts.report import finding
 from mmts.report.contents import Contents, read_contents
@@ -16,6 +16,8 @@ from mmts.report.finding import Verdict, find
 from mmts.report.galleries import choose_queries, make_gallery
 from mmts.report.rules import rule_in_words, value_curve
 from mmts.report.svg import SERIES, drawing, inline_svg
+from mmts.report.tail import LongTail
+from mmts.results import Figure, Judged
 from mmts.training.run_directory import RunDirectory
 
 
@@ -208,6 +210,12 @@ def test_the_gallery_shows_what_the_judgement_says(contents: Contents) -> None:
         assert answer.rank == run.arrays["media_ranks"][row]
         assert (query.source or "").startswith("data:image/")
         assert all(hit.source is None for hit in answer.hits)
+
+
+@pytest.mark.parametrize(("sizes", "median"), [((9, 4, 1), "4"), ((9, 4, 3, 1), "3.5"), ((4000, 2000), "3,000")])
+def test_the_median_size_of_concepts_is_numpys(sizes: tuple[int, ...], median: str) -> None:
+    labels = [name for name, size in enumerate(sizes) for _ in range(size)]
+    assert f"the median is {median}, the smallest" in LongTail.of(ConceptDistribution.from_labels(labels)).sentence
 
 
 def test_svg_keeps_text_escapes_it_and_adds_tooltips() -> None:

@@ -63,6 +63,34 @@ def test_a_run_from_scratch_leaves_what_is_documented(shapes: Path, tmp_path: Pa
     assert evaluate(out, checkpoint="last")["num_media"] == metrics["num_media"]
 
 
+def test_a_run_is_judged_by_labels_which_later_judgements_keep(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(shapes, other)
+    lines = [json.loads(line) for line in (other / "captions.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["labels"] = {} if line["id"] == "7" else {"shape": line["labels"]["shape"], "colour": "unseen"}
+    (other / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    plain = train(scratch(shapes, "train.epochs=1"), out)
+    capsys.readouterr()
+    metrics = evaluate(out, labels=["shape"])
+    assert "by shape, 3 values in training" in capsys.readouterr().out
+    assert {key: metrics[key] for key in plain} == plain
+    shape = metrics["labels"]["shape"]
+    training = [line for line in map(json.loads, (shapes / "captions.jsonl").open()) if line["split"] == "train"]
+    for value, figures in shape["classes"].items():
+        assert figures["num_training"] == sum(2 for line in training if line["labels"]["shape"] == value)
+    assert sum(figures["num_media"] for figures in shape["classes"].values()) == plain["num_media"]
+    assert evaluate(out) == metrics
+    # Other data are divided by the counts of the training data, which have no colour.
+    assert evaluate(out, other, "test", labels=["shape"])["labels"]["shape"]["num_unlabeled"] == 1
+    with pytest.raises(RecipeError, match="--label, train: the data has no label 'colour'"):
+        evaluate(out, other, "test", labels=["colour"])
+    with pytest.raises(RecipeError, match="did you mean 'shape'"):
+        evaluate(out, labels=["shap"])
+
+
 def test_frozen_towers_are_cached_and_not_in_the_checkpoint(shapes: Path, tmp_path: Path) -> None:
     settings = ["model.text.tower=minilm", "model.text.frozen=true", "model.text.options={}"]
     settings += ["model.image.tower=efficientnet-lite0", "model.image.frozen=true", "model.image.size=32"]

@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmts.compare import Gap, query_scores
+from mmts.compare import Gap
 from mmts.metrics import bootstrap_interval, seeded_bootstrap_interval
 from mmts.report.charts import Line
 from mmts.report.contents import Contents
 from mmts.report.wording import clean, counted
+from mmts.results import query_scores
 
 _BINS = 6
 _LEAST_IN_BIN = 30
@@ -77,9 +78,12 @@ class Changes:
 def find_queries(contents: Contents, side: str) -> Queries | str:
     """Return the "text" or "media" queries of all runs, or why there are none; a medium's concept is that of its first
     caption."""
-    if contents.not_paired:
-        return contents.not_paired
-    first, distribution = contents.paired[0][0], contents.distributions[0]
+    if contents.results.not_paired:
+        return contents.results.not_paired
+    paired, distribution = contents.results.paired, contents.distributions[0]
+    first = paired[0][0]
+    if not all(run.has(contents.measure.name) for runs in paired for run in runs):
+        return f"some runs were judged without {contents.measure.name}"
     if distribution is None or "text_concepts" not in first.arrays:
         return "the first run does not say to which concepts its queries belong"
     if side == "media" and first.meta["relevance"] == "graded":
@@ -93,7 +97,7 @@ def find_queries(contents: Contents, side: str) -> Queries | str:
     known = concepts >= 0
     if not known.any():
         return "no query belongs to a concept of the training data"
-    scores = tuple(query_scores(runs, side, contents.measure.name)[:, known] for runs in contents.paired)
+    scores = tuple(query_scores(runs, side, contents.measure.name)[:, known] for runs in paired)
     concepts = concepts[known]
     return Queries(concepts, distribution.sizes[concepts], owner[known], scores, int((~known).sum()))
 

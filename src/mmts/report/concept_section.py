@@ -4,11 +4,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from mmts.evaluation import extreme_classes
 from mmts.report import charts
 from mmts.report.by_concept import Changes, ConceptChange, find_changes, find_queries, lines_by_size
 from mmts.report.contents import Contents
 from mmts.report.finding import Finding
-from mmts.report.wording import counted, in_title, isolated, listed, signed
+from mmts.report.wording import clean, counted, in_title, isolated, listed, signed
+from mmts.results import Figure, RunGroup
 
 
 def concept_section(contents: Contents, finding: Finding) -> dict[str, Any]:
@@ -53,6 +55,34 @@ def concept_section(contents: Contents, finding: Finding) -> dict[str, Any]:
         "concept_changes": changes,
         "changes_absent": queries if isinstance(queries, str) else "",
     }
+
+
+def class_tables(contents: Contents) -> list[dict[str, Any]]:
+    """Return for every label the values that the first rule answers worst and best, with all rules' figures."""
+    return [
+        {"label": clean(label, 40), "parts": parts}
+        for label in contents.results.labels
+        if (parts := _class_parts(contents, label))[0][1]
+    ]
+
+
+def _class_parts(contents: Contents, label: str) -> list[tuple[str, list[dict[str, Any]]]]:
+    found = contents.groups[0].metrics[0]["labels"][label]
+
+    def figure(value: str, group: RunGroup = contents.groups[0]) -> Figure | None:
+        return group.class_figure(label, value, contents.directions[0], contents.measure.name)
+
+    def row(value: str) -> dict[str, Any]:
+        return {
+            "name": clean(value, 60),
+            "num_training": f"{found['classes'][value]['num_training']:,}",
+            "num_queries": f"{found['classes'][value]['num_queries']:,}",
+            "figures": [str(figure(value, group) or "–") for group in contents.groups],
+        }
+
+    lowest, highest = extreme_classes(found, lambda value: None if (of := figure(value)) is None else of.mean)
+    parts = (("lowest", lowest), ("highest", highest))
+    return [(f"{word} {contents.measure.name}", [row(value) for value in values]) for word, values in parts]
 
 
 def _change(contents: Contents, changes: Changes) -> dict[str, Any]:

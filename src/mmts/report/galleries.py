@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmts.compare import Judged
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.data.records import Medium
 from mmts.errors import MmtsError
 from mmts.report.contents import Contents
 from mmts.report.wording import clean
+from mmts.results import Judged
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -73,8 +73,6 @@ def make_gallery(contents: Contents, rules: Sequence[int]) -> Gallery:
     names = tuple(contents.names[number] for number in rules)
     if len(runs) < len(rules):
         return Gallery((), (), names, 0, "a run has no judgement.npz; `mmts evaluate` on it writes it")
-    if any(run.differs_from(runs[0]) for run in runs):
-        return Gallery((), (), names, 0, "the runs were judged on different queries")
     meta = runs[0].meta
     thumbnails = _Thumbnails(meta)
     first_caption: dict[int, int] = {}

@@ -1,11 +1,11 @@
 """Loss and validation recall over training, averaged over the seeds of a rule."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from mmts.compare import RunGroup
 from mmts.report.charts import Line
+from mmts.results import RunGroup
 from mmts.training.run_directory import RunDirectory
 
 _BINS = 50
@@ -17,7 +17,7 @@ def loss_line(name: str, number: int, group: RunGroup) -> Line | None:
     for path in group.paths:
         bins: dict[float, list[float]] = {}
         for line in RunDirectory(path).log_lines():
-            if "loss" in line:
+            if math.isfinite(line.get("loss", math.nan)):  # a skipped step's is not a number
                 at = min(int(line["progress"] * _BINS), _BINS - 1)
                 bins.setdefault((at + 0.5) / _BINS, []).append(line["loss"])
         runs.append({progress: sum(values) / len(values) for progress, values in bins.items()})
@@ -28,16 +28,14 @@ def recall_line(name: str, number: int, group: RunGroup, direction: str) -> Line
     """Return validation R@1 in percent, averaged over seeds; None where nothing was validated."""
     runs = []
     for path in group.paths:
-        lines: list[dict[str, Any]] = [
-            line for line in RunDirectory(path).log_lines() if direction in line.get("val", {})
-        ]
-        runs.append({line["progress"]: float(line["val"][direction]["R@1"]) for line in lines})
+        looks = ((line, (line.get("val") or {}).get(direction) or {}) for line in RunDirectory(path).log_lines())
+        runs.append({line["progress"]: float(figures["R@1"]) for line, figures in looks if "R@1" in figures})
     return _line(name, number, runs)
 
 
 def number_of_validations(path: Path) -> int:
     """Return how often a run looked at validation data; the checkpoint was chosen on them if more than once."""
-    return sum("val" in line for line in RunDirectory(path).log_lines())
+    return sum(bool(line.get("val")) for line in RunDirectory(path).log_lines())
 
 
 def _line(name: str, number: int, runs: Sequence[dict[float, float]]) -> Line | None:

@@ -9,18 +9,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from mmts.compare import FOLDS, PARTS, Judged, RunGroup, folds_in_words, query_scores
+from mmts.compare import folds_in_words
 from mmts.concepts.distribution import GROUP_NAMES
+from mmts.console import console
 from mmts.evaluation import shown_measures
 from mmts.files import atomic_write
-from mmts.metrics import bootstrap_interval
 from mmts.report import charts
-from mmts.report.concept_section import concept_section
+from mmts.report.concept_section import class_tables, concept_section
 from mmts.report.contents import Contents, read_contents
 from mmts.report.finding import Finding, find
 from mmts.report.galleries import QUERIES, Gallery, Query, make_gallery
@@ -28,6 +27,7 @@ from mmts.report.learning import loss_line, number_of_validations, recall_line
 from mmts.report.rules import ValueCurve, rule_in_words, value_curve
 from mmts.report.tail import LongTail
 from mmts.report.wording import clean, counted, in_title, listed, signed
+from mmts.results import FOLDS, PARTS, Judged, RunGroup
 from mmts.training.run_directory import RunDirectory, differences
 
 _MEANING = {
@@ -44,24 +44,28 @@ _KEY_SHAPES = (
     '<path d="M12.4 1.6h3.2v2.8h2.8v3.2h-2.8v2.8h-3.2V7.6H9.6V4.4h2.8Z"/>',
 )
 _KEY_DASHES = ("", "5 2", "", "6 2 1.5 2", "1.5 1.5")
+_LONGEST_FOLDER = 60
 
 
-def write_report(runs: Sequence[Path], out: Path, title: str | None = None) -> Path:
+def write_report(runs: Sequence[Path], out: Path, title: str | None = None, names: Sequence[str] | None = None) -> Path:
     """Write one self-contained HTML file about judged runs, and return its path.
 
     runs: run directories; those whose recipes differ only in the seed are shown as one rule with its spread, and the
-    others are compared with the first. What a run lacks (judgement.npz, concepts.npz, the log, validation figures,
-    images) is left out with a sentence that says so. The same runs give the same file, byte for byte.
-    Raises RunError where a folder is no run, has not been judged, or was judged on another kind of media.
+    others are compared with the first. names: one for each rule, in order. What a run lacks (judgement.npz,
+    concepts.npz, the log, validation figures, images) is left out with a sentence that says so. The same runs give the
+    same file, byte for byte.
+    Raises RunError where none of the folders is a judged run, or where they were judged on different queries.
     """
-    contents = read_contents(runs)
-    content = _fill_in(contents, [Path(run) for run in runs], Path(out), title)
+    contents = read_contents(runs, names)
+    for note in contents.results.notes:
+        console.print(f"note: {note}")
+    content = _fill_in(contents, Path(out), title)
     with atomic_write(out, "w") as file:
         file.write(content)
     return Path(out)
 
 
-def _fill_in(contents: Contents, runs: Sequence[Path], out: Path, title: str | None) -> str:
+def _fill_in(contents: Contents, out: Path, title: str | None) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["unbroken"] = lambda text: re.sub(" (?=%)| (?=± )|(?<=±) ", "\N{NO-BREAK SPACE}", text)
     environment.filters["samples"] = lambda number: counted(number, "training sample")
@@ -96,7 +100,8 @@ def _fill_in(contents: Contents, runs: Sequence[Path], out: Path, title: str | N
         text_sentence=_gallery_sentence(contents, gallery, gallery.texts, "captions", contents.kind + "s"),
         media_sentence=_gallery_sentence(contents, gallery, gallery.media, contents.kind + "s", "captions"),
         changes=_changes(contents.groups),
-        commands=_commands(contents.groups, runs, out),
+        commands=_commands(contents, out),
+        notes=[clean(note, 600) for note in contents.results.notes],
         versions=_versions(contents.groups),
         is_openmoji=_is_openmoji(contents.groups, contents.judged),
     )
@@ -200,11 +205,11 @@ def _results(contents: Contents) -> dict[str, Any]:
     table_note += "In brackets: the 95 % bootstrap interval over queries. "
     if len(contents.groups) > 1:
         table_note += "Bold is the highest mean, which need not be a clear difference."
-    if folds := folds_in_words(contents.metrics):
-        table_note += f" {folds}."
+    for folds in dict.fromkeys(folds_in_words(metrics) for group in contents.groups for metrics in group.metrics):
+        table_note += f" {folds}." if folds else ""
     charted = _gap_charts(contents)
     measure = contents.measure
-    intervals = sum(key[2] == measure.name for key in contents.gaps)
+    intervals = sum(key[2] == measure.name and key[3] in PARTS for key in contents.gaps)
     return {
         "results_sentence": (
             f"{measure.definitions} A text query belongs to head, mid or "
@@ -230,6 +235,7 @@ def _results(contents: Contents) -> dict[str, Any]:
         ),
         "gap_rows": _gap_rows(contents),
         "no_gaps": contents.no_gaps,
+        "class_tables": class_tables(contents),
     }
 
 
@@ -240,8 +246,7 @@ def _recall_rows(contents: Contents, direction: str) -> list[charts.Row]:
             figure = contents.figure(number, direction, contents.measure.name, part)
             if figure is None:
                 continue
-            places = [metrics if part is None else metrics["groups"][part] for metrics in group.metrics]
-            values = tuple(float(place[direction][contents.measure.name]) for place in places)
+            values = group.values(direction, contents.measure.name, part) or ()
             name = contents.names[number]
             rows.append(charts.Row(part or "all", name, number, figure.mean, values, f"{figure} %"))
     return rows
@@ -295,19 +300,20 @@ def _gap_rows(contents: Contents) -> list[dict[str, Any]]:
 def _table(contents: Contents, direction: str) -> dict[str, Any]:
     measures = shown_measures(contents.metrics)
     parts: list[dict[str, Any]] = []
-    for part in (None, FOLDS, *GROUP_NAMES) if FOLDS in contents.metrics else PARTS:
+    folds = [of[FOLDS]["num"] for group in contents.groups for of in group.metrics if of.get(FOLDS)]
+    for part in (None, *([FOLDS] if folds else []), *contents.results.parts[1:]):
         figures = [
             (number, [contents.figure(number, direction, measure, part) for measure in measures])
             for number in range(len(contents.groups))
         ]
         known = [(number, cells) for number, cells in figures if None not in cells]
         if not known:
-            parts.append({"name": (part or "all").capitalize(), "note": "no queries", "rows": []})
+            parts.append({"name": _part_name(part), "note": "no queries", "rows": []})
             continue
         best = [max(cells[at].mean for _, cells in known) for at in range(len(measures))]  # type: ignore[union-attr]
         rows = []
         for number, cells in known:
-            interval = _intervals(contents, number, direction) if part is None else {}
+            intervals = [contents.results.interval(number, direction, measure, part) for measure in measures]
             rows.append(
                 {
                     "number": number,
@@ -316,55 +322,35 @@ def _table(contents: Contents, direction: str) -> dict[str, Any]:
                         {
                             "mean": f"{figure.mean:.1f}",
                             "spread": None if figure.spread is None else f"{figure.spread:.1f}",
-                            "interval": interval.get(measure),
+                            "interval": None if interval is None else "[{:.1f}, {:.1f}]".format(*interval),
                             "is_highest": len(known) > 1 and figure.mean == best[at],
                         }
-                        for at, (measure, figure) in enumerate(zip(measures, cells, strict=True))
+                        for at, (interval, figure) in enumerate(zip(intervals, cells, strict=True))
                         if figure is not None
                     ],
                 }
             )
-        name = f"{contents.metrics[FOLDS]['num']} folds" if part == FOLDS else (part or "all").capitalize()
+        name = f"{folds[0]} folds" if part == FOLDS else _part_name(part)
         parts.append({"name": name, "note": _queries(contents, direction, part), "rows": rows})
     return {"name": in_title(direction), "measures": measures, "parts": parts}
 
 
+def _part_name(part: str | None) -> str:
+    """Name a part of a table: "All", "Head", "article_type: head"."""
+    label, _, name = (part or "all").rpartition(" ")
+    return f"{clean(label, 40)}: {name}" if label else name.capitalize()
+
+
 def _queries(contents: Contents, direction: str, part: str | None) -> str:
     """Say how many queries stand behind a part of a table, where metrics.json knows."""
-    metrics = contents.metrics
     if part == FOLDS:
         return "mean"
+    is_text = direction == contents.directions[0]
     if part is None:
-        number = metrics["num_captions" if direction == contents.directions[0] else "num_media"]
-    elif direction == contents.directions[0]:
-        number = metrics["groups"][part]["num_queries"]
+        number = contents.metrics["num_captions" if is_text else "num_media"]
     else:
-        judged = contents.judged[0]
-        if judged is None:
-            return ""
-        number = int((judged.arrays["media_groups"] == GROUP_NAMES.index(part)).sum())
-    return counted(number, "query", "queries")
-
-
-def _intervals(contents: Contents, number: int, direction: str) -> dict[str, str]:
-    """Return the intervals of a rule over queries, by measure: a single run's own, else those of the seeds' mean."""
-    metrics = contents.groups[number].metrics
-    if len(metrics) == 1:
-        found = (metrics[0].get("intervals") or {}).get(direction) or {}
-    elif contents.paired:
-        side = "text" if direction == contents.directions[0] else "media"
-        runs = contents.paired[number]
-        owner = torch.from_numpy(runs[0].arrays["owner"]) if side == "text" else None
-        found = {
-            measure: [
-                100 * bound
-                for bound in bootstrap_interval(query_scores(runs, side, measure).mean(dim=0), clusters=owner)
-            ]
-            for measure in shown_measures(contents.metrics)
-        }
-    else:
-        found = {}
-    return {measure: f"[{low:.1f}, {high:.1f}]" for measure, (low, high) in found.items()}
+        number = contents.results.num_queries(part)[0 if is_text else 1]
+    return "" if number is None else counted(number, "query", "queries")
 
 
 def _shown_rules(finding: Finding) -> list[int]:
@@ -400,18 +386,35 @@ def _changes(groups: Sequence[RunGroup]) -> list[tuple[str, list[str]]]:
     return rows
 
 
-def _commands(groups: Sequence[RunGroup], runs: Sequence[Path], out: Path) -> str:
-    lines = []
-    for group in groups:
-        recipe = shlex.quote(clean(RunDirectory(group.paths[0]).recipe_file, 400))
-        folder = re.sub(r"[^\w.-]+", "-", group.paths[0].name).strip("-") or "run"
+def _commands(contents: Contents, out: Path) -> str:
+    """Return the commands that train all runs again in new folders, and write a page about those."""
+    lines: list[str] = []
+    again: list[str] = []
+    for number, (name, group) in enumerate(zip(contents.names, contents.groups, strict=True)):
+        recipe = shlex.quote(str(RunDirectory(group.paths[0]).recipe_file))
+        folder = "again/" + (re.sub(r"[^\w.-]+", "-", name).strip("-.")[:_LONGEST_FOLDER] or "run")
+        if any(run.startswith(folder) for run in again):
+            folder += f"-{number + 1}"
+        judged_so = ["--checkpoint last"] if group.metrics[0].get("checkpoint") == "last" else []
+        judged_so += [f"--label {shlex.quote(label)}" for label in contents.results.labels]
         if len(group.seeds) == 1:
-            lines.append(f"mmts train {recipe} --out again/{folder}")
+            commands, own = [f"mmts train {recipe} --out {folder}"], [folder]
         else:
-            seeds = " ".join(str(seed) for seed in group.seeds)
-            train = f"mmts train {recipe} --set train.seed=$seed --out again/{folder}-seed$seed"
-            lines.append(f"for seed in {seeds}; do {train}; done")
-    lines.append(" ".join(["mmts report", *(shlex.quote(clean(run, 400)) for run in runs), "--out", out.name]))
+            commands = [f"mmts train {recipe} --set train.seed=$seed --out {folder}-seed$seed"]
+            own = [f"{folder}-seed{seed}" for seed in group.seeds]
+        if judged_so:
+            where = folder if len(own) == 1 else f"{folder}-seed$seed"
+            commands.append(f"mmts evaluate {where} {' '.join(judged_so)}")
+        if len(own) == 1:
+            lines += commands
+        else:
+            seeds = " ".join(map(str, group.seeds))
+            lines.append(f"for seed in {seeds}; do {' && '.join(commands)}; done")
+        again += own
+    report = ["mmts report", *again, "--out", shlex.quote(f"again/{out.name}")]
+    if not any("," in name for name in contents.names):  # as it separates names
+        report += ["--names", shlex.quote(",".join(contents.names))]
+    lines.append(" ".join(report))
     return "\n".join(lines)
 
 

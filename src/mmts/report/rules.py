@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmts.compare import RunGroup
 from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.errors import InputError
 from mmts.policies import Policy
 from mmts.report.charts import Line, thinned
+from mmts.results import RunGroup
 from mmts.training import objective_sections as r
 from mmts.training.build_objective import build_policy, rule_of, shift_of
 from mmts.training.recipe import Recipe

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from markupsafe import Markup
 
@@ -86,11 +87,10 @@ def _part(number: int, distribution: ConceptDistribution) -> Part:
 
 def _sentence(sizes: list[int], num_samples: int) -> str:
     tenth = max(1, round(len(sizes) / 10))
-    middle = sizes[len(sizes) // 2]
     share = 100 * sum(sizes[:tenth]) / sum(sizes)
     return (
         f"{counted(num_samples, 'training sample')} in {counted(len(sizes), 'concept')}: the largest has {sizes[0]:,}, "
-        f"the middle one {middle:,}, the smallest {sizes[-1]:,}. The largest tenth of the concepts "
+        f"the median is {np.median(sizes):,g}, the smallest {sizes[-1]:,}. The largest tenth of the concepts "
         f"{'holds' if tenth == 1 else 'hold'} {share:.0f} % of the samples."
     )
 

@@ -9,11 +9,11 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from mmts.compare import Gap, Judged
+from mmts.compare import Gap
 from mmts.concepts import ConceptDistribution
 from mmts.data.records import Dataset
-from mmts.errors import RunError
 from mmts.files import atomic_write
+from mmts.results import Judged, refuse_other_queries
 from mmts.sweep.divisions import AVERAGE, CONCEPT, PARTS, Division, divisions
 from mmts.sweep.figure import draw_standings
 from mmts.sweep.standings import BOTH, SIDES, Column, Standings
@@ -54,12 +54,16 @@ def make_leaderboard(
     """
     runs = tuple(tuple(Judged.load(run) for run in final.runs) for final in finals)
     first = runs[0][0]
-    for run in (run for of_rule in runs for run in of_rule):
-        if (key := run.differs_from(first)) is not None:
-            raise RunError(f"{run.path} and {first.path} were not judged on the same queries: {key} differs")
+    _refuse_other_queries(runs)
     names = tuple(final.tuned.trial.rule for final in finals)
     standings = Standings(names, runs, tuple(divisions(first, dataset, of_labels)))
     return Leaderboard(sweep, dataset, of_labels, tuple(tuned), tuple(finals), standings)
+
+
+def _refuse_other_queries(runs: Sequence[Sequence[Judged]]) -> None:
+    first = runs[0][0]
+    others = {run.path: how for of_rule in runs for run in of_rule if (how := run.differs_from(first))}
+    refuse_other_queries(str(first.path), others)
 
 
 def write_leaderboard(out: Path, board: Leaderboard) -> tuple[Path, Path, Path]:
@@ -104,14 +108,16 @@ def standings_table(standings: Standings) -> Table:
 
 
 def _rows(board: Leaderboard) -> Iterator[dict[str, Any]]:
-    """Yield a row for each run, direction and part."""
+    """Yield a row for each run, direction and part; val, as test, is divided by the first rule's concepts."""
     chosen = [final.tuned.trial for final in board.finals]
-    for tuned in board.tuned:
-        if tuned.metrics is not None:
-            runs = tuple(Judged.load(run) for run in tuned.runs)
-            found = divisions(runs[0], board.dataset, board.of_labels) if runs else []
-            on_val = Standings((tuned.trial.rule,), (runs,), tuple(found))
-            yield from _rows_of(tuned.trial, tuned.trial in chosen, "trial", on_val, 0)
+    trials = [each for each in board.tuned if each.runs and each.metrics is not None]
+    runs = tuple(tuple(Judged.load(run) for run in each.runs) for each in trials)
+    if runs:
+        _refuse_other_queries(runs)
+        names = tuple(each.trial.rule for each in trials)
+        on_val = Standings(names, runs, tuple(divisions(runs[0][0], board.dataset, board.of_labels)))
+        for number, each in enumerate(trials):
+            yield from _rows_of(each.trial, each.trial in chosen, "trial", on_val, number)
     for rule, final in enumerate(board.finals):
         yield from _rows_of(final.tuned.trial, True, "test", board.standings, rule)
 

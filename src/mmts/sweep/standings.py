@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmts.compare import MEAN_RECALL, Figure, Gap, Judged, query_scores
+from mmts.compare import Gap
 from mmts.evaluation import CUTOFFS, GRADED
 from mmts.metrics import seeded_bootstrap_interval
+from mmts.results import MEAN_RECALL, Figure, Judged, query_scores
 from mmts.sweep.divisions import Division
 
 SIDES = ("text", "media")
@@ -77,14 +78,15 @@ class Standings:
     def figure(self, rule: int, column: Column) -> Figure | None:
         """Return a measure's mean and spread over seeds, percent."""
         values = self.values(rule, column)
-        if values is None:
-            return None
-        return Figure(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None)
+        return None if values is None else Figure.of(values)
 
     def gap(self, rule: int, column: Column) -> Gap | None:
-        """Return a rule's figure minus the first rule's, points, with its 95 % interval (docs/method.md, 7.3)."""
+        """Return a rule's figure minus the first rule's, points, with its 95 % interval (docs/method.md, 7.3).
+
+        None where all queries of the part belong to one medium: an interval over queries would say nothing.
+        """
         rows = _rows(self.runs[0][0], column.side, column.division, column.part)
-        if rows is None:
+        if rows is None or not (rows.clusters != rows.clusters[0]).any():
             return None
         first, own = (rows.scores(self.runs[each], column.measure) for each in (0, rule))
         low, high = seeded_bootstrap_interval(first, own, clusters=rows.clusters)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mmts.compare import MEAN_RECALL
 from mmts.evaluation import CUTOFFS
+from mmts.results import MEAN_RECALL
 from mmts.sweep.sweep_file import Trial
 
 

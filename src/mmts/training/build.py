@@ -1,5 +1,6 @@
 """From the sections of a recipe to the objects they describe."""
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from mmts.data.graded import CaptionPool
 from mmts.data.records import Medium, Split
 from mmts.data.stream_order import stream_order
 from mmts.errors import DataError, InputError, RecipeError, nearest
+from mmts.evaluation import MediaLabel
 from mmts.training import recipe as r
 
 
@@ -105,13 +107,27 @@ def label_of_samples(split: Split, label: str, key: str = "concepts.label") -> l
 
     `key` is what asked for it.
     """
-    values = []
-    for owner in split.owner.tolist():
-        medium = split.media[owner]
-        if label not in medium.labels:
-            known = sorted({key for each in split.media for key in each.labels})
-            if label not in known:
-                raise RecipeError(f"{key}: the data has no label {label!r}; {nearest(label, known)}")
-            raise DataError(f"medium {medium.id!r} has no label {label!r}, which {key} asks for")
-        values.append(str(medium.labels[label]))
-    return values
+    values = media_label(split, label, key)
+    bare = next((medium.id for medium, value in zip(split.media, values, strict=True) if value is None), None)
+    if bare is not None:
+        raise DataError(f"medium {bare!r} has no label {label!r}, which {key} asks for")
+    return [str(values[owner]) for owner in split.owner.tolist()]
+
+
+def media_label(split: Split, label: str, key: str) -> list[str | None]:
+    """Return a label of each medium, None where it has none; raises RecipeError where no medium has it."""
+    values = [medium.labels.get(label) for medium in split.media]
+    if all(value is None for value in values):
+        known = sorted({key for each in split.media for key in each.labels})
+        raise RecipeError(f"{key}: the data has no label {label!r}; {nearest(label, known)}")
+    return [None if value is None else str(value) for value in values]
+
+
+def judged_label(label: str, train: Split, split: Split) -> MediaLabel:
+    """Return a label of the media of `split`, with how many samples of `train` have each of its values.
+
+    Raises RecipeError where the media of either have no such label.
+    """
+    of_train, values = (media_label(each, label, f"--label, {each.name}") for each in (train, split))
+    counts = Counter(value for owner in train.owner.tolist() if (value := of_train[owner]) is not None)
+    return MediaLabel(values, dict(counts.most_common()))

@@ -3,7 +3,7 @@
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,14 @@ from mmts.console import console
 from mmts.data.records import Dataset, Split
 from mmts.errors import DataError, RunError
 from mmts.evaluation import (
+    MediaLabel,
     Relevance,
     coverage_in_words,
     direction_names,
+    extreme_classes,
     judge,
     judge_folds,
+    percent,
     recalls,
     save_embeddings,
     save_judgement,
@@ -33,7 +36,7 @@ from mmts.evaluation import (
 )
 from mmts.files import cache_root, check_file_path, content_hash, read_json, write_json
 from mmts.models import TwoTower
-from mmts.training.build import build_distribution, build_plan, media_concepts, text_concepts
+from mmts.training.build import build_distribution, build_plan, judged_label, media_concepts, text_concepts
 from mmts.training.build_objective import build_objective
 from mmts.training.checkpoint import load_checkpoint, random_state, restore_random_state
 from mmts.training.inputs import Inputs, build_model, embed_split, prepare_inputs, training_batches
@@ -128,8 +131,12 @@ def evaluate(
     split_name: str | None = None,
     checkpoint: str = "best",
     embeddings_file: Path | None = None,
+    labels: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Judge a run: on its own test split (rewriting metrics.json), or on other data or another split (evaluations/)."""
+    """Judge a run: on its own test split (rewriting metrics.json), or on other data or another split (evaluations/).
+
+    labels: of the media, to judge head, mid and tail and every value by; those judged by before are kept.
+    """
     RunDirectory.check_checkpoint(checkpoint)
     if embeddings_file is not None:
         check_file_path(embeddings_file)
@@ -137,20 +144,33 @@ def evaluate(
     recipe = run.recipe()
     dataset = open_data(recipe.data, data)
     split = _split_to_judge(dataset, split_name, recipe).judged(recipe.data.relevance)
-    distribution = ConceptDistribution.load(run.concepts_file)
-    model = load_model(run, recipe, split, checkpoint)
-    inputs = prepare_inputs(model, split)
-    model.drop_frozen()
     given = resolved(data or recipe.data.path)
     file = run.metrics_file
     if given != recipe.data.path or split.name != judged_split(dataset):
         file = run.evaluations / _evaluation_name(given, split, checkpoint, other_data=given != recipe.data.path)
-    judging = Judging(run, recipe, model, distribution, dataset, checkpoint)
+    kept = dict.fromkeys((*labels, *_labels_in(file)))
+    trained_on = dataset if given == recipe.data.path or not kept else open_data(recipe.data)
+    of_labels = {
+        label: judged_label(label, limited(trained_on.split("train"), recipe.data.max_media), split) for label in kept
+    }
+    distribution = ConceptDistribution.load(run.concepts_file)
+    model = load_model(run, recipe, split, checkpoint)
+    inputs = prepare_inputs(model, split)
+    model.drop_frozen()
+    judging = Judging(run, recipe, model, distribution, dataset, checkpoint, of_labels)
     metrics, media, text = judging(inputs, file)
     if embeddings_file is not None:
         save_embeddings(embeddings_file, media, text, split.owner)
         console.print(f"embeddings: {embeddings_file}")
     return metrics
+
+
+def _labels_in(file: Path) -> list[str]:
+    """Return the labels that a metrics file was made with."""
+    try:
+        return [*read_json(file)["labels"]]
+    except (FileNotFoundError, DataError, KeyError, TypeError):  # none, or a damaged one, which is written anew
+        return []
 
 
 def _data_of(run: RunDirectory) -> Path | None:
@@ -253,6 +273,7 @@ class Judging:
     distribution: ConceptDistribution
     dataset: Dataset
     checkpoint: str = "best"
+    labels: Mapping[str, MediaLabel] = field(default_factory=dict)
 
     def __call__(self, inputs: Inputs, file: Path) -> tuple[dict[str, Any], Tensor, Tensor]:
         """Judge, write and print the figures; return them and the embeddings, media (N, D) and text (M, D).
@@ -268,7 +289,7 @@ class Judging:
             media_groups = self.distribution.groups_of(media_concepts(self.recipe.concepts, self.distribution, split))
         else:
             media_groups = text_groups[split.first]
-        metrics = summarize(judgement, split, text_groups, media_groups)
+        metrics = summarize(judgement, split, text_groups, media_groups, self.labels)
         if relevance != "graded" and split.name == "test" and 1 < self.dataset.folds <= split.num_media:
             metrics["folds"] = judge_folds(media, text, split, relevance, self.dataset.folds)
         if (coverage := self.dataset.coverage.get(split.name)) is not None:
@@ -277,42 +298,85 @@ class Judging:
         metrics |= {"data": str(root), "relevance": relevance, "checkpoint": self.checkpoint}
         if file == self.run.metrics_file:
             save_judgement(
-                self.run.judgement_file, judgement, split, root, relevance, concepts, text_groups, media_groups
+                self.run.judgement_file,
+                judgement,
+                split,
+                root,
+                relevance,
+                concepts,
+                text_groups,
+                media_groups,
+                self.labels,
             )
         write_json(file, metrics)  # last: it says that the run is finished
-        console.print(metrics_table(metrics))
+        for table in metrics_tables(metrics):
+            console.print(table)
         console.print(f"metrics: {file}")
         return metrics, media, text
 
 
-def metrics_table(metrics: dict[str, Any]) -> Table:
-    """Draw metrics.json for a terminal 80 columns wide."""
-    title = f"{metrics['split']}: {metrics['num_media']:,} media, {metrics['num_captions']:,} captions; percent"
-    table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", min_width=10)
+def metrics_tables(metrics: dict[str, Any]) -> list[Table]:
+    """Draw metrics.json for a terminal 80 columns wide: all figures, then those of each label."""
     measures = shown_measures(metrics)
-    for name in (*measures, "MedR"):
-        table.add_column(name, justify="right", min_width=4)
-    for direction in (key for key in metrics if "_to_" in key):
-        figures, intervals = metrics[direction], metrics["intervals"][direction]
-        cells = [
-            f"{_percent(figures[name])} ({_percent(low)}, {_percent(high)})"
-            for name, (low, high) in ((name, intervals[name]) for name in measures)
-        ]
-        table.add_row(direction.replace("_to_", "→"), *cells, f"{figures['median_rank']:g}")
+    title = f"{metrics['split']}: {metrics['num_media']:,} media, {metrics['num_captions']:,} captions; percent"
+    table = _table(title, *measures, "MedR")
+    for direction in _directions(metrics):
+        table.add_row(direction.replace("_to_", "→"), *_row(metrics, direction, measures))
         if "folds" in metrics:
-            table.add_row(f"  {metrics['folds']['num']} folds", *_row(metrics["folds"][direction], measures))
-        for group in GROUP_NAMES:
-            inside = (metrics["groups"][group] or {}).get(direction)
-            if inside is not None:
-                table.add_row(f"  {group}", *_row(inside, measures))
+            table.add_row(f"  {metrics['folds']['num']} folds", *_row(metrics["folds"], direction, measures))
+        _add_groups(table, metrics["groups"], direction, measures)
     table.caption = coverage_in_words(metrics) or None
+    tables = [table]
+    for name, label in metrics.get("labels", {}).items():
+        table = _table(f"by {name}, {label['num_classes']:,} values in training; percent", *measures, "MedR")
+        for direction in _directions(metrics):
+            table.add_row(direction.replace("_to_", "→"))
+            _add_groups(table, label["groups"], direction, measures)
+        if bare := label["num_unlabeled"]:
+            table.caption = f"left out: {bare:,} media without {name}"
+        tables.append(table)
+        tables += _extremes(name, label, _directions(metrics)[-1], "mAP" if "mAP" in measures else "R@5")
+    return tables
+
+
+def _extremes(name: str, label: dict[str, Any], direction: str, measure: str) -> list[Table]:
+    """Draw the values of a label that text queries find worst and best."""
+    lowest, highest = extreme_classes(label, lambda value: label["classes"][value][direction][measure])
+    if not lowest:
+        return []
+    table = _table(
+        f"{direction.replace('_to_', '→')} by {name}: lowest and highest {measure}", "training", "queries", measure
+    )
+    for value in (*lowest, *reversed(highest)):
+        figures = label["classes"][value]
+        about = (f"{figures['num_training']:,}", f"{figures['num_queries']:,}", percent(figures[direction][measure]))
+        table.add_row(value, *about, end_section=value == lowest[-1])
+    return [table]
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", min_width=10, overflow="fold")
+    for name in columns:
+        table.add_column(name, justify="right", min_width=4)
     return table
 
 
-def _row(figures: dict[str, float], measures: Sequence[str]) -> list[str]:
-    return [*(_percent(figures[name]) for name in measures), f"{figures['median_rank']:g}"]
+def _directions(metrics: Mapping[str, Any]) -> list[str]:
+    return [key for key in metrics if "_to_" in key]
 
 
-def _percent(value: float) -> str:
-    return "100" if value == 100 else f"{value:.1f}"
+def _add_groups(table: Table, groups: Mapping[str, Any], direction: str, measures: Sequence[str]) -> None:
+    for group in GROUP_NAMES:
+        if (groups[group] or {}).get(direction) is not None:
+            table.add_row(f"  {group}", *_row(groups[group], direction, measures))
+
+
+def _row(place: Mapping[str, Any], direction: str, measures: Sequence[str]) -> list[str]:
+    """Return the figures of one direction, with their intervals where there are such, and the median rank."""
+    figures, intervals = place[direction], place.get("intervals", {}).get(direction, {})
+    cells = []
+    for name in measures:
+        low, high = map(percent, intervals[name]) if name in intervals else ("", "")
+        cells.append(f"{percent(figures[name])} ({low}, {high})" if low else percent(figures[name]))
+    return [*cells, f"{figures['median_rank']:g}"]

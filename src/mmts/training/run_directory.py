@@ -44,7 +44,7 @@ class RunDirectory:
     unreadable.txt    media that could not be decoded, with the reason
     diverged.json     the batch that training stopped at because of a NaN
     metrics.json      how the run is judged
-    judgement.npz     rank of every query behind metrics.json, and the first ten results
+    judgement.npz     rank of every query behind metrics.json, the first ten results, and the labels it was judged by
     evaluations/      judgements on other data or splits
     index/            what `mmts index` made, for searching
     onnx/, sentence-transformers/   what `mmts export` wrote
@@ -117,11 +117,37 @@ class RunDirectory:
         """Return the file of the checkpoint `last`, `previous` or `best`."""
         return self.path / "checkpoints" / f"{name}.pt"
 
+    def problem(self) -> str:
+        """Say why this is not a run directory; empty where it is one."""
+        if self.recipe_file.is_file():
+            return ""
+        if self.path.is_dir():
+            runs = sorted(
+                file.parent for pattern in ("*", "runs/*/*") for file in self.path.glob(f"{pattern}/recipe.yaml")
+            )
+            holds = f", but holds {len(runs):,}, such as {runs[0]}" if runs else " (it has no recipe.yaml)"
+            return f"{self.path} is not a run directory{holds}"
+        if self.path.exists():
+            own = RunDirectory(self.path.parent)
+            folder = f"its folder, {own.path}" if own.recipe_file.is_file() else "the folder that `mmts train` wrote"
+            return f"{self.path} is a file; a run directory is wanted: {folder}"
+        if self.path.is_symlink():
+            return f"{self.path} is a link to {self.path.readlink()}, which does not exist"
+        return f"{self.path} does not exist"
+
+    def not_judged(self) -> str:
+        """Say that this run has no metrics.json, and what to do; empty where it has one."""
+        if self.metrics_file.is_file():
+            return ""
+        if not self.has_started:
+            return f"{self.path} holds a recipe, but was never trained"
+        todo = f"finish it, or call `mmts evaluate {self.path}`"
+        return f"{self.path} has not been judged yet (it has no metrics.json): {todo}"
+
     def recipe(self) -> Recipe:
         """Read the resolved recipe; raises RunError where this is no run directory."""
-        if not self.recipe_file.is_file():
-            what = "is not a run directory (it has no recipe.yaml)" if self.path.is_dir() else "does not exist"
-            raise RunError(f"{self.path} {what}")
+        if why := self.problem():
+            raise RunError(why)
         try:
             content = load_yaml(self.recipe_file.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError):

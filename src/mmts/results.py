@@ -1,0 +1,551 @@
+"""Judged runs as compare, report and sweep read them: gathered by recipe, named, and on the same queries."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmts.concepts.distribution import GROUP_NAMES
+from mmts.errors import RunError
+from mmts.evaluation import (
+    CUTOFFS,
+    GRADED,
+    MediaLabel,
+    Side,
+    figures_by_group,
+    figures_by_label,
+    load_judgement,
+)
+from mmts.files import read_json
+from mmts.metrics import bootstrap_interval
+from mmts.training.recipe import Recipe
+from mmts.training.run_directory import RunDirectory, differences
+
+PARTS = (None, *GROUP_NAMES)
+"""What is judged: all queries, and those of head, mid and tail."""
+
+FOLDS = "folds"
+"""The mean over equal parts of the media, each judged by itself, as MSCOCO's five times 1,000."""
+
+MEAN_RECALL = "mean recall"
+"""The mean of R@1, R@5 and R@10: steadier than any of them."""
+
+_LONGEST_NAME = 60
+_LISTED = 5
+# What sets apart the folders of one rule's seeds: fixed-0 and fixed-1, a0 and a1, mm-ts-seed3, or seed-3 alone.
+_SEED = re.compile(r"(?:[-_. ]*seed|[-_. ]s)?[-_. ]*\d+$")
+_ONLY_SEED = re.compile(r"seed[-_. ]*\d+")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Mean and sample standard deviation over seeds (None for a single one)."""
+
+    mean: float
+    spread: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Figure":
+        """Return the mean and the spread of at least one value.
+
+        >>> str(Figure.of([50.0, 75.0])), str(Figure.of([50.0]))
+        ('62.5 ± 17.7', '50.0')
+        """
+        return cls(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None)
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f}" if self.spread is None else f"{self.mean:.1f} ± {self.spread:.1f}"
+
+
+@dataclass(frozen=True)
+class RunGroup:
+    """Runs of one recipe that differ only in their seed."""
+
+    name: str
+    paths: tuple[Path, ...]
+    recipe: Recipe
+    metrics: tuple[dict[str, Any], ...]
+    seeds: tuple[int, ...]
+
+    def values(self, direction: str, measure: str, part: str | None = None) -> tuple[float, ...] | None:
+        """Return a measure of each seed; None where any of them lacks it, or where it is not a number."""
+        return _numbers(_at(_place(metrics, part), direction, measure) for metrics in self.metrics)
+
+    def figure(self, direction: str, measure: str, part: str | None = None) -> Figure | None:
+        """Return a measure over the seeds, of all queries, a part ("tail", "LABEL tail") or folds; None without it."""
+        values = self.values(direction, measure, part)
+        return None if values is None else Figure.of(values)
+
+    def class_figure(self, label: str, value: str, direction: str, measure: str) -> Figure | None:
+        """Return a measure over the seeds of the queries whose medium has a value of a label; None without it."""
+        places = (metrics.get("labels", {}).get(label, {}).get("classes", {}).get(value) for metrics in self.metrics)
+        values = _numbers(_at(place, direction, measure) for place in places)
+        return None if values is None else Figure.of(values)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One run's ranks and first results, as judgement.npz holds them."""
+
+    path: Path
+    arrays: dict[str, np.ndarray[Any, Any]]
+    meta: dict[str, Any]
+
+    @classmethod
+    def load(cls, run: Path) -> "Judged":
+        """Read a run's judgement.npz; raises DataError where it has none."""
+        return cls(run, *load_judgement(RunDirectory(run).judgement_file))
+
+    @property
+    def owner(self) -> Tensor:
+        """(M,) int64, the medium of each caption."""
+        return torch.from_numpy(self.arrays["owner"])
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        """The queries of both directions, text to media first."""
+        kind, owner = self.meta["kind"], self.owner
+        directions = (("text", f"text_to_{kind}", owner), ("media", f"{kind}_to_text", None))
+        return tuple(  # type: ignore[return-value]
+            Side(
+                direction,
+                torch.from_numpy(self.arrays[f"{side}_ranks"]),
+                torch.from_numpy(self.arrays[f"{side}_graded"]) if f"{side}_graded" in self.arrays else None,
+                clusters,
+            )
+            for side, direction, clusters in directions
+        )
+
+    def has(self, measure: str) -> bool:
+        """Whether queries have this measure: mAP and the like only where relevance is graded."""
+        return measure not in GRADED or "text_graded" in self.arrays
+
+    @property
+    def groups(self) -> tuple[Tensor, Tensor]:
+        """The group of each text query and of each medium: 0, 1, 2 = head, mid, tail."""
+        text, media = (torch.from_numpy(self.arrays[f"{side}_groups"]) for side in ("text", "media"))
+        return text, media
+
+    @cached_property
+    def labels(self) -> dict[str, MediaLabel]:
+        """The labels that the run was judged by."""
+        return {name: MediaLabel(**label) for name, label in self.meta.get("labels", {}).items()}
+
+    def differs_from(self, other: "Judged") -> str:
+        """Say what makes this run's queries others than the other's; empty where they are the same."""
+        if self.meta["kind"] != other.meta["kind"]:
+            return f"{self.meta['kind']}s, not {other.meta['kind']}s"
+        for key in ("split", "relevance"):
+            if self.meta[key] != other.meta[key]:
+                return f"{key} {self.meta[key]}, not {other.meta[key]}"
+        for key, word in (("media_ids", "media"), ("captions", "captions")):
+            own, others = self.meta[key], other.meta[key]
+            if own != others:
+                if sorted(own) == sorted(others):
+                    return f"the same {word} in another order"
+                return f"{len(own):,} {word}, {len({*own} & {*others}):,} of them the same"
+        return ""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Judged runs in groups, in the order given, all judged on the same queries, and divided alike.
+
+    judged: of each group's runs, None where one has no judgement.npz. labels: those that the media are divided by.
+    notes: what a reader has to know of what was left out, or is shown otherwise than it stands in metrics.json.
+    """
+
+    groups: tuple[RunGroup, ...]
+    judged: tuple[tuple[Judged | None, ...], ...]
+    labels: dict[str, MediaLabel]
+    notes: tuple[str, ...]
+
+    @property
+    def directions(self) -> tuple[str, str]:
+        """(text_to_image, image_to_text), or the same of video."""
+        return directions_of(self.groups[0].metrics[0])
+
+    @property
+    def parts(self) -> tuple[str | None, ...]:
+        """All queries (None), head, mid and tail, and those of every label, as "article_type tail"."""
+        return (*PARTS, *label_parts(self.labels))
+
+    @property
+    def paired(self) -> tuple[tuple[Judged, ...], ...]:
+        """The runs of each group query by query; nothing where one of them has no judgement.npz."""
+        known = tuple(tuple(run for run in runs if run is not None) for runs in self.judged)
+        return () if self.not_paired else known
+
+    @property
+    def not_paired(self) -> str:
+        """Why runs cannot be compared query by query; empty where they can."""
+        missing = [
+            str(path)
+            for group, runs in zip(self.groups, self.judged, strict=True)
+            for path, run in zip(group.paths, runs, strict=True)
+            if run is None
+        ]
+        if not missing:
+            return ""
+        return f"some runs have no judgement.npz; `mmts evaluate` on them writes it ({_few(missing)})"
+
+    def rows(self, part: str | None) -> tuple[Tensor, Tensor]:
+        """Return which text queries (M,) and media (N,) a part holds, bool; only where `paired`."""
+        first = self.paired[0][0]
+        label, name = _split_part(part)
+        if label:
+            media = self.labels[label].groups()
+            groups = media[first.owner], media
+        else:
+            groups = first.groups
+        text, media = (
+            torch.ones(len(each)).bool() if part is None else each == GROUP_NAMES.index(name) for each in groups
+        )
+        return text, media
+
+    def num_queries(self, part: str) -> tuple[int | None, int | None]:
+        """Return how many text queries and how many media a part holds, where that is known."""
+        if self.paired:
+            text, media = (int(rows.sum()) for rows in self.rows(part))
+            return text, media
+        place = _place(self.groups[0].metrics[0], part) or {}
+        return place.get("num_queries"), place.get("num_media")
+
+    def interval(
+        self, number: int, direction: str, measure: str, part: str | None = None
+    ) -> tuple[float, float] | None:
+        """Return a group's 95 % interval over queries, percent: a single run's own, else that of the seeds' mean."""
+        group = self.groups[number]
+        if len(group.metrics) == 1:
+            stored = _at((_place(group.metrics[0], part) or {}).get("intervals"), direction, measure)
+            if stored is not None:
+                return stored[0], stored[1]
+        if not self.paired or part == FOLDS:
+            return None
+        at = self.directions.index(direction)
+        side, rows = self.paired[0][0].sides[at], self.rows(part)[at]
+        if not side.can_be_drawn(rows) or not all(run.has(measure) for run in self.paired[number]):
+            return None
+        scores = query_scores(self.paired[number], ("text", "media")[at], measure).mean(dim=0)[rows]
+        low, high = bootstrap_interval(scores, clusters=None if side.clusters is None else side.clusters[rows])
+        return 100 * low, 100 * high
+
+
+def label_parts(labels: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of head, mid and tail by labels.
+
+    >>> label_parts(["type"])
+    ('type head', 'type mid', 'type tail')
+    """
+    return tuple(f"{label} {name}" for label in labels for name in GROUP_NAMES)
+
+
+def query_scores(runs: Sequence[Judged], side: str, measure: str) -> Tensor:
+    """Return (S, Q) in [0, 1], one row per run: "text" or "media" queries' hits, mean recall or graded measure."""
+
+    def of_run(run: Judged) -> Tensor:
+        if measure in GRADED:
+            return torch.from_numpy(run.arrays[f"{side}_graded"][:, GRADED.index(measure)])
+        cutoffs = CUTOFFS if measure == MEAN_RECALL else (int(measure.removeprefix("R@")),)
+        ranks = torch.from_numpy(run.arrays[f"{side}_ranks"])
+        return torch.stack([(ranks <= k).double() for k in cutoffs]).mean(dim=0)
+
+    return torch.stack([of_run(run) for run in runs])
+
+
+def read_results(paths: Sequence[str | Path], names: Sequence[str] | None = None) -> Results:
+    """Read judged runs; runs whose recipes differ only in the seed make one group.
+
+    Among several paths, any that is not a judged run is passed over with a note, and a run that is given twice, or has
+    the recipe and the seed of another, counts once. names: one for each group, in order; by default those of their
+    folders. Where runs found other concepts, head, mid and tail of all go by the first one's.
+    Raises RunError where no run remains, or where runs were judged on different queries.
+    """
+    notes: list[str] = []
+    groups = _gather(_usable(paths, notes), names, notes)
+    judged = [[_judged(path) for path in group.paths] for group in groups]
+    _check_same_queries(groups, judged)
+    checkpoints = {str(metrics.get("checkpoint", "best")) for group in groups for metrics in group.metrics}
+    if len(checkpoints) > 1:
+        last = [group.name for group in groups if group.metrics[0].get("checkpoint") == "last"]
+        notes.append(f"judged at the last checkpoint, not the best: {_few(last)}")
+    groups, labels = _divided_alike(groups, judged, notes)
+    return Results(tuple(groups), tuple(map(tuple, judged)), labels, tuple(notes))
+
+
+def directions_of(metrics: Mapping[str, Any]) -> tuple[str, str]:
+    """Return (text_to_image, image_to_text), or the same of video."""
+    kind = "video" if "text_to_video" in metrics else "image"
+    return f"text_to_{kind}", f"{kind}_to_text"
+
+
+def refuse_other_queries(first: str, differing: Mapping[Path, str]) -> None:
+    """Raise RunError if there are runs that were judged on other queries than the first; each says what differs."""
+    if differing:
+        raise RunError(
+            f"these were not judged on the same queries as {first}: "
+            f"{_few([f'{path} ({how})' for path, how in differing.items()])}. Figures of other queries cannot be "
+            "compared; `mmts evaluate RUN --data PATH --split NAME` judges each run on the same data (see "
+            "RUN/evaluations)"
+        )
+
+
+# --- which runs ------------------------------------------------------------------------------------------------------
+
+
+def _usable(paths: Sequence[str | Path], notes: list[str]) -> list[RunDirectory]:
+    """Return the judged runs among paths, each once; what else is there is noted, or an error where nothing remains."""
+    if not paths:
+        raise RunError("at least one run directory is needed")
+    runs: dict[tuple[int, int], RunDirectory] = {}
+    passed, again = [], []
+    for run in (RunDirectory(Path(path)) for path in paths):
+        if why := run.problem() or run.not_judged():
+            if len(paths) == 1 or not os.path.lexists(run.path):  # nobody means a path that is not there
+                raise RunError(why)
+            passed.append(why)
+            continue
+        about = run.path.stat()
+        first = runs.setdefault((about.st_dev, about.st_ino), run)
+        if first is not run:
+            again.append(f"{run.path} is {first.path}" if run.path != first.path else str(run.path))
+    if not runs:
+        raise RunError(f"none of the {len(paths)} paths is a judged run: {_few(passed)}")
+    if passed:
+        notes.append(f"passed over: {_few(passed)}")
+    if again:
+        notes.append(f"given twice and counted once: {_few(again)}")
+    return list(runs.values())
+
+
+def _gather(runs: Sequence[RunDirectory], names: Sequence[str] | None, notes: list[str]) -> list[RunGroup]:
+    gathered: dict[str, dict[int, tuple[RunDirectory, Recipe, dict[str, Any]]]] = {}
+    left_out = []
+    for run in runs:
+        recipe, metrics = run.recipe(), _metrics(run)
+        plain = recipe.model_dump(mode="json", exclude={"description", "published"})
+        del plain["train"]["seed"]
+        members = gathered.setdefault(json.dumps([plain, metrics.get("checkpoint", "best")]), {})
+        first, *_ = members.setdefault(recipe.train.seed, (run, recipe, metrics))
+        if first is not run:
+            left_out.append(f"{run.path} has the recipe and the seed of {first.path}")
+    if left_out:
+        notes.append(f"not another seed, so left out: {_few(left_out)}")
+    groups = [list(members.values()) for members in gathered.values()]
+    found = _names([[run.path for run, _, _ in members] for members in groups], [members[0][1] for members in groups])
+    return [
+        RunGroup(
+            name,
+            tuple(run.path for run, _, _ in members),
+            members[0][1],
+            tuple(metrics for _, _, metrics in members),
+            tuple(recipe.train.seed for _, recipe, _ in members),
+        )
+        for name, members in zip(_given(names, found) or found, groups, strict=True)
+    ]
+
+
+def _metrics(run: RunDirectory) -> dict[str, Any]:
+    metrics = read_json(run.metrics_file)
+    if not (
+        isinstance(metrics, dict)
+        and {"split", "num_media", "num_captions", *directions_of(metrics)} <= metrics.keys()
+        and all(isinstance(metrics[direction], dict) for direction in directions_of(metrics))
+    ):
+        raise RunError(f"{run.metrics_file} is damaged; `mmts evaluate {run.path}` rewrites it")
+    return metrics
+
+
+def _judged(path: Path) -> Judged | None:
+    return Judged.load(path) if RunDirectory(path).judgement_file.exists() else None
+
+
+# --- names of groups -------------------------------------------------------------------------------------------------
+
+
+def _given(names: Sequence[str] | None, found: Sequence[str]) -> Sequence[str] | None:
+    if names is None:
+        return None
+    if len(names) != len(found):
+        raise RunError(f"{len(names)} names are given for {len(found)} rules: {_few(found)}; one for each is right")
+    if len({*names}) < len(names) or not all(names):
+        raise RunError(f"names must differ and not be empty: {', '.join(map(repr, names))}")
+    return names
+
+
+def _names(groups: Sequence[Sequence[Path]], recipes: Sequence[Recipe]) -> list[str]:
+    """Name groups by their folders; where those are equal by what differs in their recipes, else by longer paths."""
+    whole = [[Path(os.path.abspath(path)) for path in paths] for paths in groups]
+    folders = [_folder(paths) or Path(recipe.name) for paths, recipe in zip(whole, recipes, strict=True)]
+    names = [folder.name for folder in folders]
+    if _are_distinct(names):
+        return names
+    names = []
+    for recipe in recipes:
+        first = next(other for other in recipes if other.name == recipe.name)
+        changed = {key: new for key, (_, new) in differences(first, recipe).items() if key != "train.seed"}
+        said = ", ".join(f"{key.rpartition('.')[2]} {'none' if new is None else new}" for key, new in changed.items())
+        names.append(f"{recipe.name} ({said})" if said else recipe.name)
+    if _are_distinct(names) and max(map(len, names)) <= _LONGEST_NAME:
+        return names
+    places = [_folder(paths) or paths[0] for paths in whole]
+    for length in range(1, 1 + max(len(place.parts) for place in places)):
+        names = [str(Path(*place.parts[-length:])) for place in places]
+        if _are_distinct(names):
+            return names
+    return [str(paths[0]) for paths in whole]
+
+
+def _folder(paths: Sequence[Path]) -> Path | None:
+    """Return the folder of a run, or that of several without what tells seeds apart; None if nothing is common.
+
+    >>> [str(_folder([Path(f"runs/{name}") for name in names])) for names in (["a-2"], ["a-1", "a-2"], ["a", "b"])]
+    ['runs/a-2', 'runs/a', 'None']
+    >>> str(_folder([Path("rules/mm-ts/seed-0"), Path("rules/mm-ts/seed-1")]))
+    'rules/mm-ts'
+    """
+    if len(paths) == 1:
+        return paths[0].parent if _ONLY_SEED.fullmatch(paths[0].name) else paths[0]
+    stems = {path.parent / stem if (stem := _SEED.sub("", path.name)) else path.parent for path in paths}
+    return stems.pop() if len(stems) == 1 else None
+
+
+def _are_distinct(names: Sequence[str]) -> bool:
+    return len({*names}) == len(names)
+
+
+def _few(words: Sequence[str]) -> str:
+    """List a few words, and say how many more there are.
+
+    >>> _few(["a", "b"]), _few(list("abcdefg"))
+    ('a; b', 'a; b; c; d; e; and 2 more')
+    """
+    more = [f"and {len(words) - _LISTED:,} more"] if len(words) > _LISTED else []
+    return "; ".join([*words[:_LISTED], *more])
+
+
+# --- the same queries ------------------------------------------------------------------------------------------------
+
+
+def _check_same_queries(groups: Sequence[RunGroup], judged: Sequence[Sequence[Judged | None]]) -> None:
+    runs = [
+        (path, metrics, run)
+        for group, own in zip(groups, judged, strict=True)
+        for path, metrics, run in zip(group.paths, group.metrics, own, strict=True)
+    ]
+    path, metrics, first = runs[0]
+    differing = {}
+    for other, its_metrics, run in runs[1:]:
+        if how := run.differs_from(first) if run and first else _other_metrics(its_metrics, metrics):
+            differing[other] = how
+    about = f"{metrics['split']}, {metrics['num_media']:,} media, {metrics['num_captions']:,} captions"
+    refuse_other_queries(f"{path} ({about})", differing)
+
+
+def _other_metrics(own: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+    """Say what metrics.json tells of other queries, where there is nothing better to know it by."""
+    if directions_of(own) != directions_of(first):
+        return f"{directions_of(own)[0]}, not {directions_of(first)[0]}"
+    shapes = {"split": "split {}", "relevance": "relevance {}", "num_media": "{} media", "num_captions": "{} captions"}
+    known = ((shape, own.get(key), first.get(key)) for key, shape in shapes.items())
+    differ = (
+        f"{shape.format(its)}, not {others}"
+        for shape, its, others in known
+        if None
+        not in (
+            its,
+            others,
+        )
+        and its != others
+    )
+    return next(differ, "")
+
+
+def _divided_alike(
+    groups: Sequence[RunGroup], judged: Sequence[Sequence[Judged | None]], notes: list[str]
+) -> tuple[list[RunGroup], dict[str, MediaLabel]]:
+    """Let head, mid and tail mean the same queries in all runs: by the first run's concepts, and by all runs' labels.
+
+    The groups of a run without judgement.npz are left out if its queries may be divided differently.
+    """
+    first, reference = judged[0][0], groups[0]
+    labels: dict[str, MediaLabel] = {}
+    for run in (run for own in judged for run in own if run is not None):
+        labels = {**run.labels, **labels}
+    regrouped, dropped = [], []
+
+    def divided(path: Path, metrics: dict[str, Any], recipe: Recipe, run: Judged | None) -> dict[str, Any]:
+        metrics = dict(metrics)
+        if run is not None and first is not None:
+            if not all(map(torch.equal, run.groups, first.groups)):
+                metrics["groups"] = figures_by_group(run.sides, first.groups)
+                regrouped.append(str(path))
+        elif recipe.concepts != reference.recipe.concepts or _sizes(metrics) != _sizes(reference.metrics[0]):
+            metrics["groups"] = {}
+            dropped.append(str(path))
+        if run is not None:
+            own = metrics.get("labels") or {}
+            metrics["labels"] = {
+                name: own[name] if name in own and run.labels.get(name) == label
+                else figures_by_label(run.sides, run.owner, label)
+                for name, label in labels.items()
+            }  # fmt: skip
+        elif path != reference.paths[0]:
+            metrics.pop("labels", None)
+        return metrics
+
+    found = [
+        replace(
+            group,
+            metrics=tuple(
+                divided(path, metrics, group.recipe, run)
+                for path, metrics, run in zip(group.paths, group.metrics, own, strict=True)
+            ),
+        )
+        for group, own in zip(groups, judged, strict=True)
+    ]
+    if regrouped:
+        notes.append(f"head, mid and tail go by the concepts of {reference.paths[0]}, also for {_few(regrouped)}")
+    if dropped:
+        notes.append(
+            f"head, mid and tail are left out for {_few(dropped)}: only judgement.npz, which `mmts evaluate` writes, "
+            f"can tell whether its queries are divided like those of {reference.paths[0]}"
+        )
+    return found, labels
+
+
+def _sizes(metrics: Mapping[str, Any]) -> list[Any]:
+    return [(_place(metrics, part) or {}).get("num_queries") for part in GROUP_NAMES]
+
+
+def _split_part(part: str | None) -> tuple[str, str]:
+    """Return the label and the name of a part: "article_type tail" is ("article_type", "tail"), "tail" ("", "tail")."""
+    label, _, name = (part or "").rpartition(" ")
+    return label, name
+
+
+def _place(metrics: Mapping[str, Any], part: str | None) -> Mapping[str, Any] | None:
+    """Return where a part's figures stand in metrics.json, if they do."""
+    if part is None or part == FOLDS:
+        return metrics if part is None else metrics.get(FOLDS)
+    label, name = _split_part(part)
+    divided = (metrics.get("labels") or {}).get(label) if label else metrics
+    place: Mapping[str, Any] | None = ((divided or {}).get("groups") or {}).get(name)
+    return place
+
+
+def _numbers(found: Iterable[Any]) -> tuple[float, ...] | None:
+    values = tuple(float(each) if isinstance(each, int | float) else np.nan for each in found)
+    return values if np.isfinite(values).all() else None
+
+
+def _at(place: Mapping[str, Any] | None, direction: str, measure: str) -> Any:
+    return ((place or {}).get(direction) or {}).get(measure)

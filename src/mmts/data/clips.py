@@ -16,7 +16,7 @@ from PIL import Image
 
 from mmts.data.collect import VIDEO_SUFFIXES
 from mmts.data.decoding import VideoFile
-from mmts.data.image import load_image
+from mmts.data.image import load_image, upright_rgb
 from mmts.data.records import Medium
 from mmts.errors import DataError
 
@@ -242,10 +242,11 @@ def _to_image(file: VideoFile, frame: VideoFrame, detail: Detail) -> Image.Image
     else:
         width, height = detail.of(width, height)
     try:
-        pixels = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC").to_ndarray()
+        kind = "rgba" if any(part.is_alpha for part in frame.format.components) else "rgb24"
+        pixels = frame.reformat(width=width, height=height, format=kind, interpolation="BICUBIC").to_ndarray()
     except (av.FFmpegError, ValueError) as error:
         raise DataError(f"a frame in {frame.format.name} cannot be turned into RGB ({error})") from None
-    image = Image.fromarray(pixels)
+    image = upright_rgb(Image.fromarray(pixels))
     return image if turn is None else image.transpose(turn)
 
 

@@ -14,10 +14,10 @@ from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from PIL import Image
 
-from mmts.data.collect import VIDEO_SUFFIXES
 from mmts.data.decoding import VideoFile
 from mmts.data.image import load_image, upright_rgb
 from mmts.data.records import Medium
+from mmts.data.suffixes import is_medium
 from mmts.errors import DataError
 
 _CHUNK = re.compile(r"(\d{1,9})(\.\w+)")
@@ -32,7 +32,7 @@ _ASIDE = {  # by whether y of the x before, and x of the y before, run the other
     (True, False): Image.Transpose.ROTATE_90,
     (True, True): Image.Transpose.TRANSVERSE,
 }
-_PICTURE = re.compile(r"(.*?)(\d{1,18})(\.(?:jpe?g|png|webp|bmp))", re.IGNORECASE)
+_PICTURE = re.compile(r"(.*?)(\d{1,18})(\.\w+)")
 
 
 @dataclass(frozen=True)
@@ -208,13 +208,13 @@ def _picture_names(folder: Path, frames: tuple[int, int] | None) -> list[str]:
 
 
 def _picture(name: str) -> re.Match[str] | None:
-    return _PICTURE.fullmatch(name)
+    return _PICTURE.fullmatch(name) if is_medium(name, "image") else None
 
 
 def _chunk_names(folder: Path) -> dict[int, str]:
     """Return the chunks' names by the second they start at."""
     matches = (_CHUNK.fullmatch(name) for name in _entries(folder))
-    return {int(match[1]): match[0] for match in matches if match and match[2].lower() in VIDEO_SUFFIXES}
+    return {int(match[1]): match[0] for match in matches if match and is_medium(match[0], "video")}
 
 
 def _entries(folder: Path) -> Iterator[str]:

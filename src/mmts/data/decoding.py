@@ -107,6 +107,8 @@ class VideoFile:
 
     def _open(self) -> None:
         self._container, self._stream = _open_stream(self.path)
+        # Where the first frame lies further in than the container was looked through, orders of decoding are guesses.
+        self._is_probed = self._stream.codec_context.pix_fmt is not None
         self._is_seekable = self._container.format.name != _UNSEEKABLE
         self._forget()
         self._is_fresh = True
@@ -174,7 +176,9 @@ class VideoFile:
 
         Reads on to the first packet that is decoded after `wanted`: what follows is shown later still.
         """
-        while not self._ahead or (self._ahead[-1].dts is not None and self._ahead[-1].dts <= wanted):
+        if not self._is_probed:
+            return None
+        while not self._ahead or self._ahead[-1].dts is None or self._ahead[-1].dts <= wanted:
             packet = next(self._packets, None)
             if packet is None:  # only the last frame tells how far the file goes
                 return None
@@ -267,7 +271,7 @@ def _tail(path: Path, first: float) -> tuple[float, float, float]:
             target = ((container.start_time or 0) + (container.duration or 0)) / 1e6 - back
             is_whole = not container.duration or target <= first or container.format.name == _UNSEEKABLE
             if not is_whole:
-                with suppress(av.FFmpegError):
+                with suppress(av.FFmpegError, OverflowError):  # a header may promise any length
                     container.seek(round(target / (stream.time_base or 1)), stream=stream)
             starts, end, reached = [], first, first
             for packet in _packets(container):
@@ -276,9 +280,10 @@ def _tail(path: Path, first: float) -> tuple[float, float, float]:
                 after = float((packet.pts + (packet.duration or 0)) * packet.time_base)
                 reached = max(reached, after)
                 if packet.stream.index == stream.index:
-                    is_whole = is_whole or packet.is_keyframe
-                    starts.append(float(packet.pts * packet.time_base))
                     end = max(end, after)
+                    is_whole = is_whole or packet.is_keyframe
+                    if is_whole:
+                        starts.append(float(packet.pts * packet.time_base))
             if is_whole and starts:
                 between = (max(starts) - min(starts)) / max(1, len(starts) - 1)
                 rate = float(stream.average_rate or (1 / between if between else _USUAL_RATE))

@@ -17,7 +17,7 @@ from PIL import Image, ImageEnhance, JpegImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from mmts.data.read_warnings import kept_warnings
-from mmts.data.suffixes import kind_of, reads_heif, suffix_of, why_not_read
+from mmts.data.suffixes import kind_of, reads_heif, why_not_read
 from mmts.errors import DataError, InputError
 
 PIXEL_LIMIT = 100_000_000
@@ -287,7 +287,7 @@ def _reason(path: Path, error: Exception) -> str:
         if kind_of(path) == "video":
             return "is a video, not an image"
         advice = why_not_read(path)
-        return f"is not an image that Pillow can read{f' ({suffix_of(path)} files: {advice})' if advice else ''}"
+        return f"is not an image that Pillow can read{f': {advice}' if advice else ''}"
     if isinstance(error, Image.DecompressionBombError):
         return f"has more pixels than the limit of {PIXEL_LIMIT:,}; scale it down"
     if isinstance(error, OSError) and error.strerror:

@@ -16,7 +16,7 @@ _told: set[str] = set()
 
 @contextmanager
 def kept_warnings(place: object) -> Iterator[None]:
-    """Keep what is warned of on this thread meanwhile: it is about the file at `place`.
+    """Keep what is warned of on this thread meanwhile: it is about the file at `place`, unless that cannot be read.
 
     Unlike warnings.catch_warnings this is safe in threads: one hook for the process asks which file this thread reads.
     A hook that somebody else has installed stays.
@@ -24,11 +24,14 @@ def kept_warnings(place: object) -> Iterator[None]:
     if warnings.showwarning is _show_as_python_does:
         warnings.showwarning = _keep
         warnings.filterwarnings("always", module=r"PIL\.")  # else only the first file of each text is heard of
-    _reading.place = str(place)
+    texts: list[str] = []
+    _reading.texts = texts
     try:
         yield
     finally:
-        _reading.place = None
+        _reading.texts = None
+    if texts:
+        _found.setdefault(str(place), texts[0])
 
 
 def tell_warnings() -> None:
@@ -52,8 +55,8 @@ def _keep(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> Any:
-    place = getattr(_reading, "place", None)
-    if place is None:
+    texts: list[str] | None = getattr(_reading, "texts", None)
+    if texts is None:
         _show_as_python_does(message, category, filename, lineno, file, line)
     elif category.__name__ != "DecompressionBombWarning":  # the limit is ours
-        _found.setdefault(place, " ".join(str(message).split()))
+        texts.append(" ".join(str(message).split()))

@@ -17,14 +17,16 @@ VIDEO_SUFFIXES = (
 )  # fmt: skip
 _HEIF = (".heic", ".heif", ".hif")
 _RAW = (".cr2", ".cr3", ".nef", ".nrw", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw")
-_DRAWN = (".svg", ".svgz", ".eps", ".ai", ".pdf", ".xcf", ".psb", ".jxl")
+_DRAWN = (".svg", ".svgz", ".eps", ".ai", ".pdf", ".xcf", ".psb")
+_OTHER_IMAGES = (".jxl", ".jxr", ".wdp", ".exr", ".hdr")
 _OTHER_VIDEOS = (".rm", ".rmvb", ".dv", ".m2v", ".264", ".h264", ".265", ".hevc", ".swf", ".braw", ".r3d")
 # Media all the same, and what to do about them.
 _NOT_READ = {
-    **dict.fromkeys(_HEIF, "pip install pillow-heif, and they are read"),
+    **dict.fromkeys(_HEIF, "HEIC is read once the package pillow-heif is installed (pip install pillow-heif)"),
     **dict.fromkeys(_RAW, "raw files of cameras are not read; export them as JPEG"),
-    **dict.fromkeys(_DRAWN, "not read; export them as PNG or JPEG"),
-    **dict.fromkeys(_OTHER_VIDEOS, "not read; convert them to MP4"),
+    **dict.fromkeys(_DRAWN, "drawings and documents are not read; export them as PNG"),
+    **dict.fromkeys(_OTHER_IMAGES, "this kind of image is not read; convert it to PNG or JPEG"),
+    **dict.fromkeys(_OTHER_VIDEOS, "this kind of video is not read; convert it to MP4"),
 }
 _TYPESCRIPT = (".ts", ".mts")  # or transport streams
 _SYNC = 0x47  # each packet of a transport stream starts with it, in .m2ts after four bytes

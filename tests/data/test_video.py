@@ -336,6 +336,13 @@ def test_the_length_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 # --- chunks and folders of frames -------------------------------------------------------------------------------------
 
 
+def test_a_clip_spans_chunks_whose_sound_is_longer(tmp_path: Path):
+    for start in (0, 2, 4):  # frames 0 to 59 in each
+        film_with_sound(tmp_path / f"{start}.mkv", starts=float(start), sound=start + 2.5)
+    assert shown(clip_of(tmp_path, 1.0, 5.0), FrameSampling(4)) == [45, 15, 45, 15]
+    assert shown(clip_of(tmp_path), FrameSampling(3)) == [30, 30, 30]
+
+
 def chunks(folder: Path, starts: Sequence[int] = (0, 2, 4), last: int = 30) -> Path:
     for start in starts:
         film(folder / f"{start}.MP4", last if start == starts[-1] else 60, first=30 * start)
@@ -436,6 +443,11 @@ NOT_VIDEOS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "empty": (lambda folder: written(folder / "a.mp4", b""), "is empty (0 bytes)"),
     "text": (lambda folder: written(folder / "a.mp4", b"hello\n" * 100), "is not a video that can be opened"),
     "noise": (lambda folder: written(folder / "a.mp4", np.random.default_rng(0).bytes(9000)), "is not a video that"),
+    "picture": (lambda folder: written(folder / "a.png", b"\x89PNG\r\n\x1a\n"), "is an image, not a video"),
+    "RealMedia": (
+        lambda folder: written(folder / "a.rmvb", b".RMF" * 99),
+        "is not a video that can be opened: this kind",
+    ),
     "sound in mp4": (lambda folder: sound(folder / "a.mp4"), "has no video stream (only audio)"),
     "sound in mkv": (lambda folder: sound(folder / "a.mkv", "pcm_s16le"), "has no video stream (only audio)"),
     "half an mp4": (

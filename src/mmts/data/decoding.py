@@ -20,17 +20,18 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from mmts.data.image import PIXEL_LIMIT
+from mmts.data.suffixes import is_medium, suffix_of, why_not_read
 from mmts.errors import DataError
 
 # Containers only: a playlist (HLS, concat) would make the decoder open other files or addresses.
 _FORMATS = "mov,matroska,avi,mpeg,mpegts,ogg,asf,flv,gif,mxf"
-_KNOWING = ("mov,", "avi", "gif")  # they know each stream's own start and length; others only the longest stream's
+_KNOWING = ("mov,", "avi", "gif")  # these store the start and length of each stream, others only the longest length
 _UNSEEKABLE = "mpeg"  # after a seek its timestamps are guesses, and wrong ones
 _ROUNDING = 1e-6  # seconds: a time computed to be a frame's own may come out this much smaller
 _SEEK_COST = 8  # frames that could be decoded while the decoder is flushed and filled again
 _MOST_AHEAD = 600  # packets to hold for looking ahead; beyond them every frame is decoded
 _KEY_FRAMES_APART = 5.0  # seconds, where the container does not say
-_WIDEST = 8.0  # a pixel's shown width by its height, or the other way round; what is beyond is a mistake
+_WIDEST = 8.0  # a pixel's shown width by its height, or the other way round; a larger ratio is a mistake
 _USUAL_RATE = 25.0  # frames per second, where neither the container nor the packets say
 _CUT_OFF = 1.0  # seconds by which every stream of a truncated file ends before the length that its header gives
 
@@ -43,7 +44,7 @@ class VideoFile:
 
     Attributes:
         rate: frames per second, on average.
-        duration: seconds from the first video frame to the end of the last one; of a truncated file, what it was.
+        duration: seconds from the first video frame to the end of the last one, by the header of a truncated file.
         pixel_aspect: width of a pixel as it is shown, in its heights.
     """
 
@@ -320,7 +321,9 @@ def _why_not_opened(path: Path, error: Exception) -> str:
         return f"cannot be opened: {why.strerror or why}"
     if is_mp4:
         return "is truncated or damaged: the table of its frames (moov), often at the end of an MP4, cannot be read"
-    return f"is not a video that can be opened: {getattr(error, 'strerror', None) or error}"
+    if is_medium(path, "image") and suffix_of(path) != ".gif":
+        return "is an image, not a video"
+    return f"is not a video that can be opened: {why_not_read(path) or getattr(error, 'strerror', None) or error}"
 
 
 def _is_cover(stream: VideoStream) -> bool:

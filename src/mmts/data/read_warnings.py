@@ -1,4 +1,4 @@
-"""What other libraries warn of while they read a file: kept with the file's name, and told once."""
+"""Warnings of other libraries about a file: kept with the name of that file, counted, and printed once."""
 
 import threading
 import warnings
@@ -16,14 +16,14 @@ _told: set[str] = set()
 
 @contextmanager
 def kept_warnings(place: object) -> Iterator[None]:
-    """Keep what is warned of on this thread meanwhile: it is about the file at `place`, unless that cannot be read.
+    """Keep the warnings of this thread for the file at `place` while it is read; drop them if reading it fails.
 
     Unlike warnings.catch_warnings this is safe in threads: one hook for the process asks which file this thread reads.
     A hook that somebody else has installed stays.
     """
     if warnings.showwarning is _show_as_python_does:
         warnings.showwarning = _keep
-        warnings.filterwarnings("always", module=r"PIL\.")  # else only the first file of each text is heard of
+        warnings.filterwarnings("always", module=r"PIL\.")  # by default Python shows each text only once
     texts: list[str] = []
     _reading.texts = texts
     try:

@@ -22,9 +22,9 @@ def find_media(path: Path, kind: str, settings: Data) -> tuple[Path, list[Medium
     `settings` is the data section of the run's recipe: data sets are read by it.
 
     A data set gives its media with their captions, whatever their split. Any other folder gives every file below it
-    that is named like one of that kind; links that lead out of it and hidden files are left alone. A folder with such
-    files is no data set for a .tar in it, nor for a metadata file that names no files. What is left out is printed.
-    Raises DataError where there is none, and what the readers raise.
+    whose suffix is of that kind; links that lead out of it and hidden files are left alone. A folder that holds such
+    files is still a plain folder if a .tar or a metadata file without file names lies in it. Prints what it leaves out.
+    Raises DataError if there are no such media, and whatever the readers raise.
     """
     path = resolved(path)
     files = list(_files(path)) if path.is_dir() else []
@@ -56,7 +56,7 @@ _OTHER = {"image": "video", "video": "image"}
 
 
 def _strays(folder: Path) -> list[Path]:
-    """Return what alone makes a folder with media look like a data set, though it says nothing about them."""
+    """Return the files that make a folder with media look like a data set, if they say nothing about these media."""
     read = reader_of(folder)
     if read is read_shards:
         return tars_in(folder)

@@ -88,7 +88,7 @@ def test_captions_jsonl_counts_before_metadata(tmp_path: Path):
         ("inner/captions.jsonl", r"The nearest thing is the folder inner in it"),
         ("inner/annotations/captions_val2017.json", r"The nearest thing is the folder inner in it"),
         ("00000.parquet", r"It holds .parquet files, which are not read"),
-        ("cat.jpg", r"It holds 1 images: write their captions into a captions.jsonl"),
+        ("cat.jpg", r"It holds 1 image: write captions into a captions.jsonl"),
         ("notes.txt", r"It holds notes.txt"),
         (None, r"The folder is empty"),
     ],

@@ -196,7 +196,151 @@ def test_far_frames_are_sought_and_near_ones_read(tmp_path: Path, monkeypatch: p
     assert len(seeks) == 1
 
 
+# --- the video stream's own start and length --------------------------------------------------------------------------
+
+
+CONTAINERS = {
+    "mp4": ("libx264", "aac"),
+    "mkv": ("libx264", "aac"),
+    "webm": ("libvpx", "libopus"),
+    "flv": ("libx264", "aac"),
+    "ts": ("libx264", "aac"),
+    "mpg": ("mpeg2video", "mp2"),
+    "wmv": ("wmv2", None),
+    "avi": ("mpeg4", "mp2"),
+}
+
+
+def film_with_sound(
+    path: Path, starts: float = 0.0, sound: float = 0.0, sound_starts: float = 0.0, **options: str
+) -> Path:
+    """Write two seconds of film, frames 0 to 59 from `starts` on, and as many seconds of sound."""
+    codec, sound_codec = CONTAINERS[path.suffix[1:]]
+    unit = Fraction(1, 30) if path.suffix in (".mpg", ".wmv", ".avi") else Fraction(1, 1000)
+    with av.open(str(path), "w", container_options=options) as container:
+        stream = container.add_stream(codec, rate=30, options={"g": "12", "bf": "2"} if codec == "libx264" else {})
+        stream.width, stream.height, stream.pix_fmt, stream.codec_context.time_base = 80, 48, "yuv420p", unit
+        audio = container.add_stream(sound_codec, rate=48000, layout="mono") if sound and sound_codec else None
+        for at in range(60):
+            frame = av.VideoFrame.from_ndarray(drawn(at), format="rgb24")
+            frame.pts, frame.time_base = round((starts + at / 30) / unit), unit
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+        if audio is not None:
+            size = audio.codec_context.frame_size
+            for at in range(round(sound * 48000 / size)):
+                dtype = np.float32 if "flt" in audio.format.name else np.int16
+                noise = av.AudioFrame.from_ndarray(np.zeros((1, size), dtype), audio.format.name, "mono")
+                noise.sample_rate, noise.pts = 48000, at * size + round(sound_starts * 48000)
+                container.mux(audio.encode(noise))
+            container.mux(audio.encode())
+    return path
+
+
+def in_order(path: Path) -> list[tuple[float, int]]:
+    """Decode a file from its first frame to its last: seconds from the first, and the number drawn."""
+    found = []
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            pixels = np.asarray(frame.to_image().resize((40, 40))).transpose(2, 0, 1) / 255
+            found.append((float(frame.pts * frame.time_base), numbers(torch.from_numpy(pixels)[None])[0]))
+    return [(time - found[0][0], number) for time, number in found]
+
+
+def check_as_in_order(path: Path) -> None:
+    right = in_order(path)
+    with VideoFile(path) as file:
+        assert file.duration == pytest.approx(right[-1][0] + 1 / 30, abs=0.02)
+        assert file.rate == pytest.approx(30, rel=0.02)
+    for time, number in [right[0], right[31], right[-1], right[7]]:
+        assert shown(clip_of(path, time + 0.005, time + 0.015), FrameSampling(1)) == [number]
+
+
+@pytest.mark.parametrize("suffix", CONTAINERS)
+@pytest.mark.parametrize(
+    "rest",
+    [
+        {},
+        {"sound": 5.0},
+        {"sound": 0.5},
+        {"starts": 1.0},
+        {"starts": 1.0, "sound": 3.0},
+        {"starts": 60.0},
+        {"starts": 20.0, "sound": 22.0},  # the first frame is further away than a container is looked through
+        {"sound": 1.0, "sound_starts": 3.0},
+    ],
+    ids=str,
+)
+def test_start_and_length_are_those_of_the_video(tmp_path: Path, suffix: str, rest: dict):
+    check_as_in_order(film_with_sound(tmp_path / f"a.{suffix}", **rest))
+
+
+def test_uniform_frames_of_a_film_with_longer_sound(tmp_path: Path):
+    for suffix in ("mkv", "flv", "webm"):
+        path = film_with_sound(tmp_path / f"a.{suffix}", sound=6.0)
+        assert shown(clip_of(path), FrameSampling(4)) == [7, 22, 37, 52]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("live.webm", {"live": "1"}),  # as a browser records it: no length, no index
+        ("live.mkv", {"live": "1"}),
+        ("pieces.mp4", {"movflags": "frag_keyframe+empty_moov"}),
+        ("piece_60.mp4", {"movflags": "frag_keyframe+empty_moov+default_base_moof+frag_discont"}),
+    ],
+)
+def test_files_without_an_index(tmp_path: Path, name: str, options: dict):
+    check_as_in_order(film_with_sound(tmp_path / name, starts=60.0 if "60" in name else 0.0, **options))
+
+
+@pytest.mark.parametrize(("cut", "stays"), [((0, 2001), (0, 60)), ((8000, 1500), (15, 60)), ((8000, 700), (15, 36))])
+def test_an_edit_list_cuts_both_ends(tmp_path: Path, cut: tuple[int, int], stays: tuple[int, int]):
+    content = bytearray(film_with_sound(tmp_path / "a.mp4").read_bytes())
+    at = content.index(b"elst") + 12
+    _, media = struct.unpack_from(">Ii", content, at)
+    struct.pack_into(">Ii", content, at, cut[1], media + cut[0])
+    path = written(tmp_path / "b.mp4", bytes(content))
+    assert [number for _, number in in_order(path)] == list(range(*stays))
+    with VideoFile(path) as file:
+        assert file.duration == pytest.approx(cut[1] / 1000, abs=0.002)
+    assert shown(clip_of(path, 0.0, 0.3), FrameSampling(3)) == [stays[0] + each for each in (1, 4, 7)]
+
+
+@pytest.mark.parametrize("suffix", ["ts", "mpg"])
+def test_a_recording_that_starts_between_key_frames(tmp_path: Path, suffix: str):
+    content = film_with_sound(tmp_path / f"a.{suffix}").read_bytes()
+    start = len(content) // 3 // 188 * 188
+    path = written(tmp_path / f"b.{suffix}", content[start:])
+    first = in_order(path)[0][1]
+    assert first > 0
+    assert shown(clip_of(path, 0.0, 0.2), FrameSampling(2)) == [first + 1, first + 4]
+
+
+@pytest.mark.parametrize("suffix", CONTAINERS)
+def test_a_film_of_one_frame(tmp_path: Path, suffix: str):
+    path = film(tmp_path / f"a.{suffix}", 1, first=77, codec=CONTAINERS[suffix][0], g="12")
+    assert shown(clip_of(path), FrameSampling(2)) == [77, 77]
+
+
+def test_the_length_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = film_with_sound(tmp_path / "a.mkv")
+    calls: list[Path] = []
+    tail = decoding._tail
+    monkeypatch.setattr(decoding, "_tail", lambda path, first: calls.append(path) or tail(path, first))
+    for start in (0.0, 0.5, 1.0):
+        load_clip(clip_of(path, start, start + 0.5), FrameSampling(2), 8)
+    assert calls == [path]
+
+
 # --- chunks and folders of frames -------------------------------------------------------------------------------------
+
+
+def test_a_clip_spans_chunks_whose_sound_is_longer(tmp_path: Path):
+    for start in (0, 2, 4):  # frames 0 to 59 in each
+        film_with_sound(tmp_path / f"{start}.mkv", starts=float(start), sound=start + 2.5)
+    assert shown(clip_of(tmp_path, 1.0, 5.0), FrameSampling(4)) == [45, 15, 45, 15]
+    assert shown(clip_of(tmp_path), FrameSampling(3)) == [30, 30, 30]
 
 
 def chunks(folder: Path, starts: Sequence[int] = (0, 2, 4), last: int = 30) -> Path:
@@ -299,6 +443,11 @@ NOT_VIDEOS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "empty": (lambda folder: written(folder / "a.mp4", b""), "is empty (0 bytes)"),
     "text": (lambda folder: written(folder / "a.mp4", b"hello\n" * 100), "is not a video that can be opened"),
     "noise": (lambda folder: written(folder / "a.mp4", np.random.default_rng(0).bytes(9000)), "is not a video that"),
+    "picture": (lambda folder: written(folder / "a.png", b"\x89PNG\r\n\x1a\n"), "is an image, not a video"),
+    "RealMedia": (
+        lambda folder: written(folder / "a.rmvb", b".RMF" * 99),
+        "is not a video that can be opened: this kind",
+    ),
     "sound in mp4": (lambda folder: sound(folder / "a.mp4"), "has no video stream (only audio)"),
     "sound in mkv": (lambda folder: sound(folder / "a.mkv", "pcm_s16le"), "has no video stream (only audio)"),
     "half an mp4": (
@@ -413,7 +562,7 @@ def test_whatever_passes_the_check_can_be_loaded(truncated: dict[str, Path]):
 
 def test_a_stream_without_a_length_is_measured(truncated: dict[str, Path]):
     with VideoFile(truncated["a.ts"]) as file:
-        assert 2.5 < file.measured_duration() < 5
+        assert 2.5 < file.duration < 5
     assert shown(clip_of(truncated["a.ts"], 1.0, 2.0), FrameSampling(5)) == [33, 39, 45, 51, 57]
 
 
@@ -430,13 +579,14 @@ def test_damage_in_the_middle_costs_only_frames_there(tmp_path: Path):
 def test_whatever_bytes_there_are(tmp_path: Path):
     """Nothing but DataError, and the check says beforehand what loading will."""
     rng = np.random.default_rng(28)
-    films = [film(tmp_path / "a.mp4", 60), film(tmp_path / "a.ts", 60), film(tmp_path / "a.avi", 60, codec="mpeg4")]
+    codecs = {"mp4": "libx264", "ts": "libx264", "avi": "mpeg4", "mkv": "libx264", "flv": "libx264", "wmv": "wmv2"}
+    films = [film(tmp_path / f"a.{suffix}", 60, codec=codec, g="12") for suffix, codec in codecs.items()]
     contents = [path.read_bytes() for path in films]
-    for at in range(60):
-        content = bytearray(contents[at % 3])
+    for at in range(120):
+        content = bytearray(contents[at % len(films)])
         for place in rng.integers(0, len(content), 20):
             content[place] = rng.integers(256)
-        medium = clip_of(written(films[at % 3], bytes(content[: rng.integers(len(content))])), 0.5, 1.5)
+        medium = clip_of(written(films[at % len(films)], bytes(content[: rng.integers(len(content))])), 0.5, 1.5)
         if why_unreadable_clip(medium) is None:
             assert load_clip(medium, FrameSampling(4, "random"), 8, rng=rng).shape == (4, 3, 8, 8)
         else:
@@ -480,6 +630,75 @@ def test_all_frames_are_changed_alike(tmp_path: Path, resize: str):
     assert all(torch.equal(frame, first[0]) for frame in first)
     with pytest.raises(InputError, match="needs rng"):
         load_clip(medium, sampling, 24, resize, Augmentation())
+
+
+STORED = {  # the display matrix (a, b, c, d) and how the pixels of an upright picture lie in the file
+    "upright": ((1, 0, 0, 1), None),
+    "mirrored": ((-1, 0, 0, 1), Image.Transpose.FLIP_LEFT_RIGHT),
+    "turned by 180": ((-1, 0, 0, -1), Image.Transpose.ROTATE_180),
+    "upside down": ((1, 0, 0, -1), Image.Transpose.FLIP_TOP_BOTTOM),
+    "transposed": ((0, 1, 1, 0), Image.Transpose.TRANSPOSE),
+    "turned by 90": ((0, 1, -1, 0), Image.Transpose.ROTATE_90),
+    "transposed and turned": ((0, -1, -1, 0), Image.Transpose.TRANSVERSE),
+    "turned by 270": ((0, -1, 1, 0), Image.Transpose.ROTATE_270),
+}
+
+
+def picture_film(path: Path, picture: Image.Image, codec: str, pixels: str, aspect: Fraction = Fraction(1)) -> Path:
+    """Write a film of five frames that show one picture."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=30)
+        stream.width, stream.height, stream.pix_fmt = *picture.size, pixels
+        stream.codec_context.sample_aspect_ratio = aspect
+        for _ in range(5):
+            kind = "rgba" if picture.mode == "RGBA" else "rgb24"
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(picture), format=kind)))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("case", STORED)
+def test_a_display_matrix_turns_and_mirrors(tmp_path: Path, case: str):
+    matrix, lies = STORED[case]
+    upright = Image.fromarray(drawn(340))
+    stored = upright if lies is None else upright.transpose(lies)
+    content = bytearray(picture_film(tmp_path / "a.mp4", stored, "libx264", "yuv420p").read_bytes())
+    a, b, c, d = (each << 16 for each in matrix)
+    struct.pack_into(">6i", content, content.index(b"tkhd") + 4 + 40, a, b, 0, c, d, 0)
+    found = middle_frame(clip_of(written(tmp_path / "b.mp4", bytes(content))), 80)
+    assert found.size == (80, 48)
+    assert np.abs(np.asarray(found, dtype=float) - drawn(340)).mean() < 4
+
+
+@pytest.mark.parametrize(("aspect", "size"), [(Fraction(4, 3), (107, 48)), (Fraction(1, 2), (40, 48))])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_pixels_that_are_not_square(tmp_path: Path, suffix: str, aspect: Fraction, size: tuple[int, int]):
+    path = picture_film(tmp_path / f"a.{suffix}", Image.fromarray(drawn(340)), "libx264", "yuv420p", aspect)
+    assert middle_frame(clip_of(path), 200).size == size
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixels"),
+    [
+        ("a.mp4", "libx264", "yuv420p10le"),
+        ("a.mp4", "libx264", "yuv444p"),
+        ("a.mov", "prores_ks", "yuv422p10le"),
+        ("a.mkv", "ffv1", "rgb48le"),
+        ("a.avi", "mjpeg", "yuvj420p"),
+        ("a.mov", "png", "rgba"),
+    ],
+)
+def test_kinds_of_pixels(tmp_path: Path, name: str, codec: str, pixels: str):
+    picture = Image.new("RGB", (80, 48), (200, 30, 30))
+    found = middle_frame(clip_of(picture_film(tmp_path / name, picture, codec, pixels)), 80)
+    assert np.abs(np.asarray(found, dtype=float) - np.asarray(picture)).max() < 6
+
+
+def test_odd_sides_and_transparent_parts(tmp_path: Path):
+    odd = picture_film(tmp_path / "a.mkv", Image.new("RGB", (47, 79), (90, 90, 90)), "ffv1", "bgr0")
+    assert middle_frame(clip_of(odd), 100).size == (47, 79)
+    unseen = picture_film(tmp_path / "a.mov", Image.new("RGBA", (80, 48), (0, 0, 0, 0)), "png", "rgba")
+    assert middle_frame(clip_of(unseen), 80).getextrema() == ((255, 255),) * 3
 
 
 def test_a_film_on_its_side_is_turned_upright(tmp_path: Path):

@@ -1,6 +1,7 @@
 """Making an index: what is embedded, what is not again, what is left out, and what a stopped process leaves."""
 
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +163,44 @@ def test_frozen_towers_and_precomputed_features_are_searched_too(tmp_path: Path)
     assert len(found.by_text("a red bar", 5)) == 5
     with pytest.raises(RunError, match="only texts can be asked for"):
         found.by_file(data / "1.npy", 5)
+
+
+def write_tar(folder: Path) -> None:
+    with tarfile.open(folder / "backup.tar", "w") as tar:
+        tar.add(folder / "1.png", "1.png")
+
+
+STRAYS = {
+    "backup.tar": write_tar,
+    "metadata.csv": lambda folder: (folder / "metadata.csv").write_text("date,camera\n2020,x\n"),
+    "metadata.jsonl": lambda folder: (folder / "metadata.jsonl").write_bytes(b"\xff\xfe no text"),
+}
+
+
+@pytest.mark.parametrize("name", STRAYS)
+def test_a_folder_of_photos_is_one_whatever_lies_beside_them(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    STRAYS[name](photos)
+    assert len(build_index(run, photos, tmp_path / "index")) == 12
+    assert f"note: {photos} is read as a folder of images, without '{name}'" in capsys.readouterr().out
+
+
+def test_what_looks_like_a_medium_and_is_left_out_is_counted(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.HEIC", "b.heic", "c.dng", "d.mp4", "e.txt"):
+        (photos / name).write_bytes(b"anything")
+    (photos / "app.ts").write_text("export {}")
+    Image.new("RGB", (20, 24), "orange").save(photos / "f.jfif", "JPEG")
+    Image.new("RGB", (20, 24), "purple").save(photos / "g.avif")
+    assert len(build_index(run, photos, tmp_path / "index")) == 14
+    said = capsys.readouterr().out
+    assert "left out 2 .heic files: HEIC is read once the package pillow-heif is installed" in said
+    assert "left out 1 .dng file: raw files of cameras are not read" in said
+    assert "left out 1 video: this run's model takes images" in said
+    only = tmp_path / "only"
+    only.mkdir()
+    (only / "a.HEIC").write_bytes(b"anything")
+    with pytest.raises(DataError, match=r"holds no images, .* \(left out 1 .heic file: HEIC"):
+        build_index(run, only, tmp_path / "other")

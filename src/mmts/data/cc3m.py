@@ -19,6 +19,7 @@ from mmts.data.pair_index import Pair, Piece, alone, decoders, index_piece, merg
 from mmts.data.pair_table import PairTable, opened
 from mmts.data.records import Dataset
 from mmts.data.shards import holds_shards, read_shards
+from mmts.data.suffixes import IMAGE_SUFFIXES
 from mmts.errors import DataError
 from mmts.files import cache_root, content_hash
 
@@ -26,9 +27,10 @@ _ROWS = 10_000  # of a TSV, to a piece
 _ADDRESS = re.compile(r"\s*https?://", re.IGNORECASE)
 _HEADER = ["caption", "url"]
 _NO_FILE = "without an image file (failed downloads)"
-_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 # 12.jpg, 000000012.jpg, and 12_3890171219 or 12_3890171219.jpg: some download scripts add the address's CRC-32.
-_NAME = re.compile(rf"(\d{{1,18}})(?:(?:_\d+)?\.(?:{'|'.join(_SUFFIXES)})|_\d+)", re.IGNORECASE | re.ASCII)
+_NAME = re.compile(
+    rf"(\d{{1,18}})(?:(?:_\d+)?(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})|_\d+)", re.IGNORECASE | re.ASCII
+)
 
 
 class Part(NamedTuple):

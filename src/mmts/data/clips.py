@@ -2,30 +2,37 @@
 
 import os
 import re
+import struct
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import av
+from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from PIL import Image
 
-from mmts.data.collect import VIDEO_SUFFIXES
 from mmts.data.decoding import VideoFile
-from mmts.data.image import load_image
+from mmts.data.image import load_image, upright_rgb
 from mmts.data.records import Medium
+from mmts.data.suffixes import is_medium
 from mmts.errors import DataError
 
 _CHUNK = re.compile(r"(\d{1,9})(\.\w+)")
-_PICTURE = re.compile(r"(.*?)(\d{1,18})(\.(?:jpe?g|png|webp|bmp))", re.IGNORECASE)
-_TURNS = {
-    90: Image.Transpose.ROTATE_90,
-    180: Image.Transpose.ROTATE_180,
-    -180: Image.Transpose.ROTATE_180,
-    -90: Image.Transpose.ROTATE_270,
+_STRAIGHT = {  # by whether x and y run the other way
+    (True, False): Image.Transpose.FLIP_LEFT_RIGHT,
+    (False, True): Image.Transpose.FLIP_TOP_BOTTOM,
+    (True, True): Image.Transpose.ROTATE_180,
 }
+_ASIDE = {  # by whether y of the x before, and x of the y before, run the other way
+    (False, False): Image.Transpose.TRANSPOSE,
+    (False, True): Image.Transpose.ROTATE_270,
+    (True, False): Image.Transpose.ROTATE_90,
+    (True, True): Image.Transpose.TRANSVERSE,
+}
+_PICTURE = re.compile(r"(.*?)(\d{1,18})(\.\w+)")
 
 
 @dataclass(frozen=True)
@@ -91,14 +98,14 @@ class _FileClip:
 
     def __init__(self, file: VideoFile, start: float, end: float | None) -> None:
         self._file = file
-        duration = file.duration or file.measured_duration()
+        duration = file.duration
         _check_end(file.path, duration, start)
         self.start, self.end = start, min(duration, duration if end is None else end)
         self.rate = file.rate
 
     def image(self, time: float, detail: Detail) -> Image.Image | None:
         frame = self._file.frame(time)
-        return None if frame is None else _to_image(frame, detail)
+        return None if frame is None else _to_image(self._file, frame, detail)
 
 
 class _ChunkClip:
@@ -115,7 +122,7 @@ class _ChunkClip:
         last = self._starts[-1]
         if end is None or end > last:
             file = self._file(last)
-            duration = last + (file.duration or file.measured_duration())
+            duration = last + file.duration
             _check_end(self._folder, duration, start)
             end = min(duration, duration if end is None else end)
         self.start, self.end = start, end
@@ -124,8 +131,9 @@ class _ChunkClip:
 
     def image(self, time: float, detail: Detail) -> Image.Image | None:
         start = self._start_of(time)
-        frame = self._file(start).frame(time - start)
-        return None if frame is None else _to_image(frame, detail)
+        file = self._file(start)
+        frame = file.frame(time - start)
+        return None if frame is None else _to_image(file, frame, detail)
 
     def close(self) -> None:
         if self._open is not None:
@@ -200,13 +208,13 @@ def _picture_names(folder: Path, frames: tuple[int, int] | None) -> list[str]:
 
 
 def _picture(name: str) -> re.Match[str] | None:
-    return _PICTURE.fullmatch(name)
+    return _PICTURE.fullmatch(name) if is_medium(name, "image") else None
 
 
 def _chunk_names(folder: Path) -> dict[int, str]:
     """Return the chunks' names by the second they start at."""
     matches = (_CHUNK.fullmatch(name) for name in _entries(folder))
-    return {int(match[1]): match[0] for match in matches if match and match[2].lower() in VIDEO_SUFFIXES}
+    return {int(match[1]): match[0] for match in matches if match and is_medium(match[0], "video")}
 
 
 def _entries(folder: Path) -> Iterator[str]:
@@ -225,15 +233,33 @@ def _check_end(path: Path, duration: float, start: float) -> None:
         raise DataError(f"{path}: ends at {duration:.6g} s, before the segment starts at {start:.6g} s")
 
 
-def _to_image(frame: VideoFrame, detail: Detail) -> Image.Image:
+def _to_image(file: VideoFile, frame: VideoFrame, detail: Detail) -> Image.Image:
     """Turn a frame upright and into RGB; scaled by swscale, twenty times faster than after the conversion."""
-    turn = _TURNS.get(getattr(frame, "rotation", 0))
-    is_aside = turn in (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270)
-    width, height = detail.of(*((frame.height, frame.width) if is_aside else (frame.width, frame.height)))
-    width, height = (height, width) if is_aside else (width, height)
+    turn = _turn(frame)
+    width, height = max(1, round(frame.width * file.pixel_aspect)), frame.height
+    if turn in _ASIDE.values():
+        height, width = detail.of(height, width)
+    else:
+        width, height = detail.of(width, height)
     try:
-        pixels = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC").to_ndarray()
+        kind = "rgba" if any(part.is_alpha for part in frame.format.components) else "rgb24"
+        pixels = frame.reformat(width=width, height=height, format=kind, interpolation="BICUBIC").to_ndarray()
     except (av.FFmpegError, ValueError) as error:
         raise DataError(f"a frame in {frame.format.name} cannot be turned into RGB ({error})") from None
-    image = Image.fromarray(pixels)
+    image = upright_rgb(Image.fromarray(pixels))
     return image if turn is None else image.transpose(turn)
+
+
+def _turn(frame: VideoFrame) -> Image.Transpose | None:
+    """Return what brings a frame upright, by the nearest quarter turn, mirrored or not, to its display matrix.
+
+    The matrix [[a, b], [c, d]] takes a pixel (x, y) to (a x + c y, b x + d y).
+    """
+    found: Any = frame.side_data  # by kind too, which its type leaves out
+    data = found.get(Type.DISPLAYMATRIX)
+    if data is None:
+        return None
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(data))
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return _STRAIGHT.get((a < 0, d < 0))
+    return _ASIDE[b < 0, c < 0]

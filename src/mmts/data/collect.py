@@ -10,7 +10,6 @@ from pathlib import Path
 from mmts.data.records import Dataset, Medium, split_name
 from mmts.errors import DataError, quoted
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv"})
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")  # of what becomes a part of a path
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ABSOLUTE = re.compile(r"[\\/]|[A-Za-z]:[\\/]")
@@ -205,11 +204,6 @@ def invented_split(text: str) -> str:
     """
     share = int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "big") / 2**64
     return "train" if share < 0.8 else "val" if share < 0.9 else "test"
-
-
-def kind_of(path: str) -> str:
-    """Return "video" for a file name that ends like one, else "image"."""
-    return "video" if Path(path).suffix.lower() in VIDEO_SUFFIXES else "image"
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:

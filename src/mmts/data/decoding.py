@@ -5,8 +5,12 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterator
+from contextlib import closing, suppress
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import av
 import av.logging
@@ -16,15 +20,20 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from mmts.data.image import PIXEL_LIMIT
+from mmts.data.suffixes import is_medium, suffix_of, why_not_read
 from mmts.errors import DataError
 
 # Containers only: a playlist (HLS, concat) would make the decoder open other files or addresses.
-_FORMATS = "mov,matroska,avi,mpeg,mpegts,ogg,asf,flv,gif"
+_FORMATS = "mov,matroska,avi,mpeg,mpegts,ogg,asf,flv,gif,mxf"
+_KNOWING = ("mov,", "avi", "gif")  # these store the start and length of each stream, others only the longest length
 _UNSEEKABLE = "mpeg"  # after a seek its timestamps are guesses, and wrong ones
 _ROUNDING = 1e-6  # seconds: a time computed to be a frame's own may come out this much smaller
 _SEEK_COST = 8  # frames that could be decoded while the decoder is flushed and filled again
 _MOST_AHEAD = 600  # packets to hold for looking ahead; beyond them every frame is decoded
 _KEY_FRAMES_APART = 5.0  # seconds, where the container does not say
+_WIDEST = 8.0  # a pixel's shown width by its height, or the other way round; a larger ratio is a mistake
+_USUAL_RATE = 25.0  # frames per second, where neither the container nor the packets say
+_CUT_OFF = 1.0  # seconds by which every stream of a truncated file ends before the length that its header gives
 
 
 class VideoFile:
@@ -34,8 +43,9 @@ class VideoFile:
     frame rate needs nothing else. Decoding runs on the calling thread: loader workers already fill the cores.
 
     Attributes:
-        rate: frames a second, on average.
-        duration: seconds, as the container says, or None.
+        rate: frames per second, on average.
+        duration: seconds from the first video frame to the end of the last one, by the header of a truncated file.
+        pixel_aspect: width of a pixel as it is shown, in its heights.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,28 +56,18 @@ class VideoFile:
         if pixels > PIXEL_LIMIT:
             self.close()
             raise DataError(f"{path}: {pixels:,} pixels a frame are more than the limit of {PIXEL_LIMIT:,}")
-        rate = self._stream.average_rate or self._stream.guessed_rate
-        self.rate = float(rate) if rate else 25.0
+        aspect = float(self._stream.sample_aspect_ratio or 1)
+        self.pixel_aspect = aspect if 1 / _WIDEST <= aspect <= _WIDEST else 1.0
         self._unit = float(self._stream.time_base or 1)  # seconds of one step of the timestamps
-        self._origin = self._stream.start_time or 0
+        rate, start, length = self._stream.average_rate, self._stream.start_time, self._stream.duration
+        if self._container.format.name.startswith(_KNOWING) and rate and start is not None and length:
+            self._origin, self.duration, self.rate = start, length * self._unit, float(rate)
+        else:
+            state = path.stat()
+            first, end, self.rate = _measured(path, state.st_size, state.st_mtime_ns)
+            self._origin, self.duration = round(first / self._unit), end - first
         self._per_frame = 1 / (self.rate * self._unit)
         self._may_skip = True
-
-    @property
-    def duration(self) -> float | None:
-        """Seconds of the video stream, else of the whole file, else None."""
-        if self._stream.duration:
-            return self._stream.duration * self._unit
-        return self._container.duration / 1e6 if self._container.duration else None
-
-    def measured_duration(self) -> float:
-        """Seconds to the end of the last frame, found by reading all packets without decoding them."""
-        last = 0.0
-        with VideoFile(self.path) as other:
-            for packet in other._demux():
-                if packet.pts is not None:
-                    last = max(last, (packet.pts - self._origin + (packet.duration or self._per_frame)) * self._unit)
-        return last
 
     def frame(self, time: float) -> VideoFrame | None:
         """Return the last frame that starts at or before `time` (seconds); before the first one, the first.
@@ -107,18 +107,9 @@ class VideoFile:
         self.close()
 
     def _open(self) -> None:
-        self._container = _open_container(self.path)
-        streams = [each for each in self._container.streams.video if not _is_cover(each)]
-        if not streams:
-            kinds = sorted({each.type for each in self._container.streams} - {"video"})
-            self._container.close()
-            only = f" (only {' and '.join(kinds)})" if kinds else ""
-            raise DataError(f"{self.path}: has no video stream{only}")
-        self._stream = streams[0]
-        if self._stream.codec_context is None:
-            self._container.close()
-            raise DataError(f"{self.path}: has video in a format that cannot be decoded")
-        self._stream.codec_context.thread_count = 1
+        self._container, self._stream = _open_stream(self.path)
+        # Where the first frame lies further in than the container was looked through, orders of decoding are guesses.
+        self._is_probed = self._stream.codec_context.pix_fmt is not None
         self._is_seekable = self._container.format.name != _UNSEEKABLE
         self._forget()
         self._is_fresh = True
@@ -130,21 +121,12 @@ class VideoFile:
     def _forget(self) -> None:
         self._is_fresh = False
         self._current: VideoFrame | None = None
-        self._packets = self._demux()
+        self._packets = _packets(self._container, self._stream)
         self._ahead: deque[Packet[VideoStream]] = deque()  # read, not yet given to the decoder
         self._decoded: deque[VideoFrame] = deque()  # decoded, not yet looked at
         self._inside: list[int] = []  # timestamps of what the decoder was given and has not given back
         self._is_flushed = False
         self._end = math.inf  # the timestamp from which nothing is shown, once reading has come that far
-
-    def _demux(self) -> "Iterator[Packet[VideoStream]]":
-        """Yield the packets, and end where the file does or where it can't be read."""
-        try:
-            for packet in self._container.demux(self._stream):
-                if packet.size:
-                    yield packet
-        except (av.FFmpegError, IndexError):  # PyAV's own, for streams that come and go in damaged files
-            return
 
     def _is_seek_shorter(self, wanted: int) -> bool:
         if self._current is None or self._current.pts is None or wanted < self._current.pts:
@@ -195,7 +177,9 @@ class VideoFile:
 
         Reads on to the first packet that is decoded after `wanted`: what follows is shown later still.
         """
-        while not self._ahead or (self._ahead[-1].dts is not None and self._ahead[-1].dts <= wanted):
+        if not self._is_probed:
+            return None
+        while not self._ahead or self._ahead[-1].dts is None or self._ahead[-1].dts <= wanted:
             packet = next(self._packets, None)
             if packet is None:  # only the last frame tells how far the file goes
                 return None
@@ -217,12 +201,97 @@ class VideoFile:
             self._is_flushed = packet is None
             if packet is not None and packet.pts is not None:
                 self._inside.append(packet.pts)
-            try:
-                frames = self._stream.decode(packet)
-            except av.FFmpegError:  # a damaged packet: the next key frame sets it right
-                continue
-            self._decoded.extend(each for each in frames if each.pts is not None and not each.is_corrupt)
+            self._decoded.extend(_decode(self._stream, packet))
         return self._decoded[0] if self._decoded else None
+
+
+def _open_stream(path: Path) -> tuple[InputContainer, VideoStream]:
+    """Open a file and choose its first video stream that is not a cover picture."""
+    container = _open_container(path)
+    streams = [each for each in container.streams.video if not _is_cover(each)]
+    if streams and streams[0].codec_context is not None:
+        streams[0].codec_context.thread_count = 1
+        return container, streams[0]
+    kinds = sorted({each.type for each in container.streams} - {"video"})
+    container.close()
+    if streams:
+        raise DataError(f"{path}: has video in a format that cannot be decoded")
+    only = f" (only {' and '.join(kinds)})" if kinds else ""
+    raise DataError(f"{path}: has no video stream{only}")
+
+
+def _packets(container: InputContainer, *streams: VideoStream) -> "Iterator[Packet[Any]]":
+    """Yield the packets of these streams, else of all, and end where the file does or where it can't be read."""
+    try:
+        for packet in container.demux(*streams):
+            if packet.size:
+                yield packet
+    except (av.FFmpegError, IndexError):  # PyAV's own, for streams that come and go in damaged files
+        return
+
+
+def _decode(stream: VideoStream, packet: "Packet[VideoStream] | None") -> list[VideoFrame]:
+    """Give the decoder a packet, or None for the end, and return the whole frames that come out."""
+    try:
+        return [each for each in stream.decode(packet) if each.pts is not None and not each.is_corrupt]
+    except av.FFmpegError:  # a damaged packet: the next key frame sets it right
+        return []
+
+
+@lru_cache(maxsize=4096)  # a long video has many segments
+def _measured(path: Path, size: int, changed: int) -> tuple[float, float, float]:
+    """Return when the first video frame that can be decoded starts, when the last one ends, and frames per second.
+
+    Times are seconds of the container. `size` and `changed` tell the file from another that lay there before. Where
+    every stream ends before the length in the header, the file is truncated, and that length is taken.
+    """
+    container, stream = _open_stream(path)
+    with closing(container):
+        unit = float(stream.time_base or 1)
+        first = (stream.start_time or 0) * unit
+        for packet in chain(_packets(container, stream), [None]):
+            if frames := _decode(stream, packet):
+                first = (frames[0].pts or 0) * unit
+                break
+        promised = (container.duration or 0) / 1e6
+        if container.format.name == "flv":  # it counts from its first frame
+            promised += (container.start_time or 0) / 1e6
+    end, reached, rate = _tail(path, first)
+    return first, max(end, promised if reached < promised - _CUT_OFF else 0.0), rate
+
+
+def _tail(path: Path, first: float) -> tuple[float, float, float]:
+    """Return when the video's last packet ends, when any stream's last packet does, and frames per second.
+
+    Reads from a key frame near the end of the file on, without decoding; from the start where seeking finds none.
+    """
+    back = 0.0
+    while True:
+        container, stream = _open_stream(path)
+        with closing(container):
+            target = ((container.start_time or 0) + (container.duration or 0)) / 1e6 - back
+            is_whole = not container.duration or target <= first or container.format.name == _UNSEEKABLE
+            if not is_whole:
+                with suppress(av.FFmpegError, OverflowError):  # a header may promise any length
+                    container.seek(round(target / (stream.time_base or 1)), stream=stream)
+            starts, end, reached = [], first, first
+            for packet in _packets(container):
+                if packet.pts is None or packet.time_base is None:
+                    continue
+                after = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                reached = max(reached, after)
+                if packet.stream.index == stream.index:
+                    end = max(end, after)
+                    is_whole = is_whole or packet.is_keyframe
+                    if is_whole:
+                        starts.append(float(packet.pts * packet.time_base))
+            if is_whole and starts:
+                between = (max(starts) - min(starts)) / max(1, len(starts) - 1)
+                rate = float(stream.average_rate or (1 / between if between else _USUAL_RATE))
+                return max(end, max(starts) + 1 / rate), reached, rate
+            if is_whole:
+                return end, reached, _USUAL_RATE
+            back = 2 * back or 1.0
 
 
 def _open_container(path: Path) -> InputContainer:
@@ -252,7 +321,9 @@ def _why_not_opened(path: Path, error: Exception) -> str:
         return f"cannot be opened: {why.strerror or why}"
     if is_mp4:
         return "is truncated or damaged: the table of its frames (moov), often at the end of an MP4, cannot be read"
-    return f"is not a video that can be opened: {getattr(error, 'strerror', None) or error}"
+    if is_medium(path, "image") and suffix_of(path) != ".gif":
+        return "is an image, not a video"
+    return f"is not a video that can be opened: {why_not_read(path) or getattr(error, 'strerror', None) or error}"
 
 
 def _is_cover(stream: VideoStream) -> bool:

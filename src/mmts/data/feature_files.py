@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mmts.data.read_warnings import kept_warnings
 from mmts.data.records import Medium
 from mmts.errors import DataError, InputError, shortened
 
@@ -48,7 +49,8 @@ def _read(path: Path) -> npt.NDArray[Any]:
     if not path.stat().st_size:
         raise DataError(f"{path}: is empty (0 bytes)")
     try:
-        values = np.load(path, allow_pickle=False)
+        with kept_warnings(path):
+            values = np.load(path, allow_pickle=False)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
     except Exception as error:  # a damaged header ends in nearly anything

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,17 @@ import torch
 from PIL import Image, ImageEnhance, JpegImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
+from mmts.data.read_warnings import kept_warnings
+from mmts.data.suffixes import kind_of, reads_heif, why_not_read
 from mmts.errors import DataError, InputError
 
 PIXEL_LIMIT = 100_000_000
 RESIZES = ("stretch", "crop", "pad")
+# Not EPS, for which Pillow runs Ghostscript, nor the many that no photo comes in.
+_FORMATS = (
+    "JPEG", "PNG", "WEBP", "GIF", "AVIF", "HEIF", "BMP", "DIB", "TIFF", "MPO", "JPEG2000", "PPM", "TGA", "PCX", "QOI",
+    "SGI", "PSD", "ICO",
+)  # fmt: skip
 _WHITE = (255, 255, 255)
 _CHECK_SIZE = 256
 _TURNS = {
@@ -46,15 +54,15 @@ def load_image(path: str | Path, size_hint: int | None = None, *, member: tuple[
             that reduction).
     """
     path = Path(path)
+    place = path if member is None else f"{path}, byte {member[0]}"
     try:
-        with _open(path, member) as image:
+        with kept_warnings(place), _open(path, member) as image:
             if size_hint is not None:
                 image.draft(None, (size_hint, size_hint))  # does nothing where the format is not JPEG
             _check_pixels(image)
             image.load()
             return upright_rgb(image)
     except Exception as error:  # decoders raise nearly anything on damaged files
-        place = path if member is None else f"{path}, byte {member[0]}"
         raise DataError(f"{place}: {_reason(path, error)}") from None
 
 
@@ -206,7 +214,19 @@ def _open(path: Path, member: tuple[int, int] | None) -> Image.Image:
         file.seek(0 if member is None else member[0])
         start = file.read(3 if member is None else member[1])
     source = path if member is None else io.BytesIO(start)
-    return JpegImagePlugin.JpegImageFile(source) if start[:3] == b"\xff\xd8\xff" else Image.open(source)
+    return (
+        JpegImagePlugin.JpegImageFile(source)
+        if start[:3] == b"\xff\xd8\xff"
+        else Image.open(source, formats=_formats())
+    )
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Return the formats that are opened, whatever a file is called."""
+    reads_heif()
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _check_pixels(image: Image.Image) -> None:
@@ -264,7 +284,10 @@ def _reason(path: Path, error: Exception) -> str:
     if os.path.isfile(path) and path.stat().st_size == 0:
         return "is empty (0 bytes)"
     if isinstance(error, UnidentifiedImageError):
-        return "is not an image that Pillow can read"
+        if kind_of(path) == "video":
+            return "is a video, not an image"
+        advice = why_not_read(path)
+        return f"is not an image that Pillow can read{f': {advice}' if advice else ''}"
     if isinstance(error, Image.DecompressionBombError):
         return f"has more pixels than the limit of {PIXEL_LIMIT:,}; scale it down"
     if isinstance(error, OSError) and error.strerror:

@@ -13,13 +13,13 @@ from mmts.data.imagefolder import METADATA_NAMES, looks_like_metadata, metadata_
 from mmts.data.karpathy import looks_like_karpathy, read_karpathy
 from mmts.data.records import Dataset
 from mmts.data.shards import holds_shards, is_shard_pattern, read_shards
+from mmts.data.suffixes import is_medium
 from mmts.data.table import read_table
 from mmts.data.youcook2 import looks_like_youcook2, read_youcook2
 from mmts.errors import DataError
 
 CAPTIONS_NAME = "captions.jsonl"
 _TABLES = (".csv", ".tsv")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _LOOKED_FOR = (
     "looked for captions.jsonl, for the files of Flickr30K, MSCOCO, EPIC-KITCHENS-100, YouCook2 and CC3M, for .tar "
     "shards, and for metadata.jsonl or metadata.csv (Hugging Face imagefolder) there and in folders named train, "
@@ -85,13 +85,18 @@ def read_dataset(path: str | Path) -> Dataset:
 
 def holds_dataset(folder: Path) -> bool:
     """Return whether a folder is a data set that `read_dataset` recognises."""
-    return any(recognises(folder) for recognises, _ in _FOLDERS)
+    return reader_of(folder) is not None
+
+
+def reader_of(folder: Path) -> Callable[[Path], Dataset] | None:
+    """Return the reader of the data set that a folder is, or None where none recognises it."""
+    return next((read for recognises, read in _FOLDERS if recognises(folder)), None)
 
 
 def _read_folder(folder: Path) -> Dataset:
-    for recognises, read in _FOLDERS:
-        if recognises(folder):
-            return read(folder)
+    read = reader_of(folder)
+    if read is not None:
+        return read(folder)
     raise DataError(f"{folder}: no data set recognised: {_LOOKED_FOR}. {_nearest_thing(folder)}")
 
 
@@ -138,9 +143,10 @@ def _nearest_thing(folder: Path) -> str:
         return f"The nearest thing is the folder {inside.name} in it: give {inside}"
     if any(each.suffix.lower() == ".parquet" for each in entries):
         return "It holds .parquet files, which are not read"
-    images = sum(each.suffix.lower() in IMAGE_SUFFIXES for each in entries)
-    if images:
-        return f"It holds {images:,} images: write their captions into a captions.jsonl beside them (docs/datasets.md)"
+    for kind in ("image", "video"):
+        if count := sum(is_medium(each, kind) for each in entries):
+            what = kind if count == 1 else f"{kind}s"
+            return f"It holds {count:,} {what}: write captions into a captions.jsonl beside them (docs/datasets.md)"
     return "The folder is empty" if not entries else f"It holds {', '.join(each.name for each in entries[:5])}"
 
 

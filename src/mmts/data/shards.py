@@ -28,10 +28,11 @@ from mmts.data.pair_index import (
 )
 from mmts.data.pair_table import PairTable, opened
 from mmts.data.records import Dataset, split_name
+from mmts.data.suffixes import IMAGE_SUFFIXES, why_not_read
 from mmts.errors import DataError, quoted
 from mmts.files import cache_root, content_hash
 
-IMAGES = ("jpg", "jpeg", "png", "webp")
+IMAGES = tuple(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _TEXTS = ("txt", "json")
 _MOST_SHARDS = 100_000
 _MOST_TEXT = 1 << 24  # bytes; a longer caption or .json is none
@@ -55,7 +56,7 @@ class Shard(NamedTuple):
 def read_shards(path: str | Path) -> Dataset:
     """Read webdataset shards: a folder of .tar files, one of them, a glob, or braces ("shards/{00000..00331}.tar").
 
-    A sample is an image (jpg, jpeg, png or webp), a caption (txt, or the "caption" of its json where that is missing
+    A sample is an image (jpg, png, webp, ...), a caption (txt, or the "caption" of its json where that is missing
     or empty) and a json of which only `caption` and `status` count. What lacks one, or whose status is not "success",
     is left out and counted. The key, a file's name up to its first dot, is the sample's id; the files of one key stand
     together. Splits are the folders named train, val and test, or these words in the shards' names; else 80/10/10 by a
@@ -95,7 +96,12 @@ def is_shard_pattern(path: str | Path) -> bool:
 
 def holds_shards(folder: Path) -> bool:
     """Say whether a folder, or one in it named like a split, has .tar files."""
-    return any(True for each in [folder, *_split_folders(folder)] for _ in _tars(each))
+    return bool(tars_in(folder))
+
+
+def tars_in(folder: Path) -> list[Path]:
+    """Return the .tar files of a folder and of those in it that are named like a split."""
+    return [tar for each in [folder, *_split_folders(folder)] for tar in _tars(each)]
 
 
 def _find(pattern: Path) -> list[tuple[Path, str | None]]:
@@ -191,7 +197,7 @@ def _with_splits(found: Sequence[tuple[Path, str | None]], pattern: Path) -> lis
     shards = []
     for (path, _), split in zip(found, splits, strict=True):
         state = path.stat()
-        shards.append(Shard(path, split, content_hash(str(path), str(state.st_size), str(state.st_mtime_ns))))
+        shards.append(Shard(path, split, content_hash(str(path), str(state.st_size), str(state.st_mtime_ns), *IMAGES)))
     return shards
 
 
@@ -241,7 +247,7 @@ def _read_samples(tar: Path) -> Iterator[Pair | str]:
         for name, member in _members(tar):
             matched = _KEY.fullmatch(name)
             before, _, suffix = matched[2].lower().rpartition(".") if matched else ("", "", "")
-            if matched is None or suffix not in (*IMAGES, *_TEXTS):
+            if matched is None or not (suffix in (*IMAGES, *_TEXTS) or why_not_read(name)):
                 continue
             if matched[1] != key:
                 yield from _finished(tar, texts, key, parts, dotted)
@@ -285,7 +291,8 @@ def _sample(tar: Path, texts: IO[bytes], key: str, parts: Mapping[str, tuple[int
         return "whose download failed"
     image = next((parts[suffix] for suffix in IMAGES if suffix in parts), None)
     if image is None:
-        return "without an image"
+        others = [f"whose image is .{suffix} ({why})" for suffix in parts if (why := why_not_read(f"a.{suffix}"))]
+        return others[0] if others else "without an image"
     caption = about.get("caption")
     if "txt" in parts:
         try:

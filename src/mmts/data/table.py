@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmts.data.collect import Collector, clean_text, inner_path, kind_of, read_lines
+from mmts.data.collect import Collector, clean_text, inner_path, read_lines
 from mmts.data.records import Dataset
+from mmts.data.suffixes import kind_of
 from mmts.errors import DataError, listed
 
 PATH_COLUMNS = ("filepath",)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmts.data.collect import PLAIN_NAME, VIDEO_SUFFIXES, Collector, clean_text, find_file
+from mmts.data.collect import PLAIN_NAME, Collector, clean_text, find_file
 from mmts.data.json_file import a_row, field, read_json_object
 from mmts.data.records import Coverage, Dataset
+from mmts.data.suffixes import is_medium
 from mmts.data.table import csv_records
 from mmts.errors import DataError, nearest, quoted
 
@@ -160,7 +161,7 @@ def _media(folder: Path, segments: Sequence[_Segment]) -> dict[str, str]:
 def _videos(folder: Path) -> dict[str, str]:
     """Return the path inside the folder of each video file by its name without the ending."""
     found = [*folder.iterdir(), *(file for inner in _VIDEO_FOLDERS for file in (folder / inner).rglob("*"))]
-    videos = [file for file in found if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()]
+    videos = [file for file in found if is_medium(file, "video") and file.is_file()]
     return {file.stem: str(file.relative_to(folder)) for file in sorted(videos, reverse=True)}  # of several the first
 
 

@@ -16,6 +16,7 @@ from mmts.console import console, progress_bar
 from mmts.data.collect import inner_path
 from mmts.data.feature_files import why_unreadable_features
 from mmts.data.media import load_medium
+from mmts.data.read_warnings import tell_warnings
 from mmts.data.records import Medium
 from mmts.data.video import FrameSampling
 from mmts.errors import DataError, RunError
@@ -60,6 +61,7 @@ def build_index(run: Path, path: Path, folder: Path | None = None) -> Index:
         kept = [item for item, _ in items if item.content in rows]
         for note in [*notes, *(unreadable[item.content] for item, _ in items if item.content in unreadable)]:
             console.print(f"note: left out {note}")
+        tell_warnings()
         if not kept:
             raise DataError(f"{path}: none of the {len(media):,} {kind}s can be read")
         index = write_index(

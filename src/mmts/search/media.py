@@ -4,14 +4,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmts.data.collect import VIDEO_SUFFIXES
-from mmts.data.read import IMAGE_SUFFIXES, holds_dataset
+from mmts.console import console
+from mmts.data.collect import read_lines
+from mmts.data.imagefolder import metadata_files, read_imagefolder
+from mmts.data.read import reader_of
 from mmts.data.records import Medium
-from mmts.errors import DataError
+from mmts.data.shards import read_shards, tars_in
+from mmts.data.suffixes import is_medium, is_typescript, left_out
+from mmts.errors import DataError, listed
 from mmts.training.recipe import Data
 from mmts.training.splits import open_data, resolved
-
-_SUFFIXES = {"image": frozenset(IMAGE_SUFFIXES), "video": VIDEO_SUFFIXES}
 
 
 def find_media(path: Path, kind: str, settings: Data) -> tuple[Path, list[Medium]]:
@@ -20,25 +22,54 @@ def find_media(path: Path, kind: str, settings: Data) -> tuple[Path, list[Medium
     `settings` is the data section of the run's recipe: data sets are read by it.
 
     A data set gives its media with their captions, whatever their split. Any other folder gives every file below it
-    that is named like one of that kind; links that lead out of it and hidden files are left alone. Raises DataError
-    where there is none, and what the readers raise.
+    whose suffix is of that kind; links that lead out of it and hidden files are left alone. A folder that holds such
+    files is still a plain folder if a .tar or a metadata file without file names lies in it. Prints what it leaves out.
+    Raises DataError if there are no such media, and whatever the readers raise.
     """
     path = resolved(path)
-    if path.is_dir() and not holds_dataset(path):
-        root, media = path, list(_files_as_media(path, kind))
+    files = list(_files(path)) if path.is_dir() else []
+    own = [file for file in files if is_medium(file, kind) and not is_typescript(file)]
+    strays = _strays(path) if own else []
+    if path.is_dir() and (strays or reader_of(path) is None):
+        if strays:
+            named = listed(stray.name for stray in strays)
+            console.print(f"note: {path} is read as a folder of {kind}s, without {named}")
+        names = [file.relative_to(path).as_posix() for file in own]
+        root, found = path, [Medium(name, path / name, (name,), kind=kind) for name in names]
+        notes = left_out(files)
+        others = sum(is_medium(file, _OTHER[kind]) and not is_typescript(file) for file in files)
     else:
         dataset = open_data(settings, path)
-        root, media = dataset.root, [medium for medium in dataset.media if medium.kind == kind]
-    if not media:
-        raise DataError(f"{path} holds no {kind}s, which this run's model takes")
-    return root, media
+        root, found, notes = dataset.root, [medium for medium in dataset.media if medium.kind == kind], []
+        others = len(dataset.media) - len(found)
+    if others:
+        notes.append(f"left out {others:,} {_OTHER[kind]}{'' if others == 1 else 's'}: this run's model takes {kind}s")
+    for note in notes:
+        console.print(f"note: {note}")
+    if not found:
+        why = f" ({'; '.join(notes)})" if notes else ""
+        raise DataError(f"{path} holds no {kind}s, which this run's model takes{why}")
+    return root, found
 
 
-def _files_as_media(folder: Path, kind: str) -> Iterator[Medium]:
-    for path in _files(folder):
-        if path.suffix.lower() in _SUFFIXES[kind] and path.resolve().is_relative_to(folder):
-            name = path.relative_to(folder).as_posix()
-            yield Medium(name, path, (name,), kind=kind)
+_OTHER = {"image": "video", "video": "image"}
+
+
+def _strays(folder: Path) -> list[Path]:
+    """Return the files that make a folder with media look like a data set, if they say nothing about these media."""
+    read = reader_of(folder)
+    if read is read_shards:
+        return tars_in(folder)
+    files = list(metadata_files(folder)) if read is read_imagefolder else []
+    return [] if any(map(_names_files, files)) else files
+
+
+def _names_files(metadata: Path) -> bool:
+    try:
+        first = next((line for _, line in read_lines(metadata) if line.strip()), "")
+    except DataError:  # not even text
+        return False
+    return "file_name" in first
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -46,5 +77,6 @@ def _files(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if not name.startswith(".") and os.path.isfile(path := os.path.join(parent, name)):
-                yield Path(path)
+            path = Path(parent, name)
+            if not name.startswith(".") and os.path.isfile(path) and path.resolve().is_relative_to(folder):
+                yield path

@@ -17,6 +17,7 @@ from mmts import __version__
 from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console
+from mmts.data.read_warnings import tell_warnings
 from mmts.data.records import Dataset, Split
 from mmts.errors import DataError, RunError
 from mmts.evaluation import (
@@ -240,6 +241,7 @@ def _split_to_judge(dataset: Dataset, name: str | None, recipe: Recipe) -> Split
             console.print(f"note: there is no test split, so the run is judged on {name}")
     unreadable: list[str] = []
     split = readable(limited(dataset.split(name), recipe.data.max_media), recipe.data, unreadable)
+    tell_warnings()
     for line in unreadable:
         console.print(f"note: left out {line}")
     return split

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mmts.console import console
 from mmts.data.read import read_dataset
+from mmts.data.read_warnings import tell_warnings
 from mmts.data.readable import drop_unreadable, unreadable_media
 from mmts.data.records import Dataset, Split
 from mmts.errors import DataError, RecipeError
@@ -38,6 +39,7 @@ def open_data(settings: Data, path: Path | None = None) -> Dataset:
     dataset = read_dataset(resolved(path or settings.path))
     for note in dataset.notes:
         console.print(f"note: {note}")
+    tell_warnings()
     return dataset
 
 
@@ -103,6 +105,7 @@ def readable_splits(taken: Splits, dataset: Dataset, settings: Data, run: RunDir
         check_read_beforehand(dataset, settings, named)
         splits = {split.name: readable(split, settings, named) for split in (taken.train, *taken.to_judge())}
     finally:
+        tell_warnings()
         if named and process_index() == 0:
             with atomic_write(run.unreadable_file, "w") as file:
                 file.write("\n".join(named) + "\n")

@@ -1,0 +1,62 @@
+"""Warnings of other libraries about a file: kept with the name of that file, counted, and printed once."""
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from mmts.console import console
+
+_show_as_python_does = warnings.showwarning
+_reading = threading.local()
+_found: dict[str, str] = {}
+_told: set[str] = set()
+
+
+@contextmanager
+def kept_warnings(place: object) -> Iterator[None]:
+    """Keep the warnings of this thread for the file at `place` while it is read; drop them if reading it fails.
+
+    Unlike warnings.catch_warnings this is safe in threads: one hook for the process asks which file this thread reads.
+    A hook that somebody else has installed stays.
+    """
+    if warnings.showwarning is _show_as_python_does:
+        warnings.showwarning = _keep
+        warnings.filterwarnings("always", module=r"PIL\.")  # by default Python shows each text only once
+    texts: list[str] = []
+    _reading.texts = texts
+    try:
+        yield
+    finally:
+        _reading.texts = None
+    if texts:
+        _found.setdefault(str(place), texts[0])
+
+
+def tell_warnings() -> None:
+    """Print how many files were read with warnings since the last call, and the first of them."""
+    new = {place: text for place, text in list(_found.items()) if place not in _told}
+    if not new:
+        return
+    _told.update(new)
+    place, text = next(iter(new.items()))
+    if len(new) == 1:
+        console.print(f"note: {place} was read with a warning: {text}")
+    else:
+        console.print(f"note: {len(new):,} files were read with warnings, the first: {place}: {text}")
+
+
+def _keep(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> Any:
+    texts: list[str] | None = getattr(_reading, "texts", None)
+    if texts is None:
+        _show_as_python_does(message, category, filename, lineno, file, line)
+    elif category.__name__ != "DecompressionBombWarning":  # the limit is ours
+        texts.append(" ".join(str(message).split()))

@@ -1,0 +1,100 @@
+"""Which files are images or videos, by the ends of their names: one table for all readers."""
+
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path, PurePath
+
+# What Pillow and PyAV decode. Of several images of one key in a shard, the first of these counts.
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".jpe", ".jfif", ".mpo", ".avif", ".gif", ".apng", ".bmp", ".dib", ".tif",
+    ".tiff", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".pcx", ".qoi",
+    ".sgi", ".psd", ".ico",
+)  # fmt: skip
+VIDEO_SUFFIXES = (
+    ".mp4", ".m4v", ".mkv", ".webm", ".mov", ".qt", ".avi", ".divx", ".mpg", ".mpeg", ".mpe", ".vob", ".ogv", ".wmv",
+    ".asf", ".flv", ".f4v", ".3gp", ".3g2", ".ts", ".mts", ".m2ts", ".m2t", ".mxf",
+)  # fmt: skip
+_HEIF = (".heic", ".heif", ".hif")
+_RAW = (".cr2", ".cr3", ".nef", ".nrw", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw")
+_DRAWN = (".svg", ".svgz", ".eps", ".ai", ".pdf", ".xcf", ".psb")
+_OTHER_IMAGES = (".jxl", ".jxr", ".wdp", ".exr", ".hdr")
+_OTHER_VIDEOS = (".rm", ".rmvb", ".dv", ".m2v", ".264", ".h264", ".265", ".hevc", ".swf", ".braw", ".r3d")
+# Media all the same, and what to do about them.
+_NOT_READ = {
+    **dict.fromkeys(_HEIF, "HEIC is read once the package pillow-heif is installed (pip install pillow-heif)"),
+    **dict.fromkeys(_RAW, "raw files of cameras are not read; export them as JPEG"),
+    **dict.fromkeys(_DRAWN, "drawings and documents are not read; export them as PNG"),
+    **dict.fromkeys(_OTHER_IMAGES, "this kind of image is not read; convert it to PNG or JPEG"),
+    **dict.fromkeys(_OTHER_VIDEOS, "this kind of video is not read; convert it to MP4"),
+}
+_TYPESCRIPT = (".ts", ".mts")  # or transport streams
+_SYNC = 0x47  # each packet of a transport stream starts with it, in .m2ts after four bytes
+_PACKET = 188
+
+
+def suffix_of(path: str | PurePath) -> str:
+    """Return the end of a file's name in small letters.
+
+    >>> suffix_of("a/IMG_1.JPG")
+    '.jpg'
+    """
+    return PurePath(path).suffix.lower()
+
+
+def kind_of(path: str | PurePath) -> str:
+    """Return "video" for a file name that ends like one, else "image".
+
+    >>> kind_of("a.MTS"), kind_of("a.gif"), kind_of("a")
+    ('video', 'image', 'image')
+    """
+    return "video" if suffix_of(path) in (*VIDEO_SUFFIXES, *_OTHER_VIDEOS) else "image"
+
+
+def is_medium(path: str | PurePath, kind: str) -> bool:
+    """Say whether a file is, by its name, an image or a video (`kind`) that can be decoded here."""
+    suffix = suffix_of(path)
+    if kind == "video":
+        return suffix in VIDEO_SUFFIXES
+    return suffix in IMAGE_SUFFIXES or (suffix in _HEIF and reads_heif())
+
+
+def why_not_read(path: str | PurePath) -> str | None:
+    """Return what to do about a file whose name says that it is a medium that is not decoded here; None for others.
+
+    >>> why_not_read("IMG_1.CR2"), why_not_read("a.jpg"), why_not_read("notes.txt")
+    ('raw files of cameras are not read; export them as JPEG', None, None)
+    """
+    suffix = suffix_of(path)
+    return None if suffix in _HEIF and reads_heif() else _NOT_READ.get(suffix)
+
+
+def left_out(paths: Iterable[Path]) -> list[str]:
+    """Return a note for each suffix of media that are not decoded here: how many, and what to do about them."""
+    counts = Counter(suffix_of(path) for path in paths if why_not_read(path))
+    return [
+        f"left out {count:,} {suffix} {'file' if count == 1 else 'files'}: {_NOT_READ[suffix]}"
+        for suffix, count in counts.items()
+    ]
+
+
+@cache
+def reads_heif() -> bool:
+    """Say whether Pillow opens HEIC files: pillow-heif is installed (and is then registered), or another plugin is."""
+    from PIL import Image
+
+    try:
+        import pillow_heif  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        return ".heic" in Image.EXTENSION
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def is_typescript(file: Path) -> bool:
+    """Say whether a .ts or .mts file is a program's source, not a video. Raises OSError where it can't be read."""
+    if suffix_of(file) not in _TYPESCRIPT:
+        return False
+    with open(file, "rb") as opened:
+        start = opened.read(2 * _PACKET)
+    return all(start[at : at + 1] != bytes([_SYNC]) for at in (0, 4, _PACKET))

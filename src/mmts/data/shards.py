@@ -17,7 +17,6 @@ from mmts.console import progress_bar
 from mmts.data.collect import clean_text, compression
 from mmts.data.pair_index import (
     NO_CAPTION,
-    SPLITS,
     Pair,
     Piece,
     alone,
@@ -27,7 +26,7 @@ from mmts.data.pair_index import (
     table_dataset,
 )
 from mmts.data.pair_table import PairTable, opened
-from mmts.data.records import Dataset, split_name
+from mmts.data.records import SPLITS, Dataset, split_name
 from mmts.errors import DataError, quoted
 from mmts.files import cache_root, content_hash
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from mmts.errors import RecipeError, nearest, quoted
 from mmts.files import atomic_write
@@ -49,6 +49,20 @@ class Augment(Section):
     """How far brightness, contrast and saturation may move."""
 
 
+class SplitNames(Section):
+    """Which of the data's splits are train, val and test, where they have other names, such as train2014."""
+
+    # A split may be called 0 or 2014, which YAML reads as a number.
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    train: str | None = None
+    """The data's own name of the split to train on."""
+    val: str | None = None
+    """Of the split on which the best checkpoint is chosen."""
+    test: str | None = None
+    """Of the split to judge on."""
+
+
 class Data(Section):
     """What is read, and what counts as right. `dataset` is the public data set that the recipe was made for."""
 
@@ -56,6 +70,8 @@ class Data(Section):
     """What `--data` gives."""
     dataset: DatasetName | None = None
     """The public data set that the recipe was made for."""
+    splits: SplitNames = SplitNames()
+    """Which of the data's splits are train, val and test, where they have other names: `{train: train2014}`."""
     relevance: Literal["text", "own", "graded"] = "text"
     """What counts as right when judged. `text`: every medium that carries the same caption string; `own`: only the
     caption's own medium, as the published Flickr30K, COCO and YouCook2 protocols have it; `graded`: by the classes

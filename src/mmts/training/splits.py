@@ -6,7 +6,7 @@ from pathlib import Path
 from mmts.console import console
 from mmts.data.read import read_dataset
 from mmts.data.readable import drop_unreadable, unreadable_media
-from mmts.data.records import Dataset, Split
+from mmts.data.records import SPLITS, Dataset, Split
 from mmts.errors import DataError, RecipeError
 from mmts.files import atomic_write
 from mmts.training.processes import once, process_index
@@ -29,13 +29,25 @@ class Splits:
 
 
 def judged_split(dataset: Dataset) -> str:
-    """Return the split a run is judged on: test, else val, else train."""
-    return next(name for name in ("test", "val", "train") if name in dataset.split_names)
+    """Return the split a run is judged on: test, else val, else train. Raises DataError where none of them is there."""
+    found = next((name for name in ("test", "val", "train") if name in dataset.split_names), None)
+    if found is None:
+        raise dataset.no_split("test")
+    return found
 
 
 def open_data(settings: Data, path: Path | None = None) -> Dataset:
-    """Read the data of a recipe, or those at another path by the same settings, and print what the reader noted."""
-    dataset = read_dataset(resolved(path or settings.path))
+    """Read the data of a recipe, or those at another path by the same settings, and print what the reader noted.
+
+    Splits get the names that `data.splits` gives them; other data need not have all of them.
+    """
+    given = resolved(path or settings.path)
+    dataset = read_dataset(given)
+    wanted: dict[str, str] = settings.splits.model_dump(exclude_none=True)
+    if settings.path is not None and given != resolved(settings.path):
+        wanted = {name: own for name, own in wanted.items() if dataset.find_split(own) is not None}
+    if wanted:
+        dataset = dataset.with_splits(wanted)
     for note in dataset.notes:
         console.print(f"note: {note}")
     return dataset
@@ -64,7 +76,12 @@ def take_splits(dataset: Dataset, recipe: Recipe, judged_on: str | None = None) 
                 f"{dataset.root}: none of the {coverage.annotated:,} annotated media of {name} has a file, so nothing "
                 "can be judged"
             )
+    if "train" not in dataset.split_names:
+        raise dataset.no_split("train")
     at_the_end = judged_on or judged_split(dataset)
+    unused = [f"{name} ({size:,} media)" for name, size in dataset.split_sizes.items() if name not in SPLITS]
+    if unused:
+        console.print(f"note: not used, as they are none of train, val and test: the splits {', '.join(unused)}")
     names = dict.fromkeys(("train", *(["val"] if "val" in dataset.split_names else []), at_the_end))
     splits: dict[str, Split] = {name: limited(dataset.split(name), recipe.data.max_media) for name in names}
     train = splits["train"]

@@ -110,6 +110,16 @@ def append_line(path: Path, line: str) -> None:
         raise _about(error, path) from None
 
 
+def file_name(text: str) -> str:
+    """Return a text as one part of a path, whatever it holds; other texts are other names.
+
+    >>> file_name("val-2014"), file_name("../../x"), file_name("x")
+    ('val-2014', 'x-8dc643', 'x')
+    """
+    plain = re.sub(r"[^\w.+-]+", "-", text)[:100].strip(".-")
+    return plain if plain and plain == text else f"{plain or 'name'}-{content_hash(text)[:6]}"
+
+
 def flush_to_disk(path: Path) -> None:
     """Wait until a file's contents would outlive the machine's power; nothing where there is no such file."""
     if path.exists():

@@ -21,7 +21,7 @@ _FIELDS = ("id", "image", "video", "captions", "labels", "split", "start", "end"
 def read_captions_jsonl(file: str | Path) -> Dataset:
     """Read captions.jsonl; paths in it are relative to its folder. docs/datasets.md lists the fields.
 
-    Raises DataError naming file and line: broken JSON, a field that is missing or of the wrong kind, an id of two media.
+    Raises DataError naming file and line: broken JSON, a field that is missing or of the wrong kind, one id twice.
     """
     file = Path(file)
     collector = Collector(file, file.parent, merge=True)

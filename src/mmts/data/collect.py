@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +96,18 @@ def inner_path(written: str, where: str) -> str:
 def find_file(folder: Path, places: Sequence[str], name: str) -> Path | None:
     """Return the first file of this name in the folders `places` inside `folder`, or None."""
     return next((file for inner in places if (file := folder / inner / name).is_file()), None)
+
+
+def split_folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder that are named like train, val or test, in this order."""
+    named = [each for each in folder.iterdir() if split_name(each.name) in SPLITS and each.is_dir()]
+    return sorted(named, key=lambda each: (SPLITS.index(split_name(each.name)), each.name))
+
+
+def notes_on_names(spellings: Mapping[str, Iterable[str]]) -> list[str]:
+    """Say which splits go by several names in the data, by our name of them."""
+    several = {name: list(written) for name, written in spellings.items()}
+    return [f"the splits {listed(each)} are one: {name}" for name, each in several.items() if len(each) > 1]
 
 
 @dataclass
@@ -214,7 +226,7 @@ class Collector:
 
     def _add_to(self, known: _Found, found: _Found) -> None:
         if known.split != found.split:
-            here, there = (each.split or "none" for each in (found, known))
+            here, there = (quoted(each.split) if each.split else "none" for each in (found, known))
             raise DataError(
                 f"{found.where}: {quoted(found.path)} has the split {here} here and {there} in {known.where}; "
                 "all lines of a file need the same split"
@@ -237,17 +249,16 @@ class Collector:
 
     def _note_counts(self) -> None:
         merged = [each.lines for each in self._found if each.lines > 1]
-        if self._ids_merged:
+        if merged:
+            ids = "; each keeps the id of its first line" if self._ids_merged else ""
             self.notes.append(
-                f"merged {sum(merged):,} lines into {len(merged):,} media, as lines of one file, or one part of it, are "
-                "one medium with several captions; it keeps the id of its first line"
+                f"merged {sum(merged):,} lines that name the same files into {_count(len(merged), 'medium', 'media')} "
+                f"with several captions{ids}"
             )
         if self._varying:
             names = ", ".join(map(repr, self._varying))
             self.notes.append(f"not a label where it differs between the captions of one medium: {names}")
-        for name, spellings in self._spellings.items():
-            if len(spellings) > 1:
-                self.notes.append(f"the splits {listed(spellings)} are one: {name}")
+        self.notes += notes_on_names(self._spellings)
         if self._cleaned:
             self.notes.append(
                 f"cleaned {_count(self._cleaned, 'caption')} of control characters, broken characters or outer spaces"

@@ -24,7 +24,7 @@ from mmts.files import read_json
 Rows = npt.NDArray[np.int64]
 T = TypeVar("T")
 
-_FORMAT = 2  # another number where readers take other pairs than they did: kept tables are then made again
+_FORMAT = 3  # another number where readers take other pairs than they did: kept tables are then made again
 _ABOUT = "table.json"
 _BUFFERED = 1 << 14  # pairs held back before they are written
 _COPIED = 1 << 20  # numbers copied at a time

@@ -268,8 +268,8 @@ class Dataset:
     def no_split(self, name: str) -> DataError:
         """Return the error that says which splits there are in place of this one, and how to name one."""
         sizes = ", ".join(f"{each} ({size:,} media)" for each, size in self.split_sizes.items())
-        message = f"{self.path}: nothing is in split {name!r}; the splits are: {sizes or 'none'}"
         ours = split_name(name)
+        message = f"{self.path}: nothing is in split {ours!r}; the splits are: {sizes or 'none'}"
         others = [each for each in self.split_names if each not in SPLITS]
         if ours in SPLITS and others:
             like = next((each for each in others if ours in each.lower()), others[0])

@@ -5,7 +5,6 @@ docs/reference/recipe.md.
 """
 
 import copy
-import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -15,7 +14,7 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from mmts.errors import RecipeError, nearest, quoted
-from mmts.files import atomic_write
+from mmts.files import atomic_write, file_name
 from mmts.training.explain import explain
 from mmts.training.objective_sections import InfoNCEObjective, ObjectiveSection
 from mmts.training.section import Section
@@ -311,7 +310,7 @@ class Recipe(Section):
     @property
     def folder_name(self) -> str:
         """The name as one part of a path, whatever it holds."""
-        return re.sub(r"[^\w.-]+", "-", self.name).strip(".-") or "recipe"
+        return file_name(self.name)
 
     def with_data(self, path: Path) -> "Recipe":
         """Return the same recipe for other data."""

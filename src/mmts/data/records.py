@@ -272,7 +272,7 @@ class Dataset:
         message = f"{self.path}: nothing is in split {ours!r}; the splits are: {sizes or 'none'}"
         others = [each for each in self.split_names if each not in SPLITS]
         if ours in SPLITS and others:
-            like = next((each for each in others if ours in each.lower()), others[0])
+            like = next((each for part in (ours, "val") for each in others if part in each.lower()), others[-1])
             message += (
                 f". Where one of them is {ours}, the recipe says so: --set data.splits.{ours}={like}; "
                 f"evaluate and analyze also take --split {like}"

@@ -1,9 +1,12 @@
 """Which samples a run trains on, validates on and is judged on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mmts.console import console
+from mmts.data.contents import copies_in_words
 from mmts.data.read import read_dataset
 from mmts.data.readable import drop_unreadable, unreadable_media
 from mmts.data.records import SPLITS, Dataset, Split
@@ -128,7 +131,15 @@ def readable_splits(taken: Splits, dataset: Dataset, settings: Data, run: RunDir
         f"{name} {split.num_media:,} media {split.num_captions:,} captions" for name, split in splits.items()
     )
     console.print(f"data: {dataset.root} ({sizes})")
+    say_copies([splits["train"], *(split for name, split in splits.items() if name != "train")])
     return Splits(dataset.root, splits["train"], splits.get("val"), splits[taken.judged.name])
+
+
+def say_copies(splits: Sequence[Split]) -> None:
+    """Say how many media of the other splits are in the first one, train, under another name."""
+    for other in splits[1:]:
+        if note := once(partial(copies_in_words, splits[0], other)):
+            console.print(f"note: {note}")
 
 
 def check_read_beforehand(dataset: Dataset, settings: Data, named: list[str]) -> None:
@@ -150,5 +161,5 @@ def readable(split: Split, settings: Data, named: list[str]) -> Split:
     if split.media_checked:
         return split
     reasons = once(lambda: unreadable_media(split.media))  # what one process leaves out, all must
-    named.extend(f"{split.media[at].path}\t{reason}" for at, reason in reasons.items())
+    named.extend(f"{split.media[at].place}\t{reason}" for at, reason in reasons.items())
     return drop_unreadable(split, reasons, settings.max_unreadable)

@@ -113,10 +113,10 @@ def append_line(path: Path, line: str) -> None:
 def file_name(text: str) -> str:
     """Return a text as one part of a path, whatever it holds; other texts are other names.
 
-    >>> file_name("val-2014"), file_name("../../x"), file_name("x")
-    ('val-2014', 'x-ed1f9d', 'x')
+    >>> file_name("val 2014"), file_name("../../x"), file_name("x")
+    ('val 2014', 'x-ed1f9d', 'x')
     """
-    plain = re.sub(r"[^\w.+-]+", "-", text)[:55].strip(".-")
+    plain = re.sub(r"[^\w.+ -]+", "-", text)[:55].strip(". -")
     return plain if plain and plain == text else f"{plain or 'name'}-{content_hash(text)[:6]}"
 
 

@@ -89,3 +89,32 @@ def test_two_metadata_files_in_one_folder(tmp_path: Path):
     (tmp_path / "metadata.csv").write_text("file_name,text\n1.jpg,x\n")
     with pytest.raises(DataError, match=r"both metadata.jsonl and metadata.csv"):
         read_imagefolder(tmp_path)
+
+
+def test_folders_of_splits_in_any_case_and_by_any_usual_name(tmp_path: Path):
+    names = {"Train": "train", "Valid": "val", "validation": "val", "TESTING": "test"}
+    for name in names:
+        write(tmp_path / name / "metadata.jsonl", {"file_name": "1.jpg", "text": f"in {name}"})
+    dataset = read_imagefolder(tmp_path)
+    assert {medium.path.parent.name: medium.split for medium in dataset.media} == names
+    assert dataset.notes == ("the splits 'Valid', 'validation' are one: val",)
+
+
+def test_capital_folders_in_file_names(tmp_path: Path):
+    write(
+        tmp_path / "metadata.jsonl",
+        {"file_name": "Train/1.jpg", "text": "a cat"},
+        {"file_name": "./Test/1.jpg", "text": "a dog"},
+    )
+    assert read_imagefolder(tmp_path).split_sizes == {"train": 1, "test": 1}
+
+
+def test_the_field_split_counts_before_the_folder(tmp_path: Path):
+    write(
+        tmp_path / "metadata.jsonl",
+        {"file_name": "train/1.jpg", "text": "a cat", "split": "train"},
+        {"file_name": "train/2.jpg", "text": "a dog", "split": "test"},
+    )
+    dataset = read_imagefolder(tmp_path)
+    assert dataset.split_sizes == {"train": 1, "test": 1}
+    assert dataset.notes == ("the field split counts, and it is another than the folder's in 1 of 2 rows",)

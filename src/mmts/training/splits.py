@@ -82,7 +82,8 @@ def take_splits(dataset: Dataset, recipe: Recipe, judged_on: str | None = None) 
     if "train" not in dataset.split_names:
         raise dataset.no_split("train")
     at_the_end = judged_on or judged_split(dataset)
-    unused = [f"{name} ({size:,} media)" for name, size in dataset.split_sizes.items() if name not in SPLITS]
+    told = {*SPLITS, *dataset.renamed.values()}
+    unused = [f"{name} ({size:,} media)" for name, size in dataset.split_sizes.items() if name not in told]
     if unused:
         console.print(f"note: not used, as they are none of train, val and test: the splits {', '.join(unused)}")
     names = dict.fromkeys(("train", *(["val"] if "val" in dataset.split_names else []), at_the_end))

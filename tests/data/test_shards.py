@@ -526,6 +526,16 @@ def test_braces_and_globs_over_the_folders_of_splits(tmp_path: Path):
     for pattern in ("{Train,test}/{0..0}.tar", "*/0.tar"):
         assert read_shards(tmp_path / pattern).split_sizes == {"train": 1, "test": 1}
     assert "the data has no splits" in read_shards(tmp_path / "Train" / "*.tar").notes[0]
+    (tmp_path / "Train").rename(tmp_path / "train2014")
+    assert read_shards(tmp_path / "{train2014,test}/0.tar").split_sizes == {"train": 1, "test": 1}
+
+
+def test_shards_in_a_folder_of_another_name_are_left_out_and_said(tmp_path: Path):
+    for at, name in enumerate(("train", "test", "eval")):
+        pairs(tmp_path / name / "0.tar", str(at))
+    dataset = read_shards(tmp_path)
+    assert dataset.split_sizes == {"train": 1, "test": 1}
+    assert dataset.notes == ("left out the shards in 'eval', as the folders are not named like a split",)
 
 
 def test_two_folders_of_one_split_are_one_and_said(tmp_path: Path):

@@ -114,7 +114,7 @@ def test_splits_of_other_names_are_listed_and_can_be_named(tmp_path: Path, capsy
     chosen = ["data.splits.train=train2014", "data.splits.val=val2014", "train.steps=1"]
     recipe = small("from-scratch", *chosen).with_data(data)
     assert train(recipe, tmp_path / "run")["split"] == "val"
-    assert "not used, as they are none of train, val and test: the splits [/x] (" in capsys.readouterr().out
+    assert "note: not used: [/x] (5 media); data.splits says " in capsys.readouterr().out
     assert evaluate(tmp_path / "run", split_name="[/x]")["split"] == "[/x]"
     (written,) = (tmp_path / "run" / "evaluations").iterdir()
     assert written.is_file()

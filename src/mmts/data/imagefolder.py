@@ -1,6 +1,6 @@
 """Hugging Face imagefolder: images beside metadata.jsonl or metadata.csv, at the root or in one folder a split."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -26,8 +26,8 @@ def read_imagefolder(folder: str | Path) -> Dataset:
     """Read an imagefolder; file_name is relative to the metadata file's folder, scalar fields become labels.
 
     The split is the field `split`, else the folder that the metadata file lies in. With one metadata file at the root
-    it is the first folder of file_name, where every row has one named train, val or test there (in any case, and by
-    their usual names). Raises DataError naming file and line.
+    it is the first folder of file_name, where one of these is named train, or all of them train, val or test (in any
+    case, and by their usual names). Raises DataError naming file and line.
     """
     folder = Path(folder)
     collector = Collector(folder, folder, merge=True)
@@ -36,12 +36,23 @@ def read_imagefolder(folder: str | Path) -> Dataset:
         rows = list(_rows(file))
         _splits_from_folders(collector, rows, [_first_folder(row.path) if name is None else name for row in rows])
         add_rows(collector, rows, "" if name is None else f"{name}/")
-    if None not in files.values():
-        with_metadata = {file.parent for file in files}
-        left_out = [each.name for each in split_folders(folder) if each not in with_metadata]
-        if left_out:
-            collector.notes.append(f"without metadata.jsonl or metadata.csv, so left out: {', '.join(left_out)}")
+    collector.notes += _left_out(folder, files)
     return collector.finish()
+
+
+def _left_out(folder: Path, files: Mapping[Path, str | None]) -> Iterator[str]:
+    read = {file.parent for file in files}
+    others = [each.name for each in sorted(folder.iterdir()) if each not in read and each.is_dir()]
+    with_metadata = [name for name in others if any((folder / name / each).is_file() for each in METADATA_NAMES)]
+    if None in files.values():
+        why = "as the metadata file at the root counts"
+    else:
+        why = "as the folders are not named like a split"
+        bare = [each.name for each in split_folders(folder) if each not in read]
+        if bare:
+            yield f"without metadata.jsonl or metadata.csv, so left out: {', '.join(bare)}"
+    if with_metadata:
+        yield f"left out the metadata in {listed(with_metadata)}, {why}"
 
 
 def _metadata_file(folder: Path) -> Path | None:
@@ -57,14 +68,15 @@ def _first_folder(path: str) -> str:
 
 
 def _splits_from_folders(collector: Collector, rows: list[Row], folders: list[str]) -> None:
-    """Give the rows without a split that of their folder, where all folders are named like one."""
-    if not all(split_name(name) in SPLITS for name in folders):
+    """Give the rows without a split that of their folder, where the folders are splits."""
+    names = {split_name(name) for name in folders}
+    if "train" not in names and not names <= {*SPLITS}:
         return
     others = 0
     for row, name in zip(rows, folders, strict=True):
         if row.split is None or not row.split.strip():
             row.split = name
-        others += split_name(row.split) != split_name(name)
+        others += split_name(row.split) != split_name(name) != ""
     if others:
         collector.notes.append(
             f"the field split counts, and it is another than the folder's in {others:,} of {len(rows):,} rows"

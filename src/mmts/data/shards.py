@@ -27,7 +27,7 @@ from mmts.data.pair_index import (
 )
 from mmts.data.pair_table import PairTable, opened
 from mmts.data.records import SPLITS, Dataset, split_name
-from mmts.errors import DataError, quoted
+from mmts.errors import DataError, listed, quoted
 from mmts.files import cache_root, content_hash
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -81,7 +81,7 @@ def read_shards(path: str | Path) -> Dataset:
         if table is None:
             with alone(cache):  # by now another process may have made it
                 table = opened(folder) or merge_pieces(folder, root, _pieces(shards), {})
-        return table_dataset(pattern, table, [*_notes_on_folders(found), *_failed_downloads(shards)])
+        return table_dataset(pattern, table, [*_notes_on_folders(pattern, found), *_failed_downloads(shards)])
     except OSError as error:
         raise DataError(f"cannot read {error.filename or pattern}: {error.strerror or error}") from None
 
@@ -129,8 +129,9 @@ def _find(pattern: Path) -> list[tuple[Path, str | None]]:
     if count > 1:
         raise DataError(f"{pattern} names the shard {twice} {'twice' if count == 2 else f'{count:,} times'}")
     # Of several folders the names tell the splits apart; that of a single one says nothing of what is in it.
-    several = len({each.parent for each in found}) > 1
-    return [(each, _said_by(each.parent.name) if several else None) for each in found]
+    folders = list({each.parent: None for each in found})
+    said = dict(zip(folders, _splits_in_names([each.name for each in folders]), strict=True)) if folders[1:] else {}
+    return [(each, said.get(each.parent)) for each in found]
 
 
 def _num_names(pattern: str) -> int:
@@ -180,7 +181,8 @@ def _tars(folder: Path) -> list[Path]:
 
 def _with_splits(found: Sequence[tuple[Path, str | None]], pattern: Path) -> list[Shard]:
     """Give every shard the split of its folder, else the one its name has; all of them have one or none has."""
-    splits = [folder or name for (_, folder), name in zip(found, _splits_in_names(found), strict=True)]
+    in_names = _splits_in_names([path.stem for path, _ in found])
+    splits = [folder or name for (_, folder), name in zip(found, in_names, strict=True)]
     bare = splits.count(None)
     if 0 < bare < len(splits):
         without, named = found[splits.index(None)][0], next(at for at, split in enumerate(splits) if split)
@@ -195,29 +197,30 @@ def _with_splits(found: Sequence[tuple[Path, str | None]], pattern: Path) -> lis
     return shards
 
 
-def _said_by(name: str) -> str | None:
-    return split_name(name) if split_name(name) in SPLITS else None
+def _splits_in_names(names: Sequence[str]) -> list[str | None]:
+    """Return the split that each name of a shard or folder says by a word in it.
 
-
-def _splits_in_names(found: Sequence[tuple[Path, str | None]]) -> list[str | None]:
-    """Return the split that each shard's name says.
-
-    >>> names = ["my-test-set-train-0.tar", "my-test-set-validation-0.tar"]
-    >>> _splits_in_names([(Path(name), None) for name in names]), _splits_in_names([(Path("latest-3.tar"), None)])
+    >>> _splits_in_names(["my-test-set-train-0", "my-test-set-validation-0"]), _splits_in_names(["latest-3"])
     (['train', 'val'], [None])
     """
-    said = [{split for word in _WORD.findall(path.stem) if (split := _said_by(word))} for path, _ in found]
+    said = [{split for word in _WORD.findall(name) if (split := split_name(word)) in SPLITS} for name in names]
     common = set.intersection(*said)
     apart = [each if len(each) == 1 else each - common for each in said]
     return [each.pop() if len(each) == 1 else None for each in apart]
 
 
-def _notes_on_folders(found: Sequence[tuple[Path, str | None]]) -> list[str]:
+def _notes_on_folders(pattern: Path, found: Sequence[tuple[Path, str | None]]) -> list[str]:
     names: dict[str, dict[str, None]] = {}
     for path, split in found:
         if split is not None:
             names.setdefault(split, {})[path.parent.name] = None
-    return notes_on_names(names)
+    notes = notes_on_names(names)
+    if names and pattern.is_dir():
+        read = {path.parent for path, _ in found}
+        others = [each.name for each in sorted(pattern.iterdir()) if each not in read and each.is_dir() and _tars(each)]
+        if others:
+            notes.append(f"left out the shards in {listed(others)}, as the folders are not named like a split")
+    return notes
 
 
 def _pieces(shards: Sequence[Shard]) -> Iterator[Piece]:

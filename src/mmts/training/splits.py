@@ -85,7 +85,7 @@ def take_splits(dataset: Dataset, recipe: Recipe, judged_on: str | None = None) 
     told = {*SPLITS, *dataset.renamed.values()}
     unused = [f"{name} ({size:,} media)" for name, size in dataset.split_sizes.items() if name not in told]
     if unused:
-        console.print(f"note: not used, as they are none of train, val and test: the splits {', '.join(unused)}")
+        console.print(f"note: not used: {', '.join(unused)}; data.splits says which splits are train, val and test")
     names = dict.fromkeys(("train", *(["val"] if "val" in dataset.split_names else []), at_the_end))
     splits: dict[str, Split] = {name: limited(dataset.split(name), recipe.data.max_media) for name in names}
     train = splits["train"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mmts.data.contents import copies_between, copies_in_words
+from mmts.data.contents import copies_between, shared_in_words
 from mmts.data.records import Medium, Split
 
 
@@ -19,17 +19,17 @@ def test_copies_under_other_names_are_found(tmp_path: Path):
     train = split("train", tmp_path, {"a.jpg": b"cat", "b.jpg": b"dog", "c.jpg": b"cat"})
     test = split("test", tmp_path, {"d.jpg": b"cow", "e.jpg": b"dog", "f.jpg": b"horse", "g.jpg": b"cat"})
     assert copies_between(train, test) == {1: 1, 3: 0}
-    assert copies_in_words(train, test) == (
+    assert shared_in_words(train, test) == [
         f"2 of the 4 media of test are in train too, byte by byte ({tmp_path}/e.jpg is {tmp_path}/b.jpg), so test is "
         "judged too well; take them out of one of the two"
-    )
+    ]
 
 
 def test_no_copies_and_files_that_are_not_there(tmp_path: Path):
     train = split("train", tmp_path, {"a.jpg": b"cat"})
     gone = Split("test", [Medium("b", tmp_path / "b.jpg", ("x",)), Medium("c", tmp_path, ("x",), kind="video")])
-    assert copies_in_words(train, gone) is None
-    assert copies_in_words(train, split("test", tmp_path, {"d.jpg": b"cow"})) is None
+    assert shared_in_words(train, gone) == []
+    assert shared_in_words(train, split("test", tmp_path, {"d.jpg": b"cow"})) == []
 
 
 def test_of_videos_the_same_part_counts(tmp_path: Path):
@@ -51,3 +51,12 @@ def test_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert copies_between(train, test) == {0: 0}
     (tmp_path / "b.jpg").write_bytes(b"cows")
     assert copies_between(train, test) == {}
+
+
+def test_clips_of_one_video_in_two_splits_are_said(tmp_path: Path):
+    train = split("train", tmp_path, {"a.mp4": b"film"}, kind="video", start=0.0, end=5.0)
+    clips = [
+        Medium(str(at), tmp_path / name, ("x",), kind="video", start=9.0) for at, name in enumerate(["a.mp4", "b"])
+    ]
+    (note,) = shared_in_words(train, Split("val", clips))
+    assert note.startswith(f"1 of 2 videos of val have clips in train too, such as {tmp_path}/a.mp4, so ")

@@ -15,7 +15,7 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")  # of what becomes a part of a path
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ABSOLUTE = re.compile(r"[\\/]|[A-Za-z]:[\\/]")
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
-_A = {"image": "an image", "video": "a video"}
+WITH_ARTICLE = {"image": "an image", "video": "a video"}
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -220,9 +220,8 @@ class Collector:
     def _check_kind(self, found: _Found) -> None:
         known = self._kinds.setdefault(found.path, found)
         if known.kind != found.kind:
-            raise DataError(
-                f"{found.where}: {quoted(found.path)} is {_A[found.kind]} here and {_A[known.kind]} in {known.where}"
-            )
+            here, there = WITH_ARTICLE[found.kind], WITH_ARTICLE[known.kind]
+            raise DataError(f"{found.where}: {quoted(found.path)} is {here} here and {there} in {known.where}")
 
     def _add_to(self, known: _Found, found: _Found) -> None:
         if known.split != found.split:

@@ -66,17 +66,25 @@ def copies_between(train: Split, other: Split) -> dict[int, int]:
     return found
 
 
-def copies_in_words(train: Split, other: Split) -> str | None:
-    """Say how many media of `other` are in `train` too, with an example; None where there is none."""
-    found = copies_between(train, other)
-    if not found:
-        return None
-    at, there = next(iter(found.items()))
-    return (
-        f"{len(found):,} of the {other.num_media:,} media of {other.name} are in train too, byte by byte "
-        f"({other.media[at].place} is {train.media[there].place}), so {other.name} is judged too well; "
-        "take them out of one of the two"
-    )
+def shared_in_words(train: Split, other: Split) -> list[str]:
+    """Say how many media of `other` are in `train` too, with an example, and how many videos have clips in both."""
+    if train.media_checked or other.media_checked:
+        return []
+    notes = []
+    videos, trained = ({medium.path for medium in split.media if medium.kind == "video"} for split in (other, train))
+    if shared := sorted(videos & trained):
+        notes.append(
+            f"{len(shared):,} of {len(videos):,} videos of {other.name} have clips in train too, such as {shared[0]}, "
+            "so the two show the same scenes; put all clips of a video into one split"
+        )
+    if found := copies_between(train, other):
+        at, there = next(iter(found.items()))
+        notes.append(
+            f"{len(found):,} of the {other.num_media:,} media of {other.name} are in train too, byte by byte "
+            f"({other.media[at].place} is {train.media[there].place}), so {other.name} is judged too well; "
+            "take them out of one of the two"
+        )
+    return notes
 
 
 def _sizes(media: Sequence[Medium]) -> Iterator[tuple[int | None, int]]:

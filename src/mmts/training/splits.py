@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from mmts.console import console
-from mmts.data.contents import copies_in_words
+from mmts.data.contents import shared_in_words
 from mmts.data.read import read_dataset
 from mmts.data.readable import drop_unreadable, unreadable_media
 from mmts.data.records import SPLITS, Dataset, Split
@@ -132,14 +132,14 @@ def readable_splits(taken: Splits, dataset: Dataset, settings: Data, run: RunDir
         f"{name} {split.num_media:,} media {split.num_captions:,} captions" for name, split in splits.items()
     )
     console.print(f"data: {dataset.root} ({sizes})")
-    say_copies([splits["train"], *(split for name, split in splits.items() if name != "train")])
+    say_shared([splits["train"], *(split for name, split in splits.items() if name != "train")])
     return Splits(dataset.root, splits["train"], splits.get("val"), splits[taken.judged.name])
 
 
-def say_copies(splits: Sequence[Split]) -> None:
-    """Say how many media of the other splits are in the first one, train, under another name."""
+def say_shared(splits: Sequence[Split]) -> None:
+    """Say what the other splits share with the first one, train: pictures under another name, clips of one video."""
     for other in splits[1:]:
-        if note := once(partial(copies_in_words, splits[0], other)):
+        for note in once(partial(shared_in_words, splits[0], other)):
             console.print(f"note: {note}")
 
 

@@ -111,7 +111,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def file_name(text: str) -> str:
-    """Return a text as one part of a path, whatever it holds; other texts are other names.
+    """Return a file name for any text, with no folder in it; different texts get different names.
 
     >>> file_name("val 2014"), file_name("../../x"), file_name("x")
     ('val 2014', 'x-ed1f9d', 'x')

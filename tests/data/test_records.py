@@ -83,9 +83,7 @@ def test_splits_can_change_places_and_a_name_that_is_taken_is_said():
     assert both.with_splits({"val": "test", "test": "val"}).split_sizes == {"train": 2, "val": 3, "test": 1}
     judged = both.with_splits({"test": "validation"})
     assert judged.split_sizes == {"train": 2, "test": 1, "own test": 3}
-    assert judged.notes[0].startswith(
-        "data.splits takes 'validation' for test; the data's own test (3 media) is called"
-    )
+    assert judged.notes[0].startswith("data.splits uses 'validation' as test; the data's own test (3 media) is called")
 
 
 @pytest.mark.parametrize(

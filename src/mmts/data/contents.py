@@ -81,14 +81,14 @@ def shared_in_words(train: Split, other: Split) -> list[str]:
         at, there = next(iter(found.items()))
         notes.append(
             f"{len(found):,} of the {other.num_media:,} media of {other.name} are in train too, byte by byte "
-            f"({other.media[at].place} is {train.media[there].place}), so {other.name} is judged too well; "
-            "take them out of one of the two"
+            f"({other.media[at].place} is {train.media[there].place}), so the figures on "
+            f"{other.name} are too good; remove them from one of the two splits"
         )
     return notes
 
 
 def _sizes(media: Sequence[Medium]) -> Iterator[tuple[int | None, int]]:
-    """Yield the bytes of each medium's file, None where it is none that can be compared, and its time of change."""
+    """Yield the size of each medium's file, None where it cannot be compared, and its time of change."""
     for medium in media:
         try:
             state = medium.path.stat()

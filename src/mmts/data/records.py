@@ -54,7 +54,7 @@ class Medium:
 
     @property
     def place(self) -> str:
-        """Where it lies, for people: the path, and which part of that file it is.
+        """The path as messages name it, with the part of that file that is meant.
 
         >>> Medium("7", Path("a.tar"), ("a cat",), member=(512, 9)).place
         'a.tar, sample 7'
@@ -244,7 +244,7 @@ class Dataset:
             new[found] = name
         displaced = [name for name in self.split_names if name in wanted and name not in new]
         notes = [
-            f"data.splits takes {quoted(wanted[name])} for {name}; the data's own {name} "
+            f"data.splits uses {quoted(wanted[name])} as {name}; the data's own {name} "
             f"({self.split_sizes[name]:,} media) is called 'own {name}' and is not used"
             for name in displaced
         ]
@@ -274,8 +274,8 @@ class Dataset:
         if ours in SPLITS and others:
             like = next((each for part in (ours, "val") for each in others if part in each.lower()), others[-1])
             message += (
-                f". Where one of them is {ours}, the recipe says so: --set data.splits.{ours}={like}; "
-                f"evaluate and analyze also take --split {like}"
+                f". To use one of them as {ours}: --set data.splits.{ours}={like}; evaluate and analyze also take "
+                f"--split {like}"
             )
         return DataError(message)
 

@@ -128,7 +128,7 @@ def _find(pattern: Path) -> list[tuple[Path, str | None]]:
     twice, count = Counter(found).most_common(1)[0]
     if count > 1:
         raise DataError(f"{pattern} names the shard {twice} {'twice' if count == 2 else f'{count:,} times'}")
-    # Of several folders the names tell the splits apart; that of a single one says nothing of what is in it.
+    # The names of several folders tell the splits apart; the name of a single folder does not.
     folders = list({each.parent: None for each in found})
     said = dict(zip(folders, _splits_in_names([each.name for each in folders]), strict=True)) if folders[1:] else {}
     return [(each, said.get(each.parent)) for each in found]

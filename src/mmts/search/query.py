@@ -29,7 +29,7 @@ class Hit:
 
     @property
     def place(self) -> str:
-        """Where it lies below the index's root, for people."""
+        """Its path below the index's root, with the part of that file that was found."""
         return replace(self.medium, path=Path(self.item.path)).place
 
     def to_json(self) -> dict[str, Any]:

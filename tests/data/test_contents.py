@@ -20,8 +20,8 @@ def test_copies_under_other_names_are_found(tmp_path: Path):
     test = split("test", tmp_path, {"d.jpg": b"cow", "e.jpg": b"dog", "f.jpg": b"horse", "g.jpg": b"cat"})
     assert copies_between(train, test) == {1: 1, 3: 0}
     assert shared_in_words(train, test) == [
-        f"2 of the 4 media of test are in train too, byte by byte ({tmp_path}/e.jpg is {tmp_path}/b.jpg), so the figures "
-        "on test are too good; remove them from one of the two splits"
+        f"2 of the 4 media of test are in train too, byte by byte ({tmp_path}/e.jpg is {tmp_path}/b.jpg), so the "
+        "figures on test are too good; remove them from one of the two splits"
     ]
 
 

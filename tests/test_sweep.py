@@ -300,7 +300,7 @@ def test_data_without_val_and_measures_that_it_has_not_are_refused(shapes: Path,
     data.mkdir()
     (data / "images").symlink_to(shapes / "images")
     (data / "captions.jsonl").write_text((shapes / "captions.jsonl").read_text().replace('"val"', '"train"'))
-    with pytest.raises(DataError, match="there is no val"):
+    with pytest.raises(DataError, match=r"a sweep tunes on val .*nothing is in split 'val'"):
         run_sweep(written(tmp_path), data, tmp_path / "out", 1)
     with pytest.raises(RecipeError, match="choose mAP needs"):
         run_sweep(written(tmp_path, choose="mAP"), shapes, tmp_path / "out", 1)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmts.concepts.distribution import GROUP_NAMES, ConceptDistribution
 from mmts.console import console
+from mmts.data.records import SPLITS
 from mmts.errors import InputError
 from mmts.files import atomic_write
 
@@ -111,7 +112,7 @@ def analyze_path(
     """
     from mmts.training.build import build_distribution
     from mmts.training.recipe import Data, parse_concepts
-    from mmts.training.splits import open_data
+    from mmts.training.splits import open_data, say_shared
 
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; --out names a folder")
@@ -121,6 +122,9 @@ def analyze_path(
     )
     dataset = open_data(Data(path=path))
     samples = dataset.split(split) if split is not None else dataset.whole()
+    say_shared(
+        [dataset.split(name) for name in SPLITS if "train" in dataset.split_names and name in dataset.split_names]
+    )
     distribution = build_distribution(section, samples)
     found = analyze(samples.captions, distribution, empty_captions=dataset.empty_captions)
     print_analysis(found)

@@ -110,6 +110,16 @@ def append_line(path: Path, line: str) -> None:
         raise _about(error, path) from None
 
 
+def file_name(text: str) -> str:
+    """Return a file name for any text, with no folder in it; different texts get different names.
+
+    >>> file_name("val 2014"), file_name("../../x"), file_name("x")
+    ('val 2014', 'x-ed1f9d', 'x')
+    """
+    plain = re.sub(r"[^\w.+ -]+", "-", text)[:55].strip(". -")
+    return plain if plain and plain == text else f"{plain or 'name'}-{content_hash(text)[:6]}"
+
+
 def flush_to_disk(path: Path) -> None:
     """Wait until a file's contents would outlive the machine's power; nothing where there is no such file."""
     if path.exists():

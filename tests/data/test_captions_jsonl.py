@@ -85,7 +85,7 @@ def test_blank_lines_windows_ends_and_byte_order_mark(tmp_path: Path):
         (line("2", captions=["x", None]), r"line 2: caption 2 should be a string, not null"),
         (line("2", labels=["x"]), r"line 2: 'labels' should be an object like .*, not a list"),
         (line("2", labels={"x": ["y"]}), r"line 2: label 'x' should be a string or a number, not a list"),
-        (line("2", split=1), r"line 2: 'split' should be a string, not the number 1"),
+        (line("2", split=1.5), r"line 2: 'split' should be a string, not the number 1.5"),
         (line("2", start="0:10"), r"line 2: 'start' should be a number of seconds from 0, not the string '0:10'"),
         (line("2", end=float("nan")), r"line 2: 'end' should be a number of seconds"),
         (line("2", start=3, end=2), r"line 2: 'end' \(2\) must be greater than 'start' \(3\)"),
@@ -102,8 +102,16 @@ def test_blank_lines_windows_ends_and_byte_order_mark(tmp_path: Path):
         ({"x" * 100_000: 1}, r"line 2: 'image' \(or 'video'\) is missing; found 'xxx.{1,200}$"),
         (line("2", image="../" + "x" * 5000), r"line 2: '\.\./x.{1,100} lies outside the data folder"),
         (line("2", split=...), r"line 2: no split here, while 1 of 2 media have one"),
-        (line("1"), r"line 2: the id '1' is there already, in .*captions.jsonl, line 1"),
-        (line(1), r"line 2: the id '1' is there already"),
+        (line("1", image="2.jpg"), r"line 2: the id '1' is there already, in .*captions.jsonl, line 1"),
+        (line(1, image="2.jpg"), r"line 2: the id '1' is there already"),
+        (
+            line("2", image="images/1.jpg", split="test"),
+            r"line 2: .*1\.jpg' has the split 'test' here and 'train' in .*1;",
+        ),
+        (
+            line("2", image=..., video="images/1.jpg"),
+            r"line 2: 'images/1\.jpg' is a video here and an image in .*line 1",
+        ),
         (line("2", image="/etc/passwd"), r"line 2: '/etc/passwd' lies outside the data folder"),
         (line("2", image="images/../../x.jpg"), r"line 2: .* lies outside the data folder"),
         (line("2", image=r"C:\x.jpg"), r"line 2: .* lies outside the data folder"),
@@ -205,3 +213,53 @@ def test_any_text_comes_back_clean(tmp_path_factory: pytest.TempPathFactory, tex
         caption.encode("utf-8")
         assert caption == caption.strip() == clean_text(caption)
         assert not any(ord(letter) < 32 for letter in caption)
+
+
+def test_lines_of_one_file_are_one_medium(tmp_path: Path):
+    lines = [
+        line("1", image="a.jpg", captions=["x"], labels={"kind": "cat", "who": "ann"}),
+        line("2", image="./a.jpg", captions="y", labels={"kind": "cat", "who": "bob"}, split="Training"),
+        line("2", image="images//../a.jpg", captions=["z"], labels={"kind": "cat"}),
+        line("3", image="b.jpg", captions=["x"]),
+    ]
+    dataset = read(tmp_path, *lines)
+    assert [(each.id, each.captions) for each in dataset.media] == [("1", ("x", "y", "z")), ("3", ("x",))]
+    assert dataset.media[0].labels == {"kind": "cat"}
+    assert dataset.notes[0] == (
+        "merged 3 lines that name the same files into 1 medium with several captions; "
+        "each keeps the id of its first line"
+    )
+    with pytest.raises(DataError, match=r"line 3: the id '2' is there already, in .*line 1"):
+        read(tmp_path, *lines[:2], line("2", image="c.jpg"))
+
+
+def test_parts_of_one_file_are_media_of_their_own(tmp_path: Path):
+    clips = [line(str(at), image=..., video="a.mp4", start=at, end=at + 1) for at in (0, 1)]
+    again = line("x", image=..., video="a.mp4", end=1)  # from 0, as the first
+    samples = [line(f"s{at}", image="a.tar", member=[512 * at, 9]) for at in (1, 2)]
+    dataset = read(tmp_path, *clips, again, *samples)
+    assert [each.id for each in dataset.media] == ["0", "1", "s1", "s2"]
+    assert len(dataset.media[0].captions) == 2 * len(dataset.media[1].captions)
+
+
+def test_a_line_without_a_caption_takes_the_captions_of_a_later_one(tmp_path: Path):
+    dataset = read(tmp_path, line("1", captions=[" "]), line("2", image="images/1.jpg", captions=["x"]))
+    assert [(each.id, each.captions) for each in dataset.media] == [("1", ("x",))]
+
+
+def test_clips_of_one_video_stay_together_where_splits_are_made(tmp_path: Path):
+    clips = [
+        line(f"{film}-{at}", image=..., video=f"{film}.mp4", start=at, end=at + 1, split=...)
+        for film in range(20)
+        for at in range(5)
+    ]
+    dataset = read(tmp_path, *clips)
+    splits: dict[Path, set[str | None]] = {}
+    for medium in dataset.media:
+        splits.setdefault(medium.path, set()).add(medium.split)
+    assert {len(each) for each in splits.values()} == {1}
+    assert "by a hash of each medium's id, of clips that of their video" in dataset.notes[-1]
+
+
+def test_a_number_is_the_name_of_a_split(tmp_path: Path):
+    assert read(tmp_path, line("1", split=0), line("2", split=2014)).split_sizes == {"0": 1, "2014": 1}

@@ -302,3 +302,44 @@ def test_shards_beside_the_tsv_are_read_and_that_is_said(tmp_path: Path):
     draw_shards(tmp_path)
     write_tsv(tmp_path, "a cat")
     assert "the shards in it are read, and not Train_GCC-training.tsv with the images" in read_cc3m(tmp_path).notes
+
+
+# --- images and rows that do not fit ---------------------------------------------------------------------------------
+
+
+def draw_numbered(folder: Path, numbers: range, captions: list[str | None]) -> None:
+    (folder / "training").mkdir()
+    draw(*(folder / "training" / f"{number}.jpg" for number in numbers))
+    for number, caption in zip(numbers, captions, strict=True):
+        if caption is not None:
+            (folder / "training" / f"{number}.txt").write_text(caption)
+
+
+def test_images_counted_from_one_are_found_by_their_own_captions(tmp_path: Path):
+    write_tsv(tmp_path, *(f"Row {at}" for at in range(8)))
+    draw_numbered(tmp_path, range(1, 8), [f"row {at} " for at in range(7)])  # the last row was not downloaded
+    with pytest.raises(DataError, match=r"7 of 7 images have .* that of training/1\.jpg is the caption of row 0"):
+        read_cc3m(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "captions",
+    [
+        ["row 0", "ROW  1", "row 2\n"],
+        [None, None, None],
+        ["written by a model", "another", "a third"],
+        ["the same", "row 1", "row 2"],  # the caption of rows 0 and 3
+    ],
+)
+def test_captions_beside_images_that_fit_or_are_something_else(tmp_path: Path, captions: list[str | None]):
+    first = "the same" if captions[0] == "the same" else "row 0"
+    write_tsv(tmp_path, first, "row 1", "row 2", "the same")
+    draw_numbered(tmp_path, range(3), captions)
+    assert [medium.captions[0] for medium in read_cc3m(tmp_path).media] == [first, "row 1", "row 2"]
+
+
+def test_images_counted_from_one_without_captions_beside_them(tmp_path: Path):
+    write_tsv(tmp_path, *(f"row {at}" for at in range(4)))
+    draw_numbered(tmp_path, range(1, 5), [None] * 4)
+    with pytest.raises(DataError, match=r"4\.jpg would be the image of row 4 .* There is no image 0: these seem to be"):
+        read_cc3m(tmp_path)

@@ -162,3 +162,12 @@ def test_cocos_own_validation_captions():
     split = dataset.split("val")
     assert (split.num_media, split.num_captions) == (5_000, 25_014)
     assert split.media[0].id == "397133"
+
+
+@pytest.mark.parametrize(
+    ("name", "split"), [("my_val2014.json", "val"), ("contest2014.json", None), ("latest2014.json", None)]
+)
+def test_the_split_in_a_files_name_is_a_word_of_its_own(tmp_path: Path, name: str, split: str | None):
+    dataset = read_coco_captions(write(tmp_path, name, document(1, 1, 1)))
+    assert (split is None) == any("the data has no splits" in note for note in dataset.notes)
+    assert split is None or dataset.split_names == (split,)

@@ -89,3 +89,53 @@ def test_two_metadata_files_in_one_folder(tmp_path: Path):
     (tmp_path / "metadata.csv").write_text("file_name,text\n1.jpg,x\n")
     with pytest.raises(DataError, match=r"both metadata.jsonl and metadata.csv"):
         read_imagefolder(tmp_path)
+
+
+def test_folders_of_splits_in_any_case_and_by_any_usual_name(tmp_path: Path):
+    names = {"Train": "train", "Valid": "val", "validation": "val", "TESTING": "test"}
+    for name in names:
+        write(tmp_path / name / "metadata.jsonl", {"file_name": "1.jpg", "text": f"in {name}"})
+    dataset = read_imagefolder(tmp_path)
+    assert {medium.path.parent.name: medium.split for medium in dataset.media} == names
+    assert dataset.notes == ("the splits 'Valid', 'validation' are one: val",)
+
+
+def test_capital_folders_in_file_names(tmp_path: Path):
+    write(
+        tmp_path / "metadata.jsonl",
+        {"file_name": "Train/1.jpg", "text": "a cat"},
+        {"file_name": "./Test/1.jpg", "text": "a dog"},
+    )
+    assert read_imagefolder(tmp_path).split_sizes == {"train": 1, "test": 1}
+
+
+def test_the_field_split_counts_before_the_folder(tmp_path: Path):
+    write(
+        tmp_path / "metadata.jsonl",
+        {"file_name": "train/1.jpg", "text": "a cat", "split": "train"},
+        {"file_name": "train/2.jpg", "text": "a dog", "split": "test"},
+    )
+    dataset = read_imagefolder(tmp_path)
+    assert dataset.split_sizes == {"train": 1, "test": 1}
+    assert dataset.notes == ("the field split counts, and it is another than the folder's in 1 of 2 rows",)
+
+
+def test_another_folder_beside_train_is_a_split_of_its_own(tmp_path: Path):
+    rows = [{"file_name": f"{name}/1.jpg", "text": name} for name in ("Train", "test", "eval")]
+    write(tmp_path / "metadata.jsonl", *rows)
+    assert read_imagefolder(tmp_path).split_sizes == {"train": 1, "test": 1, "eval": 1}
+    write(tmp_path / "metadata.jsonl", *rows, {"file_name": "1.jpg", "text": "nowhere"})
+    with pytest.raises(DataError, match=r"line 4: no split here, while 3 of 4 media have one"):
+        read_imagefolder(tmp_path)
+
+
+def test_metadata_that_is_not_read_is_said(tmp_path: Path):
+    for name in ("train", "extra"):
+        write(tmp_path / name / "metadata.jsonl", {"file_name": "1.jpg", "text": "a cat"})
+    assert read_imagefolder(tmp_path).notes == (
+        "left out the metadata in 'extra', as the folders are not named like a split",
+    )
+    write(tmp_path / "metadata.jsonl", {"file_name": "1.jpg", "text": "a cat", "split": "train"})
+    assert read_imagefolder(tmp_path).notes == (
+        "left out the metadata in 'extra', 'train', as the metadata file at the root counts",
+    )

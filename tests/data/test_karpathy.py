@@ -193,3 +193,12 @@ def test_it_is_recognised_by_name_or_by_its_beginning(tmp_path: Path):
     (tmp_path / "other.json").write_text('{"images": [], "annotations": []}')
     assert not looks_like_karpathy(tmp_path / "other.json")
     assert not looks_like_karpathy(tmp_path / "nothing.json")
+
+
+@pytest.mark.parametrize(
+    ("written", "split"), [("RestVal", "train"), ("Training", "train"), ("validation", "val"), (" TEST", "test")]
+)
+def test_splits_in_any_case_and_by_any_usual_name(tmp_path: Path, written: str, split: str):
+    draw_flickr30k(tmp_path)
+    change(tmp_path / "dataset_flickr30k.json", lambda document: document["images"][0].update(split=written))
+    assert read_karpathy(tmp_path).media[0].split == split

@@ -1,8 +1,11 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 
+from mmts.data.graded import Graded
 from mmts.data.records import Dataset, Medium, Split, split_name
 from mmts.errors import DataError, InputError
 
@@ -59,3 +62,48 @@ def test_an_empty_split_is_an_error_that_lists_the_others():
 @pytest.mark.parametrize("written", ["validation", "valid", "dev", "val", "Validation", "VAL"])
 def test_names_of_val(written: str):
     assert split_name(written) == "val"
+
+
+def dataset(**sizes: int) -> Dataset:
+    media = [medium(f"{split}{at}", "x", split=split) for split, size in sizes.items() for at in range(size)]
+    return Dataset("d", Path("/d"), Path("/d"), tuple(media), missing={"train2014": ("gone",)})
+
+
+def test_splits_get_our_names():
+    renamed = dataset(train2014=2, val2014=1, other=1).with_splits({"train": "train2014", "val": "val2014"})
+    assert renamed.split_sizes == {"train": 2, "val": 1, "other": 1}
+    assert renamed.missing == {"train": ("gone",)}
+    assert renamed.split("train2014").name == "train"  # the data's own name means it still
+    assert renamed.split("OTHER").name == "other"
+    assert renamed.notes == ()
+
+
+def test_splits_can_change_places_and_a_name_that_is_taken_is_said():
+    both = dataset(train=2, val=1, test=3)
+    assert both.with_splits({"val": "test", "test": "val"}).split_sizes == {"train": 2, "val": 3, "test": 1}
+    judged = both.with_splits({"test": "validation"})
+    assert judged.split_sizes == {"train": 2, "test": 1, "own test": 3}
+    assert judged.notes[0].startswith("data.splits uses 'validation' as test; the data's own test (3 media) is called")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"train": "train2041"}, r"data\.splits\.train: /d has no split 'train2041'; did you mean 'train2014'\?"),
+        ({"val": "train2014", "test": "Train2014"}, r"data\.splits: 'Train2014' cannot be both val and test"),
+    ],
+)
+def test_names_of_splits_that_cannot_be(wanted: dict[str, str], message: str):
+    with pytest.raises(DataError, match=message):
+        dataset(train2014=2, val2014=1).with_splits(wanted)
+
+
+def test_a_split_that_is_not_there_says_how_to_name_it():
+    with pytest.raises(DataError, match=r"split 'test'.* --set data\.splits\.test=val2014; .* --split val2014"):
+        dataset(train2014=2, val2014=1).split("test")
+
+
+def test_graded_relevance_is_of_as_many_media():
+    graded = Graded(("x",), torch.tensor([0]), (csr_matrix(np.ones((3, 1))),))
+    with pytest.raises(InputError, match="split 'test' has 1 media, and graded relevance is of 3"):
+        Split("test", [medium("a", "x")], graded)

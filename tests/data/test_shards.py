@@ -2,6 +2,7 @@ import gzip
 import io
 import json
 import os
+import pickle
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -469,3 +470,86 @@ def test_a_shard_damaged_after_it_was_indexed_is_named_where_it_is_read(tmp_path
     tars[4].write_bytes(tars[4].read_bytes()[:700])
     with pytest.raises(DataError, match=r"4\.tar, byte \d+: "):
         load_image(medium.path, member=medium.member)
+
+
+# --- links and names of splits ---------------------------------------------------------------------------------------
+
+
+def add_link(path: Path, name: str, target: str, kind: bytes) -> None:
+    with tarfile.open(path, "a") as archive:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, target
+        archive.addfile(member)
+
+
+def test_a_hard_link_is_the_file_before_it(tmp_path: Path):
+    tar = write_tar(tmp_path / "0.tar", {"a.jpg": image("blue"), "a.txt": "x"})
+    add_link(tar, "b.jpg", "a.jpg", tarfile.LNKTYPE)
+    add_link(tar, "b.txt", "a.txt", tarfile.LNKTYPE)
+    add_link(tar, "c.jpg", "b.jpg", tarfile.LNKTYPE)  # a link to a link
+    add_link(tar, "c.txt", "a.txt", tarfile.LNKTYPE)
+    dataset = read_shards(tar)
+    assert ids(dataset) == ["a", "b", "c"]
+    assert len({medium.member for medium in dataset.media}) == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [
+        ("a.jpg", tarfile.SYMTYPE),
+        ("/etc/passwd", tarfile.SYMTYPE),
+        ("/etc/passwd", tarfile.LNKTYPE),
+        ("../outside.jpg", tarfile.LNKTYPE),
+        ("b.jpg", tarfile.LNKTYPE),  # itself
+    ],
+)
+def test_other_links_are_left_out_with_the_reason(tmp_path: Path, target: str, kind: bytes):
+    (tmp_path / "outside.jpg").write_bytes(image())
+    tar = write_tar(tmp_path / "in" / "0.tar", {"a.jpg": image("blue"), "a.txt": "x", "b.txt": "y"})
+    add_link(tar, "b.jpg", target, kind)
+    dataset = read_shards(tar)
+    assert ids(dataset) == ["a"]
+    assert dataset.notes[0].startswith("left out 1 pair with a link in place of a file (symbolic, or ")
+
+
+def test_a_word_in_the_name_of_the_data_set_is_no_split(tmp_path: Path):
+    pairs(tmp_path / "my-test-set-train-0.tar", "a")
+    pairs(tmp_path / "my-test-set-VAL-0.tar", "b")
+    assert read_shards(tmp_path).split_sizes == {"train": 1, "val": 1}
+    for name in ("latest", "contest", "devices"):
+        assert "the data has no splits" in read_shards(pairs(tmp_path / name / f"{name}-0.tar", "c")).notes[0]
+
+
+def test_braces_and_globs_over_the_folders_of_splits(tmp_path: Path):
+    pairs(tmp_path / "Train" / "0.tar", "a")
+    pairs(tmp_path / "test" / "0.tar", "b")
+    for pattern in ("{Train,test}/{0..0}.tar", "*/0.tar"):
+        assert read_shards(tmp_path / pattern).split_sizes == {"train": 1, "test": 1}
+    assert "the data has no splits" in read_shards(tmp_path / "Train" / "*.tar").notes[0]
+    (tmp_path / "Train").rename(tmp_path / "train2014")
+    assert read_shards(tmp_path / "{train2014,test}/0.tar").split_sizes == {"train": 1, "test": 1}
+
+
+def test_shards_in_a_folder_of_another_name_are_left_out_and_said(tmp_path: Path):
+    for at, name in enumerate(("train", "test", "eval")):
+        pairs(tmp_path / name / "0.tar", str(at))
+    dataset = read_shards(tmp_path)
+    assert dataset.split_sizes == {"train": 1, "test": 1}
+    assert dataset.notes == ("left out the shards in 'eval', as the folders are not named like a split",)
+
+
+def test_two_folders_of_one_split_are_one_and_said(tmp_path: Path):
+    pairs(tmp_path / "val" / "0.tar", "a")
+    pairs(tmp_path / "Valid" / "0.tar", "b")
+    dataset = read_shards(tmp_path)
+    assert dataset.split_sizes == {"val": 2}
+    assert dataset.notes == ("the splits 'Valid', 'val' are one: val",)
+
+
+def test_splits_of_a_table_get_other_names(tmp_path: Path):
+    pairs(tmp_path / "train" / "0.tar", "a")
+    pairs(tmp_path / "val" / "0.tar", "b", "c")
+    renamed = read_shards(tmp_path).with_splits({"test": "val"})
+    assert renamed.split_sizes == {"train": 1, "test": 2}
+    assert ids(renamed, "test") == ids(renamed, "val") == ["b", "c"]
+    assert pickle.loads(pickle.dumps(renamed.split("test").media))[0].split == "test"

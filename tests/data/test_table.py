@@ -39,7 +39,29 @@ def test_id_split_and_labels(tmp_path: Path):
     first, second = dataset.media
     assert (first.id, first.split, first.labels) == ("7", "val", {"colour": "red"})
     assert (second.id, second.split, second.labels, second.kind) == ("8", "test", {}, "video")
-    assert dataset.notes == ("not a label where it differs between the captions of one medium: 'annotator'",)
+    assert dataset.notes == (
+        "merged 2 lines that name the same files into 1 medium with several captions",
+        "not a label where it differs between the captions of one medium: 'annotator'",
+    )
+
+
+def test_an_id_of_each_caption_is_no_id_of_the_medium(tmp_path: Path):
+    dataset = read_table(write(tmp_path, "filepath,caption,id\na.jpg,x,1\n./a.jpg,y,2\nb.jpg,z,3\n"))
+    assert [(each.id, each.captions) for each in dataset.media] == [("1", ("x", "y")), ("3", ("z",))]
+    assert dataset.notes[0].endswith("each keeps the id of its first line")
+
+
+@pytest.mark.parametrize(("first", "second"), [("train", "Training"), ("val", " DEV "), ("test", "\uff34esting")])
+def test_spellings_of_one_split_are_one_and_said(tmp_path: Path, first: str, second: str):
+    text = f"filepath,caption,split\na.jpg,x,{first}\na.jpg,y,{second}\nb.jpg,z,{second}\n"
+    dataset = read_table(write(tmp_path, text))
+    assert dataset.split_sizes == {first: 2}
+    assert f"the splits {first!r}, {second.strip()!r} are one: {first}" in dataset.notes
+
+
+def test_blank_split_cells_are_none(tmp_path: Path):
+    dataset = read_table(write(tmp_path, "filepath,caption,split\na.jpg,x,\nb.jpg,y,  \n"))
+    assert "the data has no splits" in dataset.notes[0]
 
 
 def test_a_label_that_differed_once_does_not_come_back(tmp_path: Path):
@@ -61,7 +83,6 @@ def test_a_label_that_differed_once_does_not_come_back(tmp_path: Path):
         ("filepath,caption\n../a.jpg,x\n", "line 2: '../a.jpg' lies outside the data folder"),
         ("filepath,caption\n/a.jpg,x\n", "line 2: '/a.jpg' lies outside the data folder"),
         ("filepath,caption,id\na.jpg,x,1\nb.jpg,y,1\n", "line 3: the id '1' is there already, in .*line 2"),
-        ("filepath,caption,id\na.jpg,x,1\na.jpg,y,2\n", "line 3: 'a.jpg' has the id '2' here and '1' in .*line 2"),
         (
             "filepath,caption,split\na.jpg,x,train\na.jpg,y,test\n",
             "line 3: 'a.jpg' has the split 'test' here and 'train'",

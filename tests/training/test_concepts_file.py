@@ -1,8 +1,10 @@
 """Concepts found beforehand: a recipe takes them for its own training captions, and for no others."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -52,3 +54,21 @@ def test_a_recipe_names_its_file_by_its_whole_path(monkeypatch: pytest.MonkeyPat
     for wrong in ("concepts.source=file", "concepts.file=made.npz"):
         with pytest.raises(RecipeError, match="`file` names the concepts to take"):
             load_recipe("catalogue", [wrong])
+
+
+def lengths(captions: Sequence[str]) -> np.ndarray:
+    """Encode short captions as (1, 0) and long ones as (0, 1)."""
+    return np.array([[len(each) < 6, len(each) >= 6] for each in captions], dtype=np.float32)
+
+
+def test_a_file_of_embeddings_in_another_order_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "concepts.npz"
+    captions = ["shoe", "hat", "a bowl of rice", "fried rice", "cooked rice"]
+    split = Split("train", [Medium(str(i), Path(f"{i}.jpg"), (caption,)) for i, caption in enumerate(captions)])
+    load = ConceptDistribution.load
+    monkeypatch.setattr(ConceptDistribution, "load", lambda path: load(path, encoder=lengths))
+    ConceptDistribution.from_embeddings(lengths(captions), 2, encoder=lengths).save(file)
+    assert build_distribution(from_file(file), split).sizes.tolist() == [3, 2]
+    ConceptDistribution.from_embeddings(lengths(captions)[::-1].copy(), 2, encoder=lengths).save(file)
+    with pytest.raises(RecipeError, match=r"of 5 training captions only 1 are in the concept .* in another order"):
+        build_distribution(from_file(file), split)

@@ -11,7 +11,7 @@ from mmts.errors import DataError, MmtsError, RecipeError
 from mmts.examples import draw_example
 from mmts.training.recipe import Recipe, load_recipe
 from mmts.training.run import evaluate, train
-from mmts.training.splits import take_splits
+from mmts.training.splits import open_data, take_splits
 from mmts.training.tiny import tiny
 
 
@@ -92,3 +92,57 @@ def test_the_width_of_features_does_not_hang_on_the_first_file(tmp_path: Path) -
     first.unlink()
     recipe = small("ek100-features", "train.steps=1", "data.max_unreadable=0.2").with_data(data)
     assert train(recipe, tmp_path / "run")["num_media"] == 8
+
+
+def renamed_shapes(folder: Path, **names: str) -> Path:
+    """Draw shapes whose splits have other names."""
+    file = draw_shapes(folder) / "captions.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text(
+        "".join(json.dumps({**line, "split": names.get(line["split"], line["split"])}) + "\n" for line in lines)
+    )
+    return folder
+
+
+NAMES = {"train": "train2014", "val": "val2014", "test": "[/x]"}
+
+
+def test_splits_of_other_names_are_listed_and_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = renamed_shapes(tmp_path / "data", **NAMES)
+    with pytest.raises(DataError, match=r"split 'train'; the splits are: .*--set data\.splits\.train=train2014"):
+        train(small("from-scratch").with_data(data), tmp_path / "run")
+    chosen = ["data.splits.train=train2014", "data.splits.val=val2014", "train.steps=1"]
+    recipe = small("from-scratch", *chosen).with_data(data)
+    assert train(recipe, tmp_path / "run")["split"] == "val"
+    assert "note: not used: [/x] (5 media); data.splits says " in capsys.readouterr().out
+    assert evaluate(tmp_path / "run", split_name="[/x]")["split"] == "[/x]"
+    (written,) = (tmp_path / "run" / "evaluations").iterdir()
+    assert written.is_file()
+    assert evaluate(tmp_path / "run", split_name="val2014")["split"] == "val"  # the data's own name
+    with pytest.raises(DataError, match=r"data\.splits\.test: .* has no split 'val2041'; did you mean 'val2014'\?"):
+        train(small("from-scratch", *chosen, "data.splits.test=val2041").with_data(data), tmp_path / "other")
+
+
+def test_other_data_are_judged_by_their_own_names(tmp_path: Path) -> None:
+    recipe = small("from-scratch", "data.splits.test=val", "train.steps=1").with_data(draw_shapes(tmp_path / "data"))
+    assert train(recipe, tmp_path / "run")["num_media"] == len(read_dataset(tmp_path / "data").split("val").media)
+    other = renamed_shapes(tmp_path / "other", **NAMES)
+    with pytest.raises(DataError, match=r"split 'test'; the splits are: val2014 .*also take --split val2014"):
+        evaluate(tmp_path / "run", other)
+    assert evaluate(tmp_path / "run", other, "VAL2014")["split"] == "val2014"
+
+
+@pytest.mark.parametrize(("name", "number"), [("0", "0"), ("2014", "2014"), ("a b", "a b")])
+def test_any_name_can_be_given(name: str, number: str, tmp_path: Path) -> None:
+    recipe = load_recipe("catalogue", [f"data.splits.train={number}"])
+    assert recipe.data.splits.train == name
+    data = open_data(recipe.data, renamed_shapes(tmp_path / "data", train=name))
+    assert "train" in data.split_names
+
+
+def test_copies_between_splits_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = draw_shapes(tmp_path / "data")
+    splits = {medium.split: medium.path for medium in read_dataset(data).media}
+    (splits["test"]).write_bytes(splits["train"].read_bytes())
+    train(small("from-scratch", "train.steps=1").with_data(data), tmp_path / "run")
+    assert " media of test are in train too, byte by byte" in capsys.readouterr().out

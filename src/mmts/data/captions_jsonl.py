@@ -21,10 +21,10 @@ _FIELDS = ("id", "image", "video", "captions", "labels", "split", "start", "end"
 def read_captions_jsonl(file: str | Path) -> Dataset:
     """Read captions.jsonl; paths in it are relative to its folder. docs/datasets.md lists the fields.
 
-    Raises DataError naming file and line: broken JSON, a field that is missing or of the wrong kind, an id used twice.
+    Raises DataError naming file and line: broken JSON, a field that is missing or of the wrong kind, one id twice.
     """
     file = Path(file)
-    collector = Collector(file, file.parent)
+    collector = Collector(file, file.parent, merge=True)
     ignored: dict[str, None] = {}
     size = lru_cache(maxsize=1024)(_size)  # many images lie in one tar
     for where, record in json_lines(file):
@@ -89,7 +89,7 @@ def _add(collector: Collector, where: str, record: dict[str, Any], size: Callabl
     if end is not None and end <= (start or 0):
         raise DataError(f"{where}: 'end' ({end:g}) must be greater than 'start' ({start or 0:g})")
     split = record.get("split")
-    if split is not None and not isinstance(split, str):
+    if split is not None and (isinstance(split, bool) or not isinstance(split, (str, int))):
         raise _wrong(where, "split", "a string", split)
     member = _pair(where, record, "member", _MEMBER)
     collector.add(
@@ -99,7 +99,7 @@ def _add(collector: Collector, where: str, record: dict[str, Any], size: Callabl
         _captions(where, record),
         kind=kind,
         labels=_labels(where, record),
-        split=split,
+        split=None if split is None else str(split),
         start=start,
         end=end,
         frames=_frames(where, record),

@@ -24,6 +24,8 @@ from mmts.errors import DataError
 from mmts.files import cache_root, content_hash
 
 _ROWS = 10_000  # of a TSV, to a piece
+_COMPARED = 2_000  # images whose own caption file is compared with their row
+_MISPLACED = 0.01  # of these, so many may have the caption of another row: the web's captions repeat
 _ADDRESS = re.compile(r"\s*https?://", re.IGNORECASE)
 _HEADER = ["caption", "url"]
 _NO_FILE = "without an image file (failed downloads)"
@@ -113,8 +115,8 @@ def read_cc3m(path: str | Path) -> Dataset:
     of 10,000 rows only those are made again in which a row, or an image's name, size or time of change is another.
 
     Raises:
-        DataError: naming the line that is no such row, images missing altogether, two images of one row, or a TSV that
-            ends before the row of an image.
+        DataError: naming the line that is no such row, images missing altogether, two images of one row, a TSV that
+            ends before the row of an image, or captions in .txt files beside the images that are those of other rows.
     """
     root = Path(os.path.abspath(Path(path).expanduser()))
     try:
@@ -242,12 +244,48 @@ def _rows(tsv: Path) -> Iterator[str]:
 
 
 def _check_rows(root: Path, part: Part, found: Images) -> None:
-    """Read the TSV through, which finds broken lines before hours of decoding, and look for images of no row."""
-    num_rows = sum(1 for _ in _rows(root / part.tsv))
+    """Read the TSV through, which finds broken lines before hours of decoding, and look for images of no row.
+
+    Where a download script has written the caption into NAME.txt beside NAME.jpg, it must be that of the image's row.
+    """
+    tsv = root / part.tsv
+    written = _captions_beside(root, found)
+    rows_of: dict[str, list[int]] = {text: [] for text in written.values()}
+    num_rows = 0
+    for row, caption in enumerate(_rows(tsv)):
+        num_rows += 1
+        if rows_of and (text := _as_compared(caption)) in rows_of:
+            rows_of[text].append(row)
+    wrong = {at: rows_of[text] for at, text in written.items() if rows_of[text] and found.rows[at] not in rows_of[text]}
+    if len(wrong) > _MISPLACED * len(written):
+        at, rows = next(iter(wrong.items()))
+        raise DataError(
+            f"{tsv}: {len(wrong):,} of {len(written):,} images have the caption of another row in the .txt file beside "
+            f"them: that of {found.path(at)} is the caption of row {rows[0]:,} counted from 0. An image's name is the "
+            "number of its row, counted from 0 without a gap; rename the images, or give captions.jsonl"
+        )
     beyond = int(np.searchsorted(found.rows, num_rows))
     if beyond < len(found.rows):
         short = f"; the official file has {part.num_rows:,}, so it may be cut short" if num_rows < part.num_rows else ""
+        from_one = found.rows[0] > 0 and found.rows[-1] == num_rows
         raise DataError(
-            f"{root / part.tsv} has {num_rows:,} rows{short}: {found.path(beyond)} would be the image of row "
+            f"{tsv} has {num_rows:,} rows{short}: {found.path(beyond)} would be the image of row "
             f"{found.rows[beyond]:,} counted from 0, as an image's name is the number of its row"
+            f"{'. There is no image 0: these seem to be counted from 1' if from_one else ''}"
         )
+
+
+def _captions_beside(root: Path, found: Images) -> dict[int, str]:
+    """Return what the .txt files beside some images hold, evenly spread over all, by position in `found.rows`."""
+    captions = {}
+    for at in np.unique(np.linspace(0, len(found.rows) - 1, _COMPARED).astype(int)).tolist():
+        try:
+            text = (root / found.path(at)).with_suffix(".txt").read_bytes()
+        except OSError:  # most often there is none
+            continue
+        captions[at] = _as_compared(text.decode("utf-8", "replace"))
+    return captions
+
+
+def _as_compared(caption: str) -> str:
+    return " ".join(caption.removeprefix("\ufeff").lower().split())

@@ -12,7 +12,7 @@ from mmts.data.karpathy import ANNOTATIONS, JUDGED_CAPTIONS
 from mmts.data.records import Dataset
 from mmts.errors import DataError, listed
 
-_PART = re.compile(r"(train|val|test)(20\d\d)")
+_PART = re.compile(r"(?<![A-Za-z])(train|val|test)(20\d\d)(?!\d)")
 _YEARS = ("2017", "2014")
 _SPLITS = ("train", "val")
 

@@ -3,17 +3,18 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from mmts.data.records import Dataset, Medium, split_name
-from mmts.errors import DataError, quoted
+from mmts.data.records import SPLITS, Dataset, Medium, split_name
+from mmts.errors import DataError, listed, quoted
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")  # of what becomes a part of a path
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ABSOLUTE = re.compile(r"[\\/]|[A-Za-z]:[\\/]")
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
+WITH_ARTICLE = {"image": "an image", "video": "a video"}
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -96,16 +97,57 @@ def find_file(folder: Path, places: Sequence[str], name: str) -> Path | None:
     return next((file for inner in places if (file := folder / inner / name).is_file()), None)
 
 
-class Collector:
-    """Takes the media of one data set in file order, checks what concerns them all, and makes a Dataset of them."""
+def split_folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder that are named like train, val or test, in this order."""
+    named = [each for each in folder.iterdir() if split_name(each.name) in SPLITS and each.is_dir()]
+    return sorted(named, key=lambda each: (SPLITS.index(split_name(each.name)), each.name))
 
-    def __init__(self, path: Path, root: Path) -> None:
+
+def notes_on_names(spellings: Mapping[str, Iterable[str]]) -> list[str]:
+    """Say which splits go by several names in the data, by our name of them."""
+    several = {name: list(written) for name, written in spellings.items()}
+    return [f"the splits {listed(each)} are one: {name}" for name, each in several.items() if len(each) > 1]
+
+
+@dataclass
+class _Found:
+    """A medium as its lines have given it so far; `where` is the first of them."""
+
+    where: str
+    identity: str
+    path: str
+    captions: list[str]
+    labels: dict[str, str]
+    split: str | None
+    kind: str
+    start: float | None
+    end: float | None
+    frames: tuple[int, int] | None
+    member: tuple[int, int] | None
+    lines: int = 1
+
+
+class Collector:
+    """Takes the media of one data set in file order, checks what concerns them all, and makes a Dataset of them.
+
+    With `merge`, lines that name the same file, and the same part of it, are one medium with the captions of all; it
+    keeps the id of the first, and a label where it is the same in all. Without, each is a medium, as in public sets
+    whose numbers of media are published.
+    """
+
+    def __init__(self, path: Path, root: Path, merge: bool = False) -> None:
         self.path = path
         self.root = root
         self.notes: list[str] = []
-        self._media: list[tuple[Medium, str]] = []
-        self._seen: dict[str, str] = {}
-        self._cleaned = self._empty = self._bare = self._beyond = 0
+        self._merge = merge
+        self._found: list[_Found] = []
+        self._by_place: dict[tuple[object, ...], _Found] = {}
+        self._by_id: dict[str, _Found] = {}
+        self._kinds: dict[str, _Found] = {}
+        self._spellings: dict[str, dict[str, None]] = {}
+        self._varying: dict[str, None] = {}
+        self._ids_merged = False
+        self._cleaned = self._empty = self._beyond = 0
 
     def add(
         self,
@@ -123,42 +165,79 @@ class Collector:
         member: tuple[int, int] | None = None,
         keep: int | None = None,
     ) -> None:
-        """Take one medium; `where` is its file and line, for messages. Raises DataError on an id already taken.
+        """Take one medium, or more captions of one; `where` is its file and line, for messages.
 
-        `keep`: drop further captions than that many, and count them.
+        Raises DataError on an id that another medium has, and where lines of one file disagree about its split or on
+        whether it is an image or a video. `keep`: drop further captions than that many, and count them.
         """
         identity = clean_text(identity)
         if not identity:
             raise DataError(f"{where}: the id is empty")
-        if identity in self._seen:
-            raise DataError(f"{where}: the id {quoted(identity)} is there already, in {self._seen[identity]}")
-        self._seen[identity] = where
         inner = inner_path(path, where)
-        texts = tuple(filter(None, (self._clean(caption) for caption in captions)))
-        if not texts:
-            self._bare += 1
-            return
+        texts = [text for caption in captions if (text := self._clean(caption))]
         if keep is not None:
             self._beyond += len(texts[keep:])
             texts = texts[:keep]
-        split = split_name(clean_text(split)) if split is not None and clean_text(split) else None
         labels = {clean_text(name): clean_text(value) for name, value in labels.items()}
-        medium = Medium(identity, self.root / inner, texts, labels, split, kind, start, end, frames, member)
-        self._media.append((medium, where))
+        found = _Found(where, identity, inner, texts, labels, self._split_name(split), kind, start, end, frames, member)
+        known = self._by_place.setdefault((inner, start or 0, end, frames, member), found) if self._merge else found
+        self._check_kind(found)
+        if self._by_id.setdefault(identity, known) is not known:
+            raise DataError(f"{where}: the id {quoted(identity)} is there already, in {self._by_id[identity].where}")
+        if known is found:
+            self._found.append(found)
+        else:
+            self._add_to(known, found)
 
     def finish(self) -> Dataset:
-        """Return the data set, with 80/10/10 splits by a hash of the id where no medium has one.
+        """Return the data set, with 80/10/10 splits by a hash where no medium has one.
 
         Raises DataError when nothing remains, or when some media have a split and others don't.
         """
+        found = [each for each in self._found if each.captions]
         self._note_counts()
-        if not self._media:
+        if not found:
             why = f" ({'; '.join(self.notes)})" if self.notes else ""
             raise DataError(f"{self.path}: no medium with a caption in it{why}")
-        media = self._with_splits()
-        return Dataset(
-            self.root.name or str(self.root), self.path, self.root, tuple(media), tuple(self.notes), self._empty
-        )
+        self._fill_splits(found)
+        media = tuple(
+            Medium(
+                each.identity, self.root / each.path, tuple(each.captions), each.labels,
+                each.split, each.kind, each.start, each.end, each.frames, each.member,
+            )
+            for each in found
+        )  # fmt: skip
+        return Dataset(self.root.name or str(self.root), self.path, self.root, media, tuple(self.notes), self._empty)
+
+    def _split_name(self, written: str | None) -> str | None:
+        written = clean_text(written or "")
+        name = split_name(written)
+        if name:
+            self._spellings.setdefault(name, {})[written] = None
+        return name or None
+
+    def _check_kind(self, found: _Found) -> None:
+        known = self._kinds.setdefault(found.path, found)
+        if known.kind != found.kind:
+            here, there = WITH_ARTICLE[found.kind], WITH_ARTICLE[known.kind]
+            raise DataError(f"{found.where}: {quoted(found.path)} is {here} here and {there} in {known.where}")
+
+    def _add_to(self, known: _Found, found: _Found) -> None:
+        if known.split != found.split:
+            here, there = (quoted(each.split) if each.split else "none" for each in (found, known))
+            raise DataError(
+                f"{found.where}: {quoted(found.path)} has the split {here} here and {there} in {known.where}; "
+                "all lines of a file need the same split"
+            )
+        known.captions += found.captions
+        known.lines += 1
+        self._ids_merged |= known.identity != found.identity
+        varying = [
+            name for name in {**known.labels, **found.labels} if known.labels.get(name) != found.labels.get(name)
+        ]
+        for name in varying:  # none of them comes back with a later line
+            known.labels.pop(name, None)
+        self._varying |= dict.fromkeys(varying)
 
     def _clean(self, caption: str) -> str:
         text = clean_text(caption)
@@ -167,6 +246,17 @@ class Collector:
         return text
 
     def _note_counts(self) -> None:
+        merged = [each.lines for each in self._found if each.lines > 1]
+        if merged:
+            ids = "; each keeps the id of its first line" if self._ids_merged else ""
+            self.notes.append(
+                f"merged {sum(merged):,} lines that name the same files into {_count(len(merged), 'medium', 'media')} "
+                f"with several captions{ids}"
+            )
+        if self._varying:
+            names = ", ".join(map(repr, self._varying))
+            self.notes.append(f"not a label where it differs between the captions of one medium: {names}")
+        self.notes += notes_on_names(self._spellings)
         if self._cleaned:
             self.notes.append(
                 f"cleaned {_count(self._cleaned, 'caption')} of control characters, broken characters or outer spaces"
@@ -177,23 +267,28 @@ class Collector:
             self.notes.append(
                 f"dropped {_count(self._beyond, 'caption')} of images judged by fewer, as in the published protocol"
             )
-        if self._bare:
-            self.notes.append(f"left out {_count(self._bare, 'medium', 'media')} without any caption")
+        if bare := sum(not each.captions for each in self._found):
+            self.notes.append(f"left out {_count(bare, 'medium', 'media')} without any caption")
 
-    def _with_splits(self) -> list[Medium]:
-        bare = [where for medium, where in self._media if medium.split is None]
+    def _fill_splits(self, found: Sequence[_Found]) -> None:
+        bare = [each for each in found if each.split is None]
         if not bare:
-            return [medium for medium, _ in self._media]
-        if len(bare) < len(self._media):
-            others = len(self._media) - len(bare)
+            return
+        if len(bare) < len(found):
             raise DataError(
-                f"{bare[0]}: no split here, while {others:,} of {len(self._media):,} media have one; "
+                f"{bare[0].where}: no split here, while {len(found) - len(bare):,} of {len(found):,} media have one; "
                 "give it to all or none"
             )
-        media = [replace(medium, split=invented_split(medium.id)) for medium, _ in self._media]
-        sizes = ", ".join(f"{name} {sum(each.split == name for each in media):,}" for name in ("train", "val", "test"))
-        self.notes.append(f"the data has no splits: divided 80/10/10 by a hash of each medium's id ({sizes})")
-        return media
+        for each in found:
+            # The clips of one video stay together: the scene of a test clip is not to be trained on.
+            is_part = (each.start, each.end, each.frames) != (None, None, None)
+            each.split = invented_split(each.path if is_part else each.identity)
+        parts = any((each.start, each.end, each.frames) != (None, None, None) for each in found)
+        sizes = ", ".join(f"{name} {sum(each.split == name for each in found):,}" for name in SPLITS)
+        by = (
+            "a hash of each medium's id, of clips that of their video's path" if parts else "a hash of each medium's id"
+        )
+        self.notes.append(f"the data has no splits: divided 80/10/10 by {by} ({sizes})")
 
 
 def invented_split(text: str) -> str:

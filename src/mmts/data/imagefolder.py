@@ -1,53 +1,58 @@
 """Hugging Face imagefolder: images beside metadata.jsonl or metadata.csv, at the root or in one folder a split."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
 from mmts.data.captions_jsonl import json_lines, kind_in_words, scalar_text
-from mmts.data.collect import Collector, read_lines
-from mmts.data.records import Dataset, split_name
+from mmts.data.collect import Collector, read_lines, split_folders
+from mmts.data.records import SPLITS, Dataset, split_name
 from mmts.data.table import Row, add_rows, table_rows
 from mmts.errors import DataError, listed
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
-_SPLIT_FOLDERS = ("train", "training", "validation", "valid", "val", "dev", "test")
 
 
 def metadata_files(folder: Path) -> dict[Path, str | None]:
-    """Return the metadata files of an imagefolder with the split of each; None is the whole data's, at the root."""
+    """Return the metadata files of an imagefolder with the folder of a split each lies in; None: at the root."""
     at_root = _metadata_file(folder)
     if at_root is not None:
         return {at_root: None}
-    found = {name: _metadata_file(folder / name) for name in _SPLIT_FOLDERS}
-    return {file: split_name(name) for name, file in found.items() if file is not None}
+    found = {each.name: _metadata_file(each) for each in split_folders(folder)}
+    return {file: name for name, file in found.items() if file is not None}
 
 
 def read_imagefolder(folder: str | Path) -> Dataset:
     """Read an imagefolder; file_name is relative to the metadata file's folder, scalar fields become labels.
 
-    With one metadata file at the root, the split is the first folder of file_name where every row has one of train,
-    validation (or val, valid, dev) and test there, else the field `split`. Raises DataError naming file and line.
+    The split is the field `split`, else the folder that the metadata file lies in. With one metadata file at the root
+    it is the first folder of file_name, where one of these is named train, or all of them train, val or test (in any
+    case, and by their usual names). Raises DataError naming file and line.
     """
     folder = Path(folder)
-    collector = Collector(folder, folder)
+    collector = Collector(folder, folder, merge=True)
     files = metadata_files(folder)
-    for file, split in files.items():
+    for file, name in files.items():
         rows = list(_rows(file))
-        if split is None:
-            _splits_from_folders(rows)
-        else:
-            for row in rows:
-                row.split = split
-        prefix = "" if split is None else f"{file.parent.name}/"
-        add_rows(collector, rows, prefix)
-    if None not in files.values():
-        left_out = [
-            name for name in _SPLIT_FOLDERS if (folder / name).is_dir() and folder / name not in _parents(files)
-        ]
-        if left_out:
-            collector.notes.append(f"without metadata.jsonl or metadata.csv, so left out: {', '.join(left_out)}")
+        _splits_from_folders(collector, rows, [_first_folder(row.path) if name is None else name for row in rows])
+        add_rows(collector, rows, "" if name is None else f"{name}/")
+    collector.notes += _left_out(folder, files)
     return collector.finish()
+
+
+def _left_out(folder: Path, files: Mapping[Path, str | None]) -> Iterator[str]:
+    read = {file.parent for file in files}
+    others = [each.name for each in sorted(folder.iterdir()) if each not in read and each.is_dir()]
+    with_metadata = [name for name in others if any((folder / name / each).is_file() for each in METADATA_NAMES)]
+    if None in files.values():
+        why = "as the metadata file at the root counts"
+    else:
+        why = "as the folders are not named like a split"
+        bare = [each.name for each in split_folders(folder) if each not in read]
+        if bare:
+            yield f"without metadata.jsonl or metadata.csv, so left out: {', '.join(bare)}"
+    if with_metadata:
+        yield f"left out the metadata in {listed(with_metadata)}, {why}"
 
 
 def _metadata_file(folder: Path) -> Path | None:
@@ -57,15 +62,25 @@ def _metadata_file(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _parents(files: dict[Path, str | None]) -> set[Path]:
-    return {file.parent for file in files}
+def _first_folder(path: str) -> str:
+    parts = PurePath(path).parts
+    return parts[0] if len(parts) > 1 else ""
 
 
-def _splits_from_folders(rows: list[Row]) -> None:
-    folders = [PurePath(row.path).parts[0] if len(PurePath(row.path).parts) > 1 else "" for row in rows]
-    if rows and all(name in _SPLIT_FOLDERS for name in folders):
-        for row, name in zip(rows, folders, strict=True):
-            row.split = split_name(name)
+def _splits_from_folders(collector: Collector, rows: list[Row], folders: list[str]) -> None:
+    """Give the rows without a split that of their folder, where the folders are splits."""
+    names = {split_name(name) for name in folders}
+    if "train" not in names and not names <= {*SPLITS}:
+        return
+    others = 0
+    for row, name in zip(rows, folders, strict=True):
+        if row.split is None or not row.split.strip():
+            row.split = name
+        others += split_name(row.split) != split_name(name) != ""
+    if others:
+        collector.notes.append(
+            f"the field split counts, and it is another than the folder's in {others:,} of {len(rows):,} rows"
+        )
 
 
 def _rows(file: Path) -> Iterator[Row]:

@@ -8,7 +8,7 @@ from typing import Any
 from mmts.data.captions_jsonl import kind_in_words
 from mmts.data.collect import Collector, inner_path
 from mmts.data.json_file import a_row, beginning, field, read_json_object
-from mmts.data.records import Dataset
+from mmts.data.records import SPLITS, Dataset, split_name
 from mmts.errors import DataError, listed, nearest, quoted
 
 JUDGED_CAPTIONS = 5  # what the published tables judge each image with
@@ -17,8 +17,8 @@ _FILES = {"flickr30k": "dataset_flickr30k.json", "coco": "dataset_coco.json"}
 _FLICKR_FOLDERS = ("flickr30k-images", "flickr30k_images", "images", "")
 _COCO_FOLDERS = ("", "images")
 _COCO_PARTS = ("train2014", "val2014")
+_RESTVAL = "restval"  # images of COCO's val2014 that are neither in val nor in test
 _ID = {"flickr30k": "imgid", "coco": "cocoid"}
-_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
 
 def read_karpathy(path: str | Path) -> Dataset:
@@ -42,7 +42,7 @@ def read_karpathy(path: str | Path) -> Dataset:
     collector = Collector(file, root)
     restval = 0
     for at, row in enumerate(document["images"]):
-        restval += _add(collector, f"{file}, images[{at}]", row, name, folder) == "restval"
+        restval += _add(collector, f"{file}, images[{at}]", row, name, folder)
     if restval:
         collector.notes.append(f"{restval:,} images of restval count as train")
     return replace(collector.finish(), name=name, folds=5 if name == "coco" else 1)
@@ -88,12 +88,14 @@ def _name(file: Path, document: dict[str, Any]) -> str:
     return name
 
 
-def _add(collector: Collector, where: str, row: object, name: str, folder: str) -> str:
-    """Hand one image to `collector` and return its split as written."""
+def _add(collector: Collector, where: str, row: object, name: str, folder: str) -> bool:
+    """Hand one image to `collector` and return whether it is of restval."""
     row = a_row(where, row)
-    split: str = field(where, row, "split", str, "a string")
-    if split not in _SPLITS:
-        raise DataError(f"{where}: the split {quoted(split)} is unknown; {nearest(split, _SPLITS)}")
+    written: str = field(where, row, "split", str, "a string")
+    is_restval = written.strip().lower() == _RESTVAL
+    split = "train" if is_restval else split_name(written)
+    if split not in SPLITS:
+        raise DataError(f"{where}: the split {quoted(written)} is unknown; {nearest(written, (*SPLITS, _RESTVAL))}")
     image = inner_path(field(where, row, "filename", str, "a file name"), where)
     if name == "coco":
         image = inner_path(f"{field(where, row, 'filepath', str, 'the folder train2014 or val2014')}/{image}", where)
@@ -102,9 +104,9 @@ def _add(collector: Collector, where: str, row: object, name: str, folder: str) 
         raise DataError(f"{where}: it has no caption; 'sentences' should hold at least one 'raw' that is not empty")
     identity = str(field(where, row, _ID[name], (int, str), "a whole number"))
     place = f"{folder}/{image}" if folder else image
-    keep = None if _SPLITS[split] == "train" else JUDGED_CAPTIONS
-    collector.add(where, identity, place, captions, kind="image", labels={}, split=_SPLITS[split], keep=keep)
-    return split
+    keep = None if split == "train" else JUDGED_CAPTIONS
+    collector.add(where, identity, place, captions, kind="image", labels={}, split=split, keep=keep)
+    return is_restval
 
 
 def _captions(where: str, row: dict[str, Any]) -> list[str]:

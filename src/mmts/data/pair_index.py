@@ -14,12 +14,11 @@ from mmts.console import errors
 from mmts.data.collect import clean_text, invented_split
 from mmts.data.image import why_unreadable_image
 from mmts.data.pair_table import PairTable, write_pair_table
-from mmts.data.records import Dataset
+from mmts.data.records import SPLITS, Dataset
 from mmts.data.table_dataset import TableDataset
 from mmts.errors import DataError, quoted
 from mmts.files import atomic_write, lock
 
-SPLITS = ("train", "val", "test")
 NO_CAPTION = "without a caption"
 _CLEANED = "cleaned"
 _UNREADABLE = "whose image cannot be decoded"

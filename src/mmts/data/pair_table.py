@@ -24,7 +24,7 @@ from mmts.files import read_json
 Rows = npt.NDArray[np.int64]
 T = TypeVar("T")
 
-_FORMAT = 2  # another number where readers take other pairs than they did: kept tables are then made again
+_FORMAT = 3  # another number where readers take other pairs than they did: kept tables are then made again
 _ABOUT = "table.json"
 _BUFFERED = 1 << 14  # pairs held back before they are written
 _COPIED = 1 << 20  # numbers copied at a time
@@ -54,13 +54,16 @@ class PairTable:
             captions two share a number with a chance of 2 in 10 million).
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Raises DataError where the folder holds no table, or a damaged one."""
+    def __init__(self, folder: Path, splits: Sequence[str] | None = None) -> None:
+        """Read the table, with other names for its splits where they are given.
+
+        Raises DataError where the folder holds no table, or a damaged one.
+        """
         self.folder = folder
         try:
             about = read_json(folder / _ABOUT)
             self.root = Path(about["root"])
-            self.splits: tuple[str, ...] = tuple(about["splits"])
+            self.splits: tuple[str, ...] = tuple(splits or about["splits"])
             self.about: dict[str, Any] = about["about"]
             form, rows, files = int(about["format"]), int(about["rows"]), int(about["files"])
             self._bytes = {name: _mapped(folder / f"{name}.bytes", "u1") for name in _TEXTS}
@@ -81,8 +84,15 @@ class PairTable:
     def __len__(self) -> int:
         return len(self.split)
 
-    def __reduce__(self) -> tuple[type["PairTable"], tuple[Path]]:
-        return PairTable, (self.folder,)  # a worker process maps the files anew instead of being sent their contents
+    def with_splits(self, names: Sequence[str]) -> "PairTable":
+        """Return the same table with other names for its splits, in their order."""
+        return PairTable(self.folder, names)
+
+    def __reduce__(self) -> tuple[type["PairTable"], tuple[Path, tuple[str, ...]]]:
+        return PairTable, (
+            self.folder,
+            self.splits,
+        )  # a worker process maps the files anew instead of being sent their contents
 
     def identity(self, row: int) -> str:
         """Return the id of a pair."""

@@ -57,7 +57,7 @@ def drop_unreadable(split: Split, reasons: Mapping[int, str], max_share: float =
     if not 0 <= max_share <= 1:
         raise InputError(f"max_share lies in [0, 1], not {max_share}")
     if len(reasons) > max_share * split.num_media:
-        named = [f"{split.media[at].path}: {reason}" for at, reason in list(reasons.items())[:3]]
+        named = [f"{split.media[at].place}: {reason}" for at, reason in list(reasons.items())[:3]]
         more = f"; and {len(reasons) - 3:,} more" if len(reasons) > 3 else ""
         raise DataError(
             f"{len(reasons):,} of the {split.num_media:,} media of split {split.name!r} cannot be read, more than the "

@@ -1,20 +1,26 @@
 """What a data set is: media with captions, and a split of it as flat tables."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmts.data.graded import Graded
-from mmts.errors import DataError, InputError
+from mmts.errors import DataError, InputError, nearest, quoted
 
-_FIRST_SPLITS = ("train", "val", "test")
-_SAME_SPLIT = {"training": "train", "validation": "val", "valid": "val", "dev": "val"}
+SPLITS = ("train", "val", "test")
+_SAME_SPLIT = {
+    "training": "train",
+    **dict.fromkeys(("validation", "valid", "dev", "development"), "val"),
+    "testing": "test",
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,23 @@ class Medium:
     def is_features(self) -> bool:
         """Whether `path` holds features computed beforehand, (W,) or (T, W), instead of pixels."""
         return self.path.suffix == ".npy"
+
+    @property
+    def place(self) -> str:
+        """The path as messages name it, with the part of that file that is meant.
+
+        >>> Medium("7", Path("a.tar"), ("a cat",), member=(512, 9)).place
+        'a.tar, sample 7'
+        >>> Medium("7", Path("a.mp4"), ("a cat",), kind="video", start=1.5).place
+        'a.mp4, from 1.5 s'
+        """
+        if self.member is not None:
+            return f"{self.path}, sample {self.id}"
+        if self.frames is not None:
+            return f"{self.path}, frames {self.frames[0]} to {self.frames[1]}"
+        if self.start is None and self.end is None:
+            return str(self.path)
+        return f"{self.path}, from {self.start or 0:g}{'' if self.end is None else f' to {self.end:g}'} s"
 
 
 @dataclass(frozen=True)
@@ -87,6 +110,10 @@ class Split:
         bare = next((medium.id for medium in media if not medium.captions), None)
         if bare is not None:
             raise InputError(f"split {name!r}: medium {bare!r} has no caption")
+        if graded is not None and graded.classes[0].shape[0] != len(media):
+            raise InputError(
+                f"split {name!r} has {len(media)} media, and graded relevance is of {graded.classes[0].shape[0]}"
+            )
         self.name = name
         self.media: Sequence[Medium] = tuple(media)
         self.graded = graded
@@ -157,6 +184,7 @@ class Dataset:
     By split: `graded` relevance, `coverage`, and the ids of `missing` media, left out for want of a file. `folds`:
     judge a test split also in that many equal parts, as MSCOCO's 5,000 images in five times 1,000. `unreadable`: how
     many media were left out because they cannot be decoded, and the file that names them, where the reader looked.
+    `renamed`: what a split is called now, by the data's own name of it, see `with_splits`.
     """
 
     name: str
@@ -170,12 +198,13 @@ class Dataset:
     missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
     folds: int = 1
     unreadable: tuple[int, Path] | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def split_sizes(self) -> dict[str, int]:
         """Media by split: train, val and test first, others in file order."""
         sizes = Counter(medium.split or "" for medium in self.media)
-        known = [name for name in _FIRST_SPLITS if name in sizes]
+        known = [name for name in SPLITS if name in sizes]
         return {name: sizes[name] for name in [*known, *(each for each in sizes if each not in known)]}
 
     @property
@@ -184,29 +213,81 @@ class Dataset:
         return tuple(self.split_sizes)
 
     def split(self, name: str) -> Split:
-        """Return a split as tables; "validation", "valid" and "dev" mean "val". Raises DataError where it is empty."""
-        name = split_name(name)
-        media = [medium for medium in self.media if medium.split == name]
-        if not media:
+        """Return a split as tables, by any name that `find_split` knows. Raises DataError where there is none."""
+        found = self.find_split(name)
+        if found is None:
             raise self.no_split(name)
-        return Split(name, media, self.graded.get(name))
+        return self._tables_of(found)
+
+    def find_split(self, name: str) -> str | None:
+        """Return the name here of a split: as written, as `split_name` has it, by the data's own name, in any case."""
+        known = {each: each for each in self.split_names}
+        known = {**self.renamed, **known}
+        in_any_case = {each.lower(): now for each, now in known.items()}
+        wanted = (known.get(name), known.get(split_name(name)), in_any_case.get(name.strip().lower()))
+        return next((each for each in wanted if each is not None), None)
+
+    def with_splits(self, wanted: Mapping[str, str]) -> "Dataset":
+        """Return the same data with splits renamed; `wanted` is the data's own name of a split by its new one.
+
+        A split of the data that has such a new name already becomes "own NAME", which the notes say. Raises DataError
+        for a name that is not there, with the nearest one, and where two new names are of the same split.
+        """
+        new: dict[str, str] = {}
+        for name, own in wanted.items():
+            found = self.find_split(own)
+            if found is None:
+                near = nearest(own, self.split_names)
+                raise DataError(f"data.splits.{name}: {self.path} has no split {quoted(own)}; {near}")
+            if found in new:
+                raise DataError(f"data.splits: {quoted(own)} cannot be both {new[found]} and {name}")
+            new[found] = name
+        displaced = [name for name in self.split_names if name in wanted and name not in new]
+        notes = [
+            f"data.splits uses {quoted(wanted[name])} as {name}; the data's own {name} "
+            f"({self.split_sizes[name]:,} media) is called 'own {name}' and is not used"
+            for name in displaced
+        ]
+        new |= {name: f"own {name}" for name in displaced}
+        by_split: dict[str, Any] = {
+            part: {new.get(name, name): value for name, value in getattr(self, part).items()}
+            for part in ("graded", "coverage", "missing")
+        }
+        return replace(self, **self._renamed_media(new), **by_split, notes=(*self.notes, *notes), renamed=new)
+
+    def _tables_of(self, name: str) -> Split:
+        return Split(name, [medium for medium in self.media if medium.split == name], self.graded.get(name))
+
+    def _renamed_media(self, new: Mapping[str, str]) -> dict[str, Any]:
+        return {"media": tuple(replace(each, split=new.get(each.split or "", each.split)) for each in self.media)}
 
     def whole(self) -> Split:
         """Return all media, whatever their split, as one split named "all"."""
         return Split("all", self.media)
 
     def no_split(self, name: str) -> DataError:
-        """Return the error that says which splits there are in place of this one."""
+        """Return the error that says which splits there are in place of this one, and how to name one."""
         sizes = ", ".join(f"{each} ({size:,} media)" for each, size in self.split_sizes.items())
-        return DataError(f"{self.path}: nothing is in split {name!r}; the splits are: {sizes or 'none'}")
+        ours = split_name(name)
+        message = f"{self.path}: nothing is in split {ours!r}; the splits are: {sizes or 'none'}"
+        others = [each for each in self.split_names if each not in SPLITS]
+        if ours in SPLITS and others:
+            like = next((each for part in (ours, "val") for each in others if part in each.lower()), others[-1])
+            message += (
+                f". To use one of them as {ours}: --set data.splits.{ours}={like}; evaluate and analyze also take "
+                f"--split {like}"
+            )
+        return DataError(message)
 
 
 def split_name(name: str) -> str:
-    """Return the name we use for a split.
+    """Return the name we use for a split: train, val or test in any case and by their usual names, else as it is.
 
-    >>> split_name("validation"), split_name("Train"), split_name("restval")
+    >>> split_name("validation"), split_name("Train "), split_name("restval")
     ('val', 'train', 'restval')
     """
-    low = name.lower()
+    # Full-width letters, zero-width characters: what reads "train" is train.
+    plain = "".join(each for each in unicodedata.normalize("NFKC", name) if unicodedata.category(each) != "Cf")
+    low = plain.strip().lower()
     low = _SAME_SPLIT.get(low, low)
-    return low if low in _FIRST_SPLITS else name
+    return low if low in SPLITS else name.strip()

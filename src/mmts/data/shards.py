@@ -14,10 +14,9 @@ from typing import IO, Any, NamedTuple
 from braceexpand import braceexpand
 
 from mmts.console import progress_bar
-from mmts.data.collect import clean_text, compression
+from mmts.data.collect import clean_text, compression, notes_on_names, split_folders
 from mmts.data.pair_index import (
     NO_CAPTION,
-    SPLITS,
     Pair,
     Piece,
     alone,
@@ -27,9 +26,9 @@ from mmts.data.pair_index import (
     table_dataset,
 )
 from mmts.data.pair_table import PairTable, opened
-from mmts.data.records import Dataset, split_name
+from mmts.data.records import SPLITS, Dataset, split_name
 from mmts.data.suffixes import IMAGE_SUFFIXES, why_not_read
-from mmts.errors import DataError, quoted
+from mmts.errors import DataError, listed, quoted
 from mmts.files import cache_root, content_hash
 
 IMAGES = tuple(suffix[1:] for suffix in IMAGE_SUFFIXES)
@@ -37,7 +36,9 @@ _TEXTS = ("txt", "json")
 _MOST_SHARDS = 100_000
 _MOST_TEXT = 1 << 24  # bytes; a longer caption or .json is none
 _BLOCK = 512
+_LINKED = "with a link in place of a file (symbolic, or to a file that is not before it in its tar)"
 _DOTTED = "whose file name has a second dot (webdataset ends the key at the first)"
+Place = tuple[int, int] | None  # of a file in a tar: its offset and length; None for a link that leads nowhere there
 _BRACES = re.compile(r"\\.|[{},]", re.DOTALL)
 _RANGE = re.compile(r"(-?\d+|[A-Za-z])\.\.(-?\d+|[A-Za-z])(?:\.\.-?(\d+))?")
 _WILD = re.compile(r"[*?\[]")
@@ -60,7 +61,7 @@ def read_shards(path: str | Path) -> Dataset:
     or empty) and a json of which only `caption` and `status` count. What lacks one, or whose status is not "success",
     is left out and counted. The key, a file's name up to its first dot, is the sample's id; the files of one key stand
     together. Splits are the folders named train, val and test, or these words in the shards' names; else 80/10/10 by a
-    hash of the key.
+    hash of the key. A word that all names have and that does not tell them apart is of the data set's own name.
 
     Every shard is scanned once and its images decoded; the index is kept under the shard's path, size and time of
     change, so an interrupted scan goes on with the next shard.
@@ -71,7 +72,8 @@ def read_shards(path: str | Path) -> Dataset:
     """
     pattern = Path(os.path.abspath(Path(path).expanduser()))
     try:
-        shards = _with_splits(_find(pattern), pattern)
+        found = _find(pattern)
+        shards = _with_splits(found, pattern)
         root = Path(os.path.commonpath([shard.path.parent for shard in shards]))
         names = [f"{shard.path}\0{shard.key}\0{shard.split}" for shard in shards]
         cache = cache_root() / "shards"
@@ -80,7 +82,7 @@ def read_shards(path: str | Path) -> Dataset:
         if table is None:
             with alone(cache):  # by now another process may have made it
                 table = opened(folder) or merge_pieces(folder, root, _pieces(shards), {})
-        return table_dataset(pattern, table, _failed_downloads(shards))
+        return table_dataset(pattern, table, [*_notes_on_folders(pattern, found), *_failed_downloads(shards)])
     except OSError as error:
         raise DataError(f"cannot read {error.filename or pattern}: {error.strerror or error}") from None
 
@@ -101,7 +103,7 @@ def holds_shards(folder: Path) -> bool:
 
 def tars_in(folder: Path) -> list[Path]:
     """Return the .tar files of a folder and of those in it that are named like a split."""
-    return [tar for each in [folder, *_split_folders(folder)] for tar in _tars(each)]
+    return [tar for each in [folder, *split_folders(folder)] for tar in _tars(each)]
 
 
 def _find(pattern: Path) -> list[tuple[Path, str | None]]:
@@ -132,7 +134,10 @@ def _find(pattern: Path) -> list[tuple[Path, str | None]]:
     twice, count = Counter(found).most_common(1)[0]
     if count > 1:
         raise DataError(f"{pattern} names the shard {twice} {'twice' if count == 2 else f'{count:,} times'}")
-    return [(each, None) for each in found]
+    # The names of several folders tell the splits apart; the name of a single folder does not.
+    folders = list({each.parent: None for each in found})
+    said = dict(zip(folders, _splits_in_names([each.name for each in folders]), strict=True)) if folders[1:] else {}
+    return [(each, said.get(each.parent)) for each in found]
 
 
 def _num_names(pattern: str) -> int:
@@ -165,7 +170,7 @@ def _num_in_range(matched: re.Match[str]) -> int:
 def _in_folder(folder: Path) -> list[tuple[Path, str | None]]:
     here: list[tuple[Path, str | None]] = [(each, None) for each in _tars(folder)]
     inside: list[tuple[Path, str | None]] = [
-        (each, split_name(part.name)) for part in _split_folders(folder) for each in _tars(part)
+        (each, split_name(part.name)) for part in split_folders(folder) for each in _tars(part)
     ]
     if here and inside:
         raise DataError(
@@ -180,13 +185,10 @@ def _tars(folder: Path) -> list[Path]:
     return sorted(each for each in folder.glob("*.tar") if each.is_file() and not each.name.startswith("."))
 
 
-def _split_folders(folder: Path) -> list[Path]:
-    return sorted(each for each in folder.iterdir() if split_name(each.name) in SPLITS and each.is_dir())
-
-
 def _with_splits(found: Sequence[tuple[Path, str | None]], pattern: Path) -> list[Shard]:
     """Give every shard the split of its folder, else the one its name has; all of them have one or none has."""
-    splits = [split or _split_in_name(path.stem) for path, split in found]
+    in_names = _splits_in_names([path.stem for path, _ in found])
+    splits = [folder or name for (_, folder), name in zip(found, in_names, strict=True)]
     bare = splits.count(None)
     if 0 < bare < len(splits):
         without, named = found[splits.index(None)][0], next(at for at, split in enumerate(splits) if split)
@@ -201,14 +203,30 @@ def _with_splits(found: Sequence[tuple[Path, str | None]], pattern: Path) -> lis
     return shards
 
 
-def _split_in_name(stem: str) -> str | None:
-    """Return the split that a shard's name says.
+def _splits_in_names(names: Sequence[str]) -> list[str | None]:
+    """Return the split that each name of a shard or folder says by a word in it.
 
-    >>> _split_in_name("cc3m-validation-0003"), _split_in_name("00003")
-    ('val', None)
+    >>> _splits_in_names(["my-test-set-train-0", "my-test-set-validation-0"]), _splits_in_names(["latest-3"])
+    (['train', 'val'], [None])
     """
-    said = {split_name(word) for word in _WORD.findall(stem)} & set(SPLITS)
-    return said.pop() if len(said) == 1 else None
+    said = [{split for word in _WORD.findall(name) if (split := split_name(word)) in SPLITS} for name in names]
+    common = set.intersection(*said)
+    apart = [each if len(each) == 1 else each - common for each in said]
+    return [each.pop() if len(each) == 1 else None for each in apart]
+
+
+def _notes_on_folders(pattern: Path, found: Sequence[tuple[Path, str | None]]) -> list[str]:
+    names: dict[str, dict[str, None]] = {}
+    for path, split in found:
+        if split is not None:
+            names.setdefault(split, {})[path.parent.name] = None
+    notes = notes_on_names(names)
+    if names and pattern.is_dir():
+        read = {path.parent for path, _ in found}
+        others = [each.name for each in sorted(pattern.iterdir()) if each not in read and each.is_dir() and _tars(each)]
+        if others:
+            notes.append(f"left out the shards in {listed(others)}, as the folders are not named like a split")
+    return notes
 
 
 def _pieces(shards: Sequence[Shard]) -> Iterator[Piece]:
@@ -241,10 +259,10 @@ def _samples(tar: Path) -> Iterator[Pair | str]:
 def _read_samples(tar: Path) -> Iterator[Pair | str]:
     with open(tar, "rb") as texts:
         key = ""
-        parts: dict[str, tuple[int, int]] = {}
+        parts: dict[str, Place] = {}
         dotted: set[str] = set()  # files that belong to another sample, of a key with a dot, or that add to this one
         done: set[str] = set()
-        for name, member in _members(tar):
+        for name, byte, place in _members(tar):
             matched = _KEY.fullmatch(name)
             before, _, suffix = matched[2].lower().rpartition(".") if matched else ("", "", "")
             if matched is None or not (suffix in (*IMAGES, *_TEXTS) or why_not_read(name)):
@@ -259,17 +277,17 @@ def _read_samples(tar: Path) -> Iterator[Pair | str]:
                 continue
             if key in done:
                 raise DataError(
-                    f"{tar}, byte {member[0]}: {quoted(name)} stands apart from earlier files of its key; "
+                    f"{tar}, byte {byte}: {quoted(name)} stands apart from earlier files of its key; "
                     "the files of one key must stand together (tar --sort=name), and each key be there once"
                 )
             if suffix in parts:
-                raise DataError(f"{tar}, byte {member[0]}: {quoted(name)} is there twice in a row")
-            parts[suffix] = member
+                raise DataError(f"{tar}, byte {byte}: {quoted(name)} is there twice in a row")
+            parts[suffix] = place
         yield from _finished(tar, texts, key, parts, dotted)
 
 
 def _finished(
-    tar: Path, texts: IO[bytes], key: str, parts: Mapping[str, tuple[int, int]], dotted: set[str]
+    tar: Path, texts: IO[bytes], key: str, parts: Mapping[str, Place], dotted: set[str]
 ) -> Iterator[Pair | str]:
     """Yield what the files of one key make."""
     if parts:
@@ -278,25 +296,28 @@ def _finished(
         yield from [_DOTTED] * len(dotted)
 
 
-def _sample(tar: Path, texts: IO[bytes], key: str, parts: Mapping[str, tuple[int, int]]) -> Pair | str:
+def _sample(tar: Path, texts: IO[bytes], key: str, parts: Mapping[str, Place]) -> Pair | str:
     about: Any = {}
-    if "json" in parts:
+    places = {suffix: place for suffix, place in parts.items() if place is not None}
+    if len(places) < len(parts):
+        return _LINKED
+    if "json" in places:
         try:
-            about = json.loads(_read(texts, parts["json"]))
+            about = json.loads(_read(texts, places["json"]))
         except (ValueError, RecursionError):
             return "with a broken json"
         if not isinstance(about, dict):
             return "with a broken json"
     if about.get("status", "success") != "success":
         return "whose download failed"
-    image = next((parts[suffix] for suffix in IMAGES if suffix in parts), None)
+    image = next((places[suffix] for suffix in IMAGES if suffix in places), None)
     if image is None:
         others = [f"whose image is .{suffix} ({why})" for suffix in parts if (why := why_not_read(f"a.{suffix}"))]
         return others[0] if others else "without an image"
     caption = about.get("caption")
-    if "txt" in parts:
+    if "txt" in places:
         try:
-            text = _read(texts, parts["txt"]).decode("utf-8-sig")
+            text = _read(texts, places["txt"]).decode("utf-8-sig")
         except ValueError:
             return "with a caption that is not UTF-8"
         if clean_text(text) or not isinstance(caption, str):
@@ -314,8 +335,12 @@ def _read(file: IO[bytes], member: tuple[int, int]) -> bytes:
     return file.read(length)
 
 
-def _members(tar: Path) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Yield (name, (offset, length)) of every file in a tar; raises DataError naming the byte where it is damaged."""
+def _members(tar: Path, before: int | None = None) -> Iterator[tuple[str, int, Place]]:
+    """Yield (name, byte, place) of every file and link in a tar, or of those `before` a byte.
+
+    A hard link is the file before it in the same tar that it names. Raises DataError naming the byte where the tar is
+    damaged.
+    """
     with open(tar, "rb") as file:
         if kind := compression(file.read(8)):
             raise DataError(
@@ -323,16 +348,28 @@ def _members(tar: Path) -> Iterator[tuple[str, tuple[int, int]]]:
             )
         file.seek(0)
         at, size = 0, os.fstat(file.fileno()).st_size
+        known: dict[str, Place] | None = None  # by name, from the first hard link on: few tars have one
         try:
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 while (member := archive.next()) is not None:
                     _check_end(at, archive.offset, size)
-                    if member.isreg() and not member.issparse():
-                        yield member.name, (member.offset_data, member.size)
+                    if before is not None and member.offset >= before:
+                        return
+                    place: Place = None
+                    if member.islnk():
+                        if known is None:
+                            known = {name: each for name, _, each in _members(tar, member.offset)}
+                        place = known.get(member.linkname)
+                    elif member.isreg() and not member.issparse():
+                        place = member.offset_data, member.size
+                    if place is not None or member.islnk() or member.issym():
+                        yield member.name, member.offset_data, place
+                        if known is not None:
+                            known[member.name] = place
                     archive.members.clear()  # type: ignore[attr-defined]  # of no use here, and it would grow with the tar
                     at = archive.offset
         except Exception as error:  # numbers in damaged headers end in nearly anything
-            if isinstance(error, OSError):
+            if isinstance(error, OSError | DataError):
                 raise
             why = error if isinstance(error, tarfile.TarError) else "its header cannot be right"
             raise DataError(f"{tar} is damaged at byte {at:,}: {why}; fetch or write it again") from None

@@ -1,11 +1,11 @@
 """CSV and TSV files with the columns filepath and caption, as open_clip writes them."""
 
 import csv
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmts.data.collect import Collector, clean_text, inner_path, read_lines
+from mmts.data.collect import Collector, inner_path, read_lines
 from mmts.data.records import Dataset
 from mmts.data.suffixes import kind_of
 from mmts.errors import DataError, listed
@@ -32,7 +32,7 @@ def read_table(file: str | Path) -> Dataset:
     Raises DataError naming the columns found and expected, or the line that cannot be.
     """
     file = Path(file)
-    collector = Collector(file, file.parent)
+    collector = Collector(file, file.parent, merge=True)
     add_rows(collector, table_rows(file, PATH_COLUMNS, CAPTION_COLUMNS))
     return collector.finish()
 
@@ -66,51 +66,11 @@ def table_rows(file: Path, path_columns: Iterable[str], caption_columns: Iterabl
 
 
 def add_rows(collector: Collector, rows: Iterable[Row], prefix: str = "") -> None:
-    """Merge the rows of each path into one medium and hand them to `collector`; `prefix` goes before every path.
-
-    A label counts where it is the same in all rows of its medium. Raises DataError where rows of one path disagree
-    about id or split.
-    """
-    merged: dict[str, Row] = {}
-    varying: dict[str, None] = {}
+    """Hand rows to `collector`, which merges those of one path; `prefix` goes before every path."""
     for row in rows:
-        row.path = inner_path(prefix + row.path, row.where)
-        known = merged.setdefault(row.path, row)
-        if known is not row:
-            _agree(row, known, "id", lambda each: each.identity)
-            _agree(row, known, "split", lambda each: each.split)
-            known.captions += row.captions
-            varying |= dict.fromkeys(_keep_constant(known.labels, row.labels))
-    for row in merged.values():
-        collector.add(
-            row.where,
-            row.path if row.identity is None else row.identity,
-            row.path,
-            row.captions,
-            kind=kind_of(row.path),
-            labels=row.labels,
-            split=row.split,
-        )
-    if varying:
-        names = ", ".join(map(repr, varying))
-        collector.notes.append(f"not a label where it differs between the captions of one medium: {names}")
-
-
-def _agree(row: Row, known: Row, what: str, value: Callable[[Row], str | None]) -> None:
-    here, there = (clean_text(value(each) or "") for each in (row, known))
-    if here != there:
-        raise DataError(
-            f"{row.where}: {row.path!r} has the {what} {here!r} here and {there!r} in {known.where}; "
-            f"all rows of a file need the same {what}"
-        )
-
-
-def _keep_constant(labels: dict[str, str], others: dict[str, str]) -> list[str]:
-    """Remove what differs from `labels` and return its names; None of it comes back with a later row."""
-    varying = [name for name in {**labels, **others} if labels.get(name) != others.get(name)]
-    for name in varying:
-        labels.pop(name, None)
-    return varying
+        path = inner_path(prefix + row.path, row.where)
+        identity = path if row.identity is None else row.identity
+        collector.add(row.where, identity, path, row.captions, kind=kind_of(path), labels=row.labels, split=row.split)
 
 
 def _column(file: Path, header: list[str], names: tuple[str, ...]) -> int:

@@ -1,15 +1,16 @@
 """A data set whose pairs lie in a table on disk: the same as any other, without a list of its media in memory."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mmts.data.pair_table import PairTable, Rows
-from mmts.data.records import Dataset, Split, split_name
+from mmts.data.records import Dataset, Split
 from mmts.errors import DataError, InputError
 
 
@@ -66,13 +67,12 @@ class TableDataset(Dataset):
         """Media by split: train, val and test first."""
         return self.table.split_sizes()
 
-    def split(self, name: str) -> Split:
-        """Return a split; "validation", "valid" and "dev" mean "val". Raises DataError where it is empty."""
-        name = split_name(name)
-        rows = self.table.rows_of(name)
-        if not len(rows):
-            raise self.no_split(name)
-        return TableSplit(name, self.table, rows)
+    def _tables_of(self, name: str) -> Split:
+        return TableSplit(name, self.table, self.table.rows_of(name))
+
+    def _renamed_media(self, new: Mapping[str, str]) -> dict[str, Any]:
+        table = self.table.with_splits([new.get(name, name) for name in self.table.splits])
+        return {"table": table, "media": table.media_of()}
 
     def whole(self) -> Split:
         """Return all media, whatever their split, as one split named "all"."""

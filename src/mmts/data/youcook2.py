@@ -9,7 +9,7 @@ from typing import Any
 
 from mmts.data.collect import PLAIN_NAME, Collector, clean_text, find_file
 from mmts.data.json_file import a_row, field, read_json_object
-from mmts.data.records import Coverage, Dataset
+from mmts.data.records import Coverage, Dataset, split_name
 from mmts.data.suffixes import is_medium
 from mmts.data.table import csv_records
 from mmts.errors import DataError, nearest, quoted
@@ -18,7 +18,7 @@ PUBLISHED_VAL = 3350  # clips of val behind the published tables, fewer than are
 _ANNOTATIONS = "youcookii_annotations_trainval.json"
 _NAMES = "label_foodtype.csv"
 _INNER = ("", "annotations")
-_SPLITS = {"training": "train", "validation": "val"}
+_SPLITS = ("train", "val")
 # Folders with videos in them, or in folders below as the official script sorts them: training/<recipe>/<id>.mp4.
 _VIDEO_FOLDERS = ("videos", "raw_videos", "training", "validation")
 
@@ -80,7 +80,7 @@ def read_youcook2(path: str | Path) -> Dataset:
     coverage = Coverage(dataset.split_sizes.get("val", 0), annotated, PUBLISHED_VAL)
     gone = {
         split: [segment.id for segment in segments if segment.split == split and segment.id not in media]
-        for split in _SPLITS.values()
+        for split in _SPLITS
     }
     return replace(dataset, name="youcook2", coverage={"val": coverage}, missing=gone)
 
@@ -111,13 +111,14 @@ def _segments(file: Path, recipes: Mapping[str, str]) -> Iterator[_Segment]:
             raise DataError(f"{where}: a video's id is made of letters, digits, - and _")
         row = a_row(where, row)
         subset = field(where, row, "subset", str, "training or validation")
-        if subset not in _SPLITS:
-            raise DataError(f"{where}: the subset is {quoted(subset)}; {nearest(subset, _SPLITS)}")
+        split = split_name(subset)
+        if split not in _SPLITS:
+            raise DataError(f"{where}: the subset is {quoted(subset)}; {nearest(subset, ('training', 'validation'))}")
         recipe = str(field(where, row, "recipe_type", (str, int), "a recipe type's number"))
         annotations = field(where, row, "annotations", list, "a list of segments")
         for at, annotation in enumerate(annotations):
             here = f"{where}, annotations[{at}]"
-            yield _segment(here, video, a_row(here, annotation), _SPLITS[subset], recipes.get(recipe, recipe))
+            yield _segment(here, video, a_row(here, annotation), split, recipes.get(recipe, recipe))
 
 
 def _segment(where: str, video: str, row: dict[str, Any], split: str, recipe: str) -> _Segment:
@@ -168,7 +169,7 @@ def _videos(folder: Path) -> dict[str, str]:
 def _missing(segments: Sequence[_Segment], media: Mapping[str, str]) -> list[str]:
     """Say for each split how many segments and videos are not there."""
     notes = []
-    for split in _SPLITS.values():
+    for split in _SPLITS:
         of_split = [segment for segment in segments if segment.split == split]
         gone = [segment for segment in of_split if segment.id not in media]
         if gone:

@@ -1,6 +1,5 @@
 """Features of whole collections: from frozen towers computed once and cached, and embeddings without gradients."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,12 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from mmts.data.contents import content_name
 from mmts.data.media import load_medium
 from mmts.data.records import Medium
 from mmts.devices import has_bf16
-from mmts.errors import DataError, InputError
+from mmts.errors import InputError
 from mmts.feature_cache import cached_rows
-from mmts.files import content_hash
 from mmts.models.base import MediaTower, TextTower, Tower
 from mmts.models.two_tower import TwoTower
 
@@ -262,26 +261,6 @@ def _parts(inputs: Sequence[Any], size: int) -> list[Sequence[Any]]:
 
 def _content_names(media: Sequence[Medium]) -> list[str]:
     return [content_name(medium) for medium in media]
-
-
-def content_name(medium: Medium) -> str:
-    """Name what a medium shows: the hash of an image's bytes, or which part of which file a video is.
-
-    Raises DataError where the file cannot be read.
-    """
-    try:
-        if medium.kind == "video":
-            state = medium.path.stat()
-            return content_hash(
-                str(medium.path.absolute()),
-                f"{state.st_size} {state.st_mtime_ns} {medium.start} {medium.end} {medium.frames}",
-            )
-        offset, length = medium.member or (0, -1)
-        with open(medium.path, "rb") as file:
-            file.seek(offset)
-            return hashlib.blake2b(file.read(length), digest_size=16).hexdigest()
-    except OSError as error:
-        raise DataError(f"cannot read the {medium.kind} {medium.path}: {error.strerror or error}") from None
 
 
 def _device(module: nn.Module) -> torch.device:

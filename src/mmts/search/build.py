@@ -14,13 +14,13 @@ from torch import Tensor
 
 from mmts.console import console, progress_bar
 from mmts.data.collect import inner_path
+from mmts.data.contents import content_name
 from mmts.data.feature_files import why_unreadable_features
 from mmts.data.media import load_medium
 from mmts.data.read_warnings import tell_warnings
 from mmts.data.records import Medium
 from mmts.data.video import FrameSampling
 from mmts.errors import DataError, RunError
-from mmts.models.features import content_name
 from mmts.search.encoder import Encoder, load_encoder
 from mmts.search.index_files import Index, Item, Pending, check_folder, load_index, write_index
 from mmts.search.media import find_media
@@ -127,7 +127,7 @@ def _describe(root: Path, medium: Medium, known: Mapping[tuple[Any, ...], Item])
     except UnicodeEncodeError:
         return f"{str(medium.path)!r}: its name is not UTF-8"
     except OSError as error:
-        return f"{medium.path}: {error.strerror}"
+        return f"{medium.place}: {error.strerror}"
     except DataError as error:
         return str(error)
 
@@ -152,7 +152,7 @@ def _embed(encoder: Encoder, media: Sequence[Medium]) -> tuple[Rows, dict[int, s
     reasons: dict[int, str] = {}
     if encoder.media_tower is None:
         found = ((at, why_unreadable_features(medium.path)) for at, medium in enumerate(media))
-        reasons = {at: f"{media[at].path}: {why}" for at, why in found if why is not None}
+        reasons = {at: f"{media[at].place}: {why}" for at, why in found if why is not None}
         readable = [medium for at, medium in enumerate(media) if at not in reasons]
         return encoder.media(readable) if readable else np.empty((0, encoder.width), np.float32), reasons
 

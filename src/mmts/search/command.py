@@ -64,5 +64,5 @@ def _table(hits: list[Hit]) -> Table:
     table = Table.grid(padding=(0, 2))
     for hit in hits:
         caption = clean(hit.item.caption) if hit.item.caption != hit.item.path else ""
-        table.add_row(f"{hit.rank:>3}", f"{hit.score:.3f}", str(hit.medium.path), caption)
+        table.add_row(f"{hit.rank:>3}", f"{hit.score:.3f}", hit.medium.place, caption)
     return table

@@ -1,6 +1,6 @@
 """Asking an index: by text, by a picture or clip, or by one of its own items."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,11 @@ class Hit:
     score: float
     item: Item
     medium: Medium
+
+    @property
+    def place(self) -> str:
+        """Its path below the index's root, with the part of that file that was found."""
+        return replace(self.medium, path=Path(self.item.path)).place
 
     def to_json(self) -> dict[str, Any]:
         """Return what `--json` prints of it."""

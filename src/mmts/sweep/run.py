@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmts.console import console, errors, progress_bar
-from mmts.data.records import Dataset
+from mmts.data.records import SPLITS, Dataset
 from mmts.errors import DataError, RecipeError, RunError
 from mmts.evaluation import GRADED
 from mmts.files import atomic_write, read_json
@@ -63,13 +63,10 @@ def _cores() -> int:
 def _data_of(sweep: Sweep, trials: Sequence[Trial]) -> Dataset:
     """Read the data once, to refuse early what a sweep cannot be made on."""
     recipe = sweep.recipe(trials[0].rule, trials[0].setting, 0)
-    dataset = open_data(recipe.data, sweep.file.data)
-    missing = [name for name in ("train", "val", "test") if name not in dataset.split_names]
+    dataset = open_data(recipe.with_data(resolved(sweep.file.data or recipe.data.path)).data)
+    missing = [name for name in SPLITS if name not in dataset.split_names]
     if missing:
-        raise DataError(
-            f"{dataset.path}: a sweep tunes on val and judges on test, and there is no {missing[0]}; the splits are: "
-            f"{', '.join(dataset.split_names)}"
-        )
+        raise DataError(f"a sweep tunes on val and judges on test: {dataset.no_split(missing[0])}")
     if sweep.file.choose in GRADED and recipe.data.relevance != "graded":
         raise RecipeError(f"{sweep.source}: choose {sweep.file.choose} needs data.relevance graded; take R@1")
     return dataset

@@ -18,6 +18,8 @@ from mmts.errors import DataError, InputError, RecipeError, nearest
 from mmts.evaluation import MediaLabel
 from mmts.training import recipe as r
 
+_LOOKED_AT = 64  # captions whose concept is found again, to compare it with that of a file
+
 
 def build_distribution(section: r.Concepts, split: Split) -> ConceptDistribution:
     """Find the concepts of a split's samples: clusters of their captions, a label of their media, or made beforehand.
@@ -40,9 +42,18 @@ def _clusters_in(file: Path, split: Split) -> ConceptDistribution:
         raise RecipeError(f"concepts.file: {file} holds no clusters of captions but {distribution.provenance['kind']}")
     try:
         distribution.check_captions(split.captions)
-        distribution.assign(split.captions[:1])  # judging needs the encoder, and will be reached hours later
+        # Judging needs the encoder, and will be reached hours later. It also tells whether the order is that of the
+        # captions, which a file made of embeddings alone does not say.
+        looked_at = torch.arange(0, split.num_captions, -(-split.num_captions // _LOOKED_AT))
+        again = distribution.assign([split.captions[at] for at in looked_at.tolist()])
     except InputError as error:
         raise RecipeError(f"concepts.file: {file}: {error}") from None
+    same = int((again == distribution.labels[looked_at]).sum())
+    if 2 * same < len(looked_at):
+        raise RecipeError(
+            f"concepts.file: {file}: of {len(looked_at)} training captions only {same} are in the concept that the "
+            "file gives them: it was made from other captions, or from the same in another order; make it anew"
+        )
     return distribution
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from mmts.data.collect import WITH_ARTICLE
 from mmts.data.epoch_plan import EpochPlan
 from mmts.data.feature_files import feature_rows, why_unreadable_features
 from mmts.data.image import Augmentation
@@ -33,9 +34,6 @@ from mmts.training.run_directory import RunDirectory
 
 FEATURES = "features"
 """The name of a media tower that isn't there: the data hold features computed beforehand."""
-
-
-_A = {"image": "an image", "video": "a video"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,9 @@ def _media_side(section: Model, split: Split) -> dict[str, Any]:
     """Return the media side's part of build_two_tower's arguments; DataError where the data are of another kind."""
     medium, kind = split.media[0], section.kind
     if medium.kind != kind:
-        raise DataError(f"{medium.path} (id {medium.id}) is {_A[medium.kind]}, and the recipe has model.{kind}")
+        raise DataError(
+            f"{medium.path} (id {medium.id}) is {WITH_ARTICLE[medium.kind]}, and the recipe has model.{kind}"
+        )
     if medium.is_features != (section.media.tower == FEATURES):
         what = "holds features" if medium.is_features else "holds no features"
         raise DataError(

@@ -5,17 +5,16 @@ docs/reference/recipe.md.
 """
 
 import copy
-import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from mmts.errors import RecipeError, nearest, quoted
-from mmts.files import atomic_write
+from mmts.files import atomic_write, file_name
 from mmts.training.explain import explain
 from mmts.training.objective_sections import InfoNCEObjective, ObjectiveSection
 from mmts.training.section import Section
@@ -49,6 +48,20 @@ class Augment(Section):
     """How far brightness, contrast and saturation may move."""
 
 
+class SplitNames(Section):
+    """Which of the data's splits are train, val and test, where they have other names, such as train2014."""
+
+    # A split may be called 0 or 2014, which YAML reads as a number.
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    train: str | None = None
+    """The data's own name of the split to train on."""
+    val: str | None = None
+    """Of the split on which the best checkpoint is chosen."""
+    test: str | None = None
+    """Of the split to judge on."""
+
+
 class Data(Section):
     """What is read, and what counts as right. `dataset` is the public data set that the recipe was made for."""
 
@@ -56,6 +69,8 @@ class Data(Section):
     """What `--data` gives."""
     dataset: DatasetName | None = None
     """The public data set that the recipe was made for."""
+    splits: SplitNames = SplitNames()
+    """Which of the data's splits are train, val and test, where they have other names: `{train: train2014}`."""
     relevance: Literal["text", "own", "graded"] = "text"
     """What counts as right when judged. `text`: every medium that carries the same caption string; `own`: only the
     caption's own medium, as the published Flickr30K, COCO and YouCook2 protocols have it; `graded`: by the classes
@@ -295,7 +310,7 @@ class Recipe(Section):
     @property
     def folder_name(self) -> str:
         """The name as one part of a path, whatever it holds."""
-        return re.sub(r"[^\w.-]+", "-", self.name).strip(".-") or "recipe"
+        return file_name(self.name)
 
     def with_data(self, path: Path) -> "Recipe":
         """Return the same recipe for other data."""

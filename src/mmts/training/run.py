@@ -35,7 +35,7 @@ from mmts.evaluation import (
     shown_measures,
     summarize,
 )
-from mmts.files import cache_root, check_file_path, content_hash, read_json, write_json
+from mmts.files import cache_root, check_file_path, content_hash, file_name, read_json, write_json
 from mmts.models import TwoTower
 from mmts.training.build import build_distribution, build_plan, judged_label, media_concepts, text_concepts
 from mmts.training.build_objective import build_objective
@@ -250,7 +250,8 @@ def _split_to_judge(dataset: Dataset, name: str | None, recipe: Recipe) -> Split
 def _evaluation_name(data: Path, split: Split, checkpoint: str, other_data: bool) -> str:
     """Name a judgement by what was judged; other data of the same name in another place gets another name."""
     parts = [data.stem, *([content_hash(str(data))[:6]] if other_data else []), split.name]
-    return "-".join(parts + ([checkpoint] if checkpoint != "best" else [])) + ".json"
+    name = file_name("-".join(parts))
+    return f"{name}.json" if checkpoint == "best" else f"{name}.{checkpoint}.json"
 
 
 def _load_weights(model: TwoTower, run: RunDirectory, checkpoint: str) -> None:

@@ -1,13 +1,16 @@
 """Which samples a run trains on, validates on and is judged on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mmts.console import console
+from mmts.data.contents import shared_in_words
 from mmts.data.read import read_dataset
 from mmts.data.read_warnings import tell_warnings
 from mmts.data.readable import drop_unreadable, unreadable_media
-from mmts.data.records import Dataset, Split
+from mmts.data.records import SPLITS, Dataset, Split
 from mmts.errors import DataError, RecipeError
 from mmts.files import atomic_write
 from mmts.training.processes import once, process_index
@@ -30,13 +33,25 @@ class Splits:
 
 
 def judged_split(dataset: Dataset) -> str:
-    """Return the split a run is judged on: test, else val, else train."""
-    return next(name for name in ("test", "val", "train") if name in dataset.split_names)
+    """Return the split a run is judged on: test, else val, else train. Raises DataError where none of them is there."""
+    found = next((name for name in ("test", "val", "train") if name in dataset.split_names), None)
+    if found is None:
+        raise dataset.no_split("test")
+    return found
 
 
 def open_data(settings: Data, path: Path | None = None) -> Dataset:
-    """Read the data of a recipe, or those at another path by the same settings, and print what the reader noted."""
-    dataset = read_dataset(resolved(path or settings.path))
+    """Read the data of a recipe, or those at another path by the same settings, and print what the reader noted.
+
+    Splits get the names that `data.splits` gives them; other data need not have all of them.
+    """
+    given = resolved(path or settings.path)
+    dataset = read_dataset(given)
+    wanted: dict[str, str] = settings.splits.model_dump(exclude_none=True)
+    if settings.path is not None and given != resolved(settings.path):
+        wanted = {name: own for name, own in wanted.items() if dataset.find_split(own) is not None}
+    if wanted:
+        dataset = dataset.with_splits(wanted)
     for note in dataset.notes:
         console.print(f"note: {note}")
     tell_warnings()
@@ -66,7 +81,13 @@ def take_splits(dataset: Dataset, recipe: Recipe, judged_on: str | None = None) 
                 f"{dataset.root}: none of the {coverage.annotated:,} annotated media of {name} has a file, so nothing "
                 "can be judged"
             )
+    if "train" not in dataset.split_names:
+        raise dataset.no_split("train")
     at_the_end = judged_on or judged_split(dataset)
+    told = {*SPLITS, *dataset.renamed.values()}
+    unused = [f"{name} ({size:,} media)" for name, size in dataset.split_sizes.items() if name not in told]
+    if unused:
+        console.print(f"note: not used: {', '.join(unused)}; data.splits says which splits are train, val and test")
     names = dict.fromkeys(("train", *(["val"] if "val" in dataset.split_names else []), at_the_end))
     splits: dict[str, Split] = {name: limited(dataset.split(name), recipe.data.max_media) for name in names}
     train = splits["train"]
@@ -114,7 +135,15 @@ def readable_splits(taken: Splits, dataset: Dataset, settings: Data, run: RunDir
         f"{name} {split.num_media:,} media {split.num_captions:,} captions" for name, split in splits.items()
     )
     console.print(f"data: {dataset.root} ({sizes})")
+    say_shared([splits["train"], *(split for name, split in splits.items() if name != "train")])
     return Splits(dataset.root, splits["train"], splits.get("val"), splits[taken.judged.name])
+
+
+def say_shared(splits: Sequence[Split]) -> None:
+    """Say what the other splits share with the first one, train: pictures under another name, clips of one video."""
+    for other in splits[1:]:
+        for note in once(partial(shared_in_words, splits[0], other)):
+            console.print(f"note: {note}")
 
 
 def check_read_beforehand(dataset: Dataset, settings: Data, named: list[str]) -> None:
@@ -136,5 +165,5 @@ def readable(split: Split, settings: Data, named: list[str]) -> Split:
     if split.media_checked:
         return split
     reasons = once(lambda: unreadable_media(split.media))  # what one process leaves out, all must
-    named.extend(f"{split.media[at].path}\t{reason}" for at, reason in reasons.items())
+    named.extend(f"{split.media[at].place}\t{reason}" for at, reason in reasons.items())
     return drop_unreadable(split, reasons, settings.max_unreadable)

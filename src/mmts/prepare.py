@@ -12,7 +12,7 @@ from typing import Any
 from mmts.console import console, progress_bar
 from mmts.data.records import Dataset, Medium
 from mmts.errors import DataError, nearest
-from mmts.files import atomic_write
+from mmts.files import atomic_write, why_missing
 from mmts.public_sets import PUBLIC_SETS, Part, PublicSet
 
 MANIFEST = "manifest.jsonl"
@@ -42,7 +42,7 @@ def prepare(name: str, root: str | Path) -> Path:
     _say(f"{public.title} in {root}")
     lacking = [part.what for part in _report(public.parts, root) if part.required]
     if lacking:
-        where = f"{root} lacks" if root.is_dir() else f"{root} does not exist: get"
+        where = f"{root} lacks" if root.is_dir() else f"{root} {why_missing(root)}; get"
         raise DataError(f"{where} {'; '.join(lacking)}. The lines above say where they are found")
     try:
         dataset = public.read(root)

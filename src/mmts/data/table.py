@@ -1,16 +1,30 @@
-"""CSV and TSV files with the columns filepath and caption, as open_clip writes them."""
+"""CSV and TSV files with a column of paths and one of captions, as open_clip, Excel, pandas and others write them."""
 
 import csv
-from collections.abc import Callable, Iterable, Iterator
+import mimetypes
+import re
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 
-from mmts.data.collect import Collector, clean_text, inner_path, kind_of, read_lines
+from mmts.data.collect import Collector, clean_text, kind_of, read_lines
 from mmts.data.records import Dataset
-from mmts.errors import DataError, listed
+from mmts.errors import DataError, listed, nearest, quoted
 
-PATH_COLUMNS = ("filepath",)
-CAPTION_COLUMNS = ("caption", "title")
+# The usual names of the columns that a medium is made of, in lower case with _ for spaces; the first one there counts.
+USUAL_COLUMNS = {
+    "media": (
+        *("filepath", "file_path", "file_name", "filename", "path", "file", "image_path", "img_path", "video_path"),
+        *("image_name", "image_file", "image", "img", "video", "picture", "photo"),
+    ),
+    "caption": ("caption", "captions", "title", "text", "description", "sentence", "comment"),
+}
+_ROLES = {"media": "paths (filepath, file_name, image, ...)", "caption": "captions (caption, text, title, ...)"}
+_SEPARATORS = ",;\t|"
+_JUDGED_ROWS = 50  # by which a column is said to look like paths or text
+_LIKE_A_PATH = r"\S.*\.[A-Za-z][A-Za-z0-9]{1,4}\Z"
 
 
 @dataclass
@@ -25,47 +39,125 @@ class Row:
     labels: dict[str, str] = field(default_factory=dict)
 
 
-def read_table(file: str | Path) -> Dataset:
+def read_table(file: str | Path, columns: Mapping[str, str] | None = None) -> Dataset:
     """Read a table; paths in it are relative to its folder. Other columns than id and split become labels.
 
-    Raises DataError naming the columns found and expected, or the line that cannot be.
+    `columns` names the columns "media" and "caption" where their names are not usual ones. Raises DataError naming the
+    columns found and expected, or the line that cannot be.
     """
     file = Path(file)
     collector = Collector(file, file.parent)
-    add_rows(collector, table_rows(file, PATH_COLUMNS, CAPTION_COLUMNS))
+    add_rows(collector, table_rows(file, columns, collector.notes))
     return collector.finish()
 
 
-def table_rows(file: Path, path_columns: Iterable[str], caption_columns: Iterable[str]) -> Iterator[Row]:
-    """Yield the rows of a CSV or TSV file; of the columns named, the first that is there counts."""
-    records = csv_records(file)
+def table_rows(file: Path, columns: Mapping[str, str] | None = None, notes: list[str] | None = None) -> Iterator[Row]:
+    """Yield the rows of a table, its media and captions in the named `columns` or those of usual names.
+
+    What was chosen among several columns, and what was put right, is added to `notes`.
+    """
+    notes = [] if notes is None else notes
+    records = csv_records(file, columns)
     try:
         _, header = next(records)
     except StopIteration:
         raise DataError(f"{file}: the file is empty; its first line should name the columns") from None
-    header = [name.strip() for name in header]
+    header = [name.strip().strip("\ufeff") for name in header]
     twice = [name for name in header if name and header.count(name) > 1]
     if twice:
         raise DataError(f"{file}: the column {twice[0]!r} is there twice")
-    path_at = _column(file, header, tuple(path_columns))
-    caption_at = _column(file, header, tuple(caption_columns))
-    named = {name: at for at, name in enumerate(header) if name and at not in (path_at, caption_at)}
-    id_at, split_at = named.pop("id", None), named.pop("split", None)
+    try:
+        path_at, caption_at = (find_column(header, role, columns, notes) for role in USUAL_COLUMNS)
+    except DataError as error:
+        rows = [row for _, row in islice(records, _JUDGED_ROWS)]
+        raise DataError(f"{file}: {error}{_advice(header, rows, columns)}") from None
+    others = {name: at for at, name in enumerate(header) if name and at not in (path_at, caption_at)}
+    roles = {_plain(name): others.pop(name) for name in list(others) if _plain(name) in ("id", "split")}
+    id_at, split_at = roles.get("id"), roles.get("split")
+    short = bare = 0
     for where, cells in records:
-        if len(cells) != len(header):
+        if max(path_at, caption_at) < len(cells) < len(header):  # Excel leaves out empty cells at the end of a row
+            short += 1
+            cells += [""] * (len(header) - len(cells))
+        if len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
             raise DataError(f"{where}: {len(cells)} fields, while the header names {len(header)} columns")
+        if not cells[path_at].strip() and not cells[caption_at].strip():
+            bare += 1
+            continue
         yield Row(
             where,
-            cells[path_at],
+            cells[path_at].strip(),
             [cells[caption_at]],
             None if id_at is None else cells[id_at],
             None if split_at is None else cells[split_at],
-            {name: cells[at] for name, at in named.items() if cells[at].strip()},
+            {name: cells[at] for name, at in others.items() if cells[at].strip()},
         )
+    if bare:
+        notes.append(f"left out rows with neither a path nor a caption: {bare:,}")
+    if short:
+        notes.append(f"rows that end early, whose last columns count as empty: {short:,}")
 
 
-def add_rows(collector: Collector, rows: Iterable[Row], prefix: str = "") -> None:
-    """Merge the rows of each path into one medium and hand them to `collector`; `prefix` goes before every path.
+def find_column(names: list[str], role: str, columns: Mapping[str, str] | None, notes: list[str]) -> int:
+    """Return where the column of a role ("media" or "caption") is: the one named in `columns`, else a usual name.
+
+    A choice among several usual names is added to `notes`. Raises DataError where there is none.
+
+    >>> find_column(["Nr", "File Name"], "media", None, []), find_column(["Bild"], "media", {"media": "bild"}, [])
+    (1, 0)
+    """
+    plain = [_plain(name) for name in names]
+    if wanted := (columns or {}).get(role):
+        if wanted in names:
+            return names.index(wanted)
+        if _plain(wanted) in plain:
+            return plain.index(_plain(wanted))
+        raise DataError(f"there is no column {wanted!r} for {role}; {nearest(wanted, filter(None, names))}")
+    usual = [name for name in USUAL_COLUMNS[role] if name in plain]
+    if not usual:
+        raise DataError(f"the column of {_ROLES[role]} is missing")
+    if len(usual) > 1:
+        chosen, *others = (repr(names[plain.index(name)]) for name in usual)
+        notes.append(f"{role} from the column {chosen}, not {' or '.join(others)}; --columns {role}=NAME takes another")
+    return plain.index(usual[0])
+
+
+def _plain(name: str) -> str:
+    """Return a column's name as it is compared: in lower case, with _ for spaces and hyphens."""
+    return re.sub(r"[\s-]+", "_", name.strip().lower())
+
+
+def _advice(header: list[str], rows: list[list[str]], columns: Mapping[str, str] | None) -> str:
+    """Say which columns there are, which of them look like paths and text, and how to name these two."""
+    if any((mimetypes.guess_type(name)[0] or "").startswith(("image/", "video/")) for name in header):
+        return f"; the first line should name the columns, and is {listed(header)}"
+    columns_of = {name: [row[at].strip() for row in rows if at < len(row)] for at, name in enumerate(header) if name}
+    cells = {name: list(filter(None, column)) for name, column in columns_of.items() if any(column)}
+    addresses = [name for name in cells if _share("://", cells[name]) > 0.5]
+    paths = [name for name in cells if name not in addresses and _share(_LIKE_A_PATH, cells[name]) > 0.5]
+    texts = [name for name in cells if name not in (*addresses, *paths) and _share(r"[^\W\d]{2}", cells[name]) > 0.5]
+    texts.sort(key=lambda name: -sum(len(cell.split()) for cell in cells[name]) / len(cells[name]))
+    said = f"; found {listed(filter(None, header))}"
+    if addresses and not paths:
+        return f"{said}. {quoted(addresses[0])} holds addresses: download the files, and write where each one is"
+    if not paths or not texts:
+        lacking = " or ".join(what for what, some in [("paths of files", paths), ("text", texts)] if not some)
+        return f"{said}, none of which looks like {lacking}"
+    chosen = {}
+    for role, names in {"media": paths, "caption": texts}.items():
+        named = [name for name in names if name == (columns or {}).get(role) or _plain(name) in USUAL_COLUMNS[role]]
+        chosen[role] = (named or names)[0]
+    call = shlex.quote(",".join(f"{role}={name}" for role, name in chosen.items()))
+    looks = f"{quoted(chosen['media'])} looks like paths and {quoted(chosen['caption'])} like text"
+    return f"{said}; {looks}: --columns {call}"
+
+
+def _share(pattern: str, cells: list[str]) -> float:
+    return sum(re.search(pattern, cell) is not None for cell in cells) / len(cells)
+
+
+def add_rows(collector: Collector, rows: Iterable[Row], folder: str = "") -> None:
+    """Merge the rows of each path into one medium and hand them to `collector`; paths are relative to `folder` in it.
 
     A label counts where it is the same in all rows of its medium. Raises DataError where rows of one path disagree
     about id or split.
@@ -73,7 +165,7 @@ def add_rows(collector: Collector, rows: Iterable[Row], prefix: str = "") -> Non
     merged: dict[str, Row] = {}
     varying: dict[str, None] = {}
     for row in rows:
-        row.path = inner_path(prefix + row.path, row.where)
+        row.path = collector.inner_path(row.path, row.where, folder)
         known = merged.setdefault(row.path, row)
         if known is not row:
             _agree(row, known, "id", lambda each: each.identity)
@@ -112,26 +204,47 @@ def _keep_constant(labels: dict[str, str], others: dict[str, str]) -> list[str]:
     return varying
 
 
-def _column(file: Path, header: list[str], names: tuple[str, ...]) -> int:
-    for name in names:
-        if name in header:
-            return header.index(name)
-    expected = " or ".join(map(repr, names))
-    raise DataError(f"{file}: the column {expected} is missing; found {listed(header)}")
+def csv_records(file: Path, columns: Mapping[str, str] | None = None) -> Iterator[tuple[str, list[str]]]:
+    """Yield ("FILE, line N", cells) for every row that is not blank; N is the line on which the row starts.
 
-
-def csv_records(file: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield ("FILE, line N", cells) for every row that is not blank; N is the line on which the row starts."""
-    # A NUL becomes another control character: older csv modules stop at NUL, and captions are cleaned of both alike.
-    lines = (line.replace("\0", "\1") for _, line in read_lines(file))
+    The first line tells the separator, the better where it has usual names of columns or those in `columns`.
+    """
+    lines = _lines(file)
     first = next(lines, "")
-    tabs = file.suffix.lower() != ".csv" or ("\t" in first and "," not in first)
-    reader = csv.reader(_chain(first, lines), delimiter="\t" if tabs else ",", strict=True)
     line = 1
+    if told := re.fullmatch(r'"?sep=(.)"?\s*', first):  # Excel's own way to name the separator
+        separator, line, first = told[1], 2, next(lines, "")
+    else:
+        separator = _separator(first, file.suffix.lower() == ".tsv", columns or {})
+    lines = chain([first] if first else [], lines)
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    offset = line - 1
     while (cells := _next_row(reader, f"{file}, line {line}")) is not None:
         if any(cell.strip() for cell in cells):
             yield f"{file}, line {line}", cells
-        line = reader.line_num + 1
+        line = reader.line_num + 1 + offset
+
+
+def _lines(file: Path) -> Iterator[str]:
+    """Yield lines that end in LF, CR LF or CR alone, as Excel for Macintosh wrote them."""
+    for _, line in read_lines(file):
+        # A NUL becomes another control character: older csv modules stop at it, and captions are cleaned of both alike.
+        line = line.replace("\0", "\1")
+        yield from re.findall(r"[^\r]*\r(?:\n|$)?|[^\r]+", line) if "\r" in line[:-2] else [line]
+
+
+def _separator(first: str, is_tsv: bool, columns: Mapping[str, str]) -> str:
+    """Return what separates the cells of a table, by its first line."""
+    if is_tsv and "\t" in first:
+        return "\t"
+    unquoted = re.sub(r'"[^"]*("|$)', "", first)
+    known = {*map(_plain, columns.values()), *(name for names in USUAL_COLUMNS.values() for name in names)}
+
+    def fits(separator: str) -> tuple[int, int]:
+        names = {_plain(cell.strip('\ufeff" \r\n')) for cell in first.split(separator)}
+        return len(names & known), unquoted.count(separator)
+
+    return max(_SEPARATORS, key=fits)
 
 
 def _next_row(reader: Iterator[list[str]], where: str) -> list[str] | None:
@@ -142,9 +255,3 @@ def _next_row(reader: Iterator[list[str]], where: str) -> list[str] | None:
         raise DataError(f'{where}: {error}; a quoted field begins and ends with "') from None
     finally:
         csv.field_size_limit(limit)
-
-
-def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
-    if first:
-        yield first
-        yield from rest

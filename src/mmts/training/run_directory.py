@@ -10,7 +10,7 @@ import yaml
 
 from mmts.console import console
 from mmts.errors import RunError
-from mmts.files import append_line, atomic_write, flush_to_disk, leftovers
+from mmts.files import append_line, atomic_write, flush_to_disk, leftovers, why_missing
 from mmts.training.recipe import Recipe, parse_recipe, save_recipe
 from mmts.training.yaml_text import load_yaml
 
@@ -120,8 +120,10 @@ class RunDirectory:
     def recipe(self) -> Recipe:
         """Read the resolved recipe; raises RunError where this is no run directory."""
         if not self.recipe_file.is_file():
-            what = "is not a run directory (it has no recipe.yaml)" if self.path.is_dir() else "does not exist"
-            raise RunError(f"{self.path} {what}")
+            if self.path.is_dir():
+                raise RunError(f"{self.path} is not a run directory (it has no recipe.yaml)")
+            why = "is a file, and a run directory is wanted" if self.path.is_file() else why_missing(self.path)
+            raise RunError(f"{self.path} {why}")
         try:
             content = load_yaml(self.recipe_file.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError):

@@ -1,5 +1,6 @@
 """Which samples a run trains on, validates on and is judged on."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from mmts.data.read import read_dataset
 from mmts.data.readable import drop_unreadable, unreadable_media
 from mmts.data.records import Dataset, Split
 from mmts.errors import DataError, RecipeError
-from mmts.files import atomic_write
+from mmts.files import atomic_write, why_missing
 from mmts.training.processes import once, process_index
 from mmts.training.recipe import DATASETS, Data, Recipe
 from mmts.training.run_directory import RunDirectory
@@ -35,17 +36,20 @@ def judged_split(dataset: Dataset) -> str:
 
 def open_data(settings: Data, path: Path | None = None) -> Dataset:
     """Read the data of a recipe, or those at another path by the same settings, and print what the reader noted."""
-    dataset = read_dataset(resolved(path or settings.path))
+    dataset = read_dataset(resolved(path or settings.path), settings.columns.model_dump(exclude_none=True))
     for note in dataset.notes:
         console.print(f"note: {note}")
     return dataset
 
 
 def resolved(path: Path | None) -> Path:
-    """Return the one name of a path, whatever folder it is given from; raises DataError where none is given."""
+    """Return the one name of a path, whatever folder it is given from. Raises DataError for none or a dangling link."""
     if path is None:
         raise DataError("no data: give --data PATH, or data.path in the recipe")
-    return path.expanduser().resolve()
+    path = Path(os.path.expanduser(path))
+    if path.is_symlink() and not path.exists():
+        raise DataError(f"{path} {why_missing(path)}")
+    return Path(os.path.realpath(path))
 
 
 def take_splits(dataset: Dataset, recipe: Recipe, judged_on: str | None = None) -> Splits:

@@ -92,7 +92,14 @@ def analyze(
 
 
 def analyze_path(
-    path: Path, out: Path, *, split: str | None, label: str | None, num_concepts: str, encoder: str, seed: int,
+    path: Path,
+    out: Path,
+    *,
+    split: str | None,
+    label: str | None,
+    num_concepts: str,
+    encoder: str,
+    seed: int,
     columns: str | None = None,
 ) -> Analysis:
     """Read captions, find their concepts, print the analysis, and write concepts.npz and long_tail.png into `out`.

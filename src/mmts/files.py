@@ -169,8 +169,8 @@ def why_missing(path: Path) -> str:
         names = [each.name for each in islice(gone.parent.iterdir(), 10_000)]
     except OSError:
         names = []
-    near = difflib.get_close_matches(gone.name, names, n=1)
-    meant = f"; did you mean {gone.parent / near[0]}?" if near else ""
+    near = [gone.parent / name for name in difflib.get_close_matches(gone.name, names)]
+    meant = next((f"; did you mean {each}?" for each in near if os.path.exists(each)), "")
     return f"does not exist{meant}" if gone == path else f"does not exist, nor does {gone}{meant}"
 
 

@@ -60,15 +60,16 @@ def test_splits_by_the_first_folder_of_file_names(tmp_path: Path):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"text": "x"}, r"line 1: 'file_name' is missing; found 'text'"),
+        ({"text": "x"}, r"line 1: the column of paths \(filepath, file_name, .* is missing; found 'text', none"),
+        ({"file_name": None, "text": "x"}, r"line 1: 'file_name' should be a path, not null"),
         ({"file_name": 3, "text": "x"}, r"line 1: 'file_name' should be a path, not the number 3"),
         (
-            {"file_name": "1.jpg", "title": "x"},
-            r"line 1: 'text' \(or 'caption'\) is missing; found 'file_name', 'title'",
+            {"file_name": "1.jpg", "words": "x"},
+            r"line 1: the column of captions .* found 'file_name', 'words'; .* --columns media=file_name,caption=words",
         ),
         (
             {"file_name": "1.jpg", "text": ["x", 3]},
-            r"line 1: 'text' should be a string or a list of strings, not the num",
+            r"line 1: caption 2 should be a string, not the number 3",
         ),
         ({"file_name": "../1.jpg", "text": "x"}, r"line 1: '../1.jpg' lies outside the data folder"),
     ],

@@ -20,7 +20,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ABSOLUTE = re.compile(r"/|~/|[A-Za-z]:/|file:/", re.IGNORECASE)  # once backslashes are slashes
 _STRING = r"""(?:'[^'\\]*(?:\\.[^'\\]*)*'|"[^"\\]*(?:\\.[^"\\]*)*"|None|null|nan|NaN)"""
 _LIST = re.compile(rf"\[\s*(?:{_STRING}(?:\s*,\s*|\s+|(?=\])))*\]")
-_NO_CAPTION = frozenset({"nan", "none", "null", "<na>", "n/a", "#n/a"})
+MISSING_CAPTIONS = frozenset({"nan", "none", "null", "<na>", "n/a", "#n/a"})  # as programs write an empty cell
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -107,7 +107,7 @@ def inner_path(written: str, where: str, root: Path | None = None, folder: str =
     if _CONTROL.search(written):
         raise DataError(f"{where}: {quoted(written)} cannot be a path: it holds a control character")
     slashes = written.replace("\\", "/")
-    if written.startswith("data:image/"):
+    if written.startswith(("data:image/", "{'bytes'")):  # the latter as Hugging Face's datasets write a table
         raise DataError(f"{where}: {quoted(written)} is an image, not a path; save it as a file and write its path")
     is_absolute = _ABSOLUTE.match(slashes) is not None
     if "://" in written and not is_absolute:
@@ -116,11 +116,10 @@ def inner_path(written: str, where: str, root: Path | None = None, folder: str =
         )
     tidy = os.path.normpath(os.path.join(folder, slashes))
     if is_absolute or tidy.split(os.sep, 1)[0] == "..":
-        inside = _inside(slashes, root)
+        base = None if root is None else root / folder
+        inside = None if base is None else _inside(slashes, base)
         if inside is not None:
-            raise DataError(
-                f"{where}: {quoted(written)}: paths are relative to the data folder {root}; write {quoted(inside)}"
-            )
+            raise DataError(f"{where}: {quoted(written)}: paths are relative to {base}; write {quoted(inside)}")
         raise DataError(
             f"{where}: {quoted(written)} lies outside the data folder; paths are relative to it and stay inside"
         )
@@ -131,10 +130,8 @@ def inner_path(written: str, where: str, root: Path | None = None, folder: str =
     return next((each for each in spellings if os.path.lexists(root / each)), tidy)
 
 
-def _inside(slashes: str, root: Path | None) -> str | None:
-    """Return the path inside `root` that one from elsewhere means: the longest end of it that exists there, if any."""
-    if root is None:
-        return None
+def _inside(slashes: str, root: Path) -> str | None:
+    """Return the path inside `root` that a whole path means: the longest end of it that exists there, if any."""
     parts = [part for part in slashes.removeprefix("file://").split("/") if part not in ("", ".", "..")]
     ends = ("/".join(parts[at:]) for at in range(len(parts)))
     there = next((end for end in ends if os.path.lexists(root / end)), None)
@@ -148,6 +145,8 @@ def listed_captions(text: str) -> list[str] | None:
     >>> listed_captions("['a cat', \"it's\"]"), listed_captions('["a", null]'), listed_captions("[a cat]")
     (['a cat', "it's"], ['a', ''], None)
     """
+    if told := re.fullmatch(r'\{"text":\s*(\[.*\])\}', text):  # as Label Studio writes several texts
+        text = told[1]
     if not (text.startswith("[") and _LIST.fullmatch(text)):
         return None
     try:
@@ -262,7 +261,7 @@ class Collector:
 
     def _clean(self, caption: str) -> str:
         text = clean_text(caption)
-        if text.lower() in _NO_CAPTION:
+        if text.lower() in MISSING_CAPTIONS:
             text = ""
         self._empty += not text
         self._cleaned += bool(text) and text != caption

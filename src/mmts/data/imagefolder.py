@@ -8,8 +8,8 @@ from typing import Any
 from mmts.data.captions_jsonl import caption_texts, json_lines, kind_in_words, scalar_text
 from mmts.data.collect import Collector, read_lines
 from mmts.data.records import Dataset, split_name
-from mmts.data.table import USUAL_COLUMNS, Row, add_rows, find_column, table_rows
-from mmts.errors import DataError, listed
+from mmts.data.table import USUAL_COLUMNS, Row, add_rows, advice, find_column, has_usual_column, table_rows
+from mmts.errors import DataError
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 _SPLIT_FOLDERS = ("train", "training", "validation", "valid", "val", "dev", "test")
@@ -88,7 +88,7 @@ def _row(where: str, record: dict[str, Any], chosen: Callable[[tuple[str, ...]],
     try:
         path_name, caption_name = chosen(tuple(record))
     except DataError as error:
-        raise DataError(f"{where}: {error}; found {listed(record)}") from None
+        raise DataError(f"{where}: {error}{advice(list(record), [[*map(str, record.values())]], None)}") from None
     path = record[path_name]
     if not isinstance(path, str):
         raise DataError(f"{where}: {path_name!r} should be a path, not {kind_in_words(path)}")
@@ -105,7 +105,10 @@ def _row(where: str, record: dict[str, Any], chosen: Callable[[tuple[str, ...]],
 
 
 def looks_like_metadata(file: Path) -> bool:
-    """Return whether the first object of a .jsonl file has a file_name, as an imagefolder's metadata does."""
+    """Return whether the first object of a .jsonl file is a row of metadata, not one of captions.jsonl."""
     if not any(line.strip() for _, line in read_lines(file)):
         return False
-    return "file_name" in next(json_lines(file))[1]
+    _, record = next(json_lines(file))
+    if "file_name" in record or not record.keys().isdisjoint(("captions", "start", "end", "frames", "member")):
+        return "file_name" in record
+    return all(has_usual_column(list(record), role) for role in USUAL_COLUMNS)

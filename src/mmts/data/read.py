@@ -11,6 +11,7 @@ from mmts.data.cc3m import looks_like_cc3m, read_cc3m
 from mmts.data.coco_captions import looks_like_coco_captions, read_coco_captions
 from mmts.data.epic_kitchens import looks_like_epic_kitchens, read_epic_kitchens
 from mmts.data.imagefolder import METADATA_NAMES, looks_like_metadata, metadata_files, read_imagefolder
+from mmts.data.json_file import beginning
 from mmts.data.karpathy import looks_like_karpathy, read_karpathy
 from mmts.data.records import Dataset
 from mmts.data.shards import holds_shards, is_shard_pattern, read_shards
@@ -36,16 +37,16 @@ _LOOKED_FOR = (
     "validation and test"
 )
 # Files of data sets that are read as a whole folder.
-_PARTS = ("*_GCC-*.tsv", "EPIC_100_*.csv", "youcookii_annotations_*.json")
+_PARTS = {
+    "*_GCC-*.tsv": looks_like_cc3m,
+    "EPIC_100_*.csv": looks_like_epic_kitchens,
+    "youcookii_annotations_*.json": looks_like_youcook2,
+}
 _FILES = "a .jsonl, .csv, .tsv, .txt or .tar file, or a .json file of Flickr30K or MSCOCO"
 
 
 def _has_captions(folder: Path) -> bool:
     return (folder / CAPTIONS_NAME).is_file()
-
-
-def _read_captions(folder: Path) -> Dataset:
-    return read_captions_jsonl(folder / CAPTIONS_NAME)
 
 
 def _has_metadata(folder: Path) -> bool:
@@ -56,7 +57,6 @@ _Reader = tuple[Callable[[Path], bool], Callable[[Path], Dataset]]
 # A .json file is read by the first of these that recognises it, a folder by the first of those below.
 _JSON: tuple[_Reader, ...] = ((looks_like_karpathy, read_karpathy), (looks_like_coco_captions, read_coco_captions))
 _FOLDERS: tuple[_Reader, ...] = (
-    (_has_captions, _read_captions),
     (looks_like_karpathy, read_karpathy),
     (looks_like_epic_kitchens, read_epic_kitchens),
     (looks_like_youcook2, read_youcook2),
@@ -95,10 +95,12 @@ def read_dataset(path: str | Path, columns: Mapping[str, str] | None = None) -> 
 
 def holds_dataset(folder: Path) -> bool:
     """Return whether a folder is a data set that `read_dataset` recognises."""
-    return any(recognises(folder) for recognises, _ in _FOLDERS)
+    return _has_captions(folder) or any(recognises(folder) for recognises, _ in _FOLDERS)
 
 
 def _read_folder(folder: Path, columns: Mapping[str, str]) -> Dataset:
+    if _has_captions(folder):
+        return _read_file(folder / CAPTIONS_NAME, columns)
     for recognises, read in _FOLDERS:
         if recognises(folder):
             return read_imagefolder(folder, columns) if read is read_imagefolder else _unnamed(read(folder), columns)
@@ -107,10 +109,9 @@ def _read_folder(folder: Path, columns: Mapping[str, str]) -> Dataset:
 
 def _read_file(file: Path, columns: Mapping[str, str]) -> Dataset:
     suffix = file.suffix.lower()
-    if any(file.match(part) for part in _PARTS):
-        whole = next((folder for folder in (file.parent, file.parent.parent) if holds_dataset(folder)), None)
-        if whole is not None:
-            raise DataError(f"{file} is one file of a data set; give the folder that holds all of it, {whole}")
+    for folder in (file.parent.parent, file.parent):
+        if any(file.match(part) and recognises(folder) for part, recognises in _PARTS.items()):
+            raise DataError(f"{file} is one file of a data set; give the folder that holds all of it, {folder}")
     if file.name in METADATA_NAMES or (suffix == ".jsonl" and looks_like_metadata(file)):
         return read_imagefolder(file, columns)
     if suffix in _TABLES:
@@ -124,6 +125,8 @@ def _read_file(file: Path, columns: Mapping[str, str]) -> Dataset:
             return _unnamed(read(file), columns)
     if suffix in _NOT_READ:
         raise DataError(f"{file}: {suffix} files are not read; {_NOT_READ[suffix]}")
+    if suffix == ".json" and beginning(file).lstrip().startswith(b"["):
+        raise DataError(f"{file} holds a list; write its objects one per line into a .jsonl file (docs/datasets.md)")
     raise DataError(f"{file}: data is a folder, {_FILES}; this is neither")
 
 

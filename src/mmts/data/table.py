@@ -70,7 +70,7 @@ def table_rows(file: Path, columns: Mapping[str, str] | None = None, notes: list
         path_at, caption_at = (find_column(header, role, columns, notes) for role in USUAL_COLUMNS)
     except DataError as error:
         rows = [row for _, row in islice(records, _JUDGED_ROWS)]
-        raise DataError(f"{file}: {error}{_advice(header, rows, columns)}") from None
+        raise DataError(f"{file}: {error}{advice(header, rows, columns)}") from None
     others = {name: at for at, name in enumerate(header) if name and at not in (path_at, caption_at)}
     roles = {_plain(name): others.pop(name) for name in list(others) if _plain(name) in ("id", "split")}
     id_at, split_at = roles.get("id"), roles.get("split")
@@ -122,20 +122,28 @@ def find_column(names: list[str], role: str, columns: Mapping[str, str] | None, 
     return plain.index(usual[0])
 
 
+def has_usual_column(names: Iterable[str], role: str) -> bool:
+    """Return whether one of these names is usual for the column of a role."""
+    return not {*map(_plain, names)}.isdisjoint(USUAL_COLUMNS[role])
+
+
 def _plain(name: str) -> str:
     """Return a column's name as it is compared: in lower case, with _ for spaces and hyphens."""
     return re.sub(r"[\s-]+", "_", name.strip().lower())
 
 
-def _advice(header: list[str], rows: list[list[str]], columns: Mapping[str, str] | None) -> str:
-    """Say which columns there are, which of them look like paths and text, and how to name these two."""
+def advice(header: list[str], rows: list[list[str]], columns: Mapping[str, str] | None) -> str:
+    """Say which columns there are, which of them look like paths and text by their first rows, and how to name both."""
     if any((mimetypes.guess_type(name)[0] or "").startswith(("image/", "video/")) for name in header):
         return f"; the first line should name the columns, and is {listed(header)}"
+    usual = (row for row in rows if all(has_usual_column(row, role) for role in USUAL_COLUMNS))
+    if (names := next(usual, None)) is not None:
+        return f"; remove the lines above the one that names the columns: {listed(filter(None, names))}"
     columns_of = {name: [row[at].strip() for row in rows if at < len(row)] for at, name in enumerate(header) if name}
     cells = {name: list(filter(None, column)) for name, column in columns_of.items() if any(column)}
     addresses = [name for name in cells if _share("://", cells[name]) > 0.5]
     paths = [name for name in cells if name not in addresses and _share(_LIKE_A_PATH, cells[name]) > 0.5]
-    texts = [name for name in cells if name not in (*addresses, *paths) and _share(r"[^\W\d]{2}", cells[name]) > 0.5]
+    texts = [name for name in cells if name not in (*addresses, *paths) and _share(r"[^\W\d]", cells[name]) > 0.5]
     texts.sort(key=lambda name: -sum(len(cell.split()) for cell in cells[name]) / len(cells[name]))
     said = f"; found {listed(filter(None, header))}"
     if addresses and not paths:
@@ -207,18 +215,17 @@ def _keep_constant(labels: dict[str, str], others: dict[str, str]) -> list[str]:
 def csv_records(file: Path, columns: Mapping[str, str] | None = None) -> Iterator[tuple[str, list[str]]]:
     """Yield ("FILE, line N", cells) for every row that is not blank; N is the line on which the row starts.
 
-    The first line tells the separator, the better where it has usual names of columns or those in `columns`.
+    The first lines tell the separator: by usual names of columns or those in `columns`, else by how often it occurs.
     """
     lines = _lines(file)
-    first = next(lines, "")
-    line = 1
-    if told := re.fullmatch(r'"?sep=(.)"?\s*', first):  # Excel's own way to name the separator
-        separator, line, first = told[1], 2, next(lines, "")
+    start = list(islice(lines, 2))
+    offset = 0
+    if start and (told := re.fullmatch(r'"?sep=(.)"?\s*', start[0])):  # Excel's own way to name the separator
+        separator, offset = told[1], 1
     else:
-        separator = _separator(first, file.suffix.lower() == ".tsv", columns or {})
-    lines = chain([first] if first else [], lines)
-    reader = csv.reader(lines, delimiter=separator, strict=True)
-    offset = line - 1
+        separator = _separator(start, file.suffix.lower() == ".tsv", columns or {})
+    reader = csv.reader(chain(start[offset:], lines), delimiter=separator, strict=True)
+    line = 1 + offset
     while (cells := _next_row(reader, f"{file}, line {line}")) is not None:
         if any(cell.strip() for cell in cells):
             yield f"{file}, line {line}", cells
@@ -233,16 +240,18 @@ def _lines(file: Path) -> Iterator[str]:
         yield from re.findall(r"[^\r]*\r(?:\n|$)?|[^\r]+", line) if "\r" in line[:-2] else [line]
 
 
-def _separator(first: str, is_tsv: bool, columns: Mapping[str, str]) -> str:
-    """Return what separates the cells of a table, by its first line."""
+def _separator(start: list[str], is_tsv: bool, columns: Mapping[str, str]) -> str:
+    """Return what separates the cells of a table that begins with these lines."""
+    first = start[0] if start else ""
     if is_tsv and "\t" in first:
         return "\t"
-    unquoted = re.sub(r'"[^"]*("|$)', "", first)
+    unquoted = [re.sub(r'"[^"]*("|$)', "", line) for line in start]
     known = {*map(_plain, columns.values()), *(name for names in USUAL_COLUMNS.values() for name in names)}
 
-    def fits(separator: str) -> tuple[int, int]:
+    def fits(separator: str) -> tuple[int, bool, int]:
         names = {_plain(cell.strip('\ufeff" \r\n')) for cell in first.split(separator)}
-        return len(names & known), unquoted.count(separator)
+        counts = [line.count(separator) for line in unquoted] or [0]
+        return len(names & known), 0 < min(counts) == max(counts), counts[0]
 
     return max(_SEPARATORS, key=fits)
 

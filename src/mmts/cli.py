@@ -110,7 +110,7 @@ def analyze(
 
     found = analyze_path(
         path,
-        out or Path("runs/analysis") / path.resolve().stem,
+        out or Path("runs/analysis") / Path(os.path.realpath(path)).stem,
         split=split,
         label=label,
         num_concepts=num_concepts,

@@ -36,7 +36,7 @@ def prepare(name: str, root: str | Path) -> Path:
     if name not in PUBLIC_SETS:
         raise DataError(f"there is no public data set {name!r} to prepare; {nearest(name, PUBLIC_SETS)}")
     public = PUBLIC_SETS[name]
-    root = Path(os.path.abspath(Path(root).expanduser()))
+    root = Path(os.path.abspath(os.path.expanduser(root)))
     if root.is_file():
         raise DataError(f"{root} is a file; --root is the data set's folder")
     _say(f"{public.title} in {root}")

@@ -131,9 +131,7 @@ def test_tables_as_spreadsheets_write_them(tmp_path: Path, text: str):
     file = write(tmp_path, text)
     media = read_table(file, GERMAN).media
     assert [(each.path.name, each.captions) for each in media] == [("a.jpg", ("ein Hut, rot",)), ("b.jpg", ("zwei",))]
-    with pytest.raises(
-        DataError, match="'Bild' looks like paths and 'Beschreibung' like text: --columns (.*)"
-    ) as caught:
+    with pytest.raises(DataError, match="'Bild' looks like paths and 'Beschreibung' like text") as caught:
         read_table(file)
     assert str(caught.value).endswith(" --columns media=Bild,caption=Beschreibung")
 

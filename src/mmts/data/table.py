@@ -220,7 +220,8 @@ def csv_records(file: Path, columns: Mapping[str, str] | None = None) -> Iterato
     lines = _lines(file)
     start = list(islice(lines, 2))
     offset = 0
-    if start and (told := re.fullmatch(r'"?sep=(.)"?\s*', start[0])):  # Excel's own way to name the separator
+    # Excel takes the separator from such a line, and some programs write it.
+    if start and (told := re.fullmatch(rf'"?sep=([{_SEPARATORS}])"?\s*', start[0])):
         separator, offset = told[1], 1
     else:
         separator = _separator(start, file.suffix.lower() == ".tsv", columns or {})

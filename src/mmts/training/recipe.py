@@ -5,6 +5,7 @@ docs/reference/recipe.md.
 """
 
 import copy
+import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -317,9 +318,9 @@ class Recipe(Section):
         """Return the same recipe, meaning the same files whatever folder it is used in."""
         model, concepts = self.model, self.concepts
         if model.pretrained is not None:
-            model = model.model_copy(update={"pretrained": model.pretrained.expanduser().absolute()})
+            model = model.model_copy(update={"pretrained": Path(os.path.expanduser(model.pretrained)).absolute()})
         if concepts.file is not None:
-            concepts = concepts.model_copy(update={"file": concepts.file.expanduser().absolute()})
+            concepts = concepts.model_copy(update={"file": Path(os.path.expanduser(concepts.file)).absolute()})
         return self.model_copy(update={"model": model, "concepts": concepts})
 
 
@@ -396,7 +397,10 @@ def parse_columns(text: str | None) -> Columns | None:
     pairs = [part.partition("=") for part in re.split(r",\s*(?=\w+\s*=)", text)]
     if not all(equals and name.strip() for _, equals, name in pairs):
         raise RecipeError(f"--columns takes media=NAME,caption=NAME, or one of the two, not {quoted(text)}")
-    return validated(Columns, {role.strip(): name.strip() for role, _, name in pairs}, "--columns")
+    names = {role.strip(): name.strip() for role, _, name in pairs}
+    if len(names) < len(pairs):
+        raise RecipeError(f"--columns names {' or '.join(names)} twice: {quoted(text)}")
+    return validated(Columns, names, "--columns")
 
 
 def override(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def prepare(name: str, root: str | Path) -> Path:
     _say(f"{public.title} in {root}")
     lacking = [part.what for part in _report(public.parts, root) if part.required]
     if lacking:
-        where = f"{root} lacks" if root.is_dir() else f"{root} {why_missing(root)}; get"
+        where = f"{root} lacks" if root.is_dir() else f"{root} {why_missing(root)}. Get"
         raise DataError(f"{where} {'; '.join(lacking)}. The lines above say where they are found")
     try:
         dataset = public.read(root)

@@ -36,7 +36,7 @@ def line(identity: object = "1", **changed: Any) -> dict[str, Any]:
 def test_every_field(tmp_path: Path):
     dataset = read(
         tmp_path,
-        line(labels={"colour": "blue", "size": 3, "new": True, "none": None}),
+        line(labels={"colour": "blue", "size": 3, "new": True, "none": None, "nan": float("nan")}),
         line(7, image=..., video="v/7.mp4", start=1.5, end=2, split="validation", captions="a plain string"),
     )
     first, second = dataset.media

@@ -17,7 +17,7 @@ def test_jsonl_at_the_root(tmp_path: Path):
     write(
         tmp_path / "metadata.jsonl",
         {"file_name": "0001.png", "text": "a cat", "colour": "red", "boxes": [1, 2], "id": "x"},
-        {"file_name": "0002.png", "text": ["a dog", "a pet"], "score": 0.5},
+        {"file_name": "0002.png", "text": ["a dog", "a pet"], "score": 0.5, "size": float("nan"), "id": None},
         {"file_name": "0003.png", "text": None},
     )
     dataset = read_imagefolder(tmp_path)

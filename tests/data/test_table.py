@@ -248,3 +248,15 @@ def test_files_that_are_not_utf8_say_how_to_save_them(tmp_path: Path, content: b
     (tmp_path / "data.csv").write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_table(tmp_path / "data.csv")
+
+
+def test_a_table_beside_its_folder_of_images(tmp_path: Path):
+    for name in ("Images", "thumbs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "Images/a.jpg").touch()
+    file = write(tmp_path, "image,caption\na.jpg,a cat\na.jpg,a pet\ngone.jpg,a dog\n", "captions.txt")
+    dataset = read_table(file)
+    assert [each.path for each in dataset.media] == [tmp_path / "Images/a.jpg", tmp_path / "Images/gone.jpg"]
+    assert "paths are those of files in Images/, where the first one is" in dataset.notes
+    (tmp_path / "thumbs/a.jpg").touch()  # which of the two is not known
+    assert read_table(file).media[0].path == tmp_path / "a.jpg"

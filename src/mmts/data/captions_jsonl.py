@@ -89,10 +89,10 @@ def caption_texts(where: str, name: str, value: object) -> list[str]:
 
 
 def scalar_text(value: object) -> str | None:
-    """Return a string, number or truth value as a label's text; None for anything else."""
+    """Return a string, number or truth value as a label's text; None for anything else, and NaN."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value) if isinstance(value, (str, int, float)) else None
+    return str(value) if isinstance(value, (str, int, float)) and value == value else None
 
 
 def _add(collector: Collector, where: str, record: dict[str, Any], size: Callable[[Path], int | None]) -> None:
@@ -163,7 +163,7 @@ def _labels(where: str, record: dict[str, Any]) -> dict[str, str]:
         text = scalar_text(label)
         if text is not None:
             labels[name] = text
-        elif label is not None:
+        elif label is not None and label == label:  # NaN is a missing label
             raise DataError(f"{where}: label {quoted(name)} should be a string or a number, not {kind_in_words(label)}")
     return labels
 

@@ -142,8 +142,8 @@ def _inside(slashes: str, root: Path) -> str | None:
 def listed_captions(text: str) -> list[str] | None:
     """Return the captions of a text that is a flat list of strings, in JSON, Python or as numpy prints it; else None.
 
-    >>> listed_captions("['a cat', \"it's\"]"), listed_captions('["a", null]'), listed_captions("[a cat]")
-    (['a cat', "it's"], ['a', ''], None)
+    >>> listed_captions("['a cat', 'a pet']"), listed_captions('["a", null]'), listed_captions("[a cat]")
+    (['a cat', 'a pet'], ['a', ''], None)
     """
     if told := re.fullmatch(r'\{"text":\s*(\[.*\])\}', text):  # as Label Studio writes several texts
         text = told[1]

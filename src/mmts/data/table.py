@@ -2,6 +2,7 @@
 
 import csv
 import mimetypes
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 
-from mmts.data.collect import Collector, clean_text, kind_of, read_lines
+from mmts.data.collect import Collector, clean_text, inner_path, kind_of, read_lines
 from mmts.data.records import Dataset
 from mmts.errors import DataError, listed, nearest, quoted
 
@@ -47,8 +48,25 @@ def read_table(file: str | Path, columns: Mapping[str, str] | None = None) -> Da
     """
     file = Path(file)
     collector = Collector(file, file.parent)
-    add_rows(collector, table_rows(file, columns, collector.notes))
+    rows = list(table_rows(file, columns, collector.notes))
+    folder = _folder_of_media(collector.root, rows[0]) if rows else ""
+    if folder:
+        collector.notes.append(f"paths are those of files in {folder}/, where the first one is")
+    add_rows(collector, rows, folder)
     return collector.finish()
+
+
+def _folder_of_media(root: Path, row: Row) -> str:
+    """Return the folder in `root` that paths are relative to, "" for `root` itself.
+
+    Kaggle's Flickr8k and others have a table beside the folder of images: there the path is found in that folder only.
+    """
+    path = inner_path(row.path, row.where, root)
+    if os.path.lexists(root / path):
+        return ""
+    with os.scandir(root) as entries:
+        folders = [entry.name for entry in entries if entry.is_dir() and os.path.exists(root / entry.name / path)]
+    return folders[0] if len(folders) == 1 else ""
 
 
 def table_rows(file: Path, columns: Mapping[str, str] | None = None, notes: list[str] | None = None) -> Iterator[Row]:

@@ -38,7 +38,7 @@ def search(
         serve(searcher, port, k)
         return
     if image is not None and not image.exists():
-        raise InputError(f"{image} {why_missing(image)}; --image takes an image, or a clip for a run on videos")
+        raise InputError(f"{image} {why_missing(image)}")
     asked = str(image if query is None else query)
     hits = searcher.by_text(asked, k) if image is None else searcher.by_file(image, k)
     if page is not None:

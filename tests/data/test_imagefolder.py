@@ -52,7 +52,7 @@ def test_splits_by_the_first_folder_of_file_names(tmp_path: Path):
     write(
         tmp_path / "metadata.jsonl",
         {"file_name": "train/1.jpg", "text": "a cat"},
-        {"file_name": "dev/1.jpg", "text": "a dog"},
+        {"file_name": "dev\\1.jpg", "text": "a dog"},
     )
     assert read_imagefolder(tmp_path).split_sizes == {"train": 1, "val": 1}
 

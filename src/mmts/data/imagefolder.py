@@ -64,7 +64,8 @@ def _parents(files: dict[Path, str | None]) -> set[Path]:
 
 
 def _splits_from_folders(rows: list[Row]) -> None:
-    folders = [PurePath(row.path).parts[0] if len(PurePath(row.path).parts) > 1 else "" for row in rows]
+    paths = [PurePath(row.path.replace("\\", "/")) for row in rows]
+    folders = [path.parts[0] if len(path.parts) > 1 else "" for path in paths]
     if rows and all(name in _SPLIT_FOLDERS for name in folders):
         for row, name in zip(rows, folders, strict=True):
             row.split = split_name(name)

@@ -1,11 +1,12 @@
 """Writing files: whole or not at all, and messages about the file that was asked for."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from mmts.errors import nearest
-from mmts.files import atomic_folder, atomic_write, content_hash, read_json, write_json
+from mmts.files import atomic_folder, atomic_write, content_hash, read_json, why_missing, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -62,3 +63,36 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="is there already") as raised, atomic_folder(tmp_path):
         raise AssertionError("the body must not run")
     assert raised.value.filename == str(tmp_path)
+
+
+def test_why_nothing_is_at_a_path(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "a.csv").touch()
+    (tmp_path / "link").symlink_to("/nowhere/link")
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+    for name, why in {
+        "fotos": f"does not exist; did you mean {tmp_path}/photos?",
+        "Photos": f"does not exist; did you mean {tmp_path}/photos?",
+        "xyz": "does not exist",
+        "links": "does not exist",  # a dangling link is no help
+        "link": "is a link that leads nowhere, to /nowhere/link",
+        "link/a.csv": f"does not exist: {tmp_path}/link is a link that leads nowhere, to /nowhere/link",
+        "loop": "is a link that leads nowhere, to loop",
+        "a.csv/b": f"does not exist: {tmp_path}/a.csv is a file, not a folder",
+        "foto/2024/a": f"does not exist, nor does {tmp_path}/foto; did you mean {tmp_path}/photos?",
+        "a\0b": "cannot be a path",
+        "pipe": "is neither a file nor a folder",
+    }.items():
+        assert why_missing(tmp_path / name) == why
+
+
+def test_a_folder_that_may_not_be_entered_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> os.stat_result:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "stat", lambda path: refuse(path) if Path(path) == tmp_path / "x" else stat(path))
+    assert why_missing(tmp_path / "x/a.csv") == f"cannot be opened: {tmp_path}/x: Permission denied"
+
+
+stat = os.stat

@@ -101,7 +101,7 @@ def test_only_what_is_missing_is_explained(tmp_path: Path, capsys: pytest.Captur
 def test_a_name_or_folder_that_does_not_exist(tmp_path: Path):
     with pytest.raises(DataError, match=r"no public data set 'flickr' to prepare; did you mean 'flickr30k'\?"):
         prepare("flickr", tmp_path)
-    with pytest.raises(DataError, match=r"nowhere does not exist: get Karpathy's splits; photos"):
+    with pytest.raises(DataError, match=r"nowhere does not exist. Get Karpathy's splits; photos"):
         prepare("flickr30k", tmp_path / "nowhere")
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file is a file; --root is the data set's folder"):

@@ -94,7 +94,15 @@ def analyze(
 
 
 def analyze_path(
-    path: Path, out: Path, *, split: str | None, label: str | None, num_concepts: str, encoder: str, seed: int
+    path: Path,
+    out: Path,
+    *,
+    split: str | None,
+    label: str | None,
+    num_concepts: str,
+    encoder: str,
+    seed: int,
+    columns: str | None = None,
 ) -> Analysis:
     """Read captions, find their concepts, print the analysis, and write concepts.npz and long_tail.png into `out`.
 
@@ -106,12 +114,13 @@ def analyze_path(
         num_concepts: How many clusters, or "auto".
         encoder: Of the captions, as in `ConceptDistribution.from_captions`.
         seed: Of the clustering.
+        columns: Which columns of a table to read, as `--columns` has it.
 
     Raises:
         MmtsError: unreadable data, or concepts that cannot be made of it.
     """
     from mmts.training.build import build_distribution
-    from mmts.training.recipe import Data, parse_concepts
+    from mmts.training.recipe import Columns, Data, parse_columns, parse_concepts
     from mmts.training.splits import open_data, say_shared
 
     if out.exists() and not out.is_dir():
@@ -120,7 +129,7 @@ def analyze_path(
     section = parse_concepts(
         {"source": source, "label": label, "num_concepts": num_concepts, "encoder": encoder, "seed": seed}
     )
-    dataset = open_data(Data(path=path))
+    dataset = open_data(Data(path=path, columns=parse_columns(columns) or Columns()))
     samples = dataset.split(split) if split is not None else dataset.whole()
     say_shared(
         [dataset.split(name) for name in SPLITS if "train" in dataset.split_names and name in dataset.split_names]

@@ -34,6 +34,16 @@ DataPath = Annotated[
 ]
 
 
+ColumnNames = Annotated[
+    str | None,
+    typer.Option(
+        "--columns",
+        metavar="media=NAME,caption=NAME",
+        help="The columns of a table that hold paths and captions, where their names are not usual ones.",
+    ),
+]
+
+
 def _be_quiet(context: typer.Context, value: bool) -> bool:
     if value:
         context.with_resource(quietly())
@@ -103,6 +113,7 @@ def analyze(
     num_concepts: Annotated[str, typer.Option(help="Number of clusters, or auto.")] = "auto",
     encoder: Annotated[str, typer.Option(help="minilm, tfidf, or a model's name or folder.")] = "minilm",
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the clustering.")] = 0,
+    columns: ColumnNames = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -111,12 +122,13 @@ def analyze(
 
     found = analyze_path(
         path,
-        out or Path("runs/analysis") / path.resolve().stem,
+        out or Path("runs/analysis") / Path(os.path.realpath(path)).stem,
         split=split,
         label=label,
         num_concepts=num_concepts,
         encoder=encoder,
         seed=seed,
+        columns=columns,
     )
     if as_json:
         print_json(asdict(found))
@@ -129,6 +141,7 @@ def train(
         typer.Argument(help="A shipped recipe (see `mmts recipes`) or a YAML file; without one, the data choose."),
     ] = None,
     data: DataPath = None,
+    columns: ColumnNames = None,
     out: Annotated[Path | None, typer.Option("--out", help="Run directory (default: runs/RECIPE).")] = None,
     settings: Annotated[
         list[str] | None,
@@ -144,22 +157,22 @@ def train(
 ) -> None:
     """Train by a recipe and judge the result on test."""
     from mmts.training.choose_recipe import choose_recipe
-    from mmts.training.recipe import load_recipe
+    from mmts.training.recipe import load_recipe, parse_columns
     from mmts.training.run import train as train_run
     from mmts.training.tiny import example_data, tiny
 
+    chosen_columns = parse_columns(columns)
     if recipe is None:
         if data is None:
             raise RecipeError("name a recipe (see `mmts recipes`), or give --data PATH, and the data choose one")
-        recipe, why = choose_recipe(data)
+        recipe, why = choose_recipe(data, chosen_columns)
         console.print(f"recipe {recipe}: {why}")
     chosen = load_recipe(recipe, settings or [])
     if small:
         chosen = tiny(chosen, settings or [])
     if data is None and small and chosen.data.path is None:
         data = example_data(chosen, Path("runs") / f"{chosen.folder_name}-data")
-    if data is not None:
-        chosen = chosen.with_data(data)
+    chosen = chosen.with_data(data, chosen_columns)
     metrics = train_run(chosen, out or Path("runs") / chosen.folder_name, resume=resume)
     if as_json and os.environ.get("RANK", "0") == "0":
         print_json(metrics)
@@ -169,6 +182,7 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     data: DataPath = None,
+    columns: ColumnNames = None,
     split: Annotated[str | None, typer.Option(help="The split to judge on (default: test).")] = None,
     checkpoint: Annotated[str, typer.Option(help="best or last.")] = "best",
     save_embeddings: Annotated[Path | None, typer.Option(help="Also write the embeddings to this .npz file.")] = None,
@@ -180,9 +194,12 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge a run again, or on other data."""
+    from mmts.training.recipe import parse_columns
     from mmts.training.run import evaluate as evaluate_run
 
-    metrics = evaluate_run(run, data, split, checkpoint, save_embeddings, labels=label or ())
+    metrics = evaluate_run(
+        run, data, split, checkpoint, save_embeddings, columns=parse_columns(columns), labels=label or ()
+    )
     if as_json:
         print_json(metrics)
 

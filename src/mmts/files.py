@@ -1,5 +1,6 @@
 """Writing files so that a reader never sees half of one, and naming contents by their hash."""
 
+import difflib
 import errno
 import hashlib
 import json
@@ -9,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -146,6 +148,40 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError:
         raise DataError(f"{path} is damaged: it is not JSON") from None
+
+
+def why_missing(path: Path) -> str:
+    """Say, to go on after a path, why nothing can be opened there and which name was perhaps meant.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "photos").mkdir()
+    >>> why_missing(folder / "fotos").replace(str(folder), "DATA")
+    'does not exist; did you mean DATA/photos?'
+    """
+    for gone in (*reversed(path.parents), path):
+        try:
+            os.stat(gone)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return f"cannot be opened: {gone}: {error.strerror}"
+            break
+        except ValueError:
+            return "cannot be a path"
+    else:
+        return "is neither a file nor a folder" if os.access(path, os.R_OK) else "cannot be opened: Permission denied"
+    if gone.is_symlink():
+        leads = f"a link that leads nowhere, to {os.readlink(gone)}"
+        return f"is {leads}" if gone == path else f"does not exist: {gone} is {leads}"
+    if gone.parent.is_file():
+        return f"does not exist: {gone.parent} is a file, not a folder"
+    try:
+        names = [each.name for each in islice(gone.parent.iterdir(), 10_000)]
+    except OSError:
+        names = []
+    near = [gone.parent / name for name in difflib.get_close_matches(gone.name, names)]
+    meant = next((f"; did you mean {each}?" for each in near if os.path.exists(each)), "")
+    return f"does not exist{meant}" if gone == path else f"does not exist, nor does {gone}{meant}"
 
 
 def lock(file: IO[Any], on_wait: Callable[[], None] = lambda: None) -> bool:

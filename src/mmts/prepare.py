@@ -12,7 +12,7 @@ from typing import Any
 from mmts.console import console, progress_bar
 from mmts.data.records import Dataset, Medium
 from mmts.errors import DataError, nearest
-from mmts.files import atomic_write
+from mmts.files import atomic_write, why_missing
 from mmts.public_sets import PUBLIC_SETS, Part, PublicSet
 
 MANIFEST = "manifest.jsonl"
@@ -36,13 +36,13 @@ def prepare(name: str, root: str | Path) -> Path:
     if name not in PUBLIC_SETS:
         raise DataError(f"there is no public data set {name!r} to prepare; {nearest(name, PUBLIC_SETS)}")
     public = PUBLIC_SETS[name]
-    root = Path(os.path.abspath(Path(root).expanduser()))
+    root = Path(os.path.abspath(os.path.expanduser(root)))
     if root.is_file():
         raise DataError(f"{root} is a file; --root is the data set's folder")
     _say(f"{public.title} in {root}")
     lacking = [part.what for part in _report(public.parts, root) if part.required]
     if lacking:
-        where = f"{root} lacks" if root.is_dir() else f"{root} does not exist: get"
+        where = f"{root} lacks" if root.is_dir() else f"{root} {why_missing(root)}. Get"
         raise DataError(f"{where} {'; '.join(lacking)}. The lines above say where they are found")
     try:
         dataset = public.read(root)

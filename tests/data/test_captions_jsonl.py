@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmts.data.captions_jsonl import read_captions_jsonl
-from mmts.data.collect import clean_text
+from mmts.data.collect import MISSING_CAPTIONS, clean_text
 from mmts.data.records import Dataset
 from mmts.errors import DataError
 
@@ -36,7 +36,7 @@ def line(identity: object = "1", **changed: Any) -> dict[str, Any]:
 def test_every_field(tmp_path: Path):
     dataset = read(
         tmp_path,
-        line(labels={"colour": "blue", "size": 3, "new": True, "none": None}),
+        line(labels={"colour": "blue", "size": 3, "new": True, "none": None, "nan": float("nan")}),
         line(7, image=..., video="v/7.mp4", start=1.5, end=2, split="validation", captions="a plain string"),
     )
     first, second = dataset.media
@@ -81,8 +81,12 @@ def test_blank_lines_windows_ends_and_byte_order_mark(tmp_path: Path):
         (line("2", video="2.mp4"), r"line 2: both 'image' and 'video'"),
         (line("2", image=5), r"line 2: 'image' should be a path, not the number 5"),
         (line("2", captions=..., caption="x"), r"line 2: 'captions' is missing; found .*'caption'"),
-        (line("2", captions={"en": "x"}), r"line 2: 'captions' should be a list of strings, not an object"),
-        (line("2", captions=["x", None]), r"line 2: caption 2 should be a string, not null"),
+        (line("2", captions={"en": "x"}), r"line 2: 'captions' should be a string or a list of strings, not an object"),
+        (line("2", captions=["x", 3]), r"line 2: caption 2 should be a string, not the number 3"),
+        (line("2", captions=3), r"line 2: 'captions' should be a string or a list of strings, not the number 3"),
+        (line(None), r"line 2: 'id' should be a string or a whole number, not null"),
+        (line("2", image=None), r"line 2: 'image' should be a path, not null"),
+        (line("2", image=..., video=None), r"line 2: 'video' should be a path, not null"),
         (line("2", labels=["x"]), r"line 2: 'labels' should be an object like .*, not a list"),
         (line("2", labels={"x": ["y"]}), r"line 2: label 'x' should be a string or a number, not a list"),
         (line("2", split=1.5), r"line 2: 'split' should be a string, not the number 1.5"),
@@ -202,7 +206,7 @@ def test_one_sample_only(tmp_path: Path):
         dataset.split("train")
 
 
-@given(st.lists(st.text(), min_size=1, max_size=5))
+@given(st.lists(st.text().filter(lambda text: text.lower() not in MISSING_CAPTIONS), min_size=1, max_size=5))
 def test_any_text_comes_back_clean(tmp_path_factory: pytest.TempPathFactory, texts: list[str]):
     folder = tmp_path_factory.mktemp("any")
     dataset = read(folder, line("kept"), line("1", captions=texts))

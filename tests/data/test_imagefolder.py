@@ -17,7 +17,7 @@ def test_jsonl_at_the_root(tmp_path: Path):
     write(
         tmp_path / "metadata.jsonl",
         {"file_name": "0001.png", "text": "a cat", "colour": "red", "boxes": [1, 2], "id": "x"},
-        {"file_name": "0002.png", "text": ["a dog", "a pet"], "score": 0.5},
+        {"file_name": "0002.png", "text": ["a dog", "a pet"], "score": 0.5, "size": float("nan"), "id": None},
         {"file_name": "0003.png", "text": None},
     )
     dataset = read_imagefolder(tmp_path)
@@ -52,7 +52,7 @@ def test_splits_by_the_first_folder_of_file_names(tmp_path: Path):
     write(
         tmp_path / "metadata.jsonl",
         {"file_name": "train/1.jpg", "text": "a cat"},
-        {"file_name": "dev/1.jpg", "text": "a dog"},
+        {"file_name": "dev\\1.jpg", "text": "a dog"},
     )
     assert read_imagefolder(tmp_path).split_sizes == {"train": 1, "val": 1}
 
@@ -60,15 +60,16 @@ def test_splits_by_the_first_folder_of_file_names(tmp_path: Path):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"text": "x"}, r"line 1: 'file_name' is missing; found 'text'"),
+        ({"text": "x"}, r"line 1: the column of paths \(filepath, file_name, .* is missing; found 'text', none"),
+        ({"file_name": None, "text": "x"}, r"line 1: 'file_name' should be a path, not null"),
         ({"file_name": 3, "text": "x"}, r"line 1: 'file_name' should be a path, not the number 3"),
         (
-            {"file_name": "1.jpg", "title": "x"},
-            r"line 1: 'text' \(or 'caption'\) is missing; found 'file_name', 'title'",
+            {"file_name": "1.jpg", "words": "x"},
+            r"line 1: the column of captions .* found 'file_name', 'words'; .* --columns media=file_name,caption=words",
         ),
         (
             {"file_name": "1.jpg", "text": ["x", 3]},
-            r"line 1: 'text' should be a string or a list of strings, not the num",
+            r"line 1: caption 2 should be a string, not the number 3",
         ),
         ({"file_name": "../1.jpg", "text": "x"}, r"line 1: '../1.jpg' lies outside the data folder"),
     ],

@@ -87,7 +87,7 @@ def test_captions_jsonl_counts_before_metadata(tmp_path: Path):
         ("caption.jsonl", r"The nearest thing is caption.jsonl: give that file itself"),
         ("inner/captions.jsonl", r"The nearest thing is the folder inner in it"),
         ("inner/annotations/captions_val2017.json", r"The nearest thing is the folder inner in it"),
-        ("00000.parquet", r"It holds .parquet files, which are not read"),
+        ("00000.parquet", r"It holds 00000.parquet, and .parquet files are not read; write it as CSV"),
         ("cat.jpg", r"It holds 1 image: write captions into a captions.jsonl"),
         ("notes.txt", r"It holds notes.txt"),
         (None, r"The folder is empty"),
@@ -112,21 +112,90 @@ def test_a_path_that_does_not_exist(tmp_path: Path):
 
 
 def test_a_file_of_another_kind(tmp_path: Path):
-    (tmp_path / "a.json").write_text("[]")
+    (tmp_path / "a.json").write_text("{}")
     with pytest.raises(
         DataError,
-        match=r"a.json: data is a folder, a .jsonl, .csv, .tsv or .tar file, or a .json file of Flickr30K or MSCOCO",
+        match=r"a.json: data is a folder, a .jsonl, .csv, .tsv, .txt or .tar file, or a .json file of Flickr30K or MSC",
     ):
         read_dataset(tmp_path / "a.json")
-    (tmp_path / "a.jsonl").write_text(ROW)
-    with pytest.raises(DataError, match=r"rename it"):
-        read_dataset(tmp_path / "a.jsonl")
+    (tmp_path / "a.json").write_text("[]")
+    with pytest.raises(DataError, match=r"a.json holds a list; write its objects one per line into a .jsonl file"):
+        read_dataset(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize(
-    "name", ["Train_GCC-training.tsv", "EPIC_100_retrieval_test.csv", "youcookii_annotations_trainval.json"]
+    "name", ["Train_GCC-training.tsv", "EPIC_100_retrieval_test.csv", "annotations/youcookii_annotations_trainval.json"]
 )
 def test_one_file_of_a_data_set_is_not_the_data_set(tmp_path: Path, name: str):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(TABLE)
-    with pytest.raises(DataError, match=rf"{name} is one file of a data set; give the folder that holds all of it"):
+    with pytest.raises(DataError, match=rf"{name} is one file of a data set; .* that holds all of it, {tmp_path}$"):
         read_dataset(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("mine.jsonl", ROW),
+        ("mine.jsonl", LINE),
+        ("rows.jsonl", json.dumps({"image": "1.jpg", "caption": "a cat"})),
+        ("captions.csv", "Image;Caption\n1.jpg;a cat\n"),
+        ("captions.txt", "image,caption\n1.jpg,a cat\n"),
+        ("EPIC_100_mine.csv", TABLE),
+        ("inner/metadata.csv", "file_name,text\n1.jpg,a cat\n"),
+        ("inner/captions.jsonl", LINE),
+        (
+            "mine.json",
+            '{"images": [{"id": 1, "file_name": "1.jpg"}], '
+            '"annotations": [{"id": 1, "image_id": 1, "caption": "a cat"}]}',
+        ),
+    ],
+)
+def test_what_a_folder_advises_works(tmp_path: Path, name: str, content: str):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(content)
+    (tmp_path / "readme.txt").write_text("My pictures\n")
+    (tmp_path / "prices.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match=r"The nearest thing is ") as caught:
+        read_dataset(tmp_path)
+    advised = str(caught.value).rsplit(" ", 1)[1]
+    assert read_dataset(advised).media[0].captions == ("a cat",)
+
+
+def test_a_folder_says_why_its_tables_are_not_read(tmp_path: Path):
+    (tmp_path / "prices.csv").write_text("Bild;Preis\na.jpg;gut und billig\n")
+    with pytest.raises(DataError, match=r"a file that cannot be read either: .* --columns media=Bild,caption=Preis"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("table.xlsx", "table.xlsx: .xlsx files are not read; save the table as CSV UTF-8 and give that file"),
+        ("table.parquet", "write it as CSV"),
+        ("data.zip", "unpack it"),
+    ],
+)
+def test_files_of_other_programs_say_what_to_do(tmp_path: Path, name: str, message: str):
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(DataError, match=message):
+        read_dataset(tmp_path / name)
+    with pytest.raises(DataError, match=message.split(": ")[-1]):
+        read_dataset(tmp_path)
+
+
+def test_columns_of_data_without_columns_are_noted(tmp_path: Path):
+    (tmp_path / "captions.jsonl").write_text(LINE)
+    assert "the columns 'Bild' mean nothing here" in read_dataset(tmp_path, {"media": "Bild"}).notes[-1]
+    (tmp_path / "captions.jsonl").rename(tmp_path / "metadata.jsonl")
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"Bild": "1.jpg", "text": "a cat"}))
+    assert read_dataset(tmp_path, {"media": "Bild"}).media[0].id == "1.jpg"
+
+
+def test_of_two_metadata_files_the_one_given_is_read(tmp_path: Path):
+    (tmp_path / "metadata.jsonl").write_text(ROW)
+    (tmp_path / "metadata.csv").write_text("file_name,text\n1.jpg,a dog\n")
+    with pytest.raises(DataError, match=r"give the one that counts, as "):
+        read_dataset(tmp_path)
+    assert read_dataset(tmp_path / "metadata.csv").media[0].captions == ("a dog",)
+    assert read_dataset(tmp_path / "metadata.jsonl").media[0].captions == ("a cat",)

@@ -9,6 +9,7 @@ from tests_support import draw_shapes
 from mmts.errors import RecipeError
 from mmts.examples import draw_example
 from mmts.training.choose_recipe import choose_recipe
+from mmts.training.recipe import Columns
 
 
 def rows(folder: Path, *media: dict[str, str]) -> Path:
@@ -34,3 +35,8 @@ def test_what_no_recipe_fits_by_itself(tmp_path: Path) -> None:
         choose_recipe(rows(tmp_path, {"image": "a.jpg"}, {"video": "b.mp4"}))
     with pytest.raises(RecipeError, match="features computed beforehand"):
         choose_recipe(rows(tmp_path, {"video": "a.npy"}))
+
+
+def test_columns_of_a_table(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("Bild;Text\na.jpg;ein Hut\nb.jpg;ein Rock\n")
+    assert choose_recipe(tmp_path / "a.csv", Columns(media="Bild", caption="Text"))[0] == "catalogue"

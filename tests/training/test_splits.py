@@ -1,6 +1,7 @@
 """What a run takes of its data, and what it refuses before anything is decoded."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from tests_support import draw_shapes
 from mmts.data.read import read_dataset
 from mmts.errors import DataError, MmtsError, RecipeError
 from mmts.examples import draw_example
-from mmts.training.recipe import Recipe, load_recipe
+from mmts.training.recipe import Columns, Data, Recipe, load_recipe, parse_columns
 from mmts.training.run import evaluate, train
 from mmts.training.splits import open_data, take_splits
 from mmts.training.tiny import tiny
@@ -146,3 +147,45 @@ def test_copies_between_splits_are_said(tmp_path: Path, capsys: pytest.CaptureFi
     (splits["test"]).write_bytes(splits["train"].read_bytes())
     train(small("from-scratch", "train.steps=1").with_data(data), tmp_path / "run")
     assert " media of test are in train too, byte by byte" in capsys.readouterr().out
+
+
+def test_data_are_read_by_the_columns_of_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("Bild;Text\na.jpg;ein Hut\n")
+    settings = load_recipe("catalogue", ["data.columns.media=Bild"]).with_data(tmp_path / "a.csv").data
+    assert open_data(settings).media[0].captions == ("ein Hut",)
+    (tmp_path / "b.csv").write_text("Photo;Wort\nb.jpg;ein Rock\n")
+    other = Data(columns=Columns(media="Photo", caption="Wort"))
+    assert open_data(other, tmp_path / "b.csv").media[0].captions == ("ein Rock",)
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("media=Bild,caption=Mein Text", Columns(media="Bild", caption="Mein Text")),
+        ("media=Bild, klein , caption = a=b", Columns(media="Bild, klein", caption="a=b")),
+        ("caption=x", Columns(caption="x")),
+    ],
+)
+def test_columns_as_the_command_line_takes_them(text: str, columns: Columns) -> None:
+    assert parse_columns(text) == columns
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Bild", "--columns takes media=NAME,caption=NAME, or one of the two, not 'Bild'"),
+        ("", "--columns takes media=NAME"),
+        ("media=", "--columns takes media=NAME"),
+        ("medium=Bild", "unknown key 'medium'; did you mean 'media'?"),
+        ("media=a,media=b", "--columns names media twice"),
+    ],
+)
+def test_columns_that_cannot_be(text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        parse_columns(text)
+
+
+def test_a_dangling_link_is_said_by_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "photos").symlink_to("/nowhere/photos")
+    with pytest.raises(DataError, match=rf"{tmp_path}/photos is a link that leads nowhere, to /nowhere/photos"):
+        open_data(Data(path=tmp_path / "photos"))

@@ -29,7 +29,7 @@ from mmts.concepts.shift import Scale, density_shift
 from mmts.concepts.stored_rows import Embeddings, open_rows, sampled_kmeans
 from mmts.console import errors
 from mmts.errors import DataError, InputError, MmtsError, quoted, shortened
-from mmts.files import atomic_write, content_hash
+from mmts.files import atomic_write, content_hash, why_missing
 
 HEAD, MID, TAIL = 0, 1, 2
 GROUP_NAMES = ("head", "mid", "tail")
@@ -459,8 +459,9 @@ class ConceptDistribution:
                 arrays = {name: file[name] for name in file.files}
             meta = json.loads(arrays["meta"].tobytes())
             found = meta["format"]
-        except FileNotFoundError as error:
-            raise DataError(f"{path}: there is no such file") from error
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+            why = "is a folder" if Path(path).is_dir() else why_missing(Path(path))
+            raise DataError(f"{path} {why}; a file of concepts is wanted") from error
         except Exception as error:  # numpy and zipfile raise nearly anything on a damaged file
             raise DataError(f"{path}: not a file of concepts ({_first_line(error)})") from error
         if found != FORMAT:

@@ -73,11 +73,26 @@ def kind_in_words(value: object) -> str:
     return f"the number {quoted(value)}"
 
 
+def caption_texts(where: str, name: str, value: object) -> list[str]:
+    """Return captions given as a string or a list; null and NaN are empty, anything else but text is a DataError."""
+    texts = []
+    for at, text in enumerate(value if isinstance(value, list) else [value], 1):
+        if text is None or text != text:
+            texts.append("")
+        elif isinstance(text, str):
+            texts.append(text)
+        elif isinstance(value, list):
+            raise DataError(f"{where}: caption {at} should be a string, not {kind_in_words(text)}")
+        else:
+            raise _wrong(where, name, "a string or a list of strings", text)
+    return texts
+
+
 def scalar_text(value: object) -> str | None:
-    """Return a string, number or truth value as a label's text; None for anything else."""
+    """Return a string, number or truth value as a label's text; None for anything else, and NaN."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value) if isinstance(value, (str, int, float)) else None
+    return str(value) if isinstance(value, (str, int, float)) and value == value else None
 
 
 def _add(collector: Collector, where: str, record: dict[str, Any], size: Callable[[Path], int | None]) -> None:
@@ -118,14 +133,14 @@ def _kind(where: str, record: dict[str, Any]) -> str:
     if len(kinds) == 2:
         raise DataError(f"{where}: both 'image' and 'video'; one line is one of them")
     if not kinds:
-        raise _missing(where, "'image' (or 'video')", record)
+        raise _missing(where, record, "a path", "image", "video")
     return kinds[0]
 
 
 def _identity(where: str, record: dict[str, Any]) -> str:
     value = record.get("id")
     if value is None:
-        raise _missing(where, "'id'", record)
+        raise _missing(where, record, "a string or a whole number", "id")
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise _wrong(where, "id", "a string or a whole number", value)
     return str(value)
@@ -133,16 +148,8 @@ def _identity(where: str, record: dict[str, Any]) -> str:
 
 def _captions(where: str, record: dict[str, Any]) -> list[str]:
     if "captions" not in record:
-        raise _missing(where, "'captions'", record)
-    value = record["captions"]
-    if isinstance(value, str):
-        return [value]
-    if not isinstance(value, list):
-        raise _wrong(where, "captions", "a list of strings", value)
-    for at, caption in enumerate(value, 1):
-        if not isinstance(caption, str):
-            raise DataError(f"{where}: caption {at} should be a string, not {kind_in_words(caption)}")
-    return value
+        raise _missing(where, record, "a list of strings", "captions")
+    return caption_texts(where, "captions", record["captions"])
 
 
 def _labels(where: str, record: dict[str, Any]) -> dict[str, str]:
@@ -156,7 +163,7 @@ def _labels(where: str, record: dict[str, Any]) -> dict[str, str]:
         text = scalar_text(label)
         if text is not None:
             labels[name] = text
-        elif label is not None:
+        elif label is not None and label == label:  # NaN is a missing label
             raise DataError(f"{where}: label {quoted(name)} should be a string or a number, not {kind_in_words(label)}")
     return labels
 
@@ -202,8 +209,13 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def _missing(where: str, name: str, record: dict[str, Any]) -> DataError:
-    return DataError(f"{where}: {name} is missing; found {listed(record)}")
+def _missing(where: str, record: dict[str, Any], expected: str, *names: str) -> DataError:
+    """Return the error about a field, which may have one of several names, that is not there or null."""
+    for name in names:
+        if name in record:
+            return _wrong(where, name, expected, None)
+    first, *others = map(repr, names)
+    return DataError(f"{where}: {first}{f' (or {others[0]})' if others else ''} is missing; found {listed(record)}")
 
 
 def _wrong(where: str, name: str, expected: str, value: object) -> DataError:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmts.data.collect import Collector, inner_path
+from mmts.data.collect import Collector
 from mmts.data.json_file import a_row, beginning, field, read_json_object
 from mmts.data.karpathy import ANNOTATIONS, JUDGED_CAPTIONS
 from mmts.data.records import Dataset
@@ -89,7 +89,8 @@ def _add_file(collector: Collector, file: Path, split: str | None, folder: str, 
     images: list[tuple[str, int, str]] = []
     for where, row in _rows(file, document, "images"):
         identity = field(where, row, "id", int, "a whole number")
-        images.append((where, identity, inner_path(field(where, row, "file_name", str, "a file name"), where)))
+        name = field(where, row, "file_name", str, "a file name")
+        images.append((where, identity, collector.inner_path(name, where, folder)))
         if identity in captions:
             raise DataError(f"{where}: the id {identity} is there already")
         captions[identity] = []
@@ -103,8 +104,7 @@ def _add_file(collector: Collector, file: Path, split: str | None, folder: str, 
         if image not in captions:
             raise DataError(f"{where}: there is no image with the id {image}")
         captions[image].append(field(where, row, "caption", str, "a string"))
-    for where, identity, name in images:
-        place = name if folder == "." else f"{folder}/{name}"
+    for where, identity, place in images:
         collector.add(where, str(identity), place, captions[identity], kind="image", labels={}, split=split, keep=keep)
 
 

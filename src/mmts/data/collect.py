@@ -1,18 +1,25 @@
 """What all readers share: reading lines of text, checking paths, cleaning captions, giving every medium a split."""
 
+import ast
 import hashlib
+import json
 import os
 import re
+import unicodedata
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmts.data.records import SPLITS, Dataset, Medium, split_name
-from mmts.errors import DataError, listed, quoted
+from mmts.errors import DataError, listed, quoted, shortened
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")  # of what becomes a part of a path
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_ABSOLUTE = re.compile(r"[\\/]|[A-Za-z]:[\\/]")
+_ABSOLUTE = re.compile(r"/|~/|[A-Za-z]:/|file:/", re.IGNORECASE)  # once backslashes are slashes
+_STRING = r"""(?:'[^'\\]*(?:\\.[^'\\]*)*'|"[^"\\]*(?:\\.[^"\\]*)*"|None|null|nan|NaN)"""
+_LIST = re.compile(rf"\[\s*(?:{_STRING}(?:\s*,\s*|\s+|(?=\])))*\]")
+MISSING_CAPTIONS = frozenset({"nan", "none", "null", "<na>", "n/a", "#n/a"})  # as programs write an empty cell
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 WITH_ARTICLE = {"image": "an image", "video": "a video"}
 _COMPRESSED = {
@@ -44,31 +51,46 @@ def compression(start: bytes) -> str | None:
     return next((kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)), None)
 
 
+def check_is_text(path: Path, start: bytes) -> None:
+    """Raise DataError, saying what to do, where a file that begins like this is compressed or UTF-16."""
+    if kind := compression(start):
+        workbook = " (an Excel workbook is a zip file too: save it as CSV UTF-8)" if kind == "zip" else ""
+        raise DataError(f"{path} is compressed with {kind}; unpack it{workbook}")
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:4]:
+        raise DataError(f"{path} is not UTF-8 but perhaps UTF-16; {_save_as_utf8(path)}")
+
+
+def _save_as_utf8(path: Path) -> str:
+    return f"save the file as UTF-8{'' if 'json' in path.suffix else ' (in Excel: CSV UTF-8, not Unicode Text or CSV)'}"
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, line with its end) of a UTF-8 file with or without byte order mark.
 
-    Raises DataError where the file cannot be opened or is compressed, or naming the line that is not UTF-8.
+    Raises DataError where the file cannot be opened, is compressed or UTF-16, or naming the line that is not UTF-8.
     """
     try:
         with open(path, "rb") as file:
-            start = b""
             for number, line in enumerate(file, 1):
-                start = start or line[:8]
+                if number == 1:
+                    check_is_text(path, line[:8])
                 try:
                     yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
-                    if kind := compression(start):
-                        raise DataError(f"{path} is compressed with {kind}; unpack it") from None
-                    where = f"{path}, line {number}"
-                    raise DataError(f"{where}: byte {error.start + 1} is not UTF-8; save the file as UTF-8") from None
+                    around = line[max(error.start - 10, 0) : error.start + 10].decode("cp1252", "replace")
+                    raise DataError(
+                        f"{path}, line {number}: byte {error.start + 1} is not UTF-8 (in Windows-1252 it reads "
+                        f"{quoted(around.strip())}); {_save_as_utf8(path)}"
+                    ) from None
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def inner_path(written: str, where: str) -> str:
-    """Return a path as written, tidied, or raise DataError where it is empty, impossible or leads out of the folder.
+def inner_path(written: str, where: str, root: Path | None = None, folder: str = "") -> str:
+    """Return a path as written, below `folder`, tidied; raise DataError where it is impossible or leads out.
 
-    The check is lexical: a symbolic link inside the folder may lead wherever its owner pointed it.
+    With a `root`, a path with backslashes or accents is spelled as the file there is, with slashes where there is none.
+    The check is lexical: a symbolic link inside the root may lead wherever its owner pointed it.
 
     >>> inner_path("images//./a.jpg", "x.jsonl, line 3")
     'images/a.jpg'
@@ -84,12 +106,67 @@ def inner_path(written: str, where: str) -> str:
         raise DataError(f"{where}: {quoted(written)} cannot be a path") from None
     if _CONTROL.search(written):
         raise DataError(f"{where}: {quoted(written)} cannot be a path: it holds a control character")
-    tidy = os.path.normpath(written)
-    if _ABSOLUTE.match(written) or re.split(r"[\\/]", tidy, maxsplit=1)[0] == "..":
+    slashes = written.replace("\\", "/")
+    if written.startswith(("data:image/", "{'bytes'")):  # the latter as Hugging Face's datasets write a table
+        raise DataError(f"{where}: {quoted(written)} is an image, not a path; save it as a file and write its path")
+    is_absolute = _ABSOLUTE.match(slashes) is not None
+    if "://" in written and not is_absolute:
+        raise DataError(
+            f"{where}: {quoted(written)} is an address, not a path; download the files first, and write where each is"
+        )
+    tidy = os.path.normpath(os.path.join(folder, slashes))
+    if is_absolute or tidy.split(os.sep, 1)[0] == "..":
+        base = None if root is None else root / folder
+        inside = None if base is None else _inside(slashes, base)
+        if inside is not None:
+            raise DataError(f"{where}: {quoted(written)}: paths are relative to {base}; write {quoted(inside)}")
         raise DataError(
             f"{where}: {quoted(written)} lies outside the data folder; paths are relative to it and stay inside"
         )
-    return tidy
+    as_written = os.path.normpath(os.path.join(folder, written))
+    if root is None or (as_written == tidy and tidy.isascii()):
+        return as_written
+    spellings = [as_written, tidy, *(unicodedata.normalize(form, tidy) for form in ("NFC", "NFD"))]
+    return next((each for each in spellings if os.path.lexists(root / each)), tidy)
+
+
+def _inside(slashes: str, root: Path) -> str | None:
+    """Return the path inside `root` that a whole path means: the longest end of it that exists there, if any."""
+    parts = [part for part in slashes.removeprefix("file://").split("/") if part not in ("", ".", "..")]
+    ends = ("/".join(parts[at:]) for at in range(len(parts)))
+    there = next((end for end in ends if os.path.lexists(root / end)), None)
+    below = f"/{'/'.join(parts)}"
+    return there or (below.removeprefix(f"{root}/") if below.startswith(f"{root}/") else None)
+
+
+def listed_captions(text: str) -> list[str] | None:
+    """Return the captions of a text that is a flat list of strings, in JSON, Python or as numpy prints it; else None.
+
+    >>> listed_captions("['a cat', 'a pet']"), listed_captions('["a", null]'), listed_captions("[a cat]")
+    (['a cat', 'a pet'], ['a', ''], None)
+    """
+    if told := re.fullmatch(r'\{"text":\s*(\[.*\])\}', text):  # as Label Studio writes several texts
+        text = told[1]
+    if not (text.startswith("[") and _LIST.fullmatch(text)):
+        return None
+    try:
+        return [_unquoted(each) for each in re.findall(_STRING, text)]
+    except (ValueError, SyntaxError):
+        return None
+
+
+def _unquoted(written: str) -> str:
+    """Return the string that JSON or Python writes like this, "" for a missing one."""
+    if written[0] not in "'\"":
+        return ""
+    if written[0] == '"':
+        try:
+            return str(json.loads(written))
+        except ValueError:
+            pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python warns of escapes that it does not know
+        return str(ast.literal_eval(written))
 
 
 def find_file(folder: Path, places: Sequence[str], name: str) -> Path | None:
@@ -148,6 +225,16 @@ class Collector:
         self._varying: dict[str, None] = {}
         self._ids_merged = False
         self._cleaned = self._empty = self._beyond = 0
+        self._backslashes = self._accents = self._lists = 0
+        self._broken_list: str | None = None
+
+    def inner_path(self, written: str, where: str, folder: str = "") -> str:
+        """Return a path as written, below `folder`, as `inner_path` does, and count what is spelled in another way."""
+        path = inner_path(written, where, self.root, folder)
+        backslashes = "\\" in written and "\\" not in path
+        self._backslashes += backslashes
+        self._accents += not backslashes and not path.isascii() and not path.endswith(os.path.normpath(written))
+        return path
 
     def add(
         self,
@@ -173,8 +260,9 @@ class Collector:
         identity = clean_text(identity)
         if not identity:
             raise DataError(f"{where}: the id is empty")
-        inner = inner_path(path, where)
-        texts = [text for caption in captions if (text := self._clean(caption))]
+        inner = self.inner_path(path, where)
+        parts = (text for caption in captions for text in self._split_list(caption, where))
+        texts = [text for part in parts if (text := self._clean(part))]
         if keep is not None:
             self._beyond += len(texts[keep:])
             texts = texts[:keep]
@@ -239,8 +327,19 @@ class Collector:
             known.labels.pop(name, None)
         self._varying |= dict.fromkeys(varying)
 
+    def _split_list(self, caption: str, where: str) -> list[str]:
+        """Return the captions of a cell that holds a list of them, else the caption alone."""
+        text = clean_text(caption)
+        texts = listed_captions(text)
+        self._lists += texts is not None
+        if texts is None and re.match(r"\[\s*['\"]", text) and text.endswith("]"):
+            self._broken_list = self._broken_list or f"{where}: {shortened(text)}"
+        return [caption] if texts is None else texts
+
     def _clean(self, caption: str) -> str:
         text = clean_text(caption)
+        if text.lower() in MISSING_CAPTIONS:
+            text = ""
         self._empty += not text
         self._cleaned += bool(text) and text != caption
         return text
@@ -257,6 +356,14 @@ class Collector:
             names = ", ".join(map(repr, self._varying))
             self.notes.append(f"not a label where it differs between the captions of one medium: {names}")
         self.notes += notes_on_names(self._spellings)
+        if self._backslashes:
+            self.notes.append(f"read {_count(self._backslashes, 'path')} written with backslashes as with slashes")
+        if self._accents:
+            self.notes.append(f"read {_count(self._accents, 'path')} with the accents composed as in the files' names")
+        if self._lists:
+            self.notes.append(f"{_count(self._lists, 'caption')} in the form of a list read as the captions in it")
+        if self._broken_list:
+            self.notes.append(f"taken as one caption, though it looks like a list that is broken: {self._broken_list}")
         if self._cleaned:
             self.notes.append(
                 f"cleaned {_count(self._cleaned, 'caption')} of control characters, broken characters or outer spaces"

@@ -1,13 +1,14 @@
-"""Hugging Face imagefolder: images beside metadata.jsonl or metadata.csv, at the root or in one folder a split."""
+"""Hugging Face imagefolder: images beside metadata.jsonl or metadata.csv, at the root or in one folder per split."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
-from mmts.data.captions_jsonl import json_lines, kind_in_words, scalar_text
+from mmts.data.captions_jsonl import caption_texts, json_lines, kind_in_words, scalar_text
 from mmts.data.collect import Collector, read_lines, split_folders
 from mmts.data.records import SPLITS, Dataset, split_name
-from mmts.data.table import Row, add_rows, table_rows
+from mmts.data.table import USUAL_COLUMNS, Row, add_rows, advice, find_column, has_usual_column, table_rows
 from mmts.errors import DataError, listed
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
@@ -22,20 +23,22 @@ def metadata_files(folder: Path) -> dict[Path, str | None]:
     return {file: name for name, file in found.items() if file is not None}
 
 
-def read_imagefolder(folder: str | Path) -> Dataset:
-    """Read an imagefolder; file_name is relative to the metadata file's folder, scalar fields become labels.
+def read_imagefolder(path: str | Path, columns: Mapping[str, str] | None = None) -> Dataset:
+    """Read an imagefolder, or one metadata file by itself; paths are relative to the metadata file's folder.
 
-    The split is the field `split`, else the folder that the metadata file lies in. With one metadata file at the root
-    it is the first folder of file_name, where one of these is named train, or all of them train, val or test (in any
-    case, and by their usual names). Raises DataError naming file and line.
+    Scalar fields become labels; `columns` names the fields "media" and "caption" where they are not usual ones. The
+    split is the field `split`, else the folder that the metadata file lies in. With one metadata file at the root it is
+    the first folder of file_name, where one of these is named train, or all of them train, val or test (in any case,
+    and by their usual names). Raises DataError naming file and line.
     """
-    folder = Path(folder)
-    collector = Collector(folder, folder, merge=True)
-    files = metadata_files(folder)
+    path = Path(path)
+    folder = path.parent if path.is_file() else path
+    files: dict[Path, str | None] = {path: None} if path.is_file() else metadata_files(path)
+    collector = Collector(path, folder, merge=True)
     for file, name in files.items():
-        rows = list(_rows(file))
+        rows = list(_rows(file, columns, collector.notes))
         _splits_from_folders(collector, rows, [_first_folder(row.path) if name is None else name for row in rows])
-        add_rows(collector, rows, "" if name is None else f"{name}/")
+        add_rows(collector, rows, name or "")
     collector.notes += _left_out(folder, files)
     return collector.finish()
 
@@ -58,12 +61,12 @@ def _left_out(folder: Path, files: Mapping[Path, str | None]) -> Iterator[str]:
 def _metadata_file(folder: Path) -> Path | None:
     found = [folder / name for name in METADATA_NAMES if (folder / name).is_file()]
     if len(found) > 1:
-        raise DataError(f"{folder}: both {' and '.join(METADATA_NAMES)}; keep the one that counts")
+        raise DataError(f"{folder}: both {' and '.join(METADATA_NAMES)}; give the one that counts, as {found[0]}")
     return found[0] if found else None
 
 
 def _first_folder(path: str) -> str:
-    parts = PurePath(path).parts
+    parts = PurePath(path.replace("\\", "/")).parts
     return parts[0] if len(parts) > 1 else ""
 
 
@@ -83,43 +86,45 @@ def _splits_from_folders(collector: Collector, rows: list[Row], folders: list[st
         )
 
 
-def _rows(file: Path) -> Iterator[Row]:
+def _rows(file: Path, columns: Mapping[str, str] | None, notes: list[str]) -> Iterator[Row]:
     if file.suffix == ".csv":
-        return table_rows(file, ("file_name",), ("text", "caption"))
-    return (_row(where, record) for where, record in json_lines(file))
+        yield from table_rows(file, columns, notes)
+        return
+
+    @lru_cache(maxsize=64)  # mostly all rows have the same fields
+    def chosen(fields: tuple[str, ...]) -> tuple[str, str]:
+        path, caption = (fields[find_column(list(fields), role, columns, notes)] for role in USUAL_COLUMNS)
+        return path, caption
+
+    for where, record in json_lines(file):
+        yield _row(where, record, chosen)
 
 
-def _row(where: str, record: dict[str, Any]) -> Row:
-    path = record.get("file_name")
+def _row(where: str, record: dict[str, Any], chosen: Callable[[tuple[str, ...]], tuple[str, str]]) -> Row:
+    try:
+        path_name, caption_name = chosen(tuple(record))
+    except DataError as error:
+        raise DataError(f"{where}: {error}{advice(list(record), [[*map(str, record.values())]], None)}") from None
+    path = record[path_name]
     if not isinstance(path, str):
-        what = "is missing" if path is None else f"should be a path, not {kind_in_words(path)}"
-        raise DataError(f"{where}: 'file_name' {what}; found {listed(record)}")
-    name = next((name for name in ("text", "caption") if name in record), None)
-    if name is None:
-        raise DataError(f"{where}: 'text' (or 'caption') is missing; found {listed(record)}")
-    others = {key: scalar_text(value) for key, value in record.items() if key not in ("file_name", name, "id", "split")}
+        raise DataError(f"{where}: {path_name!r} should be a path, not {kind_in_words(path)}")
+    roles = (path_name, caption_name, "id", "split")
+    others = {key: scalar_text(value) for key, value in record.items() if key not in roles}
     return Row(
         where,
         path,
-        _texts(where, name, record[name]),
+        caption_texts(where, caption_name, record[caption_name]),
         scalar_text(record.get("id")),
         scalar_text(record.get("split")),
         {key: text for key, text in others.items() if text is not None},
     )
 
 
-def _texts(where: str, name: str, value: object) -> list[str]:
-    texts: list[str] = []
-    for text in value if isinstance(value, list) else [] if value is None else [value]:
-        if isinstance(text, str):
-            texts.append(text)
-        else:
-            raise DataError(f"{where}: {name!r} should be a string or a list of strings, not {kind_in_words(text)}")
-    return texts
-
-
 def looks_like_metadata(file: Path) -> bool:
-    """Return whether the first object of a .jsonl file has a file_name, as an imagefolder's metadata does."""
+    """Return whether the first object of a .jsonl file is a row of metadata, not one of captions.jsonl."""
     if not any(line.strip() for _, line in read_lines(file)):
         return False
-    return "file_name" in next(json_lines(file))[1]
+    _, record = next(json_lines(file))
+    if "file_name" in record or not record.keys().isdisjoint(("captions", "start", "end", "frames", "member")):
+        return "file_name" in record
+    return all(has_usual_column(list(record), role) for role in USUAL_COLUMNS)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmts.data.captions_jsonl import kind_in_words, why_not_parsed
-from mmts.data.collect import compression
+from mmts.data.collect import check_is_text
 from mmts.errors import DataError, listed
 
 _BEGINNING = 65_536
@@ -15,10 +15,7 @@ def read_json_object(file: Path) -> dict[str, Any]:
     """Read a file that holds one JSON object. Raises DataError naming it where it cannot be opened or is none."""
     try:
         content = file.read_bytes()
-        if kind := compression(content):
-            raise DataError(f"{file} is compressed with {kind}; unpack it")
-        if b"\0" in content[:4]:
-            raise DataError(f"{file} is not UTF-8 but perhaps UTF-16; save the file as UTF-8")
+        check_is_text(file, content[:8])
         document = json.loads(content.decode("utf-8-sig"))
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror or error}") from None

@@ -98,12 +98,12 @@ def _add(collector: Collector, where: str, row: object, name: str, folder: str) 
         raise DataError(f"{where}: the split {quoted(written)} is unknown; {nearest(written, (*SPLITS, _RESTVAL))}")
     image = inner_path(field(where, row, "filename", str, "a file name"), where)
     if name == "coco":
-        image = inner_path(f"{field(where, row, 'filepath', str, 'the folder train2014 or val2014')}/{image}", where)
+        image = f"{field(where, row, 'filepath', str, 'the folder train2014 or val2014')}/{image}"
     captions = _captions(where, row)
     if not any(caption.strip() for caption in captions):
         raise DataError(f"{where}: it has no caption; 'sentences' should hold at least one 'raw' that is not empty")
     identity = str(field(where, row, _ID[name], (int, str), "a whole number"))
-    place = f"{folder}/{image}" if folder else image
+    place = collector.inner_path(image, where, folder)
     keep = None if split == "train" else JUDGED_CAPTIONS
     collector.add(where, identity, place, captions, kind="image", labels={}, split=split, keep=keep)
     return is_restval

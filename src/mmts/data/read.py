@@ -1,33 +1,48 @@
 """One way in: a path becomes a Dataset, whichever of the formats of docs/datasets.md it holds."""
 
-import difflib
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from mmts.data.captions_jsonl import read_captions_jsonl
+from mmts.data.captions_jsonl import json_lines, read_captions_jsonl
 from mmts.data.cc3m import looks_like_cc3m, read_cc3m
 from mmts.data.coco_captions import looks_like_coco_captions, read_coco_captions
 from mmts.data.epic_kitchens import looks_like_epic_kitchens, read_epic_kitchens
 from mmts.data.imagefolder import METADATA_NAMES, looks_like_metadata, metadata_files, read_imagefolder
+from mmts.data.json_file import beginning
 from mmts.data.karpathy import looks_like_karpathy, read_karpathy
 from mmts.data.records import Dataset
 from mmts.data.shards import holds_shards, is_shard_pattern, read_shards
 from mmts.data.suffixes import is_medium
-from mmts.data.table import read_table
+from mmts.data.table import read_table, table_rows
 from mmts.data.youcook2 import looks_like_youcook2, read_youcook2
-from mmts.errors import DataError
+from mmts.errors import DataError, listed
+from mmts.files import why_missing
 
 CAPTIONS_NAME = "captions.jsonl"
-_TABLES = (".csv", ".tsv")
+_TABLES = (".csv", ".tsv", ".txt")
+_SAVE_AS_CSV = "save the table as CSV UTF-8 and give that file"
+_AS_CSV = 'write it as CSV (in Python: pandas.read_parquet("FILE").to_csv("captions.csv")) and give that file'
+# What people have their tables in that is not read, and what to do.
+_NOT_READ = {
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers"), _SAVE_AS_CSV),
+    **dict.fromkeys((".parquet", ".arrow", ".feather"), _AS_CSV),
+    **dict.fromkeys((".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"), "unpack it and give what is in it"),
+}
 _LOOKED_FOR = (
     "looked for captions.jsonl, for the files of Flickr30K, MSCOCO, EPIC-KITCHENS-100, YouCook2 and CC3M, for .tar "
     "shards, and for metadata.jsonl or metadata.csv (Hugging Face imagefolder) there and in folders named train, "
     "validation and test"
 )
 # Files of data sets that are read as a whole folder.
-_PARTS = ("*_GCC-*.tsv", "EPIC_100_*.csv", "youcookii_annotations_*.json")
-_FILES = "a .jsonl, .csv, .tsv or .tar file, or a .json file of Flickr30K or MSCOCO"
+_PARTS = {
+    "*_GCC-*.tsv": looks_like_cc3m,
+    "EPIC_100_*.csv": looks_like_epic_kitchens,
+    "youcookii_annotations_*.json": looks_like_youcook2,
+}
+_FILES = "a .jsonl, .csv, .tsv, .txt or .tar file, or a .json file of Flickr30K or MSCOCO"
 
 
 def _has_captions(folder: Path) -> bool:
@@ -35,7 +50,7 @@ def _has_captions(folder: Path) -> bool:
 
 
 def _read_captions(folder: Path) -> Dataset:
-    return read_captions_jsonl(folder / CAPTIONS_NAME)
+    return _read_file(folder / CAPTIONS_NAME, {})
 
 
 def _has_metadata(folder: Path) -> bool:
@@ -57,12 +72,12 @@ _FOLDERS: tuple[_Reader, ...] = (
 )
 
 
-def read_dataset(path: str | Path) -> Dataset:
+def read_dataset(path: str | Path, columns: Mapping[str, str] | None = None) -> Dataset:
     """Read the data at `path`, recognised by what is there: a folder, a file, or shards ("shards/{000..099}.tar").
 
     In a folder captions.jsonl counts first, then a public data set's own files, imagefolder metadata, shards. Raises
     DataError where nothing is recognised (naming what was looked for and the nearest thing found), and what the readers
-    raise.
+    raise. `columns` names the columns "media" and "caption" of a table whose names are not usual ones.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -70,17 +85,17 @@ def read_dataset(path: str | Path) -> Dataset:
     >>> [medium.captions for medium in read_dataset(folder / "captions.csv").media]
     [('a cat', 'a pet')]
     """
-    path = Path(path).expanduser().absolute()
+    path = Path(os.path.expanduser(path)).absolute()
     try:
         if path.is_dir():
-            return _read_folder(path)
+            return _read_folder(path, columns or {})
         if path.is_file():
-            return _read_file(path)
+            return _read_file(path, columns or {})
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise DataError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
     if is_shard_pattern(path):
         return read_shards(path)
-    raise DataError(f"{path} does not exist{_nearest_name(path)}")
+    raise DataError(f"{path} {why_missing(path)}")
 
 
 def holds_dataset(folder: Path) -> bool:
@@ -93,61 +108,89 @@ def reader_of(folder: Path) -> Callable[[Path], Dataset] | None:
     return next((read for recognises, read in _FOLDERS if recognises(folder)), None)
 
 
-def _read_folder(folder: Path) -> Dataset:
+def _read_folder(folder: Path, columns: Mapping[str, str]) -> Dataset:
     read = reader_of(folder)
-    if read is not None:
-        return read(folder)
-    raise DataError(f"{folder}: no data set recognised: {_LOOKED_FOR}. {_nearest_thing(folder)}")
+    if read is None:
+        raise DataError(f"{folder}: no data set recognised: {_LOOKED_FOR}. {_nearest_thing(folder, columns)}")
+    if read is _read_captions:
+        return _read_file(folder / CAPTIONS_NAME, columns)
+    return read_imagefolder(folder, columns) if read is read_imagefolder else _unnamed(read(folder), columns)
 
 
-def _read_file(file: Path) -> Dataset:
+def _read_file(file: Path, columns: Mapping[str, str]) -> Dataset:
     suffix = file.suffix.lower()
-    if any(file.match(part) for part in _PARTS):
-        raise DataError(f"{file} is one file of a data set; give the folder that holds all of it")
-    if file.name in METADATA_NAMES:
-        return read_imagefolder(file.parent)
+    for folder in (file.parent.parent, file.parent):
+        if any(file.match(part) and recognises(folder) for part, recognises in _PARTS.items()):
+            raise DataError(f"{file} is one file of a data set; give the folder that holds all of it, {folder}")
+    if file.name in METADATA_NAMES or (suffix == ".jsonl" and looks_like_metadata(file)):
+        return read_imagefolder(file, columns)
     if suffix in _TABLES:
-        return read_table(file)
+        return read_table(file, columns)
     if suffix == ".jsonl":
-        if looks_like_metadata(file):
-            raise DataError(
-                f"{file}: rows with a file_name are read from files named {' or '.join(METADATA_NAMES)}; rename it"
-            )
-        return read_captions_jsonl(file)
+        return _unnamed(read_captions_jsonl(file), columns)
     if suffix == ".tar":
-        return read_shards(file)
+        return _unnamed(read_shards(file), columns)
     for recognises, read in _JSON if suffix == ".json" else ():
         if recognises(file):
-            return read(file)
+            return _unnamed(read(file), columns)
+    if suffix in _NOT_READ:
+        raise DataError(f"{file}: {suffix} files are not read; {_NOT_READ[suffix]}")
+    if suffix == ".json" and beginning(file).lstrip().startswith(b"["):
+        raise DataError(f"{file} holds a list; write its objects one per line into a .jsonl file (docs/datasets.md)")
     raise DataError(f"{file}: data is a folder, {_FILES}; this is neither")
 
 
-def _nearest_name(path: Path) -> str:
-    """Name the existing path most like this one."""
-    parent = path.parent
-    if not parent.is_dir():
-        return f", nor does {parent}"
-    near = difflib.get_close_matches(path.name, [each.name for each in islice(parent.iterdir(), 10_000)], n=1)
-    return f"; did you mean {parent / near[0]}?" if near else ""
+def _unnamed(dataset: Dataset, columns: Mapping[str, str]) -> Dataset:
+    """Note that columns were named for data that have none."""
+    if not columns:
+        return dataset
+    note = f"the columns {listed(columns.values())} mean nothing here: only tables and metadata files have columns"
+    return replace(dataset, notes=(*dataset.notes, note))
 
 
-def _nearest_thing(folder: Path) -> str:
+def _nearest_thing(folder: Path, columns: Mapping[str, str]) -> str:
     """Say what in the folder comes closest to data."""
     entries = sorted(islice(folder.iterdir(), 10_000))
-    tables = [each for each in entries if each.suffix.lower() in (*_TABLES, ".jsonl") and each.is_file()]
-    if tables:
-        near = difflib.get_close_matches(CAPTIONS_NAME, [each.name for each in tables], n=1, cutoff=0)
-        return f"The nearest thing is {near[0]}: give that file itself, or rename it"
+    broken = None
+    for file in sorted(filter(_may_be_data, entries), key=lambda file: "caption" not in file.name.lower()):
+        try:
+            _begin_to_read(file, columns)
+        except DataError as error:
+            broken = broken or (None if file.suffix.lower() == ".txt" else error)
+        else:
+            return f"The nearest thing is {file.name}: give that file itself, {file}"
     inside = next(_data_folders(entries), None)
     if inside is not None:
         return f"The nearest thing is the folder {inside.name} in it: give {inside}"
-    if any(each.suffix.lower() == ".parquet" for each in entries):
-        return "It holds .parquet files, which are not read"
+    if broken is not None:
+        return f"The nearest thing is a file that cannot be read either: {broken}"
+    for suffix, what in _NOT_READ.items():
+        if found := next((each for each in entries if each.suffix.lower() == suffix), None):
+            return f"It holds {found.name}, and {suffix} files are not read; {what}"
     for kind in ("image", "video"):
         if count := sum(is_medium(each, kind) for each in entries):
             what = kind if count == 1 else f"{kind}s"
             return f"It holds {count:,} {what}: write captions into a captions.jsonl beside them (docs/datasets.md)"
     return "The folder is empty" if not entries else f"It holds {', '.join(each.name for each in entries[:5])}"
+
+
+def _may_be_data(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    suffix = file.suffix.lower()
+    return suffix in (*_TABLES, ".jsonl") or (suffix == ".json" and any(recognises(file) for recognises, _ in _JSON))
+
+
+def _begin_to_read(file: Path, columns: Mapping[str, str]) -> None:
+    """Raise DataError where the first row of a file shows that it cannot be read."""
+    if file.suffix.lower() in _TABLES:
+        next(table_rows(file, columns), None)
+    elif file.suffix.lower() == ".jsonl" and not looks_like_metadata(file):
+        _, record = next(json_lines(file), ("", {}))
+        if not {"id", "captions"} <= record.keys():
+            raise DataError(
+                f"{file}: each line should have 'id', 'captions' and 'image' or 'video'; found {listed(record)}"
+            )
 
 
 def _data_folders(entries: list[Path]) -> Iterator[Path]:

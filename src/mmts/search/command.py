@@ -6,7 +6,7 @@ from rich.table import Table
 
 from mmts.console import console, print_json
 from mmts.errors import InputError
-from mmts.files import atomic_write, check_file_path
+from mmts.files import atomic_write, check_file_path, why_missing
 from mmts.report.wording import clean
 from mmts.search.page import Answer, lone_page
 from mmts.search.query import Hit, Searcher, open_searcher
@@ -37,6 +37,8 @@ def search(
     if port is not None:
         serve(searcher, port, k)
         return
+    if image is not None and not image.exists():
+        raise InputError(f"{image} {why_missing(image)}")
     asked = str(image if query is None else query)
     hits = searcher.by_text(asked, k) if image is None else searcher.by_file(image, k)
     if page is not None:

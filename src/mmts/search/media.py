@@ -1,6 +1,7 @@
 """What is to be indexed: the images or clips anywhere in a folder, or the media of a data set."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mmts.data.read import reader_of
 from mmts.data.records import Medium
 from mmts.data.shards import read_shards, tars_in
 from mmts.data.suffixes import is_medium, is_typescript, left_out
+from mmts.data.table import has_usual_column
 from mmts.errors import DataError, listed
 from mmts.training.recipe import Data
 from mmts.training.splits import open_data, resolved
@@ -69,7 +71,7 @@ def _names_files(metadata: Path) -> bool:
         first = next((line for _, line in read_lines(metadata) if line.strip()), "")
     except DataError:  # not even text
         return False
-    return "file_name" in first
+    return has_usual_column(re.findall(r"[\w -]+", first), "media")
 
 
 def _files(folder: Path) -> Iterator[Path]:

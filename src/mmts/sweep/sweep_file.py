@@ -16,6 +16,7 @@ import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from mmts.errors import RecipeError
+from mmts.files import why_missing
 from mmts.training.recipe import MAX_SEED, Recipe, load_recipe, parse_mapping, validated
 from mmts.training.section import Section
 
@@ -202,7 +203,8 @@ def load_sweep(path: Path, data: Path | None = None, settings: Sequence[str] = (
     Raises RecipeError, naming the key and the nearest known one, for anything that is wrong.
     """
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
-        raise RecipeError(f"there is no sweep file {path} (YAML; docs/sweeps.md has an example)")
+        why = "is a folder" if path.is_dir() else "is not YAML" if path.is_file() else why_missing(path)
+        raise RecipeError(f"{path} {why}; a sweep file is YAML (docs/sweeps.md has an example)")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:

@@ -5,13 +5,14 @@ from pathlib import Path
 from mmts.data.read import read_dataset
 from mmts.data.records import Dataset
 from mmts.errors import RecipeError
-from mmts.training.recipe import DATASETS, Recipe, load_recipe, shipped_recipes
+from mmts.training.recipe import DATASETS, Columns, Recipe, load_recipe, shipped_recipes
 
 
-def choose_recipe(data: Path) -> tuple[str, str]:
+def choose_recipe(data: Path, columns: Columns | None = None) -> tuple[str, str]:
     """Return the name of the shipped recipe for the data at a path, and the reason in words.
 
-    A public data set gets its own recipe with MM-TS, images of one's own `catalogue`, videos `clips`. Raises
+    A public data set gets its own recipe with MM-TS, images of one's own `catalogue`, videos `clips`. `columns` are as
+    in a recipe's `data`. Raises
     RecipeError where no recipe fits by itself, and DataError where there are no data.
 
     >>> import tempfile
@@ -20,7 +21,7 @@ def choose_recipe(data: Path) -> tuple[str, str]:
     >>> choose_recipe(table)
     ('catalogue', '2 images with captions: small heads on frozen features, which needs minutes and few examples')
     """
-    dataset = read_dataset(data)
+    dataset = read_dataset(data, (columns or Columns()).model_dump(exclude_none=True))
     if dataset.name in DATASETS:
         return _of_public_set(dataset.name), f"these are {dataset.name}'s files, and it is their recipe with MM-TS"
     kinds = {medium.kind for medium in dataset.media}

@@ -14,7 +14,7 @@ from mmts.data.image import Augmentation
 from mmts.data.loader import Batch, FeatureRows, Pixels, TokenizedCaptions, make_loader
 from mmts.data.records import Medium, Split
 from mmts.errors import DataError, RecipeError, RunError
-from mmts.files import read_json, write_json
+from mmts.files import read_json, why_missing, write_json
 from mmts.models import (
     TwoTower,
     Vocabulary,
@@ -52,7 +52,7 @@ def build_model(section: Model, split: Split, run: RunDirectory, trained: bool =
     run is `trained`, it gets the saved ones. A model on features computed beforehand takes their width from `split`.
     """
     if section.pretrained is not None and not section.pretrained.is_file():
-        what = "is a folder" if section.pretrained.is_dir() else "does not exist"
+        what = "is a folder" if section.pretrained.is_dir() else why_missing(section.pretrained)
         raise RecipeError(
             f"model.pretrained: {section.pretrained} {what}; it is a checkpoint file of AVION or MM-TS (see "
             "docs/reproduction.md), given with --set model.pretrained=FILE"

@@ -5,6 +5,8 @@ docs/reference/recipe.md.
 """
 
 import copy
+import os
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -14,7 +16,7 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from mmts.errors import RecipeError, nearest, quoted
-from mmts.files import atomic_write, file_name
+from mmts.files import atomic_write, file_name, why_missing
 from mmts.training.explain import explain
 from mmts.training.objective_sections import InfoNCEObjective, ObjectiveSection
 from mmts.training.section import Section
@@ -62,6 +64,15 @@ class SplitNames(Section):
     """Of the split to judge on."""
 
 
+class Columns(Section):
+    """Which columns of a table hold what, where their names are not usual ones."""
+
+    media: str | None = None
+    """The column of paths."""
+    caption: str | None = None
+    """The column of captions."""
+
+
 class Data(Section):
     """What is read, and what counts as right. `dataset` is the public data set that the recipe was made for."""
 
@@ -71,6 +82,8 @@ class Data(Section):
     """The public data set that the recipe was made for."""
     splits: SplitNames = SplitNames()
     """Which of the data's splits are train, val and test, where they have other names: `{train: train2014}`."""
+    columns: Columns = Columns()
+    """Columns of a table whose names are not usual ones."""
     relevance: Literal["text", "own", "graded"] = "text"
     """What counts as right when judged. `text`: every medium that carries the same caption string; `own`: only the
     caption's own medium, as the published Flickr30K, COCO and YouCook2 protocols have it; `graded`: by the classes
@@ -312,17 +325,18 @@ class Recipe(Section):
         """The name as one part of a path, whatever it holds."""
         return file_name(self.name)
 
-    def with_data(self, path: Path) -> "Recipe":
-        """Return the same recipe for other data."""
-        return self.model_copy(update={"data": self.data.model_copy(update={"path": path})})
+    def with_data(self, path: Path | None, columns: Columns | None = None) -> "Recipe":
+        """Return the same recipe for other data, and other columns of it; None keeps the recipe's own."""
+        other = {"path": path or self.data.path, "columns": columns or self.data.columns}
+        return self.model_copy(update={"data": self.data.model_copy(update=other)})
 
     def with_whole_paths(self) -> "Recipe":
         """Return the same recipe, meaning the same files whatever folder it is used in."""
         model, concepts = self.model, self.concepts
         if model.pretrained is not None:
-            model = model.model_copy(update={"pretrained": model.pretrained.expanduser().absolute()})
+            model = model.model_copy(update={"pretrained": Path(os.path.expanduser(model.pretrained)).absolute()})
         if concepts.file is not None:
-            concepts = concepts.model_copy(update={"file": concepts.file.expanduser().absolute()})
+            concepts = concepts.model_copy(update={"file": Path(os.path.expanduser(concepts.file)).absolute()})
         return self.model_copy(update={"model": model, "concepts": concepts})
 
 
@@ -388,6 +402,23 @@ def validated(section: type[SectionType], content: Mapping[str, Any], source: st
         raise RecipeError(f"{source}: {explain(error, content)}") from None
 
 
+def parse_columns(text: str | None) -> Columns | None:
+    """Read what --columns gives; None where it is not given. Raises RecipeError for anything else than its form.
+
+    >>> parse_columns("media=Bild,caption=Text, deutsch")
+    Columns(media='Bild', caption='Text, deutsch')
+    """
+    if text is None:
+        return None
+    pairs = [part.partition("=") for part in re.split(r",\s*(?=\w+\s*=)", text)]
+    if not all(equals and name.strip() for _, equals, name in pairs):
+        raise RecipeError(f"--columns takes media=NAME,caption=NAME, or one of the two, not {quoted(text)}")
+    names = {role.strip(): name.strip() for role, _, name in pairs}
+    if len(names) < len(pairs):
+        raise RecipeError(f"--columns names {' or '.join(names)} twice: {quoted(text)}")
+    return validated(Columns, names, "--columns")
+
+
 def override(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return `content` with every `a.b=value` put in its place; values are read as YAML.
 
@@ -442,7 +473,7 @@ def _read(name_or_path: str) -> tuple[str, str, str]:
         except UnicodeDecodeError:
             raise RecipeError(f"{path} is not UTF-8 text") from None
     if path.suffix in (".yaml", ".yml"):
-        raise RecipeError(f"there is no recipe file {path}")
+        raise RecipeError(f"recipe file {path} {why_missing(path)}")
     raise RecipeError(f"there is no shipped recipe {name_or_path!r}; {nearest(name_or_path, shipped)}")
 
 

@@ -42,7 +42,7 @@ from mmts.training.build_objective import build_objective
 from mmts.training.checkpoint import load_checkpoint, random_state, restore_random_state
 from mmts.training.inputs import Inputs, build_model, embed_split, prepare_inputs, training_batches
 from mmts.training.processes import joined, main_first, once
-from mmts.training.recipe import Recipe
+from mmts.training.recipe import Columns, Recipe
 from mmts.training.run_directory import RunDirectory, dotted
 from mmts.training.splits import (
     Splits,
@@ -132,6 +132,7 @@ def evaluate(
     split_name: str | None = None,
     checkpoint: str = "best",
     embeddings_file: Path | None = None,
+    columns: Columns | None = None,
     labels: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Judge a run: on its own test split (rewriting metrics.json), or on other data or another split (evaluations/).
@@ -143,7 +144,7 @@ def evaluate(
         check_file_path(embeddings_file)
     run = RunDirectory(path)
     recipe = run.recipe()
-    dataset = open_data(recipe.data, data)
+    dataset = open_data(recipe.with_data(data, columns).data)
     split = _split_to_judge(dataset, split_name, recipe).judged(recipe.data.relevance)
     given = resolved(data or recipe.data.path)
     file = run.metrics_file

@@ -10,7 +10,7 @@ import yaml
 
 from mmts.console import console
 from mmts.errors import RunError
-from mmts.files import append_line, atomic_write, flush_to_disk, leftovers
+from mmts.files import append_line, atomic_write, flush_to_disk, leftovers, why_missing
 from mmts.training.recipe import Recipe, parse_recipe, save_recipe
 from mmts.training.yaml_text import load_yaml
 
@@ -131,9 +131,7 @@ class RunDirectory:
             own = RunDirectory(self.path.parent)
             folder = f"its folder, {own.path}" if own.recipe_file.is_file() else "the folder that `mmts train` wrote"
             return f"{self.path} is a file; a run directory is wanted: {folder}"
-        if self.path.is_symlink():
-            return f"{self.path} is a link to {self.path.readlink()}, which does not exist"
-        return f"{self.path} does not exist"
+        return f"{self.path} {why_missing(self.path)}"
 
     def not_judged(self) -> str:
         """Say that this run has no metrics.json, and what to do; empty where it has one."""

@@ -1,5 +1,6 @@
 """Which samples a run trains on, validates on and is judged on."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,7 @@ from mmts.data.read_warnings import tell_warnings
 from mmts.data.readable import drop_unreadable, unreadable_media
 from mmts.data.records import SPLITS, Dataset, Split
 from mmts.errors import DataError, RecipeError
-from mmts.files import atomic_write
+from mmts.files import atomic_write, why_missing
 from mmts.training.processes import once, process_index
 from mmts.training.recipe import DATASETS, Data, Recipe
 from mmts.training.run_directory import RunDirectory
@@ -46,7 +47,7 @@ def open_data(settings: Data, path: Path | None = None) -> Dataset:
     Splits get the names that `data.splits` gives them; other data need not have all of them.
     """
     given = resolved(path or settings.path)
-    dataset = read_dataset(given)
+    dataset = read_dataset(given, settings.columns.model_dump(exclude_none=True))
     wanted: dict[str, str] = settings.splits.model_dump(exclude_none=True)
     if settings.path is not None and given != resolved(settings.path):
         wanted = {name: own for name, own in wanted.items() if dataset.find_split(own) is not None}
@@ -59,10 +60,13 @@ def open_data(settings: Data, path: Path | None = None) -> Dataset:
 
 
 def resolved(path: Path | None) -> Path:
-    """Return the one name of a path, whatever folder it is given from; raises DataError where none is given."""
+    """Return the one name of a path, whatever folder it is given from. Raises DataError for none or a dangling link."""
     if path is None:
         raise DataError("no data: give --data PATH, or data.path in the recipe")
-    return path.expanduser().resolve()
+    path = Path(os.path.expanduser(path))
+    if path.is_symlink() and not path.exists():
+        raise DataError(f"{path} {why_missing(path)}")
+    return Path(os.path.realpath(path))
 
 
 def take_splits(dataset: Dataset, recipe: Recipe, judged_on: str | None = None) -> Splits:

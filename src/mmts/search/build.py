@@ -70,7 +70,10 @@ def build_index(run: Path, path: Path, folder: Path | None = None) -> Index:
     finally:
         pending.close()
     embedded = len(missing) - len(unreadable)
-    console.print(f"index: {folder}: {len(index):,} {kind}s; {_counts(old, index)}; {embedded:,} embedded")
+    said = f"index: {folder}: {len(index):,} {kind}s; {_counts(old, index)}; {embedded:,} embedded"
+    if copies := len(kept) - len({item.content for item in kept}):
+        said += f"; {copies:,} {'is a copy and shares its' if copies == 1 else 'are copies and share their'} embedding"
+    console.print(said)
     return index
 
 
@@ -85,6 +88,10 @@ def _load_old(folder: Path, root: Path) -> Index | None:
         return None
     if old.contents.root != str(root):
         console.print(f"note: {folder} was of {old.contents.root}; from now on it is of {root}")
+    if old.contents.version == 1:
+        console.print(
+            f"note: {folder} is of an earlier version; it is written again with the other columns of the data"
+        )
     return old
 
 
@@ -120,7 +127,7 @@ def _describe(root: Path, medium: Medium, known: Mapping[tuple[Any, ...], Item])
         return Item(
             path=path, id=medium.id, caption=medium.captions[0], size=state.st_size, changed=state.st_mtime_ns,
             content=before.content if before is not None and is_same else content_name(medium),
-            start=medium.start, end=medium.end, frames=medium.frames, member=medium.member,
+            start=medium.start, end=medium.end, frames=medium.frames, member=medium.member, labels=dict(medium.labels),
         )  # fmt: skip
     except UnicodeEncodeError:
         return f"{str(medium.path)!r}: its name is not UTF-8"

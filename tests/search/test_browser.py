@@ -62,6 +62,7 @@ def test_a_query_is_typed_and_answered_with_the_keyboard_only(visit: SearchVisit
 def test_a_picture_is_chosen_and_dropped(visit: SearchVisit, photos: Path) -> None:
     page = visit.page
     page.set_input_files("#file", photos / "7.png")
+    page.wait_for_selector(".asked")  # until then the items of the start are there
     assert visit.alts()[0] == "7.png"
     drop = """content => {
         const file = new File([Uint8Array.from(content)], "dropped.png", {type: "image/png"});

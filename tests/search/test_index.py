@@ -51,6 +51,12 @@ def test_only_new_and_changed_files_are_embedded(
     assert len([*(tmp_path / "index").glob("vectors-*")]) == 1
 
 
+def test_one_image_is_not_several(run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos / "inner").rename(tmp_path / "alone")
+    build_index(run, tmp_path / "alone", tmp_path / "index")
+    assert ": 1 image; 1 new, 0 changed, 0 removed, 0 kept; 1 embedded" in capsys.readouterr().out
+
+
 def test_copies_are_counted(run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(photos / "3.png", photos / "copy.png")
     build_index(run, photos, tmp_path / "index")
@@ -98,7 +104,8 @@ def test_hits_are_one_line_each_where_they_fit_and_paths_are_never_cut(
     piped = capsys.readouterr().out.splitlines()
     assert len(piped) == 3
     monkeypatch.setattr(type(console), "is_terminal", True)
-    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(console, "_width", width)
+    monkeypatch.setenv("TERM", "xterm")  # a dumb terminal has 80 columns
     search(run, "a red bar", None, k=3, folder=tmp_path / "index")
     shown = capsys.readouterr().out.splitlines()
     assert all(line.split()[2] in paths for line in piped)
@@ -196,13 +203,13 @@ def test_damage_is_said_and_mended_by_indexing_again(
 def test_folders_that_are_no_index_and_paths_without_images_are_refused(
     run: Path, photos: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(RunError, match="which is no index's; choose another --out"):
+    with pytest.raises(RunError, match="which is not part of an index; choose another --out"):
         build_index(run, photos, photos)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no images"):
         build_index(run, tmp_path / "empty", tmp_path / "index")
     (tmp_path / "empty" / "a.png").write_bytes(b"no")
-    with pytest.raises(DataError, match="none of the 1 images can be read"):
+    with pytest.raises(DataError, match="1 image found, but none can be read"):
         build_index(run, tmp_path / "empty", tmp_path / "index")
     with pytest.raises(RunError, match="is not a run directory"):
         build_index(photos, photos)

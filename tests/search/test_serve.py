@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mmts.errors import RunError
 from mmts.search import Searcher, build_index, open_searcher
 from mmts.search.page import UPLOAD_LIMIT, Answer, full_page, lone_page
-from mmts.search.serve import SearchServer
+from mmts.search.serve import SearchServer, serve
 
 Response = tuple[int, dict[str, str], bytes]
 
@@ -102,6 +103,14 @@ def test_a_picture_finds_itself_and_what_is_none_is_said(server: SearchServer, p
     assert status == 422
     assert b"your file: is not an image that Pillow can read" in part
     assert ask(server, "POST", "/elsewhere", b"x")[0] == 404
+
+
+def test_a_port_that_is_taken_or_cannot_be_is_said(server: SearchServer) -> None:
+    taken = server.server_port
+    with pytest.raises(RunError, match=rf"cannot listen on port {taken}: Address already in use; --port 0"):
+        serve(server.searcher, taken, 5)
+    with pytest.raises(RunError, match=r"cannot listen on port 70000: .*0-65535"):
+        serve(server.searcher, 70000, 5)
 
 
 def test_uploads_are_bounded(server: SearchServer) -> None:

@@ -20,6 +20,7 @@ from mmts.data.records import Medium
 from mmts.data.video import FrameSampling
 from mmts.errors import DataError, RunError
 from mmts.models.features import content_name
+from mmts.report.wording import counted
 from mmts.search.encoder import Encoder, load_encoder
 from mmts.search.index_files import Index, Item, Pending, check_folder, load_index, write_index
 from mmts.search.media import find_media
@@ -61,7 +62,7 @@ def build_index(run: Path, path: Path, folder: Path | None = None) -> Index:
         for note in [*notes, *(unreadable[item.content] for item, _ in items if item.content in unreadable)]:
             console.print(f"note: left out {note}")
         if not kept:
-            raise DataError(f"{path}: none of the {len(media):,} {kind}s can be read")
+            raise DataError(f"{path}: {counted(len(media), kind)} found, but none can be read")
         index = write_index(
             folder, kept, np.stack([rows[item.content] for item in kept]),
             checkpoint=encoder.checkpoint, kind=kind, root=root,
@@ -70,7 +71,7 @@ def build_index(run: Path, path: Path, folder: Path | None = None) -> Index:
     finally:
         pending.close()
     embedded = len(missing) - len(unreadable)
-    said = f"index: {folder}: {len(index):,} {kind}s; {_counts(old, index)}; {embedded:,} embedded"
+    said = f"index: {folder}: {counted(len(index), kind)}; {_counts(old, index)}; {embedded:,} embedded"
     if copies := len(kept) - len({item.content for item in kept}):
         said += f"; {copies:,} {'is a copy and shares its' if copies == 1 else 'are copies and share their'} embedding"
     console.print(said)

@@ -116,7 +116,7 @@ def check_folder(folder: Path) -> None:
         raise RunError(f"{folder} is a file; an index is a folder")
     own = {*folder.glob("vectors-*.safetensors"), folder / "index.json", folder / "pending.rows", *leftovers(folder)}
     if folder.is_dir() and (strange := sorted({*folder.iterdir()} - own)):
-        raise RunError(f"{folder} holds {strange[0].name}, which is no index's; choose another --out")
+        raise RunError(f"{folder} holds {strange[0].name}, which is not part of an index; choose another --out")
 
 
 def load_index(folder: Path) -> Index:

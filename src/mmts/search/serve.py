@@ -37,7 +37,8 @@ def serve(searcher: Searcher, port: int, k: int) -> None:
     try:
         server = SearchServer(searcher, port, k)
     except (OSError, OverflowError) as error:
-        raise RunError(f"cannot listen on port {port}: {error}; --port 0 takes one that is free") from None
+        why = getattr(error, "strerror", error)
+        raise RunError(f"cannot listen on port {port}: {why}; --port 0 takes one that is free") from None
     searcher.by_text("the first query takes longer than those after it", k)
     console.print(f"search page: http://127.0.0.1:{server.server_port}/ (Ctrl-C ends it)")
     with server:

@@ -13,6 +13,7 @@ from rich.cells import cell_len
 
 from mmts.analysis import GROUP_COLOURS, analyze, draw_long_tail, gini, print_analysis
 from mmts.concepts import ConceptDistribution
+from mmts.console import console
 from mmts.errors import InputError
 
 LABELS = ["cup"] * 6 + ["lamp"] * 2 + ["hat"]
@@ -64,7 +65,7 @@ def test_table_shows_every_number_and_any_name(capsys):
 
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_long_names_leave_room_for_the_numbers(width, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(console, "_width", width)
     labels = ["a-very-long-name-" * 9] * 1234 + ["\u8fde\u8863" * 40] * 3 + ["\U0001f469\u200d\U0001f467"] * 2
     print_analysis(analyze([""] * len(labels), ConceptDistribution.from_labels(labels)))
     said = capsys.readouterr().out

@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from rich.cells import cell_len
 
 from mmts.analysis import GROUP_COLOURS, analyze, draw_long_tail, gini, print_analysis
 from mmts.concepts import ConceptDistribution
+from mmts.console import console
 from mmts.errors import InputError
 
 LABELS = ["cup"] * 6 + ["lamp"] * 2 + ["hat"]
@@ -58,6 +61,28 @@ def test_table_shows_every_number_and_any_name(capsys):
     for text in ("samples", "33.3% of the samples are repeats", "6 down to 1 samples, median 2", "66.7%", "[bold]cup"):
         assert text in shown
     assert "\x1b[31m" not in shown
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_long_names_leave_room_for_the_numbers(width, capsys, monkeypatch):
+    monkeypatch.setattr(console, "_width", width)
+    labels = ["a-very-long-name-" * 9] * 1234 + ["\u8fde\u8863" * 40] * 3 + ["\U0001f469\u200d\U0001f467"] * 2
+    print_analysis(analyze([""] * len(labels), ConceptDistribution.from_labels(labels)))
+    said = capsys.readouterr().out
+    row = next(line for line in said.splitlines() if line.lstrip().startswith("a-very"))
+    assert row.split()[1:] == ["1,234", "\U0001f469\u200d\U0001f467", "2"]
+    assert all(cell_len(line) <= width for line in said.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("labels", "concepts", "head"),
+    [(["a"] * 5 + ["b"] * 5, "each with 5 samples", "5"), (["a"], "each with 1 sample", "1")],
+)
+def test_equal_sizes_are_said_once(labels, concepts, head, capsys):
+    print_analysis(analyze([""] * len(labels), ConceptDistribution.from_labels(labels)))
+    said = capsys.readouterr().out
+    assert concepts in said
+    assert re.search(rf"head .* 100.0% +{head} *\n", said)
 
 
 def colours(path):

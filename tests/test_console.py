@@ -51,6 +51,12 @@ def test_what_would_steer_the_terminal_or_cannot_be_encoded_is_replaced(printed:
     assert printed.getvalue() == "a\ufffd]0;titleb \ufffd c  d\ne\n"
 
 
+def test_spaces_of_any_width_and_joiners_stay(printed: io.StringIO):
+    text = "Screenshot 3.04\u202fPM.png \u00a0 \u3000 \u0645\u06cc\u200c\u062e\u0648 \U0001f469\u200d\U0001f467"
+    console.print(text)
+    assert printed.getvalue() == text + "\n"
+
+
 def test_nothing_prints_but_through_these_two_consoles():
     """No other Console, no bare print (but of JSON), no markup: what would bring the faults back."""
     for file in Path(mmts.__file__).parent.rglob("*.py"):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmts.concepts.distribution import GROUP_NAMES, ConceptDistribution
-from mmts.console import console
+from mmts.console import console, harmless
 from mmts.data.records import SPLITS
 from mmts.errors import InputError
 from mmts.files import atomic_write
@@ -169,8 +169,11 @@ def print_analysis(analysis: Analysis) -> None:
     share = analysis.duplicates / analysis.samples
     facts.add_row("distinct captions", f"{analysis.distinct_captions:,}", f"{share:.1%} of the samples are repeats")
     facts.add_row("empty captions", f"{analysis.empty_captions:,}", "left out" if analysis.empty_captions else "")
+    largest, smallest = analysis.largest[0].size, analysis.smallest[0].size
     median = f"{analysis.median_size:,.1f}".removesuffix(".0")
-    sizes = f"{analysis.largest[0].size:,} down to {analysis.smallest[0].size:,} samples, median {median}"
+    sizes = f"{largest:,} down to {smallest:,} samples, median {median}"
+    if largest == smallest:
+        sizes = f"each with {_plural(largest, 'sample')}"
     facts.add_row("concepts", f"{analysis.concepts:,}", sizes)
     facts.add_row("Gini", f"{analysis.gini:.3f}", "of concept sizes; 0 is flat")
     facts.add_row("top 10 % of concepts", f"{analysis.top_tenth_share:.1%}", "of the samples")
@@ -179,14 +182,24 @@ def print_analysis(analysis: Analysis) -> None:
     for title in ("group", "concepts", "samples", "share", "sizes"):
         groups.add_column(title, justify="left" if title == "group" else "right")
     for name, group in analysis.groups.items():
-        span = f"{group.largest:,} to {group.smallest:,}" if group.concepts else "-"
+        span = (
+            " to ".join(dict.fromkeys(f"{size:,}" for size in (group.largest, group.smallest)))
+            if group.concepts
+            else "-"
+        )
         groups.add_row(
             name, f"{group.concepts:,}", f"{group.samples:,}", f"{group.samples / analysis.samples:.1%}", span
         )
 
+    # Names are cut, so that numbers never are: what is left of the line beside two numbers and the space between.
+    number = max(len("samples"), len(f"{largest:,}"))
+    room = max(8, (console.width - 2 * number - 12) // 2)
     ends = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("largest concepts", "samples", "smallest concepts", "samples"):
-        ends.add_column(title, justify="right" if title == "samples" else "left", overflow="ellipsis", no_wrap=True)
+        is_number = title == "samples"
+        ends.add_column(
+            title, justify="right" if is_number else "left", no_wrap=True, max_width=None if is_number else room
+        )
     for large, small in zip(analysis.largest, analysis.smallest, strict=True):
         ends.add_row(_visible(large.name), f"{large.size:,}", _visible(small.name), f"{small.size:,}")
 
@@ -238,13 +251,14 @@ def draw_long_tail(distribution: ConceptDistribution, path: str | Path, *, title
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if sizes.max() < 100 * sizes.min() else (1.0,)))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.legend(handles=legend, frameon=False, loc="upper right")
     if title:
-        axes.set_title(title, loc="left", fontsize=12, parse_math=False)
+        axes.set_title(_visible(title, 70), loc="left", fontsize=12, parse_math=False)
     _annotate(axes, distribution, sizes, order)
     with atomic_write(path) as file, warnings.catch_warnings():
         # A name in a script the font lacks is drawn as boxes; that is no reason to talk.
@@ -258,7 +272,8 @@ def _annotate(axes: Any, distribution: ConceptDistribution, sizes: Tensor, order
 
     names = [_visible(distribution.names[i], 24) for i in order.tolist()]
     if len(names) <= 8:
-        axes.set_xticks(range(1, len(names) + 1), [_visible(name, 14) for name in names], parse_math=False)
+        room = max(14, 84 // len(names))
+        axes.set_xticks(range(1, len(names) + 1), [_visible(name, room) for name in names], parse_math=False)
         return
     last = len(names) - 1
     for place in sorted({0, last // 8, last // 3, (2 * last) // 3, last}):
@@ -298,7 +313,7 @@ def _group_sizes(distribution: ConceptDistribution) -> dict[str, GroupSize]:
 
 def _visible(text: str, length: int = 40) -> str:
     """Make any text fit to be shown: one line, no control characters or lone surrogates, not too long."""
-    shown = "".join(character if character.isprintable() else "\ufffd" for character in " ".join(text.split()))
+    shown = harmless(" ".join(text.split()))
     return shown if len(shown) <= length else shown[: length - 1] + "…"
 
 

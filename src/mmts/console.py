@@ -2,6 +2,7 @@
 
 import json
 import sys
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,7 +15,7 @@ class _PlainConsole(Console):
     """A console for text that is not ours: paths, ids, captions and names of splits are printed as they are.
 
     Nothing is read as markup or as the name of an emoji. A control character or half of a surrogate pair, which could
-    steer the terminal or not be encoded at all, is shown as U+FFFD.
+    steer the terminal or not be encoded at all, is shown as U+FFFD (see `harmless`).
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
@@ -26,11 +27,26 @@ class _PlainConsole(Console):
             if segment.control or segment.text.isprintable():
                 yield segment
             else:
-                yield Segment("".join(map(_shown, segment.text)), segment.style)
+                yield Segment(harmless(segment.text), segment.style)
 
 
-def _shown(character: str) -> str:
-    return character if character.isprintable() or character in "\n\t" else "\ufffd"
+def harmless(text: str) -> str:
+    r"""Return text in which what a terminal or a picture must not get (control characters, ...) is U+FFFD.
+
+    Spaces of any width stay (names of macOS screenshots hold U+202F), and so do the joiners that Persian, Indic scripts
+    and emoji are written with.
+
+    >>> harmless("3:04\u202fPM \x1b[2J") == "3:04\u202fPM \ufffd[2J"
+    True
+    """
+    return "".join(each if each.isprintable() or each in _JOINERS or _is_space(each) else "\ufffd" for each in text)
+
+
+_JOINERS = "\u200c\u200d"
+
+
+def _is_space(character: str) -> bool:
+    return character in "\n\t" or unicodedata.category(character) == "Zs"
 
 
 console = _PlainConsole()

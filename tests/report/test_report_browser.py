@@ -7,7 +7,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from browser import Visit, needs_chromium, open_browser
+from browser import Visit, faults, needs_chromium, open_browser
 from fake_runs import FIXED, SHIFTED, draw_pictures, recipe, write_run
 
 from mmts.report import write_report
@@ -92,7 +92,7 @@ def test_every_figure_is_visible_and_fits(visit: Visit, width: int, scheme: str)
         assert high > 10
         assert left >= 0
         assert right <= width
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert not faults(page)
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == BACKGROUNDS[scheme]
     assert all(page.evaluate("[...document.images].map((each) => each.naturalWidth > 0)"))
 
@@ -170,3 +170,62 @@ def test_the_policy_lets_no_other_script_run(visit: Visit) -> None:
     )
     assert visit.page.evaluate("window.planted") is None
     assert "Content Security Policy" in visit.said.pop()
+
+
+LONG = {
+    "word": "w" * 90,
+    "hyphens": "a-very-long-name-" * 6,
+    "right-to-left": "\u05d7\u05d5\u05dc\u05e6\u05d4 \u05d0\u05d3\u05d5\u05de\u05d4",
+}
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Reports that are hard to lay out: long names without spaces, five rules, no pictures, one query."""
+    folder = tmp_path_factory.mktemp("odd")
+    captions = draw_pictures(folder / "data", 40)
+    captions[:3] = [f"{each} {at}" for at, each in enumerate(LONG.values())]
+    rules = [*LONG.values(), *(f"rule {at}" for at in range(2))]
+    runs = [
+        write_run(
+            folder / f"run{at}", recipe(name, {"rule": "fixed", "value": 0.05 + 0.01 * at}), folder / "data", captions,
+            concept_names=[*LONG.values(), "thing"],
+        )
+        for at, name in enumerate(rules)
+    ]  # fmt: skip
+    lone = [
+        write_run(folder / f"lone{at}", recipe(f"rule {at}"), folder / "data", captions[:1], num_concepts=1)
+        for at in range(2)
+    ]
+    many = write_report(runs, folder / "many.html")
+    (folder / "data" / "images").rename(folder / "gone")
+    return [many, write_report(runs[:2], folder / "missing.html"), write_report(lone, folder / "lone.html")]
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_long_names_and_missing_pictures_fit(browser: Any, odd: list[Path], width: int, scheme: str) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    for file in odd:
+        page.goto(file.as_uri())
+        page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+        assert not faults(page), file.name
+        first = page.evaluate(
+            "[...document.querySelectorAll('.answer li:first-child')].map((each) => each.getBoundingClientRect().width)"
+        )
+        assert min(first) >= 80
+        names = page.locator(".results th bdi, .changes td bdi").all()
+        lines = [name.evaluate("each => each.getClientRects().length") for name in names]
+        assert max(lines) <= 5  # a name is not squeezed into a narrow column
+    assert "1 caption as a query, with the first five images" in page.inner_text("#gallery")
+    page.close()
+
+
+def test_a_note_beside_a_rule_takes_no_room_from_the_answers(visit: Visit) -> None:
+    notes = visit.page.evaluate(
+        """[...document.querySelectorAll(".answer p > span:nth-child(2)")]
+        .map((each) => [each, each.closest(".answer").querySelector("ol")].map((each) => each.getBoundingClientRect()))
+        .map(([note, answers]) => [note.bottom, answers.top])"""
+    )
+    assert len(notes) > 5
+    assert all(bottom <= top for bottom, top in notes)

@@ -1,13 +1,16 @@
 """The local page in a real browser: with the keyboard only, with a picture, and nothing from elsewhere."""
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Visit, needs_chromium, open_browser
+from browser import Visit, faults, needs_chromium, open_browser
+from tests_support import draw_shapes
 
-from mmts.search import Searcher
+from mmts.search import Searcher, build_index
+from mmts.search.command import search
 from mmts.search.serve import SearchServer
 
 pytestmark = needs_chromium
@@ -38,7 +41,7 @@ def visit(searcher: Searcher) -> Iterator[SearchVisit]:
 
 def test_a_query_is_typed_and_answered_with_the_keyboard_only(visit: SearchVisit, photos: Path) -> None:
     page, names = visit.page, {file.relative_to(photos).as_posix() for file in photos.rglob("*.png")}
-    page.wait_for_function("document.activeElement.id === 'q'")  # by itself, a moment after the page is there
+    page.wait_for_selector("#q:focus")  # by itself, a moment after the page is there
     page.keyboard.type("a red square")
     page.keyboard.press("Enter")
     page.wait_for_url("**/?q=a+red+square")
@@ -59,6 +62,7 @@ def test_a_query_is_typed_and_answered_with_the_keyboard_only(visit: SearchVisit
 def test_a_picture_is_chosen_and_dropped(visit: SearchVisit, photos: Path) -> None:
     page = visit.page
     page.set_input_files("#file", photos / "7.png")
+    page.wait_for_selector(".asked")  # until then the items of the start are there
     assert visit.alts()[0] == "7.png"
     drop = """content => {
         const file = new File([Uint8Array.from(content)], "dropped.png", {type: "image/png"});
@@ -84,8 +88,62 @@ def test_a_file_that_is_no_picture_is_said(visit: SearchVisit, tmp_path: Path) -
 def test_no_width_needs_scrolling_sideways(visit: SearchVisit, scheme: str, width: int) -> None:
     visit.page.set_viewport_size({"width": width, "height": 800})
     visit.page.emulate_media(color_scheme=scheme)
-    visit.page.goto(f"{visit.address}?q=a+blue+bar")
-    assert visit.alts()
-    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    for query in ("", "?q=a+blue+bar", "?like=gone"):
+        visit.page.goto(visit.address + query)
+        assert query == "?like=gone" or visit.alts()
+        assert not faults(visit.page)
     background = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(21, 24, 28)")
+
+
+def test_the_start_shows_items_and_more_is_put_below_them(visit: SearchVisit) -> None:
+    page = visit.page
+    page.set_viewport_size({"width": 390, "height": 500})
+    first = visit.alts()
+    assert len(first) == 6
+    assert page.inner_text(".found") == "6 of the 12 images, picked at random"
+    page.locator(".more").scroll_into_view_if_needed()
+    before = page.evaluate("scrollY")
+    assert before > 300
+    page.locator(".more").press("Enter")
+    page.wait_for_selector("li:nth-child(12)")
+    assert page.evaluate("scrollY") == before
+    assert page.url == f"{visit.address}?k=12"
+    assert page.evaluate("document.activeElement === document.querySelector('li:nth-child(7) a')")
+    assert visit.alts()[:6] == first
+    assert len({*visit.alts()}) == 12
+    assert page.locator(".more").count() == 0
+    page.click("li:nth-child(9) a[href*=like]")
+    page.wait_for_url("**/?like=*")
+    page.go_back()
+    page.wait_for_selector("li:nth-child(12)")
+
+
+def test_a_picture_that_is_gone_is_said_in_its_place(visit: SearchVisit, photos: Path) -> None:
+    (photos / "7.png").unlink()
+    visit.page.goto(f"{visit.address}?k=12")
+    visit.page.locator("li .none").scroll_into_view_if_needed()
+    visit.page.wait_for_selector("li .none:has-text('cannot be read any more')")
+    assert visit.page.locator("li img").count() == 11
+    visit.said = [each for each in visit.said if "404" not in each]  # Chromium notes every such answer
+
+
+def test_labels_and_long_captions_fit_and_are_escaped(run: Path, tmp_path: Path) -> None:
+    draw_shapes(tmp_path / "data", 4)
+    lines = [json.loads(line) for line in (tmp_path / "data" / "captions.jsonl").read_text().splitlines()]
+    for line, caption in zip(
+        lines, ("w" * 2000, "<b>bold</b>", "\u05d7\u05d5\u05dc\u05e6\u05d4 1", "a shoe"), strict=True
+    ):
+        line |= {"captions": [caption], "labels": {"price": "<i>9</i>", "w" * 200: "v" * 500}}
+    (tmp_path / "data" / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    build_index(run, tmp_path / "data", tmp_path / "index")
+    page_file = tmp_path / "found.html"
+    search(run, "a shoe", None, k=100, page=page_file, folder=tmp_path / "index")
+    with open_browser() as browser:
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        page.goto(page_file.as_uri())
+        assert not faults(page)
+        assert page.locator("li").count() == 4
+        assert page.locator("li b, li i").count() == 0
+        assert "price: <i>9</i>" in page.inner_text("li:first-child .labels")
+        page.close()

@@ -1,6 +1,7 @@
 """Making an index: what is embedded, what is not again, what is left out, and what a stopped process leaves."""
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from PIL import Image
 from small_search import make_run
 from tests_support import draw_shapes
 
+from mmts.console import console
 from mmts.errors import DataError, RunError
 from mmts.search import build, build_index, nearest, open_searcher
+from mmts.search.command import search
 from mmts.search.encoder import Encoder
 from mmts.search.index_files import Pending, load_index
 from mmts.training.run import evaluate
@@ -47,6 +50,72 @@ def test_only_new_and_changed_files_are_embedded(
     assert [item.path for item in index.contents.items] == [item.path for item in afresh.contents.items]
     np.testing.assert_allclose(nearest.rows_of(index.vectors), nearest.rows_of(afresh.vectors), atol=1e-6)
     assert len([*(tmp_path / "index").glob("vectors-*")]) == 1
+
+
+def test_one_image_is_not_several(run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos / "inner").rename(tmp_path / "alone")
+    build_index(run, tmp_path / "alone", tmp_path / "index")
+    assert ": 1 image; 1 new, 0 changed, 0 removed, 0 kept; 1 embedded" in capsys.readouterr().out
+
+
+def test_copies_are_counted(run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(photos / "3.png", photos / "copy.png")
+    build_index(run, photos, tmp_path / "index")
+    assert counts(capsys.readouterr().out).endswith("; 12 embedded; 1 is a copy and shares its embedding")
+    for number in (1, 2):
+        shutil.copy(photos / "3.png", photos / "inner" / f"copy{number}.png")
+    build_index(run, photos, tmp_path / "index")
+    assert counts(capsys.readouterr().out).endswith("; 0 embedded; 3 are copies and share their embedding")
+
+
+def test_other_columns_come_along_and_an_index_without_them_is_written_again(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_shapes(tmp_path / "shapes", 6)
+    table = "\n".join(f"images/{number}.png,shape {number},{number} EUR" for number in range(6))
+    (tmp_path / "shapes" / "captions.jsonl").unlink()
+    (tmp_path / "shapes" / "table.csv").write_text(f"filepath,caption,price\n{table}\n")
+    build_index(run, tmp_path / "shapes" / "table.csv", tmp_path / "index")
+    file = tmp_path / "index" / "index.json"
+    content = json.loads(file.read_text())
+    assert [item["labels"] for item in content["items"]] == [{"price": f"{number} EUR"} for number in range(6)]
+    old = {**content, "version": 1, "items": [{**item} for item in content["items"]]}
+    for item in old["items"]:
+        del item["labels"]
+    file.write_text(json.dumps(old))
+    assert open_searcher(run, tmp_path / "index").by_text("a bar", 1)[0].item.labels == {}
+    capsys.readouterr()
+    build_index(run, tmp_path / "shapes" / "table.csv", tmp_path / "index")
+    said = capsys.readouterr().out
+    assert "is of an earlier version; it is written again with the other columns of the data" in said
+    assert counts(said) == "0 new, 0 changed, 0 removed, 6 kept; 0 embedded"
+    assert json.loads(file.read_text()) == content
+    hit = open_searcher(run, tmp_path / "index").by_text("a bar", 1)[0]
+    assert hit.to_json()["labels"] == hit.medium.labels == hit.item.labels != {}
+
+
+@pytest.mark.parametrize("width", [40, 400])
+def test_hits_are_one_line_each_where_they_fit_and_paths_are_never_cut(
+    width: int, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = build_index(run, run.parent / "shapes", tmp_path / "index")
+    paths = {str(medium.path) for medium in index.media()}
+    capsys.readouterr()
+    search(run, "a red bar", None, k=3, folder=tmp_path / "index")
+    piped = capsys.readouterr().out.splitlines()
+    assert len(piped) == 3
+    monkeypatch.setattr(type(console), "is_terminal", True)
+    monkeypatch.setattr(console, "_width", width)
+    monkeypatch.setenv("TERM", "xterm")  # a dumb terminal has 80 columns
+    search(run, "a red bar", None, k=3, folder=tmp_path / "index")
+    shown = capsys.readouterr().out.splitlines()
+    assert all(line.split()[2] in paths for line in piped)
+    if width == 400:
+        assert shown == piped
+    else:
+        assert {path for _, _, path in map(str.split, shown[::3])} <= paths
+        assert all(line.startswith(" " * 12) for line in shown[1::3] + shown[2::3])  # caption and labels
+        assert " ".join(shown).split() == " ".join(piped).split()
 
 
 def test_what_cannot_be_read_is_named_and_links_out_of_the_folder_are_left_alone(
@@ -135,13 +204,13 @@ def test_damage_is_said_and_mended_by_indexing_again(
 def test_folders_that_are_no_index_and_paths_without_images_are_refused(
     run: Path, photos: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(RunError, match="which is no index's; choose another --out"):
+    with pytest.raises(RunError, match="which is not part of an index; choose another --out"):
         build_index(run, photos, photos)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no images"):
         build_index(run, tmp_path / "empty", tmp_path / "index")
     (tmp_path / "empty" / "a.png").write_bytes(b"no")
-    with pytest.raises(DataError, match="none of the 1 images can be read"):
+    with pytest.raises(DataError, match="1 image found, but none can be read"):
         build_index(run, tmp_path / "empty", tmp_path / "index")
     with pytest.raises(RunError, match="is not a run directory"):
         build_index(photos, photos)

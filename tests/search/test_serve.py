@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mmts.search import Searcher
-from mmts.search.page import UPLOAD_LIMIT, Answer, lone_page
-from mmts.search.serve import SearchServer
+from mmts.errors import RunError
+from mmts.search import Searcher, build_index, open_searcher
+from mmts.search.page import UPLOAD_LIMIT, Answer, full_page, lone_page
+from mmts.search.serve import SearchServer, serve
 
 Response = tuple[int, dict[str, str], bytes]
 
@@ -41,12 +42,13 @@ def test_a_text_is_answered_with_pictures_that_are_served_by_number(server: Sear
     assert page.count(b"<figure>") == 3
     assert b"a red &lt;b&gt;square" in page
     assert b"<b>" not in page
-    assert b'href="/?q=a+red+%3Cb%3Esquare&amp;k=6"' in page
+    assert b'href="/?q=a+red+%3Cb%3Esquare&amp;k=6#n' in page
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     status, headers, picture = ask(server, "GET", "/small/3")
     assert (status, headers["Content-Type"]) == (200, "image/jpeg")
     assert Image.open(io.BytesIO(picture)).size == (20, 24)
-    assert ask(server, "GET", "/?like=3")[2].count(b"<figure>") == 5
+    content = server.searcher.index.contents.items[3].content
+    assert ask(server, "GET", f"/?like={content}")[2].count(b"<figure>") == 5
     assert ask(server, "GET", "/page.js")[0] == ask(server, "GET", "/page.css")[0] == ask(server, "GET", "/")[0] == 200
 
 
@@ -62,6 +64,25 @@ def test_odd_queries_are_answered_with_a_page(query: str, server: SearchServer) 
     status, _, page = ask(server, "GET", f"/?{query}")
     assert status == 200
     assert page.endswith(b"</html>")
+
+
+@pytest.mark.parametrize("like", ["99", "-1", "0" * 32, "%3Cb%3E", "%00"])
+def test_an_item_that_is_no_longer_in_the_index_is_said(like: str, server: SearchServer) -> None:
+    page = ask(server, "GET", f"/?like={like}")[2]
+    assert b"this image is not in the index any more" in page
+    assert b"<b>" not in page
+
+
+def test_the_start_offers_captions_to_ask_for_and_a_number_of_items(
+    run: Path, tmp_path: Path, server: SearchServer
+) -> None:
+    assert b"5 of the 12 images, picked at random" in ask(server, "GET", "/")[2]
+    assert b"For example" not in ask(server, "GET", "/")[2]  # names of files are no captions
+    build_index(run, run.parent / "shapes", tmp_path / "captions")
+    page = full_page(found := open_searcher(run, tmp_path / "captions"), Answer("", found.some(500)))
+    assert page.count('<a href="/?q=a%20') == 3
+    assert page.count("<figure>") == len(found.index)
+    assert [hit.number for hit in found.some(4)] == [hit.number for hit in found.some(9)][:4]
 
 
 def test_other_hosts_and_pages_elsewhere_are_refused(server: SearchServer) -> None:
@@ -82,6 +103,14 @@ def test_a_picture_finds_itself_and_what_is_none_is_said(server: SearchServer, p
     assert status == 422
     assert b"your file: is not an image that Pillow can read" in part
     assert ask(server, "POST", "/elsewhere", b"x")[0] == 404
+
+
+def test_a_port_that_is_taken_or_cannot_be_is_said(server: SearchServer) -> None:
+    taken = server.server_port
+    with pytest.raises(RunError, match=rf"cannot listen on port {taken}: Address already in use; --port 0"):
+        serve(server.searcher, taken, 5)
+    with pytest.raises(RunError, match=r"cannot listen on port 70000: .*0-65535"):
+        serve(server.searcher, 70000, 5)
 
 
 def test_uploads_are_bounded(server: SearchServer) -> None:

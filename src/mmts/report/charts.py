@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from markupsafe import Markup
 
-from mmts.report.svg import DASHES, GROUPS, INK, MARKERS, MUTED, PAPER, SERIES, drawing, inline_svg
+from mmts.report.svg import DASHES, GROUPS, INK, MUTED, PAPER, SERIES, drawing, inline_svg, marker
 from mmts.report.wording import counted, isolated
 
 T = TypeVar("T")
@@ -146,8 +146,7 @@ def size_panel(
             aside = (line.x[-1] / line.x[0]) ** (0.012 * (line.number - (len(lines) - 1) / 2))
             x = [each * aside for each in line.x]
             axes.vlines(x, line.low, line.high, color=_color(line), linewidth=1.5, alpha=0.55)
-            marker = MARKERS[line.number % len(MARKERS)]
-            axes.plot(x, line.mean, color=_color(line), marker=marker, markersize=6, **_stroke(line))
+            axes.plot(x, line.mean, color=_color(line), marker=marker(line.number), markersize=6, **_stroke(line))
             tooltips[gid] = _points(axes, x, line.mean, _color(line), gid, texts)
         _size_axis(axes, lines[0].x[0], lines[0].x[-1])
         axes.yaxis.set_major_locator(_locator(5))
@@ -210,25 +209,25 @@ def dot_panel(title: str, rows: Sequence[Row], identifier: str, xlabel: str, wid
             axes.axvline(0, color=MUTED, linewidth=1)
         tooltips = {}
         for place, (row, y) in enumerate(zip(rows, heights, strict=True)):
-            color, marker = SERIES[row.number % len(SERIES)], MARKERS[row.number % len(MARKERS)]
+            color, mark = SERIES[row.number % len(SERIES)], marker(row.number)
             gid = f"row{place}"
             if zero:
                 axes.hlines(y, *row.values, color=color, linewidth=2)
                 face = color if row.is_filled else PAPER
                 axes.plot(
-                    [row.mean], [y], marker=marker, markersize=8, color=color, markerfacecolor=face,
+                    [row.mean], [y], marker=mark, markersize=8, color=color, markerfacecolor=face,
                     markeredgewidth=1.8, linestyle="none", gid=gid,
                 )  # fmt: skip
             else:
                 is_alone = len(row.values) == 1
                 axes.plot(
-                    row.values, [y] * len(row.values), marker=marker, markersize=9 if is_alone else 6.5, color=color,
+                    row.values, [y] * len(row.values), marker=mark, markersize=9 if is_alone else 6.5, color=color,
                     alpha=1 if is_alone else 0.45, markeredgewidth=0, linestyle="none",
                 )  # fmt: skip
                 if not is_alone:
                     axes.vlines(row.mean, y - 6, y + 6, color=color, linewidth=3)
                 gid = f"hover-{gid}"
-                axes.plot([row.mean], [y], marker=marker, markersize=9, color=color, linestyle="none", gid=gid)
+                axes.plot([row.mean], [y], marker=mark, markersize=9, color=color, linestyle="none", gid=gid)
             tooltips[gid] = [f"{isolated(row.name)}: {row.text}\n{row.part}"]
         axes.set_ylim(at - step / 2 + 4, -step / 2 - 4)
         axes.set_yticks([sum(block) / len(block) for block in blocks.values()], list(blocks))

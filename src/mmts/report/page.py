@@ -25,6 +25,7 @@ from mmts.report.finding import Finding, find
 from mmts.report.galleries import QUERIES, Gallery, Query, make_gallery
 from mmts.report.learning import loss_line, number_of_validations, recall_line
 from mmts.report.rules import ValueCurve, rule_in_words, value_curve
+from mmts.report.svg import shape
 from mmts.report.tail import LongTail
 from mmts.report.wording import clean, counted, in_title, listed, signed
 from mmts.results import FOLDS, PARTS, Judged, RunGroup
@@ -34,7 +35,7 @@ _MEANING = {
     "temperature": "softens the contrast, so that the closest wrong answers count for less",
     "margin": "asks for more distance between the right pair and every wrong one",
 }
-# One shape a rule, as the charts draw them (svg.MARKERS), so that rules differ by more than colour.
+# The shapes as the charts draw them (svg.marker), so that rules differ by more than color.
 _KEY_SHAPES = (
     '<circle cx="14" cy="6" r="4"/>',
     '<rect x="10.4" y="2.4" width="7.2" height="7.2"/>',
@@ -118,7 +119,7 @@ def _key(number: int) -> Markup:
     return Markup(
         '<svg class="key" viewBox="0 0 28 12" aria-hidden="true">'
         '<line x1="0" y1="6" x2="28" y2="6" style="stroke:{}" stroke-width="2"{}/><g style="fill:{}">{}</g></svg>'
-    ).format(color, dashes, color, Markup(_KEY_SHAPES[number % len(_KEY_SHAPES)]))
+    ).format(color, dashes, color, Markup(_KEY_SHAPES[shape(number)]))
 
 
 def _defaultin_title(contents: Contents) -> str:
@@ -367,10 +368,11 @@ def _gallery_sentence(contents: Contents, gallery: Gallery, queries: Sequence[Qu
     rules = " and ".join(
         f"{name} (seed {contents.groups[contents.names.index(name)].seeds[0]})" for name in gallery.rules
     )
+    start = f"1 {asked[:-1]} as a query, with" if number == 1 else f"{number} {asked} as queries, each with"
     return (
-        f"{f'Twelve {asked}' if number == QUERIES else counted(number, asked[:-1])} as queries, each with the first "
-        f"five {found} that {rules} found. Drawn with a fixed seed, as evenly as can be from head, mid and tail and "
-        f"from those that {whose} answers right at once and those not: an illustration, not a measurement."
+        f"{start.replace(f'{QUERIES} ', 'Twelve ')} the first five {found} that {rules} found. "
+        "Drawn with a fixed seed, as evenly as can be from head, mid and tail and from those that "
+        f"{whose} answers right at once and those not: an illustration, not a measurement."
     )
 
 

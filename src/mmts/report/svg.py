@@ -23,7 +23,22 @@ _VARIABLES = {
     **{color: f"--group-{number}" for number, color in enumerate(GROUPS)},
 }
 DASHES = ("-", (0, (5, 2)), "-", (0, (6, 2, 1.5, 2)), (0, (1.5, 1.5)))
-MARKERS = ("o", "s", "^", "D", "v", "P")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+def shape(number: int) -> int:
+    """Return which of six shapes a series has: no two of 36 series have the same shape and color.
+
+    >>> [shape(number) for number in (0, 5, 6, 11, 12)]
+    [0, 5, 1, 0, 2]
+    """
+    return (number + number // 6) % 6
+
+
+def marker(number: int) -> str:
+    """Return matplotlib's name for the marker of a series."""
+    return _MARKERS[shape(number)]
+
 
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be read out, searched and copied

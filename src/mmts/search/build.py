@@ -21,6 +21,7 @@ from mmts.data.read_warnings import tell_warnings
 from mmts.data.records import Medium
 from mmts.data.video import FrameSampling
 from mmts.errors import DataError, RunError
+from mmts.report.wording import counted
 from mmts.search.encoder import Encoder, load_encoder
 from mmts.search.index_files import Index, Item, Pending, check_folder, load_index, write_index
 from mmts.search.media import find_media
@@ -63,7 +64,7 @@ def build_index(run: Path, path: Path, folder: Path | None = None) -> Index:
             console.print(f"note: left out {note}")
         tell_warnings()
         if not kept:
-            raise DataError(f"{path}: none of the {len(media):,} {kind}s can be read")
+            raise DataError(f"{path}: {counted(len(media), kind)} found, but none can be read")
         index = write_index(
             folder, kept, np.stack([rows[item.content] for item in kept]),
             checkpoint=encoder.checkpoint, kind=kind, root=root,
@@ -72,7 +73,10 @@ def build_index(run: Path, path: Path, folder: Path | None = None) -> Index:
     finally:
         pending.close()
     embedded = len(missing) - len(unreadable)
-    console.print(f"index: {folder}: {len(index):,} {kind}s; {_counts(old, index)}; {embedded:,} embedded")
+    said = f"index: {folder}: {counted(len(index), kind)}; {_counts(old, index)}; {embedded:,} embedded"
+    if copies := len(kept) - len({item.content for item in kept}):
+        said += f"; {copies:,} {'is a copy and shares its' if copies == 1 else 'are copies and share their'} embedding"
+    console.print(said)
     return index
 
 
@@ -87,6 +91,10 @@ def _load_old(folder: Path, root: Path) -> Index | None:
         return None
     if old.contents.root != str(root):
         console.print(f"note: {folder} was of {old.contents.root}; from now on it is of {root}")
+    if old.contents.version == 1:
+        console.print(
+            f"note: {folder} is of an earlier version; it is written again with the other columns of the data"
+        )
     return old
 
 
@@ -122,7 +130,7 @@ def _describe(root: Path, medium: Medium, known: Mapping[tuple[Any, ...], Item])
         return Item(
             path=path, id=medium.id, caption=medium.captions[0], size=state.st_size, changed=state.st_mtime_ns,
             content=before.content if before is not None and is_same else content_name(medium),
-            start=medium.start, end=medium.end, frames=medium.frames, member=medium.member,
+            start=medium.start, end=medium.end, frames=medium.frames, member=medium.member, labels=dict(medium.labels),
         )  # fmt: skip
     except UnicodeEncodeError:
         return f"{str(medium.path)!r}: its name is not UTF-8"

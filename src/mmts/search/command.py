@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rich.table import Table
+from rich.cells import cell_len, set_cell_size
 
 from mmts.console import console, print_json
 from mmts.errors import InputError
@@ -47,7 +47,7 @@ def search(
     if as_json:
         print_json(_as_json(searcher, query, image, hits))
     else:
-        console.print(_table(hits))
+        _print_hits(hits)
         if page is not None:
             console.print(f"page: {page}")
 
@@ -62,9 +62,16 @@ def _as_json(searcher: Searcher, query: str | None, image: Path | None, hits: li
     }
 
 
-def _table(hits: list[Hit]) -> Table:
-    table = Table.grid(padding=(0, 2))
+def _print_hits(hits: list[Hit]) -> None:
+    """Print one line per hit; where a terminal is too narrow for that, caption and labels stand below the path."""
+    rows = []
     for hit in hits:
         caption = clean(hit.item.caption) if hit.item.caption != hit.item.path else ""
-        table.add_row(f"{hit.rank:>3}", f"{hit.score:.3f}", hit.medium.place, caption)
-    return table
+        labels = ", ".join(f"{clean(name, 40)}: {clean(value, 40)}" for name, value in hit.item.labels.items())
+        rows.append([f"{hit.rank:>3}", f"{hit.score:.3f}", hit.medium.place, caption, labels])
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(set_cell_size, row, widths)).rstrip() for row in rows]
+    if console.is_terminal and max(map(cell_len, lines)) > console.width:
+        below = "\n" + " " * (widths[0] + widths[1] + 4)
+        lines = ["  ".join(row[:3]) + "".join(below + each for each in row[3:] if each) for row in rows]
+    console.print("\n".join(lines))

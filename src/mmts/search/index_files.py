@@ -42,6 +42,7 @@ class Item(BaseModel):
     end: float | None = None
     frames: tuple[int, int] | None = None
     member: tuple[Count, Count] | None = None
+    labels: dict[str, str] = Field(default_factory=dict)  # the data's other columns
 
     @property
     def place(self) -> tuple[Any, ...]:
@@ -54,7 +55,7 @@ class Contents(BaseModel):
 
     model_config = _STRICT
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2  # 1 has no labels
     checkpoint: Hash
     kind: Literal["image", "video"]
     root: str
@@ -78,7 +79,12 @@ class Index:
         """Return an item as what the data readers give."""
         item, root = self.contents.items[number], Path(self.contents.root)
         parts = {"start": item.start, "end": item.end, "frames": item.frames, "member": item.member}
-        return Medium(item.id, root / item.path, (item.caption,), kind=self.contents.kind, **parts)  # type: ignore[arg-type]
+        return Medium(item.id, root / item.path, (item.caption,), item.labels, kind=self.contents.kind, **parts)  # type: ignore[arg-type]
+
+    def number_of(self, content: str) -> int | None:
+        """Return the number of the first item with these contents (a hash), None where there is none."""
+        items = self.contents.items
+        return next((number for number, item in enumerate(items) if item.content == content), None)
 
     def media(self) -> list[Medium]:
         """Return all items, in order."""
@@ -110,7 +116,7 @@ def check_folder(folder: Path) -> None:
         raise RunError(f"{folder} is a file; an index is a folder")
     own = {*folder.glob("vectors-*.safetensors"), folder / "index.json", folder / "pending.rows", *leftovers(folder)}
     if folder.is_dir() and (strange := sorted({*folder.iterdir()} - own)):
-        raise RunError(f"{folder} holds {strange[0].name}, which is no index's; choose another --out")
+        raise RunError(f"{folder} holds {strange[0].name}, which is not part of an index; choose another --out")
 
 
 def load_index(folder: Path) -> Index:

@@ -35,6 +35,41 @@ async function ask(file) {
   }
 }
 
+// The longer list is fetched and what is new in it put below, so that nobody loses their place; the address is its own.
+async function showMore(link) {
+  main.classList.add("busy");
+  try {
+    const page = new DOMParser().parseFromString(await (await fetch(link.href)).text(), "text/html");
+    const fresh = [...page.querySelectorAll("main li")].filter((each) => !document.getElementById(each.id));
+    main.querySelector("ol").append(...fresh);
+    main.querySelector(".found").replaceWith(page.querySelector(".found"));
+    const next = page.querySelector(".more");
+    history.replaceState(null, "", link.pathname + link.search);
+    if (next) link.replaceWith(next);
+    else link.remove();
+    fresh[0]?.querySelector("a")?.focus({ preventScroll: true });
+  } catch {
+    location.href = link.href; // the browser says what is wrong
+  } finally {
+    main.classList.remove("busy");
+  }
+}
+
+function lost(picture) {
+  const place = document.createElement("div");
+  place.className = "none";
+  place.textContent = "cannot be read any more";
+  (picture.closest("a") ?? picture).replaceWith(place);
+}
+
+main.addEventListener("click", (event) => {
+  if (!event.target.matches(".more") || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  showMore(event.target);
+});
+main.addEventListener("error", (event) => event.target.matches("li img") && lost(event.target), true);
+for (const picture of main.querySelectorAll("li img")) if (picture.complete && !picture.naturalWidth) lost(picture);
+
 if (place) {
   place.hidden = false;
   input.addEventListener("change", () => {

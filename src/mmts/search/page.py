@@ -10,7 +10,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from mmts.errors import DataError
-from mmts.report.wording import clean, isolated
+from mmts.report.wording import clean, counted, isolated
 from mmts.search.pictures import LARGE, SMALL, data_uri, picture
 from mmts.search.query import Hit, Searcher
 
@@ -22,7 +22,7 @@ class Answer:
     """What a page shows: how the query reads, what was found for it or what was wrong with it, and how long it took.
 
     Attributes:
-        query: the words, or what stands for a picture.
+        query: the words, or what stands for a picture; empty where nothing was asked.
         hits: what was found, the nearest first.
         problem: why nothing was.
         seconds: None where it was not measured.
@@ -36,8 +36,8 @@ class Answer:
     more: str = ""
 
 
-def full_page(searcher: Searcher, answer: Answer | None, text: str = "") -> str:
-    """Return the server's page: the form with `text` in it, and the answer where there is one."""
+def full_page(searcher: Searcher, answer: Answer, text: str = "") -> str:
+    """Return the server's page: the form with `text` in it, and the answer."""
     return _render(searcher, "page", answer, text=text)
 
 
@@ -73,9 +73,7 @@ def _template() -> Template:
     return environment.from_string(resource("page.html"))
 
 
-def _render(
-    searcher: Searcher, block: str, answer: Answer | None, *, text: str = "", stands_alone: bool = False
-) -> str:
+def _render(searcher: Searcher, block: str, answer: Answer, *, text: str = "", stands_alone: bool = False) -> str:
     template = _template()
     drawn: Callable[[Hit, str], str | None] = _drawn if stands_alone else _addressed
     context = template.new_context(
@@ -83,7 +81,7 @@ def _render(
             "answer": answer,
             "css": Markup(resource("page.css")),
             "kind": searcher.encoder.kind,
-            "items": f"{len(searcher.index):,}",
+            "items": counted(len(searcher.index), searcher.encoder.kind),
             "where": searcher.index.contents.root,
             "run": str(searcher.run),
             "is_exact": searcher.is_exact,
@@ -91,10 +89,17 @@ def _render(
             "limit": UPLOAD_LIMIT,
             "text": text,
             "stands_alone": stands_alone,
+            "examples": [] if answer.query else _examples(answer.hits),
             "source": drawn,
         }
     )
     return "".join(template.root_render_func(context) if block == "page" else template.blocks[block](context))
+
+
+def _examples(hits: Sequence[Hit]) -> list[str]:
+    """Return up to three short captions that can be asked for."""
+    captions = [hit.item.caption for hit in hits if hit.item.caption != hit.item.path]
+    return list(dict.fromkeys(caption for caption in captions if len(caption) <= 60))[:3]
 
 
 def _addressed(hit: Hit, size: str) -> str | None:

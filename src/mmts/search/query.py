@@ -19,11 +19,14 @@ Rows = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Hit:
-    """An item that was found: its rank from 1, its number in the index, and the cosine of the two embeddings."""
+    """An item that was found: its rank from 1, its number in the index, and the cosine of the two embeddings.
+
+    The score is None where nothing was asked.
+    """
 
     rank: int
     number: int
-    score: float
+    score: float | None
     item: Item
     medium: Medium
 
@@ -41,6 +44,7 @@ class Hit:
             "path": str(self.medium.path),
             "id": self.item.id,
             "caption": self.item.caption,
+            "labels": self.item.labels,
             **{name: value for name, value in segment.items() if value is not None},
         }
 
@@ -74,12 +78,17 @@ class Searcher:
         """Return the k items nearest to one of the index's own."""
         return self._hits(rows_of(self.index.vectors, number, 1)[0], k)
 
+    def some(self, k: int) -> list[Hit]:
+        """Return k items picked at random, the same ones each time; a larger k adds to them."""
+        numbers = np.random.default_rng(0).permutation(len(self.index))[:k]
+        return [self._hit(rank, int(number), None) for rank, number in enumerate(numbers, 1)]
+
     def _hits(self, query: Rows, k: int) -> list[Hit]:
         found = zip(*nearest(self.index.vectors, query, k), strict=True)
-        return [
-            Hit(rank, int(number), float(score), self.index.contents.items[number], self.index.medium(number))
-            for rank, (number, score) in enumerate(found, 1)
-        ]
+        return [self._hit(rank, int(number), float(score)) for rank, (number, score) in enumerate(found, 1)]
+
+    def _hit(self, rank: int, number: int, score: float | None) -> Hit:
+        return Hit(rank, number, score, self.index.contents.items[number], self.index.medium(number))
 
 
 def open_searcher(run: Path, folder: Path | None = None) -> Searcher:

@@ -37,7 +37,8 @@ def serve(searcher: Searcher, port: int, k: int) -> None:
     try:
         server = SearchServer(searcher, port, k)
     except (OSError, OverflowError) as error:
-        raise RunError(f"cannot listen on port {port}: {error}; --port 0 takes one that is free") from None
+        why = getattr(error, "strerror", error)
+        raise RunError(f"cannot listen on port {port}: {why}; --port 0 takes one that is free") from None
     searcher.by_text("the first query takes longer than those after it", k)
     console.print(f"search page: http://127.0.0.1:{server.server_port}/ (Ctrl-C ends it)")
     with server:
@@ -131,15 +132,22 @@ class _Handler(BaseHTTPRequestHandler):
         number = given.get("k", "")
         k = min(int(number), _MOST) if re.fullmatch(r"[1-9][0-9]{0,8}", number) else server.k
         text, like = given.get("q", "")[:_LONGEST_QUERY], given.get("like", "")
-        longer = min(2 * k, _MOST, len(server.searcher.index))
+        searcher = server.searcher
+        longer = min(2 * k, _MOST, len(searcher.index))
+
+        def more(**asked: str) -> str:
+            return address(**asked, k=longer) if longer > k else ""
+
         if text:
-            more = address(q=text, k=longer) if longer > k else ""
-            return full_page(server.searcher, server.ask(text, lambda: server.searcher.by_text(text, k), more), text)
-        if re.fullmatch(r"[0-9]{1,9}", like) and int(like) < len(server.searcher.index):
-            more = address(like=like, k=longer) if longer > k else ""
-            caption = server.searcher.index.contents.items[int(like)].caption
-            return full_page(server.searcher, server.ask(caption, lambda: server.searcher.by_item(int(like), k), more))
-        return full_page(server.searcher, None)
+            return full_page(searcher, server.ask(text, lambda: searcher.by_text(text, k), more(q=text)), text)
+        if not like:
+            return full_page(searcher, Answer("", searcher.some(k), more=more()))
+        item = searcher.index.number_of(like)
+        if item is None:
+            gone = f"this {searcher.encoder.kind} is not in the index any more, so nothing like it can be looked for"
+            return full_page(searcher, Answer("", problem=gone))
+        caption = searcher.index.contents.items[item].caption
+        return full_page(searcher, server.ask(caption, lambda: searcher.by_item(item, k), more(like=like)))
 
     def _ask_by_file(self, content: bytes) -> Answer:
         with tempfile.TemporaryDirectory() as folder:

@@ -189,7 +189,7 @@ def test_what_is_no_judged_run_is_passed_over_among_several(pair: list[Path]) ->
     for says in (
         "analysis is not a run directory (it has no recipe.yaml)",
         "failed holds a recipe, but was never trained",
-        "gone is a link to nowhere, which does not exist",
+        "gone is a link that leads nowhere, to nowhere",
         "report.html is a file; a run directory is wanted: the folder that `mmts train` wrote",
         "sweep is not a run directory, but holds 1, such as",
         "and 1 more",
@@ -206,7 +206,7 @@ def test_what_is_no_judged_run_is_passed_over_among_several(pair: list[Path]) ->
     [
         ("a/metrics.json", "metrics.json is a file; a run directory is wanted: its folder, "),
         ("mine.npz", "mine.npz is a file; a run directory is wanted: the folder that `mmts train` wrote"),
-        ("gone", "gone is a link to nowhere, which does not exist"),
+        ("gone", "gone is a link that leads nowhere, to nowhere"),
         ("missing", "missing does not exist"),
         ("", "is not a run directory, but holds 2, such as"),
     ],

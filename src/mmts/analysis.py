@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmts.concepts.distribution import GROUP_NAMES, ConceptDistribution
 from mmts.console import console
-from mmts.errors import InputError
+from mmts.errors import InputError, counted
 from mmts.files import atomic_write
 
 # Okabe and Ito's blue, orange and green: told apart by the colour-blind and on paper.
@@ -207,7 +207,7 @@ def draw_long_tail(distribution: ConceptDistribution, path: str | Path, *, title
     for number, (name, colour) in enumerate(zip(GROUP_NAMES, GROUP_COLOURS, strict=True)):
         chosen = groups == number
         group = summary[name]
-        label = f"{name}: {_plural(group.concepts, 'concept')}, {_plural(group.samples, 'sample')}"
+        label = f"{name}: {counted(group.concepts, 'concept')}, {counted(group.samples, 'sample')}"
         heights = sizes[chosen].tolist()
         if len(sizes) <= 60:
             axes.bar(places[chosen].tolist(), [size - floor for size in heights], bottom=floor, color=colour)
@@ -287,7 +287,3 @@ def _visible(text: str, length: int = 40) -> str:
     """Make any text fit to be shown: one line, no control characters or lone surrogates, not too long."""
     shown = "".join(character if character.isprintable() else "\ufffd" for character in " ".join(text.split()))
     return shown if len(shown) <= length else shown[: length - 1] + "…"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

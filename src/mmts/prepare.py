@@ -11,7 +11,7 @@ from typing import Any
 
 from mmts.console import console, progress_bar
 from mmts.data.records import Dataset, Medium
-from mmts.errors import DataError, nearest
+from mmts.errors import DataError, counted, nearest, percent
 from mmts.files import atomic_write
 from mmts.public_sets import PUBLIC_SETS, Part, PublicSet
 
@@ -159,7 +159,8 @@ def _print_counts(public: PublicSet, dataset: Dataset, counts: Mapping[str, Coun
     absent_media = sum(each.absent for each in counts.values())
     if absent_media:
         total = sum(each.media for each in counts.values()) + sum(map(len, dataset.missing.values()))
-        _say(f"no file for {absent_media:,} of {total:,} media ({100 * absent_media / total:.2g} %): see {MISSING}")
+        of_all = f"{counted(total, 'medium', 'media')} ({percent(absent_media / total)})"
+        _say(f"no file for {absent_media:,} of {of_all}: see {MISSING}")
 
 
 def _say(text: str, indent: int = 2) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmts.data.records import Dataset, Medium, split_name
-from mmts.errors import DataError, quoted
+from mmts.errors import DataError, counted, quoted
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv"})
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")  # of what becomes a part of a path
@@ -170,16 +170,16 @@ class Collector:
     def _note_counts(self) -> None:
         if self._cleaned:
             self.notes.append(
-                f"cleaned {_count(self._cleaned, 'caption')} of control characters, broken characters or outer spaces"
+                f"cleaned {counted(self._cleaned, 'caption')} of control characters, broken characters or outer spaces"
             )
         if self._empty:
-            self.notes.append(f"dropped {_count(self._empty, 'empty caption')}")
+            self.notes.append(f"dropped {counted(self._empty, 'empty caption')}")
         if self._beyond:
             self.notes.append(
-                f"dropped {_count(self._beyond, 'caption')} of images judged by fewer, as in the published protocol"
+                f"dropped {counted(self._beyond, 'caption')} of images judged by fewer, as in the published protocol"
             )
         if self._bare:
-            self.notes.append(f"left out {_count(self._bare, 'medium', 'media')} without any caption")
+            self.notes.append(f"left out {counted(self._bare, 'medium', 'media')} without any caption")
 
     def _with_splits(self) -> list[Medium]:
         bare = [where for medium, where in self._media if medium.split is None]
@@ -210,7 +210,3 @@ def invented_split(text: str) -> str:
 def kind_of(path: str) -> str:
     """Return "video" for a file name that ends like one, else "image"."""
     return "video" if Path(path).suffix.lower() in VIDEO_SUFFIXES else "image"
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"

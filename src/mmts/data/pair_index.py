@@ -16,7 +16,7 @@ from mmts.data.image import why_unreadable_image
 from mmts.data.pair_table import PairTable, write_pair_table
 from mmts.data.records import Dataset
 from mmts.data.table_dataset import TableDataset
-from mmts.errors import DataError, quoted
+from mmts.errors import DataError, counted, quoted
 from mmts.files import atomic_write, lock
 
 SPLITS = ("train", "val", "test")
@@ -146,12 +146,15 @@ def table_dataset(path: Path, table: PairTable, notes: Sequence[str] = ()) -> Da
     """
     counts: dict[str, int] = dict(table.about["counts"])
     cleaned = counts.pop(_CLEANED, 0)
-    said = [f"left out {_pairs(count)} {why}" for why, count in counts.items() if why != _UNREADABLE]
+    said = [f"left out {counted(count, 'pair')} {why}" for why, count in counts.items() if why != _UNREADABLE]
     if count := counts.get(_UNREADABLE, 0):
-        said.append(f"left out {_pairs(count)} {_UNREADABLE}; they are named in {table.folder / _UNREADABLE_NAME}")
+        said.append(
+            f"left out {counted(count, 'pair')} {_UNREADABLE}; they are named in {table.folder / _UNREADABLE_NAME}"
+        )
     if cleaned:
         said.append(
-            f"cleaned the captions of {_pairs(cleaned)} of control characters, broken characters or outer spaces"
+            f"cleaned the captions of {counted(cleaned, 'pair')} of control characters, broken characters or outer "
+            "spaces"
         )
     if not len(table):
         why = f" ({'; '.join([*notes, *said])})" if said or notes else ""
@@ -202,7 +205,3 @@ def _cleaned(found: Iterable[Pair | str], counts: Counter[str]) -> Iterator[Pair
             continue
         counts[_CLEANED] += caption != pair.caption
         yield pair._replace(caption=caption)
-
-
-def _pairs(count: int) -> str:
-    return f"{count:,} {'pair' if count == 1 else 'pairs'}"

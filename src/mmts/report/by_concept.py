@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from mmts.compare import Gap, query_scores
+from mmts.errors import counted
 from mmts.metrics import bootstrap_interval, seeded_bootstrap_interval
 from mmts.report.charts import Line
 from mmts.report.contents import Contents
-from mmts.report.wording import clean, counted
+from mmts.report.wording import clean
 
 _BINS = 6
 _LEAST_IN_BIN = 30

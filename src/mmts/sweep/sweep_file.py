@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from mmts.errors import RecipeError
+from mmts.errors import RecipeError, counted, plain
 from mmts.training.recipe import MAX_SEED, Recipe, load_recipe, parse_mapping, validated
 from mmts.training.section import Section
 
@@ -43,7 +43,9 @@ class Draw(Section):
         if self.low is None or self.high is None:
             raise ValueError("give both low and high, or a list of choices")
         if not self.low < self.high or (self.log and self.low <= 0):
-            raise ValueError(f"{'0 < ' if self.log else ''}low < high must hold, not {self.low:g} and {self.high:g}")
+            raise ValueError(
+                f"{'0 < ' if self.log else ''}low < high must hold, not {plain(self.low)} and {plain(self.high)}"
+            )
         return self
 
     def draw(self, rng: random.Random) -> Any:
@@ -162,7 +164,7 @@ class Sweep:
         grid = [dict(zip(rule.grid, values, strict=True)) for values in itertools.product(*rule.grid.values())]
         if len(grid) < budget:
             raise RecipeError(
-                f"{self.source}: rule {name} has {len(grid)} {'setting' if len(grid) == 1 else 'settings'} and trials "
+                f"{self.source}: rule {name} has {counted(len(grid), 'setting')} and trials "
                 f"is {budget}: every rule must get the same number of trials; give it more values, or lower trials"
             )
         order = list(range(len(grid)))

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from mmts.errors import RecipeError, counted, plain
-from mmts.training.recipe import MAX_SEED, Recipe, load_recipe, parse_mapping, validated
+from mmts.training.recipe import MAX_SEED, Recipe, load_recipe, parse_mapping, parse_setting, validated
 from mmts.training.section import Section
 
 Settings = dict[str, Any]
@@ -212,20 +212,7 @@ def load_sweep(path: Path, data: Path | None = None, settings: Sequence[str] = (
     file = validated(SweepFile, parse_mapping(text, str(path), "recipe, trials, seeds, rules"), str(path))
     if data is not None:
         file = file.model_copy(update={"data": data})
-    return Sweep(str(path), file.model_copy(update={"set": {**file.set, **_parsed(settings)}}))
-
-
-def _parsed(settings: Sequence[str]) -> Settings:
-    parsed: Settings = {}
-    for text in settings:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise RecipeError(f"--set takes KEY=VALUE such as train.epochs=10, not {text!r}")
-        try:
-            parsed[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise RecipeError(f"--set {text!r}: the value is not valid YAML") from None
-    return parsed
+    return Sweep(str(path), file.model_copy(update={"set": {**file.set, **dict(map(parse_setting, settings))}}))
 
 
 def assignment(key: str, value: Any) -> str:

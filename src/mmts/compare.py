@@ -16,6 +16,7 @@ from mmts.errors import RunError
 from mmts.evaluation import CUTOFFS, GRADED, coverage_in_words, load_judgement, shown_measures
 from mmts.files import read_json
 from mmts.metrics import paired_bootstrap_interval
+from mmts.training.measures import MEAN_RECALL
 from mmts.training.recipe import Recipe
 from mmts.training.run_directory import RunDirectory, differences
 
@@ -24,9 +25,6 @@ PARTS = (None, *GROUP_NAMES)
 
 FOLDS = "folds"
 """The mean over equal parts of the media, each judged by itself, as MSCOCO's five times 1,000."""
-
-MEAN_RECALL = "mean recall"
-"""The mean of R@1, R@5 and R@10: steadier than any of them."""
 
 _WIDTH = 80
 _UNBROKEN = 19  # columns that a name may take, indented, before it is broken

@@ -176,12 +176,12 @@ def direction_names(split: Split) -> tuple[str, str]:
     return f"text_to_{kind}", f"{kind}_to_text"
 
 
-def summarize(judgement: Judgement, split: Split, text_groups: Tensor, media_groups: Tensor) -> dict[str, Any]:
-    """Return what metrics.json holds; groups, (M,) and (N,), are 0, 1, 2 = head, mid, tail of each query's concept."""
+def figures_of(judgement: Judgement, split: Split, text_groups: Tensor, media_groups: Tensor) -> dict[str, Any]:
+    """Return the figures of both directions, and by group; groups, (M,) and (N,), are as in `summarize`."""
     to_media, to_text = direction_names(split)
     sides = (
-        (to_text, judgement.media_ranks, judgement.media_graded, media_groups, None),
-        (to_media, judgement.text_ranks, judgement.text_graded, text_groups, split.owner),
+        (to_text, judgement.media_ranks, judgement.media_graded, media_groups),
+        (to_media, judgement.text_ranks, judgement.text_graded, text_groups),
     )
     by_group: dict[str, Any] = {}
     for number, name in enumerate(GROUP_NAMES):
@@ -189,18 +189,24 @@ def summarize(judgement: Judgement, split: Split, text_groups: Tensor, media_gro
             by_group[name] = None
             continue
         by_group[name] = {"num_queries": int((text_groups == number).sum())}
-        for direction, query_ranks, graded, groups, _ in reversed(sides):
+        for direction, query_ranks, graded, groups in reversed(sides):
             inside = groups == number
             by_group[name][direction] = _figures(query_ranks, graded, inside) if inside.any() else None
+    both = {direction: _figures(query_ranks, graded) for direction, query_ranks, graded, _ in sides}
+    return {**both, "groups": by_group}
+
+
+def summarize(judgement: Judgement, split: Split, text_groups: Tensor, media_groups: Tensor) -> dict[str, Any]:
+    """Return what metrics.json holds; groups, (M,) and (N,), are 0, 1, 2 = head, mid, tail of each query's concept."""
+    to_media, to_text = direction_names(split)
     return {
         "split": split.name,
         "num_media": split.num_media,
         "num_captions": split.num_captions,
-        **{direction: _figures(query_ranks, graded) for direction, query_ranks, graded, _, _ in sides},
-        "groups": by_group,
+        **figures_of(judgement, split, text_groups, media_groups),
         "intervals": {
-            direction: _intervals(query_ranks, graded, clusters)
-            for direction, query_ranks, graded, _, clusters in sides
+            to_text: _intervals(judgement.media_ranks, judgement.media_graded, None),
+            to_media: _intervals(judgement.text_ranks, judgement.text_graded, split.owner),
         },
     }
 
@@ -290,7 +296,24 @@ def load_judgement(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[st
         raise DataError(f"{path} is damaged; `mmts evaluate` on the run writes it anew") from None
 
 
-def save_embeddings(path: Path, media: Tensor, text: Tensor, owner: Tensor) -> None:
-    """Write media (N, D), text (M, D) and owner (M,), rows in file order, as .npz."""
+def save_embeddings(path: Path, media: Tensor, text: Tensor, split: Split, about: Mapping[str, str]) -> None:
+    """Write media (N, D) and text (M, D), rows in file order, with what they are of, as .npz without pickles.
+
+    Beside them: owner (M,), media_id (N,), text_id (M,): ID#K for caption K of a medium from 0 on, caption (M,), and
+    every entry of `about` and the split's name as a string of its own.
+    """
+    ids = np.array([medium.id for medium in split.media])
+    owner = split.owner.numpy()
+    number = np.arange(len(owner)) - split.first.numpy()[owner]
+    arrays: dict[str, Any] = {
+        "media": media.numpy(),
+        "text": text.numpy(),
+        "owner": owner,
+        "media_id": ids,
+        "text_id": np.array([f"{ids[at]}#{k}" for at, k in zip(owner, number, strict=True)]),
+        "caption": np.array(split.captions),
+        "split": np.array(split.name),
+        **{name: np.array(value) for name, value in about.items()},
+    }
     with atomic_write(path) as file:
-        np.savez(file, media=media.numpy(), text=text.numpy(), owner=owner.numpy())
+        np.savez(file, **arrays)

@@ -12,7 +12,7 @@ from typing import Any
 from mmts.console import console, progress_bar
 from mmts.data.records import Dataset, Medium
 from mmts.errors import DataError, counted, nearest, percent
-from mmts.files import atomic_write
+from mmts.files import atomic_write, locked
 from mmts.public_sets import PUBLIC_SETS, Part, PublicSet
 
 MANIFEST = "manifest.jsonl"
@@ -48,7 +48,8 @@ def prepare(name: str, root: str | Path) -> Path:
         dataset = public.read(root)
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {str(root)!r}: {getattr(error, 'strerror', None) or error}") from None
-    counts = write_manifest(dataset, root)
+    with locked(root / ".mmts.lock"):
+        counts = write_manifest(dataset, root)
     for note in dataset.notes:
         _say(f"note: {note}")
     _print_counts(public, dataset, counts)

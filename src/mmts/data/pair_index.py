@@ -5,7 +5,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from mmts.data.pair_table import PairTable, write_pair_table
 from mmts.data.records import Dataset
 from mmts.data.table_dataset import TableDataset
 from mmts.errors import DataError, counted, quoted
-from mmts.files import atomic_write, lock
+from mmts.files import atomic_write, locked
 
 SPLITS = ("train", "val", "test")
 NO_CAPTION = "without a caption"
@@ -61,18 +61,15 @@ def alone(folder: Path) -> Iterator[None]:
     What a process that was killed had begun to write there is removed. Raises DataError where the folder cannot be
     made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / "lock", "w")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise DataError(
-            f"cannot write the index {folder}: {error.strerror or error}; MMTS_CACHE names another folder"
-        ) from None
-    with file:
-        waiting = f"note: waiting for another process that indexes into {folder}"
-        if lock(file, lambda: errors.print(waiting)):
-            for left in folder.glob(".*"):
-                shutil.rmtree(left, ignore_errors=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / "lock", lambda held: errors.print(f"note: waiting: {held}")))
+        except OSError as error:
+            raise DataError(
+                f"cannot write the index {folder}: {error.strerror or error}; MMTS_CACHE names another folder"
+            ) from None
+        for left in folder.glob(".*"):
+            shutil.rmtree(left, ignore_errors=True)
         yield
 
 

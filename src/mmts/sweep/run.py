@@ -9,13 +9,13 @@ from typing import Any
 from mmts.console import console, errors, progress_bar
 from mmts.data.records import Dataset
 from mmts.errors import DataError, RecipeError, RunError
-from mmts.evaluation import GRADED
-from mmts.files import atomic_write, read_json
+from mmts.files import atomic_write, locked, read_json
 from mmts.sweep.divisions import label_concepts
 from mmts.sweep.leaderboard import make_leaderboard, standings_table, write_leaderboard
 from mmts.sweep.processes import Job, Outcome, run_jobs
 from mmts.sweep.sweep_file import Sweep, Trial, load_sweep
 from mmts.sweep.trials import Finals, Tuned, best_of
+from mmts.training.measures import needs_graded
 from mmts.training.recipe import Recipe
 from mmts.training.run_directory import RunDirectory, differences
 from mmts.training.splits import open_data, resolved
@@ -39,17 +39,18 @@ def run_sweep(
     dataset = _data_of(sweep, trials)
     of_labels = label_concepts(dataset, sweep.file.labels)  # early: a label may not be there
     plan = _Plan(sweep, dataset, out, processes or _cores())
-    tuned = plan.tune(trials)
-    best = best_of(tuned, sweep.file.choose)
-    chosen = [each for each in best if each.failed is None]
-    lost = [f"no trial of rule {each.trial.rule} could be trained: {each.failed}" for each in best if each.failed]
-    if best[0].failed is not None:
-        raise RunError(lost[0])
-    for each in chosen if sweep.file.trials > 1 else ():
-        console.print(f"{each.trial.rule}: {each.trial} chosen, {each.figure(sweep.file.choose):.1f} on val")
-    board = make_leaderboard(sweep, dataset, of_labels, tuned, plan.judge(chosen))
-    console.print(standings_table(board.standings))
-    written = write_leaderboard(out, board)
+    with locked(out / ".lock"):
+        tuned = plan.tune(trials)
+        best = best_of(tuned, sweep.file.choose)
+        chosen = [each for each in best if each.failed is None]
+        lost = [f"no trial of rule {each.trial.rule} could be trained: {each.failed}" for each in best if each.failed]
+        if best[0].failed is not None:
+            raise RunError(lost[0])
+        for each in chosen if sweep.file.trials > 1 else ():
+            console.print(f"{each.trial.rule}: {each.trial} chosen, {each.figure(sweep.file.choose):.1f} on val")
+        board = make_leaderboard(sweep, dataset, of_labels, tuned, plan.judge(chosen))
+        console.print(standings_table(board.standings))
+        written = write_leaderboard(out, board)
     console.print(f"leaderboard: {', '.join(map(str, written))}")
     if lost:
         raise RunError("; ".join(lost))
@@ -70,7 +71,7 @@ def _data_of(sweep: Sweep, trials: Sequence[Trial]) -> Dataset:
             f"{dataset.path}: a sweep tunes on val and judges on test, and there is no {missing[0]}; the splits are: "
             f"{', '.join(dataset.split_names)}"
         )
-    if sweep.file.choose in GRADED and recipe.data.relevance != "graded":
+    if needs_graded(sweep.file.choose) and recipe.data.relevance != "graded":
         raise RecipeError(f"{sweep.source}: choose {sweep.file.choose} needs data.relevance graded; take R@1")
     return dataset
 

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmts.compare import MEAN_RECALL, Figure, Gap, Judged, query_scores
+from mmts.compare import Figure, Gap, Judged, query_scores
 from mmts.evaluation import CUTOFFS, GRADED
 from mmts.metrics import seeded_bootstrap_interval
 from mmts.sweep.divisions import Division
+from mmts.training.measures import MEAN_RECALL
 
 SIDES = ("text", "media")
 """Whose queries: text to media, and media to text."""

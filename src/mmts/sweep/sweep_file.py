@@ -10,12 +10,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from mmts.errors import RecipeError, counted, plain
+from mmts.training.measures import Measure
 from mmts.training.recipe import MAX_SEED, Recipe, load_recipe, parse_mapping, parse_setting, validated
 from mmts.training.section import Section
 
@@ -108,7 +109,7 @@ class SweepFile(Section):
     set: Settings = Field({})
     trials: int = Field(5, ge=1)
     seeds: Seeds = Seeds()
-    choose: Literal["R@1", "R@5", "R@10", "mean recall", "mAP", "nDCG", "binary_mAP"] = "R@1"
+    choose: Measure = "R@1"
     labels: tuple[str, ...] = ()
     rules: dict[str, Rule] = Field(min_length=1)
 

@@ -17,7 +17,8 @@ from pydantic import Field, ValidationError, model_validator
 from mmts.errors import RecipeError, nearest, quoted
 from mmts.files import atomic_write
 from mmts.training.explain import explain
-from mmts.training.objective_sections import InfoNCEObjective, ObjectiveSection
+from mmts.training.measures import Measure, needs_graded
+from mmts.training.objective_sections import InfoNCEObjective, ObjectiveSection, learns
 from mmts.training.section import Section
 from mmts.training.yaml_text import load_yaml
 
@@ -222,9 +223,9 @@ class Model(Section):
 class Train(Section):
     """How long and how. Exactly one of `epochs` and `steps`."""
 
-    epochs: int | None = Field(None, ge=1)
-    """Length in passes through the training data; exactly one of `epochs` and `steps`."""
-    steps: int | None = Field(None, ge=1)
+    epochs: int | None = Field(None, ge=0)
+    """Length in passes through the training data; exactly one of `epochs` and `steps`. 0 judges the model untrained."""
+    steps: int | None = Field(None, ge=0)
     """Length in steps of the optimizer."""
     batch_size: int = Field(256, ge=2)
     """Pairs, of all processes together; a smaller training split is one batch."""
@@ -248,6 +249,10 @@ class Train(Section):
     memory, about a third more time; adds to `micro_batch`."""
     evaluate_every: int = Field(1, ge=1)
     """Epochs between looks at val."""
+    best: Measure = "R@1"
+    """The measure on val, mean of both directions, by which the best checkpoint is chosen: `R@1`, `R@5`, `R@10`,
+    `mean recall` (of these three), and for graded relevance `mAP`, `nDCG`, `binary_mAP`; `head`, `mid` or `tail`
+    before it counts that group's queries alone, as in `tail R@5`."""
     checkpoint_every: int | None = Field(None, ge=1)
     """Steps between checkpoints, beside the one at the end of every epoch: for long epochs."""
     on_nan: Literal["stop", "skip"] = "stop"
@@ -300,6 +305,23 @@ class Recipe(Section):
     model: Model = Model()
     objective: ObjectiveSection = InfoNCEObjective()
     train: Train
+
+    @model_validator(mode="after")
+    def _can_be_done(self) -> "Recipe":
+        if needs_graded(self.train.best) and self.data.relevance != "graded":
+            raise ValueError(f"train.best is {self.train.best!r}, which needs data.relevance graded")
+        if self.model.media.frozen and self.model.text.frozen and self.model.head.kind == "none":
+            self.check_something_trains(False)
+        return self
+
+    def check_something_trains(self, model_trains: bool) -> None:
+        """Raise ValueError where there are steps to take, and no parameters of the model or the objective to train."""
+        if not (model_trains or learns(self.objective)) and (self.train.epochs or self.train.steps):
+            raise ValueError(
+                "nothing trains: both towers are frozen, model.head.kind is none, and the objective learns nothing by "
+                f"itself. Set model.{self.model.kind}.frozen or model.text.frozen to false, or model.head.kind to "
+                "linear; train.epochs=0 judges the model as it is"
+            )
 
     @property
     def folder_name(self) -> str:

@@ -18,14 +18,13 @@ from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console
 from mmts.data.records import Dataset, Split
-from mmts.errors import DataError, RunError
+from mmts.errors import DataError, RecipeError, RunError
 from mmts.evaluation import (
     Relevance,
     coverage_in_words,
-    direction_names,
+    figures_of,
     judge,
     judge_folds,
-    recalls,
     save_embeddings,
     save_judgement,
     shown_measures,
@@ -37,7 +36,8 @@ from mmts.training.build import build_distribution, build_plan, media_concepts, 
 from mmts.training.build_objective import build_objective
 from mmts.training.checkpoint import load_checkpoint, random_state, restore_random_state
 from mmts.training.inputs import Inputs, build_model, embed_split, prepare_inputs, training_batches
-from mmts.training.processes import joined, main_first, once
+from mmts.training.measures import group_of
+from mmts.training.processes import joined, main_first, on_main, once
 from mmts.training.recipe import Recipe
 from mmts.training.run_directory import RunDirectory, dotted
 from mmts.training.splits import (
@@ -63,7 +63,12 @@ def train(recipe: Recipe, out: Path, resume: bool = False, judged_on: str | None
     the main one reads and writes the run directory, and all return the same.
     """
     run = RunDirectory(out)
-    once(lambda: run.check(resume))
+    with on_main(lambda: run.held(resume)):
+        return _train(recipe, run, resume, judged_on)
+
+
+def _train(recipe: Recipe, run: RunDirectory, resume: bool, judged_on: str | None) -> dict[str, Any]:
+    """Do what `train` says, in a folder that this run alone writes."""
     if resume and recipe.data.path is None and (path := once(lambda: _data_of(run))) is not None:
         recipe = recipe.with_data(path)
     dataset = main_first(lambda: open_data(recipe.data))
@@ -76,12 +81,17 @@ def train(recipe: Recipe, out: Path, resume: bool = False, judged_on: str | None
     torch.manual_seed(recipe.train.seed)
     # Before the data are looked through: a tower that cannot be had should not cost hours first.
     model = build_model(recipe.model, taken.train, run)
+    try:
+        recipe.check_something_trains(any(each.requires_grad for each in model.parameters()))
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
     drawn = random_state()
     splits = readable_splits(taken, dataset, recipe.data, run)
     distribution = once(lambda: _concepts(recipe, splits.train, run))
     training = main_first(lambda: prepare_inputs(model, splits.train))
     judged: dict[str, Inputs] = {}  # filled on the main process, which judges
     once(lambda: judged.update(_inputs_to_judge(model, splits, relevance)))
+    looks = _validation(recipe, distribution, judged) if splits.val is not None else None
     restore_random_state(drawn)  # what was computed on the way, or found in a cache, changes nothing
     model.drop_frozen()
     plan = build_plan(recipe, splits.train, distribution)
@@ -94,14 +104,20 @@ def train(recipe: Recipe, out: Path, resume: bool = False, judged_on: str | None
         batches=training_batches(model, training, plan, recipe.data, recipe.train.seed, objective.uses_relevance),
         batches_per_epoch=plan.batches_per_epoch,
         batch_size=plan.batch_size,
-        evaluate=_validation(judged, relevance) if splits.val is not None else None,
+        evaluate=looks,
         groups=distribution.groups(),
         recipe=dotted(recipe.model_dump(mode="json")),
     )
     parameters = sum(each.numel() for each in trainer.trainable)
-    console.print(f"training {parameters:,} parameters for {trainer.total_steps:,} steps into {out}")
+    console.print(f"training {parameters:,} parameters for {trainer.total_steps:,} steps into {run.path}")
+
+    def judge_best() -> dict[str, Any]:
+        _load_weights(model, run, "best")
+        judging = Judging(run, recipe, model, distribution, dataset)
+        return judging(judged[splits.judged.name], run.metrics_file)[0]
+
     try:
-        trainer.fit(resume)
+        metrics = trainer.fit(resume, judge_best)
     except DataError as error:
         if not splits.train.media_checked:
             raise
@@ -110,12 +126,6 @@ def train(recipe: Recipe, out: Path, resume: bool = False, judged_on: str | None
             f"({cache_root()}) to have it left out"
         ) from None
 
-    def judge_best() -> dict[str, Any]:
-        _load_weights(model, run, "best")
-        judging = Judging(run, recipe, model, distribution, dataset)
-        return judging(judged[splits.judged.name], run.metrics_file)[0]
-
-    metrics = once(judge_best)
     if recipe.published is not None and recipe.published.results:
         results = ", ".join(f"{name} {value:.1f}" for name, value in recipe.published.results.items())
         console.print(f"published: {results} ({recipe.published.source})")
@@ -148,7 +158,8 @@ def evaluate(
     judging = Judging(run, recipe, model, distribution, dataset, checkpoint)
     metrics, media, text = judging(inputs, file)
     if embeddings_file is not None:
-        save_embeddings(embeddings_file, media, text, split.owner)
+        about = {"run": str(path.resolve()), "recipe": recipe.name, "checkpoint": checkpoint}
+        save_embeddings(embeddings_file, media, text, split, {**about, "relevance": recipe.data.relevance})
         console.print(f"embeddings: {embeddings_file}")
     return metrics
 
@@ -203,14 +214,33 @@ def _inputs_to_judge(model: TwoTower, splits: Splits, relevance: Relevance) -> d
     return {split.name: prepare_inputs(model, split.judged(relevance)) for split in splits.to_judge()}
 
 
-def _validation(judged: Mapping[str, Inputs], relevance: Relevance) -> Callable[[TwoTower], dict[str, Any]]:
+def _validation(
+    recipe: Recipe, distribution: ConceptDistribution, judged: Mapping[str, Inputs]
+) -> Callable[[TwoTower], dict[str, Any]]:
+    """Return what looks at val: the figures of both directions, and by group.
+
+    Raises RecipeError where the best checkpoint is to be chosen by a group that val has no queries of.
+    """
+    groups = once(lambda: _groups(recipe, distribution, judged["val"].split)[1:])
+    wanted = group_of(recipe.train.best)
+    if wanted is not None and not all((each == GROUP_NAMES.index(wanted)).any() for each in groups):
+        raise RecipeError(f"train.best is {recipe.train.best!r}, and val has no queries of {wanted} concepts")
+
     def figures(model: TwoTower) -> dict[str, Any]:
         inputs = judged["val"]
-        to_media, to_text = direction_names(inputs.split)
-        judgement = judge(*embed_split(model, inputs), inputs.split, relevance)
-        return {to_media: recalls(judgement.text_ranks), to_text: recalls(judgement.media_ranks)}
+        judgement = judge(*embed_split(model, inputs), inputs.split, recipe.data.relevance)
+        return figures_of(judgement, inputs.split, *groups)
 
     return figures
+
+
+def _groups(recipe: Recipe, distribution: ConceptDistribution, split: Split) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the concept (M,) of every caption, and the group of every caption (M,) and every medium (N,)."""
+    concepts = text_concepts(recipe.concepts, distribution, split)
+    text_groups = distribution.groups_of(concepts)
+    if recipe.data.relevance == "graded":  # the texts are not the media's own captions
+        return concepts, text_groups, distribution.groups_of(media_concepts(recipe.concepts, distribution, split))
+    return concepts, text_groups, text_groups[split.first]
 
 
 def _split_to_judge(dataset: Dataset, name: str | None, recipe: Recipe) -> Split:
@@ -262,12 +292,7 @@ class Judging:
         split, relevance = inputs.split, self.recipe.data.relevance
         media, text = embed_split(self.model, inputs)
         judgement = judge(media, text, split, relevance)
-        concepts = text_concepts(self.recipe.concepts, self.distribution, split)
-        text_groups = self.distribution.groups_of(concepts)
-        if relevance == "graded":  # the texts are not the media's own captions
-            media_groups = self.distribution.groups_of(media_concepts(self.recipe.concepts, self.distribution, split))
-        else:
-            media_groups = text_groups[split.first]
+        concepts, text_groups, media_groups = _groups(self.recipe, self.distribution, split)
         metrics = summarize(judgement, split, text_groups, media_groups)
         if relevance != "graded" and split.name == "test" and 1 < self.dataset.folds <= split.num_media:
             metrics["folds"] = judge_folds(media, text, split, relevance, self.dataset.folds)

@@ -16,7 +16,8 @@ from mmts.sweep.processes import Job, Outcome, run_jobs
 from mmts.sweep.sweep_file import Sweep, Trial, load_sweep
 from mmts.sweep.trials import Finals, Tuned, best_of
 from mmts.training.measures import needs_graded
-from mmts.training.recipe import Recipe
+from mmts.training.recipe import Recipe, save_recipe
+from mmts.training.run import versions
 from mmts.training.run_directory import RunDirectory, differences
 from mmts.training.splits import open_data, resolved
 
@@ -138,6 +139,7 @@ class _Plan:
                 nonlocal count
                 count += 1
                 if outcome.failed is not None:
+                    save_recipe(job.recipe, RunDirectory(job.out).recipe_file, versions())  # a start may leave nothing
                     with atomic_write(job.out / _FAILED, "w") as file:
                         file.write(outcome.failed)
                 name = job.out.relative_to(self.out)
@@ -162,7 +164,7 @@ def _is_finished(job: Job) -> bool:
             f"{job.out} holds a run of another recipe ({key} is {old!r} there, {new!r} now): the sweep, or what it "
             "chose, has changed; remove that folder, or choose another --out"
         )
-    return failed or run.metrics_file.exists()
+    return failed or run.is_finished
 
 
 def _metrics_on_val(run: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -30,7 +31,7 @@ from mmts.evaluation import (
     shown_measures,
     summarize,
 )
-from mmts.files import cache_root, check_file_path, content_hash, read_json, write_json
+from mmts.files import cache_root, check_file_path, content_hash, locked, read_json, write_json
 from mmts.models import TwoTower
 from mmts.training.build import build_distribution, build_plan, media_concepts, text_concepts
 from mmts.training.build_objective import build_objective
@@ -155,8 +156,9 @@ def evaluate(
     file = run.metrics_file
     if given != recipe.data.path or split.name != judged_split(dataset):
         file = run.evaluations / _evaluation_name(given, split, checkpoint, other_data=given != recipe.data.path)
-    judging = Judging(run, recipe, model, distribution, dataset, checkpoint)
-    metrics, media, text = judging(inputs, file)
+    judging = Judging(run, recipe, model, distribution, dataset, checkpoint, _stopped_at(run))
+    with locked(run.lock_file) if file == run.metrics_file else nullcontext():
+        metrics, media, text = judging(inputs, file)
     if embeddings_file is not None:
         about = {"run": str(path.resolve()), "recipe": recipe.name, "checkpoint": checkpoint}
         save_embeddings(embeddings_file, media, text, split, {**about, "relevance": recipe.data.relevance})
@@ -171,10 +173,21 @@ def _data_of(run: RunDirectory) -> Path | None:
 
 def _finished(run: RunDirectory) -> dict[str, Any] | None:
     """Return metrics.json's content where there is one already, and say so."""
-    if not run.metrics_file.exists():
+    if not run.is_finished:
         return None
     console.print(f"{run.path} is finished already")
     return dict(read_json(run.metrics_file))
+
+
+def _stopped_at(run: RunDirectory) -> dict[str, int] | None:
+    """Return where a run that is not finished was interrupted, and say so; None for one that took its last step."""
+    if run.is_finished or not (file := run.checkpoint_file("last")).exists():
+        return None
+    state = load_checkpoint(file)
+    if state["step"] == state["total_steps"]:
+        return None
+    console.print(f"note: {run.path} stopped at step {state['step']} of {state['total_steps']}; --resume ends it")
+    return {"step": state["step"], "total_steps": state["total_steps"]}
 
 
 def load_model(run: RunDirectory, recipe: Recipe, split: Split, checkpoint: str = "best") -> TwoTower:
@@ -283,6 +296,8 @@ class Judging:
     distribution: ConceptDistribution
     dataset: Dataset
     checkpoint: str = "best"
+    stopped_at: dict[str, int] | None = None
+    """The last step of a run that was interrupted, and how many it was to take: `--resume` goes on from there."""
 
     def __call__(self, inputs: Inputs, file: Path) -> tuple[dict[str, Any], Tensor, Tensor]:
         """Judge, write and print the figures; return them and the embeddings, media (N, D) and text (M, D).
@@ -300,6 +315,8 @@ class Judging:
             metrics["coverage"] = {**asdict(coverage), "judged": split.num_media}
         root = self.dataset.root
         metrics |= {"data": str(root), "relevance": relevance, "checkpoint": self.checkpoint}
+        if self.stopped_at is not None:
+            metrics["stopped_at"] = self.stopped_at
         if file == self.run.metrics_file:
             save_judgement(
                 self.run.judgement_file, judgement, split, root, relevance, concepts, text_groups, media_groups

@@ -12,7 +12,7 @@ import yaml
 
 from mmts.console import console
 from mmts.errors import RunError
-from mmts.files import append_line, atomic_write, flush_to_disk, leftovers, locked
+from mmts.files import append_line, atomic_write, flush_to_disk, leftovers, locked, read_json
 from mmts.training.recipe import Recipe, parse_recipe, save_recipe
 from mmts.training.yaml_text import load_yaml
 
@@ -109,6 +109,11 @@ class RunDirectory:
     def lock_file(self) -> Path:
         """Names the process that writes the run, while one does."""
         return self.path / ".lock"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has taken its last step and been judged after it."""
+        return self.metrics_file.exists() and "stopped_at" not in read_json(self.metrics_file)
 
     @property
     def has_started(self) -> bool:

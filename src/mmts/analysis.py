@@ -12,7 +12,7 @@ from torch import Tensor
 from mmts.concepts.distribution import GROUP_NAMES, ConceptDistribution
 from mmts.console import console
 from mmts.errors import InputError, counted
-from mmts.files import atomic_write
+from mmts.files import atomic_write, check_file_path
 
 # Okabe and Ito's blue, orange and green: told apart by the colour-blind and on paper.
 GROUP_COLOURS = ("#0072B2", "#E69F00", "#009E73")
@@ -127,6 +127,28 @@ def analyze_path(
     draw_long_tail(distribution, out / "long_tail.png", title=f"{dataset.name}, {samples.name}")
     console.print(f"picture: {out / 'long_tail.png'}\nconcepts: {out / 'concepts.npz'}")
     return found
+
+
+def write_captions(path: Path, file: Path, split: str = "train") -> int:
+    """Write the captions of a split to a text file, one per line, as `mmts train` sees them; return how many.
+
+    They are in the order of training, without those of media that cannot be decoded, so that row i of what is computed
+    from line i belongs to sample i: `concepts: {source: file}` takes such concepts. Raises DataError for data or a
+    split that cannot be read.
+    """
+    from mmts.training.recipe import Data
+    from mmts.training.splits import open_data, readable
+
+    check_file_path(file)
+    settings = Data(path=path, max_unreadable=1)  # how many are too many is for training to say
+    unreadable: list[str] = []
+    captions = readable(open_data(settings).split(split), settings, unreadable).captions
+    with atomic_write(file, "w") as out:
+        out.writelines(f"{caption}\n" for caption in captions)
+    for line in unreadable:
+        console.print(f"note: left out {line}")
+    console.print(f"captions: {file}: {counted(len(captions), 'caption')} of {split}, one per line, in training order")
+    return len(captions)
 
 
 def gini(sizes: Tensor) -> float:

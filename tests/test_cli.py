@@ -78,7 +78,17 @@ def test_the_flags_are_those_that_are_documented() -> None:
     }
     assert flags == {
         "demo": {"--out", "--seeds", "--quiet"},
-        "analyze": {"--out", "--split", "--label", "--num-concepts", "--encoder", "--seed", "--quiet", "--json"},
+        "analyze": {
+            "--out",
+            "--split",
+            "--label",
+            "--num-concepts",
+            "--encoder",
+            "--seed",
+            "--captions",
+            "--quiet",
+            "--json",
+        },
         "train": {"--data", "--out", "--set", "--resume", "--tiny", "--quiet", "--json"},
         "evaluate": {"--data", "--split", "--checkpoint", "--save-embeddings", "--quiet", "--json"},
         "compare": {"--json"},

@@ -140,6 +140,8 @@ def write_captions(path: Path, file: Path, split: str = "train") -> int:
     from mmts.training.splits import open_data, readable
 
     check_file_path(file)
+    if file.exists() and path.exists() and file.samefile(path):
+        raise InputError(f"{file} is the data; --captions names another file, to be written")
     settings = Data(path=path, max_unreadable=1)  # how many are too many is for training to say
     unreadable: list[str] = []
     captions = readable(open_data(settings).split(split), settings, unreadable).captions

@@ -123,9 +123,12 @@ def flush_to_disk(path: Path) -> None:
 
 
 def check_file_path(path: Path) -> None:
-    """Raise OSError where a folder stands at `path`, before anything is computed for a file of that name."""
+    """Raise OSError where a folder stands at `path`, or a file above it, before anything is computed for that file."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, and a file is to be written there", str(path))
+    for above in path.parents:
+        if above.is_file():
+            raise NotADirectoryError(errno.ENOTDIR, f"is a file, so that there is no place for {path}", str(above))
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -161,6 +164,7 @@ def locked(file: Path, on_wait: Callable[[str], None] | None = None) -> Iterator
     mmts.errors.RunError: ... is in use by process ... on ...; wait for it, or stop it (if it runs no more, remove ...)
     """
     lock = SoftFileLock(file)
+    check_file_path(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -9,6 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests_support import draw_shapes
 
+from mmts.analysis import write_captions
 from mmts.compare import compare_runs
 from mmts.errors import MmtsError, RecipeError, RunError
 from mmts.report import write_report
@@ -90,6 +91,57 @@ def test_a_failed_start_leaves_no_folder(
     with pytest.raises(error):
         train(small(shapes, *settings), tmp_path / "runs" / "run")
     assert not (tmp_path / "runs" / "run").exists()
+
+
+def test_a_place_below_a_file_is_named_at_once(shapes: Path, tmp_path: Path) -> None:
+    file = shapes / "captions.jsonl"
+    for write in (
+        lambda: train(small(shapes), file / "run"),
+        lambda: write_captions(shapes, file / "captions.txt"),
+    ):
+        with pytest.raises(NotADirectoryError, match=f"so that there is no place for {file}/") as error:
+            write()
+        assert error.value.filename == str(file)
+
+
+def test_captions_are_not_written_over_the_data(shapes: Path) -> None:
+    file = shapes / "captions.jsonl"
+    with pytest.raises(MmtsError, match="is the data; --captions names another file"):
+        write_captions(file, file)
+
+
+def test_a_file_is_no_run_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "mine.npz").write_bytes(b"")
+    with pytest.raises(RunError, match=r"mine\.npz is a file; a run directory is wanted"):
+        evaluate(tmp_path / "mine.npz")
+
+
+@pytest.mark.parametrize(
+    ("concepts", "changed", "why"),
+    [
+        ("{encoder: tfidf, num_concepts: 4}", "number 11", "other captions"),
+        ("{source: label, label: shape}", '"stripe"', "with other labels"),
+    ],
+)
+def test_a_run_goes_on_where_its_data_have_moved_and_not_on_others(
+    tmp_path: Path, concepts: str, changed: str, why: str
+) -> None:
+    old, new, out = draw_shapes(tmp_path / "old"), tmp_path / "new", tmp_path / "run"
+    settings = [f"concepts={concepts}", "train.epochs=1"]
+    metrics = train(small(old, *settings), out)
+    (out / "metrics.json").unlink()
+    old.rename(new)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "images").symlink_to(new / "images")
+    lines = (new / "captions.jsonl").read_text()
+    (tmp_path / "other" / "captions.jsonl").write_text(lines.replace(changed, changed.replace("1", "x").upper()))
+    with pytest.raises(RunError, match=f"{out} began with other training data .*{why}"):
+        train(small(tmp_path / "other", *settings), out, resume=True)
+    assert RunDirectory(out).recipe().data.path == old
+    assert train(small(new, *settings), out, resume=True) == {**metrics, "data": str(new)}
+    assert RunDirectory(out).recipe().data.path == new
+    with pytest.raises(RunError, match=r"another recipe: data\.path"):  # it is finished, and its figures are of `new`
+        train(small(tmp_path / "other", *settings), out, resume=True)
 
 
 @pytest.mark.parametrize("stops", ["prepare_inputs", "build_objective"])

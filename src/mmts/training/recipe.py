@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from mmts.errors import RecipeError, nearest, quoted
+from mmts.errors import RecipeError, nearest, plain, quoted
 from mmts.files import atomic_write
 from mmts.training.explain import explain
 from mmts.training.measures import Measure, needs_graded
@@ -57,6 +57,13 @@ class Augment(Section):
     """Mirror left and right half of the time; switch it off where text or direction matters."""
     color: float = Field(0.2, ge=0, le=1)
     """How far brightness, contrast and saturation may move."""
+
+    @model_validator(mode="after")
+    def _crops_something(self) -> "Augment":
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop_scale needs 0 < low <= high <= 1, not [{plain(low)}, {plain(high)}]")
+        return self
 
 
 class Data(Section):

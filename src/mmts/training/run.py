@@ -19,7 +19,7 @@ from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console
 from mmts.data.records import Dataset, Split
-from mmts.errors import DataError, RecipeError, RunError
+from mmts.errors import DataError, InputError, RecipeError, RunError
 from mmts.evaluation import (
     Relevance,
     coverage_in_words,
@@ -33,7 +33,7 @@ from mmts.evaluation import (
 )
 from mmts.files import cache_root, check_file_path, content_hash, locked, read_json, write_json
 from mmts.models import TwoTower
-from mmts.training.build import build_distribution, build_plan, media_concepts, text_concepts
+from mmts.training.build import build_distribution, build_plan, label_of_samples, media_concepts, text_concepts
 from mmts.training.build_objective import build_objective
 from mmts.training.checkpoint import load_checkpoint, random_state, restore_random_state
 from mmts.training.inputs import Inputs, build_model, embed_split, prepare_inputs, training_batches
@@ -89,6 +89,7 @@ def _train(recipe: Recipe, run: RunDirectory, resume: bool, judged_on: str | Non
     drawn = random_state()
     splits = readable_splits(taken, dataset, recipe.data, run)
     distribution = once(lambda: _concepts(recipe, splits.train, run))
+    once(lambda: run.go_on(recipe, versions()))
     training = main_first(lambda: prepare_inputs(model, splits.train))
     judged: dict[str, Inputs] = {}  # filled on the main process, which judges
     once(lambda: judged.update(_inputs_to_judge(model, splits, relevance)))
@@ -212,7 +213,7 @@ def _concepts(recipe: Recipe, split: Split, run: RunDirectory) -> ConceptDistrib
     """Find the concepts of the training samples, or load those a resumed run found before."""
     if run.concepts_file.exists():
         distribution = ConceptDistribution.load(run.concepts_file)
-        distribution.check_captions(split.captions)
+        _check_same_samples(recipe, distribution, split, run)
         return distribution
     distribution = build_distribution(recipe.concepts, split)
     distribution.save(run.concepts_file)
@@ -221,6 +222,21 @@ def _concepts(recipe: Recipe, split: Split, run: RunDirectory) -> ConceptDistrib
         f"concepts: {len(sizes)} (sizes {int(sizes.max()):,} down to {int(sizes.min()):,}) in {run.concepts_file}"
     )
     return distribution
+
+
+def _check_same_samples(recipe: Recipe, distribution: ConceptDistribution, split: Split, run: RunDirectory) -> None:
+    """Raise RunError where the training samples are not those that a resumed run began with."""
+    why = ""
+    try:
+        distribution.check_captions(split.captions)
+    except InputError as error:
+        why = str(error)
+    if not why and recipe.concepts.source == "label":
+        labels = label_of_samples(split, str(recipe.concepts.label))
+        if not torch.equal(distribution.assign(labels), distribution.labels):
+            why = "with other labels"
+    if why:
+        raise RunError(f"{run.path} began with other training data ({why}); choose another --out")
 
 
 def _inputs_to_judge(model: TwoTower, splits: Splits, relevance: Relevance) -> dict[str, Inputs]:

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,9 @@ class RunDirectory:
     def recipe(self) -> Recipe:
         """Read the resolved recipe; raises RunError where this is no run directory."""
         if not self.recipe_file.is_file():
-            what = "is not a run directory (it has no recipe.yaml)" if self.path.is_dir() else "does not exist"
+            what = "is a file; a run directory is wanted" if self.path.exists() else "does not exist"
+            if self.path.is_dir():
+                what = "is not a run directory (it has no recipe.yaml)"
             raise RunError(f"{self.path} {what}")
         try:
             content = load_yaml(self.recipe_file.read_text(encoding="utf-8"))
@@ -151,7 +153,9 @@ class RunDirectory:
         would only stand in the way. Raises RunError where a run cannot go into the folder, or another process has it.
         """
         self.check(resume)
-        was_there = self.path.is_dir() and not self.recipe_file.exists()
+        new = [each for each in (self.path, *self.path.parents) if not each.exists()]
+        if not self.has_started and self.recipe_file.exists():  # of a start that was killed
+            new.append(self.path)
         try:
             with locked(self.lock_file):
                 self.check(resume)  # again: what had it may have left a run
@@ -161,8 +165,9 @@ class RunDirectory:
                     self._remove_start()
                     raise
         finally:
-            if not was_there and self.path.is_dir() and not any(self.path.iterdir()):
-                self.path.rmdir()
+            for folder in new:
+                with suppress(OSError):  # there is something in it
+                    folder.rmdir()
 
     def _remove_start(self) -> None:
         """Remove what is written before the first step, unless training made something, or named what is wrong."""
@@ -189,7 +194,7 @@ class RunDirectory:
         """Take the folder for this recipe, or find the same recipe there; raises RunError where it is another.
 
         What a run left that never came to train (a mistake in its recipe, say) is replaced. Keys that change neither
-        batches nor schedules nor gradients may be others than before, which is said and saved.
+        batches nor schedules nor gradients may be others than before (`go_on`), and so may the place of the data.
         """
         for leftover in leftovers(self.path):
             leftover.unlink(missing_ok=True)
@@ -199,11 +204,16 @@ class RunDirectory:
             save_recipe(recipe, self.recipe_file, versions)
             return
         changed = differences(self.recipe(), recipe)
-        wrong = {key: values for key, values in changed.items() if key not in _MAY_CHANGE}
+        may_change = _MAY_CHANGE if self.is_finished else _MAY_CHANGE | {"data.path"}
+        wrong = {key: values for key, values in changed.items() if key not in may_change}
         if wrong:
             jump = "; the progress that all schedules follow would jump" if not wrong.keys().isdisjoint(_CLOCK) else ""
             raise RunError(f"{self.path} holds a run of another recipe: {_listed(wrong)}{jump}; choose another --out")
-        if changed and not self.metrics_file.exists():
+
+    def go_on(self, recipe: Recipe, versions: dict[str, str]) -> None:
+        """Say and save what a resumed run does otherwise than before, once its data are known to be the same."""
+        changed = differences(self.recipe(), recipe)
+        if changed and not self.is_finished:
             console.print(f"note: going on with other settings: {_listed(changed)}")
             save_recipe(recipe, self.recipe_file, versions)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmts.console import console, errors, progress_bar
 from mmts.data.records import Dataset
-from mmts.errors import DataError, RecipeError, RunError
+from mmts.errors import DataError, RecipeError, RunError, counted
 from mmts.files import atomic_write, locked, read_json
 from mmts.sweep.divisions import label_concepts
 from mmts.sweep.leaderboard import make_leaderboard, standings_table, write_leaderboard
@@ -131,7 +131,7 @@ class _Plan:
     def _make(self, title: str, jobs: Sequence[Job]) -> None:
         """Make the runs that are not finished, under one bar."""
         left = [job for job in jobs if not _is_finished(job)]
-        console.print(f"{title}: {len(jobs)} runs, {len(jobs) - len(left)} of them finished already")
+        console.print(f"{title}: {counted(len(jobs), 'run')}, {len(jobs) - len(left)} of them finished already")
         with progress_bar(title, len(jobs), "runs", len(jobs) - len(left), _RATE_WINDOW) as bar:
             count = len(jobs) - len(left)
 

@@ -19,7 +19,7 @@ from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console
 from mmts.data.records import Dataset, Split
-from mmts.errors import DataError, InputError, RecipeError, RunError
+from mmts.errors import DataError, InputError, RecipeError, RunError, counted
 from mmts.evaluation import (
     Relevance,
     coverage_in_words,
@@ -111,7 +111,9 @@ def _train(recipe: Recipe, run: RunDirectory, resume: bool, judged_on: str | Non
         recipe=dotted(recipe.model_dump(mode="json")),
     )
     parameters = sum(each.numel() for each in trainer.trainable)
-    console.print(f"training {parameters:,} parameters for {trainer.total_steps:,} steps into {run.path}")
+    console.print(
+        f"training {counted(parameters, 'parameter')} for {counted(trainer.total_steps, 'step')} into {run.path}"
+    )
 
     def judge_best() -> dict[str, Any]:
         _load_weights(model, run, "best")
@@ -345,7 +347,8 @@ class Judging:
 
 def metrics_table(metrics: dict[str, Any]) -> Table:
     """Draw metrics.json for a terminal 80 columns wide."""
-    title = f"{metrics['split']}: {metrics['num_media']:,} media, {metrics['num_captions']:,} captions; percent"
+    media, captions = counted(metrics["num_media"], "medium", "media"), counted(metrics["num_captions"], "caption")
+    title = f"{metrics['split']}: {media}, {captions}; percent"
     table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", min_width=10)
     measures = shown_measures(metrics)

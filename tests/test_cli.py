@@ -86,6 +86,7 @@ def test_the_flags_are_those_that_are_documented() -> None:
             "--encoder",
             "--seed",
             "--columns",
+            "--captions",
             "--quiet",
             "--json",
         },

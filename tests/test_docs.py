@@ -5,11 +5,16 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tests_support import draw_shapes
 
 from docs import write_reference
+from mmts.analysis import write_captions
+from mmts.concepts.encoders import open_encoder
 from mmts.errors import RecipeError
 from mmts.training.recipe import load_recipe, shipped_recipes
+from mmts.training.run import train
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -29,6 +34,20 @@ def test_the_examples_of_adding_things_run() -> None:
     failed, tried = doctest.testfile(str(page), module_relative=False, optionflags=options, encoding="utf-8")
     assert tried
     assert not failed  # what differs is printed
+
+
+def test_concepts_made_as_scaling_says_are_taken_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = draw_shapes(tmp_path / "shapes")
+    (data / "images" / "1.png").write_bytes(b"")  # left out in training, so its captions must not be in the file
+    monkeypatch.chdir(tmp_path)
+    write_captions(data, Path("captions.txt"))
+    np.save("text.npy", open_encoder("minilm").encode(Path("captions.txt").read_text().split("\n")[:-1]))
+    settings = ["concepts={source: file, file: concepts.npz}", "train.epochs=0", "data.max_unreadable=0.1"]
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)):
+        exec(block.replace("openai/clip-vit-base-patch32", "minilm").replace("1000", "4"), names)
+        train(load_recipe("catalogue", settings).with_data(data), tmp_path / f"run-{number}")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

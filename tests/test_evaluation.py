@@ -167,9 +167,10 @@ def test_a_saved_judgement_says_which_segments_clips_are(tmp_path: Path) -> None
 def test_the_embeddings_file_has_the_documented_arrays(tmp_path: Path) -> None:
     split = captioned_split([["a", "b"], ["c"]])
     media, text = embeddings(split)
-    save_embeddings(tmp_path / "e.npz", media, text, split.owner)
+    save_embeddings(tmp_path / "e.npz", media, text, split, {"run": "runs/a"})
     with np.load(tmp_path / "e.npz") as stored:
-        assert sorted(stored.files) == ["media", "owner", "text"]
+        assert sorted(stored.files) == ["caption", "media", "media_id", "owner", "run", "split", "text", "text_id"]
+        assert stored["text_id"].tolist() == ["0#0", "0#1", "1#0"]
         assert stored["owner"].tolist() == [0, 0, 1]
         np.testing.assert_array_equal(stored["media"], media.numpy())
 

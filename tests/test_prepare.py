@@ -64,7 +64,7 @@ def test_missing_files_are_counted_and_listed(tmp_path: Path, capsys: pytest.Cap
     prepare("flickr30k", tmp_path)
     out = capsys.readouterr().out
     assert "test          10      1,000        50      5,000        3" in out
-    assert "no file for 3 of 38 media (7.9 %): see missing.txt" in out
+    assert "no file for 3 of 38 media (7.89 %): see missing.txt" in out
     assert (tmp_path / "missing.txt").read_text().splitlines() == [f"flickr30k-images/{path.name}" for path in gone]
     assert len((tmp_path / MANIFEST).read_text().splitlines()) == 38
 

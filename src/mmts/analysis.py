@@ -13,8 +13,8 @@ from torch import Tensor
 from mmts.concepts.distribution import GROUP_NAMES, ConceptDistribution
 from mmts.console import console, harmless
 from mmts.data.records import SPLITS
-from mmts.errors import InputError
-from mmts.files import atomic_write
+from mmts.errors import InputError, counted
+from mmts.files import atomic_write, check_file_path
 
 # Okabe and Ito's blue, orange and green: told apart by the colour-blind and on paper.
 GROUP_COLOURS = ("#0072B2", "#E69F00", "#009E73")
@@ -143,6 +143,30 @@ def analyze_path(
     return found
 
 
+def write_captions(path: Path, file: Path, split: str = "train") -> int:
+    """Write the captions of a split to a text file, one per line, as `mmts train` sees them; return how many.
+
+    They are in the order of training, without those of media that cannot be decoded, so that row i of what is computed
+    from line i belongs to sample i: `concepts: {source: file}` takes such concepts. Raises DataError for data or a
+    split that cannot be read.
+    """
+    from mmts.training.recipe import Data
+    from mmts.training.splits import open_data, readable
+
+    check_file_path(file)
+    if file.exists() and path.exists() and file.samefile(path):
+        raise InputError(f"{file} is the data; --captions names another file, to be written")
+    settings = Data(path=path, max_unreadable=1)  # how many are too many is for training to say
+    unreadable: list[str] = []
+    captions = readable(open_data(settings).split(split), settings, unreadable).captions
+    with atomic_write(file, "w") as out:
+        out.writelines(f"{caption}\n" for caption in captions)
+    for line in unreadable:
+        console.print(f"note: left out {line}")
+    console.print(f"captions: {file}: {counted(len(captions), 'caption')} of {split}, one per line, in training order")
+    return len(captions)
+
+
 def gini(sizes: Tensor) -> float:
     """Return the Gini coefficient of K sizes: 0 where all are equal, near 1 where one has nearly everything.
 
@@ -173,7 +197,7 @@ def print_analysis(analysis: Analysis) -> None:
     median = f"{analysis.median_size:,.1f}".removesuffix(".0")
     sizes = f"{largest:,} down to {smallest:,} samples, median {median}"
     if largest == smallest:
-        sizes = f"each with {_plural(largest, 'sample')}"
+        sizes = f"each with {counted(largest, 'sample')}"
     facts.add_row("concepts", f"{analysis.concepts:,}", sizes)
     facts.add_row("Gini", f"{analysis.gini:.3f}", "of concept sizes; 0 is flat")
     facts.add_row("top 10 % of concepts", f"{analysis.top_tenth_share:.1%}", "of the samples")
@@ -233,7 +257,7 @@ def draw_long_tail(distribution: ConceptDistribution, path: str | Path, *, title
     for number, (name, colour) in enumerate(zip(GROUP_NAMES, GROUP_COLOURS, strict=True)):
         chosen = groups == number
         group = summary[name]
-        label = f"{name}: {_plural(group.concepts, 'concept')}, {_plural(group.samples, 'sample')}"
+        label = f"{name}: {counted(group.concepts, 'concept')}, {counted(group.samples, 'sample')}"
         heights = sizes[chosen].tolist()
         if len(sizes) <= 60:
             axes.bar(places[chosen].tolist(), [size - floor for size in heights], bottom=floor, color=colour)
@@ -315,7 +339,3 @@ def _visible(text: str, length: int = 40) -> str:
     """Make any text fit to be shown: one line, no control characters or lone surrogates, not too long."""
     shown = harmless(" ".join(text.split()))
     return shown if len(shown) <= length else shown[: length - 1] + "…"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -114,12 +114,21 @@ def analyze(
     encoder: Annotated[str, typer.Option(help="minilm, tfidf, or a model's name or folder.")] = "minilm",
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the clustering.")] = 0,
     columns: ColumnNames = None,
+    captions: Annotated[
+        Path | None,
+        typer.Option("--captions", help="Only write the captions of train (or --split) to this file, one per line."),
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Say how long-tailed a caption file is."""
-    from mmts.analysis import analyze_path
+    from mmts.analysis import analyze_path, write_captions
 
+    if captions is not None:
+        count = write_captions(path, captions, split or "train")
+        if as_json:
+            print_json({"captions": str(captions), "count": count})
+        return
     found = analyze_path(
         path,
         out or Path("runs/analysis") / Path(os.path.realpath(path)).stem,

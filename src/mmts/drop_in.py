@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmts.errors import InputError
+from mmts.errors import InputError, plain
 from mmts.losses import info_nce, max_margin
 from mmts.schedules import Cosine
 
@@ -121,7 +121,7 @@ class MMTSLoss(nn.Module):
         if bool(outside.any()):
             row = int(outside.nonzero()[0])
             raise InputError(
-                f"counts[{row}] is {n[row].item():g}; it must lie in count_range [{self.n_min}, {self.n_max}]"
+                f"counts[{row}] is {plain(n[row].item())}; it must lie in count_range [{self.n_min}, {self.n_max}]"
             )
         spread = self.n_max - self.n_min
         density = (n - self.n_min) / spread if spread else torch.full_like(n, 0.5)
@@ -131,5 +131,5 @@ class MMTSLoss(nn.Module):
         """Show the settings in the module's repr."""
         return (
             f"{self.kind}, alpha={self.alpha:g}, cycles={self.cycles:g}, low={self.low:g}, high={self.high:g}, "
-            f"total_steps={self.total_steps:g}, count_range=({self.n_min:g}, {self.n_max:g})"
+            f"total_steps={plain(self.total_steps)}, count_range=({plain(self.n_min)}, {plain(self.n_max)})"
         )

@@ -1,6 +1,7 @@
 """The errors mmts raises for people: what was wrong, where, and what would be right."""
 
 import difflib
+import math
 import reprlib
 from collections.abc import Iterable
 
@@ -78,6 +79,45 @@ def listed(names: Iterable[str]) -> str:
     ("'id', 'image'", 'nothing')
     """
     return shortened(", ".join(map(quoted, names)), _LISTED) or "nothing"
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Return a count with its noun; `many` is the plural where it is not `one` and an s.
+
+    >>> counted(1, "caption"), counted(2_000, "medium", "media")
+    ('1 caption', '2,000 media')
+    """
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def plain(value: float) -> str:
+    """Write a number in full: every digit that tells it from its neighbors, and no exponent from 1e-4 to 1e16.
+
+    >>> plain(4294967295), plain(0.30000000000000004), plain(1.0), plain(1e-7)
+    ('4294967295', '0.30000000000000004', '1', '1e-07')
+    """
+    return str(int(value)) if value == value // 1 and abs(value) < 1e16 else repr(float(value))
+
+
+def rounded(value: float, digits: int = 3) -> str:
+    """Write a number of 0 or more to so many significant digits, never with an exponent.
+
+    >>> rounded(12.34, 1), rounded(0.0512, 2), rounded(123456), rounded(0)
+    ('12', '0.051', '123456', '0')
+    """
+    if value == 0:
+        return "0"
+    written = f"{value:.{max(0, digits - 1 - math.floor(math.log10(value)))}f}"
+    return written.rstrip("0").rstrip(".") if "." in written else written
+
+
+def percent(share: float) -> str:
+    """Write a share in percent, to three significant digits; only all of it is 100 %.
+
+    >>> percent(1), percent(0.3333), percent(0.99999), percent(0.00001)
+    ('100 %', '33.3 %', '99.9 %', '0.001 %')
+    """
+    return f"{rounded(min(100 * share, 99.9) if share < 1 else 100)} %"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -309,6 +309,18 @@ def _figures_of(sides: Sequence[Side], rows: Sequence[Tensor], with_intervals: b
     return found
 
 
+def figures_of(judgement: Judgement, split: Split, text_groups: Tensor, media_groups: Tensor) -> dict[str, Any]:
+    """Return the figures of both directions, and by group, without intervals; groups are as in `summarize`."""
+    sides = sides_of(judgement, split.media[0].kind, split.owner)
+    groups = (text_groups, media_groups)
+    return {
+        **{side.direction: side.figures(torch.ones(len(side.ranks), dtype=torch.bool)) for side in sides},
+        "groups": {
+            name: _figures_of(sides, [each == number for each in groups]) for number, name in enumerate(GROUP_NAMES)
+        },
+    }
+
+
 def summarize(
     judgement: Judgement,
     split: Split,
@@ -411,7 +423,24 @@ def load_judgement(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[st
         raise DataError(f"{path} is damaged; `mmts evaluate` on the run writes it anew") from None
 
 
-def save_embeddings(path: Path, media: Tensor, text: Tensor, owner: Tensor) -> None:
-    """Write media (N, D), text (M, D) and owner (M,), rows in file order, as .npz."""
+def save_embeddings(path: Path, media: Tensor, text: Tensor, split: Split, about: Mapping[str, str]) -> None:
+    """Write media (N, D) and text (M, D), rows in file order, with what they are of, as .npz without pickles.
+
+    Beside them: owner (M,), media_id (N,), text_id (M,): ID#K for caption K of a medium from 0 on, caption (M,), and
+    every entry of `about` and the split's name as a string of its own.
+    """
+    ids = np.array([medium.id for medium in split.media])
+    owner = split.owner.numpy()
+    number = np.arange(len(owner)) - split.first.numpy()[owner]
+    arrays: dict[str, Any] = {
+        "media": media.numpy(),
+        "text": text.numpy(),
+        "owner": owner,
+        "media_id": ids,
+        "text_id": np.array([f"{ids[at]}#{k}" for at, k in zip(owner, number, strict=True)]),
+        "caption": np.array(split.captions),
+        "split": np.array(split.name),
+        **{name: np.array(value) for name, value in about.items()},
+    }
     with atomic_write(path) as file:
-        np.savez(file, media=media.numpy(), text=text.numpy(), owner=owner.numpy())
+        np.savez(file, **arrays)

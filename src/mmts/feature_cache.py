@@ -3,16 +3,16 @@
 import io
 import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from mmts.console import errors, progress_bar
+from mmts.console import console, errors, progress_bar
 from mmts.errors import InputError
-from mmts.files import cache_root, content_hash, lock
+from mmts.files import cache_root, content_hash, locked
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.float32]
@@ -131,10 +131,11 @@ class _Partial:
         self.done = 0
         self.memory: list[Array] = []
         self.file: BinaryIO | None = None
+        self.lock = ExitStack()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            waiting = locked(path.with_suffix(".lock"), lambda held: console.print(f"note: waiting: {held}"))
+            self.lock.enter_context(waiting)
             self.file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by `close`)
-            lock(self.file)
             self.done = self._resume(self.file)
         except OSError as error:
             self._fail(error)
@@ -188,6 +189,7 @@ class _Partial:
     def close(self) -> None:
         if self.file is not None:
             self.file.close()
+        self.lock.close()
 
     def _fail(self, error: OSError) -> None:
         """Go on in memory; what is on disk already stays there for the next call."""

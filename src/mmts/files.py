@@ -14,9 +14,14 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from mmts.errors import DataError
+from filelock import SoftFileLock, Timeout
+
+from mmts.errors import DataError, RunError
 
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # as atomic_write's mkstemp names them
+_TAKING_OVER = (
+    0.3  # seconds: where a file cannot be exchanged for another at once, a dead process's lock takes two looks
+)
 
 
 @contextmanager
@@ -130,9 +135,12 @@ def flush_to_disk(path: Path) -> None:
 
 
 def check_file_path(path: Path) -> None:
-    """Raise OSError where a folder stands at `path`, before anything is computed for a file of that name."""
+    """Raise OSError where a folder stands at `path`, or a file above it, before anything is computed for that file."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, and a file is to be written there", str(path))
+    for above in path.parents:
+        if above.is_file():
+            raise NotADirectoryError(errno.ENOTDIR, f"is a file, so that there is no place for {path}", str(above))
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -184,23 +192,51 @@ def why_missing(path: Path) -> str:
     return f"does not exist{meant}" if gone == path else f"does not exist, nor does {gone}{meant}"
 
 
-def lock(file: IO[Any], on_wait: Callable[[], None] = lambda: None) -> bool:
-    """Wait until no other process has locked the same file, calling `on_wait` first; closing the file unlocks it.
+@contextmanager
+def locked(file: Path, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold the lock `file` while the body runs: one process at a time, of all machines that share the disk.
 
-    Systems and disks without such locks go without; returns whether the file is locked.
+    The file, which is gone afterwards, names the process and the machine that hold it. After a kill it is taken over at
+    once on the same machine; from another one nobody can see whether the holder still runs. While somebody else holds
+    it, RunError says who, or `on_wait` is called with the same words and this waits. OSError where the file cannot be
+    written.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / ".lock"
+    >>> with locked(file):
+    ...     with locked(file):
+    ...         pass
+    Traceback (most recent call last):
+    mmts.errors.RunError: ... is in use by process ... on ...; wait for it, or stop it (if it runs no more, remove ...)
     """
+    lock = SoftFileLock(file)
+    check_file_path(file)
     try:
-        import fcntl
-    except ImportError:
-        return False
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=_TAKING_OVER)
+        except Timeout:
+            remedy = f"wait for it, or stop it (if it runs no more, remove {file})"
+            held = f"{file.parent} is in use by {_holder(file)}; {remedy}"
+            if on_wait is None:
+                raise RunError(held) from None
+            on_wait(held)
+            lock.acquire()
+    except OSError as error:
+        raise _about(error, file) from None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        on_wait()
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError:
-        return False
-    return True
+        yield
+    finally:
+        lock.release()
+
+
+def _holder(file: Path) -> str:
+    """Name who holds a lock, as SoftFileLock writes it down."""
+    try:
+        process, machine = file.read_text(encoding="utf-8", errors="replace").splitlines()[:2]
+    except (OSError, ValueError):  # just released, or not yet written
+        return "another process"
+    return f"process {process} on {machine}"
 
 
 def content_hash(*parts: str | bytes) -> str:

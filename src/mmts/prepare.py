@@ -11,8 +11,8 @@ from typing import Any
 
 from mmts.console import console, progress_bar
 from mmts.data.records import Dataset, Medium
-from mmts.errors import DataError, nearest
-from mmts.files import atomic_write, why_missing
+from mmts.errors import DataError, counted, nearest, percent
+from mmts.files import atomic_write, locked, why_missing
 from mmts.public_sets import PUBLIC_SETS, Part, PublicSet
 
 MANIFEST = "manifest.jsonl"
@@ -48,7 +48,8 @@ def prepare(name: str, root: str | Path) -> Path:
         dataset = public.read(root)
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {str(root)!r}: {getattr(error, 'strerror', None) or error}") from None
-    counts = write_manifest(dataset, root)
+    with locked(root / ".mmts.lock"):
+        counts = write_manifest(dataset, root)
     for note in dataset.notes:
         _say(f"note: {note}")
     _print_counts(public, dataset, counts)
@@ -159,7 +160,8 @@ def _print_counts(public: PublicSet, dataset: Dataset, counts: Mapping[str, Coun
     absent_media = sum(each.absent for each in counts.values())
     if absent_media:
         total = sum(each.media for each in counts.values()) + sum(map(len, dataset.missing.values()))
-        _say(f"no file for {absent_media:,} of {total:,} media ({100 * absent_media / total:.2g} %): see {MISSING}")
+        of_all = f"{counted(total, 'medium', 'media')} ({percent(absent_media / total)})"
+        _say(f"no file for {absent_media:,} of {of_all}: see {MISSING}")
 
 
 def _say(text: str, indent: int = 2) -> None:

@@ -26,6 +26,7 @@ from mmts.evaluation import (
 )
 from mmts.files import read_json
 from mmts.metrics import bootstrap_interval
+from mmts.training.measures import MEAN_RECALL
 from mmts.training.recipe import Recipe
 from mmts.training.run_directory import RunDirectory, differences
 
@@ -34,9 +35,6 @@ PARTS = (None, *GROUP_NAMES)
 
 FOLDS = "folds"
 """The mean over equal parts of the media, each judged by itself, as MSCOCO's five times 1,000."""
-
-MEAN_RECALL = "mean recall"
-"""The mean of R@1, R@5 and R@10: steadier than any of them."""
 
 _LONGEST_NAME = 60
 _LISTED = 5

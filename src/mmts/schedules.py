@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
-from mmts.errors import InputError
+from mmts.errors import InputError, plain
 
 
 class Schedule(Protocol):
@@ -131,9 +131,9 @@ class Cosine:
     def __post_init__(self) -> None:
         _check_finite("Cosine", low=self.low, high=self.high, cycles=self.cycles, phase=self.phase)
         if self.low > self.high:
-            raise InputError(f"Cosine: low {self.low:g} is greater than high {self.high:g}; it must not be")
+            raise InputError(f"Cosine: low {plain(self.low)} is greater than high {plain(self.high)}; it must not be")
         if self.cycles < 0:
-            raise InputError(f"Cosine: cycles is {self.cycles:g}; it must be 0 or more")
+            raise InputError(f"Cosine: cycles is {plain(self.cycles)}; it must be 0 or more")
 
     def __call__(self, progress: float) -> float:
         """Return the value at `progress`."""

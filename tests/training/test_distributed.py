@@ -212,7 +212,7 @@ def test_data_that_fail_on_one_process_leave_a_checkpoint_and_end_all(ends: list
 
 
 def test_where_the_main_process_cannot_write_all_end(ends: list[Any]) -> None:
-    assert [each["full"]["error"] for each in ends] == ["FileExistsError", "FailedElsewhere"]
+    assert [each["full"]["error"] for each in ends] == ["NotADirectoryError", "FailedElsewhere"]
     assert "checkpoints" in ends[0]["full"]["said"]
     assert not ends[1]["full"]["said"]
 

@@ -1,10 +1,12 @@
 """Recipes: every shipped one is valid, unknown names are answered with the nearest known one, choices start afresh."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mmts.errors import RecipeError
+from mmts.training import recipe as recipes
 from mmts.training.recipe import load_recipe, override, parse_recipe, save_recipe, shipped_recipes
 
 
@@ -68,16 +70,88 @@ def test_a_broken_recipe_file_is_named(tmp_path: Path, content: str) -> None:
 
 
 def test_exactly_one_length() -> None:
-    assert load_recipe("catalogue", ["train.steps=7"]).train.epochs is None
+    for settings in (["train.steps=7"], ["train.steps=7", "train.epochs=null"], ["train.epochs=null", "train.steps=7"]):
+        train = load_recipe("catalogue", settings).train
+        assert (train.epochs, train.steps) == (None, 7)
     with pytest.raises(RecipeError, match="exactly one of `epochs` and `steps`"):
         load_recipe("catalogue", ["train.epochs=null"])
 
 
 def test_a_new_choice_drops_the_keys_of_the_old_one_whatever_the_order() -> None:
-    before = {"temperature": {"rule": "fixed", "value": 0.1}}
-    settings = ["temperature.low=0.06", "temperature.rule=shifted"]
-    assert override(before, settings) == {"temperature": {"rule": "shifted", "low": 0.06}}
-    assert before == {"temperature": {"rule": "fixed", "value": 0.1}}
+    before = {"objective": {"temperature": {"rule": "fixed", "value": 0.1}}}
+    settings = ["objective.temperature.low=0.06", "objective.temperature.rule=shifted"]
+    assert override(before, settings) == {"objective": {"temperature": {"rule": "shifted", "low": 0.06}}}
+    assert before == {"objective": {"temperature": {"rule": "fixed", "value": 0.1}}}
+
+
+SMALL_RESNET = {"tower": "small-resnet", "frozen": False, "size": 64, "options": {"channels": 8}}
+CLIPS = {"tower": "space-time-vit", "frames": 4, "sampling": "stride", "stride": 2, "options": {"patch": 8}}
+ON_FRAMES = {"tower": "frames", "options": {"image": "small-vit", "image_options": {"depth": 1}, "pooling": "mean"}}
+
+
+@pytest.mark.parametrize(
+    ("section", "content", "setting", "right"),
+    [
+        ("concepts", {"source": "label", "label": "noun"}, "source=captions", {"source": "captions"}),
+        ("concepts", {"num_concepts": 9}, "source=captions", {"num_concepts": 9, "source": "captions"}),
+        ("concepts", {"source": "file", "file": "c.npz"}, "source=label", {"source": "label"}),
+        ("model", {"image": SMALL_RESNET}, "image.tower=small-vit",
+         {"image": {"tower": "small-vit", "frozen": False, "size": 64}}),
+        ("model", {"image": SMALL_RESNET}, "image.tower=small-resnet", {"image": SMALL_RESNET}),
+        ("model", {"image": {"options": {"a": 1}}}, "image.tower=small-vit", {"image": {"tower": "small-vit"}}),
+        ("model", {"text": {"tower": "clip-text", "options": {"width": 8}}}, "text.tower=minilm",
+         {"text": {"tower": "minilm"}}),
+        ("model", {"image": SMALL_RESNET}, "video.tower=frames", {"video": {"tower": "frames"}}),
+        ("model", {"video": CLIPS}, "image={size: 32}", {"image": {"size": 32}}),
+        ("model", {"video": CLIPS}, "image=null", {"video": CLIPS, "image": None}),
+        ("model", {"video": CLIPS}, "video.sampling=random",
+         {"video": {**{key: CLIPS[key] for key in ("tower", "frames", "options")}, "sampling": "random"}}),
+        ("model", {"video": ON_FRAMES}, "video.options.image=small-resnet",
+         {"video": {"tower": "frames", "options": {"image": "small-resnet", "pooling": "mean"}}}),
+        ("model", {"head": {"hidden": 64, "dropout": 0}}, "head.kind=linear", {"head": {"kind": "linear"}}),
+        ("model", {"head": {"hidden": 64}}, "head.kind=two-layer", {"head": {"hidden": 64, "kind": "two-layer"}}),
+        ("objective", {"temperature": 0.1}, "loss=max_margin", {"loss": "max_margin"}),
+        ("objective", {"temperature": 0.1}, "loss=info_nce", {"temperature": 0.1, "loss": "info_nce"}),
+        ("objective", {"temperature": 0.1}, "temperature.rule=learned", {"temperature": {"rule": "learned"}}),
+        ("objective", {"loss": "sogclr", "gamma": {"kind": "cosine", "low": 0.2, "high": 0.9}}, "gamma.kind=constant",
+         {"loss": "sogclr", "gamma": {"kind": "constant"}}),
+        ("objective", {"loss": "sogclr", "gamma": 0.8}, "gamma.kind=linear",
+         {"loss": "sogclr", "gamma": {"kind": "linear"}}),
+        ("train", {"epochs": 3, "seed": 1}, "steps=7", {"seed": 1, "steps": 7}),
+        ("train", {"steps": 7}, "epochs=0", {"epochs": 0}),
+        ("train", {"steps": 7}, "epochs=null", {"steps": 7, "epochs": None}),
+    ],
+)  # fmt: skip
+def test_every_choice_drops_what_belongs_to_the_old_one_and_nothing_else(
+    section: str, content: dict[str, Any], setting: str, right: dict[str, Any]
+) -> None:
+    assert override({section: content}, [f"{section}.{setting}"]) == {section: right}
+
+
+def test_the_choices_tested_are_all_there_are() -> None:
+    keys = {"source", "image", "video", "tower", "sampling", "kind", "loss", "rule", "epochs", "steps"}
+    assert {key for _, key in recipes._CHOICES} == keys
+
+
+@pytest.mark.parametrize(
+    ("settings", "right"),
+    [
+        (["concepts.source=label", "concepts.label=noun"], {"concepts": {"source": "label", "label": "noun"}}),
+        (["objective={loss: sogclr}", "objective.temperature.rule=learned"],
+         {"objective": {"loss": "sogclr", "temperature": {"rule": "learned"}}}),
+        (["model.image.options={width: 16}", "model.image.tower=small-vit"],
+         {"model": {"image": {"tower": "small-vit", "frozen": False, "size": 64, "options": {"width": 16}}}}),
+    ],
+)  # fmt: skip
+def test_the_order_of_settings_changes_nothing(settings: list[str], right: dict[str, Any]) -> None:
+    before = {
+        "concepts": {"source": "captions", "num_concepts": 9},
+        "model": {"image": SMALL_RESNET},
+        "objective": {"loss": "info_nce", "temperature": {"rule": "fixed", "value": 0.1}},
+        "train": {"epochs": 3},
+    }
+    for given in (settings, settings[::-1]):
+        assert {key: override(before, given)[key] for key in right} == right
 
 
 def test_a_number_is_a_fixed_rule() -> None:

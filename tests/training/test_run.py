@@ -56,7 +56,7 @@ def test_a_run_from_scratch_leaves_what_is_documented(shapes: Path, tmp_path: Pa
     assert metrics["num_captions"] == 2 * metrics["num_media"]
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert {"step", "progress", "loss", "lr", "temperature", "groups", "val"} <= set(lines[-1])
-    assert set(lines[-1]["val"]) == {"text_to_image", "image_to_text"}
+    assert set(lines[-1]["val"]) == {"text_to_image", "image_to_text", "groups"}
 
     again = evaluate(out)
     assert again == metrics
@@ -134,6 +134,8 @@ def test_an_interrupted_run_resumes_exactly(shapes: Path, tmp_path: Path, monkey
         train(recipe, tmp_path / "stopped")
     monkeypatch.undo()
     assert not (tmp_path / "stopped" / "metrics.json").exists()
+    # Judging it on the way does not end it.
+    assert evaluate(tmp_path / "stopped", checkpoint="last")["stopped_at"] == {"step": 3, "total_steps": 4}
     train(recipe, tmp_path / "stopped", resume=True)
     for name in ("log.jsonl", "metrics.json"):
         assert (tmp_path / "whole" / name).read_text() == (tmp_path / "stopped" / name).read_text()

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmts.errors import InputError
+from mmts.errors import InputError, plain
 
 Scale = Literal["linear", "log", "rank"]
 SCALES: tuple[Scale, ...] = ("linear", "log", "rank")
@@ -49,7 +49,7 @@ def density_shift(density: Tensor, low: float, high: float, scale: Scale = "line
     wrong = ~(torch.isfinite(density) & (density > 0))
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0])
-        raise InputError(f"density[{row}] is {density[row].item():g}; every density must be finite and positive")
+        raise InputError(f"density[{row}] is {plain(density[row].item())}; every density must be finite and positive")
     distinct, rank = torch.unique(density, return_inverse=True)  # sorted, so the inverse is the rank - 1
     if len(distinct) == 1:
         fraction = torch.full(density.shape, 0.5, dtype=torch.float64, device=density.device)

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmts.data.collect import Collector, read_lines
 from mmts.data.records import Dataset
-from mmts.errors import DataError, listed, quoted, shortened
+from mmts.errors import DataError, listed, plain, quoted, shortened
 
 _MOST_FRAMES = 1_000_000  # of one clip: nine hours at 30 a second
 _LARGEST = 2**63 - 1
@@ -102,7 +102,7 @@ def _add(collector: Collector, where: str, record: dict[str, Any], size: Callabl
         raise _wrong(where, kind, "a path", path)
     start, end = _seconds(where, record, "start"), _seconds(where, record, "end")
     if end is not None and end <= (start or 0):
-        raise DataError(f"{where}: 'end' ({end:g}) must be greater than 'start' ({start or 0:g})")
+        raise DataError(f"{where}: 'end' ({plain(end)}) must be greater than 'start' ({plain(start or 0)})")
     split = record.get("split")
     if split is not None and (isinstance(split, bool) or not isinstance(split, (str, int))):
         raise _wrong(where, "split", "a string", split)

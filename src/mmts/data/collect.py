@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmts.data.records import SPLITS, Dataset, Medium, split_name
-from mmts.errors import DataError, listed, quoted, shortened
+from mmts.errors import DataError, counted, listed, quoted, shortened
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")  # of what becomes a part of a path
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -349,7 +349,7 @@ class Collector:
         if merged:
             ids = "; each keeps the id of its first line" if self._ids_merged else ""
             self.notes.append(
-                f"merged {sum(merged):,} lines that name the same files into {_count(len(merged), 'medium', 'media')} "
+                f"merged {sum(merged):,} lines that name the same files into {counted(len(merged), 'medium', 'media')} "
                 f"with several captions{ids}"
             )
         if self._varying:
@@ -357,25 +357,25 @@ class Collector:
             self.notes.append(f"not a label where it differs between the captions of one medium: {names}")
         self.notes += notes_on_names(self._spellings)
         if self._backslashes:
-            self.notes.append(f"read {_count(self._backslashes, 'path')} written with backslashes as with slashes")
+            self.notes.append(f"read {counted(self._backslashes, 'path')} written with backslashes as with slashes")
         if self._accents:
-            self.notes.append(f"read {_count(self._accents, 'path')} with the accents composed as in the files' names")
+            self.notes.append(f"read {counted(self._accents, 'path')} with the accents composed as in the files' names")
         if self._lists:
-            self.notes.append(f"{_count(self._lists, 'caption')} in the form of a list read as the captions in it")
+            self.notes.append(f"{counted(self._lists, 'caption')} in the form of a list read as the captions in it")
         if self._broken_list:
             self.notes.append(f"taken as one caption, though it looks like a list that is broken: {self._broken_list}")
         if self._cleaned:
             self.notes.append(
-                f"cleaned {_count(self._cleaned, 'caption')} of control characters, broken characters or outer spaces"
+                f"cleaned {counted(self._cleaned, 'caption')} of control characters, broken characters or outer spaces"
             )
         if self._empty:
-            self.notes.append(f"dropped {_count(self._empty, 'empty caption')}")
+            self.notes.append(f"dropped {counted(self._empty, 'empty caption')}")
         if self._beyond:
             self.notes.append(
-                f"dropped {_count(self._beyond, 'caption')} of images judged by fewer, as in the published protocol"
+                f"dropped {counted(self._beyond, 'caption')} of images judged by fewer, as in the published protocol"
             )
         if bare := sum(not each.captions for each in self._found):
-            self.notes.append(f"left out {_count(bare, 'medium', 'media')} without any caption")
+            self.notes.append(f"left out {counted(bare, 'medium', 'media')} without any caption")
 
     def _fill_splits(self, found: Sequence[_Found]) -> None:
         bare = [each for each in found if each.split is None]
@@ -406,7 +406,3 @@ def invented_split(text: str) -> str:
     """
     share = int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "big") / 2**64
     return "train" if share < 0.8 else "val" if share < 0.9 else "test"
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"

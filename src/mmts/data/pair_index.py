@@ -5,7 +5,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +16,8 @@ from mmts.data.image import why_unreadable_image
 from mmts.data.pair_table import PairTable, write_pair_table
 from mmts.data.records import SPLITS, Dataset
 from mmts.data.table_dataset import TableDataset
-from mmts.errors import DataError, quoted
-from mmts.files import atomic_write, lock
+from mmts.errors import DataError, counted, quoted
+from mmts.files import atomic_write, locked
 
 NO_CAPTION = "without a caption"
 _CLEANED = "cleaned"
@@ -60,18 +60,15 @@ def alone(folder: Path) -> Iterator[None]:
     What a process that was killed had begun to write there is removed. Raises DataError where the folder cannot be
     made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / "lock", "w")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise DataError(
-            f"cannot write the index {folder}: {error.strerror or error}; MMTS_CACHE names another folder"
-        ) from None
-    with file:
-        waiting = f"note: waiting for another process that indexes into {folder}"
-        if lock(file, lambda: errors.print(waiting)):
-            for left in folder.glob(".*"):
-                shutil.rmtree(left, ignore_errors=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / "lock", lambda held: errors.print(f"note: waiting: {held}")))
+        except OSError as error:
+            raise DataError(
+                f"cannot write the index {folder}: {error.strerror or error}; MMTS_CACHE names another folder"
+            ) from None
+        for left in folder.glob(".*"):
+            shutil.rmtree(left, ignore_errors=True)
         yield
 
 
@@ -145,12 +142,15 @@ def table_dataset(path: Path, table: PairTable, notes: Sequence[str] = ()) -> Da
     """
     counts: dict[str, int] = dict(table.about["counts"])
     cleaned = counts.pop(_CLEANED, 0)
-    said = [f"left out {_pairs(count)} {why}" for why, count in counts.items() if why != _UNREADABLE]
+    said = [f"left out {counted(count, 'pair')} {why}" for why, count in counts.items() if why != _UNREADABLE]
     if count := counts.get(_UNREADABLE, 0):
-        said.append(f"left out {_pairs(count)} {_UNREADABLE}; they are named in {table.folder / _UNREADABLE_NAME}")
+        said.append(
+            f"left out {counted(count, 'pair')} {_UNREADABLE}; they are named in {table.folder / _UNREADABLE_NAME}"
+        )
     if cleaned:
         said.append(
-            f"cleaned the captions of {_pairs(cleaned)} of control characters, broken characters or outer spaces"
+            f"cleaned the captions of {counted(cleaned, 'pair')} of control characters, broken characters or outer "
+            "spaces"
         )
     if not len(table):
         why = f" ({'; '.join([*notes, *said])})" if said or notes else ""
@@ -201,7 +201,3 @@ def _cleaned(found: Iterable[Pair | str], counts: Counter[str]) -> Iterator[Pair
             continue
         counts[_CLEANED] += caption != pair.caption
         yield pair._replace(caption=caption)
-
-
-def _pairs(count: int) -> str:
-    return f"{count:,} {'pair' if count == 1 else 'pairs'}"

@@ -10,7 +10,7 @@ from mmts.data.feature_files import why_unreadable_features
 from mmts.data.image import why_unreadable_image
 from mmts.data.records import Medium, Split
 from mmts.data.video import why_unreadable_clip
-from mmts.errors import DataError, InputError
+from mmts.errors import DataError, InputError, counted, percent
 from mmts.files import cache_root, content_hash, read_json, write_json
 
 
@@ -60,8 +60,9 @@ def drop_unreadable(split: Split, reasons: Mapping[int, str], max_share: float =
         named = [f"{split.media[at].place}: {reason}" for at, reason in list(reasons.items())[:3]]
         more = f"; and {len(reasons) - 3:,} more" if len(reasons) > 3 else ""
         raise DataError(
-            f"{len(reasons):,} of the {split.num_media:,} media of split {split.name!r} cannot be read, more than the "
-            f"{100 * max_share:.3g} % allowed: {'; '.join(named)}{more}. Mend them, or raise data.max_unreadable"
+            f"{len(reasons):,} of the {counted(split.num_media, 'medium', 'media')} of split {split.name!r} cannot "
+            f"be read, more than the {percent(max_share)} allowed: {'; '.join(named)}{more}. Mend them, or raise "
+            "data.max_unreadable"
         )
     return split.without(reasons)
 

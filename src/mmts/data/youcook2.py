@@ -12,7 +12,7 @@ from mmts.data.json_file import a_row, field, read_json_object
 from mmts.data.records import Coverage, Dataset, split_name
 from mmts.data.suffixes import is_medium
 from mmts.data.table import csv_records
-from mmts.errors import DataError, nearest, quoted
+from mmts.errors import DataError, nearest, plain, quoted
 
 PUBLISHED_VAL = 3350  # clips of val behind the published tables, fewer than are annotated
 _ANNOTATIONS = "youcookii_annotations_trainval.json"
@@ -137,7 +137,7 @@ def _times(where: str, segment: Sequence[object]) -> tuple[float, float]:
         raise DataError(f"{where}: 'segment' should be two numbers of seconds like [12, 20], not {quoted(segment)}")
     start, end = map(float, seconds)
     if end <= start:
-        raise DataError(f"{where}: the segment ends ({end:g} s) before it has begun ({start:g} s)")
+        raise DataError(f"{where}: the segment ends ({plain(end)} s) before it has begun ({plain(start)} s)")
     return start, end
 
 

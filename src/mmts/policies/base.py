@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmts.errors import InputError
+from mmts.errors import InputError, plain
 
 
 class Policy(nn.Module):
@@ -73,7 +73,7 @@ def check_similarity(owner: str, similarity: Tensor | None, index: Tensor) -> Te
 def check_positive(name: str, value: float) -> None:
     """Raise InputError, naming what it is, unless `value` is finite and positive."""
     if not 0 < value < math.inf:
-        raise InputError(f"{name} is {value:g}; it must be finite and positive")
+        raise InputError(f"{name} is {plain(value)}; it must be finite and positive")
 
 
 def scalar(value: float, index: Tensor) -> Tensor:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from mmts.compare import Gap
+from mmts.errors import counted
 from mmts.metrics import bootstrap_interval, seeded_bootstrap_interval
 from mmts.report.charts import Line
 from mmts.report.contents import Contents
-from mmts.report.wording import clean, counted
+from mmts.report.wording import clean
 from mmts.results import query_scores
 
 _BINS = 6

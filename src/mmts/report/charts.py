@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 from markupsafe import Markup
 
+from mmts.errors import counted
 from mmts.report.svg import DASHES, GROUPS, INK, MUTED, PAPER, SERIES, drawing, inline_svg, marker
-from mmts.report.wording import counted, isolated
+from mmts.report.wording import isolated
 
 T = TypeVar("T")
 PANEL = (340, 220)

@@ -4,12 +4,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from mmts.errors import counted, rounded
 from mmts.evaluation import extreme_classes
 from mmts.report import charts
 from mmts.report.by_concept import Changes, ConceptChange, find_changes, find_queries, lines_by_size
 from mmts.report.contents import Contents
 from mmts.report.finding import Finding
-from mmts.report.wording import clean, counted, in_title, isolated, listed, signed
+from mmts.report.wording import clean, in_title, isolated, listed, signed
 from mmts.results import Figure, RunGroup
 
 
@@ -117,7 +118,7 @@ def _change(contents: Contents, changes: Changes) -> dict[str, Any]:
         "least": changes.least,
         "sentence": (
             f"{counted(len(dots), 'concept')} of at least {changes.least} text queries can be compared. The interval "
-            f"leaves out 0 for {clear} of them; about {0.05 * len(dots):.1g} would by chance. "
+            f"leaves out 0 for {clear} of them; about {rounded(0.05 * len(dots), 1)} would by chance. "
             f"If {isolated(name)} and {isolated(first)} were equal, the largest gain among these concepts would still "
             f"be about {changes.by_chance:.0f} points, and the largest loss as much ({chance})."
         ),

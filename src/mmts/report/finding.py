@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmts.compare import Gap
+from mmts.errors import counted
 from mmts.evaluation import coverage_in_words
 from mmts.report.contents import Contents
 from mmts.report.learning import number_of_validations
-from mmts.report.wording import counted, isolated, listed, signed
+from mmts.report.wording import isolated, listed, signed
 from mmts.results import Figure
 
 

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from mmts.compare import folds_in_words
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console
+from mmts.errors import counted, rounded
 from mmts.evaluation import shown_measures
 from mmts.files import atomic_write
 from mmts.report import charts
@@ -27,7 +28,7 @@ from mmts.report.learning import loss_line, number_of_validations, recall_line
 from mmts.report.rules import ValueCurve, rule_in_words, value_curve
 from mmts.report.svg import shape
 from mmts.report.tail import LongTail
-from mmts.report.wording import clean, counted, in_title, listed, signed
+from mmts.report.wording import clean, in_title, listed, signed
 from mmts.results import FOLDS, PARTS, Judged, RunGroup
 from mmts.training.run_directory import RunDirectory, differences
 
@@ -232,7 +233,7 @@ def _results(contents: Contents) -> dict[str, Any]:
             f"Points of {measure.name} with their 95 % paired bootstrap intervals over queries (all captions of one "
             f"{contents.kind} drawn together; {measure.averaged} averaged over seeds). A filled mark: the "
             "interval leaves out 0. The intervals know nothing of the spread over seeds, and each is 95 % by itself: "
-            f"of {intervals} such, about {0.05 * intervals:.1g} would leave out 0 by chance alone."
+            f"of {intervals} such, about {rounded(0.05 * intervals, 1)} would leave out 0 by chance alone."
         ),
         "gap_rows": _gap_rows(contents),
         "no_gaps": contents.no_gaps,

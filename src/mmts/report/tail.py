@@ -8,8 +8,9 @@ from markupsafe import Markup
 
 from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
+from mmts.errors import counted
 from mmts.report import charts
-from mmts.report.wording import clean, counted
+from mmts.report.wording import clean
 
 _LISTED = 6
 

@@ -45,15 +45,6 @@ def signed(value: float, digits: int = 1) -> str:
     return ("+" if value > 0 else _MINUS) + rounded
 
 
-def counted(number: int, word: str, plural: str | None = None) -> str:
-    """Write a number with its word.
-
-    >>> counted(1, "concept"), counted(11900, "pair")
-    ('1 concept', '11,900 pairs')
-    """
-    return f"{number:,} {word if number == 1 else plural or word + 's'}"
-
-
 def in_title(direction: str) -> str:
     """Write a direction as a title.
 

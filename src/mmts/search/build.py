@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mmts.console import console, progress_bar
+from mmts.console import console, errors, progress_bar
 from mmts.data.collect import inner_path
 from mmts.data.contents import content_name
 from mmts.data.feature_files import why_unreadable_features
@@ -20,8 +21,8 @@ from mmts.data.media import load_medium
 from mmts.data.read_warnings import tell_warnings
 from mmts.data.records import Medium
 from mmts.data.video import FrameSampling
-from mmts.errors import DataError, RunError
-from mmts.report.wording import counted
+from mmts.errors import DataError, RunError, counted
+from mmts.files import locked
 from mmts.search.encoder import Encoder, load_encoder
 from mmts.search.index_files import Index, Item, Pending, check_folder, load_index, write_index
 from mmts.search.media import find_media
@@ -47,8 +48,10 @@ def build_index(run: Path, path: Path, folder: Path | None = None) -> Index:
     root, media = find_media(path, kind, recipe.data)
     check_folder(folder)
     encoder = load_encoder(run, media)
-    pending = Pending(folder, encoder.checkpoint, encoder.width)
-    try:
+    with (
+        locked(folder / ".lock", lambda held: errors.print(f"note: waiting: {held}")),
+        closing(Pending(folder, encoder.checkpoint, encoder.width)) as pending,
+    ):
         old = _load_old(folder, root)
         items, notes = _describe_all(root, media, old)
         rows = dict(pending.rows)
@@ -70,13 +73,11 @@ def build_index(run: Path, path: Path, folder: Path | None = None) -> Index:
             checkpoint=encoder.checkpoint, kind=kind, root=root,
         )  # fmt: skip
         pending.empty()
-    finally:
-        pending.close()
     embedded = len(missing) - len(unreadable)
-    said = f"index: {folder}: {counted(len(index), kind)}; {_counts(old, index)}; {embedded:,} embedded"
-    if copies := len(kept) - len({item.content for item in kept}):
-        said += f"; {copies:,} {'is a copy and shares its' if copies == 1 else 'are copies and share their'} embedding"
-    console.print(said)
+    counts = _counts(old, index)
+    if copies := len(index) - len({item.content for item in index.contents.items}):
+        counts += f"; {counted(copies, 'is a copy', 'are copies')} of others"
+    console.print(f"index: {folder}: {counted(len(index), kind)}; {counts}; {embedded:,} embedded")
     return index
 
 

@@ -14,11 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mmts.console import errors
 from mmts.data.collect import inner_path
 from mmts.data.records import Medium
 from mmts.errors import DataError, RunError
-from mmts.files import atomic_write, content_hash, leftovers, lock
+from mmts.files import atomic_write, content_hash, leftovers
 from mmts.search import nearest
 
 Rows = npt.NDArray[np.float32]
@@ -115,6 +114,7 @@ def check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file; an index is a folder")
     own = {*folder.glob("vectors-*.safetensors"), folder / "index.json", folder / "pending.rows", *leftovers(folder)}
+    own |= {*folder.glob(".lock*")}
     if folder.is_dir() and (strange := sorted({*folder.iterdir()} - own)):
         raise RunError(f"{folder} holds {strange[0].name}, which is not part of an index; choose another --out")
 
@@ -154,7 +154,7 @@ def _damaged(file: Path, why: str) -> RunError:
 
 
 class Pending:
-    """Rows by content in a file that grows, so that an interrupted `mmts index` goes on; other processes wait.
+    """Rows by content in a file that grows, so that an interrupted `mmts index` goes on.
 
     The first line says whose rows they are; with another checkpoint or width it starts empty. A torn end is cut off.
     """
@@ -162,9 +162,7 @@ class Pending:
     def __init__(self, folder: Path, checkpoint: str, width: int) -> None:
         self.rows: dict[str, Rows] = {}
         self._record = np.dtype([("content", "S32"), ("row", "<f4", (width,))])
-        folder.mkdir(parents=True, exist_ok=True)
         self._file = open(folder / "pending.rows", "a+b")  # noqa: SIM115 (closed by `close`)
-        lock(self._file, lambda: errors.print(f"waiting for another process that writes {folder}"))
         header = f"{checkpoint} {width}\n".encode()
         self._file.seek(0)
         if self._file.readline() != header:
@@ -194,5 +192,5 @@ class Pending:
         self._file.truncate(0)
 
     def close(self) -> None:
-        """Let other processes go on."""
+        """Close the file; what is in it stays."""
         self._file.close()

@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from mmts.errors import DataError
-from mmts.report.wording import clean, counted, isolated
+from mmts.errors import DataError, counted
+from mmts.report.wording import clean, isolated
 from mmts.search.pictures import LARGE, SMALL, data_uri, picture
 from mmts.search.query import Hit, Searcher
 

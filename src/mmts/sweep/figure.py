@@ -3,6 +3,7 @@
 import warnings
 from pathlib import Path
 
+from mmts.errors import counted
 from mmts.files import atomic_write
 from mmts.sweep.divisions import AVERAGE
 from mmts.sweep.standings import Standings
@@ -47,8 +48,8 @@ def draw_standings(path: Path, title: str, standings: Standings) -> None:
         axes.set_ylim(len(order) - 0.5, -0.5)
     num_seeds = len(standings.runs[0])
     drawing.suptitle(
-        f"{title}: {standings.headline} of both directions, percent; mean ± spread over {num_seeds} "
-        f"{'seed' if num_seeds == 1 else 'seeds'}; grey: {standings.names[0]}",
+        f"{title}: {standings.headline} of both directions, percent; mean ± spread over "
+        f"{counted(num_seeds, 'seed')}; grey: {standings.names[0]}",
         fontsize=9, x=0.01, ha="left", parse_math=False,
     )  # fmt: skip
     with atomic_write(path) as file, warnings.catch_warnings():

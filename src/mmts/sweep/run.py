@@ -8,15 +8,16 @@ from typing import Any
 
 from mmts.console import console, errors, progress_bar
 from mmts.data.records import SPLITS, Dataset
-from mmts.errors import DataError, RecipeError, RunError
-from mmts.evaluation import GRADED
-from mmts.files import atomic_write, read_json
+from mmts.errors import DataError, RecipeError, RunError, counted
+from mmts.files import atomic_write, locked, read_json
 from mmts.sweep.divisions import label_concepts
 from mmts.sweep.leaderboard import make_leaderboard, standings_table, write_leaderboard
 from mmts.sweep.processes import Job, Outcome, run_jobs
 from mmts.sweep.sweep_file import Sweep, Trial, load_sweep
 from mmts.sweep.trials import Finals, Tuned, best_of
-from mmts.training.recipe import Recipe
+from mmts.training.measures import needs_graded
+from mmts.training.recipe import Recipe, save_recipe
+from mmts.training.run import versions
 from mmts.training.run_directory import RunDirectory, differences
 from mmts.training.splits import open_data, resolved
 
@@ -39,17 +40,18 @@ def run_sweep(
     dataset = _data_of(sweep, trials)
     of_labels = label_concepts(dataset, sweep.file.labels)  # early: a label may not be there
     plan = _Plan(sweep, dataset, out, processes or _cores())
-    tuned = plan.tune(trials)
-    best = best_of(tuned, sweep.file.choose)
-    chosen = [each for each in best if each.failed is None]
-    lost = [f"no trial of rule {each.trial.rule} could be trained: {each.failed}" for each in best if each.failed]
-    if best[0].failed is not None:
-        raise RunError(lost[0])
-    for each in chosen if sweep.file.trials > 1 else ():
-        console.print(f"{each.trial.rule}: {each.trial} chosen, {each.figure(sweep.file.choose):.1f} on val")
-    board = make_leaderboard(sweep, dataset, of_labels, tuned, plan.judge(chosen))
-    console.print(standings_table(board.standings))
-    written = write_leaderboard(out, board)
+    with locked(out / ".lock"):
+        tuned = plan.tune(trials)
+        best = best_of(tuned, sweep.file.choose)
+        chosen = [each for each in best if each.failed is None]
+        lost = [f"no trial of rule {each.trial.rule} could be trained: {each.failed}" for each in best if each.failed]
+        if best[0].failed is not None:
+            raise RunError(lost[0])
+        for each in chosen if sweep.file.trials > 1 else ():
+            console.print(f"{each.trial.rule}: {each.trial} chosen, {each.figure(sweep.file.choose):.1f} on val")
+        board = make_leaderboard(sweep, dataset, of_labels, tuned, plan.judge(chosen))
+        console.print(standings_table(board.standings))
+        written = write_leaderboard(out, board)
     console.print(f"leaderboard: {', '.join(map(str, written))}")
     if lost:
         raise RunError("; ".join(lost))
@@ -67,7 +69,7 @@ def _data_of(sweep: Sweep, trials: Sequence[Trial]) -> Dataset:
     missing = [name for name in SPLITS if name not in dataset.split_names]
     if missing:
         raise DataError(f"a sweep tunes on val and judges on test: {dataset.no_split(missing[0])}")
-    if sweep.file.choose in GRADED and recipe.data.relevance != "graded":
+    if needs_graded(sweep.file.choose) and recipe.data.relevance != "graded":
         raise RecipeError(f"{sweep.source}: choose {sweep.file.choose} needs data.relevance graded; take R@1")
     return dataset
 
@@ -126,7 +128,7 @@ class _Plan:
     def _make(self, title: str, jobs: Sequence[Job]) -> None:
         """Make the runs that are not finished, under one bar."""
         left = [job for job in jobs if not _is_finished(job)]
-        console.print(f"{title}: {len(jobs)} runs, {len(jobs) - len(left)} of them finished already")
+        console.print(f"{title}: {counted(len(jobs), 'run')}, {len(jobs) - len(left)} of them finished already")
         with progress_bar(title, len(jobs), "runs", len(jobs) - len(left), _RATE_WINDOW) as bar:
             count = len(jobs) - len(left)
 
@@ -134,6 +136,7 @@ class _Plan:
                 nonlocal count
                 count += 1
                 if outcome.failed is not None:
+                    save_recipe(job.recipe, RunDirectory(job.out).recipe_file, versions())  # a start may leave nothing
                     with atomic_write(job.out / _FAILED, "w") as file:
                         file.write(outcome.failed)
                 name = job.out.relative_to(self.out)
@@ -158,7 +161,7 @@ def _is_finished(job: Job) -> bool:
             f"{job.out} holds a run of another recipe ({key} is {old!r} there, {new!r} now): the sweep, or what it "
             "chose, has changed; remove that folder, or choose another --out"
         )
-    return failed or run.metrics_file.exists()
+    return failed or run.is_finished
 
 
 def _metrics_on_val(run: Path) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from torch import Tensor
 from mmts.compare import Gap
 from mmts.evaluation import CUTOFFS, GRADED
 from mmts.metrics import seeded_bootstrap_interval
-from mmts.results import MEAN_RECALL, Figure, Judged, query_scores
+from mmts.results import Figure, Judged, query_scores
 from mmts.sweep.divisions import Division
+from mmts.training.measures import MEAN_RECALL
 
 SIDES = ("text", "media")
 """Whose queries: text to media, and media to text."""

@@ -10,14 +10,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from mmts.errors import RecipeError
+from mmts.errors import RecipeError, counted, plain
 from mmts.files import why_missing
-from mmts.training.recipe import MAX_SEED, Recipe, load_recipe, parse_mapping, validated
+from mmts.training.measures import Measure
+from mmts.training.recipe import MAX_SEED, Recipe, load_recipe, parse_mapping, parse_setting, validated
 from mmts.training.section import Section
 
 Settings = dict[str, Any]
@@ -44,7 +45,9 @@ class Draw(Section):
         if self.low is None or self.high is None:
             raise ValueError("give both low and high, or a list of choices")
         if not self.low < self.high or (self.log and self.low <= 0):
-            raise ValueError(f"{'0 < ' if self.log else ''}low < high must hold, not {self.low:g} and {self.high:g}")
+            raise ValueError(
+                f"{'0 < ' if self.log else ''}low < high must hold, not {plain(self.low)} and {plain(self.high)}"
+            )
         return self
 
     def draw(self, rng: random.Random) -> Any:
@@ -107,7 +110,7 @@ class SweepFile(Section):
     set: Settings = Field({})
     trials: int = Field(5, ge=1)
     seeds: Seeds = Seeds()
-    choose: Literal["R@1", "R@5", "R@10", "mean recall", "mAP", "nDCG", "binary_mAP"] = "R@1"
+    choose: Measure = "R@1"
     labels: tuple[str, ...] = ()
     rules: dict[str, Rule] = Field(min_length=1)
 
@@ -163,7 +166,7 @@ class Sweep:
         grid = [dict(zip(rule.grid, values, strict=True)) for values in itertools.product(*rule.grid.values())]
         if len(grid) < budget:
             raise RecipeError(
-                f"{self.source}: rule {name} has {len(grid)} {'setting' if len(grid) == 1 else 'settings'} and trials "
+                f"{self.source}: rule {name} has {counted(len(grid), 'setting')} and trials "
                 f"is {budget}: every rule must get the same number of trials; give it more values, or lower trials"
             )
         order = list(range(len(grid)))
@@ -212,20 +215,7 @@ def load_sweep(path: Path, data: Path | None = None, settings: Sequence[str] = (
     file = validated(SweepFile, parse_mapping(text, str(path), "recipe, trials, seeds, rules"), str(path))
     if data is not None:
         file = file.model_copy(update={"data": data})
-    return Sweep(str(path), file.model_copy(update={"set": {**file.set, **_parsed(settings)}}))
-
-
-def _parsed(settings: Sequence[str]) -> Settings:
-    parsed: Settings = {}
-    for text in settings:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise RecipeError(f"--set takes KEY=VALUE such as train.epochs=10, not {text!r}")
-        try:
-            parsed[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise RecipeError(f"--set {text!r}: the value is not valid YAML") from None
-    return parsed
+    return Sweep(str(path), file.model_copy(update={"set": {**file.set, **dict(map(parse_setting, settings))}}))
 
 
 def assignment(key: str, value: Any) -> str:

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mmts.evaluation import CUTOFFS
-from mmts.results import MEAN_RECALL
 from mmts.sweep.sweep_file import Trial
+from mmts.training.measures import measured
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,8 @@ class Tuned:
 
     def figure(self, measure: str) -> float:
         """Return a measure's mean over both directions and all seeds; -inf where there is none."""
-        if not self.metrics:
-            return -np.inf
-        parts = [f"R@{k}" for k in CUTOFFS] if measure == MEAN_RECALL else [measure]
-        values = [each[key][part] for each in self.metrics for key in each if "_to_" in key for part in parts]
-        return float(np.mean(values))
+        values = [value for each in self.metrics or () if (value := measured(each, measure)) is not None]
+        return float(np.mean(values)) if values else -np.inf
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from mmts.data.epoch_plan import EpochPlan, Indices
 from mmts.data.graded import CaptionPool
 from mmts.data.records import Medium, Split
 from mmts.data.stream_order import stream_order
-from mmts.errors import DataError, InputError, RecipeError, nearest
+from mmts.errors import DataError, InputError, RecipeError, counted, nearest
 from mmts.evaluation import MediaLabel
 from mmts.training import recipe as r
 
@@ -83,7 +83,9 @@ def _concepts_by_label(
     concepts = distribution.assign([str(label) for label in labels])
     unknown = torch.tensor([label is None for label in labels])
     if unknown.any():
-        console.print(f"note: {int(unknown.sum()):,} samples of {split.name} have no label {section.label!r}: tail")
+        console.print(
+            f"note: {counted(int(unknown.sum()), 'sample')} of {split.name} without a label {section.label!r}: tail"
+        )
     return concepts.masked_fill(unknown, -1)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from mmts.errors import nearest, quoted
+from mmts.errors import nearest, plain, quoted
 
 _MOST = 5  # problems named in one message
 
@@ -27,10 +27,10 @@ _WANTED = {
     "path_type": "a path",
     "tuple_type": "a list",
     "dict_type": "a section of keys and values",
-    "greater_than": "greater than {gt:g}",
-    "greater_than_equal": "at least {ge:g}",
-    "less_than": "less than {lt:g}",
-    "less_than_equal": "at most {le:g}",
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
     "too_short": "{min_length} or more entries long",
     "too_long": "{max_length} or fewer entries long",
 }
@@ -111,7 +111,10 @@ def _wanted(item: ErrorDetails) -> str | None:
         known = _names(item["ctx"]["expected"])
         return f"one of {', '.join(known)}" if len(known) > 1 else known[0]
     template = _WANTED.get(item["type"])
-    return None if template is None else template.format(**item.get("ctx", {}))
+    limits = {
+        name: plain(each) if isinstance(each, int | float) else each for name, each in item.get("ctx", {}).items()
+    }
+    return None if template is None else template.format(**limits)
 
 
 def _names(expected: str) -> list[str]:

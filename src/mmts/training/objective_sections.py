@@ -395,6 +395,16 @@ ObjectiveSection = Annotated[
 ]
 
 
+def learns(section: Section) -> bool:
+    """Return whether an objective has parameters of its own that the optimizer trains.
+
+    >>> learns(InfoNCEObjective()), learns(InfoNCEObjective(temperature=LearnedRule()))
+    (False, True)
+    """
+    rule = getattr(section, "temperature", None) or getattr(section, "margin", None)
+    return isinstance(section, SigLIPObjective | TempNetObjective) or isinstance(rule, LearnedRule)
+
+
 def described() -> dict[str, dict[str, str]]:
     """Return every rule and every loss that a recipe can name, with a line about each and its source.
 

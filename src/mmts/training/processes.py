@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from functools import cache
 from itertools import count
@@ -75,6 +75,19 @@ def once(compute: Callable[[], T]) -> T:
     if not outcome[0]:
         raise FailedElsewhere
     return outcome[1]  # type: ignore[return-value]
+
+
+@contextmanager
+def on_main(manager: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Enter a context on the main process alone; where that fails, all processes fail.
+
+    >>> from contextlib import nullcontext
+    >>> with on_main(nullcontext):
+    ...     pass
+    """
+    with ExitStack() as stack:
+        once(lambda: stack.enter_context(manager()))
+        yield
 
 
 def main_first(compute: Callable[[], T]) -> T:

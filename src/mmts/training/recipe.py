@@ -15,23 +15,33 @@ from typing import Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from mmts.errors import RecipeError, nearest, quoted
+from mmts.errors import RecipeError, nearest, plain, quoted
 from mmts.files import atomic_write, file_name, why_missing
 from mmts.training.explain import explain
-from mmts.training.objective_sections import InfoNCEObjective, ObjectiveSection
+from mmts.training.measures import Measure, needs_graded
+from mmts.training.objective_sections import InfoNCEObjective, ObjectiveSection, learns
 from mmts.training.section import Section
 from mmts.training.yaml_text import load_yaml
 
-# Setting one of these by --set starts its section afresh: the other keys of the section belong to the old choice.
-_CHOICES = ("loss", "rule", "kind")
+# The choices of a recipe, by top section and key: which keys beside one belong to the old choice, so that --set of a
+# new one drops them; None for all. `options.image` is the image tower inside a video tower.
+_CHOICES: dict[tuple[str, str], tuple[str, ...] | None] = {
+    ("concepts", "source"): None,
+    ("model", "image"): ("video", "image_options"),
+    ("model", "video"): ("image",),
+    ("model", "tower"): ("options",),
+    ("model", "sampling"): ("stride",),
+    ("model", "kind"): None,
+    ("objective", "loss"): None,
+    ("objective", "rule"): None,
+    ("objective", "kind"): None,
+    ("train", "epochs"): ("steps",),
+    ("train", "steps"): ("epochs",),
+}
 MAX_SEED = 2**32 - 1  # what numpy and scikit-learn take
 DatasetName = Literal["flickr30k", "coco", "cc3m", "ek100", "youcook2"]
 DATASETS = get_args(DatasetName)
 TRACKERS = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
-
-# Of these only one can stand; setting one by --set takes the other out.
-_ALTERNATIVES = {"epochs": "steps", "steps": "epochs"}
-
 
 SectionType = TypeVar("SectionType", bound=Section)
 
@@ -48,6 +58,13 @@ class Augment(Section):
     """Mirror left and right half of the time; switch it off where text or direction matters."""
     color: float = Field(0.2, ge=0, le=1)
     """How far brightness, contrast and saturation may move."""
+
+    @model_validator(mode="after")
+    def _crops_something(self) -> "Augment":
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop_scale needs 0 < low <= high <= 1, not [{plain(low)}, {plain(high)}]")
+        return self
 
 
 class SplitNames(Section):
@@ -241,9 +258,9 @@ class Model(Section):
 class Train(Section):
     """How long and how. Exactly one of `epochs` and `steps`."""
 
-    epochs: int | None = Field(None, ge=1)
-    """Length in passes through the training data; exactly one of `epochs` and `steps`."""
-    steps: int | None = Field(None, ge=1)
+    epochs: int | None = Field(None, ge=0)
+    """Length in passes through the training data; exactly one of `epochs` and `steps`. 0 judges the model untrained."""
+    steps: int | None = Field(None, ge=0)
     """Length in steps of the optimizer."""
     batch_size: int = Field(256, ge=2)
     """Pairs, of all processes together; a smaller training split is one batch."""
@@ -267,6 +284,10 @@ class Train(Section):
     memory, about a third more time; adds to `micro_batch`."""
     evaluate_every: int = Field(1, ge=1)
     """Epochs between looks at val."""
+    best: Measure = "R@1"
+    """The measure on val, mean of both directions, by which the best checkpoint is chosen: `R@1`, `R@5`, `R@10`,
+    `mean recall` (of these three), and for graded relevance `mAP`, `nDCG`, `binary_mAP`; `head`, `mid` or `tail`
+    before it counts that group's queries alone, as in `tail R@5`."""
     checkpoint_every: int | None = Field(None, ge=1)
     """Steps between checkpoints, beside the one at the end of every epoch: for long epochs."""
     on_nan: Literal["stop", "skip"] = "stop"
@@ -319,6 +340,23 @@ class Recipe(Section):
     model: Model = Model()
     objective: ObjectiveSection = InfoNCEObjective()
     train: Train
+
+    @model_validator(mode="after")
+    def _can_be_done(self) -> "Recipe":
+        if needs_graded(self.train.best) and self.data.relevance != "graded":
+            raise ValueError(f"train.best is {self.train.best!r}, which needs data.relevance graded")
+        if self.model.media.frozen and self.model.text.frozen and self.model.head.kind == "none":
+            self.check_something_trains(False)
+        return self
+
+    def check_something_trains(self, model_trains: bool) -> None:
+        """Raise ValueError where there are steps to take, and no parameters of the model or the objective to train."""
+        if not (model_trains or learns(self.objective)) and (self.train.epochs or self.train.steps):
+            raise ValueError(
+                "nothing trains: both towers are frozen, model.head.kind is none, and the objective learns nothing by "
+                f"itself. Set model.{self.model.kind}.frozen or model.text.frozen to false, or model.head.kind to "
+                "linear; train.epochs=0 judges the model as it is"
+            )
 
     @property
     def folder_name(self) -> str:
@@ -422,36 +460,65 @@ def parse_columns(text: str | None) -> Columns | None:
 def override(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return `content` with every `a.b=value` put in its place; values are read as YAML.
 
-    Setting a choice (`rule`, `loss`, `kind`) to something new drops the keys beside it, which belong to the
-    old choice; choices are therefore applied before everything else.
+    Setting a choice (a rule, a loss, a tower, ...: `_CHOICES`) to something new drops the keys beside it that belong to
+    the old choice. Sections therefore come before what is in them, and choices before the keys beside them, in whatever
+    order they are given.
 
-    >>> override({"temperature": {"rule": "fixed", "value": 0.1}}, ["temperature.rule=learned"])
-    {'temperature': {'rule': 'learned'}}
+    >>> override({"concepts": {"source": "label", "label": "noun"}}, ["concepts.source=captions"])
+    {'concepts': {'source': 'captions'}}
     """
     result: dict[str, Any] = copy.deepcopy(dict(content))
-    pairs = []
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip() or "" in key.strip().split("."):
-            raise RecipeError(f"--set takes KEY=VALUE such as train.epochs=10, not {quoted(text)}")
-        try:
-            pairs.append((key.strip().split("."), load_yaml(value)))
-        except yaml.YAMLError:
-            raise RecipeError(f"--set {quoted(text)}: the value is not valid YAML") from None
-    for path, value in sorted(pairs, key=lambda pair: (pair[0][-1] not in _CHOICES, len(pair[0]))):
+    pairs = [(key.split("."), value) for key, value in map(parse_setting, overrides)]
+    for path, value in sorted(pairs, key=lambda pair: (len(pair[0]), not _is_choice(pair[0]))):
         section = result
-        for depth, key in enumerate(path[:-1]):
-            inner = section.setdefault(key, {})
-            if inner is None:
-                inner = section[key] = {}
+        for depth, key in enumerate(path[:-1], start=1):
+            inner = section.get(key)
+            if inner is None or (not isinstance(inner, dict) and _is_choice(path) and depth == len(path) - 1):
+                inner = {}  # a plain number is short for a rule or a schedule, which this choice replaces
+                _choose(section, path[:depth], inner)
             if not isinstance(inner, dict):
-                raise RecipeError(f"--set {'.'.join(path)}: {'.'.join(path[: depth + 1])} is a value, not a section")
+                raise RecipeError(f"--set {'.'.join(path)}: {'.'.join(path[:depth])} is a value, not a section")
             section = inner
-        if path[-1] in _CHOICES and section.get(path[-1]) != value:
-            section.clear()
-        section.pop(_ALTERNATIVES.get(path[-1], ""), None)
-        section[path[-1]] = value
+        _choose(section, path, value)
     return result
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Split KEY=VALUE into the dotted key and the value, read as YAML; raises RecipeError for anything else.
+
+    >>> parse_setting("train.epochs=10")
+    ('train.epochs', 10)
+    """
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or "" in key.split("."):
+        raise RecipeError(f"--set takes KEY=VALUE such as train.epochs=10, not {quoted(text)}")
+    try:
+        return key, load_yaml(value)
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {quoted(text)}: the value is not valid YAML") from None
+
+
+def _is_choice(path: Sequence[str]) -> bool:
+    return (path[0], path[-1]) in _CHOICES
+
+
+def _choose(section: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Put a value into its section, without the keys beside it that belong to another choice."""
+    key = path[-1]
+    if _is_choice(path) and value is not None and section.get(key, _default(path)) != value:
+        for other in _CHOICES[path[0], key] or tuple(section):
+            section.pop(other, None)
+    section[key] = value
+
+
+def _default(path: Sequence[str]) -> Any:
+    """Return what a key is where a recipe does not say it; None for one that has no default."""
+    both = Model.model_construct(image=ImageTower(), video=VideoTower())
+    found: Any = Recipe.model_construct(model=both, train=Train(epochs=1))
+    for key in path:
+        found = getattr(found, key, None)
+    return None if isinstance(found, Section) else found
 
 
 def save_recipe(recipe: Recipe, path: Path, versions: Mapping[str, str]) -> None:

@@ -3,6 +3,7 @@
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -19,29 +20,36 @@ from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console
 from mmts.data.read_warnings import tell_warnings
 from mmts.data.records import Dataset, Split
-from mmts.errors import DataError, RunError
+from mmts.errors import DataError, InputError, RecipeError, RunError, counted
 from mmts.evaluation import (
     MediaLabel,
     Relevance,
     coverage_in_words,
-    direction_names,
     extreme_classes,
+    figures_of,
     judge,
     judge_folds,
     percent,
-    recalls,
     save_embeddings,
     save_judgement,
     shown_measures,
     summarize,
 )
-from mmts.files import cache_root, check_file_path, content_hash, file_name, read_json, write_json
+from mmts.files import cache_root, check_file_path, content_hash, file_name, locked, read_json, write_json
 from mmts.models import TwoTower
-from mmts.training.build import build_distribution, build_plan, judged_label, media_concepts, text_concepts
+from mmts.training.build import (
+    build_distribution,
+    build_plan,
+    judged_label,
+    label_of_samples,
+    media_concepts,
+    text_concepts,
+)
 from mmts.training.build_objective import build_objective
 from mmts.training.checkpoint import load_checkpoint, random_state, restore_random_state
 from mmts.training.inputs import Inputs, build_model, embed_split, prepare_inputs, training_batches
-from mmts.training.processes import joined, main_first, once
+from mmts.training.measures import group_of
+from mmts.training.processes import joined, main_first, on_main, once
 from mmts.training.recipe import Columns, Recipe
 from mmts.training.run_directory import RunDirectory, dotted
 from mmts.training.splits import (
@@ -67,7 +75,12 @@ def train(recipe: Recipe, out: Path, resume: bool = False, judged_on: str | None
     the main one reads and writes the run directory, and all return the same.
     """
     run = RunDirectory(out)
-    once(lambda: run.check(resume))
+    with on_main(lambda: run.held(resume)):
+        return _train(recipe, run, resume, judged_on)
+
+
+def _train(recipe: Recipe, run: RunDirectory, resume: bool, judged_on: str | None) -> dict[str, Any]:
+    """Do what `train` says, in a folder that this run alone writes."""
     if resume and recipe.data.path is None and (path := once(lambda: _data_of(run))) is not None:
         recipe = recipe.with_data(path)
     dataset = main_first(lambda: open_data(recipe.data))
@@ -80,12 +93,18 @@ def train(recipe: Recipe, out: Path, resume: bool = False, judged_on: str | None
     torch.manual_seed(recipe.train.seed)
     # Before the data are looked through: a tower that cannot be had should not cost hours first.
     model = build_model(recipe.model, taken.train, run)
+    try:
+        recipe.check_something_trains(any(each.requires_grad for each in model.parameters()))
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
     drawn = random_state()
     splits = readable_splits(taken, dataset, recipe.data, run)
     distribution = once(lambda: _concepts(recipe, splits.train, run))
+    once(lambda: run.go_on(recipe, versions()))
     training = main_first(lambda: prepare_inputs(model, splits.train))
     judged: dict[str, Inputs] = {}  # filled on the main process, which judges
     once(lambda: judged.update(_inputs_to_judge(model, splits, relevance)))
+    looks = _validation(recipe, distribution, judged) if splits.val is not None else None
     restore_random_state(drawn)  # what was computed on the way, or found in a cache, changes nothing
     model.drop_frozen()
     plan = build_plan(recipe, splits.train, distribution)
@@ -98,14 +117,22 @@ def train(recipe: Recipe, out: Path, resume: bool = False, judged_on: str | None
         batches=training_batches(model, training, plan, recipe.data, recipe.train.seed, objective.uses_relevance),
         batches_per_epoch=plan.batches_per_epoch,
         batch_size=plan.batch_size,
-        evaluate=_validation(judged, relevance) if splits.val is not None else None,
+        evaluate=looks,
         groups=distribution.groups(),
         recipe=dotted(recipe.model_dump(mode="json")),
     )
     parameters = sum(each.numel() for each in trainer.trainable)
-    console.print(f"training {parameters:,} parameters for {trainer.total_steps:,} steps into {out}")
+    console.print(
+        f"training {counted(parameters, 'parameter')} for {counted(trainer.total_steps, 'step')} into {run.path}"
+    )
+
+    def judge_best() -> dict[str, Any]:
+        _load_weights(model, run, "best")
+        judging = Judging(run, recipe, model, distribution, dataset)
+        return judging(judged[splits.judged.name], run.metrics_file)[0]
+
     try:
-        trainer.fit(resume)
+        metrics = trainer.fit(resume, judge_best)
     except DataError as error:
         if not splits.train.media_checked:
             raise
@@ -114,12 +141,6 @@ def train(recipe: Recipe, out: Path, resume: bool = False, judged_on: str | None
             f"({cache_root()}) to have it left out"
         ) from None
 
-    def judge_best() -> dict[str, Any]:
-        _load_weights(model, run, "best")
-        judging = Judging(run, recipe, model, distribution, dataset)
-        return judging(judged[splits.judged.name], run.metrics_file)[0]
-
-    metrics = once(judge_best)
     if recipe.published is not None and recipe.published.results:
         results = ", ".join(f"{name} {value:.1f}" for name, value in recipe.published.results.items())
         console.print(f"published: {results} ({recipe.published.source})")
@@ -159,10 +180,12 @@ def evaluate(
     model = load_model(run, recipe, split, checkpoint)
     inputs = prepare_inputs(model, split)
     model.drop_frozen()
-    judging = Judging(run, recipe, model, distribution, dataset, checkpoint, of_labels)
-    metrics, media, text = judging(inputs, file)
+    judging = Judging(run, recipe, model, distribution, dataset, checkpoint, of_labels, _stopped_at(run))
+    with locked(run.lock_file) if file == run.metrics_file else nullcontext():
+        metrics, media, text = judging(inputs, file)
     if embeddings_file is not None:
-        save_embeddings(embeddings_file, media, text, split.owner)
+        about = {"run": str(path.resolve()), "recipe": recipe.name, "checkpoint": checkpoint}
+        save_embeddings(embeddings_file, media, text, split, {**about, "relevance": recipe.data.relevance})
         console.print(f"embeddings: {embeddings_file}")
     return metrics
 
@@ -182,10 +205,21 @@ def _data_of(run: RunDirectory) -> Path | None:
 
 def _finished(run: RunDirectory) -> dict[str, Any] | None:
     """Return metrics.json's content where there is one already, and say so."""
-    if not run.metrics_file.exists():
+    if not run.is_finished:
         return None
     console.print(f"{run.path} is finished already")
     return dict(read_json(run.metrics_file))
+
+
+def _stopped_at(run: RunDirectory) -> dict[str, int] | None:
+    """Return where a run that is not finished was interrupted, and say so; None for one that took its last step."""
+    if run.is_finished or not (file := run.checkpoint_file("last")).exists():
+        return None
+    state = load_checkpoint(file)
+    if state["step"] == state["total_steps"]:
+        return None
+    console.print(f"note: {run.path} stopped at step {state['step']} of {state['total_steps']}; --resume ends it")
+    return {"step": state["step"], "total_steps": state["total_steps"]}
 
 
 def load_model(run: RunDirectory, recipe: Recipe, split: Split, checkpoint: str = "best") -> TwoTower:
@@ -210,7 +244,7 @@ def _concepts(recipe: Recipe, split: Split, run: RunDirectory) -> ConceptDistrib
     """Find the concepts of the training samples, or load those a resumed run found before."""
     if run.concepts_file.exists():
         distribution = ConceptDistribution.load(run.concepts_file)
-        distribution.check_captions(split.captions)
+        _check_same_samples(recipe, distribution, split, run)
         return distribution
     distribution = build_distribution(recipe.concepts, split)
     distribution.save(run.concepts_file)
@@ -221,18 +255,52 @@ def _concepts(recipe: Recipe, split: Split, run: RunDirectory) -> ConceptDistrib
     return distribution
 
 
+def _check_same_samples(recipe: Recipe, distribution: ConceptDistribution, split: Split, run: RunDirectory) -> None:
+    """Raise RunError where the training samples are not those that a resumed run began with."""
+    why = ""
+    try:
+        distribution.check_captions(split.captions)
+    except InputError as error:
+        why = str(error)
+    if not why and recipe.concepts.source == "label":
+        labels = label_of_samples(split, str(recipe.concepts.label))
+        if not torch.equal(distribution.assign(labels), distribution.labels):
+            why = "with other labels"
+    if why:
+        raise RunError(f"{run.path} began with other training data ({why}); choose another --out")
+
+
 def _inputs_to_judge(model: TwoTower, splits: Splits, relevance: Relevance) -> dict[str, Inputs]:
     return {split.name: prepare_inputs(model, split.judged(relevance)) for split in splits.to_judge()}
 
 
-def _validation(judged: Mapping[str, Inputs], relevance: Relevance) -> Callable[[TwoTower], dict[str, Any]]:
+def _validation(
+    recipe: Recipe, distribution: ConceptDistribution, judged: Mapping[str, Inputs]
+) -> Callable[[TwoTower], dict[str, Any]]:
+    """Return what looks at val: the figures of both directions, and by group.
+
+    Raises RecipeError where the best checkpoint is to be chosen by a group that val has no queries of.
+    """
+    groups = once(lambda: _groups(recipe, distribution, judged["val"].split)[1:])
+    wanted = group_of(recipe.train.best)
+    if wanted is not None and not all((each == GROUP_NAMES.index(wanted)).any() for each in groups):
+        raise RecipeError(f"train.best is {recipe.train.best!r}, and val has no queries of {wanted} concepts")
+
     def figures(model: TwoTower) -> dict[str, Any]:
         inputs = judged["val"]
-        to_media, to_text = direction_names(inputs.split)
-        judgement = judge(*embed_split(model, inputs), inputs.split, relevance)
-        return {to_media: recalls(judgement.text_ranks), to_text: recalls(judgement.media_ranks)}
+        judgement = judge(*embed_split(model, inputs), inputs.split, recipe.data.relevance)
+        return figures_of(judgement, inputs.split, *groups)
 
     return figures
+
+
+def _groups(recipe: Recipe, distribution: ConceptDistribution, split: Split) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the concept (M,) of every caption, and the group of every caption (M,) and every medium (N,)."""
+    concepts = text_concepts(recipe.concepts, distribution, split)
+    text_groups = distribution.groups_of(concepts)
+    if recipe.data.relevance == "graded":  # the texts are not the media's own captions
+        return concepts, text_groups, distribution.groups_of(media_concepts(recipe.concepts, distribution, split))
+    return concepts, text_groups, text_groups[split.first]
 
 
 def _split_to_judge(dataset: Dataset, name: str | None, recipe: Recipe) -> Split:
@@ -278,6 +346,8 @@ class Judging:
     dataset: Dataset
     checkpoint: str = "best"
     labels: Mapping[str, MediaLabel] = field(default_factory=dict)
+    stopped_at: dict[str, int] | None = None
+    """The last step of a run that was interrupted, and how many it was to take: `--resume` goes on from there."""
 
     def __call__(self, inputs: Inputs, file: Path) -> tuple[dict[str, Any], Tensor, Tensor]:
         """Judge, write and print the figures; return them and the embeddings, media (N, D) and text (M, D).
@@ -287,12 +357,7 @@ class Judging:
         split, relevance = inputs.split, self.recipe.data.relevance
         media, text = embed_split(self.model, inputs)
         judgement = judge(media, text, split, relevance)
-        concepts = text_concepts(self.recipe.concepts, self.distribution, split)
-        text_groups = self.distribution.groups_of(concepts)
-        if relevance == "graded":  # the texts are not the media's own captions
-            media_groups = self.distribution.groups_of(media_concepts(self.recipe.concepts, self.distribution, split))
-        else:
-            media_groups = text_groups[split.first]
+        concepts, text_groups, media_groups = _groups(self.recipe, self.distribution, split)
         metrics = summarize(judgement, split, text_groups, media_groups, self.labels)
         if relevance != "graded" and split.name == "test" and 1 < self.dataset.folds <= split.num_media:
             metrics["folds"] = judge_folds(media, text, split, relevance, self.dataset.folds)
@@ -300,6 +365,8 @@ class Judging:
             metrics["coverage"] = {**asdict(coverage), "judged": split.num_media}
         root = self.dataset.root
         metrics |= {"data": str(root), "relevance": relevance, "checkpoint": self.checkpoint}
+        if self.stopped_at is not None:
+            metrics["stopped_at"] = self.stopped_at
         if file == self.run.metrics_file:
             save_judgement(
                 self.run.judgement_file,
@@ -322,7 +389,8 @@ class Judging:
 def metrics_tables(metrics: dict[str, Any]) -> list[Table]:
     """Draw metrics.json for a terminal 80 columns wide: all figures, then those of each label."""
     measures = shown_measures(metrics)
-    title = f"{metrics['split']}: {metrics['num_media']:,} media, {metrics['num_captions']:,} captions; percent"
+    media, captions = counted(metrics["num_media"], "medium", "media"), counted(metrics["num_captions"], "caption")
+    title = f"{metrics['split']}: {media}, {captions}; percent"
     table = _table(title, *measures, "MedR")
     for direction in _directions(metrics):
         table.add_row(direction.replace("_to_", "→"), *_row(metrics, direction, measures))

@@ -1,7 +1,9 @@
 """The folder of one run: which file holds what, and the log that a resumed run continues."""
 
 import json
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import yaml
 
 from mmts.console import console
 from mmts.errors import RunError
-from mmts.files import append_line, atomic_write, flush_to_disk, leftovers, why_missing
+from mmts.files import append_line, atomic_write, flush_to_disk, leftovers, locked, read_json, why_missing
 from mmts.training.recipe import Recipe, parse_recipe, save_recipe
 from mmts.training.yaml_text import load_yaml
 
@@ -48,6 +50,7 @@ class RunDirectory:
     evaluations/      judgements on other data or splits
     index/            what `mmts index` made, for searching
     onnx/, sentence-transformers/   what `mmts export` wrote
+    .lock             the process that writes the run, while one does
     """
 
     path: Path
@@ -103,6 +106,16 @@ class RunDirectory:
         return self.path / "index"
 
     @property
+    def lock_file(self) -> Path:
+        """Names the process that writes the run, while one does."""
+        return self.path / ".lock"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has taken its last step and been judged after it."""
+        return self.metrics_file.exists() and "stopped_at" not in read_json(self.metrics_file)
+
+    @property
     def has_started(self) -> bool:
         """Whether there is anything that training has made."""
         return self.log_file.exists() or (self.path / "checkpoints").exists() or self.metrics_file.exists()
@@ -154,21 +167,56 @@ class RunDirectory:
             raise RunError(f"{self.recipe_file} is not a resolved recipe")
         return parse_recipe(content, str(self.recipe_file))
 
+    @contextmanager
+    def held(self, resume: bool) -> Iterator[None]:
+        """Keep the folder for this process while the body trains.
+
+        A body that fails before the first step leaves no trace of the run, and no folder that was not there: half a run
+        would only stand in the way. Raises RunError where a run cannot go into the folder, or another process has it.
+        """
+        self.check(resume)
+        new = [each for each in (self.path, *self.path.parents) if not each.exists()]
+        if not self.has_started and self.recipe_file.exists():  # of a start that was killed
+            new.append(self.path)
+        try:
+            with locked(self.lock_file):
+                self.check(resume)  # again: what had it may have left a run
+                try:
+                    yield
+                except BaseException:
+                    self._remove_start()
+                    raise
+        finally:
+            for folder in new:
+                with suppress(OSError):  # there is something in it
+                    folder.rmdir()
+
+    def _remove_start(self) -> None:
+        """Remove what is written before the first step, unless training made something, or named what is wrong."""
+        start = {self.recipe_file, self.concepts_file, self.vocabulary_file, self.path / "tensorboard"}
+        if set(self.path.iterdir()) - {self.lock_file} <= start:
+            for each in start:
+                shutil.rmtree(each, ignore_errors=True) if each.is_dir() else each.unlink(missing_ok=True)
+
     def check(self, resume: bool) -> None:
         """Raise RunError where a run cannot go into this folder; nothing is written yet."""
         if self.has_started:
             if not resume:
                 raise RunError(f"{self.path} already holds a run; add --resume to continue it, or choose another --out")
-        elif self.path.is_dir() and not self.recipe_file.exists() and {*self.path.iterdir()} - {*leftovers(self.path)}:
+        elif self.path.is_dir() and not self.recipe_file.exists() and self._strange():
             raise RunError(f"{self.path} holds files that are not a run's; choose another --out")
         elif self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; --out names a folder")
+
+    def _strange(self) -> bool:
+        """Whether the folder holds what a process killed before its first step would not have left."""
+        return bool({*self.path.iterdir()} - {*leftovers(self.path), *self.path.glob(f"{self.lock_file.name}*")})
 
     def begin(self, recipe: Recipe, versions: dict[str, str]) -> None:
         """Take the folder for this recipe, or find the same recipe there; raises RunError where it is another.
 
         What a run left that never came to train (a mistake in its recipe, say) is replaced. Keys that change neither
-        batches nor schedules nor gradients may be others than before, which is said and saved.
+        batches nor schedules nor gradients may be others than before (`go_on`), and so may the place of the data.
         """
         for leftover in leftovers(self.path):
             leftover.unlink(missing_ok=True)
@@ -178,11 +226,16 @@ class RunDirectory:
             save_recipe(recipe, self.recipe_file, versions)
             return
         changed = differences(self.recipe(), recipe)
-        wrong = {key: values for key, values in changed.items() if key not in _MAY_CHANGE}
+        may_change = _MAY_CHANGE if self.is_finished else _MAY_CHANGE | {"data.path"}
+        wrong = {key: values for key, values in changed.items() if key not in may_change}
         if wrong:
             jump = "; the progress that all schedules follow would jump" if not wrong.keys().isdisjoint(_CLOCK) else ""
             raise RunError(f"{self.path} holds a run of another recipe: {_listed(wrong)}{jump}; choose another --out")
-        if changed and not self.metrics_file.exists():
+
+    def go_on(self, recipe: Recipe, versions: dict[str, str]) -> None:
+        """Say and save what a resumed run does otherwise than before, once its data are known to be the same."""
+        changed = differences(self.recipe(), recipe)
+        if changed and not self.is_finished:
             console.print(f"note: going on with other settings: {_listed(changed)}")
             save_recipe(recipe, self.recipe_file, versions)
 

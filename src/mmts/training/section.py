@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
@@ -29,6 +29,9 @@ class Section(BaseModel):
         for key in value:
             if key not in cls.model_fields:
                 raise ValueError(f"unknown key {key!r}; {nearest(str(key), cls.model_fields)}")
+            kind = cls.model_fields[key].annotation
+            if isinstance(value[key], bool) and {int, float} & {kind, *get_args(kind)}:  # pydantic takes true for 1
+                raise ValueError(f"{key} is {str(value[key]).lower()}; it must be a number")
         return value
 
 

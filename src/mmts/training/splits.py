@@ -12,7 +12,7 @@ from mmts.data.read import read_dataset
 from mmts.data.read_warnings import tell_warnings
 from mmts.data.readable import drop_unreadable, unreadable_media
 from mmts.data.records import SPLITS, Dataset, Split
-from mmts.errors import DataError, RecipeError
+from mmts.errors import DataError, RecipeError, counted, percent
 from mmts.files import atomic_write, why_missing
 from mmts.training.processes import once, process_index
 from mmts.training.recipe import DATASETS, Data, Recipe
@@ -134,9 +134,11 @@ def readable_splits(taken: Splits, dataset: Dataset, settings: Data, run: RunDir
         if named and process_index() == 0:
             with atomic_write(run.unreadable_file, "w") as file:
                 file.write("\n".join(named) + "\n")
-            console.print(f"note: {len(named):,} unreadable media are named in {run.unreadable_file}")
+            them = counted(len(named), "unreadable medium is", "unreadable media are")
+            console.print(f"note: {them} named in {run.unreadable_file}")
     sizes = ", ".join(
-        f"{name} {split.num_media:,} media {split.num_captions:,} captions" for name, split in splits.items()
+        f"{name} {counted(split.num_media, 'medium', 'media')} {counted(split.num_captions, 'caption')}"
+        for name, split in splits.items()
     )
     console.print(f"data: {dataset.root} ({sizes})")
     say_shared([splits["train"], *(split for name, split in splits.items() if name != "train")])
@@ -158,9 +160,9 @@ def check_read_beforehand(dataset: Dataset, settings: Data, named: list[str]) ->
     named.extend(file.read_text(encoding="utf-8").splitlines())
     if count > settings.max_unreadable * (count + len(dataset.media)):
         raise DataError(
-            f"{dataset.root}: {count:,} of {count + len(dataset.media):,} images cannot be decoded, more than the "
-            f"{100 * settings.max_unreadable:.3g} % allowed; they are named in {file}. Mend them, or raise "
-            "data.max_unreadable"
+            f"{dataset.root}: {count:,} of {counted(count + len(dataset.media), 'image')} cannot be "
+            f"decoded, more than the {percent(settings.max_unreadable)} allowed; they are named in {file}. Mend "
+            "them, or raise data.max_unreadable"
         )
 
 

@@ -40,6 +40,7 @@ from mmts.training.gathered import (
     share_batch_norms,
 )
 from mmts.training.log_line import describe, flatten, summarize
+from mmts.training.measures import measured
 from mmts.training.micro_batch import micro_batch_step, refuse_batch_norm
 from mmts.training.optimizer import OWN_RATE, learning_rate_schedule, parameter_groups
 from mmts.training.processes import largest, num_processes, once, process_index
@@ -133,10 +134,11 @@ class Trainer:
         """The clock: the share of the steps that lies behind."""
         return self.step / self.total_steps
 
-    def fit(self, resume: bool = False) -> None:
+    def fit(self, resume: bool = False, judge: Callable[[], dict[str, Any]] | None = None) -> dict[str, Any]:
         """Train to the end, or raise Interrupted with a checkpoint written; `resume` starts from the last one.
 
-        Where the data fail (DataError, WorkersLost), a checkpoint is written too before the error goes on.
+        Where the data fail (DataError, WorkersLost), a checkpoint is written too before the error goes on. `judge` is
+        called at the end; trackers get the figures of metrics.json that it gives, and all processes return them.
         """
         if resume:
             self._restore()
@@ -144,14 +146,22 @@ class Trainer:
         start_trackers(self.accelerator, self.run, self.settings.project, self.recipe)
         try:
             self._fit()
+            judged = once(judge) if judge is not None else {}
+            self._track_judged(judged)
         finally:
             for tracker in self.accelerator.trackers:
                 tracker.finish()  # end_training() would part the processes too, which go on together
         if self.skipped:
             console.print(f"note: {self.skipped:,} of {self.total_steps:,} steps were skipped: train.on_nan is skip")
+        return judged
 
     def _fit(self) -> None:
-        """Take the steps that are left."""
+        """Take the steps that are left; without any the model as it begins is the best and the last checkpoint."""
+        if self.total_steps == 0:
+            if self.evaluate is not None:
+                self._validate()
+            self._save_last()
+            return
         pairs, done = self.total_steps * self.batch_size, self.step * self.batch_size
         with stop_requests() as stop, progress_bar("training", pairs, "pairs", done) as bar:
             try:
@@ -291,8 +301,8 @@ class Trainer:
 
     def _validate(self) -> dict[str, Any]:
         figures = once(self._figures)
-        score = sum(direction["R@1"] for direction in figures.values()) / len(figures)
-        if score > self.best:
+        score = measured(figures, self.settings.best)
+        if score is not None and score > self.best:
             self.best = score
             once(lambda: save_checkpoint(self.run.checkpoint_file("best"), self._state()))
         return figures
@@ -313,9 +323,18 @@ class Trainer:
         track(self.accelerator.trackers, flatten(line), line["step"])
         if "val" in line and not errors.is_terminal:
             found = ", ".join(
-                f"{name.replace('_to_', '→')} {figures['R@1']:.1f}" for name, figures in line["val"].items()
+                f"{name.replace('_to_', '→')} {figures['R@1']:.1f}"
+                for name, figures in line["val"].items()
+                if "_to_" in name
             )
             console.print(f"epoch {line['epoch'] + 1}: {describe(line)}, val R@1 {found}")
+
+    def _track_judged(self, metrics: Mapping[str, Any]) -> None:
+        """Tell trackers how the run is judged: as `test/...`, or where another split is, as `final/val/...`."""
+        if process_index() == 0 and metrics:
+            name = "test" if metrics["split"] == "test" else f"final/{metrics['split']}"
+            figures = {key: value for key, value in metrics.items() if "_to_" in key or key == "groups"}
+            track(self.accelerator.trackers, flatten({name: figures}), self.total_steps)
 
     def _log_histograms(self, line: dict[str, Any]) -> None:
         """Track how the temperatures or margins of all samples lie at a logged step, where they are not one."""
@@ -333,6 +352,7 @@ class Trainer:
             "objective": self.objective.state_dict(),
             "step": self.step,
             "best": self.best,
+            "measure": self.settings.best,
         }
 
     def _save_last(self) -> None:
@@ -365,6 +385,10 @@ class Trainer:
             "processes": self.accelerator.num_processes,
         }
         check_same_clock(state, now)
+        if (measure := state.get("measure", "R@1")) != self.settings.best:
+            raise RunError(
+                f"the checkpoint's best is by {measure}, and train.best is {self.settings.best}; choose another --out"
+            )
         model, objective = (self.accelerator.unwrap_model(each) for each in (self.model, self.objective))
         restore(state, model, objective, self.optimizer)
         self.step, self.best, self.skipped = state["step"], state["best"], state.get("skipped", 0)

@@ -36,7 +36,7 @@ class Contents:
     @property
     def judged(self) -> tuple[Judged | None, ...]:
         """The judgement of each group's first run."""
-        return tuple(runs[0] for runs in self.results.judged)
+        return tuple(group.runs[0].judged for group in self.groups)
 
     @property
     def no_gaps(self) -> str:

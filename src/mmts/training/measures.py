@@ -10,10 +10,12 @@ from mmts.errors import nearest
 MEAN_RECALL = "mean recall"
 """The mean of R@1, R@5 and R@10: steadier than any of them."""
 
-_CUTOFFS = ("R@1", "R@5", "R@10")
-_GRADED = ("mAP", "nDCG", "binary_mAP")
+CUTOFFS = (1, 5, 10)
+RECALLS = tuple(f"R@{k}" for k in CUTOFFS)
+GRADED = ("mAP", "nDCG", "binary_mAP")
+"""What graded relevance adds; binary_mAP counts only items of relevance 1."""
 _GROUPS = ("head", "mid", "tail")
-_MEASURES = (*_CUTOFFS, MEAN_RECALL, *_GRADED)
+_MEASURES = (*RECALLS, MEAN_RECALL, *GRADED)
 
 
 def _known(name: str) -> str:
@@ -43,7 +45,7 @@ def needs_graded(measure: str) -> bool:
     >>> needs_graded("tail mAP"), needs_graded("R@1")
     (True, False)
     """
-    return measure.rpartition(" ")[2] in _GRADED
+    return measure.rpartition(" ")[2] in GRADED
 
 
 def measured(metrics: Mapping[str, Any], measure: str) -> float | None:
@@ -59,5 +61,5 @@ def measured(metrics: Mapping[str, Any], measure: str) -> float | None:
     if not sides or None in sides:
         return None
     name = measure.removeprefix(f"{group} ")
-    parts = _CUTOFFS if name == MEAN_RECALL else (name,)
+    parts = RECALLS if name == MEAN_RECALL else (name,)
     return float(sum(figures[part] for figures in sides for part in parts)) / (len(sides) * len(parts))

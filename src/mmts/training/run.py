@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box
 from rich.table import Table
 from torch import Tensor
 
 from mmts import __version__
 from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
-from mmts.console import console
+from mmts.console import console, figure_table
 from mmts.data.read_warnings import tell_warnings
 from mmts.data.records import Dataset, Split
 from mmts.errors import DataError, InputError, RecipeError, RunError, counted
@@ -25,11 +24,13 @@ from mmts.evaluation import (
     MediaLabel,
     Relevance,
     coverage_in_words,
+    directions_of,
     extreme_classes,
     figures_of,
+    in_tenths,
+    interval_in_words,
     judge,
     judge_folds,
-    percent,
     save_embeddings,
     save_judgement,
     shown_measures,
@@ -352,7 +353,7 @@ class Judging:
     def __call__(self, inputs: Inputs, file: Path) -> tuple[dict[str, Any], Tensor, Tensor]:
         """Judge, write and print the figures; return them and the embeddings, media (N, D) and text (M, D).
 
-        The ranks behind metrics.json are kept too (judgement.npz), for comparing runs query by query.
+        The ranks behind them are kept beside them, for comparing runs query by query.
         """
         split, relevance = inputs.split, self.recipe.data.relevance
         media, text = embed_split(self.model, inputs)
@@ -367,18 +368,8 @@ class Judging:
         metrics |= {"data": str(root), "relevance": relevance, "checkpoint": self.checkpoint}
         if self.stopped_at is not None:
             metrics["stopped_at"] = self.stopped_at
-        if file == self.run.metrics_file:
-            save_judgement(
-                self.run.judgement_file,
-                judgement,
-                split,
-                root,
-                relevance,
-                concepts,
-                text_groups,
-                media_groups,
-                self.labels,
-            )
+        ranks_file = self.run.ranks_file(file)
+        save_judgement(ranks_file, judgement, split, root, relevance, concepts, text_groups, media_groups, self.labels)
         write_json(file, metrics)  # last: it says that the run is finished
         for table in metrics_tables(metrics):
             console.print(table)
@@ -388,27 +379,30 @@ class Judging:
 
 def metrics_tables(metrics: dict[str, Any]) -> list[Table]:
     """Draw metrics.json for a terminal 80 columns wide: all figures, then those of each label."""
-    measures = shown_measures(metrics)
+    measures, directions = shown_measures(metrics), directions_of(metrics)
     media, captions = counted(metrics["num_media"], "medium", "media"), counted(metrics["num_captions"], "caption")
-    title = f"{metrics['split']}: {media}, {captions}; percent"
-    table = _table(title, *measures, "MedR")
-    for direction in _directions(metrics):
+    table = figure_table(f"{metrics['split']}: {media}, {captions}; percent", "", *measures, "MedR")
+    for direction in directions:
         table.add_row(direction.replace("_to_", "→"), *_row(metrics, direction, measures))
         if "folds" in metrics:
             table.add_row(f"  {metrics['folds']['num']} folds", *_row(metrics["folds"], direction, measures))
         _add_groups(table, metrics["groups"], direction, measures)
-    table.caption = coverage_in_words(metrics) or None
+    table.caption = "\n".join(filter(None, [_IN_BRACKETS, coverage_in_words(metrics)]))
     tables = [table]
     for name, label in metrics.get("labels", {}).items():
-        table = _table(f"by {name}, {label['num_classes']:,} values in training; percent", *measures, "MedR")
-        for direction in _directions(metrics):
+        title = f"by {name}, {counted(label['num_classes'], 'value')} in training; percent"
+        table = figure_table(title, "", *measures, "MedR")
+        for direction in directions:
             table.add_row(direction.replace("_to_", "→"))
             _add_groups(table, label["groups"], direction, measures)
         if bare := label["num_unlabeled"]:
-            table.caption = f"left out: {bare:,} media without {name}"
+            table.caption = f"left out: {counted(bare, 'medium', 'media')} without {name}"
         tables.append(table)
-        tables += _extremes(name, label, _directions(metrics)[-1], "mAP" if "mAP" in measures else "R@5")
+        tables += _extremes(name, label, directions[0], "mAP" if "mAP" in measures else "R@5")
     return tables
+
+
+_IN_BRACKETS = "in brackets: 95 % interval over queries"
 
 
 def _extremes(name: str, label: dict[str, Any], direction: str, measure: str) -> list[Table]:
@@ -416,26 +410,13 @@ def _extremes(name: str, label: dict[str, Any], direction: str, measure: str) ->
     lowest, highest = extreme_classes(label, lambda value: label["classes"][value][direction][measure])
     if not lowest:
         return []
-    table = _table(
-        f"{direction.replace('_to_', '→')} by {name}: lowest and highest {measure}", "training", "queries", measure
-    )
+    title = f"{direction.replace('_to_', '→')} by {name}: lowest and highest {measure}"
+    table = figure_table(title, "", "training", "queries", measure)
     for value in (*lowest, *reversed(highest)):
         figures = label["classes"][value]
-        about = (f"{figures['num_training']:,}", f"{figures['num_queries']:,}", percent(figures[direction][measure]))
+        about = (f"{figures['num_training']:,}", f"{figures['num_queries']:,}", in_tenths(figures[direction][measure]))
         table.add_row(value, *about, end_section=value == lowest[-1])
     return [table]
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", min_width=10, overflow="fold")
-    for name in columns:
-        table.add_column(name, justify="right", min_width=4)
-    return table
-
-
-def _directions(metrics: Mapping[str, Any]) -> list[str]:
-    return [key for key in metrics if "_to_" in key]
 
 
 def _add_groups(table: Table, groups: Mapping[str, Any], direction: str, measures: Sequence[str]) -> None:
@@ -447,8 +428,8 @@ def _add_groups(table: Table, groups: Mapping[str, Any], direction: str, measure
 def _row(place: Mapping[str, Any], direction: str, measures: Sequence[str]) -> list[str]:
     """Return the figures of one direction, with their intervals where there are such, and the median rank."""
     figures, intervals = place[direction], place.get("intervals", {}).get(direction, {})
-    cells = []
-    for name in measures:
-        low, high = map(percent, intervals[name]) if name in intervals else ("", "")
-        cells.append(f"{percent(figures[name])} ({low}, {high})" if low else percent(figures[name]))
+    cells = [
+        in_tenths(figures[name]) + (f" {interval_in_words(intervals[name])}" if name in intervals else "")
+        for name in measures
+    ]
     return [*cells, f"{figures['median_rank']:g}"]

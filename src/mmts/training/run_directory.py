@@ -34,12 +34,22 @@ _MAY_CHANGE = frozenset(
 _CLOCK = ("train.epochs", "train.steps", "train.batch_size")
 
 
+class _Place:
+    """A file or folder inside a run directory, by its name there."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: "RunDirectory", owner: type) -> Path:
+        return run.path / self._name
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """Names every file of a run.
 
     recipe.yaml       the resolved recipe, with versions
-    log.jsonl         a line a logged step
+    log.jsonl         one JSON object per logged step
     checkpoints/      last.pt, the one before it (previous.pt), best.pt
     concepts.npz      the concepts of the training samples
     vocabulary.json   words of a text tower trained from scratch
@@ -47,7 +57,7 @@ class RunDirectory:
     diverged.json     the batch that training stopped at because of a NaN
     metrics.json      how the run is judged
     judgement.npz     rank of every query behind metrics.json, the first ten results, and the labels it was judged by
-    evaluations/      judgements on other data or splits
+    evaluations/      judgements on other data or splits: NAME.json, and NAME.npz like judgement.npz
     index/            what `mmts index` made, for searching
     onnx/, sentence-transformers/   what `mmts export` wrote
     .lock             the process that writes the run, while one does
@@ -55,60 +65,32 @@ class RunDirectory:
 
     path: Path
 
-    @property
-    def recipe_file(self) -> Path:
-        """The resolved recipe."""
-        return self.path / "recipe.yaml"
+    recipe_file = _Place("recipe.yaml")
+    log_file = _Place("log.jsonl")
+    concepts_file = _Place("concepts.npz")
+    vocabulary_file = _Place("vocabulary.json")
+    unreadable_file = _Place("unreadable.txt")
+    diverged_file = _Place("diverged.json")
+    metrics_file = _Place("metrics.json")
+    judgement_file = _Place("judgement.npz")
+    evaluations = _Place("evaluations")
+    index = _Place("index")
+    lock_file = _Place(".lock")
 
-    @property
-    def log_file(self) -> Path:
-        """One JSON object a line."""
-        return self.path / "log.jsonl"
+    @classmethod
+    def of_judgement(cls, path: Path) -> "tuple[RunDirectory, Path]":
+        """Return the run that a path names and the figures that are meant: metrics.json, or RUN/evaluations/NAME.json.
 
-    @property
-    def concepts_file(self) -> Path:
-        """A saved ConceptDistribution."""
-        return self.path / "concepts.npz"
+        The path may be the run directory, or the file of an evaluation.
+        """
+        run = cls(path.parent.parent)
+        if path.suffix == ".json" and path.parent == run.evaluations and path.is_file():
+            return run, path
+        return cls(path), cls(path).metrics_file
 
-    @property
-    def vocabulary_file(self) -> Path:
-        """The words of a text tower trained from scratch."""
-        return self.path / "vocabulary.json"
-
-    @property
-    def unreadable_file(self) -> Path:
-        """A line for every medium that could not be decoded."""
-        return self.path / "unreadable.txt"
-
-    @property
-    def diverged_file(self) -> Path:
-        """The batch that training stopped at."""
-        return self.path / "diverged.json"
-
-    @property
-    def metrics_file(self) -> Path:
-        """How the run is judged."""
-        return self.path / "metrics.json"
-
-    @property
-    def judgement_file(self) -> Path:
-        """The ranks behind metrics.json."""
-        return self.path / "judgement.npz"
-
-    @property
-    def evaluations(self) -> Path:
-        """Judgements on other data or splits."""
-        return self.path / "evaluations"
-
-    @property
-    def index(self) -> Path:
-        """The folder of an index to search in."""
-        return self.path / "index"
-
-    @property
-    def lock_file(self) -> Path:
-        """Names the process that writes the run, while one does."""
-        return self.path / ".lock"
+    def ranks_file(self, figures: Path) -> Path:
+        """Return the file of the ranks behind metrics.json or a file of evaluations/."""
+        return self.judgement_file if figures == self.metrics_file else figures.with_suffix(".npz")
 
     @property
     def is_finished(self) -> bool:
@@ -146,9 +128,9 @@ class RunDirectory:
             return f"{self.path} is a file; a run directory is wanted: {folder}"
         return f"{self.path} {why_missing(self.path)}"
 
-    def not_judged(self) -> str:
-        """Say that this run has no metrics.json, and what to do; empty where it has one."""
-        if self.metrics_file.is_file():
+    def not_judged(self, figures: Path) -> str:
+        """Say that this run has no such file of figures, and what to do; empty where it has."""
+        if figures.is_file():
             return ""
         if not self.has_started:
             return f"{self.path} holds a recipe, but was never trained"

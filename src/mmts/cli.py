@@ -54,6 +54,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_be_quiet, help="
 Json = Annotated[bool, typer.Option("--json", callback=_be_quiet, help="Print JSON, and nothing else.")]
 
 
+JudgedRuns = Annotated[
+    list[Path], typer.Argument(help="Run directories, or files of their evaluations/: judgements on other data.")
+]
 Names = Annotated[
     str | None,
     typer.Option(
@@ -215,7 +218,7 @@ def evaluate(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
+    runs: JudgedRuns,
     names: Names = None,
     as_json: Json = False,
 ) -> None:
@@ -233,7 +236,7 @@ def compare(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
+    runs: JudgedRuns,
     out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
     names: Names = None,
     quiet: Quiet = False,

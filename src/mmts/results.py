@@ -77,6 +77,11 @@ class JudgedRun:
     metrics: dict[str, Any]
     judged: "Judged | None"
 
+    @property
+    def is_evaluation(self) -> bool:
+        """Whether this is a file of evaluations/, in place of the run's own metrics.json."""
+        return self.given != self.run.path
+
 
 @dataclass(frozen=True)
 class RunGroup:

@@ -79,7 +79,7 @@ def _fill_in(contents: Contents, out: Path, title: str | None) -> str:
     script = _resource("page.js")
     gallery = make_gallery(contents, _shown_rules(finding))
     return template.render(
-        title=clean(title or _defaultin_title(contents)),
+        title=clean(title or _default_title(contents)),
         css=Markup(_resource("page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -123,7 +123,7 @@ def _key(number: int) -> Markup:
     ).format(color, dashes, color, Markup(_KEY_SHAPES[shape(number)]))
 
 
-def _defaultin_title(contents: Contents) -> str:
+def _default_title(contents: Contents) -> str:
     folder = contents.groups[0].recipe.data.path
     return listed(list(contents.names)) + (f" on {folder.name}" if folder is not None else "")
 
@@ -394,26 +394,29 @@ def _commands(contents: Contents, out: Path) -> str:
     lines: list[str] = []
     again: list[str] = []
     for number, (name, group) in enumerate(zip(contents.names, contents.groups, strict=True)):
-        recipe = shlex.quote(str(RunDirectory(group.paths[0]).recipe_file))
         folder = "again/" + (re.sub(r"[^\w.-]+", "-", name).strip("-.")[:_LONGEST_FOLDER] or "run")
         if any(run.startswith(folder) for run in again):
             folder += f"-{number + 1}"
-        judged_so = ["--checkpoint last"] if group.metrics[0].get("checkpoint") == "last" else []
-        judged_so += [f"--label {shlex.quote(label)}" for label in contents.results.labels]
-        if len(group.seeds) == 1:
-            commands, own = [f"mmts train {recipe} --out {folder}"], [folder]
-        else:
-            commands = [f"mmts train {recipe} --set train.seed=$seed --out {folder}-seed$seed"]
-            own = [f"{folder}-seed{seed}" for seed in group.seeds]
+        first, is_alone = group.runs[0], len(group.runs) == 1
+        where = folder if is_alone else f"{folder}-seed$seed"
+        seed = "" if is_alone else "--set train.seed=$seed "
+        commands = [f"mmts train {shlex.quote(str(first.run.recipe_file))} {seed}--out {where}"]
+        judged_so, file = [], ""
+        if first.is_evaluation:
+            judged_so = ["--data", first.metrics["data"], "--split", first.metrics["split"]]
+            file = f"/evaluations/{first.given.name}"
+        if first.metrics.get("checkpoint") == "last":
+            judged_so += ["--checkpoint", "last"]
+        for label in contents.results.labels:
+            judged_so += ["--label", label]
         if judged_so:
-            where = folder if len(own) == 1 else f"{folder}-seed$seed"
-            commands.append(f"mmts evaluate {where} {' '.join(judged_so)}")
-        if len(own) == 1:
-            lines += commands
-        else:
-            seeds = " ".join(map(str, group.seeds))
-            lines.append(f"for seed in {seeds}; do {' && '.join(commands)}; done")
-        again += own
+            commands.append(f"mmts evaluate {where} {shlex.join(judged_so)}")
+        lines += (
+            commands
+            if is_alone
+            else [f"for seed in {' '.join(map(str, group.seeds))}; do {' && '.join(commands)}; done"]
+        )
+        again += [shlex.quote(where.replace("$seed", str(seed)) + file) for seed in group.seeds]
     report = ["mmts report", *again, "--out", shlex.quote(f"again/{out.name}")]
     if not any("," in name for name in contents.names):  # as it separates names
         report += ["--names", shlex.quote(",".join(contents.names))]

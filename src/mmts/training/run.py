@@ -181,6 +181,7 @@ def evaluate(
     model = load_model(run, recipe, split, checkpoint)
     inputs = prepare_inputs(model, split)
     model.drop_frozen()
+    recipe = recipe.with_data(given)
     judging = Judging(run, recipe, model, distribution, dataset, checkpoint, of_labels, _stopped_at(run))
     with locked(run.lock_file) if file == run.metrics_file else nullcontext():
         metrics, media, text = judging(inputs, file)
@@ -365,7 +366,7 @@ class Judging:
         if (coverage := self.dataset.coverage.get(split.name)) is not None:
             metrics["coverage"] = {**asdict(coverage), "judged": split.num_media}
         root = self.dataset.root
-        metrics |= {"data": str(root), "relevance": relevance, "checkpoint": self.checkpoint}
+        metrics |= {"data": str(self.recipe.data.path), "relevance": relevance, "checkpoint": self.checkpoint}
         if self.stopped_at is not None:
             metrics["stopped_at"] = self.stopped_at
         ranks_file = self.run.ranks_file(file)

@@ -77,25 +77,15 @@ def judge(media: Tensor, text: Tensor, split: Split, relevance: Relevance = "tex
         if len(broken):
             medium = split.media[owners[int(broken[0])]]
             raise InputError(f"the embedding of medium {medium.id!r} or of its caption is NaN or infinite")
-    grades = _grades(split) if relevance == "graded" else None  # (N, M)
+    grades = None  # (N, M)
+    if relevance == "graded":
+        assert split.graded is not None  # `Split.judged` saw to it
+        grades = split.graded.relevance()
     right = relevance_matrix(split, relevance) if grades is None else csr_matrix((grades == 1).T.numpy())
     of_text = _rank_all(text, media, right, None if grades is None else grades.T)
     of_media = _rank_all(media, text, csr_matrix(right.T), grades)
-    return Judgement(
-        text_ranks=of_text.ranks,
-        media_ranks=of_media.ranks,
-        text_top=of_text.top,
-        text_top_relevant=of_text.top_relevant,
-        media_top=of_media.top,
-        media_top_relevant=of_media.top_relevant,
-        text_graded=of_text.graded,
-        media_graded=of_media.graded,
-    )
-
-
-def _grades(split: Split) -> Tensor:
-    assert split.graded is not None  # `Split.judged` saw to it
-    return split.graded.relevance()
+    sides = {"text": of_text, "media": of_media}
+    return Judgement(**{f"{side}_{name}": of for side in sides for name, of in sides[side]._asdict().items()})
 
 
 class _Ranked(NamedTuple):
@@ -104,7 +94,7 @@ class _Ranked(NamedTuple):
     ranks: Tensor
     top: Tensor
     top_relevant: Tensor
-    graded: Tensor | None
+    graded: Tensor | None = None
 
 
 def _rank_all(queries: Tensor, candidates: Tensor, right: csr_matrix, grades: Tensor | None) -> _Ranked:
@@ -117,13 +107,8 @@ def _rank_all(queries: Tensor, candidates: Tensor, right: csr_matrix, grades: Te
         similarity = (queries[chunk] @ candidates.T).float()
         relevant = torch.from_numpy(right[chunk].toarray()).to(similarity.device)
         parts.append(_rank(similarity, relevant, None if grades is None else grades[chunk].to(similarity.device)))
-    graded = [part.graded for part in parts if part.graded is not None]
-    return _Ranked(
-        torch.cat([part.ranks for part in parts]),
-        torch.cat([part.top for part in parts]),
-        torch.cat([part.top_relevant for part in parts]),
-        torch.cat(graded) if graded else None,
-    )
+    columns = zip(*parts, strict=True)
+    return _Ranked(*(torch.cat(column) for column in columns if column[0] is not None))
 
 
 def _rank(similarity: Tensor, relevant: Tensor, grades: Tensor | None) -> _Ranked:

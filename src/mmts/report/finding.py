@@ -8,7 +8,7 @@ from mmts.errors import counted
 from mmts.evaluation import coverage_in_words
 from mmts.report.contents import Contents
 from mmts.report.learning import number_of_validations
-from mmts.report.wording import isolated, listed, signed
+from mmts.report.wording import interval_in_words, isolated, listed, signed
 from mmts.results import Figure
 
 
@@ -49,7 +49,7 @@ class Verdict:
         if self.spread is not None:
             parts.append(f"{'outside' if self.outside_spread else 'within'} the spread over seeds ({self.spread:.1f})")
         if self.gap is not None:
-            parts.append(f"95 % interval {signed(self.gap.low)} to {signed(self.gap.high)}")
+            parts.append(f"95 % interval {interval_in_words(self.gap)}")
         return ", ".join(parts)
 
     def in_words(self, first: str) -> str:
@@ -183,7 +183,7 @@ def _tail_sentence(contents: Contents, best: Verdict | None) -> str:
     gaps = {part: contents.gaps.get((best.number, direction, contents.measure.name, part)) for part in ("head", "tail")}
     known = {part: gap for part, gap in gaps.items() if gap is not None}
     said = [
-        f"{signed(gap.mean)} points on {part} concepts (interval {signed(gap.low)} to {signed(gap.high)})"
+        f"{signed(gap.mean)} points on {part} concepts (interval {interval_in_words(gap)})"
         for part, gap in known.items()
     ]
     return f"{_name(contents, best.number)} against {_name(contents, 0)}: {listed(said)}." if said else ""

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from mmts.report.learning import loss_line, number_of_validations, recall_line
 from mmts.report.rules import ValueCurve, rule_in_words, value_curve
 from mmts.report.svg import shape
 from mmts.report.tail import LongTail
-from mmts.report.wording import clean, in_title, listed, signed
+from mmts.report.wording import clean, in_title, interval_in_words, listed, signed
 from mmts.results import FOLDS, PARTS, Judged, RunGroup
 from mmts.training.run_directory import RunDirectory, differences
 
@@ -71,6 +71,7 @@ def _fill_in(contents: Contents, out: Path, title: str | None) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["unbroken"] = lambda text: re.sub(" (?=%)| (?=± )|(?<=±) ", "\N{NO-BREAK SPACE}", text)
     environment.filters["samples"] = lambda number: counted(number, "training sample")
+    environment.filters |= {"signed": signed, "interval": interval_in_words, "thousands": "{:,}".format}
     template = environment.from_string(_resource("page.html"))
     finding = find(contents)
     curves = [value_curve(*pair) for pair in zip(contents.groups, contents.distributions, strict=True)]
@@ -209,7 +210,6 @@ def _results(contents: Contents) -> dict[str, Any]:
         table_note += "Bold is the highest mean, which need not be a clear difference."
     for folds in dict.fromkeys(folds_in_words(metrics) for group in contents.groups for metrics in group.metrics):
         table_note += f" {folds}." if folds else ""
-    charted = _gap_charts(contents)
     measure = contents.measure
     intervals = sum(key[2] == measure.name and key[3] in PARTS for key in contents.gaps)
     return {
@@ -218,24 +218,18 @@ def _results(contents: Contents) -> dict[str, Any]:
             f"tail by the training size of its caption's concept, {_article(contents.kind)} by that of its first "
             "caption's."
         ),
-        "recall_charts": [
-            (
-                in_title(direction),
-                *_dots(in_title(direction), _recall_rows(contents, direction), f"recall{at}", f"{measure.name}, %"),
-            )
-            for at, direction in enumerate(contents.directions)
-        ],
+        "recall_charts": _charts(contents, _recall_rows, "recall", f"{measure.name}, %"),
         "recall_note": f"{recall_note} The axes begin where the figures do, not at 0.".strip(),
         "tables": [_table(contents, direction) for direction in contents.directions],
         "table_note": table_note.strip(),
-        "gap_charts": charted,
+        "gap_charts": _charts(contents, _gap_rows, "gap", f"difference in {measure.name}, points", zero=True),
         "gap_note": (
             f"Points of {measure.name} with their 95 % paired bootstrap intervals over queries (all captions of one "
             f"{contents.kind} drawn together; {measure.averaged} averaged over seeds). A filled mark: the "
             "interval leaves out 0. The intervals know nothing of the spread over seeds, and each is 95 % by itself: "
             f"of {intervals} such, about {rounded(0.05 * intervals, 1)} would leave out 0 by chance alone."
         ),
-        "gap_rows": _gap_rows(contents),
+        "gap_rows": sorted(contents.gaps.items(), key=lambda item: (item[0][0], contents.directions.index(item[0][1]))),
         "no_gaps": contents.no_gaps,
         "class_tables": class_tables(contents),
     }
@@ -254,49 +248,35 @@ def _recall_rows(contents: Contents, direction: str) -> list[charts.Row]:
     return rows
 
 
-def _dots(
-    title: str, rows: Sequence[charts.Row], identifier: str, xlabel: str, zero: bool = False
-) -> tuple[Markup, Markup]:
-    """Draw a dot chart twice: for a screen and for a phone."""
-    wide = charts.dot_panel(title, rows, f"{identifier}-wide", xlabel, 504, zero)
-    return wide, charts.dot_panel(title, rows, f"{identifier}-narrow", xlabel, 350, zero)
+def _gap_rows(contents: Contents, direction: str) -> list[charts.Row]:
+    rows = []
+    for part in PARTS:
+        for number, name in enumerate(contents.names):
+            gap = contents.gaps.get((number, direction, contents.measure.name, part))
+            if gap is not None:
+                text = f"{signed(gap.mean)} points, {interval_in_words(gap)}"
+                rows.append(charts.Row(part or "all", name, number, gap.mean, (gap.low, gap.high), text, gap.is_clear))
+    return rows
 
 
-def _gap_charts(contents: Contents) -> list[tuple[str, Markup, Markup]]:
-    found: list[tuple[str, Markup, Markup]] = []
+def _charts(
+    contents: Contents,
+    rows_of: Callable[[Contents, str], list[charts.Row]],
+    identifier: str,
+    xlabel: str,
+    zero: bool = False,
+) -> list[tuple[str, Markup, Markup]]:
+    """Draw a dot chart of each direction that has rows, twice: for a screen and for a phone."""
+    found = []
     for at, direction in enumerate(contents.directions):
-        rows = []
-        for part in PARTS:
-            for number, name in enumerate(contents.names):
-                gap = contents.gaps.get((number, direction, contents.measure.name, part))
-                if gap is not None:
-                    text = f"{signed(gap.mean)} points, {signed(gap.low)} to {signed(gap.high)}"
-                    rows.append(
-                        charts.Row(part or "all", name, number, gap.mean, (gap.low, gap.high), text, gap.is_clear)
-                    )
-        if rows:
-            title = in_title(direction)
-            found.append(
-                (title, *_dots(title, rows, f"gap{at}", f"difference in {contents.measure.name}, points", zero=True))
+        title = in_title(direction)
+        if rows := rows_of(contents, direction):
+            wide, narrow = (
+                charts.dot_panel(title, rows, f"{identifier}{at}-{name}", xlabel, width, zero)
+                for name, width in (("wide", 504), ("narrow", 350))
             )
+            found.append((title, wide, narrow))
     return found
-
-
-def _gap_rows(contents: Contents) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": contents.names[number],
-            "direction": direction.replace("_", " "),
-            "part": part or "all",
-            "measure": measure,
-            "mean": signed(gap.mean),
-            "interval": f"{signed(gap.low)} to {signed(gap.high)}",
-            "is_clear": gap.is_clear,
-        }
-        for (number, direction, measure, part), gap in sorted(
-            contents.gaps.items(), key=lambda item: (item[0][0], contents.directions.index(item[0][1]))
-        )
-    ]
 
 
 def _table(contents: Contents, direction: str) -> dict[str, Any]:

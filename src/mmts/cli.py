@@ -298,7 +298,7 @@ def sweep(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe in all runs; may be given often."),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs at a time, a process and a thread each (default: one a core).")
+        int | None, typer.Option(min=1, help="Runs at a time, a process and a thread each (default: one per core).")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -376,7 +376,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
         if code == _INTERRUPTED:  # what typer makes of Ctrl-C
-            _fail("stopped; the same command again finds what was computed so far", code)
+            _fail("stopped; the same command again reuses what was computed so far", code)
     except _UsageError as error:
         code = _fail(f"{' '.join(error.format_message().split())} See `mmts --help`.")
     except Interrupted as error:

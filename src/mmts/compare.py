@@ -41,7 +41,7 @@ GapKey = tuple[int, str, str, str | None]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was read, and every group's gaps to the first."""
+    """Judged runs, and every group's gaps to the first."""
 
     results: Results
     gaps: dict[GapKey, Gap]
@@ -57,7 +57,7 @@ def compare_runs(paths: Sequence[str | Path], names: Sequence[str] | None = None
 
 
 def comparison_as_mapping(comparison: Comparison) -> dict[str, Any]:
-    """Return what the tables say as plain data: each group's figures by seed, intervals, and its gaps to the first."""
+    """Return the comparison as plain data: each group's figures by seed, its intervals, and its gaps to the first."""
     results = comparison.results
     gaps: list[dict[str, Any]] = [{} for _ in results.groups]
     for (number, direction, measure, part), gap in comparison.gaps.items():
@@ -151,7 +151,7 @@ def _overall(results: Results, measures: Sequence[str]) -> Table:
 
 
 def folds_in_words(metrics: dict[str, Any]) -> str:
-    """Say what the figures of folds are; empty where there are none.
+    """Explain the figures of folds; empty if there are none.
 
     >>> folds_in_words({"num_media": 5000, "folds": {"num": 5}})
     '5 folds: mean over 5 parts of 1,000 media, each judged by itself'
@@ -183,24 +183,18 @@ def _by_size(results: Results, title: str, measure: str, parts: Sequence[str]) -
 def _gap_table(comparison: Comparison, title: str, columns: Mapping[str, tuple[str, str | None]]) -> Table:
     """Put intervals beside the differences, or below them where the table would be too wide.
 
-    columns: the measure and the part of each.
+    columns: the measure and the part of each column.
     """
-    table = _gaps_drawn(comparison, title, columns)
-    wide = console.options.update(max_width=10 * _WIDTH)
-    fits = console.measure(table, options=wide).maximum <= _WIDTH
-    return table if fits else _gaps_drawn(comparison, title, columns, below=True)
-
-
-def _gaps_drawn(
-    comparison: Comparison, title: str, columns: Mapping[str, tuple[str, str | None]], below: bool = False
-) -> Table:
-    table = _table(comparison.results, title, *columns)
-    table.caption = "* the interval leaves out 0"
-    for direction in comparison.results.directions:
-        table.add_row(_named(direction))
-        for number, group in enumerate(comparison.results.groups[1:], start=1):
-            gaps = [comparison.gaps.get((number, direction, *column)) for column in columns.values()]
-            table.add_row(_indented(group), *(_gap_cell(gap, below) for gap in gaps))
+    for below in (False, True):
+        table = _table(comparison.results, title, *columns)
+        table.caption = "* the interval leaves out 0"
+        for direction in comparison.results.directions:
+            table.add_row(_named(direction))
+            for number, group in enumerate(comparison.results.groups[1:], start=1):
+                gaps = [comparison.gaps.get((number, direction, *column)) for column in columns.values()]
+                table.add_row(_indented(group), *(_gap_cell(gap, below) for gap in gaps))
+        if console.measure(table, options=console.options.update(max_width=10 * _WIDTH)).maximum <= _WIDTH:
+            break
     return table
 
 

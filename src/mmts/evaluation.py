@@ -264,7 +264,7 @@ class MediaLabel:
 def figures_by_group(sides: Sequence[Side], groups: Sequence[Tensor], with_intervals: bool = True) -> dict[str, Any]:
     """Return the figures of head, mid and tail, None where a part has no query.
 
-    groups: of each side, (Q,), 0, 1, 2 = head, mid, tail of each query; a query with any other number is in none.
+    groups: one (Q,) per side, 0, 1, 2 = head, mid, tail of each query; a query with another number is in none.
     """
     return {
         name: _figures_of_part(sides, [each == number for each in groups], with_intervals)
@@ -306,7 +306,7 @@ def extreme_classes(label: Mapping[str, Any], figure: Callable[[str], float | No
 
 
 def _figures_of_part(sides: Sequence[Side], rows: Sequence[Tensor], with_intervals: bool) -> dict[str, Any] | None:
-    """Return how many queries are in a part, and their figures; None where there are none."""
+    """Return how many queries a part holds, and their figures; None if it is empty."""
     if not any(each.any() for each in rows):
         return None
     counts = {"num_queries": int(rows[0].sum()), "num_media": int(rows[1].sum())}
@@ -423,14 +423,14 @@ def load_judgement(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[st
     except FileNotFoundError:
         raise DataError(f"there is no {path}; `mmts evaluate` on the run writes it") from None
     except (ValueError, KeyError, OSError, EOFError, BadZipFile):
-        raise DataError(f"{path} is damaged; `mmts evaluate` on the run writes it anew") from None
+        raise DataError(f"{path} is damaged; `mmts evaluate` on the run rewrites it") from None
 
 
 def save_embeddings(path: Path, media: Tensor, text: Tensor, split: Split, about: Mapping[str, str]) -> None:
-    """Write media (N, D) and text (M, D), rows in file order, with what they are of, as .npz without pickles.
+    """Write media (N, D) and text (M, D), rows in file order, with ids and captions, as .npz without pickles.
 
-    Beside them: owner (M,), media_id (N,), text_id (M,): ID#K for caption K of a medium from 0 on, caption (M,), and
-    every entry of `about` and the split's name as a string of its own.
+    Also owner (M,), media_id (N,), caption (M,) and text_id (M,), which is ID#K for caption K (from 0) of a medium; the
+    split's name and every entry of `about` are strings.
     """
     ids = np.array([medium.id for medium in split.media])
     owner = split.owner.numpy()

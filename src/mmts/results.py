@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmts.concepts.distribution import GROUP_NAMES
-from mmts.errors import RunError
+from mmts.errors import RunError, counted
 from mmts.evaluation import (
     MediaLabel,
     Side,
@@ -32,14 +32,14 @@ SIDES = ("text", "media")
 """Whose queries: text to media, and media to text."""
 
 PARTS = (None, *GROUP_NAMES)
-"""What is judged: all queries, and those of head, mid and tail."""
+"""The parts of the queries that are judged: all of them, and those of head, mid and tail."""
 
 FOLDS = "folds"
-"""The mean over equal parts of the media, each judged by itself, as MSCOCO's five times 1,000."""
+"""The mean over equal parts of the media, each judged separately, such as MSCOCO's five times 1,000."""
 
 _LONGEST_NAME = 60
 _LISTED = 5
-# What sets apart the folders of one rule's seeds: fixed-0 and fixed-1, a0 and a1, mm-ts-seed3, or seed-3 alone.
+# How the folders of one rule's seeds end: fixed-0 and fixed-1, a0 and a1, mm-ts-seed3, or seed-3 alone.
 _SEED = re.compile(r"(?:[-_. ]*seed|[-_. ]s)?[-_. ]*\d+$")
 _ONLY_SEED = re.compile(r"seed[-_. ]*\d+")
 
@@ -68,7 +68,7 @@ class Figure:
 class JudgedRun:
     """A run and one judgement of it: metrics.json or a file of evaluations/, and the ranks behind it if they are there.
 
-    `given` is what the user called it.
+    given: the path as the user wrote it.
     """
 
     given: Path
@@ -161,13 +161,24 @@ class Judged:
         text, media = (torch.from_numpy(self.arrays[f"{side}_groups"]) for side in ("text", "media"))
         return text, media
 
+    @property
+    def concepts(self) -> tuple[Tensor, Tensor | None]:
+        """The training concept of each caption (M,), and of each medium (N,) that of its first caption; -1: unknown.
+
+        None for media whose captions are not their own, as where relevance is graded.
+        """
+        text, owner = torch.from_numpy(self.arrays["text_concepts"]), self.arrays["owner"]
+        if self.meta["relevance"] == "graded":
+            return text, None
+        return text, text[np.searchsorted(owner, np.arange(len(self.arrays["media_ranks"])))]  # owners are in order
+
     @cached_property
     def labels(self) -> dict[str, MediaLabel]:
         """The labels that the run was judged by."""
         return {name: MediaLabel(**label) for name, label in self.meta.get("labels", {}).items()}
 
     def differs_from(self, other: "Judged") -> str:
-        """Say what makes this run's queries others than the other's; empty where they are the same."""
+        """Say how this run's queries differ from another's; empty if they are the same."""
         if self.meta["kind"] != other.meta["kind"]:
             return f"{self.meta['kind']}s, not {other.meta['kind']}s"
         for key in ("split", "relevance"):
@@ -186,7 +197,7 @@ class Judged:
 class Results:
     """Judged runs in groups, in the order given, all judged on the same queries, and divided alike.
 
-    labels: those that the media are divided by. notes: what was left out, or differs from what metrics.json says.
+    labels: those by which media are divided. notes: sentences about runs and groups that were left out or regrouped.
     """
 
     groups: tuple[RunGroup, ...]
@@ -302,8 +313,8 @@ def refuse_other_queries(first: str, differing: Mapping[Path, str]) -> None:
         raise RunError(
             f"these were not judged on the same queries as {first}: "
             f"{_few([f'{path} ({how})' for path, how in differing.items()])}. Figures of other queries cannot be "
-            "compared. `mmts evaluate RUN --data PATH --split NAME` judges each run on the same data; name the file "
-            "that it writes, RUN/evaluations/NAME.json, in place of RUN"
+            "compared. `mmts evaluate RUN --data PATH --split NAME` judges each run on the same data; where it writes "
+            "RUN/evaluations/NAME.json, name that file in place of RUN"
         )
 
 
@@ -311,7 +322,7 @@ def refuse_other_queries(first: str, differing: Mapping[Path, str]) -> None:
 
 
 def _usable(paths: Sequence[str | Path], notes: list[str]) -> list[JudgedRun]:
-    """Return the judged runs among paths, each once; what else is there is noted, or an error where nothing remains."""
+    """Return the judged runs among paths, each once, and note what else is there; raises RunError if there are none."""
     if not paths:
         raise RunError("at least one run directory is needed")
     runs: dict[tuple[int, int], JudgedRun] = {}
@@ -374,7 +385,8 @@ def _given(names: Sequence[str] | None, found: Sequence[str]) -> Sequence[str] |
     if names is None:
         return None
     if len(names) != len(found):
-        raise RunError(f"{len(names)} names are given for {len(found)} rules: {_few(found)}; one for each is right")
+        rules = counted(len(found), "rule")
+        raise RunError(f"{len(names)} names are given for {rules}: {_few(found)}; one for each is right")
     if len({*names}) < len(names) or not all(names):
         raise RunError(f"names must differ and not be empty: {', '.join(map(repr, names))}")
     return names
@@ -450,7 +462,7 @@ def _check_same_queries(runs: Sequence[JudgedRun]) -> None:
 
 
 def _other_metrics(own: Mapping[str, Any], first: Mapping[str, Any]) -> str:
-    """Say what metrics.json tells of other queries, where there is nothing better to know it by."""
+    """Say how the queries of two runs differ by metrics.json alone; empty if it shows no difference."""
     if directions_of(own) != directions_of(first):
         return f"{directions_of(own)[0]}, not {directions_of(first)[0]}"
     shapes = {"split": "split {}", "relevance": "relevance {}", "num_media": "{} media", "num_captions": "{} captions"}
@@ -513,7 +525,7 @@ def _split_part(part: str | None) -> tuple[str, str]:
 
 
 def _place(metrics: Mapping[str, Any], part: str | None) -> Mapping[str, Any] | None:
-    """Return where a part's figures stand in metrics.json, if they do."""
+    """Return the figures of a part in metrics.json; None if there are none."""
     if part is None or part == FOLDS:
         return metrics if part is None else metrics.get(FOLDS)
     label, name = _split_part(part)

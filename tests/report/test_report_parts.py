@@ -67,7 +67,7 @@ def test_the_headline_claims_no_more_than_seeds_and_queries_bear(
 def test_the_finding_compares_with_the_larger_spread(contents: Contents) -> None:
     found = find(contents)
     for each in found.verdicts:
-        own, first = contents.figure(each.number, "text_to_image", "R@1"), contents.figure(0, "text_to_image", "R@1")
+        own, first = contents.figure(each.number, "text_to_image"), contents.figure(0, "text_to_image")
         assert own is not None
         assert first is not None
         assert each.spread == max(own.spread or 0, first.spread or 0)

@@ -140,7 +140,7 @@ def _training_panel(
 def size_panel(
     title: str, ylabel: str, lines: Sequence[Line], places: Sequence[str], identifier: str, width: int
 ) -> Markup:
-    """Draw a figure in percent by the size of concepts, a line a rule with its interval; `places` names the sizes."""
+    """Draw a figure in percent by the size of concepts, a line per rule with its interval; `places` names the sizes."""
     with drawing(width, 250) as figure:
         axes = figure.add_subplot()
         tooltips = {}
@@ -168,7 +168,7 @@ def size_panel(
 
 
 def change_panel(dots: Sequence[Dot], ylabel: str, identifier: str, width: int) -> Markup:
-    """Draw differences by concept size: a dot a concept, filled where its interval leaves out 0."""
+    """Draw differences by concept size: a dot per concept, filled where its interval leaves out 0."""
     with drawing(width, 280) as figure:
         axes = figure.add_subplot()
         axes.axhline(0, color=MUTED, linewidth=1)
@@ -195,7 +195,7 @@ def change_panel(dots: Sequence[Dot], ylabel: str, identifier: str, width: int) 
 
 
 def dot_panel(title: str, rows: Sequence[Row], identifier: str, xlabel: str, width: int, zero: bool = False) -> Markup:
-    """Draw rows of dots in blocks, one block a part of the queries.
+    """Draw rows of dots in blocks, one block per part of the queries.
 
     With `zero`, rows are differences: a line from the interval's low to its high end, and the dot filled where the
     interval leaves out 0. Otherwise small marks are seeds and the upright stroke is their mean; a single run is a mark

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from mmts.compare import folds_in_words
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console
+from mmts.data.collect import WITH_ARTICLE
 from mmts.errors import counted, rounded
 from mmts.evaluation import shown_measures
 from mmts.files import atomic_write
@@ -139,7 +140,7 @@ def _rules(contents: Contents, finding: Finding) -> list[dict[str, Any]]:
             {
                 "name": contents.names[number],
                 "words": rule_in_words(group.recipe)[:1].upper() + rule_in_words(group.recipe)[1:],
-                "figure": contents.figure(number, contents.directions[0], contents.measure.name),
+                "figure": contents.figure(number, contents.directions[0]),
                 "verdict": verdict.in_short() if verdict else "",
                 "seeds": ", ".join(str(seed) for seed in group.seeds),
                 "recipe": recipe,
@@ -215,7 +216,7 @@ def _results(contents: Contents) -> dict[str, Any]:
     return {
         "results_sentence": (
             f"{measure.definitions} A text query belongs to head, mid or "
-            f"tail by the training size of its caption's concept, {_article(contents.kind)} by that of its first "
+            f"tail by the training size of its caption's concept, {WITH_ARTICLE[contents.kind]} by that of its first "
             "caption's."
         ),
         "recall_charts": _charts(contents, _recall_rows, "recall", f"{measure.name}, %"),
@@ -239,7 +240,7 @@ def _recall_rows(contents: Contents, direction: str) -> list[charts.Row]:
     rows = []
     for part in PARTS:
         for number, group in enumerate(contents.groups):
-            figure = contents.figure(number, direction, contents.measure.name, part)
+            figure = contents.figure(number, direction, part)
             if figure is None:
                 continue
             values = group.values(direction, contents.measure.name, part) or ()
@@ -252,7 +253,7 @@ def _gap_rows(contents: Contents, direction: str) -> list[charts.Row]:
     rows = []
     for part in PARTS:
         for number, name in enumerate(contents.names):
-            gap = contents.gaps.get((number, direction, contents.measure.name, part))
+            gap = contents.gap(number, direction, part)
             if gap is not None:
                 text = f"{signed(gap.mean)} points, {interval_in_words(gap)}"
                 rows.append(charts.Row(part or "all", name, number, gap.mean, (gap.low, gap.high), text, gap.is_clear))
@@ -285,8 +286,8 @@ def _table(contents: Contents, direction: str) -> dict[str, Any]:
     folds = [of[FOLDS]["num"] for group in contents.groups for of in group.metrics if of.get(FOLDS)]
     for part in (None, *([FOLDS] if folds else []), *contents.results.parts[1:]):
         figures = [
-            (number, [contents.figure(number, direction, measure, part) for measure in measures])
-            for number in range(len(contents.groups))
+            (number, [group.figure(direction, measure, part) for measure in measures])
+            for number, group in enumerate(contents.groups)
         ]
         known = [(number, cells) for number, cells in figures if None not in cells]
         if not known:
@@ -425,7 +426,3 @@ def _is_openmoji(groups: Sequence[RunGroup], judged: Sequence[Judged | None]) ->
             if file.is_file() and b"openmoji" in file.read_bytes()[:100_000].lower():
                 return True
     return False
-
-
-def _article(kind: str) -> str:
-    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"

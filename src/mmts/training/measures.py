@@ -1,4 +1,4 @@
-"""The measures that choose a checkpoint or a setting, by the names that recipes and sweeps call them."""
+"""The measures by which a checkpoint (`train.best`) or a setting of a sweep (`choose`) is chosen."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -26,7 +26,7 @@ def _known(name: str) -> str:
 
 
 Measure = Annotated[str, AfterValidator(_known)]
-"""R@1, R@5, R@10, mean recall, mAP, nDCG or binary_mAP; of one group only with head, mid or tail before it."""
+"""R@1, R@5, R@10, mean recall, mAP, nDCG or binary_mAP; "tail R@5" is that of one group (head, mid or tail)."""
 
 
 def group_of(measure: str) -> str | None:
@@ -40,7 +40,7 @@ def group_of(measure: str) -> str | None:
 
 
 def needs_graded(measure: str) -> bool:
-    """Return whether a measure is there only where relevance is graded.
+    """Return whether a measure exists only for graded relevance.
 
     >>> needs_graded("tail mAP"), needs_graded("R@1")
     (True, False)

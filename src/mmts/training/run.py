@@ -81,7 +81,7 @@ def train(recipe: Recipe, out: Path, resume: bool = False, judged_on: str | None
 
 
 def _train(recipe: Recipe, run: RunDirectory, resume: bool, judged_on: str | None) -> dict[str, Any]:
-    """Do what `train` says, in a folder that this run alone writes."""
+    """Train as `train` describes; the caller holds the run directory's lock."""
     if resume and recipe.data.path is None and (path := once(lambda: _data_of(run))) is not None:
         recipe = recipe.with_data(path)
     dataset = main_first(lambda: open_data(recipe.data))
@@ -92,7 +92,7 @@ def _train(recipe: Recipe, run: RunDirectory, resume: bool, judged_on: str | Non
     relevance = recipe.data.relevance
     taken = take_splits(dataset, recipe, judged_on)
     torch.manual_seed(recipe.train.seed)
-    # Before the data are looked through: a tower that cannot be had should not cost hours first.
+    # Built before the media are checked, so that a tower that cannot be loaded fails in seconds, not after hours.
     model = build_model(recipe.model, taken.train, run)
     try:
         recipe.check_something_trains(any(each.requires_grad for each in model.parameters()))
@@ -106,7 +106,7 @@ def _train(recipe: Recipe, run: RunDirectory, resume: bool, judged_on: str | Non
     judged: dict[str, Inputs] = {}  # filled on the main process, which judges
     once(lambda: judged.update(_inputs_to_judge(model, splits, relevance)))
     looks = _validation(recipe, distribution, judged) if splits.val is not None else None
-    restore_random_state(drawn)  # what was computed on the way, or found in a cache, changes nothing
+    restore_random_state(drawn)  # so that training draws the same whether features were computed or cached
     model.drop_frozen()
     plan = build_plan(recipe, splits.train, distribution)
     objective = build_objective(recipe, distribution, splits.train)
@@ -159,7 +159,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Judge a run: on its own test split (rewriting metrics.json), or on other data or another split (evaluations/).
 
-    labels: of the media, to judge head, mid and tail and every value by; those judged by before are kept.
+    labels: labels of the media; head, mid and tail and every value of each are judged too. Labels of an earlier
+    judgement in the same file are kept.
     """
     RunDirectory.check_checkpoint(checkpoint)
     if embeddings_file is not None:
@@ -193,20 +194,20 @@ def evaluate(
 
 
 def _labels_in(file: Path) -> list[str]:
-    """Return the labels that a metrics file was made with."""
+    """Return the labels that a file of figures was judged by; empty if it cannot be read."""
     try:
         return [*read_json(file)["labels"]]
-    except (FileNotFoundError, DataError, KeyError, TypeError):  # none, or a damaged one, which is written anew
+    except (FileNotFoundError, DataError, KeyError, TypeError):  # a missing or damaged file, which is rewritten
         return []
 
 
 def _data_of(run: RunDirectory) -> Path | None:
-    """Return the data that a run to be resumed was started on, if it was started."""
+    """Return the data that a run was started on; None if it never started."""
     return resolved(run.recipe().data.path) if run.recipe_file.exists() else None
 
 
 def _finished(run: RunDirectory) -> dict[str, Any] | None:
-    """Return metrics.json's content where there is one already, and say so."""
+    """Return the content of metrics.json if the run is finished, and print that it is."""
     if not run.is_finished:
         return None
     console.print(f"{run.path} is finished already")
@@ -214,7 +215,7 @@ def _finished(run: RunDirectory) -> dict[str, Any] | None:
 
 
 def _stopped_at(run: RunDirectory) -> dict[str, int] | None:
-    """Return where a run that is not finished was interrupted, and say so; None for one that took its last step."""
+    """Return the step at which an unfinished run stopped, and print it; None if the run took its last step."""
     if run.is_finished or not (file := run.checkpoint_file("last")).exists():
         return None
     state = load_checkpoint(file)
@@ -279,9 +280,9 @@ def _inputs_to_judge(model: TwoTower, splits: Splits, relevance: Relevance) -> d
 def _validation(
     recipe: Recipe, distribution: ConceptDistribution, judged: Mapping[str, Inputs]
 ) -> Callable[[TwoTower], dict[str, Any]]:
-    """Return what looks at val: the figures of both directions, and by group.
+    """Return a function that judges a model on val: figures of both directions, and by group.
 
-    Raises RecipeError where the best checkpoint is to be chosen by a group that val has no queries of.
+    Raises RecipeError if `train.best` names a group that has no queries in val.
     """
     groups = once(lambda: _groups(recipe, distribution, judged["val"].split)[1:])
     wanted = group_of(recipe.train.best)
@@ -319,7 +320,7 @@ def _split_to_judge(dataset: Dataset, name: str | None, recipe: Recipe) -> Split
 
 
 def _evaluation_name(data: Path, split: Split, checkpoint: str, other_data: bool) -> str:
-    """Name a judgement by what was judged; other data of the same name in another place gets another name."""
+    """Name the file of an evaluation by its data (with a hash of the path, if not the run's own) and split."""
     parts = [data.stem, *([content_hash(str(data))[:6]] if other_data else []), split.name]
     name = file_name("-".join(parts))
     return f"{name}.json" if checkpoint == "best" else f"{name}.{checkpoint}.json"
@@ -339,7 +340,7 @@ def _load_weights(model: TwoTower, run: RunDirectory, checkpoint: str) -> None:
 
 @dataclass(frozen=True)
 class Judging:
-    """What judging a run's model takes, whichever split it is judged on."""
+    """Judges a run's model on any split."""
 
     run: RunDirectory
     recipe: Recipe
@@ -407,7 +408,7 @@ _IN_BRACKETS = "in brackets: 95 % interval over queries"
 
 
 def _extremes(name: str, label: dict[str, Any], direction: str, measure: str) -> list[Table]:
-    """Draw the values of a label that text queries find worst and best."""
+    """Draw the values of a label with the lowest and the highest figures of text queries."""
     lowest, highest = extreme_classes(label, lambda value: label["classes"][value][direction][measure])
     if not lowest:
         return []

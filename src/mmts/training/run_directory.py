@@ -17,7 +17,7 @@ from mmts.training.recipe import Recipe, parse_recipe, save_recipe
 from mmts.training.yaml_text import load_yaml
 
 _ABOUT = {"name", "description", "published"}
-# What a resumed run may do otherwise: none of it changes the batches, the schedules or the gradients.
+# Settings that a resumed run may change: none of them affects the batches, the schedules or the gradients.
 _MAY_CHANGE = frozenset(
     {
         "data.workers",
@@ -138,7 +138,7 @@ class RunDirectory:
         return f"{self.path} has not been judged yet (it has no metrics.json): {todo}"
 
     def recipe(self) -> Recipe:
-        """Read the resolved recipe; raises RunError where this is no run directory."""
+        """Read the resolved recipe; raises RunError if this is not a run directory."""
         if why := self.problem():
             raise RunError(why)
         try:
@@ -153,8 +153,8 @@ class RunDirectory:
     def held(self, resume: bool) -> Iterator[None]:
         """Keep the folder for this process while the body trains.
 
-        A body that fails before the first step leaves no trace of the run, and no folder that was not there: half a run
-        would only stand in the way. Raises RunError where a run cannot go into the folder, or another process has it.
+        If the body fails before the first step, what it wrote and the folders it made are removed, so that the command
+        can be repeated. Raises RunError if a run cannot go into the folder, or if another process holds it.
         """
         self.check(resume)
         new = [each for each in (self.path, *self.path.parents) if not each.exists()]
@@ -162,7 +162,7 @@ class RunDirectory:
             new.append(self.path)
         try:
             with locked(self.lock_file):
-                self.check(resume)  # again: what had it may have left a run
+                self.check(resume)  # again: the process that held the lock may have left a run
                 try:
                     yield
                 except BaseException:
@@ -174,7 +174,7 @@ class RunDirectory:
                     folder.rmdir()
 
     def _remove_start(self) -> None:
-        """Remove what is written before the first step, unless training made something, or named what is wrong."""
+        """Remove the files written before the first step, if there are no others (such as unreadable.txt)."""
         start = {self.recipe_file, self.concepts_file, self.vocabulary_file, self.path / "tensorboard"}
         if set(self.path.iterdir()) - {self.lock_file} <= start:
             for each in start:
@@ -191,14 +191,14 @@ class RunDirectory:
             raise RunError(f"{self.path} is a file; --out names a folder")
 
     def _strange(self) -> bool:
-        """Whether the folder holds what a process killed before its first step would not have left."""
+        """Whether the folder holds files that a process killed before its first step would not have left."""
         return bool({*self.path.iterdir()} - {*leftovers(self.path), *self.path.glob(f"{self.lock_file.name}*")})
 
     def begin(self, recipe: Recipe, versions: dict[str, str]) -> None:
-        """Take the folder for this recipe, or find the same recipe there; raises RunError where it is another.
+        """Save the recipe in the folder, or check that the one there is the same; raises RunError if it differs.
 
-        What a run left that never came to train (a mistake in its recipe, say) is replaced. Keys that change neither
-        batches nor schedules nor gradients may be others than before (`go_on`), and so may the place of the data.
+        The files of a run that never trained (for example, because of a mistake in its recipe) are replaced. Keys that
+        affect neither batches nor schedules nor gradients may differ (see `go_on`), and so may the path of the data.
         """
         for leftover in leftovers(self.path):
             leftover.unlink(missing_ok=True)
@@ -215,7 +215,7 @@ class RunDirectory:
             raise RunError(f"{self.path} holds a run of another recipe: {_listed(wrong)}{jump}; choose another --out")
 
     def go_on(self, recipe: Recipe, versions: dict[str, str]) -> None:
-        """Say and save what a resumed run does otherwise than before, once its data are known to be the same."""
+        """Print and save the settings that a resumed run changes, once its data are known to be the same."""
         changed = differences(self.recipe(), recipe)
         if changed and not self.is_finished:
             console.print(f"note: going on with other settings: {_listed(changed)}")

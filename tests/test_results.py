@@ -362,6 +362,13 @@ def test_labels_of_one_run_divide_all(tmp_path: Path) -> None:
         assert "R@5 by type, %" in printed(comparison)
 
 
+def test_labels_are_left_out_where_the_first_run_has_no_judgement(pair: list[Path], tmp_path: Path) -> None:
+    with_label(pair[1], ["cup", "cup", "vase", "vase"], {"cup": 9, "vase": 1})
+    (pair[0] / "judgement.npz").unlink()
+    assert read_results(pair).labels == {}
+    assert "Text queries by" not in write_report(pair, tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def test_values_with_few_queries_are_not_listed_among_the_extremes() -> None:
     figures = {"a": 10.0, "b": 90.0, "c": 0.0, "d": 50.0}
     label = {"classes": {value: {"num_queries": 4 if value == "c" else 5} for value in figures}}

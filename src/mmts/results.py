@@ -475,11 +475,12 @@ def _other_metrics(own: Mapping[str, Any], first: Mapping[str, Any]) -> str:
 def _divided_alike(groups: Sequence[RunGroup], notes: list[str]) -> tuple[list[RunGroup], dict[str, MediaLabel]]:
     """Let head, mid and tail mean the same queries in all runs: by the first run's concepts, and by all runs' labels.
 
-    The groups of a run without judgement.npz are left out if its queries may be divided differently.
+    The groups of a run without judgement.npz are left out if its queries may be divided differently; without that of
+    the first run, there are no labels.
     """
     first = groups[0].runs[0]
     labels: dict[str, MediaLabel] = {}
-    for judged in (run.judged for group in groups for run in group.runs if run.judged is not None):
+    for judged in (run.judged for group in groups for run in group.runs if first.judged and run.judged):
         labels = {**judged.labels, **labels}
     regrouped, dropped = [], []
 

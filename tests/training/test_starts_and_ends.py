@@ -70,7 +70,7 @@ def test_no_steps_judge_the_model_as_it_is(shapes: Path, tmp_path: Path, length:
     assert train(recipe, out, resume=True) == metrics
     (out / "metrics.json").unlink()  # as if it had been stopped while it was judged
     assert train(recipe, out, resume=True) == metrics
-    assert compare_runs([out]).groups
+    assert compare_runs([out]).results.groups
     assert write_report([out], tmp_path / "report.html").exists()
 
 

@@ -167,7 +167,7 @@ def evaluate(
         check_file_path(embeddings_file)
     run = RunDirectory(path)
     recipe = run.recipe()
-    dataset = open_data(recipe.with_data(data, columns).data)
+    dataset = open_data(recipe.with_data(None, columns).data, data)
     split = _split_to_judge(dataset, split_name, recipe).judged(recipe.data.relevance)
     given = resolved(data or recipe.data.path)
     file = run.metrics_file

@@ -243,13 +243,13 @@ class Results:
         )
         return text, media
 
-    def num_queries(self, part: str) -> tuple[int | None, int | None]:
-        """Return how many text queries and how many media a part holds, where that is known."""
+    def num_queries(self, direction: str, part: str | None) -> int | None:
+        """Return how many queries of a direction a part holds, if that is known."""
+        at = self.directions.index(direction)
         if self.paired:
-            text, media = (int(rows.sum()) for rows in self.rows(part))
-            return text, media
+            return int(self.rows(part)[at].sum())
         place = _place(self.groups[0].metrics[0], part) or {}
-        return place.get("num_queries"), place.get("num_media")
+        return place.get(("num_captions" if part is None else "num_queries", "num_media")[at])
 
     def interval(
         self, number: int, direction: str, measure: str, part: str | None = None

@@ -328,11 +328,7 @@ def _queries(contents: Contents, direction: str, part: str | None) -> str:
     """Say how many queries stand behind a part of a table, where metrics.json knows."""
     if part == FOLDS:
         return "mean"
-    is_text = direction == contents.directions[0]
-    if part is None:
-        number = contents.metrics["num_captions" if is_text else "num_media"]
-    else:
-        number = contents.results.num_queries(part)[0 if is_text else 1]
+    number = contents.results.num_queries(direction, part)
     return "" if number is None else counted(number, "query", "queries")
 
 

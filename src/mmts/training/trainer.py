@@ -39,7 +39,7 @@ from mmts.training.gathered import (
     process_sizes,
     share_batch_norms,
 )
-from mmts.training.log_line import describe, flatten, summarize
+from mmts.training.log_line import describe, flatten, recall_in_words, summarize
 from mmts.training.measures import measured
 from mmts.training.micro_batch import micro_batch_step, refuse_batch_norm
 from mmts.training.optimizer import OWN_RATE, learning_rate_schedule, parameter_groups
@@ -322,12 +322,7 @@ class Trainer:
         self.run.append_log(line)
         track(self.accelerator.trackers, flatten(line), line["step"])
         if "val" in line and not errors.is_terminal:
-            found = ", ".join(
-                f"{name.replace('_to_', '→')} {figures['R@1']:.1f}"
-                for name, figures in line["val"].items()
-                if "_to_" in name
-            )
-            console.print(f"epoch {line['epoch'] + 1}: {describe(line)}, val R@1 {found}")
+            console.print(f"epoch {line['epoch'] + 1}: {describe(line)}, val {recall_in_words(line['val'])}")
 
     def _track_judged(self, metrics: Mapping[str, Any]) -> None:
         """Send the final figures to trackers, as `test/...`; those of another split as `final/val/...`."""

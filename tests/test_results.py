@@ -1,5 +1,6 @@
 """Runs side by side that are not alike: other concepts, other test sets, what is no run, labels, few queries."""
 
+import html
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from mmts.console import console
 from mmts.errors import RunError
 from mmts.evaluation import MediaLabel, extreme_classes, figures_by_group, figures_by_label
 from mmts.files import read_json, write_json
+from mmts.report import write_report
 from mmts.results import read_results
 from mmts.training.run_directory import RunDirectory
 
@@ -139,6 +141,34 @@ def test_without_a_judgement_the_metrics_tell_of_other_queries(
     with pytest.raises(RunError, match="not judged on the same queries") as error:
         read_results(pair)
     assert says in str(error.value)
+
+
+def evaluated(run: Path, name: str = "other-test") -> Path:
+    """Make the judgement of a run one of its evaluations, and return that file."""
+    (run / "evaluations").mkdir()
+    (run / "judgement.npz").rename(run / "evaluations" / f"{name}.npz")
+    return (run / "metrics.json").rename(run / "evaluations" / f"{name}.json")
+
+
+def test_judgements_on_other_data_are_compared_by_their_files(pair: list[Path], tmp_path: Path) -> None:
+    for run in pair:
+        change_metrics(run, data="/data/other", split="test")
+    gaps = compare_runs(pair).gaps
+    files = [evaluated(run) for run in pair]
+    comparison = compare_runs(files)
+    assert [group.name for group in comparison.results.groups] == ["a", "b"]
+    assert [group.paths for group in comparison.results.groups] == [(pair[0],), (pair[1],)]
+    assert comparison.gaps == gaps
+    assert comparison_as_mapping(comparison)["groups"][0]["runs"] == [str(files[0])]
+    page = html.unescape(write_report(files, tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "mmts evaluate again/a --data /data/other --split test\n" in page
+    assert "mmts report again/a/evaluations/other-test.json again/b/evaluations/other-test.json " in page
+    with pytest.raises(RunError, match=r"not judged on the same queries as .*a \(.*evaluations/NAME\.json"):
+        read_results([run_at(tmp_path / "more" / "a"), judged_run(tmp_path / "c", ["train.epochs=9"], [1, 1], [1])])
+    with pytest.raises(RunError, match=r"typo\.json does not exist"):
+        read_results([files[0].with_name("typo.json")])
+    with pytest.raises(RunError, match="a holds a recipe, but was never trained"):
+        read_results([pair[0]])
 
 
 # --- which runs ------------------------------------------------------------------------------------------------------
@@ -273,6 +303,20 @@ def test_queries_of_one_medium_have_no_interval(pair: list[Path]) -> None:
     assert "–" in printed(comparison)
 
 
+def test_intervals_of_the_mean_over_seeds_are_in_json_and_titles_speak_of_seeds_only_where_there_are_some(
+    pair: list[Path],
+) -> None:
+    assert "spread" not in printed(compare_runs(pair))
+    comparison = compare_runs([*pair, run_at(pair[0].parent / "a-2", seed=1)])
+    assert "mean ± spread over seeds" in printed(comparison)
+    first = comparison_as_mapping(comparison)["groups"][0]
+    assert first["intervals"]["head"]["text_to_image"]["R@5"] == comparison.results.interval(
+        0, "text_to_image", "R@5", "head"
+    )
+    assert set(first["intervals"]["all"]) == {"text_to_image", "image_to_text"}
+    assert set(first["intervals"]["all"]["image_to_text"]) == {"R@1", "R@5", "R@10"}
+
+
 def test_names_are_printed_as_they_are_and_cut_nowhere(tmp_path: Path) -> None:
     names = ["[bold]a[/x]", "b" * 120]
     runs = [run_at(tmp_path / str(at), epochs=20 + at) for at in range(2)]
@@ -316,6 +360,13 @@ def test_labels_of_one_run_divide_all(tmp_path: Path) -> None:
             assert str(group.figure("text_to_image", "R@1", "type head")) == "50.0"
             assert str(group.class_figure("type", "vase", "text_to_image", "R@1")) == "25.0"
         assert "R@5 by type, %" in printed(comparison)
+
+
+def test_labels_are_left_out_where_the_first_run_has_no_judgement(pair: list[Path], tmp_path: Path) -> None:
+    with_label(pair[1], ["cup", "cup", "vase", "vase"], {"cup": 9, "vase": 1})
+    (pair[0] / "judgement.npz").unlink()
+    assert read_results(pair).labels == {}
+    assert "Text queries by" not in write_report(pair, tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_values_with_few_queries_are_not_listed_among_the_extremes() -> None:

@@ -54,6 +54,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_be_quiet, help="
 Json = Annotated[bool, typer.Option("--json", callback=_be_quiet, help="Print JSON, and nothing else.")]
 
 
+JudgedRuns = Annotated[
+    list[Path], typer.Argument(help="Run directories, or files of their evaluations/: judgements on other data.")
+]
 Names = Annotated[
     str | None,
     typer.Option(
@@ -215,7 +218,7 @@ def evaluate(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
+    runs: JudgedRuns,
     names: Names = None,
     as_json: Json = False,
 ) -> None:
@@ -233,7 +236,7 @@ def compare(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
+    runs: JudgedRuns,
     out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
     names: Names = None,
     quiet: Quiet = False,
@@ -295,7 +298,7 @@ def sweep(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe in all runs; may be given often."),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs at a time, a process and a thread each (default: one a core).")
+        int | None, typer.Option(min=1, help="Runs at a time, a process and a thread each (default: one per core).")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -373,7 +376,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
         if code == _INTERRUPTED:  # what typer makes of Ctrl-C
-            _fail("stopped; the same command again finds what was computed so far", code)
+            _fail("stopped; the same command again reuses what was computed so far", code)
     except _UsageError as error:
         code = _fail(f"{' '.join(error.format_message().split())} See `mmts --help`.")
     except Interrupted as error:

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 from mmts.concepts.distribution import GROUP_NAMES
-from mmts.console import console
-from mmts.evaluation import CUTOFFS, GRADED, coverage_in_words, percent, shown_measures
+from mmts.console import console, figure_table
+from mmts.evaluation import coverage_in_words, interval_in_words, shown_measures
 from mmts.metrics import paired_bootstrap_interval
-from mmts.results import FOLDS, Figure, Results, RunGroup, label_parts, query_scores, read_results
+from mmts.results import FOLDS, SIDES, Figure, Results, RunGroup, label_parts, query_scores, read_results
+from mmts.training.measures import GRADED, RECALLS
 
 _WIDTH = 80
 _UNBROKEN = 19  # columns that a name may take, indented, before it is broken
@@ -41,7 +41,7 @@ GapKey = tuple[int, str, str, str | None]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was read, and every group's gaps to the first."""
+    """Judged runs, and every group's gaps to the first."""
 
     results: Results
     gaps: dict[GapKey, Gap]
@@ -57,18 +57,36 @@ def compare_runs(paths: Sequence[str | Path], names: Sequence[str] | None = None
 
 
 def comparison_as_mapping(comparison: Comparison) -> dict[str, Any]:
-    """Return what the tables say as plain data: each group's figures by seed, and its gaps to the first, in points."""
-    groups = comparison.results.groups
-    gaps: list[dict[str, Any]] = [{} for _ in groups]
+    """Return the comparison as plain data: each group's figures by seed, its intervals, and its gaps to the first."""
+    results = comparison.results
+    gaps: list[dict[str, Any]] = [{} for _ in results.groups]
     for (number, direction, measure, part), gap in comparison.gaps.items():
         at = gaps[number].setdefault(part or "all", {}).setdefault(direction, {})
         at[measure] = {"mean": gap.mean, "low": gap.low, "high": gap.high}
     return {
         "groups": [
-            {"name": group.name, "runs": [str(path) for path in group.paths], "metrics": group.metrics, "gaps": own}
-            for group, own in zip(groups, gaps, strict=True)
+            {
+                "name": group.name,
+                "runs": [str(run.given) for run in group.runs],
+                "metrics": group.metrics,
+                "intervals": {part or "all": _intervals(results, number, part) for part in results.parts},
+                "gaps": gaps[number],
+            }
+            for number, group in enumerate(results.groups)
         ],
-        "notes": comparison.results.notes,
+        "notes": results.notes,
+    }
+
+
+def _intervals(results: Results, number: int, part: str | None) -> dict[str, dict[str, tuple[float, float]]]:
+    """Return a group's intervals over queries, in percent, by direction and measure; those of the mean over seeds."""
+    return {
+        direction: {
+            measure: interval
+            for measure in (*GRADED, *RECALLS)
+            if (interval := results.interval(number, direction, measure, part)) is not None
+        }
+        for direction in results.directions
     }
 
 
@@ -82,24 +100,17 @@ def paired_gaps(results: Results) -> dict[GapKey, Gap]:
     if len(results.paired) < 2:
         return {}
     gaps: dict[GapKey, Gap] = {}
-    measures = [
-        measure
-        for measure in (*GRADED, *(f"R@{k}" for k in CUTOFFS))
-        if all(run.has(measure) for runs in results.paired for run in runs)
-    ]
+    measures = [name for name in (*GRADED, *RECALLS) if all(run.has(name) for runs in results.paired for run in runs)]
     for part in results.parts:
-        sides = zip(results.directions, ("text", "media"), results.paired[0][0].sides, results.rows(part), strict=True)
-        for direction, name, side, rows in sides:
+        for name, side, rows in zip(SIDES, results.paired[0][0].sides, results.rows(part), strict=True):
             if not side.can_be_drawn(rows):
                 continue
-            inside = None if side.clusters is None else side.clusters[rows]
             for measure in measures:
                 first, *others = [query_scores(runs, name, measure).mean(dim=0)[rows] for runs in results.paired]
                 for number, own in enumerate(others, start=1):
-                    low, high = paired_bootstrap_interval(first, own, clusters=inside)
-                    gaps[number, direction, measure, part] = Gap(
-                        100 * float((own - first).mean()), 100 * low, 100 * high
-                    )
+                    low, high = paired_bootstrap_interval(first, own, clusters=side.clusters_of(rows))
+                    mean = float((own - first).mean())
+                    gaps[number, side.direction, measure, part] = Gap(100 * mean, 100 * low, 100 * high)
     return gaps
 
 
@@ -124,7 +135,8 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 
 def _overall(results: Results, measures: Sequence[str]) -> Table:
     metrics = results.groups[0].metrics[0]
-    table = _table(results, f"{metrics['split']}, %: mean ± spread over seeds", *measures, "MedR")
+    spread = ": mean ± spread over seeds" if any(len(group.runs) > 1 for group in results.groups) else ""
+    table = _table(results, f"{metrics['split']}, %{spread}", *measures, "MedR")
     folds = [of[FOLDS]["num"] for group in results.groups for of in group.metrics if of.get(FOLDS)]
     for part in (None, FOLDS) if folds else (None,):
         for direction in results.directions:
@@ -132,17 +144,14 @@ def _overall(results: Results, measures: Sequence[str]) -> Table:
             for group in results.groups:
                 figures = [group.figure(direction, measure, part) for measure in (*measures, "median_rank")]
                 table.add_row(_indented(group), *map(_cell, figures))
-    said = {word: None for group in results.groups for of in group.metrics for word in _about(of)}
+    every = [of for group in results.groups for of in group.metrics]
+    said = dict.fromkeys(words for of in every for words in (folds_in_words(of), coverage_in_words(of)) if words)
     table.caption = "\n".join(said) or None
     return table
 
 
-def _about(metrics: dict[str, Any]) -> list[str]:
-    return [word for word in (folds_in_words(metrics), coverage_in_words(metrics)) if word]
-
-
 def folds_in_words(metrics: dict[str, Any]) -> str:
-    """Say what the figures of folds are; empty where there are none.
+    """Explain the figures of folds; empty if there are none.
 
     >>> folds_in_words({"num_media": 5000, "folds": {"num": 5}})
     '5 folds: mean over 5 parts of 1,000 media, each judged by itself'
@@ -165,7 +174,7 @@ def _by_size(results: Results, title: str, measure: str, parts: Sequence[str]) -
             cells = []
             for part in parts:
                 interval = results.interval(number, direction, measure, part)
-                below = "" if interval is None else f"\n({percent(interval[0])}, {percent(interval[1])})"
+                below = "" if interval is None else f"\n{interval_in_words(interval)}"
                 cells.append(_cell(group.figure(direction, measure, part)) + below)
             table.add_row(_indented(group), *cells)
     return table
@@ -174,34 +183,24 @@ def _by_size(results: Results, title: str, measure: str, parts: Sequence[str]) -
 def _gap_table(comparison: Comparison, title: str, columns: Mapping[str, tuple[str, str | None]]) -> Table:
     """Put intervals beside the differences, or below them where the table would be too wide.
 
-    columns: the measure and the part of each.
+    columns: the measure and the part of each column.
     """
-    table = _gaps_drawn(comparison, title, columns)
-    wide = console.options.update(max_width=10 * _WIDTH)
-    fits = console.measure(table, options=wide).maximum <= _WIDTH
-    return table if fits else _gaps_drawn(comparison, title, columns, below=True)
-
-
-def _gaps_drawn(
-    comparison: Comparison, title: str, columns: Mapping[str, tuple[str, str | None]], below: bool = False
-) -> Table:
-    table = _table(comparison.results, title, *columns)
-    table.caption = "* the interval leaves out 0"
-    for direction in comparison.results.directions:
-        table.add_row(_named(direction))
-        for number, group in enumerate(comparison.results.groups[1:], start=1):
-            gaps = [comparison.gaps.get((number, direction, *column)) for column in columns.values()]
-            table.add_row(_indented(group), *(_gap_cell(gap, below) for gap in gaps))
+    for below in (False, True):
+        table = _table(comparison.results, title, *columns)
+        table.caption = "* the interval leaves out 0"
+        for direction in comparison.results.directions:
+            table.add_row(_named(direction))
+            for number, group in enumerate(comparison.results.groups[1:], start=1):
+                gaps = [comparison.gaps.get((number, direction, *column)) for column in columns.values()]
+                table.add_row(_indented(group), *(_gap_cell(gap, below) for gap in gaps))
+        if console.measure(table, options=console.options.update(max_width=10 * _WIDTH)).maximum <= _WIDTH:
+            break
     return table
 
 
 def _table(results: Results, title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     longest = max(len(_indented(group)) for group in results.groups)
-    table.add_column("recipe", min_width=max(10, min(longest, _UNBROKEN)), overflow="fold")
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
+    return figure_table(title, "recipe", *columns, least=max(10, min(longest, _UNBROKEN)))
 
 
 def _named(direction: str) -> str:

@@ -6,9 +6,11 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
+from rich.table import Table
 
 
 class _PlainConsole(Console):
@@ -77,6 +79,15 @@ def print_json(value: object) -> None:
     """
     is_unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     print(json.dumps(value, indent=2, ensure_ascii=not is_unicode))
+
+
+def figure_table(title: str, first: str, *columns: str, least: int = 10) -> Table:
+    """Return an empty table: a column of names, at least `least` characters wide, and columns of numbers."""
+    table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first, min_width=least, overflow="fold")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
 
 
 class Bar:

@@ -18,10 +18,8 @@ from mmts.data.records import Split
 from mmts.errors import DataError, InputError
 from mmts.files import atomic_write
 from mmts.metrics import bootstrap_interval, graded_scores, ranks
+from mmts.training.measures import CUTOFFS, GRADED, MEAN_RECALL, RECALLS
 
-CUTOFFS = (1, 5, 10)
-GRADED = ("mAP", "nDCG", "binary_mAP")
-"""What graded relevance adds; binary_mAP counts only items of relevance 1."""
 _TOP = 10
 _FEWEST_QUERIES = 5  # of a label's value that is listed
 _EXTREMES = 5
@@ -79,25 +77,15 @@ def judge(media: Tensor, text: Tensor, split: Split, relevance: Relevance = "tex
         if len(broken):
             medium = split.media[owners[int(broken[0])]]
             raise InputError(f"the embedding of medium {medium.id!r} or of its caption is NaN or infinite")
-    grades = _grades(split) if relevance == "graded" else None  # (N, M)
+    grades = None  # (N, M)
+    if relevance == "graded":
+        assert split.graded is not None  # `Split.judged` saw to it
+        grades = split.graded.relevance()
     right = relevance_matrix(split, relevance) if grades is None else csr_matrix((grades == 1).T.numpy())
     of_text = _rank_all(text, media, right, None if grades is None else grades.T)
     of_media = _rank_all(media, text, csr_matrix(right.T), grades)
-    return Judgement(
-        text_ranks=of_text.ranks,
-        media_ranks=of_media.ranks,
-        text_top=of_text.top,
-        text_top_relevant=of_text.top_relevant,
-        media_top=of_media.top,
-        media_top_relevant=of_media.top_relevant,
-        text_graded=of_text.graded,
-        media_graded=of_media.graded,
-    )
-
-
-def _grades(split: Split) -> Tensor:
-    assert split.graded is not None  # `Split.judged` saw to it
-    return split.graded.relevance()
+    sides = {"text": of_text, "media": of_media}
+    return Judgement(**{f"{side}_{name}": of for side in sides for name, of in sides[side]._asdict().items()})
 
 
 class _Ranked(NamedTuple):
@@ -106,7 +94,7 @@ class _Ranked(NamedTuple):
     ranks: Tensor
     top: Tensor
     top_relevant: Tensor
-    graded: Tensor | None
+    graded: Tensor | None = None
 
 
 def _rank_all(queries: Tensor, candidates: Tensor, right: csr_matrix, grades: Tensor | None) -> _Ranked:
@@ -119,13 +107,8 @@ def _rank_all(queries: Tensor, candidates: Tensor, right: csr_matrix, grades: Te
         similarity = (queries[chunk] @ candidates.T).float()
         relevant = torch.from_numpy(right[chunk].toarray()).to(similarity.device)
         parts.append(_rank(similarity, relevant, None if grades is None else grades[chunk].to(similarity.device)))
-    graded = [part.graded for part in parts if part.graded is not None]
-    return _Ranked(
-        torch.cat([part.ranks for part in parts]),
-        torch.cat([part.top for part in parts]),
-        torch.cat([part.top_relevant for part in parts]),
-        torch.cat(graded) if graded else None,
-    )
+    columns = zip(*parts, strict=True)
+    return _Ranked(*(torch.cat(column) for column in columns if column[0] is not None))
 
 
 def _rank(similarity: Tensor, relevant: Tensor, grades: Tensor | None) -> _Ranked:
@@ -145,19 +128,33 @@ def recalls(query_ranks: Tensor) -> dict[str, float]:
     return {**figures, "median_rank": median, "mean_rank": mean}
 
 
+def directions_of(metrics: Mapping[str, Any]) -> tuple[str, str]:
+    """Return (text_to_image, image_to_text), or the same of video."""
+    kind = "video" if "text_to_video" in metrics else "image"
+    return f"text_to_{kind}", f"{kind}_to_text"
+
+
 def shown_measures(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return the three measures, in percent, that tables show of a judgement."""
-    figures = next(value for key, value in metrics.items() if "_to_" in key)
-    return ("mAP", "nDCG", "R@1") if "mAP" in figures else ("R@1", "R@5", "R@10")
+    return ("mAP", "nDCG", "R@1") if "mAP" in metrics[directions_of(metrics)[0]] else ("R@1", "R@5", "R@10")
 
 
-def percent(value: float) -> str:
-    """Write a figure for a table.
+def in_tenths(value: float) -> str:
+    """Write a figure in percent for a table.
 
-    >>> percent(51.46), percent(100.0)
+    >>> in_tenths(51.46), in_tenths(100.0)
     ('51.5', '100')
     """
     return "100" if value == 100 else f"{value:.1f}"
+
+
+def interval_in_words(interval: Sequence[float]) -> str:
+    """Write an interval in percent for a table.
+
+    >>> interval_in_words([51.46, 100.0])
+    '(51.5, 100)'
+    """
+    return f"({', '.join(map(in_tenths, interval))})"
 
 
 def coverage_in_words(metrics: Mapping[str, Any]) -> str:
@@ -173,12 +170,6 @@ def coverage_in_words(metrics: Mapping[str, Any]) -> str:
     return f"covers {coverage['judged']:,} of the {coverage['annotated']:,} clips annotated{published}"
 
 
-def direction_names(split: Split) -> tuple[str, str]:
-    """Return what to call the two directions: (text_to_image, image_to_text), or video."""
-    kind = split.media[0].kind
-    return f"text_to_{kind}", f"{kind}_to_text"
-
-
 @dataclass(frozen=True)
 class Side:
     """The queries of one direction: their ranks (Q,), graded scores (Q, 3), and which media they belong to (Q,).
@@ -191,42 +182,62 @@ class Side:
     graded: Tensor | None
     clusters: Tensor | None
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The measures that queries have, those of graded relevance first."""
+        return (*(() if self.graded is None else GRADED), *RECALLS)
+
+    def scores(self, measure: str) -> Tensor:
+        """Return a measure of every query, (Q,) float64 in [0, 1]: a hit for R@k; "mean recall" averages the three."""
+        if measure in GRADED:
+            assert self.graded is not None  # `measures` tells
+            return self.graded[:, GRADED.index(measure)]
+        cutoffs = CUTOFFS if measure == MEAN_RECALL else (int(measure.removeprefix("R@")),)
+        return torch.stack([(self.ranks <= k).double() for k in cutoffs]).mean(dim=0)
+
     def figures(self, rows: Tensor) -> dict[str, float] | None:
         """Return the figures of the queries in `rows` (Q,) bool, those of graded relevance first; None without any."""
         if not rows.any():
             return None
-        means = (
-            {} if self.graded is None else dict(zip(GRADED, (100 * self.graded[rows].mean(0)).tolist(), strict=True))
-        )
-        return means | recalls(self.ranks[rows])
+        graded = [name for name in self.measures if name in GRADED]
+        return {name: 100 * self.scores(name)[rows].mean().item() for name in graded} | recalls(self.ranks[rows])
 
     def can_be_drawn(self, rows: Tensor) -> bool:
-        """Whether the queries in `rows` belong to two media at least: a bootstrap of one medium says nothing."""
+        """Whether the queries in `rows` belong to at least two media: a bootstrap of one medium says nothing."""
         clusters = rows.nonzero()[:, 0] if self.clusters is None else self.clusters[rows]
         return bool((clusters != clusters[:1]).any())
 
-    def intervals(self, rows: Tensor) -> dict[str, list[float]]:
-        """Return 95 % bootstrap intervals in percent of the queries in `rows`; a medium's captions are drawn together.
+    def clusters_of(self, rows: Tensor) -> Tensor | None:
+        """Return the media of the queries in `rows`; None where every query is a medium of its own."""
+        return None if self.clusters is None else self.clusters[rows]
 
-        Empty where they cannot be drawn.
+    def interval(self, scores: Tensor, rows: Tensor) -> list[float] | None:
+        """Return the 95 % bootstrap interval, percent, of the mean of scores (Q,) over the queries in `rows`.
+
+        All captions of a medium are drawn together. None where the queries cannot be drawn.
         """
         if not self.can_be_drawn(rows):
-            return {}
-        values = {} if self.graded is None else dict(zip(GRADED, self.graded[rows].unbind(1), strict=True))
-        values |= {f"R@{k}": (self.ranks[rows] <= k).double() for k in CUTOFFS}
-        clusters = None if self.clusters is None else self.clusters[rows]
-        return {
-            name: [100 * bound for bound in bootstrap_interval(each, clusters=clusters)]
-            for name, each in values.items()
-        }
+            return None
+        return [100 * bound for bound in bootstrap_interval(scores[rows], clusters=self.clusters_of(rows))]
+
+    def intervals(self, rows: Tensor) -> dict[str, list[float]]:
+        """Return the interval of every measure over the queries in `rows`; empty where they cannot be drawn."""
+        found = {name: self.interval(self.scores(name), rows) for name in self.measures}
+        return {name: interval for name, interval in found.items() if interval is not None}
 
 
-def sides_of(judgement: Judgement, kind: str, owner: Tensor) -> tuple[Side, Side]:
-    """Return both directions of a judgement, text to media first; `kind` is image or video, owner (M,) the medium."""
-    return (
-        Side(f"text_to_{kind}", judgement.text_ranks, judgement.text_graded, owner),
-        Side(f"{kind}_to_text", judgement.media_ranks, judgement.media_graded, None),
-    )
+def sides_of(arrays: Mapping[str, Tensor | None], kind: str, owner: Tensor) -> tuple[Side, Side]:
+    """Return both directions of a judgement's arrays, text to media first.
+
+    kind: image or video; owner (M,): the medium of each caption.
+    """
+
+    def side(name: str, direction: str, clusters: Tensor | None) -> Side:
+        ranks = arrays[f"{name}_ranks"]
+        assert ranks is not None  # every judgement has them
+        return Side(direction, ranks, arrays.get(f"{name}_graded"), clusters)
+
+    return side("text", f"text_to_{kind}", owner), side("media", f"{kind}_to_text", None)
 
 
 @dataclass(frozen=True)
@@ -250,13 +261,13 @@ class MediaLabel:
         return groups.masked_fill(torch.tensor([value is None for value in self.values]), -1)
 
 
-def figures_by_group(sides: Sequence[Side], groups: Sequence[Tensor]) -> dict[str, Any]:
-    """Return the figures of head, mid and tail with their intervals, None where a part has no query.
+def figures_by_group(sides: Sequence[Side], groups: Sequence[Tensor], with_intervals: bool = True) -> dict[str, Any]:
+    """Return the figures of head, mid and tail, None where a part has no query.
 
-    groups: of each side, (Q,), 0, 1, 2 = head, mid, tail of each query, anything else is in none of them.
+    groups: one (Q,) per side, 0, 1, 2 = head, mid, tail of each query; a query with another number is in none.
     """
     return {
-        name: _figures_of(sides, [each == number for each in groups], with_intervals=True)
+        name: _figures_of_part(sides, [each == number for each in groups], with_intervals)
         for number, name in enumerate(GROUP_NAMES)
     }
 
@@ -264,17 +275,14 @@ def figures_by_group(sides: Sequence[Side], groups: Sequence[Tensor]) -> dict[st
 def figures_by_label(sides: Sequence[Side], owner: Tensor, label: MediaLabel) -> dict[str, Any]:
     """Return what metrics.json holds of a label: head, mid and tail, and every value that the judged media have."""
     groups = label.groups()
-    numbers = {
-        value: number for number, value in enumerate(sorted({each for each in label.values if each is not None}))
-    }
-    member = torch.tensor([-1 if value is None else numbers[value] for value in label.values])
     classes = {}
-    for value, number in numbers.items():
-        figures = _figures_of(sides, (member[owner] == number, member == number))
+    for value in sorted({each for each in label.values if each is not None}):
+        member = torch.tensor([each == value for each in label.values])
+        figures = _figures_of_part(sides, (member[owner], member), with_intervals=False)
         classes[value] = {"num_training": label.training.get(value, 0), **(figures or {})}
     return {
         "num_classes": len(label.training),
-        "num_unlabeled": int((member < 0).sum()),
+        "num_unlabeled": sum(value is None for value in label.values),
         "groups": figures_by_group(sides, (groups[owner], groups)),
         "classes": classes,
     }
@@ -297,28 +305,33 @@ def extreme_classes(label: Mapping[str, Any], figure: Callable[[str], float | No
     return order[:listed], order[::-1][:listed]
 
 
-def _figures_of(sides: Sequence[Side], rows: Sequence[Tensor], with_intervals: bool = False) -> dict[str, Any] | None:
-    """Return both directions' figures of some queries, text to media first; None where there are none."""
-    inside = list(zip(sides, rows, strict=True))
-    if not any(own.any() for _, own in inside):
+def _figures_of_part(sides: Sequence[Side], rows: Sequence[Tensor], with_intervals: bool) -> dict[str, Any] | None:
+    """Return how many queries a part holds, and their figures; None if it is empty."""
+    if not any(each.any() for each in rows):
         return None
-    found: dict[str, Any] = {"num_queries": int(rows[0].sum()), "num_media": int(rows[1].sum())}
-    found |= {side.direction: side.figures(own) for side, own in inside}
+    counts = {"num_queries": int(rows[0].sum()), "num_media": int(rows[1].sum())}
+    return counts | _figures_of_rows(sides, rows, with_intervals)
+
+
+def _figures_of_rows(sides: Sequence[Side], rows: Sequence[Tensor], with_intervals: bool) -> dict[str, Any]:
+    inside = list(zip(sides, rows, strict=True))
+    found: dict[str, Any] = {side.direction: side.figures(own) for side, own in inside}
     if with_intervals:
         found["intervals"] = {side.direction: side.intervals(own) for side, own in inside if own.any()}
     return found
 
 
-def figures_of(judgement: Judgement, split: Split, text_groups: Tensor, media_groups: Tensor) -> dict[str, Any]:
-    """Return the figures of both directions, and by group, without intervals; groups are as in `summarize`."""
-    sides = sides_of(judgement, split.media[0].kind, split.owner)
-    groups = (text_groups, media_groups)
-    return {
-        **{side.direction: side.figures(torch.ones(len(side.ranks), dtype=torch.bool)) for side in sides},
-        "groups": {
-            name: _figures_of(sides, [each == number for each in groups]) for number, name in enumerate(GROUP_NAMES)
-        },
-    }
+def figures_of(
+    judgement: Judgement, split: Split, text_groups: Tensor, media_groups: Tensor, with_intervals: bool = False
+) -> dict[str, Any]:
+    """Return the figures of both directions, and by group.
+
+    text_groups (M,), media_groups (N,): 0, 1, 2 = head, mid, tail of each query's concept.
+    """
+    sides = sides_of(vars(judgement), split.media[0].kind, split.owner)
+    every = [torch.ones(len(side.ranks), dtype=torch.bool) for side in sides]
+    groups = figures_by_group(sides, (text_groups, media_groups), with_intervals)
+    return _figures_of_rows(sides, every, with_intervals) | {"groups": groups}
 
 
 def summarize(
@@ -328,17 +341,10 @@ def summarize(
     media_groups: Tensor,
     labels: Mapping[str, MediaLabel] | None = None,
 ) -> dict[str, Any]:
-    """Return what metrics.json holds; groups, (M,) and (N,), are 0, 1, 2 = head, mid, tail of each query's concept."""
-    sides = sides_of(judgement, split.media[0].kind, split.owner)
-    every = {side.direction: torch.ones(len(side.ranks), dtype=torch.bool) for side in sides}
-    metrics = {
-        "split": split.name,
-        "num_media": split.num_media,
-        "num_captions": split.num_captions,
-        **{side.direction: side.figures(every[side.direction]) for side in reversed(sides)},
-        "groups": figures_by_group(sides, (text_groups, media_groups)),
-        "intervals": {side.direction: side.intervals(every[side.direction]) for side in reversed(sides)},
-    }
+    """Return what metrics.json holds: the figures of all queries, by group and by label, with their intervals."""
+    sides = sides_of(vars(judgement), split.media[0].kind, split.owner)
+    counts = {"split": split.name, "num_media": split.num_media, "num_captions": split.num_captions}
+    metrics = counts | figures_of(judgement, split, text_groups, media_groups, with_intervals=True)
     if labels:
         metrics["labels"] = {name: figures_by_label(sides, split.owner, label) for name, label in labels.items()}
     return metrics
@@ -349,15 +355,12 @@ def judge_folds(media: Tensor, text: Tensor, split: Split, relevance: Relevance,
 
     MSCOCO's "1K" figures: five times 1,000 images, in file order.
     """
-    to_media, to_text = direction_names(split)
-    found: dict[str, list[dict[str, float]]] = {to_text: [], to_media: []}
+    found: dict[str, list[dict[str, float]]] = {}
     for part in torch.arange(split.num_media).tensor_split(folds):
-        inside = torch.isin(split.owner, part)
-        judgement = judge(
-            media[part], text[inside], Split(split.name, [split.media[at] for at in part.tolist()]), relevance
-        )
-        found[to_text].append(recalls(judgement.media_ranks))
-        found[to_media].append(recalls(judgement.text_ranks))
+        own = Split(split.name, [split.media[at] for at in part.tolist()])
+        judgement = judge(media[part], text[torch.isin(split.owner, part)], own, relevance)
+        for side in sides_of(vars(judgement), own.media[0].kind, own.owner):
+            found.setdefault(side.direction, []).append(recalls(side.ranks))
     means = {
         direction: {name: float(np.mean([each[name] for each in figures])) for name in figures[0]}
         for direction, figures in found.items()
@@ -420,14 +423,14 @@ def load_judgement(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[st
     except FileNotFoundError:
         raise DataError(f"there is no {path}; `mmts evaluate` on the run writes it") from None
     except (ValueError, KeyError, OSError, EOFError, BadZipFile):
-        raise DataError(f"{path} is damaged; `mmts evaluate` on the run writes it anew") from None
+        raise DataError(f"{path} is damaged; `mmts evaluate` on the run rewrites it") from None
 
 
 def save_embeddings(path: Path, media: Tensor, text: Tensor, split: Split, about: Mapping[str, str]) -> None:
-    """Write media (N, D) and text (M, D), rows in file order, with what they are of, as .npz without pickles.
+    """Write media (N, D) and text (M, D), rows in file order, with ids and captions, as .npz without pickles.
 
-    Beside them: owner (M,), media_id (N,), text_id (M,): ID#K for caption K of a medium from 0 on, caption (M,), and
-    every entry of `about` and the split's name as a string of its own.
+    Also owner (M,), media_id (N,), caption (M,) and text_id (M,), which is ID#K for caption K (from 0) of a medium; the
+    split's name and every entry of `about` are strings.
     """
     ids = np.array([medium.id for medium in split.media])
     owner = split.owner.numpy()

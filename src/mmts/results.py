@@ -14,31 +14,32 @@ import torch
 from torch import Tensor
 
 from mmts.concepts.distribution import GROUP_NAMES
-from mmts.errors import RunError
+from mmts.errors import RunError, counted
 from mmts.evaluation import (
-    CUTOFFS,
-    GRADED,
     MediaLabel,
     Side,
+    directions_of,
     figures_by_group,
     figures_by_label,
     load_judgement,
+    sides_of,
 )
 from mmts.files import read_json
-from mmts.metrics import bootstrap_interval
-from mmts.training.measures import MEAN_RECALL
 from mmts.training.recipe import Recipe
 from mmts.training.run_directory import RunDirectory, differences
 
+SIDES = ("text", "media")
+"""Whose queries: text to media, and media to text."""
+
 PARTS = (None, *GROUP_NAMES)
-"""What is judged: all queries, and those of head, mid and tail."""
+"""The parts of the queries that are judged: all of them, and those of head, mid and tail."""
 
 FOLDS = "folds"
-"""The mean over equal parts of the media, each judged by itself, as MSCOCO's five times 1,000."""
+"""The mean over equal parts of the media, each judged separately, such as MSCOCO's five times 1,000."""
 
 _LONGEST_NAME = 60
 _LISTED = 5
-# What sets apart the folders of one rule's seeds: fixed-0 and fixed-1, a0 and a1, mm-ts-seed3, or seed-3 alone.
+# How the folders of one rule's seeds end: fixed-0 and fixed-1, a0 and a1, mm-ts-seed3, or seed-3 alone.
 _SEED = re.compile(r"(?:[-_. ]*seed|[-_. ]s)?[-_. ]*\d+$")
 _ONLY_SEED = re.compile(r"seed[-_. ]*\d+")
 
@@ -64,14 +65,50 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class JudgedRun:
+    """A run and one judgement of it: metrics.json or a file of evaluations/, and the ranks behind it if they are there.
+
+    given: the path as the user wrote it.
+    """
+
+    given: Path
+    run: RunDirectory
+    recipe: Recipe
+    metrics: dict[str, Any]
+    judged: "Judged | None"
+
+    @property
+    def is_evaluation(self) -> bool:
+        """Whether this is a file of evaluations/, in place of the run's own metrics.json."""
+        return self.given != self.run.path
+
+
+@dataclass(frozen=True)
 class RunGroup:
     """Runs of one recipe that differ only in their seed."""
 
     name: str
-    paths: tuple[Path, ...]
-    recipe: Recipe
-    metrics: tuple[dict[str, Any], ...]
-    seeds: tuple[int, ...]
+    runs: tuple[JudgedRun, ...]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The first run's recipe."""
+        return self.runs[0].recipe
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The run directories."""
+        return tuple(each.run.path for each in self.runs)
+
+    @property
+    def metrics(self) -> tuple[dict[str, Any], ...]:
+        """The figures of each run."""
+        return tuple(each.metrics for each in self.runs)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of each run."""
+        return tuple(each.recipe.train.seed for each in self.runs)
 
     def values(self, direction: str, measure: str, part: str | None = None) -> tuple[float, ...] | None:
         """Return a measure of each seed; None where any of them lacks it, or where it is not a number."""
@@ -99,7 +136,7 @@ class Judged:
 
     @classmethod
     def load(cls, run: Path) -> "Judged":
-        """Read a run's judgement.npz; raises DataError where it has none."""
+        """Read the judgement.npz of a run directory; raises DataError where it has none."""
         return cls(run, *load_judgement(RunDirectory(run).judgement_file))
 
     @property
@@ -107,24 +144,16 @@ class Judged:
         """(M,) int64, the medium of each caption."""
         return torch.from_numpy(self.arrays["owner"])
 
-    @property
+    @cached_property
     def sides(self) -> tuple[Side, Side]:
         """The queries of both directions, text to media first."""
-        kind, owner = self.meta["kind"], self.owner
-        directions = (("text", f"text_to_{kind}", owner), ("media", f"{kind}_to_text", None))
-        return tuple(  # type: ignore[return-value]
-            Side(
-                direction,
-                torch.from_numpy(self.arrays[f"{side}_ranks"]),
-                torch.from_numpy(self.arrays[f"{side}_graded"]) if f"{side}_graded" in self.arrays else None,
-                clusters,
-            )
-            for side, direction, clusters in directions
+        return sides_of(
+            {name: torch.from_numpy(each) for name, each in self.arrays.items()}, self.meta["kind"], self.owner
         )
 
     def has(self, measure: str) -> bool:
         """Whether queries have this measure: mAP and the like only where relevance is graded."""
-        return measure not in GRADED or "text_graded" in self.arrays
+        return measure in self.sides[0].measures
 
     @property
     def groups(self) -> tuple[Tensor, Tensor]:
@@ -132,13 +161,24 @@ class Judged:
         text, media = (torch.from_numpy(self.arrays[f"{side}_groups"]) for side in ("text", "media"))
         return text, media
 
+    @property
+    def concepts(self) -> tuple[Tensor, Tensor | None]:
+        """The training concept of each caption (M,), and of each medium (N,) that of its first caption; -1: unknown.
+
+        None for media whose captions are not their own, as where relevance is graded.
+        """
+        text, owner = torch.from_numpy(self.arrays["text_concepts"]), self.arrays["owner"]
+        if self.meta["relevance"] == "graded":
+            return text, None
+        return text, text[np.searchsorted(owner, np.arange(len(self.arrays["media_ranks"])))]  # owners are in order
+
     @cached_property
     def labels(self) -> dict[str, MediaLabel]:
         """The labels that the run was judged by."""
         return {name: MediaLabel(**label) for name, label in self.meta.get("labels", {}).items()}
 
     def differs_from(self, other: "Judged") -> str:
-        """Say what makes this run's queries others than the other's; empty where they are the same."""
+        """Say how this run's queries differ from another's; empty if they are the same."""
         if self.meta["kind"] != other.meta["kind"]:
             return f"{self.meta['kind']}s, not {other.meta['kind']}s"
         for key in ("split", "relevance"):
@@ -157,12 +197,10 @@ class Judged:
 class Results:
     """Judged runs in groups, in the order given, all judged on the same queries, and divided alike.
 
-    judged: of each group's runs, None where one has no judgement.npz. labels: those that the media are divided by.
-    notes: what a reader has to know of what was left out, or is shown otherwise than it stands in metrics.json.
+    labels: those by which media are divided. notes: sentences about runs and groups that were left out or regrouped.
     """
 
     groups: tuple[RunGroup, ...]
-    judged: tuple[tuple[Judged | None, ...], ...]
     labels: dict[str, MediaLabel]
     notes: tuple[str, ...]
 
@@ -176,21 +214,17 @@ class Results:
         """All queries (None), head, mid and tail, and those of every label, as "article_type tail"."""
         return (*PARTS, *label_parts(self.labels))
 
-    @property
+    @cached_property
     def paired(self) -> tuple[tuple[Judged, ...], ...]:
-        """The runs of each group query by query; nothing where one of them has no judgement.npz."""
-        known = tuple(tuple(run for run in runs if run is not None) for runs in self.judged)
-        return () if self.not_paired else known
+        """The runs of each group query by query; nothing where the ranks of one of them are missing."""
+        if self.not_paired:
+            return ()
+        return tuple(tuple(each.judged for each in group.runs if each.judged) for group in self.groups)
 
     @property
     def not_paired(self) -> str:
         """Why runs cannot be compared query by query; empty where they can."""
-        missing = [
-            str(path)
-            for group, runs in zip(self.groups, self.judged, strict=True)
-            for path, run in zip(group.paths, runs, strict=True)
-            if run is None
-        ]
+        missing = [str(each.given) for group in self.groups for each in group.runs if each.judged is None]
         if not missing:
             return ""
         return f"some runs have no judgement.npz; `mmts evaluate` on them writes it ({_few(missing)})"
@@ -209,13 +243,13 @@ class Results:
         )
         return text, media
 
-    def num_queries(self, part: str) -> tuple[int | None, int | None]:
-        """Return how many text queries and how many media a part holds, where that is known."""
+    def num_queries(self, direction: str, part: str | None) -> int | None:
+        """Return how many queries of a direction a part holds, if that is known."""
+        at = self.directions.index(direction)
         if self.paired:
-            text, media = (int(rows.sum()) for rows in self.rows(part))
-            return text, media
+            return int(self.rows(part)[at].sum())
         place = _place(self.groups[0].metrics[0], part) or {}
-        return place.get("num_queries"), place.get("num_media")
+        return place.get(("num_captions" if part is None else "num_queries", "num_media")[at])
 
     def interval(
         self, number: int, direction: str, measure: str, part: str | None = None
@@ -230,11 +264,10 @@ class Results:
             return None
         at = self.directions.index(direction)
         side, rows = self.paired[0][0].sides[at], self.rows(part)[at]
-        if not side.can_be_drawn(rows) or not all(run.has(measure) for run in self.paired[number]):
+        if not all(run.has(measure) for run in self.paired[number]):
             return None
-        scores = query_scores(self.paired[number], ("text", "media")[at], measure).mean(dim=0)[rows]
-        low, high = bootstrap_interval(scores, clusters=None if side.clusters is None else side.clusters[rows])
-        return 100 * low, 100 * high
+        found = side.interval(query_scores(self.paired[number], SIDES[at], measure).mean(dim=0), rows)
+        return None if found is None else (found[0], found[1])
 
 
 def label_parts(labels: Iterable[str]) -> tuple[str, ...]:
@@ -248,41 +281,30 @@ def label_parts(labels: Iterable[str]) -> tuple[str, ...]:
 
 def query_scores(runs: Sequence[Judged], side: str, measure: str) -> Tensor:
     """Return (S, Q) in [0, 1], one row per run: "text" or "media" queries' hits, mean recall or graded measure."""
-
-    def of_run(run: Judged) -> Tensor:
-        if measure in GRADED:
-            return torch.from_numpy(run.arrays[f"{side}_graded"][:, GRADED.index(measure)])
-        cutoffs = CUTOFFS if measure == MEAN_RECALL else (int(measure.removeprefix("R@")),)
-        ranks = torch.from_numpy(run.arrays[f"{side}_ranks"])
-        return torch.stack([(ranks <= k).double() for k in cutoffs]).mean(dim=0)
-
-    return torch.stack([of_run(run) for run in runs])
+    return torch.stack([run.sides[SIDES.index(side)].scores(measure) for run in runs])
 
 
 def read_results(paths: Sequence[str | Path], names: Sequence[str] | None = None) -> Results:
     """Read judged runs; runs whose recipes differ only in the seed make one group.
 
-    Among several paths, any that is not a judged run is passed over with a note, and a run that is given twice, or has
-    the recipe and the seed of another, counts once. names: one for each group, in order; by default those of their
-    folders. Where runs found other concepts, head, mid and tail of all go by the first one's.
+    A path is a run directory, or a file that `mmts evaluate` wrote into its evaluations/. Among several paths, any that
+    is not a judged run is passed over with a note, and a run that is given twice, or has the recipe and the seed of
+    another, counts once. names: one for each group, in order; by default those of their folders. Where runs found other
+    concepts, head, mid and tail of all go by the first one's.
     Raises RunError where no run remains, or where runs were judged on different queries.
     """
     notes: list[str] = []
     groups = _gather(_usable(paths, notes), names, notes)
-    judged = [[_judged(path) for path in group.paths] for group in groups]
-    _check_same_queries(groups, judged)
-    checkpoints = {str(metrics.get("checkpoint", "best")) for group in groups for metrics in group.metrics}
-    if len(checkpoints) > 1:
-        last = [group.name for group in groups if group.metrics[0].get("checkpoint") == "last"]
+    _check_same_queries([run for group in groups for run in group.runs])
+    if len({_checkpoint(group) for group in groups}) > 1:
+        last = [group.name for group in groups if _checkpoint(group) == "last"]
         notes.append(f"judged at the last checkpoint, not the best: {_few(last)}")
-    groups, labels = _divided_alike(groups, judged, notes)
-    return Results(tuple(groups), tuple(map(tuple, judged)), labels, tuple(notes))
+    groups, labels = _divided_alike(groups, notes)
+    return Results(tuple(groups), labels, tuple(notes))
 
 
-def directions_of(metrics: Mapping[str, Any]) -> tuple[str, str]:
-    """Return (text_to_image, image_to_text), or the same of video."""
-    kind = "video" if "text_to_video" in metrics else "image"
-    return f"text_to_{kind}", f"{kind}_to_text"
+def _checkpoint(group: RunGroup) -> str:
+    return str(group.metrics[0].get("checkpoint", "best"))
 
 
 def refuse_other_queries(first: str, differing: Mapping[Path, str]) -> None:
@@ -291,30 +313,34 @@ def refuse_other_queries(first: str, differing: Mapping[Path, str]) -> None:
         raise RunError(
             f"these were not judged on the same queries as {first}: "
             f"{_few([f'{path} ({how})' for path, how in differing.items()])}. Figures of other queries cannot be "
-            "compared; `mmts evaluate RUN --data PATH --split NAME` judges each run on the same data (see "
-            "RUN/evaluations)"
+            "compared. `mmts evaluate RUN --data PATH --split NAME` judges each run on the same data; where it writes "
+            "RUN/evaluations/NAME.json, name that file in place of RUN"
         )
 
 
 # --- which runs ------------------------------------------------------------------------------------------------------
 
 
-def _usable(paths: Sequence[str | Path], notes: list[str]) -> list[RunDirectory]:
-    """Return the judged runs among paths, each once; what else is there is noted, or an error where nothing remains."""
+def _usable(paths: Sequence[str | Path], notes: list[str]) -> list[JudgedRun]:
+    """Return the judged runs among paths, each once, and note what else is there; raises RunError if there are none."""
     if not paths:
         raise RunError("at least one run directory is needed")
-    runs: dict[tuple[int, int], RunDirectory] = {}
+    runs: dict[tuple[int, int], JudgedRun] = {}
     passed, again = [], []
-    for run in (RunDirectory(Path(path)) for path in paths):
-        if why := run.problem() or run.not_judged():
-            if len(paths) == 1 or not os.path.lexists(run.path):  # nobody means a path that is not there
+    for path in map(Path, paths):
+        run, file = RunDirectory.of_judgement(path)
+        if why := run.problem() or run.not_judged(file):
+            if len(paths) == 1 or not os.path.lexists(path):  # nobody means a path that is not there
                 raise RunError(why)
             passed.append(why)
             continue
-        about = run.path.stat()
-        first = runs.setdefault((about.st_dev, about.st_ino), run)
-        if first is not run:
-            again.append(f"{run.path} is {first.path}" if run.path != first.path else str(run.path))
+        about = file.stat()
+        if (first := runs.get((about.st_dev, about.st_ino))) is not None:
+            again.append(f"{path} is {first.given}" if path != first.given else str(path))
+            continue
+        ranks = run.ranks_file(file)
+        judged = Judged(path, *load_judgement(ranks)) if ranks.exists() else None
+        runs[about.st_dev, about.st_ino] = JudgedRun(path, run, run.recipe(), _metrics(file, run), judged)
     if not runs:
         raise RunError(f"none of the {len(paths)} paths is a judged run: {_few(passed)}")
     if passed:
@@ -324,46 +350,32 @@ def _usable(paths: Sequence[str | Path], notes: list[str]) -> list[RunDirectory]
     return list(runs.values())
 
 
-def _gather(runs: Sequence[RunDirectory], names: Sequence[str] | None, notes: list[str]) -> list[RunGroup]:
-    gathered: dict[str, dict[int, tuple[RunDirectory, Recipe, dict[str, Any]]]] = {}
+def _gather(runs: Sequence[JudgedRun], names: Sequence[str] | None, notes: list[str]) -> list[RunGroup]:
+    gathered: dict[str, dict[int, JudgedRun]] = {}
     left_out = []
     for run in runs:
-        recipe, metrics = run.recipe(), _metrics(run)
-        plain = recipe.model_dump(mode="json", exclude={"description", "published"})
+        plain = run.recipe.model_dump(mode="json", exclude={"description", "published"})
         del plain["train"]["seed"]
-        members = gathered.setdefault(json.dumps([plain, metrics.get("checkpoint", "best")]), {})
-        first, *_ = members.setdefault(recipe.train.seed, (run, recipe, metrics))
+        members = gathered.setdefault(json.dumps([plain, run.metrics.get("checkpoint", "best")]), {})
+        first = members.setdefault(run.recipe.train.seed, run)
         if first is not run:
-            left_out.append(f"{run.path} has the recipe and the seed of {first.path}")
+            left_out.append(f"{run.given} has the recipe and the seed of {first.given}")
     if left_out:
         notes.append(f"not another seed, so left out: {_few(left_out)}")
-    groups = [list(members.values()) for members in gathered.values()]
-    found = _names([[run.path for run, _, _ in members] for members in groups], [members[0][1] for members in groups])
-    return [
-        RunGroup(
-            name,
-            tuple(run.path for run, _, _ in members),
-            members[0][1],
-            tuple(metrics for _, _, metrics in members),
-            tuple(recipe.train.seed for _, recipe, _ in members),
-        )
-        for name, members in zip(_given(names, found) or found, groups, strict=True)
-    ]
+    groups = [RunGroup("", tuple(members.values())) for members in gathered.values()]
+    found = _names(groups)
+    return [replace(group, name=name) for name, group in zip(_given(names, found) or found, groups, strict=True)]
 
 
-def _metrics(run: RunDirectory) -> dict[str, Any]:
-    metrics = read_json(run.metrics_file)
+def _metrics(file: Path, run: RunDirectory) -> dict[str, Any]:
+    metrics = read_json(file)
     if not (
         isinstance(metrics, dict)
         and {"split", "num_media", "num_captions", *directions_of(metrics)} <= metrics.keys()
         and all(isinstance(metrics[direction], dict) for direction in directions_of(metrics))
     ):
-        raise RunError(f"{run.metrics_file} is damaged; `mmts evaluate {run.path}` rewrites it")
+        raise RunError(f"{file} is damaged; `mmts evaluate {run.path}` rewrites it")
     return metrics
-
-
-def _judged(path: Path) -> Judged | None:
-    return Judged.load(path) if RunDirectory(path).judgement_file.exists() else None
 
 
 # --- names of groups -------------------------------------------------------------------------------------------------
@@ -373,15 +385,17 @@ def _given(names: Sequence[str] | None, found: Sequence[str]) -> Sequence[str] |
     if names is None:
         return None
     if len(names) != len(found):
-        raise RunError(f"{len(names)} names are given for {len(found)} rules: {_few(found)}; one for each is right")
+        rules = counted(len(found), "rule")
+        raise RunError(f"{len(names)} names are given for {rules}: {_few(found)}; one for each is right")
     if len({*names}) < len(names) or not all(names):
         raise RunError(f"names must differ and not be empty: {', '.join(map(repr, names))}")
     return names
 
 
-def _names(groups: Sequence[Sequence[Path]], recipes: Sequence[Recipe]) -> list[str]:
+def _names(groups: Sequence[RunGroup]) -> list[str]:
     """Name groups by their folders; where those are equal by what differs in their recipes, else by longer paths."""
-    whole = [[Path(os.path.abspath(path)) for path in paths] for paths in groups]
+    whole = [[Path(os.path.abspath(path)) for path in group.paths] for group in groups]
+    recipes = [group.recipe for group in groups]
     folders = [_folder(paths) or Path(recipe.name) for paths, recipe in zip(whole, recipes, strict=True)]
     names = [folder.name for folder in folders]
     if _are_distinct(names):
@@ -433,89 +447,70 @@ def _few(words: Sequence[str]) -> str:
 # --- the same queries ------------------------------------------------------------------------------------------------
 
 
-def _check_same_queries(groups: Sequence[RunGroup], judged: Sequence[Sequence[Judged | None]]) -> None:
-    runs = [
-        (path, metrics, run)
-        for group, own in zip(groups, judged, strict=True)
-        for path, metrics, run in zip(group.paths, group.metrics, own, strict=True)
-    ]
-    path, metrics, first = runs[0]
+def _check_same_queries(runs: Sequence[JudgedRun]) -> None:
+    first = runs[0]
     differing = {}
-    for other, its_metrics, run in runs[1:]:
-        if how := run.differs_from(first) if run and first else _other_metrics(its_metrics, metrics):
-            differing[other] = how
-    about = f"{metrics['split']}, {metrics['num_media']:,} media, {metrics['num_captions']:,} captions"
-    refuse_other_queries(f"{path} ({about})", differing)
+    for run in runs[1:]:
+        if how := (
+            run.judged.differs_from(first.judged)
+            if run.judged and first.judged
+            else _other_metrics(run.metrics, first.metrics)
+        ):
+            differing[run.given] = how
+    sizes = f"{first.metrics['num_media']:,} media, {first.metrics['num_captions']:,} captions"
+    refuse_other_queries(f"{first.given} ({first.metrics['split']}, {sizes})", differing)
 
 
 def _other_metrics(own: Mapping[str, Any], first: Mapping[str, Any]) -> str:
-    """Say what metrics.json tells of other queries, where there is nothing better to know it by."""
+    """Say how the queries of two runs differ by metrics.json alone; empty if it shows no difference."""
     if directions_of(own) != directions_of(first):
         return f"{directions_of(own)[0]}, not {directions_of(first)[0]}"
     shapes = {"split": "split {}", "relevance": "relevance {}", "num_media": "{} media", "num_captions": "{} captions"}
-    known = ((shape, own.get(key), first.get(key)) for key, shape in shapes.items())
-    differ = (
-        f"{shape.format(its)}, not {others}"
-        for shape, its, others in known
-        if None
-        not in (
-            its,
-            others,
-        )
-        and its != others
-    )
-    return next(differ, "")
+    for key, shape in shapes.items():
+        if own.get(key, first.get(key)) != first.get(key, own.get(key)):  # old ones lack some keys
+            return f"{shape.format(own[key])}, not {first[key]}"
+    return ""
 
 
-def _divided_alike(
-    groups: Sequence[RunGroup], judged: Sequence[Sequence[Judged | None]], notes: list[str]
-) -> tuple[list[RunGroup], dict[str, MediaLabel]]:
+def _divided_alike(groups: Sequence[RunGroup], notes: list[str]) -> tuple[list[RunGroup], dict[str, MediaLabel]]:
     """Let head, mid and tail mean the same queries in all runs: by the first run's concepts, and by all runs' labels.
 
-    The groups of a run without judgement.npz are left out if its queries may be divided differently.
+    The groups of a run without judgement.npz are left out if its queries may be divided differently; without that of
+    the first run, there are no labels.
     """
-    first, reference = judged[0][0], groups[0]
+    first = groups[0].runs[0]
     labels: dict[str, MediaLabel] = {}
-    for run in (run for own in judged for run in own if run is not None):
-        labels = {**run.labels, **labels}
+    for judged in (run.judged for group in groups for run in group.runs if first.judged and run.judged):
+        labels = {**judged.labels, **labels}
     regrouped, dropped = [], []
 
-    def divided(path: Path, metrics: dict[str, Any], recipe: Recipe, run: Judged | None) -> dict[str, Any]:
-        metrics = dict(metrics)
-        if run is not None and first is not None:
-            if not all(map(torch.equal, run.groups, first.groups)):
-                metrics["groups"] = figures_by_group(run.sides, first.groups)
-                regrouped.append(str(path))
-        elif recipe.concepts != reference.recipe.concepts or _sizes(metrics) != _sizes(reference.metrics[0]):
+    def divided(run: JudgedRun) -> JudgedRun:
+        metrics, judged = dict(run.metrics), run.judged
+        if judged is not None and first.judged is not None:
+            if not all(map(torch.equal, judged.groups, first.judged.groups)):
+                metrics["groups"] = figures_by_group(judged.sides, first.judged.groups)
+                regrouped.append(str(run.given))
+        elif run.recipe.concepts != first.recipe.concepts or _sizes(metrics) != _sizes(first.metrics):
             metrics["groups"] = {}
-            dropped.append(str(path))
-        if run is not None:
+            dropped.append(str(run.given))
+        if judged is not None:
             own = metrics.get("labels") or {}
             metrics["labels"] = {
-                name: own[name] if name in own and run.labels.get(name) == label
-                else figures_by_label(run.sides, run.owner, label)
+                name: own[name] if name in own and judged.labels.get(name) == label
+                else figures_by_label(judged.sides, judged.owner, label)
                 for name, label in labels.items()
             }  # fmt: skip
-        elif path != reference.paths[0]:
+        elif run is not first:
             metrics.pop("labels", None)
-        return metrics
+        return replace(run, metrics=metrics)
 
-    found = [
-        replace(
-            group,
-            metrics=tuple(
-                divided(path, metrics, group.recipe, run)
-                for path, metrics, run in zip(group.paths, group.metrics, own, strict=True)
-            ),
-        )
-        for group, own in zip(groups, judged, strict=True)
-    ]
+    found = [replace(group, runs=tuple(map(divided, group.runs))) for group in groups]
     if regrouped:
-        notes.append(f"head, mid and tail go by the concepts of {reference.paths[0]}, also for {_few(regrouped)}")
+        notes.append(f"head, mid and tail go by the concepts of {first.given}, also for {_few(regrouped)}")
     if dropped:
         notes.append(
             f"head, mid and tail are left out for {_few(dropped)}: only judgement.npz, which `mmts evaluate` writes, "
-            f"can tell whether its queries are divided like those of {reference.paths[0]}"
+            f"can tell whether its queries are divided like those of {first.given}"
         )
     return found, labels
 
@@ -531,7 +526,7 @@ def _split_part(part: str | None) -> tuple[str, str]:
 
 
 def _place(metrics: Mapping[str, Any], part: str | None) -> Mapping[str, Any] | None:
-    """Return where a part's figures stand in metrics.json, if they do."""
+    """Return the figures of a part in metrics.json; None if there are none."""
     if part is None or part == FOLDS:
         return metrics if part is None else metrics.get(FOLDS)
     label, name = _split_part(part)

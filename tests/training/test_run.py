@@ -151,7 +151,8 @@ def test_other_data_and_splits_go_to_evaluations(shapes: Path, tmp_path: Path) -
     namesake = draw_shapes(tmp_path / "elsewhere" / "other", 30)
     evaluate(out, namesake)
     names = sorted(re.sub("-[0-9a-f]{6}-", "-#-", each.name) for each in (out / "evaluations").iterdir())
-    assert names == ["other-#-test.json", "other-#-test.json", "shapes-val.json"]
+    figures = ["other-#-test.json", "other-#-test.json", "shapes-val.json"]
+    assert names == sorted([*figures, *(name.replace("json", "npz") for name in figures)])
     assert (out / "metrics.json").read_text() == before
 
 

@@ -117,7 +117,7 @@ def test_splits_of_other_names_are_listed_and_can_be_named(tmp_path: Path, capsy
     assert train(recipe, tmp_path / "run")["split"] == "val"
     assert "note: not used: [/x] (5 media); data.splits says " in capsys.readouterr().out
     assert evaluate(tmp_path / "run", split_name="[/x]")["split"] == "[/x]"
-    (written,) = (tmp_path / "run" / "evaluations").iterdir()
+    (written,) = (tmp_path / "run" / "evaluations").glob("*.json")
     assert written.is_file()
     assert evaluate(tmp_path / "run", split_name="val2014")["split"] == "val"  # the data's own name
     with pytest.raises(DataError, match=r"data\.splits\.test: .* has no split 'val2041'; did you mean 'val2014'\?"):

@@ -12,7 +12,7 @@ from mmts.metrics import bootstrap_interval, seeded_bootstrap_interval
 from mmts.report.charts import Line
 from mmts.report.contents import Contents
 from mmts.report.wording import clean
-from mmts.results import query_scores
+from mmts.results import SIDES, query_scores
 
 _BINS = 6
 _LEAST_IN_BIN = 30
@@ -28,7 +28,7 @@ class Queries:
     """The queries of one direction whose concept is known, as the first run groups them.
 
     concepts, sizes, clusters (Q,): the concept, how many training samples it has, and the medium that a query belongs
-    to; scores: (S, Q) a rule, its leading measure in [0, 1], a row a seed. num_unknown: left out.
+    to; scores: (S, Q) per rule, its leading measure in [0, 1], one row per seed. num_unknown: queries left out.
     """
 
     concepts: Tensor
@@ -87,12 +87,10 @@ def find_queries(contents: Contents, side: str) -> Queries | str:
         return f"some runs were judged without {contents.measure.name}"
     if distribution is None or "text_concepts" not in first.arrays:
         return "the first run does not say to which concepts its queries belong"
-    if side == "media" and first.meta["relevance"] == "graded":
+    concepts = first.concepts[SIDES.index(side)]
+    if concepts is None:
         return f"with graded relevance the captions are not the {contents.kind}s' own"
-    concepts, owner = torch.from_numpy(first.arrays["text_concepts"]), torch.from_numpy(first.arrays["owner"])
-    if side == "media":
-        concepts = concepts[np.searchsorted(owner, np.arange(len(first.arrays["media_ranks"])))]  # in order
-        owner = torch.arange(len(concepts))
+    owner = first.owner if side == "text" else torch.arange(len(concepts))
     if int(concepts.max()) >= distribution.num_concepts:
         return "the first run's concepts.npz is not the one it was judged with"
     known = concepts >= 0
@@ -125,7 +123,7 @@ def size_bins(sizes: Tensor) -> list[Tensor]:
 
 
 def lines_by_size(contents: Contents, queries: Queries) -> tuple[list[Line], list[str]]:
-    """Return a line a rule, in percent with its 95 % interval over queries, and what each point's bin is."""
+    """Return a line per rule, in percent with its 95 % interval over queries, and each point's bin in words."""
     bins = size_bins(queries.sizes)
     at = [float(queries.sizes[rows].double().log().mean().exp()) for rows in bins]
     lines = []
@@ -184,8 +182,8 @@ def are_dealt(first: Tensor, own: Tensor) -> bool:
 def largest_by_chance(first: Tensor, own: Tensor, concepts: Tensor, clusters: Tensor) -> float:
     """Return the largest mean gain of any concept that chance alone gives, in the median (docs/method.md, 7.5).
 
-    first (S, Q), own (T, Q): scores of two rules, a row a seed; concepts (Q,), clusters (Q,). If the rules are equal,
-    any of the runs could have been of either. So they are dealt to the two at random, 500 times, and the largest gain
+    first (S, Q), own (T, Q): scores of two rules, one row per seed; concepts (Q,), clusters (Q,). If the rules are
+    equal, any run could have been of either. So they are dealt to the two at random, 500 times, and the largest gain
     is kept. Where one has fewer than three runs it is dealt for each cluster apart which score is whose; that knows
     nothing of what seeds do to all queries of a concept together.
     Source: Nichols and Holmes, Nonparametric permutation tests for functional neuroimaging, 2002 (the maximum as the

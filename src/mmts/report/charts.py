@@ -100,40 +100,47 @@ def long_tail(
 
 def value_panel(word: str, rule: str, lines: Sequence[Line], limits: tuple[float, float], identifier: str) -> Markup:
     """Draw the temperature or margin of head, mid and tail over training; a single line is that of all samples."""
-    with drawing(*PANEL) as figure:
-        axes = figure.add_subplot()
-        tooltips = {}
-        for line in lines:
-            color = INK if len(lines) == 1 else GROUPS[line.number]
-            gid = f"hover-{line.number}"
-            tooltips[gid] = _draw_over_training(axes, line, color, gid, "{:.4f}", linewidth=2)
-        axes.set_ylim(*limits)
-        _progress_axis(axes)
-        _title(axes, word)
-        says = "; ".join(f"{line.name} between {min(line.mean):.3f} and {max(line.mean):.3f}" for line in lines)
-        return inline_svg(figure, identifier, f"{word.capitalize()} over training with {rule}: {says}", tooltips)
+    strokes = [{"color": INK if len(lines) == 1 else GROUPS[line.number], "linewidth": 2} for line in lines]
+    says = "; ".join(f"{line.name} between {min(line.mean):.3f} and {max(line.mean):.3f}" for line in lines)
+    label = f"{word.capitalize()} over training with {rule}: {says}"
+    return _training_panel(word, lines, strokes, "{:.4f}", identifier, label, limits)
 
 
 def learning_panel(title: str, lines: Sequence[Line], identifier: str, digits: int, unit: str = "") -> Markup:
-    """Draw a figure over training, a line a rule, with a band from the least to the most over seeds."""
+    """Draw a figure over training, a line per rule, with a band from the least to the most over seeds."""
+    strokes = [{"color": _color(line), **_stroke(line)} for line in lines]
+    ends = ", ".join(f"{line.name} ends at {line.mean[-1]:.{digits}f}{unit}" for line in lines)
+    return _training_panel(
+        title, lines, strokes, f"{{:.{digits}f}}{unit}", identifier, f"{title} over training: {ends}"
+    )
+
+
+def _training_panel(
+    title: str,
+    lines: Sequence[Line],
+    strokes: Sequence[dict[str, Any]],
+    shape: str,
+    identifier: str,
+    label: str,
+    limits: tuple[float, float] | None = None,
+) -> Markup:
     with drawing(*PANEL) as figure:
         axes = figure.add_subplot()
-        tooltips = {}
-        for line in lines:
-            gid = f"hover-{line.number}"
-            tooltips[gid] = _draw_over_training(
-                axes, line, _color(line), gid, f"{{:.{digits}f}}{unit}", **_stroke(line)
-            )
+        tooltips = {
+            f"hover-{line.number}": _draw_over_training(axes, line, f"hover-{line.number}", shape, **stroke)
+            for line, stroke in zip(lines, strokes, strict=True)
+        }
+        if limits is not None:
+            axes.set_ylim(*limits)
         _progress_axis(axes)
         _title(axes, title)
-        ends = ", ".join(f"{line.name} ends at {line.mean[-1]:.{digits}f}{unit}" for line in lines)
-        return inline_svg(figure, identifier, f"{title} over training: {ends}", tooltips)
+        return inline_svg(figure, identifier, label, tooltips)
 
 
 def size_panel(
     title: str, ylabel: str, lines: Sequence[Line], places: Sequence[str], identifier: str, width: int
 ) -> Markup:
-    """Draw a figure in percent by the size of concepts, a line a rule with its interval; `places` names the sizes."""
+    """Draw a figure in percent by the size of concepts, a line per rule with its interval; `places` names the sizes."""
     with drawing(width, 250) as figure:
         axes = figure.add_subplot()
         tooltips = {}
@@ -161,7 +168,7 @@ def size_panel(
 
 
 def change_panel(dots: Sequence[Dot], ylabel: str, identifier: str, width: int) -> Markup:
-    """Draw differences by concept size: a dot a concept, filled where its interval leaves out 0."""
+    """Draw differences by concept size: a dot per concept, filled where its interval leaves out 0."""
     with drawing(width, 280) as figure:
         axes = figure.add_subplot()
         axes.axhline(0, color=MUTED, linewidth=1)
@@ -188,7 +195,7 @@ def change_panel(dots: Sequence[Dot], ylabel: str, identifier: str, width: int) 
 
 
 def dot_panel(title: str, rows: Sequence[Row], identifier: str, xlabel: str, width: int, zero: bool = False) -> Markup:
-    """Draw rows of dots in blocks, one block a part of the queries.
+    """Draw rows of dots in blocks, one block per part of the queries.
 
     With `zero`, rows are differences: a line from the interval's low to its high end, and the dot filled where the
     interval leaves out 0. Otherwise small marks are seeds and the upright stroke is their mean; a single run is a mark
@@ -243,7 +250,7 @@ def dot_panel(title: str, rows: Sequence[Row], identifier: str, xlabel: str, wid
         return inline_svg(figure, identifier, f"{title}, {xlabel}. {says}", tooltips, read="y")
 
 
-def _draw_over_training(axes: Any, line: Line, color: str, gid: str, shape: str, **stroke: Any) -> list[str]:
+def _draw_over_training(axes: Any, line: Line, gid: str, shape: str, color: str, **stroke: Any) -> list[str]:
     """Draw a line with its band, and points that show on pointing; return what each says."""
     percent = [100 * each for each in line.x]
     if line.low != line.high:

@@ -7,10 +7,10 @@ from markupsafe import Markup
 from mmts.errors import counted, rounded
 from mmts.evaluation import extreme_classes
 from mmts.report import charts
-from mmts.report.by_concept import Changes, ConceptChange, find_changes, find_queries, lines_by_size
+from mmts.report.by_concept import Changes, find_changes, find_queries, lines_by_size
 from mmts.report.contents import Contents
 from mmts.report.finding import Finding
-from mmts.report.wording import clean, in_title, isolated, listed, signed
+from mmts.report.wording import clean, in_title, interval_in_words, isolated, listed, signed
 from mmts.results import Figure, RunGroup
 
 
@@ -76,8 +76,8 @@ def _class_parts(contents: Contents, label: str) -> list[tuple[str, list[dict[st
     def row(value: str) -> dict[str, Any]:
         return {
             "name": clean(value, 60),
-            "num_training": f"{found['classes'][value]['num_training']:,}",
-            "num_queries": f"{found['classes'][value]['num_queries']:,}",
+            "num_training": found["classes"][value]["num_training"],
+            "num_queries": found["classes"][value]["num_queries"],
             "figures": [str(figure(value, group) or "–") for group in contents.groups],
         }
 
@@ -93,7 +93,7 @@ def _change(contents: Contents, changes: Changes) -> dict[str, Any]:
             each.size,
             each.gap.mean,
             each.group,
-            f"{signed(each.gap.mean)} points, interval {signed(each.gap.low)} to {signed(each.gap.high)}, "
+            f"{signed(each.gap.mean)} points, interval {interval_in_words(each.gap)}, "
             f"{counted(each.num_queries, 'query', 'queries')}\n"
             f"{isolated(each.name)} ({counted(each.size, 'training sample')})",
             each.gap.is_clear,
@@ -123,22 +123,5 @@ def _change(contents: Contents, changes: Changes) -> dict[str, Any]:
             f"be about {changes.by_chance:.0f} points, and the largest loss as much ({chance})."
         ),
         "charts": drawn,
-        "tables": [
-            (heading, [_change_row(each) for each in concepts])
-            for heading, concepts in (("Gained most", changes.gained), ("Lost most", changes.lost))
-        ],
-    }
-
-
-def _change_row(change: ConceptChange) -> dict[str, Any]:
-    return {
-        "name": change.name,
-        "group": change.group,
-        "size": change.size,
-        "num_queries": f"{change.num_queries:,}",
-        "first": f"{change.first:.0f}",
-        "own": f"{change.own:.0f}",
-        "difference": signed(change.gap.mean),
-        "interval": f"{signed(change.gap.low)} to {signed(change.gap.high)}",
-        "is_clear": change.gap.is_clear,
+        "tables": [("Gained most", changes.gained), ("Lost most", changes.lost)],
     }

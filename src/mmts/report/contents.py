@@ -36,7 +36,7 @@ class Contents:
     @property
     def judged(self) -> tuple[Judged | None, ...]:
         """The judgement of each group's first run."""
-        return tuple(runs[0] for runs in self.results.judged)
+        return tuple(group.runs[0].judged for group in self.groups)
 
     @property
     def no_gaps(self) -> str:
@@ -58,9 +58,13 @@ class Contents:
         """What the page leads with."""
         return leading_measure(self.metrics)
 
-    def figure(self, number: int, direction: str, measure: str, part: str | None = None) -> Figure | None:
-        """Return a rule's mean and spread; None where nothing was measured."""
-        return self.groups[number].figure(direction, measure, part)
+    def figure(self, number: int, direction: str, part: str | None = None) -> Figure | None:
+        """Return a rule's leading measure, mean and spread; None where nothing was measured."""
+        return self.groups[number].figure(direction, self.measure.name, part)
+
+    def gap(self, number: int, direction: str, part: str | None = None) -> Gap | None:
+        """Return how far a rule is from the first by the leading measure; None where that is not known."""
+        return self.gaps.get((number, direction, self.measure.name, part))
 
 
 def read_contents(paths: Sequence[Path], names: Sequence[str] | None = None) -> Contents:

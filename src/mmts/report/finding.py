@@ -8,7 +8,7 @@ from mmts.errors import counted
 from mmts.evaluation import coverage_in_words
 from mmts.report.contents import Contents
 from mmts.report.learning import number_of_validations
-from mmts.report.wording import isolated, listed, signed
+from mmts.report.wording import interval_in_words, isolated, listed, signed
 from mmts.results import Figure
 
 
@@ -49,7 +49,7 @@ class Verdict:
         if self.spread is not None:
             parts.append(f"{'outside' if self.outside_spread else 'within'} the spread over seeds ({self.spread:.1f})")
         if self.gap is not None:
-            parts.append(f"95 % interval {signed(self.gap.low)} to {signed(self.gap.high)}")
+            parts.append(f"95 % interval {interval_in_words(self.gap)}")
         return ", ".join(parts)
 
     def in_words(self, first: str) -> str:
@@ -82,7 +82,7 @@ class Finding:
 def find(contents: Contents) -> Finding:
     """Say which rule is best by the leading measure of text queries, and whether that can be told from the first."""
     verdicts = _verdicts(contents)
-    first = contents.figure(0, contents.directions[0], contents.measure.name)
+    first = contents.figure(0, contents.directions[0])
     if first is None:
         return Finding("These runs have no recall to compare", (), "", ())
     headline = _headline(contents, first, verdicts)
@@ -97,15 +97,15 @@ def find(contents: Contents) -> Finding:
 
 def _verdicts(contents: Contents) -> list[Verdict]:
     direction = contents.directions[0]
-    first = contents.figure(0, direction, contents.measure.name)
+    first = contents.figure(0, direction)
     verdicts = []
     for number in range(1, len(contents.groups)):
-        own = contents.figure(number, direction, contents.measure.name)
+        own = contents.figure(number, direction)
         if own is None or first is None:
             continue
         spreads = [each for each in (own.spread, first.spread) if each is not None]
         spread = max(spreads) if spreads else None
-        gap = contents.gaps.get((number, direction, contents.measure.name, None))
+        gap = contents.gap(number, direction)
         verdicts.append(Verdict(number, own, own.mean - first.mean, spread, gap))
     return verdicts
 
@@ -176,14 +176,14 @@ def _choice(contents: Contents) -> str:
 def _tail_sentence(contents: Contents, best: Verdict | None) -> str:
     direction = contents.directions[0]
     if best is None:
-        figures = {part: contents.figure(0, direction, contents.measure.name, part) for part in ("head", "tail")}
+        figures = {part: contents.figure(0, direction, part) for part in ("head", "tail")}
         if figures["head"] is None or figures["tail"] is None:
             return ""
         return f"Captions of head concepts: {figures['head']} %; of tail concepts: {figures['tail']} %."
-    gaps = {part: contents.gaps.get((best.number, direction, contents.measure.name, part)) for part in ("head", "tail")}
+    gaps = {part: contents.gap(best.number, direction, part) for part in ("head", "tail")}
     known = {part: gap for part, gap in gaps.items() if gap is not None}
     said = [
-        f"{signed(gap.mean)} points on {part} concepts (interval {signed(gap.low)} to {signed(gap.high)})"
+        f"{signed(gap.mean)} points on {part} concepts (interval {interval_in_words(gap)})"
         for part, gap in known.items()
     ]
     return f"{_name(contents, best.number)} against {_name(contents, 0)}: {listed(said)}." if said else ""
@@ -192,9 +192,7 @@ def _tail_sentence(contents: Contents, best: Verdict | None) -> str:
 def _other_direction(contents: Contents, best: Verdict | None) -> str:
     direction = contents.directions[1]
     numbers = [0] if best is None else [0, best.number]
-    figures = [
-        (_name(contents, number), contents.figure(number, direction, contents.measure.name)) for number in numbers
-    ]
+    figures = [(_name(contents, number), contents.figure(number, direction)) for number in numbers]
     known = [f"{figure} %" + (f" ({name})" if best else "") for name, figure in figures if figure is not None]
     if not known:
         return ""

@@ -74,7 +74,7 @@ def make_gallery(contents: Contents, rules: Sequence[int]) -> Gallery:
     if len(runs) < len(rules):
         return Gallery((), (), names, 0, "a run has no judgement.npz; `mmts evaluate` on it writes it")
     meta = runs[0].meta
-    thumbnails = _Thumbnails(meta)
+    drawn: dict[int, str | None] = {}
     first_caption: dict[int, int] = {}
     for row, owner in enumerate(runs[0].arrays["owner"].tolist()):
         first_caption.setdefault(owner, row)
@@ -82,8 +82,13 @@ def make_gallery(contents: Contents, rules: Sequence[int]) -> Gallery:
     def caption_of(medium: int) -> str:
         return meta["captions"][first_caption[medium]] if medium in first_caption else ""
 
+    def picture(medium: int) -> str | None:
+        if medium not in drawn:
+            drawn[medium] = thumbnail(_medium(meta, medium))
+        return drawn[medium]
+
     def image(medium: int, is_right: bool) -> Hit:
-        return Hit(is_right, clean(caption_of(medium), 80), thumbnails[medium])
+        return Hit(is_right, clean(caption_of(medium), 80), picture(medium))
 
     def caption(row: int, is_right: bool) -> Hit:
         return Hit(is_right, clean(meta["captions"][row]))
@@ -100,8 +105,10 @@ def make_gallery(contents: Contents, rules: Sequence[int]) -> Gallery:
         texts.append(Query(clean(meta["captions"][row]), None, *about, answers("text", row, image)))
     for row in choose_queries(runs, "media", meta["media_ids"]):
         about = _about(contents, runs[0], "media", row, first_caption.get(row))
-        media.append(Query(clean(caption_of(row)), thumbnails[row], *about, answers("media", row, caption)))
-    return Gallery(tuple(texts), tuple(media), names, thumbnails.num_missing, are_features=thumbnails.are_features)
+        media.append(Query(clean(caption_of(row)), picture(row), *about, answers("media", row, caption)))
+    num_missing = sum(source is None for source in drawn.values())
+    are_features = all(path.endswith(".npy") for path in meta["media_paths"])
+    return Gallery(tuple(texts), tuple(media), names, num_missing, are_features=are_features)
 
 
 def choose_queries(runs: Sequence[Judged], side: str, names: Sequence[str]) -> list[int]:
@@ -159,41 +166,21 @@ def _data_uri(image: "Image.Image") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-class _Thumbnails:
-    """Thumbnails by medium, each drawn once."""
-
-    def __init__(self, meta: dict[str, Any]) -> None:
-        self._meta = meta
-        self._drawn: dict[int, str | None] = {}
-
-    def __getitem__(self, medium: int) -> str | None:
-        if medium not in self._drawn:
-            self._drawn[medium] = thumbnail(self._medium(medium))
-        return self._drawn[medium]
-
-    @property
-    def num_missing(self) -> int:
-        return sum(source is None for source in self._drawn.values())
-
-    @property
-    def are_features(self) -> bool:
-        return all(path.endswith(".npy") for path in self._meta["media_paths"])
-
-    def _medium(self, number: int) -> Medium:
-        meta = self._meta
-        segment: Any = meta["media_segments"][number] if "media_segments" in meta else [None] * 4
-        start, end, first, last = segment
-        member = meta["media_members"][number] if "media_members" in meta else None
-        return Medium(
-            meta["media_ids"][number],
-            Path(meta["data"]) / meta["media_paths"][number],
-            (),
-            kind=meta["kind"],
-            start=start,
-            end=end,
-            frames=None if first is None else (first, last),
-            member=None if member is None else (member[0], member[1]),
-        )
+def _medium(meta: dict[str, Any], number: int) -> Medium:
+    """Return a medium as a judgement describes it."""
+    segment: Any = meta["media_segments"][number] if "media_segments" in meta else [None] * 4
+    start, end, first, last = segment
+    member = meta["media_members"][number] if "media_members" in meta else None
+    return Medium(
+        meta["media_ids"][number],
+        Path(meta["data"]) / meta["media_paths"][number],
+        (),
+        kind=meta["kind"],
+        start=start,
+        end=end,
+        frames=None if first is None else (first, last),
+        member=None if member is None else (member[0], member[1]),
+    )
 
 
 def _hits(run: Judged, side: str, row: int, hit: Callable[[int, bool], Hit]) -> tuple[Hit, ...]:

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from markupsafe import Markup
 from mmts.compare import folds_in_words
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console
+from mmts.data.collect import WITH_ARTICLE
 from mmts.errors import counted, rounded
 from mmts.evaluation import shown_measures
 from mmts.files import atomic_write
@@ -28,7 +29,7 @@ from mmts.report.learning import loss_line, number_of_validations, recall_line
 from mmts.report.rules import ValueCurve, rule_in_words, value_curve
 from mmts.report.svg import shape
 from mmts.report.tail import LongTail
-from mmts.report.wording import clean, in_title, listed, signed
+from mmts.report.wording import clean, in_title, interval_in_words, listed, signed
 from mmts.results import FOLDS, PARTS, Judged, RunGroup
 from mmts.training.run_directory import RunDirectory, differences
 
@@ -71,6 +72,7 @@ def _fill_in(contents: Contents, out: Path, title: str | None) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["unbroken"] = lambda text: re.sub(" (?=%)| (?=± )|(?<=±) ", "\N{NO-BREAK SPACE}", text)
     environment.filters["samples"] = lambda number: counted(number, "training sample")
+    environment.filters |= {"signed": signed, "interval": interval_in_words, "thousands": "{:,}".format}
     template = environment.from_string(_resource("page.html"))
     finding = find(contents)
     curves = [value_curve(*pair) for pair in zip(contents.groups, contents.distributions, strict=True)]
@@ -79,7 +81,7 @@ def _fill_in(contents: Contents, out: Path, title: str | None) -> str:
     script = _resource("page.js")
     gallery = make_gallery(contents, _shown_rules(finding))
     return template.render(
-        title=clean(title or _defaultin_title(contents)),
+        title=clean(title or _default_title(contents)),
         css=Markup(_resource("page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -123,7 +125,7 @@ def _key(number: int) -> Markup:
     ).format(color, dashes, color, Markup(_KEY_SHAPES[shape(number)]))
 
 
-def _defaultin_title(contents: Contents) -> str:
+def _default_title(contents: Contents) -> str:
     folder = contents.groups[0].recipe.data.path
     return listed(list(contents.names)) + (f" on {folder.name}" if folder is not None else "")
 
@@ -138,7 +140,7 @@ def _rules(contents: Contents, finding: Finding) -> list[dict[str, Any]]:
             {
                 "name": contents.names[number],
                 "words": rule_in_words(group.recipe)[:1].upper() + rule_in_words(group.recipe)[1:],
-                "figure": contents.figure(number, contents.directions[0], contents.measure.name),
+                "figure": contents.figure(number, contents.directions[0]),
                 "verdict": verdict.in_short() if verdict else "",
                 "seeds": ", ".join(str(seed) for seed in group.seeds),
                 "recipe": recipe,
@@ -209,33 +211,26 @@ def _results(contents: Contents) -> dict[str, Any]:
         table_note += "Bold is the highest mean, which need not be a clear difference."
     for folds in dict.fromkeys(folds_in_words(metrics) for group in contents.groups for metrics in group.metrics):
         table_note += f" {folds}." if folds else ""
-    charted = _gap_charts(contents)
     measure = contents.measure
     intervals = sum(key[2] == measure.name and key[3] in PARTS for key in contents.gaps)
     return {
         "results_sentence": (
             f"{measure.definitions} A text query belongs to head, mid or "
-            f"tail by the training size of its caption's concept, {_article(contents.kind)} by that of its first "
+            f"tail by the training size of its caption's concept, {WITH_ARTICLE[contents.kind]} by that of its first "
             "caption's."
         ),
-        "recall_charts": [
-            (
-                in_title(direction),
-                *_dots(in_title(direction), _recall_rows(contents, direction), f"recall{at}", f"{measure.name}, %"),
-            )
-            for at, direction in enumerate(contents.directions)
-        ],
+        "recall_charts": _charts(contents, _recall_rows, "recall", f"{measure.name}, %"),
         "recall_note": f"{recall_note} The axes begin where the figures do, not at 0.".strip(),
         "tables": [_table(contents, direction) for direction in contents.directions],
         "table_note": table_note.strip(),
-        "gap_charts": charted,
+        "gap_charts": _charts(contents, _gap_rows, "gap", f"difference in {measure.name}, points", zero=True),
         "gap_note": (
             f"Points of {measure.name} with their 95 % paired bootstrap intervals over queries (all captions of one "
             f"{contents.kind} drawn together; {measure.averaged} averaged over seeds). A filled mark: the "
             "interval leaves out 0. The intervals know nothing of the spread over seeds, and each is 95 % by itself: "
             f"of {intervals} such, about {rounded(0.05 * intervals, 1)} would leave out 0 by chance alone."
         ),
-        "gap_rows": _gap_rows(contents),
+        "gap_rows": sorted(contents.gaps.items(), key=lambda item: (item[0][0], contents.directions.index(item[0][1]))),
         "no_gaps": contents.no_gaps,
         "class_tables": class_tables(contents),
     }
@@ -245,7 +240,7 @@ def _recall_rows(contents: Contents, direction: str) -> list[charts.Row]:
     rows = []
     for part in PARTS:
         for number, group in enumerate(contents.groups):
-            figure = contents.figure(number, direction, contents.measure.name, part)
+            figure = contents.figure(number, direction, part)
             if figure is None:
                 continue
             values = group.values(direction, contents.measure.name, part) or ()
@@ -254,49 +249,35 @@ def _recall_rows(contents: Contents, direction: str) -> list[charts.Row]:
     return rows
 
 
-def _dots(
-    title: str, rows: Sequence[charts.Row], identifier: str, xlabel: str, zero: bool = False
-) -> tuple[Markup, Markup]:
-    """Draw a dot chart twice: for a screen and for a phone."""
-    wide = charts.dot_panel(title, rows, f"{identifier}-wide", xlabel, 504, zero)
-    return wide, charts.dot_panel(title, rows, f"{identifier}-narrow", xlabel, 350, zero)
+def _gap_rows(contents: Contents, direction: str) -> list[charts.Row]:
+    rows = []
+    for part in PARTS:
+        for number, name in enumerate(contents.names):
+            gap = contents.gap(number, direction, part)
+            if gap is not None:
+                text = f"{signed(gap.mean)} points, {interval_in_words(gap)}"
+                rows.append(charts.Row(part or "all", name, number, gap.mean, (gap.low, gap.high), text, gap.is_clear))
+    return rows
 
 
-def _gap_charts(contents: Contents) -> list[tuple[str, Markup, Markup]]:
-    found: list[tuple[str, Markup, Markup]] = []
+def _charts(
+    contents: Contents,
+    rows_of: Callable[[Contents, str], list[charts.Row]],
+    identifier: str,
+    xlabel: str,
+    zero: bool = False,
+) -> list[tuple[str, Markup, Markup]]:
+    """Draw a dot chart of each direction that has rows, twice: for a screen and for a phone."""
+    found = []
     for at, direction in enumerate(contents.directions):
-        rows = []
-        for part in PARTS:
-            for number, name in enumerate(contents.names):
-                gap = contents.gaps.get((number, direction, contents.measure.name, part))
-                if gap is not None:
-                    text = f"{signed(gap.mean)} points, {signed(gap.low)} to {signed(gap.high)}"
-                    rows.append(
-                        charts.Row(part or "all", name, number, gap.mean, (gap.low, gap.high), text, gap.is_clear)
-                    )
-        if rows:
-            title = in_title(direction)
-            found.append(
-                (title, *_dots(title, rows, f"gap{at}", f"difference in {contents.measure.name}, points", zero=True))
+        title = in_title(direction)
+        if rows := rows_of(contents, direction):
+            wide, narrow = (
+                charts.dot_panel(title, rows, f"{identifier}{at}-{name}", xlabel, width, zero)
+                for name, width in (("wide", 504), ("narrow", 350))
             )
+            found.append((title, wide, narrow))
     return found
-
-
-def _gap_rows(contents: Contents) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": contents.names[number],
-            "direction": direction.replace("_", " "),
-            "part": part or "all",
-            "measure": measure,
-            "mean": signed(gap.mean),
-            "interval": f"{signed(gap.low)} to {signed(gap.high)}",
-            "is_clear": gap.is_clear,
-        }
-        for (number, direction, measure, part), gap in sorted(
-            contents.gaps.items(), key=lambda item: (item[0][0], contents.directions.index(item[0][1]))
-        )
-    ]
 
 
 def _table(contents: Contents, direction: str) -> dict[str, Any]:
@@ -305,8 +286,8 @@ def _table(contents: Contents, direction: str) -> dict[str, Any]:
     folds = [of[FOLDS]["num"] for group in contents.groups for of in group.metrics if of.get(FOLDS)]
     for part in (None, *([FOLDS] if folds else []), *contents.results.parts[1:]):
         figures = [
-            (number, [contents.figure(number, direction, measure, part) for measure in measures])
-            for number in range(len(contents.groups))
+            (number, [group.figure(direction, measure, part) for measure in measures])
+            for number, group in enumerate(contents.groups)
         ]
         known = [(number, cells) for number, cells in figures if None not in cells]
         if not known:
@@ -347,11 +328,7 @@ def _queries(contents: Contents, direction: str, part: str | None) -> str:
     """Say how many queries stand behind a part of a table, where metrics.json knows."""
     if part == FOLDS:
         return "mean"
-    is_text = direction == contents.directions[0]
-    if part is None:
-        number = contents.metrics["num_captions" if is_text else "num_media"]
-    else:
-        number = contents.results.num_queries(part)[0 if is_text else 1]
+    number = contents.results.num_queries(direction, part)
     return "" if number is None else counted(number, "query", "queries")
 
 
@@ -394,26 +371,29 @@ def _commands(contents: Contents, out: Path) -> str:
     lines: list[str] = []
     again: list[str] = []
     for number, (name, group) in enumerate(zip(contents.names, contents.groups, strict=True)):
-        recipe = shlex.quote(str(RunDirectory(group.paths[0]).recipe_file))
         folder = "again/" + (re.sub(r"[^\w.-]+", "-", name).strip("-.")[:_LONGEST_FOLDER] or "run")
         if any(run.startswith(folder) for run in again):
             folder += f"-{number + 1}"
-        judged_so = ["--checkpoint last"] if group.metrics[0].get("checkpoint") == "last" else []
-        judged_so += [f"--label {shlex.quote(label)}" for label in contents.results.labels]
-        if len(group.seeds) == 1:
-            commands, own = [f"mmts train {recipe} --out {folder}"], [folder]
-        else:
-            commands = [f"mmts train {recipe} --set train.seed=$seed --out {folder}-seed$seed"]
-            own = [f"{folder}-seed{seed}" for seed in group.seeds]
+        first, is_alone = group.runs[0], len(group.runs) == 1
+        where = folder if is_alone else f"{folder}-seed$seed"
+        seed = "" if is_alone else "--set train.seed=$seed "
+        commands = [f"mmts train {shlex.quote(str(first.run.recipe_file))} {seed}--out {where}"]
+        judged_so, file = [], ""
+        if first.is_evaluation:
+            judged_so = ["--data", first.metrics["data"], "--split", first.metrics["split"]]
+            file = f"/evaluations/{first.given.name}"
+        if first.metrics.get("checkpoint") == "last":
+            judged_so += ["--checkpoint", "last"]
+        for label in contents.results.labels:
+            judged_so += ["--label", label]
         if judged_so:
-            where = folder if len(own) == 1 else f"{folder}-seed$seed"
-            commands.append(f"mmts evaluate {where} {' '.join(judged_so)}")
-        if len(own) == 1:
-            lines += commands
-        else:
-            seeds = " ".join(map(str, group.seeds))
-            lines.append(f"for seed in {seeds}; do {' && '.join(commands)}; done")
-        again += own
+            commands.append(f"mmts evaluate {where} {shlex.join(judged_so)}")
+        lines += (
+            commands
+            if is_alone
+            else [f"for seed in {' '.join(map(str, group.seeds))}; do {' && '.join(commands)}; done"]
+        )
+        again += [shlex.quote(where.replace("$seed", str(seed)) + file) for seed in group.seeds]
     report = ["mmts report", *again, "--out", shlex.quote(f"again/{out.name}")]
     if not any("," in name for name in contents.names):  # as it separates names
         report += ["--names", shlex.quote(",".join(contents.names))]
@@ -442,7 +422,3 @@ def _is_openmoji(groups: Sequence[RunGroup], judged: Sequence[Judged | None]) ->
             if file.is_file() and b"openmoji" in file.read_bytes()[:100_000].lower():
                 return True
     return False
-
-
-def _article(kind: str) -> str:
-    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"

@@ -3,6 +3,8 @@
 import re
 import unicodedata
 
+from mmts.compare import Gap
+
 _MINUS = "\N{MINUS SIGN}"
 # The explicit bidirectional controls: they would turn around the text that follows.
 _TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -43,6 +45,15 @@ def signed(value: float, digits: int = 1) -> str:
     if float(rounded) == 0:
         return rounded
     return ("+" if value > 0 else _MINUS) + rounded
+
+
+def interval_in_words(gap: Gap) -> str:
+    """Write the interval of a difference.
+
+    >>> interval_in_words(Gap(0.5, -0.31, 1.26))
+    '−0.3 to +1.3'
+    """
+    return f"{signed(gap.low)} to {signed(gap.high)}"
 
 
 def in_title(direction: str) -> str:

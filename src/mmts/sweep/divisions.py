@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,26 +59,14 @@ def divisions(judged: Judged, dataset: Dataset, of_labels: Mapping[str, ConceptD
 
     Head, mid and tail of a label go by the number of training samples that carry it.
     """
-    arrays = judged.arrays
-    owner = torch.from_numpy(arrays["owner"])
-    first = torch.from_numpy(np.searchsorted(arrays["owner"], np.arange(len(arrays["media_ranks"]))))  # in order
-    of_text = torch.from_numpy(arrays["text_concepts"])
-    own = judged.meta["relevance"] != "graded"
-    found = [
-        Division(
-            CONCEPT,
-            of_text,
-            torch.from_numpy(arrays["text_groups"]),
-            of_text[first] if own else None,
-            torch.from_numpy(arrays["media_groups"]),
-        )
-    ]
+    (of_text, of_media), (text_groups, media_groups) = judged.concepts, judged.groups
+    found = [Division(CONCEPT, of_text, text_groups, of_media, media_groups)]
     by_id = {medium.id: medium for medium in dataset.split(judged.meta["split"]).media} if of_labels else {}
     for label, training in of_labels.items():
         values = [by_id[name].labels.get(label) for name in judged.meta["media_ids"]]
-        of_media = training.assign(values)
-        groups = training.groups_of(of_media)
-        found.append(Division(label, of_media[owner], groups[owner], of_media, groups))
+        concepts = training.assign(values)
+        groups = training.groups_of(concepts)
+        found.append(Division(label, concepts[judged.owner], groups[judged.owner], concepts, groups))
     return found
 
 

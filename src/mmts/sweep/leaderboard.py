@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 from mmts.compare import Gap
 from mmts.concepts import ConceptDistribution
+from mmts.console import figure_table
 from mmts.data.records import Dataset
 from mmts.files import atomic_write
-from mmts.results import Judged, refuse_other_queries
+from mmts.results import SIDES, Judged, refuse_other_queries
 from mmts.sweep.divisions import AVERAGE, CONCEPT, PARTS, Division, divisions
 from mmts.sweep.figure import draw_standings
-from mmts.sweep.standings import BOTH, SIDES, Column, Standings
+from mmts.sweep.standings import BOTH, Column, Standings
 from mmts.sweep.sweep_file import Sweep, Trial, in_words
 from mmts.sweep.trials import Finals, Tuned
 from mmts.training.run_directory import RunDirectory
@@ -82,17 +82,10 @@ def write_leaderboard(out: Path, board: Leaderboard) -> tuple[Path, Path, Path]:
 def standings_table(standings: Standings) -> Table:
     """Draw the rules for a terminal, best first: the headline, the difference to the first rule, and the tail."""
     headline, overall = standings.headline, standings.headline_of()
-    table = Table(
-        title=f"test, both directions, %: {headline}, mean ± spread over seeds",
-        title_justify="left",
-        caption=f"difference to {standings.names[0]}: 95 % interval over queries and seeds; * leaves out 0",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    table.add_column("rule", overflow="fold")
-    for name in (headline, "difference", "tail"):
-        table.add_column(name, justify="right", no_wrap=True)
+    spread = ": mean ± spread over seeds" if len(standings.runs[0]) > 1 else ""
+    title = f"test, both directions, %{spread}"
+    table = figure_table(title, "rule", headline, "difference", "tail")
+    table.caption = f"difference to {standings.names[0]}: 95 % interval over queries and seeds; * leaves out 0"
     for rule in standings.ranking():
         gap = standings.gap(rule, overall) if rule else None
         table.add_row(

@@ -15,6 +15,7 @@ from mmts.sweep.leaderboard import make_leaderboard, standings_table, write_lead
 from mmts.sweep.processes import Job, Outcome, run_jobs
 from mmts.sweep.sweep_file import Sweep, Trial, load_sweep
 from mmts.sweep.trials import Finals, Tuned, best_of
+from mmts.training.log_line import recall_in_words
 from mmts.training.measures import needs_graded
 from mmts.training.recipe import Recipe, save_recipe
 from mmts.training.run import versions
@@ -179,5 +180,4 @@ def _text(file: Path) -> str:
 
 def _in_words(run: Path) -> str:
     metrics = read_json(RunDirectory(run).metrics_file)
-    found = ", ".join(f"{key.replace('_to_', '→')} {metrics[key]['R@1']:.1f}" for key in metrics if "_to_" in key)
-    return f"{metrics['split']} R@1 {found}"
+    return f"{metrics['split']} {recall_in_words(metrics)}"

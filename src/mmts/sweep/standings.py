@@ -8,14 +8,11 @@ import torch
 from torch import Tensor
 
 from mmts.compare import Gap
-from mmts.evaluation import CUTOFFS, GRADED
 from mmts.metrics import seeded_bootstrap_interval
-from mmts.results import Figure, Judged, query_scores
+from mmts.results import SIDES, Figure, Judged, query_scores
 from mmts.sweep.divisions import Division
-from mmts.training.measures import MEAN_RECALL
+from mmts.training.measures import GRADED, MEAN_RECALL, RECALLS
 
-SIDES = ("text", "media")
-"""Whose queries: text to media, and media to text."""
 BOTH = "both"
 """The mean of the two directions."""
 
@@ -53,7 +50,7 @@ class Standings:
     @property
     def measures(self) -> tuple[str, ...]:
         """Return all that runs are judged by."""
-        return (*(GRADED if self.is_graded else ()), MEAN_RECALL, *(f"R@{k}" for k in CUTOFFS))
+        return (*(GRADED if self.is_graded else ()), MEAN_RECALL, *RECALLS)
 
     def direction(self, side: str) -> str:
         """Name a side: "text_to_image", "image_to_text", the same of video, or "both"."""

@@ -52,7 +52,7 @@ def _clusters_in(file: Path, split: Split) -> ConceptDistribution:
     if 2 * same < len(looked_at):
         raise RecipeError(
             f"concepts.file: {file}: of {len(looked_at)} training captions only {same} are in the concept that the "
-            "file gives them: it was made from other captions, or from the same in another order; make it anew"
+            "file gives them: it was made from other captions, or from these in another order; make a new one"
         )
     return distribution
 
@@ -118,7 +118,7 @@ def build_pool(section: r.Data, split: Split, distribution: ConceptDistribution)
 def label_of_samples(split: Split, label: str, key: str = "concepts.label") -> list[str]:
     """Return one label of each sample's medium, or raise naming the medium without it and the labels there are.
 
-    `key` is what asked for it.
+    key: the option that asks for the label, for the message.
     """
     values = media_label(split, label, key)
     bare = next((medium.id for medium, value in zip(split.media, values, strict=True) if value is None), None)
@@ -128,7 +128,7 @@ def label_of_samples(split: Split, label: str, key: str = "concepts.label") -> l
 
 
 def media_label(split: Split, label: str, key: str) -> list[str | None]:
-    """Return a label of each medium, None where it has none; raises RecipeError where no medium has it."""
+    """Return a label of each medium, None for media without it; raises RecipeError if no medium has it."""
     values = [medium.labels.get(label) for medium in split.media]
     if all(value is None for value in values):
         known = sorted({key for each in split.media for key in each.labels})
@@ -139,7 +139,7 @@ def media_label(split: Split, label: str, key: str) -> list[str | None]:
 def judged_label(label: str, train: Split, split: Split) -> MediaLabel:
     """Return a label of the media of `split`, with how many samples of `train` have each of its values.
 
-    Raises RecipeError where the media of either have no such label.
+    Raises RecipeError if no medium of one of the two splits has the label.
     """
     of_train, values = (media_label(each, label, f"--label, {each.name}") for each in (train, split))
     counts = Counter(value for owner in train.owner.tolist() if (value := of_train[owner]) is not None)

@@ -11,9 +11,8 @@ from mmts.training.recipe import DATASETS, Columns, Recipe, load_recipe, shipped
 def choose_recipe(data: Path, columns: Columns | None = None) -> tuple[str, str]:
     """Return the name of the shipped recipe for the data at a path, and the reason in words.
 
-    A public data set gets its own recipe with MM-TS, images of one's own `catalogue`, videos `clips`. `columns` are as
-    in a recipe's `data`. Raises
-    RecipeError where no recipe fits by itself, and DataError where there are no data.
+    A public data set gets its own recipe with MM-TS, images of one's own `catalogue`, videos `clips`. columns: as in a
+    recipe's `data`. Raises RecipeError if no shipped recipe fits, and DataError if there are no data.
 
     >>> import tempfile
     >>> table = Path(tempfile.mkdtemp()) / "captions.csv"

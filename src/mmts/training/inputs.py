@@ -100,25 +100,16 @@ def _media_side(section: Model, split: Split) -> dict[str, Any]:
     if section.media.tower == FEATURES:
         whole = next((each for each in split.media if why_unreadable_features(each.path) is None), medium)
         return {"feature_width": feature_rows([whole]).shape[1]}
-    if section.image is not None:
-        image = section.image
-        return {
-            "image": image.tower,
-            "image_size": image.size,
-            "image_options": image.options,
-            "image_frozen": image.frozen,
-        }
-    video = section.video
-    assert video is not None
-    return {
-        "video": video.tower,
-        "image_size": video.size,
-        "video_options": video.options,
-        "video_frozen": video.frozen,
-        "frames": video.frames,
-        "sampling": video.sampling,
-        "stride": video.stride,
+    side = section.media
+    options = {
+        kind: side.tower,
+        "image_size": side.size,
+        f"{kind}_options": side.options,
+        f"{kind}_frozen": side.frozen,
     }
+    if section.video is not None:
+        options |= section.video.model_dump(include={"frames", "sampling", "stride"})
+    return options
 
 
 def prepare_inputs(model: TwoTower, split: Split) -> Inputs:

@@ -1,5 +1,6 @@
 """What a step did, in plain numbers: a line of log.jsonl, the same in words, the same for trackers."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -50,6 +51,16 @@ def summarize(log: dict[str, Tensor], of_sample: Tensor | None) -> dict[str, Any
             if inside.any():
                 groups.setdefault(group, {})[name] = value[inside].mean().item()
     return summary | ({"groups": groups} if groups else {})
+
+
+def recall_in_words(figures: Mapping[str, Any]) -> str:
+    """Put R@1 of both directions in words.
+
+    >>> recall_in_words({"text_to_image": {"R@1": 51.46}, "image_to_text": {"R@1": 48.0}, "groups": {}})
+    'R@1 text→image 51.5, image→text 48.0'
+    """
+    sides = (f"{key.replace('_to_', '→')} {side['R@1']:.1f}" for key, side in figures.items() if "_to_" in key)
+    return f"R@1 {', '.join(sides)}"
 
 
 def describe(line: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The measures that choose a checkpoint or a setting, by the names that recipes and sweeps call them."""
+"""The measures by which a checkpoint (`train.best`) or a setting of a sweep (`choose`) is chosen."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -10,10 +10,12 @@ from mmts.errors import nearest
 MEAN_RECALL = "mean recall"
 """The mean of R@1, R@5 and R@10: steadier than any of them."""
 
-_CUTOFFS = ("R@1", "R@5", "R@10")
-_GRADED = ("mAP", "nDCG", "binary_mAP")
+CUTOFFS = (1, 5, 10)
+RECALLS = tuple(f"R@{k}" for k in CUTOFFS)
+GRADED = ("mAP", "nDCG", "binary_mAP")
+"""What graded relevance adds; binary_mAP counts only items of relevance 1."""
 _GROUPS = ("head", "mid", "tail")
-_MEASURES = (*_CUTOFFS, MEAN_RECALL, *_GRADED)
+_MEASURES = (*RECALLS, MEAN_RECALL, *GRADED)
 
 
 def _known(name: str) -> str:
@@ -24,7 +26,7 @@ def _known(name: str) -> str:
 
 
 Measure = Annotated[str, AfterValidator(_known)]
-"""R@1, R@5, R@10, mean recall, mAP, nDCG or binary_mAP; of one group only with head, mid or tail before it."""
+"""R@1, R@5, R@10, mean recall, mAP, nDCG or binary_mAP; "tail R@5" is that of one group (head, mid or tail)."""
 
 
 def group_of(measure: str) -> str | None:
@@ -38,12 +40,12 @@ def group_of(measure: str) -> str | None:
 
 
 def needs_graded(measure: str) -> bool:
-    """Return whether a measure is there only where relevance is graded.
+    """Return whether a measure exists only for graded relevance.
 
     >>> needs_graded("tail mAP"), needs_graded("R@1")
     (True, False)
     """
-    return measure.rpartition(" ")[2] in _GRADED
+    return measure.rpartition(" ")[2] in GRADED
 
 
 def measured(metrics: Mapping[str, Any], measure: str) -> float | None:
@@ -59,5 +61,5 @@ def measured(metrics: Mapping[str, Any], measure: str) -> float | None:
     if not sides or None in sides:
         return None
     name = measure.removeprefix(f"{group} ")
-    parts = _CUTOFFS if name == MEAN_RECALL else (name,)
+    parts = RECALLS if name == MEAN_RECALL else (name,)
     return float(sum(figures[part] for figures in sides for part in parts)) / (len(sides) * len(parts))

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box
 from rich.table import Table
 from torch import Tensor
 
 from mmts import __version__
 from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
-from mmts.console import console
+from mmts.console import console, figure_table
 from mmts.data.read_warnings import tell_warnings
 from mmts.data.records import Dataset, Split
 from mmts.errors import DataError, InputError, RecipeError, RunError, counted
@@ -25,11 +24,13 @@ from mmts.evaluation import (
     MediaLabel,
     Relevance,
     coverage_in_words,
+    directions_of,
     extreme_classes,
     figures_of,
+    in_tenths,
+    interval_in_words,
     judge,
     judge_folds,
-    percent,
     save_embeddings,
     save_judgement,
     shown_measures,
@@ -80,7 +81,7 @@ def train(recipe: Recipe, out: Path, resume: bool = False, judged_on: str | None
 
 
 def _train(recipe: Recipe, run: RunDirectory, resume: bool, judged_on: str | None) -> dict[str, Any]:
-    """Do what `train` says, in a folder that this run alone writes."""
+    """Train as `train` describes; the caller holds the run directory's lock."""
     if resume and recipe.data.path is None and (path := once(lambda: _data_of(run))) is not None:
         recipe = recipe.with_data(path)
     dataset = main_first(lambda: open_data(recipe.data))
@@ -91,7 +92,7 @@ def _train(recipe: Recipe, run: RunDirectory, resume: bool, judged_on: str | Non
     relevance = recipe.data.relevance
     taken = take_splits(dataset, recipe, judged_on)
     torch.manual_seed(recipe.train.seed)
-    # Before the data are looked through: a tower that cannot be had should not cost hours first.
+    # Built before the media are checked, so that a tower that cannot be loaded fails in seconds, not after hours.
     model = build_model(recipe.model, taken.train, run)
     try:
         recipe.check_something_trains(any(each.requires_grad for each in model.parameters()))
@@ -105,7 +106,7 @@ def _train(recipe: Recipe, run: RunDirectory, resume: bool, judged_on: str | Non
     judged: dict[str, Inputs] = {}  # filled on the main process, which judges
     once(lambda: judged.update(_inputs_to_judge(model, splits, relevance)))
     looks = _validation(recipe, distribution, judged) if splits.val is not None else None
-    restore_random_state(drawn)  # what was computed on the way, or found in a cache, changes nothing
+    restore_random_state(drawn)  # so that training draws the same whether features were computed or cached
     model.drop_frozen()
     plan = build_plan(recipe, splits.train, distribution)
     objective = build_objective(recipe, distribution, splits.train)
@@ -158,7 +159,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Judge a run: on its own test split (rewriting metrics.json), or on other data or another split (evaluations/).
 
-    labels: of the media, to judge head, mid and tail and every value by; those judged by before are kept.
+    labels: labels of the media; head, mid and tail and every value of each are judged too. Labels of an earlier
+    judgement in the same file are kept.
     """
     RunDirectory.check_checkpoint(checkpoint)
     if embeddings_file is not None:
@@ -180,6 +182,7 @@ def evaluate(
     model = load_model(run, recipe, split, checkpoint)
     inputs = prepare_inputs(model, split)
     model.drop_frozen()
+    recipe = recipe.with_data(given)
     judging = Judging(run, recipe, model, distribution, dataset, checkpoint, of_labels, _stopped_at(run))
     with locked(run.lock_file) if file == run.metrics_file else nullcontext():
         metrics, media, text = judging(inputs, file)
@@ -191,20 +194,20 @@ def evaluate(
 
 
 def _labels_in(file: Path) -> list[str]:
-    """Return the labels that a metrics file was made with."""
+    """Return the labels that a file of figures was judged by; empty if it cannot be read."""
     try:
         return [*read_json(file)["labels"]]
-    except (FileNotFoundError, DataError, KeyError, TypeError):  # none, or a damaged one, which is written anew
+    except (FileNotFoundError, DataError, KeyError, TypeError):  # a missing or damaged file, which is rewritten
         return []
 
 
 def _data_of(run: RunDirectory) -> Path | None:
-    """Return the data that a run to be resumed was started on, if it was started."""
+    """Return the data that a run was started on; None if it never started."""
     return resolved(run.recipe().data.path) if run.recipe_file.exists() else None
 
 
 def _finished(run: RunDirectory) -> dict[str, Any] | None:
-    """Return metrics.json's content where there is one already, and say so."""
+    """Return the content of metrics.json if the run is finished, and print that it is."""
     if not run.is_finished:
         return None
     console.print(f"{run.path} is finished already")
@@ -212,7 +215,7 @@ def _finished(run: RunDirectory) -> dict[str, Any] | None:
 
 
 def _stopped_at(run: RunDirectory) -> dict[str, int] | None:
-    """Return where a run that is not finished was interrupted, and say so; None for one that took its last step."""
+    """Return the step at which an unfinished run stopped, and print it; None if the run took its last step."""
     if run.is_finished or not (file := run.checkpoint_file("last")).exists():
         return None
     state = load_checkpoint(file)
@@ -277,9 +280,9 @@ def _inputs_to_judge(model: TwoTower, splits: Splits, relevance: Relevance) -> d
 def _validation(
     recipe: Recipe, distribution: ConceptDistribution, judged: Mapping[str, Inputs]
 ) -> Callable[[TwoTower], dict[str, Any]]:
-    """Return what looks at val: the figures of both directions, and by group.
+    """Return a function that judges a model on val: figures of both directions, and by group.
 
-    Raises RecipeError where the best checkpoint is to be chosen by a group that val has no queries of.
+    Raises RecipeError if `train.best` names a group that has no queries in val.
     """
     groups = once(lambda: _groups(recipe, distribution, judged["val"].split)[1:])
     wanted = group_of(recipe.train.best)
@@ -317,7 +320,7 @@ def _split_to_judge(dataset: Dataset, name: str | None, recipe: Recipe) -> Split
 
 
 def _evaluation_name(data: Path, split: Split, checkpoint: str, other_data: bool) -> str:
-    """Name a judgement by what was judged; other data of the same name in another place gets another name."""
+    """Name the file of an evaluation by its data (with a hash of the path, if not the run's own) and split."""
     parts = [data.stem, *([content_hash(str(data))[:6]] if other_data else []), split.name]
     name = file_name("-".join(parts))
     return f"{name}.json" if checkpoint == "best" else f"{name}.{checkpoint}.json"
@@ -337,7 +340,7 @@ def _load_weights(model: TwoTower, run: RunDirectory, checkpoint: str) -> None:
 
 @dataclass(frozen=True)
 class Judging:
-    """What judging a run's model takes, whichever split it is judged on."""
+    """Judges a run's model on any split."""
 
     run: RunDirectory
     recipe: Recipe
@@ -352,7 +355,7 @@ class Judging:
     def __call__(self, inputs: Inputs, file: Path) -> tuple[dict[str, Any], Tensor, Tensor]:
         """Judge, write and print the figures; return them and the embeddings, media (N, D) and text (M, D).
 
-        The ranks behind metrics.json are kept too (judgement.npz), for comparing runs query by query.
+        The ranks behind them are kept beside them, for comparing runs query by query.
         """
         split, relevance = inputs.split, self.recipe.data.relevance
         media, text = embed_split(self.model, inputs)
@@ -364,21 +367,11 @@ class Judging:
         if (coverage := self.dataset.coverage.get(split.name)) is not None:
             metrics["coverage"] = {**asdict(coverage), "judged": split.num_media}
         root = self.dataset.root
-        metrics |= {"data": str(root), "relevance": relevance, "checkpoint": self.checkpoint}
+        metrics |= {"data": str(self.recipe.data.path), "relevance": relevance, "checkpoint": self.checkpoint}
         if self.stopped_at is not None:
             metrics["stopped_at"] = self.stopped_at
-        if file == self.run.metrics_file:
-            save_judgement(
-                self.run.judgement_file,
-                judgement,
-                split,
-                root,
-                relevance,
-                concepts,
-                text_groups,
-                media_groups,
-                self.labels,
-            )
+        ranks_file = self.run.ranks_file(file)
+        save_judgement(ranks_file, judgement, split, root, relevance, concepts, text_groups, media_groups, self.labels)
         write_json(file, metrics)  # last: it says that the run is finished
         for table in metrics_tables(metrics):
             console.print(table)
@@ -388,54 +381,44 @@ class Judging:
 
 def metrics_tables(metrics: dict[str, Any]) -> list[Table]:
     """Draw metrics.json for a terminal 80 columns wide: all figures, then those of each label."""
-    measures = shown_measures(metrics)
+    measures, directions = shown_measures(metrics), directions_of(metrics)
     media, captions = counted(metrics["num_media"], "medium", "media"), counted(metrics["num_captions"], "caption")
-    title = f"{metrics['split']}: {media}, {captions}; percent"
-    table = _table(title, *measures, "MedR")
-    for direction in _directions(metrics):
+    table = figure_table(f"{metrics['split']}: {media}, {captions}; percent", "", *measures, "MedR")
+    for direction in directions:
         table.add_row(direction.replace("_to_", "→"), *_row(metrics, direction, measures))
         if "folds" in metrics:
             table.add_row(f"  {metrics['folds']['num']} folds", *_row(metrics["folds"], direction, measures))
         _add_groups(table, metrics["groups"], direction, measures)
-    table.caption = coverage_in_words(metrics) or None
+    table.caption = "\n".join(filter(None, [_IN_BRACKETS, coverage_in_words(metrics)]))
     tables = [table]
     for name, label in metrics.get("labels", {}).items():
-        table = _table(f"by {name}, {label['num_classes']:,} values in training; percent", *measures, "MedR")
-        for direction in _directions(metrics):
+        title = f"by {name}, {counted(label['num_classes'], 'value')} in training; percent"
+        table = figure_table(title, "", *measures, "MedR")
+        for direction in directions:
             table.add_row(direction.replace("_to_", "→"))
             _add_groups(table, label["groups"], direction, measures)
         if bare := label["num_unlabeled"]:
-            table.caption = f"left out: {bare:,} media without {name}"
+            table.caption = f"left out: {counted(bare, 'medium', 'media')} without {name}"
         tables.append(table)
-        tables += _extremes(name, label, _directions(metrics)[-1], "mAP" if "mAP" in measures else "R@5")
+        tables += _extremes(name, label, directions[0], "mAP" if "mAP" in measures else "R@5")
     return tables
 
 
+_IN_BRACKETS = "in brackets: 95 % interval over queries"
+
+
 def _extremes(name: str, label: dict[str, Any], direction: str, measure: str) -> list[Table]:
-    """Draw the values of a label that text queries find worst and best."""
+    """Draw the values of a label with the lowest and the highest figures of text queries."""
     lowest, highest = extreme_classes(label, lambda value: label["classes"][value][direction][measure])
     if not lowest:
         return []
-    table = _table(
-        f"{direction.replace('_to_', '→')} by {name}: lowest and highest {measure}", "training", "queries", measure
-    )
+    title = f"{direction.replace('_to_', '→')} by {name}: lowest and highest {measure}"
+    table = figure_table(title, "", "training", "queries", measure)
     for value in (*lowest, *reversed(highest)):
         figures = label["classes"][value]
-        about = (f"{figures['num_training']:,}", f"{figures['num_queries']:,}", percent(figures[direction][measure]))
+        about = (f"{figures['num_training']:,}", f"{figures['num_queries']:,}", in_tenths(figures[direction][measure]))
         table.add_row(value, *about, end_section=value == lowest[-1])
     return [table]
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", min_width=10, overflow="fold")
-    for name in columns:
-        table.add_column(name, justify="right", min_width=4)
-    return table
-
-
-def _directions(metrics: Mapping[str, Any]) -> list[str]:
-    return [key for key in metrics if "_to_" in key]
 
 
 def _add_groups(table: Table, groups: Mapping[str, Any], direction: str, measures: Sequence[str]) -> None:
@@ -447,8 +430,8 @@ def _add_groups(table: Table, groups: Mapping[str, Any], direction: str, measure
 def _row(place: Mapping[str, Any], direction: str, measures: Sequence[str]) -> list[str]:
     """Return the figures of one direction, with their intervals where there are such, and the median rank."""
     figures, intervals = place[direction], place.get("intervals", {}).get(direction, {})
-    cells = []
-    for name in measures:
-        low, high = map(percent, intervals[name]) if name in intervals else ("", "")
-        cells.append(f"{percent(figures[name])} ({low}, {high})" if low else percent(figures[name]))
+    cells = [
+        in_tenths(figures[name]) + (f" {interval_in_words(intervals[name])}" if name in intervals else "")
+        for name in measures
+    ]
     return [*cells, f"{figures['median_rank']:g}"]

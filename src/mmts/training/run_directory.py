@@ -17,7 +17,7 @@ from mmts.training.recipe import Recipe, parse_recipe, save_recipe
 from mmts.training.yaml_text import load_yaml
 
 _ABOUT = {"name", "description", "published"}
-# What a resumed run may do otherwise: none of it changes the batches, the schedules or the gradients.
+# Settings that a resumed run may change: none of them affects the batches, the schedules or the gradients.
 _MAY_CHANGE = frozenset(
     {
         "data.workers",
@@ -34,12 +34,22 @@ _MAY_CHANGE = frozenset(
 _CLOCK = ("train.epochs", "train.steps", "train.batch_size")
 
 
+class _Place:
+    """A file or folder inside a run directory, by its name there."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: "RunDirectory", owner: type) -> Path:
+        return run.path / self._name
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """Names every file of a run.
 
     recipe.yaml       the resolved recipe, with versions
-    log.jsonl         a line a logged step
+    log.jsonl         one JSON object per logged step
     checkpoints/      last.pt, the one before it (previous.pt), best.pt
     concepts.npz      the concepts of the training samples
     vocabulary.json   words of a text tower trained from scratch
@@ -47,7 +57,7 @@ class RunDirectory:
     diverged.json     the batch that training stopped at because of a NaN
     metrics.json      how the run is judged
     judgement.npz     rank of every query behind metrics.json, the first ten results, and the labels it was judged by
-    evaluations/      judgements on other data or splits
+    evaluations/      judgements on other data or splits: NAME.json, and NAME.npz like judgement.npz
     index/            what `mmts index` made, for searching
     onnx/, sentence-transformers/   what `mmts export` wrote
     .lock             the process that writes the run, while one does
@@ -55,60 +65,32 @@ class RunDirectory:
 
     path: Path
 
-    @property
-    def recipe_file(self) -> Path:
-        """The resolved recipe."""
-        return self.path / "recipe.yaml"
+    recipe_file = _Place("recipe.yaml")
+    log_file = _Place("log.jsonl")
+    concepts_file = _Place("concepts.npz")
+    vocabulary_file = _Place("vocabulary.json")
+    unreadable_file = _Place("unreadable.txt")
+    diverged_file = _Place("diverged.json")
+    metrics_file = _Place("metrics.json")
+    judgement_file = _Place("judgement.npz")
+    evaluations = _Place("evaluations")
+    index = _Place("index")
+    lock_file = _Place(".lock")
 
-    @property
-    def log_file(self) -> Path:
-        """One JSON object a line."""
-        return self.path / "log.jsonl"
+    @classmethod
+    def of_judgement(cls, path: Path) -> "tuple[RunDirectory, Path]":
+        """Return the run that a path names and the figures that are meant: metrics.json, or RUN/evaluations/NAME.json.
 
-    @property
-    def concepts_file(self) -> Path:
-        """A saved ConceptDistribution."""
-        return self.path / "concepts.npz"
+        The path may be the run directory, or the file of an evaluation.
+        """
+        run = cls(path.parent.parent)
+        if path.suffix == ".json" and path.parent == run.evaluations and path.is_file():
+            return run, path
+        return cls(path), cls(path).metrics_file
 
-    @property
-    def vocabulary_file(self) -> Path:
-        """The words of a text tower trained from scratch."""
-        return self.path / "vocabulary.json"
-
-    @property
-    def unreadable_file(self) -> Path:
-        """A line for every medium that could not be decoded."""
-        return self.path / "unreadable.txt"
-
-    @property
-    def diverged_file(self) -> Path:
-        """The batch that training stopped at."""
-        return self.path / "diverged.json"
-
-    @property
-    def metrics_file(self) -> Path:
-        """How the run is judged."""
-        return self.path / "metrics.json"
-
-    @property
-    def judgement_file(self) -> Path:
-        """The ranks behind metrics.json."""
-        return self.path / "judgement.npz"
-
-    @property
-    def evaluations(self) -> Path:
-        """Judgements on other data or splits."""
-        return self.path / "evaluations"
-
-    @property
-    def index(self) -> Path:
-        """The folder of an index to search in."""
-        return self.path / "index"
-
-    @property
-    def lock_file(self) -> Path:
-        """Names the process that writes the run, while one does."""
-        return self.path / ".lock"
+    def ranks_file(self, figures: Path) -> Path:
+        """Return the file of the ranks behind metrics.json or a file of evaluations/."""
+        return self.judgement_file if figures == self.metrics_file else figures.with_suffix(".npz")
 
     @property
     def is_finished(self) -> bool:
@@ -146,9 +128,9 @@ class RunDirectory:
             return f"{self.path} is a file; a run directory is wanted: {folder}"
         return f"{self.path} {why_missing(self.path)}"
 
-    def not_judged(self) -> str:
-        """Say that this run has no metrics.json, and what to do; empty where it has one."""
-        if self.metrics_file.is_file():
+    def not_judged(self, figures: Path) -> str:
+        """Say that this run has no such file of figures, and what to do; empty where it has."""
+        if figures.is_file():
             return ""
         if not self.has_started:
             return f"{self.path} holds a recipe, but was never trained"
@@ -156,7 +138,7 @@ class RunDirectory:
         return f"{self.path} has not been judged yet (it has no metrics.json): {todo}"
 
     def recipe(self) -> Recipe:
-        """Read the resolved recipe; raises RunError where this is no run directory."""
+        """Read the resolved recipe; raises RunError if this is not a run directory."""
         if why := self.problem():
             raise RunError(why)
         try:
@@ -171,8 +153,8 @@ class RunDirectory:
     def held(self, resume: bool) -> Iterator[None]:
         """Keep the folder for this process while the body trains.
 
-        A body that fails before the first step leaves no trace of the run, and no folder that was not there: half a run
-        would only stand in the way. Raises RunError where a run cannot go into the folder, or another process has it.
+        If the body fails before the first step, what it wrote and the folders it made are removed, so that the command
+        can be repeated. Raises RunError if a run cannot go into the folder, or if another process holds it.
         """
         self.check(resume)
         new = [each for each in (self.path, *self.path.parents) if not each.exists()]
@@ -180,7 +162,7 @@ class RunDirectory:
             new.append(self.path)
         try:
             with locked(self.lock_file):
-                self.check(resume)  # again: what had it may have left a run
+                self.check(resume)  # again: the process that held the lock may have left a run
                 try:
                     yield
                 except BaseException:
@@ -192,7 +174,7 @@ class RunDirectory:
                     folder.rmdir()
 
     def _remove_start(self) -> None:
-        """Remove what is written before the first step, unless training made something, or named what is wrong."""
+        """Remove the files written before the first step, if there are no others (such as unreadable.txt)."""
         start = {self.recipe_file, self.concepts_file, self.vocabulary_file, self.path / "tensorboard"}
         if set(self.path.iterdir()) - {self.lock_file} <= start:
             for each in start:
@@ -209,14 +191,14 @@ class RunDirectory:
             raise RunError(f"{self.path} is a file; --out names a folder")
 
     def _strange(self) -> bool:
-        """Whether the folder holds what a process killed before its first step would not have left."""
+        """Whether the folder holds files that a process killed before its first step would not have left."""
         return bool({*self.path.iterdir()} - {*leftovers(self.path), *self.path.glob(f"{self.lock_file.name}*")})
 
     def begin(self, recipe: Recipe, versions: dict[str, str]) -> None:
-        """Take the folder for this recipe, or find the same recipe there; raises RunError where it is another.
+        """Save the recipe in the folder, or check that the one there is the same; raises RunError if it differs.
 
-        What a run left that never came to train (a mistake in its recipe, say) is replaced. Keys that change neither
-        batches nor schedules nor gradients may be others than before (`go_on`), and so may the place of the data.
+        The files of a run that never trained (for example, because of a mistake in its recipe) are replaced. Keys that
+        affect neither batches nor schedules nor gradients may differ (see `go_on`), and so may the path of the data.
         """
         for leftover in leftovers(self.path):
             leftover.unlink(missing_ok=True)
@@ -233,7 +215,7 @@ class RunDirectory:
             raise RunError(f"{self.path} holds a run of another recipe: {_listed(wrong)}{jump}; choose another --out")
 
     def go_on(self, recipe: Recipe, versions: dict[str, str]) -> None:
-        """Say and save what a resumed run does otherwise than before, once its data are known to be the same."""
+        """Print and save the settings that a resumed run changes, once its data are known to be the same."""
         changed = differences(self.recipe(), recipe)
         if changed and not self.is_finished:
             console.print(f"note: going on with other settings: {_listed(changed)}")

@@ -35,14 +35,14 @@ class Splits:
 
 def judged_split(dataset: Dataset) -> str:
     """Return the split a run is judged on: test, else val, else train. Raises DataError where none of them is there."""
-    found = next((name for name in ("test", "val", "train") if name in dataset.split_names), None)
-    if found is None:
+    known = next((name for name in ("test", "val", "train") if name in dataset.split_names), None)
+    if known is None:
         raise dataset.no_split("test")
-    return found
+    return known
 
 
 def open_data(settings: Data, path: Path | None = None) -> Dataset:
-    """Read the data of a recipe, or those at another path by the same settings, and print what the reader noted.
+    """Read the data of a recipe, or those at another path with the same settings, and print the reader's notes.
 
     Splits get the names that `data.splits` gives them; other data need not have all of them.
     """
@@ -60,7 +60,7 @@ def open_data(settings: Data, path: Path | None = None) -> Dataset:
 
 
 def resolved(path: Path | None) -> Path:
-    """Return the one name of a path, whatever folder it is given from. Raises DataError for none or a dangling link."""
+    """Return the absolute path without links. Raises DataError for None or a dangling link."""
     if path is None:
         raise DataError("no data: give --data PATH, or data.path in the recipe")
     path = Path(os.path.expanduser(path))
@@ -124,7 +124,7 @@ def limited(split: Split, max_media: int | None) -> Split:
 
 
 def readable_splits(taken: Splits, dataset: Dataset, settings: Data, run: RunDirectory) -> Splits:
-    """Leave out what cannot be decoded (named in unreadable.txt). Raises DataError where it is too much."""
+    """Leave out undecodable media, and list them in unreadable.txt. Raises DataError if there are too many."""
     named: list[str] = []
     try:
         check_read_beforehand(dataset, settings, named)
@@ -146,14 +146,14 @@ def readable_splits(taken: Splits, dataset: Dataset, settings: Data, run: RunDir
 
 
 def say_shared(splits: Sequence[Split]) -> None:
-    """Say what the other splits share with the first one, train: pictures under another name, clips of one video."""
+    """Print what the other splits share with the first, train: the same pictures, or clips of the same video."""
     for other in splits[1:]:
         for note in once(partial(shared_in_words, splits[0], other)):
             console.print(f"note: {note}")
 
 
 def check_read_beforehand(dataset: Dataset, settings: Data, named: list[str]) -> None:
-    """Name what the reader itself found unreadable. Raises DataError where it is more than `max_unreadable`."""
+    """List the media that the reader found unreadable. Raises DataError if they are more than `max_unreadable`."""
     count, file = dataset.unreadable or (0, None)
     if not count or file is None:
         return

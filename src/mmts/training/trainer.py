@@ -39,7 +39,7 @@ from mmts.training.gathered import (
     process_sizes,
     share_batch_norms,
 )
-from mmts.training.log_line import describe, flatten, summarize
+from mmts.training.log_line import describe, flatten, recall_in_words, summarize
 from mmts.training.measures import measured
 from mmts.training.micro_batch import micro_batch_step, refuse_batch_norm
 from mmts.training.optimizer import OWN_RATE, learning_rate_schedule, parameter_groups
@@ -137,8 +137,8 @@ class Trainer:
     def fit(self, resume: bool = False, judge: Callable[[], dict[str, Any]] | None = None) -> dict[str, Any]:
         """Train to the end, or raise Interrupted with a checkpoint written; `resume` starts from the last one.
 
-        Where the data fail (DataError, WorkersLost), a checkpoint is written too before the error goes on. `judge` is
-        called at the end; trackers get the figures of metrics.json that it gives, and all processes return them.
+        If the data fail (DataError, WorkersLost), a checkpoint is written before the error is raised. `judge` is called
+        at the end; trackers get the figures that it returns, and all processes return them.
         """
         if resume:
             self._restore()
@@ -156,7 +156,7 @@ class Trainer:
         return judged
 
     def _fit(self) -> None:
-        """Take the steps that are left; without any the model as it begins is the best and the last checkpoint."""
+        """Take the remaining steps; a run without any saves the initial model as its best and last checkpoint."""
         if self.total_steps == 0:
             if self.evaluate is not None:
                 self._validate()
@@ -322,15 +322,10 @@ class Trainer:
         self.run.append_log(line)
         track(self.accelerator.trackers, flatten(line), line["step"])
         if "val" in line and not errors.is_terminal:
-            found = ", ".join(
-                f"{name.replace('_to_', '→')} {figures['R@1']:.1f}"
-                for name, figures in line["val"].items()
-                if "_to_" in name
-            )
-            console.print(f"epoch {line['epoch'] + 1}: {describe(line)}, val R@1 {found}")
+            console.print(f"epoch {line['epoch'] + 1}: {describe(line)}, val {recall_in_words(line['val'])}")
 
     def _track_judged(self, metrics: Mapping[str, Any]) -> None:
-        """Tell trackers how the run is judged: as `test/...`, or where another split is, as `final/val/...`."""
+        """Send the final figures to trackers, as `test/...`; those of another split as `final/val/...`."""
         if process_index() == 0 and metrics:
             name = "test" if metrics["split"] == "test" else f"final/{metrics['split']}"
             figures = {key: value for key, value in metrics.items() if "_to_" in key or key == "groups"}

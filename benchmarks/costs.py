@@ -45,7 +45,7 @@ def run(captions: int = 256, images: int = 16, rows: int = 16_384, queries: int 
     yield _bytes_a_sample("SogCLR", lambda N: SogCLR(N, N, 0.05))
     yield _bytes_a_sample("iSogCLR", lambda N: ISogCLR(N, N))
     yield _bytes_a_sample("FastCLIP", lambda N: FastCLIP(N, N))
-    yield _bytes_a_sample("TempNet", lambda N: TempNet(N, N, dim=8))
+    yield _bytes_a_sample("TempNet", lambda N: TempNet(N, N, width=8))
 
 
 def _judged(media: int, captions: int) -> str:

@@ -1,23 +1,25 @@
 """Write docs/reference/ from the code, as `make reference` does: every command's options, every key of a recipe."""
 
+import collections.abc
+import inspect
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from mmts.cli import app
-from mmts.training import objective_sections as objective
-from mmts.training import recipe
+from mmts.options import RecipeDefault
+from mmts.training import components, recipe
+from mmts.training.components import Option, options_of
 from mmts.training.section import Section
 
 FOLDER = Path(__file__).parent / "reference"
 NOTE = "Written by `make reference` from the code, which says the same in "
-# What a union of sections is called here, by the key that chooses among them; each has a heading of that name.
-CHOICES = {"loss": "Losses", "rule": "Rules", "kind": "Schedules"}
+TITLES = {"Losses": components.OBJECTIVE, "Rules": components.POLICY, "Schedules": components.SCHEDULE}
 WORDS = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text", Path: "path", dict: "mapping"}
 SYMBOLS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
@@ -73,40 +75,64 @@ def parameter_row(parameter: Any) -> list[str]:
 def recipe_page() -> str:
     parts = [
         "# Recipe keys",
-        f"{NOTE}`src/mmts/training/recipe.py` and `objective_sections.py`. How recipes work is told in "
-        "[Recipes](../recipes.md); `mmts recipes NAME` prints a shipped one. A key without a default must be given. "
-        "`--set a.b=VALUE` sets key `b` of section `a`.",
+        f"{NOTE}`src/mmts/training/recipe.py`, and for `objective` in the classes of `mmts.objectives`, "
+        "`mmts.policies` and `mmts.schedules`. [Recipes](../recipes.md) tells how recipes work; `mmts recipes NAME` "
+        "prints a shipped one. A key without a default must be given. `--set a.b=VALUE` sets key `b` of section `a`.",
     ]
     for name in ("data", "concepts", "model", "train", "published"):
         section = section_in(recipe.Recipe.model_fields[name].annotation)
         parts += section_parts(name, section, level=2)
-    parts += ["## objective", "One of the [losses](#losses), chosen by `loss`."]
-    for tag, sections in choices().items():
-        parts.append(f"## {CHOICES[tag]}")
-        for section in sections:
-            title = f"`{section.model_fields[tag].default}`"
-            if "Margin" in section.__name__ and tag == "rule":
-                title += " for a margin" if section is not objective.SMSMarginRule else " for SMS"
-            parts += section_parts(title, section, level=3, without=tag)
+    parts += [
+        "## objective",
+        "One of the [losses](#losses), chosen by `loss`, or a class of yours ([adding](../adding.md)).",
+    ]
+    for title, family in TITLES.items():
+        parts.append(f"## {title}")
+        for name, component in family.table.items():
+            parts += component_parts(name, component)
     return "\n\n".join(parts) + "\n"
 
 
-def choices() -> dict[str, list[type[Section]]]:
-    """Return all sections that are chosen by each key, in their order in the code."""
-    unions = {
-        "loss": objective.ObjectiveSection,
-        "rule": objective.Rule,
-        "kind": objective.ScheduleSection,
-    }
-    return {tag: sections_in(union) for tag, union in unions.items()}
+def component_parts(name: str, component: type[Any]) -> Iterator[str]:
+    """Yield a component's heading, what it is, and the table of its options."""
+    yield f"### `{name}`"
+    yield components.summary(component)
+    rows = [option_row(each) for each in options_of(component)]
+    if rows:
+        yield table(["key", "value", "default", "meaning"], rows)
 
 
-def section_parts(title: str, section: type[Section], level: int, without: str = "") -> Iterator[str]:
+def option_row(option: Option) -> list[str]:
+    meaning = option.meaning[:1].upper() + option.meaning[1:]
+    return [f"`{option.name}`", option_kind(option), option_default(option), meaning]
+
+
+def option_kind(option: Option) -> str:
+    """Return what an option takes, in words."""
+    if option.family is None:
+        words, null, rest = in_words(option.hint).partition(" or `null`")
+        return words + bounds(option.hint) + null + rest
+    title = next(title for title, family in TITLES.items() if family is option.family)
+    link = f"[{title.lower().rstrip('s')}](#{title.lower()})"
+    return f"list of {link}s" if option.is_list else f"number or {link}"
+
+
+def option_default(option: Option) -> str:
+    stands = [each for each in get_args(option.hint) if isinstance(each, RecipeDefault)]
+    default = stands[0].content if stands else components.as_content(option.default)
+    if default is inspect.Parameter.empty:
+        return ""
+    others = {name: each for name, each in (stands[0].options if stands else {}).items() if name != default["rule"]}
+    return "; ".join(
+        [f"`{as_yaml(default)}`", *(f"with rule `{name}`: `{as_yaml(each)}`" for name, each in others.items())]
+    )
+
+
+def section_parts(title: str, section: type[Section], level: int) -> Iterator[str]:
     """Yield a section's heading, what it is, the table of its keys, and the sections within it."""
     yield f"{'#' * level} {title}"
     yield " ".join(str(section.__doc__).split())
-    section.model_rebuild()  # schedules name each other
-    fields = {name: field for name, field in section.model_fields.items() if name != without}
+    fields = section.model_fields
     if fields:
         rows = [[f"`{name}`", kind(each), shown_default(each), meaning(each)] for name, each in fields.items()]
         yield table(["key", "value", "default", "meaning"], rows)
@@ -118,27 +144,22 @@ def section_parts(title: str, section: type[Section], level: int, without: str =
 
 def kind(field: FieldInfo) -> str:
     """Return what a key takes, in words."""
-    sections = sections_in(field.annotation)
-    if len(sections) == 1:
+    if sections_in(field.annotation):
         return "section" + (" or `null`" if type(None) in get_args(field.annotation) else "")
-    if not sections:
-        words, null, rest = in_words(field.annotation).partition(" or `null`")
-        return words + bounds(field) + null + rest
-    tag = "rule" if "rule" in sections[0].model_fields else "kind"
-    link = f"[{CHOICES[tag].lower().rstrip('s')}](#{CHOICES[tag].lower()})"
-    if get_origin(field.annotation) is tuple:
-        return f"list of {link}s"
-    if tag == "kind":
-        return f"number or {link}" if isinstance(field.default, Section) else link
-    return f"number or {link}: " + ", ".join(f"`{each.model_fields[tag].default}`" for each in sections)
+    words, null, rest = in_words(field.annotation).partition(" or `null`")
+    return words + limits(field.metadata) + null + rest
 
 
 def in_words(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return in_words(arguments[0])
     if origin in (Union, types.UnionType):
         return " or ".join(in_words(each) for each in arguments)
     if origin is Literal:
         return ", ".join(f"`{each}`" for each in arguments)
+    if origin is collections.abc.Sequence:
+        return f"list of {in_words(arguments[0])}s"
     if origin is tuple:
         many = "list of" if arguments[-1] is Ellipsis else {2: "two"}[len(arguments)]
         return f"{many} {in_words(arguments[0])}s".replace("texts", "names")
@@ -151,9 +172,16 @@ def meaning(field: FieldInfo) -> str:
     return " ".join(str(field.description).split())
 
 
-def bounds(field: FieldInfo) -> str:
+def bounds(hint: Any) -> str:
+    """Return the range of an option that is a number."""
+    if get_origin(hint) is Annotated:
+        return limits(get_args(hint)[1:])
+    return "".join(bounds(each) for each in get_args(hint))
+
+
+def limits(metadata: Iterable[Any]) -> str:
     """Return the range of a number: from 1, above 0, or an interval."""
-    found = {name: f"{getattr(each, name):,}" for each in field.metadata for name in SYMBOLS if hasattr(each, name)}
+    found = {name: f"{getattr(each, name):,}" for each in metadata for name in SYMBOLS if hasattr(each, name)}
     if len(found) == 2:
         (low, start), (high, end) = sorted(found.items())  # ge or gt, then le or lt
         return f" in {'[' if low == 'ge' else '('}{start}, {end}{']' if high == 'le' else ')'}"
@@ -164,8 +192,6 @@ def shown_default(field: FieldInfo) -> str:
     value = field.default
     if value is PydanticUndefined:
         return ""
-    if isinstance(value, objective.ConstantSchedule):
-        value = value.value
     if isinstance(value, Section):
         given = {
             name: getattr(value, name) for name in type(value).model_fields if name in ("rule", *value.model_fields_set)
@@ -178,8 +204,10 @@ def as_yaml(value: Any) -> str:
     """Return a value as a recipe has it."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return f"[{', '.join(map(as_yaml, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name}: {as_yaml(each)}' for name, each in value.items())}}}"
     return f"{value:g}" if isinstance(value, float) else str(value or '""') if isinstance(value, str) else str(value)
 
 

@@ -11,12 +11,13 @@ import pytest
 import mmts
 
 SOURCE = Path(mmts.__file__).parent
-LEAVES = {"errors", "files", "console", "devices", "feature_cache"}
+LEAVES = {"errors", "files", "options", "console", "devices", "feature_cache"}
 # What each part may import of ours, beside itself and the leaves. Parts not named here (training, evaluation, report,
 # search, the command line and what serves them) may see everything, and nothing named here may import them.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
+    "options": set(),
     "console": set(),
     "devices": set(),
     "feature_cache": set(),
@@ -80,7 +81,7 @@ def test_each_part_imports_only_what_stands_below_it(part: str) -> None:
 def test_losses_metrics_and_schedules_use_no_leaf_but_errors() -> None:
     for part in ("losses", "metrics", "schedules"):
         used = {imported for path in files_of(part) for _, imported in imported_parts(path)}
-        assert used <= {part, "errors"}
+        assert used <= {part, "errors", *({"options"} if part == "schedules" else ())}
 
 
 def test_the_reader_of_imports_sees_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

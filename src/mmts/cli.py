@@ -50,6 +50,18 @@ def _be_quiet(context: typer.Context, value: bool) -> bool:
     return value
 
 
+def _trust_code(context: typer.Context, value: bool) -> bool:
+    if value:
+        from mmts.training.run_directory import trusting_code
+
+        context.with_resource(trusting_code())
+    return value
+
+
+TrustCode = Annotated[
+    bool,
+    typer.Option("--trust-code", callback=_trust_code, help="Run code outside mmts that the run's recipe names."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_be_quiet, help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", callback=_be_quiet, help="Print JSON, and nothing else.")]
 
@@ -204,6 +216,7 @@ def evaluate(
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Judge a run again, or on other data."""
     from mmts.training.recipe import parse_columns
@@ -221,6 +234,7 @@ def compare(
     runs: JudgedRuns,
     names: Names = None,
     as_json: Json = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Print runs side by side, with spread and intervals."""
     from mmts.compare import compare_runs, comparison_as_mapping, comparison_tables
@@ -240,6 +254,7 @@ def report(
     out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
     names: Names = None,
     quiet: Quiet = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Write one self-contained page about runs."""
     from mmts.files import check_file_path
@@ -253,21 +268,25 @@ def report(
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Print this one.")] = None,
     policies: Annotated[
-        bool, typer.Option("--policies", help="List the losses and rules that a recipe's objective can name.")
+        bool,
+        typer.Option(
+            "--policies",
+            help="List the losses, rules and schedules that recipes can name, or those of NAME, a Python file.",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """List the shipped recipes, or print one."""
-    from mmts.training.objective_sections import described
+    from mmts.training.components import described
     from mmts.training.recipe import load_recipe, shipped_recipes
 
     shipped = shipped_recipes()
-    if name is not None and name not in shipped:
+    if name is not None and name not in shipped and not policies:
         raise RecipeError(f"there is no shipped recipe {name!r}; {nearest(name, shipped)}")
-    listed = described() if policies else {"": {each: load_recipe(each).description for each in shipped}}
+    listed = described(name) if policies else {"": {each: load_recipe(each).description for each in shipped}}
     if as_json:
-        print_json(load_recipe(name).model_dump(mode="json") if name else listed.get("", listed))
-    elif name is not None:
+        print_json(load_recipe(name).model_dump(mode="json") if name and not policies else listed.get("", listed))
+    elif name is not None and not policies:
         console.print(shipped[name], end="")
     else:
         for title, rows in listed.items():
@@ -325,6 +344,7 @@ def index(
     path: Annotated[Path, typer.Argument(help="A folder of images or videos, or any data: see docs/datasets.md.")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the index (default: RUN/index).")] = None,
     quiet: Quiet = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Index a folder for searching; again: what is new and changed."""
     from mmts.search import build_index
@@ -343,6 +363,7 @@ def search(
     serve: Annotated[bool, typer.Option("--serve", help="Serve a page on this machine to search with.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of --serve; 0 takes a free one.")] = 8765,
     index: Annotated[Path | None, typer.Option("--index", help="Folder of the index (default: RUN/index).")] = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Find images or clips of an index by words or by a picture."""
     from mmts.search.command import search as search_run
@@ -357,6 +378,7 @@ def export(
     out: Annotated[Path | None, typer.Option("--out", help="A new folder (default: RUN/onnx or the like).")] = None,
     checkpoint: Annotated[str, typer.Option(help="best or last.")] = "best",
     quiet: Quiet = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Write a run for sentence-transformers or onnxruntime."""
     from mmts.export import export_run
@@ -366,6 +388,8 @@ def export(
 
 def _two_columns(rows: Mapping[str, str]) -> Table:
     table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column()
     for row in rows.items():
         table.add_row(*row)
     return table

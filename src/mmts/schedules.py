@@ -9,12 +9,13 @@ its smallest and largest value over [0, 1], so that whoever builds on it can ref
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
 from mmts.errors import InputError, plain
+from mmts.options import NotNegative, ZeroToBelowOne
 
 
 class Schedule(Protocol):
@@ -51,6 +52,8 @@ def check_progress(progress: float) -> float:
 class Constant:
     """The same value throughout (docs/method.md, 1.2).
 
+    value: the value.
+
     >>> Constant(0.07)(0.5)
     0.07
     """
@@ -79,6 +82,9 @@ class Constant:
 @dataclass(frozen=True)
 class Linear:
     """A straight line: start (1 - p) + end p (docs/method.md, 1.3). It may rise or fall.
+
+    start: the value at the start of training.
+    end: the value at its end.
 
     >>> Linear(1.0, 0.5)(0.5)
     0.75
@@ -116,6 +122,11 @@ class Cosine:
     cycles the mean is (low + high) / 2. Cosine(-alpha/2, alpha/2, cycles) is the swing of MM-TS (arXiv 2603.08202).
     InputError when low > high, cycles < 0, or a number is not finite.
 
+    low: the lowest value.
+    high: the highest value, where training starts.
+    cycles: whole waves over training.
+    phase: where in its wave it starts, in cycles; .5 starts at `low`.
+
     >>> Cosine(low=-0.1, high=0.1, cycles=5, phase=0.0)(0.0)
     0.1
     >>> quarter = Cosine(0.0, 1.0, cycles=0.25)
@@ -125,7 +136,7 @@ class Cosine:
 
     low: float
     high: float
-    cycles: float = 1.0
+    cycles: NotNegative = 1.0
     phase: float = 0.0
 
     def __post_init__(self) -> None:
@@ -161,13 +172,17 @@ class Warmup:
     start + (schedule(0) - start) p / fraction while p < fraction, then schedule((p - fraction) / (1 - fraction)).
     InputError unless 0 <= fraction < 1.
 
+    schedule: what follows.
+    fraction: the share of training that the rise takes.
+    start: the value it rises from.
+
     >>> warm = Warmup(Linear(1.0, 0.0), fraction=0.2)
     >>> [round(warm(p), 3) for p in (0.0, 0.1, 0.2, 0.6, 1.0)]
     [0.0, 0.5, 1.0, 0.5, 0.0]
     """
 
     schedule: Schedule
-    fraction: float
+    fraction: ZeroToBelowOne
     start: float = 0.0
 
     def __post_init__(self) -> None:
@@ -201,6 +216,9 @@ class Join:
     from 0 to 1 over that stretch; at a boundary the next piece begins. InputError unless there is one boundary fewer
     than schedules and the boundaries rise strictly inside (0, 1). `minimum` and `maximum` are those of the pieces.
 
+    schedules: the pieces in order.
+    boundaries: shares of training at which the next piece begins; one fewer than schedules.
+
     >>> join = Join((Constant(1.0), Linear(1.0, 0.0)), (0.5,))
     >>> [join(p) for p in (0.0, 0.5, 0.75, 1.0)]
     [1.0, 1.0, 0.5, 0.0]
@@ -209,7 +227,7 @@ class Join:
     schedules: tuple[Schedule, ...]
     boundaries: tuple[float, ...]
 
-    def __init__(self, schedules: Iterable[Schedule], boundaries: Iterable[float]) -> None:
+    def __init__(self, schedules: Sequence[Schedule], boundaries: Sequence[float]) -> None:
         object.__setattr__(self, "schedules", tuple(schedules))
         object.__setattr__(self, "boundaries", tuple(boundaries))
         _check_pieces("Join", "schedules", self.schedules, self.boundaries)
@@ -240,6 +258,9 @@ class Step:
     The same as a Join of Constants, in one short line. InputError unless there is one boundary fewer than values, the
     boundaries rise strictly inside (0, 1) and the values are finite.
 
+    values: in order.
+    boundaries: shares of training at which the next value begins; one fewer than values.
+
     >>> step = Step(values=(0.1, 0.07, 0.05), boundaries=(0.5, 0.75))
     >>> [step(p) for p in (0.0, 0.5, 0.7, 0.75, 1.0)]
     [0.1, 0.07, 0.07, 0.05, 0.05]
@@ -248,7 +269,7 @@ class Step:
     values: tuple[float, ...]
     boundaries: tuple[float, ...]
 
-    def __init__(self, values: Iterable[float], boundaries: Iterable[float]) -> None:
+    def __init__(self, values: Sequence[float], boundaries: Sequence[float]) -> None:
         object.__setattr__(self, "values", tuple(values))
         object.__setattr__(self, "boundaries", tuple(boundaries))
         _check_pieces("Step", "values", self.values, self.boundaries)
@@ -268,6 +289,17 @@ class Step:
     def maximum(self) -> float:
         """The largest value."""
         return max(self.values)
+
+
+SCHEDULES = {
+    "constant": Constant,
+    "linear": Linear,
+    "cosine": Cosine,
+    "warmup": Warmup,
+    "join": Join,
+    "step": Step,
+}
+"""The schedules by the names that recipes call them (`kind`)."""
 
 
 def _between(start: float, end: float, weight: float) -> float:

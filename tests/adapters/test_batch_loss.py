@@ -33,7 +33,7 @@ def test_pairs_of_one_medium_are_no_negatives(rule, samples) -> None:  # type: i
 
 
 def test_what_is_remembered_of_media_goes_by_their_index() -> None:
-    rule = SogCLR(num_media=4, num_samples=8, temperature=0.1)
+    rule = SogCLR(num_media=4, num_captions=8, temperature=0.1)
     batch_loss(rule, X[:2], Y[:2], progress=0.0, samples=torch.tensor([5, 6]), media=torch.tensor([3, 1]))
     assert rule.media_sum.seen.tolist() == [False, True, False, True]
     assert rule.text_sum.seen.nonzero().flatten().tolist() == [5, 6]

@@ -405,12 +405,12 @@ def test_what_cannot_be_right_is_an_error() -> None:
         ({"start": 0.06}, r"start is 0.06; it must lie in \[0.005, 0.05\]"),
     ):
         with pytest.raises(InputError, match=message):
-            ISogCLR(**{"num_media": 2, "num_samples": 2} | arguments)  # type: ignore[arg-type]
+            ISogCLR(**{"num_media": 2, "num_captions": 2} | arguments)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="Learned, whose log_value would never move"):
         SogCLR(2, 2, Learned())
-    for arguments in ({"dim": 0}, {"num_prototypes": 0}, {"rho": -1.0}, {"low": 0.1}, {"dropout": 1.0}):
+    for arguments in ({"width": 0}, {"num_prototypes": 0}, {"rho": -1.0}, {"low": 0.1}, {"dropout": 1.0}):
         with pytest.raises(InputError, match=next(iter(arguments))):
-            TempNet(**{"num_media": 2, "num_samples": 2, "dim": 2} | arguments)  # type: ignore[arg-type]
+            TempNet(**{"num_media": 2, "num_captions": 2, "width": 2} | arguments)  # type: ignore[arg-type]
     for arguments in ({"rho": 0.0}, {"learning_rate": 0.0}, {"start": 2.0}):
         with pytest.raises(InputError, match=next(iter(arguments))):
             FastCLIP(2, 2, **arguments)  # type: ignore[arg-type]

@@ -144,7 +144,7 @@ def test_a_run_goes_on_where_its_data_have_moved_and_not_on_others(
         train(small(tmp_path / "other", *settings), out, resume=True)
 
 
-@pytest.mark.parametrize("stops", ["prepare_inputs", "build_objective"])
+@pytest.mark.parametrize("stops", ["prepare_inputs", "run_facts"])
 def test_ctrl_c_before_training_leaves_the_folder_as_it_was(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: str
 ) -> None:

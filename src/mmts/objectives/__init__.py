@@ -9,7 +9,22 @@ from mmts.objectives.sogclr import ISogCLR, SogCLR
 from mmts.objectives.tempnet import TemperatureNet, TempNet
 from mmts.objectives.weighted import ReweightedInfoNCE, TeMo
 
+OBJECTIVES: dict[str, type[Objective]] = {
+    "info_nce": InfoNCE,
+    "reweighted_info_nce": ReweightedInfoNCE,
+    "temo": TeMo,
+    "siglip": SigLIP,
+    "max_margin": MaxMargin,
+    "sms": SMS,
+    "sogclr": SogCLR,
+    "isogclr": ISogCLR,
+    "fastclip": FastCLIP,
+    "tempnet": TempNet,
+}
+"""The objectives by the names that recipes call them (`loss`)."""
+
 __all__ = [
+    "OBJECTIVES",
     "SMS",
     "FastCLIP",
     "ISogCLR",

@@ -67,6 +67,9 @@ class Objective(nn.Module):
     B), as the losses here take them.
     """
 
+    value_name: str = "temperature"
+    """What its policy's value is: a temperature or a margin; also the name of the policy."""
+
     uses_relevance: bool = False
     """Whether it looks at `relevance`, which takes time to work out for every batch."""
 

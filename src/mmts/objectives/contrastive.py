@@ -8,6 +8,8 @@
 ['temperature', 'weight']
 """
 
+from typing import Annotated
+
 from torch import Tensor
 
 from mmts.errors import InputError
@@ -22,13 +24,27 @@ from mmts.objectives.base import (
     shown,
     whole,
 )
+from mmts.options import RecipeDefault, ZeroToOne
 from mmts.policies import Policy
+
+MARGIN = RecipeDefault(
+    {"rule": "fixed", "value": 0.2},
+    {"fixed": {"value": 0.2}, "shifted": {"alpha": 0.2, "low": 0.17, "high": 0.30}},
+)
+"""The published margins."""
 
 
 class InfoNCE(Objective):
-    """info_nce with the temperatures of a policy (docs/method.md, 4.3 to 4.7, 4.11, 4.12 and 5.1).
+    """InfoNCE with the temperatures of a policy (docs/method.md, 4.3 to 4.7, 4.11, 4.12 and 5.1; arXiv 1807.03748).
 
-    `temperature` is a policy; the other options are info_nce's. Logs "temperature", the policy's values as they came,
+    temperature: the policy.
+    anchor: whose temperature divides a logit: the query's (`row`), the candidate's, or in both directions the medium's.
+    label_smoothing: share of the target that is spread over all candidates.
+    scale_by_temperature: multiply each row by its temperature, which undoes its weight on the gradient.
+    decoupled: leave the positive out of the denominator.
+    multi_positive: other positives are targets instead of being left out.
+
+    Logs "temperature", the policy's values as they came,
     and "weight" (B,): how strongly the loss pulls on each sample's own pair relative to the batch's mean (5.1).
 
     >>> import torch
@@ -42,10 +58,10 @@ class InfoNCE(Objective):
 
     def __init__(
         self,
-        temperature: Policy,
+        temperature: Annotated[Policy, RecipeDefault({"rule": "fixed"})],
         *,
         anchor: Anchor = "row",
-        label_smoothing: float = 0.0,
+        label_smoothing: ZeroToOne = 0.0,
         scale_by_temperature: bool = False,
         decoupled: bool = False,
         multi_positive: bool = False,
@@ -95,10 +111,15 @@ class InfoNCE(Objective):
 
 
 class MaxMargin(Objective):
-    """max_margin with the margins of a policy (docs/method.md, 4.8 to 4.10 and 4.13).
+    """Max-margin with the margins of a policy (docs/method.md, 4.8 to 4.10 and 4.13; arXiv 1412.2306).
 
-    `margin` is a policy; `negatives` and `squared` are max_margin's. With `relevance_scaled` the margin of a pair is
-    multiplied by 1 - its relevance (4.13), and a batch without relevance is an InputError. Logs "margin", the policy's
+    margin: the policy.
+    negatives: all of them, or the hardest of each row.
+    squared: square each hinge.
+    relevance_scaled: multiply the margin of a pair by 1 - its relevance (4.13); a batch without graded relevance is
+        then an InputError.
+
+    Logs "margin", the policy's
     values as they came, and "weight" (B,): how strongly the loss pulls on each sample's own pair relative to the
     batch's mean (5.9), all ones where no hinge is above zero.
 
@@ -109,8 +130,15 @@ class MaxMargin(Objective):
     (0.0, 0.2)
     """
 
+    value_name = "margin"
+
     def __init__(
-        self, margin: Policy, *, negatives: Negatives = "all", squared: bool = False, relevance_scaled: bool = False
+        self,
+        margin: Annotated[Policy, MARGIN],
+        *,
+        negatives: Negatives = "all",
+        squared: bool = False,
+        relevance_scaled: bool = False,
     ) -> None:
         super().__init__()
         if negatives not in NEGATIVES:

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from mmts.objectives.base import ObjectiveOutput, Share, whole
 from mmts.objectives.memory import ObjectiveWithMemory, log_weights
+from mmts.options import Positive
 from mmts.policies import Learned
 from mmts.policies.base import check_positive
 from mmts.schedules import Constant, Cosine, Join, Schedule
@@ -13,16 +14,21 @@ GAMMA = Join((Cosine(0.2, 1.0, cycles=0.5), Constant(0.2)), (0.5,))
 
 
 class FastCLIP(ObjectiveWithMemory):
-    """SogCLR with one learned temperature (FastCLIP v3; docs/method.md, 5.7).
+    """FastCLIP v3: SogCLR with one learned temperature, gamma from 1 to .2 (docs/method.md, 5.7; arXiv 2407.01445).
 
         L = mean_i of the SogCLR terms + tau (rho + mean_i (log u_i + log u'_i) / 2),   u = S / (B - 1)
 
     u_i of media against texts, u'_i of texts against media. The embeddings' gradient is SogCLR's; the temperature's is
     that of the second term, through u too: rho + mean_i (log u_i - sum_j w_ij d_ij, and the same of u') / 2.
 
-    start, low, high: the temperature's start and bounds; it is trained as a logarithm and clamped after each step.
-    learning_rate: its own (see `learning_rates`); None: the model's. rho: pulls it down, as in ISogCLR; one over
-        log(B - 1) does so always. gamma: a number or a schedule of progress. The rest as in SogCLR.
+    start: where the temperature starts; it is trained as a logarithm and clamped after each step.
+    rho: radius of the robust loss; it pulls the temperature down, as in ISogCLR, and above log(B - 1) always.
+    gamma: as in SogCLR.
+    learning_rate: the temperature's own (see `learning_rates`); None takes the model's.
+    low: lower bound of the temperature.
+    high: upper bound.
+
+    The rest as in SogCLR.
 
     Logs "temperature" () and "weight" (B,). InputError as in SogCLR.
     Source: Wei et al., arXiv 2407.01445, equation 10 and appendix (its released CC3M script for the numbers). Left open
@@ -30,7 +36,7 @@ class FastCLIP(ObjectiveWithMemory):
     tau falls to .03, which is not done here.
 
     >>> import torch
-    >>> objective = FastCLIP(num_media=2, num_samples=2, start=0.5)
+    >>> objective = FastCLIP(num_media=2, num_captions=2, start=0.5)
     >>> objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1])).loss.item()
     0.25
     >>> objective.learning_rates()
@@ -40,15 +46,15 @@ class FastCLIP(ObjectiveWithMemory):
     def __init__(
         self,
         num_media: int,
-        num_samples: int,
-        start: float = 0.07,
-        rho: float = 6.5,
+        num_captions: int,
+        start: Positive = 0.07,
+        rho: Positive = 6.5,
         gamma: float | Schedule = GAMMA,
-        learning_rate: float | None = 2e-4,
-        low: float = 0.01,
-        high: float = 1.0,
+        learning_rate: Positive | None = 2e-4,
+        low: Positive = 0.01,
+        high: Positive = 1.0,
     ) -> None:
-        super().__init__(num_media, num_samples, gamma)
+        super().__init__(num_media, num_captions, gamma)
         check_positive("FastCLIP: rho", rho)
         if learning_rate is not None:
             check_positive("FastCLIP: learning_rate", learning_rate)

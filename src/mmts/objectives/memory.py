@@ -58,27 +58,27 @@ class MovingSum(nn.Module):
 class ObjectiveWithMemory(Objective):
     """Base of the objectives that remember, for every medium and every text, how hard its negatives are.
 
-    num_media, num_samples: rows of state, by media_index for media and by index for texts. gamma: weight of the new in
+    num_media, num_captions: rows of state, by media_index for media and by index for texts. gamma: weight of the new in
     the moving average, in (0, 1], a number or a schedule of progress.
     """
 
-    def __init__(self, num_media: int, num_samples: int, gamma: float | Schedule) -> None:
+    def __init__(self, num_media: int, num_captions: int, gamma: float | Schedule) -> None:
         super().__init__()
-        for name, number in (("num_media", num_media), ("num_samples", num_samples)):
+        for name, number in (("num_media", num_media), ("num_captions", num_captions)):
             if number < 1:
                 raise InputError(f"{name} is {number}; it must be 1 or more")
         self.gamma = as_schedule(gamma)
         if not 0 < self.gamma.minimum <= self.gamma.maximum <= 1:
             raise InputError(f"gamma is {gamma}; it must lie in (0, 1] throughout")
-        self.num_media, self.num_samples = num_media, num_samples
-        self.media_sum, self.text_sum = MovingSum(num_media), MovingSum(num_samples)
+        self.num_media, self.num_captions = num_media, num_captions
+        self.media_sum, self.text_sum = MovingSum(num_media), MovingSum(num_captions)
 
     def rows(self, index: Tensor, media_index: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return where the state of the batch's media and texts lies, both (B,) int64; InputError names the row."""
         if media_index is None:
-            if self.num_media != self.num_samples:
+            if self.num_media != self.num_captions:
                 raise InputError(
-                    f"media_index is missing: {self.num_samples} samples share {self.num_media} media, so their state "
+                    f"media_index is missing: {self.num_captions} samples share {self.num_media} media, so their state "
                     "goes by it"
                 )
             media_index = index
@@ -88,7 +88,7 @@ class ObjectiveWithMemory(Objective):
                 raise InputError(f"{name} has {len(each)} rows and x has {len(x)}; they must be as many")
         return (
             check_index(media_index, self.num_media, "media_index").to(device, torch.int64),
-            check_index(index, self.num_samples).to(device, torch.int64),
+            check_index(index, self.num_captions).to(device, torch.int64),
         )
 
     def contrast(

@@ -1,6 +1,7 @@
 """SigLIP's sigmoid loss with the temperatures of a policy and a learned bias."""
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -9,14 +10,19 @@ from mmts.errors import InputError
 from mmts.losses.rows import own_cosines, own_values
 from mmts.losses.siglip import siglip
 from mmts.objectives.base import Objective, ObjectiveOutput, Share, policy_values, shown, whole
+from mmts.options import RecipeDefault
 from mmts.policies import Policy
+
+PUBLISHED = RecipeDefault({"rule": "learned", "start": 0.1})
 
 
 class SigLIP(Objective):
-    """siglip with the temperatures of a policy and a learned bias (docs/method.md, 4.15).
+    """SigLIP's sigmoid loss with the temperatures of a policy and a learned bias (docs/method.md, 4.15).
 
-    `temperature` is a policy, published as Learned(start=0.1); the bias is a parameter of shape () started at `bias`,
-    so in the group without weight decay. Logs "temperature", the policy's values as they came, "bias", and "weight"
+    temperature: the policy, published as Learned(start=0.1).
+    bias: where the learned bias starts, a parameter of shape (), so in the group without weight decay.
+
+    Logs "temperature", the policy's values as they came, "bias", and "weight"
     (B,): the pull on each sample's own pair, sigmoid(-z_ii) / tau_i, relative to the batch's mean (5.1). InputError
     unless the bias is finite.
     Source: Zhai et al., arXiv 2303.15343.
@@ -28,7 +34,7 @@ class SigLIP(Objective):
     (0.6932, -10.0)
     """
 
-    def __init__(self, temperature: Policy, *, bias: float = -10.0) -> None:
+    def __init__(self, temperature: Annotated[Policy, PUBLISHED], *, bias: float = -10.0) -> None:
         super().__init__()
         if not math.isfinite(bias):
             raise InputError(f"bias is {bias}; it must be finite")

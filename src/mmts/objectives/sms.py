@@ -1,17 +1,27 @@
 """Symmetric multi-similarity with the margins of a policy, for data with graded relevance."""
 
+from typing import Annotated
+
 from torch import Tensor
 
 from mmts.losses.sms import check_widths, sms_and_activity
 from mmts.objectives.base import Objective, ObjectiveOutput, Share, needed_relevance, policy_values, shown, whole
+from mmts.objectives.contrastive import MARGIN
+from mmts.options import NotNegative, RecipeDefault
 from mmts.policies import Policy
+
+SCALE = RecipeDefault({"rule": "fixed", "value": 0.6}, {**MARGIN.options, "fixed": {"value": 0.6}})
+"""The published scale of the relevance gap."""
 
 
 class SMS(Objective):
-    """sms with the margins of a policy (docs/method.md, 4.14).
+    """SMS: the gap in relevance times a margin is the gap in similarity (docs/method.md, 4.14; arXiv 2406.12256).
 
-    `margin` is a policy: the gap in similarity that a gap in relevance of 1 asks for, published as Fixed(0.6); `slack`
-    and `eps` are sms's. Every batch needs `relevance`; without it InputError. `positives` are not looked at: relevance
+    margin: the policy: the gap in similarity that a gap in relevance of 1 asks for, published as Fixed(0.6).
+    slack: how far pairs of equal relevance may lie apart.
+    eps: gap below which relevance counts as equal.
+
+    Every batch needs `relevance`; without it InputError. `positives` are not looked at: relevance
     says it all. Logs "margin", the policy's values as they came, and "weight" (B,): how many comparisons with the
     sample's own pair cost something, over the batch's mean (5.9).
     Source: Wang et al., arXiv 2406.12256.
@@ -28,9 +38,12 @@ class SMS(Objective):
     relevance has none
     """
 
+    value_name = "margin"
     uses_relevance = True
 
-    def __init__(self, margin: Policy, *, slack: float = 0.1, eps: float = 1.1 / 240) -> None:
+    def __init__(
+        self, margin: Annotated[Policy, SCALE], *, slack: NotNegative = 0.1, eps: NotNegative = 1.1 / 240
+    ) -> None:
         super().__init__()
         check_widths(slack, eps)
         self.margin = margin

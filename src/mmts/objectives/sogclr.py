@@ -1,12 +1,13 @@
 """Contrastive losses against all negatives there are: SogCLR, and ISogCLR with a temperature a sample that it finds.
 
->>> objective = ISogCLR(num_media=2, num_samples=2, low=0.01, high=0.2, start=0.05)
+>>> objective = ISogCLR(num_media=2, num_captions=2, low=0.01, high=0.2, start=0.05)
 >>> output = objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
 >>> objective.tau_media
 tensor([0.0100, 0.0100])
 """
 
 from functools import partial
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from mmts.errors import InputError
 from mmts.objectives.base import ObjectiveOutput, Share, policy_values, whole
 from mmts.objectives.memory import ObjectiveWithMemory, as_schedule, log_weights, same_rows
+from mmts.options import AboveZeroToOne, Positive, RecipeDefault
 from mmts.policies import Fixed, Policy
 from mmts.policies.base import check_positive
 from mmts.schedules import Schedule
@@ -23,7 +25,7 @@ GRID = 1000
 
 
 class SogCLR(ObjectiveWithMemory):
-    """The contrastive loss whose denominator runs over all negatives of training (docs/method.md, 5.4 and 5.5).
+    """SogCLR: against all negatives of training, by one moving sum per sample (docs/method.md, 5.4, 5.5).
 
         L = mean_i sum_j w_ij (s_ij - s_ii), media against texts, plus the same, texts against media;  w held fixed
 
@@ -31,10 +33,10 @@ class SogCLR(ObjectiveWithMemory):
     that of tau_i log(mean over all negatives). gamma = 1 forgets all but the batch: decoupled InfoNCE times tau_i.
     The loss's own value says little; its gradient counts.
 
-    temperature: a number, or any policy that gives () or (B,) and has nothing to train (the loss has no gradient for a
+    temperature: a number, or a policy that gives () or (B,) and has nothing to train (the loss has no gradient for a
         temperature): SogCLR with an MM-TS policy is SogCLR(..., Shifted(...)).
-    num_media, num_samples: how many media and pairs there are in training; state is kept for each, in buffers.
-    gamma: weight of the new in the moving sum, in (0, 1], a number or a schedule of progress.
+    num_media, num_captions: M and N of training; state is kept for each, in buffers.
+    gamma: weight of the new in the moving sum, in (0, 1], a number or a schedule of progress; 1 forgets the past.
 
     x, y (B, D) of any norm; `positives` are no negatives; a row without a negative (B = 1) has loss 0 and leaves no
     trace. Without media_index every sample is a medium of its own. State changes in training mode only. Logs
@@ -46,15 +48,19 @@ class SogCLR(ObjectiveWithMemory):
     the first epoch); S is kept as a logarithm in place of a sum beside a running maximum, which is the same number
     but neither over- nor underflows; rows that a batch repeats leave their mean.
 
-    >>> objective = SogCLR(num_media=2, num_samples=2, temperature=0.5)
+    >>> objective = SogCLR(num_media=2, num_captions=2, temperature=0.5)
     >>> objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1])).loss
     tensor(-2.)
     """
 
     def __init__(
-        self, num_media: int, num_samples: int, temperature: Policy | float, gamma: float | Schedule = 0.8
+        self,
+        num_media: int,
+        num_captions: int,
+        temperature: Annotated[Policy | float, RecipeDefault({"rule": "fixed"})],
+        gamma: float | Schedule = 0.8,
     ) -> None:
-        super().__init__(num_media, num_samples, gamma)
+        super().__init__(num_media, num_captions, gamma)
         self.temperature = Fixed(temperature) if isinstance(temperature, int | float) else temperature
         trains = [name for name, each in self.temperature.named_parameters() if each.requires_grad]
         if trains:
@@ -86,7 +92,7 @@ class SogCLR(ObjectiveWithMemory):
 
 
 class ISogCLR(ObjectiveWithMemory):
-    """SogCLR that finds a temperature for every medium and every text (docs/method.md, 5.6).
+    """iSogCLR: SogCLR that finds a temperature for every medium and text (docs/method.md, 5.6; arXiv 2305.11965).
 
     After each batch, with w and d of SogCLR and S_i the row's moving sum:
 
@@ -97,10 +103,17 @@ class ISogCLR(ObjectiveWithMemory):
     weights are concentrated on few negatives (their KL divergence from uniform exceeds rho) and fall elsewhere. That
     divergence cannot exceed log(B - 1) of the batch (with gamma = 1), so a larger rho sends every temperature to low.
 
-    rho, eta, beta: as above, eta the temperatures' learning rate. start: what all begin with, in [low, high].
-    low, high: bounds, numbers or schedules of progress, 0 < low <= high throughout; what lies outside the bounds of
-        the moment is brought inside before it is used. The rest as in SogCLR. Buffers tau_media, u_media (num_media,)
-        and tau_text, u_text (num_samples,) hold the temperatures and their gradients' averages.
+    rho: radius of the robust loss; keep it below log(B - 1), above which every temperature ends at `low`.
+    eta: the temperatures' learning rate.
+    beta: share of the new gradient in their moving mean.
+    gamma: as in SogCLR.
+    low: lower bound of the temperatures, a number or a schedule of progress.
+    high: upper bound, likewise; 0 < low <= high throughout. What lies outside the bounds of the moment is brought
+        inside before it is used.
+    start: where all temperatures start, in [low, high].
+
+    The rest as in SogCLR. Buffers tau_media, u_media (num_media,)
+        and tau_text, u_text (num_captions,) hold the temperatures and their gradients' averages.
 
     The loss uses the temperatures from before their update. `positives` leave B - 1 too. Logs "temperature" (B,), the
     mean of a sample's two, and "weight" as SogCLR does. InputError as there, or for numbers that cannot be right.
@@ -116,16 +129,16 @@ class ISogCLR(ObjectiveWithMemory):
     def __init__(
         self,
         num_media: int,
-        num_samples: int,
-        rho: float = 8.0,
-        eta: float = 0.03,
-        beta: float = 0.5,
+        num_captions: int,
+        rho: Positive = 8.0,
+        eta: Positive = 0.03,
+        beta: AboveZeroToOne = 0.5,
         gamma: float | Schedule = 0.8,
         low: float | Schedule = 0.005,
         high: float | Schedule = 0.05,
-        start: float = 0.01,
+        start: Positive = 0.01,
     ) -> None:
-        super().__init__(num_media, num_samples, gamma)
+        super().__init__(num_media, num_captions, gamma)
         check_positive("ISogCLR: rho", rho)
         check_positive("ISogCLR: eta", eta)
         if not 0 < beta <= 1:
@@ -139,7 +152,7 @@ class ISogCLR(ObjectiveWithMemory):
             raise InputError(
                 f"ISogCLR: start is {start:g}; it must lie in [{first_low:g}, {first_high:g}], the bounds at progress 0"
             )
-        for side, size in (("media", num_media), ("text", num_samples)):
+        for side, size in (("media", num_media), ("text", num_captions)):
             self.register_buffer(f"tau_{side}", torch.full((size,), float(start)))
             self.register_buffer(f"u_{side}", torch.zeros(size))
 

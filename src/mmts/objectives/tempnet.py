@@ -9,6 +9,7 @@ from mmts.errors import InputError
 from mmts.losses.normalize import unit
 from mmts.objectives.base import ObjectiveOutput, Share, whole
 from mmts.objectives.memory import ObjectiveWithMemory, log_weights
+from mmts.options import AtLeastOne, Positive, ZeroToBelowOne
 from mmts.policies.base import check_positive
 from mmts.schedules import Schedule
 
@@ -47,23 +48,30 @@ class TemperatureNet(nn.Module):
 
 
 class TempNet(ObjectiveWithMemory):
-    """SogCLR at temperatures that two networks predict, one for media and one for texts (docs/method.md, 5.8).
+    """TempNet: SogCLR at temperatures that two small networks predict (docs/method.md, 5.8; arXiv 2404.04575).
 
         L = SogCLR terms at tau held fixed + mean_i tau_i (log(S_i / (B - 1)) + rho - sum_j w_ij d_ij), media and texts
 
     The second term trains the networks alone, by the gradient that ISogCLR follows (its factor is held fixed, as are
     the embeddings the networks see); the first trains the embeddings alone.
 
-    dim: width D of the embeddings. num_prototypes, dropout, low, high: as in TemperatureNet. learning_rate: the
-        networks' own (see `learning_rates`); None: the model's. rho: a larger one pulls temperatures down, as in
-        ISogCLR. The rest as in SogCLR.
+    width: D of the embeddings.
+    num_prototypes: prototypes that an embedding is compared with.
+    rho: radius of the robust loss; a larger one pulls temperatures down, as in ISogCLR.
+    gamma: as in SogCLR.
+    low: lower bound of the temperatures.
+    high: upper bound.
+    dropout: on the networks' hidden layer.
+    learning_rate: the networks' own (see `learning_rates`); None takes the model's.
+
+    The rest as in SogCLR.
 
     Logs "temperature" (B,), the mean of a sample's two, and "weight" (B,). InputError as in SogCLR, or for numbers that
     cannot be right, or another width.
     Source: Qiu et al., arXiv 2404.04575, section 4 (robust loss and network), and its released code for what begins
     how, the dropout of .5, and the networks' learning rate of 3e-5 without weight decay.
 
-    >>> objective = TempNet(num_media=2, num_samples=2, dim=2)
+    >>> objective = TempNet(num_media=2, num_captions=2, width=2)
     >>> output = objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
     >>> bool(((output.log["temperature"] > 0.005) & (output.log["temperature"] < 0.05)).all())
     True
@@ -72,18 +80,18 @@ class TempNet(ObjectiveWithMemory):
     def __init__(
         self,
         num_media: int,
-        num_samples: int,
-        dim: int,
-        num_prototypes: int = 256,
-        rho: float = 7.0,
+        num_captions: int,
+        width: int,
+        num_prototypes: AtLeastOne = 256,
+        rho: Positive = 7.0,
         gamma: float | Schedule = 0.8,
-        low: float = 0.005,
-        high: float = 0.05,
-        dropout: float = 0.5,
-        learning_rate: float | None = 3e-5,
+        low: Positive = 0.005,
+        high: Positive = 0.05,
+        dropout: ZeroToBelowOne = 0.5,
+        learning_rate: Positive | None = 3e-5,
     ) -> None:
-        super().__init__(num_media, num_samples, gamma)
-        for name, number in (("dim", dim), ("num_prototypes", num_prototypes)):
+        super().__init__(num_media, num_captions, gamma)
+        for name, number in (("width", width), ("num_prototypes", num_prototypes)):
             if number < 1:
                 raise InputError(f"TempNet: {name} is {number}; it must be 1 or more")
         check_positive("TempNet: rho", rho)
@@ -93,9 +101,9 @@ class TempNet(ObjectiveWithMemory):
             raise InputError(f"TempNet: low is {low:g} and high {high:g}; needs 0 < low < high")
         if not 0 <= dropout < 1:
             raise InputError(f"TempNet: dropout is {dropout:g}; it must be at least 0 and less than 1")
-        self.dim, self.rho, self.learning_rate = dim, rho, learning_rate
-        self.media_net = TemperatureNet(dim, num_prototypes, low, high, dropout)
-        self.text_net = TemperatureNet(dim, num_prototypes, low, high, dropout)
+        self.width, self.rho, self.learning_rate = width, rho, learning_rate
+        self.media_net = TemperatureNet(width, num_prototypes, low, high, dropout)
+        self.text_net = TemperatureNet(width, num_prototypes, low, high, dropout)
 
     def learning_rates(self) -> dict[str, float]:
         """Return the networks' own learning rate for each of their parameters, if they have one."""
@@ -119,8 +127,8 @@ class TempNet(ObjectiveWithMemory):
         share = share or whole(len(x))
         rows = self.rows(index, media_index, x)
         for name, batch in (("x", x), ("y", y)):
-            if batch.shape[1:] != (self.dim,):
-                raise InputError(f"{name} is {tuple(batch.shape)}; TempNet was built for (B, {self.dim})")
+            if batch.shape[1:] != (self.width,):
+                raise InputError(f"{name} is {tuple(batch.shape)}; TempNet was built for (B, {self.width})")
         with torch.autocast(x.device.type, enabled=False):
             tau_media, tau_text = self.media_net(x), self.text_net(y)
         found = self.contrast(x, y, (tau_media, tau_text), progress, rows, positives, share)

@@ -1,6 +1,7 @@
 """InfoNCE with weights: each row by what is left to learn of it (MACL), two temperatures by progress (TeMo)."""
 
 from functools import partial
+from typing import Annotated
 
 from torch import Tensor
 
@@ -9,14 +10,18 @@ from mmts.losses.info_nce import ANCHORS, Anchor, info_nce_and_pull
 from mmts.losses.reweighted import reweighted_rows, row_gaps
 from mmts.losses.rows import own_values
 from mmts.objectives.base import Objective, ObjectiveOutput, Share, pair_values, policy_values, shown, whole
+from mmts.options import Positive, RecipeDefault, ZeroToOne
 from mmts.policies import Policy, TeMoTemperature
 from mmts.schedules import check_progress
 
 
 class ReweightedInfoNCE(Objective):
-    """InfoNCE with row i multiplied by 1/(1 - P_i); with the policy `MACL` the whole of MACL (docs/method.md, 4.16).
+    """MACL: InfoNCE with row i multiplied by 1/(1 - P_i), so that easy pairs pull as hard (docs/method.md, 4.16).
 
-    `temperature` is any policy; `anchor` as in info_nce. Logs "temperature", the policy's values as they came, and
+    temperature: the policy; with `MACL` this is the whole of MACL.
+    anchor: whose temperature divides a logit, as in info_nce.
+
+    Logs "temperature", the policy's values as they came, and
     "weight" (B,): the pull on each sample's own pair relative to the batch's mean (5.1), which is 1/tau_i, or 0 for a
     row without a negative: the row weight cancels the 1 - P_i in it. `relevance` is not looked at.
 
@@ -30,7 +35,9 @@ class ReweightedInfoNCE(Objective):
     {'temperature': tensor(0.1500), 'weight': tensor([1., 1.])}
     """
 
-    def __init__(self, temperature: Policy, *, anchor: Anchor = "row") -> None:
+    def __init__(
+        self, temperature: Annotated[Policy, RecipeDefault({"rule": "macl"})], *, anchor: Anchor = "row"
+    ) -> None:
         super().__init__()
         if anchor not in ANCHORS:
             raise InputError(f"anchor is {anchor!r}; it must be one of {', '.join(ANCHORS)}")
@@ -60,11 +67,13 @@ class ReweightedInfoNCE(Objective):
 
 
 class TeMo(Objective):
-    """From one fixed temperature to one a pair as training goes on: TeMo (docs/method.md, 5.3).
+    """TeMo: from one fixed temperature to one per pair as training goes on (docs/method.md, 5.3; arXiv 2609.07540).
 
     L = (1 - p)^2 info_nce(tau_min) + p^2 info_nce(tau_ij),   tau_ij = tau_min + tau_alpha sqrt((s_ij + 1)/2)
 
-    tau_min, tau_alpha: as in the policy `TeMoTemperature`, which checks them. label_smoothing: info_nce's, in both.
+    tau_min: temperature at the start, and of a pair of similarity -1.
+    tau_alpha: what is added to it for a pair of similarity 1.
+    label_smoothing: share of the target that is spread over all candidates, in both losses.
     detach: hold tau_ij fixed in the gradient, as every other rule on similarities here does. The authors' code lets
         the gradient run through it: False.
 
@@ -81,7 +90,12 @@ class TeMo(Objective):
     """
 
     def __init__(
-        self, tau_min: float = 0.01, tau_alpha: float = 0.04, *, label_smoothing: float = 0.0, detach: bool = True
+        self,
+        tau_min: Positive = 0.01,
+        tau_alpha: float = 0.04,
+        *,
+        label_smoothing: ZeroToOne = 0.0,
+        detach: bool = True,
     ) -> None:
         super().__init__()
         if not 0.0 <= label_smoothing <= 1.0:

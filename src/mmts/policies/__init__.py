@@ -15,4 +15,26 @@ from mmts.policies.basic import Fixed, Learned, Scheduled, Shifted
 from mmts.policies.batch import MACL
 from mmts.policies.pairs import DySTreSS, PairPolicy, TeMoTemperature
 
-__all__ = ["MACL", "DySTreSS", "Fixed", "Learned", "PairPolicy", "Policy", "Scheduled", "Shifted", "TeMoTemperature"]
+POLICIES: dict[str, type[Policy]] = {
+    "fixed": Fixed,
+    "learned": Learned,
+    "scheduled": Scheduled,
+    "shifted": Shifted,
+    "macl": MACL,
+    "dystress": DySTreSS,
+    "temo": TeMoTemperature,
+}
+"""The policies by the names that recipes call them (`rule`)."""
+
+__all__ = [
+    "MACL",
+    "POLICIES",
+    "DySTreSS",
+    "Fixed",
+    "Learned",
+    "PairPolicy",
+    "Policy",
+    "Scheduled",
+    "Shifted",
+    "TeMoTemperature",
+]

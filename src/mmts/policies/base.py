@@ -1,6 +1,7 @@
 """What all policies have in common: the call, and the checks of what goes in."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,6 +28,12 @@ class Policy(nn.Module):
         if "looks_at_own_pairs_only" not in vars(cls):
             has_forward = next(each for each in cls.__mro__ if "forward" in vars(each))
             cls.looks_at_own_pairs_only = vars(has_forward).get("looks_at_own_pairs_only", False)
+
+    @classmethod
+    def in_words(cls, options: Mapping[str, Any]) -> str:
+        """Say what these options of a recipe do, to follow "temperature" or "margin": the docstring's first line."""
+        first = (cls.__doc__ or cls.__name__).strip().splitlines()[0].partition(" (")[0].removesuffix(".")
+        return f"by {cls.__name__}: {first[0].lower()}{first[1:]}"
 
     def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
         """Return the value of each sample of the batch."""

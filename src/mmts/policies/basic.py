@@ -1,26 +1,37 @@
 """Values from progress and the sample alone: fixed, scheduled, shifted by the sample's concept, learned."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmts.concepts.shift import Scale, density_shift
 from mmts.errors import InputError
+from mmts.options import AtLeastOne, NotNegative, Positive
 from mmts.policies.base import Policy, check_index, check_positive, scalar
-from mmts.schedules import Schedule, check_progress
+from mmts.schedules import Cosine, Schedule, check_progress
 
 
 class Fixed(Policy):
-    """One value for every sample, throughout (docs/method.md, 3.1). InputError unless it is finite and positive.
+    """One value for all samples throughout (docs/method.md, 3.1).
+
+    value: finite and positive, or it is an InputError.
 
     >>> Fixed(0.07)(0.5, torch.tensor([3, 4])).item()
     0.07
     """
 
-    def __init__(self, value: float) -> None:
+    def __init__(self, value: Positive = 0.07) -> None:
         super().__init__()
         check_positive("Fixed: value", value)
         self.value = float(value)
+
+    @staticmethod
+    def in_words(options: Mapping[str, Any]) -> str:
+        """Say what these options of a recipe do."""
+        return f"{options['value']:g} throughout"
 
     def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
         """Return the value, shape ()."""
@@ -33,9 +44,9 @@ class Fixed(Policy):
 
 
 class Scheduled(Policy):
-    """One value for every sample, following a schedule (docs/method.md, 3.2).
+    """One value for all samples that follows a schedule (docs/method.md, 3.2; TS: a cosine, arXiv 2303.13664).
 
-    InputError when the schedule's minimum over [0, 1] is not positive.
+    schedule: what the value follows; InputError when its minimum over [0, 1] is not positive.
 
     >>> from mmts.schedules import Cosine
     >>> Scheduled(Cosine(0.01, 0.1, cycles=5))(0.0, torch.tensor([0])).item()
@@ -47,6 +58,11 @@ class Scheduled(Policy):
         check_positive("Scheduled: schedule.minimum", schedule.minimum)
         self.schedule = schedule
 
+    @staticmethod
+    def in_words(options: Mapping[str, Any]) -> str:
+        """Say what these options of a recipe do."""
+        return f"the same for all samples, following a {options['schedule']['kind']} schedule"
+
     def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
         """Return the schedule's value at `progress`, shape ()."""
         return scalar(self.schedule(progress), index)
@@ -57,7 +73,7 @@ class Scheduled(Policy):
 
 
 class Shifted(Policy):
-    """A schedule that all samples share plus a shift of each sample's own: MM-TS (docs/method.md, 3.3).
+    """MM-TS: a schedule that all samples share plus a shift of each sample's own (docs/method.md, 3.3).
 
     value_i = schedule(p) + shift[i];  with Cosine(-alpha/2, alpha/2, cycles) and ConceptDistribution.shift(low, high)
     this is the published rule.
@@ -65,6 +81,16 @@ class Shifted(Policy):
     `shift` is (N,), one row per sample, floating point; it is kept as a buffer in its own dtype and added to the
     schedule in float64. InputError when the shift is not (N,) and finite, when schedule.minimum + the smallest shift
     is not positive (found when the policy is built, not in the middle of a run), or when an index is not in 0..N-1.
+    In a recipe (`from_recipe`) the schedule is the cosine swing and the shift goes by the size of a sample's concept:
+
+    alpha: height of the swing from trough to crest; half of it must stay below the smallest shift.
+    cycles: whole swings over training.
+    phase: where in its swing it starts, in cycles.
+    low: shift of the smallest concepts; above `high` the rule is reversed.
+    high: shift of the largest concepts.
+    scale: how sizes map to the range from low to high.
+    neighbours: k; the shift goes by the density around each caption (2.5) in place of the size of its concept.
+
     Source: arXiv 2603.08202.
 
     >>> from mmts.schedules import Cosine
@@ -97,6 +123,33 @@ class Shifted(Policy):
         self.schedule = schedule
         self.register_buffer("shift", shift.detach().clone())
 
+    @classmethod
+    def from_recipe(
+        cls,
+        run: Any,
+        alpha: NotNegative = 0.08,
+        cycles: NotNegative = 5.0,
+        phase: float = 0.0,
+        low: Positive = 0.05,
+        high: Positive = 0.20,
+        scale: Scale = "linear",
+        neighbours: AtLeastOne | None = None,
+    ) -> "Shifted":
+        """Return the published rule for a run's training samples."""
+        if neighbours is None:
+            shift = run.concepts.shift(low, high, scale)
+        else:
+            shift = density_shift(run.neighbour_counts(neighbours), low, high, scale)
+        return cls(Cosine(-alpha / 2, alpha / 2, cycles, phase), shift)
+
+    @staticmethod
+    def in_words(options: Mapping[str, Any]) -> str:
+        """Say what these options of a recipe do."""
+        alpha, cycles, neighbours = options["alpha"], options["cycles"], options["neighbours"]
+        swing = f"plus a cosine swing of {alpha:g} over {cycles:g} cycles" if alpha else "without a swing"
+        by = "concept size" if neighbours is None else f"density of {neighbours} neighbours"
+        return f"of {options['low']:g} to {options['high']:g} by {by} ({options['scale']}), {swing}"
+
     def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
         """Return schedule(progress) + shift[index], shape (B,), float64 where the device has it."""
         shift = self.shift[check_index(index, len(self.shift)).to(self.shift.device, torch.int64)]
@@ -109,11 +162,16 @@ class Shifted(Policy):
 
 
 class Learned(Policy):
-    """One learned value for every sample: CLIP's temperature (docs/method.md, 3.4).
+    """One learned value for all samples: CLIP's temperature (docs/method.md, 3.4).
 
     value = exp(log_value), log_value a parameter of shape () started at ln(start). After each optimizer step
     `after_step` clamps it in place to [ln(low), ln(high)]. As a parameter of no dimension it belongs to the group
     without weight decay, which would pull the value towards 1. InputError unless 0 < low <= start <= high.
+
+    start: where it starts.
+    low: lower bound.
+    high: upper bound.
+
     Source: Radford et al., arXiv 2103.00020, section 2.5 (started at .07, its inverse kept below 100).
 
     >>> learned = Learned()
@@ -126,7 +184,7 @@ class Learned(Policy):
     0.01
     """
 
-    def __init__(self, start: float = 0.07, low: float = 0.01, high: float = 1.0) -> None:
+    def __init__(self, start: Positive = 0.07, low: Positive = 0.01, high: Positive = 1.0) -> None:
         super().__init__()
         if not 0 < low <= start <= high < math.inf:
             raise InputError(
@@ -134,6 +192,11 @@ class Learned(Policy):
             )
         self.low, self.high = low, high
         self.log_value = nn.Parameter(torch.tensor(math.log(start)))
+
+    @staticmethod
+    def in_words(options: Mapping[str, Any]) -> str:
+        """Say what these options of a recipe do."""
+        return f"learned, started at {options['start']:g}, kept within {options['low']:g} to {options['high']:g}"
 
     def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
         """Return the value, shape (), with gradient."""

@@ -3,12 +3,13 @@
 from torch import Tensor
 
 from mmts.errors import InputError
+from mmts.options import Positive
 from mmts.policies.base import Policy, check_positive, check_similarity
 from mmts.schedules import check_progress
 
 
 class MACL(Policy):
-    """One value for every sample, higher the better the batch's pairs agree: MACL (docs/method.md, 3.5).
+    """MACL: one value for all samples, which grows with how well the batch's pairs agree (docs/method.md, 3.5).
 
     value = tau0 (1 + alpha (A - A0)),   A = mean over the batch of s_ii, without gradient
 
@@ -18,6 +19,10 @@ class MACL(Policy):
 
     The paper's two views are a medium and its caption here: A runs over the B pairs. Its row weight is a loss of its
     own, `reweighted_info_nce`. A negative `alpha` is the reverse rule.
+    tau0: temperature of a batch whose mean positive cosine is `A0`.
+    alpha: how fast it grows with that cosine.
+    A0: the cosine it is measured from.
+
     Source: Huang et al., arXiv 2207.07874 (alpha .5, A0 0, tau0 .1 on images).
 
     >>> import torch
@@ -28,7 +33,7 @@ class MACL(Policy):
     uses_similarity = True
     looks_at_own_pairs_only = True
 
-    def __init__(self, tau0: float = 0.1, alpha: float = 0.5, A0: float = 0.0) -> None:
+    def __init__(self, tau0: Positive = 0.1, alpha: float = 0.5, A0: float = 0.0) -> None:
         super().__init__()
         check_positive("MACL: tau0", tau0)
         self.tau0, self.alpha, self.A0 = float(tau0), float(alpha), float(A0)

@@ -8,6 +8,7 @@ import math
 from torch import Tensor
 
 from mmts.errors import InputError
+from mmts.options import Positive
 from mmts.policies.base import Policy, check_positive, check_similarity
 from mmts.schedules import check_progress
 
@@ -29,9 +30,9 @@ class PairPolicy(Policy):
 
 
 class DySTreSS(PairPolicy):
-    """A value for each pair: `high` where it is as similar or as opposed as can be, `low` where it is neither.
+    """DySTreSS: one value per pair, `high` at a similarity of 1 and -1 and `low` at 0 (docs/method.md, 3.6).
 
-    value_ij = low + (high - low)/2 (1 + cos(pi (1 + s_ij)))   (docs/method.md, 3.6)
+    value_ij = low + (high - low)/2 (1 + cos(pi (1 + s_ij)))
 
     similarity (B, B) -> (B, B), without gradient. With `low` above `high` it is the reverse rule. InputError unless
     both are finite and positive, and when called without similarities. `progress` and the sample do not matter.
@@ -39,6 +40,9 @@ class DySTreSS(PairPolicy):
     As in the authors' code, positive pairs get their value by the same formula, and no gradient runs through it.
     Their pairs are views of images, of one modality and of both; here they are a medium and a text. The paper's
     shifted and stretched profiles, tuned for each data set, are left out.
+    low: the value at similarity 0.
+    high: the value at similarity 1 and -1.
+
     Source: Manna et al., arXiv 2308.01140 (low .1, high .2).
 
     >>> import torch
@@ -49,7 +53,7 @@ class DySTreSS(PairPolicy):
 
     name = "DySTreSS"
 
-    def __init__(self, low: float = 0.1, high: float = 0.2) -> None:
+    def __init__(self, low: Positive = 0.1, high: Positive = 0.2) -> None:
         super().__init__()
         check_positive("DySTreSS: low", low)
         check_positive("DySTreSS: high", high)
@@ -66,13 +70,16 @@ class DySTreSS(PairPolicy):
 
 
 class TeMoTemperature(PairPolicy):
-    """A value for each pair that grows with its similarity: TeMo's temperature (docs/method.md, 3.7).
+    """TeMo's temperature: one value per pair, which grows with its similarity (docs/method.md, 3.7).
 
     value_ij = tau_min + tau_alpha sqrt((s_ij + 1)/2)
 
     similarity (B, B) -> (B, B), without gradient; from tau_min at s = -1 to tau_min + tau_alpha at s = 1. A negative
     `tau_alpha` is the reverse rule. InputError unless both of these ends are finite and positive, and when called
     without similarities. `progress` and the sample do not matter. The whole rule of the paper is the objective `TeMo`.
+    tau_min: the value at similarity -1.
+    tau_alpha: what is added to it at similarity 1.
+
     Source: TeMo, arXiv 2609.07540 (tau_min .01 and tau_alpha .04 on CC3M).
 
     >>> import torch
@@ -83,7 +90,7 @@ class TeMoTemperature(PairPolicy):
 
     name = "TeMo"
 
-    def __init__(self, tau_min: float = 0.01, tau_alpha: float = 0.04) -> None:
+    def __init__(self, tau_min: Positive = 0.01, tau_alpha: float = 0.04) -> None:
         super().__init__()
         check_positive("TeMo: tau_min", tau_min)
         if not 0 < tau_min + tau_alpha < math.inf:

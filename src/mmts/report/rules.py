@@ -11,11 +11,11 @@ import torch
 from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.errors import InputError
+from mmts.objectives import InfoNCE, MaxMargin
 from mmts.policies import Policy
 from mmts.report.charts import Line, thinned
 from mmts.results import RunGroup
-from mmts.training import objective_sections as r
-from mmts.training.build_objective import build_policy, rule_of, shift_of
+from mmts.training.components import RunFacts, build, summary
 from mmts.training.recipe import Recipe
 from mmts.training.run_directory import RunDirectory
 
@@ -43,41 +43,32 @@ def rule_in_words(recipe: Recipe) -> str:
     'temperature 0.07 throughout'
     """
     objective = recipe.objective
-    word, rule = rule_of(objective)
-    about = str(objective.__doc__).splitlines()[0].removesuffix(".")
-    if rule is None:
+    component = objective.component
+    policy = getattr(objective, component.value_name, None)
+    about = summary(component).partition(" (")[0].removesuffix(".")
+    if policy is None:
         return about
-    said = _in_words(word, rule)
-    return said if objective.loss in ("info_nce", "max_margin") else f"{about.partition(':')[0]}, {said}"
-
-
-def _in_words(word: str, rule: r.Rule) -> str:
-    if isinstance(rule, r.FixedRule):
-        return f"{word} {rule.value:g} throughout"
-    if isinstance(rule, r.LearnedRule):
-        return f"{word} learned, started at {rule.start:g}, kept within {rule.low:g} to {rule.high:g}"
-    if isinstance(rule, r.ScheduledRule):
-        return f"{word} the same for all samples, following a {rule.schedule.kind} schedule"
-    if not isinstance(rule, r.ShiftedRule):
-        about = str(rule.__doc__).splitlines()[0].removesuffix(".")
-        return f"{word}: {about[0].lower()}{about[1:]}"
-    swing = f"plus a cosine swing of {rule.alpha:g} over {rule.cycles:g} cycles" if rule.alpha else "without a swing"
-    by = "concept size" if rule.neighbours is None else f"density of {rule.neighbours} neighbours"
-    return f"{word} of {rule.low:g} to {rule.high:g} by {by} ({rule.scale}), {swing}"
+    said = f"{component.value_name} {policy.component.in_words(policy.model_dump())}"
+    return said if component in (InfoNCE, MaxMargin) else f"{about.partition(':')[0]}, {said}"
 
 
 def value_curve(group: RunGroup, distribution: ConceptDistribution | None) -> ValueCurve | None:
     """Compute the curve from the rule; a rule that learns or looks at the batch is read from its first run's log."""
-    word, rule = rule_of(group.recipe.objective)
-    by_neighbours = isinstance(rule, r.ShiftedRule) and rule.neighbours is not None
-    if distribution is not None and rule is not None and not by_neighbours:
+    objective = group.recipe.objective
+    word = objective.component.value_name
+    section = getattr(objective, word, None)
+    if distribution is not None and section is not None:
         try:
-            policy = build_policy(rule, shift_of(rule, distribution, None))
+            policy = build(section, RunFacts(distribution, 0, 0, group.recipe.model.width, _no_captions))
         except InputError:
-            return None
-        if not policy.uses_similarity and not list(policy.parameters()):
+            policy = None
+        if policy is not None and not policy.uses_similarity and not list(policy.parameters()):
             return _computed(word, policy, distribution)
     return _logged(word, group.paths[0])
+
+
+def _no_captions(k: int) -> torch.Tensor:
+    raise InputError("a density by neighbours needs the training captions, which a run does not keep")
 
 
 def _computed(word: str, policy: Policy, distribution: ConceptDistribution) -> ValueCurve:

@@ -15,11 +15,12 @@ from mmts.sweep.leaderboard import make_leaderboard, standings_table, write_lead
 from mmts.sweep.processes import Job, Outcome, run_jobs
 from mmts.sweep.sweep_file import Sweep, Trial, load_sweep
 from mmts.sweep.trials import Finals, Tuned, best_of
+from mmts.training.components import outside_names
 from mmts.training.log_line import recall_in_words
 from mmts.training.measures import needs_graded
 from mmts.training.recipe import Recipe, save_recipe
 from mmts.training.run import versions
-from mmts.training.run_directory import RunDirectory, differences
+from mmts.training.run_directory import RunDirectory, differences, trusting_code
 from mmts.training.splits import open_data, resolved
 
 _FAILED = "failed.txt"
@@ -41,7 +42,7 @@ def run_sweep(
     dataset = _data_of(sweep, trials)
     of_labels = label_concepts(dataset, sweep.file.labels)  # early: a label may not be there
     plan = _Plan(sweep, dataset, out, processes or _cores())
-    with locked(out / ".lock"):
+    with locked(out / ".lock"), trusting_code(_outside_names(sweep, trials).__contains__):
         tuned = plan.tune(trials)
         best = best_of(tuned, sweep.file.choose)
         chosen = [each for each in best if each.failed is None]
@@ -61,6 +62,12 @@ def run_sweep(
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _outside_names(sweep: Sweep, trials: Sequence[Trial]) -> frozenset[str]:
+    """Return the classes outside mmts that the sweep itself names, which its runs may then name."""
+    recipes = (sweep.recipe(trial.rule, trial.setting, 0) for trial in trials)
+    return frozenset(name for recipe in recipes for name in outside_names(recipe.objective))
 
 
 def _data_of(sweep: Sweep, trials: Sequence[Trial]) -> Dataset:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmts.concepts import ConceptDistribution, resolve_num_concepts
+from mmts.concepts import ConceptDistribution, neighbour_counts, resolve_num_concepts
 from mmts.console import console
 from mmts.data.epoch_plan import EpochPlan, Indices
 from mmts.data.graded import CaptionPool
@@ -17,6 +17,7 @@ from mmts.data.stream_order import stream_order
 from mmts.errors import DataError, InputError, RecipeError, counted, nearest
 from mmts.evaluation import MediaLabel
 from mmts.training import recipe as r
+from mmts.training.components import RunFacts
 
 _LOOKED_AT = 64  # captions whose concept is found again, to compare it with that of a file
 
@@ -87,6 +88,17 @@ def _concepts_by_label(
             f"note: {counted(int(unknown.sum()), 'sample')} of {split.name} without a label {section.label!r}: tail"
         )
     return concepts.masked_fill(unknown, -1)
+
+
+def run_facts(recipe: r.Recipe, distribution: ConceptDistribution, split: Split) -> RunFacts:
+    """Return what components may ask of a run: of its concepts, its training split and its model."""
+    return RunFacts(
+        distribution,
+        split.num_media,
+        split.num_captions,
+        recipe.model.width,
+        partial(neighbour_counts, split.captions),
+    )
 
 
 def build_plan(recipe: r.Recipe, split: Split, distribution: ConceptDistribution) -> EpochPlan:

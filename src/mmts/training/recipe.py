@@ -10,16 +10,24 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from mmts.errors import RecipeError, nearest, plain, quoted
 from mmts.files import atomic_write, file_name, why_missing
+from mmts.training.components import ComponentSection, Trust, checked_objective, objective_section, with_whole_names
 from mmts.training.explain import explain
 from mmts.training.measures import Measure, needs_graded
-from mmts.training.objective_sections import InfoNCEObjective, ObjectiveSection, learns
 from mmts.training.section import Section
 from mmts.training.yaml_text import load_yaml
 
@@ -326,6 +334,13 @@ class Published(Section):
     """In percent, by name."""
 
 
+def _objective(value: Any, info: ValidationInfo) -> ComponentSection:
+    return objective_section(value, (lambda name: True) if info.context is None else info.context["trust"])
+
+
+ObjectiveSection = Annotated[SerializeAsAny[ComponentSection], BeforeValidator(_objective)]
+
+
 class Recipe(Section):
     """The whole of a run."""
 
@@ -338,20 +353,22 @@ class Recipe(Section):
     data: Data = Data()
     concepts: Concepts = Concepts()
     model: Model = Model()
-    objective: ObjectiveSection = InfoNCEObjective()
+    objective: ObjectiveSection = objective_section({}, lambda name: False)
     train: Train
 
     @model_validator(mode="after")
     def _can_be_done(self) -> "Recipe":
         if needs_graded(self.train.best) and self.data.relevance != "graded":
             raise ValueError(f"train.best is {self.train.best!r}, which needs data.relevance graded")
+        checked_objective(self.objective, self.model.width)
         if self.model.media.frozen and self.model.text.frozen and self.model.head.kind == "none":
             self.check_something_trains(False)
         return self
 
     def check_something_trains(self, model_trains: bool) -> None:
         """Raise ValueError where there are steps to take, and no parameters of the model or the objective to train."""
-        if not (model_trains or learns(self.objective)) and (self.train.epochs or self.train.steps):
+        objective_trains = any(each.requires_grad for each in checked_objective(self.objective, 1).parameters())
+        if not (model_trains or objective_trains) and (self.train.epochs or self.train.steps):
             raise ValueError(
                 "nothing trains: both towers are frozen, model.head.kind is none, and the objective learns nothing by "
                 f"itself. Set model.{self.model.kind}.frozen or model.text.frozen to false, or model.head.kind to "
@@ -399,17 +416,23 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     text, name, source = _read(str(name_or_path))
     content = parse_mapping(text, source, "the sections data, concepts, model, objective, train")
     content.setdefault("name", name)
-    return parse_recipe(override(content, overrides), source)
+    if source == str(name_or_path):
+        content = with_whole_names(content, Path(source).parent)
+    return parse_recipe(with_whole_names(override(content, overrides), Path()), source)
 
 
-def parse_recipe(content: Mapping[str, Any], source: str = "recipe") -> Recipe:
-    """Check a recipe given as nested mappings."""
+def parse_recipe(content: Mapping[str, Any], source: str = "recipe", trust: Trust = lambda name: True) -> Recipe:
+    """Check a recipe given as nested mappings, every component in it too.
+
+    Code outside mmts that it names is run where `trust` says so. Raises RecipeError naming the key.
+    """
     content = dict(content)
     content.pop("versions", None)  # what a run's own recipe.yaml records beside the recipe
-    objective = content.get("objective")
-    if isinstance(objective, dict) and "loss" not in objective:
-        content["objective"] = {"loss": "info_nce", **objective}
-    return validated(Recipe, content, source)
+    try:
+        recipe = validated(Recipe, content, source, {"trust": trust})
+    except RecipeError as error:
+        raise RecipeError(str(error) if str(error).startswith(f"{source}: ") else f"{source}: {error}") from None
+    return recipe
 
 
 def parse_concepts(content: Mapping[str, Any]) -> Concepts:
@@ -432,10 +455,12 @@ def parse_mapping(text: str, source: str, holds: str) -> dict[str, Any]:
     return content
 
 
-def validated(section: type[SectionType], content: Mapping[str, Any], source: str) -> SectionType:
+def validated(
+    section: type[SectionType], content: Mapping[str, Any], source: str, context: Mapping[str, Any] | None = None
+) -> SectionType:
     """Check nested mappings against a section; raises RecipeError naming `source` and the key."""
     try:
-        return section.model_validate(content)
+        return section.model_validate(content, context=context)
     except ValidationError as error:
         raise RecipeError(f"{source}: {explain(error, content)}") from None
 

@@ -44,15 +44,16 @@ from mmts.training.build import (
     judged_label,
     label_of_samples,
     media_concepts,
+    run_facts,
     text_concepts,
 )
-from mmts.training.build_objective import build_objective
 from mmts.training.checkpoint import load_checkpoint, random_state, restore_random_state
+from mmts.training.components import build, outside_names
 from mmts.training.inputs import Inputs, build_model, embed_split, prepare_inputs, training_batches
 from mmts.training.measures import group_of
 from mmts.training.processes import joined, main_first, on_main, once
 from mmts.training.recipe import Columns, Recipe
-from mmts.training.run_directory import RunDirectory, dotted
+from mmts.training.run_directory import RunDirectory, dotted, trusting_code
 from mmts.training.splits import (
     Splits,
     judged_split,
@@ -76,7 +77,7 @@ def train(recipe: Recipe, out: Path, resume: bool = False, judged_on: str | None
     the main one reads and writes the run directory, and all return the same.
     """
     run = RunDirectory(out)
-    with on_main(lambda: run.held(resume)):
+    with trusting_code(outside_names(recipe.objective).__contains__), on_main(lambda: run.held(resume)):
         return _train(recipe, run, resume, judged_on)
 
 
@@ -109,7 +110,7 @@ def _train(recipe: Recipe, run: RunDirectory, resume: bool, judged_on: str | Non
     restore_random_state(drawn)  # so that training draws the same whether features were computed or cached
     model.drop_frozen()
     plan = build_plan(recipe, splits.train, distribution)
-    objective = build_objective(recipe, distribution, splits.train)
+    objective = build(recipe.objective, run_facts(recipe, distribution, splits.train))
     trainer = Trainer(
         model,
         objective,

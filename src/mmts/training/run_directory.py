@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import yaml
 from mmts.console import console
 from mmts.errors import RunError
 from mmts.files import append_line, atomic_write, flush_to_disk, leftovers, locked, read_json, why_missing
+from mmts.training.components import Trust
 from mmts.training.recipe import Recipe, parse_recipe, save_recipe
 from mmts.training.yaml_text import load_yaml
 
@@ -32,6 +34,22 @@ _MAY_CHANGE = frozenset(
     }
 )
 _CLOCK = ("train.epochs", "train.steps", "train.batch_size")
+
+
+_TRUSTED: ContextVar[Trust] = ContextVar("trusted", default=lambda name: False)
+
+
+@contextmanager
+def trusting_code(trusted: Trust = lambda name: True) -> Iterator[None]:
+    """Let the recipes of run directories name code outside mmts meanwhile, all or what `trusted` says: it is run.
+
+    Outside this such a recipe is refused: a run directory may be somebody else's.
+    """
+    token = _TRUSTED.set(trusted)
+    try:
+        yield
+    finally:
+        _TRUSTED.reset(token)
 
 
 class _Place:
@@ -147,7 +165,7 @@ class RunDirectory:
             content = None
         if not isinstance(content, dict):
             raise RunError(f"{self.recipe_file} is not a resolved recipe")
-        return parse_recipe(content, str(self.recipe_file))
+        return parse_recipe(content, str(self.recipe_file), _TRUSTED.get())
 
     @contextmanager
     def held(self, resume: bool) -> Iterator[None]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
 from mmts.errors import nearest
@@ -35,30 +35,12 @@ class Section(BaseModel):
         return value
 
 
-def choice(tag: str, number_is: str | None = None) -> BeforeValidator:
-    """Return what goes before a union that the key `tag` chooses from.
-
-    A plain number is `{tag: number_is, value: number}`, where that is allowed. A missing choice becomes null, so that
-    the error lists the right ones.
-    """
-
-    def prepared(value: Any) -> Any:
-        if number_is is not None and _is_number(value):
-            return {tag: number_is, "value": value}
-        if isinstance(value, Mapping):
-            return value if tag in value else {**value, tag: None}
-        if isinstance(value, Section):
-            return value
-        raise _section_wanted(f"{'a number or ' if number_is else ''}a section {{{tag}: ...}}")
-
-    return BeforeValidator(prepared)
-
-
 def _section_wanted(wanted: str) -> PydanticCustomError:
     return PydanticCustomError("section", "{wanted}", {"wanted": wanted})
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Return whether a value of a recipe is a number, or text that YAML should have read as one."""
     if isinstance(value, str):  # YAML reads 1e-2 as text
         return re.fullmatch(r"[+-]?[\d.]+e[+-]?\d+", value.strip(), re.IGNORECASE) is not None
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,8 +1,8 @@
 """The losses on a GPU: their rate as a share of a large matrix product's in the same run, their peak memory, and from
-which batch on they beat the plain version (GPU_FUSED_FROM in losses/tiles.py).
+which batch on they beat the plain version (GPU_FUSED_FROM in losses/fused/tiles.py).
 
 `python -m benchmarks.losses_gpu` on a machine with CUDA takes about a minute, half of it for compiling; with the word
-`tiles` behind it tries other cuts of the kernels (TILES in losses/triton_blocks.py) instead.
+`tiles` behind it tries other cuts of the kernels (TILES in losses/fused/triton/blocks.py) instead.
 """
 
 import sys
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from benchmarks.measure import compare
 from mmts.console import console
-from mmts.losses import info_nce, max_margin, triton_blocks
-from mmts.losses.tiles import triton_takes
-from mmts.losses.triton_blocks import Tile
+from mmts.losses import info_nce, max_margin
+from mmts.losses.fused.tiles import triton_takes
+from mmts.losses.fused.triton import blocks as triton_blocks
+from mmts.losses.fused.triton.blocks import Tile
 
 DEVICE = "cuda"
 B, D = 65_536, 512

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from benchmarks.measure import peak_memory
 from mmts.errors import InputError
-from mmts.losses import tiles
 from mmts.losses.contrast import FUSED_FROM, Contrast, contrast
+from mmts.losses.fused import tiles
 
 
 def beyond(log_sums: Tensor) -> Tensor:

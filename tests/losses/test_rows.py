@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mmts.errors import InputError
-from mmts.losses import info_nce, max_margin, tiles
+from mmts.losses import info_nce, max_margin
 from mmts.losses.contrast import contrast
+from mmts.losses.fused import tiles
 from mmts.losses.info_nce import ANCHORS
 from mmts.losses.max_margin import max_margin_and_pull
 from mmts.losses.reweighted import reweighted_info_nce

@@ -13,14 +13,15 @@ from loss_cases import embeddings, loss_and_gradients, some_positives, values
 from torch import Tensor
 
 from mmts.errors import InputError
-from mmts.losses import info_nce, max_margin, triton_blocks
-from mmts.losses.fused_info_nce import fused_rows
+from mmts.losses import info_nce, max_margin
+from mmts.losses.fused.info_nce import fused_rows
+from mmts.losses.fused.tiles import GPU_FUSED_FROM, choose_fused, triton_takes
+from mmts.losses.fused.triton import blocks as triton_blocks
+from mmts.losses.fused.triton.blocks import Blocks, Tile
+from mmts.losses.fused.triton.info_nce import triton_rows
+from mmts.losses.fused.triton.max_margin import triton_max_margin
+from mmts.losses.fused.triton.sides import side
 from mmts.losses.max_margin import max_margin_and_pull
-from mmts.losses.tiles import GPU_FUSED_FROM, choose_fused, triton_takes
-from mmts.losses.triton_blocks import Blocks, Tile
-from mmts.losses.triton_info_nce import triton_rows
-from mmts.losses.triton_max_margin import triton_max_margin
-from mmts.losses.triton_sides import side
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if HAS_GPU else "cpu"
@@ -305,8 +306,8 @@ COMPILE = """
 import sys, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from mmts.losses import triton_kernels
-from mmts.losses.triton_blocks import LOG_SUM_TILES, TILES
+from mmts.losses.fused.triton import kernels as triton_kernels
+from mmts.losses.fused.triton.blocks import LOG_SUM_TILES, TILES
 
 capability = int(sys.argv[1])
 KERNELS = {"info_nce_log_sums": LOG_SUM_TILES, "info_nce_slopes": TILES, "max_margin_slopes": TILES}

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from mmts import objectives as o
 from mmts import policies as p
-from mmts.losses import info_nce, max_margin, tiles
+from mmts.losses import info_nce, max_margin
 from mmts.losses.contrast import contrast
+from mmts.losses.fused import tiles
 from mmts.objectives import Objective, ObjectiveOutput
 from mmts.objectives.base import Share, policy_values
 from mmts.schedules import Cosine

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from mmts.errors import InputError
 from mmts.losses.checks import checked_positives, checked_value
-from mmts.losses.fused_contrast import fused_contrast
+from mmts.losses.fused.contrast import fused_contrast
+from mmts.losses.fused.tiles import choose_fused, number_of_others, refuse_transforms
 from mmts.losses.rows import checked_rows, cosine_stripes, own_of, own_pairs, positives_stripes
-from mmts.losses.tiles import choose_fused, number_of_others, refuse_transforms
 
 FUSED_FROM = 256
 """Pairs a batch from which the fused version is the faster on a CPU (benchmarks/losses.py measures it)."""

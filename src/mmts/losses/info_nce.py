@@ -7,7 +7,9 @@ from torch import Tensor
 
 from mmts.errors import InputError
 from mmts.losses.checks import checked_positives, checked_value, other_positives
-from mmts.losses.fused_info_nce import fused_rows
+from mmts.losses.fused.info_nce import fused_rows
+from mmts.losses.fused.tiles import choose_fused, refuse_transforms, triton_takes
+from mmts.losses.fused.triton.info_nce import triton_rows
 from mmts.losses.rows import (
     Stripes,
     checked_rows,
@@ -17,8 +19,6 @@ from mmts.losses.rows import (
     own_values,
     query_values,
 )
-from mmts.losses.tiles import choose_fused, refuse_transforms, triton_takes
-from mmts.losses.triton_info_nce import triton_rows
 
 Anchor = Literal["row", "candidate", "media"]
 ANCHORS: tuple[Anchor, ...] = ("row", "candidate", "media")

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from mmts.errors import InputError
 from mmts.losses.checks import checked_positives, checked_relevance, checked_value
-from mmts.losses.fused_max_margin import fused_max_margin
+from mmts.losses.fused.max_margin import fused_max_margin
+from mmts.losses.fused.tiles import choose_fused, number_of_others, refuse_transforms, triton_takes
+from mmts.losses.fused.triton.max_margin import triton_max_margin
 from mmts.losses.rows import checked_rows, cosine_stripes, own_of, own_pairs, positives_stripes, query_values, stripes
-from mmts.losses.tiles import choose_fused, number_of_others, refuse_transforms, triton_takes
-from mmts.losses.triton_max_margin import triton_max_margin
 
 Negatives = Literal["all", "hardest"]
 NEGATIVES: tuple[Negatives, ...] = ("all", "hardest")

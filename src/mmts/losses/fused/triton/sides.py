@@ -50,11 +50,11 @@ def through_lengths(gradient: Tensor, of: Side, dtype: torch.dtype) -> Tensor:
 
 
 def _run(kernel: str, rows: Tensor, padded: Tensor, *others: Tensor) -> None:
-    """Run a kernel of triton_sample_kernels for each of `rows` (B, D), with the width that `padded` has beside D."""
-    from mmts.losses import triton_sample_kernels  # needs Triton, which is there only where it is of use
+    """Run a kernel of `sample_kernels` for each of `rows` (B, D), with the width that `padded` has beside D."""
+    from mmts.losses.fused.triton import sample_kernels  # needs Triton, which is there only where it is of use
 
     width = padded.shape[1]
     with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]
-        getattr(triton_sample_kernels, kernel)[(len(rows),)](
+        getattr(sample_kernels, kernel)[(len(rows),)](
             rows, padded, *others, D=rows.shape[1], D_PADDED=width, WIDTH=1 << (width - 1).bit_length()
         )

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from mmts.losses.normalize import compute_dtype, unit_and_length
-from mmts.losses.tiles import (
+from mmts.losses.fused.tiles import (
     add_products_,
     along,
     buffers,
@@ -19,6 +18,7 @@ from mmts.losses.tiles import (
     tile_of,
     tiles,
 )
+from mmts.losses.normalize import compute_dtype, unit_and_length
 
 
 def fused_max_margin(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmts.losses.triton_sides import Side
+from mmts.losses.fused.triton.sides import Side
 
 BLOCK_BYTES = 2**29
 """A block of rows of dL/ds takes at most this much: at B = 65,536 in bfloat16 4,096 rows, enough to fill a GPU."""
@@ -68,14 +68,14 @@ class Blocks:
         return self.x.inverse.new_empty(self.grid(rows)[0], self.B)
 
     def launch(self, kernel: str, rows: slice, **arguments: Any) -> None:
-        """Run a kernel of triton_kernels over the tiles of a block."""
-        from mmts.losses import triton_kernels  # needs Triton, which is there only where it is of use
+        """Run a kernel of `kernels` over the tiles of a block."""
+        from mmts.losses.fused.triton import kernels  # needs Triton, which is there only where it is of use
 
         x, y, tile = self.x, self.y, self.tile
         by_tiles = has_copy_engine(x.vectors.device)
         down, across = self.grid(rows)
         with torch.cuda.device_of(x.vectors):  # type: ignore[no-untyped-call]
-            getattr(triton_kernels, kernel)[(down * across,)](
+            getattr(kernels, kernel)[(down * across,)](
                 x=x.vectors,
                 y=y.vectors,
                 x_tiles=self._cut(x.vectors, tile.rows) if by_tiles else None,

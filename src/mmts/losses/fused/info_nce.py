@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from mmts.losses.normalize import compute_dtype, unit_and_length
-from mmts.losses.tiles import (
+from mmts.losses.fused.tiles import (
     Blocks,
     add_products_,
     along,
@@ -20,6 +19,7 @@ from mmts.losses.tiles import (
     tile_of,
     tiles,
 )
+from mmts.losses.normalize import compute_dtype, unit_and_length
 
 # For x -> y and y -> x: the axis of a tile that the queries lie along, and the axis whose temperature divides.
 AXES = {"row": ((0, 0), (1, 1)), "candidate": ((0, 1), (1, 0)), "media": ((0, 0), (1, 0))}

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from mmts.losses.fused_info_nce import AXES
-from mmts.losses.tiles import refuse_double_backward
-from mmts.losses.triton_blocks import LOG_SUM_TILES, Blocks, UnitGradients
-from mmts.losses.triton_sides import Side, kernel_dtype, own_similarity, side, through_lengths
+from mmts.losses.fused.info_nce import AXES
+from mmts.losses.fused.tiles import refuse_double_backward
+from mmts.losses.fused.triton.blocks import LOG_SUM_TILES, Blocks, UnitGradients
+from mmts.losses.fused.triton.sides import Side, kernel_dtype, own_similarity, side, through_lengths
 
 LOG2_E = math.log2(math.e)
 BACKWARDS = {"row": "row", "candidate": "candidate", "media": "candidate"}

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from mmts.losses.tiles import number_of_others, refuse_double_backward
-from mmts.losses.triton_blocks import Blocks, UnitGradients
-from mmts.losses.triton_sides import kernel_dtype, own_similarity, side, through_lengths
+from mmts.losses.fused.tiles import number_of_others, refuse_double_backward
+from mmts.losses.fused.triton.blocks import Blocks, UnitGradients
+from mmts.losses.fused.triton.sides import kernel_dtype, own_similarity, side, through_lengths
 
 
 def triton_max_margin(

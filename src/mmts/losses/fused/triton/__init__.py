@@ -1,0 +1,1 @@
+"""The losses in tiles on an NVIDIA GPU, as Triton kernels."""

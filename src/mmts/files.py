@@ -19,9 +19,8 @@ from filelock import SoftFileLock, Timeout
 from mmts.errors import DataError, RunError
 
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # as atomic_write's mkstemp names them
-_TAKING_OVER = (
-    0.3  # seconds: where a file cannot be exchanged for another at once, a dead process's lock takes two looks
-)
+# Seconds: where a file cannot be exchanged for another at once, a dead process's lock takes two looks.
+_TAKING_OVER = 0.3
 
 
 @contextmanager
@@ -158,8 +157,8 @@ def read_json(path: str | Path) -> Any:
         raise DataError(f"{path} is damaged: it is not JSON") from None
 
 
-def why_missing(path: Path) -> str:
-    """Say, to go on after a path, why nothing can be opened there and which name was perhaps meant.
+def why_missing(path: Path, guess: bool = True) -> str:
+    """Say, to go on after a path, why nothing can be opened there and, with `guess`, which name was perhaps meant.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -184,7 +183,7 @@ def why_missing(path: Path) -> str:
     if gone.parent.is_file():
         return f"does not exist: {gone.parent} is a file, not a folder"
     try:
-        names = [each.name for each in islice(gone.parent.iterdir(), 10_000)]
+        names = [each.name for each in islice(gone.parent.iterdir(), 10_000 if guess else 0)]
     except OSError:
         names = []
     near = [gone.parent / name for name in difflib.get_close_matches(gone.name, names)]

@@ -682,7 +682,7 @@ def test_pixels_that_are_not_square(tmp_path: Path, suffix: str, aspect: Fractio
     [
         ("a.mp4", "libx264", "yuv420p10le"),
         ("a.mp4", "libx264", "yuv444p"),
-        ("a.mov", "prores_ks", "yuv422p10le"),
+        ("a.mov", "prores", "yuv422p10le"),
         ("a.mkv", "ffv1", "rgb48le"),
         ("a.avi", "mjpeg", "yuvj420p"),
         ("a.mov", "png", "rgba"),

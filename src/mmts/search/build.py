@@ -74,10 +74,10 @@ def build_index(run: Path, path: Path, folder: Path | None = None) -> Index:
         )  # fmt: skip
         pending.empty()
     embedded = len(missing) - len(unreadable)
-    counts = _counts(old, index)
+    counts, shared = _counts(old, index), ""
     if copies := len(index) - len({item.content for item in index.contents.items}):
-        counts += f"; {counted(copies, 'is a copy', 'are copies')} of others"
-    console.print(f"index: {folder}: {counted(len(index), kind)}; {counts}; {embedded:,} embedded")
+        shared = f"; {counted(copies, 'is a copy and shares its', 'are copies and share their')} embedding"
+    console.print(f"index: {folder}: {counted(len(index), kind)}; {counts}; {embedded:,} embedded{shared}")
     return index
 
 

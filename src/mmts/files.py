@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from filelock import SoftFileLock, Timeout
 
+from mmts.console import errors
 from mmts.errors import DataError, RunError
 
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # as atomic_write's mkstemp names them
@@ -155,6 +156,22 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError:
         raise DataError(f"{path} is damaged: it is not JSON") from None
+
+
+def read_kept(file: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file of the cache, None where there is none or it is damaged."""
+    try:
+        return dict(read_json(file))
+    except (OSError, DataError, ValueError, TypeError):
+        return None
+
+
+def keep(file: Path, value: Mapping[Any, Any]) -> None:
+    """Write an object into the cache; where that fails, which costs the next run the same work, say so and go on."""
+    try:
+        write_json(file, value)
+    except (OSError, ValueError) as error:
+        errors.print(f"note: cannot write {file} ({error})")
 
 
 def why_missing(path: Path, guess: bool = True) -> str:

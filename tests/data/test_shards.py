@@ -228,6 +228,7 @@ def test_every_way_to_name_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("s-{0,0}.tar", r"names the shard .*s-0\.tar twice"),
         ("s-{0,*}.tar", r"names the shard .*s-0\.tar twice"),
         ("s-{0..9}{a,{b,c{0..99}}}.tar", "1,020 of the 1,020 shards are missing"),
+        ("s-{0..1000000..500000}.tar", "of the 3 shards are missing"),
         ("empty", "no .tar files in it, nor in folders named train, val and test"),
     ],
 )

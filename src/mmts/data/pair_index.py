@@ -1,6 +1,5 @@
 """Indexing millions of pairs once: in pieces that are kept as they are done, every image decoded, then one table."""
 
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,17 +39,6 @@ class Piece(NamedTuple):
 
     table: PairTable
     split: str | None
-
-
-@contextmanager
-def decoders() -> Iterator[ThreadPoolExecutor]:
-    """Open the threads that decode images; what waits for them is dropped when the body raises."""
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -16,12 +16,12 @@ from typing import IO, Any
 
 from filelock import SoftFileLock, Timeout
 
+from mmts.console import errors
 from mmts.errors import DataError, RunError
 
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # as atomic_write's mkstemp names them
-_TAKING_OVER = (
-    0.3  # seconds: where a file cannot be exchanged for another at once, a dead process's lock takes two looks
-)
+# Seconds: where a file cannot be exchanged for another at once, a dead process's lock takes two looks.
+_TAKING_OVER = 0.3
 
 
 @contextmanager
@@ -158,8 +158,24 @@ def read_json(path: str | Path) -> Any:
         raise DataError(f"{path} is damaged: it is not JSON") from None
 
 
-def why_missing(path: Path) -> str:
-    """Say, to go on after a path, why nothing can be opened there and which name was perhaps meant.
+def read_kept(file: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file of the cache, None where there is none or it is damaged."""
+    try:
+        return dict(read_json(file))
+    except (OSError, DataError, ValueError, TypeError):
+        return None
+
+
+def keep(file: Path, value: Mapping[Any, Any]) -> None:
+    """Write an object into the cache; where that fails, which costs the next run the same work, say so and go on."""
+    try:
+        write_json(file, value)
+    except (OSError, ValueError) as error:
+        errors.print(f"note: cannot write {file} ({error})")
+
+
+def why_missing(path: Path, guess: bool = True) -> str:
+    """Say, to go on after a path, why nothing can be opened there and, with `guess`, which name was perhaps meant.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -184,7 +200,7 @@ def why_missing(path: Path) -> str:
     if gone.parent.is_file():
         return f"does not exist: {gone.parent} is a file, not a folder"
     try:
-        names = [each.name for each in islice(gone.parent.iterdir(), 10_000)]
+        names = [each.name for each in islice(gone.parent.iterdir(), 10_000 if guess else 0)]
     except OSError:
         names = []
     near = [gone.parent / name for name in difflib.get_close_matches(gone.name, names)]

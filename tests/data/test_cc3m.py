@@ -196,7 +196,7 @@ def test_images_that_cannot_be_decoded_are_named(tmp_path: Path):
     note = next(note for note in dataset.notes if "decoded" in note)
     assert note.startswith("left out 1 pair whose image cannot be decoded")
     assert Path(note.partition("named in ")[2]).read_text() == (
-        f"{tmp_path}/training/1.jpg\ttrain-1\tis not an image that Pillow can read\n"
+        f"{tmp_path}/training/1.jpg\tis not an image that Pillow can read\n"
     )
 
 

@@ -141,6 +141,8 @@ def test_the_file_and_the_reason_are_named(tmp_path: Path, content: bytes | None
 
 def test_what_cannot_be_looked_at_is_unreadable(tmp_path: Path):
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "gone.jpg").symlink_to("away/a.jpg")
+    assert why_unreadable_image(tmp_path / "gone.jpg") == "is a link that leads nowhere, to away/a.jpg"
     assert why_unreadable_image(tmp_path / "loop.jpg") == "Too many levels of symbolic links"
     assert why_unreadable_image(tmp_path / ("x" * 300)) == "File name too long"
     assert why_unreadable_image(tmp_path / ("x" * 300), (0, 5)) == "File name too long"

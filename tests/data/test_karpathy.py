@@ -168,13 +168,11 @@ def test_a_file_that_is_no_json_object(tmp_path: Path, content: bytes, message: 
 def test_without_images_it_says_what_it_looked_for(tmp_path: Path):
     draw_coco(tmp_path / "a")
     (tmp_path / "a" / "dataset_coco.json").rename(tmp_path / "dataset_coco.json")
-    with pytest.raises(
-        DataError, match=r"no folder of images: looked for train2014/, val2014/, images/train2014/ and im"
-    ):
+    with pytest.raises(DataError, match=r"no folder of images: looked for train2014, val2014, images/train2014, im"):
         read_karpathy(tmp_path)
     draw_flickr30k(tmp_path / "b")
     (tmp_path / "b" / "flickr30k-images").rename(tmp_path / "b" / "photos")
-    with pytest.raises(DataError, match=r"looked for flickr30k-images/, .*, images/ and \*.jpg in the folder itself"):
+    with pytest.raises(DataError, match=r"looked for flickr30k-images/\*, .*, images/\*, \*.jpg"):
         read_karpathy(tmp_path / "b")
 
 

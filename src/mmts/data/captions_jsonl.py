@@ -1,14 +1,14 @@
 """Our own format: a folder with captions.jsonl, one JSON object a line for every image or video."""
 
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mmts.data.collect import Collector, read_lines
+from mmts.data.collect import Collector
+from mmts.data.json_file import field, json_lines, kind_in_words, wrong
 from mmts.data.records import Dataset
 from mmts.errors import DataError, listed, plain, quoted, shortened
 
@@ -35,44 +35,6 @@ def read_captions_jsonl(file: str | Path) -> Dataset:
     return collector.finish()
 
 
-def json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield ("FILE, line N", object) for every line that is not blank. Raises DataError naming the line."""
-    for number, line in read_lines(file):
-        where = f"{file}, line {number}"
-        if not line.strip():
-            continue
-        try:
-            # Not strict: raw control characters inside a string are let in here and cleaned later.
-            record = json.loads(line.rstrip(), strict=False)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where}: broken JSON: {error.msg} at column {error.colno}") from None
-        except (RecursionError, ValueError) as error:
-            raise DataError(f"{where}: broken JSON: {why_not_parsed(error)}") from None
-        if not isinstance(record, dict):
-            raise DataError(f'{where}: expected an object like {{"id": ...}}, not {kind_in_words(record)}')
-        yield where, record
-
-
-def why_not_parsed(error: RecursionError | ValueError) -> str:
-    """Say in words why JSON of the right form could not be read."""
-    return "nested too deeply" if isinstance(error, RecursionError) else "a number in it has thousands of digits"
-
-
-def kind_in_words(value: object) -> str:
-    """Say what kind of JSON value this is.
-
-    >>> kind_in_words([1]), kind_in_words(None), kind_in_words("x" * 50)
-    ('a list', 'null', "the string 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...'")
-    """
-    if isinstance(value, str):
-        return f"the string {value if len(value) <= 40 else value[:40] + '...'!r}"
-    if isinstance(value, (dict, list)):
-        return "an object" if isinstance(value, dict) else "a list"
-    if isinstance(value, bool) or value is None:
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"the number {quoted(value)}"
-
-
 def caption_texts(where: str, name: str, value: object) -> list[str]:
     """Return captions given as a string or a list; null and NaN are empty, anything else but text is a DataError."""
     texts = []
@@ -84,7 +46,7 @@ def caption_texts(where: str, name: str, value: object) -> list[str]:
         elif isinstance(value, list):
             raise DataError(f"{where}: caption {at} should be a string, not {kind_in_words(text)}")
         else:
-            raise _wrong(where, name, "a string or a list of strings", text)
+            raise wrong(where, name, "a string or a list of strings", text)
     return texts
 
 
@@ -97,24 +59,20 @@ def scalar_text(value: object) -> str | None:
 
 def _add(collector: Collector, where: str, record: dict[str, Any], size: Callable[[Path], int | None]) -> None:
     kind = _kind(where, record)
-    path = record[kind]
-    if not isinstance(path, str):
-        raise _wrong(where, kind, "a path", path)
+    path = field(where, record, kind, str, "a path")
     start, end = _seconds(where, record, "start"), _seconds(where, record, "end")
     if end is not None and end <= (start or 0):
         raise DataError(f"{where}: 'end' ({plain(end)}) must be greater than 'start' ({plain(start or 0)})")
-    split = record.get("split")
-    if split is not None and (isinstance(split, bool) or not isinstance(split, (str, int))):
-        raise _wrong(where, "split", "a string", split)
+    split = None if record.get("split") is None else str(field(where, record, "split", (str, int), "a string"))
     member = _pair(where, record, "member", _MEMBER)
     collector.add(
         where,
-        _identity(where, record),
+        str(field(where, record, "id", (str, int), "a string or a whole number")),
         path,
-        _captions(where, record),
+        caption_texts(where, "captions", field(where, record, "captions", object, "a string or a list of strings")),
         kind=kind,
         labels=_labels(where, record),
-        split=None if split is None else str(split),
+        split=split,
         start=start,
         end=end,
         frames=_frames(where, record),
@@ -132,34 +90,16 @@ def _kind(where: str, record: dict[str, Any]) -> str:
     kinds = [kind for kind in ("image", "video") if record.get(kind) is not None]
     if len(kinds) == 2:
         raise DataError(f"{where}: both 'image' and 'video'; one line is one of them")
-    if not kinds:
-        raise _missing(where, record, "a path", "image", "video")
-    return kinds[0]
-
-
-def _identity(where: str, record: dict[str, Any]) -> str:
-    value = record.get("id")
-    if value is None:
-        raise _missing(where, record, "a string or a whole number", "id")
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise _wrong(where, "id", "a string or a whole number", value)
-    return str(value)
-
-
-def _captions(where: str, record: dict[str, Any]) -> list[str]:
-    if "captions" not in record:
-        raise _missing(where, record, "a list of strings", "captions")
-    return caption_texts(where, "captions", record["captions"])
+    if not kinds and record.keys().isdisjoint(("image", "video")):
+        raise DataError(f"{where}: 'image' (or 'video') is missing; found {listed(record)}")
+    return kinds[0] if kinds else next(kind for kind in ("image", "video") if kind in record)
 
 
 def _labels(where: str, record: dict[str, Any]) -> dict[str, str]:
-    value = record.get("labels")
-    if value is None:
+    if record.get("labels") is None:
         return {}
-    if not isinstance(value, dict):
-        raise _wrong(where, "labels", 'an object like {"colour": "blue"}', value)
     labels = {}
-    for name, label in value.items():
+    for name, label in field(where, record, "labels", dict, 'an object like {"colour": "blue"}').items():
         text = scalar_text(label)
         if text is not None:
             labels[name] = text
@@ -169,11 +109,12 @@ def _labels(where: str, record: dict[str, Any]) -> dict[str, str]:
 
 
 def _seconds(where: str, record: dict[str, Any], name: str) -> float | None:
-    value = record.get(name)
-    if value is None:
+    if record.get(name) is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max:
-        raise _wrong(where, name, "a number of seconds from 0", value)
+    expected = "a number of seconds from 0"
+    value = field(where, record, name, (int, float), expected)
+    if not 0 <= value <= sys.float_info.max:
+        raise wrong(where, name, expected, value)
     return float(value)
 
 
@@ -207,16 +148,3 @@ def _size(path: Path) -> int | None:
         return os.path.getsize(path)
     except OSError:
         return None
-
-
-def _missing(where: str, record: dict[str, Any], expected: str, *names: str) -> DataError:
-    """Return the error about a field, which may have one of several names, that is not there or null."""
-    for name in names:
-        if name in record:
-            return _wrong(where, name, expected, None)
-    first, *others = map(repr, names)
-    return DataError(f"{where}: {first}{f' (or {others[0]})' if others else ''} is missing; found {listed(record)}")
-
-
-def _wrong(where: str, name: str, expected: str, value: object) -> DataError:
-    return DataError(f"{where}: {name!r} should be {expected}, not {kind_in_words(value)}")

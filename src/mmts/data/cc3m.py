@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from mmts.console import progress_bar
 from mmts.data.collect import read_lines
-from mmts.data.pair_index import Pair, Piece, alone, decoders, index_piece, merge_pieces, table_dataset
+from mmts.data.pair_index import Pair, Piece, alone, index_piece, merge_pieces, table_dataset
 from mmts.data.pair_table import PairTable, opened
 from mmts.data.records import Dataset
 from mmts.data.shards import holds_shards, read_shards
 from mmts.data.suffixes import IMAGE_SUFFIXES
+from mmts.data.threads import threads
 from mmts.errors import DataError
 from mmts.files import cache_root, content_hash
 
@@ -184,7 +185,7 @@ def _unchanged(root: Path, folders: Mapping[str, int]) -> bool:
 
 def _pieces(root: Path, images: Mapping[Part, Images]) -> Iterator[Piece]:
     total = sum(len(found.rows) for found in images.values())
-    with decoders() as pool, progress_bar("checking images", total, "images") as bar:
+    with threads() as pool, progress_bar("checking images", total, "images") as bar:
         for part, found in images.items():
             rows = _rows(root / part.tsv)
             first = 0

@@ -21,16 +21,14 @@ from mmts.data.suffixes import is_medium
 from mmts.errors import DataError
 
 _CHUNK = re.compile(r"(\d{1,9})(\.\w+)")
-_STRAIGHT = {  # by whether x and y run the other way
-    (True, False): Image.Transpose.FLIP_LEFT_RIGHT,
-    (False, True): Image.Transpose.FLIP_TOP_BOTTOM,
-    (True, True): Image.Transpose.ROTATE_180,
-}
-_ASIDE = {  # by whether y of the x before, and x of the y before, run the other way
-    (False, False): Image.Transpose.TRANSPOSE,
-    (False, True): Image.Transpose.ROTATE_270,
-    (True, False): Image.Transpose.ROTATE_90,
-    (True, True): Image.Transpose.TRANSVERSE,
+_TURNS = {  # by whether x becomes y, and whether what the old x becomes, and what the old y does, run the other way
+    (False, True, False): Image.Transpose.FLIP_LEFT_RIGHT,
+    (False, False, True): Image.Transpose.FLIP_TOP_BOTTOM,
+    (False, True, True): Image.Transpose.ROTATE_180,
+    (True, False, False): Image.Transpose.TRANSPOSE,
+    (True, False, True): Image.Transpose.ROTATE_270,
+    (True, True, False): Image.Transpose.ROTATE_90,
+    (True, True, True): Image.Transpose.TRANSVERSE,
 }
 _PICTURE = re.compile(r"(.*?)(\d{1,18})(\.\w+)")
 
@@ -237,7 +235,7 @@ def _to_image(file: VideoFile, frame: VideoFrame, detail: Detail) -> Image.Image
     """Turn a frame upright and into RGB; scaled by swscale, twenty times faster than after the conversion."""
     turn = _turn(frame)
     width, height = max(1, round(frame.width * file.pixel_aspect)), frame.height
-    if turn in _ASIDE.values():
+    if turn[0]:
         height, width = detail.of(height, width)
     else:
         width, height = detail.of(width, height)
@@ -247,19 +245,18 @@ def _to_image(file: VideoFile, frame: VideoFrame, detail: Detail) -> Image.Image
     except (av.FFmpegError, ValueError) as error:
         raise DataError(f"a frame in {frame.format.name} cannot be turned into RGB ({error})") from None
     image = upright_rgb(Image.fromarray(pixels))
-    return image if turn is None else image.transpose(turn)
+    return image.transpose(_TURNS[turn]) if turn in _TURNS else image
 
 
-def _turn(frame: VideoFrame) -> Image.Transpose | None:
-    """Return what brings a frame upright, by the nearest quarter turn, mirrored or not, to its display matrix.
+def _turn(frame: VideoFrame) -> tuple[bool, bool, bool]:
+    """Return the key in `_TURNS` of the nearest quarter turn, mirrored or not, to a frame's display matrix.
 
     The matrix [[a, b], [c, d]] takes a pixel (x, y) to (a x + c y, b x + d y).
     """
     found: Any = frame.side_data  # by kind too, which its type leaves out
     data = found.get(Type.DISPLAYMATRIX)
     if data is None:
-        return None
+        return False, False, False
     a, b, _, c, d = struct.unpack_from("=5i", bytes(data))
-    if abs(a) + abs(d) >= abs(b) + abs(c):
-        return _STRAIGHT.get((a < 0, d < 0))
-    return _ASIDE[b < 0, c < 0]
+    is_aside = abs(a) + abs(d) < abs(b) + abs(c)
+    return (True, b < 0, c < 0) if is_aside else (False, a < 0, d < 0)

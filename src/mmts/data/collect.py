@@ -8,7 +8,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmts.data.records import SPLITS, Dataset, Medium, split_name
@@ -22,6 +22,15 @@ _LIST = re.compile(rf"\[\s*(?:{_STRING}(?:\s*,\s*|\s+|(?=\])))*\]")
 MISSING_CAPTIONS = frozenset({"nan", "none", "null", "<na>", "n/a", "#n/a"})  # as programs write an empty cell
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 WITH_ARTICLE = {"image": "an image", "video": "a video"}
+# What a Collector counts, as its notes say it.
+_COUNTED = {
+    "backslashes": ("read {} written with backslashes as with slashes", "path"),
+    "accents": ("read {} with the accents composed as in the files' names", "path"),
+    "lists": ("{} in the form of a list read as the captions in it", "caption"),
+    "cleaned": ("cleaned {} of control characters, broken characters or outer spaces", "caption"),
+    "empty": ("dropped {}", "empty caption"),
+    "beyond": ("dropped {} of images judged by fewer, as in the published protocol", "caption"),
+}
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -188,20 +197,17 @@ def notes_on_names(spellings: Mapping[str, Iterable[str]]) -> list[str]:
 
 @dataclass
 class _Found:
-    """A medium as its lines have given it so far; `where` is the first of them."""
+    """A medium as its lines have given it so far; `where` is the first of them, `path` relative to the root."""
 
     where: str
-    identity: str
     path: str
-    captions: list[str]
-    labels: dict[str, str]
-    split: str | None
-    kind: str
-    start: float | None
-    end: float | None
-    frames: tuple[int, int] | None
-    member: tuple[int, int] | None
+    medium: Medium
     lines: int = 1
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is a clip of a video."""
+        return (self.medium.start, self.medium.end, self.medium.frames) != (None, None, None)
 
 
 class Collector:
@@ -224,16 +230,17 @@ class Collector:
         self._spellings: dict[str, dict[str, None]] = {}
         self._varying: dict[str, None] = {}
         self._ids_merged = False
-        self._cleaned = self._empty = self._beyond = 0
-        self._backslashes = self._accents = self._lists = 0
+        self._counts = dict.fromkeys(_COUNTED, 0)
         self._broken_list: str | None = None
 
     def inner_path(self, written: str, where: str, folder: str = "") -> str:
         """Return a path as written, below `folder`, as `inner_path` does, and count what is spelled in another way."""
         path = inner_path(written, where, self.root, folder)
         backslashes = "\\" in written and "\\" not in path
-        self._backslashes += backslashes
-        self._accents += not backslashes and not path.isascii() and not path.endswith(os.path.normpath(written))
+        self._counts["backslashes"] += backslashes
+        self._counts["accents"] += (
+            not backslashes and not path.isascii() and not path.endswith(os.path.normpath(written))
+        )
         return path
 
     def add(
@@ -263,11 +270,12 @@ class Collector:
         inner = self.inner_path(path, where)
         parts = (text for caption in captions for text in self._split_list(caption, where))
         texts = [text for part in parts if (text := self._clean(part))]
-        if keep is not None:
-            self._beyond += len(texts[keep:])
-            texts = texts[:keep]
+        kept = tuple(texts[:keep])
+        self._counts["beyond"] += len(texts) - len(kept)
         labels = {clean_text(name): clean_text(value) for name, value in labels.items()}
-        found = _Found(where, identity, inner, texts, labels, self._split_name(split), kind, start, end, frames, member)
+        of_split, file = self._split_name(split), self.root / inner
+        medium = Medium(identity, file, kept, labels, of_split, kind, start, end, frames, member)
+        found = _Found(where, inner, medium)
         known = self._by_place.setdefault((inner, start or 0, end, frames, member), found) if self._merge else found
         self._check_kind(found)
         if self._by_id.setdefault(identity, known) is not known:
@@ -282,20 +290,15 @@ class Collector:
 
         Raises DataError when nothing remains, or when some media have a split and others don't.
         """
-        found = [each for each in self._found if each.captions]
+        found = [each for each in self._found if each.medium.captions]
         self._note_counts()
         if not found:
             why = f" ({'; '.join(self.notes)})" if self.notes else ""
             raise DataError(f"{self.path}: no medium with a caption in it{why}")
         self._fill_splits(found)
-        media = tuple(
-            Medium(
-                each.identity, self.root / each.path, tuple(each.captions), each.labels,
-                each.split, each.kind, each.start, each.end, each.frames, each.member,
-            )
-            for each in found
-        )  # fmt: skip
-        return Dataset(self.root.name or str(self.root), self.path, self.root, media, tuple(self.notes), self._empty)
+        media = tuple(each.medium for each in found)
+        empty = self._counts["empty"]
+        return Dataset(self.root.name or str(self.root), self.path, self.root, media, tuple(self.notes), empty)
 
     def _split_name(self, written: str | None) -> str | None:
         written = clean_text(written or "")
@@ -306,32 +309,29 @@ class Collector:
 
     def _check_kind(self, found: _Found) -> None:
         known = self._kinds.setdefault(found.path, found)
-        if known.kind != found.kind:
-            here, there = WITH_ARTICLE[found.kind], WITH_ARTICLE[known.kind]
+        if known.medium.kind != found.medium.kind:
+            here, there = (WITH_ARTICLE[each.medium.kind] for each in (found, known))
             raise DataError(f"{found.where}: {quoted(found.path)} is {here} here and {there} in {known.where}")
 
     def _add_to(self, known: _Found, found: _Found) -> None:
-        if known.split != found.split:
-            here, there = (quoted(each.split) if each.split else "none" for each in (found, known))
+        old, new = known.medium, found.medium
+        if old.split != new.split:
+            here, there = (quoted(each.split) if each.split else "none" for each in (new, old))
             raise DataError(
                 f"{found.where}: {quoted(found.path)} has the split {here} here and {there} in {known.where}; "
                 "all lines of a file need the same split"
             )
-        known.captions += found.captions
         known.lines += 1
-        self._ids_merged |= known.identity != found.identity
-        varying = [
-            name for name in {**known.labels, **found.labels} if known.labels.get(name) != found.labels.get(name)
-        ]
-        for name in varying:  # none of them comes back with a later line
-            known.labels.pop(name, None)
-        self._varying |= dict.fromkeys(varying)
+        self._ids_merged |= old.id != new.id
+        labels = {name: value for name, value in old.labels.items() if new.labels.get(name) == value}
+        self._varying |= dict.fromkeys(name for name in {**old.labels, **new.labels} if name not in labels)
+        known.medium = replace(old, captions=old.captions + new.captions, labels=labels)
 
     def _split_list(self, caption: str, where: str) -> list[str]:
         """Return the captions of a cell that holds a list of them, else the caption alone."""
         text = clean_text(caption)
         texts = listed_captions(text)
-        self._lists += texts is not None
+        self._counts["lists"] += texts is not None
         if texts is None and re.match(r"\[\s*['\"]", text) and text.endswith("]"):
             self._broken_list = self._broken_list or f"{where}: {shortened(text)}"
         return [caption] if texts is None else texts
@@ -340,8 +340,8 @@ class Collector:
         text = clean_text(caption)
         if text.lower() in MISSING_CAPTIONS:
             text = ""
-        self._empty += not text
-        self._cleaned += bool(text) and text != caption
+        self._counts["empty"] += not text
+        self._counts["cleaned"] += bool(text) and text != caption
         return text
 
     def _note_counts(self) -> None:
@@ -356,29 +356,16 @@ class Collector:
             names = ", ".join(map(repr, self._varying))
             self.notes.append(f"not a label where it differs between the captions of one medium: {names}")
         self.notes += notes_on_names(self._spellings)
-        if self._backslashes:
-            self.notes.append(f"read {counted(self._backslashes, 'path')} written with backslashes as with slashes")
-        if self._accents:
-            self.notes.append(f"read {counted(self._accents, 'path')} with the accents composed as in the files' names")
-        if self._lists:
-            self.notes.append(f"{counted(self._lists, 'caption')} in the form of a list read as the captions in it")
         if self._broken_list:
             self.notes.append(f"taken as one caption, though it looks like a list that is broken: {self._broken_list}")
-        if self._cleaned:
-            self.notes.append(
-                f"cleaned {counted(self._cleaned, 'caption')} of control characters, broken characters or outer spaces"
-            )
-        if self._empty:
-            self.notes.append(f"dropped {counted(self._empty, 'empty caption')}")
-        if self._beyond:
-            self.notes.append(
-                f"dropped {counted(self._beyond, 'caption')} of images judged by fewer, as in the published protocol"
-            )
-        if bare := sum(not each.captions for each in self._found):
+        for name, (note, what) in _COUNTED.items():
+            if count := self._counts[name]:
+                self.notes.append(note.format(counted(count, what)))
+        if bare := sum(not each.medium.captions for each in self._found):
             self.notes.append(f"left out {counted(bare, 'medium', 'media')} without any caption")
 
     def _fill_splits(self, found: Sequence[_Found]) -> None:
-        bare = [each for each in found if each.split is None]
+        bare = [each for each in found if each.medium.split is None]
         if not bare:
             return
         if len(bare) < len(found):
@@ -388,14 +375,10 @@ class Collector:
             )
         for each in found:
             # The clips of one video stay together: the scene of a test clip is not to be trained on.
-            is_part = (each.start, each.end, each.frames) != (None, None, None)
-            each.split = invented_split(each.path if is_part else each.identity)
-        parts = any((each.start, each.end, each.frames) != (None, None, None) for each in found)
-        sizes = ", ".join(f"{name} {sum(each.split == name for each in found):,}" for name in SPLITS)
-        by = (
-            "a hash of each medium's id, of clips that of their video's path" if parts else "a hash of each medium's id"
-        )
-        self.notes.append(f"the data has no splits: divided 80/10/10 by {by} ({sizes})")
+            each.medium = replace(each.medium, split=invented_split(each.path if each.is_part else each.medium.id))
+        sizes = ", ".join(f"{name} {sum(each.medium.split == name for each in found):,}" for name in SPLITS)
+        clips = ", of clips that of their video's path" if any(each.is_part for each in found) else ""
+        self.notes.append(f"the data has no splits: divided 80/10/10 by a hash of each medium's id{clips} ({sizes})")
 
 
 def invented_split(text: str) -> str:

@@ -1,14 +1,12 @@
 """What a medium shows, by its file's bytes: the name its features are kept under, and copies between two splits."""
 
 import hashlib
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import stat
 
-from mmts.console import errors
 from mmts.data.records import Medium, Split
+from mmts.data.threads import in_threads
 from mmts.errors import DataError
-from mmts.files import cache_root, content_hash, read_json, write_json
+from mmts.files import cache_root, content_hash, keep, read_kept
 
 _OF_A_VIDEO = 1 << 24  # bytes that are compared, beside the size
 
@@ -35,39 +33,32 @@ def copies_between(train: Split, other: Split) -> dict[int, int]:
     """Return which media of `other` are in `train` too, byte by byte: position there by position in `other`.
 
     Only files of the same size are read, once: the result is kept under all paths, sizes and times of change. Of
-    videos the same part counts, by size and the first 16 MiB. Tables of shards and CC3M are not looked through, nor
-    are folders of frames or chunks.
+    videos the same part counts, by size and the first 16 MiB. Folders of frames or chunks are not looked through.
     """
-    if train.media_checked or other.media_checked:
-        return {}
-    sizes = [list(_sizes(split.media)) for split in (train, other)]
-    common = {size for size, _ in sizes[0]} & {size for size, _ in sizes[1]} - {None}
+    media = (*train.media, *other.media)
+    states = [_state(medium) for medium in media]
+    common = {size for size, _ in states[: train.num_media]} & {size for size, _ in states[train.num_media :]} - {None}
     if not common:
         return {}
-    media = (*train.media, *other.media)
-    states = (f"{medium.place}\0{state}" for medium, state in zip(media, (*sizes[0], *sizes[1]), strict=True))
-    cache = cache_root() / "copies" / f"{content_hash(str(train.num_media), *states)}.json"
-    try:
-        return {int(at): int(there) for at, there in read_json(cache).items()}
-    except (OSError, ValueError, TypeError, AttributeError, DataError):
-        pass
-    named = [[at for at, (size, _) in enumerate(of) if size in common] for of in sizes]
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        first, second = (
-            dict(zip(at, pool.map(_name, (split.media[each] for each in at)), strict=True))
-            for split, at in zip((train, other), named, strict=True)
-        )
-    places = {name: at for at, name in reversed(first.items()) if name is not None}
-    found = {at: places[name] for at, name in second.items() if name in places}
-    try:
-        write_json(cache, found)
-    except OSError as error:  # only costs the next run this again
-        errors.print(f"note: cannot write {cache} ({error})")
+    parts = (f"{medium.place}\0{state}" for medium, state in zip(media, states, strict=True))
+    cache = cache_root() / "copies" / f"{content_hash(str(train.num_media), *parts)}.json"
+    kept = read_kept(cache)
+    if kept is not None:
+        return {int(at): there for at, there in kept.items()}
+    same_size = {at: medium for at, (medium, (size, _)) in enumerate(zip(media, states, strict=True)) if size in common}
+    names = dict(zip(same_size, in_threads(_name, same_size.values(), "looking for copies", "files"), strict=True))
+    places = {name: at for at, name in reversed(names.items()) if name is not None and at < train.num_media}
+    others = {at - train.num_media: name for at, name in names.items() if at >= train.num_media}
+    found = {at: places[name] for at, name in others.items() if name in places}
+    keep(cache, found)
     return found
 
 
 def shared_in_words(train: Split, other: Split) -> list[str]:
-    """Say how many media of `other` are in `train` too, with an example, and how many videos have clips in both."""
+    """Say how many media of `other` are in `train` too, with an example, and how many videos have clips in both.
+
+    Tables of shards and CC3M are not looked through.
+    """
     if train.media_checked or other.media_checked:
         return []
     notes = []
@@ -87,16 +78,14 @@ def shared_in_words(train: Split, other: Split) -> list[str]:
     return notes
 
 
-def _sizes(media: Sequence[Medium]) -> Iterator[tuple[int | None, int]]:
-    """Yield the size of each medium's file, None where it cannot be compared, and its time of change."""
-    for medium in media:
-        try:
-            state = medium.path.stat()
-        except (OSError, ValueError):
-            yield None, 0
-            continue
-        size = state.st_size if medium.member is None else medium.member[1]
-        yield (None if os.path.isdir(medium.path) else size), state.st_mtime_ns
+def _state(medium: Medium) -> tuple[int | None, int]:
+    """Return the size of a medium's file, None where it cannot be compared, and its time of change."""
+    try:
+        state = medium.path.stat()
+    except (OSError, ValueError):
+        return None, 0
+    size = state.st_size if medium.member is None else medium.member[1]
+    return (size if stat.S_ISREG(state.st_mode) else None), state.st_mtime_ns
 
 
 def _name(medium: Medium) -> str | None:

@@ -9,7 +9,6 @@ from contextlib import closing, suppress
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import av
@@ -22,6 +21,7 @@ from av.video.stream import VideoStream
 from mmts.data.image import PIXEL_LIMIT
 from mmts.data.suffixes import is_medium, suffix_of, why_not_read
 from mmts.errors import DataError
+from mmts.files import why_missing
 
 # Containers only: a playlist (HLS, concat) would make the decoder open other files or addresses.
 _FORMATS = "mov,matroska,avi,mpeg,mpegts,ogg,asf,flv,gif,mxf"
@@ -101,9 +101,7 @@ class VideoFile:
     def __enter__(self) -> "VideoFile":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _open(self) -> None:
@@ -306,7 +304,7 @@ def _open_container(path: Path) -> InputContainer:
         name, options = f"file:{os.path.abspath(path)}", {"format_whitelist": _FORMATS}
         return av.open(name, container_options=options, metadata_errors="replace")
     except FileNotFoundError:
-        raise DataError(f"{path}: does not exist") from None
+        raise DataError(f"{path}: {why_missing(path, guess=False)}") from None
     except (av.FFmpegError, OSError, ValueError) as error:
         raise DataError(f"{path}: {_why_not_opened(path, error)}") from None
 

@@ -101,12 +101,9 @@ def read_epic_kitchens(path: str | Path) -> Dataset:
                 split=split,
                 start=clip.start,
                 end=clip.end,
+                frames=clip.frames if layout is _FRAMES else None,
             )
-    dataset = collector.finish()
-    if layout is _FRAMES:
-        numbers = {clip.id: clip.frames for each in clips.values() for clip in each}
-        dataset = replace(dataset, media=tuple(replace(each, frames=numbers[each.id]) for each in dataset.media))
-    return replace(dataset, name="ek100", graded=graded)
+    return replace(collector.finish(), name="ek100", graded=graded)
 
 
 def looks_like_epic_kitchens(path: str | Path) -> bool:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from mmts.data.read_warnings import kept_warnings
 from mmts.data.records import Medium
 from mmts.errors import DataError, InputError, shortened
+from mmts.files import why_missing
 
 
 def feature_rows(media: Sequence[Medium]) -> npt.NDArray[np.float32]:
@@ -45,7 +46,7 @@ def why_unreadable_features(path: Path) -> str | None:
 
 def _read(path: Path) -> npt.NDArray[Any]:
     if not os.path.isfile(path):  # unlike path.is_file(), never an error
-        raise DataError(f"{path}: {'is not a file' if os.path.exists(path) else 'does not exist'}")
+        raise DataError(f"{path}: {'is not a file' if os.path.exists(path) else why_missing(path, guess=False)}")
     if not path.stat().st_size:
         raise DataError(f"{path}: is empty (0 bytes)")
     try:

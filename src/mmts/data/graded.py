@@ -55,7 +55,7 @@ class Graded:
         result = np.empty((N, len(self.owner)))
         for start in range(0, N, _ROWS):
             part = np.arange(start, min(start + _ROWS, N))
-            result[part] = self._relevance(part)
+            result[part] = self.between(part, self.owner.numpy())
         return torch.from_numpy(result)
 
     def between(self, media: Indices, others: Indices) -> npt.NDArray[np.float64]:
@@ -67,9 +67,6 @@ class Graded:
             sizes = np.asarray(ours.sum(1)) + np.asarray(theirs.sum(1)).T
             total += common / (sizes - common)
         return total / len(self.classes)
-
-    def _relevance(self, media: Indices) -> npt.NDArray[np.float64]:
-        return self.between(media, self.owner.numpy())
 
     def _sets(self, labels: Sequence[int] | None = None) -> Indices:
         """Number the media (N,) by their sets of classes and their label: equal numbers, equal sets and labels."""
@@ -98,7 +95,7 @@ class Graded:
         found: list[Indices] = []
         for start in range(0, len(examples), _ROWS):
             part = np.array(examples[start : start + _ROWS])
-            right = (self._relevance(part) > above) & (label[part][:, None] == label[owner][None])
+            right = (self.between(part, owner) > above) & (label[part][:, None] == label[owner][None])
             found.extend(owner[row] if row.any() else part[at : at + 1] for at, row in enumerate(right))
         starts = np.concatenate([[0], np.cumsum([len(each) for each in found])])
         return CaptionPool(key, starts, np.concatenate(found))

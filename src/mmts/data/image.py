@@ -19,6 +19,7 @@ from torch import Tensor
 from mmts.data.read_warnings import kept_warnings
 from mmts.data.suffixes import kind_of, reads_heif, why_not_read
 from mmts.errors import DataError, InputError
+from mmts.files import why_missing
 
 PIXEL_LIMIT = 100_000_000
 RESIZES = ("stretch", "crop", "pad")
@@ -40,7 +41,13 @@ _TURNS = {
 }
 
 
-def load_image(path: str | Path, size_hint: int | None = None, *, member: tuple[int, int] | None = None) -> Image.Image:
+def load_image(
+    path: str | Path,
+    size_hint: int | None = None,
+    *,
+    member: tuple[int, int] | None = None,
+    place: str | None = None,
+) -> Image.Image:
     """Read an image as RGB: upright (EXIF), transparent parts on white, 16 bits scaled to 8, first frame of many.
 
     Args:
@@ -48,13 +55,14 @@ def load_image(path: str | Path, size_hint: int | None = None, *, member: tuple[
         size_hint: the caller needs no more than this many pixels on the shorter side, so that a JPEG may be decoded
             at 1/2, 1/4 or 1/8 of its size, never below the hint.
         member: byte offset and length of the image where `path` is a tar file.
+        place: what messages call the image, as `Medium.place` has it; None names the file and the byte.
 
     Raises:
         DataError: naming the file and why: missing, empty, truncated, not an image, more than 100 million pixels (after
             that reduction).
     """
     path = Path(path)
-    place = path if member is None else f"{path}, byte {member[0]}"
+    place = place or (str(path) if member is None else f"{path}, byte {member[0]}")
     try:
         with kept_warnings(place), _open(path, member) as image:
             if size_hint is not None:
@@ -185,16 +193,17 @@ def load_pixels(
     rng: np.random.Generator | None = None,
     *,
     member: tuple[int, int] | None = None,
+    place: str | None = None,
 ) -> Tensor:
     """Read an image as (3, size, size) float32 in [0, 1], changed at random by `augmentation` and `rng`.
 
-    `member` is where the image lies in a tar file. Raises DataError as `load_image` does.
+    `member` and `place` are as in `load_image`, and so is what is raised.
     """
     if augmentation is None:
-        return to_pixels(fit_square(load_image(path, size, member=member), size, resize))
+        return to_pixels(fit_square(load_image(path, size, member=member, place=place), size, resize))
     if rng is None:
         raise InputError("augmentation needs rng, the source of its randomness")
-    image = load_image(path, math.ceil(size / math.sqrt(augmentation.crop_scale[0])), member=member)
+    image = load_image(path, math.ceil(size / math.sqrt(augmentation.crop_scale[0])), member=member, place=place)
     return to_pixels(augment(image, size, rng, augmentation, resize))
 
 
@@ -278,7 +287,7 @@ def _resize(
 def _reason(path: Path, error: Exception) -> str:
     """Say in words why a file could not be read."""
     if isinstance(error, FileNotFoundError):
-        return "does not exist"
+        return why_missing(path, guess=False)
     if os.path.isdir(path):  # unlike path.is_dir(), never an error
         return "is a folder, not an image"
     if os.path.isfile(path) and path.stat().st_size == 0:

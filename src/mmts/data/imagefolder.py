@@ -5,8 +5,9 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
-from mmts.data.captions_jsonl import caption_texts, json_lines, kind_in_words, scalar_text
+from mmts.data.captions_jsonl import caption_texts, scalar_text
 from mmts.data.collect import Collector, read_lines, split_folders
+from mmts.data.json_file import field, json_lines
 from mmts.data.records import SPLITS, Dataset, split_name
 from mmts.data.table import USUAL_COLUMNS, Row, add_rows, advice, find_column, has_usual_column, table_rows
 from mmts.errors import DataError, listed
@@ -105,14 +106,11 @@ def _row(where: str, record: dict[str, Any], chosen: Callable[[tuple[str, ...]],
         path_name, caption_name = chosen(tuple(record))
     except DataError as error:
         raise DataError(f"{where}: {error}{advice(list(record), [[*map(str, record.values())]], None)}") from None
-    path = record[path_name]
-    if not isinstance(path, str):
-        raise DataError(f"{where}: {path_name!r} should be a path, not {kind_in_words(path)}")
     roles = (path_name, caption_name, "id", "split")
     others = {key: scalar_text(value) for key, value in record.items() if key not in roles}
     return Row(
         where,
-        path,
+        field(where, record, path_name, str, "a path"),
         caption_texts(where, caption_name, record[caption_name]),
         scalar_text(record.get("id")),
         scalar_text(record.get("split")),

@@ -1,22 +1,22 @@
 """Flickr30K and MSCOCO in Karpathy's splits: dataset_flickr30k.json or dataset_coco.json beside the official images."""
 
-from collections.abc import Sequence
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmts.data.captions_jsonl import kind_in_words
 from mmts.data.collect import Collector, inner_path
-from mmts.data.json_file import a_row, beginning, field, read_json_object
+from mmts.data.json_file import a_row, beginning, field, kind_in_words, read_json_object
 from mmts.data.records import SPLITS, Dataset, split_name
 from mmts.errors import DataError, listed, nearest, quoted
 
 JUDGED_CAPTIONS = 5  # what the published tables judge each image with
 ANNOTATIONS = ("", "annotations")  # where annotation files may lie in a data set's folder
 _FILES = {"flickr30k": "dataset_flickr30k.json", "coco": "dataset_coco.json"}
-_FLICKR_FOLDERS = ("flickr30k-images", "flickr30k_images", "images", "")
-_COCO_FOLDERS = ("", "images")
-_COCO_PARTS = ("train2014", "val2014")
+_IMAGES = {
+    "flickr30k": ("flickr30k-images/*", "flickr30k_images/*", "images/*", "*.jpg"),
+    "coco": ("train2014", "val2014", "images/train2014", "images/val2014"),
+}
 _RESTVAL = "restval"  # images of COCO's val2014 that are neither in val nor in test
 _ID = {"flickr30k": "imgid", "coco": "cocoid"}
 
@@ -117,24 +117,12 @@ def _captions(where: str, row: dict[str, Any]) -> list[str]:
 
 def _find_images(root: Path, name: str) -> str | None:
     """Return the folder of images inside `root` ("" is `root` itself), None where there is none."""
-    if name == "coco":
-        return next((each for each in _COCO_FOLDERS for part in _COCO_PARTS if (root / each / part).is_dir()), None)
-    there = (each for each in _FLICKR_FOLDERS if (root / each).is_dir())
-    return next((each for each in there if each or any(root.glob("*.jpg"))), None)
+    there = (pattern for pattern in _IMAGES[name] if any(root.glob(pattern)))
+    return next((os.path.dirname(pattern) for pattern in there), None)
 
 
 def _image_folder(root: Path, name: str) -> str:
     folder = _find_images(root, name)
     if folder is None:
-        raise DataError(f"{root}: no folder of images: looked for {_in_words(_looked_for(name))}")
+        raise DataError(f"{root}: no folder of images: looked for {', '.join(_IMAGES[name])}")
     return folder
-
-
-def _looked_for(name: str) -> Sequence[str]:
-    if name == "coco":
-        return [f"{each}/{part}/" if each else f"{part}/" for each in _COCO_FOLDERS for part in _COCO_PARTS]
-    return [f"{each}/" if each else "*.jpg in the folder itself" for each in _FLICKR_FOLDERS]
-
-
-def _in_words(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -211,14 +211,17 @@ def _decoded_ahead(pieces: list[Tensor], source: MediaSource, epoch: int, worker
                 if _LOST not in str(error):
                     raise
                 if lost_at == done:
+                    why = " ".join(str(error).split())
                     raise WorkersLost(
-                        f"a process that decodes media was killed twice at the same place ({_one_line(error)}); out of "
-                        "memory? Try fewer data.workers, a smaller train.micro_batch, or smaller images or clips"
+                        f"a process that decodes media was killed twice at the same place ({why}); out of memory? Try "
+                        "fewer data.workers, a smaller train.micro_batch, or smaller images or clips"
                     ) from None
                 lost_at = done
                 errors.print("note: a process that decodes media was killed (out of memory?); all are started anew")
                 break
-            yield _or_raise(media)
+            if isinstance(media, DataError):
+                raise media
+            yield media
             done += 1
 
 
@@ -240,18 +243,8 @@ def _start_processes(pieces: "_Pieces", workers: int) -> Iterator[Tensor | DataE
     return decoded
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
 def _cut(part: Tensor) -> list[Tensor]:
     return [part[at : at + _AT_ONCE] for at in range(0, len(part), _AT_ONCE)]
-
-
-def _or_raise(media: Tensor | DataError) -> Tensor:
-    if isinstance(media, DataError):
-        raise media
-    return media
 
 
 class _Pieces(TorchDataset[Tensor | DataError]):

@@ -36,4 +36,4 @@ def load_medium(
         raise DataError(f"{medium.path} (id {medium.id}) is {what}, and the model takes {wanted}")
     if sampling is not None:
         return load_clip(medium, sampling, size, resize, augmentation, rng)
-    return load_pixels(medium.path, size, resize, augmentation, rng, member=medium.member)
+    return load_pixels(medium.path, size, resize, augmentation, rng, member=medium.member, place=medium.place)

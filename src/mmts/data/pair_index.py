@@ -1,6 +1,5 @@
 """Indexing millions of pairs once: in pieces that are kept as they are done, every image decoded, then one table."""
 
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from mmts.console import errors
 from mmts.data.collect import clean_text, invented_split
 from mmts.data.image import why_unreadable_image
 from mmts.data.pair_table import PairTable, write_pair_table
-from mmts.data.records import SPLITS, Dataset
+from mmts.data.records import SPLITS, Dataset, Medium
 from mmts.data.table_dataset import TableDataset
 from mmts.errors import DataError, counted, quoted
 from mmts.files import atomic_write, locked
@@ -43,17 +42,6 @@ class Piece(NamedTuple):
 
 
 @contextmanager
-def decoders() -> Iterator[ThreadPoolExecutor]:
-    """Open the threads that decode images; what waits for them is dropped when the body raises."""
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-@contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Wait until no other process indexes into `folder`: of many that start together one does the work.
 
@@ -62,7 +50,7 @@ def alone(folder: Path) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(folder / "lock", lambda held: errors.print(f"note: waiting: {held}")))
+            stack.enter_context(locked(folder / "in-use.lock", lambda held: errors.print(f"note: waiting: {held}")))
         except OSError as error:
             raise DataError(
                 f"cannot write the index {folder}: {error.strerror or error}; MMTS_CACHE names another folder"
@@ -96,8 +84,8 @@ def index_piece(
             if reason is not None:
                 _read_bytes(root / pair.path, pair.member)
                 counts[_UNREADABLE] += 1
-                place = "" if pair.member is None else f", byte {pair.member[0]}"
-                unreadable.append(f"{root / pair.path}{place}\t{pair.identity}\t{reason}")
+                place = Medium(pair.identity, root / pair.path, (), member=pair.member).place
+                unreadable.append(f"{place}\t{reason}")
                 continue
             if pair.path != last_path:
                 file, last_path = writer.add_file(pair.path), pair.path

@@ -89,10 +89,8 @@ class PairTable:
         return PairTable(self.folder, names)
 
     def __reduce__(self) -> tuple[type["PairTable"], tuple[Path, tuple[str, ...]]]:
-        return PairTable, (
-            self.folder,
-            self.splits,
-        )  # a worker process maps the files anew instead of being sent their contents
+        # A worker process maps the files anew instead of being sent their contents.
+        return PairTable, (self.folder, self.splits)
 
     def identity(self, row: int) -> str:
         """Return the id of a pair."""
@@ -201,13 +199,9 @@ class PairWriter:
         text = caption.encode()
         self._texts["id"].append(identity.encode())
         self._texts["caption"].append(text)
-        for name, value in (
-            ("file_of_pair", file),
-            ("member", member or _WHOLE_FILE),
-            ("split", self._splits.index(split)),
-            ("caption_hash", text_hash(text)),
-        ):
-            self._numbers[name].append(value)
+        values = (file, member or _WHOLE_FILE, self._splits.index(split), text_hash(text))
+        for column, value in zip(self._numbers.values(), values, strict=True):
+            column.append(value)
         self._rows += 1
         if len(self._numbers["split"]) >= _BUFFERED:
             self._flush()

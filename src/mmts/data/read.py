@@ -1,24 +1,24 @@
 """One way in: a path becomes a Dataset, whichever of the formats of docs/datasets.md it holds."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from mmts.data.captions_jsonl import json_lines, read_captions_jsonl
+from mmts.data.captions_jsonl import read_captions_jsonl
 from mmts.data.cc3m import looks_like_cc3m, read_cc3m
 from mmts.data.coco_captions import looks_like_coco_captions, read_coco_captions
 from mmts.data.epic_kitchens import looks_like_epic_kitchens, read_epic_kitchens
 from mmts.data.imagefolder import METADATA_NAMES, looks_like_metadata, metadata_files, read_imagefolder
-from mmts.data.json_file import beginning
+from mmts.data.json_file import beginning, json_lines
 from mmts.data.karpathy import looks_like_karpathy, read_karpathy
 from mmts.data.records import Dataset
 from mmts.data.shards import holds_shards, is_shard_pattern, read_shards
 from mmts.data.suffixes import is_medium
 from mmts.data.table import read_table, table_rows
 from mmts.data.youcook2 import looks_like_youcook2, read_youcook2
-from mmts.errors import DataError, listed
+from mmts.errors import DataError, counted, listed
 from mmts.files import why_missing
 
 CAPTIONS_NAME = "captions.jsonl"
@@ -50,7 +50,7 @@ def _has_captions(folder: Path) -> bool:
 
 
 def _read_captions(folder: Path) -> Dataset:
-    return _read_file(folder / CAPTIONS_NAME, {})
+    return _read(folder / CAPTIONS_NAME, {})
 
 
 def _has_metadata(folder: Path) -> bool:
@@ -87,10 +87,8 @@ def read_dataset(path: str | Path, columns: Mapping[str, str] | None = None) -> 
     """
     path = Path(os.path.expanduser(path)).absolute()
     try:
-        if path.is_dir():
-            return _read_folder(path, columns or {})
-        if path.is_file():
-            return _read_file(path, columns or {})
+        if path.is_dir() or path.is_file():
+            return _read(path / CAPTIONS_NAME if _has_captions(path) else path, columns or {})
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise DataError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
     if is_shard_pattern(path):
@@ -108,44 +106,42 @@ def reader_of(folder: Path) -> Callable[[Path], Dataset] | None:
     return next((read for recognises, read in _FOLDERS if recognises(folder)), None)
 
 
-def _read_folder(folder: Path, columns: Mapping[str, str]) -> Dataset:
-    read = reader_of(folder)
+def _read(path: Path, columns: Mapping[str, str]) -> Dataset:
+    read = reader_of(path) if path.is_dir() else _reader_of_file(path)
     if read is None:
-        raise DataError(f"{folder}: no data set recognised: {_LOOKED_FOR}. {_nearest_thing(folder, columns)}")
-    if read is _read_captions:
-        return _read_file(folder / CAPTIONS_NAME, columns)
-    return read_imagefolder(folder, columns) if read is read_imagefolder else _unnamed(read(folder), columns)
+        raise DataError(f"{path}: no data set recognised: {_LOOKED_FOR}. {_nearest_thing(path, columns)}")
+    if read is read_table:
+        return read_table(path, columns)
+    if read is read_imagefolder:
+        return read_imagefolder(path, columns)
+    dataset = read(path)
+    if columns:
+        note = f"the columns {listed(columns.values())} mean nothing here: only tables and metadata files have columns"
+        dataset = replace(dataset, notes=(*dataset.notes, note))
+    return dataset
 
 
-def _read_file(file: Path, columns: Mapping[str, str]) -> Dataset:
+def _reader_of_file(file: Path) -> Callable[[Path], Dataset]:
     suffix = file.suffix.lower()
     for folder in (file.parent.parent, file.parent):
         if any(file.match(part) and recognises(folder) for part, recognises in _PARTS.items()):
             raise DataError(f"{file} is one file of a data set; give the folder that holds all of it, {folder}")
     if file.name in METADATA_NAMES or (suffix == ".jsonl" and looks_like_metadata(file)):
-        return read_imagefolder(file, columns)
+        return read_imagefolder
     if suffix in _TABLES:
-        return read_table(file, columns)
+        return read_table
     if suffix == ".jsonl":
-        return _unnamed(read_captions_jsonl(file), columns)
+        return read_captions_jsonl
     if suffix == ".tar":
-        return _unnamed(read_shards(file), columns)
+        return read_shards
     for recognises, read in _JSON if suffix == ".json" else ():
         if recognises(file):
-            return _unnamed(read(file), columns)
+            return read
     if suffix in _NOT_READ:
         raise DataError(f"{file}: {suffix} files are not read; {_NOT_READ[suffix]}")
     if suffix == ".json" and beginning(file).lstrip().startswith(b"["):
         raise DataError(f"{file} holds a list; write its objects one per line into a .jsonl file (docs/datasets.md)")
     raise DataError(f"{file}: data is a folder, {_FILES}; this is neither")
-
-
-def _unnamed(dataset: Dataset, columns: Mapping[str, str]) -> Dataset:
-    """Note that columns were named for data that have none."""
-    if not columns:
-        return dataset
-    note = f"the columns {listed(columns.values())} mean nothing here: only tables and metadata files have columns"
-    return replace(dataset, notes=(*dataset.notes, note))
 
 
 def _nearest_thing(folder: Path, columns: Mapping[str, str]) -> str:
@@ -159,7 +155,7 @@ def _nearest_thing(folder: Path, columns: Mapping[str, str]) -> str:
             broken = broken or (None if file.suffix.lower() == ".txt" else error)
         else:
             return f"The nearest thing is {file.name}: give that file itself, {file}"
-    inside = next(_data_folders(entries), None)
+    inside = next((each for each in entries if each.is_dir() and holds_dataset(each)), None)
     if inside is not None:
         return f"The nearest thing is the folder {inside.name} in it: give {inside}"
     if broken is not None:
@@ -169,8 +165,9 @@ def _nearest_thing(folder: Path, columns: Mapping[str, str]) -> str:
             return f"It holds {found.name}, and {suffix} files are not read; {what}"
     for kind in ("image", "video"):
         if count := sum(is_medium(each, kind) for each in entries):
-            what = kind if count == 1 else f"{kind}s"
-            return f"It holds {count:,} {what}: write captions into a captions.jsonl beside them (docs/datasets.md)"
+            return (
+                f"It holds {counted(count, kind)}: write captions into a captions.jsonl beside them (docs/datasets.md)"
+            )
     return "The folder is empty" if not entries else f"It holds {', '.join(each.name for each in entries[:5])}"
 
 
@@ -191,9 +188,3 @@ def _begin_to_read(file: Path, columns: Mapping[str, str]) -> None:
             raise DataError(
                 f"{file}: each line should have 'id', 'captions' and 'image' or 'video'; found {listed(record)}"
             )
-
-
-def _data_folders(entries: list[Path]) -> Iterator[Path]:
-    for each in entries:
-        if each.is_dir() and holds_dataset(each):
-            yield each

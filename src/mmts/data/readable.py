@@ -1,17 +1,15 @@
 """Finding the media that cannot be read, once, before a run meets them."""
 
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mmts.console import errors, progress_bar
 from mmts.data.feature_files import why_unreadable_features
 from mmts.data.image import why_unreadable_image
 from mmts.data.records import Medium, Split
+from mmts.data.threads import in_threads
 from mmts.data.video import why_unreadable_clip
 from mmts.errors import DataError, InputError, counted, percent
-from mmts.files import cache_root, content_hash, read_json, write_json
+from mmts.files import cache_root, content_hash, keep, read_kept
 
 
 def unreadable_media(media: Sequence[Medium], workers: int | None = None) -> dict[int, str]:
@@ -24,28 +22,13 @@ def unreadable_media(media: Sequence[Medium], workers: int | None = None) -> dic
     states = {path: _state(path) for path in dict.fromkeys(medium.path for medium in media)}
     hashed = (f"{states[medium.path]}\0{key}" for key, medium in distinct.items())
     cache = cache_root() / "readable" / f"{content_hash(*hashed)}.json"
-    found = _cached(cache)
-    if found is not None:  # what failed then may work by now: permissions, a disk that was away
-        again = {key: _why_unreadable(medium) for key, medium in distinct.items() if key in found}
-        found = {key: reason for key, reason in again.items() if reason is not None}
-    else:
-        with (
-            ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 16)) as pool,
-            progress_bar("checking media", len(distinct), "media") as bar,
-        ):
-            found = {}
-            try:
-                for key, reason in zip(distinct, pool.map(_why_unreadable, distinct.values()), strict=True):
-                    if reason is not None:
-                        found[key] = reason
-                    bar.advance()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        try:
-            write_json(cache, found)
-        except (OSError, ValueError) as error:  # only costs the next run this check again
-            errors.print(f"note: cannot write {cache} ({error})")
+    kept = read_kept(cache)
+    # What failed then may work by now: permissions, a disk that was away.
+    todo = {key: medium for key, medium in distinct.items() if kept is None or key in kept}
+    reasons = zip(todo, in_threads(_why_unreadable, todo.values(), "checking media", "media", workers), strict=True)
+    found = {key: reason for key, reason in reasons if reason is not None}
+    if kept is None:
+        keep(cache, found)
     return {at: found[_key(medium)] for at, medium in enumerate(media) if _key(medium) in found}
 
 
@@ -87,10 +70,3 @@ def _state(path: Path) -> str:
     except (OSError, ValueError):
         return f"{path}\0missing"
     return f"{path}\0{state.st_size}\0{state.st_mtime_ns}"
-
-
-def _cached(file: Path) -> dict[str, str] | None:
-    try:
-        return dict(read_json(file))
-    except (OSError, ValueError, TypeError):
-        return None

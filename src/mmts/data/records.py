@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -161,16 +163,17 @@ class Split:
 
         Raises DataError when nothing remains, InputError for a position that does not exist.
         """
-        dropped = set(indices)
-        unknown = [at for at in dropped if not 0 <= at < self.num_media]
-        if unknown:
+        dropped = np.unique(np.fromiter(indices, dtype=np.int64))
+        unknown = dropped[(dropped < 0) | (dropped >= self.num_media)]
+        if len(unknown):
             raise InputError(f"split {self.name!r} has {self.num_media} media; there is no position {unknown[0]}")
-        kept = [medium for at, medium in enumerate(self.media) if at not in dropped]
-        if not kept:
+        if len(dropped) == self.num_media:
             raise DataError(f"nothing remains of split {self.name!r}: all of its {self.num_media} media were dropped")
-        if not dropped:
-            return self
-        return Split(self.name, kept, None if self.graded is None else self.graded.without(dropped))
+        return self._at(np.delete(np.arange(self.num_media), dropped), dropped) if len(dropped) else self
+
+    def _at(self, kept: npt.NDArray[np.int64], dropped: npt.NDArray[np.int64]) -> "Split":
+        graded = None if self.graded is None else self.graded.without(dropped.tolist())
+        return Split(self.name, [self.media[at] for at in kept.tolist()], graded)
 
     def __repr__(self) -> str:
         return f"Split({self.name!r}, {self.num_media} media, {self.num_captions} captions)"

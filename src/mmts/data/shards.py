@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -20,7 +21,6 @@ from mmts.data.pair_index import (
     Pair,
     Piece,
     alone,
-    decoders,
     index_piece,
     merge_pieces,
     table_dataset,
@@ -28,6 +28,7 @@ from mmts.data.pair_index import (
 from mmts.data.pair_table import PairTable, opened
 from mmts.data.records import SPLITS, Dataset, split_name
 from mmts.data.suffixes import IMAGE_SUFFIXES, why_not_read
+from mmts.data.threads import threads
 from mmts.errors import DataError, listed, quoted
 from mmts.files import cache_root, content_hash
 
@@ -39,8 +40,7 @@ _BLOCK = 512
 _LINKED = "with a link in place of a file (symbolic, or to a file that is not before it in its tar)"
 _DOTTED = "whose file name has a second dot (webdataset ends the key at the first)"
 Place = tuple[int, int] | None  # of a file in a tar: its offset and length; None for a link that leads nowhere there
-_BRACES = re.compile(r"\\.|[{},]", re.DOTALL)
-_RANGE = re.compile(r"(-?\d+|[A-Za-z])\.\.(-?\d+|[A-Za-z])(?:\.\.-?(\d+))?")
+_RANGE = re.compile(r"{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?}")
 _WILD = re.compile(r"[*?\[]")
 _KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 _WORD = re.compile(r"[A-Za-z]+")
@@ -114,12 +114,15 @@ def _find(pattern: Path) -> list[tuple[Path, str | None]]:
         return _in_folder(pattern)
     found: list[Path] = []
     missing: list[Path] = []
-    if _num_names(str(pattern)) > _MOST_SHARDS:
-        raise DataError(f"{pattern} names more than {_MOST_SHARDS:,} shards")
+    ranges = ((int(first), int(last), int(step or 1)) for first, last, step in _RANGE.findall(str(pattern)))
+    # Each range becomes a list when it is expanded.
+    is_short = all(abs(last - first) < _MOST_SHARDS * max(step, 1) for first, last, step in ranges)
     try:
-        names = list(braceexpand(str(pattern)))
+        names = list(islice(braceexpand(str(pattern)), _MOST_SHARDS + 1)) if is_short else []
     except (ValueError, RecursionError):
         raise DataError(f'{pattern}: a brace is not closed; write shards like "shards/{{00000..00331}}.tar"') from None
+    if not 0 < len(names) <= _MOST_SHARDS:
+        raise DataError(f"{pattern} names more than {_MOST_SHARDS:,} shards")
     for name in names:
         matches = sorted(glob(name)) if _WILD.search(name) else [name] if os.path.isfile(name) else []
         found += map(Path, matches)
@@ -138,33 +141,6 @@ def _find(pattern: Path) -> list[tuple[Path, str | None]]:
     folders = list({each.parent: None for each in found})
     said = dict(zip(folders, _splits_in_names([each.name for each in folders]), strict=True)) if folders[1:] else {}
     return [(each, said.get(each.parent)) for each in found]
-
-
-def _num_names(pattern: str) -> int:
-    """Return how many names the braces of a pattern make, without making them.
-
-    >>> _num_names("a.tar"), _num_names("{0..9}{a,b{1..3}}.tar"), _num_names("{1..1000000000000}.tar")
-    (1, 40, 1000000000000)
-    """
-    counts = [(0, 1)]  # of each brace that is open: the alternatives before this one together, and this one
-    starts: list[int] = []
-    for sign in _BRACES.finditer(pattern):
-        if sign[0] == "{":
-            starts.append(sign.end())
-            counts.append((0, 1))
-        elif sign[0] == "," and starts:
-            counts[-1] = (sum(counts[-1]), 1)
-        elif sign[0] == "}" and starts:
-            inside = _RANGE.fullmatch(pattern, starts.pop(), sign.start())
-            number = sum(counts.pop())
-            before, here = counts[-1]
-            counts[-1] = before, here * (number if inside is None else _num_in_range(inside))
-    return sum(counts[0])
-
-
-def _num_in_range(matched: re.Match[str]) -> int:
-    first, last = (ord(each) if each.isalpha() else int(each) for each in matched.group(1, 2))
-    return abs(last - first) // (int(matched[3] or 1) or 1) + 1
 
 
 def _in_folder(folder: Path) -> list[tuple[Path, str | None]]:
@@ -230,7 +206,7 @@ def _notes_on_folders(pattern: Path, found: Sequence[tuple[Path, str | None]]) -
 
 
 def _pieces(shards: Sequence[Shard]) -> Iterator[Piece]:
-    with decoders() as pool, progress_bar("indexing shards", len(shards), "shards") as bar:
+    with threads() as pool, progress_bar("indexing shards", len(shards), "shards") as bar:
         for shard in shards:
             yield Piece(_index(shard, pool), shard.split)
             bar.advance()
@@ -335,8 +311,8 @@ def _read(file: IO[bytes], member: tuple[int, int]) -> bytes:
     return file.read(length)
 
 
-def _members(tar: Path, before: int | None = None) -> Iterator[tuple[str, int, Place]]:
-    """Yield (name, byte, place) of every file and link in a tar, or of those `before` a byte.
+def _members(tar: Path) -> Iterator[tuple[str, int, Place]]:
+    """Yield (name, byte, place) of every file and link in a tar.
 
     A hard link is the file before it in the same tar that it names. Raises DataError naming the byte where the tar is
     damaged.
@@ -348,24 +324,16 @@ def _members(tar: Path, before: int | None = None) -> Iterator[tuple[str, int, P
             )
         file.seek(0)
         at, size = 0, os.fstat(file.fileno()).st_size
-        known: dict[str, Place] | None = None  # by name, from the first hard link on: few tars have one
+        known: dict[str, Place] = {}  # by name
         try:
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 while (member := archive.next()) is not None:
                     _check_end(at, archive.offset, size)
-                    if before is not None and member.offset >= before:
-                        return
-                    place: Place = None
-                    if member.islnk():
-                        if known is None:
-                            known = {name: each for name, _, each in _members(tar, member.offset)}
-                        place = known.get(member.linkname)
-                    elif member.isreg() and not member.issparse():
-                        place = member.offset_data, member.size
-                    if place is not None or member.islnk() or member.issym():
-                        yield member.name, member.offset_data, place
-                        if known is not None:
-                            known[member.name] = place
+                    is_file = member.isreg() and not member.issparse()
+                    if is_file or member.islnk() or member.issym():
+                        place = (member.offset_data, member.size) if is_file else known.get(member.linkname)
+                        known[member.name] = None if member.issym() else place
+                        yield member.name, member.offset_data, known[member.name]
                     archive.members.clear()  # type: ignore[attr-defined]  # of no use here, and it would grow with the tar
                     at = archive.offset
         except Exception as error:  # numbers in damaged headers end in nearly anything

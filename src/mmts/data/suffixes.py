@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path, PurePath
 
+from mmts.errors import counted
+
 # What Pillow and PyAV decode. Of several images of one key in a shard, the first of these counts.
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".jpe", ".jfif", ".mpo", ".avif", ".gif", ".apng", ".bmp", ".dib", ".tif",
@@ -72,10 +74,7 @@ def why_not_read(path: str | PurePath) -> str | None:
 def left_out(paths: Iterable[Path]) -> list[str]:
     """Return a note for each suffix of media that are not decoded here: how many, and what to do about them."""
     counts = Counter(suffix_of(path) for path in paths if why_not_read(path))
-    return [
-        f"left out {count:,} {suffix} {'file' if count == 1 else 'files'}: {_NOT_READ[suffix]}"
-        for suffix, count in counts.items()
-    ]
+    return [f"left out {counted(count, f'{suffix} file')}: {_NOT_READ[suffix]}" for suffix, count in counts.items()]
 
 
 @cache

@@ -1,6 +1,6 @@
 """A data set whose pairs lie in a table on disk: the same as any other, without a list of its media in memory."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmts.data.pair_table import PairTable, Rows
 from mmts.data.records import Dataset, Split
-from mmts.errors import DataError, InputError
+from mmts.errors import InputError
 
 
 class TableSplit(Split):
@@ -42,18 +42,8 @@ class TableSplit(Split):
         """(N,) int64: equal numbers are equal caption strings."""
         return self.table.text_numbers(self.rows)
 
-    def without(self, indices: Iterable[int]) -> "Split":
-        """Return this split without the media at these positions, the rest in the same order.
-
-        Raises DataError when nothing remains, InputError for a position that does not exist.
-        """
-        dropped = np.unique(np.fromiter(indices, dtype=np.int64))
-        unknown = dropped[(dropped < 0) | (dropped >= self.num_media)]
-        if len(unknown):
-            raise InputError(f"split {self.name!r} has {self.num_media} media; there is no position {unknown[0]}")
-        if len(dropped) == self.num_media:
-            raise DataError(f"nothing remains of split {self.name!r}: all of its {self.num_media} media were dropped")
-        return TableSplit(self.name, self.table, np.delete(self.rows, dropped)) if len(dropped) else self
+    def _at(self, kept: Rows, dropped: Rows) -> Split:
+        return TableSplit(self.name, self.table, self.rows[kept])
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def load_clip(
         with open_clip(medium) as clip:
             images = _images(clip, sampling.times(clip.start, clip.end, clip.rate, rng), detail)
     except DataError as error:
-        raise DataError(f"{medium.path}{_segment(medium)}: {_reason(medium, error)}") from None
+        raise DataError(f"{medium.place}: {_reason(medium, error)}") from None
     if augmentation is None or rng is None:
         squares = [fit_square(image, size, resize) for image in images]
     else:
@@ -117,7 +117,7 @@ def middle_frame(medium: Medium, size: int) -> Image.Image:
         with open_clip(medium) as clip:
             return _middle(clip, Detail(size, "pad"))
     except DataError as error:
-        raise DataError(f"{medium.path}{_segment(medium)}: {_reason(medium, error)}") from None
+        raise DataError(f"{medium.place}: {_reason(medium, error)}") from None
 
 
 def why_unreadable_clip(medium: Medium) -> str | None:
@@ -158,16 +158,6 @@ def _middle(clip: Clip, detail: Detail) -> Image.Image:
     if image is None:
         raise DataError("is truncated or incomplete: there is nothing to decode in the middle of the segment")
     return image
-
-
-def _segment(medium: Medium) -> str:
-    """Say which part of the file is meant."""
-    if medium.frames is not None:
-        return f" (frames {medium.frames[0]} to {medium.frames[1]})"
-    if medium.start is None and medium.end is None:
-        return ""
-    end = "the end" if medium.end is None else f"{medium.end:.6g} s"
-    return f" ({medium.start or 0:.6g} s to {end})"
 
 
 def _reason(medium: Medium, error: DataError) -> str:

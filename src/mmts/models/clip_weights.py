@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmts.data.read_warnings import kept_warnings
 from mmts.errors import RecipeError, quoted, shortened
 from mmts.models import huggingface as hf
 from mmts.models.blocks import ACTIVATIONS
@@ -222,7 +223,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise RecipeError(f"checkpoint {str(path)!r}: there is no such file")
     try:
-        with torch.serialization.safe_globals(_SETTINGS):
+        with kept_warnings(path), torch.serialization.safe_globals(_SETTINGS):
             content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         kind = re.search(r"GLOBAL (\S+)", str(error))

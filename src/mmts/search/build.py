@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from mmts.data.feature_files import why_unreadable_features
 from mmts.data.media import load_medium
 from mmts.data.read_warnings import tell_warnings
 from mmts.data.records import Medium
+from mmts.data.threads import in_threads
 from mmts.data.video import FrameSampling
 from mmts.errors import DataError, RunError, counted
 from mmts.files import locked
@@ -74,10 +74,10 @@ def build_index(run: Path, path: Path, folder: Path | None = None) -> Index:
         )  # fmt: skip
         pending.empty()
     embedded = len(missing) - len(unreadable)
-    counts = _counts(old, index)
+    counts, shared = _counts(old, index), ""
     if copies := len(index) - len({item.content for item in index.contents.items}):
-        counts += f"; {counted(copies, 'is a copy', 'are copies')} of others"
-    console.print(f"index: {folder}: {counted(len(index), kind)}; {counts}; {embedded:,} embedded")
+        shared = f"; {counted(copies, 'is a copy and shares its', 'are copies and share their')} embedding"
+    console.print(f"index: {folder}: {counted(len(index), kind)}; {counts}; {embedded:,} embedded{shared}")
     return index
 
 
@@ -105,18 +105,9 @@ def _describe_all(
     """Return what the index will say of each medium, and why others cannot be read."""
     same_root = old is not None and old.contents.root == str(root)
     known = {item.place: item for item in old.contents.items} if old is not None and same_root else {}
-    items, notes = [], []
-    with (
-        ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool,
-        progress_bar("looking for changes", len(media), "files") as bar,
-    ):
-        for medium, item in zip(media, pool.map(partial(_describe, root, known=known), media), strict=True):
-            if isinstance(item, Item):
-                items.append((item, medium))
-            else:
-                notes.append(item)
-            bar.advance()
-    return items, notes
+    items = list(in_threads(partial(_describe, root, known=known), media, "looking for changes", "files"))
+    described = [(item, medium) for item, medium in zip(items, media, strict=True) if isinstance(item, Item)]
+    return described, [why for why in items if isinstance(why, str)]
 
 
 def _describe(root: Path, medium: Medium, known: Mapping[tuple[Any, ...], Item]) -> Item | str:

@@ -13,7 +13,7 @@ from mmts.data.records import Medium
 from mmts.data.shards import read_shards, tars_in
 from mmts.data.suffixes import is_medium, is_typescript, left_out
 from mmts.data.table import has_usual_column
-from mmts.errors import DataError, listed
+from mmts.errors import DataError, counted, listed
 from mmts.training.recipe import Data
 from mmts.training.splits import open_data, resolved
 
@@ -45,7 +45,7 @@ def find_media(path: Path, kind: str, settings: Data) -> tuple[Path, list[Medium
         root, found, notes = dataset.root, [medium for medium in dataset.media if medium.kind == kind], []
         others = len(dataset.media) - len(found)
     if others:
-        notes.append(f"left out {others:,} {_OTHER[kind]}{'' if others == 1 else 's'}: this run's model takes {kind}s")
+        notes.append(f"left out {counted(others, _OTHER[kind])}: this run's model takes {kind}s")
     for note in notes:
         console.print(f"note: {note}")
     if not found:

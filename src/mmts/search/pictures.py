@@ -21,7 +21,7 @@ def picture(medium: Medium, side: int) -> bytes:
     if medium.kind == "video":
         image = middle_frame(medium, min(side, _CLIP))
     else:
-        image = load_image(medium.path, side, member=medium.member)
+        image = load_image(medium.path, side, member=medium.member, place=medium.place)
         if max(image.size) > side:
             image = ImageOps.contain(image, (side, side))
     file = io.BytesIO()

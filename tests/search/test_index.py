@@ -61,11 +61,11 @@ def test_one_image_is_not_several(run: Path, photos: Path, tmp_path: Path, capsy
 def test_copies_are_counted(run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(photos / "3.png", photos / "copy.png")
     build_index(run, photos, tmp_path / "index")
-    assert counts(capsys.readouterr().out).endswith("; 1 is a copy of others; 12 embedded")
+    assert counts(capsys.readouterr().out).endswith("; 12 embedded; 1 is a copy and shares its embedding")
     for number in (1, 2):
         shutil.copy(photos / "3.png", photos / "inner" / f"copy{number}.png")
     build_index(run, photos, tmp_path / "index")
-    assert counts(capsys.readouterr().out).endswith("; 3 are copies of others; 0 embedded")
+    assert counts(capsys.readouterr().out).endswith("; 0 embedded; 3 are copies and share their embedding")
 
 
 def test_other_columns_come_along_and_an_index_without_them_is_written_again(

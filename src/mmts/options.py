@@ -1,4 +1,4 @@
-"""How a component's constructor says more about its options than a type: ranges, and what a recipe takes by default.
+"""Types for the options of components: numbers with a range, and the section that a recipe has by default.
 
 A component is a schedule, a policy or an objective that a recipe names. Its constructor's signature is the list of its
 options there (`mmts.training.components`).
@@ -20,7 +20,7 @@ AtLeastOne = Annotated[int, Ge(1)]
 
 @dataclass(frozen=True)
 class RecipeDefault:
-    """What stands in a recipe that leaves a component's own component out, such as the temperature of InfoNCE.
+    """The section that a recipe gets if it leaves out a component inside a component, such as InfoNCE's temperature.
 
     Attributes:
         content: the section as a recipe would have it.

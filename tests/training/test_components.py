@@ -308,6 +308,21 @@ def test_a_class_that_is_not_there_is_named_with_the_nearest(folder: Path, name:
         load_recipe(folder / "wrong.yaml")
 
 
+@pytest.mark.parametrize(
+    ("signature", "body", "message"),
+    [
+        ("self, table: torch.Tensor", "", "parameters of Odd cannot be options of a recipe"),
+        ("self, value: 'NoSuchType' = 1", "", "parameters of Odd cannot be options of a recipe .NameError"),
+        ("self", "raise ValueError('not today')", "objective.temperature: Odd cannot be made: ValueError: not today"),
+    ],
+)
+def test_what_is_wrong_with_a_class_of_ones_own_is_one_line(signature: str, body: str, message: str, tmp_path: Path):
+    code = f"import torch\nfrom mmts.policies import Policy\nclass Odd(Policy):\n    def __init__({signature}):\n"
+    (tmp_path / "odd.py").write_text(f"{code}        super().__init__(){'; ' if body else ''}{body}\n")
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("catalogue", [f"objective.temperature.rule={tmp_path}/odd.py:Odd"])
+
+
 def test_an_option_of_ones_own_class_is_checked_as_any_other(folder: Path):
     with pytest.raises(RecipeError, match=r"objective\.temperature\.start is -1; it must be greater than 0"):
         load_recipe(folder / "my.yaml", ["objective.temperature.start=-1"])

@@ -12,15 +12,15 @@ import importlib.util
 import inspect
 import re
 import sys
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import torch
 from pydantic import ValidationError, create_model
-from pydantic.fields import FieldInfo
 from torch import Tensor
 
 from mmts.concepts import ConceptDistribution
@@ -40,7 +40,7 @@ _MEANING = re.compile(r"^ {4}(\w+(?:, \w+)*): ((?:.+)(?:\n {8}.+)*)", re.MULTILI
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a component may ask of the run that it is made for.
+    """The facts about a run that a component may ask for.
 
     Attributes:
         concepts: of the training samples.
@@ -58,7 +58,11 @@ class RunFacts:
 
 
 class Family(NamedTuple):
-    """One kind of component: its base, the key that chooses one, those of the package, and what a plain number is."""
+    """One kind of component.
+
+    base: the class that all of them extend. key: the key of a recipe that names one. table: those of the package by
+    name. number_is: the name of the one that a plain number is short for, or None.
+    """
 
     base: Any
     word: str
@@ -80,10 +84,10 @@ class ComponentSection(Section):
     family: ClassVar[Family]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ComponentSection) and (self.component, self.__dict__) == (
-            other.component,
-            other.__dict__,
-        )  # each has a class of its own
+        # Two sections of one component are instances of two classes, made for one recipe each.
+        if not isinstance(other, ComponentSection):
+            return False
+        return self.component is other.component and self.__dict__ == other.__dict__
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _again, (self.family.word, self.model_dump())  # processes import the class themselves
@@ -161,19 +165,27 @@ def section_of(
     component = component_named(family, name, place, content, trust)
     defaults = {} if published is None else published.options.get(str(name), {})
     definitions: dict[str, Any] = {family.key: (Literal[name], name)}
-    for option in options_of(component):
-        default = defaults.get(option.name, option.default)
-        kind = option.hint
-        if option.family is not None:
-            kind, default = _inner(option, default, prepared, f"{place}.{option.name}", trust)
-        definitions[option.name] = (kind, ... if default is inspect.Parameter.empty else default)
-    section = create_model(f"{component.__name__}Section", __base__=ComponentSection, **definitions)
+    try:
+        for option in options_of(component):
+            default = defaults.get(option.name, option.default)
+            kind = option.hint
+            if option.family is not None:
+                kind, default = _inner(option, default, prepared, f"{place}.{option.name}", trust)
+            definitions[option.name] = (kind, ... if default is inspect.Parameter.empty else default)
+        section = create_model(f"{component.__name__}Section", __base__=ComponentSection, **definitions)
+    except RecipeError:
+        raise
+    except Exception as error:  # a class of somebody's own may have any signature
+        why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        raise RecipeError(
+            f"{place}: the parameters of {component.__name__} cannot be options of a recipe ({why})"
+        ) from None
     section.component, section.family = component, family
     return section, prepared
 
 
 def with_whole_names(content: Any, folder: Path) -> Any:
-    """Return a recipe's content, with files of code that it names relative to a folder named by their whole paths.
+    """Return a recipe's content with absolute paths for the files of code that it names relative to a folder.
 
     >>> with_whole_names({"temperature": {"rule": "my.py:Cooling"}}, Path("/recipes"))
     {'temperature': {'rule': '/recipes/my.py:Cooling'}}
@@ -310,10 +322,10 @@ def build(section: ComponentSection, run: RunFacts) -> Any:
 
 
 def checked_objective(section: ComponentSection, width: int) -> Objective:
-    """Return the objective of a recipe for a run of two samples, made to see whether it can be.
+    """Make a recipe's objective for a run of two samples, and return it.
 
-    So whatever the constructors refuse is refused when a recipe is read, before any data are. Raises RecipeError,
-    naming the key, for the innermost component that cannot be made.
+    This shows before any data are read what its constructors refuse. Raises RecipeError, naming the key, for the
+    innermost component that cannot be made.
     """
     sizes = torch.tensor([1, 2])
     run = RunFacts(ConceptDistribution.from_counts(sizes), 2, 2, width, lambda k: sizes)
@@ -323,6 +335,11 @@ def checked_objective(section: ComponentSection, width: int) -> Objective:
                 result = build(each, run)
             except InputError as error:
                 raise RecipeError(f"{place}: {error}") from None
+            except Exception as error:
+                if each.component.__module__.startswith("mmts."):
+                    raise
+                why = f"{type(error).__name__}: {error}"
+                raise RecipeError(f"{place}: {each.component.__name__} cannot be made: {why}") from None
             if each.family is SCHEDULE and not (hasattr(result, "minimum") and hasattr(result, "maximum")):
                 name = each.component.__name__
                 raise RecipeError(f"{place}: {name} needs `minimum` and `maximum`, its bounds over [0, 1]")
@@ -399,11 +416,8 @@ def _family_in(hint: Any) -> tuple[Family | None, bool]:
         if hint is family.base:
             return family, False
         if family.base in get_args(hint):
-            return family, get_origin(hint) not in (None, *_UNIONS)
+            return family, get_origin(hint) not in (types.UnionType, Union)
     return None, False
-
-
-_UNIONS = (get_origin(int | str), get_origin(FieldInfo | None))
 
 
 def _meanings(component: type[Any]) -> dict[str, str]:

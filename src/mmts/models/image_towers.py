@@ -67,7 +67,7 @@ class EfficientNetLite0(ImageTower):
         return features.mean((2, 3))
 
     def freeze(self) -> None:
-        """Stop training it, and fold each batch norm into the convolution before it."""
+        """Stop training it, and fold each batch norm and each even padding into its convolution."""
         super().freeze()
         network: Any = self.network
         network._bn0 = _fold(network._conv_stem, network._bn0)
@@ -79,6 +79,10 @@ class EfficientNetLite0(ImageTower):
             block._bn1 = _fold(block._depthwise_conv, block._bn1)
             block._bn2 = _fold(block._project_conv, block._bn2)
             block._swish = nn.ReLU6(inplace=True)
+        for conv in network.modules():
+            left, right, top, bottom = getattr(getattr(conv, "static_padding", None), "padding", (0, 1, 0, 1))
+            if (left, top) == (right, bottom):
+                conv.padding, conv.static_padding = (top, left), nn.Identity()
         self.network.to(memory_format=torch.channels_last).requires_grad_(False)
 
 

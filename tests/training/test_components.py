@@ -125,6 +125,21 @@ def test_a_combination_that_cannot_be_is_refused_when_the_recipe_is_read(setting
         load_recipe("catalogue", [setting])
 
 
+@pytest.mark.parametrize("depth", [60, 300])
+def test_a_recipe_nested_too_deeply_is_refused(depth: int, tmp_path: Path):
+    lists = "[" * depth + "]" * depth
+    warmups = "{kind: warmup, fraction: 0.1, schedule: " * depth + "0.1" + "}" * depth
+    for objective in (lists, f"{{temperature: {{rule: scheduled, schedule: {warmups}}}}}"):
+        (tmp_path / "deep.yaml").write_text(f"objective: {objective}\ntrain: {{epochs: 1}}\n")
+        with pytest.raises(RecipeError, match="nested too deeply"):
+            load_recipe(tmp_path / "deep.yaml")
+    content: Any = 0.1
+    for _ in range(depth):
+        content = {"kind": "warmup", "fraction": 0.1, "schedule": content}
+    with pytest.raises(RecipeError, match="recipe: the recipe is nested too deeply"):
+        parse_recipe({"objective": {"temperature": {"rule": "scheduled", "schedule": content}}, "train": {"epochs": 1}})
+
+
 def test_reading_a_recipe_draws_no_random_numbers():
     before = torch.get_rng_state()
     load_recipe("catalogue", ["objective={loss: tempnet}"])

@@ -35,6 +35,7 @@ from mmts.training.section import Section, is_number
 Trust = Callable[[str], bool]
 """Whether code outside mmts, by the name that a recipe has for it, may be run."""
 _NAMED = re.compile(r"(.+\.py|[A-Za-z_][\w.]*):([A-Za-z_]\w*)")
+_DEEPEST = 50  # sections within sections of a recipe
 _MEANING = re.compile(r"^ {4}(\w+(?:, \w+)*): ((?:.+)(?:\n {8}.+)*)", re.MULTILINE)
 
 
@@ -155,6 +156,8 @@ def section_of(
 
     published: other defaults than the classes' own. Raises RecipeError where content chooses no class that exists.
     """
+    if place.count(".") > _DEEPEST:
+        raise RecipeError("the recipe is nested too deeply")
     if family.number_is is not None and is_number(content):
         content = {family.key: family.number_is, "value": content}
     if not isinstance(content, Mapping):
@@ -184,19 +187,23 @@ def section_of(
     return section, prepared
 
 
-def with_whole_names(content: Any, folder: Path) -> Any:
+def with_whole_names(content: Any, folder: Path, depth: int = 0) -> Any:
     """Return a recipe's content with absolute paths for the files of code that it names relative to a folder.
 
     >>> with_whole_names({"temperature": {"rule": "my.py:Cooling"}}, Path("/recipes"))
     {'temperature': {'rule': '/recipes/my.py:Cooling'}}
     """
+    if depth > _DEEPEST:
+        raise RecipeError("the recipe is nested too deeply")
     if isinstance(content, Mapping):
         keys = [family.key for family in FAMILIES]
         return {
-            key: _whole_name(value, folder) if key in keys else with_whole_names(value, folder)
+            key: _whole_name(value, folder) if key in keys else with_whole_names(value, folder, depth + 1)
             for key, value in content.items()
         }
-    return [with_whole_names(each, folder) for each in content] if isinstance(content, list | tuple) else content
+    if isinstance(content, list | tuple):
+        return [with_whole_names(each, folder, depth + 1) for each in content]
+    return content
 
 
 def _whole_name(name: Any, folder: Path) -> Any:

@@ -140,6 +140,18 @@ def test_a_recipe_nested_too_deeply_is_refused(depth: int, tmp_path: Path):
         parse_recipe({"objective": {"temperature": {"rule": "scheduled", "schedule": content}}, "train": {"epochs": 1}})
 
 
+def test_a_recipe_that_aliases_make_huge_is_refused(tmp_path: Path):
+    lines = ["a0: &a0 {kind: constant, value: 0.1}"]
+    lines += [
+        f"a{n}: &a{n} {{kind: join, boundaries: [0.3, 0.6], schedules: [*a{n - 1}, *a{n - 1}, *a{n - 1}]}}"
+        for n in range(1, 20)
+    ]
+    lines += ["objective: {temperature: {rule: scheduled, schedule: *a19}}", "train: {epochs: 1}"]
+    (tmp_path / "huge.yaml").write_text("\n".join(lines))
+    with pytest.raises(RecipeError, match=r"the recipe holds .* values, more than the 10,000"):
+        load_recipe(tmp_path / "huge.yaml")
+
+
 def test_reading_a_recipe_draws_no_random_numbers():
     before = torch.get_rng_state()
     load_recipe("catalogue", ["objective={loss: tempnet}"])

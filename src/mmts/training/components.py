@@ -36,6 +36,7 @@ Trust = Callable[[str], bool]
 """Whether code outside mmts, by the name that a recipe has for it, may be run."""
 _NAMED = re.compile(r"(.+\.py|[A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 _DEEPEST = 50  # sections within sections of a recipe
+_MOST_VALUES = 10_000
 _MEANING = re.compile(r"^ {4}(\w+(?:, \w+)*): ((?:.+)(?:\n {8}.+)*)", re.MULTILINE)
 
 
@@ -156,8 +157,6 @@ def section_of(
 
     published: other defaults than the classes' own. Raises RecipeError where content chooses no class that exists.
     """
-    if place.count(".") > _DEEPEST:
-        raise RecipeError("the recipe is nested too deeply")
     if family.number_is is not None and is_number(content):
         content = {family.key: family.number_is, "value": content}
     if not isinstance(content, Mapping):
@@ -187,23 +186,45 @@ def section_of(
     return section, prepared
 
 
-def with_whole_names(content: Any, folder: Path, depth: int = 0) -> Any:
+def check_extent(content: Any) -> None:
+    """Raise RecipeError if a recipe's content is nested too deeply or too large, as aliases in YAML can make it."""
+    size, _ = _extent(content, 0, {})
+    if size > _MOST_VALUES:
+        raise RecipeError(f"the recipe holds {size:,} values, more than the {_MOST_VALUES:,} that one may have")
+
+
+def _extent(content: Any, depth: int, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Return how many values a content holds, aliases written out, and how deep it is; `known` is by id."""
+    if not isinstance(content, Mapping | list | tuple):
+        return 1, 0
+    if depth <= _DEEPEST and id(content) not in known:
+        inner = content.values() if isinstance(content, Mapping) else content
+        extents = [_extent(each, depth + 1, known) for each in inner]
+        known[id(content)] = 1 + sum(size for size, _ in extents), 1 + max((height for _, height in extents), default=0)
+    if depth + known.get(id(content), (0, _DEEPEST))[1] > _DEEPEST:
+        raise RecipeError("the recipe is nested too deeply")
+    return known[id(content)]
+
+
+def with_whole_names(content: Any, folder: Path) -> Any:
     """Return a recipe's content with absolute paths for the files of code that it names relative to a folder.
+
+    Raises RecipeError as `check_extent` does.
 
     >>> with_whole_names({"temperature": {"rule": "my.py:Cooling"}}, Path("/recipes"))
     {'temperature': {'rule': '/recipes/my.py:Cooling'}}
     """
-    if depth > _DEEPEST:
-        raise RecipeError("the recipe is nested too deeply")
+    check_extent(content)
+    return _whole(content, folder)
+
+
+def _whole(content: Any, folder: Path) -> Any:
     if isinstance(content, Mapping):
         keys = [family.key for family in FAMILIES]
         return {
-            key: _whole_name(value, folder) if key in keys else with_whole_names(value, folder, depth + 1)
-            for key, value in content.items()
+            key: _whole_name(value, folder) if key in keys else _whole(value, folder) for key, value in content.items()
         }
-    if isinstance(content, list | tuple):
-        return [with_whole_names(each, folder, depth + 1) for each in content]
-    return content
+    return [_whole(each, folder) for each in content] if isinstance(content, list | tuple) else content
 
 
 def _whole_name(name: Any, folder: Path) -> Any:

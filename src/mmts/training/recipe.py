@@ -25,7 +25,14 @@ from pydantic import (
 
 from mmts.errors import RecipeError, nearest, plain, quoted
 from mmts.files import atomic_write, file_name, why_missing
-from mmts.training.components import ComponentSection, Trust, checked_objective, objective_section, with_whole_names
+from mmts.training.components import (
+    ComponentSection,
+    Trust,
+    check_extent,
+    checked_objective,
+    objective_section,
+    with_whole_names,
+)
 from mmts.training.explain import explain
 from mmts.training.measures import Measure, needs_graded
 from mmts.training.section import Section
@@ -429,6 +436,7 @@ def parse_recipe(content: Mapping[str, Any], source: str = "recipe", trust: Trus
     content = dict(content)
     content.pop("versions", None)  # what a run's own recipe.yaml records beside the recipe
     try:
+        check_extent(content)
         recipe = validated(Recipe, content, source, {"trust": trust})
     except RecipeError as error:
         raise RecipeError(str(error) if str(error).startswith(f"{source}: ") else f"{source}: {error}") from None

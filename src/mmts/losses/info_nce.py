@@ -182,7 +182,7 @@ def _entropies(
 def _cross_entropy(logits: Tensor, rows: slice, others: Tensor | None, label_smoothing: float) -> tuple[Tensor, Tensor]:
     """Return the rows' cross-entropy with their own pairs as targets and q - p of these, (b, B) -> (b,) each.
 
-    `others` are no candidates.
+    `others` (b, B) bool are left out of the candidates.
     """
     remaining: Tensor | int = logits.shape[1]
     if others is not None:

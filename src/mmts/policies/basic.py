@@ -81,7 +81,7 @@ class Shifted(Policy):
     `shift` is (N,), one row per sample, floating point; it is kept as a buffer in its own dtype and added to the
     schedule in float64. InputError when the shift is not (N,) and finite, when schedule.minimum + the smallest shift
     is not positive (found when the policy is built, not in the middle of a run), or when an index is not in 0..N-1.
-    In a recipe (`from_recipe`) the schedule is the cosine swing and the shift goes by the size of a sample's concept:
+    In a recipe (`from_recipe`) the schedule is the cosine swing, and the size of a sample's concept decides its shift:
 
     alpha: height of the swing from trough to crest; half of it must stay below the smallest shift.
     cycles: whole swings over training.
@@ -89,7 +89,7 @@ class Shifted(Policy):
     low: shift of the smallest concepts; above `high` the rule is reversed.
     high: shift of the largest concepts.
     scale: how sizes map to the range from low to high.
-    neighbours: k; the shift goes by the density around each caption (2.5) in place of the size of its concept.
+    neighbours: k; the density around each caption (2.5) decides the shift in place of the size of its concept.
 
     Source: arXiv 2603.08202.
 

@@ -133,7 +133,7 @@ def summary(component: type[Any]) -> str:
 
 
 def objective_section(content: Any, trust: Trust) -> ComponentSection:
-    """Return a recipe's `objective` as a section of the class it names; raises RecipeError naming the key.
+    """Return a recipe's `objective` as a section of the class it names. Raises RecipeError naming the key.
 
     Code outside mmts that it names is run where `trust` says so.
     """
@@ -155,7 +155,8 @@ def section_of(
 ) -> tuple[type[ComponentSection], dict[str, Any]]:
     """Return the section that `content`, at a place in a recipe, must fit, and the content with numbers written out.
 
-    published: other defaults than the classes' own. Raises RecipeError where content chooses no class that exists.
+    published: defaults that replace the classes' own. Raises RecipeError if the content names a class that does not
+        exist.
     """
     if family.number_is is not None and is_number(content):
         content = {family.key: family.number_is, "value": content}
@@ -241,7 +242,7 @@ def outside_names(section: ComponentSection) -> frozenset[str]:
 
 
 def component_named(family: Family, name: Any, place: str, content: Mapping[Any, Any], trust: Trust) -> type[Any]:
-    """Return the class that a recipe names; raises RecipeError, with the nearest name, where there is none."""
+    """Return the class that a recipe names. Raises RecipeError with the nearest name if no class has it."""
     if isinstance(name, str) and name in family.table:
         return family.table[name]
     if isinstance(name, str) and ":" in name:
@@ -255,9 +256,9 @@ def component_named(family: Family, name: Any, place: str, content: Mapping[Any,
 
 
 def outside_class(family: Family, name: str, place: str, trust: Trust) -> type[Any]:
-    """Import a class that somebody wrote, named as `file.py:Class` or `module:Class`, and check that it is one.
+    """Import a class that somebody wrote, named as `file.py:Class` or `module:Class`, and check its family.
 
-    Raises RecipeError, naming file and class, where code must not be run, cannot be, or holds no such class.
+    Raises RecipeError, naming file and class, if the code must not be run, fails, or does not define such a class.
     """
     if not trust(name):
         raise RecipeError(f"{place} names code outside mmts, {name}, which is not run unasked; --trust-code runs it")

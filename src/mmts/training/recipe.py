@@ -374,7 +374,8 @@ class Recipe(Section):
 
     def check_something_trains(self, model_trains: bool) -> None:
         """Raise ValueError where there are steps to take, and no parameters of the model or the objective to train."""
-        objective_trains = any(each.requires_grad for each in checked_objective(self.objective, 1).parameters())
+        objective = checked_objective(self.objective, self.model.width)
+        objective_trains = any(each.requires_grad for each in objective.parameters())
         if not (model_trains or objective_trains) and (self.train.epochs or self.train.steps):
             raise ValueError(
                 "nothing trains: both towers are frozen, model.head.kind is none, and the objective learns nothing by "

@@ -18,7 +18,7 @@ from mmts.concepts.kmeans import nearest
 from mmts.console import console
 from mmts.data.pair_table import write_pair_table
 from mmts.data.records import Medium, Split
-from mmts.evaluation import judge
+from mmts.evaluation.rank import judge
 from mmts.losses import unit
 from mmts.models import load_image_tower, media_features
 from mmts.objectives import FastCLIP, InfoNCE, ISogCLR, Objective, SogCLR, TempNet

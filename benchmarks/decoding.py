@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.measure import Comparison, compare
-from mmts.data.image import fit_square, to_pixels
+from mmts.data.media.image import fit_square, to_pixels
+from mmts.data.media.video import FrameSampling, load_clip
 from mmts.data.records import Medium
-from mmts.data.video import FrameSampling, load_clip
 
 SECONDS, RATE, WIDTH, HEIGHT, SIZE = 60, 30, 320, 240, 224
 START, END = 20.0, 40.0

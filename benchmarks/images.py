@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from benchmarks.measure import Comparison, compare
-from mmts.data.image import Augmentation, load_pixels
+from mmts.data.media.image import Augmentation, load_pixels
 
 SIZE, NUMBER = 224, 16
 

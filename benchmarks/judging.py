@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmarks.measure import Comparison, compare
 from mmts.data.records import Medium, Split
-from mmts.evaluation import judge
+from mmts.evaluation.rank import judge
 from mmts.losses import unit
 
 PER_MEDIUM, D = 5, 256

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import Comparison, compare
-from mmts.data.loader import Batch
+from mmts.data.batches.loader import Batch
 from mmts.models import TwoTower
 from mmts.models.image_towers import SmallViT
 from mmts.objectives import InfoNCE, ObjectiveOutput

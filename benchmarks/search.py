@@ -22,11 +22,11 @@ from mmts.data.records import Medium
 from mmts.examples.drawing import picture, write_image
 from mmts.models.features import text_features
 from mmts.models.text_towers import load_text_tower
+from mmts.recipe.recipe import load_recipe
 from mmts.search import nearest, open_searcher
 from mmts.search.encoder import load_encoder
 from mmts.search.index_files import Item, write_index
 from mmts.search.serve import SearchServer
-from mmts.training.recipe import load_recipe
 from mmts.training.run import train
 
 Rows = npt.NDArray[np.float32]

@@ -12,17 +12,17 @@ from torch import Tensor
 
 from benchmarks.measure import Comparison, compare
 from mmts.console import quiet
-from mmts.data.epoch_plan import EpochPlan
-from mmts.data.loader import Batch, FeatureRows, make_loader
+from mmts.data.batches.epoch_plan import EpochPlan
+from mmts.data.batches.loader import Batch, FeatureRows, make_loader
 from mmts.data.records import Medium, Split
 from mmts.models import TwoTower
 from mmts.models.heads import build_head
 from mmts.models.image_towers import SmallViT
 from mmts.objectives import InfoNCE
 from mmts.policies import Fixed
+from mmts.recipe.recipe import Train
+from mmts.recipe.run_directory import RunDirectory
 from mmts.training.optimizer import learning_rate_schedule, parameter_groups
-from mmts.training.recipe import Train
-from mmts.training.run_directory import RunDirectory
 from mmts.training.trainer import Trainer
 
 TEXT_WIDTH, D = 384, 256

@@ -13,9 +13,9 @@ from pydantic_core import PydanticUndefined
 
 from mmts.cli import app
 from mmts.options import RecipeDefault
-from mmts.training import components, recipe
-from mmts.training.components import Option, options_of
-from mmts.training.section import Section
+from mmts.recipe import components, recipe
+from mmts.recipe.components import Option, options_of
+from mmts.recipe.section import Section
 
 FOLDER = Path(__file__).parent / "reference"
 NOTE = "Written by `make reference` from the code, which says the same in "
@@ -75,7 +75,7 @@ def parameter_row(parameter: Any) -> list[str]:
 def recipe_page() -> str:
     parts = [
         "# Recipe keys",
-        f"{NOTE}`src/mmts/training/recipe.py`, and for `objective` in the classes of `mmts.objectives`, "
+        f"{NOTE}`src/mmts/recipe/recipe.py`, and for `objective` in the classes of `mmts.objectives`, "
         "`mmts.policies` and `mmts.schedules`. [Recipes](../recipes.md) tells how recipes work; `mmts recipes NAME` "
         "prints a shipped one. A key without a default must be given. `--set a.b=VALUE` sets key `b` of section `a`.",
     ]

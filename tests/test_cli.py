@@ -12,7 +12,7 @@ from tests_support import draw_shapes
 
 from mmts.cli import app, main
 from mmts.console import console, errors
-from mmts.training.recipe import load_recipe
+from mmts.recipe.recipe import load_recipe
 
 TINY = [
     part

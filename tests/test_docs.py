@@ -10,10 +10,10 @@ import pytest
 from tests_support import draw_shapes
 
 from docs import write_reference
-from mmts.analysis import write_captions
+from mmts.apps.analysis import write_captions
 from mmts.concepts.encoders import open_encoder
 from mmts.errors import RecipeError
-from mmts.training.recipe import load_recipe, shipped_recipes
+from mmts.recipe.recipe import load_recipe, shipped_recipes
 from mmts.training.run import train
 
 ROOT = Path(__file__).parent.parent

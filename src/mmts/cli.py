@@ -52,7 +52,7 @@ def _be_quiet(context: typer.Context, value: bool) -> bool:
 
 def _trust_code(context: typer.Context, value: bool) -> bool:
     if value:
-        from mmts.training.run_directory import trusting_code
+        from mmts.recipe.run_directory import trusting_code
 
         context.with_resource(trusting_code())
     return value
@@ -114,7 +114,7 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Compare three rules on real pictures; write a page."""
-    from mmts.demo import run_demo
+    from mmts.apps.demo import run_demo
 
     run_demo(out, seeds)
 
@@ -137,7 +137,7 @@ def analyze(
     as_json: Json = False,
 ) -> None:
     """Say how long-tailed a caption file is."""
-    from mmts.analysis import analyze_path, write_captions
+    from mmts.apps.analysis import analyze_path, write_captions
 
     if captions is not None:
         count = write_captions(path, captions, split or "train")
@@ -180,10 +180,10 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train by a recipe and judge the result on test."""
-    from mmts.training.choose_recipe import choose_recipe
-    from mmts.training.recipe import load_recipe, parse_columns
+    from mmts.recipe.choose import choose_recipe
+    from mmts.recipe.recipe import load_recipe, parse_columns
+    from mmts.recipe.tiny import example_data, tiny
     from mmts.training.run import train as train_run
-    from mmts.training.tiny import example_data, tiny
 
     chosen_columns = parse_columns(columns)
     if recipe is None:
@@ -219,7 +219,7 @@ def evaluate(
     trust_code: TrustCode = False,
 ) -> None:
     """Judge a run again, or on other data."""
-    from mmts.training.recipe import parse_columns
+    from mmts.recipe.recipe import parse_columns
     from mmts.training.run import evaluate as evaluate_run
 
     metrics = evaluate_run(
@@ -237,7 +237,7 @@ def compare(
     trust_code: TrustCode = False,
 ) -> None:
     """Print runs side by side, with spread and intervals."""
-    from mmts.compare import compare_runs, comparison_as_mapping, comparison_tables
+    from mmts.evaluation.compare import compare_runs, comparison_as_mapping, comparison_tables
 
     comparison = compare_runs(runs, _split_names(names))
     for note in comparison.results.notes:
@@ -277,8 +277,8 @@ def recipes(
     as_json: Json = False,
 ) -> None:
     """List the shipped recipes, or print one."""
-    from mmts.training.components import described
-    from mmts.training.recipe import load_recipe, shipped_recipes
+    from mmts.recipe.components import described
+    from mmts.recipe.recipe import load_recipe, shipped_recipes
 
     shipped = shipped_recipes()
     if name is not None and name not in shipped and not policies:
@@ -302,7 +302,7 @@ def prepare(
     quiet: Quiet = False,
 ) -> None:
     """Check a public data set's folder and count what it holds."""
-    from mmts.prepare import prepare as prepare_set
+    from mmts.apps.prepare import prepare as prepare_set
 
     prepare_set(name, root)
 
@@ -330,7 +330,7 @@ def sweep(
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Check versions, device, decoders and disk."""
-    from mmts.doctor import examine, judge
+    from mmts.apps.doctor import examine, judge
 
     findings = examine()
     if as_json:

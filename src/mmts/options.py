@@ -1,7 +1,7 @@
 """Types for the options of components: numbers with a range, and the section that a recipe has by default.
 
 A component is a schedule, a policy or an objective that a recipe names. Its constructor's signature is the list of its
-options there (`mmts.training.components`).
+options there (`mmts.recipe.components`).
 """
 
 from collections.abc import Mapping

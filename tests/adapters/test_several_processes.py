@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 from adapters.made import COUNTS, published, shifted
+from distributed.together import together
 from torch import Tensor, distributed, nn
-from training.together import together
 
 from mmts.adapters.batch_loss import Rule, batch_loss
+from mmts.distributed.processes import num_processes, process_index
 from mmts.objectives import InfoNCE
 from mmts.policies import Learned
-from mmts.training.processes import num_processes, process_index
 
 PLAIN: dict[str, Any] = {"max_steps": 2, "optim": "sgd", "max_grad_norm": 0.0, "learning_rate": 0.1}
 SHARES = [slice(0, 3), slice(3, 8)]  # as the last batch of a loader that divides by itself may be

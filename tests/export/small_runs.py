@@ -8,9 +8,9 @@ from models.tiny_models import tiny_backbone, tiny_clip, tiny_encoder
 from tests_support import draw_shapes
 
 from mmts.data.records import Medium, Split
-from mmts.training.recipe import load_recipe
+from mmts.recipe.recipe import load_recipe
+from mmts.recipe.run_directory import RunDirectory
 from mmts.training.run import load_model, train
-from mmts.training.run_directory import RunDirectory
 
 SETTINGS = [
     "model.width=16",

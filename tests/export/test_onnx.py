@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from small_runs import Runs, difference, embedded
 from tokenizers import Tokenizer
 
-from mmts.data.image import load_pixels
+from mmts.data.media.image import load_pixels
 from mmts.errors import RunError
 from mmts.export import export_run, onnx_files
 from mmts.export.onnx_files import write_onnx

@@ -12,13 +12,13 @@ from sentence_transformers import SentenceTransformer
 from small_runs import Runs, difference, embedded, make_run
 from transformers import AutoModel, AutoProcessor, CLIPModel
 
-from mmts.data.image import fit_square, load_image, load_pixels, to_pixels
+from mmts.data.media.image import fit_square, load_image, load_pixels, to_pixels
 from mmts.errors import RunError
 from mmts.export import export_run, sentence_transformer
 from mmts.export.samples import pictures
 from mmts.export.sentence_transformer import write_sentence_transformer
 from mmts.models import build_two_tower
-from mmts.training.recipe import Model
+from mmts.recipe.recipe import Model
 
 CAPTIONS = ["a red bar number 3", "stripe in BLUE", "a white square, " * 12, "dog"]
 

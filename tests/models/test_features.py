@@ -77,7 +77,7 @@ def cache_files(cache: Path) -> int:
 
 
 def test_media_features_are_those_of_the_tower(tmp_path: Path) -> None:
-    from mmts.data.image import load_pixels
+    from mmts.data.media.image import load_pixels
 
     paths = images(tmp_path, 7)
     tower = image_tower()
@@ -230,7 +230,7 @@ def test_embed_rows() -> None:
 
 
 def test_embed_files_and_captions(tmp_path: Path) -> None:
-    from mmts.data.image import load_pixels
+    from mmts.data.media.image import load_pixels
 
     captions = ["a red hat and a shoe", "hat", "", "a hat", "red"]
     text_tower = load_text_tower("small-transformer", vocabulary=build_vocabulary(captions), width=16, heads=2, depth=1)

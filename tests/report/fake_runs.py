@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mmts.concepts import ConceptDistribution
-from mmts.evaluation import GRADED
-from mmts.training.recipe import Recipe, parse_recipe, save_recipe
-from mmts.training.run_directory import RunDirectory
+from mmts.evaluation.rank import GRADED
+from mmts.recipe.recipe import Recipe, parse_recipe, save_recipe
+from mmts.recipe.run_directory import RunDirectory
 
 FIXED = {"rule": "fixed", "value": 0.07}
 LEARNED = {"rule": "learned"}

@@ -10,10 +10,10 @@ import torch
 from fake_runs import FIXED, SHIFTED, recipe, write_run
 from test_report_page import text_of
 
+from mmts.recipe.run_directory import RunDirectory
 from mmts.report import write_report
 from mmts.report.by_concept import Queries, find_changes, find_queries, largest_by_chance, lines_by_size, size_bins
 from mmts.report.contents import Contents, read_contents
-from mmts.training.run_directory import RunDirectory
 
 SIZES = [max(1, round(400 / (at + 1) ** 1.25)) for at in range(40)]  # of write_run's concepts
 

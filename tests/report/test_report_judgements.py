@@ -13,11 +13,11 @@ from PIL import Image
 from test_report_page import text_of
 
 from mmts.examples.drawing import picture, write_film
+from mmts.recipe.run_directory import RunDirectory
 from mmts.report import write_report
 from mmts.report.contents import read_contents
 from mmts.report.finding import find
 from mmts.report.galleries import make_gallery
-from mmts.training.run_directory import RunDirectory
 
 
 @pytest.fixture(scope="module")

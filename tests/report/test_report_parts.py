@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from fake_runs import FIXED, LEARNED, SHIFTED, draw_pictures, recipe, write_run
 
-from mmts.compare import Gap
 from mmts.concepts import ConceptDistribution
+from mmts.evaluation.compare import Gap
+from mmts.evaluation.results import Figure, Judged
+from mmts.recipe.run_directory import RunDirectory
 from mmts.report import finding
 from mmts.report.contents import Contents, read_contents
 from mmts.report.finding import Verdict, find
@@ -17,8 +19,6 @@ from mmts.report.galleries import choose_queries, make_gallery
 from mmts.report.rules import rule_in_words, value_curve
 from mmts.report.svg import SERIES, drawing, inline_svg
 from mmts.report.tail import LongTail
-from mmts.results import Figure, Judged
-from mmts.training.run_directory import RunDirectory
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tests_support import draw_shapes
 
-from mmts.training.recipe import load_recipe
+from mmts.recipe.recipe import load_recipe
 from mmts.training.run import train
 
 SETTINGS = [

@@ -8,14 +8,14 @@ import torch
 from tests_support import captioned_split
 from torch import nn
 
-from mmts.data.epoch_plan import EpochPlan
-from mmts.data.loader import Batch, FeatureRows, make_loader
+from mmts.data.batches.epoch_plan import EpochPlan
+from mmts.data.batches.loader import Batch, FeatureRows, make_loader
+from mmts.distributed.processes import num_processes, process_index
 from mmts.models import TwoTower
 from mmts.objectives import InfoNCE, Objective
 from mmts.policies import Fixed
-from mmts.training.processes import num_processes, process_index
-from mmts.training.recipe import Train
-from mmts.training.run_directory import RunDirectory
+from mmts.recipe.recipe import Train
+from mmts.recipe.run_directory import RunDirectory
 from mmts.training.trainer import Trainer
 
 N = 40

@@ -11,9 +11,9 @@ import torch
 from mmts.concepts import ConceptDistribution
 from mmts.data.records import Medium, Split
 from mmts.errors import RecipeError
+from mmts.recipe.recipe import Concepts, load_recipe, parse_concepts
+from mmts.recipe.tiny import tiny
 from mmts.training.build import build_distribution, media_concepts, text_concepts
-from mmts.training.recipe import Concepts, load_recipe, parse_concepts
-from mmts.training.tiny import tiny
 
 CAPTIONS = ["red shoe", "blue shoe", "my shoe", "sun hat", "straw hat"]
 TRAIN = Split("train", [Medium(str(i), Path(f"{i}.jpg"), (caption,)) for i, caption in enumerate(CAPTIONS)])

@@ -18,15 +18,15 @@ from tests_support import draw_shapes
 from torch import Tensor, nn
 
 from mmts.cli import main
-from mmts.data.loader import Batch
+from mmts.data.batches.loader import Batch
 from mmts.errors import DataError, Diverged, RunError
 from mmts.objectives import InfoNCE, ObjectiveOutput
 from mmts.policies import Fixed, Shifted
+from mmts.recipe.run_directory import RunDirectory
 from mmts.schedules import Constant
 from mmts.training import run as runs
 from mmts.training.checkpoint import load_checkpoint
 from mmts.training.divergence import gradient_norm
-from mmts.training.run_directory import RunDirectory
 from mmts.training.saved_state import check_same_clock
 
 

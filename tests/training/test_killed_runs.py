@@ -14,8 +14,8 @@ import pytest
 import torch
 from tests_support import draw_shapes, ready_processes
 
+from mmts.recipe.recipe import load_recipe
 from mmts.training.checkpoint import load_checkpoint
-from mmts.training.recipe import load_recipe
 from mmts.training.run import train
 
 SETTINGS = [

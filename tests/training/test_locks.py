@@ -11,13 +11,13 @@ from threading import Timer
 import pytest
 from tests_support import draw_shapes
 
+from mmts.apps.prepare import prepare
 from mmts.errors import RunError
 from mmts.examples import draw_example
 from mmts.files import locked
-from mmts.prepare import prepare
+from mmts.recipe.recipe import Recipe, load_recipe
 from mmts.search.build import build_index
 from mmts.sweep import run_sweep
-from mmts.training.recipe import Recipe, load_recipe
 from mmts.training.run import evaluate, train
 
 SETTINGS = [

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mmts.objectives import InfoNCE, ISogCLR, Objective, ObjectiveOutput
 from mmts.policies import Learned, Shifted
+from mmts.recipe.recipe import Train
 from mmts.schedules import Cosine
-from mmts.training.recipe import Train
 
 WARM = 40  # steps until everything is there that will be
 MEGABYTE = 1 << 20

@@ -12,15 +12,15 @@ from accelerate.state import AcceleratorState
 from test_trainer import make_trainer, settings
 from torch import Tensor, nn
 
-from mmts.data.loader import Batch, Tokens
+from mmts.data.batches.loader import Batch, Tokens
 from mmts.errors import RunError
 from mmts.models import TwoTower
 from mmts.models.image_towers import SmallResNet, SmallViT
 from mmts.models.text_towers import SmallTransformer, Vocabulary
 from mmts.objectives import InfoNCE, MaxMargin, Objective, ObjectiveOutput
 from mmts.policies import Fixed, Learned
+from mmts.recipe.run_directory import RunDirectory
 from mmts.training.micro_batch import micro_batch_step, pieces, refuse_batch_norm
-from mmts.training.run_directory import RunDirectory
 from mmts.training.trainer import Trainer, enable_gradient_checkpointing
 
 B = 10

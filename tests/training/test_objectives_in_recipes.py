@@ -9,11 +9,11 @@ from tests_support import draw_shapes
 
 from mmts.errors import MmtsError, RecipeError
 from mmts.examples import draw_example
+from mmts.recipe.recipe import Recipe, load_recipe
+from mmts.recipe.tiny import tiny
 from mmts.training.checkpoint import load_checkpoint
 from mmts.training.optimizer import parameter_groups
-from mmts.training.recipe import Recipe, load_recipe
 from mmts.training.run import train
-from mmts.training.tiny import tiny
 from mmts.training.trainer import Trainer
 
 LOSSES = ["reweighted_info_nce", "temo", "siglip", "sogclr", "isogclr", "fastclip", "tempnet"]

@@ -13,8 +13,8 @@ import pytest
 from tests_support import draw_shapes
 
 from mmts.errors import DataError, Interrupted, MmtsError, RecipeError, RunError
+from mmts.recipe.recipe import Recipe, load_recipe
 from mmts.training import run as runs
-from mmts.training.recipe import Recipe, load_recipe
 from mmts.training.run import evaluate, train
 
 SCRATCH = [

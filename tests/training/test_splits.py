@@ -10,10 +10,10 @@ from tests_support import draw_shapes
 from mmts.data.read import read_dataset
 from mmts.errors import DataError, MmtsError, RecipeError
 from mmts.examples import draw_example
-from mmts.training.recipe import Columns, Data, Recipe, load_recipe, parse_columns
+from mmts.recipe.recipe import Columns, Data, Recipe, load_recipe, parse_columns
+from mmts.recipe.tiny import tiny
 from mmts.training.run import evaluate, train
 from mmts.training.splits import open_data, take_splits
-from mmts.training.tiny import tiny
 
 
 def small(name: str, *overrides: str) -> Recipe:

@@ -9,16 +9,16 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests_support import draw_shapes
 
-from mmts.analysis import write_captions
-from mmts.compare import compare_runs
+from mmts.apps.analysis import write_captions
 from mmts.errors import MmtsError, RecipeError, RunError
+from mmts.evaluation.compare import compare_runs
+from mmts.evaluation.measures import measured
+from mmts.recipe.recipe import Recipe, load_recipe
+from mmts.recipe.run_directory import RunDirectory
 from mmts.report import write_report
 from mmts.training import run as runs
 from mmts.training.checkpoint import load_checkpoint
-from mmts.training.measures import measured
-from mmts.training.recipe import Recipe, load_recipe
 from mmts.training.run import evaluate, train
-from mmts.training.run_directory import RunDirectory
 
 SETTINGS = [
     "model.image={tower: small-resnet, frozen: false, size: 16, options: {channels: 4, depth: 1}}",

@@ -16,8 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mmts.errors import RunError
 from mmts.objectives import InfoNCE, ISogCLR, MaxMargin, Objective
 from mmts.policies import MACL, Fixed, Shifted
+from mmts.recipe.run_directory import RunDirectory
 from mmts.schedules import Cosine
-from mmts.training.run_directory import RunDirectory
 from mmts.training.tracking import sample_indices, track
 
 SHIFT = torch.linspace(0.05, 0.2, N)

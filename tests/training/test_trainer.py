@@ -13,10 +13,10 @@ from torch import nn
 from mmts.errors import Interrupted, RunError
 from mmts.objectives import InfoNCE, MaxMargin
 from mmts.policies import Fixed, Learned, Shifted
+from mmts.recipe.run_directory import RunDirectory
 from mmts.schedules import Cosine
 from mmts.training.checkpoint import load_checkpoint
 from mmts.training.optimizer import learning_rate_schedule, parameter_groups
-from mmts.training.run_directory import RunDirectory
 
 
 def test_training_lowers_the_loss_and_logs_every_step(tmp_path: Path) -> None:

@@ -25,15 +25,15 @@ from PIL import Image
 from watch import watched
 
 from mmts.concepts import ConceptDistribution
-from mmts.data.image import load_pixels
-from mmts.data.media import load_medium
+from mmts.data.media.image import load_pixels
+from mmts.data.media.load import load_medium
+from mmts.data.media.readable import unreadable_media
 from mmts.data.read import read_dataset
-from mmts.data.readable import unreadable_media
 from mmts.errors import MmtsError
 from mmts.models.clip_weights import read_checkpoint
+from mmts.recipe.recipe import load_recipe, shipped_recipes
+from mmts.recipe.run_directory import RunDirectory
 from mmts.training.checkpoint import load_checkpoint, load_newest
-from mmts.training.recipe import load_recipe, shipped_recipes
-from mmts.training.run_directory import RunDirectory
 
 CASES = pytest.mark.parametrize("cases", [100, pytest.param(10_000, marks=pytest.mark.slow)])
 

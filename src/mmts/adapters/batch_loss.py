@@ -8,13 +8,13 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from mmts.data.positives import SPARSE_BELOW
+from mmts.data.batches.positives import SPARSE_BELOW
+from mmts.distributed.collectives import gather, share_sizes
+from mmts.distributed.shared_loss import ask, shared_loss
 from mmts.drop_in import MMTSLoss
 from mmts.errors import InputError
 from mmts.objectives import Objective, ObjectiveOutput
 from mmts.objectives.base import Share
-from mmts.training.gathered import gather, share_sizes
-from mmts.training.shared_loss import ask, shared_loss
 
 Rule: TypeAlias = Objective | MMTSLoss
 """An objective, or the published rule in one object."""
@@ -70,7 +70,7 @@ def _same_medium(media: Tensor) -> Tensor | None:
     total = int(number.sum())
     if total == len(media):
         return None
-    if total > len(media) ** 2 // SPARSE_BELOW or media.device.type == "mps":  # as in mmts.data.positives
+    if total > len(media) ** 2 // SPARSE_BELOW or media.device.type == "mps":  # as in mmts.data.batches.positives
         return media[:, None] == media
     rows = torch.arange(len(media), device=media.device).repeat_interleave(number)
     within = torch.arange(len(rows), device=media.device) - (number.cumsum(0) - number)[rows]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mmts.data.collect import Collector, find_file
-from mmts.data.epic_annotations import (
+from mmts.data.formats.collect import Collector, find_file
+from mmts.data.formats.epic_annotations import (
     NOUN_CLASSES,
     VERB_CLASSES,
     Clip,

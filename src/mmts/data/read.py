@@ -6,18 +6,18 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from mmts.data.captions_jsonl import read_captions_jsonl
-from mmts.data.cc3m import looks_like_cc3m, read_cc3m
-from mmts.data.coco_captions import looks_like_coco_captions, read_coco_captions
 from mmts.data.epic_kitchens import looks_like_epic_kitchens, read_epic_kitchens
-from mmts.data.imagefolder import METADATA_NAMES, looks_like_metadata, metadata_files, read_imagefolder
-from mmts.data.json_file import beginning, json_lines
-from mmts.data.karpathy import looks_like_karpathy, read_karpathy
+from mmts.data.formats.captions_jsonl import read_captions_jsonl
+from mmts.data.formats.cc3m import looks_like_cc3m, read_cc3m
+from mmts.data.formats.coco_captions import looks_like_coco_captions, read_coco_captions
+from mmts.data.formats.imagefolder import METADATA_NAMES, looks_like_metadata, metadata_files, read_imagefolder
+from mmts.data.formats.json_file import beginning, json_lines
+from mmts.data.formats.karpathy import looks_like_karpathy, read_karpathy
+from mmts.data.formats.shards import holds_shards, is_shard_pattern, read_shards
+from mmts.data.formats.table import read_table, table_rows
+from mmts.data.formats.youcook2 import looks_like_youcook2, read_youcook2
+from mmts.data.media.suffixes import is_medium
 from mmts.data.records import Dataset
-from mmts.data.shards import holds_shards, is_shard_pattern, read_shards
-from mmts.data.suffixes import is_medium
-from mmts.data.table import read_table, table_rows
-from mmts.data.youcook2 import looks_like_youcook2, read_youcook2
 from mmts.errors import DataError, counted, listed
 from mmts.files import why_missing
 

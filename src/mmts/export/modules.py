@@ -14,7 +14,7 @@ from sentence_transformers.base.modules import InputModule
 from sentence_transformers.util import load_dir_path
 from torch import Tensor
 
-from mmts.data.image import fit_square, load_image, to_pixels, upright_rgb
+from mmts.data.media.image import fit_square, load_image, to_pixels, upright_rgb
 from mmts.errors import RunError
 from mmts.export.hugging_face import save_image_model, save_text_model
 from mmts.files import read_json, write_json

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mmts.data.image import fit_square, to_pixels
+from mmts.data.media.image import fit_square, to_pixels
 from mmts.models.base import MediaTower, TextTower
 from mmts.models.text_towers import SmallTransformer
 

@@ -9,14 +9,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmts.console import console
-from mmts.data.image import fit_square, to_pixels
+from mmts.data.media.image import fit_square, to_pixels
 from mmts.errors import RunError
 from mmts.export.hugging_face import is_one_model, save_both_sides, save_text_model
 from mmts.export.samples import captions_for, largest_difference, pictures
 from mmts.models import TwoTower
 from mmts.models.image_towers import ImageTower
 from mmts.models.text_towers import HuggingFaceText
-from mmts.training.recipe import Model
+from mmts.recipe.recipe import Model
 
 TOLERANCE = 1e-5
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmts.data.image import RESIZES
-from mmts.data.video import FrameSampling
+from mmts.data.media.image import RESIZES
+from mmts.data.media.video import FrameSampling
 from mmts.errors import RecipeError
 from mmts.files import content_hash
 from mmts.models.blocks import Checkpointed
@@ -67,7 +67,7 @@ class MediaTower(Tower):
         size: side of the square input in pixels.
         mean: (3,) subtracted from each colour.
         std: (3,) each colour is divided by.
-        resize: how a rectangle becomes that square, see `mmts.data.image.fit_square`.
+        resize: how a rectangle becomes that square, see `mmts.data.media.image.fit_square`.
         frames: F, of a clip; None for images.
         sampling: which frames of a video; None for images.
     """

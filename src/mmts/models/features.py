@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from mmts.data.contents import content_name
-from mmts.data.media import load_medium
+from mmts.data.media.contents import content_name
+from mmts.data.media.load import load_medium
 from mmts.data.records import Medium
 from mmts.devices import has_bf16
 from mmts.errors import InputError
@@ -51,7 +51,7 @@ def media_features(
         media: (M,) images or videos, whichever the tower takes.
         batch_size: images at a time in each thread; None is 8 on a CPU and 64 elsewhere (of a video's frames).
         workers: threads that decode and compute, each on its own batch; None is torch's number of threads.
-        load: reads one medium; None is `mmts.data.media.load_medium`.
+        load: reads one medium; None is `mmts.data.media.load.load_medium`.
         cached: keep the rows, and look for them; without, all are computed.
 
     Raises:
@@ -144,7 +144,7 @@ def embed_media(
         inputs: feature rows (M, W) where the model's media tower is None, else M media.
         batch_size: inputs at a time; None is 4,096 rows, and media as in `media_features`.
         workers: threads for media, as in `media_features`.
-        load: reads one medium; None is `mmts.data.media.load_medium`.
+        load: reads one medium; None is `mmts.data.media.load.load_medium`.
     """
     device = _device(model)
     tower = model.media_tower

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmts.data.video import KINDS, FrameSampling
+from mmts.data.media.video import KINDS, FrameSampling
 from mmts.errors import InputError, RecipeError, nearest
 from mmts.models import huggingface as hf
 from mmts.models.base import MediaTower, is_frozen
@@ -293,7 +293,7 @@ def load_video_tower(
         name: "frames" (an image tower on each frame) or "space-time-vit" (AVION's).
         size: side of the square frames in pixels; None is the tower's own.
         frames: F, of a clip; None is that of the weights, or 16.
-        sampling: "uniform", "random" or "stride", see `mmts.data.video.FrameSampling`; None is "uniform".
+        sampling: "uniform", "random" or "stride", see `mmts.data.media.video.FrameSampling`; None is "uniform".
         stride: source frames from one of the clip's to the next, for "stride"; None is 4.
         options: for frames: `image` (name of an image tower, "efficientnet-lite0"), `image_options`, `image_frozen`,
             `pooling`, `depth`, `heads`, `dropout`, see `FramesTower`; for space-time-vit: `weights`, `patch`, `width`,

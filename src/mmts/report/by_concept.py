@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmts.compare import Gap
 from mmts.errors import counted
+from mmts.evaluation.compare import Gap
+from mmts.evaluation.results import SIDES, query_scores
 from mmts.metrics import bootstrap_interval, seeded_bootstrap_interval
 from mmts.report.charts import Line
 from mmts.report.contents import Contents
 from mmts.report.wording import clean
-from mmts.results import SIDES, query_scores
 
 _BINS = 6
 _LEAST_IN_BIN = 30

@@ -5,13 +5,13 @@ from typing import Any
 from markupsafe import Markup
 
 from mmts.errors import counted, rounded
-from mmts.evaluation import extreme_classes
+from mmts.evaluation.rank import extreme_classes
+from mmts.evaluation.results import Figure, RunGroup
 from mmts.report import charts
 from mmts.report.by_concept import Changes, find_changes, find_queries, lines_by_size
 from mmts.report.contents import Contents
 from mmts.report.finding import Finding
 from mmts.report.wording import clean, in_title, interval_in_words, isolated, listed, signed
-from mmts.results import Figure, RunGroup
 
 
 def concept_section(contents: Contents, finding: Finding) -> dict[str, Any]:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmts.compare import Gap, GapKey, compare_runs
 from mmts.concepts import ConceptDistribution
 from mmts.errors import DataError, InputError
+from mmts.evaluation.compare import Gap, GapKey, compare_runs
+from mmts.evaluation.results import Figure, Judged, Results, RunGroup
+from mmts.recipe.run_directory import RunDirectory
 from mmts.report.measures import Measure, leading_measure
 from mmts.report.wording import clean
-from mmts.results import Figure, Judged, Results, RunGroup
-from mmts.training.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmts.compare import Gap
 from mmts.errors import counted
-from mmts.evaluation import coverage_in_words
+from mmts.evaluation.compare import Gap
+from mmts.evaluation.rank import coverage_in_words
+from mmts.evaluation.results import Figure
 from mmts.report.contents import Contents
 from mmts.report.learning import number_of_validations
 from mmts.report.wording import interval_in_words, isolated, listed, signed
-from mmts.results import Figure
 
 
 @dataclass(frozen=True)

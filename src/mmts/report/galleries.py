@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.data.records import Medium
 from mmts.errors import MmtsError
+from mmts.evaluation.results import Judged
 from mmts.report.contents import Contents
 from mmts.report.wording import clean
-from mmts.results import Judged
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -140,8 +140,8 @@ def thumbnail(medium: Medium) -> str | None:
     """Return an image, or the frame in the middle of a clip, as a small data URI; None if unreadable."""
     from PIL import ImageOps
 
-    from mmts.data.image import load_image
-    from mmts.data.video import middle_frame
+    from mmts.data.media.image import load_image
+    from mmts.data.media.video import middle_frame
 
     if medium.is_features:
         return None

@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmts.evaluation.results import RunGroup
+from mmts.recipe.run_directory import RunDirectory
 from mmts.report.charts import Line
-from mmts.results import RunGroup
-from mmts.training.run_directory import RunDirectory
 
 _BINS = 50
 

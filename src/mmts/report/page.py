@@ -13,13 +13,15 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from mmts.compare import folds_in_words
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console
-from mmts.data.collect import WITH_ARTICLE
+from mmts.data.formats.collect import WITH_ARTICLE
 from mmts.errors import counted, rounded
-from mmts.evaluation import shown_measures
+from mmts.evaluation.compare import folds_in_words
+from mmts.evaluation.rank import shown_measures
+from mmts.evaluation.results import FOLDS, PARTS, Judged, RunGroup
 from mmts.files import atomic_write
+from mmts.recipe.run_directory import RunDirectory, differences
 from mmts.report import charts
 from mmts.report.concept_section import class_tables, concept_section
 from mmts.report.contents import Contents, read_contents
@@ -30,8 +32,6 @@ from mmts.report.rules import ValueCurve, rule_in_words, value_curve
 from mmts.report.svg import shape
 from mmts.report.tail import LongTail
 from mmts.report.wording import clean, in_title, interval_in_words, listed, signed
-from mmts.results import FOLDS, PARTS, Judged, RunGroup
-from mmts.training.run_directory import RunDirectory, differences
 
 _MEANING = {
     "temperature": "softens the contrast, so that the closest wrong answers count for less",

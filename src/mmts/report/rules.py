@@ -11,13 +11,13 @@ import torch
 from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.errors import InputError
+from mmts.evaluation.results import RunGroup
 from mmts.objectives import InfoNCE, MaxMargin
 from mmts.policies import Policy
+from mmts.recipe.components import RunFacts, build, summary
+from mmts.recipe.recipe import Recipe
+from mmts.recipe.run_directory import RunDirectory
 from mmts.report.charts import Line, thinned
-from mmts.results import RunGroup
-from mmts.training.components import RunFacts, build, summary
-from mmts.training.recipe import Recipe
-from mmts.training.run_directory import RunDirectory
 
 _POINTS = 201
 
@@ -38,7 +38,7 @@ class ValueCurve:
 def rule_in_words(recipe: Recipe) -> str:
     """Say in a few words what a recipe's rule does.
 
-    >>> from mmts.training.recipe import Train
+    >>> from mmts.recipe.recipe import Train
     >>> rule_in_words(Recipe(train=Train(epochs=1)))
     'temperature 0.07 throughout'
     """

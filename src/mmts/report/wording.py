@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-from mmts.compare import Gap
+from mmts.evaluation.compare import Gap
 
 _MINUS = "\N{MINUS SIGN}"
 # The explicit bidirectional controls: they would turn around the text that follows.

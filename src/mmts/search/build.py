@@ -13,21 +13,21 @@ import torch
 from torch import Tensor
 
 from mmts.console import console, errors, progress_bar
-from mmts.data.collect import inner_path
-from mmts.data.contents import content_name
-from mmts.data.feature_files import why_unreadable_features
-from mmts.data.media import load_medium
-from mmts.data.read_warnings import tell_warnings
+from mmts.data.formats.collect import inner_path
+from mmts.data.media.contents import content_name
+from mmts.data.media.feature_files import why_unreadable_features
+from mmts.data.media.load import load_medium
+from mmts.data.media.read_warnings import tell_warnings
+from mmts.data.media.threads import in_threads
+from mmts.data.media.video import FrameSampling
 from mmts.data.records import Medium
-from mmts.data.threads import in_threads
-from mmts.data.video import FrameSampling
 from mmts.errors import DataError, RunError, counted
 from mmts.files import locked
+from mmts.recipe.run_directory import RunDirectory
 from mmts.search.encoder import Encoder, load_encoder
 from mmts.search.index_files import Index, Item, Pending, check_folder, load_index, write_index
 from mmts.search.media import find_media
 from mmts.search.nearest import rows_of
-from mmts.training.run_directory import RunDirectory
 
 Rows = npt.NDArray[np.float32]
 

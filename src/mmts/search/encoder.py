@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mmts.data.feature_files import feature_rows
+from mmts.data.media.feature_files import feature_rows
 from mmts.data.records import Medium, Split
 from mmts.files import content_hash
 from mmts.models import TwoTower, embed_media, embed_text, media_features, text_features
 from mmts.models.base import MediaTower, TextTower, hash_weights
 from mmts.models.features import LoadPixels
+from mmts.recipe.run_directory import RunDirectory
 from mmts.training.run import load_model
-from mmts.training.run_directory import RunDirectory
 
 Rows = npt.NDArray[np.float32]
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mmts.data.collect import inner_path
+from mmts.data.formats.collect import inner_path
 from mmts.data.records import Medium
 from mmts.errors import DataError, RunError
 from mmts.files import atomic_write, content_hash, leftovers

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmts.console import console
-from mmts.data.collect import read_lines
-from mmts.data.imagefolder import metadata_files, read_imagefolder
+from mmts.data.formats.collect import read_lines
+from mmts.data.formats.imagefolder import metadata_files, read_imagefolder
+from mmts.data.formats.shards import read_shards, tars_in
+from mmts.data.formats.table import has_usual_column
+from mmts.data.media.suffixes import is_medium, is_typescript, left_out
 from mmts.data.read import reader_of
 from mmts.data.records import Medium
-from mmts.data.shards import read_shards, tars_in
-from mmts.data.suffixes import is_medium, is_typescript, left_out
-from mmts.data.table import has_usual_column
 from mmts.errors import DataError, counted, listed
-from mmts.training.recipe import Data
+from mmts.recipe.recipe import Data
 from mmts.training.splits import open_data, resolved
 
 

@@ -5,9 +5,9 @@ import io
 
 from PIL import ImageOps
 
-from mmts.data.image import load_image
+from mmts.data.media.image import load_image
+from mmts.data.media.video import middle_frame
 from mmts.data.records import Medium
-from mmts.data.video import middle_frame
 
 SMALL, LARGE = 320, 1600  # pixels, the longer side
 _CLIP = 640  # the most that a frame of a clip is drawn at

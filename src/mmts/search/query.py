@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from mmts.data.records import Medium
 from mmts.errors import InputError, RunError
+from mmts.recipe.run_directory import RunDirectory
 from mmts.search.encoder import Encoder, load_encoder
 from mmts.search.index_files import Index, Item, load_index
 from mmts.search.nearest import is_exact, nearest, rows_of
-from mmts.training.run_directory import RunDirectory
 
 Rows = npt.NDArray[np.float32]
 

@@ -8,18 +8,18 @@ from typing import Any
 
 from rich.table import Table
 
-from mmts.compare import Gap
 from mmts.concepts import ConceptDistribution
 from mmts.console import figure_table
 from mmts.data.records import Dataset
+from mmts.evaluation.compare import Gap
+from mmts.evaluation.results import SIDES, Judged, refuse_other_queries
 from mmts.files import atomic_write
-from mmts.results import SIDES, Judged, refuse_other_queries
+from mmts.recipe.run_directory import RunDirectory
 from mmts.sweep.divisions import AVERAGE, CONCEPT, PARTS, Division, divisions
 from mmts.sweep.figure import draw_standings
 from mmts.sweep.standings import BOTH, Column, Standings
 from mmts.sweep.sweep_file import Sweep, Trial, in_words
 from mmts.sweep.trials import Finals, Tuned
-from mmts.training.run_directory import RunDirectory
 
 _ABOUT = ("rule", "stage", "trial", "seed", "setting", "chosen", "split", "direction", "part")
 

@@ -15,9 +15,9 @@ import torch
 
 from mmts.console import quiet
 from mmts.errors import Diverged, InputError, Interrupted, MmtsError, RunError
-from mmts.training.recipe import Recipe
+from mmts.recipe.recipe import Recipe
 from mmts.training.run import train
-from mmts.training.stopping import stop_requests
+from mmts.training.signals import stop_requests
 
 _POLL = 0.2  # seconds between looks at whether somebody wants to stop
 _GRACE = 60.0  # seconds that a run gets for its last step and its checkpoint

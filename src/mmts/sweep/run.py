@@ -9,18 +9,18 @@ from typing import Any
 from mmts.console import console, errors, progress_bar
 from mmts.data.records import SPLITS, Dataset
 from mmts.errors import DataError, RecipeError, RunError, counted
+from mmts.evaluation.measures import needs_graded
 from mmts.files import atomic_write, locked, read_json
+from mmts.recipe.components import outside_names
+from mmts.recipe.recipe import Recipe, save_recipe
+from mmts.recipe.run_directory import RunDirectory, differences, trusting_code
 from mmts.sweep.divisions import label_concepts
 from mmts.sweep.leaderboard import make_leaderboard, standings_table, write_leaderboard
 from mmts.sweep.processes import Job, Outcome, run_jobs
 from mmts.sweep.sweep_file import Sweep, Trial, load_sweep
 from mmts.sweep.trials import Finals, Tuned, best_of
-from mmts.training.components import outside_names
 from mmts.training.log_line import recall_in_words
-from mmts.training.measures import needs_graded
-from mmts.training.recipe import Recipe, save_recipe
 from mmts.training.run import versions
-from mmts.training.run_directory import RunDirectory, differences, trusting_code
 from mmts.training.splits import open_data, resolved
 
 _FAILED = "failed.txt"

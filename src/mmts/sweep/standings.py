@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmts.compare import Gap
+from mmts.evaluation.compare import Gap
+from mmts.evaluation.measures import GRADED, MEAN_RECALL, RECALLS
+from mmts.evaluation.results import SIDES, Figure, Judged, query_scores
 from mmts.metrics import seeded_bootstrap_interval
-from mmts.results import SIDES, Figure, Judged, query_scores
 from mmts.sweep.divisions import Division
-from mmts.training.measures import GRADED, MEAN_RECALL, RECALLS
 
 BOTH = "both"
 """The mean of the two directions."""

@@ -16,10 +16,10 @@ import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
 from mmts.errors import RecipeError, counted, plain
+from mmts.evaluation.measures import Measure
 from mmts.files import why_missing
-from mmts.training.measures import Measure
-from mmts.training.recipe import MAX_SEED, Recipe, load_recipe, parse_mapping, parse_setting, validated
-from mmts.training.section import Section
+from mmts.recipe.recipe import MAX_SEED, Recipe, load_recipe, parse_mapping, parse_setting, validated
+from mmts.recipe.section import Section
 
 Settings = dict[str, Any]
 """Keys of a recipe, dotted, and their values."""

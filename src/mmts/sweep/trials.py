@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from mmts.evaluation.measures import measured
 from mmts.sweep.sweep_file import Trial
-from mmts.training.measures import measured
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from mmts.concepts import ConceptDistribution, neighbour_counts, resolve_num_concepts
 from mmts.console import console
-from mmts.data.epoch_plan import EpochPlan, Indices
+from mmts.data.batches.epoch_plan import EpochPlan, Indices
+from mmts.data.batches.stream_order import stream_order
 from mmts.data.graded import CaptionPool
 from mmts.data.records import Medium, Split
-from mmts.data.stream_order import stream_order
 from mmts.errors import DataError, InputError, RecipeError, counted, nearest
-from mmts.evaluation import MediaLabel
-from mmts.training import recipe as r
-from mmts.training.components import RunFacts
+from mmts.evaluation.rank import MediaLabel
+from mmts.recipe import recipe as r
+from mmts.recipe.components import RunFacts
 
 _LOOKED_AT = 64  # captions whose concept is found again, to compare it with that of a file
 

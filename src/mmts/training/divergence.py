@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from mmts.errors import Diverged, InputError
 from mmts.files import write_json
 from mmts.objectives import Objective, ObjectiveOutput
+from mmts.recipe.run_directory import RunDirectory
 from mmts.training.log_line import describe_values, range_of_all, value_range
-from mmts.training.run_directory import RunDirectory
 
 _NAMED = 8  # samples in a message; diverged.json has them all
 _VALUES = ("temperature", "margin")

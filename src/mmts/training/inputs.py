@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mmts.data.collect import WITH_ARTICLE
-from mmts.data.epoch_plan import EpochPlan
-from mmts.data.feature_files import feature_rows, why_unreadable_features
-from mmts.data.image import Augmentation
-from mmts.data.loader import Batch, FeatureRows, Pixels, TokenizedCaptions, make_loader
+from mmts.data.batches.epoch_plan import EpochPlan
+from mmts.data.batches.loader import Batch, FeatureRows, Pixels, TokenizedCaptions, make_loader
+from mmts.data.formats.collect import WITH_ARTICLE
+from mmts.data.media.feature_files import feature_rows, why_unreadable_features
+from mmts.data.media.image import Augmentation
 from mmts.data.records import Medium, Split
+from mmts.distributed.processes import num_processes, once, process_index
 from mmts.errors import DataError, RecipeError, RunError
 from mmts.files import read_json, why_missing, write_json
 from mmts.models import (
@@ -28,9 +29,8 @@ from mmts.models import (
 )
 from mmts.models.base import is_frozen
 from mmts.models.features import Rows
-from mmts.training.processes import num_processes, once, process_index
-from mmts.training.recipe import Data, Model
-from mmts.training.run_directory import RunDirectory
+from mmts.recipe.recipe import Data, Model
+from mmts.recipe.run_directory import RunDirectory
 
 FEATURES = "features"
 """The name of a media tower that isn't there: the data hold features computed beforehand."""

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from mmts.concepts.distribution import GROUP_NAMES
-from mmts.training.gathered import gather
-from mmts.training.processes import num_processes
-from mmts.training.run_directory import dotted
+from mmts.distributed.collectives import gather
+from mmts.distributed.processes import num_processes
+from mmts.recipe.run_directory import dotted
 
 _VALUES = ("temperature", "margin")
 

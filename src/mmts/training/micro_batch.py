@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmts.data.loader import Batch, Tokens
+from mmts.data.batches.loader import Batch, Tokens
 from mmts.errors import RunError
 from mmts.objectives import ObjectiveOutput
 from mmts.training.checkpoint import random_state, restore_random_state

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from mmts.recipe.recipe import Train
 from mmts.schedules import Cosine, Schedule, Warmup
-from mmts.training.recipe import Train
 
 OWN_RATE = "own_rate"
 """The key of a group of parameters that keeps its learning rate."""

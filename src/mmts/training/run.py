@@ -17,10 +17,12 @@ from mmts import __version__
 from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console, figure_table
-from mmts.data.read_warnings import tell_warnings
+from mmts.data.media.read_warnings import tell_warnings
 from mmts.data.records import Dataset, Split
+from mmts.distributed.processes import joined, main_first, on_main, once
 from mmts.errors import DataError, InputError, RecipeError, RunError, counted
-from mmts.evaluation import (
+from mmts.evaluation.measures import group_of
+from mmts.evaluation.rank import (
     MediaLabel,
     Relevance,
     coverage_in_words,
@@ -38,6 +40,9 @@ from mmts.evaluation import (
 )
 from mmts.files import cache_root, check_file_path, content_hash, file_name, locked, read_json, write_json
 from mmts.models import TwoTower
+from mmts.recipe.components import build, outside_names
+from mmts.recipe.recipe import Columns, Recipe
+from mmts.recipe.run_directory import RunDirectory, dotted, trusting_code
 from mmts.training.build import (
     build_distribution,
     build_plan,
@@ -48,12 +53,7 @@ from mmts.training.build import (
     text_concepts,
 )
 from mmts.training.checkpoint import load_checkpoint, random_state, restore_random_state
-from mmts.training.components import build, outside_names
 from mmts.training.inputs import Inputs, build_model, embed_split, prepare_inputs, training_batches
-from mmts.training.measures import group_of
-from mmts.training.processes import joined, main_first, on_main, once
-from mmts.training.recipe import Columns, Recipe
-from mmts.training.run_directory import RunDirectory, dotted, trusting_code
 from mmts.training.splits import (
     Splits,
     judged_split,

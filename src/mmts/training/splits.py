@@ -7,16 +7,16 @@ from functools import partial
 from pathlib import Path
 
 from mmts.console import console
-from mmts.data.contents import shared_in_words
+from mmts.data.media.contents import shared_in_words
+from mmts.data.media.read_warnings import tell_warnings
+from mmts.data.media.readable import drop_unreadable, unreadable_media
 from mmts.data.read import read_dataset
-from mmts.data.read_warnings import tell_warnings
-from mmts.data.readable import drop_unreadable, unreadable_media
 from mmts.data.records import SPLITS, Dataset, Split
+from mmts.distributed.processes import once, process_index
 from mmts.errors import DataError, RecipeError, counted, percent
 from mmts.files import atomic_write, why_missing
-from mmts.training.processes import once, process_index
-from mmts.training.recipe import DATASETS, Data, Recipe
-from mmts.training.run_directory import RunDirectory
+from mmts.recipe.recipe import DATASETS, Data, Recipe
+from mmts.recipe.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from accelerate.tracking import TensorBoardTracker, get_available_trackers
 from torch import Tensor
 
+from mmts.distributed.processes import process_index
 from mmts.errors import RunError
-from mmts.training.processes import process_index
-from mmts.training.run_directory import RunDirectory
+from mmts.recipe.run_directory import RunDirectory
 
 _PACKAGES = {"comet_ml": "comet-ml"}  # where pip's name is another
 _MOST_SAMPLES = 1_000_000  # in a histogram

@@ -15,12 +15,26 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
 from mmts.console import Bar, console, errors, progress_bar
-from mmts.data.loader import Batch
-from mmts.data.positives import on_device
+from mmts.data.batches.loader import Batch
+from mmts.data.batches.positives import on_device
+from mmts.distributed.collectives import (
+    check_all_reached,
+    copy_from_main,
+    draw_alike,
+    draw_apart,
+    gather,
+    process_sizes,
+    share_batch_norms,
+)
+from mmts.distributed.processes import largest, num_processes, once, process_index
+from mmts.distributed.shared_loss import ask, shared_loss
 from mmts.errors import DataError, Diverged, FailedElsewhere, InputError, Interrupted, MmtsError, RunError, WorkersLost
+from mmts.evaluation.measures import measured
 from mmts.models import TwoTower
 from mmts.models.base import is_frozen
 from mmts.objectives import Objective, ObjectiveOutput
+from mmts.recipe.recipe import Train
+from mmts.recipe.run_directory import RunDirectory
 from mmts.training.checkpoint import (
     load_newest,
     random_state,
@@ -30,25 +44,11 @@ from mmts.training.checkpoint import (
     save_in_turn,
 )
 from mmts.training.divergence import NotFinite, diverged, gradient_norm, values_in, values_of
-from mmts.training.gathered import (
-    check_all_reached,
-    copy_from_main,
-    draw_alike,
-    draw_apart,
-    gather,
-    process_sizes,
-    share_batch_norms,
-)
 from mmts.training.log_line import describe, flatten, recall_in_words, summarize
-from mmts.training.measures import measured
 from mmts.training.micro_batch import micro_batch_step, refuse_batch_norm
 from mmts.training.optimizer import OWN_RATE, learning_rate_schedule, parameter_groups
-from mmts.training.processes import largest, num_processes, once, process_index
-from mmts.training.recipe import Train
-from mmts.training.run_directory import RunDirectory
 from mmts.training.saved_state import check_same_clock, restore
-from mmts.training.shared_loss import ask, shared_loss
-from mmts.training.stopping import stop_requests
+from mmts.training.signals import stop_requests
 from mmts.training.tracking import sample_indices, start_trackers, track, track_histograms, trackers_for
 
 

@@ -1,0 +1,1 @@
+"""Images and videos: which files they are, and how they are decoded."""

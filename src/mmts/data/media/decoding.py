@@ -1,0 +1,330 @@
+"""Decoding one video file: the frame shown at a time, by seeking or by reading on, whichever is less work."""
+
+import math
+import os
+import stat
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import av
+import av.logging
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from mmts.data.media.image import PIXEL_LIMIT
+from mmts.data.media.suffixes import is_medium, suffix_of, why_not_read
+from mmts.errors import DataError
+from mmts.files import why_missing
+
+# Containers only: a playlist (HLS, concat) would make the decoder open other files or addresses.
+_FORMATS = "mov,matroska,avi,mpeg,mpegts,ogg,asf,flv,gif,mxf"
+_KNOWING = ("mov,", "avi", "gif")  # these store the start and length of each stream, others only the longest length
+_UNSEEKABLE = "mpeg"  # after a seek its timestamps are guesses, and wrong ones
+_ROUNDING = 1e-6  # seconds: a time computed to be a frame's own may come out this much smaller
+_SEEK_COST = 8  # frames that could be decoded while the decoder is flushed and filled again
+_MOST_AHEAD = 600  # packets to hold for looking ahead; beyond them every frame is decoded
+_KEY_FRAMES_APART = 5.0  # seconds, where the container does not say
+_WIDEST = 8.0  # a pixel's shown width by its height, or the other way round; a larger ratio is a mistake
+_USUAL_RATE = 25.0  # frames per second, where neither the container nor the packets say
+_CUT_OFF = 1.0  # seconds by which every stream of a truncated file ends before the length that its header gives
+
+
+class VideoFile:
+    """An open video file that gives the frame shown at each of a series of times.
+
+    Time 0 is the video stream's own first frame. A frame is shown from its timestamp to the next one's, so a variable
+    frame rate needs nothing else. Decoding runs on the calling thread: loader workers already fill the cores.
+
+    Attributes:
+        rate: frames per second, on average.
+        duration: seconds from the first video frame to the end of the last one, by the header of a truncated file.
+        pixel_aspect: width of a pixel as it is shown, in its heights.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises DataError naming the file: missing, empty, not a video, without a video stream, too many pixels."""
+        self.path = path
+        self._open()
+        pixels = self._stream.codec_context.width * self._stream.codec_context.height
+        if pixels > PIXEL_LIMIT:
+            self.close()
+            raise DataError(f"{path}: {pixels:,} pixels a frame are more than the limit of {PIXEL_LIMIT:,}")
+        aspect = float(self._stream.sample_aspect_ratio or 1)
+        self.pixel_aspect = aspect if 1 / _WIDEST <= aspect <= _WIDEST else 1.0
+        self._unit = float(self._stream.time_base or 1)  # seconds of one step of the timestamps
+        rate, start, length = self._stream.average_rate, self._stream.start_time, self._stream.duration
+        if self._container.format.name.startswith(_KNOWING) and rate and start is not None and length:
+            self._origin, self.duration, self.rate = start, length * self._unit, float(rate)
+        else:
+            state = path.stat()
+            first, end, self.rate = _measured(path, state.st_size, state.st_mtime_ns)
+            self._origin, self.duration = round(first / self._unit), end - first
+        self._per_frame = 1 / (self.rate * self._unit)
+        self._may_skip = True
+
+    def frame(self, time: float) -> VideoFrame | None:
+        """Return the last frame that starts at or before `time` (seconds); before the first one, the first.
+
+        None where the frames end earlier than that: the file is truncated or damaged, or its sound goes on alone. Times
+        may come in any order; ascending ones are cheap.
+
+        Raises:
+            DataError: not a single frame can be decoded.
+        """
+        wanted = self._origin + math.floor((time + _ROUNDING) / self._unit)
+        if self._is_seek_shorter(wanted):
+            self._seek(wanted)
+        if not self._read_to(wanted):
+            # Leaving out frames may confuse a decoder, and damage read before this a container: start afresh.
+            self._may_skip = False
+            self._reopen()
+            self._seek(wanted)
+            self._read_to(wanted)
+        if wanted >= self._end:
+            return None
+        frame = self._current or self._following(None)
+        if frame is None:
+            raise DataError(f"{self.path}: no frame could be decoded")
+        return frame
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def __enter__(self) -> "VideoFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        self._container, self._stream = _open_stream(self.path)
+        # Where the first frame lies further in than the container was looked through, orders of decoding are guesses.
+        self._is_probed = self._stream.codec_context.pix_fmt is not None
+        self._is_seekable = self._container.format.name != _UNSEEKABLE
+        self._forget()
+        self._is_fresh = True
+
+    def _reopen(self) -> None:
+        self._container.close()
+        self._open()
+
+    def _forget(self) -> None:
+        self._is_fresh = False
+        self._current: VideoFrame | None = None
+        self._packets = _packets(self._container, self._stream)
+        self._ahead: deque[Packet[VideoStream]] = deque()  # read, not yet given to the decoder
+        self._decoded: deque[VideoFrame] = deque()  # decoded, not yet looked at
+        self._inside: list[int] = []  # timestamps of what the decoder was given and has not given back
+        self._is_flushed = False
+        self._end = math.inf  # the timestamp from which nothing is shown, once reading has come that far
+
+    def _is_seek_shorter(self, wanted: int) -> bool:
+        if self._current is None or self._current.pts is None or wanted < self._current.pts:
+            return True
+        if not self._is_seekable:
+            return False
+        index = getattr(self._stream, "index_entries", None)  # PyAV has it since 17
+        at = index.search_timestamp(wanted) if index else -1
+        if index and at >= 0 and index[-1].timestamp >= wanted:
+            return bool(index[at].timestamp > self._current.pts + _SEEK_COST * self._per_frame)
+        return wanted - self._current.pts > _KEY_FRAMES_APART / self._unit
+
+    def _seek(self, wanted: int) -> None:
+        """Go to a key frame at or before `wanted`; further back where that one starts later or cannot be decoded."""
+        back = 0.0
+        while self._is_seekable and (target := wanted - round(back / self._unit)) > self._origin:
+            try:
+                self._container.seek(target, stream=self._stream)
+            except av.FFmpegError:
+                break
+            self._forget()
+            first = self._following(None)
+            if first is not None and first.pts is not None and first.pts <= wanted:
+                return
+            back = 2 * back or 1.0
+        if not self._is_fresh:
+            self._reopen()
+
+    def _read_to(self, wanted: int) -> bool:
+        """Make the last frame that starts at or before `wanted` the current one; say whether it is the right one."""
+        shown = self._look_ahead(wanted)
+        while self._current is None or self._current.pts != shown:
+            following = self._following(shown)
+            if following is None:
+                if self._current is not None and self._current.pts is not None:
+                    self._end = self._current.pts + max(getattr(self._current, "duration", 0), 2 * self._per_frame)
+                break
+            if following.pts is None or following.pts > wanted:
+                break
+            self._current = self._decoded.popleft()
+            self._inside = [each for each in self._inside if each > following.pts]
+            self._is_fresh = False
+        found = None if self._current is None else self._current.pts
+        return wanted < self._end and (shown is None or found == shown)
+
+    def _look_ahead(self, wanted: int) -> int | None:
+        """Return the timestamp of the frame shown at `wanted` as the packets have it; None where they can't say.
+
+        Reads on to the first packet that is decoded after `wanted`: what follows is shown later still.
+        """
+        if not self._is_probed:
+            return None
+        while not self._ahead or self._ahead[-1].dts is None or self._ahead[-1].dts <= wanted:
+            packet = next(self._packets, None)
+            if packet is None:  # only the last frame tells how far the file goes
+                return None
+            self._ahead.append(packet)
+            if len(self._ahead) > _MOST_AHEAD:
+                return None
+        stamps = [*self._inside, *(each.pts for each in self._ahead if each.pts is not None)]
+        if self._current is not None and self._current.pts is not None and stamps:
+            stamps.append(self._current.pts)
+        return max((each for each in stamps if each <= wanted), default=None)
+
+    def _following(self, shown: int | None) -> VideoFrame | None:
+        """Return the next frame without taking it; None at the end. What comes before `shown` may be left out."""
+        while not self._decoded and not self._is_flushed:
+            packet = self._ahead.popleft() if self._ahead else next(self._packets, None)
+            starts = None if packet is None or not self._may_skip else packet.pts
+            is_between = shown is not None and starts is not None and starts < shown
+            self._stream.codec_context.skip_frame = "NONREF" if is_between else "DEFAULT"
+            self._is_flushed = packet is None
+            if packet is not None and packet.pts is not None:
+                self._inside.append(packet.pts)
+            self._decoded.extend(_decode(self._stream, packet))
+        return self._decoded[0] if self._decoded else None
+
+
+def _open_stream(path: Path) -> tuple[InputContainer, VideoStream]:
+    """Open a file and choose its first video stream that is not a cover picture."""
+    container = _open_container(path)
+    streams = [each for each in container.streams.video if not _is_cover(each)]
+    if streams and streams[0].codec_context is not None:
+        streams[0].codec_context.thread_count = 1
+        return container, streams[0]
+    kinds = sorted({each.type for each in container.streams} - {"video"})
+    container.close()
+    if streams:
+        raise DataError(f"{path}: has video in a format that cannot be decoded")
+    only = f" (only {' and '.join(kinds)})" if kinds else ""
+    raise DataError(f"{path}: has no video stream{only}")
+
+
+def _packets(container: InputContainer, *streams: VideoStream) -> "Iterator[Packet[Any]]":
+    """Yield the packets of these streams, else of all, and end where the file does or where it can't be read."""
+    try:
+        for packet in container.demux(*streams):
+            if packet.size:
+                yield packet
+    except (av.FFmpegError, IndexError):  # PyAV's own, for streams that come and go in damaged files
+        return
+
+
+def _decode(stream: VideoStream, packet: "Packet[VideoStream] | None") -> list[VideoFrame]:
+    """Give the decoder a packet, or None for the end, and return the whole frames that come out."""
+    try:
+        return [each for each in stream.decode(packet) if each.pts is not None and not each.is_corrupt]
+    except av.FFmpegError:  # a damaged packet: the next key frame sets it right
+        return []
+
+
+@lru_cache(maxsize=4096)  # a long video has many segments
+def _measured(path: Path, size: int, changed: int) -> tuple[float, float, float]:
+    """Return when the first video frame that can be decoded starts, when the last one ends, and frames per second.
+
+    Times are seconds of the container. `size` and `changed` tell the file from another that lay there before. Where
+    every stream ends before the length in the header, the file is truncated, and that length is taken.
+    """
+    container, stream = _open_stream(path)
+    with closing(container):
+        unit = float(stream.time_base or 1)
+        first = (stream.start_time or 0) * unit
+        for packet in chain(_packets(container, stream), [None]):
+            if frames := _decode(stream, packet):
+                first = (frames[0].pts or 0) * unit
+                break
+        promised = (container.duration or 0) / 1e6
+        if container.format.name == "flv":  # it counts from its first frame
+            promised += (container.start_time or 0) / 1e6
+    end, reached, rate = _tail(path, first)
+    return first, max(end, promised if reached < promised - _CUT_OFF else 0.0), rate
+
+
+def _tail(path: Path, first: float) -> tuple[float, float, float]:
+    """Return when the video's last packet ends, when any stream's last packet does, and frames per second.
+
+    Reads from a key frame near the end of the file on, without decoding; from the start where seeking finds none.
+    """
+    back = 0.0
+    while True:
+        container, stream = _open_stream(path)
+        with closing(container):
+            target = ((container.start_time or 0) + (container.duration or 0)) / 1e6 - back
+            is_whole = not container.duration or target <= first or container.format.name == _UNSEEKABLE
+            if not is_whole:
+                with suppress(av.FFmpegError, OverflowError):  # a header may promise any length
+                    container.seek(round(target / (stream.time_base or 1)), stream=stream)
+            starts, end, reached = [], first, first
+            for packet in _packets(container):
+                if packet.pts is None or packet.time_base is None:
+                    continue
+                after = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                reached = max(reached, after)
+                if packet.stream.index == stream.index:
+                    end = max(end, after)
+                    is_whole = is_whole or packet.is_keyframe
+                    if is_whole:
+                        starts.append(float(packet.pts * packet.time_base))
+            if is_whole and starts:
+                between = (max(starts) - min(starts)) / max(1, len(starts) - 1)
+                rate = float(stream.average_rate or (1 / between if between else _USUAL_RATE))
+                return max(end, max(starts) + 1 / rate), reached, rate
+            if is_whole:
+                return end, reached, _USUAL_RATE
+            back = 2 * back or 1.0
+
+
+def _open_container(path: Path) -> InputContainer:
+    try:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):  # before opening: to open a pipe is to wait for its writer
+            raise DataError(f"{path}: is not a regular file")
+        if not state.st_size:
+            raise DataError(f"{path}: is empty (0 bytes)")
+        av.logging.set_level(None)  # nothing of the decoder's own log on the terminal
+        # "file:" so that no name is taken for another protocol's.
+        name, options = f"file:{os.path.abspath(path)}", {"format_whitelist": _FORMATS}
+        return av.open(name, container_options=options, metadata_errors="replace")
+    except FileNotFoundError:
+        raise DataError(f"{path}: {why_missing(path, guess=False)}") from None
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise DataError(f"{path}: {_why_not_opened(path, error)}") from None
+
+
+def _why_not_opened(path: Path, error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return "permission denied"
+    try:
+        with open(path, "rb") as file:
+            is_mp4 = file.read(8)[4:] == b"ftyp"
+    except OSError as why:  # a link to itself, a name that is too long, a disk that fails
+        return f"cannot be opened: {why.strerror or why}"
+    if is_mp4:
+        return "is truncated or damaged: the table of its frames (moov), often at the end of an MP4, cannot be read"
+    if is_medium(path, "image") and suffix_of(path) != ".gif":
+        return "is an image, not a video"
+    return f"is not a video that can be opened: {why_not_read(path) or getattr(error, 'strerror', None) or error}"
+
+
+def _is_cover(stream: VideoStream) -> bool:
+    """Say whether this is the still picture of a piece of music."""
+    disposition = getattr(stream, "disposition", None)  # PyAV has it since 14.2
+    return disposition is not None and av.stream.Disposition.attached_pic in disposition

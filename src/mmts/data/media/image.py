@@ -1,0 +1,304 @@
+"""Reading one image, whatever its mode, into a square of pixels."""
+
+import io
+import math
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageEnhance, JpegImagePlugin, UnidentifiedImageError
+from torch import Tensor
+
+from mmts.data.media.read_warnings import kept_warnings
+from mmts.data.media.suffixes import kind_of, reads_heif, why_not_read
+from mmts.errors import DataError, InputError
+from mmts.files import why_missing
+
+PIXEL_LIMIT = 100_000_000
+RESIZES = ("stretch", "crop", "pad")
+# Not EPS, for which Pillow runs Ghostscript, nor the many that no photo comes in.
+_FORMATS = (
+    "JPEG", "PNG", "WEBP", "GIF", "AVIF", "HEIF", "BMP", "DIB", "TIFF", "MPO", "JPEG2000", "PPM", "TGA", "PCX", "QOI",
+    "SGI", "PSD", "ICO",
+)  # fmt: skip
+_WHITE = (255, 255, 255)
+_CHECK_SIZE = 256
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def load_image(
+    path: str | Path,
+    size_hint: int | None = None,
+    *,
+    member: tuple[int, int] | None = None,
+    place: str | None = None,
+) -> Image.Image:
+    """Read an image as RGB: upright (EXIF), transparent parts on white, 16 bits scaled to 8, first frame of many.
+
+    Args:
+        path: the file.
+        size_hint: the caller needs no more than this many pixels on the shorter side, so that a JPEG may be decoded
+            at 1/2, 1/4 or 1/8 of its size, never below the hint.
+        member: byte offset and length of the image where `path` is a tar file.
+        place: what messages call the image, as `Medium.place` has it; None names the file and the byte.
+
+    Raises:
+        DataError: naming the file and why: missing, empty, truncated, not an image, more than 100 million pixels (after
+            that reduction).
+    """
+    path = Path(path)
+    place = place or (str(path) if member is None else f"{path}, byte {member[0]}")
+    try:
+        with kept_warnings(place), _open(path, member) as image:
+            if size_hint is not None:
+                image.draft(None, (size_hint, size_hint))  # does nothing where the format is not JPEG
+            _check_pixels(image)
+            image.load()
+            return upright_rgb(image)
+    except Exception as error:  # decoders raise nearly anything on damaged files
+        raise DataError(f"{place}: {_reason(path, error)}") from None
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Return an opened image as `load_image` does: turned as its EXIF data say, RGB, transparent parts on white."""
+    return _rgb(_upright(image))
+
+
+def why_unreadable_image(path: Path, member: tuple[int, int] | None = None) -> str | None:
+    """Return why an image cannot be decoded, or None where it can; `member` as in `load_image`."""
+    try:
+        load_image(path, _CHECK_SIZE, member=member)
+    except DataError as error:
+        return str(error).removeprefix(str(path)).partition(": ")[2]
+    return None
+
+
+def fit_square(image: Image.Image, size: int, resize: str = "stretch") -> Image.Image:
+    """Return the image as a square of `size` pixels: stretched, cropped around the centre, or padded with white.
+
+    >>> fit_square(Image.new("RGB", (60, 80)), 32, "crop").size
+    (32, 32)
+    """
+    width, height = image.size
+    if resize == "stretch":
+        return _resize(image, (size, size))
+    if resize == "crop":
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        return _resize(image, (size, size), (left, top, left + side, top + side))
+    if resize == "pad":
+        scale = size / max(width, height)
+        inner = _resize(image, (max(1, round(width * scale)), max(1, round(height * scale))))
+        square = Image.new("RGB", (size, size), _WHITE)
+        square.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
+        return square
+    raise InputError(f"resize is one of {', '.join(RESIZES)}, not {resize!r}")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes to training images.
+
+    Attributes:
+        crop_scale: the share of the picture's area that a crop keeps is drawn between these two.
+        flip: whether every second image is mirrored; not safe where left and right or writing matter.
+        color: brightness, contrast and saturation are each multiplied by a factor in [1 - color, 1 + color].
+    """
+
+    crop_scale: tuple[float, float] = (0.6, 1.0)
+    flip: bool = True
+    color: float = 0.2
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise InputError(f"crop_scale needs 0 < low <= high <= 1, not {self.crop_scale}")
+        if not 0 <= self.color <= 1:
+            raise InputError(f"color lies in [0, 1], not {self.color}")
+
+
+def augment(
+    image: Image.Image,
+    size: int,
+    rng: np.random.Generator,
+    augmentation: Augmentation = Augmentation(),
+    resize: str = "stretch",
+) -> Image.Image:
+    """Return a randomly cropped, mirrored and coloured square of `size` pixels.
+
+    The crop's sides are shares of the picture `resize` would show: of the whole image ("stretch"), of a square as large
+    as fits, anywhere in it ("crop"), of the image padded to a square ("pad"). Their ratio is drawn in [3/4, 4/3].
+    """
+    return augment_alike([image], size, rng, augmentation, resize)[0]
+
+
+def augment_alike(
+    images: Sequence[Image.Image],
+    size: int,
+    rng: np.random.Generator,
+    augmentation: Augmentation = Augmentation(),
+    resize: str = "stretch",
+) -> list[Image.Image]:
+    """Return the images changed as `augment` does, all of them by the same crop, mirroring and colours.
+
+    Images of another size than the first are made its size.
+    """
+    images = [each if each.size == images[0].size else _resize(each, images[0].size) for each in images]
+    if resize == "pad":
+        images = [fit_square(each, max(each.size), "pad") for each in images]
+    full_width, full_height = width, height = images[0].size
+    if resize == "crop":
+        width = height = min(width, height)
+    area = rng.uniform(*augmentation.crop_scale)
+    ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)) / 2)
+    crop_width = width * min(1.0, math.sqrt(area) * ratio)
+    crop_height = height * min(1.0, math.sqrt(area) / ratio)
+    left, top = rng.uniform(0, full_width - crop_width), rng.uniform(0, full_height - crop_height)
+    box = (left, top, left + crop_width, top + crop_height)
+    is_mirrored = augmentation.flip and rng.random() < 0.5
+    low, high = 1 - augmentation.color, 1 + augmentation.color
+    colours = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color) if augmentation.color else ()
+    factors = [rng.uniform(low, high) for _ in colours]
+    results = []
+    for image in images:
+        result = _resize(image, (size, size), box)
+        if is_mirrored:
+            result = result.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        for change, factor in zip(colours, factors, strict=True):
+            result = change(result).enhance(factor)
+        results.append(result)
+    return results
+
+
+def load_pixels(
+    path: str | Path,
+    size: int,
+    resize: str = "stretch",
+    augmentation: Augmentation | None = None,
+    rng: np.random.Generator | None = None,
+    *,
+    member: tuple[int, int] | None = None,
+    place: str | None = None,
+) -> Tensor:
+    """Read an image as (3, size, size) float32 in [0, 1], changed at random by `augmentation` and `rng`.
+
+    `member` and `place` are as in `load_image`, and so is what is raised.
+    """
+    if augmentation is None:
+        return to_pixels(fit_square(load_image(path, size, member=member, place=place), size, resize))
+    if rng is None:
+        raise InputError("augmentation needs rng, the source of its randomness")
+    image = load_image(path, math.ceil(size / math.sqrt(augmentation.crop_scale[0])), member=member, place=place)
+    return to_pixels(augment(image, size, rng, augmentation, resize))
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """Turn an RGB image into (3, height, width) float32 in [0, 1]."""
+    # By numpy: torch would wake all its threads for every small image, from every decoding thread.
+    values = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1), dtype=np.float32)
+    values /= 255
+    return torch.from_numpy(values)
+
+
+def _open(path: Path, member: tuple[int, int] | None) -> Image.Image:
+    """Open an image; a JPEG without Pillow's own limit of pixels, which looks at the size before the reduction."""
+    if not stat.S_ISREG(path.stat().st_mode):  # before opening: to open a pipe is to wait for its writer
+        raise ValueError("it is not a regular file")
+    with open(path, "rb") as file:
+        file.seek(0 if member is None else member[0])
+        start = file.read(3 if member is None else member[1])
+    source = path if member is None else io.BytesIO(start)
+    return (
+        JpegImagePlugin.JpegImageFile(source)
+        if start[:3] == b"\xff\xd8\xff"
+        else Image.open(source, formats=_formats())
+    )
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Return the formats that are opened, whatever a file is called."""
+    reads_heif()
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _check_pixels(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > PIXEL_LIMIT:
+        raise ValueError(f"{width:,} x {height:,} pixels are more than the limit of {PIXEL_LIMIT:,}; scale it down")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = _TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged EXIF data say nothing about the pixels
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_to_8_bits(np.array(image), image.mode)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        result = Image.new("RGB", layer.size, _WHITE)
+        result.paste(layer, mask=layer.getchannel("A"))
+        return result
+    # The copy is for an image that is RGB already: it must outlive the file it came from.
+    return image.convert("RGB") if image.mode != "RGB" else image.copy()
+
+
+def _to_8_bits(values: npt.NDArray[Any], mode: str) -> npt.NDArray[np.uint8]:
+    """Scale the grey values of modes I;16, I and F: by the format's range where it is known, else by their own."""
+    grey = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = float(grey.min()), float(grey.max())
+    if mode.startswith("I;16"):
+        low, high = 0.0, 65535.0
+    elif low >= 0:
+        # The smallest of the usual ranges that holds all values: unit floats, 8 bits, 16 bits.
+        usual = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
+        low, high = 0.0, next((top for top in usual if high <= top), high)
+    scaled = (grey - low) / (high - low) if high > low else np.zeros_like(grey)
+    return np.round(255 * scaled).astype(np.uint8)
+
+
+def _resize(
+    image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float] | None = None
+) -> Image.Image:
+    return image.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Say in words why a file could not be read."""
+    if isinstance(error, FileNotFoundError):
+        return why_missing(path, guess=False)
+    if os.path.isdir(path):  # unlike path.is_dir(), never an error
+        return "is a folder, not an image"
+    if os.path.isfile(path) and path.stat().st_size == 0:
+        return "is empty (0 bytes)"
+    if isinstance(error, UnidentifiedImageError):
+        if kind_of(path) == "video":
+            return "is a video, not an image"
+        advice = why_not_read(path)
+        return f"is not an image that Pillow can read{f': {advice}' if advice else ''}"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"has more pixels than the limit of {PIXEL_LIMIT:,}; scale it down"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}"

@@ -1,0 +1,112 @@
+"""What several processes share of a batch and of a model beside its gradients, and what they draw alike or apart."""
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmts.data.batches.stream_order import process_slice
+from mmts.distributed.processes import num_processes, process_index
+from mmts.errors import RunError
+
+
+def process_sizes(batch_size: int) -> list[int]:
+    """Return how many of a batch's rows each process has, by `process_slice`.
+
+    >>> process_sizes(2)
+    [2]
+    """
+    n = num_processes()
+    shares = [process_slice(batch_size, k, n) for k in range(n)]
+    return [each.stop - each.start for each in shares]
+
+
+def share_sizes(own: int, device: torch.device) -> list[int]:
+    """Return how many rows each process has, given this one's number.
+
+    >>> share_sizes(3, torch.device("cpu"))
+    [3]
+    """
+    if num_processes() == 1:
+        return [own]
+    sizes = torch.zeros(num_processes(), dtype=torch.int64, device=device)
+    sizes[process_index()] = own
+    distributed.all_reduce(sizes)
+    return [int(size) for size in sizes]
+
+
+def gather(own: Tensor, sizes: list[int]) -> Tensor:
+    """Return the rows of all processes (B, ...), given this one's and how many each of them has; without gradient.
+
+    >>> gather(torch.tensor([3, 4]), [2])
+    tensor([3, 4])
+    """
+    if num_processes() == 1:
+        return own
+    # Shares may differ, and transfers may not: the shorter are filled up by rows that are cut off again.
+    sent = own.new_zeros(max(sizes), *own.shape[1:])
+    sent[: len(own)] = own.detach()
+    received = [torch.empty_like(sent) for _ in sizes]
+    distributed.all_gather(received, sent)
+    return torch.cat([rows[:size] for rows, size in zip(received, sizes, strict=True)])
+
+
+def check_all_reached(model: nn.Module) -> None:
+    """Raise RunError, naming it, where a parameter that trains has no gradient: the processes would wait for it.
+
+    >>> check_all_reached(nn.Linear(2, 2))
+    """
+    if num_processes() > 1:
+        for name, each in model.named_parameters():
+            if each.requires_grad and each.grad is None:
+                raise RunError(
+                    f"the loss does not reach {name.removeprefix('module.')}, which counts as trained; several "
+                    "processes cannot share its gradient. Freeze it, or train with one process"
+                )
+
+
+@torch.no_grad()
+def copy_from_main(module: nn.Module) -> None:
+    """Give a module of every process the main one's parameters and buffers.
+
+    >>> copy_from_main(nn.Linear(2, 2))
+    """
+    if num_processes() > 1:
+        for each in [*module.parameters(), *module.buffers()]:
+            distributed.broadcast(each, 0)
+
+
+def draw_alike(seed: int, step: int) -> None:
+    """Let what is drawn next be the same on all processes: all then know what an objective's dropout makes of a batch.
+
+    It depends on (seed, step) alone, so that a resumed run draws what an unbroken one would have, whatever the number
+    of processes. With one process the random state runs on.
+    """
+    _draw(seed, step, 0)
+
+
+def draw_apart(seed: int, step: int) -> None:
+    """Let what is drawn next be each process's own, as the dropout of its share of a batch is."""
+    _draw(seed, step, 1 + process_index())
+
+
+def _draw(*key: int) -> None:
+    if num_processes() > 1:
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+
+
+def share_batch_norms(model: nn.Module, device: torch.device) -> None:
+    """Have the batch norms of a model take their statistics from the batch of all processes.
+
+    torch can do that on GPUs only: RunError, naming one, where a batch norm trains elsewhere.
+    """
+    training = [name for name, each in model.named_modules() if isinstance(each, _BatchNorm) and each.training]
+    if num_processes() == 1 or not training:
+        return
+    if device.type != "cuda":
+        raise RunError(
+            f"{training[0]} is a batch norm that trains; on a {device.type} its statistics would be those of each "
+            "process's share of the batch. Train with one process, take a tower without batch norm (small-vit, a CLIP "
+            "or other ViT), or freeze this one"
+        )
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]

@@ -1,0 +1,1 @@
+"""Ranking a split, scoring it, and comparing the scores of runs."""

@@ -1,0 +1,224 @@
+"""Runs side by side: mean and spread over seeds, and the paired interval of the difference to the first."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from mmts.concepts.distribution import GROUP_NAMES
+from mmts.console import console, figure_table
+from mmts.evaluation.measures import GRADED, RECALLS
+from mmts.evaluation.rank import coverage_in_words, interval_in_words, shown_measures
+from mmts.evaluation.results import FOLDS, SIDES, Figure, Results, RunGroup, label_parts, query_scores, read_results
+from mmts.metrics import paired_bootstrap_interval
+
+_WIDTH = 80
+_UNBROKEN = 19  # columns that a name may take, indented, before it is broken
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A group's figure minus the first group's, in points, averaged over seeds, with its 95 % interval over queries."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low > 0 or self.high < 0
+
+    def __neg__(self) -> "Gap":
+        return Gap(-self.mean, -self.high, -self.low)
+
+
+GapKey = tuple[int, str, str, str | None]
+"""number of the group, direction, measure, and the part ("tail", "LABEL tail"; None: all queries)"""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Judged runs, and every group's gaps to the first."""
+
+    results: Results
+    gaps: dict[GapKey, Gap]
+
+
+def compare_runs(paths: Sequence[str | Path], names: Sequence[str] | None = None) -> Comparison:
+    """Compare judged runs; runs whose recipes differ only in the seed make one group (see `read_results`).
+
+    Raises RunError where no judged run is among them, or where runs were judged on different queries.
+    """
+    results = read_results(paths, names)
+    return Comparison(results, paired_gaps(results))
+
+
+def comparison_as_mapping(comparison: Comparison) -> dict[str, Any]:
+    """Return the comparison as plain data: each group's figures by seed, its intervals, and its gaps to the first."""
+    results = comparison.results
+    gaps: list[dict[str, Any]] = [{} for _ in results.groups]
+    for (number, direction, measure, part), gap in comparison.gaps.items():
+        at = gaps[number].setdefault(part or "all", {}).setdefault(direction, {})
+        at[measure] = {"mean": gap.mean, "low": gap.low, "high": gap.high}
+    return {
+        "groups": [
+            {
+                "name": group.name,
+                "runs": [str(run.given) for run in group.runs],
+                "metrics": group.metrics,
+                "intervals": {part or "all": _intervals(results, number, part) for part in results.parts},
+                "gaps": gaps[number],
+            }
+            for number, group in enumerate(results.groups)
+        ],
+        "notes": results.notes,
+    }
+
+
+def _intervals(results: Results, number: int, part: str | None) -> dict[str, dict[str, tuple[float, float]]]:
+    """Return a group's intervals over queries, in percent, by direction and measure; those of the mean over seeds."""
+    return {
+        direction: {
+            measure: interval
+            for measure in (*GRADED, *RECALLS)
+            if (interval := results.interval(number, direction, measure, part)) is not None
+        }
+        for direction in results.directions
+    }
+
+
+def paired_gaps(results: Results) -> dict[GapKey, Gap]:
+    """Return every group's gaps to the first, overall and by part (docs/method.md, 7.2).
+
+    The interval is a paired bootstrap over the queries (all captions of a medium drawn together) of the hits, or the
+    measures of graded relevance, averaged over each group's seeds: it says how far the result depends on the queries,
+    as the spread does for the seeds. Nothing where a run lacks its judgement, nor of queries of a single medium.
+    """
+    if len(results.paired) < 2:
+        return {}
+    gaps: dict[GapKey, Gap] = {}
+    measures = [name for name in (*GRADED, *RECALLS) if all(run.has(name) for runs in results.paired for run in runs)]
+    for part in results.parts:
+        for name, side, rows in zip(SIDES, results.paired[0][0].sides, results.rows(part), strict=True):
+            if not side.can_be_drawn(rows):
+                continue
+            for measure in measures:
+                first, *others = [query_scores(runs, name, measure).mean(dim=0)[rows] for runs in results.paired]
+                for number, own in enumerate(others, start=1):
+                    low, high = paired_bootstrap_interval(first, own, clusters=side.clusters_of(rows))
+                    mean = float((own - first).mean())
+                    gaps[number, side.direction, measure, part] = Gap(100 * mean, 100 * low, 100 * high)
+    return gaps
+
+
+def comparison_tables(comparison: Comparison) -> list[Table]:
+    """Draw the comparison for a terminal 80 columns wide: overall, by size of concepts and labels, and the gaps."""
+    results = comparison.results
+    measures = shown_measures(results.groups[0].metrics[0])
+    by_size = measures[0] if measures[0] in GRADED else "R@5"
+    divisions = {"concept size": GROUP_NAMES, **{label: label_parts([label]) for label in results.labels}}
+    tables = [_overall(results, measures)]
+    for division, parts in divisions.items():
+        tables.append(_by_size(results, f"{by_size} by {division}, %", by_size, parts))
+    if comparison.gaps:
+        first = results.groups[0].name
+        title = f"difference to {first}, points, 95 % interval over queries"
+        tables.append(_gap_table(comparison, title, {measure: (measure, None) for measure in measures}))
+        for division, parts in divisions.items():
+            columns = {name: (by_size, part) for name, part in zip(GROUP_NAMES, parts, strict=True)}
+            tables.append(_gap_table(comparison, f"difference in {by_size} by {division}, points", columns))
+    return tables
+
+
+def _overall(results: Results, measures: Sequence[str]) -> Table:
+    metrics = results.groups[0].metrics[0]
+    spread = ": mean ± spread over seeds" if any(len(group.runs) > 1 for group in results.groups) else ""
+    table = _table(results, f"{metrics['split']}, %{spread}", *measures, "MedR")
+    folds = [of[FOLDS]["num"] for group in results.groups for of in group.metrics if of.get(FOLDS)]
+    for part in (None, FOLDS) if folds else (None,):
+        for direction in results.directions:
+            table.add_row(_named(direction) if part is None else f"{_named(direction)}, {folds[0]} folds")
+            for group in results.groups:
+                figures = [group.figure(direction, measure, part) for measure in (*measures, "median_rank")]
+                table.add_row(_indented(group), *map(_cell, figures))
+    every = [of for group in results.groups for of in group.metrics]
+    said = dict.fromkeys(words for of in every for words in (folds_in_words(of), coverage_in_words(of)) if words)
+    table.caption = "\n".join(said) or None
+    return table
+
+
+def folds_in_words(metrics: dict[str, Any]) -> str:
+    """Explain the figures of folds; empty if there are none.
+
+    >>> folds_in_words({"num_media": 5000, "folds": {"num": 5}})
+    '5 folds: mean over 5 parts of 1,000 media, each judged by itself'
+    """
+    if not metrics.get(FOLDS):
+        return ""
+    number = metrics[FOLDS]["num"]
+    about = "about " if metrics["num_media"] % number else ""
+    size = metrics["num_media"] // number
+    return f"{number} folds: mean over {number} parts of {about}{size:,} media, each judged by itself"
+
+
+def _by_size(results: Results, title: str, measure: str, parts: Sequence[str]) -> Table:
+    """Draw a measure in head, mid and tail, each with its interval over queries below it."""
+    table = _table(results, title, *GROUP_NAMES)
+    table.caption = "in brackets: 95 % interval over queries"
+    for direction in results.directions:
+        table.add_row(_named(direction))
+        for number, group in enumerate(results.groups):
+            cells = []
+            for part in parts:
+                interval = results.interval(number, direction, measure, part)
+                below = "" if interval is None else f"\n{interval_in_words(interval)}"
+                cells.append(_cell(group.figure(direction, measure, part)) + below)
+            table.add_row(_indented(group), *cells)
+    return table
+
+
+def _gap_table(comparison: Comparison, title: str, columns: Mapping[str, tuple[str, str | None]]) -> Table:
+    """Put intervals beside the differences, or below them where the table would be too wide.
+
+    columns: the measure and the part of each column.
+    """
+    for below in (False, True):
+        table = _table(comparison.results, title, *columns)
+        table.caption = "* the interval leaves out 0"
+        for direction in comparison.results.directions:
+            table.add_row(_named(direction))
+            for number, group in enumerate(comparison.results.groups[1:], start=1):
+                gaps = [comparison.gaps.get((number, direction, *column)) for column in columns.values()]
+                table.add_row(_indented(group), *(_gap_cell(gap, below) for gap in gaps))
+        if console.measure(table, options=console.options.update(max_width=10 * _WIDTH)).maximum <= _WIDTH:
+            break
+    return table
+
+
+def _table(results: Results, title: str, *columns: str) -> Table:
+    longest = max(len(_indented(group)) for group in results.groups)
+    return figure_table(title, "recipe", *columns, least=max(10, min(longest, _UNBROKEN)))
+
+
+def _named(direction: str) -> str:
+    return direction.replace("_to_", "→")
+
+
+def _indented(group: RunGroup) -> str:
+    return f"  {group.name}"
+
+
+def _gap_cell(gap: Gap | None, below: bool) -> str:
+    if gap is None:
+        return "–"
+    interval = f"({gap.low:+.1f}, {gap.high:+.1f})"
+    if below:
+        return f"{gap.mean:+.1f}\n{'*' if gap.is_clear else ''}{interval}"
+    return f"{gap.mean:+.1f}{'*' if gap.is_clear else ' '} {interval}"
+
+
+def _cell(figure: Figure | None) -> str:
+    return "–" if figure is None else str(figure)

@@ -1,0 +1,236 @@
+"""Comparing runs: grouping by recipe, mean and spread by hand, paired intervals, and refusals."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from tests_support import captioned_split
+
+from mmts.errors import MmtsError, RunError
+from mmts.evaluation.compare import compare_runs, comparison_tables
+from mmts.evaluation.rank import Judgement, save_judgement, summarize
+from mmts.evaluation.results import read_results
+from mmts.files import read_json, write_json
+from mmts.recipe.recipe import load_recipe, save_recipe
+from mmts.recipe.run_directory import RunDirectory
+
+
+def judged_run(
+    path: Path,
+    settings: Sequence[str],
+    text_ranks: Sequence[int],
+    media_ranks: Sequence[int],
+    graded: Sequence[float] | None = None,
+    name: str | None = None,
+) -> Path:
+    """Write the files of a run that was judged with these ranks; two captions a medium.
+
+    `graded` (captions,) is the average precision of text queries, the other graded scores are 1.
+    """
+    run = RunDirectory(path)
+    path.mkdir(parents=True)
+    recipe = load_recipe("catalogue", settings)
+    save_recipe(recipe.model_copy(update={"name": name or recipe.name}), run.recipe_file, {})
+    split = captioned_split([[f"a{i}", f"b{i}"] for i in range(len(media_ranks))])
+    top = torch.zeros(len(text_ranks), 1, dtype=torch.long), torch.zeros(len(media_ranks), 1, dtype=torch.long)
+    judgement = Judgement(
+        torch.tensor(text_ranks), torch.tensor(media_ranks), top[0], top[0].bool(), top[1], top[1].bool()
+    )
+    if graded is not None:
+        text_graded = torch.ones(len(text_ranks), 3, dtype=torch.float64)
+        text_graded[:, 0] = torch.tensor(graded)
+        judgement = replace(
+            judgement, text_graded=text_graded, media_graded=torch.ones(len(media_ranks), 3, dtype=torch.float64)
+        )
+    groups = torch.arange(len(text_ranks)) % 2  # no tail
+    write_json(run.metrics_file, summarize(judgement, split, groups, groups[split.first]))
+    save_judgement(run.judgement_file, judgement, split, Path(), "text", groups, groups, groups[split.first])
+    return path
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    learned = ["objective.temperature.rule=learned"]
+    return [
+        judged_run(tmp_path / "a0", ["train.seed=0"], [1, 2, 1, 9], [1, 7]),
+        judged_run(tmp_path / "a1", ["train.seed=1"], [1, 1, 1, 9], [1, 1]),
+        judged_run(tmp_path / "b0", learned, [1, 1, 1, 1], [1, 1]),
+    ]
+
+
+def test_runs_that_differ_only_in_the_seed_make_one_group(runs: list[Path]) -> None:
+    comparison = compare_runs(runs)
+    assert [group.name for group in comparison.results.groups] == ["a", "b0"]
+    assert [group.seeds for group in comparison.results.groups] == [(0, 1), (0,)]
+
+
+def test_mean_and_spread_are_those_of_the_hand(runs: list[Path]) -> None:
+    first, second = read_results(runs).groups
+    figure = first.figure("text_to_image", "R@1")
+    assert figure is not None
+    assert figure.mean == pytest.approx((50 + 75) / 2)
+    assert figure.spread == pytest.approx(np.std([50, 75], ddof=1))
+    assert str(figure) == "62.5 ± 17.7"
+    single = second.figure("text_to_image", "R@1")
+    assert single is not None
+    assert single.spread is None
+    assert first.figure("text_to_image", "R@1", "tail") is None
+    head = first.figure("text_to_image", "R@1", "head")
+    assert head is not None
+    assert head.mean == 100.0
+
+
+def test_differences_are_paired_over_queries(runs: list[Path]) -> None:
+    gaps = compare_runs(runs).gaps
+    to_image = gaps[1, "text_to_image", "R@1", None]
+    assert to_image.mean == pytest.approx(100 - 62.5)
+    # Medium 0 gains .25, medium 1 gains .5: whatever is drawn, the mean lies between.
+    assert (to_image.low, to_image.high) == (pytest.approx(25), pytest.approx(50))
+    assert to_image.is_clear
+    assert not gaps[1, "image_to_text", "R@10", None].is_clear
+    assert gaps[1, "text_to_image", "R@1", "head"].mean == 0
+    assert (1, "text_to_image", "R@1", "tail") not in gaps
+
+
+def test_graded_measures_are_compared_where_all_runs_have_them(tmp_path: Path) -> None:
+    ranks = [1, 2, 1, 9], [1, 7]
+    runs = [
+        judged_run(tmp_path / "a", [], *ranks, graded=[0.5, 0.5, 0.5, 0.5]),
+        judged_run(tmp_path / "b", ["train.epochs=3"], *ranks, graded=[0.75, 0.5, 0.75, 0.5]),
+    ]
+    comparison = compare_runs(runs)
+    gap = comparison.gaps[1, "text_to_image", "mAP", None]
+    assert gap.mean == pytest.approx(12.5)
+    assert comparison.gaps[1, "image_to_text", "nDCG", None].mean == 0
+    console = Console(width=200, record=True)
+    for table in comparison_tables(comparison):
+        console.print(table)
+    text = console.export_text()
+    for expected in ("mAP", "nDCG", "62.5", "+12.5"):
+        assert expected in text
+
+
+def test_runs_judged_on_other_queries_are_refused(runs: list[Path], tmp_path: Path) -> None:
+    other = judged_run(tmp_path / "c", ["train.epochs=3"], [1, 1, 1, 1, 1, 1], [1, 1, 1])
+    with pytest.raises(RunError, match="not judged on the same queries"):
+        compare_runs([*runs, other])
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    return [group.name for group in read_results(paths).groups]
+
+
+@pytest.mark.parametrize(
+    ("rules", "names"),
+    [
+        ([["fixed"], ["mm-ts"]], ["fixed", "mm-ts"]),
+        ([["fixed-2"], ["mm-ts-2"]], ["fixed-2", "mm-ts-2"]),
+        ([["a0", "a1"], ["b-seed0", "b-seed1"]], ["a", "b"]),
+        ([["glass-s1", "glass-s2"]], ["glass"]),
+        ([["fixed/seed-0", "fixed/seed-1"], ["mm-ts/seed-0"]], ["fixed", "mm-ts"]),
+        ([["first", "second"], ["other"]], ["catalogue", "other"]),
+        ([["x/run"], ["y/run"]], ["catalogue", "catalogue (epochs 21)"]),
+        (
+            [["x/run"], ["y/run"], ["z/run"], ["z/other"]],
+            ["catalogue", *(f"catalogue (epochs {at})" for at in (21, 22, 23))],
+        ),
+    ],
+)
+def test_rules_are_called_what_their_folders_are_or_what_differs(
+    tmp_path: Path, rules: Sequence[Sequence[str]], names: Sequence[str]
+) -> None:
+    paths = [
+        judged_run(tmp_path / folder, [f"train.seed={seed}", f"train.epochs={20 + rule}"], [1, 1], [1])
+        for rule, folders in enumerate(rules)
+        for seed, folder in enumerate(folders)
+    ]
+    assert names_of(paths) == names
+
+
+def test_long_differences_give_way_to_longer_paths(tmp_path: Path) -> None:
+    """All that differs is named, or none of it: two names may not hide what sets them apart."""
+    shifted = [f"objective.temperature={{rule: shifted, alpha: 0.02, low: 0.03, high: {high}}}" for high in (0.1, 0.2)]
+    paths = [
+        judged_run(tmp_path / folder / "run", settings, [1, 1], [1])
+        for folder, settings in (("x", []), ("y", shifted[:1]), ("z", shifted[1:]))
+    ]
+    assert names_of(paths) == ["x/run", "y/run", "z/run"]
+
+
+def test_names_may_be_given_one_for_each_rule(runs: list[Path]) -> None:
+    assert [group.name for group in compare_runs(runs, ["A", "B"]).results.groups] == ["A", "B"]
+    with pytest.raises(RunError, match="3 names are given for 2 rules: a; b0; one for each"):
+        compare_runs(runs, ["A", "B", "C"])
+    with pytest.raises(RunError, match="names must differ and not be empty"):
+        compare_runs(runs, ["A", "A"])
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"split": "te', b"\xff\xfe"])
+def test_damaged_metrics_are_named(runs: list[Path], content: bytes) -> None:
+    (runs[1] / "metrics.json").write_bytes(content)
+    with pytest.raises(MmtsError, match=r"metrics\.json is damaged"):
+        compare_runs(runs)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_damaged_judgement_is_named(runs: list[Path], share: float) -> None:
+    file = runs[1] / "judgement.npz"
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    with pytest.raises(MmtsError, match=r"judgement\.npz is damaged"):
+        compare_runs(runs)
+
+
+def printed(runs: Sequence[Path], width: int = 80) -> str:
+    console = Console(width=width, record=True)
+    for table in comparison_tables(compare_runs(runs)):
+        console.print(table)
+    return console.export_text()
+
+
+def test_the_tables_show_the_numbers(runs: list[Path]) -> None:
+    text = printed(runs, width=200)
+    for expected in ("62.5 ± 17.7", "+37.5* (+25.0, +50.0)", "–"):
+        assert expected in text
+
+
+def named_runs(folder: Path, names: Sequence[str], graded: Sequence[float] | None = None) -> list[Path]:
+    ranks = ([1, 2, 1, 9], [1, 7]), ([3, 3, 1, 1], [1, 7])
+    return [
+        judged_run(folder / name, [f"train.epochs={3 + at}"], *ranks[at], graded=graded, name=name)
+        for at, name in enumerate(names)
+    ]
+
+
+def test_short_names_have_intervals_beside_the_differences(tmp_path: Path) -> None:
+    text = printed(named_runs(tmp_path, ["fixed", "mm-ts"]))
+    assert "+0.0  (-50.0, +50.0)" in text
+
+
+@pytest.mark.parametrize("graded", [None, [0.5, 0.5, 0.5, 0.5]])
+@pytest.mark.parametrize("names", [("ek100-avion-tiny", "ek100-mmts-tiny"), ("a" * 17, "b" * 17)])
+def test_names_of_17_characters_stay_whole_in_80_columns(
+    tmp_path: Path, names: tuple[str, str], graded: list[float] | None
+) -> None:
+    lines = printed(named_runs(tmp_path, names, graded)).splitlines()
+    assert max(map(len, lines)) <= 80
+    for name in names:
+        assert sum(line.startswith(f"   {name} ") for line in lines) >= 4 + 2 * (name == names[1])
+    assert any("(-50.0, +50.0)" in line for line in lines)
+
+
+def test_coverage_and_folds_have_a_line_each(runs: list[Path]) -> None:
+    for at, run in enumerate(runs):
+        figures = {"R@1": 60.0 + 2 * at, "R@5": 71.5, "R@10": 81.5, "median_rank": 1.0}
+        folds = {"num": 2, "text_to_image": figures, "image_to_text": figures}
+        coverage = {"judged": 8, "annotated": 12, "published": 3350}
+        metrics = read_json(RunDirectory(run).metrics_file)
+        write_json(RunDirectory(run).metrics_file, metrics | {"folds": folds, "coverage": coverage})
+    text = printed(runs, width=200)
+    assert "covers 8 of the 12 clips annotated; papers judge on 3,350" in text
+    assert "2 folds: mean over 2 parts of 1 media, each judged by itself" in text
+    assert "text→image, 2 folds" in text
+    assert text.count("61.0 ± 1.4") == 2

@@ -1,0 +1,357 @@
+"""Components describe themselves: their signatures are the recipe's options, and anyone's class is one of them."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+import pytest
+import torch
+from annotated_types import Ge, Gt, Le, Lt
+from tests_support import draw_shapes
+from torch import Tensor
+from typer.testing import CliRunner
+
+from mmts.cli import app
+from mmts.errors import MmtsError, RecipeError
+from mmts.evaluation.compare import compare_runs
+from mmts.policies import POLICIES, Policy
+from mmts.recipe.components import FAMILIES, OBJECTIVE, POLICY, SCHEDULE, Family, Option, options_of
+from mmts.recipe.recipe import Recipe, load_recipe, parse_recipe
+from mmts.recipe.run_directory import RunDirectory, trusting_code
+from mmts.recipe.tiny import tiny
+from mmts.report import write_report
+from mmts.report.rules import rule_in_words
+from mmts.sweep import run_sweep
+from mmts.training.run import evaluate, train
+
+# --- every option of every component ---------------------------------------------------------------------------------
+
+GIVEN: dict[str, dict[str, Any]] = {  # options without a default
+    "constant": {"value": 0.1},
+    "linear": {"start": 0.1, "end": 0.2},
+    "cosine": {"low": 0.1, "high": 0.2},
+    "warmup": {"schedule": 0.1, "fraction": 0.1, "start": 0.05},
+    "join": {"schedules": [0.1, 0.2], "boundaries": [0.5]},
+    "step": {"values": [0.1, 0.2], "boundaries": [0.5]},
+    "scheduled": {"schedule": 0.1},
+}
+
+
+def content(family: Family, name: str, **options: Any) -> dict[str, Any]:
+    """A recipe's objective with the component in it."""
+    own = {family.key: name, **GIVEN.get(name, {}), **options}
+    if family is SCHEDULE:
+        own = {"rule": "scheduled", "schedule": own}
+    return own if family is OBJECTIVE else {"loss": "info_nce", "temperature": own}
+
+
+def place(family: Family) -> str:
+    if family is OBJECTIVE:
+        return "objective"
+    return "objective.temperature" if family is POLICY else "objective.temperature.schedule"
+
+
+def outside(hint: Any) -> Iterator[float]:
+    """Numbers just outside a range."""
+    if get_origin(hint) is not Annotated:
+        for each in get_args(hint):
+            yield from outside(each)
+        return
+    for bound in get_args(hint)[1:]:
+        if isinstance(bound, Gt | Lt):
+            yield bound.gt if isinstance(bound, Gt) else bound.lt
+        elif isinstance(bound, Ge | Le):
+            edge = bound.ge if isinstance(bound, Ge) else bound.le
+            whole = get_args(hint)[0] is int
+            away = -math.inf if isinstance(bound, Ge) else math.inf
+            yield edge + math.copysign(1, away) if whole else math.nextafter(edge, away)
+
+
+COMPONENTS = [(family, name) for family in FAMILIES for name in family.table]
+RANGED = [
+    (family, name, option, value)
+    for family, name in COMPONENTS
+    for option in options_of(family.table[name])
+    for value in outside(option.hint)
+]
+
+
+@pytest.mark.parametrize(("family", "name"), COMPONENTS, ids=lambda each: getattr(each, "word", each))
+def test_every_component_can_be_named_with_its_defaults_and_says_what_its_options_mean(family: Family, name: str):
+    recipe = parse_recipe({"objective": content(family, name), "train": {"epochs": 1}})
+    assert parse_recipe(recipe.model_dump(mode="json")) == recipe
+    assert all(option.meaning for option in options_of(family.table[name]))
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "option", "value"),
+    RANGED,
+    ids=[f"{family.word}-{name}-{option.name}={value}" for family, name, option, value in RANGED],
+)
+def test_a_number_outside_its_range_is_refused_when_the_recipe_is_read(
+    family: Family, name: str, option: Option, value: float
+):
+    with pytest.raises(RecipeError, match=rf"{place(family)}\.{option.name} is "):
+        parse_recipe({"objective": content(family, name, **{option.name: value}), "train": {"epochs": 1}})
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("objective.temperature={rule: learned, start: 2}", "objective.temperature: Learned: needs 0 < low <= start"),
+        ("objective.temperature={rule: macl, alpha: 4}", "objective.temperature: MACL: with alpha 4"),
+        ("objective.temperature={rule: temo, tau_alpha: -1}", "objective.temperature: TeMo: tau_min"),
+        ("objective.temperature={rule: shifted, alpha: 0.2}", "objective.temperature: Shifted: .*lower alpha or raise"),
+        ("objective={loss: isogclr, start: 1}", "objective: ISogCLR: start is 1"),
+        ("objective={loss: isogclr, low: 0.1, start: 0.2}", "objective: ISogCLR: low is 0.1 and high 0.05"),
+        ("objective={loss: tempnet, low: 0.1}", "objective: TempNet: low is 0.1 and high 0.05"),
+        ("objective={loss: sogclr, gamma: 2}", "objective: gamma is .*2.*; it must lie in"),
+        ("objective={loss: sogclr, temperature: {rule: learned}}", "objective: SogCLR: temperature is Learned"),
+        (
+            "objective.temperature={rule: scheduled, schedule: {kind: join, boundaries: [0.5], "
+            "schedules: [1, {kind: cosine, low: 2, high: 1}]}}",
+            r"objective.temperature.schedule.schedules\[1\]: Cosine: low 2 is greater than high 1",
+        ),
+        ("objective={loss: max_margin, margin: {rule: shifted, alpha: 1}}", "objective.margin: Shifted"),
+        ("objective.temperature={rule: fixd}", "objective.temperature.rule is 'fixd'; did you mean 'fixed'"),
+        ("objective.temperature={rul: fixed}", "objective.temperature: unknown key 'rul'; did you mean 'rule'"),
+        ("objective.temperature={rule: learned, strat: 1}", "objective.temperature: unknown key 'strat'; did you mean"),
+    ],
+)
+def test_a_combination_that_cannot_be_is_refused_when_the_recipe_is_read(setting: str, message: str):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("catalogue", [setting])
+
+
+@pytest.mark.parametrize("depth", [60, 300])
+def test_a_recipe_nested_too_deeply_is_refused(depth: int, tmp_path: Path):
+    lists = "[" * depth + "]" * depth
+    warmups = "{kind: warmup, fraction: 0.1, schedule: " * depth + "0.1" + "}" * depth
+    for objective in (lists, f"{{temperature: {{rule: scheduled, schedule: {warmups}}}}}"):
+        (tmp_path / "deep.yaml").write_text(f"objective: {objective}\ntrain: {{epochs: 1}}\n")
+        with pytest.raises(RecipeError, match="nested too deeply"):
+            load_recipe(tmp_path / "deep.yaml")
+    content: Any = 0.1
+    for _ in range(depth):
+        content = {"kind": "warmup", "fraction": 0.1, "schedule": content}
+    with pytest.raises(RecipeError, match="recipe: the recipe is nested too deeply"):
+        parse_recipe({"objective": {"temperature": {"rule": "scheduled", "schedule": content}}, "train": {"epochs": 1}})
+
+
+def test_a_recipe_that_aliases_make_huge_is_refused(tmp_path: Path):
+    lines = ["a0: &a0 {kind: constant, value: 0.1}"]
+    lines += [
+        f"a{n}: &a{n} {{kind: join, boundaries: [0.3, 0.6], schedules: [*a{n - 1}, *a{n - 1}, *a{n - 1}]}}"
+        for n in range(1, 20)
+    ]
+    lines += ["objective: {temperature: {rule: scheduled, schedule: *a19}}", "train: {epochs: 1}"]
+    (tmp_path / "huge.yaml").write_text("\n".join(lines))
+    with pytest.raises(RecipeError, match=r"the recipe holds .* values, more than the 10,000"):
+        load_recipe(tmp_path / "huge.yaml")
+
+
+def test_reading_a_recipe_draws_no_random_numbers():
+    before = torch.get_rng_state()
+    load_recipe("catalogue", ["objective={loss: tempnet}"])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_policy_inside_the_package_is_a_class_and_a_line_in_the_table(monkeypatch: pytest.MonkeyPatch):
+    class Halved(Policy):
+        """Half of a number (docs/method.md, 3.9).
+
+        value: the number.
+        """
+
+        def __init__(self, value: float = 0.2) -> None:
+            super().__init__()
+            self.value = value
+
+        def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
+            return torch.tensor(self.value / 2)
+
+    monkeypatch.setitem(POLICIES, "halved", Halved)  # type: ignore[arg-type]
+    recipe = load_recipe("catalogue", ["objective.temperature={rule: halved, value: 0.5}"])
+    assert rule_in_words(recipe) == "temperature by Halved: half of a number"
+    assert "Half of a number" in CliRunner().invoke(app, ["recipes", "--policies"]).output
+
+
+# --- components of somebody's own ------------------------------------------------------------------------------------
+
+CODE = '''
+from typing import Annotated
+import torch
+from mmts.losses import info_nce
+from mmts.objectives import Objective, ObjectiveOutput, policy_values
+from mmts.options import Positive, RecipeDefault
+from mmts.policies import Policy
+
+
+class Cooling(Policy):
+    """From `start` down to `end` (nobody's paper).
+
+    start: where it starts.
+    end: where it ends.
+    """
+
+    def __init__(self, start: Positive = 0.2, end: Positive = 0.05) -> None:
+        super().__init__()
+        self.start, self.end = start, end
+
+    def forward(self, progress, index, similarity=None):
+        return torch.tensor(self.start + (self.end - self.start) * progress)
+
+
+class Doubled(Objective):
+    """InfoNCE, twice."""
+
+    def __init__(self, num_captions: int, temperature: Annotated[Policy, RecipeDefault({"rule": "fixed"})]) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.register_buffer("seen", torch.zeros(num_captions))
+
+    def forward(self, x, y, *, progress, index, media_index=None, positives=None, relevance=None):
+        self.seen[index] += 1
+        temperature = policy_values(self.temperature, x, y, progress, index)
+        loss = 2 * info_nce(x, y, temperature, positives=positives)
+        return ObjectiveOutput(loss, {"temperature": temperature.detach()})
+
+
+class Sawtooth:
+    """Down `teeth` times from `high` to half of it.
+
+    high: the highest value.
+    teeth: how many there are.
+    """
+
+    def __init__(self, high: Positive = 0.1, teeth: int = 2) -> None:
+        self.high, self.teeth = high, teeth
+        self.minimum, self.maximum = high / 2, high
+
+    def __call__(self, progress):
+        return self.high * (1 - (self.teeth * progress % 1) / 2)
+'''
+RECIPE = """
+objective:
+  loss: my_rules.py:Doubled
+  temperature: {rule: my_rules.py:Cooling, start: 0.3}
+concepts: {encoder: tfidf}
+train: {epochs: 2, batch_size: 16}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("outside")
+    draw_shapes(folder / "data")
+    (folder / "my_rules.py").write_text(CODE)
+    (folder / "my.yaml").write_text(RECIPE)
+    return folder
+
+
+def recipe_of(folder: Path, *settings: str) -> Recipe:
+    return tiny(load_recipe(folder / "my.yaml", [*settings]), ["train.steps=4"]).with_data(folder / "data")
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Path:
+    train(recipe_of(folder), folder / "run")
+    return folder / "run"
+
+
+def test_a_policy_and_an_objective_of_ones_own_train_and_go_on(folder: Path, run: Path):
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["temperature"]["mean"] for line in lines] == pytest.approx([0.3, 0.2375, 0.175, 0.1125])
+    assert train(recipe_of(folder), run, resume=True)["split"] == "test"
+    settings = ["objective={loss: info_nce, temperature: {rule: scheduled, schedule: {kind: my_rules.py:Sawtooth}}}"]
+    with pytest.raises(RecipeError, match=r"objective.temperature.schedule.kind: .*my_rules.py cannot be imported"):
+        recipe_of(folder, *settings)  # with --set a file is named from where one is
+    whole = settings[0].replace("my_rules.py", str(folder / "my_rules.py"))
+    train(recipe_of(folder, whole), folder / "scheduled")
+
+
+def test_the_code_that_a_run_directory_names_is_not_run_unasked(
+    folder: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    named = rf"recipe.yaml: objective.loss names code outside mmts, {folder}/my_rules.py:Doubled.*--trust-code"
+    for way in (
+        lambda: evaluate(run),
+        lambda: compare_runs([run]),
+        lambda: write_report([run], tmp_path / "report.html"),
+        lambda: RunDirectory(run).recipe(),
+    ):
+        with pytest.raises(MmtsError, match=named):
+            way()
+    with trusting_code():
+        assert evaluate(run)["split"] == "test"
+        write_report([run], tmp_path / "report.html")
+    assert "temperature by Cooling: from `start` down to `end`" in (tmp_path / "report.html").read_text()
+    for command in (["evaluate", run], ["compare", run], ["index", run, folder / "data"], ["search", run, "a"]):
+        result = CliRunner().invoke(app, [*map(str, command)])
+        assert "--trust-code" in str(result.exception), command
+    result = CliRunner().invoke(app, ["evaluate", str(run), "--trust-code", "--quiet"])
+    assert result.exit_code == 0, result.exception
+    with pytest.raises(MmtsError, match=named):  # trust ends with the command
+        evaluate(run)
+
+
+def test_a_sweep_takes_rules_of_ones_own_in_several_processes(folder: Path, tmp_path: Path):
+    rule = f"{{set: {{objective.temperature: {{rule: '{folder}/my_rules.py:Cooling'}}}}}}"
+    lines = [
+        "recipe: from-scratch",
+        "set: {train.epochs: 1, concepts.encoder: tfidf, train.batch_size: 16}",
+        "trials: 1",
+    ]
+    lines += ["seeds: {tune: [0], test: [1, 2]}", "rules:", "  fixed: {}", f"  cooling: {rule}"]
+    (tmp_path / "sweep.yaml").write_text("\n".join(lines))
+    board = run_sweep(tmp_path / "sweep.yaml", folder / "data", tmp_path / "out", processes=2)
+    assert "cooling" in board.read_text()
+
+
+def test_the_command_line_lists_the_components_of_a_file(folder: Path):
+    result = CliRunner().invoke(app, ["recipes", "--policies", str(folder / "my_rules.py")])
+    assert result.exit_code == 0
+    output = " ".join(result.output.split())  # on a narrow terminal the second column is broken into lines
+    for name, about in (("Cooling", "From `start` down"), ("Doubled", "InfoNCE, twice"), ("Sawtooth", "Down `teeth`")):
+        assert f"{folder}/my_rules.py:{name}" in output
+        assert about.split()[0] in output
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my_rules.py:Coolng", "has no class 'Coolng'; did you mean 'Cooling'"),
+        ("my_rules.py:Doubled", "is not a policy; it must be a subclass of mmts's Policy"),
+        ("other.py:Cooling", "other.py cannot be imported: FileNotFoundError"),
+        ("no_such_module:Cooling", "no_such_module cannot be imported: ModuleNotFoundError"),
+        ("my_rules.py:", "a class of yours is written file.py:Class or module:Class"),
+    ],
+)
+def test_a_class_that_is_not_there_is_named_with_the_nearest(folder: Path, name: str, message: str):
+    (folder / "wrong.yaml").write_text(f"objective: {{temperature: {{rule: '{name}'}}}}\ntrain: {{epochs: 1}}\n")
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(folder / "wrong.yaml")
+
+
+@pytest.mark.parametrize(
+    ("signature", "body", "message"),
+    [
+        ("self, table: torch.Tensor", "", "parameters of Odd cannot be options of a recipe"),
+        ("self, value: 'NoSuchType' = 1", "", "parameters of Odd cannot be options of a recipe .NameError"),
+        ("self", "raise ValueError('not today')", "objective.temperature: Odd cannot be made: ValueError: not today"),
+    ],
+)
+def test_what_is_wrong_with_a_class_of_ones_own_is_one_line(signature: str, body: str, message: str, tmp_path: Path):
+    code = f"import torch\nfrom mmts.policies import Policy\nclass Odd(Policy):\n    def __init__({signature}):\n"
+    (tmp_path / "odd.py").write_text(f"{code}        super().__init__(){'; ' if body else ''}{body}\n")
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("catalogue", [f"objective.temperature.rule={tmp_path}/odd.py:Odd"])
+
+
+def test_an_option_of_ones_own_class_is_checked_as_any_other(folder: Path):
+    with pytest.raises(RecipeError, match=r"objective\.temperature\.start is -1; it must be greater than 0"):
+        load_recipe(folder / "my.yaml", ["objective.temperature.start=-1"])
+    with pytest.raises(RecipeError, match=r"objective\.temperature: unknown key 'ende'; did you mean 'end'"):
+        load_recipe(folder / "my.yaml", ["objective.temperature.ende=1"])

@@ -56,7 +56,7 @@ CONTENTS = {
             "Speed and memory <benchmarks>",
             "Three million captions <benchmarks-large>",
         ],
-        "Understand and extend": ["The method <method>", "adding"],
+        "Understand and extend": ["The method <method>", "adding", "glossary", "Where the code is <code-map>"],
         "Reference": ["reference/commands", "reference/recipe"],
     },
     "leaderboard": {

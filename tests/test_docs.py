@@ -102,3 +102,15 @@ def test_every_command_and_option_is_in_the_reference() -> None:
 def test_every_shipped_recipe_is_a_file_that_says_how_to_run_it() -> None:
     for name, text in shipped_recipes().items():
         assert text.startswith("# mmts "), name
+
+
+def test_every_path_of_the_code_map_exists() -> None:
+    page = (ROOT / "docs" / "code-map.md").read_text()
+    paths = re.findall(r"`([\w/]+(?:/|\.\w+))`", page)
+    assert len(paths) > 50
+    folder = ""
+    for path in paths:
+        if path.endswith("/"):
+            folder = path
+        places = (ROOT, ROOT / "src" / "mmts", ROOT / "src" / "mmts" / folder)
+        assert any((place / path).exists() for place in places), path

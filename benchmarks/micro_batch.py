@@ -1,4 +1,4 @@
-"""A batch in micro-batches (GradCache), compared with the whole batch at once: the price of the saved memory in time."""
+"""A batch in micro-batches (GradCache), compared with the whole batch at once: saved memory for more time."""
 
 from collections.abc import Iterator
 

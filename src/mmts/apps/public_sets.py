@@ -1,4 +1,4 @@
-"""The public data sets that `mmts prepare` knows: what belongs to each, where it is found, and what was published."""
+"""The public data sets that `mmts prepare` knows: their parts, where to get them, and the published counts."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ from mmts.data.records import Dataset
 
 @dataclass(frozen=True)
 class Part:
-    """Something a data set's folder should hold: any one of `patterns` (globs from the folder) will do.
+    """A part of a data set's folder: a file or folder that matches one of `patterns` (globs from the folder).
 
-    `place` is where to put it, in words or as a path; the first pattern where that is not given.
+    `place` says where to put it, if the first pattern does not.
     """
 
     what: str
     patterns: tuple[str, ...]
     address: str
     size: str
-    licence: str
+    license: str
     required: bool = True
     place: str = ""
 
 
 @dataclass(frozen=True)
 class PublicSet:
-    """A public data set: its parts, its reader, and the media and captions that were published, by split."""
+    """A public data set: its parts, its reader, and how many media and captions were published, by split."""
 
     title: str
     parts: tuple[Part, ...]
@@ -39,16 +39,16 @@ class PublicSet:
 
 
 _KARPATHY = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
-_COCO_TERMS = "each photo's own Creative Commons licence, see https://cocodataset.org/#termsofuse"
+_COCO_TERMS = "each photo has its own Creative Commons license, see https://cocodataset.org/#termsofuse"
 _EPIC_ANNOTATIONS = "https://github.com/epic-kitchens/epic-kitchens-100-annotations"
-_EPIC_LICENCE = "CC BY-NC 4.0"
+_EPIC_LICENSE = "CC BY-NC 4.0"
 _CC3M = "https://ai.google.com/research/ConceptualCaptions/download"
-_CC3M_LICENCE = "free for any purpose, naming Google LLC; each image has its owner's"
+_CC3M_LICENSE = "free for any purpose if Google LLC is named; each image has its owner's license"
 
 
 def _karpathy_part(name: str) -> Part:
     file = f"dataset_{name}.json"
-    return Part("Karpathy's splits", (file, f"annotations/{file}"), _KARPATHY, "about 40 MB", "none stated")
+    return Part("Karpathy's splits", (file, f"annotations/{file}"), _KARPATHY, "about 40 MB", "not stated")
 
 
 def _coco_part(name: str, size: str) -> Part:
@@ -58,21 +58,21 @@ def _coco_part(name: str, size: str) -> Part:
 
 def _epic_part(what: str, inner: str, name: str, size: str, required: bool = True) -> Part:
     outer = ("", "annotations/", "epic-kitchens-100-annotations/")
-    patterns = tuple(dict.fromkeys(f"{each}{folder}{name}" for each in outer for folder in (inner, "")))
-    return Part(what, patterns, _EPIC_ANNOTATIONS, size, _EPIC_LICENCE, required)
+    patterns = tuple(dict.fromkeys(f"{base}{folder}{name}" for base in outer for folder in (inner, "")))
+    return Part(what, patterns, _EPIC_ANNOTATIONS, size, _EPIC_LICENSE, required)
 
 
 def _cc3m_parts(split: str, tsv: str, folders: tuple[str, ...], size: str, required: bool = True) -> tuple[Part, ...]:
-    """Return the captions and the images of a split; shards hold both."""
+    """Return the captions and the images of a split; shards contain both."""
     shards = ("*.tar", f"{split}/*.tar") if required else (f"{split}/*.tar", "validation/*.tar", "*val*.tar")
     return (
-        Part(f"captions of {split} (or shards)", (tsv, *shards), _CC3M, size, _CC3M_LICENCE, required),
+        Part(f"captions of {split} (or shards)", (tsv, *shards), _CC3M, size, _CC3M_LICENSE, required),
         Part(
             f"images of {split} (or shards)",
             (*folders, Path(tsv).stem, *shards),
-            "downloaded by https://github.com/rom1504/img2dataset from the addresses",
-            "as large as you scale them",
-            "each image has its owner's",
+            "download them with https://github.com/rom1504/img2dataset from the addresses",
+            "their size depends on your scaling",
+            "each image has its owner's license",
             required,
         ),
     )
@@ -86,9 +86,9 @@ PUBLIC_SETS: Mapping[str, PublicSet] = {
             Part(
                 "photos",
                 ("flickr30k-images", "flickr30k_images", "images", "*.jpg"),
-                "https://shannon.cs.illinois.edu/DenotationGraph/ (by a form)",
+                "https://shannon.cs.illinois.edu/DenotationGraph/ (request it with the form)",
                 "4.4 GB",
-                "Flickr's terms of use; for non-commercial research and education",
+                "Flickr's terms of use; only non-commercial research and education",
             ),
         ),
         lambda root: read_karpathy(karpathy_file(root, "flickr30k")),
@@ -100,7 +100,7 @@ PUBLIC_SETS: Mapping[str, PublicSet] = {
         (_karpathy_part("coco"), _coco_part("train2014", "13 GB"), _coco_part("val2014", "6 GB")),
         lambda root: read_karpathy(karpathy_file(root, "coco")),
         {"train": (113_287, 566_747), "val": (5_000, 25_000), "test": (5_000, 25_000)},
-        "Published for train: 82,783 photos of train and 30,504 of restval.",
+        "The published count of train is 82,783 photos of train and 30,504 of restval.",
     ),
     "cc3m": PublicSet(
         "CC3M (Conceptual Captions)",
@@ -110,7 +110,7 @@ PUBLIC_SETS: Mapping[str, PublicSet] = {
         ),
         read_cc3m,
         {"train": (3_318_333, 3_318_333), "val": (15_840, 15_840)},
-        "Only addresses are published; in December 2021 2,905,954 images of train could be had.",
+        "Only addresses are published; in December 2021, 2,905,954 images of train could be downloaded.",
     ),
     "ek100": PublicSet(
         "EPIC-KITCHENS-100 multi-instance retrieval",
@@ -136,13 +136,13 @@ PUBLIC_SETS: Mapping[str, PublicSet] = {
                 "https://github.com/epic-kitchens/epic-kitchens-download-scripts; in 15-second "
                 "chunks at 320 pixels: https://utexas.box.com/v/ek100-320p-15sec-30fps",
                 "about 1 TB as recorded",
-                _EPIC_LICENCE,
+                _EPIC_LICENSE,
                 place="videos/P01/P01_01.MP4 and so on, or features/P01_01_0.npy and so on",
             ),
         ),
         read_epic_kitchens,
         {"train": (67_217, 15_989), "test": (9_668, 3_842)},
-        "Captions are counted as the sentences that the split is judged with.",
+        "Captions are the sentences that the split is evaluated with.",
     ),
     "youcook2": PublicSet(
         "YouCook2",
@@ -152,19 +152,19 @@ PUBLIC_SETS: Mapping[str, PublicSet] = {
                 ("youcookii_annotations_trainval.json", "annotations/youcookii_annotations_trainval.json"),
                 "http://youcook2.eecs.umich.edu/download",
                 "a few MB",
-                "see the page",
+                "see that page",
             ),
             Part(
                 "videos (or features)",
                 ("videos", "raw_videos", "training", "validation", "*.mp4", "*.mkv", "*.webm", "features/*.npy"),
-                "YouTube, by the script that comes with the annotations; many are gone",
-                "2,000 videos of 176 hours together, as large as you choose",
-                "each video has its owner's",
+                "YouTube, with the script that comes with the annotations; many videos are gone",
+                "2,000 videos, 176 hours in total; their size depends on the resolution",
+                "each video has its owner's license",
                 place="videos/<id>.mp4, or features/<id>_<segment>.npy",
             ),
         ),
         read_youcook2,
         {"train": (10_337, 10_337), "val": (3_492, 3_492)},
-        "A medium is a segment: of 1,333 videos for train and of 457 for val.",
+        "A medium is a segment of a video: train has 1,333 videos and val has 457.",
     ),
 }

@@ -76,7 +76,7 @@ class LongTail:
             heights = [self.sizes[at] for at in places]
             if number <= _MOST_BARS:
                 x, bars = [at + 1 for at in places], [height - bottom for height in heights]
-                axes.bar(x, bars, bottom=bottom, color=color, width=min(0.72, 24 * number / width))
+                axes.bar(x, bars, bottom=bottom, color=color, width=min(0.72, 48 * number / width))
             elif places:  # the concepts of a group are neighbors
                 edges = [places[0] + 0.5 + at for at in range(len(places) + 1)]
                 axes.stairs(heights, edges, baseline=bottom, fill=True, color=color)

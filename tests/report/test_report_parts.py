@@ -197,9 +197,7 @@ def test_the_gallery_shows_what_the_judgement_says(contents: Contents) -> None:
         ]
         assert answer.rank == run.arrays["text_ranks"][row]
         assert all((hit.source or "").startswith("data:image/") for hit in answer.hits)
-        distribution = contents.distributions[0]
-        assert isinstance(distribution, ConceptDistribution)
-        assert query.concept == distribution.names[int(run.arrays["text_concepts"][row])]
+        assert query.concept == int(run.arrays["text_concepts"][row])
     for query in gallery.media:
         row = run.meta["captions"].index(query.text)  # one caption an image
         answer = query.answers[1]

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from rich import box
+from rich.table import Column, Table
 from torch import Tensor
 
 from mmts.concepts import ConceptDistribution
-from mmts.console import console
+from mmts.console import console, figure_table
 from mmts.data.records import SPLITS
 from mmts.errors import InputError, counted
 from mmts.files import atomic_write, check_file_path
@@ -49,16 +51,10 @@ class Analysis:
 def analyze(
     captions: Sequence[str], distribution: ConceptDistribution, *, empty_captions: int = 0, show: int = 5
 ) -> Analysis:
-    """Measure how long the tail of a caption file is.
+    """Measure how long the tail of a caption file is, and name the `show` largest and smallest concepts.
 
-    Args:
-        captions: (N,) the captions that `distribution` was made from, without the empty ones.
-        distribution: Their concepts.
-        empty_captions: How many empty captions were removed.
-        show: How many of the largest and smallest concepts to name.
-
-    Raises:
-        InputError: the number of captions is not the number of samples in `distribution`.
+    captions: (N,) those that `distribution` was made from, after `empty_captions` empty ones were removed. Raises
+    InputError if their number is not the number of samples in `distribution`.
 
     >>> captions = ["a cup", "a cup", "red cup", "a lamp"]
     >>> analysis = analyze(captions, ConceptDistribution.from_labels(["cup", "cup", "cup", "lamp"]))
@@ -98,18 +94,8 @@ def analyze_path(
 ) -> Analysis:
     """Read captions, find their concepts, print the analysis, and write concepts.npz and long_tail.png into `out`.
 
-    Args:
-        path: A data folder or caption file.
-        out: Folder to write to; files of the same name there are replaced.
-        split: One split; None takes all samples.
-        label: The label of the media to use as the concept; None clusters the captions.
-        num_concepts: How many clusters, or "auto".
-        encoder: As in `ConceptDistribution.from_captions`.
-        seed: Of the clustering.
-        columns: Which columns of a table to read, in the syntax of `--columns`.
-
-    Raises:
-        MmtsError: unreadable data, or data from which no concepts can be made.
+    The options are those of `mmts analyze`: `split` None takes all samples, `label` None clusters the captions.
+    Raises MmtsError for unreadable data, or data from which no concepts can be made.
     """
     from mmts.recipe.recipe import Columns, Data, parse_columns, parse_concepts
     from mmts.training.build import build_distribution
@@ -173,19 +159,13 @@ def gini(sizes: Tensor) -> float:
 
 def print_analysis(analysis: Analysis) -> None:
     """Print the numbers as tables on the terminal."""
-    from rich import box
-    from rich.table import Table
-
-    facts = Table(box=None, show_header=False, pad_edge=False)
-    facts.add_column()
-    facts.add_column(justify="right")
-    facts.add_column(style="dim")
     largest, smallest = analysis.largest[0].size, analysis.smallest[0].size
     median = f"{analysis.median_size:,.1f}".removesuffix(".0")
     sizes = f"{largest:,} down to {smallest:,} samples, median {median}"
     if largest == smallest:
         sizes = f"each with {counted(largest, 'sample')}"
     repeats = f"{analysis.duplicates / analysis.samples:.1%} of the samples repeat a caption"
+    facts = Table.grid(Column(), Column(justify="right"), Column(style="dim"), padding=(0, 2, 0, 0))
     facts.add_row("samples", f"{analysis.samples:,}")
     facts.add_row("distinct captions", f"{analysis.distinct_captions:,}", repeats)
     facts.add_row("empty captions", f"{analysis.empty_captions:,}", "left out" if analysis.empty_captions else "")
@@ -193,9 +173,7 @@ def print_analysis(analysis: Analysis) -> None:
     facts.add_row("Gini coefficient", f"{analysis.gini:.3f}", "of concept sizes; 0 if all sizes are equal")
     facts.add_row("largest 10 % of concepts", f"{analysis.top_tenth_share:.1%}", "of the samples")
 
-    groups = Table("group", box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("concepts", "samples", "share", "sizes"):
-        groups.add_column(title, justify="right")
+    groups = figure_table("", "group", "concepts", "samples", "share", "sizes", least=4)
     for name, group in analysis.groups.items():
         span = " to ".join(dict.fromkeys(f"{size:,}" for size in (group.largest, group.smallest)))
         share = f"{group.samples / analysis.samples:.1%}"
@@ -215,13 +193,7 @@ def print_analysis(analysis: Analysis) -> None:
 
 
 def draw_long_tail(distribution: ConceptDistribution, path: str | Path, *, title: str = "") -> None:
-    """Draw the concept sizes as a PNG file, head, mid and tail in three colors, and name a few concepts.
-
-    Args:
-        distribution: The concepts.
-        path: The PNG file; its folder is made if it does not exist.
-        title: The name of the data, written above the picture.
-    """
+    """Draw the concept sizes as a PNG file, head, mid and tail in three colors, and name a few concepts."""
     from matplotlib.patches import Patch
 
     tail, width = LongTail.of(distribution), 780
@@ -254,22 +226,18 @@ def _name_concepts(axes: Any, tail: LongTail) -> None:
         axes.set_xticks(range(1, number + 1), [clean(name, room) for name in tail.names])
         return
     last = number - 1
+    line = {"arrowstyle": "-", "color": "#777777", "linewidth": 0.7, "shrinkA": 1, "shrinkB": 1}
     for place in sorted({0, last // 8, last // 3, (2 * last) // 3, last}):
-        is_last = place == last  # its name ends at the right edge, above all bars that it passes over
-        height = tail.sizes[int(0.8 * last) if is_last else place]
+        text = f"{clean(tail.names[place], 24)} ({tail.sizes[place]:,})"
+        height, shift, align, start = tail.sizes[place], (6, 14), "left", (0.05, 0)
+        if place == last:  # the name ends at the right edge, above all bars that it passes over
+            height, shift, align, start = tail.sizes[int(0.8 * last)], (0, 12), "right", (0.98, 0)
         axes.annotate(
-            f"{clean(tail.names[place], 24)} ({tail.sizes[place]:,})",
+            text,
             xy=(place + 1, tail.sizes[place]),
             xytext=(place + 1, height),
-            textcoords=offset_copy(axes.transData, axes.figure, *((0, 12) if is_last else (6, 14)), units="points"),
-            ha="right" if is_last else "left",
+            textcoords=offset_copy(axes.transData, axes.figure, *shift, units="points"),
+            ha=align,
             fontsize=10,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": "#777777",
-                "linewidth": 0.7,
-                "shrinkA": 1,
-                "shrinkB": 1,
-                "relpos": (0.98, 0) if is_last else (0.05, 0),
-            },
+            arrowprops=line | {"relpos": start},
         )

@@ -98,20 +98,16 @@ def _device() -> Iterator[Finding]:
 
     from mmts.devices import has_bf16
 
-    if torch.cuda.is_available():
-        device = torch.device("cuda")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory / 1e9
         yield Finding("device", "ok", f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {memory:.0f} GB")
-    elif torch.version.cuda:
-        device = torch.device("cpu")
-        yield Finding("device", "note", "CPU", f"torch is built for CUDA {torch.version.cuda}, but it finds no GPU")
     else:
-        device = torch.device("cpu")
-        yield Finding("device", "ok", "CPU")
-    if has_bf16(device):
-        yield Finding("bf16", "ok", "in hardware")
-    else:
-        yield Finding("bf16", "ok", "emulated", "train.precision: bf16 would be slower than fp32 here")
+        lacks = f"torch is built for CUDA {torch.version.cuda}, but it finds no GPU" if torch.version.cuda else ""
+        yield Finding("device", "note" if lacks else "ok", "CPU", lacks)
+    is_fast = has_bf16(device)
+    slow = "" if is_fast else "train.precision: bf16 would be slower than fp32 here"
+    yield Finding("bf16", "ok", "in hardware" if is_fast else "emulated", slow)
     threads, cores = torch.get_num_threads(), os.cpu_count() or 1
     fix = "" if threads <= cores else f"set OMP_NUM_THREADS={cores}: more threads than cores slow each other down"
     found = f"torch uses {threads}, and the machine has {cores} cores"
@@ -122,12 +118,10 @@ def _decoders() -> Iterator[Finding]:
     import av
     from PIL import features
 
-    missing = [name for name in ("jpg", "webp", "zlib") if not features.check(name)]
-    if missing:
-        found = f"Pillow lacks support for {', '.join(missing)}"
-        yield Finding("images", "wrong", found, "pip install --force-reinstall pillow")
-    else:
-        yield Finding("images", "ok", "JPEG, PNG, WebP")
+    lacks = ", ".join(name for name in ("jpg", "webp", "zlib") if not features.check(name))
+    found = f"Pillow cannot read {lacks}" if lacks else "JPEG, PNG, WebP"
+    fix = "pip install --force-reinstall pillow" if lacks else ""
+    yield Finding("images", "wrong" if lacks else "ok", found, fix)
     codecs = [name for name in ("h264", "hevc", "vp9", "av1") if name in av.codecs_available]
     fix = "" if "h264" in codecs else "pip install --force-reinstall av"
     yield Finding("videos", "wrong" if fix else "ok", ", ".join(codecs) or "no codec", fix)

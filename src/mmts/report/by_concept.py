@@ -15,10 +15,10 @@ from mmts.evaluation.compare import Gap
 from mmts.evaluation.rank import extreme_classes
 from mmts.evaluation.results import SIDES, query_scores
 from mmts.metrics import bootstrap_interval, seeded_bootstrap_interval
-from mmts.report.charts import Dot, Line, change_panel, size_panel, wide_and_narrow
+from mmts.report.charts import ConceptChange, Line, change_panel, size_panel, wide_and_narrow
 from mmts.report.contents import Contents
 from mmts.report.finding import Finding
-from mmts.report.wording import clean, in_title, interval_in_words, isolated, signed
+from mmts.report.wording import clean, in_title
 
 _BINS = 6
 _LEAST_IN_BIN = 30
@@ -44,19 +44,6 @@ class Queries:
     clusters: Tensor
     scores: tuple[Tensor, ...]
     num_unknown: int
-
-
-@dataclass(frozen=True)
-class ConceptChange:
-    """The queries of one concept under the first rule and under another; in percent and points."""
-
-    name: str
-    size: int
-    group: int
-    num_queries: int
-    first: float
-    other: float
-    gap: Gap
 
 
 @dataclass(frozen=True)
@@ -109,10 +96,9 @@ def concept_section(contents: Contents, finding: Finding) -> dict[str, Any]:
         draw = partial(size_panel, title, f"{contents.measure}, %", lines, places)
         charts.append((title, *wide_and_narrow(draw, f"size{len(charts)}")))
     queries = by_side[0]
-    order = sorted(finding.verdicts, key=lambda verdict: -verdict.difference)
     changes = []
     if not isinstance(queries, str):
-        changes = [find_changes(contents, queries, verdict.number) for verdict in order]
+        changes = [find_changes(contents, queries, verdict.number) for verdict in finding.verdicts]
     return {
         "size_charts": charts,
         "num_unknown": num_unknown,
@@ -212,20 +198,9 @@ def find_changes(contents: Contents, queries: Queries, number: int) -> Changes:
     chance, charts = 0.0, None
     if changes:
         chance = largest_by_chance(first[:, rows], other[:, rows], queries.concepts[rows], queries.clusters[rows])
-        charts = _change_charts(changes, number, f"difference in {contents.measure}, points")
+        draw = partial(change_panel, changes, f"difference in {contents.measure}, points")
+        charts = wide_and_narrow(draw, f"change{number}", 1056)
     return Changes(number, least, are_dealt(first, other), tuple(changes), 100 * chance, charts)
-
-
-def _change_charts(changes: list[ConceptChange], number: int, ylabel: str) -> tuple[Markup, Markup]:
-    dots = []
-    for change in changes:
-        text = (
-            f"{signed(change.gap.mean)} points, interval {interval_in_words(change.gap)}, "
-            f"{counted(change.num_queries, 'query', 'queries')}\n"
-            f"{isolated(change.name)} ({counted(change.size, 'training sample')})"
-        )
-        dots.append(Dot(change.size, change.gap.mean, change.group, text, change.gap.is_clear))
-    return wide_and_narrow(partial(change_panel, dots, ylabel), f"change{number}", 1056)
 
 
 def are_dealt(first: Tensor, other: Tensor) -> bool:

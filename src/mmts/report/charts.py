@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from markupsafe import Markup
 
 from mmts.errors import counted
+from mmts.evaluation.compare import Gap
 from mmts.report.svg import DASHES, GROUPS, INK, MUTED, PAPER, SERIES, drawing, inline_svg, marker
-from mmts.report.wording import isolated
+from mmts.report.wording import interval_in_words, isolated, signed
 
 T = TypeVar("T")
 _HOVER_POINTS = 41
@@ -43,14 +44,16 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Dot:
-    """A concept in a chart of differences: its size, its difference, its group, its tooltip."""
+class ConceptChange:
+    """The queries of one concept under the first rule and under another; in percent and points."""
 
-    x: int
-    y: float
+    name: str
+    size: int
     group: int
-    text: str
-    is_filled: bool
+    num_queries: int
+    first: float
+    other: float
+    gap: Gap
 
 
 def wide_and_narrow(draw: Callable[[str, int], Markup], identifier: str, wide: int = 504) -> tuple[Markup, Markup]:
@@ -141,23 +144,28 @@ def size_panel(
         return inline_svg(figure, identifier, f"{title}: {ylabel} by concept size. {ends}", tooltips)
 
 
-def change_panel(dots: Sequence[Dot], ylabel: str, identifier: str, width: int) -> Markup:
+def change_panel(changes: Sequence[ConceptChange], ylabel: str, identifier: str, width: int) -> Markup:
     """Draw differences by concept size: one dot per concept, filled if its interval leaves out 0."""
     with drawing(width, 280) as figure:
         axes = figure.add_subplot()
         axes.axhline(0, color=MUTED, linewidth=1)
-        tooltips: dict[str, list[str]] = {}
-        for number, dot in enumerate(sorted(dots, key=lambda dot: (dot.group, dot.is_filled))):
-            color, gid = GROUPS[dot.group], f"dot{number}"
+        tooltips = {}
+        for number, change in enumerate(sorted(changes, key=lambda change: (change.group, change.gap.is_clear))):
+            color, gid = GROUPS[change.group], f"dot{number}"
             axes.plot(
-                dot.x, dot.y, marker="o", markersize=8, color=color, markerfacecolor=color if dot.is_filled else PAPER,
-                markeredgewidth=1.6, linestyle="none", gid=gid, clip_on=False,
+                change.size, change.gap.mean, marker="o", markersize=8, color=color, markeredgewidth=1.6, gid=gid,
+                markerfacecolor=color if change.gap.is_clear else PAPER, linestyle="none", clip_on=False,
             )  # fmt: skip
-            tooltips[gid] = [dot.text]
-        _size_axis(axes, min(dot.x for dot in dots), max(dot.x for dot in dots))
+            tooltips[gid] = [
+                f"{signed(change.gap.mean)} points, interval {interval_in_words(change.gap)}, "
+                f"{counted(change.num_queries, 'query', 'queries')}\n"
+                f"{isolated(change.name)} ({counted(change.size, 'training sample')})"
+            ]
+        sizes, differences = [change.size for change in changes], [change.gap.mean for change in changes]
+        _size_axis(axes, min(sizes), max(sizes))
         _finish(axes, ylabel, 6)
-        highest, lowest = max(dot.y for dot in dots), min(dot.y for dot in dots)
-        label = f"{ylabel} of {counted(len(dots), 'concept')} by size: from {lowest:.1f} to {highest:.1f}"
+        span = f"from {min(differences):.1f} to {max(differences):.1f}"
+        label = f"{ylabel} of {counted(len(changes), 'concept')} by size: {span}"
         return inline_svg(figure, identifier, label, tooltips, read="xy")
 
 

@@ -3,12 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmts.errors import counted
 from mmts.evaluation.compare import Gap
-from mmts.evaluation.rank import coverage_in_words
 from mmts.evaluation.results import Figure
 from mmts.report.contents import Contents
-from mmts.report.curves import number_of_validations
 from mmts.report.wording import interval_in_words, isolated, listed, signed
 
 
@@ -43,15 +40,6 @@ class Verdict:
         known = {self.outside_spread, self.outside_interval} - {None}
         return known == {True}
 
-    def in_short(self) -> str:
-        """Give the difference, the spread and the interval."""
-        parts = [f"{signed(self.difference)} points"]
-        if self.spread is not None:
-            parts.append(f"{'outside' if self.outside_spread else 'within'} the spread over seeds ({self.spread:.1f})")
-        if self.gap is not None:
-            parts.append(f"95 % interval {interval_in_words(self.gap)}")
-        return ", ".join(parts)
-
     def in_words(self, first: str) -> str:
         """Say how far the rule is from the baseline, and whether chance alone would explain that."""
         where = f"{abs(self.difference):.1f} points {'above' if self.difference > 0 else 'below'} {first}"
@@ -71,11 +59,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Finding:
-    """The headline, the sentences under it, the data it was measured on, and a verdict on every rule but the first."""
+    """The headline, the sentences under it, and the verdicts on all rules but the first, the best rule first."""
 
     headline: str
     sentences: tuple[str, ...]
-    measured: str
     verdicts: tuple[Verdict, ...]
 
 
@@ -83,16 +70,15 @@ def find(contents: Contents) -> Finding:
     """Say which rule is best by the leading measure of text queries, and whether it clearly differs from the first."""
     first = contents.figure(0, contents.directions[0])
     if first is None:
-        return Finding("These runs have no recall to compare", (), "", ())
+        return Finding("These runs have no recall to compare", (), ())
     verdicts = _verdicts(contents, first)
-    best = max(verdicts, key=lambda verdict: verdict.difference, default=None)
+    best = verdicts[0] if verdicts else None
     sentences = (
         _best_sentence(contents, verdicts, best),
         _tail_sentence(contents, best),
         _other_direction(contents, best),
     )
-    headline = _headline(contents, first, verdicts)
-    return Finding(headline, tuple(filter(None, sentences)), _measured(contents), tuple(verdicts))
+    return Finding(_headline(contents, first, verdicts), tuple(filter(None, sentences)), tuple(verdicts))
 
 
 def _verdicts(contents: Contents, first: Figure) -> list[Verdict]:
@@ -104,7 +90,7 @@ def _verdicts(contents: Contents, first: Figure) -> list[Verdict]:
             spread = max((spread for spread in (figure.spread, first.spread) if spread is not None), default=None)
             gap = contents.gap(number, direction)
             verdicts.append(Verdict(number, figure, figure.mean - first.mean, spread, gap))
-    return verdicts
+    return sorted(verdicts, key=lambda verdict: -verdict.difference)
 
 
 def _headline(contents: Contents, first: Figure, verdicts: Sequence[Verdict]) -> str:
@@ -169,31 +155,6 @@ def _other_direction(contents: Contents, best: Verdict | None) -> str:
     if contents.measure == "mAP":
         return f"In the other direction, from {contents.kind} to text, mAP is {known}."
     return f"In the other direction, a right caption comes first for {known} of the {contents.kind}s."
-
-
-def _measured(contents: Contents) -> str:
-    metrics = contents.metrics
-    number = f"{counted(metrics['num_captions'], 'caption')} of {counted(metrics['num_media'], contents.kind)}"
-    start = {
-        "train": f"Measured on {number} of the training data itself",
-        "val": f"Measured on {number} of the val split{_use_of_val(contents)}",
-    }.get(metrics["split"], f"Measured on {number} that training did not see ({metrics['split']} split)")
-    covered = coverage_in_words(metrics)
-    end = f" This {covered}." if covered else ""
-    runs = sorted({len(group.seeds) for group in contents.groups})
-    whose = "of each rule" if len(contents.groups) > 1 else "of one recipe"
-    if runs == [1]:
-        return f"{start}; one run {whose}, so the spread over seeds is unknown.{end}"
-    seeds = f"{runs[0]} seeds" if len(runs) == 1 else f"{runs[0]} to {runs[-1]} seeds"
-    return f"{start}, with {seeds} {whose}; ± is the sample standard deviation over seeds.{end}"
-
-
-def _use_of_val(contents: Contents) -> str:
-    """Say whether the val split also chose the checkpoint."""
-    numbers = [number_of_validations(path) for group in contents.groups for path in group.paths]
-    if max(numbers) > 1:
-        return ", which also chose the checkpoint" + ("" if min(numbers) > 1 else " of some runs")
-    return ", which chose no checkpoint: training looked at it only once, at the end" if min(numbers) == 1 else ""
 
 
 def _outcome(contents: Contents, figure: Figure) -> str:

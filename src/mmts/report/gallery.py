@@ -1,14 +1,14 @@
 """A dozen text queries with the media found for them, and a dozen media with the captions, correct ones marked."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.data.records import Medium
-from mmts.evaluation.results import Judged
+from mmts.evaluation.results import SIDES, Judged
 from mmts.report.contents import Contents
 from mmts.report.pictures import data_uri
 from mmts.report.wording import clean
@@ -30,23 +30,21 @@ class Hit:
 
 @dataclass(frozen=True)
 class Answer:
-    """The first results of one rule for a query, and the rank of the first correct one."""
+    """The first results of one rule (its number) for a query, and the rank of the first correct one."""
 
     number: int
-    name: str
     hits: tuple[Hit, ...]
     rank: int
 
 
 @dataclass(frozen=True)
 class Query:
-    """A caption, or a medium with its picture and first caption; the group and, if known, the concept and its size."""
+    """A caption, or a medium with its picture and first caption; its group and, if known, the number of its concept."""
 
     text: str
     source: str | None
     group: str
-    concept: str | None
-    size: int | None
+    concept: int | None
     answers: tuple[Answer, ...]
 
 
@@ -54,7 +52,7 @@ class Query:
 class Gallery:
     """The queries of both directions, and the numbers of the rules that answer them; `absent` says why there is none.
 
-    num_missing: how many media have no picture. are_features: they are all features, which have none.
+    num_missing: how many media have no picture. are_features: whether all media are features, which have no picture.
     """
 
     rules: Sequence[int]
@@ -70,11 +68,10 @@ def make_gallery(contents: Contents, rules: Sequence[int]) -> Gallery:
     runs = [run for run in (contents.judged[number] for number in rules) if run is not None]
     if len(runs) < len(rules):
         return Gallery(rules, absent="a run has no judgement.npz; `mmts evaluate` on it writes the file")
-    meta = runs[0].meta
+    meta, arrays, distribution = runs[0].meta, runs[0].arrays, contents.distributions[0]
     captions = meta["captions"]
-    first_caption: dict[int, int] = {}
-    for row, owner in enumerate(runs[0].arrays["owner"].tolist()):
-        first_caption.setdefault(owner, row)
+    first_caption = {owner: row for row, owner in reversed(list(enumerate(arrays["owner"].tolist())))}
+
     sources: dict[int, str | None] = {}
 
     def picture(medium: int) -> str | None:
@@ -85,30 +82,27 @@ def make_gallery(contents: Contents, rules: Sequence[int]) -> Gallery:
     def caption_of(medium: int, longest: int = 160) -> str:
         return clean(captions[first_caption[medium]] if medium in first_caption else "", longest)
 
-    def medium_hit(medium: int, is_right: bool) -> Hit:
-        return Hit(is_right, caption_of(medium, 80), picture(medium))
+    def hit(side: str, at: int, is_right: bool) -> Hit:
+        return Hit(is_right, caption_of(at, 80), picture(at)) if side == "text" else Hit(is_right, clean(captions[at]))
 
-    def caption_hit(row: int, is_right: bool) -> Hit:
-        return Hit(is_right, clean(captions[row]))
+    def query(side: str, row: int) -> Query:
+        concepts = runs[0].concepts[SIDES.index(side)] if distribution and "text_concepts" in arrays else None
+        concept = -1 if concepts is None else int(concepts[row])
+        is_known = distribution is not None and 0 <= concept < distribution.num_concepts
+        answers = []
+        for number, run in zip(rules, runs, strict=True):
+            top, right = (run.arrays[f"{side}_{name}"][row][:_SHOWN].tolist() for name in ("top", "top_relevant"))
+            hits = tuple(hit(side, at, bool(is_right)) for at, is_right in zip(top, right, strict=True) if at >= 0)
+            answers.append(Answer(number, hits, int(run.arrays[f"{side}_ranks"][row])))
+        text, source = (clean(captions[row]), None) if side == "text" else (caption_of(row), picture(row))
+        group = GROUP_NAMES[int(arrays[f"{side}_groups"][row])]
+        return Query(text, source, group, concept if is_known else None, tuple(answers))
 
-    def answers(side: str, row: int, hit: Callable[[int, bool], Hit]) -> tuple[Answer, ...]:
-        results = []
-        for run, number in zip(runs, rules, strict=True):
-            top, right = (run.arrays[f"{side}_{what}"][row][:_SHOWN].tolist() for what in ("top", "top_relevant"))
-            hits = tuple(hit(at, bool(is_right)) for at, is_right in zip(top, right, strict=True) if at >= 0)
-            results.append(Answer(number, contents.names[number], hits, int(run.arrays[f"{side}_ranks"][row])))
-        return tuple(results)
-
-    texts, media = [], []
-    for row in choose_queries(runs, "text", captions):
-        about = _about(contents, runs[0], "text", row, row)
-        texts.append(Query(clean(captions[row]), None, *about, answers("text", row, medium_hit)))
-    for row in choose_queries(runs, "media", meta["media_ids"]):
-        about = _about(contents, runs[0], "media", row, first_caption.get(row))
-        media.append(Query(caption_of(row), picture(row), *about, answers("media", row, caption_hit)))
+    texts = tuple(query("text", row) for row in choose_queries(runs, "text", captions))
+    media = tuple(query("media", row) for row in choose_queries(runs, "media", meta["media_ids"]))
     num_missing = sum(source is None for source in sources.values())
     are_features = all(path.endswith(".npy") for path in meta["media_paths"])
-    return Gallery(rules, tuple(texts), tuple(media), num_missing, are_features=are_features)
+    return Gallery(rules, texts, media, num_missing, are_features=are_features)
 
 
 def choose_queries(runs: Sequence[Judged], side: str, names: Sequence[str]) -> list[int]:
@@ -150,17 +144,3 @@ def _medium(meta: dict[str, Any], number: int) -> Medium:
         frames=None if first is None else (first, last),
         member=None if members is None or members[number] is None else tuple(members[number]),
     )
-
-
-def _about(
-    contents: Contents, run: Judged, side: str, row: int, caption: int | None
-) -> tuple[str, str | None, int | None]:
-    """Return a query's group, and the name and training size of its caption's concept if they are known."""
-    group = GROUP_NAMES[int(run.arrays[f"{side}_groups"][row])]
-    distribution = contents.distributions[0]
-    if distribution is None or caption is None or "text_concepts" not in run.arrays:
-        return group, None, None
-    concept = int(run.arrays["text_concepts"][caption])
-    if not 0 <= concept < distribution.num_concepts or (side == "media" and run.meta["relevance"] == "graded"):
-        return group, None, None
-    return group, clean(distribution.names[concept], 60), int(distribution.sizes[concept])

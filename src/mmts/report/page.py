@@ -4,7 +4,7 @@ import base64
 import hashlib
 import re
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -19,7 +19,7 @@ from mmts.console import console
 from mmts.data.formats.collect import WITH_ARTICLE
 from mmts.errors import counted, rounded
 from mmts.evaluation.compare import folds_in_words
-from mmts.evaluation.rank import shown_measures
+from mmts.evaluation.rank import coverage_in_words, shown_measures
 from mmts.evaluation.results import FOLDS, PARTS, Figure, RunGroup
 from mmts.files import atomic_write
 from mmts.recipe.run_directory import RunDirectory, differences
@@ -27,7 +27,7 @@ from mmts.report import charts
 from mmts.report.by_concept import class_tables, concept_section
 from mmts.report.contents import Contents, read_contents
 from mmts.report.curves import loss_line, number_of_validations, recall_line, rule_in_words, value_curve
-from mmts.report.finding import Finding, find
+from mmts.report.finding import find
 from mmts.report.gallery import make_gallery
 from mmts.report.svg import shape
 from mmts.report.tail import LongTail
@@ -72,7 +72,7 @@ def _fill_in(contents: Contents, out: Path, title: str | None) -> str:
     finding = find(contents)
     first_concepts = contents.distributions[0]
     tail = None if first_concepts is None else LongTail.of(first_concepts)
-    others = sorted(finding.verdicts, key=lambda verdict: -verdict.difference)
+    num_seeds = sorted(len(group.seeds) for group in contents.groups)
     folder = contents.groups[0].recipe.data.path
     return template.render(
         contents=contents,
@@ -85,9 +85,12 @@ def _fill_in(contents: Contents, out: Path, title: str | None) -> str:
         kind=contents.kind,
         a_medium=WITH_ARTICLE[contents.kind],
         measure=contents.measure,
-        has_spread=any(len(group.seeds) > 1 for group in contents.groups),
+        has_spread=num_seeds[-1] > 1,
+        num_seeds=sorted({*num_seeds}),
+        validations=[number_of_validations(path) for group in contents.groups for path in group.paths],
+        coverage=coverage_in_words(contents.metrics),
         finding=finding,
-        rules=_rules(contents, finding),
+        rules=_rules(contents),
         tail=tail,
         tail_chart=charts.wide_and_narrow(tail.chart, "tail", 1056) if tail else None,
         concepts_made=first_concepts.provenance if first_concepts else None,
@@ -96,7 +99,7 @@ def _fill_in(contents: Contents, out: Path, title: str | None) -> str:
         **_results(contents),
         **concept_section(contents, finding),
         class_tables=class_tables(contents),
-        gallery=make_gallery(contents, [0, *(verdict.number for verdict in others[:1])]),
+        gallery=make_gallery(contents, [0, *(verdict.number for verdict in finding.verdicts[:1])]),
         changes=_changes(contents.groups),
         commands=_commands(contents, out),
         versions=_versions(path for group in contents.groups for path in group.paths),
@@ -108,22 +111,12 @@ def _resource(name: str) -> str:
     return resources.files("mmts.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _rules(contents: Contents, finding: Finding) -> list[dict[str, Any]]:
-    verdicts = {verdict.number: verdict.in_short() for verdict in finding.verdicts}
+def _rules(contents: Contents) -> list[dict[str, str]]:
     rules = []
-    for number, group in enumerate(contents.groups):
+    for name, group in zip(contents.names, contents.groups, strict=True):
         recipe = yaml.safe_dump(group.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         words = rule_in_words(group.recipe)
-        rules.append(
-            {
-                "name": contents.names[number],
-                "words": words[:1].upper() + words[1:],
-                "figure": contents.figure(number, contents.directions[0]),
-                "verdict": verdicts.get(number, ""),
-                "seeds": group.seeds,
-                "recipe": recipe,
-            }
-        )
+        rules.append({"name": name, "words": words[:1].upper() + words[1:], "recipe": recipe})
     return rules
 
 
@@ -152,57 +145,40 @@ def _learning(contents: Contents) -> dict[str, Any]:
     for at, direction in enumerate(contents.directions):
         if lines := [line for rule in rules if (line := recall_line(*rule, direction))]:
             panels.append((in_title(direction), charts.learning_panel("validation R@1, %", lines, f"val{at}", 1, " %")))
-    was_validated = any(number_of_validations(path) for group in contents.groups for path in group.paths)
-    return {"learning": panels, "num_losses": len(losses), "was_validated": was_validated}
+    return {"learning": panels, "num_losses": len(losses)}
 
 
 def _results(contents: Contents) -> dict[str, Any]:
     measure = contents.measure
     folds = dict.fromkeys(folds_in_words(metrics) for group in contents.groups for metrics in group.metrics)
     return {
-        "recall_charts": _charts(contents, _recall_rows, "recall", f"{measure}, %", False),
+        "recall_charts": _charts(contents, "recall", f"{measure}, %", False),
         "tables": [_table(contents, direction) for direction in contents.directions],
         "folds": list(filter(None, folds)),
-        "gap_charts": _charts(contents, _gap_rows, "gap", f"difference in {measure}, points", True),
+        "gap_charts": _charts(contents, "gap", f"difference in {measure}, points", True),
         "num_intervals": sum(key[2] == measure and key[3] in PARTS for key in contents.gaps),
         "gap_rows": sorted(contents.gaps.items(), key=lambda item: (item[0][0], contents.directions.index(item[0][1]))),
     }
 
 
-def _charts(
-    contents: Contents,
-    rows_of: Callable[[Contents, str], list[charts.Row]],
-    identifier: str,
-    xlabel: str,
-    zero: bool,
-) -> list[tuple[str, Markup, Markup]]:
-    """Draw a dot chart of each direction that has rows."""
+def _charts(contents: Contents, identifier: str, xlabel: str, are_gaps: bool) -> list[tuple[str, Markup, Markup]]:
+    """Draw recalls or differences as a dot chart for each direction that has any."""
     drawn = []
     for at, direction in enumerate(contents.directions):
-        if rows := rows_of(contents, direction):
-            draw = partial(charts.dot_panel, in_title(direction), rows, xlabel, zero)
+        rows = []
+        for part in PARTS:
+            for number, (name, group) in enumerate(zip(contents.names, contents.groups, strict=True)):
+                figure, gap = contents.figure(number, direction, part), contents.gap(number, direction, part)
+                if are_gaps and gap is not None:
+                    text, ends = f"{signed(gap.mean)} points, {interval_in_words(gap)}", (gap.low, gap.high)
+                    rows.append(charts.Row(part or "all", name, number, gap.mean, ends, text, gap.is_clear))
+                elif not are_gaps and figure is not None:
+                    values = group.values(direction, contents.measure, part) or ()
+                    rows.append(charts.Row(part or "all", name, number, figure.mean, values, f"{figure} %"))
+        if rows:
+            draw = partial(charts.dot_panel, in_title(direction), rows, xlabel, are_gaps)
             drawn.append((in_title(direction), *charts.wide_and_narrow(draw, f"{identifier}{at}")))
     return drawn
-
-
-def _recall_rows(contents: Contents, direction: str) -> list[charts.Row]:
-    rows = []
-    for part in PARTS:
-        for number, (name, group) in enumerate(zip(contents.names, contents.groups, strict=True)):
-            if (figure := contents.figure(number, direction, part)) is not None:
-                values = group.values(direction, contents.measure, part) or ()
-                rows.append(charts.Row(part or "all", name, number, figure.mean, values, f"{figure} %"))
-    return rows
-
-
-def _gap_rows(contents: Contents, direction: str) -> list[charts.Row]:
-    rows = []
-    for part in PARTS:
-        for number, name in enumerate(contents.names):
-            if (gap := contents.gap(number, direction, part)) is not None:
-                text = f"{signed(gap.mean)} points, {interval_in_words(gap)}"
-                rows.append(charts.Row(part or "all", name, number, gap.mean, (gap.low, gap.high), text, gap.is_clear))
-    return rows
 
 
 def _table(contents: Contents, direction: str) -> dict[str, Any]:

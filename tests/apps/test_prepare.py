@@ -78,10 +78,11 @@ def test_an_empty_folder_says_where_to_get_everything(
     with pytest.raises(DataError) as caught:
         prepare(name, "data")
     out = capsys.readouterr().out
-    for part in PUBLIC_SETS[name].parts:
-        assert (part.what in str(caught.value)) == part.required
-        for text in (part.what, part.address, part.size, part.license):
-            assert " ".join(text.split()) in " ".join(out.split())
+    for source in PUBLIC_SETS[name].sources:
+        for part in source.parts:
+            assert (part.what in str(caught.value)) == part.required
+            for text in (part.what, source.address, part.size, source.license):
+                assert " ".join(text.split()) in " ".join(out.split())
     assert all(len(line) <= 80 for line in out.splitlines()[1:])
     assert list((tmp_path / "data").iterdir()) == []
 

@@ -117,7 +117,7 @@ def test_the_page_says_how_far_to_trust_it(runs: list[Path]) -> None:
     text = text_of(write_report(runs, runs[0].parent / "report.html").read_text(encoding="utf-8"))
     assert "3 concepts with at least 5 text queries can be compared. The interval leaves out 0 for 2 of them" in text
     assert "the largest gain among these concepts would still be about" in text
-    assert "Left out: 8 queries (both directions together) without a concept known from training." in text
+    assert "8 queries (in both directions together) without a concept known from training are left out." in text
     assert "red, circle, thing 0 400 training samples 40 25 75 +50.0" in text
     assert "blue, square, thing 1 168 training samples 30 100 50 −50.0" in text
 

@@ -86,7 +86,8 @@ def test_one_graded_run_says_its_map(tmp_path: Path, data: tuple[Path, list[str]
 def test_recall_leads_and_is_defined_elsewhere(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
     text = page_text(two_runs(tmp_path, data))
     assert (
-        "The numbers are R@1 of text queries: the share of captions for which a right image comes first of 30." in text
+        "The numbers are R@1 of text queries: the share of captions for which a right image is ranked first among 30."
+        in text
     )
     assert "mAP" not in text
 

@@ -9,7 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mmts.apps.public_sets import PUBLIC_SETS, Part, PublicSet
+from braceexpand import braceexpand
+
+from mmts.apps.public_sets import PUBLIC_SETS, PublicSet, Source
 from mmts.console import console, progress_bar
 from mmts.data.records import Dataset, Medium
 from mmts.errors import DataError, counted, nearest, percent
@@ -40,8 +42,7 @@ def prepare(name: str, root: str | Path) -> Path:
     if root.is_file():
         raise DataError(f"{root} is a file; --root is the data set's folder")
     _say(f"{public.title} in {root}")
-    missing = [part.what for part in _report(public.parts, root) if part.required]
-    if missing:
+    if missing := _report(public.sources, root):
         where = f"{root} lacks" if root.is_dir() else f"{root} {why_missing(root)}. Get"
         raise DataError(f"{where} {'; '.join(missing)}. The lines above say where to get them")
     try:
@@ -114,21 +115,24 @@ def _row(medium: Medium, root: Path) -> dict[str, Any]:
     return {key: value for key, value in row.items() if value is not None}
 
 
-def _report(parts: Sequence[Part], root: Path) -> list[Part]:
-    """Say which parts exist, and where to get the others and to put them; return those others."""
-    missing: list[Part] = []
-    for at, part in enumerate(parts):
-        found = next((pattern for pattern in part.patterns if _exists(root, pattern)), None)
-        if found is not None:
-            _say(f"  found    {part.what}: {found}", 11)
-        else:
-            missing.append(part)
+def _report(sources: Sequence[Source], root: Path) -> list[str]:
+    """Say which parts exist, where to get the others, and where to put them; return the missing required parts."""
+    missing = []
+    for source in sources:
+        is_complete = True
+        for part in source.parts:
+            patterns = [pattern for braces in part.patterns for pattern in braceexpand(braces)]
+            found = next((pattern for pattern in patterns if _exists(root, pattern)), None)
+            if found is not None:
+                _say(f"  found    {part.what}: {found}", 11)
+                continue
+            is_complete = False
             state = "missing" if part.required else "optional"
-            _say(f"  {state:<8} {part.what}: {part.place or part.patterns[0]} ({part.size})", 11)
-        is_last = at + 1 == len(parts) or parts[at + 1].address != part.address
-        if is_last and missing and missing[-1].address == part.address:  # once for all parts from one address
-            _say(f"    {part.address}", 4)
-            _say(f"    license: {part.license}", 4)
+            _say(f"  {state:<8} {part.what}: {part.place or patterns[0]} ({part.size})", 11)
+            missing += [part.what] if part.required else []
+        if not is_complete:
+            _say(f"    {source.address}", 4)
+            _say(f"    license: {source.license}", 4)
     return missing
 
 

@@ -61,59 +61,44 @@ def wide_and_narrow(draw: Callable[[str, int], Markup], identifier: str, wide: i
     return draw(f"{identifier}-wide", wide), draw(f"{identifier}-narrow", 350)
 
 
-def value_panel(word: str, rule: str, lines: Sequence[Line], top: float, identifier: str) -> Markup:
-    """Draw the temperature or margin of head, mid and tail over training; a single line stands for all samples."""
-    colors = [INK if len(lines) == 1 else GROUPS[line.number] for line in lines]
-    ranges = "; ".join(f"{line.name} between {min(line.mean):.3f} and {max(line.mean):.3f}" for line in lines)
-    label = f"{word.capitalize()} over training with {rule}: {ranges}"
-    strokes = [{"color": color, "linewidth": 2} for color in colors]
-    return _training_panel(word, lines, strokes, "{:.4f}", identifier, label, top)
-
-
-def learning_panel(title: str, lines: Sequence[Line], identifier: str, digits: int, unit: str = "") -> Markup:
-    """Draw a figure over training, one line per rule, with a band from the lowest to the highest seed."""
-    shape = f"{{:.{digits}f}}{unit}"
-    ends = ", ".join(f"{line.name} ends at {shape.format(line.mean[-1])}" for line in lines)
-    strokes = [_stroke(line) for line in lines]
-    return _training_panel(title, lines, strokes, shape, identifier, f"{title} over training: {ends}")
-
-
-def _training_panel(
-    title: str,
-    lines: Sequence[Line],
-    strokes: Sequence[dict[str, Any]],
-    shape: str,
-    identifier: str,
-    label: str,
-    top: float | None = None,
+def training_panel(
+    what: str, title: str, lines: Sequence[Line], shape: str, identifier: str, top: float | None = None
 ) -> Markup:
+    """Draw a figure over training, with bands; `shape` formats its values, `what` names the chart to a screen reader.
+
+    Lines are rules. If `top`, the end of the vertical axis, is given, they are head, mid and tail, or a single line for
+    all samples.
+    """
     from matplotlib.ticker import FixedLocator, StrMethodFormatter
 
     with drawing(340, 220) as figure:
         axes = figure.add_subplot()
-        tooltips = {}
-        for line, stroke in zip(lines, strokes, strict=True):
+        tooltips: dict[str, list[str]] = {}
+        ranges = []
+        for line in lines:
+            stroke = _stroke(line)
+            if top is not None:
+                stroke = {"color": INK if len(lines) == 1 else GROUPS[line.number], "linewidth": 2}
             percent = [100 * progress for progress in line.x]
             if line.low != line.high:
                 axes.fill_between(percent, line.low, line.high, color=stroke["color"], alpha=0.16, linewidth=0)
             axes.plot(percent, line.mean, **stroke)
-            chosen = thinned(range(len(percent)), _HOVER_POINTS)
-            texts = []
+            chosen, gid = thinned(range(len(percent)), _HOVER_POINTS), f"hover-{line.number}"
+            _hover_points(axes, [percent[at] for at in chosen], [line.mean[at] for at in chosen], gid, stroke["color"])
+            tooltips[gid] = []
             for at in chosen:
                 low, mean, high = (shape.format(values[at]) for values in (line.low, line.mean, line.high))
                 band = "" if low == high else f" ({low.removesuffix(' %')} to {high})"
-                texts.append(f"{isolated(line.name)}: {mean}{band}\nat {percent[at]:.0f} % of training")
-            gid = f"hover-{line.number}"
-            _hover_points(axes, [percent[at] for at in chosen], [line.mean[at] for at in chosen], gid, stroke["color"])
-            tooltips[gid] = texts
-        if top is not None:
-            axes.set_ylim(0, top)
+                tooltips[gid].append(f"{isolated(line.name)}: {mean}{band}\nat {percent[at]:.0f} % of training")
+            least, most, last = (shape.format(value) for value in (min(line.mean), max(line.mean), line.mean[-1]))
+            ranges.append(f"{line.name} between {least} and {most}, {last} at the end")
+        axes.set_ylim(bottom=None if top is None else 0, top=top)
         axes.set_xlim(0, 100)
         axes.xaxis.set_major_locator(FixedLocator([0, 25, 50, 75, 100]))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g} %"))
         axes.set_xlabel("of training")
         _finish(axes, title, 5)
-        return inline_svg(figure, identifier, label, tooltips)
+        return inline_svg(figure, identifier, f"{what} over training: {'; '.join(ranges)}", tooltips)
 
 
 def size_panel(

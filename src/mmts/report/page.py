@@ -127,11 +127,13 @@ def _values(contents: Contents) -> dict[str, Any]:
     tops: dict[str, float] = {}
     for curve in curves.values():
         tops[curve.word] = max(tops.get(curve.word, 0), *(max(line.high) for line in curve.lines))
+    panels: list[tuple[str, Markup]] = []
+    for name, curve in curves.items():
+        what, top = f"{curve.word.capitalize()} with {name}", 1.08 * tops[curve.word]
+        panel = charts.training_panel(what, curve.word, curve.lines, "{:.4f}", f"value{len(panels)}", top)
+        panels.append((name, panel))
     return {
-        "values": [
-            (name, charts.value_panel(curve.word, name, curve.lines, 1.08 * tops[curve.word], f"value{number}"))
-            for number, (name, curve) in enumerate(curves.items())
-        ],
+        "values": panels,
         "value_words": list(tops) or ["temperature"],
         "logged": [name for name, curve in curves.items() if curve.is_logged],
         "has_bands": any(line.low != line.high for curve in curves.values() for line in curve.lines),
@@ -141,10 +143,11 @@ def _values(contents: Contents) -> dict[str, Any]:
 def _learning(contents: Contents) -> dict[str, Any]:
     rules = [(contents.names[number], number, group) for number, group in enumerate(contents.groups)]
     losses = [line for rule in rules if (line := loss_line(*rule))]
-    panels = [("Loss", charts.learning_panel("training loss", losses, "loss", 2))] if losses else []
+    panels = [("Loss", charts.training_panel("Loss", "training loss", losses, "{:.2f}", "loss"))] if losses else []
     for at, direction in enumerate(contents.directions):
         if lines := [line for rule in rules if (line := recall_line(*rule, direction))]:
-            panels.append((in_title(direction), charts.learning_panel("validation R@1, %", lines, f"val{at}", 1, " %")))
+            title, name = in_title(direction), "validation R@1, %"
+            panels.append((title, charts.training_panel(f"{title}, {name}", name, lines, "{:.1f} %", f"val{at}")))
     return {"learning": panels, "num_losses": len(losses)}
 
 

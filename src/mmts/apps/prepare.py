@@ -25,15 +25,8 @@ _WIDTH = 80
 def prepare(name: str, root: str | Path) -> Path:
     """Check a public data set's folder, write ROOT/manifest.jsonl, print the counts, and return the manifest.
 
-    The output lists which parts are there and which are missing. ROOT/missing.txt lists files that the annotations name
-    but that do not exist.
-
-    Args:
-        name: flickr30k, coco, cc3m, ek100 or youcook2.
-        root: the folder.
-
-    Raises:
-        DataError: unknown name, missing parts, or an error of the reader.
+    The output lists which parts are there and which are missing; ROOT/missing.txt lists the files that the annotations
+    name but that do not exist. Raises DataError for an unknown name, missing parts, or data that cannot be read.
     """
     if name not in PUBLIC_SETS:
         raise DataError(f"there is no public data set {name!r} to prepare; {nearest(name, PUBLIC_SETS)}")

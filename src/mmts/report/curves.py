@@ -26,15 +26,15 @@ _BINS = 50
 
 @dataclass(frozen=True)
 class ValueCurve:
-    """The mean temperature or margin of head, mid and tail samples over training, in a band from minimum to maximum.
+    """The temperature or margin (`word`) of head, mid and tail samples over training: mean, minimum and maximum.
 
-    There is one line named "all samples" if they have the same values, and no band if the log is the source: it holds
-    only the means of the groups.
+    There is a single line for all samples if they have the same values. If it `is_logged`, it is read from the log,
+    which has only the means of the groups.
     """
 
-    word: str  # temperature or margin
+    word: str
     lines: tuple[Line, ...]
-    is_logged: bool  # read from the log rather than computed from the rule
+    is_logged: bool
 
 
 def rule_in_words(recipe: Recipe) -> str:

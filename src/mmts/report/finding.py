@@ -40,11 +40,6 @@ class Verdict:
         known = {self.outside_spread, self.outside_interval} - {None}
         return known == {True}
 
-    def in_words(self, first: str) -> str:
-        """Say how far the rule is from the baseline, and whether chance alone would explain that."""
-        where = f"{abs(self.difference):.1f} points {'above' if self.difference > 0 else 'below'} {first}"
-        return where + self.certainty()
-
     def certainty(self) -> str:
         """Return the end of a sentence that names the difference: whether chance alone would explain it."""
         text = ""
@@ -68,10 +63,17 @@ class Finding:
 
 def find(contents: Contents) -> Finding:
     """Say which rule is best by the leading measure of text queries, and whether it clearly differs from the first."""
-    first = contents.figure(0, contents.directions[0])
+    direction = contents.directions[0]
+    first = contents.figure(0, direction)
     if first is None:
         return Finding("These runs have no recall to compare", (), ())
-    verdicts = _verdicts(contents, first)
+    verdicts = []
+    for number in range(1, len(contents.groups)):
+        if (figure := contents.figure(number, direction)) is not None:
+            spread = max((spread for spread in (figure.spread, first.spread) if spread is not None), default=None)
+            gap = contents.gap(number, direction)
+            verdicts.append(Verdict(number, figure, figure.mean - first.mean, spread, gap))
+    verdicts.sort(key=lambda verdict: -verdict.difference)
     best = verdicts[0] if verdicts else None
     sentences = (
         _best_sentence(contents, verdicts, best),
@@ -79,18 +81,6 @@ def find(contents: Contents) -> Finding:
         _other_direction(contents, best),
     )
     return Finding(_headline(contents, first, verdicts), tuple(filter(None, sentences)), tuple(verdicts))
-
-
-def _verdicts(contents: Contents, first: Figure) -> list[Verdict]:
-    direction = contents.directions[0]
-    verdicts = []
-    for number in range(1, len(contents.groups)):
-        figure = contents.figure(number, direction)
-        if figure is not None:
-            spread = max((spread for spread in (figure.spread, first.spread) if spread is not None), default=None)
-            gap = contents.gap(number, direction)
-            verdicts.append(Verdict(number, figure, figure.mean - first.mean, spread, gap))
-    return sorted(verdicts, key=lambda verdict: -verdict.difference)
 
 
 def _headline(contents: Contents, first: Figure, verdicts: Sequence[Verdict]) -> str:
@@ -124,9 +114,10 @@ def _best_sentence(contents: Contents, verdicts: Sequence[Verdict], best: Verdic
         names = [first, *(_name(contents, verdict.number) for verdict in level)]
         others = ", ahead of the others" if len(level) < len(verdicts) else ""
         return f"{listed(names)} are level in {measure}{others}{best.certainty() if len(level) == 1 else ''}."
+    points = f"{abs(best.difference):.1f} points"
     if best.difference > 0:
-        return f"{name} has the highest {measure}, {best.in_words(first)}."
-    return f"{first} has the highest {measure}; {name} comes closest, {best.in_words(first)}."
+        return f"{name} has the highest {measure}, {points} above {first}{best.certainty()}."
+    return f"{first} has the highest {measure}; {name} comes closest, {points} below {first}{best.certainty()}."
 
 
 def _tail_sentence(contents: Contents, best: Verdict | None) -> str:

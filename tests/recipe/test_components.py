@@ -22,7 +22,7 @@ from mmts.recipe.recipe import Recipe, load_recipe, parse_recipe
 from mmts.recipe.run_directory import RunDirectory, trusting_code
 from mmts.recipe.tiny import tiny
 from mmts.report import write_report
-from mmts.report.rules import rule_in_words
+from mmts.report.curves import rule_in_words
 from mmts.sweep import run_sweep
 from mmts.training.run import evaluate, train
 

@@ -1,6 +1,6 @@
-"""Searching 100,000 items: cells against a look at every item and HNSW, and what an answer of the page takes.
+"""Searching 100,000 items: cells against every item and HNSW, and how long the page takes to answer.
 
-`python -m benchmarks.search` prints a table; it takes three minutes on two idle cores and is no part of `make bench`.
+`python -m benchmarks.search` prints a table; it takes three minutes on two idle cores and is not part of `make bench`.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--items", type=int, default=100_000)
     count = parser.parse_args().items
-    print("| embeddings | way | s to build | recall@10 | ms a query, median |\n|---|---|---|---|---|")
+    print("| embeddings | method | s to build | recall@10 | ms per query, median |\n|---|---|---|---|---|")
     for kind, make in (("random", random_rows), ("clustered", clustered_rows)):
         rows, queries = make(count, 256)
         start = time.perf_counter()
@@ -54,7 +54,7 @@ def main() -> None:
             ("every item", lambda query, exact=exact: nearest.nearest(exact, query, 10)[0], 0.0),
             ("cells", lambda query, cells=cells: nearest.nearest(cells, query, 10)[0], built),
             (
-                "HNSW, 32 links, 64 looked at",
+                "HNSW, 32 links, 64 compared",
                 lambda query, graph=graph: graph.search(query[None], 10)[1][0],
                 built_graph,
             ),
@@ -70,11 +70,11 @@ def main() -> None:
     print(f"| | one text through MiniLM | | | {took:.1f} |")
     with tempfile.TemporaryDirectory() as folder, quiet():
         took = ms_through_the_page(Path(folder), rows)
-    print(f"| clustered | a text typed into the page, its answer as HTML | | | {took:.1f} |")
+    print(f"| clustered | one text through the page, until its answer arrives | | | {took:.1f} |")
 
 
 def ms_through_the_page(folder: Path, rows: "Rows") -> float:
-    """Milliseconds from a request to the whole answer, with a run of `catalogue` and an index of these rows."""
+    """Return the milliseconds from a request to the whole answer, with a run of `catalogue` and an index of these rows."""
     pixels = picture("red", "square")
     write_image(folder / "0.png", pixels)
     lines = [{"id": str(i), "image": "0.png", "captions": [f"a red square {i}"]} for i in range(30)]
@@ -101,31 +101,31 @@ def ms_through_the_page(folder: Path, rows: "Rows") -> float:
 
 
 def random_rows(count: int, width: int) -> tuple[Rows, Rows]:
-    """Unit rows in every direction alike: the hardest there are, since no cell is nearer than others."""
+    """Return unit rows in uniform directions: the worst case, because no cell is nearer than another."""
     rng = np.random.default_rng(0)
     return unit(rng.normal(size=(count, width))), unit(rng.normal(size=(QUERIES, width)))
 
 
 def clustered_rows(count: int, width: int) -> tuple[Rows, Rows]:
-    """Unit rows around 1,000 centres whose sizes have a long tail, and queries shifted as texts are from images."""
+    """Return unit rows around 1,000 centers with a long tail of sizes, and queries shifted as texts are from images."""
     rng = np.random.default_rng(0)
-    centres, shift = rng.normal(size=(1000, width)), rng.normal(size=width)
+    centers, shift = rng.normal(size=(1000, width)), rng.normal(size=width)
     sizes = 1 / np.arange(1, 1001)
-    rows = centres[rng.choice(1000, count, p=sizes / sizes.sum())] + 0.8 * rng.normal(size=(count, width))
-    return unit(rows), unit(centres[rng.choice(1000, QUERIES)] + rng.normal(size=(QUERIES, width)) + shift)
+    rows = centers[rng.choice(1000, count, p=sizes / sizes.sum())] + 0.8 * rng.normal(size=(count, width))
+    return unit(rows), unit(centers[rng.choice(1000, QUERIES)] + rng.normal(size=(QUERIES, width)) + shift)
 
 
 def unit(rows: npt.NDArray[np.float64]) -> Rows:
-    """Rows of length 1."""
+    """Return the rows scaled to length 1."""
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
 def median_ms(work: Callable[..., object], inputs: "Rows | range") -> float:
-    """Milliseconds of one call after another."""
+    """Return the median milliseconds of one call after another."""
     times = []
-    for each in inputs:
+    for item in inputs:
         start = time.perf_counter()
-        work(each)
+        work(item)
         times.append(time.perf_counter() - start)
     return 1000 * statistics.median(times)
 

@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def ms_through_the_page(folder: Path, rows: "Rows") -> float:
-    """Return the milliseconds from a request to the whole answer, with a run of `catalogue` and an index of these rows."""
+    """Return the milliseconds from request to answer, with a run of `catalogue` and an index of these rows."""
     pixels = picture("red", "square")
     write_image(folder / "0.png", pixels)
     lines = [{"id": str(i), "image": "0.png", "captions": [f"a red square {i}"]} for i in range(30)]

@@ -16,9 +16,9 @@ def draw_standings(path: Path, title: str, standings: Standings) -> None:
     from matplotlib.figure import Figure as Drawing
 
     panels = {"all queries": standings.headline_of()}
-    for division in standings.divisions:
-        panels[f"tail by {division.name}"] = standings.headline_of(division, "tail")
-        panels[f"average by {division.name}"] = standings.headline_of(division, AVERAGE)
+    for division in standings.weights:
+        panels[f"tail by {division}"] = standings.headline_of(division, "tail")
+        panels[f"average by {division}"] = standings.headline_of(division, AVERAGE)
     panels = {name: column for name, column in panels.items() if standings.values(0, column) is not None}
     order = standings.ranking()
     drawing = Drawing(figsize=(1.6 + 2.3 * len(panels), 1.3 + 0.27 * len(order)), dpi=150, layout="constrained")

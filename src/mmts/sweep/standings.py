@@ -48,92 +48,32 @@ class TrialRuns:
         values = []
         for run in () if self.failed else self.runs:
             metrics = read_json(RunDirectory(run).metrics_file)
-            if metrics["split"] != "val":
-                other = metrics["split"]
-                raise RunError(f"{run}, tuned on val, has since been evaluated on {other}; remove it to tune again")
+            if (split := metrics["split"]) != "val":
+                raise RunError(f"{run}, tuned on val, has since been evaluated on {split}; remove it to tune again")
             values.append(measured(metrics, measure))
         known = [value for value in values if value is not None]
         return float(np.mean(known)) if known else -np.inf
 
 
-@dataclass(frozen=True)
-class Division:
-    """The concept (-1: not in training) and the group (0, 1, 2 = head, mid, tail) of the queries of each side.
-
-    Text queries are the captions (N,), media queries the media (M,). Media have no concepts (None) where relevance is
-    graded. In a division by a label, its values are the concepts.
-    """
-
-    name: str
-    concepts: Mapping[str, Tensor | None]
-    groups: Mapping[str, Tensor]
-
-    def weights(self, side: str, part: str | None) -> Tensor | None:
-        """Return the weight (Q,) of each query of "text" or "media" in a part, float64 of sum 1; None if it is empty.
-
-        >>> groups = {"text": torch.tensor([0, 0, 2])}
-        >>> division = Division("concept", groups, groups)
-        >>> division.weights("text", "average"), division.weights("text", "mid")
-        (tensor([0.2500, 0.2500, 0.5000], dtype=torch.float64), None)
-        """
-        if part == AVERAGE:
-            concepts = self.concepts[side]
-            if concepts is None:
-                return None
-            _, member, counts = torch.unique(concepts, return_inverse=True, return_counts=True)
-            weights: Tensor = 1.0 / (len(counts) * counts[member].double())
-            return weights
-        groups = self.groups[side]
-        inside = groups == GROUP_NAMES.index(part) if part else torch.ones(len(groups), dtype=torch.bool)
-        return inside.double() / inside.sum() if inside.any() else None
-
-
-def label_concepts(dataset: Dataset, labels: Sequence[str]) -> dict[str, ConceptDistribution]:
-    """Return the concepts of the training samples by each label, each value being a concept.
-
-    Raises RecipeError if the data has no such label, DataError naming a training medium that lacks it.
-    """
-    if CONCEPT in labels:
-        raise RecipeError(f"labels: {CONCEPT!r} already names the division by the concepts of the captions")
-    train = dataset.split("train")
-    return {label: ConceptDistribution.from_labels(label_of_samples(train, label, "labels")) for label in labels}
-
-
-def _divisions(judged: Judged, dataset: Dataset, labels: Mapping[str, ConceptDistribution]) -> list[Division]:
-    """Return the division by the concepts of a judged run, and one by each label.
-
-    The groups of a label go by the number of training samples that have each value.
-    """
-    concepts, groups = dict(zip(SIDES, judged.concepts, strict=True)), dict(zip(SIDES, judged.groups, strict=True))
-    divisions = [Division(CONCEPT, concepts, groups)]
-    by_id = {medium.id: medium for medium in dataset.split(judged.meta["split"]).media} if labels else {}
-    for label, training in labels.items():
-        values = training.assign([by_id[name].labels.get(label) for name in judged.meta["media_ids"]])
-        sizes = training.groups_of(values)
-        pairs = ({"text": media[judged.owner], "media": media} for media in (values, sizes))
-        divisions.append(Division(label, *pairs))
-    return divisions
-
-
 class Column(NamedTuple):
-    """One column of figures: the queries of a side (or of both), a measure, and a part of a division."""
+    """One column of figures: the queries of a side or of both, a measure, and a part of a division."""
 
     side: str
     measure: str
-    division: Division
+    division: str = CONCEPT
     part: str | None = None
 
 
 @dataclass(frozen=True)
 class Standings:
-    """The judged runs of every variant, in the order of the sweep file, and the divisions of their queries.
+    """The judged runs of every variant, in the order of the sweep file. Methods take a variant's number.
 
-    Methods take a variant's number. A figure is None if no query is in its part.
+    weights: by division, part and side, the weight (Q,) of each query, of sum 1; sides without a query are left out.
     """
 
     names: tuple[str, ...]
     runs: tuple[tuple[Judged, ...], ...]
-    divisions: tuple[Division, ...]
+    weights: Mapping[str, Mapping[str | None, Mapping[str, Tensor]]]
 
     @classmethod
     def read(
@@ -147,7 +87,7 @@ class Standings:
         first = runs[0][0]
         differing = {run.path: how for seeds in runs for run in seeds if (how := run.differs_from(first))}
         refuse_other_queries(str(first.path), differing)
-        return cls(tuple(each.trial.variant for each in trials), runs, tuple(_divisions(first, dataset, labels)))
+        return cls(tuple(each.trial.variant for each in trials), runs, _divide(first, dataset, labels))
 
     @property
     def is_graded(self) -> bool:
@@ -174,17 +114,17 @@ class Standings:
         means = [np.mean(self.values(variant, self.headline_of()) or -np.inf) for variant in range(len(self.names))]
         return sorted(range(len(means)), key=lambda variant: -means[variant])
 
-    def headline_of(self, division: Division | None = None, part: str | None = None) -> Column:
+    def headline_of(self, division: str = CONCEPT, part: str | None = None) -> Column:
         """Return the column of the headline over both directions, of all queries or of a part."""
-        return Column(BOTH, self.headline, division or self.divisions[0], part)
+        return Column(BOTH, self.headline, division, part)
 
     def values(self, variant: int, column: Column) -> list[float] | None:
-        """Return a measure in percent, one value per seed."""
-        queries = self._queries(column)
-        return None if queries is None else (100 * queries.scores(self.runs[variant]).mean(dim=1)).tolist()
+        """Return a measure in percent, one value per seed; None if the part has no query."""
+        scores = self._scores([variant], column)
+        return None if scores is None else (100 * scores[0].mean(dim=1)).tolist()
 
     def figure(self, variant: int, column: Column) -> Figure | None:
-        """Return a measure's mean and spread over seeds, percent."""
+        """Return a measure's mean and spread over seeds, percent; None if the part has no query."""
         values = self.values(variant, column)
         return None if values is None else Figure.of(values)
 
@@ -194,41 +134,83 @@ class Standings:
         None for the first variant, and where all queries of the part belong to one medium: an interval over queries
         would mean nothing.
         """
-        queries = self._queries(column)
-        if variant == 0 or queries is None or not (queries.clusters != queries.clusters[0]).any():
+        scores = self._scores([0, variant], column)
+        if variant == 0 or scores is None or not (scores[-1] != scores[-1][0]).any():
             return None
-        first, other = queries.scores(self.runs[0]), queries.scores(self.runs[variant])
-        low, high = seeded_bootstrap_interval(first, other, clusters=queries.clusters)
+        first, other, media = scores
+        low, high = seeded_bootstrap_interval(first, other, clusters=media)
         return Gap(100 * float(other.mean() - first.mean()), 100 * low, 100 * high)
 
-    def _queries(self, column: Column) -> "_Queries | None":
-        """Return the queries of a column, those of both sides with the same weight; None if a side has none."""
+    def _scores(self, variants: Sequence[int], column: Column) -> list[Tensor] | None:
+        """Return each variant's (S, Q) scores over seeds, then the medium (Q,) of each query; None without queries.
+
+        Scores are weighted so that their plain mean is the figure; with both sides, each has half of the weight.
+        """
         sides = SIDES if column.side == BOTH else (column.side,)
-        weights = {side: column.division.weights(side, column.part) for side in sides}
-        rows = {side: weight.nonzero()[:, 0] for side, weight in weights.items() if weight is not None}
-        if len(rows) < len(sides):
+        weights = self.weights[column.division][column.part]
+        if not weights.keys() >= {*sides}:
             return None
+        rows = {side: weights[side].nonzero()[:, 0] for side in sides}
         scale = sum(map(len, rows.values())) / len(sides)
-        owner = self.runs[0][0].owner
-        media = {"text": owner, "media": torch.arange(len(column.division.groups["media"]))}
-        return _Queries(
-            column.measure,
-            {side: (at, weights[side][at] * scale) for side, at in rows.items()},  # type: ignore[index]
-            torch.cat([media[side][at] for side, at in rows.items()]),
-        )
+        media = {"text": self.runs[0][0].owner, "media": torch.arange(len(self.runs[0][0].meta["media_ids"]))}
+        result = []
+        for variant in variants:
+            scores = {side: query_scores(self.runs[variant], side, column.measure)[:, at] for side, at in rows.items()}
+            result.append(torch.cat([scores[side] * weights[side][at] * scale for side, at in rows.items()], dim=1))
+        return [*result, torch.cat([media[side][at] for side, at in rows.items()])]
 
 
-@dataclass(frozen=True)
-class _Queries:
-    """The rows and weights of the queries of each side, and the medium that each belongs to."""
+def label_concepts(dataset: Dataset, labels: Sequence[str]) -> dict[str, ConceptDistribution]:
+    """Return the concepts of the training samples by each label, each value being a concept.
 
-    measure: str
-    sides: Mapping[str, tuple[Tensor, Tensor]]
-    clusters: Tensor
+    Raises RecipeError if the data has no such label, DataError naming a training medium that lacks it.
+    """
+    if CONCEPT in labels:
+        raise RecipeError(f"labels: {CONCEPT!r} already names the division by the concepts of the captions")
+    train = dataset.split("train")
+    return {label: ConceptDistribution.from_labels(label_of_samples(train, label, "labels")) for label in labels}
 
-    def scores(self, runs: tuple[Judged, ...]) -> Tensor:
-        """Return (S, Q) scores of S seeds, weighted so that their plain mean is the figure."""
-        parts = [
-            query_scores(runs, side, self.measure)[:, rows] * weights for side, (rows, weights) in self.sides.items()
-        ]
-        return torch.cat(parts, dim=1)
+
+def _divide(
+    judged: Judged, dataset: Dataset, labels: Mapping[str, ConceptDistribution]
+) -> dict[str, dict[str | None, dict[str, Tensor]]]:
+    """Return the weights of `Standings`, by the concepts of a judged run and by each label.
+
+    The groups of a label go by the number of training samples that have each value.
+    """
+    divisions: dict[str, tuple[Sequence[Tensor | None], Sequence[Tensor]]] = {CONCEPT: (judged.concepts, judged.groups)}
+    by_id = {medium.id: medium for medium in dataset.split(judged.meta["split"]).media} if labels else {}
+    for label, training in labels.items():
+        values = training.assign([by_id[name].labels.get(label) for name in judged.meta["media_ids"]])
+        groups = training.groups_of(values)
+        divisions[label] = (values[judged.owner], values), (groups[judged.owner], groups)
+    return {
+        name: {
+            part: {
+                side: weights
+                for side, concepts, groups in zip(SIDES, *pairs, strict=True)
+                if (weights := query_weights(concepts, groups, part)) is not None
+            }
+            for part in ALL_PARTS
+        }
+        for name, pairs in divisions.items()
+    }
+
+
+def query_weights(concepts: Tensor | None, groups: Tensor, part: str | None) -> Tensor | None:
+    """Return the weight (Q,) of each query in a part, float64 of sum 1; None if the part is empty.
+
+    concepts: (Q,); None for media with graded relevance, which have no average. groups: (Q,) 0, 1, 2 = head, mid, tail.
+
+    >>> groups = torch.tensor([0, 0, 2])
+    >>> query_weights(groups, groups, "average"), query_weights(groups, groups, "mid")
+    (tensor([0.2500, 0.2500, 0.5000], dtype=torch.float64), None)
+    """
+    if part == AVERAGE:
+        if concepts is None:
+            return None
+        _, member, counts = torch.unique(concepts, return_inverse=True, return_counts=True)
+        weights: Tensor = 1.0 / (len(counts) * counts[member].double())
+        return weights
+    inside = groups == GROUP_NAMES.index(part) if part else torch.ones(len(groups), dtype=torch.bool)
+    return inside.double() / inside.sum() if inside.any() else None

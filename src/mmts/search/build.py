@@ -47,7 +47,11 @@ def build_index(run: Path, path: Path, folder: Path | None = None) -> Index:
     encoder = load_encoder(run, media)
     with locked(folder / ".lock", lambda held: errors.print(f"note: waiting: {held}")):
         old = _load_old(folder, root)
-        items, notes = _describe_all(root, media, old)
+        same_root = old is not None and old.contents.root == str(root)
+        known = {item.place: item for item in old.contents.items} if old is not None and same_root else {}
+        described = list(in_threads(partial(_describe, root, known=known), media, "looking for changes", "files"))
+        items = [(item, medium) for item, medium in zip(described, media, strict=True) if isinstance(item, Item)]
+        notes = [why for why in described if isinstance(why, str)]
         rows: dict[str, Rows] = {}
         if old is not None and old.contents.checkpoint == encoder.checkpoint:
             rows = dict(zip((item.content for item in old.contents.items), rows_of(old.vectors), strict=True))
@@ -87,17 +91,6 @@ def _load_old(folder: Path, root: Path) -> Index | None:
     if old.contents.root != str(root):
         console.print(f"note: {folder} was an index of {old.contents.root}; it becomes one of {root}")
     return old
-
-
-def _describe_all(
-    root: Path, media: Sequence[Medium], old: Index | None
-) -> tuple[list[tuple[Item, Medium]], list[str]]:
-    """Return the index entries of the media, and why others cannot be read."""
-    same_root = old is not None and old.contents.root == str(root)
-    known = {item.place: item for item in old.contents.items} if old is not None and same_root else {}
-    items = list(in_threads(partial(_describe, root, known=known), media, "looking for changes", "files"))
-    described = [(item, medium) for item, medium in zip(items, media, strict=True) if isinstance(item, Item)]
-    return described, [why for why in items if isinstance(why, str)]
 
 
 def _describe(root: Path, medium: Medium, known: Mapping[tuple[Any, ...], Item]) -> Item | str:

@@ -26,21 +26,13 @@ _CLIP = 640  # the largest size of a clip's frame
 
 @dataclass(frozen=True)
 class Answer:
-    """What a page shows.
+    """What a page shows."""
 
-    Attributes:
-        query: the words, or a name for the picture; empty without a query.
-        hits: the items, nearest first.
-        problem: why there are none.
-        seconds: how long the search took; None if not measured.
-        more: the address of a longer list.
-    """
-
-    query: str
-    hits: Sequence[Hit] = ()
-    problem: str = ""
-    seconds: float | None = None
-    more: str = ""
+    query: str  # the words, or a name for the picture; empty without a query
+    hits: Sequence[Hit] = ()  # nearest first
+    problem: str = ""  # why there are none
+    seconds: float | None = None  # how long the search took
+    more: str = ""  # the address of a longer list
 
 
 def render(

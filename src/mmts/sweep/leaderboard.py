@@ -1,6 +1,7 @@
 """The result of a sweep: leaderboard.md, leaderboard.csv and leaderboard.png, and a table for the terminal."""
 
 import csv
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -13,13 +14,14 @@ from rich.table import Table
 from mmts.concepts import ConceptDistribution
 from mmts.console import figure_table
 from mmts.data.records import Dataset
+from mmts.errors import counted
 from mmts.evaluation.results import SIDES
 from mmts.files import atomic_write
-from mmts.sweep.figure import draw_standings
 from mmts.sweep.standings import ALL_PARTS, AVERAGE, BOTH, CONCEPT, Column, Standings, TrialRuns
 from mmts.sweep.sweep_file import Sweep, in_words
 
 _ABOUT = ("variant", "stage", "trial", "seed", "setting", "chosen", "split", "direction", "part")
+_FIRST, _OTHERS, _LINE = "#777777", "#1f5fa8", "#bbbbbb"
 
 
 @dataclass(frozen=True)
@@ -46,27 +48,27 @@ class Leaderboard:
             writer.writerows(self._rows())
         with atomic_write(page, "w") as file:
             file.write(self._page(title))
-        draw_standings(picture, title, self.standings)
+        _draw(picture, title, self.standings)
         return page, table, picture
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         """Yield a row per run, direction and part; queries of val are divided by the first variant's concepts too."""
-        if on_val := [trial for trial in self.tuned if trial.runs and not trial.failed]:
+        if on_val := [result for result in self.tuned if result.runs and not result.failed]:
             standings = Standings.read(on_val, self.dataset, self.labels)
             yield from self._rows_of("trial", on_val, standings, self.sweep.file.seeds.tune)
         yield from self._rows_of("test", self.finals, self.standings, self.sweep.file.seeds.test)
 
     def _rows_of(
-        self, stage: str, trials: Sequence[TrialRuns], standings: Standings, seeds: Sequence[int]
+        self, stage: str, results: Sequence[TrialRuns], standings: Standings, seeds: Sequence[int]
     ) -> Iterator[dict[str, Any]]:
         chosen = [final.trial for final in self.finals]
-        for variant, trial in enumerate(trials):
+        for variant, result in enumerate(results):
             setting = {
-                "variant": trial.trial.variant,
+                "variant": result.trial.variant,
                 "stage": stage,
-                "trial": trial.trial.number,
-                "setting": str(trial.trial),
-                "chosen": int(trial.trial in chosen),
+                "trial": result.trial.number,
+                "setting": str(result.trial),
+                "chosen": int(result.trial in chosen),
                 "split": standings.runs[0][0].meta["split"],
             }
             for at, seed in enumerate(seeds):
@@ -109,10 +111,11 @@ class Leaderboard:
             return ["variant", "setting"], [[t.variant, f"`{s}`"] for t, s in zip(trials, settings, strict=True)]
         chosen = [final.trial for final in self.finals]
         rows = []
-        for trial in self.tuned:
-            figure = f"failed: {trial.failed}" if trial.failed else f"{trial.on_val(file.choose):.1f}"
-            bold = "**" if trial.trial in chosen else ""
-            rows.append([trial.trial.variant, trial.trial.number, f"`{trial.trial}`", f"{bold}{figure}{bold}"])
+        for result in self.tuned:
+            figure = f"failed: {result.failed}" if result.failed else f"{result.on_val(file.choose):.1f}"
+            bold = "**" if result.trial in chosen else ""
+            trial = result.trial
+            rows.append([trial.variant, trial.number, f"`{trial}`", f"{bold}{figure}{bold}"])
         return ["variant", "trial", "setting", f"{file.choose} on val"], rows
 
 
@@ -155,3 +158,46 @@ def _ranked(standings: Standings, columns: Mapping[str, Column]) -> tuple[list[s
             cells.append(cell)
         rows.append([standings.names[variant], *cells])
     return ["variant", *columns], rows
+
+
+def _draw(path: Path, title: str, standings: Standings) -> None:
+    """Draw the headline measure of both directions as PNG: all queries, then tail and average of each division."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Drawing
+
+    panels = {"all queries": standings.headline_of()}
+    for division in standings.weights:
+        panels[f"tail by {division}"] = standings.headline_of(division, "tail")
+        panels[f"average by {division}"] = standings.headline_of(division, AVERAGE)
+    panels = {name: column for name, column in panels.items() if standings.values(0, column) is not None}
+    order = standings.ranking()
+    drawing = Drawing(figsize=(1.6 + 2.3 * len(panels), 1.3 + 0.27 * len(order)), dpi=150, layout="constrained")
+    FigureCanvasAgg(drawing)
+    all_axes = drawing.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (name, column) in zip(all_axes, panels.items(), strict=True):
+        for place, variant in enumerate(order):
+            figure, seeds = standings.figure(variant, column), standings.values(variant, column)
+            assert figure is not None
+            assert seeds is not None
+            color = _OTHERS if variant else _FIRST
+            if variant == 0:
+                axes.axvline(figure.mean, color=_LINE, linewidth=1, zorder=0)
+            axes.plot(seeds, [place] * len(seeds), "o", color=color, alpha=0.35, markersize=4, markeredgewidth=0)
+            bar = {"xerr": figure.spread, "markersize": 4, "capsize": 3, "linewidth": 1.4}
+            axes.errorbar(figure.mean, place, fmt="D", color=color, **bar)
+        axes.set_title(name, loc="left", fontsize=9, parse_math=False)
+        axes.tick_params(labelsize=8)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x", color="#e4e4e4", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.set_yticks(range(len(order)), [standings.names[variant] for variant in order], parse_math=False)
+        axes.set_ylim(len(order) - 0.5, -0.5)
+    drawing.suptitle(
+        f"{title}: {standings.headline} of both directions, percent; mean ± spread over "
+        f"{counted(len(standings.runs[0]), 'seed')}; grey: {standings.names[0]}",
+        fontsize=9, x=0.01, ha="left", parse_math=False,
+    )  # fmt: skip
+    with atomic_write(path) as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a name may use a script that the font lacks
+        drawing.savefig(file, format="png")

@@ -44,17 +44,18 @@ def run_sweep(
     runner = _Runner(sweep, out, processes or cores)
     with locked(out / ".lock"), trusting_code(_outside_names(sweep, trials).__contains__):
         tuned = runner.tune(trials)
-        of_variants = [[each for each in tuned if each.trial.variant == name] for name in sweep.file.variants]
-        best = [max(group, key=lambda each: each.on_val(choose)) for group in of_variants]
-        lost = [
-            f"variant {each.trial.variant}: no trial could be trained: {each.failed}" for each in best if each.failed
-        ]
+        by_variant = [[result for result in tuned if result.trial.variant == name] for name in sweep.file.variants]
+        best = [max(results, key=lambda result: result.on_val(choose)) for results in by_variant]
+        failed = [result for result in best if result.failed]
+        lost = [f"variant {result.trial.variant}: no trial could be trained: {result.failed}" for result in failed]
         if best[0].failed:
             raise RunError(lost[0])
-        chosen = [each for each in best if not each.failed]
-        for each in chosen if sweep.file.trials > 1 else ():
-            console.print(f"{each.trial.variant}: chose {each.trial}, with {each.on_val(choose):.1f} on val")
-        finals = runner.test([each.trial for each in chosen])
+        chosen = [result for result in best if not result.failed]
+        if sweep.file.trials > 1:
+            for result in chosen:
+                value = f"{choose} {result.on_val(choose):.1f} on val"
+                console.print(f"{result.trial.variant}: chose {result.trial}, with {value}")
+        finals = runner.test([result.trial for result in chosen])
         standings = Standings.read(finals, dataset, labels)
         console.print(standings_table(standings))
         written = Leaderboard(sweep, dataset, labels, tuned, finals, standings).write(out)
@@ -99,11 +100,11 @@ class _Runner:
     def test(self, trials: Sequence[Trial]) -> list[TrialRuns]:
         """Make the runs of chosen trials on test, with other seeds; raises RunError if one could not be trained."""
         folders = [self.out / "runs" / trial.variant for trial in trials]
-        made = self._make("evaluating on test", trials, folders, self.sweep.file.seeds.test)
-        for run in (run for each in made for run in each.runs):
+        results = self._make("evaluating on test", trials, folders, self.sweep.file.seeds.test)
+        for run in (run for result in results for run in result.runs):
             if why := _why_failed(run):
                 raise RunError(f"{run}: {why}; remove the folder to try again")
-        return made
+        return results
 
     def _make(
         self,
@@ -136,11 +137,11 @@ class _Runner:
                 bar.describe("/".join(name.parts[1:]))
                 if not errors.is_terminal:
                     console.print(f"{number}/{len(jobs)} {name}: {failed or _recall(job.out)}")
-        made = []
+        results = []
         for trial, folder in zip(trials, folders, strict=True):
             runs = tuple(folder / f"seed-{seed}" for seed in seeds)
-            made.append(TrialRuns(trial, runs, next(filter(None, map(_why_failed, runs)), None)))
-        return made
+            results.append(TrialRuns(trial, runs, next(filter(None, map(_why_failed, runs)), None)))
+        return results
 
     def _recipe(self, trial: Trial, seed: int) -> Recipe:
         recipe = self.sweep.recipe(trial.variant, trial.setting, seed)

@@ -1,4 +1,4 @@
-"""What the variants of a sweep reached: by part of the queries, over seeds, and the difference to the first variant."""
+"""The figures of a sweep's variants: by part of the queries, over seeds, and the differences to the first variant."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ class Column(NamedTuple):
 class Standings:
     """The judged runs of every variant, in the order of the sweep file. Methods take a variant's number.
 
-    weights: by division, part and side, the weight (Q,) of each query, of sum 1; sides without a query are left out.
+    weights: by division, part and side, the weight (Q,) of each query, of sum 1; without the sides that have no query.
     """
 
     names: tuple[str, ...]
@@ -77,17 +77,17 @@ class Standings:
 
     @classmethod
     def read(
-        cls, trials: Sequence[TrialRuns], dataset: Dataset, labels: Mapping[str, ConceptDistribution]
+        cls, results: Sequence[TrialRuns], dataset: Dataset, labels: Mapping[str, ConceptDistribution]
     ) -> "Standings":
         """Read the runs of trials, divided by concepts and by labels (from `label_concepts`).
 
         Raises RunError if they were not evaluated on the same queries.
         """
-        runs = tuple(tuple(map(Judged.load, trial.runs)) for trial in trials)
+        runs = tuple(tuple(map(Judged.load, result.runs)) for result in results)
         first = runs[0][0]
         differing = {run.path: how for seeds in runs for run in seeds if (how := run.differs_from(first))}
         refuse_other_queries(str(first.path), differing)
-        return cls(tuple(each.trial.variant for each in trials), runs, _divide(first, dataset, labels))
+        return cls(tuple(result.trial.variant for result in results), runs, _divide(first, dataset, labels))
 
     @property
     def is_graded(self) -> bool:
@@ -161,7 +161,7 @@ class Standings:
 
 
 def label_concepts(dataset: Dataset, labels: Sequence[str]) -> dict[str, ConceptDistribution]:
-    """Return the concepts of the training samples by each label, each value being a concept.
+    """Return the concepts of the training samples by label: each value of a label is a concept.
 
     Raises RecipeError if the data has no such label, DataError naming a training medium that lacks it.
     """

@@ -37,26 +37,21 @@ class Draw(Section):
     choices: tuple[Any, ...] | None = None
 
     @model_validator(mode="after")
-    def _has_something_to_draw(self) -> "Draw":
-        if self.choices is not None:
-            if not self.choices or self.low is not None or self.high is not None:
-                raise ValueError("give low and high, or a list of choices")
-            return self
-        if self.low is None or self.high is None:
+    def _can_be_drawn_from(self) -> "Draw":
+        if self.low is not None and self.high is not None and self.choices is None:
+            if not (0 if self.log else -math.inf) < self.low < self.high:
+                order = "0 < low < high" if self.log else "low < high"
+                raise ValueError(f"{order} must hold, not {plain(self.low)} and {plain(self.high)}")
+        elif not self.choices or self.low is not None or self.high is not None:
             raise ValueError("give both low and high, or a list of choices")
-        if not self.low < self.high or (self.log and self.low <= 0):
-            raise ValueError(
-                f"{'0 < ' if self.log else ''}low < high must hold, not {plain(self.low)} and {plain(self.high)}"
-            )
         return self
 
     def draw(self, rng: random.Random) -> Any:
         """Return a value; numbers are rounded to four digits so that they can be read and repeated."""
         share = rng.random()
-        if self.choices is not None:
-            return self.choices[int(share * len(self.choices))]
-        assert self.low is not None
-        assert self.high is not None
+        if self.low is None or self.high is None:
+            choices = self.choices or ()
+            return choices[int(share * len(choices))]
         if self.log:
             value = math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
         else:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from mmts.console import console, errors, progress_bar
 from mmts.data.records import SPLITS, Dataset
@@ -16,13 +17,12 @@ from mmts.recipe.recipe import Recipe, save_recipe
 from mmts.recipe.run_directory import RunDirectory, differences, trusting_code
 from mmts.sweep.leaderboard import Leaderboard, standings_table
 from mmts.sweep.processes import Job, run_jobs
-from mmts.sweep.standings import Standings, TrialRuns, label_concepts
+from mmts.sweep.standings import FAILED, Standings, TrialRuns, label_concepts
 from mmts.sweep.sweep_file import Sweep, Trial, load_sweep
 from mmts.training.log_line import recall_in_words
 from mmts.training.run import versions
 from mmts.training.splits import open_data, resolved
 
-_FAILED = "failed.txt"
 _RATE_WINDOW = 3600.0  # seconds: runs take minutes
 
 
@@ -43,7 +43,7 @@ def run_sweep(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     runner = _Runner(sweep, out, processes or cores)
     with locked(out / ".lock"), trusting_code(_outside_names(sweep, trials).__contains__):
-        tuned = runner.tune(trials)
+        tuned = runner.make(trials, "val") if sweep.file.trials > 1 else [TrialRuns(trial, ()) for trial in trials]
         by_variant = [[result for result in tuned if result.trial.variant == name] for name in sweep.file.variants]
         best = [max(results, key=lambda result: result.on_val(choose)) for results in by_variant]
         failed = [result for result in best if result.failed]
@@ -55,7 +55,7 @@ def run_sweep(
             for result in chosen:
                 value = f"{choose} {result.on_val(choose):.1f} on val"
                 console.print(f"{result.trial.variant}: chose {result.trial}, with {value}")
-        finals = runner.test([result.trial for result in chosen])
+        finals = runner.make([result.trial for result in chosen], "test")
         standings = Standings.read(finals, dataset, labels)
         console.print(standings_table(standings))
         written = Leaderboard(sweep, dataset, labels, tuned, finals, standings).write(out)
@@ -90,33 +90,19 @@ class _Runner:
     out: Path
     processes: int
 
-    def tune(self, trials: Sequence[Trial]) -> list[TrialRuns]:
-        """Make the runs of trials on val; none if each variant has one setting."""
-        if self.sweep.file.trials == 1:
-            return [TrialRuns(trial, ()) for trial in trials]
-        folders = [self.out / "trials" / trial.variant / str(trial.number) for trial in trials]
-        return self._make("tuning on val", trials, folders, self.sweep.file.seeds.tune, "val")
+    def make(self, trials: Sequence[Trial], split: Literal["val", "test"]) -> list[TrialRuns]:
+        """Make the unfinished runs of trials, one per seed: on val to tune, on test with other seeds.
 
-    def test(self, trials: Sequence[Trial]) -> list[TrialRuns]:
-        """Make the runs of chosen trials on test, with other seeds; raises RunError if one could not be trained."""
-        folders = [self.out / "runs" / trial.variant for trial in trials]
-        results = self._make("evaluating on test", trials, folders, self.sweep.file.seeds.test)
-        for run in (run for result in results for run in result.runs):
-            if why := _why_failed(run):
-                raise RunError(f"{run}: {why}; remove the folder to try again")
-        return results
-
-    def _make(
-        self,
-        title: str,
-        trials: Sequence[Trial],
-        folders: Sequence[Path],
-        seeds: Sequence[int],
-        split: str | None = None,
-    ) -> list[TrialRuns]:
-        """Make the unfinished runs of trials, one per seed, all trials with the first seed first."""
+        Raises RunError if a run on test could not be trained.
+        """
+        if is_tuning := split == "val":
+            title, seeds = "tuning on val", self.sweep.file.seeds.tune
+            folders = [self.out / "trials" / trial.variant / str(trial.number) for trial in trials]
+        else:
+            title, seeds = "evaluating on test", self.sweep.file.seeds.test
+            folders = [self.out / "runs" / trial.variant for trial in trials]
         jobs = [
-            Job(self._recipe(trial, seed), folder / f"seed-{seed}", split)
+            Job(self._recipe(trial, seed), folder / f"seed-{seed}", "val" if is_tuning else None)
             for seed in seeds
             for trial, folder in zip(trials, folders, strict=True)
         ]
@@ -130,18 +116,18 @@ class _Runner:
             for number, (job, failed) in enumerate(outcomes, count + 1):
                 if failed is not None:
                     save_recipe(job.recipe, RunDirectory(job.out).recipe_file, versions())  # may not be there yet
-                    with atomic_write(job.out / _FAILED, "w") as file:
+                    with atomic_write(job.out / FAILED, "w") as file:
                         file.write(failed)
                 name = job.out.relative_to(self.out)
                 bar.advance()
                 bar.describe("/".join(name.parts[1:]))
                 if not errors.is_terminal:
                     console.print(f"{number}/{len(jobs)} {name}: {failed or _recall(job.out)}")
-        results = []
-        for trial, folder in zip(trials, folders, strict=True):
-            runs = tuple(folder / f"seed-{seed}" for seed in seeds)
-            results.append(TrialRuns(trial, runs, next(filter(None, map(_why_failed, runs)), None)))
-        return results
+        for job in jobs if not is_tuning else ():
+            if (reason := job.out / FAILED).exists():
+                raise RunError(f"{job.out}: {reason.read_text(encoding='utf-8')}; remove the folder to try again")
+        runs = [tuple(folder / f"seed-{seed}" for seed in seeds) for folder in folders]
+        return list(map(TrialRuns, trials, runs))
 
     def _recipe(self, trial: Trial, seed: int) -> Recipe:
         recipe = self.sweep.recipe(trial.variant, trial.setting, seed)
@@ -150,7 +136,7 @@ class _Runner:
 
 def _is_finished(job: Job) -> bool:
     """Whether a run is complete, or could not be trained; RunError if the folder holds a run of another recipe."""
-    run, failed = RunDirectory(job.out), (job.out / _FAILED).exists()
+    run, failed = RunDirectory(job.out), (job.out / FAILED).exists()
     if not (run.has_started or failed):
         return False
     if changed := differences(run.recipe(), job.recipe):
@@ -160,12 +146,6 @@ def _is_finished(job: Job) -> bool:
             "chose, has changed; remove that folder, or choose another --out"
         )
     return failed or run.is_finished
-
-
-def _why_failed(run: Path) -> str | None:
-    """Return why the settings of a run could not be trained; None if they could."""
-    file = run / _FAILED
-    return file.read_text(encoding="utf-8") if file.exists() else None
 
 
 def _recall(run: Path) -> str:

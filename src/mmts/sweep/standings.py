@@ -22,6 +22,8 @@ from mmts.recipe.run_directory import RunDirectory
 from mmts.sweep.sweep_file import Trial
 from mmts.training.build import label_of_samples
 
+FAILED = "failed.txt"
+"""The file in a run's folder that says why it could not be trained."""
 BOTH = "both"
 """The mean of the two directions."""
 CONCEPT = "concept"
@@ -34,11 +36,16 @@ ALL_PARTS = (*PARTS, AVERAGE)
 
 @dataclass(frozen=True)
 class TrialRuns:
-    """The runs of a trial, one per seed; `failed` says why its setting could not be trained."""
+    """The runs of a trial, one per seed."""
 
     trial: Trial
     runs: tuple[Path, ...]
-    failed: str | None = None
+
+    @property
+    def failed(self) -> str | None:
+        """Why its setting could not be trained."""
+        reasons = (run / FAILED for run in self.runs)
+        return next((file.read_text(encoding="utf-8") for file in reasons if file.exists()), None)
 
     def on_val(self, measure: str) -> float:
         """Return a measure on val, the mean over both directions and all seeds; -inf if it could not be trained.

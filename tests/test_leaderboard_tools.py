@@ -45,9 +45,9 @@ def test_a_cut_keeps_the_queries_and_as_many_training_media_as_asked() -> None:
 
 
 def test_a_cut_that_cannot_be_is_refused() -> None:
-    with pytest.raises(DataError, match="there are 4 classes of class, not 5"):
+    with pytest.raises(DataError, match="class has 4 classes in train, fewer than --classes 5"):
         cut(lines(), "class", 5, 1, 10)
-    with pytest.raises(DataError, match="c has 16 training media and 20 are asked for"):
+    with pytest.raises(DataError, match="c has 16 training media but needs 20"):
         cut(lines(), "class", 3, 1, 60)
 
 

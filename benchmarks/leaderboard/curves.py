@@ -32,7 +32,7 @@ def read_board(folder: Path, part: str) -> dict[str, list[float]]:
 
 
 def in_words(values: Sequence[float]) -> str:
-    """Write mean and spread.
+    """Write the mean and the spread.
 
     >>> in_words([50.0, 52.0])
     '51.0 ± 1.4'
@@ -87,14 +87,14 @@ def main() -> None:
     parser.add_argument("--x", required=True, help="what sets the sweeps apart")
     parser.add_argument("--part", default="all", help="as in the table's column: all, tail, 'article_type average'")
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
-    folders = dict(each.split("=", 1) for each in given.sweeps)
-    boards = {value: read_board(Path(folder), given.part) for value, folder in folders.items()}
-    for line in table(given.x, boards):
+    options = parser.parse_args()
+    folders = dict(sweep.split("=", 1) for sweep in options.sweeps)
+    boards = {value: read_board(Path(folder), options.part) for value, folder in folders.items()}
+    for line in table(options.x, boards):
         console.print(line, markup=False, soft_wrap=True)
-    of_part = "" if given.part == "all" else f", {given.part}"
-    draw(given.out, given.x, f"{MEASURE} of both directions{of_part}, %", boards)
-    console.print(f"picture: {given.out}", markup=False)
+    part = "" if options.part == "all" else f", {options.part}"
+    draw(options.out, options.x, f"{MEASURE} of both directions{part}, %", boards)
+    console.print(f"picture: {options.out}", markup=False)
 
 
 if __name__ == "__main__":

@@ -77,16 +77,16 @@ def test_a_cut_is_a_data_set(tmp_path: Path) -> None:
 def board(folder: Path, values: dict[str, list[float]]) -> Path:
     """Write the lines of a leaderboard.csv that matter here, and some that don't."""
     folder.mkdir()
-    names = ["rule", "stage", "seed", "direction", "part", "mean recall"]
+    names = ["variant", "stage", "seed", "direction", "part", "mean recall"]
     with (folder / "leaderboard.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(names)
-        for rule, of_seeds in values.items():
-            writer.writerow([rule, "trial", 100, "both", "all", 1.0])
+        for variant, of_seeds in values.items():
+            writer.writerow([variant, "trial", 100, "both", "all", 1.0])
             for seed, value in enumerate(of_seeds):
-                writer.writerow([rule, "test", seed, "both", "all", value])
-                writer.writerow([rule, "test", seed, "both", "tail", value + 10])
-                writer.writerow([rule, "test", seed, "text_to_image", "all", 2.0])
+                writer.writerow([variant, "test", seed, "both", "all", value])
+                writer.writerow([variant, "test", seed, "both", "tail", value + 10])
+                writer.writerow([variant, "test", seed, "text_to_image", "all", 2.0])
     return folder
 
 

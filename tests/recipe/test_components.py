@@ -304,7 +304,7 @@ def test_a_sweep_takes_rules_of_ones_own_in_several_processes(folder: Path, tmp_
         "set: {train.epochs: 1, concepts.encoder: tfidf, train.batch_size: 16}",
         "trials: 1",
     ]
-    lines += ["seeds: {tune: [0], test: [1, 2]}", "rules:", "  fixed: {}", f"  cooling: {rule}"]
+    lines += ["seeds: {tune: [0], test: [1, 2]}", "variants:", "  fixed: {}", f"  cooling: {rule}"]
     (tmp_path / "sweep.yaml").write_text("\n".join(lines))
     board = run_sweep(tmp_path / "sweep.yaml", folder / "data", tmp_path / "out", processes=2)
     assert "cooling" in board.read_text()

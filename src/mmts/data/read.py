@@ -13,7 +13,7 @@ from mmts.data.formats.coco_captions import looks_like_coco_captions, read_coco_
 from mmts.data.formats.imagefolder import METADATA_NAMES, looks_like_metadata, metadata_files, read_imagefolder
 from mmts.data.formats.json_file import beginning, json_lines
 from mmts.data.formats.karpathy import looks_like_karpathy, read_karpathy
-from mmts.data.formats.shards import holds_shards, is_shard_pattern, read_shards
+from mmts.data.formats.shards import is_shard_pattern, read_shards, tars_in
 from mmts.data.formats.table import read_table, table_rows
 from mmts.data.formats.youcook2 import looks_like_youcook2, read_youcook2
 from mmts.data.media.suffixes import is_medium
@@ -57,7 +57,7 @@ def _has_metadata(folder: Path) -> bool:
     return bool(metadata_files(folder))
 
 
-_Reader = tuple[Callable[[Path], bool], Callable[[Path], Dataset]]
+_Reader = tuple[Callable[[Path], object], Callable[[Path], Dataset]]
 # A .json file is read by the first of these that recognises it, a folder by the first of those below.
 _JSON: tuple[_Reader, ...] = ((looks_like_karpathy, read_karpathy), (looks_like_coco_captions, read_coco_captions))
 _FOLDERS: tuple[_Reader, ...] = (
@@ -68,7 +68,7 @@ _FOLDERS: tuple[_Reader, ...] = (
     (looks_like_cc3m, read_cc3m),
     (looks_like_coco_captions, read_coco_captions),
     (_has_metadata, read_imagefolder),
-    (holds_shards, read_shards),
+    (tars_in, read_shards),
 )
 
 

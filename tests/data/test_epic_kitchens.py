@@ -267,7 +267,7 @@ def test_what_is_missing_is_named(tmp_path: Path):
 
 
 def test_an_unknown_layout_cannot_be_drawn(tmp_path: Path):
-    with pytest.raises(InputError, match="layout is one of chunks, videos, frames, features, not 'tar'"):
+    with pytest.raises(InputError, match="layout must be one of chunks, videos, frames, features, not 'tar'"):
         draw_ek100(tmp_path, "tar")
 
 

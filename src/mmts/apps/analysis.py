@@ -76,6 +76,7 @@ def analyze(
         raise InputError(f"there are {len(captions)} captions, but {len(distribution)} samples have a concept")
     sizes, order = distribution.sizes.sort(descending=True, stable=True)
     named = [NamedConcept(distribution.names[i], size) for i, size in zip(order.tolist(), sizes.tolist(), strict=True)]
+    top = -(-len(sizes) // 10)  # a tenth of the concepts, rounded up
     distinct = len(set(captions))
     return Analysis(
         samples=len(captions),
@@ -87,7 +88,7 @@ def analyze(
         smallest=tuple(named[::-1][:show]),
         median_size=float(np.median(sizes.numpy())),
         gini=gini(sizes),
-        top_tenth_share=distribution.largest_tenth()[1],
+        top_tenth_share=float(sizes[:top].sum() / sizes.sum()),
         groups=_group_sizes(distribution),
     )
 

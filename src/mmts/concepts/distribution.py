@@ -372,15 +372,6 @@ class ConceptDistribution:
             raise InputError(f"concept {int(concepts[row])} in row {row} is not in -1 to {self.num_concepts - 1}")
         return torch.cat([self.concept_groups(), torch.tensor([TAIL])])[concepts]  # -1 takes the last
 
-    def largest_tenth(self) -> tuple[int, float]:
-        """Return the number of concepts in the largest tenth, rounded up, and their share of the samples, in [0, 1].
-
-        >>> ConceptDistribution.from_labels(["cup", "cup", "cup", "lamp"]).largest_tenth()
-        (1, 0.75)
-        """
-        number = -(-self.num_concepts // 10)
-        return number, float(self.sizes.topk(number).values.sum() / self.sizes.sum())
-
     def check_captions(self, captions: Sequence[str]) -> None:
         """Check that this was made from these training captions; labels and counts know only their number.
 

@@ -79,8 +79,6 @@ class Changes:
 def find_queries(contents: Contents, side: str) -> Queries | str:
     """Return the "text" or "media" queries of all runs, or why there are none; a medium's concept is that of its first
     caption."""
-    if contents.results.not_paired:
-        return contents.results.not_paired
     paired, distribution = contents.results.paired, contents.distributions[0]
     first = paired[0][0]
     if not all(run.has(contents.measure.name) for runs in paired for run in runs):

@@ -5,7 +5,7 @@ from typing import Any
 from markupsafe import Markup
 
 from mmts.errors import counted, rounded
-from mmts.evaluation.rank import extreme_classes
+from mmts.evaluation.figures import extreme_classes
 from mmts.evaluation.results import Figure, RunGroup
 from mmts.report import charts
 from mmts.report.by_concept import Changes, find_changes, find_queries, lines_by_size

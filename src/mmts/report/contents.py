@@ -8,7 +8,8 @@ from typing import Any
 from mmts.concepts import ConceptDistribution
 from mmts.errors import DataError, InputError
 from mmts.evaluation.compare import Gap, GapKey, compare_runs
-from mmts.evaluation.results import Figure, Judged, Results, RunGroup
+from mmts.evaluation.judgement_file import Judged
+from mmts.evaluation.results import Figure, Results, RunGroup
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report.measures import Measure, leading_measure
 from mmts.report.wording import clean
@@ -41,7 +42,7 @@ class Contents:
     @property
     def no_gaps(self) -> str:
         """Why there are no differences; empty where there are."""
-        return self.results.not_paired if len(self.groups) > 1 else "there is only one rule"
+        return "all queries belong to one medium" if len(self.groups) > 1 else "there is only one rule"
 
     @property
     def kind(self) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mmts.errors import counted
 from mmts.evaluation.compare import Gap
-from mmts.evaluation.rank import coverage_in_words
+from mmts.evaluation.measures import coverage_in_words
 from mmts.evaluation.results import Figure
 from mmts.report.contents import Contents
 from mmts.report.learning import number_of_validations

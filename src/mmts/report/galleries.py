@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.data.records import Medium
 from mmts.errors import MmtsError
-from mmts.evaluation.results import Judged
+from mmts.evaluation.judgement_file import Judged
 from mmts.report.contents import Contents
 from mmts.report.wording import clean
 

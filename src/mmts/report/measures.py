@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmts.evaluation.rank import shown_measures
+from mmts.evaluation.measures import shown_measures
 
 
 @dataclass(frozen=True)

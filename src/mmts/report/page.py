@@ -17,9 +17,9 @@ from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console
 from mmts.data.formats.collect import WITH_ARTICLE
 from mmts.errors import counted, rounded
-from mmts.evaluation.compare import folds_in_words
-from mmts.evaluation.rank import shown_measures
-from mmts.evaluation.results import FOLDS, PARTS, Judged, RunGroup
+from mmts.evaluation.judgement_file import Judged
+from mmts.evaluation.measures import FOLDS, folds_in_words, shown_measures
+from mmts.evaluation.results import PARTS, RunGroup
 from mmts.files import atomic_write
 from mmts.recipe.run_directory import RunDirectory, differences
 from mmts.report import charts
@@ -54,8 +54,8 @@ def write_report(runs: Sequence[Path], out: Path, title: str | None = None, name
     """Write one self-contained HTML file about judged runs, and return its path.
 
     runs: run directories; those whose recipes differ only in the seed are shown as one rule with its spread, and the
-    others are compared with the first. names: one for each rule, in order. What a run lacks (judgement.npz,
-    concepts.npz, the log, validation figures, images) is left out with a sentence that says so. The same runs give the
+    others are compared with the first. names: one for each rule, in order. What a run lacks
+    (concepts.npz, the log, validation figures, images) is left out with a sentence that says so. The same runs give the
     same file, byte for byte.
     Raises RunError where none of the folders is a judged run, or where they were judged on different queries.
     """

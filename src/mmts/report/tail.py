@@ -66,7 +66,7 @@ class LongTail:
         number = min(_LISTED, len(concepts))
         names = [concept.name for concept in concepts]
         return cls(
-            _sentence(sizes, distribution),
+            _sentence(sizes, len(distribution)),
             "; ".join(
                 f"{part.name}: {part.shares[0]:.0f} % of concepts, {part.shares[1]:.0f} % of samples" for part in parts
             ),
@@ -86,13 +86,13 @@ def _part(number: int, distribution: ConceptDistribution) -> Part:
     return Part(number, GROUP_NAMES[number], (concepts, samples), shares)
 
 
-def _sentence(sizes: list[int], distribution: ConceptDistribution) -> str:
-    tenth, share = distribution.largest_tenth()
-    samples = counted(len(distribution), "training sample")
+def _sentence(sizes: list[int], num_samples: int) -> str:
+    tenth = max(1, round(len(sizes) / 10))
+    share = 100 * sum(sizes[:tenth]) / sum(sizes)
     return (
-        f"{samples} in {counted(len(sizes), 'concept')}: the largest has {sizes[0]:,}, "
+        f"{counted(num_samples, 'training sample')} in {counted(len(sizes), 'concept')}: the largest has {sizes[0]:,}, "
         f"the median is {np.median(sizes):,g}, the smallest {sizes[-1]:,}. The largest tenth of the concepts "
-        f"{'holds' if tenth == 1 else 'hold'} {100 * share:.0f} % of the samples."
+        f"{'holds' if tenth == 1 else 'hold'} {share:.0f} % of the samples."
     )
 
 

@@ -10,7 +10,7 @@ from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.data.records import Dataset
 from mmts.errors import RecipeError
-from mmts.evaluation.results import Judged
+from mmts.evaluation.judgement_file import Judged
 from mmts.training.build import label_of_samples
 
 CONCEPT = "concept"

@@ -12,7 +12,8 @@ from mmts.concepts import ConceptDistribution
 from mmts.console import figure_table
 from mmts.data.records import Dataset
 from mmts.evaluation.compare import Gap
-from mmts.evaluation.results import SIDES, Judged, refuse_other_queries
+from mmts.evaluation.judgement_file import Judged
+from mmts.evaluation.results import SIDES, refuse_other_queries
 from mmts.files import atomic_write
 from mmts.recipe.run_directory import RunDirectory
 from mmts.sweep.divisions import AVERAGE, CONCEPT, PARTS, Division, divisions

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from mmts.evaluation.compare import Gap
+from mmts.evaluation.judgement_file import Judged
 from mmts.evaluation.measures import GRADED, MEAN_RECALL, RECALLS
-from mmts.evaluation.results import SIDES, Figure, Judged, query_scores
+from mmts.evaluation.results import SIDES, Figure, query_scores
 from mmts.metrics import seeded_bootstrap_interval
 from mmts.sweep.divisions import Division
 

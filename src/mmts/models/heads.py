@@ -3,9 +3,8 @@
 from torch import nn
 
 from mmts.errors import RecipeError, nearest
-from mmts.models.options import check_rate
 
-KINDS = ("linear", "two-layer", "none")
+_KINDS = ("linear", "two-layer", "none")
 
 
 def build_head(
@@ -14,28 +13,23 @@ def build_head(
     """Return a head (B, in_width) -> (B, out_width).
 
     Args:
-        kind: "linear" is one affine map; "two-layer" is linear, GELU, dropout, linear; "none" passes rows through.
+        kind: "linear" is one affine map; "two-layer" is linear, GELU, dropout, linear; "none" passes features through.
         in_width: width of the tower's features.
         out_width: width of the embeddings.
         hidden: width between the two layers; only for "two-layer".
         dropout: share of hidden units dropped in training; only for "two-layer".
-        layer_norm: normalise each feature row first, so that towers of any scale train alike; not for "none".
+        layer_norm: normalize each feature row first, so that towers of any scale train alike; not for "none".
 
     Raises:
-        RecipeError: an unknown kind, or "none" where the widths differ.
+        RecipeError: an unknown kind, or "none" for two different widths.
 
     >>> build_head("linear", 384, 256, layer_norm=False)
     Sequential(
       (0): Linear(in_features=384, out_features=256, bias=True)
     )
     """
-    first = [nn.LayerNorm(in_width)] if layer_norm else []
-    if kind == "linear":
-        return nn.Sequential(*first, nn.Linear(in_width, out_width))
-    if kind == "two-layer":
-        rate = check_rate("two-layer head", "dropout", dropout)
-        layers = [nn.Linear(in_width, hidden), nn.GELU(), nn.Dropout(rate), nn.Linear(hidden, out_width)]
-        return nn.Sequential(*first, *layers)
+    if kind not in _KINDS:
+        raise RecipeError(f"unknown head {kind!r}; {nearest(kind, _KINDS)}")
     if kind == "none":
         if in_width != out_width:
             raise RecipeError(
@@ -43,4 +37,8 @@ def build_head(
                 f"set width to {in_width}, or use a linear or two-layer head"
             )
         return nn.Identity()
-    raise RecipeError(f"unknown head {kind!r}; {nearest(kind, KINDS)}")
+    layers: list[nn.Module] = [nn.LayerNorm(in_width)] if layer_norm else []
+    if kind == "two-layer":
+        layers += [nn.Linear(in_width, hidden), nn.GELU(), nn.Dropout(dropout)]
+        in_width = hidden
+    return nn.Sequential(*layers, nn.Linear(in_width, out_width))

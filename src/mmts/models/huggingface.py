@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +61,7 @@ def call(source: Source, what: str, built_in: tuple[str, ...], function: Callabl
         with quiet():
             return function(source.place, local_files_only=source.local, trust_remote_code=False, **options)
     except Exception as error:  # whatever a third party raises on bad files, names or networks
-        reason = _first_line(error)
+        reason = first_line(error)
         if source.local:
             message = f"{source.side} tower {source.name!r}: cannot load the {what} from this folder: {reason}"
         else:
@@ -124,6 +124,17 @@ def enable_checkpointing(name: str, model: Any) -> None:
 def has_both_sides(model: nn.Module) -> bool:
     """Return whether `model` embeds images and texts, as CLIP and SigLIP do."""
     return hasattr(model, "get_image_features") and hasattr(model, "get_text_features")
+
+
+def encodable(captions: Sequence[str]) -> list[str]:
+    """Replace lone surrogates, which cannot be encoded and which tokenizers refuse."""
+    return [caption.encode("utf-8", "replace").decode("utf-8") for caption in captions]
+
+
+def tokenizer_contents(tokenizer: Any) -> str:
+    """Return all that determines the ids that a tokenizer gives."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
 
 
 def pooled(output: Any) -> Tensor:
@@ -227,7 +238,8 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, shortened, or its class if it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return text if len(text) <= 240 else text[:237] + "..."

@@ -67,7 +67,7 @@ def _cores() -> int:
 def _outside_names(sweep: Sweep, trials: Sequence[Trial]) -> frozenset[str]:
     """Return the classes outside mmts that the sweep itself names, which its runs may then name."""
     recipes = (sweep.recipe(trial.rule, trial.setting, 0) for trial in trials)
-    return frozenset(name for recipe in recipes for name in outside_names(recipe.objective))
+    return frozenset(name for recipe in recipes for name in outside_names(recipe.objective, recipe.model.tower_names))
 
 
 def _data_of(sweep: Sweep, trials: Sequence[Trial]) -> Dataset:

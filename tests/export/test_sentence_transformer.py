@@ -50,7 +50,7 @@ def test_towers_of_mmts_give_the_same_for_any_picture(runs: Runs, tmp_path: Path
     about = json.loads((folder / "export.json").read_text())
     assert about["needs_mmts"]
     section = json.loads((folder / "image_0_ImageModule" / "tower.json").read_text())
-    resize = section["options"].get("resize", "stretch" if name == "words" else "crop")
+    resize = section["options"]["resize"] or "crop"
     pixels = torch.stack([load_pixels(photo, section["size"], resize) for photo in photos])
     texts, images = embedded(runs(name), CAPTIONS, pixels)
     assert difference(model.encode(CAPTIONS), texts) < 1e-5

@@ -20,7 +20,7 @@ def whole_model(*towers: HuggingFaceImage | HuggingFaceText) -> Any:
     of one CLIP fill both.
     """
     model: Any
-    model, _ = hf.load_model(towers[0].source, ())
+    model, _ = hf.load_model(towers[0].source)
     for tower in towers:
         is_encoder = not tower.clip and getattr(model.config, "is_encoder_decoder", False)
         (model.get_encoder() if is_encoder else model).load_state_dict(tower.model.state_dict(), strict=False)

@@ -40,6 +40,8 @@ class Tower(nn.Module):
     name: str
     width: int
     from_scratch: bool = False
+    arguments: Mapping[str, Any] = {}
+    """What `make_tower` gave the constructor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +50,7 @@ class Tower(nn.Module):
     @property
     def fingerprint(self) -> str:
         """The name and a hash of the present weights and of all else that determines the features."""
-        return f"{self.name}-{content_hash(*self.settings(), *outside_code(self), hash_weights(self))}"
+        return f"{self.name}-{content_hash(*self.settings(), *outside_settings(self), hash_weights(self))}"
 
     def settings(self) -> tuple[str, ...]:
         """Return the settings that change the features, apart from the weights."""
@@ -200,7 +202,7 @@ def make_tower(component: type[AnyTower], name: str, **arguments: Any) -> AnyTow
         if isinstance(error, MmtsError) or component.__module__.startswith("mmts."):
             raise
         raise RecipeError(f"tower {name!r} cannot be made: {type(error).__name__}: {error}") from None
-    tower.name = name
+    tower.name, tower.arguments = name, arguments
     return tower
 
 
@@ -209,15 +211,16 @@ def is_frozen(tower: nn.Module) -> bool:
     return not any(parameter.requires_grad for parameter in tower.parameters())
 
 
-def outside_code(tower: Tower) -> tuple[str, ...]:
-    """Return the source of a tower that somebody else wrote: its features change with its code."""
+def outside_settings(tower: Tower) -> tuple[str, ...]:
+    """Return the arguments and the code of a tower that somebody else wrote: its features change with both."""
     module = type(tower).__module__
     if module.partition(".")[0] == "mmts":
         return ()
     try:
-        return (inspect.getsource(sys.modules[module]),)
+        code = inspect.getsource(sys.modules[module])
     except (OSError, TypeError):  # typed in at a prompt
-        return ()
+        code = ""
+    return (repr(sorted(tower.arguments.items())), code)
 
 
 def hash_weights(module: nn.Module) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge
@@ -19,20 +19,10 @@ from mmts.options import AtLeastOne
 OPENAI_TOKENIZER = "openai/clip-vit-base-patch16"
 
 
-class _Tokenizer(Protocol):
-    """Captions to token ids; `end`, the id that closes a caption, is the highest of all."""
-
-    end: int
-
-    def __call__(self, captions: Sequence[str], length: int) -> list[list[int]]:
-        """Return the ids of each caption, including start and end, at most `length`."""
-
-    def describe(self) -> str:
-        """Return all that determines the ids."""
-
-
 class ByteTokenizer:
     """The bytes of a caption between start (256) and end (257): no files, for models trained from scratch.
+
+    As in every tokenizer of CLIP, the id that closes a caption, `end`, is the highest.
 
     >>> ByteTokenizer()(["ab", "abcdef"], length=5)
     [[256, 97, 98, 257], [256, 97, 98, 99, 257]]
@@ -56,8 +46,8 @@ class ClipTokenizer:
         from transformers import AutoTokenizer
 
         try:
-            source = hf.find_source(name, "text", ("bytes",))
-            self.tokenizer: Any = hf.call(source, "tokenizer", ("bytes",), AutoTokenizer.from_pretrained)
+            source = hf.find_source(name, "text", ["bytes"])
+            self.tokenizer: Any = hf.call(source, "tokenizer", AutoTokenizer.from_pretrained)
         except RecipeError:
             local = Path(name).expanduser().is_dir()
             why = "cannot be loaded from this folder" if local else "is not a folder, and not a name on Hugging Face"
@@ -127,7 +117,7 @@ class ClipText(TextTower):
         if tokenizer is None and weights is not None and not is_checkpoint(weights):
             tokenizer = weights
         self.tokenizer_name = tokenizer or OPENAI_TOKENIZER
-        self._tokenizer: _Tokenizer | None = None
+        self._tokenizer: ByteTokenizer | ClipTokenizer | None = None
         own = {"width": 512, "depth": 12, "output_width": 512, "context_length": 77, "vocabulary_size": 49408}
         if self.tokenizer_name == "bytes":
             own["vocabulary_size"] = 258
@@ -153,15 +143,15 @@ class ClipText(TextTower):
             loaded.fill(self)
 
     @property
-    def tokenizer(self) -> _Tokenizer:
+    def tokenizer(self) -> ByteTokenizer | ClipTokenizer:
         """The tokenizer, read on first use.
 
         Raises RecipeError if it cannot be loaded or has ids that the model lacks.
         """
         if self._tokenizer is None:
             try:
-                bytes_ = self.tokenizer_name == "bytes"
-                tokenizer: _Tokenizer = ByteTokenizer() if bytes_ else ClipTokenizer(self.tokenizer_name)
+                name = self.tokenizer_name
+                tokenizer = ByteTokenizer() if name == "bytes" else ClipTokenizer(name)
             except InputError as error:
                 raise RecipeError(f"tower {self.name!r}: {error}") from None
             if tokenizer.end >= self.vocabulary_size:

@@ -308,9 +308,9 @@ _CLIP_BLOCK = {
 
 
 def _clip_weights(name: str, side: Side) -> ClipWeights:
-    source = hf.find_source(name, side, ())
+    source = hf.find_source(name, side)
     model: Any
-    model, _ = hf.load_model(source, ())
+    model, _ = hf.load_model(source)
     if model.config.model_type != "clip":
         raise RecipeError(f"weights {name!r} are those of a {model.config.model_type} model; only CLIP's fit here")
     part = "vision" if side == "video" else "text"

@@ -228,9 +228,9 @@ class HuggingFaceImage(ImageTower):
         resize: Resize | None = None,
         pooling: Literal["auto", "pooler", "cls", "mean"] = "auto",
     ) -> None:
-        source = hf.find_source(name, "image", tuple(IMAGE_TOWERS))
+        source = hf.find_source(name, "image", IMAGE_TOWERS)
         model: Any
-        model, pooler_missing = hf.load_model(source, tuple(IMAGE_TOWERS))
+        model, pooler_missing = hf.load_model(source)
         preprocessing = hf.read_preprocessing(source)
         own = preprocessing.size or _own_size(model.config) or 224
         super().__init__(size or own, preprocessing.mean, preprocessing.std, resize or preprocessing.resize)

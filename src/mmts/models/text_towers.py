@@ -174,11 +174,11 @@ class HuggingFaceText(TextTower):
         self.name = name
         self.source = self._source(name)
         model: Any
-        model, _ = hf.load_model(self.source, tuple(TEXT_TOWERS))
+        model, _ = hf.load_model(self.source)
         self.clip = hf.has_both_sides(model)
         if model.main_input_name != "input_ids" and not self.clip:
             raise InputError(f"a {model.config.model_type} model takes no text")
-        tokenizer = hf.call(self.source, "tokenizer", tuple(TEXT_TOWERS), AutoTokenizer.from_pretrained)
+        tokenizer = hf.call(self.source, "tokenizer", AutoTokenizer.from_pretrained)
         if getattr(model.config, "is_encoder_decoder", False):
             model = model.get_encoder()
         if self.clip:
@@ -202,7 +202,7 @@ class HuggingFaceText(TextTower):
             self.width = int(self(self.tokenize(["a"])).shape[1])
 
     def _source(self, name: str) -> hf.Source:
-        return hf.find_source(name, "text", tuple(TEXT_TOWERS))
+        return hf.find_source(name, "text", TEXT_TOWERS)
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Return input_ids and attention_mask (and token_type_ids if the model takes them), each (B, L)."""

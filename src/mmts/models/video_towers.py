@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmts.data.media.video import FrameSampling
 from mmts.errors import InputError, RecipeError, nearest
-from mmts.models.base import ImageTower, Sampling, VideoTower, is_frozen, make_tower, outside_code
+from mmts.models.base import ImageTower, Sampling, VideoTower, is_frozen, make_tower, outside_settings
 from mmts.models.blocks import default_heads, transformer
 from mmts.models.image_towers import load_image_tower
 from mmts.models.space_time_vit import SpaceTimeViT
@@ -103,7 +103,7 @@ class FramesTower(VideoTower):
 
     def settings(self) -> tuple[str, ...]:
         """Pixels, frames, pooling, and all that the image tower depends on."""
-        image = (self.image.name, *self.image.settings(), *outside_code(self.image))
+        image = (self.image.name, *self.image.settings(), *outside_settings(self.image))
         return (*super().settings(), self.pooling, *image)
 
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from mmts.models.base import make_tower
 from mmts.models.clip_text import OPENAI_TOKENIZER, ClipText
 from mmts.models.clip_weights import avion_weights, check_state, read_checkpoint
-from mmts.models.space_time_vit import SpaceTimeViT
 from mmts.models.two_tower import TwoTower
+from mmts.models.video_towers import SpaceTimeViT
 
 
 def load_avion(
@@ -33,7 +33,7 @@ def load_avion(
             "state_dict").
         tokenizer: a Hugging Face CLIP name or folder, or "bytes" for tiny models; read when a caption is first
             tokenized.
-        frames: F of a clip; None is the checkpoint's (1 for an image model). For another number the temporal embedding
+        frames: F, number of frames per clip; None is the checkpoint's (1 for an image model). For another number the temporal embedding
             is interpolated linearly; that of an image model is zero.
         sampling: "random" (as published: a frame of each of F equal parts, the middle ones when evaluated), "uniform"
             or "stride".

@@ -1,4 +1,4 @@
-"""What towers have in common, and how one is made from its class, its options and what the run gives it."""
+"""The base classes of towers, and a function that makes a tower from its class and arguments."""
 
 import hashlib
 import inspect
@@ -32,7 +32,7 @@ class Tower(nn.Module):
     raises InputError for options that contradict each other.
 
     Attributes:
-        name: what a recipe calls it.
+        name: its name in a recipe.
         width: number of features in a row.
         from_scratch: whether its weights start at random, so that freezing it makes no sense.
     """
@@ -50,9 +50,9 @@ class Tower(nn.Module):
     @property
     def fingerprint(self) -> str:
         """The name and a hash of the present weights and of all else that determines the features."""
-        return f"{self.name}-{content_hash(*self.settings(), *outside_settings(self), hash_weights(self))}"
+        return f"{self.name}-{content_hash(*self._settings(), *outside_settings(self), hash_weights(self))}"
 
-    def settings(self) -> tuple[str, ...]:
+    def _settings(self) -> tuple[str, ...]:
         """Return the settings that change the features, apart from the weights."""
         return ()
 
@@ -129,8 +129,7 @@ class MediaTower(Tower):
             pixels = pixels.to(self.mean.dtype) / 255
         return (pixels - self.mean[:, None, None]) / self.std[:, None, None]
 
-    def settings(self) -> tuple[str, ...]:
-        """Size, resize, mean and std: all that happens to the pixels."""
+    def _settings(self) -> tuple[str, ...]:
         return (str(self.size), self.resize, str(self.mean.tolist()), str(self.std.tolist()))
 
 
@@ -151,9 +150,9 @@ class VideoTower(MediaTower):
         self.frames = sampling.frames
         self.sampling = sampling
 
-    def settings(self) -> tuple[str, ...]:
+    def _settings(self) -> tuple[str, ...]:
         """Pixels and frames."""
-        return (*super().settings(), str(self.sampling))
+        return (*super()._settings(), str(self.sampling))
 
 
 class TextTower(Tower):
@@ -169,12 +168,12 @@ class TextTower(Tower):
 
 
 def make_tower(component: type[AnyTower], name: str, **arguments: Any) -> AnyTower:
-    """Return a tower of a class; `name` is what a recipe calls it.
+    """Return a tower of the class `component`; `name` is its name in a recipe.
 
     Args:
-        component: the class.
+        component: a tower class.
         name: also passed to the constructor if it has a parameter of this name.
-        arguments: its options, and what the run gives (None if it does not).
+        arguments: its options, and the parameters in GIVEN_BY_RUN; those are left out if they are None.
 
     Raises:
         RecipeError: an unknown option (names the nearest), a value outside its range, or options that contradict each

@@ -101,7 +101,7 @@ class ClipBlock(Checkpointed):
 
 
 class ClipBlocks(nn.ModuleList):
-    """The blocks of one of CLIP's transformers, as its weights need them; what is None is theirs or the usual.
+    """The blocks of one of CLIP's transformers. An option that is None follows the weights, or CLIP without weights.
 
     Raises InputError for an activation that mmts does not have, and for `heads` that do not divide `width`.
     """
@@ -133,6 +133,5 @@ class ClipBlocks(nn.ModuleList):
             states = block(states)
         return states
 
-    def settings(self) -> tuple[str, ...]:
-        """Return what the shapes of the weights do not show."""
+    def _settings(self) -> tuple[str, ...]:
         return (str(self.heads), self.activation, str(self.eps))

@@ -181,9 +181,8 @@ class ClipText(TextTower):
         features: Tensor = self.ln_final(last) @ self.text_projection
         return features
 
-    def settings(self) -> tuple[str, ...]:
-        """Tokenizer, length limit, and what the weights' shapes do not show."""
-        return (content_hash(self.tokenizer.describe()), str(self.max_length), *self.blocks.settings())
+    def _settings(self) -> tuple[str, ...]:
+        return (content_hash(self.tokenizer.describe()), str(self.max_length), *self.blocks._settings())
 
 
 def _sizes(weights: ClipWeights) -> dict[str, int]:

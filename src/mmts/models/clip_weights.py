@@ -33,7 +33,7 @@ _AVION_PIXELS = hf.Preprocessing(
 
 @dataclass(frozen=True)
 class ClipWeights:
-    """One side's weights, and what cannot be read off them.
+    """One side's weights, and the settings that cannot be read off them.
 
     Attributes:
         source: where they come from, for messages.
@@ -118,7 +118,7 @@ def agreed(options: Mapping[str, int | None], own: Mapping[str, int], weights: C
 
 
 def square_root(number: int, what: str) -> int:
-    """Return the square root of `number`. Raises RecipeError if it is not whole; `what` says what was counted."""
+    """Return the square root of `number`. Raises RecipeError if it is not whole; `what` names the number."""
     root = math.isqrt(number)
     if root * root != number or not root:
         raise RecipeError(f"{what}: {number} is not a square number")
@@ -221,7 +221,7 @@ def avion_weights(checkpoint: Mapping[str, Tensor], source: str) -> tuple[ClipWe
 
 
 def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
-    """Return the state_dict of a checkpoint file: all of its content, or what stands under "state_dict".
+    """Return the state_dict of a checkpoint file: all of its content, or its value under "state_dict".
 
     Nothing in the file is run: apart from tensors, only the plain settings and numbers that AVION's training script
     saves with them are read.

@@ -26,7 +26,7 @@ class Source:
 
     Attributes:
         name: as the user wrote it.
-        place: what Hugging Face is asked for.
+        place: the name or folder that transformers is given.
         local: whether that is a folder.
         side: "image", "video" or "text", for messages.
         built_in: the names of that side's built-in towers, for messages.
@@ -68,8 +68,8 @@ def call(source: Source, what: str, function: Callable[..., T], **options: Any) 
             message = f"{source.side} tower {source.name!r}: cannot load the {what} from this folder: {reason}"
         else:
             message = (
-                f"unknown {source.side} tower {source.name!r}: it is not built in ({', '.join(source.built_in)}), there "
-                f"is no such folder, and Hugging Face gave no {what} of that name: {reason}"
+                f"unknown {source.side} tower {source.name!r}: it is not built in ({', '.join(source.built_in)}), "
+                f"there is no such folder, and Hugging Face gave no {what} of that name: {reason}"
             )
         raise RecipeError(message) from None
 

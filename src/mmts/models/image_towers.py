@@ -281,9 +281,8 @@ class HuggingFaceImage(ImageTower):
         """Checkpoint the gradients of the model. Raises RecipeError if transformers cannot."""
         hf.enable_checkpointing(self.name, self.model)
 
-    def settings(self) -> tuple[str, ...]:
-        """Pixels and pooling."""
-        return (*super().settings(), self.pooling)
+    def _settings(self) -> tuple[str, ...]:
+        return (*super()._settings(), self.pooling)
 
 
 def _own_size(config: Any) -> int | None:

@@ -148,8 +148,7 @@ class SmallTransformer(TextTower):
         states = self.words(ids) + self.positions[: ids.shape[1]]  # (B, L, width)
         return mean_over_mask(self.blocks(states, src_key_padding_mask=mask == 0), mask)
 
-    def settings(self) -> tuple[str, ...]:
-        """Words and length limit."""
+    def _settings(self) -> tuple[str, ...]:
         return (content_hash(*self.vocabulary.words), str(self.max_length))
 
 
@@ -235,8 +234,7 @@ class HuggingFaceText(TextTower):
         """Checkpoint the gradients of the model. Raises RecipeError if transformers cannot."""
         hf.enable_checkpointing(self.name, self.model)
 
-    def settings(self) -> tuple[str, ...]:
-        """Pooling, length limit and tokenizer."""
+    def _settings(self) -> tuple[str, ...]:
         return (self.pooling, str(self.max_length), content_hash(hf.tokenizer_contents(self.tokenizer)))
 
 

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from mmts.data.media.video import FrameSampling
 from mmts.errors import InputError, RecipeError, nearest
-from mmts.models.base import ImageTower, Sampling, VideoTower, is_frozen, make_tower, outside_settings
-from mmts.models.blocks import default_heads, transformer
+from mmts.models import huggingface as hf
+from mmts.models.base import ImageTower, Resize, Sampling, VideoTower, is_frozen, make_tower, outside_settings
+from mmts.models.blocks import ClipBlocks, default_heads, transformer
+from mmts.models.clip_weights import ClipWeights, agreed, read_weights, square_root
 from mmts.models.image_towers import load_image_tower
-from mmts.models.space_time_vit import SpaceTimeViT
 from mmts.options import AtLeastOne, ZeroToBelowOne
 
 
@@ -101,10 +102,108 @@ class FramesTower(VideoTower):
         if self.blocks is not None:
             super().enable_gradient_checkpointing()
 
-    def settings(self) -> tuple[str, ...]:
-        """Pixels, frames, pooling, and all that the image tower depends on."""
-        image = (self.image.name, *self.image.settings(), *outside_settings(self.image))
-        return (*super().settings(), self.pooling, *image)
+    def _settings(self) -> tuple[str, ...]:
+        image = (self.image.name, *self.image._settings(), *outside_settings(self.image))
+        return (*super()._settings(), self.pooling, *image)
+
+
+class SpaceTimeViT(VideoTower):
+    """The space-time ViT of AVION: from scratch, from AVION's weights, or inflated from CLIP's.
+
+    It is CLIP's vision transformer with a temporal embedding. The token of patch g in frame f is
+    patches(pixels) + position[1 + g] + temporal[f];  the class token has position 0 and no time. All 1 + F G tokens
+    attend to each other; the class token's last state is normalized and projected. A patch is flattened in the order
+    channel, row, column, so that the matrix of patches is a convolution's weight flattened.
+
+    weights: a checkpoint file of AVION, or a Hugging Face CLIP name or folder, which then determines all sizes; without
+        it the weights start at random. A temporal embedding for another number of frames is interpolated linearly; that
+        of an image model is zero.
+    patch: side of a patch in pixels; 16 unless the weights have another.
+    width: width of the states; 768 unless the weights have another.
+    depth: number of blocks; 12 unless the weights have another.
+    heads: heads of the attention; by default one per 64 features.
+    output_width: number of features; 512 unless the weights have another.
+    activation: that of the weights by default, else `gelu`; OpenAI's models have `quick_gelu`.
+    resize: how a rectangle becomes a square; that of the weights by default, else `crop`.
+
+    Source: Zhao and Kraehenbuehl, Training a Large Video Model on a Single Machine in a Day (AVION), arXiv 2309.16669.
+
+    >>> tower = SpaceTimeViT(size=16, patch=8, frames=3, width=8, depth=1, heads=2, output_width=5)
+    >>> tower(torch.rand(2, 3, 3, 16, 16)).shape
+    torch.Size([2, 5])
+    """
+
+    from_scratch = True  # unless there are weights
+
+    def __init__(
+        self,
+        weights: str | None = None,
+        patch: AtLeastOne | None = None,
+        width: AtLeastOne | None = None,
+        depth: AtLeastOne | None = None,
+        heads: AtLeastOne | None = None,
+        output_width: AtLeastOne | None = None,
+        activation: Literal["gelu", "quick_gelu"] | None = None,
+        resize: Resize | None = None,
+        size: Annotated[int, Ge(8)] | None = None,
+        frames: AtLeastOne | None = None,
+        sampling: Sampling = "uniform",
+        stride: AtLeastOne = 4,
+        pretrained: ClipWeights | None = None,
+    ) -> None:
+        loaded = read_weights(weights, "video") if weights is not None else pretrained
+        pixels = hf.Preprocessing(mean=hf.CLIP_MEAN, std=hf.CLIP_STD) if loaded is None else loaded.pixels
+        own = {"size": 224, "patch": 16, "width": 768, "depth": 12, "output_width": 512}
+        options = {"size": size, "patch": patch, "width": width, "depth": depth, "output_width": output_width}
+        sizes = agreed(options, own if loaded is None else _sizes(loaded), loaded)
+        size, patch, width = sizes["size"], sizes["patch"], sizes["width"]
+        if size % patch:
+            raise InputError(f"size {size} is not a multiple of patch {patch}")
+        frames = frames or (loaded.frames if loaded is not None else None) or 16
+        super().__init__(
+            size, FrameSampling(frames, sampling, stride), pixels.mean, pixels.std, resize or pixels.resize
+        )
+        self.from_scratch = loaded is None
+        self.width = sizes["output_width"]
+        self.patch = patch
+        self.patches = nn.Linear(3 * patch**2, width, bias=False)
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.positional_embedding = nn.Parameter(torch.empty(1 + (size // patch) ** 2, width))
+        self.temporal_embedding = nn.Parameter(torch.zeros(frames, width))
+        self.blocks = ClipBlocks(width, sizes["depth"], heads, activation, loaded, eps=1e-6)
+        self.ln_pre = nn.LayerNorm(width, self.blocks.eps)
+        self.ln_post = nn.LayerNorm(width, self.blocks.eps)
+        self.image_projection = nn.Parameter(torch.empty(width, self.width))
+        nn.init.trunc_normal_(self.patches.weight, std=0.02)
+        nn.init.normal_(self.class_embedding, std=0.02)
+        nn.init.normal_(self.positional_embedding, std=0.02)
+        nn.init.normal_(self.image_projection, std=width**-0.5)
+        if loaded is not None:
+            loaded.with_frames(frames).fill(self)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Return the projected class token of normalized clips."""
+        B, F, C, size, _ = pixels.shape
+        p, side = self.patch, size // self.patch
+        cut = pixels.reshape(B, F, C, side, p, side, p).permute(0, 1, 3, 5, 2, 4, 6)  # (B, F, row, column, 3, p, p)
+        tokens = self.patches(cut.reshape(B, F, side * side, C * p * p))
+        tokens = tokens + self.positional_embedding[1:] + self.temporal_embedding[:, None]
+        first = (self.class_embedding + self.positional_embedding[0]).expand(B, 1, -1)
+        states: Tensor = self.blocks(self.ln_pre(torch.cat([first, tokens.flatten(1, 2)], dim=1)))  # (B, 1 + F G, W)
+        features: Tensor = self.ln_post(states[:, 0]) @ self.image_projection
+        return features
+
+    def _settings(self) -> tuple[str, ...]:
+        return (*super()._settings(), *self.blocks._settings())
+
+
+def _sizes(weights: ClipWeights) -> dict[str, int]:
+    """Read the sizes of a space-time ViT off its weights."""
+    patch = square_root(weights.matrix("patches.weight")[1] // 3, f"{weights.source}, pixels of a patch")
+    side = square_root(weights.matrix("positional_embedding")[0] - 1, f"{weights.source}, patches of a frame")
+    width, output_width = weights.matrix("image_projection")
+    depth = weights.depth
+    return {"size": side * patch, "patch": patch, "width": width, "depth": depth, "output_width": output_width}
 
 
 VIDEO_TOWERS: dict[str, type[VideoTower]] = {"frames": FramesTower, "space-time-vit": SpaceTimeViT}

@@ -252,13 +252,13 @@ class Model(Section):
                     raise ValueError(f"pretrained fills the {side} tower; leave its option weights out")
             if self.head.kind != "none":
                 raise ValueError(f"pretrained needs head.kind none, not {self.head.kind}")
-        for each in (self.media, self.text):
-            each.check(self.pretrained is not None, _trust(info))
+        for tower in (self.media, self.text):
+            tower.check(self.pretrained is not None, _trust(info))
         return self
 
     @property
     def kind(self) -> Literal["image", "video"]:
-        """What the media side takes."""
+        """The kind of media that the model takes."""
         return "image" if self.image is not None else "video"
 
     @property

@@ -62,12 +62,12 @@ FORMS: dict[str, Form] = {
     "max_margin, index lists": index_list_max_margin,
     "contrast, fused": lambda x, y, values: contrast(x, y, (values, values), fused=True).loss,
     "contrast, plain": lambda x, y, values: contrast(x, y, (values, values), fused=False).loss,
-    "info_nce, an eighth of the queries": lambda x, y, values: info_nce(x, y, values, rows=an_eighth(x), fused=True),
+    "info_nce, an eighth of the queries": lambda x, y, values: info_nce(x, y, values, queries=an_eighth(x), fused=True),
     "max_margin, an eighth of the queries": lambda x, y, values: max_margin(
-        x, y, values, rows=an_eighth(x), fused=True
+        x, y, values, queries=an_eighth(x), fused=True
     ),
     "contrast, an eighth of the queries": lambda x, y, values: (
-        contrast(x, y, (values, values), rows=an_eighth(x), fused=True).loss
+        contrast(x, y, (values, values), queries=an_eighth(x), fused=True).loss
     ),
 }
 

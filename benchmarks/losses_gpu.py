@@ -1,5 +1,5 @@
 """The losses on a GPU: their rate as a share of a large matrix product's in the same run, their peak memory, and from
-which batch on they beat the plain version (GPU_FUSED_FROM in losses/fused/tiles.py).
+which batch on they beat the plain version (TRITON_FROM in losses/fused/tiles.py).
 
 `python -m benchmarks.losses_gpu` on a machine with CUDA takes about a minute, half of it for compiling; with the word
 `tiles` behind it tries other cuts of the kernels (TILES in losses/fused/triton/blocks.py) instead.

@@ -27,8 +27,8 @@ class MMTSLoss(nn.Module):
     total_steps: optimizer steps of the whole run. count_range: (n_min, n_max), the smallest and the largest concept of
         the whole training set (not of a batch). Both are required.
     label_smoothing: as in info_nce, in [0, 1]; max_margin has none.
-    loss(x, y, step=..., counts=(B,), positives=None, rows=None) -> (): x (media) and y (text) (B, D) of any norm, step
-        in [0, total_steps], counts (B,) the sizes of the samples' concepts, positives and rows as in info_nce.
+    loss(x, y, step=..., counts=(B,), positives=None, queries=None) -> (): x (media) and y (text) (B, D) of any norm,
+        step in [0, total_steps], counts (B,) the sizes of the samples' concepts, the rest as in info_nce.
 
     InputError when the smallest value would not be positive (alpha/2 at or above the smaller of low and high), for a
     step outside [0, total_steps], and for a count outside count_range.
@@ -98,15 +98,15 @@ class MMTSLoss(nn.Module):
         step: float,
         counts: Tensor,
         positives: Tensor | None = None,
-        rows: slice | None = None,
+        queries: slice | None = None,
     ) -> Tensor:
         """Return the loss of a batch, shape ()."""
         values = self.values(step=step, counts=counts)
         if len(values) != len(x):
             raise InputError(f"counts has {len(values)} rows and x has {len(x)}; they must be as many")
         if self.kind == "max_margin":
-            return max_margin(x, y, values, positives=positives, rows=rows)
-        return info_nce(x, y, values, positives=positives, label_smoothing=self.label_smoothing, rows=rows)
+            return max_margin(x, y, values, positives=positives, queries=queries)
+        return info_nce(x, y, values, positives=positives, label_smoothing=self.label_smoothing, queries=queries)
 
     def values(self, *, step: float, counts: Tensor) -> Tensor:
         """Return the samples' temperatures or margins at `step`: counts (B,) -> (B,) float64."""

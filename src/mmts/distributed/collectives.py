@@ -21,10 +21,10 @@ def process_sizes(batch_size: int) -> list[int]:
     return [each.stop - each.start for each in shares]
 
 
-def share_sizes(own: int, device: torch.device) -> list[int]:
+def all_sizes(own: int, device: torch.device) -> list[int]:
     """Return how many rows each process has, given this one's number.
 
-    >>> share_sizes(3, torch.device("cpu"))
+    >>> all_sizes(3, torch.device("cpu"))
     [3]
     """
     if num_processes() == 1:

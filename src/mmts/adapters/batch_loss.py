@@ -73,6 +73,7 @@ class _Published(Objective):
 
 def _same_medium(media: Tensor) -> Tensor | None:
     """Return which pairs share their medium, (B, B) bool, sparse if few do, or None if none do."""
+    media = media.contiguous()
     order = media.argsort(stable=True)
     first, last = (torch.searchsorted(media[order], media, side=side) for side in ("left", "right"))
     number = last - first  # of pairs with each pair's medium

@@ -36,6 +36,13 @@ class Policy(nn.Module):
     def after_step(self) -> None:
         """Do what must follow an optimizer step, such as keeping a learned value in its bounds; usually nothing."""
 
+    def extra_repr(self) -> str:
+        """Show the settings in the module's repr: its public attributes."""
+        settings = {
+            name: value for name, value in vars(self).items() if not name.startswith("_") and name != "training"
+        }
+        return ", ".join(f"{name}={value}" for name, value in settings.items())
+
 
 def check_index(index: Tensor, size: int, name: str = "index") -> Tensor:
     """Return `index` if it is (B,) integers in 0..size-1; otherwise raise InputError naming it and the row.

@@ -57,10 +57,6 @@ class MACL(Policy):
         alignment = cosines.mean().clamp(-1.0, 1.0)
         return self.tau0 * (1.0 + self.alpha * (alignment - self.A0))
 
-    def extra_repr(self) -> str:
-        """Show the settings in the module's repr."""
-        return f"tau0={self.tau0:g}, alpha={self.alpha:g}, A0={self.A0:g}"
-
 
 class PairPolicy(Policy):
     """Base of the rules whose value of a pair follows from its own similarity; a subclass writes `values`."""
@@ -114,10 +110,6 @@ class DySTreSS(PairPolicy):
         s = similarity.clamp(-1.0, 1.0)
         return self.low + (self.high - self.low) / 2 * (1.0 + (math.pi * (1.0 + s)).cos())
 
-    def extra_repr(self) -> str:
-        """Show the bounds in the module's repr."""
-        return f"low={self.low:g}, high={self.high:g}"
-
 
 class TeMoTemperature(PairPolicy):
     """TeMo's temperature: one value per pair, which grows with its similarity (docs/method.md, 3.7).
@@ -155,7 +147,3 @@ class TeMoTemperature(PairPolicy):
         u = ((similarity + 1.0) / 2.0).clamp(max=1.0)
         # The slope of the root is infinite at 0, and infinity times a gradient of 0 would be NaN.
         return self.tau_min + self.tau_alpha * u.where(u > 0, 1.0).sqrt().where(u > 0, 0.0)
-
-    def extra_repr(self) -> str:
-        """Show the settings in the module's repr."""
-        return f"tau_min={self.tau_min:g}, tau_alpha={self.tau_alpha:g}"

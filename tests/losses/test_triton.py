@@ -393,11 +393,10 @@ for dtype, name in ((dtype, {2: "bf16", 4: "fp32"}[dtype.itemsize]) for dtype in
     pointers = dict.fromkeys(("x", "y", "slopes"), name) | {"positives": "u8"}
     for kernel, tile in ((getattr(triton_kernels, each), tiles[dtype]) for each, tiles in KERNELS.items()):
         constants = FLAGS | dict(PRECISION="ieee", ROWS=tile.rows, COLUMNS=tile.columns, WIDTH=tile.width)
-        cut = {"x_tiles": tile.rows, "y_tiles": tile.columns}
+        cut = {}
         if FLAGS["BY_TILES"]:
-            cut = {each: f"tensordesc<{name}[{height},{tile.width}]>" for each, height in cut.items()}
-        else:
-            constants, cut = constants | dict.fromkeys(cut), {}
+            heights = {"x": tile.rows, "y": tile.columns}
+            cut = {each: f"tensordesc<{name}[{height},{tile.width}]>" for each, height in heights.items()}
         names = [each.name for each in kernel.params]
         types = {n: cut.get(n) or NUMBERS.get(n) or "*" + pointers.get(n, "fp32") for n in names}
         types |= {n: "constexpr" for n in names if n in constants}

@@ -32,10 +32,7 @@ def softmax_loss(
 
     name: of the loss, in messages and in TILES_FROM. Arguments and errors are those of `info_nce`.
     """
-    if anchor not in ANCHORS:
-        raise InputError(f"anchor is {anchor!r}; it must be one of {', '.join(ANCHORS)}")
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise InputError(f"label_smoothing is {label_smoothing}; it must lie in [0, 1]")
+    check_options(anchor, label_smoothing)
     B, queries = len(x), checked_queries(queries, len(x))
     tau = checked_value("temperature", temperature, x, y, pairs_allowed=not scale_by_temperature, queries=queries)
     positives = checked_positives(positives, x)
@@ -53,3 +50,11 @@ def softmax_loss(
         if scale_by_temperature:
             return (loss * tau.expand(B)[queries]).sum() / B, slope / B
         return loss.sum() / B, slope / pair_values(tau.detach(), queries) / B
+
+
+def check_options(anchor: str = "row", label_smoothing: float = 0.0) -> None:
+    """Raise InputError, naming which, unless the anchor is one of ANCHORS and label smoothing lies in [0, 1]."""
+    if anchor not in ANCHORS:
+        raise InputError(f"anchor is {anchor!r}; it must be one of {', '.join(ANCHORS)}")
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise InputError(f"label_smoothing is {label_smoothing}; it must lie in [0, 1]")

@@ -52,7 +52,7 @@ class Objective(nn.Module):
     """What its policy's value is: a temperature or a margin; also the name of the policy."""
 
     uses_relevance: bool = False
-    """Whether it needs `relevance`, which takes time to compute for every batch."""
+    """Whether it needs `relevance`, which takes time to compute; a batch without it is then an InputError."""
 
     splits_queries: bool = False
     """Whether `compute` returns the loss of `pairs.queries` alone. If False, it returns the whole batch's loss, with
@@ -89,16 +89,22 @@ class Objective(nn.Module):
         return ObjectiveOutput(output.loss, self.finish(pairs, output.log))
 
     def compute_part(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
-        """Return the queries' part of the loss, whether or not the objective splits queries; the log is detached."""
+        """Check the batch; return the queries' part of the loss, whether or not the objective splits queries."""
         for name, index in (("index", pairs.index), ("media_index", pairs.media_index)):
             if index is not None and len(index) != len(x):
                 raise InputError(f"{name} has {len(index)} rows and x has {len(x)}; they must have as many")
+        if self.uses_relevance and pairs.relevance is None:
+            raise InputError(
+                f"{type(self).__name__} needs relevance (B, B), how relevant each medium is to each text; data without "
+                "graded relevance has none"
+            )
         if not self.splits_queries and pairs.positives is not None and pairs.positives.is_sparse:
             pairs = replace(pairs, positives=pairs.positives.to_dense())
         loss, log = self.compute(x, y, pairs)
         if not self.splits_queries:
             loss = loss * ((pairs.queries.stop - pairs.queries.start) / len(x))
-        return ObjectiveOutput(loss, {name: _rows_to_log(value).detach() for name, value in log.items()})
+        # Of the queries' rows (2, b, B) the log has those of x to y.
+        return ObjectiveOutput(loss, {name: (v[0] if v.ndim == 3 else v).detach() for name, v in log.items()})
 
     def finish(self, pairs: Pairs, gathered: dict[str, Tensor]) -> dict[str, Tensor]:
         """Remember the batch in training mode, and return what to log."""
@@ -134,11 +140,6 @@ class Objective(nn.Module):
                 module.after_step()
 
 
-def _rows_to_log(value: Tensor) -> Tensor:
-    """Return x to y of the queries' rows (2, b, B); other tensors unchanged."""
-    return value[0] if value.ndim == 3 else value
-
-
 def policy_values(policy: Policy, x: Tensor, y: Tensor, pairs: Pairs) -> Tensor:
     """Return a policy's values for a batch: (), (B,), or per pair (B, B), of some of the queries only (2, b, B).
 
@@ -169,13 +170,3 @@ def relative(pull: Tensor) -> Tensor:
     """
     mean = pull.mean()
     return torch.where(mean > 0, pull / mean, 1.0)
-
-
-def needed_relevance(rule: str, relevance: Tensor | None) -> Tensor:
-    """Return `relevance`; InputError, naming the rule that needs it, if the data has none."""
-    if relevance is None:
-        raise InputError(
-            f"{rule} needs relevance (B, B), how relevant each medium is to each text; data without graded relevance "
-            "has none"
-        )
-    return relevance

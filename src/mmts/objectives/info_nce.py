@@ -13,9 +13,9 @@ from typing import Annotated
 
 from torch import Tensor
 
-from mmts.errors import InputError
 from mmts.losses import decoupled_info_nce, info_nce, multi_positive_info_nce, reweighted_info_nce
-from mmts.losses.queries import ANCHORS, Anchor
+from mmts.losses.queries import Anchor
+from mmts.losses.softmax import check_options
 from mmts.objectives.base import Objective, ObjectiveOutput, Pairs, policy_values
 from mmts.options import RecipeDefault, ZeroToOne
 from mmts.policies import Policy
@@ -53,8 +53,7 @@ class InfoNCE(Objective):
         scale_by_temperature: bool = False,
     ) -> None:
         super().__init__()
-        check_anchor(anchor)
-        check_label_smoothing(label_smoothing)
+        check_options(anchor, label_smoothing)
         self.temperature = temperature
         self.anchor = anchor
         self.label_smoothing = label_smoothing
@@ -128,7 +127,7 @@ class ReweightedInfoNCE(Objective):
         self, temperature: Annotated[Policy, RecipeDefault({"rule": "macl"})], *, anchor: Anchor = "row"
     ) -> None:
         super().__init__()
-        check_anchor(anchor)
+        check_options(anchor)
         self.temperature = temperature
         self.anchor = anchor
 
@@ -139,15 +138,3 @@ class ReweightedInfoNCE(Objective):
             x, y, temperature, positives=pairs.positives, anchor=self.anchor, queries=pairs.queries
         )
         return ObjectiveOutput(loss, {"temperature": temperature, "weight": pull})
-
-
-def check_anchor(anchor: str) -> None:
-    """Raise InputError unless `anchor` is one of ANCHORS."""
-    if anchor not in ANCHORS:
-        raise InputError(f"anchor is {anchor!r}; it must be one of {', '.join(ANCHORS)}")
-
-
-def check_label_smoothing(label_smoothing: float) -> None:
-    """Raise InputError unless the share lies in [0, 1]."""
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise InputError(f"label_smoothing is {label_smoothing}; it must lie in [0, 1]")

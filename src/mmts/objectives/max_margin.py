@@ -8,7 +8,7 @@ from mmts.errors import InputError
 from mmts.losses import max_margin, sms
 from mmts.losses.max_margin import NEGATIVES, Negatives
 from mmts.losses.sms import check_widths
-from mmts.objectives.base import Objective, ObjectiveOutput, Pairs, needed_relevance, policy_values
+from mmts.objectives.base import Objective, ObjectiveOutput, Pairs, policy_values
 from mmts.options import NotNegative, RecipeDefault
 from mmts.policies import Policy
 
@@ -27,8 +27,7 @@ class MaxMargin(Objective):
     margin: the policy.
     negatives: all of them, or the hardest of each row.
     squared: square each hinge.
-    relevance_scaled: multiply the margin of a pair by 1 - its relevance (4.13); a batch without graded relevance is
-        then an InputError.
+    relevance_scaled: multiply the margin of a pair by 1 - its relevance (4.13), which every batch then needs.
 
     Logs "margin", the policy's values, and "weight" (B,): the pull of the loss on each positive pair, divided by the
     batch's mean (5.9), all ones if no hinge is above zero.
@@ -69,7 +68,7 @@ class MaxMargin(Objective):
             positives=pairs.positives,
             negatives=self.negatives,
             squared=self.squared,
-            relevance=needed_relevance("relevance_scaled", pairs.relevance) if self.uses_relevance else None,
+            relevance=pairs.relevance if self.uses_relevance else None,
             queries=pairs.queries,
         )
         return ObjectiveOutput(loss, {"margin": margin, "weight": pull})
@@ -109,7 +108,9 @@ class SMS(Objective):
 
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
         """Return sms at the policy's margins."""
-        relevance = needed_relevance("SMS", pairs.relevance)
+        assert pairs.relevance is not None  # since uses_relevance is True
         margin = policy_values(self.margin, x, y, pairs)
-        loss, active = sms.with_pull(x, y, relevance, margin, slack=self.slack, eps=self.eps, queries=pairs.queries)
+        loss, active = sms.with_pull(
+            x, y, pairs.relevance, margin, slack=self.slack, eps=self.eps, queries=pairs.queries
+        )
         return ObjectiveOutput(loss, {"margin": margin, "weight": active})

@@ -7,7 +7,6 @@ all of them. So each row keeps a moving average of its sum over negatives, and t
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +46,7 @@ class MovingSum(nn.Module):
 
     def remember(self, rows: Tensor, log_sum: Tensor, contrasted: Tensor) -> None:
         """Keep log S, (B,), of a batch's queries that have a negative; queries with one row leave the mean of S."""
-        same = same_rows(rows)
+        same = SameRow(rows)
         log_sum = log_sum.masked_fill(~contrasted, -math.inf)
         top = same.reduce(log_sum, "max")
         updated = ~top.isneginf()
@@ -129,27 +128,21 @@ def as_schedule(value: float | Schedule) -> Schedule:
     return Constant(float(value)) if isinstance(value, int | float) else value
 
 
-class SameRow(NamedTuple):
-    """Which of a batch's entries have the same row of state; see `same_rows`."""
+class SameRow:
+    """Which of a batch's rows of state, (B,) int64, are the same.
 
-    order: Tensor  # (B,), entries sorted by row
-    lengths: Tensor  # how many entries each row has
-    place: Tensor  # (B,), the number of each entry's row
+    >>> SameRow(torch.tensor([7, 3, 7])).reduce(torch.tensor([1.0, 2.0, 4.0]), "sum")
+    tensor([5., 2., 5.])
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        _, self.place, self.lengths = torch.unique(rows, return_inverse=True, return_counts=True)
+        self.order = self.place.argsort(stable=True)
 
     def reduce(self, values: Tensor, how: str) -> Tensor:
         """Return the "sum" or the "max" of the values, (B,), over the entries with the same row, (B,)."""
         # Not index_add, which on a GPU adds in a different order each time: processes must not drift apart.
-        runs = [values[self.order], self.lengths]
+        values, lengths = values[self.order], self.lengths
         if values.device.type == "mps":  # which has no segment_reduce
-            runs = [each.cpu() for each in runs]
-        return torch.segment_reduce(runs[0], how, lengths=runs[1]).to(values.device)[self.place]
-
-
-def same_rows(rows: Tensor) -> SameRow:
-    """Find which of the rows of state, (B,) int64, are the same.
-
-    >>> same_rows(torch.tensor([7, 3, 7])).reduce(torch.tensor([1.0, 2.0, 4.0]), "sum")
-    tensor([5., 2., 5.])
-    """
-    _, place, lengths = torch.unique(rows, return_inverse=True, return_counts=True)
-    return SameRow(place.argsort(stable=True), lengths, place)
+            return torch.segment_reduce(values.cpu(), how, lengths=lengths.cpu()).to(values.device)[self.place]
+        return torch.segment_reduce(values, how, lengths=lengths)[self.place]

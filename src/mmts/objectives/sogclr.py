@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmts.errors import InputError
 from mmts.objectives.base import ObjectiveOutput, Pairs, policy_values
-from mmts.objectives.memory import SIDES, ObjectiveWithMemory, as_schedule, same_rows
+from mmts.objectives.memory import SIDES, ObjectiveWithMemory, SameRow, as_schedule
 from mmts.options import AboveZeroToOne, Positive, RecipeDefault
 from mmts.policies import Fixed, Policy
 from mmts.policies.base import check_positive
@@ -165,7 +165,7 @@ class ISogCLR(ObjectiveWithMemory):
             SIDES, self.rows(pairs), (self.tau_media, self.tau_text), (self.u_media, self.u_text), strict=True
         ):
             contrasted, slack = gathered[f"_contrasted_{side}"], gathered[f"_slack_{side}"]
-            same = same_rows(rows)
+            same = SameRow(rows)
             number = same.reduce(contrasted.to(u), "sum")
             slope = same.reduce(slack.clamp(-U_CLIP, U_CLIP).to(u).masked_fill(~contrasted, 0.0), "sum") / number
             average = (1 - self.beta) * u[rows] + self.beta * slope

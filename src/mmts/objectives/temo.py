@@ -1,12 +1,12 @@
-"""TeMo: from one fixed temperature to one per pair as training progresses."""
+"""TeMo: from one fixed temperature to one per pair as training goes on."""
 
 from functools import partial
 
 from torch import Tensor
 
 from mmts.losses import info_nce
+from mmts.losses.softmax import check_options
 from mmts.objectives.base import Objective, ObjectiveOutput, Pairs, similarities
-from mmts.objectives.info_nce import check_label_smoothing
 from mmts.options import Positive, ZeroToOne
 from mmts.policies import TeMoTemperature
 from mmts.schedules import check_progress
@@ -45,7 +45,7 @@ class TeMo(Objective):
         detach: bool = True,
     ) -> None:
         super().__init__()
-        check_label_smoothing(label_smoothing)
+        check_options(label_smoothing=label_smoothing)
         self.temperature = TeMoTemperature(tau_min, tau_alpha)
         self.label_smoothing = label_smoothing
         self.detach = detach

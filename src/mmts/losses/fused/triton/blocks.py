@@ -76,10 +76,8 @@ class Blocks:
         down, across = self.grid(rows)
         with torch.cuda.device_of(x.vectors):  # type: ignore[no-untyped-call]
             getattr(kernels, kernel)[(down * across,)](
-                x=x.vectors,
-                y=y.vectors,
-                x_tiles=self._by_tiles(x.vectors, tile.rows) if by_tiles else None,
-                y_tiles=self._by_tiles(y.vectors, tile.columns) if by_tiles else None,
+                x=self._by_tiles(x.vectors, tile.rows) if by_tiles else x.vectors,
+                y=self._by_tiles(y.vectors, tile.columns) if by_tiles else y.vectors,
                 BY_TILES=by_tiles,
                 positives=x.vectors if self.positives is None else self.positives,
                 HAS_POSITIVES=self.positives is not None,

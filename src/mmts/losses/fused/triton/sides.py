@@ -46,11 +46,11 @@ def through_lengths(gradient: Tensor, side: Side, dtype: torch.dtype = torch.flo
 
 
 def _run(kernel: str, rows: Tensor, padded: Tensor, *others: Tensor) -> None:
-    """Run a kernel of `sample_kernels` for each of `rows` (B, D); `padded` has the padded width."""
-    from mmts.losses.fused.triton import sample_kernels  # imports Triton, which not every machine has
+    """Run a kernel of `kernels` for each of `rows` (B, D); `padded` has the padded width."""
+    from mmts.losses.fused.triton import kernels  # imports Triton, which not every machine has
 
     width = padded.shape[1]
     with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]
-        getattr(sample_kernels, kernel)[(len(rows),)](
+        getattr(kernels, kernel)[(len(rows),)](
             rows, padded, *others, D=rows.shape[1], D_PADDED=width, WIDTH=1 << (width - 1).bit_length()
         )

@@ -75,7 +75,7 @@ def parameter_row(parameter: Any) -> list[str]:
 def recipe_page() -> str:
     parts = [
         "# Recipe keys",
-        f"{NOTE}`src/mmts/recipe/recipe.py`, and for `objective` in the classes of `mmts.objectives`, "
+        f"{NOTE}`src/mmts/recipe/`, and for `objective` in the classes of `mmts.objectives`, "
         "`mmts.policies` and `mmts.schedules`. [Recipes](../recipes.md) tells how recipes work; `mmts recipes NAME` "
         "prints a shipped one. A key without a default must be given. `--set a.b=VALUE` sets key `b` of section `a`.",
     ]

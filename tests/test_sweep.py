@@ -15,11 +15,12 @@ import yaml
 from tests_support import draw_shapes
 
 from mmts.errors import DataError, Interrupted, RecipeError, RunError
+from mmts.evaluation.run import evaluate
 from mmts.recipe.run_directory import RunDirectory
 from mmts.sweep import run_sweep
 from mmts.sweep.sweep_file import load_sweep
 from mmts.training import run as runs
-from mmts.training.run import evaluate, train
+from mmts.training.run import train
 
 SWEEP: dict[str, Any] = {
     "recipe": "catalogue",

@@ -219,8 +219,8 @@ def evaluate(
     trust_code: TrustCode = False,
 ) -> None:
     """Judge a run again, or on other data."""
+    from mmts.evaluation.run import evaluate as evaluate_run
     from mmts.recipe.recipe import parse_columns
-    from mmts.training.run import evaluate as evaluate_run
 
     metrics = evaluate_run(
         run, data, split, checkpoint, save_embeddings, columns=parse_columns(columns), labels=label or ()

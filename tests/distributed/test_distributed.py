@@ -248,7 +248,7 @@ def test_one_process_goes_on_from_a_checkpoint_of_two(
 ) -> None:
     (folder / "terminated" / "checkpoints" / "last.pt").unlink()
     make_trainer(folder / "terminated", objective=o.ISogCLR(N, N)).fit(resume=True)
-    assert "going on with 1 processes in place of 2" in capsys.readouterr().err.replace("\n", " ")
+    assert "resuming with 1 processes instead of 2" in capsys.readouterr().err.replace("\n", " ")
     assert load_checkpoint(folder / "terminated" / "checkpoints" / "last.pt")["step"] == 16
 
 

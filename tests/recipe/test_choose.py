@@ -9,7 +9,7 @@ from tests_support import draw_shapes
 from mmts.errors import RecipeError
 from mmts.examples import draw_example
 from mmts.recipe.choose import choose_recipe
-from mmts.recipe.recipe import Columns
+from mmts.recipe.data_section import Columns
 
 
 def rows(folder: Path, *media: dict[str, str]) -> Path:
@@ -33,7 +33,7 @@ def test_a_public_set_gets_its_own(name: str, tmp_path: Path) -> None:
 def test_what_no_recipe_fits_by_itself(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="holds images and videos"):
         choose_recipe(rows(tmp_path, {"image": "a.jpg"}, {"video": "b.mp4"}))
-    with pytest.raises(RecipeError, match="features computed beforehand"):
+    with pytest.raises(RecipeError, match="precomputed features"):
         choose_recipe(rows(tmp_path, {"video": "a.npy"}))
 
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from mmts.cli import app
 from mmts.errors import MmtsError, RecipeError
 from mmts.evaluation.compare import compare_runs
+from mmts.evaluation.run import evaluate
 from mmts.policies import POLICIES, Policy
 from mmts.recipe.components import FAMILIES, OBJECTIVE, POLICY, SCHEDULE, Family, Option, options_of
 from mmts.recipe.recipe import Recipe, load_recipe, parse_recipe
@@ -24,7 +25,7 @@ from mmts.recipe.tiny import tiny
 from mmts.report import write_report
 from mmts.report.rules import rule_in_words
 from mmts.sweep import run_sweep
-from mmts.training.run import evaluate, train
+from mmts.training.run import train
 
 # --- every option of every component ---------------------------------------------------------------------------------
 
@@ -326,7 +327,7 @@ def test_the_command_line_lists_the_components_of_a_file(folder: Path):
         ("my_rules.py:Doubled", "is not a policy; it must be a subclass of mmts's Policy"),
         ("other.py:Cooling", "other.py cannot be imported: FileNotFoundError"),
         ("no_such_module:Cooling", "no_such_module cannot be imported: ModuleNotFoundError"),
-        ("my_rules.py:", "a class of yours is written file.py:Class or module:Class"),
+        ("my_rules.py:", "a class outside mmts is written file.py:Class or module:Class"),
     ],
 )
 def test_a_class_that_is_not_there_is_named_with_the_nearest(folder: Path, name: str, message: str):

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from mmts.evaluation.run import evaluate
 from mmts.examples import draw_example
 from mmts.recipe.recipe import load_recipe, shipped_recipes
 from mmts.recipe.tiny import example_data, tiny
-from mmts.training.run import evaluate, train
+from mmts.training.run import train
 
 FAST = {"flickr30k-mmts": "image", "ek100-mmts": "video", "ek100-features": "video"}
 SLOW = sorted(set(shipped_recipes()) - set(FAST))

@@ -13,7 +13,6 @@ from mmts.training.checkpoint import (
     load_checkpoint,
     load_newest,
     random_state,
-    remove_leftovers,
     restore_random_state,
     save_checkpoint,
     save_in_turn,
@@ -116,7 +115,7 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(
     assert state["w"].eq(1).all()
     said = " ".join(capsys.readouterr().err.split())
     assert "last.pt" in said
-    assert "going on from the one before it, previous.pt" in said
+    assert "resuming from the one before it, previous.pt" in said
 
 
 def test_two_damaged_checkpoints_are_not_passed_over_in_silence(tmp_path: Path) -> None:
@@ -133,7 +132,7 @@ def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path: Path) ->
     save_checkpoint(tmp_path / "last.pt", {"step": 1})
     (tmp_path / ".last.pt.abcd_123.tmp").write_bytes(b"half")
     (tmp_path / ".notes.tmp").write_bytes(b"someone's own")
-    remove_leftovers(tmp_path)
+    assert load_newest(tmp_path / "last.pt", tmp_path / "previous.pt") == {"step": 1}
     assert sorted(each.name for each in tmp_path.iterdir()) == [".notes.tmp", "last.pt"]
 
 

@@ -11,9 +11,10 @@ import torch
 from mmts.concepts import ConceptDistribution
 from mmts.data.records import Medium, Split
 from mmts.errors import RecipeError
-from mmts.recipe.recipe import Concepts, load_recipe, parse_concepts
+from mmts.recipe.data_section import Concepts
+from mmts.recipe.recipe import load_recipe, parse_concepts
 from mmts.recipe.tiny import tiny
-from mmts.training.build import build_distribution, media_concepts, text_concepts
+from mmts.training.concepts import build_distribution, media_concepts, text_concepts
 
 CAPTIONS = ["red shoe", "blue shoe", "my shoe", "sun hat", "straw hat"]
 TRAIN = Split("train", [Medium(str(i), Path(f"{i}.jpg"), (caption,)) for i, caption in enumerate(CAPTIONS)])
@@ -52,7 +53,7 @@ def test_a_recipe_names_its_file_by_its_whole_path(monkeypatch: pytest.MonkeyPat
     assert recipe.with_whole_paths().concepts.file == tmp_path / "made.npz"
     assert tiny(recipe).concepts.source == "captions"
     for wrong in ("concepts.source=file", "concepts.file=made.npz"):
-        with pytest.raises(RecipeError, match="`file` names the concepts to take"):
+        with pytest.raises(RecipeError, match="`file` names the file to read"):
             load_recipe("catalogue", [wrong])
 
 

@@ -25,9 +25,8 @@ from mmts.policies import Fixed, Shifted
 from mmts.recipe.run_directory import RunDirectory
 from mmts.schedules import Constant
 from mmts.training import run as runs
-from mmts.training.checkpoint import load_checkpoint
-from mmts.training.divergence import gradient_norm
-from mmts.training.saved_state import check_same_clock
+from mmts.training.checkpoint import check_same_clock, load_checkpoint
+from mmts.training.log_line import gradient_norm
 
 
 def assert_resumes_as_unbroken(run: Path, whole: Path) -> None:
@@ -166,7 +165,7 @@ def test_a_damaged_checkpoint_costs_an_epoch_and_nothing_else(
         make_trainer(tmp_path / "run", before_batch=crash).fit()
     (tmp_path / "run" / "checkpoints" / "last.pt").write_bytes(damage)
     assert_resumes_as_unbroken(tmp_path / "run", tmp_path / "whole")
-    assert "going on from the one before it" in capsys.readouterr().err.replace("\n", " ")
+    assert "resuming from the one before it" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_data_that_fail_leave_a_checkpoint_at_the_step(tmp_path: Path) -> None:
@@ -278,7 +277,7 @@ def test_a_resume_that_would_make_the_schedules_jump_says_from_where_to_where(tm
     make_trainer(tmp_path, settings(epochs=1)).fit()
     with pytest.raises(RunError, match=r"4 steps and this run 16: progress would jump from 1\.000 to 0\.250"):
         make_trainer(tmp_path, settings(epochs=4)).fit(resume=True)
-    with pytest.raises(RunError, match="4 batches an epoch and this run 5: batches would be others"):
+    with pytest.raises(RunError, match="4 batches per epoch and this run 5: batches would differ"):
         make_trainer(tmp_path, settings(epochs=None, steps=4, batch_size=8)).fit(resume=True)
 
 
@@ -289,16 +288,16 @@ def test_another_number_of_processes_keeps_the_clock_and_is_said(capsys: pytest.
     check_same_clock(state | {"processes": 2}, now)
     assert not capsys.readouterr().err
     check_same_clock(state, now)
-    assert "2 processes in place of 1: the same batches and schedules" in " ".join(capsys.readouterr().err.split())
+    assert "2 processes instead of 1: the same batches and schedules" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"step": 17}, "step 17 of 16, which cannot be"),
+        ({"step": 17}, "step 17 of 16, which is impossible"),
         ({"optimizer": None}, "has no optimizer"),
         ({"random": {"cpu": torch.zeros(3)}}, "does not fit this run"),
-        ({"optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}}}, "exp_avg of parameter 0 is another's"),
+        ({"optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}}}, "exp_avg of parameter 0 has another shape"),
         ({"optimizer": {"state": {99: {"exp_avg": torch.zeros(2)}}}}, "does not fit this run"),
         ({"objective": {"x": 3}}, "does not fit this run"),
         ({"model": {}}, "belongs to a model of another shape"),

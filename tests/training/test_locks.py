@@ -13,12 +13,13 @@ from tests_support import draw_shapes
 
 from mmts.apps.prepare import prepare
 from mmts.errors import RunError
+from mmts.evaluation.run import evaluate
 from mmts.examples import draw_example
 from mmts.files import locked
 from mmts.recipe.recipe import Recipe, load_recipe
 from mmts.search.build import build_index
 from mmts.sweep import run_sweep
-from mmts.training.run import evaluate, train
+from mmts.training.run import train
 
 SETTINGS = [
     "model.image={tower: small-resnet, frozen: false, size: 16, options: {channels: 4, depth: 1}}",

@@ -13,9 +13,10 @@ import pytest
 from tests_support import draw_shapes
 
 from mmts.errors import DataError, Interrupted, MmtsError, RecipeError, RunError
+from mmts.evaluation.run import evaluate
 from mmts.recipe.recipe import Recipe, load_recipe
 from mmts.training import run as runs
-from mmts.training.run import evaluate, train
+from mmts.training.run import train
 
 SCRATCH = [
     "model.image.tower=small-resnet",
@@ -176,7 +177,7 @@ def test_data_without_val_or_test_says_what_counts_instead(
     assert metrics["split"] == "train"
     said = capsys.readouterr().out
     assert "the last checkpoint counts as the best" in said
-    assert "judged on train" in said
+    assert "evaluated on train" in said
     assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
     assert evaluate(tmp_path / "run") == metrics
 
@@ -260,7 +261,7 @@ def test_a_lost_best_checkpoint_is_not_replaced_in_silence(shapes: Path, tmp_pat
     train(scratch(shapes), tmp_path / "run")
     before = (tmp_path / "run" / "metrics.json").read_text()
     (tmp_path / "run" / "checkpoints" / "best.pt").unlink()
-    with pytest.raises(RunError, match="--checkpoint last judges the last one"):
+    with pytest.raises(RunError, match="--checkpoint last takes the last one"):
         evaluate(tmp_path / "run")
     assert (tmp_path / "run" / "metrics.json").read_text() == before
 
@@ -285,7 +286,7 @@ def test_a_resume_may_change_what_changes_no_step_and_says_so(
     def stop(*_: Any) -> Any:
         raise DataError("the disk is away")
 
-    monkeypatch.setattr(runs, "_load_weights", stop)  # all is trained, nothing is judged
+    monkeypatch.setattr(runs, "load_weights", stop)  # everything is trained, nothing is evaluated
     with pytest.raises(DataError, match="away"):
         train(scratch(shapes), tmp_path / "run")
     monkeypatch.undo()

@@ -11,14 +11,16 @@ from tests_support import draw_shapes
 
 from mmts.apps.analysis import write_captions
 from mmts.errors import MmtsError, RecipeError, RunError
+from mmts.evaluation import run as evaluations
 from mmts.evaluation.compare import compare_runs
 from mmts.evaluation.measures import measured
+from mmts.evaluation.run import evaluate
 from mmts.recipe.recipe import Recipe, load_recipe
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report import write_report
 from mmts.training import run as runs
 from mmts.training.checkpoint import load_checkpoint
-from mmts.training.run import evaluate, train
+from mmts.training.run import train
 
 SETTINGS = [
     "model.image={tower: small-resnet, frozen: false, size: 16, options: {channels: 4, depth: 1}}",
@@ -112,7 +114,7 @@ def test_captions_are_not_written_over_the_data(shapes: Path) -> None:
 
 def test_a_file_is_no_run_and_says_so(tmp_path: Path) -> None:
     (tmp_path / "mine.npz").write_bytes(b"")
-    with pytest.raises(RunError, match=r"mine\.npz is a file; a run directory is wanted"):
+    with pytest.raises(RunError, match=r"mine\.npz is a file, not a run directory"):
         evaluate(tmp_path / "mine.npz")
 
 
@@ -144,7 +146,7 @@ def test_a_run_goes_on_where_its_data_have_moved_and_not_on_others(
         train(small(tmp_path / "other", *settings), out, resume=True)
 
 
-@pytest.mark.parametrize("stops", ["prepare_inputs", "run_facts"])
+@pytest.mark.parametrize("stops", ["prepare_inputs", "build_plan"])
 def test_ctrl_c_before_training_leaves_the_folder_as_it_was(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: str
 ) -> None:
@@ -174,7 +176,7 @@ def test_a_failed_start_again_leaves_what_is_not_its_own(shapes: Path, tmp_path:
 def test_the_best_checkpoint_is_that_of_the_measure_asked_for(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "figures_of", Looks([(90, 10), (80, 30), (70, 20)]))
+    monkeypatch.setattr(evaluations, "figures_of", Looks([(90, 10), (80, 30), (70, 20)]))
     for measure, step in (("R@1", 2), ("tail R@5", 4)):
         out = tmp_path / measure
         train(small(shapes, "train.epochs=3", f"train.best={measure}", "data.relevance=own"), out)

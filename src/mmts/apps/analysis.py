@@ -119,8 +119,9 @@ def analyze_path(
     Raises:
         MmtsError: unreadable data, or concepts that cannot be made of it.
     """
-    from mmts.recipe.recipe import Columns, Data, parse_columns, parse_concepts
-    from mmts.training.build import build_distribution
+    from mmts.recipe.data_section import Columns, Data
+    from mmts.recipe.recipe import parse_columns, parse_concepts
+    from mmts.training.concepts import build_distribution
     from mmts.training.splits import open_data, say_shared
 
     if out.exists() and not out.is_dir():
@@ -150,7 +151,7 @@ def write_captions(path: Path, file: Path, split: str = "train") -> int:
     from line i belongs to sample i: `concepts: {source: file}` takes such concepts. Raises DataError for data or a
     split that cannot be read.
     """
-    from mmts.recipe.recipe import Data
+    from mmts.recipe.data_section import Data
     from mmts.training.splits import open_data, readable
 
     check_file_path(file)

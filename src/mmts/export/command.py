@@ -6,18 +6,13 @@ from typing import Any
 
 from mmts import __version__
 from mmts.console import console
-from mmts.data.records import Medium, Split
 from mmts.errors import RunError, nearest
 from mmts.export.onnx_files import need_packages, write_onnx
 from mmts.export.sentence_transformer import TOLERANCE, write_sentence_transformer
 from mmts.files import atomic_folder, write_json
-from mmts.models import TwoTower
 from mmts.models.huggingface import quiet
-from mmts.recipe.recipe import Recipe
 from mmts.recipe.run_directory import RunDirectory
-from mmts.training.inputs import FEATURES
-from mmts.training.run import load_model
-from mmts.training.splits import open_data
+from mmts.training.experiment import load_model
 
 TARGETS = ("sentence-transformers", "onnx")
 
@@ -37,7 +32,7 @@ def export_run(run: Path, to: str, out: Path | None = None, checkpoint: str = "b
         need_packages()
     out = out or directory.path / to
     with atomic_folder(out) as folder, quiet():
-        model = _load(directory, recipe, checkpoint)
+        model = load_model(directory, checkpoint=checkpoint).eval()
         if to == "onnx":
             content = write_onnx(model, recipe.model.kind, folder)
         else:
@@ -65,11 +60,3 @@ def _report(out: Path, content: Mapping[str, Any]) -> None:
             "note: some of it is no module of sentence-transformers' own: it loads where mmts is installed, by "
             f"SentenceTransformer({str(out)!r}, trust_remote_code=True)",
         )
-
-
-def _load(run: RunDirectory, recipe: Recipe, checkpoint: str) -> TwoTower:
-    """Load a run's model for judging; only one on features needs its data, which know how wide they are."""
-    media = [Medium("export", Path("export"), ("",), kind=recipe.model.kind)]
-    if recipe.model.media.tower == FEATURES:
-        media = list(open_data(recipe.data).media)
-    return load_model(run, recipe, Split("export", media), checkpoint).eval()

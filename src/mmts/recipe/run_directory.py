@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,10 +15,8 @@ from mmts.console import console
 from mmts.errors import RunError
 from mmts.files import append_line, atomic_write, flush_to_disk, leftovers, locked, read_json, why_missing
 from mmts.recipe.components import Trust
-from mmts.recipe.recipe import Recipe, parse_recipe, save_recipe
-from mmts.recipe.yaml_text import load_yaml
+from mmts.recipe.recipe import Recipe, load_yaml, parse_recipe, save_recipe
 
-_ABOUT = {"name", "description", "published"}
 # Settings that a resumed run may change: none of them affects the batches, the schedules or the gradients.
 _MAY_CHANGE = frozenset(
     {
@@ -34,16 +32,14 @@ _MAY_CHANGE = frozenset(
     }
 )
 _CLOCK = ("train.epochs", "train.steps", "train.batch_size")
-
-
 _TRUSTED: ContextVar[Trust] = ContextVar("trusted", default=lambda name: False)
 
 
 @contextmanager
 def trusting_code(trusted: Trust = lambda name: True) -> Iterator[None]:
-    """Let the recipes of run directories name code outside mmts meanwhile, all or what `trusted` says: it is run.
+    """Within it, run the code outside mmts that recipes of run directories name: all of it, or what `trusted` allows.
 
-    Outside this such a recipe is refused: a run directory may be somebody else's.
+    Elsewhere such a recipe is refused, because a run directory may come from somebody else.
     """
     token = _TRUSTED.set(trusted)
     try:
@@ -72,13 +68,13 @@ class RunDirectory:
     concepts.npz      the concepts of the training samples
     vocabulary.json   words of a text tower trained from scratch
     unreadable.txt    media that could not be decoded, with the reason
-    diverged.json     the batch that training stopped at because of a NaN
-    metrics.json      how the run is judged
-    judgement.npz     rank of every query behind metrics.json, the first ten results, and the labels it was judged by
-    evaluations/      judgements on other data or splits: NAME.json, and NAME.npz like judgement.npz
+    diverged.json     the batch at which training stopped because of a NaN
+    metrics.json      the run's scores on its own data
+    judgement.npz     rank of every query behind metrics.json, the first ten results, and the labels it was scored by
+    evaluations/      scores on other data or splits: NAME.json, and NAME.npz like judgement.npz
     index/            what `mmts index` made, for searching
     onnx/, sentence-transformers/   what `mmts export` wrote
-    .lock             the process that writes the run, while one does
+    .lock             the process that writes the run, while it does
     """
 
     path: Path
@@ -97,7 +93,7 @@ class RunDirectory:
 
     @classmethod
     def of_judgement(cls, path: Path) -> "tuple[RunDirectory, Path]":
-        """Return the run that a path names and the figures that are meant: metrics.json, or RUN/evaluations/NAME.json.
+        """Return the run and the file of figures that a path names: a run's metrics.json, or RUN/evaluations/NAME.json.
 
         The path may be the run directory, or the file of an evaluation.
         """
@@ -112,17 +108,17 @@ class RunDirectory:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run has taken its last step and been judged after it."""
+        """Whether the run has taken its last step and was evaluated after it."""
         return self.metrics_file.exists() and "stopped_at" not in read_json(self.metrics_file)
 
     @property
     def has_started(self) -> bool:
-        """Whether there is anything that training has made."""
+        """Whether training has written anything here."""
         return self.log_file.exists() or (self.path / "checkpoints").exists() or self.metrics_file.exists()
 
     @staticmethod
     def check_checkpoint(name: str) -> None:
-        """Raise RunError unless this names a checkpoint that can be judged."""
+        """Raise RunError unless this names a checkpoint that can be evaluated."""
         if name not in ("best", "last"):
             raise RunError(f"--checkpoint is best or last, not {name!r}")
 
@@ -131,7 +127,7 @@ class RunDirectory:
         return self.path / "checkpoints" / f"{name}.pt"
 
     def problem(self) -> str:
-        """Say why this is not a run directory; empty where it is one."""
+        """Say why this is not a run directory; empty if it is one."""
         if self.recipe_file.is_file():
             return ""
         if self.path.is_dir():
@@ -141,22 +137,32 @@ class RunDirectory:
             holds = f", but holds {len(runs):,}, such as {runs[0]}" if runs else " (it has no recipe.yaml)"
             return f"{self.path} is not a run directory{holds}"
         if self.path.exists():
-            own = RunDirectory(self.path.parent)
-            folder = f"its folder, {own.path}" if own.recipe_file.is_file() else "the folder that `mmts train` wrote"
-            return f"{self.path} is a file; a run directory is wanted: {folder}"
+            around = RunDirectory(self.path.parent)
+            folder = (
+                f"its folder, {around.path}" if around.recipe_file.is_file() else "the folder that `mmts train` wrote"
+            )
+            return f"{self.path} is a file, not a run directory; give {folder}"
         return f"{self.path} {why_missing(self.path)}"
 
     def not_judged(self, figures: Path) -> str:
-        """Say that this run has no such file of figures, and what to do; empty where it has."""
+        """Say that this run has no such file of figures, and what to do; empty if it has it."""
         if figures.is_file():
             return ""
         if not self.has_started:
             return f"{self.path} holds a recipe, but was never trained"
         todo = f"finish it, or call `mmts evaluate {self.path}`"
-        return f"{self.path} has not been judged yet (it has no metrics.json): {todo}"
+        return f"{self.path} has not been evaluated yet (it has no metrics.json): {todo}"
 
     def recipe(self) -> Recipe:
         """Read the resolved recipe; raises RunError if this is not a run directory."""
+        return parse_recipe(self._recipe_content(), str(self.recipe_file), _TRUSTED.get())
+
+    def own_objects(self) -> dict[str, str]:
+        """Return the classes of the model and the objective that `mmts.train` was given as objects, by "model" etc."""
+        objects = self._recipe_content().get("own_objects")
+        return {str(name): str(kind) for name, kind in objects.items()} if isinstance(objects, dict) else {}
+
+    def _recipe_content(self) -> dict[str, Any]:
         if why := self.problem():
             raise RunError(why)
         try:
@@ -165,18 +171,18 @@ class RunDirectory:
             content = None
         if not isinstance(content, dict):
             raise RunError(f"{self.recipe_file} is not a resolved recipe")
-        return parse_recipe(content, str(self.recipe_file), _TRUSTED.get())
+        return content
 
     @contextmanager
     def held(self, resume: bool) -> Iterator[None]:
-        """Keep the folder for this process while the body trains.
+        """Lock the folder for this process while the body trains.
 
         If the body fails before the first step, what it wrote and the folders it made are removed, so that the command
         can be repeated. Raises RunError if a run cannot go into the folder, or if another process holds it.
         """
         self.check(resume)
-        new = [each for each in (self.path, *self.path.parents) if not each.exists()]
-        if not self.has_started and self.recipe_file.exists():  # of a start that was killed
+        new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        if not self.has_started and self.recipe_file.exists():  # left by a run that was killed before its first step
             new.append(self.path)
         try:
             with locked(self.lock_file):
@@ -195,11 +201,11 @@ class RunDirectory:
         """Remove the files written before the first step, if there are no others (such as unreadable.txt)."""
         start = {self.recipe_file, self.concepts_file, self.vocabulary_file, self.path / "tensorboard"}
         if set(self.path.iterdir()) - {self.lock_file} <= start:
-            for each in start:
-                shutil.rmtree(each, ignore_errors=True) if each.is_dir() else each.unlink(missing_ok=True)
+            for file in start:
+                shutil.rmtree(file, ignore_errors=True) if file.is_dir() else file.unlink(missing_ok=True)
 
     def check(self, resume: bool) -> None:
-        """Raise RunError where a run cannot go into this folder; nothing is written yet."""
+        """Raise RunError if a run cannot go into this folder; nothing is written yet."""
         if self.has_started:
             if not resume:
                 raise RunError(f"{self.path} already holds a run; add --resume to continue it, or choose another --out")
@@ -212,7 +218,7 @@ class RunDirectory:
         """Whether the folder holds files that a process killed before its first step would not have left."""
         return bool({*self.path.iterdir()} - {*leftovers(self.path), *self.path.glob(f"{self.lock_file.name}*")})
 
-    def begin(self, recipe: Recipe, versions: dict[str, str]) -> None:
+    def begin(self, recipe: Recipe, versions: dict[str, str], own_objects: Mapping[str, str] = {}) -> None:
         """Save the recipe in the folder, or check that the one there is the same; raises RunError if it differs.
 
         The files of a run that never trained (for example, because of a mistake in its recipe) are replaced. Keys that
@@ -223,8 +229,13 @@ class RunDirectory:
         if not self.has_started:
             for leftover in (self.concepts_file, self.vocabulary_file):
                 leftover.unlink(missing_ok=True)
-            save_recipe(recipe, self.recipe_file, versions)
+            save_recipe(recipe, self.recipe_file, versions, own_objects)
             return
+        if (before := self.own_objects()) != own_objects:
+            raise RunError(
+                f"{self.path} was started with {_objects(before)}, and is resumed with {_objects(own_objects)}; resume "
+                "it by mmts.train(..., resume=True) with objects of the same classes, or choose another --out"
+            )
         changed = differences(self.recipe(), recipe)
         may_change = _MAY_CHANGE if self.is_finished else _MAY_CHANGE | {"data.path"}
         wrong = {key: values for key, values in changed.items() if key not in may_change}
@@ -232,15 +243,15 @@ class RunDirectory:
             jump = "; the progress that all schedules follow would jump" if not wrong.keys().isdisjoint(_CLOCK) else ""
             raise RunError(f"{self.path} holds a run of another recipe: {_listed(wrong)}{jump}; choose another --out")
 
-    def go_on(self, recipe: Recipe, versions: dict[str, str]) -> None:
+    def go_on(self, recipe: Recipe, versions: dict[str, str], own_objects: Mapping[str, str] = {}) -> None:
         """Print and save the settings that a resumed run changes, once its data are known to be the same."""
         changed = differences(self.recipe(), recipe)
         if changed and not self.is_finished:
-            console.print(f"note: going on with other settings: {_listed(changed)}")
-            save_recipe(recipe, self.recipe_file, versions)
+            console.print(f"note: resuming with other settings: {_listed(changed)}")
+            save_recipe(recipe, self.recipe_file, versions, own_objects)
 
     def log_lines(self) -> Iterator[dict[str, Any]]:
-        """Read the log, oldest line first; a last line cut short by a crash is left out."""
+        """Read the log, oldest line first, up to a line that a crash cut short."""
         if not self.log_file.exists():
             return
         for text in self.log_file.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -255,7 +266,9 @@ class RunDirectory:
     def trim_log(self, steps_done: int) -> None:
         """Drop the lines of steps that a resumed run will take again."""
         if self.log_file.exists():
-            kept = [line for line in self.log_lines() if _is_before(line, steps_done)]
+            kept = [
+                line for line in self.log_lines() if isinstance(line.get("step"), int) and line["step"] < steps_done
+            ]
             with atomic_write(self.log_file, "w") as file:
                 file.writelines(json.dumps(line) + "\n" for line in kept)
 
@@ -264,13 +277,12 @@ class RunDirectory:
         append_line(self.log_file, json.dumps(line))
 
     def flush_log(self) -> None:
-        """Have the log on the disk: a checkpoint that outlives a power cut must find the lines before it there."""
+        """Force the log to the disk: after a power cut, a checkpoint must find the log lines before it."""
         flush_to_disk(self.log_file)
 
 
-def _is_before(line: dict[str, Any], steps_done: int) -> bool:
-    step = line.get("step")
-    return isinstance(step, int) and step < steps_done
+def _objects(own_objects: Mapping[str, str]) -> str:
+    return " and ".join(f"the {name} {kind}" for name, kind in own_objects.items()) or "no objects of the caller"
 
 
 def _listed(changed: dict[str, tuple[Any, Any]]) -> str:
@@ -293,9 +305,10 @@ def dotted(value: Any, prefix: str = "", sign: str = ".") -> dict[str, Any]:
 
 
 def differences(first: Recipe, second: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Return the keys, dotted, whose values differ between two recipes; what only describes them does not count."""
-
-    old = dotted(first.model_dump(mode="json", exclude=_ABOUT))
-    new = dotted(second.model_dump(mode="json", exclude=_ABOUT))
+    """Return the dotted keys whose values differ between two recipes; what only describes them does not count."""
+    old, new = (
+        dotted(recipe.model_dump(mode="json", exclude={"name", "description", "published"}))
+        for recipe in (first, second)
+    )
     keys = [*old, *(key for key in new if key not in old)]
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}

@@ -11,7 +11,7 @@ from mmts.concepts.distribution import GROUP_NAMES
 from mmts.data.records import Dataset
 from mmts.errors import RecipeError
 from mmts.evaluation.results import Judged
-from mmts.training.build import label_of_samples
+from mmts.training.concepts import label_of_samples
 
 CONCEPT = "concept"
 """The name of the division by the concepts that the runs found."""

@@ -60,9 +60,7 @@ def two_tower_of(model: nn.Module, medium: Medium) -> TwoTower:
         required += ["image_size", *(["frames"] if medium.kind == "video" else [])]
     for attribute in required:
         if not hasattr(model, attribute):
-            raise InputError(
-                f"the model {name} has no {attribute}, which mmts.train needs for these data; see its help"
-            )
+            raise InputError(f"the model {name} has no {attribute}, which these data need; help(mmts.train) lists all")
     text = _Text(model, name)
     if medium.is_features:
         return TwoTower(None, text, _Features(model), nn.Identity())

@@ -118,7 +118,7 @@ def test_the_flags_are_those_that_are_documented() -> None:
     ("arguments", "says"),
     [
         (["trian"], "Did you mean 'train'?"),
-        (["train"], "give --data PATH, and the data choose one"),
+        (["train"], "give --data PATH and mmts picks one"),
         (["train", "--data", "nowhere"], "nowhere does not exist"),
         (["train", "catalogue", "--epochs", "3"], "--epochs"),
         (["train", "catalog", "--data", "x"], "did you mean 'catalogue'?"),
@@ -242,7 +242,7 @@ def test_only_training_can_be_started_by_a_launcher(
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "0")
     assert mmts(monkeypatch, "evaluate", "a") == 2
-    assert "mmts evaluate is one process, and a launcher started 4" in capsys.readouterr().err
+    assert "mmts evaluate runs in one process, but a launcher started 4" in capsys.readouterr().err
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(errors, "quiet", False)
     assert mmts(monkeypatch, "evaluate", "a") == 2

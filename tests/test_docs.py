@@ -94,7 +94,7 @@ def test_every_recipe_key_says_what_it_means() -> None:
 def test_every_command_and_option_is_in_the_reference() -> None:
     page = write_reference.commands_page()
     assert "## mmts sweep" in page
-    assert "| `-k K` | `10` | How many to find. |" in page
+    assert "| `-k K` | `10` | Number of results. |" in page
     assert "mmts train [RECIPE] [OPTIONS]" in page
     assert "mmts evaluate RUN [OPTIONS]" in page
 

@@ -119,7 +119,7 @@ def test_a_lock_of_another_machine_says_what_to_remove(tmp_path: Path) -> None:
     (tmp_path / ".lock").write_text("12\nfar-away\n")
     with (
         pytest.raises(
-            RunError, match=rf"by process 12 on far-away; .* \(if it runs no more, remove {tmp_path}/.lock\)"
+            RunError, match=rf"by process 12 on far-away; .* \(if it is not running, remove {tmp_path}/.lock\)"
         ),
         locked(tmp_path / ".lock"),
     ):

@@ -41,31 +41,26 @@ def _trust_code(context: typer.Context, value: bool) -> bool:
 DataPath = Annotated[
     Path | None,
     typer.Option(
-        "--data",
-        help="A public data set's folder, captions.jsonl, CSV, TSV, imagefolder or tars: see docs/datasets.md.",
+        "--data", help="A public data set's folder, captions.jsonl, table, imagefolder or tars (docs/datasets.md)."
     ),
 ]
 Columns = Annotated[
     str | None,
     typer.Option(
-        metavar="media=NAME,caption=NAME",
-        help="The columns of a table that hold paths and captions, if their names are not the usual ones.",
+        metavar="media=NAME,caption=NAME", help="Columns of paths and captions in a table, if named unusually."
     ),
 ]
 Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; can be given several times."),
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable.")
 ]
 Run = Annotated[Path, typer.Argument(help="A run directory.")]
 Runs = Annotated[list[Path], typer.Argument(help="Run directories, or files in their evaluations/ (other data).")]
-Names = Annotated[
-    str | None, typer.Option(metavar="A,B", help="Names for the rules, one each (default: the names of their folders).")
-]
+Names = Annotated[str | None, typer.Option(metavar="A,B", help="Names of the rules (default: of their folders).")]
 Checkpoint = Annotated[str, typer.Option(help="best or last.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_be_quiet, help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", callback=_be_quiet, help="Print only JSON.")]
 TrustCode = Annotated[
-    bool, typer.Option("--trust-code", callback=_trust_code, help="Run code outside mmts that the run's recipe names.")
+    bool, typer.Option("--trust-code", callback=_trust_code, help="Run code outside mmts that the recipe names.")
 ]
 
 
@@ -117,7 +112,7 @@ def analyze(
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the clustering.")] = 0,
     columns: Columns = None,
     captions: Annotated[
-        Path | None, typer.Option(help="Only write the captions of train (or --split) to this file, one per line.")
+        Path | None, typer.Option(help="Only write the captions of train (or --split) to this file.")
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -140,10 +135,7 @@ def analyze(
 @app.command()
 def train(
     recipe: Annotated[
-        str | None,
-        typer.Argument(
-            help="A shipped recipe (see `mmts recipes`) or a YAML file; without one mmts picks by the data."
-        ),
+        str | None, typer.Argument(help="A shipped recipe or a YAML file (default: mmts picks one that fits the data).")
     ] = None,
     data: DataPath = None,
     columns: Columns = None,
@@ -151,8 +143,7 @@ def train(
     settings: Settings = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     small: Annotated[
-        bool,
-        typer.Option("--tiny", help="Try the recipe in a minute: small random towers, few samples, no data needed."),
+        bool, typer.Option("--tiny", help="Try the recipe in a minute, without data: random small towers.")
     ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -188,10 +179,7 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="The split to evaluate on (default: test).")] = None,
     checkpoint: Checkpoint = "best",
     save_embeddings: Annotated[Path | None, typer.Option(help="Also write the embeddings to this .npz file.")] = None,
-    label: Annotated[
-        list[str] | None,
-        typer.Option(help="Also score by this label of the media; can be given several times."),
-    ] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Also score by this label of the media; repeatable.")] = None,
     quiet: Quiet = False,
     as_json: Json = False,
     trust_code: TrustCode = False,
@@ -240,10 +228,7 @@ def report(
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Print this recipe.")] = None,
     policies: Annotated[
-        bool,
-        typer.Option(
-            "--policies", help="List the losses, rules and schedules for recipes, or those in NAME, a Python file."
-        ),
+        bool, typer.Option("--policies", help="List losses, rules and schedules, or those in NAME, a .py file.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -257,13 +242,13 @@ def recipes(
         if as_json:
             print_json(listed.get("", listed))
         for title, rows in listed.items():
-            if title:
-                console.print(f"{title}:")
             table = Table.grid(padding=(0, 2))
             table.add_column(no_wrap=True)
             table.add_column()
             for row in rows.items():
                 table.add_row(*row)
+            if title:
+                console.print(f"{title}:")
             console.print(table)
     elif name not in shipped:
         raise RecipeError(f"there is no shipped recipe {name!r}; {nearest(name, shipped)}")
@@ -292,7 +277,7 @@ def sweep(
     out: Annotated[Path | None, typer.Option(help="Folder for all runs (default: runs/NAME OF FILE).")] = None,
     settings: Settings = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs at a time, each in one process and one thread (default: all cores).")
+        int | None, typer.Option(min=1, help="Runs at a time, one process and thread each (default: all cores).")
     ] = None,
     quiet: Quiet = False,
 ) -> None:

@@ -11,7 +11,6 @@ from tests_support import draw_shapes
 
 from mmts.apps.analysis import write_captions
 from mmts.errors import MmtsError, RecipeError, RunError
-from mmts.evaluation import run as evaluations
 from mmts.evaluation.compare import compare_runs
 from mmts.evaluation.measures import measured
 from mmts.evaluation.run import evaluate
@@ -176,7 +175,8 @@ def test_a_failed_start_again_leaves_what_is_not_its_own(shapes: Path, tmp_path:
 def test_the_best_checkpoint_is_that_of_the_measure_asked_for(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluations, "figures_of", Looks([(90, 10), (80, 30), (70, 20)]))
+    looks = Looks([(90, 10), (80, 30), (70, 20)])
+    monkeypatch.setattr(runs, "validation", lambda *_: looks)
     for measure, step in (("R@1", 2), ("tail R@5", 4)):
         out = tmp_path / measure
         train(small(shapes, "train.epochs=3", f"train.best={measure}", "data.relevance=own"), out)

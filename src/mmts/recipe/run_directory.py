@@ -13,7 +13,7 @@ import yaml
 
 from mmts.console import console
 from mmts.errors import RunError
-from mmts.files import append_line, atomic_write, flush_to_disk, leftovers, locked, read_json, why_missing
+from mmts.files import atomic_write, leftovers, locked, read_json, why_missing
 from mmts.recipe.components import Trust
 from mmts.recipe.recipe import Recipe, load_yaml, parse_recipe, save_recipe
 
@@ -60,36 +60,22 @@ class _Place:
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Names every file of a run.
-
-    recipe.yaml       the resolved recipe, with versions
-    log.jsonl         one JSON object per logged step
-    checkpoints/      last.pt, the one before it (previous.pt), best.pt
-    concepts.npz      the concepts of the training samples
-    vocabulary.json   words of a text tower trained from scratch
-    unreadable.txt    media that could not be decoded, with the reason
-    diverged.json     the batch at which training stopped because of a NaN
-    metrics.json      the run's scores on its own data
-    judgement.npz     rank of every query behind metrics.json, the first ten results, and the labels it was scored by
-    evaluations/      scores on other data or splits: NAME.json, and NAME.npz like judgement.npz
-    index/            what `mmts index` made, for searching
-    onnx/, sentence-transformers/   what `mmts export` wrote
-    .lock             the process that writes the run, while it does
-    """
+    """Names every file of a run; besides these, `mmts export` writes onnx/ and sentence-transformers/ there."""
 
     path: Path
 
-    recipe_file = _Place("recipe.yaml")
-    log_file = _Place("log.jsonl")
-    concepts_file = _Place("concepts.npz")
-    vocabulary_file = _Place("vocabulary.json")
-    unreadable_file = _Place("unreadable.txt")
-    diverged_file = _Place("diverged.json")
-    metrics_file = _Place("metrics.json")
-    judgement_file = _Place("judgement.npz")
-    evaluations = _Place("evaluations")
-    index = _Place("index")
-    lock_file = _Place(".lock")
+    recipe_file = _Place("recipe.yaml")  # the resolved recipe, with versions
+    log_file = _Place("log.jsonl")  # one JSON object per logged step
+    checkpoints = _Place("checkpoints")  # last.pt, the one before it (previous.pt), best.pt
+    concepts_file = _Place("concepts.npz")  # the concepts of the training samples
+    vocabulary_file = _Place("vocabulary.json")  # words of a text tower trained from scratch
+    unreadable_file = _Place("unreadable.txt")  # media that could not be decoded, with the reason
+    diverged_file = _Place("diverged.json")  # the batch at which training stopped because of a NaN
+    metrics_file = _Place("metrics.json")  # the run's scores on its own data
+    judgement_file = _Place("judgement.npz")  # behind metrics.json: ranks, first results, groups and labels
+    evaluations = _Place("evaluations")  # scores on other data or splits: NAME.json, and NAME.npz like judgement.npz
+    index = _Place("index")  # what `mmts index` made, for searching
+    lock_file = _Place(".lock")  # the process that writes the run, while it does
 
     @classmethod
     def of_judgement(cls, path: Path) -> "tuple[RunDirectory, Path]":
@@ -114,7 +100,7 @@ class RunDirectory:
     @property
     def has_started(self) -> bool:
         """Whether training has written anything here."""
-        return self.log_file.exists() or (self.path / "checkpoints").exists() or self.metrics_file.exists()
+        return self.log_file.exists() or self.checkpoints.exists() or self.metrics_file.exists()
 
     @staticmethod
     def check_checkpoint(name: str) -> None:
@@ -124,7 +110,7 @@ class RunDirectory:
 
     def checkpoint_file(self, name: str) -> Path:
         """Return the file of the checkpoint `last`, `previous` or `best`."""
-        return self.path / "checkpoints" / f"{name}.pt"
+        return self.checkpoints / f"{name}.pt"
 
     def problem(self) -> str:
         """Say why this is not a run directory; empty if it is one."""
@@ -263,22 +249,16 @@ class RunDirectory:
                 return
             yield line
 
-    def trim_log(self, steps_done: int) -> None:
-        """Drop the lines of steps that a resumed run will take again."""
+    def prepare_for(self, steps_done: int) -> None:
+        """Make the folder ready for the steps to come: drop log lines of steps that a resumed run will take again."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.diverged_file.unlink(missing_ok=True)
         if self.log_file.exists():
             kept = [
                 line for line in self.log_lines() if isinstance(line.get("step"), int) and line["step"] < steps_done
             ]
             with atomic_write(self.log_file, "w") as file:
                 file.writelines(json.dumps(line) + "\n" for line in kept)
-
-    def append_log(self, line: dict[str, Any]) -> None:
-        """Add one line to the log."""
-        append_line(self.log_file, json.dumps(line))
-
-    def flush_log(self) -> None:
-        """Force the log to the disk: after a power cut, a checkpoint must find the log lines before it."""
-        flush_to_disk(self.log_file)
 
 
 def _objects(own_objects: Mapping[str, str]) -> str:

@@ -1,10 +1,12 @@
 """The one trainer: takes a model, an objective and batches, and owns the clock."""
 
+import json
 import math
 import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,49 +19,24 @@ from torch import Tensor
 from mmts.console import Bar, console, errors, progress_bar
 from mmts.data.batches.loader import Batch
 from mmts.data.batches.positives import on_device
-from mmts.distributed.collectives import (
-    check_all_reached,
-    copy_from_main,
-    draw_alike,
-    draw_apart,
-    gather,
-    process_sizes,
-    share_batch_norms,
-)
+from mmts.distributed import collectives
 from mmts.distributed.processes import largest, num_processes, once, process_index
 from mmts.distributed.shared_loss import ask, shared_loss
 from mmts.errors import DataError, Diverged, FailedElsewhere, InputError, Interrupted, MmtsError, RunError, WorkersLost
 from mmts.evaluation.measures import measured
+from mmts.files import append_line, flush_to_disk
 from mmts.models import TwoTower, is_frozen
 from mmts.objectives import Objective, ObjectiveOutput
 from mmts.recipe.run_directory import RunDirectory
 from mmts.recipe.train_section import Train
-from mmts.training.checkpoint import (
-    check_same_clock,
-    load_newest,
-    random_state,
-    restore,
-    restore_random_state,
-    save_checkpoint,
-    save_in_turn,
-)
-from mmts.training.log_line import (
-    NotFinite,
-    describe,
-    diverged,
-    flatten,
-    gradient_norm,
-    recall_in_words,
-    summarize,
-    values_in,
-    values_of,
-)
+from mmts.training import checkpoint, log_line, tracking
+from mmts.training.log_line import NotFinite
 from mmts.training.micro_batch import micro_batch_step, refuse_batch_norm
 from mmts.training.optimizer import OWN_RATE, learning_rate_schedule, parameter_groups
 from mmts.training.signals import stop_requests
-from mmts.training.tracking import start_trackers, track, track_histograms, trackers_for
 
 
+@dataclass(eq=False)
 class Trainer:
     """Trains `model` under `objective`; progress p = step / total_steps is computed here and nowhere else.
 
@@ -67,54 +44,47 @@ class Trainer:
     queries, so that gradients, schedules and the objective's state are those of one process; only dropout differs. The
     main process validates, logs and writes checkpoints, while the others wait.
 
-    Args:
+    Attributes:
         batches: (epoch, first batch) -> the batches of that epoch from there on.
         evaluate: returns the validation scores of a model; None without validation data.
         groups: (N,), 0, 1, 2 = head, mid, tail of each sample, for the log.
         recipe: values by dotted key, for trackers.
     """
 
-    def __init__(
-        self,
-        model: TwoTower,
-        objective: Objective,
-        settings: Train,
-        run: RunDirectory,
-        batches: Callable[[int, int], Iterator[Batch]],
-        batches_per_epoch: int,
-        batch_size: int,
-        evaluate: Callable[[TwoTower], dict[str, Any]] | None = None,
-        groups: Tensor | None = None,
-        recipe: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.settings = settings
-        self.run = run
-        self.batches = batches
-        self.batches_per_epoch = batches_per_epoch
-        self.batch_size = batch_size
-        self.evaluate = evaluate
-        self.groups = groups
-        self.recipe = recipe or {}
-        self.total_steps = settings.steps or (settings.epochs or 0) * batches_per_epoch
+    model: TwoTower
+    objective: Objective
+    settings: Train
+    run: RunDirectory
+    batches: Callable[[int, int], Iterator[Batch]]
+    batches_per_epoch: int
+    batch_size: int
+    evaluate: Callable[[TwoTower], dict[str, Any]] | None = None
+    groups: Tensor | None = None
+    recipe: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        model, settings = self.model, self.settings
+        self.total_steps = settings.steps or (settings.epochs or 0) * self.batches_per_epoch
         self.learning_rate = learning_rate_schedule(settings)
         self.step = 0
         self.best = -math.inf
         self.skipped = 0
         self.saved_at: int | None = None
 
-        self.accelerator = _accelerator(settings, run)
+        self.accelerator = _accelerator(settings, self.run)
         self.device = self.accelerator.device
-        if batch_size < num_processes():
-            raise RunError(f"a batch of {batch_size} is too small for {num_processes()} processes: one has no pair")
+        if self.batch_size < num_processes():
+            raise RunError(f"a batch of {self.batch_size} is too small for {num_processes()} processes")
         model.train()
-        pairs_here = math.ceil(batch_size / num_processes())
+        pairs_here = math.ceil(self.batch_size / num_processes())
         self.micro_batch = None if (settings.micro_batch or pairs_here) >= pairs_here else settings.micro_batch
         if self.micro_batch is not None:
             refuse_batch_norm(model)
         if settings.gradient_checkpointing:
             enable_gradient_checkpointing(model)
-        share_batch_norms(model, self.device)
-        groups_of_parameters = parameter_groups([model, objective], settings.weight_decay, objective.learning_rates())
+        collectives.share_batch_norms(model, self.device)
+        own_rates = self.objective.learning_rates()
+        groups_of_parameters = parameter_groups([model, self.objective], settings.weight_decay, own_rates)
         self.trainable = [parameter for group in groups_of_parameters for parameter in group["params"]]
         optimizer = torch.optim.AdamW(groups_of_parameters, lr=settings.learning_rate)
         with warnings.catch_warnings():
@@ -123,8 +93,8 @@ class Trainer:
         # accelerate's own step looks for a package on the disk every time; what else it does is for fp16 and TPUs.
         self.optimizer = prepared.optimizer
         # The objective is not wrapped: shared_loss handles its gradients, and losses their own precision.
-        self.objective = objective.to(self.device)
-        copy_from_main(self.objective)
+        self.objective = self.objective.to(self.device)
+        collectives.copy_from_main(self.objective)
 
     @property
     def progress(self) -> float:
@@ -139,15 +109,15 @@ class Trainer:
         """
         if resume:
             self._restore()
-        once(self._open_run)
-        start_trackers(self.accelerator, self.run, self.settings.project, self.recipe)
+        once(lambda: self.run.prepare_for(self.step))
+        tracking.start_trackers(self.accelerator, self.run, self.settings.project, self.recipe or {})
         try:
             self._take_steps()
             metrics = once(finish) if finish is not None else {}
             if process_index() == 0 and metrics:
                 name = "test" if metrics["split"] == "test" else f"final/{metrics['split']}"
                 scores = {key: value for key, value in metrics.items() if "_to_" in key or key == "groups"}
-                track(self.accelerator.trackers, flatten({name: scores}), self.total_steps)
+                tracking.track(self.accelerator.trackers, log_line.flatten({name: scores}), self.total_steps)
         finally:
             for tracker in self.accelerator.trackers:
                 tracker.finish()  # end_training() would also end the process group, which goes on
@@ -155,17 +125,11 @@ class Trainer:
             console.print(f"note: {self.skipped:,} of {self.total_steps:,} steps were skipped: train.on_nan is skip")
         return metrics
 
-    def _open_run(self) -> None:
-        """Make the run directory ready for the steps to come."""
-        self.run.path.mkdir(parents=True, exist_ok=True)
-        self.run.trim_log(self.step)
-        self.run.diverged_file.unlink(missing_ok=True)
-
     def _take_steps(self) -> None:
         """Take the remaining steps; a run of 0 steps saves the initial model as its best and last checkpoint."""
         if self.total_steps == 0:
             if self.evaluate is not None:
-                self._validate()
+                self._validate(self.evaluate)
             self._save_last()
             return
         pairs, done = self.total_steps * self.batch_size, self.step * self.batch_size
@@ -192,10 +156,10 @@ class Trainer:
                 raise Diverged(f"{line['why']}: every step of epoch {epoch + 1} was skipped, which trains nothing")
             evaluates = ends and (done or (epoch + 1) % self.settings.evaluate_every == 0)
             if evaluates and self.evaluate is not None:
-                line["val"] = self._validate()
+                line["val"] = self._validate(self.evaluate)
             self._log(line, done, evaluates)
             bar.advance(len(batch.index))
-            bar.describe(describe(line))
+            bar.describe(log_line.describe(line))
             every = self.settings.checkpoint_every
             signal_number = largest(stop[0] if stop else 0, self.device)
             if ends or signal_number or (every is not None and self.step % every == 0):
@@ -230,7 +194,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group.get(OWN_RATE, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        draw_apart(self.settings.seed, self.step)
+        collectives.draw_apart(self.settings.seed, self.step)
         buffers = [buffer.clone() for buffer in self.model.buffers()] if self.settings.on_nan == "skip" else []
         try:
             if self.micro_batch is None:
@@ -239,25 +203,27 @@ class Trainer:
                 output = self.compute_loss(batch, x, y)
                 self.accelerator.backward(output.loss)
             else:
-                output = self._step_in_pieces(batch, self.micro_batch)
+                loss, alone = partial(self.compute_loss, batch), partial(self.accelerator.no_sync, self.model)
+                backward = self.accelerator.backward
+                output = micro_batch_step(self.model, batch, self.micro_batch, loss, backward, self.device, alone)
             self._check_gradients(output)
         except NotFinite as problem:
             return {"lr": rate, **self._skip_or_stop(problem, batch, buffers)}
         self.optimizer.step()
         self.objective.after_step()
         groups = self.groups[batch.index.cpu()] if self.groups is not None else None
-        return {"loss": output.loss.item(), "lr": rate, **summarize(output.log, groups)}
+        return {"loss": output.loss.item(), "lr": rate, **log_line.summarize(output.log, groups)}
 
     def compute_loss(self, batch: Batch, x: Tensor, y: Tensor) -> ObjectiveOutput:
         """Return the loss of all processes' embeddings, given this one's x, y (b, D).
 
         Raises NotFinite, on all processes, if it is not finite.
         """
-        sizes = process_sizes(len(batch))
-        draw_alike(self.settings.seed, self.step)
+        sizes = collectives.process_sizes(len(batch))
+        collectives.draw_alike(self.settings.seed, self.step)
         relevance = None if batch.relevance is None else batch.relevance.to(self.device)
         if relevance is not None and relevance.ndim == 3 and not self.objective.takes_share:
-            relevance = gather(relevance[0], sizes)
+            relevance = collectives.gather(relevance[0], sizes)
         pairs: dict[str, Any] = {
             "progress": self.progress,
             "index": batch.index.to(self.device),
@@ -268,34 +234,27 @@ class Trainer:
         try:
             output = shared_loss(partial(ask, self.objective, **pairs), self.objective.parameters(), x, y, sizes)
         except InputError as error:
-            values = values_of(self.objective, self.progress, pairs["index"])
+            values = log_line.values_of(self.objective, self.progress, pairs["index"])
             raise NotFinite(str(error), values) from None
         if not math.isfinite(loss := output.loss.item()):
-            raise NotFinite(f"the loss is {loss}", values_in(output))
+            raise NotFinite(f"the loss is {loss}", log_line.values_in(output))
         return output
-
-    def _step_in_pieces(self, batch: Batch, size: int) -> ObjectiveOutput:
-        """Embed, loss and backward with only `size` pairs in the towers at a time."""
-        alone = partial(self.accelerator.no_sync, self.model)
-        loss = partial(self.compute_loss, batch)
-        return micro_batch_step(self.model, batch, size, loss, self.accelerator.backward, self.device, alone)
 
     def _check_gradients(self, output: ObjectiveOutput) -> None:
         """Clip the gradients if the settings say so; raises NotFinite if one of them is not finite."""
-        check_all_reached(self.model)
+        collectives.check_all_reached(self.model)
         if self.settings.clip_norm is not None:
             norm = self.accelerator.clip_grad_norm_(self.trainable, self.settings.clip_norm)
         else:
-            norm = gradient_norm(self.trainable)
+            norm = log_line.gradient_norm(self.trainable)
         if not math.isfinite(norm := float(norm)):
-            raise NotFinite(
-                f"the loss is {output.loss.item():g} and the norm of its gradients {norm}", values_in(output)
-            )
+            what = f"the loss is {output.loss.item():g} and the norm of its gradients {norm}"
+            raise NotFinite(what, log_line.values_in(output))
 
     def _skip_or_stop(self, problem: NotFinite, batch: Batch, buffers: list[Tensor]) -> dict[str, Any]:
         """Undo what the forward pass changed (batch statistics), count the step and return what to log; or Diverged."""
         if self.settings.on_nan != "skip":
-            report = partial(diverged, self.run, self.step, self.progress, problem, batch.index, self.saved_at)
+            report = partial(log_line.diverged, self.run, self.step, self.progress, problem, batch.index, self.saved_at)
             raise once(report) from None
         for buffer, before in zip(self.model.buffers(), buffers, strict=True):
             buffer.copy_(before)
@@ -304,22 +263,17 @@ class Trainer:
 
     # --- looking at the model, and keeping it -------------------------------------------------------------------------
 
-    def _validate(self) -> dict[str, Any]:
+    def _validate(self, evaluate: Callable[[TwoTower], dict[str, Any]]) -> dict[str, Any]:
         """Return the scores on val; the model becomes the best checkpoint if no earlier one scored as much."""
-        scores = once(self._evaluate)
+        state = checkpoint.random_state()
+        self.model.eval()
+        scores = once(lambda: evaluate(self.accelerator.unwrap_model(self.model)))
+        self.model.train()
+        checkpoint.restore_random_state(state)
         score = measured(scores, self.settings.best)
         if score is not None and score > self.best:
             self.best = score
-            once(lambda: save_checkpoint(self.run.checkpoint_file("best"), self._state()))
-        return scores
-
-    def _evaluate(self) -> dict[str, Any]:
-        assert self.evaluate is not None
-        state = random_state()
-        self.model.eval()
-        scores = self.evaluate(self.accelerator.unwrap_model(self.model))
-        self.model.train()
-        restore_random_state(state)
+            once(lambda: checkpoint.save_checkpoint(self.run.checkpoint_file("best"), self._state()))
         return scores
 
     def _log(self, line: dict[str, Any], done: bool, evaluates: bool) -> None:
@@ -328,12 +282,13 @@ class Trainer:
             return
         step, trackers = line["step"], self.accelerator.trackers
         if {"val", "skipped"} & line.keys() or done or step % self.settings.log_every == 0:
-            self.run.append_log(line)
-            track(trackers, flatten(line), step)
+            append_line(self.run.log_file, json.dumps(line))
+            tracking.track(trackers, log_line.flatten(line), step)
         if "val" in line and not errors.is_terminal:
-            console.print(f"epoch {line['epoch'] + 1}: {describe(line)}, val {recall_in_words(line['val'])}")
+            words = f"{log_line.describe(line)}, val {log_line.recall_in_words(line['val'])}"
+            console.print(f"epoch {line['epoch'] + 1}: {words}")
         if evaluates and trackers and self.groups is not None:
-            track_histograms(trackers, self.objective, line["progress"], len(self.groups), self.device, step)
+            tracking.track_histograms(trackers, self.objective, line["progress"], len(self.groups), self.device, step)
 
     def _counts(self) -> dict[str, int]:
         """Return what must not change between a checkpoint and the run that resumes from it."""
@@ -360,28 +315,28 @@ class Trainer:
         self.saved_at = self.step
 
     def _write_last(self) -> None:
-        optimizer = {"optimizer": self.optimizer.state_dict(), "random": random_state(), "skipped": self.skipped}
-        self.run.flush_log()
+        state = {**self._state(), **self._counts(), "optimizer": self.optimizer.state_dict(), "skipped": self.skipped}
+        flush_to_disk(self.run.log_file)  # after a power cut, a checkpoint must find the log lines before it
         last, previous = (self.run.checkpoint_file(name) for name in ("last", "previous"))
-        save_in_turn(last, previous, self._state() | optimizer | self._counts())
+        checkpoint.save_in_turn(last, previous, state | {"random": checkpoint.random_state()})
 
     def _restore(self) -> None:
-        state = once(lambda: load_newest(*(self.run.checkpoint_file(name) for name in ("last", "previous"))))
+        state = once(lambda: checkpoint.load_newest(*(self.run.checkpoint_file(name) for name in ("last", "previous"))))
         if state is None:
             return
-        check_same_clock(state, self._counts())
+        checkpoint.check_same_clock(state, self._counts())
         if (measure := state.get("measure", "R@1")) != self.settings.best:
             raise RunError(
                 f"the checkpoint's best is by {measure}, and train.best is {self.settings.best}; choose another --out"
             )
-        restore(state, self.accelerator.unwrap_model(self.model), self.objective, self.optimizer)
+        checkpoint.restore(state, self.accelerator.unwrap_model(self.model), self.objective, self.optimizer)
         self.step, self.best, self.skipped = state["step"], state["best"], state.get("skipped", 0)
         self.saved_at = self.step
 
 
 def _accelerator(settings: Train, run: RunDirectory) -> Accelerator:
     """Return accelerate's object for the device, precision and trackers of the settings."""
-    trackers = trackers_for(settings.trackers, run)
+    trackers = tracking.trackers_for(settings.trackers, run)
     for variable, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
         if os.environ.get(variable, "false").lower() == "true":
             raise RunError(

@@ -193,11 +193,11 @@ class Recipe(Section):
         return self
 
     def check_something_trains(self, model_trains: bool) -> None:
-        """Raise ValueError if there are steps to take, but neither model nor objective has anything to train."""
+        """Raise RecipeError if there are steps to take, but neither model nor objective has anything to train."""
         objective = checked_objective(self.objective, self.model.width)
         objective_trains = any(parameter.requires_grad for parameter in objective.parameters())
         if not (model_trains or objective_trains) and (self.train.epochs or self.train.steps):
-            raise ValueError(
+            raise RecipeError(
                 "nothing trains: both towers are frozen, model.head.kind is none, and the objective has no parameters. "
                 f"Set model.{self.model.kind}.frozen or model.text.frozen to false, or model.head.kind to linear; "
                 "train.epochs=0 evaluates the model as it is"

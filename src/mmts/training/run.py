@@ -15,10 +15,9 @@ from mmts.concepts import neighbour_counts
 from mmts.console import console
 from mmts.data.records import Dataset
 from mmts.distributed.processes import joined, main_first, on_main, once
-from mmts.errors import DataError, RecipeError, counted
+from mmts.errors import DataError, counted
 from mmts.evaluation.run import score, validation
 from mmts.files import cache_root, read_json
-from mmts.models import TwoTower
 from mmts.objectives import Objective
 from mmts.recipe.components import RunFacts, build, outside_names, with_whole_names
 from mmts.recipe.recipe import Recipe, load_recipe, parse_recipe
@@ -108,7 +107,8 @@ def _train(
         model = two_tower_of(own_model, media[0])
     else:
         model = build_model(recipe.model, media, run, chosen.train.captions)
-    _check_something_trains(recipe, model, own_objective)
+    modules = [model] if own_objective is None else [model, own_objective]
+    recipe.check_something_trains(any(value.requires_grad for module in modules for value in module.parameters()))
     drawn = random_state()
     splits = readable_splits(chosen, dataset, recipe.data, run)
     concepts = once(lambda: find_concepts(recipe.concepts, splits.train, run))
@@ -162,16 +162,6 @@ def _train(
         results = ", ".join(f"{name} {value:.1f}" for name, value in recipe.published.results.items())
         console.print(f"published: {results} ({recipe.published.source})")
     return metrics
-
-
-def _check_something_trains(recipe: Recipe, model: TwoTower, objective: Objective | None) -> None:
-    """Raise RecipeError if there are steps to take and nothing to train."""
-    modules = [model] if objective is None else [model, objective]
-    trains = any(parameter.requires_grad for module in modules for parameter in module.parameters())
-    try:
-        recipe.check_something_trains(trains)
-    except ValueError as error:
-        raise RecipeError(str(error)) from None
 
 
 def _class_name(item: object) -> str:

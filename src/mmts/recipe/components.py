@@ -61,17 +61,13 @@ class RunFacts:
 
 
 class Family(NamedTuple):
-    """One kind of component.
+    """One kind of component."""
 
-    base: the class that all of them extend. key: the key of a recipe that names one. table: those of the package by
-    name. number_is: the name of the component that a plain number stands for, or None.
-    """
-
-    base: Any
+    base: Any  # the class that all of them extend
     word: str
-    key: str
-    table: Mapping[str, type[Any]]
-    number_is: str | None
+    key: str  # the key of a recipe that names one
+    table: Mapping[str, type[Any]]  # those of the package, by name
+    number_is: str | None  # the component that a plain number stands for
 
 
 SCHEDULE = Family(Schedule, "schedule", "kind", SCHEDULES, "constant")
@@ -158,10 +154,7 @@ def described(file: str | None = None) -> dict[str, dict[str, str]]:
 
 
 def objective_section(content: Any, trust: Trust) -> ComponentSection:
-    """Return a recipe's `objective` as a section of the class it names. Raises RecipeError naming the key.
-
-    Code outside mmts that it names is run if `trust` says so.
-    """
+    """Return a recipe's `objective` as a section of the class it names. Raises RecipeError naming the key."""
     if isinstance(content, ComponentSection):
         return content
     if isinstance(content, Mapping) and OBJECTIVE.key not in content:
@@ -178,9 +171,9 @@ def objective_section(content: Any, trust: Trust) -> ComponentSection:
 def _section_of(
     family: Family, content: Any, place: str, trust: Trust, published: RecipeDefault | None = None
 ) -> tuple[type[ComponentSection], dict[str, Any]]:
-    """Return the section that `content`, at a place in a recipe, must fit, and the content with numbers written out.
+    """Return the section that `content` must fit, and the content with numbers written out as components.
 
-    published: defaults that replace the classes' own. Raises RecipeError if the content names an unknown class.
+    published: defaults that replace the classes' own.
     """
     if family.number_is is not None and is_number(content):
         content = {family.key: family.number_is, "value": content}
@@ -286,8 +279,6 @@ def _extent(content: Any, depth: int, known: dict[int, tuple[int, int]]) -> tupl
 def with_whole_names(content: Any, folder: Path) -> Any:
     """Return a recipe's content with absolute paths for the files of code that it names relative to a folder.
 
-    Raises RecipeError as `check_extent` does.
-
     >>> with_whole_names({"temperature": {"rule": "my.py:Cooling"}}, Path("/recipes"))
     {'temperature': {'rule': '/recipes/my.py:Cooling'}}
     """
@@ -327,10 +318,7 @@ def _component_named(family: Family, name: Any, place: str, content: Mapping[Any
 
 
 def _outside_class(family: Family, name: str, place: str, trust: Trust) -> type[Any]:
-    """Import a class outside mmts, named as `file.py:Class` or `module:Class`, and check its family.
-
-    Raises RecipeError, naming file and class, if the code must not be run, fails, or does not define such a class.
-    """
+    """Import a class outside mmts, named as `file.py:Class` or `module:Class`; RecipeError says why it cannot be."""
     if not trust(name):
         raise RecipeError(
             f"{place} names code outside mmts, {name}, which runs only if you trust it: add --trust-code if you do"
@@ -416,10 +404,9 @@ def _built(value: Any, run: RunFacts) -> Any:
 
 
 def checked_objective(section: ComponentSection, width: int) -> Objective:
-    """Make a recipe's objective for a run of two samples, and return it.
+    """Make a recipe's objective for a run of two samples, to see before any data are read what constructors refuse.
 
-    Whatever its constructors refuse shows before any data are read. Raises RecipeError, naming the key, for the
-    innermost component that cannot be made.
+    Raises RecipeError, naming the key, for the innermost component that cannot be made.
     """
     sizes = torch.tensor([1, 2])
     run = RunFacts(ConceptDistribution.from_counts(sizes), 2, 2, width, lambda k: sizes)

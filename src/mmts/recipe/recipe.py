@@ -329,8 +329,6 @@ def override(content: Mapping[str, Any], overrides: Sequence[str] | Mapping[str,
 def parse_setting(text: str) -> tuple[str, Any]:
     """Split KEY=VALUE, as --set takes it, into the dotted key and the value, read as YAML.
 
-    Raises RecipeError for anything else.
-
     >>> parse_setting("train.epochs=10")
     ('train.epochs', 10)
     """

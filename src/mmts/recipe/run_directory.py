@@ -37,10 +37,7 @@ _TRUSTED: ContextVar[Trust] = ContextVar("trusted", default=lambda name: False)
 
 @contextmanager
 def trusting_code(trusted: Trust = lambda name: True) -> Iterator[None]:
-    """Within it, run the code outside mmts that recipes of run directories name: all of it, or what `trusted` allows.
-
-    Elsewhere such a recipe is refused, because a run directory may come from somebody else.
-    """
+    """Within it, run the code outside mmts that recipes of run directories name, if `trusted`; otherwise refuse it."""
     token = _TRUSTED.set(trusted)
     try:
         yield
@@ -79,10 +76,7 @@ class RunDirectory:
 
     @classmethod
     def of_judgement(cls, path: Path) -> "tuple[RunDirectory, Path]":
-        """Return the run and the file of figures that a path names: a run's metrics.json, or RUN/evaluations/NAME.json.
-
-        The path may be the run directory, or the file of an evaluation.
-        """
+        """Return the run and the file of scores that a path names: a run directory, or RUN/evaluations/NAME.json."""
         run = cls(path.parent.parent)
         if path.suffix == ".json" and path.parent == run.evaluations and path.is_file():
             return run, path
@@ -195,14 +189,13 @@ class RunDirectory:
         if self.has_started:
             if not resume:
                 raise RunError(f"{self.path} already holds a run; add --resume to continue it, or choose another --out")
-        elif self.path.is_dir() and not self.recipe_file.exists() and self._strange():
-            raise RunError(f"{self.path} holds files that are not a run's; choose another --out")
+        elif self.path.is_dir() and not self.recipe_file.exists():
+            # A process that was killed before its first step may have left these.
+            own = {*leftovers(self.path), *self.path.glob(f"{self.lock_file.name}*")}
+            if {*self.path.iterdir()} - own:
+                raise RunError(f"{self.path} holds files that are not a run's; choose another --out")
         elif self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; --out names a folder")
-
-    def _strange(self) -> bool:
-        """Whether the folder holds files that a process killed before its first step would not have left."""
-        return bool({*self.path.iterdir()} - {*leftovers(self.path), *self.path.glob(f"{self.lock_file.name}*")})
 
     def begin(self, recipe: Recipe, versions: dict[str, str], own_objects: Mapping[str, str] = {}) -> None:
         """Save the recipe in the folder, or check that the one there is the same; raises RunError if it differs.

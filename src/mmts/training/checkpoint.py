@@ -43,10 +43,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def save_in_turn(last: Path, previous: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint as `last`; the one that was there becomes `previous`. Raises OSError naming the file.
-
-    At every moment one of the two is whole: the new one is written under another name, and both are renamed after that.
-    """
+    """Write a checkpoint as `last`; the one that was there becomes `previous`. At every moment one of them is whole."""
     following = last.with_name(_NEXT)
     save_checkpoint(following, state)
     if last.exists():
@@ -75,15 +72,12 @@ def load_newest(last: Path, previous: Path) -> dict[str, Any] | None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint (weights only); raises RunError naming the file if it is missing or damaged.
-
-    torch itself accepts a file with flipped bits, so the checksum of every part is compared first.
-    """
+    """Read a checkpoint (weights only); raises RunError naming the file if it is missing or damaged."""
     if not path.is_file():
         raise RunError(f"there is no checkpoint {path}")
     try:
         with zipfile.ZipFile(path) as archive:
-            # torch compresses nothing, and a compressed part could grow beyond the memory.
+            # torch accepts flipped bits, so compare checksums. It never compresses; a bomb would.
             stored = all(part.compress_type == zipfile.ZIP_STORED for part in archive.infolist())
             whole = stored and archive.testzip() is None
         state = torch.load(path, map_location="cpu", weights_only=True) if whole else None

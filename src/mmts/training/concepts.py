@@ -44,10 +44,7 @@ def _other_samples(section: Concepts, concepts: ConceptDistribution, train: Spli
 
 
 def build_distribution(section: Concepts, split: Split) -> ConceptDistribution:
-    """Find the concepts of a split's samples as a recipe's `concepts` section says.
-
-    With `num_concepts: auto` the number is `resolve_num_concepts`.
-    """
+    """Find the concepts of a split's samples as a recipe's `concepts` section says."""
     if section.source == "label":
         return ConceptDistribution.from_labels(label_of_samples(split, str(section.label)))
     if section.source == "file":

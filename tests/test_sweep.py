@@ -396,7 +396,7 @@ def test_a_label_that_is_not_there_is_refused_before_anything_runs(shapes: Path,
 
 def test_training_judged_on_val_says_so_in_its_metrics(shapes: Path, tmp_path: Path) -> None:
     sweep = load_sweep(written(tmp_path))
-    metrics = train(sweep.recipe("fixed", {}, 0).with_data(shapes), tmp_path / "run", judged_on="val")
+    metrics = train(sweep.recipe("fixed", {}, 0).with_data(shapes), tmp_path / "run", evaluate_on="val")
     assert metrics["split"] == "val"
     with pytest.raises(DataError, match="nothing is in split 'dev2'"):
-        train(sweep.recipe("fixed", {}, 0).with_data(shapes), tmp_path / "other", judged_on="dev2")
+        train(sweep.recipe("fixed", {}, 0).with_data(shapes), tmp_path / "other", evaluate_on="dev2")

@@ -28,7 +28,7 @@ from mmts.training.checkpoint import load_checkpoint
 from mmts.training.concepts import media_label
 from mmts.training.experiment import Experiment, check_can_be_rebuilt, load_model
 from mmts.training.inputs import Inputs, embed_split, prepare_inputs
-from mmts.training.splits import judged_split, limited, open_data, readable, resolved
+from mmts.training.splits import default_split, limited, open_data, readable, resolved
 
 
 def evaluate(
@@ -56,7 +56,7 @@ def evaluate(
     place = resolved(data or recipe.data.path)
     own_data = place == recipe.data.path
     file = run.metrics_file
-    if not own_data or split.name != judged_split(dataset):
+    if not own_data or split.name != default_split(dataset):
         file = run.evaluations / _file_name(place, own_data, split, checkpoint)
     names = dict.fromkeys((*labels, *_labels_in(file)))
     trained_on = dataset if own_data or not names else open_data(recipe.data)
@@ -135,7 +135,7 @@ def validation(experiment: Experiment, inputs: Mapping[str, Inputs]) -> Callable
 
 def _split_to_evaluate(dataset: Dataset, name: str | None, recipe: Recipe) -> Split:
     if name is None:
-        name = judged_split(dataset)
+        name = default_split(dataset)
         if name != "test":
             console.print(f"note: there is no test split, so the run is evaluated on {name}")
     unreadable: list[str] = []

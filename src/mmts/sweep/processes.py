@@ -44,7 +44,7 @@ def run_job(job: Job) -> Outcome:
     """Train and judge, saying nothing; a run begun before goes on."""
     try:
         with quiet():
-            train(job.recipe, job.out, resume=True, judged_on=job.judged_on)
+            train(job.recipe, job.out, resume=True, evaluate_on=job.judged_on)
     except Interrupted as error:
         return Outcome(stopped_by=error.signal_number)
     except (Diverged, InputError) as error:  # values that no model can be trained with

@@ -40,7 +40,7 @@ def train(
     model: nn.Module | None = None,
     objective: Objective | None = None,
     resume: bool = False,
-    judged_on: str | None = None,
+    evaluate_on: str | None = None,
 ) -> dict[str, Any]:
     """Train by a recipe into the run directory `out`, evaluate the best checkpoint, and return metrics.json's content.
 
@@ -58,7 +58,7 @@ def train(
             is "stretch" (the default), "crop" or "pad". What does not require a gradient is not trained, or saved.
         objective: takes the place of the recipe's `objective`.
         resume: go on with the run in `out`; with objects of the same classes if it was given objects.
-        judged_on: evaluate on this split instead of test, which is then not touched; tuning takes "val".
+        evaluate_on: evaluate on this split instead of test, which is then not touched; tuning takes "val".
 
     The recipe of a run cannot rebuild objects: later `mmts evaluate` refuses a run that was given a model.
 
@@ -72,7 +72,7 @@ def train(
     elif not isinstance(recipe, Recipe):
         recipe = parse_recipe(with_whole_names(recipe, Path()))
     with trusting_code(outside_names(recipe.objective).__contains__), on_main(lambda: run.held(resume)):
-        return _train(recipe, run, data, model, objective, resume, judged_on)
+        return _train(recipe, run, data, model, objective, resume, evaluate_on)
 
 
 def _train(
@@ -82,11 +82,13 @@ def _train(
     own_model: nn.Module | None,
     own_objective: Objective | None,
     resume: bool,
-    judged_on: str | None,
+    evaluate_on: str | None,
 ) -> dict[str, Any]:
     """Train as `train` describes; the caller holds the run directory's lock."""
     objects = {"model": own_model, "objective": own_objective}
     own = {name: _class_name(item) for name, item in objects.items() if item is not None}
+
+    # The data, and the run directory that they are recorded in.
     if isinstance(data, Dataset):
         recipe = recipe.with_data(data.path)
     elif data is not None:
@@ -99,9 +101,10 @@ def _train(
     if once(lambda: run.is_finished):
         console.print(f"{run.path} is finished already")
         return once(lambda: dict(read_json(run.metrics_file)))
-    chosen = take_splits(dataset, recipe, judged_on)
+    chosen = take_splits(dataset, recipe, evaluate_on)
+
+    # The model, before the media are checked: a tower that cannot be loaded fails in seconds, not hours.
     torch.manual_seed(recipe.train.seed)
-    # The model is built before the media are checked: a tower that cannot be loaded fails in seconds, not hours.
     media = chosen.train.media
     if own_model is not None:
         model = two_tower_of(own_model, media[0])
@@ -110,26 +113,32 @@ def _train(
     modules = [model] if own_objective is None else [model, own_objective]
     recipe.check_something_trains(any(value.requires_grad for module in modules for value in module.parameters()))
     drawn = random_state()
+
+    # The concepts of the training samples, and what the model is fed.
     splits = readable_splits(chosen, dataset, recipe.data, run)
     concepts = once(lambda: find_concepts(recipe.concepts, splits.train, run))
     once(lambda: run.go_on(recipe, versions(), own))
     experiment = Experiment(run, recipe, dataset, concepts, model)
     inputs = main_first(lambda: prepare_inputs(model, splits.train))
     evaluated: dict[str, Inputs] = {}  # filled on the main process, which evaluates
-    once(
-        lambda: evaluated.update(
-            {split.name: prepare_inputs(model, split.judged(recipe.data.relevance)) for split in splits.to_judge()}
-        )
-    )
+
+    def prepare_evaluation() -> None:
+        for split in splits.evaluated():
+            evaluated[split.name] = prepare_inputs(model, split.judged(recipe.data.relevance))
+
+    once(prepare_evaluation)
     evaluate = validation(experiment, evaluated) if splits.val is not None else None
-    restore_random_state(drawn)  # so that training draws the same whether features were computed or cached
     model.drop_frozen()
+
+    # The objective, and the steps.
+    restore_random_state(drawn)  # so that training draws the same whether features were computed or cached
     plan = build_plan(recipe, splits.train, concepts)
-    objective = own_objective
-    if objective is None:
-        neighbours = partial(neighbour_counts, splits.train.captions)
+    if own_objective is None:
         sizes = splits.train.num_media, splits.train.num_captions
-        objective = build(recipe.objective, RunFacts(concepts, *sizes, recipe.model.width, neighbours))
+        facts = RunFacts(concepts, *sizes, recipe.model.width, partial(neighbour_counts, splits.train.captions))
+        objective = build(recipe.objective, facts)
+    else:
+        objective = own_objective
     trainer = Trainer(
         model,
         objective,
@@ -142,12 +151,12 @@ def _train(
         groups=concepts.groups(),
         recipe=dotted(recipe.model_dump(mode="json")),
     )
-    parameters = counted(sum(parameter.numel() for parameter in trainer.trainable), "parameter")
+    parameters = counted(sum(value.numel() for value in trainer.trainable), "parameter")
     console.print(f"training {parameters} for {counted(trainer.total_steps, 'step')} into {run.path}")
 
     def evaluate_best() -> dict[str, Any]:
         load_weights(model, run, "best")
-        return score(experiment, evaluated[splits.judged.name], run.metrics_file)[0]
+        return score(experiment, evaluated[splits.final.name], run.metrics_file)[0]
 
     try:
         metrics = trainer.fit(resume, evaluate_best)

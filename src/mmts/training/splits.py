@@ -22,18 +22,18 @@ from mmts.recipe.run_directory import RunDirectory
 
 @dataclass(frozen=True)
 class Splits:
-    """The splits of a run; `judged` is the one that it is evaluated on at the end."""
+    """The splits of a run; `final` is the one that it is evaluated on at the end."""
 
     train: Split
     val: Split | None
-    judged: Split
+    final: Split
 
-    def to_judge(self) -> list[Split]:
+    def evaluated(self) -> list[Split]:
         """Return the splits that are evaluated, during training or after it, each once."""
-        return list({split.name: split for split in (self.val, self.judged) if split is not None}.values())
+        return list({split.name: split for split in (self.val, self.final) if split is not None}.values())
 
 
-def judged_split(dataset: Dataset) -> str:
+def default_split(dataset: Dataset) -> str:
     """Return the split that a run is evaluated on: test, else val, else train. Raises DataError if there is none."""
     name = next((name for name in ("test", "val", "train") if name in dataset.split_names), None)
     if name is None:
@@ -72,10 +72,10 @@ def resolved(path: Path | None) -> Path:
     return Path(os.path.realpath(path))
 
 
-def take_splits(dataset: Dataset, recipe: Recipe, judged_on: str | None = None) -> Splits:
+def take_splits(dataset: Dataset, recipe: Recipe, evaluate_on: str | None = None) -> Splits:
     """Take train, val and test, print what is missing, and refuse what the recipe asks for and the data do not have.
 
-    judged_on: the split to evaluate at the end; test is then not touched. Nothing is decoded yet. Raises DataError
+    evaluate_on: the split to evaluate at the end; test is then not touched. Nothing is decoded yet. Raises DataError
     without training data, with fewer than two training media, without any medium of a split that papers evaluate on, or
     without the graded relevance that the recipe asks for.
     """
@@ -90,7 +90,7 @@ def take_splits(dataset: Dataset, recipe: Recipe, judged_on: str | None = None) 
             )
     if "train" not in dataset.split_names:
         raise dataset.no_split("train")
-    at_the_end = judged_on or judged_split(dataset)
+    at_the_end = evaluate_on or default_split(dataset)
     known = {*SPLITS, *dataset.renamed.values()}
     unused = [f"{name} ({size:,} media)" for name, size in dataset.split_sizes.items() if name not in known]
     if unused:
@@ -104,16 +104,16 @@ def take_splits(dataset: Dataset, recipe: Recipe, judged_on: str | None = None) 
         raise RecipeError(
             f"data.captions {recipe.data.captions} draws by graded relevance, which these data do not have; use own"
         )
-    val, judged = splits.get("val"), splits[at_the_end]
+    val, final = splits.get("val"), splits[at_the_end]
     if val is None:
         console.print("note: there is no val split, so the last checkpoint counts as the best")
-    if judged.name != "test" and judged_on is None:
+    if final.name != "test" and evaluate_on is None:
         epochs = recipe.train.epochs
-        chosen_on_it = judged is val and (epochs is None or recipe.train.evaluate_every < epochs)
+        chosen_on_it = final is val and (epochs is None or recipe.train.evaluate_every < epochs)
         also = ", which also chooses the best checkpoint" if chosen_on_it else ""
-        console.print(f"note: there is no test split, so the run is evaluated on {judged.name}{also}")
-    result = Splits(train, val, judged)
-    for split in result.to_judge():
+        console.print(f"note: there is no test split, so the run is evaluated on {final.name}{also}")
+    result = Splits(train, val, final)
+    for split in result.evaluated():
         split.judged(recipe.data.relevance)
     return result
 
@@ -131,7 +131,7 @@ def readable_splits(chosen: Splits, dataset: Dataset, settings: Data, run: RunDi
     lines: list[str] = []
     try:
         _check_unreadable(dataset, settings, lines)
-        splits = {split.name: readable(split, settings, lines) for split in (chosen.train, *chosen.to_judge())}
+        splits = {split.name: readable(split, settings, lines) for split in (chosen.train, *chosen.evaluated())}
     finally:
         tell_warnings()
         if lines and process_index() == 0:
@@ -145,7 +145,7 @@ def readable_splits(chosen: Splits, dataset: Dataset, settings: Data, run: RunDi
     )
     console.print(f"data: {dataset.root} ({sizes})")
     say_shared([splits["train"], *(split for name, split in splits.items() if name != "train")])
-    return Splits(splits["train"], splits.get("val"), splits[chosen.judged.name])
+    return Splits(splits["train"], splits.get("val"), splits[chosen.final.name])
 
 
 def say_shared(splits: Sequence[Split]) -> None:

@@ -47,7 +47,7 @@ DataPath = Annotated[
 Columns = Annotated[
     str | None,
     typer.Option(
-        metavar="media=NAME,caption=NAME", help="Columns of paths and captions in a table, if named unusually."
+        metavar="media=NAME,caption=NAME", help="Columns of paths and captions in a table, if their names are unusual."
     ),
 ]
 Settings = Annotated[
@@ -112,7 +112,7 @@ def analyze(
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the clustering.")] = 0,
     columns: Columns = None,
     captions: Annotated[
-        Path | None, typer.Option(help="Only write the captions of train (or --split) to this file.")
+        Path | None, typer.Option(help="Only write the captions of train (or --split) to this file, one per line.")
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -143,7 +143,8 @@ def train(
     settings: Settings = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     small: Annotated[
-        bool, typer.Option("--tiny", help="Try the recipe in a minute, without data: random small towers.")
+        bool,
+        typer.Option("--tiny", help="Try the recipe in a minute: small random towers, few samples, no data needed."),
     ] = False,
     quiet: Quiet = False,
     as_json: Json = False,

@@ -14,7 +14,7 @@ from mmts.errors import RecipeError
 from mmts.recipe.data_section import Concepts
 from mmts.recipe.recipe import load_recipe, parse_concepts
 from mmts.recipe.tiny import tiny
-from mmts.training.concepts import build_distribution, media_concepts, text_concepts
+from mmts.training.concepts import build_distribution, concepts_of
 
 CAPTIONS = ["red shoe", "blue shoe", "my shoe", "sun hat", "straw hat"]
 TRAIN = Split("train", [Medium(str(i), Path(f"{i}.jpg"), (caption,)) for i, caption in enumerate(CAPTIONS)])
@@ -30,8 +30,8 @@ def test_a_file_gives_the_concepts_that_clustering_gave(tmp_path: Path) -> None:
     section = from_file(tmp_path / "concepts.npz")
     found = build_distribution(section, TRAIN)
     assert torch.equal(found.labels, made.labels)
-    assert torch.equal(text_concepts(section, found, TRAIN), made.labels)
-    assert torch.equal(media_concepts(section, found, TRAIN), made.labels)
+    assert torch.equal(concepts_of(section, found, TRAIN), made.labels)
+    assert torch.equal(concepts_of(section, found, TRAIN, of_media=True), made.labels)
 
 
 def test_what_a_file_cannot_be_is_said_before_training(tmp_path: Path) -> None:

@@ -87,12 +87,16 @@ def test_a_model_an_objective_and_a_dataset_are_trained_and_leave_a_run(shapes: 
         "model": f"{__name__}:Bytes",
         "objective": "mmts.objectives.contrastive:MaxMargin",
     }
+    assert RunDirectory(run).recipe().name == "recipe with Bytes and MaxMargin"
     with pytest.raises(RunError, match=r"on a model given as an object .*:Bytes.* cannot rebuild"):
         evaluate(run)
     again = tmp_path / "again"
     mmts.train(CONTENT, again, data=shapes, model=Mapped(), objective=MaxMargin(Fixed(0.3)))
     assert log(again) == log(run)
-    assert compare_runs([run, again]).results.groups
+    assert [group.name for group in compare_runs([run, again]).results.groups] == [
+        "recipe with Bytes and MaxMargin",
+        "recipe with Mapped and MaxMargin",
+    ]
 
 
 def test_an_objective_alone_leaves_a_run_that_can_be_evaluated(shapes: Path, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The concepts of a run's samples: clusters of captions, labels of media, or concepts read from a file."""
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 
 from mmts.concepts import ConceptDistribution, resolve_num_concepts
 from mmts.console import console
-from mmts.data.records import Medium, Split
+from mmts.data.records import Split
 from mmts.errors import DataError, InputError, RecipeError, RunError, counted, nearest
 from mmts.recipe.data_section import Concepts
 from mmts.recipe.run_directory import RunDirectory
@@ -82,23 +81,14 @@ def _clusters_in_file(section: Concepts, split: Split) -> ConceptDistribution:
     return concepts
 
 
-def text_concepts(section: Concepts, concepts: ConceptDistribution, split: Split) -> Tensor:
-    """Return the training concept (N,) of each caption of another split; -1 if it has none."""
+def concepts_of(section: Concepts, concepts: ConceptDistribution, split: Split, of_media: bool = False) -> Tensor:
+    """Return the training concept (N,) of each caption of another split; -1 if it has none.
+
+    of_media: of each medium (M,) instead, which is that of its first caption.
+    """
     if section.source != "label":
-        return concepts.assign(split.captions)
-    return _concepts_by_label(section, concepts, [split.media[owner] for owner in split.owner.tolist()], split)
-
-
-def media_concepts(section: Concepts, concepts: ConceptDistribution, split: Split) -> Tensor:
-    """Return the training concept (M,) of each medium of another split, its first caption's; -1 if it has none."""
-    if section.source != "label":
-        return concepts.assign([medium.captions[0] for medium in split.media])
-    return _concepts_by_label(section, concepts, split.media, split)
-
-
-def _concepts_by_label(
-    section: Concepts, concepts: ConceptDistribution, media: Sequence[Medium], split: Split
-) -> Tensor:
+        return concepts.assign([medium.captions[0] for medium in split.media] if of_media else split.captions)
+    media = split.media if of_media else [split.media[owner] for owner in split.owner.tolist()]
     labels = [medium.labels.get(str(section.label)) for medium in media]
     unknown = torch.tensor([label is None for label in labels])
     if unknown.any():

@@ -19,7 +19,7 @@ from mmts.models import TwoTower, Vocabulary, build_two_tower, build_vocabulary,
 from mmts.recipe.recipe import Model, Recipe
 from mmts.recipe.run_directory import RunDirectory
 from mmts.training.checkpoint import load_checkpoint
-from mmts.training.concepts import media_concepts, text_concepts
+from mmts.training.concepts import concepts_of
 from mmts.training.inputs import FEATURES
 from mmts.training.splits import open_data
 
@@ -37,11 +37,12 @@ class Experiment:
     def groups(self, split: Split) -> tuple[Tensor, Tensor, Tensor]:
         """Return the concept (N,) of every caption of a split, and the group of every caption (N,) and medium (M,)."""
         section = self.recipe.concepts
-        concepts = text_concepts(section, self.concepts, split)
+        concepts = concepts_of(section, self.concepts, split)
         text_groups = self.concepts.groups_of(concepts)
-        if self.recipe.data.relevance == "graded":  # the captions are not the media's own
-            return concepts, text_groups, self.concepts.groups_of(media_concepts(section, self.concepts, split))
-        return concepts, text_groups, text_groups[split.first]
+        if self.recipe.data.relevance != "graded":
+            return concepts, text_groups, text_groups[split.first]
+        own = concepts_of(section, self.concepts, split, of_media=True)  # the captions are not the media's own
+        return concepts, text_groups, self.concepts.groups_of(own)
 
 
 def load_model(run: RunDirectory, media: Sequence[Medium] = (), checkpoint: str = "best") -> TwoTower:

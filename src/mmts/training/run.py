@@ -86,7 +86,12 @@ def _train(
 ) -> dict[str, Any]:
     """Train as `train` describes; the caller holds the run directory's lock."""
     objects = {"model": own_model, "objective": own_objective}
-    own = {name: _class_name(item) for name, item in objects.items() if item is not None}
+    own = {
+        name: f"{type(item).__module__}:{type(item).__qualname__}" for name, item in objects.items() if item is not None
+    }
+    suffix = f" with {' and '.join(name.rpartition(':')[2] for name in own.values())}" if own else ""
+    if not recipe.name.endswith(suffix):  # so that comparisons and reports tell such runs apart
+        recipe = recipe.model_copy(update={"name": recipe.name + suffix})
 
     # The data, and the run directory that they are recorded in.
     if isinstance(data, Dataset):
@@ -171,10 +176,6 @@ def _train(
         results = ", ".join(f"{name} {value:.1f}" for name, value in recipe.published.results.items())
         console.print(f"published: {results} ({recipe.published.source})")
     return metrics
-
-
-def _class_name(item: object) -> str:
-    return f"{type(item).__module__}:{type(item).__qualname__}"
 
 
 def versions() -> dict[str, str]:

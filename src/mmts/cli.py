@@ -239,7 +239,7 @@ def recipes(
 
     shipped = shipped_recipes()
     if name is None or policies:
-        listed = described(name) if policies else {"": {each: load_recipe(each).description for each in shipped}}
+        listed = described(name) if policies else {"": {known: load_recipe(known).description for known in shipped}}
         if as_json:
             print_json(listed.get("", listed))
         for title, rows in listed.items():

@@ -42,7 +42,7 @@ def harmless(text: str) -> str:
     >>> harmless("3:04\u202fPM \x1b[2J") == "3:04\u202fPM \ufffd[2J"
     True
     """
-    return "".join(each if each.isprintable() or _is_layout(each) else "\ufffd" for each in text)
+    return "".join(char if char.isprintable() or _is_layout(char) else "\ufffd" for char in text)
 
 
 def _is_layout(character: str) -> bool:

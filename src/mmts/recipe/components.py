@@ -119,10 +119,11 @@ def options_of(component: type[Any]) -> list[Option]:
     }
     supplied = {fact.name for fact in fields(RunFacts)} | ({parameters[0].name} if from_recipe else set())
     options = []
-    for name, default, kind in ((each.name, each.default, each.kind) for each in parameters):
-        if name not in supplied and kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+    for parameter in parameters:
+        name, variadic = parameter.name, (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if name not in supplied and parameter.kind not in variadic:
             hint = hints.get(name, Any)
-            options.append(Option(name, hint, default, *_family_in(hint), meanings.get(name, "")))
+            options.append(Option(name, hint, parameter.default, *_family_in(hint), meanings.get(name, "")))
     return options
 
 
@@ -232,7 +233,7 @@ def as_content(value: Any) -> Any:
     if not is_dataclass(value) or isinstance(value, type):
         return value
     name = next(name for name, component in SCHEDULES.items() if type(value) is component)
-    return {"kind": name, **{each.name: as_content(getattr(value, each.name)) for each in fields(value)}}
+    return {"kind": name, **{field.name: as_content(getattr(value, field.name)) for field in fields(value)}}
 
 
 def _family_in(hint: Any) -> tuple[Family | None, bool]:

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from torch import Tensor
 
 from mmts.concepts import ConceptDistribution
-from mmts.data.batches.epoch_plan import EpochPlan, Indices
+from mmts.data.batches.epoch_plan import EpochPlan
 from mmts.data.batches.loader import Batch, FeatureRows, Pixels, TokenizedCaptions, make_loader
 from mmts.data.batches.stream_order import stream_order
 from mmts.data.media.feature_files import feature_rows
@@ -63,12 +62,8 @@ def build_plan(recipe: Recipe, split: Split, concepts: ConceptDistribution) -> E
         own = concepts.labels[split.first].tolist() if data.captions == "same-concept" else None
         pool = split.graded.pool(data.min_relevance, own)
     sizes = split.shard_sizes
-    order = partial(_shard_order, sizes, seed, data.shuffle_buffer) if sizes else None
+    order = (lambda epoch: stream_order(sizes, seed, epoch, data.shuffle_buffer)) if sizes else None
     return EpochPlan(split.owner, split.num_media, recipe.train.batch_size, seed, order=order, pool=pool)
-
-
-def _shard_order(sizes: Sequence[int], seed: int, buffer: int, epoch: int) -> Indices:
-    return stream_order(sizes, seed, epoch, buffer)
 
 
 def training_batches(

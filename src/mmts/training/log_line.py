@@ -108,7 +108,7 @@ def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
     """Return the norm of all gradients together, shape (); not finite if one of them is not, or beyond 1e19."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     # On a CPU products take half the time of norms.
-    if gradients and all(each.device.type == "cpu" and each.dtype.itemsize >= 4 for each in gradients):
+    if gradients and all(grad.device.type == "cpu" and grad.dtype.itemsize >= 4 for grad in gradients):
         squares = [torch.dot(flat, flat) for flat in (gradient.flatten() for gradient in gradients)]
         return torch.stack([square.double() for square in squares]).sum().sqrt()
     return torch.nn.utils.get_total_norm(gradients)

@@ -206,7 +206,7 @@ def test_recipes_are_listed_and_printed_so_that_they_can_be_read_again(
     assert load_recipe(own) == load_recipe("catalogue")
 
 
-def test_json_is_all_that_is_printed(
+def test_with_json_nothing_else_is_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -226,7 +226,7 @@ def test_json_is_all_that_is_printed(
     assert not console.quiet  # the next command speaks again
 
 
-def test_without_a_recipe_the_data_choose_one_and_it_is_said_why(
+def test_without_a_recipe_mmts_picks_one_and_says_why(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)

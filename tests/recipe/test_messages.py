@@ -88,7 +88,7 @@ def test_numbers_as_yaml_misreads_them_are_numbers() -> None:
     assert recipe.train.learning_rate == 1e-3
 
 
-def test_what_is_long_is_cut_and_what_is_much_is_counted() -> None:
+def test_long_values_are_cut_and_many_problems_are_counted() -> None:
     with pytest.raises(RecipeError) as raised:
         load_recipe("catalogue", ["train.precision=" + "x" * 1000])
     assert len(str(raised.value)) < 200

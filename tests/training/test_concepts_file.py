@@ -34,7 +34,7 @@ def test_a_file_gives_the_concepts_that_clustering_gave(tmp_path: Path) -> None:
     assert torch.equal(concepts_of(section, found, TRAIN, of_media=True), made.labels)
 
 
-def test_what_a_file_cannot_be_is_said_before_training(tmp_path: Path) -> None:
+def test_an_unusable_concepts_file_is_refused_before_training(tmp_path: Path) -> None:
     file = tmp_path / "concepts.npz"
     ConceptDistribution.from_labels(CAPTIONS).save(file)
     with pytest.raises(RecipeError, match=re.escape(f"{file} holds no clusters of captions but labels")):
@@ -47,7 +47,9 @@ def test_what_a_file_cannot_be_is_said_before_training(tmp_path: Path) -> None:
         build_distribution(from_file(file), TRAIN)
 
 
-def test_a_recipe_names_its_file_by_its_whole_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_recipe_stores_the_absolute_path_of_its_concepts_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe("catalogue", ["concepts.source=file", "concepts.file=made.npz"])
     assert recipe.with_whole_paths().concepts.file == tmp_path / "made.npz"

@@ -68,7 +68,7 @@ def held_elsewhere(file: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_a_second_process_is_told_who_trains_and_a_kill_leaves_no_obstacle(shapes: Path, tmp_path: Path) -> None:
+def test_a_second_process_learns_who_trains_and_a_kill_blocks_nothing(shapes: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with held_elsewhere(out / ".lock") as other:
         says = f"{out} is in use by process {other.pid} on {socket.gethostname()}; wait for it, or stop it"
@@ -82,7 +82,7 @@ def test_a_second_process_is_told_who_trains_and_a_kill_leaves_no_obstacle(shape
     assert not (out / ".lock").exists()
 
 
-def test_what_writes_a_folder_waits_its_turn_or_says_who_has_it(shapes: Path, finished: Path, tmp_path: Path) -> None:
+def test_writers_of_a_folder_wait_or_name_who_holds_it(shapes: Path, finished: Path, tmp_path: Path) -> None:
     sweep = tmp_path / "sweep.yaml"
     sweep.write_text("{recipe: catalogue, trials: 1, rules: {fixed: {set: {}, grid: {train.epochs: [1]}}}}")
     before = (finished / "metrics.json").read_bytes()
@@ -115,7 +115,7 @@ def test_indexing_waits_for_the_process_before_it(
     assert not (finished / "index" / ".lock").exists()
 
 
-def test_a_lock_of_another_machine_says_what_to_remove(tmp_path: Path) -> None:
+def test_a_lock_from_another_machine_names_the_file_to_remove(tmp_path: Path) -> None:
     (tmp_path / ".lock").write_text("12\nfar-away\n")
     with (
         pytest.raises(

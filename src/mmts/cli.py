@@ -54,8 +54,8 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable.")
 ]
 Run = Annotated[Path, typer.Argument(help="A run directory.")]
-Runs = Annotated[list[Path], typer.Argument(help="Run directories, or files in their evaluations/ (other data).")]
-Names = Annotated[str | None, typer.Option(metavar="A,B", help="Names of the rules (default: of their folders).")]
+Runs = Annotated[list[Path], typer.Argument(help="Run directories, or files in RUN/evaluations/.")]
+Names = Annotated[str | None, typer.Option(metavar="A,B", help="Names of the rules (default: their folders' names).")]
 Checkpoint = Annotated[str, typer.Option(help="best or last.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_be_quiet, help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", callback=_be_quiet, help="Print only JSON.")]
@@ -275,14 +275,14 @@ def prepare(
 def sweep(
     file: Annotated[Path, typer.Argument(help="A sweep file (YAML): see docs/sweeps.md.")],
     data: DataPath = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for all runs (default: runs/NAME OF FILE).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for all runs (default: runs/FILE).")] = None,
     settings: Settings = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Runs at a time, one process and thread each (default: all cores).")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Tune rules on val, with equal numbers of trials; evaluate on test."""
+    """Tune rules on val with equal trials; evaluate on test."""
     from mmts.sweep import run_sweep
 
     run_sweep(file, data, out or Path("runs") / file.stem, jobs, settings or [])

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmts.data.batches.positives import positives
-from mmts.data.pair_table import PairTable, PairWriter, opened, write_pair_table
+from mmts.data.pair_table import PairTable, PairWriter, TableDataset, TableSplit, opened, write_pair_table
 from mmts.data.records import Dataset, Medium
-from mmts.data.table_dataset import TableDataset, TableSplit
 from mmts.errors import DataError, InputError
 
 # id, caption, file, split, member

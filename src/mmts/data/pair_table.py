@@ -7,6 +7,8 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar, overload
 
@@ -15,8 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mmts.data.records import Medium
-from mmts.errors import DataError
+from mmts.data.records import Dataset, Medium, Split
+from mmts.errors import DataError, InputError
 from mmts.files import read_json
 
 Rows = npt.NDArray[np.int64]
@@ -35,8 +37,9 @@ _RECORDS = {
             ("id_length", "<i4"),
             ("caption_length", "<i4"),
             ("file", "<i4"),
-            ("member", "<i8", (2,)),
+            ("member", "<i8", (2,)),  # byte offset and length in the file; -1 -1 if the file is the image
             ("split", "<i1"),
+            # 64 bits of BLAKE2b: among 3 million different captions any two are equal with a chance of 2 in 10 million
             ("caption_hash", "<i8"),
         ]
     ),
@@ -50,15 +53,10 @@ class PairTable:
     """N pairs of one image and one caption, read from a folder that `write_pair_table` wrote.
 
     Attributes:
-        folder: the folder of the columns.
         root: the folder that the paths of the files are relative to.
         splits: the names of the splits, in the order of their numbers.
         about: the notes of the writer, as JSON values.
         file: (N,) int32, the number of the file with each pair's image.
-        member: (N, 2) int64, byte offset and length in that file; -1 if the file is the image.
-        split: (N,) int8, the number of its split.
-        caption_hash: (N,) int64; equal numbers mean equal captions (64 bits of BLAKE2b: among 3 million different
-            captions the chance that any two share a number is 2 in 10 million).
     """
 
     def __init__(self, folder: Path, splits: Sequence[str] | None = None) -> None:
@@ -78,8 +76,7 @@ class PairTable:
         if {name: len(column) for name, column in columns.items()} != lengths:
             raise DataError(f"{folder} is a damaged table of pairs: its columns have the wrong length; remove it")
         self._pairs, self._files, self._texts, self._paths = columns.values()
-        self.file, self.member = self._pairs["file"], self._pairs["member"]
-        self.split, self.caption_hash = self._pairs["split"], self._pairs["caption_hash"]
+        self.file: npt.NDArray[np.int32] = self._pairs["file"]
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -109,12 +106,12 @@ class PairTable:
 
     def medium(self, row: int) -> Medium:
         """Return a pair as a medium with one caption."""
-        offset, length = self.member[row].tolist()
+        offset, length = self._pairs["member"][row].tolist()
         return Medium(
             self.identity(row),
             self.path(int(self.file[row])),
             (self.caption(row),),
-            split=self.splits[self.split[row]],
+            split=self.splits[self._pairs["split"][row]],
             member=None if offset < 0 else (offset, length),
         )
 
@@ -128,16 +125,16 @@ class PairTable:
 
     def text_numbers(self, rows: Rows) -> Tensor:
         """Return (len(rows),) int64: equal numbers mean equal captions."""
-        return torch.from_numpy(np.unique(self.caption_hash[rows], return_inverse=True)[1].astype(np.int64))
+        return torch.from_numpy(np.unique(self._pairs["caption_hash"][rows], return_inverse=True)[1].astype(np.int64))
 
     def split_sizes(self) -> dict[str, int]:
         """Return the number of pairs of each split that is not empty."""
-        counts = np.bincount(self.split, minlength=len(self.splits)).tolist()
+        counts = np.bincount(self._pairs["split"], minlength=len(self.splits)).tolist()
         return {name: count for name, count in zip(self.splits, counts, strict=True) if count}
 
     def rows_of(self, split: str) -> Rows:
         """Return the rows of a split, in order; no rows for an unknown split."""
-        return np.flatnonzero(self.split == (self.splits.index(split) if split in self.splits else -1))
+        return np.flatnonzero(self._pairs["split"] == (self.splits.index(split) if split in self.splits else -1))
 
     def repeated_id(self) -> tuple[int, int] | None:
         """Return two rows with the same id, or None if every id is unique."""
@@ -170,6 +167,61 @@ class LazySequence(Sequence[T], Generic[T]):
         if isinstance(at, slice):
             return LazySequence(self._make, self._rows[at])
         return self._make(int(self._rows[at]))
+
+
+class TableSplit(Split):
+    """Some rows of a table as a split: every pair is a medium with one caption, made on access.
+
+    `media_checked` is True because every image was decoded before the table was written.
+    """
+
+    media_checked = True
+
+    def __init__(self, name: str, table: PairTable, rows: Rows) -> None:
+        """Raises InputError without rows."""
+        if not len(rows):
+            raise InputError(f"split {name!r} needs at least one medium")
+        self.name = name
+        self.table = table
+        self.rows = rows
+        self.graded = None
+        self.media = table.media_of(rows)
+        self.captions = table.captions_of(rows)
+        self.owner = self.first = torch.arange(len(rows))
+        starts = np.flatnonzero(np.diff(table.file[rows], prepend=-1))
+        if len(starts) < len(rows):
+            self.shard_sizes = np.diff(starts, append=len(rows)).tolist()
+
+    @cached_property
+    def text(self) -> Tensor:
+        """(N,) int64: equal numbers mean equal caption strings."""
+        return self.table.text_numbers(self.rows)
+
+    def _drop(self, dropped: Rows) -> Split:
+        return TableSplit(self.name, self.table, np.delete(self.rows, dropped))
+
+
+@dataclass(frozen=True)
+class TableDataset(Dataset):
+    """A data set in a table; `media` makes each medium on access."""
+
+    table: PairTable = field(kw_only=True)
+
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """Number of media by split: train, val and test first."""
+        return self.table.split_sizes()
+
+    def _tables(self, name: str) -> Split:
+        return TableSplit(name, self.table, self.table.rows_of(name))
+
+    def _renamed_media(self, new: Mapping[str, str]) -> dict[str, Any]:
+        table = self.table.with_splits([new.get(name, name) for name in self.table.splits])
+        return {"table": table, "media": table.media_of()}
+
+    def whole(self) -> Split:
+        """Return all media as one split named "all"."""
+        return TableSplit("all", self.table, np.arange(len(self.table)))
 
 
 class PairWriter:
@@ -239,18 +291,10 @@ class PairWriter:
 def write_pair_table(
     folder: Path, root: Path, splits: Sequence[str], check: Callable[["PairTable"], None] | None = None
 ) -> Iterator[PairWriter]:
-    """Open a writer; its table replaces `folder` when the body has ended.
+    """Open a writer; its table replaces `folder` when the body has ended, and `check` has accepted the table.
 
-    If the body raises, or `check` of the finished table, `folder` is left unchanged.
-
-    Args:
-        folder: the new table.
-        root: an absolute folder that the files' paths are relative to.
-        splits: the names of all splits that pairs may have.
-        check: called with the finished table before it replaces `folder`.
-
-    Raises:
-        DataError: the table cannot be written.
+    Otherwise `folder` is left unchanged. Paths of files are relative to `root`, an absolute folder. `splits` are the
+    names that pairs may have. Raises DataError if the table cannot be written.
 
     >>> folder = Path(tempfile.mkdtemp())
     >>> with write_pair_table(folder / "table", Path("/data"), ["train"]) as writer:

@@ -55,14 +55,11 @@ class EpochPlan:
         order: Callable[[int], Indices] | None = None,
         pool: CaptionPool | None = None,
     ) -> None:
-        """Raises InputError if `owner` leaves one of the M media without a caption.
+        """Raises InputError if `owner` (N,) int64, the medium of each caption, leaves a medium without a caption.
 
         Args:
-            owner: (N,) int64, the medium of each caption.
-            num_media: M.
-            batch_size: pairs per batch; kept as min(batch_size, M).
-            seed: at least 0.
-            order: epoch -> the M media in the order of that epoch; None for a uniformly random order.
+            batch_size: pairs per batch; kept as min(batch_size, num_media).
+            order: epoch -> the media in the order of that epoch; None for a uniformly random order.
             pool: the media whose captions may be drawn for each medium; None for its own captions.
         """
         if batch_size < 1 or num_media < 1 or seed < 0:

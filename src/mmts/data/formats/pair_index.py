@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 from mmts.console import errors
 from mmts.data.formats.collect import clean_text, invented_split
 from mmts.data.media.image import why_unreadable_image
-from mmts.data.pair_table import PairTable, opened, write_pair_table
+from mmts.data.pair_table import PairTable, TableDataset, opened, write_pair_table
 from mmts.data.records import SPLITS, Dataset, Medium
-from mmts.data.table_dataset import TableDataset
 from mmts.errors import DataError, counted, quoted
 from mmts.files import atomic_write, locked
 
@@ -70,16 +69,10 @@ def kept_or_made(folder: Path, find: Callable[[], PairTable | None], make: Calla
 
 
 def index_piece(folder: Path, root: Path, pairs: Iterable[Pair | str], pool: ThreadPoolExecutor) -> PairTable:
-    """Return the table of one piece from the cache, or write it.
+    """Return the table of one piece in the cache, or write it; the threads of `pool` decode its images.
 
-    Args:
-        folder: the piece's place in the cache.
-        root: the folder that the pairs' paths are relative to.
-        pairs: pairs in file order; a string says why a pair is left out ("without a caption").
-        pool: threads that decode the images.
-
-    Raises:
-        DataError: from `pairs`, or if the table cannot be written.
+    `pairs` are in file order, with paths relative to `root`; a string says why a pair is left out ("without a
+    caption"). Raises DataError from `pairs`, or if the table cannot be written.
     """
     table = opened(folder)
     if table is not None:

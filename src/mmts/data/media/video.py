@@ -18,14 +18,11 @@ KINDS = ("uniform", "random", "stride")
 
 @dataclass(frozen=True)
 class FrameSampling:
-    """The frames that stand for a segment of a video.
+    """The F frames that stand for a segment of a video.
 
-    Attributes:
-        frames: F, their number.
-        kind: "uniform": the frame in the middle of each of F equal parts of the segment; "random": a random frame of
-            each part; "stride": F frames, `stride` apart, from a random place in the segment.
-        stride: for "stride" only: the window of F * stride frames must fit into the segment. A shorter segment is taken
-            from its start, and its last frame repeated.
+    `kind` "uniform" takes the frame in the middle of each of F equal parts of the segment, "random" a random frame of
+    each part, and "stride" F frames, `stride` apart, from a random place in the segment. If F * stride frames do not
+    fit into it, "stride" begins at its start and repeats its last frame.
 
     LaViLa (https://github.com/facebookresearch/LaViLa) and AVION (https://github.com/zhaoyue-zephyrus/AVION) do
     "uniform" and "random" on EPIC-KITCHENS-100, by frame numbers where we use timestamps. AVION's option of a clip
@@ -43,12 +40,9 @@ class FrameSampling:
             raise InputError(f"need frames >= 1 and stride >= 1, not {self.frames} and {self.stride}")
 
     def times(self, start: float, end: float, rate: float, rng: np.random.Generator | None = None) -> list[float]:
-        """Return F ascending times in [start, end), in the unit of these two.
+        """Return F ascending times in [start, end), in any unit; `rate` is the average number of frames per unit.
 
-        Args:
-            start, end: the segment, for instance in seconds; start < end.
-            rate: frames per unit, on average; for "stride".
-            rng: chooses the frames; without it every choice is the middle one.
+        Without `rng` every choice is the middle one.
 
         >>> FrameSampling(4).times(0, 8, rate=30)
         [1.0, 3.0, 5.0, 7.0]
@@ -77,18 +71,10 @@ def load_clip(
     """Decode frames of a video's segment as (F, 3, size, size) float32 in [0, 1], all changed alike by `augmentation`.
 
     A segment that reaches beyond the video's end is cut there. Frames lost in a damaged or truncated file repeat the
-    frame before them; a segment whose middle is lost is an error.
+    frame before them; a segment whose middle is lost is an error. `resize` is that of
+    `mmts.data.media.image.fit_square`. Without `rng` every choice of frames is the middle one.
 
-    Args:
-        medium: a video file, a folder of 15-second chunks or a folder of frames, with its segment.
-        sampling: the frames to take.
-        size: side in pixels.
-        resize: how a rectangle becomes a square, see `mmts.data.media.image.fit_square`.
-        augmentation: random changes, the same for all frames; None for none.
-        rng: source of the changes and of random frames; without it every choice is the middle one.
-
-    Raises:
-        DataError: naming the file, the segment and why it cannot be decoded.
+    Raises DataError naming the file, the segment and why it cannot be decoded.
     """
     if augmentation is not None and rng is None:
         raise InputError("augmentation needs rng, the source of its randomness")

@@ -143,9 +143,7 @@ def _read_clips(file: Path) -> dict[str, _Row]:
             start, end = quoted(row["start_timestamp"]), quoted(row["stop_timestamp"])
             raise DataError(f"{where}: the clip ends ({end}) before its start {start}")
         if int(row["stop_frame"]) < int(row["start_frame"]):
-            raise DataError(
-                f"{where}: the last frame ({row['stop_frame']}) comes before the first ({row['start_frame']})"
-            )
+            raise DataError(f"{where}: stop_frame {row['stop_frame']} is before start_frame {row['start_frame']}")
     return clips
 
 
@@ -258,8 +256,5 @@ def _media(folder: Path, clips: Sequence[_Row]) -> tuple[str, str, str]:
     if result is not None:
         return result
     names = ", ".join(f"{layout} ({_fill(patterns[0], clips[0])})" for layout, (_, patterns) in _LAYOUTS.items())
-    return (
-        "",
-        _LAYOUTS["videos in chunks"][1][0],
-        f"no media found, so only the annotations can be used; looked for {names}",
-    )
+    note = f"no media found, so only the annotations can be used; looked for {names}"
+    return "", _LAYOUTS["videos in chunks"][1][0], note

@@ -319,9 +319,7 @@ def write_pair_table(
     except OSError as error:
         if error.filename is not None and not Path(error.filename).is_relative_to(folder.parent):
             raise  # the body failed on another file
-        raise DataError(
-            f"cannot write the index {folder}: {error.strerror or error}; MMTS_CACHE names another folder"
-        ) from None
+        raise cannot_write(folder, error) from None
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -334,6 +332,11 @@ def opened(folder: Path, about: Mapping[str, Any] | None = None) -> PairTable | 
     except DataError:
         return None
     return table if all(table.about.get(name) == value for name, value in (about or {}).items()) else None
+
+
+def cannot_write(folder: Path, error: OSError) -> DataError:
+    """Return the error for an index that cannot be written."""
+    return DataError(f"cannot write the index {folder}: {error.strerror or error}; MMTS_CACHE names another folder")
 
 
 def _text_hash(text: bytes) -> int:

@@ -152,9 +152,7 @@ def _nearest_thing(folder: Path, columns: Mapping[str, str]) -> str:
             return f"It holds {table.name}, and {suffix} files are not read; {remedy}"
     for kind in ("image", "video"):
         if count := sum(is_medium(item, kind) for item in entries):
-            return (
-                f"It holds {counted(count, kind)}: write captions into a captions.jsonl beside them (docs/datasets.md)"
-            )
+            return f"It holds {counted(count, kind)}: write captions into a captions.jsonl beside them"
     return "The folder is empty" if not entries else f"It holds {', '.join(item.name for item in entries[:5])}"
 
 

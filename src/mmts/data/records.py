@@ -142,10 +142,7 @@ class Split:
         if relevance != "graded":
             return self
         if self.graded is None:
-            raise DataError(
-                f"split {self.name!r} has no graded relevance, which data.relevance asks for; "
-                "only EPIC-KITCHENS-100 has it, other data take text or own"
-            )
+            raise DataError(f"split {self.name!r} has no graded relevance: set data.relevance to text or own")
         view = copy(self)
         view.captions, view.owner = self.graded.captions, self.graded.owner
         view.first = torch.full((len(self.media),), -1)

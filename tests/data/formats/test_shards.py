@@ -216,7 +216,7 @@ def test_every_way_to_name_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("s-{0..3}.tar", r"2 of the 4 shards are missing, the first is .*s-1\.tar"),
+        ("s-{0..3}.tar", r"2 of the 4 shards are missing, first .*s-1\.tar"),
         ("s-*.tgz.tar", "there is no such shard"),
         ("none.tar", "there is no such shard"),
         ("s-{0..3.tar", "a brace is not closed"),
@@ -331,7 +331,7 @@ def test_numbers_in_a_header_that_cannot_be(tmp_path: Path, field: bytes | None,
 def test_files_of_one_key_stand_together(tmp_path: Path):
     tar = write_tar(tmp_path / "0.tar", {"a.jpg": image(), "b.jpg": image(), "a.txt": "x", "b.txt": "y"})
     with pytest.raises(
-        DataError, match=r"0\.tar, byte \d+: 'a\.txt' stands apart from earlier files of its key; the files"
+        DataError, match=r"0\.tar, byte \d+: 'a\.txt' is not next to the earlier files of its key; keep the files"
     ):
         read_shards(tar)
 

@@ -63,9 +63,8 @@ class EpochPlan:
             pool: the media whose captions may be drawn for each medium; None for its own captions.
         """
         if batch_size < 1 or num_media < 1 or seed < 0:
-            raise InputError(
-                f"need batch_size >= 1, num_media >= 1 and seed >= 0, not {batch_size}, {num_media}, {seed}"
-            )
+            values = f"{batch_size}, {num_media}, {seed}"
+            raise InputError(f"need batch_size >= 1, num_media >= 1 and seed >= 0, not {values}")
         owners: Indices = owner.numpy().astype(np.int64)
         if len(owners) and not 0 <= owners.min() <= owners.max() < num_media:
             raise InputError(f"owner must be in [0, {num_media}), not in [{owners.min()}, {owners.max()}]")

@@ -27,10 +27,8 @@ def stream_order(
     """
     sizes = np.asarray(shard_sizes, dtype=np.int64)
     if buffer < 1 or seed < 0 or epoch < 0 or (sizes < 0).any():
-        raise InputError(
-            f"need buffer >= 1, seed >= 0, epoch >= 0 and no shard below 0, not {buffer}, {seed}, {epoch} and "
-            f"{sizes.min(initial=0)}"
-        )
+        values = f"{buffer}, {seed}, {epoch} and {sizes.min(initial=0)}"
+        raise InputError(f"need buffer >= 1, seed >= 0, epoch >= 0 and no shard below 0, not {values}")
     rng = np.random.default_rng([seed, epoch, _STREAM])
     N = int(sizes.sum())
     if buffer >= N:

@@ -76,16 +76,12 @@ class Images:
                         rows.append(int(matched[1]))
                         self._paths.append(f"{here}/{entry.name}")
         if not rows:
-            raise DataError(
-                f"{root / folder}: no image in it is named by the number of its row, such as 12.jpg or 000000012.jpg"
-            )
+            raise DataError(f"{root / folder}: no image in it is named by the number of its row, such as 12.jpg")
         self._order = np.argsort(np.array(rows), kind="stable")
         self.rows: npt.NDArray[np.int64] = np.array(rows)[self._order]
         for at in np.flatnonzero(np.diff(self.rows) == 0)[:1].tolist():
             first, second = root / self.path(at), root / self.path(at + 1)
-            raise DataError(
-                f"{first} and {second} are both the image of row {self.rows[at]}; an image's name is its row"
-            )
+            raise DataError(f"{first} and {second} are both the image of row {self.rows[at]}")
 
     def path(self, at: int) -> str:
         """Return the path of the file of row `rows[at]`, relative to the root."""
@@ -200,9 +196,7 @@ def _rows(tsv: Path) -> Iterator[str]:
             blank = blank or number
             continue
         if blank:
-            raise DataError(
-                f"{tsv}, line {blank} is blank; images are named by the number of their row, so none is skipped"
-            )
+            raise DataError(f"{tsv}, line {blank} is blank; images are named by their row, so none may be skipped")
         fields = line.rstrip("\r\n").split("\t")
         if number == 1 and [field.strip().lower() for field in fields] == _HEADER:
             continue

@@ -127,10 +127,9 @@ def inner_path(written: str, where: str, root: Path | None = None, folder: str =
     tidy = os.path.normpath(os.path.join(folder, slashes))
     if why is None and (is_absolute or tidy.split(os.sep, 1)[0] == ".."):
         why = "lies outside the data folder; paths are relative to it and stay inside"
-        if root is not None and (inside := _inside(slashes, root / folder)):
-            raise DataError(
-                f"{where}: {quoted(written)}: paths are relative to {root / folder}; write {quoted(inside)}"
-            )
+        base = None if root is None else root / folder
+        if base is not None and (inside := _inside(slashes, base)):
+            raise DataError(f"{where}: {quoted(written)}: paths are relative to {base}; write {quoted(inside)}")
     if why is not None:
         raise DataError(f"{where}: {quoted(written)} {why}")
     as_written = os.path.normpath(os.path.join(folder, written))

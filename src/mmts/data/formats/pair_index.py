@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from mmts.console import errors
 from mmts.data.formats.collect import clean_text, invented_split
 from mmts.data.media.image import why_unreadable_image
-from mmts.data.pair_table import PairTable, TableDataset, opened, write_pair_table
+from mmts.data.pair_table import PairTable, TableDataset, cannot_write, opened, write_pair_table
 from mmts.data.records import SPLITS, Dataset, Medium
 from mmts.errors import DataError, counted, quoted
 from mmts.files import atomic_write, locked
@@ -50,9 +50,7 @@ def alone(folder: Path) -> Iterator[None]:
         try:
             stack.enter_context(locked(folder / "in-use.lock", lambda held: errors.print(f"note: waiting: {held}")))
         except OSError as error:
-            raise DataError(
-                f"cannot write the index {folder}: {error.strerror or error}; MMTS_CACHE names another folder"
-            ) from None
+            raise cannot_write(folder, error) from None
         for left in folder.glob(".*"):
             shutil.rmtree(left, ignore_errors=True)
         yield
@@ -177,6 +175,4 @@ def _check_ids(table: PairTable) -> None:
     rows = table.repeated_id()
     if rows is not None:
         first, second = (table.path(int(table.file[row])) for row in rows)
-        raise DataError(
-            f"{second}: the id {quoted(table.identity(rows[1]))} is there already, in {first}; an id names one pair"
-        )
+        raise DataError(f"{second}: the id {quoted(table.identity(rows[1]))} is there already, in {first}")

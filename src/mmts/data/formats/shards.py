@@ -93,9 +93,7 @@ def _find(pattern: Path) -> list[_Shard]:
     matches = [sorted(filter(os.path.isfile, glob(name))) for name in names]
     missing = [name for name, match in zip(names, matches, strict=True) if not match]
     if missing and len(names) > 1:
-        raise DataError(
-            f"{pattern}: {len(missing):,} of the {len(names):,} shards are missing, the first is {missing[0]}"
-        )
+        raise DataError(f"{pattern}: {len(missing):,} of the {len(names):,} shards are missing, first {missing[0]}")
     if missing:
         raise DataError(f"{pattern}: there is no such shard")
     paths = [Path(path) for match in matches for path in match]
@@ -126,9 +124,8 @@ def _in_folder(folder: Path) -> list[_Shard]:
     here = [_Shard(tar, None) for tar in _tars(folder)]
     inside = [_Shard(tar, split_name(part.name)) for part in split_folders(folder) for tar in _tars(part)]
     if here and inside:
-        raise DataError(
-            f"{folder} holds shards itself and in the folder {inside[0].path.parent.name}; keep them in one place"
-        )
+        name = inside[0].path.parent.name
+        raise DataError(f"{folder} holds shards itself and in the folder {name}; keep them in one place")
     if not here and not inside:
         raise DataError(f"{folder}: no .tar files in it, nor in folders named train, val and test")
     return here or inside
@@ -214,8 +211,8 @@ def _samples(tar: Path) -> Iterator[Pair | str]:
                 continue
             if key in done:
                 raise DataError(
-                    f"{tar}, byte {byte}: {quoted(name)} stands apart from earlier files of its key; "
-                    "the files of one key must stand together (tar --sort=name), and each key be there once"
+                    f"{tar}, byte {byte}: {quoted(name)} is not next to the earlier files of its key; keep the files "
+                    "of each key together (tar --sort=name), and use each key once"
                 )
             if suffix in parts:
                 raise DataError(f"{tar}, byte {byte}: {quoted(name)} is there twice in a row")
@@ -267,9 +264,7 @@ def _members(tar: Path) -> Iterator[tuple[str, int, _Place]]:
     """
     with open(tar, "rb") as file:
         if kind := compression(file.read(8)):
-            raise DataError(
-                f"{tar} is compressed with {kind}; unpack it to a plain .tar, images in it are read at random"
-            )
+            raise DataError(f"{tar} is compressed with {kind}; unpack it to a plain .tar")
         file.seek(0)
         at, size = 0, os.fstat(file.fileno()).st_size
         places: dict[str, _Place] = {}

@@ -73,9 +73,8 @@ def _bytes_a_sample(what: str, build: Callable[[int], Objective]) -> str:
 
 def _bytes_of_table(folder: Path, captions: list[str]) -> str:
     with write_pair_table(folder / "table", folder, ["train"]) as writer:
-        file = writer.add_file("00000.tar")
         for number, caption in enumerate(captions):
-            writer.add(f"{number:09}", caption, file, "train", (512 * number, 512))
+            writer.add(f"{number:09}", caption, "00000.tar", "train", (512 * number, 512))
     size = sum(each.stat().st_size for each in (folder / "table").iterdir())
     text = np.mean([len(each.encode()) for each in captions])
     setting = f"an id of 9 and a caption of {text:.0f} bytes"

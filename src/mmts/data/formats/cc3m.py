@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmts.console import progress_bar
-from mmts.data.formats.collect import read_lines
+from mmts.data.formats.collect import read_lines, reading
 from mmts.data.formats.pair_index import Pair, Piece, index_piece, kept_or_made, merge_pieces, table_dataset
 from mmts.data.formats.shards import read_shards, tars_in
 from mmts.data.media.suffixes import IMAGE_SUFFIXES
@@ -108,7 +108,7 @@ def read_cc3m(path: str | Path) -> Dataset:
     """
     root = Path(os.path.abspath(Path(path).expanduser()))
     parts = [part for part in PARTS if (root / part.tsv).is_file()]
-    try:
+    with reading(root):
         if not root.is_dir():
             names = " and ".join(part.tsv for part in PARTS)
             raise DataError(f"{root} is not a folder; CC3M is the folder that holds {names} and the images")
@@ -118,8 +118,6 @@ def read_cc3m(path: str | Path) -> Dataset:
         beside = " and ".join(part.tsv for part in parts)
         note = [f"the shards in it are read, and not {beside} with the images"] if beside else []
         return replace(dataset, notes=(*note, *dataset.notes))
-    except OSError as error:
-        raise DataError(f"cannot read {error.filename or root}: {error.strerror or error}") from None
 
 
 def _read(root: Path, parts: Sequence[Part]) -> Dataset:
@@ -170,22 +168,22 @@ def _pieces(root: Path, images: Mapping[Part, Images]) -> Iterator[Piece]:
             while captions := list(islice(rows, _ROWS)):
                 low, high = np.searchsorted(files.rows, [first, first + len(captions)]).tolist()
                 paths = {int(files.rows[at]): files.path(at) for at in range(low, high)}
-                yield Piece(_piece(root, part, first, captions, paths, pool), part.split)
+                yield _piece(root, part, first, captions, paths, pool)
                 bar.advance(high - low)
                 first += len(captions)
 
 
 def _piece(
     root: Path, part: Part, first: int, captions: list[str], paths: Mapping[int, str], pool: ThreadPoolExecutor
-) -> PairTable:
+) -> Piece:
     """Index the rows from `first` on; `paths` are their images, by row."""
     states = (f"{path}\0{_state(root / path)}" for path in paths.values())
-    folder = cache_root() / "cc3m" / content_hash(str(root), part.split, str(first), *captions, *states)
+    name = content_hash(str(root), part.split, str(first), *captions, *states)
     pairs: Iterator[Pair | str] = (
         Pair(f"{part.split}-{row}", caption, paths[row]) if row in paths else _NO_FILE
         for row, caption in enumerate(captions, first)
     )
-    return index_piece(folder, root, pairs, pool)
+    return Piece(index_piece(cache_root() / "cc3m" / f"{name}.json", root, pairs, pool), root, part.split)
 
 
 def _rows(tsv: Path) -> Iterator[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmts.data.formats.collect import check_is_text, read_lines
+from mmts.data.formats.collect import check_is_text, read_lines, reading
 from mmts.errors import DataError, listed, quoted
 
 _BEGINNING = 65_536
@@ -56,12 +56,11 @@ def a_record(where: str, value: object, expected: str = "an object") -> Record:
 
 def read_json_object(file: Path) -> Record:
     """Read a file that holds one JSON object. Raises DataError if it cannot be read or holds anything else."""
-    try:
+    with reading(file):
         content = file.read_bytes()
-        check_is_text(file, content[:8])
+    check_is_text(file, content[:8])
+    try:
         text = content.decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: byte {error.start + 1:,} is not UTF-8; save the file as UTF-8") from None
     return a_record(str(file), _parsed(str(file), text), "an object at the top")

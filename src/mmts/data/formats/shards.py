@@ -14,7 +14,7 @@ from typing import IO, Any, NamedTuple
 from braceexpand import braceexpand
 
 from mmts.console import progress_bar
-from mmts.data.formats.collect import clean_text, compression, notes_on_names, split_folders
+from mmts.data.formats.collect import clean_text, compression, notes_on_names, reading, split_folders
 from mmts.data.formats.pair_index import NO_CAPTION, Pair, Piece, index_piece, kept_or_made, merge_pieces, table_dataset
 from mmts.data.media.suffixes import IMAGE_SUFFIXES, why_not_read
 from mmts.data.media.threads import threads
@@ -53,7 +53,7 @@ def read_shards(path: str | Path) -> Dataset:
             the files of a key are not next to each other, or two shards with the same key.
     """
     pattern = Path(os.path.abspath(Path(path).expanduser()))
-    try:
+    with reading(pattern):
         by_folder = _find(pattern)
         shards = _with_splits(by_folder, pattern)
         root = Path(os.path.commonpath([shard.path.parent for shard in shards]))
@@ -65,17 +65,6 @@ def read_shards(path: str | Path) -> Dataset:
             cache, lambda: opened(folder), lambda: merge_pieces(folder, root, _pieces(cache, shards, keys), {})
         )
         return table_dataset(pattern, table, [*_notes_on_folders(pattern, by_folder), *_failed_downloads(shards)])
-    except OSError as error:
-        raise DataError(f"cannot read {error.filename or pattern}: {error.strerror or error}") from None
-
-
-def is_shard_pattern(path: str | Path) -> bool:
-    """Return whether a path, with braces or wildcards or without, names shards.
-
-    >>> is_shard_pattern("shards/{00000..00331}.tar"), is_shard_pattern("captions.csv")
-    (True, False)
-    """
-    return str(path).endswith(".tar")
 
 
 def tars_in(folder: Path) -> list[Path]:
@@ -183,10 +172,8 @@ def _content_key(shard: Path) -> str:
 def _pieces(cache: Path, shards: Sequence[_Shard], keys: Sequence[str]) -> Iterator[Piece]:
     with threads() as pool, progress_bar("indexing shards", len(shards), "shards") as bar:
         for (path, split), key in zip(shards, keys, strict=True):
-            try:
-                yield Piece(index_piece(cache / key, path.parent, _samples(path), pool), split)
-            except OSError as error:
-                raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+            with reading(path):
+                yield Piece(index_piece(cache / f"{key}.json", path.parent, _samples(path), pool), path.parent, split)
             bar.advance()
 
 

@@ -1,6 +1,8 @@
 """Clips of videos as tensors: the frames to take, and the same square, mirroring and colors for all of them."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,11 +84,8 @@ def load_clip(
         raise InputError(f"size must be at least 1, not {size}")
     share = augmentation.crop_scale[0] if augmentation is not None else 1.0
     detail = Detail(math.ceil(size / math.sqrt(share)), resize if augmentation is None else "crop")
-    try:
-        with open_clip(medium) as clip:
-            images = _images(clip, sampling.times(clip.start, clip.end, clip.rate, rng), detail)
-    except DataError as error:
-        raise DataError(f"{medium.place}: {_reason(medium, error)}") from None
+    with _opened(medium) as clip:
+        images = _images(clip, sampling.times(clip.start, clip.end, clip.rate, rng), detail)
     if augmentation is None or rng is None:
         squares = [fit_square(image, size, resize) for image in images]
     else:
@@ -99,11 +98,8 @@ def middle_frame(medium: Medium, size: int) -> Image.Image:
 
     Raises DataError, naming the file, the segment and why, if there is no such frame.
     """
-    try:
-        with open_clip(medium) as clip:
-            return _middle(clip, Detail(size, "pad"))
-    except DataError as error:
-        raise DataError(f"{medium.place}: {_reason(medium, error)}") from None
+    with _opened(medium) as clip:
+        return _middle(clip, Detail(size, "pad"))
 
 
 def why_unreadable_clip(medium: Medium) -> str | None:
@@ -112,11 +108,21 @@ def why_unreadable_clip(medium: Medium) -> str | None:
     It decodes the frame in the middle of the segment: if that works, `load_clip` does not fail.
     """
     try:
-        with open_clip(medium) as clip:
-            _middle(clip, Detail(1, "crop"))
+        middle_frame(medium, 1)
     except DataError as error:
-        return _reason(medium, error)
+        return str(error).removeprefix(f"{medium.place}: ")
     return None
+
+
+@contextmanager
+def _opened(medium: Medium) -> Iterator[Clip]:
+    """Open a clip; errors name the medium with its segment."""
+    try:
+        with open_clip(medium) as clip:
+            yield clip
+    except DataError as error:
+        reason = str(error).removeprefix(f"{medium.path}: ").removeprefix(f"{medium.path}/")
+        raise DataError(f"{medium.place}: {reason}") from None
 
 
 def _images(clip: Clip, times: list[float], detail: Detail) -> list[Image.Image]:
@@ -144,7 +150,3 @@ def _middle(clip: Clip, detail: Detail) -> Image.Image:
     if image is None:
         raise DataError("is truncated or incomplete: the frame in the middle of the segment cannot be decoded")
     return image
-
-
-def _reason(medium: Medium, error: DataError) -> str:
-    return str(error).removeprefix(f"{medium.path}: ").removeprefix(f"{medium.path}/")

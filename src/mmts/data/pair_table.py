@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Generic, TypeVar, overload
+from typing import IO, Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -83,10 +83,6 @@ class PairTable:
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def with_splits(self, names: Sequence[str]) -> "PairTable":
-        """Return the same table with other names for its splits, in their order."""
-        return PairTable(self.folder, names)
-
     def __reduce__(self) -> tuple[type["PairTable"], tuple[Path, tuple[str, ...]]]:
         # A worker process maps the files itself: their contents are not sent to it.
         return PairTable, (self.folder, self.splits)
@@ -142,13 +138,7 @@ class LazySequence(Sequence[T], Generic[T]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, at: int) -> T: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> "LazySequence[T]": ...
-
-    def __getitem__(self, at: int | slice) -> "T | LazySequence[T]":
+    def __getitem__(self, at: Any) -> Any:
         if isinstance(at, slice):
             return LazySequence(self._make, self._rows[at])
         return self._make(int(self._rows[at]))
@@ -202,7 +192,7 @@ class TableDataset(Dataset):
         return TableSplit(name, self.table, np.flatnonzero(self.table.split == self.table.splits.index(name)))
 
     def _renamed_media(self, new: Mapping[str, str]) -> dict[str, Any]:
-        table = self.table.with_splits([new.get(name, name) for name in self.table.splits])
+        table = PairTable(self.table.folder, [new.get(name, name) for name in self.table.splits])
         return {"table": table, "media": table.media_of()}
 
     def whole(self) -> Split:

@@ -26,13 +26,6 @@ class Positions:
     index: Tensor
     text: Tensor
 
-    def __getitem__(self, part: slice) -> "Positions":
-        """Return some of the pairs."""
-        return Positions(self.media[part], self.index[part], self.text[part])
-
-    def __len__(self) -> int:
-        return len(self.index)
-
 
 class EpochPlan:
     """The batches of every epoch; they depend on (seed, epoch) alone.
@@ -90,9 +83,9 @@ class EpochPlan:
         media = rng.permutation(self.num_media) if self.order is None else self.order(epoch)
         index = self._draw(media, rng)
         text = index if self.pool is None else self._draw(self.pool.draw(media, rng.random(self.num_media)), rng)
-        positions = Positions(*torch.from_numpy(np.stack([media, index, text])))
-        ends = range(self.batch_size, self.num_media + 1, self.batch_size)
-        return [positions[end - self.batch_size : end] for end in ends]
+        B = self.batch_size
+        positions = torch.from_numpy(np.stack([media, index, text]))
+        return [Positions(*positions[:, end - B : end]) for end in range(B, self.num_media + 1, B)]
 
     def _draw(self, media: Indices, rng: np.random.Generator) -> Indices:
         """Draw one caption of each medium."""

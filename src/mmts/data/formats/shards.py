@@ -7,7 +7,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from glob import glob
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -39,6 +39,17 @@ class _Shard(NamedTuple):
     path: Path
     split: str | None
     """The split that its folder or name says."""
+
+
+class _File(NamedTuple):
+    """A file KEY.BEFORE.SUFFIX or KEY.SUFFIX of a tar."""
+
+    key: str
+    before: str
+    suffix: str
+    name: str
+    byte: int
+    place: _Place
 
 
 def read_shards(path: str | Path) -> Dataset:
@@ -179,32 +190,36 @@ def _pieces(cache: Path, shards: Sequence[_Shard], keys: Sequence[str]) -> Itera
 
 def _samples(tar: Path) -> Iterator[Pair | str]:
     """Yield the samples of a tar in file order, or why one is left out."""
+    done: set[str] = set()
     with open(tar, "rb") as texts:
-        key = ""
-        parts: dict[str, _Place] = {}
-        dotted: set[str] = set()  # samples whose name continues this key after its dot, or files that add to this one
-        done: set[str] = set()
-        for name, byte, place in _members(tar):
-            matched = _KEY.fullmatch(name)
-            before, _, suffix = matched[2].lower().rpartition(".") if matched else ("", "", "")
-            if matched is None or not (suffix in (*_IMAGES, "txt", "json") or why_not_read(name)):
-                continue
-            if matched[1] != key:
-                yield from [_sample(tar, texts, key, parts)] if parts else [_DOTTED] * len(dotted)
-                done |= {key} if parts else set()
-                key, parts, dotted = matched[1], {}, set()
-            if before:
-                dotted.add(before)
-                continue
-            if key in done:
-                raise DataError(
-                    f"{tar}, byte {byte}: {quoted(name)} is not next to the earlier files of its key; keep the files "
-                    "of each key together (tar --sort=name), and use each key once"
-                )
-            if suffix in parts:
-                raise DataError(f"{tar}, byte {byte}: {quoted(name)} is there twice in a row")
-            parts[suffix] = place
-        yield from [_sample(tar, texts, key, parts)] if parts else [_DOTTED] * len(dotted)
+        for key, files in groupby(_files(tar), key=lambda file: file.key):
+            parts: dict[str, _Place] = {}
+            dotted: set[str] = set()  # other samples, whose names continue this key after its dot
+            for file in files:
+                if file.before:
+                    dotted.add(file.before)
+                elif key in done:
+                    raise DataError(
+                        f"{tar}, byte {file.byte}: {quoted(file.name)} is not next to the earlier files of its key; "
+                        "keep the files of each key together (tar --sort=name), and use each key once"
+                    )
+                elif file.suffix in parts:
+                    raise DataError(f"{tar}, byte {file.byte}: {quoted(file.name)} is there twice in a row")
+                else:
+                    parts[file.suffix] = file.place
+            if parts:
+                done.add(key)
+                yield _sample(tar, texts, key, parts)
+            else:
+                yield from [_DOTTED] * len(dotted)
+
+
+def _files(tar: Path) -> Iterator[_File]:
+    for name, byte, place in _members(tar):
+        if matched := _KEY.fullmatch(name):
+            before, _, suffix = matched[2].lower().rpartition(".")
+            if suffix in (*_IMAGES, "txt", "json") or why_not_read(name):
+                yield _File(matched[1], before, suffix, name, byte, place)
 
 
 def _sample(tar: Path, texts: IO[bytes], key: str, parts: Mapping[str, _Place]) -> Pair | str:

@@ -83,6 +83,7 @@ def test_blank_lines_windows_ends_and_byte_order_mark(tmp_path: Path):
         (line("2", captions=..., caption="x"), r"line 2: 'captions' is missing; found .*'caption'"),
         (line("2", captions={"en": "x"}), r"line 2: 'captions' should be a string or a list of strings, not an object"),
         (line("2", captions=["x", 3]), r"line 2: caption 2 should be a string, not the number 3"),
+        (line("2", captions=True), r"line 2: 'captions' should be a string or a list of strings, not true"),
         (line("2", captions=3), r"line 2: 'captions' should be a string or a list of strings, not the number 3"),
         (line(None), r"line 2: 'id' should be a string or a whole number, not null"),
         (line("2", image=None), r"line 2: 'image' should be a path, not null"),

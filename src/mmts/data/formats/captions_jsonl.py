@@ -43,7 +43,8 @@ def read_captions_jsonl(file: str | Path) -> Dataset:
 
 def caption_texts(record: Record, name: str) -> list[str]:
     """Return captions given as a string or a list; null and NaN are empty. Raises DataError for anything but text."""
-    value = record.get(name, object, "")
+    expected = "a string or a list of strings"
+    value = record.get(name, object, expected)
     texts = []
     for at, text in enumerate(value if isinstance(value, list) else [value], 1):
         if text is None or text != text:
@@ -53,7 +54,7 @@ def caption_texts(record: Record, name: str) -> list[str]:
         elif isinstance(value, list):
             raise DataError(f"{record.where}: caption {at} should be a string, not {kind_in_words(text)}")
         else:
-            raise record.wrong(name, "a string or a list of strings")
+            raise record.wrong(name, expected)
     return texts
 
 

@@ -64,11 +64,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def compression(start: bytes) -> str | None:
-    """Return how a file with these first bytes is compressed, or None.
-
-    >>> compression(b"\\x1f\\x8b\\x08\\x00"), compression(b"caption")
-    ('gzip', None)
-    """
+    """Return how a file with these first bytes is compressed, or None."""
     return next((kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)), None)
 
 

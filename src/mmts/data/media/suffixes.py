@@ -36,11 +36,7 @@ _PACKET = 188
 
 
 def kind_of(path: str | PurePath) -> str:
-    """Return "video" for the suffix of a video, else "image".
-
-    >>> kind_of("a.MTS"), kind_of("a.gif"), kind_of("a")
-    ('video', 'image', 'image')
-    """
+    """Return "video" for the suffix of a video, else "image"."""
     return "video" if _suffix(path) in (*VIDEO_SUFFIXES, *_OTHER_VIDEOS) else "image"
 
 

@@ -248,6 +248,10 @@ def test_folders_and_names_say_the_split(tmp_path: Path):
     assert (ids(by_name, "train"), ids(by_name, "val")) == (["4"], ["5"])
     assert by_folder.notes == by_name.notes == ()
     assert by_folder.root == tmp_path / "a"
+    assert [medium.path for medium in by_folder.media] == [
+        *[tmp_path / "a/train/0.tar"] * 2,
+        tmp_path / "a/validation/0.tar",
+    ]
 
 
 def test_splits_must_be_of_all_or_none(tmp_path: Path):

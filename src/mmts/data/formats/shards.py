@@ -69,11 +69,10 @@ def read_shards(path: str | Path) -> Dataset:
         shards = _with_splits(by_folder, pattern)
         root = Path(os.path.commonpath([shard.path.parent for shard in shards]))
         cache = cache_root() / "shards"
-        keys = [_content_key(shard.path) for shard in shards]
-        names = [f"{shard.path}\0{key}\0{shard.split}" for shard, key in zip(shards, keys, strict=True)]
+        names = [f"{path}\0{_content_key(path)}\0{split}" for path, split in shards]
         folder = cache / f"all-{content_hash(*names)}"
         table = kept_or_made(
-            cache, lambda: opened(folder), lambda: merge_pieces(folder, root, _pieces(cache, shards, keys), {})
+            cache, lambda: opened(folder), lambda: merge_pieces(folder, root, _pieces(cache, shards), {})
         )
         return table_dataset(pattern, table, [*_notes_on_folders(pattern, by_folder), *_failed_downloads(shards)])
 
@@ -180,11 +179,12 @@ def _content_key(shard: Path) -> str:
     return content_hash(str(shard), str(state.st_size), str(state.st_mtime_ns), *_IMAGES)
 
 
-def _pieces(cache: Path, shards: Sequence[_Shard], keys: Sequence[str]) -> Iterator[Piece]:
+def _pieces(cache: Path, shards: Sequence[_Shard]) -> Iterator[Piece]:
     with threads() as pool, progress_bar("indexing shards", len(shards), "shards") as bar:
-        for (path, split), key in zip(shards, keys, strict=True):
+        for path, split in shards:
             with reading(path):
-                yield Piece(index_piece(cache / f"{key}.json", path.parent, _samples(path), pool), path.parent, split)
+                file = cache / f"{_content_key(path)}.json"
+                yield Piece(index_piece(file, path.parent, _samples(path), pool), path.parent, split)
             bar.advance()
 
 

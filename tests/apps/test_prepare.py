@@ -113,7 +113,7 @@ def test_what_the_reader_finds_wrong_leaves_the_manifest_as_it_was(tmp_path: Pat
     draw_flickr30k(tmp_path)
     (tmp_path / MANIFEST).write_text("before")
     (tmp_path / "dataset_flickr30k.json").write_text("{")
-    with pytest.raises(DataError, match=r"dataset_flickr30k.json is not JSON"):
+    with pytest.raises(DataError, match=r"dataset_flickr30k.json: broken JSON"):
         prepare("flickr30k", tmp_path)
     assert (tmp_path / MANIFEST).read_text() == "before"
 

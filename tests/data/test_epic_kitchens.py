@@ -172,7 +172,7 @@ def test_missing_videos_are_counted(tmp_path: Path):
         ),
         ({"verb_class": "9" * 5000}, r"verb_class should be a class number from 0 to 96, not '9.{1,99}$"),
         ({"stop_timestamp": "00:75:00.00"}, r"stop_timestamp should be a time like"),
-        ({"stop_frame": "0"}, r"the last frame \(0\) comes before the first \(1\)"),
+        ({"stop_frame": "0"}, r"stop_frame 0 is before start_frame 1"),
         ({"start_frame": "one"}, r"start_frame should be a whole number, not 'one'"),
         ({"verb_class": "97"}, r"verb_class should be a class number from 0 to 96, not '97'"),
         ({"noun_class": "-1"}, r"noun_class should be a class number from 0 to 299, not '-1'"),

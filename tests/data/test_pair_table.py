@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmts.data.batches.positives import positives
-from mmts.data.pair_table import PairTable, PairWriter, opened, write_pair_table
+from mmts.data.pair_table import PairTable, PairWriter, TableDataset, TableSplit, opened, write_pair_table
 from mmts.data.records import Dataset, Medium
-from mmts.data.table_dataset import TableDataset, TableSplit
 from mmts.errors import DataError, InputError
 
 # id, caption, file, split, member
@@ -25,11 +24,8 @@ PAIRS = [
 
 
 def add_all(writer: PairWriter, pairs: list = PAIRS) -> None:
-    file, last = -1, None
     for identity, caption, path, split, member in pairs:
-        if path != last:
-            file, last = writer.add_file(path), path
-        writer.add(identity, caption, file, split, member)
+        writer.add(identity, caption, path, split, member)
 
 
 def write(folder: Path, pairs: list = PAIRS, root: str = "/data") -> PairTable:
@@ -56,8 +52,8 @@ def test_what_is_written_comes_back(tmp_path: Path):
     table = write(tmp_path / "t")
     assert len(table) == 5
     assert list(table.media_of()) == as_media()
-    assert list(table.captions_of()) == [pair[1] for pair in PAIRS]
-    assert table.split_sizes() == {"train": 3, "val": 1, "test": 1}
+    assert list(dataset(table).whole().captions) == [pair[1] for pair in PAIRS]
+    assert dataset(table).split_sizes == {"train": 3, "val": 1, "test": 1}
 
 
 @settings(max_examples=25)
@@ -66,7 +62,7 @@ def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, texts: li
     pairs = [(identity, caption, "x.tar", "train", (0, 1)) for identity, caption in texts]
     table = write(tmp_path_factory.mktemp("any") / "t", pairs)
     assert list(table.media_of()) == as_media(pairs)
-    numbers = table.text_numbers(np.arange(len(table))).tolist()
+    numbers = TableSplit("all", table, np.arange(len(table))).text.tolist() if pairs else []
     for one, first in zip(numbers, texts, strict=True):
         for other, second in zip(numbers, texts, strict=True):
             assert (one == other) == (first[1] == second[1])
@@ -80,35 +76,17 @@ def test_writing_in_small_buffers_gives_the_same(tmp_path: Path, monkeypatch: py
         assert file.read_bytes() == (tmp_path / "small" / file.name).read_bytes()
 
 
-def test_tables_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    first = write(tmp_path / "1", PAIRS[:3], "/data/x")
-    second = write(tmp_path / "2", PAIRS[3:], "/data/y")
-    monkeypatch.setattr("mmts.data.pair_table._COPIED", 2)
-    with write_pair_table(tmp_path / "all", Path("/data"), ("test", "train", "val")) as writer:
-        writer.extend(first)
-        writer.extend(second, split="val")
-        writer.add("z", "more", writer.add_file("z.jpg"), "train")
-    table = PairTable(tmp_path / "all")
-    assert list(table.media_of()) == [
-        *as_media(PAIRS[:3], "/data/x"),
-        *as_media([(*pair[:3], "val", pair[4]) for pair in PAIRS[3:]], "/data/y"),
-        Medium("z", Path("/data/z.jpg"), ("more",), split="train"),
-    ]
-    assert table.text_numbers(np.arange(6))[[0, 2, 4]].unique().numel() == 1
-
-
-def test_a_table_that_fails_leaves_the_old_one(tmp_path: Path):
+def test_a_table_that_fails_leaves_nothing(tmp_path: Path):
     write(tmp_path / "t")
 
     def fail() -> None:
         with write_pair_table(tmp_path / "t", Path("/data"), ("train",)) as writer:
-            writer.add("1", "x", writer.add_file("x"), "train")
+            writer.add("1", "x", "x", "train")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fail()
-    assert list(PairTable(tmp_path / "t").media_of()) == as_media()
-    assert [each.name for each in tmp_path.iterdir()] == ["t"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_table_is_replaced_under_its_readers(tmp_path: Path):
@@ -188,7 +166,7 @@ def test_a_split_is_the_same_as_one_of_listed_media(tmp_path: Path):
 
 
 def test_sequences_take_slices_and_negative_positions(tmp_path: Path):
-    captions = write(tmp_path / "t").captions_of(np.array([3, 1, 0]))
+    captions = TableSplit("some", write(tmp_path / "t"), np.array([3, 1, 0])).captions
     assert list(captions[1:]) == ["ein Hund 🐕", "a cat"]
     assert captions[-1] == "a cat"
     assert "a bird" in captions
@@ -231,7 +209,7 @@ def test_memory_stays_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     try:
         with write_pair_table(tmp_path / "t", Path("/data"), ("train", "val")) as writer:
             for shard in range(files):
-                file = writer.add_file(f"{shard:05d}.tar")
+                file = f"{shard:05d}.tar"
                 for at in range(shard * N // files, (shard + 1) * N // files):
                     writer.add(f"{at:09d}", f"a caption of some length, number {at % 1000}", file, "train", (at, 9))
         table = PairTable(tmp_path / "t")

@@ -10,7 +10,7 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from mmts.data.formats.collect import PLAIN_NAME, Collector, clean_text, find_file
+from mmts.data.formats.collect import PLAIN_NAME, Collector, clean_text, find_file, reading
 from mmts.data.formats.table import csv_records
 from mmts.data.graded import Graded
 from mmts.data.records import Dataset
@@ -143,9 +143,7 @@ def _read_clips(file: Path) -> dict[str, _Row]:
             start, end = quoted(row["start_timestamp"]), quoted(row["stop_timestamp"])
             raise DataError(f"{where}: the clip ends ({end}) before its start {start}")
         if int(row["stop_frame"]) < int(row["start_frame"]):
-            raise DataError(
-                f"{where}: the last frame ({row['stop_frame']}) comes before the first ({row['start_frame']})"
-            )
+            raise DataError(f"{where}: stop_frame {row['stop_frame']} is before start_frame {row['start_frame']}")
     return clips
 
 
@@ -184,11 +182,8 @@ def _class_names(folder: Path, what: str, number: tuple[Callable[[str], object],
 
 def _rows(file: Path, columns: _Columns, what: str) -> Iterator[tuple[str, _Row]]:
     """Yield ("FILE, line N", cell by column) for each row of a CSV file with these columns and perhaps others."""
-    try:
-        with open(file, "rb") as opened:
-            is_pickle = opened.read(1) == b"\x80" or file.suffix.lower() in (".pkl", ".pickle")
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror or error}") from None
+    with reading(file), open(file, "rb") as opened:
+        is_pickle = opened.read(1) == b"\x80" or file.suffix.lower() in (".pkl", ".pickle")
     if is_pickle:
         raise DataError(f"{file} is a pickle, and opening it could run code: give the CSV file published beside it")
     records = csv_records(file)
@@ -258,8 +253,5 @@ def _media(folder: Path, clips: Sequence[_Row]) -> tuple[str, str, str]:
     if result is not None:
         return result
     names = ", ".join(f"{layout} ({_fill(patterns[0], clips[0])})" for layout, (_, patterns) in _LAYOUTS.items())
-    return (
-        "",
-        _LAYOUTS["videos in chunks"][1][0],
-        f"no media found, so only the annotations can be used; looked for {names}",
-    )
+    note = f"no media found, so only the annotations can be used; looked for {names}"
+    return "", _LAYOUTS["videos in chunks"][1][0], note

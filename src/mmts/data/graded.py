@@ -51,7 +51,7 @@ class Graded:
 
     @property
     def num_media(self) -> int:
-        """M, the number of media."""
+        """M."""
         return int(self.classes[0].shape[0])
 
     def relevance(self) -> Tensor:
@@ -75,12 +75,8 @@ class Graded:
     def pool(self, above: float, labels: Sequence[Hashable] | None = None) -> CaptionPool:
         """Return which media's captions may be drawn for each medium: relevance over `above`, and the same label.
 
-        Only media that a text's row names lend their caption. If no such medium fits, a medium with the same classes
-        and label lends its own.
-
-        Args:
-            above: in [0, 1).
-            labels: (M,) a label of each medium; None for no condition.
+        Only media that a text's row names lend their caption; if none fits, one with the same classes and label does.
+        `above` is in [0, 1); `labels` are (M,), or None for no condition.
         """
         label = _numbered(labels or [0] * self.num_media)
         key = self._keys(label.tolist())
@@ -94,12 +90,12 @@ class Graded:
         starts = np.concatenate([[0], np.cumsum([len(positions) for positions in lists])])
         return CaptionPool(key, starts, np.concatenate(lists))
 
-    def without(self, dropped: Iterable[int]) -> "Graded":
+    def without(self, dropped: Indices) -> "Graded":
         """Return it without the media at these positions.
 
         A text whose medium is dropped goes to the first remaining medium with the same classes, or is dropped too.
         """
-        kept = np.setdiff1d(np.arange(self.num_media), np.fromiter(dropped, dtype=np.int64))
+        kept = np.delete(np.arange(self.num_media), dropped)
         key = self._keys()
         place = np.full(len(key), -1)  # by medium: its new position
         place[kept] = np.arange(len(kept))

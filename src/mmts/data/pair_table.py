@@ -4,28 +4,28 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Generic, TypeVar, overload
+from typing import IO, Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mmts.data.records import Medium
-from mmts.errors import DataError
-from mmts.files import read_json
+from mmts.data.records import Dataset, Medium, Split
+from mmts.errors import DataError, InputError
+from mmts.files import atomic_folder, read_json
 
 Rows = npt.NDArray[np.int64]
 T = TypeVar("T")
 
-_FORMAT = 4  # increase it when a reader takes other pairs than before: old tables are then rebuilt
+_FORMAT = 4
 _ABOUT = "table.json"
 _BUFFERED = 1 << 14  # pairs that are held in memory before they are written
-_COPIED = 1 << 18  # pairs, or bytes of text, that are copied at a time
 _WHOLE_FILE = (-1, -1)
 # The file "texts" holds the id and the caption of each pair, the file "paths" the path of each file.
 _RECORDS = {
@@ -35,8 +35,9 @@ _RECORDS = {
             ("id_length", "<i4"),
             ("caption_length", "<i4"),
             ("file", "<i4"),
-            ("member", "<i8", (2,)),
+            ("member", "<i8", (2,)),  # byte offset and length in the file; -1 -1 if the file is the image
             ("split", "<i1"),
+            # 64 bits of BLAKE2b: among 3 million different captions any two are equal with a chance of 2 in 10 million
             ("caption_hash", "<i8"),
         ]
     ),
@@ -50,15 +51,12 @@ class PairTable:
     """N pairs of one image and one caption, read from a folder that `write_pair_table` wrote.
 
     Attributes:
-        folder: the folder of the columns.
         root: the folder that the paths of the files are relative to.
         splits: the names of the splits, in the order of their numbers.
         about: the notes of the writer, as JSON values.
         file: (N,) int32, the number of the file with each pair's image.
-        member: (N, 2) int64, byte offset and length in that file; -1 if the file is the image.
         split: (N,) int8, the number of its split.
-        caption_hash: (N,) int64; equal numbers mean equal captions (64 bits of BLAKE2b: among 3 million different
-            captions the chance that any two share a number is 2 in 10 million).
+        caption_hash: (N,) int64; equal numbers mean equal captions.
     """
 
     def __init__(self, folder: Path, splits: Sequence[str] | None = None) -> None:
@@ -78,15 +76,12 @@ class PairTable:
         if {name: len(column) for name, column in columns.items()} != lengths:
             raise DataError(f"{folder} is a damaged table of pairs: its columns have the wrong length; remove it")
         self._pairs, self._files, self._texts, self._paths = columns.values()
-        self.file, self.member = self._pairs["file"], self._pairs["member"]
-        self.split, self.caption_hash = self._pairs["split"], self._pairs["caption_hash"]
+        self.file: npt.NDArray[np.int32] = self._pairs["file"]
+        self.split: npt.NDArray[np.int8] = self._pairs["split"]
+        self.caption_hash: npt.NDArray[np.int64] = self._pairs["caption_hash"]
 
     def __len__(self) -> int:
         return len(self._pairs)
-
-    def with_splits(self, names: Sequence[str]) -> "PairTable":
-        """Return the same table with other names for its splits, in their order."""
-        return PairTable(self.folder, names)
 
     def __reduce__(self) -> tuple[type["PairTable"], tuple[Path, tuple[str, ...]]]:
         # A worker process maps the files itself: their contents are not sent to it.
@@ -109,7 +104,7 @@ class PairTable:
 
     def medium(self, row: int) -> Medium:
         """Return a pair as a medium with one caption."""
-        offset, length = self.member[row].tolist()
+        offset, length = self._pairs["member"][row].tolist()
         return Medium(
             self.identity(row),
             self.path(int(self.file[row])),
@@ -118,26 +113,9 @@ class PairTable:
             member=None if offset < 0 else (offset, length),
         )
 
-    def captions_of(self, rows: Rows | None = None) -> "LazySequence[str]":
-        """Return the captions of these rows, or of all."""
-        return LazySequence(self.caption, np.arange(len(self)) if rows is None else rows)
-
     def media_of(self, rows: Rows | None = None) -> "LazySequence[Medium]":
         """Return the media of these rows, or of all."""
         return LazySequence(self.medium, np.arange(len(self)) if rows is None else rows)
-
-    def text_numbers(self, rows: Rows) -> Tensor:
-        """Return (len(rows),) int64: equal numbers mean equal captions."""
-        return torch.from_numpy(np.unique(self.caption_hash[rows], return_inverse=True)[1].astype(np.int64))
-
-    def split_sizes(self) -> dict[str, int]:
-        """Return the number of pairs of each split that is not empty."""
-        counts = np.bincount(self.split, minlength=len(self.splits)).tolist()
-        return {name: count for name, count in zip(self.splits, counts, strict=True) if count}
-
-    def rows_of(self, split: str) -> Rows:
-        """Return the rows of a split, in order; no rows for an unknown split."""
-        return np.flatnonzero(self.split == (self.splits.index(split) if split in self.splits else -1))
 
     def repeated_id(self) -> tuple[int, int] | None:
         """Return two rows with the same id, or None if every id is unique."""
@@ -160,20 +138,70 @@ class LazySequence(Sequence[T], Generic[T]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, at: int) -> T: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> "LazySequence[T]": ...
-
-    def __getitem__(self, at: int | slice) -> "T | LazySequence[T]":
+    def __getitem__(self, at: Any) -> Any:
         if isinstance(at, slice):
             return LazySequence(self._make, self._rows[at])
         return self._make(int(self._rows[at]))
 
 
+class TableSplit(Split):
+    """Some rows of a table as a split: every pair is a medium with one caption, made on access.
+
+    `media_checked` is True because every image was decoded before the table was written.
+    """
+
+    media_checked = True
+
+    def __init__(self, name: str, table: PairTable, rows: Rows) -> None:
+        """Raises InputError without rows."""
+        if not len(rows):
+            raise InputError(f"split {name!r} needs at least one medium")
+        self.name = name
+        self.table = table
+        self.rows = rows
+        self.graded = None
+        self.media = table.media_of(rows)
+        self.captions = LazySequence(table.caption, rows)
+        self.owner = self.first = torch.arange(len(rows))
+        starts = np.flatnonzero(np.diff(table.file[rows], prepend=-1))
+        if len(starts) < len(rows):
+            self.shard_sizes = np.diff(starts, append=len(rows)).tolist()
+
+    @cached_property
+    def text(self) -> Tensor:
+        """(N,) int64: equal numbers mean equal caption strings."""
+        return torch.from_numpy(np.unique(self.table.caption_hash[self.rows], return_inverse=True)[1].astype(np.int64))
+
+    def _drop(self, dropped: Rows) -> Split:
+        return TableSplit(self.name, self.table, np.delete(self.rows, dropped))
+
+
+@dataclass(frozen=True)
+class TableDataset(Dataset):
+    """A data set in a table; `media` makes each medium on access."""
+
+    table: PairTable = field(kw_only=True)
+
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """Number of media by split: train, val and test first."""
+        counts = np.bincount(self.table.split, minlength=len(self.table.splits)).tolist()
+        return {name: count for name, count in zip(self.table.splits, counts, strict=True) if count}
+
+    def _tables(self, name: str) -> Split:
+        return TableSplit(name, self.table, np.flatnonzero(self.table.split == self.table.splits.index(name)))
+
+    def _renamed_media(self, new: Mapping[str, str]) -> dict[str, Any]:
+        table = PairTable(self.table.folder, [new.get(name, name) for name in self.table.splits])
+        return {"table": table, "media": table.media_of()}
+
+    def whole(self) -> Split:
+        """Return all media as one split named "all"."""
+        return TableSplit("all", self.table, np.arange(len(self.table)))
+
+
 class PairWriter:
-    """Writes pairs one by one, or whole tables, into a new table in bounded memory; see `write_pair_table`."""
+    """Writes pairs one by one into a new table in bounded memory; see `write_pair_table`."""
 
     def __init__(self, folder: Path, root: Path, splits: Sequence[str], opened: Mapping[str, IO[bytes]]) -> None:
         self.about: dict[str, Any] = {}
@@ -183,40 +211,20 @@ class PairWriter:
         self._opened = opened
         self._lengths = dict.fromkeys(_RECORDS, 0)  # with the buffered items
         self._buffered: dict[str, list[Any]] = {name: [] for name in _RECORDS}
+        self._last_path: str | None = None
 
-    def add_file(self, path: str) -> int:
-        """Add the path of a file, relative to the root, and return its number."""
-        data = os.fsencode(path)
-        self._add("files", (self._lengths["paths"], len(data)))
-        self._add("paths", data, len(data))
-        return self._lengths["files"] - 1
-
-    def add(self, identity: str, caption: str, file: int, split: str, member: tuple[int, int] | None = None) -> None:
-        """Add one pair; `file` is a number that `add_file` returned."""
-        key, text = identity.encode(), caption.encode()
-        start, place, number = self._lengths["texts"], member or _WHOLE_FILE, self._splits.index(split)
-        self._add("pairs", (start, len(key), len(text), file, place, number, _text_hash(text)))
+    def add(self, identity: str, caption: str, path: str, split: str, member: tuple[int, int] | None = None) -> None:
+        """Add one pair; `path` is relative to the root. Pairs in one file should follow each other."""
+        if path != self._last_path:
+            name, self._last_path = os.fsencode(path), path
+            self._add("files", (self._lengths["paths"], len(name)))
+            self._add("paths", name, len(name))
+        key, text, number = identity.encode(), caption.encode(), self._splits.index(split)
+        start, file = self._lengths["texts"], self._lengths["files"] - 1
+        self._add("pairs", (start, len(key), len(text), file, member or _WHOLE_FILE, number, _text_hash(text)))
         self._add("texts", key + text, len(key) + len(text))
         if len(self._buffered["pairs"]) >= _BUFFERED:
             self._flush()
-
-    def extend(self, table: PairTable, split: str | None = None) -> None:
-        """Add all pairs of another table, to `split` if given, else each to its own split."""
-        numbers = np.array([self._splits.index(split or name) for name in table.splits], dtype="<i1")
-        first_text, first_file = self._lengths["texts"], self._lengths["files"]
-        for number in range(len(table._files)):
-            self.add_file(os.path.relpath(table.path(number), self._root))
-        self._flush()
-        for start in range(0, len(table), _COPIED):
-            pairs = table._pairs[start : start + _COPIED].copy()
-            pairs["start"] += first_text
-            pairs["file"] += first_file
-            pairs["split"] = numbers[pairs["split"]]
-            self._opened["pairs"].write(pairs.tobytes())
-        for start in range(0, len(table._texts), _COPIED):
-            self._opened["texts"].write(table._texts[start : start + _COPIED].tobytes())
-        self._lengths["pairs"] += len(table)
-        self._lengths["texts"] += len(table._texts)
 
     def _add(self, column: str, item: Any, length: int = 1) -> None:
         self._buffered[column].append(item)
@@ -239,48 +247,32 @@ class PairWriter:
 def write_pair_table(
     folder: Path, root: Path, splits: Sequence[str], check: Callable[["PairTable"], None] | None = None
 ) -> Iterator[PairWriter]:
-    """Open a writer; its table replaces `folder` when the body has ended.
+    """Open a writer; its table is at `folder` once the body has ended and `check` has accepted it, else nothing is.
 
-    If the body raises, or `check` of the finished table, `folder` is left unchanged.
+    Paths of files are relative to `root`, an absolute folder. `splits` are the names that pairs may have. Raises
+    DataError if the table cannot be written.
 
-    Args:
-        folder: the new table.
-        root: an absolute folder that the files' paths are relative to.
-        splits: the names of all splits that pairs may have.
-        check: called with the finished table before it replaces `folder`.
-
-    Raises:
-        DataError: the table cannot be written.
-
+    >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> with write_pair_table(folder / "table", Path("/data"), ["train"]) as writer:
-    ...     writer.add("1", "a cat", writer.add_file("00000.tar"), "train", member=(512, 7))
+    ...     writer.add("1", "a cat", "00000.tar", "train", member=(512, 7))
     >>> PairTable(folder / "table").medium(0).member
     (512, 7)
     """
-    temporary: Path | None = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        with ExitStack() as stack:
-            opened = {name: stack.enter_context(open(temporary / name, "wb")) for name in _RECORDS}
-            writer = PairWriter(temporary, root, splits, opened)
-            yield writer
-            writer._finish()
-        if check is not None:
-            check(PairTable(temporary))
-        temporary.chmod(0o755)
         shutil.rmtree(folder, ignore_errors=True)  # a reader that has mapped the old files can still read them
-        temporary.rename(folder)
+        with atomic_folder(folder) as temporary:
+            with ExitStack() as stack:
+                files = {name: stack.enter_context(open(temporary / name, "wb")) for name in _RECORDS}
+                writer = PairWriter(temporary, root, splits, files)
+                yield writer
+                writer._finish()
+            if check is not None:
+                check(PairTable(temporary))
     except OSError as error:
         if error.filename is not None and not Path(error.filename).is_relative_to(folder.parent):
             raise  # the body failed on another file
-        raise DataError(
-            f"cannot write the index {folder}: {error.strerror or error}; MMTS_CACHE names another folder"
-        ) from None
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        raise cannot_write(folder, error) from None
 
 
 def opened(folder: Path, about: Mapping[str, Any] | None = None) -> PairTable | None:
@@ -290,6 +282,11 @@ def opened(folder: Path, about: Mapping[str, Any] | None = None) -> PairTable | 
     except DataError:
         return None
     return table if all(table.about.get(name) == value for name, value in (about or {}).items()) else None
+
+
+def cannot_write(folder: Path, error: OSError) -> DataError:
+    """Return the error for an index that cannot be written."""
+    return DataError(f"cannot write the index {folder}: {error.strerror or error}; MMTS_CACHE names another folder")
 
 
 def _text_hash(text: bytes) -> int:

@@ -13,7 +13,7 @@ from mmts.data.formats.coco_captions import looks_like_coco_captions, read_coco_
 from mmts.data.formats.imagefolder import METADATA_NAMES, looks_like_metadata, metadata_files, read_imagefolder
 from mmts.data.formats.json_file import beginning, json_lines
 from mmts.data.formats.karpathy import looks_like_karpathy, read_karpathy
-from mmts.data.formats.shards import is_shard_pattern, read_shards, tars_in
+from mmts.data.formats.shards import read_shards, tars_in
 from mmts.data.formats.table import read_table, table_rows
 from mmts.data.formats.youcook2 import looks_like_youcook2, read_youcook2
 from mmts.data.media.suffixes import is_medium
@@ -87,7 +87,7 @@ def read_dataset(path: str | Path, columns: Mapping[str, str] | None = None) -> 
             return _read(path / CAPTIONS_NAME if _has_captions(path) else path, columns or {})
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise DataError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
-    if is_shard_pattern(path):
+    if path.suffix == ".tar":  # a pattern
         return read_shards(path)
     raise DataError(f"{path} {why_missing(path)}")
 
@@ -152,9 +152,7 @@ def _nearest_thing(folder: Path, columns: Mapping[str, str]) -> str:
             return f"It holds {table.name}, and {suffix} files are not read; {remedy}"
     for kind in ("image", "video"):
         if count := sum(is_medium(item, kind) for item in entries):
-            return (
-                f"It holds {counted(count, kind)}: write captions into a captions.jsonl beside them (docs/datasets.md)"
-            )
+            return f"It holds {counted(count, kind)}: write captions into a captions.jsonl beside them"
     return "The folder is empty" if not entries else f"It holds {', '.join(item.name for item in entries[:5])}"
 
 

@@ -29,13 +29,10 @@ _SAME_SPLIT = {
 class Medium:
     """One image or video with its captions.
 
-    Attributes:
-        path: an image; a video file; a folder with a video's 15-second chunks (0.MP4, 15.MP4, ...) or its frames
-            (frame_0000000001.jpg, ...); a .npy file of precomputed features; or a tar file, see `member`.
-        kind: "image" or "video", also if `path` holds features.
-        start, end: seconds that cut a clip out of a video.
-        frames: first and last frame of the clip if `path` is a folder of frames.
-        member: byte offset and length of the image inside `path` if that is a tar file.
+    `path` is an image; a video file; a folder with a video's 15-second chunks (0.MP4, 15.MP4, ...) or its frames
+    (frame_0000000001.jpg, ...); a .npy file of precomputed features; or a tar file, whose `member` is the byte offset
+    and length of the image. `kind` is "image" or "video", also for features. `start` and `end` are the seconds of a
+    clip; `frames` is its first and last frame if `path` is a folder of frames.
     """
 
     id: str
@@ -123,12 +120,12 @@ class Split:
 
     @property
     def num_media(self) -> int:
-        """M, the number of media."""
+        """M."""
         return len(self.media)
 
     @property
     def num_captions(self) -> int:
-        """N, the number of captions."""
+        """N."""
         return len(self.captions)
 
     @cached_property
@@ -145,10 +142,7 @@ class Split:
         if relevance != "graded":
             return self
         if self.graded is None:
-            raise DataError(
-                f"split {self.name!r} has no graded relevance, which data.relevance asks for; "
-                "only EPIC-KITCHENS-100 has it, other data take text or own"
-            )
+            raise DataError(f"split {self.name!r} has no graded relevance: set data.relevance to text or own")
         view = copy(self)
         view.captions, view.owner = self.graded.captions, self.graded.owner
         view.first = torch.full((len(self.media),), -1)
@@ -166,11 +160,12 @@ class Split:
             raise InputError(f"split {self.name!r} has {self.num_media} media; position {unknown[0]} does not exist")
         if len(dropped) == self.num_media:
             raise DataError(f"nothing remains of split {self.name!r}: all of its {self.num_media} media were dropped")
-        return self._select(np.delete(np.arange(self.num_media), dropped), dropped) if len(dropped) else self
+        return self._drop(dropped) if len(dropped) else self
 
-    def _select(self, kept: npt.NDArray[np.int64], dropped: npt.NDArray[np.int64]) -> "Split":
-        graded = None if self.graded is None else self.graded.without(dropped.tolist())
-        return Split(self.name, [self.media[at] for at in kept.tolist()], graded)
+    def _drop(self, dropped: npt.NDArray[np.int64]) -> "Split":
+        graded = None if self.graded is None else self.graded.without(dropped)
+        kept = np.delete(np.arange(self.num_media), dropped).tolist()
+        return Split(self.name, [self.media[at] for at in kept], graded)
 
     def __repr__(self) -> str:
         return f"Split({self.name!r}, {self.num_media} media, {self.num_captions} captions)"
@@ -181,13 +176,11 @@ class Dataset:
     """The media of one path, each with its split.
 
     Attributes:
-        path: the file or folder that was read.
-        root: the folder that its relative paths start from.
+        path: the file or folder that was read; relative paths in it start from `root`.
         notes: what to print about the data (merged lines, dropped captions, ...).
         empty_captions: how many captions were dropped because they are empty.
-        graded: by split, its graded relevance.
-        coverage: by split, its coverage.
-        missing: by split, the ids of the media that were left out because their file is missing.
+        graded, coverage, missing: by split, its graded relevance, its coverage, and the ids of the media that were left
+            out because their file is missing.
         folds: evaluate a test split also in this many equal parts, as MSCOCO's 5,000 images in five times 1,000.
         unreadable: how many media the reader left out because they cannot be decoded, and the file that lists them.
         renamed: the new name of each split that `with_splits` renamed.

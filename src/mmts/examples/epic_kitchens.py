@@ -107,11 +107,7 @@ def _sentence_row(action: _Action) -> Sequence[object]:
 
 
 def _timestamp(seconds: float) -> str:
-    """Write seconds as the annotations do.
-
-    >>> _timestamp(61.5)
-    '00:01:01.50'
-    """
+    """Write seconds as the annotations do: 00:01:01.50."""
     return f"{int(seconds // 3600):02d}:{int(seconds // 60) % 60:02d}:{seconds % 60:05.2f}"
 
 

@@ -55,7 +55,7 @@ def test_every_medium_comes_at_most_once_with_a_caption_of_its_own(counts: list[
     batches = plan.batches(epoch)
     assert len(batches) == plan.batches_per_epoch == len(counts) // min(batch_size, len(counts)) >= 1
     media, index, text = (torch.cat([getattr(each, name) for each in batches]) for name in ("media", "index", "text"))
-    assert all(len(each) == min(batch_size, len(counts)) for each in batches)
+    assert all(len(each.index) == min(batch_size, len(counts)) for each in batches)
     assert torch.equal(text, index)
     assert len(set(media.tolist())) == len(media)
     assert torch.equal(split.owner[index], media)

@@ -114,7 +114,7 @@ def test_rows_of_many_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ("line", "message"),
     [
         (b"no tab at all", r"line 2: a row is a caption, a tab and an address; this one has 0 tabs"),
-        (b"", r"line 2 is blank; images are named by the number of their row, so none is skipped"),
+        (b"", r"line 2 is blank; images are named by their row, so none may be skipped"),
         (b" \r\n\n", r"line 2 is blank"),
         (b"http://x/1\tone", r"line 2: the address comes first; a row is a caption, a tab and an address"),
         (b"a\tb\tc", r"line 2: .* this one has 2 tabs"),

@@ -147,16 +147,16 @@ def test_what_cannot_be_is_named_by_file_and_row(tmp_path: Path, edit: Callable[
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"images": [', r"dataset_coco.json is not JSON: Expecting value at line 1, column 13"),
+        (b'{"images": [', r"dataset_coco.json: broken JSON: Expecting value at column 13"),
         (b"\xff\xfe\x00\x01", r"dataset_coco.json is not UTF-8"),
         ('{"images": []}'.encode("utf-16-le"), r"dataset_coco.json is not UTF-8 but perhaps UTF-16; save"),
         (b'{"images": ["\xe9"]}', r"dataset_coco.json: byte 14 is not UTF-8; save the file as UTF-8"),
         (gzip.compress(b"{}", mtime=0), r"dataset_coco.json is compressed with gzip; unpack it"),
-        (b"[" * 100_000, r"dataset_coco.json cannot be read: nested too deeply$"),
-        (b'{"images": ' + b"9" * 5000 + b"}", r"cannot be read: a number in it has thousands of digits$"),
+        (b"[" * 100_000, r"dataset_coco.json: broken JSON: nested too deeply$"),
+        (b'{"images": ' + b"9" * 5000 + b"}", r"broken JSON: a number in it has thousands of digits$"),
         (b'{"' + b"x" * 10_000 + b'": []}', r"'images', a list, is missing; found 'x.{1,200}$"),
         (b"[]", r"dataset_coco.json: expected an object at the top, not a list"),
-        (b"", r"dataset_coco.json is not JSON"),
+        (b"", r"dataset_coco.json: broken JSON"),
     ],
 )
 def test_a_file_that_is_no_json_object(tmp_path: Path, content: bytes, message: str):

@@ -119,7 +119,7 @@ def test_a_wrong_video_is_named(tmp_path: Path, row: Any, message: str):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is not JSON"),
+        ("{", "broken JSON"),
         ("[]", "expected an object at the top, not a list"),
         ('{"images": []}', "'database' is missing; found 'images'"),
         ('{"database": []}', "'database' should be an object of videos by id, not a list"),

@@ -60,8 +60,8 @@ class Evil:
         (npy_bytes([1.0, np.nan]), "holds values that are not finite"),
         (npy_bytes([1.0, 1e300]), "holds values that are not finite in 32 bits"),
         (npy_bytes(["a", "b"]), "holds <U1, not numbers"),
-        (npy_bytes([Evil()]), "is not a .npy file of numbers: it holds Python objects, which are not read"),
-        (pickle.dumps(Evil()), "is not a .npy file of numbers: it holds Python objects, which are not read"),
+        (npy_bytes([Evil()]), "is not a .npy file of numbers, or is truncated (Python objects are not read)"),
+        (pickle.dumps(Evil()), "is not a .npy file of numbers, or is truncated (Python objects are not read)"),
     ],
 )
 def test_the_file_and_the_reason_are_named(

@@ -1,5 +1,6 @@
 """The check before a run: what cannot be read is found once, remembered, and left out or refused."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ from PIL import Image
 
 from mmts.data.media import image as image_module
 from mmts.data.media.image import load_image
-from mmts.data.media.readable import drop_unreadable, unreadable_media
+from mmts.data.media.load import load_medium
+from mmts.data.media.readable import drop_unreadable, is_checked, note_unreadable, unreadable_media
 from mmts.data.records import Medium, Split
 from mmts.errors import DataError
 
@@ -72,3 +74,28 @@ def test_few_unreadable_are_dropped_and_many_are_an_error(tmp_path: Path):
 def test_the_error_names_the_first_three(tmp_path: Path):
     with pytest.raises(DataError, match=r"5 of the 5 .*0.png.*1.png.*2.png: does not exist; and 2 more"):
         without_reasons(split_of([tmp_path / f"{at}.png" for at in range(5)]))
+
+
+def test_failures_noted_while_decoding_spare_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    good, bad = saved(tmp_path, "good.png"), saved(tmp_path, "bad.jpg")
+    bad.write_bytes(bad.read_bytes()[:-20])
+    media = split_of([good, bad, good, bad]).media
+    assert not is_checked(media)
+    failures = {}
+    for at, medium in enumerate(media):
+        try:
+            load_medium(medium, 32)
+        except DataError as error:
+            failures[at] = error
+    noted = note_unreadable(media, failures)
+    assert list(noted) == [1, 3]
+    assert is_checked(media)
+    decoded = []
+    load = load_image
+    monkeypatch.setattr(
+        image_module, "load_image", lambda path, hint, **where: decoded.append(path.name) or load(path, hint, **where)
+    )
+    assert unreadable_media(media) == noted
+    assert decoded == ["bad.jpg"]
+    os.utime(good, (1, 1))
+    assert not is_checked(media)

@@ -26,13 +26,6 @@ class Positions:
     index: Tensor
     text: Tensor
 
-    def __getitem__(self, part: slice) -> "Positions":
-        """Return some of the pairs."""
-        return Positions(self.media[part], self.index[part], self.text[part])
-
-    def __len__(self) -> int:
-        return len(self.index)
-
 
 class EpochPlan:
     """The batches of every epoch; they depend on (seed, epoch) alone.
@@ -55,20 +48,16 @@ class EpochPlan:
         order: Callable[[int], Indices] | None = None,
         pool: CaptionPool | None = None,
     ) -> None:
-        """Raises InputError if `owner` leaves one of the M media without a caption.
+        """Raises InputError if `owner` (N,) int64, the medium of each caption, leaves a medium without a caption.
 
         Args:
-            owner: (N,) int64, the medium of each caption.
-            num_media: M.
-            batch_size: pairs per batch; kept as min(batch_size, M).
-            seed: at least 0.
-            order: epoch -> the M media in the order of that epoch; None for a uniformly random order.
+            batch_size: pairs per batch; kept as min(batch_size, num_media).
+            order: epoch -> the media in the order of that epoch; None for a uniformly random order.
             pool: the media whose captions may be drawn for each medium; None for its own captions.
         """
         if batch_size < 1 or num_media < 1 or seed < 0:
-            raise InputError(
-                f"need batch_size >= 1, num_media >= 1 and seed >= 0, not {batch_size}, {num_media}, {seed}"
-            )
+            values = f"{batch_size}, {num_media}, {seed}"
+            raise InputError(f"need batch_size >= 1, num_media >= 1 and seed >= 0, not {values}")
         owners: Indices = owner.numpy().astype(np.int64)
         if len(owners) and not 0 <= owners.min() <= owners.max() < num_media:
             raise InputError(f"owner must be in [0, {num_media}), not in [{owners.min()}, {owners.max()}]")
@@ -94,9 +83,9 @@ class EpochPlan:
         media = rng.permutation(self.num_media) if self.order is None else self.order(epoch)
         index = self._draw(media, rng)
         text = index if self.pool is None else self._draw(self.pool.draw(media, rng.random(self.num_media)), rng)
-        positions = Positions(*torch.from_numpy(np.stack([media, index, text])))
-        ends = range(self.batch_size, self.num_media + 1, self.batch_size)
-        return [positions[end - self.batch_size : end] for end in ends]
+        B = self.batch_size
+        positions = torch.from_numpy(np.stack([media, index, text]))
+        return [Positions(*positions[:, end - B : end]) for end in range(B, self.num_media + 1, B)]
 
     def _draw(self, media: Indices, rng: np.random.Generator) -> Indices:
         """Draw one caption of each medium."""

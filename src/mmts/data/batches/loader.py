@@ -79,7 +79,7 @@ class FeatureRows:
     rows: npt.NDArray[np.float32]
 
     def __call__(self, positions: list[int], epoch: int = 0) -> Tensor:
-        """Return the rows at these positions, (B, W) float32; they are the same in every epoch."""
+        """Return the rows at these positions, (B, W) float32."""
         return torch.from_numpy(np.asarray(self.rows[positions], dtype=np.float32))
 
 
@@ -110,7 +110,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class TokenizedCaptions:
-    """Tokenizes captions when a batch needs them."""
+    """Tokenizes the captions of a batch."""
 
     tokenize: Callable[[list[str]], Tokens]
     captions: Sequence[str]
@@ -136,15 +136,9 @@ def make_loader(
     torch's global random state is not touched, so a resumed run draws the same dropout as an uninterrupted one.
 
     Args:
-        split: the split of the plan.
-        plan: the pairs of each batch.
-        media_source: the media side, for instance `Pixels` or `FeatureRows`.
-        text_source: the text side, for instance `TokenizedCaptions` or `FeatureRows`.
-        epoch: counted from 0.
-        first_batch: how many batches to skip.
+        media_source, text_source: for instance `Pixels`, `TokenizedCaptions` or `FeatureRows`.
         workers: processes that call `media_source` ahead of time; 0 calls it here, which is right for feature rows.
-        process: (index of this process, number of processes): the process gets the media and text of its queries;
-            `batch_size` is that of the global batch.
+        process: (index of this process, number of processes); the process gets the media and text of its queries.
         with_relevance: compute the batches' graded relevance, if the split has any.
 
     Raises:
@@ -238,13 +232,13 @@ def _start_processes(pieces: "_Pieces", workers: int) -> Iterator[Tensor | DataE
     return decoded
 
 
+@dataclass
 class _Pieces(TorchDataset[Tensor | DataError]):
     """Media by pieces of batches; an error is returned as a value, since torch would bury it in a traceback."""
 
-    def __init__(self, pieces: list[Tensor], source: MediaSource, epoch: int) -> None:
-        self.pieces = pieces
-        self.source = source
-        self.epoch = epoch
+    pieces: list[Tensor]
+    source: MediaSource
+    epoch: int
 
     def __len__(self) -> int:
         return len(self.pieces)

@@ -19,24 +19,16 @@ def stream_order(
     p + buffer * u, u uniform in [0, 1), so it moves by less than `buffer` places, and a reader that follows the shards
     holds at most `buffer` samples back. With buffer >= N all orders are equally likely.
 
-    Args:
-        shard_sizes: samples of each shard; the positions of a shard follow those of the shard before it.
-        seed: at least 0.
-        epoch: counted from 0; every epoch has another order.
-        buffer: samples; 1 keeps the order inside each shard.
-
-    Raises:
-        InputError: a size, seed or epoch below 0, or a buffer below 1.
+    `shard_sizes` are the samples of each shard, whose positions follow those of the shard before it. Every (seed,
+    epoch) has another order. Raises InputError for a size, seed or epoch below 0, or a buffer below 1.
 
     >>> stream_order([3, 2, 4], seed=0, epoch=0, buffer=1).tolist()
     [3, 4, 5, 6, 7, 8, 0, 1, 2]
     """
     sizes = np.asarray(shard_sizes, dtype=np.int64)
     if buffer < 1 or seed < 0 or epoch < 0 or (sizes < 0).any():
-        raise InputError(
-            f"need buffer >= 1, seed >= 0, epoch >= 0 and no shard below 0, not {buffer}, {seed}, {epoch} and "
-            f"{sizes.min(initial=0)}"
-        )
+        values = f"{buffer}, {seed}, {epoch} and {sizes.min(initial=0)}"
+        raise InputError(f"need buffer >= 1, seed >= 0, epoch >= 0 and no shard below 0, not {values}")
     rng = np.random.default_rng([seed, epoch, _STREAM])
     N = int(sizes.sum())
     if buffer >= N:

@@ -24,16 +24,16 @@ def read_captions_jsonl(file: str | Path) -> Dataset:
     file = Path(file)
     collector = Collector(file, file.parent, merge=True)
     ignored: dict[str, None] = {}
-    size = lru_cache(maxsize=1024)(_size)  # one tar holds many images
+    size = lru_cache(maxsize=1024)(os.path.getsize)  # one tar holds many images
     for record in json_lines(file):
         ignored |= dict.fromkeys(key for key in record.fields if key not in _FIELDS)
         member = _add(collector, record)
         if member is not None:
             path = record.fields["image" if record.fields.get("image") else "video"]
-            there = size(collector.root / path)
-            if there is not None and sum(member) > there:
+            tar = collector.root / path
+            if os.path.isfile(tar) and sum(member) > size(tar):
                 raise DataError(
-                    f"{record.where}: 'member' ends at byte {sum(member):,}, and {shortened(path)} has {there:,} "
+                    f"{record.where}: 'member' ends at byte {sum(member):,}, and {shortened(path)} has {size(tar):,} "
                     f"bytes; it should be {_MEMBER}"
                 )
     if ignored:
@@ -43,7 +43,8 @@ def read_captions_jsonl(file: str | Path) -> Dataset:
 
 def caption_texts(record: Record, name: str) -> list[str]:
     """Return captions given as a string or a list; null and NaN are empty. Raises DataError for anything but text."""
-    value = record.get(name, object, "")
+    expected = "a string or a list of strings"
+    value = record.get(name, object, expected)
     texts = []
     for at, text in enumerate(value if isinstance(value, list) else [value], 1):
         if text is None or text != text:
@@ -53,7 +54,7 @@ def caption_texts(record: Record, name: str) -> list[str]:
         elif isinstance(value, list):
             raise DataError(f"{record.where}: caption {at} should be a string, not {kind_in_words(text)}")
         else:
-            raise record.wrong(name, "a string or a list of strings")
+            raise record.wrong(name, expected)
     return texts
 
 
@@ -119,7 +120,7 @@ def _seconds(record: Record, name: str) -> float | None:
 
 
 def _frames(record: Record) -> tuple[int, int] | None:
-    frames = _pair(record, "frames", "the first and the last frame, whole numbers from 0")
+    frames = _pair(record, "frames", "the first and the last frame")
     if frames is None:
         return None
     first, last = frames
@@ -134,17 +135,8 @@ def _pair(record: Record, name: str, expected: str) -> tuple[int, int] | None:
     value = record.fields.get(name)
     if value is None:
         return None
-    if not isinstance(value, list) or list(map(type, value)) != [int, int]:
-        raise DataError(f"{record.where}: {name!r} should be a list of two: {expected}, not {quoted(value)}")
-    if min(value) < 0 or max(value) > _MAX_NUMBER:
-        wrong = "a number below 0" if min(value) < 0 else "a number of 2^63 or more"
-        raise DataError(f"{record.where}: {name!r} is {quoted(value)}, with {wrong}; it should be {expected}")
+    is_pair = isinstance(value, list) and list(map(type, value)) == [int, int]
+    if not is_pair or min(value) < 0 or max(value) > _MAX_NUMBER:
+        wanted = f"a list of two whole numbers from 0 to 2^63 - 1: {expected}"
+        raise DataError(f"{record.where}: {name!r} should be {wanted}, not {quoted(value)}")
     return value[0], value[1]
-
-
-def _size(path: Path) -> int | None:
-    """Return the bytes of a file, None if there are none to count."""
-    try:
-        return os.path.getsize(path)
-    except OSError:
-        return None

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmts.console import progress_bar
-from mmts.data.formats.collect import read_lines
+from mmts.data.formats.collect import read_lines, reading
 from mmts.data.formats.pair_index import Pair, Piece, index_piece, kept_or_made, merge_pieces, table_dataset
 from mmts.data.formats.shards import read_shards, tars_in
 from mmts.data.media.suffixes import IMAGE_SUFFIXES
@@ -55,6 +55,7 @@ class Images:
 
     Attributes:
         rows: (F,) int64, the row of each file, sorted.
+        paths: the path of each file, relative to the root.
         folders: modification time of every folder searched, by path relative to the root.
     """
 
@@ -62,7 +63,7 @@ class Images:
         """Walk `folder`. Raises DataError if it holds no image, or two images of one row; OSError."""
         self.folders: dict[str, int] = {}
         rows: list[int] = []
-        self._paths: list[str] = []
+        paths: list[str] = []
         waiting = [folder]
         while waiting:
             here = waiting.pop()
@@ -74,22 +75,15 @@ class Images:
                             waiting.append(f"{here}/{entry.name}")
                     elif matched := _NAME.fullmatch(entry.name):
                         rows.append(int(matched[1]))
-                        self._paths.append(f"{here}/{entry.name}")
+                        paths.append(f"{here}/{entry.name}")
         if not rows:
-            raise DataError(
-                f"{root / folder}: no image in it is named by the number of its row, such as 12.jpg or 000000012.jpg"
-            )
-        self._order = np.argsort(np.array(rows), kind="stable")
-        self.rows: npt.NDArray[np.int64] = np.array(rows)[self._order]
+            raise DataError(f"{root / folder}: no image in it is named by the number of its row, such as 12.jpg")
+        order = np.argsort(np.array(rows), kind="stable")
+        self.rows: npt.NDArray[np.int64] = np.array(rows)[order]
+        self.paths = [paths[at] for at in order.tolist()]
         for at in np.flatnonzero(np.diff(self.rows) == 0)[:1].tolist():
-            first, second = root / self.path(at), root / self.path(at + 1)
-            raise DataError(
-                f"{first} and {second} are both the image of row {self.rows[at]}; an image's name is its row"
-            )
-
-    def path(self, at: int) -> str:
-        """Return the path of the file of row `rows[at]`, relative to the root."""
-        return self._paths[int(self._order[at])]
+            first, second = root / self.paths[at], root / self.paths[at + 1]
+            raise DataError(f"{first} and {second} are both the image of row {self.rows[at]}")
 
 
 def looks_like_cc3m(path: Path) -> bool:
@@ -112,7 +106,7 @@ def read_cc3m(path: str | Path) -> Dataset:
     """
     root = Path(os.path.abspath(Path(path).expanduser()))
     parts = [part for part in PARTS if (root / part.tsv).is_file()]
-    try:
+    with reading(root):
         if not root.is_dir():
             names = " and ".join(part.tsv for part in PARTS)
             raise DataError(f"{root} is not a folder; CC3M is the folder that holds {names} and the images")
@@ -122,8 +116,6 @@ def read_cc3m(path: str | Path) -> Dataset:
         beside = " and ".join(part.tsv for part in parts)
         note = [f"the shards in it are read, and not {beside} with the images"] if beside else []
         return replace(dataset, notes=(*note, *dataset.notes))
-    except OSError as error:
-        raise DataError(f"cannot read {error.filename or root}: {error.strerror or error}") from None
 
 
 def _read(root: Path, parts: Sequence[Part]) -> Dataset:
@@ -173,23 +165,23 @@ def _pieces(root: Path, images: Mapping[Part, Images]) -> Iterator[Piece]:
             rows, first = _rows(root / part.tsv), 0
             while captions := list(islice(rows, _ROWS)):
                 low, high = np.searchsorted(files.rows, [first, first + len(captions)]).tolist()
-                paths = {int(files.rows[at]): files.path(at) for at in range(low, high)}
-                yield Piece(_piece(root, part, first, captions, paths, pool), part.split)
+                paths = {int(files.rows[at]): files.paths[at] for at in range(low, high)}
+                yield _piece(root, part, first, captions, paths, pool)
                 bar.advance(high - low)
                 first += len(captions)
 
 
 def _piece(
     root: Path, part: Part, first: int, captions: list[str], paths: Mapping[int, str], pool: ThreadPoolExecutor
-) -> PairTable:
+) -> Piece:
     """Index the rows from `first` on; `paths` are their images, by row."""
     states = (f"{path}\0{_state(root / path)}" for path in paths.values())
-    folder = cache_root() / "cc3m" / content_hash(str(root), part.split, str(first), *captions, *states)
+    name = content_hash(str(root), part.split, str(first), *captions, *states)
     pairs: Iterator[Pair | str] = (
         Pair(f"{part.split}-{row}", caption, paths[row]) if row in paths else _NO_FILE
         for row, caption in enumerate(captions, first)
     )
-    return index_piece(folder, root, pairs, pool)
+    return Piece(index_piece(cache_root() / "cc3m" / f"{name}.json", root, pairs, pool), root, part.split)
 
 
 def _rows(tsv: Path) -> Iterator[str]:
@@ -200,9 +192,7 @@ def _rows(tsv: Path) -> Iterator[str]:
             blank = blank or number
             continue
         if blank:
-            raise DataError(
-                f"{tsv}, line {blank} is blank; images are named by the number of their row, so none is skipped"
-            )
+            raise DataError(f"{tsv}, line {blank} is blank; images are named by their row, so none may be skipped")
         fields = line.rstrip("\r\n").split("\t")
         if number == 1 and [field.strip().lower() for field in fields] == _HEADER:
             continue
@@ -234,15 +224,15 @@ def _check_rows(root: Path, part: Part, images: Images) -> None:
         at, rows = next(iter(wrong.items()))
         raise DataError(
             f"{tsv}: {len(wrong):,} of {len(written):,} images have the caption of another row in the .txt file beside "
-            f"them: that of {images.path(at)} is the caption of row {rows[0]:,} counted from 0. An image's name is the "
-            "number of its row, counted from 0 without a gap; rename the images, or give captions.jsonl"
+            f"them: that of {images.paths[at]} is the caption of row {rows[0]:,} counted from 0. Rename each image to "
+            "the number of its row, counted from 0 without a gap, or give captions.jsonl"
         )
     beyond = int(np.searchsorted(images.rows, num_rows))
     if beyond < len(images.rows):
         short = f"; the official file has {part.num_rows:,}, so it may be cut short" if num_rows < part.num_rows else ""
         from_one = images.rows[0] > 0 and images.rows[-1] == num_rows
         raise DataError(
-            f"{tsv} has {num_rows:,} rows{short}: {images.path(beyond)} would be the image of row "
+            f"{tsv} has {num_rows:,} rows{short}: {images.paths[beyond]} would be the image of row "
             f"{images.rows[beyond]:,} counted from 0, as an image's name is the number of its row"
             f"{'. Image 0 is missing: these seem to be counted from 1' if from_one else ''}"
         )
@@ -253,7 +243,7 @@ def _captions_beside(root: Path, images: Images) -> dict[int, str]:
     captions = {}
     for at in np.unique(np.linspace(0, len(images.rows) - 1, _COMPARED).astype(int)).tolist():
         try:
-            text = (root / images.path(at)).with_suffix(".txt").read_bytes()
+            text = (root / images.paths[at]).with_suffix(".txt").read_bytes()
         except OSError:  # usually the file does not exist
             continue
         captions[at] = _comparable(text.decode("utf-8", "replace"))

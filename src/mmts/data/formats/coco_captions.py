@@ -33,9 +33,7 @@ def read_coco_captions(path: str | Path) -> Dataset:
         return replace(collector.finish(), name="coco")
     years = {year: files for year in _YEARS if (files := _files(path, year))}
     if not years:
-        raise DataError(
-            f"{path}: looked for captions_train2017.json, captions_val2017.json and those of 2014, found none"
-        )
+        raise DataError(f"{path}: no captions_train2017.json, no captions_val2017.json, and none of those of 2014")
     with_images = [year for year in years if any(_images(path, f"{split}{year}") for split in _SPLITS)]
     chosen = [*with_images, *years][0]  # both years hold the same images
     collector = Collector(path, path)

@@ -9,6 +9,7 @@ import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,17 @@ def clean_text(text: str) -> str:
     return text.strip()
 
 
-def compression(start: bytes) -> str | None:
-    """Return how a file with these first bytes is compressed, or None.
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn an OSError of the body into a DataError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename or path}: {error.strerror or error}") from None
 
-    >>> compression(b"\\x1f\\x8b\\x08\\x00"), compression(b"caption")
-    ('gzip', None)
-    """
+
+def compression(start: bytes) -> str | None:
+    """Return how a file with these first bytes is compressed, or None."""
     return next((kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)), None)
 
 
@@ -80,21 +86,18 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
     Raises DataError if the file cannot be opened, is compressed or UTF-16, or naming the line that is not UTF-8.
     """
-    try:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if number == 1:
-                    check_is_text(path, line[:8])
-                try:
-                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    around = line[max(error.start - 10, 0) : error.start + 10].decode("cp1252", "replace")
-                    raise DataError(
-                        f"{path}, line {number}: byte {error.start + 1} is not UTF-8 (in Windows-1252 it reads "
-                        f"{quoted(around.strip())}); {_save_as_utf8(path)}"
-                    ) from None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+    with reading(path), open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if number == 1:
+                check_is_text(path, line[:8])
+            try:
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                around = line[max(error.start - 10, 0) : error.start + 10].decode("cp1252", "replace")
+                raise DataError(
+                    f"{path}, line {number}: byte {error.start + 1} is not UTF-8 (in Windows-1252 it reads "
+                    f"{quoted(around.strip())}); {_save_as_utf8(path)}"
+                ) from None
 
 
 def inner_path(written: str, where: str, root: Path | None = None, folder: str = "") -> str:
@@ -127,10 +130,9 @@ def inner_path(written: str, where: str, root: Path | None = None, folder: str =
     tidy = os.path.normpath(os.path.join(folder, slashes))
     if why is None and (is_absolute or tidy.split(os.sep, 1)[0] == ".."):
         why = "lies outside the data folder; paths are relative to it and stay inside"
-        if root is not None and (inside := _inside(slashes, root / folder)):
-            raise DataError(
-                f"{where}: {quoted(written)}: paths are relative to {root / folder}; write {quoted(inside)}"
-            )
+        base = None if root is None else root / folder
+        if base is not None and (inside := _inside(slashes, base)):
+            raise DataError(f"{where}: {quoted(written)}: paths are relative to {base}; write {quoted(inside)}")
     if why is not None:
         raise DataError(f"{where}: {quoted(written)} {why}")
     as_written = os.path.normpath(os.path.join(folder, written))
@@ -374,9 +376,15 @@ class Collector:
             # The clips of one video stay together, so that no scene of a test clip is trained on.
             key = entry.path if entry.is_clip else entry.medium.id
             entry.medium = replace(entry.medium, split=invented_split(key))
-        sizes = ", ".join(f"{name} {sum(entry.medium.split == name for entry in entries):,}" for name in SPLITS)
+        sizes = {name: sum(entry.medium.split == name for entry in entries) for name in SPLITS}
         clips = ", for clips of their video's path" if any(entry.is_clip for entry in entries) else ""
-        self.notes.append(f"the data has no splits: divided 80/10/10 by a hash of each medium's id{clips} ({sizes})")
+        self.notes.append(note_on_invented(sizes, clips))
+
+
+def note_on_invented(sizes: Mapping[str, int], clips: str = "") -> str:
+    """Return the note on splits by `invented_split`."""
+    listing = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
+    return f"the data has no splits: divided 80/10/10 by a hash of each medium's id{clips} ({listing})"
 
 
 def invented_split(text: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmts.data.formats.collect import check_is_text, read_lines
+from mmts.data.formats.collect import check_is_text, read_lines, reading
 from mmts.errors import DataError, listed, quoted
 
 _BEGINNING = 65_536
@@ -56,39 +56,35 @@ def a_record(where: str, value: object, expected: str = "an object") -> Record:
 
 def read_json_object(file: Path) -> Record:
     """Read a file that holds one JSON object. Raises DataError if it cannot be read or holds anything else."""
-    try:
+    with reading(file):
         content = file.read_bytes()
-        check_is_text(file, content[:8])
-        document = json.loads(content.decode("utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror or error}") from None
+    check_is_text(file, content[:8])
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: byte {error.start + 1:,} is not UTF-8; save the file as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
-    except (RecursionError, ValueError) as error:
-        raise DataError(f"{file} cannot be read: {_why_not_parsed(error)}") from None
-    return a_record(str(file), document, "an object at the top")
+    return a_record(str(file), _parsed(str(file), text), "an object at the top")
 
 
 def json_lines(file: Path) -> Iterator[Record]:
     """Yield the object of every line that is not blank. Raises DataError naming the line."""
     for number, line in read_lines(file):
-        where = f"{file}, line {number}"
-        if not line.strip():
-            continue
-        try:
-            # Not strict: raw control characters inside a string are allowed here and cleaned later.
-            record = json.loads(line.rstrip(), strict=False)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where}: broken JSON: {error.msg} at column {error.colno}") from None
-        except (RecursionError, ValueError) as error:
-            raise DataError(f"{where}: broken JSON: {_why_not_parsed(error)}") from None
-        yield a_record(where, record, 'an object like {"id": ...}')
+        if line.strip():
+            where = f"{file}, line {number}"
+            yield a_record(where, _parsed(where, line.rstrip()), 'an object like {"id": ...}')
 
 
-def _why_not_parsed(error: RecursionError | ValueError) -> str:
-    return "nested too deeply" if isinstance(error, RecursionError) else "a number in it has thousands of digits"
+def _parsed(where: str, text: str) -> object:
+    try:
+        return json.loads(text, strict=False)  # control characters in strings are cleaned later
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        why = f"{error.msg} at {line}column {error.colno}"
+    except RecursionError:
+        why = "nested too deeply"
+    except ValueError:
+        why = "a number in it has thousands of digits"
+    raise DataError(f"{where}: broken JSON: {why}")
 
 
 def kind_in_words(value: object) -> str:

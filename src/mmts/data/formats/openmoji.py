@@ -66,9 +66,8 @@ def prepare_openmoji(folder: str | Path | None = None, size: int = SIZE) -> Path
         with atomic_write(folder / _CAPTIONS_NAME, "w") as file:  # last: it says that everything is there
             file.writelines(json.dumps(picture.record(), ensure_ascii=False) + "\n" for picture in pictures)
     except OSError as error:
-        raise DataError(
-            f"cannot draw into {folder}: {error.strerror or error}; the images drawn so far are kept for the next try"
-        ) from None
+        why = error.strerror or error
+        raise DataError(f"cannot draw into {folder}: {why}; the images drawn so far are kept") from None
     return folder
 
 

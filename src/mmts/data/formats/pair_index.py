@@ -1,28 +1,30 @@
 """Index millions of pairs once: decode every image, keep each finished piece, and merge the pieces into one table."""
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmts.console import errors
-from mmts.data.formats.collect import clean_text, invented_split
+from mmts.data.formats.collect import clean_text, invented_split, note_on_invented, reading
 from mmts.data.media.image import why_unreadable_image
-from mmts.data.pair_table import PairTable, opened, write_pair_table
+from mmts.data.pair_table import PairTable, TableDataset, cannot_write, write_pair_table
 from mmts.data.records import SPLITS, Dataset, Medium
-from mmts.data.table_dataset import TableDataset
 from mmts.errors import DataError, counted, quoted
-from mmts.files import atomic_write, locked
+from mmts.files import atomic_write, keep, locked, read_kept
 
 NO_CAPTION = "without a caption"
 _CLEANED = "cleaned"
 _UNREADABLE = "whose image cannot be decoded"
 _UNREADABLE_NAME = "unreadable.txt"
 _DECODED_AT_ONCE = 1024
+_FORMAT = 1  # increase it when a reader takes other pairs than before: old pieces are then made again
 
 
 class Pair(NamedTuple):
@@ -35,9 +37,13 @@ class Pair(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """The table of a part of the data; `split` is the split of all its pairs, None for one by a hash of each id."""
+    """A part of the data: its pairs with paths relative to `root`, and notes on the others, as JSON values.
 
-    table: PairTable
+    `split` is the split of all pairs; None splits them by a hash of each id.
+    """
+
+    content: Mapping[str, Any]
+    root: Path
     split: str | None
 
 
@@ -51,11 +57,12 @@ def alone(folder: Path) -> Iterator[None]:
         try:
             stack.enter_context(locked(folder / "in-use.lock", lambda held: errors.print(f"note: waiting: {held}")))
         except OSError as error:
-            raise DataError(
-                f"cannot write the index {folder}: {error.strerror or error}; MMTS_CACHE names another folder"
-            ) from None
+            raise cannot_write(folder, error) from None
         for left in folder.glob(".*"):
-            shutil.rmtree(left, ignore_errors=True)
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
         yield
 
 
@@ -69,44 +76,36 @@ def kept_or_made(folder: Path, find: Callable[[], PairTable | None], make: Calla
     return table
 
 
-def index_piece(folder: Path, root: Path, pairs: Iterable[Pair | str], pool: ThreadPoolExecutor) -> PairTable:
-    """Return the table of one piece from the cache, or write it.
+def index_piece(file: Path, root: Path, pairs: Iterable[Pair | str], pool: ThreadPoolExecutor) -> Mapping[str, Any]:
+    """Return the content of a piece that is kept in `file`, or make it; the threads of `pool` decode its images.
 
-    Args:
-        folder: the piece's place in the cache.
-        root: the folder that the pairs' paths are relative to.
-        pairs: pairs in file order; a string says why a pair is left out ("without a caption").
-        pool: threads that decode the images.
-
-    Raises:
-        DataError: from `pairs`, or if the table cannot be written.
+    `pairs` are in file order; a string says why a pair is left out ("without a caption"). Raises DataError from
+    `pairs`, or if the disk fails.
     """
-    table = opened(folder)
-    if table is not None:
-        return table
+    kept = read_kept(file)
+    if kept is not None and kept.get("format") == _FORMAT:
+        return kept
     counts: Counter[str] = Counter()
+    readable: list[Pair] = []
     unreadable: list[str] = []
     cleaned = _cleaned(pairs, counts)
-    with write_pair_table(folder, root, SPLITS) as writer:
-        file, last_path = -1, None
-        while part := list(islice(cleaned, _DECODED_AT_ONCE)):
-            reasons = pool.map(lambda pair: why_unreadable_image(root / pair.path, pair.member), part)
-            for pair, reason in zip(part, reasons, strict=True):
-                if reason is not None:
-                    medium = Medium(pair.identity, root / pair.path, (), member=pair.member)
-                    _read_bytes(medium)
-                    counts[_UNREADABLE] += 1
-                    unreadable.append(f"{medium.place}\t{reason}")
-                    continue
-                if pair.path != last_path:
-                    file, last_path = writer.add_file(pair.path), pair.path
-                writer.add(pair.identity, pair.caption, file, invented_split(pair.identity), pair.member)
-        writer.about |= {"counts": dict(counts), "unreadable": unreadable}
-    return PairTable(folder)
+    while part := list(islice(cleaned, _DECODED_AT_ONCE)):
+        reasons = pool.map(lambda pair: why_unreadable_image(root / pair.path, pair.member), part)
+        for pair, reason in zip(part, reasons, strict=True):
+            if reason is None:
+                readable.append(pair)
+                continue
+            medium = Medium(pair.identity, root / pair.path, (), member=pair.member)
+            _read_bytes(medium)
+            counts[_UNREADABLE] += 1
+            unreadable.append(f"{medium.place}\t{reason}")
+    content = {"format": _FORMAT, "pairs": readable, "counts": dict(counts), "unreadable": unreadable}
+    keep(file, content)
+    return content
 
 
 def merge_pieces(folder: Path, root: Path, pieces: Iterable[Piece], about: Mapping[str, Any]) -> PairTable:
-    """Copy the pieces into one table and return it; a file beside it lists the images that cannot be decoded.
+    """Write the pieces into one table and return it; a file beside it lists the images that cannot be decoded.
 
     Raises DataError naming both files if an id occurs twice.
     """
@@ -114,11 +113,13 @@ def merge_pieces(folder: Path, root: Path, pieces: Iterable[Piece], about: Mappi
     unreadable: list[str] = []
     invented = False
     with write_pair_table(folder, root, SPLITS, _check_ids) as writer:
-        for table, split in pieces:
-            writer.extend(table, split)
-            counts.update(table.about["counts"])
-            unreadable += table.about["unreadable"]
-            invented |= split is None and len(table) > 0
+        for content, base, split in pieces:
+            for identity, caption, inner, member in content["pairs"]:
+                path = inner if base == root else os.path.relpath(base / inner, root)
+                writer.add(identity, caption, path, split or invented_split(identity), member)
+            counts.update(content["counts"])
+            unreadable += content["unreadable"]
+            invented |= split is None and len(content["pairs"]) > 0
         writer.about |= {**about, "counts": dict(counts), "invented": invented}
         with atomic_write(writer.folder / _UNREADABLE_NAME, "w") as file:
             file.writelines(line + "\n" for line in unreadable)
@@ -142,19 +143,18 @@ def table_dataset(path: Path, table: PairTable, notes: Sequence[str] = ()) -> Da
     if not len(table):
         why = f" ({'; '.join(notes)})" if notes else ""
         raise DataError(f"{path}: no image with a caption in it{why}")
-    if table.about["invented"]:
-        sizes = ", ".join(f"{name} {count:,}" for name, count in table.split_sizes().items())
-        notes.append(f"the data has no splits: divided 80/10/10 by a hash of each medium's id ({sizes})")
-    return TableDataset(
+    dataset = TableDataset(
         table.root.name or str(table.root),
         path,
         table.root,
         table.media_of(),
-        tuple(notes),
-        counts[NO_CAPTION],
+        empty_captions=counts[NO_CAPTION],
         unreadable=(counts[_UNREADABLE], unreadable_file),
         table=table,
     )
+    if table.about["invented"]:
+        notes.append(note_on_invented(dataset.split_sizes))
+    return replace(dataset, notes=tuple(notes))
 
 
 def _cleaned(pairs: Iterable[Pair | str], counts: Counter[str]) -> Iterator[Pair]:
@@ -172,18 +172,13 @@ def _cleaned(pairs: Iterable[Pair | str], counts: Counter[str]) -> Iterator[Pair
 def _read_bytes(medium: Medium) -> None:
     """Raise DataError if the disk fails, not the image: such a failure may pass, so the index must not keep it."""
     offset, length = medium.member or (0, -1)
-    try:
-        with open(medium.path, "rb") as file:
-            file.seek(offset)
-            file.read(length)
-    except OSError as error:
-        raise DataError(f"cannot read {medium.path}: {error.strerror or error}") from None
+    with reading(medium.path), open(medium.path, "rb") as file:
+        file.seek(offset)
+        file.read(length)
 
 
 def _check_ids(table: PairTable) -> None:
     rows = table.repeated_id()
     if rows is not None:
         first, second = (table.path(int(table.file[row])) for row in rows)
-        raise DataError(
-            f"{second}: the id {quoted(table.identity(rows[1]))} is there already, in {first}; an id names one pair"
-        )
+        raise DataError(f"{second}: the id {quoted(table.identity(rows[1]))} is there already, in {first}")

@@ -7,14 +7,14 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from glob import glob
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from braceexpand import braceexpand
 
 from mmts.console import progress_bar
-from mmts.data.formats.collect import clean_text, compression, notes_on_names, split_folders
+from mmts.data.formats.collect import clean_text, compression, notes_on_names, reading, split_folders
 from mmts.data.formats.pair_index import NO_CAPTION, Pair, Piece, index_piece, kept_or_made, merge_pieces, table_dataset
 from mmts.data.media.suffixes import IMAGE_SUFFIXES, why_not_read
 from mmts.data.media.threads import threads
@@ -41,6 +41,17 @@ class _Shard(NamedTuple):
     """The split that its folder or name says."""
 
 
+class _File(NamedTuple):
+    """A file KEY.BEFORE.SUFFIX or KEY.SUFFIX of a tar."""
+
+    key: str
+    before: str
+    suffix: str
+    name: str
+    byte: int
+    place: _Place
+
+
 def read_shards(path: str | Path) -> Dataset:
     """Read webdataset shards: a folder of .tar files, one of them, a glob, or braces ("shards/{00000..00331}.tar").
 
@@ -53,29 +64,17 @@ def read_shards(path: str | Path) -> Dataset:
             the files of a key are not next to each other, or two shards with the same key.
     """
     pattern = Path(os.path.abspath(Path(path).expanduser()))
-    try:
+    with reading(pattern):
         by_folder = _find(pattern)
         shards = _with_splits(by_folder, pattern)
         root = Path(os.path.commonpath([shard.path.parent for shard in shards]))
         cache = cache_root() / "shards"
-        keys = [_content_key(shard.path) for shard in shards]
-        names = [f"{shard.path}\0{key}\0{shard.split}" for shard, key in zip(shards, keys, strict=True)]
+        names = [f"{path}\0{_content_key(path)}\0{split}" for path, split in shards]
         folder = cache / f"all-{content_hash(*names)}"
         table = kept_or_made(
-            cache, lambda: opened(folder), lambda: merge_pieces(folder, root, _pieces(cache, shards, keys), {})
+            cache, lambda: opened(folder), lambda: merge_pieces(folder, root, _pieces(cache, shards), {})
         )
         return table_dataset(pattern, table, [*_notes_on_folders(pattern, by_folder), *_failed_downloads(shards)])
-    except OSError as error:
-        raise DataError(f"cannot read {error.filename or pattern}: {error.strerror or error}") from None
-
-
-def is_shard_pattern(path: str | Path) -> bool:
-    """Return whether a path, with braces or wildcards or without, names shards.
-
-    >>> is_shard_pattern("shards/{00000..00331}.tar"), is_shard_pattern("captions.csv")
-    (True, False)
-    """
-    return str(path).endswith(".tar")
 
 
 def tars_in(folder: Path) -> list[Path]:
@@ -93,9 +92,7 @@ def _find(pattern: Path) -> list[_Shard]:
     matches = [sorted(filter(os.path.isfile, glob(name))) for name in names]
     missing = [name for name, match in zip(names, matches, strict=True) if not match]
     if missing and len(names) > 1:
-        raise DataError(
-            f"{pattern}: {len(missing):,} of the {len(names):,} shards are missing, the first is {missing[0]}"
-        )
+        raise DataError(f"{pattern}: {len(missing):,} of the {len(names):,} shards are missing, first {missing[0]}")
     if missing:
         raise DataError(f"{pattern}: there is no such shard")
     paths = [Path(path) for match in matches for path in match]
@@ -126,9 +123,8 @@ def _in_folder(folder: Path) -> list[_Shard]:
     here = [_Shard(tar, None) for tar in _tars(folder)]
     inside = [_Shard(tar, split_name(part.name)) for part in split_folders(folder) for tar in _tars(part)]
     if here and inside:
-        raise DataError(
-            f"{folder} holds shards itself and in the folder {inside[0].path.parent.name}; keep them in one place"
-        )
+        name = inside[0].path.parent.name
+        raise DataError(f"{folder} holds shards itself and in the folder {name}; keep them in one place")
     if not here and not inside:
         raise DataError(f"{folder}: no .tar files in it, nor in folders named train, val and test")
     return here or inside
@@ -183,44 +179,47 @@ def _content_key(shard: Path) -> str:
     return content_hash(str(shard), str(state.st_size), str(state.st_mtime_ns), *_IMAGES)
 
 
-def _pieces(cache: Path, shards: Sequence[_Shard], keys: Sequence[str]) -> Iterator[Piece]:
+def _pieces(cache: Path, shards: Sequence[_Shard]) -> Iterator[Piece]:
     with threads() as pool, progress_bar("indexing shards", len(shards), "shards") as bar:
-        for (path, split), key in zip(shards, keys, strict=True):
-            try:
-                yield Piece(index_piece(cache / key, path.parent, _samples(path), pool), split)
-            except OSError as error:
-                raise DataError(f"cannot read {path}: {error.strerror or error}") from None
+        for path, split in shards:
+            with reading(path):
+                file = cache / f"{_content_key(path)}.json"
+                yield Piece(index_piece(file, path.parent, _samples(path), pool), path.parent, split)
             bar.advance()
 
 
 def _samples(tar: Path) -> Iterator[Pair | str]:
     """Yield the samples of a tar in file order, or why one is left out."""
+    done: set[str] = set()
     with open(tar, "rb") as texts:
-        key = ""
-        parts: dict[str, _Place] = {}
-        dotted: set[str] = set()  # samples whose name continues this key after its dot, or files that add to this one
-        done: set[str] = set()
-        for name, byte, place in _members(tar):
-            matched = _KEY.fullmatch(name)
-            before, _, suffix = matched[2].lower().rpartition(".") if matched else ("", "", "")
-            if matched is None or not (suffix in (*_IMAGES, "txt", "json") or why_not_read(name)):
-                continue
-            if matched[1] != key:
-                yield from [_sample(tar, texts, key, parts)] if parts else [_DOTTED] * len(dotted)
-                done |= {key} if parts else set()
-                key, parts, dotted = matched[1], {}, set()
-            if before:
-                dotted.add(before)
-                continue
-            if key in done:
-                raise DataError(
-                    f"{tar}, byte {byte}: {quoted(name)} stands apart from earlier files of its key; "
-                    "the files of one key must stand together (tar --sort=name), and each key be there once"
-                )
-            if suffix in parts:
-                raise DataError(f"{tar}, byte {byte}: {quoted(name)} is there twice in a row")
-            parts[suffix] = place
-        yield from [_sample(tar, texts, key, parts)] if parts else [_DOTTED] * len(dotted)
+        for key, files in groupby(_files(tar), key=lambda file: file.key):
+            parts: dict[str, _Place] = {}
+            dotted: set[str] = set()  # other samples, whose names continue this key after its dot
+            for file in files:
+                if file.before:
+                    dotted.add(file.before)
+                elif key in done:
+                    raise DataError(
+                        f"{tar}, byte {file.byte}: {quoted(file.name)} is not next to the earlier files of its key; "
+                        "keep the files of each key together (tar --sort=name), and use each key once"
+                    )
+                elif file.suffix in parts:
+                    raise DataError(f"{tar}, byte {file.byte}: {quoted(file.name)} is there twice in a row")
+                else:
+                    parts[file.suffix] = file.place
+            if parts:
+                done.add(key)
+                yield _sample(tar, texts, key, parts)
+            else:
+                yield from [_DOTTED] * len(dotted)
+
+
+def _files(tar: Path) -> Iterator[_File]:
+    for name, byte, place in _members(tar):
+        if matched := _KEY.fullmatch(name):
+            before, _, suffix = matched[2].lower().rpartition(".")
+            if suffix in (*_IMAGES, "txt", "json") or why_not_read(name):
+                yield _File(matched[1], before, suffix, name, byte, place)
 
 
 def _sample(tar: Path, texts: IO[bytes], key: str, parts: Mapping[str, _Place]) -> Pair | str:
@@ -267,9 +266,7 @@ def _members(tar: Path) -> Iterator[tuple[str, int, _Place]]:
     """
     with open(tar, "rb") as file:
         if kind := compression(file.read(8)):
-            raise DataError(
-                f"{tar} is compressed with {kind}; unpack it to a plain .tar, images in it are read at random"
-            )
+            raise DataError(f"{tar} is compressed with {kind}; unpack it to a plain .tar")
         file.seek(0)
         at, size = 0, os.fstat(file.fileno()).st_size
         places: dict[str, _Place] = {}

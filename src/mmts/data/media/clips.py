@@ -132,9 +132,8 @@ class _ChunkClip:
 
     def _check_gaps(self) -> None:
         if self.start < self._starts[0]:
-            raise DataError(
-                f"{self._folder}: the first chunk is {self._chunks[self._starts[0]]}, after {self.start:.6g} s"
-            )
+            first = self._chunks[self._starts[0]]
+            raise DataError(f"{self._folder}: the first chunk is {first}, after {self.start:.6g} s")
         pairs = list(zip(self._starts, self._starts[1:], strict=False))
         length = min((after - before for before, after in pairs), default=0)
         for before, after in pairs:

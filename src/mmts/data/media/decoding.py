@@ -19,7 +19,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from mmts.data.media.image import PIXEL_LIMIT
-from mmts.data.media.suffixes import is_medium, suffix_of, why_not_read
+from mmts.data.media.suffixes import is_medium, why_not_read
 from mmts.errors import DataError
 from mmts.files import why_missing
 
@@ -316,7 +316,7 @@ def _why_not_opened(path: Path, error: Exception) -> str:
         return f"cannot be opened: {why.strerror or why}"
     if is_mp4:
         return "is truncated or damaged: the table of its frames (moov), often at the end of an MP4, cannot be read"
-    if is_medium(path, "image") and suffix_of(path) != ".gif":
+    if is_medium(path, "image") and path.suffix.lower() != ".gif":
         return "is an image, not a video"
     return f"is not a video that can be opened: {why_not_read(path) or getattr(error, 'strerror', None) or error}"
 

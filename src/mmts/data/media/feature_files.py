@@ -55,11 +55,9 @@ def _read(path: Path) -> npt.NDArray[Any]:
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
     except Exception as error:  # a damaged header raises almost anything
-        if "pickle" in str(error):  # numpy takes every file but its own for a pickle, and advises how to load one
-            raise DataError(f"{path}: {_why_pickled(path)}") from None
-        raise DataError(
-            f"{path}: is not a .npy file of numbers, or is truncated ({shortened(' '.join(str(error).split()))})"
-        ) from None
+        # numpy takes every file but its own for a pickle, and advises how to load one.
+        why = "Python objects are not read" if "pickle" in str(error) else shortened(" ".join(str(error).split()))
+        raise DataError(f"{path}: is not a .npy file of numbers, or is truncated ({why})") from None
     if not isinstance(values, np.ndarray):
         raise DataError(f"{path}: is an archive (.npz); it should be one .npy file per medium")
     if values.dtype.kind not in "fiu":
@@ -70,11 +68,3 @@ def _read(path: Path) -> npt.NDArray[Any]:
         if not np.isfinite(values.astype(np.float32)).all():
             raise DataError(f"{path}: holds values that are not finite in 32 bits")
     return values
-
-
-def _why_pickled(path: Path) -> str:
-    with open(path, "rb") as file:
-        start = file.read(6)
-    if start == b"\x93NUMPY" or start[:1] == b"\x80":
-        return "is not a .npy file of numbers: it holds Python objects, which are not read"
-    return "is not a .npy file of numbers, or is truncated"

@@ -51,15 +51,12 @@ def load_image(
     """Read an image as RGB: upright (EXIF), transparent parts on white, 16 bits scaled to 8, first frame of several.
 
     Args:
-        path: the file.
         size_hint: the pixels that the caller needs on the shorter side: a JPEG may then be decoded at 1/2, 1/4 or 1/8
             of its size, never below the hint.
         member: byte offset and length of the image if `path` is a tar file.
         place: the name of the image in messages, see `Medium.place`; None for the file and the byte.
 
-    Raises:
-        DataError: naming the file and why: missing, empty, truncated, not an image, more than 100 million pixels (after
-            that reduction).
+    Raises DataError naming the file and why: missing, empty, truncated, not an image, more than 100 million pixels.
     """
     path = Path(path)
     place = place or (str(path) if member is None else f"{path}, byte {member[0]}")

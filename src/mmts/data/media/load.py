@@ -19,16 +19,8 @@ def load_medium(
 ) -> Tensor:
     """Return an image (3, size, size), or the frames of a video (F, 3, size, size), float32 in [0, 1].
 
-    Args:
-        medium: an image or video, not features.
-        size: side in pixels.
-        resize: how a rectangle becomes a square, see `mmts.data.media.image.fit_square`.
-        sampling: the frames of a video; None if the model takes images.
-        augmentation: random changes; None for none.
-        rng: source of the changes and of random frames; without it every choice is the middle one.
-
-    Raises:
-        DataError: naming a medium that cannot be decoded, or a video for a model of images, or the reverse.
+    `sampling` is None if the model takes images; the rest is as in `load_clip`. Raises DataError naming a medium that
+    cannot be decoded, features, a video for a model of images, or the reverse.
     """
     if (medium.kind == "video") != (sampling is not None) or medium.is_features:
         what = "features" if medium.is_features else "a video" if medium.kind == "video" else "an image"

@@ -26,11 +26,7 @@ def threads(workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
 def in_threads(
     function: Callable[[T], R], items: Collection[T], title: str, unit: str, workers: int | None = None
 ) -> Iterator[R]:
-    """Yield the function's results for the items, in order, under a progress bar.
-
-    >>> list(in_threads(len, ["a", "bcd"], "counting", "words"))
-    [1, 3]
-    """
+    """Yield the function's results for the items, in order, under a progress bar."""
     with threads(workers) as pool, progress_bar(title, len(items), unit) as bar:
         for result in pool.map(function, items):
             yield result

@@ -1,6 +1,8 @@
 """Clips of videos as tensors: the frames to take, and the same square, mirroring and colors for all of them."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,14 +20,11 @@ KINDS = ("uniform", "random", "stride")
 
 @dataclass(frozen=True)
 class FrameSampling:
-    """The frames that stand for a segment of a video.
+    """The F frames that stand for a segment of a video.
 
-    Attributes:
-        frames: F, their number.
-        kind: "uniform": the frame in the middle of each of F equal parts of the segment; "random": a random frame of
-            each part; "stride": F frames, `stride` apart, from a random place in the segment.
-        stride: for "stride" only: the window of F * stride frames must fit into the segment. A shorter segment is taken
-            from its start, and its last frame repeated.
+    `kind` "uniform" takes the frame in the middle of each of F equal parts of the segment, "random" a random frame of
+    each part, and "stride" F frames, `stride` apart, from a random place in the segment. If F * stride frames do not
+    fit into it, "stride" begins at its start and repeats its last frame.
 
     LaViLa (https://github.com/facebookresearch/LaViLa) and AVION (https://github.com/zhaoyue-zephyrus/AVION) do
     "uniform" and "random" on EPIC-KITCHENS-100, by frame numbers where we use timestamps. AVION's option of a clip
@@ -43,12 +42,9 @@ class FrameSampling:
             raise InputError(f"need frames >= 1 and stride >= 1, not {self.frames} and {self.stride}")
 
     def times(self, start: float, end: float, rate: float, rng: np.random.Generator | None = None) -> list[float]:
-        """Return F ascending times in [start, end), in the unit of these two.
+        """Return F ascending times in [start, end), in any unit; `rate` is the average number of frames per unit.
 
-        Args:
-            start, end: the segment, for instance in seconds; start < end.
-            rate: frames per unit, on average; for "stride".
-            rng: chooses the frames; without it every choice is the middle one.
+        Without `rng` every choice is the middle one.
 
         >>> FrameSampling(4).times(0, 8, rate=30)
         [1.0, 3.0, 5.0, 7.0]
@@ -77,18 +73,10 @@ def load_clip(
     """Decode frames of a video's segment as (F, 3, size, size) float32 in [0, 1], all changed alike by `augmentation`.
 
     A segment that reaches beyond the video's end is cut there. Frames lost in a damaged or truncated file repeat the
-    frame before them; a segment whose middle is lost is an error.
+    frame before them; a segment whose middle is lost is an error. `resize` is that of
+    `mmts.data.media.image.fit_square`. Without `rng` every choice of frames is the middle one.
 
-    Args:
-        medium: a video file, a folder of 15-second chunks or a folder of frames, with its segment.
-        sampling: the frames to take.
-        size: side in pixels.
-        resize: how a rectangle becomes a square, see `mmts.data.media.image.fit_square`.
-        augmentation: random changes, the same for all frames; None for none.
-        rng: source of the changes and of random frames; without it every choice is the middle one.
-
-    Raises:
-        DataError: naming the file, the segment and why it cannot be decoded.
+    Raises DataError naming the file, the segment and why it cannot be decoded.
     """
     if augmentation is not None and rng is None:
         raise InputError("augmentation needs rng, the source of its randomness")
@@ -96,11 +84,8 @@ def load_clip(
         raise InputError(f"size must be at least 1, not {size}")
     share = augmentation.crop_scale[0] if augmentation is not None else 1.0
     detail = Detail(math.ceil(size / math.sqrt(share)), resize if augmentation is None else "crop")
-    try:
-        with open_clip(medium) as clip:
-            images = _images(clip, sampling.times(clip.start, clip.end, clip.rate, rng), detail)
-    except DataError as error:
-        raise DataError(f"{medium.place}: {_reason(medium, error)}") from None
+    with _opened(medium) as clip:
+        images = _images(clip, sampling.times(clip.start, clip.end, clip.rate, rng), detail)
     if augmentation is None or rng is None:
         squares = [fit_square(image, size, resize) for image in images]
     else:
@@ -113,11 +98,8 @@ def middle_frame(medium: Medium, size: int) -> Image.Image:
 
     Raises DataError, naming the file, the segment and why, if there is no such frame.
     """
-    try:
-        with open_clip(medium) as clip:
-            return _middle(clip, Detail(size, "pad"))
-    except DataError as error:
-        raise DataError(f"{medium.place}: {_reason(medium, error)}") from None
+    with _opened(medium) as clip:
+        return _middle(clip, Detail(size, "pad"))
 
 
 def why_unreadable_clip(medium: Medium) -> str | None:
@@ -126,11 +108,21 @@ def why_unreadable_clip(medium: Medium) -> str | None:
     It decodes the frame in the middle of the segment: if that works, `load_clip` does not fail.
     """
     try:
-        with open_clip(medium) as clip:
-            _middle(clip, Detail(1, "crop"))
+        middle_frame(medium, 1)
     except DataError as error:
-        return _reason(medium, error)
+        return str(error).removeprefix(f"{medium.place}: ")
     return None
+
+
+@contextmanager
+def _opened(medium: Medium) -> Iterator[Clip]:
+    """Open a clip; errors name the medium with its segment."""
+    try:
+        with open_clip(medium) as clip:
+            yield clip
+    except DataError as error:
+        reason = str(error).removeprefix(f"{medium.path}: ").removeprefix(f"{medium.path}/")
+        raise DataError(f"{medium.place}: {reason}") from None
 
 
 def _images(clip: Clip, times: list[float], detail: Detail) -> list[Image.Image]:
@@ -158,7 +150,3 @@ def _middle(clip: Clip, detail: Detail) -> Image.Image:
     if image is None:
         raise DataError("is truncated or incomplete: the frame in the middle of the segment cannot be decoded")
     return image
-
-
-def _reason(medium: Medium, error: DataError) -> str:
-    return str(error).removeprefix(f"{medium.path}: ").removeprefix(f"{medium.path}/")

@@ -1,6 +1,7 @@
-"""Which concept each training sample belongs to, how large each concept is, and what follows from that."""
+"""The concepts of the training samples, their sizes, and the shifts and groups that follow from the sizes."""
 
 from collections.abc import Hashable, Iterable, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +43,7 @@ class ConceptDistribution:
         labels: (N,) int64, the concept of each sample.
         sizes: (K,) int64, the size of each concept, all positive.
         names: K readable names.
-        provenance: What it was made from: kind, encoder, num_concepts, seed, hash of the captions, versions.
+        provenance: Its source: kind, encoder, num_concepts, seed, hash of the captions, versions.
         centroids: (K, W) float32 of clusters of captions; None for labels and counts.
 
     >>> d = ConceptDistribution.from_labels(["cup", "cup", "cup", "lamp"])
@@ -132,8 +133,9 @@ class ConceptDistribution:
             captions: (N,) non-empty strings. Repeated captions count as often as they occur.
             num_concepts: K, at most the number of distinct captions, or "auto" (see `resolve_num_concepts`). If
                 embeddings coincide there may be fewer; standard error says so.
-            encoder: "minilm" (packaged), "tfidf" (no weights), the name or folder of a pretrained model (see
-                `mmts.models.text_encoder`), or a function captions -> (N, W) rows of any norm.
+            encoder: "minilm" (all-MiniLM-L6-v2, packaged), "tfidf" (TF-IDF and truncated SVD, fitted to the captions),
+                the name or folder of a pretrained model (see `mmts.models.text_encoder`), or a function captions ->
+                (N, W) rows of any norm.
             seed: Of k-means and of "tfidf".
 
         Raises:
@@ -268,10 +270,8 @@ class ConceptDistribution:
         if num_dropped := about["num_dropped"]:
             wanted = len(centroids) + num_dropped
             errors.print(f"{num_dropped} of {wanted} concepts ended without captions and were dropped")
-        labels = torch.from_numpy(numbers)
-        sizes = torch.bincount(labels, minlength=len(centroids))
-        order = torch.argsort(sizes, descending=True, stable=True)
-        labels, sizes = torch.argsort(order)[labels], sizes[order]
+        sizes, order = torch.from_numpy(np.bincount(numbers)).sort(descending=True, stable=True)
+        labels = torch.argsort(order)[torch.from_numpy(numbers)]
         stored = torch.from_numpy(np.ascontiguousarray(centroids[order.numpy()]))
         about |= {
             "num_samples": len(labels),
@@ -448,8 +448,6 @@ class ConceptDistribution:
 def _versions(*packages: str) -> dict[str, str]:
     versions = {}
     for package in ("mmts", "torch", "numpy", *packages):
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return versions

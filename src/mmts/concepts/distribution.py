@@ -197,14 +197,13 @@ class ConceptDistribution:
         ([2, 1], [1])
         """
         rows = open_rows(embeddings)
-        if not 1 <= num_concepts <= len(rows.values):
-            raise InputError(f"num_concepts is {num_concepts}; it must be 1 to {len(rows.values)}, the number of rows")
         if len(rows.values) <= SAMPLE:
             clusters = kmeans(rows.read(slice(None)), num_concepts, seed=seed)
         else:
             clusters = sampled_kmeans(rows, num_concepts, seed=seed)
-        about = {"num_concepts": num_concepts, "num_dropped": clusters.num_dropped, "seed": seed}
-        return cls.from_clusters(clusters.labels, clusters.centroids, captions=captions, encoder=encoder, **about)
+        labels, centroids, num_dropped = clusters
+        about = {"num_concepts": num_concepts, "num_dropped": num_dropped, "seed": seed}
+        return cls.from_clusters(labels, centroids, captions=captions, encoder=encoder, **about)
 
     @classmethod
     def from_clusters(
@@ -248,7 +247,6 @@ class ConceptDistribution:
             raise InputError('the encoder "tfidf" differs from data to data; use from_captions for it')
         opened = None if encoder is None else open_encoder(encoder)
         clusters = without_empty(centroids, numbers.astype(np.int64))
-        about = {"num_dropped": clusters.num_dropped, **about}
         return cls._by_size("embeddings", clusters, about, captions, opened)
 
     @classmethod
@@ -265,8 +263,6 @@ class ConceptDistribution:
         about = {"kind": kind, "num_dropped": num_dropped, **about}
         if encoder is not None:
             about |= {"encoder": encoder.name, "encoder_fingerprint": encoder.fingerprint}
-        if captions is not None:
-            about["captions_hash"] = content_hash(*captions)
         if num_dropped := about["num_dropped"]:
             wanted = len(centroids) + num_dropped
             errors.print(f"{num_dropped} of {wanted} concepts ended without captions and were dropped")
@@ -277,9 +273,9 @@ class ConceptDistribution:
             "num_samples": len(labels),
             "versions": _versions("faiss-cpu", "transformers", "sentence-transformers", "scikit-learn"),
         }
-        if captions is None:
-            names = [f"cluster {concept}" for concept in range(len(sizes))]
-        else:
+        names = [f"cluster {concept}" for concept in range(len(sizes))]
+        if captions is not None:
+            about["captions_hash"] = content_hash(*captions)
             names = distinctive_words(captions, labels.tolist(), len(sizes))
         return cls(labels, sizes, names, about, centroids=stored, encoder=encoder)
 
@@ -312,9 +308,9 @@ class ConceptDistribution:
         return density_shift(self.sizes, low, high, scale)[self.labels]
 
     def assign(self, items: Sequence[str] | Iterable[Hashable]) -> Tensor:
-        """Return the concept (M,) int64 of M new captions (nearest centroid) or labels (-1 if unknown).
+        """Return the concept (Q,) int64 of Q new captions (nearest centroid) or labels (-1 if unknown).
 
-        If concepts are clusters, `items` may also be embeddings of captions (M, W).
+        If concepts are clusters, `items` may also be embeddings of captions (Q, W).
 
         Raises:
             InputError: A caption is empty or a label NaN (names its row), or the encoder is gone or has changed.
@@ -360,7 +356,7 @@ class ConceptDistribution:
         return self.concept_groups()[self.labels]
 
     def groups_of(self, concepts: Tensor) -> Tensor:
-        """Return the group (M,) int64 of M concepts that `assign` gave; an unknown one (-1) is tail.
+        """Return the group (Q,) int64 of Q concepts that `assign` gave; an unknown one (-1) is tail.
 
         >>> d = ConceptDistribution.from_labels(["cup", "cup", "lamp"])
         >>> d.groups_of(d.assign(["cup", "lamp", "chair"]))

@@ -73,6 +73,8 @@ def kmeans(
     >>> bool(clusters.labels[0] == clusters.labels[1] != clusters.labels[2])
     True
     """
+    if not 1 <= num_clusters <= len(rows):
+        raise InputError(f"num_concepts is {num_clusters}; it must be 1 to {len(rows)}, the number of rows")
     centroids = improved(rows, num_clusters, weights=weights, seed=seed, restarts=restarts, iterations=iterations)
     return without_empty(centroids, nearest(rows, centroids))
 

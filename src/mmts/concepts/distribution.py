@@ -201,7 +201,7 @@ class ConceptDistribution:
             clusters = kmeans(rows.read(slice(None)), num_concepts, seed=seed)
         else:
             clusters = sampled_kmeans(rows, num_concepts, seed=seed)
-        labels, centroids, num_dropped = clusters
+        centroids, labels, num_dropped = clusters
         about = {"num_concepts": num_concepts, "num_dropped": num_dropped, "seed": seed}
         return cls.from_clusters(labels, centroids, captions=captions, encoder=encoder, **about)
 

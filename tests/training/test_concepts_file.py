@@ -42,7 +42,7 @@ def test_what_a_file_cannot_be_is_said_before_training(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="from other captions"):
         build_distribution(from_file(file), TRAIN)
     ConceptDistribution.from_embeddings(torch.eye(5), 2, captions=CAPTIONS).save(file)
-    with pytest.raises(RecipeError, match="of what encoder is not known"):
+    with pytest.raises(RecipeError, match="of an unknown encoder"):
         build_distribution(from_file(file), TRAIN)
 
 

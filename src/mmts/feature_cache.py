@@ -41,8 +41,7 @@ def cached_rows(
         unit: The noun that the progress bar counts, for instance "captions".
         chunk: Rows computed and written at a time; an interrupt loses at most one chunk.
 
-    Raises:
-        InputError: `compute` returned another shape, or a NaN or infinite row.
+    Raises InputError if `compute` returns another shape, or a NaN or infinite row.
 
     >>> import os, tempfile
     >>> os.environ["MMTS_CACHE"] = tempfile.mkdtemp()

@@ -3,36 +3,31 @@
 import json
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mmts.concepts.encoders import Encoder, EncoderName, TfidfEncoder, open_encoder
 from mmts.errors import DataError, InputError, MmtsError, quoted, shortened
 from mmts.files import atomic_write, why_missing
 
+if TYPE_CHECKING:
+    from mmts.concepts.distribution import ConceptDistribution
+
 FORMAT = 1
 
 
 def write_concepts(
-    path: str | Path,
-    labels: Tensor,
-    sizes: Tensor,
-    names: list[str],
-    provenance: dict[str, Any],
-    keys: list[Hashable] | None,
-    centroids: Tensor | None,
-    encoder: Encoder | None,
+    path: str | Path, distribution: "ConceptDistribution", keys: list[Hashable] | None, encoder: Encoder | None
 ) -> None:
-    """Write the attributes of a distribution, atomically and without pickle; a function cannot be written."""
-    meta: dict[str, Any] = {"format": FORMAT, "names": names, "provenance": provenance}
-    arrays: dict[str, Any] = {"labels": labels.numpy(), "sizes": sizes.numpy()}
+    """Write a distribution, atomically and without pickle; a function as its encoder cannot be written."""
+    meta: dict[str, Any] = {"format": FORMAT, "names": distribution.names, "provenance": distribution.provenance}
+    arrays: dict[str, Any] = {"labels": distribution.labels.numpy(), "sizes": distribution.sizes.numpy()}
     if keys is not None:
         meta["keys"] = [_encode_key(key) for key in keys]
-    if centroids is not None:
-        arrays["centroids"] = centroids.numpy()
+    if distribution.centroids is not None:
+        arrays["centroids"] = distribution.centroids.numpy()
     if isinstance(encoder, TfidfEncoder):
         meta["tfidf_vocabulary"] = encoder.vocabulary
         arrays |= {"tfidf_idf": encoder.idf, "tfidf_components": encoder.components}

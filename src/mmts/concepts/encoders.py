@@ -33,8 +33,7 @@ class Encoder(Protocol):
 def open_encoder(encoder: EncoderName, captions: Sequence[str] = (), *, seed: int = 0) -> Encoder:
     """Return the encoder; "tfidf" is fitted to `captions`.
 
-    Raises:
-        InputError: There is no such model, or "tfidf" finds no word in the captions.
+    Raises InputError for an unknown model, or if "tfidf" finds no word in the captions.
 
     >>> open_encoder(lambda captions: [[2.0, 0.0]] * len(captions))(["a", "b"])
     array([[2., 0.],

@@ -212,8 +212,8 @@ def test_videos_and_margins_without_validation(tmp_path: Path, data: tuple[Path,
     text = text_of(write_report(runs, tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "Margin over training" in text
     assert "Text to video" in text
-    assert "What a video finds" in text
-    assert "The frame in the middle of a clip stands for it." in text
+    assert "Results of video queries" in text
+    assert "Each clip is shown by its middle frame." in text
     assert "of the videos could not be read" in text  # they are pictures
     assert "had no validation data" in text
 
@@ -271,7 +271,7 @@ def test_runs_that_are_not_alike_have_a_page_all_the_same(tmp_path: Path, data: 
         assert "nan" not in text.lower().split()
     graded = make_graded(whole)
     text = text_of(write_report([graded, lacking], tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert "some runs were judged without mAP" in text
+    assert "some runs were evaluated without mAP" in text
 
 
 def test_what_is_passed_over_is_said_on_the_page(tmp_path: Path, data: tuple[Path, list[str]]) -> None:

@@ -71,7 +71,10 @@ def train(recipe: Recipe, out: Path, resume: bool = False, judged_on: str | None
     the main one reads and writes the run directory, and all return the same.
     """
     run = RunDirectory(out)
-    with trusting_code(outside_names(recipe.objective).__contains__), on_main(lambda: run.held(resume)):
+    with (
+        trusting_code(outside_names(recipe.objective, recipe.model.tower_names).__contains__),
+        on_main(lambda: run.held(resume)),
+    ):
         return _train(recipe, run, resume, judged_on)
 
 

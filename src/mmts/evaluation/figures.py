@@ -172,9 +172,9 @@ def _figures(sides: Sequence[Side], rows: Sequence[Tensor], with_intervals: bool
     return figures
 
 
-def _intervals(side: Side, rows: Tensor) -> dict[str, tuple[float, float]]:
+def _intervals(side: Side, rows: Tensor) -> dict[str, list[float]]:
     intervals = {name: side.interval(side.scores(name), rows) for name in side.measures}
-    return {name: interval for name, interval in intervals.items() if interval is not None}
+    return {name: [*interval] for name, interval in intervals.items() if interval is not None}
 
 
 def figures_of(

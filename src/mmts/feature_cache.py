@@ -29,21 +29,19 @@ def cached_rows(
     unit: str,
     chunk: int,
 ) -> Rows:
-    """Return the (M, width) float32 features of M keys, computing only what the cache does not hold.
+    """Return the features (N, width) float32 of N keys, computing only the rows that the cache lacks.
 
-    The file is `features/<content_hash(name, *keys)>.npy` under `mmts.files.cache_root()`; the rest as in
-    `stored_array`.
+    They are kept in `features/<content_hash(name, *keys)>.npy` under `mmts.files.cache_root()`, as `stored_array` does.
 
     Args:
-        name: What computes the rows: encoder, weights, preprocessing. Another name is another file.
-        keys: (M,) what each row is computed from: a caption, or the hash of a file's contents. Order matters.
+        name: Encoder, weights and preprocessing; another name is another file.
+        keys: (N,) the contents that rows are computed from: captions, or hashes of files. Order matters.
         width: Numbers in a row.
         compute: Gets a range of positions in `keys`, returns their rows (len(range), width).
-        unit: What is counted in the progress bar, for instance "captions".
-        chunk: Rows computed, written and lost on an interrupt at a time.
+        unit: The noun that the progress bar counts, for instance "captions".
+        chunk: Rows computed and written at a time; an interrupt loses at most one chunk.
 
-    Raises:
-        InputError: `compute` returned another shape, or a NaN or infinite row.
+    Raises InputError if `compute` returns another shape, or a NaN or infinite row.
 
     >>> import os, tempfile
     >>> os.environ["MMTS_CACHE"] = tempfile.mkdtemp()
@@ -57,15 +55,19 @@ def cached_rows(
     >>> cached_rows("lengths", ["one", "three"], 1, lengths, unit="words", chunk=1).ravel()
     memmap([3., 5.], dtype=float32)
     """
-    return stored_array(
-        cache_root() / "features" / f"{content_hash(name, *keys)}.npy",
-        (len(keys), width),
-        np.dtype(np.float32),
-        lambda part: _checked(compute(part), part, width),
-        title=f"encoding {unit}",
-        unit=unit,
-        chunk=chunk,
-    )
+
+    def checked(part: range) -> Rows:
+        rows = np.asarray(compute(part), dtype=np.float32)
+        if rows.shape != (len(part), width):
+            raise InputError(f"{len(part)} rows of width {width} were expected; the result has shape {rows.shape}")
+        finite = np.isfinite(rows).all(axis=1)
+        if not finite.all():
+            raise InputError(f"the features of row {part[int(np.argmin(finite))]} are NaN or infinite")
+        return rows
+
+    final = cache_root() / "features" / f"{content_hash(name, *keys)}.npy"
+    shape, dtype = (len(keys), width), np.dtype(np.float32)
+    return stored_array(final, shape, dtype, checked, title=f"encoding {unit}", unit=unit, chunk=chunk)
 
 
 def stored_array(
@@ -78,21 +80,20 @@ def stored_array(
     unit: str,
     chunk: int,
 ) -> Array:
-    """Return the array in a .npy file of this shape and type, computing only what the file does not hold.
+    """Return the array in a .npy file of this shape and type, computing only the entries that the file lacks.
 
-    It is memory-mapped copy-on-write: writing into the result does not change the file. Until it is complete it is
-    called `.partial`: an interrupted call leaves that behind and the next call continues it. Where it cannot be
-    written (full or read-only disk) that is said once on standard error and the rest is computed in memory. Processes
-    that want the same file wait for each other.
+    The array is memory-mapped copy-on-write: writing into it does not change the file. An incomplete file ends in
+    `.partial`; the next call resumes it. If a disk is full or read-only, standard error says so once and the rest is
+    computed in memory. Processes that want the same file wait for each other.
 
     Args:
-        final: The file; its name must say all that `compute` depends on.
-        shape: (M, ...); nothing is written where M is 0.
+        final: The file; its name must contain everything that `compute` depends on.
+        shape: (N, ...); nothing is written if N is 0.
         dtype: Of its numbers.
-        compute: Gets a range of positions below M, returns their entries (len(range), ...).
-        title: What the progress bar says; None where `compute` has a bar of its own.
-        unit: What the bar counts.
-        chunk: Entries computed, written and lost on an interrupt at a time.
+        compute: Gets a range of positions below N, returns their entries (len(range), ...).
+        title: Of the progress bar; None if `compute` has a bar of its own.
+        unit: The noun that the bar counts.
+        chunk: Entries computed and written at a time; an interrupt loses at most one chunk.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "squares.npy"
@@ -102,14 +103,14 @@ def stored_array(
     """
     if shape[0] == 0:
         return np.empty(shape, dtype)
-    if (found := _complete(final, shape, dtype)) is not None:
-        return found
+    if (array := _complete(final, shape, dtype)) is not None:
+        return array
     partial = _Partial(final.with_suffix(".partial"), shape, dtype)
     try:
         # Another process may have finished the file while this one waited for the lock.
-        if (found := _complete(final, shape, dtype)) is not None:
-            partial.remove()
-            return found
+        if (array := _complete(final, shape, dtype)) is not None:
+            partial.path.unlink(missing_ok=True)
+            return array
         with nullcontext() if title is None else progress_bar(title, shape[0], unit, partial.done) as bar:
             for start in range(partial.done, shape[0], chunk):
                 part = range(start, min(start + chunk, shape[0]))
@@ -122,69 +123,59 @@ def stored_array(
 
 
 class _Partial:
-    """A .npy file that grows by whole entries; those that cannot be written are kept in memory instead."""
+    """A .npy file that grows by whole entries; entries that cannot be written stay in memory."""
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.path = path
         self.shape = shape
         self.dtype = dtype
-        self.done = 0
+        self.header = _header(shape, dtype)
+        self.done = 0  # entries on disk
         self.memory: list[Array] = []
         self.file: BinaryIO | None = None
         self.lock = ExitStack()
         try:
-            waiting = locked(path.with_suffix(".lock"), lambda held: console.print(f"note: waiting: {held}"))
+            waiting = locked(path.with_suffix(".lock"), lambda holder: console.print(f"note: waiting: {holder}"))
             self.lock.enter_context(waiting)
             self.file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by `close`)
-            self.done = self._resume(self.file)
+            self._resume(self.file)
         except OSError as error:
             self._fail(error)
 
-    def _resume(self, file: BinaryIO) -> int:
-        """Return how many whole entries are there, cutting off the torn end of an interrupted write."""
-        header = _header(self.shape, self.dtype)
+    def _resume(self, file: BinaryIO) -> None:
+        """Keep the whole entries in the file, and cut off the torn end of an interrupted write."""
         file.seek(0)
-        if file.read(len(header)) != header:
+        if file.read(len(self.header)) != self.header:
             file.truncate(0)
-            _write(file, header)
-            return 0
-        size = self._entry() * self.dtype.itemsize
-        done = min((os.fstat(file.fileno()).st_size - len(header)) // size, self.shape[0])
-        file.truncate(len(header) + done * size)
-        return done
+            _write(file, self.header)
+        size = int(np.prod(self.shape[1:])) * self.dtype.itemsize
+        done = min((os.fstat(file.fileno()).st_size - len(self.header)) // size, self.shape[0])
+        file.truncate(len(self.header) + done * size)
+        self.done = done
 
-    def _entry(self) -> int:
-        """Return how many numbers an entry has."""
-        return int(np.prod(self.shape[1:]))
-
-    def append(self, rows: Array) -> None:
+    def append(self, entries: Array) -> None:
         if self.file is not None:
             try:
-                _write(self.file, rows.tobytes())
+                _write(self.file, entries.tobytes())
                 os.fsync(self.file.fileno())
             except OSError as error:
                 self._fail(error)
             else:
-                self.done += len(rows)
+                self.done += len(entries)
                 return
-        self.memory.append(rows)
+        self.memory.append(entries)
 
     def finish(self, final: Path) -> Array:
-        """Rename the whole file, or put together what is on disk and what is in memory."""
+        """Rename the whole file, or join the entries on disk and in memory."""
         if self.file is not None:
             os.replace(self.path, final)
-            if (found := _complete(final, self.shape, self.dtype)) is None:
-                raise OSError(f"{final} was changed while it was written")
-            return found
-        rows = np.concatenate(self.memory)
+            array: Array = np.lib.format.open_memmap(final, mode="c")
+            return array
         if self.done:
-            header = len(_header(self.shape, self.dtype))
-            on_disk = np.fromfile(self.path, self.dtype, self.done * self._entry(), offset=header)
-            rows = np.concatenate([on_disk.reshape(self.done, *self.shape[1:]), rows])
-        return rows
-
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
+            count = self.done * int(np.prod(self.shape[1:]))
+            on_disk = np.fromfile(self.path, self.dtype, count, offset=len(self.header))
+            self.memory.insert(0, on_disk.reshape(self.done, *self.shape[1:]))
+        return np.concatenate(self.memory)
 
     def close(self) -> None:
         if self.file is not None:
@@ -192,7 +183,7 @@ class _Partial:
         self.lock.close()
 
     def _fail(self, error: OSError) -> None:
-        """Go on in memory; what is on disk already stays there for the next call."""
+        """Continue in memory; entries on disk stay there for the next call."""
         global _warned
         if not _warned:
             errors.print(f"cannot write the feature cache {self.path.parent} ({error.strerror}): computing in memory")
@@ -203,7 +194,7 @@ class _Partial:
 
 
 def _complete(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array | None:
-    """Map a finished file; None where there is none, or one that is not what it should be."""
+    """Map a finished file; None if it is missing or damaged."""
     try:
         array: Array = np.lib.format.open_memmap(path, mode="c")
     except (OSError, ValueError):
@@ -211,20 +202,9 @@ def _complete(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array
     return array if array.shape == shape and array.dtype == dtype else None
 
 
-def _checked(rows: npt.NDArray[np.floating], part: range, width: int) -> Rows:
-    rows = np.ascontiguousarray(rows, dtype=np.float32)
-    if rows.shape != (len(part), width):
-        raise InputError(f"{len(part)} rows of width {width} were to be computed; the result has shape {rows.shape}")
-    finite = np.isfinite(rows).all(axis=1)
-    if not finite.all():
-        raise InputError(f"the features of row {part[int(np.argmin(finite))]} are NaN or infinite")
-    return rows
-
-
 def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     file = io.BytesIO()
-    description = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, description)
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": shape})
     return file.getvalue()
 
 

@@ -43,7 +43,7 @@ def test_an_unusable_concepts_file_is_refused_before_training(tmp_path: Path) ->
     with pytest.raises(RecipeError, match="from other captions"):
         build_distribution(from_file(file), TRAIN)
     ConceptDistribution.from_embeddings(torch.eye(5), 2, captions=CAPTIONS).save(file)
-    with pytest.raises(RecipeError, match="of what encoder is not known"):
+    with pytest.raises(RecipeError, match="of an unknown encoder"):
         build_distribution(from_file(file), TRAIN)
 
 

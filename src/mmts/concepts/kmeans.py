@@ -27,8 +27,7 @@ class Clusters(NamedTuple):
 def resolve_num_concepts(num_concepts: int | Literal["auto"], captions: Sequence[str]) -> int:
     """Return the number of concepts to look for: "auto" is min(200, distinct captions // 10), at least 2.
 
-    Raises:
-        InputError: The number is not positive and whole or "auto", or there are fewer distinct captions.
+    Raises InputError unless the number is "auto" or positive and whole, and for fewer distinct captions.
 
     >>> resolve_num_concepts("auto", [f"caption {i}" for i in range(500)])
     50
@@ -65,14 +64,15 @@ def kmeans(
         num_clusters: K; fewer come back if rows coincide.
         weights: (N,) how often each row counts; by default once.
         seed: The same seed, rows and number of threads give the same clusters.
-        restarts: Number of starts from different random rows.
-        iterations: Lloyd steps per start.
+        restarts: Number of starts from different random rows, each with `iterations` Lloyd steps.
 
     >>> rows = np.array([[0, 1], [0, 0.9], [1, 0]], dtype=np.float32)
     >>> clusters = kmeans(rows, 2)
     >>> bool(clusters.labels[0] == clusters.labels[1] != clusters.labels[2])
     True
     """
+    if not 1 <= num_clusters <= len(rows):
+        raise InputError(f"num_concepts is {num_clusters}; it must be 1 to {len(rows)}, the number of rows")
     centroids = improved(rows, num_clusters, weights=weights, seed=seed, restarts=restarts, iterations=iterations)
     return without_empty(centroids, nearest(rows, centroids))
 

@@ -1,4 +1,4 @@
-"""Readable names for concepts: the words that tell their captions from all others."""
+"""Readable names for concepts: the words that distinguish their captions from all others."""
 
 import math
 import re
@@ -6,7 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
-# Words that say nothing about what is in a picture.
+# Words that do not describe a picture.
 STOP_WORDS = frozenset(
     """
     a about above across after again against all along also am an and another any are around as at away back be
@@ -28,14 +28,8 @@ class _Breaks(dict[int, str]):
     def __missing__(self, code: int) -> str:
         character = chr(code)
         kind = unicodedata.category(character)[0]
-        if kind in "LMN" or character in "'-":
-            kept = character
-        elif kind == "S":
-            kept = f" {character} "
-        else:
-            kept = " "
-        self[code] = kept
-        return kept
+        self[code] = character if kind in "LMN" or character in "'-" else f" {character} " if kind == "S" else " "
+        return self[code]
 
 
 _BREAKS = _Breaks({0xFE0F: " ", ord("\u2019"): "'"})
@@ -47,11 +41,11 @@ def words(caption: str) -> list[str]:
     >>> words("A men's T-Shirt, red/blue: don't!")
     ['a', 'men', 't-shirt', 'red', 'blue', "don't"]
     """
-    found = []
+    result = []
     for word in unicodedata.normalize("NFKC", caption).casefold().translate(_BREAKS).split():
         if bare := word.strip("'-").removesuffix("'s"):
-            found += _cjk_pairs(bare) if _CJK.search(bare) else [bare]
-    return found
+            result += _cjk_pairs(bare) if _CJK.search(bare) else [bare]
+    return result
 
 
 def distinctive_words(captions: Sequence[str], labels: Sequence[int], num_concepts: int, limit: int = 3) -> list[str]:
@@ -59,50 +53,47 @@ def distinctive_words(captions: Sequence[str], labels: Sequence[int], num_concep
 
         score(w, c) = p(w | c) ln(p(w | c) / p(w))
 
-    with p(w | c) the share of the concept's captions that hold the word and p(w) the share of all: what the word adds
-    to the divergence of the concept's captions from the rest, so it is high for words both common here and rare
-    elsewhere. Ties go to the alphabetically first. Words in fewer than a fifth as many captions as the first one are
-    left out. A concept with nothing but stop words and numbers is named by these, one without words by its first
-    caption.
+    p(w | c) is the share of the concept's captions that contain the word, and p(w) that of all captions: the score is
+    the word's part of the divergence between the two, high for words that are common here and rare elsewhere. Ties go
+    alphabetically. Words in less than a fifth of the captions of the first word are left out. A concept of nothing but
+    stop words and numbers is named by these, a concept without words by its first caption.
 
     Args:
         captions: (N,) captions.
-        labels: (N,) the concept of each.
+        labels: (N,) their concepts.
         num_concepts: K.
         limit: Words in a name.
 
     >>> distinctive_words(["red shoe", "blue shoe", "red hat", "the hat"], [0, 0, 1, 1], 2)
     ['shoe blue', 'hat']
     """
-    holding: list[Counter[str]] = [Counter() for _ in range(num_concepts)]  # captions of a concept that hold a word
-    everywhere: Counter[str] = Counter()
+    counts: list[Counter[str]] = [Counter() for _ in range(num_concepts)]  # captions of a concept that contain a word
+    total: Counter[str] = Counter()
     first: dict[int, str] = {}
     for caption, label in zip(captions, labels, strict=True):
-        found = set(words(caption))
-        holding[label].update(found)
-        everywhere.update(found)
+        distinct = set(words(caption))
+        counts[label].update(distinct)
+        total.update(distinct)
         first.setdefault(label, caption)
     sizes = Counter(labels)
     names = []
-    for concept, counts in enumerate(holding):
-        telling = {word: n for word, n in counts.items() if word not in STOP_WORDS and not word.isdigit()} or dict(
-            counts
-        )
+    for concept, own in enumerate(counts):
+        named = {word: n for word, n in own.items() if word not in STOP_WORDS and not word.isdigit()} or dict(own)
         score = {
-            word: n / sizes[concept] * math.log((n / sizes[concept]) / (everywhere[word] / len(captions)))
-            for word, n in telling.items()
+            word: n / sizes[concept] * math.log((n / sizes[concept]) / (total[word] / len(captions)))
+            for word, n in named.items()
         }
-        ranked = sorted(telling, key=lambda word: (-round(score[word], 9), word))
-        names.append(" ".join(_pick(ranked, telling, score, limit)) or _shortened(first.get(concept, "")))
+        ranked = sorted(named, key=lambda word: (-round(score[word], 9), word))
+        names.append(" ".join(_pick(ranked, named, score, limit)) or _shortened(first.get(concept, "")))
     return names
 
 
 def _pick(ranked: list[str], counts: dict[str, int], score: dict[str, float], limit: int) -> list[str]:
-    """Take the first words, but no rare ones, none commoner elsewhere and no plural beside its singular."""
+    """Take the first words, without rare ones, those more common elsewhere, and plurals of others."""
     chosen = ranked[:1]
     for word in ranked[1:]:
-        twin = any(word in (other + "s", other + "es") or other in (word + "s", word + "es") for other in chosen)
-        if len(chosen) < limit and not twin and score[word] > 0 and 5 * counts[word] >= counts[chosen[0]]:
+        is_twin = any(word in (other + "s", other + "es") or other in (word + "s", word + "es") for other in chosen)
+        if len(chosen) < limit and not is_twin and score[word] > 0 and 5 * counts[word] >= counts[chosen[0]]:
             chosen.append(word)
     return chosen
 

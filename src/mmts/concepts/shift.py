@@ -28,12 +28,8 @@ def density_shift(density: Tensor, low: float, high: float, scale: Scale = "line
         high: Value of the largest.
         scale: "linear" leaves nearly all at `low` when one dominates; "log" and "rank" spread them.
 
-    Returns:
-        (N,) float32, on the same device.
-
-    Raises:
-        InputError: A density is not finite and positive (names its row), a bound is not finite, or the scale is
-            unknown.
+    Returns (N,) float32, on the same device. Raises InputError naming the row of a density that is not finite and
+    positive, or for a bound that is not finite or an unknown scale.
 
     >>> density_shift(torch.tensor([0.01, 0.1, 1.0]), 0.0, 1.0, scale="log")
     tensor([0.0000, 0.5000, 1.0000])

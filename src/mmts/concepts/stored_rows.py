@@ -46,9 +46,8 @@ Embeddings = str | Path | npt.NDArray[Any] | Tensor | StoredRows
 def open_rows(embeddings: Embeddings) -> StoredRows:
     """Map a .npy file, or take an array as it is; the path, size and time of change name the contents of a file.
 
-    Raises:
-        DataError: There is no such file, or it holds no rows of numbers.
-        InputError: An array has another shape or type than (N, W) float16 or float32.
+    Raises DataError for a missing file or one without rows of numbers, InputError for an array of another shape or type
+    than (N, W) float16 or float32.
 
     >>> open_rows(np.eye(2, dtype=np.float16)).read(slice(1, 2))
     array([[0., 1.]], dtype=float32)
@@ -102,9 +101,7 @@ def sampled_centroids(
         sample: Number of different rows to draw, at most N.
         iterations: Lloyd steps, from one start.
 
-    Raises:
-        DataError: As `open_rows`.
-        InputError: As `open_rows`, or a row of the sample is not finite, or it has fewer rows than num_concepts.
+    Raises what `open_rows` raises, and InputError for a row that is not finite or fewer rows than num_concepts.
 
     >>> rows = np.array([[0, 1], [0.1, 1], [1, 0]], np.float16)
     >>> sampled_centroids(rows, 2).round(2)[:, 0].argsort().tolist() in ([0, 1], [1, 0])
@@ -141,15 +138,9 @@ def assign_rows(embeddings: Embeddings, centroids: Rows, part: range | None = No
     The pass resumes an interrupted one, at most 65,536 rows earlier. Several machines may each do a part; their
     results, concatenated, are those of the whole.
 
-    Args:
-        embeddings: (N, W) rows, each divided by its norm.
-        centroids: (K, W) float32.
-        part: Consecutive rows; by default all.
-
-    Raises:
-        DataError: As `open_rows`.
-        InputError: As `open_rows`, or the width of the centroids differs, `part` is outside the rows, or a row is not
-            finite.
+    embeddings: (N, W) rows, each divided by its norm; centroids: (K, W) float32; part: consecutive rows, by default
+    all. Raises what `open_rows` raises, and InputError for centroids of another width, a part outside the rows, or a
+    row that is not finite.
 
     >>> rows, centroids = np.array([[0, 1], [0.1, 1], [1, 0]], np.float16), np.eye(2, dtype=np.float32)
     >>> assign_rows(rows, centroids).tolist(), assign_rows(rows, centroids, range(1, 3)).tolist()

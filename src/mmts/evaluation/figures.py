@@ -66,14 +66,15 @@ class Side:
         """Return the media of the queries in `rows`; None if every query is a medium of its own."""
         return None if self.clusters is None else self.clusters[rows]
 
-    def interval(self, scores: Tensor, rows: Tensor) -> list[float] | None:
+    def interval(self, scores: Tensor, rows: Tensor) -> tuple[float, float] | None:
         """Return the 95 % bootstrap interval, percent, of the mean of scores (Q,) over the queries in `rows`.
 
         All captions of a medium are drawn together. None if the queries cannot be drawn.
         """
         if not self.can_be_drawn(rows):
             return None
-        return [100 * bound for bound in bootstrap_interval(scores[rows], clusters=self.clusters_of(rows))]
+        low, high = bootstrap_interval(scores[rows], clusters=self.clusters_of(rows))
+        return 100 * low, 100 * high
 
 
 def sides_of(arrays: Mapping[str, Tensor | None], kind: str, owner: Tensor) -> tuple[Side, Side]:
@@ -173,7 +174,7 @@ def _figures(sides: Sequence[Side], rows: Sequence[Tensor], with_intervals: bool
 
 def _intervals(side: Side, rows: Tensor) -> dict[str, list[float]]:
     intervals = {name: side.interval(side.scores(name), rows) for name in side.measures}
-    return {name: interval for name, interval in intervals.items() if interval is not None}
+    return {name: [*interval] for name, interval in intervals.items() if interval is not None}
 
 
 def figures_of(

@@ -175,8 +175,7 @@ class Results:
             return None
         at = self.directions.index(direction)
         scores = query_scores(self.paired[number], SIDES[at], measure).mean(dim=0)
-        interval = self.paired[0][0].sides[at].interval(scores, self.rows(part)[at])
-        return None if interval is None else (interval[0], interval[1])
+        return self.paired[0][0].sides[at].interval(scores, self.rows(part)[at])
 
 
 def label_parts(labels: Iterable[str]) -> tuple[str, ...]:

@@ -1,9 +1,14 @@
-"""Metrics of retrieval: functions of a similarity matrix and what is relevant; a tie counts against the model."""
+"""Metrics of retrieval: functions of a similarity matrix and the relevance of its items; a tie counts as a miss."""
 
-from mmts.metrics.average_precision import average_precision, mean_average_precision
 from mmts.metrics.bootstrap import bootstrap_interval, paired_bootstrap_interval, seeded_bootstrap_interval
-from mmts.metrics.graded import GradedScores, graded_scores
-from mmts.metrics.ndcg import ndcg, ndcg_per_query
+from mmts.metrics.graded import (
+    GradedScores,
+    average_precision,
+    graded_scores,
+    mean_average_precision,
+    ndcg,
+    ndcg_per_query,
+)
 from mmts.metrics.ranks import mean_rank, median_rank, ranks, recall_at_k
 
 __all__ = [

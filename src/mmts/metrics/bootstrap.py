@@ -24,22 +24,19 @@ def bootstrap_interval(
     interval runs between the (1 - confidence)/2 and (1 + confidence)/2 quantiles of these means. The captions of one
     medium are not independent: give the medium as their cluster, or the interval comes out too narrow.
 
-    values: (Q,) one number a query, such as `ranks(...) <= k`. clusters: (Q,) integers, or None for each query by
-    itself. The same seed gives the same interval. InputError for wrong shapes or settings, and for a NaN, naming the
-    row.
+    values: (Q,) one number per query, such as `ranks(...) <= k`. clusters: (Q,) integers; by default each query is one.
+    The same seed gives the same interval. Raises InputError for wrong shapes or settings, and for NaN, naming the row.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 8 and 13.
 
     >>> low, high = bootstrap_interval(torch.tensor([0.0, 1.0] * 50))
     >>> 0.38 < low < 0.42 and 0.58 < high < 0.62
     True
     """
-    values = _checked("values", values)
-    _check_settings(confidence, num_resamples)
-    sums, sizes = _by_cluster(values[None], clusters)
-    sums = sums[0]
+    sums, sizes = _by_cluster(_checked("values", values)[None], clusters)
     generator = torch.Generator().manual_seed(seed)
-    means = [sums[drawn].sum(dim=1) / sizes[drawn].sum(dim=1) for drawn in _draws(len(sums), num_resamples, generator)]
-    return _percentiles(torch.cat(means), confidence)
+    draws = _draws(len(sizes), num_resamples, generator)
+    means = [sums[0][drawn].sum(dim=1) / sizes[drawn].sum(dim=1) for drawn in draws]
+    return _percentiles(means, confidence)
 
 
 def paired_bootstrap_interval(
@@ -53,8 +50,8 @@ def paired_bootstrap_interval(
 ) -> tuple[float, float]:
     """Return the interval (low, high) of mean(second) - mean(first) over the same queries (docs/method.md, 7.2).
 
-    Both (Q,), row i of both the same query: their difference is resampled, so what makes a query easy or hard for both
-    cancels out. The rest as in `bootstrap_interval`.
+    Both are (Q,), one row per query. Their difference is resampled, so whatever makes a query easy or hard for both
+    cancels out. The rest is as in `bootstrap_interval`.
 
     >>> paired_bootstrap_interval(torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.2, 0.6, 1.0]), num_resamples=10)
     (0.1..., 0.1...)
@@ -78,11 +75,10 @@ def seeded_bootstrap_interval(
 ) -> tuple[float, float]:
     """Return the interval (low, high) of mean(second) - mean(first) over queries and seeds (docs/method.md, 7.3).
 
-    first (S, Q), second (T, Q): a row for each seed, a column for each query, the same queries in both. A resample
-    draws clusters of queries, the same for both, and for each of the two as many of its seeds as there are, all with
-    replacement. What is asked is whether the difference would be found again with other queries and other seeds;
-    `paired_bootstrap_interval` asks only about the queries. With a single seed there is nothing to draw of it.
-    InputError as there.
+    first (S, Q), second (T, Q): one row per seed, one column per query, the same queries in both. A resample draws
+    clusters of queries, the same for both, and for each of the two as many of its seeds as there are, all with
+    replacement: would the difference be found again with other queries and other seeds? With a single seed only the
+    queries vary, as in `paired_bootstrap_interval`. Raises InputError as there.
 
     >>> first = torch.tensor([[0.0, 0.5, 1.0], [0.2, 0.7, 1.2]])
     >>> low, high = seeded_bootstrap_interval(first, first[:1] + 0.3)
@@ -91,10 +87,9 @@ def seeded_bootstrap_interval(
     """
     for name, values in (("first", first), ("second", second)):
         if values.ndim != 2 or not len(values):
-            raise InputError(f"{name} is {tuple(values.shape)}; it must be (S, Q), a row for each seed")
+            raise InputError(f"{name} is {tuple(values.shape)}; it must be (S, Q), one row per seed")
     if first.shape[1] != second.shape[1]:
         raise InputError(f"first has {first.shape[1]} columns and second {second.shape[1]}; queries must be the same")
-    _check_settings(confidence, num_resamples)
     both = torch.cat([_checked("first", first.flatten()), _checked("second", second.flatten())])
     sums, sizes = _by_cluster(both.reshape(-1, first.shape[1]), clusters)
     generator = torch.Generator().manual_seed(seed)
@@ -102,12 +97,12 @@ def seeded_bootstrap_interval(
     for drawn in _draws(len(sizes), num_resamples, generator):
         times = torch.zeros(drawn.shape, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
         means = (times @ sums.T) / (times @ sizes)[:, None]  # of each row of `both`
-        parts = (means[:, : len(first)], means[:, len(first) :])
-        own, other = (
-            part.gather(1, torch.randint(part.shape[1], part.shape, generator=generator)).mean(1) for part in parts
+        mean_first, mean_second = (
+            part.gather(1, torch.randint(part.shape[1], part.shape, generator=generator)).mean(1)
+            for part in (means[:, : len(first)], means[:, len(first) :])
         )
-        gaps.append(other - own)
-    return _percentiles(torch.cat(gaps), confidence)
+        gaps.append(mean_second - mean_first)
+    return _percentiles(gaps, confidence)
 
 
 def _by_cluster(values: Tensor, clusters: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -125,23 +120,20 @@ def _by_cluster(values: Tensor, clusters: Tensor | None) -> tuple[Tensor, Tensor
 
 
 def _draws(num_clusters: int, num_resamples: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield which clusters each resample draws, (rows, num_clusters), all resamples in chunks of bounded memory."""
+    """Yield the clusters that each resample draws, (rows, num_clusters), in chunks of bounded memory."""
+    if num_resamples < 1:
+        raise InputError(f"num_resamples is {num_resamples}; it must be 1 or more")
     rows = max(1, CHUNK // num_clusters)
     for start in range(0, num_resamples, rows):
         yield torch.randint(num_clusters, (min(rows, num_resamples - start), num_clusters), generator=generator)
 
 
-def _percentiles(means: Tensor, confidence: float) -> tuple[float, float]:
-    tail = (1.0 - confidence) / 2.0
-    low, high = means.quantile(torch.tensor([tail, 1.0 - tail], dtype=torch.float64)).tolist()
-    return low, high
-
-
-def _check_settings(confidence: float, num_resamples: int) -> None:
+def _percentiles(means: list[Tensor], confidence: float) -> tuple[float, float]:
     if not 0.0 < confidence < 1.0:
         raise InputError(f"confidence is {confidence}; it must lie strictly between 0 and 1")
-    if num_resamples < 1:
-        raise InputError(f"num_resamples is {num_resamples}; it must be 1 or more")
+    tail = (1.0 - confidence) / 2.0
+    low, high = torch.cat(means).quantile(torch.tensor([tail, 1.0 - tail], dtype=torch.float64)).tolist()
+    return low, high
 
 
 def _checked(name: str, values: Tensor) -> Tensor:

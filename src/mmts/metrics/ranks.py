@@ -13,8 +13,8 @@ def ranks(similarity: Tensor, relevant: Tensor) -> Tensor:
     """Return each query's rank: 1 + the number of irrelevant items scoring at least the best relevant one.
 
     docs/method.md, 6.2. Shapes: similarity (Q, C) floating point, relevant (Q, C) bool; result (Q,) int64 from 1. A tie
-    with an irrelevant item counts against the model; other relevant items never stand in the way. InputError for a NaN
-    score or a query with nothing relevant, naming the row.
+    with an irrelevant item counts against the model; other relevant items do not. Raises InputError, naming the row,
+    for a NaN score or a query with nothing relevant.
 
     >>> similarity = torch.tensor([[0.9, 0.5, 0.1], [0.3, 0.3, 0.2]])
     >>> ranks(similarity, torch.tensor([[False, True, False], [True, False, False]]))
@@ -23,12 +23,12 @@ def ranks(similarity: Tensor, relevant: Tensor) -> Tensor:
     if isinstance(relevant, Tensor) and relevant.dtype != torch.bool:
         raise InputError(f"relevant is {relevant.dtype}; it must be bool (say which grade counts: relevance == 1)")
 
-    def of_rows(start: int, scores: Tensor, right: Tensor) -> Tensor:
-        require_some(right, start, "relevant", "relevant item")
-        best = scores.masked_fill(~right, float("-inf")).amax(dim=1, keepdim=True)
-        return 1 + ((scores >= best) & ~right).sum(dim=1)
+    def score(start: int, scores: Tensor, relevant: Tensor) -> Tensor:
+        require_some(relevant, start, "relevant", "relevant item")
+        best = scores.masked_fill(~relevant, float("-inf")).amax(dim=1, keepdim=True)
+        return 1 + ((scores >= best) & ~relevant).sum(dim=1)
 
-    return per_query(similarity, relevant, "relevant", of_rows)
+    return per_query(similarity, relevant, "relevant", score)
 
 
 def hits(ranks: Tensor, k: int) -> Tensor:
@@ -53,7 +53,7 @@ def median(ranks: Tensor) -> Tensor:
 def recall_at_k(similarity: Tensor, relevant: Tensor, k: int) -> Tensor:
     """Return the share of queries whose rank is at most k, in [0, 1], shape () float64 (docs/method.md, 6.3).
 
-    Arguments as in `ranks`; k is 1 or more. InputError as in `ranks`, and for another k.
+    Arguments and errors as in `ranks`; k is a whole number, 1 or more.
 
     >>> recall_at_k(torch.tensor([[0.9, 0.5], [0.3, 0.4]]), torch.eye(2, dtype=torch.bool), k=1).item()
     1.0
@@ -64,9 +64,7 @@ def recall_at_k(similarity: Tensor, relevant: Tensor, k: int) -> Tensor:
 
 
 def median_rank(similarity: Tensor, relevant: Tensor) -> Tensor:
-    """Return the median of the queries' ranks, shape () float64 (docs/method.md, 6.4).
-
-    Of an even number of queries it is the mean of the two middle ranks. Arguments and errors as in `ranks`.
+    """Return the `median` of the queries' ranks (docs/method.md, 6.4); arguments and errors as in `ranks`.
 
     >>> median_rank(torch.tensor([[0.9, 0.5], [0.6, 0.4]]), torch.eye(2, dtype=torch.bool)).item()
     1.5
@@ -75,9 +73,7 @@ def median_rank(similarity: Tensor, relevant: Tensor) -> Tensor:
 
 
 def mean_rank(similarity: Tensor, relevant: Tensor) -> Tensor:
-    """Return the mean of the queries' ranks, shape () float64 (docs/method.md, 6.11).
-
-    Arguments and errors as in `ranks`.
+    """Return the mean of the queries' ranks, shape () float64 (docs/method.md, 6.11); arguments as in `ranks`.
 
     >>> mean_rank(torch.tensor([[0.9, 0.5], [0.6, 0.4]]), torch.eye(2, dtype=torch.bool)).item()
     1.5

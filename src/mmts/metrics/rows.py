@@ -1,4 +1,4 @@
-"""Going through a similarity matrix a few rows at a time, and what every metric demands of it."""
+"""Going through a similarity matrix a few rows at a time, the checks of all metrics, and sorting rows."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,16 +13,13 @@ CHUNK = 2**20  # entries at a time: some tens of MB of temporaries, however larg
 
 
 def per_query(
-    similarity: Tensor,
-    relevance: Tensor,
-    name: str,
-    score: Callable[[int, Tensor, Tensor], Tensor],
+    similarity: Tensor, relevance: Tensor, name: str, score: Callable[[int, Tensor, Tensor], Tensor]
 ) -> Tensor:
     """Return score(first row, similarity rows, relevance rows) for all rows of two (Q, C) matrices: (Q, ...).
 
-    A few rows at a time, on similarity's device (on the CPU where that device has no float64, which sums are kept in).
-    InputError for wrong shapes, a similarity that is not floating point, and (naming the query and the item) a NaN
-    similarity or a relevance that is negative, NaN or infinite. `name` is what the caller calls its relevance.
+    It takes a few rows at a time, on similarity's device (on the CPU for mps, which has no float64). `name` is what the
+    caller calls its relevance. Raises InputError for wrong shapes, a similarity that is not floating point, and (naming
+    the query and the item) a NaN similarity or a relevance that is negative, NaN or infinite.
     """
     for argument, matrix in (("similarity", similarity), (name, relevance)):
         if not isinstance(matrix, Tensor):
@@ -42,14 +39,14 @@ def per_query(
     rows = max(1, CHUNK // C)
     result = torch.empty(0)
     for start in range(0, Q, rows):
-        # A transposed matrix costs a copy of these rows only.
+        # Of a transposed matrix only these rows are copied.
         scores = similarity[start : start + rows].detach().to(device).contiguous()
         relevant = relevance[start : start + rows].detach().to(device).contiguous()
         if bool(scores.amax().isnan()):
             row, column = scores.isnan().nonzero()[0].tolist()
             raise InputError(f"similarity[{start + row}, {column}] is nan; scores must be numbers")
         if relevant.dtype != torch.bool:
-            least, most = torch.aminmax(relevant)  # both are NaN where anything is
+            least, most = torch.aminmax(relevant)  # both are NaN if anything is
             if not bool((least >= 0) & (most < float("inf"))):
                 row, column = (~(relevant >= 0) | relevant.isinf()).nonzero()[0].tolist()
                 value = relevant[row, column].item()
@@ -61,9 +58,9 @@ def per_query(
     return result
 
 
-def require_some(right: Tensor, start: int, name: str, wanted: str) -> None:
-    """Raise InputError naming the first query without any `wanted` item; right (rows, C) bool from row `start`."""
-    some = right.any(dim=1)
+def require_some(relevant: Tensor, start: int, name: str, wanted: str) -> None:
+    """Raise InputError naming the first query without any `wanted` item; relevant (rows, C) bool from row `start`."""
+    some = relevant.any(dim=1)
     if not bool(some.all()):
         row = start + int((~some).nonzero()[0])
         raise InputError(f"{name}[{row}] has no {wanted}; every query needs one (leave such queries out)")
@@ -84,9 +81,13 @@ def in_ranked_order(scores: Tensor, relevance: Tensor) -> Ranked:
     """
     if relevance.dtype == torch.bool:
         relevance = relevance.to(torch.uint8)  # not every device sorts bool
-    order = falling_order(scores)
+    if scores.device.type == "cpu":
+        # numpy's vectorized sort takes a third of torch's time on a CPU, but does not know bfloat16.
+        order = torch.from_numpy(np.argsort(-scores.to(torch.promote_types(scores.dtype, torch.float32)).numpy()))
+    else:
+        order = scores.argsort(dim=1, descending=True)
     scores, ordered = scores.gather(1, order), relevance.gather(1, order)
-    # A few rows have equal scores in the wrong order; those are sorted again, by relevance and then by score.
+    # Rows with equal scores in the wrong order are sorted again, by relevance and then by score.
     is_tied = scores[:, 1:] == scores[:, :-1]
     wrong = (is_tied & (ordered[:, 1:] < ordered[:, :-1])).any(dim=1)
     if bool(wrong.any()):
@@ -94,19 +95,6 @@ def in_ranked_order(scores: Tensor, relevance: Tensor) -> Ranked:
         again = scores[wrong].gather(1, order) + 0.0  # makes -0.0 a plain 0.0, its equal
         ordered[wrong] = rising.gather(1, again.sort(dim=1, descending=True, stable=True).indices)
     return Ranked(ordered, is_tied)
-
-
-def falling_order(scores: Tensor) -> Tensor:
-    """Return each row's columns by falling score, equal scores in any order: (rows, C) -> (rows, C) int64.
-
-    >>> falling_order(torch.tensor([[0.1, 0.9, 0.5]]))
-    tensor([[1, 2, 0]])
-    """
-    if scores.device.type != "cpu":
-        return scores.argsort(dim=1, descending=True)
-    # On a CPU numpy's vectorised sort takes a third of torch's time; it knows no bfloat16.
-    widened = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    return torch.from_numpy(np.argsort(-widened.numpy(), axis=1))
 
 
 def falling(values: Tensor) -> Tensor:

@@ -37,14 +37,10 @@ class TextEncoder:
 
 
 def text_encoder(name: str) -> TextEncoder:
-    """Return the encoder of that name.
+    """Return the encoder of that name; raises InputError for a model that is missing or cannot be loaded.
 
-    Args:
-        name: "minilm", or the folder or Hugging Face name of a sentence-transformers, CLIP or SigLIP model or of any
-            text encoder that AutoModel loads.
-
-    Raises:
-        InputError: There is no such model, or it cannot be loaded.
+    name: "minilm", or the folder or Hugging Face name of a sentence-transformers, CLIP or SigLIP model or of any text
+    encoder that AutoModel loads.
     """
     try:
         place, file = _find(name)

@@ -144,7 +144,7 @@ def test_a_finger_reads_values(visit: Visit, file: Path) -> None:
     assert shown(page) is None
 
 
-def test_rows_of_one_part_are_read_together(visit: Visit, file: Path) -> None:
+def test_rows_of_one_part_share_a_tooltip(visit: Visit, file: Path) -> None:
     chart = visit.page.locator("#results .narrow svg.chart").first
     chart.scroll_into_view_if_needed()
     box = chart.bounding_box()
@@ -156,7 +156,7 @@ def test_rows_of_one_part_are_read_together(visit: Visit, file: Path) -> None:
     assert len(reading[1]) == 2
 
 
-def test_what_captions_plant_does_not_run(visit: Visit) -> None:
+def test_a_script_in_a_caption_does_not_run(visit: Visit) -> None:
     page = visit.page
     assert page.evaluate("window.planted") is None
     assert page.locator("script").count() == 1

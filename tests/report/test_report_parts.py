@@ -58,7 +58,7 @@ CLEAR, UNCLEAR = Gap(2.0, 0.5, 3.5), Gap(0.3, -1.0, 1.6)
         ([verdict(2.5, 3.0, CLEAR), verdict(2.0, 0.4, CLEAR, 2)], "mm-ts beats fixed"),
     ],
 )
-def test_the_headline_claims_no_more_than_seeds_and_queries_bear(
+def test_the_headline_claims_only_what_seeds_and_queries_support(
     contents: Contents, verdicts: list[Verdict], headline: str
 ) -> None:
     assert finding._headline(contents, Figure(50.0, 0.4), verdicts).startswith(headline)
@@ -113,7 +113,7 @@ def test_a_learned_value_is_read_from_the_log(contents: Contents) -> None:
     assert curve.lines[0].mean[-1] < 0.03
 
 
-def test_logged_groups_are_read_from_the_batches_that_hold_them(tmp_path: Path) -> None:
+def test_logged_groups_are_read_from_the_batches_that_contain_them(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", recipe("learned", LEARNED), tmp_path, ["a shoe"] * 4)
     value = {"min": 0.1, "mean": 0.2, "max": 0.3}
     lines = [
@@ -173,7 +173,7 @@ def test_queries_come_evenly_from_all_groups_right_and_wrong() -> None:
     assert chosen == choose(judged(ranks, groups)) == choose(judged(ranks, groups), side="media")
 
 
-def test_queries_favour_neither_run() -> None:
+def test_queries_favor_neither_run() -> None:
     first, second = [1, 1, 9, 9] * 10, [1, 9, 1, 9] * 10
     one, other = judged(first, [0] * 40), judged(second, [0] * 40)
     assert choose(one, other) == choose(other, one)
@@ -186,7 +186,7 @@ def test_few_queries_and_repeated_captions() -> None:
 
 def test_the_gallery_shows_what_the_judgement_says(contents: Contents) -> None:
     gallery = make_gallery(contents, [0, 2])
-    run = contents.judged[2]
+    run = contents.groups[2].runs[0].judged
     assert run is not None
     for query in gallery.texts:
         row = run.meta["captions"].index(query.text)
@@ -199,7 +199,7 @@ def test_the_gallery_shows_what_the_judgement_says(contents: Contents) -> None:
         assert all((hit.source or "").startswith("data:image/") for hit in answer.hits)
         assert query.concept == int(run.arrays["text_concepts"][row])
     for query in gallery.media:
-        row = run.meta["captions"].index(query.text)  # one caption an image
+        row = run.meta["captions"].index(query.text)  # one caption per image
         answer = query.answers[1]
         assert [hit.is_right for hit in answer.hits] == run.arrays["media_top_relevant"][row][:5].tolist()
         assert [hit.caption for hit in answer.hits] == [

@@ -9,7 +9,7 @@ from mmts.concepts import ConceptDistribution
 from mmts.errors import DataError, InputError
 from mmts.evaluation.compare import Gap, GapKey, compare_runs
 from mmts.evaluation.rank import shown_measures
-from mmts.evaluation.results import Figure, Judged, Results, RunGroup
+from mmts.evaluation.results import Figure, Results, RunGroup
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report.wording import clean
 
@@ -35,11 +35,6 @@ class Contents:
     def directions(self) -> tuple[str, str]:
         """(text_to_image, image_to_text), or the same with video."""
         return self.results.directions
-
-    @property
-    def judged(self) -> tuple[Judged | None, ...]:
-        """The judgement of each rule's first run."""
-        return tuple(group.runs[0].judged for group in self.groups)
 
     @property
     def kind(self) -> str:

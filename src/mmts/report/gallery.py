@@ -65,7 +65,8 @@ class Gallery:
 
 def make_gallery(contents: Contents, rules: Sequence[int]) -> Gallery:
     """Show the results of the first run of each of `rules` (numbers) for the same queries."""
-    runs = [run for run in (contents.judged[number] for number in rules) if run is not None]
+    first_runs = [contents.groups[number].runs[0].judged for number in rules]
+    runs = [run for run in first_runs if run is not None]
     if len(runs) < len(rules):
         return Gallery(rules, absent="a run has no judgement.npz; `mmts evaluate` on it writes the file")
     meta, arrays, distribution = runs[0].meta, runs[0].arrays, contents.distributions[0]

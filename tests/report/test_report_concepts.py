@@ -74,15 +74,13 @@ def test_gains_and_losses_by_concept(runs: list[Path]) -> None:
     contents = read_contents(runs)
     changes = find_changes(contents, text_queries(contents), 1)
     assert changes.least == 5  # hardly any concept has 10
-    assert [(each.size, each.num_queries, each.gap.mean) for each in changes.concepts] == [
+    assert [(change.size, change.num_queries, change.gap.mean) for change in changes.concepts] == [
         (SIZES[0], 40, 50.0),
         (SIZES[2], 9, 0.0),
         (SIZES[1], 30, -50.0),
     ]
-    assert [each.num_queries for each in changes.gained] == [40]
-    assert [each.num_queries for each in changes.lost] == [30]
-    assert changes.gained[0].gap.is_clear
-    assert (changes.gained[0].first, changes.gained[0].other) == (25.0, 75.0)
+    assert changes.concepts[0].gap.is_clear
+    assert (changes.concepts[0].first, changes.concepts[0].other) == (25.0, 75.0)
     assert 0 < changes.by_chance < 25
 
 
@@ -118,8 +116,11 @@ def test_the_page_says_how_much_chance_explains(runs: list[Path]) -> None:
     assert "3 concepts with at least 5 text queries can be compared. The interval leaves out 0 for 2 of them" in text
     assert "the largest gain among these concepts would still be about" in text
     assert "8 queries (in both directions together) without a concept known from training are left out." in text
-    assert "red, circle, thing 0 400 training samples 40 25 75 +50.0" in text
-    assert "blue, square, thing 1 168 training samples 30 100 50 −50.0" in text
+    gained, lost = text[text.index("Gained most") :].split("Lost most")
+    assert "red, circle, thing 0 400 training samples 40 25 75 +50.0" in gained
+    assert "training samples 30" not in gained  # it lost
+    assert "blue, square, thing 1 168 training samples 30 100 50 −50.0" in lost
+    assert "thing 2 101 training samples" not in gained + lost  # no change
 
 
 def test_a_judgement_of_other_concepts_is_left_out(runs: list[Path]) -> None:

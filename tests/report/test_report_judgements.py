@@ -1,4 +1,4 @@
-"""What the page says of graded relevance, coverage, folds, the val split, tar files, features and equal runs."""
+"""The page with graded relevance, coverage, folds, the val split, tar files, features and equal runs."""
 
 import base64
 import io
@@ -56,7 +56,7 @@ def change_meta(run: Path, **changes: object) -> None:
 def test_graded_relevance_leads_with_map(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
     runs = [make_graded(run) for run in two_runs(tmp_path, data, kind="video", skill=3.0)]
     metrics = [json.loads((run / "metrics.json").read_text()) for run in runs]
-    first, second = (each["text_to_video"]["mAP"] for each in metrics)
+    first, second = (run["text_to_video"]["mAP"] for run in metrics)
     finding = find(read_contents(runs))
     assert finding.headline.startswith("mm-ts beats fixed: text queries reach a mean average precision (mAP) of")
     assert f"{second:.1f} %, instead of {first:.1f} %" in finding.headline
@@ -138,7 +138,7 @@ def test_pictures_in_a_tar_file_are_shown(tmp_path: Path, data: tuple[Path, list
         for at in range(len(captions)):
             archive.add(folder / "images" / f"{at}.png", f"{at}.png")
     with tarfile.open(tmp_path / "0.tar") as archive:
-        members = [[each.offset_data, each.size] for each in archive]
+        members = [[member.offset_data, member.size] for member in archive]
     as_files = make_gallery(read_contents([run]), [0])
     change_meta(run, data=str(tmp_path), media_paths=["0.tar"] * len(captions), media_members=members)
     assert make_gallery(read_contents([run]), [0]) == as_files

@@ -1,4 +1,4 @@
-"""The page as a whole: what stands in it, what never does, and what happens when something is missing."""
+"""The page as a whole: its contents, what it must never contain, and pages of runs that lack something."""
 
 import base64
 import hashlib
@@ -29,18 +29,18 @@ class Tags(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.feed(text)
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -71,7 +71,7 @@ def text_of(page: str) -> str:
 
 
 def test_loads_nothing_from_anywhere(page: str) -> None:
-    tags = Tags(page).found
+    tags = Tags(page).tags
     assert not [tag for tag, _ in tags if tag in ("link", "iframe", "object", "embed", "base", "form")]
     assert [attributes for tag, attributes in tags if tag == "script"] == [{}]
     for tag, attributes in tags:
@@ -90,7 +90,7 @@ def test_loads_nothing_from_anywhere(page: str) -> None:
 
 
 def test_ids_are_unique_and_references_resolve(page: str) -> None:
-    tags = Tags(page).found
+    tags = Tags(page).tags
     ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     used = re.findall(r'href="#([^"]+)"', page) + re.findall(r"url\(#([^)]+)\)", page)
@@ -118,11 +118,11 @@ def test_shows_the_numbers_of_metrics_json(page: str, many: list[Path]) -> None:
     for direction in ("text_to_image", "image_to_text"):
         for first in (0, 3, 6):
             for k in ("R@1", "R@5", "R@10"):
-                values = [each[direction][k] for each in metrics[first : first + 3]]
+                values = [run[direction][k] for run in metrics[first : first + 3]]
                 mean = sum(values) / 3
                 spread = (sum((value - mean) ** 2 for value in values) / 2) ** 0.5
                 assert f"{mean:.1f} ± {spread:.1f}" in text
-                tail = [each["groups"]["tail"][direction][k] for each in metrics[first : first + 3]]
+                tail = [run["groups"]["tail"][direction][k] for run in metrics[first : first + 3]]
                 assert f"{sum(tail) / 3:.1f} ±" in text
     assert "3 seeds of each rule" in text
 

@@ -65,20 +65,19 @@ def test_the_headline_claims_only_what_seeds_and_queries_support(
 
 
 def test_the_finding_compares_with_the_larger_spread(contents: Contents) -> None:
-    found = find(contents)
-    for each in found.verdicts:
-        own, first = contents.figure(each.number, "text_to_image"), contents.figure(0, "text_to_image")
+    for verdict in find(contents).verdicts:
+        own, first = contents.figure(verdict.number, "text_to_image"), contents.figure(0, "text_to_image")
         assert own is not None
         assert first is not None
-        assert each.spread == max(own.spread or 0, first.spread or 0)
-        assert each.difference == pytest.approx(own.mean - first.mean)
-        assert each.gap is not None
-        assert each.gap.mean == pytest.approx(each.difference)  # the same hits, once by run and once by query
+        assert verdict.spread == max(own.spread or 0, first.spread or 0)
+        assert verdict.difference == pytest.approx(own.mean - first.mean)
+        assert verdict.gap is not None
+        assert verdict.gap.mean == pytest.approx(verdict.difference)  # the same hits, once by run and once by query
 
 
 def test_differences_by_part_are_those_of_the_figures(contents: Contents) -> None:
     for (number, direction, measure, part), gap in contents.gaps.items():
-        own, first = (contents.groups[each].figure(direction, measure, part) for each in (number, 0))
+        own, first = (contents.groups[rule].figure(direction, measure, part) for rule in (number, 0))
         assert own is not None
         assert first is not None
         assert gap.mean == pytest.approx(own.mean - first.mean)

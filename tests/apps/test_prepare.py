@@ -109,7 +109,7 @@ def test_a_name_or_folder_that_does_not_exist(tmp_path: Path):
         prepare("flickr30k", tmp_path / "file")
 
 
-def test_what_the_reader_finds_wrong_leaves_the_manifest_as_it_was(tmp_path: Path):
+def test_an_error_of_the_reader_leaves_the_manifest_unchanged(tmp_path: Path):
     draw_flickr30k(tmp_path)
     (tmp_path / MANIFEST).write_text("before")
     (tmp_path / "dataset_flickr30k.json").write_text("{")
@@ -118,7 +118,7 @@ def test_what_the_reader_finds_wrong_leaves_the_manifest_as_it_was(tmp_path: Pat
     assert (tmp_path / MANIFEST).read_text() == "before"
 
 
-def test_a_path_that_cannot_be_looked_at_is_missing(tmp_path: Path):
+def test_an_unreadable_path_counts_as_missing(tmp_path: Path):
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     names = ("x" * 5000 + ".jpg", "loop.jpg")
     media = [Medium(name, tmp_path / name, ("a cat",), split="train") for name in names]
@@ -126,7 +126,7 @@ def test_a_path_that_cannot_be_looked_at_is_missing(tmp_path: Path):
     assert (tmp_path / "missing.txt").read_text().splitlines() == list(names)
 
 
-def test_what_the_reader_cannot_open_is_said_as_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_unreadable_folder_is_one_plain_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def read(root: Path) -> Dataset:
         raise PermissionError(13, "Permission denied", str(root / "images"))
 
@@ -135,7 +135,7 @@ def test_what_the_reader_cannot_open_is_said_as_elsewhere(tmp_path: Path, monkey
         prepare("flickr30k", draw_flickr30k(tmp_path))
 
 
-def test_of_both_data_sets_in_one_folder_the_named_one_is_read(tmp_path: Path):
+def test_the_named_data_set_is_read_if_a_folder_has_two(tmp_path: Path):
     draw_coco(tmp_path)
     draw_flickr30k(tmp_path)
     assert len(prepare("flickr30k", tmp_path).read_text().splitlines()) == 38
@@ -144,7 +144,7 @@ def test_of_both_data_sets_in_one_folder_the_named_one_is_read(tmp_path: Path):
 
 def test_a_manifest_is_written_one_medium_at_a_time(tmp_path: Path):
     class Table:
-        """A sequence that makes its media as they are asked for; the loop may hold the last one, and no more."""
+        """A sequence that makes each medium on access; the loop may keep only the last one."""
 
         def __init__(self) -> None:
             self.made: list[weakref.ref[Medium]] = []
@@ -191,7 +191,7 @@ def test_shards_pass_through_the_manifest(tmp_path: Path, capsys: pytest.Capture
     assert ours.media[0].member is not None
 
 
-def test_videos_that_are_gone_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_missing_videos_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     root = draw_youcook2(tmp_path)
     before = read_youcook2(root)
     gone = before.split("val").media[0].path

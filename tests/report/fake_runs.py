@@ -31,7 +31,7 @@ def recipe(name: str = "fixed", rule: dict[str, Any] | None = None, seed: int = 
 
 
 def draw_pictures(folder: Path, num_media: int) -> list[str]:
-    """Draw simple coloured shapes; return their captions."""
+    """Draw simple colored shapes; return their captions."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     captions = []
     for at in range(num_media):

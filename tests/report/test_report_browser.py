@@ -47,24 +47,24 @@ def visit(browser: Any, file: Path) -> Iterator[Visit]:
     yield visit
     page.close()
     assert not visit.said
-    assert [each for each in visit.requests if not each.startswith("data:")] == [file.as_uri()]
+    assert [address for address in visit.requests if not address.startswith("data:")] == [file.as_uri()]
 
 
 def readings(file: Path, chart: str) -> list[tuple[str, list[str]]]:
-    """Return what the tooltips in the file say: each place, in order, with the points that stand there."""
-    svg = next(each for each in re.findall(r"<svg.*?</svg>", file.read_text(encoding="utf-8"), re.S) if chart in each)
+    """Return the places of a chart's tooltips in the file, in order, each with the values of its points."""
+    svg = next(svg for svg in re.findall(r"<svg.*?</svg>", file.read_text(encoding="utf-8"), re.S) if chart in svg)
     places: dict[str, list[str]] = {}
     for title in ElementTree.fromstring(svg).iter("title"):
-        worth, where = str(title.text).split("\n")
-        places.setdefault(where, []).append(worth)
+        value, where = str(title.text).split("\n")
+        places.setdefault(where, []).append(value)
     return list(places.items())
 
 
 def shown(page: Any) -> tuple[str, list[str]] | None:
-    """Return what the page says of a chart now."""
+    """Return the place and the values that the page shows now."""
     if page.is_hidden(".tip"):
         return None
-    return page.inner_text(".tip p"), [each.strip() for each in page.locator(".tip div").all_inner_texts()]
+    return page.inner_text(".tip p"), [line.strip() for line in page.locator(".tip div").all_inner_texts()]
 
 
 def middle(page: Any, selector: str) -> tuple[float, float]:
@@ -78,12 +78,12 @@ def test_every_figure_is_visible_and_fits(visit: Visit, width: int, scheme: str)
     page = visit.page
     page.set_viewport_size({"width": width, "height": 800})
     page.emulate_media(color_scheme=scheme)
-    page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+    page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
     figures = page.locator("svg.chart:visible")
     assert figures.count() == 1 + 2 + 3 + 2 + 2 + 2 + 1  # tail, values, training, recall, differences, sizes, concepts
     boxes = page.evaluate(
         """[...document.querySelectorAll("svg.chart, .queries img, :not(.scroll) > table, .shares")]
-        .map((each) => each.getBoundingClientRect()).filter((box) => box.width || box.height)
+        .map((element) => element.getBoundingClientRect()).filter((box) => box.width || box.height)
         .map((box) => [box.left, box.right, box.width, box.height])"""
     )
     assert len(boxes) > 100
@@ -94,7 +94,7 @@ def test_every_figure_is_visible_and_fits(visit: Visit, width: int, scheme: str)
         assert right <= width
     assert not faults(page)
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == BACKGROUNDS[scheme]
-    assert all(page.evaluate("[...document.images].map((each) => each.naturalWidth > 0)"))
+    assert all(page.evaluate("[...document.images].map((image) => image.naturalWidth > 0)"))
 
 
 def test_the_mouse_reads_values(visit: Visit, file: Path) -> None:
@@ -104,10 +104,10 @@ def test_the_mouse_reads_values(visit: Visit, file: Path) -> None:
     assert shown(page) is None
     box = chart.bounding_box()
     page.mouse.move(box["x"] + box["width"] - 2, box["y"] + 5)  # beyond the last point
-    where, worths = readings(file, 'id="value1-')[-1]
+    where, values = readings(file, 'id="value1-')[-1]
     assert where == "at 100 % of training"
-    assert [each.split(":")[0] for each in worths] == ["head", "mid", "tail"]
-    assert shown(page) == (where, worths)
+    assert [value.split(":")[0] for value in values] == ["head", "mid", "tail"]
+    assert shown(page) == (where, values)
     page.mouse.move(box["x"] + 1, box["y"] + 5)
     assert shown(page) == readings(file, 'id="value1-')[0]
     page.mouse.move(box["x"] - 8, box["y"] + 5)
@@ -136,7 +136,7 @@ def test_a_finger_reads_values(visit: Visit, file: Path) -> None:
         chart.scroll_into_view_if_needed()
         box = chart.bounding_box()
         page.touchscreen.tap(box["x"] + 0.6 * box["width"], box["y"] + 0.5 * box["height"])
-        assert shown(page) in readings(file, f'id="{chart.evaluate("each => each.querySelector(`[id]`).id")}"')
+        assert shown(page) in readings(file, f'id="{chart.evaluate("chart => chart.querySelector(`[id]`).id")}"')
         tip = page.locator(".tip").bounding_box()
         assert tip["x"] >= 0
         assert tip["x"] + tip["width"] <= 390
@@ -144,7 +144,7 @@ def test_a_finger_reads_values(visit: Visit, file: Path) -> None:
     assert shown(page) is None
 
 
-def test_rows_of_one_part_are_read_together(visit: Visit, file: Path) -> None:
+def test_rows_of_one_part_share_a_tooltip(visit: Visit, file: Path) -> None:
     chart = visit.page.locator("#results .narrow svg.chart").first
     chart.scroll_into_view_if_needed()
     box = chart.bounding_box()
@@ -156,7 +156,7 @@ def test_rows_of_one_part_are_read_together(visit: Visit, file: Path) -> None:
     assert len(reading[1]) == 2
 
 
-def test_what_captions_plant_does_not_run(visit: Visit) -> None:
+def test_a_script_in_a_caption_does_not_run(visit: Visit) -> None:
     page = visit.page
     assert page.evaluate("window.planted") is None
     assert page.locator("script").count() == 1
@@ -184,7 +184,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Reports that are hard to lay out: long names without spaces, five rules, no pictures, one query."""
     folder = tmp_path_factory.mktemp("odd")
     captions = draw_pictures(folder / "data", 40)
-    captions[:3] = [f"{each} {at}" for at, each in enumerate(LONG.values())]
+    captions[:3] = [f"{name} {at}" for at, name in enumerate(LONG.values())]
     rules = [*LONG.values(), *(f"rule {at}" for at in range(2))]
     runs = [
         write_run(
@@ -208,14 +208,14 @@ def test_long_names_and_missing_pictures_fit(browser: Any, odd: list[Path], widt
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     for file in odd:
         page.goto(file.as_uri())
-        page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+        page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
         assert not faults(page), file.name
         first = page.evaluate(
-            "[...document.querySelectorAll('.answer li:first-child')].map((each) => each.getBoundingClientRect().width)"
+            "[...document.querySelectorAll('.answer li:first-child')].map((item) => item.getBoundingClientRect().width)"
         )
         assert min(first) >= 80
         names = page.locator(".results th bdi, .changes td bdi").all()
-        lines = [name.evaluate("each => each.getClientRects().length") for name in names]
+        lines = [name.evaluate("name => name.getClientRects().length") for name in names]
         assert max(lines) <= 5  # a name is not squeezed into a narrow column
     assert "1 caption as a query, with the first five images" in page.inner_text("#gallery")
     page.close()
@@ -224,7 +224,7 @@ def test_long_names_and_missing_pictures_fit(browser: Any, odd: list[Path], widt
 def test_a_note_beside_a_rule_takes_no_room_from_the_answers(visit: Visit) -> None:
     notes = visit.page.evaluate(
         """[...document.querySelectorAll(".answer p > span:nth-child(2)")]
-        .map((each) => [each, each.closest(".answer").querySelector("ol")].map((each) => each.getBoundingClientRect()))
+        .map((note) => [note, note.closest(".answer").querySelector("ol")].map((box) => box.getBoundingClientRect()))
         .map(([note, answers]) => [note.bottom, answers.top])"""
     )
     assert len(notes) > 5

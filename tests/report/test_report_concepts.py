@@ -62,7 +62,7 @@ def test_recall_by_size_is_the_share_of_hits_in_each_bin(runs: list[Path]) -> No
         assert all(low < mean < high for low, mean, high in zip(line.low, line.mean, line.high, strict=True))
 
 
-def test_bins_keep_a_size_together_and_hold_enough() -> None:
+def test_a_bin_has_whole_sizes_and_enough_queries() -> None:
     sizes = torch.tensor([5] * 100 + [6] * 3 + [7] * 200 + [8] * 20 + [9] * 9)
     bins = size_bins(sizes)
     assert [len(rows) for rows in bins] == [100, 232]  # 8 and 9 are too few by themselves
@@ -74,15 +74,13 @@ def test_gains_and_losses_by_concept(runs: list[Path]) -> None:
     contents = read_contents(runs)
     changes = find_changes(contents, text_queries(contents), 1)
     assert changes.least == 5  # hardly any concept has 10
-    assert [(each.size, each.num_queries, each.gap.mean) for each in changes.concepts] == [
+    assert [(change.size, change.num_queries, change.gap.mean) for change in changes.concepts] == [
         (SIZES[0], 40, 50.0),
         (SIZES[2], 9, 0.0),
         (SIZES[1], 30, -50.0),
     ]
-    assert [each.num_queries for each in changes.gained] == [40]
-    assert [each.num_queries for each in changes.lost] == [30]
-    assert changes.gained[0].gap.is_clear
-    assert (changes.gained[0].first, changes.gained[0].other) == (25.0, 75.0)
+    assert changes.concepts[0].gap.is_clear
+    assert (changes.concepts[0].first, changes.concepts[0].other) == (25.0, 75.0)
     assert 0 < changes.by_chance < 25
 
 
@@ -104,7 +102,7 @@ def test_the_largest_gain_by_chance_equals_the_slow_twin(num_seeds: int) -> None
     assert largest_by_chance(first, own, concepts, clusters) == pytest.approx(float(np.median(largest)))
 
 
-def test_what_seeds_do_to_a_whole_concept_is_known_where_there_are_enough() -> None:
+def test_enough_seeds_include_their_effect_on_a_whole_concept() -> None:
     # Each run is good or bad at a concept as a whole, whatever its rule.
     is_good = torch.randint(2, (8, 20), generator=torch.Generator().manual_seed(0)).double()
     runs = is_good.repeat_interleave(100, dim=1)
@@ -113,13 +111,16 @@ def test_what_seeds_do_to_a_whole_concept_is_known_where_there_are_enough() -> N
     assert dealt > 2 * largest_by_chance(runs[:2], runs[2:4], concepts, clusters)
 
 
-def test_the_page_says_how_far_to_trust_it(runs: list[Path]) -> None:
+def test_the_page_says_how_much_chance_explains(runs: list[Path]) -> None:
     text = text_of(write_report(runs, runs[0].parent / "report.html").read_text(encoding="utf-8"))
     assert "3 concepts with at least 5 text queries can be compared. The interval leaves out 0 for 2 of them" in text
     assert "the largest gain among these concepts would still be about" in text
     assert "8 queries (in both directions together) without a concept known from training are left out." in text
-    assert "red, circle, thing 0 400 training samples 40 25 75 +50.0" in text
-    assert "blue, square, thing 1 168 training samples 30 100 50 −50.0" in text
+    gained, lost = text[text.index("Gained most") :].split("Lost most")
+    assert "red, circle, thing 0 400 training samples 40 25 75 +50.0" in gained
+    assert "training samples 30" not in gained  # it lost
+    assert "blue, square, thing 1 168 training samples 30 100 50 −50.0" in lost
+    assert "thing 2 101 training samples" not in gained + lost  # no change
 
 
 def test_a_judgement_of_other_concepts_is_left_out(runs: list[Path]) -> None:

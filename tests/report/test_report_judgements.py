@@ -1,4 +1,4 @@
-"""What the page says of graded relevance, coverage, folds, the val split, tar files, features and equal runs."""
+"""The page with graded relevance, coverage, folds, the val split, tar files, features and equal runs."""
 
 import base64
 import io
@@ -56,7 +56,7 @@ def change_meta(run: Path, **changes: object) -> None:
 def test_graded_relevance_leads_with_map(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
     runs = [make_graded(run) for run in two_runs(tmp_path, data, kind="video", skill=3.0)]
     metrics = [json.loads((run / "metrics.json").read_text()) for run in runs]
-    first, second = (each["text_to_video"]["mAP"] for each in metrics)
+    first, second = (run["text_to_video"]["mAP"] for run in metrics)
     finding = find(read_contents(runs))
     assert finding.headline.startswith("mm-ts beats fixed: text queries reach a mean average precision (mAP) of")
     assert f"{second:.1f} %, instead of {first:.1f} %" in finding.headline
@@ -77,7 +77,7 @@ def test_graded_relevance_leads_with_map(tmp_path: Path, data: tuple[Path, list[
     assert "R@1, %" not in page.replace("validation R@1, %", "")
 
 
-def test_one_graded_run_says_its_map(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
+def test_one_graded_run_leads_with_its_map(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
     run = make_graded(write_run(tmp_path / "run", recipe("alone", FIXED), *data, kind="video"))
     finding = find(read_contents([run]))
     assert finding.headline.startswith("Text queries reach a mean average precision (mAP) of ")
@@ -101,7 +101,7 @@ def test_recall_leads_and_is_defined_elsewhere(tmp_path: Path, data: tuple[Path,
         ((0, 0), "of the val split;", "these runs had no validation data."),
     ],
 )
-def test_the_val_split_is_said_to_choose_only_what_it_chose(
+def test_the_page_says_what_the_val_split_chose(
     tmp_path: Path, data: tuple[Path, list[str]], looks: tuple[int, int], says: str, training: str
 ) -> None:
     runs = two_runs(tmp_path, data)
@@ -114,7 +114,7 @@ def test_the_val_split_is_said_to_choose_only_what_it_chose(
     assert ("Recall over training is left out" in text) == bool(training)
 
 
-def test_coverage_is_said(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
+def test_the_page_names_the_coverage(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
     runs = two_runs(tmp_path, data)
     for run in runs:
         write_metrics(run, coverage={"judged": 30, "annotated": 3179, "published": 3350})
@@ -138,7 +138,7 @@ def test_pictures_in_a_tar_file_are_shown(tmp_path: Path, data: tuple[Path, list
         for at in range(len(captions)):
             archive.add(folder / "images" / f"{at}.png", f"{at}.png")
     with tarfile.open(tmp_path / "0.tar") as archive:
-        members = [[each.offset_data, each.size] for each in archive]
+        members = [[member.offset_data, member.size] for member in archive]
     as_files = make_gallery(read_contents([run]), [0])
     change_meta(run, data=str(tmp_path), media_paths=["0.tar"] * len(captions), media_members=members)
     assert make_gallery(read_contents([run]), [0]) == as_files
@@ -166,7 +166,7 @@ def test_the_middle_frame_of_each_clip_is_shown(tmp_path: Path) -> None:
     assert "1 of the videos could not be read" in text
 
 
-def test_features_are_named_in_place_of_pictures(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
+def test_features_are_shown_by_their_captions(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
     run = write_run(tmp_path / "run", recipe("features", FIXED), *data)
     change_meta(run, media_paths=[f"features/{at}.npy" for at in range(30)])
     page = write_report([run], tmp_path / "report.html").read_text(encoding="utf-8")

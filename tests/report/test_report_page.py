@@ -1,4 +1,4 @@
-"""The page as a whole: what stands in it, what never does, and what happens when something is missing."""
+"""The page as a whole: its contents, what it must never contain, and pages of runs that lack something."""
 
 import base64
 import hashlib
@@ -29,18 +29,18 @@ class Tags(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.feed(text)
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -71,7 +71,7 @@ def text_of(page: str) -> str:
 
 
 def test_loads_nothing_from_anywhere(page: str) -> None:
-    tags = Tags(page).found
+    tags = Tags(page).tags
     assert not [tag for tag, _ in tags if tag in ("link", "iframe", "object", "embed", "base", "form")]
     assert [attributes for tag, attributes in tags if tag == "script"] == [{}]
     for tag, attributes in tags:
@@ -89,8 +89,8 @@ def test_loads_nothing_from_anywhere(page: str) -> None:
     assert not re.search(r"fetch|XMLHttp|import|innerHTML|eval", script)
 
 
-def test_every_id_is_unique_and_every_reference_is_met(page: str) -> None:
-    tags = Tags(page).found
+def test_ids_are_unique_and_references_resolve(page: str) -> None:
+    tags = Tags(page).tags
     ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     used = re.findall(r'href="#([^"]+)"', page) + re.findall(r"url\(#([^)]+)\)", page)
@@ -98,7 +98,7 @@ def test_every_id_is_unique_and_every_reference_is_met(page: str) -> None:
     assert set(used) <= set(ids)
 
 
-def test_charts_are_well_formed_named_and_coloured_by_the_page(page: str) -> None:
+def test_charts_are_well_formed_named_and_colored_by_the_page(page: str) -> None:
     charts = [svg for svg in svgs(page) if 'class="chart"' in svg]
     # The tail, temperatures and training; recall, differences and sizes both ways, gains of two rules; wide and narrow.
     assert len(charts) == 2 + 3 + 3 + 4 + 4 + 4 + 2 * 2
@@ -118,11 +118,11 @@ def test_shows_the_numbers_of_metrics_json(page: str, many: list[Path]) -> None:
     for direction in ("text_to_image", "image_to_text"):
         for first in (0, 3, 6):
             for k in ("R@1", "R@5", "R@10"):
-                values = [each[direction][k] for each in metrics[first : first + 3]]
+                values = [run[direction][k] for run in metrics[first : first + 3]]
                 mean = sum(values) / 3
                 spread = (sum((value - mean) ** 2 for value in values) / 2) ** 0.5
                 assert f"{mean:.1f} ± {spread:.1f}" in text
-                tail = [each["groups"]["tail"][direction][k] for each in metrics[first : first + 3]]
+                tail = [run["groups"]["tail"][direction][k] for run in metrics[first : first + 3]]
                 assert f"{sum(tail) / 3:.1f} ±" in text
     assert "3 seeds of each rule" in text
 
@@ -137,7 +137,7 @@ def test_names_concepts_rules_commands_and_versions(page: str) -> None:
     assert "OpenMoji" not in text
 
 
-def test_gallery_marks_what_is_right_by_more_than_colour(page: str) -> None:
+def test_the_gallery_marks_right_results_by_more_than_color(page: str) -> None:
     gallery = page[page.index('id="gallery"') : page.index('id="making"')]
     assert gallery.count("<article") == 12 + 12
     assert gallery.count("<img ") == 12 * 2 * 5 + 12
@@ -218,7 +218,7 @@ def test_videos_and_margins_without_validation(tmp_path: Path, data: tuple[Path,
     assert "had no validation data" in text
 
 
-def test_images_that_are_gone_leave_their_captions(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
+def test_missing_images_are_replaced_by_their_captions(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
     run = write_run(tmp_path / "run", recipe("gone", FIXED), *data)
     shutil.rmtree(data[0] / "images")
     page = write_report([run], tmp_path / "report.html").read_text(encoding="utf-8")
@@ -254,7 +254,7 @@ def test_the_commands_make_new_runs_and_report_on_those(tmp_path: Path, data: tu
     ]  # fmt: skip
 
 
-def test_runs_that_are_not_alike_have_a_page_all_the_same(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
+def test_runs_with_different_contents_still_make_a_page(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
     whole = write_run(tmp_path / "whole", recipe("whole", FIXED), *data)
     lacking = write_run(tmp_path / "lacking", recipe("lacking", SHIFTED), *data)
     metrics = json.loads((lacking / "metrics.json").read_text())
@@ -274,7 +274,7 @@ def test_runs_that_are_not_alike_have_a_page_all_the_same(tmp_path: Path, data: 
     assert "some runs were evaluated without mAP" in text
 
 
-def test_what_is_passed_over_is_said_on_the_page(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
+def test_the_page_names_paths_that_were_passed_over(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
     run = write_run(tmp_path / "run", recipe("run", FIXED), *data)
     twin = write_run(tmp_path / "twin", recipe("run", FIXED), *data)
     (tmp_path / "page.html").write_text("")
@@ -284,7 +284,7 @@ def test_what_is_passed_over_is_said_on_the_page(tmp_path: Path, data: tuple[Pat
     assert "one run of one recipe" in text_of(page)
 
 
-def test_names_that_are_equal_once_cut_are_numbered(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
+def test_names_that_are_equal_after_the_cut_are_numbered(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
     runs = [write_run(tmp_path / name, recipe(name, rule), *data) for name, rule in (("a", FIXED), ("b", SHIFTED))]
     page = write_report(runs, tmp_path / "report.html", names=["x" * 100, "x" * 99 + "y"])
     text = text_of(page.read_text(encoding="utf-8"))
@@ -309,7 +309,7 @@ def test_labels_divide_the_tables_and_list_their_values(tmp_path: Path, data: tu
     assert "--label '<i>type'" in text
 
 
-def test_what_is_no_judged_run_is_refused(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
+def test_paths_that_are_not_judged_runs_are_refused(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
     with pytest.raises(RunError, match="at least one"):
         write_report([], tmp_path / "report.html")
     with pytest.raises(RunError, match="does not exist"):

@@ -59,27 +59,26 @@ CLEAR, UNCLEAR = Gap(2.0, 0.5, 3.5), Gap(0.3, -1.0, 1.6)
         ([verdict(2.5, 3.0, CLEAR), verdict(2.0, 0.4, CLEAR, 2)], "mm-ts beats fixed"),
     ],
 )
-def test_the_headline_claims_no_more_than_seeds_and_queries_bear(
+def test_the_headline_claims_only_what_seeds_and_queries_support(
     contents: Contents, verdicts: list[Verdict], headline: str
 ) -> None:
     assert finding._headline(contents, Figure(50.0, 0.4), verdicts).startswith(headline)
 
 
 def test_the_finding_compares_with_the_larger_spread(contents: Contents) -> None:
-    found = find(contents)
-    for each in found.verdicts:
-        own, first = contents.figure(each.number, "text_to_image"), contents.figure(0, "text_to_image")
+    for verdict in find(contents).verdicts:
+        own, first = contents.figure(verdict.number, "text_to_image"), contents.figure(0, "text_to_image")
         assert own is not None
         assert first is not None
-        assert each.spread == max(own.spread or 0, first.spread or 0)
-        assert each.difference == pytest.approx(own.mean - first.mean)
-        assert each.gap is not None
-        assert each.gap.mean == pytest.approx(each.difference)  # the same hits, once by run and once by query
+        assert verdict.spread == max(own.spread or 0, first.spread or 0)
+        assert verdict.difference == pytest.approx(own.mean - first.mean)
+        assert verdict.gap is not None
+        assert verdict.gap.mean == pytest.approx(verdict.difference)  # the same hits, once by run and once by query
 
 
 def test_differences_by_part_are_those_of_the_figures(contents: Contents) -> None:
     for (number, direction, measure, part), gap in contents.gaps.items():
-        own, first = (contents.groups[each].figure(direction, measure, part) for each in (number, 0))
+        own, first = (contents.groups[rule].figure(direction, measure, part) for rule in (number, 0))
         assert own is not None
         assert first is not None
         assert gap.mean == pytest.approx(own.mean - first.mean)
@@ -114,7 +113,7 @@ def test_a_learned_value_is_read_from_the_log(contents: Contents) -> None:
     assert curve.lines[0].mean[-1] < 0.03
 
 
-def test_logged_groups_are_read_from_the_batches_that_hold_them(tmp_path: Path) -> None:
+def test_logged_groups_are_read_from_the_batches_that_contain_them(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", recipe("learned", LEARNED), tmp_path, ["a shoe"] * 4)
     value = {"min": 0.1, "mean": 0.2, "max": 0.3}
     lines = [
@@ -174,7 +173,7 @@ def test_queries_come_evenly_from_all_groups_right_and_wrong() -> None:
     assert chosen == choose(judged(ranks, groups)) == choose(judged(ranks, groups), side="media")
 
 
-def test_queries_favour_neither_run() -> None:
+def test_queries_favor_neither_run() -> None:
     first, second = [1, 1, 9, 9] * 10, [1, 9, 1, 9] * 10
     one, other = judged(first, [0] * 40), judged(second, [0] * 40)
     assert choose(one, other) == choose(other, one)
@@ -187,7 +186,7 @@ def test_few_queries_and_repeated_captions() -> None:
 
 def test_the_gallery_shows_what_the_judgement_says(contents: Contents) -> None:
     gallery = make_gallery(contents, [0, 2])
-    run = contents.judged[2]
+    run = contents.groups[2].runs[0].judged
     assert run is not None
     for query in gallery.texts:
         row = run.meta["captions"].index(query.text)
@@ -200,7 +199,7 @@ def test_the_gallery_shows_what_the_judgement_says(contents: Contents) -> None:
         assert all((hit.source or "").startswith("data:image/") for hit in answer.hits)
         assert query.concept == int(run.arrays["text_concepts"][row])
     for query in gallery.media:
-        row = run.meta["captions"].index(query.text)  # one caption an image
+        row = run.meta["captions"].index(query.text)  # one caption per image
         answer = query.answers[1]
         assert [hit.is_right for hit in answer.hits] == run.arrays["media_top_relevant"][row][:5].tolist()
         assert [hit.caption for hit in answer.hits] == [

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from rich import box
@@ -24,24 +24,17 @@ from mmts.report.wording import clean
 GROUP_COLORS = ("#0072B2", "#E69F00", "#009E73")
 
 
-class NamedConcept(NamedTuple):
-    """One concept: its readable name and its number of samples."""
-
-    name: str
-    size: int
-
-
 @dataclass(frozen=True)
 class Analysis:
-    """The results of `analyze`; shares and the Gini coefficient are in [0, 1]."""
+    """The results of `analyze`: concepts as (name, size); shares and the Gini coefficient in [0, 1]."""
 
     samples: int
     distinct_captions: int
     duplicates: int
     empty_captions: int
     concepts: int
-    largest: tuple[NamedConcept, ...]
-    smallest: tuple[NamedConcept, ...]
+    largest: tuple[tuple[str, int], ...]
+    smallest: tuple[tuple[str, int], ...]
     median_size: float
     gini: float
     top_tenth_share: float
@@ -59,12 +52,12 @@ def analyze(
     >>> captions = ["a cup", "a cup", "red cup", "a lamp"]
     >>> analysis = analyze(captions, ConceptDistribution.from_labels(["cup", "cup", "cup", "lamp"]))
     >>> analysis.duplicates, analysis.gini, analysis.largest[0]
-    (1, 0.25, NamedConcept(name='cup', size=3))
+    (1, 0.25, ('cup', 3))
     """
     if len(captions) != len(distribution):
         raise InputError(f"there are {len(captions)} captions, but {len(distribution)} samples have a concept")
     tail = LongTail.of(distribution)
-    named = [NamedConcept(*concept) for concept in zip(tail.names, tail.sizes, strict=True)]
+    named = list(zip(tail.names, tail.sizes, strict=True))
     distinct = len(set(captions))
     return Analysis(
         samples=len(captions),
@@ -160,7 +153,7 @@ def gini(sizes: Tensor) -> float:
 
 def print_analysis(analysis: Analysis) -> None:
     """Print the numbers as tables on the terminal."""
-    largest, smallest = analysis.largest[0].size, analysis.smallest[0].size
+    (_, largest), (_, smallest) = analysis.largest[0], analysis.smallest[0]
     median = f"{analysis.median_size:,.1f}".removesuffix(".0")
     sizes = f"{largest:,} down to {smallest:,} samples, median {median}"
     if largest == smallest:

@@ -24,7 +24,6 @@ _BINS = 6
 _LEAST_IN_BIN = 30
 _LEAST_QUERIES = (10, 5)  # of a concept that is compared; 5 if hardly any concept has 10
 _FEW = 6
-_LISTED = 6
 _DEALS = 500
 _SEEDS_TO_DEAL = 3  # of each rule: fewer can hardly be dealt in another way
 
@@ -60,21 +59,6 @@ class Changes:
     concepts: tuple[ConceptChange, ...]
     by_chance: float
     charts: tuple[Markup, Markup] | None
-
-    @property
-    def num_clear(self) -> int:
-        """The number of concepts whose interval leaves out 0."""
-        return sum(change.gap.is_clear for change in self.concepts)
-
-    @property
-    def gained(self) -> tuple[ConceptChange, ...]:
-        """The concepts that gained most, the largest gain first."""
-        return tuple(change for change in self.concepts[:_LISTED] if change.gap.mean > 0)
-
-    @property
-    def lost(self) -> tuple[ConceptChange, ...]:
-        """The concepts that lost most, the largest loss first."""
-        return tuple(change for change in self.concepts[::-1][:_LISTED] if change.gap.mean < 0)
 
 
 def concept_section(contents: Contents, finding: Finding) -> dict[str, Any]:

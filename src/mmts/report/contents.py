@@ -8,7 +8,6 @@ from typing import Any
 from mmts.concepts import ConceptDistribution
 from mmts.errors import DataError, InputError
 from mmts.evaluation.compare import Gap, GapKey, compare_runs
-from mmts.evaluation.judgement_file import Judged
 from mmts.evaluation.measures import shown_measures
 from mmts.evaluation.results import Figure, Results, RunGroup
 from mmts.recipe.run_directory import RunDirectory
@@ -36,11 +35,6 @@ class Contents:
     def directions(self) -> tuple[str, str]:
         """(text_to_image, image_to_text), or the same with video."""
         return self.results.directions
-
-    @property
-    def judged(self) -> tuple[Judged, ...]:
-        """The judgement of each rule's first run."""
-        return tuple(group.runs[0].judged for group in self.groups)
 
     @property
     def kind(self) -> str:

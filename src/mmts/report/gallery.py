@@ -65,7 +65,7 @@ class Gallery:
 
 def make_gallery(contents: Contents, rules: Sequence[int]) -> Gallery:
     """Show the results of the first run of each of `rules` (numbers) for the same queries."""
-    runs = [contents.judged[number] for number in rules]
+    runs = [contents.groups[number].runs[0].judged for number in rules]
     meta, arrays, distribution = runs[0].meta, runs[0].arrays, contents.distributions[0]
     captions = meta["captions"]
     first_caption = {owner: row for row, owner in reversed(list(enumerate(arrays["owner"].tolist())))}

@@ -1,26 +1,26 @@
 "use strict";
-// Charts are read with mouse, finger or keyboard: all points of the place nearest to the pointer show what they are
-// worth. Without this script a point's own tooltip says the same, to the mouse alone.
+// Shows the values of a chart to the mouse, a finger or the keyboard: those of all points at the place nearest to the
+// pointer. Without this script, the mouse alone can read them, from the tooltip of each point.
 const tip = document.createElement("div");
 tip.className = "tip";
 tip.hidden = true;
-tip.setAttribute("role", "status"); // what is shown is read out, too
+tip.setAttribute("role", "status"); // screen readers read its text aloud
 document.body.append(tip);
-let reading = null; // the chart that is being read
+let reading = null; // the chart whose values are shown
 
-// Points by place (the second line of their tooltips), in the order in which the arrow keys visit them.
+// Returns points by place (the second line of their tooltips), in the order of the arrow keys.
 function placesOf(chart) {
   const places = new Map();
   for (const title of chart.querySelectorAll("use > title")) {
     const mark = title.parentNode;
-    const [worth, where] = title.textContent.split("\n");
+    const [value, where] = title.textContent.split("\n");
     title.remove(); // one tooltip is enough
-    const point = { mark, worth, x: Number(mark.getAttribute("x")), y: Number(mark.getAttribute("y")) };
+    const point = { mark, value, x: Number(mark.getAttribute("x")), y: Number(mark.getAttribute("y")) };
     if (!places.has(where)) places.set(where, { where, points: [] });
     places.get(where).points.push(point);
   }
   const along = chart.dataset.read === "y" ? "y" : "x";
-  return [...places.values()].sort((one, other) => one.points[0][along] - other.points[0][along]);
+  return [...places.values()].sort((a, b) => a.points[0][along] - b.points[0][along]);
 }
 
 function nearest(chart, places, event) {
@@ -36,20 +36,20 @@ function show(chart, place) {
   const head = document.createElement("p");
   head.textContent = place.where;
   tip.replaceChildren(head);
-  for (const { mark, worth } of place.points) {
+  for (const { mark, value } of place.points) {
     mark.classList.add("on");
     const line = document.createElement("div");
     const swatch = document.createElement("span");
     swatch.className = "swatch";
     const { stroke, fill } = getComputedStyle(mark);
     swatch.style.background = stroke === "none" ? fill : stroke;
-    line.append(swatch, ` ${worth}`);
+    line.append(swatch, ` ${value}`);
     tip.append(line);
   }
   tip.hidden = false;
   const boxes = place.points.map(({ mark }) => mark.getBoundingClientRect());
   const middle = (Math.min(...boxes.map((box) => box.left)) + Math.max(...boxes.map((box) => box.right))) / 2;
-  // Above the chart where it is read along x, so that it hides no line; else above the points.
+  // Above the chart if it is read along x, so that the box hides no line; otherwise above the points.
   const above = chart.dataset.read === "x" ? chart.getBoundingClientRect().top + 16 : Math.min(...boxes.map((box) => box.top)) - 8;
   const top = above - tip.offsetHeight;
   const bottom = Math.max(...boxes.map((box) => box.bottom)) + 8;
@@ -76,12 +76,12 @@ for (const chart of document.querySelectorAll("svg.chart")) {
   chart.addEventListener("pointerdown", point);
   chart.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && hide());
   chart.addEventListener("focus", () => chart.matches(":focus-visible") && visit(current));
-  chart.addEventListener("blur", () => reading === chart && hide()); // a tap on another chart shows before this one hears
+  chart.addEventListener("blur", () => reading === chart && hide()); // a tap on another chart shows its values before this blur
   chart.addEventListener("keydown", (event) => {
     const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -Infinity, End: Infinity };
     if (event.key === "Escape") hide();
     if (!(event.key in steps) || event.ctrlKey || event.altKey || event.metaKey) return;
-    event.preventDefault(); // the page would scroll
+    event.preventDefault(); // otherwise the page scrolls
     visit(current + steps[event.key]);
   });
 }

@@ -262,7 +262,7 @@ def _versions(paths: Iterable[Path]) -> str:
 
 def _is_openmoji(contents: Contents) -> bool:
     """Whether a README or NOTICE beside the data says that the pictures are OpenMoji's, which must be credited."""
-    folders = {Path(run.meta["data"]) for run in contents.judged}
+    folders = {Path(group.runs[0].judged.meta["data"]) for group in contents.groups}
     folders |= {group.recipe.data.path for group in contents.groups if group.recipe.data.path is not None}
     files = [file for folder in folders for word in ("README*", "NOTICE*", "LICENSE*") for file in folder.glob(word)]
     return any(file.is_file() and b"openmoji" in file.read_bytes()[:100_000].lower() for file in files)

@@ -81,7 +81,7 @@ def drawing(width: float, height: float, ink: str = INK, muted: str = MUTED, lin
 
 
 def inline_svg(
-    figure: Any, identifier: str, label: str, tooltips: Mapping[str, Sequence[str]] | None = None, read: str = "x"
+    figure: Any, identifier: str, label: str, tooltips: Mapping[str, Sequence[str]], read: str = "x"
 ) -> Markup:
     """Return the figure as an <svg> element to stand inside HTML.
 
@@ -106,16 +106,17 @@ def inline_svg(
             parent.remove(child)
     for element in root.iter():
         _fit_to_page(element, identifier)
-    for gid, texts in (tooltips or {}).items():
-        artist = next(element for element in root.iter() if element.get("id") == f"{identifier}-{gid}")
+    artists = {element.get("id"): element for element in root.iter()}
+    for gid, texts in tooltips.items():
+        artist = artists[f"{identifier}-{gid}"]
         for point, tooltip in zip(list(artist.iter("use")), texts, strict=True):
             ElementTree.SubElement(point, "title").text = tooltip
         artist.set("class", "hover" if gid.startswith("hover-") else "mark")
-    style = f"max-width:{root.attrib['width'].replace('pt', 'px')}"
+    width = root.attrib["width"].replace("pt", "px")
     for unused in ("width", "height", "version"):
         root.attrib.pop(unused, None)
     root.attrib |= {"role": "img", "aria-label": label, "class": "chart", "data-read": read, "tabindex": "0"}
-    root.set("style", style)
+    root.set("style", f"max-width:{width}")
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 

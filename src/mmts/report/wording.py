@@ -36,13 +36,13 @@ def isolated(text: str) -> str:
     return f"\N{FIRST STRONG ISOLATE}{text}\N{POP DIRECTIONAL ISOLATE}"
 
 
-def signed(value: float, digits: int = 1) -> str:
+def signed(value: float) -> str:
     """Write a difference with its sign (a true minus); a value that rounds to zero has no sign.
 
     >>> signed(-0.31), signed(1.26), signed(-0.04)
     ('−0.3', '+1.3', '0.0')
     """
-    rounded = f"{abs(value):.{digits}f}"
+    rounded = f"{abs(value):.1f}"
     if float(rounded) == 0:
         return rounded
     return ("+" if value > 0 else "\N{MINUS SIGN}") + rounded

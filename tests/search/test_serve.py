@@ -128,7 +128,7 @@ def test_a_page_that_stands_alone_contains_its_pictures_and_escapes_captions(sea
     hit = searcher.by_text("a red bar", 1)[0]
     planted = replace(hit, item=hit.item.model_copy(update={"caption": '"><script>alert(1)</script>'}))
     page = render(searcher, Answer("<script>", [planted]), stands_alone=True)
-    assert "data:image/jpeg;base64," in page
+    assert "data:image/png;base64," in page
     assert "<script" not in page
     assert "&#34;&gt;&lt;script&gt;" in page
     assert "http://" not in page.replace("http-equiv", "")

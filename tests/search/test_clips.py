@@ -1,4 +1,4 @@
-"""A run on videos: clips are indexed, found by words and by a clip, and shown by a frame of theirs."""
+"""A run on videos: clips are indexed, found by words or by another clip, and shown by one of their frames."""
 
 import json
 from pathlib import Path

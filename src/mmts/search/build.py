@@ -24,7 +24,7 @@ from mmts.feature_cache import stored_array
 from mmts.files import content_hash, locked
 from mmts.recipe.run_directory import RunDirectory
 from mmts.search.encoder import Encoder, load_encoder
-from mmts.search.index_files import PENDING, Index, Item, check_folder, load_index, write_index
+from mmts.search.index_files import Index, Item, check_folder, load_index, write_index
 from mmts.search.media import find_media
 from mmts.search.nearest import Rows, rows_of
 
@@ -120,7 +120,7 @@ def _embed_all(encoder: Encoder, missing: Mapping[str, Medium], folder: Path) ->
     unreadable: dict[str, str] = {}
     media, width = list(missing.values()), encoder.text(["width"]).shape[1]
     stored = stored_array(
-        folder / PENDING.replace("*", f"{content_hash(encoder.checkpoint, *missing)}.npy"),
+        folder / f"pending-{content_hash(encoder.checkpoint, *missing)}.npy",
         (len(media), width),
         np.dtype(np.float32),
         lambda part: _embed(encoder, [media[at] for at in part], width),

@@ -15,8 +15,7 @@ from mmts.console import quiet
 from mmts.data.batches.epoch_plan import EpochPlan
 from mmts.data.batches.loader import Batch, FeatureRows, make_loader
 from mmts.data.records import Medium, Split
-from mmts.models import TwoTower
-from mmts.models.heads import build_head
+from mmts.models import TwoTower, build_head
 from mmts.models.image_towers import SmallViT
 from mmts.objectives import InfoNCE
 from mmts.policies import Fixed

@@ -41,7 +41,7 @@ def test_training_accepts_concepts_made_as_scaling_describes(tmp_path: Path, mon
     (data / "images" / "1.png").write_bytes(b"")  # unreadable, so training leaves its captions out
     monkeypatch.chdir(tmp_path)
     write_captions(data, Path("captions.txt"))
-    np.save("text.npy", open_encoder("minilm").encode(Path("captions.txt").read_text().split("\n")[:-1]))
+    np.save("text.npy", open_encoder("minilm")(Path("captions.txt").read_text().split("\n")[:-1]))
     settings = ["concepts={source: file, file: concepts.npz}", "train.epochs=0", "data.max_unreadable=0.1"]
     page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
     names: dict[str, object] = {}

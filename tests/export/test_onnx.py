@@ -21,7 +21,7 @@ from mmts.errors import RunError
 from mmts.export import export_run, onnx_files
 from mmts.export.onnx_files import write_onnx
 from mmts.export.tokenizer_file import build_tokenizer, check_tokenizer
-from mmts.models import Vocabulary, build_two_tower, load_text_tower
+from mmts.models import Vocabulary, build_two_tower, load_text_tower, load_video_tower
 from mmts.training.checkpoint import load_checkpoint, save_checkpoint
 
 CAPTIONS = ["a red bar number 3", "stripe in BLUE", "a white square, " * 12, "dog"]
@@ -84,25 +84,21 @@ def test_the_snippet_of_the_docs_runs(runs: Runs, tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     "video",
     [
-        {"video": "space-time-vit", "video_options": {"patch": 8, "width": 16, "depth": 1, "heads": 2}},
+        {"name": "space-time-vit", "patch": 8, "width": 16, "depth": 1, "heads": 2},
         {
-            "video": "frames",
-            "video_options": {
-                "image": "small-vit",
-                "image_options": {"patch": 8, "width": 16, "depth": 1, "heads": 2},
-                "pooling": "transformer",
-                "depth": 1,
-                "heads": 2,
-            },
+            "name": "frames",
+            "image": "small-vit",
+            "image_options": {"patch": 8, "width": 16, "depth": 1, "heads": 2},
+            "pooling": "transformer",
+            "depth": 1,
+            "heads": 2,
         },
     ],
     ids=["space-time-vit", "frames"],
 )
 def test_any_number_of_clips(tmp_path: Path, video: dict) -> None:
-    model = build_two_tower(
-        **video, frames=3, image_size=16, video_frozen=False, width=8,
-        text="clip-text", text_options={"tokenizer": "bytes", "width": 16, "depth": 1, "heads": 2}, text_frozen=False,
-    ).eval()  # fmt: skip
+    text = load_text_tower("clip-text", tokenizer="bytes", width=16, depth=1, heads=2)
+    model = build_two_tower(load_video_tower(**video, frames=3, size=16), text, width=8).eval()
     content = write_onnx(model, "video", tmp_path)
     assert content["media"]["shape"] == ["batch", 3, 3, 16, 16]
     assert content["media"]["sampling"]["frames"] == 3
@@ -114,8 +110,8 @@ def test_any_number_of_clips(tmp_path: Path, video: dict) -> None:
 
 @pytest.mark.parametrize("head", ["two-layer", "none"])
 def test_precomputed_features(tmp_path: Path, head: str) -> None:
-    text = {"text": "clip-text", "text_options": {"tokenizer": "bytes", "width": 16, "depth": 1, "output_width": 8}}
-    model = build_two_tower(feature_width=8, width=8, head=head, text_frozen=False, **text).eval()  # type: ignore[arg-type]
+    text = load_text_tower("clip-text", tokenizer="bytes", width=16, depth=1, output_width=8)
+    model = build_two_tower(8, text, width=8, kind=head).eval()
     assert write_onnx(model, "image", tmp_path)["media"]["shape"] == ["batch", 8]
     rows = torch.randn(4, 8)
     got = onnxruntime.InferenceSession(str(tmp_path / "features.onnx")).run(None, {"features": rows.numpy()})[0]

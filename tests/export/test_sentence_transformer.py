@@ -17,8 +17,8 @@ from mmts.errors import RunError
 from mmts.export import export_run, sentence_transformer
 from mmts.export.samples import pictures
 from mmts.export.sentence_transformer import write_sentence_transformer
-from mmts.models import build_two_tower
-from mmts.recipe.recipe import Model
+from mmts.models import build_two_tower, load_text_tower
+from mmts.recipe.model_section import Model
 
 CAPTIONS = ["a red bar number 3", "stripe in BLUE", "a white square, " * 12, "dog"]
 
@@ -50,7 +50,7 @@ def test_towers_of_mmts_give_the_same_embeddings_for_any_picture(runs: Runs, tmp
     about = json.loads((folder / "export.json").read_text())
     assert about["needs_mmts"]
     section = json.loads((folder / "image_0_ImageModule" / "tower.json").read_text())
-    resize = section["options"].get("resize", "stretch" if name == "words" else "crop")
+    resize = section["options"]["resize"] or "crop"
     pixels = torch.stack([load_pixels(photo, section["size"], resize) for photo in photos])
     texts, images = embedded(runs(name), CAPTIONS, pixels)
     assert difference(model.encode(CAPTIONS), texts) < 1e-5
@@ -104,7 +104,7 @@ def test_a_folder_loads_in_a_process_that_never_saw_the_run(runs: Runs, tmp_path
 
 def test_only_the_texts_of_a_run_on_features_are_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = {"tokenizer": "bytes", "width": 16, "depth": 1, "heads": 2, "output_width": 8}
-    model = build_two_tower(feature_width=8, width=8, text="clip-text", text_options=options, text_frozen=False).eval()
+    model = build_two_tower(8, load_text_tower("clip-text", **options), width=8).eval()
     section = Model.model_validate({"text": {"tower": "clip-text", "frozen": False, "options": options}})
     content = write_sentence_transformer(model, section, tmp_path)
     assert "takes no features: only the text side is exported" in capsys.readouterr().out
@@ -116,7 +116,7 @@ def test_only_the_texts_of_a_run_on_features_are_exported(tmp_path: Path, capsys
 
 def test_an_error_names_the_other_target(tmp_path: Path) -> None:
     options = {"tokenizer": "bytes", "width": 16, "depth": 1, "heads": 2, "output_width": 8}
-    model = build_two_tower(feature_width=8, width=8, text="clip-text", text_options=options, text_frozen=False).eval()
+    model = build_two_tower(8, load_text_tower("clip-text", **options), width=8).eval()
     section = Model.model_validate({"text": {"tower": "clip-text", "options": options | {"weights": "avion.pt"}}})
     with pytest.raises(RunError, match=r"clip-text.* with weights from a checkpoint; --to onnx exports it"):
         write_sentence_transformer(model, section, tmp_path)

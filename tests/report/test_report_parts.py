@@ -10,7 +10,8 @@ from fake_runs import FIXED, LEARNED, SHIFTED, draw_pictures, recipe, write_run
 
 from mmts.concepts import ConceptDistribution
 from mmts.evaluation.compare import Gap
-from mmts.evaluation.results import Figure, Judged
+from mmts.evaluation.judgement_file import Judged
+from mmts.evaluation.results import Figure
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report import finding
 from mmts.report.contents import Contents, read_contents

@@ -10,9 +10,9 @@ from mmts.export.onnx_files import need_packages, write_onnx
 from mmts.files import atomic_folder, write_json
 from mmts.models import TwoTower
 from mmts.models.huggingface import quiet
+from mmts.recipe.model_section import FEATURES
 from mmts.recipe.recipe import Recipe
 from mmts.recipe.run_directory import RunDirectory
-from mmts.training.inputs import FEATURES
 from mmts.training.run import load_model
 from mmts.training.splits import open_data
 

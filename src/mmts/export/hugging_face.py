@@ -19,7 +19,7 @@ def _whole_model(*towers: HuggingFaceImage | HuggingFaceText) -> Any:
     transformers has no class for one side of a CLIP, so the other side comes from the original model.
     """
     model: Any
-    model, _ = hf.load_model(towers[0].source, ())
+    model, _ = hf.load_model(towers[0].source)
     for tower in towers:
         is_encoder = not tower.clip and getattr(model.config, "is_encoder_decoder", False)
         (model.get_encoder() if is_encoder else model).load_state_dict(tower.model.state_dict(), strict=False)

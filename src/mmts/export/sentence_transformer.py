@@ -15,9 +15,9 @@ from mmts.export.hugging_face import is_one_model, save_both_sides, save_text_mo
 from mmts.export.modules import ImageModule, TextModule
 from mmts.export.samples import captions_for, largest_difference, pictures, to_inputs
 from mmts.models import TwoTower
-from mmts.models.image_towers import ImageTower
+from mmts.models.base import ImageTower
 from mmts.models.text_towers import HuggingFaceText
-from mmts.recipe.recipe import Model
+from mmts.recipe.model_section import Model
 
 TOLERANCE = 1e-5
 
@@ -78,7 +78,7 @@ def _text_modules(image: Any, text: Any, section: Model, scratch: Path) -> list[
     if isinstance(text, HuggingFaceText) and not text.clip:
         save_text_model(text, scratch)
         return [Transformer(str(scratch), max_seq_length=text.max_length), Pooling(text.width, text.pooling)]
-    if section.pretrained is not None or "weights" in section.text.options:
+    if section.pretrained is not None or section.text.options.get("weights") is not None:
         raise RunError(
             f"sentence-transformers has no module for the text tower {text.name!r} with weights from a checkpoint; "
             "--to onnx exports it"

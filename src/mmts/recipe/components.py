@@ -1,9 +1,10 @@
-"""Components of a recipe: schedules, policies and objectives, which describe themselves by their constructors.
+"""Components of a recipe: schedules, policies, objectives and towers, which describe themselves by their constructors.
 
-A recipe names one by the key `kind`, `rule` or `loss`: by its name in the table of its package (SCHEDULES, POLICIES,
-OBJECTIVES), or a class of anyone's as `module:Class` or `file.py:Class`. Its options are the parameters of its
-constructor, or of its classmethod `from_recipe(run, ...)` where recipes describe it by other numbers than Python does.
-Parameters named as the facts of `RunFacts` are not options: the run gives them.
+A recipe names one by the key `kind`, `rule`, `loss` or `tower`: by its name in the table of its package (SCHEDULES,
+POLICIES, OBJECTIVES, IMAGE_TOWERS, ...), or a class of anyone's as `module:Class` or `file.py:Class`. Its options are
+the parameters of its constructor, or of its classmethod `from_recipe(run, ...)` where recipes describe it by other
+numbers than Python does. Parameters named as the facts of `RunFacts` (of towers: in GIVEN_BY_RUN) are not options: the
+run gives them.
 """
 
 import hashlib
@@ -25,6 +26,10 @@ from torch import Tensor
 
 from mmts.concepts import ConceptDistribution
 from mmts.errors import InputError, RecipeError, nearest, quoted
+from mmts.models import IMAGE_TOWERS, TEXT_TOWERS, VIDEO_TOWERS, ImageTower, TextTower, Tower, VideoTower
+from mmts.models.base import GIVEN_BY_RUN
+from mmts.models.image_towers import HuggingFaceImage
+from mmts.models.text_towers import HuggingFaceText
 from mmts.objectives import OBJECTIVES, Objective
 from mmts.options import RecipeDefault
 from mmts.policies import POLICIES, Policy
@@ -63,20 +68,24 @@ class Family(NamedTuple):
     """One kind of component.
 
     base: the class that all of them extend. key: the key of a recipe that names one. table: those of the package by
-    name. number_is: the name of the one that a plain number is short for, or None.
+    name. number_is: the name of the one that a plain number is short for, or None. other: the class of any other name.
     """
 
     base: Any
     word: str
     key: str
     table: Mapping[str, type[Any]]
-    number_is: str | None
+    number_is: str | None = None
+    other: type[Any] | None = None
 
 
 SCHEDULE = Family(Schedule, "schedule", "kind", SCHEDULES, "constant")
 POLICY = Family(Policy, "policy", "rule", POLICIES, "fixed")
-OBJECTIVE = Family(Objective, "objective", "loss", OBJECTIVES, None)
-FAMILIES = (SCHEDULE, POLICY, OBJECTIVE)
+OBJECTIVE = Family(Objective, "objective", "loss", OBJECTIVES)
+IMAGE_TOWER = Family(ImageTower, "image tower", "tower", IMAGE_TOWERS, other=HuggingFaceImage)
+VIDEO_TOWER = Family(VideoTower, "video tower", "tower", VIDEO_TOWERS)
+TEXT_TOWER = Family(TextTower, "text tower", "tower", TEXT_TOWERS, other=HuggingFaceText)
+FAMILIES = (SCHEDULE, POLICY, OBJECTIVE, IMAGE_TOWER, VIDEO_TOWER, TEXT_TOWER)
 
 
 class ComponentSection(Section):
@@ -115,7 +124,8 @@ def options_of(component: type[Any]) -> list[Option]:
     from_recipe = getattr(component, "from_recipe", None)
     hints = get_type_hints(from_recipe or component.__init__, include_extras=True)
     parameters = list(inspect.signature(from_recipe or component).parameters.values())
-    given_by_run = {each.name for each in fields(RunFacts)} | ({parameters[0].name} if from_recipe else set())
+    facts = GIVEN_BY_RUN if issubclass(component, Tower) else [each.name for each in fields(RunFacts)]
+    given_by_run = {*facts} | ({parameters[0].name} if from_recipe else set())
     meanings = _meanings(component)
     options = []
     for each in parameters:
@@ -142,11 +152,24 @@ def objective_section(content: Any, trust: Trust) -> ComponentSection:
     if isinstance(content, Mapping) and OBJECTIVE.key not in content:
         content = {OBJECTIVE.key: "info_nce", **content}
     section, prepared = section_of(OBJECTIVE, content, "objective", trust)
+    result: ComponentSection = validated_at("objective", section, prepared, content)
+    return result
+
+
+def validated_at(place: str, kind: Any, prepared: Any, content: Any) -> Any:
+    """Check what stands at a place in a recipe against a type, such as a section; return it as that type.
+
+    Raises RecipeError, naming the key and what `content`, as the user wrote it, has there.
+    """
+    for key in reversed(place.split(".")):
+        kind = create_model("Wrapped", **{key: (kind, ...)})  # type: ignore[call-overload]
+        prepared, content = {key: prepared}, {key: content}
     try:
-        wrapped = create_model("Wrapped", objective=(section, ...)).model_validate({"objective": prepared})
+        result = kind.model_validate(prepared)
     except ValidationError as error:
-        raise RecipeError(explain(error, {"objective": content})) from None
-    result: ComponentSection = wrapped.objective  # type: ignore[attr-defined]
+        raise RecipeError(explain(error, content)) from None
+    for key in place.split("."):
+        result = getattr(result, key)
     return result
 
 
@@ -221,24 +244,25 @@ def with_whole_names(content: Any, folder: Path) -> Any:
 
 def _whole(content: Any, folder: Path) -> Any:
     if isinstance(content, Mapping):
-        keys = [family.key for family in FAMILIES]
+        keys = [*(family.key for family in FAMILIES), "image"]  # of the frames in a video tower
         return {
-            key: _whole_name(value, folder) if key in keys else _whole(value, folder) for key, value in content.items()
+            key: _whole_name(value, folder) if key in keys and isinstance(value, str) else _whole(value, folder)
+            for key, value in content.items()
         }
     return [_whole(each, folder) for each in content] if isinstance(content, list | tuple) else content
 
 
-def _whole_name(name: Any, folder: Path) -> Any:
-    matched = _NAMED.fullmatch(name) if isinstance(name, str) else None
+def _whole_name(name: str, folder: Path) -> str:
+    matched = _NAMED.fullmatch(name)
     if matched is None or not matched[1].endswith(".py"):
         return name
     return f"{(folder / Path(matched[1]).expanduser()).absolute()}:{matched[2]}"
 
 
-def outside_names(section: ComponentSection) -> frozenset[str]:
-    """Return the classes outside mmts that an objective names, as `file.py:Class` or `module:Class`."""
-    names = (getattr(each, each.family.key) for _, each in _sections(section, ""))
-    return frozenset(name for name in names if ":" in name)
+def outside_names(objective: ComponentSection, towers: Sequence[str]) -> frozenset[str]:
+    """Return the classes outside mmts among an objective's components and towers, as recipes name them."""
+    names = [getattr(each, each.family.key) for _, each in _sections(objective, "")]
+    return frozenset(name for name in [*names, *towers] if ":" in name)
 
 
 def component_named(family: Family, name: Any, place: str, content: Mapping[Any, Any], trust: Trust) -> type[Any]:
@@ -248,7 +272,11 @@ def component_named(family: Family, name: Any, place: str, content: Mapping[Any,
     if isinstance(name, str) and ":" in name:
         return outside_class(family, name, f"{place}.{family.key}", trust)
     if name is not None:
-        raise RecipeError(f"{place}.{family.key} is {quoted(name)}; {nearest(str(name), family.table)}")
+        near = nearest(str(name), family.table)
+        is_folder = "/" in str(name) or Path(str(name)).is_dir()
+        if family.other is not None and (is_folder or not near.startswith("did you mean")):
+            return family.other
+        raise RecipeError(f"{place}.{family.key} is {quoted(name)}; {near}")
     for key in content:
         if (hint := nearest(str(key), [family.key])).startswith("did"):
             raise RecipeError(f"{place}: unknown key {key!r}; {hint}")
@@ -272,8 +300,9 @@ def outside_class(family: Family, name: str, place: str, trust: Trust) -> type[A
         names = [each.__name__ for each in _classes_in(module, family)]
         raise RecipeError(f"{place}: {where} has no class {class_name!r}; {nearest(class_name, names)}")
     if not fits(family, component):
+        article = "an" if family.word[0] in "aeiou" else "a"
         raise RecipeError(
-            f"{place}: {name} is not a {family.word}; it must be a subclass of mmts's {family.base.__name__}"
+            f"{place}: {name} is not {article} {family.word}; it must be a subclass of mmts's {family.base.__name__}"
         )
     return component  # type: ignore[no-any-return]
 
@@ -330,6 +359,7 @@ def described(file: str | None = None) -> dict[str, dict[str, str]]:
     "One learned value for all samples: CLIP's temperature (docs/method.md, 3.4)."
     """
     titles = {"losses": OBJECTIVE, "rules": POLICY, "schedules": SCHEDULE}
+    titles |= {f"{family.word}s": family for family in (IMAGE_TOWER, VIDEO_TOWER, TEXT_TOWER)}
     tables = {title: dict(family.table) for title, family in titles.items()}
     if file is not None:
         module = _module(file, "--policies")

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmts.concepts import ConceptDistribution
 from mmts.errors import counted
 from mmts.evaluation.compare import Gap
-from mmts.evaluation.rank import extreme_classes
+from mmts.evaluation.figures import extreme_classes
 from mmts.evaluation.results import SIDES, query_scores
 from mmts.metrics import bootstrap_interval, seeded_bootstrap_interval
 from mmts.report.charts import ConceptChange, Line, change_panel, size_panel, wide_and_narrow
@@ -113,8 +113,6 @@ def find_queries(contents: Contents, side: str) -> Queries | str:
 
     The concept of a medium is that of its first caption.
     """
-    if contents.results.not_paired:
-        return contents.results.not_paired
     paired, distribution = contents.results.paired, contents.distributions[0]
     first = paired[0][0]
     if not all(run.has(contents.measure) for runs in paired for run in runs):

@@ -8,8 +8,9 @@ from typing import Any
 from mmts.concepts import ConceptDistribution
 from mmts.errors import DataError, InputError
 from mmts.evaluation.compare import Gap, GapKey, compare_runs
-from mmts.evaluation.rank import shown_measures
-from mmts.evaluation.results import Figure, Judged, Results, RunGroup
+from mmts.evaluation.judgement_file import Judged
+from mmts.evaluation.measures import shown_measures
+from mmts.evaluation.results import Figure, Results, RunGroup
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report.wording import clean
 
@@ -37,7 +38,7 @@ class Contents:
         return self.results.directions
 
     @property
-    def judged(self) -> tuple[Judged | None, ...]:
+    def judged(self) -> tuple[Judged, ...]:
         """The judgement of each rule's first run."""
         return tuple(group.runs[0].judged for group in self.groups)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.data.records import Medium
-from mmts.evaluation.results import SIDES, Judged
+from mmts.evaluation.judgement_file import Judged
+from mmts.evaluation.results import SIDES
 from mmts.report.contents import Contents
 from mmts.report.pictures import data_uri
 from mmts.report.wording import clean
@@ -50,7 +51,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The queries of both directions, and the numbers of the rules that answer them; `absent` says why there is none.
+    """The queries of both directions, and the numbers of the rules that answer them.
 
     num_missing: how many media have no picture. are_features: whether all media are features, which have no picture.
     """
@@ -59,15 +60,12 @@ class Gallery:
     texts: tuple[Query, ...] = ()
     media: tuple[Query, ...] = ()
     num_missing: int = 0
-    absent: str = ""
     are_features: bool = False
 
 
 def make_gallery(contents: Contents, rules: Sequence[int]) -> Gallery:
     """Show the results of the first run of each of `rules` (numbers) for the same queries."""
-    runs = [run for run in (contents.judged[number] for number in rules) if run is not None]
-    if len(runs) < len(rules):
-        return Gallery(rules, absent="a run has no judgement.npz; `mmts evaluate` on it writes the file")
+    runs = [contents.judged[number] for number in rules]
     meta, arrays, distribution = runs[0].meta, runs[0].arrays, contents.distributions[0]
     captions = meta["captions"]
     first_caption = {owner: row for row, owner in reversed(list(enumerate(arrays["owner"].tolist())))}

@@ -18,9 +18,8 @@ from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console
 from mmts.data.formats.collect import WITH_ARTICLE
 from mmts.errors import counted, rounded
-from mmts.evaluation.compare import folds_in_words
-from mmts.evaluation.rank import coverage_in_words, shown_measures
-from mmts.evaluation.results import FOLDS, PARTS, Figure, RunGroup
+from mmts.evaluation.measures import FOLDS, coverage_in_words, folds_in_words, shown_measures
+from mmts.evaluation.results import PARTS, Figure, RunGroup
 from mmts.files import atomic_write
 from mmts.recipe.run_directory import RunDirectory, differences
 from mmts.report import charts
@@ -41,7 +40,7 @@ def write_report(runs: Sequence[Path], out: Path, title: str | None = None, name
 
     runs: run directories. Runs whose recipes differ only in the seed make one rule with its spread, and the other rules
     are compared with the first. names: one per rule, in order. A sentence on the page replaces what a run lacks
-    (judgement.npz, concepts.npz, the log, validation figures, images). The same runs give the same file, byte for byte.
+    (concepts.npz, the log, validation figures, images). The same runs give the same file, byte for byte.
     Raises RunError if no path is a judged run, or if the runs were judged on different queries.
     """
     contents = read_contents(runs, names)
@@ -263,7 +262,7 @@ def _versions(paths: Iterable[Path]) -> str:
 
 def _is_openmoji(contents: Contents) -> bool:
     """Whether a README or NOTICE beside the data says that the pictures are OpenMoji's, which must be credited."""
-    folders = {Path(run.meta["data"]) for run in contents.judged if run is not None}
+    folders = {Path(run.meta["data"]) for run in contents.judged}
     folders |= {group.recipe.data.path for group in contents.groups if group.recipe.data.path is not None}
     files = [file for folder in folders for word in ("README*", "NOTICE*", "LICENSE*") for file in folder.glob(word)]
     return any(file.is_file() and b"openmoji" in file.read_bytes()[:100_000].lower() for file in files)

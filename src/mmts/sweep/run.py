@@ -68,7 +68,7 @@ def run_sweep(
 def _outside_names(sweep: Sweep, trials: Sequence[Trial]) -> frozenset[str]:
     """Return the classes outside mmts that the sweep itself names, which its runs may then use."""
     recipes = (sweep.recipe(trial.variant, trial.setting, 0) for trial in trials)
-    return frozenset(name for recipe in recipes for name in outside_names(recipe.objective))
+    return frozenset(name for recipe in recipes for name in outside_names(recipe.objective, recipe.model.tower_names))
 
 
 def _read_data(sweep: Sweep, trials: Sequence[Trial]) -> Dataset:

@@ -24,16 +24,14 @@ from mmts.models import (
     embed_media,
     embed_text,
     media_features,
-    needs_vocabulary,
     text_features,
 )
-from mmts.models.base import is_frozen
+from mmts.models.base import MediaTower, is_frozen
+from mmts.models.clip_weights import avion_weights, read_checkpoint
 from mmts.models.features import Rows
-from mmts.recipe.recipe import Data, Model
+from mmts.recipe.model_section import FEATURES, Model
+from mmts.recipe.recipe import Data
 from mmts.recipe.run_directory import RunDirectory
-
-FEATURES = "features"
-"""The name of a media tower that isn't there: the data hold features computed beforehand."""
 
 
 @dataclass(frozen=True)
@@ -46,37 +44,35 @@ class Inputs:
 
 
 def build_model(section: Model, split: Split, run: RunDirectory, trained: bool = False) -> TwoTower:
-    """Return the model of a recipe, frozen towers and all.
+    """Return the model of a recipe, with its frozen towers.
 
-    A text tower trained from scratch gets the words of the captions of `split`, which are saved with the run; where the
+    A text tower trained from scratch gets the words of the captions of `split`, which are saved with the run; if the
     run is `trained`, it gets the saved ones. A model on features computed beforehand takes their width from `split`.
     """
-    if section.pretrained is not None and not section.pretrained.is_file():
-        what = "is a folder" if section.pretrained.is_dir() else why_missing(section.pretrained)
-        raise RecipeError(
-            f"model.pretrained: {section.pretrained} {what}; it is a checkpoint file of AVION or MM-TS (see "
-            "docs/reproduction.md), given with --set model.pretrained=FILE"
-        )
-    vocabulary = None
-    if needs_vocabulary(section.text.tower):
-        vocabulary = Vocabulary.from_json(once(lambda: _words(split, run, trained)))
-    return build_two_tower(
-        **_media_side(section, split),
-        text=section.text.tower,
-        text_options=section.text.options,
-        text_frozen=section.text.frozen,
-        vocabulary=vocabulary,
-        head=section.head.kind,
-        hidden=section.head.hidden,
-        dropout=section.head.dropout,
-        layer_norm=section.head.layer_norm,
-        width=section.width,
-        pretrained=section.pretrained,
-    )
+    given: dict[str, dict[str, Any]] = {"media": {}, "text": {}}
+    if section.pretrained is not None:
+        if not section.pretrained.is_file():
+            what = "is a folder" if section.pretrained.is_dir() else why_missing(section.pretrained)
+            raise RecipeError(
+                f"model.pretrained: {section.pretrained} {what}; it is a checkpoint file of AVION or MM-TS (see "
+                "docs/reproduction.md), given with --set model.pretrained=FILE"
+            )
+        sides = avion_weights(read_checkpoint(section.pretrained), f"checkpoint {str(section.pretrained)!r}")
+        given["media"]["pretrained"], given["text"]["pretrained"] = sides
+    if section.text.takes("vocabulary"):
+        given["text"]["vocabulary"] = Vocabulary.from_json(once(lambda: _words(split, run, trained)))
+    _check_kind(section, split)
+    if section.media.tower == FEATURES:
+        readable = [medium for medium in split.media if why_unreadable_features(medium.path) is None] or split.media
+        media: MediaTower | int = feature_rows(readable[:1]).shape[1]
+    else:
+        media = section.media.build(**given["media"])
+    text = section.text.build(**given["text"])
+    return build_two_tower(media, text, width=section.width, **section.head.model_dump())
 
 
 def _words(split: Split, run: RunDirectory, trained: bool) -> Any:
-    """Return the words saved with a run as JSON, after saving those of the captions of `split` with a new one."""
+    """Return the words saved with a run as JSON, after saving those of the captions of `split` with a new run."""
     if not trained and not run.vocabulary_file.exists():
         write_json(run.vocabulary_file, build_vocabulary(split.captions).to_json())
     if not run.vocabulary_file.exists():
@@ -84,8 +80,8 @@ def _words(split: Split, run: RunDirectory, trained: bool) -> Any:
     return read_json(run.vocabulary_file)
 
 
-def _media_side(section: Model, split: Split) -> dict[str, Any]:
-    """Return the media side's part of build_two_tower's arguments; DataError where the data are of another kind."""
+def _check_kind(section: Model, split: Split) -> None:
+    """Raise DataError if the data are of another kind than the media side takes."""
     medium, kind = split.media[0], section.kind
     if medium.kind != kind:
         raise DataError(
@@ -97,19 +93,6 @@ def _media_side(section: Model, split: Split) -> dict[str, Any]:
             f"{medium.path} (id {medium.id}) {what}, and the recipe has the tower {section.media.tower!r}; "
             f"the tower {FEATURES!r} takes features, and the others pixels"
         )
-    if section.media.tower == FEATURES:
-        whole = next((each for each in split.media if why_unreadable_features(each.path) is None), medium)
-        return {"feature_width": feature_rows([whole]).shape[1]}
-    side = section.media
-    options = {
-        kind: side.tower,
-        "image_size": side.size,
-        f"{kind}_options": side.options,
-        f"{kind}_frozen": side.frozen,
-    }
-    if section.video is not None:
-        options |= section.video.model_dump(include={"frames", "sampling", "stride"})
-    return options
 
 
 def prepare_inputs(model: TwoTower, split: Split) -> Inputs:

@@ -40,7 +40,7 @@ def make_run(folder: Path, image: str, text: str, *settings: str) -> Path:
 
 
 def embedded(run: Path, captions: list[str], pixels: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the run's own embeddings of captions, and of images where some are given."""
+    """Return the run's own embeddings of captions, and of images if there are any."""
     model = load_model(RunDirectory(run)).eval()
     assert model.text_tower is not None
     with torch.no_grad():
@@ -53,7 +53,7 @@ def difference(a: object, b: object) -> float:
 
 
 class Runs:
-    """Runs by name, trained when first asked for."""
+    """Runs by name, each trained when it is first needed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

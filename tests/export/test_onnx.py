@@ -50,7 +50,7 @@ def embed_text(folder: Path, captions: list[str]) -> np.ndarray:
 def embed_images(folder: Path, photos: list[Path]) -> np.ndarray:
     about = json.loads((folder / "export.json").read_text())["media"]
     squares = [squared(Image.open(photo).convert("RGB"), about["size"], about["resize"]) for photo in photos]
-    pixels = np.stack([np.asarray(each, np.float32).transpose(2, 0, 1) / 255 for each in squares])
+    pixels = np.stack([np.asarray(image, np.float32).transpose(2, 0, 1) / 255 for image in squares])
     return onnxruntime.InferenceSession(str(folder / about["file"])).run(None, {"pixels": pixels})[0]
 
 
@@ -74,11 +74,11 @@ def test_the_snippet_of_the_docs_runs(runs: Runs, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
     code = next(block for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "onnxruntime" in block)
-    found: dict[str, np.ndarray] = {}
-    exec(compile(code, "docs/export.md", "exec"), found)
+    names: dict[str, np.ndarray] = {}
+    exec(compile(code, "docs/export.md", "exec"), names)
     texts, images = embedded(runs("words"), ["a red shoe"], load_pixels("photo.jpg", 16)[None])
-    assert difference(found["x"], images) < 1e-4
-    assert difference(found["y"], texts) < 1e-4
+    assert difference(names["x"], images) < 1e-4
+    assert difference(names["y"], texts) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_an_existing_folder_is_not_overwritten(runs: Runs, tmp_path: Path) -> No
     (tmp_path / "out" / "mine.txt").touch()
     with pytest.raises(FileExistsError, match="is there already; remove it, or choose another place"):
         export_run(runs("words"), "onnx", tmp_path / "out")
-    assert [each.name for each in tmp_path.rglob("*")] == ["out", "mine.txt"]
+    assert [file.name for file in tmp_path.rglob("*")] == ["out", "mine.txt"]
 
 
 def test_a_difference_is_an_error_and_leaves_nothing(

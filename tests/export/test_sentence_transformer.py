@@ -33,7 +33,7 @@ def test_one_clip_needs_only_sentence_transformers(runs: Runs, tmp_path: Path, n
     model = load(folder)
     assert not json.loads((folder / "export.json").read_text())["needs_mmts"]
     squares = pictures((32, 32), (32, 32), (32, 32))
-    texts, images = embedded(runs(name), CAPTIONS, torch.stack([to_pixels(each) for each in squares]))
+    texts, images = embedded(runs(name), CAPTIONS, torch.stack([to_pixels(square) for square in squares]))
     assert difference(model.encode(CAPTIONS), texts) < 1e-5
     assert difference(model.encode(CAPTIONS[3]), texts[3]) < 1e-5
     assert difference(model.encode(squares), images) < 1e-5

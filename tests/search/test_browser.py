@@ -1,4 +1,4 @@
-"""The local page in a real browser: with the keyboard only, with a picture, and nothing from elsewhere."""
+"""The local page in a real browser: with the keyboard only, with a picture, and without requests to other hosts."""
 
 import json
 import threading
@@ -36,10 +36,10 @@ def visit(searcher: Searcher) -> Iterator[SearchVisit]:
         yield visit
         server.shutdown()
     assert not visit.said
-    assert all(each.startswith((address, "data:", "blob:")) for each in visit.requests)
+    assert all(request.startswith((address, "data:", "blob:")) for request in visit.requests)
 
 
-def test_a_query_is_typed_and_answered_with_the_keyboard_only(visit: SearchVisit, photos: Path) -> None:
+def test_a_search_needs_only_the_keyboard(visit: SearchVisit, photos: Path) -> None:
     page, names = visit.page, {file.relative_to(photos).as_posix() for file in photos.rglob("*.png")}
     page.wait_for_selector("#q:focus")  # by itself, a moment after the page is there
     page.keyboard.type("a red square")
@@ -75,12 +75,12 @@ def test_a_picture_is_chosen_and_dropped(visit: SearchVisit, photos: Path) -> No
     assert page.get_attribute(".query", "alt") == "your picture"
 
 
-def test_a_file_that_is_no_picture_is_said(visit: SearchVisit, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_picture_gets_an_error(visit: SearchVisit, tmp_path: Path) -> None:
     (tmp_path / "no.png").write_text("no picture")
     visit.page.set_input_files("#file", tmp_path / "no.png")
     visit.page.wait_for_selector(".problem")
     assert "is not an image" in visit.page.inner_text(".problem")
-    visit.said = [each for each in visit.said if "422" not in each]  # Chromium notes every such answer
+    visit.said = [line for line in visit.said if "422" not in line]  # Chromium logs every such answer
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -96,7 +96,7 @@ def test_no_width_needs_scrolling_sideways(visit: SearchVisit, scheme: str, widt
     assert background == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(21, 24, 28)")
 
 
-def test_the_start_shows_items_and_more_is_put_below_them(visit: SearchVisit) -> None:
+def test_show_more_appends_items_below(visit: SearchVisit) -> None:
     page = visit.page
     page.set_viewport_size({"width": 390, "height": 500})
     first = visit.alts()
@@ -119,13 +119,13 @@ def test_the_start_shows_items_and_more_is_put_below_them(visit: SearchVisit) ->
     page.wait_for_selector("li:nth-child(12)")
 
 
-def test_a_picture_that_is_gone_is_said_in_its_place(visit: SearchVisit, photos: Path) -> None:
+def test_a_picture_that_is_gone_is_replaced_by_a_note(visit: SearchVisit, photos: Path) -> None:
     (photos / "7.png").unlink()
     visit.page.goto(f"{visit.address}?k=12")
     visit.page.locator("li .none").scroll_into_view_if_needed()
     visit.page.wait_for_selector("li .none:has-text('can no longer be read')")
     assert visit.page.locator("li img").count() == 11
-    visit.said = [each for each in visit.said if "404" not in each]  # Chromium notes every such answer
+    visit.said = [line for line in visit.said if "404" not in line]  # Chromium logs every such answer
 
 
 def test_labels_and_long_captions_fit_and_are_escaped(run: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A run on videos: clips are indexed, found by words and by a clip, and shown by a frame of theirs."""
+"""A run on videos: clips are indexed, found by words or by another clip, and shown by one of their frames."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 
 from mmts.examples.drawing import picture, write_film
 from mmts.recipe.recipe import load_recipe
+from mmts.report.pictures import picture as thumbnail
 from mmts.search import build_index, open_searcher
-from mmts.search.page import picture as thumbnail
 from mmts.training.run import train
 
 COLOURS, SHAPES = ("red", "green", "blue"), ("square", "bar")

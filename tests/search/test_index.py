@@ -154,6 +154,17 @@ def test_a_stopped_index_is_resumed(
     np.testing.assert_allclose(nearest.rows_of(index.vectors), nearest.rows_of(fresh.vectors), atol=1e-6)
 
 
+def test_a_stopped_index_is_resumed_after_files_were_added(
+    run: Path, photos: Path, tmp_path: Path, chunks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_LAST", "")  # a group per item
+    with pytest.raises(KeyboardInterrupt):
+        build_index(run, photos, tmp_path / "index")
+    Image.new("RGB", (20, 24), "orange").save(photos / "0.png")
+    assert len(build_index(run, photos, tmp_path / "index")) == 13
+    assert chunks == [1] * (3 + 11)
+
+
 def test_a_stopped_index_is_not_resumed_with_another_checkpoint(
     run: Path, other_run: Path, photos: Path, tmp_path: Path, chunks: list[int]
 ) -> None:

@@ -77,7 +77,7 @@ def test_the_start_page_offers_example_queries_and_random_items(
     run: Path, tmp_path: Path, server: SearchServer
 ) -> None:
     assert b"5 of 12 images, chosen at random" in ask(server, "GET", "/")[2]
-    assert b"Try:" not in ask(server, "GET", "/")[2]  # names of files are no captions
+    assert b"Try:" not in ask(server, "GET", "/")[2]  # file names are not captions
     build_index(run, run.parent / "shapes", tmp_path / "captions")
     page = render(other := open_searcher(run, tmp_path / "captions"), Answer("", other.some(500)))
     assert page.count('<a href="/?q=a%20') == 3
@@ -128,7 +128,7 @@ def test_a_page_that_stands_alone_contains_its_pictures_and_escapes_captions(sea
     hit = searcher.by_text("a red bar", 1)[0]
     planted = replace(hit, item=hit.item.model_copy(update={"caption": '"><script>alert(1)</script>'}))
     page = render(searcher, Answer("<script>", [planted]), stands_alone=True)
-    assert "data:image/jpeg;base64," in page
+    assert "data:image/png;base64," in page
     assert "<script" not in page
     assert "&#34;&gt;&lt;script&gt;" in page
     assert "http://" not in page.replace("http-equiv", "")

@@ -139,7 +139,7 @@ def test_a_search_in_cells_finds_nearly_what_an_exact_search_finds() -> None:
     np.testing.assert_array_equal(nearest.rows_of(cells), rows)
     np.testing.assert_array_equal(nearest.rows_of(cells, 7, 1)[0], rows[7])
     truth = np.argsort(-rows[:50] @ rows.T, axis=1)[:, :10]
-    for way, least in ((exact, 1.0), (cells, 0.95)):
-        found = [set(nearest.nearest(way, row, 10)[0].tolist()) for row in rows[:50]]
-        recall = np.mean([len(each & set(right.tolist())) / 10 for each, right in zip(found, truth, strict=True)])
+    for vectors, least in ((exact, 1.0), (cells, 0.95)):
+        results = [set(nearest.nearest(vectors, row, 10)[0].tolist()) for row in rows[:50]]
+        recall = np.mean([len(result & set(row.tolist())) / 10 for result, row in zip(results, truth, strict=True)])
         assert recall >= least

@@ -46,6 +46,6 @@ def export_run(run: Path, to: str, out: Path | None = None, checkpoint: str = "b
     if content.get("needs_mmts"):
         console.print(
             "note: it uses modules of mmts, so it loads only where mmts is installed, with "
-            f"SentenceTransformer({str(out)!r}, trust_remote_code=True)",
+            f"SentenceTransformer({str(out)!r}, trust_remote_code=True)"
         )
     return out

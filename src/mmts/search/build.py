@@ -1,7 +1,7 @@
 """Making an index, and bringing it up to date: only new and changed files are embedded."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmts.console import console, errors
+from mmts.console import console, errors, progress_bar
 from mmts.data.formats.collect import inner_path
 from mmts.data.media.contents import content_name
 from mmts.data.media.feature_files import why_unreadable_features
@@ -24,11 +24,12 @@ from mmts.feature_cache import stored_array
 from mmts.files import content_hash, locked
 from mmts.recipe.run_directory import RunDirectory
 from mmts.search.encoder import Encoder, load_encoder
-from mmts.search.index_files import PENDING, Index, Item, check_folder, load_index, write_index
+from mmts.search.index_files import Index, Item, check_folder, load_index, write_index
 from mmts.search.media import find_media
 from mmts.search.nearest import Rows, rows_of
 
 _CHUNK = 256  # items that an interrupted process loses at most
+_LAST = "00"  # of the hash of the last item in a group: one in 256
 
 
 def build_index(run: Path, path: Path, folder: Path | None = None) -> Index:
@@ -118,26 +119,39 @@ def _embed_all(encoder: Encoder, missing: Mapping[str, Medium], folder: Path) ->
     """Return the embeddings of media, and why some cannot be read, both by content; an interrupted call is resumed."""
     rows: dict[str, Rows] = {}
     unreadable: dict[str, str] = {}
-    media, width = list(missing.values()), encoder.text(["width"]).shape[1]
-    stored = stored_array(
-        folder / PENDING.replace("*", f"{content_hash(encoder.checkpoint, *missing)}.npy"),
-        (len(media), width),
-        np.dtype(np.float32),
-        lambda part: _embed(encoder, [media[at] for at in part], width),
-        title=f"embedding {encoder.kind}s",
-        unit=f"{encoder.kind}s",
-        chunk=_CHUNK,
-    )
-    for (content, medium), row in zip(missing.items(), stored, strict=True):
-        try:
-            rows[content] = row if row.any() else encoder.media([medium])[0]
-        except DataError as error:
-            unreadable[content] = str(error)
+    kinds, width = f"{encoder.kind}s", encoder.text(["width"]).shape[1]
+    with progress_bar(f"embedding {kinds}", len(missing), kinds) as bar:
+        for group in _groups(missing):
+            media = [missing[content] for content in group]
+            file = folder / f"pending-{content_hash(encoder.checkpoint, *group)}.npy"
+            compute = partial(_embed, encoder, media, width)
+            stored = stored_array(
+                file, (len(media), width), np.dtype(np.float32), compute, title=None, unit=kinds, chunk=_CHUNK
+            )
+            for content, medium, row in zip(group, media, stored, strict=True):
+                try:
+                    rows[content] = row if row.any() else encoder.media([medium])[0]
+                except DataError as error:
+                    unreadable[content] = str(error)
+            bar.advance(len(group))
     return rows, unreadable
 
 
-def _embed(encoder: Encoder, media: Sequence[Medium], width: int) -> Rows:
-    """Return the embeddings (M, width) of media, zeros for those that cannot be read."""
+def _groups(contents: Iterable[str]) -> Iterator[list[str]]:
+    """Cut a list of hashes after those that end in `_LAST`: then a new file changes one group, not those after it."""
+    group = []
+    for content in contents:
+        group.append(content)
+        if content.endswith(_LAST):
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _embed(encoder: Encoder, media: Sequence[Medium], width: int, part: range) -> Rows:
+    """Return the embeddings (M, width) of a part of media, zeros for those that cannot be read."""
+    media = media[part.start : part.stop]
     if encoder.media_tower is None:
         rows = np.zeros((len(media), width), np.float32)
         readable = [at for at, medium in enumerate(media) if why_unreadable_features(medium.path) is None]

@@ -21,7 +21,7 @@ from mmts.search.nearest import Rows
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-_VECTORS, PENDING = "vectors-*.safetensors", "pending-*"
+_VECTORS, _PENDING = "vectors-*.safetensors", "pending*"
 
 
 class Item(BaseModel):
@@ -96,7 +96,7 @@ def write_index(folder: Path, items: Sequence[Item], rows: Rows, *, checkpoint: 
         out.write(content)
     with atomic_write(folder / "index.json", "w") as out:
         out.write(contents.model_dump_json(exclude_none=True))
-    for old in [*folder.glob(_VECTORS), *folder.glob(PENDING), *leftovers(folder)]:
+    for old in [*folder.glob(_VECTORS), *folder.glob(_PENDING), *leftovers(folder)]:
         if old != file:
             old.unlink(missing_ok=True)
     return Index(folder, contents, vectors)
@@ -106,7 +106,7 @@ def check_folder(folder: Path) -> None:
     """Raise RunError if an index cannot go into this folder: it is a file, or contains other things."""
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file; an index is a folder")
-    known = {file for pattern in (_VECTORS, PENDING, "index.json", ".lock*") for file in folder.glob(pattern)}
+    known = {file for pattern in (_VECTORS, _PENDING, "index.json", ".lock*") for file in folder.glob(pattern)}
     if folder.is_dir() and (others := sorted({*folder.iterdir()} - known - {*leftovers(folder)})):
         raise RunError(f"{folder} contains {others[0].name}, which is not part of an index; choose another --out")
 

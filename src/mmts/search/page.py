@@ -1,7 +1,5 @@
-"""Search results as HTML: the server's page, the part of it that changes, a page that stands alone, and pictures."""
+"""Search results as HTML: the server's page, the part of it that changes, and a page that stands alone."""
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -10,18 +8,14 @@ from urllib.parse import urlencode
 
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
-from PIL import ImageOps
 
-from mmts.data.media.image import load_image
-from mmts.data.media.video import middle_frame
-from mmts.data.records import Medium
-from mmts.errors import DataError, counted
+from mmts.errors import counted
+from mmts.report.pictures import data_uri
 from mmts.report.wording import clean, isolated
 from mmts.search.query import Hit, Searcher
 
 UPLOAD_LIMIT = 32 * 2**20  # bytes
 SIZES = {"small": 320, "large": 1600}  # pixels of the longer side
-_CLIP = 640  # the largest size of a clip's frame
 
 
 @dataclass(frozen=True)
@@ -78,23 +72,6 @@ def address(**query: object) -> str:
     return f"/?{urlencode(query)}"
 
 
-def picture(medium: Medium, side: int) -> bytes:
-    """Return an image, or the middle frame of a clip, as a JPEG of at most `side` pixels.
-
-    It is always decoded and encoded again, so that no file is passed on as it is. Raises DataError, naming the medium,
-    if it cannot be read anymore.
-    """
-    if medium.kind == "video":
-        image = middle_frame(medium, min(side, _CLIP))
-    else:
-        image = load_image(medium.path, side, member=medium.member, place=medium.place)
-        if max(image.size) > side:
-            image = ImageOps.contain(image, (side, side))
-    file = io.BytesIO()
-    image.save(file, "jpeg", quality=85)
-    return file.getvalue()
-
-
 @cache
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -113,10 +90,4 @@ def _address_of_picture(hit: Hit, size: str) -> str | None:
 
 
 def _embedded(hit: Hit, size: str) -> str | None:
-    if hit.medium.is_features:
-        return None
-    try:
-        content = picture(hit.medium, SIZES[size])
-    except DataError:
-        return None
-    return f"data:image/jpeg;base64,{base64.b64encode(content).decode('ascii')}"
+    return data_uri(hit.medium, SIZES[size])

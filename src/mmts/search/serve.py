@@ -13,7 +13,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from mmts.console import console
 from mmts.errors import DataError, MmtsError, RunError
-from mmts.search.page import SIZES, UPLOAD_LIMIT, Answer, address, picture, render, resource
+from mmts.report.pictures import picture
+from mmts.search.page import SIZES, UPLOAD_LIMIT, Answer, address, render, resource
 from mmts.search.query import Hit, Searcher
 
 _MAX_CHARACTERS, _MAX_RESULTS = 1000, 200

@@ -218,7 +218,8 @@ def assignment(key: str, value: Any) -> str:
     'objective.temperature={rule: fixed, value: 0.1}'
     """
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf, allow_unicode=True)
-    return f"{key}={text.removesuffix(chr(10)).removesuffix(chr(10) + '...')}"
+    text = text.removesuffix("\n").removesuffix("\n...")
+    return f"{key}={text}"
 
 
 def in_words(setting: Mapping[str, Any]) -> str:

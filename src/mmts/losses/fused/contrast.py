@@ -19,12 +19,7 @@ from mmts.losses.fused.tiles import (
 
 
 def contrast_in_tiles(
-    x: Tensor,
-    y: Tensor,
-    tau: Tensor,
-    extend: Callable[[Tensor], Tensor],
-    positives: Tensor | None,
-    queries: slice,
+    x: Tensor, y: Tensor, tau: Tensor, extend: Callable[[Tensor], Tensor], positives: Tensor | None, queries: slice
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the part of b queries of the loss, (), log S_i, sum_j w_ij d_ij and sum_j w_ij, (2, b) each.
 

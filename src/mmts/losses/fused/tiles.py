@@ -46,15 +46,10 @@ def choose_form(
     plain_only: Mapping[str, bool],
     kernels: bool = True,
 ) -> Form:
-    """Decide how the loss `name` is computed. Call it before autocast is turned off: it tells the run's precision.
+    """Decide how the loss `name` is computed. Call it before autocast is turned off: that tells the run's precision.
 
-    fused: True: in tiles; False: plainly; None: the faster of the two, by `faster_in_tiles`. plain_only: options that
-    only the plain version has, and whether each is used. kernels: whether Triton has the loss with these options.
-    InputError if fused is True and cannot be.
-
-    >>> choose_form("info_nce", True, torch.eye(2), torch.eye(2), torch.ones(2), {"relevance": True})
-    Traceback (most recent call last):
-    mmts.errors.InputError: the fused info_nce cannot do relevance; leave fused out, or give fused=False
+    fused: True: in tiles; False: plainly; None: the faster of the two. plain_only: options that only the plain version
+    has, and whether each is used. kernels: whether Triton has these options. InputError if fused is True and cannot be.
     """
     used = [option for option, is_used in plain_only.items() if is_used]
     if fused and used:
@@ -80,23 +75,14 @@ def faster_in_tiles(name: str, B: int, device: str, triton: torch.dtype | None) 
 
 
 def product_dtype(x: Tensor, y: Tensor) -> torch.dtype:
-    """Return the dtype of Triton's products: bfloat16 if both sides are, or under autocast to it, else float32.
-
-    >>> with torch.autocast("cpu", torch.bfloat16):
-    ...     product_dtype(torch.eye(2), torch.eye(2))
-    torch.bfloat16
-    """
+    """Return the dtype of Triton's products: bfloat16 if both sides are, or under autocast to it, else float32."""
     device = x.device.type
     autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
     return torch.bfloat16 if autocast or x.dtype == y.dtype == torch.bfloat16 else torch.float32
 
 
 def triton_takes(x: Tensor, y: Tensor) -> bool:
-    """Whether the Triton kernels can take these embeddings: on an NVIDIA GPU, with Triton installed, not in float64.
-
-    >>> triton_takes(torch.eye(2), torch.eye(2))  # on the CPU
-    False
-    """
+    """Whether the Triton kernels can take these embeddings: on an NVIDIA GPU, with Triton installed, not in float64."""
     return x.is_cuda and compute_dtype(x, y) == torch.float32 and _triton_runs_on(x.device)
 
 
@@ -194,11 +180,7 @@ def similarity_tile(x: Tensor, y: Tensor, blocks: Blocks, buffer: Tensor) -> Ten
 
 
 def along(vector: Tensor, axis: int) -> Tensor:
-    """Shape a vector to vary down the rows (axis 0) or along the columns (axis 1) of a tile.
-
-    >>> along(torch.zeros(3), 0).shape, along(torch.zeros(3), 1).shape
-    (torch.Size([3, 1]), torch.Size([1, 3]))
-    """
+    """Shape a vector to vary down the rows (axis 0) or along the columns (axis 1) of a tile."""
     return vector[:, None] if axis == 0 else vector[None, :]
 
 
@@ -229,12 +211,7 @@ def fill_positives(tile: Tensor, positives: Tensor | None, blocks: Blocks, value
 
 
 def number_of_extra(positives: Tensor | None, like: Tensor) -> Tensor:
-    """Return how many extra positives each row and each column has: (2, B) int64; `like` (B, D) gives B and the device.
-
-    >>> number_of_extra(torch.tensor([[True, True], [False, False]]), torch.eye(2))
-    tensor([[1, 0],
-            [0, 1]])
-    """
+    """Return how many extra positives each row and each column has: (2, B) int64; `like` (B, D): B and the device."""
     counts = torch.zeros(2, len(like), dtype=torch.int64, device=like.device)
     if positives is None:
         return counts

@@ -1,5 +1,5 @@
 """The losses in tiles against the textbook and published forms, forward and backward: time, memory, from which batch on
-tiles pay (FUSED_FROM in losses/info_nce.py, max_margin.py and contrast.py), and what one of eight processes does.
+tiles pay (TILES_FROM in losses/fused/tiles.py), and what one of eight processes does.
 
 `python -m benchmarks.losses` runs this part alone; give a factor such as .125 to try it on smaller batches.
 """

@@ -1,6 +1,6 @@
 """Time and memory of the losses in tiles, forward and backward, compared with textbook and published forms.
 
-Also measured: the batch size from which tiles pay (FUSED_FROM in losses/info_nce.py, max_margin.py and contrast.py),
+Also measured: the batch size from which tiles pay (TILES_FROM in losses/fused/tiles.py),
 and the share of one of eight processes. `python -m benchmarks.losses` runs this part alone; an argument such as .125
 multiplies every batch size, for a quick try.
 """

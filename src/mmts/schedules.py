@@ -258,14 +258,7 @@ class Step(_Bounded):
         return min(self.values), max(self.values)
 
 
-SCHEDULES = {
-    "constant": Constant,
-    "linear": Linear,
-    "cosine": Cosine,
-    "warmup": Warmup,
-    "join": Join,
-    "step": Step,
-}
+SCHEDULES = {"constant": Constant, "linear": Linear, "cosine": Cosine, "warmup": Warmup, "join": Join, "step": Step}
 """The schedules by their names in recipes (`kind`)."""
 
 

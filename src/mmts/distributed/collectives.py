@@ -11,21 +11,13 @@ from mmts.errors import RunError
 
 
 def process_sizes(batch_size: int) -> list[int]:
-    """Return how many pairs of a batch each process has, by `process_slice`.
-
-    >>> process_sizes(2)
-    [2]
-    """
+    """Return how many pairs of a batch each process has, by `process_slice`."""
     n = num_processes()
     return [len(range(batch_size)[process_slice(batch_size, k, n)]) for k in range(n)]
 
 
 def all_sizes(own: int, device: torch.device) -> list[int]:
-    """Return how many pairs each process has, given this one's number.
-
-    >>> all_sizes(3, torch.device("cpu"))
-    [3]
-    """
+    """Return how many pairs each process has, given this one's number."""
     if num_processes() == 1:
         return [own]
     sizes = torch.zeros(num_processes(), dtype=torch.int64, device=device)
@@ -35,11 +27,7 @@ def all_sizes(own: int, device: torch.device) -> list[int]:
 
 
 def gather(own: Tensor, sizes: list[int]) -> Tensor:
-    """Return the rows of all processes (B, ...), given this one's and how many each of them has; without gradient.
-
-    >>> gather(torch.tensor([3, 4]), [2])
-    tensor([3, 4])
-    """
+    """Return the rows of all processes (B, ...), given this one's and how many each of them has; without gradient."""
     if num_processes() == 1:
         return own
     # A transfer needs one size, so shorter tensors are padded, and the padding is removed again.
@@ -51,10 +39,7 @@ def gather(own: Tensor, sizes: list[int]) -> Tensor:
 
 
 def check_all_reached(model: nn.Module) -> None:
-    """Raise RunError if a parameter that trains has no gradient, naming it: the processes would wait for it.
-
-    >>> check_all_reached(nn.Linear(2, 2))
-    """
+    """Raise RunError if a parameter that trains has no gradient, naming it: the processes would wait for it."""
     if num_processes() > 1:
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and parameter.grad is None:
@@ -66,10 +51,7 @@ def check_all_reached(model: nn.Module) -> None:
 
 @torch.no_grad()
 def copy_from_main(module: nn.Module) -> None:
-    """Give a module of every process the main one's parameters and buffers.
-
-    >>> copy_from_main(nn.Linear(2, 2))
-    """
+    """Give a module of every process the main one's parameters and buffers."""
     if num_processes() > 1:
         for tensor in [*module.parameters(), *module.buffers()]:
             distributed.broadcast(tensor, 0)

@@ -34,20 +34,12 @@ _REPORT_WITHIN = 600.0  # seconds that the failed process may write a checkpoint
 
 
 def num_processes() -> int:
-    """Return how many processes train together.
-
-    >>> num_processes()
-    1
-    """
+    """Return how many processes train together."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def process_index() -> int:
-    """Return the number of this process, from 0; the main process has 0.
-
-    >>> process_index()
-    0
-    """
+    """Return the number of this process, from 0; the main process has 0."""
     return distributed.get_rank() if num_processes() > 1 else 0
 
 
@@ -55,9 +47,6 @@ def once(compute: Callable[[], T]) -> T:
     """Return on every process what `compute` returns on the main one; the others wait and get a copy.
 
     If it raises, the main process raises the error, and the others FailedElsewhere.
-
-    >>> once(lambda: 1 + 1)
-    2
     """
     if num_processes() == 1:
         return compute()
@@ -79,34 +68,21 @@ def once(compute: Callable[[], T]) -> T:
 
 @contextmanager
 def on_main(manager: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
-    """Enter a context on the main process alone; if that fails, all processes fail.
-
-    >>> from contextlib import nullcontext
-    >>> with on_main(nullcontext):
-    ...     pass
-    """
+    """Enter a context on the main process alone; if that fails, all processes fail."""
     with ExitStack() as stack:
         once(lambda: stack.enter_context(manager()))
         yield
 
 
 def main_first(compute: Callable[[], T]) -> T:
-    """Return what `compute` returns on this process; the main one computes first, so the others find its cache.
-
-    >>> main_first(lambda: 1 + 1)
-    2
-    """
+    """Return what `compute` returns on this process; the main one computes first, so the others find its cache."""
     kept: list[T] = []
     once(lambda: kept.append(compute()))
     return kept[0] if kept else compute()
 
 
 def largest(value: int, device: torch.device | str = "cpu") -> int:
-    """Return the largest of all processes' values, exchanged through `device`.
-
-    >>> largest(15)
-    15
-    """
+    """Return the largest of all processes' values, exchanged through `device`."""
     if num_processes() == 1:
         return value
     shared = torch.tensor(value, device=device)

@@ -21,9 +21,6 @@ def unit_and_length(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the unit vectors (..., D) and two factors, each (..., 1), whose product is the vectors' length.
 
     The first factor, the largest component, is held fixed in the gradient; both are 1 for a vector of zeros.
-
-    >>> unit_and_length(torch.tensor([3.0, 4.0]))[1:]
-    (tensor([4.]), tensor([1.2500]))
     """
     plain = x.detach()
     largest = torch.maximum(plain.amax(dim=-1, keepdim=True), -plain.amin(dim=-1, keepdim=True))
@@ -35,22 +32,14 @@ def unit_and_length(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:
-    """Return the cosines of every x with every y: (B, D), (C, D) -> (B, C), in float32 at least (docs/method.md, 4.2).
-
-    >>> cosine_similarity(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
-    tensor([[1., 0.]])
-    """
+    """Return the cosines of all x with all y, (B, D), (C, D) -> (B, C), in float32 at least (docs/method.md, 4.2)."""
     with torch.autocast(x.device.type, enabled=False):
         dtype = compute_dtype(x, y)
         return unit(x.to(dtype)) @ unit(y.to(dtype)).T
 
 
 def pair_cosines(x: Tensor, y: Tensor) -> Tensor:
-    """Return the cosines of the pairs x_i, y_i, (B,), in float32 at least.
-
-    >>> pair_cosines(torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 0.0]]))
-    tensor([1.])
-    """
+    """Return the cosines of the pairs x_i, y_i, (B,), in float32 at least."""
     with torch.autocast(x.device.type, enabled=False):
         dtype = compute_dtype(x, y)
         cosines: Tensor = torch.linalg.vecdot(unit(x.to(dtype)), unit(y.to(dtype)))
@@ -58,9 +47,5 @@ def pair_cosines(x: Tensor, y: Tensor) -> Tensor:
 
 
 def compute_dtype(x: Tensor, y: Tensor) -> torch.dtype:
-    """Return the dtype that losses compute in: the wider of the two, and float32 at least.
-
-    >>> compute_dtype(torch.zeros(1, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.bfloat16))
-    torch.float32
-    """
+    """Return the dtype that losses compute in: the wider of the two, and float32 at least."""
     return torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)

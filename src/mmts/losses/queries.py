@@ -1,8 +1,6 @@
-"""The rows of a batch's queries: every loss is a sum over them, so that processes can share a batch by its queries.
+"""The two directions of a batch, media to texts and texts to media: rows (b, B) of b queries and all B candidates.
 
-A batch has two directions: media search the texts, and texts search the media. In each a query's row holds what belongs
-to it and each of the B candidates. Of b queries these are two tensors (b, B), x to y and y to x. From them a loss
-computes these queries' part of it: over slices that together are the batch, the parts add up (docs/method.md, 4.19).
+Every loss is a sum over queries, so that processes can share a batch by them (docs/method.md, 4.19).
 """
 
 from collections.abc import Callable
@@ -48,16 +46,12 @@ def with_pull(both: Callable[P, tuple[Tensor, Tensor]]) -> LossFunction[P]:
 
 
 class Direction(NamedTuple):
-    """The rows of b queries in one direction of a batch.
+    """The rows of b queries in one direction of a batch."""
 
-    similarity: (b, B), cosines. value: temperatures or margins, broadcastable to (b, B). extra: (b, B) bool, the extra
-    positives, or None. start: the place in the batch of the first query.
-    """
-
-    similarity: Tensor
-    value: Tensor
-    extra: Tensor | None
-    start: int
+    similarity: Tensor  # (b, B), cosines
+    value: Tensor  # temperatures or margins, broadcastable to (b, B)
+    extra: Tensor | None  # (b, B) bool, the extra positives
+    start: int  # the place in the batch of the first query
 
     def of_pair(self, rows: Tensor) -> Tensor:
         """Return a view of the entries of the positive pairs: (b, B) -> (b,)."""
@@ -90,10 +84,7 @@ class Direction(NamedTuple):
 def directions(
     x: Tensor, y: Tensor, value: Tensor, positives: Tensor | None, queries: slice, anchor: Anchor = "row"
 ) -> tuple[Direction, Direction]:
-    """Return the rows of the queries from x to y and from y to x; arguments as checked by `mmts.losses.checks`.
-
-    value: (), (B,), (B, B) or the queries' rows (2, b, B). anchor: whose value a candidate gets (docs/method.md, 4.4).
-    """
+    """Return the rows of the queries, x to y and y to x, from checked arguments; anchor: as in `info_nce`."""
     of_query = query_values(value, queries)
     values = of_query
     if value.ndim == 1 and anchor != "row":
@@ -104,11 +95,7 @@ def directions(
 
 
 def checked_queries(queries: slice | None, B: int) -> slice:
-    """Return the queries as a slice with start and stop, the whole batch for None; else raise InputError.
-
-    >>> checked_queries(None, 3), checked_queries(slice(1, None), 3)
-    (slice(0, 3, None), slice(1, 3, None))
-    """
+    """Return the queries as a slice with start and stop, the whole batch for None; else raise InputError."""
     if queries is None:
         return slice(0, B)
     start, stop, step = queries.indices(B)
@@ -140,11 +127,7 @@ def query_rows(pairs: Tensor, queries: slice) -> Rows:
 
 
 def query_values(value: Tensor, queries: slice) -> Rows:
-    """Return the queries' values for x to y and y to x, each broadcastable to (b, B).
-
-    >>> query_values(torch.tensor([0.1, 0.2]), slice(1, 2))
-    (tensor([[0.2000]]), tensor([[0.2000]]))
-    """
+    """Return the queries' values for x to y and y to x, each broadcastable to (b, B)."""
     if value.ndim >= 2:
         return query_rows(value, queries)
     of_query = value[queries, None] if value.ndim else value

@@ -1,4 +1,4 @@
-"""SigLIP's sigmoid loss, which judges every pair by itself."""
+"""SigLIP's sigmoid loss, with one yes-or-no decision per pair."""
 
 import torch
 from torch import Tensor

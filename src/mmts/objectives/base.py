@@ -22,23 +22,14 @@ class ObjectiveOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class Pairs:
-    """What an objective knows about the B pairs of a batch, beside their embeddings.
+    """What an objective knows about the B pairs of a batch, beside their embeddings."""
 
-    Attributes:
-        progress: in [0, 1].
-        index: (B,) int64, the pairs' stable positions.
-        queries: the pairs whose loss this process computes: b of them.
-        media_index: (B,) int64, those of their media, or None.
-        positives: (B, B) bool, extra positives, or None; sparse (COO) or dense.
-        relevance: (B, B) floating point in [0, 1], of medium i to text j, or None; of b queries also (2, b, B).
-    """
-
-    progress: float
-    index: Tensor
-    queries: slice
-    media_index: Tensor | None = None
-    positives: Tensor | None = None
-    relevance: Tensor | None = None
+    progress: float  # in [0, 1]
+    index: Tensor  # (B,) int64, the pairs' stable positions
+    queries: slice  # the b pairs whose loss this process computes
+    media_index: Tensor | None = None  # (B,) int64, the stable positions of their media
+    positives: Tensor | None = None  # (B, B) bool, extra positives, dense or sparse (COO)
+    relevance: Tensor | None = None  # (B, B) in [0, 1], of medium i to text j; of b queries also their rows (2, b, B)
 
 
 class Objective(nn.Module):
@@ -163,10 +154,6 @@ def similarities(x: Tensor, y: Tensor, queries: slice) -> Tensor:
 
 
 def relative(pull: Tensor) -> Tensor:
-    """Return pulls (B,) divided by their mean; all ones if nothing pulls.
-
-    >>> relative(torch.tensor([3.0, 0.0, 3.0])), relative(torch.zeros(2))
-    (tensor([1.5000, 0.0000, 1.5000]), tensor([1., 1.]))
-    """
+    """Return pulls (B,) divided by their mean; all ones if nothing pulls."""
     mean = pull.mean()
     return torch.where(mean > 0, pull / mean, 1.0)

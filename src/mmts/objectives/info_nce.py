@@ -1,12 +1,4 @@
-"""InfoNCE and its relatives with the temperatures of a policy.
-
->>> import torch
->>> from mmts.policies import Fixed
->>> objective = InfoNCE(Fixed(0.07))
->>> output = objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
->>> sorted(output.log)
-['temperature', 'weight']
-"""
+"""InfoNCE and its relatives with the temperatures of a policy."""
 
 from collections.abc import Callable
 from typing import Annotated

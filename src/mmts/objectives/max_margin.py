@@ -13,8 +13,7 @@ from mmts.options import NotNegative, RecipeDefault
 from mmts.policies import Policy
 
 MARGIN = RecipeDefault(
-    {"rule": "fixed", "value": 0.2},
-    {"fixed": {"value": 0.2}, "shifted": {"alpha": 0.2, "low": 0.17, "high": 0.30}},
+    {"rule": "fixed", "value": 0.2}, {"fixed": {"value": 0.2}, "shifted": {"alpha": 0.2, "low": 0.17, "high": 0.30}}
 )
 """The published margins."""
 SCALE = RecipeDefault({"rule": "fixed", "value": 0.6}, {**MARGIN.options, "fixed": {"value": 0.6}})

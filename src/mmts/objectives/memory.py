@@ -1,8 +1,7 @@
-"""What objectives with memory share: for each row a moving average of its sum over negatives, over all batches.
+"""What objectives with memory share: each medium's and each text's moving average of its sum over negatives.
 
-For a row i (a medium against texts, or a text against media) a batch shows a few negatives, while the objective wants
-all of them. So each row keeps a moving average of its sum over negatives, and the batch's negatives are weighted by it
-(docs/method.md, 5.4).
+A batch has few of a row's negatives, and the objective wants all of them: the moving average, over all batches, weights
+the negatives of the batch (docs/method.md, 5.4).
 """
 
 import math

@@ -33,10 +33,7 @@ class SigLIP(Objective):
     splits_queries = True
 
     def __init__(
-        self,
-        temperature: Annotated[Policy, RecipeDefault({"rule": "learned", "start": 0.1})],
-        *,
-        bias: float = -10.0,
+        self, temperature: Annotated[Policy, RecipeDefault({"rule": "learned", "start": 0.1})], *, bias: float = -10.0
     ) -> None:
         super().__init__()
         if not math.isfinite(bias):

@@ -1,10 +1,4 @@
-"""Contrastive losses against all negatives of training: SogCLR, and ISogCLR, which learns a temperature per sample.
-
->>> objective = ISogCLR(num_media=2, num_captions=2, low=0.01, high=0.2, start=0.05)
->>> output = objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
->>> objective.tau_media
-tensor([0.0100, 0.0100])
-"""
+"""Contrastive losses against all negatives of training: SogCLR, and ISogCLR, which learns a temperature per sample."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -43,10 +37,8 @@ class SogCLR(ObjectiveWithMemory):
     "temperature", the policy's values, and "weight" (B,), the pull on each positive pair, mean 1. InputError as in
     `info_nce`, or for an index outside the state, or a policy that trains.
 
-    Source: Yuan et al., arXiv 2202.12387, algorithm 1; two modalities: Qiu et al., arXiv 2305.11965. Where they leave
-    a choice: the first value of S is the batch's own, by a flag per row (the released code does so throughout the
-    first epoch); S is kept as a logarithm, not as a sum beside a running maximum; rows that a batch repeats keep their
-    mean.
+    Source: Yuan et al., arXiv 2202.12387, algorithm 1; two modalities: Qiu et al., arXiv 2305.11965. The first value of
+    S is the batch's own, by a flag per row (the released code does so throughout the first epoch).
 
     >>> objective = SogCLR(num_media=2, num_captions=2, temperature=0.5)
     >>> objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1])).loss
@@ -102,6 +94,11 @@ class ISogCLR(ObjectiveWithMemory):
     not count in B - 1. Logs "temperature" (B,), the mean of a sample's two, and "weight" as SogCLR does. InputError as
     there, or for numbers that cannot be right.
     Source: Qiu et al., arXiv 2305.11965, algorithm 1, with the numbers and the clip of its released code.
+
+    >>> objective = ISogCLR(num_media=2, num_captions=2, low=0.01, high=0.2, start=0.05)
+    >>> output = objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
+    >>> objective.tau_media
+    tensor([0.0100, 0.0100])
     """
 
     tau_media: Tensor

@@ -52,8 +52,8 @@ class TempNet(ObjectiveWithMemory):
 
         L = SogCLR terms at tau held fixed + mean_i tau_i (log(S_i / (B - 1)) + rho - sum_j w_ij d_ij), media and texts
 
-    The second term trains the networks alone, by the gradient that ISogCLR follows (its factor is held fixed, as are
-    the embeddings the networks see); the first trains the embeddings alone.
+    The second term trains the networks alone, since its factor and the embeddings are held fixed in it; the first
+    trains the embeddings alone.
 
     width: D of the embeddings.
     num_prototypes: prototypes that an embedding is compared with.

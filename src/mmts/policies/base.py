@@ -20,8 +20,9 @@ class Policy(nn.Module):
     uses_similarity: bool = False
 
     similarity_of: Literal["batch", "queries", "positive pairs"] = "batch"
-    """The similarities it needs. "batch": all, (B, B). "queries": the value of a pair follows from its own similarity;
-    (B, B), or with several processes the rows of some queries, (2, b, B). "positive pairs": s_ii alone, (B,)."""
+    """The similarities that forward gets. "batch": all, (B, B). "queries", for a rule whose value of a pair depends on
+    its own similarity alone: (B, B), or with several processes the rows of some queries, (2, b, B). "positive pairs":
+    s_ii alone, (B,). A subclass inherits this."""
 
     @classmethod
     def in_words(cls, options: Mapping[str, Any]) -> str:
@@ -45,12 +46,7 @@ class Policy(nn.Module):
 
 
 def check_index(index: Tensor, size: int, name: str = "index") -> Tensor:
-    """Return `index` if it is (B,) integers in 0..size-1; otherwise raise InputError naming it and the row.
-
-    >>> check_index(torch.tensor([0, 7]), 3)
-    Traceback (most recent call last):
-    mmts.errors.InputError: index[1] is 7; it must lie in 0..2
-    """
+    """Return `index` if it is (B,) integers in 0..size-1; otherwise raise InputError naming it and the row."""
     if index.ndim != 1 or index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
         raise InputError(f"{name} is {tuple(index.shape)} {index.dtype}; it must be (B,) of integers")
     outside = (index < 0) | (index >= size)
@@ -61,12 +57,7 @@ def check_index(index: Tensor, size: int, name: str = "index") -> Tensor:
 
 
 def check_similarity(owner: str, similarity: Tensor | None, index: Tensor) -> Tensor:
-    """Return `similarity` if it has a shape that `Policy.similarity_of` names; otherwise raise InputError.
-
-    >>> check_similarity("MACL", None, torch.tensor([0, 1]))
-    Traceback (most recent call last):
-    mmts.errors.InputError: MACL looks at the batch: give it the similarities, (2, 2)
-    """
+    """Return `similarity` if it has a shape that `Policy.similarity_of` names; otherwise raise InputError."""
     B = len(index)
     if similarity is None:
         raise InputError(f"{owner} looks at the batch: give it the similarities, ({B}, {B})")

@@ -18,10 +18,8 @@ class MACL(Policy):
 
     value = tau0 (1 + alpha (A - A0)),   A = mean over the batch of s_ii, without gradient
 
-    similarity (B,) of the positive pairs, or (B, B) -> (). InputError if a number is not finite, if the value would not
-    be positive everywhere in [-1, 1] (checked when the policy is built), and without similarities.
-
-    The paper's two views are here a medium and its caption: A runs over the B pairs. The paper's row weight is a loss,
+    similarity (B,) of the positive pairs, or (B, B) -> (). InputError if the value would not be finite and positive for
+    every A in [-1, 1] (checked when the policy is built), and without similarities. The paper's row weight is a loss,
     `reweighted_info_nce`. A negative `alpha` is the reverse rule.
     tau0: temperature of a batch whose mean positive cosine is `A0`.
     alpha: how fast it grows with that cosine.
@@ -59,7 +57,7 @@ class MACL(Policy):
 
 
 class PairPolicy(Policy):
-    """Base of the rules whose value of a pair follows from its own similarity; a subclass writes `values`."""
+    """Base of the rules whose value of a pair depends on its own similarity alone; a subclass writes `values`."""
 
     uses_similarity = True
     similarity_of = "queries"
@@ -80,12 +78,9 @@ class DySTreSS(PairPolicy):
 
     value_ij = low + (high - low)/2 (1 + cos(pi (1 + s_ij)))
 
-    similarity (B, B) -> (B, B), without gradient. With `low` above `high` it is the reverse rule. InputError unless
-    both are finite and positive, and without similarities.
-
-    As in the authors' code, positive pairs get their value by the same formula, without gradient. The paper pairs views
-    of images; here a pair is a medium and a text. The paper's shifted and stretched profiles, tuned for each data set,
-    are left out.
+    similarity (B, B) -> (B, B), without gradient, for positive pairs too, as in the authors' code. With `low` above
+    `high` it is the reverse rule. InputError unless both are finite and positive, and without similarities. The paper's
+    shifted and stretched profiles, tuned for each data set, are left out.
     low: the value at similarity 0.
     high: the value at similarity 1 and -1.
 

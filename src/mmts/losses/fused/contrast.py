@@ -11,20 +11,12 @@ from mmts.losses.fused.tiles import (
     add_exponentials_,
     along,
     buffers,
-    fill_positives,
-    similarity_tile,
-    tile_of,
     tiles,
 )
 
 
 def contrast_in_tiles(
-    x: Tensor,
-    y: Tensor,
-    tau: Tensor,
-    extend: Callable[[Tensor], Tensor],
-    positives: Tensor | None,
-    queries: slice,
+    x: Tensor, y: Tensor, tau: Tensor, extend: Callable[[Tensor], Tensor], positives: Tensor | None, queries: slice
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the part of b queries of the loss, (), log S_i, sum_j w_ij d_ij and sum_j w_ij, (2, b) each.
 
@@ -36,28 +28,28 @@ def contrast_in_tiles(
     top = tau.new_full((2, B), torch.finfo(tau.dtype).min)  # the largest d_ij so far
     total = tau.new_zeros(2, B)  # the sum of exp(d_ij - top) so far
     for_s, for_d, *for_w = buffers(sides.x, 4)
-    for blocks, directions in tiles(B, queries):
-        s = similarity_tile(sides.x, sides.y, blocks, for_s)
-        fill_positives(s, positives, blocks, float("-inf"))
-        for k in directions:
-            rows = blocks[k]
-            d = _exponents(s, own[rows], tau[k, rows], k, tile_of(for_d, blocks))
+    for tile in tiles(B, queries):
+        s = tile.similarity(sides.x, sides.y, for_s)
+        tile.fill_positives(s, positives, float("-inf"))
+        for k in tile.directions:
+            rows = tile.blocks[k]
+            d = _exponents(s, own[rows], tau[k, rows], k, tile.view(for_d))
             add_exponentials_(top[k, rows], total[k, rows], d, k)
     log_sums = torch.zeros_like(total)
     log_sums[:, queries] = extend((total.log() + top)[:, queries])
     mean_exponents, weights = torch.zeros_like(total), torch.zeros_like(total)
-    for blocks, directions in tiles(B, queries):
-        s = similarity_tile(sides.x, sides.y, blocks, for_s)
+    for tile in tiles(B, queries):
+        s = tile.similarity(sides.x, sides.y, for_s)
         parts = []  # w_ij of each direction
-        for k in directions:
-            rows = blocks[k]
-            d = _exponents(s, own[rows], tau[k, rows], k, tile_of(for_d, blocks))
-            w = torch.sub(d, along(log_sums[k, rows], k), out=tile_of(for_w[k], blocks)).exp_()
-            fill_positives(w, positives, blocks, 0.0)
+        for k in tile.directions:
+            rows = tile.blocks[k]
+            d = _exponents(s, own[rows], tau[k, rows], k, tile.view(for_d))
+            w = torch.sub(d, along(log_sums[k, rows], k), out=tile.view(for_w[k])).exp_()
+            tile.fill_positives(w, positives, 0.0)
             weights[k, rows] += w.sum(1 - k)
             mean_exponents[k, rows] += d.mul_(w).sum(1 - k)
             parts.append(w)
-        sides.add(parts, blocks)
+        sides.add(parts, tile)
     # w_ij (s_ij - s_ii) is tau_i w_ij d_ij
     loss = (tau * mean_exponents).sum(dtype=torch.float64).to(tau.dtype) / B
     gradients = sides.gradients(weights.sum(dim=0), 1.0 / B)

@@ -8,19 +8,13 @@ from torch.autograd import Function
 
 from mmts.losses.fused.tiles import (
     AXES,
-    Blocks,
     Form,
     add_exponentials_,
-    add_products_,
     along,
     buffers,
-    fill_extra,
-    fill_positives,
     number_of_extra,
     refuse_double_backward,
-    similarity_tile,
     through_unit_,
-    tile_of,
     tiles,
 )
 from mmts.losses.fused.triton.info_nce import triton_rows
@@ -65,21 +59,21 @@ class _Rows(Function):
         total = tau.new_zeros(2, B)  # the sum of exp(logit - top) so far
         spread = tau.new_zeros(2, B)  # the sum of the logits that label smoothing spreads over
         for_s, for_z = buffers(unit_x, 2)
-        for blocks, directions in tiles(B, queries):
-            s = similarity_tile(unit_x, unit_y, blocks, for_s)
-            if blocks[0] == blocks[1]:
-                own[blocks[0]] = s.diagonal()
+        for tile in tiles(B, queries):
+            s = tile.similarity(unit_x, unit_y, for_s)
+            if tile.is_diagonal:
+                own[tile.blocks[0]] = s.diagonal()
             if label_smoothing:
-                fill_extra(s, positives, blocks, 0.0)
-                for k in directions:
+                tile.fill_extra(s, positives, 0.0)
+                for k in tile.directions:
                     query, scale = AXES[anchor][k]
-                    weights = along(1.0 / tau[blocks[scale]], scale)
-                    spread[k, blocks[query]] += torch.mul(s, weights, out=tile_of(for_z, blocks)).sum(1 - query)
-            _fill_left_out(s, positives, decoupled, blocks)
-            for k in directions:
+                    weights = along(1.0 / tau[tile.blocks[scale]], scale)
+                    spread[k, tile.blocks[query]] += torch.mul(s, weights, out=tile.view(for_z)).sum(1 - query)
+            (tile.fill_positives if decoupled else tile.fill_extra)(s, positives, float("-inf"))
+            for k in tile.directions:
                 query, scale = AXES[anchor][k]
-                z = torch.div(s, along(tau[blocks[scale]], scale), out=tile_of(for_z, blocks))
-                add_exponentials_(top[k, blocks[query]], total[k, blocks[query]], z, query)
+                z = torch.div(s, along(tau[tile.blocks[scale]], scale), out=tile.view(for_z))
+                add_exponentials_(top[k, tile.blocks[query]], total[k, tile.blocks[query]], z, query)
         remaining = B - number_of_extra(positives, unit_x)
         empty = remaining <= 1  # no candidate but the positive
         total.masked_fill_(empty, 1.0)
@@ -114,19 +108,19 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None
     pull = pull.masked_fill_(remaining <= 1, 0.0).div_(total)
     on_own, on_each = (1.0 - label_smoothing) * total, label_smoothing * total / remaining
     for_s, for_product, *for_p = buffers(unit_x, 4)
-    for blocks, directions in tiles(len(unit_x), queries):
-        s = similarity_tile(unit_x, unit_y, blocks, for_s)
-        _fill_left_out(s, positives, decoupled, blocks)
+    for tile in tiles(len(unit_x), queries):
+        s = tile.similarity(unit_x, unit_y, for_s)
+        (tile.fill_positives if decoupled else tile.fill_extra)(s, positives, float("-inf"))
         parts = []  # dL/ds of each direction
-        for k in directions:
+        for k in tile.directions:
             query, scale = AXES[anchor][k]
-            q, divided = blocks[query], blocks[scale]
-            p = torch.div(s, along(tau[divided], scale), out=tile_of(for_p[k], blocks))
+            q, divided = tile.blocks[query], tile.blocks[scale]
+            p = torch.div(s, along(tau[divided], scale), out=tile.view(for_p[k]))
             p.sub_(along(top[k, q], query)).exp_()
             if label_smoothing:
                 p.sub_(along(on_each[k, q], query))
-                fill_extra(p, positives, blocks, 0.0)
-            if blocks[0] == blocks[1]:
+                tile.fill_extra(p, positives, 0.0)
+            if tile.is_diagonal:
                 p.diagonal().sub_(on_own[k, q])
             if query == scale:
                 p.mul_(along(pull[k, q] / tau[q], query))
@@ -134,21 +128,16 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None
                 p.mul_(along(pull[k, q], query)).div_(along(tau[divided], scale))
             parts.append(p)
         if grad_tau is not None:
-            fill_extra(s, positives, blocks, 0.0)
-            if blocks[0] == blocks[1]:
-                s.diagonal().copy_(own[blocks[0]])
-            for p, k in zip(parts, directions, strict=True):
+            tile.fill_extra(s, positives, 0.0)
+            if tile.is_diagonal:
+                s.diagonal().copy_(own[tile.blocks[0]])
+            for p, k in zip(parts, tile.directions, strict=True):
                 scale = AXES[anchor][k][1]
-                products = torch.mul(p, s, out=tile_of(for_product, blocks))
-                grad_tau[blocks[scale]] -= products.sum(1 - scale) / tau[blocks[scale]]
-        add_products_(grad_x, grad_y, parts, unit_x, unit_y, blocks)
+                products = torch.mul(p, s, out=tile.view(for_product))
+                grad_tau[tile.blocks[scale]] -= products.sum(1 - scale) / tau[tile.blocks[scale]]
+        tile.add_products_(grad_x, grad_y, parts, unit_x, unit_y)
     return (
         None if grad_x is None else through_unit_(grad_x, unit_x, *lengths[:2]).to(ctx.dtypes[0]),
         None if grad_y is None else through_unit_(grad_y, unit_y, *lengths[2:]).to(ctx.dtypes[1]),
         grad_tau,
     )
-
-
-def _fill_left_out(s: Tensor, positives: Tensor | None, decoupled: bool, blocks: Blocks) -> None:
-    """Fill the pairs of a tile that are not in the denominator, in both directions alike, with -inf."""
-    (fill_positives if decoupled else fill_extra)(s, positives, blocks, float("-inf"))

@@ -9,11 +9,8 @@ from mmts.losses.fused.tiles import (
     UnitSides,
     along,
     buffers,
-    fill_positives,
     needs_gradient,
     number_of_extra,
-    similarity_tile,
-    tile_of,
     tiles,
 )
 from mmts.losses.fused.triton.max_margin import triton_max_margin
@@ -47,17 +44,17 @@ def _in_tiles(
     slopes = torch.zeros_like(offset)  # the sum over both directions of the slopes of a sample's hinges
     total = torch.zeros((), dtype=torch.float64, device=x.device)
     scratch = buffers(sides.x, 3 if squared else 2)
-    for blocks, directions in tiles(B, queries):
-        s = similarity_tile(sides.x, sides.y, blocks, scratch[0])
-        fill_positives(s, positives, blocks, float("-inf"))
+    for tile in tiles(B, queries):
+        s = tile.similarity(sides.x, sides.y, scratch[0])
+        tile.fill_positives(s, positives, float("-inf"))
         parts = []  # dL/ds of each direction, without positive pairs and `weight`
-        for axis in directions:
-            out = s if axis == directions[-1] else tile_of(scratch[1], blocks)
-            hinge = torch.add(s, along(offset[blocks[axis]], axis), out=out).clamp_min_(0.0)
-            cost = torch.mul(hinge, hinge, out=tile_of(scratch[2], blocks)) if squared else hinge
+        for axis in tile.directions:
+            out = s if axis == tile.directions[-1] else tile.view(scratch[1])
+            hinge = torch.add(s, along(offset[tile.blocks[axis]], axis), out=out).clamp_min_(0.0)
+            cost = torch.mul(hinge, hinge, out=tile.view(scratch[2])) if squared else hinge
             total += cost.sum()
             slope = hinge.mul_(2.0) if squared else hinge.gt_(0.0)
-            slopes[blocks[axis]] += slope.sum(1 - axis)
+            slopes[tile.blocks[axis]] += slope.sum(1 - axis)
             parts.append(slope)
-        sides.add(parts, blocks)
+        sides.add(parts, tile)
     return (total * weight).to(weight.dtype), sides.gradients(slopes, weight), slopes * weight

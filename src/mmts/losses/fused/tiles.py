@@ -6,7 +6,8 @@ A tile is (rows, columns) of s = unit(x) unit(y)^T. The memory is a few tiles, h
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, Literal, TypeAlias
+from itertools import product
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -30,9 +31,6 @@ matrix takes 4 GiB."""
 Form: TypeAlias = Literal["plain", "tiles"] | torch.dtype
 """How a loss is computed: plainly, in tiles by torch, or in tiles by Triton with products in this dtype."""
 
-Blocks = tuple[slice, slice]
-"""The rows and the columns of a tile; on the diagonal they are equal."""
-
 AXES = {"row": ((0, 0), (1, 1)), "candidate": ((0, 1), (1, 0)), "media": ((0, 0), (1, 0))}
 """For x to y and y to x: the axis of a tile that the queries lie along, and the axis whose temperature divides."""
 
@@ -46,15 +44,10 @@ def choose_form(
     plain_only: Mapping[str, bool],
     kernels: bool = True,
 ) -> Form:
-    """Decide how the loss `name` is computed. Call it before autocast is turned off: it tells the run's precision.
+    """Decide how the loss `name` is computed. Call it before autocast is turned off: that tells the run's precision.
 
-    fused: True: in tiles; False: plainly; None: the faster of the two, by `faster_in_tiles`. plain_only: options that
-    only the plain version has, and whether each is used. kernels: whether Triton has the loss with these options.
-    InputError if fused is True and cannot be.
-
-    >>> choose_form("info_nce", True, torch.eye(2), torch.eye(2), torch.ones(2), {"relevance": True})
-    Traceback (most recent call last):
-    mmts.errors.InputError: the fused info_nce cannot do relevance; leave fused out, or give fused=False
+    fused: True: in tiles; False: plainly; None: the faster of the two. plain_only: options that only the plain version
+    has, and whether each is used. kernels: whether Triton has these options. InputError if fused is True and cannot be.
     """
     used = [option for option, is_used in plain_only.items() if is_used]
     if fused and used:
@@ -80,23 +73,14 @@ def faster_in_tiles(name: str, B: int, device: str, triton: torch.dtype | None) 
 
 
 def product_dtype(x: Tensor, y: Tensor) -> torch.dtype:
-    """Return the dtype of Triton's products: bfloat16 if both sides are, or under autocast to it, else float32.
-
-    >>> with torch.autocast("cpu", torch.bfloat16):
-    ...     product_dtype(torch.eye(2), torch.eye(2))
-    torch.bfloat16
-    """
+    """Return the dtype of Triton's products: bfloat16 if both sides are, or under autocast to it, else float32."""
     device = x.device.type
     autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
     return torch.bfloat16 if autocast or x.dtype == y.dtype == torch.bfloat16 else torch.float32
 
 
 def triton_takes(x: Tensor, y: Tensor) -> bool:
-    """Whether the Triton kernels can take these embeddings: on an NVIDIA GPU, with Triton installed, not in float64.
-
-    >>> triton_takes(torch.eye(2), torch.eye(2))  # on the CPU
-    False
-    """
+    """Whether the Triton kernels can take these embeddings: on an NVIDIA GPU, with Triton installed, not in float64."""
     return x.is_cuda and compute_dtype(x, y) == torch.float32 and _triton_runs_on(x.device)
 
 
@@ -154,25 +138,76 @@ def needs_gradient(x: Tensor) -> bool:
     return x.requires_grad and torch.is_grad_enabled()
 
 
-def tiles(B: int, queries: slice | None = None) -> Iterator[tuple[Blocks, tuple[int, ...]]]:
-    """Yield the tiles of a (B, B) matrix, row by row of tiles, and the directions whose queries lie along them.
+class Tile(NamedTuple):
+    """Blocks of rows and columns, and the directions (0: x to y, 1: y to x) whose queries lie along them."""
 
-    0: x to y, with queries down the rows; 1: y to x, along the columns. Tiles are cut at the bounds of `queries`, and
-    those without a query are left out.
+    blocks: tuple[slice, slice]
+    directions: tuple[int, ...]
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether the tile has positive pairs, on its diagonal."""
+        return self.blocks[0] == self.blocks[1]
+
+    def view(self, buffer: Tensor) -> Tensor:
+        """Return the part of a buffer that the tile takes, shaped (rows, columns)."""
+        rows, columns = (block.stop - block.start for block in self.blocks)
+        return buffer[: rows * columns].view(rows, columns)
+
+    def similarity(self, x: Tensor, y: Tensor, buffer: Tensor) -> Tensor:
+        """Write x_i . y_j into the buffer and return it: x, y (B, D) unit vectors -> (rows, columns)."""
+        return torch.mm(x[self.blocks[0]], y[self.blocks[1]].T, out=self.view(buffer))
+
+    def fill_extra(self, values: Tensor, positives: Tensor | None, value: float) -> None:
+        """Fill the extra positives of the tile (`positives` without the diagonal, dense or coalesced) with `value`."""
+        if positives is None:
+            return
+        if positives.is_sparse:
+            rows, columns = self.blocks
+            i, j = positives.indices()
+            bounds = torch.tensor([rows.start, rows.stop], device=i.device)
+            first, last = torch.searchsorted(i.contiguous(), bounds).tolist()
+            i, j = i[first:last], j[first:last]
+            inside = (j >= columns.start) & (j < columns.stop) & (i != j)
+            values[i[inside] - rows.start, j[inside] - columns.start] = value
+            return
+        extra = positives[self.blocks]
+        values.masked_fill_(extra.clone().fill_diagonal_(False) if self.is_diagonal else extra, value)
+
+    def fill_positives(self, values: Tensor, positives: Tensor | None, value: float) -> None:
+        """Fill the positives of the tile (its diagonal and `positives`) with `value`."""
+        self.fill_extra(values, positives, value)
+        if self.is_diagonal:
+            values.diagonal().fill_(value)
+
+    def add_products_(
+        self, grad_x: Tensor | None, grad_y: Tensor | None, parts: list[Tensor], unit_x: Tensor, unit_y: Tensor
+    ) -> None:
+        """Add the products of dL/ds to dL/d unit(x), dL/d unit(y) (B, D); overwrites `parts`, its directions."""
+        both = parts[0].add_(parts[1]) if len(parts) == 2 else parts[0]
+        if grad_x is not None:
+            grad_x[self.blocks[0]].addmm_(both, unit_y[self.blocks[1]])
+        if grad_y is not None:
+            grad_y[self.blocks[1]].addmm_(both.T, unit_x[self.blocks[0]])
+
+
+def tiles(B: int, queries: slice | None = None) -> Iterator[Tile]:
+    """Yield the tiles of a (B, B) matrix, row by row of tiles; queries of x to y are rows, those of y to x columns.
+
+    Tiles are cut at the bounds of `queries`, and those without a query are left out.
 
     >>> len(list(tiles(TILE + 1)))
     4
-    >>> list(tiles(2, slice(0, 1)))[1:]
-    [((slice(0, 1, None), slice(1, 2, None)), (0,)), ((slice(1, 2, None), slice(0, 1, None)), (1,))]
+    >>> [tile.directions for tile in tiles(2, slice(0, 1))]
+    [(0, 1), (0,), (1,)]
     """
     first, last = (0, B) if queries is None else (queries.start, queries.stop)
     parts = [(0, first), (first, last), (last, B)]
     blocks = [slice(at, min(at + TILE, stop)) for start, stop in parts for at in range(start, stop, TILE)]
-    for rows in blocks:
-        for columns in blocks:
-            directions = tuple(k for k, block in enumerate((rows, columns)) if first <= block.start < last)
-            if directions:
-                yield (rows, columns), directions
+    for rows, columns in product(blocks, repeat=2):
+        directions = tuple(k for k, block in enumerate((rows, columns)) if first <= block.start < last)
+        if directions:
+            yield Tile((rows, columns), directions)
 
 
 def buffers(like: Tensor, number: int) -> list[Tensor]:
@@ -181,60 +216,13 @@ def buffers(like: Tensor, number: int) -> list[Tensor]:
     return [torch.empty(size, dtype=like.dtype, device=like.device) for _ in range(number)]
 
 
-def tile_of(buffer: Tensor, blocks: Blocks) -> Tensor:
-    """Return the part of a buffer that the tile takes, shaped (rows, columns)."""
-    rows, columns = (block.stop - block.start for block in blocks)
-    return buffer[: rows * columns].view(rows, columns)
-
-
-def similarity_tile(x: Tensor, y: Tensor, blocks: Blocks, buffer: Tensor) -> Tensor:
-    """Write x_i . y_j of a tile into the buffer and return it: x, y (B, D) unit vectors -> (rows, columns)."""
-    rows, columns = blocks
-    return torch.mm(x[rows], y[columns].T, out=tile_of(buffer, blocks))
-
-
 def along(vector: Tensor, axis: int) -> Tensor:
-    """Shape a vector to vary down the rows (axis 0) or along the columns (axis 1) of a tile.
-
-    >>> along(torch.zeros(3), 0).shape, along(torch.zeros(3), 1).shape
-    (torch.Size([3, 1]), torch.Size([1, 3]))
-    """
+    """Shape a vector to vary down the rows (axis 0) or along the columns (axis 1) of a tile."""
     return vector[:, None] if axis == 0 else vector[None, :]
 
 
-def fill_extra(tile: Tensor, positives: Tensor | None, blocks: Blocks, value: float) -> None:
-    """Fill the extra positives of a tile (`positives` without the diagonal, dense or coalesced) with `value`."""
-    if positives is None:
-        return
-    if positives.is_sparse:
-        rows, columns = blocks
-        i, j = positives.indices()
-        bounds = torch.tensor([rows.start, rows.stop], device=i.device)
-        first, last = torch.searchsorted(i.contiguous(), bounds).tolist()
-        i, j = i[first:last], j[first:last]
-        inside = (j >= columns.start) & (j < columns.stop) & (i != j)
-        tile[i[inside] - rows.start, j[inside] - columns.start] = value
-        return
-    extra = positives[blocks]
-    if blocks[0] == blocks[1]:
-        extra = extra.clone().fill_diagonal_(False)
-    tile.masked_fill_(extra, value)
-
-
-def fill_positives(tile: Tensor, positives: Tensor | None, blocks: Blocks, value: float) -> None:
-    """Fill the positives of a tile (its diagonal and `positives`) with `value`."""
-    fill_extra(tile, positives, blocks, value)
-    if blocks[0] == blocks[1]:
-        tile.diagonal().fill_(value)
-
-
 def number_of_extra(positives: Tensor | None, like: Tensor) -> Tensor:
-    """Return how many extra positives each row and each column has: (2, B) int64; `like` (B, D) gives B and the device.
-
-    >>> number_of_extra(torch.tensor([[True, True], [False, False]]), torch.eye(2))
-    tensor([[1, 0],
-            [0, 1]])
-    """
+    """Return how many extra positives each row and each column has: (2, B) int64; `like` (B, D): B and the device."""
     counts = torch.zeros(2, len(like), dtype=torch.int64, device=like.device)
     if positives is None:
         return counts
@@ -242,10 +230,9 @@ def number_of_extra(positives: Tensor | None, like: Tensor) -> Tensor:
         i, j = positives.indices()
         extra = i != j
         return torch.stack([places[extra].bincount(minlength=len(like)) for places in (i, j)])
-    for (rows, columns), _ in tiles(len(like)):  # by tiles: a sum over bools first makes each an int64
-        tile = positives[rows, columns]
-        counts[0, rows] += tile.sum(dim=1)
-        counts[1, columns] += tile.sum(dim=0)
+    for tile in tiles(len(like)):  # a sum over bools first makes each an int64
+        for axis in (0, 1):
+            counts[axis, tile.blocks[axis]] += positives[tile.blocks].sum(dim=1 - axis)
     return counts - positives.diagonal().long()
 
 
@@ -254,17 +241,6 @@ def add_exponentials_(top: Tensor, total: Tensor, z: Tensor, axis: int) -> None:
     after = torch.maximum(top, z.amax(1 - axis))
     total.mul_((top - after).exp()).add_(z.sub_(along(after, axis)).exp_().sum(1 - axis))
     top.copy_(after)
-
-
-def add_products_(
-    grad_x: Tensor | None, grad_y: Tensor | None, parts: list[Tensor], unit_x: Tensor, unit_y: Tensor, blocks: Blocks
-) -> None:
-    """Add to dL/d unit(x) and dL/d unit(y) (B, D) what a tile of dL/ds gives; overwrites `parts`, its directions."""
-    both = parts[0].add_(parts[1]) if len(parts) == 2 else parts[0]
-    if grad_x is not None:
-        grad_x[blocks[0]].addmm_(both, unit_y[blocks[1]])
-    if grad_y is not None:
-        grad_y[blocks[1]].addmm_(both.T, unit_x[blocks[0]])
 
 
 def through_unit_(gradient: Tensor, unit_x: Tensor, largest: Tensor, length: Tensor) -> Tensor:
@@ -284,9 +260,9 @@ class UnitSides:
             torch.zeros_like(unit) if needs_gradient(side) else None for side, unit in ((x, self.x), (y, self.y))
         )
 
-    def add(self, parts: list[Tensor], blocks: Blocks) -> None:
-        """Add what a tile of dL/ds gives, its directions in `parts`, which are overwritten."""
-        add_products_(self.grad_x, self.grad_y, parts, self.x, self.y, blocks)
+    def add(self, parts: list[Tensor], tile: Tile) -> None:
+        """Add the products of a tile of dL/ds; overwrites `parts`, its directions."""
+        tile.add_products_(self.grad_x, self.grad_y, parts, self.x, self.y)
 
     def gradients(self, pull: Tensor, weight: Tensor | float) -> list[Tensor | None]:
         """Return `weight` times dL/dx and dL/dy, with the positive pairs' dL/ds_ii = -pull (B,), which tiles lack."""

@@ -9,13 +9,7 @@ from mmts.losses.fused.triton.sides import own_similarity, side, through_lengths
 
 
 def triton_max_margin(
-    x: Tensor,
-    y: Tensor,
-    margin: Tensor,
-    positives: Tensor | None,
-    squared: bool,
-    queries: slice,
-    dtype: torch.dtype,
+    x: Tensor, y: Tensor, margin: Tensor, positives: Tensor | None, squared: bool, queries: slice, dtype: torch.dtype
 ) -> tuple[Tensor, list[Tensor | None], Tensor]:
     """Return the part of b queries of the loss, (), dL/dx and dL/dy, or None, and -dL/ds_ii, (B,), all without graph.
 

@@ -33,8 +33,8 @@ def load_avion(
             "state_dict").
         tokenizer: a Hugging Face CLIP name or folder, or "bytes" for tiny models; read when a caption is first
             tokenized.
-        frames: F, number of frames per clip; None is the checkpoint's (1 for an image model). For another number the temporal embedding
-            is interpolated linearly; that of an image model is zero.
+        frames: F, frames per clip; None is the checkpoint's (1 for an image model). For another number the temporal
+            embedding is interpolated linearly; that of an image model is zero.
         sampling: "random" (as published: a frame of each of F equal parts, the middle ones when evaluated), "uniform"
             or "stride".
         stride: source frames from one of the clip's frames to the next, for "stride".

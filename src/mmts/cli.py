@@ -311,17 +311,19 @@ def prepare(
 def sweep(
     file: Annotated[Path, typer.Argument(help="A sweep file (YAML): see docs/sweeps.md.")],
     data: DataPath = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for all runs (default: runs/FILE's name).")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for all runs (default: runs/NAME of the file).")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe in all runs; may be given often."),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs at a time, a process and a thread each (default: one per core).")
+        int | None, typer.Option(min=1, help="Runs at a time, each a process with one thread (default: one per core).")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Tune rules on val, all with as many trials, and judge them on test."""
+    """Tune variants on val with the same number of trials each, and evaluate them on test."""
     from mmts.sweep import run_sweep
 
     run_sweep(file, data, out or Path("runs") / file.stem, jobs, settings or [])
@@ -346,7 +348,7 @@ def index(
     quiet: Quiet = False,
     trust_code: TrustCode = False,
 ) -> None:
-    """Index a folder for searching; again: what is new and changed."""
+    """Index a folder for searching; run it again to add what is new or has changed."""
     from mmts.search import build_index
 
     build_index(run, path, out)
@@ -355,17 +357,19 @@ def index(
 @app.command()
 def search(
     run: Annotated[Path, typer.Argument(help="A run directory with an index.")],
-    query: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
-    image: Annotated[Path | None, typer.Option(help="Look for what is like this image (a clip, for videos).")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many to find.")] = 10,
+    query: Annotated[str | None, typer.Argument(help="A description of what to find.")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="Find items similar to this image (or clip, for a run on videos).")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of items to find.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Also write a self-contained page to this file.")] = None,
-    serve: Annotated[bool, typer.Option("--serve", help="Serve a page on this machine to search with.")] = False,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of --serve; 0 takes a free one.")] = 8765,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve a search page on this machine.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of --serve; 0 picks a free one.")] = 8765,
     index: Annotated[Path | None, typer.Option("--index", help="Folder of the index (default: RUN/index).")] = None,
     trust_code: TrustCode = False,
 ) -> None:
-    """Find images or clips of an index by words or by a picture."""
+    """Search an index of images or clips by a description or a picture."""
     from mmts.search.command import search as search_run
 
     search_run(run, query, image, k=k, as_json=as_json, page=html, port=port if serve else None, folder=index)
@@ -375,12 +379,14 @@ def search(
 def export(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     to: Annotated[str, typer.Option("--to", help="sentence-transformers or onnx.")],
-    out: Annotated[Path | None, typer.Option("--out", help="A new folder (default: RUN/onnx or the like).")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A new folder (default: RUN/onnx or RUN/sentence-transformers).")
+    ] = None,
     checkpoint: Annotated[str, typer.Option(help="best or last.")] = "best",
     quiet: Quiet = False,
     trust_code: TrustCode = False,
 ) -> None:
-    """Write a run for sentence-transformers or onnxruntime."""
+    """Export a run for sentence-transformers or onnxruntime."""
     from mmts.export import export_run
 
     export_run(run, to, out, checkpoint)

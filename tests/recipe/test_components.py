@@ -31,7 +31,7 @@ from mmts.recipe.recipe import Recipe, load_recipe, parse_recipe
 from mmts.recipe.run_directory import RunDirectory, trusting_code
 from mmts.recipe.tiny import tiny
 from mmts.report import write_report
-from mmts.report.rules import rule_in_words
+from mmts.report.curves import rule_in_words
 from mmts.sweep import run_sweep
 from mmts.training.run import evaluate, train
 
@@ -489,7 +489,7 @@ def test_a_sweep_takes_rules_of_ones_own_in_several_processes(folder: Path, tmp_
         "set: {train.epochs: 1, concepts.encoder: tfidf, train.batch_size: 16}",
         "trials: 1",
     ]
-    lines += ["seeds: {tune: [0], test: [1, 2]}", "rules:", "  fixed: {}", f"  cooling: {rule}"]
+    lines += ["seeds: {tune: [0], test: [1, 2]}", "variants:", "  fixed: {}", f"  cooling: {rule}"]
     (tmp_path / "sweep.yaml").write_text("\n".join(lines))
     board = run_sweep(tmp_path / "sweep.yaml", folder / "data", tmp_path / "out", processes=2)
     assert "cooling" in board.read_text()

@@ -83,7 +83,7 @@ def test_a_second_process_is_told_who_trains_and_a_kill_leaves_no_obstacle(shape
 
 def test_what_writes_a_folder_waits_its_turn_or_says_who_has_it(shapes: Path, finished: Path, tmp_path: Path) -> None:
     sweep = tmp_path / "sweep.yaml"
-    sweep.write_text("{recipe: catalogue, trials: 1, rules: {fixed: {set: {}, grid: {train.epochs: [1]}}}}")
+    sweep.write_text("{recipe: catalogue, trials: 1, variants: {fixed: {set: {}, grid: {train.epochs: [1]}}}}")
     before = (finished / "metrics.json").read_bytes()
     for folder, lock, write in (
         (tmp_path / "out", ".lock", lambda: run_sweep(sweep, shapes, tmp_path / "out")),

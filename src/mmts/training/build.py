@@ -15,7 +15,7 @@ from mmts.data.batches.stream_order import stream_order
 from mmts.data.graded import CaptionPool
 from mmts.data.records import Medium, Split
 from mmts.errors import DataError, InputError, RecipeError, counted, nearest
-from mmts.evaluation.rank import MediaLabel
+from mmts.evaluation.figures import MediaLabel
 from mmts.recipe import recipe as r
 from mmts.recipe.components import RunFacts
 

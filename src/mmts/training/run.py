@@ -21,23 +21,17 @@ from mmts.data.media.read_warnings import tell_warnings
 from mmts.data.records import Dataset, Split
 from mmts.distributed.processes import joined, main_first, on_main, once
 from mmts.errors import DataError, InputError, RecipeError, RunError, counted
-from mmts.evaluation.measures import group_of
-from mmts.evaluation.rank import (
-    MediaLabel,
-    Relevance,
+from mmts.evaluation.figures import MediaLabel, extreme_classes, figures_of, judge_folds, summarize
+from mmts.evaluation.judgement_file import save_embeddings, save_judgement
+from mmts.evaluation.measures import (
     coverage_in_words,
     directions_of,
-    extreme_classes,
-    figures_of,
+    group_of,
     in_tenths,
     interval_in_words,
-    judge,
-    judge_folds,
-    save_embeddings,
-    save_judgement,
     shown_measures,
-    summarize,
 )
+from mmts.evaluation.rank import Relevance, judge
 from mmts.files import cache_root, check_file_path, content_hash, file_name, locked, read_json, write_json
 from mmts.models import TwoTower
 from mmts.recipe.components import build, outside_names

@@ -95,7 +95,7 @@ def test_captions_of_one_medium_need_not_stand_together():
 def test_a_plan_refuses_what_cannot_be():
     with pytest.raises(InputError, match="medium 1 has no caption"):
         EpochPlan(torch.tensor([0, 2]), 3, 2, 0)
-    with pytest.raises(InputError, match=r"owner lies in \[0, 2\)"):
+    with pytest.raises(InputError, match=r"owner must be in \[0, 2\)"):
         EpochPlan(torch.tensor([0, 2]), 2, 2, 0)
     with pytest.raises(InputError, match="batch_size >= 1"):
         EpochPlan(torch.tensor([0]), 1, 0, 0)
@@ -236,7 +236,7 @@ def test_a_file_that_is_gone_is_named_in_one_line(pictures: Split, workers: int)
 def test_what_does_not_fit_is_refused_at_once():
     split = split_of([["a"], ["b"]])
     rows = FeatureRows(np.zeros((2, 1), np.float32))
-    with pytest.raises(InputError, match=r"first_batch lies in \[0, 1\], not 2"):
+    with pytest.raises(InputError, match=r"first_batch must be in \[0, 1\], not 2"):
         make_loader(split, plan_of(split, 2), rows, rows, epoch=0, first_batch=2)
     with pytest.raises(InputError, match="the plan is for 3 media and the split has 2"):
         make_loader(split, plan_of(split_of([["a"]] * 3), 2), rows, rows, epoch=0)

@@ -60,7 +60,7 @@ def contrast_loss(x: Tensor, y: Tensor, temperature: Tensor, **options: Any) -> 
 
 def an_eighth(loss: Callable[..., Tensor], x: Tensor, y: Tensor, values: Tensor) -> Tensor:
     """The share of the second of eight processes."""
-    return loss(x, y, values, rows=slice(len(x) // 8, len(x) // 4), fused=True)
+    return loss(x, y, values, queries=slice(len(x) // 8, len(x) // 4), fused=True)
 
 
 FORMS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {

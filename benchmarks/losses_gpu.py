@@ -1,6 +1,6 @@
 """The losses on a GPU: their rate as a share of that of a large matrix product in the same run, and their peak memory.
 
-Also measured: the batch size from which they beat the plain version (GPU_FUSED_FROM in losses/fused/tiles.py).
+Also measured: the batch size from which they beat the plain version (TRITON_FROM in losses/fused/tiles.py).
 `python -m benchmarks.losses_gpu` on a machine with CUDA takes about a minute, half of it for compilation. With the
 argument `tiles` it tries other tile sizes of the kernels (TILES in losses/fused/triton/blocks.py) instead.
 """

@@ -168,7 +168,7 @@ def test_rows_of_many_captions_are_mapped_from_disk_not_copied(monkeypatch):
         def forward(self, tokens):
             return torch.eye(4)[tokens["length"]]
 
-    encoder = TextEncoder("counts", "x", Tower("counts"))
+    encoder = TextEncoder("counts", "x", Tower())
     captions = ["a", "ccc", "bb", "a"]
     assert encoder(captions).argmax(1).tolist() == [1, 3, 2, 1]
     monkeypatch.setattr(encoders, "SAMPLE", 2)

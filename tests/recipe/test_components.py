@@ -266,11 +266,11 @@ class Doubled(Objective):
         self.temperature = temperature
         self.register_buffer("seen", torch.zeros(num_captions))
 
-    def forward(self, x, y, *, progress, index, media_index=None, positives=None, relevance=None):
-        self.seen[index] += 1
-        temperature = policy_values(self.temperature, x, y, progress, index)
-        loss = 2 * info_nce(x, y, temperature, positives=positives)
-        return ObjectiveOutput(loss, {"temperature": temperature.detach()})
+    def compute(self, x, y, pairs):
+        self.seen[pairs.index] += 1
+        temperature = policy_values(self.temperature, x, y, pairs)
+        loss = 2 * info_nce(x, y, temperature, positives=pairs.positives)
+        return ObjectiveOutput(loss, {"temperature": temperature})
 
 
 class Sawtooth:

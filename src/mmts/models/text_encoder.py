@@ -14,7 +14,7 @@ from mmts.files import content_hash
 from mmts.models import huggingface as hf
 from mmts.models.base import TextTower
 from mmts.models.features import Rows, text_features
-from mmts.models.text_towers import _minilm_folder, load_text_tower
+from mmts.models.text_towers import load_text_tower, minilm_folder
 
 _NAMES = ("minilm", "tfidf")  # for messages
 _MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
@@ -67,7 +67,8 @@ class _SentenceTower(TextTower):
     """A sentence-transformers model with its own prompt, pooling and further modules."""
 
     def __init__(self, name: str, place: str, fingerprint: str) -> None:
-        super().__init__(name)
+        super().__init__()
+        self.name = name
         from sentence_transformers import SentenceTransformer
 
         self._files = fingerprint
@@ -90,7 +91,7 @@ class _SentenceTower(TextTower):
         features: Tensor = self.model(dict(tokens))["sentence_embedding"]
         return features
 
-    def settings(self) -> tuple[str, ...]:
+    def _settings(self) -> tuple[str, ...]:
         return (self._files,)
 
 
@@ -98,7 +99,7 @@ def _find(name: str) -> tuple[str, Path]:
     """Return where the model lies, and its modules.json (sentence-transformers) or else its config.json."""
     from transformers.utils import cached_file
 
-    folder = Path(_minilm_folder() if name == "minilm" else name).expanduser()
+    folder = Path(minilm_folder() if name == "minilm" else name).expanduser()
     if (folder / "modules.json").is_file():
         return str(folder), folder / "modules.json"
     if hf.find_source(name, "text", _NAMES).local:

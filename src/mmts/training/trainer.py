@@ -22,12 +22,11 @@ from mmts.distributed.collectives import (
     copy_from_main,
     draw_alike,
     draw_apart,
-    gather,
     process_sizes,
     share_batch_norms,
 )
 from mmts.distributed.processes import largest, num_processes, once, process_index
-from mmts.distributed.shared_loss import ask, shared_loss
+from mmts.distributed.shared_loss import shared_loss
 from mmts.errors import DataError, Diverged, FailedElsewhere, InputError, Interrupted, MmtsError, RunError, WorkersLost
 from mmts.evaluation.measures import measured
 from mmts.models import TwoTower
@@ -279,21 +278,22 @@ class Trainer:
         """
         device, sizes = self.accelerator.device, process_sizes(len(batch))
         draw_alike(self.settings.seed, self.step)
-        relevance = None if batch.relevance is None else batch.relevance.to(device)
-        if relevance is not None and relevance.ndim == 3 and not self.objective.takes_share:
-            relevance = gather(relevance[0], sizes)
-        told: dict[str, Any] = {
-            "progress": self.progress,
-            "index": batch.index.to(device),
-            "media_index": batch.media_index.to(device),
-            "positives": on_device(batch.positives, device),
-            "relevance": relevance,
-        }
+        index = batch.index.to(device)
         try:
-            part = partial(ask, self.objective, **told)
-            output = shared_loss(part, self.objective.parameters(), x, y, sizes)
+            with self.accelerator.autocast():  # losses choose their kernels by the precision of the run
+                output = shared_loss(
+                    self.objective,
+                    x,
+                    y,
+                    sizes,
+                    progress=self.progress,
+                    index=index,
+                    media_index=batch.media_index.to(device),
+                    positives=on_device(batch.positives, device),
+                    relevance=None if batch.relevance is None else batch.relevance.to(device),
+                )
         except InputError as error:
-            values = values_of(self.objective, self.progress, told["index"])
+            values = values_of(self.objective, self.progress, index)
             raise NotFinite(str(error), values) from None
         if not math.isfinite(loss := output.loss.item()):
             raise NotFinite(f"the loss is {loss}", values_in(output))

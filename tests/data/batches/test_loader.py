@@ -24,7 +24,7 @@ from mmts.data.media.load import load_medium
 from mmts.data.read import read_dataset
 from mmts.data.records import Medium, Split
 from mmts.errors import DataError, InputError, WorkersLost
-from mmts.losses.rows import stripes
+from mmts.losses.queries import query_rows
 from mmts.models import load_image_tower
 
 
@@ -312,7 +312,7 @@ def test_relevance_is_worked_out_only_where_it_is_asked_for() -> None:
     for number, own in ((0, slice(0, 1)), (1, slice(1, 3))):
         (share,) = make_loader(split, plan_of(split, 3), rows, rows, epoch=0, process=(number, 2), with_relevance=True)
         assert share.relevance is not None
-        for found, wanted in zip(share.relevance, stripes(expected, own), strict=False):
+        for found, wanted in zip(share.relevance, query_rows(expected, own), strict=False):
             torch.testing.assert_close(found, wanted.float())
 
 

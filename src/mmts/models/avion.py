@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mmts.models.base import make_tower
 from mmts.models.clip_text import OPENAI_TOKENIZER, ClipText
-from mmts.models.clip_weights import avion_weights, check_state, read_checkpoint
+from mmts.models.clip_weights import avion_weights
 from mmts.models.two_tower import TwoTower
 from mmts.models.video_towers import SpaceTimeViT
 
@@ -45,11 +45,7 @@ def load_avion(
 
     Source: Zhao and Kraehenbuehl, AVION, arXiv 2309.16669; Sheludzko et al., MM-TS, arXiv 2603.08202.
     """
-    if isinstance(checkpoint, str | Path):
-        path = Path(checkpoint).expanduser()
-        video, text = avion_weights(read_checkpoint(path), f"checkpoint {str(path)!r}")
-    else:
-        video, text = avion_weights(check_state(checkpoint, "the state_dict"), "the state_dict")
+    video, text = avion_weights(checkpoint)
     clip = {"frames": frames, "sampling": sampling, "stride": stride}
     return TwoTower(
         make_tower(SpaceTimeViT, "space-time-vit", pretrained=video, heads=heads, **clip),

@@ -27,7 +27,7 @@ from mmts.models import (
     text_features,
 )
 from mmts.models.base import MediaTower, is_frozen
-from mmts.models.clip_weights import avion_weights, read_checkpoint
+from mmts.models.clip_weights import avion_weights
 from mmts.models.features import Rows
 from mmts.recipe.model_section import FEATURES, Model
 from mmts.recipe.recipe import Data
@@ -57,8 +57,7 @@ def build_model(section: Model, split: Split, run: RunDirectory, trained: bool =
                 f"model.pretrained: {section.pretrained} {what}; it is a checkpoint file of AVION or MM-TS (see "
                 "docs/reproduction.md), given with --set model.pretrained=FILE"
             )
-        sides = avion_weights(read_checkpoint(section.pretrained), f"checkpoint {str(section.pretrained)!r}")
-        given["media"]["pretrained"], given["text"]["pretrained"] = sides
+        given["media"]["pretrained"], given["text"]["pretrained"] = avion_weights(section.pretrained)
     if section.text.takes("vocabulary"):
         given["text"]["vocabulary"] = Vocabulary.from_json(once(lambda: _words(split, run, trained)))
     _check_kind(section, split)

@@ -96,16 +96,19 @@ class Tower(Section):
         if component is None:
             return
         for key in ("size", "frames"):
-            value = getattr(self, key, None)
-            if value is not None:
-                if not self.takes(key):
-                    raise RecipeError(f"{self.place()}.{key} is {value}, but the tower {self.tower!r} takes no {key}")
-                hints = get_type_hints(component.__init__, include_extras=True)
-                validated_at(f"{self.place()}.{key}", hints.get(key, Any), value, value)
+            if getattr(self, key, None) is not None:
+                self._check_key(key, component)
         if component.from_scratch and not pretrained and self.options.get("weights") is None:
             if self.frozen:
                 raise RecipeError(_must_train(self))
             self._try(component)
+
+    def _check_key(self, key: str, component: type[base.Tower]) -> None:
+        """Raise RecipeError if the value of a key beside the options is outside its range in a tower's constructor."""
+        value, place = getattr(self, key), f"{self.place()}.{key}"
+        if key not in inspect.signature(component).parameters:
+            raise RecipeError(f"{place} is {value}, but the tower {component.__name__} takes no {key}")
+        validated_at(place, get_type_hints(component.__init__, include_extras=True).get(key, Any), value, value)
 
     def _try(self, component: type[base.Tower]) -> None:
         """Make a tower of random weights; those of mmts take no memory for it."""
@@ -181,8 +184,12 @@ class VideoTower(Tower):
     def check(self, pretrained: bool, trust: Trust) -> None:
         """Raise RecipeError for a size, or options, that the tower or its frames' tower cannot have."""
         super().check(pretrained, trust)
-        if self.tower == "frames" and self._image(trust).from_scratch:
-            self._try(FramesTower)
+        if self.tower == "frames":
+            image = self._image(trust)
+            if self.size is not None:
+                self._check_key("size", image)
+            if image.from_scratch:
+                self._try(FramesTower)
 
     def _image(self, trust: Trust) -> Any:
         return component_named(_FRAME, self.options["image"], f"{self.place()}.options", {}, trust)

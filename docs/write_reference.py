@@ -83,7 +83,7 @@ def parameter_row(parameter: Any) -> list[str]:
 def recipe_page() -> str:
     parts = [
         "# Recipe keys",
-        f"{NOTE}`src/mmts/recipe/recipe.py` and `model_section.py`, and for `objective` and the `options` of towers in "
+        f"{NOTE}`src/mmts/recipe/`, and for `objective` and the `options` of towers in "
         "the classes of `mmts.objectives`, `mmts.policies`, `mmts.schedules` and `mmts.models`. "
         "[Recipes](../recipes.md) tells how recipes work; `mmts recipes NAME` prints a shipped one. A key without a "
         "default must be given. `--set a.b=VALUE` sets key `b` of section `a`.",

@@ -118,7 +118,7 @@ def test_the_flags_are_those_that_are_documented() -> None:
     ("arguments", "says"),
     [
         (["trian"], "Did you mean 'train'?"),
-        (["train"], "give --data PATH, and the data choose one"),
+        (["train"], "give --data PATH and mmts picks one"),
         (["train", "--data", "nowhere"], "nowhere does not exist"),
         (["train", "catalogue", "--epochs", "3"], "--epochs"),
         (["train", "catalog", "--data", "x"], "did you mean 'catalogue'?"),
@@ -206,7 +206,7 @@ def test_recipes_are_listed_and_printed_so_that_they_can_be_read_again(
     assert load_recipe(own) == load_recipe("catalogue")
 
 
-def test_json_is_all_that_is_printed(
+def test_with_json_nothing_else_is_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -226,7 +226,7 @@ def test_json_is_all_that_is_printed(
     assert not console.quiet  # the next command speaks again
 
 
-def test_without_a_recipe_the_data_choose_one_and_it_is_said_why(
+def test_without_a_recipe_mmts_picks_one_and_says_why(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -242,7 +242,7 @@ def test_only_training_can_be_started_by_a_launcher(
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "0")
     assert mmts(monkeypatch, "evaluate", "a") == 2
-    assert "mmts evaluate is one process, and a launcher started 4" in capsys.readouterr().err
+    assert "mmts evaluate runs in one process, but a launcher started 4" in capsys.readouterr().err
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(errors, "quiet", False)
     assert mmts(monkeypatch, "evaluate", "a") == 2

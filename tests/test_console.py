@@ -46,7 +46,7 @@ def test_titles_and_notes_of_bars_are_never_markup(monkeypatch: pytest.MonkeyPat
     assert "[/y] loss" in file.getvalue()
 
 
-def test_what_would_steer_the_terminal_or_cannot_be_encoded_is_replaced(printed: io.StringIO):
+def test_text_that_could_steer_the_terminal_is_replaced(printed: io.StringIO):
     console.print("a\x1b]0;title\x07b \udcff c\td\r\ne")
     assert printed.getvalue() == "a\ufffd]0;titleb \ufffd c  d\ne\n"
 
@@ -57,7 +57,7 @@ def test_spaces_of_any_width_and_joiners_stay(printed: io.StringIO):
     assert printed.getvalue() == text + "\n"
 
 
-def test_nothing_prints_but_through_these_two_consoles():
+def test_everything_is_printed_through_these_two_consoles():
     """No other Console, no bare print (but of JSON), no markup: what would bring the faults back."""
     for file in Path(mmts.__file__).parent.rglob("*.py"):
         calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]

@@ -59,13 +59,13 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
+def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="is there already") as raised, atomic_folder(tmp_path):
         raise AssertionError("the body must not run")
     assert raised.value.filename == str(tmp_path)
 
 
-def test_why_nothing_is_at_a_path(tmp_path: Path) -> None:
+def test_messages_say_why_nothing_is_at_a_path(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "a.csv").touch()
     (tmp_path / "link").symlink_to("/nowhere/link")

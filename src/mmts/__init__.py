@@ -4,15 +4,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmts.drop_in import MMTSLoss
+    from mmts.training.run import train
 
-__all__ = ["MMTSLoss", "__version__"]
+__all__ = ["MMTSLoss", "__version__", "train"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    # Resolved when first asked for, so that `mmts --help` need not wait for torch.
+    # Imported on first use, so that `mmts --help` need not wait for torch.
     if name == "MMTSLoss":
         from mmts.drop_in import MMTSLoss
 
         return MMTSLoss
+    if name == "train":
+        from mmts.training.run import train
+
+        return train
     raise AttributeError(f"module 'mmts' has no attribute {name!r}")

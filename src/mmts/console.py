@@ -8,13 +8,14 @@ from contextlib import contextmanager
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, Task, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 
 class _PlainConsole(Console):
-    """A console for text that is not ours: paths, ids, captions and names of splits are printed as they are.
+    """A console for text that is not ours: paths, ids, captions and names of splits are printed unchanged.
 
     Nothing is read as markup or as the name of an emoji. A control character or half of a surrogate pair, which could
     steer the terminal or not be encoded at all, is shown as U+FFFD (see `harmless`).
@@ -24,7 +25,7 @@ class _PlainConsole(Console):
         super().__init__(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
-        """Yield the segments of whatever is printed, be it a line, a table's cell or a bar's title."""
+        """Yield the segments of whatever is printed: a line, a table's cell or a bar's title."""
         for segment in super().render(renderable, options):
             if segment.control or segment.text.isprintable():
                 yield segment
@@ -33,22 +34,19 @@ class _PlainConsole(Console):
 
 
 def harmless(text: str) -> str:
-    r"""Return text in which what a terminal or a picture must not get (control characters, ...) is U+FFFD.
+    r"""Replace by U+FFFD what a terminal or a picture must not get, such as control characters.
 
-    Spaces of any width stay (names of macOS screenshots hold U+202F), and so do the joiners that Persian, Indic scripts
-    and emoji are written with.
+    Spaces of any width stay (names of macOS screenshots contain U+202F), and so do the joiners that Persian, Indic
+    scripts and emoji are written with.
 
     >>> harmless("3:04\u202fPM \x1b[2J") == "3:04\u202fPM \ufffd[2J"
     True
     """
-    return "".join(each if each.isprintable() or each in _JOINERS or _is_space(each) else "\ufffd" for each in text)
+    return "".join(char if char.isprintable() or _is_layout(char) else "\ufffd" for char in text)
 
 
-_JOINERS = "\u200c\u200d"
-
-
-def _is_space(character: str) -> bool:
-    return character in "\n\t" or unicodedata.category(character) == "Zs"
+def _is_layout(character: str) -> bool:
+    return character in "\n\t\u200c\u200d" or unicodedata.category(character) == "Zs"
 
 
 console = _PlainConsole()
@@ -57,11 +55,7 @@ errors = _PlainConsole(stderr=True)
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Say nothing and draw no bar meanwhile: what runs inside is one of many, and the whole has a bar of its own.
-
-    >>> with quiet():
-    ...     console.print("not seen")
-    """
+    """Print nothing and draw no bar within it: the work inside is a part of something that has its own bar."""
     before, console.quiet = console.quiet, True
     try:
         yield
@@ -70,13 +64,7 @@ def quiet() -> Iterator[None]:
 
 
 def print_json(value: object) -> None:
-    """Print a value as JSON to standard output, also while the console is quiet.
-
-    >>> print_json({"R@1": 51.5})
-    {
-      "R@1": 51.5
-    }
-    """
+    """Print a value as JSON to standard output, even while the console is quiet."""
     is_unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     print(json.dumps(value, indent=2, ensure_ascii=not is_unicode))
 
@@ -91,34 +79,30 @@ def figure_table(title: str, first: str, *columns: str, least: int = 10) -> Tabl
 
 
 class Bar:
-    """A running progress bar: `advance(n)` after n more items, `describe(text)` for what stands at its right."""
+    """A running progress bar."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress = progress
         self._task = task
 
     def advance(self, count: int = 1) -> None:
-        """Say that `count` more items are done."""
+        """Add `count` finished items."""
         self._progress.advance(self._task, count)
 
     def describe(self, text: str) -> None:
-        """Replace the text at the bar's right end."""
+        """Replace the text at the right end of the bar."""
         self._progress.update(self._task, note=text)
 
 
 @contextmanager
 def progress_bar(title: str, total: int, unit: str = "items", done: int = 0, window: float = 30) -> Iterator[Bar]:
-    """Show a bar with rate and time left on a terminal (standard error); elsewhere nothing is drawn.
+    """Show a bar with rate and time left, on standard error if that is a terminal.
 
-    The rate is that of the last `window` seconds: slow items need a longer one.
-
-    >>> with progress_bar("counting", 3) as bar:
-    ...     for _ in range(3):
-    ...         bar.advance()
+    The rate is that of the last `window` seconds; slow items need a longer window.
     """
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=8),  # everything in one line of 80 columns
+        BarColumn(bar_width=8),  # so that everything fits into a line of 80 columns
         TaskProgressColumn(),
         _Rate(unit),
         TimeRemainingColumn(),
@@ -126,20 +110,17 @@ def progress_bar(title: str, total: int, unit: str = "items", done: int = 0, win
     )
     unseen = not errors.is_terminal or console.quiet
     with Progress(*columns, console=errors, disable=unseen, transient=True, speed_estimate_period=window) as progress:
-        task = progress.add_task(title, total=total, completed=done, note="")
-        yield Bar(progress, task)
+        yield Bar(progress, progress.add_task(title, total=total, completed=done, note=""))
 
 
 class _Rate(TextColumn):
-    """Items a second, or a minute where they are slow."""
+    """Items per second, or per minute if they are slow."""
 
     def __init__(self, unit: str) -> None:
         super().__init__("")
         self.unit = unit
 
-    def render(self, task):  # type: ignore[no-untyped-def]
-        from rich.text import Text
-
+    def render(self, task: Task) -> Text:
         if not task.speed:
             return Text("")
         if task.speed >= 1:

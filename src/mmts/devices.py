@@ -1,10 +1,10 @@
-"""What a device can do."""
+"""What a device can compute."""
 
 import torch
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Return whether `device` computes in bf16 itself; a CPU that only emulates it is slower with it.
+    """Return whether `device` computes in bf16 natively; a CPU that only emulates it is slower with it.
 
     >>> has_bf16(torch.device("meta"))
     False

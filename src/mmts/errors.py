@@ -5,9 +5,9 @@ import math
 import reprlib
 from collections.abc import Iterable
 
-_QUOTED = 80  # characters of what a file holds that a message repeats
+_QUOTED = 80  # characters of a file's content that a message repeats
 _LISTED = 160
-_repr = reprlib.Repr()  # looks no deeper than a few levels, however far a value is nested
+_repr = reprlib.Repr()  # looks only a few levels deep, however far a value is nested
 _repr.maxstring = _repr.maxlong = _repr.maxother = _QUOTED
 
 
@@ -16,7 +16,7 @@ class MmtsError(Exception):
 
 
 class InputError(MmtsError, ValueError):
-    """A value handed to a function cannot be right: the message names the argument, the row and what is accepted."""
+    """A value passed to a function cannot be right: the message names the argument, the row and what is accepted."""
 
 
 class DataError(MmtsError):
@@ -24,7 +24,7 @@ class DataError(MmtsError):
 
 
 class RecipeError(MmtsError):
-    """A recipe, a key or a name in it is wrong: the message names it and the nearest one that exists."""
+    """A recipe, or a key or a name in it, is wrong: the message names it and the nearest one that exists."""
 
 
 class RunError(MmtsError):
@@ -32,22 +32,22 @@ class RunError(MmtsError):
 
 
 class Diverged(RunError):
-    """Training came to what is no number: the recipe's fault, not the data's or the machine's."""
+    """Training reached a loss or gradient that is not finite; the recipe caused it, not the data or the machine."""
 
 
 class WorkersLost(RunError):
-    """Processes that decode media were killed twice: by the machine (out of memory, mostly), not by a file."""
+    """Processes that decode media were killed twice: by the machine (mostly out of memory), not by a file."""
 
 
 class FailedElsewhere(RunError):
-    """One of several processes that train together failed; that one says why, and the others end with it."""
+    """One of several processes that train together failed and says why; the others end with this."""
 
     def __init__(self) -> None:
         super().__init__("another process failed, and says why")
 
 
 class Interrupted(MmtsError):
-    """Work was asked to stop and can be resumed; `signal_number` says by which signal."""
+    """A signal stopped the work, which can be resumed."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -55,7 +55,7 @@ class Interrupted(MmtsError):
 
 
 def shortened(text: str, most: int = _QUOTED) -> str:
-    """Cut a text that a message repeats: what lies in a file may be of any length.
+    """Cut a text for a message, since what lies in a file may be of any length.
 
     >>> shortened("a cat on a mat", 8)
     'a cat...'
@@ -73,7 +73,7 @@ def quoted(value: object) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Name what was found, cut to 160 characters.
+    """Return names in quotes, cut to 160 characters.
 
     >>> listed(["id", "image"]), listed([])
     ("'id', 'image'", 'nothing')
@@ -82,7 +82,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
-    """Return a count with its noun; `many` is the plural where it is not `one` and an s.
+    """Return a count with its noun; `many` is the plural if it is not `one` and an s.
 
     >>> counted(1, "caption"), counted(2_000, "medium", "media")
     ('1 caption', '2,000 media')
@@ -100,7 +100,7 @@ def plain(value: float) -> str:
 
 
 def rounded(value: float, digits: int = 3) -> str:
-    """Write a number of 0 or more to so many significant digits, never with an exponent.
+    """Write a number of 0 or more to that many significant digits, without an exponent.
 
     >>> rounded(12.34, 1), rounded(0.0512, 2), rounded(123456), rounded(0)
     ('12', '0.051', '123456', '0')
@@ -112,7 +112,7 @@ def rounded(value: float, digits: int = 3) -> str:
 
 
 def percent(share: float) -> str:
-    """Write a share in percent, to three significant digits; only all of it is 100 %.
+    """Write a share in percent, to three significant digits; only the whole is 100 %.
 
     >>> percent(1), percent(0.3333), percent(0.99999), percent(0.00001)
     ('100 %', '33.3 %', '99.9 %', '0.001 %')
@@ -121,7 +121,7 @@ def percent(share: float) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Say which known name is meant, or list them all.
+    """Suggest the known name that is meant, or list them all.
 
     >>> nearest("epocs", ["epochs", "seed"])
     "did you mean 'epochs'?"

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -19,8 +19,8 @@ from filelock import SoftFileLock, Timeout
 from mmts.console import errors
 from mmts.errors import DataError, RunError
 
-_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # as atomic_write's mkstemp names them
-# Seconds: where a file cannot be exchanged for another at once, a dead process's lock takes two looks.
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # the names that atomic_write's mkstemp makes
+# Seconds: where a file cannot be exchanged for another at once, taking over a dead process's lock needs two looks.
 _TAKING_OVER = 0.3
 
 
@@ -28,93 +28,94 @@ _TAKING_OVER = 0.3
 def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path` and rename it over `path` once everything is written and flushed.
 
-    Where the body raises, `path` is left as it was and the temporary file is removed.
-
-    >>> import tempfile
-    >>> target = Path(tempfile.mkdtemp()) / "a.txt"
-    >>> with atomic_write(target, "w") as file:
-    ...     _ = file.write("done")
-    >>> target.read_text()
-    'done'
+    If the body raises, `path` is left as it was and the temporary file is removed.
     """
     path = Path(path)
     check_file_path(path)
-    try:
+    with _errors_about(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    except OSError as error:
-        raise _about(error, path) from None
-    try:
-        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        _flush_folder(path.parent)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise _about(error, path) from None
-        raise
+        try:
+            with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+            _flush_folder(path.parent)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
 
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Give an empty folder beside `path`, and rename it to `path` once the body has filled it.
+    """Yield an empty folder beside `path`, and rename it to `path` once the body has filled it.
 
-    Where the body raises, nothing is left. FileExistsError where there is anything at `path`, before the body runs.
-
-    >>> import tempfile
-    >>> target = Path(tempfile.mkdtemp()) / "a"
-    >>> with atomic_folder(target) as folder:
-    ...     _ = (folder / "b.txt").write_text("done")
-    >>> [each.name for each in target.iterdir()]
-    ['b.txt']
+    If the body raises, nothing is left. Raises FileExistsError, before the body runs, if anything is at `path`.
     """
     path = Path(path)
     if path.exists() or path.is_symlink():
         raise FileExistsError(errno.EEXIST, "is there already; remove it, or choose another place", str(path))
-    try:
+    with _errors_about(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-    except OSError as error:
-        raise _about(error, path) from None
+        try:
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    flush_to_disk(file)
+            temporary.rename(path)
+            _flush_folder(path.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _errors_about(path: Path) -> Iterator[None]:
+    """Let an OSError of the system name `path`: not a temporary file or, as on a full disk, nothing."""
     try:
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                flush_to_disk(file)
-        temporary.rename(path)
-        _flush_folder(path.parent)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno is not None:  # else it is a library's own, with words of its own
-            raise _about(error, path) from None
-        raise
+        yield
+    except OSError as error:
+        if error.errno is None:  # raised by a library, with its own message
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from None
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Return the temporary files that processes killed during an `atomic_write` into a folder left there.
-
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> (folder / ".a.json.x1y2z3_4.tmp").touch(), (folder / "a.json").touch()
-    (None, None)
-    >>> [each.name for each in leftovers(folder)]
-    ['.a.json.x1y2z3_4.tmp']
-    """
-    return [each for each in folder.glob(".*.tmp") if _TEMPORARY.fullmatch(each.name) and each.is_file()]
+    """Return the temporary files left in a folder by processes that were killed during an `atomic_write`."""
+    return [file for file in folder.glob(".*.tmp") if _TEMPORARY.fullmatch(file.name) and file.is_file()]
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add one line to a text file. Raises OSError naming it: a full disk by itself names nothing."""
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-    except OSError as error:
-        raise _about(error, path) from None
+    """Add one line to a text file. Raises OSError naming it."""
+    with _errors_about(path), path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file's contents would survive a power cut; does nothing if there is no such file."""
+    if path.exists():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _flush_folder(path: Path) -> None:
+    """Let a rename survive a power cut, on systems that can flush folders."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def file_name(text: str) -> str:
@@ -127,15 +128,8 @@ def file_name(text: str) -> str:
     return plain if plain and plain == text else f"{plain or 'name'}-{content_hash(text)[:6]}"
 
 
-def flush_to_disk(path: Path) -> None:
-    """Wait until a file's contents would outlive the machine's power; nothing where there is no such file."""
-    if path.exists():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-
-
 def check_file_path(path: Path) -> None:
-    """Raise OSError where a folder stands at `path`, or a file above it, before anything is computed for that file."""
+    """Raise OSError if `path` is a folder or has a file above it, before anything is computed for that file."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder, and a file is to be written there", str(path))
     for above in path.parents:
@@ -151,7 +145,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file; raises DataError naming it where it is damaged, OSError where it cannot be opened."""
+    """Read a JSON file; raises DataError naming it if it is damaged, OSError if it cannot be opened."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError:
@@ -159,7 +153,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_kept(file: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file of the cache, None where there is none or it is damaged."""
+    """Return the object in a JSON file of the cache; None if it is missing or damaged."""
     try:
         return dict(read_json(file))
     except (OSError, DataError, ValueError, TypeError):
@@ -167,7 +161,7 @@ def read_kept(file: Path) -> dict[str, Any] | None:
 
 
 def keep(file: Path, value: Mapping[Any, Any]) -> None:
-    """Write an object into the cache; where that fails, which costs the next run the same work, say so and go on."""
+    """Write an object into the cache; if that fails, print a note: the next run computes it again."""
     try:
         write_json(file, value)
     except (OSError, ValueError) as error:
@@ -175,13 +169,10 @@ def keep(file: Path, value: Mapping[Any, Any]) -> None:
 
 
 def why_missing(path: Path, guess: bool = True) -> str:
-    """Say, to go on after a path, why nothing can be opened there and, with `guess`, which name was perhaps meant.
+    """Say why nothing can be opened at a path, to follow its name in a message; `guess` adds a similar name.
 
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> (folder / "photos").mkdir()
-    >>> why_missing(folder / "fotos").replace(str(folder), "DATA")
-    'does not exist; did you mean DATA/photos?'
+    >>> why_missing(Path("/nowhere/photos"), guess=False)
+    'does not exist, nor does /nowhere'
     """
     for gone in (*reversed(path.parents), path):
         try:
@@ -195,51 +186,39 @@ def why_missing(path: Path, guess: bool = True) -> str:
     else:
         return "is neither a file nor a folder" if os.access(path, os.R_OK) else "cannot be opened: Permission denied"
     if gone.is_symlink():
-        leads = f"a link that leads nowhere, to {os.readlink(gone)}"
-        return f"is {leads}" if gone == path else f"does not exist: {gone} is {leads}"
+        link = f"a link that leads nowhere, to {os.readlink(gone)}"
+        return f"is {link}" if gone == path else f"does not exist: {gone} is {link}"
     if gone.parent.is_file():
         return f"does not exist: {gone.parent} is a file, not a folder"
-    try:
-        names = [each.name for each in islice(gone.parent.iterdir(), 10_000 if guess else 0)]
-    except OSError:
-        names = []
+    names: list[str] = []
+    with suppress(OSError):
+        names = [item.name for item in islice(gone.parent.iterdir(), 10_000 if guess else 0)]
     near = [gone.parent / name for name in difflib.get_close_matches(gone.name, names)]
-    meant = next((f"; did you mean {each}?" for each in near if os.path.exists(each)), "")
+    meant = next((f"; did you mean {item}?" for item in near if item.exists()), "")
     return f"does not exist{meant}" if gone == path else f"does not exist, nor does {gone}{meant}"
 
 
 @contextmanager
 def locked(file: Path, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Hold the lock `file` while the body runs: one process at a time, of all machines that share the disk.
+    """Hold the lock `file` while the body runs: one process at a time, on all machines that share the disk.
 
-    The file, which is gone afterwards, names the process and the machine that hold it. After a kill it is taken over at
-    once on the same machine; from another one nobody can see whether the holder still runs. While somebody else holds
-    it, RunError says who, or `on_wait` is called with the same words and this waits. OSError where the file cannot be
-    written.
-
-    >>> import tempfile
-    >>> file = Path(tempfile.mkdtemp()) / ".lock"
-    >>> with locked(file):
-    ...     with locked(file):
-    ...         pass
-    Traceback (most recent call last):
-    mmts.errors.RunError: ... is in use by process ... on ...; wait for it, or stop it (if it runs no more, remove ...)
+    The file names the process and the machine that hold it, and is removed afterwards. After a kill it is taken over at
+    once on the same machine; from another one nobody can see whether the holder still runs. If somebody else holds it,
+    RunError says who; or `on_wait` is called with the same words, and this waits.
     """
     lock = SoftFileLock(file)
     check_file_path(file)
-    try:
+    with _errors_about(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=_TAKING_OVER)
         except Timeout:
-            remedy = f"wait for it, or stop it (if it runs no more, remove {file})"
-            held = f"{file.parent} is in use by {_holder(file)}; {remedy}"
+            remedy = f"wait for it, or stop it (if it is not running, remove {file})"
+            message = f"{file.parent} is in use by {_holder(file)}; {remedy}"
             if on_wait is None:
-                raise RunError(held) from None
-            on_wait(held)
+                raise RunError(message) from None
+            on_wait(message)
             lock.acquire()
-    except OSError as error:
-        raise _about(error, file) from None
     try:
         yield
     finally:
@@ -247,7 +226,7 @@ def locked(file: Path, on_wait: Callable[[str], None] | None = None) -> Iterator
 
 
 def _holder(file: Path) -> str:
-    """Name who holds a lock, as SoftFileLock writes it down."""
+    """Name who holds a lock, from what SoftFileLock writes into it."""
     try:
         process, machine = file.read_text(encoding="utf-8", errors="replace").splitlines()[:2]
     except (OSError, ValueError):  # just released, or not yet written
@@ -274,28 +253,3 @@ def cache_root() -> Path:
     if chosen := os.environ.get("MMTS_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmts"
-
-
-def _about(error: OSError, path: Path) -> OSError:
-    """Return the same error about the file that was asked for, not the temporary one (or, on a full disk, none)."""
-    return type(error)(error.errno, error.strerror, str(path))
-
-
-def _flush_folder(folder: Path) -> None:
-    """Have a rename outlive the machine's power, where the system can say so."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:  # some systems flush files only
-        pass
-    finally:
-        os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -251,7 +251,7 @@ def test_one_process_goes_on_from_a_checkpoint_of_two(
 ) -> None:
     (folder / "terminated" / "checkpoints" / "last.pt").unlink()
     make_trainer(folder / "terminated", objective=o.ISogCLR(N, N)).fit(resume=True)
-    assert "going on with 1 processes in place of 2" in capsys.readouterr().err.replace("\n", " ")
+    assert "resuming with 1 processes instead of 2" in capsys.readouterr().err.replace("\n", " ")
     assert load_checkpoint(folder / "terminated" / "checkpoints" / "last.pt")["step"] == 16
 
 
@@ -388,5 +388,5 @@ def test_a_parameter_that_no_loss_reaches_is_named(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(("name", "kind"), [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")])
 def test_cut_up_models_are_refused(name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "true")
-    with pytest.raises(RunError, match=f"asks for {kind}, which cuts the model up"):
+    with pytest.raises(RunError, match=f"asks for {kind}, which divides the model"):
         make_trainer(tmp_path)

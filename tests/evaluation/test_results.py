@@ -195,7 +195,7 @@ def test_what_is_no_judged_run_is_passed_over_among_several(pair: list[Path]) ->
         "analysis is not a run directory (it has no recipe.yaml)",
         "failed holds a recipe, but was never trained",
         "gone is a link that leads nowhere, to nowhere",
-        "report.html is a file; a run directory is wanted: the folder that `mmts train` wrote",
+        "report.html is a file, not a run directory; give the folder that `mmts train` wrote",
         "sweep is not a run directory, but holds 1, such as",
         "and 1 more",
     ):
@@ -209,8 +209,8 @@ def test_what_is_no_judged_run_is_passed_over_among_several(pair: list[Path]) ->
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("a/metrics.json", "metrics.json is a file; a run directory is wanted: its folder, "),
-        ("mine.npz", "mine.npz is a file; a run directory is wanted: the folder that `mmts train` wrote"),
+        ("a/metrics.json", "metrics.json is a file, not a run directory; give its folder, "),
+        ("mine.npz", "mine.npz is a file, not a run directory; give the folder that `mmts train` wrote"),
         ("gone", "gone is a link that leads nowhere, to nowhere"),
         ("missing", "missing does not exist"),
         ("", "is not a run directory, but holds 2, such as"),

@@ -7,10 +7,10 @@ import torch
 from models.tiny_models import tiny_backbone, tiny_clip, tiny_encoder
 from tests_support import draw_shapes
 
-from mmts.data.records import Medium, Split
 from mmts.recipe.recipe import load_recipe
 from mmts.recipe.run_directory import RunDirectory
-from mmts.training.run import load_model, train
+from mmts.training.experiment import load_model
+from mmts.training.run import train
 
 SETTINGS = [
     "model.width=16",
@@ -41,9 +41,7 @@ def make_run(folder: Path, image: str, text: str, *settings: str) -> Path:
 
 def embedded(run: Path, captions: list[str], pixels: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the run's own embeddings of captions, and of images where some are given."""
-    directory = RunDirectory(run)
-    recipe = directory.recipe()
-    model = load_model(directory, recipe, Split("one", [Medium("a", Path("a.png"), ("",))])).eval()
+    model = load_model(RunDirectory(run)).eval()
     assert model.text_tower is not None
     with torch.no_grad():
         texts = model.encode_text(model.text_tower.tokenize(captions))

@@ -16,7 +16,7 @@ from mmts.errors import RecipeError
 from mmts.models import TwoTower, load_avion
 from mmts.recipe.recipe import parse_recipe
 from mmts.recipe.run_directory import RunDirectory
-from mmts.training.inputs import build_model
+from mmts.training.experiment import build_model
 
 WIDTH, HEADS, DEPTH, FRAMES, PATCH, SIZE, OUT, LENGTH, WORDS = 16, 2, 2, 3, 8, 16, 6, 12, 258
 TINY = {"tokenizer": "bytes", "heads": HEADS}

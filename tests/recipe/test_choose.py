@@ -9,7 +9,7 @@ from tests_support import draw_shapes
 from mmts.errors import RecipeError
 from mmts.examples import draw_example
 from mmts.recipe.choose import choose_recipe
-from mmts.recipe.recipe import Columns
+from mmts.recipe.data_section import Columns
 
 
 def rows(folder: Path, *media: dict[str, str]) -> Path:
@@ -18,7 +18,7 @@ def rows(folder: Path, *media: dict[str, str]) -> Path:
     return folder
 
 
-def test_images_and_videos_of_ones_own(tmp_path: Path) -> None:
+def test_other_images_and_videos(tmp_path: Path) -> None:
     name, why = choose_recipe(draw_shapes(tmp_path / "photos", 12))
     assert (name, why.split(":")[0]) == ("catalogue", "12 images with captions")
     name, why = choose_recipe(rows(tmp_path, {"video": "a.mp4"}, {"video": "b.mp4"}))
@@ -26,14 +26,14 @@ def test_images_and_videos_of_ones_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["flickr30k", "coco", "ek100", "youcook2"])
-def test_a_public_set_gets_its_own(name: str, tmp_path: Path) -> None:
+def test_a_public_data_set_gets_its_own_recipe(name: str, tmp_path: Path) -> None:
     assert choose_recipe(draw_example(name, tmp_path))[0] == f"{name}-mmts"
 
 
-def test_what_no_recipe_fits_by_itself(tmp_path: Path) -> None:
+def test_data_that_fit_no_recipe_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="holds images and videos"):
         choose_recipe(rows(tmp_path, {"image": "a.jpg"}, {"video": "b.mp4"}))
-    with pytest.raises(RecipeError, match="features computed beforehand"):
+    with pytest.raises(RecipeError, match="precomputed features"):
         choose_recipe(rows(tmp_path, {"video": "a.npy"}))
 
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from mmts.cli import app
 from mmts.errors import MmtsError, RecipeError
 from mmts.evaluation.compare import compare_runs
+from mmts.evaluation.run import evaluate
 from mmts.policies import POLICIES, Policy
 from mmts.recipe.components import (
     FAMILIES,
@@ -33,7 +34,7 @@ from mmts.recipe.tiny import tiny
 from mmts.report import write_report
 from mmts.report.curves import rule_in_words
 from mmts.sweep import run_sweep
-from mmts.training.run import evaluate, train
+from mmts.training.run import train
 
 # --- every option of every component ---------------------------------------------------------------------------------
 
@@ -175,7 +176,7 @@ def test_a_tower_that_cannot_be_is_refused_when_the_recipe_is_read(model: dict[s
         ("objective.temperature={rule: learned, strat: 1}", "objective.temperature: unknown key 'strat'; did you mean"),
     ],
 )
-def test_a_combination_that_cannot_be_is_refused_when_the_recipe_is_read(setting: str, message: str):
+def test_an_impossible_combination_is_refused_when_the_recipe_is_read(setting: str, message: str):
     with pytest.raises(RecipeError, match=message):
         load_recipe("catalogue", [setting])
 
@@ -447,7 +448,7 @@ def run(folder: Path) -> Path:
     return folder / "run"
 
 
-def test_a_policy_and_an_objective_of_ones_own_train_and_go_on(folder: Path, run: Path):
+def test_a_users_policy_and_objective_train_and_resume(folder: Path, run: Path):
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [line["temperature"]["mean"] for line in lines] == pytest.approx([0.3, 0.2375, 0.175, 0.1125])
     assert train(recipe_of(folder), run, resume=True)["split"] == "test"
@@ -458,7 +459,7 @@ def test_a_policy_and_an_objective_of_ones_own_train_and_go_on(folder: Path, run
     train(recipe_of(folder, whole), folder / "scheduled")
 
 
-def test_the_code_that_a_run_directory_names_is_not_run_unasked(
+def test_code_that_a_run_directory_names_needs_trust(
     folder: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     named = rf"recipe.yaml: objective.loss names code outside mmts, {folder}/my_rules.py:Doubled.*--trust-code"
@@ -483,7 +484,7 @@ def test_the_code_that_a_run_directory_names_is_not_run_unasked(
         evaluate(run)
 
 
-def test_a_sweep_takes_rules_of_ones_own_in_several_processes(folder: Path, tmp_path: Path):
+def test_a_sweep_runs_a_users_rules_in_several_processes(folder: Path, tmp_path: Path):
     rule = f"{{set: {{objective.temperature: {{rule: '{folder}/my_rules.py:Cooling'}}}}}}"
     lines = [
         "recipe: from-scratch",
@@ -516,10 +517,10 @@ def test_the_command_line_lists_the_components_of_a_file(towers: Path):
         ("my_rules.py:Doubled", "is not a policy; it must be a subclass of mmts's Policy"),
         ("other.py:Cooling", "other.py cannot be imported: FileNotFoundError"),
         ("no_such_module:Cooling", "no_such_module cannot be imported: ModuleNotFoundError"),
-        ("my_rules.py:", "a class of yours is written file.py:Class or module:Class"),
+        ("my_rules.py:", "a class outside mmts is written file.py:Class or module:Class"),
     ],
 )
-def test_a_class_that_is_not_there_is_named_with_the_nearest(folder: Path, name: str, message: str):
+def test_a_missing_class_is_named_with_the_nearest(folder: Path, name: str, message: str):
     (folder / "wrong.yaml").write_text(f"objective: {{temperature: {{rule: '{name}'}}}}\ntrain: {{epochs: 1}}\n")
     with pytest.raises(RecipeError, match=message):
         load_recipe(folder / "wrong.yaml")
@@ -533,14 +534,14 @@ def test_a_class_that_is_not_there_is_named_with_the_nearest(folder: Path, name:
         ("self", "raise ValueError('not today')", "objective.temperature: Odd cannot be made: ValueError: not today"),
     ],
 )
-def test_what_is_wrong_with_a_class_of_ones_own_is_one_line(signature: str, body: str, message: str, tmp_path: Path):
+def test_an_error_in_a_users_class_is_one_line(signature: str, body: str, message: str, tmp_path: Path):
     code = f"import torch\nfrom mmts.policies import Policy\nclass Odd(Policy):\n    def __init__({signature}):\n"
     (tmp_path / "odd.py").write_text(f"{code}        super().__init__(){'; ' if body else ''}{body}\n")
     with pytest.raises(RecipeError, match=message):
         load_recipe("catalogue", [f"objective.temperature.rule={tmp_path}/odd.py:Odd"])
 
 
-def test_an_option_of_ones_own_class_is_checked_as_any_other(folder: Path):
+def test_an_option_of_a_users_class_is_checked_like_any_other(folder: Path):
     with pytest.raises(RecipeError, match=r"objective\.temperature\.start is -1; it must be greater than 0"):
         load_recipe(folder / "my.yaml", ["objective.temperature.start=-1"])
     with pytest.raises(RecipeError, match=r"objective\.temperature: unknown key 'ende'; did you mean 'end'"):

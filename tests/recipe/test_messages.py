@@ -36,7 +36,7 @@ JOIN = "{kind: join, boundaries: [0.5], schedules: [{kind: constant, value: x}, 
         ),
         (["objective.temperature={rul: fixed}"], "objective.temperature: unknown key 'rul'; did you mean 'rule'?"),
         (["objective={los: temo, tau_min: 0.1}"], "objective: unknown key 'los'; did you mean 'loss'?"),
-        (["objective={loss: [1]}"], "objective.loss is [1]; known: fastclip, info_nce, isogclr"),
+        (["objective={loss: [1]}"], "objective.loss is [1]; known: decoupled_info_nce, fastclip, info_nce, isogclr"),
         (["objective=max_margin"], "objective is 'max_margin'; it must be a section {loss: ...}"),
         (
             ["objective.temperature=fixed"],
@@ -61,7 +61,7 @@ JOIN = "{kind: join, boundaries: [0.5], schedules: [{kind: constant, value: x}, 
         (["data.max_media=false"], "data: max_media is false; it must be a number"),
         (["objective.temperature={rule: fixed, value: true}"], "objective.temperature: value is true; it must be a"),
         (["data.augment.flip=maybe"], "data.augment.flip is 'maybe'; it must be true or false"),
-        (["model.image.options={1: 2}"], "model.image.options: the key 1 is no text; write it in quotes"),
+        (["model.image.options={1: 2}"], "model.image.options: the key 1 is not text; write it in quotes"),
         (["model.image.options=3"], "model.image.options is 3; it must be a section of keys and values"),
         (["train.learning_rate=.inf"], "train.learning_rate is inf; it must be a finite number"),
         (["train.trackers=wandb"], "train.trackers is 'wandb'; it must be a list"),
@@ -88,7 +88,7 @@ def test_numbers_as_yaml_misreads_them_are_numbers() -> None:
     assert recipe.train.learning_rate == 1e-3
 
 
-def test_what_is_long_is_cut_and_what_is_much_is_counted() -> None:
+def test_long_values_are_cut_and_many_problems_are_counted() -> None:
     with pytest.raises(RecipeError) as raised:
         load_recipe("catalogue", ["train.precision=" + "x" * 1000])
     assert len(str(raised.value)) < 200
@@ -101,7 +101,7 @@ def test_what_is_long_is_cut_and_what_is_much_is_counted() -> None:
     [
         ({}, "recipe: train is missing"),
         ({"train": {"epochs": 1}, "objective": None}, "recipe: objective is empty; it must be a section {loss: ...}"),
-        ({"train": None}, "({} for none of them)"),
+        ({"train": None}, "({} keeps all defaults)"),
     ],
 )
 def test_a_wrong_recipe(content: dict[str, Any], says: str) -> None:
@@ -117,7 +117,7 @@ def test_a_wrong_recipe(content: dict[str, Any], says: str) -> None:
         ({"variants": {}}, "variants is {}; it must be 1 or more entries long"),
         ({"variants": ["a"]}, "variants is ['a']; it must be a section of keys and values"),
         ({"variants": {"a": None}}, "variants.a is empty; it must be a section with keys among set, grid, random"),
-        ({"variants": {True: {}}}, "variants: the key true is no text; write it in quotes"),
+        ({"variants": {True: {}}}, "variants: the key true is not text; write it in quotes"),
         ({"variants": {"temperature": {"grid": {"x.y": 1}}}}, "variants.temperature.grid.x.y is 1; it must be a list"),
         ({"variants": {"a": {"random": {"x.y": {"low": "few", "high": 2}}}}}, "x.y.low is 'few'; it must be a number"),
         ({"variants": {"a": {"random": {"x.y": 1}}}}, "x.y is 1; it must be a section with keys among low, high, log"),

@@ -128,7 +128,7 @@ def test_every_choice_drops_what_belongs_to_the_old_one_and_nothing_else(
     assert override({section: content}, [f"{section}.{setting}"]) == {section: right}
 
 
-def test_the_choices_tested_are_all_there_are() -> None:
+def test_every_choice_is_tested() -> None:
     keys = {"source", "image", "video", "tower", "sampling", "kind", "loss", "rule", "epochs", "steps"}
     assert {key for _, key in recipes._CHOICES} == keys
 

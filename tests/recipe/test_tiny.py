@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from mmts.evaluation.run import evaluate
 from mmts.examples import draw_example
 from mmts.recipe.recipe import load_recipe, shipped_recipes
 from mmts.recipe.tiny import example_data, tiny
-from mmts.training.run import evaluate, train
+from mmts.training.run import train
 
 FAST = {"flickr30k-mmts": "image", "ek100-mmts": "video", "ek100-features": "video"}
 SLOW = sorted(set(shipped_recipes()) - set(FAST))
@@ -51,7 +52,7 @@ def test_every_other_recipe_runs_end_to_end(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_is_judged_zero_shot_on_other_data(tmp_path: Path) -> None:
+def test_a_run_is_evaluated_zero_shot_on_other_data(tmp_path: Path) -> None:
     run("cc3m-mmts", tmp_path)
     for dataset, captions in (("flickr30k", "test"), ("coco", "test")):
         metrics = evaluate(tmp_path / "run", draw_example(dataset, tmp_path / dataset))
@@ -61,7 +62,7 @@ def test_a_run_is_judged_zero_shot_on_other_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_a_tiny_recipe_needs_no_weights_and_keeps_what_is_tried(name: str) -> None:
+def test_a_tiny_recipe_needs_no_weights_and_keeps_its_rule(name: str) -> None:
     full = load_recipe(name)
     small = tiny(full)
     assert small.objective == full.objective
@@ -73,7 +74,7 @@ def test_a_tiny_recipe_needs_no_weights_and_keeps_what_is_tried(name: str) -> No
     assert (small.train.micro_batch is None) == (full.train.micro_batch is None)
 
 
-def test_what_is_set_stays_as_set() -> None:
+def test_settings_stay_as_set() -> None:
     small = tiny(load_recipe("ek100-mmts", SET := ["train.steps=3", "train.batch_size=8", "model.video.size=16"]), SET)
     assert (small.train.steps, small.train.batch_size) == (3, 8)
     assert small.model.video is not None

@@ -279,7 +279,7 @@ def test_what_is_passed_over_is_said_on_the_page(tmp_path: Path, data: tuple[Pat
     twin = write_run(tmp_path / "twin", recipe("run", FIXED), *data)
     (tmp_path / "page.html").write_text("")
     page = write_report([run, twin, tmp_path / "page.html"], tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "page.html is a file; a run directory is wanted" in text_of(page)
+    assert "page.html is a file, not a run directory" in text_of(page)
     assert "twin has the recipe and the seed of" in text_of(page)
     assert "one run of one recipe" in text_of(page)
 

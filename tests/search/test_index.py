@@ -13,11 +13,11 @@ from tests_support import draw_shapes
 
 from mmts.console import console
 from mmts.errors import DataError, RunError
+from mmts.evaluation.run import evaluate
 from mmts.search import build, build_index, nearest, open_searcher
 from mmts.search.command import search
 from mmts.search.encoder import Encoder
 from mmts.search.index_files import load_index
-from mmts.training.run import evaluate
 
 
 def counts(output: str) -> str:

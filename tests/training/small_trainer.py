@@ -14,8 +14,8 @@ from mmts.distributed.processes import num_processes, process_index
 from mmts.models import TwoTower
 from mmts.objectives import InfoNCE, Objective
 from mmts.policies import Fixed
-from mmts.recipe.recipe import Train
 from mmts.recipe.run_directory import RunDirectory
+from mmts.recipe.train_section import Train
 from mmts.training.trainer import Trainer
 
 N = 40

@@ -13,7 +13,6 @@ from mmts.training.checkpoint import (
     load_checkpoint,
     load_newest,
     random_state,
-    remove_leftovers,
     restore_random_state,
     save_checkpoint,
     save_in_turn,
@@ -28,7 +27,7 @@ def test_a_checkpoint_reads_back(tmp_path: Path) -> None:
     assert (loaded["step"], loaded["best"]) == (7, -float("inf"))
 
 
-def test_random_numbers_go_on_where_they_were() -> None:
+def test_random_numbers_continue_from_a_restored_state() -> None:
     state = random_state()
     expected = torch.rand(3)
     restore_random_state(state)
@@ -91,7 +90,7 @@ def test_the_last_two_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "missing", "swapped for a list"])
-def test_a_damaged_checkpoint_is_passed_over_aloud(
+def test_a_damaged_checkpoint_is_skipped_with_a_note(
     damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for step in (1, 2):
@@ -116,10 +115,10 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(
     assert state["w"].eq(1).all()
     said = " ".join(capsys.readouterr().err.split())
     assert "last.pt" in said
-    assert "going on from the one before it, previous.pt" in said
+    assert "resuming from the one before it, previous.pt" in said
 
 
-def test_two_damaged_checkpoints_are_not_passed_over_in_silence(tmp_path: Path) -> None:
+def test_two_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:
     last, previous = both(tmp_path)
     last.write_bytes(b"PK")
     with pytest.raises(RunError, match="there is none before it; remove it, and --resume starts over"):
@@ -133,11 +132,11 @@ def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path: Path) ->
     save_checkpoint(tmp_path / "last.pt", {"step": 1})
     (tmp_path / ".last.pt.abcd_123.tmp").write_bytes(b"half")
     (tmp_path / ".notes.tmp").write_bytes(b"someone's own")
-    remove_leftovers(tmp_path)
+    assert load_newest(tmp_path / "last.pt", tmp_path / "previous.pt") == {"step": 1}
     assert sorted(each.name for each in tmp_path.iterdir()) == [".notes.tmp", "last.pt"]
 
 
-def test_a_compressed_file_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_compressed_file_is_not_read_as_a_checkpoint(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "c.pt", {"w": torch.zeros(10_000)})
     with zipfile.ZipFile(tmp_path / "c.pt") as parts, zipfile.ZipFile(tmp_path / "bomb.pt", "w", 8) as bomb:
         for part in parts.namelist():

@@ -11,9 +11,10 @@ import torch
 from mmts.concepts import ConceptDistribution
 from mmts.data.records import Medium, Split
 from mmts.errors import RecipeError
-from mmts.recipe.recipe import Concepts, load_recipe, parse_concepts
+from mmts.recipe.data_section import Concepts
+from mmts.recipe.recipe import load_recipe, parse_concepts
 from mmts.recipe.tiny import tiny
-from mmts.training.build import build_distribution, media_concepts, text_concepts
+from mmts.training.concepts import build_distribution, concepts_of
 
 CAPTIONS = ["red shoe", "blue shoe", "my shoe", "sun hat", "straw hat"]
 TRAIN = Split("train", [Medium(str(i), Path(f"{i}.jpg"), (caption,)) for i, caption in enumerate(CAPTIONS)])
@@ -29,11 +30,11 @@ def test_a_file_gives_the_concepts_that_clustering_gave(tmp_path: Path) -> None:
     section = from_file(tmp_path / "concepts.npz")
     found = build_distribution(section, TRAIN)
     assert torch.equal(found.labels, made.labels)
-    assert torch.equal(text_concepts(section, found, TRAIN), made.labels)
-    assert torch.equal(media_concepts(section, found, TRAIN), made.labels)
+    assert torch.equal(concepts_of(section, found, TRAIN), made.labels)
+    assert torch.equal(concepts_of(section, found, TRAIN, of_media=True), made.labels)
 
 
-def test_what_a_file_cannot_be_is_said_before_training(tmp_path: Path) -> None:
+def test_an_unusable_concepts_file_is_refused_before_training(tmp_path: Path) -> None:
     file = tmp_path / "concepts.npz"
     ConceptDistribution.from_labels(CAPTIONS).save(file)
     with pytest.raises(RecipeError, match=re.escape(f"{file} holds no clusters of captions but labels")):
@@ -46,13 +47,15 @@ def test_what_a_file_cannot_be_is_said_before_training(tmp_path: Path) -> None:
         build_distribution(from_file(file), TRAIN)
 
 
-def test_a_recipe_names_its_file_by_its_whole_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_recipe_stores_the_absolute_path_of_its_concepts_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe("catalogue", ["concepts.source=file", "concepts.file=made.npz"])
     assert recipe.with_whole_paths().concepts.file == tmp_path / "made.npz"
     assert tiny(recipe).concepts.source == "captions"
     for wrong in ("concepts.source=file", "concepts.file=made.npz"):
-        with pytest.raises(RecipeError, match="`file` names the concepts to take"):
+        with pytest.raises(RecipeError, match="`file` names the file to read"):
             load_recipe("catalogue", [wrong])
 
 

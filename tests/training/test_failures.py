@@ -25,9 +25,8 @@ from mmts.policies import Fixed, Shifted
 from mmts.recipe.run_directory import RunDirectory
 from mmts.schedules import Constant
 from mmts.training import run as runs
-from mmts.training.checkpoint import load_checkpoint
-from mmts.training.divergence import gradient_norm
-from mmts.training.saved_state import check_same_clock
+from mmts.training.checkpoint import check_same_clock, load_checkpoint
+from mmts.training.log_line import gradient_norm
 
 
 def assert_resumes_as_unbroken(run: Path, whole: Path) -> None:
@@ -53,7 +52,7 @@ def limits_put_back() -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_no_room_for_a_checkpoint_keeps_those_before_it(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_earlier_checkpoints(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
 
     def fill(step: int) -> None:
@@ -72,7 +71,7 @@ def test_no_room_for_a_checkpoint_keeps_those_before_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
-def test_no_room_for_the_log_names_it(tmp_path: Path) -> None:
+def test_a_full_disk_names_the_log(tmp_path: Path) -> None:
     log = tmp_path / "run" / "log.jsonl"
 
     def fill(step: int) -> None:
@@ -111,9 +110,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_computed(
     assert "Traceback" not in said
 
 
-def test_a_folder_that_can_no_longer_be_written_keeps_what_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_becomes_read_only_keeps_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def shut(step: int) -> None:
         if step == 9:
             monkeypatch.setattr(
@@ -166,10 +163,10 @@ def test_a_damaged_checkpoint_costs_an_epoch_and_nothing_else(
         make_trainer(tmp_path / "run", before_batch=crash).fit()
     (tmp_path / "run" / "checkpoints" / "last.pt").write_bytes(damage)
     assert_resumes_as_unbroken(tmp_path / "run", tmp_path / "whole")
-    assert "going on from the one before it" in capsys.readouterr().err.replace("\n", " ")
+    assert "resuming from the one before it" in capsys.readouterr().err.replace("\n", " ")
 
 
-def test_data_that_fail_leave_a_checkpoint_at_the_step(tmp_path: Path) -> None:
+def test_a_checkpoint_is_written_when_the_data_fail(tmp_path: Path) -> None:
     def fail(step: int) -> None:
         if step == 6:
             raise DataError("a.jpg: does not exist")
@@ -200,7 +197,7 @@ class NaNGradients(InfoNCE):
         return output
 
 
-def test_a_nan_stops_and_everything_about_it_is_named(tmp_path: Path) -> None:
+def test_a_nan_stops_the_run_and_is_reported_in_full(tmp_path: Path) -> None:
     objective = InfoNCE(Shifted(Constant(0.0), torch.linspace(0.05, 0.2, 40)))
     with pytest.raises(Diverged) as raised:
         make_trainer(tmp_path, objective=objective, change=poison).fit()
@@ -216,7 +213,7 @@ def test_a_nan_stops_and_everything_about_it_is_named(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "checkpoints" / "last.pt")["step"] == found["checkpoint_step"] == 4
 
 
-def test_the_norm_of_gradients_is_that_of_torch_and_sees_what_is_no_number() -> None:
+def test_the_gradient_norm_equals_that_of_torch_and_shows_nan_and_infinity() -> None:
     generator = torch.Generator().manual_seed(0)
     parameters = [nn.Parameter(torch.empty(shape)) for shape in ((3, 5), (), (7,), (2,))]
     for each in parameters[:3]:
@@ -228,7 +225,7 @@ def test_the_norm_of_gradients_is_that_of_torch_and_sees_what_is_no_number() -> 
         assert not gradient_norm(parameters).isfinite()
 
 
-def test_a_gradient_that_is_no_number_stops_before_it_reaches_the_weights(tmp_path: Path) -> None:
+def test_a_nan_gradient_stops_before_it_reaches_the_weights(tmp_path: Path) -> None:
     for clip_norm in (None, 1.0):
         trainer = make_trainer(tmp_path / str(clip_norm), settings(clip_norm=clip_norm), NaNGradients(Fixed(0.1)))
         with pytest.raises(Diverged, match=rf"step {POISONED}: the loss is .* and the norm of its gradients nan"):
@@ -262,7 +259,7 @@ def test_a_skipped_batch_leaves_no_trace_in_batch_statistics(tmp_path: Path) -> 
     assert trainer.model.media_head[-1].running_mean.isfinite().all()
 
 
-def test_skipping_everything_is_no_training(tmp_path: Path) -> None:
+def test_skipping_every_step_of_an_epoch_is_an_error(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, settings(on_nan="skip"))
     with torch.no_grad():
         trainer.model.text_head.weight[0, 0] = float("nan")
@@ -278,27 +275,27 @@ def test_a_resume_that_would_make_the_schedules_jump_says_from_where_to_where(tm
     make_trainer(tmp_path, settings(epochs=1)).fit()
     with pytest.raises(RunError, match=r"4 steps and this run 16: progress would jump from 1\.000 to 0\.250"):
         make_trainer(tmp_path, settings(epochs=4)).fit(resume=True)
-    with pytest.raises(RunError, match="4 batches an epoch and this run 5: batches would be others"):
+    with pytest.raises(RunError, match="4 batches per epoch and this run 5: batches would differ"):
         make_trainer(tmp_path, settings(epochs=None, steps=4, batch_size=8)).fit(resume=True)
 
 
-def test_another_number_of_processes_keeps_the_clock_and_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_number_of_processes_keeps_the_clock_and_prints_a_note(capsys: pytest.CaptureFixture[str]) -> None:
     now = {"total_steps": 16, "batches_per_epoch": 4, "batch_size": 10, "processes": 2}
     empty: dict[str, Any] = {name: {} for name in ("model", "objective", "optimizer", "random")}
     state = empty | {"step": 8, "best": 0.0, "total_steps": 16}
     check_same_clock(state | {"processes": 2}, now)
     assert not capsys.readouterr().err
     check_same_clock(state, now)
-    assert "2 processes in place of 1: the same batches and schedules" in " ".join(capsys.readouterr().err.split())
+    assert "2 processes instead of 1: the same batches and schedules" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"step": 17}, "step 17 of 16, which cannot be"),
+        ({"step": 17}, "step 17 of 16, which is impossible"),
         ({"optimizer": None}, "has no optimizer"),
         ({"random": {"cpu": torch.zeros(3)}}, "does not fit this run"),
-        ({"optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}}}, "exp_avg of parameter 0 is another's"),
+        ({"optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}}}, "exp_avg of parameter 0 has another shape"),
         ({"optimizer": {"state": {99: {"exp_avg": torch.zeros(2)}}}}, "does not fit this run"),
         ({"objective": {"x": 3}}, "does not fit this run"),
         ({"model": {}}, "belongs to a model of another shape"),

@@ -124,7 +124,7 @@ def assert_equal_states(one: Any, other: Any, where: str) -> None:
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_runs_end_as_if_they_had_not_been(nursery: Nursery, kills: int) -> None:
+def test_killed_runs_end_like_unbroken_ones(nursery: Nursery, kills: int) -> None:
     rng = random.Random(os.urandom(8))
     ways: list[Callable[[], Callable[[], None]]] = [
         lambda: functools.partial(while_writing, rng.randrange(5), rng.random()),

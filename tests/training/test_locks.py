@@ -13,12 +13,13 @@ from tests_support import draw_shapes
 
 from mmts.apps.prepare import prepare
 from mmts.errors import RunError
+from mmts.evaluation.run import evaluate
 from mmts.examples import draw_example
 from mmts.files import locked
 from mmts.recipe.recipe import Recipe, load_recipe
 from mmts.search.build import build_index
 from mmts.sweep import run_sweep
-from mmts.training.run import evaluate, train
+from mmts.training.run import train
 
 SETTINGS = [
     "model.image={tower: small-resnet, frozen: false, size: 16, options: {channels: 4, depth: 1}}",
@@ -67,7 +68,7 @@ def held_elsewhere(file: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_a_second_process_is_told_who_trains_and_a_kill_leaves_no_obstacle(shapes: Path, tmp_path: Path) -> None:
+def test_a_second_process_learns_who_trains_and_a_kill_blocks_nothing(shapes: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with held_elsewhere(out / ".lock") as other:
         says = f"{out} is in use by process {other.pid} on {socket.gethostname()}; wait for it, or stop it"
@@ -81,7 +82,7 @@ def test_a_second_process_is_told_who_trains_and_a_kill_leaves_no_obstacle(shape
     assert not (out / ".lock").exists()
 
 
-def test_what_writes_a_folder_waits_its_turn_or_says_who_has_it(shapes: Path, finished: Path, tmp_path: Path) -> None:
+def test_writers_of_a_folder_wait_or_name_who_holds_it(shapes: Path, finished: Path, tmp_path: Path) -> None:
     sweep = tmp_path / "sweep.yaml"
     sweep.write_text("{recipe: catalogue, trials: 1, variants: {fixed: {set: {}, grid: {train.epochs: [1]}}}}")
     before = (finished / "metrics.json").read_bytes()
@@ -114,11 +115,11 @@ def test_indexing_waits_for_the_process_before_it(
     assert not (finished / "index" / ".lock").exists()
 
 
-def test_a_lock_of_another_machine_says_what_to_remove(tmp_path: Path) -> None:
+def test_a_lock_from_another_machine_names_the_file_to_remove(tmp_path: Path) -> None:
     (tmp_path / ".lock").write_text("12\nfar-away\n")
     with (
         pytest.raises(
-            RunError, match=rf"by process 12 on far-away; .* \(if it runs no more, remove {tmp_path}/.lock\)"
+            RunError, match=rf"by process 12 on far-away; .* \(if it is not running, remove {tmp_path}/.lock\)"
         ),
         locked(tmp_path / ".lock"),
     ):

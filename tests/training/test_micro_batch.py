@@ -131,7 +131,7 @@ def test_frozen_and_absent_towers(sides: str) -> None:
     assert_same(taken(in_pieces, model, objective, batch, 3), taken(with_graph, model, objective, batch, 3), 1e-6)
 
 
-def test_where_only_the_objective_trains() -> None:
+def test_when_only_the_objective_trains() -> None:
     model, objective = TwoTower(None, None, nn.Identity(), nn.Identity()), InfoNCE(Learned(0.2))
     batch = small_batch(model)
     ours = taken(in_pieces, model, objective, batch, 3)
@@ -222,7 +222,7 @@ def weights_and_log(trainer: Trainer, run: Path) -> tuple[dict[str, Tensor], lis
     return trainer.model.state_dict(), list(RunDirectory(run).log_lines())
 
 
-def test_a_run_in_pieces_is_the_run_at_once_where_nothing_is_random(tmp_path: Path) -> None:
+def test_a_run_in_pieces_equals_the_whole_run_if_nothing_is_random(tmp_path: Path) -> None:
     runs = []
     for name, size in (("whole", None), ("pieces", 3)):
         trainer = make_trainer(tmp_path / name, settings(micro_batch=size), InfoNCE(Learned()))

@@ -62,7 +62,7 @@ def test_a_recipe_line_trains(setting: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("objective", ["{loss: sms}", "{loss: max_margin, relevance_scaled: true}"])
-def test_losses_of_relevance_train_where_there_is_some(objective: str, tmp_path: Path) -> None:
+def test_losses_on_relevance_train_only_on_data_that_have_it(objective: str, tmp_path: Path) -> None:
     data = draw_example("ek100", tmp_path / "data", features=True)
     overrides = [f"objective={objective}", "train.steps=2"]
     train(tiny(load_recipe("ek100-features", overrides), overrides).with_data(data), tmp_path / "run")
@@ -106,6 +106,6 @@ def test_own_learning_rates_are_kept_and_do_not_decay() -> None:
     assert (own["own_rate"], own["weight_decay"]) == (2e-4, 0.0)
 
 
-def test_sogclr_takes_no_rule_that_would_have_to_learn() -> None:
+def test_sogclr_refuses_rules_that_learn() -> None:
     with pytest.raises(RecipeError, match="SogCLR: temperature is Learned, whose log_value would never move"):
         load_recipe("from-scratch", ["objective={loss: sogclr, temperature: {rule: learned}}"])

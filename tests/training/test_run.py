@@ -13,9 +13,10 @@ import pytest
 from tests_support import draw_shapes
 
 from mmts.errors import DataError, Interrupted, MmtsError, RecipeError, RunError
+from mmts.evaluation.run import evaluate
 from mmts.recipe.recipe import Recipe, load_recipe
 from mmts.training import run as runs
-from mmts.training.run import evaluate, train
+from mmts.training.run import train
 
 SCRATCH = [
     "model.image.tower=small-resnet",
@@ -63,7 +64,7 @@ def test_a_run_from_scratch_leaves_what_is_documented(shapes: Path, tmp_path: Pa
     assert evaluate(out, checkpoint="last")["num_media"] == metrics["num_media"]
 
 
-def test_a_run_is_judged_by_labels_which_later_judgements_keep(
+def test_a_run_is_scored_by_labels_which_later_evaluations_keep(
     shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, other = tmp_path / "run", tmp_path / "other"
@@ -176,7 +177,7 @@ def test_data_without_val_or_test_says_what_counts_instead(
     assert metrics["split"] == "train"
     said = capsys.readouterr().out
     assert "the last checkpoint counts as the best" in said
-    assert "judged on train" in said
+    assert "evaluated on train" in said
     assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
     assert evaluate(tmp_path / "run") == metrics
 
@@ -212,13 +213,13 @@ def test_a_folder_that_holds_another_run_is_refused(shapes: Path, tmp_path: Path
         train(scratch(shapes), tmp_path / "full" / "letter.txt")
 
 
-def test_a_run_that_never_came_to_train_leaves_its_folder_free(shapes: Path, tmp_path: Path) -> None:
+def test_a_run_that_never_trained_leaves_its_folder_free(shapes: Path, tmp_path: Path) -> None:
     with pytest.raises(MmtsError, match="5000"):
         train(scratch(shapes, "concepts.num_concepts=5000"), tmp_path / "run")
     assert train(scratch(shapes), tmp_path / "run")["split"] == "test"
 
 
-def test_data_without_the_label_of_the_concepts_is_judged_as_tail(shapes: Path, tmp_path: Path) -> None:
+def test_data_without_the_label_of_the_concepts_count_as_tail(shapes: Path, tmp_path: Path) -> None:
     train(scratch(shapes, "concepts={source: label, label: shape}"), tmp_path / "run")
     bare = draw_shapes(tmp_path / "bare")
     lines = (bare / "captions.jsonl").read_text().replace('"shape":', '"form":')
@@ -256,11 +257,11 @@ def test_one_sample_cannot_be_trained_on(tmp_path: Path) -> None:
         train(scratch(data), tmp_path / "run")
 
 
-def test_a_lost_best_checkpoint_is_not_replaced_in_silence(shapes: Path, tmp_path: Path) -> None:
+def test_a_lost_best_checkpoint_is_an_error(shapes: Path, tmp_path: Path) -> None:
     train(scratch(shapes), tmp_path / "run")
     before = (tmp_path / "run" / "metrics.json").read_text()
     (tmp_path / "run" / "checkpoints" / "best.pt").unlink()
-    with pytest.raises(RunError, match="--checkpoint last judges the last one"):
+    with pytest.raises(RunError, match="--checkpoint last takes the last one"):
         evaluate(tmp_path / "run")
     assert (tmp_path / "run" / "metrics.json").read_text() == before
 
@@ -270,14 +271,14 @@ def test_a_resumed_run_knows_its_data(shapes: Path, tmp_path: Path) -> None:
     assert train(load_recipe("catalogue", SCRATCH), tmp_path / "run", resume=True) == metrics
 
 
-def test_evaluate_refuses_what_is_no_run(tmp_path: Path) -> None:
+def test_evaluate_refuses_anything_but_a_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="does not exist"):
         evaluate(tmp_path / "nowhere")
     with pytest.raises(RunError, match="best or last"):
         evaluate(tmp_path, checkpoint="first")
 
 
-def test_a_resume_may_change_what_changes_no_step_and_says_so(
+def test_a_resume_may_change_settings_that_affect_no_step_with_a_note(
     shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(scratch(shapes), tmp_path / "whole")
@@ -285,7 +286,7 @@ def test_a_resume_may_change_what_changes_no_step_and_says_so(
     def stop(*_: Any) -> Any:
         raise DataError("the disk is away")
 
-    monkeypatch.setattr(runs, "_load_weights", stop)  # all is trained, nothing is judged
+    monkeypatch.setattr(runs, "load_weights", stop)  # everything is trained, nothing is evaluated
     with pytest.raises(DataError, match="away"):
         train(scratch(shapes), tmp_path / "run")
     monkeypatch.undo()
@@ -304,7 +305,7 @@ def test_a_resume_may_change_what_changes_no_step_and_says_so(
     assert load_recipe(tmp_path / "run" / "recipe.yaml").data.workers == 1
 
 
-def test_a_folder_with_only_a_file_half_written_is_free(shapes: Path, tmp_path: Path) -> None:
+def test_a_folder_with_only_a_half_written_file_is_free(shapes: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".recipe.yaml.abcd_123.tmp").write_text("half")
     train(scratch(shapes), tmp_path / "run")

@@ -9,10 +9,12 @@ from tests_support import draw_shapes
 
 from mmts.data.read import read_dataset
 from mmts.errors import DataError, MmtsError, RecipeError
+from mmts.evaluation.run import evaluate
 from mmts.examples import draw_example
-from mmts.recipe.recipe import Columns, Data, Recipe, load_recipe, parse_columns
+from mmts.recipe.data_section import Columns, Data
+from mmts.recipe.recipe import Recipe, load_recipe, parse_columns
 from mmts.recipe.tiny import tiny
-from mmts.training.run import evaluate, train
+from mmts.training.run import train
 from mmts.training.splits import open_data, take_splits
 
 
@@ -20,7 +22,7 @@ def small(name: str, *overrides: str) -> Recipe:
     return tiny(load_recipe(name, overrides), overrides)
 
 
-def test_max_media_holds_when_a_run_is_judged_again(tmp_path: Path) -> None:
+def test_max_media_holds_when_a_run_is_evaluated_again(tmp_path: Path) -> None:
     data = draw_shapes(tmp_path / "data", 60)
     recipe = small("from-scratch", "data.max_media=4", "train.steps=1").with_data(data)
     first = train(recipe, tmp_path / "run")
@@ -37,7 +39,7 @@ def test_max_media_holds_when_a_run_is_judged_again(tmp_path: Path) -> None:
         ("from-scratch", ["model.image.tower=features"], DataError, "holds no features"),
     ],
 )
-def test_what_does_not_go_together_is_said_before_anything_is_decoded(
+def test_impossible_combinations_are_refused_before_anything_is_decoded(
     name: str, overrides: list[str], error: type[MmtsError], message: str, tmp_path: Path
 ) -> None:
     data = draw_shapes(tmp_path / "data")
@@ -50,7 +52,7 @@ def test_what_does_not_go_together_is_said_before_anything_is_decoded(
         train(recipe.with_data(data), tmp_path / "run")
 
 
-def test_a_missing_checkpoint_is_said_before_anything_is_decoded(tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_refused_before_anything_is_decoded(tmp_path: Path) -> None:
     data = draw_example("ek100", tmp_path / "data")
     for film in data.rglob("*.MP4"):
         if film.is_file():
@@ -71,7 +73,7 @@ def test_images_that_an_index_left_out_count_too(tmp_path: Path) -> None:
     assert metrics["split"] == "val"
 
 
-def test_nothing_at_hand_of_the_split_that_is_judged_is_an_error(tmp_path: Path) -> None:
+def test_an_evaluated_split_without_any_media_is_an_error(tmp_path: Path) -> None:
     data = draw_example("youcook2", tmp_path / "data")
     database = json.loads((data / "youcookii_annotations_trainval.json").read_text())["database"]
     for film in data.rglob("*.mp4"):
@@ -81,13 +83,13 @@ def test_nothing_at_hand_of_the_split_that_is_judged_is_an_error(tmp_path: Path)
         take_splits(read_dataset(data), load_recipe("youcook2-mmts"))
 
 
-def test_a_recipe_for_another_data_set_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recipe_for_another_data_set_prints_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dataset = read_dataset(draw_example("coco", tmp_path))
     take_splits(dataset, load_recipe("flickr30k-mmts"))
     assert "the recipe was made for flickr30k, and this is coco" in capsys.readouterr().out
 
 
-def test_the_width_of_features_does_not_hang_on_the_first_file(tmp_path: Path) -> None:
+def test_the_width_of_features_does_not_depend_on_the_first_file(tmp_path: Path) -> None:
     data = draw_example("ek100", tmp_path / "data", features=True)
     first = read_dataset(data).split("train").media[0].path
     first.unlink()
@@ -124,7 +126,7 @@ def test_splits_of_other_names_are_listed_and_can_be_named(tmp_path: Path, capsy
         train(small("from-scratch", *chosen, "data.splits.test=val2041").with_data(data), tmp_path / "other")
 
 
-def test_other_data_are_judged_by_their_own_names(tmp_path: Path) -> None:
+def test_other_data_are_evaluated_by_their_own_split_names(tmp_path: Path) -> None:
     recipe = small("from-scratch", "data.splits.test=val", "train.steps=1").with_data(draw_shapes(tmp_path / "data"))
     assert train(recipe, tmp_path / "run")["num_media"] == len(read_dataset(tmp_path / "data").split("val").media)
     other = renamed_shapes(tmp_path / "other", **NAMES)
@@ -141,7 +143,7 @@ def test_any_name_can_be_given(name: str, number: str, tmp_path: Path) -> None:
     assert "train" in data.split_names
 
 
-def test_copies_between_splits_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_copies_between_splits_print_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = draw_shapes(tmp_path / "data")
     splits = {medium.split: medium.path for medium in read_dataset(data).media}
     (splits["test"]).write_bytes(splits["train"].read_bytes())
@@ -166,7 +168,7 @@ def test_data_are_read_by_the_columns_of_the_recipe(tmp_path: Path) -> None:
         ("caption=x", Columns(caption="x")),
     ],
 )
-def test_columns_as_the_command_line_takes_them(text: str, columns: Columns) -> None:
+def test_columns_from_the_command_line(text: str, columns: Columns) -> None:
     assert parse_columns(text) == columns
 
 
@@ -180,12 +182,12 @@ def test_columns_as_the_command_line_takes_them(text: str, columns: Columns) -> 
         ("media=a,media=b", "--columns names media twice"),
     ],
 )
-def test_columns_that_cannot_be(text: str, message: str) -> None:
+def test_wrong_columns_are_refused(text: str, message: str) -> None:
     with pytest.raises(RecipeError, match=re.escape(message)):
         parse_columns(text)
 
 
-def test_a_dangling_link_is_said_by_its_own_name(tmp_path: Path) -> None:
+def test_a_dangling_link_is_named(tmp_path: Path) -> None:
     (tmp_path / "photos").symlink_to("/nowhere/photos")
     with pytest.raises(DataError, match=rf"{tmp_path}/photos is a link that leads nowhere, to /nowhere/photos"):
         open_data(Data(path=tmp_path / "photos"))

@@ -13,12 +13,13 @@ from mmts.apps.analysis import write_captions
 from mmts.errors import MmtsError, RecipeError, RunError
 from mmts.evaluation.compare import compare_runs
 from mmts.evaluation.measures import measured
+from mmts.evaluation.run import evaluate
 from mmts.recipe.recipe import Recipe, load_recipe
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report import write_report
 from mmts.training import run as runs
 from mmts.training.checkpoint import load_checkpoint
-from mmts.training.run import evaluate, train
+from mmts.training.run import train
 
 SETTINGS = [
     "model.image={tower: small-resnet, frozen: false, size: 16, options: {channels: 4, depth: 1}}",
@@ -60,7 +61,7 @@ def test_one_thing_that_trains_or_no_step_is_enough(setting: str) -> None:
 
 
 @pytest.mark.parametrize("length", ["epochs", "steps"])
-def test_no_steps_judge_the_model_as_it_is(shapes: Path, tmp_path: Path, length: str) -> None:
+def test_zero_steps_evaluate_the_model_as_it_is(shapes: Path, tmp_path: Path, length: str) -> None:
     out = tmp_path / "run"
     recipe = small(shapes, f"train.{length}=0", "train.trackers=[tensorboard]")
     metrics = train(recipe, out)
@@ -110,9 +111,9 @@ def test_captions_are_not_written_over_the_data(shapes: Path) -> None:
         write_captions(file, file)
 
 
-def test_a_file_is_no_run_and_says_so(tmp_path: Path) -> None:
+def test_a_file_given_as_a_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "mine.npz").write_bytes(b"")
-    with pytest.raises(RunError, match=r"mine\.npz is a file; a run directory is wanted"):
+    with pytest.raises(RunError, match=r"mine\.npz is a file, not a run directory"):
         evaluate(tmp_path / "mine.npz")
 
 
@@ -123,7 +124,7 @@ def test_a_file_is_no_run_and_says_so(tmp_path: Path) -> None:
         ("{source: label, label: shape}", '"stripe"', "with other labels"),
     ],
 )
-def test_a_run_goes_on_where_its_data_have_moved_and_not_on_others(
+def test_a_run_resumes_if_its_data_have_moved_but_not_on_other_data(
     tmp_path: Path, concepts: str, changed: str, why: str
 ) -> None:
     old, new, out = draw_shapes(tmp_path / "old"), tmp_path / "new", tmp_path / "run"
@@ -144,7 +145,7 @@ def test_a_run_goes_on_where_its_data_have_moved_and_not_on_others(
         train(small(tmp_path / "other", *settings), out, resume=True)
 
 
-@pytest.mark.parametrize("stops", ["prepare_inputs", "run_facts"])
+@pytest.mark.parametrize("stops", ["prepare_inputs", "build_plan"])
 def test_ctrl_c_before_training_leaves_the_folder_as_it_was(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: str
 ) -> None:
@@ -160,7 +161,7 @@ def test_ctrl_c_before_training_leaves_the_folder_as_it_was(
     assert list((tmp_path / "mine").iterdir()) == []
 
 
-def test_a_failed_start_again_leaves_what_is_not_its_own(shapes: Path, tmp_path: Path) -> None:
+def test_a_failed_second_start_leaves_files_that_are_not_its_own(shapes: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(MmtsError):
         train(small(shapes, "concepts.num_concepts=5000"), out)
@@ -171,10 +172,11 @@ def test_a_failed_start_again_leaves_what_is_not_its_own(shapes: Path, tmp_path:
     assert {each.name: each.stat().st_mtime_ns for each in out.iterdir()} == kept
 
 
-def test_the_best_checkpoint_is_that_of_the_measure_asked_for(
+def test_the_best_checkpoint_is_chosen_by_the_measure(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "figures_of", Looks([(90, 10), (80, 30), (70, 20)]))
+    looks = Looks([(90, 10), (80, 30), (70, 20)])
+    monkeypatch.setattr(runs, "validation", lambda *_: looks)
     for measure, step in (("R@1", 2), ("tail R@5", 4)):
         out = tmp_path / measure
         train(small(shapes, "train.epochs=3", f"train.best={measure}", "data.relevance=own"), out)
@@ -223,7 +225,7 @@ def test_a_wrong_measure_is_refused_before_anything_is_read(settings: list[str],
         load_recipe("catalogue", settings)
 
 
-def test_a_group_that_val_has_no_queries_of_is_refused_early(shapes: Path, tmp_path: Path) -> None:
+def test_choosing_by_a_group_without_queries_in_val_is_refused_early(shapes: Path, tmp_path: Path) -> None:
     data = draw_shapes(tmp_path / "shapes")
     lines = [json.loads(line) for line in (data / "captions.jsonl").read_text().splitlines()]
     for number, line in enumerate(lines):
@@ -247,7 +249,7 @@ def test_trackers_get_val_by_group_and_test(shapes: Path, tmp_path: Path) -> Non
     assert lines[-1]["val"]["groups"]["tail"]["num_queries"] > 0
 
 
-def test_embeddings_are_saved_with_what_they_are_of(shapes: Path, tmp_path: Path) -> None:
+def test_embeddings_are_saved_with_ids_and_captions(shapes: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     train(small(shapes, "train.epochs=0"), out)
     evaluate(out, split_name="val", embeddings_file=tmp_path / "val.npz")

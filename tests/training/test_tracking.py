@@ -65,7 +65,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Wandb:
 @pytest.mark.parametrize(
     ("objective", "name"), [(InfoNCE(shifted()), "temperature"), (MaxMargin(shifted()), "margin")], ids=str
 )
-def test_tensorboard_gets_the_values_of_all_samples_at_every_look_at_val(
+def test_tensorboard_gets_the_values_of_all_samples_at_every_validation(
     tmp_path: Path, objective: Objective, name: str
 ) -> None:
     make_trainer(tmp_path, settings(trackers=("tensorboard",), epochs=4, evaluate_every=2), objective).fit()
@@ -87,7 +87,7 @@ def test_learned_temperatures_of_both_sides_are_two_histograms(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("policy", [Fixed(0.1), MACL()], ids=["one for all", "by the batch"])
-def test_rules_without_a_value_of_each_sample_have_no_histogram(tmp_path: Path, policy: Fixed | MACL) -> None:
+def test_rules_without_one_value_per_sample_have_no_histogram(tmp_path: Path, policy: Fixed | MACL) -> None:
     make_trainer(tmp_path, settings(trackers=("tensorboard",), epochs=1), InfoNCE(policy)).fit()
     assert events_of(tmp_path).Tags()["histograms"] == []
 
@@ -152,7 +152,7 @@ def test_names_that_mlflow_refuses_are_changed_for_it_alone() -> None:
     assert told == {"mlflow": {"val/text_to_image/R_at_1": 50.0}, "aim": {"val/text_to_image/R@1": 50.0}}
 
 
-def test_of_very_many_samples_a_million_is_looked_at() -> None:
+def test_histograms_use_at_most_a_million_samples() -> None:
     index = sample_indices(2_500_000)
     assert len(index) <= 1_000_000
     assert int(index[-1]) > 2_490_000

@@ -204,7 +204,7 @@ def test_the_recipe_and_log_of_a_run(cases: int) -> None:
         (folder / "log.jsonl").write_bytes(content)
         with watched(folder):
             run = RunDirectory(folder)
-            run.trim_log(3)
+            run.prepare_for(3)
             list(run.log_lines())
             run.recipe()
 

@@ -4,17 +4,12 @@ from pathlib import Path
 
 from mmts import __version__
 from mmts.console import console
-from mmts.data.records import Medium, Split
 from mmts.errors import RunError, nearest
 from mmts.export.onnx_files import need_packages, write_onnx
 from mmts.files import atomic_folder, write_json
-from mmts.models import TwoTower
 from mmts.models.huggingface import quiet
-from mmts.recipe.model_section import FEATURES
-from mmts.recipe.recipe import Recipe
 from mmts.recipe.run_directory import RunDirectory
-from mmts.training.run import load_model
-from mmts.training.splits import open_data
+from mmts.training.experiment import load_model
 
 TARGETS = ("sentence-transformers", "onnx")
 
@@ -34,7 +29,7 @@ def export_run(run: Path, to: str, out: Path | None = None, checkpoint: str = "b
         need_packages()
     out = out or directory.path / to
     with atomic_folder(out) as folder, quiet():
-        model = _load(directory, recipe, checkpoint)
+        model = load_model(directory, checkpoint=checkpoint).eval()
         if to == "onnx":
             content = write_onnx(model, recipe.model.kind, folder)
         else:
@@ -54,11 +49,3 @@ def export_run(run: Path, to: str, out: Path | None = None, checkpoint: str = "b
             f"SentenceTransformer({str(out)!r}, trust_remote_code=True)",
         )
     return out
-
-
-def _load(run: RunDirectory, recipe: Recipe, checkpoint: str) -> TwoTower:
-    """Load a run's model for evaluation; only a run on features needs its data, for the width of the features."""
-    media = [Medium("export", Path("export"), ("",), kind=recipe.model.kind)]
-    if recipe.model.media.tower == FEATURES:
-        media = list(open_data(recipe.data).media)
-    return load_model(run, recipe, Split("export", media), checkpoint).eval()

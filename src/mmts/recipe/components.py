@@ -1,10 +1,10 @@
-"""Components of a recipe: schedules, policies, objectives and towers, which describe themselves by their constructors.
+"""Components of a recipe (schedules, policies, objectives, towers), which describe themselves by their constructors.
 
 A recipe names one by the key `kind`, `rule`, `loss` or `tower`: by its name in the table of its package (SCHEDULES,
-POLICIES, OBJECTIVES, IMAGE_TOWERS, ...), or a class of anyone's as `module:Class` or `file.py:Class`. Its options are
-the parameters of its constructor, or of its classmethod `from_recipe(run, ...)` where recipes describe it by other
-numbers than Python does. Parameters named as the facts of `RunFacts` (of towers: in GIVEN_BY_RUN) are not options: the
-run gives them.
+POLICIES, OBJECTIVES, IMAGE_TOWERS, ...), or a class outside mmts as `module:Class` or `file.py:Class`. Its options are
+the parameters of its constructor, or of its classmethod `from_recipe(run, ...)` if recipes describe it by other numbers
+than Python does. Parameters named like a field of `RunFacts` (of towers: in GIVEN_BY_RUN) are not options: the run
+supplies them.
 """
 
 import hashlib
@@ -33,16 +33,16 @@ from mmts.models.text_towers import HuggingFaceText
 from mmts.objectives import OBJECTIVES, Objective
 from mmts.options import RecipeDefault
 from mmts.policies import POLICIES, Policy
-from mmts.recipe.messages import explain
-from mmts.recipe.section import Section, is_number
+from mmts.recipe.section import Section, explain, is_number
 from mmts.schedules import SCHEDULES, Schedule
 
 Trust = Callable[[str], bool]
-"""Whether code outside mmts, by the name that a recipe has for it, may be run."""
-_NAMED = re.compile(r"(.+\.py|[A-Za-z_][\w.]*):([A-Za-z_]\w*)")
+"""Whether code outside mmts, by its name in a recipe, may be run."""
+_OUTSIDE = re.compile(r"(.+\.py|[A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 _DEEPEST = 50  # sections within sections of a recipe
 _MOST_VALUES = 10_000
 _MEANING = re.compile(r"^ {4}(\w+(?:, \w+)*): ((?:.+)(?:\n {8}.+)*)", re.MULTILINE)
+_REQUIRED = inspect.Parameter.empty
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,10 @@ class RunFacts:
     Attributes:
         concepts: of the training samples.
         num_media: M, media of the training split.
-        num_captions: N, its captions: one sample each.
+        num_captions: N, its captions, one sample each.
         width: D, width of the embeddings.
-        neighbour_counts: k -> (N,) int64, how many captions are about as near to each as a neighbour usually is.
+        neighbour_counts: k -> (N,) int64, for each caption how many captions are about as near as a neighbour usually
+            is.
     """
 
     concepts: ConceptDistribution
@@ -65,18 +66,14 @@ class RunFacts:
 
 
 class Family(NamedTuple):
-    """One kind of component.
+    """One kind of component."""
 
-    base: the class that all of them extend. key: the key of a recipe that names one. table: those of the package by
-    name. number_is: the name of the one that a plain number is short for, or None. other: the class of any other name.
-    """
-
-    base: Any
+    base: Any  # the class that all of them extend
     word: str
-    key: str
-    table: Mapping[str, type[Any]]
-    number_is: str | None = None
-    other: type[Any] | None = None
+    key: str  # the key of a recipe that names one
+    table: Mapping[str, type[Any]]  # those of the package, by name
+    number_is: str | None = None  # the component that a plain number stands for
+    other: type[Any] | None = None  # the class that takes any other name
 
 
 SCHEDULE = Family(Schedule, "schedule", "kind", SCHEDULES, "constant")
@@ -89,27 +86,27 @@ FAMILIES = (SCHEDULE, POLICY, OBJECTIVE, IMAGE_TOWER, VIDEO_TOWER, TEXT_TOWER)
 
 
 class ComponentSection(Section):
-    """A component as a recipe describes it; made for each class by `section_of`."""
+    """A component as a recipe describes it; `section_of` makes a subclass for each."""
 
     component: ClassVar[type[Any]]
     family: ClassVar[Family]
 
     def __eq__(self, other: object) -> bool:
-        # Two sections of one component are instances of two classes, made for one recipe each.
+        # Each recipe that is read has its own section classes, so classes are not compared.
         if not isinstance(other, ComponentSection):
             return False
         return self.component is other.component and self.__dict__ == other.__dict__
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (self.family.word, self.model_dump())  # processes import the class themselves
+        return _unpickled, (FAMILIES.index(self.family), self.model_dump())  # other processes import the class again
 
 
 class Option(NamedTuple):
-    """An option of a component: a plain value, or another component, or a list of them."""
+    """An option of a component: a plain value, another component, or a list of components."""
 
     name: str
     hint: Any
-    default: Any  # inspect.Parameter.empty where it must be given
+    default: Any  # inspect.Parameter.empty if it is required
     family: Family | None
     is_list: bool
     meaning: str
@@ -118,22 +115,25 @@ class Option(NamedTuple):
 def options_of(component: type[Any]) -> list[Option]:
     """Return the options of a component, in the order of its constructor.
 
-    >>> [(each.name, each.default) for each in options_of(POLICIES["learned"])]
+    >>> [(option.name, option.default) for option in options_of(POLICIES["learned"])]
     [('start', 0.07), ('low', 0.01), ('high', 1.0)]
     """
     from_recipe = getattr(component, "from_recipe", None)
     hints = get_type_hints(from_recipe or component.__init__, include_extras=True)
     parameters = list(inspect.signature(from_recipe or component).parameters.values())
-    facts = GIVEN_BY_RUN if issubclass(component, Tower) else [each.name for each in fields(RunFacts)]
-    given_by_run = {*facts} | ({parameters[0].name} if from_recipe else set())
-    meanings = _meanings(component)
+    meanings = {
+        name: " ".join(meaning.split())
+        for names, meaning in _MEANING.findall(component.__doc__ or "")
+        for name in names.split(", ")
+    }
+    facts = GIVEN_BY_RUN if issubclass(component, Tower) else [fact.name for fact in fields(RunFacts)]
+    supplied = {*facts} | ({parameters[0].name} if from_recipe else set())
     options = []
-    for each in parameters:
-        if each.name in given_by_run or each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
-            continue
-        hint = hints.get(each.name, Any)
-        family, is_list = _family_in(hint)
-        options.append(Option(each.name, hint, each.default, family, is_list, meanings.get(each.name, "")))
+    for parameter in parameters:
+        name, variadic = parameter.name, (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if name not in supplied and parameter.kind not in variadic:
+            hint = hints.get(name, Any)
+            options.append(Option(name, hint, parameter.default, *_family_in(hint), meanings.get(name, "")))
     return options
 
 
@@ -142,11 +142,31 @@ def summary(component: type[Any]) -> str:
     return (inspect.getdoc(component) or component.__name__).splitlines()[0]
 
 
-def objective_section(content: Any, trust: Trust) -> ComponentSection:
-    """Return a recipe's `objective` as a section of the class it names. Raises RecipeError naming the key.
+def described(file: str | None = None) -> dict[str, dict[str, str]]:
+    """Return the first docstring line of every component that a recipe can name, by family; or of those in a file.
 
-    Code outside mmts that it names is run where `trust` says so.
+    Raises RecipeError if the file cannot be imported.
+
+    >>> described()["rules"]["learned"]
+    "One learned value for all samples: CLIP's temperature (docs/method.md, 3.4)."
     """
+    titles = {"losses": OBJECTIVE, "rules": POLICY, "schedules": SCHEDULE}
+    titles |= {f"{family.word}s": family for family in (IMAGE_TOWER, VIDEO_TOWER, TEXT_TOWER)}
+    tables = {title: dict(family.table) for title, family in titles.items()}
+    if file is not None:
+        module = _module(file, "--policies")
+        tables = {
+            title: {f"{file}:{component.__name__}": component for component in _components_in(module, family)}
+            for title, family in titles.items()
+        }
+    return {title: {name: summary(item) for name, item in table.items()} for title, table in tables.items() if table}
+
+
+# --- from a recipe's content to sections ------------------------------------------------------------------------------
+
+
+def objective_section(content: Any, trust: Trust) -> ComponentSection:
+    """Return a recipe's `objective` as a section of the class it names. Raises RecipeError naming the key."""
     if isinstance(content, ComponentSection):
         return content
     if isinstance(content, Mapping) and OBJECTIVE.key not in content:
@@ -157,9 +177,9 @@ def objective_section(content: Any, trust: Trust) -> ComponentSection:
 
 
 def validated_at(place: str, kind: Any, prepared: Any, content: Any) -> Any:
-    """Check what stands at a place in a recipe against a type, such as a section; return it as that type.
+    """Check the value at a place in a recipe against a type, such as a section; return it as that type.
 
-    Raises RecipeError, naming the key and what `content`, as the user wrote it, has there.
+    Raises RecipeError, naming the key and the value that `content`, as the user wrote it, has there.
     """
     for key in reversed(place.split(".")):
         kind = create_model("Wrapped", **{key: (kind, ...)})  # type: ignore[call-overload]
@@ -176,32 +196,30 @@ def validated_at(place: str, kind: Any, prepared: Any, content: Any) -> Any:
 def section_of(
     family: Family, content: Any, place: str, trust: Trust, published: RecipeDefault | None = None
 ) -> tuple[type[ComponentSection], dict[str, Any]]:
-    """Return the section that `content`, at a place in a recipe, must fit, and the content with numbers written out.
+    """Return the section that `content` must fit, and the content with numbers written out as components.
 
-    published: defaults that replace the classes' own. Raises RecipeError if the content names a class that does not
-        exist.
+    published: defaults that replace the classes' own.
     """
     if family.number_is is not None and is_number(content):
         content = {family.key: family.number_is, "value": content}
     if not isinstance(content, Mapping):
         number = "a number or " if family.number_is else ""
-        given = "empty" if content is None else quoted(content)
-        raise RecipeError(f"{place} is {given}; it must be {number}a section {{{family.key}: ...}}")
+        value = "empty" if content is None else quoted(content)
+        raise RecipeError(f"{place} is {value}; it must be {number}a section {{{family.key}: ...}}")
     name, prepared = content.get(family.key), dict(content)
     component = component_named(family, name, place, content, trust)
     defaults = {} if published is None else published.options.get(str(name), {})
     definitions: dict[str, Any] = {family.key: (Literal[name], name)}
     try:
         for option in options_of(component):
-            default = defaults.get(option.name, option.default)
-            kind = option.hint
+            kind, default = option.hint, defaults.get(option.name, option.default)
             if option.family is not None:
                 kind, default = _inner(option, default, prepared, f"{place}.{option.name}", trust)
-            definitions[option.name] = (kind, ... if default is inspect.Parameter.empty else default)
+            definitions[option.name] = (kind, ... if default is _REQUIRED else default)
         section = create_model(f"{component.__name__}Section", __base__=ComponentSection, **definitions)
     except RecipeError:
         raise
-    except Exception as error:  # a class of somebody's own may have any signature
+    except Exception as error:  # a user's class may have any signature
         why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         raise RecipeError(
             f"{place}: the parameters of {component.__name__} cannot be options of a recipe ({why})"
@@ -210,30 +228,81 @@ def section_of(
     return section, prepared
 
 
+def _inner(option: Option, default: Any, content: dict[str, Any], place: str, trust: Trust) -> tuple[Any, Any]:
+    """Return the type and the default of an option that is a component, with its numbers written out in `content`."""
+    assert option.family is not None
+    published = next((item for item in get_args(option.hint) if isinstance(item, RecipeDefault)), None)
+    if published is not None:
+        default = published.content
+    value = content.get(option.name, default)
+    if value is _REQUIRED:
+        return Any, _REQUIRED  # pydantic reports that it is missing
+    if option.is_list:
+        if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
+            raise RecipeError(f"{place} is {quoted(value)}; it must be a list")
+        parts = [section_of(option.family, item, f"{place}[{i}]", trust) for i, item in enumerate(value)]
+        content[option.name] = [prepared for _, prepared in parts]
+        return tuple[tuple(section for section, _ in parts)], ...  # type: ignore[misc]
+    section, prepared = section_of(option.family, as_content(value), place, trust, published)
+    if option.name not in content:
+        return section, section.model_validate(prepared)
+    content[option.name] = prepared
+    return section, ...
+
+
+def as_content(value: Any) -> Any:
+    """Return a schedule, which may be the default of an option, as a recipe would write it."""
+    if isinstance(value, tuple):
+        return [as_content(item) for item in value]
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    name = next(name for name, component in SCHEDULES.items() if type(value) is component)
+    return {"kind": name, **{field.name: as_content(getattr(value, field.name)) for field in fields(value)}}
+
+
+def _family_in(hint: Any) -> tuple[Family | None, bool]:
+    """Return the family of components that an option's type names, and whether it is a list of them."""
+    if get_origin(hint) is Annotated:
+        return _family_in(get_args(hint)[0])
+    for family in FAMILIES:
+        if hint is family.base:
+            return family, False
+        if family.base in get_args(hint):
+            return family, get_origin(hint) not in (types.UnionType, Union)
+    return None, False
+
+
+def _unpickled(family: int, content: dict[str, Any]) -> ComponentSection:
+    """Return a section that was pickled; whoever pickled it trusted the code that it names."""
+    section, prepared = section_of(FAMILIES[family], content, FAMILIES[family].word, lambda name: True)
+    return section.model_validate(prepared)
+
+
 def check_extent(content: Any) -> None:
     """Raise RecipeError if a recipe's content is nested too deeply or too large, as aliases in YAML can make it."""
     size, _ = _extent(content, 0, {})
     if size > _MOST_VALUES:
-        raise RecipeError(f"the recipe holds {size:,} values, more than the {_MOST_VALUES:,} that one may have")
+        raise RecipeError(f"the recipe holds {size:,} values, more than the {_MOST_VALUES:,} that are allowed")
 
 
 def _extent(content: Any, depth: int, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """Return how many values a content holds, aliases written out, and how deep it is; `known` is by id."""
+    """Return how many values a content holds, with aliases written out, and its depth; `known` is by id."""
     if not isinstance(content, Mapping | list | tuple):
         return 1, 0
     if depth <= _DEEPEST and id(content) not in known:
         inner = content.values() if isinstance(content, Mapping) else content
-        extents = [_extent(each, depth + 1, known) for each in inner]
+        extents = [_extent(item, depth + 1, known) for item in inner]
         known[id(content)] = 1 + sum(size for size, _ in extents), 1 + max((height for _, height in extents), default=0)
     if depth + known.get(id(content), (0, _DEEPEST))[1] > _DEEPEST:
         raise RecipeError("the recipe is nested too deeply")
     return known[id(content)]
 
 
+# --- classes outside mmts ---------------------------------------------------------------------------------------------
+
+
 def with_whole_names(content: Any, folder: Path) -> Any:
     """Return a recipe's content with absolute paths for the files of code that it names relative to a folder.
-
-    Raises RecipeError as `check_extent` does.
 
     >>> with_whole_names({"temperature": {"rule": "my.py:Cooling"}}, Path("/recipes"))
     {'temperature': {'rule': '/recipes/my.py:Cooling'}}
@@ -242,26 +311,21 @@ def with_whole_names(content: Any, folder: Path) -> Any:
     return _whole(content, folder)
 
 
-def _whole(content: Any, folder: Path) -> Any:
+def _whole(content: Any, folder: Path, key: str = "") -> Any:
     if isinstance(content, Mapping):
-        keys = [*(family.key for family in FAMILIES), "image"]  # of the frames in a video tower
-        return {
-            key: _whole_name(value, folder) if key in keys and isinstance(value, str) else _whole(value, folder)
-            for key, value in content.items()
-        }
-    return [_whole(each, folder) for each in content] if isinstance(content, list | tuple) else content
-
-
-def _whole_name(name: str, folder: Path) -> str:
-    matched = _NAMED.fullmatch(name)
-    if matched is None or not matched[1].endswith(".py"):
-        return name
+        return {inner: _whole(value, folder, inner) for inner, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_whole(item, folder) for item in content]
+    matched = _OUTSIDE.fullmatch(content) if isinstance(content, str) else None
+    keys = [*(family.key for family in FAMILIES), "image"]  # the image tower inside a video tower
+    if matched is None or not matched[1].endswith(".py") or key not in keys:
+        return content
     return f"{(folder / Path(matched[1]).expanduser()).absolute()}:{matched[2]}"
 
 
 def outside_names(objective: ComponentSection, towers: Sequence[str]) -> frozenset[str]:
     """Return the classes outside mmts among an objective's components and towers, as recipes name them."""
-    names = [getattr(each, each.family.key) for _, each in _sections(objective, "")]
+    names = [getattr(inner, inner.family.key) for _, inner in _sections(objective, "")]
     return frozenset(name for name in [*names, *towers] if ":" in name)
 
 
@@ -270,7 +334,7 @@ def component_named(family: Family, name: Any, place: str, content: Mapping[Any,
     if isinstance(name, str) and name in family.table:
         return family.table[name]
     if isinstance(name, str) and ":" in name:
-        return outside_class(family, name, f"{place}.{family.key}", trust)
+        return _outside_class(family, name, f"{place}.{family.key}", trust)
     if name is not None:
         near = nearest(str(name), family.table)
         is_folder = "/" in str(name) or Path(str(name)).is_dir()
@@ -283,23 +347,22 @@ def component_named(family: Family, name: Any, place: str, content: Mapping[Any,
     raise RecipeError(f"{place}.{family.key} is missing; it must be one of {', '.join(family.table)}")
 
 
-def outside_class(family: Family, name: str, place: str, trust: Trust) -> type[Any]:
-    """Import a class that somebody wrote, named as `file.py:Class` or `module:Class`, and check its family.
-
-    Raises RecipeError, naming file and class, if the code must not be run, fails, or does not define such a class.
-    """
+def _outside_class(family: Family, name: str, place: str, trust: Trust) -> type[Any]:
+    """Import a class outside mmts, named as `file.py:Class` or `module:Class`; RecipeError says why it cannot be."""
     if not trust(name):
-        raise RecipeError(f"{place} names code outside mmts, {name}, which is not run unasked; --trust-code runs it")
-    matched = _NAMED.fullmatch(name)
+        raise RecipeError(
+            f"{place} names code outside mmts, {name}, which runs only if you trust it: add --trust-code if you do"
+        )
+    matched = _OUTSIDE.fullmatch(name)
     if matched is None:
-        raise RecipeError(f"{place} is {quoted(name)}; a class of yours is written file.py:Class or module:Class")
+        raise RecipeError(f"{place} is {quoted(name)}; a class outside mmts is written file.py:Class or module:Class")
     where, class_name = matched.groups()
     module = _module(where, place)
     component = getattr(module, class_name, None)
     if component is None:
-        names = [each.__name__ for each in _classes_in(module, family)]
+        names = [known.__name__ for known in _components_in(module, family)]
         raise RecipeError(f"{place}: {where} has no class {class_name!r}; {nearest(class_name, names)}")
-    if not fits(family, component):
+    if not _fits(family, component):
         article = "an" if family.word[0] in "aeiou" else "a"
         raise RecipeError(
             f"{place}: {name} is not {article} {family.word}; it must be a subclass of mmts's {family.base.__name__}"
@@ -307,7 +370,7 @@ def outside_class(family: Family, name: str, place: str, trust: Trust) -> type[A
     return component  # type: ignore[no-any-return]
 
 
-def fits(family: Family, value: Any) -> bool:
+def _fits(family: Family, value: Any) -> bool:
     """Return whether a value is a class of a family; a schedule is any class whose objects can be called."""
     if not inspect.isclass(value) or value is family.base:
         return False
@@ -316,24 +379,24 @@ def fits(family: Family, value: Any) -> bool:
     return issubclass(value, family.base)
 
 
+def _components_in(module: Any, family: Family) -> list[type[Any]]:
+    """Return the components of a family that a module defines itself."""
+    return [value for value in vars(module).values() if _fits(family, value) and value.__module__ == module.__name__]
+
+
 def _module(where: str, place: str) -> Any:
-    """Import a file or a module; raises RecipeError, naming the recipe's key, where that fails."""
+    """Import a file or a module; raises RecipeError, naming the recipe's key, if that fails."""
     try:
         if where.endswith(".py"):
             return _module_of_file(Path(where).expanduser().absolute())
         return importlib.import_module(where)
-    except Exception as error:  # it is somebody's code: anything may happen
+    except Exception as error:  # a user's code may raise anything
         raise RecipeError(f"{place}: {where} cannot be imported: {type(error).__name__}: {error}") from None
-
-
-def _classes_in(module: Any, family: Family) -> list[type[Any]]:
-    """Return the components of a family that a module itself defines."""
-    return [each for each in vars(module).values() if fits(family, each) and each.__module__ == module.__name__]
 
 
 @cache
 def _module_of_file(path: Path) -> Any:
-    """Import a file once in a process, under a name of its own, so that its classes can be pickled."""
+    """Import a file once per process, under a unique name, so that its classes can be pickled."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     name = f"{path.stem}_{hashlib.blake2b(str(path).encode(), digest_size=4).hexdigest()}"
@@ -350,138 +413,56 @@ def _module_of_file(path: Path) -> Any:
     return module
 
 
-def described(file: str | None = None) -> dict[str, dict[str, str]]:
-    """Return every component that a recipe can name, by family, with the first line about each; or those of a file.
-
-    Raises RecipeError where the file cannot be imported.
-
-    >>> described()["rules"]["learned"]
-    "One learned value for all samples: CLIP's temperature (docs/method.md, 3.4)."
-    """
-    titles = {"losses": OBJECTIVE, "rules": POLICY, "schedules": SCHEDULE}
-    titles |= {f"{family.word}s": family for family in (IMAGE_TOWER, VIDEO_TOWER, TEXT_TOWER)}
-    tables = {title: dict(family.table) for title, family in titles.items()}
-    if file is not None:
-        module = _module(file, "--policies")
-        tables = {
-            title: {f"{file}:{each.__name__}": each for each in _classes_in(module, family)}
-            for title, family in titles.items()
-        }
-    return {title: {name: summary(each) for name, each in table.items()} for title, table in tables.items() if table}
+# --- from sections to objects -----------------------------------------------------------------------------------------
 
 
 def build(section: ComponentSection, run: RunFacts) -> Any:
-    """Make the component that a section describes, for a run. Raises InputError where its numbers cannot be."""
-    given = {name: _built(value, run) for name, value in section if name != section.family.key}
+    """Make the component that a section describes, for a run. Raises InputError if its constructor refuses a number."""
+    options = {name: _built(value, run) for name, value in section if name != section.family.key}
     component = section.component
     if hasattr(component, "from_recipe"):
-        return component.from_recipe(run, **given)
-    wanted = inspect.signature(component).parameters
-    return component(**{each.name: getattr(run, each.name) for each in fields(run) if each.name in wanted}, **given)
-
-
-def checked_objective(section: ComponentSection, width: int) -> Objective:
-    """Make a recipe's objective for a run of two samples, and return it.
-
-    This shows before any data are read what its constructors refuse. Raises RecipeError, naming the key, for the
-    innermost component that cannot be made.
-    """
-    sizes = torch.tensor([1, 2])
-    run = RunFacts(ConceptDistribution.from_counts(sizes), 2, 2, width, lambda k: sizes)
-    with torch.random.fork_rng(devices=[]):
-        for place, each in reversed(list(_sections(section, "objective"))):  # the innermost first
-            try:
-                result = build(each, run)
-            except InputError as error:
-                raise RecipeError(f"{place}: {error}") from None
-            except Exception as error:
-                if each.component.__module__.startswith("mmts."):
-                    raise
-                why = f"{type(error).__name__}: {error}"
-                raise RecipeError(f"{place}: {each.component.__name__} cannot be made: {why}") from None
-            if each.family is SCHEDULE and not (hasattr(result, "minimum") and hasattr(result, "maximum")):
-                name = each.component.__name__
-                raise RecipeError(f"{place}: {name} needs `minimum` and `maximum`, its bounds over [0, 1]")
-    return result  # type: ignore[no-any-return]
-
-
-def _sections(value: Any, place: str) -> Iterator[tuple[str, ComponentSection]]:
-    if isinstance(value, ComponentSection):
-        yield place, value
-        for name, inner in value:
-            yield from _sections(inner, f"{place}.{name}")
-    elif isinstance(value, tuple):
-        for at, inner in enumerate(value):
-            yield from _sections(inner, f"{place}[{at}]")
-
-
-def _again(word: str, content: dict[str, Any]) -> ComponentSection:
-    """Return a section that was pickled; whoever made it trusted the code that it names."""
-    family = next(each for each in FAMILIES if each.word == word)
-    section, prepared = section_of(family, content, word, lambda name: True)
-    return section.model_validate(prepared)
-
-
-def _inner(option: Option, default: Any, content: dict[str, Any], place: str, trust: Trust) -> tuple[Any, Any]:
-    """Return the type and the default of an option that is a component itself, writing its numbers out in `content`."""
-    assert option.family is not None
-    found = [each for each in get_args(option.hint) if isinstance(each, RecipeDefault)]
-    published = found[0] if found else None
-    if published is not None:
-        default = published.content
-    is_given = option.name in content
-    value = content.get(option.name, default)
-    if value is inspect.Parameter.empty:
-        return Any, inspect.Parameter.empty  # pydantic says that it is missing
-    if option.is_list:
-        if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
-            raise RecipeError(f"{place} is {quoted(value)}; it must be a list")
-        parts = [section_of(option.family, each, f"{place}[{at}]", trust) for at, each in enumerate(value)]
-        content[option.name] = [prepared for _, prepared in parts]
-        return tuple[tuple(section for section, _ in parts)], ...  # type: ignore[misc]
-    section, prepared = section_of(option.family, as_content(value), place, trust, published)
-    if is_given:
-        content[option.name] = prepared
-        return section, ...
-    return section, section.model_validate(prepared)
-
-
-def as_content(value: Any) -> Any:
-    """Return a schedule, which may be the default of an option, as a recipe would write it.
-
-    >>> from mmts.schedules import Linear
-    >>> as_content(Linear(1.0, 0.5))
-    {'kind': 'linear', 'start': 1.0, 'end': 0.5}
-    """
-    if isinstance(value, tuple):
-        return [as_content(each) for each in value]
-    if not is_dataclass(value) or isinstance(value, type):
-        return value
-    name = next(name for name, component in SCHEDULES.items() if type(value) is component)
-    return {"kind": name, **{each.name: as_content(getattr(value, each.name)) for each in fields(value)}}
+        return component.from_recipe(run, **options)
+    parameters = inspect.signature(component).parameters
+    return component(
+        **{fact.name: getattr(run, fact.name) for fact in fields(run) if fact.name in parameters}, **options
+    )
 
 
 def _built(value: Any, run: RunFacts) -> Any:
     if isinstance(value, ComponentSection):
         return build(value, run)
-    return tuple(_built(each, run) for each in value) if isinstance(value, tuple) else value
+    return tuple(_built(item, run) for item in value) if isinstance(value, tuple) else value
 
 
-def _family_in(hint: Any) -> tuple[Family | None, bool]:
-    """Return which family of components an option's type names, and whether it is a list of them."""
-    if get_origin(hint) is Annotated:
-        return _family_in(get_args(hint)[0])
-    for family in FAMILIES:
-        if hint is family.base:
-            return family, False
-        if family.base in get_args(hint):
-            return family, get_origin(hint) not in (types.UnionType, Union)
-    return None, False
+def checked_objective(section: ComponentSection, width: int) -> Objective:
+    """Make a recipe's objective for a run of two samples, to see before any data are read what constructors refuse.
+
+    Raises RecipeError, naming the key, for the innermost component that cannot be made.
+    """
+    sizes = torch.tensor([1, 2])
+    run = RunFacts(ConceptDistribution.from_counts(sizes), 2, 2, width, lambda k: sizes)
+    with torch.random.fork_rng(devices=[]):
+        for place, inner in reversed(list(_sections(section, "objective"))):  # the innermost first
+            name = inner.component.__name__
+            try:
+                result = build(inner, run)
+            except InputError as error:
+                raise RecipeError(f"{place}: {error}") from None
+            except Exception as error:
+                if inner.component.__module__.startswith("mmts."):
+                    raise
+                raise RecipeError(f"{place}: {name} cannot be made: {type(error).__name__}: {error}") from None
+            if inner.family is SCHEDULE and not (hasattr(result, "minimum") and hasattr(result, "maximum")):
+                raise RecipeError(f"{place}: {name} needs `minimum` and `maximum`, its bounds over [0, 1]")
+    return result  # type: ignore[no-any-return]
 
 
-def _meanings(component: type[Any]) -> dict[str, str]:
-    """Return what a component's docstring says of each option, in lines "name: meaning" or "name, name: meaning"."""
-    text = component.__doc__ or ""
-    return {
-        name: " ".join(meaning.split()) for names, meaning in _MEANING.findall(text) for name in re.split(r", ", names)
-    }
+def _sections(value: Any, place: str) -> Iterator[tuple[str, ComponentSection]]:
+    """Yield a component and all components inside it, each with its place in the recipe."""
+    if isinstance(value, ComponentSection):
+        yield place, value
+        for name, inner in value:
+            yield from _sections(inner, f"{place}.{name}")
+    elif isinstance(value, tuple):
+        for i, inner in enumerate(value):
+            yield from _sections(inner, f"{place}[{i}]")

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -13,12 +13,10 @@ import yaml
 
 from mmts.console import console
 from mmts.errors import RunError
-from mmts.files import append_line, atomic_write, flush_to_disk, leftovers, locked, read_json, why_missing
+from mmts.files import atomic_write, leftovers, locked, read_json, why_missing
 from mmts.recipe.components import Trust
-from mmts.recipe.recipe import Recipe, parse_recipe, save_recipe
-from mmts.recipe.yaml_text import load_yaml
+from mmts.recipe.recipe import Recipe, load_yaml, parse_recipe, save_recipe
 
-_ABOUT = {"name", "description", "published"}
 # Settings that a resumed run may change: none of them affects the batches, the schedules or the gradients.
 _MAY_CHANGE = frozenset(
     {
@@ -34,17 +32,12 @@ _MAY_CHANGE = frozenset(
     }
 )
 _CLOCK = ("train.epochs", "train.steps", "train.batch_size")
-
-
 _TRUSTED: ContextVar[Trust] = ContextVar("trusted", default=lambda name: False)
 
 
 @contextmanager
 def trusting_code(trusted: Trust = lambda name: True) -> Iterator[None]:
-    """Let the recipes of run directories name code outside mmts meanwhile, all or what `trusted` says: it is run.
-
-    Outside this such a recipe is refused: a run directory may be somebody else's.
-    """
+    """Within it, run the code outside mmts that recipes of run directories name, if `trusted`; otherwise refuse it."""
     token = _TRUSTED.set(trusted)
     try:
         yield
@@ -64,43 +57,26 @@ class _Place:
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Names every file of a run.
-
-    recipe.yaml       the resolved recipe, with versions
-    log.jsonl         one JSON object per logged step
-    checkpoints/      last.pt, the one before it (previous.pt), best.pt
-    concepts.npz      the concepts of the training samples
-    vocabulary.json   words of a text tower trained from scratch
-    unreadable.txt    media that could not be decoded, with the reason
-    diverged.json     the batch that training stopped at because of a NaN
-    metrics.json      how the run is judged
-    judgement.npz     rank of every query behind metrics.json, the first ten results, and the labels it was judged by
-    evaluations/      judgements on other data or splits: NAME.json, and NAME.npz like judgement.npz
-    index/            what `mmts index` made, for searching
-    onnx/, sentence-transformers/   what `mmts export` wrote
-    .lock             the process that writes the run, while one does
-    """
+    """Names every file of a run; besides these, `mmts export` writes onnx/ and sentence-transformers/ there."""
 
     path: Path
 
-    recipe_file = _Place("recipe.yaml")
-    log_file = _Place("log.jsonl")
-    concepts_file = _Place("concepts.npz")
-    vocabulary_file = _Place("vocabulary.json")
-    unreadable_file = _Place("unreadable.txt")
-    diverged_file = _Place("diverged.json")
-    metrics_file = _Place("metrics.json")
-    judgement_file = _Place("judgement.npz")
-    evaluations = _Place("evaluations")
-    index = _Place("index")
-    lock_file = _Place(".lock")
+    recipe_file = _Place("recipe.yaml")  # the resolved recipe, with versions
+    log_file = _Place("log.jsonl")  # one JSON object per logged step
+    checkpoints = _Place("checkpoints")  # last.pt, the one before it (previous.pt), best.pt
+    concepts_file = _Place("concepts.npz")  # the concepts of the training samples
+    vocabulary_file = _Place("vocabulary.json")  # words of a text tower trained from scratch
+    unreadable_file = _Place("unreadable.txt")  # media that could not be decoded, with the reason
+    diverged_file = _Place("diverged.json")  # the batch at which training stopped because of a NaN
+    metrics_file = _Place("metrics.json")  # the run's scores on its own data
+    judgement_file = _Place("judgement.npz")  # behind metrics.json: ranks, first results, groups and labels
+    evaluations = _Place("evaluations")  # scores on other data or splits: NAME.json, and NAME.npz like judgement.npz
+    index = _Place("index")  # what `mmts index` made, for searching
+    lock_file = _Place(".lock")  # the process that writes the run, while it does
 
     @classmethod
     def of_judgement(cls, path: Path) -> "tuple[RunDirectory, Path]":
-        """Return the run that a path names and the figures that are meant: metrics.json, or RUN/evaluations/NAME.json.
-
-        The path may be the run directory, or the file of an evaluation.
-        """
+        """Return the run and the file of scores that a path names: a run directory, or RUN/evaluations/NAME.json."""
         run = cls(path.parent.parent)
         if path.suffix == ".json" and path.parent == run.evaluations and path.is_file():
             return run, path
@@ -112,26 +88,26 @@ class RunDirectory:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run has taken its last step and been judged after it."""
+        """Whether the run has taken its last step and was evaluated after it."""
         return self.metrics_file.exists() and "stopped_at" not in read_json(self.metrics_file)
 
     @property
     def has_started(self) -> bool:
-        """Whether there is anything that training has made."""
-        return self.log_file.exists() or (self.path / "checkpoints").exists() or self.metrics_file.exists()
+        """Whether training has written anything here."""
+        return self.log_file.exists() or self.checkpoints.exists() or self.metrics_file.exists()
 
     @staticmethod
     def check_checkpoint(name: str) -> None:
-        """Raise RunError unless this names a checkpoint that can be judged."""
+        """Raise RunError unless this names a checkpoint that can be evaluated."""
         if name not in ("best", "last"):
             raise RunError(f"--checkpoint is best or last, not {name!r}")
 
     def checkpoint_file(self, name: str) -> Path:
         """Return the file of the checkpoint `last`, `previous` or `best`."""
-        return self.path / "checkpoints" / f"{name}.pt"
+        return self.checkpoints / f"{name}.pt"
 
     def problem(self) -> str:
-        """Say why this is not a run directory; empty where it is one."""
+        """Say why this is not a run directory; empty if it is one."""
         if self.recipe_file.is_file():
             return ""
         if self.path.is_dir():
@@ -141,22 +117,32 @@ class RunDirectory:
             holds = f", but holds {len(runs):,}, such as {runs[0]}" if runs else " (it has no recipe.yaml)"
             return f"{self.path} is not a run directory{holds}"
         if self.path.exists():
-            own = RunDirectory(self.path.parent)
-            folder = f"its folder, {own.path}" if own.recipe_file.is_file() else "the folder that `mmts train` wrote"
-            return f"{self.path} is a file; a run directory is wanted: {folder}"
+            around = RunDirectory(self.path.parent)
+            folder = (
+                f"its folder, {around.path}" if around.recipe_file.is_file() else "the folder that `mmts train` wrote"
+            )
+            return f"{self.path} is a file, not a run directory; give {folder}"
         return f"{self.path} {why_missing(self.path)}"
 
     def not_judged(self, figures: Path) -> str:
-        """Say that this run has no such file of figures, and what to do; empty where it has."""
+        """Say that this run has no such file of figures, and what to do; empty if it has it."""
         if figures.is_file():
             return ""
         if not self.has_started:
             return f"{self.path} holds a recipe, but was never trained"
         todo = f"finish it, or call `mmts evaluate {self.path}`"
-        return f"{self.path} has not been judged yet (it has no metrics.json): {todo}"
+        return f"{self.path} has not been evaluated yet (it has no metrics.json): {todo}"
 
     def recipe(self) -> Recipe:
         """Read the resolved recipe; raises RunError if this is not a run directory."""
+        return parse_recipe(self._recipe_content(), str(self.recipe_file), _TRUSTED.get())
+
+    def own_objects(self) -> dict[str, str]:
+        """Return the classes of the model and the objective that `mmts.train` was given as objects, by "model" etc."""
+        objects = self._recipe_content().get("own_objects")
+        return {str(name): str(kind) for name, kind in objects.items()} if isinstance(objects, dict) else {}
+
+    def _recipe_content(self) -> dict[str, Any]:
         if why := self.problem():
             raise RunError(why)
         try:
@@ -165,18 +151,18 @@ class RunDirectory:
             content = None
         if not isinstance(content, dict):
             raise RunError(f"{self.recipe_file} is not a resolved recipe")
-        return parse_recipe(content, str(self.recipe_file), _TRUSTED.get())
+        return content
 
     @contextmanager
     def held(self, resume: bool) -> Iterator[None]:
-        """Keep the folder for this process while the body trains.
+        """Lock the folder for this process while the body trains.
 
         If the body fails before the first step, what it wrote and the folders it made are removed, so that the command
         can be repeated. Raises RunError if a run cannot go into the folder, or if another process holds it.
         """
         self.check(resume)
-        new = [each for each in (self.path, *self.path.parents) if not each.exists()]
-        if not self.has_started and self.recipe_file.exists():  # of a start that was killed
+        new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        if not self.has_started and self.recipe_file.exists():  # left by a run that was killed before its first step
             new.append(self.path)
         try:
             with locked(self.lock_file):
@@ -195,24 +181,23 @@ class RunDirectory:
         """Remove the files written before the first step, if there are no others (such as unreadable.txt)."""
         start = {self.recipe_file, self.concepts_file, self.vocabulary_file, self.path / "tensorboard"}
         if set(self.path.iterdir()) - {self.lock_file} <= start:
-            for each in start:
-                shutil.rmtree(each, ignore_errors=True) if each.is_dir() else each.unlink(missing_ok=True)
+            for file in start:
+                shutil.rmtree(file, ignore_errors=True) if file.is_dir() else file.unlink(missing_ok=True)
 
     def check(self, resume: bool) -> None:
-        """Raise RunError where a run cannot go into this folder; nothing is written yet."""
+        """Raise RunError if a run cannot go into this folder; nothing is written yet."""
         if self.has_started:
             if not resume:
                 raise RunError(f"{self.path} already holds a run; add --resume to continue it, or choose another --out")
-        elif self.path.is_dir() and not self.recipe_file.exists() and self._strange():
-            raise RunError(f"{self.path} holds files that are not a run's; choose another --out")
+        elif self.path.is_dir() and not self.recipe_file.exists():
+            # A process that was killed before its first step may have left these.
+            own = {*leftovers(self.path), *self.path.glob(f"{self.lock_file.name}*")}
+            if {*self.path.iterdir()} - own:
+                raise RunError(f"{self.path} holds files that are not a run's; choose another --out")
         elif self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; --out names a folder")
 
-    def _strange(self) -> bool:
-        """Whether the folder holds files that a process killed before its first step would not have left."""
-        return bool({*self.path.iterdir()} - {*leftovers(self.path), *self.path.glob(f"{self.lock_file.name}*")})
-
-    def begin(self, recipe: Recipe, versions: dict[str, str]) -> None:
+    def begin(self, recipe: Recipe, versions: dict[str, str], own_objects: Mapping[str, str] = {}) -> None:
         """Save the recipe in the folder, or check that the one there is the same; raises RunError if it differs.
 
         The files of a run that never trained (for example, because of a mistake in its recipe) are replaced. Keys that
@@ -223,8 +208,13 @@ class RunDirectory:
         if not self.has_started:
             for leftover in (self.concepts_file, self.vocabulary_file):
                 leftover.unlink(missing_ok=True)
-            save_recipe(recipe, self.recipe_file, versions)
+            save_recipe(recipe, self.recipe_file, versions, own_objects)
             return
+        if (before := self.own_objects()) != own_objects:
+            raise RunError(
+                f"{self.path} was started with {_objects(before)}, and is resumed with {_objects(own_objects)}; resume "
+                "it by mmts.train(..., resume=True) with objects of the same classes, or choose another --out"
+            )
         changed = differences(self.recipe(), recipe)
         may_change = _MAY_CHANGE if self.is_finished else _MAY_CHANGE | {"data.path"}
         wrong = {key: values for key, values in changed.items() if key not in may_change}
@@ -232,15 +222,15 @@ class RunDirectory:
             jump = "; the progress that all schedules follow would jump" if not wrong.keys().isdisjoint(_CLOCK) else ""
             raise RunError(f"{self.path} holds a run of another recipe: {_listed(wrong)}{jump}; choose another --out")
 
-    def go_on(self, recipe: Recipe, versions: dict[str, str]) -> None:
+    def go_on(self, recipe: Recipe, versions: dict[str, str], own_objects: Mapping[str, str] = {}) -> None:
         """Print and save the settings that a resumed run changes, once its data are known to be the same."""
         changed = differences(self.recipe(), recipe)
         if changed and not self.is_finished:
-            console.print(f"note: going on with other settings: {_listed(changed)}")
-            save_recipe(recipe, self.recipe_file, versions)
+            console.print(f"note: resuming with other settings: {_listed(changed)}")
+            save_recipe(recipe, self.recipe_file, versions, own_objects)
 
     def log_lines(self) -> Iterator[dict[str, Any]]:
-        """Read the log, oldest line first; a last line cut short by a crash is left out."""
+        """Read the log, oldest line first, up to a line that a crash cut short."""
         if not self.log_file.exists():
             return
         for text in self.log_file.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -252,25 +242,20 @@ class RunDirectory:
                 return
             yield line
 
-    def trim_log(self, steps_done: int) -> None:
-        """Drop the lines of steps that a resumed run will take again."""
+    def prepare_for(self, steps_done: int) -> None:
+        """Make the folder ready for the steps to come: drop log lines of steps that a resumed run will take again."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.diverged_file.unlink(missing_ok=True)
         if self.log_file.exists():
-            kept = [line for line in self.log_lines() if _is_before(line, steps_done)]
+            kept = [
+                line for line in self.log_lines() if isinstance(line.get("step"), int) and line["step"] < steps_done
+            ]
             with atomic_write(self.log_file, "w") as file:
                 file.writelines(json.dumps(line) + "\n" for line in kept)
 
-    def append_log(self, line: dict[str, Any]) -> None:
-        """Add one line to the log."""
-        append_line(self.log_file, json.dumps(line))
 
-    def flush_log(self) -> None:
-        """Have the log on the disk: a checkpoint that outlives a power cut must find the lines before it there."""
-        flush_to_disk(self.log_file)
-
-
-def _is_before(line: dict[str, Any], steps_done: int) -> bool:
-    step = line.get("step")
-    return isinstance(step, int) and step < steps_done
+def _objects(own_objects: Mapping[str, str]) -> str:
+    return " and ".join(f"the {name} {kind}" for name, kind in own_objects.items()) or "no objects of the caller"
 
 
 def _listed(changed: dict[str, tuple[Any, Any]]) -> str:
@@ -293,9 +278,10 @@ def dotted(value: Any, prefix: str = "", sign: str = ".") -> dict[str, Any]:
 
 
 def differences(first: Recipe, second: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Return the keys, dotted, whose values differ between two recipes; what only describes them does not count."""
-
-    old = dotted(first.model_dump(mode="json", exclude=_ABOUT))
-    new = dotted(second.model_dump(mode="json", exclude=_ABOUT))
+    """Return the dotted keys whose values differ between two recipes; what only describes them does not count."""
+    old, new = (
+        dotted(recipe.model_dump(mode="json", exclude={"name", "description", "published"}))
+        for recipe in (first, second)
+    )
     keys = [*old, *(key for key in new if key not in old)]
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}

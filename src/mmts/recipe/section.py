@@ -1,19 +1,47 @@
-"""A part of a recipe."""
+"""A part of a recipe or a sweep file, checked by pydantic; a mistake is one line that names key, value and remedy."""
 
 import re
 from collections.abc import Mapping
-from typing import Any, get_args
+from itertools import groupby
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
-from mmts.errors import nearest
+from mmts.errors import RecipeError, nearest, plain, quoted
+
+SectionType = TypeVar("SectionType", bound="Section")
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""What numpy and scikit-learn accept as a seed."""
+
+_MOST_PROBLEMS = 5  # in one message
+_REQUIRED = {  # pydantic's types of error, and how "it must be ..." goes on
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "path_type": "a path",
+    "tuple_type": "a list",
+    "dict_type": "a section of keys and values",
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "too_short": "{min_length} or more entries long",
+    "too_long": "{max_length} or fewer entries long",
+}
 
 
 class Section(BaseModel):
     """A part of a recipe: immutable and finite; an unknown key is an error that names the nearest known one."""
 
-    # What stands below a key describes it: docs/reference/recipe.md is made of that.
+    # The string below each key describes it; docs/reference/recipe.md is made of these.
     model_config = ConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False, use_attribute_docstrings=True
     )
@@ -24,23 +52,98 @@ class Section(BaseModel):
         if isinstance(value, Section):
             return value
         if not isinstance(value, Mapping):
-            empty = " ({} for none of them)" if value is None else ""
-            raise _section_wanted(f"a section with keys among {', '.join(cls.model_fields)}{empty}")
+            empty = " ({} keeps all defaults)" if value is None else ""
+            required = f"a section with keys among {', '.join(cls.model_fields)}{empty}"
+            raise PydanticCustomError("section", "{required}", {"required": required})
         for key in value:
             if key not in cls.model_fields:
                 raise ValueError(f"unknown key {key!r}; {nearest(str(key), cls.model_fields)}")
             kind = cls.model_fields[key].annotation
-            if isinstance(value[key], bool) and {int, float} & {kind, *get_args(kind)}:  # pydantic takes true for 1
+            if isinstance(value[key], bool) and {int, float} & {kind, *get_args(kind)}:  # pydantic reads true as 1
                 raise ValueError(f"{key} is {str(value[key]).lower()}; it must be a number")
         return value
 
 
-def _section_wanted(wanted: str) -> PydanticCustomError:
-    return PydanticCustomError("section", "{wanted}", {"wanted": wanted})
+def validated(
+    section: type[SectionType], content: Mapping[str, Any], source: str, context: Mapping[str, Any] | None = None
+) -> SectionType:
+    """Check nested mappings against a section; raises RecipeError naming `source`, key, value and what is accepted.
+
+    >>> from mmts.recipe.train_section import Train
+    >>> validated(Train, {"epochs": "few", "warmup": 1}, "train")
+    Traceback (most recent call last):
+    mmts.errors.RecipeError: train: epochs is 'few'; it must be a whole number; warmup is 1; it must be less than 1
+    """
+    try:
+        return section.model_validate(content, context=context)
+    except ValidationError as error:
+        raise RecipeError(f"{source}: {explain(error, content)}") from None
+
+
+def explain(error: ValidationError, content: Mapping[str, Any]) -> str:
+    """Put pydantic's errors about `content` into one line: `key is value; it must be ...` for each problem."""
+    problems = groupby(error.errors(), lambda item: _place(item, content))
+    messages = [_message(place, list(items)) for place, items in problems]
+    more = [f"and {len(messages) - _MOST_PROBLEMS} more"] if len(messages) > _MOST_PROBLEMS else []
+    return " ".join("; ".join(messages[:_MOST_PROBLEMS] + more).split())
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value of a recipe is a number, or text that YAML should have read as one."""
-    if isinstance(value, str):  # YAML reads 1e-2 as text
+    """Return whether a value of a recipe is a number, or text such as 1e-2, which YAML does not read as a number."""
+    if isinstance(value, str):
         return re.fullmatch(r"[+-]?[\d.]+e[+-]?\d+", value.strip(), re.IGNORECASE) is not None
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _place(item: ErrorDetails, content: Any) -> str:
+    """Name the key as the user wrote it; pydantic's path also holds the alternatives it tried."""
+    loc = item["loc"][:-2] if item["loc"][-1:] == ("[key]",) else item["loc"]  # a wrong key is named by its section
+    keys = []
+    *before, last = loc or [""]
+    for key in before:
+        if _holds(content, key):
+            keys.append(key)
+            content = content[key]
+    if _holds(content, last) or (item["type"] == "missing" and isinstance(content, Mapping | list | tuple)):
+        keys.append(last)
+    return ".".join(map(str, keys))
+
+
+def _holds(content: Any, key: int | str) -> bool:
+    if isinstance(content, Mapping):
+        return key in content
+    return isinstance(content, list | tuple) and isinstance(key, int) and key < len(content)
+
+
+def _message(place: str, items: list[ErrorDetails]) -> str:
+    """Describe the problem at one place; several items are alternatives that all failed."""
+    item = items[0]
+    if item["type"] == "missing":
+        return f"{place} is missing"
+    begin = f"{place}: " if place else ""
+    if item["loc"][-1:] == ("[key]",):
+        return f"{begin}the key {_as_yaml(item['input'])} is not text; write it in quotes"
+    required = [_required(item) for item in items]
+    if None in required:
+        return begin + item["msg"].removeprefix("Value error, ")
+    return f"{place or 'all of it'} is {_as_yaml(item['input'])}; it must be {' or '.join(map(str, required))}"
+
+
+def _required(item: ErrorDetails) -> str | None:
+    """Say what the value must be; None if pydantic's message already does."""
+    if item["type"] == "section":
+        return item["msg"]
+    if item["type"] == "literal_error":
+        known = re.findall(r"'([^']*)'", item["ctx"]["expected"])
+        return f"one of {', '.join(known)}" if len(known) > 1 else known[0]
+    if item["type"] not in _REQUIRED:
+        return None
+    context = item.get("ctx", {}).items()
+    limits = {name: plain(value) if isinstance(value, int | float) else value for name, value in context}
+    return _REQUIRED[item["type"]].format(**limits)
+
+
+def _as_yaml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "empty" if value is None else quoted(value)

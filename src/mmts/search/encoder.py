@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmts.data.media.feature_files import feature_rows
-from mmts.data.records import Medium, Split
+from mmts.data.records import Medium
 from mmts.files import content_hash
 from mmts.models import TwoTower, embed_media, embed_text, media_features, text_features
 from mmts.models.base import MediaTower, TextTower, hash_weights
 from mmts.models.features import LoadPixels
 from mmts.recipe.run_directory import RunDirectory
 from mmts.search.nearest import Rows
-from mmts.training.run import load_model
+from mmts.training.experiment import load_model
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,11 @@ class Encoder:
 def load_encoder(run: Path, media: Sequence[Medium]) -> Encoder:
     """Load a run's best checkpoint; `media` are examples of its inputs. Raises what `load_model` raises."""
     directory = RunDirectory(run)
-    recipe = directory.recipe()
-    model = load_model(directory, recipe, Split("index", media))
+    model = load_model(directory, media)
     media_tower, text_tower = model.media_tower, model.text_tower
     assert text_tower is not None
     towers = [tower.fingerprint for tower in (media_tower, text_tower) if tower is not None]
     checkpoint = content_hash(*towers, hash_weights(model.media_head), hash_weights(model.text_head))
     model.drop_frozen()
     model.eval()
-    return Encoder(model, media_tower, text_tower, recipe.model.kind, checkpoint)
+    return Encoder(model, media_tower, text_tower, directory.recipe().model.kind, checkpoint)

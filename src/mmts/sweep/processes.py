@@ -60,7 +60,7 @@ def _run(job: Job) -> str | None:
     """Train and evaluate silently; return why the settings could not be trained, or None."""
     try:
         with quiet():
-            train(job.recipe, job.out, resume=True, judged_on=job.judged_on)
+            train(job.recipe, job.out, resume=True, evaluate_on=job.judged_on)
     except Interrupted as error:
         raise Interrupted(_STOPPED, error.signal_number) from None
     except (Diverged, InputError) as error:

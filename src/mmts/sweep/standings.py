@@ -21,7 +21,7 @@ from mmts.files import read_json
 from mmts.metrics import seeded_bootstrap_interval
 from mmts.recipe.run_directory import RunDirectory
 from mmts.sweep.sweep_file import Trial
-from mmts.training.build import label_of_samples
+from mmts.training.concepts import label_of_samples
 
 FAILED = "failed.txt"
 """The file in a run's folder that says why it could not be trained."""

@@ -18,8 +18,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from mmts.errors import RecipeError, counted, plain
 from mmts.evaluation.measures import Measure
 from mmts.files import why_missing
-from mmts.recipe.recipe import MAX_SEED, Recipe, load_recipe, parse_mapping, parse_setting, validated
-from mmts.recipe.section import Section
+from mmts.recipe.recipe import Recipe, load_recipe, parse_mapping, parse_setting
+from mmts.recipe.section import Section, Seed, validated
 
 Settings = dict[str, Any]
 """Values by dotted key of a recipe."""
@@ -75,9 +75,6 @@ class Variant(Section):
         if self.grid and self.random:
             raise ValueError("give one of `grid` and `random`, not both")
         return self
-
-
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
 class Seeds(Section):

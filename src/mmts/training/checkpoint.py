@@ -1,21 +1,35 @@
 """Checkpoints: written beside the old one and renamed, checked byte for byte when read, never unpickled.
 
-What a run goes on from is kept twice, last.pt and previous.pt: whenever a process is killed, one of them is whole.
+A resumed run needs last.pt or previous.pt: whenever a process is killed, one of them is whole.
 """
 
 import errno
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from mmts.console import errors
 from mmts.errors import RunError
 from mmts.files import atomic_write, leftovers
+from mmts.models import TwoTower
+from mmts.objectives import Objective
 
 _NEXT = "next.pt"
+_TYPES: dict[str, type] = {
+    "model": Mapping,
+    "objective": Mapping,
+    "optimizer": Mapping,
+    "random": Mapping,
+    "step": int,
+    "best": float,
+    "total_steps": int,
+}
+_COUNTS = {"total_steps": "steps", "batches_per_epoch": "batches per epoch", "batch_size": "pairs per batch"}
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -23,16 +37,13 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     try:
         with atomic_write(path) as file:
             torch.save(state, file)
-    except RuntimeError as error:  # what torch makes of a full disk
+    except RuntimeError as error:  # torch raises this on a full disk
         message = f"cannot be written, is the disk full? ({' '.join(str(error).split())})"
         raise OSError(errno.EIO, message, str(path)) from None
 
 
 def save_in_turn(last: Path, previous: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint as `last`; what stood there is `previous` from then on. Raises OSError naming the file.
-
-    At every moment one of the two is whole: the new one is written under another name, and both renamed after that.
-    """
+    """Write a checkpoint as `last`; the one that was there becomes `previous`. At every moment one of them is whole."""
     following = last.with_name(_NEXT)
     save_checkpoint(following, state)
     if last.exists():
@@ -40,17 +51,14 @@ def save_in_turn(last: Path, previous: Path, state: dict[str, Any]) -> None:
     os.replace(following, last)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a process that was killed while it wrote a checkpoint left in their folder."""
-    for left in [*leftovers(folder), folder / _NEXT]:
-        left.unlink(missing_ok=True)
-
-
 def load_newest(last: Path, previous: Path) -> dict[str, Any] | None:
-    """Read `last`, or `previous` (saying so) where that is missing or damaged; None where neither is there.
+    """Read `last`, or `previous` with a note if `last` is missing or damaged; None if neither exists.
 
-    Raises RunError where all there is is damaged.
+    What a process that was killed while writing left in their folder is removed. Raises RunError if every checkpoint is
+    damaged.
     """
+    for file in [*leftovers(last.parent), last.with_name(_NEXT)]:
+        file.unlink(missing_ok=True)
     if not last.exists() and not previous.exists():
         return None
     try:
@@ -59,25 +67,76 @@ def load_newest(last: Path, previous: Path) -> dict[str, Any] | None:
         if not previous.exists():
             raise RunError(f"{error}, and there is none before it; remove it, and --resume starts over") from None
         state = load_checkpoint(previous)
-        errors.print(f"note: {error}; going on from the one before it, {previous.name}")
+        errors.print(f"note: {error}; resuming from the one before it, {previous.name}")
         return state
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint (weights only); raises RunError naming the file where there is none or it is damaged.
-
-    torch itself takes a file with flipped bits, so that the checksum of every part is compared first.
-    """
+    """Read a checkpoint (weights only); raises RunError naming the file if it is missing or damaged."""
     if not path.is_file():
         raise RunError(f"there is no checkpoint {path}")
     try:
-        _check_parts(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:
+            # torch accepts flipped bits, so compare checksums. It never compresses; a bomb would.
+            stored = all(part.compress_type == zipfile.ZIP_STORED for part in archive.infolist())
+            whole = stored and archive.testzip() is None
+        state = torch.load(path, map_location="cpu", weights_only=True) if whole else None
     except Exception:  # torch and zipfile raise nearly anything on a damaged file
         state = None
     if not isinstance(state, dict):
         raise RunError(f"{path} cannot be read as a checkpoint: it is damaged, or another kind of file")
     return state
+
+
+def check_same_clock(state: Mapping[str, Any], now: Mapping[str, int]) -> None:
+    """Compare a checkpoint's counts with this run's: steps, batches per epoch, pairs per batch, processes.
+
+    Progress is step / total_steps, so with other counts the schedules would jump: RunError says from where to where.
+    Another number of processes changes only the order of sums and the dropout, which is printed.
+    """
+    for name, kind in _TYPES.items():
+        if not isinstance(state.get(name), kind):
+            raise RunError(f"the checkpoint has no {name} to resume from; it is another kind of file")
+    step, total = state["step"], state["total_steps"]
+    if not 0 <= step <= total:
+        raise RunError(f"the checkpoint says step {step} of {total}, which is impossible")
+    for name, words in _COUNTS.items():
+        before = state.get(name, now[name])
+        if before != now[name]:
+            jump = ""
+            if total != now["total_steps"]:
+                jump = f"progress would jump from {step / total:.3f} to {step / now['total_steps']:.3f}, and "
+            raise RunError(
+                f"the checkpoint counts {before} {words} and this run {now[name]}: {jump}batches would differ. "
+                "The training data or the batch size has changed since; choose another --out"
+            )
+    if (before := state.get("processes", 1)) != now["processes"]:
+        errors.print(
+            f"note: resuming with {now['processes']} processes instead of {before}: the same batches and schedules, "
+            "but sums run in another order and dropout draws anew"
+        )
+
+
+def restore(state: Mapping[str, Any], model: TwoTower, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
+    """Load a checkpoint's weights, objective, optimizer and random state; RunError if they do not fit."""
+    try:
+        model.load_trainable_state_dict(state["model"])
+        objective.load_state_dict(state["objective"])
+        optimizer.load_state_dict(_moments(state["optimizer"], optimizer))
+        restore_random_state(state["random"])
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        why = " ".join(str(error).split())
+        raise RunError(f"the checkpoint does not fit this run: {why}; choose another --out") from None
+
+
+def _moments(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return AdamW's saved moments of each parameter, with this run's own groups; ValueError for other shapes."""
+    parameters: list[nn.Parameter] = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, values in saved["state"].items():
+        for name, value in values.items():
+            if not isinstance(value, Tensor) or value.shape not in (parameters[number].shape, ()):
+                raise ValueError(f"the optimizer's {name} of parameter {number} has another shape")
+    return {"state": saved["state"], "param_groups": optimizer.state_dict()["param_groups"]}
 
 
 def random_state() -> dict[str, Any]:
@@ -89,17 +148,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Put the generators back where `random_state` found them."""
+    """Put the generators back into a state that `random_state` returned."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
-
-
-def _check_parts(path: Path) -> None:
-    """Raise BadZipFile where a part's checksum is wrong, or a part is compressed: torch writes none, a bomb would be.
-
-    Sizes are then those of the file, so that what is read cannot be larger than what lies on the disk.
-    """
-    with zipfile.ZipFile(path) as archive:
-        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()) or archive.testzip():
-            raise zipfile.BadZipFile

@@ -1,56 +1,66 @@
-"""What a step did, in plain numbers: a line of log.jsonl, the same in words, the same for trackers."""
+"""What is reported of a step: a line of log.jsonl, the same in words, and the batch at which training diverged."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.distributed.collectives import gather
 from mmts.distributed.processes import num_processes
-from mmts.recipe.run_directory import dotted
+from mmts.errors import Diverged, InputError
+from mmts.files import write_json
+from mmts.objectives import Objective, ObjectiveOutput
+from mmts.recipe.run_directory import RunDirectory, dotted
 
 _VALUES = ("temperature", "margin")
+_SAMPLES_NAMED = 8  # in a message; diverged.json has them all
 
 
-def value_range(value: Tensor) -> dict[str, float]:
-    """Return min, mean and max of a tensor."""
-    low, mean, high = _low_mean_high(value).tolist()
-    return {"min": low, "mean": mean, "max": high}
+def summarize(log: dict[str, Tensor], groups: Tensor | None) -> dict[str, Any]:
+    """Reduce an objective's log to min, mean and max, and to means by head, mid and tail; called on all processes.
 
-
-def range_of_all(value: Tensor) -> dict[str, float]:
-    """Return the same of values a pair over all processes, of which each has its queries', (b, B)."""
-    own = torch.cat([_low_mean_high(value), torch.tensor([value.numel()], dtype=torch.float64)])
-    lows, means, highs, numbers = gather(own[None], [1] * num_processes()).unbind(dim=1)
-    mean = (means * numbers).sum() / numbers.sum()
-    return {"min": lows.min().item(), "mean": mean.item(), "max": highs.max().item()}
-
-
-def _low_mean_high(value: Tensor) -> Tensor:
-    value = value.detach().float()
-    return torch.stack([value.min(), value.mean(), value.max()]).cpu().double()
-
-
-def summarize(log: dict[str, Tensor], of_sample: Tensor | None) -> dict[str, Any]:
-    """Turn what an objective logs into min, mean and max, and into means by head, mid and tail; on all processes.
-
-    `of_sample` (B,) is 0, 1, 2 = head, mid, tail; None leaves the groups out.
+    groups: (B,), 0, 1, 2 = head, mid, tail of each pair; None leaves the means by group out.
     """
     summary: dict[str, Any] = {}
-    groups: dict[str, dict[str, float]] = {}
+    by_group: dict[str, dict[str, float]] = {}
     for name, value in log.items():
         if name != "weight":  # its mean is 1 by definition; only its groups say something
-            summary[name] = range_of_all(value) if value.ndim == 2 else value_range(value)
-        if of_sample is None or value.shape != of_sample.shape:
+            summary[name] = _range(value)
+        if groups is None or value.shape != groups.shape:
             continue
         value = value.detach().float().cpu()
         for number, group in enumerate(GROUP_NAMES):
-            inside = of_sample == number
-            if inside.any():
-                groups.setdefault(group, {})[name] = value[inside].mean().item()
-    return summary | ({"groups": groups} if groups else {})
+            if (inside := groups == number).any():
+                by_group.setdefault(group, {})[name] = value[inside].mean().item()
+    return summary | ({"groups": by_group} if by_group else {})
+
+
+def _range(value: Tensor) -> dict[str, float]:
+    """Return min, mean and max; of one value per pair, this process's (b, B), those over all processes."""
+    value = value.detach().float()
+    row = torch.stack([value.min(), value.mean(), value.max()]).cpu().double()
+    if value.ndim == 2:
+        count = torch.tensor([value.numel()], dtype=torch.float64)
+        lows, means, highs, counts = gather(torch.cat([row, count])[None], [1] * num_processes()).unbind(dim=1)
+        row = torch.stack([lows.min(), (means * counts).sum() / counts.sum(), highs.max()])
+    return dict(zip(("min", "mean", "max"), row.tolist(), strict=True))
+
+
+def describe(line: dict[str, Any]) -> str:
+    """Put a log line in words for the progress bar.
+
+    >>> describe({"loss": 1.234, "temperature": {"min": 0.05, "mean": 0.1, "max": 0.2}})
+    'loss 1.23, temperature 0.050-0.200'
+    """
+    loss = f"loss {line['loss']:.2f}" if "loss" in line else f"skipped, {line['skipped']} so far"
+    return ", ".join([loss, *_values_in_words(line)])
+
+
+def _values_in_words(line: dict[str, Any]) -> list[str]:
+    ranges = [(name, line[name]["min"], line[name]["max"]) for name in _VALUES if name in line]
+    return [f"{name} {low:.3f}" + (f"-{high:.3f}" if high - low > 5e-4 else "") for name, low, high in ranges]
 
 
 def recall_in_words(figures: Mapping[str, Any]) -> str:
@@ -63,30 +73,6 @@ def recall_in_words(figures: Mapping[str, Any]) -> str:
     return f"R@1 {', '.join(sides)}"
 
 
-def describe(line: dict[str, Any]) -> str:
-    """Put a log line in words for the progress bar.
-
-    >>> describe({"loss": 1.234, "temperature": {"min": 0.05, "mean": 0.1, "max": 0.2}})
-    'loss 1.23, temperature 0.050-0.200'
-    """
-    loss = f"loss {line['loss']:.2f}" if "loss" in line else f"skipped, {line['skipped']} by now"
-    return ", ".join([loss, *describe_values(line)])
-
-
-def describe_values(line: dict[str, Any]) -> list[str]:
-    """Put the temperatures or margins of a log line in words.
-
-    >>> describe_values({"margin": {"min": 0.2, "mean": 0.2, "max": 0.2}})
-    ['margin 0.200']
-    """
-    parts = []
-    for name in _VALUES:
-        if name in line:
-            low, high = line[name]["min"], line[name]["max"]
-            parts.append(f"{name} {low:.3f}" + (f"-{high:.3f}" if high - low > 5e-4 else ""))
-    return parts
-
-
 def flatten(line: dict[str, Any]) -> dict[str, float]:
     """Return the numbers of a log line by paths of keys.
 
@@ -94,3 +80,56 @@ def flatten(line: dict[str, Any]) -> dict[str, float]:
     {'loss': 1.0, 'val/image_to_text/R@1': 50.0}
     """
     return {name: value for name, value in dotted(line, sign="/").items() if isinstance(value, int | float)}
+
+
+class NotFinite(Exception):
+    """A batch's loss or gradients are not finite; `values` are the ranges of its temperatures or margins, by name."""
+
+    def __init__(self, what: str, values: dict[str, dict[str, float]]) -> None:
+        super().__init__(what)
+        self.what = what
+        self.values = values
+
+
+def values_in(output: ObjectiveOutput) -> dict[str, dict[str, float]]:
+    """Return the ranges of the temperatures or margins that an objective logged; called on all processes."""
+    return {name: _range(output.log[name]) for name in _VALUES if name in output.log}
+
+
+def values_of(objective: Objective, progress: float, index: Tensor) -> dict[str, dict[str, float]]:
+    """Return the ranges of the temperatures or margins of samples, unless the rule needs embeddings or fails itself."""
+    try:
+        return {name: _range(value) for name, value in objective.values(progress, index).items()}
+    except InputError:
+        return {}
+
+
+def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
+    """Return the norm of all gradients together, shape (); not finite if one of them is not, or beyond 1e19."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    # On a CPU products take half the time of norms.
+    if gradients and all(grad.device.type == "cpu" and grad.dtype.itemsize >= 4 for grad in gradients):
+        squares = [torch.dot(flat, flat) for flat in (gradient.flatten() for gradient in gradients)]
+        return torch.stack([square.double() for square in squares]).sum().sqrt()
+    return torch.nn.utils.get_total_norm(gradients)
+
+
+def diverged(
+    run: RunDirectory, step: int, progress: float, problem: NotFinite, index: Tensor, saved_at: int | None
+) -> Diverged:
+    """Write diverged.json and return the error: step, problem, temperatures, samples, last good checkpoint.
+
+    index: (B,), the batch's samples. saved_at: the step of the last checkpoint.
+    """
+    samples, last = index.tolist(), run.checkpoint_file("last")
+    saved = {"checkpoint": None if saved_at is None else str(last), "checkpoint_step": saved_at}
+    about = {"step": step, "progress": progress, "what": problem.what, **problem.values, "index": samples}
+    write_json(run.diverged_file, about | saved)
+    named = ", ".join(map(str, samples[:_SAMPLES_NAMED])) + (", ..." if len(samples) > _SAMPLES_NAMED else "")
+    good = f"the last good checkpoint is {last} (step {saved_at})"
+    values = "".join(f"; {value}" for value in _values_in_words(problem.values))
+    return Diverged(
+        f"step {step}: {problem.what}{values}; samples {named} (all in {run.diverged_file}); "
+        f"{'no checkpoint was written yet' if saved_at is None else good}. "
+        "Try a lower train.learning_rate, or --resume with train.on_nan=skip"
+    )

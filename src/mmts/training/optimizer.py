@@ -5,15 +5,15 @@ from typing import Any
 
 from torch import nn
 
-from mmts.recipe.recipe import Train
+from mmts.recipe.train_section import Train
 from mmts.schedules import Cosine, Schedule, Warmup
 
 OWN_RATE = "own_rate"
-"""The key of a group of parameters that keeps its learning rate."""
+"""The key of a parameter group that keeps its own learning rate."""
 
 
 def learning_rate_schedule(settings: Train) -> Schedule:
-    """Half a cosine from the learning rate to the final one, after a linear warm-up from 0."""
+    """Return half a cosine from the learning rate to the final one, after a linear warm-up from 0."""
     cosine = Cosine(settings.final_learning_rate, settings.learning_rate, cycles=0.5)
     return Warmup(cosine, settings.warmup) if settings.warmup else cosine
 
@@ -23,17 +23,17 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Split what trains into matrices, which decay, and the rest (biases, norms, temperatures), which does not.
 
-    Parameters of the last module named in `own_rates` keep that learning rate throughout, and do not decay.
+    own_rates: learning rates of parameters of the last module, by name; they keep it throughout, and do not decay.
     """
     own_rates = own_rates or {}
-    own = {id(each): rate for name, each in modules[-1].named_parameters() if (rate := own_rates.get(name)) is not None}
-    trainable = [each for module in modules for each in module.parameters() if each.requires_grad]
-    shared = [each for each in trainable if id(each) not in own]
-    return [
-        {"params": [each for each in shared if each.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [each for each in shared if each.ndim < 2], "weight_decay": 0.0},
-        *(
-            {"params": [each for each in trainable if own.get(id(each)) == rate], "weight_decay": 0.0, OWN_RATE: rate}
-            for rate in sorted(set(own.values()))
-        ),
+    own = {id(value): own_rates[name] for name, value in modules[-1].named_parameters() if name in own_rates}
+    trainable = [value for module in modules for value in module.parameters() if value.requires_grad]
+    shared = [value for value in trainable if id(value) not in own]
+    groups: list[dict[str, Any]] = [
+        {"params": [value for value in shared if value.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [value for value in shared if value.ndim < 2], "weight_decay": 0.0},
     ]
+    for rate in sorted(set(own.values())):
+        params = [value for value in trainable if own.get(id(value)) == rate]
+        groups.append({"params": params, "weight_decay": 0.0, OWN_RATE: rate})
+    return groups

@@ -1,4 +1,4 @@
-"""Being asked to stop: by Ctrl-C, or by the SIGTERM that a cluster's scheduler sends before it kills."""
+"""Requests to stop: Ctrl-C, or the SIGTERM that a cluster's scheduler sends before it kills."""
 
 import signal
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from types import FrameType
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM instead of dying of them; a second Ctrl-C interrupts at once."""
+    """Collect Ctrl-C and SIGTERM instead of ending at once; a second Ctrl-C interrupts immediately."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -18,7 +18,7 @@ def stop_requests() -> Iterator[list[int]]:
 
     try:
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals go elsewhere
+    except ValueError:  # not the main thread, which alone gets signals
         before = {}
     try:
         yield received

@@ -12,22 +12,23 @@ from torch import Tensor
 
 from mmts.distributed.processes import process_index
 from mmts.errors import RunError
+from mmts.objectives import Objective
 from mmts.recipe.run_directory import RunDirectory
 
-_PACKAGES = {"comet_ml": "comet-ml"}  # where pip's name is another
+_PACKAGES = {"comet_ml": "comet-ml"}  # names on PyPI that differ
 _MOST_SAMPLES = 1_000_000  # in a histogram
 
 
 def trackers_for(names: Sequence[str], run: RunDirectory) -> list[Any] | None:
-    """Return what Accelerator's `log_with` takes; RunError names the package of a tracker that is not installed."""
-    available = {str(each) for each in get_available_trackers()}
+    """Return Accelerator's `log_with`; RunError names the package of a tracker that is not installed."""
+    available = {str(tracker) for tracker in get_available_trackers()}
     for name in names:
-        if name not in available:  # accelerate itself would say nothing and track nothing
+        if name not in available:  # accelerate itself would silently track nothing
             package = _PACKAGES.get(name, name)
             raise RunError(
                 f"train.trackers: the package {package} is not installed: pip install {package}, or leave it out"
             )
-    # All trackers get one project name, and TensorBoard's is the folder that its files lie in.
+    # All trackers get one project name, and TensorBoard takes it for the folder of its files.
     made = [TensorBoardTracker("tensorboard", str(run.path)) if name == "tensorboard" else name for name in names]
     return made or None
 
@@ -35,7 +36,7 @@ def trackers_for(names: Sequence[str], run: RunDirectory) -> list[Any] | None:
 def start_trackers(accelerator: Accelerator, run: RunDirectory, project: str, settings: Mapping[str, Any]) -> None:
     """Open a run in every tracker, named like the run directory, with the recipe's settings by dotted key.
 
-    Raises RunError where a tracker cannot start, for want of a login, say.
+    Raises RunError if a tracker cannot start, for example without a login.
     """
     name, folder = run.path.resolve().name, str(run.path)
     options = {
@@ -52,9 +53,9 @@ def start_trackers(accelerator: Accelerator, run: RunDirectory, project: str, se
         for tracker in accelerator.trackers:
             if tracker.name != "tensorboard":
                 tracker.store_init_configuration(plain)
-            elif process_index() == 0:  # its table of hyper-parameters makes a folder for every start
+            elif process_index() == 0:  # its table of hyper-parameters would make a folder for every start
                 tracker.writer.add_text("recipe", "".join(f"    {key}: {value}\n" for key, value in plain.items()))
-    except Exception as error:  # whatever a third party raises without a login or a network
+    except Exception as error:  # a third party raises anything without a login or a network
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RunError(f"train.trackers: a tracker could not start: {reason}; set it up, or leave it out") from error
 
@@ -63,15 +64,22 @@ def track(trackers: Sequence[Any], numbers: Mapping[str, float], step: int) -> N
     """Send numbers by name to every tracker."""
     for tracker in trackers:
         # MLflow refuses the sign in R@1.
-        named = {name.replace("@", "_at_") if tracker.name == "mlflow" else name: numbers[name] for name in numbers}
-        tracker.log(named, step=step)
+        sent = {name.replace("@", "_at_") if tracker.name == "mlflow" else name: numbers[name] for name in numbers}
+        tracker.log(sent, step=step)
 
 
-def track_histograms(trackers: Sequence[Any], values: Mapping[str, Tensor], step: int) -> None:
-    """Send the distribution of each of the values (N,) to TensorBoard and Weights & Biases, as NAME/samples."""
-    for tracker in trackers:
-        for name, each in values.items():
-            rows = each.detach().float().cpu().numpy()
+def track_histograms(
+    trackers: Sequence[Any], objective: Objective, progress: float, num_samples: int, device: torch.device, step: int
+) -> None:
+    """Send the distribution of all samples' temperatures or margins to TensorBoard and Weights & Biases.
+
+    A rule with one value for all samples, or whose values depend on the batch, has no histogram.
+    """
+    for name, value in objective.values(progress, sample_indices(num_samples).to(device)).items():
+        if value.ndim != 1:
+            continue
+        rows = value.detach().float().cpu().numpy()
+        for tracker in trackers:
             if tracker.name == "tensorboard":
                 tracker.writer.add_histogram(f"{name}/samples", rows, global_step=step)
             elif tracker.name == "wandb":
@@ -81,7 +89,7 @@ def track_histograms(trackers: Sequence[Any], values: Mapping[str, Tensor], step
 
 
 def sample_indices(num_samples: int) -> Tensor:
-    """Return the indices of all samples, or of a million at most, evenly spread.
+    """Return the indices of all samples, or of at most a million, evenly spread.
 
     >>> sample_indices(3)
     tensor([0, 1, 2])

@@ -1,0 +1,250 @@
+"""What `mmts evaluate` does, and `mmts train` at its end: rank a split with a run's model, score it, write it down."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from torch import Tensor
+
+from mmts.concepts import ConceptDistribution
+from mmts.concepts.distribution import GROUP_NAMES
+from mmts.console import console, figure_table
+from mmts.data.media.read_warnings import tell_warnings
+from mmts.data.records import Dataset, Split
+from mmts.distributed.processes import once
+from mmts.errors import DataError, RecipeError, counted
+from mmts.evaluation.figures import MediaLabel, extreme_classes, figures_of, judge_folds, summarize
+from mmts.evaluation.judgement_file import save_embeddings, save_judgement
+from mmts.evaluation.measures import (
+    coverage_in_words,
+    directions_of,
+    group_of,
+    in_tenths,
+    interval_in_words,
+    shown_measures,
+)
+from mmts.evaluation.rank import judge
+from mmts.files import check_file_path, content_hash, file_name, locked, read_json, write_json
+from mmts.models import TwoTower
+from mmts.recipe.data_section import Columns
+from mmts.recipe.recipe import Recipe
+from mmts.recipe.run_directory import RunDirectory
+from mmts.training.checkpoint import load_checkpoint
+from mmts.training.concepts import media_label
+from mmts.training.experiment import Experiment, check_can_be_rebuilt, load_model
+from mmts.training.inputs import Inputs, embed_split, prepare_inputs
+from mmts.training.splits import default_split, limited, open_data, readable, resolved
+
+
+def evaluate(
+    path: Path,
+    data: Path | None = None,
+    split_name: str | None = None,
+    checkpoint: str = "best",
+    embeddings_file: Path | None = None,
+    columns: Columns | None = None,
+    labels: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Evaluate a run on its own test split (rewriting metrics.json), or on other data or another split (evaluations/).
+
+    labels: labels of the media; head, mid and tail and every value of each are scored too. Labels of an earlier
+    evaluation in the same file are kept.
+    """
+    RunDirectory.check_checkpoint(checkpoint)
+    if embeddings_file is not None:
+        check_file_path(embeddings_file)
+    run = RunDirectory(path)
+    recipe = run.recipe()
+    check_can_be_rebuilt(run)
+    dataset = open_data(recipe.with_data(None, columns).data, data)
+    split = _split_to_evaluate(dataset, split_name, recipe).judged(recipe.data.relevance)
+    place = resolved(data or recipe.data.path)
+    own_data = place == recipe.data.path
+    file = run.metrics_file
+    if not own_data or split.name != default_split(dataset):
+        file = run.evaluations / _file_name(place, own_data, split, checkpoint)
+    names = dict.fromkeys((*labels, *_labels_in(file)))
+    trained_on = dataset if own_data or not names else open_data(recipe.data)
+    of_labels = {
+        name: _media_label(name, limited(trained_on.split("train"), recipe.data.max_media), split) for name in names
+    }
+    concepts = ConceptDistribution.load(run.concepts_file)
+    model = load_model(run, split.media, checkpoint)
+    inputs = prepare_inputs(model, split)
+    model.drop_frozen()
+    experiment = Experiment(run, recipe.with_data(place), dataset, concepts, model)
+    stopped_at = _stopped_at(run)
+    with locked(run.lock_file) if file == run.metrics_file else nullcontext():
+        metrics, media, text = score(experiment, inputs, file, checkpoint, of_labels, stopped_at)
+    if embeddings_file is not None:
+        about = {"run": str(path.resolve()), "recipe": recipe.name, "checkpoint": checkpoint}
+        save_embeddings(embeddings_file, media, text, split, {**about, "relevance": recipe.data.relevance})
+        console.print(f"embeddings: {embeddings_file}")
+    return metrics
+
+
+def score(
+    experiment: Experiment,
+    inputs: Inputs,
+    file: Path,
+    checkpoint: str = "best",
+    labels: Mapping[str, MediaLabel] = {},
+    stopped_at: Mapping[str, int] | None = None,
+) -> tuple[dict[str, Any], Tensor, Tensor]:
+    """Rank a split, write its scores to `file` and print them; return them and the embeddings (M, D) and (N, D).
+
+    The ranks behind the scores are saved beside them, for comparing runs query by query. stopped_at: the step that an
+    interrupted run reached, and how many it was to take.
+    """
+    run, dataset, split = experiment.run, experiment.dataset, inputs.split
+    relevance = experiment.recipe.data.relevance
+    media, text = embed_split(experiment.model, inputs)
+    judgement = judge(media, text, split, relevance)
+    concepts, text_groups, media_groups = experiment.groups(split)
+    metrics = summarize(judgement, split, text_groups, media_groups, labels)
+    if relevance != "graded" and split.name == "test" and 1 < dataset.folds <= split.num_media:
+        metrics["folds"] = judge_folds(media, text, split, relevance, dataset.folds)
+    if (coverage := dataset.coverage.get(split.name)) is not None:
+        metrics["coverage"] = {**asdict(coverage), "judged": split.num_media}
+    metrics |= {"data": str(experiment.recipe.data.path), "relevance": relevance, "checkpoint": checkpoint}
+    if stopped_at is not None:
+        metrics["stopped_at"] = dict(stopped_at)
+    parts = (dataset.root, relevance, concepts, text_groups, media_groups, labels)
+    save_judgement(run.ranks_file(file), judgement, split, *parts)
+    write_json(file, metrics)  # last: it marks the run as finished
+    for table in metrics_tables(metrics):
+        console.print(table)
+    console.print(f"metrics: {file}")
+    return metrics, media, text
+
+
+def validation(experiment: Experiment, inputs: Mapping[str, Inputs]) -> Callable[[TwoTower], dict[str, Any]]:
+    """Return a function that scores a model on val: both directions, and by group.
+
+    inputs: of each split, on the main process. Raises RecipeError if `train.best` names a group that has no queries in
+    val.
+    """
+    groups = once(lambda: experiment.groups(inputs["val"].split)[1:])
+    best = experiment.recipe.train.best
+    group = group_of(best)
+    if group is not None and not all((side == GROUP_NAMES.index(group)).any() for side in groups):
+        raise RecipeError(f"train.best is {best!r}, and val has no queries of {group} concepts")
+
+    def evaluate_val(model: TwoTower) -> dict[str, Any]:
+        split = inputs["val"].split
+        judgement = judge(*embed_split(model, inputs["val"]), split, experiment.recipe.data.relevance)
+        return figures_of(judgement, split, *groups)
+
+    return evaluate_val
+
+
+def _split_to_evaluate(dataset: Dataset, name: str | None, recipe: Recipe) -> Split:
+    if name is None:
+        name = default_split(dataset)
+        if name != "test":
+            console.print(f"note: there is no test split, so the run is evaluated on {name}")
+    unreadable: list[str] = []
+    split = readable(limited(dataset.split(name), recipe.data.max_media), recipe.data, unreadable)
+    tell_warnings()
+    for line in unreadable:
+        console.print(f"note: left out {line}")
+    return split
+
+
+def _file_name(data: Path, own_data: bool, split: Split, checkpoint: str) -> str:
+    """Name the file of an evaluation by its data (with a hash of the path, if not the run's own) and split."""
+    parts = [data.stem, *([] if own_data else [content_hash(str(data))[:6]]), split.name]
+    name = file_name("-".join(parts))
+    return f"{name}.json" if checkpoint == "best" else f"{name}.{checkpoint}.json"
+
+
+def _labels_in(file: Path) -> list[str]:
+    """Return the labels in a file of scores; empty if it is missing or damaged, since it is rewritten then."""
+    try:
+        return [*read_json(file)["labels"]]
+    except (FileNotFoundError, DataError, KeyError, TypeError):
+        return []
+
+
+def _media_label(label: str, train: Split, split: Split) -> MediaLabel:
+    """Return a label of the media of `split`, with how many samples of `train` have each of its values.
+
+    Raises RecipeError if no medium of one of the two splits has the label.
+    """
+    in_training, values = (media_label(part, label, f"--label, {part.name}") for part in (train, split))
+    counts = Counter(value for owner in train.owner.tolist() if (value := in_training[owner]) is not None)
+    return MediaLabel(values, dict(counts.most_common()))
+
+
+def _stopped_at(run: RunDirectory) -> dict[str, int] | None:
+    """Return the step at which an unfinished run stopped, and print it; None if the run took its last step."""
+    if run.is_finished or not (file := run.checkpoint_file("last")).exists():
+        return None
+    state = load_checkpoint(file)
+    if state["step"] == state["total_steps"]:
+        return None
+    console.print(f"note: {run.path} stopped at step {state['step']} of {state['total_steps']}; --resume finishes it")
+    return {"step": state["step"], "total_steps": state["total_steps"]}
+
+
+def metrics_tables(metrics: dict[str, Any]) -> list[Table]:
+    """Draw metrics.json for a terminal 80 columns wide: all scores, then those of each label."""
+    measures, directions = shown_measures(metrics), directions_of(metrics)
+
+    def row(place: Mapping[str, Any], direction: str) -> list[str]:
+        scores, intervals = place[direction], place.get("intervals", {}).get(direction, {})
+        cells = [
+            in_tenths(scores[name]) + (f" {interval_in_words(intervals[name])}" if name in intervals else "")
+            for name in measures
+        ]
+        return [*cells, f"{scores['median_rank']:g}"]
+
+    def add_groups(table: Table, groups: Mapping[str, Any], direction: str) -> None:
+        for name in GROUP_NAMES:
+            if (groups[name] or {}).get(direction) is not None:
+                table.add_row(f"  {name}", *row(groups[name], direction))
+
+    media, captions = counted(metrics["num_media"], "medium", "media"), counted(metrics["num_captions"], "caption")
+    table = figure_table(f"{metrics['split']}: {media}, {captions}; percent", "", *measures, "MedR")
+    for direction in directions:
+        table.add_row(_arrow(direction), *row(metrics, direction))
+        if "folds" in metrics:
+            table.add_row(f"  {metrics['folds']['num']} folds", *row(metrics["folds"], direction))
+        add_groups(table, metrics["groups"], direction)
+    brackets = "in brackets: 95 % interval over queries"
+    table.caption = "\n".join(filter(None, [brackets, coverage_in_words(metrics)]))
+    tables = [table]
+    for name, label in metrics.get("labels", {}).items():
+        title = f"by {name}, {counted(label['num_classes'], 'value')} in training; percent"
+        table = figure_table(title, "", *measures, "MedR")
+        for direction in directions:
+            table.add_row(_arrow(direction))
+            add_groups(table, label["groups"], direction)
+        if bare := label["num_unlabeled"]:
+            table.caption = f"left out: {counted(bare, 'medium', 'media')} without {name}"
+        tables += [table, *_extremes(name, label, directions[0], "mAP" if "mAP" in measures else "R@5")]
+    return tables
+
+
+def _extremes(name: str, label: dict[str, Any], direction: str, measure: str) -> list[Table]:
+    """Draw the values of a label whose text queries have the lowest and the highest scores."""
+    lowest, highest = extreme_classes(label, lambda value: label["classes"][value][direction][measure])
+    if not lowest:
+        return []
+    table = figure_table(
+        f"{_arrow(direction)} by {name}: lowest and highest {measure}", "", "training", "queries", measure
+    )
+    for value in (*lowest, *reversed(highest)):
+        scores = label["classes"][value]
+        figure = in_tenths(scores[direction][measure])
+        cells = (f"{scores['num_training']:,}", f"{scores['num_queries']:,}", figure)
+        table.add_row(value, *cells, end_section=value == lowest[-1])
+    return [table]
+
+
+def _arrow(direction: str) -> str:
+    return direction.replace("_to_", "→")

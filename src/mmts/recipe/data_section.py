@@ -1,0 +1,113 @@
+"""What a recipe says about its data and their concepts: the sections `data` and `concepts`."""
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import ConfigDict, Field, model_validator
+
+from mmts.errors import plain
+from mmts.recipe.section import Section, Seed
+
+DatasetName = Literal["flickr30k", "coco", "cc3m", "ek100", "youcook2"]
+DATASETS = get_args(DatasetName)
+
+
+class Augment(Section):
+    """Random changes to training images and clips; only for a tower that trains."""
+
+    crop_scale: tuple[float, float] = (0.6, 1.0)
+    """Smallest and largest share of the picture's area that a random crop keeps."""
+    flip: bool = True
+    """Mirror left and right half of the time; switch it off if text or direction matters."""
+    color: float = Field(0.2, ge=0, le=1)
+    """How far brightness, contrast and saturation may move."""
+
+    @model_validator(mode="after")
+    def _crops_something(self) -> "Augment":
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop_scale needs 0 < low <= high <= 1, not [{plain(low)}, {plain(high)}]")
+        return self
+
+
+class SplitNames(Section):
+    """Which of the data's splits are train, val and test, if they have other names, such as train2014."""
+
+    # A split may be called 0 or 2014, which YAML reads as a number.
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    train: str | None = None
+    """The data's own name of the split to train on."""
+    val: str | None = None
+    """The data's own name of the split on which the best checkpoint is chosen."""
+    test: str | None = None
+    """The data's own name of the split to evaluate on."""
+
+
+class Columns(Section):
+    """Which columns of a table hold paths and captions, if their names are not the usual ones."""
+
+    media: str | None = None
+    """The column of paths."""
+    caption: str | None = None
+    """The column of captions."""
+
+
+class Data(Section):
+    """What is read, and which results are relevant to a query."""
+
+    path: Path | None = None
+    """The same as `--data`."""
+    dataset: DatasetName | None = None
+    """The public data set that the recipe was made for."""
+    splits: SplitNames = SplitNames()
+    """Which of the data's splits are train, val and test, if they have other names: `{train: train2014}`."""
+    columns: Columns = Columns()
+    """Which columns of a table hold paths and captions, if their names are not the usual ones."""
+    relevance: Literal["text", "own", "graded"] = "text"
+    """Which results are relevant in evaluation. `text`: every medium with the same caption string; `own`: only the
+    caption's own medium, as in the published Flickr30K, COCO and YouCook2 protocols; `graded`: by the classes of verbs
+    and nouns, as in EPIC-KITCHENS-100."""
+    captions: Literal["own", "same-concept", "relevant"] = "own"
+    """The caption drawn for a medium in training. `own`: one of its own; `relevant`: any caption with graded relevance
+    over `min_relevance`; `same-concept`: such a caption whose medium has the same concept."""
+    min_relevance: float = Field(0.1, ge=0, lt=1)
+    """Graded relevance that a drawn caption must exceed."""
+    max_unreadable: float = Field(0.01, ge=0, le=1)
+    """Share of media that may be unreadable before the run is refused; each is named in `unreadable.txt`."""
+    max_media: int | None = Field(None, ge=2)
+    """Use at most this many media of each split, evenly spread."""
+    shuffle_buffer: int = Field(20_000, ge=1)
+    """Media in shards are shuffled within a buffer of this many samples, after the shards are shuffled."""
+    augment: Augment | None = Augment()
+    """Random changes to training images and clips, only for a tower that trains; `null` switches them off."""
+    workers: int = Field(0, ge=0)
+    """Processes that decode images and clips, only for a tower that trains."""
+
+
+class Concepts(Section):
+    """Where a sample's concept comes from: clusters of the training captions, a label of its medium, or a file."""
+
+    source: Literal["captions", "label", "file"] = "captions"
+    """`captions`: cluster the training captions; `label`: use a label of the media; `file`: read concepts from
+    `file`."""
+    label: str | None = None
+    """The label to use, for `source: label`."""
+    file: Path | None = None
+    """A file that `ConceptDistribution.save` wrote for the training captions, in their order."""
+    num_concepts: int | Literal["auto"] = "auto"
+    """Number of clusters; `auto` is min(200, distinct captions // 10), at least 2."""
+    encoder: str = "minilm"
+    """`minilm` (packaged), `tfidf` (no weights), or a sentence-transformers, CLIP or SigLIP name or folder."""
+    seed: Seed = 0
+    """Seed of the clustering."""
+
+    @model_validator(mode="after")
+    def _source_is_named(self) -> "Concepts":
+        if (self.source == "label") != (self.label is not None):
+            raise ValueError("`label` names the label to use when `source` is label, and only then")
+        if (self.source == "file") != (self.file is not None):
+            raise ValueError("`file` names the file to read when `source` is file, and only then")
+        if isinstance(self.num_concepts, int) and self.num_concepts < 2:
+            raise ValueError(f"num_concepts must be at least 2 or auto, not {self.num_concepts}")
+        return self

@@ -1,0 +1,118 @@
+"""The concepts of a run's samples: clusters of captions, labels of media, or concepts read from a file."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from mmts.concepts import ConceptDistribution, resolve_num_concepts
+from mmts.console import console
+from mmts.data.records import Split
+from mmts.errors import DataError, InputError, RecipeError, RunError, counted, nearest
+from mmts.recipe.data_section import Concepts
+from mmts.recipe.run_directory import RunDirectory
+
+_CHECKED_CAPTIONS = 64  # whose concept is computed again and compared with that of a file
+
+
+def find_concepts(section: Concepts, train: Split, run: RunDirectory) -> ConceptDistribution:
+    """Find the concepts of the training samples and save them, or load those that a resumed run found before."""
+    if run.concepts_file.exists():
+        concepts = ConceptDistribution.load(run.concepts_file)
+        if why := _other_samples(section, concepts, train):
+            raise RunError(f"{run.path} began with other training data ({why}); choose another --out")
+        return concepts
+    concepts = build_distribution(section, train)
+    concepts.save(run.concepts_file)
+    largest, smallest = int(concepts.sizes.max()), int(concepts.sizes.min())
+    console.print(f"concepts: {len(concepts.sizes)} (sizes {largest:,} down to {smallest:,}) in {run.concepts_file}")
+    return concepts
+
+
+def _other_samples(section: Concepts, concepts: ConceptDistribution, train: Split) -> str:
+    """Say how the training samples differ from those of the concepts; empty if they are the same."""
+    try:
+        concepts.check_captions(train.captions)
+    except InputError as error:
+        return str(error)
+    if section.source == "label":
+        labels = label_of_samples(train, str(section.label))
+        if not torch.equal(concepts.assign(labels), concepts.labels):
+            return "with other labels"
+    return ""
+
+
+def build_distribution(section: Concepts, split: Split) -> ConceptDistribution:
+    """Find the concepts of a split's samples as a recipe's `concepts` section says."""
+    if section.source == "label":
+        return ConceptDistribution.from_labels(label_of_samples(split, str(section.label)))
+    if section.source == "file":
+        return _clusters_in_file(section, split)
+    num_concepts = resolve_num_concepts(section.num_concepts, split.captions)
+    return _clustered(tuple(split.captions), num_concepts, section.encoder, section.seed)
+
+
+@lru_cache(maxsize=2)  # a sweep's runs in one process share their captions, and clustering them takes seconds
+def _clustered(captions: tuple[str, ...], num_concepts: int, encoder: str, seed: int) -> ConceptDistribution:
+    return ConceptDistribution.from_captions(captions, num_concepts=num_concepts, encoder=encoder, seed=seed)
+
+
+def _clusters_in_file(section: Concepts, split: Split) -> ConceptDistribution:
+    """Read concepts that `ConceptDistribution.from_embeddings` or `from_captions` made of the split's captions."""
+    file = section.file
+    assert file is not None
+    concepts = ConceptDistribution.load(file)
+    if concepts.centroids is None:
+        raise RecipeError(f"concepts.file: {file} holds no clusters of captions but {concepts.provenance['kind']}")
+    try:
+        concepts.check_captions(split.captions)
+        # Evaluation needs the encoder hours later, so use it now. This also shows whether the file's order is that of
+        # the captions; a file made of embeddings alone does not record that.
+        checked = torch.arange(0, split.num_captions, -(-split.num_captions // _CHECKED_CAPTIONS))
+        again = concepts.assign([split.captions[i] for i in checked.tolist()])
+    except InputError as error:
+        raise RecipeError(f"concepts.file: {file}: {error}") from None
+    same = int((again == concepts.labels[checked]).sum())
+    if 2 * same < len(checked):
+        raise RecipeError(
+            f"concepts.file: {file}: of {len(checked)} training captions only {same} are in the concept that the file "
+            "gives them: it was made from other captions, or from these in another order; make a new one"
+        )
+    return concepts
+
+
+def concepts_of(section: Concepts, concepts: ConceptDistribution, split: Split, of_media: bool = False) -> Tensor:
+    """Return the training concept (N,) of each caption of another split; -1 if it has none.
+
+    of_media: of each medium (M,) instead, which is that of its first caption.
+    """
+    if section.source != "label":
+        return concepts.assign([medium.captions[0] for medium in split.media] if of_media else split.captions)
+    media = split.media if of_media else [split.media[owner] for owner in split.owner.tolist()]
+    labels = [medium.labels.get(str(section.label)) for medium in media]
+    unknown = torch.tensor([label is None for label in labels])
+    if unknown.any():
+        samples = counted(int(unknown.sum()), "sample")
+        console.print(f"note: {samples} of {split.name} without a label {section.label!r}: counted as tail")
+    return concepts.assign([str(label) for label in labels]).masked_fill(unknown, -1)
+
+
+def label_of_samples(split: Split, label: str, key: str = "concepts.label") -> list[str]:
+    """Return one label of each sample's medium; raises DataError naming a medium without it.
+
+    key: the option that asks for the label, for the message.
+    """
+    values = media_label(split, label, key)
+    bare = next((medium.id for medium, value in zip(split.media, values, strict=True) if value is None), None)
+    if bare is not None:
+        raise DataError(f"medium {bare!r} has no label {label!r}, which {key} asks for")
+    return [str(values[owner]) for owner in split.owner.tolist()]
+
+
+def media_label(split: Split, label: str, key: str) -> list[str | None]:
+    """Return a label of each medium, None for media without it; raises RecipeError if no medium has it."""
+    values = [medium.labels.get(label) for medium in split.media]
+    if all(value is None for value in values):
+        known = sorted({name for medium in split.media for name in medium.labels})
+        raise RecipeError(f"{key}: the data has no label {label!r}; {nearest(label, known)}")
+    return [None if value is None else str(value) for value in values]

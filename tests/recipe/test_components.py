@@ -129,6 +129,7 @@ def test_a_number_outside_its_range_is_refused_when_the_recipe_is_read(
         ({"image": {"options": {"resize": "zoom"}}}, "model.image.options.resize is 'zoom'; it must be one of stretch"),
         ({"image": {"tower": "features", "options": {"a": 1}}}, "model.image.options: .* 'features' has no options"),
         ({"video": {"tower": "frame"}}, "model.video.tower is 'frame'; did you mean 'frames'"),
+        ({"video": {"size": 16}}, "model.video.size is 16; it must be at least 32"),
         ({"video": {"options": {"image": "small-vti"}}}, "model.video.options.image is 'small-vti'; did you mean"),
         ({"video": {"options": {"image_options": {"size": 3}}}}, "options.image_options: unknown key 'size'"),
         (

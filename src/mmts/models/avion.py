@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mmts.models.base import make_tower
 from mmts.models.clip_text import OPENAI_TOKENIZER, ClipText
-from mmts.models.clip_weights import avion_weights, check_state, read_checkpoint
+from mmts.models.clip_weights import avion_weights
 from mmts.models.two_tower import TwoTower
 from mmts.models.video_towers import SpaceTimeViT
 
@@ -33,8 +33,8 @@ def load_avion(
             "state_dict").
         tokenizer: a Hugging Face CLIP name or folder, or "bytes" for tiny models; read when a caption is first
             tokenized.
-        frames: F, number of frames per clip; None is the checkpoint's (1 for an image model). For another number the
-            temporal embedding is interpolated linearly; that of an image model is zero.
+        frames: F, frames per clip; None is the checkpoint's (1 for an image model). For another number the temporal
+            embedding is interpolated linearly; that of an image model is zero.
         sampling: "random" (as published: a frame of each of F equal parts, the middle ones when evaluated), "uniform"
             or "stride".
         stride: source frames from one of the clip's frames to the next, for "stride".
@@ -45,11 +45,7 @@ def load_avion(
 
     Source: Zhao and Kraehenbuehl, AVION, arXiv 2309.16669; Sheludzko et al., MM-TS, arXiv 2603.08202.
     """
-    if isinstance(checkpoint, str | Path):
-        path = Path(checkpoint).expanduser()
-        video, text = avion_weights(read_checkpoint(path), f"checkpoint {str(path)!r}")
-    else:
-        video, text = avion_weights(check_state(checkpoint, "the state_dict"), "the state_dict")
+    video, text = avion_weights(checkpoint)
     clip = {"frames": frames, "sampling": sampling, "stride": stride}
     return TwoTower(
         make_tower(SpaceTimeViT, "space-time-vit", pretrained=video, heads=heads, **clip),

@@ -128,7 +128,7 @@ def square_root(number: int, what: str) -> int:
 def read_weights(weights: str, side: Side) -> ClipWeights:
     """Return one side of a checkpoint file of AVION, or of a Hugging Face CLIP name or folder."""
     if is_checkpoint(weights):
-        video, text = avion_weights(read_checkpoint(Path(weights).expanduser()), f"checkpoint {weights!r}")
+        video, text = avion_weights(weights)
         return video if side == "video" else text
     return _clip_weights(weights, side)
 
@@ -179,19 +179,21 @@ _BLOCK = {
 _BLOCK_KEY = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)(weight|bias)")
 
 
-def avion_weights(checkpoint: Mapping[str, Tensor], source: str) -> tuple[ClipWeights, ClipWeights]:
-    """Return the video and the text side of a state_dict of AVION, in any layout.
+def avion_weights(checkpoint: str | Path | Mapping[str, Tensor]) -> tuple[ClipWeights, ClipWeights]:
+    """Return the video and the text side of a checkpoint of AVION, a file or a state_dict, in any layout.
 
-    Args:
-        checkpoint: with or without the prefix "module." of DistributedDataParallel; its `logit_scale` is left out.
-        source: where it comes from, for messages.
-
-    Raises:
-        RecipeError: keys that AVION's models do not have; names some.
+    Its keys may have the prefix "module." of DistributedDataParallel; its `logit_scale` is left out. Raises RecipeError
+    for a file that cannot be read, and for keys that AVION's models do not have; names some.
     """
+    if isinstance(checkpoint, str | Path):
+        path = Path(checkpoint).expanduser()
+        source, state = f"checkpoint {str(path)!r}", read_checkpoint(path)
+    else:
+        source = "the state_dict"
+        state = _check_state(checkpoint, source)
     sides: dict[str, dict[str, Tensor]] = {"visual": {}, "textual": {}}
     unknown = []
-    for key, value in checkpoint.items():
+    for key, value in state.items():
         plain = key.removeprefix("module.")
         side, _, name = plain.partition(".")
         block = _BLOCK_KEY.fullmatch(name)
@@ -210,7 +212,7 @@ def avion_weights(checkpoint: Mapping[str, Tensor], source: str) -> tuple[ClipWe
     if unknown:
         examples = ", ".join(repr(key) for key in unknown[:3])
         raise RecipeError(
-            f"{source} is not a checkpoint of AVION's two-tower models: {len(unknown)} of its {len(checkpoint)} keys "
+            f"{source} is not a checkpoint of AVION's two-tower models: {len(unknown)} of its {len(state)} keys "
             f"are unknown, such as {examples}"
         )
     visual, textual = sides["visual"], sides["textual"]
@@ -248,10 +250,10 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
         raise RecipeError(
             f"checkpoint {str(path)!r} cannot be read; it is damaged, or was not written by torch.save ({reason})"
         ) from None
-    return check_state(content, f"checkpoint {str(path)!r}")
+    return _check_state(content, f"checkpoint {str(path)!r}")
 
 
-def check_state(content: Any, source: str) -> Mapping[str, Tensor]:
+def _check_state(content: Any, source: str) -> Mapping[str, Tensor]:
     """Return the state_dict in `content`. Raises RecipeError unless it is names and tensors."""
     state = content.get("state_dict", content) if isinstance(content, Mapping) else content
     if not isinstance(state, Mapping) or not state:

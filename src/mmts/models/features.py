@@ -20,15 +20,15 @@ from mmts.models.base import MediaTower, TextTower, Tower
 from mmts.models.two_tower import TwoTower
 
 Rows = npt.NDArray[np.float32]
-# (medium, size, resize, sampling) -> (3, size, size) or (F, 3, size, size) float32 in [0, 1]
 LoadPixels = Callable[..., Tensor]
+"""(medium, size, resize, sampling) -> (3, size, size) or (F, 3, size, size) float32 in [0, 1]."""
 
 # On a CPU every worker thread runs its own batch on one core: no core waits for another, and the activations of few
 # inputs stay in its cache. A batch of 8 images is twice as fast there as one of 64 (efficientnet-lite0 at 128 px).
 _IMAGES = {"cpu": 8}
 _CAPTIONS = {"cpu": 32}
 _ON_DEVICE = 64
-_NAMED_AT_ONCE = 256  # media in a task of a thread: a task costs more than reading a small image
+_NAMED_AT_ONCE = 256  # media per task of a thread: a task costs more than reading a small image
 
 
 def media_features(
@@ -42,17 +42,17 @@ def media_features(
 ) -> Rows:
     """Return the tower's features (M, width) of M media, float32, computed once and memory-mapped after that.
 
-    Rows are kept under the hash of the tower's weights and settings and of every image's bytes, so that moved or
-    renamed files are found again and changed ones are not; a video goes by its path, size and time of change. A medium
-    that stands there twice is computed once (the result is then a copy in memory).
+    Rows are kept under the hash of the tower's weights and settings and of every image's bytes, so that they are found
+    again if files are moved or renamed, and computed again if files change. A video is identified by its path, size and
+    time of change. A repeated medium is computed once (the result is then a copy in memory).
 
     Args:
-        tower: evaluated as it is, in evaluation mode, on the device it is on; bf16 where that device has it.
+        tower: runs in evaluation mode on its present device, in bf16 if the device has it.
         media: (M,) images or videos, whichever the tower takes.
         batch_size: images at a time in each thread; None is 8 on a CPU and 64 elsewhere (of a video's frames).
         workers: threads that decode and compute, each on its own batch; None is torch's number of threads.
         load: reads one medium; None is `mmts.data.media.load.load_medium`.
-        cached: keep the rows, and look for them; without, all are computed.
+        cached: keep the rows, and look for them; otherwise all are computed.
 
     Raises:
         DataError: a file cannot be read; names it.
@@ -67,21 +67,18 @@ def media_features(
         if not cached:
             return compute(media)
         keys = [key for part in pool.map(_content_names, _parts(media, _NAMED_AT_ONCE)) for key in part]
-        first = {key: at for at, key in reversed(list(enumerate(keys)))}  # where each content stands first
-        distinct = sorted(first.values())
+        distinct = dict(zip(reversed(keys), reversed(media), strict=True))  # the first medium with each content
+        ordered = list(dict.fromkeys(keys))
         kind = "image" if tower.frames is None else "video"
         rows = cached_rows(
             f"{kind} {tower.fingerprint} {_precision_name(device)}",
-            [keys[at] for at in distinct],
+            ordered,
             tower.width,
-            lambda part: compute([media[distinct[at]] for at in part]),
+            lambda part: compute([distinct[key] for key in ordered[part.start : part.stop]]),
             unit=f"{kind}s",
             chunk=max(1, 512 // (tower.frames or 1)),
         )
-    if len(distinct) == len(media):
-        return rows
-    place = {keys[at]: row for row, at in enumerate(distinct)}
-    return rows[[place[key] for key in keys]]
+    return _repeated(rows, ordered, keys)
 
 
 def text_features(
@@ -98,35 +95,32 @@ def text_features(
     the hash of the tower's weights and settings and of the captions, whatever their order.
 
     Args:
-        tower: evaluated as it is, in evaluation mode, on the device it is on; bf16 where that device has it.
+        tower: runs in evaluation mode on its present device, in bf16 if the device has it.
         captions: (N,) strings, empty ones included.
         batch_size: captions at a time in each thread; None is 32 on a CPU and 64 elsewhere.
         workers: threads that compute, each on its own batch; None is torch's number of threads.
-        cached: keep the rows, and look for them; without, all are computed.
+        cached: keep the rows, and look for them; otherwise all are computed.
     """
     device = _device(tower)
     size = batch_size or _CAPTIONS.get(device.type, _ON_DEVICE)
-    distinct = sorted(set(captions), key=lambda caption: (len(caption), caption))
+    ordered = sorted(set(captions), key=lambda caption: (len(caption), caption))
     with _threads(workers) as pool, _evaluating(tower):
 
         def compute(chunk: Sequence[str]) -> Rows:
             return _concatenate(pool, lambda batch: tower(_tokens(tower, batch, device)), chunk, size, device)
 
         if not cached:
-            rows = compute(distinct)
+            rows = compute(ordered)
         else:
             rows = cached_rows(
                 f"text {tower.fingerprint} {_precision_name(device)}",
-                distinct,
+                ordered,
                 tower.width,
-                lambda part: compute(distinct[part.start : part.stop]),
+                lambda part: compute(ordered[part.start : part.stop]),
                 unit="captions",
                 chunk=512,
             )
-    if list(captions) == distinct:
-        return rows
-    place = {caption: row for row, caption in enumerate(distinct)}
-    return rows[[place[caption] for caption in captions]]
+    return _repeated(rows, ordered, captions)
 
 
 def embed_media(
@@ -141,17 +135,16 @@ def embed_media(
 
     Args:
         model: put into evaluation mode for this, and back.
-        inputs: feature rows (M, W) where the model's media tower is None, else M media.
+        inputs: feature rows (M, W) if the model's media tower is None, else M media.
         batch_size: inputs at a time; None is 4,096 rows, and media as in `media_features`.
         workers: threads for media, as in `media_features`.
         load: reads one medium; None is `mmts.data.media.load.load_medium`.
     """
-    device = _device(model)
-    tower = model.media_tower
+    device, tower = _device(model), model.media_tower
     with _evaluating(model):
         if tower is None:
             return _embed_rows(model.encode_media, inputs, batch_size or 4096, device)
-        media: Sequence[Medium] = _only(inputs, "media", "media")
+        media: Sequence[Medium] = _not_rows(inputs, "media", "media")
         size = _batch_size(tower, batch_size, device)
         with _threads(workers) as pool:
             rows = _concatenate(
@@ -171,28 +164,28 @@ def embed_text(
 
     Args:
         model: put into evaluation mode for this, and back.
-        inputs: feature rows (N, W) where the model's text tower is None, else N captions.
+        inputs: feature rows (N, W) if the model's text tower is None, else N captions.
         batch_size: inputs at a time; None is 4,096 rows, and captions as in `text_features`.
         workers: threads for captions, as in `text_features`.
     """
-    device = _device(model)
-    tower = model.text_tower
+    device, tower = _device(model), model.text_tower
     with _evaluating(model):
         if tower is None:
             return _embed_rows(model.encode_text, inputs, batch_size or 4096, device)
-        captions: Sequence[str] = _only(inputs, "captions", "text")
-        order = sorted(range(len(captions)), key=lambda at: len(captions[at]))
+        captions: Sequence[str] = _not_rows(inputs, "captions", "text")
+        ordered = sorted(set(captions), key=lambda caption: (len(caption), caption))
         size = batch_size or _CAPTIONS.get(device.type, _ON_DEVICE)
         with _threads(workers) as pool:
-            by_length = _concatenate(
-                pool,
-                lambda batch: model.encode_text(_tokens(tower, batch, device)),
-                [captions[at] for at in order],
-                size,
-            )
-    rows = np.empty_like(by_length)
-    rows[order] = by_length
-    return torch.from_numpy(rows)
+            rows = _concatenate(pool, lambda batch: model.encode_text(_tokens(tower, batch, device)), ordered, size)
+    return torch.from_numpy(_repeated(rows, ordered, captions))
+
+
+def _repeated(rows: Rows, ordered: Sequence[str], keys: Sequence[str]) -> Rows:
+    """Return the row of each key, from the rows of the distinct keys `ordered`; the rows themselves if they agree."""
+    if list(keys) == ordered:
+        return rows
+    place = {key: row for row, key in enumerate(ordered)}
+    return rows[[place[key] for key in keys]]
 
 
 def _concatenate(
@@ -202,7 +195,7 @@ def _concatenate(
     size: int,
     bf16_on: torch.device | None = None,
 ) -> Rows:
-    """Return encode's rows of all inputs, batches of `size` going to the pool's threads."""
+    """Return encode's rows of all inputs; the pool's threads take batches of `size`."""
 
     def run(batch: Sequence[Any]) -> Rows:
         # Both modes belong to a thread, so they are entered here.
@@ -215,7 +208,7 @@ def _concatenate(
 
 @contextmanager
 def _threads(workers: int | None) -> Iterator[ThreadPoolExecutor]:
-    """Give threads that each compute on one core; torch's own number of threads is as before when they are done."""
+    """Give threads that each compute on one core; afterwards torch has its own number of threads again."""
     before = torch.get_num_threads()
     pool = ThreadPoolExecutor(workers or before, initializer=torch.set_num_threads, initargs=(1,))
     try:
@@ -233,7 +226,7 @@ def _embed_rows(encode: Callable[[Tensor], Tensor], rows: Any, size: int, device
         return torch.cat([encode(part.to(device, torch.float32)).float().cpu() for part in parts])
 
 
-def _only(inputs: Any, what: str, side: str) -> Any:
+def _not_rows(inputs: Any, what: str, side: str) -> Any:
     if hasattr(inputs, "ndim"):
         raise InputError(f"this model has a {side} tower, so it takes {what}, not feature rows")
     if len(inputs) == 0:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mmts.errors import RecipeError, nearest, shortened
+from mmts.errors import InputError, RecipeError, nearest, shortened
 
 T = TypeVar("T")
 
@@ -91,8 +91,19 @@ def load_model(source: Source) -> tuple[nn.Module, bool]:
     return network, bool(info["missing_keys"])
 
 
-def keep_side(model: nn.Module, side: str) -> None:
-    """Remove the other half of a CLIP or SigLIP model and its temperature: they take no memory and never train."""
+def keep_side(model: Any, side: str, *, own_pooling: bool) -> bool:
+    """Return whether `model` embeds images and texts, as CLIP and SigLIP do; remove its other half if it does.
+
+    The other half and the temperature take no memory and never train then. Raises InputError for a model that does not
+    have this side, and for a pooling that a CLIP or SigLIP cannot have.
+    """
+    if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
+        expected, what = ("pixel_values", "images") if side == "image" else ("input_ids", "text")
+        if getattr(model, "main_input_name", "") != expected:
+            raise InputError(f"a {model.config.model_type} model takes no {what}")
+        return False
+    if not own_pooling:
+        raise InputError("a CLIP or SigLIP has its own pooling; leave the option pooling out")
     others = ("text",) if side == "image" else ("vision", "visual", "image")
     for name, _ in list(model.named_children()):
         if name.startswith(others):
@@ -100,6 +111,7 @@ def keep_side(model: nn.Module, side: str) -> None:
     for name, _ in list(model.named_parameters(recurse=False)):
         if name.startswith("logit"):
             delattr(model, name)
+    return True
 
 
 def enable_checkpointing(name: str, model: Any) -> None:
@@ -112,11 +124,6 @@ def enable_checkpointing(name: str, model: Any) -> None:
         raise RecipeError(
             f"tower {name!r} cannot checkpoint its gradients ({error}); set gradient_checkpointing to false"
         ) from None
-
-
-def has_both_sides(model: nn.Module) -> bool:
-    """Return whether `model` embeds images and texts, as CLIP and SigLIP do."""
-    return hasattr(model, "get_image_features") and hasattr(model, "get_text_features")
 
 
 def encodable(captions: Sequence[str]) -> list[str]:

@@ -236,15 +236,9 @@ class HuggingFaceImage(ImageTower):
         super().__init__(size or own, preprocessing.mean, preprocessing.std, resize or preprocessing.resize)
         self.name = name
         self.source = source
-        if getattr(model, "main_input_name", "") != "pixel_values" and not hf.has_both_sides(model):
-            raise InputError(f"a {model.config.model_type} model takes no images")
         self.pooling = pooling
-        self.clip = hf.has_both_sides(model)
-        if self.clip:
-            if pooling != "auto":
-                raise InputError("a CLIP or SigLIP has its own pooling; leave the option pooling out")
-            hf.keep_side(model, "image")
-        elif pooler_missing:
+        self.clip = hf.keep_side(model, "image", own_pooling=pooling == "auto")
+        if pooler_missing and not self.clip:
             # The files come from a model without a pooler, and transformers filled it with random numbers.
             if pooling == "pooler":
                 raise InputError("its files have no pooler; use pooling cls or mean")

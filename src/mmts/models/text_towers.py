@@ -174,17 +174,11 @@ class HuggingFaceText(TextTower):
         self.source = self._source(name)
         model: Any
         model, _ = hf.load_model(self.source)
-        self.clip = hf.has_both_sides(model)
-        if model.main_input_name != "input_ids" and not self.clip:
-            raise InputError(f"a {model.config.model_type} model takes no text")
+        self.clip = hf.keep_side(model, "text", own_pooling=pooling is None)
         tokenizer = hf.call(self.source, "tokenizer", AutoTokenizer.from_pretrained)
         if getattr(model.config, "is_encoder_decoder", False):
             model = model.get_encoder()
-        if self.clip:
-            if pooling is not None:
-                raise InputError("a CLIP or SigLIP has its own pooling; leave the option pooling out")
-            hf.keep_side(model, "text")
-        elif hasattr(model, "pooler"):
+        if hasattr(model, "pooler") and not self.clip:
             model.pooler = None  # never used here, so it must not count as trainable
         self.pooling = pooling or "mean"
         limit = _limit(model, tokenizer)

@@ -52,67 +52,80 @@ class Tower(Section):
     def _are_the_towers_own(cls, value: Any, info: ValidationInfo) -> Any:
         name = info.data.get("tower")
         if name is None or not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            return value  # pydantic says what is wrong
-        place, trust = f"model.{cls.side()}", _trust(info)
+            return value  # pydantic reports the mistake
+        place, trust = cls.place(), _trust(info)
         options = _checked_options(cls.family, name, value, place, "options", trust)
-        if name == "frames" and cls.family is VIDEO_TOWER:
-            inner = options["image_options"] or {}
-            options["image_options"] = _checked_options(
-                _FRAME, options["image"], inner, f"{place}.options", "image_options", trust
-            )
+        if (cls.family, name) == (VIDEO_TOWER, "frames"):
+            image, inner, place = options["image"], options["image_options"] or {}, f"{place}.options"
+            options["image_options"] = _checked_options(_FRAME, image, inner, place, "image_options", trust)
         return options
 
     @classmethod
-    def side(cls) -> str:
-        """Return the key of this section: image, video or text."""
-        return cls.family.word.removesuffix(" tower")
+    def place(cls) -> str:
+        """Return the key of this section in a recipe."""
+        return f"model.{cls.family.word.removesuffix(' tower')}"
 
-    def component(self, trust: Trust = lambda name: True) -> type[base.Tower] | None:
-        """Return the class of the tower; None for features computed beforehand."""
+    def component(self, trust: Trust = lambda name: True) -> Any:
+        """Return the class of the tower, or None if the data hold features computed beforehand."""
         if self.tower == FEATURES and self.family is not TEXT_TOWER:
             return None
-        return component_named(self.family, self.tower, f"model.{self.side()}", {}, trust)
+        return component_named(self.family, self.tower, self.place(), {}, trust)
 
     def takes(self, parameter: str) -> bool:
         """Return whether the constructor of the tower has a parameter of this name."""
-        component = self.component()
-        return component is not None and parameter in inspect.signature(component).parameters
+        return parameter in inspect.signature(self.component()).parameters
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the options, and the keys beside them, as the constructor takes them."""
+        keys = {key: getattr(self, key) for key in _KEYS if hasattr(self, key) and self.takes(key)}
+        return {**keys, **self.options}
 
     def build(self, **given: Any) -> Any:
-        """Return the tower, frozen if it should be. The run may give it `vocabulary` and `pretrained`."""
-        keys = {key: getattr(self, key) for key in _KEYS if hasattr(self, key) and self.takes(key)}
+        """Return the tower, frozen if it should be; `given` are its `vocabulary` and `pretrained`, if it takes them."""
         name = self.component() if ":" in self.tower else self.tower
-        tower = type(self).load(name, **keys, **given, **self.arguments())
+        tower = type(self).load(name, **given, **self.arguments())
         if self.frozen:
             if tower.from_scratch:
-                raise RecipeError(_must_train(f"model.{self.side()}", self.tower))
+                raise RecipeError(_must_train(self))
             tower.freeze()
         return tower
 
-    def arguments(self) -> dict[str, Any]:
-        """Return the options as the constructor takes them."""
-        return self.options
-
     def check(self, pretrained: bool, trust: Trust) -> None:
-        """Raise RecipeError for a size, or options, that the tower cannot have."""
-        place, component = f"model.{self.side()}", self.component(trust)
+        """Raise RecipeError for a size, or a combination of options, that the tower cannot have."""
+        component = self.component(trust)
         if component is None:
             return
-        hints = get_type_hints(component.__init__, include_extras=True)
         for key in ("size", "frames"):
-            value = getattr(self, key, None)
-            if value is not None and not self.takes(key):
-                raise RecipeError(f"{place}.{key} is {value}, but the tower {self.tower!r} takes no {key}")
-            if value is not None:
-                validated_at(f"{place}.{key}", hints[key], value, value)
+            if getattr(self, key, None) is not None:
+                self._check_key(key, component)
         if component.from_scratch and not pretrained and self.options.get("weights") is None:
             if self.frozen:
-                raise RecipeError(_must_train(place, self.tower))
-            _check_combination(component, self.tower, place, size=getattr(self, "size", None), **self.options)
+                raise RecipeError(_must_train(self))
+            self._try(component)
+
+    def _check_key(self, key: str, component: type[base.Tower]) -> None:
+        """Raise RecipeError if the value of a key beside the options is outside its range in a tower's constructor."""
+        value, place = getattr(self, key), f"{self.place()}.{key}"
+        if key not in inspect.signature(component).parameters:
+            raise RecipeError(f"{place} is {value}, but the tower {component.__name__} takes no {key}")
+        validated_at(place, get_type_hints(component.__init__, include_extras=True).get(key, Any), value, value)
+
+    def _try(self, component: type[base.Tower]) -> None:
+        """Make a tower of random weights; those of mmts take no memory for it."""
+        arguments = self.arguments() | ({"vocabulary": Vocabulary(("word",))} if self.takes("vocabulary") else {})
+        device = "meta" if component.__module__.startswith("mmts.") else "cpu"
+        try:
+            with torch.random.fork_rng(devices=[]), torch.device(device):
+                base.make_tower(component, self.tower, **arguments)
+        except RecipeError as error:
+            raise RecipeError(f"{self.place()}: {error}") from None
 
 
-def _must_train(place: str, tower: str) -> str:
-    return f"{place}: the tower {tower!r} starts from random weights, so it has to train: set frozen to false"
+def _must_train(section: Tower) -> str:
+    return (
+        f"{section.place()}: the tower {section.tower!r} starts from random weights, so it has to train: "
+        "set frozen to false"
+    )
 
 
 def _checked_options(
@@ -130,18 +143,6 @@ def _checked_options(
             raise RecipeError(f"{place}.{key}: unknown key {option!r}; {nearest(option, known)}")
     result = validated_at(f"{place}.{key}", section, prepared, options)
     return {name: value for name, value in result if name != family.key}
-
-
-def _check_combination(component: type[base.Tower], name: str, place: str, **arguments: Any) -> None:
-    """Make a tower of random weights. Raises RecipeError if its options contradict each other."""
-    if "vocabulary" in inspect.signature(component).parameters:
-        arguments["vocabulary"] = Vocabulary(("word",))
-    without_memory = component.__module__.startswith("mmts.")
-    try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta" if without_memory else "cpu"):
-            base.make_tower(component, name, **arguments)
-    except RecipeError as error:
-        raise RecipeError(f"{place}: {error}") from None
 
 
 class ImageTower(Tower):
@@ -175,19 +176,23 @@ class VideoTower(Tower):
     """Frames from one to the next, for `sampling: stride`."""
 
     def arguments(self) -> dict[str, Any]:
-        """Return the options as the constructor takes them: a class of yours as the tower of the frames is imported."""
+        """Return the options, and the keys beside them; a class of yours as the tower of the frames is imported."""
         image = self.options.get("image")
-        if self.tower != "frames" or ":" not in str(image):
-            return self.options
-        return {**self.options, "image": component_named(_FRAME, image, "model.video.options", {}, lambda name: True)}
+        outside = self.tower == "frames" and ":" in str(image)
+        return super().arguments() | ({"image": self._image(lambda name: True)} if outside else {})
 
     def check(self, pretrained: bool, trust: Trust) -> None:
-        """Raise RecipeError for a size, or options, that the tower cannot have, those of its frames too."""
+        """Raise RecipeError for a size, or options, that the tower or its frames' tower cannot have."""
         super().check(pretrained, trust)
         if self.tower == "frames":
-            image = component_named(_FRAME, self.options["image"], "model.video.options", {}, trust)
+            image = self._image(trust)
+            if self.size is not None:
+                self._check_key("size", image)
             if image.from_scratch:
-                _check_combination(FramesTower, "frames", "model.video", size=self.size, **self.arguments())
+                self._try(FramesTower)
+
+    def _image(self, trust: Trust) -> Any:
+        return component_named(_FRAME, self.options["image"], f"{self.place()}.options", {}, trust)
 
 
 class TextTower(Tower):

@@ -17,7 +17,7 @@ from mmts.errors import DataError, RecipeError, RunError
 from mmts.files import read_json, why_missing, write_json
 from mmts.models import TwoTower, Vocabulary, build_two_tower, build_vocabulary
 from mmts.models.base import MediaTower
-from mmts.models.clip_weights import avion_weights, read_checkpoint
+from mmts.models.clip_weights import avion_weights
 from mmts.recipe.model_section import FEATURES, Model
 from mmts.recipe.recipe import Recipe
 from mmts.recipe.run_directory import RunDirectory
@@ -102,7 +102,7 @@ def build_model(
                 f"model.pretrained: {section.pretrained} {what}; give a checkpoint file of AVION or MM-TS (see "
                 "docs/reproduction.md) by --set model.pretrained=FILE"
             )
-        sides = avion_weights(read_checkpoint(section.pretrained), f"checkpoint {str(section.pretrained)!r}")
+        sides = avion_weights(section.pretrained)
         weights["media"]["pretrained"], weights["text"]["pretrained"] = sides
     if section.text.takes("vocabulary"):
         weights["text"]["vocabulary"] = Vocabulary.from_json(once(lambda: _words(run, captions)))

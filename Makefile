@@ -1,4 +1,4 @@
-# Every target sets up .venv by itself; the only things needed beforehand are make and Python 3.10 or newer.
+# Every target sets up .venv itself. Only make and Python 3.10 or newer must be installed before.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -36,9 +36,9 @@ bench: setup
 bench-large: setup
 	$(BIN)/python -m benchmarks large
 
-# -W -n: what leads nowhere is an error. -E: all pages anew, since their contents stand in docs/conf.py.
+# -W -n: a broken link is an error. -E: build all pages again, because docs/conf.py holds their table of contents.
 docs: setup
-	@[ -x $(BIN)/sphinx-build ] || { echo "the site is built with Python 3.11 or newer"; exit 2; }
+	@[ -x $(BIN)/sphinx-build ] || { echo "building the site needs Python 3.11 or newer"; exit 2; }
 	$(BIN)/sphinx-build -q -E -W --keep-going -n -d build/doctrees docs site
 	@echo "site/index.html"
 

@@ -1,4 +1,4 @@
-"""Run every benchmark, print the table and write docs/benchmarks.md; with `large` the one that takes long."""
+"""Run every benchmark, print the table and write docs/benchmarks.md; `large` runs the one long benchmark instead."""
 
 import platform
 import sys
@@ -12,9 +12,9 @@ from benchmarks import (
     decoding,
     graded_metrics,
     images,
-    judging,
     losses,
     micro_batch,
+    ranking,
     start_up,
     towers,
     training,
@@ -24,18 +24,17 @@ from mmts.files import atomic_write
 
 HEAD = """# Benchmarks
 
-Written by `{command}`. Each row compares with a plain version of the same thing in the same run: a ratio below 1 is
-faster or smaller. Seconds are medians of runs taken in turns; peak memory is what a fresh process takes beside its
-inputs.
+Written by `{command}`. Each row compares mmts with a plain way to do the same, measured in the same run. A ratio below
+1 means that mmts is faster or needs less memory. Times are medians of alternating runs. Peak memory is what a fresh
+process needs in addition to its inputs.
 
 """
 
-
-PARTS = (losses, judging, graded_metrics, images, decoding, towers, training, micro_batch, clustering, start_up)
+PARTS = (losses, ranking, graded_metrics, images, decoding, towers, training, micro_batch, clustering, start_up)
 
 
 def main(large: bool) -> None:
-    """Measure, print, write."""
+    """Measure, print and write."""
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}"
     lines = ["| what | setting | mmts | plain | ratio |", "|---|---|---|---|---|"]

@@ -1,6 +1,6 @@
-"""Concepts of rows on disk against plain faiss: the same rows drawn for k-means, as many steps, everything assigned.
+"""Concepts of embeddings on disk, compared with plain faiss on the same number of sampled rows and k-means steps.
 
-`python -m benchmarks.clustering ours rows.npy 1000 262144` clusters a file by one of the two and prints what it took.
+`python -m benchmarks.clustering ours rows.npy 1000 262144` clusters a file in one of the two ways and prints its cost.
 """
 
 import json
@@ -16,24 +16,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.measure import Comparison, peak_of_own_memory
+from benchmarks.measure import Comparison, peak_private_memory
 from mmts.concepts.kmeans import SAMPLE
 from mmts.concepts.stored_rows import assign_rows, open_rows, sampled_centroids
 
-W, ITERATIONS = 384, 20
-Found = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+D, ITERATIONS = 384, 20
+Clustering = tuple[npt.NDArray[Any], npt.NDArray[Any]]  # centroids (K, D) and the label of each row (N,)
 
 
 def run(N: int = 300_000, K: int = 200, sample: int = 2**16) -> Iterator[Comparison]:
-    """Compare time and memory, each in a process of its own that has nothing cached."""
+    """Compare time and memory; each way runs in a process of its own that has nothing cached."""
     with tempfile.TemporaryDirectory() as folder:
         rows = _write_rows(Path(folder) / "rows.npy", N)
         ours, plain = (_in_fresh_process(way, rows, K, sample, Path(folder)) for way in ("ours", "plain"))
-    if ours["distance"] > 1.02 * plain["distance"]:  # two random starts end elsewhere, but about equally well
-        raise AssertionError(f"rows lie {ours['distance']} from their centroids, with faiss {plain['distance']}")
-    setting = f"{N:,} x {W}, float16 on disk, K = {K:,}, k-means on {sample:,} rows, {ITERATIONS} steps"
-    yield Comparison("concepts of rows on disk, against faiss", setting, ours["seconds"], plain["seconds"])
-    yield Comparison("the same", "peak memory, without the pages of the file", ours["MiB"], plain["MiB"], "MiB")
+    if ours["distance"] > 1.02 * plain["distance"]:  # random starts end in different but about equally good clusterings
+        raise AssertionError(f"mean distance to the centroids: {ours['distance']}, but {plain['distance']} with faiss")
+    what = "clustering embeddings on disk, against faiss"
+    setting = f"{N:,} x {D}, float16 on disk, K = {K:,}, k-means on {sample:,} rows, {ITERATIONS} steps"
+    yield Comparison(what, setting, ours["seconds"], plain["seconds"])
+    yield Comparison(what, "peak memory, without the file's mapped pages", ours["MiB"], plain["MiB"], "MiB")
 
 
 def large() -> Iterator[Comparison]:
@@ -42,50 +43,50 @@ def large() -> Iterator[Comparison]:
 
 
 def _write_rows(path: Path, N: int) -> Path:
-    """Write unit rows around 5,000 centres, of which a few are common and most are rare."""
+    """Write unit rows around 5,000 centers, a few of which are common while most are rare."""
     rng = np.random.default_rng(0)
-    centres = rng.standard_normal((5_000, W), np.float32)
-    rows = np.lib.format.open_memmap(path, "w+", np.float16, (N, W))
+    centers = rng.standard_normal((5_000, D), np.float32)
+    rows = np.lib.format.open_memmap(path, "w+", np.float16, (N, D))
     for start in range(0, N, 100_000):
-        of = (len(centres) * rng.random(min(100_000, N - start)) ** 3).astype(int)
-        part = centres[of] + 0.7 * rng.standard_normal((len(of), W), np.float32)
-        rows[start : start + len(of)] = part / np.linalg.norm(part, axis=1, keepdims=True)
+        labels = (len(centers) * rng.random(min(100_000, N - start)) ** 3).astype(int)
+        part = centers[labels] + 0.7 * rng.standard_normal((len(labels), D), np.float32)
+        rows[start : start + len(labels)] = part / np.linalg.norm(part, axis=1, keepdims=True)
     rows.flush()
     return path
 
 
-def _in_fresh_process(way: str, rows: Path, K: int, sample: int, cache: Path) -> dict[str, float]:
+def _in_fresh_process(way: str, rows: Path, K: int, sample: int, folder: Path) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.clustering", way, str(rows), str(K), str(sample)]
-    environment = os.environ | {"MMTS_CACHE": str(cache / "cache")}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    return dict(json.loads(done.stdout))
+    environment = os.environ | {"MMTS_CACHE": str(folder / "cache")}
+    process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return dict(json.loads(process.stdout))
 
 
-def _ours(rows: Path, K: int, sample: int) -> Found:
+def _ours(rows: Path, K: int, sample: int) -> Clustering:
     centroids = sampled_centroids(rows, K, sample=sample, iterations=ITERATIONS)
     return centroids, assign_rows(rows, centroids)
 
 
-def _plain(rows: Path, K: int, sample: int) -> Found:
+def _plain(rows: Path, K: int, sample: int) -> Clustering:
     import faiss
 
     values = np.load(rows).astype(np.float32)
-    search = faiss.Kmeans(W, K, niter=ITERATIONS, max_points_per_centroid=sample // K, seed=0)
-    search.train(values)
-    return search.centroids, search.index.search(values, 1)[1][:, 0]
+    kmeans = faiss.Kmeans(D, K, niter=ITERATIONS, max_points_per_centroid=sample // K, seed=0)
+    kmeans.train(values)
+    return kmeans.centroids, kmeans.index.search(values, 1)[1][:, 0]
 
 
 def main(way: str, rows: Path, K: int, sample: int) -> None:
-    """Cluster a file and print seconds, memory, and how far from their centroids 10,000 of the rows lie."""
+    """Cluster a file; print the time, the memory, and the mean distance of 10,000 rows to their centroids."""
     import faiss  # noqa: F401 (loaded before the clock starts)
 
-    found: list[Found] = []
+    results: list[Clustering] = []
     start = time.perf_counter()
-    memory = peak_of_own_memory(lambda: found.append({"ours": _ours, "plain": _plain}[way](rows, K, sample)))
+    memory = peak_private_memory(lambda: results.append({"ours": _ours, "plain": _plain}[way](rows, K, sample)))
     seconds = time.perf_counter() - start
-    centroids, labels = found[0]
-    some = open_rows(rows).read(slice(0, 10_000))
-    distance = float(((some - centroids[labels[:10_000]]) ** 2).sum(axis=1).mean())
+    centroids, labels = results[0]
+    part = open_rows(rows).read(slice(0, 10_000))
+    distance = float(((part - centroids[labels[:10_000]]) ** 2).sum(axis=1).mean())
     print(json.dumps({"seconds": seconds, "MiB": memory, "distance": distance}))
 
 

@@ -1,4 +1,4 @@
-"""Decoding a clip against a plain loop: open the file, turn every frame up to the segment's end into an image."""
+"""Decoding a clip, compared with a plain loop that turns every frame up to the end of the segment into an image."""
 
 import tempfile
 from collections.abc import Iterator
@@ -20,29 +20,32 @@ START, END = 20.0, 40.0
 
 
 def run() -> Iterator[Comparison]:
-    """Compare both ways on a film of a minute, for frames far apart and for frames near to each other."""
+    """Compare on a video of one minute, with frames far apart and with frames close together."""
     with tempfile.TemporaryDirectory() as folder:
-        path = _film(Path(folder) / "film.mp4")
-        medium = Medium("film", path, ("x",), kind="video", start=START, end=END)
-        for sampling in (FrameSampling(8), FrameSampling(16, "stride", stride=4)):
-            apart = f"{sampling.kind}" if sampling.kind == "uniform" else f"stride {sampling.stride}"
-            times = sampling.times(START, END, RATE)
-            difference = (load_clip(medium, sampling, SIZE) - _plain(path, times)).abs().mean().item()
-            if difference > 0.02:  # both scale by other means; another frame would differ by more
-                raise AssertionError(f"both ways must give the same frames; they differ by {difference:.3f}")
-            yield compare(
-                "clips of a video, one thread",
-                f"{sampling.frames} frames, {apart}, of 20 s in the middle of {SECONDS} s, {WIDTH}x{HEIGHT}, H.264",
-                lambda sampling=sampling: load_clip(medium, sampling, SIZE),  # type: ignore[misc]
-                lambda times=times: _plain(path, times),  # type: ignore[misc]
-                3,
-                (1, "clips"),
-            )
+        path = _write_video(Path(folder) / "video.mp4")
+        yield _compare(path, FrameSampling(8), "8 uniform frames")
+        yield _compare(path, FrameSampling(16, "stride", stride=4), "16 frames with stride 4")
 
 
-def _plain(path: Path, times: list[float]) -> Tensor:
-    wanted = {int(time * RATE) for time in times}
-    found: list[Tensor] = []
+def _compare(path: Path, sampling: FrameSampling, frames: str) -> Comparison:
+    medium = Medium("video", path, ("x",), kind="video", start=START, end=END)
+
+    def ours() -> Tensor:
+        return load_clip(medium, sampling, SIZE)
+
+    def plain() -> Tensor:
+        return _decode(path, sampling.times(START, END, RATE))
+
+    difference = (ours() - plain()).abs().mean().item()
+    if difference > 0.02:  # the two scale images differently; a wrong frame would differ by more
+        raise AssertionError(f"both ways must give the same frames, but they differ by {difference:.3f}")
+    setting = f"{frames} from 20 s in the middle of a video of {SECONDS} s, {WIDTH}x{HEIGHT}, H.264"
+    return compare("decoding video clips, one thread", setting, ours, plain, 3, (1, "clips"))
+
+
+def _decode(path: Path, times: list[float]) -> Tensor:
+    numbers = {int(time * RATE) for time in times}
+    frames: list[Tensor] = []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
@@ -50,13 +53,13 @@ def _plain(path: Path, times: list[float]) -> Tensor:
             if frame.time is None or frame.time >= END:
                 break
             image = frame.to_image()
-            if number in wanted:
-                found.append(to_pixels(fit_square(image, SIZE)))
-    return torch.stack(found)
+            if number in numbers:
+                frames.append(to_pixels(fit_square(image, SIZE)))
+    return torch.stack(frames)
 
 
-def _film(path: Path) -> Path:
-    """Draw a smooth picture that drifts, with some grain: about what a camera gives the encoder to do."""
+def _write_video(path: Path) -> Path:
+    """Draw a smooth picture that drifts, with some grain, which is about as hard to decode as a camera's video."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (20, 60, 3), dtype=np.uint8)
     scene = np.asarray(Image.fromarray(coarse).resize((3 * WIDTH, HEIGHT), Image.Resampling.BICUBIC))
@@ -64,9 +67,9 @@ def _film(path: Path) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=RATE, options={"preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for at in range(SECONDS * RATE):
-            left = at * (2 * WIDTH) // (SECONDS * RATE)
-            pixels = scene[:, left : left + WIDTH] // 16 * 15 + grain[at % 8]
+        for number in range(SECONDS * RATE):
+            left = number * (2 * WIDTH) // (SECONDS * RATE)
+            pixels = scene[:, left : left + WIDTH] // 16 * 15 + grain[number % 8]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))
         container.mux(stream.encode())
     return path

@@ -1,4 +1,4 @@
-"""mAP and nDCG of graded relevance from one sort in chunks against each metric by itself on the whole matrix."""
+"""mAP and nDCG of graded relevance from one sort in chunks, compared with one metric at a time on the whole matrix."""
 
 from collections.abc import Callable, Iterator
 
@@ -12,28 +12,28 @@ Figures = list[Tensor]
 
 
 def run() -> Iterator[Comparison]:
-    """Compare both directions of a matrix as large as EPIC-KITCHENS-100's test, with relevance as sparse."""
+    """Compare both directions on a matrix with the size and the sparse relevance of EPIC-KITCHENS-100's test split."""
     ours, plain = ways(967, 384)
     # A plain sort leaves the few equal scores in any order.
     torch.testing.assert_close(torch.stack(ours()), torch.stack(plain()), rtol=0, atol=1e-5)
-    Q, C = 9668, 3842
-    setting = f"{Q:,} clips by {C:,} captions, graded"
-    yield compare("mAP and nDCG of both directions", setting, *ways(Q, C), 1, warm=True)
+    M, N = 9668, 3842
+    setting = f"{M:,} clips, {N:,} captions, graded relevance"
+    yield compare("mAP and nDCG in both directions", setting, *ways(M, N), 1, warm=True)
 
 
-def ways(Q: int, C: int) -> tuple[Callable[[], Figures], Callable[[], Figures]]:
-    """Return ours and the plain way to work out all figures of a graded matrix."""
+def ways(M: int, N: int) -> tuple[Callable[[], Figures], Callable[[], Figures]]:
+    """Return our way and the plain way to compute all figures of M clips and N captions."""
     generator = torch.Generator().manual_seed(0)
-    verb, noun = ((classes * torch.rand(Q, generator=generator) ** 3).long() for classes in (60, 200))
-    named = torch.randint(Q, (C,), generator=generator)  # the clip that a caption's row names
-    relevance = (verb[:, None] == verb[named]).double() / 2 + (noun[:, None] == noun[named]).double() / 2
+    verb, noun = ((classes * torch.rand(M, generator=generator) ** 3).long() for classes in (60, 200))
+    owner = torch.randint(M, (N,), generator=generator)  # the clip of each caption
+    relevance = (verb[:, None] == verb[owner]).double() / 2 + (noun[:, None] == noun[owner]).double() / 2
     relevance[:, 0] = 1.0  # every clip has a caption that fits
-    similarity = torch.randn(Q, C, generator=generator)
+    similarity = torch.randn(M, N, generator=generator)
     directions = ((similarity, relevance), (similarity.T, relevance.T))
 
     def ours() -> Figures:
-        scores = [graded_scores(*direction) for direction in directions]
-        return [figure.mean() for each in scores for figure in (each.average_precision, each.ndcg)]
+        results = [graded_scores(*direction) for direction in directions]
+        return [figure.mean() for result in results for figure in (result.average_precision, result.ndcg)]
 
     def plain() -> Figures:
         return [metric(*direction) for direction in directions for metric in (dense_map, dense_ndcg)]

@@ -1,4 +1,4 @@
-"""Reading and changing a training image on one core, against opening, cropping and colouring it at its full size."""
+"""Reading and augmenting a training image on one core, compared with doing all of it at the image's full size."""
 
 import tempfile
 from collections.abc import Iterator
@@ -16,22 +16,25 @@ SIZE, NUMBER = 224, 16
 
 
 def run() -> Iterator[Comparison]:
-    """Compare on photo-like JPEGs of a camera's and of a data set's size."""
+    """Compare on photo-like JPEGs as large as those of a data set and of a camera."""
+    yield _compare(640, 480)
+    yield _compare(2048, 1536)
+
+
+def _compare(width: int, height: int) -> Comparison:
+    def rng() -> np.random.Generator:
+        return np.random.default_rng(0)
+
     with tempfile.TemporaryDirectory() as folder:
-        for width, height in ((640, 480), (2048, 1536)):
-            files = [photo(Path(folder) / f"{width}-{seed}.jpg", width, height, seed) for seed in range(NUMBER)]
-            yield compare(
-                "images decoded and augmented, one core",
-                f"JPEG of {width}x{height} to {SIZE} px: crop, mirror, colours",
-                lambda files=files: [load_pixels(file, SIZE, "stretch", Augmentation(), _rng()) for file in files],  # type: ignore[misc]
-                lambda files=files: [_plain(file, _rng()) for file in files],  # type: ignore[misc]
-                5,
-                (NUMBER, "images"),
-            )
-
-
-def _rng() -> np.random.Generator:
-    return np.random.default_rng(0)
+        files = [photo(Path(folder) / f"{seed}.jpg", width, height, seed) for seed in range(NUMBER)]
+        return compare(
+            "decoding and augmenting images, one core",
+            f"JPEG of {width}x{height} to {SIZE} px: crop, mirror, colors",
+            lambda: [load_pixels(file, SIZE, "stretch", Augmentation(), rng()) for file in files],
+            lambda: [_plain(file, rng()) for file in files],
+            5,
+            (NUMBER, "images"),
+        )
 
 
 def _plain(file: Path, rng: np.random.Generator) -> Tensor:
@@ -49,7 +52,7 @@ def _plain(file: Path, rng: np.random.Generator) -> Tensor:
 
 
 def photo(file: Path, width: int, height: int, seed: int) -> Path:
-    """Draw smooth colours with some grain: about what a camera gives the decoder to do."""
+    """Draw smooth colors with some grain, which are about as hard to decode as a camera's picture."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)

@@ -1,8 +1,8 @@
-"""The losses on a GPU: their rate as a share of a large matrix product's in the same run, their peak memory, and from
-which batch on they beat the plain version (GPU_FUSED_FROM in losses/fused/tiles.py).
+"""The losses on a GPU: their rate as a share of that of a large matrix product in the same run, and their peak memory.
 
-`python -m benchmarks.losses_gpu` on a machine with CUDA takes about a minute, half of it for compiling; with the word
-`tiles` behind it tries other cuts of the kernels (TILES in losses/fused/triton/blocks.py) instead.
+Also measured: the batch size from which they beat the plain version (TRITON_FROM in losses/fused/tiles.py).
+`python -m benchmarks.losses_gpu` on a machine with CUDA takes about a minute, half of it for compilation. With the
+argument `tiles` it tries other tile sizes of the kernels (TILES in losses/fused/triton/blocks.py) instead.
 """
 
 import sys
@@ -21,7 +21,7 @@ from mmts.losses.fused.triton.blocks import Tile
 DEVICE = "cuda"
 B, D = 65_536, 512
 PRODUCT, PRODUCTS = 8192, 10
-"""Rows, columns and inner size of the matrix product that rates are compared with, and how many are timed at once."""
+"""The matrix product that rates are compared with: its number of rows, columns and inner size, and runs per timing."""
 LEAST_SHARE, MOST_BYTES = 0.40, 2e9
 SIZES = (1024, 2048, 4096, 8192, 16_384)
 OTHER_TILES = {
@@ -44,32 +44,32 @@ OTHER_TILES = {
 
 Loss = Callable[..., Tensor]
 LOSSES: tuple[tuple[str, Loss, bool], ...] = (
-    ("info_nce, a temperature a sample", info_nce, False),
-    ("info_nce, a learned temperature a sample", info_nce, True),
-    ("max_margin, a margin a sample", max_margin, False),
+    ("info_nce, a temperature per sample", info_nce, False),
+    ("info_nce, a learned temperature per sample", info_nce, True),
+    ("max_margin, a margin per sample", max_margin, False),
 )
 
 
 def forward_and_backward(loss: Loss, B: int, dtype: torch.dtype, learned: bool, fused: bool) -> Callable[[], Tensor]:
-    """Return what takes the loss of a fixed batch and its gradients, waits for the GPU, and returns the loss."""
+    """Return a function that computes the loss of a fixed batch and its gradients and waits for the GPU."""
     generator = torch.Generator(DEVICE).manual_seed(0)
     common = torch.randn(B, D, generator=generator, device=DEVICE)
-    sides = (common + torch.randn(B, D, generator=generator, device=DEVICE) for _ in range(2))
-    x, y = (each.to(dtype).requires_grad_() for each in sides)
+    noise = (torch.randn(B, D, generator=generator, device=DEVICE) for _ in range(2))
+    x, y = ((common + side).to(dtype).requires_grad_() for side in noise)
     values = (0.05 + 0.15 * torch.rand(B, generator=generator, device=DEVICE)).requires_grad_(learned)
 
     def run() -> Tensor:
         x.grad = y.grad = values.grad = None
-        found = loss(x, y, values, fused=fused)
-        found.backward()
+        result = loss(x, y, values, fused=fused)
+        result.backward()
         torch.cuda.synchronize()
-        return found.detach()
+        return result.detach()
 
     return run
 
 
 def product() -> Callable[[], None]:
-    """Return what multiplies two large matrices in bfloat16, PRODUCTS times, and waits for the GPU."""
+    """Return a function that multiplies two large bfloat16 matrices PRODUCTS times and waits for the GPU."""
     a, b = (torch.randn(PRODUCT, PRODUCT, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
 
     def run() -> None:
@@ -81,9 +81,9 @@ def product() -> Callable[[], None]:
 
 
 def rate_and_memory(what: str, loss: Loss, learned: bool) -> str:
-    """Measure one loss at the full size, and return a row: operations counted as 6 B^2 D, whatever is done."""
+    """Measure one loss at the full size and return a row; every loss counts as 6 B^2 D operations."""
     run = forward_and_backward(loss, B, torch.bfloat16, learned, fused=True)
-    peak = peak_bytes(run)  # first, while there are no gradients of an earlier run
+    peak = peak_bytes(run)  # before any other run has left gradients
     times = compare(what, "", run, product(), repeats=15)
     rate, fastest = 6.0 * B**2 * D / times.ours, 2.0 * PRODUCT**3 * PRODUCTS / times.plain
     numbers = f"{times.ours * 1e3:.1f} ms | {rate / 1e12:.0f} | {fastest / 1e12:.0f} | {rate / fastest:.2f}"
@@ -92,7 +92,7 @@ def rate_and_memory(what: str, loss: Loss, learned: bool) -> str:
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """Return the peak of memory that a run takes beside its inputs, gradients included."""
+    """Return the peak memory of a run in addition to its inputs, gradients included."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -101,7 +101,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
 
 def against_plain() -> Iterator[str]:
-    """Compare with the plain version over batch sizes: a row each."""
+    """Compare with the plain version, one row per batch size."""
     for dtype in (torch.bfloat16, torch.float32):
         for what, loss, _ in (LOSSES[0], LOSSES[2]):
             for size in SIZES:
@@ -113,7 +113,7 @@ def against_plain() -> Iterator[str]:
 
 
 def other_tiles() -> Iterator[str]:
-    """Try other cuts of the kernels, the ones in use first: milliseconds of each loss, a row a cut."""
+    """Try other tile sizes, after those in use: one row per tile size with the milliseconds of each loss."""
     for dtype, size in ((torch.bfloat16, B), (torch.float32, B // 4)):
         for tile in (None, *OTHER_TILES[dtype]):
             if tile is not None:
@@ -122,13 +122,13 @@ def other_tiles() -> Iterator[str]:
             for _, loss, learned in LOSSES:
                 run = forward_and_backward(loss, size, dtype, learned, fused=True)
                 medians.append(f"{compare('', '', run, run, repeats=5).ours * 1e3:.1f}")
-            yield f"| {dtype}, B = {size:,} | {tile or 'those in use'} | {' | '.join(medians)} |"
+            yield f"| {dtype}, B = {size:,} | {tile or 'in use'} | {' | '.join(medians)} |"
 
 
 def main() -> None:
     """Measure and print."""
     if not torch.cuda.is_available():
-        sys.exit("benchmarks/losses_gpu.py measures on a GPU, and torch finds none here")
+        sys.exit("benchmarks/losses_gpu.py measures on a GPU, but torch finds none here")
     if not triton_takes(probe := torch.ones(1, 1, device=DEVICE), probe):
         sys.exit("the Triton kernels need Triton, torch 2.8 or newer, and an NVIDIA GPU of 2020 (8.0) or newer")
     console.print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}")
@@ -138,10 +138,10 @@ def main() -> None:
             console.print(row)
         return
     console.print(
-        f"B = {B:,}, D = {D}, bfloat16, forward and backward; at least {LEAST_SHARE:.0%} and under 2 GB wanted"
+        f"B = {B:,}, D = {D}, bfloat16, forward and backward; the goal is at least {LEAST_SHARE:.0%} and under 2 GB"
     )
     console.print(
-        "| what | time | TFLOP/s | a large product's | share | peak memory | |\n|---|---|---|---|---|---|---|"
+        "| what | time | TFLOP/s | TFLOP/s of a large product | share | peak memory | |\n|---|---|---|---|---|---|---|"
     )
     for what, loss, learned in LOSSES:
         console.print(rate_and_memory(what, loss, learned))

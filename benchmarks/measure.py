@@ -1,4 +1,4 @@
-"""Timing two ways of doing the same thing, one after the other in turns, in one process; and the memory one takes."""
+"""Time two ways to do the same by alternating between them in one process, and measure the memory that one needs."""
 
 import ctypes
 import statistics
@@ -11,9 +11,9 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ours and the plain version, median seconds unless `unit` says otherwise, and how they were measured.
+    """The cost of ours and of the plain version, in median seconds unless `unit` says otherwise.
 
-    With `items` of them done in that time, the table shows how many a second; the ratio stays that of the times.
+    If `items` gives a number and a name, the table shows items per second; the ratio remains that of the times.
     """
 
     what: str
@@ -30,8 +30,9 @@ class Comparison:
 
     def row(self) -> str:
         """Return a row of the table."""
-        ours, plain = (self._cell(each) for each in (self.ours, self.plain))
-        return f"| {self.what} | {self.setting} | {ours} | {plain} | {self.ratio:.2f} |"
+        return (
+            f"| {self.what} | {self.setting} | {self._cell(self.ours)} | {self._cell(self.plain)} | {self.ratio:.2f} |"
+        )
 
     def _cell(self, value: float) -> str:
         if self.items is not None:
@@ -49,48 +50,48 @@ def compare(
     items: tuple[int, str] | None = None,
     warm: bool = False,
 ) -> Comparison:
-    """Run both once to warm up, unless they are `warm` already, then in turns, and take the medians."""
+    """Run each once to warm up, unless both are `warm` already; then alternate between them and take the medians."""
     if not warm:
         ours(), plain()
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
-        for way, into in ((ours, times[0]), (plain, times[1])):
+        for work, seconds in zip((ours, plain), times, strict=True):
             start = time.perf_counter()
-            way()
-            into.append(time.perf_counter() - start)
+            work()
+            seconds.append(time.perf_counter() - start)
     return Comparison(what, setting, statistics.median(times[0]), statistics.median(times[1]), items=items)
 
 
 def peak_memory(work: Callable[[], object]) -> float:
-    """Return by how many MiB this process's memory rises at most while it works (resident, on Linux)."""
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed and kept would hide as much of what is taken now
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    before = _resident("VmRSS")
+    """Return the rise of this process's resident memory to its peak during `work`, in MiB (Linux only)."""
+    ctypes.CDLL(None).malloc_trim(0)  # memory that was freed but not returned would hide as much of the rise
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak, VmHWM
+    before = _status("VmRSS")
     work()
-    return (_resident("VmHWM") - before) / 1024
+    return (_status("VmHWM") - before) / 1024
 
 
-def peak_of_own_memory(work: Callable[[], object], every: float = 0.01) -> float:
-    """Return the same without pages of mapped files, which others may have at any time; looked at every 10 ms."""
-    before = peak = _resident("RssAnon")
+def peak_private_memory(work: Callable[[], object], every: float = 0.01) -> float:
+    """Return the same without the pages of mapped files, sampled every 10 ms."""
+    before = peak = _status("RssAnon")
     done = threading.Event()
 
-    def look() -> None:
+    def sample() -> None:
         nonlocal peak
         while not done.wait(every):
-            peak = max(peak, _resident("RssAnon"))
+            peak = max(peak, _status("RssAnon"))
 
-    looking = threading.Thread(target=look)
-    looking.start()
+    sampler = threading.Thread(target=sample)
+    sampler.start()
     try:
         work()
     finally:
         done.set()
-        looking.join()
+        sampler.join()
     return (peak - before) / 1024
 
 
-def _resident(name: str) -> int:
-    """Return a line of /proc/self/status, in KiB."""
+def _status(name: str) -> int:
+    """Return a value of /proc/self/status, in KiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

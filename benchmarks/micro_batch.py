@@ -1,4 +1,4 @@
-"""A batch in pieces (GradCache) against the same batch at once: what the saved memory costs in time."""
+"""A batch in micro-batches (GradCache), compared with the whole batch at once: saved memory for more time."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ from mmts.training.micro_batch import micro_batch_step
 
 
 def run() -> Iterator[Comparison]:
-    """Compare a forward and backward pass of small-vit; the text side is rows."""
+    """Compare a forward and backward pass of small-vit with features as the text side."""
     B, size = 32, 8
     torch.manual_seed(0)
     model = TwoTower(SmallViT(size=64), None, nn.Linear(192, 128), nn.Linear(384, 128))
@@ -27,17 +27,20 @@ def run() -> Iterator[Comparison]:
         output: ObjectiveOutput = info_nce(x, y, progress=0.0, index=index)
         return output
 
-    def in_pieces() -> list[Tensor]:
+    def gradients() -> list[Tensor]:
+        return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+    def in_micro_batches() -> list[Tensor]:
         model.zero_grad()
         micro_batch_step(model, batch, size, objective)
-        return [each.grad for each in model.parameters() if each.grad is not None]
+        return gradients()
 
     def at_once() -> list[Tensor]:
         model.zero_grad()
         objective(*model(batch.media, batch.text)).loss.backward()
-        return [each.grad for each in model.parameters() if each.grad is not None]
+        return gradients()
 
-    for ours, wanted in zip(in_pieces(), at_once(), strict=True):
-        torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-5)
-    setting = f"small-vit, 64 px, {B} pairs in pieces of {size}"
-    yield compare("gradients in pieces, a quarter of the memory", setting, in_pieces, at_once, 3)
+    for ours, expected in zip(in_micro_batches(), at_once(), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
+    what = "gradients in micro-batches with a quarter of the memory, against the whole batch"
+    yield compare(what, f"small-vit, 64 px, {B} pairs in micro-batches of {size}", in_micro_batches, at_once, 3)

@@ -1,6 +1,6 @@
-"""Searching 100,000 items: cells against a look at every item and HNSW, and what an answer of the page takes.
+"""Searching 100,000 items in cells, compared with every item and with HNSW, and the time of an answer of the page.
 
-`python -m benchmarks.search` prints a table; it takes three minutes on two idle cores and is no part of `make bench`.
+`python -m benchmarks.search` prints a table. It takes three minutes on two idle cores and is not part of `make bench`.
 """
 
 import argparse
@@ -37,47 +37,48 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--items", type=int, default=100_000)
-    count = parser.parse_args().items
-    print("| embeddings | way | s to build | recall@10 | ms a query, median |\n|---|---|---|---|---|")
-    for kind, make in (("random", random_rows), ("clustered", clustered_rows)):
-        rows, queries = make(count, 256)
-        start = time.perf_counter()
-        exact, cells = nearest.make_vectors(rows, count + 1), nearest.make_vectors(rows, count)
-        built = time.perf_counter() - start
-        start = time.perf_counter()
-        graph = faiss.IndexHNSWFlat(rows.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
-        graph.add(rows)
-        built_graph = time.perf_counter() - start
-        graph.hnsw.efSearch = 64
-        truth = [set(nearest.nearest(exact, query, 10)[0].tolist()) for query in queries]
-        for way, find, took_to_build in (
-            ("every item", lambda query, exact=exact: nearest.nearest(exact, query, 10)[0], 0.0),
-            ("cells", lambda query, cells=cells: nearest.nearest(cells, query, 10)[0], built),
-            (
-                "HNSW, 32 links, 64 looked at",
-                lambda query, graph=graph: graph.search(query[None], 10)[1][0],
-                built_graph,
-            ),
-        ):
-            recall = np.mean(
-                [len(one & {*find(query).tolist()}) / 10 for one, query in zip(truth, queries, strict=True)]
-            )
-            print(
-                f"| {kind} | {way} | {took_to_build:.1f} | {recall:.3f} | {median_ms(find, queries):.1f} |", flush=True
-            )
+    N = parser.parse_args().items
+    print("| embeddings | way | s to build | recall@10 | ms per query, median |\n|---|---|---|---|---|")
+    clustered, clustered_queries = clustered_rows(N, 256)
+    for line in compare_ways("random", *random_rows(N, 256)) + compare_ways("clustered", clustered, clustered_queries):
+        print(line)
     tower = load_text_tower("minilm")
-    took = median_ms(lambda number: text_features(tower, [f"a red running shoe {number}"], cached=False), range(30))
-    print(f"| | one text through MiniLM | | | {took:.1f} |")
+    ms = median_ms(lambda number: text_features(tower, [f"a red running shoe {number}"], cached=False), range(30))
+    print(f"| | one text through MiniLM | | | {ms:.1f} |")
     with tempfile.TemporaryDirectory() as folder, quiet():
-        took = ms_through_the_page(Path(folder), rows)
-    print(f"| clustered | a text typed into the page, its answer as HTML | | | {took:.1f} |")
+        ms = ms_through_the_page(Path(folder), clustered)
+    print(f"| clustered | a text typed into the page, its answer as HTML | | | {ms:.1f} |")
 
 
-def ms_through_the_page(folder: Path, rows: "Rows") -> float:
-    """Milliseconds from a request to the whole answer, with a run of `catalogue` and an index of these rows."""
-    pixels = picture("red", "square")
-    write_image(folder / "0.png", pixels)
-    lines = [{"id": str(i), "image": "0.png", "captions": [f"a red square {i}"]} for i in range(30)]
+def compare_ways(kind: str, rows: Rows, queries: Rows) -> list[str]:
+    """Return table rows for a comparison with every item, our cells, and HNSW."""
+    start = time.perf_counter()
+    exact, cells = nearest.make_vectors(rows, len(rows) + 1), nearest.make_vectors(rows, len(rows))
+    seconds = time.perf_counter() - start
+    start = time.perf_counter()
+    graph = faiss.IndexHNSWFlat(rows.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
+    graph.add(rows)
+    graph_seconds = time.perf_counter() - start
+    graph.hnsw.efSearch = 64
+    expected = [set(nearest.nearest(exact, query, 10)[0].tolist()) for query in queries]
+    lines = []
+    for way, search, seconds_to_build in (
+        ("every item", lambda query: nearest.nearest(exact, query, 10)[0], 0.0),
+        ("cells", lambda query: nearest.nearest(cells, query, 10)[0], seconds),
+        ("HNSW, 32 links, 64 candidates", lambda query: graph.search(query[None], 10)[1][0], graph_seconds),
+    ):
+        results = [set(search(query).tolist()) for query in queries]
+        recall = np.mean([len(right & result) / 10 for right, result in zip(expected, results, strict=True)])
+        ms = median_ms(search, queries)
+        lines.append(f"| {kind} | {way} | {seconds_to_build:.1f} | {recall:.3f} | {ms:.1f} |")
+    return lines
+
+
+def ms_through_the_page(folder: Path, rows: Rows) -> float:
+    """Median milliseconds from a request to the whole answer, with a run of `catalogue` and an index of these rows."""
+    for i in range(30):
+        write_image(folder / f"{i}.png", picture("red", "square", phase=i / 30))
+    lines = [{"id": str(i), "image": f"{i}.png", "captions": [f"a red square {i}"]} for i in range(30)]
     (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
     run = folder / "run"
     train(load_recipe("catalogue", ["train.epochs=1", "train.trackers=[]"]).with_data(folder), run)
@@ -95,37 +96,37 @@ def ms_through_the_page(folder: Path, rows: "Rows") -> float:
             return bytes(answer.read())
 
     assert b"10" in ask(0)
-    took = median_ms(ask, range(30))
+    ms = median_ms(ask, range(30))
     server.shutdown()
-    return took
+    return ms
 
 
-def random_rows(count: int, width: int) -> tuple[Rows, Rows]:
-    """Unit rows in every direction alike: the hardest there are, since no cell is nearer than others."""
+def random_rows(N: int, D: int) -> tuple[Rows, Rows]:
+    """Unit rows and queries, uniform over all directions: the hardest case, since no cell is nearer than the others."""
     rng = np.random.default_rng(0)
-    return unit(rng.normal(size=(count, width))), unit(rng.normal(size=(QUERIES, width)))
+    return unit(rng.normal(size=(N, D))), unit(rng.normal(size=(QUERIES, D)))
 
 
-def clustered_rows(count: int, width: int) -> tuple[Rows, Rows]:
-    """Unit rows around 1,000 centres whose sizes have a long tail, and queries shifted as texts are from images."""
+def clustered_rows(N: int, D: int) -> tuple[Rows, Rows]:
+    """Unit rows around 1,000 centers with a long tail of sizes, and queries shifted as texts are from images."""
     rng = np.random.default_rng(0)
-    centres, shift = rng.normal(size=(1000, width)), rng.normal(size=width)
+    centers, shift = rng.normal(size=(1000, D)), rng.normal(size=D)
     sizes = 1 / np.arange(1, 1001)
-    rows = centres[rng.choice(1000, count, p=sizes / sizes.sum())] + 0.8 * rng.normal(size=(count, width))
-    return unit(rows), unit(centres[rng.choice(1000, QUERIES)] + rng.normal(size=(QUERIES, width)) + shift)
+    rows = centers[rng.choice(1000, N, p=sizes / sizes.sum())] + 0.8 * rng.normal(size=(N, D))
+    return unit(rows), unit(centers[rng.choice(1000, QUERIES)] + rng.normal(size=(QUERIES, D)) + shift)
 
 
 def unit(rows: npt.NDArray[np.float64]) -> Rows:
-    """Rows of length 1."""
+    """Scale rows to length 1."""
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
 def median_ms(work: Callable[..., object], inputs: "Rows | range") -> float:
-    """Milliseconds of one call after another."""
+    """Median milliseconds of one call per input."""
     times = []
-    for each in inputs:
+    for argument in inputs:
         start = time.perf_counter()
-        work(each)
+        work(argument)
         times.append(time.perf_counter() - start)
     return 1000 * statistics.median(times)
 

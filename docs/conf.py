@@ -1,4 +1,4 @@
-"""The site of these pages, built by `make docs`: Sphinx with MyST, formulas as MathML, nothing from other hosts."""
+"""Settings of the site that `make docs` builds: Sphinx with MyST, formulas as MathML, nothing from other hosts."""
 
 import json
 import re
@@ -15,21 +15,21 @@ version = release = __version__
 
 extensions = ["myst_parser"]
 myst_enable_extensions = ["dollarmath"]
-myst_heading_anchors = 4  # page.md#a-heading, as GitHub has it; one that is not there is an error
+myst_heading_anchors = 4  # page.md#a-heading as on GitHub; a missing heading is an error
 source_suffix = {".md": "markdown", ".ipynb": "markdown"}
 highlight_language = "none"
 
 html_theme = "furo"
 html_title = "mmts"
-# Many machines have no font for formulas; ziamath brings STIX Two Math (SIL Open Font License).
+# Many machines have no font for formulas; ziamath contains STIX Two Math (SIL Open Font License).
 html_static_path = ["site.css", str(files("ziamath.fonts") / "STIXTwoMath-Regular.ttf")]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 html_copy_source = False
 html_show_sphinx = False
-html_show_search_summary = False  # it is fetched from the pages, which browsers refuse for files on the disk
+html_show_search_summary = False  # it would be fetched from the pages, which browsers refuse for local files
 
-# What the side bar lists. It stands here since a list of contents in a page would not read well on GitHub.
+# The contents of the sidebar. They are not in the pages because a toctree would not read well on GitHub.
 CONTENTS = {
     "index": {
         "Begin": [
@@ -56,7 +56,7 @@ CONTENTS = {
             "Speed and memory <benchmarks>",
             "Three million captions <benchmarks-large>",
         ],
-        "Understand and extend": ["The method <method>", "adding"],
+        "Understand and extend": ["The method <method>", "adding", "glossary", "Where the code is <code-map>"],
         "Reference": ["reference/commands", "reference/recipe"],
     },
     "leaderboard": {
@@ -69,7 +69,7 @@ CONTENTS = {
 
 
 def prepare_page(app: Any, page: str, source: list[str]) -> None:
-    """Turn a notebook into Markdown, and add the contents to the pages that list some."""
+    """Turn a notebook into Markdown, and add the table of contents to the pages that have one."""
     if source[0].startswith("{"):
         source[0] = notebook_as_markdown(json.loads(source[0]))
     for caption, pages in CONTENTS.get(page, {}).items():
@@ -77,7 +77,7 @@ def prepare_page(app: Any, page: str, source: list[str]) -> None:
 
 
 def notebook_as_markdown(notebook: dict[str, Any]) -> str:
-    """Return the cells of a notebook, code and what it printed as blocks, pictures as they are."""
+    """Return the cells of a notebook: code and printed output as blocks, and pictures."""
     parts = []
     for cell in notebook["cells"]:
         text = "".join(cell["source"])
@@ -92,25 +92,25 @@ def notebook_as_markdown(notebook: dict[str, Any]) -> str:
 
 
 def as_mathml(formula: str, display: str) -> str:
-    """Return a formula as MathML, with the spaces that TeX puts around names and signs and the converter leaves out."""
+    """Return a formula as MathML, and add the spaces around names and signs that TeX sets but the converter omits."""
     mathml = convert(formula, display=display)
     minus = "&#x02212;"
     starts = "|".join(f"&#x{code:05X};" for code in map(ord, "=<>(,[{≤≥←→"))
     for pattern, replacement in (
         (r"<m[io]>([a-z]{2,})</m[io]>", r'<mo form="prefix" lspace=".17em" rspace=".17em">\1</mo>'),
-        (r'rspace=".17em"(>[a-z]+</mo><mo[^>]*>&#x00028;)', r'rspace="0"\1'),  # none between max and (
+        (r'rspace=".17em"(>[a-z]+</mo><mo[^>]*>&#x00028;)', r'rspace="0"\1'),  # no space between max and (
         (r'<mo stretchy="false">&#x0007C;</mo>', '<mo stretchy="false" lspace="0" rspace="0">|</mo>'),
         ("<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>'),
         ("<mo>&#x0221E;</mo>", "<mi>&#x0221E;</mi>"),
         ("<mo>&#x0002F;</mo>", '<mo lspace="0" rspace="0">/</mo>'),
-        (rf"(<mo[^>]*>(?:{starts})</mo>)<mo>{minus}</mo>", rf'\1<mo form="prefix">{minus}</mo>'),  # a sign
+        (rf"(<mo[^>]*>(?:{starts})</mo>)<mo>{minus}</mo>", rf'\1<mo form="prefix">{minus}</mo>'),  # minus as a sign
     ):
         mathml = re.sub(pattern, replacement, mathml)
     return mathml
 
 
 def write_inline_formula(translator: Any, node: Any) -> None:
-    """Write a formula in the line as MathML, which browsers show by themselves."""
+    """Write a formula within a line as MathML, which browsers show without any script."""
     write_formula(translator, node, "inline")
 
 
@@ -123,7 +123,7 @@ def write_formula(translator: Any, node: Any, display: str = "block") -> None:
 
 
 def setup(app: Any) -> None:
-    """Tell Sphinx of the above."""
+    """Register these functions with Sphinx."""
     app.connect("source-read", prepare_page)
     app.add_html_math_renderer(
         "mathml", inline_renderers=(write_inline_formula, None), block_renderers=(write_formula, None)

@@ -19,8 +19,16 @@ from mmts.recipe.section import Section
 
 FOLDER = Path(__file__).parent / "reference"
 NOTE = "Written by `make reference` from the code, which says the same in "
-TITLES = {"Losses": components.OBJECTIVE, "Rules": components.POLICY, "Schedules": components.SCHEDULE}
-WORDS = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text", Path: "path", dict: "mapping"}
+TITLES = {
+    "Losses": components.OBJECTIVE,
+    "Rules": components.POLICY,
+    "Schedules": components.SCHEDULE,
+    "Image towers": components.IMAGE_TOWER,
+    "Video towers": components.VIDEO_TOWER,
+    "Text towers": components.TEXT_TOWER,
+}
+WORDS = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text", Path: "path"}
+WORDS |= {dict: "mapping", collections.abc.Mapping: "mapping"}
 SYMBOLS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
@@ -75,9 +83,10 @@ def parameter_row(parameter: Any) -> list[str]:
 def recipe_page() -> str:
     parts = [
         "# Recipe keys",
-        f"{NOTE}`src/mmts/recipe/`, and for `objective` in the classes of `mmts.objectives`, "
-        "`mmts.policies` and `mmts.schedules`. [Recipes](../recipes.md) tells how recipes work; `mmts recipes NAME` "
-        "prints a shipped one. A key without a default must be given. `--set a.b=VALUE` sets key `b` of section `a`.",
+        f"{NOTE}`src/mmts/recipe/`, and for `objective` and the `options` of towers in "
+        "the classes of `mmts.objectives`, `mmts.policies`, `mmts.schedules` and `mmts.models`. "
+        "[Recipes](../recipes.md) tells how recipes work; `mmts recipes NAME` prints a shipped one. A key without a "
+        "default must be given. `--set a.b=VALUE` sets key `b` of section `a`.",
     ]
     for name in ("data", "concepts", "model", "train", "published"):
         section = section_in(recipe.Recipe.model_fields[name].annotation)
@@ -89,13 +98,15 @@ def recipe_page() -> str:
     for title, family in TITLES.items():
         parts.append(f"## {title}")
         for name, component in family.table.items():
-            parts += component_parts(name, component)
+            parts += component_parts(f"`{name}`", component)
+        if family.other is not None:
+            parts += component_parts(f"Any other {family.word}", family.other)
     return "\n\n".join(parts) + "\n"
 
 
 def component_parts(name: str, component: type[Any]) -> Iterator[str]:
     """Yield a component's heading, what it is, and the table of its options."""
-    yield f"### `{name}`"
+    yield f"### {name}"
     yield components.summary(component)
     rows = [option_row(each) for each in options_of(component)]
     if rows:
@@ -155,7 +166,7 @@ def in_words(annotation: Any) -> str:
     if origin is Annotated:
         return in_words(arguments[0])
     if origin in (Union, types.UnionType):
-        return " or ".join(in_words(each) for each in arguments)
+        return " or ".join(in_words(each) for each in arguments if get_origin(each) is not type)
     if origin is Literal:
         return ", ".join(f"`{each}`" for each in arguments)
     if origin is collections.abc.Sequence:

@@ -1,4 +1,4 @@
-"""Headless Chromium for the tests of pages, which skip where it or playwright is missing."""
+"""Headless Chromium for the tests of pages, which are skipped if Chromium or playwright is missing."""
 
 import shutil
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _ARGUMENTS = [
 
 
 class Visit:
-    """A page in a browser, and what the browser said and asked for meanwhile."""
+    """A page in a browser, with the messages of its console (`said`) and the addresses that it requested."""
 
     def __init__(self, page: Any, address: str) -> None:
         self.page, self.address = page, address
@@ -30,7 +30,7 @@ class Visit:
 
 @contextmanager
 def open_browser() -> Iterator[Any]:
-    """Yield a browser that closes with the block."""
+    """Yield a browser, and close it at the end of the block."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install playwright)")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS)
@@ -38,35 +38,36 @@ def open_browser() -> Iterator[Any]:
         browser.close()
 
 
-# What sticks out of the page, and text whose contrast (WCAG) is too low, each once: an element and its first words.
+# Elements that stick out of the page or whose text has too little contrast (WCAG), by their tag and first words.
 _FAULTS = """() => {
     const numbers = (color) => color.match(/[0-9.]+/g).map(Number);
-    const light = (color) => {
-        const linear = (each) => each <= .04 ? each / 12.92 : ((each + .055) / 1.055) ** 2.4;
-        const [red, green, blue] = numbers(color).map((each) => linear(each / 255));
+    const luminance = (color) => {
+        const linear = (value) => value <= .04 ? value / 12.92 : ((value + .055) / 1.055) ** 2.4;
+        const [red, green, blue] = numbers(color).map((value) => linear(value / 255));
         return .2126 * red + .7152 * green + .0722 * blue + .05;
     };
-    const behind = (each) => {
-        const color = each ? getComputedStyle(each).backgroundColor : "rgb(255, 255, 255)";
-        return numbers(color)[3] === 0 ? behind(each.parentElement) : color;
+    const background = (element) => {
+        const color = element ? getComputedStyle(element).backgroundColor : "rgb(255, 255, 255)";
+        return numbers(color)[3] === 0 ? background(element.parentElement) : color;
     };
-    const found = new Set();
-    for (const each of document.querySelectorAll("body *")) {
-        const { left, right, width } = each.getBoundingClientRect(), style = getComputedStyle(each);
-        if (!width || style.visibility === "hidden" || each.closest(".hidden, title")) continue;
-        const words = `${each.tagName} ${each.textContent.trim().slice(0, 30)}`;
-        if ((left < -1 || right > document.documentElement.clientWidth + 1) && !each.closest(".scroll, pre"))
-            found.add(`sticks out: ${words}`);
-        if (![...each.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim())) continue;
-        const pair = [light(each.namespaceURI.endsWith("svg") ? style.fill : style.color), light(behind(each))];
-        if (Math.max(...pair) / Math.min(...pair) < 4.5) found.add(`contrast: ${words}`);
+    const faults = new Set();
+    for (const element of document.querySelectorAll("body *")) {
+        const { left, right, width } = element.getBoundingClientRect(), style = getComputedStyle(element);
+        if (!width || style.visibility === "hidden" || element.closest(".hidden, title")) continue;
+        const words = `${element.tagName} ${element.textContent.trim().slice(0, 30)}`;
+        if ((left < -1 || right > document.documentElement.clientWidth + 1) && !element.closest(".scroll, pre"))
+            faults.add(`sticks out: ${words}`);
+        if (![...element.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim())) continue;
+        const color = element.namespaceURI.endsWith("svg") ? style.fill : style.color;
+        const pair = [luminance(color), luminance(background(element))];
+        if (Math.max(...pair) / Math.min(...pair) < 4.5) faults.add(`contrast: ${words}`);
     }
-    return [...found];
+    return [...faults];
 }"""
 
 
 def faults(page: Any) -> list[str]:
-    """Return what sticks out of a page sideways, and the text that is hard to read for its color."""
-    found: list[str] = page.evaluate(_FAULTS)
+    """Return the elements that stick out of a page sideways and those whose text is hard to read for its color."""
+    elements: list[str] = page.evaluate(_FAULTS)
     width = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    return found + [f"the page scrolls sideways by {width}"] * (width > 0)
+    return elements + [f"the page scrolls sideways by {width}"] * (width > 0)

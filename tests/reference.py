@@ -1,7 +1,8 @@
-"""Slow, obvious twins of every formula in docs/method.md: loops over samples in float64, no vector operation.
+"""The slow, obvious twin of every formula in docs/method.md: loops over samples in float64, without vector operations.
 
-Each takes plain numbers or float64 tensors whose entries it reads one by one, so autograd through a twin gives the
-reference gradient. The number beside each name is the formula's in docs/method.md. Append yours at the end.
+The number beside each function is its formula's number in docs/method.md. A twin takes plain numbers, or float64
+tensors whose entries it reads one by one, so that autograd through the twin gives the reference gradient. Put a new
+twin into the section of its number.
 """
 
 import math
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 Numbers = Sequence[float]
+ZERO = torch.zeros((), dtype=torch.float64)
 
 
 # 1. Schedules ---------------------------------------------------------------------------------------------------------
@@ -24,6 +26,13 @@ def linear(p: float, start: float, end: float) -> float:  # 1.3
 def cosine(p: float, low: float, high: float, cycles: float, phase: float = 0.0) -> float:  # 1.4
     middle, half = (low + high) / 2, (high - low) / 2
     return middle + half * math.cos(2 * math.pi * (cycles * p + phase))
+
+
+def step(p: float, values: Numbers, boundaries: Numbers) -> float:  # 1.7
+    for value, boundary in zip(values, boundaries, strict=False):
+        if p < boundary:
+            return value
+    return values[-1]
 
 
 # 2. Concepts ----------------------------------------------------------------------------------------------------------
@@ -48,299 +57,9 @@ def concept_groups(sizes: Sequence[int]) -> list[int]:  # 2.4
     total = sum(sizes)
     groups = []
     for size in sizes:
-        before = sum(other for other in sizes if other > size)
-        groups.append(0 if 3 * before < total else 1 if 3 * before < 2 * total else 2)
+        in_larger = sum(other for other in sizes if other > size)
+        groups.append(0 if 3 * in_larger < total else 1 if 3 * in_larger < 2 * total else 2)
     return groups
-
-
-# 3. Values ------------------------------------------------------------------------------------------------------------
-
-
-def mmts_values(p: float, counts: Numbers, n_min: float, n_max: float, alpha: float, cycles: float, low: float, high: float) -> list[float]:  # 3.3  # noqa: E501  # fmt: skip
-    swing = (alpha / 2) * math.cos(2 * math.pi * cycles * p)
-    return [swing + low + (high - low) * (n - n_min) / (n_max - n_min) for n in counts]
-
-
-# 4. Losses ------------------------------------------------------------------------------------------------------------
-
-
-def unit(x: Tensor) -> list[Tensor]:  # 4.1
-    rows = []
-    for row in x.double():
-        length = sum((entry * entry for entry in row), start=torch.zeros((), dtype=torch.float64))
-        rows.append(row / length.sqrt() if length > 0 else row)
-    return rows
-
-
-def cosines(x: Tensor, y: Tensor) -> list[list[Tensor]]:  # 4.2
-    return [[sum(a * b for a, b in zip(row, column, strict=True)) for column in unit(y)] for row in unit(x)]  # type: ignore[misc]
-
-
-def pair_value(value: Tensor, owner: int, medium: int, text: int) -> Tensor:
-    """The value of a logit or hinge: everybody's, the owner's, or the pair's own."""
-    if value.ndim == 0:
-        return value
-    return value[owner] if value.ndim == 1 else value[medium, text]
-
-
-def info_nce(
-    x: Tensor,
-    y: Tensor,
-    temperature: Tensor,
-    positives: Tensor | None = None,
-    anchor: str = "row",
-    label_smoothing: float = 0.0,
-    scale_by_temperature: bool = False,
-) -> Tensor:  # 4.3 to 4.7
-    s, B = cosines(x, y), len(x)
-    total = torch.zeros((), dtype=torch.float64)
-    for direction in ("x to y", "y to x"):
-        for i in range(B):
-            logits = {}
-            for j in range(B):
-                medium, text = (i, j) if direction == "x to y" else (j, i)
-                if j != i and positives is not None and positives[medium, text]:
-                    continue
-                owner = {"row": i, "candidate": j, "media": medium}[anchor]
-                logits[j] = s[medium][text] / pair_value(temperature, owner, medium, text)
-            log_sum = torch.log(sum(torch.exp(logit) for logit in logits.values()))  # type: ignore[arg-type]
-            loss = (1 - label_smoothing) * (log_sum - logits[i])
-            for logit in logits.values():
-                loss = loss + label_smoothing / len(logits) * (log_sum - logit)
-            if scale_by_temperature:
-                loss = loss * pair_value(temperature, i, i, i)
-            total = total + loss
-    return total / (2 * B)
-
-
-def max_margin(
-    x: Tensor,
-    y: Tensor,
-    margin: Tensor,
-    positives: Tensor | None = None,
-    negatives: str = "all",
-    squared: bool = False,
-) -> Tensor:  # 4.8 to 4.10
-    s, B = cosines(x, y), len(x)
-    zero = torch.zeros((), dtype=torch.float64)
-    means = []
-    for direction in ("x to y", "y to x"):
-        terms = []
-        for i in range(B):
-            hinges = []
-            for j in range(B):
-                medium, text = (i, j) if direction == "x to y" else (j, i)
-                if j == i or (positives is not None and positives[medium, text]):
-                    continue
-                hinge = pair_value(margin, i, medium, text) - s[i][i] + s[medium][text]
-                hinge = hinge if hinge > 0 else zero * hinge
-                hinges.append(hinge**2 if squared else hinge)
-            if negatives == "hardest":
-                terms += [max(hinges, key=Tensor.item)] if hinges else []
-            else:
-                terms += hinges
-        means.append(sum(terms, start=zero) / len(terms) if terms else zero)
-    return (means[0] + means[1]) / 2
-
-
-# 6. Metrics -----------------------------------------------------------------------------------------------------------
-
-
-def ranked(scores: Numbers, relevance: Numbers) -> list[float]:  # 6.1
-    order = sorted(range(len(scores)), key=lambda c: (-scores[c], relevance[c]))
-    return [relevance[c] for c in order]
-
-
-def rank(scores: Numbers, relevant: Sequence[bool]) -> int:  # 6.2
-    best = max(score for score, right in zip(scores, relevant, strict=True) if right)
-    return 1 + sum(1 for score, right in zip(scores, relevant, strict=True) if not right and score >= best)
-
-
-def median(numbers: Numbers) -> float:  # 6.4
-    ordered, middle = sorted(numbers), len(numbers) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
-
-
-def average_precision(scores: Numbers, relevance: Numbers) -> float:  # 6.5
-    """The lowest that any order of equal scores gives: at every position each grade of the tie is tried."""
-
-    @cache
-    def lowest(position: int, gained: float, waiting: tuple[float, ...]) -> float:
-        if not waiting:
-            return 0.0
-        sums = []
-        for grade in set(waiting):
-            left = list(waiting)
-            left.remove(grade)
-            precision = (gained + grade) / position if grade == 1 else 0.0
-            sums.append(precision + lowest(position + 1, gained + grade, tuple(left)))
-        return min(sums)
-
-    total, position, gained = 0.0, 1, 0.0
-    for score in sorted(set(scores), reverse=True):
-        tie = tuple(sorted(grade for each, grade in zip(scores, relevance, strict=True) if each == score))
-        total += lowest(position, gained, tie)
-        position, gained = position + len(tie), gained + sum(tie)
-    return total / sum(grade == 1 for grade in relevance)
-
-
-def ndcg(scores: Numbers, relevance: Numbers) -> float:  # 6.7
-    k = sum(1 for grade in relevance if grade > 0)
-    gain = sum(grade / math.log2(r + 1) for r, grade in enumerate(ranked(scores, relevance)[:k], start=1))
-    ideal = sum(grade / math.log2(r + 1) for r, grade in enumerate(sorted(relevance, reverse=True)[:k], start=1))
-    return gain / ideal
-
-
-def mean(numbers: Numbers) -> float:  # 6.11
-    return sum(numbers) / len(numbers)
-
-
-# 7. Bootstrap ---------------------------------------------------------------------------------------------------------
-
-
-def bootstrap_means(values: Numbers, clusters: Sequence[int], draws: Sequence[Sequence[int]]) -> list[float]:  # 7.1
-    """The mean of each resample, given which clusters (numbered in rising order of their id) it drew."""
-    ids = sorted(set(clusters))
-    means = []
-    for draw in draws:
-        members = [v for k in draw for v, c in zip(values, clusters, strict=True) if c == ids[k]]
-        means.append(sum(members) / len(members))
-    return means
-
-
-def seeded_difference(  # 7.3
-    first: Sequence[Numbers],
-    second: Sequence[Numbers],
-    clusters: Sequence[int],
-    drawn: Sequence[int],
-    of_first: Sequence[int],
-    of_second: Sequence[int],
-) -> float:
-    """The difference of one resample, given which clusters, seeds of first and seeds of second it drew."""
-    own, other = (
-        [bootstrap_means(rows[at], clusters, [drawn])[0] for at in seeds]
-        for rows, seeds in ((first, of_first), (second, of_second))
-    )
-    return sum(other) / len(other) - sum(own) / len(own)
-
-
-# 6.9 Graded relevance -------------------------------------------------------------------------------------------------
-
-
-def relevance(ours: Sequence[set[int]], theirs: Sequence[set[int]]) -> float:  # 6.9
-    """How much two clips have in common: one set of classes for each kind, verbs and nouns."""
-    shares = []
-    for mine, other in zip(ours, theirs, strict=True):
-        common = sum(1 for each in mine if each in other)
-        shares.append(common / (len(mine) + len(other) - common))
-    return sum(shares) / len(shares)
-
-
-# 4.11 to 4.15 Targets and denominator apart, graded relevance, the sigmoid loss ---------------------------------------
-
-
-def info_nce_of_targets(
-    x: Tensor,
-    y: Tensor,
-    temperature: Tensor,
-    positives: Tensor | None = None,
-    anchor: str = "row",
-    label_smoothing: float = 0.0,
-    scale_by_temperature: bool = False,
-    decoupled: bool = False,
-    multi_positive: bool = False,
-) -> Tensor:  # 4.3 to 4.7, 4.11, 4.12
-    s, B = cosines(x, y), len(x)
-    total = torch.zeros((), dtype=torch.float64)
-    for direction in ("x to y", "y to x"):
-        for i in range(B):
-            logits, targets = {}, [i]
-            for j in range(B):
-                medium, text = (i, j) if direction == "x to y" else (j, i)
-                if j != i and positives is not None and positives[medium, text]:
-                    if not multi_positive:
-                        continue
-                    targets.append(j)
-                owner = {"row": i, "candidate": j, "media": medium}[anchor]
-                logits[j] = s[medium][text] / pair_value(temperature, owner, medium, text)
-            below = [torch.exp(logit) for j, logit in logits.items() if not (decoupled and j in targets)]
-            if not below:
-                continue
-            log_sum = torch.log(sum(below))  # type: ignore[arg-type]
-            loss = torch.zeros((), dtype=torch.float64)
-            for j in targets:
-                loss = loss + (1 - label_smoothing) / len(targets) * (log_sum - logits[j])
-            for logit in logits.values():
-                loss = loss + label_smoothing / len(logits) * (log_sum - logit)
-            if scale_by_temperature:
-                loss = loss * pair_value(temperature, i, i, i)
-            total = total + loss
-    return total / (2 * B)
-
-
-def relevance_margin(
-    x: Tensor, y: Tensor, margin: Tensor, relevance: Tensor, positives: Tensor | None = None
-) -> Tensor:  # 4.13
-    s, B = cosines(x, y), len(x)
-    zero = torch.zeros((), dtype=torch.float64)
-    means = []
-    for direction in ("x to y", "y to x"):
-        terms = []
-        for i in range(B):
-            for j in range(B):
-                medium, text = (i, j) if direction == "x to y" else (j, i)
-                if j == i or (positives is not None and positives[medium, text]):
-                    continue
-                wanted = pair_value(margin, i, medium, text) * (1 - relevance[medium, text])
-                terms.append(torch.relu(wanted - s[i][i] + s[medium][text]))
-        means.append(sum(terms, start=zero) / len(terms) if terms else zero)
-    return (means[0] + means[1]) / 2
-
-
-def sms(
-    x: Tensor, y: Tensor, relevance: Tensor, margin: Tensor, slack: float = 0.1, eps: float = 1.1 / 240
-) -> Tensor:  # 4.14
-    s, B = cosines(x, y), len(x)
-    total = torch.zeros((), dtype=torch.float64)
-    for direction in ("x to y", "y to x"):
-        for i in range(B):
-            for j in range(B):
-                if j == i:
-                    continue
-                medium, text = (i, j) if direction == "x to y" else (j, i)
-                gap = relevance[i, i] - relevance[medium, text]
-                z = pair_value(margin, i, medium, text) * gap - (s[i][i] - s[medium][text])
-                if gap > eps:
-                    total = total + torch.relu(z)
-                elif gap < -eps:
-                    total = total + torch.relu(-z)
-                else:
-                    total = total + torch.relu(abs(z) - slack)
-    return total / (2 * B * (B - 1)) if B > 1 else total
-
-
-def siglip(x: Tensor, y: Tensor, temperature: Tensor, bias: Tensor, positives: Tensor | None = None) -> Tensor:  # 4.15
-    s, B = cosines(x, y), len(x)
-    total = torch.zeros((), dtype=torch.float64)
-    for direction in ("x to y", "y to x"):
-        for i in range(B):
-            for j in range(B):
-                medium, text = (i, j) if direction == "x to y" else (j, i)
-                if j != i and positives is not None and positives[medium, text]:
-                    continue
-                logit = s[medium][text] / pair_value(temperature, i, medium, text) + bias
-                total = total - torch.log(torch.sigmoid(logit if j == i else -logit))
-    return total / (2 * B)
-
-
-# 1.7, 2.5, 3.5 to 3.7, 4.16, 5.3 Steps, neighbours, rules that look at the batch --------------------------------------
-
-
-def step(p: float, values: Numbers, boundaries: Numbers) -> float:  # 1.7
-    for value, boundary in zip(values, boundaries, strict=False):
-        if p < boundary:
-            return value
-    return values[-1]
 
 
 def neighbour_counts(rows: Sequence[Numbers], k: int) -> list[int]:  # 2.5
@@ -348,6 +67,14 @@ def neighbour_counts(rows: Sequence[Numbers], k: int) -> list[int]:  # 2.5
     s = [[sum(a * b for a, b in zip(rows[i], rows[j], strict=True)) for j in range(N)] for i in range(N)]
     radius = median([sorted((s[i][j] for j in range(N) if j != i), reverse=True)[k - 1] for i in range(N)])
     return [sum(1 for j in range(N) if j == i or s[i][j] >= radius - 1e-6) for i in range(N)]
+
+
+# 3. Values: temperatures and margins ----------------------------------------------------------------------------------
+
+
+def mmts_values(p: float, counts: Numbers, n_min: float, n_max: float, alpha: float, cycles: float, low: float, high: float) -> list[float]:  # 3.3  # noqa: E501  # fmt: skip
+    swing = (alpha / 2) * math.cos(2 * math.pi * cycles * p)
+    return [swing + low + (high - low) * (n - n_min) / (n_max - n_min) for n in counts]
 
 
 def macl(s: Tensor, tau0: float, alpha: float, A0: float) -> float:  # 3.5
@@ -363,24 +90,207 @@ def temo_temperature(s: float, tau_min: float, tau_alpha: float) -> float:  # 3.
     return tau_min + tau_alpha * math.sqrt((s + 1) / 2)
 
 
+# 4. Losses ------------------------------------------------------------------------------------------------------------
+# Each loss has two directions. From x to y, query i is medium i and its candidates are the texts; from y to x, query i
+# is text i and its candidates are the media. In both, candidate i is the positive of query i.
+
+DIRECTIONS = ("x to y", "y to x")
+
+
+def unit(x: Tensor) -> list[Tensor]:  # 4.1
+    rows = []
+    for row in x.double():
+        length = sum((entry * entry for entry in row), start=ZERO)
+        rows.append(row / length.sqrt() if length > 0 else row)
+    return rows
+
+
+def cosines(x: Tensor, y: Tensor) -> list[list[Tensor]]:  # 4.2
+    return [
+        [sum((a * b for a, b in zip(row, column, strict=True)), start=ZERO) for column in unit(y)] for row in unit(x)
+    ]
+
+
+def pair_of(direction: str, i: int, j: int) -> tuple[int, int]:
+    """The medium and the text of query i and candidate j."""
+    return (i, j) if direction == "x to y" else (j, i)
+
+
+def negatives_of(direction: str, i: int, B: int, positives: Tensor | None) -> list[int]:  # 4.5
+    """The candidates of query i without its positive and without the extra positives."""
+    return [j for j in range(B) if j != i and (positives is None or not positives[pair_of(direction, i, j)])]
+
+
+def pair_value(value: Tensor, owner: int, medium: int, text: int) -> Tensor:
+    """The temperature or margin of a pair: the one number for all, that of sample `owner`, or entry (medium, text)."""
+    if value.ndim == 0:
+        return value
+    return value[owner] if value.ndim == 1 else value[medium, text]
+
+
+def logit(s: list[list[Tensor]], temperature: Tensor, anchor: str, direction: str, i: int, j: int) -> Tensor:  # 4.4
+    medium, text = pair_of(direction, i, j)
+    owner = {"row": i, "candidate": j, "media": medium}[anchor]
+    return s[medium][text] / pair_value(temperature, owner, medium, text)
+
+
+def log_sum_exp(logits: Sequence[Tensor]) -> Tensor:
+    return torch.log(sum((torch.exp(z) for z in logits), start=ZERO))
+
+
+def info_nce(
+    x: Tensor,
+    y: Tensor,
+    temperature: Tensor,
+    positives: Tensor | None = None,
+    anchor: str = "row",
+    label_smoothing: float = 0.0,
+    scale_by_temperature: bool = False,
+) -> Tensor:  # 4.3 to 4.7
+    s, B = cosines(x, y), len(x)
+    total = ZERO
+    for direction in DIRECTIONS:
+        for i in range(B):
+            remaining = [i, *negatives_of(direction, i, B, positives)]
+            logits = {j: logit(s, temperature, anchor, direction, i, j) for j in remaining}
+            log_sum = log_sum_exp(list(logits.values()))
+            loss = (1 - label_smoothing) * (log_sum - logits[i])
+            for z in logits.values():
+                loss = loss + label_smoothing / len(logits) * (log_sum - z)
+            if scale_by_temperature:
+                loss = loss * pair_value(temperature, i, i, i)
+            total = total + loss
+    return total / (2 * B)
+
+
+def info_nce_of_targets(
+    x: Tensor,
+    y: Tensor,
+    temperature: Tensor,
+    positives: Tensor | None = None,
+    anchor: str = "row",
+    label_smoothing: float = 0.0,
+    scale_by_temperature: bool = False,
+    decoupled: bool = False,
+    multi_positive: bool = False,
+) -> Tensor:  # 4.3 to 4.7 with the targets of 4.12 and the denominator of 4.11
+    s, B = cosines(x, y), len(x)
+    total = ZERO
+    for direction in DIRECTIONS:
+        for i in range(B):
+            negatives = negatives_of(direction, i, B, positives)
+            targets = [j for j in range(B) if j not in negatives] if multi_positive else [i]
+            logits = {j: logit(s, temperature, anchor, direction, i, j) for j in [*targets, *negatives]}
+            denominator = negatives if decoupled else [*targets, *negatives]
+            if not denominator:
+                continue
+            log_sum = log_sum_exp([logits[j] for j in denominator])
+            loss = ZERO
+            for j in targets:
+                loss = loss + (1 - label_smoothing) / len(targets) * (log_sum - logits[j])
+            for z in logits.values():
+                loss = loss + label_smoothing / len(logits) * (log_sum - z)
+            if scale_by_temperature:
+                loss = loss * pair_value(temperature, i, i, i)
+            total = total + loss
+    return total / (2 * B)
+
+
 def reweighted_info_nce(
     x: Tensor, y: Tensor, temperature: Tensor, positives: Tensor | None = None, anchor: str = "row"
 ) -> Tensor:  # 4.16
     s, B = cosines(x, y), len(x)
-    total = torch.zeros((), dtype=torch.float64)
-    for direction in ("x to y", "y to x"):
+    total = ZERO
+    for direction in DIRECTIONS:
         for i in range(B):
-            logits = {}
-            for j in range(B):
-                medium, text = (i, j) if direction == "x to y" else (j, i)
-                if j != i and positives is not None and positives[medium, text]:
-                    continue
-                owner = {"row": i, "candidate": j, "media": medium}[anchor]
-                logits[j] = s[medium][text] / pair_value(temperature, owner, medium, text)
-            P = torch.exp(logits[i]) / sum(torch.exp(logit) for logit in logits.values())
-            V = 1.0 if len(logits) == 1 else 1.0 / (1.0 - P.item())
+            negatives = negatives_of(direction, i, B, positives)
+            logits = {j: logit(s, temperature, anchor, direction, i, j) for j in [i, *negatives]}
+            P = torch.exp(logits[i]) / sum(torch.exp(z) for z in logits.values())
+            V = 1.0 / (1.0 - P.item()) if negatives else 1.0
             total = total - V * torch.log(P)
     return total / (2 * B)
+
+
+def siglip(x: Tensor, y: Tensor, temperature: Tensor, bias: Tensor, positives: Tensor | None = None) -> Tensor:  # 4.15
+    s, B = cosines(x, y), len(x)
+    total = ZERO
+    for direction in DIRECTIONS:
+        for i in range(B):
+            z = logit(s, temperature, "row", direction, i, i) + bias
+            total = total - torch.log(torch.sigmoid(z))
+            for j in negatives_of(direction, i, B, positives):
+                z = logit(s, temperature, "row", direction, i, j) + bias
+                total = total - torch.log(torch.sigmoid(-z))
+    return total / (2 * B)
+
+
+def max_margin(
+    x: Tensor,
+    y: Tensor,
+    margin: Tensor,
+    positives: Tensor | None = None,
+    negatives: str = "all",
+    squared: bool = False,
+    relevance: Tensor | None = None,
+) -> Tensor:  # 4.8 to 4.10, and 4.13 if relevance is given
+    s, B = cosines(x, y), len(x)
+    means = []
+    for direction in DIRECTIONS:
+        terms = []
+        for i in range(B):
+            hinges = []
+            for j in negatives_of(direction, i, B, positives):
+                medium, text = pair_of(direction, i, j)
+                m = pair_value(margin, i, medium, text)
+                if relevance is not None:
+                    m = m * (1 - relevance[medium, text])
+                gap = m - s[i][i] + s[medium][text]
+                hinge = gap if gap > 0 else 0 * gap
+                hinges.append(hinge**2 if squared else hinge)
+            if hinges and negatives == "hardest":
+                hinges = [max(hinges, key=Tensor.item)]
+            terms += hinges
+        means.append(sum(terms, start=ZERO) / len(terms) if terms else ZERO)
+    return (means[0] + means[1]) / 2
+
+
+def relevance_margin(
+    x: Tensor, y: Tensor, margin: Tensor, relevance: Tensor, positives: Tensor | None = None
+) -> Tensor:  # 4.13
+    return max_margin(x, y, margin, positives, relevance=relevance)
+
+
+def sms_hinges(
+    s: Sequence[Sequence[Tensor]] | Tensor, relevance: Tensor, margin: Tensor, slack: float, eps: float
+) -> list[list[Tensor]]:  # 4.14
+    """Per sample, the hinges of its comparisons in both directions."""
+    B = len(s)
+    hinges: list[list[Tensor]] = [[] for _ in range(B)]
+    for direction in DIRECTIONS:
+        for i in range(B):
+            for j in negatives_of(direction, i, B, positives=None):
+                medium, text = pair_of(direction, i, j)
+                gap = relevance[i, i] - relevance[medium, text]
+                z = pair_value(margin, i, medium, text) * gap - (s[i][i] - s[medium][text])
+                if gap > eps:
+                    hinges[i].append(torch.relu(z))
+                elif gap < -eps:
+                    hinges[i].append(torch.relu(-z))
+                else:
+                    hinges[i].append(torch.relu(abs(z) - slack))
+    return hinges
+
+
+def sms(
+    x: Tensor, y: Tensor, relevance: Tensor, margin: Tensor, slack: float = 0.1, eps: float = 1.1 / 240
+) -> Tensor:  # 4.14
+    B = len(x)
+    hinges = sms_hinges(cosines(x, y), relevance, margin, slack, eps)
+    total = sum((hinge for row in hinges for hinge in row), start=ZERO)
+    return total / (2 * B * (B - 1)) if B > 1 else total
+
+
+# 5. Objectives --------------------------------------------------------------------------------------------------------
 
 
 def temo(
@@ -394,62 +304,65 @@ def temo(
 ) -> Tensor:  # 5.3
     s = torch.stack([torch.stack(row) for row in cosines(x, y)])
     s = s.detach() if detach else s
-    tau = torch.stack([torch.stack([tau_min + tau_alpha * ((e + 1) / 2) ** 0.5 for e in row]) for row in s])
-    first = info_nce(x, y, torch.tensor(tau_min, dtype=torch.float64), positives)
-    return (1 - p) ** 2 * first + p**2 * info_nce(x, y, tau, positives)
+    tau = torch.stack([torch.stack([tau_min + tau_alpha * ((cosine + 1) / 2) ** 0.5 for cosine in row]) for row in s])
+    fixed = info_nce(x, y, torch.tensor(tau_min, dtype=torch.float64), positives)
+    return (1 - p) ** 2 * fixed + p**2 * info_nce(x, y, tau, positives)
 
 
-# 5.4 to 5.8 Objectives with memory ------------------------------------------------------------------------------------
-
-Memory = dict[int, tuple[float, float]]  # row of state -> b, the running maximum of 0 and d, and S exp(-b)
+# Per row of state: b, the running maximum of 0 and every d seen, and S exp(-b), as the papers keep them.
+Memory = dict[int, tuple[float, float]]
+# Per query: log(S / |N|), the sum of w d, and the sum of w; None for a query without a negative.
+Statistics = list[tuple[float, float, float] | None]
 
 
 def contrast(
     memory: Memory, rows: Sequence[int], s: Sequence[Sequence[Tensor]], tau: Numbers, positives: Tensor, gamma: float
-) -> tuple[Tensor, list[tuple[float, float, float] | None]]:  # 5.4, 5.5; with b beside S as in the papers
-    """One direction's loss, and of each query log(S / |N|), sum w d and sum w; the memory moves on."""
-    total, said, found = torch.zeros((), dtype=torch.float64), [], {}  # type: ignore[var-annotated]
-    B = len(rows)
+) -> tuple[Tensor, Statistics]:  # 5.4, 5.5
+    """Return the loss of one direction and its queries' statistics; update `memory`, where query i has row rows[i]."""
+    total, B = ZERO, len(rows)
+    statistics: Statistics = []
+    updates: dict[int, list[tuple[float, float]]] = {}
     for i in range(B):
-        negatives = [j for j in range(B) if j != i and not positives[i, j]]
+        negatives = negatives_of("x to y", i, B, positives)
         if not negatives:
-            said.append(None)
+            statistics.append(None)
             continue
         d = {j: (s[i][j] - s[i][i]).item() / tau[i] for j in negatives}
-        b_old, S_old = memory.get(rows[i], (0.0, None))
-        b = max(b_old, *d.values())
+        b_before, S_before = memory.get(rows[i], (0.0, None))
+        b = max(b_before, *d.values())
         g = sum(math.exp(d[j] - b) for j in negatives)
-        S = g if S_old is None else (1 - gamma) * S_old * math.exp(b_old - b) + gamma * g
+        S = g if S_before is None else (1 - gamma) * S_before * math.exp(b_before - b) + gamma * g
         w = {j: math.exp(d[j] - b) / S for j in negatives}
         for j in negatives:
             total = total + w[j] * (s[i][j] - s[i][i]) / B
-        said.append((math.log(S / len(negatives)) + b, sum(w[j] * d[j] for j in negatives), sum(w.values())))
-        found.setdefault(rows[i], []).append((b, S))
-    for row, each in found.items():
-        b = max(b for b, _ in each)
-        memory[row] = (b, sum(S * math.exp(b_one - b) for b_one, S in each) / len(each))
-    return total, said
+        statistics.append((math.log(S / len(negatives)) + b, sum(w[j] * d[j] for j in negatives), sum(w.values())))
+        updates.setdefault(rows[i], []).append((b, S))
+    for row, results in updates.items():  # a row that occurs several times in the batch keeps the mean
+        b = max(b for b, _ in results)
+        memory[row] = (b, mean([S * math.exp(b_of_S - b) for b_of_S, S in results]))
+    return total, statistics
 
 
 def isogclr_step(
     tau: dict[int, float],
     u: dict[int, float],
     rows: Sequence[int],
-    said: Sequence[tuple[float, float, float] | None],
+    statistics: Statistics,
     rho: float,
     eta: float,
     beta: float,
     low: float,
     high: float,
 ) -> None:  # 5.6
+    """Update `tau` and `u` of the rows of a batch."""
     for row in set(rows):
         slopes = []
-        for each, one in zip(rows, said, strict=True):
-            if each == row and one is not None:
-                log_mean, mean_exponent, _ = one
+        for query_row, query in zip(rows, statistics, strict=True):
+            if query_row == row and query is not None:
+                log_mean, mean_exponent, _ = query
                 slopes.append(min(max(log_mean + rho - mean_exponent, -5.0), 5.0))
         if slopes:
-            u[row] = (1 - beta) * u[row] + beta * sum(slopes) / len(slopes)
+            u[row] = (1 - beta) * u[row] + beta * mean(slopes)
             tau[row] = min(max(min(max(tau[row], low), high) - eta * u[row], low), high)
 
 
@@ -463,38 +376,113 @@ def tempnet_temperature(
     for row in unit(x):
         h = [sigmoid(sum(float(w * e) for w, e in zip(W[k], row, strict=True)) + float(bias[k])) for k in range(len(W))]
         q = [sum(float(c) * e for c, e in zip(prototype, h, strict=True)) for prototype in unit(prototypes)]
-        top = max(q)
-        exponentials = [math.exp((each - top) / scale) for each in q]
-        M, out = len(q), a0
+        exponentials = [math.exp((q_m - max(q)) / scale) for q_m in q]
+        M, z = len(q), a0
         for m in range(M):
-            out += float(a[m]) * (exponentials[m] / sum(exponentials) - 1 / M) * sigmoid(q[m])
-        taus.append(low + (high - low) * sigmoid(out))
+            z += float(a[m]) * (exponentials[m] / sum(exponentials) - 1 / M) * sigmoid(q[m])
+        taus.append(low + (high - low) * sigmoid(z))
     return taus
 
 
 def sms_activity(s: Tensor, relevance: Tensor, margin: Tensor, slack: float, eps: float) -> list[int]:  # 5.9
-    counts = [0] * len(s)
-    for direction in ("x to y", "y to x"):
-        for i in range(len(s)):
-            for j in range(len(s)):
-                medium, text = (i, j) if direction == "x to y" else (j, i)
-                gap = relevance[i, i] - relevance[medium, text]
-                z = pair_value(margin, i, medium, text) * gap - (s[i, i] - s[medium, text])
-                costs = z > 0 if gap > eps else z < 0 if gap < -eps else abs(z) > slack
-                if j != i and costs:
-                    counts[i] += 1
-    return counts
+    """Per sample, the number of its comparisons in both directions that cost something."""
+    return [sum(1 for hinge in row if hinge > 0) for row in sms_hinges(s, relevance, margin, slack, eps)]
 
 
-# 7.5 The largest gain by chance ---------------------------------------------------------------------------------------
+# 6. Metrics -----------------------------------------------------------------------------------------------------------
 
 
-def largest_concept_gain(first: Sequence[Numbers], own: Sequence[Numbers], concepts: Sequence[int]) -> float:  # 7.5
-    """The largest gain of own over first in any concept's mean; both a row a run, a column a query."""
+def ranked(scores: Numbers, relevance: Numbers) -> list[float]:  # 6.1
+    order = sorted(range(len(scores)), key=lambda c: (-scores[c], relevance[c]))
+    return [relevance[c] for c in order]
+
+
+def rank(scores: Numbers, relevant: Sequence[bool]) -> int:  # 6.2
+    best = max(score for score, is_relevant in zip(scores, relevant, strict=True) if is_relevant)
+    return 1 + sum(1 for score, is_relevant in zip(scores, relevant, strict=True) if not is_relevant and score >= best)
+
+
+def median(numbers: Numbers) -> float:  # 6.4
+    ordered, middle = sorted(numbers), len(numbers) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def average_precision(scores: Numbers, relevance: Numbers) -> float:  # 6.5
+    """The lowest value over all orders of candidates with equal scores: try every grade of a tie at every position."""
+
+    @cache
+    def lowest(position: int, gained: float, tie: tuple[float, ...]) -> float:
+        if not tie:
+            return 0.0
+        sums = []
+        for grade in set(tie):
+            rest = list(tie)
+            rest.remove(grade)
+            precision = (gained + grade) / position if grade == 1 else 0.0
+            sums.append(precision + lowest(position + 1, gained + grade, tuple(rest)))
+        return min(sums)
+
+    total, position, gained = 0.0, 1, 0.0
+    for score in sorted(set(scores), reverse=True):
+        tie = tuple(sorted(grade for other, grade in zip(scores, relevance, strict=True) if other == score))
+        total += lowest(position, gained, tie)
+        position, gained = position + len(tie), gained + sum(tie)
+    return total / sum(grade == 1 for grade in relevance)
+
+
+def ndcg(scores: Numbers, relevance: Numbers) -> float:  # 6.7
+    k = sum(1 for grade in relevance if grade > 0)
+    gain = sum(grade / math.log2(r + 1) for r, grade in enumerate(ranked(scores, relevance)[:k], start=1))
+    ideal = sum(grade / math.log2(r + 1) for r, grade in enumerate(sorted(relevance, reverse=True)[:k], start=1))
+    return gain / ideal
+
+
+def relevance(first: Sequence[set[int]], second: Sequence[set[int]]) -> float:  # 6.9
+    """How much two clips have in common; each has one set of classes per kind (verbs, nouns)."""
+    shares = []
+    for classes, others in zip(first, second, strict=True):
+        common = sum(1 for number in classes if number in others)
+        shares.append(common / (len(classes) + len(others) - common))
+    return mean(shares)
+
+
+def mean(numbers: Numbers) -> float:  # 6.11
+    return sum(numbers) / len(numbers)
+
+
+# 7. Intervals ---------------------------------------------------------------------------------------------------------
+
+
+def bootstrap_means(values: Numbers, clusters: Sequence[int], draws: Sequence[Sequence[int]]) -> list[float]:  # 7.1
+    """The mean of each resample; a draw lists clusters by their position among the sorted cluster ids."""
+    ids = sorted(set(clusters))
+    means = []
+    for draw in draws:
+        means.append(mean([v for k in draw for v, c in zip(values, clusters, strict=True) if c == ids[k]]))
+    return means
+
+
+def seeded_difference(  # 7.3
+    first: Sequence[Numbers],
+    second: Sequence[Numbers],
+    clusters: Sequence[int],
+    cluster_draw: Sequence[int],
+    first_draw: Sequence[int],
+    second_draw: Sequence[int],
+) -> float:
+    """Mean of second minus mean of first in one resample that draws clusters, seeds of first and seeds of second."""
+    means = []
+    for rows, seeds in ((first, first_draw), (second, second_draw)):
+        means.append(mean([bootstrap_means(rows[seed], clusters, [cluster_draw])[0] for seed in seeds]))
+    return means[1] - means[0]
+
+
+def largest_concept_gain(first: Sequence[Numbers], second: Sequence[Numbers], concepts: Sequence[int]) -> float:  # 7.5
+    """The largest gain of second over first in any concept's mean; both have one row per run, one column per query."""
     gains = []
     for concept in sorted(set(concepts)):
         queries = [q for q in range(len(concepts)) if concepts[q] == concept]
         before = [mean([run[q] for run in first]) for q in queries]
-        after = [mean([run[q] for run in own]) for q in queries]
+        after = [mean([run[q] for run in second]) for q in queries]
         gains.append(mean(after) - mean(before))
     return max(gains)

@@ -1,4 +1,4 @@
-"""The README and docs keep their word: code in them runs, links lead somewhere, recipe keys exist."""
+"""README and docs are right: their code runs, their links lead to files, their recipe keys exist."""
 
 import doctest
 import re
@@ -21,7 +21,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
-def test_the_code_that_one_sees_first_runs(page: str) -> None:
+def test_the_code_of_the_front_pages_runs(page: str) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
     assert blocks
     for block in blocks:
@@ -33,15 +33,15 @@ def test_the_examples_of_adding_things_run() -> None:
     page = ROOT / "docs" / "adding.md"
     failed, tried = doctest.testfile(str(page), module_relative=False, optionflags=options, encoding="utf-8")
     assert tried
-    assert not failed  # what differs is printed
+    assert not failed  # doctest prints the differences
 
 
-def test_concepts_made_as_scaling_says_are_taken_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_accepts_concepts_made_as_scaling_describes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = draw_shapes(tmp_path / "shapes")
-    (data / "images" / "1.png").write_bytes(b"")  # left out in training, so its captions must not be in the file
+    (data / "images" / "1.png").write_bytes(b"")  # unreadable, so training leaves its captions out
     monkeypatch.chdir(tmp_path)
     write_captions(data, Path("captions.txt"))
-    np.save("text.npy", open_encoder("minilm").encode(Path("captions.txt").read_text().split("\n")[:-1]))
+    np.save("text.npy", open_encoder("minilm")(Path("captions.txt").read_text().split("\n")[:-1]))
     settings = ["concepts={source: file, file: concepts.npz}", "train.epochs=0", "data.max_unreadable=0.1"]
     page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
     names: dict[str, object] = {}
@@ -61,10 +61,10 @@ def test_links_lead_to_files_that_exist(page: Path) -> None:
 def test_settings_in_the_docs_are_real_keys(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for key, value in re.findall(r"--set '?([a-z_.]+)=(\{[^}]*\}|[\w.-]+)", text):
-        assert any(takes(name, f"{key}={value}") for name in shipped_recipes()), f"{key}={value}"
+        assert any(accepts(name, f"{key}={value}") for name in shipped_recipes()), f"{key}={value}"
 
 
-def takes(recipe: str, setting: str) -> bool:
+def accepts(recipe: str, setting: str) -> bool:
     try:
         load_recipe(recipe, [setting])
     except RecipeError:
@@ -73,18 +73,18 @@ def takes(recipe: str, setting: str) -> bool:
 
 
 needs_311 = pytest.mark.skipif(
-    sys.version_info < (3, 11), reason="Python 3.10 leaves names of classes in types as they are"
+    sys.version_info < (3, 11), reason="Python 3.10 writes the names of classes in types differently"
 )
 
 
 @needs_311
-def test_the_reference_is_what_the_code_says() -> None:
+def test_the_reference_is_up_to_date() -> None:
     for name, text in write_reference.pages().items():
         assert (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8") == text, "run `make reference`"
 
 
 @needs_311
-def test_every_recipe_key_says_what_it_means() -> None:
+def test_every_recipe_key_is_explained() -> None:
     page = write_reference.recipe_page()
     assert "| None |" not in page
     for key in ("min_relevance", "on_nan", "scale_by_temperature", "neighbours", "boundaries"):
@@ -94,11 +94,23 @@ def test_every_recipe_key_says_what_it_means() -> None:
 def test_every_command_and_option_is_in_the_reference() -> None:
     page = write_reference.commands_page()
     assert "## mmts sweep" in page
-    assert "| `-k K` | `10` | Number of results. |" in page
+    assert "| `-k K` | `10` | Number of items to find. |" in page
     assert "mmts train [RECIPE] [OPTIONS]" in page
     assert "mmts evaluate RUN [OPTIONS]" in page
 
 
-def test_every_shipped_recipe_is_a_file_that_says_how_to_run_it() -> None:
+def test_every_shipped_recipe_begins_with_its_command() -> None:
     for name, text in shipped_recipes().items():
         assert text.startswith("# mmts "), name
+
+
+def test_every_path_of_the_code_map_exists() -> None:
+    page = (ROOT / "docs" / "code-map.md").read_text()
+    paths = re.findall(r"`([\w/]+(?:/|\.\w+))`", page)
+    assert len(paths) > 50
+    folder = ""
+    for path in paths:
+        if path.endswith("/"):
+            folder = path
+        places = (ROOT, ROOT / "src" / "mmts", ROOT / "src" / "mmts" / folder)
+        assert any((place / path).exists() for place in places), path

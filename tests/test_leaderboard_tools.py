@@ -45,9 +45,9 @@ def test_a_cut_keeps_the_queries_and_as_many_training_media_as_asked() -> None:
 
 
 def test_a_cut_that_cannot_be_is_refused() -> None:
-    with pytest.raises(DataError, match="there are 4 classes of class, not 5"):
+    with pytest.raises(DataError, match="class has 4 classes in train, fewer than --classes 5"):
         cut(lines(), "class", 5, 1, 10)
-    with pytest.raises(DataError, match="c has 16 training media and 20 are asked for"):
+    with pytest.raises(DataError, match="c has 16 training media but needs 20"):
         cut(lines(), "class", 3, 1, 60)
 
 
@@ -77,16 +77,16 @@ def test_a_cut_is_a_data_set(tmp_path: Path) -> None:
 def board(folder: Path, values: dict[str, list[float]]) -> Path:
     """Write the lines of a leaderboard.csv that matter here, and some that don't."""
     folder.mkdir()
-    names = ["rule", "stage", "seed", "direction", "part", "mean recall"]
+    names = ["variant", "stage", "seed", "direction", "part", "mean recall"]
     with (folder / "leaderboard.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(names)
-        for rule, of_seeds in values.items():
-            writer.writerow([rule, "trial", 100, "both", "all", 1.0])
+        for variant, of_seeds in values.items():
+            writer.writerow([variant, "trial", 100, "both", "all", 1.0])
             for seed, value in enumerate(of_seeds):
-                writer.writerow([rule, "test", seed, "both", "all", value])
-                writer.writerow([rule, "test", seed, "both", "tail", value + 10])
-                writer.writerow([rule, "test", seed, "text_to_image", "all", 2.0])
+                writer.writerow([variant, "test", seed, "both", "all", value])
+                writer.writerow([variant, "test", seed, "both", "tail", value + 10])
+                writer.writerow([variant, "test", seed, "text_to_image", "all", 2.0])
     return folder
 
 

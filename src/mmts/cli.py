@@ -282,7 +282,7 @@ def sweep(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Tune rules on val with equal trials; evaluate on test."""
+    """Tune variants on val with equal trials; evaluate on test."""
     from mmts.sweep import run_sweep
 
     run_sweep(file, data, out or Path("runs") / file.stem, jobs, settings or [])
@@ -317,8 +317,8 @@ def index(
 def search(
     run: Annotated[Path, typer.Argument(help="A run directory with an index.")],
     query: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
-    image: Annotated[Path | None, typer.Option(help="Find what looks like this image (or clip, for videos).")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Number of results.")] = 10,
+    image: Annotated[Path | None, typer.Option(help="Find items similar to this image (or clip, for videos).")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of items to find.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Also write a self-contained page to this file.")] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Serve a search page on this machine.")] = False,

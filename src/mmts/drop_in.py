@@ -19,25 +19,24 @@ class MMTSLoss(nn.Module):
 
     value_i = (alpha / 2) cos(2 pi cycles step / total_steps) + low + (high - low) (n_i - n_min) / (n_max - n_min)
 
-    is the temperature of info_nce or the margin of max_margin; n_i is the size of sample i's concept. Where n_min
-    equals n_max every shift is the middle of [low, high]. With low above high rare concepts get the larger value: the
-    reverse rule, a control.
+    is the temperature of info_nce or the margin of max_margin; n_i is the size of sample i's concept. If n_min equals
+    n_max every shift is the middle of [low, high]. With low above high rare concepts get the larger value, as a
+    control.
 
     kind: "info_nce" (alpha .08, low .05, high .20) or "max_margin" (alpha .2, low .17, high .30).
-    total_steps: optimizer steps of the whole run. count_range: (n_min, n_max), the smallest and the largest concept of
-        the whole training set (not of a batch). Both are required.
+    total_steps: optimizer steps of the whole run, required.
+    count_range: (n_min, n_max), the smallest and the largest concept of the whole training set, required.
     label_smoothing: as in info_nce, in [0, 1]; max_margin has none.
-    loss(x, y, step=..., counts=(B,), positives=None, rows=None) -> (): x (media) and y (text) (B, D) of any norm, step
-        in [0, total_steps], counts (B,) the sizes of the samples' concepts, positives and rows as in info_nce.
+    loss(x, y, step=..., counts=(B,), positives=None, queries=None) -> (): x (media) and y (text) (B, D) of any norm,
+        step in [0, total_steps], counts (B,) the sizes of the samples' concepts, the rest as in info_nce.
 
-    InputError when the smallest value would not be positive (alpha/2 at or above the smaller of low and high), for a
-    step outside [0, total_steps], and for a count outside count_range.
+    InputError if the smallest value is not positive (alpha/2 at or above the smaller of low and high), for a step
+    outside [0, total_steps], and for a count outside count_range.
 
     >>> loss = MMTSLoss("info_nce", total_steps=1000, count_range=(1, 100))
-    >>> x = torch.eye(2)
     >>> loss.values(step=0, counts=torch.tensor([1, 100]))
     tensor([0.0900, 0.2400], dtype=torch.float64)
-    >>> round(loss(x, x, step=0, counts=torch.tensor([1, 100])).item(), 4)
+    >>> round(loss(torch.eye(2), torch.eye(2), step=0, counts=torch.tensor([1, 100])).item(), 4)
     0.0077
     """
 
@@ -53,42 +52,36 @@ class MMTSLoss(nn.Module):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        if kind not in DEFAULTS:
-            raise InputError(f"MMTSLoss: kind is {kind!r}; it must be one of {', '.join(DEFAULTS)}")
+        _check(kind in DEFAULTS, f"kind is {kind!r}; it must be one of {', '.join(DEFAULTS)}")
         if total_steps is None or not 0 < total_steps < math.inf:
             raise InputError(
                 f"MMTSLoss: total_steps is {total_steps}; give the number of optimizer steps of the whole run"
             )
         if count_range is None:
-            raise InputError("MMTSLoss: count_range is missing; give (n_min, n_max), the sizes of the smallest and the "
-                             "largest concept of the training set")  # fmt: skip
-        n_min, n_max = count_range
-        if not 0 < n_min <= n_max < math.inf:
             raise InputError(
-                f"MMTSLoss: count_range is ({n_min}, {n_max}); it must be (n_min, n_max), 0 < n_min <= n_max"
+                "MMTSLoss: count_range is missing; give (n_min, n_max), the sizes of the training set's smallest and "
+                "largest concept"
             )
-        default_alpha, default_low, default_high = DEFAULTS[kind]
-        self.alpha = default_alpha if alpha is None else alpha
-        self.low = default_low if low is None else low
-        self.high = default_high if high is None else high
-        if not 0.0 <= label_smoothing <= 1.0:
-            raise InputError(f"MMTSLoss: label_smoothing is {label_smoothing}; it must lie in [0, 1]")
-        if label_smoothing and kind == "max_margin":
-            raise InputError("MMTSLoss: max_margin takes no label_smoothing; leave it out, or take info_nce")
+        n_min, n_max = count_range
+        _check(0 < n_min <= n_max < math.inf, f"count_range is ({n_min}, {n_max}); it needs 0 < n_min <= n_max")
+        _check(0.0 <= label_smoothing <= 1.0, f"label_smoothing is {label_smoothing}; it must lie in [0, 1]")
+        _check(not label_smoothing or kind == "info_nce", "max_margin takes no label_smoothing; leave it out")
+        default = DEFAULTS[kind]
+        self.alpha, self.low, self.high = (
+            published if value is None else value for value, published in zip((alpha, low, high), default, strict=True)
+        )
+        _check(0 <= self.alpha < math.inf, f"alpha is {self.alpha}; it must be 0 or more")
+        _check(math.isfinite(self.low + self.high), f"low {self.low} and high {self.high} must be finite")
         self.kind, self.total_steps, self.cycles, self.label_smoothing = kind, total_steps, cycles, label_smoothing
         self.n_min, self.n_max = n_min, n_max
-        if not 0 <= self.alpha < math.inf:
-            raise InputError(f"MMTSLoss: alpha is {self.alpha}; it must be 0 or more")
-        if not (math.isfinite(self.low) and math.isfinite(self.high)):
-            raise InputError(f"MMTSLoss: low {self.low} and high {self.high} must be finite")
         self.swing = Cosine(-self.alpha / 2, self.alpha / 2, cycles)
         smallest_shift = min(self.low, self.high) if n_min < n_max else (self.low + self.high) / 2
-        if not self.swing.minimum + smallest_shift > 0:
-            which = "low" if self.low <= self.high else "high"
-            raise InputError(
-                f"MMTSLoss: the swing falls to {self.swing.minimum:g} and the smallest shift is {smallest_shift:g}; "
-                f"their sum must be positive, so alpha/2 must stay below {which}: lower alpha or raise {which}"
-            )
+        which = "low" if self.low <= self.high else "high"
+        _check(
+            self.swing.minimum + smallest_shift > 0,
+            f"the swing falls to {self.swing.minimum:g} and the smallest shift is {smallest_shift:g}; their sum must "
+            f"be positive, so alpha/2 must stay below {which}: lower alpha or raise {which}",
+        )
 
     def forward(
         self,
@@ -98,15 +91,15 @@ class MMTSLoss(nn.Module):
         step: float,
         counts: Tensor,
         positives: Tensor | None = None,
-        rows: slice | None = None,
+        queries: slice | None = None,
     ) -> Tensor:
         """Return the loss of a batch, shape ()."""
         values = self.values(step=step, counts=counts)
         if len(values) != len(x):
-            raise InputError(f"counts has {len(values)} rows and x has {len(x)}; they must be as many")
+            raise InputError(f"counts has {len(values)} rows and x has {len(x)}; they must have as many")
         if self.kind == "max_margin":
-            return max_margin(x, y, values, positives=positives, rows=rows)
-        return info_nce(x, y, values, positives=positives, label_smoothing=self.label_smoothing, rows=rows)
+            return max_margin(x, y, values, positives=positives, queries=queries)
+        return info_nce(x, y, values, positives=positives, label_smoothing=self.label_smoothing, queries=queries)
 
     def values(self, *, step: float, counts: Tensor) -> Tensor:
         """Return the samples' temperatures or margins at `step`: counts (B,) -> (B,) float64."""
@@ -115,8 +108,7 @@ class MMTSLoss(nn.Module):
         counts = torch.as_tensor(counts)
         if counts.ndim != 1:
             raise InputError(f"counts is {tuple(counts.shape)}; it must be (B,), the size of each sample's concept")
-        # Sizes go to the host: they are few, and float64 is not to be had on every device.
-        n = counts.detach().to("cpu", torch.float64)
+        n = counts.detach().to("cpu", torch.float64)  # not every device has float64
         outside = ~((n >= self.n_min) & (n <= self.n_max))
         if bool(outside.any()):
             row = int(outside.nonzero()[0])
@@ -133,3 +125,8 @@ class MMTSLoss(nn.Module):
             f"{self.kind}, alpha={self.alpha:g}, cycles={self.cycles:g}, low={self.low:g}, high={self.high:g}, "
             f"total_steps={plain(self.total_steps)}, count_range=({plain(self.n_min)}, {plain(self.n_max)})"
         )
+
+
+def _check(right: bool, message: str) -> None:
+    if not right:
+        raise InputError(f"MMTSLoss: {message}")

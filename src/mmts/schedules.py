@@ -19,21 +19,18 @@ from mmts.options import NotNegative, ZeroToBelowOne
 
 
 class Schedule(Protocol):
-    """Anything that maps progress in [0, 1] to a number and knows its bounds."""
+    """A function of progress that knows its bounds; progress outside [0, 1] is an InputError."""
 
     def __call__(self, progress: float) -> float:
-        """Return the value at `progress`; outside [0, 1] is an InputError."""
-        ...
+        """Return the value at `progress`."""
 
     @property
     def minimum(self) -> float:
         """The smallest value over [0, 1]."""
-        ...
 
     @property
     def maximum(self) -> float:
         """The largest value over [0, 1]."""
-        ...
 
 
 def check_progress(progress: float) -> float:
@@ -48,8 +45,31 @@ def check_progress(progress: float) -> float:
     return float(progress)
 
 
+class _Bounded:
+    """What the schedules share; a subclass defines its value at a checked progress, and (minimum, maximum)."""
+
+    def __call__(self, progress: float) -> float:
+        return self._at(check_progress(progress))
+
+    @property
+    def minimum(self) -> float:
+        """The smallest value over [0, 1]."""
+        return self._bounds()[0]
+
+    @property
+    def maximum(self) -> float:
+        """The largest value over [0, 1]."""
+        return self._bounds()[1]
+
+    def _at(self, p: float) -> float:
+        raise NotImplementedError
+
+    def _bounds(self) -> tuple[float, float]:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Constant:
+class Constant(_Bounded):
     """The same value throughout (docs/method.md, 1.2).
 
     value: the value.
@@ -63,24 +83,15 @@ class Constant:
     def __post_init__(self) -> None:
         _check_finite("Constant", value=self.value)
 
-    def __call__(self, progress: float) -> float:
-        """Return `value`."""
-        check_progress(progress)
+    def _at(self, p: float) -> float:
         return self.value
 
-    @property
-    def minimum(self) -> float:
-        """The smallest value over [0, 1]."""
-        return self.value
-
-    @property
-    def maximum(self) -> float:
-        """The largest value over [0, 1]."""
-        return self.value
+    def _bounds(self) -> tuple[float, float]:
+        return self.value, self.value
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(_Bounded):
     """A straight line: start (1 - p) + end p (docs/method.md, 1.3). It may rise or fall.
 
     start: the value at the start of training.
@@ -96,35 +107,26 @@ class Linear:
     def __post_init__(self) -> None:
         _check_finite("Linear", start=self.start, end=self.end)
 
-    def __call__(self, progress: float) -> float:
-        """Return the value at `progress`."""
-        return _between(self.start, self.end, check_progress(progress))
+    def _at(self, p: float) -> float:
+        return _between(self.start, self.end, p)
 
-    @property
-    def minimum(self) -> float:
-        """The smallest value over [0, 1]."""
-        return min(self.start, self.end)
-
-    @property
-    def maximum(self) -> float:
-        """The largest value over [0, 1]."""
-        return max(self.start, self.end)
+    def _bounds(self) -> tuple[float, float]:
+        return min(self.start, self.end), max(self.start, self.end)
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(_Bounded):
     """A cosine wave between `low` and `high` (docs/method.md, 1.4).
 
     low (1 - w) + high w,   w = (1 + cos(2 pi (cycles p + phase))) / 2
 
-    `high` is hit exactly at every whole turn of cycles p + phase (so at p = 0 when phase is 0), `low` exactly half-way.
-    `cycles` >= 0 is the number of waves over the whole run and need not be whole; `phase` is in cycles. Over whole
-    cycles the mean is (low + high) / 2. Cosine(-alpha/2, alpha/2, cycles) is the swing of MM-TS (arXiv 2603.08202).
-    InputError when low > high, cycles < 0, or a number is not finite.
+    The value is exactly `high` at every whole turn of cycles p + phase (so at p = 0 if phase is 0), and exactly `low`
+    half-way between. Over whole cycles the mean is (low + high) / 2. Cosine(-alpha/2, alpha/2, cycles) is the swing of
+    MM-TS (arXiv 2603.08202). InputError if low > high, cycles < 0, or a number is not finite.
 
     low: the lowest value.
     high: the highest value, where training starts.
-    cycles: whole waves over training.
+    cycles: number of waves over training; need not be whole.
     phase: where in its wave it starts, in cycles; .5 starts at `low`.
 
     >>> Cosine(low=-0.1, high=0.1, cycles=5, phase=0.0)(0.0)
@@ -146,33 +148,25 @@ class Cosine:
         if self.cycles < 0:
             raise InputError(f"Cosine: cycles is {plain(self.cycles)}; it must be 0 or more")
 
-    def __call__(self, progress: float) -> float:
-        """Return the value at `progress`."""
-        # Taking whole turns off first keeps the cosine exact at every whole and half turn, however late.
-        turn = math.remainder(self.cycles * check_progress(progress) + self.phase, 1.0)
+    def _at(self, p: float) -> float:
+        # Removing whole turns first keeps the cosine exact at every whole and half turn, however late.
+        turn = math.remainder(self.cycles * p + self.phase, 1.0)
         return _between(self.low, self.high, (1.0 + math.cos(2.0 * math.pi * turn)) / 2.0)
 
-    @property
-    def minimum(self) -> float:
-        """The smallest value over [0, 1]: `low` when a half turn is passed, else the smaller end point."""
-        half_turn = math.ceil(self.phase - 0.5) + 0.5
-        return self.low if half_turn <= self.phase + self.cycles else min(self(0.0), self(1.0))
-
-    @property
-    def maximum(self) -> float:
-        """The largest value over [0, 1]: `high` when a whole turn is passed, else the larger end point."""
-        whole_turn = math.ceil(self.phase)
-        return self.high if whole_turn <= self.phase + self.cycles else max(self(0.0), self(1.0))
+    def _bounds(self) -> tuple[float, float]:
+        ends, last = (self(0.0), self(1.0)), self.phase + self.cycles
+        passes_low, passes_high = math.ceil(self.phase - 0.5) + 0.5 <= last, math.ceil(self.phase) <= last
+        return self.low if passes_low else min(ends), self.high if passes_high else max(ends)
 
 
 @dataclass(frozen=True)
-class Warmup:
-    """A straight line from `start` to schedule(0), then `schedule` on the time that is left (docs/method.md, 1.5).
+class Warmup(_Bounded):
+    """A straight line from `start` to schedule(0), then `schedule` on the remaining time (docs/method.md, 1.5).
 
     start + (schedule(0) - start) p / fraction while p < fraction, then schedule((p - fraction) / (1 - fraction)).
     InputError unless 0 <= fraction < 1.
 
-    schedule: what follows.
+    schedule: the schedule after the rise.
     fraction: the share of training that the rise takes.
     start: the value it rises from.
 
@@ -190,31 +184,23 @@ class Warmup:
         if not 0.0 <= self.fraction < 1.0:
             raise InputError(f"Warmup: fraction is {self.fraction}; it must be at least 0 and less than 1")
 
-    def __call__(self, progress: float) -> float:
-        """Return the value at `progress`."""
-        p = check_progress(progress)
+    def _at(self, p: float) -> float:
         if p < self.fraction:
             return _between(self.start, self.schedule(0.0), p / self.fraction)
         return self.schedule((p - self.fraction) / (1.0 - self.fraction))
 
-    @property
-    def minimum(self) -> float:
-        """The smallest value over [0, 1]."""
-        return min(self.start, self.schedule.minimum) if self.fraction else self.schedule.minimum
-
-    @property
-    def maximum(self) -> float:
-        """The largest value over [0, 1]."""
-        return max(self.start, self.schedule.maximum) if self.fraction else self.schedule.maximum
+    def _bounds(self) -> tuple[float, float]:
+        low, high = self.schedule.minimum, self.schedule.maximum
+        return (min(self.start, low), max(self.start, high)) if self.fraction else (low, high)
 
 
 @dataclass(frozen=True)
-class Join:
+class Join(_Bounded):
     """Schedules one after the other (docs/method.md, 1.6).
 
-    Piece k runs from boundaries[k - 1] to boundaries[k] (0 before the first, 1 after the last), and its own clock runs
-    from 0 to 1 over that stretch; at a boundary the next piece begins. InputError unless there is one boundary fewer
-    than schedules and the boundaries rise strictly inside (0, 1). `minimum` and `maximum` are those of the pieces.
+    Piece k runs from boundaries[k - 1] to boundaries[k] (from 0 the first, to 1 the last), and its own clock runs from
+    0 to 1 over that stretch; at a boundary the next piece begins. InputError unless there is one boundary fewer than
+    schedules and the boundaries rise strictly inside (0, 1). `minimum` and `maximum` are those of the pieces.
 
     schedules: the pieces in order.
     boundaries: shares of training at which the next piece begins; one fewer than schedules.
@@ -232,31 +218,21 @@ class Join:
         object.__setattr__(self, "boundaries", tuple(boundaries))
         _check_pieces("Join", "schedules", self.schedules, self.boundaries)
 
-    def __call__(self, progress: float) -> float:
-        """Return the value at `progress`."""
-        p = check_progress(progress)
+    def _at(self, p: float) -> float:
         piece = sum(boundary <= p for boundary in self.boundaries)
         edges = (0.0, *self.boundaries, 1.0)
         start, end = edges[piece], edges[piece + 1]
         return self.schedules[piece]((p - start) / (end - start))
 
-    @property
-    def minimum(self) -> float:
-        """The smallest value of any piece."""
-        return min(schedule.minimum for schedule in self.schedules)
-
-    @property
-    def maximum(self) -> float:
-        """The largest value of any piece."""
-        return max(schedule.maximum for schedule in self.schedules)
+    def _bounds(self) -> tuple[float, float]:
+        return min(piece.minimum for piece in self.schedules), max(piece.maximum for piece in self.schedules)
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(_Bounded):
     """One value after the other (docs/method.md, 1.7): values[k] from boundaries[k - 1] until before boundaries[k].
 
-    The same as a Join of Constants, in one short line. InputError unless there is one boundary fewer than values, the
-    boundaries rise strictly inside (0, 1) and the values are finite.
+    A Join of Constants in one short line, with the same errors; the values must be finite.
 
     values: in order.
     boundaries: shares of training at which the next value begins; one fewer than values.
@@ -275,20 +251,11 @@ class Step:
         _check_pieces("Step", "values", self.values, self.boundaries)
         _check_finite("Step", **{f"values[{i}]": value for i, value in enumerate(self.values)})
 
-    def __call__(self, progress: float) -> float:
-        """Return the value at `progress`."""
-        p = check_progress(progress)
+    def _at(self, p: float) -> float:
         return self.values[sum(boundary <= p for boundary in self.boundaries)]
 
-    @property
-    def minimum(self) -> float:
-        """The smallest value."""
-        return min(self.values)
-
-    @property
-    def maximum(self) -> float:
-        """The largest value."""
-        return max(self.values)
+    def _bounds(self) -> tuple[float, float]:
+        return min(self.values), max(self.values)
 
 
 SCHEDULES = {
@@ -299,12 +266,12 @@ SCHEDULES = {
     "join": Join,
     "step": Step,
 }
-"""The schedules by the names that recipes call them (`kind`)."""
+"""The schedules by their names in recipes (`kind`)."""
 
 
 def _between(start: float, end: float, weight: float) -> float:
     value = start * (1.0 - weight) + end * weight
-    # Rounding may leave the interval by one unit in the last place, and the bounds are promised.
+    # Rounding may leave the interval by one unit in the last place.
     return min(max(value, min(start, end)), max(start, end))
 
 

@@ -150,11 +150,11 @@ def test_a_learned_temperature_is_bounded_after_each_step(tmp_path: Path) -> Non
 
 
 def test_what_cannot_be_right_is_said(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nothing told which samples"):
+    with pytest.raises(InputError, match="does not know which samples"):
         RuleClipLoss(shifted())(*features(), SCALE)
     with pytest.raises(InputError, match="key 'a' is at 0 and at 2"):
         position_of(["a", "b", "a"])
-    with pytest.raises(InputError, match="of no webdataset pipeline"):
+    with pytest.raises(InputError, match="is not a webdataset pipeline"):
         tell_samples(SimpleNamespace(dataloader=[]), RuleClipLoss(shifted()), int, epochs=1)
     loss, data = RuleClipLoss(shifted()), training_data(tmp_path)
     tell_samples(data, loss, position_of(KEYS[:3]), epochs=EPOCHS)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.cells import cell_len
 
-from mmts.apps.analysis import GROUP_COLOURS, analyze, draw_long_tail, gini, print_analysis
+from mmts.apps.analysis import GROUP_COLORS, analyze, draw_long_tail, gini, print_analysis
 from mmts.concepts import ConceptDistribution
 from mmts.console import console
 from mmts.errors import InputError
@@ -21,24 +21,24 @@ CAPTIONS = ["a cup", "a cup", "a cup", "red cup", "blue cup", "my cup", "a lamp"
 
 
 def test_numbers_by_hand():
-    found = analyze(CAPTIONS, ConceptDistribution.from_labels(LABELS), empty_captions=2)
-    assert (found.samples, found.distinct_captions, found.duplicates, found.empty_captions) == (9, 6, 3, 2)
-    assert (found.concepts, found.median_size) == (3, 2)
-    assert found.largest == (("cup", 6), ("lamp", 2), ("hat", 1))
-    assert found.smallest == (("hat", 1), ("lamp", 2), ("cup", 6))
-    assert found.top_tenth_share == pytest.approx(6 / 9)
-    assert found.groups["head"] == (1, 6, 6, 6)
-    assert found.groups["mid"] == (0, 0, 0, 0)  # 6 of 9 samples are in larger concepts: two thirds, so tail
-    assert found.groups["tail"] == (2, 3, 2, 1)
-    json.dumps(dataclasses.asdict(found))
+    analysis = analyze(CAPTIONS, ConceptDistribution.from_labels(LABELS), empty_captions=2)
+    assert (analysis.samples, analysis.distinct_captions, analysis.duplicates, analysis.empty_captions) == (9, 6, 3, 2)
+    assert (analysis.concepts, analysis.median_size) == (3, 2)
+    assert analysis.largest == (("cup", 6), ("lamp", 2), ("hat", 1))
+    assert analysis.smallest == (("hat", 1), ("lamp", 2), ("cup", 6))
+    assert analysis.top_tenth_share == pytest.approx(6 / 9)
+    assert analysis.groups["head"] == (1, 6, 6, 6)
+    assert analysis.groups["mid"] == (0, 0, 0, 0)  # 6 of 9 samples are in larger concepts: two thirds, so tail
+    assert analysis.groups["tail"] == (2, 3, 2, 1)
+    json.dumps(dataclasses.asdict(analysis))
 
 
 def test_top_tenth_is_rounded_up():
     labels = [i for i in range(11) for _ in range(20 - i)]
-    found = analyze([str(label) for label in labels], ConceptDistribution.from_labels(labels), show=3)
-    assert found.top_tenth_share == pytest.approx((20 + 19) / len(labels))
-    assert [concept.size for concept in found.largest] == [20, 19, 18]
-    assert [concept.size for concept in found.smallest] == [10, 11, 12]
+    analysis = analyze([str(label) for label in labels], ConceptDistribution.from_labels(labels), show=3)
+    assert analysis.top_tenth_share == pytest.approx((20 + 19) / len(labels))
+    assert [concept.size for concept in analysis.largest] == [20, 19, 18]
+    assert [concept.size for concept in analysis.smallest] == [10, 11, 12]
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=20))
@@ -58,7 +58,8 @@ def test_table_shows_every_number_and_any_name(capsys):
     labels = [names[{"cup": 0, "lamp": 1, "hat": 2}[label]] for label in LABELS]
     print_analysis(analyze(CAPTIONS, ConceptDistribution.from_labels(labels), empty_captions=4))
     shown = capsys.readouterr().out
-    for text in ("samples", "33.3% of the samples are repeats", "6 down to 1 samples, median 2", "66.7%", "[bold]cup"):
+    repeats = "33.3% of the samples repeat a caption"
+    for text in ("samples", repeats, "6 down to 1 samples, median 2", "66.7%", "[bold]cup"):
         assert text in shown
     assert "\x1b[31m" not in shown
 
@@ -89,13 +90,13 @@ def colours(path):
     with Image.open(path) as image:
         assert image.format == "PNG"
         found = {colour for _, colour in image.convert("RGB").getcolors(1 << 24)}
-    return [name for name in GROUP_COLOURS if tuple(bytes.fromhex(name[1:])) in found]
+    return [name for name in GROUP_COLORS if tuple(bytes.fromhex(name[1:])) in found]
 
 
 def test_picture_has_the_three_groups(tmp_path):
     labels = [f"label {i}" for i in range(30) for _ in range(1 + 300 // (i + 1))]
     draw_long_tail(ConceptDistribution.from_labels(labels), tmp_path / "new" / "tail.png", title="some $data")
-    assert colours(tmp_path / "new" / "tail.png") == list(GROUP_COLOURS)
+    assert colours(tmp_path / "new" / "tail.png") == list(GROUP_COLORS)
 
 
 @pytest.mark.parametrize("labels", [["only one"], ["a", "b"], ["$x_", "日本", "\ud800", "\0", "👍"] * 3, range(100)])

@@ -1,4 +1,4 @@
-"""`mmts doctor` finds what is wrong with an installation and says what would mend it."""
+"""`mmts doctor` finds what is wrong with an installation and says how to fix it."""
 
 import errno
 import importlib
@@ -17,7 +17,7 @@ from mmts.errors import RunError
 
 
 def found(check: str) -> dict[str, Finding]:
-    return {each.what: each for each in doctor._careful(getattr(doctor, check))}
+    return {finding.what: finding for finding in doctor._run(getattr(doctor, check))}
 
 
 def test_this_machine_has_what_is_needed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,7 +26,7 @@ def test_this_machine_has_what_is_needed(capsys: pytest.CaptureFixture[str], mon
         main()
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    for what in ("torch", "device", "threads", "images", "videos", "cache", "nothing is in the way"):
+    for what in ("torch", "device", "threads", "images", "videos", "cache", "mmts is ready to run on this machine"):
         assert what in shown
     assert "wrong" not in shown
 
@@ -78,10 +78,10 @@ def test_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.get_num_threads", lambda: 64)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     finding = found("_device")["threads"]
-    assert (finding.state, finding.found) == ("note", "torch uses 64, the machine has 2 cores")
+    assert (finding.state, finding.found) == ("note", "torch uses 64, and the machine has 2 cores")
 
 
-def test_what_is_wrong_ends_in_one_line_and_a_failing_check_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_checks_end_in_one_line_and_a_check_that_raises_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     def _videos() -> Iterator[Finding]:
         raise ImportError("libav is gone")
         yield
@@ -90,5 +90,5 @@ def test_what_is_wrong_ends_in_one_line_and_a_failing_check_is_wrong(monkeypatch
         yield Finding("images", "ok", "JPEG")
 
     monkeypatch.setattr(doctor, "CHECKS", (_videos, _images))
-    with pytest.raises(RunError, match="1 of 2 things need mending: videos"):
+    with pytest.raises(RunError, match="1 of 2 checks failed: videos"):
         judge(examine())

@@ -44,7 +44,7 @@ def test_a_complete_folder_gets_a_manifest_that_can_be_read_again(name: str, tmp
 def test_counts_stand_beside_the_published_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     prepare("coco", draw_coco(tmp_path))
     lines = capsys.readouterr().out.splitlines()
-    assert "  there    Karpathy's splits: dataset_coco.json" in lines
+    assert "  found    Karpathy's splits: dataset_coco.json" in lines
     assert "split      media  published  captions  published  no file" in lines
     assert "train         24    113,287       120    566,747        0" in lines
     assert "test          10      5,000        50     25,000        0" in lines
@@ -70,7 +70,7 @@ def test_missing_files_are_counted_and_listed(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("name", PUBLIC_SETS)
-def test_an_empty_folder_says_where_everything_is_found(
+def test_an_empty_folder_says_where_to_get_everything(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(tmp_path)
@@ -78,10 +78,11 @@ def test_an_empty_folder_says_where_everything_is_found(
     with pytest.raises(DataError) as caught:
         prepare(name, "data")
     out = capsys.readouterr().out
-    for part in PUBLIC_SETS[name].parts:
-        assert (part.what in str(caught.value)) == part.required
-        for text in (part.what, part.address, part.size, part.licence):
-            assert " ".join(text.split()) in " ".join(out.split())
+    for source in PUBLIC_SETS[name].sources:
+        for part in source.parts:
+            assert (part.what in str(caught.value)) == part.required
+            for text in (part.what, source.address, part.size, source.license):
+                assert " ".join(text.split()) in " ".join(out.split())
     assert all(len(line) <= 80 for line in out.splitlines()[1:])
     assert list((tmp_path / "data").iterdir()) == []
 
@@ -90,7 +91,7 @@ def test_only_what_is_missing_is_explained(tmp_path: Path, capsys: pytest.Captur
     draw_coco(tmp_path)
     for image in (tmp_path / "val2014").iterdir():
         image.unlink()
-    with pytest.raises(DataError, match=r"lacks photos of val2014\. The lines above say where they are found"):
+    with pytest.raises(DataError, match=r"lacks photos of val2014\. The lines above say where to get them"):
         prepare("coco", tmp_path)  # a folder with nothing in it counts as missing
     out = capsys.readouterr().out
     assert "val2014.zip" in out
@@ -154,7 +155,7 @@ def test_a_manifest_is_written_one_medium_at_a_time(tmp_path: Path):
         def __getitem__(self, at: int) -> Medium:
             if at >= len(self):
                 raise IndexError
-            assert sum(each() is not None for each in self.made) <= 1
+            assert sum(reference() is not None for reference in self.made) <= 1
             medium = Medium(str(at), tmp_path / f"{at}.jpg", (f"text {at}",), split="train")
             self.made.append(weakref.ref(medium))
             return medium
@@ -201,7 +202,7 @@ def test_videos_that_are_gone_are_counted(tmp_path: Path, capsys: pytest.Capture
     assert line in capsys.readouterr().out.splitlines()
 
 
-def test_where_a_missing_part_is_found_is_said_though_others_from_there_are_not_missing(
+def test_the_source_of_a_missing_part_is_named_if_other_parts_from_there_exist(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     root = draw_ek100(tmp_path)
@@ -210,4 +211,4 @@ def test_where_a_missing_part_is_found_is_said_though_others_from_there_are_not_
         prepare("ek100", root)
     said = capsys.readouterr().out
     assert "epic-kitchens-100-annotations" in said
-    assert "licence: CC BY-NC 4.0" in said
+    assert "license: CC BY-NC 4.0" in said

@@ -98,7 +98,7 @@ def test_runs_with_a_named_encoder() -> None:
     [
         ([], {}, "captions are empty"),
         (["a", " "], {"k": 1}, "caption in row 1 is empty"),
-        (["a", "b"], {"k": 2}, "k is 2; a whole number from 1 to 1"),
+        (["a", "b"], {"k": 2}, "k is 2; it must be a whole number from 1 to 1"),
         (["a", "b"], {"k": 0}, "k is 0"),
         (["a", "b"], {"k": 1.0}, r"k is 1\.0"),
         (["a", "b"], {"k": True}, "k is True"),

@@ -3,17 +3,17 @@
 import json
 import math
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from mmts.concepts import ConceptDistribution, encoders
-from mmts.concepts.encoders import TfidfEncoder, encode_captions
+from mmts.concepts import ConceptDistribution
+from mmts.concepts.encoders import TfidfEncoder, open_encoder, unit_rows
 from mmts.concepts.names import words
 from mmts.devices import has_bf16
 from mmts.errors import InputError
+from mmts.models import features, load_text_tower, text_encoder, text_features
 
 CPU = torch.device("cpu")
 
@@ -21,8 +21,8 @@ CAPTIONS = ["a red shoe", "a red boot", "a sleeping dog", "a red shoe"]
 WORDS = ["a", "red", "blue", "shoe", "boot", "dog", "sleeping"]
 
 
-def is_unit(rows):
-    return rows.dtype == np.float32 and np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+def encode(captions, encoder="minilm"):
+    return unit_rows(open_encoder(encoder, captions)(captions))
 
 
 def bert_tokenizer(folder):
@@ -86,24 +86,31 @@ def clip_folder(tmp_path_factory):
 # --- the packaged model
 
 
-def test_minilm_knows_what_is_alike(private_cache, monkeypatch):
-    rows = encode_captions(CAPTIONS)
+def test_minilm_knows_what_is_alike(private_cache):
+    rows = encode(CAPTIONS)
     assert rows.shape == (4, 384)
-    assert is_unit(rows)
+    assert rows.dtype == np.float32
     similarity = rows @ rows.T
     assert similarity[0, 1] > 0.5 > similarity[0, 2]
     assert similarity[0, 3] == pytest.approx(1)
     # Padding does not change a row, nor does the order of the captions.
-    with_long = encode_captions(["a sleeping dog " * 30, *reversed(CAPTIONS)])
+    with_long = encode(["a sleeping dog " * 30, *reversed(CAPTIONS)])
     np.testing.assert_allclose(with_long[:0:-1], rows, atol=2e-6 if not has_bf16(CPU) else 2e-2)
-    # Neither a second time with these captions nor in another order is the model needed.
-    monkeypatch.setattr(encoders, "_load", lambda source: pytest.fail("the model was loaded"))
-    np.testing.assert_array_equal(encode_captions(CAPTIONS[::-1]), rows[::-1])
+    np.testing.assert_array_equal(encode(CAPTIONS[::-1]), rows[::-1])
     assert len(list((private_cache / "features").glob("*.npy"))) == 2
 
 
+def test_concepts_and_the_frozen_text_tower_share_their_rows(private_cache, monkeypatch):
+    ConceptDistribution.from_captions(CAPTIONS, 2)
+    [file] = (private_cache / "features").glob("*.npy")
+    tower = load_text_tower("minilm")
+    monkeypatch.setattr(tower, "forward", lambda tokens: pytest.fail("the captions were encoded again"))
+    np.testing.assert_array_equal(unit_rows(text_features(tower, CAPTIONS)), encode(CAPTIONS))
+    assert list((private_cache / "features").glob("*.npy")) == [file]
+
+
 def test_minilm_takes_any_text_and_assigns_after_load(tmp_path):
-    captions = ["a dog", "a puppy", "a red shoe", "a blue boot", "\0", "👩‍🚀", "كلب صغير", "long " * 10_000]
+    captions = ["a dog", "a puppy", "a red shoe", "a blue boot", "\0", "👩‍🚀", "كلب صغير", "\ud800", "long " * 10_000]
     d = ConceptDistribution.from_captions(captions, 3)
     assert torch.equal(d.assign(captions), d.labels)
     d.save(tmp_path / "c.npz")
@@ -116,6 +123,10 @@ def test_minilm_takes_any_text_and_assigns_after_load(tmp_path):
         loaded.assign(["two dogs"])
 
 
+def test_minilm_is_named_by_its_files_as_in_distributions_saved_before():
+    assert open_encoder("minilm").fingerprint == "files 03fcc965920368af4ee94043c9770ddd"
+
+
 # --- models by folder
 
 
@@ -123,24 +134,33 @@ def test_sentence_transformers_folder_equals_that_library(sentence_folder):
     from sentence_transformers import SentenceTransformer
 
     expected = SentenceTransformer(str(sentence_folder), device="cpu").encode(CAPTIONS, normalize_embeddings=True)
-    rows = encode_captions(CAPTIONS, sentence_folder, cache=False)
-    assert is_unit(rows)
+    rows = encode(CAPTIONS, sentence_folder)
     np.testing.assert_allclose(rows, expected, atol=1e-5 if not has_bf16(CPU) else 2e-2)
 
 
+def test_sentence_transformers_keep_their_own_pooling_and_prompt(bert_folder, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(bert_folder), device="cpu")
+    model.prompts["query"], model.default_prompt_name = "dog ", "query"
+    model.save(str(tmp_path))
+    config = tmp_path / "1_Pooling" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"pooling_mode": "cls"}))
+    expected = SentenceTransformer(str(tmp_path), device="cpu").encode(CAPTIONS, normalize_embeddings=True)
+    np.testing.assert_allclose(encode(CAPTIONS, tmp_path), expected, atol=1e-5 if not has_bf16(CPU) else 2e-2)
+    assert np.abs(encode(CAPTIONS, bert_folder) - expected).max() > 0.1
+
+
 def test_plain_text_encoder_is_mean_pooled(bert_folder, sentence_folder):
-    np.testing.assert_allclose(
-        encode_captions(CAPTIONS, str(bert_folder)), encode_captions(CAPTIONS, sentence_folder), atol=1e-6
-    )
+    np.testing.assert_allclose(encode(CAPTIONS, str(bert_folder)), encode(CAPTIONS, sentence_folder), atol=1e-6)
 
 
 @pytest.mark.parametrize(("kind", "width"), [("clip", 8), ("siglip", 16)])
 def test_clip_and_siglip_text_features(tmp_path, kind, width):
     folder = clip_like_folder(tmp_path / kind, kind)
-    rows = encode_captions([*CAPTIONS, "dog " * 100], folder)
+    rows = encode([*CAPTIONS, "dog " * 100], folder)
     assert rows.shape == (5, width)
-    assert is_unit(rows)
-    alone = encode_captions(CAPTIONS[:1], folder)
+    alone = encode(CAPTIONS[:1], folder)
     np.testing.assert_allclose(alone[0], rows[0], atol=1e-5 if not has_bf16(CPU) else 2e-2)
     assert np.abs(rows[0] - rows[2]).max() > 1e-3
 
@@ -153,7 +173,7 @@ def test_clip_rows_are_the_models_own(clip_folder):
         model = CLIPModel.from_pretrained(clip_folder).eval()
         pooled = model.text_model(tokens["input_ids"], tokens["attention_mask"]).pooler_output
         expected = torch.nn.functional.normalize(model.text_projection(pooled)).numpy()
-    rows = encode_captions(CAPTIONS[:1], clip_folder, cache=False)
+    rows = encode(CAPTIONS[:1], clip_folder)
     np.testing.assert_allclose(rows, expected, atol=1e-5 if not has_bf16(CPU) else 2e-2)
 
 
@@ -175,38 +195,16 @@ def test_a_moved_folder_can_be_given_at_load(bert_folder, clip_folder, tmp_path)
 def test_changed_weights_are_not_taken_from_the_cache(bert_folder, tmp_path):
     from transformers import BertModel
 
-    before = encode_captions(CAPTIONS, bert_folder)
+    before = encode(CAPTIONS, bert_folder)
     model = BertModel.from_pretrained(bert_folder)
     torch.nn.init.normal_(model.embeddings.word_embeddings.weight)
     bert_tokenizer(tmp_path)
     model.save_pretrained(tmp_path)
-    assert np.abs(encode_captions(CAPTIONS, tmp_path) - before).max() > 0.01
+    assert np.abs(encode(CAPTIONS, tmp_path) - before).max() > 0.01
 
 
-def test_no_captions_no_rows(bert_folder):
-    for cache in (True, False):
-        assert encode_captions([], bert_folder, cache=cache).shape == (0, 16)
-
-
-def test_interrupted_encoding_goes_on(bert_folder, monkeypatch):
-    captions = [f"red shoe {'dog ' * i}" for i in range(6)]
-    expected = encode_captions(captions, bert_folder, cache=False)
-    monkeypatch.setattr(encoders, "CACHE_CHUNK", 2)
-    embed = encoders.PretrainedEncoder._embed
-    seen = []
-
-    def interrupted(self, batch):
-        if len(seen) == 2:
-            raise KeyboardInterrupt
-        seen.append(batch)
-        return embed(self, batch)
-
-    monkeypatch.setattr(encoders.PretrainedEncoder, "_embed", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        encode_captions(captions, bert_folder)
-    seen.insert(0, None)
-    seen[:] = seen[:1]  # room for one more batch, which is all that is missing
-    np.testing.assert_allclose(encode_captions(captions, bert_folder), expected, atol=1e-6)
+def test_no_captions_give_no_rows(bert_folder):
+    assert encode([], bert_folder).shape == (0, 16)
 
 
 # --- names that are wrong
@@ -215,33 +213,34 @@ def test_interrupted_encoding_goes_on(bert_folder, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("minilmm", 'did you mean "minilm"'),
-        ("tf-idf", 'did you mean "tfidf"'),
+        ("minilmm", "did you mean 'minilm'"),
+        ("tf-idf", "did you mean 'tfidf'"),
         ("./nowhere", "no such folder"),
         ("/nowhere/at/all", "no such folder"),
-        ("nobody/no-such-model", "the hub cannot be reached|neither a folder nor"),
-        ("not a name!", "encoder not a name!: "),
+        ("nobody/no-such-model", "gave no such model: .*minilm and tfidf need no network"),
+        ("not a name!", "encoder: 'not a name!' is not a folder"),
+        ("small-transformer", "encoder: 'small-transformer' is not a folder"),
     ],
 )
 def test_wrong_names_are_one_clear_error(name, message, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match=message) as caught:
-        encode_captions(CAPTIONS, name)
+        encode(CAPTIONS, name)
     assert "\n" not in str(caught.value)
 
 
 def test_folders_without_a_model(tmp_path):
-    with pytest.raises(InputError, match="holds no model"):
-        encode_captions(CAPTIONS, tmp_path)
+    with pytest.raises(InputError, match=r"no config\.json"):
+        encode(CAPTIONS, tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(InputError, match="cannot be loaded") as caught:
-        encode_captions(CAPTIONS, tmp_path)
+    with pytest.raises(InputError, match="cannot load the model") as caught:
+        encode(CAPTIONS, tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_loading_is_quiet(bert_folder, capsys):
-    encoders._load.cache_clear()
-    encode_captions(["a dog"], bert_folder)
+    text_encoder._load.cache_clear()
+    encode(["a dog"], bert_folder)
     captured = capsys.readouterr()
     assert captured.out + captured.err == ""
 
@@ -260,12 +259,12 @@ def test_loading_is_quiet(bert_folder, capsys):
 )
 def test_functions_are_checked(result, message):
     with pytest.raises(InputError, match=message):
-        encode_captions(CAPTIONS, lambda captions: result)
+        encode(CAPTIONS, lambda captions: result)
 
 
 def test_functions_may_return_tensors_of_any_precision():
-    rows = encode_captions(CAPTIONS, lambda captions: torch.ones(4, 3, dtype=torch.bfloat16, requires_grad=True))
-    assert is_unit(rows)
+    rows = encode(CAPTIONS, lambda captions: torch.ones(4, 3, dtype=torch.bfloat16, requires_grad=True))
+    np.testing.assert_allclose(rows, 3**-0.5, atol=1e-6)
 
 
 # --- TF-IDF
@@ -283,16 +282,15 @@ def test_tfidf_equals_the_formula_written_as_loops():
             for word in sorted(holding)
         ]
         table.append(np.array(row) / np.linalg.norm(row))
-    rows = encoder.encode(captions)
+    rows = unit_rows(encoder(captions))
     # With all directions kept the projection is a rotation: inner products are those of the weighted words.
     assert rows.shape == (4, 4)
     np.testing.assert_allclose(rows @ rows.T, np.array(table) @ np.array(table).T, atol=1e-5)
-    assert is_unit(rows)
 
 
 def test_tfidf_of_unknown_words_is_a_zero_row():
     encoder = TfidfEncoder.fit(CAPTIONS)
-    assert encoder.encode(["something entirely different"]).tolist() == [[0.0] * len(encoder.components)]
+    assert encoder(["something entirely different"]).tolist() == [[0.0] * len(encoder.components)]
 
 
 def test_tfidf_keeps_the_commonest_words_and_the_width():
@@ -304,28 +302,25 @@ def test_tfidf_keeps_the_commonest_words_and_the_width():
 
 
 def test_tfidf_of_one_word_and_of_none():
-    assert is_unit(TfidfEncoder.fit(["dog"]).encode(["dog"]))
+    assert np.abs(TfidfEncoder.fit(["dog"])(["dog"])).tolist() == [[1.0]]
     with pytest.raises(InputError, match="no word"):
         TfidfEncoder.fit(["...", "!"])
 
 
-# --- precision
+# --- devices
 
 
-def test_bf16_rows_are_close(bert_folder, monkeypatch):
-    monkeypatch.setattr(encoders, "_use_bf16", lambda: False)
-    exact = encode_captions(CAPTIONS, bert_folder, cache=False)
-    monkeypatch.setattr(encoders, "_use_bf16", lambda: True)
-    rows = encode_captions(CAPTIONS, bert_folder, cache=False)
-    assert is_unit(rows)
-    assert 0 < np.abs(rows - exact).max() < 0.03
+def test_bf16_rows_are_close(bert_folder, monkeypatch, private_cache):
+    rows = []
+    for precise in (True, False):
+        monkeypatch.setattr(features, "has_bf16", lambda device, precise=precise: not precise)
+        rows.append(encode(CAPTIONS, bert_folder))
+    assert len(list((private_cache / "features").glob("*.npy"))) == 2
+    assert 0 < np.abs(rows[0] - rows[1]).max() < 0.03
 
 
-def test_packaged_model_is_there():
-    assert (Path(encoders._packaged_minilm()) / "model.safetensors").is_file()
-
-
-def test_a_build_for_gpus_on_a_machine_without_computes_on_the_cpu(monkeypatch):
+def test_a_build_for_gpus_on_a_machine_without_computes_on_the_cpu(bert_folder, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    assert encoders._device() == torch.device("cpu")
+    text_encoder._load.cache_clear()
+    assert encode(CAPTIONS, bert_folder).shape == (4, 16)

@@ -14,6 +14,8 @@ from mmts.concepts import distribution as distribution_module
 from mmts.concepts.kmeans import kmeans, nearest
 from mmts.concepts.stored_rows import assign_rows, open_rows, sampled_centroids, sampled_kmeans
 from mmts.errors import DataError, InputError
+from mmts.models.base import TextTower
+from mmts.models.text_encoder import TextEncoder
 
 
 def blobs(num=6, each=50, width=8, seed=0):
@@ -150,24 +152,30 @@ def test_parts_of_many_machines_make_one_distribution(file, tmp_path):
     joined.save(tmp_path / "concepts.npz")
     loaded = ConceptDistribution.load(tmp_path / "concepts.npz")
     assert torch.equal(loaded.assign(np.load(file)), joined.labels)
-    with pytest.raises(InputError, match="of what encoder is not known"):
+    with pytest.raises(InputError, match="of an unknown encoder"):
         loaded.assign(["a caption"])
     with pytest.raises(InputError, match=r"width 3.*width 8"):
         loaded.assign(np.ones((2, 3)))
 
 
-def test_captions_in_the_order_of_their_rows_on_disk_are_not_copied(monkeypatch):
-    encoder = encoders.PretrainedEncoder.__new__(encoders.PretrainedEncoder)
-    encoder.name, encoder._source = "minilm", encoders._Source("minilm", "", "files x", True)
-    monkeypatch.setattr(encoder, "_embed", lambda texts: np.eye(384, dtype=np.float32)[[len(text) for text in texts]])
+def test_rows_of_many_captions_are_mapped_from_disk_not_copied(monkeypatch):
+    class Tower(TextTower):
+        name, width = "counts", 4
+
+        def tokenize(self, captions):
+            return {"length": torch.tensor([len(caption) for caption in captions])}
+
+        def forward(self, tokens):
+            return torch.eye(4)[tokens["length"]]
+
+    encoder = TextEncoder("counts", "x", Tower())
     captions = ["a", "ccc", "bb", "a"]
-    assert isinstance(encoder.encode(encoders.longest_first(captions)), np.memmap)
-    assert encoder.encode(captions).argmax(1).tolist() == [1, 3, 2, 1]
+    assert encoder(captions).argmax(1).tolist() == [1, 3, 2, 1]
     monkeypatch.setattr(encoders, "SAMPLE", 2)
-    found = encoders.encode_distinct(captions, encoder)
-    assert isinstance(found.rows, np.memmap)
-    assert found.rows[found.row_of].argmax(1).tolist() == [1, 3, 2, 1]
-    assert found.occurrences[found.row_of].tolist() == [2, 1, 1, 2]
+    rows, occurrences, row_of = encoders.encode_distinct(captions, encoder)
+    assert isinstance(rows, np.memmap)
+    assert rows[row_of].argmax(1).tolist() == [1, 3, 2, 1]
+    assert occurrences[row_of].tolist() == [2, 1, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +184,10 @@ def test_captions_in_the_order_of_their_rows_on_disk_are_not_copied(monkeypatch)
         (lambda path: None, "No such file"),
         (lambda path: path.write_bytes(b""), "not a .npy file of numbers"),
         (lambda path: path.write_text("hello"), "not a .npy file of numbers"),
-        (lambda path: np.save(path, np.ones(3, np.float32)), r"\(3,\) of float32; \(N, W\) of float16 or float32"),
+        (
+            lambda path: np.save(path, np.ones(3, np.float32)),
+            r"\(3,\) of float32; they must be \(N, W\) of float16 or float32",
+        ),
         (lambda path: np.save(path, np.ones((3, 2))), "float64"),
         (lambda path: np.save(path, np.empty((0, 2), np.float16)), r"\(0, 2\) of float16"),
         (lambda path: np.save(path, np.array([object()])), "not a .npy file of numbers"),
@@ -192,16 +203,19 @@ def test_a_file_without_rows_is_named(tmp_path, write, says):
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        (lambda rows: ConceptDistribution.from_embeddings(rows, 301), "a number from 1 to 300, the rows, is right"),
+        (lambda rows: ConceptDistribution.from_embeddings(rows, 301), "1 to 300, the number of rows"),
         (lambda rows: ConceptDistribution.from_embeddings(rows, 2, captions=["a"]), "1 captions and 300 rows"),
         (lambda rows: ConceptDistribution.from_embeddings(rows, 2, encoder="tfidf"), "from_captions"),
         (lambda rows: ConceptDistribution.from_embeddings(rows.astype(np.float64), 2), "float64"),
         (lambda rows: sampled_centroids(rows, 50, sample=40), "from 1 to 40"),
         (lambda rows: assign_rows(rows, np.ones((2, 3), np.float32)), r"\(K, 8\)"),
         (lambda rows: assign_rows(rows, np.ones((2, 8), np.float32), range(299, 301)), "consecutive rows of the 300"),
-        (lambda rows: ConceptDistribution.from_clusters([0, 2], np.eye(2)), "row 1 is 2; 0 to 1"),
+        (
+            lambda rows: ConceptDistribution.from_clusters([0, 2], np.eye(2)),
+            "row 1 is 2; it must be the number of a centroid, 0 to 1",
+        ),
         (lambda rows: ConceptDistribution.from_clusters([0.0], np.eye(2)), "whole numbers"),
-        (lambda rows: ConceptDistribution.from_clusters([0], np.ones(2)), r"\(K, W\) is right"),
+        (lambda rows: ConceptDistribution.from_clusters([0], np.ones(2)), r"they must be \(K, W\)"),
     ],
 )
 def test_what_cannot_be_is_said(wrong, says):

@@ -163,24 +163,27 @@ def test_missing_videos_are_counted(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"start_timestamp": "00:02:00.00"}, r"ends \(00:01:01.89\) before it has begun \(00:02:00.00\)"),
-        ({"start_timestamp": "00:01:01.89"}, r"ends \(00:01:01.89\) before it has begun"),
+        ({"start_timestamp": "00:02:00.00"}, r"ends \('00:01:01.89'\) before its start '00:02:00.00\'"),
+        ({"start_timestamp": "00:01:01.89"}, r"ends \('00:01:01.89'\) before its start"),
         ({"start_timestamp": "12.5"}, r"start_timestamp should be a time like 00:01:23.45, not '12.5'"),
         (
             {"start_timestamp": "9" * 5000 + ":00:00"},
             r"start_timestamp should be a time like 00:01:23.45, not '9.{1,99}$",
         ),
-        ({"verb_class": "9" * 5000}, r"verb_class holds '9.{1,99}; its classes are numbered 0 to 96"),
+        ({"verb_class": "9" * 5000}, r"verb_class should be a class number from 0 to 96, not '9.{1,99}$"),
         ({"stop_timestamp": "00:75:00.00"}, r"stop_timestamp should be a time like"),
         ({"stop_frame": "0"}, r"the last frame \(0\) comes before the first \(1\)"),
         ({"start_frame": "one"}, r"start_frame should be a whole number, not 'one'"),
-        ({"verb_class": "97"}, r"verb_class holds '97'; its classes are numbered 0 to 96"),
-        ({"noun_class": "-1"}, r"noun_class holds '-1'; its classes are numbered 0 to 299"),
-        ({"all_noun_classes": "[2, 300]"}, r"all_noun_classes holds '300'; its classes are numbered 0 to 299"),
-        ({"all_noun_classes": "[2"}, r"all_noun_classes should be a list of class numbers like \[2, 17\], not '\[2'"),
+        ({"verb_class": "97"}, r"verb_class should be a class number from 0 to 96, not '97'"),
+        ({"noun_class": "-1"}, r"noun_class should be a class number from 0 to 299, not '-1'"),
+        (
+            {"all_noun_classes": "[2, 300]"},
+            r"should be a list of class numbers from 0 to 299 .*, not '\[2, 300\]'",
+        ),
+        ({"all_noun_classes": "[2"}, r"should be a list of class numbers from 0 to 299 like \[2, 17\], not '\[2'"),
         ({"all_noun_classes": "[__import__('os')]"}, r"all_noun_classes should be a list of class numbers"),
-        ({"all_noun_classes": "[]"}, r"all_noun_classes is empty; a clip has at least one noun class"),
-        ({"narration": " \t"}, r"the narration is empty"),
+        ({"all_noun_classes": "[]"}, r"all_noun_classes should be a list of class numbers .*, not '\[\]'"),
+        ({"narration": " \t"}, r"narration should be text, not ''"),
         ({"video_id": "../P01"}, r"video_id should be a name like P01_11, not '../P01'"),
         ({}, r"the narration_id 'P01_11_0' is there already, in .*, line 2"),
     ],
@@ -196,9 +199,9 @@ def test_a_wrong_row_is_named(tmp_path: Path, change: dict[str, str], message: s
     ("rows", "message"),
     [
         ([{**SENTENCE, "narration_id": "P01_12_0"}], r"line 2: the clip 'P01_12_0' is not among the 1 clips"),
-        ([SENTENCE, {**SENTENCE, "narration": ""}], r"line 3: the narration is empty"),
+        ([SENTENCE, {**SENTENCE, "narration": ""}], r"line 3: narration should be text, not ''"),
         ([SENTENCE, SENTENCE], r"line 3: the narration_id 'P01_11_0' is there already"),
-        ([CLIP], r"these are clips, with times; the sentences are in the file named \.\.\._sentence\.csv"),
+        ([CLIP], r"these are clips, with times; the sentences are in the file \.\.\._sentence\.csv"),
         ([{"narration": "x"}], r"not a file of sentences: 'narration_id' is missing; found the columns 'narration'"),
     ],
 )
@@ -257,14 +260,14 @@ def test_what_is_missing_is_named(tmp_path: Path):
     with pytest.raises(DataError, match=r"no EPIC_100_retrieval_train\.csv or EPIC_100_retrieval_test\.csv there"):
         read_epic_kitchens(tmp_path)
     file = write(tmp_path / TEST, CLIP)
-    with pytest.raises(DataError, match=rf"{SENTENCES} is missing: test is judged with it"):
+    with pytest.raises(DataError, match=rf"{SENTENCES} is missing: test is evaluated with it"):
         read_epic_kitchens(tmp_path)
     with pytest.raises(DataError, match="is a file: give the folder that holds"):
         read_epic_kitchens(file)
 
 
 def test_an_unknown_layout_cannot_be_drawn(tmp_path: Path):
-    with pytest.raises(InputError, match="layout is one of chunks, videos, frames, features, not 'tar'"):
+    with pytest.raises(InputError, match="layout must be one of chunks, videos, frames, features, not 'tar'"):
         draw_ek100(tmp_path, "tar")
 
 

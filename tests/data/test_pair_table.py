@@ -126,7 +126,7 @@ def test_a_worker_process_is_sent_the_folder_only(tmp_path: Path):
     assert list(pickle.loads(sent).media_of()) == as_media()
 
 
-@pytest.mark.parametrize("name", ["table.json", "caption.bytes", "caption.ends", "member", "split", "file.ends"])
+@pytest.mark.parametrize("name", ["table.json", "pairs", "texts", "files", "paths"])
 def test_a_damaged_table_is_refused(tmp_path: Path, name: str):
     table = write(tmp_path / "t")
     assert opened(table.folder) is not None
@@ -139,7 +139,7 @@ def test_a_damaged_table_is_refused(tmp_path: Path, name: str):
 
 def test_a_folder_without_a_table(tmp_path: Path):
     assert opened(tmp_path / "none") is None
-    with pytest.raises(DataError, match="no table of pairs"):
+    with pytest.raises(DataError, match="holds no table of pairs"):
         PairTable(tmp_path)
 
 
@@ -204,7 +204,7 @@ def test_without(tmp_path: Path):
     assert split.without([]) is split
     with pytest.raises(DataError, match="nothing remains of split 'train'"):
         split.without([0, 1, 2])
-    with pytest.raises(InputError, match="no position 3"):
+    with pytest.raises(InputError, match="position 3 does not exist"):
         split.without([3])
 
 

@@ -97,7 +97,7 @@ def test_an_unknown_folder_says_what_comes_closest(tmp_path: Path, name: str | N
     if name is not None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(LINE)
-    with pytest.raises(DataError, match=rf"no data set recognised: looked for captions.jsonl.*\. {nearest}"):
+    with pytest.raises(DataError, match=rf"no data set recognized: looked for captions.jsonl.*\. {nearest}"):
         read_dataset(tmp_path)
 
 
@@ -186,7 +186,7 @@ def test_files_of_other_programs_say_what_to_do(tmp_path: Path, name: str, messa
 
 def test_columns_of_data_without_columns_are_noted(tmp_path: Path):
     (tmp_path / "captions.jsonl").write_text(LINE)
-    assert "the columns 'Bild' mean nothing here" in read_dataset(tmp_path, {"media": "Bild"}).notes[-1]
+    assert "the columns 'Bild' are ignored" in read_dataset(tmp_path, {"media": "Bild"}).notes[-1]
     (tmp_path / "captions.jsonl").rename(tmp_path / "metadata.jsonl")
     (tmp_path / "metadata.jsonl").write_text(json.dumps({"Bild": "1.jpg", "text": "a cat"}))
     assert read_dataset(tmp_path, {"media": "Bild"}).media[0].id == "1.jpg"

@@ -37,7 +37,7 @@ def test_without_refuses_everything_and_unknown_positions():
     split = Split("test", [medium("a", "x")])
     with pytest.raises(DataError, match="nothing remains of split 'test'"):
         split.without([0])
-    with pytest.raises(InputError, match="no position -1"):
+    with pytest.raises(InputError, match="position -1 does not exist"):
         split.without([-1])
 
 
@@ -105,5 +105,5 @@ def test_a_split_that_is_not_there_says_how_to_name_it():
 
 def test_graded_relevance_is_of_as_many_media():
     graded = Graded(("x",), torch.tensor([0]), (csr_matrix(np.ones((3, 1))),))
-    with pytest.raises(InputError, match="split 'test' has 1 media, and graded relevance is of 3"):
+    with pytest.raises(InputError, match="split 'test' has 1 media, but graded relevance has 3"):
         Split("test", [medium("a", "x")], graded)

@@ -26,7 +26,7 @@ from mmts.distributed import processes
 from mmts.distributed.processes import joined, num_processes, process_index
 from mmts.errors import DataError, MmtsError, RunError
 from mmts.losses import info_nce
-from mmts.losses.rows import stripes
+from mmts.losses.queries import query_rows
 from mmts.recipe.recipe import load_recipe
 from mmts.recipe.run_directory import RunDirectory
 from mmts.schedules import Cosine
@@ -39,25 +39,28 @@ SHIFTED = p.Shifted(Cosine(-0.04, 0.04, 5), torch.linspace(0.05, 0.2, N))
 
 
 class Own(o.Objective):
-    """An objective of a user's that knows of no shares."""
+    """An objective of a user's that ignores `pairs.queries`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.temperature = p.Learned()
         self.register_buffer("seen", torch.zeros(N))
 
-    def forward(self, x: Tensor, y: Tensor, *, progress: float, index: Tensor, **told: Any) -> o.ObjectiveOutput:  # type: ignore[override]
-        self.seen[index] += 1
-        tau = self.temperature(progress, index)
-        wrong = ~told["positives"] * (1 - told["relevance"])  # both whole and dense
+    def compute(self, x: Tensor, y: Tensor, pairs: o.Pairs) -> o.ObjectiveOutput:
+        self.seen[pairs.index] += 1
+        tau = self.temperature(pairs.progress, pairs.index)
+        assert pairs.positives is not None
+        assert pairs.relevance is not None
+        wrong = ~pairs.positives * (1 - pairs.relevance)  # both whole and dense
         loss = info_nce(x, y, tau, fused=False) + (wrong * (x @ y.T)).mean()
-        return o.ObjectiveOutput(loss, {"temperature": tau.detach()})
+        return o.ObjectiveOutput(loss, {"temperature": tau})
 
 
 RULES: dict[str, Callable[[], o.Objective]] = {
     "shifted": lambda: o.InfoNCE(SHIFTED),
     "learned": lambda: o.InfoNCE(p.Learned(), label_smoothing=0.1),
-    "multi_positive": lambda: o.InfoNCE(p.Fixed(0.1), multi_positive=True),
+    "decoupled": lambda: o.DecoupledInfoNCE(SHIFTED),
+    "multi_positive": lambda: o.MultiPositiveInfoNCE(p.Fixed(0.1)),
     "pairs": lambda: o.InfoNCE(p.DySTreSS()),
     "margin": lambda: o.MaxMargin(SHIFTED),
     "graded_margin": lambda: o.MaxMargin(p.Fixed(0.2), relevance_scaled=True),
@@ -93,7 +96,7 @@ def judge_pairs(step: int, batch: Batch) -> None:
     batch.positives = same.to_sparse()
     relevance = torch.where(same, 1.0, (batch.index[:, None] + batch.index) % 4 / 4).float()
     own = process_slice(len(batch), process_index(), num_processes())
-    batch.relevance = torch.stack(stripes(relevance, own)) if num_processes() > 1 else relevance
+    batch.relevance = torch.stack(query_rows(relevance, own)) if num_processes() > 1 else relevance
 
 
 def second_steps(folder: Path, cases: list[tuple[str, dict[str, Any]]]) -> list[list[Tensor]]:

@@ -10,8 +10,7 @@ from torch.distributed.fsdp import fully_shard
 
 from mmts.adapters.batch_loss import batch_loss
 from mmts.distributed.processes import num_processes, process_index
-from mmts.models import TwoTower
-from mmts.models.heads import build_head
+from mmts.models import TwoTower, build_head
 from mmts.objectives import InfoNCE, Objective
 from mmts.policies import Shifted
 from mmts.schedules import Cosine

@@ -13,8 +13,7 @@ from mmts.distributed.processes import process_index
 from mmts.distributed.shared_loss import shared_loss
 from mmts.errors import InputError
 from mmts.losses import max_margin
-from mmts.objectives import ObjectiveOutput
-from mmts.objectives.base import Share
+from mmts.objectives import Objective, ObjectiveOutput, Pairs
 
 SIZES = [3, 5]
 
@@ -40,39 +39,53 @@ def own(*several: Tensor, sizes: list[int] = SIZES) -> list[Tensor]:
     return [each.detach()[start : start + sizes[process_index()]].requires_grad_() for each in several]
 
 
-def margins(x: Tensor, y: Tensor, share: Share | None) -> ObjectiveOutput:
-    return ObjectiveOutput(max_margin(x, y, 0.5, rows=None if share is None else share.rows), {})
+BATCH: dict[str, Any] = {"progress": 0.0, "index": torch.arange(8)}
+MANY = BATCH | {"index": torch.arange(256)}
+
+
+class Margins(Objective):
+    splits_queries = True
+
+    def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
+        return ObjectiveOutput(max_margin(x, y, 0.5, queries=pairs.queries), {})
+
+
+class Failing(Margins):
+    def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
+        if pairs.queries.start:
+            raise InputError("temperature[4] is nan")
+        return super().compute(x, y, pairs)
 
 
 def fail_on_one() -> Tensor:
-    def part(x: Tensor, y: Tensor, share: Share | None) -> ObjectiveOutput:
-        assert share is not None
-        if share.rows.start:
-            raise InputError("temperature[4] is nan")
-        return margins(x, y, share)
-
-    return shared_loss(part, [], *own(*embeddings()), SIZES).loss
+    return shared_loss(Failing(), *own(*embeddings()), SIZES, **BATCH).loss
 
 
 def test_where_one_process_fails_all_raise_what_it_did() -> None:
     assert together(2, as_one_of_two, fail_on_one) == ["temperature[4] is nan"] * 2
 
 
+class Reaching(Margins):
+    """Trains `bias` by the loss of the second process's queries alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias, self.unused = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(3.0))
+
+    def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
+        output = super().compute(x, y, pairs)
+        return ObjectiveOutput(output.loss + self.bias**2, {}) if pairs.queries.start else output
+
+
 def train_what_one_reaches() -> list[Any]:
-    bias, unused = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(3.0))
-
-    def part(x: Tensor, y: Tensor, share: Share | None) -> ObjectiveOutput:
-        assert share is not None
-        output = margins(x, y, share)
-        return ObjectiveOutput(output.loss + bias**2, {}) if share.rows.start else output
-
-    output = shared_loss(part, [bias, unused], *own(*embeddings()), SIZES)
+    objective = Reaching()
+    output = shared_loss(objective, *own(*embeddings()), SIZES, **BATCH)
     output.loss.backward()
-    return [output.loss.item(), bias.grad, unused.grad]
+    return [output.loss.item(), objective.bias.grad, objective.unused.grad]
 
 
 def test_a_parameter_that_one_process_reaches_has_its_gradient_on_all() -> None:
-    wanted = margins(*embeddings(), None).loss.item() + 4.0
+    wanted = Margins()(*embeddings(), **BATCH).loss.item() + 4.0
     for loss, gradient, none in together(2, as_one_of_two, train_what_one_reaches):
         assert loss == pytest.approx(wanted, rel=1e-12)
         assert (gradient, none) == (torch.tensor(4.0), None)
@@ -80,44 +93,48 @@ def test_a_parameter_that_one_process_reaches_has_its_gradient_on_all() -> None:
 
 def scaled_gradients() -> Tensor:
     x, y = own(*embeddings(256, 32, torch.float16), sizes=[100, 156])
-    (shared_loss(margins, [], x, y, [100, 156]).loss * 2**14).backward()
+    (shared_loss(Margins(), x, y, [100, 156], **MANY).loss * 2**14).backward()
     assert x.grad is not None
     return x.grad / 2
 
 
 def test_half_precision_is_scaled_up_before_it_is_rounded() -> None:
     x, y = (each.detach().requires_grad_() for each in embeddings(256, 32, torch.float16))
-    (margins(x, y, None).loss * 2**14).backward()
+    (Margins()(x, y, **MANY).loss * 2**14).backward()
     assert x.grad is not None
     found = torch.cat(together(2, as_one_of_two, scaled_gradients))
     assert found.dtype == torch.float16
     assert (found - x.grad).norm() <= 2e-3 * x.grad.norm()
 
 
+class Weighted(Margins):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
+        return ObjectiveOutput(super().compute(x, y, pairs).loss * self.weight, {})
+
+
 def without_gradients() -> list[float]:
-    inputs, weight = own(*embeddings()), nn.Parameter(torch.ones((), dtype=torch.float64))
-
-    def part(x: Tensor, y: Tensor, share: Share | None) -> ObjectiveOutput:
-        return ObjectiveOutput(margins(x, y, share).loss * weight, {})
-
-    found = []
+    inputs, objective, losses = own(*embeddings()), Weighted(), []
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
-            loss = shared_loss(part, [weight], *inputs, SIZES).loss
+            loss = shared_loss(objective, *inputs, SIZES, **BATCH).loss
             assert not loss.requires_grad
-            found.append(loss.item())
-    return found
+            losses.append(loss.item())
+    return losses
 
 
 def test_the_loss_alone_needs_no_gradients() -> None:
-    wanted = margins(*embeddings(), None).loss.item()
+    wanted = Margins()(*embeddings(), **BATCH).loss.item()
     for found in together(2, as_one_of_two, without_gradients):
         assert found == pytest.approx([wanted, wanted], rel=1e-12)
 
 
 def differentiate_twice() -> None:
     x, y = own(*embeddings())
-    torch.autograd.grad(shared_loss(margins, [], x, y, SIZES).loss, x, create_graph=True)
+    torch.autograd.grad(shared_loss(Margins(), x, y, SIZES, **BATCH).loss, x, create_graph=True)
 
 
 def test_second_derivatives_are_refused() -> None:
@@ -126,7 +143,7 @@ def test_second_derivatives_are_refused() -> None:
 
 
 def have_nothing() -> Tensor:
-    return shared_loss(margins, [], *own(*embeddings(), sizes=[8, 0]), [8, 0]).loss
+    return shared_loss(Margins(), *own(*embeddings(), sizes=[8, 0]), [8, 0], **BATCH).loss
 
 
 def test_a_process_without_a_pair_is_named_on_all() -> None:

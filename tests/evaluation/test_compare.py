@@ -12,7 +12,9 @@ from tests_support import captioned_split
 
 from mmts.errors import MmtsError, RunError
 from mmts.evaluation.compare import compare_runs, comparison_tables
-from mmts.evaluation.rank import Judgement, save_judgement, summarize
+from mmts.evaluation.figures import summarize
+from mmts.evaluation.judgement_file import save_judgement
+from mmts.evaluation.rank import Judgement
 from mmts.evaluation.results import read_results
 from mmts.files import read_json, write_json
 from mmts.recipe.recipe import load_recipe, save_recipe
@@ -133,14 +135,11 @@ def names_of(paths: Sequence[Path]) -> list[str]:
         ([["glass-s1", "glass-s2"]], ["glass"]),
         ([["fixed/seed-0", "fixed/seed-1"], ["mm-ts/seed-0"]], ["fixed", "mm-ts"]),
         ([["first", "second"], ["other"]], ["catalogue", "other"]),
-        ([["x/run"], ["y/run"]], ["catalogue", "catalogue (epochs 21)"]),
-        (
-            [["x/run"], ["y/run"], ["z/run"], ["z/other"]],
-            ["catalogue", *(f"catalogue (epochs {at})" for at in (21, 22, 23))],
-        ),
+        ([["x/run"], ["y/run"]], ["x/run", "y/run"]),
+        ([["x/run/seed-0", "x/run/seed-1"], ["y/run/seed-0"], ["y/run-b"]], ["x/run", "y/run", "y/run-b"]),
     ],
 )
-def test_rules_are_called_what_their_folders_are_or_what_differs(
+def test_groups_have_the_names_of_their_folders(
     tmp_path: Path, rules: Sequence[Sequence[str]], names: Sequence[str]
 ) -> None:
     paths = [
@@ -151,19 +150,19 @@ def test_rules_are_called_what_their_folders_are_or_what_differs(
     assert names_of(paths) == names
 
 
-def test_long_differences_give_way_to_longer_paths(tmp_path: Path) -> None:
-    """All that differs is named, or none of it: two names may not hide what sets them apart."""
-    shifted = [f"objective.temperature={{rule: shifted, alpha: 0.02, low: 0.03, high: {high}}}" for high in (0.1, 0.2)]
-    paths = [
-        judged_run(tmp_path / folder / "run", settings, [1, 1], [1])
-        for folder, settings in (("x", []), ("y", shifted[:1]), ("z", shifted[1:]))
-    ]
-    assert names_of(paths) == ["x/run", "y/run", "z/run"]
+def test_evaluations_of_one_run_are_told_apart_by_their_paths(runs: list[Path]) -> None:
+    folder = runs[0] / "evaluations"
+    folder.mkdir()
+    for name, checkpoint in (("x", "best"), ("x.last", "last")):
+        write_json(folder / f"{name}.json", read_json(runs[0] / "metrics.json") | {"checkpoint": checkpoint})
+        (folder / f"{name}.npz").write_bytes((runs[0] / "judgement.npz").read_bytes())
+    files = [folder / "x.json", folder / "x.last.json"]
+    assert names_of(files) == [str(file) for file in files]
 
 
 def test_names_may_be_given_one_for_each_rule(runs: list[Path]) -> None:
     assert [group.name for group in compare_runs(runs, ["A", "B"]).results.groups] == ["A", "B"]
-    with pytest.raises(RunError, match="3 names are given for 2 rules: a; b0; one for each"):
+    with pytest.raises(RunError, match="3 names are given for 2 groups of runs: a; b0; give one per group"):
         compare_runs(runs, ["A", "B", "C"])
     with pytest.raises(RunError, match="names must differ and not be empty"):
         compare_runs(runs, ["A", "A"])

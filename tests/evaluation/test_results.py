@@ -12,9 +12,9 @@ import torch
 from test_compare import judged_run
 
 from mmts.console import console
-from mmts.errors import RunError
+from mmts.errors import DataError, RunError
 from mmts.evaluation.compare import Comparison, compare_runs, comparison_as_mapping, comparison_tables
-from mmts.evaluation.rank import MediaLabel, extreme_classes, figures_by_group, figures_by_label
+from mmts.evaluation.figures import MediaLabel, extreme_classes, figures_by_group, figures_by_label
 from mmts.evaluation.results import read_results
 from mmts.files import read_json, write_json
 from mmts.recipe.run_directory import RunDirectory
@@ -79,22 +79,8 @@ def test_head_mid_and_tail_of_all_runs_go_by_the_concepts_of_the_first(tmp_path:
     assert {key[3] for key in compare_runs([b, a]).gaps} == {None, "mid", "tail"}
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_without_a_judgement_other_groups_are_left_out_with_a_note(tmp_path: Path, which: int) -> None:
-    runs = [run_at(tmp_path / "a"), other_concepts(tmp_path / "b", epochs=21)]
-    (runs[which] / "judgement.npz").unlink()
-    results = read_results(runs)
-    assert results.groups[0].figure("text_to_image", "R@1", "mid") is not None
-    assert results.groups[1].figure("text_to_image", "R@1", "mid") is None
-    assert "head, mid and tail are left out for" in results.notes[0]
-    assert "b: only judgement.npz, which `mmts evaluate` writes, can tell" in results.notes[0]
-    assert results.not_paired == f"some runs have no judgement.npz; `mmts evaluate` on them writes it ({runs[which]})"
-    assert "–" in printed(compare_runs(runs))
-
-
 def test_a_group_that_one_seed_lacks_has_no_figure(tmp_path: Path) -> None:
     runs = [run_at(tmp_path / "a0"), run_at(tmp_path / "a1", seed=1)]
-    (runs[0] / "judgement.npz").unlink()
     groups = read_json(runs[1] / "metrics.json")["groups"]
     change_metrics(runs[1], groups=groups | {"mid": None})
     [group] = read_results(runs).groups
@@ -125,22 +111,11 @@ def test_other_queries_are_refused_with_what_differs(pair: list[Path], changes: 
     assert "mmts evaluate RUN --data PATH" in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"split": "val"}, "split val, not test"),
-        ({"num_captions": 9}, "9 captions, not 8"),
-        ({"text_to_video": {"R@1": 1.0}, "video_to_text": {"R@1": 1.0}}, "text_to_video, not text_to_image"),
-    ],
-)
-def test_without_a_judgement_the_metrics_tell_of_other_queries(
-    pair: list[Path], changes: dict[str, Any], says: str
-) -> None:
-    change_metrics(pair[1], **changes)
+def test_a_run_without_its_ranks_has_to_be_evaluated_again(pair: list[Path]) -> None:
     (pair[1] / "judgement.npz").unlink()
-    with pytest.raises(RunError, match="not judged on the same queries") as error:
-        read_results(pair)
-    assert says in str(error.value)
+    for runs in (pair, pair[1:]):
+        with pytest.raises(DataError, match=r"b/judgement\.npz; `mmts evaluate` on the run writes it"):
+            read_results(runs)
 
 
 def evaluated(run: Path, name: str = "other-test") -> Path:
@@ -254,15 +229,6 @@ def test_one_path_that_is_no_run_directory_is_called_what_it_is(pair: list[Path]
 # --- what one run lacks ----------------------------------------------------------------------------------------------
 
 
-def test_metrics_of_old_runs_without_groups_and_intervals_are_read(pair: list[Path]) -> None:
-    metrics = read_json(pair[1] / "metrics.json")
-    del metrics["groups"], metrics["intervals"]
-    write_json(pair[1] / "metrics.json", metrics)
-    results = read_results(pair)
-    assert results.groups[1].figure("text_to_image", "R@1", "head") is None
-    assert results.interval(1, "text_to_image", "R@1") == results.interval(0, "text_to_image", "R@1")
-
-
 def test_folds_and_coverage_of_one_run_alone_are_shown_for_it(pair: list[Path]) -> None:
     figures = {"R@1": 61.5, "R@5": 71.5, "R@10": 81.5, "median_rank": 1.0}
     change_metrics(pair[1], folds={"num": 2, "text_to_image": figures, "image_to_text": figures})
@@ -270,7 +236,7 @@ def test_folds_and_coverage_of_one_run_alone_are_shown_for_it(pair: list[Path]) 
     for runs in (pair, pair[::-1]):
         text = printed(compare_runs(runs))
         assert text.count("61.5") == 2
-        assert "2 folds: mean over 2 parts of 2 media" in text
+        assert "2 folds: mean over 2 parts of 2 media, each judged by itself" in text
         assert "covers 8 of the 12 clips annotated" in text
 
 
@@ -360,13 +326,6 @@ def test_labels_of_one_run_divide_all(tmp_path: Path) -> None:
             assert str(group.figure("text_to_image", "R@1", "type head")) == "50.0"
             assert str(group.class_figure("type", "vase", "text_to_image", "R@1")) == "25.0"
         assert "R@5 by type, %" in printed(comparison)
-
-
-def test_labels_are_left_out_where_the_first_run_has_no_judgement(pair: list[Path], tmp_path: Path) -> None:
-    with_label(pair[1], ["cup", "cup", "vase", "vase"], {"cup": 9, "vase": 1})
-    (pair[0] / "judgement.npz").unlink()
-    assert read_results(pair).labels == {}
-    assert "Text queries by" not in write_report(pair, tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_values_with_few_queries_are_not_listed_among_the_extremes() -> None:

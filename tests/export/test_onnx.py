@@ -21,7 +21,7 @@ from mmts.errors import RunError
 from mmts.export import export_run, onnx_files
 from mmts.export.onnx_files import write_onnx
 from mmts.export.tokenizer_file import build_tokenizer, check_tokenizer
-from mmts.models import Vocabulary, build_two_tower, load_text_tower
+from mmts.models import Vocabulary, build_two_tower, load_text_tower, load_video_tower
 from mmts.training.checkpoint import load_checkpoint, save_checkpoint
 
 CAPTIONS = ["a red bar number 3", "stripe in BLUE", "a white square, " * 12, "dog"]
@@ -29,7 +29,7 @@ BICUBIC = Image.Resampling.BICUBIC
 
 
 def squared(photo: Image.Image, side: int, resize: str) -> Image.Image:
-    """What docs/export.md says."""
+    """Make a photo square as docs/export.md says."""
     if resize == "crop":
         return ImageOps.fit(photo, (side, side), BICUBIC)
     if resize == "pad":
@@ -84,25 +84,21 @@ def test_the_snippet_of_the_docs_runs(runs: Runs, tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     "video",
     [
-        {"video": "space-time-vit", "video_options": {"patch": 8, "width": 16, "depth": 1, "heads": 2}},
+        {"name": "space-time-vit", "patch": 8, "width": 16, "depth": 1, "heads": 2},
         {
-            "video": "frames",
-            "video_options": {
-                "image": "small-vit",
-                "image_options": {"patch": 8, "width": 16, "depth": 1, "heads": 2},
-                "pooling": "transformer",
-                "depth": 1,
-                "heads": 2,
-            },
+            "name": "frames",
+            "image": "small-vit",
+            "image_options": {"patch": 8, "width": 16, "depth": 1, "heads": 2},
+            "pooling": "transformer",
+            "depth": 1,
+            "heads": 2,
         },
     ],
     ids=["space-time-vit", "frames"],
 )
-def test_clips_of_any_number(tmp_path: Path, video: dict) -> None:
-    model = build_two_tower(
-        **video, frames=3, image_size=16, video_frozen=False, width=8,
-        text="clip-text", text_options={"tokenizer": "bytes", "width": 16, "depth": 1, "heads": 2}, text_frozen=False,
-    ).eval()  # fmt: skip
+def test_any_number_of_clips(tmp_path: Path, video: dict) -> None:
+    text = load_text_tower("clip-text", tokenizer="bytes", width=16, depth=1, heads=2)
+    model = build_two_tower(load_video_tower(**video, frames=3, size=16), text, width=8).eval()
     content = write_onnx(model, "video", tmp_path)
     assert content["media"]["shape"] == ["batch", 3, 3, 16, 16]
     assert content["media"]["sampling"]["frames"] == 3
@@ -113,9 +109,9 @@ def test_clips_of_any_number(tmp_path: Path, video: dict) -> None:
 
 
 @pytest.mark.parametrize("head", ["two-layer", "none"])
-def test_features_computed_beforehand(tmp_path: Path, head: str) -> None:
-    text = {"text": "clip-text", "text_options": {"tokenizer": "bytes", "width": 16, "depth": 1, "output_width": 8}}
-    model = build_two_tower(feature_width=8, width=8, head=head, text_frozen=False, **text).eval()  # type: ignore[arg-type]
+def test_precomputed_features(tmp_path: Path, head: str) -> None:
+    text = load_text_tower("clip-text", tokenizer="bytes", width=16, depth=1, output_width=8)
+    model = build_two_tower(8, text, width=8, kind=head).eval()
     assert write_onnx(model, "image", tmp_path)["media"]["shape"] == ["batch", 8]
     rows = torch.randn(4, 8)
     got = onnxruntime.InferenceSession(str(tmp_path / "features.onnx")).run(None, {"features": rows.numpy()})[0]
@@ -145,13 +141,13 @@ def test_written_tokenizers_give_the_towers_ids(captions: list[str]) -> None:
         check_tokenizer(tokenizer, tower, captions)
 
 
-def test_another_tokenizer_is_noticed() -> None:
+def test_a_tokenizer_with_other_ids_is_an_error() -> None:
     other = build_tokenizer(load_text_tower("small-transformer", vocabulary=Vocabulary(("blue",)), **SMALL))
-    with pytest.raises(RunError, match="gives other input_ids once it is written"):
+    with pytest.raises(RunError, match="gives other input_ids than the tower"):
         check_tokenizer(other, WORDS, ["a red shoe"])
 
 
-def test_the_checkpoint_that_was_asked_for(runs: Runs, tmp_path: Path) -> None:
+def test_either_checkpoint_can_be_exported(runs: Runs, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(runs("words"), run)
     file = run / "checkpoints" / "last.pt"
@@ -164,7 +160,7 @@ def test_the_checkpoint_that_was_asked_for(runs: Runs, tmp_path: Path) -> None:
     assert difference(embed_text(best, CAPTIONS), embed_text(last, CAPTIONS)) > 1e-2
 
 
-def test_what_is_there_is_not_overwritten(runs: Runs, tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_overwritten(runs: Runs, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").touch()
     with pytest.raises(FileExistsError, match="is there already; remove it, or choose another place"):
@@ -172,7 +168,9 @@ def test_what_is_there_is_not_overwritten(runs: Runs, tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.rglob("*")] == ["out", "mine.txt"]
 
 
-def test_a_difference_fails_and_leaves_nothing(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_difference_is_an_error_and_leaves_nothing(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(onnx_files, "TOLERANCE", -1.0)
     with pytest.raises(RunError, match=r"text\.onnx: its embeddings differ from the run's by up to .*, more than -1"):
         export_run(runs("words"), "onnx", tmp_path / "out")
@@ -186,7 +184,7 @@ def test_a_missing_package_is_named(runs: Runs, tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.iterdir())
 
 
-def test_what_was_written_and_measured_is_said(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_and_differences_are_printed(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     export_run(runs("words"), "onnx", tmp_path / "out")
     said = capsys.readouterr().out
     assert "out: export.json, image.onnx, text.onnx, tokenizer.json" in said

@@ -17,8 +17,8 @@ from mmts.errors import RunError
 from mmts.export import export_run, sentence_transformer
 from mmts.export.samples import pictures
 from mmts.export.sentence_transformer import write_sentence_transformer
-from mmts.models import build_two_tower
-from mmts.recipe.recipe import Model
+from mmts.models import build_two_tower, load_text_tower
+from mmts.recipe.model_section import Model
 
 CAPTIONS = ["a red bar number 3", "stripe in BLUE", "a white square, " * 12, "dog"]
 
@@ -28,7 +28,7 @@ def load(folder: Path, trust: bool = False) -> SentenceTransformer:
 
 
 @pytest.mark.parametrize("name", ["clip", "clip with heads", "siglip"])
-def test_one_clip_needs_no_code_but_sentence_transformers_own(runs: Runs, tmp_path: Path, name: str) -> None:
+def test_one_clip_needs_only_sentence_transformers(runs: Runs, tmp_path: Path, name: str) -> None:
     folder = export_run(runs(name), "sentence-transformers", tmp_path / "out")
     model = load(folder)
     assert not json.loads((folder / "export.json").read_text())["needs_mmts"]
@@ -41,7 +41,7 @@ def test_one_clip_needs_no_code_but_sentence_transformers_own(runs: Runs, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["words", "bytes", "bert", "padded clip"])
-def test_towers_of_mmts_give_the_same_for_any_picture(runs: Runs, tmp_path: Path, name: str) -> None:
+def test_towers_of_mmts_give_the_same_embeddings_for_any_picture(runs: Runs, tmp_path: Path, name: str) -> None:
     folder = export_run(runs(name), "sentence-transformers", tmp_path / "out")
     with pytest.raises(ValueError, match="trust_remote_code"):
         load(folder)
@@ -50,7 +50,7 @@ def test_towers_of_mmts_give_the_same_for_any_picture(runs: Runs, tmp_path: Path
     about = json.loads((folder / "export.json").read_text())
     assert about["needs_mmts"]
     section = json.loads((folder / "image_0_ImageModule" / "tower.json").read_text())
-    resize = section["options"].get("resize", "stretch" if name == "words" else "crop")
+    resize = section["options"]["resize"] or "crop"
     pixels = torch.stack([load_pixels(photo, section["size"], resize) for photo in photos])
     texts, images = embedded(runs(name), CAPTIONS, pixels)
     assert difference(model.encode(CAPTIONS), texts) < 1e-5
@@ -70,13 +70,13 @@ def test_a_clip_without_heads_is_a_folder_of_transformers(runs: Runs, tmp_path: 
     assert difference(output.image_embeds, images) < 1e-5
 
 
-def test_crops_of_other_sizes_differ_and_that_is_said(
+def test_a_note_tells_how_far_crops_of_other_sizes_differ(
     runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = export_run(runs("clip"), "sentence-transformers", tmp_path / "out")
     about = json.loads((folder / "export.json").read_text())
     assert about["media"]["other_sizes"] > 1e-5 > about["media"]["largest_difference"]
-    assert "pictures that are no squares of the model's size differ" in capsys.readouterr().out
+    assert "for pictures that are not squares of the model's size" in capsys.readouterr().out
     photo = tmp_path / "photo.png"
     pictures((50, 80))[0].save(photo)
     square = fit_square(load_image(photo, 32), 32, "crop")  # what the docs advise
@@ -102,9 +102,9 @@ def test_a_folder_loads_in_a_process_that_never_saw_the_run(runs: Runs, tmp_path
     assert done.returncode == 0, done.stderr
 
 
-def test_of_features_and_videos_only_the_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_the_texts_of_a_run_on_features_are_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = {"tokenizer": "bytes", "width": 16, "depth": 1, "heads": 2, "output_width": 8}
-    model = build_two_tower(feature_width=8, width=8, text="clip-text", text_options=options, text_frozen=False).eval()
+    model = build_two_tower(8, load_text_tower("clip-text", **options), width=8).eval()
     section = Model.model_validate({"text": {"tower": "clip-text", "frozen": False, "options": options}})
     content = write_sentence_transformer(model, section, tmp_path)
     assert "takes no features: only the text side is exported" in capsys.readouterr().out
@@ -114,15 +114,17 @@ def test_of_features_and_videos_only_the_texts(tmp_path: Path, capsys: pytest.Ca
     assert difference(load(tmp_path, trust=True).encode(CAPTIONS), own) < 1e-5
 
 
-def test_what_cannot_be_said_names_another_way(tmp_path: Path) -> None:
+def test_an_error_names_the_other_target(tmp_path: Path) -> None:
     options = {"tokenizer": "bytes", "width": 16, "depth": 1, "heads": 2, "output_width": 8}
-    model = build_two_tower(feature_width=8, width=8, text="clip-text", text_options=options, text_frozen=False).eval()
+    model = build_two_tower(8, load_text_tower("clip-text", **options), width=8).eval()
     section = Model.model_validate({"text": {"tower": "clip-text", "options": options | {"weights": "avion.pt"}}})
     with pytest.raises(RunError, match=r"clip-text.* with weights from a checkpoint; --to onnx exports it"):
         write_sentence_transformer(model, section, tmp_path)
 
 
-def test_a_difference_fails_and_leaves_nothing(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_difference_is_an_error_and_leaves_nothing(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sentence_transformer, "TOLERANCE", -1.0)
     with pytest.raises(RunError, match=r"the text embeddings differ .* --to onnx is another way"):
         export_run(runs("words"), "sentence-transformers", tmp_path / "out")

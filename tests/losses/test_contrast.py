@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.measure import peak_memory
 from mmts.errors import InputError
-from mmts.losses.contrast import FUSED_FROM, Contrast, contrast
+from mmts.losses.contrast import Contrast, contrast
 from mmts.losses.fused import tiles
 
 
@@ -66,5 +66,5 @@ def test_large_batches_go_by_tiles_and_hold_no_matrix() -> None:
     def step() -> None:
         contrast(x, x.flip(0), (torch.tensor(0.1),) * 2).loss.backward()
 
-    assert FUSED_FROM <= B
+    assert tiles.TILES_FROM["contrast"] <= B
     assert peak_memory(step) < 30 < B * B * 4 / 2**20  # MiB

@@ -15,21 +15,20 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.measure import peak_memory
 from mmts.errors import InputError
-from mmts.losses import info_nce, max_margin
+from mmts.losses import decoupled_info_nce, info_nce, max_margin
 from mmts.losses.contrast import contrast
 from mmts.losses.fused import tiles
-from mmts.losses.info_nce import ANCHORS
-from mmts.losses.max_margin import max_margin_and_pull
+from mmts.losses.queries import ANCHORS
 
 Loss = Callable[..., Tensor]
 TILE = 4
 SIZES = (1, 3, 8, 11)  # one pair, less than a tile, whole tiles, a ragged edge
 INFO_NCE = [
-    {"anchor": anchor, "label_smoothing": smoothing, "scale_by_temperature": scale, "decoupled": decoupled}
-    for anchor, smoothing, scale, decoupled in itertools.product(ANCHORS, (0.0, 0.1), (False, True), (False, True))
+    {"anchor": anchor, "label_smoothing": smoothing, "scale_by_temperature": scale}
+    for anchor, smoothing, scale in itertools.product(ANCHORS, (0.0, 0.1), (False, True))
 ]
 CASES: list[tuple[Loss, dict[str, Any]]] = [
-    *((info_nce, options) for options in INFO_NCE),
+    *((loss, options) for options in INFO_NCE for loss in (info_nce, decoupled_info_nce)),
     *((max_margin, {"squared": squared}) for squared in (False, True)),
 ]
 FEW = [CASES[0], CASES[11], CASES[22], *CASES[-2:]]
@@ -145,7 +144,7 @@ def test_the_pull_on_each_pair_is_the_plain_twins() -> None:
     x, y = embeddings(11)
     for squared, positives in itertools.product((False, True), (None, some_positives(11))):
         ours, twin = (
-            max_margin_and_pull(x, y, values(11), positives=positives, squared=squared, fused=fused)
+            max_margin.with_pull(x, y, values(11), positives=positives, squared=squared, fused=fused)
             for fused in (True, False)
         )
         torch.testing.assert_close(ours, twin)
@@ -272,7 +271,7 @@ def test_other_ways_to_differentiate_work_plainly_and_are_refused_in_tiles(loss:
     ("loss", "value", "options", "message"),
     [
         (info_nce, values(ndim=2), {}, r"fused info_nce cannot do a \(B, B\) temperature"),
-        (info_nce, 0.1, {"multi_positive": True, "positives": some_positives()}, "cannot do multi_positive"),
+        (decoupled_info_nce, values(ndim=2), {}, r"fused decoupled_info_nce cannot do a \(B, B\) temperature"),
         (max_margin, values(ndim=2), {}, r"fused max_margin cannot do a \(B, B\) margin"),
         (max_margin, 0.1, {"negatives": "hardest"}, "cannot do negatives='hardest'"),
         (max_margin, 0.1, {"relevance": graded()}, "cannot do relevance"),
@@ -284,13 +283,13 @@ def test_what_it_cannot_do_is_refused_by_name_and_left_to_the_plain_twin(
     x, y = embeddings()
     with pytest.raises(InputError, match=message):
         loss(x, y, value, fused=True, **options)
-    monkeypatch.setitem(loss.__globals__, "FUSED_FROM", 1)  # type: ignore[attr-defined]
+    monkeypatch.setitem(tiles.TILES_FROM, loss.__name__, 1)
     torch.testing.assert_close(loss(x, y, value, **options), loss(x, y, value, fused=False, **options), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("loss", [info_nce, max_margin])
 def test_large_batches_go_in_tiles_by_themselves(loss: Loss, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(loss.__globals__, "FUSED_FROM", 6)  # type: ignore[attr-defined]
+    monkeypatch.setitem(tiles.TILES_FROM, loss.__name__, 6)
 
     def in_tiles(B: int, **options: Any) -> bool:
         x, y = embeddings(B)
@@ -302,7 +301,7 @@ def test_large_batches_go_in_tiles_by_themselves(loss: Loss, monkeypatch: pytest
     assert in_tiles(6)
     assert in_tiles(20)
     assert not in_tiles(20, fused=False)
-    monkeypatch.setitem(loss.__globals__, "FUSED_FROM", 21)  # type: ignore[attr-defined]
+    monkeypatch.setitem(tiles.TILES_FROM, loss.__name__, 21)
     assert not in_tiles(20)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from loss_cases import embeddings, loss_and_gradients, some_positives, values
 
 from mmts.losses import info_nce
-from mmts.losses.info_nce import ANCHORS
+from mmts.losses.queries import ANCHORS
 
 OPTIONS = [
     {"anchor": anchor, "label_smoothing": smoothing, "positives": positives, "scale_by_temperature": scale}

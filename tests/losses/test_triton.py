@@ -13,15 +13,16 @@ from loss_cases import embeddings, loss_and_gradients, some_positives, values
 from torch import Tensor
 
 from mmts.errors import InputError
-from mmts.losses import info_nce, max_margin
-from mmts.losses.fused.info_nce import fused_rows
-from mmts.losses.fused.tiles import GPU_FUSED_FROM, choose_fused, triton_takes
+from mmts.losses import decoupled_info_nce, info_nce, max_margin
+from mmts.losses.fused import tiles
+from mmts.losses.fused.info_nce import rows_in_tiles
+from mmts.losses.fused.max_margin import max_margin_in_tiles
+from mmts.losses.fused.tiles import TRITON_FROM, choose_form, faster_in_tiles, product_dtype, triton_takes
 from mmts.losses.fused.triton import blocks as triton_blocks
 from mmts.losses.fused.triton.blocks import Blocks, Tile
-from mmts.losses.fused.triton.info_nce import triton_rows
-from mmts.losses.fused.triton.max_margin import triton_max_margin
 from mmts.losses.fused.triton.sides import side
-from mmts.losses.max_margin import max_margin_and_pull
+from mmts.objectives import InfoNCE
+from mmts.policies import Fixed
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if HAS_GPU else "cpu"
@@ -43,9 +44,9 @@ INFO_NCE: list[dict[str, Any]] = [
 
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    for tiles in (triton_blocks.TILES, triton_blocks.LOG_SUM_TILES):
-        for dtype in tiles:
-            monkeypatch.setitem(tiles, dtype, Tile(16, 32, 16, 4, 2))
+    for by_dtype in (triton_blocks.TILES, triton_blocks.LOG_SUM_TILES):
+        for dtype in by_dtype:
+            monkeypatch.setitem(by_dtype, dtype, Tile(16, 32, 16, 4, 2))
     monkeypatch.setattr(triton_blocks, "BLOCK_BYTES", 32 * B * 4)
 
 
@@ -79,17 +80,30 @@ def on_device(options: dict[str, Any]) -> dict[str, Any]:
     return {name: each.to(DEVICE) if isinstance(each, Tensor) else each for name, each in options.items()}
 
 
-def triton_info_nce(x: Tensor, y: Tensor, tau: Tensor, rows: slice = slice(None), **options: Any) -> Tensor:
+def triton_info_nce(
+    x: Tensor, y: Tensor, tau: Tensor, queries: slice = slice(None), dtype: torch.dtype | None = None, **options: Any
+) -> Tensor:
     settings = {"positives": None, "anchor": "row", "label_smoothing": 0.0, "decoupled": False, **options}
-    entropies, _ = triton_rows(x, y, tau, queries=rows, **settings)
+    entropies, _ = rows_in_tiles(dtype or product_dtype(x, y), x, y, tau, queries=queries, **settings)
     return entropies.sum() / (2 * len(x))
 
 
-def triton_margin(x: Tensor, y: Tensor, margin: Tensor, rows: slice = slice(None), **options: Any) -> Tensor:
-    return triton_max_margin(x, y, margin, **{"positives": None, "squared": False, "queries": rows, **options})[0]
+def plain_info_nce(*inputs: Tensor, decoupled: bool = False, **options: Any) -> Tensor:
+    return (decoupled_info_nce if decoupled else info_nce)(*inputs, **options)
 
 
-LOSSES = [(triton_info_nce, info_nce), (triton_margin, max_margin)]
+def margin_and_pull(
+    x: Tensor, y: Tensor, margin: Tensor, queries: slice = slice(None), dtype: torch.dtype | None = None, **options: Any
+) -> tuple[Tensor, Tensor]:
+    settings = {"positives": None, "squared": False, **options}
+    return max_margin_in_tiles(dtype or product_dtype(x, y), x, y, margin, queries=queries, **settings)
+
+
+def triton_margin(*inputs: Tensor, **options: Any) -> Tensor:
+    return margin_and_pull(*inputs, **options)[0]
+
+
+LOSSES = [(triton_info_nce, plain_info_nce), (triton_margin, max_margin)]
 Loss = Callable[..., Tensor]
 
 
@@ -105,7 +119,7 @@ def assert_near(ours: list[Tensor], twin: list[Tensor], allowed: float) -> None:
 def test_info_nce_equals_its_plain_twin_in_loss_and_gradient(options: dict[str, Any]) -> None:
     options, inputs = on_device(options), leaves()
     ours = loss_and_gradients(triton_info_nce(*inputs, **options), *inputs)
-    assert_near(ours, loss_and_gradients(info_nce(*inputs, fused=False, **options), *inputs), 1e-5)
+    assert_near(ours, loss_and_gradients(plain_info_nce(*inputs, fused=False, **options), *inputs), 1e-5)
 
 
 @needs_triton
@@ -117,9 +131,9 @@ def test_info_nce_equals_its_plain_twin_in_loss_and_gradient(options: dict[str, 
 def test_the_rows_of_some_queries_equal_those_of_the_plain_twin(
     ours: Loss, plain: Loss, options: dict[str, Any]
 ) -> None:
-    options, inputs, rows = on_device(options), leaves(), slice(7, 19)  # neither begins nor ends with a tile
-    found = loss_and_gradients(ours(*inputs, rows=rows, **options), *inputs)
-    assert_near(found, loss_and_gradients(plain(*inputs, rows=rows, fused=False, **options), *inputs), 1e-5)
+    options, inputs, queries = on_device(options), leaves(), slice(7, 19)  # neither begins nor ends with a tile
+    found = loss_and_gradients(ours(*inputs, queries=queries, **options), *inputs)
+    assert_near(found, loss_and_gradients(plain(*inputs, queries=queries, fused=False, **options), *inputs), 1e-5)
 
 
 @needs_triton
@@ -132,7 +146,7 @@ def test_logits_beyond_the_range_of_float32_go_as_in_the_plain_twin(decoupled: b
     exact_inputs = [each.detach().double().requires_grad_() for each in inputs]
     found = loss_and_gradients(triton_info_nce(*inputs, decoupled=decoupled), *inputs)
     assert_near(
-        found, loss_and_gradients(info_nce(*exact_inputs, decoupled=decoupled, fused=False), *exact_inputs), 1e-4
+        found, loss_and_gradients(plain_info_nce(*exact_inputs, decoupled=decoupled, fused=False), *exact_inputs), 1e-4
     )
 
 
@@ -142,8 +156,8 @@ def test_logits_beyond_the_range_of_float32_go_as_in_the_plain_twin(decoupled: b
 @pytest.mark.parametrize("squared", [False, True])
 def test_max_margin_equals_its_plain_twin_in_loss_gradient_and_pull(squared: bool, positives: Tensor | None) -> None:
     options, inputs = on_device({"squared": squared, "positives": positives}), leaves()
-    ours, pull = triton_max_margin(*inputs, queries=slice(None), **options)
-    plain, wanted = max_margin_and_pull(*inputs, fused=False, **options)
+    ours, pull = margin_and_pull(*inputs, **options)
+    plain, wanted = max_margin.with_pull(*inputs, fused=False, **options)
     assert_near([pull, *loss_and_gradients(ours, *inputs)], [wanted, *loss_and_gradients(plain, *inputs)], 1e-5)
     assert not pull.requires_grad
 
@@ -234,18 +248,10 @@ def test_each_input_can_be_the_only_one_that_trains(ours: Loss, plain: Loss) -> 
 def test_tensors_may_lie_in_memory_as_they_like() -> None:
     x, y, tau = leaves(9, 5)
     weights = torch.rand(9, 2, device=DEVICE).T  # (2, B), a column after the other, as the gradient of the rows then is
-    arguments = (
-        x.T.contiguous().T,
-        y,
-        tau[0].expand(9),
-        some_positives(9).to(DEVICE).T,
-        "row",
-        0.0,
-        False,
-        slice(0, 9),
-    )
+    arguments = x.T.contiguous().T, y, tau[0].expand(9), some_positives(9).to(DEVICE).T, "row", 0.0, False, slice(0, 9)
     ours, twin = (
-        loss_and_gradients((rows(*arguments)[0] * weights).sum(), x, y, tau) for rows in (triton_rows, fused_rows)
+        loss_and_gradients((rows_in_tiles(form, *arguments)[0] * weights).sum(), x, y, tau)
+        for form in (torch.float32, "tiles")
     )
     assert_near(ours, twin, 1e-5)
 
@@ -255,7 +261,8 @@ def test_tensors_may_lie_in_memory_as_they_like() -> None:
 @pytest.mark.parametrize(("ours", "plain"), LOSSES)
 def test_double_backward_is_refused_and_names_the_way_out(ours: Loss, plain: Loss) -> None:
     inputs = leaves(9, 5)
-    with pytest.raises(InputError, match=f"fused {plain.__name__} has first derivatives only.*fused=False"):
+    name = plain.__name__.removeprefix("plain_")
+    with pytest.raises(InputError, match=f"fused {name} has first derivatives only.*fused=False"):
         torch.autograd.grad(ours(*inputs), inputs[0], create_graph=True)
 
 
@@ -273,33 +280,101 @@ def test_blocks_hold_every_row_once_in_whole_tiles_and_within_their_bytes(
     assert max(each.stop - each.start for each in rows) * B * 4 <= 300 * 1000 * 4
 
 
-def test_on_a_gpu_triton_is_chosen_from_its_own_size_on_and_only_where_it_can() -> None:
-    least = GPU_FUSED_FROM[torch.float32]
-    small, large = (torch.empty(size, 1, device="meta") for size in (least - 1, least))
-    assert choose_fused("info_nce", None, small.bfloat16(), 1, {}, on_gpu=True)
-    assert choose_fused("info_nce", None, large, 1, {}, on_gpu=True)
-    assert not choose_fused("info_nce", None, small, 1, {}, on_gpu=True)
-    assert not choose_fused("info_nce", None, large, 1, {}, on_gpu=False)
-    assert not choose_fused("info_nce", None, large, 1, {"relevance": True}, on_gpu=True)
-    assert choose_fused("info_nce", True, small, 1, {}, on_gpu=False)
+@pytest.mark.parametrize("name", ["info_nce", "decoupled_info_nce", "max_margin"])
+def test_a_gpu_takes_triton_from_the_size_of_its_products_precision_on(name: str) -> None:
+    for dtype, least in TRITON_FROM.items():
+        assert faster_in_tiles(name, least, "cuda", dtype)
+        assert not faster_in_tiles(name, least - 1, "cuda", dtype)
+    assert not faster_in_tiles(name, 10**6, "cuda", None)  # no Triton, or a loss that it does not have
+    assert TRITON_FROM[torch.bfloat16] < TRITON_FROM[torch.float32]
 
 
-def test_what_the_kernels_cannot_do_goes_to_the_tiles_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = []
+def test_a_cpu_takes_tiles_from_the_losses_own_size_on_whatever_the_precision() -> None:
+    for name, least in tiles.TILES_FROM.items():
+        for dtype in (None, torch.bfloat16):
+            assert faster_in_tiles(name, least, "cpu", dtype)
+            assert not faster_in_tiles(name, least - 1, "cpu", dtype)
+    assert not faster_in_tiles("reweighted_info_nce", 10**6, "cpu", None)
 
-    def kernels(*arguments: Any) -> tuple[Tensor, Tensor]:
-        taken.append(arguments)
-        return fused_rows(*arguments)
 
-    monkeypatch.setitem(info_nce.__globals__, "triton_takes", lambda x, y: True)
-    monkeypatch.setitem(info_nce.__globals__, "triton_rows", kernels)
+def test_products_are_in_bfloat16_if_the_embeddings_or_the_run_are() -> None:
+    x, y = torch.eye(2), torch.eye(2)
+    assert product_dtype(x, y) == product_dtype(x.bfloat16(), y) == product_dtype(x.half(), y.half()) == torch.float32
+    assert product_dtype(x.bfloat16(), y.bfloat16()) == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        assert product_dtype(x, y) == torch.bfloat16
+        with torch.autocast("cpu", enabled=False):
+            assert product_dtype(x, y) == torch.float32
+    with torch.autocast("cpu", torch.float16):
+        assert product_dtype(x, y) == torch.float32
+
+
+def test_the_form_follows_what_is_asked_and_what_the_machine_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, one = torch.eye(6), torch.eye(6), torch.ones(6)
+
+    def form(fused: bool | None = None, plain_only: bool = False, kernels: bool = True) -> Any:
+        return choose_form("info_nce", fused, x, y, one, {"relevance": plain_only}, kernels)
+
+    assert [form(), form(True), form(False)] == ["plain", "tiles", "plain"]
+    with pytest.raises(InputError, match="cannot do relevance"):
+        form(True, plain_only=True)
+    monkeypatch.setattr(tiles, "triton_takes", lambda x, y: True)
+    assert [form(), form(True), form(True, kernels=False)] == ["plain", torch.float32, "tiles"]
+    monkeypatch.setattr(tiles, "faster_in_tiles", lambda name, B, device, triton: triton == torch.bfloat16)
+    assert form() == "plain"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert form() == torch.bfloat16
+        assert [form(plain_only=True), form(kernels=False), form(False)] == ["plain"] * 3
+
+
+def test_a_loss_of_float32_embeddings_reaches_bfloat16_kernels_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    forms = []
+
+    def kernels(form: Any, *arguments: Any) -> Any:
+        forms.append(form)
+        return rows_in_tiles("tiles", *arguments)
+
+    monkeypatch.setattr(tiles, "triton_takes", lambda x, y: True)
+    monkeypatch.setattr("mmts.losses.softmax.rows_in_tiles", kernels)
     x, y = embeddings()
-    for options in ({"label_smoothing": 0.1}, {"positives": some_positives()}):
-        info_nce(x, y, 0.1, fused=True, **options)
-    assert len(taken) == 2
+    objective = InfoNCE(Fixed(0.1))
+    monkeypatch.setattr(tiles, "faster_in_tiles", lambda name, B, device, triton: triton == torch.bfloat16)
+    objective(x, y, progress=0.0, index=torch.arange(6))
+    assert not forms
+    with torch.autocast("cpu", torch.bfloat16):
+        objective(x, y, progress=0.0, index=torch.arange(6))
+    assert forms == [torch.bfloat16]
+
+
+def test_label_smoothing_with_positives_goes_to_the_tiles_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    forms = []
+
+    def kernels(form: Any, *arguments: Any) -> Any:
+        forms.append(form)
+        return rows_in_tiles("tiles", *arguments)
+
+    monkeypatch.setattr(tiles, "triton_takes", lambda x, y: True)
+    monkeypatch.setattr("mmts.losses.softmax.rows_in_tiles", kernels)
+    x, y = embeddings()
     both = {"label_smoothing": 0.1, "positives": some_positives()}
-    torch.testing.assert_close(info_nce(x, y, 0.1, fused=True, **both), info_nce(x, y, 0.1, fused=False, **both))
-    assert len(taken) == 2
+    for options in ({"label_smoothing": 0.1}, {"positives": some_positives()}, both):
+        ours, plain = (info_nce(x, y, 0.1, fused=fused, **options) for fused in (True, False))
+        torch.testing.assert_close(ours, plain)
+    assert forms == [torch.float32, torch.float32, "tiles"]
+
+
+@needs_triton
+@pytest.mark.usefixtures("small_tiles", "bfloat16_products")
+@pytest.mark.parametrize(("ours", "plain"), LOSSES)
+def test_float32_embeddings_in_bfloat16_kernels_get_gradients_in_float32(ours: Loss, plain: Loss) -> None:
+    inputs = leaves()
+    rounded = [inputs[0].bfloat16().float(), inputs[1].bfloat16().float(), inputs[2]]
+    rounded = [each.detach().requires_grad_() for each in rounded]
+    result = loss_and_gradients(ours(*inputs, dtype=torch.bfloat16), *inputs)
+    wanted = loss_and_gradients(plain(*rounded, fused=False), *rounded)
+    assert_near(result[:1], wanted[:1], 1e-5)
+    eps = torch.finfo(torch.bfloat16).eps
+    assert_near(result[1:], wanted[1:], eps if HAS_GPU else 2 * eps)
 
 
 COMPILE = """
@@ -318,11 +393,10 @@ for dtype, name in ((dtype, {2: "bf16", 4: "fp32"}[dtype.itemsize]) for dtype in
     pointers = dict.fromkeys(("x", "y", "slopes"), name) | {"positives": "u8"}
     for kernel, tile in ((getattr(triton_kernels, each), tiles[dtype]) for each, tiles in KERNELS.items()):
         constants = FLAGS | dict(PRECISION="ieee", ROWS=tile.rows, COLUMNS=tile.columns, WIDTH=tile.width)
-        cut = {"x_tiles": tile.rows, "y_tiles": tile.columns}
+        cut = {}
         if FLAGS["BY_TILES"]:
-            cut = {each: f"tensordesc<{name}[{height},{tile.width}]>" for each, height in cut.items()}
-        else:
-            constants, cut = constants | dict.fromkeys(cut), {}
+            heights = {"x": tile.rows, "y": tile.columns}
+            cut = {each: f"tensordesc<{name}[{height},{tile.width}]>" for each, height in heights.items()}
         names = [each.name for each in kernel.params]
         types = {n: cut.get(n) or NUMBERS.get(n) or "*" + pointers.get(n, "fp32") for n in names}
         types |= {n: "constexpr" for n in names if n in constants}
@@ -358,7 +432,7 @@ def test_the_kernels_compile_for_gpus_that_are_not_here(capability: int, shared_
 def test_on_a_gpu_it_is_chosen_by_itself_and_equals_its_plain_twin(
     ours: Loss, plain: Loss, dtype: torch.dtype, allowed: float
 ) -> None:
-    inputs = leaves(GPU_FUSED_FROM[dtype], 512, dtype)
+    inputs = leaves(TRITON_FROM[dtype], 512, dtype)
     assert triton_takes(*inputs[:2])
     chosen, direct = (loss_and_gradients(each, *inputs) for each in (plain(*inputs), ours(*inputs)))
     assert_near(chosen, direct, 0.0)  # no atomics: the same bits each time

@@ -11,8 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmts.data.records import Medium, Split
 from mmts.errors import RecipeError
-from mmts.models import TwoTower, build_two_tower, load_avion
+from mmts.models import TwoTower, load_avion
+from mmts.recipe.recipe import parse_recipe
+from mmts.recipe.run_directory import RunDirectory
+from mmts.training.experiment import build_model
 
 WIDTH, HEADS, DEPTH, FRAMES, PATCH, SIZE, OUT, LENGTH, WORDS = 16, 2, 2, 3, 8, 16, 6, 12, 258
 TINY = {"tokenizer": "bytes", "heads": HEADS}
@@ -162,7 +166,7 @@ def test_an_image_model_has_one_frame() -> None:
     with torch.no_grad():
         assert_same(embed(model, clips), published(clips, ids))
     inflated = load_avion(published.state_dict(), **TINY, frames=4)
-    assert not inflated.media_tower.network.temporal_embedding.any()  # type: ignore[union-attr]
+    assert not inflated.media_tower.temporal_embedding.any()  # type: ignore[union-attr]
     assert embed(inflated, inputs(4)[0])[0].shape == (2, OUT)
 
 
@@ -177,7 +181,7 @@ def test_sizes_are_read_off_the_weights() -> None:
 
 def test_heads_are_one_per_64_features() -> None:
     model = load_avion(Published().state_dict(), tokenizer="bytes")
-    assert [block.heads for block in model.media_tower.network.blocks] == [1, 1]  # type: ignore[union-attr]
+    assert [block.heads for block in model.media_tower.blocks] == [1, 1]  # type: ignore[union-attr]
     with pytest.raises(RecipeError, match="width 16 is not a multiple of heads 3"):
         load_avion(Published().state_dict(), tokenizer="bytes", heads=3)
 
@@ -185,7 +189,7 @@ def test_heads_are_one_per_64_features() -> None:
 def test_temporal_embedding_for_other_frames_is_interpolated_linearly() -> None:
     published = Published()
     given = published.visual.temporal_embedding.detach()
-    longer = load_avion(published.state_dict(), **TINY, frames=6).media_tower.network.temporal_embedding  # type: ignore[union-attr]
+    longer = load_avion(published.state_dict(), **TINY, frames=6).media_tower.temporal_embedding  # type: ignore[union-attr]
     # Frame f of 6 stands at (f + 1/2) / 6 of the clip; of 3, in the middle of its third.
     expected = np.stack(
         [np.interp((np.arange(6) + 0.5) / 6, (np.arange(3) + 0.5) / 3, column) for column in given.T.numpy()], 1
@@ -214,21 +218,38 @@ def test_a_file_as_the_training_script_writes_it(tmp_path: Path) -> None:
     assert {parameter.dtype for parameter in half.parameters()} == {torch.float32}
 
 
-def test_pretrained_two_tower_is_load_avion(tmp_path: Path) -> None:
-    path = save(tmp_path)
-    options = {"video": "space-time-vit", "text": "clip-text", "head": "none", "width": OUT, "pretrained": path}
-    towers = {"video_options": {"heads": HEADS}, "text_options": {"heads": HEADS, "tokenizer": "bytes"}}
-    model = build_two_tower(**options, **towers, video_frozen=False, text_frozen=False)  # type: ignore[arg-type]
-    assert_same(embed(model, inputs()[0]), embed(load_avion(path, **TINY), inputs()[0]))
+def from_recipe(folder: Path, **settings: object) -> TwoTower:
+    """The model of a recipe with `pretrained`."""
+    content = {
+        "video": {"tower": "space-time-vit", "frozen": False, "options": {"heads": HEADS}},
+        "text": {"tower": "clip-text", "frozen": False, "options": TINY},
+        "head": {"kind": "none"},
+        "width": OUT,
+        "pretrained": save(folder),
+        **settings,
+    }
+    section = parse_recipe({"model": content, "train": {"epochs": 1}}).model
+    split = Split("train", [Medium("clip", Path("clip.mp4"), ("a",), kind="video")])
+    return build_model(section, split.media, RunDirectory(folder), split.captions)
+
+
+def test_a_recipe_with_pretrained_is_load_avion(tmp_path: Path) -> None:
+    model = from_recipe(tmp_path)
+    assert_same(embed(model, inputs()[0]), embed(load_avion(save(tmp_path), **TINY), inputs()[0]))
     assert model.media_tower.frames == FRAMES  # type: ignore[union-attr]
-    with pytest.raises(RecipeError, match="head 'none' keeps the tower's width 6, but the model's width is 256"):
-        build_two_tower(**{**options, "width": 256}, **towers)  # type: ignore[arg-type]
-    with pytest.raises(RecipeError, match=r"has width 16, not 32; leave the option out"):
-        build_two_tower(**options, **{**towers, "video_options": {"width": 32}})  # type: ignore[arg-type]
-    with pytest.raises(RecipeError, match="leave its option weights out"):
-        build_two_tower(**options, **{**towers, "text_options": {"weights": "other"}})  # type: ignore[arg-type]
-    with pytest.raises(RecipeError, match="and needs head none, not frames, clip-text and none"):
-        build_two_tower(**{**options, "video": "frames"}, **towers)  # type: ignore[arg-type]
+    for settings, message in [
+        ({"width": 256}, "head 'none' keeps the tower's width 6, but the model's width is 256"),
+        (
+            {"video": {"tower": "space-time-vit", "options": {"width": 32}}},
+            "has width 16, not 32; leave the option out",
+        ),
+        ({"text": {"tower": "clip-text", "options": {"weights": "x"}}}, "text tower; leave its option weights out"),
+        ({"video": {"tower": "frames"}}, "fills the video tower 'space-time-vit', not 'frames'"),
+        ({"head": {"kind": "linear"}}, "pretrained needs head.kind none, not linear"),
+        ({"pretrained": tmp_path / "gone.pt"}, r"model.pretrained: .*gone.pt"),
+    ]:
+        with pytest.raises(RecipeError, match=message):
+            from_recipe(tmp_path, **settings)
 
 
 def test_contents_that_run_code_are_refused(tmp_path: Path) -> None:
@@ -247,13 +268,13 @@ WRONG: list[tuple[str, Tensor | int | None, str]] = [  # key, its new value (Non
     ("visual.ln_post.bias", None, "lacks 1 weights, 'ln_post.bias' for one"),
     ("textual.text_projection", None, "has no weight for 'text_projection'"),
     ("visual.ln_pre.bias", torch.ones(3), r"'ln_pre.bias' has shape \(3,\), not \(16,\)"),
-    ("visual.positional_embedding", torch.ones(6, 16), "5 is no square number"),
+    ("visual.positional_embedding", torch.ones(6, 16), "5 is not a square number"),
     ("visual.image_projection", torch.ones(6), "and should be a matrix"),
     ("visual.conv1.weight", torch.ones(6), "and should be a matrix"),
     ("visual.temporal_embedding", torch.ones(1, 3, 16), r"shape \(1, 3, 16\)"),
     (f"{BLOCK}.0.attn.Wqkv.bias", torch.ones(48), "in two layouts at once"),
     (f"{BLOCK}.2.ln_1.bias", torch.ones(16), "lacks 11 weights"),
-    ("epoch", 3, "'epoch' is no tensor but int"),
+    ("epoch", 3, "'epoch' is not a tensor but int"),
 ]
 
 

@@ -64,7 +64,12 @@ def test_weights_of_a_clip_folder(tmp_path: Path) -> None:
     model = tower(
         weights=str(folder), context_length=None, width=None, depth=None, heads=None, output_width=None
     ).eval()
-    assert (model.width, model.max_length, model.vocabulary_size, model.activation) == (12, 16, 258, "quick_gelu")
+    assert (model.width, model.max_length, model.vocabulary_size, model.blocks.activation) == (
+        12,
+        16,
+        258,
+        "quick_gelu",
+    )
     assert not model.from_scratch
     tokens = model.tokenize(["a red shoe", "", "x" * 40])
     with torch.no_grad():
@@ -83,7 +88,7 @@ def test_a_tokenizer_is_read_when_first_used(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nobody/no-such-tokenizer", "/nowhere/tokenizer"])
 def test_a_tokenizer_that_cannot_be_had(name: str) -> None:
-    with pytest.raises(RecipeError, match=rf"its tokenizer '{name}' is no folder") as why:
+    with pytest.raises(RecipeError, match=rf"its tokenizer '{name}' is not a folder") as why:
         tower(tokenizer=name)
     assert "\n" not in str(why.value)
 
@@ -108,9 +113,9 @@ def test_wrong_options(tmp_path: Path) -> None:
     for options, message in [
         ({"vocabulary_size": 100}, "has ids up to 257, and its vocabulary 100 words"),
         ({"heads": 3}, "width 16 is not a multiple of heads 3"),
-        ({"depth": 0}, "depth must be a whole number of at least 1, not 0"),
-        ({"context_length": 1}, "context_length must be a whole number of at least 2"),
-        ({"activation": "relu"}, "activation must be one of gelu, quick_gelu"),
+        ({"depth": 0}, "depth is 0: input should be greater than or equal to 1"),
+        ({"context_length": 1}, "context_length is 1: input should be greater than or equal to 2"),
+        ({"activation": "relu"}, "activation is 'relu': input should be 'gelu' or 'quick_gelu'"),
         ({"weigths": "x"}, "no option 'weigths'; did you mean 'weights'"),
         ({"weights": str(tmp_path / "gone.pt")}, "there is no file"),
         ({"weights": str(tiny_backbone(tmp_path / "vit", "vit"))}, "those of a vit model; only CLIP's fit here"),

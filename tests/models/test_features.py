@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmts.data.records import Medium
 from mmts.errors import DataError, InputError
 from mmts.models import (
+    ImageTower,
     TextTower,
     TwoTower,
     build_vocabulary,
@@ -22,7 +23,6 @@ from mmts.models import (
     text_features,
 )
 from mmts.models import features as features_module
-from mmts.models.image_towers import ImageTower
 
 
 @pytest.fixture(autouse=True)

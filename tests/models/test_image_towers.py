@@ -5,8 +5,7 @@ import torch
 from tiny_models import save_preprocessor, tiny_backbone, tiny_clip, tiny_encoder
 
 from mmts.errors import InputError, RecipeError
-from mmts.models import is_frozen, load_image_tower
-from mmts.models.image_towers import ImageTower
+from mmts.models import ImageTower, is_frozen, load_image_tower
 
 SMALL = [
     ("small-resnet", {"size": 32, "channels": 4, "depth": 1}, 32),
@@ -135,8 +134,8 @@ def test_preprocessor_without_normalisation(tmp_path: Path) -> None:
         ("small-vit", {"dept": 3}, "no option 'dept'; did you mean 'depth'"),
         ("small-vit", {"size": 60}, "60 is not a multiple of patch 8"),
         ("small-vit", {"heads": 5}, "width 192 is not a multiple of heads 5"),
-        ("small-resnet", {"depth": 0}, "depth must be a whole number of at least 1, not 0"),
-        ("small-resnet", {"resize": "zoom"}, "resize must be one of stretch, crop, pad"),
+        ("small-resnet", {"depth": 0}, "depth is 0: input should be greater than or equal to 1"),
+        ("small-resnet", {"resize": "zoom"}, "resize is 'zoom': input should be 'stretch', 'crop' or 'pad'"),
         ("/nowhere/model", {}, "there is no such folder; the built-in image towers are efficientnet-lite0"),
         ("nobody/no-such-model", {}, "unknown image tower 'nobody/no-such-model'"),
     ],

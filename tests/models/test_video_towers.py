@@ -129,12 +129,12 @@ def test_inflated_clip_starts_blind_to_the_order(tmp_path: Path) -> None:
 
 
 def test_patches_are_a_flattened_convolution() -> None:
-    network = space_time().network
+    tower = space_time()
     frame = torch.rand(1, 3, 16, 16)
-    weight = network.patches.weight.unflatten(1, (3, 8, 8))  # type: ignore[union-attr,operator]
+    weight = tower.patches.weight.unflatten(1, (3, 8, 8))  # type: ignore[union-attr,operator]
     expected = torch.nn.functional.conv2d(frame, weight, stride=8).flatten(2).transpose(1, 2)
     cut = [frame[0, :, row : row + 8, column : column + 8].flatten() for row in (0, 8) for column in (0, 8)]
-    torch.testing.assert_close(network.patches(torch.stack(cut))[None], expected)  # type: ignore[union-attr,operator]
+    torch.testing.assert_close(tower.patches(torch.stack(cut))[None], expected)  # type: ignore[union-attr,operator]
 
 
 def small_text() -> Tower:
@@ -223,19 +223,19 @@ def test_fingerprint_follows_frames_and_options() -> None:
     [
         ("frame", {}, "unknown video tower 'frame'; did you mean 'frames'"),
         ("frames", {"pool": "mean"}, "no option 'pool'; did you mean 'pooling'"),
-        ("frames", {**IMAGE, "pooling": "max"}, "pooling must be one of mean, transformer, not 'max'"),
-        ("frames", {**IMAGE, "frames": 0}, "frames must be a whole number of at least 1, not 0"),
-        ("frames", {**IMAGE, "sampling": "all"}, "sampling must be one of uniform, random, stride"),
-        ("frames", {**IMAGE, "stride": 0}, "stride must be a whole number of at least 1"),
+        ("frames", {**IMAGE, "pooling": "max"}, "pooling is 'max': input should be 'mean' or 'transformer'"),
+        ("frames", {**IMAGE, "frames": 0}, "frames is 0: input should be greater than or equal to 1"),
+        ("frames", {**IMAGE, "sampling": "all"}, "sampling is 'all': input should be 'uniform', 'random' or 'stride'"),
+        ("frames", {**IMAGE, "stride": 0}, "stride is 0: input should be greater than or equal to 1"),
         ("frames", {**IMAGE, "image_frozen": True}, "'small-vit' starts from random weights, so it has to train"),
         ("frames", {"image": "small-vti"}, "unknown image tower 'small-vti'"),
-        ("frames", {"image": 3}, "image is the name of an image tower"),
+        ("frames", {"image": 3}, "image is 3: input should be a valid string"),
         ("frames", {"image_options": {"size": 3}}, "the tower's own size, not one of image_options"),
         ("frames", {**IMAGE, "pooling": "transformer", "heads": 3}, "width 16 is not a multiple of heads 3"),
         ("space-time-vit", {"size": 20}, "size 20 is not a multiple of patch 16"),
-        ("space-time-vit", {"depth": 0}, "depth must be a whole number of at least 1"),
+        ("space-time-vit", {"depth": 0}, "depth is 0: input should be greater than or equal to 1"),
         ("space-time-vit", {"width": 16, "heads": 5}, "width 16 is not a multiple of heads 5"),
-        ("space-time-vit", {"activation": "relu"}, "activation must be one of gelu, quick_gelu"),
+        ("space-time-vit", {"activation": "relu"}, "activation is 'relu': input should be 'gelu' or 'quick_gelu'"),
         ("space-time-vit", {"weights": "/nowhere/clip"}, "there is no such folder"),
         ("space-time-vit", {"weights": "gone.pt"}, r"there is no file 'gone.pt'"),
     ],

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmts.errors import InputError
-from mmts.objectives import InfoNCE, MaxMargin, Objective, ObjectiveOutput, policy_values
+from mmts.objectives import InfoNCE, MaxMargin, Objective, ObjectiveOutput, Pairs, policy_values
 from mmts.policies import Fixed, Learned, Policy, Shifted
 from mmts.schedules import Constant, Cosine
 
@@ -81,7 +81,7 @@ def test_a_rule_on_pairs_gets_the_detached_similarities() -> None:
     s = torch.stack([torch.stack(row) for row in reference.cosines(x, y)]).detach()
     torch.testing.assert_close(output.log["temperature"], 0.1 + 0.05 * s.abs())
     torch.testing.assert_close(output.loss, reference.info_nce(x, y, 0.1 + 0.05 * s.abs()))
-    assert policy_values(PerPair(), x, y, 0.0, INDEX).shape == (6, 6)
+    assert policy_values(PerPair(), x, y, Pairs(0.0, INDEX, slice(0, 6))).shape == (6, 6)
 
 
 def test_options_reach_the_loss() -> None:

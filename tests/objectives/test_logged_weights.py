@@ -10,9 +10,7 @@ from losses.loss_cases import embeddings, graded, some_positives, values
 from torch import Tensor
 
 from mmts import objectives
-from mmts.losses.info_nce import info_nce_and_pull
-from mmts.losses.max_margin import max_margin_and_pull
-from mmts.losses.sms import sms_and_activity
+from mmts.losses import decoupled_info_nce, info_nce, max_margin, multi_positive_info_nce, sms
 from mmts.objectives import Objective
 from mmts.policies import MACL, Fixed, Learned, Shifted
 from mmts.schedules import Constant
@@ -23,6 +21,8 @@ HALVES = (slice(0, 2), slice(2, B))
 SHIFTED = Shifted(Constant(0.0), torch.linspace(0.1, 0.6, B))
 BUILT: dict[str, Objective] = {
     "InfoNCE": objectives.InfoNCE(SHIFTED),
+    "DecoupledInfoNCE": objectives.DecoupledInfoNCE(SHIFTED),
+    "MultiPositiveInfoNCE": objectives.MultiPositiveInfoNCE(SHIFTED),
     "MaxMargin": objectives.MaxMargin(SHIFTED),
     "SMS": objectives.SMS(SHIFTED),
     "SigLIP": objectives.SigLIP(Learned()),
@@ -71,28 +71,30 @@ def pull(twin: str, *arguments: object, monkeypatch: pytest.MonkeyPatch, **optio
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("positives", [None, some_positives(B)])
 @pytest.mark.parametrize(
-    "options",
+    ("loss", "options"),
     [
-        {},
-        {"anchor": "media"},
-        {"label_smoothing": 0.2, "anchor": "candidate"},
-        {"scale_by_temperature": True},
-        {"decoupled": True, "label_smoothing": 0.2},
-        {"multi_positive": True, "label_smoothing": 0.2},
-        {"multi_positive": True, "decoupled": True},
+        (info_nce, {}),
+        (info_nce, {"anchor": "media"}),
+        (info_nce, {"label_smoothing": 0.2, "anchor": "candidate"}),
+        (info_nce, {"scale_by_temperature": True}),
+        (decoupled_info_nce, {"label_smoothing": 0.2}),
+        (multi_positive_info_nce, {"label_smoothing": 0.2}),
     ],
 )
-def test_info_nces_pull_is_the_gradient_of_the_own_similarity(
-    fused: bool, positives: Tensor | None, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+def test_the_pull_of_info_nce_and_its_relatives_is_the_gradient_of_the_pairs_similarity(
+    fused: bool, positives: Tensor | None, loss: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if fused and positives is not None and "multi_positive" in options:
-        pytest.skip("multi_positive with positives is only computed plainly")
+    form = {} if loss is multi_positive_info_nce else {"fused": fused}
+    if fused and not form:
+        pytest.skip("multi_positive_info_nce has no fused version")
     x, y = embeddings(B, D)
     tau = values(B).detach()
-    got = info_nce_and_pull(x, y, tau, positives=positives, fused=fused, **options)
-    wanted = pull("info_nce_of_targets", tau, positives, monkeypatch=monkeypatch, **options)
-    torch.testing.assert_close((got[0].detach(), got[1]), wanted)
-    parts = [info_nce_and_pull(x, y, tau, positives=positives, fused=fused, rows=rows, **options)[1] for rows in HALVES]
+    name = loss.__name__.removesuffix("info_nce").strip("_")
+    target = {name: True} if name else {}
+    result = loss.with_pull(x, y, tau, positives=positives, **form, **options)
+    wanted = pull("info_nce_of_targets", tau, positives, monkeypatch=monkeypatch, **options, **target)
+    torch.testing.assert_close((result[0].detach(), result[1]), wanted)
+    parts = [loss.with_pull(x, y, tau, positives=positives, queries=half, **form, **options)[1] for half in HALVES]
     torch.testing.assert_close(torch.cat(parts), wanted[1])
 
 
@@ -100,7 +102,7 @@ def test_info_nces_pull_at_one_temperature_per_pair(monkeypatch: pytest.MonkeyPa
     x, y = embeddings(B, D)
     tau = values(B, 2).detach()
     wanted = pull("info_nce", tau, monkeypatch=monkeypatch)[1]
-    torch.testing.assert_close(info_nce_and_pull(x, y, tau)[1], wanted)
+    torch.testing.assert_close(info_nce.with_pull(x, y, tau)[1], wanted)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ def test_max_margins_pull_is_the_gradient_of_the_own_similarity(
 ) -> None:
     x, y = embeddings(B, D)
     margin = values(B, ndim).detach()
-    loss, got = max_margin_and_pull(x, y, margin, positives=positives, negatives=negatives, squared=squared)  # type: ignore[arg-type]
+    loss, got = max_margin.with_pull(x, y, margin, positives=positives, negatives=negatives, squared=squared)  # type: ignore[arg-type]
     wanted_loss, wanted = pull("max_margin", margin, positives, negatives, squared, monkeypatch=monkeypatch)
     torch.testing.assert_close((loss.detach(), got), (wanted_loss, wanted))
     assert got.max() > got.min()
@@ -155,7 +157,7 @@ def test_max_margins_pull_is_the_gradient_of_the_own_similarity(
 def test_max_margins_pull_where_relevance_scales_the_margin(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = embeddings(B, D)
     margin = 3 * values(B).detach()
-    _, got = max_margin_and_pull(x, y, margin, relevance=graded(B))
+    _, got = max_margin.with_pull(x, y, margin, relevance=graded(B))
     _, wanted = pull("relevance_margin", margin, graded(B), monkeypatch=monkeypatch)
     torch.testing.assert_close(got, wanted)
 
@@ -165,14 +167,14 @@ def test_max_margins_pull_where_relevance_scales_the_margin(monkeypatch: pytest.
 def test_sms_counts_the_comparisons_that_cost_something(ndim: int, slack: float, eps: float) -> None:
     x, y = embeddings(B, D)
     margin = 3 * values(B, ndim).detach()
-    _, got = sms_and_activity(x, y, graded(B), margin, slack=slack, eps=eps)
+    _, got = sms.with_pull(x, y, graded(B), margin, slack=slack, eps=eps)
     assert got.tolist() == reference.sms_activity(cosines(x, y), graded(B), margin, slack, eps)
 
 
 def test_where_only_the_own_pair_is_relevant_the_count_of_sms_is_its_pull(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = embeddings(B, D)
     relevance = torch.eye(B, dtype=torch.float64)
-    _, got = sms_and_activity(x, y, relevance, 0.6)
+    _, got = sms.with_pull(x, y, relevance, 0.6)
     _, wanted = pull("sms", relevance, torch.tensor(0.6).double(), monkeypatch=monkeypatch)
     torch.testing.assert_close(got / (2 * B * (B - 1)), wanted)
 

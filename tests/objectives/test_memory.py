@@ -433,7 +433,7 @@ def test_a_wrong_batch_is_an_error_that_names_the_row_and_leaves_the_memory_alon
             with pytest.raises(InputError, match=message):
                 objective(**inputs | wrong)
         torch.testing.assert_close(dict(objective.state_dict()), before, rtol=0, atol=0)
-    with pytest.raises(InputError, match="one value a pair"):
+    with pytest.raises(InputError, match="one per pair"):
         SogCLR(MEDIA, SAMPLES, PerPair(0.1))(**inputs)
     with pytest.raises(InputError, match="progress is"):
         SogCLR(MEDIA, SAMPLES, Scheduled(Constant(0.1)))(**inputs | {"progress": 1.5})

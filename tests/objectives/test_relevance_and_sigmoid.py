@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mmts.errors import InputError
-from mmts.objectives import SMS, InfoNCE, MaxMargin, Objective, SigLIP
+from mmts.objectives import SMS, DecoupledInfoNCE, InfoNCE, MaxMargin, MultiPositiveInfoNCE, Objective, SigLIP
 from mmts.policies import Fixed, Learned, Scheduled, Shifted
 from mmts.schedules import Constant, Cosine
 
@@ -72,13 +72,16 @@ def test_the_others_do_not_look_at_relevance(objective: Objective) -> None:
     assert torch.equal(there, objective(x, y, progress=0.0, index=INDEX).loss)
 
 
-@pytest.mark.parametrize(("decoupled", "multi_positive"), [(True, False), (False, True), (True, True)])
-def test_the_options_reach_info_nce(decoupled: bool, multi_positive: bool) -> None:
+@pytest.mark.parametrize(
+    ("objective", "target"), [(DecoupledInfoNCE, "decoupled"), (MultiPositiveInfoNCE, "multi_positive")]
+)
+def test_the_relatives_of_info_nce_have_its_options(objective: type[InfoNCE], target: str) -> None:
     x, y = embeddings(4)
-    options = {"decoupled": decoupled, "multi_positive": multi_positive}
-    output = InfoNCE(Fixed(0.1), **options)(x, y, progress=0.0, index=INDEX, positives=POSITIVES)  # type: ignore[arg-type]
+    options = {"anchor": "media", "label_smoothing": 0.1, "scale_by_temperature": True}
+    output = objective(Fixed(0.1), **options)(x, y, progress=0.0, index=INDEX, positives=POSITIVES)  # type: ignore[arg-type]
     tau = torch.tensor(0.1, dtype=torch.float64)
-    torch.testing.assert_close(output.loss, reference.info_nce_of_targets(x, y, tau, POSITIVES, **options))  # type: ignore[arg-type]
+    wanted = reference.info_nce_of_targets(x, y, tau, POSITIVES, **options, **{target: True})  # type: ignore[arg-type]
+    torch.testing.assert_close(output.loss, wanted)
 
 
 def test_siglip_takes_a_policy_and_logs() -> None:

@@ -18,12 +18,21 @@ from mmts.errors import MmtsError, RecipeError
 from mmts.evaluation.compare import compare_runs
 from mmts.evaluation.run import evaluate
 from mmts.policies import POLICIES, Policy
-from mmts.recipe.components import FAMILIES, OBJECTIVE, POLICY, SCHEDULE, Family, Option, options_of
+from mmts.recipe.components import (
+    FAMILIES,
+    IMAGE_TOWER,
+    OBJECTIVE,
+    SCHEDULE,
+    TEXT_TOWER,
+    Family,
+    Option,
+    options_of,
+)
 from mmts.recipe.recipe import Recipe, load_recipe, parse_recipe
 from mmts.recipe.run_directory import RunDirectory, trusting_code
 from mmts.recipe.tiny import tiny
 from mmts.report import write_report
-from mmts.report.rules import rule_in_words
+from mmts.report.curves import rule_in_words
 from mmts.sweep import run_sweep
 from mmts.training.run import train
 
@@ -40,18 +49,24 @@ GIVEN: dict[str, dict[str, Any]] = {  # options without a default
 }
 
 
+TOWERS = {"image tower": "image", "video tower": "video", "text tower": "text"}
+PLACES = {
+    "objective": "objective",
+    "policy": "objective.temperature",
+    "schedule": "objective.temperature.schedule",
+    **{word: f"model.{side}.options" for word, side in TOWERS.items()},
+}
+
+
 def content(family: Family, name: str, **options: Any) -> dict[str, Any]:
-    """A recipe's objective with the component in it."""
+    """A recipe with the component in it."""
+    train = {"train": {"epochs": 1}}
+    if family.word in TOWERS:
+        return {"model": {TOWERS[family.word]: {"tower": name, "frozen": False, "options": options}}, **train}
     own = {family.key: name, **GIVEN.get(name, {}), **options}
     if family is SCHEDULE:
         own = {"rule": "scheduled", "schedule": own}
-    return own if family is OBJECTIVE else {"loss": "info_nce", "temperature": own}
-
-
-def place(family: Family) -> str:
-    if family is OBJECTIVE:
-        return "objective"
-    return "objective.temperature" if family is POLICY else "objective.temperature.schedule"
+    return {"objective": own if family is OBJECTIVE else {"loss": "info_nce", "temperature": own}, **train}
 
 
 def outside(hint: Any) -> Iterator[float]:
@@ -71,17 +86,18 @@ def outside(hint: Any) -> Iterator[float]:
 
 
 COMPONENTS = [(family, name) for family in FAMILIES for name in family.table]
+HUGGING_FACE = [(IMAGE_TOWER, "google/vit-base-patch16-224"), (TEXT_TOWER, "distilbert-base-uncased")]
 RANGED = [
     (family, name, option, value)
-    for family, name in COMPONENTS
-    for option in options_of(family.table[name])
+    for family, name in [*COMPONENTS, *HUGGING_FACE]
+    for option in options_of(family.table.get(name, family.other))  # type: ignore[arg-type]
     for value in outside(option.hint)
 ]
 
 
 @pytest.mark.parametrize(("family", "name"), COMPONENTS, ids=lambda each: getattr(each, "word", each))
 def test_every_component_can_be_named_with_its_defaults_and_says_what_its_options_mean(family: Family, name: str):
-    recipe = parse_recipe({"objective": content(family, name), "train": {"epochs": 1}})
+    recipe = parse_recipe(content(family, name))
     assert parse_recipe(recipe.model_dump(mode="json")) == recipe
     assert all(option.meaning for option in options_of(family.table[name]))
 
@@ -94,8 +110,46 @@ def test_every_component_can_be_named_with_its_defaults_and_says_what_its_option
 def test_a_number_outside_its_range_is_refused_when_the_recipe_is_read(
     family: Family, name: str, option: Option, value: float
 ):
-    with pytest.raises(RecipeError, match=rf"{place(family)}\.{option.name} is "):
-        parse_recipe({"objective": content(family, name, **{option.name: value}), "train": {"epochs": 1}})
+    with pytest.raises(RecipeError, match=rf"{PLACES[family.word]}\.{option.name} is "):
+        parse_recipe(content(family, name, **{option.name: value}))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"image": {"size": 16}}, "model.image.size is 16; it must be at least 32"),
+        (
+            {"image": {"tower": "small-vit", "frozen": False, "size": 60}},
+            "model.image: .* size 60 is not a multiple",
+        ),
+        ({"image": {"tower": "small-vit"}}, "model.image: the tower 'small-vit' starts from random weights, so it has"),
+        ({"image": {"tower": "small-vti"}}, "model.image.tower is 'small-vti'; did you mean 'small-vit'"),
+        ({"image": {"options": {"size": 64}}}, "model.image.options: unknown key 'size'; did you mean 'resize'"),
+        ({"image": {"options": {"rezise": "pad"}}}, "model.image.options: unknown key 'rezise'; did you mean 'resize'"),
+        ({"image": {"options": {"resize": "zoom"}}}, "model.image.options.resize is 'zoom'; it must be one of stretch"),
+        ({"image": {"tower": "features", "options": {"a": 1}}}, "model.image.options: .* 'features' has no options"),
+        ({"video": {"tower": "frame"}}, "model.video.tower is 'frame'; did you mean 'frames'"),
+        ({"video": {"options": {"image": "small-vti"}}}, "model.video.options.image is 'small-vti'; did you mean"),
+        ({"video": {"options": {"image_options": {"size": 3}}}}, "options.image_options: unknown key 'size'"),
+        (
+            {"video": {"options": {"image": "small-vit", "image_options": {"depth": 0}}}},
+            "model.video.options.image_options.depth is 0; it must be at least 1",
+        ),
+        (
+            {"video": {"options": {"image": "small-vit", "image_frozen": True}}},
+            "model.video: .*its image tower 'small-vit' starts from random weights.*set image_frozen to false",
+        ),
+        ({"video": {"tower": "space-time-vit", "frozen": False, "size": 60}}, "size 60 is not a multiple of patch 16"),
+        (
+            {"text": {"tower": "clip-text", "frozen": False, "options": {"heads": 5}}},
+            "512 is not a multiple of heads",
+        ),
+        ({"text": {"tower": "mini-lm"}}, "model.text.tower is 'mini-lm'; did you mean 'minilm'"),
+    ],
+)
+def test_a_tower_that_cannot_be_is_refused_when_the_recipe_is_read(model: dict[str, Any], message: str):
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe({"model": model, "train": {"epochs": 1}})
 
 
 @pytest.mark.parametrize(
@@ -213,11 +267,11 @@ class Doubled(Objective):
         self.temperature = temperature
         self.register_buffer("seen", torch.zeros(num_captions))
 
-    def forward(self, x, y, *, progress, index, media_index=None, positives=None, relevance=None):
-        self.seen[index] += 1
-        temperature = policy_values(self.temperature, x, y, progress, index)
-        loss = 2 * info_nce(x, y, temperature, positives=positives)
-        return ObjectiveOutput(loss, {"temperature": temperature.detach()})
+    def compute(self, x, y, pairs):
+        self.seen[pairs.index] += 1
+        temperature = policy_values(self.temperature, x, y, pairs)
+        loss = 2 * info_nce(x, y, temperature, positives=pairs.positives)
+        return ObjectiveOutput(loss, {"temperature": temperature})
 
 
 class Sawtooth:
@@ -250,6 +304,137 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "my_rules.py").write_text(CODE)
     (folder / "my.yaml").write_text(RECIPE)
     return folder
+
+
+TOWERS_CODE = '''
+import torch
+from mmts.data.media.video import FrameSampling
+from mmts.models import ImageTower, TextTower, VideoTower, Vocabulary
+from mmts.options import AtLeastOne
+
+
+class Grid(ImageTower):
+    """The colors of a grid of cells, mixed.
+
+    cells: cells per side.
+    """
+
+    from_scratch = True
+
+    def __init__(self, size: int = 32, cells: AtLeastOne = 4) -> None:
+        super().__init__(size)
+        self.pool = torch.nn.AdaptiveAvgPool2d(cells)
+        self.mix = torch.nn.Linear(3 * cells * cells, 16)
+        self.width = 16
+
+    def features(self, pixels):
+        return self.mix(self.pool(pixels).flatten(1))
+
+
+class First(VideoTower):
+    """The first frame's colors."""
+
+    from_scratch = True
+
+    def __init__(self, size: int = 16, frames: int = 2) -> None:
+        super().__init__(size, FrameSampling(frames), [0.5] * 3, [0.5] * 3)
+        self.mix = torch.nn.Linear(3, 8)
+        self.width = 8
+
+    def features(self, pixels):
+        return self.mix(pixels[:, 0].mean((2, 3)))
+
+
+class Bag(TextTower):
+    """The sum of the words' vectors.
+
+    width: of the vectors.
+    """
+
+    from_scratch = True
+
+    def __init__(self, vocabulary: Vocabulary, width: AtLeastOne = 16) -> None:
+        super().__init__()
+        self.numbers = {word: at + 1 for at, word in enumerate(vocabulary.words)}
+        self.words = torch.nn.EmbeddingBag(len(vocabulary), width, padding_idx=0)
+        self.width = width
+
+    def tokenize(self, captions):
+        rows = [torch.tensor([self.numbers.get(word, 0) for word in each.split()] or [0]) for each in captions]
+        return {"input_ids": torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)}
+
+    def forward(self, tokens):
+        return self.words(tokens["input_ids"])
+'''
+TOWERS_RECIPE = """
+model:
+  image: {tower: my_towers.py:Grid, frozen: false, options: {cells: 2}}
+  text: {tower: my_towers.py:Bag, frozen: false}
+  width: 8
+concepts: {encoder: tfidf}
+train: {epochs: 2, batch_size: 16}
+"""
+
+
+@pytest.fixture(scope="module")
+def towers(folder: Path) -> Path:
+    (folder / "my_towers.py").write_text(TOWERS_CODE)
+    (folder / "towers.yaml").write_text(TOWERS_RECIPE)
+    return folder
+
+
+def test_towers_of_ones_own_train_go_on_and_are_evaluated(towers: Path):
+    run = towers / "towers"
+    command = ["train", str(towers / "towers.yaml"), "--data", str(towers / "data"), "--quiet", "--out", str(run)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.exception
+    assert RunDirectory(run).vocabulary_file.exists()
+    assert "cells: 2" in (run / "recipe.yaml").read_text()
+    assert CliRunner().invoke(app, [*command, "--resume"]).exit_code == 0
+    before = json.loads((run / "metrics.json").read_text())
+    result = CliRunner().invoke(app, ["evaluate", str(run), "--trust-code", "--quiet"])
+    assert result.exit_code == 0, result.exception
+    assert json.loads((run / "metrics.json").read_text()) == before
+    with pytest.raises(MmtsError, match=rf"model.image.tower names code outside mmts, {towers}/my_towers.py:Grid"):
+        evaluate(run)
+
+
+def test_clips_go_through_towers_of_ones_own(towers: Path):
+    for tower in ("{tower: my_towers.py:First, frozen: false}", "{frozen: false, options: {image: my_towers.py:Grid}}"):
+        whole = tower.replace("my_towers.py", f"{towers}/my_towers.py")
+        section = load_recipe(towers / "towers.yaml", [f"model.video={whole}", "model.image=null"]).model
+        built = section.video.build()  # type: ignore[union-attr]
+        clips = torch.rand(2, built.frames, 3, built.size, built.size)
+        assert built(clips).shape == (2, built.width)
+    assert built.image.name == "Grid"
+    assert f"{towers}/my_towers.py:Grid" in section.tower_names
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("model.image.options.cells=0", r"model\.image\.options\.cells is 0; it must be at least 1"),
+        ("model.image.options={celsl: 3}", r"model\.image\.options: unknown key 'celsl'; did you mean 'cells'"),
+        ("model.image.frozen=true", "my_towers.py:Grid' starts from random weights"),
+        ("model.image.tower={folder}/my_towers.py:Bag", "Bag is not an image tower; it must be .*mmts's ImageTower"),
+        ("model.text.tower={folder}/my_towers.py:Bags", "has no class 'Bags'; did you mean 'Bag'"),
+    ],
+)
+def test_what_is_wrong_with_a_tower_of_ones_own_is_named(towers: Path, setting: str, message: str):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(towers / "towers.yaml", [setting.replace("{folder}", str(towers))])
+
+
+def test_the_fingerprint_of_a_tower_of_ones_own_follows_its_code(tmp_path: Path):
+    fingerprints = []
+    for at, code in enumerate((TOWERS_CODE, TOWERS_CODE, TOWERS_CODE + "# changed")):
+        file = tmp_path / str(at) / "my_towers.py"
+        file.parent.mkdir()
+        file.write_text(code)
+        section = load_recipe("catalogue", [f"model.image={{tower: '{file}:Grid', frozen: false}}"]).model.media
+        torch.manual_seed(0)
+        fingerprints.append(section.build().fingerprint)
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
 
 
 def recipe_of(folder: Path, *settings: str) -> Recipe:
@@ -305,13 +490,17 @@ def test_a_sweep_runs_a_users_rules_in_several_processes(folder: Path, tmp_path:
         "set: {train.epochs: 1, concepts.encoder: tfidf, train.batch_size: 16}",
         "trials: 1",
     ]
-    lines += ["seeds: {tune: [0], test: [1, 2]}", "rules:", "  fixed: {}", f"  cooling: {rule}"]
+    lines += ["seeds: {tune: [0], test: [1, 2]}", "variants:", "  fixed: {}", f"  cooling: {rule}"]
     (tmp_path / "sweep.yaml").write_text("\n".join(lines))
     board = run_sweep(tmp_path / "sweep.yaml", folder / "data", tmp_path / "out", processes=2)
     assert "cooling" in board.read_text()
 
 
-def test_the_command_line_lists_the_components_of_a_file(folder: Path):
+def test_the_command_line_lists_the_components_of_a_file(towers: Path):
+    folder = towers
+    result = CliRunner().invoke(app, ["recipes", "--policies", str(folder / "my_towers.py"), "--json"])
+    listed = json.loads(result.output)
+    assert listed["image towers"] == {f"{folder}/my_towers.py:Grid": "The colors of a grid of cells, mixed."}
     result = CliRunner().invoke(app, ["recipes", "--policies", str(folder / "my_rules.py")])
     assert result.exit_code == 0
     output = " ".join(result.output.split())  # on a narrow terminal the second column is broken into lines

@@ -36,7 +36,7 @@ JOIN = "{kind: join, boundaries: [0.5], schedules: [{kind: constant, value: x}, 
         ),
         (["objective.temperature={rul: fixed}"], "objective.temperature: unknown key 'rul'; did you mean 'rule'?"),
         (["objective={los: temo, tau_min: 0.1}"], "objective: unknown key 'los'; did you mean 'loss'?"),
-        (["objective={loss: [1]}"], "objective.loss is [1]; known: fastclip, info_nce, isogclr"),
+        (["objective={loss: [1]}"], "objective.loss is [1]; known: decoupled_info_nce, fastclip, info_nce"),
         (["objective=max_margin"], "objective is 'max_margin'; it must be a section {loss: ...}"),
         (
             ["objective.temperature=fixed"],
@@ -88,7 +88,7 @@ def test_numbers_as_yaml_misreads_them_are_numbers() -> None:
     assert recipe.train.learning_rate == 1e-3
 
 
-def test_long_values_are_cut_and_many_problems_are_counted() -> None:
+def test_what_is_long_is_cut_and_what_is_much_is_counted() -> None:
     with pytest.raises(RecipeError) as raised:
         load_recipe("catalogue", ["train.precision=" + "x" * 1000])
     assert len(str(raised.value)) < 200
@@ -114,13 +114,13 @@ def test_a_wrong_recipe(content: dict[str, Any], says: str) -> None:
     ("changes", "says"),
     [
         ({"recipe": None}, "recipe is empty; it must be text"),
-        ({"rules": {}}, "rules is {}; it must be 1 or more entries long"),
-        ({"rules": ["a"]}, "rules is ['a']; it must be a section of keys and values"),
-        ({"rules": {"a": None}}, "rules.a is empty; it must be a section with keys among set, grid, random"),
-        ({"rules": {True: {}}}, "rules: the key true is not text; write it in quotes"),
-        ({"rules": {"temperature": {"grid": {"x.y": 1}}}}, "rules.temperature.grid.x.y is 1; it must be a list"),
-        ({"rules": {"a": {"random": {"x.y": {"low": "few", "high": 2}}}}}, "x.y.low is 'few'; it must be a number"),
-        ({"rules": {"a": {"random": {"x.y": 1}}}}, "x.y is 1; it must be a section with keys among low, high, log"),
+        ({"variants": {}}, "variants is {}; it must be 1 or more entries long"),
+        ({"variants": ["a"]}, "variants is ['a']; it must be a section of keys and values"),
+        ({"variants": {"a": None}}, "variants.a is empty; it must be a section with keys among set, grid, random"),
+        ({"variants": {True: {}}}, "variants: the key true is not text; write it in quotes"),
+        ({"variants": {"temperature": {"grid": {"x.y": 1}}}}, "variants.temperature.grid.x.y is 1; it must be a list"),
+        ({"variants": {"a": {"random": {"x.y": {"low": "few", "high": 2}}}}}, "x.y.low is 'few'; it must be a number"),
+        ({"variants": {"a": {"random": {"x.y": 1}}}}, "x.y is 1; it must be a section with keys among low, high, log"),
         ({"trials": "many"}, "trials is 'many'; it must be a whole number"),
         ({"seeds": {"test": [0, -1]}}, "seeds.test.1 is -1; it must be at least 0"),
         ({"choose": "R@2"}, "choose: unknown measure 'R@2'; did you mean 'R@"),
@@ -128,16 +128,18 @@ def test_a_wrong_recipe(content: dict[str, Any], says: str) -> None:
 )
 def test_a_wrong_sweep_file(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
-    path.write_text(yaml.safe_dump({"recipe": "catalogue", "rules": {"a": {}}, **changes}))
+    path.write_text(yaml.safe_dump({"recipe": "catalogue", "variants": {"a": {}}, **changes}))
     with pytest.raises(RecipeError) as raised:
         load_sweep(path)
     assert says in str(raised.value)
     assert str(raised.value).startswith(f"{path}: ")
 
 
-def test_a_wrong_rule_of_a_sweep_is_named(tmp_path: Path) -> None:
-    rule = {"set": {"objective.loss": "max_margin"}, "grid": {"objective.margin.value": [0.1]}}
+def test_a_wrong_variant_of_a_sweep_is_named(tmp_path: Path) -> None:
+    variant = {"set": {"objective.loss": "max_margin"}, "grid": {"objective.margin.value": [0.1]}}
     path = tmp_path / "sweep.yaml"
-    path.write_text(yaml.safe_dump({"recipe": "catalogue", "trials": 1, "rules": {"hinge": rule}}))
-    with pytest.raises(RecipeError, match=r"rule hinge \(margin\.value=0\.1\): .*objective\.margin\.rule is missing"):
+    path.write_text(yaml.safe_dump({"recipe": "catalogue", "trials": 1, "variants": {"hinge": variant}}))
+    with pytest.raises(
+        RecipeError, match=r"variant hinge \(margin\.value=0\.1\): .*objective\.margin\.rule is missing"
+    ):
         load_sweep(path).trials()

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mmts.concepts import ConceptDistribution
-from mmts.evaluation.rank import GRADED
+from mmts.evaluation.measures import GRADED
 from mmts.recipe.recipe import Recipe, parse_recipe, save_recipe
 from mmts.recipe.run_directory import RunDirectory
 

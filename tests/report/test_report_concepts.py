@@ -82,7 +82,7 @@ def test_gains_and_losses_by_concept(runs: list[Path]) -> None:
     assert [each.num_queries for each in changes.gained] == [40]
     assert [each.num_queries for each in changes.lost] == [30]
     assert changes.gained[0].gap.is_clear
-    assert (changes.gained[0].first, changes.gained[0].own) == (25.0, 75.0)
+    assert (changes.gained[0].first, changes.gained[0].other) == (25.0, 75.0)
     assert 0 < changes.by_chance < 25
 
 
@@ -115,17 +115,17 @@ def test_what_seeds_do_to_a_whole_concept_is_known_where_there_are_enough() -> N
 
 def test_the_page_says_how_far_to_trust_it(runs: list[Path]) -> None:
     text = text_of(write_report(runs, runs[0].parent / "report.html").read_text(encoding="utf-8"))
-    assert "3 concepts of at least 5 text queries can be compared. The interval leaves out 0 for 2 of them" in text
+    assert "3 concepts with at least 5 text queries can be compared. The interval leaves out 0 for 2 of them" in text
     assert "the largest gain among these concepts would still be about" in text
-    assert "Left out: 8 queries, in both directions together, of no concept known from training." in text
+    assert "8 queries (in both directions together) without a concept known from training are left out." in text
     assert "red, circle, thing 0 400 training samples 40 25 75 +50.0" in text
     assert "blue, square, thing 1 168 training samples 30 100 50 −50.0" in text
 
 
 def test_a_judgement_of_other_concepts_is_left_out(runs: list[Path]) -> None:
     change(runs[0], text_concepts=[40] * 84)
-    assert "not the one it was judged with" in str(find_queries(read_contents(runs), "text"))
+    assert "with another concepts.npz" in str(find_queries(read_contents(runs), "text"))
     change(runs[0], text_concepts=[-1] * 84)
     text = text_of(write_report(runs, runs[0].parent / "report.html").read_text(encoding="utf-8"))
-    assert "Text to image and Image to text left out: no query belongs to a concept of the training data." in text
+    assert "Text to image and Image to text are left out: no query belongs to a concept of the training data." in text
     assert "gained and lost most are left out: no query belongs" in text

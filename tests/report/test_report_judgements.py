@@ -17,7 +17,7 @@ from mmts.recipe.run_directory import RunDirectory
 from mmts.report import write_report
 from mmts.report.contents import read_contents
 from mmts.report.finding import find
-from mmts.report.galleries import make_gallery
+from mmts.report.gallery import make_gallery
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +69,9 @@ def test_graded_relevance_leads_with_map(tmp_path: Path, data: tuple[Path, list[
     text = text_of(page)
     assert f"fixed {first:.1f} %" in text
     assert "The numbers are mAP of text queries" in text
-    assert "mAP averages over queries the average precision" in text
-    assert "nDCG sums relevance, divided by the logarithm" in text
-    assert "Points of mAP" in text
+    assert "mAP is the mean over queries of the average precision" in text
+    assert "nDCG sums the relevance of each result divided by the logarithm" in text
+    assert "points of mAP" in text
     assert "Text to video, mAP, %" in page
     assert "difference in mAP, points" in page
     assert "R@1, %" not in page.replace("validation R@1, %", "")
@@ -86,7 +86,8 @@ def test_one_graded_run_says_its_map(tmp_path: Path, data: tuple[Path, list[str]
 def test_recall_leads_and_is_defined_elsewhere(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
     text = page_text(two_runs(tmp_path, data))
     assert (
-        "The numbers are R@1 of text queries: the share of captions for which a right image comes first of 30." in text
+        "The numbers are R@1 of text queries: the share of captions for which a right image is ranked first among 30."
+        in text
     )
     assert "mAP" not in text
 
@@ -161,7 +162,7 @@ def test_the_middle_frame_of_each_clip_is_shown(tmp_path: Path) -> None:
         source for source in sources.values() if source
     )
     text = page_text([run])
-    assert "The frame in the middle of a clip stands for it." in text
+    assert "Each clip is shown by its middle frame." in text
     assert "1 of the videos could not be read" in text
 
 
@@ -170,7 +171,7 @@ def test_features_are_named_in_place_of_pictures(tmp_path: Path, data: tuple[Pat
     change_meta(run, media_paths=[f"features/{at}.npy" for at in range(30)])
     page = write_report([run], tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<img" not in page
-    assert "The data hold features computed beforehand in place of images, so their captions stand here." in text_of(
+    assert "The data contain precomputed features instead of images, so captions are shown in their place." in text_of(
         page
     )
     assert "could not be read" not in page

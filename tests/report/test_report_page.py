@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from fake_runs import FIXED, LEARNED, SHIFTED, draw_pictures, make_graded, recipe, three_rules, write_run
 
-from mmts.errors import RunError
+from mmts.errors import DataError, RunError
 from mmts.report import write_report
 
 EVIL = "<script>alert(1)</script> \"quoted\" 'single' & \u0645\u0631\u062d\u0628\u0627 $a_b$ {0}"
@@ -186,16 +186,15 @@ def test_one_run_shows_its_intervals(tmp_path: Path, data: tuple[Path, list[str]
 def test_missing_pieces_are_left_out_with_a_sentence(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
     whole = write_run(tmp_path / "whole", recipe("whole", FIXED), *data)
     bare = write_run(tmp_path / "bare", recipe("bare", LEARNED), *data)
-    for name in ("judgement.npz", "concepts.npz", "log.jsonl"):
+    for name in ("concepts.npz", "log.jsonl"):
         (bare / name).unlink()
     text = text_of(write_report([bare], tmp_path / "one.html").read_text(encoding="utf-8"))
     assert "has no concepts.npz" in text
     assert "neither concepts.npz nor log.jsonl" in text
     assert "have no log.jsonl" in text
-    assert "has no judgement.npz" in text
-    text = text_of(write_report([whole, bare], tmp_path / "two.html").read_text(encoding="utf-8"))
-    assert "Differences are left out: some runs have no judgement.npz" in text
-    assert "nothing here can tell a difference from chance" in text
+    (bare / "judgement.npz").unlink()
+    with pytest.raises(DataError, match=r"bare/judgement\.npz; `mmts evaluate` on the run writes it"):
+        write_report([whole, bare], tmp_path / "two.html")
 
 
 def test_videos_and_margins_without_validation(tmp_path: Path, data: tuple[Path, list[str]]) -> None:
@@ -213,8 +212,8 @@ def test_videos_and_margins_without_validation(tmp_path: Path, data: tuple[Path,
     text = text_of(write_report(runs, tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "Margin over training" in text
     assert "Text to video" in text
-    assert "What a video finds" in text
-    assert "The frame in the middle of a clip stands for it." in text
+    assert "Results of video queries" in text
+    assert "Each clip is shown by its middle frame." in text
     assert "of the videos could not be read" in text  # they are pictures
     assert "had no validation data" in text
 
@@ -272,7 +271,7 @@ def test_runs_that_are_not_alike_have_a_page_all_the_same(tmp_path: Path, data: 
         assert "nan" not in text.lower().split()
     graded = make_graded(whole)
     text = text_of(write_report([graded, lacking], tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert "some runs were judged without mAP" in text
+    assert "some runs were evaluated without mAP" in text
 
 
 def test_what_is_passed_over_is_said_on_the_page(tmp_path: Path, data: tuple[Path, list[str]]) -> None:

@@ -10,13 +10,14 @@ from fake_runs import FIXED, LEARNED, SHIFTED, draw_pictures, recipe, write_run
 
 from mmts.concepts import ConceptDistribution
 from mmts.evaluation.compare import Gap
-from mmts.evaluation.results import Figure, Judged
+from mmts.evaluation.judgement_file import Judged
+from mmts.evaluation.results import Figure
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report import finding
 from mmts.report.contents import Contents, read_contents
+from mmts.report.curves import rule_in_words, value_curve
 from mmts.report.finding import Verdict, find
-from mmts.report.galleries import choose_queries, make_gallery
-from mmts.report.rules import rule_in_words, value_curve
+from mmts.report.gallery import choose_queries, make_gallery
 from mmts.report.svg import SERIES, drawing, inline_svg
 from mmts.report.tail import LongTail
 
@@ -50,8 +51,8 @@ CLEAR, UNCLEAR = Gap(2.0, 0.5, 3.5), Gap(0.3, -1.0, 1.6)
         ([verdict(2.0, None, CLEAR)], "learned beats fixed"),
         ([verdict(2.0, 0.4, None)], "learned beats fixed"),
         ([verdict(-2.0, 0.4, -CLEAR)], "fixed stays best"),
-        ([verdict(0.3, 0.4, UNCLEAR)], "No difference larger than the spread over seeds"),
-        ([verdict(2.0, 2.5, CLEAR)], "No difference larger than the spread over seeds"),
+        ([verdict(0.3, 0.4, UNCLEAR)], "No difference is larger than the spread over seeds"),
+        ([verdict(2.0, 2.5, CLEAR)], "No difference is larger than the spread over seeds"),
         ([verdict(1.0, 0.4, UNCLEAR)], "No difference that this test set can tell from chance"),
         ([verdict(5.0, None, None)], "One run of each rule: nothing here can tell a difference from chance"),
         ([verdict(0.3, 0.4, UNCLEAR), verdict(-2.0, 0.4, -CLEAR, 2)], "No rule is clearly better than fixed"),
@@ -197,9 +198,7 @@ def test_the_gallery_shows_what_the_judgement_says(contents: Contents) -> None:
         ]
         assert answer.rank == run.arrays["text_ranks"][row]
         assert all((hit.source or "").startswith("data:image/") for hit in answer.hits)
-        distribution = contents.distributions[0]
-        assert isinstance(distribution, ConceptDistribution)
-        assert query.concept == distribution.names[int(run.arrays["text_concepts"][row])]
+        assert query.concept == int(run.arrays["text_concepts"][row])
     for query in gallery.media:
         row = run.meta["captions"].index(query.text)  # one caption an image
         answer = query.answers[1]
@@ -212,10 +211,21 @@ def test_the_gallery_shows_what_the_judgement_says(contents: Contents) -> None:
         assert all(hit.source is None for hit in answer.hits)
 
 
-@pytest.mark.parametrize(("sizes", "median"), [((9, 4, 1), "4"), ((9, 4, 3, 1), "3.5"), ((4000, 2000), "3,000")])
-def test_the_median_size_of_concepts_is_numpys(sizes: tuple[int, ...], median: str) -> None:
+@pytest.mark.parametrize(("sizes", "median"), [((9, 4, 1), 4), ((9, 4, 3, 1), 3.5), ((4000, 2000), 3000)])
+def test_a_long_tail_in_numbers(sizes: tuple[int, ...], median: float) -> None:
     labels = [name for name, size in enumerate(sizes) for _ in range(size)]
-    assert f"the median is {median}, the smallest" in LongTail.of(ConceptDistribution.from_labels(labels)).sentence
+    tail = LongTail.of(ConceptDistribution.from_labels(labels[::-1]))
+    assert (tail.sizes, tail.names) == (sizes, tuple(map(str, range(len(sizes)))))
+    assert tail.median == median
+    assert tail.top_tenth_share == sizes[0] / sum(sizes)
+    assert sum(group.samples for group in tail.groups.values()) == sum(sizes)
+
+
+def test_a_long_tail_of_many_concepts_is_one_shape_per_group() -> None:
+    tail = LongTail.of(ConceptDistribution.from_labels(at for at in range(300) for _ in range(1 + 300 // (at + 1))))
+    root = ElementTree.fromstring(str(tail.chart("tail", 1056)))
+    assert sum("var(--group-" in element.get("style", "") for element in root.iter()) == 3
+    assert len(list(root.iter("title"))) == 300
 
 
 def test_svg_keeps_text_escapes_it_and_adds_tooltips() -> None:

@@ -1,4 +1,4 @@
-"""One run for all tests of searching; each indexes into a folder of its own."""
+"""The runs, photos and index that the tests of searching share."""
 
 import shutil
 from pathlib import Path
@@ -14,9 +14,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("search"))
 
 
+@pytest.fixture(scope="session")
+def other_run(run: Path) -> Path:
+    """Return a run on the same data with another seed."""
+    return make_run(run.parent, "train.seed=5")
+
+
 @pytest.fixture
 def photos(run: Path, tmp_path: Path) -> Path:
-    """A folder of 12 images, one below another folder."""
+    """Return a folder of 12 images, one of them in a folder inside it."""
     folder = tmp_path / "photos"
     (folder / "inner").mkdir(parents=True)
     for number in range(12):

@@ -18,13 +18,13 @@ pytestmark = needs_chromium
 
 class SearchVisit(Visit):
     def alts(self) -> list[str]:
-        """Return the alternative texts of the pictures found, once all are drawn."""
+        """Return the alternative texts of the results' pictures, once all are drawn."""
         self.page.wait_for_selector("li img")
-        found = self.page.query_selector_all("li img")
-        for each in found:
-            each.scroll_into_view_if_needed()  # those out of sight are fetched then
-            each.evaluate("each => each.decode()")
-        return [str(each.get_attribute("alt")) for each in found]
+        images = self.page.query_selector_all("li img")
+        for image in images:
+            image.scroll_into_view_if_needed()  # the browser fetches images when they come into view
+            image.evaluate("image => image.decode()")
+        return [str(image.get_attribute("alt")) for image in images]
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_query_is_typed_and_answered_with_the_keyboard_only(visit: SearchVisit
 def test_a_picture_is_chosen_and_dropped(visit: SearchVisit, photos: Path) -> None:
     page = visit.page
     page.set_input_files("#file", photos / "7.png")
-    page.wait_for_selector(".asked")  # until then the items of the start are there
+    page.wait_for_selector(".query")  # until then the page shows its first items
     assert visit.alts()[0] == "7.png"
     drop = """content => {
         const file = new File([Uint8Array.from(content)], "dropped.png", {type: "image/png"});
@@ -72,7 +72,7 @@ def test_a_picture_is_chosen_and_dropped(visit: SearchVisit, photos: Path) -> No
     }"""
     page.evaluate(drop, [*(photos / "5.png").read_bytes()])
     page.wait_for_selector("li:first-child img[alt='5.png']")
-    assert page.get_attribute(".asked", "alt") == "the picture that was asked for"
+    assert page.get_attribute(".query", "alt") == "your picture"
 
 
 def test_a_file_that_is_no_picture_is_said(visit: SearchVisit, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_the_start_shows_items_and_more_is_put_below_them(visit: SearchVisit) ->
     page.set_viewport_size({"width": 390, "height": 500})
     first = visit.alts()
     assert len(first) == 6
-    assert page.inner_text(".found") == "6 of the 12 images, picked at random"
+    assert page.inner_text(".summary") == "6 of 12 images, chosen at random"
     page.locator(".more").scroll_into_view_if_needed()
     before = page.evaluate("scrollY")
     assert before > 300
@@ -123,7 +123,7 @@ def test_a_picture_that_is_gone_is_said_in_its_place(visit: SearchVisit, photos:
     (photos / "7.png").unlink()
     visit.page.goto(f"{visit.address}?k=12")
     visit.page.locator("li .none").scroll_into_view_if_needed()
-    visit.page.wait_for_selector("li .none:has-text('cannot be read any more')")
+    visit.page.wait_for_selector("li .none:has-text('can no longer be read')")
     assert visit.page.locator("li img").count() == 11
     visit.said = [each for each in visit.said if "404" not in each]  # Chromium notes every such answer
 

@@ -8,7 +8,7 @@ import pytest
 from mmts.examples.drawing import picture, write_film
 from mmts.recipe.recipe import load_recipe
 from mmts.search import build_index, open_searcher
-from mmts.search.pictures import picture as thumbnail
+from mmts.search.page import picture as thumbnail
 from mmts.training.run import train
 
 COLOURS, SHAPES = ("red", "green", "blue"), ("square", "bar")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mmts.errors import RunError
 from mmts.search import Searcher, build_index, open_searcher
-from mmts.search.page import UPLOAD_LIMIT, Answer, full_page, lone_page
+from mmts.search.page import UPLOAD_LIMIT, Answer, render
 from mmts.search.serve import SearchServer, serve
 
 Response = tuple[int, dict[str, str], bytes]
@@ -36,7 +36,7 @@ def ask(server: SearchServer, method: str, path: str, body: bytes | None = None,
     return content
 
 
-def test_a_text_is_answered_with_pictures_that_are_served_by_number(server: SearchServer) -> None:
+def test_a_text_gets_pictures_that_are_served_by_number(server: SearchServer) -> None:
     status, headers, page = ask(server, "GET", "/?q=a+red+%3Cb%3Esquare&k=3")
     assert status == 200
     assert page.count(b"<figure>") == 3
@@ -60,29 +60,29 @@ def test_nothing_else_is_served(path: str, server: SearchServer) -> None:
 
 
 @pytest.mark.parametrize("query", ["q=%20", "q=%00%ff", "like=99", "like=-1", "k=0", "q=a&k=999999999", "&" * 50])
-def test_odd_queries_are_answered_with_a_page(query: str, server: SearchServer) -> None:
+def test_odd_queries_get_a_page(query: str, server: SearchServer) -> None:
     status, _, page = ask(server, "GET", f"/?{query}")
     assert status == 200
     assert page.endswith(b"</html>")
 
 
 @pytest.mark.parametrize("like", ["99", "-1", "0" * 32, "%3Cb%3E", "%00"])
-def test_an_item_that_is_no_longer_in_the_index_is_said(like: str, server: SearchServer) -> None:
+def test_an_item_that_is_no_longer_in_the_index(like: str, server: SearchServer) -> None:
     page = ask(server, "GET", f"/?like={like}")[2]
-    assert b"this image is not in the index any more" in page
+    assert b"This image is no longer in the index" in page
     assert b"<b>" not in page
 
 
-def test_the_start_offers_captions_to_ask_for_and_a_number_of_items(
+def test_the_start_page_offers_example_queries_and_random_items(
     run: Path, tmp_path: Path, server: SearchServer
 ) -> None:
-    assert b"5 of the 12 images, picked at random" in ask(server, "GET", "/")[2]
-    assert b"For example" not in ask(server, "GET", "/")[2]  # names of files are no captions
+    assert b"5 of 12 images, chosen at random" in ask(server, "GET", "/")[2]
+    assert b"Try:" not in ask(server, "GET", "/")[2]  # names of files are no captions
     build_index(run, run.parent / "shapes", tmp_path / "captions")
-    page = full_page(found := open_searcher(run, tmp_path / "captions"), Answer("", found.some(500)))
+    page = render(other := open_searcher(run, tmp_path / "captions"), Answer("", other.some(500)))
     assert page.count('<a href="/?q=a%20') == 3
-    assert page.count("<figure>") == len(found.index)
-    assert [hit.number for hit in found.some(4)] == [hit.number for hit in found.some(9)][:4]
+    assert page.count("<figure>") == len(other.index)
+    assert [hit.number for hit in other.some(4)] == [hit.number for hit in other.some(9)][:4]
 
 
 def test_other_hosts_and_pages_elsewhere_are_refused(server: SearchServer) -> None:
@@ -94,7 +94,7 @@ def test_other_hosts_and_pages_elsewhere_are_refused(server: SearchServer) -> No
     assert ask(server, "GET", "/", Host=own, Origin=f"http://{own}")[0] == 200
 
 
-def test_a_picture_finds_itself_and_what_is_none_is_said(server: SearchServer, photos: Path) -> None:
+def test_a_picture_finds_itself_and_other_files_are_refused(server: SearchServer, photos: Path) -> None:
     status, _, part = ask(server, "POST", "/file", (photos / "7.png").read_bytes())
     assert status == 200
     assert b"7.png" in part.partition(b"</li>")[0]
@@ -105,7 +105,7 @@ def test_a_picture_finds_itself_and_what_is_none_is_said(server: SearchServer, p
     assert ask(server, "POST", "/elsewhere", b"x")[0] == 404
 
 
-def test_a_port_that_is_taken_or_cannot_be_is_said(server: SearchServer) -> None:
+def test_a_port_in_use_and_an_impossible_port_are_errors(server: SearchServer) -> None:
     taken = server.server_port
     with pytest.raises(RunError, match=rf"cannot listen on port {taken}: Address already in use; --port 0"):
         serve(server.searcher, taken, 5)
@@ -118,16 +118,16 @@ def test_uploads_are_bounded(server: SearchServer) -> None:
     assert ask(server, "POST", "/file", b"", Content_Length="-1")[0] == 411
 
 
-def test_pictures_that_have_gone_are_said_to_be(server: SearchServer, photos: Path) -> None:
+def test_a_picture_whose_file_is_gone_is_not_found(server: SearchServer, photos: Path) -> None:
     for file in photos.glob("*.png"):
         file.unlink()
     assert ask(server, "GET", "/small/5")[0] == 404
 
 
-def test_a_page_that_stands_alone_holds_its_pictures_and_escapes_captions(searcher: Searcher, photos: Path) -> None:
+def test_a_page_that_stands_alone_contains_its_pictures_and_escapes_captions(searcher: Searcher, photos: Path) -> None:
     hit = searcher.by_text("a red bar", 1)[0]
     planted = replace(hit, item=hit.item.model_copy(update={"caption": '"><script>alert(1)</script>'}))
-    page = lone_page(searcher, Answer("<script>", [planted]))
+    page = render(searcher, Answer("<script>", [planted]), stands_alone=True)
     assert "data:image/jpeg;base64," in page
     assert "<script" not in page
     assert "&#34;&gt;&lt;script&gt;" in page

@@ -1,4 +1,4 @@
-"""Whatever an index holds: an answer or an MmtsError in a line, nothing read elsewhere, nothing run."""
+"""Whatever an index contains, the result is an answer or an MmtsError of one line; nothing else is read or run."""
 
 import json
 import shutil
@@ -56,11 +56,11 @@ def test_paths_out_of_the_root_are_refused(path: str, tmp_path: Path) -> None:
         load_index(tmp_path)
 
 
-CENTRES, CELLS = ROWS[:4], np.arange(40) % 4
+CENTERS, CELLS = ROWS[:4], np.arange(40) % 4
 
 
 @pytest.mark.parametrize(
-    ("arrays", "says"),
+    ("arrays", "message"),
     [
         ({"rows": np.eye(40, 9, dtype=np.float32)}, r"rows \(40, 9\) of float32, not \(40, 8\)"),
         ({"rows": ROWS[:39]}, r"rows \(39, 8\)"),
@@ -69,20 +69,20 @@ CENTRES, CELLS = ROWS[:4], np.arange(40) % 4
         ({"rows": np.nan * ROWS}, "rows whose length is not 1"),
         ({"others": ROWS}, "holds others"),
         ({}, "holds nothing"),
-        ({"rows": ROWS, "centres": CENTRES[:, :3], "cells": CELLS}, r"centres \(4, 3\) for rows of width 8"),
-        ({"rows": ROWS, "centres": np.full_like(CENTRES, np.inf), "cells": CELLS}, "no finite float32 numbers"),
-        ({"rows": ROWS, "centres": CENTRES, "cells": CELLS + 1}, "cells that are not there"),
-        ({"rows": ROWS, "centres": CENTRES, "cells": CELLS.astype(np.int32)}, "cells that are not there"),
+        ({"rows": ROWS, "centres": CENTERS[:, :3], "cells": CELLS}, r"centers \(4, 3\) for rows of width 8"),
+        ({"rows": ROWS, "centres": np.full_like(CENTERS, np.inf), "cells": CELLS}, "not finite float32 numbers"),
+        ({"rows": ROWS, "centres": CENTERS, "cells": CELLS + 1}, "cells that do not exist"),
+        ({"rows": ROWS, "centres": CENTERS, "cells": CELLS.astype(np.int32)}, "cells that do not exist"),
     ],
 )
-def test_embeddings_that_cannot_be_right_are_refused(arrays: dict[str, Any], says: str, tmp_path: Path) -> None:
+def test_impossible_embeddings_are_refused(arrays: dict[str, Any], message: str, tmp_path: Path) -> None:
     put_vectors(tmp_path / "index", save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
-    with pytest.raises(RunError, match=says):
+    with pytest.raises(RunError, match=message):
         load_index(tmp_path / "index")
 
 
 @pytest.mark.parametrize("exact_under", [100, 10])
-def test_damaged_embeddings_are_an_error_or_give_items_that_exist(exact_under: int) -> None:
+def test_damaged_embeddings_are_an_error_or_give_existing_items(exact_under: int) -> None:
     whole = nearest.to_bytes(nearest.make_vectors(ROWS, exact_under))
 
     @FEW
@@ -96,7 +96,7 @@ def test_damaged_embeddings_are_an_error_or_give_items_that_exist(exact_under: i
     holds()
 
 
-def test_manifests_with_anything_in_them_are_an_error_or_an_index(tmp_path: Path) -> None:
+def test_any_manifest_is_an_error_or_an_index(tmp_path: Path) -> None:
     make_index(tmp_path, 3)
     whole = json.loads((tmp_path / "index.json").read_text())
     keys = ["vectors", "items", "path", "size", "member", "root", "content", "other"]
@@ -120,17 +120,17 @@ def test_manifests_with_anything_in_them_are_an_error_or_an_index(tmp_path: Path
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\x80\x04]", b"[1]", b'{"version": 2}', b"\xff\xfe"])
-def test_files_that_are_no_manifest_are_one_line(content: bytes, tmp_path: Path) -> None:
+def test_a_damaged_manifest_is_an_error_of_one_line(content: bytes, tmp_path: Path) -> None:
     make_index(tmp_path)
     (tmp_path / "index.json").write_bytes(content)
     with pytest.raises(RunError, match=r"index\.json is damaged"):
         load_index(tmp_path)
 
 
-def test_many_items_lie_in_cells_and_what_is_found_is_nearly_what_an_exact_search_finds() -> None:
+def test_a_search_in_cells_finds_nearly_what_an_exact_search_finds() -> None:
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(20, 16))
-    rows = (centres[rng.integers(20, size=2000)] + 0.3 * rng.normal(size=(2000, 16))).astype(np.float32)
+    centers = rng.normal(size=(20, 16))
+    rows = (centers[rng.integers(20, size=2000)] + 0.3 * rng.normal(size=(2000, 16))).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     exact = nearest.make_vectors(rows)
     cells = nearest.from_bytes(nearest.to_bytes(nearest.make_vectors(rows, 2000)), 2000, 16)

@@ -84,7 +84,7 @@ def test_a_second_process_learns_who_trains_and_a_kill_blocks_nothing(shapes: Pa
 
 def test_writers_of_a_folder_wait_or_name_who_holds_it(shapes: Path, finished: Path, tmp_path: Path) -> None:
     sweep = tmp_path / "sweep.yaml"
-    sweep.write_text("{recipe: catalogue, trials: 1, rules: {fixed: {set: {}, grid: {train.epochs: [1]}}}}")
+    sweep.write_text("{recipe: catalogue, trials: 1, variants: {fixed: {set: {}, grid: {train.epochs: [1]}}}}")
     before = (finished / "metrics.json").read_bytes()
     for folder, lock, write in (
         (tmp_path / "out", ".lock", lambda: run_sweep(sweep, shapes, tmp_path / "out")),

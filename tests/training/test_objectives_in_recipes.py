@@ -26,7 +26,8 @@ RULES = [
     "{rule: shifted, neighbours: 2}",
 ]
 COMPOSITIONS = [
-    "{loss: info_nce, decoupled: true, multi_positive: true}",
+    "{loss: decoupled_info_nce, temperature: {rule: shifted}}",
+    "{loss: multi_positive_info_nce, anchor: media}",
     "{loss: max_margin, margin: {rule: shifted, scale: rank}}",
     "{loss: sogclr, temperature: {rule: shifted, scale: log}, gamma: 0.9}",
     "{loss: sogclr, gamma: {kind: cosine, low: 0.2, high: 1.0, cycles: 0.5}}",

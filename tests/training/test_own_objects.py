@@ -85,7 +85,7 @@ def test_a_model_an_objective_and_a_dataset_are_trained_and_leave_a_run(shapes: 
     assert not torch.equal(model.pixels.weight.cpu(), before)
     assert RunDirectory(run).own_objects() == {
         "model": f"{__name__}:Bytes",
-        "objective": "mmts.objectives.contrastive:MaxMargin",
+        "objective": "mmts.objectives.max_margin:MaxMargin",
     }
     assert RunDirectory(run).recipe().name == "recipe with Bytes and MaxMargin"
     with pytest.raises(RunError, match=r"on a model given as an object .*:Bytes.* cannot rebuild"):

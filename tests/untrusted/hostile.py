@@ -1,4 +1,4 @@
-"""Strategies for files as an attacker, a bad disk or a bad script would write them."""
+"""Hypothesis strategies for files that an attacker, a bad disk or a faulty script could have written."""
 
 import json
 from typing import Any
@@ -25,23 +25,23 @@ values = st.recursive(
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
-    """Return a file's bytes after a few cuts, changes, insertions and repetitions."""
+    """Return the bytes of a file after a few cuts, changes, insertions and repetitions."""
     data = bytearray(whole)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, max(0, len(data) - 1)))
-        what = draw(st.sampled_from(("bit", "bytes", "insert", "delete", "cut", "repeat", "zeros")))
-        if what == "bit" and data:
+        damage = draw(st.sampled_from(("bit", "bytes", "insert", "delete", "cut", "repeat", "zeros")))
+        if damage == "bit" and data:
             data[at] ^= 1 << draw(st.integers(0, 7))
-        elif what == "bytes":
-            some = draw(st.binary(min_size=1, max_size=8))
-            data[at : at + len(some)] = some
-        elif what == "insert":
+        elif damage == "bytes":
+            new = draw(st.binary(min_size=1, max_size=8))
+            data[at : at + len(new)] = new
+        elif damage == "insert":
             data[at:at] = draw(st.binary(min_size=1, max_size=8))
-        elif what == "delete":
+        elif damage == "delete":
             del data[at : at + draw(st.integers(1, 64))]
-        elif what == "cut":
+        elif damage == "cut":
             del data[at:]
-        elif what == "repeat":
+        elif damage == "repeat":
             data[at:at] = data[at : at + draw(st.integers(1, 600))]
         else:
             length = draw(st.integers(1, 600))
@@ -51,32 +51,32 @@ def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
 
 @st.composite
 def changed(draw: st.DrawFn, tree: Any, keys: list[str], other: st.SearchStrategy[Any] = values) -> Any:
-    """Return nested mappings and lists with a few values changed, keys taken out, and keys put in."""
+    """Return nested mappings and lists with a few values changed, entries removed, and entries added."""
     tree = json.loads(json.dumps(tree))
     for _ in range(draw(st.integers(1, 3))):
         places = list(_places(tree))
         if not places:
             break
-        place, name = draw(st.sampled_from(places))
-        what = draw(st.sampled_from(("value", "out", "in")))
-        if what == "value":
-            place[name] = draw(other)
-        elif what == "out":
-            del place[name]
-        elif isinstance(place, dict):
-            place[draw(st.sampled_from(keys) | words)] = draw(other)
+        container, key = draw(st.sampled_from(places))
+        change = draw(st.sampled_from(("replace", "remove", "add")))
+        if change == "replace":
+            container[key] = draw(other)
+        elif change == "remove":
+            del container[key]
+        elif isinstance(container, dict):
+            container[draw(st.sampled_from(keys) | words)] = draw(other)
         else:
-            place.insert(0, draw(other))
+            container.insert(0, draw(other))
     return tree
 
 
 def _places(tree: Any) -> Any:
-    """Yield (container, key) of everything in a tree."""
+    """Yield the container and the key of every value in a tree."""
     for key in list(tree) if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ():
         yield tree, key
         yield from _places(tree[key])
 
 
 def as_json(value: Any) -> bytes:
-    """Write JSON as it comes: NaN, lone surrogates and all."""
+    """Write JSON without any check: NaN and lone surrogates pass."""
     return json.dumps(value).encode()

@@ -1,6 +1,6 @@
-"""Whatever a file holds: an answer or an MmtsError, nothing read or written elsewhere, nothing run.
+"""Any content of a file gives a result or an MmtsError; nothing is read or written elsewhere, and no code is run.
 
-Every property is tried on a hundred files, and on ten thousand under `slow`.
+Each property is tried on a hundred files, and on ten thousand with `-m slow`.
 """
 
 import csv
@@ -39,22 +39,22 @@ CASES = pytest.mark.parametrize("cases", [100, pytest.param(10_000, marks=pytest
 
 
 def for_all(cases: int, content: st.SearchStrategy[Any], check: Callable[[Any, Path], None]) -> None:
-    """Call check(content, folder) for so many contents; what it raises beside MmtsError fails."""
+    """Call check(content, folder) for `cases` contents; any exception other than MmtsError is a failure."""
 
     @settings(max_examples=cases, suppress_health_check=list(HealthCheck), deadline=None)
     @given(content)
-    def holds(made: Any) -> None:
+    def run(example: Any) -> None:
         with tempfile.TemporaryDirectory() as name:
             try:
-                check(made, Path(name))
+                check(example, Path(name))
             except MmtsError as error:
-                said = str(error)
+                message = str(error)
             else:
                 return
-        assert len(said) < 4000, "a message that repeats the file"
-        assert "\n" not in said.strip(), "more than a line"
+        assert len(message) < 4000, "the message repeats the file"
+        assert "\n" not in message.strip(), "the message has more than one line"
 
-    holds()
+    run()
 
 
 @pytest.fixture
@@ -80,20 +80,8 @@ KEYS = ["id", "image", "video", "captions", "labels", "split", "start", "end", "
 KARPATHY = {
     "dataset": "flickr30k",
     "images": [
-        {
-            "filename": "a.png",
-            "imgid": 0,
-            "split": "train",
-            "sentids": [0],
-            "sentences": [{"raw": "a cat", "sentid": 0}],
-        },
-        {
-            "filename": "b.png",
-            "imgid": 1,
-            "split": "test",
-            "sentids": [1],
-            "sentences": [{"raw": "a dog", "sentid": 1}],
-        },
+        {"filename": name, "imgid": i, "split": split, "sentids": [i], "sentences": [{"raw": caption, "sentid": i}]}
+        for i, (name, split, caption) in enumerate((("a.png", "train", "a cat"), ("b.png", "test", "a dog")))
     ],
 }
 YOUCOOK2 = {
@@ -116,9 +104,9 @@ def json_lines(lines: Any) -> bytes:
 
 def table(rows: list[list[str]]) -> bytes:
     file = io.StringIO()
-    stand_in = "\ue000"  # Python 3.10 reads NULs in CSV files and cannot write them
-    csv.writer(file).writerows([[cell.replace("\0", stand_in) for cell in row] for row in rows])
-    return file.getvalue().replace(stand_in, "\0").encode("utf-8", "surrogatepass")
+    placeholder = "\ue000"  # Python 3.10 can read NULs in CSV files but cannot write them
+    csv.writer(file).writerows([[cell.replace("\0", placeholder) for cell in row] for row in rows])
+    return file.getvalue().replace(placeholder, "\0").encode("utf-8", "surrogatepass")
 
 
 lines = changed(LINES, KEYS, values | paths | st.lists(paths, max_size=2)).map(json_lines)
@@ -144,8 +132,8 @@ MANIFESTS: dict[str, st.SearchStrategy[bytes]] = {
 @CASES
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_manifests(name: str, cases: int, cache: Path) -> None:
-    def check(content: bytes, around: Path) -> None:
-        folder = around / "data"
+    def check(content: bytes, outside: Path) -> None:
+        folder = outside / "data"
         (folder / "images").mkdir(parents=True)
         (folder / "val2017").mkdir()
         for place in ("a.png", "images/a.png", "../secret.png"):
@@ -156,8 +144,8 @@ def test_manifests(name: str, cases: int, cache: Path) -> None:
             for split in map(dataset.split, dataset.split_names):
                 assert all(str(medium.path.resolve()).startswith(str(folder.resolve())) for medium in split.media)
                 unreadable = unreadable_media(split.media, workers=1)
-                for at, medium in enumerate(split.media):
-                    if at not in unreadable and medium.kind == "image" and not medium.is_features:
+                for i, medium in enumerate(split.media):
+                    if i not in unreadable and medium.kind == "image" and not medium.is_features:
                         load_medium(medium, 8)
 
     for_all(cases, MANIFESTS[name], check)
@@ -167,18 +155,8 @@ def test_manifests(name: str, cases: int, cache: Path) -> None:
 
 RECIPE = yaml.safe_load(shipped_recipes()["catalogue"])
 SECTIONS = [
-    "data",
-    "concepts",
-    "model",
-    "objective",
-    "train",
-    "temperature",
-    "loss",
-    "rule",
-    "schedule",
-    "options",
-    "tower",
-]
+    "data", "concepts", "model", "objective", "train", "temperature", "loss", "rule", "schedule", "options", "tower"
+]  # fmt: skip
 YAML = [
     "!!python/object/apply:os.system ['touch harmed']", "!!python/name:os.system", "2024-99-99", "{[1]: 2}", "[" * 500,
     "&a [*a]", "{<<: 3}", "? {a: 1}\n: 2", "9" * 6000, "!!binary x", "!!int x", "!!float x", "!!set 3", "0x", "0b",
@@ -190,14 +168,14 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
 )
 
 
-def one_wrong(section: str, value: str) -> bytes:
+def recipe_with(section: str, value: str) -> bytes:
     return f"train: {{epochs: 1}}\n{section}: {value}\n".encode()
 
 
 recipes = (
     changed(RECIPE, SECTIONS).map(as_json)
     | damaged(shipped_recipes()["catalogue"].encode())
-    | st.builds(one_wrong, st.sampled_from(SECTIONS), st.sampled_from(YAML))
+    | st.builds(recipe_with, st.sampled_from(SECTIONS), st.sampled_from(YAML))
     | st.sampled_from([*YAML, BOMB]).map(str.encode)
 )
 SET = ["train.epochs", "objective", "objective.temperature", "model.text.options", "x", "a.b", "..", "train"]
@@ -206,11 +184,12 @@ overrides = st.lists(st.tuples(st.sampled_from(SET), st.sampled_from(YAML) | wor
 
 @CASES
 def test_recipes(cases: int, cache: Path) -> None:
-    def check(made: tuple[bytes, list[str]], folder: Path) -> None:
+    def check(example: tuple[bytes, list[str]], folder: Path) -> None:
         file = folder / "recipe.yaml"
-        file.write_bytes(made[0])
+        content, options = example
+        file.write_bytes(content)
         with watched(folder, cache):
-            recipe = load_recipe(file, made[1])
+            recipe = load_recipe(file, options)
             assert "/" not in recipe.folder_name
             assert recipe.folder_name not in ("", ".", "..")
             assert RunDirectory(folder).recipe() is not None
@@ -219,7 +198,7 @@ def test_recipes(cases: int, cache: Path) -> None:
 
 
 @CASES
-def test_the_recipe_of_a_run(cases: int) -> None:
+def test_the_recipe_and_log_of_a_run(cases: int) -> None:
     def check(content: bytes, folder: Path) -> None:
         (folder / "recipe.yaml").write_bytes(content)
         (folder / "log.jsonl").write_bytes(content)
@@ -240,18 +219,8 @@ KINDS = [
     tarfile.CONTTYPE,
 ]  # fmt: skip
 NAMES = [
-    "a.png",
-    "a.txt",
-    "a.json",
-    "b.png",
-    "b.txt",
-    "../c.png",
-    "../c.txt",
-    "/etc/d.png",
-    "/etc/d.txt",
-    "a.b.png",
-    ".png",
-]
+    "a.png", "a.txt", "a.json", "b.png", "b.txt", "../c.png", "../c.txt", "/etc/d.png", "/etc/d.txt", "a.b.png", ".png"
+]  # fmt: skip
 SMALL = picture()
 
 members = st.lists(
@@ -269,7 +238,7 @@ def tar(files: list[tuple[str, bytes, bytes, str]], form: int = tarfile.GNU_FORM
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=form) as archive:
         for name, content, kind, target in files:
-            # tarfile writes neither NUL nor half a surrogate pair
+            # tarfile can write neither NUL nor half a surrogate pair
             member = tarfile.TarInfo(name.replace("\0", "").encode(errors="replace").decode())
             member.type, member.linkname = kind, target
             member.size = len(content) if kind in (tarfile.REGTYPE, tarfile.CONTTYPE) else 0
@@ -287,16 +256,16 @@ shards = (
 
 @CASES
 def test_shards(cases: int, cache: Path) -> None:
-    def check(content: bytes, around: Path) -> None:
-        folder = around / "shards"
+    def check(content: bytes, outside: Path) -> None:
+        folder = outside / "shards"
         folder.mkdir()
-        (around / "secret.png").write_bytes(SMALL)
+        (outside / "secret.png").write_bytes(SMALL)
         (folder / "0.tar").write_bytes(content)
         with watched(folder, cache):
             for medium in read_dataset(folder).media:
                 assert medium.path == folder / "0.tar"
                 load_medium(medium, 8)
-        assert {each.name for each in around.rglob("*")} == {"shards", "0.tar", "secret.png"}
+        assert {path.name for path in outside.rglob("*")} == {"shards", "0.tar", "secret.png"}
 
     for_all(cases, shards, check)
 
@@ -334,7 +303,7 @@ class Dangerous:
         return os.system, ("touch harmed",)
 
 
-def written(write: Callable[[io.BytesIO], object]) -> bytes:
+def file_bytes(write: Callable[[io.BytesIO], object]) -> bytes:
     file = io.BytesIO()
     write(file)
     return file.getvalue()
@@ -342,11 +311,11 @@ def written(write: Callable[[io.BytesIO], object]) -> bytes:
 
 STATE = {"model": {"w": torch.arange(6.0).reshape(2, 3)}, "step": 3, "best": -1.0, "random": {"cpu": torch.zeros(9)}}
 CHECKPOINTS = [
-    written(lambda file: torch.save(STATE, file)),
-    written(lambda file: torch.save(STATE, file, _use_new_zipfile_serialization=False)),
-    written(lambda file: torch.save({"model": Dangerous()}, file)),
-    written(lambda file: torch.save({"model": Dangerous()}, file, _use_new_zipfile_serialization=False)),
-    written(lambda file: torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), file)),
+    file_bytes(lambda file: torch.save(STATE, file)),
+    file_bytes(lambda file: torch.save(STATE, file, _use_new_zipfile_serialization=False)),
+    file_bytes(lambda file: torch.save({"model": Dangerous()}, file)),
+    file_bytes(lambda file: torch.save({"model": Dangerous()}, file, _use_new_zipfile_serialization=False)),
+    file_bytes(lambda file: torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), file)),
     pickle.dumps(Dangerous()),
 ]
 
@@ -360,7 +329,7 @@ def test_checkpoints(cases: int) -> None:
         with watched(folder):
             state = load_newest(last, previous)
             assert state is not None
-            assert state["model"]["w"].equal(STATE["model"]["w"])  # a file with other bytes is damaged, and passed over
+            assert state["model"]["w"].equal(STATE["model"]["w"])  # damaged files are skipped
             with suppress(MmtsError):
                 read_checkpoint(last)
             load_checkpoint(last)
@@ -375,8 +344,8 @@ def concepts() -> bytes:
 
 
 ARRAYS = [
-    written(lambda file: np.save(file, np.ones((2, 3), np.float32))),
-    written(lambda file: np.save(file, np.array([Dangerous()], dtype=object), allow_pickle=True)),
+    file_bytes(lambda file: np.save(file, np.ones((2, 3), np.float32))),
+    file_bytes(lambda file: np.save(file, np.array([Dangerous()], dtype=object), allow_pickle=True)),
     pickle.dumps(Dangerous()),
 ]
 

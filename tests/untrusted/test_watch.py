@@ -1,4 +1,4 @@
-"""The watcher sees what it is there for."""
+"""`watched` notices every access outside its folders, and nothing else."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ from watch import watched
         lambda folder: os.system("true"),
     ],
 )
-def test_what_leaves_the_folder_is_seen(harm: Callable[[Path], object], tmp_path: Path) -> None:
+def test_access_outside_the_folder_is_noticed(harm: Callable[[Path], object], tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / "a").touch()
@@ -33,8 +33,8 @@ def test_what_leaves_the_folder_is_seen(harm: Callable[[Path], object], tmp_path
         harm(folder)
 
 
-def test_what_stays_in_the_folder_is_not(tmp_path: Path) -> None:
+def test_access_inside_the_folder_is_allowed(tmp_path: Path) -> None:
     with watched(tmp_path):
         (tmp_path / "a").write_bytes(b"x")
         (tmp_path / "a").rename(tmp_path / "b")
-        assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"x"]
+        assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"x"]

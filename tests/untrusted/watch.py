@@ -1,4 +1,4 @@
-"""Watching what Python opens, changes and starts, so that a test can say where a file's reader has been."""
+"""Watch which files Python opens or changes and what it starts, so that a test can check what a reader of files did."""
 
 import os
 import sys
@@ -8,48 +8,42 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Code that is imported late, and what the interpreter and its libraries look at by themselves.
-_OWN = tuple(
-    os.path.realpath(each)
-    for each in {
+# Folders that may be read at any time: code that is imported late, and files that Python and its libraries read.
+_READABLE = {
+    os.path.realpath(path)
+    for path in (
         *sysconfig.get_paths().values(),
         sys.prefix,
         sys.base_prefix,
-        str(Path(__file__).parents[2]),
+        Path(__file__).parents[2],
         "/proc",
         "/dev",
-    }
-)
+    )
+}
 _CHANGES = {"os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.symlink", "os.link", "os.truncate"}
 _STARTS = {
-    "os.system",
-    "os.exec",
-    "os.posix_spawn",
-    "subprocess.Popen",
-    "socket.connect",
-    "pickle.find_class",
-    "os.fork",
-}
+    "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect", "pickle.find_class", "os.fork"
+}  # fmt: skip
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
 
 _allowed: list[str] | None = None
-_seen: list[str] = []
+_violations: list[str] = []
 
 
 def _note(event: str, arguments: tuple[Any, ...]) -> None:
     if _allowed is None:
         return
     if event in _STARTS:
-        _seen.append(f"{event}{arguments!r:.200}")
+        _violations.append(f"{event}{arguments!r:.200}")
     elif event == "open":
         path, mode, flags = arguments
         writes = bool(flags & _WRITES) if isinstance(flags, int) else bool(mode) and mode != "r"
         if not isinstance(path, int) and not _inside(path, writes):
-            _seen.append(f"open {path!r} to {'write' if writes else 'read'}")
+            _violations.append(f"open {path!r} to {'write' if writes else 'read'}")
     elif event in _CHANGES:
         for path in arguments[: 2 if event in ("os.rename", "os.link", "os.symlink") else 1]:
             if not isinstance(path, int) and not _inside(path, True):
-                _seen.append(f"{event} {path!r}")
+                _violations.append(f"{event} {path!r}")
     elif event in ("os.listdir", "os.scandir") and isinstance(arguments[0], str | bytes | os.PathLike):
         _note("open", (arguments[0], "r", None))
 
@@ -57,21 +51,21 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
 def _inside(path: Any, writes: bool) -> bool:
     assert _allowed is not None
     real = os.path.realpath(os.fsdecode(path)) if "\0" not in os.fsdecode(path) else ""
-    folders = _allowed if writes else [*_allowed, *_OWN]
+    folders = _allowed if writes else [*_allowed, *_READABLE]
     return not real or any(real == folder or real.startswith(folder + os.sep) for folder in folders)
 
 
-sys.addaudithook(_note)  # it can't be taken out again, so it does nothing but in `watched`
+sys.addaudithook(_note)  # a hook cannot be removed, so it does nothing outside of `watched`
 
 
 @contextmanager
 def watched(*folders: Path) -> Iterator[None]:
-    """Fail where the body reads or writes outside these folders (reading Python's own is right), or starts anything."""
+    """Fail if the body writes outside these folders, reads outside these and Python's own, or starts anything."""
     global _allowed
-    _seen.clear()
-    _allowed = [os.path.realpath(each) for each in folders]
+    _violations.clear()
+    _allowed = [os.path.realpath(folder) for folder in folders]
     try:
         yield
     finally:
         _allowed = None
-    assert not _seen, _seen
+    assert not _violations, _violations

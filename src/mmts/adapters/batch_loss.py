@@ -1,7 +1,4 @@
-"""What all adapters share: one way to ask an objective, or MMTSLoss, for the loss of a batch.
-
-A loop that is not ours knows progress and what a batch carries, which is at most a number or two a pair.
-"""
+"""What all adapters share: one call for the loss of a batch under an objective or MMTSLoss."""
 
 from typing import TypeAlias
 
@@ -9,12 +6,11 @@ import torch
 from torch import Tensor
 
 from mmts.data.batches.positives import SPARSE_BELOW
-from mmts.distributed.collectives import gather, share_sizes
-from mmts.distributed.shared_loss import ask, shared_loss
+from mmts.distributed.collectives import all_sizes, gather
+from mmts.distributed.shared_loss import shared_loss
 from mmts.drop_in import MMTSLoss
 from mmts.errors import InputError
-from mmts.objectives import Objective, ObjectiveOutput
-from mmts.objectives.base import Share
+from mmts.objectives import Objective, ObjectiveOutput, Pairs
 
 Rule: TypeAlias = Objective | MMTSLoss
 """An objective, or the published rule in one object."""
@@ -26,10 +22,10 @@ def batch_loss(
     """Return the rule's loss of a batch and what to log.
 
     x, y (B, D); samples (B,): for an objective the pairs' index, for MMTSLoss the sizes of their concepts. media (B,):
-    the index of each pair's medium where several pairs may share one; those of a batch that do are positives of each
-    other. Of several processes each gives its own rows and gets the loss of all; the mean over the processes of the
-    gradients is that of one process with the whole batch. InputError where `progress` is None: nothing told it; on all
-    processes, where the rule raises it on one.
+    the index of each pair's medium, if pairs may share one; pairs of a batch that do are positives of each other. With
+    several processes each gives its own rows and gets the loss of all; the mean over the processes of the gradients is
+    that of one process with the whole batch. InputError if `progress` is None, and on all processes if the rule raises
+    it on one.
 
     >>> import torch
     >>> rule = MMTSLoss(total_steps=1, count_range=(1, 100))
@@ -39,34 +35,48 @@ def batch_loss(
     """
     if progress is None:
         raise InputError(
-            "progress is unknown: training has not begun, or nothing tells the rule how far it is (in a trainer, the "
-            "rule's callback)"
+            "progress is unknown: training has not begun, or nothing sets the rule's progress (in a trainer, the "
+            "rule's callback does)"
         )
-    for name, each in (("samples", samples), ("media", media)):
-        if each is not None and each.shape != (len(x),):
-            raise InputError(f"{name} is {tuple(each.shape)}; for {len(x)} pairs it must be ({len(x)},)")
-    sizes = share_sizes(len(x), x.device)
-    samples = gather(samples, sizes)
+    for name, values in (("samples", samples), ("media", media)):
+        if values is not None and values.shape != (len(x),):
+            raise InputError(f"{name} is {tuple(values.shape)}; for {len(x)} pairs it must be ({len(x)},)")
+    sizes = all_sizes(len(x), x.device)
     media = None if media is None else gather(media, sizes)
-    positives = None if media is None else _same_medium(media)
+    return shared_loss(
+        _Published(rule) if isinstance(rule, MMTSLoss) else rule,
+        x,
+        y,
+        sizes,
+        progress=progress,
+        index=gather(samples, sizes),
+        media_index=media,
+        positives=None if media is None else _same_medium(media),
+    )
 
-    def part(x: Tensor, y: Tensor, share: Share | None) -> ObjectiveOutput:
-        if isinstance(rule, MMTSLoss):
-            step = progress * rule.total_steps
-            name = "margin" if rule.kind == "max_margin" else "temperature"
-            rows = None if share is None else share.rows
-            loss = rule(x, y, step=step, counts=samples, positives=positives, rows=rows)
-            return ObjectiveOutput(loss, {name: rule.values(step=step, counts=samples)})
-        return ask(rule, x, y, share, progress=progress, index=samples, media_index=media, positives=positives)
 
-    return shared_loss(part, rule.parameters(), x, y, sizes)
+class _Published(Objective):
+    """MMTSLoss as an objective, with the sizes of concepts for an index."""
+
+    splits_queries = True
+
+    def __init__(self, rule: MMTSLoss) -> None:
+        super().__init__()
+        self.rule = rule
+
+    def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
+        step, counts = pairs.progress * self.rule.total_steps, pairs.index
+        loss = self.rule(x, y, step=step, counts=counts, positives=pairs.positives, queries=pairs.queries)
+        name = "margin" if self.rule.kind == "max_margin" else "temperature"
+        return ObjectiveOutput(loss, {name: self.rule.values(step=step, counts=counts)})
 
 
 def _same_medium(media: Tensor) -> Tensor | None:
-    """Return which pairs share their medium, (B, B) bool, sparse where few do, or None where none do."""
+    """Return which pairs share their medium, (B, B) bool, sparse if few do, or None if none do."""
+    media = media.contiguous()
     order = media.argsort(stable=True)
     first, last = (torch.searchsorted(media[order], media, side=side) for side in ("left", "right"))
-    number = last - first  # of pairs with each one's medium
+    number = last - first  # of pairs with each pair's medium
     total = int(number.sum())
     if total == len(media):
         return None

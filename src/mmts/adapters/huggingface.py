@@ -19,9 +19,9 @@ MEDIA_COLUMN = "media_index"
 
 
 class KeepColumns:
-    """A collator that keeps columns of whole numbers, which others drop, as tensors (B,).
+    """A collator that keeps columns of integers, which other collators drop, as tensors (B,).
 
-    The rest of a row goes to `collate`. InputError naming the column where a row lacks it.
+    The other columns go to `collate`. InputError if a row lacks a column, naming it.
 
     >>> from transformers import default_data_collator
     >>> collate = KeepColumns(default_data_collator, ["index"])
@@ -46,22 +46,22 @@ class KeepColumns:
 class ContrastiveTrainer(Trainer):  # type: ignore[misc]  # transformers has no types here
     """A Trainer whose loss is that of a rule on the model's image_embeds and text_embeds.
 
-    rule: an objective or MMTSLoss. Rows of the data set have a column `index`, the pair's index (for MMTSLoss a column
-        `count`, the size of its concept); with shared_media=True also `media_index`. The collator is wrapped to keep
-        them, and remove_unused_columns leaves them alone.
+    rule: an objective or MMTSLoss. The data set has a column `index`, the pair's index (for MMTSLoss a column `count`,
+        the size of its concept); with shared_media=True also `media_index`. The collator is wrapped to keep them, and
+        remove_unused_columns leaves them alone.
 
-    What the rule learns goes to the optimizer the trainer makes, where a learning rate of its own is what the schedule
-    starts from. A logit_scale of the model is frozen: the rule has its place. The trainer's log gets the means of what
-    the rule logs ("temperature", for one), and `rule_log` has those of the last batch by sample.
+    The rule's parameters are added to the optimizer that the trainer makes; a learning rate of their own is where their
+    schedule starts. A logit_scale of the model is frozen, since the rule replaces it. The trainer's log gets the means
+    of what the rule logs, such as "temperature"; `rule_log` has the last batch's values by sample.
 
-    InputError for a row without its columns, RunError where a resumed checkpoint lacks the rule's state.
+    InputError for a row without its columns, RunError if a resumed checkpoint lacks the rule's state.
     """
 
     def __init__(self, *arguments: Any, rule: Rule, shared_media: bool = False, **more: Any) -> None:
         super().__init__(*arguments, **more)
         self.shared_media = shared_media
         self.sample_column = "count" if isinstance(rule, MMTSLoss) else "index"
-        # Labels are no unused columns, and with all of them there is a loss in evaluation.
+        # The trainer keeps labels, and computes a loss in evaluation if all of them are there.
         self.label_names = [self.sample_column, *([MEDIA_COLUMN] if shared_media else [])]
         self.data_collator: Any = KeepColumns(self.data_collator, self.label_names)
         self.loss_is_scaled_for_ga = False  # a mean over the batch
@@ -71,12 +71,12 @@ class ContrastiveTrainer(Trainer):  # type: ignore[misc]  # transformers has no 
         self.rule_log: dict[str, Tensor] = {}
         scale = getattr(self.model, "logit_scale", None)
         if isinstance(scale, nn.Parameter):
-            scale.requires_grad_(False)  # the loss does not reach it, and several processes would wait for its gradient
+            scale.requires_grad_(False)  # DDP would wait for its gradient
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the rule's loss of a batch, shape (), with the model's outputs where asked for."""
+        """Return the rule's loss of a batch, shape (), with the model's outputs if `return_outputs`."""
         outputs = model(**{name: value for name, value in inputs.items() if name not in self.label_names})
         self.rule.train(model.training)
         output = batch_loss(
@@ -91,10 +91,10 @@ class ContrastiveTrainer(Trainer):  # type: ignore[misc]  # transformers has no 
         return (output.loss, outputs) if return_outputs else output.loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
-        """Make the optimizer, the rule's parameters among the others; one that was handed in stays as it is."""
-        handed_in = self.optimizer is not None
+        """Make the optimizer, the rule's parameters included; an optimizer given to the trainer stays unchanged."""
+        is_given = self.optimizer is not None
         optimizer: Optimizer = super().create_optimizer(model)
-        if not handed_in:
+        if not is_given:
             own_rates = self.rule.learning_rates() if isinstance(self.rule, Objective) else {}
             for group in parameter_groups([self.rule], self.args.weight_decay, own_rates):
                 rate = group.pop(OWN_RATE, self.args.learning_rate)
@@ -103,6 +103,6 @@ class ContrastiveTrainer(Trainer):  # type: ignore[misc]  # transformers has no 
         return optimizer
 
     def log(self, logs: dict[str, float], *more: Any, **rest: Any) -> None:
-        """Log, and of training also the means of what the rule logged of the last batch."""
-        means = {name: each.double().mean().item() for name, each in self.rule_log.items()} if "loss" in logs else {}
+        """Log, in training together with the means of what the rule logged of the last batch."""
+        means = {name: value.double().mean().item() for name, value in self.rule_log.items()} if "loss" in logs else {}
         super().log({**logs, **means}, *more, **rest)

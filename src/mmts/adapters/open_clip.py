@@ -16,15 +16,14 @@ class RuleClipLoss(nn.Module):
     """The loss of a rule (an objective or MMTSLoss), with the call and the return values of open_clip's ClipLoss.
 
     `tell_samples` makes a loader set `progress` and `samples` (B,) before each batch: the pairs' index for an
-    objective, for MMTSLoss the sizes of their concepts. A loop of one's own may set them itself. logit_scale and
-    logit_bias, the model's, get a gradient of 0: the rule has their place. `log` is what the rule logs of the last
-    batch. InputError where a batch comes without samples.
+    objective, for MMTSLoss the sizes of their concepts. Your own loop may set them itself. The model's logit_scale and
+    logit_bias get a gradient of 0, since the rule replaces them. `log` is what the rule logs of the last batch.
+    InputError for a batch without samples.
 
     >>> from mmts import MMTSLoss
     >>> loss = RuleClipLoss(MMTSLoss(total_steps=1, count_range=(1, 100)))
     >>> loss.progress, loss.samples = 0.0, torch.tensor([1, 100])
-    >>> found = loss(torch.eye(2), torch.eye(2), torch.tensor(100.0), output_dict=True)
-    >>> round(found["contrastive_loss"].item(), 4)
+    >>> round(loss(torch.eye(2), torch.eye(2), torch.tensor(100.0), output_dict=True)["contrastive_loss"].item(), 4)
     0.0077
     """
 
@@ -45,25 +44,20 @@ class RuleClipLoss(nn.Module):
     ) -> Tensor | dict[str, Tensor]:
         """Return the loss of a batch, shape (), or a dictionary with it as "contrastive_loss"."""
         if self.samples is None:
-            raise InputError("RuleClipLoss: nothing told which samples the batch has; see tell_samples")
-        output = batch_loss(
-            self.rule,
-            image_features,
-            text_features,
-            progress=self.progress,
-            samples=self.samples.to(image_features.device),
-        )
+            raise InputError("RuleClipLoss: it does not know which samples the batch has; see tell_samples")
+        samples = self.samples.to(image_features.device)
+        output = batch_loss(self.rule, image_features, text_features, progress=self.progress, samples=samples)
         self.log = output.log
-        # Several processes wait for the gradient of every parameter that a model's output depends on.
+        # With several processes DDP waits for the gradient of every parameter that the model's output depends on.
         unused = logit_scale if logit_bias is None else logit_scale + logit_bias
         loss = output.loss + 0.0 * unused.sum()
         return {"contrastive_loss": loss} if output_dict else loss
 
 
 def position_of(keys: Iterable[str]) -> Callable[[str], int]:
-    """Return a function from a sample's key to its position in `keys`; InputError for keys that are there twice.
+    """Return a function from a sample's key to its position in `keys`, which raises DataError for an unknown key.
 
-    The function raises DataError for a key it does not know.
+    InputError if a key occurs twice.
 
     >>> position_of(["000000007", "000000009"])("000000009")
     1
@@ -86,11 +80,11 @@ def position_of(keys: Iterable[str]) -> Callable[[str], int]:
 def tell_samples(
     data: Any, loss: RuleClipLoss, sample_of: Callable[[str], int], *, epochs: int, accum_freq: int = 1
 ) -> None:
-    """Have the training data of open_clip's get_data tell `loss` progress and samples before each batch.
+    """Make the training data of open_clip's get_data set `progress` and `samples` of `loss` before each batch.
 
     data: data["train"] of webdataset shards, changed in place before its first epoch. sample_of: from a sample's
     `__key__` to its index (`position_of`), or for MMTSLoss to the size of its concept. epochs, accum_freq: as given to
-    open_clip. InputError where `data` is of no webdataset pipeline of open_clip's form.
+    open_clip. InputError if `data` is not a webdataset pipeline of open_clip's form.
     """
     try:
         pipeline = data.dataloader.pipeline[0].dataset.pipeline
@@ -98,27 +92,22 @@ def tell_samples(
         data.shared_epoch.get_value()
     except (AttributeError, LookupError, TypeError, StopIteration):
         raise InputError(
-            'tell_samples: the data are of no webdataset pipeline with a stage to_tuple("image", "text"), as '
-            "open_clip makes them for --dataset-type webdataset"
+            'tell_samples: the data is not a webdataset pipeline with a stage to_tuple("image", "text"), as open_clip '
+            "makes it for --dataset-type webdataset"
         ) from None
     to_tuple.args = ("image", "text", "__key__")
     data.dataloader = _TellingLoader(data, loss, sample_of, epochs, accum_freq)
 
 
 class _TellingLoader:
-    """Yields the (images, texts) of a loader of (images, texts, keys), and looks after the loss in between."""
+    """Yields the (images, texts) of a loader of (images, texts, keys), and prepares the loss for each batch."""
 
     def __init__(
         self, data: Any, loss: RuleClipLoss, sample_of: Callable[[str], int], epochs: int, accum_freq: int
     ) -> None:
-        self.loader = data.dataloader
-        self.num_batches: int = self.loader.num_batches
-        self.num_samples: int = self.loader.num_samples
-        self.epoch = data.shared_epoch.get_value
-        self.loss = loss
-        self.sample_of = sample_of
-        self.epochs = epochs
-        self.accum_freq = accum_freq
+        self.loader, self.epoch = data.dataloader, data.shared_epoch.get_value
+        self.num_batches, self.num_samples = self.loader.num_batches, self.loader.num_samples
+        self.loss, self.sample_of, self.epochs, self.accum_freq = loss, sample_of, epochs, accum_freq
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         steps = self.num_batches // self.accum_freq
@@ -129,7 +118,7 @@ class _TellingLoader:
                 recent.clear()
             recent.append(torch.tensor([self.sample_of(key) for key in keys]))
             self.loss.progress = step / (steps * self.epochs)
-            # open_clip accumulates features, and asks for the loss of all of them at once.
+            # open_clip accumulates features, and computes the loss of all of them at once.
             self.loss.samples = torch.cat(list(recent))
             yield images, texts
             if isinstance(self.loss.rule, Objective):

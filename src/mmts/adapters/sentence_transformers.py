@@ -14,11 +14,11 @@ class PairLoss(nn.Module):
     """The loss of a rule (an objective or MMTSLoss) on the pairs of a SentenceTransformerTrainer.
 
     The data set has two columns to embed, media then text (or anchor then positive), and a column named `label`: the
-    pair's index for an objective, the size of its concept for MMTSLoss; or of both that and its medium's index, where
-    pairs share media. The trainer needs `callbacks=[loss.callback]`, which tells progress and keeps the rule's state.
-    `log` is what the rule logs of the last batch (temperatures (B,), for one).
+    pair's index for an objective, the size of its concept for MMTSLoss; or both that and its medium's index, if pairs
+    share media. The trainer needs `callbacks=[loss.callback]`, which sets progress and saves the rule's state. `log` is
+    what the rule logs of the last batch, such as temperatures (B,).
 
-    InputError for a batch that is not of pairs, that has no `label`, or where the callback is missing.
+    InputError for a batch that is not of pairs, that has no `label`, or without the callback.
     """
 
     def __init__(self, model: nn.Module, rule: Rule) -> None:
@@ -34,7 +34,7 @@ class PairLoss(nn.Module):
         if len(features) != 2:
             raise InputError(
                 f"PairLoss: the batch has {len(features)} columns to embed; it takes pairs, two columns. Every column "
-                "but `label` is embedded, one with the index too: name it `label`"
+                "but `label` is embedded, even one with the index: name it `label`"
             )
         if labels is None:
             raise InputError(
@@ -42,13 +42,9 @@ class PairLoss(nn.Module):
                 "(for MMTSLoss: the size of its concept)"
             )
         self.rule.train(self.model.training)  # the trainer sets the mode of its model only
-        media, text = (self.model(each)["sentence_embedding"] for each in features)
-        samples, media_index = _split(labels)
-        output = batch_loss(self.rule, media, text, progress=self.callback.progress, samples=samples, media=media_index)
+        x, y = (self.model(feature)["sentence_embedding"] for feature in features)
+        # Labels are samples (B,), or samples and media (B, 2).
+        samples, media = labels.unbind(dim=1) if labels.ndim == 2 and labels.shape[1] == 2 else (labels, None)
+        output = batch_loss(self.rule, x, y, progress=self.callback.progress, samples=samples, media=media)
         self.log = output.log
         return output.loss
-
-
-def _split(labels: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return samples and media of labels that are (B,), the samples alone, or (B, 2), both."""
-    return (labels[:, 0], labels[:, 1]) if labels.ndim == 2 and labels.shape[1] == 2 else (labels, None)

@@ -1,4 +1,4 @@
-"""`mmts demo`: three temperature rules on the OpenMoji pictures, from drawing them to a page about the result."""
+"""`mmts demo`: compares three temperature rules on the OpenMoji pictures, from drawing them to a page of results."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from mmts.recipe.recipe import load_recipe
 from mmts.report import write_report
 from mmts.training.run import train
 
-# For each rule the best of five settings on val; docs/reproduction.md names them all, and the command.
+# The best of five settings on val for each rule; docs/reproduction.md lists all of them, and the command.
 RULES = {
     "fixed": "{rule: fixed, value: 0.07}",
     "learned": "{rule: learned, start: 0.07}",
@@ -19,12 +19,12 @@ RULES = {
 
 
 def run_demo(out: Path, seeds: int) -> None:
-    """Draw, look at the long tail, train every rule with every seed, compare, and write `out`/index.html.
+    """Draw the pictures, analyze their long tail, train every rule with every seed, and write `out`/index.html.
 
-    Runs already finished under `out` are kept; an interrupted one goes on where it stopped.
+    Finished runs under `out` are kept; an interrupted run is resumed.
     """
     data = prepare_openmoji()
-    console.rule("the data")
+    console.rule("data")
     analyze_path(data, out / "data", split="train", label=None, num_concepts="auto", encoder="minilm", seed=0)
     runs = []
     for rule, temperature in RULES.items():
@@ -33,7 +33,7 @@ def run_demo(out: Path, seeds: int) -> None:
             settings = [f"name={rule}", f"objective.temperature={temperature}", f"train.seed={seed}"]
             runs.append(out / f"{rule}-seed{seed}")
             train(load_recipe("demo", settings).with_data(data), runs[-1], resume=True)
-    console.rule("compared")
+    console.rule("comparison")
     for table in comparison_tables(compare_runs(runs)):
         console.print(table)
     page = write_report(runs, out / "index.html", title="Three temperature rules on the OpenMoji pictures")

@@ -1,4 +1,4 @@
-"""`mmts doctor`: does this machine have what mmts needs, and if not, what to do about it."""
+"""`mmts doctor`: checks that this machine has what mmts needs, and says how to fix what it lacks."""
 
 import importlib
 import os
@@ -27,7 +27,7 @@ _ROOM = 5.0  # GB: features of a hundred thousand images and a few runs
 
 @dataclass(frozen=True)
 class Finding:
-    """What a look at one thing found, and, where something is wrong or slow, what would help."""
+    """The result of a check, and how to fix what is wrong or slow."""
 
     what: str
     state: State
@@ -36,30 +36,29 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at everything and print what was found."""
-    findings = [finding for check in CHECKS for finding in _careful(check)]
+    """Run all checks and print their results."""
+    findings = [finding for check in CHECKS for finding in _run(check)]
     table = Table.grid(padding=(0, 2))
-    for each in findings:
-        text = f"{each.found}; {each.fix}" if each.fix else each.found
-        table.add_row(Text(each.state, style=_STYLES[each.state]), each.what, text)
+    for finding in findings:
+        text = "; ".join(filter(None, (finding.found, finding.fix)))
+        table.add_row(Text(finding.state, style=_STYLES[finding.state]), finding.what, text)
     console.print(table)
     return findings
 
 
 def judge(findings: Sequence[Finding]) -> None:
-    """Say that nothing is in the way, or raise RunError naming what is wrong."""
-    wrong = [each.what for each in findings if each.state == "wrong"]
+    """Say that everything is ready, or raise RunError naming what is wrong."""
+    wrong = [finding.what for finding in findings if finding.state == "wrong"]
     if wrong:
-        raise RunError(f"{len(wrong)} of {len(findings)} things need mending: {', '.join(wrong)}")
-    console.print("nothing is in the way")
+        raise RunError(f"{len(wrong)} of {len(findings)} checks failed: {', '.join(wrong)}")
+    console.print("mmts is ready to run on this machine")
 
 
-def _careful(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
-    """Run a check; one that fails itself has found something wrong too."""
+def _run(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
     try:
         return list(check())
-    except Exception as error:  # a broken installation fails in ways nobody listed
-        name = check.__name__.lstrip("_").replace("_", " ")
+    except Exception as error:  # a broken installation can fail in any way
+        name = check.__name__.lstrip("_")
         return [Finding(name, "wrong", f"{type(error).__name__}: {error}", "reinstall with -c constraints.txt")]
 
 
@@ -69,18 +68,18 @@ def _versions() -> Iterator[Finding]:
         needed = Requirement(requirement)
         if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
             continue
+        fix = f"pip install -c constraints.txt '{requirement}'"
         try:
             version = metadata.version(needed.name)
         except metadata.PackageNotFoundError:
-            yield Finding(needed.name, "wrong", "not installed", f"pip install -c constraints.txt '{requirement}'")
+            yield Finding(needed.name, "wrong", "not installed", fix)
             continue
         fits = needed.specifier.contains(version, prereleases=True)
-        fix = "" if fits else f"pip install -c constraints.txt '{requirement}'"
-        yield Finding(needed.name, "ok" if fits else "wrong", version, fix)
+        yield Finding(needed.name, "ok", version) if fits else Finding(needed.name, "wrong", version, fix)
 
 
 def _torchvision() -> Iterator[Finding]:
-    """Look whether torchvision, which transformers imports where it is installed, fits this torch."""
+    """Check that torchvision, which transformers imports if it is installed, works with this torch."""
     try:
         version = metadata.version("torchvision")
     except metadata.PackageNotFoundError:
@@ -88,8 +87,8 @@ def _torchvision() -> Iterator[Finding]:
     try:
         importlib.import_module("torchvision")
     except Exception as error:
-        fix = "pip uninstall torchvision: mmts does not need it, and transformers breaks with it"
-        yield Finding("torchvision", "wrong", f"{version} does not fit torch ({error})", fix)
+        fix = "pip uninstall torchvision: mmts does not need it, and it breaks transformers"
+        yield Finding("torchvision", "wrong", f"{version} does not work with this torch ({error})", fix)
     else:
         yield Finding("torchvision", "ok", version)
 
@@ -99,51 +98,50 @@ def _device() -> Iterator[Finding]:
 
     from mmts.devices import has_bf16
 
-    if torch.cuda.is_available():
-        device = torch.device("cuda")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory / 1e9
         yield Finding("device", "ok", f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {memory:.0f} GB")
     else:
-        device = torch.device("cpu")
-        built = f"torch is built for CUDA {torch.version.cuda}, and no GPU answers" if torch.version.cuda else ""
-        yield Finding("device", "note" if built else "ok", "CPU", built)
-    fix = "" if has_bf16(device) else "train.precision: bf16 would be slower than fp32 here"
-    yield Finding("bf16", "ok", "in hardware" if not fix else "emulated", fix)
+        lacks = f"torch is built for CUDA {torch.version.cuda}, but it finds no GPU" if torch.version.cuda else ""
+        yield Finding("device", "note" if lacks else "ok", "CPU", lacks)
+    is_fast = has_bf16(device)
+    slow = "" if is_fast else "train.precision: bf16 would be slower than fp32 here"
+    yield Finding("bf16", "ok", "in hardware" if is_fast else "emulated", slow)
     threads, cores = torch.get_num_threads(), os.cpu_count() or 1
-    fix = "" if threads <= cores else f"OMP_NUM_THREADS={cores}: more threads than cores wait for each other"
-    yield Finding("threads", "note" if fix else "ok", f"torch uses {threads}, the machine has {cores} cores", fix)
+    fix = "" if threads <= cores else f"set OMP_NUM_THREADS={cores}: more threads than cores slow each other down"
+    found = f"torch uses {threads}, and the machine has {cores} cores"
+    yield Finding("threads", "note" if fix else "ok", found, fix)
 
 
 def _decoders() -> Iterator[Finding]:
     import av
     from PIL import features
 
-    missing = [name for name in ("jpg", "webp", "zlib") if not features.check(name)]
-    if missing:
-        yield Finding("images", "wrong", f"without {', '.join(missing)}", "pip install --force-reinstall pillow")
-    else:
-        yield Finding("images", "ok", "JPEG, PNG, WebP")
-    wanted = ("h264", "hevc", "vp9", "av1")
-    found = [name for name in wanted if name in av.codecs_available]
-    fix = "" if "h264" in found else "pip install --force-reinstall av"
-    yield Finding("videos", "wrong" if fix else "ok", ", ".join(found) or "no codec", fix)
+    lacks = ", ".join(name for name in ("jpg", "webp", "zlib") if not features.check(name))
+    found = f"Pillow cannot read {lacks}" if lacks else "JPEG, PNG, WebP"
+    fix = "pip install --force-reinstall pillow" if lacks else ""
+    yield Finding("images", "wrong" if lacks else "ok", found, fix)
+    codecs = [name for name in ("h264", "hevc", "vp9", "av1") if name in av.codecs_available]
+    fix = "" if "h264" in codecs else "pip install --force-reinstall av"
+    yield Finding("videos", "wrong" if fix else "ok", ", ".join(codecs) or "no codec", fix)
 
 
 def _disk() -> Iterator[Finding]:
-    for what, folder, move in (
-        ("this folder", Path.cwd(), "runs go to ./runs; --out names another place"),
-        ("cache", cache_root(), "MMTS_CACHE names another folder for features and indexes"),
+    for what, folder, fix in (
+        ("this folder", Path.cwd(), "runs go to ./runs; choose another place with --out"),
+        ("cache", cache_root(), "set MMTS_CACHE to another folder for features and indexes"),
     ):
-        existing = next(each for each in (folder, *folder.parents) if each.is_dir())
+        existing = next(path for path in (folder, *folder.parents) if path.is_dir())
         try:
             tempfile.TemporaryFile(dir=existing).close()
         except OSError as error:
-            yield Finding(what, "wrong", f"{folder} cannot be written ({error.strerror})", move)
+            yield Finding(what, "wrong", f"{folder} is not writable ({error.strerror})", fix)
             continue
         free = shutil.disk_usage(existing).free / 1e9
         found = f"{folder}, {free:.0f} GB free"
-        yield Finding(what, "ok", found) if free > _ROOM else Finding(what, "note", found, move)
+        yield Finding(what, "ok", found) if free > _ROOM else Finding(what, "note", found, fix)
 
 
 CHECKS = (_versions, _torchvision, _device, _decoders, _disk)
-"""In the order in which they are printed."""
+"""The checks, in the order of their output."""

@@ -1,54 +1,51 @@
-"""How dense it is around each caption, from its neighbours: no clusters, so no number of them to choose."""
+"""The density around each caption, from its neighbors: there are no clusters whose number has to be chosen."""
 
 import operator
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mmts.concepts.encoders import EncoderFunction, Rows, checked_captions, encode_distinct, open_encoder
+from mmts.concepts.encoders import EncoderName, Rows, checked_captions, encode_distinct, open_encoder, unit_rows
 from mmts.console import Bar, progress_bar
 from mmts.errors import InputError
 
 BLOCK_BYTES = 2**26  # of one block of similarities
-ROUNDING = 1e-6  # two rows of float32 that are the same may come out this much below 1
+ROUNDING = 1e-6  # the cosine of two equal rows of float32 may come out this much below 1
 
 
 def neighbour_counts(
     captions: Sequence[str],
     k: int = 10,
-    encoder: str | Path | EncoderFunction = "minilm",
+    encoder: EncoderName = "minilm",
     *,
     threshold: float | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Count the captions about as near as a neighbour usually is: a density for each sample (docs/method.md, 2.5).
+    """Count the captions within the usual distance of a neighbor: a density for each sample (docs/method.md, 2.5).
 
     n_i = number of captions j, i included, with s_ij >= t;   t = median over i of s_i,k
 
-    with s_i,k the cosine of caption i and the k-th nearest of the N - 1 others. So half of the captions have k others
-    or more. The counts are whole and positive: `ConceptDistribution.from_counts` takes them as sizes of concepts (for
-    shift, groups, saving), and `density_shift` as densities.
+    s_i,k is the cosine of caption i and the k-th nearest of the N - 1 others, so half of the captions have k others or
+    more. The counts are positive: `ConceptDistribution.from_counts` takes them as sizes of concepts, and
+    `density_shift` as densities. The search is exact and in blocks: time grows with the square of the number of
+    distinct captions, memory with N alone.
 
     Args:
-        captions: (N,) non-empty strings. Repeated ones count as often as they stand there.
-        k: Number of neighbours of the median caption, 1 to N - 1.
-        encoder: As in `mmts.concepts.encoders.encode_captions`.
-        threshold: t itself, in [-1, 1], instead of `k`'s.
+        captions: (N,) non-empty strings. Repeated captions count as often as they occur.
+        k: Number of neighbors of the median caption, 1 to N - 1.
+        encoder: As in `ConceptDistribution.from_captions`.
+        threshold: t itself, in [-1, 1], instead of `k`.
         seed: Of "tfidf".
 
     Returns:
         (N,) int64, from 1 to N.
 
-    The search is exact (faiss) and in blocks: time grows with the square of the number of distinct captions, memory
-    with N alone.
-
     Raises:
-        InputError: no captions, an empty one (with its row), a `k` or `threshold` out of range, or no such encoder.
+        InputError: There are no captions, one is empty (names its row), `k` or `threshold` is out of range, or there is
+            no such encoder.
 
     >>> at = {"red shoe": [1.0, 0.0], "blue shoe": [0.9, 0.1], "sun hat": [0.0, 1.0]}
     >>> neighbour_counts(["red shoe", "blue shoe", "red shoe", "sun hat"], 1, lambda texts: [at[t] for t in texts])
@@ -57,54 +54,48 @@ def neighbour_counts(
     captions = checked_captions(captions)
     if not captions:
         raise InputError("captions are empty: a density needs at least one")
-    if threshold is None:
-        k = _checked_k(k, len(captions))
-    elif not -1.0 <= threshold <= 1.0:
-        raise InputError(f"threshold is {threshold}; a cosine in [-1, 1] is right")
+    if threshold is not None and not -1.0 <= threshold <= 1.0:
+        raise InputError(f"threshold is {threshold}; it must be a cosine in [-1, 1]")
+    is_whole = hasattr(k, "__index__") and not isinstance(k, bool)
+    if threshold is None and not (is_whole and 1 <= operator.index(k) < len(captions)):
+        raise InputError(
+            f"k is {k!r}; it must be a whole number from 1 to {len(captions) - 1}, one less than the number of captions"
+        )
     rows, occurrences, row_of = encode_distinct(captions, open_encoder(encoder, captions, seed=seed))
-    rows = np.ascontiguousarray(rows, dtype=np.float32)
+    rows = unit_rows(rows)
     passes = 1 if threshold is not None else 2
-    with progress_bar("finding neighbours", passes * len(rows), "captions") as bar:
+    with progress_bar("finding neighbors", passes * len(rows), "captions") as bar:
         if threshold is None:
-            threshold = float(np.median(_kth_similarity(rows, occurrences, k, bar)[row_of]))
+            threshold = float(np.median(_kth_similarity(rows, occurrences, operator.index(k), bar)[row_of]))
         counts = _within(rows, occurrences, threshold - ROUNDING, bar)
     return torch.from_numpy(counts[row_of])
 
 
-def _checked_k(k: Any, num_captions: int) -> int:
-    whole = hasattr(k, "__index__") and not isinstance(k, bool)
-    if not whole or not 1 <= operator.index(k) < num_captions:
-        raise InputError(
-            f"k is {k!r}; a whole number from 1 to {num_captions - 1}, one less than the captions, is right"
-        )
-    return operator.index(k)
-
-
 def _kth_similarity(rows: Rows, occurrences: npt.NDArray[np.int64], k: int, bar: Bar) -> Rows:
-    """Return the cosine (M,) of each distinct caption with the k-th nearest of the others, its own repeats included."""
+    """Return the cosine (U,) of each distinct caption and the k-th nearest of the others, its own repeats included."""
     import faiss
 
-    index: Any = faiss.IndexFlatIP(rows.shape[1])
+    index = faiss.IndexFlatIP(rows.shape[1])
     index.add(rows)
-    wanted = min(k + 1, len(rows))  # it finds itself first
+    num_nearest = min(k + 1, len(rows))  # each finds itself first
     kth = np.empty(len(rows), np.float32)
     block = _block(len(rows))
     for start in range(0, len(rows), block):
-        similarities, found = index.search(rows[start : start + block], wanted)  # each (block, wanted), nearest first
-        reached = occurrences[found].cumsum(axis=1) >= k + 1
-        kth[start : start + block] = similarities[np.arange(len(found)), reached.argmax(axis=1)]
-        bar.advance(len(found))
+        similarities, columns = index.search(rows[start : start + block], num_nearest)  # (block, num_nearest) each
+        reached = occurrences[columns].cumsum(axis=1) >= k + 1
+        kth[start : start + block] = similarities[np.arange(len(columns)), reached.argmax(axis=1)]
+        bar.advance(len(columns))
     return kth
 
 
 def _within(rows: Rows, occurrences: npt.NDArray[np.int64], threshold: float, bar: Bar) -> npt.NDArray[np.int64]:
-    """Return how many captions (M,) have at least this cosine with each distinct one, itself and its repeats too."""
+    """Return how many captions (U,) have at least this cosine with each distinct one, itself and its repeats too."""
     counts = np.empty(len(rows), np.int64)
     block = _block(len(rows))
     for start in range(0, len(rows), block):
-        near = rows[start : start + block] @ rows.T >= threshold  # (block, M)
+        near = rows[start : start + block] @ rows.T >= threshold  # (block, U)
         at = np.arange(len(near))
-        near[at, start + at] = True  # a caption of which the encoder knows no word has cosine 0 with itself
+        near[at, start + at] = True  # a caption of unknown words alone is a zero row, of cosine 0 with itself
         counts[start : start + block] = [occurrences[row].sum() for row in near]
         bar.advance(len(near))
     return counts

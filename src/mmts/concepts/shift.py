@@ -1,4 +1,4 @@
-"""From how dense it is around each sample to its own shift of temperature or margin."""
+"""From the density around each sample to its shift of temperature or margin."""
 
 import math
 from typing import Literal
@@ -13,14 +13,14 @@ SCALES: tuple[Scale, ...] = ("linear", "log", "rank")
 
 
 def density_shift(density: Tensor, low: float, high: float, scale: Scale = "linear") -> Tensor:
-    """Map positive densities n, such as sizes of concepts, to [low, high] (docs/method.md, 2.1 to 2.3).
+    """Map positive densities n, such as the sizes of concepts, to [low, high] (docs/method.md, 2.1 to 2.3).
 
         shift = low + (high - low) f(n)
         linear: f = (n - n_min) / (n_max - n_min)
         log:    f = (ln n - ln n_min) / (ln n_max - ln n_min)
         rank:   f = (r - 1) / (R - 1), r = rank of n among the R distinct densities
 
-    and f = 1/2 where all are equal. With `low` above `high` the sparse get the larger value.
+    and f = 1/2 if all are equal. With `low` above `high`, small densities get the larger value.
 
     Args:
         density: (N,) finite and positive, whole or real.
@@ -32,8 +32,8 @@ def density_shift(density: Tensor, low: float, high: float, scale: Scale = "line
         (N,) float32, on the same device.
 
     Raises:
-        InputError: a density that is not finite and positive (with its row), bounds that are not finite, or an unknown
-            scale.
+        InputError: A density is not finite and positive (names its row), a bound is not finite, or the scale is
+            unknown.
 
     >>> density_shift(torch.tensor([0.01, 0.1, 1.0]), 0.0, 1.0, scale="log")
     tensor([0.0000, 0.5000, 1.0000])
@@ -43,7 +43,7 @@ def density_shift(density: Tensor, low: float, high: float, scale: Scale = "line
     if not (math.isfinite(low) and math.isfinite(high)):
         raise InputError(f"low and high must be finite numbers, not {low} and {high}")
     if scale not in SCALES:
-        raise InputError(f"scale is {scale!r}; one of {', '.join(SCALES)} is right")
+        raise InputError(f"scale is {scale!r}; it must be one of {', '.join(SCALES)}")
     if density.ndim != 1 or not len(density) or density.is_complex() or density.dtype == torch.bool:
         raise InputError(f"density is {tuple(density.shape)} {density.dtype}; it must be (N,), N >= 1, of numbers")
     wrong = ~(torch.isfinite(density) & (density > 0))

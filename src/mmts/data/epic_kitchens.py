@@ -1,123 +1,126 @@
 """EPIC-KITCHENS-100 multi-instance retrieval: the official CSV files beside videos, chunks, frames or features."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from mmts.data.formats.collect import Collector, find_file
-from mmts.data.formats.epic_annotations import (
-    NOUN_CLASSES,
-    VERB_CLASSES,
-    Clip,
-    graded_relevance,
-    read_class_names,
-    read_clips,
-    read_sentences,
-)
+from mmts.data.formats.collect import PLAIN_NAME, Collector, clean_text, find_file
+from mmts.data.formats.table import csv_records
+from mmts.data.graded import Graded
 from mmts.data.records import Dataset
-from mmts.errors import DataError
+from mmts.errors import DataError, listed, quoted
 
 _SPLITS = ("train", "test")
+_CLIPS = ("EPIC_100_retrieval_train.csv", "EPIC_100_retrieval_test.csv")
+_VERBS, _NOUNS = 97, 300
 _ANNOTATIONS = tuple(
     f"{outer}{inner}"
     for outer in ("", "annotations/", "epic-kitchens-100-annotations/")
     for inner in ("", "retrieval_annotations/")
 )
-# Where videos may lie: our own name, the two of AVION's preparation, the official downloader's, the folder itself.
+# Where videos may be: our own name, the two of AVION's preparation, the official downloader's, the folder itself.
 _BASES = ("videos/", "video_320p_15sec/", "EK100_320p_15sec_30fps_libx264/", "EPIC-KITCHENS/", "")
-_NO_MEDIA = "videos/{participant}/{video}.MP4"
+_INNER_NAMES = ("{video}.MP4", "{video}.mp4", "videos/{video}.MP4", "videos/{video}.mp4")
+_FRAMES = "frame folders"
+# By layout: how to look for a medium, and where it may be.
+_LAYOUTS: dict[str, tuple[Callable[[Path], bool], Sequence[str]]] = {
+    "videos in chunks": (Path.is_dir, [f"{base}{{participant}}/{{video}}.MP4" for base in _BASES]),
+    "whole videos": (Path.is_file, [f"{base}{{participant}}/{name}" for base in _BASES for name in _INNER_NAMES]),
+    _FRAMES: (Path.is_dir, [f"{base}{{participant}}/rgb_frames/{{video}}" for base in ("", "EPIC-KITCHENS/")]),
+    "features": (Path.is_file, ["features/{clip}.npy"]),
+}
+_TIMESTAMP = re.compile(r"(\d{1,4}):([0-5]\d):([0-5]\d(?:\.\d+)?)")
+_NUMBER = re.compile(r"\d{1,9}")
+_LIST = re.compile(r"\[\s*\d{1,9}\s*(?:,\s*\d{1,9}\s*)*\]")
+_Row = dict[str, str]
 
-
-@dataclass(frozen=True)
-class _Layout:
-    name: str
-    patterns: Sequence[str]
-    is_there: Callable[[Path], bool]
-
-
-_FRAMES = _Layout(
-    "frame folders", [f"{base}{{participant}}/rgb_frames/{{video}}" for base in ("", "EPIC-KITCHENS/")], Path.is_dir
+# By column: a check of its cells, and what they should be.
+_Columns = Mapping[str, tuple[Callable[[str], object], str]]
+_NAME = (PLAIN_NAME.fullmatch, "a name like P01_11")
+_TIME = (_TIMESTAMP.fullmatch, "a time like 00:01:23.45")
+_FRAME = (_NUMBER.fullmatch, "a whole number")
+_TEXT = (clean_text, "text")
+_NOUN = (lambda text: _NUMBER.fullmatch(text) and int(text) < _NOUNS, f"a class number from 0 to {_NOUNS - 1}")
+_VERB = (lambda text: _NUMBER.fullmatch(text) and int(text) < _VERBS, f"a class number from 0 to {_VERBS - 1}")
+_NOUN_LIST = (
+    lambda text: _LIST.fullmatch(text) and max(map(int, _NUMBER.findall(text))) < _NOUNS,
+    f"a list of class numbers from 0 to {_NOUNS - 1} like [2, 17]",
 )
-_LAYOUTS = (
-    _Layout("videos in chunks", [f"{base}{{participant}}/{{video}}.MP4" for base in _BASES], Path.is_dir),
-    _Layout(
-        "whole videos",
-        [
-            f"{base}{{participant}}/{inner}{{video}}{suffix}"
-            for base in _BASES
-            for inner in ("", "videos/")
-            for suffix in (".MP4", ".mp4")
-        ],
-        Path.is_file,
-    ),
-    _FRAMES,
-    _Layout("features", ["features/{clip}.npy"], Path.is_file),
-)
+_CLIP_COLUMNS: _Columns = {
+    **dict.fromkeys(("narration_id", "participant_id", "video_id"), _NAME),
+    **dict.fromkeys(("start_timestamp", "stop_timestamp"), _TIME),
+    **dict.fromkeys(("start_frame", "stop_frame"), _FRAME),
+    "narration": _TEXT,
+    "verb_class": _VERB,
+    "noun_class": _NOUN,
+    "all_noun_classes": _NOUN_LIST,
+}
+_SENTENCE_COLUMNS: _Columns = {"narration_id": _NAME, "narration": _TEXT}
 
 
 def read_epic_kitchens(path: str | Path) -> Dataset:
-    """Read the splits there are, train and test, one medium a clip with graded relevance (docs/datasets.md).
+    """Read the splits that are there, train and test, one medium per clip, with graded relevance (docs/datasets.md).
 
-    A clip's labels are noun, verb, verb_noun (names where the class files are there, else numbers) and participant.
-    Media are, for all clips alike, whichever is there most: videos in 15-second chunks, whole videos, frame folders or
-    features. Without any the annotations can still be read, to judge and to analyse.
+    A clip's labels are noun, verb, verb_noun (names if the class files are there, else numbers) and participant. All
+    clips use one layout of media, the one with the most media. Without media the annotations can still be read.
 
-    Args:
-        path: the folder with EPIC_100_retrieval_train.csv, EPIC_100_retrieval_test.csv and their _sentence.csv files
-            in it, in annotations/, in retrieval_annotations/ or in a clone of epic-kitchens-100-annotations.
-
-    Raises:
-        DataError: no such files, a split without its sentences, or a row that cannot be, naming file and row.
+    Raises DataError: missing files, a split without its sentences, or an invalid row, naming file and row.
     """
     folder = Path(path)
-    clips, graded = {}, {}
-    for split in _SPLITS:
-        file = find_file(folder, _ANNOTATIONS, f"EPIC_100_retrieval_{split}.csv")
+    clips: dict[str, dict[str, _Row]] = {}
+    graded = {}
+    for split, name in zip(_SPLITS, _CLIPS, strict=True):
+        file = find_file(folder, _ANNOTATIONS, name)
         if file is None:
             continue
-        sentence_file = find_file(folder, _ANNOTATIONS, f"EPIC_100_retrieval_{split}_sentence.csv")
-        if sentence_file is None:
-            raise DataError(f"{file.with_name(f'{file.stem}_sentence.csv')} is missing: {split} is judged with it")
-        clips[split] = read_clips(file)
-        graded[split] = graded_relevance(clips[split], read_sentences(sentence_file))
+        sentences = find_file(folder, _ANNOTATIONS, f"{file.stem}_sentence.csv")
+        if sentences is None:
+            raise DataError(f"{file.with_name(f'{file.stem}_sentence.csv')} is missing: {split} is evaluated with it")
+        clips[split] = _read_clips(file)
+        graded[split] = _graded(clips[split], sentences)
     if not clips:
         raise DataError(_nothing_found(folder))
-    verbs, nouns = _names(folder, "verb", VERB_CLASSES), _names(folder, "noun", NOUN_CLASSES)
-    layout, pattern, note = _media(folder, [clip for each in clips.values() for clip in each])
+    verbs, nouns = _class_names(folder, "verb", _VERB), _class_names(folder, "noun", _NOUN)
+    layout, pattern, note = _media(folder, [row for rows in clips.values() for row in rows.values()])
     collector = Collector(folder, folder)
     collector.notes.append(note)
-    for split, of_split in clips.items():
-        for clip in of_split:
-            verb, noun = verbs.get(clip.verb, str(clip.verb)), nouns.get(clip.noun, str(clip.noun))
+    for split, rows in clips.items():
+        for where, row in rows.items():
+            verb, noun = str(int(row["verb_class"])), str(int(row["noun_class"]))
+            verb, noun = verbs.get(verb, verb), nouns.get(noun, noun)
+            participant = row["participant_id"]
             collector.add(
-                clip.where,
-                clip.id,
-                _fill(pattern, clip),
-                [clip.narration],
+                where,
+                row["narration_id"],
+                _fill(pattern, row),
+                [row["narration"]],
                 kind="video",
-                labels={"noun": noun, "verb": verb, "verb_noun": f"{verb} {noun}", "participant": clip.participant},
+                labels={"noun": noun, "verb": verb, "verb_noun": f"{verb} {noun}", "participant": participant},
                 split=split,
-                start=clip.start,
-                end=clip.end,
-                frames=clip.frames if layout is _FRAMES else None,
+                start=_seconds(row["start_timestamp"]),
+                end=_seconds(row["stop_timestamp"]),
+                frames=(int(row["start_frame"]), int(row["stop_frame"])) if layout == _FRAMES else None,
             )
     return replace(collector.finish(), name="ek100", graded=graded)
 
 
 def looks_like_epic_kitchens(path: str | Path) -> bool:
-    """Say whether a folder holds clips of this data set, if only as pickles."""
-    names = [f"EPIC_100_retrieval_{split}{suffix}" for split in _SPLITS for suffix in (".csv", ".pkl")]
+    """Return whether a folder holds clips of this data set, even if only as pickles."""
+    names = (name.replace(".csv", suffix) for name in _CLIPS for suffix in (".csv", ".pkl"))
     return any(find_file(Path(path), _ANNOTATIONS, name) for name in names)
 
 
 def relevancy_matrix(clips_csv: str | Path, sentences_csv: str | Path) -> Tensor:
     """Return how relevant each sentence is to each clip, (clips, sentences) float64 in [0, 1] (docs/method.md, 6.9).
 
-    (IoU of the verb classes + IoU of the noun classes) / 2, where a sentence's classes are those of the clip that its
-    row names, and IoU is the size of the intersection over that of the union. A clip has one verb class and one or
-    more noun classes (all_noun_classes). Rows and columns in file order.
+    (IoU of the verb classes + IoU of the noun classes) / 2, where a sentence has the classes of the clip that its row
+    names. A clip has one verb class and one or more noun classes (all_noun_classes). Rows and columns in file order.
 
     Raises DataError naming file and row; a pickle is refused unopened.
     Source: Damen et al., arXiv 2006.13256; Wray et al., CVPR 2021 (arXiv 2103.10095).
@@ -129,48 +132,134 @@ def relevancy_matrix(clips_csv: str | Path, sentences_csv: str | Path) -> Tensor
     >>> relevancy_matrix(*files).shape
     torch.Size([8, 7])
     """
-    return graded_relevance(read_clips(Path(clips_csv)), read_sentences(Path(sentences_csv))).relevance()
+    return _graded(_read_clips(Path(clips_csv)), Path(sentences_csv)).relevance()
+
+
+def _read_clips(file: Path) -> dict[str, _Row]:
+    """Read the rows of a clips file by their place in it."""
+    clips = _unique(_rows(file, _CLIP_COLUMNS, "a file of clips"))
+    for where, row in clips.items():
+        if _seconds(row["stop_timestamp"]) <= _seconds(row["start_timestamp"]):
+            start, end = quoted(row["start_timestamp"]), quoted(row["stop_timestamp"])
+            raise DataError(f"{where}: the clip ends ({end}) before its start {start}")
+        if int(row["stop_frame"]) < int(row["start_frame"]):
+            raise DataError(
+                f"{where}: the last frame ({row['stop_frame']}) comes before the first ({row['start_frame']})"
+            )
+    return clips
+
+
+def _graded(clips: Mapping[str, _Row], file: Path) -> Graded:
+    """Return the graded relevance of clips and the sentences in a file."""
+    sentences = _unique(_rows(file, _SENTENCE_COLUMNS, "a file of sentences"))
+    place = {row["narration_id"]: at for at, row in enumerate(clips.values())}
+    for where, row in sentences.items():
+        if "start_timestamp" in row:
+            raise DataError(f"{file}: these are clips, with times; the sentences are in the file ..._sentence.csv")
+        if row["narration_id"] not in place:
+            raise DataError(f"{where}: the clip {quoted(row['narration_id'])} is not among the {len(clips):,} clips")
+    owner = torch.tensor([place[row["narration_id"]] for row in sentences.values()], dtype=torch.int64)
+    verbs = _indicators([{int(row["verb_class"])} for row in clips.values()], _VERBS)
+    nouns = _indicators([{*map(int, _NUMBER.findall(row["all_noun_classes"]))} for row in clips.values()], _NOUNS)
+    return Graded(tuple(clean_text(row["narration"]) for row in sentences.values()), owner, (verbs, nouns))
+
+
+def _indicators(classes: Sequence[set[int]], count: int) -> csr_matrix:
+    """Return a (rows, count) matrix with 1 at each class of a row; columns in order."""
+    starts = np.cumsum([0, *map(len, classes)])
+    columns = np.array([column for row in classes for column in sorted(row)])
+    return csr_matrix((np.ones(len(columns)), columns, starts), shape=(len(classes), count))
+
+
+def _class_names(folder: Path, what: str, number: tuple[Callable[[str], object], str]) -> dict[str, str]:
+    """Return the names of classes by number; none without a file of them."""
+    # EPIC_100_noun_classes_v2.csv has the same numbers and later names than EPIC_100_noun_classes.csv.
+    for end in ("_v2", ""):
+        file = find_file(folder, _ANNOTATIONS, f"EPIC_100_{what}_classes{end}.csv")
+        if file is not None:
+            rows = _rows(file, {"id": number, "key": (str, "a name")}, "a file of classes")
+            return {str(int(row["id"])): row["key"] for _, row in rows}
+    return {}
+
+
+def _rows(file: Path, columns: _Columns, what: str) -> Iterator[tuple[str, _Row]]:
+    """Yield ("FILE, line N", cell by column) for each row of a CSV file with these columns and perhaps others."""
+    try:
+        with open(file, "rb") as opened:
+            is_pickle = opened.read(1) == b"\x80" or file.suffix.lower() in (".pkl", ".pickle")
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror or error}") from None
+    if is_pickle:
+        raise DataError(f"{file} is a pickle, and opening it could run code: give the CSV file published beside it")
+    records = csv_records(file)
+    _, header = next(records, ("", []))
+    missing = [column for column in columns if column not in header]
+    if missing:
+        lacking = ", ".join(map(repr, missing))
+        raise DataError(f"{file}: not {what}: {lacking} is missing; found the columns {listed(header)}")
+    where = ""
+    for where, cells in records:
+        if len(cells) != len(header):
+            raise DataError(f"{where}: {len(cells)} fields, while the header names {len(header)} columns")
+        row = dict(zip(header, map(str.strip, cells), strict=True))
+        for column, (check, expected) in columns.items():
+            if not check(row[column]):
+                raise DataError(f"{where}: {column} should be {expected}, not {quoted(row[column])}")
+        yield where, row
+    if not where:
+        raise DataError(f"{file}: no row below the header")
+
+
+def _unique(rows: Iterator[tuple[str, _Row]]) -> dict[str, _Row]:
+    """Return the rows by their place. Raises DataError for a narration_id that is there twice."""
+    places: dict[str, str] = {}
+    result = {}
+    for where, row in rows:
+        identity = row["narration_id"]
+        if identity in places:
+            raise DataError(f"{where}: the narration_id {quoted(identity)} is there already, in {places[identity]}")
+        places[identity], result[where] = where, row
+    return result
+
+
+def _seconds(timestamp: str) -> float:
+    hours, minutes, seconds = timestamp.split(":")
+    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
 
 
 def _nothing_found(folder: Path) -> str:
-    wanted = "EPIC_100_retrieval_train.csv or EPIC_100_retrieval_test.csv"
-    pickle = next(
-        filter(None, (find_file(folder, _ANNOTATIONS, f"EPIC_100_retrieval_{split}.pkl") for split in _SPLITS)), None
-    )
-    if pickle is not None:
-        return f"{pickle} is a pickle, and opening one runs whatever is in it: put {wanted} there instead"
+    wanted = " or ".join(_CLIPS)
+    pickles = (find_file(folder, _ANNOTATIONS, name.replace(".csv", ".pkl")) for name in _CLIPS)
+    if pickle := next(filter(None, pickles), None):
+        return f"{pickle} is a pickle, and opening it could run code: put {wanted} there instead"
     if folder.is_file():
         return f"{folder} is a file: give the folder that holds {wanted}"
     return f"{folder}: no {wanted} there, in annotations/ or in retrieval_annotations/"
 
 
-def _names(folder: Path, what: str, count: int) -> dict[int, str]:
-    # EPIC_100_noun_classes_v2.csv has the same numbers and later names than EPIC_100_noun_classes.csv.
-    for end in ("_v2", ""):
-        file = find_file(folder, _ANNOTATIONS, f"EPIC_100_{what}_classes{end}.csv")
-        if file is not None:
-            return read_class_names(file, count)
-    return {}
+def _fill(pattern: str, clip: _Row) -> str:
+    return pattern.format(participant=clip["participant_id"], video=clip["video_id"], clip=clip["narration_id"])
 
 
-def _fill(pattern: str, clip: Clip) -> str:
-    return pattern.format(participant=clip.participant, video=clip.video, clip=clip.id)
-
-
-def _media(folder: Path, clips: Sequence[Clip]) -> tuple[_Layout | None, str, str]:
+def _media(folder: Path, clips: Sequence[_Row]) -> tuple[str, str, str]:
     """Return the layout that is there, its pattern of paths, and a note about it."""
-    found: list[tuple[int, int, _Layout, str, str]] = []
-    for layout in _LAYOUTS:
-        for pattern in layout.patterns:
+    best, result = 0.0, None
+    for layout, (is_there, patterns) in _LAYOUTS.items():
+        for pattern in patterns:
             first = pattern.split("/", 1)[0]
             if "{" not in first and not (folder / first).is_dir():
                 continue  # spares looking for thousands of files on slow disks
             paths = dict.fromkeys(_fill(pattern, clip) for clip in clips)
-            present = sum(layout.is_there(folder / path) for path in paths)
-            if present:
-                found.append((present, len(paths), layout, pattern, next(iter(paths))))
-    if found:  # the one that has most, the first of equals
-        present, count, layout, pattern, example = max(found, key=lambda each: each[0] / each[1])
-        return layout, pattern, f"media: {layout.name} ({example} and so on), {present:,} of {count:,} there"
-    names = ", ".join(f"{layout.name} ({_fill(layout.patterns[0], clips[0])})" for layout in _LAYOUTS)
-    return None, _NO_MEDIA, f"no media found, so only the annotations can be used; looked for {names}"
+            present = sum(is_there(folder / path) for path in paths)
+            if present / len(paths) > best:
+                best = present / len(paths)
+                counts = f"{present:,} of {len(paths):,} there"
+                result = layout, pattern, f"media: {layout} ({next(iter(paths))} and so on), {counts}"
+    if result is not None:
+        return result
+    names = ", ".join(f"{layout} ({_fill(patterns[0], clips[0])})" for layout, (_, patterns) in _LAYOUTS.items())
+    return (
+        "",
+        _LAYOUTS["videos in chunks"][1][0],
+        f"no media found, so only the annotations can be used; looked for {names}",
+    )

@@ -1,4 +1,4 @@
-"""Graded relevance from classes: how much a medium and a text have in common, as EPIC-KITCHENS-100 judges it."""
+"""Graded relevance from classes: what a medium and a text have in common, as EPIC-KITCHENS-100 measures it."""
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class CaptionPool:
-    """Whose caption may be drawn for each medium: media of one key share a list.
+    """The media whose captions may be drawn for each medium; media with the same key share a list.
 
-    key (N,) in [0, U); starts (U + 1,); media of key u are positions[starts[u] : starts[u + 1]].
+    key (M,) in [0, K); starts (K + 1,); the list of key k is positions[starts[k] : starts[k + 1]].
     """
 
     key: Indices
@@ -26,7 +26,7 @@ class CaptionPool:
     positions: Indices
 
     def draw(self, media: Indices, uniform: npt.NDArray[np.float64]) -> Indices:
-        """Return the media (B,) whose caption is drawn for `media` (B,), by numbers in [0, 1) (B,)."""
+        """Return the media (B,) whose captions are drawn for `media` (B,), given numbers in [0, 1) (B,)."""
         key = self.key[media]
         counts = self.starts[key + 1] - self.starts[key]
         return self.positions[self.starts[key] + (uniform * counts).astype(np.int64)]
@@ -34,87 +34,94 @@ class CaptionPool:
 
 @dataclass(frozen=True)
 class Graded:
-    """M texts beside N media, each text standing for the medium that its row names.
+    """N texts beside M media; each text stands for the medium that its row names.
 
     The relevance of a medium and a text is the mean, over the kinds of classes (verb, noun), of the intersection over
-    union of the medium's classes and those of the text's medium (docs/method.md, 6.9).
+    union of the medium's classes and the classes of the text's medium (docs/method.md, 6.9).
 
     Attributes:
-        captions: (M,) the texts.
-        owner: (M,) int64, the medium each text's row names.
-        classes: for each kind of class a sparse (N, classes) 0/1 matrix, at least one class a medium.
+        captions: (N,) the texts.
+        owner: (N,) int64, the medium of each text.
+        classes: for each kind of class a sparse (M, classes) 0/1 matrix with at least one class per medium.
     """
 
     captions: tuple[str, ...]
     owner: Tensor
     classes: tuple[csr_matrix, ...]
 
+    @property
+    def num_media(self) -> int:
+        """M, the number of media."""
+        return int(self.classes[0].shape[0])
+
     def relevance(self) -> Tensor:
-        """Return the relevance (N, M) float64, in [0, 1]."""
-        N = self.classes[0].shape[0]
-        result = np.empty((N, len(self.owner)))
-        for start in range(0, N, _ROWS):
-            part = np.arange(start, min(start + _ROWS, N))
+        """Return the relevance (M, N) float64, in [0, 1]."""
+        result = np.empty((self.num_media, len(self.owner)))
+        for start in range(0, self.num_media, _ROWS):
+            part = np.arange(start, min(start + _ROWS, self.num_media))
             result[part] = self.between(part, self.owner.numpy())
         return torch.from_numpy(result)
 
-    def between(self, media: Indices, others: Indices) -> npt.NDArray[np.float64]:
-        """Return how relevant texts of `others` (M',) are to `media` (N',), positions of media: (N', M') float64."""
-        total = np.zeros((len(media), len(others)))
+    def between(self, media: Indices, owners: Indices) -> npt.NDArray[np.float64]:
+        """Return the relevance (A, B) float64 of `media` (A,) and the texts of the media `owners` (B,)."""
+        total = np.zeros((len(media), len(owners)))
         for kind in self.classes:
-            ours, theirs = kind[media], kind[others]
-            common = (ours @ theirs.T).toarray().astype(np.float64)
-            sizes = np.asarray(ours.sum(1)) + np.asarray(theirs.sum(1)).T
+            rows, columns = kind[media], kind[owners]
+            common = (rows @ columns.T).toarray().astype(np.float64)
+            sizes = np.asarray(rows.sum(1)) + np.asarray(columns.sum(1)).T
             total += common / (sizes - common)
         return total / len(self.classes)
 
-    def _sets(self, labels: Sequence[int] | None = None) -> Indices:
-        """Number the media (N,) by their sets of classes and their label: equal numbers, equal sets and labels."""
-        numbers: dict[tuple[Hashable, ...], int] = {}
-        key = []
-        for at in range(self.classes[0].shape[0]):
-            sets = tuple(kind.indices[kind.indptr[at] : kind.indptr[at + 1]].tobytes() for kind in self.classes)
-            key.append(numbers.setdefault((*sets, labels[at] if labels else 0), len(numbers)))
-        return np.array(key)
-
     def pool(self, above: float, labels: Sequence[Hashable] | None = None) -> CaptionPool:
-        """Say which media's captions may be drawn for each medium: relevance over `above`, and the same label if given.
+        """Return which media's captions may be drawn for each medium: relevance over `above`, and the same label.
 
-        Only media that a text's row names lend their caption; where none fits, one of the same classes and label does.
+        Only media that a text's row names lend their caption. If no such medium fits, a medium with the same classes
+        and label lends its own.
 
         Args:
             above: in [0, 1).
-            labels: (N,) a label of each medium.
+            labels: (M,) a label of each medium; None for no condition.
         """
-        N = self.classes[0].shape[0]
-        numbers: dict[Hashable, int] = {}
-        label = np.array([numbers.setdefault(each, len(numbers)) for each in (labels or [0] * N)])
-        key = self._sets(label.tolist())
+        label = _numbered(labels or [0] * self.num_media)
+        key = self._keys(label.tolist())
         examples = np.unique(key, return_index=True)[1].tolist()
         owner = self.owner.numpy()
-        found: list[Indices] = []
+        lists: list[Indices] = []
         for start in range(0, len(examples), _ROWS):
             part = np.array(examples[start : start + _ROWS])
-            right = (self.between(part, owner) > above) & (label[part][:, None] == label[owner][None])
-            found.extend(owner[row] if row.any() else part[at : at + 1] for at, row in enumerate(right))
-        starts = np.concatenate([[0], np.cumsum([len(each) for each in found])])
-        return CaptionPool(key, starts, np.concatenate(found))
+            fits = (self.between(part, owner) > above) & (label[part][:, None] == label[owner][None])
+            lists.extend(owner[row] if row.any() else part[at : at + 1] for at, row in enumerate(fits))
+        starts = np.concatenate([[0], np.cumsum([len(positions) for positions in lists])])
+        return CaptionPool(key, starts, np.concatenate(lists))
 
     def without(self, dropped: Iterable[int]) -> "Graded":
-        """Return it without the media at these positions, and without texts that no remaining medium fully fits.
+        """Return it without the media at these positions.
 
-        A text whose own medium is dropped belongs to the first one left with the same classes.
+        A text whose medium is dropped goes to the first remaining medium with the same classes, or is dropped too.
         """
-        kept = np.setdiff1d(np.arange(self.classes[0].shape[0]), np.fromiter(dropped, dtype=np.int64))
-        key = self._sets()
-        place = np.full(len(key), -1)
+        kept = np.setdiff1d(np.arange(self.num_media), np.fromiter(dropped, dtype=np.int64))
+        key = self._keys()
+        place = np.full(len(key), -1)  # by medium: its new position
         place[kept] = np.arange(len(kept))
-        first = np.full(len(key), -1)  # by key: the first remaining medium of the same classes
+        first = np.full(len(key), -1)  # by key: the first remaining medium
         first[key[kept][::-1]] = np.arange(len(kept))[::-1]
         owner = self.owner.numpy()
         owner = np.where(place[owner] >= 0, place[owner], first[key[owner]])
-        fits = owner >= 0
-        owner = owner[fits]
-        captions = tuple(caption for caption, fit in zip(self.captions, fits, strict=True) if fit)
-        # The texts' classes are those of their owners, which are the same sets as before.
-        return Graded(captions, torch.from_numpy(owner), tuple(kind[kept] for kind in self.classes))
+        captions = tuple(caption for caption, at in zip(self.captions, owner, strict=True) if at >= 0)
+        return Graded(captions, torch.from_numpy(owner[owner >= 0]), tuple(kind[kept] for kind in self.classes))
+
+    def _keys(self, labels: Sequence[int] | None = None) -> Indices:
+        """Return (M,) numbers: equal numbers mean equal classes and labels."""
+        return _numbered(
+            (
+                *(kind.indices[kind.indptr[at] : kind.indptr[at + 1]].tobytes() for kind in self.classes),
+                labels[at] if labels else 0,
+            )
+            for at in range(self.num_media)
+        )
+
+
+def _numbered(values: Iterable[Hashable]) -> Indices:
+    """Return a number for each value, counted from 0 in the order of first occurrence."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values])

@@ -1,4 +1,4 @@
-"""One way in: a path becomes a Dataset, whichever of the formats of docs/datasets.md it holds."""
+"""Read a path in any of the formats of docs/datasets.md as a Dataset."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from mmts.data.formats.coco_captions import looks_like_coco_captions, read_coco_
 from mmts.data.formats.imagefolder import METADATA_NAMES, looks_like_metadata, metadata_files, read_imagefolder
 from mmts.data.formats.json_file import beginning, json_lines
 from mmts.data.formats.karpathy import looks_like_karpathy, read_karpathy
-from mmts.data.formats.shards import holds_shards, is_shard_pattern, read_shards
+from mmts.data.formats.shards import is_shard_pattern, read_shards, tars_in
 from mmts.data.formats.table import read_table, table_rows
 from mmts.data.formats.youcook2 import looks_like_youcook2, read_youcook2
 from mmts.data.media.suffixes import is_medium
@@ -25,11 +25,11 @@ CAPTIONS_NAME = "captions.jsonl"
 _TABLES = (".csv", ".tsv", ".txt")
 _SAVE_AS_CSV = "save the table as CSV UTF-8 and give that file"
 _AS_CSV = 'write it as CSV (in Python: pandas.read_parquet("FILE").to_csv("captions.csv")) and give that file'
-# What people have their tables in that is not read, and what to do.
+# Formats of tables that are not read, and what to do.
 _NOT_READ = {
     **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers"), _SAVE_AS_CSV),
     **dict.fromkeys((".parquet", ".arrow", ".feather"), _AS_CSV),
-    **dict.fromkeys((".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"), "unpack it and give what is in it"),
+    **dict.fromkeys((".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"), "unpack it and give its contents"),
 }
 _LOOKED_FOR = (
     "looked for captions.jsonl, for the files of Flickr30K, MSCOCO, EPIC-KITCHENS-100, YouCook2 and CC3M, for .tar "
@@ -53,12 +53,8 @@ def _read_captions(folder: Path) -> Dataset:
     return _read(folder / CAPTIONS_NAME, {})
 
 
-def _has_metadata(folder: Path) -> bool:
-    return bool(metadata_files(folder))
-
-
-_Reader = tuple[Callable[[Path], bool], Callable[[Path], Dataset]]
-# A .json file is read by the first of these that recognises it, a folder by the first of those below.
+_Reader = tuple[Callable[[Path], object], Callable[[Path], Dataset]]
+# A .json file is read by the first of these that recognizes it, a folder by the first of those below.
 _JSON: tuple[_Reader, ...] = ((looks_like_karpathy, read_karpathy), (looks_like_coco_captions, read_coco_captions))
 _FOLDERS: tuple[_Reader, ...] = (
     (_has_captions, _read_captions),
@@ -67,17 +63,17 @@ _FOLDERS: tuple[_Reader, ...] = (
     (looks_like_youcook2, read_youcook2),
     (looks_like_cc3m, read_cc3m),
     (looks_like_coco_captions, read_coco_captions),
-    (_has_metadata, read_imagefolder),
-    (holds_shards, read_shards),
+    (metadata_files, read_imagefolder),
+    (tars_in, read_shards),
 )
 
 
 def read_dataset(path: str | Path, columns: Mapping[str, str] | None = None) -> Dataset:
-    """Read the data at `path`, recognised by what is there: a folder, a file, or shards ("shards/{000..099}.tar").
+    """Read the data at `path`, a folder, a file, or shards ("shards/{000..099}.tar"); the format is recognized.
 
-    In a folder captions.jsonl counts first, then a public data set's own files, imagefolder metadata, shards. Raises
-    DataError where nothing is recognised (naming what was looked for and the nearest thing found), and what the readers
-    raise. `columns` names the columns "media" and "caption" of a table whose names are not usual ones.
+    In a folder captions.jsonl counts first, then a public data set's own files, imagefolder metadata, shards. `columns`
+    names the columns "media" and "caption" of a table if their names are not usual ones. Raises DataError if no format
+    is recognized, naming the nearest thing, and the errors of the readers.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -96,27 +92,22 @@ def read_dataset(path: str | Path, columns: Mapping[str, str] | None = None) -> 
     raise DataError(f"{path} {why_missing(path)}")
 
 
-def holds_dataset(folder: Path) -> bool:
-    """Return whether a folder is a data set that `read_dataset` recognises."""
-    return reader_of(folder) is not None
-
-
 def reader_of(folder: Path) -> Callable[[Path], Dataset] | None:
-    """Return the reader of the data set that a folder is, or None where none recognises it."""
-    return next((read for recognises, read in _FOLDERS if recognises(folder)), None)
+    """Return the reader of the data set in a folder, or None if no format is recognized."""
+    return next((read for recognizes, read in _FOLDERS if recognizes(folder)), None)
 
 
 def _read(path: Path, columns: Mapping[str, str]) -> Dataset:
     read = reader_of(path) if path.is_dir() else _reader_of_file(path)
     if read is None:
-        raise DataError(f"{path}: no data set recognised: {_LOOKED_FOR}. {_nearest_thing(path, columns)}")
+        raise DataError(f"{path}: no data set recognized: {_LOOKED_FOR}. {_nearest_thing(path, columns)}")
     if read is read_table:
         return read_table(path, columns)
     if read is read_imagefolder:
         return read_imagefolder(path, columns)
     dataset = read(path)
     if columns:
-        note = f"the columns {listed(columns.values())} mean nothing here: only tables and metadata files have columns"
+        note = f"the columns {listed(columns.values())} are ignored: only tables and metadata files have columns"
         dataset = replace(dataset, notes=(*dataset.notes, note))
     return dataset
 
@@ -124,18 +115,15 @@ def _read(path: Path, columns: Mapping[str, str]) -> Dataset:
 def _reader_of_file(file: Path) -> Callable[[Path], Dataset]:
     suffix = file.suffix.lower()
     for folder in (file.parent.parent, file.parent):
-        if any(file.match(part) and recognises(folder) for part, recognises in _PARTS.items()):
+        if any(file.match(part) and recognizes(folder) for part, recognizes in _PARTS.items()):
             raise DataError(f"{file} is one file of a data set; give the folder that holds all of it, {folder}")
     if file.name in METADATA_NAMES or (suffix == ".jsonl" and looks_like_metadata(file)):
         return read_imagefolder
-    if suffix in _TABLES:
-        return read_table
-    if suffix == ".jsonl":
-        return read_captions_jsonl
-    if suffix == ".tar":
-        return read_shards
-    for recognises, read in _JSON if suffix == ".json" else ():
-        if recognises(file):
+    by_suffix = {**dict.fromkeys(_TABLES, read_table), ".jsonl": read_captions_jsonl, ".tar": read_shards}
+    if suffix in by_suffix:
+        return by_suffix[suffix]
+    for recognizes, read in _JSON if suffix == ".json" else ():
+        if recognizes(file):
             return read
     if suffix in _NOT_READ:
         raise DataError(f"{file}: {suffix} files are not read; {_NOT_READ[suffix]}")
@@ -145,46 +133,43 @@ def _reader_of_file(file: Path) -> Callable[[Path], Dataset]:
 
 
 def _nearest_thing(folder: Path, columns: Mapping[str, str]) -> str:
-    """Say what in the folder comes closest to data."""
+    """Return what in the folder comes closest to data."""
     entries = sorted(islice(folder.iterdir(), 10_000))
     broken = None
-    for file in sorted(filter(_may_be_data, entries), key=lambda file: "caption" not in file.name.lower()):
+    for file in sorted(entries, key=lambda file: "caption" not in file.name.lower()):
         try:
-            _begin_to_read(file, columns)
+            if _is_data(file, columns):
+                return f"The nearest thing is {file.name}: give that file itself, {file}"
         except DataError as error:
             broken = broken or (None if file.suffix.lower() == ".txt" else error)
-        else:
-            return f"The nearest thing is {file.name}: give that file itself, {file}"
-    inside = next((each for each in entries if each.is_dir() and holds_dataset(each)), None)
+    inside = next((item for item in entries if item.is_dir() and reader_of(item) is not None), None)
     if inside is not None:
         return f"The nearest thing is the folder {inside.name} in it: give {inside}"
     if broken is not None:
         return f"The nearest thing is a file that cannot be read either: {broken}"
-    for suffix, what in _NOT_READ.items():
-        if found := next((each for each in entries if each.suffix.lower() == suffix), None):
-            return f"It holds {found.name}, and {suffix} files are not read; {what}"
+    for suffix, remedy in _NOT_READ.items():
+        if table := next((item for item in entries if item.suffix.lower() == suffix), None):
+            return f"It holds {table.name}, and {suffix} files are not read; {remedy}"
     for kind in ("image", "video"):
-        if count := sum(is_medium(each, kind) for each in entries):
+        if count := sum(is_medium(item, kind) for item in entries):
             return (
                 f"It holds {counted(count, kind)}: write captions into a captions.jsonl beside them (docs/datasets.md)"
             )
-    return "The folder is empty" if not entries else f"It holds {', '.join(each.name for each in entries[:5])}"
+    return "The folder is empty" if not entries else f"It holds {', '.join(item.name for item in entries[:5])}"
 
 
-def _may_be_data(file: Path) -> bool:
+def _is_data(file: Path, columns: Mapping[str, str]) -> bool:
+    """Return whether a file has a format of data. Raises DataError if its first row cannot be read."""
+    suffix = file.suffix.lower()
     if not file.is_file():
         return False
-    suffix = file.suffix.lower()
-    return suffix in (*_TABLES, ".jsonl") or (suffix == ".json" and any(recognises(file) for recognises, _ in _JSON))
-
-
-def _begin_to_read(file: Path, columns: Mapping[str, str]) -> None:
-    """Raise DataError where the first row of a file shows that it cannot be read."""
-    if file.suffix.lower() in _TABLES:
+    if suffix in _TABLES:
         next(table_rows(file, columns), None)
-    elif file.suffix.lower() == ".jsonl" and not looks_like_metadata(file):
-        _, record = next(json_lines(file), ("", {}))
-        if not {"id", "captions"} <= record.keys():
+    elif suffix == ".jsonl" and not looks_like_metadata(file):
+        record = next(json_lines(file), None)
+        fields = record.fields if record is not None else {}
+        if not {"id", "captions"} <= fields.keys():
             raise DataError(
-                f"{file}: each line should have 'id', 'captions' and 'image' or 'video'; found {listed(record)}"
+                f"{file}: each line should have 'id', 'captions' and 'image' or 'video'; found {listed(fields)}"
             )
+    return suffix in (*_TABLES, ".jsonl") or (suffix == ".json" and any(recognizes(file) for recognizes, _ in _JSON))

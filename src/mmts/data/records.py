@@ -1,4 +1,4 @@
-"""What a data set is: media with captions, and a split of it as flat tables."""
+"""The records of a data set: media with captions, and a split as flat tables."""
 
 import unicodedata
 from collections import Counter
@@ -30,12 +30,12 @@ class Medium:
     """One image or video with its captions.
 
     Attributes:
-        path: an image; a video file, or a folder of its 15-second chunks (0.MP4, 15.MP4, ...) or of its frames
-            (frame_0000000001.jpg, ...); a .npy file of features computed beforehand; or a tar file, see `member`.
-        kind: "image" or "video", also where `path` holds features.
+        path: an image; a video file; a folder with a video's 15-second chunks (0.MP4, 15.MP4, ...) or its frames
+            (frame_0000000001.jpg, ...); a .npy file of precomputed features; or a tar file, see `member`.
+        kind: "image" or "video", also if `path` holds features.
         start, end: seconds that cut a clip out of a video.
-        frames: first and last frame of the clip where `path` is a folder of frames.
-        member: byte offset and length of the image inside `path`, where that is a tar file.
+        frames: first and last frame of the clip if `path` is a folder of frames.
+        member: byte offset and length of the image inside `path` if that is a tar file.
     """
 
     id: str
@@ -51,12 +51,12 @@ class Medium:
 
     @property
     def is_features(self) -> bool:
-        """Whether `path` holds features computed beforehand, (W,) or (T, W), instead of pixels."""
+        """Whether `path` holds precomputed features, (W,) or (T, W), instead of pixels."""
         return self.path.suffix == ".npy"
 
     @property
     def place(self) -> str:
-        """The path as messages name it, with the part of that file that is meant.
+        """The path and the part of the file, for messages.
 
         >>> Medium("7", Path("a.tar"), ("a cat",), member=(512, 9)).place
         'a.tar, sample 7'
@@ -74,7 +74,7 @@ class Medium:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of a published split is at hand: `judged` of the `annotated` clips, and how many papers judge on."""
+    """Clips of a published split: how many can be evaluated, how many are annotated, how many the papers used."""
 
     judged: int
     annotated: int
@@ -82,40 +82,37 @@ class Coverage:
 
 
 class Split:
-    """One split as tables: M media, N captions, all in file order.
+    """One split as tables: M media and N captions, both in file order.
 
     Attributes:
-        name: which split this is.
+        name: the name of the split.
         media: (M,) the media.
-        captions: (N,) the captions of all media, one after the other.
+        captions: (N,) the captions of all media, concatenated.
         owner: (N,) int64, the position in `media` of each caption's medium.
-        first: (M,) int64, the position in `captions` of each medium's first one; -1 where it has none of these.
-        graded: texts to judge with and their graded relevance, where the data set has such.
-        media_checked: whether every medium has been decoded already, when the data set was indexed.
-        shard_sizes: how many media, in order, lie in the same file; None where each has its own.
+        first: (M,) int64, the position in `captions` of each medium's first caption; -1 if `captions` are the texts of
+            graded relevance.
+        graded: texts with graded relevance, or None.
+        media_checked: whether every medium was decoded when the data set was indexed.
+        shard_sizes: how many consecutive media each file holds; None if every medium has its own file.
 
     >>> cat, dog = Medium("1", Path("1.jpg"), ("a cat", "a pet")), Medium("2", Path("2.jpg"), ("a dog", "a pet"))
     >>> split = Split("train", [cat, dog])
-    >>> split.captions, split.owner.tolist(), split.first.tolist()
-    (['a cat', 'a pet', 'a dog', 'a pet'], [0, 0, 1, 1], [0, 2])
-    >>> split.text.tolist()
-    [0, 1, 2, 1]
+    >>> split.captions, split.owner.tolist(), split.first.tolist(), split.text.tolist()
+    (['a cat', 'a pet', 'a dog', 'a pet'], [0, 0, 1, 1], [0, 2], [0, 1, 2, 1])
     """
 
     media_checked = False
     shard_sizes: Sequence[int] | None = None
 
     def __init__(self, name: str, media: Sequence[Medium], graded: Graded | None = None) -> None:
-        """Raises InputError without media, or naming a medium without captions."""
+        """Raises InputError without media, or for a medium without captions."""
         if not media:
             raise InputError(f"split {name!r} needs at least one medium")
         bare = next((medium.id for medium in media if not medium.captions), None)
         if bare is not None:
             raise InputError(f"split {name!r}: medium {bare!r} has no caption")
-        if graded is not None and graded.classes[0].shape[0] != len(media):
-            raise InputError(
-                f"split {name!r} has {len(media)} media, and graded relevance is of {graded.classes[0].shape[0]}"
-            )
+        if graded is not None and graded.num_media != len(media):
+            raise InputError(f"split {name!r} has {len(media)} media, but graded relevance has {graded.num_media}")
         self.name = name
         self.media: Sequence[Medium] = tuple(media)
         self.graded = graded
@@ -126,24 +123,24 @@ class Split:
 
     @property
     def num_media(self) -> int:
-        """M, how many media there are."""
+        """M, the number of media."""
         return len(self.media)
 
     @property
     def num_captions(self) -> int:
-        """N, how many captions there are."""
+        """N, the number of captions."""
         return len(self.captions)
 
     @cached_property
     def text(self) -> Tensor:
-        """(N,) int64: equal numbers are equal caption strings."""
+        """(N,) int64: equal numbers mean equal caption strings."""
         numbers: dict[str, int] = {}
         return torch.tensor([numbers.setdefault(caption, len(numbers)) for caption in self.captions])
 
     def judged(self, relevance: str) -> "Split":
-        """Return what is judged under a relevance: for "graded" the same media with the graded texts as captions.
+        """Return the split to evaluate: this one, or for "graded" the same media with the graded texts as captions.
 
-        Raises DataError where graded relevance is asked for and there is none.
+        Raises DataError if `relevance` is "graded" and the split has no graded relevance.
         """
         if relevance != "graded":
             return self
@@ -161,17 +158,17 @@ class Split:
     def without(self, indices: Iterable[int]) -> "Split":
         """Return this split without the media at these positions, the rest in the same order.
 
-        Raises DataError when nothing remains, InputError for a position that does not exist.
+        Raises DataError if no medium remains, InputError for a position that does not exist.
         """
         dropped = np.unique(np.fromiter(indices, dtype=np.int64))
         unknown = dropped[(dropped < 0) | (dropped >= self.num_media)]
         if len(unknown):
-            raise InputError(f"split {self.name!r} has {self.num_media} media; there is no position {unknown[0]}")
+            raise InputError(f"split {self.name!r} has {self.num_media} media; position {unknown[0]} does not exist")
         if len(dropped) == self.num_media:
             raise DataError(f"nothing remains of split {self.name!r}: all of its {self.num_media} media were dropped")
-        return self._at(np.delete(np.arange(self.num_media), dropped), dropped) if len(dropped) else self
+        return self._select(np.delete(np.arange(self.num_media), dropped), dropped) if len(dropped) else self
 
-    def _at(self, kept: npt.NDArray[np.int64], dropped: npt.NDArray[np.int64]) -> "Split":
+    def _select(self, kept: npt.NDArray[np.int64], dropped: npt.NDArray[np.int64]) -> "Split":
         graded = None if self.graded is None else self.graded.without(dropped.tolist())
         return Split(self.name, [self.media[at] for at in kept.tolist()], graded)
 
@@ -181,13 +178,19 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Everything one path holds: every medium has a split; `notes` are things to say aloud (captions dropped, ...).
+    """The media of one path, each with its split.
 
-    `path` is what was read, `root` the folder that its relative paths start from; `empty_captions` were dropped.
-    By split: `graded` relevance, `coverage`, and the ids of `missing` media, left out for want of a file. `folds`:
-    judge a test split also in that many equal parts, as MSCOCO's 5,000 images in five times 1,000. `unreadable`: how
-    many media were left out because they cannot be decoded, and the file that names them, where the reader looked.
-    `renamed`: what a split is called now, by the data's own name of it, see `with_splits`.
+    Attributes:
+        path: the file or folder that was read.
+        root: the folder that its relative paths start from.
+        notes: what to print about the data (merged lines, dropped captions, ...).
+        empty_captions: how many captions were dropped because they are empty.
+        graded: by split, its graded relevance.
+        coverage: by split, its coverage.
+        missing: by split, the ids of the media that were left out because their file is missing.
+        folds: evaluate a test split also in this many equal parts, as MSCOCO's 5,000 images in five times 1,000.
+        unreadable: how many media the reader left out because they cannot be decoded, and the file that lists them.
+        renamed: the new name of each split that `with_splits` renamed.
     """
 
     name: str
@@ -205,46 +208,45 @@ class Dataset:
 
     @property
     def split_sizes(self) -> dict[str, int]:
-        """Media by split: train, val and test first, others in file order."""
+        """Number of media by split: train, val and test first, others in file order."""
         sizes = Counter(medium.split or "" for medium in self.media)
-        known = [name for name in SPLITS if name in sizes]
-        return {name: sizes[name] for name in [*known, *(each for each in sizes if each not in known)]}
+        ordered = sorted(sizes, key=lambda name: SPLITS.index(name) if name in SPLITS else len(SPLITS))
+        return {name: sizes[name] for name in ordered}
 
     @property
     def split_names(self) -> tuple[str, ...]:
-        """The splits there are: train, val and test first."""
+        """The names of the splits: train, val and test first."""
         return tuple(self.split_sizes)
 
     def split(self, name: str) -> Split:
-        """Return a split as tables, by any name that `find_split` knows. Raises DataError where there is none."""
-        found = self.find_split(name)
-        if found is None:
+        """Return a split as tables, by any name that `find_split` knows. Raises DataError if there is no such split."""
+        known = self.find_split(name)
+        if known is None:
             raise self.no_split(name)
-        return self._tables_of(found)
+        return self._tables(known)
 
     def find_split(self, name: str) -> str | None:
-        """Return the name here of a split: as written, as `split_name` has it, by the data's own name, in any case."""
-        known = {each: each for each in self.split_names}
-        known = {**self.renamed, **known}
-        in_any_case = {each.lower(): now for each, now in known.items()}
-        wanted = (known.get(name), known.get(split_name(name)), in_any_case.get(name.strip().lower()))
-        return next((each for each in wanted if each is not None), None)
+        """Return the current name of a split, given that name, a usual one ("dev") or its old one, in any case."""
+        known = {**self.renamed, **{split: split for split in self.split_names}}
+        lower = {written.lower(): split for written, split in known.items()}
+        names = (known.get(name), known.get(split_name(name)), lower.get(name.strip().lower()))
+        return next((split for split in names if split is not None), None)
 
     def with_splits(self, wanted: Mapping[str, str]) -> "Dataset":
-        """Return the same data with splits renamed; `wanted` is the data's own name of a split by its new one.
+        """Return the same data with renamed splits; `wanted` maps each new name to the data's own name.
 
-        A split of the data that has such a new name already becomes "own NAME", which the notes say. Raises DataError
-        for a name that is not there, with the nearest one, and where two new names are of the same split.
+        A split that already has such a new name becomes "own NAME", and a note says so. Raises DataError for a name
+        that does not exist, or for two new names of one split.
         """
         new: dict[str, str] = {}
         for name, own in wanted.items():
-            found = self.find_split(own)
-            if found is None:
+            known = self.find_split(own)
+            if known is None:
                 near = nearest(own, self.split_names)
                 raise DataError(f"data.splits.{name}: {self.path} has no split {quoted(own)}; {near}")
-            if found in new:
-                raise DataError(f"data.splits: {quoted(own)} cannot be both {new[found]} and {name}")
-            new[found] = name
+            if known in new:
+                raise DataError(f"data.splits: {quoted(own)} cannot be both {new[known]} and {name}")
+            new[known] = name
         displaced = [name for name in self.split_names if name in wanted and name not in new]
         notes = [
             f"data.splits uses {quoted(wanted[name])} as {name}; the data's own {name} "
@@ -258,24 +260,24 @@ class Dataset:
         }
         return replace(self, **self._renamed_media(new), **by_split, notes=(*self.notes, *notes), renamed=new)
 
-    def _tables_of(self, name: str) -> Split:
+    def _tables(self, name: str) -> Split:
         return Split(name, [medium for medium in self.media if medium.split == name], self.graded.get(name))
 
     def _renamed_media(self, new: Mapping[str, str]) -> dict[str, Any]:
-        return {"media": tuple(replace(each, split=new.get(each.split or "", each.split)) for each in self.media)}
+        return {"media": tuple(replace(item, split=new.get(item.split or "", item.split)) for item in self.media)}
 
     def whole(self) -> Split:
-        """Return all media, whatever their split, as one split named "all"."""
+        """Return all media as one split named "all"."""
         return Split("all", self.media)
 
     def no_split(self, name: str) -> DataError:
-        """Return the error that says which splits there are in place of this one, and how to name one."""
-        sizes = ", ".join(f"{each} ({size:,} media)" for each, size in self.split_sizes.items())
+        """Return the error for a missing split; it lists the splits and says how to use one of them instead."""
+        sizes = ", ".join(f"{split} ({size:,} media)" for split, size in self.split_sizes.items())
         ours = split_name(name)
         message = f"{self.path}: nothing is in split {ours!r}; the splits are: {sizes or 'none'}"
-        others = [each for each in self.split_names if each not in SPLITS]
+        others = [split for split in self.split_names if split not in SPLITS]
         if ours in SPLITS and others:
-            like = next((each for part in (ours, "val") for each in others if part in each.lower()), others[-1])
+            like = next((split for part in (ours, "val") for split in others if part in split.lower()), others[-1])
             message += (
                 f". To use one of them as {ours}: --set data.splits.{ours}={like}; evaluate and analyze also take "
                 f"--split {like}"
@@ -284,13 +286,13 @@ class Dataset:
 
 
 def split_name(name: str) -> str:
-    """Return the name we use for a split: train, val or test in any case and by their usual names, else as it is.
+    """Return train, val or test for its usual names in any case; return any other name unchanged.
 
     >>> split_name("validation"), split_name("Train "), split_name("restval")
     ('val', 'train', 'restval')
     """
-    # Full-width letters, zero-width characters: what reads "train" is train.
-    plain = "".join(each for each in unicodedata.normalize("NFKC", name) if unicodedata.category(each) != "Cf")
-    low = plain.strip().lower()
-    low = _SAME_SPLIT.get(low, low)
-    return low if low in SPLITS else name.strip()
+    # Full-width letters become plain ones, and zero-width characters go.
+    normal = unicodedata.normalize("NFKC", name)
+    lower = "".join(letter for letter in normal if unicodedata.category(letter) != "Cf").strip().lower()
+    lower = _SAME_SPLIT.get(lower, lower)
+    return lower if lower in SPLITS else name.strip()

@@ -1,4 +1,4 @@
-"""A data set whose pairs lie in a table on disk: the same as any other, without a list of its media in memory."""
+"""A data set whose pairs are in a table on disk, so that no list of its media is held in memory."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,9 +15,9 @@ from mmts.errors import InputError
 
 
 class TableSplit(Split):
-    """Some rows of a table as a split: every pair is a medium with one caption, made when it is asked for.
+    """Some rows of a table as a split: every pair is a medium with one caption, made on access.
 
-    `media_checked` is True: whoever wrote the table has decoded every image in it.
+    `media_checked` is True because every image was decoded before the table was written.
     """
 
     media_checked = True
@@ -39,25 +39,25 @@ class TableSplit(Split):
 
     @cached_property
     def text(self) -> Tensor:
-        """(N,) int64: equal numbers are equal caption strings."""
+        """(N,) int64: equal numbers mean equal caption strings."""
         return self.table.text_numbers(self.rows)
 
-    def _at(self, kept: Rows, dropped: Rows) -> Split:
+    def _select(self, kept: Rows, dropped: Rows) -> Split:
         return TableSplit(self.name, self.table, self.rows[kept])
 
 
 @dataclass(frozen=True)
 class TableDataset(Dataset):
-    """A data set in a table; `media` makes a medium when it is asked for one."""
+    """A data set in a table; `media` makes each medium on access."""
 
     table: PairTable = field(kw_only=True)
 
     @property
     def split_sizes(self) -> dict[str, int]:
-        """Media by split: train, val and test first."""
+        """Number of media by split: train, val and test first."""
         return self.table.split_sizes()
 
-    def _tables_of(self, name: str) -> Split:
+    def _tables(self, name: str) -> Split:
         return TableSplit(name, self.table, self.table.rows_of(name))
 
     def _renamed_media(self, new: Mapping[str, str]) -> dict[str, Any]:
@@ -65,5 +65,5 @@ class TableDataset(Dataset):
         return {"table": table, "media": table.media_of()}
 
     def whole(self) -> Split:
-        """Return all media, whatever their split, as one split named "all"."""
+        """Return all media as one split named "all"."""
         return TableSplit("all", self.table, np.arange(len(self.table)))

@@ -1,1 +1,1 @@
-"""Several processes as one training."""
+"""Training by several processes as if by one."""

@@ -1,4 +1,4 @@
-"""What several processes share of a batch and of a model beside its gradients, and what they draw alike or apart."""
+"""What several processes exchange beside gradients, and which random numbers they draw alike or apart."""
 
 import numpy as np
 import torch
@@ -11,20 +11,19 @@ from mmts.errors import RunError
 
 
 def process_sizes(batch_size: int) -> list[int]:
-    """Return how many of a batch's rows each process has, by `process_slice`.
+    """Return how many pairs of a batch each process has, by `process_slice`.
 
     >>> process_sizes(2)
     [2]
     """
     n = num_processes()
-    shares = [process_slice(batch_size, k, n) for k in range(n)]
-    return [each.stop - each.start for each in shares]
+    return [len(range(batch_size)[process_slice(batch_size, k, n)]) for k in range(n)]
 
 
-def share_sizes(own: int, device: torch.device) -> list[int]:
-    """Return how many rows each process has, given this one's number.
+def all_sizes(own: int, device: torch.device) -> list[int]:
+    """Return how many pairs each process has, given this one's number.
 
-    >>> share_sizes(3, torch.device("cpu"))
+    >>> all_sizes(3, torch.device("cpu"))
     [3]
     """
     if num_processes() == 1:
@@ -43,7 +42,7 @@ def gather(own: Tensor, sizes: list[int]) -> Tensor:
     """
     if num_processes() == 1:
         return own
-    # Shares may differ, and transfers may not: the shorter are filled up by rows that are cut off again.
+    # A transfer needs one size, so shorter tensors are padded, and the padding is removed again.
     sent = own.new_zeros(max(sizes), *own.shape[1:])
     sent[: len(own)] = own.detach()
     received = [torch.empty_like(sent) for _ in sizes]
@@ -52,13 +51,13 @@ def gather(own: Tensor, sizes: list[int]) -> Tensor:
 
 
 def check_all_reached(model: nn.Module) -> None:
-    """Raise RunError, naming it, where a parameter that trains has no gradient: the processes would wait for it.
+    """Raise RunError if a parameter that trains has no gradient, naming it: the processes would wait for it.
 
     >>> check_all_reached(nn.Linear(2, 2))
     """
     if num_processes() > 1:
-        for name, each in model.named_parameters():
-            if each.requires_grad and each.grad is None:
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and parameter.grad is None:
                 raise RunError(
                     f"the loss does not reach {name.removeprefix('module.')}, which counts as trained; several "
                     "processes cannot share its gradient. Freeze it, or train with one process"
@@ -72,21 +71,21 @@ def copy_from_main(module: nn.Module) -> None:
     >>> copy_from_main(nn.Linear(2, 2))
     """
     if num_processes() > 1:
-        for each in [*module.parameters(), *module.buffers()]:
-            distributed.broadcast(each, 0)
+        for tensor in [*module.parameters(), *module.buffers()]:
+            distributed.broadcast(tensor, 0)
 
 
 def draw_alike(seed: int, step: int) -> None:
-    """Let what is drawn next be the same on all processes: all then know what an objective's dropout makes of a batch.
+    """Seed the next random numbers equally on all processes, so that an objective's dropout is the same on all.
 
-    It depends on (seed, step) alone, so that a resumed run draws what an unbroken one would have, whatever the number
-    of processes. With one process the random state runs on.
+    They depend on (seed, step) alone, so a resumed run draws what an unbroken one would have. With one process the
+    random state continues.
     """
     _draw(seed, step, 0)
 
 
 def draw_apart(seed: int, step: int) -> None:
-    """Let what is drawn next be each process's own, as the dropout of its share of a batch is."""
+    """Seed the next random numbers differently on each process, such as the dropout of its pairs."""
     _draw(seed, step, 1 + process_index())
 
 
@@ -96,17 +95,17 @@ def _draw(*key: int) -> None:
 
 
 def share_batch_norms(model: nn.Module, device: torch.device) -> None:
-    """Have the batch norms of a model take their statistics from the batch of all processes.
+    """Make the batch norms of a model take their statistics from the batch of all processes.
 
-    torch can do that on GPUs only: RunError, naming one, where a batch norm trains elsewhere.
+    torch can do that on GPUs only: elsewhere a batch norm that trains is a RunError, naming it.
     """
-    training = [name for name, each in model.named_modules() if isinstance(each, _BatchNorm) and each.training]
+    training = [name for name, layer in model.named_modules() if isinstance(layer, _BatchNorm) and layer.training]
     if num_processes() == 1 or not training:
         return
     if device.type != "cuda":
         raise RunError(
             f"{training[0]} is a batch norm that trains; on a {device.type} its statistics would be those of each "
-            "process's share of the batch. Train with one process, take a tower without batch norm (small-vit, a CLIP "
+            "process's part of the batch. Train with one process, take a tower without batch norm (small-vit, a CLIP "
             "or other ViT), or freeze this one"
         )
     nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]

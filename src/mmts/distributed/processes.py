@@ -1,7 +1,7 @@
-"""Several processes as one training: who writes, what all agree on, and how an error on one ends them all.
+"""Several processes in one training: who writes, what all agree on, and how an error on one ends them all.
 
-`torchrun` and `accelerate launch` start the processes and tell each its number. With one process everything here does
-nothing, and costs nothing.
+`torchrun` and `accelerate launch` start the processes and give each its number. With one process nothing here has an
+effect or a cost.
 """
 
 import os
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_WAIT = timedelta(hours=12)  # the others wait while the main process clusters captions, validates and judges
-_LOOK_EVERY = 0.5  # seconds between looks at whether another process has failed
+_WAIT = timedelta(hours=12)  # the others wait while the main process clusters captions, validates and evaluates
+_POLL = 0.5  # seconds between checks whether another process has failed
 _GRACE = 10.0  # seconds that a process has to end by itself after another has failed
-_SETTLES = 0.2  # seconds that the group's threads have to put away what they did
+_SETTLE = 0.2  # seconds that the group's threads have to finish the last transfer
 _LINGER = 1.0  # seconds that the others stay: a launcher ends all processes when the first one ends
-_SPEAKS_WITHIN = 600.0  # seconds that the main process may take to write a checkpoint before it says what failed
+_REPORT_WITHIN = 600.0  # seconds that the failed process may write a checkpoint before it reports
 
 
 def num_processes() -> int:
@@ -43,7 +43,7 @@ def num_processes() -> int:
 
 
 def process_index() -> int:
-    """Return the number of this process, from 0; the main one's is 0.
+    """Return the number of this process, from 0; the main process has 0.
 
     >>> process_index()
     0
@@ -52,23 +52,23 @@ def process_index() -> int:
 
 
 def once(compute: Callable[[], T]) -> T:
-    """Return, on every process, what `compute` gives on the main one; the others wait and get a copy.
+    """Return on every process what `compute` returns on the main one; the others wait and get a copy.
 
-    Where it raises, the error goes on in the main process, and the others raise FailedElsewhere.
+    If it raises, the main process raises the error, and the others FailedElsewhere.
 
     >>> once(lambda: 1 + 1)
     2
     """
     if num_processes() == 1:
         return compute()
-    found: list[T | None] = [None]
+    result: T | None = None
     error: BaseException | None = None
     if process_index() == 0:
         try:
-            found = [compute()]
+            result = compute()
         except BaseException as raised:
             error = raised
-    outcome = [error is None, *found]
+    outcome = [error is None, result]
     distributed.broadcast_object_list(outcome, device=torch.device("cpu"))
     if error is not None:
         raise error
@@ -79,7 +79,7 @@ def once(compute: Callable[[], T]) -> T:
 
 @contextmanager
 def on_main(manager: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
-    """Enter a context on the main process alone; where that fails, all processes fail.
+    """Enter a context on the main process alone; if that fails, all processes fail.
 
     >>> from contextlib import nullcontext
     >>> with on_main(nullcontext):
@@ -91,7 +91,7 @@ def on_main(manager: Callable[[], AbstractContextManager[None]]) -> Iterator[Non
 
 
 def main_first(compute: Callable[[], T]) -> T:
-    """Return what `compute` gives on this process; the main one computes first, and the others find what it cached.
+    """Return what `compute` returns on this process; the main one computes first, so the others find its cache.
 
     >>> main_first(lambda: 1 + 1)
     2
@@ -102,7 +102,7 @@ def main_first(compute: Callable[[], T]) -> T:
 
 
 def largest(value: int, device: torch.device | str = "cpu") -> int:
-    """Return the largest of the values that the processes give, on all of them; it travels by way of `device`.
+    """Return the largest of all processes' values, exchanged through `device`.
 
     >>> largest(15)
     15
@@ -116,10 +116,10 @@ def largest(value: int, device: torch.device | str = "cpu") -> int:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Join the processes that a launcher started; only the main one says what goes on.
+    """Join the processes that a launcher started; only the main one prints.
 
-    An error on one process ends all within seconds. The process that fails first says why; the others raise
-    FailedElsewhere in silence, and one that hangs in a transfer is ended.
+    An error on one process ends all within seconds. The process that fails first reports it; the others raise
+    FailedElsewhere silently, and one that hangs in a transfer is ended.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -130,14 +130,14 @@ def joined() -> Iterator[None]:
     alarm = _Alarm()
     before = console.quiet, errors.quiet
     errors.quiet = process_index() != 0
-    console.quiet = console.quiet or errors.quiet  # asked to be quiet, the main one is so too
+    console.quiet = console.quiet or errors.quiet  # the main process too, if it was asked to be quiet
     try:
         yield
     except BaseException as error:
-        # Whoever speaks is heard once: on the others the console stays quiet, whatever prints the error.
+        # Only one process reports: on the others the console stays quiet, whatever prints the error.
         errors.quiet = isinstance(error, FailedElsewhere) or not alarm.raise_first()
         if errors.quiet:
-            alarm.let_it_speak()
+            alarm.let_it_report()
             if isinstance(error, MmtsError):
                 raise
             raise FailedElsewhere from None
@@ -149,9 +149,9 @@ def joined() -> Iterator[None]:
     else:
         console.quiet, errors.quiet = before
         if own_group:
-            # Who drops the last hold on the group ends its threads with the interpreter locked (gloo, torch 2.13). One
-            # that still puts away the last transfer waits for that lock, and both would hang: let it go first.
-            time.sleep(_SETTLES)
+            # Destroying the group ends its threads with the interpreter locked (gloo, torch 2.13). A thread that still
+            # finishes the last transfer waits for that lock, and both would hang: let it finish first.
+            time.sleep(_SETTLE)
             distributed.destroy_process_group()
     finally:
         alarm.left.set()
@@ -161,7 +161,7 @@ _groups = count()
 
 
 def _init_group() -> None:
-    """Form a group of all processes: one after another has keys of its own, or would meet the last one's."""
+    """Form a group of all processes, with its own keys in the store: it would find those of the last group."""
     from torch.distributed.distributed_c10d import PrefixStore
 
     distributed.init_process_group(
@@ -175,12 +175,12 @@ def _init_group() -> None:
 
 @cache
 def _meeting_place() -> "Store":
-    """Return where the processes meet. It is kept: a server that the main one ended and began anew would be missed."""
+    """Return the store where the processes meet, kept: a server that the main process restarts would be missed."""
     return _connection()
 
 
 def _connection() -> "Store":
-    """Return a line of its own to where the processes meet: another may be held by a transfer that waits."""
+    """Return a new connection to the store: another one may be blocked by a transfer that waits."""
     from torch.distributed.rendezvous import rendezvous
 
     store: Store = next(iter(rendezvous("env://", timeout=_WAIT)))[0]
@@ -188,9 +188,9 @@ def _connection() -> "Store":
 
 
 class _Alarm:
-    """A mark that the first process to fail sets for all to see; it ends this process where that can't end by itself.
+    """A mark that the first process to fail sets for all, and a thread that ends this process if it hangs then.
 
-    `left` is to be set when this process has nothing more to do with the others.
+    Set `left` when this process is done with the others.
     """
 
     _number = count()
@@ -205,12 +205,12 @@ class _Alarm:
         """Set the mark; return whether this process is the first to do so."""
         try:
             return bool(self._store.add(self._mark, 1) == 1)
-        except RuntimeError:  # the process that keeps the store went before
+        except RuntimeError:  # the process that keeps the store is gone already
             return False
 
-    def let_it_speak(self) -> None:
-        """Wait for the process that fails first to say why."""
-        end = time.monotonic() + _SPEAKS_WITHIN
+    def let_it_report(self) -> None:
+        """Wait for the process that failed first to report."""
+        end = time.monotonic() + _REPORT_WITHIN
         while not self._is_set() and time.monotonic() < end:
             time.sleep(0.1)
         time.sleep(_LINGER)
@@ -222,7 +222,7 @@ class _Alarm:
             return True
 
     def _watch(self) -> None:
-        while not self.left.wait(_LOOK_EVERY):
+        while not self.left.wait(_POLL):
             if self._is_set() and not self.left.wait(_GRACE):
                 os._exit(1)
 
@@ -230,4 +230,4 @@ class _Alarm:
 def _is_lost_connection(error: BaseException) -> bool:
     if isinstance(error, distributed.DistError):
         return True
-    return isinstance(error, RuntimeError) and any(each in str(error) for each in ("gloo", "closed by peer"))
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in ("gloo", "closed by peer"))

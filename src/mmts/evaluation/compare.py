@@ -1,4 +1,4 @@
-"""Runs side by side: mean and spread over seeds, and the paired interval of the difference to the first."""
+"""Runs side by side: mean and spread over seeds, and paired intervals of the differences to the first group."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +9,16 @@ from rich.table import Table
 
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console, figure_table
-from mmts.evaluation.measures import GRADED, RECALLS
-from mmts.evaluation.rank import coverage_in_words, interval_in_words, shown_measures
-from mmts.evaluation.results import FOLDS, SIDES, Figure, Results, RunGroup, label_parts, query_scores, read_results
+from mmts.evaluation.measures import (
+    FOLDS,
+    GRADED,
+    RECALLS,
+    coverage_in_words,
+    folds_in_words,
+    interval_in_words,
+    shown_measures,
+)
+from mmts.evaluation.results import SIDES, Results, RunGroup, label_parts, query_scores, read_results
 from mmts.metrics import paired_bootstrap_interval
 
 _WIDTH = 80
@@ -50,7 +57,7 @@ class Comparison:
 def compare_runs(paths: Sequence[str | Path], names: Sequence[str] | None = None) -> Comparison:
     """Compare judged runs; runs whose recipes differ only in the seed make one group (see `read_results`).
 
-    Raises RunError where no judged run is among them, or where runs were judged on different queries.
+    Raises RunError if none of the paths is a judged run, or if runs were judged on different queries.
     """
     results = read_results(paths, names)
     return Comparison(results, paired_gaps(results))
@@ -79,7 +86,7 @@ def comparison_as_mapping(comparison: Comparison) -> dict[str, Any]:
 
 
 def _intervals(results: Results, number: int, part: str | None) -> dict[str, dict[str, tuple[float, float]]]:
-    """Return a group's intervals over queries, in percent, by direction and measure; those of the mean over seeds."""
+    """Return a group's intervals over queries, in percent, by direction and measure."""
     return {
         direction: {
             measure: interval
@@ -95,9 +102,9 @@ def paired_gaps(results: Results) -> dict[GapKey, Gap]:
 
     The interval is a paired bootstrap over the queries (all captions of a medium drawn together) of the hits, or the
     measures of graded relevance, averaged over each group's seeds: it says how far the result depends on the queries,
-    as the spread does for the seeds. Nothing where a run lacks its judgement, nor of queries of a single medium.
+    as the spread does for the seeds. Queries of a single medium have no gap.
     """
-    if len(results.paired) < 2:
+    if len(results.groups) < 2:
         return {}
     gaps: dict[GapKey, Gap] = {}
     measures = [name for name in (*GRADED, *RECALLS) if all(run.has(name) for runs in results.paired for run in runs)]
@@ -107,9 +114,9 @@ def paired_gaps(results: Results) -> dict[GapKey, Gap]:
                 continue
             for measure in measures:
                 first, *others = [query_scores(runs, name, measure).mean(dim=0)[rows] for runs in results.paired]
-                for number, own in enumerate(others, start=1):
-                    low, high = paired_bootstrap_interval(first, own, clusters=side.clusters_of(rows))
-                    mean = float((own - first).mean())
+                for number, scores in enumerate(others, start=1):
+                    low, high = paired_bootstrap_interval(first, scores, clusters=side.clusters_of(rows))
+                    mean = float((scores - first).mean())
                     gaps[number, side.direction, measure, part] = Gap(100 * mean, 100 * low, 100 * high)
     return gaps
 
@@ -124,8 +131,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     for division, parts in divisions.items():
         tables.append(_by_size(results, f"{by_size} by {division}, %", by_size, parts))
     if comparison.gaps:
-        first = results.groups[0].name
-        title = f"difference to {first}, points, 95 % interval over queries"
+        title = f"difference to {results.groups[0].name}, points, 95 % interval over queries"
         tables.append(_gap_table(comparison, title, {measure: (measure, None) for measure in measures}))
         for division, parts in divisions.items():
             columns = {name: (by_size, part) for name, part in zip(GROUP_NAMES, parts, strict=True)}
@@ -134,34 +140,19 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 
 
 def _overall(results: Results, measures: Sequence[str]) -> Table:
-    metrics = results.groups[0].metrics[0]
-    spread = ": mean ± spread over seeds" if any(len(group.runs) > 1 for group in results.groups) else ""
-    table = _table(results, f"{metrics['split']}, %{spread}", *measures, "MedR")
-    folds = [of[FOLDS]["num"] for group in results.groups for of in group.metrics if of.get(FOLDS)]
+    every = [metrics for group in results.groups for metrics in group.metrics]
+    spread = ": mean ± spread over seeds" if len(every) > len(results.groups) else ""
+    table = _table(results, f"{every[0]['split']}, %{spread}", *measures, "MedR")
+    folds = [metrics[FOLDS]["num"] for metrics in every if metrics.get(FOLDS)]
     for part in (None, FOLDS) if folds else (None,):
         for direction in results.directions:
-            table.add_row(_named(direction) if part is None else f"{_named(direction)}, {folds[0]} folds")
+            table.add_row(_arrow(direction) if part is None else f"{_arrow(direction)}, {folds[0]} folds")
             for group in results.groups:
                 figures = [group.figure(direction, measure, part) for measure in (*measures, "median_rank")]
-                table.add_row(_indented(group), *map(_cell, figures))
-    every = [of for group in results.groups for of in group.metrics]
-    said = dict.fromkeys(words for of in every for words in (folds_in_words(of), coverage_in_words(of)) if words)
-    table.caption = "\n".join(said) or None
+                table.add_row(_indented(group), *(str(figure or "–") for figure in figures))
+    lines = [line for metrics in every for line in (folds_in_words(metrics), coverage_in_words(metrics)) if line]
+    table.caption = "\n".join(dict.fromkeys(lines)) or None
     return table
-
-
-def folds_in_words(metrics: dict[str, Any]) -> str:
-    """Explain the figures of folds; empty if there are none.
-
-    >>> folds_in_words({"num_media": 5000, "folds": {"num": 5}})
-    '5 folds: mean over 5 parts of 1,000 media, each judged by itself'
-    """
-    if not metrics.get(FOLDS):
-        return ""
-    number = metrics[FOLDS]["num"]
-    about = "about " if metrics["num_media"] % number else ""
-    size = metrics["num_media"] // number
-    return f"{number} folds: mean over {number} parts of {about}{size:,} media, each judged by itself"
 
 
 def _by_size(results: Results, title: str, measure: str, parts: Sequence[str]) -> Table:
@@ -169,19 +160,19 @@ def _by_size(results: Results, title: str, measure: str, parts: Sequence[str]) -
     table = _table(results, title, *GROUP_NAMES)
     table.caption = "in brackets: 95 % interval over queries"
     for direction in results.directions:
-        table.add_row(_named(direction))
+        table.add_row(_arrow(direction))
         for number, group in enumerate(results.groups):
             cells = []
             for part in parts:
                 interval = results.interval(number, direction, measure, part)
                 below = "" if interval is None else f"\n{interval_in_words(interval)}"
-                cells.append(_cell(group.figure(direction, measure, part)) + below)
+                cells.append(str(group.figure(direction, measure, part) or "–") + below)
             table.add_row(_indented(group), *cells)
     return table
 
 
 def _gap_table(comparison: Comparison, title: str, columns: Mapping[str, tuple[str, str | None]]) -> Table:
-    """Put intervals beside the differences, or below them where the table would be too wide.
+    """Put intervals beside the differences, or below them if the table would be too wide.
 
     columns: the measure and the part of each column.
     """
@@ -189,7 +180,7 @@ def _gap_table(comparison: Comparison, title: str, columns: Mapping[str, tuple[s
         table = _table(comparison.results, title, *columns)
         table.caption = "* the interval leaves out 0"
         for direction in comparison.results.directions:
-            table.add_row(_named(direction))
+            table.add_row(_arrow(direction))
             for number, group in enumerate(comparison.results.groups[1:], start=1):
                 gaps = [comparison.gaps.get((number, direction, *column)) for column in columns.values()]
                 table.add_row(_indented(group), *(_gap_cell(gap, below) for gap in gaps))
@@ -203,7 +194,7 @@ def _table(results: Results, title: str, *columns: str) -> Table:
     return figure_table(title, "recipe", *columns, least=max(10, min(longest, _UNBROKEN)))
 
 
-def _named(direction: str) -> str:
+def _arrow(direction: str) -> str:
     return direction.replace("_to_", "→")
 
 
@@ -214,11 +205,5 @@ def _indented(group: RunGroup) -> str:
 def _gap_cell(gap: Gap | None, below: bool) -> str:
     if gap is None:
         return "–"
-    interval = f"({gap.low:+.1f}, {gap.high:+.1f})"
-    if below:
-        return f"{gap.mean:+.1f}\n{'*' if gap.is_clear else ''}{interval}"
-    return f"{gap.mean:+.1f}{'*' if gap.is_clear else ' '} {interval}"
-
-
-def _cell(figure: Figure | None) -> str:
-    return "–" if figure is None else str(figure)
+    interval, star = f"({gap.low:+.1f}, {gap.high:+.1f})", "*" if gap.is_clear else ""
+    return f"{gap.mean:+.1f}\n{star}{interval}" if below else f"{gap.mean:+.1f}{star or ' '} {interval}"

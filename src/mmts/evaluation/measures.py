@@ -1,6 +1,6 @@
-"""The measures by which a checkpoint (`train.best`) or a setting of a sweep (`choose`) is chosen."""
+"""The measures that runs are judged by: their names, choosing by one of them, and writing their figures in words."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
@@ -13,7 +13,9 @@ MEAN_RECALL = "mean recall"
 CUTOFFS = (1, 5, 10)
 RECALLS = tuple(f"R@{k}" for k in CUTOFFS)
 GRADED = ("mAP", "nDCG", "binary_mAP")
-"""What graded relevance adds; binary_mAP counts only items of relevance 1."""
+"""The measures of graded relevance; binary_mAP counts only items of relevance 1."""
+FOLDS = "folds"
+"""The mean over equal parts of the media, each judged by itself, such as MSCOCO's five times 1,000."""
 _GROUPS = ("head", "mid", "tail")
 _MEASURES = (*RECALLS, MEAN_RECALL, *GRADED)
 
@@ -30,7 +32,7 @@ Measure = Annotated[str, AfterValidator(_known)]
 
 
 def group_of(measure: str) -> str | None:
-    """Return the group that a measure is of; None for one of all queries.
+    """Return the group of a measure; None if it covers all queries.
 
     >>> group_of("tail R@5"), group_of("mean recall")
     ('tail', None)
@@ -49,7 +51,7 @@ def needs_graded(measure: str) -> bool:
 
 
 def measured(metrics: Mapping[str, Any], measure: str) -> float | None:
-    """Return a measure's mean over both directions, from figures as metrics.json has them; None without such queries.
+    """Return a measure's mean over both directions from the contents of metrics.json; None if it has no such queries.
 
     >>> sides = {"text_to_image": {"R@1": 40.0}, "image_to_text": {"R@1": 50.0}}
     >>> measured(sides, "R@1"), measured({"groups": {"tail": None}}, "tail R@1")
@@ -63,3 +65,59 @@ def measured(metrics: Mapping[str, Any], measure: str) -> float | None:
     name = measure.removeprefix(f"{group} ")
     parts = RECALLS if name == MEAN_RECALL else (name,)
     return float(sum(figures[part] for figures in sides for part in parts)) / (len(sides) * len(parts))
+
+
+def directions_of(metrics: Mapping[str, Any]) -> tuple[str, str]:
+    """Return (text_to_image, image_to_text), or the same with video."""
+    kind = "video" if "text_to_video" in metrics else "image"
+    return f"text_to_{kind}", f"{kind}_to_text"
+
+
+def shown_measures(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the three measures, in percent, that tables show."""
+    return ("mAP", "nDCG", "R@1") if "mAP" in metrics[directions_of(metrics)[0]] else ("R@1", "R@5", "R@10")
+
+
+def in_tenths(value: float) -> str:
+    """Write a figure in percent for a table.
+
+    >>> in_tenths(51.46), in_tenths(100.0)
+    ('51.5', '100')
+    """
+    return "100" if value == 100 else f"{value:.1f}"
+
+
+def interval_in_words(interval: Sequence[float]) -> str:
+    """Write an interval in percent for a table.
+
+    >>> interval_in_words([51.46, 100.0])
+    '(51.5, 100)'
+    """
+    return f"({', '.join(map(in_tenths, interval))})"
+
+
+def coverage_in_words(metrics: Mapping[str, Any]) -> str:
+    """Say how much of a published split was judged; empty if that is unknown.
+
+    >>> coverage_in_words({"coverage": {"judged": 8, "annotated": 12, "published": 3350}})
+    'covers 8 of the 12 clips annotated; papers judge on 3,350'
+    """
+    coverage = metrics.get("coverage")
+    if coverage is None:
+        return ""
+    published = f"; papers judge on {coverage['published']:,}" if coverage.get("published") else ""
+    return f"covers {coverage['judged']:,} of the {coverage['annotated']:,} clips annotated{published}"
+
+
+def folds_in_words(metrics: Mapping[str, Any]) -> str:
+    """Explain the figures of folds; empty if there are none.
+
+    >>> folds_in_words({"num_media": 5000, "folds": {"num": 5}})
+    '5 folds: mean over 5 parts of 1,000 media, each judged by itself'
+    """
+    if not metrics.get(FOLDS):
+        return ""
+    number = metrics[FOLDS]["num"]
+    about = "about " if metrics["num_media"] % number else ""
+    size = metrics["num_media"] // number
+    return f"{number} folds: mean over {number} parts of {about}{size:,} media, each judged by itself"

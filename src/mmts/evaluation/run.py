@@ -17,8 +17,18 @@ from mmts.data.media.read_warnings import tell_warnings
 from mmts.data.records import Dataset, Split
 from mmts.distributed.processes import once
 from mmts.errors import DataError, RecipeError, counted
-from mmts.evaluation import rank
-from mmts.evaluation.measures import group_of
+from mmts.evaluation import figures
+from mmts.evaluation.figures import MediaLabel
+from mmts.evaluation.judgement_file import save_embeddings, save_judgement
+from mmts.evaluation.measures import (
+    coverage_in_words,
+    directions_of,
+    group_of,
+    in_tenths,
+    interval_in_words,
+    shown_measures,
+)
+from mmts.evaluation.rank import judge
 from mmts.files import check_file_path, content_hash, file_name, locked, read_json, write_json
 from mmts.models import TwoTower
 from mmts.recipe.data_section import Columns
@@ -73,7 +83,7 @@ def evaluate(
         metrics, media, text = score(experiment, inputs, file, checkpoint, of_labels, stopped_at)
     if embeddings_file is not None:
         about = {"run": str(path.resolve()), "recipe": recipe.name, "checkpoint": checkpoint}
-        rank.save_embeddings(embeddings_file, media, text, split, {**about, "relevance": recipe.data.relevance})
+        save_embeddings(embeddings_file, media, text, split, {**about, "relevance": recipe.data.relevance})
         console.print(f"embeddings: {embeddings_file}")
     return metrics
 
@@ -83,7 +93,7 @@ def score(
     inputs: Inputs,
     file: Path,
     checkpoint: str = "best",
-    labels: Mapping[str, rank.MediaLabel] = {},
+    labels: Mapping[str, MediaLabel] = {},
     stopped_at: Mapping[str, int] | None = None,
 ) -> tuple[dict[str, Any], Tensor, Tensor]:
     """Rank a split, write its scores to `file` and print them; return them and the embeddings (M, D) and (N, D).
@@ -94,18 +104,18 @@ def score(
     run, dataset, split = experiment.run, experiment.dataset, inputs.split
     relevance = experiment.recipe.data.relevance
     media, text = embed_split(experiment.model, inputs)
-    judgement = rank.judge(media, text, split, relevance)
+    judgement = judge(media, text, split, relevance)
     concepts, text_groups, media_groups = experiment.groups(split)
-    metrics = rank.summarize(judgement, split, text_groups, media_groups, labels)
+    metrics = figures.summarize(judgement, split, text_groups, media_groups, labels)
     if relevance != "graded" and split.name == "test" and 1 < dataset.folds <= split.num_media:
-        metrics["folds"] = rank.judge_folds(media, text, split, relevance, dataset.folds)
+        metrics["folds"] = figures.judge_folds(media, text, split, relevance, dataset.folds)
     if (coverage := dataset.coverage.get(split.name)) is not None:
         metrics["coverage"] = {**asdict(coverage), "judged": split.num_media}
     metrics |= {"data": str(experiment.recipe.data.path), "relevance": relevance, "checkpoint": checkpoint}
     if stopped_at is not None:
         metrics["stopped_at"] = dict(stopped_at)
     parts = (dataset.root, relevance, concepts, text_groups, media_groups, labels)
-    rank.save_judgement(run.ranks_file(file), judgement, split, *parts)
+    save_judgement(run.ranks_file(file), judgement, split, *parts)
     write_json(file, metrics)  # last: it marks the run as finished
     for table in metrics_tables(metrics):
         console.print(table)
@@ -127,8 +137,8 @@ def validation(experiment: Experiment, inputs: Mapping[str, Inputs]) -> Callable
 
     def evaluate_val(model: TwoTower) -> dict[str, Any]:
         split = inputs["val"].split
-        judgement = rank.judge(*embed_split(model, inputs["val"]), split, experiment.recipe.data.relevance)
-        return rank.figures_of(judgement, split, *groups)
+        judgement = judge(*embed_split(model, inputs["val"]), split, experiment.recipe.data.relevance)
+        return figures.figures_of(judgement, split, *groups)
 
     return evaluate_val
 
@@ -161,14 +171,14 @@ def _labels_in(file: Path) -> list[str]:
         return []
 
 
-def _media_label(label: str, train: Split, split: Split) -> rank.MediaLabel:
+def _media_label(label: str, train: Split, split: Split) -> MediaLabel:
     """Return a label of the media of `split`, with how many samples of `train` have each of its values.
 
     Raises RecipeError if no medium of one of the two splits has the label.
     """
     in_training, values = (media_label(part, label, f"--label, {part.name}") for part in (train, split))
     counts = Counter(value for owner in train.owner.tolist() if (value := in_training[owner]) is not None)
-    return rank.MediaLabel(values, dict(counts.most_common()))
+    return MediaLabel(values, dict(counts.most_common()))
 
 
 def _stopped_at(run: RunDirectory) -> dict[str, int] | None:
@@ -184,12 +194,12 @@ def _stopped_at(run: RunDirectory) -> dict[str, int] | None:
 
 def metrics_tables(metrics: dict[str, Any]) -> list[Table]:
     """Draw metrics.json for a terminal 80 columns wide: all scores, then those of each label."""
-    measures, directions = rank.shown_measures(metrics), rank.directions_of(metrics)
+    measures, directions = shown_measures(metrics), directions_of(metrics)
 
     def row(place: Mapping[str, Any], direction: str) -> list[str]:
         scores, intervals = place[direction], place.get("intervals", {}).get(direction, {})
         cells = [
-            rank.in_tenths(scores[name]) + (f" {rank.interval_in_words(intervals[name])}" if name in intervals else "")
+            in_tenths(scores[name]) + (f" {interval_in_words(intervals[name])}" if name in intervals else "")
             for name in measures
         ]
         return [*cells, f"{scores['median_rank']:g}"]
@@ -207,7 +217,7 @@ def metrics_tables(metrics: dict[str, Any]) -> list[Table]:
             table.add_row(f"  {metrics['folds']['num']} folds", *row(metrics["folds"], direction))
         add_groups(table, metrics["groups"], direction)
     brackets = "in brackets: 95 % interval over queries"
-    table.caption = "\n".join(filter(None, [brackets, rank.coverage_in_words(metrics)]))
+    table.caption = "\n".join(filter(None, [brackets, coverage_in_words(metrics)]))
     tables = [table]
     for name, label in metrics.get("labels", {}).items():
         title = f"by {name}, {counted(label['num_classes'], 'value')} in training; percent"
@@ -223,7 +233,7 @@ def metrics_tables(metrics: dict[str, Any]) -> list[Table]:
 
 def _extremes(name: str, label: dict[str, Any], direction: str, measure: str) -> list[Table]:
     """Draw the values of a label whose text queries have the lowest and the highest scores."""
-    lowest, highest = rank.extreme_classes(label, lambda value: label["classes"][value][direction][measure])
+    lowest, highest = figures.extreme_classes(label, lambda value: label["classes"][value][direction][measure])
     if not lowest:
         return []
     table = figure_table(
@@ -231,7 +241,7 @@ def _extremes(name: str, label: dict[str, Any], direction: str, measure: str) ->
     )
     for value in (*lowest, *reversed(highest)):
         scores = label["classes"][value]
-        figure = rank.in_tenths(scores[direction][measure])
+        figure = in_tenths(scores[direction][measure])
         cells = (f"{scores['num_training']:,}", f"{scores['num_queries']:,}", figure)
         table.add_row(value, *cells, end_section=value == lowest[-1])
     return [table]

@@ -1,15 +1,12 @@
-"""Small generated data sets in the public formats, for `--tiny` runs and for tests: drawn pictures, true layouts."""
+"""Small generated data sets in the public formats, for `--tiny` runs and for tests: drawn pictures, real layouts."""
 
 from pathlib import Path
 
 
 def draw_example(dataset: str, folder: Path, *, features: bool = False) -> Path:
-    """Draw the example of a public data set into `folder`, and return what `--data` takes.
+    """Draw the example of flickr30k, coco, cc3m, ek100 or youcook2 into `folder`, and return what `--data` takes.
 
-    Args:
-        dataset: flickr30k, coco, cc3m, ek100 or youcook2.
-        folder: is made; files of an earlier drawing are overwritten.
-        features: rows of features in place of films, for ek100.
+    Existing files are overwritten. `features`: feature rows instead of films, for ek100.
     """
     from mmts.examples.cc3m import draw_cc3m
     from mmts.examples.epic_kitchens import draw_ek100
@@ -18,6 +15,5 @@ def draw_example(dataset: str, folder: Path, *, features: bool = False) -> Path:
 
     if dataset == "ek100":
         return draw_ek100(folder, layout="features" if features else "chunks")
-    return {"flickr30k": draw_flickr30k, "coco": draw_coco, "cc3m": draw_cc3m, "youcook2": draw_youcook2}[dataset](
-        folder
-    )
+    draw = {"flickr30k": draw_flickr30k, "coco": draw_coco, "cc3m": draw_cc3m, "youcook2": draw_youcook2}
+    return draw[dataset](folder)

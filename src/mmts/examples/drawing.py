@@ -1,4 +1,4 @@
-"""Draw the pictures and films of the examples: coloured shapes, told apart by colour, shape and motion."""
+"""Draw the pictures and films of the examples: shapes that differ in color, form and motion."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -14,7 +14,7 @@ SHAPES = ("square", "bar", "column")
 
 
 def picture(colour: str, shape: str, phase: float = 0.0, width: int = 64, height: int = 48) -> npt.NDArray[np.uint8]:
-    """Return (height, width, 3): a shape on grey; `phase` in [0, 1] moves it from left to right.
+    """Return (height, width, 3): a shape on gray; `phase` in [0, 1] moves it from left to right.
 
     >>> picture("red", "square").shape
     (48, 64, 3)
@@ -39,7 +39,7 @@ def write_image(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
 
 
 def write_film(path: Path, pictures: Sequence[npt.NDArray[np.uint8]], rate: int = 10) -> None:
-    """Write pictures (height, width, 3) of one size as an MP4 (H.264, a key frame a second), making its folder."""
+    """Write pictures (height, width, 3) of one size as an MP4 (H.264, a key frame per second), making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate, options={"g": str(rate), "preset": "ultrafast"})

@@ -13,8 +13,8 @@ from mmts.errors import InputError
 from mmts.examples.drawing import COLOURS, SHAPES, picture, write_film, write_image
 
 LAYOUTS = ("chunks", "videos", "frames", "features")
-_RATE = 10  # frames a second
-_ACTION, _PAUSE = 1.3, 0.3  # seconds; the tenth action of a video lies in two chunks
+_RATE = 10  # frames per second
+_ACTION, _PAUSE = 1.3, 0.3  # seconds; the tenth action of a video is in two chunks
 _CHUNK = 15
 _WIDTH, _STEPS = 16, 4  # of the features
 _NOUNS = tuple(f"{shape}:{colour}" for colour in COLOURS for shape in SHAPES)  # keys are written like "tap:water"
@@ -25,18 +25,19 @@ _CLIP_COLUMNS = (
     "all_noun_classes",
 )
 _SENTENCE_COLUMNS = ("narration_id", "narration", "verb_class", "noun_classes", "verb", "nouns")  # test: two of them
-_Happenings = Sequence[tuple[str, tuple[int, ...]]]
-# What happens in each video, one action after the other: a verb and its nouns by number, some of them often.
-_TRAIN: dict[str, _Happenings] = {
-    "P01_01": [(verb, (noun,)) for noun in (0, 0, 4, 0) for verb in _VERBS],
-    "P02_101": [
-        *[("take", (0,)), ("put", (0, 4)), ("take", (4,)), ("put", (4,)), ("take", (8,)), ("wash", (8,))],
-        *[("put", (8, 0)), ("take", (3,)), ("wash", (3,)), ("take", (7,)), ("put", (11,)), ("wash", (1,))],
-    ],
-}
-_TEST: dict[str, _Happenings] = {
-    "P01_11": [("take", (0,)), ("put", (0, 4)), ("take", (4,)), ("wash", (8,))],
-    "P03_02": [("take", (3,)), ("put", (11,)), ("take", (0,)), ("wash", (4,))],
+# The actions of each video in order: a verb and its nouns by number, some of them often.
+_VIDEOS: dict[str, dict[str, Sequence[tuple[str, tuple[int, ...]]]]] = {
+    "train": {
+        "P01_01": [(verb, (noun,)) for noun in (0, 0, 4, 0) for verb in _VERBS],
+        "P02_101": [
+            *[("take", (0,)), ("put", (0, 4)), ("take", (4,)), ("put", (4,)), ("take", (8,)), ("wash", (8,))],
+            *[("put", (8, 0)), ("take", (3,)), ("wash", (3,)), ("take", (7,)), ("put", (11,)), ("wash", (1,))],
+        ],
+    },
+    "test": {
+        "P01_11": [("take", (0,)), ("put", (0, 4)), ("take", (4,)), ("wash", (8,))],
+        "P03_02": [("take", (3,)), ("put", (11,)), ("take", (0,)), ("wash", (4,))],
+    },
 }
 
 
@@ -55,42 +56,37 @@ class _Action:
 
 
 def draw_ek100(folder: Path, layout: str = "chunks") -> Path:
-    """Write 24 clips to train with and 8 to judge with into `folder` and return it.
+    """Write 24 clips to train with and 8 to evaluate into `folder` and return it.
 
     `layout`: "chunks" of 15 seconds as AVION's preparation makes them, whole "videos", official "frames" folders, or
-    "features" (4, 16) a clip. Raises InputError for another one.
+    "features" (4, 16) per clip. Raises InputError for any other.
     """
     if layout not in LAYOUTS:
-        raise InputError(f"layout is one of {', '.join(LAYOUTS)}, not {layout!r}")
-    train, test = _actions(_TRAIN), _actions(_TEST)
+        raise InputError(f"layout must be one of {', '.join(LAYOUTS)}, not {layout!r}")
     annotations = folder / "retrieval_annotations"
     annotations.mkdir(parents=True, exist_ok=True)
-    for split, actions in (("train", train), ("test", test)):
+    for split, videos in _VIDEOS.items():
+        by_video = {video: _actions(video) for video in videos}
+        actions = [action for part in by_video.values() for action in part]
         _write_csv(annotations / f"EPIC_100_retrieval_{split}.csv", _CLIP_COLUMNS, map(_clip_row, actions))
-        file = annotations / f"EPIC_100_retrieval_{split}_sentence.csv"
-        distinct = {action.narration: action for action in actions}
         columns = _SENTENCE_COLUMNS if split == "train" else _SENTENCE_COLUMNS[:2]
+        distinct = {action.narration: action for action in actions}
         rows = [_sentence_row(action)[: len(columns)] for action in distinct.values()]
-        _write_csv(file, columns, rows)
+        _write_csv(annotations / f"EPIC_100_retrieval_{split}_sentence.csv", columns, rows)
+        for video, part in by_video.items():
+            _write_media(folder, layout, video, part)
     class_columns = ("id", "key", "instances", "category")
     verbs = [(number, verb, [verb], "handling") for verb, number in _VERBS.items()]
     nouns = [(number, noun, [noun], noun.split(":")[0]) for number, noun in enumerate(_NOUNS)]
     _write_csv(folder / "EPIC_100_verb_classes.csv", class_columns, verbs)
     _write_csv(folder / "EPIC_100_noun_classes.csv", class_columns, nouns)
-    if layout == "features":
-        for action in train + test:
-            _write_features(folder / "features" / f"{action.id}.npy", action)
-        return folder
-    for video in (*_TRAIN, *_TEST):
-        film = _film([action for action in train + test if action.video == video])
-        _write_media(folder, layout, video, film)
     return folder
 
 
-def _actions(videos: dict[str, _Happenings]) -> list[_Action]:
+def _actions(video: str) -> list[_Action]:
+    happenings = {**_VIDEOS["train"], **_VIDEOS["test"]}[video]
     return [
         _Action(f"{video}_{at}", video, at * (_ACTION + _PAUSE), verb, nouns)
-        for video, happenings in videos.items()
         for at, (verb, nouns) in enumerate(happenings)
     ]
 
@@ -121,9 +117,7 @@ def _timestamp(seconds: float) -> str:
 
 def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     with open(file, "w", newline="", encoding="utf-8") as opened:
-        writer = csv.writer(opened, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+        csv.writer(opened, lineterminator="\n").writerows([columns, *rows])
 
 
 def _film(actions: Sequence[_Action]) -> list[npt.NDArray[np.uint8]]:
@@ -140,21 +134,26 @@ def _film(actions: Sequence[_Action]) -> list[npt.NDArray[np.uint8]]:
     return frames
 
 
-def _write_media(folder: Path, layout: str, video: str, film: Sequence[npt.NDArray[np.uint8]]) -> None:
+def _write_media(folder: Path, layout: str, video: str, actions: Sequence[_Action]) -> None:
     participant = video[:3]
+    if layout == "features":
+        for action in actions:
+            _write_features(folder / "features" / f"{action.id}.npy", action)
+        return
+    film = _film(actions)
+    path = folder / "videos" / participant / f"{video}.MP4"
     if layout == "frames":
         for number, pixels in enumerate(film, 1):
             write_image(folder / participant / "rgb_frames" / video / f"frame_{number:010d}.jpg", pixels)
     elif layout == "videos":
-        write_film(folder / "videos" / participant / f"{video}.MP4", film, _RATE)
+        write_film(path, film, _RATE)
     else:
         for start in range(0, len(film), _CHUNK * _RATE):
-            file = folder / "videos" / participant / f"{video}.MP4" / f"{start // _RATE}.MP4"
-            write_film(file, film[start : start + _CHUNK * _RATE], _RATE)
+            write_film(path / f"{start // _RATE}.MP4", film[start : start + _CHUNK * _RATE], _RATE)
 
 
 def _write_features(file: Path, action: _Action) -> None:
-    """Write (4, 16) float32: a direction for each noun and verb of the action, and a little noise."""
+    """Write (4, 16) float32: the mean of a direction for each noun and verb of the action, with a little noise."""
     noise = np.random.default_rng(zlib.crc32(action.id.encode()))
     directions = np.random.default_rng(0).standard_normal((len(_NOUNS) + len(_VERBS), _WIDTH))
     mean = directions[[*action.nouns, len(_NOUNS) + _VERBS[action.verb]]].mean(0)

@@ -50,14 +50,11 @@ def draw_coco(folder: Path) -> Path:
 
 
 def _rows(splits: Sequence[str], six: str | None = None) -> Iterator[tuple[dict[str, Any], npt.NDArray[np.uint8]]]:
-    """Yield the fields that both files share, with the picture, for each of `splits`.
-
-    The first image of split `six` has six captions.
-    """
+    """Yield the fields that both files share, and the picture; the first image of split `six` has six captions."""
     train = [kind for kind, times in zip(_KINDS, _TRAIN, strict=True) for _ in range(times)]
-    judged = [_KINDS[at % len(_KINDS)] for at in range(len(splits) - len(train))]
+    others = [_KINDS[at % len(_KINDS)] for at in range(len(splits) - len(train))]
     sentids = count()
-    for imgid, (split, (colour, shape)) in enumerate(zip(splits, [*train, *judged], strict=True)):
+    for imgid, (split, (colour, shape)) in enumerate(zip(splits, [*train, *others], strict=True)):
         side = imgid % len(_SIDES)
         texts = _TEXTS if split == six and split not in splits[:imgid] else _TEXTS[:5]
         raws = [text.format(colour=colour, shape=shape, side=_SIDES[side]) for text in texts]
@@ -65,17 +62,13 @@ def _rows(splits: Sequence[str], six: str | None = None) -> Iterator[tuple[dict[
             {"tokens": _tokens(raw), "raw": raw, "imgid": imgid, "sentid": sentid}
             for raw, sentid in zip(raws, sentids, strict=False)
         ]
-        row = {
-            "sentids": [each["sentid"] for each in sentences],
-            "imgid": imgid,
-            "sentences": sentences,
-            "split": split,
-        }
+        numbers = [sentence["sentid"] for sentence in sentences]
+        row = {"sentids": numbers, "imgid": imgid, "sentences": sentences, "split": split}
         yield row, picture(colour, shape, side / 2)
 
 
 def _tokens(raw: str) -> list[str]:
-    return "".join(each if each.isalnum() else " " for each in raw.lower()).split()
+    return "".join(letter if letter.isalnum() else " " for letter in raw.lower()).split()
 
 
 def _finish(folder: Path, rows: list[dict[str, Any]], name: str) -> Path:

@@ -1,25 +1,26 @@
-"""A small YouCook2: the official annotations around films where shapes are cooked, two of them gone from the net."""
+"""A small YouCook2: the official annotations and films in which shapes are cooked; two films are missing."""
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from mmts.examples.drawing import COLOURS, SHAPES, picture, write_film
 
-_RATE = 8  # frames a second
+_RATE = 8  # frames per second
 _SECONDS = 2  # of a segment; the films are as long as their segments
 _RECIPES = {"101": "stew", "205": "salad", "402": "pie"}
-_STEPS = ("add the {colour} {shape} to the pot", "stir the {colour} {shape}", "serve a {colour} {shape}")
+_STEPS = ("add the {} {} to the pot", "stir the {} {}", "serve a {} {}")
 # The dishes of each video by number, some of them often; the last video of each part is missing.
 _DISHES = {
     "training": [(0, 0, 4, 0), (0, 4, 0, 8), (0, 4, 0, 3), (0, 8, 4, 7), (0, 4, 1, 11), (0, 3, 8, 2), (5, 0, 4, 0)],
     "validation": [(0, 4, 8, 3), (0, 7, 4, 11), (0, 1, 2, 5)],
 }
-_KINDS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
+_KINDS = tuple(product(COLOURS, SHAPES))
 
 
 def draw_youcook2(folder: Path) -> Path:
-    """Write 24 segments of 6 videos to train with and 8 of 2 to judge with into `folder`, and return it.
+    """Write 24 segments of 6 videos to train with and 8 of 2 to evaluate into `folder`, and return it.
 
     One more video of each part is annotated, and missing.
     """
@@ -28,18 +29,15 @@ def draw_youcook2(folder: Path) -> Path:
         for at, dishes in enumerate(videos):
             identity = f"drawn_{subset[:3]}{at:02d}"  # 11 characters
             recipe = list(_RECIPES)[at % len(_RECIPES)]
+            segments = [
+                {"segment": [_SECONDS * step, _SECONDS * (step + 1)], "id": step, "sentence": _sentence(step, dish)}
+                for step, dish in enumerate(dishes)
+            ]
             database[identity] = {
                 "duration": float(_SECONDS * len(dishes)),
                 "subset": subset,
                 "recipe_type": recipe,
-                "annotations": [
-                    {
-                        "segment": [_SECONDS * step, _SECONDS * (step + 1)],
-                        "id": step,
-                        "sentence": _sentence(step, dish),
-                    }
-                    for step, dish in enumerate(dishes)
-                ],
+                "annotations": segments,
                 "video_url": f"https://www.youtube.com/watch?v={identity}",
             }
             if at < len(videos) - 1:
@@ -50,8 +48,7 @@ def draw_youcook2(folder: Path) -> Path:
 
 
 def _sentence(step: int, dish: int) -> str:
-    colour, shape = _KINDS[dish]
-    return _STEPS[step % len(_STEPS)].format(colour=colour, shape=shape)
+    return _STEPS[step % len(_STEPS)].format(*_KINDS[dish])
 
 
 def _write_video(file: Path, dishes: tuple[int, ...]) -> None:

@@ -1,4 +1,4 @@
-"""What sentence-transformers has no module for: mmts's own towers as modules of its kind.
+"""mmts's own towers as modules of sentence-transformers, for those that it has no module for.
 
 A folder that uses them loads with `SentenceTransformer(folder, trust_remote_code=True)` where mmts is installed.
 """
@@ -23,11 +23,9 @@ from mmts.models.clip_text import ClipText, ClipTokenizer
 from mmts.models.image_towers import HuggingFaceImage, load_image_tower
 from mmts.models.text_towers import HuggingFaceText, Vocabulary, load_text_tower
 
-_MODEL = "model"  # the folder of a Hugging Face model inside a module's
-
 
 class TowerModule(InputModule):  # type: ignore[misc]
-    """A tower as sentence-transformers' first module; `recipe` is its section of the run's recipe."""
+    """A tower as the first module of sentence-transformers; `recipe` is its section of the run's recipe."""
 
     def __init__(self, tower: Tower, recipe: Mapping[str, Any]) -> None:
         super().__init__()
@@ -39,37 +37,45 @@ class TowerModule(InputModule):  # type: ignore[misc]
         return self.tower.width
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
-        """Write the section of the recipe, and the weights: a Hugging Face folder where the tower came from one."""
+        """Write the section of the recipe and the weights, those of a Hugging Face tower as a folder of its own."""
         folder = Path(output_path)
         write_json(folder / "tower.json", self.recipe)
         if isinstance(self.tower, HuggingFaceImage):
-            save_image_model(self.tower, folder / _MODEL)
+            save_image_model(self.tower, folder / "model")
         elif isinstance(self.tower, HuggingFaceText):
-            save_text_model(self.tower, folder / _MODEL)
+            save_text_model(self.tower, folder / "model")
         else:
-            # Convolutions are channels-last in memory, which the format does not know.
+            # The format does not support the channels-last layout of convolutions.
             state = {name: value.contiguous() for name, value in self.tower.state_dict().items()}
             save_file(state, folder / "model.safetensors")
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **options: Any) -> "TowerModule":
         """Build the tower again from the module's folder."""
-        taken = {name: options.get(name) for name in ("token", "cache_folder", "revision", "local_files_only")}
-        folder = Path(load_dir_path(model_name_or_path=model_name_or_path, subfolder=subfolder, **taken))
+        source = {name: options.get(name) for name in ("token", "cache_folder", "revision", "local_files_only")}
+        folder = Path(load_dir_path(model_name_or_path=model_name_or_path, subfolder=subfolder, **source))
         recipe = read_json(folder / "tower.json")
-        tower = cls.build(recipe, folder)
+        model = folder / "model"
+        tower = cls.build(str(model) if model.exists() else recipe["tower"], recipe, folder)
         if (folder / "model.safetensors").exists():
             tower.load_state_dict(load_file(folder / "model.safetensors"))
         return cls(tower, recipe)
 
     @classmethod
-    def build(cls, recipe: Mapping[str, Any], folder: Path) -> Tower:
+    def build(cls, name: str, recipe: Mapping[str, Any], folder: Path) -> Tower:
         """Return the tower of a recipe's section, with the files of a folder."""
         raise NotImplementedError
 
+    def forward(self, features: dict[str, Tensor], **_: Any) -> dict[str, Tensor]:
+        """Add the tower's features (B, width) as the present embedding."""
+        return features | {"sentence_embedding": self.tower(self._inputs(features))}
+
+    def _inputs(self, features: dict[str, Tensor]) -> Any:
+        return features
+
 
 class ImageModule(TowerModule):
-    """An image tower: pictures, or paths of pictures, through mmts's own decoding and resizing."""
+    """An image tower: takes pictures or their paths, with mmts's own decoding and resizing."""
 
     tower: MediaTower
 
@@ -81,24 +87,23 @@ class ImageModule(TowerModule):
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **_: Any) -> dict[str, Tensor]:
         """Return the pixels (B, 3, size, size) of images or their files."""
         size, resize = self.tower.size, self.tower.resize
-        images = [_opened(each, size) for each in inputs]
+        images = [_open(image, size) for image in inputs]
         return {"pixel_values": torch.stack([to_pixels(fit_square(image, size, resize)) for image in images])}
 
-    def forward(self, features: dict[str, Tensor], **_: Any) -> dict[str, Tensor]:
-        """Add the tower's features (B, width) as the embedding so far."""
-        return features | {"sentence_embedding": self.tower(features["pixel_values"])}
+    def _inputs(self, features: dict[str, Tensor]) -> Any:
+        return features["pixel_values"]
 
     @classmethod
-    def build(cls, recipe: Mapping[str, Any], folder: Path) -> Tower:
-        """Return the image tower, frozen where the run's was."""
-        tower = load_image_tower(_name(recipe, folder), size=recipe["size"], **recipe["options"])
+    def build(cls, name: str, recipe: Mapping[str, Any], folder: Path) -> Tower:
+        """Return the image tower, frozen if the run's was."""
+        tower = load_image_tower(name, size=recipe["size"], **recipe["options"])
         if recipe["frozen"]:
             tower.freeze()
         return tower
 
 
 class TextModule(TowerModule):
-    """A text tower with a tokenizer of its own."""
+    """A text tower with its own tokenizer."""
 
     tower: TextTower
 
@@ -106,35 +111,26 @@ class TextModule(TowerModule):
         """Return the tokens of texts."""
         return self.tower.tokenize([(prompt or "") + text for text in inputs])
 
-    def forward(self, features: dict[str, Tensor], **_: Any) -> dict[str, Tensor]:
-        """Add the tower's features (B, width) as the embedding so far."""
-        return features | {"sentence_embedding": self.tower(features)}
-
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
         """Write the words or the tokenizer too."""
         super().save(output_path)
         if vocabulary := getattr(self.tower, "vocabulary", None):
             write_json(Path(output_path) / "vocabulary.json", vocabulary.to_json())
-        elif isinstance(self.tower, ClipText) and self.recipe["options"].get("tokenizer") != "bytes":
-            assert isinstance(self.tower.tokenizer, ClipTokenizer)
+        elif isinstance(self.tower, ClipText) and isinstance(self.tower.tokenizer, ClipTokenizer):
             self.tower.tokenizer.tokenizer.save_pretrained(str(Path(output_path) / "tokenizer"))
 
     @classmethod
-    def build(cls, recipe: Mapping[str, Any], folder: Path) -> Tower:
+    def build(cls, name: str, recipe: Mapping[str, Any], folder: Path) -> Tower:
         """Return the text tower."""
         options, vocabulary = dict(recipe["options"]), None
         if (folder / "vocabulary.json").exists():
             vocabulary = Vocabulary.from_json(read_json(folder / "vocabulary.json"))
         if (folder / "tokenizer").exists():
             options["tokenizer"] = str(folder / "tokenizer")
-        return load_text_tower(_name(recipe, folder), vocabulary=vocabulary, **options)
+        return load_text_tower(name, vocabulary=vocabulary, **options)
 
 
-def _name(recipe: Mapping[str, Any], folder: Path) -> str:
-    return str(folder / _MODEL) if (folder / _MODEL).exists() else str(recipe["tower"])
-
-
-def _opened(image: Any, size: int) -> Image.Image:
+def _open(image: Any, size: int) -> Image.Image:
     if isinstance(image, str | Path):
         return load_image(image, size)
     if isinstance(image, Image.Image):

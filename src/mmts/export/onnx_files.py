@@ -1,7 +1,7 @@
-"""A run's two sides as ONNX graphs, with what has to happen to pictures and sentences before."""
+"""A run's two sides as ONNX graphs, with a description of the inputs that they take."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,43 +19,19 @@ TOLERANCE = 1e-4
 _OPSET = 17
 
 
-class _Media(nn.Module):
-    """Pixels or feature rows to unit embeddings, as a graph of one input."""
-
-    def __init__(self, model: TwoTower) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, media: Tensor) -> Tensor:
-        return self.model.encode_media(media)
-
-
-class _Text(nn.Module):
-    """Tokens to unit embeddings, as a graph of one input a name."""
-
-    def __init__(self, model: TwoTower, names: Sequence[str]) -> None:
-        super().__init__()
-        self.model = model
-        self.names = tuple(names)
-
-    def forward(self, *tokens: Tensor) -> Tensor:
-        return self.model.encode_text(dict(zip(self.names, tokens, strict=True)))
-
-
 def write_onnx(model: TwoTower, kind: str, folder: Path) -> dict[str, Any]:
-    """Write the graphs and tokenizer.json into `folder`; return what export.json says of them.
+    """Write the graphs and tokenizer.json into `folder`; return what export.json says about them.
 
-    model: in evaluation mode, frozen towers and all. kind: "image" or "video". Each graph normalises pixels itself and
-    gives unit embeddings (B, D), B free. Its `largest_difference` is measured with onnxruntime on made-up samples.
-    Raises RunError where a package is missing, a graph cannot be made, or a difference is above `TOLERANCE`.
+    model: in evaluation mode, with its frozen towers. kind: "image" or "video". Each graph normalizes pixels itself and
+    returns unit embeddings (B, D) for any B. `largest_difference` is measured with onnxruntime on made-up samples.
+    Raises RunError if a graph cannot be made, or a difference is above `TOLERANCE`.
     """
-    need_packages()
     text = _write_text(model, folder)
     return {"format": "mmts-onnx-1", "media": _write_media(model, kind, text["width"], folder), "text": text}
 
 
 def need_packages() -> None:
-    """Raise RunError, naming what to install, where a package of the extra `export` is missing."""
+    """Raise RunError, naming what to install, if a package of the extra `export` is missing."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -67,19 +43,24 @@ def need_packages() -> None:
 
 def _write_media(model: TwoTower, kind: str, width: int, folder: Path) -> dict[str, Any]:
     tower = model.media_tower
-    name, samples = ("features", features_for(model.media_head, width)) if tower is None else (kind, pixels_for(tower))
-    file = f"{name}.onnx"
-    input_name = "features" if tower is None else "pixels"
-    _trace(_Media(model), (samples[:3],), [input_name], {input_name: {0: "batch"}}, folder / file)
+    if tower is None:
+        kind, name, samples = "features", "features", features_for(model.media_head, width)
+    else:
+        name, samples = "pixels", pixels_for(tower)
+    file = folder / f"{kind}.onnx"
+    _trace(model, model.encode_media, {name: samples[:3]}, {0: "batch"}, file)
     with torch.no_grad():
-        own = model.encode_media(samples)
-    difference = max(
-        largest_difference(own[: len(part)], _run(folder / file, {input_name: part})) for part in (samples, samples[:1])
-    )
+        expected = model.encode_media(samples)
     content: dict[str, Any] = {
-        "kind": name, "file": file, "input": input_name, "shape": ["batch", *samples.shape[1:]], "width": own.shape[1],
-        "largest_difference": _within(difference, file),
-    }  # fmt: skip
+        "kind": kind,
+        "file": file.name,
+        "input": name,
+        "shape": ["batch", *samples.shape[1:]],
+        "width": expected.shape[1],
+        "largest_difference": _compare(
+            file, [({name: part}, expected[: len(part)]) for part in (samples, samples[:1])]
+        ),
+    }
     if tower is None:
         return content
     return content | {
@@ -96,44 +77,61 @@ def _write_media(model: TwoTower, kind: str, width: int, folder: Path) -> dict[s
 def _write_text(model: TwoTower, folder: Path) -> dict[str, Any]:
     tower = model.text_tower
     assert tower is not None
-    captions = captions_for(tower)
+    file, captions = folder / "text.onnx", captions_for(tower)
     tokenizer = build_tokenizer(tower)
     check_tokenizer(tokenizer, tower, captions)
     tokenizer.save(str(folder / "tokenizer.json"))
-    names = list(tower.tokenize(captions))
-    arrays = token_arrays(tokenizer, captions[:3])
+    expected_tokens = tower.tokenize(captions)
+    names = list(expected_tokens)
+
+    def encode(*tokens: Tensor) -> Tensor:
+        return model.encode_text(dict(zip(names, tokens, strict=True)))
+
+    def tokens_of(captions: Sequence[str]) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(values) for name, values in token_arrays(tokenizer, captions).items()}
+
+    samples = tokens_of(captions[:3])
     axes = {0: "batch"} if isinstance(tower, SmallTransformer) else {0: "batch", 1: "length"}
-    samples = tuple(torch.from_numpy(arrays[name]) for name in names)
-    _trace(_Text(model, names), samples, names, dict.fromkeys(names, axes), folder / "text.onnx")
+    _trace(model, encode, {name: samples[name] for name in names}, axes, file)
     with torch.no_grad():
-        own = model.encode_text(tower.tokenize(captions))
-    difference = 0.0
-    for at in (slice(0, len(captions)), slice(3, 4)):  # all of them, padded, and a short one by itself
-        tokens = {name: torch.from_numpy(values) for name, values in token_arrays(tokenizer, captions[at]).items()}
-        difference = max(difference, largest_difference(own[at], _run(folder / "text.onnx", tokens)))
+        expected = model.encode_text(expected_tokens)
+    parts = (slice(0, len(captions)), slice(3, 4))  # all of them, padded, and a short one alone
     return {
-        "file": "text.onnx",
+        "file": file.name,
         "tokenizer": "tokenizer.json",
-        "inputs": _inputs(folder / "text.onnx"),
+        "inputs": [item.name for item in _session(file).get_inputs()],  # without those that change nothing
         "max_length": tower.max_length,
-        "width": own.shape[1],
-        "largest_difference": _within(difference, "text.onnx"),
+        "width": expected.shape[1],
+        "largest_difference": _compare(file, [(tokens_of(captions[part]), expected[part]) for part in parts]),
     }
 
 
-def _trace(
-    graph: nn.Module, samples: tuple[Tensor, ...], names: list[str], axes: dict[str, dict[int, str]], file: Path
-) -> None:
-    """Write a graph by running it once.
+class _Graph(nn.Module):
+    """A side of a model, for the tracer, which only takes modules."""
 
-    By the older exporter: it needs no package more, is twenty times faster, and takes every tower there is.
+    def __init__(self, model: TwoTower, encode: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self.encode = encode
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.encode(*inputs)
+
+
+def _trace(
+    model: TwoTower, encode: Callable[..., Tensor], samples: Mapping[str, Tensor], axes: dict[int, str], file: Path
+) -> None:
+    """Write `encode` as a graph by running it once on named samples; `axes` names the axes of free length.
+
+    The older exporter needs no further package, is twenty times faster, and takes every tower.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of every size that is a plain number
             torch.onnx.export(
-                graph.eval(), samples, str(file), input_names=names, output_names=["embeddings"],
-                dynamic_axes=axes | {"embeddings": {0: "batch"}}, opset_version=_OPSET, dynamo=False,
+                _Graph(model, encode).eval(), tuple(samples.values()), str(file), dynamo=False, opset_version=_OPSET,
+                input_names=list(samples), output_names=["embeddings"],
+                dynamic_axes=dict.fromkeys(samples, axes) | {"embeddings": {0: "batch"}},
             )  # fmt: skip
     except (RuntimeError, TypeError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -148,20 +146,16 @@ def _session(file: Path) -> Any:
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
-def _inputs(file: Path) -> list[str]:
-    """Return the inputs that a graph kept: those that change nothing are dropped."""
-    return [each.name for each in _session(file).get_inputs()]
-
-
-def _run(file: Path, inputs: dict[str, Tensor]) -> Tensor:
+def _compare(file: Path, samples: Sequence[tuple[Mapping[str, Tensor], Tensor]]) -> float:
+    """Return the largest difference between a graph's embeddings and those expected for some inputs."""
     session = _session(file)
-    taken = {each.name: inputs[each.name].numpy() for each in session.get_inputs()}
-    return torch.from_numpy(session.run(None, taken)[0])
-
-
-def _within(difference: float, file: str) -> float:
-    if not difference <= TOLERANCE:
+    names = [item.name for item in session.get_inputs()]
+    differences = []
+    for inputs, expected in samples:
+        [embeddings] = session.run(None, {name: inputs[name].numpy() for name in names})
+        differences.append(largest_difference(expected, torch.from_numpy(embeddings)))
+    if not (worst := max(differences)) <= TOLERANCE:
         raise RunError(
-            f"{file}: its embeddings differ from the run's by up to {difference:.1e}, more than {TOLERANCE:g}"
+            f"{file.name}: its embeddings differ from the run's by up to {worst:.1e}, more than {TOLERANCE:g}"
         )
-    return difference
+    return worst

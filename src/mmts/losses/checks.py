@@ -1,4 +1,4 @@
-"""What every loss on pairs demands of its arguments, said in one place."""
+"""What every loss on pairs demands of its arguments."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,6 @@ from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wr
 
 from mmts.errors import InputError
 from mmts.losses.normalize import compute_dtype
-from mmts.losses.rows import Stripes, own_pairs, positives_stripes
 
 
 def checked_value(
@@ -17,13 +16,12 @@ def checked_value(
     *,
     zero_allowed: bool = False,
     pairs_allowed: bool = True,
-    rows: slice | None = None,
+    queries: slice | None = None,
 ) -> Tensor:
     """Return the temperature or margin on x's device in the loss's dtype, after checking it and both batches.
 
-    x, y (B, D) floating point and finite; value () or (B,) or (B, B), finite and positive (or zero where allowed);
-    where only the `rows` of b queries count, a value a pair may also be their stripes (2, b, B). InputError names the
-    argument and the row.
+    x, y (B, D) floating point and finite; value () or (B,) or (B, B), finite and positive (or zero if allowed). For b
+    queries the values of pairs may also be their rows (2, b, B). InputError names the argument and the row.
     """
     for side, batch in (("x", x), ("y", y)):
         if _is_under_vmap(batch):
@@ -35,18 +33,18 @@ def checked_value(
                 f"{side} is {tuple(batch.shape)} {batch.dtype}; it must be (B, D), not empty, floating point"
             )
     if x.shape != y.shape:
-        raise InputError(f"x is {tuple(x.shape)} and y is {tuple(y.shape)}; both must be (B, D) alike")
+        raise InputError(f"x is {tuple(x.shape)} and y is {tuple(y.shape)}; they must have one shape, (B, D)")
     B = len(x)
     value = torch.as_tensor(value, dtype=compute_dtype(x, y), device=x.device)
-    of_rows = () if rows is None else ((2, rows.stop - rows.start, B),)
-    if value.shape not in ((), (B,), (B, B), *of_rows):
+    of_queries = () if queries is None else ((2, queries.stop - queries.start, B),)
+    if value.shape not in ((), (B,), (B, B), *of_queries):
         raise InputError(f"{name} is {tuple(value.shape)}; for a batch of {B} it must be (), ({B},) or ({B}, {B})")
     if value.ndim >= 2 and not pairs_allowed:
-        raise InputError(f"{name} is {tuple(value.shape)}, one value a pair; scale_by_temperature needs one a row")
+        raise InputError(f"{name} is {tuple(value.shape)}, one per pair; scale_by_temperature needs one per sample")
     right = torch.isfinite(value.detach()) & ((value >= 0) if zero_allowed else (value > 0))
-    # A sum with a NaN or an infinity in it is one; where finite parts overflow, the longer look finds nothing wrong.
+    # A sum over a NaN or an infinity is not finite. If finite parts overflow, the checks by row below find no fault.
     finite = torch.isfinite(x.detach().sum() + y.detach().sum())
-    # One answer for all three: on a GPU each look at a result makes the host wait.
+    # One `bool` for all three checks: on a GPU each makes the host wait.
     if not bool(finite & right.all()):
         for side, batch in (("x", x), ("y", y)):
             _raise_first(
@@ -68,19 +66,10 @@ def _is_under_vmap(x: Tensor) -> bool:
     return False
 
 
-def other_positives(positives: Tensor | None, x: Tensor, rows: slice) -> Stripes | tuple[None, None]:
-    """Return the queries' rows of `positives` (B, B) bool with own pairs cleared, or None twice when none was given."""
-    xy, yx = positives_stripes(checked_positives(positives, x), rows)
-    if xy is None or yx is None:
-        return None, None
-    others = ~own_pairs(xy, rows)
-    return xy & others, yx & others
-
-
 def checked_positives(positives: Tensor | None, x: Tensor) -> Tensor | None:
-    """Return `positives` on x's device, diagonal and all, or None; InputError unless (B, B) of bool, dense or sparse.
+    """Return `positives` on x's device, or None; InputError unless (B, B) of bool, dense or sparse.
 
-    Sparse ones come coalesced: sorted by row, no pair twice.
+    Sparse ones are returned coalesced: sorted by row, no pair twice, none of them False.
     """
     if positives is None:
         return None
@@ -102,25 +91,25 @@ def checked_positives(positives: Tensor | None, x: Tensor) -> Tensor | None:
     return positives
 
 
-def checked_relevance(relevance: Tensor, x: Tensor, y: Tensor, rows: slice) -> Tensor:
-    """Return `relevance` on x's device in the loss's dtype; InputError unless floating point in [0, 1], (B, B) or the
-    `rows` of b queries, (2, b, B)."""
+def checked_relevance(relevance: Tensor, x: Tensor, y: Tensor, queries: slice) -> Tensor:
+    """Return `relevance` on x's device in the loss's dtype; InputError unless it is floating point in [0, 1].
+
+    Its shape must be (B, B), or (2, b, B), the rows of b queries.
+    """
     B = len(x)
-    if relevance.shape not in ((B, B), (2, rows.stop - rows.start, B)) or not relevance.is_floating_point():
+    if relevance.shape not in ((B, B), (2, queries.stop - queries.start, B)) or not relevance.is_floating_point():
         raise InputError(
             f"relevance is {tuple(relevance.shape)} {relevance.dtype}; "
             f"for a batch of {B} it must be ({B}, {B}), floating point"
         )
-    # Comparisons with NaN are false.
-    _raise_first(
-        "relevance[{}] is {value}; it must lie in [0, 1]", (relevance >= 0) & (relevance <= 1), relevance.detach()
-    )
-    return relevance.detach().to(x.device, compute_dtype(x, y))
+    relevance = relevance.detach()
+    inside = (relevance >= 0) & (relevance <= 1)  # False for NaN
+    _raise_first("relevance[{}] is {value}; it must lie in [0, 1]", inside, relevance)
+    return relevance.to(x.device, compute_dtype(x, y))
 
 
 def _raise_first(message: str, right: Tensor, value: Tensor | None = None) -> None:
-    if bool(right.all()):
-        return
-    place = tuple((~right).nonzero()[0].tolist())
-    shown = None if value is None else value[place].item()
-    raise InputError(message.format(", ".join(map(str, place)), value=shown))
+    if not bool(right.all()):
+        place = tuple((~right).nonzero()[0].tolist())
+        number = None if value is None else value[place].item()
+        raise InputError(message.format(", ".join(map(str, place)), value=number))

@@ -7,8 +7,8 @@ from torch import Tensor
 def unit(x: Tensor) -> Tensor:
     """Divide each vector by its length: x / ||x|| along the last dimension (docs/method.md, 4.1).
 
-    `x` is (..., D) floating point of any norm. A vector of zeros stays zero and its gradient stays finite (there the
-    division is by 1). Lengths are taken after dividing by the largest component: squares neither over- nor underflow.
+    `x` is (..., D) floating point of any norm. A vector of zeros stays zero with a finite gradient (its divisor is 1).
+    Lengths are computed after dividing by the largest component, so squares neither overflow nor underflow.
 
     >>> unit(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
     tensor([[0.6000, 0.8000],
@@ -18,7 +18,7 @@ def unit(x: Tensor) -> Tensor:
 
 
 def unit_and_length(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the unit vectors (..., D) and the two factors, each (..., 1), that together are the vectors' length.
+    """Return the unit vectors (..., D) and two factors, each (..., 1), whose product is the vectors' length.
 
     The first factor, the largest component, is held fixed in the gradient; both are 1 for a vector of zeros.
 
@@ -45,8 +45,20 @@ def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:
         return unit(x.to(dtype)) @ unit(y.to(dtype)).T
 
 
+def pair_cosines(x: Tensor, y: Tensor) -> Tensor:
+    """Return the cosines of the pairs x_i, y_i, (B,), in float32 at least.
+
+    >>> pair_cosines(torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 0.0]]))
+    tensor([1.])
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        dtype = compute_dtype(x, y)
+        cosines: Tensor = torch.linalg.vecdot(unit(x.to(dtype)), unit(y.to(dtype)))
+        return cosines
+
+
 def compute_dtype(x: Tensor, y: Tensor) -> torch.dtype:
-    """Return the dtype losses compute in: the wider of the two, and float32 at least.
+    """Return the dtype that losses compute in: the wider of the two, and float32 at least.
 
     >>> compute_dtype(torch.zeros(1, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.bfloat16))
     torch.float32

@@ -31,6 +31,25 @@ def ranks(similarity: Tensor, relevant: Tensor) -> Tensor:
     return per_query(similarity, relevant, "relevant", of_rows)
 
 
+def hits(ranks: Tensor, k: int) -> Tensor:
+    """Return 1 for ranks (Q,) up to k and 0 for others, (Q,) float64: their mean is the recall at k.
+
+    >>> hits(torch.tensor([1, 7]), k=5)
+    tensor([1., 0.], dtype=torch.float64)
+    """
+    return (ranks <= k).double()
+
+
+def median(ranks: Tensor) -> Tensor:
+    """Return the median of ranks (Q,), shape () float64; of an even number the mean of the two middle ones.
+
+    >>> median(torch.tensor([1, 2, 9, 3])).item()
+    2.5
+    """
+    ordered, number = ranks.double().sort().values, len(ranks)
+    return (ordered[(number - 1) // 2] + ordered[number // 2]) / 2
+
+
 def recall_at_k(similarity: Tensor, relevant: Tensor, k: int) -> Tensor:
     """Return the share of queries whose rank is at most k, in [0, 1], shape () float64 (docs/method.md, 6.3).
 
@@ -41,7 +60,7 @@ def recall_at_k(similarity: Tensor, relevant: Tensor, k: int) -> Tensor:
     """
     if isinstance(k, bool) or not hasattr(k, "__index__") or operator.index(k) < 1:
         raise InputError(f"k is {k!r}; it must be a whole number, 1 or more")
-    return (ranks(similarity, relevant) <= k).double().mean()
+    return hits(ranks(similarity, relevant), k).mean()
 
 
 def median_rank(similarity: Tensor, relevant: Tensor) -> Tensor:
@@ -52,10 +71,7 @@ def median_rank(similarity: Tensor, relevant: Tensor) -> Tensor:
     >>> median_rank(torch.tensor([[0.9, 0.5], [0.6, 0.4]]), torch.eye(2, dtype=torch.bool)).item()
     1.5
     """
-    ordered = ranks(similarity, relevant).sort().values
-    middle = len(ordered) // 2
-    lower = ordered[middle] if len(ordered) % 2 else ordered[middle - 1]
-    return (lower.double() + ordered[middle].double()) / 2
+    return median(ranks(similarity, relevant))
 
 
 def mean_rank(similarity: Tensor, relevant: Tensor) -> Tensor:

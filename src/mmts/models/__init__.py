@@ -1,15 +1,21 @@
-"""Towers (image, video, text), heads, and the two-tower module: unit embeddings, no temperature inside."""
+"""Towers (image, video, text), heads, and the two-tower module: unit embeddings, no temperature inside.
+
+A tower's class describes it: the signature of its constructor lists its options in a recipe, and its docstring says
+what they mean.
+"""
 
 from mmts.models.avion import load_avion
-from mmts.models.base import TextTower, Tower, is_frozen
+from mmts.models.base import ImageTower, TextTower, Tower, VideoTower, is_frozen
 from mmts.models.features import embed_media, embed_text, media_features, text_features
-from mmts.models.heads import build_head
-from mmts.models.image_towers import ImageTower, load_image_tower
-from mmts.models.text_towers import Vocabulary, build_vocabulary, load_text_tower, needs_vocabulary
-from mmts.models.two_tower import TwoTower, build_two_tower
-from mmts.models.video_towers import VideoTower, load_video_tower
+from mmts.models.image_towers import IMAGE_TOWERS, load_image_tower
+from mmts.models.text_towers import TEXT_TOWERS, Vocabulary, build_vocabulary, load_text_tower
+from mmts.models.two_tower import TwoTower, build_head, build_two_tower
+from mmts.models.video_towers import VIDEO_TOWERS, load_video_tower
 
 __all__ = [
+    "IMAGE_TOWERS",
+    "TEXT_TOWERS",
+    "VIDEO_TOWERS",
     "ImageTower",
     "TextTower",
     "Tower",
@@ -27,6 +33,5 @@ __all__ = [
     "load_text_tower",
     "load_video_tower",
     "media_features",
-    "needs_vocabulary",
     "text_features",
 ]

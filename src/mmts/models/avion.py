@@ -5,10 +5,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from mmts.models.base import make_tower
 from mmts.models.clip_text import OPENAI_TOKENIZER, ClipText
 from mmts.models.clip_weights import avion_weights, check_state, read_checkpoint
 from mmts.models.two_tower import TwoTower
-from mmts.models.video_towers import SpaceTimeTower, make_sampling
+from mmts.models.video_towers import SpaceTimeViT
 
 
 def load_avion(
@@ -17,26 +18,26 @@ def load_avion(
     tokenizer: str = OPENAI_TOKENIZER,
     frames: int | None = None,
     sampling: str = "random",
-    stride: int | None = None,
+    stride: int = 4,
     heads: int | None = None,
 ) -> TwoTower:
     """Return the model of a checkpoint of AVION or MM-TS: clips and captions to unit embeddings of its output width.
 
-    Sizes are read off the weights, in whichever layout they are: keys with or without "module.", attention as
-    nn.MultiheadAttention's or flash-attention's, patches as a convolution or a matrix. The heads are identities, the
-    embeddings the normalised projections; the checkpoint's temperature (`logit_scale`) is not used. Colours are
-    normalised as AVION does, with a mean of red of .4248 where OpenAI's is .4815.
+    Sizes are read off the weights, in any layout: keys with or without "module.", attention as nn.MultiheadAttention's
+    or flash-attention's, patches as a convolution or a matrix. The heads are identities, the embeddings the normalized
+    projections; the checkpoint's temperature (`logit_scale`) is not used. Colors are normalized as AVION does, with a
+    mean of red of .4248 where OpenAI's is .4815.
 
     Args:
         checkpoint: a file, read without running anything in it, or a state_dict (or a mapping with one under
             "state_dict").
         tokenizer: a Hugging Face CLIP name or folder, or "bytes" for tiny models; read when a caption is first
-            tokenised.
-        frames: F, of a clip; None is the checkpoint's (1 for an image model). For another number the temporal embedding
-            is interpolated linearly; that of an image model is zero.
+            tokenized.
+        frames: F, number of frames per clip; None is the checkpoint's (1 for an image model). For another number the
+            temporal embedding is interpolated linearly; that of an image model is zero.
         sampling: "random" (as published: a frame of each of F equal parts, the middle ones when evaluated), "uniform"
             or "stride".
-        stride: source frames from one of the clip's to the next, for "stride"; None is 4.
+        stride: source frames from one of the clip's frames to the next, for "stride".
         heads: of the attention of both towers; None is one per 64 features, as in every published model.
 
     Raises:
@@ -46,15 +47,13 @@ def load_avion(
     """
     if isinstance(checkpoint, str | Path):
         path = Path(checkpoint).expanduser()
-        source, state = f"checkpoint {str(path)!r}", read_checkpoint(path)
+        video, text = avion_weights(read_checkpoint(path), f"checkpoint {str(path)!r}")
     else:
-        source = "the state_dict"
-        state = check_state(checkpoint, source)
-    video, text = avion_weights(state, source)
-    frames = video.frames if frames is None else frames
+        video, text = avion_weights(check_state(checkpoint, "the state_dict"), "the state_dict")
+    clip = {"frames": frames, "sampling": sampling, "stride": stride}
     return TwoTower(
-        SpaceTimeTower(make_sampling("space-time-vit", frames, sampling, stride), weights=video, heads=heads),
-        ClipText(tokenizer, text, heads=heads),
+        make_tower(SpaceTimeViT, "space-time-vit", pretrained=video, heads=heads, **clip),
+        make_tower(ClipText, "clip-text", pretrained=text, heads=heads, tokenizer=tokenizer),
         nn.Identity(),
         nn.Identity(),
     )

@@ -8,65 +8,59 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmts.errors import RecipeError
-from mmts.models.options import check_int, check_rate
+from mmts.errors import InputError
+from mmts.models.clip_weights import ClipWeights
 
 
 class Checkpointed(nn.Module):
-    """A block that can keep only its inputs for the backward pass, and compute the rest of its activations again then.
+    """A block that can keep only its inputs for the backward pass, and compute its other activations again then.
 
-    `checkpointing` switches it on; random state is kept, so that dropout draws the same units again.
+    `checkpointing` switches it on. The random state is kept, so that dropout draws the same units again.
     """
 
     checkpointing = False
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
-        """Call `forward`, checkpointed where that is on and a graph is recorded."""
+        """Call `forward`, checkpointed if that is on and a graph is recorded."""
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(super().__call__, *inputs, use_reentrant=False, **options)
         return super().__call__(*inputs, **options)
 
 
 class EncoderLayer(Checkpointed, nn.TransformerEncoderLayer):
-    """torch's own block, checkpointed where that is on."""
+    """torch's own block, checkpointed if that is on."""
 
 
-def transformer(name: str, width: int, depth: int, heads: int, dropout: float) -> nn.TransformerEncoder:
-    """Return pre-norm transformer blocks (GELU, four times the width inside, a last norm); checks the options."""
-    check_int(name, "depth", depth, 1)
-    check_heads(name, width, heads)
-    check_rate(name, "dropout", dropout)
+def transformer(width: int, depth: int, heads: int, dropout: float) -> nn.TransformerEncoder:
+    """Return pre-norm transformer blocks with GELU, an inner width of 4 `width`, and a last norm."""
+    check_heads(width, heads)
     layer = EncoderLayer(width, heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True)
     blocks = nn.TransformerEncoder(layer, depth, nn.LayerNorm(width), enable_nested_tensor=False)
-    for block in blocks.layers:  # the encoder copies one layer; each gets its own start
-        for module in block.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.MultiheadAttention):
-                nn.init.xavier_uniform_(module.in_proj_weight)
+    for name, parameter in blocks.named_parameters():  # the encoder copies one layer; each gets its own start
+        if parameter.dim() == 2:
+            nn.init.xavier_uniform_(parameter)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
     return blocks
 
 
-def check_heads(name: str, width: int, heads: int) -> None:
-    """Raise RecipeError where `width` cannot be shared out among `heads`."""
-    check_int(name, "width", width, 1)
-    check_int(name, "heads", heads, 1)
+def check_heads(width: int, heads: int) -> None:
+    """Raise InputError unless `heads` divides `width`."""
     if width % heads:
-        raise RecipeError(f"tower {name!r}: width {width} is not a multiple of heads {heads}")
+        raise InputError(f"width {width} is not a multiple of heads {heads}")
 
 
 def default_heads(width: int) -> int:
-    """Return one head per 64 features, as ViT and CLIP have them, or a single one where that does not come out even."""
+    """Return one head per 64 features, as in ViT and CLIP, or a single one if 64 does not divide the width."""
     return width // 64 if width % 64 == 0 else 1
 
 
-def quick_gelu(x: Tensor) -> Tensor:
+def _quick_gelu(x: Tensor) -> Tensor:
     """Return x sigmoid(1.702 x), the approximation of GELU that OpenAI's CLIP was trained with."""
     return x * torch.sigmoid(1.702 * x)
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "quick_gelu": quick_gelu}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "quick_gelu": _quick_gelu}
 
 
 class ClipBlock(Checkpointed):
@@ -82,9 +76,10 @@ class ClipBlock(Checkpointed):
         self, width: int, *, heads: int, inner: int, activation: str, eps: float, causal: bool = False
     ) -> None:
         super().__init__()
+        check_heads(width, heads)
         self.heads = heads
         self.causal = causal
-        self.activation = ACTIVATIONS[activation]
+        self.activation = _ACTIVATIONS[activation]
         self.ln_1 = nn.LayerNorm(width, eps)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
@@ -103,3 +98,40 @@ class ClipBlock(Checkpointed):
         x = x + self.out(attended.transpose(1, 2).reshape(B, L, width))
         hidden: Tensor = self.fc2(self.activation(self.fc1(self.ln_2(x))))
         return x + hidden
+
+
+class ClipBlocks(nn.ModuleList):
+    """The blocks of one of CLIP's transformers. An option that is None follows the weights, or CLIP without weights.
+
+    Raises InputError for an activation that mmts does not have, and for `heads` that do not divide `width`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int | None,
+        activation: str | None,
+        weights: ClipWeights | None,
+        eps: float,
+        causal: bool = False,
+    ) -> None:
+        self.heads = heads or (default_heads(width) if weights is None else weights.heads_for(width))
+        self.activation = activation or ("gelu" if weights is None else weights.activation)
+        self.eps = eps if weights is None else weights.eps
+        if self.activation not in _ACTIVATIONS:
+            raise InputError(f"the weights need the activation {self.activation!r}, which mmts does not have")
+        inner = 4 * width if weights is None else weights.inner
+        super().__init__(
+            ClipBlock(width, heads=self.heads, inner=inner, activation=self.activation, eps=self.eps, causal=causal)
+            for _ in range(depth)
+        )
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return the last states (B, L, width)."""
+        for block in self:
+            states = block(states)
+        return states
+
+    def _settings(self) -> tuple[str, ...]:
+        return (str(self.heads), self.activation, str(self.eps))

@@ -2,37 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from mmts.errors import InputError, RecipeError
 from mmts.files import content_hash
 from mmts.models import huggingface as hf
 from mmts.models.base import TextTower
-from mmts.models.blocks import ACTIVATIONS, ClipBlock, check_heads, default_heads
-from mmts.models.clip_weights import ClipWeights, text_weights
-from mmts.models.options import agreed, check_choice
+from mmts.models.blocks import ClipBlocks
+from mmts.models.clip_weights import ClipWeights, agreed, is_checkpoint, read_weights
+from mmts.options import AtLeastOne
 
-NAME = "clip-text"
 OPENAI_TOKENIZER = "openai/clip-vit-base-patch16"
-
-
-class Tokenizer(Protocol):
-    """Captions to token ids; `end`, the id that closes a caption, is the highest of all."""
-
-    end: int
-
-    def __call__(self, captions: Sequence[str], length: int) -> list[list[int]]:
-        """Return the ids of each caption, start and end included, `length` at most."""
-
-    def describe(self) -> str:
-        """Return what decides about the ids."""
 
 
 class ByteTokenizer:
     """The bytes of a caption between start (256) and end (257): no files, for models trained from scratch.
+
+    As in every tokenizer of CLIP, the id that closes a caption, `end`, is the highest.
 
     >>> ByteTokenizer()(["ab", "abcdef"], length=5)
     [[256, 97, 98, 257], [256, 97, 98, 99, 257]]
@@ -41,7 +31,7 @@ class ByteTokenizer:
     end = 257
 
     def __call__(self, captions: Sequence[str], length: int) -> list[list[int]]:
-        """Return the ids of each caption, start and end included, `length` at most."""
+        """Return the ids of each caption, including start and end, at most `length`."""
         return [[256, *caption.encode("utf-8", "replace")[: length - 2], 257] for caption in captions]
 
     def describe(self) -> str:
@@ -50,40 +40,35 @@ class ByteTokenizer:
 
 
 class ClipTokenizer:
-    """The tokenizer of a Hugging Face CLIP name or folder. Raises RecipeError where it cannot be had."""
+    """The tokenizer of a Hugging Face CLIP name or folder. Raises InputError if it cannot be loaded."""
 
     def __init__(self, name: str) -> None:
         from transformers import AutoTokenizer
 
         try:
-            source = hf.find_source(name, "text", ("bytes",))
-            self.tokenizer: Any = hf.call(source, "tokenizer", ("bytes",), AutoTokenizer.from_pretrained)
+            source = hf.find_source(name, "text", ["bytes"])
+            self.tokenizer: Any = hf.call(source, "tokenizer", AutoTokenizer.from_pretrained)
         except RecipeError:
             local = Path(name).expanduser().is_dir()
-            why = "cannot be loaded from this folder" if local else "is no folder, and Hugging Face gives none so named"
-            raise RecipeError(
-                f"tower {NAME!r}: its tokenizer {name!r} {why} (without a network it must be a folder); set the "
-                "tower's option tokenizer to one with CLIP's tokenizer, or to bytes for a model trained from scratch"
+            why = "cannot be loaded from this folder" if local else "is not a folder, and not a name on Hugging Face"
+            raise InputError(
+                f"its tokenizer {name!r} {why} (without a network it must be a folder); set the tower's option "
+                "tokenizer to one with CLIP's tokenizer, or to bytes for a model trained from scratch"
             ) from None
         self.end = max(self.tokenizer.get_vocab().values())
         if self(["a"], 8)[0][-1] != self.end:
-            raise RecipeError(
-                f"tower {NAME!r}: tokenizer {name!r} does not close a caption with its highest id, as CLIP's does"
-            )
+            raise InputError(f"tokenizer {name!r} does not close a caption with its highest id, as CLIP's does")
 
     def __call__(self, captions: Sequence[str], length: int) -> list[list[int]]:
-        """Return the ids of each caption, start and end included, `length` at most."""
-        # Lone surrogates cannot be encoded, and tokenizers refuse them.
-        clean = [caption.encode("utf-8", "replace").decode("utf-8") for caption in captions]
-        if not clean:
+        """Return the ids of each caption, including start and end, at most `length`."""
+        if not captions:
             return []
-        rows: list[list[int]] = self.tokenizer(clean, truncation=True, max_length=length)["input_ids"]
-        return rows
+        ids: list[list[int]] = self.tokenizer(hf.encodable(captions), truncation=True, max_length=length)["input_ids"]
+        return ids
 
     def describe(self) -> str:
-        """Return all that is in its files."""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        return backend.to_str() if backend is not None else repr(sorted(self.tokenizer.get_vocab().items()))
+        """Return the contents of its files."""
+        return hf.tokenizer_contents(self.tokenizer)
 
 
 class ClipText(TextTower):
@@ -91,18 +76,18 @@ class ClipText(TextTower):
 
     features = ln_final(states)[position of the highest id] @ text_projection
 
-    Args:
-        tokenizer: a Hugging Face CLIP name or folder, or "bytes"; read when first used. None is that of `weights`
-            where these are a CLIP model's, else OpenAI's.
-        weights: a Hugging Face CLIP name or folder, or a checkpoint file of AVION, which then decides about all sizes;
-            None starts at random.
-        width: of the states; 512 unless weights say otherwise.
-        depth: number of blocks; 12.
-        heads: of the attention; one per 64 features.
-        output_width: of the features; 512.
-        context_length: tokens at most; 77. Longer captions are cut and still end with the end token.
-        vocabulary_size: number of token ids; 49,408, or 258 for "bytes".
-        activation: "gelu" or "quick_gelu" (OpenAI's models); that of the weights, else "gelu".
+    tokenizer: a Hugging Face CLIP name or folder, read when first used, or `bytes` for a model trained from scratch; by
+        default that of `weights` if they are a CLIP model's, else OpenAI's.
+    weights: a Hugging Face CLIP name or folder, or a checkpoint file of AVION, which then determines all sizes; without
+        it the weights start at random.
+    width: width of the states; 512 unless the weights have another.
+    depth: number of blocks; 12 unless the weights have another.
+    heads: heads of the attention; by default one per 64 features.
+    output_width: number of features; 512 unless the weights have another.
+    context_length: most tokens of a caption, 77 unless the weights have another; longer captions are cut and still end
+        with the end token.
+    vocabulary_size: number of token ids; 49,408, or 258 for `bytes`, unless the weights have another.
+    activation: that of the weights by default, else `gelu`; OpenAI's models have `quick_gelu`.
 
     Source: Radford et al., CLIP, arXiv 2103.00020.
 
@@ -111,112 +96,102 @@ class ClipText(TextTower):
     torch.Size([2, 4])
     """
 
+    from_scratch = True  # unless there are weights
+
     def __init__(
         self,
         tokenizer: str | None = None,
-        weights: str | Path | ClipWeights | None = None,
-        width: int | None = None,
-        depth: int | None = None,
-        heads: int | None = None,
-        output_width: int | None = None,
-        context_length: int | None = None,
-        vocabulary_size: int | None = None,
-        activation: str | None = None,
+        weights: str | None = None,
+        width: AtLeastOne | None = None,
+        depth: AtLeastOne | None = None,
+        heads: AtLeastOne | None = None,
+        output_width: AtLeastOne | None = None,
+        context_length: Annotated[int, Ge(2)] | None = None,
+        vocabulary_size: AtLeastOne | None = None,
+        activation: Literal["gelu", "quick_gelu"] | None = None,
+        pretrained: ClipWeights | None = None,
     ) -> None:
-        super().__init__(NAME)
-        self.from_scratch = weights is None
-        self.tokenizer_name = tokenizer or _own_tokenizer(weights) or OPENAI_TOKENIZER
-        self._tokenizer: Tokenizer | None = None
-        if isinstance(weights, str | Path):
-            weights = text_weights(weights)
-        if weights is None:
-            sizes = {
-                "width": 512,
-                "depth": 12,
-                "output_width": 512,
-                "context_length": 77,
-                "vocabulary_size": 258 if self.tokenizer_name == "bytes" else 49408,
-            }
-        else:
-            sizes = {
-                "width": weights.matrix("text_projection")[0],
-                "depth": weights.depth,
-                "output_width": weights.matrix("text_projection")[1],
-                "context_length": weights.matrix("positional_embedding")[0],
-                "vocabulary_size": weights.matrix("token_embedding.weight")[0],
-            }
-        source = weights.source if weights else None
-        width = agreed(NAME, "width", width, sizes["width"], source)
-        depth = agreed(NAME, "depth", depth, sizes["depth"], source)
-        self.width = agreed(NAME, "output_width", output_width, sizes["output_width"], source)
-        self.max_length = agreed(NAME, "context_length", context_length, sizes["context_length"], source, low=2)
-        self.vocabulary_size = agreed(NAME, "vocabulary_size", vocabulary_size, sizes["vocabulary_size"], source)
-        if heads is None:
-            heads = weights.heads_for(width) if weights else default_heads(width)
-        check_heads(NAME, width, heads)
-        self.heads = heads
-        self.activation = check_choice(
-            NAME, "activation", activation or (weights.activation if weights else "gelu"), ACTIVATIONS
-        )
-        self.eps = weights.eps if weights else 1e-5
+        super().__init__()
+        loaded = read_weights(weights, "text") if weights is not None else pretrained
+        self.from_scratch = loaded is None
+        if tokenizer is None and weights is not None and not is_checkpoint(weights):
+            tokenizer = weights
+        self.tokenizer_name = tokenizer or OPENAI_TOKENIZER
+        self._tokenizer: ByteTokenizer | ClipTokenizer | None = None
+        own = {"width": 512, "depth": 12, "output_width": 512, "context_length": 77, "vocabulary_size": 49408}
+        if self.tokenizer_name == "bytes":
+            own["vocabulary_size"] = 258
+        options = {
+            "width": width,
+            "depth": depth,
+            "output_width": output_width,
+            "context_length": context_length,
+            "vocabulary_size": vocabulary_size,
+        }
+        sizes = agreed(options, own if loaded is None else _sizes(loaded), loaded)
+        width, self.width = sizes["width"], sizes["output_width"]
+        self.max_length, self.vocabulary_size = sizes["context_length"], sizes["vocabulary_size"]
         self.token_embedding = nn.Embedding(self.vocabulary_size, width)
         self.positional_embedding = nn.Parameter(torch.empty(self.max_length, width))
-        inner = weights.inner if weights else 4 * width
-        self.blocks = nn.ModuleList(
-            ClipBlock(width, heads=heads, inner=inner, activation=self.activation, eps=self.eps, causal=True)
-            for _ in range(depth)
-        )
-        self.ln_final = nn.LayerNorm(width, self.eps)
+        self.blocks = ClipBlocks(width, sizes["depth"], heads, activation, loaded, eps=1e-5, causal=True)
+        self.ln_final = nn.LayerNorm(width, self.blocks.eps)
         self.text_projection = nn.Parameter(torch.empty(width, self.width))
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positional_embedding, std=0.01)
         nn.init.normal_(self.text_projection, std=width**-0.5)
-        if weights is not None:
-            weights.fill(self)
+        if loaded is not None:
+            loaded.fill(self)
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer, read on first use. Raises RecipeError where it cannot be had or has ids the model lacks."""
+    def tokenizer(self) -> ByteTokenizer | ClipTokenizer:
+        """The tokenizer, read on first use.
+
+        Raises RecipeError if it cannot be loaded or has ids that the model lacks.
+        """
         if self._tokenizer is None:
-            made: Tokenizer = ByteTokenizer() if self.tokenizer_name == "bytes" else ClipTokenizer(self.tokenizer_name)
-            if made.end >= self.vocabulary_size:
+            try:
+                name = self.tokenizer_name
+                tokenizer = ByteTokenizer() if name == "bytes" else ClipTokenizer(name)
+            except InputError as error:
+                raise RecipeError(f"tower {self.name!r}: {error}") from None
+            if tokenizer.end >= self.vocabulary_size:
                 raise RecipeError(
-                    f"tower {NAME!r}: its tokenizer {self.tokenizer_name!r} has ids up to {made.end}, and its "
-                    f"vocabulary {self.vocabulary_size} words; they do not belong together"
+                    f"tower {self.name!r}: its tokenizer {self.tokenizer_name!r} has ids up to {tokenizer.end}, and "
+                    f"its vocabulary {self.vocabulary_size} words; they do not belong together"
                 )
-            self._tokenizer = made
+            self._tokenizer = tokenizer
         return self._tokenizer
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Return input_ids (B, L), L at most the context length; shorter rows are filled up with 0."""
-        rows = self.tokenizer(captions, self.max_length)
-        ids = torch.zeros(len(rows), max((len(row) for row in rows), default=1), dtype=torch.long)
-        for at, row in enumerate(rows):
-            ids[at, : len(row)] = torch.tensor(row)
-        return {"input_ids": ids}
+        rows = [torch.tensor(ids) for ids in self.tokenizer(captions, self.max_length)]
+        if not rows:
+            return {"input_ids": torch.zeros(0, 1, dtype=torch.long)}
+        return {"input_ids": nn.utils.rnn.pad_sequence(rows, batch_first=True)}
 
     def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
-        """Return the text features (B, output_width). Raises InputError for what `tokenize` does not give."""
+        """Return the text features (B, output_width). Raises InputError for any other input than `tokenize` gives."""
         ids = tokens.get("input_ids")
         if ids is None or ids.dim() != 2 or not 1 <= ids.shape[1] <= self.max_length:
             shape = "nothing" if ids is None else f"shape {tuple(ids.shape)}"
-            raise InputError(f"tower {NAME!r} takes input_ids (B, L), L from 1 to {self.max_length}, not {shape}")
-        states = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
-        for block in self.blocks:
-            states = block(states)
-        # What comes after the end token fills the row up; as attention is causal, it changes nothing before it.
+            raise InputError(f"tower {self.name!r} takes input_ids (B, L), L from 1 to {self.max_length}, not {shape}")
+        states = self.blocks(self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]])
+        # Padding follows the end token; as attention is causal, it changes nothing before it.
         last = states[torch.arange(ids.shape[0], device=ids.device), ids.argmax(1)]
         features: Tensor = self.ln_final(last) @ self.text_projection
         return features
 
-    def settings(self) -> tuple[str, ...]:
-        """Tokenizer, length limit, and what the weights' shapes do not tell."""
-        tokenizer = content_hash(self.tokenizer.describe())
-        return (tokenizer, str(self.max_length), str(self.heads), self.activation, str(self.eps))
+    def _settings(self) -> tuple[str, ...]:
+        return (content_hash(self.tokenizer.describe()), str(self.max_length), *self.blocks._settings())
 
 
-def _own_tokenizer(weights: str | Path | ClipWeights | None) -> str | None:
-    """Return where the tokenizer of a CLIP model is: with its weights. A checkpoint file has none."""
-    if not isinstance(weights, str | Path) or Path(weights).expanduser().suffix in (".pt", ".pth", ".ckpt", ".bin"):
-        return None
-    return None if Path(weights).expanduser().is_file() else str(weights)
+def _sizes(weights: ClipWeights) -> dict[str, int]:
+    """Read the sizes of CLIP's text transformer off its weights."""
+    width, output_width = weights.matrix("text_projection")
+    return {
+        "width": width,
+        "depth": weights.depth,
+        "output_width": output_width,
+        "context_length": weights.matrix("positional_embedding")[0],
+        "vocabulary_size": weights.matrix("token_embedding.weight")[0],
+    }

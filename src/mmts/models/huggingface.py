@@ -1,8 +1,7 @@
 """Loading Hugging Face models by name or local folder: offline from folders, no remote code, one clear error."""
 
-import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mmts.errors import RecipeError, nearest
+from mmts.errors import RecipeError, nearest, shortened
 
 T = TypeVar("T")
 
@@ -23,79 +22,73 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from: its `name` as given, the `place` Hugging Face is asked for, `local` for a folder."""
+    """Where a model comes from.
+
+    Attributes:
+        name: as the user wrote it.
+        place: the name or folder that transformers is given.
+        local: whether that is a folder.
+        side: "image", "video" or "text", for messages.
+        built_in: the names of that side's built-in towers, for messages.
+    """
 
     name: str
     place: str
     local: bool
     side: str
+    built_in: tuple[str, ...] = ()
 
 
-def find_source(name: str, side: str, built_in: tuple[str, ...]) -> Source:
-    """Tell a folder from a hub name, or raise RecipeError naming the built-in towers.
-
-    Args:
-        name: what the recipe says.
-        side: "image" or "text", for messages.
-        built_in: names of that side's built-in towers.
-    """
-    folder = Path(name).expanduser()
+def find_source(name: str, side: str, built_in: Iterable[str] = ()) -> Source:
+    """Tell a folder from a name on the hub. Raises RecipeError, naming the built-in towers, if it is neither."""
+    folder, built_in = Path(name).expanduser(), tuple(built_in)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise RecipeError(
                 f"{side} tower {name!r}: the folder has no config.json, so it is not a Hugging Face model"
             )
-        return Source(name, str(folder), True, side)
+        return Source(name, str(folder), True, side, built_in)
     hint = f"the built-in {side} towers are {', '.join(built_in)}"
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or folder.exists():
         raise RecipeError(f"{side} tower {name!r}: there is no such folder; {hint}")
     suggestion = nearest(name, built_in)
     if "/" not in name and suggestion.startswith("did you mean"):
         raise RecipeError(f"unknown {side} tower {name!r}; {suggestion} ({hint})")
-    return Source(name, name, False, side)
+    return Source(name, name, False, side, built_in)
 
 
-def call(source: Source, what: str, built_in: tuple[str, ...], function: Callable[..., T], **options: Any) -> T:
+def call(source: Source, what: str, function: Callable[..., T], **options: Any) -> T:
     """Call one of transformers' `from_pretrained` quietly; any failure becomes one RecipeError."""
     try:
         with quiet():
             return function(source.place, local_files_only=source.local, trust_remote_code=False, **options)
     except Exception as error:  # whatever a third party raises on bad files, names or networks
-        reason = _first_line(error)
+        reason = first_line(error)
         if source.local:
             message = f"{source.side} tower {source.name!r}: cannot load the {what} from this folder: {reason}"
         else:
             message = (
-                f"unknown {source.side} tower {source.name!r}: it is not built in ({', '.join(built_in)}), there is no "
-                f"such folder, and Hugging Face gave no {what} of that name: {reason}"
+                f"unknown {source.side} tower {source.name!r}: it is not built in ({', '.join(source.built_in)}), "
+                f"there is no such folder, and Hugging Face gave no {what} of that name: {reason}"
             )
         raise RecipeError(message) from None
 
 
-def load_model(source: Source, built_in: tuple[str, ...]) -> tuple[nn.Module, set[str]]:
-    """Return the model in float32 and evaluation mode, and the names of pooler weights that its files lack.
+def load_model(source: Source) -> tuple[nn.Module, bool]:
+    """Return the model in float32 and evaluation mode, and whether its files lack the weights of its pooler.
 
-    Raises RecipeError where any other weight is missing: such a model would compute with random numbers.
+    Raises RecipeError if any other weight is missing: such a model would compute with random numbers.
     """
     from transformers import AutoModel
 
-    model, info = call(
-        source,
-        "model",
-        built_in,
-        AutoModel.from_pretrained,
-        dtype=torch.float32,
-        output_loading_info=True,
-    )
-    missing = set(info["missing_keys"])
-    pooler = {key for key in missing if "pooler" in key.split(".")}
-    if missing - pooler:
-        example = sorted(missing - pooler)[0]
+    model, info = call(source, "model", AutoModel.from_pretrained, dtype=torch.float32, output_loading_info=True)
+    missing = sorted(key for key in info["missing_keys"] if "pooler" not in key.split("."))
+    if missing:
         raise RecipeError(
-            f"{source.side} tower {source.name!r}: its files lack {len(missing - pooler)} weights, {example!r} for one"
+            f"{source.side} tower {source.name!r}: its files lack {len(missing)} weights, {missing[0]!r} for one"
         )
     network: nn.Module = model.eval()
-    return network, pooler
+    return network, bool(info["missing_keys"])
 
 
 def keep_side(model: nn.Module, side: str) -> None:
@@ -110,7 +103,7 @@ def keep_side(model: nn.Module, side: str) -> None:
 
 
 def enable_checkpointing(name: str, model: Any) -> None:
-    """Checkpoint the gradients of a model of transformers. Raises RecipeError where it has no blocks for it."""
+    """Checkpoint the gradients of a model of transformers. Raises RecipeError if it has no blocks for it."""
     # transformers renamed it on the way to version 6.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     try:
@@ -126,9 +119,20 @@ def has_both_sides(model: nn.Module) -> bool:
     return hasattr(model, "get_image_features") and hasattr(model, "get_text_features")
 
 
+def encodable(captions: Sequence[str]) -> list[str]:
+    """Replace lone surrogates, which cannot be encoded and which tokenizers refuse."""
+    return [caption.encode("utf-8", "replace").decode("utf-8") for caption in captions]
+
+
+def tokenizer_contents(tokenizer: Any) -> str:
+    """Return all that determines the ids that a tokenizer gives."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+
+
 def pooled(output: Any) -> Tensor:
-    """Return the tensor in what `get_image_features` gives: an output object since transformers 5, a tensor before."""
-    features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    """Return the features (B, width) in the output of `get_image_features` or `get_text_features`."""
+    features: Tensor = output.pooler_output
     return features.flatten(1)
 
 
@@ -143,20 +147,25 @@ class Preprocessing:
 
 
 def read_preprocessing(source: Source) -> Preprocessing:
-    """Read preprocessor_config.json (or the image part of processor_config.json); defaults where there is none.
+    """Read preprocessor_config.json, or the image part of processor_config.json; without a file, return the defaults.
 
-    A processor that resizes to more than it crops (256, then 224) is followed in its crop alone: a little more is seen.
+    If a processor resizes to more than it crops (256, then 224), only the crop is followed: a little more is seen.
     """
-    config = _read_json(source, "preprocessor_config.json")
-    if config is None:
-        config = (_read_json(source, "processor_config.json") or {}).get("image_processor")
+    from transformers.models.auto.image_processing_auto import get_image_processor_config
+
+    try:
+        with quiet():
+            config = get_image_processor_config(source.place, local_files_only=source.local)
+    except OSError as error:
+        if source.local:
+            raise RecipeError(f"image tower {source.name!r}: its preprocessing: {first_line(error)}") from None
+        config = {}
     if not config:
         return Preprocessing()
     if config.get("do_flip_channel_order"):
-        raise RecipeError(f"image tower {source.name!r} wants its colours in the order BGR, which mmts does not do")
+        raise RecipeError(f"image tower {source.name!r} expects colors in the order BGR, which mmts does not have")
     crops = bool(config.get("do_center_crop")) and bool(config.get("crop_size"))
-    stated = config.get("crop_size") if crops else config.get("size")
-    size, square = _side(source, stated)
+    size, square = _side(source, config.get("crop_size") if crops else config.get("size"))
     # Pixels come in [0, 1]; a processor's mean and std apply to value * rescale_factor of pixels in [0, 255].
     scale = 255 * float(config.get("rescale_factor") or 1 / 255) if config.get("do_rescale", True) else 255.0
     normalize = config.get("do_normalize", True)
@@ -172,43 +181,24 @@ def read_preprocessing(source: Source) -> Preprocessing:
 
 
 def _side(source: Source, stated: Any) -> tuple[int | None, bool]:
-    """Return the side in pixels and whether both sides are stated, that is, whether the image is stretched."""
-    if isinstance(stated, dict):
-        if "shortest_edge" in stated:
-            return int(stated["shortest_edge"]), False
-        if {"height", "width"} <= stated.keys():
-            if stated["height"] != stated["width"]:
-                raise RecipeError(
-                    f"image tower {source.name!r} takes images of {stated['width']}x{stated['height']} pixels; "
-                    "mmts makes square ones only"
-                )
-            return int(stated["height"]), True
+    """Return the side in pixels, if stated, and whether both sides are, so that the image is stretched."""
+    if not isinstance(stated, dict):
+        return (int(stated), True) if stated else (None, False)
+    if "shortest_edge" in stated:
+        return int(stated["shortest_edge"]), False
+    if not {"height", "width"} <= stated.keys():
         return None, False
-    return (int(stated), True) if stated else (None, False)
-
-
-def _read_json(source: Source, filename: str) -> dict[str, Any] | None:
-    from transformers.utils import cached_file
-
-    with quiet():
-        try:
-            path = cached_file(
-                source.place, filename, local_files_only=source.local, _raise_exceptions_for_missing_entries=False
-            )
-        except OSError:
-            return None
-    if path is None:
-        return None
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RecipeError(f"image tower {source.name!r}: {filename} is not valid JSON: {error}") from None
-    return content if isinstance(content, dict) else None
+    if stated["height"] != stated["width"]:
+        raise RecipeError(
+            f"image tower {source.name!r} takes images of {stated['width']}x{stated['height']} pixels; mmts makes only "
+            "square ones"
+        )
+    return int(stated["height"]), True
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and loading reports off the terminal; what matters is raised."""
+    """Keep transformers' progress bars and loading reports off the terminal; errors are raised all the same."""
     from transformers.utils import logging as transformers_logging
 
     level = transformers_logging.get_verbosity()
@@ -227,7 +217,7 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, shortened, or its class if it has no message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return text if len(text) <= 240 else text[:237] + "..."
+    return shortened(lines[0] if lines else type(error).__name__, 240)

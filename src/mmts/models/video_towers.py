@@ -1,58 +1,21 @@
 """Video towers: clips of F frames to feature rows, frame by frame or with attention over space and time."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
-from mmts.data.media.video import KINDS, FrameSampling
+from mmts.data.media.video import FrameSampling
 from mmts.errors import InputError, RecipeError, nearest
 from mmts.models import huggingface as hf
-from mmts.models.base import MediaTower, is_frozen
-from mmts.models.blocks import ACTIVATIONS, check_heads, default_heads, transformer
-from mmts.models.clip_weights import ClipWeights, square_root, video_weights
-from mmts.models.image_towers import ImageTower, load_image_tower
-from mmts.models.options import agreed, check_choice, check_int, check_options
-from mmts.models.space_time_vit import SpaceTimeViT
-
-
-class VideoTower(MediaTower):
-    """Clips (B, F, 3, size, size) with values in [0, 1] to feature rows (B, width).
-
-    Attributes:
-        frames: F.
-        sampling: which frames of a video make a clip.
-    """
-
-    frames: int
-    sampling: FrameSampling
-
-    def __init__(
-        self, name: str, sampling: FrameSampling, size: int, mean: Sequence[float], std: Sequence[float], resize: str
-    ) -> None:
-        super().__init__(name, size, mean, std, resize)
-        self.frames = sampling.frames
-        self.sampling = sampling
-
-    def forward(self, clips: Tensor) -> Tensor:
-        """Return the features (B, width) of clips (B, F, 3, size, size). Raises InputError for another shape."""
-        wanted = (self.frames, 3, self.size, self.size)
-        if clips.dim() != 5 or clips.shape[1:] != wanted:
-            raise InputError(
-                f"tower {self.name!r} takes clips of shape (B, {', '.join(map(str, wanted))}), not {tuple(clips.shape)}"
-            )
-        return self.features(self.normalized(clips))
-
-    def features(self, pixels: Tensor) -> Tensor:
-        """Return the features (B, width) of normalised clips (B, F, 3, size, size)."""
-        raise NotImplementedError
-
-    def settings(self) -> tuple[str, ...]:
-        """Pixels and frames."""
-        return (*super().settings(), str(self.sampling))
+from mmts.models.base import ImageTower, Resize, Sampling, VideoTower, is_frozen, make_tower, outside_settings
+from mmts.models.blocks import ClipBlocks, default_heads, transformer
+from mmts.models.clip_weights import ClipWeights, agreed, read_weights, square_root
+from mmts.models.image_towers import load_image_tower
+from mmts.options import AtLeastOne, ZeroToBelowOne
 
 
 class FramesTower(VideoTower):
@@ -61,48 +24,55 @@ class FramesTower(VideoTower):
     mean:         features = 1/F sum_f image(frame_f)
     transformer:  features = 1/F sum_f states_f,  states = layer_norm(blocks(image(frame) + position))
 
-    Args:
-        image: the tower of the frames; its size, resize, mean and std are this tower's.
-        sampling: which frames.
-        pooling: "mean" or "transformer" (pre-norm blocks with learned positions, from random weights).
-        depth: number of the transformer's blocks.
-        heads: of its attention; None is one per 64 features.
-        dropout: in it.
-        image_frozen: keep the image tower as it is, so that only the transformer trains.
+    The size, resize, mean and std are those of the image tower.
 
-    >>> image = load_image_tower("small-vit", size=16, width=8, heads=2, depth=1)
-    >>> FramesTower(image, FrameSampling(frames=3))(torch.rand(2, 3, 3, 16, 16)).shape
+    image: the tower of the frames: a name as for `model.image`.
+    image_options: options of that tower.
+    image_frozen: keep the image tower as it is, so that only the transformer trains.
+    pooling: `mean`, or `transformer` (pre-norm blocks with learned positions, from random weights).
+    depth: number of blocks of the transformer.
+    heads: heads of its attention; by default one per 64 features.
+    dropout: dropout in it.
+
+    >>> options = {"width": 8, "heads": 2, "depth": 1}
+    >>> FramesTower("small-vit", options, size=16, frames=3)(torch.rand(2, 3, 3, 16, 16)).shape
     torch.Size([2, 8])
     """
 
     def __init__(
         self,
-        image: ImageTower,
-        sampling: FrameSampling,
-        pooling: str = "mean",
-        depth: int = 2,
-        heads: int | None = None,
-        dropout: float = 0.0,
+        image: str | type[ImageTower] = "efficientnet-lite0",
+        image_options: Mapping[str, Any] | None = None,
         image_frozen: bool = False,
+        pooling: Literal["mean", "transformer"] = "mean",
+        depth: AtLeastOne = 2,
+        heads: AtLeastOne | None = None,
+        dropout: ZeroToBelowOne = 0.0,
+        size: Annotated[int, Ge(8)] | None = None,
+        frames: AtLeastOne = 16,
+        sampling: Sampling = "uniform",
+        stride: AtLeastOne = 4,
     ) -> None:
-        name = "frames"
-        super().__init__(name, sampling, image.size, image.mean.tolist(), image.std.tolist(), image.resize)
-        if image_frozen and image.from_scratch:
-            raise RecipeError(
-                f"tower 'frames': its image tower {image.name!r} starts from random weights, so it has to train: "
-                "set image_frozen to false"
+        if "size" in (image_options or {}):
+            raise InputError("the size of the frames is the tower's own size, not one of image_options")
+        tower = load_image_tower(image, size=size, **(image_options or {}))
+        clip = FrameSampling(frames, sampling, stride)
+        super().__init__(tower.size, clip, tower.mean.tolist(), tower.std.tolist(), tower.resize)
+        if image_frozen and tower.from_scratch:
+            raise InputError(
+                f"its image tower {tower.name!r} starts from random weights, so it has to train: set image_frozen to "
+                "false"
             )
-        self.pooling = check_choice(name, "pooling", pooling, ("mean", "transformer"))
-        self.from_scratch = image.from_scratch or pooling == "transformer"
-        self.width = image.width
-        self.image = image
+        self.pooling = pooling
+        self.from_scratch = tower.from_scratch or pooling == "transformer"
+        self.width = tower.width
+        self.image = tower
         if image_frozen:
-            image.freeze()
+            tower.freeze()
         self.blocks: nn.Module | None = None
         if pooling == "transformer":
-            heads = default_heads(self.width) if heads is None else heads
-            self.blocks = transformer(name, self.width, depth, heads, dropout)
-            self.positions = nn.Parameter(torch.empty(self.frames, self.width))
+            self.blocks = transformer(self.width, depth, heads or default_heads(self.width), dropout)
+            self.positions = nn.Parameter(torch.empty(frames, self.width))
             nn.init.normal_(self.positions, std=0.02)
 
     def features(self, pixels: Tensor) -> Tensor:
@@ -126,97 +96,105 @@ class FramesTower(VideoTower):
         self.image.freeze()
 
     def enable_gradient_checkpointing(self) -> None:
-        """Let the image tower do it where it trains, and the transformer where there is one."""
+        """Checkpoint the gradients of the image tower if it trains, and of the transformer if there is one."""
         if not is_frozen(self.image):
             self.image.enable_gradient_checkpointing()
         if self.blocks is not None:
             super().enable_gradient_checkpointing()
 
-    def settings(self) -> tuple[str, ...]:
-        """Pixels, frames, pooling, and what the image tower depends on."""
-        return (*super().settings(), self.pooling, self.image.name, *self.image.settings())
+    def _settings(self) -> tuple[str, ...]:
+        image = (self.image.name, *self.image._settings(), *outside_settings(self.image))
+        return (*super()._settings(), self.pooling, *image)
 
 
-class SpaceTimeTower(VideoTower):
-    """The space-time ViT of AVION, see `SpaceTimeViT`: from scratch, from AVION's weights, or inflated from CLIP's.
+class SpaceTimeViT(VideoTower):
+    """The space-time ViT of AVION: from scratch, from AVION's weights, or inflated from CLIP's.
 
-    Args:
-        sampling: which frames.
-        size: side of the square input in pixels; 224 unless weights say otherwise.
-        weights: a checkpoint file of AVION, or a Hugging Face CLIP name or folder, which then decides about all sizes;
-            None starts at random. The temporal embedding of weights for another number of frames is interpolated
-            linearly; an image model's is zero.
-        patch: side of a patch in pixels; 16.
-        width: of the states; 768.
-        depth: number of blocks; 12.
-        heads: of the attention; one per 64 features.
-        output_width: of the features; 512.
-        activation: "gelu" or "quick_gelu" (OpenAI's models); that of the weights, else "gelu".
-        resize: "stretch", "crop" or "pad"; that of the weights, else "crop".
+    It is CLIP's vision transformer with a temporal embedding. The token of patch g in frame f is
+    patches(pixels) + position[1 + g] + temporal[f];  the class token has position 0 and no time. All 1 + F G tokens
+    attend to each other; the class token's last state is normalized and projected. A patch is flattened in the order
+    channel, row, column, so that the matrix of patches is a convolution's weight flattened.
+
+    weights: a checkpoint file of AVION, or a Hugging Face CLIP name or folder, which then determines all sizes; without
+        it the weights start at random. A temporal embedding for another number of frames is interpolated linearly; that
+        of an image model is zero.
+    patch: side of a patch in pixels; 16 unless the weights have another.
+    width: width of the states; 768 unless the weights have another.
+    depth: number of blocks; 12 unless the weights have another.
+    heads: heads of the attention; by default one per 64 features.
+    output_width: number of features; 512 unless the weights have another.
+    activation: that of the weights by default, else `gelu`; OpenAI's models have `quick_gelu`.
+    resize: how a rectangle becomes a square; that of the weights by default, else `crop`.
+
+    Source: Zhao and Kraehenbuehl, Training a Large Video Model on a Single Machine in a Day (AVION), arXiv 2309.16669.
+
+    >>> tower = SpaceTimeViT(size=16, patch=8, frames=3, width=8, depth=1, heads=2, output_width=5)
+    >>> tower(torch.rand(2, 3, 3, 16, 16)).shape
+    torch.Size([2, 5])
     """
+
+    from_scratch = True  # unless there are weights
 
     def __init__(
         self,
-        sampling: FrameSampling,
-        *,
-        size: int | None = None,
-        weights: str | Path | ClipWeights | None = None,
-        patch: int | None = None,
-        width: int | None = None,
-        depth: int | None = None,
-        heads: int | None = None,
-        output_width: int | None = None,
-        activation: str | None = None,
-        resize: str | None = None,
+        weights: str | None = None,
+        patch: AtLeastOne | None = None,
+        width: AtLeastOne | None = None,
+        depth: AtLeastOne | None = None,
+        heads: AtLeastOne | None = None,
+        output_width: AtLeastOne | None = None,
+        activation: Literal["gelu", "quick_gelu"] | None = None,
+        resize: Resize | None = None,
+        size: Annotated[int, Ge(8)] | None = None,
+        frames: AtLeastOne | None = None,
+        sampling: Sampling = "uniform",
+        stride: AtLeastOne = 4,
+        pretrained: ClipWeights | None = None,
     ) -> None:
-        name = "space-time-vit"
-        if isinstance(weights, str | Path):
-            weights = video_weights(weights)
-        if weights is None:
-            sizes = {"size": 224, "patch": 16, "width": 768, "depth": 12, "output_width": 512}
-            pixels = hf.Preprocessing(mean=hf.CLIP_MEAN, std=hf.CLIP_STD)
-        else:
-            sizes = _sizes(weights)
-            pixels = weights.pixels
-        source = weights.source if weights else None
-        size = agreed(name, "size", size, sizes["size"], source, low=8)
-        super().__init__(name, sampling, size, pixels.mean, pixels.std, resize or pixels.resize)
-        self.from_scratch = weights is None
-        patch = agreed(name, "patch", patch, sizes["patch"], source)
-        width = agreed(name, "width", width, sizes["width"], source)
+        loaded = read_weights(weights, "video") if weights is not None else pretrained
+        pixels = hf.Preprocessing(mean=hf.CLIP_MEAN, std=hf.CLIP_STD) if loaded is None else loaded.pixels
+        own = {"size": 224, "patch": 16, "width": 768, "depth": 12, "output_width": 512}
+        options = {"size": size, "patch": patch, "width": width, "depth": depth, "output_width": output_width}
+        sizes = agreed(options, own if loaded is None else _sizes(loaded), loaded)
+        size, patch, width = sizes["size"], sizes["patch"], sizes["width"]
         if size % patch:
-            raise RecipeError(f"tower {name!r}: size {size} is not a multiple of patch {patch}")
-        if heads is None:
-            heads = weights.heads_for(width) if weights else default_heads(width)
-        check_heads(name, width, heads)
-        own = weights.activation if weights else "gelu"
-        self.heads = heads
-        self.activation = check_choice(name, "activation", activation or own, ACTIVATIONS)
-        self.eps = weights.eps if weights else 1e-6
-        self.width = agreed(name, "output_width", output_width, sizes["output_width"], source)
-        self.network = SpaceTimeViT(
-            size=size,
-            patch=patch,
-            frames=self.frames,
-            width=width,
-            depth=agreed(name, "depth", depth, sizes["depth"], source),
-            heads=heads,
-            inner=weights.inner if weights else 4 * width,
-            output_width=self.width,
-            activation=self.activation,
-            eps=self.eps,
+            raise InputError(f"size {size} is not a multiple of patch {patch}")
+        frames = frames or (loaded.frames if loaded is not None else None) or 16
+        super().__init__(
+            size, FrameSampling(frames, sampling, stride), pixels.mean, pixels.std, resize or pixels.resize
         )
-        if weights is not None:
-            weights.with_frames(self.frames).fill(self.network)
+        self.from_scratch = loaded is None
+        self.width = sizes["output_width"]
+        self.patch = patch
+        self.patches = nn.Linear(3 * patch**2, width, bias=False)
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.positional_embedding = nn.Parameter(torch.empty(1 + (size // patch) ** 2, width))
+        self.temporal_embedding = nn.Parameter(torch.zeros(frames, width))
+        self.blocks = ClipBlocks(width, sizes["depth"], heads, activation, loaded, eps=1e-6)
+        self.ln_pre = nn.LayerNorm(width, self.blocks.eps)
+        self.ln_post = nn.LayerNorm(width, self.blocks.eps)
+        self.image_projection = nn.Parameter(torch.empty(width, self.width))
+        nn.init.trunc_normal_(self.patches.weight, std=0.02)
+        nn.init.normal_(self.class_embedding, std=0.02)
+        nn.init.normal_(self.positional_embedding, std=0.02)
+        nn.init.normal_(self.image_projection, std=width**-0.5)
+        if loaded is not None:
+            loaded.with_frames(frames).fill(self)
 
     def features(self, pixels: Tensor) -> Tensor:
-        """Return the projected class token."""
-        rows: Tensor = self.network(pixels)
-        return rows
+        """Return the projected class token of normalized clips."""
+        B, F, C, size, _ = pixels.shape
+        p, side = self.patch, size // self.patch
+        cut = pixels.reshape(B, F, C, side, p, side, p).permute(0, 1, 3, 5, 2, 4, 6)  # (B, F, row, column, 3, p, p)
+        tokens = self.patches(cut.reshape(B, F, side * side, C * p * p))
+        tokens = tokens + self.positional_embedding[1:] + self.temporal_embedding[:, None]
+        first = (self.class_embedding + self.positional_embedding[0]).expand(B, 1, -1)
+        states: Tensor = self.blocks(self.ln_pre(torch.cat([first, tokens.flatten(1, 2)], dim=1)))  # (B, 1 + F G, W)
+        features: Tensor = self.ln_post(states[:, 0]) @ self.image_projection
+        return features
 
-    def settings(self) -> tuple[str, ...]:
-        """Pixels, frames, and what the weights' shapes do not tell."""
-        return (*super().settings(), str(self.heads), self.activation, str(self.eps))
+    def _settings(self) -> tuple[str, ...]:
+        return (*super()._settings(), *self.blocks._settings())
 
 
 def _sizes(weights: ClipWeights) -> dict[str, int]:
@@ -224,83 +202,25 @@ def _sizes(weights: ClipWeights) -> dict[str, int]:
     patch = square_root(weights.matrix("patches.weight")[1] // 3, f"{weights.source}, pixels of a patch")
     side = square_root(weights.matrix("positional_embedding")[0] - 1, f"{weights.source}, patches of a frame")
     width, output_width = weights.matrix("image_projection")
-    return {
-        "size": side * patch,
-        "patch": patch,
-        "width": width,
-        "depth": weights.depth,
-        "output_width": output_width,
-    }
+    depth = weights.depth
+    return {"size": side * patch, "patch": patch, "width": width, "depth": depth, "output_width": output_width}
 
 
-def _frames(
-    *, size: int | None, frames: int | None, sampling: str | None, stride: int | None, options: Mapping[str, Any]
-) -> FramesTower:
-    image = options.get("image", "efficientnet-lite0")
-    image_options = options.get("image_options") or {}
-    if not isinstance(image, str) or not isinstance(image_options, Mapping):
-        raise RecipeError("tower 'frames': image is the name of an image tower, and image_options its options")
-    if "size" in image_options:
-        raise RecipeError("tower 'frames': the size of its frames is the tower's own size, not one of image_options")
-    rest = {name: value for name, value in options.items() if name not in ("image", "image_options")}
-    tower = load_image_tower(image, size=size, **image_options)
-    return FramesTower(tower, make_sampling("frames", frames, sampling, stride), **rest)
+VIDEO_TOWERS: dict[str, type[VideoTower]] = {"frames": FramesTower, "space-time-vit": SpaceTimeViT}
+"""The video towers by the names that recipes call them."""
 
 
-def _space_time(
-    *, size: int | None, frames: int | None, sampling: str | None, stride: int | None, options: Mapping[str, Any]
-) -> SpaceTimeTower:
-    weights = options.get("weights")
-    if isinstance(weights, str | Path):
-        weights = video_weights(weights)
-    if frames is None and weights is not None:
-        frames = weights.frames
-    rest = {name: value for name, value in options.items() if name != "weights"}
-    return SpaceTimeTower(make_sampling("space-time-vit", frames, sampling, stride), size=size, weights=weights, **rest)
-
-
-BUILT_IN: dict[str, tuple[Callable[..., VideoTower], tuple[str, ...]]] = {
-    "frames": (_frames, ("image", "image_options", "image_frozen", "pooling", "depth", "heads", "dropout")),
-    "space-time-vit": (
-        _space_time,
-        ("weights", "patch", "width", "depth", "heads", "output_width", "activation", "resize"),
-    ),
-}
-
-
-def make_sampling(name: str, frames: int | None, sampling: str | None, stride: int | None) -> FrameSampling:
-    """Return which frames a tower wants; None is what `FrameSampling` says. Raises RecipeError for wrong values."""
-    own = FrameSampling()
-    return FrameSampling(
-        frames=check_int(name, "frames", own.frames if frames is None else frames, 1),
-        kind=check_choice(name, "sampling", own.kind if sampling is None else sampling, KINDS),
-        stride=check_int(name, "stride", own.stride if stride is None else stride, 1),
-    )
-
-
-def load_video_tower(
-    name: str,
-    *,
-    size: int | None = None,
-    frames: int | None = None,
-    sampling: str | None = None,
-    stride: int | None = None,
-    **options: Any,
-) -> VideoTower:
-    """Return a video tower by name; it trains until `freeze` is called.
+def load_video_tower(name: str | type[VideoTower], **options: Any) -> VideoTower:
+    """Return a video tower; it trains until `freeze` is called.
 
     Args:
-        name: "frames" (an image tower on each frame) or "space-time-vit" (AVION's).
-        size: side of the square frames in pixels; None is the tower's own.
-        frames: F, of a clip; None is that of the weights, or 16.
-        sampling: "uniform", "random" or "stride", see `mmts.data.media.video.FrameSampling`; None is "uniform".
-        stride: source frames from one of the clip's to the next, for "stride"; None is 4.
-        options: for frames: `image` (name of an image tower, "efficientnet-lite0"), `image_options`, `image_frozen`,
-            `pooling`, `depth`, `heads`, `dropout`, see `FramesTower`; for space-time-vit: `weights`, `patch`, `width`,
-            `depth`, `heads`, `output_width`, `activation`, `resize`, see `SpaceTimeTower`.
+        name: a name in VIDEO_TOWERS, or a class.
+        options: `size` (side of the square frames in pixels), `frames` (F of a clip), `sampling` ("uniform", "random"
+            or "stride", see `mmts.data.media.video.FrameSampling`), `stride` (source frames from one of the clip's
+            frames to the next), and the tower's options. None is the tower's own.
 
     Raises:
-        RecipeError: an unknown name or option; says what there is.
+        RecipeError: an unknown name or option, or a value outside its range.
 
     >>> load_video_tower("frames", frames=4, size=32, image="small-resnet", image_options={"channels": 4}).width
     32
@@ -308,8 +228,8 @@ def load_video_tower(
     Traceback (most recent call last):
     mmts.errors.RecipeError: unknown video tower 'frame'; did you mean 'frames'?
     """
-    if name not in BUILT_IN:
-        raise RecipeError(f"unknown video tower {name!r}; {nearest(name, BUILT_IN)}")
-    build, known = BUILT_IN[name]
-    check_options(name, options, known)
-    return build(size=size, frames=frames, sampling=sampling, stride=stride, options=options)
+    if isinstance(name, type):
+        return make_tower(name, name.__name__, **options)
+    if name not in VIDEO_TOWERS:
+        raise RecipeError(f"unknown video tower {name!r}; {nearest(name, VIDEO_TOWERS)}")
+    return make_tower(VIDEO_TOWERS[name], name, **options)

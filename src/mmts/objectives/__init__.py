@@ -1,16 +1,18 @@
-"""Objectives: a loss and a policy joined into what a training loop calls."""
+"""Objectives: a loss and a policy combined into one call for a training loop."""
 
-from mmts.objectives.base import Objective, ObjectiveOutput, policy_values
-from mmts.objectives.contrastive import InfoNCE, MaxMargin
+from mmts.objectives.base import Objective, ObjectiveOutput, Pairs, policy_values
 from mmts.objectives.fastclip import FastCLIP
+from mmts.objectives.info_nce import DecoupledInfoNCE, InfoNCE, MultiPositiveInfoNCE, ReweightedInfoNCE
+from mmts.objectives.max_margin import SMS, MaxMargin
 from mmts.objectives.siglip import SigLIP
-from mmts.objectives.sms import SMS
 from mmts.objectives.sogclr import ISogCLR, SogCLR
+from mmts.objectives.temo import TeMo
 from mmts.objectives.tempnet import TemperatureNet, TempNet
-from mmts.objectives.weighted import ReweightedInfoNCE, TeMo
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "info_nce": InfoNCE,
+    "decoupled_info_nce": DecoupledInfoNCE,
+    "multi_positive_info_nce": MultiPositiveInfoNCE,
     "reweighted_info_nce": ReweightedInfoNCE,
     "temo": TeMo,
     "siglip": SigLIP,
@@ -21,17 +23,20 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "fastclip": FastCLIP,
     "tempnet": TempNet,
 }
-"""The objectives by the names that recipes call them (`loss`)."""
+"""The objectives by their names in recipes (`loss`)."""
 
 __all__ = [
     "OBJECTIVES",
     "SMS",
+    "DecoupledInfoNCE",
     "FastCLIP",
     "ISogCLR",
     "InfoNCE",
     "MaxMargin",
+    "MultiPositiveInfoNCE",
     "Objective",
     "ObjectiveOutput",
+    "Pairs",
     "ReweightedInfoNCE",
     "SigLIP",
     "SogCLR",

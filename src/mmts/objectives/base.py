@@ -1,84 +1,76 @@
-"""What all objectives have in common: the call, what comes back, and asking a policy for a batch's values."""
+"""What all objectives have in common: the call, its result, and the values of a policy for a batch."""
 
-from collections.abc import Callable
-from inspect import signature
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mmts.errors import InputError
-from mmts.losses.normalize import cosine_similarity
-from mmts.losses.rows import cosine_stripes, own_cosines
-from mmts.policies import PairPolicy, Policy
-from mmts.schedules import check_progress
+from mmts.losses.normalize import cosine_similarity, pair_cosines
+from mmts.losses.queries import cosine_rows
+from mmts.policies import Policy
 
 
 class ObjectiveOutput(NamedTuple):
-    """A batch's loss, shape (), and what to log of it: detached tensors of shape (), (B,) or (B, B) by name.
-
-    Of a share of the batch, b queries, a value a pair is logged as these queries' rows, (b, B).
-    """
+    """A batch's loss, shape (), and tensors to log by name: one value (), (B,) per sample, or (b, B) per pair."""
 
     loss: Tensor
     log: dict[str, Tensor]
 
 
-class Share(NamedTuple):
-    """Which of a batch's queries a call works out the loss of, and what is to happen once all of them are known.
+@dataclass(frozen=True)
+class Pairs:
+    """What an objective knows about the B pairs of a batch, beside their embeddings.
 
-    rows: the queries, b in number. then(update, *found): calls update with each found (b,) of these queries as (B,) of
-    all, detached, once the others' are there too.
+    Attributes:
+        progress: in [0, 1].
+        index: (B,) int64, the pairs' stable positions.
+        queries: the pairs whose loss this process computes: b of them.
+        media_index: (B,) int64, those of their media, or None.
+        positives: (B, B) bool, extra positives, or None; sparse (COO) or dense.
+        relevance: (B, B) floating point in [0, 1], of medium i to text j, or None; of b queries also (2, b, B).
     """
 
-    rows: slice
-    then: Callable[..., None]
-
-    def log_relative(self, log: dict[str, Tensor], pull: Tensor) -> None:
-        """Log as "weight" these queries' pulls, (b,), over the batch's mean."""
-
-        def update(pulls: Tensor) -> None:
-            log["weight"] = relative(pulls)
-
-        self.then(update, pull)
-
-
-def whole(B: int) -> Share:
-    """Return the share that is the whole batch.
-
-    >>> whole(3).rows
-    slice(0, 3, None)
-    """
-    return Share(slice(0, B), lambda update, *found: update(*found))
+    progress: float
+    index: Tensor
+    queries: slice
+    media_index: Tensor | None = None
+    positives: Tensor | None = None
+    relevance: Tensor | None = None
 
 
 class Objective(nn.Module):
     """Base of all objectives: objective(x, y, *, progress, index, ...) -> ObjectiveOutput.
 
-    Shapes: x (media) and y (text) (B, D) of any norm; `progress` a float in [0, 1]; `index` (B,) int64, the pairs'
-    stable positions; `media_index` (B,) int64, their media's; `positives` (B, B) bool or None, pairs of the batch that
-    are right too; `relevance` (B, B) floating point in [0, 1] or None, how relevant medium i is to text j, which only
-    rules on graded relevance look at. State a rule keeps for the media side goes by media_index, for the text side by
-    index.
-
-    Of several processes each asks for the loss of its own queries: `share` says which, and over shares that together
-    are the batch, losses add up to the batch's. One whose forward takes no `share` works out the whole on each. One
-    that takes it may get sparse `positives` (COO), and with several processes the queries' rows of `relevance`, (2, b,
-    B), as the losses here take them.
+    Shapes: x (media) and y (text) (B, D) of any norm; the keywords are the fields of `Pairs`. A subclass writes
+    `compute`. State for the media side is kept by media_index, for the text side by index.
     """
 
     value_name: str = "temperature"
     """What its policy's value is: a temperature or a margin; also the name of the policy."""
 
     uses_relevance: bool = False
-    """Whether it looks at `relevance`, which takes time to work out for every batch."""
+    """Whether it needs `relevance`, which takes time to compute; a batch without it is then an InputError."""
 
-    takes_share: bool = True
-    """Whether forward takes `share`, as its signature says."""
+    splits_queries: bool = False
+    """Whether `compute` returns the loss of `pairs.queries` alone. If False, it returns the whole batch's loss, with
+    several processes too, and gets `positives` and `relevance` whole and dense."""
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        cls.takes_share = "share" in signature(cls.forward).parameters
+    def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
+        """Return the loss of the queries (their part of the batch's loss), and tensors to log.
+
+        A tensor (b,) has one value per query and is gathered from all processes; "weight", the pull of the loss on each
+        positive pair, is then divided by the batch's mean. Names that begin with "_" are for `remember` only.
+        """
+        raise NotImplementedError
+
+    def remember(self, pairs: Pairs, gathered: Mapping[str, Tensor]) -> None:
+        """Update what the objective keeps from batch to batch; called in training mode, once after each `compute`.
+
+        gathered: what `compute` logged, without gradient; a value per query is now (B,), of all processes.
+        """
 
     def forward(
         self,
@@ -90,13 +82,42 @@ class Objective(nn.Module):
         media_index: Tensor | None = None,
         positives: Tensor | None = None,
         relevance: Tensor | None = None,
-        share: Share | None = None,
     ) -> ObjectiveOutput:
-        """Return the loss of a batch, or the share of it that is asked for, and what to log."""
-        raise NotImplementedError
+        """Return the loss of a batch and what to log."""
+        pairs = Pairs(progress, index, slice(0, len(x)), media_index, positives, relevance)
+        output = self.compute_part(x, y, pairs)
+        return ObjectiveOutput(output.loss, self.finish(pairs, output.log))
+
+    def compute_part(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
+        """Check the batch; return the queries' part of the loss, whether or not the objective splits queries."""
+        for name, index in (("index", pairs.index), ("media_index", pairs.media_index)):
+            if index is not None and len(index) != len(x):
+                raise InputError(f"{name} has {len(index)} rows and x has {len(x)}; they must have as many")
+        if self.uses_relevance and pairs.relevance is None:
+            raise InputError(
+                f"{type(self).__name__} needs relevance (B, B), how relevant each medium is to each text; data without "
+                "graded relevance has none"
+            )
+        if not self.splits_queries and pairs.positives is not None and pairs.positives.is_sparse:
+            pairs = replace(pairs, positives=pairs.positives.to_dense())
+        loss, log = self.compute(x, y, pairs)
+        if not self.splits_queries:
+            loss = loss * ((pairs.queries.stop - pairs.queries.start) / len(x))
+        # Of the queries' rows (2, b, B) the log has those of x to y.
+        return ObjectiveOutput(loss, {name: (v[0] if v.ndim == 3 else v).detach() for name, v in log.items()})
+
+    def finish(self, pairs: Pairs, gathered: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Remember the batch in training mode, and return what to log."""
+        if self.training:
+            with torch.no_grad():
+                self.remember(pairs, gathered)
+        log = {name: value for name, value in gathered.items() if not name.startswith("_")}
+        if "weight" in log:
+            log["weight"] = relative(log["weight"])
+        return log
 
     def values(self, progress: float, index: Tensor) -> dict[str, Tensor]:
-        """Return the temperatures or margins of samples by name, () or (B,), as far as no batch decides about them."""
+        """Return the temperatures or margins of samples by name, () or (B,), unless they depend on the batch."""
         policies = {name: getattr(self, name, None) for name in ("temperature", "margin")}
         with torch.no_grad():
             return {
@@ -108,68 +129,44 @@ class Objective(nn.Module):
     def learning_rates(self) -> dict[str, float]:
         """Return the learning rates of parameters that have one of their own, by name as in named_parameters().
 
-        Such a rate stays the same throughout and its parameter is not decayed; the rest, usually all, train as the
-        model does.
+        Such a rate stays constant and its parameter is not decayed; the others, usually all, train as the model does.
         """
         return {}
 
     def after_step(self) -> None:
-        """Call after every optimizer step: lets each policy inside do its own after_step."""
+        """Call after every optimizer step; calls `after_step` of each policy."""
         for module in self.modules():
             if isinstance(module, Policy):
                 module.after_step()
 
 
-def policy_values(
-    policy: Policy, x: Tensor, y: Tensor, progress: float, index: Tensor, rows: slice | None = None
-) -> Tensor:
-    """Ask a policy for a batch's values; a rule that looks at the batch gets the detached similarities (B, B).
+def policy_values(policy: Policy, x: Tensor, y: Tensor, pairs: Pairs) -> Tensor:
+    """Return a policy's values for a batch: (), (B,), or per pair (B, B), of some of the queries only (2, b, B).
 
-    Any callable (progress, index, similarity) will do; one that does not say `uses_similarity` gets them. Where only
-    the `rows` of b queries count, a rule on pairs is asked for theirs alone, and gives (2, b, B), x to y, then y to x.
+    A policy that uses similarities gets them without gradient, as its `similarity_of` says.
     """
-    if len(index) != len(x):
-        raise InputError(f"index has {len(index)} rows and x has {len(x)}; they must be as many")
     x, y, similarity = x.detach(), y.detach(), None
-    if rows is not None and rows != slice(0, len(x)):
-        if isinstance(policy, PairPolicy) and type(policy).forward is PairPolicy.forward:
-            check_progress(progress)
-            return pair_values(policy, x, y, rows)
-        if getattr(policy, "looks_at_own_pairs_only", False):
-            similarity = own_cosines(x, y)[:, None].expand(len(x), len(x))
-    if similarity is None and getattr(policy, "uses_similarity", True):
-        similarity = cosine_similarity(x, y)
-    values: Tensor = policy(progress, index, similarity)
+    if policy.uses_similarity:
+        if policy.similarity_of == "positive pairs":
+            similarity = pair_cosines(x, y)
+        else:
+            similarity = similarities(x, y, pairs.queries if policy.similarity_of == "queries" else slice(0, len(x)))
+    values: Tensor = policy(pairs.progress, pairs.index, similarity)
     return values
 
 
-def pair_values(policy: PairPolicy, x: Tensor, y: Tensor, rows: slice) -> Tensor:
-    """Return a rule's value of each pair, (B, B), or of the queries', (2, b, B), where not all of a batch are."""
-    if rows == slice(0, len(x)):
-        return policy.values(cosine_similarity(x, y))
-    return torch.stack([policy.values(each) for each in cosine_stripes(x, y, rows)])
-
-
-def shown(values: Tensor) -> Tensor:
-    """Return a policy's values for the log, detached: of a value a pair the queries' rows of x to y."""
-    return (values[0] if values.ndim == 3 else values).detach()
+def similarities(x: Tensor, y: Tensor, queries: slice) -> Tensor:
+    """Return the cosines of all pairs (B, B), or if not all are queries their rows (2, b, B), x to y, then y to x."""
+    if queries == slice(0, len(x)):
+        return cosine_similarity(x, y)
+    return torch.stack(cosine_rows(x, y, queries))
 
 
 def relative(pull: Tensor) -> Tensor:
-    """Return pulls (B,) over their mean, hence of mean 1; all ones where nothing pulls.
+    """Return pulls (B,) divided by their mean; all ones if nothing pulls.
 
     >>> relative(torch.tensor([3.0, 0.0, 3.0])), relative(torch.zeros(2))
     (tensor([1.5000, 0.0000, 1.5000]), tensor([1., 1.]))
     """
     mean = pull.mean()
     return torch.where(mean > 0, pull / mean, 1.0)
-
-
-def needed_relevance(rule: str, relevance: Tensor | None) -> Tensor:
-    """Return `relevance`; InputError, naming the rule that needs it, where the data gives none."""
-    if relevance is None:
-        raise InputError(
-            f"{rule} needs relevance (B, B), how relevant each medium is to each text; data without graded relevance "
-            "has none"
-        )
-    return relevance

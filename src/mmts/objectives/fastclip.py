@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from mmts.objectives.base import ObjectiveOutput, Share, whole
-from mmts.objectives.memory import ObjectiveWithMemory, log_weights
+from mmts.objectives.base import ObjectiveOutput, Pairs
+from mmts.objectives.memory import ObjectiveWithMemory
 from mmts.options import Positive
 from mmts.policies import Learned
 from mmts.policies.base import check_positive
@@ -18,22 +18,19 @@ class FastCLIP(ObjectiveWithMemory):
 
         L = mean_i of the SogCLR terms + tau (rho + mean_i (log u_i + log u'_i) / 2),   u = S / (B - 1)
 
-    u_i of media against texts, u'_i of texts against media. The embeddings' gradient is SogCLR's; the temperature's is
-    that of the second term, through u too: rho + mean_i (log u_i - sum_j w_ij d_ij, and the same of u') / 2.
+    u_i is of media against texts, u'_i of texts against media. The embeddings' gradient is SogCLR's; the temperature's
+    is that of the second term, also through u: rho + mean_i (log u_i - sum_j w_ij d_ij, and the same of u') / 2.
 
     start: where the temperature starts; it is trained as a logarithm and clamped after each step.
-    rho: radius of the robust loss; it pulls the temperature down, as in ISogCLR, and above log(B - 1) always.
+    rho: radius of the robust loss; it pulls the temperature down, as in ISogCLR, and always if above log(B - 1).
     gamma: as in SogCLR.
     learning_rate: the temperature's own (see `learning_rates`); None takes the model's.
     low: lower bound of the temperature.
     high: upper bound.
 
-    The rest as in SogCLR.
-
-    Logs "temperature" () and "weight" (B,). InputError as in SogCLR.
-    Source: Wei et al., arXiv 2407.01445, equation 10 and appendix (its released CC3M script for the numbers). Left open
-    and settled here: the gradient of tau is the paper's; the released code lowers its learning rate to a third where
-    tau falls to .03, which is not done here.
+    The rest is as in SogCLR. Logs "temperature" () and "weight" (B,). InputError as in SogCLR.
+    Source: Wei et al., arXiv 2407.01445, equation 10 and appendix (its released CC3M script for the numbers). The
+    gradient of tau is the paper's; the released code also lowers its learning rate to a third when tau falls to .03.
 
     >>> import torch
     >>> objective = FastCLIP(num_media=2, num_captions=2, start=0.5)
@@ -65,25 +62,10 @@ class FastCLIP(ObjectiveWithMemory):
         """Return the temperature's own learning rate, if it has one."""
         return {} if self.learning_rate is None else {"temperature.log_value": self.learning_rate}
 
-    def forward(
-        self,
-        x: Tensor,
-        y: Tensor,
-        *,
-        progress: float,
-        index: Tensor,
-        media_index: Tensor | None = None,
-        positives: Tensor | None = None,
-        relevance: Tensor | None = None,
-        share: Share | None = None,
-    ) -> ObjectiveOutput:
-        """Return the loss at the temperature as it stands; in training mode, remember the batch."""
-        share = share or whole(len(x))
-        rows = self.rows(index, media_index, x)
-        tau = self.temperature(progress, index)
-        found = self.contrast(x, y, (tau, tau), progress, rows, positives, share)
-        through_log_mean = -found.mean_exponent
-        robust = tau * (self.rho + found.log_mean) + (tau - tau.detach()) * through_log_mean  # (2, b)
-        log = {"temperature": tau.detach()}
-        log_weights(share, log, found)
-        return ObjectiveOutput(found.loss + robust.sum() / (2 * len(x)), log)
+    def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
+        """Return the loss at the current temperature."""
+        tau = self.temperature(pairs.progress, pairs.index)
+        result = self.contrast(x, y, (tau, tau), pairs)
+        through_log_mean = -result.mean_exponent
+        robust = tau * (self.rho + result.log_mean) + (tau - tau.detach()) * through_log_mean  # (2, b)
+        return ObjectiveOutput(result.loss + robust.sum() / (2 * len(x)), self.log(tau, result))

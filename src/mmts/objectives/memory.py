@@ -1,28 +1,29 @@
-"""What objectives with memory share: each row's moving average of how hard its negatives are, over all batches.
+"""What objectives with memory share: for each row a moving average of its sum over negatives, over all batches.
 
-Of a row i (a medium against texts, or a text against media) a batch shows a few negatives; the objective wants all of
-them. So each row keeps a moving average of its sum over negatives, and the batch's negatives are weighted by it
+For a row i (a medium against texts, or a text against media) a batch shows a few negatives, while the objective wants
+all of them. So each row keeps a moving average of its sum over negatives, and the batch's negatives are weighted by it
 (docs/method.md, 5.4).
 """
 
 import math
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from mmts.errors import InputError
 from mmts.losses.contrast import Contrast, contrast
-from mmts.objectives.base import Objective, Share
+from mmts.objectives.base import Objective, ObjectiveOutput, Pairs
 from mmts.policies.base import check_index
 from mmts.schedules import Constant, Schedule
+
+SIDES = ("media", "text")
 
 
 class MovingSum(nn.Module):
     """The moving sum over negatives, S, of `size` rows (docs/method.md, 5.4).
 
-    Kept as its logarithm, so that nothing over- or underflows however small the temperature; `seen` says which rows
+    Kept as its logarithm, which neither overflows nor underflows however small the temperature; `seen` says which rows
     have one.
     """
 
@@ -35,17 +36,17 @@ class MovingSum(nn.Module):
         self.register_buffer("seen", torch.zeros(size, dtype=torch.bool))
 
     def extended(self, new: Tensor, rows: Tensor, gamma: float) -> Tensor:
-        """Return log S, (b,), after a batch whose own is `new`, (b,), -inf where a query has no negative.
+        """Return log S, (b,), after a batch with the log sums `new`, (b,), -inf for a query without a negative.
 
-        rows (b,) int64: where each query's state lies; gamma in (0, 1], the weight of the new.
+        rows: (b,) int64, each query's row of state. gamma: in (0, 1], the weight of the new.
         """
         before, seen = self.log_sum[rows].to(new), self.seen[rows]
         kept = before + (math.log1p(-gamma) if gamma < 1 else -math.inf)
         return torch.where(seen, torch.logaddexp(kept, new + math.log(gamma)), new)
 
     def remember(self, rows: Tensor, log_sum: Tensor, contrasted: Tensor) -> None:
-        """Keep what a batch's queries, (B,), came to, if they had a negative; of those with one row the mean of S."""
-        same = same_rows(rows)
+        """Keep log S, (B,), of a batch's queries that have a negative; queries with one row leave the mean of S."""
+        same = SameRow(rows)
         log_sum = log_sum.masked_fill(~contrasted, -math.inf)
         top = same.reduce(log_sum, "max")
         updated = ~top.isneginf()
@@ -62,6 +63,8 @@ class ObjectiveWithMemory(Objective):
     the moving average, in (0, 1], a number or a schedule of progress.
     """
 
+    splits_queries = True
+
     def __init__(self, num_media: int, num_captions: int, gamma: float | Schedule) -> None:
         super().__init__()
         for name, number in (("num_media", num_media), ("num_captions", num_captions)):
@@ -73,82 +76,73 @@ class ObjectiveWithMemory(Objective):
         self.num_media, self.num_captions = num_media, num_captions
         self.media_sum, self.text_sum = MovingSum(num_media), MovingSum(num_captions)
 
-    def rows(self, index: Tensor, media_index: Tensor | None, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return where the state of the batch's media and texts lies, both (B,) int64; InputError names the row."""
-        if media_index is None:
-            if self.num_media != self.num_captions:
-                raise InputError(
-                    f"media_index is missing: {self.num_captions} samples share {self.num_media} media, so their state "
-                    "goes by it"
-                )
-            media_index = index
+    def compute_part(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
+        """Check the rows of state, then compute; InputError names a row outside of it."""
+        if pairs.media_index is None and self.num_media != self.num_captions:
+            raise InputError(
+                f"media_index is missing: {self.num_captions} samples share {self.num_media} media, whose state is "
+                "kept by it"
+            )
+        check_index(pairs.index if pairs.media_index is None else pairs.media_index, self.num_media, "media_index")
+        check_index(pairs.index, self.num_captions)
+        return super().compute_part(x, y, pairs)
+
+    def rows(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        """Return the rows of state of the batch's media and texts, (B,) int64 each."""
         device = self.text_sum.log_sum.device
-        for name, each in (("media_index", media_index), ("index", index)):
-            if len(each) != len(x):
-                raise InputError(f"{name} has {len(each)} rows and x has {len(x)}; they must be as many")
-        return (
-            check_index(media_index, self.num_media, "media_index").to(device, torch.int64),
-            check_index(index, self.num_captions).to(device, torch.int64),
-        )
+        media_index = pairs.index if pairs.media_index is None else pairs.media_index
+        return media_index.to(device, torch.int64), pairs.index.to(device, torch.int64)
 
-    def contrast(
-        self,
-        x: Tensor,
-        y: Tensor,
-        temperatures: tuple[Tensor, Tensor],
-        progress: float,
-        rows: tuple[Tensor, Tensor],
-        positives: Tensor | None,
-        share: Share,
-    ) -> Contrast:
-        """Contrast media with texts and texts with media, each at its own temperatures, () or (B,).
-
-        In training mode, remember the batch once all of it is known.
-        """
-        sides, gamma = (self.media_sum, self.text_sum), self.gamma(progress)
+    def contrast(self, x: Tensor, y: Tensor, temperatures: tuple[Tensor, Tensor], pairs: Pairs) -> Contrast:
+        """Contrast media with texts and texts with media, each at its own temperatures, () or (B,)."""
+        rows, gamma = self.rows(pairs), self.gamma(pairs.progress)
 
         def extend(log_sums: Tensor) -> Tensor:
-            of_sides = zip(sides, log_sums, rows, strict=True)
-            return torch.stack([side.extended(new, of_side[share.rows], gamma) for side, new, of_side in of_sides])
+            sides = zip((self.media_sum, self.text_sum), log_sums, rows, strict=True)
+            return torch.stack([side.extended(new, row[pairs.queries], gamma) for side, new, row in sides])
 
-        found = contrast(x, y, temperatures, extend, positives=positives, rows=share.rows)
-        if self.training:
-            for side, *of_side in zip(sides, rows, found.log_sum, found.contrasted, strict=True):
-                share.then(partial(side.remember, of_side[0]), *of_side[1:])
-        return found
+        return contrast(x, y, temperatures, extend, positives=pairs.positives, queries=pairs.queries)
+
+    def log(self, temperature: Tensor, result: Contrast, **more: Tensor) -> dict[str, Tensor]:
+        """Return what `compute` logs: the temperature, the pull on each positive pair (5.5), and what to remember.
+
+        more: tensors (2, b) to remember by name, of media and of texts.
+        """
+        columns = {"log_sum": result.log_sum, "contrasted": result.contrasted, **more}
+        remembered = {
+            f"_{name}_{side}": column
+            for name, both in columns.items()
+            for side, column in zip(SIDES, both, strict=True)
+        }
+        return {"temperature": temperature, "weight": result.weight.sum(dim=0), **remembered}
+
+    def remember(self, pairs: Pairs, gathered: Mapping[str, Tensor]) -> None:
+        """Keep the sums over negatives of media and texts."""
+        for side, row in zip(SIDES, self.rows(pairs), strict=True):
+            moving_sum: MovingSum = getattr(self, f"{side}_sum")
+            moving_sum.remember(row, gathered[f"_log_sum_{side}"], gathered[f"_contrasted_{side}"])
 
 
 def as_schedule(value: float | Schedule) -> Schedule:
-    """Return a number as the schedule that stays there; a schedule as it is."""
+    """Return a number as a constant schedule, and a schedule unchanged."""
     return Constant(float(value)) if isinstance(value, int | float) else value
 
 
-class SameRow(NamedTuple):
-    """Which of a batch's entries have one row of state; see `same_rows`."""
+class SameRow:
+    """Which of a batch's rows of state, (B,) int64, are the same.
 
-    order: Tensor  # (B,), entries of one row after the other
-    lengths: Tensor  # how many entries each row has
-    place: Tensor  # (B,), which row each entry has
-
-    def reduce(self, values: Tensor, how: str) -> Tensor:
-        """Return the "sum" or the "max" of the values, (B,), with the same row as each entry, (B,)."""
-        # In place of index_add, whose order on a GPU is another each time: processes must not drift apart.
-        runs = [values[self.order], self.lengths]
-        if values.device.type == "mps":  # which has no segment_reduce
-            runs = [each.cpu() for each in runs]
-        return torch.segment_reduce(runs[0], how, lengths=runs[1]).to(values.device)[self.place]
-
-
-def same_rows(rows: Tensor) -> SameRow:
-    """Find which of the rows of state, (B,) int64, are the same.
-
-    >>> same_rows(torch.tensor([7, 3, 7])).reduce(torch.tensor([1.0, 2.0, 4.0]), "sum")
+    >>> SameRow(torch.tensor([7, 3, 7])).reduce(torch.tensor([1.0, 2.0, 4.0]), "sum")
     tensor([5., 2., 5.])
     """
-    _, place, lengths = torch.unique(rows, return_inverse=True, return_counts=True)
-    return SameRow(place.argsort(stable=True), lengths, place)
 
+    def __init__(self, rows: Tensor) -> None:
+        _, self.place, self.lengths = torch.unique(rows, return_inverse=True, return_counts=True)
+        self.order = self.place.argsort(stable=True)
 
-def log_weights(share: Share, log: dict[str, Tensor], found: Contrast) -> None:
-    """Log as "weight" the pull of the loss on each sample's own pair over the batch's mean (docs/method.md, 5.5)."""
-    share.log_relative(log, found.weight.sum(dim=0))
+    def reduce(self, values: Tensor, how: str) -> Tensor:
+        """Return the "sum" or the "max" of the values, (B,), over the entries with the same row, (B,)."""
+        # Not index_add, which on a GPU adds in a different order each time: processes must not drift apart.
+        values, lengths = values[self.order], self.lengths
+        if values.device.type == "mps":  # which has no segment_reduce
+            return torch.segment_reduce(values.cpu(), how, lengths=lengths.cpu()).to(values.device)[self.place]
+        return torch.segment_reduce(values, how, lengths=lengths)[self.place]

@@ -1,4 +1,4 @@
-"""Contrastive losses against all negatives there are: SogCLR, and ISogCLR with a temperature a sample that it finds.
+"""Contrastive losses against all negatives of training: SogCLR, and ISogCLR, which learns a temperature per sample.
 
 >>> objective = ISogCLR(num_media=2, num_captions=2, low=0.01, high=0.2, start=0.05)
 >>> output = objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
@@ -6,15 +6,15 @@
 tensor([0.0100, 0.0100])
 """
 
-from functools import partial
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from mmts.errors import InputError
-from mmts.objectives.base import ObjectiveOutput, Share, policy_values, whole
-from mmts.objectives.memory import ObjectiveWithMemory, as_schedule, log_weights, same_rows
+from mmts.objectives.base import ObjectiveOutput, Pairs, policy_values
+from mmts.objectives.memory import SIDES, ObjectiveWithMemory, SameRow, as_schedule
 from mmts.options import AboveZeroToOne, Positive, RecipeDefault
 from mmts.policies import Fixed, Policy
 from mmts.policies.base import check_positive
@@ -25,7 +25,7 @@ GRID = 1000
 
 
 class SogCLR(ObjectiveWithMemory):
-    """SogCLR: against all negatives of training, by one moving sum per sample (docs/method.md, 5.4, 5.5).
+    """SogCLR: contrast with all negatives of training, by one moving sum per sample (docs/method.md, 5.4, 5.5).
 
         L = mean_i sum_j w_ij (s_ij - s_ii), media against texts, plus the same, texts against media;  w held fixed
 
@@ -38,15 +38,15 @@ class SogCLR(ObjectiveWithMemory):
     num_media, num_captions: M and N of training; state is kept for each, in buffers.
     gamma: weight of the new in the moving sum, in (0, 1], a number or a schedule of progress; 1 forgets the past.
 
-    x, y (B, D) of any norm; `positives` are no negatives; a row without a negative (B = 1) has loss 0 and leaves no
-    trace. Without media_index every sample is a medium of its own. State changes in training mode only. Logs
-    "temperature" as the policy gave it, and "weight" (B,), the pull on each sample's own pair, mean 1. InputError for
-    what info_nce refuses, an index outside the state, or a policy that trains.
+    x, y (B, D) of any norm; extra positives are not negatives; a row without a negative (B = 1) has loss 0 and leaves
+    its state unchanged. Without media_index every sample has its own medium. State changes in training mode only. Logs
+    "temperature", the policy's values, and "weight" (B,), the pull on each positive pair, mean 1. InputError as in
+    `info_nce`, or for an index outside the state, or a policy that trains.
 
-    Source: Yuan et al., arXiv 2202.12387, algorithm 1; two modalities: Qiu et al., arXiv 2305.11965. Left open there
-    and settled here: the first value of S is the batch's own, by a flag a row (the released code does so throughout
-    the first epoch); S is kept as a logarithm in place of a sum beside a running maximum, which is the same number
-    but neither over- nor underflows; rows that a batch repeats leave their mean.
+    Source: Yuan et al., arXiv 2202.12387, algorithm 1; two modalities: Qiu et al., arXiv 2305.11965. Where they leave
+    a choice: the first value of S is the batch's own, by a flag per row (the released code does so throughout the
+    first epoch); S is kept as a logarithm, not as a sum beside a running maximum; rows that a batch repeats keep their
+    mean.
 
     >>> objective = SogCLR(num_media=2, num_captions=2, temperature=0.5)
     >>> objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1])).loss
@@ -69,30 +69,15 @@ class SogCLR(ObjectiveWithMemory):
                 "loss has no gradient for it; take FastCLIP or ISogCLR, or a policy with nothing to train"
             )
 
-    def forward(
-        self,
-        x: Tensor,
-        y: Tensor,
-        *,
-        progress: float,
-        index: Tensor,
-        media_index: Tensor | None = None,
-        positives: Tensor | None = None,
-        relevance: Tensor | None = None,
-        share: Share | None = None,
-    ) -> ObjectiveOutput:
-        """Return the loss at the policy's temperatures; in training mode, remember the batch."""
-        share = share or whole(len(x))
-        rows = self.rows(index, media_index, x)
-        tau = policy_values(self.temperature, x, y, progress, index, share.rows)
-        found = self.contrast(x, y, (tau, tau), progress, rows, positives, share)
-        log = {"temperature": tau.detach()}
-        log_weights(share, log, found)
-        return ObjectiveOutput(found.loss, log)
+    def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
+        """Return the loss at the policy's temperatures."""
+        tau = policy_values(self.temperature, x, y, pairs)
+        result = self.contrast(x, y, (tau, tau), pairs)
+        return ObjectiveOutput(result.loss, self.log(tau, result))
 
 
 class ISogCLR(ObjectiveWithMemory):
-    """iSogCLR: SogCLR that finds a temperature for every medium and text (docs/method.md, 5.6; arXiv 2305.11965).
+    """iSogCLR: SogCLR that learns a temperature for every medium and text (docs/method.md, 5.6; arXiv 2305.11965).
 
     After each batch, with w and d of SogCLR and S_i the row's moving sum:
 
@@ -108,16 +93,14 @@ class ISogCLR(ObjectiveWithMemory):
     beta: share of the new gradient in their moving mean.
     gamma: as in SogCLR.
     low: lower bound of the temperatures, a number or a schedule of progress.
-    high: upper bound, likewise; 0 < low <= high throughout. What lies outside the bounds of the moment is brought
-        inside before it is used.
+    high: upper bound, likewise; 0 < low <= high throughout. A temperature outside the current bounds is clamped before
+        it is used.
     start: where all temperatures start, in [low, high].
 
-    The rest as in SogCLR. Buffers tau_media, u_media (num_media,)
-        and tau_text, u_text (num_captions,) hold the temperatures and their gradients' averages.
-
-    The loss uses the temperatures from before their update. `positives` leave B - 1 too. Logs "temperature" (B,), the
-    mean of a sample's two, and "weight" as SogCLR does. InputError as there, or for numbers that cannot be right.
-
+    The rest is as in SogCLR. Buffers tau_media, u_media (num_media,) and tau_text, u_text (num_captions,) hold the
+    temperatures and their gradients' averages. The loss uses the temperatures before their update. Extra positives do
+    not count in B - 1. Logs "temperature" (B,), the mean of a sample's two, and "weight" as SogCLR does. InputError as
+    there, or for numbers that cannot be right.
     Source: Qiu et al., arXiv 2305.11965, algorithm 1, with the numbers and the clip of its released code.
     """
 
@@ -165,32 +148,30 @@ class ISogCLR(ObjectiveWithMemory):
             )
         return low, high
 
-    def forward(
-        self,
-        x: Tensor,
-        y: Tensor,
-        *,
-        progress: float,
-        index: Tensor,
-        media_index: Tensor | None = None,
-        positives: Tensor | None = None,
-        relevance: Tensor | None = None,
-        share: Share | None = None,
-    ) -> ObjectiveOutput:
-        """Return the loss at each row's temperature; in training mode, remember the batch and move the temperatures."""
-        share = share or whole(len(x))
-        rows = media_rows, text_rows = self.rows(index, media_index, x)
-        low, high = self.bounds(progress)
-        tau_media, tau_text = self.tau_media[media_rows].clamp(low, high), self.tau_text[text_rows].clamp(low, high)
-        found = self.contrast(x, y, (tau_media, tau_text), progress, rows, positives, share)
-        if self.training:
-            slack = found.slack(self.rho)
-            sides = ((self.tau_media, self.u_media, media_rows), (self.tau_text, self.u_text, text_rows))
-            for side, *of_side in zip(sides, slack, found.contrasted, strict=True):
-                share.then(partial(self._move, *side, low, high), *of_side)
-        log = {"temperature": (tau_media + tau_text) / 2}
-        log_weights(share, log, found)
-        return ObjectiveOutput(found.loss, log)
+    def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
+        """Return the loss at each row's temperature."""
+        media, text = self.rows(pairs)
+        low, high = self.bounds(pairs.progress)
+        tau_media, tau_text = self.tau_media[media].clamp(low, high), self.tau_text[text].clamp(low, high)
+        result = self.contrast(x, y, (tau_media, tau_text), pairs)
+        log = self.log((tau_media + tau_text) / 2, result, slack=result.slack(self.rho))
+        return ObjectiveOutput(result.loss, log)
+
+    def remember(self, pairs: Pairs, gathered: Mapping[str, Tensor]) -> None:
+        """Keep the sums over negatives, and take one step with the temperatures of rows that have a negative."""
+        super().remember(pairs, gathered)
+        low, high = self.bounds(pairs.progress)
+        for side, rows, tau, u in zip(
+            SIDES, self.rows(pairs), (self.tau_media, self.tau_text), (self.u_media, self.u_text), strict=True
+        ):
+            contrasted, slack = gathered[f"_contrasted_{side}"], gathered[f"_slack_{side}"]
+            same = SameRow(rows)
+            number = same.reduce(contrasted.to(u), "sum")
+            slope = same.reduce(slack.clamp(-U_CLIP, U_CLIP).to(u).masked_fill(~contrasted, 0.0), "sum") / number
+            average = (1 - self.beta) * u[rows] + self.beta * slope
+            u[rows] = torch.where(number > 0, average, u[rows])
+            stepped = (tau[rows].clamp(low, high) - self.eta * average).clamp(low, high)
+            tau[rows] = torch.where(number > 0, stepped, tau[rows])
 
     def values(self, progress: float, index: Tensor) -> dict[str, Tensor]:
         """Return the temperatures of the texts of samples (B,), and of all media (num_media,)."""
@@ -199,19 +180,3 @@ class ISogCLR(ObjectiveWithMemory):
             "temperature_text": self.tau_text[index].clamp(low, high),
             "temperature_media": self.tau_media.clamp(low, high),
         }
-
-    @torch.no_grad()
-    def _move(
-        self, tau: Tensor, u: Tensor, rows: Tensor, low: float, high: float, slack: Tensor, contrasted: Tensor
-    ) -> None:
-        """Take one step with the temperatures of one side, whose state is `tau` and `u`; unmoved without a negative.
-
-        slack, contrasted (B,): see `Contrast`.
-        """
-        same = same_rows(rows)
-        number = same.reduce(contrasted.to(u), "sum")
-        slope = same.reduce(slack.clamp(-U_CLIP, U_CLIP).to(u).masked_fill(~contrasted, 0.0), "sum") / number
-        average = (1 - self.beta) * u[rows] + self.beta * slope
-        u[rows] = torch.where(number > 0, average, u[rows])
-        stepped = (tau[rows].clamp(low, high) - self.eta * average).clamp(low, high)
-        tau[rows] = torch.where(number > 0, stepped, tau[rows])

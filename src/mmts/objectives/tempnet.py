@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from mmts.errors import InputError
 from mmts.losses.normalize import unit
-from mmts.objectives.base import ObjectiveOutput, Share, whole
-from mmts.objectives.memory import ObjectiveWithMemory, log_weights
+from mmts.objectives.base import ObjectiveOutput, Pairs
+from mmts.objectives.memory import ObjectiveWithMemory
 from mmts.options import AtLeastOne, Positive, ZeroToBelowOne
 from mmts.policies.base import check_positive
 from mmts.schedules import Schedule
@@ -20,8 +20,8 @@ class TemperatureNet(nn.Module):
         h = dropout(sigmoid(W x + b));  q = h . unit prototypes;  w = softmax(q / scale)
         tau = low + (high - low) sigmoid(linear((w - 1/M) sigmoid(q)))
 
-    dim D; M prototypes, begun as normal noise; scale is learned as a logarithm; the last layer begins with weights 1
-    and bias 0, hence tau near the middle. x is normalised inside and gets no gradient.
+    dim D; M prototypes, which start as normal noise; scale is learned as a logarithm; the last layer starts with
+    weights 1 and bias 0, so tau starts near the middle. x is normalised inside and gets no gradient.
     """
 
     def __init__(
@@ -64,12 +64,10 @@ class TempNet(ObjectiveWithMemory):
     dropout: on the networks' hidden layer.
     learning_rate: the networks' own (see `learning_rates`); None takes the model's.
 
-    The rest as in SogCLR.
-
-    Logs "temperature" (B,), the mean of a sample's two, and "weight" (B,). InputError as in SogCLR, or for numbers that
-    cannot be right, or another width.
-    Source: Qiu et al., arXiv 2404.04575, section 4 (robust loss and network), and its released code for what begins
-    how, the dropout of .5, and the networks' learning rate of 3e-5 without weight decay.
+    The rest is as in SogCLR. Logs "temperature" (B,), the mean of a sample's two, and "weight" (B,). InputError as in
+    SogCLR, or for numbers that cannot be right, or another width.
+    Source: Qiu et al., arXiv 2404.04575, section 4 (robust loss and network), and its released code for the initial
+    values, the dropout of .5, and the networks' learning rate of 3e-5 without weight decay.
 
     >>> objective = TempNet(num_media=2, num_captions=2, width=2)
     >>> output = objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
@@ -111,28 +109,14 @@ class TempNet(ObjectiveWithMemory):
             return {}
         return {name: self.learning_rate for name, _ in self.named_parameters()}
 
-    def forward(
-        self,
-        x: Tensor,
-        y: Tensor,
-        *,
-        progress: float,
-        index: Tensor,
-        media_index: Tensor | None = None,
-        positives: Tensor | None = None,
-        relevance: Tensor | None = None,
-        share: Share | None = None,
-    ) -> ObjectiveOutput:
-        """Return both losses' sum at the predicted temperatures; in training mode, remember the batch."""
-        share = share or whole(len(x))
-        rows = self.rows(index, media_index, x)
-        for name, batch in (("x", x), ("y", y)):
-            if batch.shape[1:] != (self.width,):
-                raise InputError(f"{name} is {tuple(batch.shape)}; TempNet was built for (B, {self.width})")
+    def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
+        """Return the sum of both losses at the predicted temperatures."""
+        for name, side in (("x", x), ("y", y)):
+            if side.shape[1:] != (self.width,):
+                raise InputError(f"{name} is {tuple(side.shape)}; TempNet was built for (B, {self.width})")
         with torch.autocast(x.device.type, enabled=False):
             tau_media, tau_text = self.media_net(x), self.text_net(y)
-        found = self.contrast(x, y, (tau_media, tau_text), progress, rows, positives, share)
-        nets = (torch.stack([tau_media, tau_text])[:, share.rows] * found.slack(self.rho)).sum() / len(x)
-        log = {"temperature": ((tau_media + tau_text) / 2).detach()}
-        log_weights(share, log, found)
-        return ObjectiveOutput(found.loss + nets, log)
+        result = self.contrast(x, y, (tau_media, tau_text), pairs)
+        taus = torch.stack([tau_media, tau_text])[:, pairs.queries]
+        of_nets = (taus * result.slack(self.rho)).sum() / len(x)
+        return ObjectiveOutput(result.loss + of_nets, self.log((tau_media + tau_text) / 2, result))

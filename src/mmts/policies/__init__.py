@@ -1,7 +1,7 @@
 """Policies: who gets which temperature (or margin) when.
 
-A policy maps (progress, index) to a positive value: () for all samples alike, (B,) for one a sample, or (B, B) for one
-a pair. It is an nn.Module, so tables move with `.to(device)` and learned values are trained and saved with the rest.
+A policy maps (progress, index) to a positive value: () for all samples, (B,) for one per sample, or (B, B) for one per
+pair. It is an nn.Module, so tables move with `.to(device)` and learned values are trained and saved with the rest.
 
 >>> import torch
 >>> from mmts.schedules import Cosine
@@ -12,8 +12,7 @@ tensor([0.0100, 0.1600], dtype=torch.float64)
 
 from mmts.policies.base import Policy
 from mmts.policies.basic import Fixed, Learned, Scheduled, Shifted
-from mmts.policies.batch import MACL
-from mmts.policies.pairs import DySTreSS, PairPolicy, TeMoTemperature
+from mmts.policies.batch import MACL, DySTreSS, PairPolicy, TeMoTemperature
 
 POLICIES: dict[str, type[Policy]] = {
     "fixed": Fixed,
@@ -24,7 +23,7 @@ POLICIES: dict[str, type[Policy]] = {
     "dystress": DySTreSS,
     "temo": TeMoTemperature,
 }
-"""The policies by the names that recipes call them (`rule`)."""
+"""The policies by their names in recipes (`rule`)."""
 
 __all__ = [
     "MACL",

@@ -1,8 +1,8 @@
-"""What all policies have in common: the call, and the checks of what goes in."""
+"""What all policies have in common: the call, and the checks of its arguments."""
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,21 +13,15 @@ from mmts.errors import InputError, plain
 class Policy(nn.Module):
     """Base of all policies: policy(progress, index, similarity=None) -> () or (B,) or (B, B), positive.
 
-    Shapes: `progress` a float in [0, 1]; `index` (B,) int64, the samples' stable positions; `similarity` (B, B) or
-    None, the detached similarities s_ij = cos(x_i, y_j), given only where `uses_similarity` is True.
+    Shapes: `progress` a float in [0, 1]; `index` (B,) int64, the samples' stable positions; `similarity` the cosines
+    s_ij = cos(x_i, y_j) without gradient, given only if `uses_similarity` is True.
     """
 
     uses_similarity: bool = False
 
-    looks_at_own_pairs_only: bool = False
-    """Of the similarities it looks at the diagonal alone; several processes then leave the rest out. To be said in the
-    class that has the forward."""
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if "looks_at_own_pairs_only" not in vars(cls):
-            has_forward = next(each for each in cls.__mro__ if "forward" in vars(each))
-            cls.looks_at_own_pairs_only = vars(has_forward).get("looks_at_own_pairs_only", False)
+    similarity_of: Literal["batch", "queries", "positive pairs"] = "batch"
+    """The similarities it needs. "batch": all, (B, B). "queries": the value of a pair follows from its own similarity;
+    (B, B), or with several processes the rows of some queries, (2, b, B). "positive pairs": s_ii alone, (B,)."""
 
     @classmethod
     def in_words(cls, options: Mapping[str, Any]) -> str:
@@ -40,11 +34,18 @@ class Policy(nn.Module):
         raise NotImplementedError
 
     def after_step(self) -> None:
-        """Do what has to follow an optimizer step, such as keeping a learned value in its bounds; usually nothing."""
+        """Do what must follow an optimizer step, such as keeping a learned value in its bounds; usually nothing."""
+
+    def extra_repr(self) -> str:
+        """Show the settings in the module's repr: its public attributes."""
+        settings = {
+            name: value for name, value in vars(self).items() if not name.startswith("_") and name != "training"
+        }
+        return ", ".join(f"{name}={value}" for name, value in settings.items())
 
 
 def check_index(index: Tensor, size: int, name: str = "index") -> Tensor:
-    """Return `index` when it is (B,) integers in 0..size-1; otherwise raise InputError naming it and the row.
+    """Return `index` if it is (B,) integers in 0..size-1; otherwise raise InputError naming it and the row.
 
     >>> check_index(torch.tensor([0, 7]), 3)
     Traceback (most recent call last):
@@ -60,7 +61,7 @@ def check_index(index: Tensor, size: int, name: str = "index") -> Tensor:
 
 
 def check_similarity(owner: str, similarity: Tensor | None, index: Tensor) -> Tensor:
-    """Return `similarity` when it is (B, B) floating point for the B of `index`; otherwise raise InputError.
+    """Return `similarity` if it has a shape that `Policy.similarity_of` names; otherwise raise InputError.
 
     >>> check_similarity("MACL", None, torch.tensor([0, 1]))
     Traceback (most recent call last):
@@ -69,10 +70,11 @@ def check_similarity(owner: str, similarity: Tensor | None, index: Tensor) -> Te
     B = len(index)
     if similarity is None:
         raise InputError(f"{owner} looks at the batch: give it the similarities, ({B}, {B})")
-    if similarity.shape != (B, B) or not similarity.is_floating_point():
+    shape = tuple(similarity.shape)
+    if shape[-1:] != (B,) or (len(shape) == 2 and shape[0] != B) or not similarity.is_floating_point():
         raise InputError(
-            f"{owner}: similarity is {tuple(similarity.shape)} {similarity.dtype}; for a batch of {B} it must be "
-            f"({B}, {B}), floating point"
+            f"{owner}: similarity is {shape} {similarity.dtype}; for a batch of {B} it must be ({B}, {B}), "
+            "floating point"
         )
     return similarity
 
@@ -84,8 +86,8 @@ def check_positive(name: str, value: float) -> None:
 
 
 def scalar(value: float, index: Tensor) -> Tensor:
-    """Return a value for all samples, shape (), in double precision where index's device has it."""
-    # Without dimensions a float64 tensor promotes nobody else's dtype, so nothing need be rounded here.
+    """Return a value for all samples, shape (), in double precision if index's device has it."""
+    # A float64 tensor without dimensions promotes no other dtype, so there is no need to round here.
     return torch.tensor(
         value, dtype=torch.float32 if index.device.type == "mps" else torch.float64, device=index.device
     )

@@ -17,7 +17,7 @@ from mmts.schedules import Cosine, Schedule, check_progress
 class Fixed(Policy):
     """One value for all samples throughout (docs/method.md, 3.1).
 
-    value: finite and positive, or it is an InputError.
+    value: finite and positive; otherwise an InputError.
 
     >>> Fixed(0.07)(0.5, torch.tensor([3, 4])).item()
     0.07
@@ -38,15 +38,11 @@ class Fixed(Policy):
         check_progress(progress)
         return scalar(self.value, index)
 
-    def extra_repr(self) -> str:
-        """Show the value in the module's repr."""
-        return f"{self.value:g}"
-
 
 class Scheduled(Policy):
     """One value for all samples that follows a schedule (docs/method.md, 3.2; TS: a cosine, arXiv 2303.13664).
 
-    schedule: what the value follows; InputError when its minimum over [0, 1] is not positive.
+    schedule: what the value follows; InputError if its minimum over [0, 1] is not positive.
 
     >>> from mmts.schedules import Cosine
     >>> Scheduled(Cosine(0.01, 0.1, cycles=5))(0.0, torch.tensor([0])).item()
@@ -67,21 +63,17 @@ class Scheduled(Policy):
         """Return the schedule's value at `progress`, shape ()."""
         return scalar(self.schedule(progress), index)
 
-    def extra_repr(self) -> str:
-        """Show the schedule in the module's repr."""
-        return f"{self.schedule}"
-
 
 class Shifted(Policy):
-    """MM-TS: a schedule that all samples share plus a shift of each sample's own (docs/method.md, 3.3).
+    """MM-TS: a schedule that all samples share plus each sample's own shift (docs/method.md, 3.3).
 
     value_i = schedule(p) + shift[i];  with Cosine(-alpha/2, alpha/2, cycles) and ConceptDistribution.shift(low, high)
     this is the published rule.
 
-    `shift` is (N,), one row per sample, floating point; it is kept as a buffer in its own dtype and added to the
-    schedule in float64. InputError when the shift is not (N,) and finite, when schedule.minimum + the smallest shift
-    is not positive (found when the policy is built, not in the middle of a run), or when an index is not in 0..N-1.
-    In a recipe (`from_recipe`) the schedule is the cosine swing, and the size of a sample's concept decides its shift:
+    `shift` is (N,), one row per sample, floating point, kept as a buffer in its own dtype and added to the schedule in
+    float64. InputError if it is not (N,) and finite, if schedule.minimum + the smallest shift is not positive (checked
+    when the policy is built), or if an index is not in 0..N-1. In a recipe (`from_recipe`) the schedule is the cosine
+    swing, and the size of a sample's concept sets its shift:
 
     alpha: height of the swing from trough to crest; half of it must stay below the smallest shift.
     cycles: whole swings over training.
@@ -89,7 +81,7 @@ class Shifted(Policy):
     low: shift of the smallest concepts; above `high` the rule is reversed.
     high: shift of the largest concepts.
     scale: how sizes map to the range from low to high.
-    neighbours: k; the density around each caption (2.5) decides the shift in place of the size of its concept.
+    neighbours: k; the density around each caption (2.5) sets the shift instead of the size of its concept.
 
     Source: arXiv 2603.08202.
 
@@ -112,7 +104,7 @@ class Shifted(Policy):
             row = int((~torch.isfinite(shift)).nonzero()[0])
             raise InputError(f"Shifted: shift[{row}] is {shift[row].item()}; every shift must be finite")
         smallest = float(shift.min())
-        # Also as the table's own dtype rounds it: a shift of .1 in float32 is a hair above .1.
+        # In the table's own dtype too: a shift of .1 in float32 is slightly above .1.
         lowest = min(schedule.minimum + smallest, float(shift.min() + schedule.minimum))
         if not lowest > 0:
             raise InputError(
@@ -153,20 +145,16 @@ class Shifted(Policy):
     def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
         """Return schedule(progress) + shift[index], shape (B,), float64 where the device has it."""
         shift = self.shift[check_index(index, len(self.shift)).to(self.shift.device, torch.int64)]
-        # Swing and shift nearly cancel at the bottom: added in float32, a temperature of .01 is off in its 6th digit.
+        # Swing and shift nearly cancel at the bottom: a sum in float32 has errors in its 6th digit.
         return (shift if shift.device.type == "mps" else shift.double()) + self.schedule(progress)
-
-    def extra_repr(self) -> str:
-        """Show the schedule and the number of samples in the module's repr."""
-        return f"{self.schedule}, {len(self.shift)} samples"
 
 
 class Learned(Policy):
     """One learned value for all samples: CLIP's temperature (docs/method.md, 3.4).
 
-    value = exp(log_value), log_value a parameter of shape () started at ln(start). After each optimizer step
-    `after_step` clamps it in place to [ln(low), ln(high)]. As a parameter of no dimension it belongs to the group
-    without weight decay, which would pull the value towards 1. InputError unless 0 < low <= start <= high.
+    value = exp(log_value), log_value a parameter of shape () that starts at ln(start). After each optimizer step
+    `after_step` clamps it in place to [ln(low), ln(high)]. A parameter of shape () has no weight decay, which would
+    pull the value towards 1. InputError unless 0 < low <= start <= high.
 
     start: where it starts.
     low: lower bound.
@@ -207,7 +195,3 @@ class Learned(Policy):
     def after_step(self) -> None:
         """Clamp the value to [low, high], in place."""
         self.log_value.clamp_(math.log(self.low), math.log(self.high))
-
-    def extra_repr(self) -> str:
-        """Show the bounds in the module's repr."""
-        return f"low={self.low:g}, high={self.high:g}"

@@ -1,4 +1,9 @@
-"""Values from how well the batch is aligned: MACL."""
+"""Rules that look at the batch's similarities: MACL has one value for all, DySTreSS and TeMo one per pair.
+
+Cosines that rounding left outside [-1, 1] count as -1 or 1.
+"""
+
+import math
 
 from torch import Tensor
 
@@ -13,12 +18,11 @@ class MACL(Policy):
 
     value = tau0 (1 + alpha (A - A0)),   A = mean over the batch of s_ii, without gradient
 
-    similarity (B, B) -> (). A is taken to lie in [-1, 1], where rounding may have left it. InputError when a number is
-    not finite, when the value would not be positive everywhere in [-1, 1] (found when the policy is built), and when
-    called without similarities. `progress` and the sample do not matter.
+    similarity (B,) of the positive pairs, or (B, B) -> (). InputError if a number is not finite, if the value would not
+    be positive everywhere in [-1, 1] (checked when the policy is built), and without similarities.
 
-    The paper's two views are a medium and its caption here: A runs over the B pairs. Its row weight is a loss of its
-    own, `reweighted_info_nce`. A negative `alpha` is the reverse rule.
+    The paper's two views are here a medium and its caption: A runs over the B pairs. The paper's row weight is a loss,
+    `reweighted_info_nce`. A negative `alpha` is the reverse rule.
     tau0: temperature of a batch whose mean positive cosine is `A0`.
     alpha: how fast it grows with that cosine.
     A0: the cosine it is measured from.
@@ -31,7 +35,7 @@ class MACL(Policy):
     """
 
     uses_similarity = True
-    looks_at_own_pairs_only = True
+    similarity_of = "positive pairs"
 
     def __init__(self, tau0: Positive = 0.1, alpha: float = 0.5, A0: float = 0.0) -> None:
         super().__init__()
@@ -39,7 +43,7 @@ class MACL(Policy):
         self.tau0, self.alpha, self.A0 = float(tau0), float(alpha), float(A0)
         for alignment in (-1.0, 1.0):  # linear in A, so smallest at an end
             value = self.tau0 * (1.0 + self.alpha * (alignment - self.A0))
-            if not 0 < value < float("inf"):
+            if not 0 < value < math.inf:
                 raise InputError(
                     f"MACL: with alpha {self.alpha:g} and A0 {self.A0:g} the value at A = {alignment:g} is {value:g}; "
                     "it must be finite and positive for every A in [-1, 1]: bring alpha closer to 0"
@@ -49,9 +53,97 @@ class MACL(Policy):
         """Return the batch's value, shape ()."""
         check_progress(progress)
         similarity = check_similarity("MACL", similarity, index).detach()
-        alignment = similarity.diagonal().mean().clamp(-1.0, 1.0)
+        cosines = similarity if similarity.ndim == 1 else similarity.diagonal()
+        alignment = cosines.mean().clamp(-1.0, 1.0)
         return self.tau0 * (1.0 + self.alpha * (alignment - self.A0))
 
-    def extra_repr(self) -> str:
-        """Show the settings in the module's repr."""
-        return f"tau0={self.tau0:g}, alpha={self.alpha:g}, A0={self.A0:g}"
+
+class PairPolicy(Policy):
+    """Base of the rules whose value of a pair follows from its own similarity; a subclass writes `values`."""
+
+    uses_similarity = True
+    similarity_of = "queries"
+    name: str
+
+    def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
+        """Return each pair's value, in the shape of `similarity`, without gradient."""
+        check_progress(progress)
+        return self.values(check_similarity(self.name, similarity, index).detach())
+
+    def values(self, similarity: Tensor) -> Tensor:
+        """Return the values of cosines of any shape."""
+        raise NotImplementedError
+
+
+class DySTreSS(PairPolicy):
+    """DySTreSS: one value per pair, `high` at a similarity of 1 and -1 and `low` at 0 (docs/method.md, 3.6).
+
+    value_ij = low + (high - low)/2 (1 + cos(pi (1 + s_ij)))
+
+    similarity (B, B) -> (B, B), without gradient. With `low` above `high` it is the reverse rule. InputError unless
+    both are finite and positive, and without similarities.
+
+    As in the authors' code, positive pairs get their value by the same formula, without gradient. The paper pairs views
+    of images; here a pair is a medium and a text. The paper's shifted and stretched profiles, tuned for each data set,
+    are left out.
+    low: the value at similarity 0.
+    high: the value at similarity 1 and -1.
+
+    Source: Manna et al., arXiv 2308.01140 (low .1, high .2).
+
+    >>> import torch
+    >>> DySTreSS()(0.0, torch.tensor([0, 1]), similarity=torch.tensor([[1.0, 0.5], [0.0, -1.0]]))
+    tensor([[0.2000, 0.1500],
+            [0.1000, 0.2000]])
+    """
+
+    name = "DySTreSS"
+
+    def __init__(self, low: Positive = 0.1, high: Positive = 0.2) -> None:
+        super().__init__()
+        check_positive("DySTreSS: low", low)
+        check_positive("DySTreSS: high", high)
+        self.low, self.high = float(low), float(high)
+
+    def values(self, similarity: Tensor) -> Tensor:
+        """Return the values of cosines of any shape."""
+        s = similarity.clamp(-1.0, 1.0)
+        return self.low + (self.high - self.low) / 2 * (1.0 + (math.pi * (1.0 + s)).cos())
+
+
+class TeMoTemperature(PairPolicy):
+    """TeMo's temperature: one value per pair, which grows with its similarity (docs/method.md, 3.7).
+
+    value_ij = tau_min + tau_alpha sqrt((s_ij + 1)/2)
+
+    similarity (B, B) -> (B, B), without gradient; from tau_min at s = -1 to tau_min + tau_alpha at s = 1. A negative
+    `tau_alpha` is the reverse rule. InputError unless both ends are finite and positive, and without similarities. The
+    whole rule of the paper is the objective `TeMo`.
+    tau_min: the value at similarity -1.
+    tau_alpha: what is added to it at similarity 1.
+
+    Source: TeMo, arXiv 2609.07540 (tau_min .01 and tau_alpha .04 on CC3M).
+
+    >>> import torch
+    >>> TeMoTemperature(0.05, 0.1)(0.0, torch.tensor([0, 1]), similarity=torch.tensor([[1.0, -0.5], [0.0, -1.0]]))
+    tensor([[0.1500, 0.1000],
+            [0.1207, 0.0500]])
+    """
+
+    name = "TeMo"
+
+    def __init__(self, tau_min: Positive = 0.01, tau_alpha: float = 0.04) -> None:
+        super().__init__()
+        check_positive("TeMo: tau_min", tau_min)
+        if not 0 < tau_min + tau_alpha < math.inf:
+            raise InputError(
+                f"TeMo: tau_min {tau_min:g} + tau_alpha {tau_alpha:g} = {tau_min + tau_alpha:g} is the value at s = 1; "
+                "it must be finite and positive"
+            )
+        self.tau_min, self.tau_alpha = float(tau_min), float(tau_alpha)
+
+    def values(self, similarity: Tensor) -> Tensor:
+        """Return the values of cosines of any shape, with gradient, which is 0 from s = -1 down."""
+        u = ((similarity + 1.0) / 2.0).clamp(max=1.0)
+        # The slope of the root is infinite at 0, and infinity times a gradient of 0 would be NaN.
+        return self.tau_min + self.tau_alpha * u.where(u > 0, 1.0).sqrt().where(u > 0, 0.0)

@@ -1,9 +1,10 @@
-"""Components of a recipe (schedules, policies, objectives), which describe themselves by their constructors.
+"""Components of a recipe (schedules, policies, objectives, towers), which describe themselves by their constructors.
 
-A recipe names one by the key `kind`, `rule` or `loss`: by its name in the table of its package (SCHEDULES, POLICIES,
-OBJECTIVES), or a class outside mmts as `module:Class` or `file.py:Class`. Its options are the parameters of its
-constructor, or of its classmethod `from_recipe(run, ...)` if recipes describe it by other numbers than Python does.
-Parameters named like a field of `RunFacts` are not options: the run supplies them.
+A recipe names one by the key `kind`, `rule`, `loss` or `tower`: by its name in the table of its package (SCHEDULES,
+POLICIES, OBJECTIVES, IMAGE_TOWERS, ...), or a class outside mmts as `module:Class` or `file.py:Class`. Its options are
+the parameters of its constructor, or of its classmethod `from_recipe(run, ...)` if recipes describe it by other numbers
+than Python does. Parameters named like a field of `RunFacts` (of towers: in GIVEN_BY_RUN) are not options: the run
+supplies them.
 """
 
 import hashlib
@@ -25,6 +26,10 @@ from torch import Tensor
 
 from mmts.concepts import ConceptDistribution
 from mmts.errors import InputError, RecipeError, nearest, quoted
+from mmts.models import IMAGE_TOWERS, TEXT_TOWERS, VIDEO_TOWERS, ImageTower, TextTower, Tower, VideoTower
+from mmts.models.base import GIVEN_BY_RUN
+from mmts.models.image_towers import HuggingFaceImage
+from mmts.models.text_towers import HuggingFaceText
 from mmts.objectives import OBJECTIVES, Objective
 from mmts.options import RecipeDefault
 from mmts.policies import POLICIES, Policy
@@ -67,17 +72,22 @@ class Family(NamedTuple):
     word: str
     key: str  # the key of a recipe that names one
     table: Mapping[str, type[Any]]  # those of the package, by name
-    number_is: str | None  # the component that a plain number stands for
+    number_is: str | None = None  # the component that a plain number stands for
+    other: type[Any] | None = None  # the class of any other name
 
 
 SCHEDULE = Family(Schedule, "schedule", "kind", SCHEDULES, "constant")
 POLICY = Family(Policy, "policy", "rule", POLICIES, "fixed")
-OBJECTIVE = Family(Objective, "objective", "loss", OBJECTIVES, None)
-FAMILIES = (SCHEDULE, POLICY, OBJECTIVE)
+OBJECTIVE = Family(Objective, "objective", "loss", OBJECTIVES)
+IMAGE_TOWER = Family(ImageTower, "image tower", "tower", IMAGE_TOWERS, other=HuggingFaceImage)
+VIDEO_TOWER = Family(VideoTower, "video tower", "tower", VIDEO_TOWERS)
+TEXT_TOWER = Family(TextTower, "text tower", "tower", TEXT_TOWERS, other=HuggingFaceText)
+_NAMES_CLASS = ("kind", "rule", "loss", "tower", "image")  # image: of the frames in a video tower
+FAMILIES = (SCHEDULE, POLICY, OBJECTIVE, IMAGE_TOWER, VIDEO_TOWER, TEXT_TOWER)
 
 
 class ComponentSection(Section):
-    """A component as a recipe describes it; `_section_of` makes a subclass for each."""
+    """A component as a recipe describes it; `section_of` makes a subclass for each."""
 
     component: ClassVar[type[Any]]
     family: ClassVar[Family]
@@ -117,7 +127,8 @@ def options_of(component: type[Any]) -> list[Option]:
         for names, meaning in _MEANING.findall(component.__doc__ or "")
         for name in names.split(", ")
     }
-    supplied = {fact.name for fact in fields(RunFacts)} | ({parameters[0].name} if from_recipe else set())
+    facts = GIVEN_BY_RUN if issubclass(component, Tower) else [fact.name for fact in fields(RunFacts)]
+    supplied = {*facts} | ({parameters[0].name} if from_recipe else set())
     options = []
     for parameter in parameters:
         name, variadic = parameter.name, (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
@@ -141,6 +152,7 @@ def described(file: str | None = None) -> dict[str, dict[str, str]]:
     "One learned value for all samples: CLIP's temperature (docs/method.md, 3.4)."
     """
     titles = {"losses": OBJECTIVE, "rules": POLICY, "schedules": SCHEDULE}
+    titles |= {f"{family.word}s": family for family in (IMAGE_TOWER, VIDEO_TOWER, TEXT_TOWER)}
     tables = {title: dict(family.table) for title, family in titles.items()}
     if file is not None:
         module = _module(file, "--policies")
@@ -160,16 +172,29 @@ def objective_section(content: Any, trust: Trust) -> ComponentSection:
         return content
     if isinstance(content, Mapping) and OBJECTIVE.key not in content:
         content = {OBJECTIVE.key: "info_nce", **content}
-    section, prepared = _section_of(OBJECTIVE, content, "objective", trust)
-    try:
-        wrapped = create_model("Wrapped", objective=(section, ...)).model_validate({"objective": prepared})
-    except ValidationError as error:
-        raise RecipeError(explain(error, {"objective": content})) from None
-    result: ComponentSection = wrapped.objective  # type: ignore[attr-defined]
+    section, prepared = section_of(OBJECTIVE, content, "objective", trust)
+    result: ComponentSection = validated_at("objective", section, prepared, content)
     return result
 
 
-def _section_of(
+def validated_at(place: str, kind: Any, prepared: Any, content: Any) -> Any:
+    """Check what stands at a place in a recipe against a type, such as a section; return it as that type.
+
+    Raises RecipeError, naming the key and what `content`, as the user wrote it, has there.
+    """
+    for key in reversed(place.split(".")):
+        kind = create_model("Wrapped", **{key: (kind, ...)})  # type: ignore[call-overload]
+        prepared, content = {key: prepared}, {key: content}
+    try:
+        result = kind.model_validate(prepared)
+    except ValidationError as error:
+        raise RecipeError(explain(error, content)) from None
+    for key in place.split("."):
+        result = getattr(result, key)
+    return result
+
+
+def section_of(
     family: Family, content: Any, place: str, trust: Trust, published: RecipeDefault | None = None
 ) -> tuple[type[ComponentSection], dict[str, Any]]:
     """Return the section that `content` must fit, and the content with numbers written out as components.
@@ -183,7 +208,7 @@ def _section_of(
         value = "empty" if content is None else quoted(content)
         raise RecipeError(f"{place} is {value}; it must be {number}a section {{{family.key}: ...}}")
     name, prepared = content.get(family.key), dict(content)
-    component = _component_named(family, name, place, content, trust)
+    component = component_named(family, name, place, content, trust)
     defaults = {} if published is None else published.options.get(str(name), {})
     definitions: dict[str, Any] = {family.key: (Literal[name], name)}
     try:
@@ -216,10 +241,10 @@ def _inner(option: Option, default: Any, content: dict[str, Any], place: str, tr
     if option.is_list:
         if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
             raise RecipeError(f"{place} is {quoted(value)}; it must be a list")
-        parts = [_section_of(option.family, item, f"{place}[{i}]", trust) for i, item in enumerate(value)]
+        parts = [section_of(option.family, item, f"{place}[{i}]", trust) for i, item in enumerate(value)]
         content[option.name] = [prepared for _, prepared in parts]
         return tuple[tuple(section for section, _ in parts)], ...  # type: ignore[misc]
-    section, prepared = _section_of(option.family, as_content(value), place, trust, published)
+    section, prepared = section_of(option.family, as_content(value), place, trust, published)
     if option.name not in content:
         return section, section.model_validate(prepared)
     content[option.name] = prepared
@@ -250,7 +275,7 @@ def _family_in(hint: Any) -> tuple[Family | None, bool]:
 
 def _unpickled(family: int, content: dict[str, Any]) -> ComponentSection:
     """Return a section that was pickled; whoever pickled it trusted the code that it names."""
-    section, prepared = _section_of(FAMILIES[family], content, FAMILIES[family].word, lambda name: True)
+    section, prepared = section_of(FAMILIES[family], content, FAMILIES[family].word, lambda name: True)
     return section.model_validate(prepared)
 
 
@@ -293,25 +318,29 @@ def _whole(content: Any, folder: Path, key: str = "") -> Any:
     if isinstance(content, list | tuple):
         return [_whole(item, folder) for item in content]
     matched = _OUTSIDE.fullmatch(content) if isinstance(content, str) else None
-    if matched is None or not matched[1].endswith(".py") or key not in [family.key for family in FAMILIES]:
+    if matched is None or not matched[1].endswith(".py") or key not in _NAMES_CLASS:
         return content
     return f"{(folder / Path(matched[1]).expanduser()).absolute()}:{matched[2]}"
 
 
-def outside_names(section: ComponentSection) -> frozenset[str]:
-    """Return the classes outside mmts that an objective names, as `file.py:Class` or `module:Class`."""
-    names = (getattr(inner, inner.family.key) for _, inner in _sections(section, ""))
-    return frozenset(name for name in names if ":" in name)
+def outside_names(objective: ComponentSection, towers: Sequence[str]) -> frozenset[str]:
+    """Return the classes outside mmts among an objective's components and towers, as recipes name them."""
+    names = [getattr(inner, inner.family.key) for _, inner in _sections(objective, "")]
+    return frozenset(name for name in [*names, *towers] if ":" in name)
 
 
-def _component_named(family: Family, name: Any, place: str, content: Mapping[Any, Any], trust: Trust) -> type[Any]:
+def component_named(family: Family, name: Any, place: str, content: Mapping[Any, Any], trust: Trust) -> type[Any]:
     """Return the class that a recipe names. Raises RecipeError with the nearest name if no class has it."""
     if isinstance(name, str) and name in family.table:
         return family.table[name]
     if isinstance(name, str) and ":" in name:
         return _outside_class(family, name, f"{place}.{family.key}", trust)
     if name is not None:
-        raise RecipeError(f"{place}.{family.key} is {quoted(name)}; {nearest(str(name), family.table)}")
+        near = nearest(str(name), family.table)
+        is_folder = "/" in str(name) or Path(str(name)).is_dir()
+        if family.other is not None and (is_folder or not near.startswith("did you mean")):
+            return family.other
+        raise RecipeError(f"{place}.{family.key} is {quoted(name)}; {near}")
     for key in content:
         if (hint := nearest(str(key), [family.key])).startswith("did"):
             raise RecipeError(f"{place}: unknown key {key!r}; {hint}")
@@ -334,8 +363,9 @@ def _outside_class(family: Family, name: str, place: str, trust: Trust) -> type[
         names = [known.__name__ for known in _components_in(module, family)]
         raise RecipeError(f"{place}: {where} has no class {class_name!r}; {nearest(class_name, names)}")
     if not _fits(family, component):
+        article = "an" if family.word[0] in "aeiou" else "a"
         raise RecipeError(
-            f"{place}: {name} is not a {family.word}; it must be a subclass of mmts's {family.base.__name__}"
+            f"{place}: {name} is not {article} {family.word}; it must be a subclass of mmts's {family.base.__name__}"
         )
     return component  # type: ignore[no-any-return]
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, model_validator
@@ -26,6 +26,7 @@ from mmts.recipe.components import (
     with_whole_names,
 )
 from mmts.recipe.data_section import Columns, Concepts, Data
+from mmts.recipe.model_section import ImageTower, Model, VideoTower
 from mmts.recipe.section import Section, validated
 from mmts.recipe.train_section import Train
 
@@ -44,111 +45,6 @@ _CHOICES: dict[tuple[str, str], tuple[str, ...] | None] = {
     ("train", "epochs"): ("steps",),
     ("train", "steps"): ("epochs",),
 }
-
-
-class Tower(Section):
-    """One side of the model: a built-in tower or a Hugging Face name or folder."""
-
-    tower: str
-    """A built-in tower, or a Hugging Face name or folder."""
-    frozen: bool = True
-    """Features are computed once and cached; `false` trains the tower too."""
-    options: dict[str, Any] = Field({})
-    """The tower's own options."""
-
-
-class ImageTower(Tower):
-    """The image side; `size` is the side of the square input in pixels (default: the tower's own)."""
-
-    tower: str = "efficientnet-lite0"
-    """A built-in tower, or a Hugging Face name or folder."""
-    size: int | None = Field(None, ge=8, le=4096)
-    """Side of the square input in pixels (default: the tower's own)."""
-
-
-class VideoTower(Tower):
-    """The video side: F `frames` of a clip (None: the tower's own), chosen by `sampling`, or `stride` frames apart."""
-
-    tower: str = "frames"
-    """A built-in tower."""
-    size: int | None = Field(None, ge=8, le=4096)
-    """Side of the square input in pixels (default: the tower's own)."""
-    frames: int | None = Field(None, ge=1, le=1024)
-    """Frames of a clip (default: 16, or as many as the tower's weights have)."""
-    sampling: Literal["uniform", "random", "stride"] = "random"
-    """`uniform`: the middles of so many equal parts; `random`: a random frame of each part in training, the middles
-    when judged; `stride`: frames `stride` apart, from a random place in training, from the middle when judged."""
-    stride: int = Field(4, ge=1)
-    """Frames from one to the next, for `sampling: stride`."""
-
-
-class TextTower(Tower):
-    """The text side."""
-
-    tower: str = "minilm"
-    """A built-in tower, or a Hugging Face name or folder."""
-
-
-class Head(Section):
-    """The projection from a tower's features to the common space."""
-
-    kind: Literal["linear", "two-layer", "none"] = "two-layer"
-    """`none`: the tower's features as they are."""
-    hidden: int = Field(512, ge=1)
-    """Width of the hidden layer of `two-layer`."""
-    dropout: float = Field(0.2, ge=0, lt=1)
-    """Dropout after the hidden layer of `two-layer`."""
-    layer_norm: bool = True
-    """Normalise the features first, so that towers of any scale train alike."""
-
-
-class Model(Section):
-    """Two towers and their heads; `width` is that of the embeddings.
-
-    One of `image` and `video` is the media side. `pretrained` is a checkpoint of AVION or MM-TS that fills both towers.
-    """
-
-    image: ImageTower | None = None
-    """The image side; what a model has that names no media side."""
-    video: VideoTower | None = None
-    """The video side, in place of images."""
-    text: TextTower = TextTower()
-    """The text side."""
-    head: Head = Head()
-    """Both sides' projection to the common space."""
-    width: int = Field(256, ge=1)
-    """Width of the embeddings."""
-    pretrained: Path | None = None
-    """A checkpoint of AVION or MM-TS that fills both towers, `space-time-vit` and `clip-text`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _images_unless_videos(cls, value: Any) -> Any:
-        if isinstance(value, Mapping) and value.get("image") is None and value.get("video") is None:
-            return {**value, "image": {}}
-        return value
-
-    @model_validator(mode="after")
-    def _one_media_side(self) -> "Model":
-        if self.image is not None and self.video is not None:
-            raise ValueError("give one of `image` and `video`, not both (null takes one out)")
-        towers = {"video": self.video.tower if self.video else None, "text": self.text.tower}
-        for side, filled in (("video", "space-time-vit"), ("text", "clip-text")):
-            if self.pretrained is not None and towers[side] != filled:
-                raise ValueError(f"pretrained fills the {side} tower {filled!r}, not {towers[side]!r}")
-        return self
-
-    @property
-    def kind(self) -> Literal["image", "video"]:
-        """What the media side takes."""
-        return "image" if self.image is not None else "video"
-
-    @property
-    def media(self) -> ImageTower | VideoTower:
-        """The media side."""
-        side = self.image or self.video
-        assert side is not None
-        return side
 
 
 class Published(Section):

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from mmts.console import console
+from mmts.recipe.model_section import FEATURES
 from mmts.recipe.recipe import Recipe, override, parse_recipe
-from mmts.training.inputs import FEATURES
 
 _SIZE, _FRAMES, _WIDTH = 32, 4, 64
 _SMALL = {"width": _WIDTH, "depth": 2, "heads": 2}

@@ -1,4 +1,4 @@
-"""What the page is about: the runs by rule, how far the rules are apart, and what could not be read."""
+"""Everything the page is about: the judged runs grouped into rules, their differences and their concepts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,15 +8,19 @@ from typing import Any
 from mmts.concepts import ConceptDistribution
 from mmts.errors import DataError, InputError
 from mmts.evaluation.compare import Gap, GapKey, compare_runs
-from mmts.evaluation.results import Figure, Judged, Results, RunGroup
+from mmts.evaluation.judgement_file import Judged
+from mmts.evaluation.measures import shown_measures
+from mmts.evaluation.results import Figure, Results, RunGroup
 from mmts.recipe.run_directory import RunDirectory
-from mmts.report.measures import Measure, leading_measure
 from mmts.report.wording import clean
 
 
 @dataclass(frozen=True)
 class Contents:
-    """Everything the page shows, read once. Groups stand in the order given; the first is the baseline."""
+    """The runs of each rule in the order given, the baseline first; `gaps` are differences to the baseline.
+
+    distributions: each rule's concepts, from its first run; None if concepts.npz is missing or damaged.
+    """
 
     results: Results
     names: tuple[str, ...]
@@ -30,22 +34,17 @@ class Contents:
 
     @property
     def directions(self) -> tuple[str, str]:
-        """(text_to_image, image_to_text), or the same of video."""
+        """(text_to_image, image_to_text), or the same with video."""
         return self.results.directions
 
     @property
-    def judged(self) -> tuple[Judged | None, ...]:
-        """The judgement of each group's first run."""
+    def judged(self) -> tuple[Judged, ...]:
+        """The judgement of each rule's first run."""
         return tuple(group.runs[0].judged for group in self.groups)
 
     @property
-    def no_gaps(self) -> str:
-        """Why there are no differences; empty where there are."""
-        return self.results.not_paired if len(self.groups) > 1 else "there is only one rule"
-
-    @property
     def kind(self) -> str:
-        """What is found: `image` or `video`."""
+        """The kind of media: `image` or `video`."""
         return self.directions[0].removeprefix("text_to_")
 
     @property
@@ -54,44 +53,33 @@ class Contents:
         return self.groups[0].metrics[0]
 
     @property
-    def measure(self) -> Measure:
-        """What the page leads with."""
-        return leading_measure(self.metrics)
+    def measure(self) -> str:
+        """The measure that the page leads with: R@1, or mAP if relevance is graded."""
+        return shown_measures(self.metrics)[0]
 
     def figure(self, number: int, direction: str, part: str | None = None) -> Figure | None:
-        """Return a rule's leading measure, mean and spread; None where nothing was measured."""
-        return self.groups[number].figure(direction, self.measure.name, part)
+        """Return a rule's leading measure, mean and spread; None if it was not measured."""
+        return self.groups[number].figure(direction, self.measure, part)
 
     def gap(self, number: int, direction: str, part: str | None = None) -> Gap | None:
-        """Return how far a rule is from the first by the leading measure; None where that is not known."""
-        return self.gaps.get((number, direction, self.measure.name, part))
+        """Return a rule's difference to the baseline in the leading measure; None if it is unknown."""
+        return self.gaps.get((number, direction, self.measure, part))
 
 
 def read_contents(paths: Sequence[Path], names: Sequence[str] | None = None) -> Contents:
-    """Read runs; raises RunError where none is a judged one, or where they were judged on different queries."""
+    """Read runs; raises RunError if none of the paths is a judged run, or if runs were judged on different queries."""
     comparison = compare_runs(paths, names)
-    results = comparison.results
-    return Contents(
-        results,
-        _shown_names([group.name for group in results.groups]),
-        comparison.gaps,
-        tuple(_distribution(group.paths[0]) for group in results.groups),
-    )
-
-
-def _shown_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Return names that a page can hold; numbered where they would be equal once cut."""
-    shown = [clean(name, 60) for name in names]
-    if len({*shown}) < len(shown):
+    groups = comparison.results.groups
+    shown = [clean(group.name, 60) for group in groups]
+    if len({*shown}) < len(shown):  # names that differ only beyond the cut
         shown = [f"{number}: {name}" for number, name in enumerate(shown, start=1)]
-    return tuple(shown)
+    distributions = tuple(_distribution(group.paths[0]) for group in groups)
+    return Contents(comparison.results, tuple(shown), comparison.gaps, distributions)
 
 
 def _distribution(path: Path) -> ConceptDistribution | None:
     file = RunDirectory(path).concepts_file
-    if not file.exists():
-        return None
     try:
-        return ConceptDistribution.load(file)
+        return ConceptDistribution.load(file) if file.exists() else None
     except (DataError, InputError):
         return None

@@ -1,4 +1,4 @@
-"""From a matplotlib figure to SVG that belongs to the page: its colours, its letters, its tooltips."""
+"""Turns a matplotlib figure into SVG that fits the page: its colors, its fonts, its tooltips."""
 
 import io
 import re
@@ -10,20 +10,40 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-# Charts are drawn in these stand-in colours, which become the page's CSS variables and so follow light and dark.
+# Charts are drawn in these stand-in colors, which become the page's CSS variables and so follow light and dark.
 INK, MUTED, LINE, PAPER = "#010101", "#010102", "#010103", "#010104"
 SERIES = ("#010110", "#010111", "#010112", "#010113", "#010114", "#010115")
 GROUPS = ("#010120", "#010121", "#010122")
 _VARIABLES = {
-    INK: "--ink",
-    MUTED: "--muted",
-    LINE: "--line",
-    PAPER: "--paper",
+    **dict(zip((INK, MUTED, LINE, PAPER), ("--ink", "--muted", "--line", "--paper"), strict=True)),
     **{color: f"--series-{number}" for number, color in enumerate(SERIES)},
     **{color: f"--group-{number}" for number, color in enumerate(GROUPS)},
 }
 DASHES = ("-", (0, (5, 2)), "-", (0, (6, 2, 1.5, 2)), (0, (1.5, 1.5)))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",  # text stays text: it can be read out, searched and copied
+    "text.parse_math": False,  # names may hold a dollar sign
+    "font.size": 12,
+    "axes.labelsize": 12,
+    "axes.linewidth": 1,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "grid.linewidth": 1,
+    "xtick.labelsize": 12,
+    "ytick.labelsize": 12,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "lines.linewidth": 2,
+    "lines.solid_capstyle": "round",
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+}
 
 
 def shape(number: int) -> int:
@@ -40,48 +60,23 @@ def marker(number: int) -> str:
     return _MARKERS[shape(number)]
 
 
-_STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",  # text stays text: it can be read out, searched and copied
-    "text.parse_math": False,  # names may hold a dollar sign
-    "font.size": 12,
-    "text.color": INK,
-    "axes.labelcolor": MUTED,
-    "axes.labelsize": 12,
-    "axes.edgecolor": LINE,
-    "axes.linewidth": 1,
-    "axes.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.axisbelow": True,
-    "axes.formatter.useoffset": False,
-    "grid.color": LINE,
-    "grid.linewidth": 1,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "xtick.labelsize": 12,
-    "ytick.labelsize": 12,
-    "ytick.major.size": 0,
-    "xtick.minor.size": 0,
-    "ytick.minor.size": 0,
-    "lines.linewidth": 2,
-    "lines.solid_capstyle": "round",
-    "figure.facecolor": "none",
-    "savefig.facecolor": "none",
-}
-
-
 @contextmanager
-def drawing(width: float, height: float) -> Iterator[Any]:
-    """Yield an empty figure of `width` x `height` pixels in the page's style, whatever the user's matplotlibrc says."""
+def drawing(width: float, height: float, ink: str = INK, muted: str = MUTED, line: str = LINE) -> Iterator[Any]:
+    """Yield an empty figure of `width` x `height` pixels in the page's style, independent of the user's matplotlibrc.
+
+    ink, muted, line: the colors of text, of labels, and of axes and grid.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    colors = {
+        "text.color": ink,
+        **dict.fromkeys(("axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), muted),
+        **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), line),
+    }
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE)
+        mpl.rcParams.update(_STYLE | colors)
         yield Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
 
 
@@ -90,9 +85,9 @@ def inline_svg(
 ) -> Markup:
     """Return the figure as an <svg> element to stand inside HTML.
 
-    `identifier` starts every id in it, so that charts on one page do not clash; `label` is what a screen reader
-    says; `tooltips` gives, for the gid of an artist drawn with markers, a text for each marker in order. Markers
-    whose gid starts with "hover-" show only when pointed at. `read` says along which axis page.js looks for the point
+    `identifier` starts every id in it, so that charts on one page do not clash; a screen reader reads out `label`.
+    `tooltips` maps the gid of an artist drawn with markers to one text per marker, in order. Markers whose gid starts
+    with "hover-" show only when the pointer is on them. `read` is the axis along which page.js looks for the point
     nearest to the pointer: "x", "y" or "xy".
     """
     import matplotlib as mpl
@@ -104,64 +99,43 @@ def inline_svg(
     # HTML knows the namespaces of SVG by itself, and `href` needs no xlink.
     source = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text.getvalue()).replace("xlink:href", "href")
     root = ElementTree.fromstring(source)
-    _remove(root, "metadata", "style")
+    for parent in list(root.iter()):
+        for child in parent.findall("metadata") + parent.findall(
+            "style"
+        ):  # this style sheet would reach the whole page
+            parent.remove(child)
     for element in root.iter():
-        _prefix_ids(element, identifier)
-        _tidy(element)
+        _fit_to_page(element, identifier)
     for gid, texts in (tooltips or {}).items():
-        _add_titles(root, f"{identifier}-{gid}", texts)
-    width = root.attrib.pop("width")
-    for unused in ("height", "version"):
+        artist = next(element for element in root.iter() if element.get("id") == f"{identifier}-{gid}")
+        for point, tooltip in zip(list(artist.iter("use")), texts, strict=True):
+            ElementTree.SubElement(point, "title").text = tooltip
+        artist.set("class", "hover" if gid.startswith("hover-") else "mark")
+    style = f"max-width:{root.attrib['width'].replace('pt', 'px')}"
+    for unused in ("width", "height", "version"):
         root.attrib.pop(unused, None)
-    root.attrib |= {
-        "role": "img",
-        "aria-label": label,
-        "class": "chart",
-        "data-read": read,
-        "tabindex": "0",
-        "style": f"max-width:{width.replace('pt', 'px')}",
-    }
+    root.attrib |= {"role": "img", "aria-label": label, "class": "chart", "data-read": read, "tabindex": "0"}
+    root.set("style", style)
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
-def _remove(root: ElementTree.Element, *tags: str) -> None:
-    """Take out elements by tag, and matplotlib's style sheet with them: it would reach the whole page."""
-    for parent in list(root.iter()):
-        for child in [each for each in parent if each.tag in tags]:
-            parent.remove(child)
-
-
-def _prefix_ids(element: ElementTree.Element, identifier: str) -> None:
-    for key, value in element.attrib.items():
-        if key == "id":
-            element.set(key, f"{identifier}-{value}")
-        elif key == "href" and value.startswith("#"):
-            element.set(key, f"#{identifier}-{value[1:]}")
-        elif "url(#" in value:
-            element.set(key, value.replace("url(#", f"url(#{identifier}-"))
-
-
-def _tidy(element: ElementTree.Element) -> None:
-    """Put in the page's colours and letters; drop rotations by nothing, digits nobody sees and white space."""
+def _fit_to_page(element: ElementTree.Element, identifier: str) -> None:
+    """Prefix ids, put in the page's colors and fonts; drop rotations by 0, invisible digits and white space."""
     attributes = element.attrib
+    if "id" in attributes:
+        attributes["id"] = f"{identifier}-{attributes['id']}"
+    for key, value in attributes.items():
+        if key == "href":
+            attributes[key] = value.replace("#", f"#{identifier}-")
+        elif key in ("d", "x", "y", "transform"):
+            attributes[key] = " ".join(re.sub(r"(\.\d\d)\d+", r"\1", value).split())
+        elif key != "id":
+            attributes[key] = value.replace("url(#", f"url(#{identifier}-")
     if "style" in attributes:
         style = re.sub(r"font-family:[^;]*;?", "", attributes["style"])
         style = re.sub(r"font:\s*([\d.]+px)[^;]*", r"font-size: \1", style)
-        for color, variable in _VARIABLES.items():
-            style = style.replace(color, f"var({variable})")
-        attributes["style"] = style
+        attributes["style"] = re.sub("#0101[0-9a-f]{2}", lambda match: f"var({_VARIABLES[match[0]]})", style)
     if attributes.get("transform", "").startswith(("rotate(-0 ", "rotate(0 ")):
         del attributes["transform"]
-    for key in ("d", "x", "y", "transform"):
-        if key in attributes:
-            attributes[key] = " ".join(re.sub(r"(\.\d\d)\d+", r"\1", attributes[key]).split())
     element.text = element.text if element.text and element.text.strip() else None
     element.tail = None
-
-
-def _add_titles(root: ElementTree.Element, identifier: str, texts: Sequence[str]) -> None:
-    artist = next(element for element in root.iter() if element.get("id") == identifier)
-    markers = list(artist.iter("use"))
-    for marker, text in zip(markers, texts, strict=True):
-        ElementTree.SubElement(marker, "title").text = text
-    artist.set("class", "hover" if "-hover-" in identifier else "mark")

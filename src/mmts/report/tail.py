@@ -1,108 +1,111 @@
-"""The long tail of the training data, in numbers, words and a curve."""
+"""The long tail of a data set, in numbers and as a chart: for the page and for `mmts analyze`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from markupsafe import Markup
 
 from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.errors import counted
-from mmts.report import charts
-from mmts.report.wording import clean
+from mmts.report.charts import logarithmic_ticks, set_title, thinned
+from mmts.report.svg import GROUPS, INK, drawing, inline_svg
+from mmts.report.wording import clean, isolated
 
-_LISTED = 6
-
-
-@dataclass(frozen=True)
-class Part:
-    """Head, mid or tail: how many concepts and samples, and their shares."""
-
-    number: int
-    name: str
-    counts: tuple[int, int]
-    shares: tuple[float, float]
-
-    @property
-    def text(self) -> str:
-        """Concepts and samples in words."""
-        return f"{counted(self.counts[0], 'concept')}, {counted(self.counts[1], 'sample')}"
+_MOST_BARS = 200  # drawn one by one; more make one shape per group
+_MOST_POINTS = 400  # with a tooltip
 
 
-@dataclass(frozen=True)
-class Concept:
-    """A concept's readable name, size and group."""
+class GroupSize(NamedTuple):
+    """How many concepts and samples a group has, and its range of concept sizes (0, 0 for an empty group)."""
 
-    name: str
-    size: int
-    group: int
+    concepts: int
+    samples: int
+    largest: int
+    smallest: int
 
 
 @dataclass(frozen=True)
 class LongTail:
-    """What the page says of a ConceptDistribution."""
+    """The K concepts of a ConceptDistribution, the largest first, and the head, mid and tail that they make up.
 
-    sentence: str
-    shares_label: str
-    origin: str
-    parts: tuple[Part, ...]
-    largest: tuple[Concept, ...]
-    smallest: tuple[Concept, ...]
-    wide: Markup
-    narrow: Markup
+    names, sizes, concept_groups: K of each; names as the data spell them, groups as 0, 1, 2 = head, mid, tail.
+    """
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    concept_groups: tuple[int, ...]
+    num_samples: int
+    groups: dict[str, GroupSize]
 
     @classmethod
     def of(cls, distribution: ConceptDistribution) -> "LongTail":
-        """Sort the concepts by size, cut them into head, mid and tail, and draw the curve."""
-        order = torch.argsort(distribution.sizes, descending=True, stable=True)
-        groups = distribution.concept_groups()[order].tolist()
-        sizes = distribution.sizes[order].tolist()
-        concepts = [
-            Concept(clean(distribution.names[at], 60), size, group)
-            for at, size, group in zip(order.tolist(), sizes, groups, strict=True)
-        ]
-        parts = tuple(_part(number, distribution) for number in range(len(GROUP_NAMES)))
-        number = min(_LISTED, len(concepts))
-        names = [concept.name for concept in concepts]
-        return cls(
-            _sentence(sizes, len(distribution)),
-            "; ".join(
-                f"{part.name}: {part.shares[0]:.0f} % of concepts, {part.shares[1]:.0f} % of samples" for part in parts
-            ),
-            _origin(distribution),
-            parts,
-            tuple(concepts[:number]),
-            tuple(concepts[-number:]),
-            charts.long_tail(sizes, groups, names, "tail-wide", 1056),
-            charts.long_tail(sizes, groups, names, "tail-narrow", 350, 240),
-        )
+        """Sort the concepts and measure each group.
 
+        >>> tail = LongTail.of(ConceptDistribution.from_labels(["lamp", "cup", "cup"]))
+        >>> tail.names, tail.groups["tail"]
+        (('cup', 'lamp'), GroupSize(concepts=1, samples=1, largest=1, smallest=1))
+        """
+        sizes, order = distribution.sizes.sort(descending=True, stable=True)
+        concept_groups, sample_groups = distribution.concept_groups()[order], distribution.groups()
+        groups = {}
+        for number, name in enumerate(GROUP_NAMES):
+            inside = sizes[concept_groups == number].tolist()
+            ends = (inside[0], inside[-1]) if inside else (0, 0)
+            groups[name] = GroupSize(len(inside), int((sample_groups == number).sum()), *ends)
+        names = tuple(distribution.names[at] for at in order.tolist())
+        return cls(names, tuple(sizes.tolist()), tuple(concept_groups.tolist()), len(distribution), groups)
 
-def _part(number: int, distribution: ConceptDistribution) -> Part:
-    concepts = int((distribution.concept_groups() == number).sum())
-    samples = int((distribution.groups() == number).sum())
-    shares = (100 * concepts / distribution.num_concepts, 100 * samples / len(distribution))
-    return Part(number, GROUP_NAMES[number], (concepts, samples), shares)
+    @property
+    def median(self) -> float:
+        """The median size of a concept."""
+        return float(np.median(self.sizes))
 
+    @property
+    def top_tenth_share(self) -> float:
+        """The share of the samples, in [0, 1], in the largest tenth of the concepts (rounded up)."""
+        return sum(self.sizes[: -(-len(self.sizes) // 10)]) / sum(self.sizes)
 
-def _sentence(sizes: list[int], num_samples: int) -> str:
-    tenth = max(1, round(len(sizes) / 10))
-    share = 100 * sum(sizes[:tenth]) / sum(sizes)
-    return (
-        f"{counted(num_samples, 'training sample')} in {counted(len(sizes), 'concept')}: the largest has {sizes[0]:,}, "
-        f"the median is {np.median(sizes):,g}, the smallest {sizes[-1]:,}. The largest tenth of the concepts "
-        f"{'holds' if tenth == 1 else 'hold'} {share:.0f} % of the samples."
-    )
+    def draw(self, axes: Any, colors: Sequence[str], width: int) -> None:
+        """Draw the sizes on a logarithmic axis; `colors` of head, mid and tail, `width` of the figure in pixels."""
+        number, bottom = len(self.sizes), 0.7 * self.sizes[-1]
+        for group, color in enumerate(colors):
+            places = [at for at in range(number) if self.concept_groups[at] == group]
+            heights = [self.sizes[at] for at in places]
+            if number <= _MOST_BARS:
+                x, bars = [at + 1 for at in places], [height - bottom for height in heights]
+                axes.bar(x, bars, bottom=bottom, color=color, width=min(0.72, 48 * number / width))
+            elif places:  # the concepts of a group are neighbors
+                edges = [places[0] + 0.5 + at for at in range(len(places) + 1)]
+                axes.stairs(heights, edges, baseline=bottom, fill=True, color=color)
+        axes.set_yscale("log")
+        axes.set_ylim(bottom, 1.6 * self.sizes[0])
+        axes.set_xlim(0.3, number + 0.7)
+        logarithmic_ticks(axes.yaxis, self.sizes[-1], self.sizes[0])
+        axes.grid(axis="y")
+        axes.set_xticks([1, *[tick for tick in axes.get_xticks() if 1 < tick <= number and tick == int(tick)]])
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.set_xlabel("concepts, largest first")
 
-
-def _origin(distribution: ConceptDistribution) -> str:
-    made = distribution.provenance
-    if made.get("kind") == "captions":
-        return (
-            f"Concepts are k-means clusters of the training captions (encoder {clean(made['encoder'], 60)}, "
-            f"seed {made['seed']}), each named by its most distinctive words."
-        )
-    if made.get("kind") == "labels":
-        return "Concepts are labels that came with the data."
-    return "Concepts are the distinct sizes that were given."
+    def chart(self, identifier: str, width: int) -> Markup:
+        """Return the chart for the page, with tooltips."""
+        number, sizes = len(self.sizes), self.sizes
+        with drawing(width, 280 if width > 400 else 240) as figure:
+            axes = figure.add_subplot()
+            self.draw(axes, GROUPS, width)
+            chosen = thinned(range(number), _MOST_POINTS)
+            x, y = [at + 1 for at in chosen], [sizes[at] for at in chosen]
+            axes.plot(x, y, linestyle="none", marker="o", markersize=9, color=INK, gid="hover-sizes")
+            texts = [
+                f"{isolated(clean(self.names[at], 60))}: {counted(sizes[at], 'sample')}\n"
+                f"concept {at + 1:,} of {number:,}"
+                for at in chosen
+            ]
+            set_title(axes, "training samples, logarithmic scale")
+            label = (
+                f"Sizes of {counted(number, 'concept')}, sorted, on a logarithmic axis: "
+                f"from {sizes[0]:,} down to {counted(sizes[-1], 'sample')}"
+            )
+            return inline_svg(figure, identifier, label, {"hover-sizes": texts})

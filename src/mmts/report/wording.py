@@ -1,13 +1,11 @@
 """Numbers and foreign text as the page shows them."""
 
-import re
 import unicodedata
 
 from mmts.evaluation.compare import Gap
 
-_MINUS = "\N{MINUS SIGN}"
 # The explicit bidirectional controls: they would turn around the text that follows.
-_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def clean(text: object, longest: int = 160) -> str:
@@ -19,24 +17,27 @@ def clean(text: object, longest: int = 160) -> str:
     'abc…'
     """
     line = str(text)[: 8 * longest].encode("utf-8", "replace").decode("utf-8")
-    line = "".join(" " if each.isspace() else each for each in line if each.isspace() or not _is_control(each))
-    line = re.sub(" +", " ", line).strip()
+    line = " ".join("".join(char for char in line if char.isspace() or not _is_control(char)).split())
     return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
 
 
+def _is_control(char: str) -> bool:
+    return unicodedata.category(char) == "Cc" or char in _BIDI_CONTROLS
+
+
 def isolated(text: str) -> str:
-    r"""Wrap right-to-left text in Unicode isolates, so that it leaves what stands beside it in its order.
+    r"""Wrap right-to-left text in Unicode isolates, so that the text beside it keeps its order.
 
     >>> isolated("shoe"), len(isolated("\u05e0\u05e2\u05dc"))
     ('shoe', 5)
     """
-    if not any(unicodedata.bidirectional(character) in ("R", "AL") for character in text):
+    if not any(unicodedata.bidirectional(char) in ("R", "AL") for char in text):
         return text
     return f"\N{FIRST STRONG ISOLATE}{text}\N{POP DIRECTIONAL ISOLATE}"
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """Write a difference with its sign, a true minus; what rounds to nothing has none.
+    """Write a difference with its sign (a true minus); a value that rounds to zero has no sign.
 
     >>> signed(-0.31), signed(1.26), signed(-0.04)
     ('−0.3', '+1.3', '0.0')
@@ -44,7 +45,7 @@ def signed(value: float, digits: int = 1) -> str:
     rounded = f"{abs(value):.{digits}f}"
     if float(rounded) == 0:
         return rounded
-    return ("+" if value > 0 else _MINUS) + rounded
+    return ("+" if value > 0 else "\N{MINUS SIGN}") + rounded
 
 
 def interval_in_words(gap: Gap) -> str:
@@ -72,7 +73,3 @@ def listed(words: list[str]) -> str:
     ('a', 'a, b and c')
     """
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
-
-
-def _is_control(character: str) -> bool:
-    return unicodedata.category(character) == "Cc" or character in _TURNING

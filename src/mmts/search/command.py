@@ -1,4 +1,4 @@
-"""What `mmts search` does: ask once and print, write a page, or serve one."""
+"""What `mmts search` does: search once and print, write a page, or serve one."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from mmts.console import console, print_json
 from mmts.errors import InputError
 from mmts.files import atomic_write, check_file_path, why_missing
 from mmts.report.wording import clean
-from mmts.search.page import Answer, lone_page
-from mmts.search.query import Hit, Searcher, open_searcher
+from mmts.search.page import Answer, render
+from mmts.search.query import Hit, open_searcher
 from mmts.search.serve import serve
 
 
@@ -24,10 +24,10 @@ def search(
     port: int | None = None,
     folder: Path | None = None,
 ) -> None:
-    """Print the k items of a run's index nearest to a text or an image, or serve a page where there is a `port`.
+    """Print the k items of a run's index nearest to a text or an image; with a `port`, serve a page instead.
 
-    page: also write a self-contained page there. folder: the index, where it is not RUN/index. Raises InputError for
-    more or less than one thing to look for, and what `open_searcher` and the Searcher raise.
+    page: also write a self-contained page to this file. folder: of the index, by default RUN/index. Raises InputError
+    unless exactly one of `query`, `image` and `port` is given, and what `open_searcher` and the Searcher raise.
     """
     if (query is not None) + (image is not None) + (port is not None) != 1:
         raise InputError("give one of: a text, --image FILE, --serve")
@@ -39,31 +39,29 @@ def search(
         return
     if image is not None and not image.exists():
         raise InputError(f"{image} {why_missing(image)}")
-    asked = str(image if query is None else query)
-    hits = searcher.by_text(asked, k) if image is None else searcher.by_file(image, k)
+    title = str(image if query is None else query)
+    hits = searcher.by_text(title, k) if image is None else searcher.by_file(image, k)
     if page is not None:
         with atomic_write(page, "w") as file:
-            file.write(lone_page(searcher, Answer(asked, hits)))
+            file.write(render(searcher, Answer(title, hits), stands_alone=True))
     if as_json:
-        print_json(_as_json(searcher, query, image, hits))
-    else:
-        _print_hits(hits)
-        if page is not None:
-            console.print(f"page: {page}")
-
-
-def _as_json(searcher: Searcher, query: str | None, image: Path | None, hits: list[Hit]) -> dict[str, object]:
-    return {
-        "query": {"text": query} if image is None else {"image": str(image)},
-        "index": str(searcher.index.folder),
-        "num_items": len(searcher.index),
-        "exact": searcher.is_exact,
-        "hits": [hit.to_json() for hit in hits],
-    }
+        print_json(
+            {
+                "query": {"text" if image is None else "image": title},
+                "index": str(searcher.index.folder),
+                "num_items": len(searcher.index),
+                "exact": searcher.is_exact,
+                "hits": [hit.to_json() for hit in hits],
+            }
+        )
+        return
+    _print_hits(hits)
+    if page is not None:
+        console.print(f"page: {page}")
 
 
 def _print_hits(hits: list[Hit]) -> None:
-    """Print one line per hit; where a terminal is too narrow for that, caption and labels stand below the path."""
+    """Print one line per hit; on a terminal too narrow for that, caption and labels go below the path."""
     rows = []
     for hit in hits:
         caption = clean(hit.item.caption) if hit.item.caption != hit.item.path else ""
@@ -73,5 +71,5 @@ def _print_hits(hits: list[Hit]) -> None:
     lines = ["  ".join(map(set_cell_size, row, widths)).rstrip() for row in rows]
     if console.is_terminal and max(map(cell_len, lines)) > console.width:
         below = "\n" + " " * (widths[0] + widths[1] + 4)
-        lines = ["  ".join(row[:3]) + "".join(below + each for each in row[3:] if each) for row in rows]
+        lines = ["  ".join(row[:3]) + "".join(below + cell for cell in row[3:] if cell) for row in rows]
     console.print("\n".join(lines))

@@ -1,11 +1,8 @@
-"""A trained run as a search uses it: media and texts to unit embeddings of one space."""
+"""A trained run as search uses it: media and texts to unit embeddings in one space."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
 
 from mmts.data.media.feature_files import feature_rows
 from mmts.data.records import Medium
@@ -14,18 +11,17 @@ from mmts.models import TwoTower, embed_media, embed_text, media_features, text_
 from mmts.models.base import MediaTower, TextTower, hash_weights
 from mmts.models.features import LoadPixels
 from mmts.recipe.run_directory import RunDirectory
+from mmts.search.nearest import Rows
 from mmts.training.experiment import load_model
-
-Rows = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A run's model without its frozen towers, which stand beside it: their rows are what it takes.
+    """A run's model, without its frozen towers: it takes their features.
 
     Attributes:
         model: heads, and the towers that were trained.
-        media_tower: images or clips to features; None where the data are features.
+        media_tower: images or clips to features; None if the data are features.
         text_tower: texts to features.
         kind: "image" or "video".
         checkpoint: hash of all weights and settings.
@@ -37,11 +33,6 @@ class Encoder:
     kind: str
     checkpoint: str
 
-    @property
-    def width(self) -> int:
-        """Of the embeddings, D."""
-        return int(self.text(["width"]).shape[1])
-
     def text(self, captions: Sequence[str]) -> Rows:
         """Return unit embeddings (N, D) of N texts."""
         is_frozen = self.model.text_tower is None
@@ -50,7 +41,7 @@ class Encoder:
         return rows
 
     def media(self, media: Sequence[Medium], load: LoadPixels | None = None) -> Rows:
-        """Return unit embeddings (N, D) of N media, each read by `load`. Raises DataError naming what is unreadable."""
+        """Return unit embeddings (M, D) of M media, each read by `load`. Raises DataError naming an unreadable one."""
         inputs: Rows | Sequence[Medium] = media
         if self.media_tower is None:
             inputs = feature_rows(media)
@@ -61,7 +52,7 @@ class Encoder:
 
 
 def load_encoder(run: Path, media: Sequence[Medium]) -> Encoder:
-    """Load a run's best checkpoint for media like these. Raises as `mmts.training.experiment.load_model` does."""
+    """Load a run's best checkpoint; `media` are examples of its inputs. Raises what `load_model` raises."""
     directory = RunDirectory(run)
     model = load_model(directory, media)
     media_tower, text_tower = model.media_tower, model.text_tower

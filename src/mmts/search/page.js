@@ -1,5 +1,5 @@
 "use strict";
-// Text is asked for by the form alone; this sends a picture that was chosen, dropped or pasted, and shows the answer.
+// The form alone searches by text. This script sends a picture that is chosen, dropped or pasted, and shows the answer.
 const place = document.querySelector(".file");
 const input = document.querySelector("#file");
 const main = document.querySelector("main");
@@ -12,44 +12,44 @@ function show(problem) {
 }
 
 async function ask(file) {
-  if (file.size > Number(place.dataset.limit)) return show(`${file.name} is larger than the ${place.dataset.limit / 2 ** 20} MiB that are taken`);
+  if (file.size > Number(place.dataset.limit)) return show(`${file.name} is larger than the limit of ${place.dataset.limit / 2 ** 20} MiB`);
   main.classList.add("busy");
   try {
     const response = await fetch("/file", { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } });
     const answer = await response.text();
     if (!response.headers.get("Content-Type").startsWith("text/html")) return show(answer);
-    main.innerHTML = answer; // escaped by the server, and the page's policy runs no script in it
+    main.innerHTML = answer; // the server escapes it, and the page's policy blocks scripts in it
     if (response.ok && file.type.startsWith("image/")) {
       const picture = document.createElement("img");
-      picture.className = "asked";
-      picture.alt = "the picture that was asked for";
+      picture.className = "query";
+      picture.alt = "your picture";
       picture.src = URL.createObjectURL(file);
       picture.onload = () => URL.revokeObjectURL(picture.src);
       main.prepend(picture);
     }
     document.querySelector("#q").value = "";
   } catch {
-    show("the server cannot be reached; is mmts search --serve still running?");
+    show("The server does not answer. Is `mmts search --serve` still running?");
   } finally {
     main.classList.remove("busy");
   }
 }
 
-// The longer list is fetched and what is new in it put below, so that nobody loses their place; the address is its own.
+// Fetch the longer list and append its new items, so that the reader keeps the place; the address names the longer list.
 async function showMore(link) {
   main.classList.add("busy");
   try {
     const page = new DOMParser().parseFromString(await (await fetch(link.href)).text(), "text/html");
-    const fresh = [...page.querySelectorAll("main li")].filter((each) => !document.getElementById(each.id));
+    const fresh = [...page.querySelectorAll("main li")].filter((item) => !document.getElementById(item.id));
     main.querySelector("ol").append(...fresh);
-    main.querySelector(".found").replaceWith(page.querySelector(".found"));
+    main.querySelector(".summary").replaceWith(page.querySelector(".summary"));
     const next = page.querySelector(".more");
     history.replaceState(null, "", link.pathname + link.search);
     if (next) link.replaceWith(next);
     else link.remove();
     fresh[0]?.querySelector("a")?.focus({ preventScroll: true });
   } catch {
-    location.href = link.href; // the browser says what is wrong
+    location.href = link.href; // the browser shows the error
   } finally {
     main.classList.remove("busy");
   }
@@ -58,7 +58,7 @@ async function showMore(link) {
 function lost(picture) {
   const place = document.createElement("div");
   place.className = "none";
-  place.textContent = "cannot be read any more";
+  place.textContent = "can no longer be read";
   (picture.closest("a") ?? picture).replaceWith(place);
 }
 

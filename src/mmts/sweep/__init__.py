@@ -1,4 +1,4 @@
-"""Many runs from one file: every rule tuned on val with the same number of trials, then judged on test."""
+"""Many runs from one file: every variant tuned on val with the same number of trials, then evaluated on test."""
 
 from mmts.sweep.run import run_sweep
 

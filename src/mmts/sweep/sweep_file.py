@@ -1,4 +1,4 @@
-"""A sweep file: the rules to compare, what each is tuned over, how many trials each gets, and the seeds.
+"""A sweep file: the variants to compare, the settings each is tuned over, the number of trials and the seeds.
 
 docs/sweeps.md explains every key.
 """
@@ -22,14 +22,14 @@ from mmts.recipe.recipe import Recipe, load_recipe, parse_mapping, parse_setting
 from mmts.recipe.section import Section, Seed, validated
 
 Settings = dict[str, Any]
-"""Keys of a recipe, dotted, and their values."""
+"""Values by dotted key of a recipe."""
 
-_MOST_DRAWS = 100  # for each trial, until one is a recipe and not yet drawn
-_DIGITS = 4  # of a number drawn
+_MAX_DRAWS = 100  # per trial, until a setting is a valid recipe and new
+_DIGITS = 4  # of a drawn number
 
 
 class Draw(Section):
-    """What a random search draws a key's value from: [low, high], evenly or (`log`) in its logarithm, or `choices`."""
+    """Where a random search draws a value: evenly from [low, high] or (`log`) from its logarithm, or from `choices`."""
 
     low: float | None = None
     high: float | None = None
@@ -37,26 +37,21 @@ class Draw(Section):
     choices: tuple[Any, ...] | None = None
 
     @model_validator(mode="after")
-    def _has_something_to_draw(self) -> "Draw":
-        if self.choices is not None:
-            if not self.choices or self.low is not None or self.high is not None:
-                raise ValueError("give low and high, or a list of choices")
-            return self
-        if self.low is None or self.high is None:
+    def _can_be_drawn_from(self) -> "Draw":
+        if self.low is not None and self.high is not None and self.choices is None:
+            if not (0 if self.log else -math.inf) < self.low < self.high:
+                order = "0 < low < high" if self.log else "low < high"
+                raise ValueError(f"{order} must hold, not {plain(self.low)} and {plain(self.high)}")
+        elif not self.choices or self.low is not None or self.high is not None:
             raise ValueError("give both low and high, or a list of choices")
-        if not self.low < self.high or (self.log and self.low <= 0):
-            raise ValueError(
-                f"{'0 < ' if self.log else ''}low < high must hold, not {plain(self.low)} and {plain(self.high)}"
-            )
         return self
 
     def draw(self, rng: random.Random) -> Any:
         """Return a value; numbers are rounded to four digits so that they can be read and repeated."""
-        if self.choices is not None:
-            return self.choices[int(rng.random() * len(self.choices))]
-        assert self.low is not None
-        assert self.high is not None
         share = rng.random()
+        if self.low is None or self.high is None:
+            choices = self.choices or ()
+            return choices[int(share * len(choices))]
         if self.log:
             value = math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
         else:
@@ -68,22 +63,22 @@ def _list_is_choices(value: Any) -> Any:
     return {"choices": value} if isinstance(value, list) else value
 
 
-class Rule(Section):
-    """One thing to compare: what sets it apart (`set`), and what it is tuned over, a `grid` or a `random` search."""
+class Variant(Section):
+    """One thing to compare: the settings that define it (`set`), and a `grid` or `random` search to tune it."""
 
     set: Settings = Field({})
     grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field({})
     random: dict[str, Annotated[Draw, BeforeValidator(_list_is_choices)]] = Field({})
 
     @model_validator(mode="after")
-    def _one_search(self) -> "Rule":
+    def _one_search(self) -> "Variant":
         if self.grid and self.random:
             raise ValueError("give one of `grid` and `random`, not both")
         return self
 
 
 class Seeds(Section):
-    """Seeds of the trials, of the runs on test (fresh ones), and of what is drawn from grids and ranges."""
+    """Seeds of the trials, of the runs on test (other ones), and of the draws from grids and ranges."""
 
     tune: tuple[Seed, ...] = Field((100,), min_length=1)
     test: tuple[Seed, ...] = Field((0, 1, 2, 3, 4), min_length=1)
@@ -93,14 +88,14 @@ class Seeds(Section):
     def _are_fresh(self) -> "Seeds":
         for name, seeds in (("tune", self.tune), ("test", self.test)):
             if len(set(seeds)) < len(seeds):
-                raise ValueError(f"a seed stands twice in {name}: {list(seeds)}")
-        if both := sorted({*self.tune} & {*self.test}):
-            raise ValueError(f"test needs fresh seeds, and {both[0]} is among those of tune too")
+                raise ValueError(f"{name} lists a seed twice: {list(seeds)}")
+        if shared := sorted({*self.tune} & {*self.test}):
+            raise ValueError(f"test needs seeds that tune does not use, and {shared[0]} is in both")
         return self
 
 
 class SweepFile(Section):
-    """The whole of a sweep."""
+    """All keys of a sweep file."""
 
     recipe: str
     data: Path | None = None
@@ -109,21 +104,21 @@ class SweepFile(Section):
     seeds: Seeds = Seeds()
     choose: Measure = "R@1"
     labels: tuple[str, ...] = ()
-    rules: dict[str, Rule] = Field(min_length=1)
+    variants: dict[str, Variant] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _names_are_folders(self) -> "SweepFile":
-        for name in self.rules:
+        for name in self.variants:
             if not re.fullmatch(r"\w[\w.+ -]*", name):
-                raise ValueError(f"rules: {name!r} names a folder; take letters, digits, spaces and . _ + -")
+                raise ValueError(f"variants: {name!r} names a folder; use letters, digits, spaces and . _ + -")
         return self
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting of a rule. `number` is its place in the whole grid, or in the order of drawing."""
+    """One setting of a variant. `number` is its position in the whole grid, or in the order of drawing."""
 
-    rule: str
+    variant: str
     number: int
     setting: Settings
 
@@ -133,56 +128,50 @@ class Trial:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file read, with what the command line changed."""
+    """A sweep file with the changes that the command line made."""
 
     source: str
     file: SweepFile
 
-    def recipe(self, rule: str, setting: Mapping[str, Any], seed: int) -> Recipe:
-        """Return the recipe of one run; raises RecipeError naming the rule and the key that is wrong."""
-        changes = {"train.trackers": [], **self.file.set, **self.file.rules[rule].set, **setting}
-        changes |= {"name": rule, "train.seed": seed}
+    def recipe(self, variant: str, setting: Mapping[str, Any], seed: int) -> Recipe:
+        """Return the recipe of one run; raises RecipeError naming the variant and the key that is wrong."""
+        changes = {"train.trackers": [], **self.file.set, **self.file.variants[variant].set, **setting}
+        changes |= {"name": variant, "train.seed": seed}
         try:
             return load_recipe(self.file.recipe, [assignment(*change) for change in changes.items()])
         except RecipeError as error:
-            given = f" ({in_words(setting)})" if setting else ""
-            raise RecipeError(f"{self.source}: rule {rule}{given}: {error}") from None
+            where = f" ({in_words(setting)})" if setting else ""
+            raise RecipeError(f"{self.source}: variant {variant}{where}: {error}") from None
 
     def trials(self) -> list[Trial]:
-        """Return every rule's trials, as many for each.
+        """Return the trials of all variants, the same number for each.
 
-        A grid that is larger is sampled; raises RecipeError where one is smaller, or where a setting is no recipe.
+        A larger grid is sampled; raises RecipeError if a grid is smaller, or a setting is not a valid recipe.
         """
-        return [trial for rule in self.file.rules for trial in self._trials_of(rule)]
+        return [trial for name in self.file.variants for trial in self._trials_of(name)]
 
     def _trials_of(self, name: str) -> list[Trial]:
-        rule, budget = self.file.rules[name], self.file.trials
+        variant, count = self.file.variants[name], self.file.trials
         rng = random.Random(f"{self.file.seeds.draw}/{name}")
-        if rule.random:
-            return list(itertools.islice(self._drawn(name, rule, rng), budget))
-        grid = [dict(zip(rule.grid, values, strict=True)) for values in itertools.product(*rule.grid.values())]
-        if len(grid) < budget:
-            raise RecipeError(
-                f"{self.source}: rule {name} has {counted(len(grid), 'setting')} and trials "
-                f"is {budget}: every rule must get the same number of trials; give it more values, or lower trials"
-            )
+        if variant.random:
+            return list(itertools.islice(self._drawn(name, variant, rng), count))
+        grid = [dict(zip(variant.grid, values, strict=True)) for values in itertools.product(*variant.grid.values())]
+        if len(grid) < count:
+            raise self._too_few(name, f"only {counted(len(grid), 'setting')}")
         order = list(range(len(grid)))
-        rng.shuffle(order)  # more trials later keep those of before
-        trials = [Trial(name, number, grid[number]) for number in sorted(order[:budget])]
+        rng.shuffle(order)  # so that a larger number of trials includes those of a smaller one
+        trials = [Trial(name, number, grid[number]) for number in sorted(order[:count])]
         for trial in trials:
             self.recipe(name, trial.setting, 0)
         return trials
 
-    def _drawn(self, name: str, rule: Rule, rng: random.Random) -> Iterator[Trial]:
-        """Draw settings without end; those drawn before, and those that no recipe allows, are drawn again."""
+    def _drawn(self, name: str, variant: Variant, rng: random.Random) -> Iterator[Trial]:
+        """Draw settings without end, skipping repeats and settings that are not a valid recipe."""
         seen: set[str] = set()
         while True:
-            problem = RecipeError(
-                f"{self.source}: rule {name} has fewer than {self.file.trials} settings to draw, and every rule must "
-                "get the same number of trials; give it more values, or lower trials"
-            )
-            for _ in range(_MOST_DRAWS):
-                setting = {key: draw.draw(rng) for key, draw in rule.random.items()}
+            problem = self._too_few(name, "too few settings to draw")
+            for _ in range(_MAX_DRAWS):
+                setting = {key: draw.draw(rng) for key, draw in variant.random.items()}
                 if in_words(setting) in seen:
                     continue
                 try:
@@ -195,6 +184,12 @@ class Sweep:
                 break
             else:
                 raise problem
+
+    def _too_few(self, name: str, settings: str) -> RecipeError:
+        return RecipeError(
+            f"{self.source}: variant {name} has {settings}, and every variant gets {self.file.trials} trials; "
+            "give it more values, or lower `trials`"
+        )
 
 
 def load_sweep(path: Path, data: Path | None = None, settings: Sequence[str] = ()) -> Sweep:
@@ -209,26 +204,25 @@ def load_sweep(path: Path, data: Path | None = None, settings: Sequence[str] = (
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise RecipeError(f"{path} is not UTF-8 text") from None
-    file = validated(SweepFile, parse_mapping(text, str(path), "recipe, trials, seeds, rules"), str(path))
-    if data is not None:
-        file = file.model_copy(update={"data": data})
-    return Sweep(str(path), file.model_copy(update={"set": {**file.set, **dict(map(parse_setting, settings))}}))
+    file = validated(SweepFile, parse_mapping(text, str(path), "recipe, trials, seeds, variants"), str(path))
+    changes = {"data": data or file.data, "set": {**file.set, **dict(map(parse_setting, settings))}}
+    return Sweep(str(path), file.model_copy(update=changes))
 
 
 def assignment(key: str, value: Any) -> str:
-    """Write a change as --set takes it.
+    """Write a change in the form that --set accepts.
 
     >>> assignment("train.learning_rate", 1e-05)
     'train.learning_rate=1.0e-05'
     >>> assignment("objective.temperature", {"rule": "fixed", "value": 0.1})
     'objective.temperature={rule: fixed, value: 0.1}'
     """
-    written = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf, allow_unicode=True)
-    return f"{key}={written.removesuffix(chr(10)).removesuffix(chr(10) + '...')}"
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf, allow_unicode=True)
+    return f"{key}={text.removesuffix(chr(10)).removesuffix(chr(10) + '...')}"
 
 
 def in_words(setting: Mapping[str, Any]) -> str:
-    """Write a setting for tables: keys without `objective.`, which nearly all begin with.
+    """Write a setting for tables, without the prefix `objective.` that nearly all keys have.
 
     >>> in_words({"objective.temperature.value": 0.05, "train.epochs": 3})
     'temperature.value=0.05, train.epochs=3'

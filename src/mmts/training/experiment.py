@@ -15,12 +15,14 @@ from mmts.data.records import Dataset, Medium, Split
 from mmts.distributed.processes import once
 from mmts.errors import DataError, RecipeError, RunError
 from mmts.files import read_json, why_missing, write_json
-from mmts.models import TwoTower, Vocabulary, build_two_tower, build_vocabulary, needs_vocabulary
-from mmts.recipe.recipe import Model, Recipe
+from mmts.models import TwoTower, Vocabulary, build_two_tower, build_vocabulary
+from mmts.models.base import MediaTower
+from mmts.models.clip_weights import avion_weights, read_checkpoint
+from mmts.recipe.model_section import FEATURES, Model
+from mmts.recipe.recipe import Recipe
 from mmts.recipe.run_directory import RunDirectory
 from mmts.training.checkpoint import load_checkpoint
 from mmts.training.concepts import concepts_of
-from mmts.training.inputs import FEATURES
 from mmts.training.splits import open_data
 
 
@@ -92,26 +94,26 @@ def build_model(
     A text tower trained from scratch takes its words from `captions`, which are saved with the run; without captions it
     takes the saved words. A model on precomputed features takes their width from `media`.
     """
-    if section.pretrained is not None and not section.pretrained.is_file():
-        what = "is a folder" if section.pretrained.is_dir() else why_missing(section.pretrained)
-        raise RecipeError(
-            f"model.pretrained: {section.pretrained} {what}; give a checkpoint file of AVION or MM-TS (see "
-            "docs/reproduction.md) by --set model.pretrained=FILE"
-        )
-    vocabulary = None
-    if needs_vocabulary(section.text.tower):
-        vocabulary = Vocabulary.from_json(once(lambda: _words(run, captions)))
-    return build_two_tower(
-        **_media_side(section, media),
-        text=section.text.tower,
-        text_options=section.text.options,
-        text_frozen=section.text.frozen,
-        vocabulary=vocabulary,
-        head=section.head.kind,
-        **section.head.model_dump(exclude={"kind"}),
-        width=section.width,
-        pretrained=section.pretrained,
-    )
+    given: dict[str, dict[str, Any]] = {"media": {}, "text": {}}
+    if section.pretrained is not None:
+        if not section.pretrained.is_file():
+            what = "is a folder" if section.pretrained.is_dir() else why_missing(section.pretrained)
+            raise RecipeError(
+                f"model.pretrained: {section.pretrained} {what}; give a checkpoint file of AVION or MM-TS (see "
+                "docs/reproduction.md) by --set model.pretrained=FILE"
+            )
+        sides = avion_weights(read_checkpoint(section.pretrained), f"checkpoint {str(section.pretrained)!r}")
+        given["media"]["pretrained"], given["text"]["pretrained"] = sides
+    if section.text.takes("vocabulary"):
+        given["text"]["vocabulary"] = Vocabulary.from_json(once(lambda: _words(run, captions)))
+    _check_kind(section, media[0])
+    if section.media.tower == FEATURES:
+        readable = next((medium for medium in media if why_unreadable_features(medium.path) is None), media[0])
+        side: MediaTower | int = feature_rows([readable]).shape[1]
+    else:
+        side = section.media.build(**given["media"])
+    text = section.text.build(**given["text"])
+    return build_two_tower(side, text, width=section.width, **section.head.model_dump())
 
 
 def _words(run: RunDirectory, captions: Sequence[str] | None) -> Any:
@@ -123,28 +125,15 @@ def _words(run: RunDirectory, captions: Sequence[str] | None) -> Any:
     return read_json(run.vocabulary_file)
 
 
-def _media_side(section: Model, media: Sequence[Medium]) -> dict[str, Any]:
-    """Return build_two_tower's arguments for the media side; DataError if the data are of another kind."""
-    medium, kind, side = media[0], section.kind, section.media
-    if medium.kind != kind:
+def _check_kind(section: Model, medium: Medium) -> None:
+    """Raise DataError if the data are of another kind than the media side takes."""
+    if medium.kind != section.kind:
         raise DataError(
-            f"{medium.path} (id {medium.id}) is {WITH_ARTICLE[medium.kind]}, and the recipe has model.{kind}"
+            f"{medium.path} (id {medium.id}) is {WITH_ARTICLE[medium.kind]}, and the recipe has model.{section.kind}"
         )
-    if medium.is_features != (side.tower == FEATURES):
+    if medium.is_features != (section.media.tower == FEATURES):
         what = "holds features" if medium.is_features else "holds no features"
         raise DataError(
-            f"{medium.path} (id {medium.id}) {what}, and the recipe has the tower {side.tower!r}; "
+            f"{medium.path} (id {medium.id}) {what}, and the recipe has the tower {section.media.tower!r}; "
             f"the tower {FEATURES!r} takes features, and the others pixels"
         )
-    if side.tower == FEATURES:
-        readable = next((medium for medium in media if why_unreadable_features(medium.path) is None), medium)
-        return {"feature_width": feature_rows([readable]).shape[1]}
-    options = {
-        kind: side.tower,
-        "image_size": side.size,
-        f"{kind}_options": side.options,
-        f"{kind}_frozen": side.frozen,
-    }
-    if section.video is not None:
-        options |= section.video.model_dump(include={"frames", "sampling", "stride"})
-    return options

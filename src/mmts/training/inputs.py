@@ -19,9 +19,6 @@ from mmts.models.features import Rows
 from mmts.recipe.data_section import Data
 from mmts.recipe.recipe import Recipe
 
-FEATURES = "features"
-"""The name of a media tower in recipes for data that hold precomputed features."""
-
 
 @dataclass(frozen=True)
 class Inputs:

@@ -71,7 +71,8 @@ def train(
         recipe = load_recipe(recipe)
     elif not isinstance(recipe, Recipe):
         recipe = parse_recipe(with_whole_names(recipe, Path()))
-    with trusting_code(outside_names(recipe.objective).__contains__), on_main(lambda: run.held(resume)):
+    trusted = outside_names(recipe.objective, recipe.model.tower_names)
+    with trusting_code(trusted.__contains__), on_main(lambda: run.held(resume)):
         return _train(recipe, run, data, model, objective, resume, evaluate_on)
 
 

@@ -21,7 +21,7 @@ from mmts.data.batches.loader import Batch
 from mmts.data.batches.positives import on_device
 from mmts.distributed import collectives
 from mmts.distributed.processes import largest, num_processes, once, process_index
-from mmts.distributed.shared_loss import ask, shared_loss
+from mmts.distributed.shared_loss import shared_loss
 from mmts.errors import DataError, Diverged, FailedElsewhere, InputError, Interrupted, MmtsError, RunError, WorkersLost
 from mmts.evaluation.measures import measured
 from mmts.files import append_line, flush_to_disk
@@ -221,21 +221,22 @@ class Trainer:
         """
         sizes = collectives.process_sizes(len(batch))
         collectives.draw_alike(self.settings.seed, self.step)
-        relevance = None if batch.relevance is None else batch.relevance.to(self.device)
-        if relevance is not None and relevance.ndim == 3 and not self.objective.takes_share:
-            relevance = collectives.gather(relevance[0], sizes)
-        pairs: dict[str, Any] = {
-            "progress": self.progress,
-            "index": batch.index.to(self.device),
-            "media_index": batch.media_index.to(self.device),
-            "positives": on_device(batch.positives, self.device),
-            "relevance": relevance,
-        }
+        index = batch.index.to(self.device)
         try:
-            output = shared_loss(partial(ask, self.objective, **pairs), self.objective.parameters(), x, y, sizes)
+            with self.accelerator.autocast():  # losses choose their kernels by the precision of the run
+                output = shared_loss(
+                    self.objective,
+                    x,
+                    y,
+                    sizes,
+                    progress=self.progress,
+                    index=index,
+                    media_index=batch.media_index.to(self.device),
+                    positives=on_device(batch.positives, self.device),
+                    relevance=None if batch.relevance is None else batch.relevance.to(self.device),
+                )
         except InputError as error:
-            values = log_line.values_of(self.objective, self.progress, pairs["index"])
-            raise NotFinite(str(error), values) from None
+            raise NotFinite(str(error), log_line.values_of(self.objective, self.progress, index)) from None
         if not math.isfinite(loss := output.loss.item()):
             raise NotFinite(f"the loss is {loss}", log_line.values_in(output))
         return output

@@ -24,7 +24,7 @@ from mmts.data.media.load import load_medium
 from mmts.data.read import read_dataset
 from mmts.data.records import Medium, Split
 from mmts.errors import DataError, InputError, WorkersLost
-from mmts.losses.rows import stripes
+from mmts.losses.queries import query_rows
 from mmts.models import load_image_tower
 
 
@@ -95,7 +95,7 @@ def test_captions_of_one_medium_need_not_stand_together():
 def test_a_plan_refuses_what_cannot_be():
     with pytest.raises(InputError, match="medium 1 has no caption"):
         EpochPlan(torch.tensor([0, 2]), 3, 2, 0)
-    with pytest.raises(InputError, match=r"owner lies in \[0, 2\)"):
+    with pytest.raises(InputError, match=r"owner must be in \[0, 2\)"):
         EpochPlan(torch.tensor([0, 2]), 2, 2, 0)
     with pytest.raises(InputError, match="batch_size >= 1"):
         EpochPlan(torch.tensor([0]), 1, 0, 0)
@@ -236,7 +236,7 @@ def test_a_file_that_is_gone_is_named_in_one_line(pictures: Split, workers: int)
 def test_what_does_not_fit_is_refused_at_once():
     split = split_of([["a"], ["b"]])
     rows = FeatureRows(np.zeros((2, 1), np.float32))
-    with pytest.raises(InputError, match=r"first_batch lies in \[0, 1\], not 2"):
+    with pytest.raises(InputError, match=r"first_batch must be in \[0, 1\], not 2"):
         make_loader(split, plan_of(split, 2), rows, rows, epoch=0, first_batch=2)
     with pytest.raises(InputError, match="the plan is for 3 media and the split has 2"):
         make_loader(split, plan_of(split_of([["a"]] * 3), 2), rows, rows, epoch=0)
@@ -312,7 +312,7 @@ def test_relevance_is_worked_out_only_where_it_is_asked_for() -> None:
     for number, own in ((0, slice(0, 1)), (1, slice(1, 3))):
         (share,) = make_loader(split, plan_of(split, 3), rows, rows, epoch=0, process=(number, 2), with_relevance=True)
         assert share.relevance is not None
-        for found, wanted in zip(share.relevance, stripes(expected, own), strict=False):
+        for found, wanted in zip(share.relevance, query_rows(expected, own), strict=False):
             torch.testing.assert_close(found, wanted.float())
 
 

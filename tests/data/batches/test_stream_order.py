@@ -68,7 +68,7 @@ def test_what_cannot_be(wrong: tuple):
 @given(st.integers(1, 300), st.integers(1, 40))
 def test_the_parts_of_all_processes_are_the_batch(batch_size: int, num_processes: int):
     if batch_size < num_processes:
-        with pytest.raises(InputError, match="cannot be cut"):
+        with pytest.raises(InputError, match="cannot be split"):
             process_slice(batch_size, 0, num_processes)
         return
     batch = list(range(batch_size))
@@ -80,5 +80,5 @@ def test_the_parts_of_all_processes_are_the_batch(batch_size: int, num_processes
 
 @pytest.mark.parametrize(("process", "num_processes"), [(-1, 2), (2, 2), (0, 0)])
 def test_a_process_that_does_not_exist(process: int, num_processes: int):
-    with pytest.raises(InputError, match="process lies in"):
+    with pytest.raises(InputError, match="process must be in"):
         process_slice(8, process, num_processes)

@@ -181,7 +181,7 @@ def test_nothing_left_is_an_error_that_says_why(tmp_path: Path):
 
 def test_unknown_fields_are_ignored_aloud(tmp_path: Path):
     dataset = read(tmp_path, line("1", width=60), line("2", width=60, source="x"))
-    assert dataset.notes == ("fields that mean nothing here were ignored: 'width', 'source'",)
+    assert dataset.notes == ("unknown fields were ignored: 'width', 'source'",)
 
 
 def test_without_splits_the_id_decides(tmp_path: Path):
@@ -262,7 +262,7 @@ def test_clips_of_one_video_stay_together_where_splits_are_made(tmp_path: Path):
     for medium in dataset.media:
         splits.setdefault(medium.path, set()).add(medium.split)
     assert {len(each) for each in splits.values()} == {1}
-    assert "by a hash of each medium's id, of clips that of their video" in dataset.notes[-1]
+    assert "by a hash of each medium's id, for clips of their video" in dataset.notes[-1]
 
 
 def test_a_number_is_the_name_of_a_split(tmp_path: Path):

@@ -180,7 +180,7 @@ def test_images_that_cannot_be_placed(tmp_path: Path):
 
 def test_the_wrong_path(tmp_path: Path):
     write_tsv(tmp_path / "cc3m", "zero")
-    with pytest.raises(DataError, match=r"is no folder; CC3M is the folder that holds Train_GCC-training\.tsv and Val"):
+    with pytest.raises(DataError, match=r"is not a folder; CC3M is the folder that holds Train_GCC-training\.tsv"):
         read_cc3m(tmp_path / "cc3m" / TRAIN)
     assert not looks_like_cc3m(tmp_path)
     with pytest.raises(DataError, match=r"neither Train_GCC-training\.tsv nor Validation.* is in it, and no shards"):
@@ -341,5 +341,5 @@ def test_captions_beside_images_that_fit_or_are_something_else(tmp_path: Path, c
 def test_images_counted_from_one_without_captions_beside_them(tmp_path: Path):
     write_tsv(tmp_path, *(f"row {at}" for at in range(4)))
     draw_numbered(tmp_path, range(1, 5), [None] * 4)
-    with pytest.raises(DataError, match=r"4\.jpg would be the image of row 4 .* There is no image 0: these seem to be"):
+    with pytest.raises(DataError, match=r"4\.jpg would be the image of row 4 .* Image 0 is missing: these seem to be"):
         read_cc3m(tmp_path)

@@ -50,7 +50,7 @@ def test_a_folder_has_train_and_val_and_judges_by_five_captions(tmp_path: Path, 
     ]
     assert dataset.media[2].path == tmp_path / f"{below}val2017" / "000000000020.jpg"
     assert dataset.media[2].captions == tuple(f"Caption {text} of 20." for text in range(5))
-    assert dataset.notes == ("dropped 2 captions of images judged by fewer, as in the published protocol",)
+    assert dataset.notes == ("dropped 2 captions beyond the number per image in the published protocol",)
 
 
 def test_a_file_by_itself_keeps_all_captions(tmp_path: Path):
@@ -96,7 +96,7 @@ def change_image(**values: Any) -> Callable[[dict[str, Any]], Any]:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (change(image_id=7), r"annotations\[3\]: there is no image with the id 7"),
+        (change(image_id=7), r"annotations\[3\]: no image has the id 7"),
         (change(image_id="0"), r"annotations\[3\]: 'image_id' should be a whole number, not the string '0'"),
         (change(id=0), r"annotations\[3\]: the id 0 is there already"),
         (change(caption=None), r"annotations\[3\]: 'caption' should be a string, not null"),

@@ -118,7 +118,7 @@ def test_the_field_split_counts_before_the_folder(tmp_path: Path):
     )
     dataset = read_imagefolder(tmp_path)
     assert dataset.split_sizes == {"train": 1, "test": 1}
-    assert dataset.notes == ("the field split counts, and it is another than the folder's in 1 of 2 rows",)
+    assert dataset.notes == ("the field split counts, and differs from the folder in 1 of 2 rows",)
 
 
 def test_another_folder_beside_train_is_a_split_of_its_own(tmp_path: Path):

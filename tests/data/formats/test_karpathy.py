@@ -41,7 +41,7 @@ def test_coco_counts_restval_as_train_and_judges_by_five_captions(tmp_path: Path
     assert {len(medium.captions) for medium in dataset.media} == {5}
     assert dataset.notes == (
         "8 images of restval count as train",
-        "dropped 1 caption of images judged by fewer, as in the published protocol",
+        "dropped 1 caption beyond the number per image in the published protocol",
     )
 
 
@@ -113,9 +113,9 @@ def with_(**values: Any) -> Callable[[dict[str, Any]], Any]:
         (with_(sentences=[]), r"images\[17\]: it has no caption"),
         (with_(sentences=[{"raw": " "}, {"raw": ""}]), r"images\[17\]: it has no caption"),
         (with_(sentences={"raw": "a cat"}), r"images\[17\]: 'sentences' should be a list, not an object"),
-        (with_(sentences=["a cat"]), r"images\[17\].sentences\[0\]: expected an object, not the string 'a cat'"),
-        (with_(sentences=[{"tokens": []}]), r"images\[17\].sentences\[0\]: 'raw' is missing; found 'tokens'"),
-        (with_(sentences=[{"raw": None}]), r"images\[17\].sentences\[0\]: 'raw' should be a string, not null"),
+        (with_(sentences=["a cat"]), r"images\[17\], sentences\[0\]: expected an object, not the string 'a cat'"),
+        (with_(sentences=[{"tokens": []}]), r"images\[17\], sentences\[0\]: 'raw' is missing; found 'tokens'"),
+        (with_(sentences=[{"raw": None}]), r"images\[17\], sentences\[0\]: 'raw' should be a string, not null"),
         (without("filename"), r"images\[17\]: 'filename' is missing"),
         (with_(filename="../../secret.jpg"), r"images\[17\]: .* lies outside the data folder"),
         (with_(filename="/etc/passwd"), r"images\[17\]: .* lies outside the data folder"),

@@ -14,7 +14,7 @@ import webdataset
 from PIL import Image
 
 from mmts.data.formats import pair_index, shards
-from mmts.data.formats.shards import holds_shards, is_shard_pattern, read_shards
+from mmts.data.formats.shards import is_shard_pattern, read_shards, tars_in
 from mmts.data.media.image import load_image, load_pixels
 from mmts.data.media.load import load_medium
 from mmts.data.pair_table import PairTable
@@ -209,8 +209,8 @@ def test_every_way_to_name_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert ids(read_shards(tmp_path / "s-{00,02}.tar")) == ["k0", "k2"]
     assert ids(read_shards("s-01.tar")) == ["k1"]
     assert is_shard_pattern("s-*.tar")
-    assert holds_shards(tmp_path)
-    assert not holds_shards(tmp_path.parent)
+    assert tars_in(tmp_path)
+    assert not tars_in(tmp_path.parent)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_folders_and_names_say_the_split(tmp_path: Path):
 def test_splits_must_be_of_all_or_none(tmp_path: Path):
     pairs(tmp_path / "train-0.tar", "1")
     pairs(tmp_path / "0.tar", "2")
-    with pytest.raises(DataError, match=r"train-0\.tar says that it is of train, 0\.tar says nothing"):
+    with pytest.raises(DataError, match=r"train-0\.tar is named as part of train, and 0\.tar has no split in its name"):
         read_shards(tmp_path)
     pairs(tmp_path / "val/0.tar", "2")
     with pytest.raises(DataError, match=r"holds shards itself and in the folder val"):
@@ -396,7 +396,7 @@ def test_an_interrupt_loses_one_shard_at_most(tmp_path: Path, private_cache: Pat
 def test_what_a_killed_process_left_is_removed(tmp_path: Path, private_cache: Path):
     left = private_cache / "shards" / ".all-0123.abc"
     left.mkdir(parents=True)
-    (left / "id.bytes").write_bytes(b"half")
+    (left / "texts").write_bytes(b"half")
     read_shards(pairs(tmp_path / "0.tar", "1"))
     assert not left.exists()
     assert not list((private_cache / "shards").glob("*.lock"))

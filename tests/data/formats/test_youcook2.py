@@ -48,8 +48,8 @@ def test_drawn_videos_and_what_is_missing_of_them(tmp_path: Path):
     assert dataset.split_sizes == {"train": 24, "val": 8}
     assert dataset.coverage == {"val": Coverage(judged=8, annotated=12, published=3350)}
     assert dataset.notes == (
-        "train: left out 4 of 28 segments, of 1 of 7 videos, for want of a file (first drawn_tra06)",
-        "val: left out 4 of 12 segments, of 1 of 3 videos, for want of a file (first drawn_val02)",
+        "train: left out 4 of 28 segments, of 1 of 7 videos, because their file is missing (first drawn_tra06)",
+        "val: left out 4 of 12 segments, of 1 of 3 videos, because their file is missing (first drawn_val02)",
     )
     medium = dataset.media[5]
     assert medium.path == tmp_path / "raw_videos/training/205/drawn_tra01.mp4"
@@ -89,7 +89,7 @@ def test_annotations_in_their_own_folder(tmp_path: Path):
     ("row", "message"),
     [
         (video({**SEGMENT, "segment": [20, 12]}), r"annotations\[0\] \(segment 0\): the segment ends \(12 s\) before"),
-        (video({**SEGMENT, "segment": [12, 12]}), r"the segment ends \(12 s\) before it has begun \(12 s\)"),
+        (video({**SEGMENT, "segment": [12, 12]}), r"the segment ends \(12 s\) before its start \(12 s\)"),
         (
             video(SEGMENT, {**SEGMENT, "id": 7, "segment": [1]}),
             r"annotations\[1\] \(segment 7\): .*two numbers.*not \[1\]",

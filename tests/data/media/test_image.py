@@ -242,17 +242,17 @@ def test_augmentation_switched_off_is_the_plain_square():
         def uniform(self, low: float, high: float) -> float:
             return (low + high) / 2
 
-    result = augment(image, 32, Middle(), still)  # type: ignore[arg-type]
+    result = augment([image], 32, Middle(), still)[0]  # type: ignore[arg-type]
     assert np.array_equal(np.asarray(result), np.asarray(fit_square(image, 32)))
 
 
 def test_flip_mirrors_about_half_of_the_images():
     image = two_halves((0, 0, 0), (255, 255, 255))
     plain = Augmentation(crop_scale=(1, 1), flip=True, color=0)
-    mirrored = [augment(image, 8, np.random.default_rng(at), plain).getpixel((0, 4))[0] > 128 for at in range(100)]
+    mirrored = [augment([image], 8, np.random.default_rng(at), plain)[0].getpixel((0, 4))[0] > 128 for at in range(100)]
     assert 30 < sum(mirrored) < 70
     never = Augmentation(crop_scale=(1, 1), flip=False, color=0)
-    assert all(augment(image, 8, np.random.default_rng(at), never).getpixel((0, 4))[0] < 128 for at in range(20))
+    assert all(augment([image], 8, np.random.default_rng(at), never)[0].getpixel((0, 4))[0] < 128 for at in range(20))
 
 
 @pytest.mark.parametrize("wrong", [{"crop_scale": (0, 1)}, {"crop_scale": (0.9, 0.5)}, {"color": 2}])

@@ -17,8 +17,8 @@ from mmts.data.media.read_warnings import kept_warnings, tell_warnings
 
 @pytest.fixture(autouse=True)
 def nothing_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_warnings, "_found", {})
-    monkeypatch.setattr(read_warnings, "_told", set())
+    monkeypatch.setattr(read_warnings, "_first_warnings", {})
+    monkeypatch.setattr(read_warnings, "_printed", set())
 
 
 def odd_exif(path: Path) -> Path:
@@ -32,7 +32,7 @@ def odd_exif(path: Path) -> Path:
     return path
 
 
-def test_warnings_are_counted_by_file_and_told_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+def test_warnings_are_counted_by_file_and_printed_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     paths = [odd_exif(tmp_path / f"{at}.jpg") for at in range(6)]
     Image.new("RGB", (16, 16)).save(tmp_path / "right.jpg")
     with ThreadPoolExecutor(4) as pool:
@@ -54,7 +54,7 @@ def test_each_thread_keeps_its_own(tmp_path: Path):
     names = [f"file {at}" for at in range(50)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(warn, names))
-    assert read_warnings._found == {name: f"about {name}" for name in names}
+    assert read_warnings._first_warnings == {name: f"about {name}" for name in names}
 
 
 def test_other_warnings_are_shown_as_ever():
@@ -62,7 +62,7 @@ def test_other_warnings_are_shown_as_ever():
         pass
     with pytest.warns(UserWarning, match="elsewhere"):
         warnings.warn("elsewhere", stacklevel=1)
-    assert read_warnings._found == {}
+    assert read_warnings._first_warnings == {}
 
 
 def test_a_file_that_cannot_be_read_was_not_read_with_a_warning():
@@ -72,13 +72,13 @@ def test_a_file_that_cannot_be_read_was_not_read_with_a_warning():
 
     with pytest.raises(ValueError, match="broken"), kept_warnings("a file"):
         fail()
-    assert read_warnings._found == {}
+    assert read_warnings._first_warnings == {}
 
 
 def test_a_large_picture_is_no_bomb_below_our_own_limit():
     with kept_warnings("large.png"):
         warnings.warn("90 million pixels", Image.DecompressionBombWarning, stacklevel=1)
-    assert read_warnings._found == {}
+    assert read_warnings._first_warnings == {}
 
 
 @pytest.mark.slow

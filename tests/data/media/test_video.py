@@ -176,7 +176,7 @@ def test_the_frame_is_exact_however_it_is_reached(
     assert read(range(90)) == list(range(90))
     assert read(range(3, 90, 7)) == list(range(3, 90, 7))
     with monkeypatch.context() as patched:
-        patched.setattr(decoding, "_MOST_AHEAD", 3)
+        patched.setattr(decoding, "_MAX_AHEAD", 3)
         assert read(range(0, 90, 7)) == list(range(0, 90, 7))
     monkeypatch.setattr(VideoFile, "_is_seek_shorter", lambda self, wanted: True)
     assert read(range(0, 90, 7)) == list(range(0, 90, 7))
@@ -397,7 +397,7 @@ def test_a_folder_of_frames(tmp_path: Path, pattern: str):
     assert shown(clip_of(tmp_path, frames=(98, 119)), FrameSampling(3, "stride", 4)) == [103, 107, 111]
     # The last frames of a video are often missing: half of the clip must be there.
     assert shown(clip_of(tmp_path, frames=(116, 121)), FrameSampling(6)) == [116, 117, 118, 119, 119, 119]
-    with pytest.raises(DataError, match=rf"^{tmp_path}, frames 119 to 130: .*nothing to decode in the middle"):
+    with pytest.raises(DataError, match=rf"^{tmp_path}, frames 119 to 130: .*frame in the middle .* cannot be decoded"):
         shown(clip_of(tmp_path, frames=(119, 130)), FrameSampling(6))
 
 
@@ -405,7 +405,7 @@ def test_a_folder_of_frames(tmp_path: Path, pattern: str):
     ("rest", "reason"),
     [
         ({}, "holds neither chunks .* nor frames"),
-        ({"frames": (5, 3)}, "no frames from 5 to 3"),
+        ({"frames": (5, 3)}, "frames 5 to 3: the first must be at least 0 and not after the last"),
     ],
 )
 def test_a_folder_of_nothing(tmp_path: Path, rest: dict, reason: str):
@@ -416,7 +416,7 @@ def test_a_folder_of_nothing(tmp_path: Path, rest: dict, reason: str):
 
 def test_seconds_do_not_cut_a_folder_of_frames(tmp_path: Path):
     Image.fromarray(drawn(1)).save(tmp_path / "frame_0000000001.jpg")
-    assert "only seconds are given" in str(why_unreadable_clip(clip_of(tmp_path, 1.0, 2.0)))
+    assert "which needs 'frames' (numbers) instead of seconds" in str(why_unreadable_clip(clip_of(tmp_path, 1.0, 2.0)))
 
 
 # --- what cannot be read ----------------------------------------------------------------------------------------------
@@ -598,7 +598,7 @@ def test_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(decoding, "PIXEL_LIMIT", 3000)
     assert (
         why_unreadable_clip(clip_of(film(tmp_path / "a.mp4")))
-        == "3,840 pixels a frame are more than the limit of 3,000"
+        == "3,840 pixels per frame are more than the limit of 3,000"
     )
 
 

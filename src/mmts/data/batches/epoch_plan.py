@@ -1,4 +1,4 @@
-"""Which medium and which caption stand where in every epoch."""
+"""The order of media, and the caption drawn for each of them, in every epoch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,33 +15,33 @@ Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """The B pairs of a batch, each (B,) int64: `media`, `index` (the pair), and `text`, the caption shown with it.
+class Positions:
+    """The positions in the split of the B pairs of a batch, each (B,) int64.
 
-    `text` differs from `index` only where captions are drawn from other media that fit (a `CaptionPool`): what is known
-    of a pair, its concept for one, stays that of the medium's own caption.
+    `media` are the media, `index` the pairs, `text` the captions shown. `text` differs from `index` only if a caption
+    is drawn from another medium (see `CaptionPool`); a pair's concept is still that of its own caption, `index`.
     """
 
     media: Tensor
     index: Tensor
     text: Tensor
 
-    def __getitem__(self, part: slice) -> "Pairs":
+    def __getitem__(self, part: slice) -> "Positions":
         """Return some of the pairs."""
-        return Pairs(self.media[part], self.index[part], self.text[part])
+        return Positions(self.media[part], self.index[part], self.text[part])
 
     def __len__(self) -> int:
         return len(self.index)
 
 
 class EpochPlan:
-    """Which medium and which of its captions stands where in every epoch; depends on (seed, epoch) alone.
+    """The batches of every epoch; they depend on (seed, epoch) alone.
 
-    In an epoch every medium comes once, with one of its captions drawn at random. The last batch is dropped where it is
-    incomplete; a batch size larger than the split means one batch of everything.
+    An epoch has every medium once, with one of its captions drawn at random. An incomplete last batch is dropped. If
+    the batch size is larger than the split, an epoch is one batch.
 
     >>> plan = EpochPlan(torch.tensor([0, 0, 1, 2]), num_media=3, batch_size=2, seed=0)
-    >>> [(pairs.media.tolist(), pairs.index.tolist()) for pairs in plan.batches(epoch=0)]
+    >>> [(batch.media.tolist(), batch.index.tolist()) for batch in plan.batches(epoch=0)]
     [([2, 0], [3, 0])]
     """
 
@@ -55,15 +55,15 @@ class EpochPlan:
         order: Callable[[int], Indices] | None = None,
         pool: CaptionPool | None = None,
     ) -> None:
-        """Raises InputError where `owner` (N,) does not give every one of the M media at least one caption.
+        """Raises InputError if `owner` leaves one of the M media without a caption.
 
         Args:
-            owner: (N,) int64, each caption's medium.
+            owner: (N,) int64, the medium of each caption.
             num_media: M.
-            batch_size: pairs a batch; kept as min(batch_size, M).
+            batch_size: pairs per batch; kept as min(batch_size, M).
             seed: at least 0.
-            order: epoch -> the M media in the order they come; None is any order with equal chance.
-            pool: from whose captions one is drawn for each medium; None is its own.
+            order: epoch -> the M media in the order of that epoch; None for a uniformly random order.
+            pool: the media whose captions may be drawn for each medium; None for its own captions.
         """
         if batch_size < 1 or num_media < 1 or seed < 0:
             raise InputError(
@@ -71,7 +71,7 @@ class EpochPlan:
             )
         owners: Indices = owner.numpy().astype(np.int64)
         if len(owners) and not 0 <= owners.min() <= owners.max() < num_media:
-            raise InputError(f"owner lies in [0, {num_media}), not in [{owners.min()}, {owners.max()}]")
+            raise InputError(f"owner must be in [0, {num_media}), not in [{owners.min()}, {owners.max()}]")
         self.batch_size = min(batch_size, num_media)
         self.num_media = num_media
         self.seed = seed
@@ -85,18 +85,18 @@ class EpochPlan:
 
     @property
     def batches_per_epoch(self) -> int:
-        """How many batches an epoch has."""
+        """The number of batches per epoch."""
         return self.num_media // self.batch_size
 
-    def batches(self, epoch: int) -> list[Pairs]:
+    def batches(self, epoch: int) -> list[Positions]:
         """Return every batch of an epoch."""
         rng = np.random.default_rng([self.seed, epoch])
         media = rng.permutation(self.num_media) if self.order is None else self.order(epoch)
         index = self._draw(media, rng)
         text = index if self.pool is None else self._draw(self.pool.draw(media, rng.random(self.num_media)), rng)
-        kept = self.batches_per_epoch * self.batch_size
-        pairs = Pairs(*torch.from_numpy(np.stack([media, index, text])))
-        return [pairs[at : at + self.batch_size] for at in range(0, kept, self.batch_size)]
+        positions = Positions(*torch.from_numpy(np.stack([media, index, text])))
+        ends = range(self.batch_size, self.num_media + 1, self.batch_size)
+        return [positions[end - self.batch_size : end] for end in ends]
 
     def _draw(self, media: Indices, rng: np.random.Generator) -> Indices:
         """Draw one caption of each medium."""

@@ -1,4 +1,4 @@
-"""Which pairs of a batch are right for each other beside the ones on the diagonal."""
+"""The extra positives of a batch: pairs beside the diagonal that belong together."""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,20 +8,19 @@ from torch import Tensor
 from mmts.data.records import Split
 
 SPARSE_BELOW = 17
-"""Positives are sparse below this share of all pairs, 1/17: a pair of indices takes 17 bytes, a dense one 1."""
+"""Positives are sparse below this share of all pairs, 1/17: a sparse entry takes 17 bytes, a dense one 1."""
 Indices = npt.NDArray[np.int64]
 
 
 def positives(split: Split, media_index: Tensor, text_index: Tensor) -> Tensor | None:
-    """Say which samples are right for each other: (B, B) bool, symmetric, or None where only the diagonal is.
-
-    Few are a sparse tensor, coalesced; many a dense one, which takes a byte where a pair of indices takes 17.
+    """Return which samples are positives of each other: (B, B) bool, symmetric, or None if only the diagonal is.
 
     Two samples are positives of each other when they share the medium, when the caption drawn for one is among the
-    captions of the other's medium, or when the same caption is drawn for both.
+    captions of the other's medium, or when the same caption is drawn for both. The tensor is sparse and coalesced if
+    few pairs are (see `SPARSE_BELOW`), else dense.
 
     Args:
-        split: whose captions count.
+        split: the split with the captions.
         media_index: (B,) positions of media.
         text_index: (B,) positions of the captions drawn for them.
 
@@ -34,12 +33,12 @@ def positives(split: Split, media_index: Tensor, text_index: Tensor) -> Tensor |
     text, first = split.text.numpy(), split.first.numpy()
     media = media_index.numpy()
     drawn = text[text_index.numpy()]
-    # Every caption of every medium in the batch and the one drawn for it, by batch row ...
+    # Every caption of every medium in the batch and the caption drawn for it, by batch row ...
     after = np.minimum(media + 1, len(first) - 1)
     counts = np.where(media + 1 < len(first), first[after], split.num_captions) - first[media]
     row = np.concatenate([np.repeat(np.arange(len(media)), counts), np.arange(len(media))])
     number = np.concatenate([text[_ranges(first[media], counts)], drawn])
-    # ... joined with the captions drawn, on being the same text.
+    # ... joined with the drawn captions on equal text.
     order = np.argsort(drawn, kind="stable")
     left, right = (np.searchsorted(drawn[order], number, side) for side in ("left", "right"))
     rows = np.repeat(row, right - left)
@@ -65,7 +64,7 @@ def on_device(positives: Tensor | None, device: torch.device | str) -> Tensor | 
 
 
 def _ranges(starts: Indices, counts: Indices) -> Indices:
-    """Return the numbers start, start + 1, ... (count of them) for each pair, one after the other."""
+    """Return the concatenated ranges start, start + 1, ... (`count` numbers each)."""
     before = np.cumsum(counts) - counts
     result: Indices = np.arange(counts.sum()) + np.repeat(starts - before, counts)
     return result

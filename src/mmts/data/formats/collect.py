@@ -7,14 +7,16 @@ import os
 import re
 import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mmts.data.records import SPLITS, Dataset, Medium, split_name
 from mmts.errors import DataError, counted, listed, quoted, shortened
 
-PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")  # of what becomes a part of a path
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")  # for what becomes a part of a path
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ABSOLUTE = re.compile(r"/|~/|[A-Za-z]:/|file:/", re.IGNORECASE)  # once backslashes are slashes
 _STRING = r"""(?:'[^'\\]*(?:\\.[^'\\]*)*'|"[^"\\]*(?:\\.[^"\\]*)*"|None|null|nan|NaN)"""
@@ -22,14 +24,14 @@ _LIST = re.compile(rf"\[\s*(?:{_STRING}(?:\s*,\s*|\s+|(?=\])))*\]")
 MISSING_CAPTIONS = frozenset({"nan", "none", "null", "<na>", "n/a", "#n/a"})  # as programs write an empty cell
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 WITH_ARTICLE = {"image": "an image", "video": "a video"}
-# What a Collector counts, as its notes say it.
+# The notes on what a Collector counts, in their order.
 _COUNTED = {
     "backslashes": ("read {} written with backslashes as with slashes", "path"),
     "accents": ("read {} with the accents composed as in the files' names", "path"),
     "lists": ("{} in the form of a list read as the captions in it", "caption"),
     "cleaned": ("cleaned {} of control characters, broken characters or outer spaces", "caption"),
     "empty": ("dropped {}", "empty caption"),
-    "beyond": ("dropped {} of images judged by fewer, as in the published protocol", "caption"),
+    "beyond": ("dropped {} beyond the number per image in the published protocol", "caption"),
 }
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -52,7 +54,7 @@ def clean_text(text: str) -> str:
 
 
 def compression(start: bytes) -> str | None:
-    """Return what a file that begins like this, and is not what it should be, is compressed with; None for nothing.
+    """Return how a file with these first bytes is compressed, or None.
 
     >>> compression(b"\\x1f\\x8b\\x08\\x00"), compression(b"caption")
     ('gzip', None)
@@ -61,7 +63,7 @@ def compression(start: bytes) -> str | None:
 
 
 def check_is_text(path: Path, start: bytes) -> None:
-    """Raise DataError, saying what to do, where a file that begins like this is compressed or UTF-16."""
+    """Raise DataError, with advice, if a file with these first bytes is compressed or UTF-16."""
     if kind := compression(start):
         workbook = " (an Excel workbook is a zip file too: save it as CSV UTF-8)" if kind == "zip" else ""
         raise DataError(f"{path} is compressed with {kind}; unpack it{workbook}")
@@ -76,7 +78,7 @@ def _save_as_utf8(path: Path) -> str:
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, line with its end) of a UTF-8 file with or without byte order mark.
 
-    Raises DataError where the file cannot be opened, is compressed or UTF-16, or naming the line that is not UTF-8.
+    Raises DataError if the file cannot be opened, is compressed or UTF-16, or naming the line that is not UTF-8.
     """
     try:
         with open(path, "rb") as file:
@@ -96,10 +98,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def inner_path(written: str, where: str, root: Path | None = None, folder: str = "") -> str:
-    """Return a path as written, below `folder`, tidied; raise DataError where it is impossible or leads out.
+    """Return a path as written, below `folder`, normalized. Raises DataError if it is impossible or leads out.
 
-    With a `root`, a path with backslashes or accents is spelled as the file there is, with slashes where there is none.
-    The check is lexical: a symbolic link inside the root may lead wherever its owner pointed it.
+    With a `root`, a path with backslashes or accents is spelled like the file there, or else with slashes. The check is
+    lexical: a symbolic link inside the root may lead anywhere.
 
     >>> inner_path("images//./a.jpg", "x.jsonl, line 3")
     'images/a.jpg'
@@ -113,34 +115,33 @@ def inner_path(written: str, where: str, root: Path | None = None, folder: str =
         os.fsencode(written)
     except UnicodeEncodeError:
         raise DataError(f"{where}: {quoted(written)} cannot be a path") from None
-    if _CONTROL.search(written):
-        raise DataError(f"{where}: {quoted(written)} cannot be a path: it holds a control character")
     slashes = written.replace("\\", "/")
-    if written.startswith(("data:image/", "{'bytes'")):  # the latter as Hugging Face's datasets write a table
-        raise DataError(f"{where}: {quoted(written)} is an image, not a path; save it as a file and write its path")
     is_absolute = _ABSOLUTE.match(slashes) is not None
-    if "://" in written and not is_absolute:
-        raise DataError(
-            f"{where}: {quoted(written)} is an address, not a path; download the files first, and write where each is"
-        )
+    why = None
+    if _CONTROL.search(written):
+        why = "cannot be a path: it holds a control character"
+    elif written.startswith(("data:image/", "{'bytes'")):  # the latter as Hugging Face's datasets write a table
+        why = "is an image, not a path; save it as a file and write its path"
+    elif "://" in written and not is_absolute:
+        why = "is an address, not a path; download the files first, and write where each is"
     tidy = os.path.normpath(os.path.join(folder, slashes))
-    if is_absolute or tidy.split(os.sep, 1)[0] == "..":
-        base = None if root is None else root / folder
-        inside = None if base is None else _inside(slashes, base)
-        if inside is not None:
-            raise DataError(f"{where}: {quoted(written)}: paths are relative to {base}; write {quoted(inside)}")
-        raise DataError(
-            f"{where}: {quoted(written)} lies outside the data folder; paths are relative to it and stay inside"
-        )
+    if why is None and (is_absolute or tidy.split(os.sep, 1)[0] == ".."):
+        why = "lies outside the data folder; paths are relative to it and stay inside"
+        if root is not None and (inside := _inside(slashes, root / folder)):
+            raise DataError(
+                f"{where}: {quoted(written)}: paths are relative to {root / folder}; write {quoted(inside)}"
+            )
+    if why is not None:
+        raise DataError(f"{where}: {quoted(written)} {why}")
     as_written = os.path.normpath(os.path.join(folder, written))
     if root is None or (as_written == tidy and tidy.isascii()):
         return as_written
     spellings = [as_written, tidy, *(unicodedata.normalize(form, tidy) for form in ("NFC", "NFD"))]
-    return next((each for each in spellings if os.path.lexists(root / each)), tidy)
+    return next((path for path in spellings if os.path.lexists(root / path)), tidy)
 
 
 def _inside(slashes: str, root: Path) -> str | None:
-    """Return the path inside `root` that a whole path means: the longest end of it that exists there, if any."""
+    """Return the path inside `root` that an absolute path means: the longest end of it that exists there, if any."""
     parts = [part for part in slashes.removeprefix("file://").split("/") if part not in ("", ".", "..")]
     ends = ("/".join(parts[at:]) for at in range(len(parts)))
     there = next((end for end in ends if os.path.lexists(root / end)), None)
@@ -149,17 +150,15 @@ def _inside(slashes: str, root: Path) -> str | None:
 
 
 def listed_captions(text: str) -> list[str] | None:
-    """Return the captions of a text that is a flat list of strings, in JSON, Python or as numpy prints it; else None.
+    """Return the captions in a list of strings as JSON, Python or numpy writes it; None for any other text.
 
     >>> listed_captions("['a cat', 'a pet']"), listed_captions('["a", null]'), listed_captions("[a cat]")
     (['a cat', 'a pet'], ['a', ''], None)
     """
-    if told := re.fullmatch(r'\{"text":\s*(\[.*\])\}', text):  # as Label Studio writes several texts
-        text = told[1]
     if not (text.startswith("[") and _LIST.fullmatch(text)):
         return None
     try:
-        return [_unquoted(each) for each in re.findall(_STRING, text)]
+        return [_unquoted(item) for item in re.findall(_STRING, text)]
     except (ValueError, SyntaxError):
         return None
 
@@ -174,7 +173,7 @@ def _unquoted(written: str) -> str:
         except ValueError:
             pass
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python warns of escapes that it does not know
+        warnings.simplefilter("ignore")  # Python warns of unknown escapes
         return str(ast.literal_eval(written))
 
 
@@ -185,19 +184,19 @@ def find_file(folder: Path, places: Sequence[str], name: str) -> Path | None:
 
 def split_folders(folder: Path) -> list[Path]:
     """Return the folders in a folder that are named like train, val or test, in this order."""
-    named = [each for each in folder.iterdir() if split_name(each.name) in SPLITS and each.is_dir()]
-    return sorted(named, key=lambda each: (SPLITS.index(split_name(each.name)), each.name))
+    named = [item for item in folder.iterdir() if split_name(item.name) in SPLITS and item.is_dir()]
+    return sorted(named, key=lambda item: (SPLITS.index(split_name(item.name)), item.name))
 
 
 def notes_on_names(spellings: Mapping[str, Iterable[str]]) -> list[str]:
-    """Say which splits go by several names in the data, by our name of them."""
-    several = {name: list(written) for name, written in spellings.items()}
-    return [f"the splits {listed(each)} are one: {name}" for name, each in several.items() if len(each) > 1]
+    """Return notes on the splits that have several names in the data; `spellings` are by our name."""
+    names = {split: list(written) for split, written in spellings.items()}
+    return [f"the splits {listed(written)} are one: {split}" for split, written in names.items() if len(written) > 1]
 
 
 @dataclass
-class _Found:
-    """A medium as its lines have given it so far; `where` is the first of them, `path` relative to the root."""
+class _Entry:
+    """A medium from all its lines so far; `where` is the first of them, `path` relative to the root."""
 
     where: str
     path: str
@@ -205,17 +204,16 @@ class _Found:
     lines: int = 1
 
     @property
-    def is_part(self) -> bool:
-        """Whether it is a clip of a video."""
+    def is_clip(self) -> bool:
         return (self.medium.start, self.medium.end, self.medium.frames) != (None, None, None)
 
 
 class Collector:
-    """Takes the media of one data set in file order, checks what concerns them all, and makes a Dataset of them.
+    """Collects the media of a data set in file order, checks them, and makes a Dataset of them.
 
-    With `merge`, lines that name the same file, and the same part of it, are one medium with the captions of all; it
-    keeps the id of the first, and a label where it is the same in all. Without, each is a medium, as in public sets
-    whose numbers of media are published.
+    With `merge`, lines of the same file and part of it are one medium with the captions of all; it keeps the id of the
+    first line, and the labels that are equal in all. Without `merge` each line is a medium, as in public data sets with
+    a published number of media.
     """
 
     def __init__(self, path: Path, root: Path, merge: bool = False) -> None:
@@ -223,18 +221,18 @@ class Collector:
         self.root = root
         self.notes: list[str] = []
         self._merge = merge
-        self._found: list[_Found] = []
-        self._by_place: dict[tuple[object, ...], _Found] = {}
-        self._by_id: dict[str, _Found] = {}
-        self._kinds: dict[str, _Found] = {}
+        self._entries: list[_Entry] = []
+        self._by_place: dict[tuple[object, ...], _Entry] = {}
+        self._by_id: dict[str, _Entry] = {}
+        self._by_path: dict[str, _Entry] = {}
         self._spellings: dict[str, dict[str, None]] = {}
         self._varying: dict[str, None] = {}
         self._ids_merged = False
-        self._counts = dict.fromkeys(_COUNTED, 0)
+        self._counts: Counter[str] = Counter()
         self._broken_list: str | None = None
 
     def inner_path(self, written: str, where: str, folder: str = "") -> str:
-        """Return a path as written, below `folder`, as `inner_path` does, and count what is spelled in another way."""
+        """Return a path as the function `inner_path` does, and count the paths that are spelled differently."""
         path = inner_path(written, where, self.root, folder)
         backslashes = "\\" in written and "\\" not in path
         self._counts["backslashes"] += backslashes
@@ -251,74 +249,72 @@ class Collector:
         captions: Sequence[str],
         *,
         kind: str,
-        labels: Mapping[str, str],
         split: str | None,
-        start: float | None = None,
-        end: float | None = None,
-        frames: tuple[int, int] | None = None,
-        member: tuple[int, int] | None = None,
+        labels: Mapping[str, str] | None = None,
         keep: int | None = None,
+        **part: Any,
     ) -> None:
-        """Take one medium, or more captions of one; `where` is its file and line, for messages.
+        """Add one medium, or more captions of one.
 
-        Raises DataError on an id that another medium has, and where lines of one file disagree about its split or on
-        whether it is an image or a video. `keep`: drop further captions than that many, and count them.
+        Raises DataError if another medium has the id, or if lines of one file differ in the split or the kind.
+
+        Args:
+            where: its file and line, for messages.
+            identity, path, captions, kind, split, labels: see `Medium`.
+            keep: the number of captions to keep; the others are counted. None keeps all.
+            part: start, end, frames or member, see `Medium`.
         """
         identity = clean_text(identity)
         if not identity:
             raise DataError(f"{where}: the id is empty")
         inner = self.inner_path(path, where)
-        parts = (text for caption in captions for text in self._split_list(caption, where))
-        texts = [text for part in parts if (text := self._clean(part))]
-        kept = tuple(texts[:keep])
-        self._counts["beyond"] += len(texts) - len(kept)
-        labels = {clean_text(name): clean_text(value) for name, value in labels.items()}
-        of_split, file = self._split_name(split), self.root / inner
-        medium = Medium(identity, file, kept, labels, of_split, kind, start, end, frames, member)
-        found = _Found(where, inner, medium)
-        known = self._by_place.setdefault((inner, start or 0, end, frames, member), found) if self._merge else found
-        self._check_kind(found)
+        texts = [
+            text for caption in captions for item in self._split_list(caption, where) if (text := self._clean(item))
+        ]
+        self._counts["beyond"] += len(texts) - len(texts[:keep])
+        labels = {clean_text(name): clean_text(value) for name, value in (labels or {}).items()}
+        medium = Medium(identity, self.root / inner, (*texts[:keep],), labels, self._split(split), kind, **part)
+        entry = _Entry(where, inner, medium)
+        place = (inner, medium.start or 0, medium.end, medium.frames, medium.member)
+        known = self._by_place.setdefault(place, entry) if self._merge else entry
+        first = self._by_path.setdefault(inner, entry)
+        if first.medium.kind != kind:
+            here, there = WITH_ARTICLE[kind], WITH_ARTICLE[first.medium.kind]
+            raise DataError(f"{where}: {quoted(inner)} is {here} here and {there} in {first.where}")
         if self._by_id.setdefault(identity, known) is not known:
             raise DataError(f"{where}: the id {quoted(identity)} is there already, in {self._by_id[identity].where}")
-        if known is found:
-            self._found.append(found)
+        if known is entry:
+            self._entries.append(entry)
         else:
-            self._add_to(known, found)
+            self._merge_into(known, entry)
 
     def finish(self) -> Dataset:
-        """Return the data set, with 80/10/10 splits by a hash where no medium has one.
+        """Return the data set, with 80/10/10 splits by a hash if no medium has a split.
 
-        Raises DataError when nothing remains, or when some media have a split and others don't.
+        Raises DataError if no medium remains, or if only some media have a split.
         """
-        found = [each for each in self._found if each.medium.captions]
-        self._note_counts()
-        if not found:
+        entries = [entry for entry in self._entries if entry.medium.captions]
+        self._note_counts(len(self._entries) - len(entries))
+        if not entries:
             why = f" ({'; '.join(self.notes)})" if self.notes else ""
             raise DataError(f"{self.path}: no medium with a caption in it{why}")
-        self._fill_splits(found)
-        media = tuple(each.medium for each in found)
-        empty = self._counts["empty"]
+        self._fill_splits(entries)
+        media, empty = tuple(entry.medium for entry in entries), self._counts["empty"]
         return Dataset(self.root.name or str(self.root), self.path, self.root, media, tuple(self.notes), empty)
 
-    def _split_name(self, written: str | None) -> str | None:
+    def _split(self, written: str | None) -> str | None:
         written = clean_text(written or "")
         name = split_name(written)
         if name:
             self._spellings.setdefault(name, {})[written] = None
         return name or None
 
-    def _check_kind(self, found: _Found) -> None:
-        known = self._kinds.setdefault(found.path, found)
-        if known.medium.kind != found.medium.kind:
-            here, there = (WITH_ARTICLE[each.medium.kind] for each in (found, known))
-            raise DataError(f"{found.where}: {quoted(found.path)} is {here} here and {there} in {known.where}")
-
-    def _add_to(self, known: _Found, found: _Found) -> None:
-        old, new = known.medium, found.medium
+    def _merge_into(self, known: _Entry, entry: _Entry) -> None:
+        old, new = known.medium, entry.medium
         if old.split != new.split:
-            here, there = (quoted(each.split) if each.split else "none" for each in (new, old))
+            here, there = (quoted(medium.split) if medium.split else "none" for medium in (new, old))
             raise DataError(
-                f"{found.where}: {quoted(found.path)} has the split {here} here and {there} in {known.where}; "
+                f"{entry.where}: {quoted(entry.path)} has the split {here} here and {there} in {known.where}; "
                 "all lines of a file need the same split"
             )
         known.lines += 1
@@ -328,7 +324,7 @@ class Collector:
         known.medium = replace(old, captions=old.captions + new.captions, labels=labels)
 
     def _split_list(self, caption: str, where: str) -> list[str]:
-        """Return the captions of a cell that holds a list of them, else the caption alone."""
+        """Return the captions of a text that is a list of them, else the caption alone."""
         text = clean_text(caption)
         texts = listed_captions(text)
         self._counts["lists"] += texts is not None
@@ -340,12 +336,11 @@ class Collector:
         text = clean_text(caption)
         if text.lower() in MISSING_CAPTIONS:
             text = ""
-        self._counts["empty"] += not text
-        self._counts["cleaned"] += bool(text) and text != caption
+        self._counts["empty" if not text else "cleaned"] += text != caption or not text
         return text
 
-    def _note_counts(self) -> None:
-        merged = [each.lines for each in self._found if each.lines > 1]
+    def _note_counts(self, bare: int) -> None:
+        merged = [entry.lines for entry in self._entries if entry.lines > 1]
         if merged:
             ids = "; each keeps the id of its first line" if self._ids_merged else ""
             self.notes.append(
@@ -354,30 +349,33 @@ class Collector:
             )
         if self._varying:
             names = ", ".join(map(repr, self._varying))
-            self.notes.append(f"not a label where it differs between the captions of one medium: {names}")
+            self.notes.append(f"not used as labels, since they differ between the lines of one medium: {names}")
         self.notes += notes_on_names(self._spellings)
         if self._broken_list:
-            self.notes.append(f"taken as one caption, though it looks like a list that is broken: {self._broken_list}")
-        for name, (note, what) in _COUNTED.items():
-            if count := self._counts[name]:
-                self.notes.append(note.format(counted(count, what)))
-        if bare := sum(not each.medium.captions for each in self._found):
+            self.notes.append(f"taken as one caption, though it looks like a broken list: {self._broken_list}")
+        self.notes += [
+            note.format(counted(self._counts[name], what))
+            for name, (note, what) in _COUNTED.items()
+            if self._counts[name]
+        ]
+        if bare:
             self.notes.append(f"left out {counted(bare, 'medium', 'media')} without any caption")
 
-    def _fill_splits(self, found: Sequence[_Found]) -> None:
-        bare = [each for each in found if each.medium.split is None]
+    def _fill_splits(self, entries: Sequence[_Entry]) -> None:
+        bare = [entry for entry in entries if entry.medium.split is None]
         if not bare:
             return
-        if len(bare) < len(found):
+        if len(bare) < len(entries):
             raise DataError(
-                f"{bare[0].where}: no split here, while {len(found) - len(bare):,} of {len(found):,} media have one; "
-                "give it to all or none"
+                f"{bare[0].where}: no split here, while {len(entries) - len(bare):,} of {len(entries):,} media have "
+                "one; give it to all or none"
             )
-        for each in found:
-            # The clips of one video stay together: the scene of a test clip is not to be trained on.
-            each.medium = replace(each.medium, split=invented_split(each.path if each.is_part else each.medium.id))
-        sizes = ", ".join(f"{name} {sum(each.medium.split == name for each in found):,}" for name in SPLITS)
-        clips = ", of clips that of their video's path" if any(each.is_part for each in found) else ""
+        for entry in entries:
+            # The clips of one video stay together, so that no scene of a test clip is trained on.
+            key = entry.path if entry.is_clip else entry.medium.id
+            entry.medium = replace(entry.medium, split=invented_split(key))
+        sizes = ", ".join(f"{name} {sum(entry.medium.split == name for entry in entries):,}" for name in SPLITS)
+        clips = ", for clips of their video's path" if any(entry.is_clip for entry in entries) else ""
         self.notes.append(f"the data has no splits: divided 80/10/10 by a hash of each medium's id{clips} ({sizes})")
 
 

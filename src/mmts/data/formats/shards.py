@@ -6,7 +6,6 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from itertools import islice
 from pathlib import Path
@@ -16,79 +15,62 @@ from braceexpand import braceexpand
 
 from mmts.console import progress_bar
 from mmts.data.formats.collect import clean_text, compression, notes_on_names, split_folders
-from mmts.data.formats.pair_index import (
-    NO_CAPTION,
-    Pair,
-    Piece,
-    alone,
-    index_piece,
-    merge_pieces,
-    table_dataset,
-)
+from mmts.data.formats.pair_index import NO_CAPTION, Pair, Piece, index_piece, kept_or_made, merge_pieces, table_dataset
 from mmts.data.media.suffixes import IMAGE_SUFFIXES, why_not_read
 from mmts.data.media.threads import threads
-from mmts.data.pair_table import PairTable, opened
+from mmts.data.pair_table import opened
 from mmts.data.records import SPLITS, Dataset, split_name
 from mmts.errors import DataError, listed, quoted
 from mmts.files import cache_root, content_hash
 
-IMAGES = tuple(suffix[1:] for suffix in IMAGE_SUFFIXES)
-_TEXTS = ("txt", "json")
-_MOST_SHARDS = 100_000
-_MOST_TEXT = 1 << 24  # bytes; a longer caption or .json is none
+_IMAGES = tuple(suffix[1:] for suffix in IMAGE_SUFFIXES)
+_MAX_SHARDS = 100_000
+_MAX_TEXT = 1 << 24  # bytes of a caption or .json file
 _BLOCK = 512
 _LINKED = "with a link in place of a file (symbolic, or to a file that is not before it in its tar)"
 _DOTTED = "whose file name has a second dot (webdataset ends the key at the first)"
-Place = tuple[int, int] | None  # of a file in a tar: its offset and length; None for a link that leads nowhere there
+_Place = tuple[int, int] | None  # offset and length of a file in a tar; None for a link without a target there
 _RANGE = re.compile(r"{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?}")
-_WILD = re.compile(r"[*?\[]")
 _KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 _WORD = re.compile(r"[A-Za-z]+")
 
 
-class Shard(NamedTuple):
-    """One tar, the split its name or folder gives (or None), and a hash of its path, size and time of change."""
-
+class _Shard(NamedTuple):
     path: Path
     split: str | None
-    key: str
+    """The split that its folder or name says."""
 
 
 def read_shards(path: str | Path) -> Dataset:
     """Read webdataset shards: a folder of .tar files, one of them, a glob, or braces ("shards/{00000..00331}.tar").
 
-    A sample is an image (jpg, png, webp, ...), a caption (txt, or the "caption" of its json where that is missing
-    or empty) and a json of which only `caption` and `status` count. What lacks one, or whose status is not "success",
-    is left out and counted. The key, a file's name up to its first dot, is the sample's id; the files of one key stand
-    together. Splits are the folders named train, val and test, or these words in the shards' names; else 80/10/10 by a
-    hash of the key. A word that all names have and that does not tell them apart is of the data set's own name.
-
-    Every shard is scanned once and its images decoded; the index is kept under the shard's path, size and time of
-    change, so an interrupted scan goes on with the next shard.
+    docs/datasets.md says what a sample is, how splits are named, and what is left out. Every shard is scanned once and
+    its images decoded; the index is kept under the shard's path, size and modification time, so an interrupted scan
+    continues with the next shard.
 
     Raises:
-        DataError: naming missing shards, a shard that is compressed or damaged (and at which byte), one in which the
-            files of a key do not stand together, or two that hold the same key.
+        DataError: naming missing shards, a shard that is compressed or damaged (and at which byte), a shard in which
+            the files of a key are not next to each other, or two shards with the same key.
     """
     pattern = Path(os.path.abspath(Path(path).expanduser()))
     try:
-        found = _find(pattern)
-        shards = _with_splits(found, pattern)
+        by_folder = _find(pattern)
+        shards = _with_splits(by_folder, pattern)
         root = Path(os.path.commonpath([shard.path.parent for shard in shards]))
-        names = [f"{shard.path}\0{shard.key}\0{shard.split}" for shard in shards]
         cache = cache_root() / "shards"
+        keys = [_content_key(shard.path) for shard in shards]
+        names = [f"{shard.path}\0{key}\0{shard.split}" for shard, key in zip(shards, keys, strict=True)]
         folder = cache / f"all-{content_hash(*names)}"
-        table = opened(folder)
-        if table is None:
-            with alone(cache):  # by now another process may have made it
-                table = opened(folder) or merge_pieces(folder, root, _pieces(shards), {})
-        return table_dataset(pattern, table, [*_notes_on_folders(pattern, found), *_failed_downloads(shards)])
+        table = kept_or_made(
+            cache, lambda: opened(folder), lambda: merge_pieces(folder, root, _pieces(cache, shards, keys), {})
+        )
+        return table_dataset(pattern, table, [*_notes_on_folders(pattern, by_folder), *_failed_downloads(shards)])
     except OSError as error:
         raise DataError(f"cannot read {error.filename or pattern}: {error.strerror or error}") from None
 
 
 def is_shard_pattern(path: str | Path) -> bool:
-    """Say whether a path means shards: it ends in .tar, with braces or wildcards or without.
+    """Return whether a path, with braces or wildcards or without, names shards.
 
     >>> is_shard_pattern("shards/{00000..00331}.tar"), is_shard_pattern("captions.csv")
     (True, False)
@@ -96,61 +78,56 @@ def is_shard_pattern(path: str | Path) -> bool:
     return str(path).endswith(".tar")
 
 
-def holds_shards(folder: Path) -> bool:
-    """Say whether a folder, or one in it named like a split, has .tar files."""
-    return bool(tars_in(folder))
-
-
 def tars_in(folder: Path) -> list[Path]:
-    """Return the .tar files of a folder and of those in it that are named like a split."""
-    return [tar for each in [folder, *split_folders(folder)] for tar in _tars(each)]
+    """Return the .tar files of a folder and of its folders that are named like a split."""
+    return [tar for part in [folder, *split_folders(folder)] for tar in _tars(part)]
 
 
-def _find(pattern: Path) -> list[tuple[Path, str | None]]:
-    """Return the shards meant, sorted, with the split of the folder they lie in."""
+def _find(pattern: Path) -> list[_Shard]:
+    """Return the shards with the split of their folder."""
     if pattern.is_file():
-        return [(pattern, None)]
+        return [_Shard(pattern, None)]
     if pattern.is_dir():
         return _in_folder(pattern)
-    found: list[Path] = []
-    missing: list[Path] = []
-    ranges = ((int(first), int(last), int(step or 1)) for first, last, step in _RANGE.findall(str(pattern)))
-    # Each range becomes a list when it is expanded.
-    is_short = all(abs(last - first) < _MOST_SHARDS * max(step, 1) for first, last, step in ranges)
-    try:
-        names = list(islice(braceexpand(str(pattern)), _MOST_SHARDS + 1)) if is_short else []
-    except (ValueError, RecursionError):
-        raise DataError(f'{pattern}: a brace is not closed; write shards like "shards/{{00000..00331}}.tar"') from None
-    if not 0 < len(names) <= _MOST_SHARDS:
-        raise DataError(f"{pattern} names more than {_MOST_SHARDS:,} shards")
-    for name in names:
-        matches = sorted(glob(name)) if _WILD.search(name) else [name] if os.path.isfile(name) else []
-        found += map(Path, matches)
-        if not matches:
-            missing.append(Path(name))
+    names = _expanded(pattern)
+    matches = [sorted(filter(os.path.isfile, glob(name))) for name in names]
+    missing = [name for name, match in zip(names, matches, strict=True) if not match]
     if missing and len(names) > 1:
         raise DataError(
             f"{pattern}: {len(missing):,} of the {len(names):,} shards are missing, the first is {missing[0]}"
         )
     if missing:
         raise DataError(f"{pattern}: there is no such shard")
-    twice, count = Counter(found).most_common(1)[0]
+    paths = [Path(path) for match in matches for path in match]
+    repeated, count = Counter(paths).most_common(1)[0]
     if count > 1:
-        raise DataError(f"{pattern} names the shard {twice} {'twice' if count == 2 else f'{count:,} times'}")
-    # The names of several folders tell the splits apart; the name of a single folder does not.
-    folders = list({each.parent: None for each in found})
-    said = dict(zip(folders, _splits_in_names([each.name for each in folders]), strict=True)) if folders[1:] else {}
-    return [(each, said.get(each.parent)) for each in found]
+        raise DataError(f"{pattern} names the shard {repeated} {'twice' if count == 2 else f'{count:,} times'}")
+    # The names of several folders distinguish the splits; the name of a single folder does not.
+    folders = list(dict.fromkeys(path.parent for path in paths))
+    splits = dict(zip(folders, _splits_in_names([folder.name for folder in folders]), strict=True))
+    return [_Shard(path, splits[path.parent] if len(folders) > 1 else None) for path in paths]
 
 
-def _in_folder(folder: Path) -> list[tuple[Path, str | None]]:
-    here: list[tuple[Path, str | None]] = [(each, None) for each in _tars(folder)]
-    inside: list[tuple[Path, str | None]] = [
-        (each, split_name(part.name)) for part in split_folders(folder) for each in _tars(part)
-    ]
+def _expanded(pattern: Path) -> list[str]:
+    """Return the names that a pattern with braces stands for."""
+    ranges = ((int(first), int(last), int(step or 1)) for first, last, step in _RANGE.findall(str(pattern)))
+    # braceexpand makes a list of each range, so their lengths are checked first.
+    is_short = all(abs(last - first) < _MAX_SHARDS * max(step, 1) for first, last, step in ranges)
+    try:
+        names = list(islice(braceexpand(str(pattern)), _MAX_SHARDS + 1)) if is_short else []
+    except (ValueError, RecursionError):
+        raise DataError(f'{pattern}: a brace is not closed; write shards like "shards/{{00000..00331}}.tar"') from None
+    if not 0 < len(names) <= _MAX_SHARDS:
+        raise DataError(f"{pattern} names more than {_MAX_SHARDS:,} shards")
+    return names
+
+
+def _in_folder(folder: Path) -> list[_Shard]:
+    here = [_Shard(tar, None) for tar in _tars(folder)]
+    inside = [_Shard(tar, split_name(part.name)) for part in split_folders(folder) for tar in _tars(part)]
     if here and inside:
         raise DataError(
-            f"{folder} holds shards itself and in the folder {inside[0][0].parent.name}; keep them in one place"
+            f"{folder} holds shards itself and in the folder {inside[0].path.parent.name}; keep them in one place"
         )
     if not here and not inside:
         raise DataError(f"{folder}: no .tar files in it, nor in folders named train, val and test")
@@ -158,95 +135,79 @@ def _in_folder(folder: Path) -> list[tuple[Path, str | None]]:
 
 
 def _tars(folder: Path) -> list[Path]:
-    return sorted(each for each in folder.glob("*.tar") if each.is_file() and not each.name.startswith("."))
+    return sorted(tar for tar in folder.glob("*.tar") if tar.is_file() and not tar.name.startswith("."))
 
 
-def _with_splits(found: Sequence[tuple[Path, str | None]], pattern: Path) -> list[Shard]:
-    """Give every shard the split of its folder, else the one its name has; all of them have one or none has."""
-    in_names = _splits_in_names([path.stem for path, _ in found])
-    splits = [folder or name for (_, folder), name in zip(found, in_names, strict=True)]
-    bare = splits.count(None)
-    if 0 < bare < len(splits):
-        without, named = found[splits.index(None)][0], next(at for at, split in enumerate(splits) if split)
+def _with_splits(shards: Sequence[_Shard], pattern: Path) -> list[_Shard]:
+    """Give every shard the split of its folder or else of its name; either all of them have one or none has."""
+    in_names = _splits_in_names([shard.path.stem for shard in shards])
+    result = [shard._replace(split=shard.split or name) for shard, name in zip(shards, in_names, strict=True)]
+    without = [shard for shard in result if shard.split is None]
+    if 0 < len(without) < len(result):
+        named = next(shard for shard in result if shard.split is not None)
         raise DataError(
-            f"{pattern}: {found[named][0].name} says that it is of {splits[named]}, {without.name} says nothing; "
-            "name the split of all shards or of none"
+            f"{pattern}: {named.path.name} is named as part of {named.split}, and {without[0].path.name} has no split "
+            "in its name; name the split of all shards or of none"
         )
-    shards = []
-    for (path, _), split in zip(found, splits, strict=True):
-        state = path.stat()
-        shards.append(Shard(path, split, content_hash(str(path), str(state.st_size), str(state.st_mtime_ns), *IMAGES)))
-    return shards
+    return result
 
 
 def _splits_in_names(names: Sequence[str]) -> list[str | None]:
-    """Return the split that each name of a shard or folder says by a word in it.
+    """Return the split that a word in each name says.
 
     >>> _splits_in_names(["my-test-set-train-0", "my-test-set-validation-0"]), _splits_in_names(["latest-3"])
     (['train', 'val'], [None])
     """
-    said = [{split for word in _WORD.findall(name) if (split := split_name(word)) in SPLITS} for name in names]
-    common = set.intersection(*said)
-    apart = [each if len(each) == 1 else each - common for each in said]
-    return [each.pop() if len(each) == 1 else None for each in apart]
+    splits = [{split for word in _WORD.findall(name) if (split := split_name(word)) in SPLITS} for name in names]
+    common = set.intersection(*splits)
+    distinct = [split if len(split) == 1 else split - common for split in splits]
+    return [split.pop() if len(split) == 1 else None for split in distinct]
 
 
-def _notes_on_folders(pattern: Path, found: Sequence[tuple[Path, str | None]]) -> list[str]:
+def _notes_on_folders(pattern: Path, shards: Sequence[_Shard]) -> list[str]:
     names: dict[str, dict[str, None]] = {}
-    for path, split in found:
+    for path, split in shards:
         if split is not None:
             names.setdefault(split, {})[path.parent.name] = None
     notes = notes_on_names(names)
     if names and pattern.is_dir():
-        read = {path.parent for path, _ in found}
-        others = [each.name for each in sorted(pattern.iterdir()) if each not in read and each.is_dir() and _tars(each)]
+        read = {path.parent for path, _ in shards}
+        others = [item.name for item in sorted(pattern.iterdir()) if item.is_dir() and item not in read and _tars(item)]
         if others:
             notes.append(f"left out the shards in {listed(others)}, as the folders are not named like a split")
     return notes
 
 
-def _pieces(shards: Sequence[Shard]) -> Iterator[Piece]:
+def _content_key(shard: Path) -> str:
+    state = shard.stat()
+    return content_hash(str(shard), str(state.st_size), str(state.st_mtime_ns), *_IMAGES)
+
+
+def _pieces(cache: Path, shards: Sequence[_Shard], keys: Sequence[str]) -> Iterator[Piece]:
     with threads() as pool, progress_bar("indexing shards", len(shards), "shards") as bar:
-        for shard in shards:
-            yield Piece(_index(shard, pool), shard.split)
+        for (path, split), key in zip(shards, keys, strict=True):
+            try:
+                yield Piece(index_piece(cache / key, path.parent, _samples(path), pool), split)
+            except OSError as error:
+                raise DataError(f"cannot read {path}: {error.strerror or error}") from None
             bar.advance()
 
 
-def _index(shard: Shard, pool: ThreadPoolExecutor) -> PairTable:
-    """Return the table of one shard, from the cache where it is there."""
-    folder = cache_root() / "shards" / shard.key
-    table = opened(folder)
-    if table is None:
-        table = index_piece(folder, shard.path.parent, _samples(shard.path), pool, {"path": str(shard.path)})
-    return table
-
-
 def _samples(tar: Path) -> Iterator[Pair | str]:
-    """Yield the samples of a tar in file order, or why one is left out.
-
-    Raises DataError where the files of a sample do not stand next to each other.
-    """
-    try:
-        yield from _read_samples(tar)
-    except OSError as error:
-        raise DataError(f"cannot read {tar}: {error.strerror or error}") from None
-
-
-def _read_samples(tar: Path) -> Iterator[Pair | str]:
+    """Yield the samples of a tar in file order, or why one is left out."""
     with open(tar, "rb") as texts:
         key = ""
-        parts: dict[str, Place] = {}
-        dotted: set[str] = set()  # files that belong to another sample, of a key with a dot, or that add to this one
+        parts: dict[str, _Place] = {}
+        dotted: set[str] = set()  # samples whose name continues this key after its dot, or files that add to this one
         done: set[str] = set()
         for name, byte, place in _members(tar):
             matched = _KEY.fullmatch(name)
             before, _, suffix = matched[2].lower().rpartition(".") if matched else ("", "", "")
-            if matched is None or not (suffix in (*IMAGES, *_TEXTS) or why_not_read(name)):
+            if matched is None or not (suffix in (*_IMAGES, "txt", "json") or why_not_read(name)):
                 continue
             if matched[1] != key:
-                yield from _finished(tar, texts, key, parts, dotted)
-                if parts:
-                    done.add(key)
+                yield from [_sample(tar, texts, key, parts)] if parts else [_DOTTED] * len(dotted)
+                done |= {key} if parts else set()
                 key, parts, dotted = matched[1], {}, set()
             if before:
                 dotted.add(before)
@@ -259,20 +220,10 @@ def _read_samples(tar: Path) -> Iterator[Pair | str]:
             if suffix in parts:
                 raise DataError(f"{tar}, byte {byte}: {quoted(name)} is there twice in a row")
             parts[suffix] = place
-        yield from _finished(tar, texts, key, parts, dotted)
+        yield from [_sample(tar, texts, key, parts)] if parts else [_DOTTED] * len(dotted)
 
 
-def _finished(
-    tar: Path, texts: IO[bytes], key: str, parts: Mapping[str, Place], dotted: set[str]
-) -> Iterator[Pair | str]:
-    """Yield what the files of one key make."""
-    if parts:
-        yield _sample(tar, texts, key, parts)
-    else:
-        yield from [_DOTTED] * len(dotted)
-
-
-def _sample(tar: Path, texts: IO[bytes], key: str, parts: Mapping[str, Place]) -> Pair | str:
+def _sample(tar: Path, texts: IO[bytes], key: str, parts: Mapping[str, _Place]) -> Pair | str:
     about: Any = {}
     places = {suffix: place for suffix, place in parts.items() if place is not None}
     if len(places) < len(parts):
@@ -286,7 +237,7 @@ def _sample(tar: Path, texts: IO[bytes], key: str, parts: Mapping[str, Place]) -
             return "with a broken json"
     if about.get("status", "success") != "success":
         return "whose download failed"
-    image = next((places[suffix] for suffix in IMAGES if suffix in places), None)
+    image = next((places[suffix] for suffix in _IMAGES if suffix in places), None)
     if image is None:
         others = [f"whose image is .{suffix} ({why})" for suffix in parts if (why := why_not_read(f"a.{suffix}"))]
         return others[0] if others else "without an image"
@@ -298,24 +249,21 @@ def _sample(tar: Path, texts: IO[bytes], key: str, parts: Mapping[str, Place]) -
             return "with a caption that is not UTF-8"
         if clean_text(text) or not isinstance(caption, str):
             caption = text
-    if not isinstance(caption, str):
-        return NO_CAPTION
-    return Pair(clean_text(key), caption, tar.name, image)
+    return Pair(clean_text(key), caption, tar.name, image) if isinstance(caption, str) else NO_CAPTION
 
 
 def _read(file: IO[bytes], member: tuple[int, int]) -> bytes:
     offset, length = member
-    if length > _MOST_TEXT:
+    if length > _MAX_TEXT:
         raise ValueError("too long")
     file.seek(offset)
     return file.read(length)
 
 
-def _members(tar: Path) -> Iterator[tuple[str, int, Place]]:
-    """Yield (name, byte, place) of every file and link in a tar.
+def _members(tar: Path) -> Iterator[tuple[str, int, _Place]]:
+    """Yield (name, byte, place) of every file and link in a tar; a hard link has the place of its target before it.
 
-    A hard link is the file before it in the same tar that it names. Raises DataError naming the byte where the tar is
-    damaged.
+    Raises DataError naming the byte at which the tar is damaged.
     """
     with open(tar, "rb") as file:
         if kind := compression(file.read(8)):
@@ -324,24 +272,24 @@ def _members(tar: Path) -> Iterator[tuple[str, int, Place]]:
             )
         file.seek(0)
         at, size = 0, os.fstat(file.fileno()).st_size
-        known: dict[str, Place] = {}  # by name
+        places: dict[str, _Place] = {}
         try:
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 while (member := archive.next()) is not None:
                     _check_end(at, archive.offset, size)
                     is_file = member.isreg() and not member.issparse()
                     if is_file or member.islnk() or member.issym():
-                        place = (member.offset_data, member.size) if is_file else known.get(member.linkname)
-                        known[member.name] = None if member.issym() else place
-                        yield member.name, member.offset_data, known[member.name]
-                    archive.members.clear()  # type: ignore[attr-defined]  # of no use here, and it would grow with the tar
+                        place = (member.offset_data, member.size) if is_file else places.get(member.linkname)
+                        places[member.name] = None if member.issym() else place
+                        yield member.name, member.offset_data, places[member.name]
+                    archive.members.clear()  # type: ignore[attr-defined]  # unused, and it would grow with the tar
                     at = archive.offset
-        except Exception as error:  # numbers in damaged headers end in nearly anything
-            if isinstance(error, OSError | DataError):
-                raise
+        except (OSError, DataError):
+            raise
+        except Exception as error:  # numbers in damaged headers raise almost anything
             why = error if isinstance(error, tarfile.TarError) else "its header cannot be right"
             raise DataError(f"{tar} is damaged at byte {at:,}: {why}; fetch or write it again") from None
-        # tarfile takes a damaged header for the end: only a block of zeros is one.
+        # tarfile takes a damaged header for the end of the tar, but only a block of zeros is the end.
         file.seek(at)
         if file.read(_BLOCK) != bytes(_BLOCK):
             raise DataError(f"{tar} is damaged or cut off at byte {at:,}: no file begins or ends there; fetch it again")
@@ -352,14 +300,14 @@ def _check_end(start: int, end: int, size: int) -> None:
         raise tarfile.ReadError(f"the file there does not end within the tar's {size:,} bytes")
 
 
-def _failed_downloads(shards: Sequence[Shard]) -> list[str]:
-    """Return what the NAME_stats.json that img2dataset writes beside each NAME.tar say."""
+def _failed_downloads(shards: Sequence[_Shard]) -> list[str]:
+    """Return a note on the failed downloads, which img2dataset counts in the NAME_stats.json beside each NAME.tar."""
     total: Counter[str] = Counter()
     for shard in shards:
         try:
             stats = json.loads(shard.path.with_name(f"{shard.path.stem}_stats.json").read_bytes())
             total.update({name: int(stats[name]) for name in ("count", "successes")})
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # they only serve this note
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # the file serves this note alone
             continue
     failed = total["count"] - total["successes"]
     return [f"{failed:,} of {total['count']:,} downloads had failed, by img2dataset's own count"] if failed > 0 else []

@@ -15,7 +15,7 @@ from mmts.data.media.suffixes import kind_of
 from mmts.data.records import Dataset
 from mmts.errors import DataError, listed, nearest, quoted
 
-# The usual names of the columns that a medium is made of, in lower case with _ for spaces; the first one there counts.
+# The usual names of the columns of a medium, in lower case with _ for spaces; the first one that is there counts.
 USUAL_COLUMNS = {
     "media": (
         *("filepath", "file_path", "file_name", "filename", "path", "file", "image_path", "img_path", "video_path"),
@@ -25,7 +25,7 @@ USUAL_COLUMNS = {
 }
 _ROLES = {"media": "paths (filepath, file_name, image, ...)", "caption": "captions (caption, text, title, ...)"}
 _SEPARATORS = ",;\t|"
-_JUDGED_ROWS = 50  # by which a column is said to look like paths or text
+_EXAMPLES = 50  # rows that tell whether a column looks like paths or text
 _LIKE_A_PATH = r"\S.*\.[A-Za-z][A-Za-z0-9]{1,4}\Z"
 
 
@@ -44,8 +44,8 @@ class Row:
 def read_table(file: str | Path, columns: Mapping[str, str] | None = None) -> Dataset:
     """Read a table; paths in it are relative to its folder. Other columns than id and split become labels.
 
-    `columns` names the columns "media" and "caption" where their names are not usual ones. Raises DataError naming the
-    columns found and expected, or the line that cannot be.
+    `columns` names the columns "media" and "caption" if their names are not usual ones. Raises DataError naming the
+    columns found and expected, or the invalid line.
     """
     file = Path(file)
     collector = Collector(file, file.parent, merge=True)
@@ -60,7 +60,7 @@ def read_table(file: str | Path, columns: Mapping[str, str] | None = None) -> Da
 def _folder_of_media(root: Path, row: Row) -> str:
     """Return the folder in `root` that paths are relative to, "" for `root` itself.
 
-    Kaggle's Flickr8k and others have a table beside the folder of images: there the path is found in that folder only.
+    Kaggle's Flickr8k and others have a table beside the folder of images: the first path is in that folder only.
     """
     path = inner_path(row.path, row.where, root)
     if os.path.lexists(root / path):
@@ -70,32 +70,38 @@ def _folder_of_media(root: Path, row: Row) -> str:
     return folders[0] if len(folders) == 1 else ""
 
 
-def table_rows(file: Path, columns: Mapping[str, str] | None = None, notes: list[str] | None = None) -> Iterator[Row]:
-    """Yield the rows of a table, its media and captions in the named `columns` or those of usual names.
+def add_rows(collector: Collector, rows: Iterable[Row], folder: str = "") -> None:
+    """Hand rows to `collector`, which merges those of one path; paths are relative to `folder` in its root."""
+    for row in rows:
+        path = collector.inner_path(row.path, row.where, folder)
+        identity = path if row.identity is None else row.identity
+        collector.add(row.where, identity, path, row.captions, kind=kind_of(path), labels=row.labels, split=row.split)
 
-    What was chosen among several columns, and what was put right, is added to `notes`.
+
+def table_rows(file: Path, columns: Mapping[str, str] | None = None, notes: list[str] | None = None) -> Iterator[Row]:
+    """Yield the rows of a table; `columns` as in `read_table`.
+
+    Choices among several columns and corrections are added to `notes`.
     """
     notes = [] if notes is None else notes
     records = csv_records(file, columns)
-    try:
-        _, header = next(records)
-    except StopIteration:
-        raise DataError(f"{file}: the file is empty; its first line should name the columns") from None
+    _, header = next(records, ("", []))
+    if not header:
+        raise DataError(f"{file}: the file is empty; its first line should name the columns")
     header = [name.strip().strip("\ufeff") for name in header]
-    twice = [name for name in header if name and header.count(name) > 1]
-    if twice:
-        raise DataError(f"{file}: the column {twice[0]!r} is there twice")
+    repeated = [name for name in header if name and header.count(name) > 1]
+    if repeated:
+        raise DataError(f"{file}: the column {repeated[0]!r} is there twice")
     try:
         path_at, caption_at = (find_column(header, role, columns, notes) for role in USUAL_COLUMNS)
     except DataError as error:
-        rows = [row for _, row in islice(records, _JUDGED_ROWS)]
-        raise DataError(f"{file}: {error}{advice(header, rows, columns)}") from None
+        examples = [cells for _, cells in islice(records, _EXAMPLES)]
+        raise DataError(f"{file}: {error}{advice(header, examples, columns)}") from None
     others = {name: at for at, name in enumerate(header) if name and at not in (path_at, caption_at)}
     roles = {_plain(name): others.pop(name) for name in list(others) if _plain(name) in ("id", "split")}
-    id_at, split_at = roles.get("id"), roles.get("split")
     short = bare = 0
     for where, cells in records:
-        if max(path_at, caption_at) < len(cells) < len(header):  # Excel leaves out empty cells at the end of a row
+        if max(path_at, caption_at) < len(cells) < len(header):  # Excel omits empty cells at the end of a row
             short += 1
             cells += [""] * (len(header) - len(cells))
         if len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
@@ -103,14 +109,9 @@ def table_rows(file: Path, columns: Mapping[str, str] | None = None, notes: list
         if not cells[path_at].strip() and not cells[caption_at].strip():
             bare += 1
             continue
-        yield Row(
-            where,
-            cells[path_at].strip(),
-            [cells[caption_at]],
-            None if id_at is None else cells[id_at],
-            None if split_at is None else cells[split_at],
-            {name: cells[at] for name, at in others.items() if cells[at].strip()},
-        )
+        identity, split = (cells[roles[role]] if role in roles else None for role in ("id", "split"))
+        labels = {name: cells[at] for name, at in others.items() if cells[at].strip()}
+        yield Row(where, cells[path_at].strip(), [cells[caption_at]], identity, split, labels)
     if bare:
         notes.append(f"left out rows with neither a path nor a caption: {bare:,}")
     if short:
@@ -118,9 +119,9 @@ def table_rows(file: Path, columns: Mapping[str, str] | None = None, notes: list
 
 
 def find_column(names: list[str], role: str, columns: Mapping[str, str] | None, notes: list[str]) -> int:
-    """Return where the column of a role ("media" or "caption") is: the one named in `columns`, else a usual name.
+    """Return the place of the column of a role ("media" or "caption"): the one in `columns`, else a usual name.
 
-    A choice among several usual names is added to `notes`. Raises DataError where there is none.
+    A choice among several usual names is added to `notes`. Raises DataError if there is no such column.
 
     >>> find_column(["Nr", "File Name"], "media", None, []), find_column(["Bild"], "media", {"media": "bild"}, [])
     (1, 0)
@@ -147,61 +148,56 @@ def has_usual_column(names: Iterable[str], role: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    """Return a column's name as it is compared: in lower case, with _ for spaces and hyphens."""
+    """Return a column's name for comparison: in lower case, with _ for spaces and hyphens."""
     return re.sub(r"[\s-]+", "_", name.strip().lower())
 
 
 def advice(header: list[str], rows: list[list[str]], columns: Mapping[str, str] | None) -> str:
-    """Say which columns there are, which of them look like paths and text by their first rows, and how to name both."""
+    """Return which columns there are, which ones look like paths and text by some rows, and how to name both."""
     if any((mimetypes.guess_type(name)[0] or "").startswith(("image/", "video/")) for name in header):
         return f"; the first line should name the columns, and is {listed(header)}"
-    usual = (row for row in rows if all(has_usual_column(row, role) for role in USUAL_COLUMNS))
-    if (names := next(usual, None)) is not None:
-        return f"; remove the lines above the one that names the columns: {listed(filter(None, names))}"
+    usual = [row for row in rows if all(has_usual_column(row, role) for role in USUAL_COLUMNS)]
+    if usual:
+        return f"; remove the lines above the one that names the columns: {listed(filter(None, usual[0]))}"
     columns_of = {name: [row[at].strip() for row in rows if at < len(row)] for at, name in enumerate(header) if name}
     cells = {name: list(filter(None, column)) for name, column in columns_of.items() if any(column)}
-    addresses = [name for name in cells if _share("://", cells[name]) > 0.5]
-    paths = [name for name in cells if name not in addresses and _share(_LIKE_A_PATH, cells[name]) > 0.5]
-    texts = [name for name in cells if name not in (*addresses, *paths) and _share(r"[^\W\d]", cells[name]) > 0.5]
+    looks = {name: _looks_like(values) for name, values in cells.items()}
+    addresses, paths, texts = ([name for name in cells if looks[name] == kind] for kind in ("address", "path", "text"))
     texts.sort(key=lambda name: -sum(len(cell.split()) for cell in cells[name]) / len(cells[name]))
-    said = f"; found {listed(filter(None, header))}"
+    listing = f"; found {listed(filter(None, header))}"
     if addresses and not paths:
-        return f"{said}. {quoted(addresses[0])} holds addresses: download the files, and write where each one is"
+        return f"{listing}. {quoted(addresses[0])} holds addresses: download the files, and write where each one is"
     if not paths or not texts:
         lacking = " or ".join(what for what, some in [("paths of files", paths), ("text", texts)] if not some)
-        return f"{said}, none of which looks like {lacking}"
+        return f"{listing}, none of which looks like {lacking}"
     chosen = {}
     for role, names in {"media": paths, "caption": texts}.items():
-        named = [name for name in names if name == (columns or {}).get(role) or _plain(name) in USUAL_COLUMNS[role]]
+        named = [name for name in names if name == (columns or {}).get(role) or has_usual_column([name], role)]
         chosen[role] = (named or names)[0]
     call = shlex.quote(",".join(f"{role}={name}" for role, name in chosen.items()))
-    looks = f"{quoted(chosen['media'])} looks like paths and {quoted(chosen['caption'])} like text"
-    return f"{said}; {looks}: --columns {call}"
+    both = f"{quoted(chosen['media'])} looks like paths and {quoted(chosen['caption'])} like text"
+    return f"{listing}; {both}: --columns {call}"
 
 
-def _share(pattern: str, cells: list[str]) -> float:
-    return sum(re.search(pattern, cell) is not None for cell in cells) / len(cells)
-
-
-def add_rows(collector: Collector, rows: Iterable[Row], folder: str = "") -> None:
-    """Hand rows to `collector`, which merges those of one path; paths are relative to `folder` in its root."""
-    for row in rows:
-        path = collector.inner_path(row.path, row.where, folder)
-        identity = path if row.identity is None else row.identity
-        collector.add(row.where, identity, path, row.captions, kind=kind_of(path), labels=row.labels, split=row.split)
+def _looks_like(cells: list[str]) -> str | None:
+    """Return what most cells of a column are."""
+    for kind, pattern in (("address", "://"), ("path", _LIKE_A_PATH), ("text", r"[^\W\d]")):
+        if sum(re.search(pattern, cell) is not None for cell in cells) > len(cells) / 2:
+            return kind
+    return None
 
 
 def csv_records(file: Path, columns: Mapping[str, str] | None = None) -> Iterator[tuple[str, list[str]]]:
     """Yield ("FILE, line N", cells) for every row that is not blank; N is the line on which the row starts.
 
-    The first lines tell the separator: by usual names of columns or those in `columns`, else by how often it occurs.
+    The first two lines tell the separator: by the usual names of columns or those in `columns`, else by its frequency.
     """
     lines = _lines(file)
     start = list(islice(lines, 2))
     offset = 0
-    # Excel takes the separator from such a line, and some programs write it.
-    if start and (told := re.fullmatch(rf'"?sep=([{_SEPARATORS}])"?\s*', start[0])):
-        separator, offset = told[1], 1
+    # Excel and some other programs write the separator on such a line.
+    if start and (written := re.fullmatch(rf'"?sep=([{_SEPARATORS}])"?\s*', start[0])):
+        separator, offset = written[1], 1
     else:
         separator = _separator(start, file.suffix.lower() == ".tsv", columns or {})
     reader = csv.reader(chain(start[offset:], lines), delimiter=separator, strict=True)
@@ -215,13 +211,13 @@ def csv_records(file: Path, columns: Mapping[str, str] | None = None) -> Iterato
 def _lines(file: Path) -> Iterator[str]:
     """Yield lines that end in LF, CR LF or CR alone, as Excel for Macintosh wrote them."""
     for _, line in read_lines(file):
-        # A NUL becomes another control character: older csv modules stop at it, and captions are cleaned of both alike.
+        # NUL becomes another control character, since older csv modules stop at it; captions are cleaned of both.
         line = line.replace("\0", "\1")
         yield from re.findall(r"[^\r]*\r(?:\n|$)?|[^\r]+", line) if "\r" in line[:-2] else [line]
 
 
 def _separator(start: list[str], is_tsv: bool, columns: Mapping[str, str]) -> str:
-    """Return what separates the cells of a table that begins with these lines."""
+    """Return the separator of a table that begins with these lines."""
     first = start[0] if start else ""
     if is_tsv and "\t" in first:
         return "\t"
@@ -237,7 +233,7 @@ def _separator(start: list[str], is_tsv: bool, columns: Mapping[str, str]) -> st
 
 
 def _next_row(reader: Iterator[list[str]], where: str) -> list[str] | None:
-    limit = csv.field_size_limit(2**31 - 1)  # the module's usual limit, 131,072, stops at long captions
+    limit = csv.field_size_limit(2**31 - 1)  # the module's default, 131,072, is too small for long captions
     try:
         return next(reader, None)
     except csv.Error as error:

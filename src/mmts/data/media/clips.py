@@ -1,4 +1,4 @@
-"""Where a clip's frames lie: in one video file, in a folder of chunks of one, or in a folder of pictures."""
+"""The frames of a clip, wherever they are: in a video file, in a folder of its chunks, or in a folder of pictures."""
 
 import os
 import re
@@ -21,7 +21,8 @@ from mmts.data.records import Medium
 from mmts.errors import DataError
 
 _CHUNK = re.compile(r"(\d{1,9})(\.\w+)")
-_TURNS = {  # by whether x becomes y, and whether what the old x becomes, and what the old y does, run the other way
+_PICTURE = re.compile(r"(.*?)(\d{1,18})(\.\w+)")
+_TURNS = {  # by whether x becomes y, and whether the new axis of the old x, and that of the old y, is reversed
     (False, True, False): Image.Transpose.FLIP_LEFT_RIGHT,
     (False, False, True): Image.Transpose.FLIP_TOP_BOTTOM,
     (False, True, True): Image.Transpose.ROTATE_180,
@@ -30,12 +31,11 @@ _TURNS = {  # by whether x becomes y, and whether what the old x becomes, and wh
     (True, True, False): Image.Transpose.ROTATE_90,
     (True, True, True): Image.Transpose.TRANSVERSE,
 }
-_PICTURE = re.compile(r"(.*?)(\d{1,18})(\.\w+)")
 
 
 @dataclass(frozen=True)
 class Detail:
-    """How large a frame is needed, so that it is not first made larger: a square of `size`, by this `resize`.
+    """The size of frame that is needed, so that no larger one is made: a square of `size`, by this `resize`.
 
     >>> Detail(224, "stretch").of(1920, 1080), Detail(224, "crop").of(456, 256), Detail(224, "pad").of(456, 256)
     ((224, 224), (400, 224), (224, 126))
@@ -45,31 +45,31 @@ class Detail:
     resize: str
 
     def of(self, width: int, height: int) -> tuple[int, int]:
-        """Return the width and height to scale to; never larger than they are."""
+        """Return the width and height to scale a frame to; it is never enlarged."""
         if self.resize == "stretch":
             return min(width, self.size), min(height, self.size)
         scale = min(1.0, self.size / (max if self.resize == "pad" else min)(width, height))
         if self.resize == "crop" and scale < 1:
-            # An even rest on both sides: the crop then needs no other resampling.
+            # The same number of pixels on both sides, so that the crop needs no further resampling.
             width, height = (self.size + 2 * round((side * scale - self.size) / 2) for side in (width, height))
             return width, height
         return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 class Clip(Protocol):
-    """A segment from `start` to `end`, in a unit (seconds, or pictures) of which each holds `rate` frames."""
+    """A segment from `start` to `end` in seconds or pictures, with `rate` frames per unit."""
 
     start: float
     end: float
     rate: float
 
     def image(self, time: float, detail: Detail) -> Image.Image | None:
-        """Return the frame shown at a time, or None where it is lost."""
+        """Return the frame shown at a time, or None if it is lost."""
 
 
 @contextmanager
 def open_clip(medium: Medium) -> Iterator[Clip]:
-    """Open what a medium points to. Raises DataError where there is nothing, or no such segment in it."""
+    """Open the clip of a medium. Raises DataError if the file or the segment does not exist."""
     start, end = medium.start or 0.0, medium.end
     if not 0 <= start < (float("inf") if end is None else end):
         raise DataError(f"{medium.path}: the segment is empty: it starts at {start:.6g} s and ends at {end:.6g} s")
@@ -87,7 +87,7 @@ def open_clip(medium: Medium) -> Iterator[Clip]:
         known = "chunks (0.MP4, 15.MP4, ...) nor frames (frame_0000000001.jpg, ...)"
         raise DataError(f"{medium.path}: is a folder that holds neither {known}")
     if medium.frames is None and (medium.start is not None or medium.end is not None):
-        raise DataError(f"{medium.path}: a folder of frames is cut by the numbers of frames; only seconds are given")
+        raise DataError(f"{medium.path}: is a folder of frames, which needs 'frames' (numbers) instead of seconds")
     yield _PictureClip(medium.path, names)
 
 
@@ -96,18 +96,15 @@ class _FileClip:
 
     def __init__(self, file: VideoFile, start: float, end: float | None) -> None:
         self._file = file
-        duration = file.duration
-        _check_end(file.path, duration, start)
-        self.start, self.end = start, min(duration, duration if end is None else end)
+        self.start, self.end = start, _end(file.path, file.duration, start, end)
         self.rate = file.rate
 
     def image(self, time: float, detail: Detail) -> Image.Image | None:
-        frame = self._file.frame(time)
-        return None if frame is None else _to_image(self._file, frame, detail)
+        return _image_at(self._file, time, detail)
 
 
 class _ChunkClip:
-    """A segment of a video cut into files that are named by the second they start at."""
+    """A segment of a video in several files, each named by the second that it starts at."""
 
     def __init__(self, folder: Path, chunks: dict[int, str]) -> None:
         self._folder, self._chunks = folder, chunks
@@ -116,22 +113,17 @@ class _ChunkClip:
         self.start = self.end = self.rate = 0.0
 
     def cut(self, start: float, end: float | None) -> None:
-        """Take this segment. Raises DataError where the video has no such segment, or lacks a chunk of it."""
+        """Take this segment. Raises DataError if the video ends before it, or a chunk of it is missing."""
         last = self._starts[-1]
         if end is None or end > last:
-            file = self._file(last)
-            duration = last + file.duration
-            _check_end(self._folder, duration, start)
-            end = min(duration, duration if end is None else end)
+            end = _end(self._folder, last + self._file(last).duration, start, end)
         self.start, self.end = start, end
         self._check_gaps()
         self.rate = self._file(self._start_of(start)).rate
 
     def image(self, time: float, detail: Detail) -> Image.Image | None:
         start = self._start_of(time)
-        file = self._file(start)
-        frame = file.frame(time - start)
-        return None if frame is None else _to_image(file, frame, detail)
+        return _image_at(self._file(start), time - start, detail)
 
     def close(self) -> None:
         if self._open is not None:
@@ -146,15 +138,16 @@ class _ChunkClip:
         pairs = list(zip(self._starts, self._starts[1:], strict=False))
         length = min((after - before for before, after in pairs), default=0)
         for before, after in pairs:
-            if after - before > length and before + length < self.end and after > self.start:
+            if before >= self.end or after <= self.start:
+                continue
+            if after - before > length and before + length < self.end:
                 raise self._no_chunk(before, before + length)
-            if before < self.end and after > self.start:
-                covered = before + self._length(before, length)
-                if covered + 1 < min(after, self.end):  # a second: chunks are cut at key frames
-                    raise self._no_chunk(before, round(covered))
+            covered = before + self._length(before, length)
+            if covered + 1 < min(after, self.end):  # a tolerance of a second, since chunks are cut at key frames
+                raise self._no_chunk(before, round(covered))
 
     def _length(self, chunk: int, usual: int) -> float:
-        """Return how long a chunk says it is; where it cannot say, its frames are lost, but it is there."""
+        """Return the chunk's length, or the usual one if the chunk is there but damaged: then its frames are lost."""
         try:
             return self._file(chunk).duration or usual
         except DataError:
@@ -164,7 +157,7 @@ class _ChunkClip:
         return DataError(f"{self._folder}: chunk {start}{Path(self._chunks[before]).suffix} is missing")
 
     def _start_of(self, time: float) -> int:
-        return max(each for each in self._starts if each <= time)
+        return max(start for start in self._starts if start <= time)
 
     def _file(self, start: int) -> VideoFile:
         if self._open is None or self._open[0] != start:
@@ -174,7 +167,7 @@ class _ChunkClip:
 
 
 class _PictureClip:
-    """Pictures in a folder; each is shown for one unit of time, from its place in the clip on."""
+    """Pictures in a folder; each is shown for one unit of time."""
 
     start, rate = 0.0, 1.0
 
@@ -188,35 +181,30 @@ class _PictureClip:
 
 
 def _picture_names(folder: Path, frames: tuple[int, int] | None) -> list[str]:
-    """Name the pictures of a folder in order, or those that bear the numbers `first` to `last`, there or not.
+    """Return the names of a folder's pictures in order, or of the pictures with these numbers, present or not.
 
-    A folder may hold a hundred thousand of them, so for a clip its naming is learnt from whichever comes first.
+    A folder may hold a hundred thousand pictures, so a clip's names are derived from the first one that is found.
     """
+    pictures = (match for name in _entries(folder) if is_medium(name, "image") and (match := _PICTURE.fullmatch(name)))
     if frames is None:
-        numbered = {int(match[2]): name for name in _entries(folder) if (match := _picture(name))}
-        return [name for _, name in sorted(numbered.items())]
+        return [match[0] for _, match in sorted({int(match[2]): match for match in pictures}.items())]
     first, last = frames
     if not 0 <= first <= last:
-        raise DataError(f"{folder}: there are no frames from {first} to {last}: the first is after the last")
-    example = next((match for name in _entries(folder) if (match := _picture(name))), None)
+        raise DataError(f"{folder}: frames {first} to {last}: the first must be at least 0 and not after the last")
+    example = next(pictures, None)
     if example is None:
         return []
     width = len(example[2])
     return [f"{example[1]}{number:0{width}d}{example[3]}" for number in range(first, last + 1)]
 
 
-def _picture(name: str) -> re.Match[str] | None:
-    return _PICTURE.fullmatch(name) if is_medium(name, "image") else None
-
-
 def _chunk_names(folder: Path) -> dict[int, str]:
-    """Return the chunks' names by the second they start at."""
+    """Return the chunks' names by the second that they start at."""
     matches = (_CHUNK.fullmatch(name) for name in _entries(folder))
     return {int(match[1]): match[0] for match in matches if match and is_medium(match[0], "video")}
 
 
 def _entries(folder: Path) -> Iterator[str]:
-    """Yield the names in a folder. Raises DataError where it cannot be listed."""
     try:
         with os.scandir(folder) as entries:
             yield from (entry.name for entry in entries)
@@ -224,15 +212,20 @@ def _entries(folder: Path) -> Iterator[str]:
         raise DataError(f"{folder}: cannot be listed: {error.strerror or error}") from None
 
 
-def _check_end(path: Path, duration: float, start: float) -> None:
+def _end(path: Path, duration: float, start: float, end: float | None) -> float:
+    """Return the end of a segment of a video. Raises DataError if the video ends before the segment starts."""
     if not duration:
         raise DataError(f"{path}: no frame could be decoded")
     if start >= duration:
         raise DataError(f"{path}: ends at {duration:.6g} s, before the segment starts at {start:.6g} s")
+    return duration if end is None else min(duration, end)
 
 
-def _to_image(file: VideoFile, frame: VideoFrame, detail: Detail) -> Image.Image:
-    """Turn a frame upright and into RGB; scaled by swscale, twenty times faster than after the conversion."""
+def _image_at(file: VideoFile, time: float, detail: Detail) -> Image.Image | None:
+    """Return a frame upright and in RGB; swscale scales it, twenty times faster than after the conversion."""
+    frame = file.frame(time)
+    if frame is None:
+        return None
     turn = _turn(frame)
     width, height = max(1, round(frame.width * file.pixel_aspect)), frame.height
     if turn[0]:
@@ -249,12 +242,12 @@ def _to_image(file: VideoFile, frame: VideoFrame, detail: Detail) -> Image.Image
 
 
 def _turn(frame: VideoFrame) -> tuple[bool, bool, bool]:
-    """Return the key in `_TURNS` of the nearest quarter turn, mirrored or not, to a frame's display matrix.
+    """Return the key in `_TURNS` of the quarter turn, mirrored or not, nearest to a frame's display matrix.
 
-    The matrix [[a, b], [c, d]] takes a pixel (x, y) to (a x + c y, b x + d y).
+    The matrix [[a, b], [c, d]] maps a pixel (x, y) to (a x + c y, b x + d y).
     """
-    found: Any = frame.side_data  # by kind too, which its type leaves out
-    data = found.get(Type.DISPLAYMATRIX)
+    side_data: Any = frame.side_data  # it has `get`, which its type omits
+    data = side_data.get(Type.DISPLAYMATRIX)
     if data is None:
         return False, False, False
     a, b, _, c, d = struct.unpack_from("=5i", bytes(data))

@@ -1,4 +1,4 @@
-"""What a medium shows, by its file's bytes: the name its features are kept under, and copies between two splits."""
+"""What a medium shows, by the bytes of its file: a name to cache its features under, and copies between two splits."""
 
 import hashlib
 import stat
@@ -8,13 +8,13 @@ from mmts.data.records import Medium, Split
 from mmts.errors import DataError
 from mmts.files import cache_root, content_hash, keep, read_kept
 
-_OF_A_VIDEO = 1 << 24  # bytes that are compared, beside the size
+_COMPARED = 1 << 24  # bytes of a video that are compared, beside its size
 
 
 def content_name(medium: Medium) -> str:
-    """Name what a medium shows: the hash of an image's bytes, or which part of which file a video is.
+    """Return a name of what a medium shows: the hash of an image's bytes, or the part of which file a video is.
 
-    Raises DataError where the file cannot be read.
+    Raises DataError if the file cannot be read.
     """
     try:
         if medium.kind == "video":
@@ -23,17 +23,16 @@ def content_name(medium: Medium) -> str:
                 str(medium.path.absolute()),
                 f"{state.st_size} {state.st_mtime_ns} {medium.start} {medium.end} {medium.frames}",
             )
-        offset, length = medium.member or (0, -1)
-        return _hash(medium, offset, length)
+        return _hash(medium, -1)
     except OSError as error:
         raise DataError(f"cannot read the {medium.kind} {medium.place}: {error.strerror or error}") from None
 
 
 def copies_between(train: Split, other: Split) -> dict[int, int]:
-    """Return which media of `other` are in `train` too, byte by byte: position there by position in `other`.
+    """Return the media of `other` that are byte by byte in `train` too: position in `train` by position in `other`.
 
-    Only files of the same size are read, once: the result is kept under all paths, sizes and times of change. Of
-    videos the same part counts, by size and the first 16 MiB. Folders of frames or chunks are not looked through.
+    Only files of equal size are read, once: the result is kept under all paths, sizes and modification times. Videos
+    are the same if the segments, the sizes and the first 16 MiB are. Folders of frames or chunks are skipped.
     """
     media = (*train.media, *other.media)
     states = [_state(medium) for medium in media]
@@ -49,15 +48,15 @@ def copies_between(train: Split, other: Split) -> dict[int, int]:
     names = dict(zip(same_size, in_threads(_name, same_size.values(), "looking for copies", "files"), strict=True))
     places = {name: at for at, name in reversed(names.items()) if name is not None and at < train.num_media}
     others = {at - train.num_media: name for at, name in names.items() if at >= train.num_media}
-    found = {at: places[name] for at, name in others.items() if name in places}
-    keep(cache, found)
-    return found
+    copies = {at: places[name] for at, name in others.items() if name in places}
+    keep(cache, copies)
+    return copies
 
 
 def shared_in_words(train: Split, other: Split) -> list[str]:
-    """Say how many media of `other` are in `train` too, with an example, and how many videos have clips in both.
+    """Return notes on the media of `other` that are in `train` too, and on videos with clips in both.
 
-    Tables of shards and CC3M are not looked through.
+    Tables of shards and CC3M are skipped.
     """
     if train.media_checked or other.media_checked:
         return []
@@ -68,10 +67,10 @@ def shared_in_words(train: Split, other: Split) -> list[str]:
             f"{len(shared):,} of {len(videos):,} videos of {other.name} have clips in train too, such as {shared[0]}, "
             "so the two show the same scenes; put all clips of a video into one split"
         )
-    if found := copies_between(train, other):
-        at, there = next(iter(found.items()))
+    if copies := copies_between(train, other):
+        at, there = next(iter(copies.items()))
         notes.append(
-            f"{len(found):,} of the {other.num_media:,} media of {other.name} are in train too, byte by byte "
+            f"{len(copies):,} of the {other.num_media:,} media of {other.name} are in train too, byte by byte "
             f"({other.media[at].place} is {train.media[there].place}), so the figures on "
             f"{other.name} are too good; remove them from one of the two splits"
         )
@@ -79,7 +78,7 @@ def shared_in_words(train: Split, other: Split) -> list[str]:
 
 
 def _state(medium: Medium) -> tuple[int | None, int]:
-    """Return the size of a medium's file, None where it cannot be compared, and its time of change."""
+    """Return the size of a medium's file, None if it cannot be compared, and its modification time."""
     try:
         state = medium.path.stat()
     except (OSError, ValueError):
@@ -89,16 +88,17 @@ def _state(medium: Medium) -> tuple[int | None, int]:
 
 
 def _name(medium: Medium) -> str | None:
-    """Name a medium's contents, whatever its file is called; None where it cannot be read."""
-    offset, length = medium.member or (0, _OF_A_VIDEO if medium.kind == "video" else -1)
+    """Return a name of a medium's contents, independent of its file's name; None if it cannot be read."""
     try:
-        size = medium.path.stat().st_size if medium.member is None else medium.member[1]
-        return f"{_hash(medium, offset, length)} {size} {medium.start or 0} {medium.end}"
+        content = _hash(medium, _COMPARED if medium.kind == "video" else -1)
     except OSError:
         return None
+    return f"{content} {_state(medium)[0]} {medium.start or 0} {medium.end}"
 
 
-def _hash(medium: Medium, offset: int, length: int) -> str:
+def _hash(medium: Medium, length: int) -> str:
+    """Return the hash of the image in a tar, else of the first `length` bytes of the file, -1 for all."""
+    offset, length = medium.member or (0, length)
     with open(medium.path, "rb") as file:
         file.seek(offset)
         return hashlib.blake2b(file.read(length), digest_size=16).hexdigest()

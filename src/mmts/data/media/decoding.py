@@ -1,4 +1,4 @@
-"""Decoding one video file: the frame shown at a time, by seeking or by reading on, whichever is less work."""
+"""Decode one video file: the frame shown at a time, by seeking or by reading on, whichever is less work."""
 
 import math
 import os
@@ -23,29 +23,29 @@ from mmts.data.media.suffixes import is_medium, suffix_of, why_not_read
 from mmts.errors import DataError
 from mmts.files import why_missing
 
-# Containers only: a playlist (HLS, concat) would make the decoder open other files or addresses.
+# Only containers: a playlist (HLS, concat) would make the decoder open other files or addresses.
 _FORMATS = "mov,matroska,avi,mpeg,mpegts,ogg,asf,flv,gif,mxf"
-_KNOWING = ("mov,", "avi", "gif")  # these store the start and length of each stream, others only the longest length
-_UNSEEKABLE = "mpeg"  # after a seek its timestamps are guesses, and wrong ones
-_ROUNDING = 1e-6  # seconds: a time computed to be a frame's own may come out this much smaller
-_SEEK_COST = 8  # frames that could be decoded while the decoder is flushed and filled again
-_MOST_AHEAD = 600  # packets to hold for looking ahead; beyond them every frame is decoded
-_KEY_FRAMES_APART = 5.0  # seconds, where the container does not say
-_WIDEST = 8.0  # a pixel's shown width by its height, or the other way round; a larger ratio is a mistake
-_USUAL_RATE = 25.0  # frames per second, where neither the container nor the packets say
-_CUT_OFF = 1.0  # seconds by which every stream of a truncated file ends before the length that its header gives
+_WITH_LENGTHS = ("mov,", "avi", "gif")  # they store the start and length of each stream, others one length for all
+_UNSEEKABLE = "mpeg"  # its timestamps are wrong after a seek
+_ROUNDING = 1e-6  # seconds: the computed time of a frame may be this much too small
+_SEEK_COST = 8  # frames that could be decoded in the time of a seek
+_MAX_AHEAD = 600  # packets to hold when looking ahead; beyond them every frame is decoded
+_KEY_FRAMES_APART = 5.0  # seconds, if the container does not say
+_MAX_ASPECT = 8.0  # of a pixel; a larger ratio is a mistake
+_USUAL_RATE = 25.0  # frames per second, if neither the container nor the packets say
+_CUT_OFF = 1.0  # seconds by which every stream of a truncated file ends before the length in its header
 
 
 class VideoFile:
-    """An open video file that gives the frame shown at each of a series of times.
+    """An open video file that returns the frame shown at a time.
 
-    Time 0 is the video stream's own first frame. A frame is shown from its timestamp to the next one's, so a variable
-    frame rate needs nothing else. Decoding runs on the calling thread: loader workers already fill the cores.
+    Time 0 is the first frame of the video stream. A frame is shown from its timestamp to that of the next one, so a
+    variable frame rate is right. Decoding runs on the calling thread: loader workers already use the cores.
 
     Attributes:
         rate: frames per second, on average.
-        duration: seconds from the first video frame to the end of the last one, by the header of a truncated file.
-        pixel_aspect: width of a pixel as it is shown, in its heights.
+        duration: seconds from the first video frame to the end of the last one; for a truncated file by its header.
+        pixel_aspect: width of a displayed pixel, divided by its height.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,12 +55,12 @@ class VideoFile:
         pixels = self._stream.codec_context.width * self._stream.codec_context.height
         if pixels > PIXEL_LIMIT:
             self.close()
-            raise DataError(f"{path}: {pixels:,} pixels a frame are more than the limit of {PIXEL_LIMIT:,}")
+            raise DataError(f"{path}: {pixels:,} pixels per frame are more than the limit of {PIXEL_LIMIT:,}")
         aspect = float(self._stream.sample_aspect_ratio or 1)
-        self.pixel_aspect = aspect if 1 / _WIDEST <= aspect <= _WIDEST else 1.0
-        self._unit = float(self._stream.time_base or 1)  # seconds of one step of the timestamps
+        self.pixel_aspect = aspect if 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT else 1.0
+        self._unit = float(self._stream.time_base or 1)  # seconds per step of the timestamps
         rate, start, length = self._stream.average_rate, self._stream.start_time, self._stream.duration
-        if self._container.format.name.startswith(_KNOWING) and rate and start is not None and length:
+        if self._container.format.name.startswith(_WITH_LENGTHS) and rate and start is not None and length:
             self._origin, self.duration, self.rate = start, length * self._unit, float(rate)
         else:
             state = path.stat()
@@ -70,19 +70,16 @@ class VideoFile:
         self._may_skip = True
 
     def frame(self, time: float) -> VideoFrame | None:
-        """Return the last frame that starts at or before `time` (seconds); before the first one, the first.
+        """Return the last frame that starts at or before `time` (seconds), or else the first frame.
 
-        None where the frames end earlier than that: the file is truncated or damaged, or its sound goes on alone. Times
-        may come in any order; ascending ones are cheap.
-
-        Raises:
-            DataError: not a single frame can be decoded.
+        None if the frames end earlier: the file is truncated or damaged, or its sound goes on alone. Times may come in
+        any order; ascending times are cheap. Raises DataError if not a single frame can be decoded.
         """
         wanted = self._origin + math.floor((time + _ROUNDING) / self._unit)
         if self._is_seek_shorter(wanted):
             self._seek(wanted)
         if not self._read_to(wanted):
-            # Leaving out frames may confuse a decoder, and damage read before this a container: start afresh.
+            # Skipped frames may confuse the decoder, and earlier damage the container: open the file again.
             self._may_skip = False
             self._reopen()
             self._seek(wanted)
@@ -106,7 +103,7 @@ class VideoFile:
 
     def _open(self) -> None:
         self._container, self._stream = _open_stream(self.path)
-        # Where the first frame lies further in than the container was looked through, orders of decoding are guesses.
+        # If the first frame is beyond the part that was probed, the decoding order is a guess.
         self._is_probed = self._stream.codec_context.pix_fmt is not None
         self._is_seekable = self._container.format.name != _UNSEEKABLE
         self._forget()
@@ -120,11 +117,11 @@ class VideoFile:
         self._is_fresh = False
         self._current: VideoFrame | None = None
         self._packets = _packets(self._container, self._stream)
-        self._ahead: deque[Packet[VideoStream]] = deque()  # read, not yet given to the decoder
-        self._decoded: deque[VideoFrame] = deque()  # decoded, not yet looked at
-        self._inside: list[int] = []  # timestamps of what the decoder was given and has not given back
+        self._ahead: deque[Packet[VideoStream]] = deque()  # read, not yet decoded
+        self._decoded: deque[VideoFrame] = deque()  # decoded, not yet used
+        self._inside: list[int] = []  # timestamps of the packets whose frames are still in the decoder
         self._is_flushed = False
-        self._end = math.inf  # the timestamp from which nothing is shown, once reading has come that far
+        self._end = math.inf  # the timestamp after the last frame, once it was read
 
     def _is_seek_shorter(self, wanted: int) -> bool:
         if self._current is None or self._current.pts is None or wanted < self._current.pts:
@@ -138,7 +135,7 @@ class VideoFile:
         return wanted - self._current.pts > _KEY_FRAMES_APART / self._unit
 
     def _seek(self, wanted: int) -> None:
-        """Go to a key frame at or before `wanted`; further back where that one starts later or cannot be decoded."""
+        """Go to a key frame at or before `wanted`; further back if that one starts later or cannot be decoded."""
         back = 0.0
         while self._is_seekable and (target := wanted - round(back / self._unit)) > self._origin:
             try:
@@ -154,7 +151,7 @@ class VideoFile:
             self._reopen()
 
     def _read_to(self, wanted: int) -> bool:
-        """Make the last frame that starts at or before `wanted` the current one; say whether it is the right one."""
+        """Make the last frame at or before `wanted` the current one, and return whether it is the right one."""
         shown = self._look_ahead(wanted)
         while self._current is None or self._current.pts != shown:
             following = self._following(shown)
@@ -165,32 +162,32 @@ class VideoFile:
             if following.pts is None or following.pts > wanted:
                 break
             self._current = self._decoded.popleft()
-            self._inside = [each for each in self._inside if each > following.pts]
+            self._inside = [stamp for stamp in self._inside if stamp > following.pts]
             self._is_fresh = False
-        found = None if self._current is None else self._current.pts
-        return wanted < self._end and (shown is None or found == shown)
+        current = None if self._current is None else self._current.pts
+        return wanted < self._end and (shown is None or current == shown)
 
     def _look_ahead(self, wanted: int) -> int | None:
-        """Return the timestamp of the frame shown at `wanted` as the packets have it; None where they can't say.
+        """Return the timestamp of the frame shown at `wanted` by the packets; None if they do not tell.
 
-        Reads on to the first packet that is decoded after `wanted`: what follows is shown later still.
+        Reads up to the first packet that is decoded after `wanted`: all later ones are shown later.
         """
         if not self._is_probed:
             return None
         while not self._ahead or self._ahead[-1].dts is None or self._ahead[-1].dts <= wanted:
             packet = next(self._packets, None)
-            if packet is None:  # only the last frame tells how far the file goes
+            if packet is None:  # only the last frame tells where the file ends
                 return None
             self._ahead.append(packet)
-            if len(self._ahead) > _MOST_AHEAD:
+            if len(self._ahead) > _MAX_AHEAD:
                 return None
-        stamps = [*self._inside, *(each.pts for each in self._ahead if each.pts is not None)]
+        stamps = [*self._inside, *(packet.pts for packet in self._ahead if packet.pts is not None)]
         if self._current is not None and self._current.pts is not None and stamps:
             stamps.append(self._current.pts)
-        return max((each for each in stamps if each <= wanted), default=None)
+        return max((stamp for stamp in stamps if stamp <= wanted), default=None)
 
     def _following(self, shown: int | None) -> VideoFrame | None:
-        """Return the next frame without taking it; None at the end. What comes before `shown` may be left out."""
+        """Return the next frame and leave it in the queue; None at the end. Frames before `shown` may be skipped."""
         while not self._decoded and not self._is_flushed:
             packet = self._ahead.popleft() if self._ahead else next(self._packets, None)
             starts = None if packet is None or not self._may_skip else packet.pts
@@ -204,13 +201,13 @@ class VideoFile:
 
 
 def _open_stream(path: Path) -> tuple[InputContainer, VideoStream]:
-    """Open a file and choose its first video stream that is not a cover picture."""
+    """Open a file and return its first video stream that is not a cover picture."""
     container = _open_container(path)
-    streams = [each for each in container.streams.video if not _is_cover(each)]
+    streams = [stream for stream in container.streams.video if not _is_cover(stream)]
     if streams and streams[0].codec_context is not None:
         streams[0].codec_context.thread_count = 1
         return container, streams[0]
-    kinds = sorted({each.type for each in container.streams} - {"video"})
+    kinds = sorted({stream.type for stream in container.streams} - {"video"})
     container.close()
     if streams:
         raise DataError(f"{path}: has video in a format that cannot be decoded")
@@ -219,29 +216,29 @@ def _open_stream(path: Path) -> tuple[InputContainer, VideoStream]:
 
 
 def _packets(container: InputContainer, *streams: VideoStream) -> "Iterator[Packet[Any]]":
-    """Yield the packets of these streams, else of all, and end where the file does or where it can't be read."""
+    """Yield the packets of these streams, or of all, up to the end of the file or of its readable part."""
     try:
         for packet in container.demux(*streams):
             if packet.size:
                 yield packet
-    except (av.FFmpegError, IndexError):  # PyAV's own, for streams that come and go in damaged files
+    except (av.FFmpegError, IndexError):  # an IndexError is PyAV's, for streams that appear in damaged files
         return
 
 
 def _decode(stream: VideoStream, packet: "Packet[VideoStream] | None") -> list[VideoFrame]:
-    """Give the decoder a packet, or None for the end, and return the whole frames that come out."""
+    """Decode a packet, or None for the end, and return the intact frames."""
     try:
-        return [each for each in stream.decode(packet) if each.pts is not None and not each.is_corrupt]
-    except av.FFmpegError:  # a damaged packet: the next key frame sets it right
+        return [frame for frame in stream.decode(packet) if frame.pts is not None and not frame.is_corrupt]
+    except av.FFmpegError:  # a damaged packet: the decoder recovers at the next key frame
         return []
 
 
 @lru_cache(maxsize=4096)  # a long video has many segments
 def _measured(path: Path, size: int, changed: int) -> tuple[float, float, float]:
-    """Return when the first video frame that can be decoded starts, when the last one ends, and frames per second.
+    """Return the start of the first decodable video frame, the end of the last one, and frames per second.
 
-    Times are seconds of the container. `size` and `changed` tell the file from another that lay there before. Where
-    every stream ends before the length in the header, the file is truncated, and that length is taken.
+    Times are seconds of the container. `size` and `changed` identify the file's contents for the cache. If every stream
+    ends before the length in the header, the file is truncated, and that length is the end.
     """
     container, stream = _open_stream(path)
     with closing(container):
@@ -252,16 +249,16 @@ def _measured(path: Path, size: int, changed: int) -> tuple[float, float, float]
                 first = (frames[0].pts or 0) * unit
                 break
         promised = (container.duration or 0) / 1e6
-        if container.format.name == "flv":  # it counts from its first frame
+        if container.format.name == "flv":  # whose length counts from the first frame
             promised += (container.start_time or 0) / 1e6
     end, reached, rate = _tail(path, first)
     return first, max(end, promised if reached < promised - _CUT_OFF else 0.0), rate
 
 
 def _tail(path: Path, first: float) -> tuple[float, float, float]:
-    """Return when the video's last packet ends, when any stream's last packet does, and frames per second.
+    """Return the end of the video's last packet, the end of any stream's last packet, and frames per second.
 
-    Reads from a key frame near the end of the file on, without decoding; from the start where seeking finds none.
+    Reads from a key frame near the end of the file, without decoding; from the start if seeking does not find one.
     """
     back = 0.0
     while True:
@@ -295,12 +292,12 @@ def _tail(path: Path, first: float) -> tuple[float, float, float]:
 def _open_container(path: Path) -> InputContainer:
     try:
         state = path.stat()
-        if not stat.S_ISREG(state.st_mode):  # before opening: to open a pipe is to wait for its writer
+        if not stat.S_ISREG(state.st_mode):  # opening a pipe would wait for its writer
             raise DataError(f"{path}: is not a regular file")
         if not state.st_size:
             raise DataError(f"{path}: is empty (0 bytes)")
-        av.logging.set_level(None)  # nothing of the decoder's own log on the terminal
-        # "file:" so that no name is taken for another protocol's.
+        av.logging.set_level(None)  # keeps the decoder's log off the terminal
+        # "file:", so that no file name is taken for an address.
         name, options = f"file:{os.path.abspath(path)}", {"format_whitelist": _FORMATS}
         return av.open(name, container_options=options, metadata_errors="replace")
     except FileNotFoundError:
@@ -315,7 +312,7 @@ def _why_not_opened(path: Path, error: Exception) -> str:
     try:
         with open(path, "rb") as file:
             is_mp4 = file.read(8)[4:] == b"ftyp"
-    except OSError as why:  # a link to itself, a name that is too long, a disk that fails
+    except OSError as why:  # a link to itself, a too long name, a failing disk
         return f"cannot be opened: {why.strerror or why}"
     if is_mp4:
         return "is truncated or damaged: the table of its frames (moov), often at the end of an MP4, cannot be read"
@@ -325,6 +322,6 @@ def _why_not_opened(path: Path, error: Exception) -> str:
 
 
 def _is_cover(stream: VideoStream) -> bool:
-    """Say whether this is the still picture of a piece of music."""
+    """Return whether this is the cover picture of a music file."""
     disposition = getattr(stream, "disposition", None)  # PyAV has it since 14.2
     return disposition is not None and av.stream.Disposition.attached_pic in disposition

@@ -1,4 +1,4 @@
-"""Files of features computed beforehand: one .npy file a medium, (W,) or (T, W) numbers."""
+"""Files of precomputed features: one .npy file per medium with (W,) or (T, W) numbers."""
 
 import os
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from mmts.files import why_missing
 
 
 def feature_rows(media: Sequence[Medium]) -> npt.NDArray[np.float32]:
-    """Read one row of features for each medium: (N, W) float32, where a file of (T, W) is averaged over T.
+    """Read one row of features for each medium: (M, W) float32; a file of (T, W) is averaged over T.
 
     Raises:
-        DataError: naming a file that `why_unreadable_features` refuses, or whose width is another than the first's.
+        DataError: naming a file that `why_unreadable_features` refuses, or one whose width differs from the first's.
     """
     if not media:
         raise InputError("feature_rows needs at least one medium")
@@ -33,9 +33,9 @@ def feature_rows(media: Sequence[Medium]) -> npt.NDArray[np.float32]:
 
 
 def why_unreadable_features(path: Path) -> str | None:
-    """Return in words why a file holds no features, or None where it does.
+    """Return in words why a file is not a .npy file of finite numbers, (W,) or (T, W), or None if it is one.
 
-    Right is a .npy file of numbers, all finite, (W,) or (T, W), not empty. Nothing in it is ever executed.
+    Nothing in the file is ever executed.
     """
     try:
         _read(path)
@@ -45,7 +45,7 @@ def why_unreadable_features(path: Path) -> str | None:
 
 
 def _read(path: Path) -> npt.NDArray[Any]:
-    if not os.path.isfile(path):  # unlike path.is_file(), never an error
+    if not os.path.isfile(path):  # path.is_file() may raise
         raise DataError(f"{path}: {'is not a file' if os.path.exists(path) else why_missing(path, guess=False)}")
     if not path.stat().st_size:
         raise DataError(f"{path}: is empty (0 bytes)")
@@ -54,18 +54,18 @@ def _read(path: Path) -> npt.NDArray[Any]:
             values = np.load(path, allow_pickle=False)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
-    except Exception as error:  # a damaged header ends in nearly anything
-        if "pickle" in str(error):  # numpy's advice then is how to load it unsafely
+    except Exception as error:  # a damaged header raises almost anything
+        if "pickle" in str(error):  # numpy takes every file but its own for a pickle, and advises how to load one
             raise DataError(f"{path}: {_why_pickled(path)}") from None
         raise DataError(
             f"{path}: is not a .npy file of numbers, or is truncated ({shortened(' '.join(str(error).split()))})"
         ) from None
     if not isinstance(values, np.ndarray):
-        raise DataError(f"{path}: is an archive (.npz); one .npy file a medium is read")
+        raise DataError(f"{path}: is an archive (.npz); it should be one .npy file per medium")
     if values.dtype.kind not in "fiu":
         raise DataError(f"{path}: holds {values.dtype}, not numbers")
     if values.ndim not in (1, 2) or not values.size:
-        raise DataError(f"{path}: has shape {values.shape}; (W,) or (T, W) is right")
+        raise DataError(f"{path}: has shape {values.shape}; it should be (W,) or (T, W)")
     with np.errstate(over="ignore"):
         if not np.isfinite(values.astype(np.float32)).all():
             raise DataError(f"{path}: holds values that are not finite in 32 bits")
@@ -73,7 +73,6 @@ def _read(path: Path) -> npt.NDArray[Any]:
 
 
 def _why_pickled(path: Path) -> str:
-    """Say why a file is none that numpy reads without pickle, which takes all but its own files for pickles."""
     with open(path, "rb") as file:
         start = file.read(6)
     if start == b"\x93NUMPY" or start[:1] == b"\x80":

@@ -1,4 +1,4 @@
-"""Reading one image, whatever its mode, into a square of pixels."""
+"""Read an image of any mode into a square of pixels."""
 
 import io
 import math
@@ -23,7 +23,7 @@ from mmts.files import why_missing
 
 PIXEL_LIMIT = 100_000_000
 RESIZES = ("stretch", "crop", "pad")
-# Not EPS, for which Pillow runs Ghostscript, nor the many that no photo comes in.
+# Without EPS, for which Pillow runs Ghostscript, and the many formats that photos do not use.
 _FORMATS = (
     "JPEG", "PNG", "WEBP", "GIF", "AVIF", "HEIF", "BMP", "DIB", "TIFF", "MPO", "JPEG2000", "PPM", "TGA", "PCX", "QOI",
     "SGI", "PSD", "ICO",
@@ -48,14 +48,14 @@ def load_image(
     member: tuple[int, int] | None = None,
     place: str | None = None,
 ) -> Image.Image:
-    """Read an image as RGB: upright (EXIF), transparent parts on white, 16 bits scaled to 8, first frame of many.
+    """Read an image as RGB: upright (EXIF), transparent parts on white, 16 bits scaled to 8, first frame of several.
 
     Args:
         path: the file.
-        size_hint: the caller needs no more than this many pixels on the shorter side, so that a JPEG may be decoded
-            at 1/2, 1/4 or 1/8 of its size, never below the hint.
-        member: byte offset and length of the image where `path` is a tar file.
-        place: what messages call the image, as `Medium.place` has it; None names the file and the byte.
+        size_hint: the pixels that the caller needs on the shorter side: a JPEG may then be decoded at 1/2, 1/4 or 1/8
+            of its size, never below the hint.
+        member: byte offset and length of the image if `path` is a tar file.
+        place: the name of the image in messages, see `Medium.place`; None for the file and the byte.
 
     Raises:
         DataError: naming the file and why: missing, empty, truncated, not an image, more than 100 million pixels (after
@@ -66,21 +66,33 @@ def load_image(
     try:
         with kept_warnings(place), _open(path, member) as image:
             if size_hint is not None:
-                image.draft(None, (size_hint, size_hint))  # does nothing where the format is not JPEG
+                image.draft(None, (size_hint, size_hint))  # has no effect unless the format is JPEG
             _check_pixels(image)
             image.load()
             return upright_rgb(image)
-    except Exception as error:  # decoders raise nearly anything on damaged files
+    except Exception as error:  # decoders raise almost anything on damaged files
         raise DataError(f"{place}: {_reason(path, error)}") from None
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Return an opened image as `load_image` does: turned as its EXIF data say, RGB, transparent parts on white."""
-    return _rgb(_upright(image))
+    """Return an opened image as `load_image` does: turned by its EXIF orientation, RGB, transparent parts on white."""
+    try:
+        turn = _TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged EXIF data do not affect the pixels
+        turn = None
+    image = image if turn is None else image.transpose(turn)
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_to_8_bits(np.array(image), image.mode)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        result = Image.new("RGB", layer.size, _WHITE)
+        result.paste(layer, mask=layer.getchannel("A"))
+        return result
+    return image.convert("RGB") if image.mode != "RGB" else image.copy()  # a copy outlives the file
 
 
 def why_unreadable_image(path: Path, member: tuple[int, int] | None = None) -> str | None:
-    """Return why an image cannot be decoded, or None where it can; `member` as in `load_image`."""
+    """Return why an image cannot be decoded, or None if it can; `member` as in `load_image`."""
     try:
         load_image(path, _CHECK_SIZE, member=member)
     except DataError as error:
@@ -89,7 +101,7 @@ def why_unreadable_image(path: Path, member: tuple[int, int] | None = None) -> s
 
 
 def fit_square(image: Image.Image, size: int, resize: str = "stretch") -> Image.Image:
-    """Return the image as a square of `size` pixels: stretched, cropped around the centre, or padded with white.
+    """Return the image as a square of `size` pixels: stretched, cropped around the center, or padded with white.
 
     >>> fit_square(Image.new("RGB", (60, 80)), 32, "crop").size
     (32, 32)
@@ -107,7 +119,7 @@ def fit_square(image: Image.Image, size: int, resize: str = "stretch") -> Image.
         square = Image.new("RGB", (size, size), _WHITE)
         square.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
         return square
-    raise InputError(f"resize is one of {', '.join(RESIZES)}, not {resize!r}")
+    raise InputError(f"resize must be one of {', '.join(RESIZES)}, not {resize!r}")
 
 
 @dataclass(frozen=True)
@@ -115,8 +127,8 @@ class Augmentation:
     """Random changes to training images.
 
     Attributes:
-        crop_scale: the share of the picture's area that a crop keeps is drawn between these two.
-        flip: whether every second image is mirrored; not safe where left and right or writing matter.
+        crop_scale: the share of the area that a crop keeps is drawn between these two.
+        flip: mirror every second image, on average; wrong for data in which left and right or writing matter.
         color: brightness, contrast and saturation are each multiplied by a factor in [1 - color, 1 + color].
     """
 
@@ -129,38 +141,25 @@ class Augmentation:
         if not 0 < low <= high <= 1:
             raise InputError(f"crop_scale needs 0 < low <= high <= 1, not {self.crop_scale}")
         if not 0 <= self.color <= 1:
-            raise InputError(f"color lies in [0, 1], not {self.color}")
+            raise InputError(f"color must be in [0, 1], not {self.color}")
 
 
 def augment(
-    image: Image.Image,
-    size: int,
-    rng: np.random.Generator,
-    augmentation: Augmentation = Augmentation(),
-    resize: str = "stretch",
-) -> Image.Image:
-    """Return a randomly cropped, mirrored and coloured square of `size` pixels.
-
-    The crop's sides are shares of the picture `resize` would show: of the whole image ("stretch"), of a square as large
-    as fits, anywhere in it ("crop"), of the image padded to a square ("pad"). Their ratio is drawn in [3/4, 4/3].
-    """
-    return augment_alike([image], size, rng, augmentation, resize)[0]
-
-
-def augment_alike(
     images: Sequence[Image.Image],
     size: int,
     rng: np.random.Generator,
     augmentation: Augmentation = Augmentation(),
     resize: str = "stretch",
 ) -> list[Image.Image]:
-    """Return the images changed as `augment` does, all of them by the same crop, mirroring and colours.
+    """Return squares of `size` pixels, all images cropped, mirrored and colored by the same random numbers.
 
-    Images of another size than the first are made its size.
+    The crop's sides are shares of the picture that `resize` would show: the whole image ("stretch"), a largest square
+    anywhere in it ("crop"), the image padded to a square ("pad"). Their ratio is drawn from [3/4, 4/3]. Images of
+    another size than the first are resized to its size.
     """
-    images = [each if each.size == images[0].size else _resize(each, images[0].size) for each in images]
+    images = [image if image.size == images[0].size else _resize(image, images[0].size) for image in images]
     if resize == "pad":
-        images = [fit_square(each, max(each.size), "pad") for each in images]
+        images = [fit_square(image, max(image.size), "pad") for image in images]
     full_width, full_height = width, height = images[0].size
     if resize == "crop":
         width = height = min(width, height)
@@ -172,15 +171,15 @@ def augment_alike(
     box = (left, top, left + crop_width, top + crop_height)
     is_mirrored = augmentation.flip and rng.random() < 0.5
     low, high = 1 - augmentation.color, 1 + augmentation.color
-    colours = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color) if augmentation.color else ()
-    factors = [rng.uniform(low, high) for _ in colours]
+    enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color) if augmentation.color else ()
+    factors = [rng.uniform(low, high) for _ in enhancers]
     results = []
     for image in images:
         result = _resize(image, (size, size), box)
         if is_mirrored:
             result = result.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        for change, factor in zip(colours, factors, strict=True):
-            result = change(result).enhance(factor)
+        for enhancer, factor in zip(enhancers, factors, strict=True):
+            result = enhancer(result).enhance(factor)
         results.append(result)
     return results
 
@@ -197,42 +196,40 @@ def load_pixels(
 ) -> Tensor:
     """Read an image as (3, size, size) float32 in [0, 1], changed at random by `augmentation` and `rng`.
 
-    `member` and `place` are as in `load_image`, and so is what is raised.
+    `member`, `place` and the DataError are those of `load_image`.
     """
     if augmentation is None:
         return to_pixels(fit_square(load_image(path, size, member=member, place=place), size, resize))
     if rng is None:
         raise InputError("augmentation needs rng, the source of its randomness")
     image = load_image(path, math.ceil(size / math.sqrt(augmentation.crop_scale[0])), member=member, place=place)
-    return to_pixels(augment(image, size, rng, augmentation, resize))
+    return to_pixels(augment([image], size, rng, augmentation, resize)[0])
 
 
 def to_pixels(image: Image.Image) -> Tensor:
     """Turn an RGB image into (3, height, width) float32 in [0, 1]."""
-    # By numpy: torch would wake all its threads for every small image, from every decoding thread.
+    # numpy, because torch would wake all its threads for every small image, from every decoding thread.
     values = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1), dtype=np.float32)
     values /= 255
     return torch.from_numpy(values)
 
 
 def _open(path: Path, member: tuple[int, int] | None) -> Image.Image:
-    """Open an image; a JPEG without Pillow's own limit of pixels, which looks at the size before the reduction."""
-    if not stat.S_ISREG(path.stat().st_mode):  # before opening: to open a pipe is to wait for its writer
+    """Open an image; a JPEG without Pillow's own limit of pixels, which applies before the reduction."""
+    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
         raise ValueError("it is not a regular file")
     with open(path, "rb") as file:
         file.seek(0 if member is None else member[0])
         start = file.read(3 if member is None else member[1])
     source = path if member is None else io.BytesIO(start)
-    return (
-        JpegImagePlugin.JpegImageFile(source)
-        if start[:3] == b"\xff\xd8\xff"
-        else Image.open(source, formats=_formats())
-    )
+    if start[:3] == b"\xff\xd8\xff":
+        return JpegImagePlugin.JpegImageFile(source)
+    return Image.open(source, formats=_formats())
 
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Return the formats that are opened, whatever a file is called."""
+    """Return the formats that are opened, independent of the file's name."""
     reads_heif()
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
@@ -244,37 +241,17 @@ def _check_pixels(image: Image.Image) -> None:
         raise ValueError(f"{width:,} x {height:,} pixels are more than the limit of {PIXEL_LIMIT:,}; scale it down")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        turn = _TURNS.get(image.getexif().get(0x0112, 1))
-    except Exception:  # damaged EXIF data say nothing about the pixels
-        turn = None
-    return image if turn is None else image.transpose(turn)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_8_bits(np.array(image), image.mode)).convert("RGB")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        result = Image.new("RGB", layer.size, _WHITE)
-        result.paste(layer, mask=layer.getchannel("A"))
-        return result
-    # The copy is for an image that is RGB already: it must outlive the file it came from.
-    return image.convert("RGB") if image.mode != "RGB" else image.copy()
-
-
 def _to_8_bits(values: npt.NDArray[Any], mode: str) -> npt.NDArray[np.uint8]:
-    """Scale the grey values of modes I;16, I and F: by the format's range where it is known, else by their own."""
-    grey = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = float(grey.min()), float(grey.max())
+    """Scale the gray values of modes I;16, I and F: by the format's range if it is known, else by their own."""
+    gray = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = float(gray.min()), float(gray.max())
     if mode.startswith("I;16"):
         low, high = 0.0, 65535.0
     elif low >= 0:
-        # The smallest of the usual ranges that holds all values: unit floats, 8 bits, 16 bits.
+        # The smallest usual range with all values: unit floats, 8 bits, 16 bits.
         usual = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
         low, high = 0.0, next((top for top in usual if high <= top), high)
-    scaled = (grey - low) / (high - low) if high > low else np.zeros_like(grey)
+    scaled = (gray - low) / (high - low) if high > low else np.zeros_like(gray)
     return np.round(255 * scaled).astype(np.uint8)
 
 
@@ -285,10 +262,10 @@ def _resize(
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """Say in words why a file could not be read."""
+    """Return in words why a file could not be read."""
     if isinstance(error, FileNotFoundError):
         return why_missing(path, guess=False)
-    if os.path.isdir(path):  # unlike path.is_dir(), never an error
+    if os.path.isdir(path):  # path.is_dir() may raise
         return "is a folder, not an image"
     if os.path.isfile(path) and path.stat().st_size == 0:
         return "is empty (0 bytes)"

@@ -1,4 +1,4 @@
-"""From a medium to pixels, wherever it lies: an image file, an image in a tar, or frames of a video."""
+"""Load a medium as pixels: an image file, an image in a tar, or frames of a video."""
 
 import numpy as np
 from torch import Tensor
@@ -20,15 +20,15 @@ def load_medium(
     """Return an image (3, size, size), or the frames of a video (F, 3, size, size), float32 in [0, 1].
 
     Args:
-        medium: what to decode; not one of features.
+        medium: an image or video, not features.
         size: side in pixels.
-        resize: how a rectangle becomes square, see `mmts.data.media.image.fit_square`.
-        sampling: which frames of a video; None where the model takes images.
+        resize: how a rectangle becomes a square, see `mmts.data.media.image.fit_square`.
+        sampling: the frames of a video; None if the model takes images.
         augmentation: random changes; None for none.
-        rng: of the changes and of random frames; None takes the middle of everything.
+        rng: source of the changes and of random frames; without it every choice is the middle one.
 
     Raises:
-        DataError: it cannot be decoded, or is a video where images are wanted, or the other way round; names it.
+        DataError: naming a medium that cannot be decoded, or a video for a model of images, or the reverse.
     """
     if (medium.kind == "video") != (sampling is not None) or medium.is_features:
         what = "features" if medium.is_features else "a video" if medium.kind == "video" else "an image"

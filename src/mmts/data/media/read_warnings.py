@@ -1,25 +1,25 @@
-"""Warnings of other libraries about a file: kept with the name of that file, counted, and printed once."""
+"""Warnings of other libraries about a file: kept with the name of the file, counted, and printed once."""
 
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any
 
 from mmts.console import console
 
 _show_as_python_does = warnings.showwarning
 _reading = threading.local()
-_found: dict[str, str] = {}
-_told: set[str] = set()
+_first_warnings: dict[str, str] = {}  # by place
+_printed: set[str] = set()
 
 
 @contextmanager
 def kept_warnings(place: object) -> Iterator[None]:
     """Keep the warnings of this thread for the file at `place` while it is read; drop them if reading it fails.
 
-    Unlike warnings.catch_warnings this is safe in threads: one hook for the process asks which file this thread reads.
-    A hook that somebody else has installed stays.
+    Unlike warnings.catch_warnings this is safe in threads: one hook for the process checks which file this thread
+    reads. A hook that another library has installed stays.
     """
     if warnings.showwarning is _show_as_python_does:
         warnings.showwarning = _keep
@@ -31,15 +31,15 @@ def kept_warnings(place: object) -> Iterator[None]:
     finally:
         _reading.texts = None
     if texts:
-        _found.setdefault(str(place), texts[0])
+        _first_warnings.setdefault(str(place), texts[0])
 
 
 def tell_warnings() -> None:
     """Print how many files were read with warnings since the last call, and the first of them."""
-    new = {place: text for place, text in list(_found.items()) if place not in _told}
+    new = {place: text for place, text in list(_first_warnings.items()) if place not in _printed}
     if not new:
         return
-    _told.update(new)
+    _printed.update(new)
     place, text = next(iter(new.items()))
     if len(new) == 1:
         console.print(f"note: {place} was read with a warning: {text}")
@@ -47,16 +47,9 @@ def tell_warnings() -> None:
         console.print(f"note: {len(new):,} files were read with warnings, the first: {place}: {text}")
 
 
-def _keep(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> Any:
+def _keep(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     texts: list[str] | None = getattr(_reading, "texts", None)
     if texts is None:
-        _show_as_python_does(message, category, filename, lineno, file, line)
-    elif category.__name__ != "DecompressionBombWarning":  # the limit is ours
+        _show_as_python_does(message, category, *where, **more)
+    elif category.__name__ != "DecompressionBombWarning":  # we have our own limit
         texts.append(" ".join(str(message).split()))

@@ -1,4 +1,4 @@
-"""Finding the media that cannot be read, once, before a run meets them."""
+"""Find the media that cannot be read, once, before or while a run decodes them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,38 +13,53 @@ from mmts.files import cache_root, content_hash, keep, read_kept
 
 
 def unreadable_media(media: Sequence[Medium], workers: int | None = None) -> dict[int, str]:
-    """Decode every image and a frame of every clip once, in threads, and say of which positions in `media` it failed.
+    """Decode every image, one frame of every clip and all features, in threads; return the failures.
 
-    Features are read through. The result is kept under the hash of all paths, sizes, times of change and segments; the
-    next call with the same media decodes nothing. Of a folder its own time of change counts.
+    They are by position in `media`, with the reason. The result is kept under the hash of all paths, sizes,
+    modification times and segments: the next call with the same media only tries the failures again, since a missing
+    permission or disk may be back. For a folder its own modification time counts.
     """
-    distinct = {_key(medium): medium for medium in media}  # the same may stand there more than once
-    states = {path: _state(path) for path in dict.fromkeys(medium.path for medium in media)}
-    hashed = (f"{states[medium.path]}\0{key}" for key, medium in distinct.items())
-    cache = cache_root() / "readable" / f"{content_hash(*hashed)}.json"
-    kept = read_kept(cache)
-    # What failed then may work by now: permissions, a disk that was away.
+    notes = _notes_file(media)
+    kept = read_kept(notes)
+    distinct = {_key(medium): medium for medium in media}  # the same medium may be there more than once
     todo = {key: medium for key, medium in distinct.items() if kept is None or key in kept}
     reasons = zip(todo, in_threads(_why_unreadable, todo.values(), "checking media", "media", workers), strict=True)
-    found = {key: reason for key, reason in reasons if reason is not None}
+    unreadable = {key: reason for key, reason in reasons if reason is not None}
     if kept is None:
-        keep(cache, found)
-    return {at: found[_key(medium)] for at, medium in enumerate(media) if _key(medium) in found}
+        keep(notes, unreadable)
+    return _by_position(media, unreadable)
+
+
+def is_checked(media: Sequence[Medium]) -> bool:
+    """Return whether the result of `unreadable_media` for these media is kept, so that it need not decode them all."""
+    return read_kept(_notes_file(media)) is not None
+
+
+def note_unreadable(media: Sequence[Medium], failures: Mapping[int, DataError]) -> dict[int, str]:
+    """Keep what decoding all of `media` for another purpose has shown, and return what `unreadable_media` would.
+
+    `failures` are the errors of `load_medium` or `load_clip` by position in `media`; every other medium was decoded.
+    """
+    unreadable = {
+        _key(media[at]): str(error).removeprefix(media[at].place).removeprefix(": ") for at, error in failures.items()
+    }
+    keep(_notes_file(media), unreadable)
+    return _by_position(media, unreadable)
 
 
 def drop_unreadable(split: Split, reasons: Mapping[int, str], max_share: float = 0.01) -> Split:
-    """Return the split without the media that cannot be read, as `unreadable_media` found them.
+    """Return the split without the media that `unreadable_media` found.
 
-    Raises DataError, naming the first few, where their share of the split is larger than `max_share`.
+    Raises DataError, naming the first three, if their share of the split is larger than `max_share`.
     """
     if not 0 <= max_share <= 1:
-        raise InputError(f"max_share lies in [0, 1], not {max_share}")
+        raise InputError(f"max_share must be in [0, 1], not {max_share}")
     if len(reasons) > max_share * split.num_media:
         named = [f"{split.media[at].place}: {reason}" for at, reason in list(reasons.items())[:3]]
         more = f"; and {len(reasons) - 3:,} more" if len(reasons) > 3 else ""
         raise DataError(
             f"{len(reasons):,} of the {counted(split.num_media, 'medium', 'media')} of split {split.name!r} cannot "
-            f"be read, more than the {percent(max_share)} allowed: {'; '.join(named)}{more}. Mend them, or raise "
+            f"be read, more than the {percent(max_share)} allowed: {'; '.join(named)}{more}. Repair them, or raise "
             "data.max_unreadable"
         )
     return split.without(reasons)
@@ -58,8 +73,19 @@ def _why_unreadable(medium: Medium) -> str | None:
     return why_unreadable_image(medium.path, medium.member)
 
 
+def _by_position(media: Sequence[Medium], unreadable: Mapping[str, str]) -> dict[int, str]:
+    return {at: unreadable[key] for at, key in enumerate(map(_key, media)) if key in unreadable}
+
+
+def _notes_file(media: Sequence[Medium]) -> Path:
+    states = {path: _state(path) for path in dict.fromkeys(medium.path for medium in media)}
+    distinct = {_key(medium): states[medium.path] for medium in media}
+    name = content_hash(*(f"{state}\0{key}" for key, state in distinct.items()))
+    return cache_root() / "readable" / f"{name}.json"
+
+
 def _key(medium: Medium) -> str:
-    """Name what is to be decoded."""
+    """Return a name of the part of the file that is decoded."""
     part = (medium.kind, medium.start, medium.end, medium.frames, medium.member)
     return f"{medium.path}\t{part}"
 

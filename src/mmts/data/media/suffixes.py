@@ -1,4 +1,4 @@
-"""Which files are images or videos, by the ends of their names: one table for all readers."""
+"""Which files are images or videos, by their suffixes: one table for all readers."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 
 from mmts.errors import counted
 
-# What Pillow and PyAV decode. Of several images of one key in a shard, the first of these counts.
+# The formats of Pillow and PyAV. If a shard has several images of one key, the first suffix of these counts.
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".jpe", ".jfif", ".mpo", ".avif", ".gif", ".apng", ".bmp", ".dib", ".tif",
     ".tiff", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".pcx", ".qoi",
@@ -22,7 +22,7 @@ _RAW = (".cr2", ".cr3", ".nef", ".nrw", ".arw", ".dng", ".orf", ".rw2", ".raf", 
 _DRAWN = (".svg", ".svgz", ".eps", ".ai", ".pdf", ".xcf", ".psb")
 _OTHER_IMAGES = (".jxl", ".jxr", ".wdp", ".exr", ".hdr")
 _OTHER_VIDEOS = (".rm", ".rmvb", ".dv", ".m2v", ".264", ".h264", ".265", ".hevc", ".swf", ".braw", ".r3d")
-# Media all the same, and what to do about them.
+# Media that we do not decode, and what to do about them.
 _NOT_READ = {
     **dict.fromkeys(_HEIF, "HEIC is read once the package pillow-heif is installed (pip install pillow-heif)"),
     **dict.fromkeys(_RAW, "raw files of cameras are not read; export them as JPEG"),
@@ -31,12 +31,12 @@ _NOT_READ = {
     **dict.fromkeys(_OTHER_VIDEOS, "this kind of video is not read; convert it to MP4"),
 }
 _TYPESCRIPT = (".ts", ".mts")  # or transport streams
-_SYNC = 0x47  # each packet of a transport stream starts with it, in .m2ts after four bytes
+_SYNC = 0x47  # the first byte of each packet of a transport stream, in .m2ts the fifth
 _PACKET = 188
 
 
 def suffix_of(path: str | PurePath) -> str:
-    """Return the end of a file's name in small letters.
+    """Return the suffix of a file's name in lower case.
 
     >>> suffix_of("a/IMG_1.JPG")
     '.jpg'
@@ -45,7 +45,7 @@ def suffix_of(path: str | PurePath) -> str:
 
 
 def kind_of(path: str | PurePath) -> str:
-    """Return "video" for a file name that ends like one, else "image".
+    """Return "video" for the suffix of a video, else "image".
 
     >>> kind_of("a.MTS"), kind_of("a.gif"), kind_of("a")
     ('video', 'image', 'image')
@@ -54,7 +54,7 @@ def kind_of(path: str | PurePath) -> str:
 
 
 def is_medium(path: str | PurePath, kind: str) -> bool:
-    """Say whether a file is, by its name, an image or a video (`kind`) that can be decoded here."""
+    """Return whether a file is, by its suffix, an image or a video (`kind`) that can be decoded."""
     suffix = suffix_of(path)
     if kind == "video":
         return suffix in VIDEO_SUFFIXES
@@ -62,7 +62,7 @@ def is_medium(path: str | PurePath, kind: str) -> bool:
 
 
 def why_not_read(path: str | PurePath) -> str | None:
-    """Return what to do about a file whose name says that it is a medium that is not decoded here; None for others.
+    """Return what to do about a medium whose format we do not decode, by its suffix; None for other files.
 
     >>> why_not_read("IMG_1.CR2"), why_not_read("a.jpg"), why_not_read("notes.txt")
     ('raw files of cameras are not read; export them as JPEG', None, None)
@@ -72,14 +72,14 @@ def why_not_read(path: str | PurePath) -> str | None:
 
 
 def left_out(paths: Iterable[Path]) -> list[str]:
-    """Return a note for each suffix of media that are not decoded here: how many, and what to do about them."""
+    """Return a note for each suffix of media that we do not decode: how many, and what to do about them."""
     counts = Counter(suffix_of(path) for path in paths if why_not_read(path))
     return [f"left out {counted(count, f'{suffix} file')}: {_NOT_READ[suffix]}" for suffix, count in counts.items()]
 
 
 @cache
 def reads_heif() -> bool:
-    """Say whether Pillow opens HEIC files: pillow-heif is installed (and is then registered), or another plugin is."""
+    """Return whether Pillow opens HEIC files; pillow-heif is registered if it is installed."""
     from PIL import Image
 
     try:
@@ -91,7 +91,7 @@ def reads_heif() -> bool:
 
 
 def is_typescript(file: Path) -> bool:
-    """Say whether a .ts or .mts file is a program's source, not a video. Raises OSError where it can't be read."""
+    """Return whether a .ts or .mts file is source code, not a video. Raises OSError if it cannot be read."""
     if suffix_of(file) not in _TYPESCRIPT:
         return False
     with open(file, "rb") as opened:

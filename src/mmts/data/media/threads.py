@@ -1,4 +1,4 @@
-"""Looking at many files at once, in threads: decoding and reading wait for the disk, and leave Python to others."""
+"""Decode and read many files at once in threads: decoders and disks leave Python free meanwhile."""
 
 import os
 from collections.abc import Callable, Collection, Iterator
@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 @contextmanager
 def threads(workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
-    """Open a pool of threads; what waits for them is dropped if the body raises."""
+    """Open a pool of threads; waiting jobs are dropped if the body raises."""
     with ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 16)) as pool:
         try:
             yield pool
@@ -26,7 +26,7 @@ def threads(workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
 def in_threads(
     function: Callable[[T], R], items: Collection[T], title: str, unit: str, workers: int | None = None
 ) -> Iterator[R]:
-    """Yield what a function returns for each item, in order, under a progress bar.
+    """Yield the function's results for the items, in order, under a progress bar.
 
     >>> list(in_threads(len, ["a", "bcd"], "counting", "words"))
     [1, 3]

@@ -1,1 +1,1 @@
-"""The losses in tiles: the same values and gradients as the plain versions, without a (B, B) matrix in memory."""
+"""The losses in tiles: the values and gradients of the plain versions, without a (B, B) matrix in memory."""

@@ -1,84 +1,63 @@
-"""Max-margin in tiles: the same loss and gradients as the plain version's, without a (B, B) matrix in memory."""
-
-from typing import Any
+"""Max-margin in tiles: the same loss and gradients as the plain version, without a (B, B) matrix in memory."""
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from mmts.losses.fused.tiles import (
-    add_products_,
+    Form,
+    KnownGradients,
+    UnitSides,
     along,
     buffers,
-    leave_out,
-    number_of_others,
-    refuse_double_backward,
+    fill_positives,
+    needs_gradient,
+    number_of_extra,
     similarity_tile,
-    through_unit_,
     tile_of,
     tiles,
 )
-from mmts.losses.normalize import compute_dtype, unit_and_length
+from mmts.losses.fused.triton.max_margin import triton_max_margin
 
 
-def fused_max_margin(
-    x: Tensor, y: Tensor, margin: Tensor, positives: Tensor | None, squared: bool, queries: slice
+def max_margin_in_tiles(
+    form: Form, x: Tensor, y: Tensor, margin: Tensor, positives: Tensor | None, squared: bool, queries: slice
 ) -> tuple[Tensor, Tensor]:
-    """Return b queries' share of the max-margin loss over all negatives, (), and -dL/ds_ii, (b,) (docs/method.md, 4.8,
-    4.10, 4.17, 5.9).
+    """Return the part of b queries of the max-margin loss, (), and -dL/ds_ii, (b,) (docs/method.md, 4.8, 4.17, 5.9).
 
-    Arguments as `max_margin` takes them, checked before; the margin is (B,). Double backward is an InputError.
+    Arguments as `max_margin` takes them, checked; the margin is (B,). A hinge's slope is known with the hinge, so one
+    pass computes the gradients with the loss. Double backward is an InputError.
     """
-    loss, pull = _Loss.apply(x, y, margin, positives, squared, queries)  # type: ignore[no-untyped-call]
-    return loss, pull
+    if isinstance(form, torch.dtype):
+        loss, gradients, pull = triton_max_margin(x, y, margin, positives, squared, queries, form)
+    else:
+        loss, gradients, pull = _in_tiles(x, y, margin, positives, squared, queries)
+    gradients = [*gradients, pull if needs_gradient(margin) else None]  # dL/dm_i = -dL/ds_ii: the same hinges
+    loss = KnownGradients.apply(loss, gradients, ("the fused max_margin",), x, y, margin)  # type: ignore[no-untyped-call]
+    return loss, pull[queries].clone()
 
 
-class _Loss(Function):
-    """One pass: a hinge's slope is known with the hinge, so the gradients are made with the loss and kept for later."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, y: Tensor, margin: Tensor, positives: Tensor | None, squared: bool, queries: slice
-    ) -> tuple[Tensor, Tensor]:
-        B, dtype = len(x), compute_dtype(x, y)
-        needs_x, needs_y, needs_margin = ctx.needs_input_grad[:3]
-        unit_x, *length_x = unit_and_length(x.to(dtype))
-        unit_y, *length_y = unit_and_length(y.to(dtype))
-        offset = margin - torch.linalg.vecdot(unit_x, unit_y)  # m_i - s_ii
-        pairs = B * (B - 1) - number_of_others(positives, unit_x)[0].sum()
-        weight = 0.5 / pairs.clamp_min(1).to(dtype)
-        of_x = torch.zeros_like(unit_x) if needs_x else None
-        of_y = torch.zeros_like(unit_y) if needs_y else None
-        slopes = torch.zeros_like(margin)  # the sum over both directions of what a sample's own hinges rise by
-        total = torch.zeros((), dtype=torch.float64, device=x.device)
-        scratch = buffers(unit_x, 3 if squared else 2)
-        for blocks, directions in tiles(B, queries):
-            s = similarity_tile(unit_x, unit_y, blocks, scratch[0])
-            leave_out(s, positives, blocks, float("-inf"))
-            parts = []  # dL/ds of each direction, but for own pairs and a factor
-            for axis in directions:
-                out = s if axis == directions[-1] else tile_of(scratch[1], blocks)
-                hinge = torch.add(s, along(offset[blocks[axis]], axis), out=out).clamp_min_(0.0)
-                cost = torch.mul(hinge, hinge, out=tile_of(scratch[2], blocks)) if squared else hinge
-                total += cost.sum()
-                slope = hinge.mul_(2.0) if squared else hinge.gt_(0.0)
-                slopes[blocks[axis]] += slope.sum(1 - axis)
-                parts.append(slope)
-            add_products_(of_x, of_y, parts, unit_x, unit_y, blocks)
-        for of_side, unit_side, other, length in ((of_x, unit_x, unit_y, length_x), (of_y, unit_y, unit_x, length_y)):
-            if of_side is not None:
-                of_side.addcmul_(other, slopes[:, None], value=-1.0).mul_(weight)
-                through_unit_(of_side, unit_side, *length)
-        of_margin = slopes.mul_(weight)  # dL/dm_i = -dL/ds_ii: both stand in the same hinges
-        ctx.save_for_backward(of_x, of_y, of_margin if needs_margin else None)
-        pull = of_margin[queries].clone()
-        ctx.mark_non_differentiable(pull)
-        ctx.dtypes = x.dtype, y.dtype, margin.dtype
-        return (total * weight).to(dtype), pull
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_double_backward("max_margin")
-        # The product first: in half precision a gradient that is scaled up must not be rounded before it is.
-        kept = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        return *((None if each is None else (each * gradient).to(dtype)) for each, dtype in kept), None, None, None
+def _in_tiles(
+    x: Tensor, y: Tensor, margin: Tensor, positives: Tensor | None, squared: bool, queries: slice
+) -> tuple[Tensor, list[Tensor | None], Tensor]:
+    """Return the loss, (), dL/dx and dL/dy, and -dL/ds_ii, (B,)."""
+    B, sides = len(x), UnitSides(x, y)
+    offset = margin.detach() - torch.linalg.vecdot(sides.x, sides.y)  # m_i - s_ii
+    pairs = B * (B - 1) - number_of_extra(positives, sides.x)[0].sum()
+    weight = 0.5 / pairs.clamp_min(1).to(sides.x.dtype)
+    slopes = torch.zeros_like(offset)  # the sum over both directions of the slopes of a sample's hinges
+    total = torch.zeros((), dtype=torch.float64, device=x.device)
+    scratch = buffers(sides.x, 3 if squared else 2)
+    for blocks, directions in tiles(B, queries):
+        s = similarity_tile(sides.x, sides.y, blocks, scratch[0])
+        fill_positives(s, positives, blocks, float("-inf"))
+        parts = []  # dL/ds of each direction, without positive pairs and `weight`
+        for axis in directions:
+            out = s if axis == directions[-1] else tile_of(scratch[1], blocks)
+            hinge = torch.add(s, along(offset[blocks[axis]], axis), out=out).clamp_min_(0.0)
+            cost = torch.mul(hinge, hinge, out=tile_of(scratch[2], blocks)) if squared else hinge
+            total += cost.sum()
+            slope = hinge.mul_(2.0) if squared else hinge.gt_(0.0)
+            slopes[blocks[axis]] += slope.sum(1 - axis)
+            parts.append(slope)
+        sides.add(parts, blocks)
+    return (total * weight).to(weight.dtype), sides.gradients(slopes, weight), slopes * weight

@@ -1,4 +1,4 @@
-"""What the losses on a GPU share: how kernels are cut, blocks of rows, and the products behind dL/ds."""
+"""What the losses on a GPU share: the shapes of tiles, blocks of rows, and the products behind dL/ds."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -10,11 +10,11 @@ from torch import Tensor
 from mmts.losses.fused.triton.sides import Side
 
 BLOCK_BYTES = 2**29
-"""A block of rows of dL/ds takes at most this much: at B = 65,536 in bfloat16 4,096 rows, enough to fill a GPU."""
+"""The most memory of a block of rows of dL/ds: at B = 65,536 in bfloat16 4,096 rows, enough to fill a GPU."""
 
 
 class Tile(NamedTuple):
-    """How a kernel is cut: a tile's samples of x and of y, components at a time; the rest is Triton's."""
+    """How a kernel is cut: a tile's samples of x and of y, components per step; then Triton's own options."""
 
     rows: int
     columns: int
@@ -26,11 +26,11 @@ class Tile(NamedTuple):
 
 TILES = {torch.bfloat16: Tile(64, 128, 64, 4, 3, 168), torch.float32: Tile(64, 64, 16, 4, 3)}
 LOG_SUM_TILES = TILES | {torch.bfloat16: Tile(128, 64, 64, 4, 3, 168)}
-"""The fastest of those tried on an H200 (benchmarks/losses_gpu.py); in bfloat16 three fit a multiprocessor at once."""
+"""The fastest on an H200 (benchmarks/losses_gpu.py); in bfloat16 three fit on a multiprocessor at once."""
 
 
 class Blocks:
-    """The matrix s of two sides, (B, B), by blocks of rows: each a whole number of tiles, but for the last."""
+    """The matrix s of two sides, (B, B), by blocks of rows: whole numbers of tiles, except for the last block."""
 
     def __init__(self, x: Side, y: Side, positives: Tensor | None, tiles: Mapping[torch.dtype, Tile] = TILES) -> None:
         self.x, self.y = x, y
@@ -41,17 +41,17 @@ class Blocks:
         self.tile = tiles[x.vectors.dtype]
 
     def with_slopes(self, rows: range | None = None) -> Iterator[slice]:
-        """Yield blocks, of some rows or all, whose dL/ds takes BLOCK_BYTES at most."""
-        return self._each_of(rows, self.B * self.x.vectors.itemsize)
+        """Yield blocks of the rows (None: of all) whose dL/ds takes at most BLOCK_BYTES."""
+        return self._cut_rows(rows, self.B * self.x.vectors.itemsize)
 
     def with_sums(self, rows: range | None = None) -> Iterator[slice]:
-        """Yield blocks whose rows' and columns' sums take half of BLOCK_BYTES; adding them up takes as much again."""
+        """Yield blocks whose sums of rows and columns take half of BLOCK_BYTES; adding these up takes as much again."""
         across, down = self.tile.columns, self.tile.rows
-        return self._each_of(rows, 2 * 4 * (-(-self.B // across) + -(-self.B // down)))
+        return self._cut_rows(rows, 2 * 4 * (-(-self.B // across) + -(-self.B // down)))
 
-    def _each_of(self, rows: range | None, bytes_a_row: int) -> Iterator[slice]:
+    def _cut_rows(self, rows: range | None, row_bytes: int) -> Iterator[slice]:
         rows = rows or range(self.B)
-        step = max(1, BLOCK_BYTES // bytes_a_row // self.tile.rows) * self.tile.rows
+        step = max(1, BLOCK_BYTES // row_bytes // self.tile.rows) * self.tile.rows
         for first in range(rows.start, rows.stop, step):
             yield slice(first, min(first + step, rows.stop))
 
@@ -60,26 +60,24 @@ class Blocks:
         return -((rows.start - rows.stop) // self.tile.rows), -(-self.B // self.tile.columns)
 
     def row_sums(self, rows: slice) -> Tensor:
-        """Return room for what each tile adds to a block's rows, (tiles across, rows)."""
+        """Return memory for the sums that each tile adds to a block's rows, (tiles across, rows)."""
         return self.x.inverse.new_empty(self.grid(rows)[1], rows.stop - rows.start)
 
     def column_sums(self, rows: slice) -> Tensor:
-        """Return room for what each tile of a block adds to its columns, (tiles down, B)."""
+        """Return memory for the sums that each tile of a block adds to its columns, (tiles down, B)."""
         return self.x.inverse.new_empty(self.grid(rows)[0], self.B)
 
     def launch(self, kernel: str, rows: slice, **arguments: Any) -> None:
         """Run a kernel of `kernels` over the tiles of a block."""
-        from mmts.losses.fused.triton import kernels  # needs Triton, which is there only where it is of use
+        from mmts.losses.fused.triton import kernels  # imports Triton, which not every machine has
 
         x, y, tile = self.x, self.y, self.tile
         by_tiles = has_copy_engine(x.vectors.device)
         down, across = self.grid(rows)
         with torch.cuda.device_of(x.vectors):  # type: ignore[no-untyped-call]
             getattr(kernels, kernel)[(down * across,)](
-                x=x.vectors,
-                y=y.vectors,
-                x_tiles=self._cut(x.vectors, tile.rows) if by_tiles else None,
-                y_tiles=self._cut(y.vectors, tile.columns) if by_tiles else None,
+                x=self._by_tiles(x.vectors, tile.rows) if by_tiles else x.vectors,
+                y=self._by_tiles(y.vectors, tile.columns) if by_tiles else y.vectors,
                 BY_TILES=by_tiles,
                 positives=x.vectors if self.positives is None else self.positives,
                 HAS_POSITIVES=self.positives is not None,
@@ -97,31 +95,31 @@ class Blocks:
                 **arguments,
             )
 
-    def _cut(self, vectors: Tensor, height: int) -> Any:
-        """Return vectors as the GPU's copy engine reads them: by tiles."""
+    def _by_tiles(self, vectors: Tensor, height: int) -> Any:
+        """Return vectors as the GPU's copy engine reads them, by tiles."""
         from triton.tools.tensor_descriptor import TensorDescriptor
 
         return TensorDescriptor.from_tensor(vectors, [height, self.tile.width])
 
 
 class UnitGradients:
-    """dL/d unit(x) and dL/d unit(y), (B, D) float32, None where not needed, gathered from blocks of dL/ds."""
+    """dL/d unit(x) and dL/d unit(y), (B, D) float32, or None where not needed, summed over blocks of dL/ds."""
 
     def __init__(self, blocks: Blocks, needs_x: bool, needs_y: bool, rows: range | None = None) -> None:
         x, y = blocks.x, blocks.y
-        self.of_x = torch.zeros_like(x.vectors, dtype=torch.float32) if needs_x else None
-        self.of_y = torch.zeros_like(y.vectors, dtype=torch.float32) if needs_y else None
+        self.grad_x = torch.zeros_like(x.vectors, dtype=torch.float32) if needs_x else None
+        self.grad_y = torch.zeros_like(y.vectors, dtype=torch.float32) if needs_y else None
         self.unit_x, self.unit_y = x.units, y.units
-        first = next(blocks.with_slopes(rows))  # none is larger
+        first = next(blocks.with_slopes(rows))  # the largest block
         self.slopes = x.vectors.new_empty(first.stop - first.start, blocks.B)
 
     def add(self, rows: slice) -> None:
-        """Add the products with the block of dL/ds that stands in `slopes` (rows, B)."""
+        """Add the products with the block of dL/ds in `slopes` (rows, B)."""
         slopes = self.slopes[: rows.stop - rows.start]
-        if self.of_x is not None:
-            _add_product_(self.of_x[rows], slopes, self.unit_y)
-        if self.of_y is not None:
-            _add_product_(self.of_y, slopes.T, self.unit_x[rows])
+        if self.grad_x is not None:
+            _add_product_(self.grad_x[rows], slopes, self.unit_y)
+        if self.grad_y is not None:
+            _add_product_(self.grad_y, slopes.T, self.unit_x[rows])
 
 
 def _add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
@@ -133,11 +131,11 @@ def _add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def _precision() -> str:
-    """Return how tensor cores may round float32: as torch's own switch says, which is off unless someone sets it."""
+    """Return how tensor cores may round float32, by torch's own switch, which is off by default."""
     return "tf32" if getattr(torch.backends.cuda.matmul, "fp32_precision", "ieee") == "tf32" else "ieee"
 
 
 @cache
 def has_copy_engine(device: torch.device) -> bool:
-    """Whether the GPU copies tiles by itself (9.0 and newer)."""
+    """Whether the GPU has an engine that copies tiles (capability 9.0 and newer)."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)

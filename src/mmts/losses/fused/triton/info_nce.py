@@ -1,4 +1,4 @@
-"""InfoNCE on a GPU: the tiles of `fused_info_nce` as Triton kernels (docs/method.md, 4.18)."""
+"""InfoNCE on a GPU: the tiles of `rows_in_tiles` as Triton kernels (docs/method.md, 4.18)."""
 
 import math
 from typing import Any
@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from mmts.losses.fused.info_nce import AXES
-from mmts.losses.fused.tiles import refuse_double_backward
+from mmts.losses.fused.tiles import AXES, refuse_double_backward
 from mmts.losses.fused.triton.blocks import LOG_SUM_TILES, Blocks, UnitGradients
-from mmts.losses.fused.triton.sides import Side, kernel_dtype, own_similarity, side, through_lengths
+from mmts.losses.fused.triton.sides import Side, own_similarity, side, through_lengths
 
 LOG2_E = math.log2(math.e)
 BACKWARDS = {"row": "row", "candidate": "candidate", "media": "candidate"}
-"""For y to x as the first direction, the anchor that divides by the same values."""
+"""The anchor that divides by the same values if y to x is the first direction."""
 
 
 def triton_rows(
@@ -26,29 +25,29 @@ def triton_rows(
     label_smoothing: float,
     decoupled: bool,
     queries: slice,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """Return the cross-entropy of b queries' rows and q - p of their own pairs, (2, b) float32 each, x to y, y to x.
+    """Return the cross-entropy of b queries and q - p of their positive pairs, (2, b) float32 each, as `rows_in_tiles`.
 
-    docs/method.md, 4.3 to 4.6, 4.11, 4.18 and 5.1.
-
-    Arguments as `info_nce` takes them, checked before, but for positives with label smoothing and float64; the
-    temperature is (B,). Double backward is an InputError.
+    Not for positives with label smoothing, nor for float64. dtype: of the products.
     """
-    options = label_smoothing, decoupled, range(*queries.indices(len(x)))
-    if len(options[-1]) == len(x):
-        return _Rows.apply(x, y, temperature, positives, anchor, *options)  # type: ignore[no-untyped-call, no-any-return]
-    # A direction at a time, its queries down the rows: both at once would make all tiles for the columns' sums.
-    other, transposed = BACKWARDS[anchor], None if positives is None else positives.T
-    xy = _Rows.apply(x, y, temperature, positives, anchor, *options)  # type: ignore[no-untyped-call]
-    yx = _Rows.apply(y, x, temperature, transposed, other, *options)  # type: ignore[no-untyped-call]
+    rows = range(*queries.indices(len(x)))
+    options = label_smoothing, decoupled, rows, dtype
+    if len(rows) == len(x):
+        return _Rows.apply(x, y, temperature, positives, (anchor, *options))  # type: ignore[no-untyped-call, no-any-return]
+    # One direction at a time, with its queries down the rows: both at once would need all tiles for the column sums.
+    xy = _Rows.apply(x, y, temperature, positives, (anchor, *options))  # type: ignore[no-untyped-call]
+    transposed = None if positives is None else positives.T
+    yx = _Rows.apply(y, x, temperature, transposed, (BACKWARDS[anchor], *options))  # type: ignore[no-untyped-call]
     entropies, slopes = (torch.stack([first[0], second[0]]) for first, second in zip(xy, yx, strict=True))
     return entropies, slopes
 
 
 class _Rows(Function):
-    """Forward a kernel for the rows' sums; backward one for dL/ds, by blocks of rows, and two products with each.
+    """Forward: a kernel for the rows' sums. Backward: a kernel for dL/ds by blocks of rows, and two products with each.
 
-    Where not all samples are queries, only tiles with queries down their rows are made: rows of y to x are then none.
+    If only some samples are queries, only tiles with queries down their rows are made, and the rows of y to x are not
+    complete.
     """
 
     @staticmethod
@@ -58,18 +57,16 @@ class _Rows(Function):
         y: Tensor,
         tau: Tensor,
         positives: Tensor | None,
-        anchor: str,
-        label_smoothing: float,
-        decoupled: bool,
-        queries: range,
+        options: tuple[str, float, bool, range, torch.dtype],
     ) -> tuple[Tensor, Tensor]:
-        x_side, y_side = (side(each, kernel_dtype(x, y)) for each in (x, y))
+        anchor, label_smoothing, decoupled, queries, dtype = options
+        x_side, y_side = side(x, dtype), side(y, dtype)
         weight = 1.0 / tau
         own_logit = own_similarity(x_side, y_side) / tau
         blocks = Blocks(x_side, y_side, positives, LOG_SUM_TILES)
         by_row, by_column = _factors(x_side, y_side, tau, anchor)
         reach = weight.max() - own_logit.min()
-        if decoupled:  # without the own pair even the largest can be far below it
+        if decoupled:  # without the positive pair even the largest can be far below it
             reach = torch.maximum(reach, weight.max() + own_logit.max())
         to_base_2 = {"own_logit": own_logit * LOG2_E, "reach": reach * LOG2_E}
         log_sums = tau.new_full((2, len(x)), float("-inf"))  # of z_ij - z_ii
@@ -87,10 +84,10 @@ class _Rows(Function):
             )
             log_sums[0, rows] = of_rows.logsumexp(dim=0)
             log_sums[1] = torch.logaddexp(log_sums[1], of_columns.logsumexp(dim=0))
-        empty = log_sums.isneginf() | (len(x) == 1)  # decoupled without a negative, or nothing but the own candidate
+        empty = log_sums.isneginf() | (len(x) == 1)  # no negative (decoupled), or no candidate but the positive
         log_sums.masked_fill_(empty, 0.0)
         ctx.save_for_backward(x, y, tau, positives, own_logit, log_sums, empty)
-        ctx.options = anchor, label_smoothing, decoupled, queries
+        ctx.options = options
         of_queries = slice(queries.start, queries.stop)
         own_p = torch.zeros_like(log_sums) if decoupled else torch.exp(-log_sums)
         slope = ((1.0 - label_smoothing) + label_smoothing / len(x) - own_p).masked_fill(empty, 0.0)[:, of_queries]
@@ -102,22 +99,22 @@ class _Rows(Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_double_backward("info_nce")
+        refuse_double_backward("the fused info_nce")
         with torch.autocast(gradient.device.type, enabled=False):
-            return *_gradients(ctx, gradient), None, None, None, None, None
+            return *_gradients(ctx, gradient), None, None
 
 
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return dL/dx, dL/dy and dL/dtau, each None where it is not needed, from dL/drows (2, b)."""
+    """Return dL/dx, dL/dy and dL/dtau, or None where not needed, from dL/drows (2, b)."""
     x, y, tau, positives, own_logit, log_sums, empty = ctx.saved_tensors
-    anchor, label_smoothing, decoupled, queries = ctx.options
+    anchor, label_smoothing, decoupled, queries, dtype = ctx.options
     needs_x, needs_y, needs_tau = ctx.needs_input_grad[:3]
-    x_side, y_side = (side(each, kernel_dtype(x, y)) for each in (x, y))
+    x_side, y_side = side(x, dtype), side(y, dtype)
     blocks = Blocks(x_side, y_side, positives)
-    found = UnitGradients(blocks, needs_x, needs_y, queries)
+    result = UnitGradients(blocks, needs_x, needs_y, queries)
     weight = 1.0 / tau
     by_row, by_column = _factors(x_side, y_side, tau, anchor)
-    of_logits = torch.zeros_like(tau)  # the sum of z dL/dz of what each tau divides
+    of_logits = torch.zeros_like(tau)  # the sum of z dL/dz over the logits that each tau divides
     on_each = label_smoothing / len(x)
     offset = (own_logit + log_sums) * LOG2_E
     own_share = (torch.zeros_like(log_sums) if decoupled else torch.exp(-log_sums)) - (1.0 - label_smoothing + on_each)
@@ -136,7 +133,7 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None
             own_share=own_share,
             pull=pull,
             weight=weight,
-            slopes=found.slopes,
+            slopes=result.slopes,
             of_rows=of_rows,
             of_columns=of_columns,
             on_each=on_each,
@@ -145,19 +142,19 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None
             SMOOTHED=label_smoothing > 0,
             OF_WEIGHTS=needs_tau,
         )
-        found.add(rows)
+        result.add(rows)
         if needs_tau:
             of_logits[rows] += of_rows.sum(dim=0)
             of_logits += of_columns.sum(dim=0)
     return (
-        None if found.of_x is None else through_lengths(found.of_x, x_side, x.dtype),
-        None if found.of_y is None else through_lengths(found.of_y, y_side, y.dtype),
+        None if result.grad_x is None else through_lengths(result.grad_x, x_side, x.dtype),
+        None if result.grad_y is None else through_lengths(result.grad_y, y_side, y.dtype),
         -of_logits / (tau * LOG2_E) if needs_tau else None,
     )
 
 
 def _factors(x: Side, y: Side, tau: Tensor, anchor: str) -> tuple[Tensor, Tensor]:
-    """Return what x_i . y_j is multiplied by, by row and by column, for both directions' logits to the base 2."""
+    """Return the factors by row and by column, (2, B) each, that turn x_i . y_j into logits to the base 2."""
     weight = LOG2_E / tau
     scales = [scale for _, scale in AXES[anchor]]
     by_row, by_column = (
@@ -168,7 +165,7 @@ def _factors(x: Side, y: Side, tau: Tensor, anchor: str) -> tuple[Tensor, Tensor
 
 
 def _mean_logits(x: Side, y: Side, weight: Tensor, anchor: str) -> Tensor:
-    """Return the mean of each row's logits, (2, B), from the mean of the candidates."""
+    """Return the mean of each query's logits, (2, B), from the mean of the candidates."""
     means = []
     for (query_axis, scale_axis), query, candidates in zip(AXES[anchor], (x, y), (y, x), strict=True):
         by_query = query_axis == scale_axis

@@ -1,16 +1,17 @@
-"""The tiles of the fused losses as Triton kernels: a tile of s is made and used up in registers (docs/method.md, 4.18).
+"""The tiles of the fused losses as Triton kernels: a tile of s is made and used in registers (docs/method.md, 4.18).
 
 Each program has one tile, ROWS samples i of x by COLUMNS samples j of y, in the block of rows from `first` to `last`.
-Its product is walked WIDTH components at a time on tensor cores and summed in float32. What a tile adds to its rows and
-its columns it writes to a place of its own, for the caller to sum: no atomics, so the same result every time.
+It computes the product WIDTH components at a time on tensor cores, summed in float32. Each tile writes its sums over
+rows and columns to its own place, for the caller to add: no atomics, so the result is the same every time.
 
-What follows a tile's product takes about as long as the product does, so it is kept short: exponentials are to the
-base 2, what multiplies a row or a column comes multiplied out, and masks are only in the few tiles that need them.
-Those have a branch of their own, from start to end: a mask over a common result would keep all of it in registers.
+The code after the product takes about as long as the product, so it is short: exponentials are to the base 2, factors
+of a row or a column are multiplied beforehand, and masks are only in the few tiles that need them. Those have their own
+branch from start to end: a mask over a common result would keep all of it in registers.
 
-Pointers are to contiguous tensors: x, y (B, D); positives (B, B) uint8; of_rows (column blocks, last - first) and
-of_columns (row blocks, B), a tile's share in each. Those with a value of each sample for both directions, x to y and
-y to x, are (2, B). This file alone needs Triton, and is imported where it is used.
+Pointers are to contiguous tensors: x, y (B, D), or their tiles for a GPU's copy engine if BY_TILES; positives (B, B)
+uint8; of_rows (column blocks, last - first) and of_columns (row blocks, B), the sums of each tile. Vectors with a value
+per sample for both directions, x to y and y to x, are (2, B). This file needs Triton, and is imported only where it is
+used.
 """
 
 import triton
@@ -18,7 +19,7 @@ import triton.language as tl
 
 LOG_2 = tl.constexpr(0.6931471805599453)
 GROUP = tl.constexpr(32)
-"""Tiles down that are walked through side by side before the next across, so that caches still hold their x."""
+"""Tiles down that run side by side before the next across, so that caches still hold their x."""
 
 
 @triton.jit
@@ -38,14 +39,14 @@ def _samples(down, across, first, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 @triton.jit
 def _is_mixed(down, across, first, last, B, ROWS: tl.constexpr, COLUMNS: tl.constexpr, HAS_POSITIVES: tl.constexpr):
-    """Whether anything in the tile may be no negative: own pairs, other positives, places beyond the end."""
+    """Whether the tile may hold anything but negatives: positives, or places beyond the end."""
     i, j = first + down * ROWS, across * COLUMNS
     return HAS_POSITIVES | (i + ROWS > last) | (j + COLUMNS > B) | ((i < j + COLUMNS) & (j < i + ROWS))
 
 
 @triton.jit
 def _pairs(i, j, positives, last, B, HAS_POSITIVES: tl.constexpr):
-    """Return which pairs of the tile are negatives (neither own nor other positives), and which are own pairs."""
+    """Return which pairs of the tile are negatives, and which are positive pairs (i = j)."""
     exist = (i < last)[:, None] & (j < B)[None, :]
     own = exist & (i[:, None] == j[None, :])
     others = exist & (i[:, None] != j[None, :])
@@ -63,26 +64,14 @@ def _of(vector, samples, B):
 
 @triton.jit
 def _products(
-    x,
-    y,
-    x_tiles,
-    y_tiles,
-    down,
-    across,
-    first,
-    B,
-    D,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BY_TILES: tl.constexpr,
-):
-    """Return x_i . y_j, (ROWS, COLUMNS) float32; beyond the end anything. BY_TILES: with a GPU's copy engine."""
+    x, y, down, across, first, B, D,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr, BY_TILES: tl.constexpr,
+):  # fmt: skip
+    """Return x_i . y_j, (ROWS, COLUMNS) float32; places beyond the end have any value."""
     dots = tl.zeros((ROWS, COLUMNS), tl.float32)
     if BY_TILES:
         for start in range(0, D, WIDTH):
-            of_x, of_y = x_tiles.load([first + down * ROWS, start]), y_tiles.load([across * COLUMNS, start])
+            of_x, of_y = x.load([first + down * ROWS, start]), y.load([across * COLUMNS, start])
             dots = tl.dot(of_x, of_y.T, dots, input_precision=PRECISION)
     else:
         i, j = _samples(down, across, first, ROWS, COLUMNS)
@@ -100,13 +89,13 @@ def _products(
 
 @triton.jit
 def _times(tile, of_i, of_j):
-    """Multiply a tile by a factor a row and one a column."""
+    """Multiply a tile by one factor per row and one per column."""
     return tile * of_i[:, None] * of_j[None, :]
 
 
 @triton.jit
 def _log2_sum(z, AXIS: tl.constexpr):
-    """Return log2 of sum 2^z along an axis; -inf where nothing is a candidate."""
+    """Return log2 of sum 2^z along an axis; -inf for a row without a candidate."""
     top = tl.maximum(tl.max(z, AXIS), -1e30)  # -inf less -inf would be NaN
     return top + tl.log2(tl.sum(tl.exp2(z - tl.expand_dims(top, AXIS)), AXIS))
 
@@ -133,46 +122,27 @@ def _put_slopes(slopes, values, i, j, first, last, B, WHOLE: tl.constexpr):
 
 @triton.jit
 def _candidates(z, others, own, DECOUPLED: tl.constexpr):
-    """Return z, exactly 0 for the own pair, -inf for what is no candidate."""
+    """Return z, exactly 0 for the positive pair, -inf for pairs that are not in the denominator."""
     z = tl.where(others, z, float("-inf"))
     return z if DECOUPLED else tl.where(own, 0.0, z)
 
 
 @triton.jit
 def info_nce_log_sums(
-    x,
-    y,
-    x_tiles,
-    y_tiles,
-    by_row,
-    by_column,
-    own_logit,
-    reach,
-    positives,
-    of_rows,
-    of_columns,
-    first,
-    last,
-    B,
-    D,
-    DECOUPLED: tl.constexpr,
-    HAS_POSITIVES: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BY_TILES: tl.constexpr,
-):
+    x, y, by_row, by_column, own_logit, reach, positives, of_rows, of_columns, first, last, B, D,
+    DECOUPLED: tl.constexpr, HAS_POSITIVES: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, BY_TILES: tl.constexpr,
+):  # fmt: skip
     """Write log sum_j 2^(z_ij - z_ii) of x to y, over the tile's columns, and of y to x, over its rows.
 
-    by_row, by_column (2, B): what x_i . y_j is multiplied by for z_ij. own_logit (B,): z_ii. reach (): how far from 0
-    z_ij - z_ii can be so that it matters.
+    by_row, by_column (2, B): the factors that turn x_i . y_j into z_ij. own_logit (B,): z_ii. reach (): the largest
+    |z_ij - z_ii| that matters.
     """
     down, across = _place(first, last, B, ROWS, COLUMNS)
     i, j = _samples(down, across, first, ROWS, COLUMNS)
     mixed = _is_mixed(down, across, first, last, B, ROWS, COLUMNS, HAS_POSITIVES)
-    careful = mixed | (tl.load(reach) > 100.0)  # a sum of 2^100, times as many as memory holds, is within float32
-    dots = _products(x, y, x_tiles, y_tiles, down, across, first, B, D, ROWS, COLUMNS, WIDTH, PRECISION, BY_TILES)
+    careful = mixed | (tl.load(reach) > 100.0)  # a sum of 2^100 over as many as memory holds is within float32
+    dots = _products(x, y, down, across, first, B, D, ROWS, COLUMNS, WIDTH, PRECISION, BY_TILES)
     of_i, of_j, own_i = _of(by_row, i, B), _of(by_column, j, B), _of(own_logit, i, B)[:, None]
     if careful:
         others, own = _pairs(i, j, positives, last, B, HAS_POSITIVES)
@@ -191,46 +161,22 @@ def info_nce_log_sums(
 
 @triton.jit
 def info_nce_slopes(
-    x,
-    y,
-    x_tiles,
-    y_tiles,
-    by_row,
-    by_column,
-    offset,
-    own_share,
-    pull,
-    weight,
-    positives,
-    slopes,
-    of_rows,
-    of_columns,
-    first,
-    last,
-    B,
-    D,
-    on_each,
-    SCALE_XY: tl.constexpr,
-    SCALE_YX: tl.constexpr,
-    SMOOTHED: tl.constexpr,
-    HAS_POSITIVES: tl.constexpr,
-    OF_WEIGHTS: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BY_TILES: tl.constexpr,
-):
-    """Write a tile of dL/ds, and where OF_WEIGHTS what it adds to the sums of z dL/dz that each tau divides.
+    x, y, by_row, by_column, offset, own_share, pull, weight, positives, slopes, of_rows, of_columns,
+    first, last, B, D, on_each,
+    SCALE_XY: tl.constexpr, SCALE_YX: tl.constexpr, SMOOTHED: tl.constexpr, HAS_POSITIVES: tl.constexpr,
+    OF_WEIGHTS: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, BY_TILES: tl.constexpr,
+):  # fmt: skip
+    """Write a tile of dL/ds, and if OF_WEIGHTS its sums of z dL/dz over the logits that each tau divides.
 
-    by_row, by_column: as for the log sums. offset (2, B): z_ii and the log sum, to the base 2. own_share (2, B):
-    dL/dz_ii over dL/drow. pull (2, B): dL/drow. weight (B,): 1 / tau. on_each: the target's share on others, where
-    SMOOTHED.
+    by_row, by_column: as for the log sums. offset (2, B): z_ii plus the log sum, to the base 2. own_share (2, B):
+    dL/dz_ii over dL/drow. pull (2, B): dL/drow. weight (B,): 1 / tau. on_each: if SMOOTHED, the target's share on each
+    candidate.
     """
     down, across = _place(first, last, B, ROWS, COLUMNS)
     i, j = _samples(down, across, first, ROWS, COLUMNS)
     mixed = _is_mixed(down, across, first, last, B, ROWS, COLUMNS, HAS_POSITIVES)
-    dots = _products(x, y, x_tiles, y_tiles, down, across, first, B, D, ROWS, COLUMNS, WIDTH, PRECISION, BY_TILES)
+    dots = _products(x, y, down, across, first, B, D, ROWS, COLUMNS, WIDTH, PRECISION, BY_TILES)
     if mixed:
         g, sums_i, sums_j = _slopes(
             dots, by_row, by_column, offset, own_share, pull, weight, positives,
@@ -250,29 +196,13 @@ def info_nce_slopes(
 
 @triton.jit
 def _slopes(
-    dots,
-    by_row,
-    by_column,
-    offset,
-    own_share,
-    pull,
-    weight,
-    positives,
-    i,
-    j,
-    last,
-    B,
-    on_each,
-    SCALE_XY: tl.constexpr,
-    SCALE_YX: tl.constexpr,
-    SMOOTHED: tl.constexpr,
-    MIXED: tl.constexpr,
-    HAS_POSITIVES: tl.constexpr,
-    OF_WEIGHTS: tl.constexpr,
-):
+    dots, by_row, by_column, offset, own_share, pull, weight, positives, i, j, last, B, on_each,
+    SCALE_XY: tl.constexpr, SCALE_YX: tl.constexpr, SMOOTHED: tl.constexpr, MIXED: tl.constexpr,
+    HAS_POSITIVES: tl.constexpr, OF_WEIGHTS: tl.constexpr,
+):  # fmt: skip
     """Return a tile of dL/ds, and its rows' and its columns' sums of z dL/dz.
 
-    Where a query's own temperature divides, its dL/dz add up to 0, so that log p, smaller than z, can stand for z.
+    If a query's own temperature divides, its dL/dz add up to 0, so log p, which is smaller than z, can replace z.
     """
     sums_i, sums_j = tl.zeros((i.shape[0],), tl.float32), tl.zeros((j.shape[0],), tl.float32)
     z = _times(dots, _of(by_row, i, B), _of(by_column, j, B))
@@ -315,40 +245,18 @@ def _slopes(
 
 @triton.jit
 def max_margin_slopes(
-    x,
-    y,
-    x_tiles,
-    y_tiles,
-    inverse_x,
-    inverse_y,
-    offset,
-    positives,
-    slopes,
-    costs,
-    of_rows,
-    of_columns,
-    first,
-    last,
-    B,
-    D,
-    SQUARED: tl.constexpr,
-    HAS_POSITIVES: tl.constexpr,
-    HAS_SLOPES: tl.constexpr,
-    PRECISION: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BY_TILES: tl.constexpr,
-):
-    """Write the sum of each row's hinges, both directions', to costs (column blocks, last - first), and the sums of
-    their slopes, of x to y over the columns and of y to x over the rows; where HAS_SLOPES also a tile of dL/ds, but for
-    own pairs and a factor.
+    x, y, inverse_x, inverse_y, offset, positives, slopes, costs, of_rows, of_columns, first, last, B, D,
+    SQUARED: tl.constexpr, HAS_POSITIVES: tl.constexpr, HAS_SLOPES: tl.constexpr, PRECISION: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, BY_TILES: tl.constexpr,
+):  # fmt: skip
+    """Write the sums of each row's hinges and of their slopes, and if HAS_SLOPES a tile of dL/ds.
 
-    offset (B,): m_i - s_ii.
+    costs (column blocks, last - first): the hinges of both directions; of_rows, of_columns: the slopes of x to y and of
+    y to x. dL/ds is without positive pairs and a factor. offset (B,): m_i - s_ii.
     """
     down, across = _place(first, last, B, ROWS, COLUMNS)
     i, j = _samples(down, across, first, ROWS, COLUMNS)
-    dots = _products(x, y, x_tiles, y_tiles, down, across, first, B, D, ROWS, COLUMNS, WIDTH, PRECISION, BY_TILES)
+    dots = _products(x, y, down, across, first, B, D, ROWS, COLUMNS, WIDTH, PRECISION, BY_TILES)
     s = _times(dots, _of(inverse_x, i, B), _of(inverse_y, j, B))
     xy = tl.maximum(s + _of(offset, i, B)[:, None], 0.0)
     yx = tl.maximum(s + _of(offset, j, B)[None, :], 0.0)
@@ -362,3 +270,45 @@ def max_margin_slopes(
     _put_column_sums(of_columns, tl.sum(yx, 0), j, down, B)
     if HAS_SLOPES:
         _put_slopes(slopes, xy + yx, i, j, first, last, B, False)
+
+
+# --- one sample per program; WIDTH is the next power of two from D (padded) on --------------------------------------
+
+
+@triton.jit
+def prepare_rows(x, vectors, units, inverse, power, D, D_PADDED, WIDTH: tl.constexpr):
+    """Write the fields of a `Side`."""
+    sample, k = tl.program_id(0), tl.arange(0, WIDTH)
+    row = tl.load(x + sample.to(tl.int64) * D + k, mask=k < D, other=0.0).to(tl.float32)
+    largest = tl.max(tl.abs(row), 0)
+    exponent = tl.minimum(largest.to(tl.int32, bitcast=True) >> 23, 252)
+    shift = tl.where(largest > 0.0, ((253 - exponent) << 23).to(tl.float32, bitcast=True), 1.0)  # 2^(126 - exponent)
+    row *= shift
+    length = tl.sqrt(tl.sum(row * row, 0))
+    of_length = tl.where(length > 0.0, 1.0 / length, 1.0)
+    at, inside = sample.to(tl.int64) * D_PADDED + k, k < D_PADDED
+    tl.store(vectors + at, row.to(vectors.dtype.element_ty), mask=inside)
+    tl.store(units + at, (row * of_length).to(units.dtype.element_ty), mask=inside)
+    tl.store(inverse + sample, of_length)
+    tl.store(power + sample, shift)
+
+
+@triton.jit
+def own_products(x, y, dots, D, D_PADDED, WIDTH: tl.constexpr):
+    """Write x_i . y_i, (B,)."""
+    sample, k = tl.program_id(0), tl.arange(0, WIDTH)
+    at, inside = sample.to(tl.int64) * D_PADDED + k, k < D
+    of_x, of_y = tl.load(x + at, mask=inside, other=0.0), tl.load(y + at, mask=inside, other=0.0)
+    tl.store(dots + sample, tl.sum(of_x.to(tl.float32) * of_y.to(tl.float32), 0))
+
+
+@triton.jit
+def through_lengths(out, gradient, vectors, inverse, power, D, D_PADDED, WIDTH: tl.constexpr):
+    """Write dL/dx = (g - (g . u) u) / ||x|| (B, D), u the unit vector, for g = dL/du."""
+    sample, k = tl.program_id(0), tl.arange(0, WIDTH)
+    at, inside = sample.to(tl.int64) * D_PADDED + k, k < D
+    g = tl.load(gradient + at, mask=inside, other=0.0)
+    of_length = tl.load(inverse + sample)
+    unit = tl.load(vectors + at, mask=inside, other=0.0).to(tl.float32) * of_length
+    g = (g - tl.sum(g * unit, 0) * unit) * (of_length * tl.load(power + sample))
+    tl.store(out + sample.to(tl.int64) * D + k, g.to(out.dtype.element_ty), mask=inside)

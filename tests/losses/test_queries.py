@@ -1,4 +1,4 @@
-"""The share of some queries: shares add up to the loss and its gradients, in each loss and option, plain and fused."""
+"""The part of some queries: parts add up to the loss and its gradients, in each loss and option, plain and fused."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -12,15 +12,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mmts.errors import InputError
-from mmts.losses import info_nce, max_margin
+from mmts.losses import (
+    decoupled_info_nce,
+    info_nce,
+    max_margin,
+    multi_positive_info_nce,
+    reweighted_info_nce,
+    siglip,
+    sms,
+)
 from mmts.losses.contrast import contrast
 from mmts.losses.fused import tiles
-from mmts.losses.info_nce import ANCHORS
-from mmts.losses.max_margin import max_margin_and_pull
-from mmts.losses.reweighted import reweighted_info_nce
-from mmts.losses.rows import checked_rows, stripes
-from mmts.losses.siglip import siglip
-from mmts.losses.sms import sms, sms_and_activity
+from mmts.losses.queries import ANCHORS, checked_queries, query_rows
 
 Loss = Callable[..., Tensor]
 B = 11
@@ -43,8 +46,8 @@ def _contrast(x: Tensor, y: Tensor, tau: Tensor, **options: Any) -> Tensor:
 PLAIN: list[tuple[Loss, dict[str, Any]]] = [
     *((info_nce, {"anchor": anchor, "label_smoothing": 0.1, "positives": some_positives(B)}) for anchor in ANCHORS),
     (info_nce, {"scale_by_temperature": True}),
-    (info_nce, {"decoupled": True, "positives": some_positives(B)}),
-    (info_nce, {"multi_positive": True, "positives": some_positives(B)}),
+    (decoupled_info_nce, {"positives": some_positives(B)}),
+    (multi_positive_info_nce, {"positives": some_positives(B)}),
     (max_margin, {"squared": True, "positives": some_positives(B)}),
     (max_margin, {"negatives": "hardest", "positives": some_positives(B)}),
     (max_margin, {"relevance": graded(B)}),
@@ -55,7 +58,7 @@ PLAIN: list[tuple[Loss, dict[str, Any]]] = [
 ]
 FUSED: list[tuple[Loss, dict[str, Any]]] = [
     *((info_nce, {"anchor": anchor, "label_smoothing": 0.1, "positives": some_positives(B)}) for anchor in ANCHORS),
-    (info_nce, {"scale_by_temperature": True, "decoupled": True}),
+    (decoupled_info_nce, {"scale_by_temperature": True}),
     (max_margin, {"positives": some_positives(B)}),
     (max_margin, {"squared": True}),
     (_contrast, {"positives": some_positives(B)}),
@@ -77,52 +80,50 @@ class Largest(TorchDispatchMode):
 
 
 def summed(loss: Loss, inputs: tuple[Tensor, ...], cuts: tuple[int, ...], **options: Any) -> list[Tensor]:
-    """The loss and its gradients, added up over the shares between the cuts."""
-    rows = [slice(start, stop) for start, stop in pairwise(cuts)]
-    found = [loss_and_gradients(loss(*inputs, rows=each, **options), *inputs) for each in rows]
+    """The loss and its gradients, added up over the parts between the cuts."""
+    parts = [slice(start, stop) for start, stop in pairwise(cuts)]
+    found = [loss_and_gradients(loss(*inputs, queries=each, **options), *inputs) for each in parts]
     return [torch.stack(each).sum(dim=0) for each in zip(*found, strict=True)]
 
 
 @pytest.mark.parametrize("cuts", CUTS)
 @pytest.mark.parametrize(("loss", "options"), PLAIN)
-def test_shares_add_up_to_the_loss_and_its_gradients(
-    loss: Loss, options: dict[str, Any], cuts: tuple[int, ...]
-) -> None:
+def test_parts_add_up_to_the_loss_and_its_gradients(loss: Loss, options: dict[str, Any], cuts: tuple[int, ...]) -> None:
     inputs = *embeddings(B), values(B)
     wanted = loss_and_gradients(loss(*inputs, **options), *inputs)
     torch.testing.assert_close(summed(loss, inputs, cuts, **options), wanted, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("rows", [slice(0, 4), slice(3, 4), slice(5, 11)])
+@pytest.mark.parametrize("queries", [slice(0, 4), slice(3, 4), slice(5, 11)])
 @pytest.mark.parametrize(("loss", "options"), FUSED)
-def test_a_share_in_tiles_equals_the_plain_one(
-    loss: Loss, options: dict[str, Any], rows: slice, monkeypatch: pytest.MonkeyPatch
+def test_a_part_in_tiles_equals_the_plain_one(
+    loss: Loss, options: dict[str, Any], queries: slice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiles, "TILE", 3)
     inputs = *embeddings(B), values(B)
     fused, plain = (
-        loss_and_gradients(loss(*inputs, rows=rows, fused=fused, **options), *inputs) for fused in (True, False)
+        loss_and_gradients(loss(*inputs, queries=queries, fused=fused, **options), *inputs) for fused in (True, False)
     )
     torch.testing.assert_close(fused, plain, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("rows", [None, slice(3, 7)])
+@pytest.mark.parametrize("queries", [None, slice(3, 7)])
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize(("loss", "options"), [(loss, options) for loss, options in FUSED if "positives" in options])
 def test_positives_may_be_sparse(
-    loss: Loss, options: dict[str, Any], fused: bool, rows: slice | None, monkeypatch: pytest.MonkeyPatch
+    loss: Loss, options: dict[str, Any], fused: bool, queries: slice | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiles, "TILE", 3)
     inputs = *embeddings(B), values(B)
     ways = (options["positives"], options["positives"].to_sparse())
     dense, sparse = (
-        loss_and_gradients(loss(*inputs, **options | {"positives": each}, rows=rows, fused=fused), *inputs)
+        loss_and_gradients(loss(*inputs, **options | {"positives": each}, queries=queries, fused=fused), *inputs)
         for each in ways
     )
     torch.testing.assert_close(sparse, dense, rtol=0, atol=0)
 
 
-def test_what_a_sparse_tensor_says_is_false_is_no_positive() -> None:
+def test_an_entry_false_of_a_sparse_tensor_is_no_positive() -> None:
     (x, y), some = embeddings(B), some_positives(B)
     places = torch.ones(B, B).nonzero().T
     every = torch.sparse_coo_tensor(places, some[places[0], places[1]], (B, B), check_invariants=True)
@@ -132,39 +133,40 @@ def test_what_a_sparse_tensor_says_is_false_is_no_positive() -> None:
 
 
 @pytest.mark.parametrize("loss", [info_nce, max_margin, reweighted_info_nce, _siglip, _sms])
-def test_a_value_a_pair_may_be_given_for_the_queries_alone(loss: Loss) -> None:
-    (x, y), pairs, rows = embeddings(B), values(B, 2), slice(2, 5)
-    of_queries = torch.stack(stripes(pairs, rows))
+def test_values_per_pair_may_be_those_of_the_queries_alone(loss: Loss) -> None:
+    (x, y), pairs, queries = embeddings(B), values(B, 2), slice(2, 5)
+    of_queries = torch.stack(query_rows(pairs, queries))
     assert of_queries.shape == (2, 3, B)
-    assert loss(x, y, of_queries, rows=rows).item() == pytest.approx(loss(x, y, pairs, rows=rows).item(), rel=1e-12)
+    ours, wanted = (loss(x, y, value, queries=queries).item() for value in (of_queries, pairs))
+    assert ours == pytest.approx(wanted, rel=1e-12)
     with pytest.raises(InputError, match="it must be"):
-        loss(x, y, of_queries, rows=slice(2, 6))
+        loss(x, y, of_queries, queries=slice(2, 6))
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_what_is_told_of_each_query_is_told_of_these_alone(fused: bool) -> None:
-    (x, y), tau, rows = embeddings(B), values(B).detach(), slice(3, 9)
-    whole, of_rows = (max_margin_and_pull(x, y, tau, rows=each, fused=fused)[1] for each in (None, rows))
-    torch.testing.assert_close(of_rows, whole[rows])
-    whole, of_rows = (sms_and_activity(x, y, graded(B), tau, rows=each)[1] for each in (None, rows))
-    torch.testing.assert_close(of_rows, whole[rows])
-    everything, some = (contrast(x, y, (tau, tau), rows=each, fused=fused) for each in (None, rows))
+def test_the_values_per_query_are_those_of_the_queries(fused: bool) -> None:
+    (x, y), tau, queries = embeddings(B), values(B).detach(), slice(3, 9)
+    whole, part = (max_margin.with_pull(x, y, tau, queries=each, fused=fused)[1] for each in (None, queries))
+    torch.testing.assert_close(part, whole[queries])
+    whole, part = (sms.with_pull(x, y, graded(B), tau, queries=each)[1] for each in (None, queries))
+    torch.testing.assert_close(part, whole[queries])
+    everything, some = (contrast(x, y, (tau, tau), queries=each, fused=fused) for each in (None, queries))
     for found, wanted in zip(some[1:], everything[1:], strict=True):
-        torch.testing.assert_close(found, wanted[:, rows])
+        torch.testing.assert_close(found, wanted[:, queries])
 
 
-@pytest.mark.parametrize("rows", [slice(3, 3), slice(0, 12), slice(0, 6, 2), slice(11, 12)])
-def test_rows_that_are_none_of_the_batch_are_refused(rows: slice) -> None:
+@pytest.mark.parametrize("queries", [slice(3, 3), slice(0, 12), slice(0, 6, 2), slice(11, 12)])
+def test_queries_outside_the_batch_are_refused(queries: slice) -> None:
     with pytest.raises(InputError, match="for a batch of 11 it must be slice"):
-        checked_rows(rows, B)
+        checked_queries(queries, B)
 
 
 @pytest.mark.parametrize(("loss", "options"), PLAIN)
-def test_a_share_makes_no_matrix_of_all_pairs(loss: Loss, options: dict[str, Any]) -> None:
+def test_a_part_makes_no_matrix_of_all_pairs(loss: Loss, options: dict[str, Any]) -> None:
     inputs = *embeddings(B), values(B)
     sizes = []
-    for rows in (slice(4, 5), None):
+    for queries in (slice(4, 5), None):
         with Largest() as largest:
-            loss(*inputs, rows=rows, **options).backward()
+            loss(*inputs, queries=queries, **options).backward()
         sizes.append(largest.elements)
     assert sizes[0] < B * B <= sizes[1]

@@ -1,0 +1,185 @@
+"""The rows of a batch's queries: every loss is a sum over them, so that processes can share a batch by its queries.
+
+A batch has two directions: media search the texts, and texts search the media. In each a query's row holds what belongs
+to it and each of the B candidates. Of b queries these are two tensors (b, B), x to y and y to x. From them a loss
+computes these queries' part of it: over slices that together are the batch, the parts add up (docs/method.md, 4.19).
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from inspect import signature
+from typing import Any, Literal, NamedTuple, ParamSpec, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from mmts.errors import InputError
+from mmts.losses.normalize import compute_dtype, unit
+
+P = ParamSpec("P")
+Anchor = Literal["row", "candidate", "media"]
+ANCHORS: tuple[Anchor, ...] = ("row", "candidate", "media")
+Rows = tuple[Tensor, Tensor]
+"""The rows of some queries, (b, B) each: x to y, then y to x."""
+
+
+class LossFunction(Protocol[P]):
+    """A loss: called, it returns the loss, (); `with_pull` returns also the pull on each positive pair, (b,)."""
+
+    __name__: str
+    with_pull: Callable[P, tuple[Tensor, Tensor]]
+
+    def __call__(self, *arguments: P.args, **options: P.kwargs) -> Tensor:
+        """Return the loss alone."""
+        ...
+
+
+def with_pull(both: Callable[P, tuple[Tensor, Tensor]]) -> LossFunction[P]:
+    """Turn a function that returns a loss and its pulls -dL/ds_ii, (b,) and detached, into a LossFunction."""
+
+    @wraps(both)
+    def loss(*arguments: P.args, **options: P.kwargs) -> Tensor:
+        return both(*arguments, **options)[0]
+
+    result: Any = loss
+    result.__signature__ = signature(both).replace(return_annotation=Tensor)
+    result.with_pull = both
+    return cast(LossFunction[P], result)
+
+
+class Direction(NamedTuple):
+    """The rows of b queries in one direction of a batch.
+
+    similarity: (b, B), cosines. value: temperatures or margins, broadcastable to (b, B). extra: (b, B) bool, the extra
+    positives, or None. start: the place in the batch of the first query.
+    """
+
+    similarity: Tensor
+    value: Tensor
+    extra: Tensor | None
+    start: int
+
+    def of_pair(self, rows: Tensor) -> Tensor:
+        """Return a view of the entries of the positive pairs: (b, B) -> (b,)."""
+        return rows.diagonal(offset=self.start)
+
+    @property
+    def is_pair(self) -> Tensor:
+        """Where the positive pairs are: (b, B) bool."""
+        places = torch.zeros_like(self.similarity, dtype=torch.bool)
+        self.of_pair(places).fill_(True)
+        return places
+
+    @property
+    def is_positive(self) -> Tensor:
+        """Where the positive pairs and the extra positives are: (b, B) bool. The other candidates are negatives."""
+        return self.is_pair if self.extra is None else self.is_pair | self.extra
+
+    def scaled(self, factor: Tensor) -> "Direction":
+        """Return the same direction with its values multiplied by `factor` (b, B)."""
+        return self._replace(value=self.value * factor)
+
+    def mean_over_candidates(self, rows: Tensor) -> tuple[Tensor, Tensor | int]:
+        """Return the means over all candidates but extra positives, (b, B) -> (b,), and how many candidates remain."""
+        if self.extra is None:
+            return rows.mean(dim=1), rows.shape[1]
+        remaining = rows.shape[1] - self.extra.sum(dim=1)
+        return rows.masked_fill(self.extra, 0.0).sum(dim=1) / remaining, remaining
+
+
+def directions(
+    x: Tensor, y: Tensor, value: Tensor, positives: Tensor | None, queries: slice, anchor: Anchor = "row"
+) -> tuple[Direction, Direction]:
+    """Return the rows of the queries from x to y and from y to x; arguments as checked by `mmts.losses.checks`.
+
+    value: (), (B,), (B, B) or the queries' rows (2, b, B). anchor: whose value a candidate gets (docs/method.md, 4.4).
+    """
+    of_query = query_values(value, queries)
+    values = of_query
+    if value.ndim == 1 and anchor != "row":
+        values = value[None, :] if anchor == "candidate" else of_query[0], value[None, :]
+    rows = zip(cosine_rows(x, y, queries), values, extra_positives(positives, queries), strict=True)
+    xy, yx = (Direction(*row, queries.start) for row in rows)
+    return xy, yx
+
+
+def checked_queries(queries: slice | None, B: int) -> slice:
+    """Return the queries as a slice with start and stop, the whole batch for None; else raise InputError.
+
+    >>> checked_queries(None, 3), checked_queries(slice(1, None), 3)
+    (slice(0, 3, None), slice(1, 3, None))
+    """
+    if queries is None:
+        return slice(0, B)
+    start, stop, step = queries.indices(B)
+    if step != 1 or start >= stop or (queries.stop or 0) > B:
+        raise InputError(
+            f"queries is {queries}; for a batch of {B} it must be slice(start, stop) with 0 <= start < stop <= {B}"
+        )
+    return slice(start, stop)
+
+
+def cosine_rows(x: Tensor, y: Tensor, queries: slice) -> Rows:
+    """Return the cosines of the queries with all candidates, in float32 at least; the whole batch takes one product."""
+    with torch.autocast(x.device.type, enabled=False):
+        dtype = compute_dtype(x, y)
+        unit_x, unit_y = unit(x.to(dtype)), unit(y.to(dtype))
+        if queries == slice(0, len(x)):
+            similarity = unit_x @ unit_y.T
+            return similarity, similarity.T
+        return unit_x[queries] @ unit_y.T, unit_y[queries] @ unit_x.T
+
+
+def query_rows(pairs: Tensor, queries: slice) -> Rows:
+    """Return the queries' rows of a matrix with one value per pair x_i, y_j: (B, B), or (2, b, B), already rows.
+
+    >>> query_rows(torch.tensor([[1, 2], [3, 4]]), slice(1, 2))
+    (tensor([[3, 4]]), tensor([[2, 4]]))
+    """
+    return (pairs[0], pairs[1]) if pairs.ndim == 3 else (pairs[queries], pairs[:, queries].T)
+
+
+def query_values(value: Tensor, queries: slice) -> Rows:
+    """Return the queries' values for x to y and y to x, each broadcastable to (b, B).
+
+    >>> query_values(torch.tensor([0.1, 0.2]), slice(1, 2))
+    (tensor([[0.2000]]), tensor([[0.2000]]))
+    """
+    if value.ndim >= 2:
+        return query_rows(value, queries)
+    of_query = value[queries, None] if value.ndim else value
+    return of_query, of_query
+
+
+def pair_values(value: Tensor, queries: slice) -> Tensor:
+    """Return the values of the queries' positive pairs, (b,), or () if all have one value.
+
+    >>> pair_values(torch.tensor([[0.1, 0.2], [0.3, 0.4]]), slice(1, 2))
+    tensor([0.4000])
+    """
+    if value.ndim == 3:  # both directions agree on positive pairs
+        return value[0].diagonal(offset=queries.start)
+    return value.diagonal()[queries] if value.ndim == 2 else value[queries] if value.ndim else value
+
+
+def extra_positives(positives: Tensor | None, queries: slice) -> Rows | tuple[None, None]:
+    """Return the queries' rows of `positives` (B, B) bool, dense or coalesced, without its diagonal.
+
+    >>> some = torch.tensor([[True, True], [False, False]])
+    >>> extra_positives(some.to_sparse().coalesce(), slice(1, 2))
+    (tensor([[False, False]]), tensor([[ True, False]]))
+    """
+    if positives is None:
+        return None, None
+    if positives.is_sparse:
+        b, device = queries.stop - queries.start, positives.device
+        xy, yx = torch.zeros(2, b, len(positives), dtype=torch.bool, device=device)
+        i, j = positives.indices()
+        for rows, query, candidate in ((xy, i, j), (yx, j, i)):
+            inside = (query >= queries.start) & (query < queries.stop)
+            rows[query[inside] - queries.start, candidate[inside]] = True
+    else:
+        xy, yx = (rows.clone() for rows in query_rows(positives, queries))
+    for rows in (xy, yx):
+        rows.diagonal(offset=queries.start).fill_(False)
+    return xy, yx

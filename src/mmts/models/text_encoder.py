@@ -1,0 +1,129 @@
+"""The one frozen text encoder: from the name of a pretrained model and captions to feature rows, kept on disk."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmts.errors import InputError, RecipeError, shortened
+from mmts.files import content_hash
+from mmts.models import huggingface as hf
+from mmts.models.base import TextTower
+from mmts.models.features import Rows, text_features
+from mmts.models.text_towers import load_text_tower, minilm_folder
+
+_NAMES = ("minilm", "tfidf")  # for messages
+_MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A pretrained text tower that encodes captions; `fingerprint` hashes its files, or is its commit on the hub."""
+
+    name: str
+    fingerprint: str
+    tower: TextTower
+
+    def __call__(self, captions: Sequence[str]) -> Rows:
+        """Return the feature rows (N, W) float32 of captions (N,), of any norm.
+
+        A run with the same frozen text tower finds them in the cache of `text_features`, and the other way round.
+        """
+        return text_features(self.tower, captions)
+
+
+def text_encoder(name: str) -> TextEncoder:
+    """Return the encoder of that name.
+
+    Args:
+        name: "minilm", or the folder or Hugging Face name of a sentence-transformers, CLIP or SigLIP model or of any
+            text encoder that AutoModel loads.
+
+    Raises:
+        InputError: There is no such model, or it cannot be loaded.
+    """
+    try:
+        place, file = _find(name)
+        return _load(name, place, name != "minilm" and file.name == "modules.json", _fingerprint(place, file))
+    except RecipeError as error:
+        raise InputError(f"encoder: {error}") from None
+
+
+@lru_cache(maxsize=1)
+def _load(name: str, place: str, is_pipeline: bool, fingerprint: str) -> TextEncoder:
+    tower = _SentenceTower(name, place, fingerprint) if is_pipeline else load_text_tower(name)
+    tower.freeze()
+    # A build of torch for GPUs names one even on machines that have none.
+    if torch.accelerator.is_available():
+        tower.to(torch.accelerator.current_accelerator())
+    return TextEncoder(name, fingerprint, tower)
+
+
+class _SentenceTower(TextTower):
+    """A sentence-transformers model with its own prompt, pooling and further modules."""
+
+    def __init__(self, name: str, place: str, fingerprint: str) -> None:
+        super().__init__()
+        self.name = name
+        from sentence_transformers import SentenceTransformer
+
+        self._files = fingerprint
+        try:
+            with hf.quiet():
+                self.model: Any = SentenceTransformer(place, device="cpu").float()
+        except Exception as error:  # whatever the library raises for a broken folder
+            reason = shortened((str(error).strip().splitlines() or [type(error).__name__])[0], 240)
+            raise RecipeError(f"{name}: sentence-transformers cannot load the model: {reason}") from None
+        self.prompt = self.model.prompts.get(self.model.default_prompt_name or "", "")
+        with torch.inference_mode():
+            self.width = int(self(self.tokenize(["a"])).shape[1])
+
+    def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        tokenize = getattr(self.model, "preprocess", None) or self.model.tokenize  # renamed in version 6
+        tokens = tokenize([self.prompt + caption for caption in captions])
+        return {key: value for key, value in tokens.items() if isinstance(value, Tensor)}
+
+    def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        features: Tensor = self.model(dict(tokens))["sentence_embedding"]
+        return features
+
+    def _settings(self) -> tuple[str, ...]:
+        return (self._files,)
+
+
+def _find(name: str) -> tuple[str, Path]:
+    """Return where the model lies, and its modules.json (sentence-transformers) or else its config.json."""
+    from transformers.utils import cached_file
+
+    folder = Path(minilm_folder() if name == "minilm" else name).expanduser()
+    if (folder / "modules.json").is_file():
+        return str(folder), folder / "modules.json"
+    if hf.find_source(name, "text", _NAMES).local:
+        return str(folder), folder / "config.json"
+    # sentence-transformers allows names without their owner.
+    places = [name] if "/" in name else [name, f"sentence-transformers/{name}"]
+    reason = ""
+    for place in places:
+        for file in ("modules.json", "config.json"):
+            try:
+                with hf.quiet():
+                    return place, Path(cached_file(place, file))
+            except OSError as error:
+                reason = str(error).strip().splitlines()[0]
+    raise RecipeError(
+        f"{name!r} is not a folder, and Hugging Face gave no such model: {shortened(reason, 240)} "
+        f"({' and '.join(_NAMES)} need no network)"
+    )
+
+
+def _fingerprint(place: str, file: Path) -> str:
+    """Hash the weights, configuration and vocabulary in a folder; name the commit of a model on the hub."""
+    if not Path(place).is_dir():
+        return f"{place}@{file.parent.name}"
+    files = sorted(path for path in file.parent.rglob("*") if path.suffix in _MODEL_FILES and path.is_file())
+    parts = [f"{path.relative_to(file.parent).as_posix()} {content_hash(path.read_bytes())}" for path in files]
+    return f"files {content_hash(*parts)}"

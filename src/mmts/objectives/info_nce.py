@@ -1,0 +1,140 @@
+"""InfoNCE and its relatives with the temperatures of a policy.
+
+>>> import torch
+>>> from mmts.policies import Fixed
+>>> objective = InfoNCE(Fixed(0.07))
+>>> output = objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
+>>> sorted(output.log)
+['temperature', 'weight']
+"""
+
+from collections.abc import Callable
+from typing import Annotated
+
+from torch import Tensor
+
+from mmts.losses import decoupled_info_nce, info_nce, multi_positive_info_nce, reweighted_info_nce
+from mmts.losses.queries import Anchor
+from mmts.losses.softmax import check_options
+from mmts.objectives.base import Objective, ObjectiveOutput, Pairs, policy_values
+from mmts.options import RecipeDefault, ZeroToOne
+from mmts.policies import Policy
+
+
+class InfoNCE(Objective):
+    """InfoNCE with the temperatures of a policy (docs/method.md, 4.3 to 4.7 and 5.1; arXiv 1807.03748).
+
+    temperature: the policy.
+    anchor: whose temperature divides a logit: the query's (`row`), the candidate's, or in both directions the medium's.
+    label_smoothing: share of the target that is spread over all candidates.
+    scale_by_temperature: multiply each row by its temperature, which cancels its effect on the size of the gradient.
+
+    Logs "temperature", the policy's values, and "weight" (B,): the pull of the loss on each positive pair, divided by
+    the batch's mean (5.1).
+
+    >>> import torch
+    >>> from mmts.policies import Shifted
+    >>> from mmts.schedules import Constant
+    >>> objective = InfoNCE(Shifted(Constant(0.0), torch.tensor([0.05, 0.15])))
+    >>> x, y = torch.eye(4).chunk(2)  # all cosines are 0, so only 1/tau_i differs
+    >>> objective(x, y, progress=0.0, index=torch.tensor([0, 1])).log["weight"]
+    tensor([1.5000, 0.5000])
+    """
+
+    splits_queries = True
+    loss: Callable[..., tuple[Tensor, Tensor]] = staticmethod(info_nce.with_pull)
+
+    def __init__(
+        self,
+        temperature: Annotated[Policy, RecipeDefault({"rule": "fixed"})],
+        *,
+        anchor: Anchor = "row",
+        label_smoothing: ZeroToOne = 0.0,
+        scale_by_temperature: bool = False,
+    ) -> None:
+        super().__init__()
+        check_options(anchor, label_smoothing)
+        self.temperature = temperature
+        self.anchor = anchor
+        self.label_smoothing = label_smoothing
+        self.scale_by_temperature = scale_by_temperature
+
+    def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
+        """Return the loss at the policy's temperatures; `relevance` is not used."""
+        temperature = policy_values(self.temperature, x, y, pairs)
+        loss, pull = self.loss(
+            x,
+            y,
+            temperature,
+            positives=pairs.positives,
+            anchor=self.anchor,
+            label_smoothing=self.label_smoothing,
+            scale_by_temperature=self.scale_by_temperature,
+            queries=pairs.queries,
+        )
+        return ObjectiveOutput(loss, {"temperature": temperature, "weight": pull})
+
+
+class DecoupledInfoNCE(InfoNCE):
+    """Decoupled InfoNCE: the positive pair leaves the denominator (docs/method.md, 4.11; arXiv 2110.06848).
+
+    temperature: the policy; the loss has no lower bound, so a learned temperature ends at its own lower bound.
+    anchor: whose temperature divides a logit, as in info_nce.
+    label_smoothing: share of the target that is spread over all candidates.
+    scale_by_temperature: multiply each row by its temperature, which cancels its effect on the size of the gradient.
+
+    Logs as InfoNCE does. Source: Yeh et al., arXiv 2110.06848.
+    """
+
+    loss = staticmethod(decoupled_info_nce.with_pull)
+
+
+class MultiPositiveInfoNCE(InfoNCE):
+    """Multi-positive InfoNCE: extra positives are targets too, SupCon's L_out (docs/method.md, 4.12; arXiv 2004.11362).
+
+    temperature: the policy.
+    anchor: whose temperature divides a logit, as in info_nce.
+    label_smoothing: share of the target that is spread over all candidates, positives included.
+    scale_by_temperature: multiply each row by its temperature, which cancels its effect on the size of the gradient.
+
+    Logs as InfoNCE does. Source: Khosla et al., arXiv 2004.11362.
+    """
+
+    loss = staticmethod(multi_positive_info_nce.with_pull)
+
+
+class ReweightedInfoNCE(Objective):
+    """MACL: InfoNCE with row i multiplied by 1/(1 - P_i), so that easy pairs pull as hard (docs/method.md, 4.16).
+
+    temperature: the policy; with `MACL` this is the whole of MACL.
+    anchor: whose temperature divides a logit, as in info_nce.
+
+    Logs "temperature", the policy's values, and "weight" (B,): the pull on each positive pair, divided by the batch's
+    mean (5.1). It is 1/tau_i, or 0 for a row without a negative: the row weight cancels the 1 - P_i in it.
+    Its gradient is that of decoupled InfoNCE at the same temperatures: see `reweighted_info_nce`.
+    Source: Huang et al., arXiv 2207.07874.
+
+    >>> import torch
+    >>> from mmts.policies import MACL
+    >>> output = ReweightedInfoNCE(MACL())(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
+    >>> output.log
+    {'temperature': tensor(0.1500), 'weight': tensor([1., 1.])}
+    """
+
+    splits_queries = True
+
+    def __init__(
+        self, temperature: Annotated[Policy, RecipeDefault({"rule": "macl"})], *, anchor: Anchor = "row"
+    ) -> None:
+        super().__init__()
+        check_options(anchor)
+        self.temperature = temperature
+        self.anchor = anchor
+
+    def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
+        """Return reweighted_info_nce at the policy's temperatures; `relevance` is not used."""
+        temperature = policy_values(self.temperature, x, y, pairs)
+        loss, pull = reweighted_info_nce.with_pull(
+            x, y, temperature, positives=pairs.positives, anchor=self.anchor, queries=pairs.queries
+        )
+        return ObjectiveOutput(loss, {"temperature": temperature, "weight": pull})

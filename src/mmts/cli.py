@@ -278,11 +278,11 @@ def sweep(
     out: Annotated[Path | None, typer.Option(help="Folder for all runs (default: runs/FILE).")] = None,
     settings: Settings = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs at a time, each a process with one thread (default: one per core).")
+        int | None, typer.Option(min=1, help="Runs at a time, one process and thread each (default: all cores).")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Tune variants on val with the same number of trials each, and evaluate them on test."""
+    """Tune variants on val with equal trials; evaluate on test."""
     from mmts.sweep import run_sweep
 
     run_sweep(file, data, out or Path("runs") / file.stem, jobs, settings or [])
@@ -307,7 +307,7 @@ def index(
     quiet: Quiet = False,
     trust_code: TrustCode = False,
 ) -> None:
-    """Index a folder for searching; run it again to add what is new or has changed."""
+    """Index a folder for searching, or bring its index up to date."""
     from mmts.search import build_index
 
     build_index(run, path, out)
@@ -317,8 +317,8 @@ def index(
 def search(
     run: Annotated[Path, typer.Argument(help="A run directory with an index.")],
     query: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
-    image: Annotated[Path | None, typer.Option(help="Find what looks like this image (or clip, for videos).")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Number of results.")] = 10,
+    image: Annotated[Path | None, typer.Option(help="Find items similar to this image (or clip, for videos).")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of items to find.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Also write a self-contained page to this file.")] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Serve a search page on this machine.")] = False,

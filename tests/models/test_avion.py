@@ -230,7 +230,7 @@ def from_recipe(folder: Path, **settings: object) -> TwoTower:
     }
     section = parse_recipe({"model": content, "train": {"epochs": 1}}).model
     split = Split("train", [Medium("clip", Path("clip.mp4"), ("a",), kind="video")])
-    return build_model(section, split, RunDirectory(folder))
+    return build_model(section, split.media, RunDirectory(folder), split.captions)
 
 
 def test_a_recipe_with_pretrained_is_load_avion(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ JOIN = "{kind: join, boundaries: [0.5], schedules: [{kind: constant, value: x}, 
         ),
         (["objective.temperature={rul: fixed}"], "objective.temperature: unknown key 'rul'; did you mean 'rule'?"),
         (["objective={los: temo, tau_min: 0.1}"], "objective: unknown key 'los'; did you mean 'loss'?"),
-        (["objective={loss: [1]}"], "objective.loss is [1]; known: decoupled_info_nce, fastclip, info_nce, isogclr"),
+        (["objective={loss: [1]}"], "objective.loss is [1]; known: decoupled_info_nce, fastclip, info_nce"),
         (["objective=max_margin"], "objective is 'max_margin'; it must be a section {loss: ...}"),
         (
             ["objective.temperature=fixed"],
@@ -88,7 +88,7 @@ def test_numbers_as_yaml_misreads_them_are_numbers() -> None:
     assert recipe.train.learning_rate == 1e-3
 
 
-def test_long_values_are_cut_and_many_problems_are_counted() -> None:
+def test_what_is_long_is_cut_and_what_is_much_is_counted() -> None:
     with pytest.raises(RecipeError) as raised:
         load_recipe("catalogue", ["train.precision=" + "x" * 1000])
     assert len(str(raised.value)) < 200

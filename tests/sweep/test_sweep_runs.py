@@ -14,11 +14,12 @@ from small_sweep import ONLY_FIXED, rows, write_sweep
 from tests_support import draw_shapes
 
 from mmts.errors import DataError, Interrupted, RecipeError, RunError
-from mmts.evaluation.run import evaluate, train
+from mmts.evaluation.run import evaluate
 from mmts.recipe.run_directory import RunDirectory
 from mmts.sweep import run_sweep
 from mmts.sweep.sweep_file import load_sweep
 from mmts.training import run as runs
+from mmts.training.run import train
 
 
 def test_the_chosen_setting_is_the_best_on_val(finished: Path) -> None:

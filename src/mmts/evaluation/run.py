@@ -17,7 +17,8 @@ from mmts.data.media.read_warnings import tell_warnings
 from mmts.data.records import Dataset, Split
 from mmts.distributed.processes import once
 from mmts.errors import DataError, RecipeError, counted
-from mmts.evaluation.figures import MediaLabel, extreme_classes, figures_of, judge_folds, summarize
+from mmts.evaluation import figures
+from mmts.evaluation.figures import MediaLabel
 from mmts.evaluation.judgement_file import save_embeddings, save_judgement
 from mmts.evaluation.measures import (
     coverage_in_words,
@@ -105,9 +106,9 @@ def score(
     media, text = embed_split(experiment.model, inputs)
     judgement = judge(media, text, split, relevance)
     concepts, text_groups, media_groups = experiment.groups(split)
-    metrics = summarize(judgement, split, text_groups, media_groups, labels)
+    metrics = figures.summarize(judgement, split, text_groups, media_groups, labels)
     if relevance != "graded" and split.name == "test" and 1 < dataset.folds <= split.num_media:
-        metrics["folds"] = judge_folds(media, text, split, relevance, dataset.folds)
+        metrics["folds"] = figures.judge_folds(media, text, split, relevance, dataset.folds)
     if (coverage := dataset.coverage.get(split.name)) is not None:
         metrics["coverage"] = {**asdict(coverage), "judged": split.num_media}
     metrics |= {"data": str(experiment.recipe.data.path), "relevance": relevance, "checkpoint": checkpoint}
@@ -137,7 +138,7 @@ def validation(experiment: Experiment, inputs: Mapping[str, Inputs]) -> Callable
     def evaluate_val(model: TwoTower) -> dict[str, Any]:
         split = inputs["val"].split
         judgement = judge(*embed_split(model, inputs["val"]), split, experiment.recipe.data.relevance)
-        return figures_of(judgement, split, *groups)
+        return figures.figures_of(judgement, split, *groups)
 
     return evaluate_val
 
@@ -232,7 +233,7 @@ def metrics_tables(metrics: dict[str, Any]) -> list[Table]:
 
 def _extremes(name: str, label: dict[str, Any], direction: str, measure: str) -> list[Table]:
     """Draw the values of a label whose text queries have the lowest and the highest scores."""
-    lowest, highest = extreme_classes(label, lambda value: label["classes"][value][direction][measure])
+    lowest, highest = figures.extreme_classes(label, lambda value: label["classes"][value][direction][measure])
     if not lowest:
         return []
     table = figure_table(

@@ -38,9 +38,8 @@ from mmts.schedules import SCHEDULES, Schedule
 
 Trust = Callable[[str], bool]
 """Whether code outside mmts, by its name in a recipe, may be run."""
-_OUTSIDE = re.compile(r"(.+\.py|[A-Za-z_][\w.]*):([A-Za-z_]\w*)")
-_DEEPEST = 50  # sections within sections of a recipe
-_MOST_VALUES = 10_000
+OUTSIDE = re.compile(r"(.+\.py|[A-Za-z_][\w.]*):([A-Za-z_]\w*)")
+"""How a recipe names a class outside mmts: `file.py:Class` or `module:Class`."""
 _MEANING = re.compile(r"^ {4}(\w+(?:, \w+)*): ((?:.+)(?:\n {8}.+)*)", re.MULTILINE)
 _REQUIRED = inspect.Parameter.empty
 
@@ -73,7 +72,7 @@ class Family(NamedTuple):
     key: str  # the key of a recipe that names one
     table: Mapping[str, type[Any]]  # those of the package, by name
     number_is: str | None = None  # the component that a plain number stands for
-    other: type[Any] | None = None  # the class that takes any other name
+    other: type[Any] | None = None  # the class of any other name
 
 
 SCHEDULE = Family(Schedule, "schedule", "kind", SCHEDULES, "constant")
@@ -278,49 +277,7 @@ def _unpickled(family: int, content: dict[str, Any]) -> ComponentSection:
     return section.model_validate(prepared)
 
 
-def check_extent(content: Any) -> None:
-    """Raise RecipeError if a recipe's content is nested too deeply or too large, as aliases in YAML can make it."""
-    size, _ = _extent(content, 0, {})
-    if size > _MOST_VALUES:
-        raise RecipeError(f"the recipe holds {size:,} values, more than the {_MOST_VALUES:,} that are allowed")
-
-
-def _extent(content: Any, depth: int, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """Return how many values a content holds, with aliases written out, and its depth; `known` is by id."""
-    if not isinstance(content, Mapping | list | tuple):
-        return 1, 0
-    if depth <= _DEEPEST and id(content) not in known:
-        inner = content.values() if isinstance(content, Mapping) else content
-        extents = [_extent(item, depth + 1, known) for item in inner]
-        known[id(content)] = 1 + sum(size for size, _ in extents), 1 + max((height for _, height in extents), default=0)
-    if depth + known.get(id(content), (0, _DEEPEST))[1] > _DEEPEST:
-        raise RecipeError("the recipe is nested too deeply")
-    return known[id(content)]
-
-
 # --- classes outside mmts ---------------------------------------------------------------------------------------------
-
-
-def with_whole_names(content: Any, folder: Path) -> Any:
-    """Return a recipe's content with absolute paths for the files of code that it names relative to a folder.
-
-    >>> with_whole_names({"temperature": {"rule": "my.py:Cooling"}}, Path("/recipes"))
-    {'temperature': {'rule': '/recipes/my.py:Cooling'}}
-    """
-    check_extent(content)
-    return _whole(content, folder)
-
-
-def _whole(content: Any, folder: Path, key: str = "") -> Any:
-    if isinstance(content, Mapping):
-        return {inner: _whole(value, folder, inner) for inner, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_whole(item, folder) for item in content]
-    matched = _OUTSIDE.fullmatch(content) if isinstance(content, str) else None
-    keys = [*(family.key for family in FAMILIES), "image"]  # the image tower inside a video tower
-    if matched is None or not matched[1].endswith(".py") or key not in keys:
-        return content
-    return f"{(folder / Path(matched[1]).expanduser()).absolute()}:{matched[2]}"
 
 
 def outside_names(objective: ComponentSection, towers: Sequence[str]) -> frozenset[str]:
@@ -353,7 +310,7 @@ def _outside_class(family: Family, name: str, place: str, trust: Trust) -> type[
         raise RecipeError(
             f"{place} names code outside mmts, {name}, which runs only if you trust it: add --trust-code if you do"
         )
-    matched = _OUTSIDE.fullmatch(name)
+    matched = OUTSIDE.fullmatch(name)
     if matched is None:
         raise RecipeError(f"{place} is {quoted(name)}; a class outside mmts is written file.py:Class or module:Class")
     where, class_name = matched.groups()

@@ -17,19 +17,15 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, mod
 from mmts.errors import RecipeError, nearest, quoted
 from mmts.evaluation.measures import needs_graded
 from mmts.files import atomic_write, file_name, why_missing
-from mmts.recipe.components import (
-    ComponentSection,
-    Trust,
-    check_extent,
-    checked_objective,
-    objective_section,
-    with_whole_names,
-)
+from mmts.recipe.components import OUTSIDE, ComponentSection, Trust, checked_objective, objective_section
 from mmts.recipe.data_section import Columns, Concepts, Data
 from mmts.recipe.model_section import ImageTower, Model, VideoTower
 from mmts.recipe.section import Section, validated
 from mmts.recipe.train_section import Train
 
+_DEEPEST = 50  # sections within sections of a recipe
+_MOST_VALUES = 10_000
+_NAMES_CLASS = ("kind", "rule", "loss", "tower", "image")  # image: of the frames in a video tower
 # Keys of a recipe that choose something, as (top section, key), and the keys beside each that belong to the old choice
 # and go with it; None means all of them. `options.image` is the image tower inside a video tower.
 _CHOICES: dict[tuple[str, str], tuple[str, ...] | None] = {
@@ -267,6 +263,47 @@ def save_recipe(recipe: Recipe, path: Path, versions: Mapping[str, str], own_obj
         content["own_objects"] = dict(own_objects)
     with atomic_write(path, "w") as file:
         yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
+
+
+def with_whole_names(content: Any, folder: Path) -> Any:
+    """Return a recipe's content with absolute paths for the files of code that it names relative to a folder.
+
+    >>> with_whole_names({"temperature": {"rule": "my.py:Cooling"}}, Path("/recipes"))
+    {'temperature': {'rule': '/recipes/my.py:Cooling'}}
+    """
+    check_extent(content)
+    return _whole(content, folder)
+
+
+def _whole(content: Any, folder: Path, key: str = "") -> Any:
+    if isinstance(content, Mapping):
+        return {inner: _whole(value, folder, inner) for inner, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_whole(item, folder) for item in content]
+    matched = OUTSIDE.fullmatch(content) if isinstance(content, str) else None
+    if matched is None or not matched[1].endswith(".py") or key not in _NAMES_CLASS:
+        return content
+    return f"{(folder / Path(matched[1]).expanduser()).absolute()}:{matched[2]}"
+
+
+def check_extent(content: Any) -> None:
+    """Raise RecipeError if a recipe's content is nested too deeply or too large, as aliases in YAML can make it."""
+    size, _ = _extent(content, 0, {})
+    if size > _MOST_VALUES:
+        raise RecipeError(f"the recipe holds {size:,} values, more than the {_MOST_VALUES:,} that are allowed")
+
+
+def _extent(content: Any, depth: int, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Return how many values a content holds, with aliases written out, and its depth; `known` is by id."""
+    if not isinstance(content, Mapping | list | tuple):
+        return 1, 0
+    if depth <= _DEEPEST and id(content) not in known:
+        inner = content.values() if isinstance(content, Mapping) else content
+        extents = [_extent(item, depth + 1, known) for item in inner]
+        known[id(content)] = 1 + sum(size for size, _ in extents), 1 + max((height for _, height in extents), default=0)
+    if depth + known.get(id(content), (0, _DEEPEST))[1] > _DEEPEST:
+        raise RecipeError("the recipe is nested too deeply")
+    return known[id(content)]
 
 
 def load_yaml(text: str) -> Any:

@@ -40,7 +40,7 @@ class ValueCurve:
 def rule_in_words(recipe: Recipe) -> str:
     """Say in a few words what a recipe's rule does.
 
-    >>> from mmts.recipe.recipe import Train
+    >>> from mmts.recipe.train_section import Train
     >>> rule_in_words(Recipe(train=Train(epochs=1)))
     'temperature 0.07 throughout'
     """

@@ -94,7 +94,7 @@ def build_model(
     A text tower trained from scratch takes its words from `captions`, which are saved with the run; without captions it
     takes the saved words. A model on precomputed features takes their width from `media`.
     """
-    weights: dict[str, dict[str, Any]] = {"media": {}, "text": {}}
+    given: dict[str, dict[str, Any]] = {"media": {}, "text": {}}
     if section.pretrained is not None:
         if not section.pretrained.is_file():
             what = "is a folder" if section.pretrained.is_dir() else why_missing(section.pretrained)
@@ -103,18 +103,17 @@ def build_model(
                 "docs/reproduction.md) by --set model.pretrained=FILE"
             )
         sides = avion_weights(section.pretrained)
-        weights["media"]["pretrained"], weights["text"]["pretrained"] = sides
+        given["media"]["pretrained"], given["text"]["pretrained"] = sides
     if section.text.takes("vocabulary"):
-        weights["text"]["vocabulary"] = Vocabulary.from_json(once(lambda: _words(run, captions)))
-    _check_kind(section, media)
-    media_tower: MediaTower | int
+        given["text"]["vocabulary"] = Vocabulary.from_json(once(lambda: _words(run, captions)))
+    _check_kind(section, media[0])
     if section.media.tower == FEATURES:
-        readable = [medium for medium in media if why_unreadable_features(medium.path) is None] or media
-        media_tower = feature_rows(readable[:1]).shape[1]
+        readable = next((medium for medium in media if why_unreadable_features(medium.path) is None), media[0])
+        side: MediaTower | int = feature_rows([readable]).shape[1]
     else:
-        media_tower = section.media.build(**weights["media"])
-    text_tower = section.text.build(**weights["text"])
-    return build_two_tower(media_tower, text_tower, width=section.width, **section.head.model_dump())
+        side = section.media.build(**given["media"])
+    text = section.text.build(**given["text"])
+    return build_two_tower(side, text, width=section.width, **section.head.model_dump())
 
 
 def _words(run: RunDirectory, captions: Sequence[str] | None) -> Any:
@@ -126,16 +125,15 @@ def _words(run: RunDirectory, captions: Sequence[str] | None) -> Any:
     return read_json(run.vocabulary_file)
 
 
-def _check_kind(section: Model, media: Sequence[Medium]) -> None:
+def _check_kind(section: Model, medium: Medium) -> None:
     """Raise DataError if the data are of another kind than the media side takes."""
-    medium, kind, side = media[0], section.kind, section.media
-    if medium.kind != kind:
+    if medium.kind != section.kind:
         raise DataError(
-            f"{medium.path} (id {medium.id}) is {WITH_ARTICLE[medium.kind]}, and the recipe has model.{kind}"
+            f"{medium.path} (id {medium.id}) is {WITH_ARTICLE[medium.kind]}, and the recipe has model.{section.kind}"
         )
-    if medium.is_features != (side.tower == FEATURES):
+    if medium.is_features != (section.media.tower == FEATURES):
         what = "holds features" if medium.is_features else "holds no features"
         raise DataError(
-            f"{medium.path} (id {medium.id}) {what}, and the recipe has the tower {side.tower!r}; "
+            f"{medium.path} (id {medium.id}) {what}, and the recipe has the tower {section.media.tower!r}; "
             f"the tower {FEATURES!r} takes features, and the others pixels"
         )

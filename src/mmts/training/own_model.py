@@ -15,10 +15,9 @@ _BARE = "<tensor>"  # the name of what `tokenize` returned, if that was a tensor
 
 
 class _Media(MediaTower):
-    def __init__(self, model: Any, name: str, frames: int | None) -> None:
+    def __init__(self, model: Any, frames: int | None) -> None:
         super().__init__(model.image_size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), getattr(model, "resize", "stretch"))
-        self.name = name
-        self.model = model
+        self.model, self.name = model, type(model).__name__
         self.frames = frames
         self.sampling = None if frames is None else FrameSampling(frames, "random")
 
@@ -36,10 +35,9 @@ class _Features(nn.Module):
 
 
 class _Text(TextTower):
-    def __init__(self, model: Any, name: str) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.name = name
-        self.model = model
+        self.model, self.name = model, type(model).__name__
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         tokens = self.model.tokenize(list(captions))
@@ -56,15 +54,15 @@ def two_tower_of(model: nn.Module, medium: Medium) -> TwoTower:
     """
     if isinstance(model, TwoTower):
         return model
-    name = type(model).__name__
     required = ["embed_media", "embed_text", "tokenize"]
     if not medium.is_features:
         required += ["image_size", *(["frames"] if medium.kind == "video" else [])]
     for attribute in required:
         if not hasattr(model, attribute):
-            raise InputError(f"the model {name} has no {attribute}, which these data need; help(mmts.train) lists all")
-    text = _Text(model, name)
+            kind = type(model).__name__
+            raise InputError(f"the model {kind} has no {attribute}, which these data need; help(mmts.train) lists all")
+    text = _Text(model)
     if medium.is_features:
         return TwoTower(None, text, _Features(model), nn.Identity())
     frames = int(model.frames) if medium.kind == "video" else None  # type: ignore[arg-type]
-    return TwoTower(_Media(model, name, frames), text, nn.Identity(), nn.Identity())
+    return TwoTower(_Media(model, frames), text, nn.Identity(), nn.Identity())

@@ -19,8 +19,8 @@ from mmts.errors import DataError, counted
 from mmts.evaluation.run import score, validation
 from mmts.files import cache_root, read_json
 from mmts.objectives import Objective
-from mmts.recipe.components import RunFacts, build, outside_names, with_whole_names
-from mmts.recipe.recipe import Recipe, load_recipe, parse_recipe
+from mmts.recipe.components import RunFacts, build, outside_names
+from mmts.recipe.recipe import Recipe, load_recipe, parse_recipe, with_whole_names
 from mmts.recipe.run_directory import RunDirectory, dotted, trusting_code
 from mmts.training.checkpoint import random_state, restore_random_state
 from mmts.training.concepts import find_concepts
@@ -71,8 +71,8 @@ def train(
         recipe = load_recipe(recipe)
     elif not isinstance(recipe, Recipe):
         recipe = parse_recipe(with_whole_names(recipe, Path()))
-    named = outside_names(recipe.objective, recipe.model.tower_names)
-    with trusting_code(named.__contains__), on_main(lambda: run.held(resume)):
+    trusted = outside_names(recipe.objective, recipe.model.tower_names)
+    with trusting_code(trusted.__contains__), on_main(lambda: run.held(resume)):
         return _train(recipe, run, data, model, objective, resume, evaluate_on)
 
 

@@ -236,8 +236,7 @@ class Trainer:
                     relevance=None if batch.relevance is None else batch.relevance.to(self.device),
                 )
         except InputError as error:
-            values = log_line.values_of(self.objective, self.progress, index)
-            raise NotFinite(str(error), values) from None
+            raise NotFinite(str(error), log_line.values_of(self.objective, self.progress, index)) from None
         if not math.isfinite(loss := output.loss.item()):
             raise NotFinite(f"the loss is {loss}", log_line.values_in(output))
         return output

@@ -65,9 +65,13 @@ def cached_rows(
             raise InputError(f"the features of row {part[int(np.argmin(finite))]} are NaN or infinite")
         return rows
 
-    final = cache_root() / "features" / f"{content_hash(name, *keys)}.npy"
-    shape, dtype = (len(keys), width), np.dtype(np.float32)
+    final, shape, dtype = cached_file(name, keys), (len(keys), width), np.dtype(np.float32)
     return stored_array(final, shape, dtype, checked, title=f"encoding {unit}", unit=unit, chunk=chunk)
+
+
+def cached_file(name: str, keys: Sequence[str]) -> Path:
+    """Return the file in which `cached_rows` keeps the rows of these keys."""
+    return cache_root() / "features" / f"{content_hash(name, *keys)}.npy"
 
 
 def stored_array(

@@ -8,6 +8,7 @@ from PIL import Image
 from tiny_models import tiny_encoder
 from torch import Tensor, nn
 
+from mmts.data.media.readable import unreadable_media
 from mmts.data.records import Medium
 from mmts.errors import DataError, InputError
 from mmts.models import (
@@ -23,6 +24,7 @@ from mmts.models import (
     text_features,
 )
 from mmts.models import features as features_module
+from mmts.models.features import unreadable_for
 
 
 @pytest.fixture(autouse=True)
@@ -154,6 +156,55 @@ def test_missing_and_broken_images_are_named(tmp_path: Path) -> None:
     paths[1].write_bytes(b"not an image")
     with pytest.raises(DataError, match=r"1\.png"):
         features_of(image_tower(), paths)
+
+
+def test_unreadable_media_are_found_while_features_are_computed(
+    tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = images(tmp_path, 5)
+    for broken in (1, 3):  # equal contents, so only the first is decoded in the first pass
+        paths[broken].write_bytes(b"not an image")
+    media, tower = media_of(paths), image_tower()
+    counting = Counting(tower)
+    decoded: list[str] = []
+    load = features_module.load_medium
+    monkeypatch.setattr(
+        features_module, "load_medium", lambda medium, *rest: decoded.append(medium.id) or load(medium, *rest)
+    )
+
+    reasons = unreadable_for(tower, media)
+    assert reasons == unreadable_media(media)
+    assert reasons.keys() == {1, 3}
+    assert [decoded.count(medium.id) for medium in media] == [1, 2, 1, 1, 1]  # only a failure is decoded again
+    computed = counting.seen
+    rows = media_features(tower, [media[0], media[2], media[4]])
+    assert counting.seen == computed  # from the cache, which holds nothing else
+    assert cache_files(private_cache) == 1
+    np.testing.assert_array_equal(rows, media_features(tower, [media[0], media[2], media[4]], cached=False))
+
+
+def test_an_interrupted_search_for_unreadable_media_forgets_none(
+    tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = images(tmp_path, 520)
+    paths[3].write_bytes(b"not an image")
+    media, load = media_of(paths), features_module.load_medium
+
+    def interrupted(medium: Medium, *rest: Any) -> Tensor:
+        if medium.id == "515":
+            raise KeyboardInterrupt
+        return load(medium, *rest)
+
+    monkeypatch.setattr(features_module, "load_medium", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        unreadable_for(image_tower(), media)
+    monkeypatch.setattr(features_module, "load_medium", load)
+    assert unreadable_for(image_tower(), media).keys() == {3}
+
+
+def test_media_whose_bytes_cannot_be_read_are_found_too(tmp_path: Path) -> None:
+    media = media_of([*images(tmp_path, 2), tmp_path / "gone.png"])
+    assert unreadable_for(image_tower(), media).keys() == {2}
 
 
 def test_an_interrupt_keeps_what_was_computed(tmp_path: Path) -> None:

@@ -62,7 +62,9 @@ def evaluate(
     recipe = run.recipe()
     check_can_be_rebuilt(run)
     dataset = open_data(recipe.with_data(None, columns).data, data)
-    split = _split_to_evaluate(dataset, split_name, recipe).judged(recipe.data.relevance)
+    chosen = _split_to_evaluate(dataset, split_name, recipe)
+    model = load_model(run, chosen.media, checkpoint)
+    split = _without_unreadable(chosen, recipe, model).judged(recipe.data.relevance)
     place = resolved(data or recipe.data.path)
     own_data = place == recipe.data.path
     file = run.metrics_file
@@ -74,7 +76,6 @@ def evaluate(
         name: _media_label(name, limited(trained_on.split("train"), recipe.data.max_media), split) for name in names
     }
     concepts = ConceptDistribution.load(run.concepts_file)
-    model = load_model(run, split.media, checkpoint)
     inputs = prepare_inputs(model, split)
     model.drop_frozen()
     experiment = Experiment(run, recipe.with_data(place), dataset, concepts, model)
@@ -148,8 +149,12 @@ def _split_to_evaluate(dataset: Dataset, name: str | None, recipe: Recipe) -> Sp
         name = default_split(dataset)
         if name != "test":
             console.print(f"note: there is no test split, so the run is evaluated on {name}")
+    return limited(dataset.split(name), recipe.data.max_media)
+
+
+def _without_unreadable(split: Split, recipe: Recipe, model: TwoTower) -> Split:
     unreadable: list[str] = []
-    split = readable(limited(dataset.split(name), recipe.data.max_media), recipe.data, unreadable)
+    split = readable(split, recipe.data, unreadable, model.media_tower)
     tell_warnings()
     for line in unreadable:
         console.print(f"note: left out {line}")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 
 from mmts.data.media.contents import content_name
 from mmts.data.media.load import load_medium
+from mmts.data.media.readable import is_checked, note_unreadable, unreadable_media
 from mmts.data.records import Medium
 from mmts.devices import has_bf16
-from mmts.errors import InputError
-from mmts.feature_cache import cached_rows
+from mmts.errors import DataError, InputError
+from mmts.feature_cache import cached_file, cached_rows
 from mmts.models.base import MediaTower, TextTower, Tower
 from mmts.models.two_tower import TwoTower
 
@@ -66,19 +68,74 @@ def media_features(
 
         if not cached:
             return compute(media)
-        keys = [key for part in pool.map(_content_names, _parts(media, _NAMED_AT_ONCE)) for key in part]
-        distinct = dict(zip(reversed(keys), reversed(media), strict=True))  # the first medium with each content
-        ordered = list(dict.fromkeys(keys))
-        kind = "image" if tower.frames is None else "video"
-        rows = cached_rows(
-            f"{kind} {tower.fingerprint} {_precision_name(device)}",
-            ordered,
-            tower.width,
-            lambda part: compute([distinct[key] for key in ordered[part.start : part.stop]]),
-            unit=f"{kind}s",
-            chunk=max(1, 512 // (tower.frames or 1)),
-        )
-    return _repeated(rows, ordered, keys)
+        return _media_rows(_name_of(tower, device), tower, media, compute, pool)[0]
+
+
+def unreadable_for(tower: MediaTower, media: Sequence[Medium]) -> dict[int, str]:
+    """Return which media cannot be read, by position, with the reason, after decoding each once for its features.
+
+    Later calls of `media_features` for the readable ones find their features in the cache. `tower` is frozen.
+    """
+    if is_checked(media):
+        return unreadable_media(media)
+    device = _device(tower)
+    failures: dict[int, DataError] = {}  # by the id of a medium, which may be there more than once
+
+    def load(medium: Medium, *options: Any) -> Tensor:
+        try:
+            return load_medium(medium, *options)
+        except DataError as error:
+            failures[id(medium)] = error
+            return torch.zeros(*(() if tower.frames is None else (tower.frames,)), 3, tower.size, tower.size)
+
+    with _threads(None) as pool, _evaluating(tower):
+        size = _batch_size(tower, None, device)
+
+        def compute(chunk: Sequence[Medium]) -> Rows:
+            rows = _concatenate(pool, lambda batch: tower(_pixels(tower, batch, load, device)), chunk, size, device)
+            rows[[id(medium) in failures for medium in chunk]] = 0
+            return rows
+
+        # Kept under another name until it is known which media count, so that an interrupted pass can go on.
+        name = _name_of(tower, device)
+        try:
+            rows, file = _media_rows(f"{name}, zeros if unreadable", tower, media, compute, pool)
+        except DataError:  # not even the bytes of a file can be read
+            return unreadable_media(media)
+        for at in np.flatnonzero(~rows.any(axis=1)).tolist():
+            load(media[at], tower.size, tower.resize, tower.sampling)  # again if an earlier process had tried it
+        position = {id(medium): at for at, medium in enumerate(media)}
+        if readable := [medium for medium in media if id(medium) not in failures]:
+            _media_rows(name, tower, readable, lambda part: rows[[position[id(medium)] for medium in part]], pool)
+        file.unlink(missing_ok=True)
+    return note_unreadable(media, {at: failures[id(item)] for at, item in enumerate(media) if id(item) in failures})
+
+
+def _name_of(tower: MediaTower, device: torch.device) -> str:
+    kind = "image" if tower.frames is None else "video"
+    return f"{kind} {tower.fingerprint} {_precision_name(device)}"
+
+
+def _media_rows(
+    name: str,
+    tower: MediaTower,
+    media: Sequence[Medium],
+    compute: Callable[[Sequence[Medium]], Rows],
+    pool: ThreadPoolExecutor,
+) -> tuple[Rows, Path]:
+    """Return the cached rows of media, those that the cache lacks by `compute`, and their file."""
+    keys = [key for part in pool.map(_content_names, _parts(media, _NAMED_AT_ONCE)) for key in part]
+    distinct = dict(zip(reversed(keys), reversed(media), strict=True))  # the first medium with each content
+    ordered = list(dict.fromkeys(keys))
+    rows = cached_rows(
+        name,
+        ordered,
+        tower.width,
+        lambda part: compute([distinct[key] for key in ordered[part.start : part.stop]]),
+        unit="images" if tower.frames is None else "videos",
+        chunk=max(1, 512 // (tower.frames or 1)),
+    )
+    return _repeated(rows, ordered, keys), cached_file(name, ordered)
 
 
 def text_features(

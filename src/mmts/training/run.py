@@ -121,7 +121,7 @@ def _train(
     drawn = random_state()
 
     # The concepts of the training samples, and what the model is fed.
-    splits = readable_splits(chosen, dataset, recipe.data, run)
+    splits = readable_splits(chosen, dataset, recipe.data, run, model.media_tower)
     concepts = once(lambda: find_concepts(recipe.concepts, splits.train, run))
     once(lambda: run.go_on(recipe, versions(), own))
     experiment = Experiment(run, recipe, dataset, concepts, model)

@@ -15,6 +15,8 @@ from mmts.data.records import SPLITS, Dataset, Split
 from mmts.distributed.processes import once, process_index
 from mmts.errors import DataError, RecipeError, counted, percent
 from mmts.files import atomic_write, why_missing
+from mmts.models.base import MediaTower, is_frozen
+from mmts.models.features import unreadable_for
 from mmts.recipe.data_section import DATASETS, Data
 from mmts.recipe.recipe import Recipe
 from mmts.recipe.run_directory import RunDirectory
@@ -126,12 +128,17 @@ def limited(split: Split, max_media: int | None) -> Split:
     return split.without(i for i in range(split.num_media) if i not in kept)
 
 
-def readable_splits(chosen: Splits, dataset: Dataset, settings: Data, run: RunDirectory) -> Splits:
-    """Leave out undecodable media, and list them in unreadable.txt. Raises DataError if there are too many."""
+def readable_splits(
+    chosen: Splits, dataset: Dataset, settings: Data, run: RunDirectory, tower: MediaTower | None
+) -> Splits:
+    """Leave out undecodable media, and list them in unreadable.txt. Raises DataError if there are too many.
+
+    The features of a frozen media `tower` are computed and cached at the same time.
+    """
     lines: list[str] = []
     try:
         _check_unreadable(dataset, settings, lines)
-        splits = {split.name: readable(split, settings, lines) for split in (chosen.train, *chosen.evaluated())}
+        splits = {split.name: readable(split, settings, lines, tower) for split in (chosen.train, *chosen.evaluated())}
     finally:
         tell_warnings()
         if lines and process_index() == 0:
@@ -169,10 +176,19 @@ def _check_unreadable(dataset: Dataset, settings: Data, lines: list[str]) -> Non
         )
 
 
-def readable(split: Split, settings: Data, lines: list[str]) -> Split:
-    """Leave out the media that cannot be decoded, and add a line for each to `lines`, even if there are too many."""
+def readable(split: Split, settings: Data, lines: list[str], tower: MediaTower | None = None) -> Split:
+    """Leave out the media that cannot be decoded, and add a line for each to `lines`, even if there are too many.
+
+    If the media `tower` is frozen, the features of the media are computed and cached at the same time.
+    """
     if split.media_checked:
         return split
-    reasons = once(lambda: unreadable_media(split.media))  # all processes must leave out the same
+
+    def find() -> dict[int, str]:
+        if tower is not None and is_frozen(tower):
+            return unreadable_for(tower, split.media)
+        return unreadable_media(split.media)
+
+    reasons = once(find)  # all processes must leave out the same
     lines.extend(f"{split.media[i].place}\t{reason}" for i, reason in reasons.items())
     return drop_unreadable(split, reasons, settings.max_unreadable)

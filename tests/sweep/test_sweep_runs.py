@@ -114,9 +114,9 @@ def test_data_without_val_and_missing_measures_are_errors(shapes: Path, tmp_path
 
 def test_training_evaluated_on_val_records_that_in_its_metrics(shapes: Path, tmp_path: Path) -> None:
     recipe = load_sweep(write_sweep(tmp_path)).recipe("fixed", {}, 0).with_data(shapes)
-    assert train(recipe, tmp_path / "run", judged_on="val")["split"] == "val"
+    assert train(recipe, tmp_path / "run", evaluate_on="val")["split"] == "val"
     with pytest.raises(DataError, match="nothing is in split 'dev2'"):
-        train(recipe, tmp_path / "other", judged_on="dev2")
+        train(recipe, tmp_path / "other", evaluate_on="dev2")
 
 
 # --- processes -------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from mmts.distributed import processes
 from mmts.distributed.processes import joined, num_processes, process_index
 from mmts.errors import DataError, MmtsError, RunError
 from mmts.losses import info_nce
+from mmts.losses.fused.tiles import product_dtype
 from mmts.losses.queries import query_rows
 from mmts.recipe.recipe import load_recipe
 from mmts.recipe.run_directory import RunDirectory
@@ -135,6 +136,26 @@ def test_gradients_log_and_memory_are_those_of_one_process_with_the_whole_batch(
             for one, other in zip(wanted, found, strict=True):
                 near = 1e-2 if case[1] == BF16 else 1e-6
                 assert (other - one).abs().max() <= near * one.abs().max(), case
+
+
+class Watching(o.InfoNCE):
+    """Notes the dtype in which Triton's kernels would multiply its embeddings."""
+
+    def compute(self, x: Tensor, y: Tensor, pairs: o.Pairs) -> o.ObjectiveOutput:
+        self.dtypes = x.dtype, product_dtype(x, y)
+        return super().compute(x, y, pairs)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 2])
+@pytest.mark.parametrize(("precision", "wanted"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_the_losses_know_the_precision_of_a_run(
+    precision: str, wanted: torch.dtype, micro_batch: int | None, tmp_path: Path
+) -> None:
+    objective = Watching(p.Fixed(0.1))
+    trainer = make_trainer(tmp_path, settings(precision=precision, micro_batch=micro_batch), objective)
+    trainer._train_step(next(trainer.batches(0, 0)))
+    assert objective.dtypes == (torch.float32, wanted)  # accelerate hands over embeddings in float32
+    assert not torch.is_autocast_enabled("cpu")
 
 
 # --- one run, whatever happens on one of the processes ---------------------------------------------------------------

@@ -44,7 +44,7 @@ def check_all_reached(model: nn.Module) -> None:
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and parameter.grad is None:
                 raise RunError(
-                    f"the loss does not reach {name.removeprefix('module.')}, which counts as trained; several "
+                    f"the loss does not reach {name.removeprefix('module.')}, which is set to train; several "
                     "processes cannot share its gradient. Freeze it, or train with one process"
                 )
 

@@ -46,7 +46,7 @@ def softmax_loss(
             both = directions(x, y, tau, positives, queries, anchor)
             losses, slopes = zip(*(row_loss(d.similarity / d.value, d, label_smoothing) for d in both), strict=True)
             rows = torch.stack(losses), torch.stack(slopes)  # (2, b)
-        loss, slope = (each.mean(dim=0) for each in rows)
+        loss, slope = (both.mean(dim=0) for both in rows)
         if scale_by_temperature:
             return (loss * tau.expand(B)[queries]).sum() / B, slope / B
         return loss.sum() / B, slope / pair_values(tau.detach(), queries) / B

@@ -54,7 +54,7 @@ class SogCLR(ObjectiveWithMemory):
     ) -> None:
         super().__init__(num_media, num_captions, gamma)
         self.temperature = Fixed(temperature) if isinstance(temperature, int | float) else temperature
-        trains = [name for name, each in self.temperature.named_parameters() if each.requires_grad]
+        trains = [name for name, value in self.temperature.named_parameters() if value.requires_grad]
         if trains:
             raise InputError(
                 f"SogCLR: temperature is {type(self.temperature).__name__}, whose {trains[0]} would never move: this "

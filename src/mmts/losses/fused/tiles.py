@@ -97,7 +97,7 @@ def _refuse_transforms(name: str, *inputs: Tensor) -> None:
     """Raise InputError under torch.func or forward mode: a fused loss has only a backward pass."""
     if torch.compiler.is_compiling():  # which cannot trace these questions, and does not run under these transforms
         return
-    is_dual = any(forward_ad.unpack_dual(each).tangent is not None for each in inputs)  # type: ignore[no-untyped-call]
+    is_dual = any(forward_ad.unpack_dual(x).tangent is not None for x in inputs)  # type: ignore[no-untyped-call]
     if is_dual or any(map(is_functorch_wrapped_tensor, inputs)):
         what = "forward mode" if is_dual else "torch.func"
         raise InputError(f"the fused {name} has derivatives in a backward pass only, not in {what}; give fused=False")
@@ -121,7 +121,7 @@ class KnownGradients(Function):
     ) -> Tensor:
         """Keep the gradients for the backward pass."""
         ctx.save_for_backward(*gradients)
-        ctx.refusal, ctx.dtypes = refusal, [each.dtype for each in inputs]
+        ctx.refusal, ctx.dtypes = refusal, [x.dtype for x in inputs]
         return loss.clone()
 
     @staticmethod
@@ -130,7 +130,7 @@ class KnownGradients(Function):
         refuse_double_backward(*ctx.refusal)
         # Multiply first: in half precision a gradient must not be rounded before it is scaled up.
         known = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        return None, None, None, *(None if each is None else (each * gradient).to(dtype) for each, dtype in known)
+        return None, None, None, *(None if own is None else (own * gradient).to(dtype) for own, dtype in known)
 
 
 def needs_gradient(x: Tensor) -> bool:

@@ -158,8 +158,8 @@ def _factors(x: Side, y: Side, tau: Tensor, anchor: str) -> tuple[Tensor, Tensor
     weight = LOG2_E / tau
     scales = [scale for _, scale in AXES[anchor]]
     by_row, by_column = (
-        torch.stack([each.inverse * weight if scale == axis else each.inverse for scale in scales])
-        for axis, each in enumerate((x, y))
+        torch.stack([one.inverse * weight if scale == axis else one.inverse for scale in scales])
+        for axis, one in enumerate((x, y))
     )
     return by_row, by_column
 

@@ -71,8 +71,8 @@ def _products(
     dots = tl.zeros((ROWS, COLUMNS), tl.float32)
     if BY_TILES:
         for start in range(0, D, WIDTH):
-            of_x, of_y = x.load([first + down * ROWS, start]), y.load([across * COLUMNS, start])
-            dots = tl.dot(of_x, of_y.T, dots, input_precision=PRECISION)
+            x_part, y_part = x.load([first + down * ROWS, start]), y.load([across * COLUMNS, start])
+            dots = tl.dot(x_part, y_part.T, dots, input_precision=PRECISION)
     else:
         i, j = _samples(down, across, first, ROWS, COLUMNS)
         k = tl.arange(0, WIDTH)
@@ -81,9 +81,9 @@ def _products(
         at_y = y + first_j.to(tl.int64) * D + ((tl.minimum(j, B - 1) - first_j)[None, :] * D + k[:, None])
         for start in range(0, D, WIDTH):
             inside = start + k < D
-            of_x = tl.load(at_x + start, mask=inside[None, :], other=0.0)
-            of_y = tl.load(at_y + start, mask=inside[:, None], other=0.0)
-            dots = tl.dot(of_x, of_y, dots, input_precision=PRECISION)
+            x_part = tl.load(at_x + start, mask=inside[None, :], other=0.0)
+            y_part = tl.load(at_y + start, mask=inside[:, None], other=0.0)
+            dots = tl.dot(x_part, y_part, dots, input_precision=PRECISION)
     return dots
 
 
@@ -298,8 +298,8 @@ def own_products(x, y, dots, D, D_PADDED, WIDTH: tl.constexpr):
     """Write x_i . y_i, (B,)."""
     sample, k = tl.program_id(0), tl.arange(0, WIDTH)
     at, inside = sample.to(tl.int64) * D_PADDED + k, k < D
-    of_x, of_y = tl.load(x + at, mask=inside, other=0.0), tl.load(y + at, mask=inside, other=0.0)
-    tl.store(dots + sample, tl.sum(of_x.to(tl.float32) * of_y.to(tl.float32), 0))
+    x_part, y_part = tl.load(x + at, mask=inside, other=0.0), tl.load(y + at, mask=inside, other=0.0)
+    tl.store(dots + sample, tl.sum(x_part.to(tl.float32) * y_part.to(tl.float32), 0))
 
 
 @triton.jit

@@ -15,10 +15,9 @@ from braceexpand import braceexpand
 
 from mmts.console import progress_bar
 from mmts.data.formats.collect import clean_text, compression, notes_on_names, reading, split_folders
-from mmts.data.formats.pair_index import NO_CAPTION, Pair, Piece, index_piece, kept_or_made, merge_pieces, table_dataset
+from mmts.data.formats.pair_index import NO_CAPTION, Pair, Piece, index_piece, read_indexed
 from mmts.data.media.suffixes import IMAGE_SUFFIXES, why_not_read
 from mmts.data.media.threads import threads
-from mmts.data.pair_table import opened
 from mmts.data.records import SPLITS, Dataset, split_name
 from mmts.errors import DataError, listed, quoted
 from mmts.files import cache_root, content_hash
@@ -41,17 +40,6 @@ class _Shard(NamedTuple):
     """The split that its folder or name says."""
 
 
-class _File(NamedTuple):
-    """A file KEY.BEFORE.SUFFIX or KEY.SUFFIX of a tar."""
-
-    key: str
-    before: str
-    suffix: str
-    name: str
-    byte: int
-    place: _Place
-
-
 def read_shards(path: str | Path) -> Dataset:
     """Read webdataset shards: a folder of .tar files, one of them, a glob, or braces ("shards/{00000..00331}.tar").
 
@@ -70,11 +58,9 @@ def read_shards(path: str | Path) -> Dataset:
         root = Path(os.path.commonpath([shard.path.parent for shard in shards]))
         cache = cache_root() / "shards"
         names = [f"{path}\0{_content_key(path)}\0{split}" for path, split in shards]
+        notes = [*_notes_on_folders(pattern, by_folder), *_failed_downloads(shards)]
         folder = cache / f"all-{content_hash(*names)}"
-        table = kept_or_made(
-            cache, lambda: opened(folder), lambda: merge_pieces(folder, root, _pieces(cache, shards), {})
-        )
-        return table_dataset(pattern, table, [*_notes_on_folders(pattern, by_folder), *_failed_downloads(shards)])
+        return read_indexed(pattern, root, folder, lambda: ({}, _pieces(cache, shards)), notes=notes)
 
 
 def tars_in(folder: Path) -> list[Path]:
@@ -87,7 +73,14 @@ def _find(pattern: Path) -> list[_Shard]:
     if pattern.is_file():
         return [_Shard(pattern, None)]
     if pattern.is_dir():
-        return _in_folder(pattern)
+        here = [_Shard(tar, None) for tar in _tars(pattern)]
+        inside = [_Shard(tar, split_name(part.name)) for part in split_folders(pattern) for tar in _tars(part)]
+        if here and inside:
+            name = inside[0].path.parent.name
+            raise DataError(f"{pattern} holds shards itself and in the folder {name}; keep them in one place")
+        if not here and not inside:
+            raise DataError(f"{pattern}: no .tar files in it, nor in folders named train, val and test")
+        return here or inside
     names = _expanded(pattern)
     matches = [sorted(filter(os.path.isfile, glob(name))) for name in names]
     missing = [name for name, match in zip(names, matches, strict=True) if not match]
@@ -117,17 +110,6 @@ def _expanded(pattern: Path) -> list[str]:
     if not 0 < len(names) <= _MAX_SHARDS:
         raise DataError(f"{pattern} names more than {_MAX_SHARDS:,} shards")
     return names
-
-
-def _in_folder(folder: Path) -> list[_Shard]:
-    here = [_Shard(tar, None) for tar in _tars(folder)]
-    inside = [_Shard(tar, split_name(part.name)) for part in split_folders(folder) for tar in _tars(part)]
-    if here and inside:
-        name = inside[0].path.parent.name
-        raise DataError(f"{folder} holds shards itself and in the folder {name}; keep them in one place")
-    if not here and not inside:
-        raise DataError(f"{folder}: no .tar files in it, nor in folders named train, val and test")
-    return here or inside
 
 
 def _tars(folder: Path) -> list[Path]:
@@ -190,36 +172,34 @@ def _pieces(cache: Path, shards: Sequence[_Shard]) -> Iterator[Piece]:
 
 def _samples(tar: Path) -> Iterator[Pair | str]:
     """Yield the samples of a tar in file order, or why one is left out."""
+    members = (  # (KEY, BEFORE, SUFFIX, member) of each file KEY.BEFORE.SUFFIX or KEY.SUFFIX
+        (matched[1], *matched[2].lower().rpartition(".")[::2], member)
+        for member in _members(tar)
+        if (matched := _KEY.fullmatch(member[0]))
+    )
+    files = (file for file in members if file[2] in (*_IMAGES, "txt", "json") or why_not_read(file[3][0]))
     done: set[str] = set()
     with open(tar, "rb") as texts:
-        for key, files in groupby(_files(tar), key=lambda file: file.key):
+        for key, of_key in groupby(files, key=lambda file: file[0]):
             parts: dict[str, _Place] = {}
             dotted: set[str] = set()  # other samples, whose names continue this key after its dot
-            for file in files:
-                if file.before:
-                    dotted.add(file.before)
+            for _, before, suffix, (name, byte, place) in of_key:
+                if before:
+                    dotted.add(before)
                 elif key in done:
                     raise DataError(
-                        f"{tar}, byte {file.byte}: {quoted(file.name)} is not next to the earlier files of its key; "
+                        f"{tar}, byte {byte}: {quoted(name)} is not next to the earlier files of its key; "
                         "keep the files of each key together (tar --sort=name), and use each key once"
                     )
-                elif file.suffix in parts:
-                    raise DataError(f"{tar}, byte {file.byte}: {quoted(file.name)} is there twice in a row")
+                elif suffix in parts:
+                    raise DataError(f"{tar}, byte {byte}: {quoted(name)} is there twice in a row")
                 else:
-                    parts[file.suffix] = file.place
+                    parts[suffix] = place
             if parts:
                 done.add(key)
                 yield _sample(tar, texts, key, parts)
             else:
                 yield from [_DOTTED] * len(dotted)
-
-
-def _files(tar: Path) -> Iterator[_File]:
-    for name, byte, place in _members(tar):
-        if matched := _KEY.fullmatch(name):
-            before, _, suffix = matched[2].lower().rpartition(".")
-            if suffix in (*_IMAGES, "txt", "json") or why_not_read(name):
-                yield _File(matched[1], before, suffix, name, byte, place)
 
 
 def _sample(tar: Path, texts: IO[bytes], key: str, parts: Mapping[str, _Place]) -> Pair | str:

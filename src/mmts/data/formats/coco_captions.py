@@ -79,8 +79,7 @@ def _add_file(collector: Collector, file: Path, split: str | None, folder: str, 
         identity = row.get("id", int, "a whole number")
         if identity in images:
             raise DataError(f"{row.where}: the id {identity} is there already")
-        place = collector.inner_path(row.get("file_name", str, "a file name"), row.where, folder)
-        images[identity] = row.where, place, []
+        images[identity] = row.where, row.get("file_name", str, "a file name"), []
     for row in document.records("annotations"):
         identity, image = row.get("id", int, "a whole number"), row.get("image_id", int, "a whole number")
         if identity in annotations:
@@ -89,5 +88,5 @@ def _add_file(collector: Collector, file: Path, split: str | None, folder: str, 
         if image not in images:
             raise DataError(f"{row.where}: no image has the id {image}")
         images[image][2].append(row.get("caption", str, "a string"))
-    for identity, (where, place, captions) in images.items():
-        collector.add(where, str(identity), place, captions, kind="image", split=split, keep=keep)
+    for identity, (where, file_name, captions) in images.items():
+        collector.add(where, str(identity), file_name, captions, kind="image", split=split, folder=folder, keep=keep)

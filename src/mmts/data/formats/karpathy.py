@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from mmts.data.formats.collect import Collector, find_file, inner_path
+from mmts.data.formats.collect import Collector, find_file
 from mmts.data.formats.json_file import Record, beginning, kind_in_words, read_json_object
 from mmts.data.records import SPLITS, Dataset, split_name
 from mmts.errors import DataError, listed, nearest, quoted
@@ -89,16 +89,15 @@ def _add(collector: Collector, row: Record, name: str, folder: str) -> bool:
     split = "train" if is_restval else split_name(written)
     if split not in SPLITS:
         raise DataError(f"{row.where}: the split {quoted(written)} is unknown; {nearest(written, (*SPLITS, _RESTVAL))}")
-    image = inner_path(row.get("filename", str, "a file name"), row.where)
+    image = row.get("filename", str, "a file name")
     if name == "coco":
-        image = f"{row.get('filepath', str, 'the folder train2014 or val2014')}/{image}"
+        image = os.path.join(row.get("filepath", str, "the folder train2014 or val2014"), image)
     captions = [sentence.get("raw", str, "a string") for sentence in row.records("sentences")]
     if not any(caption.strip() for caption in captions):
         raise DataError(f"{row.where}: it has no caption; 'sentences' should hold at least one 'raw' that is not empty")
     identity = str(row.get(_ID[name], (int, str), "a whole number"))
-    place = collector.inner_path(image, row.where, folder)
     keep = None if split == "train" else JUDGED_CAPTIONS
-    collector.add(row.where, identity, place, captions, kind="image", split=split, keep=keep)
+    collector.add(row.where, identity, image, captions, kind="image", split=split, folder=folder, keep=keep)
     return is_restval
 
 

@@ -11,7 +11,6 @@ from itertools import chain, islice
 from pathlib import Path
 
 from mmts.data.formats.collect import Collector, inner_path, read_lines
-from mmts.data.media.suffixes import kind_of
 from mmts.data.records import Dataset
 from mmts.errors import DataError, listed, nearest, quoted
 
@@ -73,9 +72,8 @@ def _folder_of_media(root: Path, row: Row) -> str:
 def add_rows(collector: Collector, rows: Iterable[Row], folder: str = "") -> None:
     """Hand rows to `collector`, which merges those of one path; paths are relative to `folder` in its root."""
     for row in rows:
-        path = collector.inner_path(row.path, row.where, folder)
-        identity = path if row.identity is None else row.identity
-        collector.add(row.where, identity, path, row.captions, kind=kind_of(path), labels=row.labels, split=row.split)
+        labels, split = row.labels, row.split
+        collector.add(row.where, row.identity, row.path, row.captions, labels=labels, split=split, folder=folder)
 
 
 def table_rows(file: Path, columns: Mapping[str, str] | None = None, notes: list[str] | None = None) -> Iterator[Row]:

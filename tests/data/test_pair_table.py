@@ -1,5 +1,6 @@
 import pickle
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmts.data.batches.positives import positives
-from mmts.data.pair_table import PairTable, PairWriter, TableDataset, TableSplit, write_pair_table
+from mmts.data.pair_table import PairRow, PairTable, TableDataset, TableSplit, write_pair_table
 from mmts.data.records import Dataset, Medium
 from mmts.errors import DataError, InputError
 
@@ -23,14 +24,8 @@ PAIRS = [
 ]
 
 
-def add_all(writer: PairWriter, pairs: list = PAIRS) -> None:
-    for identity, caption, path, split, member in pairs:
-        writer.add(identity, caption, path, split, member)
-
-
 def write(folder: Path, pairs: list = PAIRS, root: str = "/data") -> PairTable:
-    with write_pair_table(folder, Path(root), ("train", "val", "test")) as writer:
-        add_all(writer, pairs)
+    write_pair_table(folder, Path(root), ("train", "val", "test"), pairs)
     return PairTable(folder)
 
 
@@ -77,13 +72,12 @@ def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, texts: li
 def test_a_table_that_fails_leaves_nothing(tmp_path: Path):
     write(tmp_path / "t")
 
-    def fail() -> None:
-        with write_pair_table(tmp_path / "t", Path("/data"), ("train",)) as writer:
-            writer.add("1", "x", "x", "train")
-            raise KeyboardInterrupt
+    def pairs() -> Iterator[PairRow]:
+        yield "1", "x", "x", "train", None
+        raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fail()
+        write_pair_table(tmp_path / "t", Path("/data"), ("train",), pairs())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -202,11 +196,12 @@ def test_memory_stays_bounded(tmp_path: Path):
     N, files = 20_000, 10
     tracemalloc.start()
     try:
-        with write_pair_table(tmp_path / "t", Path("/data"), ("train", "val")) as writer:
-            for shard in range(files):
-                file = f"{shard:05d}.tar"
-                for at in range(shard * N // files, (shard + 1) * N // files):
-                    writer.add(f"{at:09d}", f"a caption of some length, number {at % 1000}", file, "train", (at, 9))
+        pairs = (
+            (f"{at:09d}", f"a caption of some length, number {at % 1000}", f"{shard:05d}.tar", "train", (at, 9))
+            for shard in range(files)
+            for at in range(shard * N // files, (shard + 1) * N // files)
+        )
+        write_pair_table(tmp_path / "t", Path("/data"), ("train", "val"), pairs)
         table = PairTable(tmp_path / "t")
         split = TableDataset("d", tmp_path, tmp_path, table.media_of(), table=table).split("train")
         assert split.text.unique().numel() == 1000

@@ -5,12 +5,11 @@ import json
 import shutil
 import struct
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +21,8 @@ from mmts.errors import DataError, InputError, quoted
 from mmts.files import atomic_folder, read_json, write_json
 
 Rows = npt.NDArray[np.int64]
-T = TypeVar("T")
+# The id, the caption, the path relative to the table's root, the split, and `member` as in `Medium`.
+PairRow = tuple[str, str, str, str, tuple[int, int] | None]
 
 _FORMAT = 5
 _ABOUT = "table.json"
@@ -79,30 +79,29 @@ class PairTable:
         # A worker process maps the files itself: their contents are not sent to it.
         return PairTable, (self.folder, self.splits)
 
-    def _pair(self, row: int) -> tuple[str, str, str, list[int] | None]:
-        start = self._end[row - 1] if row else 0
-        identity, caption, path, member = json.loads(self._lines[start : self._end[row]].tobytes())
-        return identity, caption, path, member
-
-    def caption(self, row: int) -> str:
-        """Return the caption of a pair."""
-        return self._pair(row)[1]
-
     def medium(self, row: int) -> Medium:
         """Return a pair as a medium with one caption."""
-        identity, caption, path, member = self._pair(row)
+        identity, caption, path, member = self._line(row)
         place = None if member is None else (member[0], member[1])
         return Medium(identity, self.root / path, (caption,), split=self.splits[self.split[row]], member=place)
 
-    def media_of(self, rows: Rows | None = None) -> "LazySequence[Medium]":
+    def caption(self, row: int) -> str:
+        """Return the caption of a pair."""
+        return str(self._line(row)[1])
+
+    def _line(self, row: int) -> Any:
+        start = self._end[row - 1] if row else 0
+        return json.loads(self._lines[start : self._end[row]].tobytes())
+
+    def media_of(self, rows: Rows | None = None) -> "LazySequence":
         """Return the media of these rows, or of all."""
         return LazySequence(self.medium, np.arange(len(self)) if rows is None else rows)
 
 
-class LazySequence(Sequence[T], Generic[T]):
+class LazySequence(Sequence[Any]):
     """The results of `make` for some rows, computed on access; a slice is another such sequence."""
 
-    def __init__(self, make: Callable[[int], T], rows: Rows) -> None:
+    def __init__(self, make: Callable[[int], Any], rows: Rows) -> None:
         self._make = make
         self._rows = rows
 
@@ -171,67 +170,53 @@ class TableDataset(Dataset):
         return TableSplit("all", self.table, np.arange(len(self.table)))
 
 
-class PairWriter:
-    """Writes pairs one by one into a new table in bounded memory; see `write_pair_table`."""
+def write_pair_table(
+    folder: Path,
+    root: Path,
+    splits: Sequence[str],
+    pairs: Iterable[PairRow],
+    finish: Callable[[Path], Mapping[str, Any]] = lambda folder: {},
+) -> None:
+    """Write pairs in bounded memory: the table is at `folder` once all are written; if anything fails, nothing is.
 
-    def __init__(self, folder: Path, splits: Sequence[str], lines: IO[bytes], columns: IO[bytes]) -> None:
-        self.about: dict[str, Any] = {}
-        self.folder = folder
-        self._splits = list(splits)
-        self._lines = lines
-        self._columns = columns
-        self._id_hashes = array("q")
-        self._end = 0
-        self._file = -1
-        self._last_path: str | None = None
-
-    def add(self, identity: str, caption: str, path: str, split: str, member: tuple[int, int] | None = None) -> None:
-        """Add one pair; `path` is relative to the root. Pairs in one file should follow each other."""
-        self._file += path != self._last_path
-        self._last_path = path
-        line = json.dumps([identity, caption, path, member], ensure_ascii=False) + "\n"
-        self._end += self._lines.write(line.encode("utf-8", "surrogatepass"))
-        self._columns.write(_PACKED.pack(self._end, self._file, self._splits.index(split), _text_hash(caption)))
-        self._id_hashes.append(_text_hash(identity))
-
-    def _finish(self, root: Path) -> None:
-        lengths = [len(self._id_hashes), self._end]
-        about = {"format": _FORMAT, "lengths": lengths, "root": str(root), "splits": self._splits, "about": self.about}
-        write_json(self.folder / _ABOUT, about)
-        table = PairTable(self.folder)
-        hashes = np.array(self._id_hashes, dtype=np.int64)
-        order = np.argsort(hashes, kind="stable")
-        for at in np.flatnonzero(np.diff(hashes[order]) == 0).tolist():
-            first, second = (table.medium(int(row)) for row in order[at : at + 2])
-            if first.id == second.id:
-                raise DataError(f"{second.path}: the id {quoted(second.id)} is there already, in {first.path}")
-
-
-@contextmanager
-def write_pair_table(folder: Path, root: Path, splits: Sequence[str]) -> Iterator[PairWriter]:
-    """Open a writer; its table is at `folder` once the body has ended.
-
-    Paths of files are relative to `root`, an absolute folder. `splits` are the names that pairs may have. If the body
-    raises, nothing is at `folder`. Raises DataError if the table cannot be written, or two pairs have the same id.
+    `root` is an absolute folder. Pairs in one file should follow each other. After the last of them `finish` may add
+    files to the folder that it is given; it returns the `about` of the table. Raises DataError if the table cannot be
+    written, or two pairs have the same id.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
-    >>> with write_pair_table(folder / "table", Path("/data"), ["train"]) as writer:
-    ...     writer.add("1", "a cat", "00000.tar", "train", member=(512, 7))
+    >>> write_pair_table(folder / "table", Path("/data"), ["train"], [("1", "a cat", "00000.tar", "train", (512, 7))])
     >>> PairTable(folder / "table").medium(0).member
     (512, 7)
     """
     try:
         shutil.rmtree(folder, ignore_errors=True)  # a reader that has mapped the old files can still read them
         with atomic_folder(folder) as temporary:
+            file, end, last_path, id_hashes = -1, 0, None, array("q")
             with open(temporary / _PAIRS, "wb") as lines, open(temporary / _COLUMNS, "wb") as columns:
-                writer = PairWriter(temporary, splits, lines, columns)
-                yield writer
-            writer._finish(root)
+                for identity, caption, path, split, member in pairs:
+                    file += path != last_path
+                    last_path = path
+                    line = json.dumps([identity, caption, path, member], ensure_ascii=False) + "\n"
+                    end += lines.write(line.encode("utf-8", "surrogatepass"))
+                    columns.write(_PACKED.pack(end, file, splits.index(split), _text_hash(caption)))
+                    id_hashes.append(_text_hash(identity))
+            about = finish(temporary)
+            head = {"format": _FORMAT, "lengths": [len(id_hashes), end], "root": str(root), "splits": list(splits)}
+            write_json(temporary / _ABOUT, {**head, "about": about})
+            _check_ids(PairTable(temporary), np.array(id_hashes, dtype=np.int64))
     except OSError as error:
         if error.filename is not None and not Path(error.filename).is_relative_to(folder.parent):
-            raise  # the body failed on another file
+            raise  # the pairs could not be read
         raise cannot_write(folder, error) from None
+
+
+def _check_ids(table: PairTable, hashes: Rows) -> None:
+    order = np.argsort(hashes, kind="stable")
+    for at in np.flatnonzero(np.diff(hashes[order]) == 0).tolist():
+        first, second = (table.medium(int(row)) for row in order[at : at + 2])
+        if first.id == second.id:
+            raise DataError(f"{second.path}: the id {quoted(second.id)} is there already, in {first.path}")
 
 
 def cannot_write(folder: Path, error: OSError) -> DataError:

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,40 +48,37 @@ PARTS = (
 )
 
 
-class Images:
-    """The image files of a part.
+class Images(NamedTuple):
+    """The image files of a part, and the modification time of every folder searched; paths are relative to the root."""
 
-    Attributes:
-        rows: (F,) int64, the row of each file, sorted.
-        paths: the path of each file, relative to the root.
-        folders: modification time of every folder searched, by path relative to the root.
-    """
+    rows: npt.NDArray[np.int64]
+    """(F,) the row of each file, sorted."""
+    paths: list[str]
+    folders: dict[str, int]
 
-    def __init__(self, root: Path, folder: str) -> None:
-        """Walk `folder`. Raises DataError if it holds no image, or two images of one row; OSError."""
-        self.folders: dict[str, int] = {}
-        rows: list[int] = []
-        paths: list[str] = []
-        waiting = [folder]
-        while waiting:
-            here = waiting.pop()
-            self.folders[here] = os.stat(root / here).st_mtime_ns  # before the scan, so that a later change shows
-            with os.scandir(root / here) as entries:
-                for entry in entries:
-                    if entry.is_dir():
-                        if not entry.is_symlink():  # which may lead back up
-                            waiting.append(f"{here}/{entry.name}")
-                    elif matched := _NAME.fullmatch(entry.name):
-                        rows.append(int(matched[1]))
-                        paths.append(f"{here}/{entry.name}")
-        if not rows:
-            raise DataError(f"{root / folder}: no image in it is named by the number of its row, such as 12.jpg")
-        order = np.argsort(np.array(rows), kind="stable")
-        self.rows: npt.NDArray[np.int64] = np.array(rows)[order]
-        self.paths = [paths[at] for at in order.tolist()]
-        for at in np.flatnonzero(np.diff(self.rows) == 0)[:1].tolist():
-            first, second = root / self.paths[at], root / self.paths[at + 1]
-            raise DataError(f"{first} and {second} are both the image of row {self.rows[at]}")
+
+def find_images(root: Path, folder: str) -> Images:
+    """Walk `folder` inside `root`. Raises DataError if it holds no image, or two images of one row; OSError."""
+    folders: dict[str, int] = {}
+    files: list[tuple[int, str]] = []
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        folders[here] = os.stat(root / here).st_mtime_ns  # before the scan, so that a later change shows
+        with os.scandir(root / here) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    if not entry.is_symlink():  # which may lead back up
+                        waiting.append(f"{here}/{entry.name}")
+                elif matched := _NAME.fullmatch(entry.name):
+                    files.append((int(matched[1]), f"{here}/{entry.name}"))
+    if not files:
+        raise DataError(f"{root / folder}: no image in it is named by the number of its row, such as 12.jpg")
+    files.sort()
+    for (row, first), (next_row, second) in pairwise(files):
+        if row == next_row:
+            raise DataError(f"{root / first} and {root / second} are both the image of row {row}")
+    return Images(np.array([row for row, _ in files]), [path for _, path in files], folders)
 
 
 def looks_like_cc3m(path: Path) -> bool:
@@ -130,7 +127,7 @@ def read_cc3m(path: str | Path) -> Dataset:
 
         def make() -> tuple[Mapping[str, Any], Iterable[Piece]]:
             tables = states()
-            images = {part: Images(root, _image_folder(root, part)) for part in parts}
+            images = {part: find_images(root, _image_folder(root, part)) for part in parts}
             for part, files in images.items():
                 _check_rows(root, part, files)
             folders = {name: time for files in images.values() for name, time in files.folders.items()}
@@ -165,7 +162,7 @@ def _pieces(root: Path, images: Mapping[Part, Images]) -> Iterator[Piece]:
                     Pair(f"{part.split}-{row}", caption, paths[row]) if row in paths else _NO_FILE
                     for row, caption in enumerate(captions, first)
                 )
-                yield Piece(index_piece(cache_root() / "cc3m" / f"{name}.json", root, pairs, pool), root, part.split)
+                yield index_piece(cache_root() / "cc3m" / f"{name}.json", root, pairs, pool), root, part.split
                 bar.advance(high - low)
                 first += len(captions)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from mmts.console import errors
 from mmts.data.formats.collect import clean_text, invented_split, note_on_invented, reading
 from mmts.data.media.image import why_unreadable_image
-from mmts.data.pair_table import PairTable, TableDataset, cannot_write, write_pair_table
+from mmts.data.pair_table import PairRow, PairTable, TableDataset, cannot_write, write_pair_table
 from mmts.data.records import SPLITS, Dataset, Medium
 from mmts.errors import DataError, counted
 from mmts.files import atomic_write, keep, locked, read_kept
@@ -36,15 +36,9 @@ class Pair(NamedTuple):
     member: tuple[int, int] | None = None
 
 
-class Piece(NamedTuple):
-    """A part of the data: its pairs with paths relative to `root`, and notes on the others, as JSON values.
-
-    `split` is the split of all pairs; None splits them by a hash of each id.
-    """
-
-    content: Mapping[str, Any]
-    root: Path
-    split: str | None
+# A part of the data: its pairs and notes on the others, as `index_piece` returns them; the folder that the paths are
+# relative to; and the split of all pairs, or None to split them by a hash of each id.
+Piece = tuple[Mapping[str, Any], Path, str | None]
 
 
 def read_indexed(
@@ -145,17 +139,23 @@ def _merged(folder: Path, root: Path, state: Mapping[str, Any], pieces: Iterable
     counts: Counter[str] = Counter()
     unreadable: list[str] = []
     invented = False
-    with write_pair_table(folder, root, SPLITS) as writer:
+
+    def pairs() -> Iterator[PairRow]:
+        nonlocal invented
         for content, base, split in pieces:
             for identity, caption, inner, member in content["pairs"]:
                 path = inner if base == root else os.path.relpath(base / inner, root)
-                writer.add(identity, caption, path, split or invented_split(identity), member)
+                yield identity, caption, path, split or invented_split(identity), member
             counts.update(content["counts"])
-            unreadable += content["unreadable"]
+            unreadable.extend(content["unreadable"])
             invented |= split is None and len(content["pairs"]) > 0
-        writer.about |= {"state": state, "counts": dict(counts), "invented": invented}
-        with atomic_write(writer.folder / _UNREADABLE_NAME, "w") as file:
+
+    def finish(folder: Path) -> Mapping[str, Any]:
+        with atomic_write(folder / _UNREADABLE_NAME, "w") as file:
             file.writelines(line + "\n" for line in unreadable)
+        return {"state": state, "counts": dict(counts), "invented": invented}
+
+    write_pair_table(folder, root, SPLITS, pairs(), finish)
     return PairTable(folder)
 
 

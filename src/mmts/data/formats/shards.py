@@ -166,7 +166,7 @@ def _pieces(cache: Path, shards: Sequence[_Shard]) -> Iterator[Piece]:
         for path, split in shards:
             with reading(path):
                 file = cache / f"{_content_key(path)}.json"
-                yield Piece(index_piece(file, path.parent, _samples(path), pool), path.parent, split)
+                yield index_piece(file, path.parent, _samples(path), pool), path.parent, split
             bar.advance()
 
 

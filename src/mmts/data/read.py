@@ -9,10 +9,9 @@ from pathlib import Path
 from mmts.data.epic_kitchens import looks_like_epic_kitchens, read_epic_kitchens
 from mmts.data.formats.captions_jsonl import read_captions_jsonl
 from mmts.data.formats.cc3m import looks_like_cc3m, read_cc3m
-from mmts.data.formats.coco_captions import looks_like_coco_captions, read_coco_captions
+from mmts.data.formats.coco import looks_like_coco_captions, looks_like_karpathy, read_coco_captions, read_karpathy
 from mmts.data.formats.imagefolder import METADATA_NAMES, looks_like_metadata, metadata_files, read_imagefolder
 from mmts.data.formats.json_file import beginning, json_lines
-from mmts.data.formats.karpathy import looks_like_karpathy, read_karpathy
 from mmts.data.formats.shards import read_shards, tars_in
 from mmts.data.formats.table import read_table, table_rows
 from mmts.data.formats.youcook2 import looks_like_youcook2, read_youcook2

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -225,11 +226,9 @@ def _captions_beside(root: Path, images: Images) -> dict[int, str]:
     """Return the text of the .txt files beside up to 2,000 images, evenly spread, by position in `images.rows`."""
     captions = {}
     for at in np.unique(np.linspace(0, len(images.rows) - 1, _COMPARED).astype(int)).tolist():
-        try:
+        with suppress(OSError):  # usually the file does not exist
             text = (root / images.paths[at]).with_suffix(".txt").read_bytes()
-        except OSError:  # usually the file does not exist
-            continue
-        captions[at] = _comparable(text.decode("utf-8", "replace"))
+            captions[at] = _comparable(text.decode("utf-8", "replace"))
     return captions
 
 

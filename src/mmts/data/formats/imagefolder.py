@@ -35,7 +35,9 @@ def read_imagefolder(path: str | Path, columns: Mapping[str, str] | None = None)
     collector = Collector(path, folder, merge=True)
     for file, name in files.items():
         rows = list(_rows(file, columns, collector.notes))
-        _splits_from_folders(collector, rows, [_first_folder(row["path"]) if name is None else name for row in rows])
+        parents = [PurePath(row["path"].replace("\\", "/")).parts[:-1] for row in rows]
+        folders = [next(iter(parts), "") if name is None else name for parts in parents]
+        _splits_from_folders(collector, rows, folders)
         for row in rows:
             collector.add(**row, folder=name or "")
     collector.notes += _left_out(folder, files)
@@ -71,11 +73,6 @@ def _metadata_file(folder: Path) -> Path | None:
     if len(files) > 1:
         raise DataError(f"{folder}: both {' and '.join(METADATA_NAMES)}; give the one that counts, as {files[0]}")
     return files[0] if files else None
-
-
-def _first_folder(path: str) -> str:
-    parts = PurePath(path.replace("\\", "/")).parts
-    return parts[0] if len(parts) > 1 else ""
 
 
 def _splits_from_folders(collector: Collector, rows: list[Row], folders: list[str]) -> None:

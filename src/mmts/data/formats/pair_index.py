@@ -28,7 +28,7 @@ _FORMAT = 1  # increase it when a reader takes other pairs than before: old piec
 
 
 class Pair(NamedTuple):
-    """A pair as a reader finds it: `path` is relative to the reader's root, `member` as in `Medium`."""
+    """A pair that a reader yields: `path` is relative to the reader's root, `member` as in `Medium`."""
 
     identity: str
     caption: str

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from glob import glob
 from itertools import groupby, islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from braceexpand import braceexpand
 
@@ -34,10 +34,7 @@ _KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 _WORD = re.compile(r"[A-Za-z]+")
 
 
-class _Shard(NamedTuple):
-    path: Path
-    split: str | None
-    """The split that its folder or name says."""
+_Shard = tuple[Path, str | None]  # a tar, and the split that its folder or name says
 
 
 def read_shards(path: str | Path) -> Dataset:
@@ -55,7 +52,7 @@ def read_shards(path: str | Path) -> Dataset:
     with reading(pattern):
         by_folder = _find(pattern)
         shards = _with_splits(by_folder, pattern)
-        root = Path(os.path.commonpath([shard.path.parent for shard in shards]))
+        root = Path(os.path.commonpath([path.parent for path, _ in shards]))
         cache = cache_root() / "shards"
         names = [f"{path}\0{_content_key(path)}\0{split}" for path, split in shards]
         notes = [*_notes_on_folders(pattern, by_folder), *_failed_downloads(shards)]
@@ -71,12 +68,12 @@ def tars_in(folder: Path) -> list[Path]:
 def _find(pattern: Path) -> list[_Shard]:
     """Return the shards with the split of their folder."""
     if pattern.is_file():
-        return [_Shard(pattern, None)]
+        return [(pattern, None)]
     if pattern.is_dir():
-        here = [_Shard(tar, None) for tar in _tars(pattern)]
-        inside = [_Shard(tar, split_name(part.name)) for part in split_folders(pattern) for tar in _tars(part)]
+        here: list[_Shard] = [(tar, None) for tar in _tars(pattern)]
+        inside: list[_Shard] = [(tar, split_name(part.name)) for part in split_folders(pattern) for tar in _tars(part)]
         if here and inside:
-            name = inside[0].path.parent.name
+            name = inside[0][0].parent.name
             raise DataError(f"{pattern} holds shards itself and in the folder {name}; keep them in one place")
         if not here and not inside:
             raise DataError(f"{pattern}: no .tar files in it, nor in folders named train, val and test")
@@ -95,7 +92,7 @@ def _find(pattern: Path) -> list[_Shard]:
     # The names of several folders distinguish the splits; the name of a single folder does not.
     folders = list(dict.fromkeys(path.parent for path in paths))
     splits = dict(zip(folders, _splits_in_names([folder.name for folder in folders]), strict=True))
-    return [_Shard(path, splits[path.parent] if len(folders) > 1 else None) for path in paths]
+    return [(path, splits[path.parent] if len(folders) > 1 else None) for path in paths]
 
 
 def _expanded(pattern: Path) -> list[str]:
@@ -118,14 +115,14 @@ def _tars(folder: Path) -> list[Path]:
 
 def _with_splits(shards: Sequence[_Shard], pattern: Path) -> list[_Shard]:
     """Give every shard the split of its folder or else of its name; either all of them have one or none has."""
-    in_names = _splits_in_names([shard.path.stem for shard in shards])
-    result = [shard._replace(split=shard.split or name) for shard, name in zip(shards, in_names, strict=True)]
-    without = [shard for shard in result if shard.split is None]
-    if 0 < len(without) < len(result):
-        named = next(shard for shard in result if shard.split is not None)
+    in_names = _splits_in_names([path.stem for path, _ in shards])
+    result = [(path, split or name) for (path, split), name in zip(shards, in_names, strict=True)]
+    bare = [path.name for path, split in result if split is None]
+    if 0 < len(bare) < len(result):
+        name, split = next((path.name, split) for path, split in result if split is not None)
         raise DataError(
-            f"{pattern}: {named.path.name} is named as part of {named.split}, and {without[0].path.name} has no split "
-            "in its name; name the split of all shards or of none"
+            f"{pattern}: {name} is named as part of {split}, and {bare[0]} has no split in its name; name the split of "
+            "all shards or of none"
         )
     return result
 
@@ -143,12 +140,9 @@ def _splits_in_names(names: Sequence[str]) -> list[str | None]:
 
 
 def _notes_on_folders(pattern: Path, shards: Sequence[_Shard]) -> list[str]:
-    names: dict[str, dict[str, None]] = {}
-    for path, split in shards:
-        if split is not None:
-            names.setdefault(split, {})[path.parent.name] = None
+    names = {name: dict.fromkeys(path.parent.name for path, split in shards if split == name) for name in SPLITS}
     notes = notes_on_names(names)
-    if names and pattern.is_dir():
+    if any(names.values()) and pattern.is_dir():
         read = {path.parent for path, _ in shards}
         others = [item.name for item in sorted(pattern.iterdir()) if item.is_dir() and item not in read and _tars(item)]
         if others:
@@ -203,17 +197,15 @@ def _samples(tar: Path) -> Iterator[Pair | str]:
 
 
 def _sample(tar: Path, texts: IO[bytes], key: str, parts: Mapping[str, _Place]) -> Pair | str:
-    about: Any = {}
     places = {suffix: place for suffix, place in parts.items() if place is not None}
     if len(places) < len(parts):
         return _LINKED
-    if "json" in places:
-        try:
-            about = json.loads(_read(texts, places["json"]))
-        except (ValueError, RecursionError):
-            return "with a broken json"
-        if not isinstance(about, dict):
-            return "with a broken json"
+    try:
+        about: Any = json.loads(_read(texts, places["json"])) if "json" in places else {}
+    except (ValueError, RecursionError):
+        about = None
+    if not isinstance(about, dict):
+        return "with a broken json"
     if about.get("status", "success") != "success":
         return "whose download failed"
     image = next((places[suffix] for suffix in _IMAGES if suffix in places), None)
@@ -280,9 +272,9 @@ def _check_end(start: int, end: int, size: int) -> None:
 def _failed_downloads(shards: Sequence[_Shard]) -> list[str]:
     """Return a note on the failed downloads, which img2dataset counts in the NAME_stats.json beside each NAME.tar."""
     total: Counter[str] = Counter()
-    for shard in shards:
+    for path, _ in shards:
         try:
-            stats = json.loads(shard.path.with_name(f"{shard.path.stem}_stats.json").read_bytes())
+            stats = json.loads(path.with_name(f"{path.stem}_stats.json").read_bytes())
             total.update({name: int(stats[name]) for name in ("count", "successes")})
         except (OSError, ValueError, KeyError, TypeError, RecursionError):  # the file serves this note alone
             continue

@@ -73,9 +73,8 @@ def _bytes_per_sample(what: str, build: Callable[[int], Objective]) -> str:
 
 
 def _bytes_of_table(folder: Path, captions: list[str]) -> str:
-    with write_pair_table(folder / "table", folder, ["train"]) as writer:
-        for number, caption in enumerate(captions):
-            writer.add(f"{number:09}", caption, "00000.tar", "train", (512 * number, 512))
+    rows = [(f"{at:09}", caption, "00000.tar", "train", (512 * at, 512)) for at, caption in enumerate(captions)]
+    write_pair_table(folder / "table", folder, ["train"], rows)
     size = sum(path.stat().st_size for path in (folder / "table").iterdir())
     length = np.mean([len(caption.encode()) for caption in captions])
     setting = f"an id of 9 and a caption of {length:.0f} bytes"

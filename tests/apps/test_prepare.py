@@ -9,7 +9,7 @@ import pytest
 from mmts.apps.prepare import MANIFEST, prepare, write_manifest
 from mmts.apps.public_sets import PUBLIC_SETS
 from mmts.data.formats.captions_jsonl import read_captions_jsonl
-from mmts.data.formats.karpathy import read_karpathy
+from mmts.data.formats.coco import read_karpathy
 from mmts.data.formats.youcook2 import read_youcook2
 from mmts.data.records import Coverage, Dataset, Medium
 from mmts.errors import DataError

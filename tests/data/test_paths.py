@@ -35,7 +35,7 @@ def coco(folder: Path, path: str) -> Path:
 
 def karpathy(folder: Path, path: str) -> Path:
     row = {"imgid": 1, "filename": path, "split": "train", "sentences": [{"raw": "a cat"}]}
-    (folder / "x.jpg").touch()
+    (folder / "other.jpg").touch()
     (folder / "dataset_flickr30k.json").write_text(json.dumps({"dataset": "flickr30k", "images": [row]}))
     return folder
 

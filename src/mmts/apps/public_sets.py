@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from mmts.data.epic_kitchens import read_epic_kitchens
 from mmts.data.formats.cc3m import read_cc3m
-from mmts.data.formats.karpathy import karpathy_file, read_karpathy
+from mmts.data.formats.coco import karpathy_file, read_karpathy
 from mmts.data.formats.youcook2 import read_youcook2
 from mmts.data.records import Dataset
 

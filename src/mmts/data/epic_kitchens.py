@@ -1,7 +1,7 @@
 """EPIC-KITCHENS-100 multi-instance retrieval: the official CSV files beside videos, chunks, frames or features."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,29 +39,29 @@ _TIMESTAMP = re.compile(r"(\d{1,4}):([0-5]\d):([0-5]\d(?:\.\d+)?)")
 _NUMBER = re.compile(r"\d{1,9}")
 _LIST = re.compile(r"\[\s*\d{1,9}\s*(?:,\s*\d{1,9}\s*)*\]")
 _Row = dict[str, str]
+_Check = tuple[Callable[[str], object], str]  # of the cells of a column, and what they should be
 
-# By column: a check of its cells, and what they should be.
-_Columns = Mapping[str, tuple[Callable[[str], object], str]]
-_NAME = (PLAIN_NAME.fullmatch, "a name like P01_11")
-_TIME = (_TIMESTAMP.fullmatch, "a time like 00:01:23.45")
-_FRAME = (_NUMBER.fullmatch, "a whole number")
-_TEXT = (clean_text, "text")
-_NOUN = (lambda text: _NUMBER.fullmatch(text) and int(text) < _NOUNS, f"a class number from 0 to {_NOUNS - 1}")
-_VERB = (lambda text: _NUMBER.fullmatch(text) and int(text) < _VERBS, f"a class number from 0 to {_VERBS - 1}")
-_NOUN_LIST = (
-    lambda text: _LIST.fullmatch(text) and max(map(int, _NUMBER.findall(text))) < _NOUNS,
-    f"a list of class numbers from 0 to {_NOUNS - 1} like [2, 17]",
-)
-_CLIP_COLUMNS: _Columns = {
+
+def _class_below(count: int) -> _Check:
+    return lambda text: _NUMBER.fullmatch(text) and int(text) < count, f"a class number from 0 to {count - 1}"
+
+
+_NAME: _Check = (PLAIN_NAME.fullmatch, "a name like P01_11")
+_TIME: _Check = (_TIMESTAMP.fullmatch, "a time like 00:01:23.45")
+_FRAME: _Check = (_NUMBER.fullmatch, "a whole number")
+_SENTENCE_COLUMNS: Mapping[str, _Check] = {"narration_id": _NAME, "narration": (clean_text, "text")}
+_CLIP_COLUMNS: Mapping[str, _Check] = {
     **dict.fromkeys(("narration_id", "participant_id", "video_id"), _NAME),
     **dict.fromkeys(("start_timestamp", "stop_timestamp"), _TIME),
     **dict.fromkeys(("start_frame", "stop_frame"), _FRAME),
-    "narration": _TEXT,
-    "verb_class": _VERB,
-    "noun_class": _NOUN,
-    "all_noun_classes": _NOUN_LIST,
+    "narration": (clean_text, "text"),
+    "verb_class": _class_below(_VERBS),
+    "noun_class": _class_below(_NOUNS),
+    "all_noun_classes": (
+        lambda text: _LIST.fullmatch(text) and max(map(int, _NUMBER.findall(text))) < _NOUNS,
+        f"a list of class numbers from 0 to {_NOUNS - 1} like [2, 17]",
+    ),
 }
-_SENTENCE_COLUMNS: _Columns = {"narration_id": _NAME, "narration": _TEXT}
 
 
 def read_epic_kitchens(path: str | Path) -> Dataset:
@@ -86,7 +86,7 @@ def read_epic_kitchens(path: str | Path) -> Dataset:
         graded[split] = _graded(clips[split], sentences)
     if not clips:
         raise DataError(_nothing_found(folder))
-    verbs, nouns = _class_names(folder, "verb", _VERB), _class_names(folder, "noun", _NOUN)
+    verbs, nouns = _class_names(folder, "verb", _VERBS), _class_names(folder, "noun", _NOUNS)
     layout, pattern, note = _media(folder, [row for rows in clips.values() for row in rows.values()])
     collector = Collector(folder, folder)
     collector.notes.append(note)
@@ -136,8 +136,7 @@ def relevancy_matrix(clips_csv: str | Path, sentences_csv: str | Path) -> Tensor
 
 
 def _read_clips(file: Path) -> dict[str, _Row]:
-    """Read the rows of a clips file by their place in it."""
-    clips = _unique(_rows(file, _CLIP_COLUMNS, "a file of clips"))
+    clips = _rows(file, _CLIP_COLUMNS, "a file of clips")
     for where, row in clips.items():
         if _seconds(row["stop_timestamp"]) <= _seconds(row["start_timestamp"]):
             start, end = quoted(row["start_timestamp"]), quoted(row["stop_timestamp"])
@@ -149,39 +148,42 @@ def _read_clips(file: Path) -> dict[str, _Row]:
 
 def _graded(clips: Mapping[str, _Row], file: Path) -> Graded:
     """Return the graded relevance of clips and the sentences in a file."""
-    sentences = _unique(_rows(file, _SENTENCE_COLUMNS, "a file of sentences"))
     place = {row["narration_id"]: at for at, row in enumerate(clips.values())}
+    sentences = _rows(file, _SENTENCE_COLUMNS, "a file of sentences")
     for where, row in sentences.items():
         if "start_timestamp" in row:
             raise DataError(f"{file}: these are clips, with times; the sentences are in the file ..._sentence.csv")
         if row["narration_id"] not in place:
             raise DataError(f"{where}: the clip {quoted(row['narration_id'])} is not among the {len(clips):,} clips")
     owner = torch.tensor([place[row["narration_id"]] for row in sentences.values()], dtype=torch.int64)
-    verbs = _indicators([{int(row["verb_class"])} for row in clips.values()], _VERBS)
-    nouns = _indicators([{*map(int, _NUMBER.findall(row["all_noun_classes"]))} for row in clips.values()], _NOUNS)
+    verbs = _indicators((row["verb_class"] for row in clips.values()), _VERBS)
+    nouns = _indicators((row["all_noun_classes"] for row in clips.values()), _NOUNS)
     return Graded(tuple(clean_text(row["narration"]) for row in sentences.values()), owner, (verbs, nouns))
 
 
-def _indicators(classes: Sequence[set[int]], count: int) -> csr_matrix:
-    """Return a (rows, count) matrix with 1 at each class of a row; columns in order."""
+def _indicators(cells: Iterable[str], count: int) -> csr_matrix:
+    """Return a (rows, count) matrix with 1 at each class that a cell names; columns in order."""
+    classes = [sorted({*map(int, _NUMBER.findall(cell))}) for cell in cells]
     starts = np.cumsum([0, *map(len, classes)])
-    columns = np.array([column for row in classes for column in sorted(row)])
-    return csr_matrix((np.ones(len(columns)), columns, starts), shape=(len(classes), count))
+    return csr_matrix((np.ones(starts[-1]), np.concatenate(classes), starts), shape=(len(classes), count))
 
 
-def _class_names(folder: Path, what: str, number: tuple[Callable[[str], object], str]) -> dict[str, str]:
+def _class_names(folder: Path, what: str, count: int) -> dict[str, str]:
     """Return the names of classes by number; none without a file of them."""
     # EPIC_100_noun_classes_v2.csv has the same numbers and later names than EPIC_100_noun_classes.csv.
     for end in ("_v2", ""):
         file = find_file(folder, _ANNOTATIONS, f"EPIC_100_{what}_classes{end}.csv")
         if file is not None:
-            rows = _rows(file, {"id": number, "key": (str, "a name")}, "a file of classes")
-            return {str(int(row["id"])): row["key"] for _, row in rows}
+            rows = _rows(file, {"id": _class_below(count), "key": (str, "a name")}, "a file of classes")
+            return {str(int(row["id"])): row["key"] for row in rows.values()}
     return {}
 
 
-def _rows(file: Path, columns: _Columns, what: str) -> Iterator[tuple[str, _Row]]:
-    """Yield ("FILE, line N", cell by column) for each row of a CSV file with these columns and perhaps others."""
+def _rows(file: Path, columns: Mapping[str, _Check], what: str) -> dict[str, _Row]:
+    """Return the rows of a CSV file with these columns and perhaps others, by their place ("FILE, line N").
+
+    The first of the columns is the key: no value may be there twice.
+    """
     with reading(file), open(file, "rb") as opened:
         is_pickle = opened.read(1) == b"\x80" or file.suffix.lower() in (".pkl", ".pickle")
     if is_pickle:
@@ -192,7 +194,9 @@ def _rows(file: Path, columns: _Columns, what: str) -> Iterator[tuple[str, _Row]
     if missing:
         lacking = ", ".join(map(repr, missing))
         raise DataError(f"{file}: not {what}: {lacking} is missing; found the columns {listed(header)}")
-    where = ""
+    key = next(iter(columns))
+    places: dict[str, str] = {}
+    rows: dict[str, _Row] = {}
     for where, cells in records:
         if len(cells) != len(header):
             raise DataError(f"{where}: {len(cells)} fields, while the header names {len(header)} columns")
@@ -200,21 +204,12 @@ def _rows(file: Path, columns: _Columns, what: str) -> Iterator[tuple[str, _Row]
         for column, (check, expected) in columns.items():
             if not check(row[column]):
                 raise DataError(f"{where}: {column} should be {expected}, not {quoted(row[column])}")
-        yield where, row
-    if not where:
+        if row[key] in places:
+            raise DataError(f"{where}: the {key} {quoted(row[key])} is there already, in {places[row[key]]}")
+        places[row[key]], rows[where] = where, row
+    if not rows:
         raise DataError(f"{file}: no row below the header")
-
-
-def _unique(rows: Iterator[tuple[str, _Row]]) -> dict[str, _Row]:
-    """Return the rows by their place. Raises DataError for a narration_id that is there twice."""
-    places: dict[str, str] = {}
-    result = {}
-    for where, row in rows:
-        identity = row["narration_id"]
-        if identity in places:
-            raise DataError(f"{where}: the narration_id {quoted(identity)} is there already, in {places[identity]}")
-        places[identity], result[where] = where, row
-    return result
+    return rows
 
 
 def _seconds(timestamp: str) -> float:

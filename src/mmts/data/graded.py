@@ -108,13 +108,9 @@ class Graded:
 
     def _keys(self, labels: Sequence[int] | None = None) -> Indices:
         """Return (M,) numbers: equal numbers mean equal classes and labels."""
-        return _numbered(
-            (
-                *(kind.indices[kind.indptr[at] : kind.indptr[at + 1]].tobytes() for kind in self.classes),
-                labels[at] if labels else 0,
-            )
-            for at in range(self.num_media)
-        )
+        rows = (np.split(kind.indices, kind.indptr[1:-1]) for kind in self.classes)
+        columns = [[row.tobytes() for row in kind] for kind in rows]
+        return _numbered(zip(*columns, labels or [0] * self.num_media, strict=True))
 
 
 def _numbered(values: Iterable[Hashable]) -> Indices:

@@ -9,10 +9,9 @@ from pathlib import Path
 from mmts.data.epic_kitchens import looks_like_epic_kitchens, read_epic_kitchens
 from mmts.data.formats.captions_jsonl import read_captions_jsonl
 from mmts.data.formats.cc3m import looks_like_cc3m, read_cc3m
-from mmts.data.formats.coco_captions import looks_like_coco_captions, read_coco_captions
+from mmts.data.formats.coco import looks_like_coco_captions, looks_like_karpathy, read_coco_captions, read_karpathy
 from mmts.data.formats.imagefolder import METADATA_NAMES, looks_like_metadata, metadata_files, read_imagefolder
 from mmts.data.formats.json_file import beginning, json_lines
-from mmts.data.formats.karpathy import looks_like_karpathy, read_karpathy
 from mmts.data.formats.shards import read_shards, tars_in
 from mmts.data.formats.table import read_table, table_rows
 from mmts.data.formats.youcook2 import looks_like_youcook2, read_youcook2
@@ -45,19 +44,11 @@ _PARTS = {
 _FILES = "a .jsonl, .csv, .tsv, .txt or .tar file, or a .json file of Flickr30K or MSCOCO"
 
 
-def _has_captions(folder: Path) -> bool:
-    return (folder / CAPTIONS_NAME).is_file()
-
-
-def _read_captions(folder: Path) -> Dataset:
-    return _read(folder / CAPTIONS_NAME, {})
-
-
-_Reader = tuple[Callable[[Path], object], Callable[[Path], Dataset]]
+_Reader = tuple[Callable[[Path], object], Callable[..., Dataset]]
 # A .json file is read by the first of these that recognizes it, a folder by the first of those below.
 _JSON: tuple[_Reader, ...] = ((looks_like_karpathy, read_karpathy), (looks_like_coco_captions, read_coco_captions))
 _FOLDERS: tuple[_Reader, ...] = (
-    (_has_captions, _read_captions),
+    (lambda folder: (folder / CAPTIONS_NAME).is_file(), lambda folder: _read(folder / CAPTIONS_NAME, {})),
     (looks_like_karpathy, read_karpathy),
     (looks_like_epic_kitchens, read_epic_kitchens),
     (looks_like_youcook2, read_youcook2),
@@ -84,7 +75,7 @@ def read_dataset(path: str | Path, columns: Mapping[str, str] | None = None) -> 
     path = Path(os.path.expanduser(path)).absolute()
     try:
         if path.is_dir() or path.is_file():
-            return _read(path / CAPTIONS_NAME if _has_captions(path) else path, columns or {})
+            return _read(file if (file := path / CAPTIONS_NAME).is_file() else path, columns or {})
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise DataError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
     if path.suffix == ".tar":  # a pattern
@@ -92,7 +83,7 @@ def read_dataset(path: str | Path, columns: Mapping[str, str] | None = None) -> 
     raise DataError(f"{path} {why_missing(path)}")
 
 
-def reader_of(folder: Path) -> Callable[[Path], Dataset] | None:
+def reader_of(folder: Path) -> Callable[..., Dataset] | None:
     """Return the reader of the data set in a folder, or None if no format is recognized."""
     return next((read for recognizes, read in _FOLDERS if recognizes(folder)), None)
 
@@ -101,10 +92,8 @@ def _read(path: Path, columns: Mapping[str, str]) -> Dataset:
     read = reader_of(path) if path.is_dir() else _reader_of_file(path)
     if read is None:
         raise DataError(f"{path}: no data set recognized: {_LOOKED_FOR}. {_nearest_thing(path, columns)}")
-    if read is read_table:
-        return read_table(path, columns)
-    if read is read_imagefolder:
-        return read_imagefolder(path, columns)
+    if read in (read_table, read_imagefolder):
+        return read(path, columns)
     dataset = read(path)
     if columns:
         note = f"the columns {listed(columns.values())} are ignored: only tables and metadata files have columns"
@@ -112,7 +101,7 @@ def _read(path: Path, columns: Mapping[str, str]) -> Dataset:
     return dataset
 
 
-def _reader_of_file(file: Path) -> Callable[[Path], Dataset]:
+def _reader_of_file(file: Path) -> Callable[..., Dataset]:
     suffix = file.suffix.lower()
     for folder in (file.parent.parent, file.parent):
         if any(file.match(part) and recognizes(folder) for part, recognizes in _PARTS.items()):
@@ -164,10 +153,8 @@ def _is_data(file: Path, columns: Mapping[str, str]) -> bool:
     if suffix in _TABLES:
         next(table_rows(file, columns), None)
     elif suffix == ".jsonl" and not looks_like_metadata(file):
-        record = next(json_lines(file), None)
-        fields = record.fields if record is not None else {}
+        fields = next((record.fields for record in json_lines(file)), {})
         if not {"id", "captions"} <= fields.keys():
-            raise DataError(
-                f"{file}: each line should have 'id', 'captions' and 'image' or 'video'; found {listed(fields)}"
-            )
+            what = "each line should have 'id', 'captions' and 'image' or 'video'"
+            raise DataError(f"{file}: {what}; found {listed(fields)}")
     return suffix in (*_TABLES, ".jsonl") or (suffix == ".json" and any(recognizes(file) for recognizes, _ in _JSON))

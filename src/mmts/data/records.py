@@ -86,8 +86,7 @@ class Split:
         media: (M,) the media.
         captions: (N,) the captions of all media, concatenated.
         owner: (N,) int64, the position in `media` of each caption's medium.
-        first: (M,) int64, the position in `captions` of each medium's first caption; -1 if `captions` are the texts of
-            graded relevance.
+        first: (M,) int64, the position of each medium's first caption; -1 if `captions` are texts of graded relevance.
         graded: texts with graded relevance, or None.
         media_checked: whether every medium was decoded when the data set was indexed.
         shard_sizes: how many consecutive media each file holds; None if every medium has its own file.
@@ -105,9 +104,8 @@ class Split:
         """Raises InputError without media, or for a medium without captions."""
         if not media:
             raise InputError(f"split {name!r} needs at least one medium")
-        bare = next((medium.id for medium in media if not medium.captions), None)
-        if bare is not None:
-            raise InputError(f"split {name!r}: medium {bare!r} has no caption")
+        if bare := [medium.id for medium in media if not medium.captions]:
+            raise InputError(f"split {name!r}: medium {bare[0]!r} has no caption")
         if graded is not None and graded.num_media != len(media):
             raise InputError(f"split {name!r} has {len(media)} media, but graded relevance has {graded.num_media}")
         self.name = name
@@ -178,11 +176,10 @@ class Dataset:
     Attributes:
         path: the file or folder that was read; relative paths in it start from `root`.
         notes: what to print about the data (merged lines, dropped captions, ...).
-        empty_captions: how many captions were dropped because they are empty.
-        graded, coverage, missing: by split, its graded relevance, its coverage, and the ids of the media that were left
-            out because their file is missing.
+        empty_captions: the number of captions that were dropped because they are empty.
+        graded, coverage, missing: by split, its graded relevance, its coverage, the ids of media without a file.
         folds: evaluate a test split also in this many equal parts, as MSCOCO's 5,000 images in five times 1,000.
-        unreadable: how many media the reader left out because they cannot be decoded, and the file that lists them.
+        unreadable: the number of media left out because they cannot be decoded, and the file that lists them.
         renamed: the new name of each split that `with_splits` renamed.
     """
 
@@ -213,17 +210,15 @@ class Dataset:
 
     def split(self, name: str) -> Split:
         """Return a split as tables, by any name that `find_split` knows. Raises DataError if there is no such split."""
-        known = self.find_split(name)
-        if known is None:
-            raise self.no_split(name)
-        return self._tables(known)
+        if known := self.find_split(name):
+            return self._tables(known)
+        raise self.no_split(name)
 
     def find_split(self, name: str) -> str | None:
         """Return the current name of a split, given that name, a usual one ("dev") or its old one, in any case."""
         known = {**self.renamed, **{split: split for split in self.split_names}}
         lower = {written.lower(): split for written, split in known.items()}
-        names = (known.get(name), known.get(split_name(name)), lower.get(name.strip().lower()))
-        return next((split for split in names if split is not None), None)
+        return known.get(name) or known.get(split_name(name)) or lower.get(name.strip().lower())
 
     def with_splits(self, wanted: Mapping[str, str]) -> "Dataset":
         """Return the same data with renamed splits; `wanted` maps each new name to the data's own name.
@@ -240,18 +235,17 @@ class Dataset:
             if known in new:
                 raise DataError(f"data.splits: {quoted(own)} cannot be both {new[known]} and {name}")
             new[known] = name
-        displaced = [name for name in self.split_names if name in wanted and name not in new]
-        notes = [
-            f"data.splits uses {quoted(wanted[name])} as {name}; the data's own {name} "
-            f"({self.split_sizes[name]:,} media) is called 'own {name}' and is not used"
-            for name in displaced
-        ]
-        new |= {name: f"own {name}" for name in displaced}
-        by_split: dict[str, Any] = {
-            part: {new.get(name, name): value for name, value in getattr(self, part).items()}
-            for part in ("graded", "coverage", "missing")
-        }
-        return replace(self, **self._renamed_media(new), **by_split, notes=(*self.notes, *notes), renamed=new)
+        notes = [*self.notes]
+        for name in [name for name in self.split_names if name in wanted and name not in new]:
+            new[name] = f"own {name}"
+            notes.append(
+                f"data.splits uses {quoted(wanted[name])} as {name}; the data's own {name} "
+                f"({self.split_sizes[name]:,} media) is called 'own {name}' and is not used"
+            )
+        changes = self._renamed_media(new)
+        for part in ("graded", "coverage", "missing"):
+            changes[part] = {new.get(name, name): value for name, value in getattr(self, part).items()}
+        return replace(self, **changes, notes=tuple(notes), renamed=new)
 
     def _tables(self, name: str) -> Split:
         return Split(name, [medium for medium in self.media if medium.split == name], self.graded.get(name))
@@ -279,13 +273,12 @@ class Dataset:
 
 
 def split_name(name: str) -> str:
-    """Return train, val or test for its usual names in any case; return any other name unchanged.
+    """Return train, val or test for its usual names in any case, and any other name unchanged.
 
     >>> split_name("validation"), split_name("Train "), split_name("restval")
     ('val', 'train', 'restval')
     """
-    # Full-width letters become plain ones, and zero-width characters go.
-    normal = unicodedata.normalize("NFKC", name)
+    normal = unicodedata.normalize("NFKC", name)  # makes full-width letters plain
     lower = "".join(letter for letter in normal if unicodedata.category(letter) != "Cf").strip().lower()
     lower = _SAME_SPLIT.get(lower, lower)
     return lower if lower in SPLITS else name.strip()

@@ -5,6 +5,8 @@ import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from mmts.examples.drawing import COLOURS, SHAPES, picture, write_image
@@ -27,8 +29,7 @@ def draw_cc3m(folder: Path) -> Path:
         lines = [f"{_sample(number)[0]}\thttp://example.com/{number}.jpg\n" for number in range(count)]
         (folder / name).write_text("".join(lines))
         for number in filter(_is_downloaded, range(count)):
-            _, color, shape, phase = _sample(number)
-            write_image(folder / pattern.format(number), picture(color, shape, phase))
+            write_image(folder / pattern.format(number), _sample(number)[1])
     return folder
 
 
@@ -41,32 +42,23 @@ def draw_shards(folder: Path) -> Path:
     for shard in range(3):
         numbers = range(shard * _PER_SHARD, (shard + 1) * _PER_SHARD)
         good = list(filter(_is_downloaded, numbers))
-        failed = len(numbers) - len(good)
         with tarfile.open(folder / f"{shard:05d}.tar", "w", format=tarfile.PAX_FORMAT) as archive:
             for number in good:
                 # img2dataset numbers samples by shard and place in it.
                 _add_sample(archive, f"{shard:05d}{number - numbers[0]:04d}", number)
-        statistics = {
-            "count": len(numbers),
-            "successes": len(good),
-            "failed_to_download": failed,
-            "failed_to_resize": 0,
-            "duration": 1.0,
-            "start_time": 0.0,
-            "end_time": 1.0,
-            "status_dict": {"success": len(good), "HTTP Error 404: Not Found": failed},
-        }
+        failed = len(numbers) - len(good)
+        statistics = {"count": len(numbers), "successes": len(good), "failed_to_download": failed}
         (folder / f"{shard:05d}_stats.json").write_text(json.dumps(statistics, indent=4))
     return folder
 
 
-def _sample(number: int) -> tuple[str, str, str, float]:
-    """Return a caption, and the color, shape and phase of its picture."""
+def _sample(number: int) -> tuple[str, npt.NDArray[np.uint8]]:
+    """Return a caption and its picture."""
     # Squares of small numbers coincide, so the first colors and shapes are drawn most often.
     color = list(COLOURS)[(number % 6) ** 2 * 4 // 36]
     shape = SHAPES[(number // 6 % 4) ** 2 * 3 // 16]
     place, phase = _PLACES[number % len(_PLACES)]
-    return f"a {color} {shape} {place} of a grey wall", color, shape, phase
+    return f"a {color} {shape} {place} of a grey wall", picture(color, shape, phase)
 
 
 def _is_downloaded(number: int) -> bool:
@@ -74,22 +66,10 @@ def _is_downloaded(number: int) -> bool:
 
 
 def _add_sample(archive: tarfile.TarFile, key: str, number: int) -> None:
-    caption, color, shape, phase = _sample(number)
-    image = Image.fromarray(picture(color, shape, phase))
+    caption, pixels = _sample(number)
     jpeg = io.BytesIO()
-    image.save(jpeg, "JPEG")
-    about = {
-        "caption": caption,
-        "url": f"http://example.com/{key}.jpg",
-        "key": key,
-        "status": "success",
-        "error_message": None,
-        "width": image.width,
-        "height": image.height,
-        "original_width": image.width,
-        "original_height": image.height,
-        "exif": "{}",
-    }
+    Image.fromarray(pixels).save(jpeg, "JPEG")
+    about = {"caption": caption, "url": f"http://example.com/{key}.jpg", "key": key, "status": "success"}
     contents = {"jpg": jpeg.getvalue(), "json": json.dumps(about, indent=4).encode(), "txt": caption.encode()}
     for suffix, data in contents.items():
         member = tarfile.TarInfo(f"{key}.{suffix}")

@@ -3,7 +3,6 @@
 import csv
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +23,11 @@ _CLIP_COLUMNS = (
     *("start_frame", "stop_frame", "narration", "verb", "verb_class", "noun", "noun_class", "all_nouns"),
     "all_noun_classes",
 )
-_SENTENCE_COLUMNS = ("narration_id", "narration", "verb_class", "noun_classes", "verb", "nouns")  # test: two of them
+# The official file of test sentences has the first two.
+_SENTENCE_COLUMNS = ("narration_id", "narration", "verb_class", "noun_classes", "verb", "nouns")
 # The actions of each video in order: a verb and its nouns by number, some of them often.
-_VIDEOS: dict[str, dict[str, Sequence[tuple[str, tuple[int, ...]]]]] = {
+_Action = tuple[str, tuple[int, ...]]
+_VIDEOS: dict[str, dict[str, Sequence[_Action]]] = {
     "train": {
         "P01_01": [(verb, (noun,)) for noun in (0, 0, 4, 0) for verb in _VERBS],
         "P02_101": [
@@ -41,20 +42,6 @@ _VIDEOS: dict[str, dict[str, Sequence[tuple[str, tuple[int, ...]]]]] = {
 }
 
 
-@dataclass(frozen=True)
-class _Action:
-    id: str
-    video: str
-    start: float
-    verb: str
-    nouns: Sequence[int]
-
-    @property
-    def narration(self) -> str:
-        first, *others = (" ".join(reversed(_NOUNS[noun].split(":"))) for noun in self.nouns)
-        return " ".join([self.verb, first, *(f"on {other}" for other in others)])
-
-
 def draw_ek100(folder: Path, layout: str = "chunks") -> Path:
     """Write 24 clips to train with and 8 to evaluate into `folder` and return it.
 
@@ -66,44 +53,30 @@ def draw_ek100(folder: Path, layout: str = "chunks") -> Path:
     annotations = folder / "retrieval_annotations"
     annotations.mkdir(parents=True, exist_ok=True)
     for split, videos in _VIDEOS.items():
-        by_video = {video: _actions(video) for video in videos}
-        actions = [action for part in by_video.values() for action in part]
-        _write_csv(annotations / f"EPIC_100_retrieval_{split}.csv", _CLIP_COLUMNS, map(_clip_row, actions))
+        clips = []
+        sentences: dict[str, Sequence[object]] = {}
+        for video, actions in videos.items():
+            for at, (verb, nouns) in enumerate(actions):
+                identity, start = f"{video}_{at}", at * (_ACTION + _PAUSE)
+                end, names = start + _ACTION, [_NOUNS[noun] for noun in nouns]
+                narration = f"{verb} {' on '.join(' '.join(reversed(name.split(':'))) for name in names)}"
+                clips.append((
+                    *(identity, video[:3], video, _timestamp(start) + "0", _timestamp(start), _timestamp(end)),
+                    *(round(start * _RATE) + 1, round(end * _RATE), narration, verb, _VERBS[verb], names[0], nouns[0]),
+                    *(names, [*nouns]),
+                ))  # fmt: skip
+                sentences[narration] = (identity, narration, _VERBS[verb], [*nouns], verb, names)
+            _write_media(folder, layout, video, actions)
+        _write_csv(annotations / f"EPIC_100_retrieval_{split}.csv", _CLIP_COLUMNS, clips)
         columns = _SENTENCE_COLUMNS if split == "train" else _SENTENCE_COLUMNS[:2]
-        distinct = {action.narration: action for action in actions}
-        rows = [_sentence_row(action)[: len(columns)] for action in distinct.values()]
+        rows = [row[: len(columns)] for row in sentences.values()]
         _write_csv(annotations / f"EPIC_100_retrieval_{split}_sentence.csv", columns, rows)
-        for video, part in by_video.items():
-            _write_media(folder, layout, video, part)
     class_columns = ("id", "key", "instances", "category")
     verbs = [(number, verb, [verb], "handling") for verb, number in _VERBS.items()]
-    nouns = [(number, noun, [noun], noun.split(":")[0]) for number, noun in enumerate(_NOUNS)]
+    nouns_by_number = [(number, noun, [noun], noun.split(":")[0]) for number, noun in enumerate(_NOUNS)]
     _write_csv(folder / "EPIC_100_verb_classes.csv", class_columns, verbs)
-    _write_csv(folder / "EPIC_100_noun_classes.csv", class_columns, nouns)
+    _write_csv(folder / "EPIC_100_noun_classes.csv", class_columns, nouns_by_number)
     return folder
-
-
-def _actions(video: str) -> list[_Action]:
-    happenings = {**_VIDEOS["train"], **_VIDEOS["test"]}[video]
-    return [
-        _Action(f"{video}_{at}", video, at * (_ACTION + _PAUSE), verb, nouns)
-        for at, (verb, nouns) in enumerate(happenings)
-    ]
-
-
-def _clip_row(action: _Action) -> Sequence[object]:
-    end = action.start + _ACTION
-    names = [_NOUNS[noun] for noun in action.nouns]
-    return (
-        *(action.id, action.video[:3], action.video, _timestamp(action.start) + "0"),
-        *(_timestamp(action.start), _timestamp(end), round(action.start * _RATE) + 1, round(end * _RATE)),
-        *(action.narration, action.verb, _VERBS[action.verb], names[0], action.nouns[0], names, [*action.nouns]),
-    )
-
-
-def _sentence_row(action: _Action) -> Sequence[object]:
-    names = [_NOUNS[noun] for noun in action.nouns]
-    return (action.id, action.narration, _VERBS[action.verb], [*action.nouns], action.verb, names)
 
 
 def _timestamp(seconds: float) -> str:
@@ -116,27 +89,21 @@ def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[objec
         csv.writer(opened, lineterminator="\n").writerows([columns, *rows])
 
 
-def _film(actions: Sequence[_Action]) -> list[npt.NDArray[np.uint8]]:
-    """Return the frames of a video: each action, its nouns one after the other, then a pause."""
-    frames: list[npt.NDArray[np.uint8]] = []
-    for action in actions:
-        count = round(_ACTION * _RATE)
-        for at in range(count):
-            shape, colour = _NOUNS[action.nouns[at * len(action.nouns) // count]].split(":")
-            way = at / (count - 1)
-            phase = {"take": way, "put": 1 - way, "wash": 0.5}[action.verb]
-            frames.append(picture(colour, shape, phase))
-        frames.extend([np.full_like(frames[0], 90)] * round(_PAUSE * _RATE))
-    return frames
-
-
 def _write_media(folder: Path, layout: str, video: str, actions: Sequence[_Action]) -> None:
-    participant = video[:3]
     if layout == "features":
-        for action in actions:
-            _write_features(folder / "features" / f"{action.id}.npy", action)
+        for at, action in enumerate(actions):
+            _write_features(folder / "features" / f"{video}_{at}.npy", action)
         return
-    film = _film(actions)
+    # Each action shows its nouns one after the other, then there is a pause.
+    film: list[npt.NDArray[np.uint8]] = []
+    count = round(_ACTION * _RATE)
+    for verb, nouns in actions:
+        for at in range(count):
+            shape, colour = _NOUNS[nouns[at * len(nouns) // count]].split(":")
+            way = at / (count - 1)
+            film.append(picture(colour, shape, {"take": way, "put": 1 - way, "wash": 0.5}[verb]))
+        film.extend([np.full_like(film[0], 90)] * round(_PAUSE * _RATE))
+    participant = video[:3]
     path = folder / "videos" / participant / f"{video}.MP4"
     if layout == "frames":
         for number, pixels in enumerate(film, 1):
@@ -150,8 +117,9 @@ def _write_media(folder: Path, layout: str, video: str, actions: Sequence[_Actio
 
 def _write_features(file: Path, action: _Action) -> None:
     """Write (4, 16) float32: the mean of a direction for each noun and verb of the action, with a little noise."""
-    noise = np.random.default_rng(zlib.crc32(action.id.encode()))
+    verb, nouns = action
+    noise = np.random.default_rng(zlib.crc32(file.stem.encode()))
     directions = np.random.default_rng(0).standard_normal((len(_NOUNS) + len(_VERBS), _WIDTH))
-    mean = directions[[*action.nouns, len(_NOUNS) + _VERBS[action.verb]]].mean(0)
+    mean = directions[[*nouns, len(_NOUNS) + _VERBS[verb]]].mean(0)
     file.parent.mkdir(parents=True, exist_ok=True)
     np.save(file, (mean + 0.1 * noise.standard_normal((_STEPS, _WIDTH))).astype(np.float32))

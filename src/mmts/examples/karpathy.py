@@ -1,13 +1,9 @@
 """Flickr30K and MSCOCO as published, in small: Karpathy's json files and folders of drawn JPEG images."""
 
 import json
-from collections.abc import Iterator, Sequence
+import re
 from itertools import count, product
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from mmts.examples.drawing import COLOURS, SHAPES, picture, write_image
 
@@ -20,18 +16,13 @@ _TEXTS = (
     "There is one {colour} {shape} on grey.",
     "{colour} {shape} {side}",
     "A photo of a {shape}, {colour}.",
-    "Something {colour}, a {shape} perhaps.",
 )
+_SIXTH = "Something {colour}, a {shape} perhaps."
 
 
 def draw_flickr30k(folder: Path) -> Path:
     """Draw 24 images for train, 4 for val and 10 for test, and write dataset_flickr30k.json; return the folder."""
-    rows = []
-    for row, pixels in _rows(["train"] * 24 + ["val"] * 4 + ["test"] * 10):
-        name = f"{1_000_000_000 + 7 * row['imgid']}.jpg"
-        write_image(folder / "flickr30k-images" / name, pixels)
-        rows.append({**row, "filename": name})
-    return _finish(folder, rows, "flickr30k")
+    return _draw(folder, "flickr30k", ["train"] * 24 + ["val"] * 4 + ["test"] * 10)
 
 
 def draw_coco(folder: Path) -> Path:
@@ -39,38 +30,31 @@ def draw_coco(folder: Path) -> Path:
 
     The first test image has six captions, the others five.
     """
-    rows = []
-    for row, pixels in _rows(["train"] * 16 + ["restval"] * 8 + ["val"] * 4 + ["test"] * 10, six="test"):
-        part = "train2014" if row["split"] == "train" else "val2014"
-        cocoid = 9 + 11 * row["imgid"]
-        name = f"COCO_{part}_{cocoid:012d}.jpg"
-        write_image(folder / part / name, pixels)
-        rows.append({**row, "filepath": part, "filename": name, "cocoid": cocoid})
-    return _finish(folder, rows, "coco")
+    return _draw(folder, "coco", ["train"] * 16 + ["restval"] * 8 + ["val"] * 4 + ["test"] * 10)
 
 
-def _rows(splits: Sequence[str], six: str | None = None) -> Iterator[tuple[dict[str, Any], npt.NDArray[np.uint8]]]:
-    """Yield the fields that both files share, and the picture; the first image of split `six` has six captions."""
+def _draw(folder: Path, name: str, splits: list[str]) -> Path:
     train = [kind for kind, times in zip(_KINDS, _TRAIN, strict=True) for _ in range(times)]
-    others = [_KINDS[at % len(_KINDS)] for at in range(len(splits) - len(train))]
+    kinds = [*train, *(_KINDS[at % len(_KINDS)] for at in range(len(splits) - len(train)))]
     sentids = count()
-    for imgid, (split, (colour, shape)) in enumerate(zip(splits, [*train, *others], strict=True)):
+    rows = []
+    for imgid, (split, (colour, shape)) in enumerate(zip(splits, kinds, strict=True)):
         side = imgid % len(_SIDES)
-        texts = _TEXTS if split == six and split not in splits[:imgid] else _TEXTS[:5]
-        raws = [text.format(colour=colour, shape=shape, side=_SIDES[side]) for text in texts]
-        sentences = [
-            {"tokens": _tokens(raw), "raw": raw, "imgid": imgid, "sentid": sentid}
-            for raw, sentid in zip(raws, sentids, strict=False)
-        ]
+        texts = (*_TEXTS, _SIXTH) if name == "coco" and imgid == splits.index("test") else _TEXTS
+        sentences = []
+        for text in texts:
+            raw = text.format(colour=colour, shape=shape, side=_SIDES[side])
+            tokens = re.findall(r"\w+", raw.lower())
+            sentences.append({"tokens": tokens, "raw": raw, "imgid": imgid, "sentid": next(sentids)})
         numbers = [sentence["sentid"] for sentence in sentences]
         row = {"sentids": numbers, "imgid": imgid, "sentences": sentences, "split": split}
-        yield row, picture(colour, shape, side / 2)
-
-
-def _tokens(raw: str) -> list[str]:
-    return "".join(letter if letter.isalnum() else " " for letter in raw.lower()).split()
-
-
-def _finish(folder: Path, rows: list[dict[str, Any]], name: str) -> Path:
+        if name == "flickr30k":
+            part = "flickr30k-images"
+            row |= {"filename": f"{1_000_000_000 + 7 * imgid}.jpg"}
+        else:
+            part, cocoid = "train2014" if split == "train" else "val2014", 9 + 11 * imgid
+            row |= {"filepath": part, "filename": f"COCO_{part}_{cocoid:012d}.jpg", "cocoid": cocoid}
+        write_image(folder / part / str(row["filename"]), picture(colour, shape, side / 2))
+        rows.append(row)
     (folder / f"dataset_{name}.json").write_text(json.dumps({"images": rows, "dataset": name}), encoding="utf-8")
     return folder

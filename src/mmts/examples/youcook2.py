@@ -25,14 +25,16 @@ def draw_youcook2(folder: Path) -> Path:
     One more video of each part is annotated, and missing.
     """
     database: dict[str, dict[str, Any]] = {}
+    count = _SECONDS * _RATE
     for subset, videos in _DISHES.items():
         for at, dishes in enumerate(videos):
             identity = f"drawn_{subset[:3]}{at:02d}"  # 11 characters
             recipe = list(_RECIPES)[at % len(_RECIPES)]
-            segments = [
-                {"segment": [_SECONDS * step, _SECONDS * (step + 1)], "id": step, "sentence": _sentence(step, dish)}
-                for step, dish in enumerate(dishes)
-            ]
+            segments = []
+            for step, dish in enumerate(dishes):
+                sentence = _STEPS[step % len(_STEPS)].format(*_KINDS[dish])
+                times = [_SECONDS * step, _SECONDS * (step + 1)]
+                segments.append({"segment": times, "id": step, "sentence": sentence})
             database[identity] = {
                 "duration": float(_SECONDS * len(dishes)),
                 "subset": subset,
@@ -41,16 +43,8 @@ def draw_youcook2(folder: Path) -> Path:
                 "video_url": f"https://www.youtube.com/watch?v={identity}",
             }
             if at < len(videos) - 1:
-                _write_video(folder / "raw_videos" / subset / recipe / f"{identity}.mp4", dishes)
+                film = [picture(*_KINDS[dish], frame / (count - 1)) for dish in dishes for frame in range(count)]
+                write_film(folder / "raw_videos" / subset / recipe / f"{identity}.mp4", film, _RATE)
     (folder / "youcookii_annotations_trainval.json").write_text(json.dumps({"database": database}))
     (folder / "label_foodtype.csv").write_text("".join(f"{number},{name}\n" for number, name in _RECIPES.items()))
     return folder
-
-
-def _sentence(step: int, dish: int) -> str:
-    return _STEPS[step % len(_STEPS)].format(*_KINDS[dish])
-
-
-def _write_video(file: Path, dishes: tuple[int, ...]) -> None:
-    count = _SECONDS * _RATE
-    write_film(file, [picture(*_KINDS[dish], at / (count - 1)) for dish in dishes for at in range(count)], _RATE)

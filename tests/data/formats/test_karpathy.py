@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mmts.data.formats.karpathy import karpathy_file, looks_like_karpathy, read_karpathy
+from mmts.data.formats.coco import karpathy_file, looks_like_karpathy, read_karpathy
 from mmts.errors import DataError
 from mmts.examples.karpathy import draw_coco, draw_flickr30k
 

@@ -98,6 +98,7 @@ def test_what_a_sample_may_look_like(tmp_path: Path):
             "c.txt": "\ufeffwith a mark",
             "c.webp": image("blue", "WEBP"),
             "d.jpg": image("green"),
+            "other.cls": "files that are not read may be in between",
             "d.png": image(kind="PNG"),
             "d.txt": "the text counts",
             "d.json": json.dumps({"caption": "and this does not"}),

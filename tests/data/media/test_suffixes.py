@@ -10,7 +10,7 @@ import av
 import pytest
 from PIL import Image
 
-from mmts.data.formats.cc3m import Images
+from mmts.data.formats.cc3m import find_images
 from mmts.data.media import suffixes
 from mmts.data.media.decoding import VideoFile
 from mmts.data.media.image import load_image, why_unreadable_image
@@ -126,6 +126,6 @@ def test_shards_take_every_image_of_the_table_and_name_others(tmp_path: Path):
 def test_images_of_cc3m_and_folders_of_frames(tmp_path: Path):
     for name in ("0.jfif", "1.AVIF", "2.jpe"):
         write_image(tmp_path / name)
-    assert Images(tmp_path.parent, tmp_path.name).rows.tolist() == [0, 1, 2]
+    assert find_images(tmp_path.parent, tmp_path.name).rows.tolist() == [0, 1, 2]
     clip = load_clip(Medium("x", tmp_path, ("x",), kind="video"), FrameSampling(3), 8)
     assert clip.shape == (3, 3, 8, 8)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmts.data.formats.collect import Collector
 from mmts.data.formats.json_file import Record, json_lines, kind_in_words
-from mmts.data.records import Dataset
+from mmts.data.records import Dataset, Medium
 from mmts.errors import DataError, listed, plain, quoted, shortened
 
 _MAX_FRAMES = 1_000_000  # of one clip: nine hours at 30 frames per second
@@ -27,15 +27,13 @@ def read_captions_jsonl(file: str | Path) -> Dataset:
     size = lru_cache(maxsize=1024)(os.path.getsize)  # one tar holds many images
     for record in json_lines(file):
         ignored |= dict.fromkeys(key for key in record.fields if key not in _FIELDS)
-        member = _add(collector, record)
-        if member is not None:
-            path = record.fields["image" if record.fields.get("image") else "video"]
-            tar = collector.root / path
-            if os.path.isfile(tar) and sum(member) > size(tar):
-                raise DataError(
-                    f"{record.where}: 'member' ends at byte {sum(member):,}, and {shortened(path)} has {size(tar):,} "
-                    f"bytes; it should be {_MEMBER}"
-                )
+        medium = _add(collector, record)
+        tar, end = medium.path, sum(medium.member or (0,))
+        if end and tar.is_file() and end > size(tar):
+            raise DataError(
+                f"{record.where}: 'member' ends at byte {end:,}, and {shortened(record.fields[medium.kind])} has "
+                f"{size(tar):,} bytes; it should be {_MEMBER}"
+            )
     if ignored:
         collector.notes.append(f"unknown fields were ignored: {listed(ignored)}")
     return collector.finish()
@@ -65,15 +63,24 @@ def scalar_text(value: object) -> str | None:
     return str(value) if isinstance(value, (str, int, float)) and value == value else None
 
 
-def _add(collector: Collector, record: Record) -> tuple[int, int] | None:
-    """Hand a line to `collector`, and return its member."""
-    kind = _kind(record)
+def _add(collector: Collector, record: Record) -> Medium:
+    kinds = [kind for kind in ("image", "video") if kind in record.fields]
+    if not kinds:
+        raise DataError(f"{record.where}: 'image' (or 'video') is missing; found {listed(record.fields)}")
+    filled = [kind for kind in kinds if record.fields[kind] is not None]
+    if len(filled) == 2:
+        raise DataError(f"{record.where}: both 'image' and 'video'; one line is one of them")
+    kind = (filled or kinds)[0]
     start, end = _seconds(record, "start"), _seconds(record, "end")
     if end is not None and end <= (start or 0):
         raise DataError(f"{record.where}: 'end' ({plain(end)}) must be greater than 'start' ({plain(start or 0)})")
+    first, last = frames = _pair(record, "frames", "the first and the last frame") or (0, 0)
+    if last < first:
+        raise DataError(f"{record.where}: the last frame ({last}) must not be smaller than the first ({first})")
+    if last - first >= _MAX_FRAMES:
+        raise DataError(f"{record.where}: {last - first + 1:,} frames are more than a clip may have, {_MAX_FRAMES:,}")
     split = record.optional("split", (str, int), "a string")
-    member = _pair(record, "member", _MEMBER)
-    collector.add(
+    return collector.add(
         record.where,
         str(record.get("id", (str, int), "a string or a whole number")),
         record.get(kind, str, "a path"),
@@ -83,20 +90,9 @@ def _add(collector: Collector, record: Record) -> tuple[int, int] | None:
         split=None if split is None else str(split),
         start=start,
         end=end,
-        frames=_frames(record),
-        member=member,
+        frames=None if record.fields.get("frames") is None else frames,
+        member=_pair(record, "member", _MEMBER),
     )
-    return member
-
-
-def _kind(record: Record) -> str:
-    kinds = [kind for kind in ("image", "video") if kind in record.fields]
-    if not kinds:
-        raise DataError(f"{record.where}: 'image' (or 'video') is missing; found {listed(record.fields)}")
-    given = [kind for kind in kinds if record.fields[kind] is not None]
-    if len(given) == 2:
-        raise DataError(f"{record.where}: both 'image' and 'video'; one line is one of them")
-    return (given or kinds)[0]
 
 
 def _labels(record: Record) -> dict[str, str]:
@@ -117,18 +113,6 @@ def _seconds(record: Record, name: str) -> float | None:
     if value is not None and not 0 <= value <= sys.float_info.max:
         raise record.wrong(name, expected)
     return None if value is None else float(value)
-
-
-def _frames(record: Record) -> tuple[int, int] | None:
-    frames = _pair(record, "frames", "the first and the last frame")
-    if frames is None:
-        return None
-    first, last = frames
-    if last < first:
-        raise DataError(f"{record.where}: the last frame ({last}) must not be smaller than the first ({first})")
-    if last - first >= _MAX_FRAMES:
-        raise DataError(f"{record.where}: {last - first + 1:,} frames are more than a clip may have, {_MAX_FRAMES:,}")
-    return frames
 
 
 def _pair(record: Record, name: str, expected: str) -> tuple[int, int] | None:

@@ -2,23 +2,22 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from mmts.console import progress_bar
 from mmts.data.formats.collect import read_lines, reading
-from mmts.data.formats.pair_index import Pair, Piece, index_piece, kept_or_made, merge_pieces, table_dataset
+from mmts.data.formats.pair_index import Pair, Piece, index_piece, read_indexed
 from mmts.data.formats.shards import read_shards, tars_in
 from mmts.data.media.suffixes import IMAGE_SUFFIXES
 from mmts.data.media.threads import threads
-from mmts.data.pair_table import PairTable, opened
 from mmts.data.records import Dataset
 from mmts.errors import DataError
 from mmts.files import cache_root, content_hash
@@ -50,40 +49,37 @@ PARTS = (
 )
 
 
-class Images:
-    """The image files of a part.
+class Images(NamedTuple):
+    """The image files of a part, and the modification time of every folder searched; paths are relative to the root."""
 
-    Attributes:
-        rows: (F,) int64, the row of each file, sorted.
-        paths: the path of each file, relative to the root.
-        folders: modification time of every folder searched, by path relative to the root.
-    """
+    rows: npt.NDArray[np.int64]
+    """(F,) the row of each file, sorted."""
+    paths: list[str]
+    folders: dict[str, int]
 
-    def __init__(self, root: Path, folder: str) -> None:
-        """Walk `folder`. Raises DataError if it holds no image, or two images of one row; OSError."""
-        self.folders: dict[str, int] = {}
-        rows: list[int] = []
-        paths: list[str] = []
-        waiting = [folder]
-        while waiting:
-            here = waiting.pop()
-            self.folders[here] = os.stat(root / here).st_mtime_ns  # before the scan, so that a later change shows
-            with os.scandir(root / here) as entries:
-                for entry in entries:
-                    if entry.is_dir():
-                        if not entry.is_symlink():  # which may lead back up
-                            waiting.append(f"{here}/{entry.name}")
-                    elif matched := _NAME.fullmatch(entry.name):
-                        rows.append(int(matched[1]))
-                        paths.append(f"{here}/{entry.name}")
-        if not rows:
-            raise DataError(f"{root / folder}: no image in it is named by the number of its row, such as 12.jpg")
-        order = np.argsort(np.array(rows), kind="stable")
-        self.rows: npt.NDArray[np.int64] = np.array(rows)[order]
-        self.paths = [paths[at] for at in order.tolist()]
-        for at in np.flatnonzero(np.diff(self.rows) == 0)[:1].tolist():
-            first, second = root / self.paths[at], root / self.paths[at + 1]
-            raise DataError(f"{first} and {second} are both the image of row {self.rows[at]}")
+
+def find_images(root: Path, folder: str) -> Images:
+    """Walk `folder` inside `root`. Raises DataError if it holds no image, or two images of one row; OSError."""
+    folders: dict[str, int] = {}
+    files: list[tuple[int, str]] = []
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        folders[here] = os.stat(root / here).st_mtime_ns  # before the scan, so that a later change shows
+        with os.scandir(root / here) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    if not entry.is_symlink():  # which may lead back up
+                        waiting.append(f"{here}/{entry.name}")
+                elif matched := _NAME.fullmatch(entry.name):
+                    files.append((int(matched[1]), f"{here}/{entry.name}"))
+    if not files:
+        raise DataError(f"{root / folder}: no image in it is named by the number of its row, such as 12.jpg")
+    files.sort()
+    for (row, first), (next_row, second) in pairwise(files):
+        if row == next_row:
+            raise DataError(f"{root / first} and {root / second} are both the image of row {row}")
+    return Images(np.array([row for row, _ in files]), [path for _, path in files], folders)
 
 
 def looks_like_cc3m(path: Path) -> bool:
@@ -110,32 +106,35 @@ def read_cc3m(path: str | Path) -> Dataset:
         if not root.is_dir():
             names = " and ".join(part.tsv for part in PARTS)
             raise DataError(f"{root} is not a folder; CC3M is the folder that holds {names} and the images")
-        if not tars_in(root):
-            return _read(root, parts)
-        dataset = read_shards(root)
-        beside = " and ".join(part.tsv for part in parts)
-        note = [f"the shards in it are read, and not {beside} with the images"] if beside else []
-        return replace(dataset, notes=(*note, *dataset.notes))
+        if tars_in(root):
+            dataset = read_shards(root)
+            beside = " and ".join(part.tsv for part in parts)
+            note = [f"the shards in it are read, and not {beside} with the images"] if beside else []
+            return replace(dataset, notes=(*note, *dataset.notes))
+        if not parts:
+            raise DataError(f"{root}: neither {' nor '.join(part.tsv for part in PARTS)} is in it, and no shards")
 
+        def states() -> dict[str, list[int]]:
+            return {part.tsv: _state(root / part.tsv) for part in parts}
 
-def _read(root: Path, parts: Sequence[Part]) -> Dataset:
-    if not parts:
-        raise DataError(f"{root}: neither {' nor '.join(part.tsv for part in PARTS)} is in it, and no shards")
-    folder = cache_root() / "cc3m" / content_hash(str(root))
+        def is_current(state: Mapping[str, Any]) -> bool:
+            # Adding, removing or renaming a file changes the modification time of its folder.
+            times: dict[str, int] = state["folders"]
+            try:
+                unchanged = all(os.stat(root / name).st_mtime_ns == time for name, time in times.items())
+            except OSError:
+                return False
+            return unchanged and state["tables"] == states()
 
-    def find() -> PairTable | None:
-        table = opened(folder, {"tables": {part.tsv: _state(root / part.tsv) for part in parts}})
-        return table if table is not None and _is_unchanged(root, table.about["folders"]) else None
+        def make() -> tuple[Mapping[str, Any], Iterable[Piece]]:
+            tables = states()
+            images = {part: find_images(root, _image_folder(root, part)) for part in parts}
+            for part, files in images.items():
+                _check_rows(root, part, files)
+            folders = {name: time for files in images.values() for name, time in files.folders.items()}
+            return {"tables": tables, "folders": folders}, _pieces(root, images)
 
-    def make() -> PairTable:
-        tables = {part.tsv: _state(root / part.tsv) for part in parts}
-        images = {part: Images(root, _image_folder(root, part)) for part in parts}
-        for part, files in images.items():
-            _check_rows(root, part, files)
-        folders = {name: time for files in images.values() for name, time in files.folders.items()}
-        return merge_pieces(folder, root, _pieces(root, images), {"tables": tables, "folders": folders})
-
-    return table_dataset(root, kept_or_made(folder.parent, find, make))
+        return read_indexed(root, root, cache_root() / "cc3m" / content_hash(str(root)), make, is_current)
 
 
 def _image_folder(root: Path, part: Part) -> str:
@@ -150,14 +149,6 @@ def _state(file: Path) -> list[int]:
     return [state.st_size, state.st_mtime_ns]
 
 
-def _is_unchanged(root: Path, folders: Mapping[str, int]) -> bool:
-    """Return whether no file was added, removed or renamed: each would change its folder's modification time."""
-    try:
-        return all(os.stat(root / name).st_mtime_ns == time for name, time in folders.items())
-    except OSError:
-        return False
-
-
 def _pieces(root: Path, images: Mapping[Part, Images]) -> Iterator[Piece]:
     total = sum(len(files.rows) for files in images.values())
     with threads() as pool, progress_bar("checking images", total, "images") as bar:
@@ -165,23 +156,16 @@ def _pieces(root: Path, images: Mapping[Part, Images]) -> Iterator[Piece]:
             rows, first = _rows(root / part.tsv), 0
             while captions := list(islice(rows, _ROWS)):
                 low, high = np.searchsorted(files.rows, [first, first + len(captions)]).tolist()
-                paths = {int(files.rows[at]): files.paths[at] for at in range(low, high)}
-                yield _piece(root, part, first, captions, paths, pool)
+                paths = dict(zip(files.rows[low:high].tolist(), files.paths[low:high], strict=True))
+                states = (f"{path}\0{_state(root / path)}" for path in paths.values())
+                name = content_hash(str(root), part.split, str(first), *captions, *states)
+                pairs = (
+                    Pair(f"{part.split}-{row}", caption, paths[row]) if row in paths else _NO_FILE
+                    for row, caption in enumerate(captions, first)
+                )
+                yield index_piece(cache_root() / "cc3m" / f"{name}.json", root, pairs, pool), root, part.split
                 bar.advance(high - low)
                 first += len(captions)
-
-
-def _piece(
-    root: Path, part: Part, first: int, captions: list[str], paths: Mapping[int, str], pool: ThreadPoolExecutor
-) -> Piece:
-    """Index the rows from `first` on; `paths` are their images, by row."""
-    states = (f"{path}\0{_state(root / path)}" for path in paths.values())
-    name = content_hash(str(root), part.split, str(first), *captions, *states)
-    pairs: Iterator[Pair | str] = (
-        Pair(f"{part.split}-{row}", caption, paths[row]) if row in paths else _NO_FILE
-        for row, caption in enumerate(captions, first)
-    )
-    return Piece(index_piece(cache_root() / "cc3m" / f"{name}.json", root, pairs, pool), root, part.split)
 
 
 def _rows(tsv: Path) -> Iterator[str]:
@@ -242,11 +226,9 @@ def _captions_beside(root: Path, images: Images) -> dict[int, str]:
     """Return the text of the .txt files beside up to 2,000 images, evenly spread, by position in `images.rows`."""
     captions = {}
     for at in np.unique(np.linspace(0, len(images.rows) - 1, _COMPARED).astype(int)).tolist():
-        try:
+        with suppress(OSError):  # usually the file does not exist
             text = (root / images.paths[at]).with_suffix(".txt").read_bytes()
-        except OSError:  # usually the file does not exist
-            continue
-        captions[at] = _comparable(text.decode("utf-8", "replace"))
+            captions[at] = _comparable(text.decode("utf-8", "replace"))
     return captions
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mmts.data.media.suffixes import kind_of
 from mmts.data.records import SPLITS, Dataset, Medium, split_name
 from mmts.errors import DataError, counted, listed, quoted, shortened
 
@@ -119,6 +120,7 @@ def inner_path(written: str, where: str, root: Path | None = None, folder: str =
     except UnicodeEncodeError:
         raise DataError(f"{where}: {quoted(written)} cannot be a path") from None
     slashes = written.replace("\\", "/")
+    tidy = os.path.normpath(os.path.join(folder, slashes))
     is_absolute = _ABSOLUTE.match(slashes) is not None
     why = None
     if _CONTROL.search(written):
@@ -127,12 +129,12 @@ def inner_path(written: str, where: str, root: Path | None = None, folder: str =
         why = "is an image, not a path; save it as a file and write its path"
     elif "://" in written and not is_absolute:
         why = "is an address, not a path; download the files first, and write where each is"
-    tidy = os.path.normpath(os.path.join(folder, slashes))
-    if why is None and (is_absolute or tidy.split(os.sep, 1)[0] == ".."):
+    elif is_absolute or tidy.split(os.sep, 1)[0] == "..":
         why = "lies outside the data folder; paths are relative to it and stay inside"
-        base = None if root is None else root / folder
-        if base is not None and (inside := _inside(slashes, base)):
-            raise DataError(f"{where}: {quoted(written)}: paths are relative to {base}; write {quoted(inside)}")
+        if root is not None and (inside := _inside(slashes, root / folder)):
+            raise DataError(
+                f"{where}: {quoted(written)}: paths are relative to {root / folder}; write {quoted(inside)}"
+            )
     if why is not None:
         raise DataError(f"{where}: {quoted(written)} {why}")
     as_written = os.path.normpath(os.path.join(folder, written))
@@ -166,7 +168,6 @@ def listed_captions(text: str) -> list[str] | None:
 
 
 def _unquoted(written: str) -> str:
-    """Return the string that JSON or Python writes like this, "" for a missing one."""
     if written[0] not in "'\"":
         return ""
     if written[0] == '"':
@@ -205,10 +206,6 @@ class _Entry:
     medium: Medium
     lines: int = 1
 
-    @property
-    def is_clip(self) -> bool:
-        return (self.medium.start, self.medium.end, self.medium.frames) != (None, None, None)
-
 
 class Collector:
     """Collects the media of a data set in file order, checks them, and makes a Dataset of them.
@@ -233,49 +230,44 @@ class Collector:
         self._counts: Counter[str] = Counter()
         self._broken_list: str | None = None
 
-    def inner_path(self, written: str, where: str, folder: str = "") -> str:
-        """Return a path as the function `inner_path` does, and count the paths that are spelled differently."""
-        path = inner_path(written, where, self.root, folder)
-        backslashes = "\\" in written and "\\" not in path
-        self._counts["backslashes"] += backslashes
-        self._counts["accents"] += (
-            not backslashes and not path.isascii() and not path.endswith(os.path.normpath(written))
-        )
-        return path
-
     def add(
         self,
         where: str,
-        identity: str,
+        identity: str | None,
         path: str,
-        captions: Sequence[str],
+        captions: Iterable[str],
         *,
-        kind: str,
         split: str | None,
+        kind: str | None = None,
         labels: Mapping[str, str] | None = None,
+        folder: str = "",
         keep: int | None = None,
         **part: Any,
-    ) -> None:
-        """Add one medium, or more captions of one.
+    ) -> Medium:
+        """Add one medium, or more captions of one, and return what this line says about it.
 
         Raises DataError if another medium has the id, or if lines of one file differ in the split or the kind.
 
         Args:
             where: its file and line, for messages.
-            identity, path, captions, kind, split, labels: see `Medium`.
+            identity, path, captions, kind, split, labels: see `Medium`; the id is the path if it is None, and the
+                suffix says the kind if that is None.
+            folder: the folder in the root that `path` is relative to.
             keep: the number of captions to keep; the others are counted. None keeps all.
             part: start, end, frames or member, see `Medium`.
         """
-        identity = clean_text(identity)
+        inner = inner_path(path, where, self.root, folder)
+        backslashes = "\\" in path and "\\" not in inner
+        self._counts["backslashes"] += backslashes
+        self._counts["accents"] += not (backslashes or inner.isascii() or inner.endswith(os.path.normpath(path)))
+        identity = inner if identity is None else clean_text(identity)
         if not identity:
             raise DataError(f"{where}: the id is empty")
-        inner = self.inner_path(path, where)
-        texts = [
-            text for caption in captions for item in self._split_list(caption, where) if (text := self._clean(item))
-        ]
+        texts = [text for caption in captions for text in self._texts(caption, where)]
         self._counts["beyond"] += len(texts) - len(texts[:keep])
         labels = {clean_text(name): clean_text(value) for name, value in (labels or {}).items()}
-        medium = Medium(identity, self.root / inner, (*texts[:keep],), labels, self._split(split), kind, **part)
+        kind, split = kind or kind_of(inner), self._split(split)
+        medium = Medium(identity, self.root / inner, (*texts[:keep],), labels, split, kind, **part)
         entry = _Entry(where, inner, medium)
         place = (inner, medium.start or 0, medium.end, medium.frames, medium.member)
         known = self._by_place.setdefault(place, entry) if self._merge else entry
@@ -289,6 +281,7 @@ class Collector:
             self._entries.append(entry)
         else:
             self._merge_into(known, entry)
+        return medium
 
     def finish(self) -> Dataset:
         """Return the data set, with 80/10/10 splits by a hash if no medium has a split.
@@ -311,6 +304,21 @@ class Collector:
             self._spellings.setdefault(name, {})[written] = None
         return name or None
 
+    def _texts(self, caption: str, where: str) -> Iterator[str]:
+        """Yield the cleaned captions in a text that is a list of them, else the caption alone; none if it is empty."""
+        text = clean_text(caption)
+        texts = listed_captions(text)
+        self._counts["lists"] += texts is not None
+        if texts is None and re.match(r"\[\s*['\"]", text) and text.endswith("]"):
+            self._broken_list = self._broken_list or f"{where}: {shortened(text)}"
+        for written in [caption] if texts is None else texts:
+            text = clean_text(written)
+            if text and text.lower() not in MISSING_CAPTIONS:
+                self._counts["cleaned"] += text != written
+                yield text
+            else:
+                self._counts["empty"] += 1
+
     def _merge_into(self, known: _Entry, entry: _Entry) -> None:
         old, new = known.medium, entry.medium
         if old.split != new.split:
@@ -324,22 +332,6 @@ class Collector:
         labels = {name: value for name, value in old.labels.items() if new.labels.get(name) == value}
         self._varying |= dict.fromkeys(name for name in {**old.labels, **new.labels} if name not in labels)
         known.medium = replace(old, captions=old.captions + new.captions, labels=labels)
-
-    def _split_list(self, caption: str, where: str) -> list[str]:
-        """Return the captions of a text that is a list of them, else the caption alone."""
-        text = clean_text(caption)
-        texts = listed_captions(text)
-        self._counts["lists"] += texts is not None
-        if texts is None and re.match(r"\[\s*['\"]", text) and text.endswith("]"):
-            self._broken_list = self._broken_list or f"{where}: {shortened(text)}"
-        return [caption] if texts is None else texts
-
-    def _clean(self, caption: str) -> str:
-        text = clean_text(caption)
-        if text.lower() in MISSING_CAPTIONS:
-            text = ""
-        self._counts["empty" if not text else "cleaned"] += text != caption or not text
-        return text
 
     def _note_counts(self, bare: int) -> None:
         merged = [entry.lines for entry in self._entries if entry.lines > 1]
@@ -355,11 +347,8 @@ class Collector:
         self.notes += notes_on_names(self._spellings)
         if self._broken_list:
             self.notes.append(f"taken as one caption, though it looks like a broken list: {self._broken_list}")
-        self.notes += [
-            note.format(counted(self._counts[name], what))
-            for name, (note, what) in _COUNTED.items()
-            if self._counts[name]
-        ]
+        counts = ((self._counts[name], note, what) for name, (note, what) in _COUNTED.items())
+        self.notes += [note.format(counted(count, what)) for count, note, what in counts if count]
         if bare:
             self.notes.append(f"left out {counted(bare, 'medium', 'media')} without any caption")
 
@@ -372,12 +361,15 @@ class Collector:
                 f"{bare[0].where}: no split here, while {len(entries) - len(bare):,} of {len(entries):,} media have "
                 "one; give it to all or none"
             )
+        clips, sizes = "", dict.fromkeys(SPLITS, 0)
         for entry in entries:
-            # The clips of one video stay together, so that no scene of a test clip is trained on.
-            key = entry.path if entry.is_clip else entry.medium.id
-            entry.medium = replace(entry.medium, split=invented_split(key))
-        sizes = {name: sum(entry.medium.split == name for entry in entries) for name in SPLITS}
-        clips = ", for clips of their video's path" if any(entry.is_clip for entry in entries) else ""
+            medium, key = entry.medium, entry.medium.id
+            if (medium.start, medium.end, medium.frames) != (None, None, None):
+                # The clips of one video stay together, so that no scene of a test clip is trained on.
+                key, clips = entry.path, ", for clips of their video's path"
+            split = invented_split(key)
+            sizes[split] += 1
+            entry.medium = replace(medium, split=split)
         self.notes.append(note_on_invented(sizes, clips))
 
 

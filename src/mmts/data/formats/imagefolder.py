@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 from mmts.data.formats.captions_jsonl import caption_texts, scalar_text
 from mmts.data.formats.collect import Collector, split_folders
 from mmts.data.formats.json_file import json_lines
-from mmts.data.formats.table import USUAL_COLUMNS, Row, add_rows, advice, find_column, has_usual_column, table_rows
+from mmts.data.formats.table import USUAL_COLUMNS, Row, advice, find_column, has_usual_column, table_rows
 from mmts.data.records import SPLITS, Dataset, split_name
 from mmts.errors import DataError, listed
 
@@ -35,8 +35,11 @@ def read_imagefolder(path: str | Path, columns: Mapping[str, str] | None = None)
     collector = Collector(path, folder, merge=True)
     for file, name in files.items():
         rows = list(_rows(file, columns, collector.notes))
-        _splits_from_folders(collector, rows, [_first_folder(row.path) if name is None else name for row in rows])
-        add_rows(collector, rows, name or "")
+        parents = [PurePath(row["path"].replace("\\", "/")).parts[:-1] for row in rows]
+        folders = [next(iter(parts), "") if name is None else name for parts in parents]
+        _splits_from_folders(collector, rows, folders)
+        for row in rows:
+            collector.add(**row, folder=name or "")
     collector.notes += _left_out(folder, files)
     return collector.finish()
 
@@ -72,11 +75,6 @@ def _metadata_file(folder: Path) -> Path | None:
     return files[0] if files else None
 
 
-def _first_folder(path: str) -> str:
-    parts = PurePath(path.replace("\\", "/")).parts
-    return parts[0] if len(parts) > 1 else ""
-
-
 def _splits_from_folders(collector: Collector, rows: list[Row], folders: list[str]) -> None:
     """Give the rows without a split that of their folder, if the folders are splits."""
     names = {split_name(name) for name in folders}
@@ -84,9 +82,9 @@ def _splits_from_folders(collector: Collector, rows: list[Row], folders: list[st
         return
     others = 0
     for row, name in zip(rows, folders, strict=True):
-        if row.split is None or not row.split.strip():
-            row.split = name
-        others += split_name(row.split) != split_name(name) != ""
+        if row["split"] is None or not row["split"].strip():
+            row["split"] = name
+        others += split_name(row["split"]) != split_name(name) != ""
     if others:
         rows_differ = f"differs from the folder in {others:,} of {len(rows):,} rows"
         collector.notes.append(f"the field split counts, and {rows_differ}")
@@ -113,4 +111,11 @@ def _rows(file: Path, columns: Mapping[str, str] | None, notes: list[str]) -> It
         identity, split = texts.pop("id", None), texts.pop("split", None)
         labels = {key: text for key, text in texts.items() if text is not None}
         path, captions = record.get(path_name, str, "a path"), caption_texts(record, caption_name)
-        yield Row(record.where, path, captions, identity, split, labels)
+        yield {
+            "where": record.where,
+            "identity": identity,
+            "path": path,
+            "captions": captions,
+            "split": split,
+            "labels": labels,
+        }

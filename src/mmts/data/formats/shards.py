@@ -9,16 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from glob import glob
 from itertools import groupby, islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from braceexpand import braceexpand
 
 from mmts.console import progress_bar
 from mmts.data.formats.collect import clean_text, compression, notes_on_names, reading, split_folders
-from mmts.data.formats.pair_index import NO_CAPTION, Pair, Piece, index_piece, kept_or_made, merge_pieces, table_dataset
+from mmts.data.formats.pair_index import NO_CAPTION, Pair, Piece, index_piece, read_indexed
 from mmts.data.media.suffixes import IMAGE_SUFFIXES, why_not_read
 from mmts.data.media.threads import threads
-from mmts.data.pair_table import opened
 from mmts.data.records import SPLITS, Dataset, split_name
 from mmts.errors import DataError, listed, quoted
 from mmts.files import cache_root, content_hash
@@ -35,21 +34,7 @@ _KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 _WORD = re.compile(r"[A-Za-z]+")
 
 
-class _Shard(NamedTuple):
-    path: Path
-    split: str | None
-    """The split that its folder or name says."""
-
-
-class _File(NamedTuple):
-    """A file KEY.BEFORE.SUFFIX or KEY.SUFFIX of a tar."""
-
-    key: str
-    before: str
-    suffix: str
-    name: str
-    byte: int
-    place: _Place
+_Shard = tuple[Path, str | None]  # a tar, and the split that its folder or name says
 
 
 def read_shards(path: str | Path) -> Dataset:
@@ -67,14 +52,12 @@ def read_shards(path: str | Path) -> Dataset:
     with reading(pattern):
         by_folder = _find(pattern)
         shards = _with_splits(by_folder, pattern)
-        root = Path(os.path.commonpath([shard.path.parent for shard in shards]))
+        root = Path(os.path.commonpath([path.parent for path, _ in shards]))
         cache = cache_root() / "shards"
         names = [f"{path}\0{_content_key(path)}\0{split}" for path, split in shards]
+        notes = [*_notes_on_folders(pattern, by_folder), *_failed_downloads(shards)]
         folder = cache / f"all-{content_hash(*names)}"
-        table = kept_or_made(
-            cache, lambda: opened(folder), lambda: merge_pieces(folder, root, _pieces(cache, shards), {})
-        )
-        return table_dataset(pattern, table, [*_notes_on_folders(pattern, by_folder), *_failed_downloads(shards)])
+        return read_indexed(pattern, root, folder, lambda: ({}, _pieces(cache, shards)), notes=notes)
 
 
 def tars_in(folder: Path) -> list[Path]:
@@ -85,9 +68,16 @@ def tars_in(folder: Path) -> list[Path]:
 def _find(pattern: Path) -> list[_Shard]:
     """Return the shards with the split of their folder."""
     if pattern.is_file():
-        return [_Shard(pattern, None)]
+        return [(pattern, None)]
     if pattern.is_dir():
-        return _in_folder(pattern)
+        here: list[_Shard] = [(tar, None) for tar in _tars(pattern)]
+        inside: list[_Shard] = [(tar, split_name(part.name)) for part in split_folders(pattern) for tar in _tars(part)]
+        if here and inside:
+            name = inside[0][0].parent.name
+            raise DataError(f"{pattern} holds shards itself and in the folder {name}; keep them in one place")
+        if not here and not inside:
+            raise DataError(f"{pattern}: no .tar files in it, nor in folders named train, val and test")
+        return here or inside
     names = _expanded(pattern)
     matches = [sorted(filter(os.path.isfile, glob(name))) for name in names]
     missing = [name for name, match in zip(names, matches, strict=True) if not match]
@@ -102,7 +92,7 @@ def _find(pattern: Path) -> list[_Shard]:
     # The names of several folders distinguish the splits; the name of a single folder does not.
     folders = list(dict.fromkeys(path.parent for path in paths))
     splits = dict(zip(folders, _splits_in_names([folder.name for folder in folders]), strict=True))
-    return [_Shard(path, splits[path.parent] if len(folders) > 1 else None) for path in paths]
+    return [(path, splits[path.parent] if len(folders) > 1 else None) for path in paths]
 
 
 def _expanded(pattern: Path) -> list[str]:
@@ -119,31 +109,20 @@ def _expanded(pattern: Path) -> list[str]:
     return names
 
 
-def _in_folder(folder: Path) -> list[_Shard]:
-    here = [_Shard(tar, None) for tar in _tars(folder)]
-    inside = [_Shard(tar, split_name(part.name)) for part in split_folders(folder) for tar in _tars(part)]
-    if here and inside:
-        name = inside[0].path.parent.name
-        raise DataError(f"{folder} holds shards itself and in the folder {name}; keep them in one place")
-    if not here and not inside:
-        raise DataError(f"{folder}: no .tar files in it, nor in folders named train, val and test")
-    return here or inside
-
-
 def _tars(folder: Path) -> list[Path]:
     return sorted(tar for tar in folder.glob("*.tar") if tar.is_file() and not tar.name.startswith("."))
 
 
 def _with_splits(shards: Sequence[_Shard], pattern: Path) -> list[_Shard]:
     """Give every shard the split of its folder or else of its name; either all of them have one or none has."""
-    in_names = _splits_in_names([shard.path.stem for shard in shards])
-    result = [shard._replace(split=shard.split or name) for shard, name in zip(shards, in_names, strict=True)]
-    without = [shard for shard in result if shard.split is None]
-    if 0 < len(without) < len(result):
-        named = next(shard for shard in result if shard.split is not None)
+    in_names = _splits_in_names([path.stem for path, _ in shards])
+    result = [(path, split or name) for (path, split), name in zip(shards, in_names, strict=True)]
+    bare = [path.name for path, split in result if split is None]
+    if 0 < len(bare) < len(result):
+        name, split = next((path.name, split) for path, split in result if split is not None)
         raise DataError(
-            f"{pattern}: {named.path.name} is named as part of {named.split}, and {without[0].path.name} has no split "
-            "in its name; name the split of all shards or of none"
+            f"{pattern}: {name} is named as part of {split}, and {bare[0]} has no split in its name; name the split of "
+            "all shards or of none"
         )
     return result
 
@@ -161,12 +140,9 @@ def _splits_in_names(names: Sequence[str]) -> list[str | None]:
 
 
 def _notes_on_folders(pattern: Path, shards: Sequence[_Shard]) -> list[str]:
-    names: dict[str, dict[str, None]] = {}
-    for path, split in shards:
-        if split is not None:
-            names.setdefault(split, {})[path.parent.name] = None
+    names = {name: dict.fromkeys(path.parent.name for path, split in shards if split == name) for name in SPLITS}
     notes = notes_on_names(names)
-    if names and pattern.is_dir():
+    if any(names.values()) and pattern.is_dir():
         read = {path.parent for path, _ in shards}
         others = [item.name for item in sorted(pattern.iterdir()) if item.is_dir() and item not in read and _tars(item)]
         if others:
@@ -184,29 +160,35 @@ def _pieces(cache: Path, shards: Sequence[_Shard]) -> Iterator[Piece]:
         for path, split in shards:
             with reading(path):
                 file = cache / f"{_content_key(path)}.json"
-                yield Piece(index_piece(file, path.parent, _samples(path), pool), path.parent, split)
+                yield index_piece(file, path.parent, _samples(path), pool), path.parent, split
             bar.advance()
 
 
 def _samples(tar: Path) -> Iterator[Pair | str]:
     """Yield the samples of a tar in file order, or why one is left out."""
+    members = (  # (KEY, BEFORE, SUFFIX, member) of each file KEY.BEFORE.SUFFIX or KEY.SUFFIX
+        (matched[1], *matched[2].lower().rpartition(".")[::2], member)
+        for member in _members(tar)
+        if (matched := _KEY.fullmatch(member[0]))
+    )
+    files = (file for file in members if file[2] in (*_IMAGES, "txt", "json") or why_not_read(file[3][0]))
     done: set[str] = set()
     with open(tar, "rb") as texts:
-        for key, files in groupby(_files(tar), key=lambda file: file.key):
+        for key, of_key in groupby(files, key=lambda file: file[0]):
             parts: dict[str, _Place] = {}
             dotted: set[str] = set()  # other samples, whose names continue this key after its dot
-            for file in files:
-                if file.before:
-                    dotted.add(file.before)
+            for _, before, suffix, (name, byte, place) in of_key:
+                if before:
+                    dotted.add(before)
                 elif key in done:
                     raise DataError(
-                        f"{tar}, byte {file.byte}: {quoted(file.name)} is not next to the earlier files of its key; "
+                        f"{tar}, byte {byte}: {quoted(name)} is not next to the earlier files of its key; "
                         "keep the files of each key together (tar --sort=name), and use each key once"
                     )
-                elif file.suffix in parts:
-                    raise DataError(f"{tar}, byte {file.byte}: {quoted(file.name)} is there twice in a row")
+                elif suffix in parts:
+                    raise DataError(f"{tar}, byte {byte}: {quoted(name)} is there twice in a row")
                 else:
-                    parts[file.suffix] = file.place
+                    parts[suffix] = place
             if parts:
                 done.add(key)
                 yield _sample(tar, texts, key, parts)
@@ -214,26 +196,16 @@ def _samples(tar: Path) -> Iterator[Pair | str]:
                 yield from [_DOTTED] * len(dotted)
 
 
-def _files(tar: Path) -> Iterator[_File]:
-    for name, byte, place in _members(tar):
-        if matched := _KEY.fullmatch(name):
-            before, _, suffix = matched[2].lower().rpartition(".")
-            if suffix in (*_IMAGES, "txt", "json") or why_not_read(name):
-                yield _File(matched[1], before, suffix, name, byte, place)
-
-
 def _sample(tar: Path, texts: IO[bytes], key: str, parts: Mapping[str, _Place]) -> Pair | str:
-    about: Any = {}
     places = {suffix: place for suffix, place in parts.items() if place is not None}
     if len(places) < len(parts):
         return _LINKED
-    if "json" in places:
-        try:
-            about = json.loads(_read(texts, places["json"]))
-        except (ValueError, RecursionError):
-            return "with a broken json"
-        if not isinstance(about, dict):
-            return "with a broken json"
+    try:
+        about: Any = json.loads(_read(texts, places["json"])) if "json" in places else {}
+    except (ValueError, RecursionError):
+        about = None
+    if not isinstance(about, dict):
+        return "with a broken json"
     if about.get("status", "success") != "success":
         return "whose download failed"
     image = next((places[suffix] for suffix in _IMAGES if suffix in places), None)
@@ -300,9 +272,9 @@ def _check_end(start: int, end: int, size: int) -> None:
 def _failed_downloads(shards: Sequence[_Shard]) -> list[str]:
     """Return a note on the failed downloads, which img2dataset counts in the NAME_stats.json beside each NAME.tar."""
     total: Counter[str] = Counter()
-    for shard in shards:
+    for path, _ in shards:
         try:
-            stats = json.loads(shard.path.with_name(f"{shard.path.stem}_stats.json").read_bytes())
+            stats = json.loads(path.with_name(f"{path.stem}_stats.json").read_bytes())
             total.update({name: int(stats[name]) for name in ("count", "successes")})
         except (OSError, ValueError, KeyError, TypeError, RecursionError):  # the file serves this note alone
             continue

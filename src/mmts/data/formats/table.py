@@ -6,12 +6,11 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from mmts.data.formats.collect import Collector, inner_path, read_lines
-from mmts.data.media.suffixes import kind_of
 from mmts.data.records import Dataset
 from mmts.errors import DataError, listed, nearest, quoted
 
@@ -29,16 +28,7 @@ _EXAMPLES = 50  # rows that tell whether a column looks like paths or text
 _LIKE_A_PATH = r"\S.*\.[A-Za-z][A-Za-z0-9]{1,4}\Z"
 
 
-@dataclass
-class Row:
-    """One row of a table: a path and its captions; rows of one path are one medium."""
-
-    where: str
-    path: str
-    captions: list[str]
-    identity: str | None = None
-    split: str | None = None
-    labels: dict[str, str] = field(default_factory=dict)
+Row = dict[str, Any]  # the arguments of `Collector.add` for a path and its captions; rows of one path are one medium
 
 
 def read_table(file: str | Path, columns: Mapping[str, str] | None = None) -> Dataset:
@@ -49,33 +39,26 @@ def read_table(file: str | Path, columns: Mapping[str, str] | None = None) -> Da
     """
     file = Path(file)
     collector = Collector(file, file.parent, merge=True)
-    rows = list(table_rows(file, columns, collector.notes))
-    folder = _folder_of_media(collector.root, rows[0]) if rows else ""
-    if folder:
-        collector.notes.append(f"paths are those of files in {folder}/, where the first one is")
-    add_rows(collector, rows, folder)
+    folder = None
+    for row in table_rows(file, columns, collector.notes):
+        if folder is None:
+            folder = _folder_of_media(file.parent, inner_path(row["path"], row["where"], file.parent))
+            if folder:
+                collector.notes.append(f"paths are those of files in {folder}/, where the first one is")
+        collector.add(**row, folder=folder)
     return collector.finish()
 
 
-def _folder_of_media(root: Path, row: Row) -> str:
-    """Return the folder in `root` that paths are relative to, "" for `root` itself.
+def _folder_of_media(root: Path, path: str) -> str:
+    """Return the folder in `root` that paths are relative to, given the first of them; "" for `root` itself.
 
     Kaggle's Flickr8k and others have a table beside the folder of images: the first path is in that folder only.
     """
-    path = inner_path(row.path, row.where, root)
     if os.path.lexists(root / path):
         return ""
     with os.scandir(root) as entries:
         folders = [entry.name for entry in entries if entry.is_dir() and os.path.exists(root / entry.name / path)]
     return folders[0] if len(folders) == 1 else ""
-
-
-def add_rows(collector: Collector, rows: Iterable[Row], folder: str = "") -> None:
-    """Hand rows to `collector`, which merges those of one path; paths are relative to `folder` in its root."""
-    for row in rows:
-        path = collector.inner_path(row.path, row.where, folder)
-        identity = path if row.identity is None else row.identity
-        collector.add(row.where, identity, path, row.captions, kind=kind_of(path), labels=row.labels, split=row.split)
 
 
 def table_rows(file: Path, columns: Mapping[str, str] | None = None, notes: list[str] | None = None) -> Iterator[Row]:
@@ -111,7 +94,14 @@ def table_rows(file: Path, columns: Mapping[str, str] | None = None, notes: list
             continue
         identity, split = (cells[roles[role]] if role in roles else None for role in ("id", "split"))
         labels = {name: cells[at] for name, at in others.items() if cells[at].strip()}
-        yield Row(where, cells[path_at].strip(), [cells[caption_at]], identity, split, labels)
+        yield {
+            "where": where,
+            "identity": identity,
+            "path": cells[path_at].strip(),
+            "captions": [cells[caption_at]],
+            "split": split,
+            "labels": labels,
+        }
     if bare:
         notes.append(f"left out rows with neither a path nor a caption: {bare:,}")
     if short:

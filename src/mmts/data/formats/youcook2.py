@@ -1,9 +1,10 @@
 """YouCook2: the official annotations beside the videos that still exist, or features of their segments."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from mmts.data.formats.collect import PLAIN_NAME, Collector, clean_text, find_file
 from mmts.data.formats.json_file import Record, a_record, read_json_object
@@ -20,8 +21,7 @@ _SPLITS = ("train", "val")
 _VIDEO_FOLDERS = ("videos", "raw_videos", "training", "validation")
 
 
-@dataclass(frozen=True)
-class _Segment:
+class _Segment(NamedTuple):
     where: str
     id: str
     video: str
@@ -43,39 +43,34 @@ def read_youcook2(path: str | Path) -> Dataset:
     file = find_file(folder, _INNER, _ANNOTATIONS)
     if file is None:
         raise DataError(f"{folder}: no {_ANNOTATIONS} there or in annotations/")
-    segments = list(_segments(file, _recipe_names(folder)))
+    segments = list(_segments(file))
     if not segments:
         raise DataError(f"{file}: no video has a segment")
-    media = _media(folder, segments)
+    recipes, media = _recipe_names(folder), _media(folder, segments)
     collector = Collector(file, folder)
+    annotated: dict[str, list[_Segment]] = {split: [] for split in _SPLITS}
+    missing: dict[str, list[_Segment]] = {split: [] for split in _SPLITS}
     for segment in segments:
-        if segment.id in media:
-            collector.add(
-                segment.where,
-                segment.id,
-                media[segment.id],
-                [segment.sentence],
-                kind="video",
-                labels={"recipe": segment.recipe},
-                split=segment.split,
-                start=segment.start,
-                end=segment.end,
-            )
-    missing: dict[str, list[str]] = {}
-    coverage: dict[str, Coverage] = {}
-    for split in _SPLITS:
-        annotated = [segment for segment in segments if segment.split == split]
-        gone = [segment for segment in annotated if segment.id not in media]
-        missing[split] = [segment.id for segment in gone]
-        if split == "val":
-            coverage[split] = Coverage(len(annotated) - len(gone), len(annotated), PUBLISHED_VAL)
+        annotated[segment.split].append(segment)
+        if segment.id not in media:
+            missing[segment.split].append(segment)
+            continue
+        where, identity, _, split, recipe, start, end, sentence = segment
+        labels = {"recipe": recipes.get(recipe, recipe)}
+        collector.add(
+            where, identity, media[identity], [sentence], kind="video", labels=labels, split=split, start=start, end=end
+        )
+    for split, gone in missing.items():
         if gone:
-            lost, videos = {segment.video for segment in gone}, {segment.video for segment in annotated}
+            lost, videos = ({segment.video for segment in part} for part in (gone, annotated[split]))
             collector.notes.append(
-                f"{split}: left out {len(gone):,} of {len(annotated):,} segments, of {len(lost):,} of {len(videos):,} "
-                f"videos, because their file is missing (first {gone[0].video})"
+                f"{split}: left out {len(gone):,} of {len(annotated[split]):,} segments, of {len(lost):,} of "
+                f"{len(videos):,} videos, because their file is missing (first {gone[0].video})"
             )
-    return replace(collector.finish(), name="youcook2", coverage=coverage, missing=missing)
+    num_val = len(annotated["val"])
+    coverage = {"val": Coverage(num_val - len(missing["val"]), num_val, PUBLISHED_VAL)}
+    ids = {split: [segment.id for segment in gone] for split, gone in missing.items()}
+    return replace(collector.finish(), name="youcook2", coverage=coverage, missing=ids)
 
 
 def looks_like_youcook2(path: str | Path) -> bool:
@@ -94,7 +89,7 @@ def _recipe_names(folder: Path) -> dict[str, str]:
     return names
 
 
-def _segments(file: Path, recipes: Mapping[str, str]) -> Iterator[_Segment]:
+def _segments(file: Path) -> Iterator[_Segment]:
     for video, row in read_json_object(file).get("database", dict, "an object of videos by id").items():
         where = f"{file}, video {quoted(video)}"
         if not PLAIN_NAME.fullmatch(video):
@@ -112,17 +107,15 @@ def _segments(file: Path, recipes: Mapping[str, str]) -> Iterator[_Segment]:
             sentence = here.get("sentence", str, "a string")
             if not clean_text(sentence):
                 raise DataError(f"{here.where}: the sentence is empty")
-            name = recipes.get(recipe, recipe)
-            yield _Segment(here.where, f"{video}_{number}", video, split, name, start, end, sentence)
+            yield _Segment(here.where, f"{video}_{number}", video, split, recipe, start, end, sentence)
 
 
 def _times(segment: Record) -> tuple[float, float]:
     times = segment.get("segment", list, "two numbers of seconds like [12, 20]")
-    numbers = [time for time in times if isinstance(time, (int, float)) and not isinstance(time, bool)]
-    if len(times) != 2 or len(numbers) != 2 or not all(0 <= number <= sys.float_info.max for number in numbers):
+    if len(times) != 2 or not all(type(time) in (int, float) and 0 <= time <= sys.float_info.max for time in times):
         wanted = "'segment' should be two numbers of seconds like [12, 20]"
         raise DataError(f"{segment.where}: {wanted}, not {quoted(times)}")
-    start, end = map(float, numbers)
+    start, end = map(float, times)
     if end <= start:
         raise DataError(f"{segment.where}: the segment ends ({plain(end)} s) before its start ({plain(start)} s)")
     return start, end

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mmts.data.formats.coco_captions import looks_like_coco_captions, read_coco_captions
+from mmts.data.formats.coco import looks_like_coco_captions, read_coco_captions
 from mmts.errors import DataError
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "captions" / "coco_captions_val2017.json"

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests_support import load_pixels
 from tiny_models import tiny_encoder
 from torch import Tensor, nn
 
@@ -77,8 +78,6 @@ def cache_files(cache: Path) -> int:
 
 
 def test_media_features_are_those_of_the_tower(tmp_path: Path) -> None:
-    from mmts.data.media.image import load_pixels
-
     paths = images(tmp_path, 7)
     tower = image_tower()
     rows = features_of(tower, paths, batch_size=3)
@@ -230,8 +229,6 @@ def test_embed_rows() -> None:
 
 
 def test_embed_files_and_captions(tmp_path: Path) -> None:
-    from mmts.data.media.image import load_pixels
-
     captions = ["a red hat and a shoe", "hat", "", "a hat", "red"]
     text_tower = load_text_tower("small-transformer", vocabulary=build_vocabulary(captions), width=16, heads=2, depth=1)
     media_tower = load_image_tower("small-resnet", size=16, channels=2, depth=1)

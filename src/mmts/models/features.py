@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from mmts.data.media.contents import content_name
+from mmts.data.media.checks import content_name
 from mmts.data.media.load import load_medium
 from mmts.data.records import Medium
 from mmts.devices import has_bf16

@@ -12,11 +12,9 @@ from torch import Tensor
 
 from mmts.console import console, errors, progress_bar
 from mmts.data.formats.collect import inner_path
-from mmts.data.media.contents import content_name
-from mmts.data.media.feature_files import why_unreadable_features
-from mmts.data.media.load import load_medium
-from mmts.data.media.read_warnings import tell_warnings
-from mmts.data.media.threads import in_threads
+from mmts.data.media.checks import content_name
+from mmts.data.media.load import load_medium, why_unreadable
+from mmts.data.media.reading import in_threads, tell_warnings
 from mmts.data.media.video import FrameSampling
 from mmts.data.records import Medium
 from mmts.errors import DataError, RunError, counted
@@ -154,7 +152,7 @@ def _embed(encoder: Encoder, media: Sequence[Medium], width: int, part: range) -
     media = media[part.start : part.stop]
     if encoder.media_tower is None:
         rows = np.zeros((len(media), width), np.float32)
-        readable = [at for at, medium in enumerate(media) if why_unreadable_features(medium.path) is None]
+        readable = [at for at, medium in enumerate(media) if why_unreadable(medium) is None]
         if readable:
             rows[readable] = encoder.media([media[at] for at in readable])
         return rows

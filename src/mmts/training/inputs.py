@@ -10,8 +10,8 @@ from mmts.concepts import ConceptDistribution
 from mmts.data.batches.epoch_plan import EpochPlan
 from mmts.data.batches.loader import Batch, FeatureRows, Pixels, TokenizedCaptions, make_loader
 from mmts.data.batches.stream_order import stream_order
-from mmts.data.media.feature_files import feature_rows
 from mmts.data.media.image import Augmentation
+from mmts.data.media.load import feature_rows
 from mmts.data.records import Medium, Split
 from mmts.distributed.processes import num_processes, process_index
 from mmts.models import TwoTower, embed_media, embed_text, is_frozen, media_features, text_features

@@ -7,9 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from mmts.console import console
-from mmts.data.media.contents import shared_in_words
-from mmts.data.media.read_warnings import tell_warnings
-from mmts.data.media.readable import drop_unreadable, unreadable_media
+from mmts.data.media.checks import drop_unreadable, shared_in_words, unreadable_media
+from mmts.data.media.reading import tell_warnings
 from mmts.data.read import read_dataset
 from mmts.data.records import SPLITS, Dataset, Split
 from mmts.distributed.processes import once, process_index

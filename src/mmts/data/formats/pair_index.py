@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from mmts.console import errors
 from mmts.data.formats.collect import clean_text, invented_split, note_on_invented, reading
-from mmts.data.media.image import why_unreadable_image
+from mmts.data.media.load import why_unreadable
 from mmts.data.pair_table import PairTable, TableDataset, cannot_write, write_pair_table
 from mmts.data.records import SPLITS, Dataset, Medium
 from mmts.errors import DataError, counted, quoted
@@ -90,12 +90,11 @@ def index_piece(file: Path, root: Path, pairs: Iterable[Pair | str], pool: Threa
     unreadable: list[str] = []
     cleaned = _cleaned(pairs, counts)
     while part := list(islice(cleaned, _DECODED_AT_ONCE)):
-        reasons = pool.map(lambda pair: why_unreadable_image(root / pair.path, pair.member), part)
-        for pair, reason in zip(part, reasons, strict=True):
+        media = [Medium(pair.identity, root / pair.path, (), member=pair.member) for pair in part]
+        for pair, medium, reason in zip(part, media, pool.map(why_unreadable, media), strict=True):
             if reason is None:
                 readable.append(pair)
                 continue
-            medium = Medium(pair.identity, root / pair.path, (), member=pair.member)
             _read_bytes(medium)
             counts[_UNREADABLE] += 1
             unreadable.append(f"{medium.place}\t{reason}")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmts.console import console, errors, progress_bar
+from mmts.console import console, progress_bar
 from mmts.data.formats.collect import inner_path
 from mmts.data.media.checks import content_name
 from mmts.data.media.load import load_medium, why_unreadable
@@ -44,7 +44,7 @@ def build_index(run: Path, path: Path, folder: Path | None = None) -> Index:
     root, media = find_media(path, kind, recipe.data)
     check_folder(folder)
     encoder = load_encoder(run, media)
-    with locked(folder / ".lock", lambda held: errors.print(f"note: waiting: {held}")):
+    with locked(folder / ".lock", wait=True):
         old = _load_old(folder, root)
         same_root = old is not None and old.contents.root == str(root)
         known = {item.place: item for item in old.contents.items} if old is not None and same_root else {}

@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmts.console import errors
 from mmts.data.formats.collect import clean_text, invented_split, note_on_invented, reading
 from mmts.data.media.load import why_unreadable
 from mmts.data.pair_table import PairTable, TableDataset, cannot_write, write_pair_table
@@ -55,7 +54,7 @@ def alone(folder: Path) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(folder / "in-use.lock", lambda held: errors.print(f"note: waiting: {held}")))
+            stack.enter_context(locked(folder / "in-use.lock", wait=True))
         except OSError as error:
             raise cannot_write(folder, error) from None
         for left in folder.glob(".*"):

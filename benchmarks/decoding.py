@@ -12,7 +12,8 @@ from torch import Tensor
 
 from benchmarks.measure import Comparison, compare
 from mmts.data.media.image import fit_square, to_pixels
-from mmts.data.media.video import FrameSampling, load_clip
+from mmts.data.media.load import load_medium
+from mmts.data.media.video import FrameSampling
 from mmts.data.records import Medium
 
 SECONDS, RATE, WIDTH, HEIGHT, SIZE = 60, 30, 320, 240, 224
@@ -31,7 +32,7 @@ def _compare(path: Path, sampling: FrameSampling, frames: str) -> Comparison:
     medium = Medium("video", path, ("x",), kind="video", start=START, end=END)
 
     def ours() -> Tensor:
-        return load_clip(medium, sampling, SIZE)
+        return load_medium(medium, SIZE, sampling=sampling)
 
     def plain() -> Tensor:
         return _decode(path, sampling.times(START, END, RATE))

@@ -10,7 +10,9 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from benchmarks.measure import Comparison, compare
-from mmts.data.media.image import Augmentation, load_pixels
+from mmts.data.media.image import Augmentation
+from mmts.data.media.load import load_medium
+from mmts.data.records import Medium
 
 SIZE, NUMBER = 224, 16
 
@@ -27,10 +29,11 @@ def _compare(width: int, height: int) -> Comparison:
 
     with tempfile.TemporaryDirectory() as folder:
         files = [photo(Path(folder) / f"{seed}.jpg", width, height, seed) for seed in range(NUMBER)]
+        media = [Medium(file.stem, file, ("x",)) for file in files]
         return compare(
             "decoding and augmenting images, one core",
             f"JPEG of {width}x{height} to {SIZE} px: crop, mirror, colors",
-            lambda: [load_pixels(file, SIZE, "stretch", Augmentation(), rng()) for file in files],
+            lambda: [load_medium(medium, SIZE, augmentation=Augmentation(), rng=rng()) for medium in media],
             lambda: [_plain(file, rng()) for file in files],
             5,
             (NUMBER, "images"),

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
+from mmts.data.media.load import load_medium
 from mmts.data.records import Medium, Split
 
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230), "white": (250, 250, 250)}
@@ -24,6 +26,11 @@ def ready_processes() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(IMPORTED)
     return context
+
+
+def load_pixels(path: str | Path, *settings: Any, member: tuple[int, int] | None = None, **options: Any) -> Tensor:
+    """Return `load_medium` of the image in a file."""
+    return load_medium(Medium("image", Path(path), ("x",), member=member), *settings, **options)
 
 
 def captioned_split(captions: Sequence[Sequence[str]], name: str = "test") -> Split:

@@ -6,7 +6,6 @@ import reprlib
 from collections.abc import Iterable
 
 _QUOTED = 80  # characters of a file's content that a message repeats
-_LISTED = 160
 _repr = reprlib.Repr()  # looks only a few levels deep, however far a value is nested
 _repr.maxstring = _repr.maxlong = _repr.maxother = _QUOTED
 
@@ -55,11 +54,7 @@ class Interrupted(MmtsError):
 
 
 def shortened(text: str, most: int = _QUOTED) -> str:
-    """Cut a text for a message, since what lies in a file may be of any length.
-
-    >>> shortened("a cat on a mat", 8)
-    'a cat...'
-    """
+    """Cut a text for a message."""
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
@@ -78,7 +73,7 @@ def listed(names: Iterable[str]) -> str:
     >>> listed(["id", "image"]), listed([])
     ("'id', 'image'", 'nothing')
     """
-    return shortened(", ".join(map(quoted, names)), _LISTED) or "nothing"
+    return shortened(", ".join(map(quoted, names)), 160) or "nothing"
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:

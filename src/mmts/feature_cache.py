@@ -3,14 +3,14 @@
 import io
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from mmts.console import console, errors, progress_bar
+from mmts.console import errors, progress_bar
 from mmts.errors import InputError
 from mmts.files import cache_root, content_hash, locked
 
@@ -31,15 +31,12 @@ def cached_rows(
 ) -> Rows:
     """Return the features (N, width) float32 of N keys, computing only the rows that the cache lacks.
 
-    They are kept in `features/<content_hash(name, *keys)>.npy` under `mmts.files.cache_root()`, as `stored_array` does.
+    They are kept in `features/<content_hash(name, *keys)>.npy` under `mmts.files.cache_root()`, as `stored_array` does;
+    `compute`, `unit` and `chunk` are those of `stored_array`.
 
     Args:
-        name: Encoder, weights and preprocessing; another name is another file.
-        keys: (N,) the contents that rows are computed from: captions, or hashes of files. Order matters.
-        width: Numbers in a row.
-        compute: Gets a range of positions in `keys`, returns their rows (len(range), width).
-        unit: The noun that the progress bar counts, for instance "captions".
-        chunk: Rows computed and written at a time; an interrupt loses at most one chunk.
+        name: encoder, weights and preprocessing; another name is another file.
+        keys: the contents that rows are computed from: captions, or hashes of files. Order matters.
 
     Raises InputError if `compute` returns another shape, or a NaN or infinite row.
 
@@ -48,11 +45,10 @@ def cached_rows(
     >>> def lengths(part):
     ...     print("computing", part)
     ...     return np.array([[len(["one", "three"][i])] for i in part])
-    >>> cached_rows("lengths", ["one", "three"], 1, lengths, unit="words", chunk=1).ravel()
-    computing range(0, 1)
-    computing range(1, 2)
+    >>> cached_rows("lengths", ["one", "three"], 1, lengths, unit="words", chunk=2).ravel()
+    computing range(0, 2)
     memmap([3., 5.], dtype=float32)
-    >>> cached_rows("lengths", ["one", "three"], 1, lengths, unit="words", chunk=1).ravel()
+    >>> cached_rows("lengths", ["one", "three"], 1, lengths, unit="words", chunk=2).ravel()
     memmap([3., 5.], dtype=float32)
     """
 
@@ -91,13 +87,12 @@ def stored_array(
     computed in memory. Processes that want the same file wait for each other.
 
     Args:
-        final: The file; its name must contain everything that `compute` depends on.
+        final: the file; its name must contain everything that `compute` depends on.
         shape: (N, ...); nothing is written if N is 0.
-        dtype: Of its numbers.
-        compute: Gets a range of positions below N, returns their entries (len(range), ...).
-        title: Of the progress bar; None if `compute` has a bar of its own.
-        unit: The noun that the bar counts.
-        chunk: Entries computed and written at a time; an interrupt loses at most one chunk.
+        compute: gets a range of positions below N, returns their entries (len(range), ...).
+        title: of the progress bar; None if `compute` has a bar of its own.
+        unit: the noun that the bar counts.
+        chunk: entries computed and written at a time; an interrupt loses at most one chunk.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "squares.npy"
@@ -109,92 +104,49 @@ def stored_array(
         return np.empty(shape, dtype)
     if (array := _complete(final, shape, dtype)) is not None:
         return array
-    partial = _Partial(final.with_suffix(".partial"), shape, dtype)
-    try:
-        # Another process may have finished the file while this one waited for the lock.
-        if (array := _complete(final, shape, dtype)) is not None:
-            partial.path.unlink(missing_ok=True)
-            return array
-        with nullcontext() if title is None else progress_bar(title, shape[0], unit, partial.done) as bar:
-            for start in range(partial.done, shape[0], chunk):
-                part = range(start, min(start + chunk, shape[0]))
-                partial.append(np.ascontiguousarray(compute(part), dtype))
-                if bar is not None:
-                    bar.advance(len(part))
-        return partial.finish(final)
-    finally:
-        partial.close()
-
-
-class _Partial:
-    """A .npy file that grows by whole entries; entries that cannot be written stay in memory."""
-
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.path = path
-        self.shape = shape
-        self.dtype = dtype
-        self.header = _header(shape, dtype)
-        self.done = 0  # entries on disk
-        self.memory: list[Array] = []
-        self.file: BinaryIO | None = None
-        self.lock = ExitStack()
+    partial = final.with_suffix(".partial")
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": dtype.str, "fortran_order": False, "shape": shape})
+    file: BinaryIO | None = None
+    on_disk = 0  # entries in the file
+    in_memory: list[Array] = []  # entries that cannot be written
+    with ExitStack() as stack:
         try:
-            waiting = locked(path.with_suffix(".lock"), lambda holder: console.print(f"note: waiting: {holder}"))
-            self.lock.enter_context(waiting)
-            self.file = open(path, "a+b", buffering=0)  # noqa: SIM115 (closed by `close`)
-            self._resume(self.file)
+            stack.enter_context(locked(final.with_suffix(".lock"), wait=True))
+            # Another process may have finished the file while this one waited for the lock.
+            if (array := _complete(final, shape, dtype)) is not None:
+                partial.unlink(missing_ok=True)
+                return array
+            file = stack.enter_context(open(partial, "a+b", buffering=0))
+            on_disk = _whole_entries(file, header.getvalue(), shape, dtype)
         except OSError as error:
-            self._fail(error)
-
-    def _resume(self, file: BinaryIO) -> None:
-        """Keep the whole entries in the file, and cut off the torn end of an interrupted write."""
-        file.seek(0)
-        if file.read(len(self.header)) != self.header:
-            file.truncate(0)
-            _write(file, self.header)
-        size = int(np.prod(self.shape[1:])) * self.dtype.itemsize
-        done = min((os.fstat(file.fileno()).st_size - len(self.header)) // size, self.shape[0])
-        file.truncate(len(self.header) + done * size)
-        self.done = done
-
-    def append(self, entries: Array) -> None:
-        if self.file is not None:
-            try:
-                _write(self.file, entries.tobytes())
-                os.fsync(self.file.fileno())
-            except OSError as error:
-                self._fail(error)
-            else:
-                self.done += len(entries)
-                return
-        self.memory.append(entries)
-
-    def finish(self, final: Path) -> Array:
-        """Rename the whole file, or join the entries on disk and in memory."""
-        if self.file is not None:
-            os.replace(self.path, final)
-            array: Array = np.lib.format.open_memmap(final, mode="c")
-            return array
-        if self.done:
-            count = self.done * int(np.prod(self.shape[1:]))
-            on_disk = np.fromfile(self.path, self.dtype, count, offset=len(self.header))
-            self.memory.insert(0, on_disk.reshape(self.done, *self.shape[1:]))
-        return np.concatenate(self.memory)
-
-    def close(self) -> None:
-        if self.file is not None:
-            self.file.close()
-        self.lock.close()
-
-    def _fail(self, error: OSError) -> None:
-        """Continue in memory; entries on disk stay there for the next call."""
-        global _warned
-        if not _warned:
-            errors.print(f"cannot write the feature cache {self.path.parent} ({error.strerror}): computing in memory")
-            _warned = True
-        if self.file is not None:
-            self.file.close()
-            self.file = None
+            file = None
+            _say_unwritable(final.parent, error)
+        bar = None if title is None else stack.enter_context(progress_bar(title, shape[0], unit, on_disk))
+        for start in range(on_disk, shape[0], chunk):
+            part = range(start, min(start + chunk, shape[0]))
+            entries = np.ascontiguousarray(compute(part), dtype)
+            if file is not None:
+                try:
+                    _write(file, entries.tobytes())
+                    os.fsync(file.fileno())
+                    on_disk = part.stop
+                except OSError as error:
+                    file = None
+                    _say_unwritable(final.parent, error)
+            if file is None:
+                in_memory.append(entries)
+            if bar is not None:
+                bar.advance(len(part))
+        if file is None:
+            if on_disk:
+                count = on_disk * int(np.prod(shape[1:]))
+                stored = np.fromfile(partial, dtype, count, offset=header.tell())
+                in_memory.insert(0, stored.reshape(on_disk, *shape[1:]))
+            return np.concatenate(in_memory)
+        os.replace(partial, final)
+        result: Array = np.lib.format.open_memmap(final, mode="c")
+        return result
 
 
 def _complete(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array | None:
@@ -206,10 +158,24 @@ def _complete(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array
     return array if array.shape == shape and array.dtype == dtype else None
 
 
-def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
-    file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": shape})
-    return file.getvalue()
+def _whole_entries(file: BinaryIO, header: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Count the whole entries in a partial file, and cut off the torn end of an interrupted write."""
+    file.seek(0)
+    if file.read(len(header)) != header:
+        file.truncate(0)
+        _write(file, header)
+    size = int(np.prod(shape[1:])) * dtype.itemsize
+    count = min((os.fstat(file.fileno()).st_size - len(header)) // size, shape[0])
+    file.truncate(len(header) + count * size)
+    return count
+
+
+def _say_unwritable(folder: Path, error: OSError) -> None:
+    """Say once that entries are computed in memory; those on disk stay there for the next call."""
+    global _warned
+    if not _warned:
+        errors.print(f"cannot write the feature cache {folder} ({error.strerror}): computing in memory")
+        _warned = True
 
 
 def _write(file: BinaryIO, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one, and naming contents by their hash."""
+"""Write files so that a reader never sees half of one, lock them, say why one is missing, and name their contents."""
 
 import difflib
 import errno
@@ -8,8 +8,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -32,8 +32,7 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """
     path = Path(path)
     check_file_path(path)
-    with _errors_about(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _made_in_its_folder(path):
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
             with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
@@ -42,7 +41,7 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
-            _flush_folder(path.parent)
+            flush_to_disk(path.parent)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
@@ -57,26 +56,25 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.exists() or path.is_symlink():
         raise FileExistsError(errno.EEXIST, "is there already; remove it, or choose another place", str(path))
-    with _errors_about(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _made_in_its_folder(path):
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
         try:
             yield temporary
             temporary.chmod(0o777 & ~_umask())
             for file in temporary.rglob("*"):
-                if file.is_file():
-                    flush_to_disk(file)
+                flush_to_disk(file)
             temporary.rename(path)
-            _flush_folder(path.parent)
+            flush_to_disk(path.parent)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 
 
 @contextmanager
-def _errors_about(path: Path) -> Iterator[None]:
-    """Let an OSError of the system name `path`: not a temporary file or, as on a full disk, nothing."""
+def _made_in_its_folder(path: Path) -> Iterator[None]:
+    """Make the folder of `path`, and let an OSError name `path`: otherwise it names a temporary file, or none."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         if error.errno is None:  # raised by a library, with its own message
@@ -91,20 +89,15 @@ def leftovers(folder: Path) -> list[Path]:
 
 def append_line(path: Path, line: str) -> None:
     """Add one line to a text file. Raises OSError naming it."""
-    with _errors_about(path), path.open("a", encoding="utf-8") as file:
+    with _made_in_its_folder(path), path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 
 
 def flush_to_disk(path: Path) -> None:
-    """Wait until a file's contents would survive a power cut; does nothing if there is no such file."""
-    if path.exists():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-
-
-def _flush_folder(path: Path) -> None:
-    """Let a rename survive a power cut, on systems that can flush folders."""
-    with suppress(OSError):
+    """Wait until a file, or the names in a folder, would survive a power cut; does nothing if nothing is at `path`."""
+    if not path.exists():
+        return
+    with suppress(OSError) if path.is_dir() else nullcontext():  # some systems cannot flush folders
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -199,39 +192,33 @@ def why_missing(path: Path, guess: bool = True) -> str:
 
 
 @contextmanager
-def locked(file: Path, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
+def locked(file: Path, wait: bool = False) -> Iterator[None]:
     """Hold the lock `file` while the body runs: one process at a time, on all machines that share the disk.
 
     The file names the process and the machine that hold it, and is removed afterwards. After a kill it is taken over at
-    once on the same machine; from another one nobody can see whether the holder still runs. If somebody else holds it,
-    RunError says who; or `on_wait` is called with the same words, and this waits.
+    once on the same machine; from another one nobody can see whether the holder still runs. If another process holds
+    it, RunError says which one; with `wait` this prints it instead, and waits.
     """
     lock = SoftFileLock(file)
     check_file_path(file)
-    with _errors_about(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
+    with _made_in_its_folder(file):
         try:
             lock.acquire(timeout=_TAKING_OVER)
         except Timeout:
+            holder = "another process"
+            with suppress(OSError, ValueError):  # just released, or not yet written
+                process, machine = file.read_text(encoding="utf-8", errors="replace").splitlines()[:2]
+                holder = f"process {process} on {machine}"
             remedy = f"wait for it, or stop it (if it is not running, remove {file})"
-            message = f"{file.parent} is in use by {_holder(file)}; {remedy}"
-            if on_wait is None:
+            message = f"{file.parent} is in use by {holder}; {remedy}"
+            if not wait:
                 raise RunError(message) from None
-            on_wait(message)
+            errors.print(f"note: waiting: {message}")
             lock.acquire()
     try:
         yield
     finally:
         lock.release()
-
-
-def _holder(file: Path) -> str:
-    """Name who holds a lock, from what SoftFileLock writes into it."""
-    try:
-        process, machine = file.read_text(encoding="utf-8", errors="replace").splitlines()[:2]
-    except (OSError, ValueError):  # just released, or not yet written
-        return "another process"
-    return f"process {process} on {machine}"
 
 
 def content_hash(*parts: str | bytes) -> str:

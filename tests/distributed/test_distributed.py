@@ -19,8 +19,8 @@ from training.small_trainer import N, make_trainer, settings, weights
 from mmts import objectives as o
 from mmts import policies as p
 from mmts.console import console, errors, quiet
+from mmts.data.batches.epoch_plan import process_slice
 from mmts.data.batches.loader import Batch
-from mmts.data.batches.stream_order import process_slice
 from mmts.distributed import collectives as gathered
 from mmts.distributed import processes
 from mmts.distributed.processes import joined, num_processes, process_index

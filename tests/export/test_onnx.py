@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from small_runs import Runs, difference, embedded
+from tests_support import load_pixels
 from tokenizers import Tokenizer
 
-from mmts.data.media.image import load_pixels
 from mmts.errors import RunError
 from mmts.export import export_run, onnx_files
 from mmts.export.onnx_files import write_onnx

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 from small_runs import Runs, difference, embedded, make_run
+from tests_support import load_pixels
 from transformers import AutoModel, AutoProcessor, CLIPModel
 
-from mmts.data.media.image import fit_square, load_image, load_pixels, to_pixels
+from mmts.data.media.image import fit_square, load_image, to_pixels
 from mmts.errors import RunError
 from mmts.export import export_run, sentence_transformer
 from mmts.export.samples import pictures

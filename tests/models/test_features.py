@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -5,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests_support import load_pixels
 from tiny_models import tiny_encoder
 from torch import Tensor, nn
 
-from mmts.data.media.readable import unreadable_media
+from mmts.data.media.checks import unreadable_media
 from mmts.data.records import Medium
 from mmts.errors import DataError, InputError
 from mmts.models import (
@@ -24,7 +26,7 @@ from mmts.models import (
     text_features,
 )
 from mmts.models import features as features_module
-from mmts.models.features import unreadable_for
+from mmts.models.features import why_unreadable_by_features
 
 
 @pytest.fixture(autouse=True)
@@ -79,8 +81,6 @@ def cache_files(cache: Path) -> int:
 
 
 def test_media_features_are_those_of_the_tower(tmp_path: Path) -> None:
-    from mmts.data.media.image import load_pixels
-
     paths = images(tmp_path, 7)
     tower = image_tower()
     rows = features_of(tower, paths, batch_size=3)
@@ -172,10 +172,10 @@ def test_unreadable_media_are_found_while_features_are_computed(
         features_module, "load_medium", lambda medium, *rest: decoded.append(medium.id) or load(medium, *rest)
     )
 
-    reasons = unreadable_for(tower, media)
+    reasons = unreadable_media(media, partial(why_unreadable_by_features, tower))
     assert reasons == unreadable_media(media)
     assert reasons.keys() == {1, 3}
-    assert [decoded.count(medium.id) for medium in media] == [1, 2, 1, 1, 1]  # only a failure is decoded again
+    assert [decoded.count(medium.id) for medium in media] == [1, 1, 1, 0, 1]
     computed = counting.seen
     rows = media_features(tower, [media[0], media[2], media[4]])
     assert counting.seen == computed  # from the cache, which holds nothing else
@@ -197,14 +197,14 @@ def test_an_interrupted_search_for_unreadable_media_forgets_none(
 
     monkeypatch.setattr(features_module, "load_medium", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        unreadable_for(image_tower(), media)
+        why_unreadable_by_features(image_tower(), media)
     monkeypatch.setattr(features_module, "load_medium", load)
-    assert unreadable_for(image_tower(), media).keys() == {3}
+    assert unreadable_media(media, partial(why_unreadable_by_features, image_tower())).keys() == {3}
 
 
 def test_media_whose_bytes_cannot_be_read_are_found_too(tmp_path: Path) -> None:
     media = media_of([*images(tmp_path, 2), tmp_path / "gone.png"])
-    assert unreadable_for(image_tower(), media).keys() == {2}
+    assert unreadable_media(media, partial(why_unreadable_by_features, image_tower())).keys() == {2}
 
 
 def test_an_interrupt_keeps_what_was_computed(tmp_path: Path) -> None:
@@ -281,8 +281,6 @@ def test_embed_rows() -> None:
 
 
 def test_embed_files_and_captions(tmp_path: Path) -> None:
-    from mmts.data.media.image import load_pixels
-
     captions = ["a red hat and a shoe", "hat", "", "a hat", "red"]
     text_tower = load_text_tower("small-transformer", vocabulary=build_vocabulary(captions), width=16, heads=2, depth=1)
     media_tower = load_image_tower("small-resnet", size=16, channels=2, depth=1)

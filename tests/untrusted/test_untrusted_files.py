@@ -22,12 +22,12 @@ from hostile import as_json, changed, damaged, paths, values, words
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tests_support import load_pixels
 from watch import watched
 
 from mmts.concepts import ConceptDistribution
-from mmts.data.media.image import load_pixels
+from mmts.data.media.checks import unreadable_media
 from mmts.data.media.load import load_medium
-from mmts.data.media.readable import unreadable_media
 from mmts.data.read import read_dataset
 from mmts.errors import MmtsError
 from mmts.models.clip_weights import read_checkpoint

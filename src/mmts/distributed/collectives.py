@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmts.data.batches.stream_order import process_slice
+from mmts.data.batches.epoch_plan import process_slice
 from mmts.distributed.processes import num_processes, process_index
 from mmts.errors import RunError
 

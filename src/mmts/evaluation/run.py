@@ -13,7 +13,7 @@ from torch import Tensor
 from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console, figure_table
-from mmts.data.media.read_warnings import tell_warnings
+from mmts.data.media.reading import tell_warnings
 from mmts.data.records import Dataset, Split
 from mmts.distributed.processes import once
 from mmts.errors import DataError, RecipeError, counted

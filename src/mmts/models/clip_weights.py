@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmts.data.media.read_warnings import kept_warnings
+from mmts.data.media.reading import kept_warnings
 from mmts.errors import InputError, RecipeError, quoted, shortened
 from mmts.models import huggingface as hf
 

@@ -11,9 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from mmts.data.media.contents import content_name
-from mmts.data.media.load import load_medium
-from mmts.data.media.readable import is_checked, note_unreadable, unreadable_media
+from mmts.data.media.checks import content_name
+from mmts.data.media.load import load_medium, why_unreadable
 from mmts.data.records import Medium
 from mmts.devices import has_bf16
 from mmts.errors import DataError, InputError
@@ -71,29 +70,30 @@ def media_features(
         return _media_rows(_name_of(tower, device), tower, media, compute, pool)[0]
 
 
-def unreadable_for(tower: MediaTower, media: Sequence[Medium]) -> dict[int, str]:
-    """Return which media cannot be read, by position, with the reason, after decoding each once for its features.
+def why_unreadable_by_features(tower: MediaTower, media: Sequence[Medium]) -> list[str | None]:
+    """Return why each of the media cannot be read, or None, after decoding each once for its features.
 
     Later calls of `media_features` for the readable ones find their features in the cache. `tower` is frozen.
     """
-    if is_checked(media):
-        return unreadable_media(media)
     device = _device(tower)
-    failures: dict[int, DataError] = {}  # by the id of a medium, which may be there more than once
+    size, failed = _batch_size(tower, None, device), set[int]()
 
     def load(medium: Medium, *options: Any) -> Tensor:
         try:
             return load_medium(medium, *options)
-        except DataError as error:
-            failures[id(medium)] = error
+        except DataError:
+            failed.add(id(medium))
             return torch.zeros(*(() if tower.frames is None else (tower.frames,)), 3, tower.size, tower.size)
 
+    def reason(medium: Medium, row: Rows) -> str | None:
+        # A row of zeros was written for an unreadable medium, perhaps before an interrupt.
+        return None if row.any() else why_unreadable(medium) or ("it failed once" if id(medium) in failed else None)
+
     with _threads(None) as pool, _evaluating(tower):
-        size = _batch_size(tower, None, device)
 
         def compute(chunk: Sequence[Medium]) -> Rows:
             rows = _concatenate(pool, lambda batch: tower(_pixels(tower, batch, load, device)), chunk, size, device)
-            rows[[id(medium) in failures for medium in chunk]] = 0
+            rows[[id(medium) in failed for medium in chunk]] = 0
             return rows
 
         # Kept under another name until it is known which media count, so that an interrupted pass can go on.
@@ -101,14 +101,14 @@ def unreadable_for(tower: MediaTower, media: Sequence[Medium]) -> dict[int, str]
         try:
             rows, file = _media_rows(f"{name}, zeros if unreadable", tower, media, compute, pool)
         except DataError:  # not even the bytes of a file can be read
-            return unreadable_media(media)
-        for at in np.flatnonzero(~rows.any(axis=1)).tolist():
-            load(media[at], tower.size, tower.resize, tower.sampling)  # again if an earlier process had tried it
-        position = {id(medium): at for at, medium in enumerate(media)}
-        if readable := [medium for medium in media if id(medium) not in failures]:
+            return [*pool.map(why_unreadable, media)]
+        reasons = [reason(medium, row) for medium, row in zip(media, rows, strict=True)]
+        position = {id(medium): at for at, medium in enumerate(media) if reasons[at] is None}
+        if position:
+            readable = [media[at] for at in position.values()]
             _media_rows(name, tower, readable, lambda part: rows[[position[id(medium)] for medium in part]], pool)
         file.unlink(missing_ok=True)
-    return note_unreadable(media, {at: failures[id(item)] for at, item in enumerate(media) if id(item) in failures})
+    return reasons
 
 
 def _name_of(tower: MediaTower, device: torch.device) -> str:

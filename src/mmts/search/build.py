@@ -10,13 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmts.console import console, errors, progress_bar
+from mmts.console import console, progress_bar
 from mmts.data.formats.collect import inner_path
-from mmts.data.media.contents import content_name
-from mmts.data.media.feature_files import why_unreadable_features
-from mmts.data.media.load import load_medium
-from mmts.data.media.read_warnings import tell_warnings
-from mmts.data.media.threads import in_threads
+from mmts.data.media.checks import content_name
+from mmts.data.media.load import load_medium, why_unreadable
+from mmts.data.media.reading import in_threads, tell_warnings
 from mmts.data.media.video import FrameSampling
 from mmts.data.records import Medium
 from mmts.errors import DataError, RunError, counted
@@ -46,7 +44,7 @@ def build_index(run: Path, path: Path, folder: Path | None = None) -> Index:
     root, media = find_media(path, kind, recipe.data)
     check_folder(folder)
     encoder = load_encoder(run, media)
-    with locked(folder / ".lock", lambda held: errors.print(f"note: waiting: {held}")):
+    with locked(folder / ".lock", wait=True):
         old = _load_old(folder, root)
         same_root = old is not None and old.contents.root == str(root)
         known = {item.place: item for item in old.contents.items} if old is not None and same_root else {}
@@ -154,7 +152,7 @@ def _embed(encoder: Encoder, media: Sequence[Medium], width: int, part: range) -
     media = media[part.start : part.stop]
     if encoder.media_tower is None:
         rows = np.zeros((len(media), width), np.float32)
-        readable = [at for at, medium in enumerate(media) if why_unreadable_features(medium.path) is None]
+        readable = [at for at, medium in enumerate(media) if why_unreadable(medium) is None]
         if readable:
             rows[readable] = encoder.media([media[at] for at in readable])
         return rows

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmts.data.media.feature_files import feature_rows
+from mmts.data.media.load import feature_rows
 from mmts.data.records import Medium
 from mmts.files import content_hash
 from mmts.models import TwoTower, embed_media, embed_text, media_features, text_features

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmts.concepts import ConceptDistribution
 from mmts.data.formats.collect import WITH_ARTICLE
-from mmts.data.media.feature_files import feature_rows, why_unreadable_features
+from mmts.data.media.load import feature_rows, why_unreadable
 from mmts.data.records import Dataset, Medium, Split
 from mmts.distributed.processes import once
 from mmts.errors import DataError, RecipeError, RunError
@@ -108,7 +108,7 @@ def build_model(
         given["text"]["vocabulary"] = Vocabulary.from_json(once(lambda: _words(run, captions)))
     _check_kind(section, media[0])
     if section.media.tower == FEATURES:
-        readable = next((medium for medium in media if why_unreadable_features(medium.path) is None), media[0])
+        readable = next((medium for medium in media if why_unreadable(medium) is None), media[0])
         side: MediaTower | int = feature_rows([readable]).shape[1]
     else:
         side = section.media.build(**given["media"])

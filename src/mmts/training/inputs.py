@@ -7,11 +7,10 @@ import numpy as np
 from torch import Tensor
 
 from mmts.concepts import ConceptDistribution
-from mmts.data.batches.epoch_plan import EpochPlan
-from mmts.data.batches.loader import Batch, FeatureRows, Pixels, TokenizedCaptions, make_loader
-from mmts.data.batches.stream_order import stream_order
-from mmts.data.media.feature_files import feature_rows
+from mmts.data.batches.epoch_plan import EpochPlan, stream_order
+from mmts.data.batches.loader import Batch, FeatureRows, Pixels, TextSource, make_loader
 from mmts.data.media.image import Augmentation
+from mmts.data.media.load import feature_rows
 from mmts.data.records import Medium, Split
 from mmts.distributed.processes import num_processes, process_index
 from mmts.models import TwoTower, embed_media, embed_text, is_frozen, media_features, text_features
@@ -78,13 +77,16 @@ def training_batches(
         assert tower is not None
         augmentation = Augmentation(**data.augment.model_dump()) if data.augment is not None else None
         media = Pixels(inputs.media, tower.size, tower.resize, tower.sampling, augmentation, seed)
-    text: FeatureRows | TokenizedCaptions
-    if isinstance(inputs.text, np.ndarray):
-        text = FeatureRows(inputs.text)
-    else:
-        assert model.text_tower is not None
-        text = TokenizedCaptions(model.text_tower.tokenize, inputs.text)
+    text = _text_source(model, inputs.text)
     process = (process_index(), num_processes())
     return lambda epoch, first: make_loader(
         inputs.split, plan, media, text, epoch, first, workers, process=process, with_relevance=with_relevance
     )
+
+
+def _text_source(model: TwoTower, text: Rows | Sequence[str]) -> TextSource:
+    if isinstance(text, np.ndarray):
+        return FeatureRows(text)
+    assert model.text_tower is not None
+    tokenize = model.text_tower.tokenize
+    return lambda positions: tokenize([text[at] for at in positions])

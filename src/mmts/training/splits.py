@@ -7,16 +7,15 @@ from functools import partial
 from pathlib import Path
 
 from mmts.console import console
-from mmts.data.media.contents import shared_in_words
-from mmts.data.media.read_warnings import tell_warnings
-from mmts.data.media.readable import drop_unreadable, unreadable_media
+from mmts.data.media.checks import drop_unreadable, shared_in_words, unreadable_media
+from mmts.data.media.reading import tell_warnings
 from mmts.data.read import read_dataset
 from mmts.data.records import SPLITS, Dataset, Split
 from mmts.distributed.processes import once, process_index
 from mmts.errors import DataError, RecipeError, counted, percent
 from mmts.files import atomic_write, why_missing
 from mmts.models.base import MediaTower, is_frozen
-from mmts.models.features import unreadable_for
+from mmts.models.features import why_unreadable_by_features
 from mmts.recipe.data_section import DATASETS, Data
 from mmts.recipe.recipe import Recipe
 from mmts.recipe.run_directory import RunDirectory
@@ -184,11 +183,9 @@ def readable(split: Split, settings: Data, lines: list[str], tower: MediaTower |
     if split.media_checked:
         return split
 
-    def find() -> dict[int, str]:
-        if tower is not None and is_frozen(tower):
-            return unreadable_for(tower, split.media)
-        return unreadable_media(split.media)
-
-    reasons = once(find)  # all processes must leave out the same
+    by_features = None
+    if tower is not None and is_frozen(tower):
+        by_features = partial(why_unreadable_by_features, tower)
+    reasons = once(lambda: unreadable_media(split.media, by_features))  # all processes must leave out the same
     lines.extend(f"{split.media[i].place}\t{reason}" for i, reason in reasons.items())
     return drop_unreadable(split, reasons, settings.max_unreadable)

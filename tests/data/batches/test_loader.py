@@ -1,6 +1,6 @@
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from mmts.data.batches.epoch_plan import EpochPlan
-from mmts.data.batches.loader import Batch, FeatureRows, Pixels, TokenizedCaptions, make_loader
+from mmts.data.batches.loader import Batch, FeatureRows, Pixels, make_loader
 from mmts.data.batches.positives import positives
 from mmts.data.graded import CaptionPool, Graded
 from mmts.data.media.image import Augmentation
@@ -182,20 +182,15 @@ def test_the_same_image_is_changed_differently_in_every_epoch(pictures: Split):
     assert not torch.equal(images([4], 0), images([4], 1))
 
 
-@dataclass
-class Lengths:
+def lengths(split: Split) -> Callable[[list[int]], dict[str, Tensor]]:
     """A tokenizer that knows only how long a caption is."""
-
-    def __call__(self, captions: list[str]) -> dict[str, Tensor]:
-        return {"length": torch.tensor([len(caption) for caption in captions])}
+    return lambda positions: {"length": torch.tensor([len(split.captions[at]) for at in positions])}
 
 
 def test_a_batch_holds_what_belongs_together():
     split = split_of([["a", "bb"], ["ccc"], ["dddd"]])
     rows = np.arange(3, dtype=np.float32)[:, None].repeat(2, axis=1)
-    (batch,) = make_loader(
-        split, plan_of(split, 8), FeatureRows(rows), TokenizedCaptions(Lengths(), split.captions), epoch=0
-    )
+    (batch,) = make_loader(split, plan_of(split, 8), FeatureRows(rows), lengths(split), epoch=0)
     assert len(batch) == 3
     assert torch.equal(batch.media[:, 0].long(), batch.media_index)
     assert isinstance(batch.text, dict)

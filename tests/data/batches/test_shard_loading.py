@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmts.data.batches.epoch_plan import EpochPlan
-from mmts.data.batches.loader import Batch, Pixels, TokenizedCaptions, make_loader
-from mmts.data.batches.stream_order import stream_order
+from mmts.data.batches.epoch_plan import EpochPlan, stream_order
+from mmts.data.batches.loader import Batch, Pixels, make_loader
 from mmts.data.formats.shards import read_shards
 from mmts.data.records import Split
 from mmts.examples.cc3m import draw_shards
@@ -34,7 +33,10 @@ def in_shard_order(sizes: list[int], epoch: int) -> np.ndarray:
 def batches(split: Split, epoch: int = 0, first: int = 0, workers: int = 0, process: tuple = (0, 1)) -> list[Batch]:
     order = partial(in_shard_order, split.shard_sizes)
     plan = EpochPlan(split.owner, split.num_media, BATCH, SEED, order=order)
-    tokens = TokenizedCaptions(lambda texts: {"length": torch.tensor([len(text) for text in texts])}, split.captions)
+
+    def tokens(positions: list[int]) -> dict[str, torch.Tensor]:
+        return {"length": torch.tensor([len(split.captions[at]) for at in positions])}
+
     return list(make_loader(split, plan, Pixels(split.media, 8), tokens, epoch, first, workers, process))
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmts.data.batches.stream_order import process_slice, stream_order
+from mmts.data.batches.epoch_plan import process_slice, stream_order
 from mmts.errors import InputError
 
 sizes_of_shards = st.lists(st.integers(0, 12), max_size=8)
@@ -76,9 +76,3 @@ def test_the_parts_of_all_processes_are_the_batch(batch_size: int, num_processes
     assert [each for part in parts for each in part] == batch
     sizes = [len(part) for part in parts]
     assert max(sizes) - min(sizes) <= 1
-
-
-@pytest.mark.parametrize(("process", "num_processes"), [(-1, 2), (2, 2), (0, 0)])
-def test_a_process_that_does_not_exist(process: int, num_processes: int):
-    with pytest.raises(InputError, match="process must be in"):
-        process_slice(8, process, num_processes)

@@ -4,11 +4,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from tests_support import load_pixels
 
 from mmts.data.formats import cc3m, pair_index
 from mmts.data.formats.cc3m import looks_like_cc3m, read_cc3m
-from mmts.data.media.image import load_pixels
-from mmts.data.records import Dataset
+from mmts.data.records import Dataset, Medium
 from mmts.errors import DataError
 from mmts.examples.cc3m import draw_cc3m, draw_shards
 from mmts.examples.drawing import picture, write_image
@@ -203,14 +203,14 @@ def test_images_that_cannot_be_decoded_are_named(tmp_path: Path):
 def test_a_disk_that_fails_is_not_remembered_as_a_broken_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_tsv(tmp_path, "zero")
     draw(tmp_path / "training/0.jpg")
-    check = pair_index.why_unreadable_image
+    check = pair_index.why_unreadable
 
-    def away(path: Path, member: None) -> str | None:
+    def away(medium: Medium) -> str | None:
         (tmp_path / "training").rename(tmp_path / "away")
-        return check(path, member)
+        return check(medium)
 
     with monkeypatch.context() as patched:
-        patched.setattr(pair_index, "why_unreadable_image", away)
+        patched.setattr(pair_index, "why_unreadable", away)
         with pytest.raises(DataError, match=r"cannot read .*0\.jpg: No such file"):
             read_cc3m(tmp_path)
     (tmp_path / "away").rename(tmp_path / "training")
@@ -224,10 +224,8 @@ def test_a_disk_that_fails_is_not_remembered_as_a_broken_image(tmp_path: Path, m
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are decoded while an index is made."""
     names: list[str] = []
-    check = pair_index.why_unreadable_image
-    monkeypatch.setattr(
-        pair_index, "why_unreadable_image", lambda path, member: names.append(path.name) or check(path, member)
-    )
+    check = pair_index.why_unreadable
+    monkeypatch.setattr(pair_index, "why_unreadable", lambda medium: names.append(medium.path.name) or check(medium))
     return names
 
 
@@ -257,15 +255,15 @@ def test_an_interrupt_keeps_the_pieces_done(tmp_path: Path, decoded: list[str], 
     monkeypatch.setattr(cc3m, "_ROWS", 2)
     write_tsv(tmp_path, *"abcd")
     draw(*(tmp_path / f"training/{row}.jpg" for row in range(4)))
-    counting = pair_index.why_unreadable_image
+    counting = pair_index.why_unreadable
 
-    def interrupt(path: Path, member: None) -> str | None:
-        if path.name == "2.jpg":
+    def interrupt(medium: Medium) -> str | None:
+        if medium.path.name == "2.jpg":
             raise KeyboardInterrupt
-        return counting(path, member)
+        return counting(medium)
 
     with monkeypatch.context() as patched:
-        patched.setattr(pair_index, "why_unreadable_image", interrupt)
+        patched.setattr(pair_index, "why_unreadable", interrupt)
         with pytest.raises(KeyboardInterrupt):
             read_cc3m(tmp_path)
     decoded.clear()

@@ -12,12 +12,13 @@ import pytest
 import torch
 import webdataset
 from PIL import Image
+from tests_support import load_pixels
 
 from mmts.data.formats import pair_index, shards
 from mmts.data.formats.shards import read_shards, tars_in
-from mmts.data.media.image import load_image, load_pixels
+from mmts.data.media.image import load_image
 from mmts.data.media.load import load_medium
-from mmts.data.records import Dataset
+from mmts.data.records import Dataset, Medium
 from mmts.errors import DataError
 from mmts.examples.cc3m import draw_shards
 
@@ -361,10 +362,8 @@ def test_a_file_twice_in_one_sample(tmp_path: Path):
 
 def test_every_image_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     decoded: list[str] = []
-    check = pair_index.why_unreadable_image
-    monkeypatch.setattr(
-        pair_index, "why_unreadable_image", lambda path, member: decoded.append(path.name) or check(path, member)
-    )
+    check = pair_index.why_unreadable
+    monkeypatch.setattr(pair_index, "why_unreadable", lambda medium: decoded.append(medium.path.name) or check(medium))
     for at in range(2):
         pairs(tmp_path / f"{at}.tar", f"a{at}", f"b{at}")
     read_shards(tmp_path)
@@ -382,14 +381,14 @@ def test_every_image_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_an_interrupt_loses_one_shard_at_most(tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch):
     for at in range(3):
         pairs(tmp_path / f"{at}.tar", f"a{at}")
-    check = pair_index.why_unreadable_image
+    check = pair_index.why_unreadable
 
-    def interrupt(path: Path, member: tuple[int, int]) -> str | None:
-        if path.name == "2.tar":
+    def interrupt(medium: Medium) -> str | None:
+        if medium.path.name == "2.tar":
             raise KeyboardInterrupt
-        return check(path, member)
+        return check(medium)
 
-    monkeypatch.setattr(pair_index, "why_unreadable_image", interrupt)
+    monkeypatch.setattr(pair_index, "why_unreadable", interrupt)
     with pytest.raises(KeyboardInterrupt):
         read_shards(tmp_path)
     kept = [json.loads(file.read_text()) for file in (private_cache / "shards").glob("*.json")]

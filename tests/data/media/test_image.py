@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests_support import load_pixels
 
 from mmts.data.media import image as image_module
 from mmts.data.media.image import (
@@ -16,9 +17,8 @@ from mmts.data.media.image import (
     augment,
     fit_square,
     load_image,
-    load_pixels,
-    why_unreadable_image,
 )
+from mmts.data.media.load import why_unreadable
 from mmts.data.records import Medium, Split
 from mmts.errors import DataError, InputError
 
@@ -142,10 +142,10 @@ def test_the_file_and_the_reason_are_named(tmp_path: Path, content: bytes | None
 def test_what_cannot_be_looked_at_is_unreadable(tmp_path: Path):
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     (tmp_path / "gone.jpg").symlink_to("away/a.jpg")
-    assert why_unreadable_image(tmp_path / "gone.jpg") == "is a link that leads nowhere, to away/a.jpg"
-    assert why_unreadable_image(tmp_path / "loop.jpg") == "Too many levels of symbolic links"
-    assert why_unreadable_image(tmp_path / ("x" * 300)) == "File name too long"
-    assert why_unreadable_image(tmp_path / ("x" * 300), (0, 5)) == "File name too long"
+    assert why_unreadable(Medium("a", tmp_path / "gone.jpg", ("x",))) == "is a link that leads nowhere, to away/a.jpg"
+    assert why_unreadable(Medium("a", tmp_path / "loop.jpg", ("x",))) == "Too many levels of symbolic links"
+    assert why_unreadable(Medium("a", tmp_path / ("x" * 300), ("x",))) == "File name too long"
+    assert why_unreadable(Medium("a", tmp_path / ("x" * 300), ("x",), member=(0, 5))) == "File name too long"
 
 
 def test_a_folder_and_a_pipe_are_no_images(tmp_path: Path):
@@ -209,7 +209,7 @@ def test_an_image_inside_another_file(tmp_path: Path, suffix: str):
     member = (700, alone.stat().st_size)
     assert torch.equal(load_pixels(archive, 16, member=member), load_pixels(alone, 16))
     changed = [
-        load_pixels(path, 16, "crop", Augmentation(), np.random.default_rng(0), member=where)
+        load_pixels(path, 16, "crop", augmentation=Augmentation(), rng=np.random.default_rng(0), member=where)
         for path, where in ((archive, member), (alone, None))
     ]
     assert torch.equal(*changed)
@@ -224,7 +224,8 @@ def test_augmentation_depends_on_its_generator_alone(tmp_path: Path, resize: str
     path = tmp_path / "a.jpg"
     path.write_bytes(jpeg_bytes(64))
     first, again, other = (
-        load_pixels(path, 32, resize, Augmentation(), np.random.default_rng([0, 1, number])) for number in (5, 5, 6)
+        load_pixels(path, 32, resize, None, Augmentation(), np.random.default_rng([0, 1, number]))
+        for number in (5, 5, 6)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

@@ -3,6 +3,7 @@
 import io
 import sys
 import tarfile
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,9 +14,10 @@ from PIL import Image
 from mmts.data.formats.cc3m import find_images
 from mmts.data.media import suffixes
 from mmts.data.media.decoding import VideoFile
-from mmts.data.media.image import load_image, why_unreadable_image
+from mmts.data.media.image import load_image
+from mmts.data.media.load import load_medium, why_unreadable
 from mmts.data.media.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_medium, is_typescript, kind_of, left_out
-from mmts.data.media.video import FrameSampling, load_clip
+from mmts.data.media.video import FrameSampling
 from mmts.data.read import read_dataset
 from mmts.data.records import Medium
 
@@ -56,9 +58,9 @@ def test_every_video_in_the_table_is_decoded(tmp_path: Path, suffix: str):
         for _ in range(10):
             file.mux(stream.encode(av.VideoFrame.from_image(RED)))
         file.mux(stream.encode())
-    with VideoFile(path) as film:
+    with closing(VideoFile(path)) as film:
         assert film.duration == pytest.approx(0.4, abs=0.05)
-    clip = load_clip(Medium("x", path, ("x",), kind="video"), FrameSampling(2), 16)
+    clip = load_medium(Medium("x", path, ("x",), kind="video"), 16, sampling=FrameSampling(2))
     assert clip[:, 0].mean() > 0.6 > 0.3 > clip[:, 1].mean()
     assert kind_of(f"A{suffix.upper()}") == "video"
 
@@ -75,7 +77,7 @@ def test_every_video_in_the_table_is_decoded(tmp_path: Path, suffix: str):
 )
 def test_an_image_that_is_not_decoded_says_what_to_do(tmp_path: Path, name: str, advice: str):
     (tmp_path / name).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
-    assert advice in str(why_unreadable_image(tmp_path / name))
+    assert advice in str(why_unreadable(Medium("a", tmp_path / name, ("x",))))
 
 
 def test_heic_is_taken_where_a_plugin_reads_it(monkeypatch: pytest.MonkeyPatch):
@@ -127,5 +129,5 @@ def test_images_of_cc3m_and_folders_of_frames(tmp_path: Path):
     for name in ("0.jfif", "1.AVIF", "2.jpe"):
         write_image(tmp_path / name)
     assert find_images(tmp_path.parent, tmp_path.name).rows.tolist() == [0, 1, 2]
-    clip = load_clip(Medium("x", tmp_path, ("x",), kind="video"), FrameSampling(3), 8)
+    clip = load_medium(Medium("x", tmp_path, ("x",), kind="video"), 8, sampling=FrameSampling(3))
     assert clip.shape == (3, 3, 8, 8)

@@ -2,8 +2,10 @@ import gc
 import os
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -13,11 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmts.data.media import clips, decoding
+from mmts.data.media import decoding, video
+from mmts.data.media.checks import unreadable_media
 from mmts.data.media.decoding import VideoFile
 from mmts.data.media.image import Augmentation
-from mmts.data.media.readable import unreadable_media
-from mmts.data.media.video import FrameSampling, load_clip, middle_frame, why_unreadable_clip
+from mmts.data.media.load import load_medium, why_unreadable
+from mmts.data.media.video import FrameSampling, middle_frame
 from mmts.data.records import Medium
 from mmts.errors import DataError, InputError
 
@@ -63,6 +66,10 @@ def film(
 
 def clip_of(path: Path, start: float | None = None, end: float | None = None, **rest: object) -> Medium:
     return Medium("clip", path, ("x",), kind="video", start=start, end=end, **rest)  # type: ignore[arg-type]
+
+
+def load_clip(medium: Medium, sampling: FrameSampling, size: int, resize: str = "stretch", **random: Any) -> Tensor:
+    return load_medium(medium, size, resize, sampling, **random)
 
 
 def shown(medium: Medium, sampling: FrameSampling, seed: int | None = None) -> list[int]:
@@ -164,7 +171,7 @@ def test_the_frame_is_exact_however_it_is_reached(
 
     def read(order: Sequence[int]) -> list[int]:
         found = []
-        with VideoFile(path) as file:
+        with closing(VideoFile(path)) as file:
             for at in order:
                 frame = file.frame((at + 0.5) / 30)
                 assert frame is not None
@@ -249,7 +256,7 @@ def in_order(path: Path) -> list[tuple[float, int]]:
 
 def check_as_in_order(path: Path) -> None:
     right = in_order(path)
-    with VideoFile(path) as file:
+    with closing(VideoFile(path)) as file:
         assert file.duration == pytest.approx(right[-1][0] + 1 / 30, abs=0.02)
         assert file.rate == pytest.approx(30, rel=0.02)
     for time, number in [right[0], right[31], right[-1], right[7]]:
@@ -302,7 +309,7 @@ def test_an_edit_list_cuts_both_ends(tmp_path: Path, cut: tuple[int, int], stays
     struct.pack_into(">Ii", content, at, cut[1], media + cut[0])
     path = written(tmp_path / "b.mp4", bytes(content))
     assert [number for _, number in in_order(path)] == list(range(*stays))
-    with VideoFile(path) as file:
+    with closing(VideoFile(path)) as file:
         assert file.duration == pytest.approx(cut[1] / 1000, abs=0.002)
     assert shown(clip_of(path, 0.0, 0.3), FrameSampling(3)) == [stays[0] + each for each in (1, 4, 7)]
 
@@ -368,22 +375,22 @@ def test_a_clip_spans_chunks(tmp_path: Path):
 )
 def test_what_chunks_can_lack(tmp_path: Path, starts: Sequence[int], start: float, end: float, reason: str):
     folder = chunks(tmp_path / "video", starts)
-    assert why_unreadable_clip(clip_of(folder, start, end)) == reason
+    assert why_unreadable(clip_of(folder, start, end)) == reason
 
 
 def test_a_damaged_chunk_is_named(tmp_path: Path):
     folder = chunks(tmp_path / "video")
     (folder / "2.MP4").write_bytes(b"")
-    assert why_unreadable_clip(clip_of(folder, 2.2, 2.8)) == "2.MP4: is empty (0 bytes)"
+    assert why_unreadable(clip_of(folder, 2.2, 2.8)) == "2.MP4: is empty (0 bytes)"
     with pytest.raises(DataError, match=r", from 1 to 5 s: 2.MP4: is empty"):
         load_clip(clip_of(folder, 1.0, 5.0), FrameSampling(4), 16)
-    assert why_unreadable_clip(clip_of(folder, 0.2, 3.0)) is None
+    assert why_unreadable(clip_of(folder, 0.2, 3.0)) is None
     assert shown(clip_of(folder, 0.2, 3.0), FrameSampling(4)) == [16, 37, 58, 58]
 
 
 def test_a_gap_as_wide_as_every_other_is_a_missing_chunk(tmp_path: Path):
     folder = chunks(tmp_path / "video", (0, 4, 8))  # nothing but their lengths, 2 s, says that 2 and 6 are missing
-    assert "chunk 2.MP4 is missing" in str(why_unreadable_clip(clip_of(folder, 0.5, 5.0)))
+    assert "chunk 2.MP4 is missing" in str(why_unreadable(clip_of(folder, 0.5, 5.0)))
     assert shown(clip_of(folder, 4.2, 5.8), FrameSampling(2)) == [138, 162]
 
 
@@ -416,7 +423,7 @@ def test_a_folder_of_nothing(tmp_path: Path, rest: dict, reason: str):
 
 def test_seconds_do_not_cut_a_folder_of_frames(tmp_path: Path):
     Image.fromarray(drawn(1)).save(tmp_path / "frame_0000000001.jpg")
-    assert "which needs 'frames' (numbers) instead of seconds" in str(why_unreadable_clip(clip_of(tmp_path, 1.0, 2.0)))
+    assert "which needs 'frames' (numbers) instead of seconds" in str(why_unreadable(clip_of(tmp_path, 1.0, 2.0)))
 
 
 # --- what cannot be read ----------------------------------------------------------------------------------------------
@@ -465,7 +472,7 @@ NOT_VIDEOS: dict[str, tuple[Callable[[Path], Path], str]] = {
 def test_the_file_and_the_reason_are_named(tmp_path: Path, case: str, capfd: pytest.CaptureFixture[str]):
     make, reason = NOT_VIDEOS[case]
     medium = clip_of(make(tmp_path), 0.5, 1.5)
-    assert str(why_unreadable_clip(medium)).startswith(reason)
+    assert str(why_unreadable(medium)).startswith(reason)
     with pytest.raises(DataError) as caught:
         load_clip(medium, FrameSampling(4), 16)
     assert str(caught.value).startswith(f"{medium.path}, from 0.5 to 1.5 s: {reason}")
@@ -478,20 +485,20 @@ def test_what_cannot_be_looked_at_is_unreadable(tmp_path: Path):
         (tmp_path / "loop.mp4", "Too many levels of symbolic links"),
         (tmp_path / f"{'x' * 5000}.mp4", "File name too long"),
     ):
-        assert why_unreadable_clip(clip_of(path)) == f"cannot be opened: {why}"
+        assert why_unreadable(clip_of(path)) == f"cannot be opened: {why}"
 
 
 def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(clips.os, "scandir", refuse)
-    assert why_unreadable_clip(clip_of(tmp_path)) == "cannot be listed: Permission denied"
+    monkeypatch.setattr(video.os, "scandir", refuse)
+    assert why_unreadable(clip_of(tmp_path)) == "cannot be listed: Permission denied"
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path):
     os.mkfifo(tmp_path / "a.mp4")
-    assert why_unreadable_clip(clip_of(tmp_path / "a.mp4")) == "is not a regular file"
+    assert why_unreadable(clip_of(tmp_path / "a.mp4")) == "is not a regular file"
 
 
 @pytest.mark.parametrize(
@@ -507,7 +514,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path):
 )
 def test_segments_that_cannot_be(tmp_path: Path, start: float, end: float | None, reason: str):
     medium = clip_of(film(tmp_path / "a.mp4"), start, end)
-    assert why_unreadable_clip(medium) == reason
+    assert why_unreadable(medium) == reason
     with pytest.raises(DataError, match=reason):
         load_clip(medium, FrameSampling(4), 16)
 
@@ -538,7 +545,7 @@ def truncated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_a_truncated_file_is_read_as_far_as_it_goes(truncated: dict[str, Path], name: str):
     path = truncated[name]
     assert shown(clip_of(path, 1.0, 2.0), FrameSampling(5)) == [33, 39, 45, 51, 57]
-    assert why_unreadable_clip(clip_of(path, 1.0, 2.0)) is None
+    assert why_unreadable(clip_of(path, 1.0, 2.0)) is None
     found = shown(clip_of(path, 0.0, 5.0), FrameSampling(10))  # something between 2.5 and 4.5 s is left
     assert found[:5] == [7, 22, 37, 52, 67]
     assert found[-1] == found[-2] < 135
@@ -546,14 +553,14 @@ def test_a_truncated_file_is_read_as_far_as_it_goes(truncated: dict[str, Path], 
         for kind in ("uniform", "stride"):
             with pytest.raises(DataError, match=r"is truncated or incomplete: .* in the middle"):
                 load_clip(medium, FrameSampling(8, kind), 16)
-        assert "truncated" in str(why_unreadable_clip(medium))
+        assert "truncated" in str(why_unreadable(medium))
 
 
 def test_whatever_passes_the_check_can_be_loaded(truncated: dict[str, Path]):
     """A window that lies in the lost part altogether shows the middle of the segment."""
     for end in np.arange(4.0, 9.0, 0.25):
         medium = clip_of(truncated["a.mp4"], 0.0, float(end))
-        if why_unreadable_clip(medium) is None:
+        if why_unreadable(medium) is None:
             for seed in range(3):
                 load_clip(medium, FrameSampling(2, "stride", 4), 8, rng=np.random.default_rng(seed))
         else:
@@ -561,7 +568,7 @@ def test_whatever_passes_the_check_can_be_loaded(truncated: dict[str, Path]):
 
 
 def test_a_stream_without_a_length_is_measured(truncated: dict[str, Path]):
-    with VideoFile(truncated["a.ts"]) as file:
+    with closing(VideoFile(truncated["a.ts"])) as file:
         assert 2.5 < file.duration < 5
     assert shown(clip_of(truncated["a.ts"], 1.0, 2.0), FrameSampling(5)) == [33, 39, 45, 51, 57]
 
@@ -573,7 +580,7 @@ def test_damage_in_the_middle_costs_only_frames_there(tmp_path: Path):
     path = written(tmp_path / "b.mkv", bytes(content))
     found = shown(clip_of(path, 0.0, 5.0), FrameSampling(10))
     assert found[:3] == [7, 22, 37]
-    assert why_unreadable_clip(clip_of(path, 0.0, 1.0)) is None
+    assert why_unreadable(clip_of(path, 0.0, 1.0)) is None
 
 
 def test_whatever_bytes_there_are(tmp_path: Path):
@@ -587,7 +594,7 @@ def test_whatever_bytes_there_are(tmp_path: Path):
         for place in rng.integers(0, len(content), 20):
             content[place] = rng.integers(256)
         medium = clip_of(written(films[at % len(films)], bytes(content[: rng.integers(len(content))])), 0.5, 1.5)
-        if why_unreadable_clip(medium) is None:
+        if why_unreadable(medium) is None:
             assert load_clip(medium, FrameSampling(4, "random"), 8, rng=rng).shape == (4, 3, 8, 8)
         else:
             with pytest.raises(DataError):
@@ -597,8 +604,7 @@ def test_whatever_bytes_there_are(tmp_path: Path):
 def test_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(decoding, "PIXEL_LIMIT", 3000)
     assert (
-        why_unreadable_clip(clip_of(film(tmp_path / "a.mp4")))
-        == "3,840 pixels per frame are more than the limit of 3,000"
+        why_unreadable(clip_of(film(tmp_path / "a.mp4"))) == "3,840 pixels per frame are more than the limit of 3,000"
     )
 
 
@@ -623,13 +629,14 @@ def test_all_frames_are_changed_alike(tmp_path: Path, resize: str):
         Image.fromarray(drawn(341)).save(tmp_path / f"{number}.png")
     medium, sampling = clip_of(tmp_path), FrameSampling(4, "random")
     first, again, other = (
-        load_clip(medium, sampling, 24, resize, Augmentation(), np.random.default_rng(seed)) for seed in (1, 1, 2)
+        load_clip(medium, sampling, 24, resize, augmentation=Augmentation(), rng=np.random.default_rng(seed))
+        for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert all(torch.equal(frame, first[0]) for frame in first)
     with pytest.raises(InputError, match="needs rng"):
-        load_clip(medium, sampling, 24, resize, Augmentation())
+        load_clip(medium, sampling, 24, resize, augmentation=Augmentation())
 
 
 STORED = {  # the display matrix (a, b, c, d) and how the pixels of an upright picture lie in the file
@@ -723,14 +730,12 @@ def test_the_check_looks_at_each_segment_and_remembers(tmp_path: Path, monkeypat
         3: "holds values that are not finite in 32 bits",
     }
     opened: list[Medium] = []
-    check = why_unreadable_clip
-    monkeypatch.setattr(
-        "mmts.data.media.readable.why_unreadable_clip", lambda medium: opened.append(medium) or check(medium)
-    )
+    check = why_unreadable
+    monkeypatch.setattr("mmts.data.media.checks.why_unreadable", lambda medium: opened.append(medium) or check(medium))
     assert unreadable_media(media) == found
-    assert opened == [media[1]]
+    assert opened == [media[1], media[3]]
     assert list(unreadable_media(media[::2])) == []
-    assert opened[1:] == [media[0], media[2]]  # another set is looked at anew
+    assert opened[2:] == [media[0], media[2]]  # another set is looked at anew
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are counted where Linux lists them")

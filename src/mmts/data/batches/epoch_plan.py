@@ -1,6 +1,6 @@
-"""The order of media, and the caption drawn for each of them, in every epoch."""
+"""The order of media and the caption drawn for each of them in every epoch, and which process takes which pairs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from mmts.data.graded import CaptionPool
 from mmts.errors import InputError
 
 Indices = npt.NDArray[np.int64]
+_STREAM = 2**32 - 1  # keeps the random numbers of `stream_order` apart from those for a medium, [seed, epoch, position]
 
 
 @dataclass(frozen=True)
@@ -92,3 +93,49 @@ class EpochPlan:
         drawn = (rng.random(self.num_media) * self._counts[media]).astype(np.int64)
         captions: Indices = self._captions[self._starts[media] + drawn]
         return captions
+
+
+def stream_order(shard_sizes: Sequence[int] | Indices, seed: int, epoch: int, buffer: int) -> Indices:
+    """Return the N positions in a random order that a shuffle buffer of `buffer` samples could produce.
+
+    The shards come in random order, each with its samples in file order. Then the sample at place p gets the rank of
+    p + buffer * u, u uniform in [0, 1), so it moves by less than `buffer` places, and a reader that follows the shards
+    holds at most `buffer` samples back. With buffer >= N all orders are equally likely.
+
+    `shard_sizes` are the samples of each shard, whose positions follow those of the shard before it. Every (seed,
+    epoch) has another order. Raises InputError for a size, seed or epoch below 0, or a buffer below 1.
+
+    >>> stream_order([3, 2, 4], seed=0, epoch=0, buffer=1).tolist()
+    [3, 4, 5, 6, 7, 8, 0, 1, 2]
+    """
+    sizes = np.asarray(shard_sizes, dtype=np.int64)
+    if buffer < 1 or seed < 0 or epoch < 0 or (sizes < 0).any():
+        values = f"{buffer}, {seed}, {epoch} and {sizes.min(initial=0)}"
+        raise InputError(f"need buffer >= 1, seed >= 0, epoch >= 0 and no shard below 0, not {values}")
+    rng = np.random.default_rng([seed, epoch, _STREAM])
+    N = int(sizes.sum())
+    if buffer >= N:
+        return rng.permutation(N)
+    shards = rng.permutation(len(sizes))
+    in_line = ranges((np.cumsum(sizes) - sizes)[shards], sizes[shards])
+    return in_line[np.argsort(np.arange(N) + buffer * rng.random(N), kind="stable")]
+
+
+def process_slice(batch_size: int, process: int, num_processes: int) -> slice:
+    """Return the queries of one process: a contiguous slice of every global batch, sizes equal or one apart.
+
+    Raises InputError for a batch with fewer samples than processes.
+
+    >>> [process_slice(10, process, 3) for process in range(3)]
+    [slice(0, 3, None), slice(3, 6, None), slice(6, 10, None)]
+    """
+    if batch_size < num_processes:
+        raise InputError(f"a batch of {batch_size} cannot be split over {num_processes} processes")
+    return slice(batch_size * process // num_processes, batch_size * (process + 1) // num_processes)
+
+
+def ranges(starts: Indices, counts: Indices) -> Indices:
+    """Return the concatenated ranges start, start + 1, ... (`count` numbers each)."""
+    before = np.cumsum(counts) - counts
+    result: Indices = np.arange(counts.sum()) + np.repeat(starts - before, counts)
+    return result

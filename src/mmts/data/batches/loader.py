@@ -4,18 +4,17 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
 from mmts.console import errors
-from mmts.data.batches.epoch_plan import EpochPlan, Positions
+from mmts.data.batches.epoch_plan import EpochPlan, Positions, process_slice
 from mmts.data.batches.positives import on_device, positives
-from mmts.data.batches.stream_order import process_slice
 from mmts.data.graded import Graded
 from mmts.data.media.image import Augmentation
 from mmts.data.media.load import load_medium
@@ -28,6 +27,7 @@ MediaSource = Callable[[list[int], int], Tensor]
 """(positions of media in the split, epoch) -> their inputs (B, ...)"""
 TextSource = Callable[[list[int]], Tensor | Tokens]
 """positions of captions in the split -> their feature rows (B, W) or tokens"""
+_Decode = Callable[[list[int]], Tensor | DataError]
 _LOST = "DataLoader worker (pid"  # torch's message about a killed process
 _AT_ONCE = 16  # media that a worker process decodes at a time: a whole batch of clips is gigabytes, and several wait
 
@@ -108,18 +108,6 @@ class Pixels:
         return (255 * pixels).round_().to(torch.uint8)
 
 
-@dataclass(frozen=True)
-class TokenizedCaptions:
-    """Tokenizes the captions of a batch."""
-
-    tokenize: Callable[[list[str]], Tokens]
-    captions: Sequence[str]
-
-    def __call__(self, positions: list[int]) -> Tokens:
-        """Return the tokens of the captions at these positions."""
-        return self.tokenize([self.captions[at] for at in positions])
-
-
 def make_loader(
     split: Split,
     plan: EpochPlan,
@@ -136,7 +124,7 @@ def make_loader(
     torch's global random state is not touched, so a resumed run draws the same dropout as an uninterrupted one.
 
     Args:
-        media_source, text_source: for instance `Pixels`, `TokenizedCaptions` or `FeatureRows`.
+        media_source, text_source: for instance `Pixels` and `FeatureRows`.
         workers: processes that call `media_source` ahead of time; 0 calls it here, which is right for feature rows.
         process: (index of this process, number of processes); the process gets the media and text of its queries.
         with_relevance: compute the batches' graded relevance, if the split has any.
@@ -178,13 +166,20 @@ def _media_sides(batches: list[Tensor], source: MediaSource, epoch: int, workers
     if workers == 0 or not batches:
         yield from (source(batch.tolist(), epoch) for batch in batches)
         return
-    pieces = [torch.split(batch, _AT_ONCE) for batch in batches]
-    decoded = _decode_ahead([piece for batch in pieces for piece in batch], source, epoch, workers)
+    pieces = [[piece.tolist() for piece in torch.split(batch, _AT_ONCE)] for batch in batches]
+    decoded = _decode_ahead([piece for batch in pieces for piece in batch], partial(_decode, source, epoch), workers)
     for batch in pieces:
         yield torch.cat([next(decoded) for _ in batch])
 
 
-def _decode_ahead(pieces: list[Tensor], source: MediaSource, epoch: int, workers: int) -> Iterator[Tensor]:
+def _decode(source: MediaSource, epoch: int, positions: list[int]) -> Tensor | DataError:
+    try:
+        return source(positions, epoch)
+    except DataError as error:  # torch would bury it in a traceback
+        return error
+
+
+def _decode_ahead(pieces: list[list[int]], decode: _Decode, workers: int) -> Iterator[Tensor]:
     """Yield the media of every piece, decoded in other processes; if one is killed, all are restarted.
 
     Pixels depend on (seed, epoch, position) alone, so the second try gives the same. Raises WorkersLost if a process is
@@ -192,7 +187,7 @@ def _decode_ahead(pieces: list[Tensor], source: MediaSource, epoch: int, workers
     """
     done, lost_at = 0, -1
     while done < len(pieces):
-        decoded = _start_processes(_Pieces(pieces[done:], source, epoch), workers)
+        decoded = _start_processes(pieces[done:], decode, workers)
         while done < len(pieces):
             try:
                 media = next(decoded)
@@ -214,15 +209,18 @@ def _decode_ahead(pieces: list[Tensor], source: MediaSource, epoch: int, workers
             done += 1
 
 
-def _start_processes(pieces: "_Pieces", workers: int) -> Iterator[Tensor | DataError]:
+def _start_processes(pieces: list[list[int]], decode: _Decode, workers: int) -> Iterator[Tensor | DataError]:
     """Start processes that decode ahead; a killed one is noticed only when its media are needed.
 
     torch's handler of SIGCHLD would raise in the main thread at any point, even inside an optimizer step, so it is
     removed again.
     """
-    generator = torch.Generator()  # a DataLoader without one draws from the global state
     loader: DataLoader[Tensor | DataError] = DataLoader(
-        pieces, batch_size=None, num_workers=min(workers, len(pieces)), generator=generator
+        pieces,  # type: ignore[arg-type]
+        batch_size=None,
+        num_workers=min(workers, len(pieces)),
+        collate_fn=decode,
+        generator=torch.Generator(),  # without one it draws from the global state
     )
     watched = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGCHLD) if watched else None
@@ -230,21 +228,3 @@ def _start_processes(pieces: "_Pieces", workers: int) -> Iterator[Tensor | DataE
     if watched:
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
     return decoded
-
-
-@dataclass
-class _Pieces(TorchDataset[Tensor | DataError]):
-    """Media by pieces of batches; an error is returned as a value, since torch would bury it in a traceback."""
-
-    pieces: list[Tensor]
-    source: MediaSource
-    epoch: int
-
-    def __len__(self) -> int:
-        return len(self.pieces)
-
-    def __getitem__(self, at: int) -> Tensor | DataError:
-        try:
-            return self.source(self.pieces[at].tolist(), self.epoch)
-        except DataError as error:
-            return error

@@ -1,15 +1,14 @@
 """The extra positives of a batch: pairs beside the diagonal that belong together."""
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mmts.data.batches.epoch_plan import ranges
 from mmts.data.records import Split
 
 SPARSE_BELOW = 17
 """Positives are sparse below this share of all pairs, 1/17: a sparse entry takes 17 bytes, a dense one 1."""
-Indices = npt.NDArray[np.int64]
 
 
 def positives(split: Split, media_index: Tensor, text_index: Tensor) -> Tensor | None:
@@ -33,12 +32,12 @@ def positives(split: Split, media_index: Tensor, text_index: Tensor) -> Tensor |
     after = np.minimum(media + 1, len(first) - 1)
     counts = np.where(media + 1 < len(first), first[after], split.num_captions) - first[media]
     row = np.concatenate([np.repeat(np.arange(len(media)), counts), np.arange(len(media))])
-    number = np.concatenate([text[_ranges(first[media], counts)], drawn])
+    number = np.concatenate([text[ranges(first[media], counts)], drawn])
     # ... joined with the drawn captions on equal text.
     order = np.argsort(drawn, kind="stable")
     left, right = (np.searchsorted(drawn[order], number, side) for side in ("left", "right"))
     rows = np.repeat(row, right - left)
-    columns = order[_ranges(left, right - left)]
+    columns = order[ranges(left, right - left)]
     if np.array_equal(rows, columns):
         return None
     B = len(media)
@@ -57,10 +56,3 @@ def on_device(positives: Tensor | None, device: torch.device | str) -> Tensor | 
     if positives is None:
         return None
     return (positives.to_dense() if torch.device(device).type == "mps" else positives).to(device)
-
-
-def _ranges(starts: Indices, counts: Indices) -> Indices:
-    """Return the concatenated ranges start, start + 1, ... (`count` numbers each)."""
-    before = np.cumsum(counts) - counts
-    result: Indices = np.arange(counts.sum()) + np.repeat(starts - before, counts)
-    return result

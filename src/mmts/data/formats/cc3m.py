@@ -16,8 +16,8 @@ from mmts.console import progress_bar
 from mmts.data.formats.collect import read_lines, reading
 from mmts.data.formats.pair_index import Pair, Piece, index_piece, read_indexed
 from mmts.data.formats.shards import read_shards, tars_in
+from mmts.data.media.reading import threads
 from mmts.data.media.suffixes import IMAGE_SUFFIXES
-from mmts.data.media.threads import threads
 from mmts.data.records import Dataset
 from mmts.errors import DataError
 from mmts.files import cache_root, content_hash

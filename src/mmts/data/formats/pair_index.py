@@ -11,9 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmts.console import errors
 from mmts.data.formats.collect import clean_text, invented_split, note_on_invented, reading
-from mmts.data.media.image import why_unreadable_image
+from mmts.data.media.load import why_unreadable
 from mmts.data.pair_table import PairRow, PairTable, TableDataset, cannot_write, write_pair_table
 from mmts.data.records import SPLITS, Dataset, Medium
 from mmts.errors import DataError, counted
@@ -71,7 +70,7 @@ def alone(folder: Path) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(folder / "in-use.lock", lambda held: errors.print(f"note: waiting: {held}")))
+            stack.enter_context(locked(folder / "in-use.lock", wait=True))
         except OSError as error:
             raise cannot_write(folder, error) from None
         for left in folder.glob(".*"):
@@ -96,8 +95,8 @@ def index_piece(file: Path, root: Path, pairs: Iterable[Pair | str], pool: Threa
     unreadable: list[str] = []
     cleaned = _cleaned(pairs, counts)
     while part := list(islice(cleaned, _DECODED_AT_ONCE)):
-        reasons = pool.map(lambda pair: why_unreadable_image(root / pair.path, pair.member), part)
-        for pair, reason in zip(part, reasons, strict=True):
+        media = [Medium(pair.identity, root / pair.path, (), member=pair.member) for pair in part]
+        for pair, medium, reason in zip(part, media, pool.map(why_unreadable, media), strict=True):
             if reason is None:
                 readable.append(pair)
                 continue
@@ -107,7 +106,6 @@ def index_piece(file: Path, root: Path, pairs: Iterable[Pair | str], pool: Threa
                 opened.seek(offset)
                 opened.read(length)
             counts[_UNREADABLE] += 1
-            medium = Medium(pair.identity, root / pair.path, (), member=pair.member)
             unreadable.append(f"{medium.place}\t{reason}")
     content = {"format": _FORMAT, "pairs": readable, "counts": dict(counts), "unreadable": unreadable}
     keep(file, content)

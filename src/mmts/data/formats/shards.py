@@ -16,8 +16,8 @@ from braceexpand import braceexpand
 from mmts.console import progress_bar
 from mmts.data.formats.collect import clean_text, compression, notes_on_names, reading, split_folders
 from mmts.data.formats.pair_index import NO_CAPTION, Pair, Piece, index_piece, read_indexed
+from mmts.data.media.reading import threads
 from mmts.data.media.suffixes import IMAGE_SUFFIXES, why_not_read
-from mmts.data.media.threads import threads
 from mmts.data.records import SPLITS, Dataset, split_name
 from mmts.errors import DataError, listed, quoted
 from mmts.files import cache_root, content_hash

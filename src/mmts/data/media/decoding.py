@@ -34,6 +34,7 @@ _KEY_FRAMES_APART = 5.0  # seconds, if the container does not say
 _MAX_ASPECT = 8.0  # of a pixel; a larger ratio is a mistake
 _USUAL_RATE = 25.0  # frames per second, if neither the container nor the packets say
 _CUT_OFF = 1.0  # seconds by which every stream of a truncated file ends before the length in its header
+_Frame = tuple[int, VideoFrame]  # with its timestamp
 
 
 class VideoFile:
@@ -86,20 +87,14 @@ class VideoFile:
             self._read_to(wanted)
         if wanted >= self._end:
             return None
-        frame = self._current or self._following(None)
-        if frame is None:
+        current = self._current or self._following(None)
+        if current is None:
             raise DataError(f"{self.path}: no frame could be decoded")
-        return frame
+        return current[1]
 
     def close(self) -> None:
         """Close the file."""
         self._container.close()
-
-    def __enter__(self) -> "VideoFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _open(self) -> None:
         self._container, self._stream = _open_stream(self.path)
@@ -107,7 +102,7 @@ class VideoFile:
         self._is_probed = self._stream.codec_context.pix_fmt is not None
         self._is_seekable = self._container.format.name != _UNSEEKABLE
         self._forget()
-        self._is_fresh = True
+        self._is_fresh = True  # nothing was skipped or used yet
 
     def _reopen(self) -> None:
         self._container.close()
@@ -115,24 +110,24 @@ class VideoFile:
 
     def _forget(self) -> None:
         self._is_fresh = False
-        self._current: VideoFrame | None = None
+        self._current: _Frame | None = None
         self._packets = _packets(self._container, self._stream)
         self._ahead: deque[Packet[VideoStream]] = deque()  # read, not yet decoded
-        self._decoded: deque[VideoFrame] = deque()  # decoded, not yet used
+        self._decoded: deque[_Frame] = deque()  # decoded, not yet used
         self._inside: list[int] = []  # timestamps of the packets whose frames are still in the decoder
         self._is_flushed = False
         self._end = math.inf  # the timestamp after the last frame, once it was read
 
     def _is_seek_shorter(self, wanted: int) -> bool:
-        if self._current is None or self._current.pts is None or wanted < self._current.pts:
+        if self._current is None or wanted < self._current[0]:
             return True
         if not self._is_seekable:
             return False
         index = getattr(self._stream, "index_entries", None)  # PyAV has it since 17
         at = index.search_timestamp(wanted) if index else -1
         if index and at >= 0 and index[-1].timestamp >= wanted:
-            return bool(index[at].timestamp > self._current.pts + _SEEK_COST * self._per_frame)
-        return wanted - self._current.pts > _KEY_FRAMES_APART / self._unit
+            return bool(index[at].timestamp > self._current[0] + _SEEK_COST * self._per_frame)
+        return wanted - self._current[0] > _KEY_FRAMES_APART / self._unit
 
     def _seek(self, wanted: int) -> None:
         """Go to a key frame at or before `wanted`; further back if that one starts later or cannot be decoded."""
@@ -144,7 +139,7 @@ class VideoFile:
                 break
             self._forget()
             first = self._following(None)
-            if first is not None and first.pts is not None and first.pts <= wanted:
+            if first is not None and first[0] <= wanted:
                 return
             back = 2 * back or 1.0
         if not self._is_fresh:
@@ -153,19 +148,19 @@ class VideoFile:
     def _read_to(self, wanted: int) -> bool:
         """Make the last frame at or before `wanted` the current one, and return whether it is the right one."""
         shown = self._look_ahead(wanted)
-        while self._current is None or self._current.pts != shown:
+        while self._current is None or self._current[0] != shown:
             following = self._following(shown)
             if following is None:
-                if self._current is not None and self._current.pts is not None:
-                    self._end = self._current.pts + max(getattr(self._current, "duration", 0), 2 * self._per_frame)
+                if self._current is not None:
+                    stamp, frame = self._current
+                    self._end = stamp + max(frame.duration, 2 * self._per_frame)
                 break
-            if following.pts is None or following.pts > wanted:
+            if following[0] > wanted:
                 break
             self._current = self._decoded.popleft()
-            self._inside = [stamp for stamp in self._inside if stamp > following.pts]
+            self._inside = [stamp for stamp in self._inside if stamp > following[0]]
             self._is_fresh = False
-        current = None if self._current is None else self._current.pts
-        return wanted < self._end and (shown is None or current == shown)
+        return wanted < self._end and (shown is None or (self._current is not None and self._current[0] == shown))
 
     def _look_ahead(self, wanted: int) -> int | None:
         """Return the timestamp of the frame shown at `wanted` by the packets; None if they do not tell.
@@ -182,20 +177,20 @@ class VideoFile:
             if len(self._ahead) > _MAX_AHEAD:
                 return None
         stamps = [*self._inside, *(packet.pts for packet in self._ahead if packet.pts is not None)]
-        if self._current is not None and self._current.pts is not None and stamps:
-            stamps.append(self._current.pts)
+        if self._current is not None and stamps:
+            stamps.append(self._current[0])
         return max((stamp for stamp in stamps if stamp <= wanted), default=None)
 
-    def _following(self, shown: int | None) -> VideoFrame | None:
+    def _following(self, shown: int | None) -> "_Frame | None":
         """Return the next frame and leave it in the queue; None at the end. Frames before `shown` may be skipped."""
         while not self._decoded and not self._is_flushed:
             packet = self._ahead.popleft() if self._ahead else next(self._packets, None)
-            starts = None if packet is None or not self._may_skip else packet.pts
-            is_between = shown is not None and starts is not None and starts < shown
-            self._stream.codec_context.skip_frame = "NONREF" if is_between else "DEFAULT"
+            starts = None if packet is None else packet.pts
+            may_skip = self._may_skip and shown is not None and starts is not None and starts < shown
+            self._stream.codec_context.skip_frame = "NONREF" if may_skip else "DEFAULT"
             self._is_flushed = packet is None
-            if packet is not None and packet.pts is not None:
-                self._inside.append(packet.pts)
+            if starts is not None:
+                self._inside.append(starts)
             self._decoded.extend(_decode(self._stream, packet))
         return self._decoded[0] if self._decoded else None
 
@@ -203,7 +198,8 @@ class VideoFile:
 def _open_stream(path: Path) -> tuple[InputContainer, VideoStream]:
     """Open a file and return its first video stream that is not a cover picture."""
     container = _open_container(path)
-    streams = [stream for stream in container.streams.video if not _is_cover(stream)]
+    cover = av.stream.Disposition.attached_pic  # the picture of a music file
+    streams = [stream for stream in container.streams.video if cover not in stream.disposition]
     if streams and streams[0].codec_context is not None:
         streams[0].codec_context.thread_count = 1
         return container, streams[0]
@@ -225,10 +221,10 @@ def _packets(container: InputContainer, *streams: VideoStream) -> "Iterator[Pack
         return
 
 
-def _decode(stream: VideoStream, packet: "Packet[VideoStream] | None") -> list[VideoFrame]:
+def _decode(stream: VideoStream, packet: "Packet[VideoStream] | None") -> "list[_Frame]":
     """Decode a packet, or None for the end, and return the intact frames."""
     try:
-        return [frame for frame in stream.decode(packet) if frame.pts is not None and not frame.is_corrupt]
+        return [(frame.pts, frame) for frame in stream.decode(packet) if frame.pts is not None and not frame.is_corrupt]
     except av.FFmpegError:  # a damaged packet: the decoder recovers at the next key frame
         return []
 
@@ -246,7 +242,7 @@ def _measured(path: Path, size: int, changed: int) -> tuple[float, float, float]
         first = (stream.start_time or 0) * unit
         for packet in chain(_packets(container, stream), [None]):
             if frames := _decode(stream, packet):
-                first = (frames[0].pts or 0) * unit
+                first = frames[0][0] * unit
                 break
         promised = (container.duration or 0) / 1e6
         if container.format.name == "flv":  # whose length counts from the first frame
@@ -319,9 +315,3 @@ def _why_not_opened(path: Path, error: Exception) -> str:
     if is_medium(path, "image") and path.suffix.lower() != ".gif":
         return "is an image, not a video"
     return f"is not a video that can be opened: {why_not_read(path) or getattr(error, 'strerror', None) or error}"
-
-
-def _is_cover(stream: VideoStream) -> bool:
-    """Return whether this is the cover picture of a music file."""
-    disposition = getattr(stream, "disposition", None)  # PyAV has it since 14.2
-    return disposition is not None and av.stream.Disposition.attached_pic in disposition

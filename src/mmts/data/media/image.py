@@ -1,4 +1,4 @@
-"""Read an image of any mode into a square of pixels."""
+"""Read an image of any mode, and make it a square of pixels."""
 
 import io
 import math
@@ -6,7 +6,6 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from PIL import Image, ImageEnhance, JpegImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-from mmts.data.media.read_warnings import kept_warnings
+from mmts.data.media.reading import kept_warnings
 from mmts.data.media.suffixes import kind_of, reads_heif, why_not_read
 from mmts.errors import DataError, InputError
 from mmts.files import why_missing
@@ -29,7 +28,6 @@ _FORMATS = (
     "SGI", "PSD", "ICO",
 )  # fmt: skip
 _WHITE = (255, 255, 255)
-_CHECK_SIZE = 256
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -61,12 +59,8 @@ def load_image(
     path = Path(path)
     place = place or (str(path) if member is None else f"{path}, byte {member[0]}")
     try:
-        with kept_warnings(place), _open(path, member) as image:
-            if size_hint is not None:
-                image.draft(None, (size_hint, size_hint))  # has no effect unless the format is JPEG
-            _check_pixels(image)
-            image.load()
-            return upright_rgb(image)
+        with kept_warnings(place):
+            return _decoded(path, member, size_hint)
     except Exception as error:  # decoders raise almost anything on damaged files
         raise DataError(f"{place}: {_reason(path, error)}") from None
 
@@ -86,15 +80,6 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         result.paste(layer, mask=layer.getchannel("A"))
         return result
     return image.convert("RGB") if image.mode != "RGB" else image.copy()  # a copy outlives the file
-
-
-def why_unreadable_image(path: Path, member: tuple[int, int] | None = None) -> str | None:
-    """Return why an image cannot be decoded, or None if it can; `member` as in `load_image`."""
-    try:
-        load_image(path, _CHECK_SIZE, member=member)
-    except DataError as error:
-        return str(error).removeprefix(str(path)).partition(": ")[2]
-    return None
 
 
 def fit_square(image: Image.Image, size: int, resize: str = "stretch") -> Image.Image:
@@ -181,28 +166,6 @@ def augment(
     return results
 
 
-def load_pixels(
-    path: str | Path,
-    size: int,
-    resize: str = "stretch",
-    augmentation: Augmentation | None = None,
-    rng: np.random.Generator | None = None,
-    *,
-    member: tuple[int, int] | None = None,
-    place: str | None = None,
-) -> Tensor:
-    """Read an image as (3, size, size) float32 in [0, 1], changed at random by `augmentation` and `rng`.
-
-    `member`, `place` and the DataError are those of `load_image`.
-    """
-    if augmentation is None:
-        return to_pixels(fit_square(load_image(path, size, member=member, place=place), size, resize))
-    if rng is None:
-        raise InputError("augmentation needs rng, the source of its randomness")
-    image = load_image(path, math.ceil(size / math.sqrt(augmentation.crop_scale[0])), member=member, place=place)
-    return to_pixels(augment([image], size, rng, augmentation, resize)[0])
-
-
 def to_pixels(image: Image.Image) -> Tensor:
     """Turn an RGB image into (3, height, width) float32 in [0, 1]."""
     # numpy, because torch would wake all its threads for every small image, from every decoding thread.
@@ -211,31 +174,26 @@ def to_pixels(image: Image.Image) -> Tensor:
     return torch.from_numpy(values)
 
 
-def _open(path: Path, member: tuple[int, int] | None) -> Image.Image:
-    """Open an image; a JPEG without Pillow's own limit of pixels, which applies before the reduction."""
+def _decoded(path: Path, member: tuple[int, int] | None, size_hint: int | None) -> Image.Image:
     if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
         raise ValueError("it is not a regular file")
     with open(path, "rb") as file:
         file.seek(0 if member is None else member[0])
         start = file.read(3 if member is None else member[1])
     source = path if member is None else io.BytesIO(start)
-    if start[:3] == b"\xff\xd8\xff":
-        return JpegImagePlugin.JpegImageFile(source)
-    return Image.open(source, formats=_formats())
-
-
-@cache
-def _formats() -> tuple[str, ...]:
-    """Return the formats that are opened, independent of the file's name."""
     reads_heif()
     Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
-
-
-def _check_pixels(image: Image.Image) -> None:
-    width, height = image.size
-    if width * height > PIXEL_LIMIT:
-        raise ValueError(f"{width:,} x {height:,} pixels are more than the limit of {PIXEL_LIMIT:,}; scale it down")
+    formats = [name for name in _FORMATS if name in Image.OPEN]
+    # Pillow's own limit of pixels applies before a JPEG is reduced, so a JPEG is opened without it.
+    is_jpeg = start[:3] == b"\xff\xd8\xff"
+    with JpegImagePlugin.JpegImageFile(source) if is_jpeg else Image.open(source, formats=formats) as image:
+        if size_hint is not None:
+            image.draft(None, (size_hint, size_hint))  # has no effect unless the format is JPEG
+        width, height = image.size
+        if width * height > PIXEL_LIMIT:
+            raise ValueError(f"{width:,} x {height:,} pixels are more than the limit of {PIXEL_LIMIT:,}; scale it down")
+        image.load()
+        return upright_rgb(image)
 
 
 def _to_8_bits(values: npt.NDArray[Any], mode: str) -> npt.NDArray[np.uint8]:

@@ -1,21 +1,31 @@
-"""Clips of videos as tensors: the frames to take, and the same square, mirroring and colors for all of them."""
+"""The frames of a clip, wherever they are: in a video file, in a folder of its chunks, or in a folder of pictures."""
 
-import math
+import os
+import re
+import struct
+from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
-import torch
+from av.sidedata.sidedata import Type
+from av.video.frame import VideoFrame
 from PIL import Image
-from torch import Tensor
 
-from mmts.data.media.clips import Clip, Detail, open_clip
-from mmts.data.media.image import Augmentation, augment, fit_square, to_pixels
+from mmts.data.media.decoding import VideoFile
+from mmts.data.media.image import load_image, upright_rgb
+from mmts.data.media.suffixes import is_medium
 from mmts.data.records import Medium
 from mmts.errors import DataError, InputError
 
-KINDS = ("uniform", "random", "stride")
+_KINDS = ("uniform", "random", "stride")
+_CHUNK = re.compile(r"(\d{1,9})(\.\w+)")
+_PICTURE = re.compile(r"(.*?)(\d{1,18})(\.\w+)")
 
 
 @dataclass(frozen=True)
@@ -36,8 +46,8 @@ class FrameSampling:
     stride: int = 4
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InputError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
+        if self.kind not in _KINDS:
+            raise InputError(f"kind must be one of {', '.join(_KINDS)}, not {self.kind!r}")
         if self.frames < 1 or self.stride < 1:
             raise InputError(f"need frames >= 1 and stride >= 1, not {self.frames} and {self.stride}")
 
@@ -62,35 +72,26 @@ class FrameSampling:
         return [start + (min(first + at * self.stride, count - 1) + 0.5) / rate for at in range(self.frames)]
 
 
-def load_clip(
-    medium: Medium,
-    sampling: FrameSampling,
-    size: int,
-    resize: str = "stretch",
-    augmentation: Augmentation | None = None,
-    rng: np.random.Generator | None = None,
-) -> Tensor:
-    """Decode frames of a video's segment as (F, 3, size, size) float32 in [0, 1], all changed alike by `augmentation`.
-
-    A segment that reaches beyond the video's end is cut there. Frames lost in a damaged or truncated file repeat the
-    frame before them; a segment whose middle is lost is an error. `resize` is that of
-    `mmts.data.media.image.fit_square`. Without `rng` every choice of frames is the middle one.
+def clip_frames(
+    medium: Medium, sampling: FrameSampling, size: int, resize: str, rng: np.random.Generator | None
+) -> list[Image.Image]:
+    """Decode F frames of a video's segment, none larger than a square of `size` pixels by `resize` needs.
 
     Raises DataError naming the file, the segment and why it cannot be decoded.
     """
-    if augmentation is not None and rng is None:
-        raise InputError("augmentation needs rng, the source of its randomness")
-    if size < 1:
-        raise InputError(f"size must be at least 1, not {size}")
-    share = augmentation.crop_scale[0] if augmentation is not None else 1.0
-    detail = Detail(math.ceil(size / math.sqrt(share)), resize if augmentation is None else "crop")
-    with _opened(medium) as clip:
-        images = _images(clip, sampling.times(clip.start, clip.end, clip.rate, rng), detail)
-    if augmentation is None or rng is None:
-        squares = [fit_square(image, size, resize) for image in images]
-    else:
-        squares = augment(images, size, rng, augmentation, resize)
-    return torch.stack([to_pixels(square) for square in squares])
+    images: list[Image.Image | None] = []
+    with _opened(medium, size, resize) as clip:
+        for time in sampling.times(clip.start, clip.end, clip.rate, rng):
+            try:
+                images.append(clip.image(time))
+            except DataError:  # one damaged chunk or picture: the middle decides
+                images.append(None)
+        present = [image for image in images if image is not None]
+        if len(present) < len(images):
+            # A lost frame becomes the nearest one before it; at the start the first present one, or else the middle.
+            latest = [*present, _middle(clip)][0]
+            present = [latest := image or latest for image in images]
+    return present
 
 
 def middle_frame(medium: Medium, size: int) -> Image.Image:
@@ -98,55 +99,196 @@ def middle_frame(medium: Medium, size: int) -> Image.Image:
 
     Raises DataError, naming the file, the segment and why, if there is no such frame.
     """
-    with _opened(medium) as clip:
-        return _middle(clip, Detail(size, "pad"))
-
-
-def why_unreadable_clip(medium: Medium) -> str | None:
-    """Return in words why `load_clip` cannot decode this medium, or None if it can.
-
-    It decodes the frame in the middle of the segment: if that works, `load_clip` does not fail.
-    """
-    try:
-        middle_frame(medium, 1)
-    except DataError as error:
-        return str(error).removeprefix(f"{medium.place}: ")
-    return None
+    with _opened(medium, size, "pad") as clip:
+        return _middle(clip)
 
 
 @contextmanager
-def _opened(medium: Medium) -> Iterator[Clip]:
-    """Open a clip; errors name the medium with its segment."""
+def _opened(medium: Medium, size: int, resize: str) -> Iterator["_Film | _Pictures"]:
+    """Open a clip whose frames suffice for a square of `size` by `resize`; errors name the medium with its segment."""
     try:
-        with open_clip(medium) as clip:
+        with _open(medium, size, resize) as clip:
             yield clip
     except DataError as error:
         reason = str(error).removeprefix(f"{medium.path}: ").removeprefix(f"{medium.path}/")
         raise DataError(f"{medium.place}: {reason}") from None
 
 
-def _images(clip: Clip, times: list[float], detail: Detail) -> list[Image.Image]:
-    images: list[Image.Image | None] = []
-    for time in times:
-        try:
-            images.append(clip.image(time, detail))
-        except DataError:  # one damaged chunk or picture: the middle decides
-            images.append(None)
-    present = [image for image in images if image is not None]
-    if len(present) == len(images):
-        return present
-    middle = _middle(clip, detail)
-    # A lost frame is the nearest one before it; at the start the first present one, or else the middle of the segment.
-    latest = present[0] if present else middle
-    result = []
-    for image in images:
-        latest = image or latest
-        result.append(latest)
-    return result
+@contextmanager
+def _open(medium: Medium, size: int, resize: str) -> Iterator["_Film | _Pictures"]:
+    start, end = medium.start or 0.0, medium.end
+    if not 0 <= start < (float("inf") if end is None else end):
+        raise DataError(f"the segment is empty: it starts at {start:.6g} s and ends at {end:.6g} s")
+    chunks = {0: medium.path}
+    if os.path.isdir(medium.path):
+        chunks = _chunks(medium.path) if medium.frames is None else {}
+    if chunks:
+        with closing(_Film(chunks, size, resize)) as film:
+            film.cut(start, end)
+            yield film
+        return
+    paths = _picture_paths(medium.path, medium.frames)
+    if not paths:
+        known = "chunks (0.MP4, 15.MP4, ...) nor frames (frame_0000000001.jpg, ...)"
+        raise DataError(f"is a folder that holds neither {known}")
+    if medium.frames is None and (medium.start is not None or medium.end is not None):
+        raise DataError("is a folder of frames, which needs 'frames' (numbers) instead of seconds")
+    yield _Pictures(paths, size)
 
 
-def _middle(clip: Clip, detail: Detail) -> Image.Image:
-    image = clip.image((clip.start + clip.end) / 2, detail)
+def _middle(clip: "_Film | _Pictures") -> Image.Image:
+    image = clip.image((clip.start + clip.end) / 2)
     if image is None:
         raise DataError("is truncated or incomplete: the frame in the middle of the segment cannot be decoded")
     return image
+
+
+class _Film:
+    """A segment, in seconds, of a video in one or several files, by the second that each starts at."""
+
+    def __init__(self, chunks: dict[int, Path], size: int, resize: str) -> None:
+        self._chunks, self._size, self._resize = chunks, size, resize
+        self._starts = sorted(chunks)
+        self._open: tuple[int, VideoFile] | None = None
+        self.start = self.end = self.rate = 0.0
+
+    def cut(self, start: float, end: float | None) -> None:
+        """Take this segment. Raises DataError if the video ends before it, or a chunk of it is missing."""
+        last = self._starts[-1]
+        if end is None or end > last:
+            duration = last + self._file(last).duration
+            if not duration:
+                raise DataError("no frame could be decoded")
+            if start >= duration:
+                raise DataError(f"ends at {duration:.6g} s, before the segment starts at {start:.6g} s")
+            end = duration if end is None else min(duration, end)
+        self.start, self.end = start, end
+        self._check_gaps()
+        self.rate = self._file(self._start_of(start)).rate
+
+    def image(self, time: float) -> Image.Image | None:
+        """Return the frame shown at a time, upright and in RGB, or None if it is lost."""
+        start = self._start_of(time)
+        file = self._file(start)
+        frame = file.frame(time - start)
+        if frame is None:
+            return None
+        is_aside, is_x_reversed, is_y_reversed = _turn(frame)
+        width, height = max(1, round(frame.width * file.pixel_aspect)), frame.height
+        if is_aside:
+            height, width = _scaled(height, width, self._size, self._resize)
+        else:
+            width, height = _scaled(width, height, self._size, self._resize)
+        try:
+            kind = "rgba" if any(part.is_alpha for part in frame.format.components) else "rgb24"
+            # swscale scales the frame, twenty times faster than after the conversion.
+            pixels = frame.reformat(width=width, height=height, format=kind, interpolation="BICUBIC").to_ndarray()
+        except (av.FFmpegError, ValueError) as error:
+            raise DataError(f"a frame in {frame.format.name} cannot be turned into RGB ({error})") from None
+        pixels = pixels[:: -1 if is_y_reversed else 1, :: -1 if is_x_reversed else 1]
+        return upright_rgb(Image.fromarray(pixels.swapaxes(0, 1) if is_aside else pixels))
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open[1].close()
+            self._open = None
+
+    def _check_gaps(self) -> None:
+        if self.start < self._starts[0]:
+            raise DataError(f"the first chunk is {self._chunks[self._starts[0]].name}, after {self.start:.6g} s")
+        pairs = list(pairwise(self._starts))
+        length = min((after - before for before, after in pairs), default=0)
+        for before, after in pairs:
+            if before >= self.end or after <= self.start:
+                continue
+            covered: float = before + length
+            if after - before <= length or covered >= self.end:
+                with suppress(DataError):  # the chunk is there but damaged: its frames are lost
+                    covered = before + (self._file(before).duration or length)
+                if covered + 1 >= min(after, self.end):  # a tolerance of a second, since chunks are cut at key frames
+                    continue
+            raise DataError(f"chunk {round(covered)}{self._chunks[before].suffix} is missing")
+
+    def _start_of(self, time: float) -> int:
+        return self._starts[bisect_right(self._starts, time) - 1]
+
+    def _file(self, start: int) -> VideoFile:
+        if self._open is None or self._open[0] != start:
+            self.close()
+            self._open = start, VideoFile(self._chunks[start])
+        return self._open[1]
+
+
+class _Pictures:
+    """Pictures in a folder; each is shown for one unit of time."""
+
+    start, rate = 0.0, 1.0
+
+    def __init__(self, paths: list[Path], size: int) -> None:
+        self._paths, self._size = paths, size
+        self.end = float(len(paths))
+
+    def image(self, time: float) -> Image.Image | None:
+        path = self._paths[int(time)]
+        return load_image(path, self._size) if os.path.exists(path) else None
+
+
+def _scaled(width: int, height: int, size: int, resize: str) -> tuple[int, int]:
+    """Return the width and height of a frame that suffice for a square of `size` by `resize`; it is never enlarged.
+
+    >>> _scaled(1920, 1080, 224, "stretch"), _scaled(456, 256, 224, "crop"), _scaled(456, 256, 224, "pad")
+    ((224, 224), (400, 224), (224, 126))
+    """
+    if resize == "stretch":
+        return min(width, size), min(height, size)
+    scale = min(1.0, size / (max if resize == "pad" else min)(width, height))
+    if resize == "crop" and scale < 1:
+        # The same number of pixels on both sides, so that the crop needs no further resampling.
+        width, height = (size + 2 * round((side * scale - size) / 2) for side in (width, height))
+        return width, height
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _turn(frame: VideoFrame) -> tuple[bool, bool, bool]:
+    """Return whether a frame's display matrix swaps the axes, and reverses x and y, by the nearest quarter turn.
+
+    The matrix [[a, b], [c, d]] maps a pixel (x, y) to (a x + c y, b x + d y).
+    """
+    side_data: Any = frame.side_data  # it has `get`, which its type omits
+    data = side_data.get(Type.DISPLAYMATRIX)
+    if data is None:
+        return False, False, False
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(data))
+    is_aside = abs(a) + abs(d) < abs(b) + abs(c)
+    return (True, b < 0, c < 0) if is_aside else (False, a < 0, d < 0)
+
+
+def _picture_paths(folder: Path, frames: tuple[int, int] | None) -> list[Path]:
+    """Return a folder's pictures in order, or the pictures with these numbers, present or not.
+
+    A folder may hold a hundred thousand pictures, so a clip's names are derived from the first one that is found.
+    """
+    pictures = (match for name in _names(folder) if is_medium(name, "image") and (match := _PICTURE.fullmatch(name)))
+    if frames is None:
+        return [folder / match[0] for _, match in sorted({int(match[2]): match for match in pictures}.items())]
+    first, last = frames
+    if not 0 <= first <= last:
+        raise DataError(f"frames {first} to {last}: the first must be at least 0 and not after the last")
+    example = next(pictures, None)
+    if example is None:
+        return []
+    width = len(example[2])
+    return [folder / f"{example[1]}{number:0{width}d}{example[3]}" for number in range(first, last + 1)]
+
+
+def _chunks(folder: Path) -> dict[int, Path]:
+    matches = (_CHUNK.fullmatch(name) for name in _names(folder))
+    return {int(match[1]): folder / match[0] for match in matches if match and is_medium(match[0], "video")}
+
+
+def _names(folder: Path) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from (entry.name for entry in entries)
+    except OSError as error:
+        raise DataError(f"cannot be listed: {error.strerror or error}") from None

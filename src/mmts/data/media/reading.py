@@ -1,17 +1,41 @@
-"""Warnings of other libraries about a file: kept with the name of the file, counted, and printed once."""
+"""Read many files at once, in threads, and report once what libraries warn of."""
 
+import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from mmts.console import console
+from mmts.console import console, progress_bar
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _show_as_python_does = warnings.showwarning
 _reading = threading.local()
 _first_warnings: dict[str, str] = {}  # by place
 _printed: set[str] = set()
+
+
+@contextmanager
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """Open a pool of threads; waiting jobs are dropped if the body raises. Decoders leave Python free meanwhile."""
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def in_threads(function: Callable[[T], R], items: Collection[T], title: str, unit: str) -> Iterator[R]:
+    """Yield the function's results for the items, in order, under a progress bar."""
+    with threads() as pool, progress_bar(title, len(items), unit) as bar:
+        for result in pool.map(function, items):
+            yield result
+            bar.advance()
 
 
 @contextmanager
@@ -36,11 +60,11 @@ def kept_warnings(place: object) -> Iterator[None]:
 
 def tell_warnings() -> None:
     """Print how many files were read with warnings since the last call, and the first of them."""
-    new = {place: text for place, text in list(_first_warnings.items()) if place not in _printed}
+    new = [(place, text) for place, text in list(_first_warnings.items()) if place not in _printed]
     if not new:
         return
-    _printed.update(new)
-    place, text = next(iter(new.items()))
+    _printed.update(place for place, _ in new)
+    place, text = new[0]
     if len(new) == 1:
         console.print(f"note: {place} was read with a warning: {text}")
     else:

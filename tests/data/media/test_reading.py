@@ -10,15 +10,15 @@ import pytest
 from PIL import Image
 from tests_support import draw_shapes
 
-from mmts.data.media import read_warnings
+from mmts.data.media import reading
 from mmts.data.media.image import load_image
-from mmts.data.media.read_warnings import kept_warnings, tell_warnings
+from mmts.data.media.reading import kept_warnings, tell_warnings
 
 
 @pytest.fixture(autouse=True)
 def nothing_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_warnings, "_first_warnings", {})
-    monkeypatch.setattr(read_warnings, "_printed", set())
+    monkeypatch.setattr(reading, "_first_warnings", {})
+    monkeypatch.setattr(reading, "_printed", set())
 
 
 def odd_exif(path: Path) -> Path:
@@ -54,7 +54,7 @@ def test_each_thread_keeps_its_own(tmp_path: Path):
     names = [f"file {at}" for at in range(50)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(warn, names))
-    assert read_warnings._first_warnings == {name: f"about {name}" for name in names}
+    assert reading._first_warnings == {name: f"about {name}" for name in names}
 
 
 def test_other_warnings_are_shown_as_ever():
@@ -62,7 +62,7 @@ def test_other_warnings_are_shown_as_ever():
         pass
     with pytest.warns(UserWarning, match="elsewhere"):
         warnings.warn("elsewhere", stacklevel=1)
-    assert read_warnings._first_warnings == {}
+    assert reading._first_warnings == {}
 
 
 def test_a_file_that_cannot_be_read_was_not_read_with_a_warning():
@@ -72,13 +72,13 @@ def test_a_file_that_cannot_be_read_was_not_read_with_a_warning():
 
     with pytest.raises(ValueError, match="broken"), kept_warnings("a file"):
         fail()
-    assert read_warnings._first_warnings == {}
+    assert reading._first_warnings == {}
 
 
 def test_a_large_picture_is_no_bomb_below_our_own_limit():
     with kept_warnings("large.png"):
         warnings.warn("90 million pixels", Image.DecompressionBombWarning, stacklevel=1)
-    assert read_warnings._first_warnings == {}
+    assert reading._first_warnings == {}
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmts.data.media.feature_files import feature_rows, why_unreadable_features
+from mmts.data.media.load import feature_rows, why_unreadable
 from mmts.data.records import Medium
 from mmts.errors import DataError, InputError
 
@@ -13,6 +13,10 @@ from mmts.errors import DataError, InputError
 def saved(path: Path, values: object) -> Medium:
     np.save(path, np.asarray(values), allow_pickle=True)
     return Medium(path.stem, path, ("x",), kind="video")
+
+
+def why(path: Path) -> str:
+    return str(why_unreadable(Medium("a", path, ("x",))))
 
 
 def npy_bytes(values: object) -> bytes:
@@ -30,7 +34,7 @@ def test_rows_are_averaged_over_time(tmp_path: Path):
     rows = feature_rows(media)
     assert rows.dtype == np.float32
     assert rows.tolist() == [[1, 2, 3], [1, 3, 5], [7, 8, 9]]
-    assert [why_unreadable_features(medium.path) for medium in media] == [None] * 3
+    assert [why_unreadable(medium) for medium in media] == [None] * 3
 
 
 def test_widths_must_agree(tmp_path: Path):
@@ -71,8 +75,8 @@ def test_the_file_and_the_reason_are_named(
     path = tmp_path / "a.npy"
     if content is not None:
         path.write_bytes(content)
-    assert str(why_unreadable_features(path)).startswith(reason)
-    assert "allow_pickle" not in str(why_unreadable_features(path))
+    assert why(path).startswith(reason)
+    assert "allow_pickle" not in why(path)
     with pytest.raises(DataError) as caught:
         feature_rows([Medium("a", path, ("x",))])
     assert str(caught.value).startswith(f"{path}: {reason}")
@@ -81,12 +85,13 @@ def test_the_file_and_the_reason_are_named(
 
 def test_what_cannot_be_looked_at_is_unreadable(tmp_path: Path):
     (tmp_path / "loop.npy").symlink_to("loop.npy")
-    assert why_unreadable_features(tmp_path / "loop.npy") == "is a link that leads nowhere, to loop.npy"
-    assert str(why_unreadable_features(tmp_path / f"{'x' * 300}.npy")).endswith(": File name too long")
+    assert why(tmp_path / "loop.npy") == "is a link that leads nowhere, to loop.npy"
+    assert str(why(tmp_path / f"{'x' * 300}.npy")).endswith(": File name too long")
 
 
 def test_an_archive_and_a_folder_are_refused(tmp_path: Path):
     with open(tmp_path / "a.npy", "wb") as file:
         np.savez(file, x=np.ones(3))
-    assert str(why_unreadable_features(tmp_path / "a.npy")).startswith("is an archive (.npz)")
-    assert why_unreadable_features(tmp_path) == "is not a file"
+    assert str(why(tmp_path / "a.npy")).startswith("is an archive (.npz)")
+    (tmp_path / "b.npy").mkdir()
+    assert why(tmp_path / "b.npy") == "is not a file"

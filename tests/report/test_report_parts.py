@@ -187,27 +187,19 @@ def test_few_queries_and_repeated_captions() -> None:
 def test_the_gallery_shows_what_the_judgement_says(contents: Contents) -> None:
     gallery = make_gallery(contents, [0, 2])
     run = contents.groups[2].runs[0].judged
-    assert run is not None
-    for query in gallery.texts:
-        row = run.meta["captions"].index(query.text)
-        answer = query.answers[1]
-        assert [hit.is_right for hit in answer.hits] == run.arrays["text_top_relevant"][row][:5].tolist()
-        assert [hit.caption for hit in answer.hits] == [
-            run.meta["captions"][at] for at in run.arrays["text_top"][row][:5]
-        ]
-        assert answer.rank == run.arrays["text_ranks"][row]
-        assert all((hit.source or "").startswith("data:image/") for hit in answer.hits)
-        assert query.concept == int(run.arrays["text_concepts"][row])
-    for query in gallery.media:
-        row = run.meta["captions"].index(query.text)  # one caption per image
-        answer = query.answers[1]
-        assert [hit.is_right for hit in answer.hits] == run.arrays["media_top_relevant"][row][:5].tolist()
-        assert [hit.caption for hit in answer.hits] == [
-            run.meta["captions"][at] for at in run.arrays["media_top"][row][:5]
-        ]
-        assert answer.rank == run.arrays["media_ranks"][row]
-        assert (query.source or "").startswith("data:image/")
-        assert all(hit.source is None for hit in answer.hits)
+    for side, queries in (("text", gallery["texts"]), ("media", gallery["media"])):
+        for query in queries:
+            row = run.meta["captions"].index(query["text"])  # one caption per image
+            answer = query["answers"][1]
+            assert [hit["is_right"] for hit in answer["hits"]] == run.arrays[f"{side}_top_relevant"][row][:5].tolist()
+            top = [run.meta["captions"][at] for at in run.arrays[f"{side}_top"][row][:5]]
+            assert [hit["text"] for hit in answer["hits"]] == top
+            assert answer["rank"] == run.arrays[f"{side}_ranks"][row]
+            assert query["concept"] == int(run.arrays["text_concepts"][row])
+            pictures = [hit["source"] for hit in answer["hits"]] if side == "text" else [query["source"]]
+            assert all(picture.startswith("data:image/") for picture in pictures)
+            captions = [query] if side == "text" else answer["hits"]
+            assert all(caption["source"] is None for caption in captions)
 
 
 @pytest.mark.parametrize(("sizes", "median"), [((9, 4, 1), 4), ((9, 4, 3, 1), 3.5), ((4000, 2000), 3000)])
@@ -228,11 +220,10 @@ def test_a_long_tail_of_many_concepts_is_one_shape_per_group() -> None:
 
 
 def test_svg_keeps_text_escapes_it_and_adds_tooltips() -> None:
-    with drawing(200, 100) as figure:
-        axes = figure.add_subplot()
+    with drawing(200, 100) as axes:
         axes.plot([1, 2, 3], [3, 1, 2], marker="o", color=SERIES[1], gid="hover-a")
         axes.set_title("<script> $x_y$ & co")
-        svg = inline_svg(figure, "one", "a <chart>", {"hover-a": ["<1>", "2", "3"]})
+        svg = inline_svg(axes, "one", "a <chart>", {"hover-a": ["<1>", "2", "3"]})
     root = ElementTree.fromstring(str(svg))
     assert "<script> $x_y$ & co" in [text.text for text in root.iter("text")]
     assert [title.text for title in root.iter("title")] == ["<1>", "2", "3"]
@@ -242,7 +233,7 @@ def test_svg_keeps_text_escapes_it_and_adds_tooltips() -> None:
 
 
 def test_svg_needs_a_tooltip_for_every_marker() -> None:
-    with drawing(200, 100) as figure:
-        figure.add_subplot().plot([1, 2, 3], [3, 1, 2], marker="o", gid="a")
+    with drawing(200, 100) as axes:
+        axes.plot([1, 2, 3], [3, 1, 2], marker="o", gid="a")
         with pytest.raises(ValueError, match="zip"):
-            inline_svg(figure, "one", "a chart", {"a": ["1", "2"]})
+            inline_svg(axes, "one", "a chart", {"a": ["1", "2"]})

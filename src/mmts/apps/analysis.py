@@ -191,8 +191,7 @@ def draw_long_tail(distribution: ConceptDistribution, path: str | Path, *, title
     from matplotlib.patches import Patch
 
     tail, width = LongTail.of(distribution), 780
-    with drawing(width, 400, ink="#222222", muted="#444444", line="#dddddd") as figure:
-        axes = figure.subplots()
+    with drawing(width, 400, ink="#222222", muted="#444444", line="#dddddd") as axes:
         tail.draw(axes, GROUP_COLORS, width)
         axes.set_ylim(top=2.2 * tail.sizes[0])
         axes.set_ylabel("samples (log scale)")
@@ -207,7 +206,7 @@ def draw_long_tail(distribution: ConceptDistribution, path: str | Path, *, title
         _name_concepts(axes, tail)
         with atomic_write(path) as file, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph")  # a script that the font lacks is drawn as boxes
-            figure.savefig(file, format="png", dpi=125, facecolor="white")
+            axes.figure.savefig(file, format="png", dpi=125, facecolor="white")
 
 
 def _name_concepts(axes: Any, tail: LongTail) -> None:

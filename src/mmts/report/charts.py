@@ -16,6 +16,7 @@ from mmts.report.wording import interval_in_words, isolated, signed
 
 T = TypeVar("T")
 _HOVER_POINTS = 41
+_ROW, _BETWEEN_PARTS = 17, 14  # pixels
 
 
 @dataclass(frozen=True)
@@ -69,53 +70,50 @@ def training_panel(
     Lines are rules. If `top`, the end of the vertical axis, is given, they are head, mid and tail, or a single line for
     all samples.
     """
-    from matplotlib.ticker import FixedLocator, StrMethodFormatter
-
-    with drawing(340, 220) as figure:
-        axes = figure.add_subplot()
-        tooltips: dict[str, list[str]] = {}
-        ranges = []
+    with drawing(340, 220) as axes:
+        tooltips, ranges = {}, []
         for line in lines:
-            stroke = _stroke(line)
+            stroke = _stroke(line.number)
             if top is not None:
                 stroke = {"color": INK if len(lines) == 1 else GROUPS[line.number], "linewidth": 2}
             percent = [100 * progress for progress in line.x]
             if line.low != line.high:
                 axes.fill_between(percent, line.low, line.high, color=stroke["color"], alpha=0.16, linewidth=0)
             axes.plot(percent, line.mean, **stroke)
-            chosen, gid = thinned(range(len(percent)), _HOVER_POINTS), f"hover-{line.number}"
-            _hover_points(axes, [percent[at] for at in chosen], [line.mean[at] for at in chosen], gid, stroke["color"])
-            tooltips[gid] = []
-            for at in chosen:
-                low, mean, high = (shape.format(values[at]) for values in (line.low, line.mean, line.high))
+            texts = []
+            chosen = thinned(list(zip(percent, line.mean, line.low, line.high, strict=True)), _HOVER_POINTS)
+            for at, *values in chosen:
+                mean, low, high = map(shape.format, values)
                 band = "" if low == high else f" ({low.removesuffix(' %')} to {high})"
-                tooltips[gid].append(f"{isolated(line.name)}: {mean}{band}\nat {percent[at]:.0f} % of training")
-            least, most, last = (shape.format(value) for value in (min(line.mean), max(line.mean), line.mean[-1]))
+                texts.append(f"{isolated(line.name)}: {mean}{band}\nat {at:.0f} % of training")
+            gid = f"hover-{line.number}"
+            hover_points(axes, [point[0] for point in chosen], [point[1] for point in chosen], gid, stroke["color"])
+            tooltips[gid] = texts
+            least, most, last = map(shape.format, (min(line.mean), max(line.mean), line.mean[-1]))
             ranges.append(f"{line.name} between {least} and {most}, {last} at the end")
         axes.set_ylim(bottom=None if top is None else 0, top=top)
         axes.set_xlim(0, 100)
-        axes.xaxis.set_major_locator(FixedLocator([0, 25, 50, 75, 100]))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g} %"))
+        axes.set_xticks([0, 25, 50, 75, 100])
+        axes.xaxis.set_major_formatter("{x:g} %")
         axes.set_xlabel("of training")
         _finish(axes, title, 5)
-        return inline_svg(figure, identifier, f"{what} over training: {'; '.join(ranges)}", tooltips)
+        return inline_svg(axes, identifier, f"{what} over training: {'; '.join(ranges)}", tooltips)
 
 
 def size_panel(
     title: str, ylabel: str, lines: Sequence[Line], places: Sequence[str], identifier: str, width: int
 ) -> Markup:
     """Draw a figure in percent by concept size, one line per rule with its interval; `places` names the sizes."""
-    with drawing(width, 250) as figure:
-        axes = figure.add_subplot()
+    with drawing(width, 250) as axes:
         tooltips = {}
         for line in lines:
             # Side by side, so that no interval hides another.
             aside = (line.x[-1] / line.x[0]) ** (0.012 * (line.number - (len(lines) - 1) / 2))
             x = [size * aside for size in line.x]
-            stroke, gid = _stroke(line), f"hover-{line.number}"
+            stroke, gid = _stroke(line.number), f"hover-{line.number}"
             axes.vlines(x, line.low, line.high, color=stroke["color"], linewidth=1.5, alpha=0.55)
             axes.plot(x, line.mean, marker=marker(line.number), markersize=6, **stroke)
-            _hover_points(axes, x, line.mean, gid, stroke["color"])
+            hover_points(axes, x, line.mean, gid, stroke["color"])
             tooltips[gid] = [
                 f"{isolated(line.name)}: {mean:.1f} %, interval {low:.1f} to {high:.1f}\n{place}"
                 for mean, low, high, place in zip(line.mean, line.low, line.high, places, strict=True)
@@ -126,13 +124,12 @@ def size_panel(
             f"{line.name} goes from {line.mean[0]:.1f} % at the smallest to {line.mean[-1]:.1f} % at the largest"
             for line in lines
         )
-        return inline_svg(figure, identifier, f"{title}: {ylabel} by concept size. {ends}", tooltips)
+        return inline_svg(axes, identifier, f"{title}: {ylabel} by concept size. {ends}", tooltips)
 
 
 def change_panel(changes: Sequence[ConceptChange], ylabel: str, identifier: str, width: int) -> Markup:
     """Draw differences by concept size: one dot per concept, filled if its interval leaves out 0."""
-    with drawing(width, 280) as figure:
-        axes = figure.add_subplot()
+    with drawing(width, 280) as axes:
         axes.axhline(0, color=MUTED, linewidth=1)
         tooltips = {}
         for number, change in enumerate(sorted(changes, key=lambda change: (change.group, change.gap.is_clear))):
@@ -151,7 +148,7 @@ def change_panel(changes: Sequence[ConceptChange], ylabel: str, identifier: str,
         _finish(axes, ylabel, 6)
         span = f"from {min(differences):.1f} to {max(differences):.1f}"
         label = f"{ylabel} of {counted(len(changes), 'concept')} by size: {span}"
-        return inline_svg(figure, identifier, label, tooltips, read="xy")
+        return inline_svg(axes, identifier, label, tooltips, read="xy")
 
 
 def dot_panel(title: str, rows: Sequence[Row], xlabel: str, zero: bool, identifier: str, width: int) -> Markup:
@@ -161,15 +158,12 @@ def dot_panel(title: str, rows: Sequence[Row], xlabel: str, zero: bool, identifi
     the interval leaves out 0. Otherwise small marks are seeds and the upright stroke is their mean; a single run is a
     mark alone.
     """
-    step, between = 17, 14
     places: dict[str, list[float]] = {}  # the heights of the rows of each part, downward
-    y: float = -step
-    for row in rows:
-        y += step if row.part in places or not places else step + between
-        places.setdefault(row.part, []).append(y)
+    for number, row in enumerate(rows):
+        block = places.setdefault(row.part, [])
+        block.append(_ROW * number + _BETWEEN_PARTS * (len(places) - 1))
     heights = [height for block in places.values() for height in block]
-    with drawing(width, y + step + 56) as figure:
-        axes = figure.add_subplot()
+    with drawing(width, heights[-1] + _ROW + 56) as axes:
         tooltips = {}
         if zero:
             axes.axvline(0, color=MUTED, linewidth=1)
@@ -183,13 +177,13 @@ def dot_panel(title: str, rows: Sequence[Row], xlabel: str, zero: bool, identifi
                 axes.plot(row.mean, y, markersize=8, gid=gid, **style)
             else:
                 size, alpha = (9, 1.0) if len(row.values) == 1 else (6.5, 0.45)
-                heights_of_seeds = [y] * len(row.values)
-                axes.plot(row.values, heights_of_seeds, markersize=size, alpha=alpha, markeredgewidth=0, **style)
+                y_of_seeds = [y] * len(row.values)
+                axes.plot(row.values, y_of_seeds, markersize=size, alpha=alpha, markeredgewidth=0, **style)
                 if len(row.values) > 1:
                     axes.vlines(row.mean, y - 6, y + 6, color=color, linewidth=3)
                 axes.plot(row.mean, y, markersize=9, gid=gid, **style)
             tooltips[gid] = [f"{isolated(row.name)}: {row.text}\n{row.part}"]
-        axes.set_ylim(heights[-1] + step / 2 + 4, -step / 2 - 4)
+        axes.set_ylim(heights[-1] + _ROW / 2 + 4, -_ROW / 2 - 4)
         axes.set_yticks([sum(block) / len(block) for block in places.values()], list(places))
         axes.tick_params(axis="y", labelcolor=INK, pad=6)
         axes.grid(axis="x")
@@ -199,7 +193,7 @@ def dot_panel(title: str, rows: Sequence[Row], xlabel: str, zero: bool, identifi
         axes.xaxis.set_major_locator(_locator(6))
         axes.set_xlabel(xlabel)
         values = "; ".join(f"{row.name}, {row.part}: {row.text}" for row in rows)
-        return inline_svg(figure, identifier, f"{title}, {xlabel}. {values}", tooltips, read="y")
+        return inline_svg(axes, identifier, f"{title}, {xlabel}. {values}", tooltips, read="y")
 
 
 def thinned(values: Sequence[T], most: int) -> list[T]:
@@ -209,14 +203,18 @@ def thinned(values: Sequence[T], most: int) -> list[T]:
     return [values[round(at * (len(values) - 1) / (most - 1))] for at in range(most)]
 
 
+def hover_points(axes: Any, x: Sequence[float], y: Sequence[float], gid: str, color: str) -> None:
+    """Draw points that show only when the pointer is on them; `gid` starts with "hover-"."""
+    axes.plot(x, y, linestyle="none", marker="o", markersize=8, color=color, gid=gid, clip_on=False)
+
+
 def logarithmic_ticks(axis: Any, least: float, most: float) -> None:
     """Label an axis at 1, 10, 100, ..., and at 2 and 5 times those if it spans less than two and a half decades."""
-    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
+    from matplotlib.ticker import LogLocator
 
     axis.set_major_locator(LogLocator(subs=(1.0,) if most / least > 300 else (1.0, 2.0, 5.0)))
-    axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axis.set_minor_locator(NullLocator())
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter("{x:,.0f}")
+    axis.set_ticks([], minor=True)
 
 
 def set_title(axes: Any, text: str) -> None:
@@ -224,14 +222,9 @@ def set_title(axes: Any, text: str) -> None:
     axes.set_title(text, loc="left", fontsize=12, color=MUTED, pad=10)
 
 
-def _hover_points(axes: Any, x: Sequence[float], y: Sequence[float], gid: str, color: str) -> None:
-    """Draw points that show only when the pointer is on them."""
-    axes.plot(x, y, linestyle="none", marker="o", markersize=8, color=color, gid=gid, clip_on=False)
-
-
-def _stroke(line: Line) -> dict[str, Any]:
-    dash = DASHES[line.number % len(DASHES)]
-    return {"color": SERIES[line.number % len(SERIES)], "linestyle": dash, "linewidth": 2.2 if line.number else 1.5}
+def _stroke(number: int) -> dict[str, Any]:
+    dash = DASHES[number % len(DASHES)]
+    return {"color": SERIES[number % len(SERIES)], "linestyle": dash, "linewidth": 2.2 if number else 1.5}
 
 
 def _size_axis(axes: Any, least: float, most: float) -> None:

@@ -1,7 +1,8 @@
 """Curves over training: the temperature or margin of head, mid and tail, the loss, and recall on val."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ _BINS = 50
 class ValueCurve:
     """The temperature or margin (`word`) of head, mid and tail samples over training: mean, minimum and maximum.
 
-    There is a single line for all samples if they have the same values. If it `is_logged`, it is read from the log,
-    which has only the means of the groups.
+    There is a single line for all samples if they have the same values. If the curve `is_logged`, it is read from the
+    log, which has only the means of the groups.
     """
 
     word: str
@@ -58,12 +59,10 @@ def value_curve(group: RunGroup, distribution: ConceptDistribution | None) -> Va
     word = group.recipe.objective.component.value_name
     section = getattr(group.recipe.objective, word, None)
     if distribution is not None and section is not None:
-        try:
+        with suppress(InputError):
             policy = build(section, RunFacts(distribution, 0, 0, group.recipe.model.width, _no_captions))
-        except InputError:
-            policy = None
-        if policy is not None and not policy.uses_similarity and not list(policy.parameters()):
-            return ValueCurve(word, _merged(_computed(policy, distribution)), is_logged=False)
+            if not policy.uses_similarity and not list(policy.parameters()):
+                return ValueCurve(word, _merged(_computed(policy, distribution)), is_logged=False)
     lines = _logged(word, group.paths[0])
     return ValueCurve(word, _merged(lines), is_logged=True) if lines else None
 
@@ -89,66 +88,67 @@ def _computed(policy: Policy, distribution: ConceptDistribution) -> list[Line]:
 
 
 def _logged(word: str, path: Path) -> list[Line]:
-    logged = [(line["progress"], _by_group(word, line)) for line in RunDirectory(path).log_lines() if word in line]
+    """Read the means of the groups in each batch, or the mean of all samples from a log that does not know groups."""
+    points: dict[str, list[tuple[float, float]]] = {name: [] for name in GROUP_NAMES}
+    for line in RunDirectory(path).log_lines():
+        if word in line:
+            known = {name: values[word] for name, values in line.get("groups", {}).items() if word in values}
+            for name, value in (known or dict.fromkeys(GROUP_NAMES, line[word]["mean"])).items():
+                points[name].append((line["progress"], value))
     lines = []
-    for number, name in enumerate(GROUP_NAMES):
-        points = thinned([(progress, values[name]) for progress, values in logged if name in values], _POINTS)
-        if points:
-            x, values = [progress for progress, _ in points], [value for _, value in points]
-            lines.append(Line(name, number, x, values, values, values))
+    for number, (name, logged) in enumerate(points.items()):
+        if logged:
+            progress, means = map(list, zip(*thinned(logged, _POINTS), strict=True))
+            lines.append(Line(name, number, progress, means, means, means))
     return lines
-
-
-def _by_group(word: str, line: dict[str, Any]) -> dict[str, float]:
-    """Return a log line's means of the groups in the batch; the mean of all samples if it does not know groups."""
-    known = {name: values[word] for name, values in line.get("groups", {}).items() if word in values}
-    return known or dict.fromkeys(GROUP_NAMES, line[word]["mean"])
 
 
 def _merged(lines: Sequence[Line]) -> tuple[Line, ...]:
     """Return a single line if all samples have the same values, else the lines of head, mid and tail."""
     first = lines[0]
     for line in lines:
-        if line.x != first.x or not np.allclose([line.low, line.high], [first.mean, first.mean], rtol=0, atol=1e-9):
+        if line.x != first.x or not np.allclose([line.low, line.high], first.mean, rtol=0, atol=1e-9):
             return tuple(lines)
     return (Line("all samples", first.number, first.x, first.mean, first.mean, first.mean),)
 
 
-def loss_line(name: str, number: int, group: RunGroup) -> Line | None:
+def loss_line(number: int, group: RunGroup) -> Line | None:
     """Average the logged losses within each fiftieth of training, then over seeds; None without a log."""
-    runs = []
-    for path in group.paths:
-        bins: dict[float, list[float]] = {}
-        for line in RunDirectory(path).log_lines():
-            if math.isfinite(line.get("loss", math.nan)):  # a skipped step logs NaN
-                at = min(int(line["progress"] * _BINS), _BINS - 1)
-                bins.setdefault((at + 0.5) / _BINS, []).append(line["loss"])
-        runs.append({progress: sum(values) / len(values) for progress, values in bins.items()})
-    return _over_seeds(name, number, runs)
+
+    def middle_of_bin(progress: float) -> float:
+        return (min(int(progress * _BINS), _BINS - 1) + 0.5) / _BINS
+
+    return _over_seeds(number, group, lambda line: line.get("loss"), middle_of_bin)
 
 
-def recall_line(name: str, number: int, group: RunGroup, direction: str) -> Line | None:
+def recall_line(number: int, group: RunGroup, direction: str) -> Line | None:
     """Return R@1 on val in percent, averaged over seeds; None if it was measured less than twice."""
+    return _over_seeds(number, group, lambda line: ((line.get("val") or {}).get(direction) or {}).get("R@1"))
+
+
+def _over_seeds(
+    number: int,
+    group: RunGroup,
+    read: Callable[[dict[str, Any]], float | None],
+    place: Callable[[float], float] = float,
+) -> Line | None:
+    """Average what `read` finds in log lines that have the same `place` of their progress, then over seeds."""
     runs = []
     for path in group.paths:
-        figures = {}
+        values: dict[float, list[float]] = {}
         for line in RunDirectory(path).log_lines():
-            recall = ((line.get("val") or {}).get(direction) or {}).get("R@1")
-            if recall is not None:
-                figures[line["progress"]] = float(recall)
-        runs.append(figures)
-    return _over_seeds(name, number, runs)
+            value = read(line)
+            if value is not None and math.isfinite(value):  # a skipped step logs NaN
+                values.setdefault(place(line["progress"]), []).append(value)
+        runs.append({progress: sum(values[progress]) / len(values[progress]) for progress in values})
+    progress = sorted(set.intersection(*map(set, runs)))
+    if len(progress) < 2:
+        return None
+    means = np.array([[run[at] for at in progress] for run in runs])
+    mean, low, high = (row.tolist() for row in (means.mean(axis=0), means.min(axis=0), means.max(axis=0)))
+    return Line(group.name, number, progress, mean, low, high)
 
 
 def number_of_validations(path: Path) -> int:
     """Return how often a run was evaluated on val in training; more than once means that val chose the checkpoint."""
     return sum(bool(line.get("val")) for line in RunDirectory(path).log_lines())
-
-
-def _over_seeds(name: str, number: int, runs: Sequence[dict[float, float]]) -> Line | None:
-    progress = sorted(set.intersection(*(set(run) for run in runs)))
-    if len(progress) < 2:
-        return None
-    values = np.array([[run[at] for at in progress] for run in runs])
-    mean, low, high = values.mean(axis=0), values.min(axis=0), values.max(axis=0)
-    return Line(name, number, progress, mean.tolist(), low.tolist(), high.tolist())

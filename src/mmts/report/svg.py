@@ -23,26 +23,17 @@ DASHES = ("-", (0, (5, 2)), "-", (0, (6, 2, 1.5, 2)), (0, (1.5, 1.5)))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be read out, searched and copied
+    "svg.hashsalt": "mmts",  # the same chart gives the same bytes
     "text.parse_math": False,  # names may hold a dollar sign
-    "font.size": 12,
-    "axes.labelsize": 12,
-    "axes.linewidth": 1,
-    "axes.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
+    **dict.fromkeys(("font.size", "axes.labelsize", "xtick.labelsize", "ytick.labelsize"), 12),
+    **dict.fromkeys(("axes.linewidth", "grid.linewidth"), 1),
+    **dict.fromkeys(("ytick.major.size", "xtick.minor.size", "ytick.minor.size"), 0),
+    **dict.fromkeys(("axes.facecolor", "figure.facecolor", "savefig.facecolor"), "none"),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left"), False),
     "axes.axisbelow": True,
     "axes.formatter.useoffset": False,
-    "grid.linewidth": 1,
-    "xtick.labelsize": 12,
-    "ytick.labelsize": 12,
-    "ytick.major.size": 0,
-    "xtick.minor.size": 0,
-    "ytick.minor.size": 0,
     "lines.linewidth": 2,
     "lines.solid_capstyle": "round",
-    "figure.facecolor": "none",
-    "savefig.facecolor": "none",
 }
 
 
@@ -62,7 +53,7 @@ def marker(number: int) -> str:
 
 @contextmanager
 def drawing(width: float, height: float, ink: str = INK, muted: str = MUTED, line: str = LINE) -> Iterator[Any]:
-    """Yield an empty figure of `width` x `height` pixels in the page's style, independent of the user's matplotlibrc.
+    """Yield the axes of an empty figure of `width` x `height` pixels in the page's style, whatever matplotlibrc says.
 
     ink, muted, line: the colors of text, of labels, and of axes and grid.
     """
@@ -74,69 +65,48 @@ def drawing(width: float, height: float, ink: str = INK, muted: str = MUTED, lin
         **dict.fromkeys(("axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), muted),
         **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), line),
     }
-    with mpl.rc_context():
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # pages have more fonts; a picture shows a box
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE | colors)
-        yield Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
+        yield Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained").add_subplot()
 
 
 def inline_svg(
-    figure: Any, identifier: str, label: str, tooltips: Mapping[str, Sequence[str]], read: str = "x"
+    axes: Any, identifier: str, label: str, tooltips: Mapping[str, Sequence[str]], read: str = "x"
 ) -> Markup:
-    """Return the figure as an <svg> element to stand inside HTML.
+    """Return the figure of `axes` (from `drawing`) as an <svg> element to stand inside HTML.
 
     `identifier` starts every id in it, so that charts on one page do not clash; a screen reader reads out `label`.
     `tooltips` maps the gid of an artist drawn with markers to one text per marker, in order. Markers whose gid starts
     with "hover-" show only when the pointer is on them. `read` is the axis along which page.js looks for the point
     nearest to the pointer: "x", "y" or "xy".
     """
-    import matplotlib as mpl
-
     text = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": identifier, "svg.fonttype": "none"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the page's fonts draw the letters, not matplotlib's
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    # HTML knows the namespaces of SVG by itself, and `href` needs no xlink.
-    source = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text.getvalue()).replace("xlink:href", "href")
-    root = ElementTree.fromstring(source)
-    for parent in list(root.iter()):
-        for child in parent.findall("metadata") + parent.findall(
-            "style"
-        ):  # this style sheet would reach the whole page
-            parent.remove(child)
-    for element in root.iter():
-        _fit_to_page(element, identifier)
+    axes.figure.savefig(text, format="svg")
+    # The figure's style sheet would reach the whole page.
+    source = re.sub(r"<(metadata|style)\b.*?</\1>", "", text.getvalue(), flags=re.S)
+    source = re.sub("<[^>]*>", lambda tag: _fit_to_page(tag[0], identifier), source)
+    root = ElementTree.fromstring(re.sub(r">\s+<", "><", source))
     artists = {element.get("id"): element for element in root.iter()}
     for gid, texts in tooltips.items():
         artist = artists[f"{identifier}-{gid}"]
         for point, tooltip in zip(list(artist.iter("use")), texts, strict=True):
             ElementTree.SubElement(point, "title").text = tooltip
         artist.set("class", "hover" if gid.startswith("hover-") else "mark")
-    width = root.attrib["width"].replace("pt", "px")
+    style = f"max-width:{root.attrib['width'].replace('pt', 'px')}"
     for unused in ("width", "height", "version"):
-        root.attrib.pop(unused, None)
+        del root.attrib[unused]
     root.attrib |= {"role": "img", "aria-label": label, "class": "chart", "data-read": read, "tabindex": "0"}
-    root.set("style", f"max-width:{width}")
+    root.set("style", style)
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
-def _fit_to_page(element: ElementTree.Element, identifier: str) -> None:
-    """Prefix ids, put in the page's colors and fonts; drop rotations by 0, invisible digits and white space."""
-    attributes = element.attrib
-    if "id" in attributes:
-        attributes["id"] = f"{identifier}-{attributes['id']}"
-    for key, value in attributes.items():
-        if key == "href":
-            attributes[key] = value.replace("#", f"#{identifier}-")
-        elif key in ("d", "x", "y", "transform"):
-            attributes[key] = " ".join(re.sub(r"(\.\d\d)\d+", r"\1", value).split())
-        elif key != "id":
-            attributes[key] = value.replace("url(#", f"url(#{identifier}-")
-    if "style" in attributes:
-        style = re.sub(r"font-family:[^;]*;?", "", attributes["style"])
-        style = re.sub(r"font:\s*([\d.]+px)[^;]*", r"font-size: \1", style)
-        attributes["style"] = re.sub("#0101[0-9a-f]{2}", lambda match: f"var({_VARIABLES[match[0]]})", style)
-    if attributes.get("transform", "").startswith(("rotate(-0 ", "rotate(0 ")):
-        del attributes["transform"]
-    element.text = element.text if element.text and element.text.strip() else None
-    element.tail = None
+def _fit_to_page(tag: str, identifier: str) -> str:
+    """Prefix ids, put in the page's colors and fonts; drop namespaces, rotations by 0, white space and tiny digits."""
+    tag = re.sub(r'\sxmlns(:\w+)?="[^"]*"|xlink:| transform="rotate\(-?0 [^"]*"', "", tag)
+    tag = re.sub(r'( id="|href="#|url\(#)', rf"\1{identifier}-", tag)
+    tag = re.sub(r'font-family:[^;"]*;?', "", tag)
+    tag = re.sub(r'font:\s*([\d.]+px)[^;"]*', r"font-size: \1", tag)
+    tag = re.sub("#0101[0-9a-f]{2}", lambda match: f"var({_VARIABLES[match[0]]})", tag)
+    return re.sub(r"\s+", " ", re.sub(r"(\.\d\d)\d+", r"\1", tag))

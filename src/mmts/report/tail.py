@@ -10,7 +10,7 @@ from markupsafe import Markup
 from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.errors import counted
-from mmts.report.charts import logarithmic_ticks, set_title, thinned
+from mmts.report.charts import hover_points, logarithmic_ticks, set_title, thinned
 from mmts.report.svg import GROUPS, INK, drawing, inline_svg
 from mmts.report.wording import clean, isolated
 
@@ -32,12 +32,15 @@ class LongTail:
     """The K concepts of a ConceptDistribution, the largest first, and the head, mid and tail that they make up.
 
     names, sizes, concept_groups: K of each; names as the data spell them, groups as 0, 1, 2 = head, mid, tail.
+    top_tenth_share: the share of the samples, in [0, 1], in the largest tenth of the concepts (rounded up).
     """
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
     concept_groups: tuple[int, ...]
     num_samples: int
+    median: float
+    top_tenth_share: float
     groups: dict[str, GroupSize]
 
     @classmethod
@@ -52,21 +55,18 @@ class LongTail:
         concept_groups, sample_groups = distribution.concept_groups()[order], distribution.groups()
         groups = {}
         for number, name in enumerate(GROUP_NAMES):
-            inside = sizes[concept_groups == number].tolist()
-            ends = (inside[0], inside[-1]) if inside else (0, 0)
-            groups[name] = GroupSize(len(inside), int((sample_groups == number).sum()), *ends)
-        names = tuple(distribution.names[at] for at in order.tolist())
-        return cls(names, tuple(sizes.tolist()), tuple(concept_groups.tolist()), len(distribution), groups)
-
-    @property
-    def median(self) -> float:
-        """The median size of a concept."""
-        return float(np.median(self.sizes))
-
-    @property
-    def top_tenth_share(self) -> float:
-        """The share of the samples, in [0, 1], in the largest tenth of the concepts (rounded up)."""
-        return sum(self.sizes[: -(-len(self.sizes) // 10)]) / sum(self.sizes)
+            inside = sizes[concept_groups == number].tolist() or [0]
+            num_concepts = int((concept_groups == number).sum())
+            groups[name] = GroupSize(num_concepts, int((sample_groups == number).sum()), inside[0], inside[-1])
+        return cls(
+            names=tuple(distribution.names[at] for at in order.tolist()),
+            sizes=tuple(sizes.tolist()),
+            concept_groups=tuple(concept_groups.tolist()),
+            num_samples=len(distribution),
+            median=float(np.median(sizes)),
+            top_tenth_share=int(sizes[: -(-len(sizes) // 10)].sum()) / int(sizes.sum()),
+            groups=groups,
+        )
 
     def draw(self, axes: Any, colors: Sequence[str], width: int) -> None:
         """Draw the sizes on a logarithmic axis; `colors` of head, mid and tail, `width` of the figure in pixels."""
@@ -92,20 +92,17 @@ class LongTail:
     def chart(self, identifier: str, width: int) -> Markup:
         """Return the chart for the page, with tooltips."""
         number, sizes = len(self.sizes), self.sizes
-        with drawing(width, 280 if width > 400 else 240) as figure:
-            axes = figure.add_subplot()
+        chosen = thinned(range(number), _MOST_POINTS)
+        texts = [
+            f"{isolated(clean(self.names[at], 60))}: {counted(sizes[at], 'sample')}\nconcept {at + 1:,} of {number:,}"
+            for at in chosen
+        ]
+        label = (
+            f"Sizes of {counted(number, 'concept')}, sorted, on a logarithmic axis: "
+            f"from {sizes[0]:,} down to {counted(sizes[-1], 'sample')}"
+        )
+        with drawing(width, 280 if width > 400 else 240) as axes:
             self.draw(axes, GROUPS, width)
-            chosen = thinned(range(number), _MOST_POINTS)
-            x, y = [at + 1 for at in chosen], [sizes[at] for at in chosen]
-            axes.plot(x, y, linestyle="none", marker="o", markersize=9, color=INK, gid="hover-sizes")
-            texts = [
-                f"{isolated(clean(self.names[at], 60))}: {counted(sizes[at], 'sample')}\n"
-                f"concept {at + 1:,} of {number:,}"
-                for at in chosen
-            ]
+            hover_points(axes, [at + 1 for at in chosen], [sizes[at] for at in chosen], "hover-sizes", INK)
             set_title(axes, "training samples, logarithmic scale")
-            label = (
-                f"Sizes of {counted(number, 'concept')}, sorted, on a logarithmic axis: "
-                f"from {sizes[0]:,} down to {counted(sizes[-1], 'sample')}"
-            )
-            return inline_svg(figure, identifier, label, {"hover-sizes": texts})
+            return inline_svg(axes, identifier, label, {"hover-sizes": texts})

@@ -1,6 +1,5 @@
 """`mmts analyze`: how long-tailed a caption file is, as numbers, tables and a picture."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from mmts.report.wording import clean
 
 # Okabe and Ito's blue, orange and green: distinct to the color-blind and in print.
 GROUP_COLORS = ("#0072B2", "#E69F00", "#009E73")
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,8 @@ class Analysis:
     groups: dict[str, GroupSize]
 
 
-def analyze(
-    captions: Sequence[str], distribution: ConceptDistribution, *, empty_captions: int = 0, show: int = 5
-) -> Analysis:
-    """Measure how long the tail of a caption file is, and name the `show` largest and smallest concepts.
+def analyze(captions: Sequence[str], distribution: ConceptDistribution, *, empty_captions: int = 0) -> Analysis:
+    """Measure how long the tail of a caption file is, and name its five largest and smallest concepts.
 
     captions: (N,) those that `distribution` was made from, after `empty_captions` empty ones were removed. Raises
     InputError if their number is not the number of samples in `distribution`.
@@ -56,17 +54,16 @@ def analyze(
     """
     if len(captions) != len(distribution):
         raise InputError(f"there are {len(captions)} captions, but {len(distribution)} samples have a concept")
-    tail = LongTail.of(distribution)
-    named = list(zip(tail.names, tail.sizes, strict=True))
-    distinct = len(set(captions))
+    tail, distinct = LongTail.of(distribution), len(set(captions))
+    named = tuple(zip(tail.names, tail.sizes, strict=True))
     return Analysis(
         samples=len(captions),
         distinct_captions=distinct,
         duplicates=len(captions) - distinct,
         empty_captions=empty_captions,
         concepts=len(named),
-        largest=tuple(named[:show]),
-        smallest=tuple(named[::-1][:show]),
+        largest=named[:_SHOWN],
+        smallest=named[::-1][:_SHOWN],
         median_size=tail.median,
         gini=gini(distribution.sizes),
         top_tenth_share=tail.top_tenth_share,
@@ -75,19 +72,11 @@ def analyze(
 
 
 def analyze_path(
-    path: Path,
-    out: Path,
-    *,
-    split: str | None,
-    label: str | None,
-    num_concepts: str,
-    encoder: str,
-    seed: int,
-    columns: str | None = None,
+    path: Path, out: Path, *, split: str | None = None, columns: str | None = None, **concepts: Any
 ) -> Analysis:
     """Read captions, find their concepts, print the analysis, and write concepts.npz and long_tail.png into `out`.
 
-    The options are those of `mmts analyze`: `split` None takes all samples, `label` None clusters the captions.
+    split: None takes all samples. concepts: the keys of a recipe's `concepts` section; `label` names its source.
     Raises MmtsError for unreadable data, or data from which no concepts can be made.
     """
     from mmts.recipe.data_section import Columns, Data
@@ -97,10 +86,7 @@ def analyze_path(
 
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file, but --out must be a folder")
-    source = "captions" if label is None else "label"
-    section = parse_concepts(
-        {"source": source, "label": label, "num_concepts": num_concepts, "encoder": encoder, "seed": seed}
-    )
+    section = parse_concepts({"source": "captions" if concepts.get("label") is None else "label", **concepts})
     dataset = open_data(Data(path=path, columns=parse_columns(columns) or Columns()))
     samples = dataset.split(split) if split is not None else dataset.whole()
     if "train" in dataset.split_names:
@@ -179,11 +165,9 @@ def print_analysis(analysis: Analysis) -> None:
     for title in ("largest concepts", "smallest concepts"):
         ends.add_column(title, no_wrap=True, max_width=room)
         ends.add_column("samples", justify="right", no_wrap=True)
-    for concepts in zip(analysis.largest, analysis.smallest, strict=True):
-        ends.add_row(*(cell for name, size in concepts for cell in (clean(name, 40), f"{size:,}")))
-
-    for table in (facts, groups, ends):
-        console.print(table)
+    for pair in zip(analysis.largest, analysis.smallest, strict=True):
+        ends.add_row(*(cell for name, size in pair for cell in (clean(name, 40), f"{size:,}")))
+    console.print(facts, groups, ends, sep="\n")
 
 
 def draw_long_tail(distribution: ConceptDistribution, path: str | Path, *, title: str = "") -> None:
@@ -191,22 +175,18 @@ def draw_long_tail(distribution: ConceptDistribution, path: str | Path, *, title
     from matplotlib.patches import Patch
 
     tail, width = LongTail.of(distribution), 780
-    with drawing(width, 400, ink="#222222", muted="#444444", line="#dddddd") as axes:
+    with drawing(width, 400, ink="#222222", muted="#444444", line="#dddddd") as axes, atomic_write(path) as file:
         tail.draw(axes, GROUP_COLORS, width)
         axes.set_ylim(top=2.2 * tail.sizes[0])
         axes.set_ylabel("samples (log scale)")
-        patches = [
-            Patch(
-                color=color, label=f"{name}: {counted(group.concepts, 'concept')}, {counted(group.samples, 'sample')}"
-            )
-            for color, (name, group) in zip(GROUP_COLORS, tail.groups.items(), strict=True)
-        ]
+        patches = []
+        for color, (name, group) in zip(GROUP_COLORS, tail.groups.items(), strict=True):
+            label = f"{name}: {counted(group.concepts, 'concept')}, {counted(group.samples, 'sample')}"
+            patches.append(Patch(color=color, label=label))
         axes.legend(handles=patches, frameon=False, loc="upper right")
         axes.set_title(clean(title, 70), loc="left", fontsize=14)
         _name_concepts(axes, tail)
-        with atomic_write(path) as file, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph")  # a script that the font lacks is drawn as boxes
-            axes.figure.savefig(file, format="png", dpi=125, facecolor="white")
+        axes.figure.savefig(file, format="png", dpi=125, facecolor="white")
 
 
 def _name_concepts(axes: Any, tail: LongTail) -> None:
@@ -221,12 +201,11 @@ def _name_concepts(axes: Any, tail: LongTail) -> None:
     last = number - 1
     line = {"arrowstyle": "-", "color": "#777777", "linewidth": 0.7, "shrinkA": 1, "shrinkB": 1}
     for place in sorted({0, last // 8, last // 3, (2 * last) // 3, last}):
-        text = f"{clean(tail.names[place], 24)} ({tail.sizes[place]:,})"
         height, shift, align, start = tail.sizes[place], (6, 14), "left", (0.05, 0)
         if place == last:  # the name ends at the right edge, above all bars that it passes over
             height, shift, align, start = tail.sizes[int(0.8 * last)], (0, 12), "right", (0.98, 0)
         axes.annotate(
-            text,
+            f"{clean(tail.names[place], 24)} ({tail.sizes[place]:,})",
             xy=(place + 1, tail.sizes[place]),
             xytext=(place + 1, height),
             textcoords=offset_copy(axes.transData, axes.figure, *shift, units="points"),

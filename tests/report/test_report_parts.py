@@ -86,31 +86,28 @@ def test_differences_by_part_are_those_of_the_figures(contents: Contents) -> Non
 
 
 def test_curves_are_the_published_rule(contents: Contents) -> None:
-    curve = value_curve(contents.groups[2], contents.distributions[2])
-    assert curve is not None
-    assert not curve.is_logged
+    lines, is_logged = value_curve(contents.groups[2], contents.distributions[2])
+    assert not is_logged
     distribution = contents.distributions[2]
     assert distribution is not None
     shift, groups = distribution.shift(0.05, 0.20), distribution.groups()
-    assert [line.name for line in curve.lines] == ["head", "mid", "tail"]
-    for line in curve.lines:
+    assert [line.name for line in lines] == ["head", "mid", "tail"]
+    for line in lines:
         own = shift[groups == line.number]
         least, mean, most = own.min().item(), own.mean().item(), own.max().item()
         for at, swing in ((0, 0.04), (20, -0.04), (200, 0.04)):  # five cycles in 200 steps
             expected = pytest.approx((least + swing, mean + swing, most + swing), abs=1e-6)
             assert (line.low[at], line.mean[at], line.high[at]) == expected
-    fixed = value_curve(contents.groups[0], contents.distributions[0])
-    assert fixed is not None
-    assert [line.name for line in fixed.lines] == ["all samples"]
+    fixed, _ = value_curve(contents.groups[0], contents.distributions[0])
+    assert [line.name for line in fixed] == ["all samples"]
 
 
 def test_a_learned_value_is_read_from_the_log(contents: Contents) -> None:
-    curve = value_curve(contents.groups[1], contents.distributions[1])
-    assert curve is not None
-    assert curve.is_logged
-    assert [line.name for line in curve.lines] == ["all samples"]
-    assert curve.lines[0].mean[0] == pytest.approx(0.07)
-    assert curve.lines[0].mean[-1] < 0.03
+    lines, is_logged = value_curve(contents.groups[1], contents.distributions[1])
+    assert is_logged
+    assert [line.name for line in lines] == ["all samples"]
+    assert lines[0].mean[0] == pytest.approx(0.07)
+    assert lines[0].mean[-1] < 0.03
 
 
 def test_logged_groups_are_read_from_the_batches_that_contain_them(tmp_path: Path) -> None:
@@ -123,9 +120,8 @@ def test_logged_groups_are_read_from_the_batches_that_contain_them(tmp_path: Pat
     ]
     RunDirectory(run).log_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     read = read_contents([run])
-    curve = value_curve(read.groups[0], read.distributions[0])
-    assert curve is not None
-    assert [(line.name, line.x, line.mean) for line in curve.lines] == [
+    curves, _ = value_curve(read.groups[0], read.distributions[0])
+    assert [(line.name, line.x, line.mean) for line in curves] == [
         ("head", [0.0, 0.9], [0.1, 0.15]),
         ("tail", [0.5], [0.3]),
     ]

@@ -15,7 +15,7 @@ from mmts.evaluation.compare import Gap
 from mmts.evaluation.figures import extreme_classes
 from mmts.evaluation.results import SIDES, query_scores
 from mmts.metrics import bootstrap_interval, seeded_bootstrap_interval
-from mmts.report.charts import ConceptChange, Line, change_panel, size_panel, wide_and_narrow
+from mmts.report.charts import Line, change_panel, size_panel, wide_and_narrow
 from mmts.report.contents import Contents
 from mmts.report.finding import Finding
 from mmts.report.wording import clean, in_title
@@ -123,11 +123,9 @@ def lines_by_size(contents: Contents, queries: Queries) -> tuple[list[Line], lis
     x = [float(sizes[rows].double().log().mean().exp()) for rows in bins]
     lines = []
     for number, scores in enumerate(queries.scores):
-        means = [scores.mean(dim=0)[rows] for rows in bins]
-        bands = [
-            bootstrap_interval(mean, clusters=queries.clusters[rows]) for mean, rows in zip(means, bins, strict=True)
-        ]
-        y = [100 * float(mean.mean()) for mean in means]
+        mean = scores.mean(dim=0)
+        bands = [bootstrap_interval(mean[rows], clusters=queries.clusters[rows]) for rows in bins]
+        y = [100 * float(mean[rows].mean()) for rows in bins]
         low, high = ([100 * end for end in ends] for ends in zip(*bands, strict=True))
         lines.append(Line(contents.groups[number].name, number, x, y, low, high))
     places = []
@@ -148,27 +146,25 @@ def find_changes(contents: Contents, queries: Queries, number: int) -> dict[str,
     least = next((least for least in _LEAST_QUERIES if (counts >= least).sum() >= _FEW), _LEAST_QUERIES[-1])
     concepts = (counts >= least).nonzero()[:, 0]
     first, other = queries.scores[0], queries.scores[number]
-    changes = []
+    changes: list[dict[str, Any]] = []
     for concept in concepts.tolist():
         rows = queries.concepts == concept
         low, high = seeded_bootstrap_interval(first[:, rows], other[:, rows], clusters=queries.clusters[rows])
-        means = 100 * float(first[:, rows].mean()), 100 * float(other[:, rows].mean())
-        gap = Gap(means[1] - means[0], 100 * low, 100 * high)
-        name, size = clean(distribution.names[concept], 60), int(distribution.sizes[concept])
-        changes.append(ConceptChange(name, size, int(groups[concept]), int(counts[concept]), *means, gap))
-    changes.sort(key=lambda change: -change.gap.mean)
-    result = {"number": number, "least": least, "are_dealt": _are_dealt(first, other), "concepts": changes}
+        means = {"first": 100 * float(first[:, rows].mean()), "other": 100 * float(other[:, rows].mean())}
+        gap = Gap(means["other"] - means["first"], 100 * low, 100 * high)
+        about = {"name": clean(distribution.names[concept], 60), "size": int(distribution.sizes[concept])}
+        changes.append(
+            {**about, "group": int(groups[concept]), "num_queries": int(counts[concept]), **means, "gap": gap}
+        )
+    changes.sort(key=lambda change: -change["gap"].mean)
+    result: dict[str, Any] = {"number": number, "least": least, "concepts": changes}
     if changes:
+        result["are_dealt"] = min(len(first), len(other)) >= _SEEDS_TO_DEAL
         rows = torch.isin(queries.concepts, concepts)
         by_chance = largest_by_chance(first[:, rows], other[:, rows], queries.concepts[rows], queries.clusters[rows])
         draw = partial(change_panel, changes, f"difference in {contents.measure}, points")
         result |= {"by_chance": 100 * by_chance, "charts": wide_and_narrow(draw, f"change{number}", 1056)}
     return result
-
-
-def _are_dealt(first: Tensor, other: Tensor) -> bool:
-    """Whether two rules' scores (S, Q) and (T, Q) have enough seeds to deal their runs again."""
-    return min(len(first), len(other)) >= _SEEDS_TO_DEAL
 
 
 def largest_by_chance(first: Tensor, other: Tensor, concepts: Tensor, clusters: Tensor) -> float:
@@ -187,7 +183,7 @@ def largest_by_chance(first: Tensor, other: Tensor, concepts: Tensor, clusters: 
     member = torch.nn.functional.one_hot(torch.unique(concepts, return_inverse=True)[1]).double()
     average = member / member.sum(dim=0)  # (Q, K): scores to the means of concepts
     generator = torch.Generator().manual_seed(0)
-    if _are_dealt(first, other):
+    if min(len(first), len(other)) >= _SEEDS_TO_DEAL:
         means = torch.cat([first, other]) @ average  # (S + T, K)
         orders = [torch.randperm(len(means), generator=generator) for _ in range(_DEALS)]
         gains = torch.stack(

@@ -3,16 +3,20 @@
 The tooltip of a point has two lines, its value and its place. page.js shows all points of one place together.
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from markupsafe import Markup
 
 from mmts.errors import counted
 from mmts.evaluation.compare import Gap
+from mmts.evaluation.results import PARTS, Figure
+from mmts.report.contents import Contents
 from mmts.report.svg import DASHES, GROUPS, INK, MUTED, PAPER, SERIES, drawing, inline_svg, marker
-from mmts.report.wording import interval_in_words, isolated, signed
+from mmts.report.wording import in_title, interval_in_words, isolated, signed
 
 T = TypeVar("T")
 _HOVER_POINTS = 41
@@ -29,32 +33,6 @@ class Line:
     mean: list[float]
     low: list[float]
     high: list[float]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a dot chart: a rule in a part of the queries. `values` are seeds, or (low, high) around `mean`."""
-
-    part: str
-    name: str
-    number: int
-    mean: float
-    values: tuple[float, ...]
-    text: str
-    is_filled: bool = True
-
-
-@dataclass(frozen=True)
-class ConceptChange:
-    """The queries of one concept under the first rule and under another; in percent and points."""
-
-    name: str
-    size: int
-    group: int
-    num_queries: int
-    first: float
-    other: float
-    gap: Gap
 
 
 def wide_and_narrow(draw: Callable[[str, int], Markup], identifier: str, wide: int = 504) -> tuple[Markup, Markup]:
@@ -127,23 +105,23 @@ def size_panel(
         return inline_svg(axes, identifier, f"{title}: {ylabel} by concept size. {ends}", tooltips)
 
 
-def change_panel(changes: Sequence[ConceptChange], ylabel: str, identifier: str, width: int) -> Markup:
+def change_panel(changes: Sequence[Mapping[str, Any]], ylabel: str, identifier: str, width: int) -> Markup:
     """Draw differences by concept size: one dot per concept, filled if its interval leaves out 0."""
     with drawing(width, 280) as axes:
         axes.axhline(0, color=MUTED, linewidth=1)
         tooltips = {}
-        for number, change in enumerate(sorted(changes, key=lambda change: (change.group, change.gap.is_clear))):
-            color, gid = GROUPS[change.group], f"dot{number}"
+        for number, change in enumerate(sorted(changes, key=lambda row: (row["group"], row["gap"].is_clear))):
+            gap, color, gid = change["gap"], GROUPS[change["group"]], f"dot{number}"
             axes.plot(
-                change.size, change.gap.mean, marker="o", markersize=8, color=color, markeredgewidth=1.6, gid=gid,
-                markerfacecolor=color if change.gap.is_clear else PAPER, linestyle="none", clip_on=False,
+                change["size"], gap.mean, marker="o", markersize=8, color=color, markeredgewidth=1.6, gid=gid,
+                markerfacecolor=color if gap.is_clear else PAPER, linestyle="none", clip_on=False,
             )  # fmt: skip
             tooltips[gid] = [
-                f"{signed(change.gap.mean)} points, interval {interval_in_words(change.gap)}, "
-                f"{counted(change.num_queries, 'query', 'queries')}\n"
-                f"{isolated(change.name)} ({counted(change.size, 'training sample')})"
+                f"{signed(gap.mean)} points, interval {interval_in_words(gap)}, "
+                f"{counted(change['num_queries'], 'query', 'queries')}\n"
+                f"{isolated(change['name'])} ({counted(change['size'], 'training sample')})"
             ]
-        sizes, differences = [change.size for change in changes], [change.gap.mean for change in changes]
+        sizes, differences = [change["size"] for change in changes], [change["gap"].mean for change in changes]
         _size_axis(axes, min(sizes), max(sizes))
         _finish(axes, ylabel, 6)
         span = f"from {min(differences):.1f} to {max(differences):.1f}"
@@ -151,38 +129,60 @@ def change_panel(changes: Sequence[ConceptChange], ylabel: str, identifier: str,
         return inline_svg(axes, identifier, label, tooltips, read="xy")
 
 
-def dot_panel(title: str, rows: Sequence[Row], xlabel: str, zero: bool, identifier: str, width: int) -> Markup:
+def dot_charts(
+    contents: Contents, identifier: str, xlabel: str, are_gaps: bool = False
+) -> list[tuple[str, Markup, Markup]]:
+    """Draw the figures of all rules, or their differences to the first, for each direction that has any."""
+    measured = contents.gap if are_gaps else contents.figure
+    drawn = []
+    for at, direction in enumerate(contents.directions):
+        places = itertools.product(PARTS, range(len(contents.groups)))
+        values = [(part, number, measured(number, direction, part)) for part, number in places]
+        if rows := [(part, number, value) for part, number, value in values if value is not None]:
+            draw = partial(_dot_panel, contents, direction, rows, xlabel)
+            drawn.append((in_title(direction), *wide_and_narrow(draw, f"{identifier}{at}")))
+    return drawn
+
+
+def _dot_panel(
+    contents: Contents,
+    direction: str,
+    rows: Sequence[tuple[str | None, int, Figure | Gap]],
+    xlabel: str,
+    identifier: str,
+    width: int,
+) -> Markup:
     """Draw rows of dots in blocks, one block per part of the queries.
 
-    With `zero`, rows are differences: a line from the low to the high end of the interval, and a dot that is filled if
-    the interval leaves out 0. Otherwise small marks are seeds and the upright stroke is their mean; a single run is a
-    mark alone.
+    A difference is a line from the low to the high end of its interval, and a dot that is filled if the interval leaves
+    out 0. Of a figure, small marks are seeds and the upright stroke is their mean; a single run is a mark alone.
     """
     places: dict[str, list[float]] = {}  # the heights of the rows of each part, downward
-    for number, row in enumerate(rows):
-        block = places.setdefault(row.part, [])
-        block.append(_ROW * number + _BETWEEN_PARTS * (len(places) - 1))
+    for at, (part, _, _) in enumerate(rows):
+        block = places.setdefault(part or "all", [])
+        block.append(_ROW * at + _BETWEEN_PARTS * (len(places) - 1))
     heights = [height for block in places.values() for height in block]
     with drawing(width, heights[-1] + _ROW + 56) as axes:
-        tooltips = {}
-        if zero:
+        if isinstance(rows[0][2], Gap):
             axes.axvline(0, color=MUTED, linewidth=1)
-        for number, (row, y) in enumerate(zip(rows, heights, strict=True)):
-            color = SERIES[row.number % len(SERIES)]
-            style: dict[str, Any] = {"marker": marker(row.number), "color": color, "linestyle": "none"}
-            gid = f"row{number}" if zero else f"hover-row{number}"
-            if zero:
-                axes.hlines(y, *row.values, color=color, linewidth=2)
-                style |= {"markerfacecolor": color if row.is_filled else PAPER, "markeredgewidth": 1.8}
-                axes.plot(row.mean, y, markersize=8, gid=gid, **style)
+        tooltips, values = {}, []
+        for at, ((part, number, value), y) in enumerate(zip(rows, heights, strict=True)):
+            group, color = contents.groups[number], SERIES[number % len(SERIES)]
+            style: dict[str, Any] = {"marker": marker(number), "color": color, "linestyle": "none"}
+            if isinstance(value, Gap):
+                text, gid, size = f"{signed(value.mean)} points, {interval_in_words(value)}", f"row{at}", 8
+                axes.hlines(y, value.low, value.high, color=color, linewidth=2)
+                style |= {"markerfacecolor": color if value.is_clear else PAPER, "markeredgewidth": 1.8}
             else:
-                size, alpha = (9, 1.0) if len(row.values) == 1 else (6.5, 0.45)
-                y_of_seeds = [y] * len(row.values)
-                axes.plot(row.values, y_of_seeds, markersize=size, alpha=alpha, markeredgewidth=0, **style)
-                if len(row.values) > 1:
-                    axes.vlines(row.mean, y - 6, y + 6, color=color, linewidth=3)
-                axes.plot(row.mean, y, markersize=9, gid=gid, **style)
-            tooltips[gid] = [f"{isolated(row.name)}: {row.text}\n{row.part}"]
+                text, gid, size = f"{value} %", f"hover-row{at}", 9
+                seeds = group.values(direction, contents.measure, part) or ()
+                look = {"markersize": 9} if len(seeds) == 1 else {"markersize": 6.5, "alpha": 0.45}
+                axes.plot(seeds, [y] * len(seeds), markeredgewidth=0, **style, **look)
+                if len(seeds) > 1:
+                    axes.vlines(value.mean, y - 6, y + 6, color=color, linewidth=3)
+            axes.plot(value.mean, y, markersize=size, gid=gid, **style)
+            tooltips[gid] = [f"{isolated(group.name)}: {text}\n{part or 'all'}"]
+            values.append(f"{group.name}, {part or 'all'}: {text}")
         axes.set_ylim(heights[-1] + _ROW / 2 + 4, -_ROW / 2 - 4)
         axes.set_yticks([sum(block) / len(block) for block in places.values()], list(places))
         axes.tick_params(axis="y", labelcolor=INK, pad=6)
@@ -190,10 +190,10 @@ def dot_panel(title: str, rows: Sequence[Row], xlabel: str, zero: bool, identifi
         axes.margins(x=0.06)
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(axis="x", length=0)
-        axes.xaxis.set_major_locator(_locator(6))
+        axes.locator_params(axis="x", nbins=6)
         axes.set_xlabel(xlabel)
-        values = "; ".join(f"{row.name}, {row.part}: {row.text}" for row in rows)
-        return inline_svg(axes, identifier, f"{title}, {xlabel}. {values}", tooltips, read="y")
+        label = f"{in_title(direction)}, {xlabel}. {'; '.join(values)}"
+        return inline_svg(axes, identifier, label, tooltips, read="y")
 
 
 def thinned(values: Sequence[T], most: int) -> list[T]:
@@ -235,13 +235,7 @@ def _size_axis(axes: Any, least: float, most: float) -> None:
     axes.set_xlabel("training samples of the concept, logarithmic scale")
 
 
-def _locator(most: int) -> Any:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(most, steps=[1, 2, 2.5, 5, 10])
-
-
 def _finish(axes: Any, title: str, most_ticks: int) -> None:
-    axes.yaxis.set_major_locator(_locator(most_ticks))
+    axes.locator_params(axis="y", nbins=most_ticks)
     axes.grid(axis="y")
     set_title(axes, title)

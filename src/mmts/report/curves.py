@@ -1,9 +1,9 @@
 """Curves over training: the temperature or margin of head, mid and tail, the loss, and recall on val."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,6 @@ _POINTS = 201
 _BINS = 50
 
 
-@dataclass(frozen=True)
-class ValueCurve:
-    """The temperature or margin (`word`) of head, mid and tail samples over training: mean, minimum and maximum.
-
-    There is a single line for all samples if they have the same values. If the curve `is_logged`, it is read from the
-    log, which has only the means of the groups.
-    """
-
-    word: str
-    lines: tuple[Line, ...]
-    is_logged: bool
-
-
 def rule_in_words(recipe: Recipe) -> str:
     """Say in a few words what a recipe's rule does.
 
@@ -54,17 +41,20 @@ def rule_in_words(recipe: Recipe) -> str:
     return words if component in (InfoNCE, MaxMargin) else f"{about.partition(':')[0]}, {words}"
 
 
-def value_curve(group: RunGroup, distribution: ConceptDistribution | None) -> ValueCurve | None:
-    """Compute the curve from the rule; for a rule that learns or looks at the batch, read the first run's log."""
+def value_curve(group: RunGroup, distribution: ConceptDistribution | None) -> tuple[list[Line], bool]:
+    """Return a rule's temperature or margin over training, and whether it comes from the first run's log.
+
+    It is computed if the rule neither learns nor looks at the batch: mean, minimum and maximum of head, mid and tail.
+    The log has only the means of the groups. A single line stands for all samples if they have the same values.
+    """
     word = group.recipe.objective.component.value_name
     section = getattr(group.recipe.objective, word, None)
     if distribution is not None and section is not None:
         with suppress(InputError):
             policy = build(section, RunFacts(distribution, 0, 0, group.recipe.model.width, _no_captions))
             if not policy.uses_similarity and not list(policy.parameters()):
-                return ValueCurve(word, _merged(_computed(policy, distribution)), is_logged=False)
-    lines = _logged(word, group.paths[0])
-    return ValueCurve(word, _merged(lines), is_logged=True) if lines else None
+                return _merged(_computed(policy, distribution)), False
+    return _merged(_logged(word, group.paths[0])), True
 
 
 def _no_captions(k: int) -> torch.Tensor:
@@ -103,13 +93,12 @@ def _logged(word: str, path: Path) -> list[Line]:
     return lines
 
 
-def _merged(lines: Sequence[Line]) -> tuple[Line, ...]:
+def _merged(lines: list[Line]) -> list[Line]:
     """Return a single line if all samples have the same values, else the lines of head, mid and tail."""
-    first = lines[0]
     for line in lines:
-        if line.x != first.x or not np.allclose([line.low, line.high], first.mean, rtol=0, atol=1e-9):
-            return tuple(lines)
-    return (Line("all samples", first.number, first.x, first.mean, first.mean, first.mean),)
+        if line.x != lines[0].x or not np.allclose([line.low, line.high], lines[0].mean, rtol=0, atol=1e-9):
+            return lines
+    return [replace(line, name="all samples", low=line.mean, high=line.mean) for line in lines[:1]]
 
 
 def loss_line(number: int, group: RunGroup) -> Line | None:

@@ -93,14 +93,8 @@ def _medium(meta: dict[str, Any], number: int) -> Medium:
     """Return a medium from its description in a judgement."""
     segment: Any = meta["media_segments"][number] if "media_segments" in meta else [None] * 4
     start, end, first, last = segment
+    frames = None if first is None else (first, last)
     member = meta["media_members"][number] if "media_members" in meta else None
-    return Medium(
-        meta["media_ids"][number],
-        Path(meta["data"]) / meta["media_paths"][number],
-        (),
-        kind=meta["kind"],
-        start=start,
-        end=end,
-        frames=None if first is None else (first, last),
-        member=None if member is None else tuple(member),
-    )
+    member = None if member is None else tuple(member)
+    name, path = meta["media_ids"][number], Path(meta["data"]) / meta["media_paths"][number]
+    return Medium(name, path, (), kind=meta["kind"], start=start, end=end, frames=frames, member=member)

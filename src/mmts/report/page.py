@@ -2,11 +2,9 @@
 
 import base64
 import hashlib
-import itertools
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -114,21 +112,23 @@ def _rules(contents: Contents) -> list[dict[str, str]]:
 
 def _values(contents: Contents) -> dict[str, Any]:
     """Draw the temperature or margin of each rule; rules with the same one share their axes."""
-    rules = zip(contents.groups, contents.distributions, strict=True)
-    curves = {group.name: curve for group, concepts in rules if (curve := value_curve(group, concepts)) is not None}
+    curves = []
     tops: dict[str, float] = {}
-    for curve in curves.values():
-        tops[curve.word] = max(tops.get(curve.word, 0), *(max(line.high) for line in curve.lines))
+    for group, concepts in zip(contents.groups, contents.distributions, strict=True):
+        lines, is_logged = value_curve(group, concepts)
+        if lines:
+            word = group.recipe.objective.component.value_name
+            tops[word] = max(tops.get(word, 0), *(max(line.high) for line in lines))
+            curves.append((group.name, word, lines, is_logged))
     panels: list[tuple[str, Markup]] = []
-    for name, curve in curves.items():
-        what, top = f"{curve.word.capitalize()} with {name}", 1.08 * tops[curve.word]
-        panel = charts.training_panel(what, curve.word, curve.lines, "{:.4f}", f"value{len(panels)}", top)
-        panels.append((name, panel))
+    for name, word, lines, _ in curves:
+        what, top = f"{word.capitalize()} with {name}", 1.08 * tops[word]
+        panels.append((name, charts.training_panel(what, word, lines, "{:.4f}", f"value{len(panels)}", top)))
     return {
         "values": panels,
         "value_words": list(tops) or ["temperature"],
-        "logged": [name for name, curve in curves.items() if curve.is_logged],
-        "has_bands": any(line.low != line.high for curve in curves.values() for line in curve.lines),
+        "logged": [name for name, _, _, is_logged in curves if is_logged],
+        "has_bands": any(line.low != line.high for _, _, lines, _ in curves for line in lines),
     }
 
 
@@ -147,32 +147,13 @@ def _results(contents: Contents) -> dict[str, Any]:
     measure = contents.measure
     folds = dict.fromkeys(folds_in_words(metrics) for group in contents.groups for metrics in group.metrics)
     return {
-        "recall_charts": _charts(contents, "recall", f"{measure}, %", False),
+        "recall_charts": charts.dot_charts(contents, "recall", f"{measure}, %"),
         "tables": [_table(contents, direction) for direction in contents.directions],
         "folds": list(filter(None, folds)),
-        "gap_charts": _charts(contents, "gap", f"difference in {measure}, points", True),
+        "gap_charts": charts.dot_charts(contents, "gap", f"difference in {measure}, points", are_gaps=True),
         "num_intervals": sum(key[2] == measure and key[3] in PARTS for key in contents.gaps),
         "gap_rows": sorted(contents.gaps.items(), key=lambda item: (item[0][0], contents.directions.index(item[0][1]))),
     }
-
-
-def _charts(contents: Contents, identifier: str, xlabel: str, are_gaps: bool) -> list[tuple[str, Markup, Markup]]:
-    """Draw recalls or differences as a dot chart for each direction that has any."""
-    drawn = []
-    for at, direction in enumerate(contents.directions):
-        rows = []
-        for part, (number, group) in itertools.product(PARTS, enumerate(contents.groups)):
-            figure, gap = contents.figure(number, direction, part), contents.gap(number, direction, part)
-            if are_gaps and gap is not None:
-                text, ends = f"{signed(gap.mean)} points, {interval_in_words(gap)}", (gap.low, gap.high)
-                rows.append(charts.Row(part or "all", group.name, number, gap.mean, ends, text, gap.is_clear))
-            elif not are_gaps and figure is not None:
-                values = group.values(direction, contents.measure, part) or ()
-                rows.append(charts.Row(part or "all", group.name, number, figure.mean, values, f"{figure} %"))
-        if rows:
-            draw = partial(charts.dot_panel, in_title(direction), rows, xlabel, are_gaps)
-            drawn.append((in_title(direction), *charts.wide_and_narrow(draw, f"{identifier}{at}")))
-    return drawn
 
 
 def _table(contents: Contents, direction: str) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from mmts.evaluation.judgement_file import Judged
 from mmts.evaluation.results import Figure
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report import finding
+from mmts.report.charts import SERIES, drawing, inline_svg
 from mmts.report.contents import Contents, read_contents
 from mmts.report.curves import rule_in_words, value_curve
 from mmts.report.finding import Verdict, find
 from mmts.report.gallery import choose_queries, make_gallery
-from mmts.report.svg import SERIES, drawing, inline_svg
 from mmts.report.tail import LongTail
 
 
@@ -201,7 +201,7 @@ def test_the_gallery_shows_what_the_judgement_says(contents: Contents) -> None:
 @pytest.mark.parametrize(("sizes", "median"), [((9, 4, 1), 4), ((9, 4, 3, 1), 3.5), ((4000, 2000), 3000)])
 def test_a_long_tail_in_numbers(sizes: tuple[int, ...], median: float) -> None:
     labels = [name for name, size in enumerate(sizes) for _ in range(size)]
-    tail = LongTail.of(ConceptDistribution.from_labels(labels[::-1]))
+    tail = LongTail(ConceptDistribution.from_labels(labels[::-1]))
     assert (tail.sizes, tail.names) == (sizes, tuple(map(str, range(len(sizes)))))
     assert tail.median == median
     assert tail.top_tenth_share == sizes[0] / sum(sizes)
@@ -209,7 +209,7 @@ def test_a_long_tail_in_numbers(sizes: tuple[int, ...], median: float) -> None:
 
 
 def test_a_long_tail_of_many_concepts_is_one_shape_per_group() -> None:
-    tail = LongTail.of(ConceptDistribution.from_labels(at for at in range(300) for _ in range(1 + 300 // (at + 1))))
+    tail = LongTail(ConceptDistribution.from_labels(at for at in range(300) for _ in range(1 + 300 // (at + 1))))
     root = ElementTree.fromstring(str(tail.chart("tail", 1056)))
     assert sum("var(--group-" in element.get("style", "") for element in root.iter()) == 3
     assert len(list(root.iter("title"))) == 300

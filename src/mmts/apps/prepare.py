@@ -74,14 +74,7 @@ def write_manifest(dataset: Dataset, root: Path) -> defaultdict[str, Counter[str
     Returns the number of media, captions, and media without a file ("absent"), by split. Media are read one at a time,
     so that a table of millions never becomes a list of objects.
     """
-
-    @lru_cache(maxsize=1024)  # the clips of one video follow each other
-    def exists(path: Path) -> bool:
-        try:
-            return path.exists()
-        except (OSError, ValueError):  # the name is too long, or the folder is not readable
-            return False
-
+    exists = lru_cache(maxsize=1024)(os.path.exists)  # the clips of one video follow each other
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     with (
         atomic_write(root / MANIFEST, "w") as manifest,

@@ -1,13 +1,18 @@
-"""The charts of the page, each a function from numbers to an <svg>.
+"""The charts of the page, each a function from numbers to an <svg> with the page's colors, fonts and tooltips.
 
 The tooltip of a point has two lines, its value and its place. page.js shows all points of one place together.
 """
 
+import io
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
+from xml.etree import ElementTree
 
 from markupsafe import Markup
 
@@ -15,12 +20,39 @@ from mmts.errors import counted
 from mmts.evaluation.compare import Gap
 from mmts.evaluation.results import PARTS, Figure
 from mmts.report.contents import Contents
-from mmts.report.svg import DASHES, GROUPS, INK, MUTED, PAPER, SERIES, drawing, inline_svg, marker
 from mmts.report.wording import in_title, interval_in_words, isolated, signed
 
 T = TypeVar("T")
 _HOVER_POINTS = 41
 _ROW, _BETWEEN_PARTS = 17, 14  # pixels
+
+# Charts are drawn in these stand-in colors, which become the page's CSS variables and so follow light and dark.
+INK, MUTED, LINE, PAPER = "#010101", "#010102", "#010103", "#010104"
+SERIES = ("#010110", "#010111", "#010112", "#010113", "#010114", "#010115")
+GROUPS = ("#010120", "#010121", "#010122")
+_VARIABLES = {
+    **dict(zip((INK, MUTED, LINE, PAPER), ("--ink", "--muted", "--line", "--paper"), strict=True)),
+    **{color: f"--series-{number}" for number, color in enumerate(SERIES)},
+    **{color: f"--group-{number}" for number, color in enumerate(GROUPS)},
+}
+DASHES = ("-", (0, (5, 2)), "-", (0, (6, 2, 1.5, 2)), (0, (1.5, 1.5)))
+MARKERS = ("o", "s", "^", "D", "v", "P")
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",  # text stays text: it can be read out, searched and copied
+    "svg.hashsalt": "mmts",  # the same chart gives the same bytes
+    "text.parse_math": False,  # names may hold a dollar sign
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize", "xtick.labelsize", "ytick.labelsize"), 12),
+    **dict.fromkeys(("axes.linewidth", "grid.linewidth"), 1),
+    **dict.fromkeys(("ytick.major.size", "xtick.minor.size", "ytick.minor.size"), 0),
+    **dict.fromkeys(("axes.facecolor", "figure.facecolor", "savefig.facecolor"), "none"),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left"), False),
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "lines.linewidth": 2,
+    "lines.solid_capstyle": "round",
+}
 
 
 @dataclass(frozen=True)
@@ -41,9 +73,9 @@ def wide_and_narrow(draw: Callable[[str, int], Markup], identifier: str, wide: i
 
 
 def training_panel(
-    what: str, title: str, lines: Sequence[Line], shape: str, identifier: str, top: float | None = None
+    what: str, title: str, lines: Sequence[Line], form: str, identifier: str, top: float | None = None
 ) -> Markup:
-    """Draw a figure over training, with bands; `shape` formats its values, `what` names the chart to a screen reader.
+    """Draw a figure over training, with bands; `form` formats its values, `what` names the chart to a screen reader.
 
     Lines are rules. If `top`, the end of the vertical axis, is given, they are head, mid and tail, or a single line for
     all samples.
@@ -61,13 +93,13 @@ def training_panel(
             texts = []
             chosen = thinned(list(zip(percent, line.mean, line.low, line.high, strict=True)), _HOVER_POINTS)
             for at, *values in chosen:
-                mean, low, high = map(shape.format, values)
+                mean, low, high = map(form.format, values)
                 band = "" if low == high else f" ({low.removesuffix(' %')} to {high})"
                 texts.append(f"{isolated(line.name)}: {mean}{band}\nat {at:.0f} % of training")
             gid = f"hover-{line.number}"
             hover_points(axes, [point[0] for point in chosen], [point[1] for point in chosen], gid, stroke["color"])
             tooltips[gid] = texts
-            least, most, last = map(shape.format, (min(line.mean), max(line.mean), line.mean[-1]))
+            least, most, last = map(form.format, (min(line.mean), max(line.mean), line.mean[-1]))
             ranges.append(f"{line.name} between {least} and {most}, {last} at the end")
         axes.set_ylim(bottom=None if top is None else 0, top=top)
         axes.set_xlim(0, 100)
@@ -90,7 +122,7 @@ def size_panel(
             x = [size * aside for size in line.x]
             stroke, gid = _stroke(line.number), f"hover-{line.number}"
             axes.vlines(x, line.low, line.high, color=stroke["color"], linewidth=1.5, alpha=0.55)
-            axes.plot(x, line.mean, marker=marker(line.number), markersize=6, **stroke)
+            axes.plot(x, line.mean, marker=MARKERS[shape(line.number)], markersize=6, **stroke)
             hover_points(axes, x, line.mean, gid, stroke["color"])
             tooltips[gid] = [
                 f"{isolated(line.name)}: {mean:.1f} %, interval {low:.1f} to {high:.1f}\n{place}"
@@ -168,7 +200,7 @@ def _dot_panel(
         tooltips, values = {}, []
         for at, ((part, number, value), y) in enumerate(zip(rows, heights, strict=True)):
             group, color = contents.groups[number], SERIES[number % len(SERIES)]
-            style: dict[str, Any] = {"marker": marker(number), "color": color, "linestyle": "none"}
+            style: dict[str, Any] = {"marker": MARKERS[shape(number)], "color": color, "linestyle": "none"}
             if isinstance(value, Gap):
                 text, gid, size = f"{signed(value.mean)} points, {interval_in_words(value)}", f"row{at}", 8
                 axes.hlines(y, value.low, value.high, color=color, linewidth=2)
@@ -217,11 +249,6 @@ def logarithmic_ticks(axis: Any, least: float, most: float) -> None:
     axis.set_ticks([], minor=True)
 
 
-def set_title(axes: Any, text: str) -> None:
-    """Write what the vertical axis shows above the chart."""
-    axes.set_title(text, loc="left", fontsize=12, color=MUTED, pad=10)
-
-
 def _stroke(number: int) -> dict[str, Any]:
     dash = DASHES[number % len(DASHES)]
     return {"color": SERIES[number % len(SERIES)], "linestyle": dash, "linewidth": 2.2 if number else 1.5}
@@ -238,4 +265,74 @@ def _size_axis(axes: Any, least: float, most: float) -> None:
 def _finish(axes: Any, title: str, most_ticks: int) -> None:
     axes.locator_params(axis="y", nbins=most_ticks)
     axes.grid(axis="y")
-    set_title(axes, title)
+    axes.set_title(title)
+
+
+def shape(number: int) -> int:
+    """Return which of six shapes a series has: no two of 36 series have the same shape and color.
+
+    >>> [shape(number) for number in (0, 5, 6, 11, 12)]
+    [0, 5, 1, 0, 2]
+    """
+    return (number + number // 6) % 6
+
+
+@contextmanager
+def drawing(width: float, height: float, ink: str = INK, muted: str = MUTED, line: str = LINE) -> Iterator[Any]:
+    """Yield the axes of an empty figure of `width` x `height` pixels in the page's style, whatever matplotlibrc says.
+
+    ink, muted, line: the colors of text, of labels, and of axes and grid.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    colors = {
+        "text.color": ink,
+        **dict.fromkeys(("axes.titlecolor", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), muted),
+        **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), line),
+    }
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # pages have more fonts; a picture shows a box
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE | colors)
+        yield Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained").add_subplot()
+
+
+def inline_svg(
+    axes: Any, identifier: str, label: str, tooltips: Mapping[str, Sequence[str]], read: str = "x"
+) -> Markup:
+    """Return the figure of `axes` (from `drawing`) as an <svg> element to stand inside HTML.
+
+    `identifier` starts every id in it, so that charts on one page do not clash; a screen reader reads out `label`.
+    `tooltips` maps the gid of an artist drawn with markers to one text per marker, in order. Markers whose gid starts
+    with "hover-" show only when the pointer is on them. `read` is the axis along which page.js looks for the point
+    nearest to the pointer: "x", "y" or "xy".
+    """
+    text = io.StringIO()
+    axes.figure.savefig(text, format="svg")
+    # The figure's style sheet would reach the whole page.
+    source = re.sub(r"<(metadata|style)\b.*?</\1>", "", text.getvalue(), flags=re.S)
+    source = re.sub("<[^>]*>", lambda tag: _fit_to_page(tag[0], identifier), source)
+    root = ElementTree.fromstring(re.sub(r">\s+<", "><", source))
+    artists = {element.get("id"): element for element in root.iter()}
+    for gid, texts in tooltips.items():
+        artist = artists[f"{identifier}-{gid}"]
+        for point, tooltip in zip(list(artist.iter("use")), texts, strict=True):
+            ElementTree.SubElement(point, "title").text = tooltip
+        artist.set("class", "hover" if gid.startswith("hover-") else "mark")
+    style = f"max-width:{root.attrib['width'].replace('pt', 'px')}"
+    for unused in ("width", "height", "version"):
+        del root.attrib[unused]
+    root.attrib |= {"role": "img", "aria-label": label, "class": "chart", "data-read": read, "tabindex": "0"}
+    root.set("style", style)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _fit_to_page(tag: str, identifier: str) -> str:
+    """Prefix ids, put in the page's colors and fonts; drop namespaces, rotations by 0, white space and tiny digits."""
+    tag = re.sub(r'\sxmlns(:\w+)?="[^"]*"|xlink:| transform="rotate\(-?0 [^"]*"', "", tag)
+    tag = re.sub(r'( id="|href="#|url\(#)', rf"\1{identifier}-", tag)
+    tag = re.sub(r'font-family:[^;"]*;?', "", tag)
+    tag = re.sub(r'font:\s*([\d.]+px)[^;"]*', r"font-size: \1", tag)
+    tag = re.sub("#0101[0-9a-f]{2}", lambda match: f"var({_VARIABLES[match[0]]})", tag)
+    return re.sub(r"\s+", " ", re.sub(r"(\.\d\d)\d+", r"\1", tag))

@@ -22,7 +22,6 @@ from mmts.recipe.run_directory import RunDirectory
 from mmts.report.charts import Line, thinned
 
 _POINTS = 201
-_BINS = 50
 
 
 def rule_in_words(recipe: Recipe) -> str:
@@ -103,11 +102,7 @@ def _merged(lines: list[Line]) -> list[Line]:
 
 def loss_line(number: int, group: RunGroup) -> Line | None:
     """Average the logged losses within each fiftieth of training, then over seeds; None without a log."""
-
-    def middle_of_bin(progress: float) -> float:
-        return (min(int(progress * _BINS), _BINS - 1) + 0.5) / _BINS
-
-    return _over_seeds(number, group, lambda line: line.get("loss"), middle_of_bin)
+    return _over_seeds(number, group, lambda line: line.get("loss"), num_bins=50)
 
 
 def recall_line(number: int, group: RunGroup, direction: str) -> Line | None:
@@ -116,28 +111,23 @@ def recall_line(number: int, group: RunGroup, direction: str) -> Line | None:
 
 
 def _over_seeds(
-    number: int,
-    group: RunGroup,
-    read: Callable[[dict[str, Any]], float | None],
-    place: Callable[[float], float] = float,
+    number: int, group: RunGroup, read: Callable[[dict[str, Any]], float | None], num_bins: int | None = None
 ) -> Line | None:
-    """Average what `read` finds in log lines that have the same `place` of their progress, then over seeds."""
+    """Average what `read` finds in the log lines of each seed, within bins of progress if any, then over seeds."""
     runs = []
     for path in group.paths:
         values: dict[float, list[float]] = {}
         for line in RunDirectory(path).log_lines():
             value = read(line)
             if value is not None and math.isfinite(value):  # a skipped step logs NaN
-                values.setdefault(place(line["progress"]), []).append(value)
+                progress = line["progress"]
+                if num_bins is not None:
+                    progress = (min(int(progress * num_bins), num_bins - 1) + 0.5) / num_bins
+                values.setdefault(progress, []).append(value)
         runs.append({progress: sum(values[progress]) / len(values[progress]) for progress in values})
-    progress = sorted(set.intersection(*map(set, runs)))
-    if len(progress) < 2:
+    progresses = sorted(set.intersection(*map(set, runs)))
+    if len(progresses) < 2:
         return None
-    means = np.array([[run[at] for at in progress] for run in runs])
+    means = np.array([[run[progress] for progress in progresses] for run in runs])
     mean, low, high = (row.tolist() for row in (means.mean(axis=0), means.min(axis=0), means.max(axis=0)))
-    return Line(group.name, number, progress, mean, low, high)
-
-
-def number_of_validations(path: Path) -> int:
-    """Return how often a run was evaluated on val in training; more than once means that val chose the checkpoint."""
-    return sum(bool(line.get("val")) for line in RunDirectory(path).log_lines())
+    return Line(group.name, number, progresses, mean, low, high)

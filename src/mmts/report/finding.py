@@ -28,14 +28,9 @@ class Verdict:
         return None if self.spread is None else abs(self.difference) > self.spread
 
     @property
-    def outside_interval(self) -> bool | None:
-        """Whether the interval over queries leaves out 0."""
-        return None if self.gap is None else self.gap.is_clear
-
-    @property
     def is_clear(self) -> bool:
         """Whether the spread and the interval, or the one of them that is known, support a difference."""
-        return {self.outside_spread, self.outside_interval} - {None} == {True}
+        return {self.outside_spread, self.gap and self.gap.is_clear} - {None} == {True}
 
     def certainty(self) -> str:
         """Return the end of a sentence that names the difference: whether chance alone would explain it."""
@@ -91,9 +86,9 @@ def _headline(contents: Contents, first: Figure, verdicts: Sequence[Verdict]) ->
         return f"{name} stays best: {_outcome(contents, first)}, {closest}"
     if all(verdict.outside_spread is False for verdict in verdicts):
         return "No difference is larger than the spread over seeds"
-    if all(verdict.outside_interval is False for verdict in verdicts):
+    if all(verdict.gap is not None and not verdict.gap.is_clear for verdict in verdicts):
         return "No difference that this test set can tell from chance"
-    if any(verdict.outside_interval is None and verdict.outside_spread is None for verdict in verdicts):
+    if any(verdict.gap is None and verdict.spread is None for verdict in verdicts):
         return "One run of each rule: nothing here can tell a difference from chance"
     return f"No rule is clearly better than {name}"
 

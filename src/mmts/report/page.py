@@ -24,10 +24,9 @@ from mmts.recipe.run_directory import RunDirectory, differences
 from mmts.report import charts
 from mmts.report.by_concept import class_tables, concept_section
 from mmts.report.contents import Contents, read_contents
-from mmts.report.curves import loss_line, number_of_validations, recall_line, rule_in_words, value_curve
+from mmts.report.curves import loss_line, recall_line, rule_in_words, value_curve
 from mmts.report.finding import find
 from mmts.report.gallery import make_gallery
-from mmts.report.svg import shape
 from mmts.report.tail import LongTail
 from mmts.report.wording import clean, in_title, interval_in_words, listed, signed
 
@@ -66,19 +65,21 @@ def _fill_in(contents: Contents, out: Path, title: str | None) -> str:
     template = environment.from_string(_resource("page.html"))
     script, finding = _resource("page.js"), find(contents)
     first_concepts = contents.distributions[0]
-    tail = None if first_concepts is None else LongTail.of(first_concepts)
+    tail = None if first_concepts is None else LongTail(first_concepts)
     names, folder = [group.name for group in contents.groups], contents.groups[0].recipe.data.path
+    metrics, measure = [metrics for group in contents.groups for metrics in group.metrics], contents.measure
+    logs = [RunDirectory(path).log_lines() for group in contents.groups for path in group.paths]
     return template.render(
         contents=contents,
         title=clean(title or listed(names) + (f" on {folder.name}" if folder is not None else "")),
         css=Markup(_resource("page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        shape=shape,
+        shape=charts.shape,
         group_numbers={name: number for number, name in enumerate(GROUP_NAMES)},
         a_medium=WITH_ARTICLE[contents.kind],
         num_seeds=sorted({len(group.seeds) for group in contents.groups}),
-        validations=[number_of_validations(path) for group in contents.groups for path in group.paths],
+        validations=[sum(bool(line.get("val")) for line in log) for log in logs],
         coverage=coverage_in_words(contents.metrics),
         finding=finding,
         rules=_rules(contents),
@@ -86,7 +87,12 @@ def _fill_in(contents: Contents, out: Path, title: str | None) -> str:
         tail_chart=charts.wide_and_narrow(tail.chart, "tail", 1056) if tail else None,
         **_values(contents),
         **_learning(contents),
-        **_results(contents),
+        recall_charts=charts.dot_charts(contents, "recall", f"{measure}, %"),
+        tables=[_table(contents, direction) for direction in contents.directions],
+        folds=list(filter(None, dict.fromkeys(map(folds_in_words, metrics)))),
+        gap_charts=charts.dot_charts(contents, "gap", f"difference in {measure}, points", are_gaps=True),
+        num_intervals=sum(key[2] == measure and key[3] in PARTS for key in contents.gaps),
+        gap_rows=sorted(contents.gaps.items(), key=lambda item: (item[0][0], contents.directions.index(item[0][1]))),
         **concept_section(contents, finding),
         class_tables=class_tables(contents),
         gallery=make_gallery(contents, [0, *(verdict.number for verdict in finding.verdicts[:1])]),
@@ -141,19 +147,6 @@ def _learning(contents: Contents) -> dict[str, Any]:
             title, name = in_title(direction), "validation R@1, %"
             panels.append((title, charts.training_panel(f"{title}, {name}", name, lines, "{:.1f} %", f"val{at}")))
     return {"learning": panels, "num_losses": len(losses)}
-
-
-def _results(contents: Contents) -> dict[str, Any]:
-    measure = contents.measure
-    folds = dict.fromkeys(folds_in_words(metrics) for group in contents.groups for metrics in group.metrics)
-    return {
-        "recall_charts": charts.dot_charts(contents, "recall", f"{measure}, %"),
-        "tables": [_table(contents, direction) for direction in contents.directions],
-        "folds": list(filter(None, folds)),
-        "gap_charts": charts.dot_charts(contents, "gap", f"difference in {measure}, points", are_gaps=True),
-        "num_intervals": sum(key[2] == measure and key[3] in PARTS for key in contents.gaps),
-        "gap_rows": sorted(contents.gaps.items(), key=lambda item: (item[0][0], contents.directions.index(item[0][1]))),
-    }
 
 
 def _table(contents: Contents, direction: str) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The long tail of a data set, in numbers and as a chart: for the page and for `mmts analyze`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,8 +9,7 @@ from markupsafe import Markup
 from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.errors import counted
-from mmts.report.charts import hover_points, logarithmic_ticks, set_title, thinned
-from mmts.report.svg import GROUPS, INK, drawing, inline_svg
+from mmts.report.charts import GROUPS, INK, drawing, hover_points, inline_svg, logarithmic_ticks, thinned
 from mmts.report.wording import clean, isolated
 
 _MOST_BARS = 200  # drawn one by one; more make one shape per group
@@ -27,46 +25,32 @@ class GroupSize(NamedTuple):
     smallest: int
 
 
-@dataclass(frozen=True)
 class LongTail:
-    """The K concepts of a ConceptDistribution, the largest first, and the head, mid and tail that they make up.
+    """The K concepts of a distribution, the largest first, and the head, mid and tail that they make up.
 
     names, sizes, concept_groups: K of each; names as the data spell them, groups as 0, 1, 2 = head, mid, tail.
-    top_tenth_share: the share of the samples, in [0, 1], in the largest tenth of the concepts (rounded up).
+    median: of the sizes. top_tenth_share: the share of the samples, in [0, 1], in the largest tenth of the concepts
+    (rounded up). groups: a GroupSize for head, mid and tail.
+
+    >>> tail = LongTail(ConceptDistribution.from_labels(["lamp", "cup", "cup"]))
+    >>> tail.names, tail.groups["tail"]
+    (('cup', 'lamp'), GroupSize(concepts=1, samples=1, largest=1, smallest=1))
     """
 
-    names: tuple[str, ...]
-    sizes: tuple[int, ...]
-    concept_groups: tuple[int, ...]
-    num_samples: int
-    median: float
-    top_tenth_share: float
-    groups: dict[str, GroupSize]
-
-    @classmethod
-    def of(cls, distribution: ConceptDistribution) -> "LongTail":
-        """Sort the concepts and measure each group.
-
-        >>> tail = LongTail.of(ConceptDistribution.from_labels(["lamp", "cup", "cup"]))
-        >>> tail.names, tail.groups["tail"]
-        (('cup', 'lamp'), GroupSize(concepts=1, samples=1, largest=1, smallest=1))
-        """
+    def __init__(self, distribution: ConceptDistribution) -> None:
         sizes, order = distribution.sizes.sort(descending=True, stable=True)
         concept_groups, sample_groups = distribution.concept_groups()[order], distribution.groups()
-        groups = {}
+        self.names = tuple(distribution.names[at] for at in order.tolist())
+        self.sizes = tuple(sizes.tolist())
+        self.concept_groups = tuple(concept_groups.tolist())
+        self.num_samples = len(distribution)
+        self.median = float(np.median(sizes))
+        self.top_tenth_share = int(sizes[: -(-len(sizes) // 10)].sum()) / int(sizes.sum())
+        self.groups: dict[str, GroupSize] = {}
         for number, name in enumerate(GROUP_NAMES):
-            inside = sizes[concept_groups == number].tolist() or [0]
-            num_concepts = int((concept_groups == number).sum())
-            groups[name] = GroupSize(num_concepts, int((sample_groups == number).sum()), inside[0], inside[-1])
-        return cls(
-            names=tuple(distribution.names[at] for at in order.tolist()),
-            sizes=tuple(sizes.tolist()),
-            concept_groups=tuple(concept_groups.tolist()),
-            num_samples=len(distribution),
-            median=float(np.median(sizes)),
-            top_tenth_share=int(sizes[: -(-len(sizes) // 10)].sum()) / int(sizes.sum()),
-            groups=groups,
-        )
+            inside = sizes[concept_groups == number].tolist()
+            ends = (inside[0], inside[-1]) if inside else (0, 0)
+            self.groups[name] = GroupSize(len(inside), int((sample_groups == number).sum()), *ends)
 
     def draw(self, axes: Any, colors: Sequence[str], width: int) -> None:
         """Draw the sizes on a logarithmic axis; `colors` of head, mid and tail, `width` of the figure in pixels."""
@@ -104,5 +88,5 @@ class LongTail:
         with drawing(width, 280 if width > 400 else 240) as axes:
             self.draw(axes, GROUPS, width)
             hover_points(axes, [at + 1 for at in chosen], [sizes[at] for at in chosen], "hover-sizes", INK)
-            set_title(axes, "training samples, logarithmic scale")
+            axes.set_title("training samples, logarithmic scale")
             return inline_svg(axes, identifier, label, {"hover-sizes": texts})

@@ -129,7 +129,7 @@ def analyze(
     clusters: dict[str, Any] = {"label": label, "num_concepts": num_concepts, "encoder": encoder, "seed": seed}
     result = analyze_path(path, out, split=split, columns=columns, **clusters)
     if as_json:
-        print_json(asdict(result))
+        print_json(result)
 
 
 @app.command()

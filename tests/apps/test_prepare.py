@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmts.apps.prepare import MANIFEST, prepare, write_manifest
-from mmts.apps.public_sets import PUBLIC_SETS
+from mmts.apps.prepare import MANIFEST, PUBLIC_SETS, READERS, prepare, write_manifest
 from mmts.data.formats.captions_jsonl import read_captions_jsonl
 from mmts.data.formats.coco import read_karpathy
 from mmts.data.formats.youcook2 import read_youcook2
@@ -32,7 +31,7 @@ def test_a_complete_folder_gets_a_manifest_that_can_be_read_again(name: str, tmp
     root = DRAW[name](tmp_path)
     manifest = prepare(name, root)
     assert manifest == root / MANIFEST
-    ours, read = read_captions_jsonl(manifest), PUBLIC_SETS[name].read(root)
+    ours, read = read_captions_jsonl(manifest), READERS[name](root)
     assert tuple(ours.media) == tuple(read.media)
     assert ours.notes == ()
     left_out = [identity for identities in read.missing.values() for identity in identities]
@@ -78,10 +77,10 @@ def test_an_empty_folder_says_where_to_get_everything(
     with pytest.raises(DataError) as caught:
         prepare(name, "data")
     out = capsys.readouterr().out
-    for source in PUBLIC_SETS[name].sources:
-        for part in source.parts:
-            assert (part.what in str(caught.value)) == part.required
-            for text in (part.what, source.address, part.size, source.license):
+    for source in PUBLIC_SETS[name]["sources"]:
+        for part in source["parts"]:
+            assert (part["what"] in str(caught.value)) == part.get("required", True)
+            for text in (part["what"], source["address"], part["size"], source["license"]):
                 assert " ".join(text.split()) in " ".join(out.split())
     assert all(len(line) <= 80 for line in out.splitlines()[1:])
     assert list((tmp_path / "data").iterdir()) == []
@@ -122,7 +121,7 @@ def test_an_unreadable_path_counts_as_missing(tmp_path: Path):
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     names = ("x" * 5000 + ".jpg", "loop.jpg")
     media = [Medium(name, tmp_path / name, ("a cat",), split="train") for name in names]
-    assert write_manifest(Dataset("links", tmp_path, tmp_path, media), tmp_path)["train"].absent == 2
+    assert write_manifest(Dataset("links", tmp_path, tmp_path, media), tmp_path)["train"]["absent"] == 2
     assert (tmp_path / "missing.txt").read_text().splitlines() == list(names)
 
 
@@ -130,7 +129,7 @@ def test_an_unreadable_folder_is_one_plain_error(tmp_path: Path, monkeypatch: py
     def read(root: Path) -> Dataset:
         raise PermissionError(13, "Permission denied", str(root / "images"))
 
-    monkeypatch.setitem(PUBLIC_SETS, "flickr30k", replace(PUBLIC_SETS["flickr30k"], read=read))
+    monkeypatch.setitem(READERS, "flickr30k", read)
     with pytest.raises(DataError, match=r"cannot read '.*': Permission denied$"):
         prepare("flickr30k", draw_flickr30k(tmp_path))
 
@@ -161,7 +160,7 @@ def test_a_manifest_is_written_one_medium_at_a_time(tmp_path: Path):
             return medium
 
     dataset = Dataset("table", tmp_path, tmp_path, Table())  # type: ignore[arg-type]
-    assert write_manifest(dataset, tmp_path)["train"].media == 3
+    assert write_manifest(dataset, tmp_path)["train"]["media"] == 3
     rows = [json.loads(line) for line in (tmp_path / MANIFEST).read_text().splitlines()]
     assert rows[2] == {"id": "2", "image": "2.jpg", "captions": ["text 2"], "split": "train"}
 
@@ -170,7 +169,7 @@ def test_coverage_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     def read(root: Path) -> Dataset:
         return replace(read_karpathy(root), coverage={"test": Coverage(10, 12, 11)})
 
-    monkeypatch.setitem(PUBLIC_SETS, "flickr30k", replace(PUBLIC_SETS["flickr30k"], read=read))  # type: ignore[arg-type]
+    monkeypatch.setitem(READERS, "flickr30k", read)
     prepare("flickr30k", draw_flickr30k(tmp_path))
     assert "test: 10 of 12 annotated media are there; papers judge on 11" in capsys.readouterr().out
 
@@ -178,7 +177,7 @@ def test_coverage_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
 def test_frame_folders_pass_through_the_manifest(tmp_path: Path):
     root = draw_ek100(tmp_path, layout="frames")
     ours = read_captions_jsonl(prepare("ek100", root))
-    assert tuple(ours.media) == tuple(PUBLIC_SETS["ek100"].read(root).media)
+    assert tuple(ours.media) == tuple(READERS["ek100"](root).media)
     assert ours.media[0].frames is not None
 
 
@@ -187,7 +186,7 @@ def test_shards_pass_through_the_manifest(tmp_path: Path, capsys: pytest.Capture
     ours = read_captions_jsonl(prepare("cc3m", root))
     lines = capsys.readouterr().out.splitlines()
     assert f"{'test':<6}{1:>10}{'':>11}{1:>10}{'':>11}{0:>9}" in lines  # nothing is published of such a split
-    assert tuple(ours.media) == tuple(PUBLIC_SETS["cc3m"].read(root).media)
+    assert tuple(ours.media) == tuple(READERS["cc3m"](root).media)
     assert ours.media[0].member is not None
 
 

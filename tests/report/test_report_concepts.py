@@ -73,15 +73,15 @@ def test_a_bin_has_whole_sizes_and_enough_queries() -> None:
 def test_gains_and_losses_by_concept(runs: list[Path]) -> None:
     contents = read_contents(runs)
     changes = find_changes(contents, text_queries(contents), 1)
-    assert changes.least == 5  # hardly any concept has 10
-    assert [(change.size, change.num_queries, change.gap.mean) for change in changes.concepts] == [
+    assert changes["least"] == 5  # hardly any concept has 10
+    assert [(change["size"], change["num_queries"], change["gap"].mean) for change in changes["concepts"]] == [
         (SIZES[0], 40, 50.0),
         (SIZES[2], 9, 0.0),
         (SIZES[1], 30, -50.0),
     ]
-    assert changes.concepts[0].gap.is_clear
-    assert (changes.concepts[0].first, changes.concepts[0].other) == (25.0, 75.0)
-    assert 0 < changes.by_chance < 25
+    assert changes["concepts"][0]["gap"].is_clear
+    assert (changes["concepts"][0]["first"], changes["concepts"][0]["other"]) == (25.0, 75.0)
+    assert 0 < changes["by_chance"] < 25
 
 
 @pytest.mark.parametrize("num_seeds", [1, 3])

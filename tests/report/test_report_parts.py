@@ -14,11 +14,11 @@ from mmts.evaluation.judgement_file import Judged
 from mmts.evaluation.results import Figure
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report import finding
+from mmts.report.charts import SERIES, drawing, inline_svg
 from mmts.report.contents import Contents, read_contents
 from mmts.report.curves import rule_in_words, value_curve
 from mmts.report.finding import Verdict, find
 from mmts.report.gallery import choose_queries, make_gallery
-from mmts.report.svg import SERIES, drawing, inline_svg
 from mmts.report.tail import LongTail
 
 
@@ -86,31 +86,28 @@ def test_differences_by_part_are_those_of_the_figures(contents: Contents) -> Non
 
 
 def test_curves_are_the_published_rule(contents: Contents) -> None:
-    curve = value_curve(contents.groups[2], contents.distributions[2])
-    assert curve is not None
-    assert not curve.is_logged
+    lines, is_logged = value_curve(contents.groups[2], contents.distributions[2])
+    assert not is_logged
     distribution = contents.distributions[2]
     assert distribution is not None
     shift, groups = distribution.shift(0.05, 0.20), distribution.groups()
-    assert [line.name for line in curve.lines] == ["head", "mid", "tail"]
-    for line in curve.lines:
+    assert [line.name for line in lines] == ["head", "mid", "tail"]
+    for line in lines:
         own = shift[groups == line.number]
         least, mean, most = own.min().item(), own.mean().item(), own.max().item()
         for at, swing in ((0, 0.04), (20, -0.04), (200, 0.04)):  # five cycles in 200 steps
             expected = pytest.approx((least + swing, mean + swing, most + swing), abs=1e-6)
             assert (line.low[at], line.mean[at], line.high[at]) == expected
-    fixed = value_curve(contents.groups[0], contents.distributions[0])
-    assert fixed is not None
-    assert [line.name for line in fixed.lines] == ["all samples"]
+    fixed, _ = value_curve(contents.groups[0], contents.distributions[0])
+    assert [line.name for line in fixed] == ["all samples"]
 
 
 def test_a_learned_value_is_read_from_the_log(contents: Contents) -> None:
-    curve = value_curve(contents.groups[1], contents.distributions[1])
-    assert curve is not None
-    assert curve.is_logged
-    assert [line.name for line in curve.lines] == ["all samples"]
-    assert curve.lines[0].mean[0] == pytest.approx(0.07)
-    assert curve.lines[0].mean[-1] < 0.03
+    lines, is_logged = value_curve(contents.groups[1], contents.distributions[1])
+    assert is_logged
+    assert [line.name for line in lines] == ["all samples"]
+    assert lines[0].mean[0] == pytest.approx(0.07)
+    assert lines[0].mean[-1] < 0.03
 
 
 def test_logged_groups_are_read_from_the_batches_that_contain_them(tmp_path: Path) -> None:
@@ -123,9 +120,8 @@ def test_logged_groups_are_read_from_the_batches_that_contain_them(tmp_path: Pat
     ]
     RunDirectory(run).log_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     read = read_contents([run])
-    curve = value_curve(read.groups[0], read.distributions[0])
-    assert curve is not None
-    assert [(line.name, line.x, line.mean) for line in curve.lines] == [
+    curves, _ = value_curve(read.groups[0], read.distributions[0])
+    assert [(line.name, line.x, line.mean) for line in curves] == [
         ("head", [0.0, 0.9], [0.1, 0.15]),
         ("tail", [0.5], [0.3]),
     ]
@@ -187,33 +183,25 @@ def test_few_queries_and_repeated_captions() -> None:
 def test_the_gallery_shows_what_the_judgement_says(contents: Contents) -> None:
     gallery = make_gallery(contents, [0, 2])
     run = contents.groups[2].runs[0].judged
-    assert run is not None
-    for query in gallery.texts:
-        row = run.meta["captions"].index(query.text)
-        answer = query.answers[1]
-        assert [hit.is_right for hit in answer.hits] == run.arrays["text_top_relevant"][row][:5].tolist()
-        assert [hit.caption for hit in answer.hits] == [
-            run.meta["captions"][at] for at in run.arrays["text_top"][row][:5]
-        ]
-        assert answer.rank == run.arrays["text_ranks"][row]
-        assert all((hit.source or "").startswith("data:image/") for hit in answer.hits)
-        assert query.concept == int(run.arrays["text_concepts"][row])
-    for query in gallery.media:
-        row = run.meta["captions"].index(query.text)  # one caption per image
-        answer = query.answers[1]
-        assert [hit.is_right for hit in answer.hits] == run.arrays["media_top_relevant"][row][:5].tolist()
-        assert [hit.caption for hit in answer.hits] == [
-            run.meta["captions"][at] for at in run.arrays["media_top"][row][:5]
-        ]
-        assert answer.rank == run.arrays["media_ranks"][row]
-        assert (query.source or "").startswith("data:image/")
-        assert all(hit.source is None for hit in answer.hits)
+    for side, queries in (("text", gallery["texts"]), ("media", gallery["media"])):
+        for query in queries:
+            row = run.meta["captions"].index(query["text"])  # one caption per image
+            answer = query["answers"][1]
+            assert [hit["is_right"] for hit in answer["hits"]] == run.arrays[f"{side}_top_relevant"][row][:5].tolist()
+            top = [run.meta["captions"][at] for at in run.arrays[f"{side}_top"][row][:5]]
+            assert [hit["text"] for hit in answer["hits"]] == top
+            assert answer["rank"] == run.arrays[f"{side}_ranks"][row]
+            assert query["concept"] == int(run.arrays["text_concepts"][row])
+            pictures = [hit["source"] for hit in answer["hits"]] if side == "text" else [query["source"]]
+            assert all(picture.startswith("data:image/") for picture in pictures)
+            captions = [query] if side == "text" else answer["hits"]
+            assert all(caption["source"] is None for caption in captions)
 
 
 @pytest.mark.parametrize(("sizes", "median"), [((9, 4, 1), 4), ((9, 4, 3, 1), 3.5), ((4000, 2000), 3000)])
 def test_a_long_tail_in_numbers(sizes: tuple[int, ...], median: float) -> None:
     labels = [name for name, size in enumerate(sizes) for _ in range(size)]
-    tail = LongTail.of(ConceptDistribution.from_labels(labels[::-1]))
+    tail = LongTail(ConceptDistribution.from_labels(labels[::-1]))
     assert (tail.sizes, tail.names) == (sizes, tuple(map(str, range(len(sizes)))))
     assert tail.median == median
     assert tail.top_tenth_share == sizes[0] / sum(sizes)
@@ -221,18 +209,17 @@ def test_a_long_tail_in_numbers(sizes: tuple[int, ...], median: float) -> None:
 
 
 def test_a_long_tail_of_many_concepts_is_one_shape_per_group() -> None:
-    tail = LongTail.of(ConceptDistribution.from_labels(at for at in range(300) for _ in range(1 + 300 // (at + 1))))
+    tail = LongTail(ConceptDistribution.from_labels(at for at in range(300) for _ in range(1 + 300 // (at + 1))))
     root = ElementTree.fromstring(str(tail.chart("tail", 1056)))
     assert sum("var(--group-" in element.get("style", "") for element in root.iter()) == 3
     assert len(list(root.iter("title"))) == 300
 
 
 def test_svg_keeps_text_escapes_it_and_adds_tooltips() -> None:
-    with drawing(200, 100) as figure:
-        axes = figure.add_subplot()
+    with drawing(200, 100) as axes:
         axes.plot([1, 2, 3], [3, 1, 2], marker="o", color=SERIES[1], gid="hover-a")
         axes.set_title("<script> $x_y$ & co")
-        svg = inline_svg(figure, "one", "a <chart>", {"hover-a": ["<1>", "2", "3"]})
+        svg = inline_svg(axes, "one", "a <chart>", {"hover-a": ["<1>", "2", "3"]})
     root = ElementTree.fromstring(str(svg))
     assert "<script> $x_y$ & co" in [text.text for text in root.iter("text")]
     assert [title.text for title in root.iter("title")] == ["<1>", "2", "3"]
@@ -242,7 +229,7 @@ def test_svg_keeps_text_escapes_it_and_adds_tooltips() -> None:
 
 
 def test_svg_needs_a_tooltip_for_every_marker() -> None:
-    with drawing(200, 100) as figure:
-        figure.add_subplot().plot([1, 2, 3], [3, 1, 2], marker="o", gid="a")
+    with drawing(200, 100) as axes:
+        axes.plot([1, 2, 3], [3, 1, 2], marker="o", gid="a")
         with pytest.raises(ValueError, match="zip"):
-            inline_svg(figure, "one", "a chart", {"a": ["1", "2"]})
+            inline_svg(axes, "one", "a chart", {"a": ["1", "2"]})

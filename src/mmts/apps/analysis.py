@@ -1,8 +1,6 @@
 """`mmts analyze`: how long-tailed a caption file is, as numbers, tables and a picture."""
 
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,78 +14,52 @@ from mmts.console import console, figure_table
 from mmts.data.records import SPLITS
 from mmts.errors import InputError, counted
 from mmts.files import atomic_write, check_file_path
-from mmts.report.svg import drawing
-from mmts.report.tail import GroupSize, LongTail
+from mmts.report.charts import drawing
+from mmts.report.tail import LongTail
 from mmts.report.wording import clean
 
 # Okabe and Ito's blue, orange and green: distinct to the color-blind and in print.
 GROUP_COLORS = ("#0072B2", "#E69F00", "#009E73")
+_INK = "#222222"
+_SHOWN = 5
 
 
-@dataclass(frozen=True)
-class Analysis:
-    """The results of `analyze`: concepts as (name, size); shares and the Gini coefficient in [0, 1]."""
+def analyze(captions: Sequence[str], distribution: ConceptDistribution, *, empty_captions: int = 0) -> dict[str, Any]:
+    """Measure how long the tail of a caption file is, and name its five largest and smallest concepts with their sizes.
 
-    samples: int
-    distinct_captions: int
-    duplicates: int
-    empty_captions: int
-    concepts: int
-    largest: tuple[tuple[str, int], ...]
-    smallest: tuple[tuple[str, int], ...]
-    median_size: float
-    gini: float
-    top_tenth_share: float
-    groups: dict[str, GroupSize]
-
-
-def analyze(
-    captions: Sequence[str], distribution: ConceptDistribution, *, empty_captions: int = 0, show: int = 5
-) -> Analysis:
-    """Measure how long the tail of a caption file is, and name the `show` largest and smallest concepts.
-
-    captions: (N,) those that `distribution` was made from, after `empty_captions` empty ones were removed. Raises
-    InputError if their number is not the number of samples in `distribution`.
+    captions: (N,) those that `distribution` was made from, after `empty_captions` empty ones were removed. Shares and
+    the Gini coefficient are in [0, 1]. Raises InputError if N is not the number of samples in `distribution`.
 
     >>> captions = ["a cup", "a cup", "red cup", "a lamp"]
     >>> analysis = analyze(captions, ConceptDistribution.from_labels(["cup", "cup", "cup", "lamp"]))
-    >>> analysis.duplicates, analysis.gini, analysis.largest[0]
+    >>> analysis["duplicates"], analysis["gini"], analysis["largest"][0]
     (1, 0.25, ('cup', 3))
     """
     if len(captions) != len(distribution):
         raise InputError(f"there are {len(captions)} captions, but {len(distribution)} samples have a concept")
-    tail = LongTail.of(distribution)
+    tail, distinct = LongTail(distribution), len(set(captions))
     named = list(zip(tail.names, tail.sizes, strict=True))
-    distinct = len(set(captions))
-    return Analysis(
-        samples=len(captions),
-        distinct_captions=distinct,
-        duplicates=len(captions) - distinct,
-        empty_captions=empty_captions,
-        concepts=len(named),
-        largest=tuple(named[:show]),
-        smallest=tuple(named[::-1][:show]),
-        median_size=tail.median,
-        gini=gini(distribution.sizes),
-        top_tenth_share=tail.top_tenth_share,
-        groups=tail.groups,
-    )
+    return {
+        "samples": len(captions),
+        "distinct_captions": distinct,
+        "duplicates": len(captions) - distinct,
+        "empty_captions": empty_captions,
+        "concepts": len(named),
+        "largest": named[:_SHOWN],
+        "smallest": named[::-1][:_SHOWN],
+        "median_size": tail.median,
+        "gini": gini(distribution.sizes),
+        "top_tenth_share": tail.top_tenth_share,
+        "groups": tail.groups,
+    }
 
 
 def analyze_path(
-    path: Path,
-    out: Path,
-    *,
-    split: str | None,
-    label: str | None,
-    num_concepts: str,
-    encoder: str,
-    seed: int,
-    columns: str | None = None,
-) -> Analysis:
+    path: Path, out: Path, *, split: str | None = None, columns: str | None = None, **concepts: Any
+) -> dict[str, Any]:
     """Read captions, find their concepts, print the analysis, and write concepts.npz and long_tail.png into `out`.
 
-    The options are those of `mmts analyze`: `split` None takes all samples, `label` None clusters the captions.
+    split: None takes all samples. concepts: the keys of a recipe's `concepts` section; `label` names its source.
     Raises MmtsError for unreadable data, or data from which no concepts can be made.
     """
     from mmts.recipe.data_section import Columns, Data
@@ -97,10 +69,7 @@ def analyze_path(
 
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file, but --out must be a folder")
-    source = "captions" if label is None else "label"
-    section = parse_concepts(
-        {"source": source, "label": label, "num_concepts": num_concepts, "encoder": encoder, "seed": seed}
-    )
+    section = parse_concepts({"source": "captions" if concepts.get("label") is None else "label", **concepts})
     dataset = open_data(Data(path=path, columns=parse_columns(columns) or Columns()))
     samples = dataset.split(split) if split is not None else dataset.whole()
     if "train" in dataset.split_names:
@@ -151,26 +120,26 @@ def gini(sizes: Tensor) -> float:
     return float(((2 * k - len(n) - 1) * n).sum() / (len(n) * n.sum()))
 
 
-def print_analysis(analysis: Analysis) -> None:
+def print_analysis(analysis: Mapping[str, Any]) -> None:
     """Print the numbers as tables on the terminal."""
-    (_, largest), (_, smallest) = analysis.largest[0], analysis.smallest[0]
-    median = f"{analysis.median_size:,.1f}".removesuffix(".0")
+    (_, largest), (_, smallest) = analysis["largest"][0], analysis["smallest"][0]
+    median = f"{analysis['median_size']:,.1f}".removesuffix(".0")
     sizes = f"{largest:,} down to {smallest:,} samples, median {median}"
     if largest == smallest:
         sizes = f"each with {counted(largest, 'sample')}"
-    repeats = f"{analysis.duplicates / analysis.samples:.1%} of the samples repeat a caption"
+    repeats = f"{analysis['duplicates'] / analysis['samples']:.1%} of the samples repeat a caption"
     facts = Table.grid(Column(), Column(justify="right"), Column(style="dim"), padding=(0, 2, 0, 0))
-    facts.add_row("samples", f"{analysis.samples:,}")
-    facts.add_row("distinct captions", f"{analysis.distinct_captions:,}", repeats)
-    facts.add_row("empty captions", f"{analysis.empty_captions:,}", "left out" if analysis.empty_captions else "")
-    facts.add_row("concepts", f"{analysis.concepts:,}", sizes)
-    facts.add_row("Gini coefficient", f"{analysis.gini:.3f}", "of concept sizes; 0 if all sizes are equal")
-    facts.add_row("largest 10 % of concepts", f"{analysis.top_tenth_share:.1%}", "of the samples")
+    facts.add_row("samples", f"{analysis['samples']:,}")
+    facts.add_row("distinct captions", f"{analysis['distinct_captions']:,}", repeats)
+    facts.add_row("empty captions", f"{analysis['empty_captions']:,}", "left out" if analysis["empty_captions"] else "")
+    facts.add_row("concepts", f"{analysis['concepts']:,}", sizes)
+    facts.add_row("Gini coefficient", f"{analysis['gini']:.3f}", "of concept sizes; 0 if all sizes are equal")
+    facts.add_row("largest 10 % of concepts", f"{analysis['top_tenth_share']:.1%}", "of the samples")
 
     groups = figure_table("", "group", "concepts", "samples", "share", "sizes", least=4)
-    for name, group in analysis.groups.items():
+    for name, group in analysis["groups"].items():
         span = " to ".join(dict.fromkeys(f"{size:,}" for size in (group.largest, group.smallest)))
-        share = f"{group.samples / analysis.samples:.1%}"
+        share = f"{group.samples / analysis['samples']:.1%}"
         groups.add_row(name, f"{group.concepts:,}", f"{group.samples:,}", share, span if group.concepts else "-")
 
     # Names are cut so that numbers are not: they share the width that two numbers and the gaps leave.
@@ -179,35 +148,28 @@ def print_analysis(analysis: Analysis) -> None:
     for title in ("largest concepts", "smallest concepts"):
         ends.add_column(title, no_wrap=True, max_width=room)
         ends.add_column("samples", justify="right", no_wrap=True)
-    for concepts in zip(analysis.largest, analysis.smallest, strict=True):
-        ends.add_row(*(cell for name, size in concepts for cell in (clean(name, 40), f"{size:,}")))
-
-    for table in (facts, groups, ends):
-        console.print(table)
+    for pair in zip(analysis["largest"], analysis["smallest"], strict=True):
+        ends.add_row(*(cell for name, size in pair for cell in (clean(name, 40), f"{size:,}")))
+    console.print(facts, groups, ends, sep="\n")
 
 
 def draw_long_tail(distribution: ConceptDistribution, path: str | Path, *, title: str = "") -> None:
     """Draw the concept sizes as a PNG file, head, mid and tail in three colors, and name a few concepts."""
     from matplotlib.patches import Patch
 
-    tail, width = LongTail.of(distribution), 780
-    with drawing(width, 400, ink="#222222", muted="#444444", line="#dddddd") as figure:
-        axes = figure.subplots()
+    tail, width = LongTail(distribution), 780
+    with drawing(width, 400, ink=_INK, muted="#444444", line="#dddddd") as axes, atomic_write(path) as file:
         tail.draw(axes, GROUP_COLORS, width)
         axes.set_ylim(top=2.2 * tail.sizes[0])
         axes.set_ylabel("samples (log scale)")
-        patches = [
-            Patch(
-                color=color, label=f"{name}: {counted(group.concepts, 'concept')}, {counted(group.samples, 'sample')}"
-            )
-            for color, (name, group) in zip(GROUP_COLORS, tail.groups.items(), strict=True)
-        ]
+        patches = []
+        for color, (name, group) in zip(GROUP_COLORS, tail.groups.items(), strict=True):
+            label = f"{name}: {counted(group.concepts, 'concept')}, {counted(group.samples, 'sample')}"
+            patches.append(Patch(color=color, label=label))
         axes.legend(handles=patches, frameon=False, loc="upper right")
-        axes.set_title(clean(title, 70), loc="left", fontsize=14)
+        axes.set_title(clean(title, 70), fontsize=14, color=_INK, pad=6)
         _name_concepts(axes, tail)
-        with atomic_write(path) as file, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph")  # a script that the font lacks is drawn as boxes
-            figure.savefig(file, format="png", dpi=125, facecolor="white")
+        axes.figure.savefig(file, format="png", dpi=125, facecolor="white")
 
 
 def _name_concepts(axes: Any, tail: LongTail) -> None:
@@ -222,12 +184,11 @@ def _name_concepts(axes: Any, tail: LongTail) -> None:
     last = number - 1
     line = {"arrowstyle": "-", "color": "#777777", "linewidth": 0.7, "shrinkA": 1, "shrinkB": 1}
     for place in sorted({0, last // 8, last // 3, (2 * last) // 3, last}):
-        text = f"{clean(tail.names[place], 24)} ({tail.sizes[place]:,})"
         height, shift, align, start = tail.sizes[place], (6, 14), "left", (0.05, 0)
         if place == last:  # the name ends at the right edge, above all bars that it passes over
             height, shift, align, start = tail.sizes[int(0.8 * last)], (0, 12), "right", (0.98, 0)
         axes.annotate(
-            text,
+            f"{clean(tail.names[place], 24)} ({tail.sizes[place]:,})",
             xy=(place + 1, tail.sizes[place]),
             xytext=(place + 1, height),
             textcoords=offset_copy(axes.transData, axes.figure, *shift, units="points"),

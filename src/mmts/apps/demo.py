@@ -25,7 +25,7 @@ def run_demo(out: Path, seeds: int) -> None:
     """
     data = prepare_openmoji()
     console.rule("data")
-    analyze_path(data, out / "data", split="train", label=None, num_concepts="auto", encoder="minilm", seed=0)
+    analyze_path(data, out / "data", split="train")
     runs = []
     for rule, temperature in RULES.items():
         for seed in range(seeds):

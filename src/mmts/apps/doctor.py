@@ -6,7 +6,8 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -56,7 +57,7 @@ def judge(findings: Sequence[Finding]) -> None:
 
 def _run(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
     try:
-        return list(check())
+        return [replace(finding, fix="") if finding.state == "ok" else finding for finding in check()]
     except Exception as error:  # a broken installation can fail in any way
         name = check.__name__.lstrip("_")
         return [Finding(name, "wrong", f"{type(error).__name__}: {error}", "reinstall with -c constraints.txt")]
@@ -66,31 +67,26 @@ def _versions() -> Iterator[Finding]:
     yield Finding("mmts", "ok", f"{__version__}, Python {platform.python_version()} on {platform.machine()}")
     for requirement in metadata.requires("mmts") or ():
         needed = Requirement(requirement)
-        if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
-            continue
-        fix = f"pip install -c constraints.txt '{requirement}'"
-        try:
-            version = metadata.version(needed.name)
-        except metadata.PackageNotFoundError:
-            yield Finding(needed.name, "wrong", "not installed", fix)
-            continue
-        fits = needed.specifier.contains(version, prereleases=True)
-        yield Finding(needed.name, "ok", version) if fits else Finding(needed.name, "wrong", version, fix)
+        if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+            state: State = "wrong"
+            found = "not installed"
+            with suppress(metadata.PackageNotFoundError):
+                found = metadata.version(needed.name)
+                state = "ok" if needed.specifier.contains(found, prereleases=True) else "wrong"
+            yield Finding(needed.name, state, found, f"pip install -c constraints.txt '{requirement}'")
 
 
 def _torchvision() -> Iterator[Finding]:
     """Check that torchvision, which transformers imports if it is installed, works with this torch."""
-    try:
+    with suppress(metadata.PackageNotFoundError):
         version = metadata.version("torchvision")
-    except metadata.PackageNotFoundError:
-        return
-    try:
-        importlib.import_module("torchvision")
-    except Exception as error:
-        fix = "pip uninstall torchvision: mmts does not need it, and it breaks transformers"
-        yield Finding("torchvision", "wrong", f"{version} does not work with this torch ({error})", fix)
-    else:
-        yield Finding("torchvision", "ok", version)
+        try:
+            importlib.import_module("torchvision")
+        except Exception as error:
+            fix = "pip uninstall torchvision: mmts does not need it, and it breaks transformers"
+            yield Finding("torchvision", "wrong", f"{version} does not work with this torch ({error})", fix)
+        else:
+            yield Finding("torchvision", "ok", version)
 
 
 def _device() -> Iterator[Finding]:
@@ -103,15 +99,14 @@ def _device() -> Iterator[Finding]:
         memory = torch.cuda.get_device_properties(device).total_memory / 1e9
         yield Finding("device", "ok", f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {memory:.0f} GB")
     else:
-        lacks = f"torch is built for CUDA {torch.version.cuda}, but it finds no GPU" if torch.version.cuda else ""
-        yield Finding("device", "note" if lacks else "ok", "CPU", lacks)
-    is_fast = has_bf16(device)
-    slow = "" if is_fast else "train.precision: bf16 would be slower than fp32 here"
-    yield Finding("bf16", "ok", "in hardware" if is_fast else "emulated", slow)
+        lacks = f"torch is built for CUDA {torch.version.cuda}, but it finds no GPU"
+        yield Finding("device", "note" if torch.version.cuda else "ok", "CPU", lacks)
+    slow = "emulated; train.precision: bf16 would be slower than fp32 here"
+    yield Finding("bf16", "ok", "in hardware" if has_bf16(device) else slow)
     threads, cores = torch.get_num_threads(), os.cpu_count() or 1
-    fix = "" if threads <= cores else f"set OMP_NUM_THREADS={cores}: more threads than cores slow each other down"
     found = f"torch uses {threads}, and the machine has {cores} cores"
-    yield Finding("threads", "note" if fix else "ok", found, fix)
+    fix = f"set OMP_NUM_THREADS={cores}: more threads than cores slow each other down"
+    yield Finding("threads", "ok" if threads <= cores else "note", found, fix)
 
 
 def _decoders() -> Iterator[Finding]:
@@ -120,11 +115,10 @@ def _decoders() -> Iterator[Finding]:
 
     lacks = ", ".join(name for name in ("jpg", "webp", "zlib") if not features.check(name))
     found = f"Pillow cannot read {lacks}" if lacks else "JPEG, PNG, WebP"
-    fix = "pip install --force-reinstall pillow" if lacks else ""
-    yield Finding("images", "wrong" if lacks else "ok", found, fix)
+    yield Finding("images", "wrong" if lacks else "ok", found, "pip install --force-reinstall pillow")
     codecs = [name for name in ("h264", "hevc", "vp9", "av1") if name in av.codecs_available]
-    fix = "" if "h264" in codecs else "pip install --force-reinstall av"
-    yield Finding("videos", "wrong" if fix else "ok", ", ".join(codecs) or "no codec", fix)
+    state: State = "ok" if "h264" in codecs else "wrong"
+    yield Finding("videos", state, ", ".join(codecs) or "no codec", "pip install --force-reinstall av")
 
 
 def _disk() -> Iterator[Finding]:
@@ -137,10 +131,9 @@ def _disk() -> Iterator[Finding]:
             tempfile.TemporaryFile(dir=existing).close()
         except OSError as error:
             yield Finding(what, "wrong", f"{folder} is not writable ({error.strerror})", fix)
-            continue
-        free = shutil.disk_usage(existing).free / 1e9
-        found = f"{folder}, {free:.0f} GB free"
-        yield Finding(what, "ok", found) if free > _ROOM else Finding(what, "note", found, fix)
+        else:
+            free = shutil.disk_usage(existing).free / 1e9
+            yield Finding(what, "ok" if free > _ROOM else "note", f"{folder}, {free:.0f} GB free", fix)
 
 
 CHECKS = (_versions, _torchvision, _device, _decoders, _disk)

@@ -15,7 +15,7 @@ from mmts.evaluation.compare import Gap
 from mmts.evaluation.figures import extreme_classes
 from mmts.evaluation.results import SIDES, query_scores
 from mmts.metrics import bootstrap_interval, seeded_bootstrap_interval
-from mmts.report.charts import ConceptChange, Line, change_panel, size_panel, wide_and_narrow
+from mmts.report.charts import Line, change_panel, size_panel, wide_and_narrow
 from mmts.report.contents import Contents
 from mmts.report.finding import Finding
 from mmts.report.wording import clean, in_title
@@ -30,64 +30,43 @@ _SEEDS_TO_DEAL = 3  # of each rule: fewer can hardly be dealt in another way
 
 @dataclass(frozen=True)
 class Queries:
-    """The queries of one direction whose concept is known, as the first run groups them.
+    """The queries of one direction whose concept is known, as the first run groups them; `num_unknown` are left out.
 
-    distribution: the concepts. concepts, sizes, clusters (Q,): each query's concept, its number of training samples,
-    and the medium that the query belongs to. scores: (S, Q) per rule, its leading measure in [0, 1], one row per seed.
-    num_unknown: the number of queries left out.
+    concepts, clusters (Q,): each query's concept, and the medium that it belongs to. scores: (S, Q) per rule, its
+    leading measure in [0, 1], one row per seed.
     """
 
     distribution: ConceptDistribution
     concepts: Tensor
-    sizes: Tensor
     clusters: Tensor
     scores: tuple[Tensor, ...]
     num_unknown: int
 
 
-@dataclass(frozen=True)
-class Changes:
-    """A rule's change against the first in every concept with at least `least` queries, the largest gain first.
-
-    by_chance: the median over draws of the largest gain, in points, if the two rules were equal. are_dealt: whether
-    that includes the spread over seeds. charts: wide and narrow; none without concepts.
-    """
-
-    number: int
-    least: int
-    are_dealt: bool
-    concepts: tuple[ConceptChange, ...]
-    by_chance: float
-    charts: tuple[Markup, Markup] | None
-
-
 def concept_section(contents: Contents, finding: Finding) -> dict[str, Any]:
     """Draw recall by concept size in both directions, and compare the rules concept by concept."""
-    num_unknown = 0
     charts: list[tuple[str, Markup, Markup]] = []
     absent: dict[str, list[str]] = {}
     by_side = [find_queries(contents, side) for side in SIDES]
-    for direction, queries in zip(contents.directions, by_side, strict=True):
-        title = in_title(direction)
+    for title, queries in zip(map(in_title, contents.directions), by_side, strict=True):
         if isinstance(queries, str):
             absent.setdefault(queries, []).append(title)
             continue
-        num_unknown += queries.num_unknown
         lines, places = lines_by_size(contents, queries)
         if len(places) < 2:
             absent.setdefault("there are too few queries to divide by concept size", []).append(title)
             continue
         draw = partial(size_panel, title, f"{contents.measure}, %", lines, places)
         charts.append((title, *wide_and_narrow(draw, f"size{len(charts)}")))
-    queries = by_side[0]
+    of_text = by_side[0]
     changes = []
-    if not isinstance(queries, str):
-        changes = [find_changes(contents, queries, verdict.number) for verdict in finding.verdicts]
+    if not isinstance(of_text, str):
+        changes = [find_changes(contents, of_text, verdict.number) for verdict in finding.verdicts]
     return {
         "size_charts": charts,
-        "num_unknown": num_unknown,
+        "num_unknown": sum(queries.num_unknown for queries in by_side if isinstance(queries, Queries)),
         "size_absent": absent,
-        "changes_absent": queries if isinstance(queries, str) else "",
+        "changes_absent": of_text if isinstance(of_text, str) else "",
         "concept_changes": changes,
     }
 
@@ -97,7 +76,7 @@ def find_queries(contents: Contents, side: str) -> Queries | str:
 
     The concept of a medium is that of its first caption.
     """
-    paired, distribution = contents.results.paired, contents.distributions[0]
+    paired, distribution = contents.paired, contents.distributions[0]
     first = paired[0][0]
     if not all(run.has(contents.measure) for runs in paired for run in runs):
         return f"some runs were evaluated without {contents.measure}"
@@ -106,15 +85,14 @@ def find_queries(contents: Contents, side: str) -> Queries | str:
     concepts = first.concepts[SIDES.index(side)]
     if concepts is None:
         return f"with graded relevance, captions belong to no single {contents.kind}"
-    owner = first.owner if side == "text" else torch.arange(len(concepts))
     if int(concepts.max()) >= distribution.num_concepts:
         return "the first run was evaluated with another concepts.npz than the one in its folder"
     known = concepts >= 0
     if not known.any():
         return "no query belongs to a concept of the training data"
+    owner = first.owner if side == "text" else torch.arange(len(concepts))
     scores = tuple(query_scores(runs, side, contents.measure)[:, known] for runs in paired)
-    concepts = concepts[known]
-    return Queries(distribution, concepts, distribution.sizes[concepts], owner[known], scores, int((~known).sum()))
+    return Queries(distribution, concepts[known], owner[known], scores, int((~known).sum()))
 
 
 def size_bins(sizes: Tensor) -> list[Tensor]:
@@ -128,7 +106,7 @@ def size_bins(sizes: Tensor) -> list[Tensor]:
     least = max(_LEAST_IN_BIN, len(sizes) // _BINS)
     bins: list[Tensor] = []
     rows = torch.zeros(0, dtype=torch.int64)
-    for size in sorted(set(sizes.tolist())):
+    for size in torch.unique(sizes):
         rows = torch.cat([rows, (sizes == size).nonzero()[:, 0]])
         if len(rows) >= least:
             bins.append(rows)
@@ -140,54 +118,53 @@ def size_bins(sizes: Tensor) -> list[Tensor]:
 
 def lines_by_size(contents: Contents, queries: Queries) -> tuple[list[Line], list[str]]:
     """Return a line per rule, in percent with its 95 % interval over queries, and each point's bin in words."""
-    bins = size_bins(queries.sizes)
-    x = [float(queries.sizes[rows].double().log().mean().exp()) for rows in bins]
+    sizes = queries.distribution.sizes[queries.concepts]
+    bins = size_bins(sizes)
+    x = [float(sizes[rows].double().log().mean().exp()) for rows in bins]
     lines = []
     for number, scores in enumerate(queries.scores):
-        means = [scores.mean(dim=0)[rows] for rows in bins]
-        bands = [
-            bootstrap_interval(mean, clusters=queries.clusters[rows]) for mean, rows in zip(means, bins, strict=True)
-        ]
-        y = [100 * float(mean.mean()) for mean in means]
+        mean = scores.mean(dim=0)
+        bands = [bootstrap_interval(mean[rows], clusters=queries.clusters[rows]) for rows in bins]
+        y = [100 * float(mean[rows].mean()) for rows in bins]
         low, high = ([100 * end for end in ends] for ends in zip(*bands, strict=True))
-        lines.append(Line(contents.names[number], number, x, y, low, high))
-    return lines, [_bin_in_words(queries.sizes[rows]) for rows in bins]
+        lines.append(Line(contents.groups[number].name, number, x, y, low, high))
+    places = []
+    for rows in bins:
+        span = " to ".join(dict.fromkeys(f"{size:,}" for size in (int(sizes[rows].min()), int(sizes[rows].max()))))
+        places.append(f"concepts of {span} training samples, {counted(len(rows), 'query', 'queries')}")
+    return lines, places
 
 
-def _bin_in_words(sizes: Tensor) -> str:
-    low, high = int(sizes.min()), int(sizes.max())
-    span = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    return f"concepts of {span} training samples, {counted(len(sizes), 'query', 'queries')}"
+def find_changes(contents: Contents, queries: Queries, number: int) -> dict[str, Any]:
+    """Compare a rule with the first in every concept with at least `least` queries, the largest gain first.
 
-
-def find_changes(contents: Contents, queries: Queries, number: int) -> Changes:
-    """Compare a rule with the first in every concept that has enough queries."""
+    by_chance: the median over draws of the largest gain, in points, if the two rules were equal; `are_dealt` tells
+    whether that includes the spread over seeds. charts: wide and narrow.
+    """
     distribution, groups = queries.distribution, queries.distribution.concept_groups()
     counts = torch.bincount(queries.concepts, minlength=distribution.num_concepts)
     least = next((least for least in _LEAST_QUERIES if (counts >= least).sum() >= _FEW), _LEAST_QUERIES[-1])
     concepts = (counts >= least).nonzero()[:, 0]
     first, other = queries.scores[0], queries.scores[number]
-    changes = []
+    changes: list[dict[str, Any]] = []
     for concept in concepts.tolist():
         rows = queries.concepts == concept
         low, high = seeded_bootstrap_interval(first[:, rows], other[:, rows], clusters=queries.clusters[rows])
-        means = 100 * float(first[:, rows].mean()), 100 * float(other[:, rows].mean())
-        gap = Gap(means[1] - means[0], 100 * low, 100 * high)
-        name, size = clean(distribution.names[concept], 60), int(distribution.sizes[concept])
-        changes.append(ConceptChange(name, size, int(groups[concept]), int(counts[concept]), *means, gap))
-    changes.sort(key=lambda change: -change.gap.mean)
-    rows = torch.isin(queries.concepts, concepts)
-    chance, charts = 0.0, None
+        means = {"first": 100 * float(first[:, rows].mean()), "other": 100 * float(other[:, rows].mean())}
+        gap = Gap(means["other"] - means["first"], 100 * low, 100 * high)
+        about = {"name": clean(distribution.names[concept], 60), "size": int(distribution.sizes[concept])}
+        changes.append(
+            {**about, "group": int(groups[concept]), "num_queries": int(counts[concept]), **means, "gap": gap}
+        )
+    changes.sort(key=lambda change: -change["gap"].mean)
+    result: dict[str, Any] = {"number": number, "least": least, "concepts": changes}
     if changes:
-        chance = largest_by_chance(first[:, rows], other[:, rows], queries.concepts[rows], queries.clusters[rows])
+        result["are_dealt"] = min(len(first), len(other)) >= _SEEDS_TO_DEAL
+        rows = torch.isin(queries.concepts, concepts)
+        by_chance = largest_by_chance(first[:, rows], other[:, rows], queries.concepts[rows], queries.clusters[rows])
         draw = partial(change_panel, changes, f"difference in {contents.measure}, points")
-        charts = wide_and_narrow(draw, f"change{number}", 1056)
-    return Changes(number, least, are_dealt(first, other), tuple(changes), 100 * chance, charts)
-
-
-def are_dealt(first: Tensor, other: Tensor) -> bool:
-    """Whether two rules' scores (S, Q) and (T, Q) have enough seeds to deal their runs again."""
-    return min(len(first), len(other)) >= _SEEDS_TO_DEAL
+        result |= {"by_chance": 100 * by_chance, "charts": wide_and_narrow(draw, f"change{number}", 1056)}
+    return result
 
 
 def largest_by_chance(first: Tensor, other: Tensor, concepts: Tensor, clusters: Tensor) -> float:
@@ -203,37 +180,36 @@ def largest_by_chance(first: Tensor, other: Tensor, concepts: Tensor, clusters: 
     >>> largest_by_chance(torch.zeros(1, 4), torch.zeros(1, 4), torch.tensor([0, 0, 1, 1]), torch.arange(4))
     0.0
     """
-    _, concept = np.unique(concepts.numpy(), return_inverse=True)
-    member = torch.nn.functional.one_hot(torch.from_numpy(concept)).double()
+    member = torch.nn.functional.one_hot(torch.unique(concepts, return_inverse=True)[1]).double()
     average = member / member.sum(dim=0)  # (Q, K): scores to the means of concepts
     generator = torch.Generator().manual_seed(0)
-    if are_dealt(first, other):
+    if min(len(first), len(other)) >= _SEEDS_TO_DEAL:
         means = torch.cat([first, other]) @ average  # (S + T, K)
         orders = [torch.randperm(len(means), generator=generator) for _ in range(_DEALS)]
         gains = torch.stack(
             [means[order[len(first) :]].mean(0) - means[order[: len(first)]].mean(0) for order in orders]
         )
     else:
-        ids, cluster = np.unique(clusters.numpy(), return_inverse=True)
+        ids, cluster = torch.unique(clusters, return_inverse=True)
         signs = 2.0 * torch.randint(2, (_DEALS, len(ids)), generator=generator).double() - 1
         differences = other.mean(dim=0) - first.mean(dim=0)
         by_cluster = torch.zeros(len(ids), average.shape[1], dtype=torch.float64)
-        by_cluster.index_add_(0, torch.from_numpy(cluster), differences[:, None] * average)
+        by_cluster.index_add_(0, cluster, differences[:, None] * average)
         gains = signs @ by_cluster
     return float(np.median(gains.amax(dim=1)))
 
 
 def class_tables(contents: Contents) -> list[dict[str, Any]]:
     """Return for every label the values that the first rule answers worst and best."""
-    tables = []
-    for label in contents.results.labels:
-        metrics = contents.groups[0].metrics[0]["labels"][label]
-
-        def mean(value: str, label: str = label) -> float | None:
-            figure = contents.groups[0].class_figure(label, value, contents.directions[0], contents.measure)
-            return None if figure is None else figure.mean
-
-        lowest, highest = extreme_classes(metrics, mean)
+    tables, first = [], contents.groups[0]
+    for label in contents.labels:
+        metrics = contents.metrics["labels"][label]
+        figures = {
+            value: first.class_figure(label, value, contents.directions[0], contents.measure)
+            for value in metrics["classes"]
+        }
+        means = {value: figure.mean for value, figure in figures.items() if figure is not None}
+        lowest, highest = extreme_classes(metrics, means.get)
         if lowest:
             parts = (("lowest", lowest), ("highest", highest))
             tables.append({"label": label, "classes": metrics["classes"], "parts": parts})

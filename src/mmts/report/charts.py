@@ -1,21 +1,58 @@
-"""The charts of the page, each a function from numbers to an <svg>.
+"""The charts of the page, each a function from numbers to an <svg> with the page's colors, fonts and tooltips.
 
 The tooltip of a point has two lines, its value and its place. page.js shows all points of one place together.
 """
 
-from collections.abc import Callable, Sequence
+import io
+import itertools
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
+from xml.etree import ElementTree
 
 from markupsafe import Markup
 
 from mmts.errors import counted
 from mmts.evaluation.compare import Gap
-from mmts.report.svg import DASHES, GROUPS, INK, MUTED, PAPER, SERIES, drawing, inline_svg, marker
-from mmts.report.wording import interval_in_words, isolated, signed
+from mmts.evaluation.results import PARTS, Figure
+from mmts.report.contents import Contents
+from mmts.report.wording import in_title, interval_in_words, isolated, signed
 
 T = TypeVar("T")
 _HOVER_POINTS = 41
+_ROW, _BETWEEN_PARTS = 17, 14  # pixels
+
+# Charts are drawn in these stand-in colors, which become the page's CSS variables and so follow light and dark.
+INK, MUTED, LINE, PAPER = "#010101", "#010102", "#010103", "#010104"
+SERIES = ("#010110", "#010111", "#010112", "#010113", "#010114", "#010115")
+GROUPS = ("#010120", "#010121", "#010122")
+_VARIABLES = {
+    **dict(zip((INK, MUTED, LINE, PAPER), ("--ink", "--muted", "--line", "--paper"), strict=True)),
+    **{color: f"--series-{number}" for number, color in enumerate(SERIES)},
+    **{color: f"--group-{number}" for number, color in enumerate(GROUPS)},
+}
+DASHES = ("-", (0, (5, 2)), "-", (0, (6, 2, 1.5, 2)), (0, (1.5, 1.5)))
+MARKERS = ("o", "s", "^", "D", "v", "P")
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",  # text stays text: it can be read out, searched and copied
+    "svg.hashsalt": "mmts",  # the same chart gives the same bytes
+    "text.parse_math": False,  # names may hold a dollar sign
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize", "xtick.labelsize", "ytick.labelsize"), 12),
+    **dict.fromkeys(("axes.linewidth", "grid.linewidth"), 1),
+    **dict.fromkeys(("ytick.major.size", "xtick.minor.size", "ytick.minor.size"), 0),
+    **dict.fromkeys(("axes.facecolor", "figure.facecolor", "savefig.facecolor"), "none"),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left"), False),
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "lines.linewidth": 2,
+    "lines.solid_capstyle": "round",
+}
 
 
 @dataclass(frozen=True)
@@ -30,92 +67,63 @@ class Line:
     high: list[float]
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row of a dot chart: a rule in a part of the queries. `values` are seeds, or (low, high) around `mean`."""
-
-    part: str
-    name: str
-    number: int
-    mean: float
-    values: tuple[float, ...]
-    text: str
-    is_filled: bool = True
-
-
-@dataclass(frozen=True)
-class ConceptChange:
-    """The queries of one concept under the first rule and under another; in percent and points."""
-
-    name: str
-    size: int
-    group: int
-    num_queries: int
-    first: float
-    other: float
-    gap: Gap
-
-
 def wide_and_narrow(draw: Callable[[str, int], Markup], identifier: str, wide: int = 504) -> tuple[Markup, Markup]:
     """Draw a chart twice, for a desktop and for a phone: `draw` takes an identifier and a width in pixels."""
     return draw(f"{identifier}-wide", wide), draw(f"{identifier}-narrow", 350)
 
 
 def training_panel(
-    what: str, title: str, lines: Sequence[Line], shape: str, identifier: str, top: float | None = None
+    what: str, title: str, lines: Sequence[Line], form: str, identifier: str, top: float | None = None
 ) -> Markup:
-    """Draw a figure over training, with bands; `shape` formats its values, `what` names the chart to a screen reader.
+    """Draw a figure over training, with bands; `form` formats its values, `what` names the chart to a screen reader.
 
     Lines are rules. If `top`, the end of the vertical axis, is given, they are head, mid and tail, or a single line for
     all samples.
     """
-    from matplotlib.ticker import FixedLocator, StrMethodFormatter
-
-    with drawing(340, 220) as figure:
-        axes = figure.add_subplot()
-        tooltips: dict[str, list[str]] = {}
-        ranges = []
+    with drawing(340, 220) as axes:
+        tooltips, ranges = {}, []
         for line in lines:
-            stroke = _stroke(line)
+            stroke = _stroke(line.number)
             if top is not None:
                 stroke = {"color": INK if len(lines) == 1 else GROUPS[line.number], "linewidth": 2}
             percent = [100 * progress for progress in line.x]
             if line.low != line.high:
                 axes.fill_between(percent, line.low, line.high, color=stroke["color"], alpha=0.16, linewidth=0)
             axes.plot(percent, line.mean, **stroke)
-            chosen, gid = thinned(range(len(percent)), _HOVER_POINTS), f"hover-{line.number}"
-            _hover_points(axes, [percent[at] for at in chosen], [line.mean[at] for at in chosen], gid, stroke["color"])
-            tooltips[gid] = []
-            for at in chosen:
-                low, mean, high = (shape.format(values[at]) for values in (line.low, line.mean, line.high))
+            texts = []
+            chosen = thinned(list(zip(percent, line.mean, line.low, line.high, strict=True)), _HOVER_POINTS)
+            for at, *values in chosen:
+                mean, low, high = map(form.format, values)
                 band = "" if low == high else f" ({low.removesuffix(' %')} to {high})"
-                tooltips[gid].append(f"{isolated(line.name)}: {mean}{band}\nat {percent[at]:.0f} % of training")
-            least, most, last = (shape.format(value) for value in (min(line.mean), max(line.mean), line.mean[-1]))
+                texts.append(f"{isolated(line.name)}: {mean}{band}\nat {at:.0f} % of training")
+            gid = f"hover-{line.number}"
+            hover_points(axes, [point[0] for point in chosen], [point[1] for point in chosen], gid, stroke["color"])
+            tooltips[gid] = texts
+            least, most, last = map(form.format, (min(line.mean), max(line.mean), line.mean[-1]))
             ranges.append(f"{line.name} between {least} and {most}, {last} at the end")
         axes.set_ylim(bottom=None if top is None else 0, top=top)
         axes.set_xlim(0, 100)
-        axes.xaxis.set_major_locator(FixedLocator([0, 25, 50, 75, 100]))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g} %"))
+        axes.set_xticks([0, 25, 50, 75, 100])
+        axes.xaxis.set_major_formatter("{x:g} %")
         axes.set_xlabel("of training")
         _finish(axes, title, 5)
-        return inline_svg(figure, identifier, f"{what} over training: {'; '.join(ranges)}", tooltips)
+        return inline_svg(axes, identifier, f"{what} over training: {'; '.join(ranges)}", tooltips)
 
 
 def size_panel(
     title: str, ylabel: str, lines: Sequence[Line], places: Sequence[str], identifier: str, width: int
 ) -> Markup:
     """Draw a figure in percent by concept size, one line per rule with its interval; `places` names the sizes."""
-    with drawing(width, 250) as figure:
-        axes = figure.add_subplot()
+    with drawing(width, 250) as axes:
         tooltips = {}
         for line in lines:
             # Side by side, so that no interval hides another.
             aside = (line.x[-1] / line.x[0]) ** (0.012 * (line.number - (len(lines) - 1) / 2))
             x = [size * aside for size in line.x]
-            stroke, gid = _stroke(line), f"hover-{line.number}"
+            stroke, gid = _stroke(line.number), f"hover-{line.number}"
             axes.vlines(x, line.low, line.high, color=stroke["color"], linewidth=1.5, alpha=0.55)
-            axes.plot(x, line.mean, marker=marker(line.number), markersize=6, **stroke)
-            _hover_points(axes, x, line.mean, gid, stroke["color"])
+            axes.plot(x, line.mean, marker=MARKERS[shape(line.number)], markersize=6, **stroke)
+            hover_points(axes, x, line.mean, gid, stroke["color"])
             tooltips[gid] = [
                 f"{isolated(line.name)}: {mean:.1f} %, interval {low:.1f} to {high:.1f}\n{place}"
                 for mean, low, high, place in zip(line.mean, line.low, line.high, places, strict=True)
@@ -126,80 +134,98 @@ def size_panel(
             f"{line.name} goes from {line.mean[0]:.1f} % at the smallest to {line.mean[-1]:.1f} % at the largest"
             for line in lines
         )
-        return inline_svg(figure, identifier, f"{title}: {ylabel} by concept size. {ends}", tooltips)
+        return inline_svg(axes, identifier, f"{title}: {ylabel} by concept size. {ends}", tooltips)
 
 
-def change_panel(changes: Sequence[ConceptChange], ylabel: str, identifier: str, width: int) -> Markup:
+def change_panel(changes: Sequence[Mapping[str, Any]], ylabel: str, identifier: str, width: int) -> Markup:
     """Draw differences by concept size: one dot per concept, filled if its interval leaves out 0."""
-    with drawing(width, 280) as figure:
-        axes = figure.add_subplot()
+    with drawing(width, 280) as axes:
         axes.axhline(0, color=MUTED, linewidth=1)
         tooltips = {}
-        for number, change in enumerate(sorted(changes, key=lambda change: (change.group, change.gap.is_clear))):
-            color, gid = GROUPS[change.group], f"dot{number}"
+        for number, change in enumerate(sorted(changes, key=lambda row: (row["group"], row["gap"].is_clear))):
+            gap, color, gid = change["gap"], GROUPS[change["group"]], f"dot{number}"
             axes.plot(
-                change.size, change.gap.mean, marker="o", markersize=8, color=color, markeredgewidth=1.6, gid=gid,
-                markerfacecolor=color if change.gap.is_clear else PAPER, linestyle="none", clip_on=False,
+                change["size"], gap.mean, marker="o", markersize=8, color=color, markeredgewidth=1.6, gid=gid,
+                markerfacecolor=color if gap.is_clear else PAPER, linestyle="none", clip_on=False,
             )  # fmt: skip
             tooltips[gid] = [
-                f"{signed(change.gap.mean)} points, interval {interval_in_words(change.gap)}, "
-                f"{counted(change.num_queries, 'query', 'queries')}\n"
-                f"{isolated(change.name)} ({counted(change.size, 'training sample')})"
+                f"{signed(gap.mean)} points, interval {interval_in_words(gap)}, "
+                f"{counted(change['num_queries'], 'query', 'queries')}\n"
+                f"{isolated(change['name'])} ({counted(change['size'], 'training sample')})"
             ]
-        sizes, differences = [change.size for change in changes], [change.gap.mean for change in changes]
+        sizes, differences = [change["size"] for change in changes], [change["gap"].mean for change in changes]
         _size_axis(axes, min(sizes), max(sizes))
         _finish(axes, ylabel, 6)
         span = f"from {min(differences):.1f} to {max(differences):.1f}"
         label = f"{ylabel} of {counted(len(changes), 'concept')} by size: {span}"
-        return inline_svg(figure, identifier, label, tooltips, read="xy")
+        return inline_svg(axes, identifier, label, tooltips, read="xy")
 
 
-def dot_panel(title: str, rows: Sequence[Row], xlabel: str, zero: bool, identifier: str, width: int) -> Markup:
+def dot_charts(
+    contents: Contents, identifier: str, xlabel: str, are_gaps: bool = False
+) -> list[tuple[str, Markup, Markup]]:
+    """Draw the figures of all rules, or their differences to the first, for each direction that has any."""
+    measured = contents.gap if are_gaps else contents.figure
+    drawn = []
+    for at, direction in enumerate(contents.directions):
+        places = itertools.product(PARTS, range(len(contents.groups)))
+        values = [(part, number, measured(number, direction, part)) for part, number in places]
+        if rows := [(part, number, value) for part, number, value in values if value is not None]:
+            draw = partial(_dot_panel, contents, direction, rows, xlabel)
+            drawn.append((in_title(direction), *wide_and_narrow(draw, f"{identifier}{at}")))
+    return drawn
+
+
+def _dot_panel(
+    contents: Contents,
+    direction: str,
+    rows: Sequence[tuple[str | None, int, Figure | Gap]],
+    xlabel: str,
+    identifier: str,
+    width: int,
+) -> Markup:
     """Draw rows of dots in blocks, one block per part of the queries.
 
-    With `zero`, rows are differences: a line from the low to the high end of the interval, and a dot that is filled if
-    the interval leaves out 0. Otherwise small marks are seeds and the upright stroke is their mean; a single run is a
-    mark alone.
+    A difference is a line from the low to the high end of its interval, and a dot that is filled if the interval leaves
+    out 0. Of a figure, small marks are seeds and the upright stroke is their mean; a single run is a mark alone.
     """
-    step, between = 17, 14
     places: dict[str, list[float]] = {}  # the heights of the rows of each part, downward
-    y: float = -step
-    for row in rows:
-        y += step if row.part in places or not places else step + between
-        places.setdefault(row.part, []).append(y)
+    for at, (part, _, _) in enumerate(rows):
+        block = places.setdefault(part or "all", [])
+        block.append(_ROW * at + _BETWEEN_PARTS * (len(places) - 1))
     heights = [height for block in places.values() for height in block]
-    with drawing(width, y + step + 56) as figure:
-        axes = figure.add_subplot()
-        tooltips = {}
-        if zero:
+    with drawing(width, heights[-1] + _ROW + 56) as axes:
+        if isinstance(rows[0][2], Gap):
             axes.axvline(0, color=MUTED, linewidth=1)
-        for number, (row, y) in enumerate(zip(rows, heights, strict=True)):
-            color = SERIES[row.number % len(SERIES)]
-            style: dict[str, Any] = {"marker": marker(row.number), "color": color, "linestyle": "none"}
-            gid = f"row{number}" if zero else f"hover-row{number}"
-            if zero:
-                axes.hlines(y, *row.values, color=color, linewidth=2)
-                style |= {"markerfacecolor": color if row.is_filled else PAPER, "markeredgewidth": 1.8}
-                axes.plot(row.mean, y, markersize=8, gid=gid, **style)
+        tooltips, values = {}, []
+        for at, ((part, number, value), y) in enumerate(zip(rows, heights, strict=True)):
+            group, color = contents.groups[number], SERIES[number % len(SERIES)]
+            style: dict[str, Any] = {"marker": MARKERS[shape(number)], "color": color, "linestyle": "none"}
+            if isinstance(value, Gap):
+                text, gid, size = f"{signed(value.mean)} points, {interval_in_words(value)}", f"row{at}", 8
+                axes.hlines(y, value.low, value.high, color=color, linewidth=2)
+                style |= {"markerfacecolor": color if value.is_clear else PAPER, "markeredgewidth": 1.8}
             else:
-                size, alpha = (9, 1.0) if len(row.values) == 1 else (6.5, 0.45)
-                heights_of_seeds = [y] * len(row.values)
-                axes.plot(row.values, heights_of_seeds, markersize=size, alpha=alpha, markeredgewidth=0, **style)
-                if len(row.values) > 1:
-                    axes.vlines(row.mean, y - 6, y + 6, color=color, linewidth=3)
-                axes.plot(row.mean, y, markersize=9, gid=gid, **style)
-            tooltips[gid] = [f"{isolated(row.name)}: {row.text}\n{row.part}"]
-        axes.set_ylim(heights[-1] + step / 2 + 4, -step / 2 - 4)
+                text, gid, size = f"{value} %", f"hover-row{at}", 9
+                seeds = group.values(direction, contents.measure, part) or ()
+                look = {"markersize": 9} if len(seeds) == 1 else {"markersize": 6.5, "alpha": 0.45}
+                axes.plot(seeds, [y] * len(seeds), markeredgewidth=0, **style, **look)
+                if len(seeds) > 1:
+                    axes.vlines(value.mean, y - 6, y + 6, color=color, linewidth=3)
+            axes.plot(value.mean, y, markersize=size, gid=gid, **style)
+            tooltips[gid] = [f"{isolated(group.name)}: {text}\n{part or 'all'}"]
+            values.append(f"{group.name}, {part or 'all'}: {text}")
+        axes.set_ylim(heights[-1] + _ROW / 2 + 4, -_ROW / 2 - 4)
         axes.set_yticks([sum(block) / len(block) for block in places.values()], list(places))
         axes.tick_params(axis="y", labelcolor=INK, pad=6)
         axes.grid(axis="x")
         axes.margins(x=0.06)
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(axis="x", length=0)
-        axes.xaxis.set_major_locator(_locator(6))
+        axes.locator_params(axis="x", nbins=6)
         axes.set_xlabel(xlabel)
-        values = "; ".join(f"{row.name}, {row.part}: {row.text}" for row in rows)
-        return inline_svg(figure, identifier, f"{title}, {xlabel}. {values}", tooltips, read="y")
+        label = f"{in_title(direction)}, {xlabel}. {'; '.join(values)}"
+        return inline_svg(axes, identifier, label, tooltips, read="y")
 
 
 def thinned(values: Sequence[T], most: int) -> list[T]:
@@ -209,29 +235,23 @@ def thinned(values: Sequence[T], most: int) -> list[T]:
     return [values[round(at * (len(values) - 1) / (most - 1))] for at in range(most)]
 
 
-def logarithmic_ticks(axis: Any, least: float, most: float) -> None:
-    """Label an axis at 1, 10, 100, ..., and at 2 and 5 times those if it spans less than two and a half decades."""
-    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
-
-    axis.set_major_locator(LogLocator(subs=(1.0,) if most / least > 300 else (1.0, 2.0, 5.0)))
-    axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axis.set_minor_locator(NullLocator())
-    axis.set_minor_formatter(NullFormatter())
-
-
-def set_title(axes: Any, text: str) -> None:
-    """Write what the vertical axis shows above the chart."""
-    axes.set_title(text, loc="left", fontsize=12, color=MUTED, pad=10)
-
-
-def _hover_points(axes: Any, x: Sequence[float], y: Sequence[float], gid: str, color: str) -> None:
-    """Draw points that show only when the pointer is on them."""
+def hover_points(axes: Any, x: Sequence[float], y: Sequence[float], gid: str, color: str) -> None:
+    """Draw points that show only when the pointer is on them; `gid` starts with "hover-"."""
     axes.plot(x, y, linestyle="none", marker="o", markersize=8, color=color, gid=gid, clip_on=False)
 
 
-def _stroke(line: Line) -> dict[str, Any]:
-    dash = DASHES[line.number % len(DASHES)]
-    return {"color": SERIES[line.number % len(SERIES)], "linestyle": dash, "linewidth": 2.2 if line.number else 1.5}
+def logarithmic_ticks(axis: Any, least: float, most: float) -> None:
+    """Label an axis at 1, 10, 100, ..., and at 2 and 5 times those if it spans less than two and a half decades."""
+    from matplotlib.ticker import LogLocator
+
+    axis.set_major_locator(LogLocator(subs=(1.0,) if most / least > 300 else (1.0, 2.0, 5.0)))
+    axis.set_major_formatter("{x:,.0f}")
+    axis.set_ticks([], minor=True)
+
+
+def _stroke(number: int) -> dict[str, Any]:
+    dash = DASHES[number % len(DASHES)]
+    return {"color": SERIES[number % len(SERIES)], "linestyle": dash, "linewidth": 2.2 if number else 1.5}
 
 
 def _size_axis(axes: Any, least: float, most: float) -> None:
@@ -242,13 +262,77 @@ def _size_axis(axes: Any, least: float, most: float) -> None:
     axes.set_xlabel("training samples of the concept, logarithmic scale")
 
 
-def _locator(most: int) -> Any:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(most, steps=[1, 2, 2.5, 5, 10])
-
-
 def _finish(axes: Any, title: str, most_ticks: int) -> None:
-    axes.yaxis.set_major_locator(_locator(most_ticks))
+    axes.locator_params(axis="y", nbins=most_ticks)
     axes.grid(axis="y")
-    set_title(axes, title)
+    axes.set_title(title)
+
+
+def shape(number: int) -> int:
+    """Return which of six shapes a series has: no two of 36 series have the same shape and color.
+
+    >>> [shape(number) for number in (0, 5, 6, 11, 12)]
+    [0, 5, 1, 0, 2]
+    """
+    return (number + number // 6) % 6
+
+
+@contextmanager
+def drawing(width: float, height: float, ink: str = INK, muted: str = MUTED, line: str = LINE) -> Iterator[Any]:
+    """Yield the axes of an empty figure of `width` x `height` pixels in the page's style, whatever matplotlibrc says.
+
+    ink, muted, line: the colors of text, of labels, and of axes and grid.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    colors = {
+        "text.color": ink,
+        **dict.fromkeys(("axes.titlecolor", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), muted),
+        **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), line),
+    }
+    with mpl.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # pages have more fonts; a picture shows a box
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE | colors)
+        yield Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained").add_subplot()
+
+
+def inline_svg(
+    axes: Any, identifier: str, label: str, tooltips: Mapping[str, Sequence[str]], read: str = "x"
+) -> Markup:
+    """Return the figure of `axes` (from `drawing`) as an <svg> element to stand inside HTML.
+
+    `identifier` starts every id in it, so that charts on one page do not clash; a screen reader reads out `label`.
+    `tooltips` maps the gid of an artist drawn with markers to one text per marker, in order. Markers whose gid starts
+    with "hover-" show only when the pointer is on them. `read` is the axis along which page.js looks for the point
+    nearest to the pointer: "x", "y" or "xy".
+    """
+    text = io.StringIO()
+    axes.figure.savefig(text, format="svg")
+    # The figure's style sheet would reach the whole page.
+    source = re.sub(r"<(metadata|style)\b.*?</\1>", "", text.getvalue(), flags=re.S)
+    source = re.sub("<[^>]*>", lambda tag: _fit_to_page(tag[0], identifier), source)
+    root = ElementTree.fromstring(re.sub(r">\s+<", "><", source))
+    artists = {element.get("id"): element for element in root.iter()}
+    for gid, texts in tooltips.items():
+        artist = artists[f"{identifier}-{gid}"]
+        for point, tooltip in zip(list(artist.iter("use")), texts, strict=True):
+            ElementTree.SubElement(point, "title").text = tooltip
+        artist.set("class", "hover" if gid.startswith("hover-") else "mark")
+    style = f"max-width:{root.attrib['width'].replace('pt', 'px')}"
+    for unused in ("width", "height", "version"):
+        del root.attrib[unused]
+    root.attrib |= {"role": "img", "aria-label": label, "class": "chart", "data-read": read, "tabindex": "0"}
+    root.set("style", style)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _fit_to_page(tag: str, identifier: str) -> str:
+    """Prefix ids, put in the page's colors and fonts; drop namespaces, rotations by 0, white space and tiny digits."""
+    tag = re.sub(r'\sxmlns(:\w+)?="[^"]*"|xlink:| transform="rotate\(-?0 [^"]*"', "", tag)
+    tag = re.sub(r'( id="|href="#|url\(#)', rf"\1{identifier}-", tag)
+    tag = re.sub(r'font-family:[^;"]*;?', "", tag)
+    tag = re.sub(r'font:\s*([\d.]+px)[^;"]*', r"font-size: \1", tag)
+    tag = re.sub("#0101[0-9a-f]{2}", lambda match: f"var({_VARIABLES[match[0]]})", tag)
+    return re.sub(r"\s+", " ", re.sub(r"(\.\d\d)\d+", r"\1", tag))

@@ -1,7 +1,8 @@
 """Everything the page is about: the judged runs grouped into rules, their differences and their concepts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,32 +10,20 @@ from mmts.concepts import ConceptDistribution
 from mmts.errors import DataError, InputError
 from mmts.evaluation.compare import Gap, GapKey, compare_runs
 from mmts.evaluation.measures import shown_measures
-from mmts.evaluation.results import Figure, Results, RunGroup
+from mmts.evaluation.results import Figure, Results
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report.wording import clean
 
 
 @dataclass(frozen=True)
-class Contents:
+class Contents(Results):
     """The runs of each rule in the order given, the baseline first; `gaps` are differences to the baseline.
 
     distributions: each rule's concepts, from its first run; None if concepts.npz is missing or damaged.
     """
 
-    results: Results
-    names: tuple[str, ...]
     gaps: dict[GapKey, Gap]
     distributions: tuple[ConceptDistribution | None, ...]
-
-    @property
-    def groups(self) -> tuple[RunGroup, ...]:
-        """The rules, each with its seeds."""
-        return self.results.groups
-
-    @property
-    def directions(self) -> tuple[str, str]:
-        """(text_to_image, image_to_text), or the same with video."""
-        return self.results.directions
 
     @property
     def kind(self) -> str:
@@ -63,17 +52,16 @@ class Contents:
 def read_contents(paths: Sequence[Path], names: Sequence[str] | None = None) -> Contents:
     """Read runs; raises RunError if none of the paths is a judged run, or if runs were judged on different queries."""
     comparison = compare_runs(paths, names)
-    groups = comparison.results.groups
-    shown = [clean(group.name, 60) for group in groups]
+    results = comparison.results
+    shown = [clean(group.name, 60) for group in results.groups]
     if len({*shown}) < len(shown):  # names that differ only beyond the cut
         shown = [f"{number}: {name}" for number, name in enumerate(shown, start=1)]
-    distributions = tuple(_distribution(group.paths[0]) for group in groups)
-    return Contents(comparison.results, tuple(shown), comparison.gaps, distributions)
+    groups = tuple(replace(group, name=name) for group, name in zip(results.groups, shown, strict=True))
+    distributions = tuple(_distribution(RunDirectory(group.paths[0]).concepts_file) for group in groups)
+    return Contents(groups, results.labels, results.notes, comparison.gaps, distributions)
 
 
-def _distribution(path: Path) -> ConceptDistribution | None:
-    file = RunDirectory(path).concepts_file
-    try:
+def _distribution(file: Path) -> ConceptDistribution | None:
+    with suppress(DataError, InputError):
         return ConceptDistribution.load(file) if file.exists() else None
-    except (DataError, InputError):
-        return None
+    return None

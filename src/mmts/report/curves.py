@@ -1,8 +1,9 @@
 """Curves over training: the temperature or margin of head, mid and tail, the loss, and recall on val."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,6 @@ from mmts.recipe.run_directory import RunDirectory
 from mmts.report.charts import Line, thinned
 
 _POINTS = 201
-_BINS = 50
-
-
-@dataclass(frozen=True)
-class ValueCurve:
-    """The temperature or margin (`word`) of head, mid and tail samples over training: mean, minimum and maximum.
-
-    There is a single line for all samples if they have the same values. If it `is_logged`, it is read from the log,
-    which has only the means of the groups.
-    """
-
-    word: str
-    lines: tuple[Line, ...]
-    is_logged: bool
 
 
 def rule_in_words(recipe: Recipe) -> str:
@@ -53,19 +40,20 @@ def rule_in_words(recipe: Recipe) -> str:
     return words if component in (InfoNCE, MaxMargin) else f"{about.partition(':')[0]}, {words}"
 
 
-def value_curve(group: RunGroup, distribution: ConceptDistribution | None) -> ValueCurve | None:
-    """Compute the curve from the rule; for a rule that learns or looks at the batch, read the first run's log."""
+def value_curve(group: RunGroup, distribution: ConceptDistribution | None) -> tuple[list[Line], bool]:
+    """Return a rule's temperature or margin over training, and whether it comes from the first run's log.
+
+    It is computed if the rule neither learns nor looks at the batch: mean, minimum and maximum of head, mid and tail.
+    The log has only the means of the groups. A single line stands for all samples if they have the same values.
+    """
     word = group.recipe.objective.component.value_name
     section = getattr(group.recipe.objective, word, None)
     if distribution is not None and section is not None:
-        try:
+        with suppress(InputError):
             policy = build(section, RunFacts(distribution, 0, 0, group.recipe.model.width, _no_captions))
-        except InputError:
-            policy = None
-        if policy is not None and not policy.uses_similarity and not list(policy.parameters()):
-            return ValueCurve(word, _merged(_computed(policy, distribution)), is_logged=False)
-    lines = _logged(word, group.paths[0])
-    return ValueCurve(word, _merged(lines), is_logged=True) if lines else None
+            if not policy.uses_similarity and not list(policy.parameters()):
+                return _merged(_computed(policy, distribution)), False
+    return _merged(_logged(word, group.paths[0])), True
 
 
 def _no_captions(k: int) -> torch.Tensor:
@@ -89,66 +77,57 @@ def _computed(policy: Policy, distribution: ConceptDistribution) -> list[Line]:
 
 
 def _logged(word: str, path: Path) -> list[Line]:
-    logged = [(line["progress"], _by_group(word, line)) for line in RunDirectory(path).log_lines() if word in line]
+    """Read the means of the groups in each batch, or the mean of all samples from a log that does not know groups."""
+    points: dict[str, list[tuple[float, float]]] = {name: [] for name in GROUP_NAMES}
+    for line in RunDirectory(path).log_lines():
+        if word in line:
+            known = {name: values[word] for name, values in line.get("groups", {}).items() if word in values}
+            for name, value in (known or dict.fromkeys(GROUP_NAMES, line[word]["mean"])).items():
+                points[name].append((line["progress"], value))
     lines = []
-    for number, name in enumerate(GROUP_NAMES):
-        points = thinned([(progress, values[name]) for progress, values in logged if name in values], _POINTS)
-        if points:
-            x, values = [progress for progress, _ in points], [value for _, value in points]
-            lines.append(Line(name, number, x, values, values, values))
+    for number, (name, logged) in enumerate(points.items()):
+        if logged:
+            progress, means = map(list, zip(*thinned(logged, _POINTS), strict=True))
+            lines.append(Line(name, number, progress, means, means, means))
     return lines
 
 
-def _by_group(word: str, line: dict[str, Any]) -> dict[str, float]:
-    """Return a log line's means of the groups in the batch; the mean of all samples if it does not know groups."""
-    known = {name: values[word] for name, values in line.get("groups", {}).items() if word in values}
-    return known or dict.fromkeys(GROUP_NAMES, line[word]["mean"])
-
-
-def _merged(lines: Sequence[Line]) -> tuple[Line, ...]:
+def _merged(lines: list[Line]) -> list[Line]:
     """Return a single line if all samples have the same values, else the lines of head, mid and tail."""
-    first = lines[0]
     for line in lines:
-        if line.x != first.x or not np.allclose([line.low, line.high], [first.mean, first.mean], rtol=0, atol=1e-9):
-            return tuple(lines)
-    return (Line("all samples", first.number, first.x, first.mean, first.mean, first.mean),)
+        if line.x != lines[0].x or not np.allclose([line.low, line.high], lines[0].mean, rtol=0, atol=1e-9):
+            return lines
+    return [replace(line, name="all samples", low=line.mean, high=line.mean) for line in lines[:1]]
 
 
-def loss_line(name: str, number: int, group: RunGroup) -> Line | None:
+def loss_line(number: int, group: RunGroup) -> Line | None:
     """Average the logged losses within each fiftieth of training, then over seeds; None without a log."""
-    runs = []
-    for path in group.paths:
-        bins: dict[float, list[float]] = {}
-        for line in RunDirectory(path).log_lines():
-            if math.isfinite(line.get("loss", math.nan)):  # a skipped step logs NaN
-                at = min(int(line["progress"] * _BINS), _BINS - 1)
-                bins.setdefault((at + 0.5) / _BINS, []).append(line["loss"])
-        runs.append({progress: sum(values) / len(values) for progress, values in bins.items()})
-    return _over_seeds(name, number, runs)
+    return _over_seeds(number, group, lambda line: line.get("loss"), num_bins=50)
 
 
-def recall_line(name: str, number: int, group: RunGroup, direction: str) -> Line | None:
+def recall_line(number: int, group: RunGroup, direction: str) -> Line | None:
     """Return R@1 on val in percent, averaged over seeds; None if it was measured less than twice."""
+    return _over_seeds(number, group, lambda line: ((line.get("val") or {}).get(direction) or {}).get("R@1"))
+
+
+def _over_seeds(
+    number: int, group: RunGroup, read: Callable[[dict[str, Any]], float | None], num_bins: int | None = None
+) -> Line | None:
+    """Average what `read` finds in the log lines of each seed, within bins of progress if any, then over seeds."""
     runs = []
     for path in group.paths:
-        figures = {}
+        values: dict[float, list[float]] = {}
         for line in RunDirectory(path).log_lines():
-            recall = ((line.get("val") or {}).get(direction) or {}).get("R@1")
-            if recall is not None:
-                figures[line["progress"]] = float(recall)
-        runs.append(figures)
-    return _over_seeds(name, number, runs)
-
-
-def number_of_validations(path: Path) -> int:
-    """Return how often a run was evaluated on val in training; more than once means that val chose the checkpoint."""
-    return sum(bool(line.get("val")) for line in RunDirectory(path).log_lines())
-
-
-def _over_seeds(name: str, number: int, runs: Sequence[dict[float, float]]) -> Line | None:
-    progress = sorted(set.intersection(*(set(run) for run in runs)))
-    if len(progress) < 2:
+            value = read(line)
+            if value is not None and math.isfinite(value):  # a skipped step logs NaN
+                progress = line["progress"]
+                if num_bins is not None:
+                    progress = (min(int(progress * num_bins), num_bins - 1) + 0.5) / num_bins
+                values.setdefault(progress, []).append(value)
+        runs.append({progress: sum(values[progress]) / len(values[progress]) for progress in values})
+    progresses = sorted(set.intersection(*map(set, runs)))
+    if len(progresses) < 2:
         return None
-    values = np.array([[run[at] for at in progress] for run in runs])
-    mean, low, high = values.mean(axis=0), values.min(axis=0), values.max(axis=0)
-    return Line(name, number, progress, mean.tolist(), low.tolist(), high.tolist())
+    means = np.array([[run[progress] for progress in progresses] for run in runs])
+    mean, low, high = (row.tolist() for row in (means.mean(axis=0), means.min(axis=0), means.max(axis=0)))
+    return Line(group.name, number, progresses, mean, low, high)

@@ -11,12 +11,15 @@ from mmts.report.wording import interval_in_words, isolated, listed, signed
 
 @dataclass(frozen=True)
 class Verdict:
-    """One rule against the baseline, by the leading measure of text queries; None is what cannot be known."""
+    """One rule against the baseline, by the leading measure of text queries; None is what cannot be known.
+
+    spread: the larger of the two rules' standard deviations over seeds.
+    """
 
     number: int
     figure: Figure
     difference: float
-    spread: float | None  # the larger of the two rules' standard deviations over seeds
+    spread: float | None
     gap: Gap | None
 
     @property
@@ -25,20 +28,9 @@ class Verdict:
         return None if self.spread is None else abs(self.difference) > self.spread
 
     @property
-    def outside_interval(self) -> bool | None:
-        """Whether the interval over queries leaves out 0."""
-        return None if self.gap is None else self.gap.is_clear
-
-    @property
-    def is_level(self) -> bool:
-        """Whether the difference is 0.0 as the page writes it."""
-        return float(f"{self.difference:.1f}") == 0
-
-    @property
     def is_clear(self) -> bool:
         """Whether the spread and the interval, or the one of them that is known, support a difference."""
-        known = {self.outside_spread, self.outside_interval} - {None}
-        return known == {True}
+        return {self.outside_spread, self.gap and self.gap.is_clear} - {None} == {True}
 
     def certainty(self) -> str:
         """Return the end of a sentence that names the difference: whether chance alone would explain it."""
@@ -75,11 +67,7 @@ def find(contents: Contents) -> Finding:
             verdicts.append(Verdict(number, figure, figure.mean - first.mean, spread, gap))
     verdicts.sort(key=lambda verdict: -verdict.difference)
     best = verdicts[0] if verdicts else None
-    sentences = (
-        _best_sentence(contents, verdicts, best),
-        _tail_sentence(contents, best),
-        _other_direction(contents, best),
-    )
+    sentences = (_best_sentence(contents, verdicts), _tail_sentence(contents, best), _other_direction(contents, best))
     return Finding(_headline(contents, first, verdicts), tuple(filter(None, sentences)), tuple(verdicts))
 
 
@@ -98,23 +86,23 @@ def _headline(contents: Contents, first: Figure, verdicts: Sequence[Verdict]) ->
         return f"{name} stays best: {_outcome(contents, first)}, {closest}"
     if all(verdict.outside_spread is False for verdict in verdicts):
         return "No difference is larger than the spread over seeds"
-    if all(verdict.outside_interval is False for verdict in verdicts):
+    if all(verdict.gap is not None and not verdict.gap.is_clear for verdict in verdicts):
         return "No difference that this test set can tell from chance"
-    if any(verdict.outside_interval is None and verdict.outside_spread is None for verdict in verdicts):
+    if any(verdict.gap is None and verdict.spread is None for verdict in verdicts):
         return "One run of each rule: nothing here can tell a difference from chance"
     return f"No rule is clearly better than {name}"
 
 
-def _best_sentence(contents: Contents, verdicts: Sequence[Verdict], best: Verdict | None) -> str:
-    if best is None:
+def _best_sentence(contents: Contents, verdicts: Sequence[Verdict]) -> str:
+    if not verdicts:
         return ""
-    first, name, measure = _name(contents, 0), _name(contents, best.number), contents.measure
-    if best.is_level:
-        level = [verdict for verdict in verdicts if verdict.is_level]
+    best, first, measure = verdicts[0], _name(contents, 0), contents.measure
+    level = [verdict for verdict in verdicts if float(f"{verdict.difference:.1f}") == 0]  # as the page writes it
+    if best in level:
         names = [first, *(_name(contents, verdict.number) for verdict in level)]
         others = ", ahead of the others" if len(level) < len(verdicts) else ""
         return f"{listed(names)} are level in {measure}{others}{best.certainty() if len(level) == 1 else ''}."
-    points = f"{abs(best.difference):.1f} points"
+    name, points = _name(contents, best.number), f"{abs(best.difference):.1f} points"
     if best.difference > 0:
         return f"{name} has the highest {measure}, {points} above {first}{best.certainty()}."
     return f"{first} has the highest {measure}; {name} comes closest, {points} below {first}{best.certainty()}."
@@ -127,20 +115,23 @@ def _tail_sentence(contents: Contents, best: Verdict | None) -> str:
         if head is None or tail is None:
             return ""
         return f"{contents.measure} is {head} % for captions of head concepts and {tail} % for those of tail concepts."
-    gaps = {part: contents.gap(best.number, direction, part) for part in ("head", "tail")}
     differences = [
         f"{signed(gap.mean)} points on {part} concepts (interval {interval_in_words(gap)})"
-        for part, gap in gaps.items()
-        if gap is not None
+        for part in ("head", "tail")
+        if (gap := contents.gap(best.number, direction, part)) is not None
     ]
     names = f"{_name(contents, best.number)} against {_name(contents, 0)}"
     return f"{names}: {listed(differences)}." if differences else ""
 
 
 def _other_direction(contents: Contents, best: Verdict | None) -> str:
-    numbers = [0] if best is None else [0, best.number]
-    figures = [(_name(contents, number), contents.figure(number, contents.directions[1])) for number in numbers]
-    known = listed([f"{figure} %" + (f" ({name})" if best else "") for name, figure in figures if figure is not None])
+    known = listed(
+        [
+            f"{figure} %" + (f" ({_name(contents, number)})" if best else "")
+            for number in ([0, best.number] if best else [0])
+            if (figure := contents.figure(number, contents.directions[1])) is not None
+        ]
+    )
     if not known:
         return ""
     if contents.measure == "mAP":
@@ -155,4 +146,4 @@ def _outcome(contents: Contents, figure: Figure) -> str:
 
 
 def _name(contents: Contents, number: int) -> str:
-    return isolated(contents.names[number])
+    return isolated(contents.groups[number].name)

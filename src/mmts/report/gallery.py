@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,87 +19,52 @@ _SIDE = 128  # pixels: sharp on dense screens, where it is shown at 96
 _SEED = 0
 
 
-@dataclass(frozen=True)
-class Hit:
-    """A result: whether it is correct, its caption, and the data URI of a medium (None if it has no picture)."""
+def make_gallery(contents: Contents, rules: Sequence[int]) -> dict[str, Any]:
+    """Show the results of the first run of each of `rules` (numbers) for the same queries.
 
-    is_right: bool
-    caption: str
-    source: str | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The first results of one rule (its number) for a query, and the rank of the first correct one."""
-
-    number: int
-    hits: tuple[Hit, ...]
-    rank: int
-
-
-@dataclass(frozen=True)
-class Query:
-    """A caption, or a medium with its picture and first caption; its group and, if known, the number of its concept."""
-
-    text: str
-    source: str | None
-    group: str
-    concept: int | None
-    answers: tuple[Answer, ...]
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """The queries of both directions, and the numbers of the rules that answer them.
-
-    num_missing: how many media have no picture. are_features: whether all media are features, which have no picture.
+    texts, media: the queries of each direction, with their group, the number of their concept (None if unknown), and
+    each rule's first results and rank of the first correct one. source: the picture of a medium as a data URI; None if
+    it has none, as `num_missing` media do. are_features: whether all media are features, which have no picture.
     """
-
-    rules: Sequence[int]
-    texts: tuple[Query, ...] = ()
-    media: tuple[Query, ...] = ()
-    num_missing: int = 0
-    are_features: bool = False
-
-
-def make_gallery(contents: Contents, rules: Sequence[int]) -> Gallery:
-    """Show the results of the first run of each of `rules` (numbers) for the same queries."""
     runs = [contents.groups[number].runs[0].judged for number in rules]
     meta, arrays, distribution = runs[0].meta, runs[0].arrays, contents.distributions[0]
     captions = meta["captions"]
     first_caption = {owner: row for row, owner in reversed(list(enumerate(arrays["owner"].tolist())))}
-
     sources: dict[int, str | None] = {}
 
-    def picture(medium: int) -> str | None:
+    def shown_medium(medium: int, longest: int) -> dict[str, Any]:
         if medium not in sources:
             sources[medium] = data_uri(_medium(meta, medium), _SIDE)
-        return sources[medium]
+        caption = captions[first_caption[medium]] if medium in first_caption else ""
+        return {"text": clean(caption, longest), "source": sources[medium]}
 
-    def caption_of(medium: int, longest: int = 160) -> str:
-        return clean(captions[first_caption[medium]] if medium in first_caption else "", longest)
+    def shown_caption(caption: int, longest: int) -> dict[str, Any]:
+        return {"text": clean(captions[caption], longest), "source": None}
 
-    def hit(side: str, at: int, is_right: bool) -> Hit:
-        return Hit(is_right, caption_of(at, 80), picture(at)) if side == "text" else Hit(is_right, clean(captions[at]))
-
-    def query(side: str, row: int) -> Query:
+    def query(side: str, row: int) -> dict[str, Any]:
+        shown, result = (shown_caption, shown_medium) if side == "text" else (shown_medium, shown_caption)
         concepts = runs[0].concepts[SIDES.index(side)] if distribution and "text_concepts" in arrays else None
         concept = -1 if concepts is None else int(concepts[row])
         is_known = distribution is not None and 0 <= concept < distribution.num_concepts
         answers = []
         for number, run in zip(rules, runs, strict=True):
             top, right = (run.arrays[f"{side}_{name}"][row][:_SHOWN].tolist() for name in ("top", "top_relevant"))
-            hits = tuple(hit(side, at, bool(is_right)) for at, is_right in zip(top, right, strict=True) if at >= 0)
-            answers.append(Answer(number, hits, int(run.arrays[f"{side}_ranks"][row])))
-        text, source = (clean(captions[row]), None) if side == "text" else (caption_of(row), picture(row))
+            hits = [
+                {**result(at, 80 if side == "text" else 160), "is_right": is_right}
+                for at, is_right in zip(top, right, strict=True)
+                if at >= 0
+            ]
+            answers.append({"number": number, "hits": hits, "rank": int(run.arrays[f"{side}_ranks"][row])})
         group = GROUP_NAMES[int(arrays[f"{side}_groups"][row])]
-        return Query(text, source, group, concept if is_known else None, tuple(answers))
+        return {**shown(row, 160), "group": group, "concept": concept if is_known else None, "answers": answers}
 
-    texts = tuple(query("text", row) for row in choose_queries(runs, "text", captions))
-    media = tuple(query("media", row) for row in choose_queries(runs, "media", meta["media_ids"]))
-    num_missing = sum(source is None for source in sources.values())
-    are_features = all(path.endswith(".npy") for path in meta["media_paths"])
-    return Gallery(rules, texts, media, num_missing, are_features=are_features)
+    return {
+        "rules": rules,
+        "texts": [query("text", row) for row in choose_queries(runs, "text", captions)],
+        "media": [query("media", row) for row in choose_queries(runs, "media", meta["media_ids"])],
+        "num_missing": sum(source is None for source in sources.values()),
+        "are_features": all(path.endswith(".npy") for path in meta["media_paths"]),
+    }
 
 
 def choose_queries(runs: Sequence[Judged], side: str, names: Sequence[str]) -> list[int]:
@@ -109,36 +73,28 @@ def choose_queries(runs: Sequence[Judged], side: str, names: Sequence[str]) -> l
     side: "text" or "media". An answer is right if at least one of the runs puts a correct result first, which favors no
     run. Of queries with equal names, only one is chosen.
     """
-    arrays = runs[0].arrays
-    ranks, groups = f"{side}_ranks", arrays[f"{side}_groups"]
-    is_right = [any(run.arrays[ranks][row] == 1 for run in runs) for row in range(len(arrays[ranks]))]
-    kinds: dict[tuple[int, bool], list[int]] = {}
-    seen: set[str] = set()
-    rows = list(range(len(is_right)))
+    groups = runs[0].arrays[f"{side}_groups"].tolist()
+    rows = list(range(len(groups)))
     random.Random(_SEED).shuffle(rows)
+    piles: dict[tuple[int, bool], list[int]] = {}
+    seen: set[str] = set()
     for row in rows:
         if names[row] not in seen:  # a reader sees one query in a caption that several images carry
-            kinds.setdefault((int(groups[row]), is_right[row]), []).append(row)
+            is_wrong = all(run.arrays[f"{side}_ranks"][row] != 1 for run in runs)
+            piles.setdefault((groups[row], is_wrong), []).append(row)
             seen.add(names[row])
     chosen: list[int] = []
-    piles = [kinds[key] for key in sorted(kinds, key=lambda key: (key[0], not key[1]))]
     for depth in range(_QUERIES):
-        chosen += [pile[depth] for pile in piles if depth < len(pile)][: _QUERIES - len(chosen)]
-    return sorted(chosen, key=lambda row: (int(groups[row]), chosen.index(row)))
+        chosen += [pile[depth] for _, pile in sorted(piles.items()) if depth < len(pile)][: _QUERIES - len(chosen)]
+    return sorted(chosen, key=lambda row: (groups[row], chosen.index(row)))
 
 
 def _medium(meta: dict[str, Any], number: int) -> Medium:
     """Return a medium from its description in a judgement."""
-    segments, members = meta.get("media_segments"), meta.get("media_members")
-    segment: Any = segments[number] if segments else [None] * 4
+    segment: Any = meta["media_segments"][number] if "media_segments" in meta else [None] * 4
     start, end, first, last = segment
-    return Medium(
-        meta["media_ids"][number],
-        Path(meta["data"]) / meta["media_paths"][number],
-        (),
-        kind=meta["kind"],
-        start=start,
-        end=end,
-        frames=None if first is None else (first, last),
-        member=None if members is None or members[number] is None else tuple(members[number]),
-    )
+    frames = None if first is None else (first, last)
+    member = meta["media_members"][number] if "media_members" in meta else None
+    member = None if member is None else tuple(member)
+    name, path = meta["media_ids"][number], Path(meta["data"]) / meta["media_paths"][number]
+    return Medium(name, path, (), kind=meta["kind"], start=start, end=end, frames=frames, member=member)

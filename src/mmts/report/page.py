@@ -5,7 +5,6 @@ import hashlib
 import re
 import shlex
 from collections.abc import Iterable, Sequence
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,15 @@ from mmts.console import console
 from mmts.data.formats.collect import WITH_ARTICLE
 from mmts.errors import counted, rounded
 from mmts.evaluation.measures import FOLDS, coverage_in_words, folds_in_words, shown_measures
-from mmts.evaluation.results import PARTS, Figure, RunGroup
+from mmts.evaluation.results import PARTS, RunGroup
 from mmts.files import atomic_write
 from mmts.recipe.run_directory import RunDirectory, differences
 from mmts.report import charts
 from mmts.report.by_concept import class_tables, concept_section
 from mmts.report.contents import Contents, read_contents
-from mmts.report.curves import loss_line, number_of_validations, recall_line, rule_in_words, value_curve
+from mmts.report.curves import loss_line, recall_line, rule_in_words, value_curve
 from mmts.report.finding import find
 from mmts.report.gallery import make_gallery
-from mmts.report.svg import shape
 from mmts.report.tail import LongTail
 from mmts.report.wording import clean, in_title, interval_in_words, listed, signed
 
@@ -44,7 +42,7 @@ def write_report(runs: Sequence[Path], out: Path, title: str | None = None, name
     Raises RunError if no path is a judged run, or if the runs were judged on different queries.
     """
     contents = read_contents(runs, names)
-    for note in contents.results.notes:
+    for note in contents.notes:
         console.print(f"note: {note}")
     content = _fill_in(contents, Path(out), title)
     with atomic_write(out, "w") as file:
@@ -57,9 +55,7 @@ def _fill_in(contents: Contents, out: Path, title: str | None) -> str:
     environment.filters |= {
         "unbroken": lambda text: re.sub(" (?=%)| (?=± )|(?<=±) ", "\N{NO-BREAK SPACE}", text),
         "counted": counted,
-        "samples": lambda number: counted(number, "training sample"),
-        "concepts": lambda number: counted(number, "concept"),
-        "by_chance": lambda number: rounded(0.05 * number, 1),
+        "rounded": rounded,
         "thousands": "{:,}".format,
         "signed": signed,
         "interval": interval_in_words,
@@ -67,35 +63,36 @@ def _fill_in(contents: Contents, out: Path, title: str | None) -> str:
         "listed": listed,
     }
     template = environment.from_string(_resource("page.html"))
-    script = _resource("page.js")
-    finding = find(contents)
+    script, finding = _resource("page.js"), find(contents)
     first_concepts = contents.distributions[0]
-    tail = None if first_concepts is None else LongTail.of(first_concepts)
-    num_seeds = sorted(len(group.seeds) for group in contents.groups)
-    folder = contents.groups[0].recipe.data.path
+    tail = None if first_concepts is None else LongTail(first_concepts)
+    names, folder = [group.name for group in contents.groups], contents.groups[0].recipe.data.path
+    metrics, measure = [metrics for group in contents.groups for metrics in group.metrics], contents.measure
+    logs = [RunDirectory(path).log_lines() for group in contents.groups for path in group.paths]
     return template.render(
         contents=contents,
-        title=clean(title or listed(list(contents.names)) + (f" on {folder.name}" if folder is not None else "")),
+        title=clean(title or listed(names) + (f" on {folder.name}" if folder is not None else "")),
         css=Markup(_resource("page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        shape=shape,
+        shape=charts.shape,
         group_numbers={name: number for number, name in enumerate(GROUP_NAMES)},
-        kind=contents.kind,
         a_medium=WITH_ARTICLE[contents.kind],
-        measure=contents.measure,
-        has_spread=num_seeds[-1] > 1,
-        num_seeds=sorted({*num_seeds}),
-        validations=[number_of_validations(path) for group in contents.groups for path in group.paths],
+        num_seeds=sorted({len(group.seeds) for group in contents.groups}),
+        validations=[sum(bool(line.get("val")) for line in log) for log in logs],
         coverage=coverage_in_words(contents.metrics),
         finding=finding,
         rules=_rules(contents),
         tail=tail,
         tail_chart=charts.wide_and_narrow(tail.chart, "tail", 1056) if tail else None,
-        concepts_made=first_concepts.provenance if first_concepts else None,
         **_values(contents),
         **_learning(contents),
-        **_results(contents),
+        recall_charts=charts.dot_charts(contents, "recall", f"{measure}, %"),
+        tables=[_table(contents, direction) for direction in contents.directions],
+        folds=list(filter(None, dict.fromkeys(map(folds_in_words, metrics)))),
+        gap_charts=charts.dot_charts(contents, "gap", f"difference in {measure}, points", are_gaps=True),
+        num_intervals=sum(key[2] == measure and key[3] in PARTS for key in contents.gaps),
+        gap_rows=sorted(contents.gaps.items(), key=lambda item: (item[0][0], contents.directions.index(item[0][1]))),
         **concept_section(contents, finding),
         class_tables=class_tables(contents),
         gallery=make_gallery(contents, [0, *(verdict.number for verdict in finding.verdicts[:1])]),
@@ -112,35 +109,37 @@ def _resource(name: str) -> str:
 
 def _rules(contents: Contents) -> list[dict[str, str]]:
     rules = []
-    for name, group in zip(contents.names, contents.groups, strict=True):
+    for group in contents.groups:
         recipe = yaml.safe_dump(group.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         words = rule_in_words(group.recipe)
-        rules.append({"name": name, "words": words[:1].upper() + words[1:], "recipe": recipe})
+        rules.append({"name": group.name, "words": words[:1].upper() + words[1:], "recipe": recipe})
     return rules
 
 
 def _values(contents: Contents) -> dict[str, Any]:
     """Draw the temperature or margin of each rule; rules with the same one share their axes."""
-    rules = zip(contents.names, contents.groups, contents.distributions, strict=True)
-    curves = {name: curve for name, group, concepts in rules if (curve := value_curve(group, concepts)) is not None}
+    curves = []
     tops: dict[str, float] = {}
-    for curve in curves.values():
-        tops[curve.word] = max(tops.get(curve.word, 0), *(max(line.high) for line in curve.lines))
+    for group, concepts in zip(contents.groups, contents.distributions, strict=True):
+        lines, is_logged = value_curve(group, concepts)
+        if lines:
+            word = group.recipe.objective.component.value_name
+            tops[word] = max(tops.get(word, 0), *(max(line.high) for line in lines))
+            curves.append((group.name, word, lines, is_logged))
     panels: list[tuple[str, Markup]] = []
-    for name, curve in curves.items():
-        what, top = f"{curve.word.capitalize()} with {name}", 1.08 * tops[curve.word]
-        panel = charts.training_panel(what, curve.word, curve.lines, "{:.4f}", f"value{len(panels)}", top)
-        panels.append((name, panel))
+    for name, word, lines, _ in curves:
+        what, top = f"{word.capitalize()} with {name}", 1.08 * tops[word]
+        panels.append((name, charts.training_panel(what, word, lines, "{:.4f}", f"value{len(panels)}", top)))
     return {
         "values": panels,
         "value_words": list(tops) or ["temperature"],
-        "logged": [name for name, curve in curves.items() if curve.is_logged],
-        "has_bands": any(line.low != line.high for curve in curves.values() for line in curve.lines),
+        "logged": [name for name, _, _, is_logged in curves if is_logged],
+        "has_bands": any(line.low != line.high for _, _, lines, _ in curves for line in lines),
     }
 
 
 def _learning(contents: Contents) -> dict[str, Any]:
-    rules = [(contents.names[number], number, group) for number, group in enumerate(contents.groups)]
+    rules = list(enumerate(contents.groups))
     losses = [line for rule in rules if (line := loss_line(*rule))]
     panels = [("Loss", charts.training_panel("Loss", "training loss", losses, "{:.2f}", "loss"))] if losses else []
     for at, direction in enumerate(contents.directions):
@@ -150,64 +149,27 @@ def _learning(contents: Contents) -> dict[str, Any]:
     return {"learning": panels, "num_losses": len(losses)}
 
 
-def _results(contents: Contents) -> dict[str, Any]:
-    measure = contents.measure
-    folds = dict.fromkeys(folds_in_words(metrics) for group in contents.groups for metrics in group.metrics)
-    return {
-        "recall_charts": _charts(contents, "recall", f"{measure}, %", False),
-        "tables": [_table(contents, direction) for direction in contents.directions],
-        "folds": list(filter(None, folds)),
-        "gap_charts": _charts(contents, "gap", f"difference in {measure}, points", True),
-        "num_intervals": sum(key[2] == measure and key[3] in PARTS for key in contents.gaps),
-        "gap_rows": sorted(contents.gaps.items(), key=lambda item: (item[0][0], contents.directions.index(item[0][1]))),
-    }
-
-
-def _charts(contents: Contents, identifier: str, xlabel: str, are_gaps: bool) -> list[tuple[str, Markup, Markup]]:
-    """Draw recalls or differences as a dot chart for each direction that has any."""
-    drawn = []
-    for at, direction in enumerate(contents.directions):
-        rows = []
-        for part in PARTS:
-            for number, (name, group) in enumerate(zip(contents.names, contents.groups, strict=True)):
-                figure, gap = contents.figure(number, direction, part), contents.gap(number, direction, part)
-                if are_gaps and gap is not None:
-                    text, ends = f"{signed(gap.mean)} points, {interval_in_words(gap)}", (gap.low, gap.high)
-                    rows.append(charts.Row(part or "all", name, number, gap.mean, ends, text, gap.is_clear))
-                elif not are_gaps and figure is not None:
-                    values = group.values(direction, contents.measure, part) or ()
-                    rows.append(charts.Row(part or "all", name, number, figure.mean, values, f"{figure} %"))
-        if rows:
-            draw = partial(charts.dot_panel, in_title(direction), rows, xlabel, are_gaps)
-            drawn.append((in_title(direction), *charts.wide_and_narrow(draw, f"{identifier}{at}")))
-    return drawn
-
-
 def _table(contents: Contents, direction: str) -> dict[str, Any]:
     measures = shown_measures(contents.metrics)
     folds = [metrics[FOLDS]["num"] for group in contents.groups for metrics in group.metrics if metrics.get(FOLDS)]
     parts = []
-    for part in (None, *([FOLDS] if folds else []), *contents.results.parts[1:]):
-        figures = {number: _figures(group, direction, part, measures) for number, group in enumerate(contents.groups)}
-        known = {number: row for number, row in figures.items() if row is not None}
-        means = [[figure.mean for figure in row] for row in known.values()]
-        highest = [max(column) for column in zip(*means, strict=True)]
+    for part in (None, *([FOLDS] if folds else []), *contents.parts[1:]):
+        known = {}  # the figures of each rule that has all of them
+        for number, group in enumerate(contents.groups):
+            figures = [figure for name in measures if (figure := group.figure(direction, name, part)) is not None]
+            if len(figures) == len(measures):
+                known[number] = figures
+        highest = [max(figure.mean for figure in column) for column in zip(*known.values(), strict=True)]
         rows = []
-        for number, row in known.items():
-            intervals = [contents.results.interval(number, direction, measure, part) for measure in measures]
-            is_highest = [len(known) > 1 and figure.mean == best for figure, best in zip(row, highest, strict=True)]
-            rows.append((number, list(zip(row, intervals, is_highest, strict=True))))
-        number_of_queries = None if part == FOLDS else contents.results.num_queries(direction, part)
+        for number, figures in known.items():
+            intervals = [contents.interval(number, direction, measure, part) for measure in measures]
+            is_highest = [len(known) > 1 and figure.mean == best for figure, best in zip(figures, highest, strict=True)]
+            rows.append((number, list(zip(figures, intervals, is_highest, strict=True))))
+        num_queries = None if part == FOLDS else contents.num_queries(direction, part)
         label, _, name = (part or "all").rpartition(" ")
         name = f"{folds[0]} folds" if part == FOLDS else f"{clean(label, 40)}: {name}" if label else name.capitalize()
-        parts.append({"name": name, "is_mean": part == FOLDS, "num_queries": number_of_queries, "rows": rows})
+        parts.append({"name": name, "is_mean": part == FOLDS, "num_queries": num_queries, "rows": rows})
     return {"name": in_title(direction), "measures": measures, "parts": parts}
-
-
-def _figures(group: RunGroup, direction: str, part: str | None, measures: Sequence[str]) -> list[Figure] | None:
-    """Return the figures of a row of a table; None if one is missing."""
-    figures = [figure for measure in measures if (figure := group.figure(direction, measure, part)) is not None]
-    return figures if len(figures) == len(measures) else None
 
 
 def _changes(groups: Sequence[RunGroup]) -> list[tuple[str, list[str]]]:
@@ -225,20 +187,18 @@ def _commands(contents: Contents, out: Path) -> str:
     """Return the commands that train all runs again in new folders, and write a page about the new runs."""
     lines: list[str] = []
     again: list[str] = []
-    for number, (name, group) in enumerate(zip(contents.names, contents.groups, strict=True)):
-        folder = "again/" + (re.sub(r"[^\w.-]+", "-", name).strip("-.")[:_LONGEST_FOLDER] or "run")
+    for number, group in enumerate(contents.groups):
+        folder = "again/" + (re.sub(r"[^\w.-]+", "-", group.name).strip("-.")[:_LONGEST_FOLDER] or "run")
         if any(run.startswith(folder) for run in again):
             folder += f"-{number + 1}"
         first, is_alone = group.runs[0], len(group.runs) == 1
         where, seed = (folder, "") if is_alone else (f"{folder}-seed$seed", "--set train.seed=$seed ")
         commands = [f"mmts train {shlex.quote(str(first.run.recipe_file))} {seed}--out {where}"]
-        options: list[str] = []
-        if first.is_evaluation:
-            options += ["--data", first.metrics["data"], "--split", first.metrics["split"]]
+        options = [word for label in contents.labels for word in ("--label", label)]
         if first.metrics.get("checkpoint") == "last":
-            options += ["--checkpoint", "last"]
-        for label in contents.results.labels:
-            options += ["--label", label]
+            options = ["--checkpoint", "last", *options]
+        if first.is_evaluation:
+            options = ["--data", first.metrics["data"], "--split", first.metrics["split"], *options]
         if options:
             commands.append(f"mmts evaluate {where} {shlex.join(options)}")
         seeds = " ".join(map(str, group.seeds))
@@ -246,8 +206,8 @@ def _commands(contents: Contents, out: Path) -> str:
         file = f"/evaluations/{first.given.name}" if first.is_evaluation else ""
         again += [shlex.quote(where.replace("$seed", str(seed)) + file) for seed in group.seeds]
     report = ["mmts report", *again, "--out", shlex.quote(f"again/{out.name}")]
-    if not any("," in name for name in contents.names):  # the option separates names by commas
-        report += ["--names", shlex.quote(",".join(contents.names))]
+    if not any("," in group.name for group in contents.groups):  # the option separates names by commas
+        report += ["--names", shlex.quote(",".join(group.name for group in contents.groups))]
     return "\n".join([*lines, " ".join(report)])
 
 

@@ -1,7 +1,6 @@
 """The long tail of a data set, in numbers and as a chart: for the page and for `mmts analyze`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,8 +9,7 @@ from markupsafe import Markup
 from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.errors import counted
-from mmts.report.charts import logarithmic_ticks, set_title, thinned
-from mmts.report.svg import GROUPS, INK, drawing, inline_svg
+from mmts.report.charts import GROUPS, INK, drawing, hover_points, inline_svg, logarithmic_ticks, thinned
 from mmts.report.wording import clean, isolated
 
 _MOST_BARS = 200  # drawn one by one; more make one shape per group
@@ -27,46 +25,32 @@ class GroupSize(NamedTuple):
     smallest: int
 
 
-@dataclass(frozen=True)
 class LongTail:
-    """The K concepts of a ConceptDistribution, the largest first, and the head, mid and tail that they make up.
+    """The K concepts of a distribution, the largest first, and the head, mid and tail that they make up.
 
     names, sizes, concept_groups: K of each; names as the data spell them, groups as 0, 1, 2 = head, mid, tail.
+    median: of the sizes. top_tenth_share: the share of the samples, in [0, 1], in the largest tenth of the concepts
+    (rounded up). groups: a GroupSize for head, mid and tail.
+
+    >>> tail = LongTail(ConceptDistribution.from_labels(["lamp", "cup", "cup"]))
+    >>> tail.names, tail.groups["tail"]
+    (('cup', 'lamp'), GroupSize(concepts=1, samples=1, largest=1, smallest=1))
     """
 
-    names: tuple[str, ...]
-    sizes: tuple[int, ...]
-    concept_groups: tuple[int, ...]
-    num_samples: int
-    groups: dict[str, GroupSize]
-
-    @classmethod
-    def of(cls, distribution: ConceptDistribution) -> "LongTail":
-        """Sort the concepts and measure each group.
-
-        >>> tail = LongTail.of(ConceptDistribution.from_labels(["lamp", "cup", "cup"]))
-        >>> tail.names, tail.groups["tail"]
-        (('cup', 'lamp'), GroupSize(concepts=1, samples=1, largest=1, smallest=1))
-        """
+    def __init__(self, distribution: ConceptDistribution) -> None:
         sizes, order = distribution.sizes.sort(descending=True, stable=True)
         concept_groups, sample_groups = distribution.concept_groups()[order], distribution.groups()
-        groups = {}
+        self.names = tuple(distribution.names[at] for at in order.tolist())
+        self.sizes = tuple(sizes.tolist())
+        self.concept_groups = tuple(concept_groups.tolist())
+        self.num_samples = len(distribution)
+        self.median = float(np.median(sizes))
+        self.top_tenth_share = int(sizes[: -(-len(sizes) // 10)].sum()) / int(sizes.sum())
+        self.groups: dict[str, GroupSize] = {}
         for number, name in enumerate(GROUP_NAMES):
             inside = sizes[concept_groups == number].tolist()
             ends = (inside[0], inside[-1]) if inside else (0, 0)
-            groups[name] = GroupSize(len(inside), int((sample_groups == number).sum()), *ends)
-        names = tuple(distribution.names[at] for at in order.tolist())
-        return cls(names, tuple(sizes.tolist()), tuple(concept_groups.tolist()), len(distribution), groups)
-
-    @property
-    def median(self) -> float:
-        """The median size of a concept."""
-        return float(np.median(self.sizes))
-
-    @property
-    def top_tenth_share(self) -> float:
-        """The share of the samples, in [0, 1], in the largest tenth of the concepts (rounded up)."""
-        return sum(self.sizes[: -(-len(self.sizes) // 10)]) / sum(self.sizes)
+            self.groups[name] = GroupSize(len(inside), int((sample_groups == number).sum()), *ends)
 
     def draw(self, axes: Any, colors: Sequence[str], width: int) -> None:
         """Draw the sizes on a logarithmic axis; `colors` of head, mid and tail, `width` of the figure in pixels."""
@@ -92,20 +76,17 @@ class LongTail:
     def chart(self, identifier: str, width: int) -> Markup:
         """Return the chart for the page, with tooltips."""
         number, sizes = len(self.sizes), self.sizes
-        with drawing(width, 280 if width > 400 else 240) as figure:
-            axes = figure.add_subplot()
+        chosen = thinned(range(number), _MOST_POINTS)
+        texts = [
+            f"{isolated(clean(self.names[at], 60))}: {counted(sizes[at], 'sample')}\nconcept {at + 1:,} of {number:,}"
+            for at in chosen
+        ]
+        label = (
+            f"Sizes of {counted(number, 'concept')}, sorted, on a logarithmic axis: "
+            f"from {sizes[0]:,} down to {counted(sizes[-1], 'sample')}"
+        )
+        with drawing(width, 280 if width > 400 else 240) as axes:
             self.draw(axes, GROUPS, width)
-            chosen = thinned(range(number), _MOST_POINTS)
-            x, y = [at + 1 for at in chosen], [sizes[at] for at in chosen]
-            axes.plot(x, y, linestyle="none", marker="o", markersize=9, color=INK, gid="hover-sizes")
-            texts = [
-                f"{isolated(clean(self.names[at], 60))}: {counted(sizes[at], 'sample')}\n"
-                f"concept {at + 1:,} of {number:,}"
-                for at in chosen
-            ]
-            set_title(axes, "training samples, logarithmic scale")
-            label = (
-                f"Sizes of {counted(number, 'concept')}, sorted, on a logarithmic axis: "
-                f"from {sizes[0]:,} down to {counted(sizes[-1], 'sample')}"
-            )
-            return inline_svg(figure, identifier, label, {"hover-sizes": texts})
+            hover_points(axes, [at + 1 for at in chosen], [sizes[at] for at in chosen], "hover-sizes", INK)
+            axes.set_title("training samples, logarithmic scale")
+            return inline_svg(axes, identifier, label, {"hover-sizes": texts})

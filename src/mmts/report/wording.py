@@ -1,11 +1,12 @@
 """Numbers and foreign text as the page shows them."""
 
+import re
 import unicodedata
 
 from mmts.evaluation.compare import Gap
 
-# The explicit bidirectional controls: they would turn around the text that follows.
-_BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# Control characters that are no white space, and the bidirectional controls, which turn around the text after them.
+_CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def clean(text: object, longest: int = 160) -> str:
@@ -17,12 +18,8 @@ def clean(text: object, longest: int = 160) -> str:
     'abc…'
     """
     line = str(text)[: 8 * longest].encode("utf-8", "replace").decode("utf-8")
-    line = " ".join("".join(char for char in line if char.isspace() or not _is_control(char)).split())
+    line = " ".join(_CONTROLS.sub("", line).split())
     return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
-
-
-def _is_control(char: str) -> bool:
-    return unicodedata.category(char) == "Cc" or char in _BIDI_CONTROLS
 
 
 def isolated(text: str) -> str:
@@ -31,9 +28,9 @@ def isolated(text: str) -> str:
     >>> isolated("shoe"), len(isolated("\u05e0\u05e2\u05dc"))
     ('shoe', 5)
     """
-    if not any(unicodedata.bidirectional(char) in ("R", "AL") for char in text):
-        return text
-    return f"\N{FIRST STRONG ISOLATE}{text}\N{POP DIRECTIONAL ISOLATE}"
+    if any(unicodedata.bidirectional(char) in ("R", "AL") for char in text):
+        return f"\N{FIRST STRONG ISOLATE}{text}\N{POP DIRECTIONAL ISOLATE}"
+    return text
 
 
 def signed(value: float) -> str:
@@ -42,10 +39,7 @@ def signed(value: float) -> str:
     >>> signed(-0.31), signed(1.26), signed(-0.04)
     ('−0.3', '+1.3', '0.0')
     """
-    rounded = f"{abs(value):.1f}"
-    if float(rounded) == 0:
-        return rounded
-    return ("+" if value > 0 else "\N{MINUS SIGN}") + rounded
+    return "0.0" if round(value, 1) == 0 else f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def interval_in_words(gap: Gap) -> str:

@@ -16,6 +16,8 @@ from pathlib import Path
 import faiss
 import numpy as np
 import numpy.typing as npt
+from mmts.search.encoder import load_encoder
+from mmts.search.serve import SearchServer
 
 from mmts.console import quiet
 from mmts.data.records import Medium
@@ -24,9 +26,7 @@ from mmts.models.features import text_features
 from mmts.models.text_towers import load_text_tower
 from mmts.recipe.recipe import load_recipe
 from mmts.search import nearest, open_searcher
-from mmts.search.encoder import load_encoder
 from mmts.search.index_files import Item, write_index
-from mmts.search.serve import SearchServer
 from mmts.training.run import train
 
 Rows = npt.NDArray[np.float32]

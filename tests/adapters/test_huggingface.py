@@ -7,11 +7,11 @@ import pytest
 import torch
 from adapters.made import COUNTS, WORDS, published, shifted
 from adapters.tiny_clip import tiny_clip
+from mmts.adapters.trainer_callback import RULE_FILE
 from torch import Tensor
 from transformers import TrainingArguments
 
 from mmts.adapters.huggingface import ContrastiveTrainer, KeepColumns
-from mmts.adapters.trainer_callback import RULE_FILE
 from mmts.errors import InputError
 from mmts.losses import info_nce
 from mmts.objectives import FastCLIP, InfoNCE, SogCLR

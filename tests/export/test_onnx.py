@@ -19,8 +19,7 @@ from tokenizers import Tokenizer
 
 from mmts.errors import RunError
 from mmts.export import export_run, onnx_files
-from mmts.export.onnx_files import write_onnx
-from mmts.export.tokenizer_file import build_tokenizer, check_tokenizer
+from mmts.export.onnx_files import build_tokenizer, check_tokenizer, write_onnx
 from mmts.models import Vocabulary, build_two_tower, load_text_tower, load_video_tower
 from mmts.training.checkpoint import load_checkpoint, save_checkpoint
 

@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoProcessor, CLIPModel
 from mmts.data.media.image import fit_square, load_image, to_pixels
 from mmts.errors import RunError
 from mmts.export import export_run, sentence_transformer
-from mmts.export.samples import pictures
+from mmts.export.onnx_files import pictures
 from mmts.export.sentence_transformer import write_sentence_transformer
 from mmts.models import build_two_tower, load_text_tower
 from mmts.recipe.model_section import Model

@@ -11,12 +11,12 @@ from PIL import Image
 from small_search import make_run
 from tests_support import draw_shapes
 
+from mmts.cli import search
+from mmts.concepts.encoders import Encoder
 from mmts.console import console
 from mmts.errors import DataError, RunError
 from mmts.evaluation.run import evaluate
 from mmts.search import build, build_index, nearest, open_searcher
-from mmts.search.command import search
-from mmts.search.encoder import Encoder
 from mmts.search.index_files import load_index
 
 

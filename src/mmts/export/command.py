@@ -1,11 +1,12 @@
 """What `mmts export` does: load a run, write a folder for other programs, and report how close it is to the run."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from mmts import __version__
 from mmts.console import console
 from mmts.errors import RunError, nearest
-from mmts.export.onnx_files import need_packages, write_onnx
+from mmts.export.onnx_files import write_onnx
 from mmts.files import atomic_folder, write_json
 from mmts.models.huggingface import quiet
 from mmts.recipe.run_directory import RunDirectory
@@ -25,8 +26,8 @@ def export_run(run: Path, to: str, out: Path | None = None, checkpoint: str = "b
     RunDirectory.check_checkpoint(checkpoint)
     directory = RunDirectory(run)
     recipe = directory.recipe()
-    if to == "onnx":
-        need_packages()
+    if to == "onnx" and any(find_spec(package) is None for package in ("onnx", "onnxruntime")):
+        raise RunError("--to onnx needs the packages onnx and onnxruntime: pip install onnx onnxruntime")
     out = out or directory.path / to
     with atomic_folder(out) as folder, quiet():
         model = load_model(directory, checkpoint=checkpoint).eval()
@@ -40,9 +41,8 @@ def export_run(run: Path, to: str, out: Path | None = None, checkpoint: str = "b
         write_json(folder / "export.json", content)
     files = sorted(f"{file.name}/" if file.is_dir() else file.name for file in out.iterdir())
     console.print(f"exported: {out}: {', '.join(files)}")
-    differences = {side: content[side]["largest_difference"] for side in ("media", "text") if side in content}
-    in_words = ", ".join(f"{side} {difference:.1e}" for side, difference in differences.items())
-    console.print(f"largest difference from the run's embeddings: {in_words}")
+    differences = (f"{side} {content[side]['largest_difference']:.1e}" for side in ("media", "text") if side in content)
+    console.print(f"largest difference from the run's embeddings: {', '.join(differences)}")
     if content.get("needs_mmts"):
         console.print(
             "note: it uses modules of mmts, so it loads only where mmts is installed, with "

@@ -1,22 +1,35 @@
 """A run's two sides as ONNX graphs, with a description of the inputs that they take."""
 
+import copy
+import sys
+import unicodedata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from mmts.data.media.image import fit_square, to_pixels
 from mmts.errors import RunError, shortened
-from mmts.export.samples import captions_for, features_for, largest_difference, pixels_for
-from mmts.export.tokenizer_file import build_tokenizer, check_tokenizer, token_arrays
 from mmts.models import TwoTower
-from mmts.models.text_towers import SmallTransformer
+from mmts.models.base import MediaTower, TextTower
+from mmts.models.clip_text import ByteTokenizer, ClipText
+from mmts.models.text_towers import HuggingFaceText, SmallTransformer
 
 TOLERANCE = 1e-4
 _OPSET = 17
+_CAPTIONS = (
+    "a photo of a red shoe",
+    "Two men, one with a GREEN hat, repair a bicycle in the street.",
+    "l'été à Zürich: 3 cafés, 12 €",
+    "dog",
+    "a blue cup on a white table beside a window with flowers, " * 20,  # longer than towers accept
+)
 
 
 def write_onnx(model: TwoTower, kind: str, folder: Path) -> dict[str, Any]:
@@ -30,37 +43,23 @@ def write_onnx(model: TwoTower, kind: str, folder: Path) -> dict[str, Any]:
     return {"format": "mmts-onnx-1", "media": _write_media(model, kind, text["width"], folder), "text": text}
 
 
-def need_packages() -> None:
-    """Raise RunError, naming what to install, if a package of the extra `export` is missing."""
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-    except ImportError as error:
-        raise RunError(
-            f"--to onnx needs the packages onnx and onnxruntime ({error}): pip install onnx onnxruntime"
-        ) from None
-
-
 def _write_media(model: TwoTower, kind: str, width: int, folder: Path) -> dict[str, Any]:
     tower = model.media_tower
     if tower is None:
-        kind, name, samples = "features", "features", features_for(model.media_head, width)
+        kind, name = "features", "features"
+        first = next(model.media_head.parameters(), None)  # of a norm (W,) or a linear layer (D, W)
+        in_width = width if first is None else first.shape[-1]
+        samples = torch.randn(5, in_width, generator=torch.Generator().manual_seed(0))
     else:
-        name, samples = "pixels", pixels_for(tower)
+        name, frames = "pixels", tower.frames or 1
+        samples = to_inputs(pictures(*[(60 + 7 * number, 80) for number in range(5 * frames)]), tower)
+        samples = samples if tower.frames is None else samples.reshape(5, frames, *samples.shape[1:])
     file = folder / f"{kind}.onnx"
     _trace(model, model.encode_media, {name: samples[:3]}, {0: "batch"}, file)
     with torch.no_grad():
         expected = model.encode_media(samples)
-    content: dict[str, Any] = {
-        "kind": kind,
-        "file": file.name,
-        "input": name,
-        "shape": ["batch", *samples.shape[1:]],
-        "width": expected.shape[1],
-        "largest_difference": _compare(
-            file, [({name: part}, expected[: len(part)]) for part in (samples, samples[:1])]
-        ),
-    }
+    content = {"kind": kind, "file": file.name, "input": name, "shape": ["batch", *samples.shape[1:]]}
+    content |= _compare(file, [({name: samples}, expected), ({name: samples[:1]}, expected[:1])])
     if tower is None:
         return content
     return content | {
@@ -81,28 +80,23 @@ def _write_text(model: TwoTower, folder: Path) -> dict[str, Any]:
     tokenizer = build_tokenizer(tower)
     check_tokenizer(tokenizer, tower, captions)
     tokenizer.save(str(folder / "tokenizer.json"))
-    expected_tokens = tower.tokenize(captions)
-    names = list(expected_tokens)
+    tokens = tower.tokenize(captions)
+    samples = _tokens(tokenizer, captions[:3])
 
-    def encode(*tokens: Tensor) -> Tensor:
-        return model.encode_text(dict(zip(names, tokens, strict=True)))
+    def encode(*inputs: Tensor) -> Tensor:
+        return model.encode_text(dict(zip(tokens, inputs, strict=True)))
 
-    def tokens_of(captions: Sequence[str]) -> dict[str, Tensor]:
-        return {name: torch.from_numpy(values) for name, values in token_arrays(tokenizer, captions).items()}
-
-    samples = tokens_of(captions[:3])
     axes = {0: "batch"} if isinstance(tower, SmallTransformer) else {0: "batch", 1: "length"}
-    _trace(model, encode, {name: samples[name] for name in names}, axes, file)
+    _trace(model, encode, {name: samples[name] for name in tokens}, axes, file)
     with torch.no_grad():
-        expected = model.encode_text(expected_tokens)
+        expected = model.encode_text(tokens)
     parts = (slice(0, len(captions)), slice(3, 4))  # all of them, padded, and a short one alone
     return {
         "file": file.name,
         "tokenizer": "tokenizer.json",
         "inputs": [item.name for item in _session(file).get_inputs()],  # without those that change nothing
         "max_length": tower.max_length,
-        "width": expected.shape[1],
-        "largest_difference": _compare(file, [(tokens_of(captions[part]), expected[part]) for part in parts]),
+        **_compare(file, [(_tokens(tokenizer, captions[part]), expected[part]) for part in parts]),
     }
 
 
@@ -112,10 +106,7 @@ class _Graph(nn.Module):
     def __init__(self, model: TwoTower, encode: Callable[..., Tensor]) -> None:
         super().__init__()
         self.model = model
-        self.encode = encode
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.encode(*inputs)
+        self.forward = encode
 
 
 def _trace(
@@ -146,16 +137,125 @@ def _session(file: Path) -> Any:
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
-def _compare(file: Path, samples: Sequence[tuple[Mapping[str, Tensor], Tensor]]) -> float:
-    """Return the largest difference between a graph's embeddings and those expected for some inputs."""
-    session = _session(file)
-    names = [item.name for item in session.get_inputs()]
-    differences = []
+def _compare(file: Path, samples: Sequence[tuple[Mapping[str, Tensor], Tensor]]) -> dict[str, Any]:
+    """Return the width of a graph's embeddings, and their largest difference from those expected for some inputs."""
+    session, worst = _session(file), 0.0
     for inputs, expected in samples:
-        [embeddings] = session.run(None, {name: inputs[name].numpy() for name in names})
-        differences.append(largest_difference(expected, torch.from_numpy(embeddings)))
-    if not (worst := max(differences)) <= TOLERANCE:
+        [embeddings] = session.run(None, {item.name: inputs[item.name].numpy() for item in session.get_inputs()})
+        worst = max(worst, largest_difference(expected, torch.from_numpy(embeddings)))
+    if not worst <= TOLERANCE:
         raise RunError(
             f"{file.name}: its embeddings differ from the run's by up to {worst:.1e}, more than {TOLERANCE:g}"
         )
-    return worst
+    return {"width": expected.shape[1], "largest_difference": worst}
+
+
+# --- tokenizers, as files of the library `tokenizers` ----------------------------------------------------------------
+
+
+def build_tokenizer(tower: TextTower) -> Any:
+    """Return a `tokenizers.Tokenizer` that cuts and pads like the tower. Raises RunError if there cannot be one."""
+    if isinstance(tower, SmallTransformer):
+        tokenizer = _of_words(tower)
+    elif isinstance(tower, ClipText):
+        inner: Any = tower.tokenizer
+        tokenizer = _of_bytes(inner) if isinstance(inner, ByteTokenizer) else _backend(tower, inner.tokenizer)
+        tokenizer.enable_padding(pad_id=0)
+    elif isinstance(tower, HuggingFaceText):
+        tokenizer = _backend(tower, tower.tokenizer)
+        tokenizer.enable_padding(
+            direction=tower.tokenizer.padding_side,
+            pad_id=tower.tokenizer.pad_token_id,
+            pad_token=tower.tokenizer.pad_token,
+            length=tower.max_length if tower.pad_full else None,
+        )
+    else:
+        raise RunError(f"the text tower {tower.name!r} has no tokenizer that can be written to a file")
+    tokenizer.enable_truncation(tower.max_length)
+    return tokenizer
+
+
+def check_tokenizer(tokenizer: Any, tower: TextTower, captions: Sequence[str]) -> None:
+    """Raise RunError if a written tokenizer does not give the tower's own ids."""
+    written = _tokens(tokenizer, captions)
+    for name, values in tower.tokenize(captions).items():
+        length = values.shape[1]
+        if not torch.equal(written[name][:, :length], values) or written["attention_mask"][:, length:].any():
+            raise RunError(f"the written tokenizer of the text tower {tower.name!r} gives other {name} than the tower")
+
+
+def _tokens(tokenizer: Any, captions: Sequence[str]) -> dict[str, Tensor]:
+    """Return the inputs of an exported text tower, each (B, L): ids, mask and type ids."""
+    rows = tokenizer.encode_batch(list(captions))
+    names = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+    return {name: torch.tensor([getattr(row, own) for row in rows]) for name, own in names.items()}
+
+
+def _of_words(tower: SmallTransformer) -> Any:
+    """Return a tokenizer that does what `split_words` and the vocabulary do."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    numbers = {"[PAD]": 0, "[START]": 1, "[UNK]": 2}
+    numbers |= {word: at + 3 for at, word in enumerate(tower.vocabulary.words)}
+    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="[UNK]"))
+    # str.casefold also changes letters that are lower case, such as the German sharp s.
+    letters = (chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000)
+    lower = (letter for letter in letters if letter == letter.lower() != letter.casefold())
+    folded = [normalizers.Replace(x, x.casefold()) for x in lower if unicodedata.is_normalized("NFKC", x)]
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), *folded])
+    # Python's \w and \s: those of `tokenizers` count accents as letters, and do not count four characters as spaces.
+    words = Regex(r"[\p{L}\p{N}_]+|[^\p{L}\p{N}_\s\x1c-\x1f]")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(words, behavior="removed", invert=True)
+    tokenizer.post_processor = processors.TemplateProcessing(single="[START] $A", special_tokens=[("[START]", 1)])
+    # Always the full length: the graph of torch's own attention keeps the length that it was traced with.
+    tokenizer.enable_padding(pad_id=0, length=tower.max_length)
+    return tokenizer
+
+
+def _of_bytes(tokenizer: ByteTokenizer) -> Any:
+    """Return a tokenizer of bytes: byte-pair encoding without any pair."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    letters = {letter: byte for byte, letter in bytes_to_unicode().items()}
+    result = Tokenizer(models.BPE(vocab=letters, merges=[]))
+    result.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    special = [("[START]", 256), ("[END]", tokenizer.end)]
+    result.post_processor = processors.TemplateProcessing(single="[START] $A [END]", special_tokens=special)
+    return result
+
+
+def _backend(tower: TextTower, tokenizer: Any) -> Any:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise RunError(
+            f"the text tower {tower.name!r} has a tokenizer written in Python ({type(tokenizer).__name__}), which a "
+            "file of the library tokenizers cannot express"
+        )
+    return copy.deepcopy(backend)
+
+
+# --- made-up captions and pictures, on which an export is compared with its run --------------------------------------
+
+
+def captions_for(tower: TextTower) -> list[str]:
+    """Return captions, at least one of them with words that the tower knows."""
+    known = [" ".join(tower.vocabulary.words[:6])] if isinstance(tower, SmallTransformer) else []
+    return [*_CAPTIONS, *known]
+
+
+def pictures(*sizes: tuple[int, int]) -> list[Image.Image]:
+    """Return a smooth picture with many colors for each (width, height), always the same."""
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).resize(size) for size in sizes]
+
+
+def to_inputs(images: list[Image.Image], tower: MediaTower) -> Tensor:
+    """Return images as the pixels (B, 3, size, size) that a tower accepts, in [0, 1]."""
+    return torch.stack([to_pixels(fit_square(image, tower.size, tower.resize)) for image in images])
+
+
+def largest_difference(a: Tensor, b: Tensor) -> float:
+    """Return the largest absolute difference of two tensors; infinite if one has a NaN."""
+    difference = (a.double() - b.double()).abs().max()
+    return float("inf") if difference.isnan() else float(difference)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmts.concepts.encoders import Encoder
 from mmts.console import console, progress_bar
 from mmts.data.formats.collect import inner_path
 from mmts.data.media.checks import content_name
@@ -21,7 +22,7 @@ from mmts.errors import DataError, RunError, counted
 from mmts.feature_cache import stored_array
 from mmts.files import content_hash, locked
 from mmts.recipe.run_directory import RunDirectory
-from mmts.search.encoder import Encoder, load_encoder
+from mmts.search.encoder import load_encoder
 from mmts.search.index_files import Index, Item, check_folder, load_index, write_index
 from mmts.search.media import find_media
 from mmts.search.nearest import Rows, rows_of

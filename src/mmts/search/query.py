@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from mmts.concepts.encoders import Encoder
 from mmts.data.records import Medium
 from mmts.errors import InputError, RunError
 from mmts.recipe.run_directory import RunDirectory
-from mmts.search.encoder import Encoder, load_encoder
+from mmts.search.encoder import load_encoder
 from mmts.search.index_files import Index, Item, load_index
 from mmts.search.nearest import Rows, is_exact, nearest, rows_of
 

@@ -1,15 +1,11 @@
 """Schedules: plain functions from training progress to one number.
 
-Progress p = step / total_steps runs from 0 to 1 and is the only clock (docs/method.md, 1.1). Every schedule also knows
-its smallest and largest value over [0, 1], so that whoever builds on it can refuse a temperature that would reach zero.
-
->>> swing = Cosine(low=-0.1, high=0.1, cycles=5)
->>> [round(swing(p), 3) for p in (0.0, 0.05, 0.1, 0.2)]
-[0.1, 0.0, -0.1, 0.1]
+Progress p = step / total_steps runs from 0 to 1 and is the only clock (docs/method.md, 1.1). Every schedule knows its
+smallest and largest value over [0, 1], so that a temperature that would reach zero can be refused.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -120,20 +116,17 @@ class Cosine(_Bounded):
 
     low (1 - w) + high w,   w = (1 + cos(2 pi (cycles p + phase))) / 2
 
-    The value is exactly `high` at every whole turn of cycles p + phase (so at p = 0 if phase is 0), and exactly `low`
-    half-way between. Over whole cycles the mean is (low + high) / 2. Cosine(-alpha/2, alpha/2, cycles) is the swing of
-    MM-TS (arXiv 2603.08202). InputError if low > high, cycles < 0, or a number is not finite.
+    Exactly `high` at every whole turn of cycles p + phase, and exactly `low` halfway between. The swing of MM-TS (arXiv
+    2603.08202) is Cosine(-alpha/2, alpha/2, cycles). InputError if low > high, cycles < 0, or a number is not finite.
 
     low: the lowest value.
     high: the highest value, where training starts.
     cycles: number of waves over training; need not be whole.
     phase: where in its wave it starts, in cycles; .5 starts at `low`.
 
-    >>> Cosine(low=-0.1, high=0.1, cycles=5, phase=0.0)(0.0)
-    0.1
-    >>> quarter = Cosine(0.0, 1.0, cycles=0.25)
-    >>> round(quarter.minimum, 3), quarter.maximum
-    (0.5, 1.0)
+    >>> swing = Cosine(low=-0.1, high=0.1, cycles=5)
+    >>> [round(swing(p), 3) for p in (0.0, 0.05, 0.1, 0.2)]
+    [0.1, 0.0, -0.1, 0.1]
     """
 
     low: float
@@ -163,7 +156,6 @@ class Cosine(_Bounded):
 class Warmup(_Bounded):
     """A straight line from `start` to schedule(0), then `schedule` on the remaining time (docs/method.md, 1.5).
 
-    start + (schedule(0) - start) p / fraction while p < fraction, then schedule((p - fraction) / (1 - fraction)).
     InputError unless 0 <= fraction < 1.
 
     schedule: the schedule after the rise.
@@ -198,9 +190,8 @@ class Warmup(_Bounded):
 class Join(_Bounded):
     """Schedules one after the other (docs/method.md, 1.6).
 
-    Piece k runs from boundaries[k - 1] to boundaries[k] (from 0 the first, to 1 the last), and its own clock runs from
-    0 to 1 over that stretch; at a boundary the next piece begins. InputError unless there is one boundary fewer than
-    schedules and the boundaries rise strictly inside (0, 1). `minimum` and `maximum` are those of the pieces.
+    Piece k runs from boundaries[k - 1] until before boundaries[k]; its own clock runs from 0 to 1 over that stretch.
+    InputError unless the boundaries rise strictly inside (0, 1).
 
     schedules: the pieces in order.
     boundaries: shares of training at which the next piece begins; one fewer than schedules.
@@ -214,14 +205,11 @@ class Join(_Bounded):
     boundaries: tuple[float, ...]
 
     def __init__(self, schedules: Sequence[Schedule], boundaries: Sequence[float]) -> None:
-        object.__setattr__(self, "schedules", tuple(schedules))
-        object.__setattr__(self, "boundaries", tuple(boundaries))
-        _check_pieces("Join", "schedules", self.schedules, self.boundaries)
+        _set_pieces(self, "schedules", schedules, boundaries)
 
     def _at(self, p: float) -> float:
         piece = sum(boundary <= p for boundary in self.boundaries)
-        edges = (0.0, *self.boundaries, 1.0)
-        start, end = edges[piece], edges[piece + 1]
+        start, end = (0.0, *self.boundaries, 1.0)[piece : piece + 2]
         return self.schedules[piece]((p - start) / (end - start))
 
     def _bounds(self) -> tuple[float, float]:
@@ -231,8 +219,6 @@ class Join(_Bounded):
 @dataclass(frozen=True)
 class Step(_Bounded):
     """One value after the other (docs/method.md, 1.7): values[k] from boundaries[k - 1] until before boundaries[k].
-
-    A Join of Constants in one short line, with the same errors; the values must be finite.
 
     values: in order.
     boundaries: shares of training at which the next value begins; one fewer than values.
@@ -246,9 +232,7 @@ class Step(_Bounded):
     boundaries: tuple[float, ...]
 
     def __init__(self, values: Sequence[float], boundaries: Sequence[float]) -> None:
-        object.__setattr__(self, "values", tuple(values))
-        object.__setattr__(self, "boundaries", tuple(boundaries))
-        _check_pieces("Step", "values", self.values, self.boundaries)
+        _set_pieces(self, "values", values, boundaries)
         _check_finite("Step", **{f"values[{i}]": value for i, value in enumerate(self.values)})
 
     def _at(self, p: float) -> float:
@@ -274,10 +258,14 @@ def _check_finite(owner: str, **numbers: float) -> None:
             raise InputError(f"{owner}: {name} is {number}; it must be a finite number")
 
 
-def _check_pieces(owner: str, what: str, pieces: tuple[object, ...], boundaries: tuple[float, ...]) -> None:
+def _set_pieces(schedule: "Join | Step", what: str, pieces: Iterable[object], boundaries: Iterable[float]) -> None:
+    """Check and set the fields of a frozen schedule that are tuples."""
+    owner, pieces, boundaries = type(schedule).__name__, tuple(pieces), tuple(boundaries)
     if not pieces:
         raise InputError(f"{owner}: {what} is empty; give at least one")
     if len(boundaries) != len(pieces) - 1:
         raise InputError(f"{owner}: {len(pieces)} {what} need {len(pieces) - 1} boundaries, got {len(boundaries)}")
     if not all(left < right for left, right in pairwise((0.0, *boundaries, 1.0))):
         raise InputError(f"{owner}: boundaries {boundaries} must rise strictly and lie inside (0, 1)")
+    object.__setattr__(schedule, what, pieces)
+    object.__setattr__(schedule, "boundaries", boundaries)

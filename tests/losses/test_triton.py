@@ -19,8 +19,7 @@ from mmts.losses.fused.info_nce import rows_in_tiles
 from mmts.losses.fused.max_margin import max_margin_in_tiles
 from mmts.losses.fused.tiles import TRITON_FROM, choose_form, faster_in_tiles, product_dtype, triton_takes
 from mmts.losses.fused.triton import blocks as triton_blocks
-from mmts.losses.fused.triton.blocks import Blocks, Tile
-from mmts.losses.fused.triton.sides import side
+from mmts.losses.fused.triton.blocks import Blocks, Tile, side
 from mmts.objectives import InfoNCE
 from mmts.policies import Fixed
 

@@ -18,10 +18,9 @@ def checked_value(
     pairs_allowed: bool = True,
     queries: slice | None = None,
 ) -> Tensor:
-    """Return the temperature or margin on x's device in the loss's dtype, after checking it and both batches.
+    """Check x, y (B, D) and a temperature or margin () or (B,) or (B, B), or of b queries' rows (2, b, B).
 
-    x, y (B, D) floating point and finite; value () or (B,) or (B, B), finite and positive (or zero if allowed). For b
-    queries the values of pairs may also be their rows (2, b, B). InputError names the argument and the row.
+    Returns the value on x's device in the loss's dtype. InputError names the argument and the row.
     """
     for side, batch in (("x", x), ("y", y)):
         if _is_under_vmap(batch):
@@ -92,10 +91,7 @@ def checked_positives(positives: Tensor | None, x: Tensor) -> Tensor | None:
 
 
 def checked_relevance(relevance: Tensor, x: Tensor, y: Tensor, queries: slice) -> Tensor:
-    """Return `relevance` on x's device in the loss's dtype; InputError unless it is floating point in [0, 1].
-
-    Its shape must be (B, B), or (2, b, B), the rows of b queries.
-    """
+    """Return `relevance` (B, B), or of b queries' rows (2, b, B), in the loss's dtype; InputError unless in [0, 1]."""
     B = len(x)
     if relevance.shape not in ((B, B), (2, queries.stop - queries.start, B)) or not relevance.is_floating_point():
         raise InputError(

@@ -13,7 +13,7 @@ from mmts.losses.fused.tiles import choose_form, number_of_extra
 from mmts.losses.queries import checked_queries, directions
 
 Extend = Callable[[Tensor], Tensor]
-"""From the logs of the batch's sums over negatives, (2, b), -inf for an empty sum, to those over all negatives."""
+"""Makes log sums over a batch's negatives, (2, b), -inf for an empty sum, those over all negatives."""
 
 
 class Contrast(NamedTuple):
@@ -46,14 +46,11 @@ def contrast(
     L = 1/B sum_i sum_{j != i} w_ij (s_ij - s_ii) + the same of y to x,   w_ij = exp(d_ij) / S_i held fixed,
     d_ij = (s_ij - s_ii) / tau_i,   log S_i = extend(log sum_{j != i} exp d_ij)
 
-    Shapes, dtypes, `positives` and `queries` are as in `info_nce`.
-
     temperatures: of x's and of y's queries, () or (B,) each, finite and positive, without gradient.
-    extend: makes the batch's sums those over all negatives; by default the batch is all there is.
-    fused: True: in tiles, without a matrix of b rows, second derivatives, torch.func or forward mode. False: the plain
-        version. None: in tiles on the CPU from TILES_FROM pairs on, and anywhere if b rows take 1 GiB.
+    extend: by default the negatives of the batch are all there are.
+    fused: as in `info_nce`; None: in tiles on the CPU from TILES_FROM pairs on, and anywhere if b rows take 1 GiB.
 
-    A query without a negative (B = 1) has loss 0 and gradient 0. InputError as in `info_nce`.
+    The rest is as in `info_nce`. A query without a negative (B = 1) has loss 0 and gradient 0.
     Source: Yuan et al., arXiv 2202.12387; two modalities: Qiu et al., arXiv 2305.11965.
 
     >>> x = torch.eye(2)

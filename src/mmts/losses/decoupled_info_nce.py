@@ -23,9 +23,8 @@ def decoupled_info_nce(
 
     CE_i = -z_ii + log sum_{j != i} exp(z_ij),   z_ij = x_i . y_j / tau_i and y_i . x_j / tau_i
 
-    Arguments, shapes, dtypes, errors and `with_pull` are those of `info_nce`. Label smoothing spreads over the
-    positive pair and the negatives. The loss may be negative and has no lower bound as tau falls. A row without a
-    negative has loss 0 and gradient 0.
+    The rest is as in `info_nce`. Label smoothing spreads over the positive pair and the negatives. The loss has no
+    lower bound as tau falls.
     Source: Yeh et al., arXiv 2110.06848, equation 6.
 
     >>> import torch

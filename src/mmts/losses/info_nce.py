@@ -23,27 +23,24 @@ def info_nce(
 
     L = 1/2B sum_i [ CE_i(x_i . y_j / tau_i) + CE_i(y_i . x_j / tau_i) ]
 
-    Shapes: x (media) and y (text) (B, D) of any norm, normalised inside; result (). bfloat16 and half are computed in
-    float32, float64 stays; autocast is off inside. The temperature may require grad. `info_nce.with_pull` takes the
-    same arguments and returns also the pull on each query's positive pair, -dL/ds_ii, (b,), detached (5.1).
+    Shapes: x (media) and y (text) (B, D) of any norm, normalised inside; result (), computed in float32 at least with
+    autocast off. `info_nce.with_pull` returns also the pull on each query's positive pair, -dL/ds_ii, (b,), detached.
 
-    temperature: () or (B,) or (B, B), finite and positive.
+    temperature: () or (B,) or (B, B), t_ij of the pair x_i, y_j; finite and positive. It may require grad.
     anchor: whose value divides a logit if the temperature is (B,). "row": the query's, in both directions, so the two
         logit matrices are not each other's transpose; "candidate": the candidate's; "media": value i belongs to medium
-        i in both directions (one matrix and its transpose). A (B, B) temperature t_ij belongs to the pair x_i, y_j and
-        is transposed for the other direction; `anchor` then has no effect.
+        i in both directions (one matrix and its transpose).
     positives: (B, B) bool, dense or sparse (COO): y_j is also right for x_i (transposed for the other direction; the
         diagonal is ignored). These extra positives leave numerator, denominator and smoothing. A row without a negative
         (B = 1) has loss 0 and gradient 0.
     label_smoothing: this share of the target is spread evenly over the remaining candidates, the positive included.
     scale_by_temperature: multiply row i by tau_i, which cancels the 1/tau_i in its gradient; not with a (B, B) value.
-    queries: compute the part of these b queries only; over slices that together are the batch the parts add up to the
-        loss. It takes the memory of their rows, (2, b, B). A temperature per pair may have that shape too.
+    queries: compute the part of these b queries only; the parts of a whole batch add up to its loss. Values per pair
+        may then also be the queries' rows, (2, b, B).
     fused: True: in tiles, without a (B, B) matrix in memory; not for a (B, B) temperature, second derivatives,
-        torch.func or forward mode. False: the plain version. None: `choose_form` decides.
+        torch.func or forward mode. False: the plain version. None: the faster one.
 
-    InputError for wrong shapes or dtypes, a NaN or infinity (with argument and row), an unknown option, or if the fused
-    version cannot do what is asked.
+    InputError names the argument and the row.
     Source: van den Oord et al., arXiv 1807.03748; symmetric: CLIP, arXiv 2103.00020, figure 3; a temperature per
     sample: MM-TS, arXiv 2603.08202.
 
@@ -51,8 +48,6 @@ def info_nce(
     >>> x = torch.eye(2)
     >>> round(info_nce(x, x, 1.0).item(), 4)  # ln(1 + exp(-1))
     0.3133
-    >>> info_nce.with_pull(x, x, torch.tensor([0.5, 1.0]))[1]  # (1 - p_ii) / tau_i over B
-    tensor([0.1192, 0.1345])
     >>> info_nce(x, x, torch.tensor([0.1, float("nan")]))
     Traceback (most recent call last):
     mmts.errors.InputError: temperature[1] is nan; it must be finite and positive

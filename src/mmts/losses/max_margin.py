@@ -32,20 +32,17 @@ def max_margin(
 
     L = mean_{i != j} 1/2 [ relu(m_i - s_ii + s_ij) + relu(m_i - s_ii + s_ji) ],   s_ij = cos(x_i, y_j)
 
-    Shapes, dtypes, `queries` and `with_pull` (5.9) are as in `info_nce`. The margin may require grad.
+    Shapes, dtypes, errors, `queries` and `with_pull` (5.9) are as in `info_nce`.
 
-    margin: () or (B,) or (B, B), finite and not negative; (B,) is the query's own in both directions; (B, B): m_ij
-        belongs to the pair x_i, y_j and is transposed for the other direction.
-    positives: (B, B) bool, dense or sparse (COO): y_j is also right for x_i. These extra positives are not negatives;
-        means run over the pairs that remain. If none remains (B = 1) loss and gradient are 0.
+    margin: () or (B,), the query's own in both directions, or (B, B), of the pair x_i, y_j; finite and not negative.
+    positives: as in `info_nce`; extra positives are not negatives, and means run over the pairs that remain. If none
+        remains (B = 1) loss and gradient are 0.
     negatives: "all": the mean over all remaining pairs of a direction; "hardest": each row's largest hinge, and the
         mean over the rows that have a negative.
     squared: square each hinge.
-    relevance: (B, B) floating point in [0, 1], of medium i to text j: the margin of a pair is multiplied by
-        1 - relevance, so that a nearly right candidate may stay near.
+    relevance: (B, B) floating point in [0, 1], of medium i to text j; multiplies the margin of a pair by 1 - relevance.
     fused: as in `info_nce`; the fused version has no (B, B) margin, no hardest negatives and no relevance.
 
-    InputError as in `info_nce`, or for a relevance outside [0, 1].
     Source: Karpathy and Fei-Fei, arXiv 1412.2306, equation 9; hardest: VSE++, arXiv 1707.05612, equation 6; a margin
     per sample: MM-TS, arXiv 2603.08202; relevance: Falcon et al., arXiv 2204.13001.
 
@@ -68,12 +65,13 @@ def max_margin(
         if form != "plain":
             return max_margin_in_tiles(form, x, y, margin.expand(len(x)), positives, squared, queries)
         both = directions(x, y, margin, positives, queries)
+        factors: tuple[Tensor | float, Tensor | float] = (1.0, 1.0)
         if relevance is not None:
             rows = query_rows(checked_relevance(relevance, x, y, queries), queries)
-            both = both[0].scaled(1.0 - rows[0]), both[1].scaled(1.0 - rows[1])
+            factors = 1.0 - rows[0], 1.0 - rows[1]
         losses, pulls = [], []
-        for d, number in zip(both, len(x) - 1 - number_of_extra(positives, x), strict=True):
-            hinge = (d.value - d.of_pair(d.similarity)[:, None] + d.similarity).relu()
+        for d, factor, number in zip(both, factors, len(x) - 1 - number_of_extra(positives, x), strict=True):
+            hinge = (d.value * factor - d.of_pair(d.similarity)[:, None] + d.similarity).relu()
             hinge = hinge.masked_fill(d.is_positive, 0.0)  # a hinge is never negative, so 0 is never the largest
             if negatives == "hardest":
                 hinge, number = hinge.amax(dim=1, keepdim=True), number > 0

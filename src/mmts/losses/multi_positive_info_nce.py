@@ -23,8 +23,7 @@ def multi_positive_info_nce(
 
     CE_i = -1/|T_i| sum_{t in T_i} log p_it,   p_it = exp(z_it) / sum over all candidates of exp(z_ij)
 
-    The mean stands outside the logarithm (SupCon's L_out). Arguments, shapes, dtypes, errors and `with_pull` are those
-    of `info_nce`, which it equals without `positives`; with them it has no fused version.
+    The rest is as in `info_nce`, which it equals without `positives`; with them it has no fused version.
     Source: Khosla et al., arXiv 2004.11362, equation 2.
 
     >>> import torch

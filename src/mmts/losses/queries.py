@@ -69,10 +69,6 @@ class Direction(NamedTuple):
         """Where the positive pairs and the extra positives are: (b, B) bool. The other candidates are negatives."""
         return self.is_pair if self.extra is None else self.is_pair | self.extra
 
-    def scaled(self, factor: Tensor) -> "Direction":
-        """Return the same direction with its values multiplied by `factor` (b, B)."""
-        return self._replace(value=self.value * factor)
-
     def mean_over_candidates(self, rows: Tensor) -> tuple[Tensor, Tensor | int]:
         """Return the means over all candidates but extra positives, (b, B) -> (b,), and how many candidates remain."""
         if self.extra is None:
@@ -85,10 +81,13 @@ def directions(
     x: Tensor, y: Tensor, value: Tensor, positives: Tensor | None, queries: slice, anchor: Anchor = "row"
 ) -> tuple[Direction, Direction]:
     """Return the rows of the queries, x to y and y to x, from checked arguments; anchor: as in `info_nce`."""
-    of_query = query_values(value, queries)
-    values = of_query
-    if value.ndim == 1 and anchor != "row":
-        values = value[None, :] if anchor == "candidate" else of_query[0], value[None, :]
+    if value.ndim >= 2:
+        values = query_rows(value, queries)
+    elif value.ndim == 0:
+        values = value, value
+    else:
+        of_query, of_candidate = value[queries, None], value[None, :]
+        values = of_candidate if anchor == "candidate" else of_query, of_query if anchor == "row" else of_candidate
     rows = zip(cosine_rows(x, y, queries), values, extra_positives(positives, queries), strict=True)
     xy, yx = (Direction(*row, queries.start) for row in rows)
     return xy, yx
@@ -126,32 +125,15 @@ def query_rows(pairs: Tensor, queries: slice) -> Rows:
     return (pairs[0], pairs[1]) if pairs.ndim == 3 else (pairs[queries], pairs[:, queries].T)
 
 
-def query_values(value: Tensor, queries: slice) -> Rows:
-    """Return the queries' values for x to y and y to x, each broadcastable to (b, B)."""
-    if value.ndim >= 2:
-        return query_rows(value, queries)
-    of_query = value[queries, None] if value.ndim else value
-    return of_query, of_query
-
-
 def pair_values(value: Tensor, queries: slice) -> Tensor:
-    """Return the values of the queries' positive pairs, (b,), or () if all have one value.
-
-    >>> pair_values(torch.tensor([[0.1, 0.2], [0.3, 0.4]]), slice(1, 2))
-    tensor([0.4000])
-    """
-    if value.ndim == 3:  # both directions agree on positive pairs
-        return value[0].diagonal(offset=queries.start)
-    return value.diagonal()[queries] if value.ndim == 2 else value[queries] if value.ndim else value
+    """Return the values of the queries' positive pairs, (b,), or () if all have one value."""
+    if value.ndim >= 2:  # both directions agree on positive pairs
+        return query_rows(value, queries)[0].diagonal(offset=queries.start)
+    return value[queries] if value.ndim else value
 
 
 def extra_positives(positives: Tensor | None, queries: slice) -> Rows | tuple[None, None]:
-    """Return the queries' rows of `positives` (B, B) bool, dense or coalesced, without its diagonal.
-
-    >>> some = torch.tensor([[True, True], [False, False]])
-    >>> extra_positives(some.to_sparse().coalesce(), slice(1, 2))
-    (tensor([[False, False]]), tensor([[ True, False]]))
-    """
+    """Return the queries' rows of `positives` (B, B) bool, dense or coalesced, without its diagonal."""
     if positives is None:
         return None, None
     if positives.is_sparse:

@@ -22,10 +22,8 @@ def reweighted_info_nce(
 
     L = 1/2B sum_i [ CE_i / (1 - P_i) + CE'_i / (1 - P'_i) ],   P_i = exp(-CE_i)
 
-    Arguments, shapes, dtypes, errors and `with_pull` are those of `info_nce`. P runs over the candidates of its
-    direction, while the paper has one list of both views' negatives. The gradient is exactly that of
-    `decoupled_info_nce`, since the weight cancels the factor 1 - P_i in it, and is computed that way: a row with
-    P_i = 1 divides nothing by zero, and its value tends to 1. A row without a negative has loss 0 and gradient 0.
+    The rest is as in `info_nce`. P runs over the candidates of its direction, while the paper has one list of both
+    views' negatives. The gradient is that of `decoupled_info_nce`, since the weight cancels the 1 - P_i in it.
     Source: Huang et al., arXiv 2207.07874 (its gradient reweighting).
 
     >>> import torch
@@ -44,11 +42,6 @@ def _reweighted_entropy(logits: Tensor, direction: Direction, label_smoothing: f
 
 
 def reweighted(gap: Tensor) -> Tensor:
-    """Return softplus(d) / sigmoid(d) with the gradient of d.
-
-    >>> import torch
-    >>> reweighted(torch.tensor([-1000.0, 0.0]))
-    tensor([1.0000, 1.3863])
-    """
+    """Return softplus(d) / sigmoid(d) with the gradient of d."""
     d = gap.detach().clamp(min=-40.0)  # below, the quotient is 1 to the last digit, but would be 0/0
     return softplus(d) / d.sigmoid() + (gap - gap.detach())

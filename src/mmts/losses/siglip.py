@@ -24,16 +24,13 @@ def siglip(
     L = 1/2B sum_ij [ softplus(-k_ij (s_ij / tau_i + b)) + softplus(-k_ij (s_ji / tau_i + b)) ],
     k_ij = 1 where i = j, else -1
 
-    With one temperature for all both terms have the same sum, and L is SigLIP's with t = 1 / tau. Shapes, dtypes,
-    `queries` and `with_pull` are as in `info_nce`. Temperature and bias may require grad.
+    With one temperature for all, L is SigLIP's with t = 1 / tau. Shapes, dtypes, errors, `queries` and `with_pull` are
+    as in `info_nce`.
 
-    temperature: () or (B,) or (B, B), finite and positive; (B,) is the query's own in both directions; (B, B): t_ij
-        belongs to the pair x_i, y_j.
-    bias: (), finite.
-    positives: (B, B) bool: y_j is also right for x_i. These extra positives leave the sum. The positive pair stays, so
-        a batch of one has a loss.
+    temperature: () or (B,), the query's own in both directions, or (B, B), of the pair x_i, y_j; finite and positive.
+    bias: (), finite; may require grad.
+    positives: as in `info_nce`; extra positives leave the sum. The positive pair stays, so a batch of one has a loss.
 
-    InputError for wrong shapes or dtypes, a NaN or infinity (with argument and row).
     Source: Zhai et al., arXiv 2303.15343, algorithm 1 (bias started at -10, t at 10).
 
     >>> x = torch.eye(2)

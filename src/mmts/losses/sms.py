@@ -24,20 +24,19 @@ def sms(
     With D = r_ii - r_ij and z = m_i D - (s_ii - s_ij), the mean over the pairs i != j of both directions of
     relu(z) where D > eps, relu(|z| - slack) where |D| <= eps, relu(-z) where D < -eps
 
-    Shapes, dtypes and `queries` are as in `info_nce`. The margin may require grad. `sms.with_pull` returns also how
-    many comparisons with each query's positive pair have a cost, of both directions, (b,) (5.9).
+    Shapes, dtypes, errors and `queries` are as in `info_nce`. `sms.with_pull` returns also how many comparisons with
+    each query's positive pair have a cost, of both directions, (b,) (5.9).
 
     relevance: (B, B) floating point in [0, 1], of medium i to text j (transposed for the other direction). Its diagonal
         counts: a positive pair need not be fully relevant.
-    margin: () or (B,) or (B, B), finite and not negative: the gap in similarity that a gap in relevance of 1 asks for;
-        (B,) is the query's own in both directions; (B, B): m_ij belongs to the pair x_i, y_j.
+    margin: () or (B,), the query's own in both directions, or (B, B), of the pair x_i, y_j: the gap in similarity
+        that a gap in relevance of 1 asks for; finite and not negative.
     slack: how far two candidates of equal relevance may lie apart without a cost.
     eps: gaps in relevance of at most this much count as equal relevance.
 
-    A batch of one has loss 0 and gradient 0. InputError for wrong shapes or dtypes, a NaN or infinity, a relevance
-    outside [0, 1] (with argument and row), or a negative slack or eps.
-    Source: Wang et al., arXiv 2406.12256, with the public code's settings (github.com/xqwang14/SMS-Loss), which keeps
-    relevance in steps of 1/240 and takes a difference of one step for equal.
+    A batch of one has loss 0 and gradient 0.
+    Source: Wang et al., arXiv 2406.12256, with the settings of its code (github.com/xqwang14/SMS-Loss), which keeps
+    relevance in steps of 1/240 and counts a difference of one step as equal.
 
     >>> x = torch.eye(2)
     >>> sms(x, x, torch.eye(2)).item()  # asks for a gap of .6, and has one of 1

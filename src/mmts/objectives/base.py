@@ -1,4 +1,4 @@
-"""What all objectives have in common: the call, its result, and the values of a policy for a batch."""
+"""The base class of the objectives, its result, and the values of a policy for a batch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmts.errors import InputError
-from mmts.losses.normalize import cosine_similarity, pair_cosines
+from mmts.losses.normalize import pair_cosines
 from mmts.losses.queries import cosine_rows
 from mmts.policies import Policy
 
@@ -43,14 +43,14 @@ class Objective(nn.Module):
     """What its policy's value is: a temperature or a margin; also the name of the policy."""
 
     uses_relevance: bool = False
-    """Whether it needs `relevance`, which takes time to compute; a batch without it is then an InputError."""
+    """Whether every batch must have `relevance`, which takes time to compute."""
 
     splits_queries: bool = False
     """Whether `compute` returns the loss of `pairs.queries` alone. If False, it returns the whole batch's loss, with
     several processes too, and gets `positives` and `relevance` whole and dense."""
 
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
-        """Return the loss of the queries (their part of the batch's loss), and tensors to log.
+        """Return the queries' part of the batch's loss, and tensors to log.
 
         A tensor (b,) has one value per query and is gathered from all processes; "weight", the pull of the loss on each
         positive pair, is then divided by the batch's mean. Names that begin with "_" are for `remember` only.
@@ -104,7 +104,8 @@ class Objective(nn.Module):
                 self.remember(pairs, gathered)
         log = {name: value for name, value in gathered.items() if not name.startswith("_")}
         if "weight" in log:
-            log["weight"] = relative(log["weight"])
+            mean = log["weight"].mean()
+            log["weight"] = torch.where(mean > 0, log["weight"] / mean, 1.0)  # all ones if nothing pulls
         return log
 
     def values(self, progress: float, index: Tensor) -> dict[str, Tensor]:
@@ -118,9 +119,9 @@ class Objective(nn.Module):
             }
 
     def learning_rates(self) -> dict[str, float]:
-        """Return the learning rates of parameters that have one of their own, by name as in named_parameters().
+        """Return learning rates by the names in named_parameters(), for parameters that do not train as the model does.
 
-        Such a rate stays constant and its parameter is not decayed; the others, usually all, train as the model does.
+        Such a rate stays constant, and the parameter has no weight decay.
         """
         return {}
 
@@ -132,9 +133,9 @@ class Objective(nn.Module):
 
 
 def policy_values(policy: Policy, x: Tensor, y: Tensor, pairs: Pairs) -> Tensor:
-    """Return a policy's values for a batch: (), (B,), or per pair (B, B), of some of the queries only (2, b, B).
+    """Return a policy's values for a batch: (), (B,), or per pair (B, B), or (2, b, B) for some queries only.
 
-    A policy that uses similarities gets them without gradient, as its `similarity_of` says.
+    A policy that uses similarities gets those that its `similarity_of` names, without gradient.
     """
     x, y, similarity = x.detach(), y.detach(), None
     if policy.uses_similarity:
@@ -148,12 +149,5 @@ def policy_values(policy: Policy, x: Tensor, y: Tensor, pairs: Pairs) -> Tensor:
 
 def similarities(x: Tensor, y: Tensor, queries: slice) -> Tensor:
     """Return the cosines of all pairs (B, B), or if not all are queries their rows (2, b, B), x to y, then y to x."""
-    if queries == slice(0, len(x)):
-        return cosine_similarity(x, y)
-    return torch.stack(cosine_rows(x, y, queries))
-
-
-def relative(pull: Tensor) -> Tensor:
-    """Return pulls (B,) divided by their mean; all ones if nothing pulls."""
-    mean = pull.mean()
-    return torch.where(mean > 0, pull / mean, 1.0)
+    xy, yx = cosine_rows(x, y, queries)
+    return xy if len(xy) == len(x) else torch.stack([xy, yx])

@@ -18,8 +18,7 @@ class FastCLIP(ObjectiveWithMemory):
 
         L = mean_i of the SogCLR terms + tau (rho + mean_i (log u_i + log u'_i) / 2),   u = S / (B - 1)
 
-    u_i is of media against texts, u'_i of texts against media. The embeddings' gradient is SogCLR's; the temperature's
-    is that of the second term, also through u: rho + mean_i (log u_i - sum_j w_ij d_ij, and the same of u') / 2.
+    u_i is of media against texts, u'_i of texts against media. The first term trains the embeddings, the second tau.
 
     start: where the temperature starts; it is trained as a logarithm and clamped after each step.
     rho: radius of the robust loss; it pulls the temperature down, as in ISogCLR, and always if above log(B - 1).
@@ -28,9 +27,9 @@ class FastCLIP(ObjectiveWithMemory):
     low: lower bound of the temperature.
     high: upper bound.
 
-    The rest is as in SogCLR. Logs "temperature" () and "weight" (B,). InputError as in SogCLR.
-    Source: Wei et al., arXiv 2407.01445, equation 10 and appendix (its released CC3M script for the numbers). The
-    gradient of tau is the paper's; the released code also lowers its learning rate to a third when tau falls to .03.
+    The rest is as in SogCLR.
+    Source: Wei et al., arXiv 2407.01445, equation 10, with the numbers of its released CC3M script, which also lowers
+    tau's learning rate to a third when tau falls to .03.
 
     >>> import torch
     >>> objective = FastCLIP(num_media=2, num_captions=2, start=0.5)
@@ -52,9 +51,7 @@ class FastCLIP(ObjectiveWithMemory):
         high: Positive = 1.0,
     ) -> None:
         super().__init__(num_media, num_captions, gamma)
-        check_positive("FastCLIP: rho", rho)
-        if learning_rate is not None:
-            check_positive("FastCLIP: learning_rate", learning_rate)
+        check_positive("FastCLIP", rho=rho, learning_rate=learning_rate)
         self.rho, self.learning_rate = rho, learning_rate
         self.temperature = Learned(start, low, high)
 
@@ -66,6 +63,6 @@ class FastCLIP(ObjectiveWithMemory):
         """Return the loss at the current temperature."""
         tau = self.temperature(pairs.progress, pairs.index)
         result = self.contrast(x, y, (tau, tau), pairs)
-        through_log_mean = -result.mean_exponent
-        robust = tau * (self.rho + result.log_mean) + (tau - tau.detach()) * through_log_mean  # (2, b)
+        # The last term is 0: its gradient is that of tau through the log mean.
+        robust = tau * (self.rho + result.log_mean) - (tau - tau.detach()) * result.mean_exponent  # (2, b)
         return ObjectiveOutput(result.loss + robust.sum() / (2 * len(x)), self.log(tau, result))

@@ -1,7 +1,7 @@
 """InfoNCE and its relatives with the temperatures of a policy."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 from torch import Tensor
 
@@ -21,8 +21,7 @@ class InfoNCE(Objective):
     label_smoothing: share of the target that is spread over all candidates.
     scale_by_temperature: multiply each row by its temperature, which cancels its effect on the size of the gradient.
 
-    Logs "temperature", the policy's values, and "weight" (B,): the pull of the loss on each positive pair, divided by
-    the batch's mean (5.1).
+    Logs "temperature", the policy's values, and "weight" (B,), the pull on each positive pair over the batch's mean.
 
     >>> import torch
     >>> from mmts.policies import Shifted
@@ -47,23 +46,16 @@ class InfoNCE(Objective):
         super().__init__()
         check_options(anchor, label_smoothing)
         self.temperature = temperature
-        self.anchor = anchor
-        self.label_smoothing = label_smoothing
-        self.scale_by_temperature = scale_by_temperature
+        self.options: dict[str, Any] = {
+            "anchor": anchor,
+            "label_smoothing": label_smoothing,
+            "scale_by_temperature": scale_by_temperature,
+        }
 
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
-        """Return the loss at the policy's temperatures; `relevance` is not used."""
+        """Return the loss at the policy's temperatures."""
         temperature = policy_values(self.temperature, x, y, pairs)
-        loss, pull = self.loss(
-            x,
-            y,
-            temperature,
-            positives=pairs.positives,
-            anchor=self.anchor,
-            label_smoothing=self.label_smoothing,
-            scale_by_temperature=self.scale_by_temperature,
-            queries=pairs.queries,
-        )
+        loss, pull = self.loss(x, y, temperature, positives=pairs.positives, queries=pairs.queries, **self.options)
         return ObjectiveOutput(loss, {"temperature": temperature, "weight": pull})
 
 
@@ -74,8 +66,6 @@ class DecoupledInfoNCE(InfoNCE):
     anchor: whose temperature divides a logit, as in info_nce.
     label_smoothing: share of the target that is spread over all candidates.
     scale_by_temperature: multiply each row by its temperature, which cancels its effect on the size of the gradient.
-
-    Logs as InfoNCE does. Source: Yeh et al., arXiv 2110.06848.
     """
 
     loss = staticmethod(decoupled_info_nce.with_pull)
@@ -88,22 +78,18 @@ class MultiPositiveInfoNCE(InfoNCE):
     anchor: whose temperature divides a logit, as in info_nce.
     label_smoothing: share of the target that is spread over all candidates, positives included.
     scale_by_temperature: multiply each row by its temperature, which cancels its effect on the size of the gradient.
-
-    Logs as InfoNCE does. Source: Khosla et al., arXiv 2004.11362.
     """
 
     loss = staticmethod(multi_positive_info_nce.with_pull)
 
 
-class ReweightedInfoNCE(Objective):
+class ReweightedInfoNCE(InfoNCE):
     """MACL: InfoNCE with row i multiplied by 1/(1 - P_i), so that easy pairs pull as hard (docs/method.md, 4.16).
 
     temperature: the policy; with `MACL` this is the whole of MACL.
     anchor: whose temperature divides a logit, as in info_nce.
 
-    Logs "temperature", the policy's values, and "weight" (B,): the pull on each positive pair, divided by the batch's
-    mean (5.1). It is 1/tau_i, or 0 for a row without a negative: the row weight cancels the 1 - P_i in it.
-    Its gradient is that of decoupled InfoNCE at the same temperatures: see `reweighted_info_nce`.
+    The gradient is that of decoupled InfoNCE, so the logged weight is 1/tau_i over its mean, or 0 without a negative.
     Source: Huang et al., arXiv 2207.07874.
 
     >>> import torch
@@ -113,20 +99,10 @@ class ReweightedInfoNCE(Objective):
     {'temperature': tensor(0.1500), 'weight': tensor([1., 1.])}
     """
 
-    splits_queries = True
+    loss = staticmethod(reweighted_info_nce.with_pull)
 
     def __init__(
         self, temperature: Annotated[Policy, RecipeDefault({"rule": "macl"})], *, anchor: Anchor = "row"
     ) -> None:
-        super().__init__()
-        check_options(anchor)
-        self.temperature = temperature
-        self.anchor = anchor
-
-    def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
-        """Return reweighted_info_nce at the policy's temperatures; `relevance` is not used."""
-        temperature = policy_values(self.temperature, x, y, pairs)
-        loss, pull = reweighted_info_nce.with_pull(
-            x, y, temperature, positives=pairs.positives, anchor=self.anchor, queries=pairs.queries
-        )
-        return ObjectiveOutput(loss, {"temperature": temperature, "weight": pull})
+        super().__init__(temperature, anchor=anchor)
+        self.options = {"anchor": anchor}

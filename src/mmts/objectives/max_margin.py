@@ -1,6 +1,6 @@
 """Losses of hinges with the margins of a policy: max-margin, and SMS for data with graded relevance."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from torch import Tensor
 
@@ -28,8 +28,7 @@ class MaxMargin(Objective):
     squared: square each hinge.
     relevance_scaled: multiply the margin of a pair by 1 - its relevance (4.13), which every batch then needs.
 
-    Logs "margin", the policy's values, and "weight" (B,): the pull of the loss on each positive pair, divided by the
-    batch's mean (5.9), all ones if no hinge is above zero.
+    Logs "margin", the policy's values, and "weight" (B,), the pull on each positive pair over the batch's mean (5.9).
 
     >>> import torch
     >>> from mmts.policies import Fixed
@@ -53,23 +52,14 @@ class MaxMargin(Objective):
         if negatives not in NEGATIVES:
             raise InputError(f"negatives is {negatives!r}; it must be one of {', '.join(NEGATIVES)}")
         self.margin = margin
-        self.negatives = negatives
-        self.squared = squared
+        self.options: dict[str, Any] = {"negatives": negatives, "squared": squared}
         self.uses_relevance = relevance_scaled
 
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
-        """Return max_margin at the policy's margins; `relevance` is used only if it scales them."""
+        """Return max_margin at the policy's margins."""
         margin = policy_values(self.margin, x, y, pairs)
-        loss, pull = max_margin.with_pull(
-            x,
-            y,
-            margin,
-            positives=pairs.positives,
-            negatives=self.negatives,
-            squared=self.squared,
-            relevance=pairs.relevance if self.uses_relevance else None,
-            queries=pairs.queries,
-        )
+        options = self.options | {"relevance": pairs.relevance if self.uses_relevance else None}
+        loss, pull = max_margin.with_pull(x, y, margin, positives=pairs.positives, queries=pairs.queries, **options)
         return ObjectiveOutput(loss, {"margin": margin, "weight": pull})
 
 
@@ -80,8 +70,8 @@ class SMS(Objective):
     slack: how far pairs of equal relevance may lie apart.
     eps: gap below which relevance counts as equal.
 
-    Every batch needs `relevance`, or it is an InputError; `positives` are not used. Logs "margin", the policy's values,
-    and "weight" (B,): how many comparisons with the positive pair have a cost, divided by the batch's mean (5.9).
+    `positives` are not used. Logs "margin", the policy's values, and "weight" (B,): how many comparisons with the
+    positive pair have a cost, over the batch's mean (5.9).
     Source: Wang et al., arXiv 2406.12256.
 
     >>> import torch
@@ -101,9 +91,7 @@ class SMS(Objective):
     ) -> None:
         super().__init__()
         check_widths(slack, eps)
-        self.margin = margin
-        self.slack = slack
-        self.eps = eps
+        self.margin, self.slack, self.eps = margin, slack, eps
 
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
         """Return sms at the policy's margins."""

@@ -1,8 +1,4 @@
-"""What objectives with memory share: each medium's and each text's moving average of its sum over negatives.
-
-A batch has few of a row's negatives, and the objective wants all of them: the moving average, over all batches, weights
-the negatives of the batch (docs/method.md, 5.4).
-"""
+"""What objectives with memory share: each medium's and each text's moving sum over the negatives of all batches."""
 
 import math
 from collections.abc import Mapping
@@ -20,14 +16,10 @@ SIDES = ("media", "text")
 
 
 class MovingSum(nn.Module):
-    """The moving sum over negatives, S, of `size` rows (docs/method.md, 5.4).
-
-    Kept as its logarithm, which neither overflows nor underflows however small the temperature; `seen` says which rows
-    have one.
-    """
+    """The moving sum over negatives, S, of `size` rows, as its logarithm (docs/method.md, 5.4)."""
 
     log_sum: Tensor
-    seen: Tensor
+    seen: Tensor  # which rows have a sum
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -35,22 +27,18 @@ class MovingSum(nn.Module):
         self.register_buffer("seen", torch.zeros(size, dtype=torch.bool))
 
     def extended(self, new: Tensor, rows: Tensor, gamma: float) -> Tensor:
-        """Return log S, (b,), after a batch with the log sums `new`, (b,), -inf for a query without a negative.
-
-        rows: (b,) int64, each query's row of state. gamma: in (0, 1], the weight of the new.
-        """
+        """Return log S, (b,), after a batch with the log sums `new`, (b,), of queries with these rows, (b,)."""
         before, seen = self.log_sum[rows].to(new), self.seen[rows]
         kept = before + (math.log1p(-gamma) if gamma < 1 else -math.inf)
         return torch.where(seen, torch.logaddexp(kept, new + math.log(gamma)), new)
 
     def remember(self, rows: Tensor, log_sum: Tensor, contrasted: Tensor) -> None:
         """Keep log S, (B,), of a batch's queries that have a negative; queries with one row leave the mean of S."""
-        same = SameRow(rows)
         log_sum = log_sum.masked_fill(~contrasted, -math.inf)
-        top = same.reduce(log_sum, "max")
+        top = over_same_rows(rows, log_sum, "max")
         updated = ~top.isneginf()
-        pooled = same.reduce((log_sum - top.where(updated, 0.0)).exp(), "sum").log() + top
-        number = same.reduce(contrasted.to(log_sum), "sum").clamp_min(1)
+        pooled = over_same_rows(rows, (log_sum - top.where(updated, 0.0)).exp(), "sum").log() + top
+        number = over_same_rows(rows, contrasted.to(log_sum), "sum").clamp_min(1)
         self.log_sum[rows] = torch.where(updated, (pooled - number.log()).to(self.log_sum), self.log_sum[rows])
         self.seen[rows] |= updated
 
@@ -58,8 +46,7 @@ class MovingSum(nn.Module):
 class ObjectiveWithMemory(Objective):
     """Base of the objectives that remember, for every medium and every text, how hard its negatives are.
 
-    num_media, num_captions: rows of state, by media_index for media and by index for texts. gamma: weight of the new in
-    the moving average, in (0, 1], a number or a schedule of progress.
+    State has num_media rows by media_index and num_captions rows by index. gamma: as in `SogCLR`.
     """
 
     splits_queries = True
@@ -77,13 +64,11 @@ class ObjectiveWithMemory(Objective):
 
     def compute_part(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
         """Check the rows of state, then compute; InputError names a row outside of it."""
-        if pairs.media_index is None and self.num_media != self.num_captions:
-            raise InputError(
-                f"media_index is missing: {self.num_captions} samples share {self.num_media} media, whose state is "
-                "kept by it"
-            )
-        check_index(pairs.index if pairs.media_index is None else pairs.media_index, self.num_media, "media_index")
-        check_index(pairs.index, self.num_captions)
+        M, N = self.num_media, self.num_captions
+        if pairs.media_index is None and M != N:
+            raise InputError(f"media_index is missing: {N} samples share {M} media, whose state is kept by it")
+        check_index(pairs.index if pairs.media_index is None else pairs.media_index, M, "media_index")
+        check_index(pairs.index, N)
         return super().compute_part(x, y, pairs)
 
     def rows(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
@@ -107,13 +92,10 @@ class ObjectiveWithMemory(Objective):
 
         more: tensors (2, b) to remember by name, of media and of texts.
         """
-        columns = {"log_sum": result.log_sum, "contrasted": result.contrasted, **more}
-        remembered = {
-            f"_{name}_{side}": column
-            for name, both in columns.items()
-            for side, column in zip(SIDES, both, strict=True)
-        }
-        return {"temperature": temperature, "weight": result.weight.sum(dim=0), **remembered}
+        log = {"temperature": temperature, "weight": result.weight.sum(dim=0)}
+        for name, both in {"log_sum": result.log_sum, "contrasted": result.contrasted, **more}.items():
+            log[f"_{name}_media"], log[f"_{name}_text"] = both
+        return log
 
     def remember(self, pairs: Pairs, gathered: Mapping[str, Tensor]) -> None:
         """Keep the sums over negatives of media and texts."""
@@ -127,21 +109,15 @@ def as_schedule(value: float | Schedule) -> Schedule:
     return Constant(float(value)) if isinstance(value, int | float) else value
 
 
-class SameRow:
-    """Which of a batch's rows of state, (B,) int64, are the same.
+def over_same_rows(rows: Tensor, values: Tensor, how: str) -> Tensor:
+    """Return the "sum" or the "max" of the values, (B,), over the entries with the same row, (B,).
 
-    >>> SameRow(torch.tensor([7, 3, 7])).reduce(torch.tensor([1.0, 2.0, 4.0]), "sum")
+    >>> over_same_rows(torch.tensor([7, 3, 7]), torch.tensor([1.0, 2.0, 4.0]), "sum")
     tensor([5., 2., 5.])
     """
-
-    def __init__(self, rows: Tensor) -> None:
-        _, self.place, self.lengths = torch.unique(rows, return_inverse=True, return_counts=True)
-        self.order = self.place.argsort(stable=True)
-
-    def reduce(self, values: Tensor, how: str) -> Tensor:
-        """Return the "sum" or the "max" of the values, (B,), over the entries with the same row, (B,)."""
-        # Not index_add, which on a GPU adds in a different order each time: processes must not drift apart.
-        values, lengths = values[self.order], self.lengths
-        if values.device.type == "mps":  # which has no segment_reduce
-            return torch.segment_reduce(values.cpu(), how, lengths=lengths.cpu()).to(values.device)[self.place]
-        return torch.segment_reduce(values, how, lengths=lengths)[self.place]
+    _, place, lengths = torch.unique(rows, return_inverse=True, return_counts=True)
+    values = values[place.argsort(stable=True)]
+    # Not index_add, which on a GPU adds in a different order each time: processes must not drift apart.
+    if values.device.type == "mps":  # which has no segment_reduce
+        return torch.segment_reduce(values.cpu(), how, lengths=lengths.cpu()).to(values.device)[place]
+    return torch.segment_reduce(values, how, lengths=lengths)[place]

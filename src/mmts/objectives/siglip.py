@@ -19,8 +19,7 @@ class SigLIP(Objective):
     temperature: the policy, published as Learned(start=0.1).
     bias: where the learned bias starts, a parameter of shape (), so without weight decay.
 
-    Logs "temperature", the policy's values, "bias", and "weight" (B,): the pull on each positive pair,
-    sigmoid(-z_ii) / tau_i, divided by the batch's mean (5.1). InputError unless the bias is finite.
+    Logs "temperature", the policy's values, "bias", and "weight" (B,), the pull on each positive pair (5.1).
     Source: Zhai et al., arXiv 2303.15343.
 
     >>> from mmts.policies import Learned
@@ -42,7 +41,7 @@ class SigLIP(Objective):
         self.bias = nn.Parameter(torch.tensor(float(bias)))
 
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
-        """Return siglip at the policy's temperatures; `relevance` is not used."""
+        """Return siglip at the policy's temperatures."""
         temperature = policy_values(self.temperature, x, y, pairs)
         loss, pull = siglip.with_pull(x, y, temperature, self.bias, positives=pairs.positives, queries=pairs.queries)
         return ObjectiveOutput(loss, {"temperature": temperature, "bias": self.bias.detach().clone(), "weight": pull})

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmts.errors import InputError
 from mmts.objectives.base import ObjectiveOutput, Pairs, policy_values
-from mmts.objectives.memory import SIDES, ObjectiveWithMemory, SameRow, as_schedule
+from mmts.objectives.memory import SIDES, ObjectiveWithMemory, as_schedule, over_same_rows
 from mmts.options import AboveZeroToOne, Positive, RecipeDefault
 from mmts.policies import Fixed, Policy
 from mmts.policies.base import check_positive
@@ -23,22 +23,19 @@ class SogCLR(ObjectiveWithMemory):
 
         L = mean_i sum_j w_ij (s_ij - s_ii), media against texts, plus the same, texts against media;  w held fixed
 
-    with w_ij = exp((s_ij - s_ii) / tau_i) / S_i and S_i the row's moving sum of those exponentials: the gradient is
-    that of tau_i log(mean over all negatives). gamma = 1 forgets all but the batch: decoupled InfoNCE times tau_i.
-    The loss's own value says little; its gradient counts.
+    with w_ij = exp((s_ij - s_ii) / tau_i) / S_i and S_i the row's moving sum of those exponentials. The gradient is
+    that of tau_i log(mean over all negatives); the value of the loss says little.
 
     temperature: a number, or a policy that gives () or (B,) and has nothing to train (the loss has no gradient for a
         temperature): SogCLR with an MM-TS policy is SogCLR(..., Shifted(...)).
     num_media, num_captions: M and N of training; state is kept for each, in buffers.
     gamma: weight of the new in the moving sum, in (0, 1], a number or a schedule of progress; 1 forgets the past.
 
-    x, y (B, D) of any norm; extra positives are not negatives; a row without a negative (B = 1) has loss 0 and leaves
-    its state unchanged. Without media_index every sample has its own medium. State changes in training mode only. Logs
-    "temperature", the policy's values, and "weight" (B,), the pull on each positive pair, mean 1. InputError as in
-    `info_nce`, or for an index outside the state, or a policy that trains.
-
-    Source: Yuan et al., arXiv 2202.12387, algorithm 1; two modalities: Qiu et al., arXiv 2305.11965. The first value of
-    S is the batch's own, by a flag per row (the released code does so throughout the first epoch).
+    Extra positives are not negatives; a row without a negative (B = 1) has loss 0 and leaves its state unchanged.
+    Without media_index every sample has its own medium. State changes in training mode only. Logs "temperature" and
+    "weight" (B,), the pull on each positive pair over the batch's mean. InputError as in `info_nce`, or for an index
+    outside the state.
+    Source: Yuan et al., arXiv 2202.12387, algorithm 1; two modalities: Qiu et al., arXiv 2305.11965.
 
     >>> objective = SogCLR(num_media=2, num_captions=2, temperature=0.5)
     >>> objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1])).loss
@@ -76,9 +73,7 @@ class ISogCLR(ObjectiveWithMemory):
         u_i <- (1 - beta) u_i + beta clip(log(S_i / (B - 1)) + rho - sum_j w_ij d_ij, -5, 5)
         tau_i <- clamp(tau_i - eta u_i, low, high)
 
-    u_i averages the gradient of the robust loss tau_i (log mean exp d + rho) in tau_i: temperatures rise where the
-    weights are concentrated on few negatives (their KL divergence from uniform exceeds rho) and fall elsewhere. That
-    divergence cannot exceed log(B - 1) of the batch (with gamma = 1), so a larger rho sends every temperature to low.
+    Temperatures rise where the weights w are concentrated on few negatives and fall elsewhere.
 
     rho: radius of the robust loss; keep it below log(B - 1), above which every temperature ends at `low`.
     eta: the temperatures' learning rate.
@@ -89,10 +84,8 @@ class ISogCLR(ObjectiveWithMemory):
         it is used.
     start: where all temperatures start, in [low, high].
 
-    The rest is as in SogCLR. Buffers tau_media, u_media (num_media,) and tau_text, u_text (num_captions,) hold the
-    temperatures and their gradients' averages. The loss uses the temperatures before their update. Extra positives do
-    not count in B - 1. Logs "temperature" (B,), the mean of a sample's two, and "weight" as SogCLR does. InputError as
-    there, or for numbers that cannot be right.
+    The rest is as in SogCLR. Buffers tau_media, u_media (M,) and tau_text, u_text (N,) hold the temperatures and their
+    averaged gradients; the logged temperature (B,) is the mean of a sample's two, before the update.
     Source: Qiu et al., arXiv 2305.11965, algorithm 1, with the numbers and the clip of its released code.
 
     >>> objective = ISogCLR(num_media=2, num_captions=2, low=0.01, high=0.2, start=0.05)
@@ -119,18 +112,17 @@ class ISogCLR(ObjectiveWithMemory):
         start: Positive = 0.01,
     ) -> None:
         super().__init__(num_media, num_captions, gamma)
-        check_positive("ISogCLR: rho", rho)
-        check_positive("ISogCLR: eta", eta)
+        check_positive("ISogCLR", rho=rho, eta=eta)
         if not 0 < beta <= 1:
             raise InputError(f"ISogCLR: beta is {beta:g}; it must lie in (0, 1]")
         self.rho, self.eta, self.beta = rho, eta, beta
         self.low, self.high = as_schedule(low), as_schedule(high)
         for step in range(GRID + 1):  # two schedules can only be compared point by point
             self.bounds(step / GRID)
-        first_low, first_high = self.bounds(0.0)
-        if not first_low <= start <= first_high:
+        lowest, highest = self.bounds(0.0)
+        if not lowest <= start <= highest:
             raise InputError(
-                f"ISogCLR: start is {start:g}; it must lie in [{first_low:g}, {first_high:g}], the bounds at progress 0"
+                f"ISogCLR: start is {start:g}; it must lie in [{lowest:g}, {highest:g}], the bounds at progress 0"
             )
         for side, size in (("media", num_media), ("text", num_captions)):
             self.register_buffer(f"tau_{side}", torch.full((size,), float(start)))
@@ -148,32 +140,31 @@ class ISogCLR(ObjectiveWithMemory):
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
         """Return the loss at each row's temperature."""
         media, text = self.rows(pairs)
-        low, high = self.bounds(pairs.progress)
-        tau_media, tau_text = self.tau_media[media].clamp(low, high), self.tau_text[text].clamp(low, high)
+        bounds = self.bounds(pairs.progress)
+        tau_media, tau_text = self.tau_media[media].clamp(*bounds), self.tau_text[text].clamp(*bounds)
         result = self.contrast(x, y, (tau_media, tau_text), pairs)
-        log = self.log((tau_media + tau_text) / 2, result, slack=result.slack(self.rho))
-        return ObjectiveOutput(result.loss, log)
+        mean = (tau_media + tau_text) / 2
+        return ObjectiveOutput(result.loss, self.log(mean, result, slack=result.slack(self.rho)))
 
     def remember(self, pairs: Pairs, gathered: Mapping[str, Tensor]) -> None:
         """Keep the sums over negatives, and take one step with the temperatures of rows that have a negative."""
         super().remember(pairs, gathered)
-        low, high = self.bounds(pairs.progress)
-        for side, rows, tau, u in zip(
-            SIDES, self.rows(pairs), (self.tau_media, self.tau_text), (self.u_media, self.u_text), strict=True
-        ):
-            contrasted, slack = gathered[f"_contrasted_{side}"], gathered[f"_slack_{side}"]
-            same = SameRow(rows)
-            number = same.reduce(contrasted.to(u), "sum")
-            slope = same.reduce(slack.clamp(-U_CLIP, U_CLIP).to(u).masked_fill(~contrasted, 0.0), "sum") / number
-            average = (1 - self.beta) * u[rows] + self.beta * slope
+        bounds = self.bounds(pairs.progress)
+        for side, rows in zip(SIDES, self.rows(pairs), strict=True):
+            tau, u, contrasted = (
+                getattr(self, f"tau_{side}"),
+                getattr(self, f"u_{side}"),
+                gathered[f"_contrasted_{side}"],
+            )
+            number = over_same_rows(rows, contrasted.to(u), "sum")
+            slack = gathered[f"_slack_{side}"].clamp(-U_CLIP, U_CLIP).to(u).masked_fill(~contrasted, 0.0)
+            average = (1 - self.beta) * u[rows] + self.beta * over_same_rows(rows, slack, "sum") / number
             u[rows] = torch.where(number > 0, average, u[rows])
-            stepped = (tau[rows].clamp(low, high) - self.eta * average).clamp(low, high)
+            stepped = (tau[rows].clamp(*bounds) - self.eta * average).clamp(*bounds)
             tau[rows] = torch.where(number > 0, stepped, tau[rows])
 
     def values(self, progress: float, index: Tensor) -> dict[str, Tensor]:
         """Return the temperatures of the texts of samples (B,), and of all media (num_media,)."""
-        low, high = self.bounds(progress)
-        return {
-            "temperature_text": self.tau_text[index].clamp(low, high),
-            "temperature_media": self.tau_media.clamp(low, high),
-        }
+        bounds = self.bounds(progress)
+        text, media = self.tau_text[index].clamp(*bounds), self.tau_media.clamp(*bounds)
+        return {"temperature_text": text, "temperature_media": media}

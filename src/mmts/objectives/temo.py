@@ -1,7 +1,5 @@
 """TeMo: from one fixed temperature to one per pair as training goes on."""
 
-from functools import partial
-
 from torch import Tensor
 
 from mmts.losses import info_nce
@@ -23,9 +21,9 @@ class TeMo(Objective):
     detach: hold tau_ij fixed in the gradient, as all policies on similarities do. False lets the gradient run through
         it, as the authors' code does.
 
-    Logs "temperature" (B, B), the tau_ij, and "weight" (B,): the pull on each positive pair at these temperatures,
-    divided by the batch's mean (5.1). The two weights do not add up to 1 (half-way the loss is halved), as published.
-    The paper's further terms, of image with image and text with text between two augmented views of each, are left out.
+    Logs "temperature" (B, B), the tau_ij, and "weight" (B,), the pull on each positive pair (5.1).
+    The two factors do not add up to 1 (halfway the loss is halved), as published. The paper's terms between two
+    augmented views of each image and each text are left out.
     Source: TeMo, arXiv 2609.07540 (tau_min .01, tau_alpha .04).
 
     >>> import torch
@@ -47,23 +45,19 @@ class TeMo(Objective):
         super().__init__()
         check_options(label_smoothing=label_smoothing)
         self.temperature = TeMoTemperature(tau_min, tau_alpha)
-        self.label_smoothing = label_smoothing
-        self.detach = detach
+        self.label_smoothing, self.detach = label_smoothing, detach
 
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
-        """Return both losses, weighted by progress; `relevance` is not used."""
+        """Return both losses, weighted by progress."""
         p = check_progress(pairs.progress)
         sides = (x.detach(), y.detach()) if self.detach else (x, y)
         tau = self.temperature.values(similarities(*sides, pairs.queries))
-        at = partial(
-            info_nce.with_pull,
-            x,
-            y,
-            positives=pairs.positives,
-            label_smoothing=self.label_smoothing,
-            queries=pairs.queries,
+        (first, first_pull), (second, second_pull) = (
+            info_nce.with_pull(
+                x, y, at, positives=pairs.positives, label_smoothing=self.label_smoothing, queries=pairs.queries
+            )
+            for at in (self.temperature.tau_min, tau)
         )
-        (first, first_pull), (second, second_pull) = at(self.temperature.tau_min), at(tau)
         start, end = (1.0 - p) ** 2, p**2
         log = {"temperature": tau, "weight": start * first_pull + end * second_pull}
         return ObjectiveOutput(start * first + end * second, log)

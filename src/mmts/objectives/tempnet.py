@@ -20,8 +20,7 @@ class TemperatureNet(nn.Module):
         h = dropout(sigmoid(W x + b));  q = h . unit prototypes;  w = softmax(q / scale)
         tau = low + (high - low) sigmoid(linear((w - 1/M) sigmoid(q)))
 
-    dim D; M prototypes, which start as normal noise; scale is learned as a logarithm; the last layer starts with
-    weights 1 and bias 0, so tau starts near the middle. x is normalised inside and gets no gradient.
+    dim: D. num_prototypes: M. scale is learned as a logarithm. tau starts near the middle. x gets no gradient.
     """
 
     def __init__(
@@ -52,8 +51,7 @@ class TempNet(ObjectiveWithMemory):
 
         L = SogCLR terms at tau held fixed + mean_i tau_i (log(S_i / (B - 1)) + rho - sum_j w_ij d_ij), media and texts
 
-    The second term trains the networks alone, since its factor and the embeddings are held fixed in it; the first
-    trains the embeddings alone.
+    The first term trains the embeddings alone and the second the networks alone.
 
     width: D of the embeddings.
     num_prototypes: prototypes that an embedding is compared with.
@@ -64,10 +62,8 @@ class TempNet(ObjectiveWithMemory):
     dropout: on the networks' hidden layer.
     learning_rate: the networks' own (see `learning_rates`); None takes the model's.
 
-    The rest is as in SogCLR. Logs "temperature" (B,), the mean of a sample's two, and "weight" (B,). InputError as in
-    SogCLR, or for numbers that cannot be right, or another width.
-    Source: Qiu et al., arXiv 2404.04575, section 4 (robust loss and network), and its released code for the initial
-    values, the dropout of .5, and the networks' learning rate of 3e-5 without weight decay.
+    The rest is as in SogCLR; the logged temperature (B,) is the mean of a sample's two.
+    Source: Qiu et al., arXiv 2404.04575, section 4, with the numbers of its released code.
 
     >>> objective = TempNet(num_media=2, num_captions=2, width=2)
     >>> output = objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
@@ -92,9 +88,7 @@ class TempNet(ObjectiveWithMemory):
         for name, number in (("width", width), ("num_prototypes", num_prototypes)):
             if number < 1:
                 raise InputError(f"TempNet: {name} is {number}; it must be 1 or more")
-        check_positive("TempNet: rho", rho)
-        if learning_rate is not None:
-            check_positive("TempNet: learning_rate", learning_rate)
+        check_positive("TempNet", rho=rho, learning_rate=learning_rate)
         if not 0 < low < high < math.inf:
             raise InputError(f"TempNet: low is {low:g} and high {high:g}; needs 0 < low < high")
         if not 0 <= dropout < 1:
@@ -105,9 +99,8 @@ class TempNet(ObjectiveWithMemory):
 
     def learning_rates(self) -> dict[str, float]:
         """Return the networks' own learning rate for each of their parameters, if they have one."""
-        if self.learning_rate is None:
-            return {}
-        return {name: self.learning_rate for name, _ in self.named_parameters()}
+        rate = self.learning_rate
+        return {} if rate is None else {name: rate for name, _ in self.named_parameters()}
 
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
         """Return the sum of both losses at the predicted temperatures."""

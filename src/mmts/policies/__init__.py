@@ -12,7 +12,7 @@ tensor([0.0100, 0.1600], dtype=torch.float64)
 
 from mmts.policies.base import Policy
 from mmts.policies.basic import Fixed, Learned, Scheduled, Shifted
-from mmts.policies.batch import MACL, DySTreSS, PairPolicy, TeMoTemperature
+from mmts.policies.batch import MACL, DySTreSS, SimilarityPolicy, TeMoTemperature
 
 POLICIES: dict[str, type[Policy]] = {
     "fixed": Fixed,
@@ -31,9 +31,9 @@ __all__ = [
     "DySTreSS",
     "Fixed",
     "Learned",
-    "PairPolicy",
     "Policy",
     "Scheduled",
     "Shifted",
+    "SimilarityPolicy",
     "TeMoTemperature",
 ]

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from mmts.errors import InputError, plain
 
+SimilarityOf = Literal["batch", "queries", "positive pairs"]
+
 
 class Policy(nn.Module):
     """Base of all policies: policy(progress, index, similarity=None) -> () or (B,) or (B, B), positive.
@@ -19,14 +21,14 @@ class Policy(nn.Module):
 
     uses_similarity: bool = False
 
-    similarity_of: Literal["batch", "queries", "positive pairs"] = "batch"
+    similarity_of: SimilarityOf = "batch"
     """The similarities that forward gets. "batch": all, (B, B). "queries", for a rule whose value of a pair depends on
     its own similarity alone: (B, B), or with several processes the rows of some queries, (2, b, B). "positive pairs":
-    s_ii alone, (B,). A subclass inherits this."""
+    s_ii alone, (B,)."""
 
     @classmethod
     def in_words(cls, options: Mapping[str, Any]) -> str:
-        """Say what these options of a recipe do, to follow "temperature" or "margin": the docstring's first line."""
+        """Say what these options of a recipe do, in words that can follow "temperature" or "margin"."""
         first = (cls.__doc__ or cls.__name__).strip().splitlines()[0].partition(" (")[0].removesuffix(".")
         return f"by {cls.__name__}: {first[0].lower()}{first[1:]}"
 
@@ -39,10 +41,8 @@ class Policy(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the settings in the module's repr: its public attributes."""
-        settings = {
-            name: value for name, value in vars(self).items() if not name.startswith("_") and name != "training"
-        }
-        return ", ".join(f"{name}={value}" for name, value in settings.items())
+        shown = {name: value for name, value in vars(self).items() if name[0] != "_" and name != "training"}
+        return ", ".join(f"{name}={value}" for name, value in shown.items())
 
 
 def check_index(index: Tensor, size: int, name: str = "index") -> Tensor:
@@ -61,24 +61,23 @@ def check_similarity(owner: str, similarity: Tensor | None, index: Tensor) -> Te
     B = len(index)
     if similarity is None:
         raise InputError(f"{owner} looks at the batch: give it the similarities, ({B}, {B})")
-    shape = tuple(similarity.shape)
-    if shape[-1:] != (B,) or (len(shape) == 2 and shape[0] != B) or not similarity.is_floating_point():
+    shape, dtype = tuple(similarity.shape), similarity.dtype
+    if shape[-1:] != (B,) or (len(shape) == 2 and shape[0] != B) or not dtype.is_floating_point:
         raise InputError(
-            f"{owner}: similarity is {shape} {similarity.dtype}; for a batch of {B} it must be ({B}, {B}), "
-            "floating point"
+            f"{owner}: similarity is {shape} {dtype}; for a batch of {B} it must be ({B}, {B}), floating point"
         )
     return similarity
 
 
-def check_positive(name: str, value: float) -> None:
-    """Raise InputError, naming what it is, unless `value` is finite and positive."""
-    if not 0 < value < math.inf:
-        raise InputError(f"{name} is {plain(value)}; it must be finite and positive")
+def check_positive(owner: str, **numbers: float | None) -> None:
+    """Raise InputError, naming the number, unless each is finite and positive, or None."""
+    for name, number in numbers.items():
+        if number is not None and not 0 < number < math.inf:
+            raise InputError(f"{owner}: {name} is {plain(number)}; it must be finite and positive")
 
 
 def scalar(value: float, index: Tensor) -> Tensor:
     """Return a value for all samples, shape (), in double precision if index's device has it."""
     # A float64 tensor without dimensions promotes no other dtype, so there is no need to round here.
-    return torch.tensor(
-        value, dtype=torch.float32 if index.device.type == "mps" else torch.float64, device=index.device
-    )
+    dtype = torch.float32 if index.device.type == "mps" else torch.float64
+    return torch.tensor(value, dtype=dtype, device=index.device)

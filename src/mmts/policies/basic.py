@@ -1,4 +1,4 @@
-"""Values from progress and the sample alone: fixed, scheduled, shifted by the sample's concept, learned."""
+"""Policies that do not look at the batch: fixed, scheduled, shifted by the sample's concept, learned."""
 
 import math
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from mmts.schedules import Cosine, Schedule, check_progress
 class Fixed(Policy):
     """One value for all samples throughout (docs/method.md, 3.1).
 
-    value: finite and positive; otherwise an InputError.
+    value: finite and positive.
 
     >>> Fixed(0.07)(0.5, torch.tensor([3, 4])).item()
     0.07
@@ -25,7 +25,7 @@ class Fixed(Policy):
 
     def __init__(self, value: Positive = 0.07) -> None:
         super().__init__()
-        check_positive("Fixed: value", value)
+        check_positive("Fixed", value=value)
         self.value = float(value)
 
     @staticmethod
@@ -51,7 +51,7 @@ class Scheduled(Policy):
 
     def __init__(self, schedule: Schedule) -> None:
         super().__init__()
-        check_positive("Scheduled: schedule.minimum", schedule.minimum)
+        check_positive("Scheduled", **{"schedule.minimum": schedule.minimum})
         self.schedule = schedule
 
     @staticmethod
@@ -70,10 +70,9 @@ class Shifted(Policy):
     value_i = schedule(p) + shift[i];  with Cosine(-alpha/2, alpha/2, cycles) and ConceptDistribution.shift(low, high)
     this is the published rule.
 
-    `shift` is (N,), one row per sample, floating point, kept as a buffer in its own dtype and added to the schedule in
-    float64. InputError if it is not (N,) and finite, if schedule.minimum + the smallest shift is not positive (checked
-    when the policy is built), or if an index is not in 0..N-1. In a recipe (`from_recipe`) the schedule is the cosine
-    swing, and the size of a sample's concept sets its shift:
+    `shift` is (N,), one row per sample, floating point, added to the schedule in float64. InputError if it is not
+    finite, if schedule.minimum + the smallest shift is not positive, or if an index is not in 0..N-1. In a recipe the
+    schedule is the cosine swing, and the size of a sample's concept sets its shift:
 
     alpha: height of the swing from trough to crest; half of it must stay below the smallest shift.
     cycles: whole swings over training.
@@ -152,9 +151,8 @@ class Shifted(Policy):
 class Learned(Policy):
     """One learned value for all samples: CLIP's temperature (docs/method.md, 3.4).
 
-    value = exp(log_value), log_value a parameter of shape () that starts at ln(start). After each optimizer step
-    `after_step` clamps it in place to [ln(low), ln(high)]. A parameter of shape () has no weight decay, which would
-    pull the value towards 1. InputError unless 0 < low <= start <= high.
+    value = exp(log_value), a parameter of shape () that `after_step` clamps to [ln(low), ln(high)]. It has no weight
+    decay, which would pull the value towards 1. InputError unless 0 < low <= start <= high.
 
     start: where it starts.
     low: lower bound.
@@ -162,14 +160,8 @@ class Learned(Policy):
 
     Source: Radford et al., arXiv 2103.00020, section 2.5 (started at .07, its inverse kept below 100).
 
-    >>> learned = Learned()
-    >>> round(learned(0.0, torch.tensor([0])).item(), 6)
+    >>> round(Learned()(0.0, torch.tensor([0])).item(), 6)
     0.07
-    >>> with torch.no_grad():
-    ...     _ = learned.log_value.fill_(-9.0)
-    >>> learned.after_step()
-    >>> round(learned(0.0, torch.tensor([0])).item(), 6)
-    0.01
     """
 
     def __init__(self, start: Positive = 0.07, low: Positive = 0.01, high: Positive = 1.0) -> None:

@@ -1,4 +1,4 @@
-"""Rules that look at the batch's similarities: MACL has one value for all, DySTreSS and TeMo one per pair.
+"""Policies that look at the batch's similarities: MACL has one value for all, DySTreSS and TeMo have one per pair.
 
 Cosines that rounding left outside [-1, 1] count as -1 or 1.
 """
@@ -9,18 +9,33 @@ from torch import Tensor
 
 from mmts.errors import InputError
 from mmts.options import Positive
-from mmts.policies.base import Policy, check_positive, check_similarity
+from mmts.policies.base import Policy, SimilarityOf, check_positive, check_similarity
 from mmts.schedules import check_progress
 
 
-class MACL(Policy):
+class SimilarityPolicy(Policy):
+    """Base of the rules that depend on the similarities alone; a subclass writes `values`."""
+
+    uses_similarity = True
+    similarity_of: SimilarityOf = "queries"
+
+    def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
+        """Return the values at these similarities, without gradient."""
+        check_progress(progress)
+        return self.values(check_similarity(type(self).__name__, similarity, index).detach())
+
+    def values(self, similarity: Tensor) -> Tensor:
+        """Return the values at these similarities; a rule on pairs takes them in any shape."""
+        raise NotImplementedError
+
+
+class MACL(SimilarityPolicy):
     """MACL: one value for all samples, which grows with how well the batch's pairs agree (docs/method.md, 3.5).
 
     value = tau0 (1 + alpha (A - A0)),   A = mean over the batch of s_ii, without gradient
 
-    similarity (B,) of the positive pairs, or (B, B) -> (). InputError if the value would not be finite and positive for
-    every A in [-1, 1] (checked when the policy is built), and without similarities. The paper's row weight is a loss,
-    `reweighted_info_nce`. A negative `alpha` is the reverse rule.
+    similarity (B,) of the positive pairs, or (B, B) -> (). InputError unless the value is finite and positive for every
+    A in [-1, 1]. The paper's row weight is a loss, `reweighted_info_nce`. A negative `alpha` is the reverse rule.
     tau0: temperature of a batch whose mean positive cosine is `A0`.
     alpha: how fast it grows with that cosine.
     A0: the cosine it is measured from.
@@ -32,12 +47,11 @@ class MACL(Policy):
     tensor(0.1300)
     """
 
-    uses_similarity = True
     similarity_of = "positive pairs"
 
     def __init__(self, tau0: Positive = 0.1, alpha: float = 0.5, A0: float = 0.0) -> None:
         super().__init__()
-        check_positive("MACL: tau0", tau0)
+        check_positive("MACL", tau0=tau0)
         self.tau0, self.alpha, self.A0 = float(tau0), float(alpha), float(A0)
         for alignment in (-1.0, 1.0):  # linear in A, so smallest at an end
             value = self.tau0 * (1.0 + self.alpha * (alignment - self.A0))
@@ -47,40 +61,19 @@ class MACL(Policy):
                     "it must be finite and positive for every A in [-1, 1]: bring alpha closer to 0"
                 )
 
-    def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
-        """Return the batch's value, shape ()."""
-        check_progress(progress)
-        similarity = check_similarity("MACL", similarity, index).detach()
-        cosines = similarity if similarity.ndim == 1 else similarity.diagonal()
-        alignment = cosines.mean().clamp(-1.0, 1.0)
-        return self.tau0 * (1.0 + self.alpha * (alignment - self.A0))
-
-
-class PairPolicy(Policy):
-    """Base of the rules whose value of a pair depends on its own similarity alone; a subclass writes `values`."""
-
-    uses_similarity = True
-    similarity_of = "queries"
-    name: str
-
-    def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
-        """Return each pair's value, in the shape of `similarity`, without gradient."""
-        check_progress(progress)
-        return self.values(check_similarity(self.name, similarity, index).detach())
-
     def values(self, similarity: Tensor) -> Tensor:
-        """Return the values of cosines of any shape."""
-        raise NotImplementedError
+        """Return the batch's value, shape ()."""
+        cosines = similarity if similarity.ndim == 1 else similarity.diagonal()
+        return self.tau0 * (1.0 + self.alpha * (cosines.mean().clamp(-1.0, 1.0) - self.A0))
 
 
-class DySTreSS(PairPolicy):
+class DySTreSS(SimilarityPolicy):
     """DySTreSS: one value per pair, `high` at a similarity of 1 and -1 and `low` at 0 (docs/method.md, 3.6).
 
     value_ij = low + (high - low)/2 (1 + cos(pi (1 + s_ij)))
 
-    similarity (B, B) -> (B, B), without gradient, for positive pairs too, as in the authors' code. With `low` above
-    `high` it is the reverse rule. InputError unless both are finite and positive, and without similarities. The paper's
-    shifted and stretched profiles, tuned for each data set, are left out.
+    similarity (B, B) -> (B, B), for positive pairs too, as in the authors' code. With `low` above `high` it is the
+    reverse rule. The paper's shifted and stretched profiles, tuned for each data set, are left out.
     low: the value at similarity 0.
     high: the value at similarity 1 and -1.
 
@@ -92,12 +85,9 @@ class DySTreSS(PairPolicy):
             [0.1000, 0.2000]])
     """
 
-    name = "DySTreSS"
-
     def __init__(self, low: Positive = 0.1, high: Positive = 0.2) -> None:
         super().__init__()
-        check_positive("DySTreSS: low", low)
-        check_positive("DySTreSS: high", high)
+        check_positive("DySTreSS", low=low, high=high)
         self.low, self.high = float(low), float(high)
 
     def values(self, similarity: Tensor) -> Tensor:
@@ -106,14 +96,13 @@ class DySTreSS(PairPolicy):
         return self.low + (self.high - self.low) / 2 * (1.0 + (math.pi * (1.0 + s)).cos())
 
 
-class TeMoTemperature(PairPolicy):
+class TeMoTemperature(SimilarityPolicy):
     """TeMo's temperature: one value per pair, which grows with its similarity (docs/method.md, 3.7).
 
     value_ij = tau_min + tau_alpha sqrt((s_ij + 1)/2)
 
-    similarity (B, B) -> (B, B), without gradient; from tau_min at s = -1 to tau_min + tau_alpha at s = 1. A negative
-    `tau_alpha` is the reverse rule. InputError unless both ends are finite and positive, and without similarities. The
-    whole rule of the paper is the objective `TeMo`.
+    similarity (B, B) -> (B, B), from tau_min at s = -1 to tau_min + tau_alpha at s = 1, which must be positive too. A
+    negative `tau_alpha` is the reverse rule. The whole rule of the paper is the objective `TeMo`.
     tau_min: the value at similarity -1.
     tau_alpha: what is added to it at similarity 1.
 
@@ -125,11 +114,9 @@ class TeMoTemperature(PairPolicy):
             [0.1207, 0.0500]])
     """
 
-    name = "TeMo"
-
     def __init__(self, tau_min: Positive = 0.01, tau_alpha: float = 0.04) -> None:
         super().__init__()
-        check_positive("TeMo: tau_min", tau_min)
+        check_positive("TeMo", tau_min=tau_min)
         if not 0 < tau_min + tau_alpha < math.inf:
             raise InputError(
                 f"TeMo: tau_min {tau_min:g} + tau_alpha {tau_alpha:g} = {tau_min + tau_alpha:g} is the value at s = 1; "

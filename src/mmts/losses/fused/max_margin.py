@@ -1,4 +1,4 @@
-"""Max-margin in tiles: the same loss and gradients as the plain version, without a (B, B) matrix in memory."""
+"""Max-margin in tiles, by torch or by Triton: the loss and gradients of the plain version, without a (B, B) matrix."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,10 @@ from mmts.losses.fused.tiles import (
     number_of_extra,
     tiles,
 )
-from mmts.losses.fused.triton.max_margin import triton_max_margin
+from mmts.losses.fused.triton.blocks import Blocks, UnitGradients, side
+
+Sums = tuple[Tensor, Tensor, list[Tensor | None]]
+"""The sum of the hinges, (), the sum of the slopes of each sample's hinges, (B,), and dL/dx and dL/dy."""
 
 
 def max_margin_in_tiles(
@@ -24,27 +27,26 @@ def max_margin_in_tiles(
     Arguments as `max_margin` takes them, checked; the margin is (B,). A hinge's slope is known with the hinge, so one
     pass computes the gradients with the loss. Double backward is an InputError.
     """
-    if isinstance(form, torch.dtype):
-        loss, gradients, pull = triton_max_margin(x, y, margin, positives, squared, queries, form)
-    else:
-        loss, gradients, pull = _in_tiles(x, y, margin, positives, squared, queries)
-    gradients = [*gradients, pull if needs_gradient(margin) else None]  # dL/dm_i = -dL/ds_ii: the same hinges
+    pairs = len(x) * (len(x) - 1) - number_of_extra(positives, x)[0].sum()
+    weight = 0.5 / pairs.clamp_min(1).to(margin.dtype)
+    arguments = x, y, margin.detach(), positives, squared, queries, weight
+    total, slopes, gradients = _by_triton(form, *arguments) if isinstance(form, torch.dtype) else _by_torch(*arguments)
+    pull = slopes * weight
+    gradients.append(pull if needs_gradient(margin) else None)  # dL/dm_i = -dL/ds_ii: the same hinges
+    loss = (total * weight).to(weight.dtype)
     loss = KnownGradients.apply(loss, gradients, ("the fused max_margin",), x, y, margin)  # type: ignore[no-untyped-call]
     return loss, pull[queries].clone()
 
 
-def _in_tiles(
-    x: Tensor, y: Tensor, margin: Tensor, positives: Tensor | None, squared: bool, queries: slice
-) -> tuple[Tensor, list[Tensor | None], Tensor]:
-    """Return the loss, (), dL/dx and dL/dy, and -dL/ds_ii, (B,)."""
-    B, sides = len(x), UnitSides(x, y)
-    offset = margin.detach() - torch.linalg.vecdot(sides.x, sides.y)  # m_i - s_ii
-    pairs = B * (B - 1) - number_of_extra(positives, sides.x)[0].sum()
-    weight = 0.5 / pairs.clamp_min(1).to(sides.x.dtype)
-    slopes = torch.zeros_like(offset)  # the sum over both directions of the slopes of a sample's hinges
+def _by_torch(
+    x: Tensor, y: Tensor, margin: Tensor, positives: Tensor | None, squared: bool, queries: slice, weight: Tensor
+) -> Sums:
+    sides = UnitSides(x, y)
+    offset = margin - torch.linalg.vecdot(sides.x, sides.y)  # m_i - s_ii
+    slopes = torch.zeros_like(offset)
     total = torch.zeros((), dtype=torch.float64, device=x.device)
     scratch = buffers(sides.x, 3 if squared else 2)
-    for tile in tiles(B, queries):
+    for tile in tiles(len(x), queries):
         s = tile.similarity(sides.x, sides.y, scratch[0])
         tile.fill_positives(s, positives, float("-inf"))
         parts = []  # dL/ds of each direction, without positive pairs and `weight`
@@ -57,4 +59,41 @@ def _in_tiles(
             slopes[tile.blocks[axis]] += slope.sum(1 - axis)
             parts.append(slope)
         sides.add(parts, tile)
-    return (total * weight).to(weight.dtype), sides.gradients(slopes, weight), slopes * weight
+    return total, slopes, sides.gradients(slopes, weight)
+
+
+def _by_triton(
+    dtype: torch.dtype,
+    x: Tensor,
+    y: Tensor,
+    margin: Tensor,
+    positives: Tensor | None,
+    squared: bool,
+    queries: slice,
+    weight: Tensor,
+) -> Sums:
+    needs_x, needs_y = needs_gradient(x), needs_gradient(y)
+    x_side, y_side = side(x, dtype), side(y, dtype)
+    blocks = Blocks(x_side, y_side, positives)
+    result = UnitGradients(blocks, needs_x, needs_y)
+    offset = torch.full_like(margin, float("-inf"))  # with which no hinge is above zero
+    offset[queries] = (margin - blocks.own_similarity())[queries]  # m_i - s_ii
+    slopes = torch.zeros_like(margin)
+    total = torch.zeros((), dtype=torch.float64, device=x.device)
+    vectors = {"inverse_x": x_side.inverse, "inverse_y": y_side.inverse, "offset": offset}
+    options = {"SQUARED": squared, "HAS_SLOPES": needs_x or needs_y}
+    for rows in blocks.with_slopes():
+        costs = blocks.row_sums(rows)
+        of_rows, of_columns = blocks.launch(
+            "max_margin_slopes", rows, costs=costs, slopes=result.slopes, **vectors, **options
+        )
+        total += costs.sum(dtype=torch.float64)
+        slopes[rows] += of_rows.sum(dim=0)
+        slopes += of_columns.sum(dim=0)
+        result.add(rows)
+    gradients: list[Tensor | None] = []
+    for gradient, own, other in ((result.grad_x, x_side, y_side), (result.grad_y, y_side, x_side)):
+        if gradient is not None:
+            gradient = own.through_lengths(gradient.addcmul_(other.units, slopes[:, None], value=-1.0).mul_(weight))
+        gradients.append(gradient)
+    return total, slopes, gradients

@@ -1,4 +1,7 @@
-"""What the losses on a GPU share: the shapes of tiles, blocks of rows, and the products behind dL/ds."""
+"""What the losses on a GPU share: embeddings as the kernels read them, blocks of rows, and the way from dL/ds to dL/dx.
+
+The kernels' file is imported where one is launched, since it needs Triton, which not every machine has.
+"""
 
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -6,8 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-
-from mmts.losses.fused.triton.sides import Side
 
 BLOCK_BYTES = 2**29
 """The most memory of a block of rows of dL/ds: at B = 65,536 in bfloat16 4,096 rows, enough to fill a GPU."""
@@ -29,6 +30,48 @@ LOG_SUM_TILES = TILES | {torch.bfloat16: Tile(128, 64, 64, 4, 3, 168)}
 """The fastest on an H200 (benchmarks/losses_gpu.py); in bfloat16 three fit on a multiprocessor at once."""
 
 
+class Side(NamedTuple):
+    """One side's embeddings: unit(x) = vectors * inverse.
+
+    Vectors are x times a power of two, which is exact in bfloat16 too, while unit vectors would be rounded: the cosines
+    of bfloat16 embeddings are as exact as in float32, at the speed of tensor cores. Zeros pad each vector to a multiple
+    of 16 bytes.
+    """
+
+    vectors: Tensor  # (B, D padded)
+    inverse: Tensor  # (B,) float32
+    power: Tensor  # (B,) float32
+    units: Tensor  # (B, D padded), in the vectors' dtype
+    D: int
+
+    def through_lengths(self, gradient: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Turn g = dL/d unit(x) (B, D padded) float32 into dL/dx = (g - (g . u) u) / ||x||, (B, D), in `dtype`."""
+        result = torch.empty(len(gradient), self.D, dtype=dtype, device=gradient.device)
+        _run("through_lengths", result, gradient, self.vectors, self.inverse, self.power)
+        return result
+
+
+def side(x: Tensor, dtype: torch.dtype) -> Side:
+    """Prepare embeddings (B, D) for the kernels in `dtype`; a vector of zeros has the length 1, as in `unit`."""
+    x = x.detach().to(dtype).contiguous()
+    step = 16 // x.itemsize
+    vectors, units = x.new_empty(2, len(x), -(-x.shape[1] // step) * step)
+    inverse, power = torch.empty(2, len(x), dtype=torch.float32, device=x.device)
+    _run("prepare_rows", x, vectors, units, inverse, power)
+    return Side(vectors, inverse, power, units, x.shape[1])
+
+
+def _run(kernel: str, rows: Tensor, padded: Tensor, *others: Tensor) -> None:
+    """Run a kernel for each of `rows` (B, D); `padded` has the padded width."""
+    from mmts.losses.fused.triton import kernels
+
+    width = padded.shape[1]
+    with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]
+        getattr(kernels, kernel)[(len(rows),)](
+            rows, padded, *others, D=rows.shape[1], D_PADDED=width, WIDTH=1 << (width - 1).bit_length()
+        )
+
+
 class Blocks:
     """The matrix s of two sides, (B, B), by blocks of rows: whole numbers of tiles, except for the last block."""
 
@@ -39,6 +82,12 @@ class Blocks:
             positives = positives.to_dense()
         self.positives = None if positives is None else positives.contiguous().view(torch.uint8)
         self.tile = tiles[x.vectors.dtype]
+
+    def own_similarity(self) -> Tensor:
+        """Return s_ii, (B,) float32."""
+        dots = torch.empty_like(self.x.inverse)
+        _run("own_products", self.x.vectors, self.y.vectors, dots)
+        return dots * self.x.inverse * self.y.inverse
 
     def with_slopes(self, rows: range | None = None) -> Iterator[slice]:
         """Yield blocks of the rows (None: of all) whose dL/ds takes at most BLOCK_BYTES."""
@@ -55,32 +104,27 @@ class Blocks:
         for first in range(rows.start, rows.stop, step):
             yield slice(first, min(first + step, rows.stop))
 
-    def grid(self, rows: slice) -> tuple[int, int]:
-        """Return how many tiles a block has, down and across."""
-        return -((rows.start - rows.stop) // self.tile.rows), -(-self.B // self.tile.columns)
-
     def row_sums(self, rows: slice) -> Tensor:
         """Return memory for the sums that each tile adds to a block's rows, (tiles across, rows)."""
-        return self.x.inverse.new_empty(self.grid(rows)[1], rows.stop - rows.start)
+        return self.x.inverse.new_empty(-(-self.B // self.tile.columns), rows.stop - rows.start)
 
-    def column_sums(self, rows: slice) -> Tensor:
-        """Return memory for the sums that each tile of a block adds to its columns, (tiles down, B)."""
-        return self.x.inverse.new_empty(self.grid(rows)[0], self.B)
-
-    def launch(self, kernel: str, rows: slice, **arguments: Any) -> None:
-        """Run a kernel of `kernels` over the tiles of a block."""
-        from mmts.losses.fused.triton import kernels  # imports Triton, which not every machine has
+    def launch(self, kernel: str, rows: slice, **arguments: Any) -> tuple[Tensor, Tensor]:
+        """Run a kernel over the tiles of a block; return each tile's sums, (tiles across, rows) and (tiles down, B)."""
+        from mmts.losses.fused.triton import kernels
 
         x, y, tile = self.x, self.y, self.tile
         by_tiles = has_copy_engine(x.vectors.device)
-        down, across = self.grid(rows)
+        of_rows = self.row_sums(rows)
+        of_columns = x.inverse.new_empty(-((rows.start - rows.stop) // tile.rows), self.B)
         with torch.cuda.device_of(x.vectors):  # type: ignore[no-untyped-call]
-            getattr(kernels, kernel)[(down * across,)](
+            getattr(kernels, kernel)[(len(of_columns) * len(of_rows),)](
                 x=self._by_tiles(x.vectors, tile.rows) if by_tiles else x.vectors,
                 y=self._by_tiles(y.vectors, tile.columns) if by_tiles else y.vectors,
                 BY_TILES=by_tiles,
                 positives=x.vectors if self.positives is None else self.positives,
                 HAS_POSITIVES=self.positives is not None,
+                of_rows=of_rows,
+                of_columns=of_columns,
                 first=rows.start,
                 last=rows.stop,
                 B=self.B,
@@ -94,6 +138,7 @@ class Blocks:
                 maxnreg=tile.registers,
                 **arguments,
             )
+        return of_rows, of_columns
 
     def _by_tiles(self, vectors: Tensor, height: int) -> Any:
         """Return vectors as the GPU's copy engine reads them, by tiles."""

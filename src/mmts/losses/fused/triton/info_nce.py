@@ -8,8 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from mmts.losses.fused.tiles import AXES, refuse_double_backward
-from mmts.losses.fused.triton.blocks import LOG_SUM_TILES, Blocks, UnitGradients
-from mmts.losses.fused.triton.sides import Side, own_similarity, side, through_lengths
+from mmts.losses.fused.triton.blocks import LOG_SUM_TILES, Blocks, Side, UnitGradients, side
 
 LOG2_E = math.log2(math.e)
 BACKWARDS = {"row": "row", "candidate": "candidate", "media": "candidate"}
@@ -27,10 +26,7 @@ def triton_rows(
     queries: slice,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """Return the cross-entropy of b queries and q - p of their positive pairs, (2, b) float32 each, as `rows_in_tiles`.
-
-    Not for positives with label smoothing, nor for float64. dtype: of the products.
-    """
+    """As `rows_in_tiles`, in float32; not for positives with label smoothing. dtype: of the products."""
     rows = range(*queries.indices(len(x)))
     options = label_smoothing, decoupled, rows, dtype
     if len(rows) == len(x):
@@ -46,8 +42,7 @@ def triton_rows(
 class _Rows(Function):
     """Forward: a kernel for the rows' sums. Backward: a kernel for dL/ds by blocks of rows, and two products with each.
 
-    If only some samples are queries, only tiles with queries down their rows are made, and the rows of y to x are not
-    complete.
+    If only some samples are queries, only tiles with queries down their rows are made: rows of y to x are incomplete.
     """
 
     @staticmethod
@@ -62,26 +57,16 @@ class _Rows(Function):
         anchor, label_smoothing, decoupled, queries, dtype = options
         x_side, y_side = side(x, dtype), side(y, dtype)
         weight = 1.0 / tau
-        own_logit = own_similarity(x_side, y_side) / tau
         blocks = Blocks(x_side, y_side, positives, LOG_SUM_TILES)
+        own_logit = blocks.own_similarity() / tau
         by_row, by_column = _factors(x_side, y_side, tau, anchor)
         reach = weight.max() - own_logit.min()
         if decoupled:  # without the positive pair even the largest can be far below it
             reach = torch.maximum(reach, weight.max() + own_logit.max())
-        to_base_2 = {"own_logit": own_logit * LOG2_E, "reach": reach * LOG2_E}
+        vectors = {"by_row": by_row, "by_column": by_column, "own_logit": own_logit * LOG2_E, "reach": reach * LOG2_E}
         log_sums = tau.new_full((2, len(x)), float("-inf"))  # of z_ij - z_ii
         for rows in blocks.with_sums(queries):
-            of_rows, of_columns = blocks.row_sums(rows), blocks.column_sums(rows)
-            blocks.launch(
-                "info_nce_log_sums",
-                rows,
-                by_row=by_row,
-                by_column=by_column,
-                **to_base_2,
-                of_rows=of_rows,
-                of_columns=of_columns,
-                DECOUPLED=decoupled,
-            )
+            of_rows, of_columns = blocks.launch("info_nce_log_sums", rows, **vectors, DECOUPLED=decoupled)
             log_sums[0, rows] = of_rows.logsumexp(dim=0)
             log_sums[1] = torch.logaddexp(log_sums[1], of_columns.logsumexp(dim=0))
         empty = log_sums.isneginf() | (len(x) == 1)  # no negative (decoupled), or no candidate but the positive
@@ -121,34 +106,19 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None
     pull = torch.zeros_like(log_sums)
     pull[:, queries.start : queries.stop] = gradient
     pull.masked_fill_(empty, 0.0)
-    (_, scale_xy), (_, scale_yx) = AXES[anchor]
+    vectors = {"by_row": by_row, "by_column": by_column, "offset": offset, "own_share": own_share}
+    vectors |= {"pull": pull, "weight": weight}
+    options = {"SCALE_XY": AXES[anchor][0][1], "SCALE_YX": AXES[anchor][1][1]}
+    options |= {"on_each": on_each, "SMOOTHED": label_smoothing > 0, "OF_WEIGHTS": needs_tau}
     for rows in blocks.with_slopes(queries):
-        of_rows, of_columns = blocks.row_sums(rows), blocks.column_sums(rows)
-        blocks.launch(
-            "info_nce_slopes",
-            rows,
-            by_row=by_row,
-            by_column=by_column,
-            offset=offset,
-            own_share=own_share,
-            pull=pull,
-            weight=weight,
-            slopes=result.slopes,
-            of_rows=of_rows,
-            of_columns=of_columns,
-            on_each=on_each,
-            SCALE_XY=scale_xy,
-            SCALE_YX=scale_yx,
-            SMOOTHED=label_smoothing > 0,
-            OF_WEIGHTS=needs_tau,
-        )
+        of_rows, of_columns = blocks.launch("info_nce_slopes", rows, slopes=result.slopes, **vectors, **options)
         result.add(rows)
         if needs_tau:
             of_logits[rows] += of_rows.sum(dim=0)
             of_logits += of_columns.sum(dim=0)
     return (
-        None if result.grad_x is None else through_lengths(result.grad_x, x_side, x.dtype),
-        None if result.grad_y is None else through_lengths(result.grad_y, y_side, y.dtype),
+        None if result.grad_x is None else x_side.through_lengths(result.grad_x, x.dtype),
+        None if result.grad_y is None else y_side.through_lengths(result.grad_y, y.dtype),
         -of_logits / (tau * LOG2_E) if needs_tau else None,
     )
 

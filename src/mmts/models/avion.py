@@ -24,24 +24,19 @@ def load_avion(
     """Return the model of a checkpoint of AVION or MM-TS: clips and captions to unit embeddings of its output width.
 
     Sizes are read off the weights, in any layout: keys with or without "module.", attention as nn.MultiheadAttention's
-    or flash-attention's, patches as a convolution or a matrix. The heads are identities, the embeddings the normalized
-    projections; the checkpoint's temperature (`logit_scale`) is not used. Colors are normalized as AVION does, with a
-    mean of red of .4248 where OpenAI's is .4815.
+    or flash-attention's, patches as a convolution or a matrix. The heads are identities; the checkpoint's temperature
+    (`logit_scale`) is not used. Colors are normalized as AVION does, with a mean of red of .4248 (OpenAI's is .4815).
 
     Args:
-        checkpoint: a file, read without running anything in it, or a state_dict (or a mapping with one under
-            "state_dict").
+        checkpoint: a file, whose code is never run, or a state_dict (or a mapping with one under "state_dict").
         tokenizer: a Hugging Face CLIP name or folder, or "bytes" for tiny models; read when a caption is first
             tokenized.
         frames: F, frames per clip; None is the checkpoint's (1 for an image model). For another number the temporal
             embedding is interpolated linearly; that of an image model is zero.
-        sampling: "random" (as published: a frame of each of F equal parts, the middle ones when evaluated), "uniform"
-            or "stride".
-        stride: source frames from one of the clip's frames to the next, for "stride".
+        sampling, stride: how frames are chosen, as in `mmts.data.media.video.FrameSampling`; "random" as published.
         heads: of the attention of both towers; None is one per 64 features, as in every published model.
 
-    Raises:
-        RecipeError: no such file, unreadable contents, or keys and shapes that are not AVION's; names some.
+    Raises RecipeError, naming some keys, for a file that cannot be read, or keys and shapes that are not AVION's.
 
     Source: Zhao and Kraehenbuehl, AVION, arXiv 2309.16669; Sheludzko et al., MM-TS, arXiv 2603.08202.
     """

@@ -1,40 +1,24 @@
 """Transformer blocks that towers share."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from mmts.errors import InputError
+from mmts.models.base import Checkpointed
 from mmts.models.clip_weights import ClipWeights
 
 
-class Checkpointed(nn.Module):
-    """A block that can keep only its inputs for the backward pass, and compute its other activations again then.
-
-    `checkpointing` switches it on. The random state is kept, so that dropout draws the same units again.
-    """
-
-    checkpointing = False
-
-    def __call__(self, *inputs: Any, **options: Any) -> Any:
-        """Call `forward`, checkpointed if that is on and a graph is recorded."""
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(super().__call__, *inputs, use_reentrant=False, **options)
-        return super().__call__(*inputs, **options)
-
-
-class EncoderLayer(Checkpointed, nn.TransformerEncoderLayer):
-    """torch's own block, checkpointed if that is on."""
+class _EncoderLayer(Checkpointed, nn.TransformerEncoderLayer):
+    pass
 
 
 def transformer(width: int, depth: int, heads: int, dropout: float) -> nn.TransformerEncoder:
     """Return pre-norm transformer blocks with GELU, an inner width of 4 `width`, and a last norm."""
-    check_heads(width, heads)
-    layer = EncoderLayer(width, heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True)
+    _check_heads(width, heads)
+    layer = _EncoderLayer(width, heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True)
     blocks = nn.TransformerEncoder(layer, depth, nn.LayerNorm(width), enable_nested_tensor=False)
     for name, parameter in blocks.named_parameters():  # the encoder copies one layer; each gets its own start
         if parameter.dim() == 2:
@@ -44,8 +28,7 @@ def transformer(width: int, depth: int, heads: int, dropout: float) -> nn.Transf
     return blocks
 
 
-def check_heads(width: int, heads: int) -> None:
-    """Raise InputError unless `heads` divides `width`."""
+def _check_heads(width: int, heads: int) -> None:
     if width % heads:
         raise InputError(f"width {width} is not a multiple of heads {heads}")
 
@@ -56,27 +39,22 @@ def default_heads(width: int) -> int:
 
 
 def _quick_gelu(x: Tensor) -> Tensor:
-    """Return x sigmoid(1.702 x), the approximation of GELU that OpenAI's CLIP was trained with."""
+    """Approximate GELU as OpenAI's CLIP was trained with."""
     return x * torch.sigmoid(1.702 * x)
 
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "quick_gelu": _quick_gelu}
 
 
-class ClipBlock(Checkpointed):
+class _ClipBlock(Checkpointed):
     """The pre-norm block of CLIP's transformers, with query, key and value in one matrix (in this order).
 
     x + out(attention(qkv(ln_1(x)))), then x + fc2(activation(fc1(ln_2(x))))
-
-    >>> ClipBlock(8, heads=2, inner=32, activation="gelu", eps=1e-6)(torch.rand(3, 5, 8)).shape
-    torch.Size([3, 5, 8])
     """
 
-    def __init__(
-        self, width: int, *, heads: int, inner: int, activation: str, eps: float, causal: bool = False
-    ) -> None:
+    def __init__(self, width: int, heads: int, inner: int, activation: str, eps: float, causal: bool) -> None:
         super().__init__()
-        check_heads(width, heads)
+        _check_heads(width, heads)
         self.heads = heads
         self.causal = causal
         self.activation = _ACTIVATIONS[activation]
@@ -91,7 +69,6 @@ class ClipBlock(Checkpointed):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the next states (B, L, width)."""
         B, L, width = x.shape
         q, k, v = self.qkv(self.ln_1(x)).view(B, L, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)  # (B, heads, L, width / heads)
@@ -103,7 +80,8 @@ class ClipBlock(Checkpointed):
 class ClipBlocks(nn.ModuleList):
     """The blocks of one of CLIP's transformers. An option that is None follows the weights, or CLIP without weights.
 
-    Raises InputError for an activation that mmts does not have, and for `heads` that do not divide `width`.
+    >>> ClipBlocks(8, 1, heads=2, activation=None, weights=None, eps=1e-6)(torch.rand(3, 5, 8)).shape
+    torch.Size([3, 5, 8])
     """
 
     def __init__(
@@ -121,11 +99,8 @@ class ClipBlocks(nn.ModuleList):
         self.eps = eps if weights is None else weights.eps
         if self.activation not in _ACTIVATIONS:
             raise InputError(f"the weights need the activation {self.activation!r}, which mmts does not have")
-        inner = 4 * width if weights is None else weights.inner
-        super().__init__(
-            ClipBlock(width, heads=self.heads, inner=inner, activation=self.activation, eps=self.eps, causal=causal)
-            for _ in range(depth)
-        )
+        inner = 4 * width if weights is None else weights.matrix("blocks.0.fc1.weight")[0]
+        super().__init__(_ClipBlock(width, self.heads, inner, self.activation, self.eps, causal) for _ in range(depth))
 
     def forward(self, states: Tensor) -> Tensor:
         """Return the last states (B, L, width)."""

@@ -9,7 +9,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from mmts.data.media.read_warnings import kept_warnings
 from mmts.errors import InputError, RecipeError, quoted, shortened
 from mmts.models import huggingface as hf
+from mmts.models.base import misfit
 
-Side = Literal["video", "text"]
+Side = Literal["image", "text"]
 
 # What AVION subtracts from each color and divides it by, in its pre-training, fine-tuning and evaluation: OpenAI's
 # values, except for red's mean, which is .4815 there. Its weights were trained with this one, so it must stay.
@@ -30,28 +31,46 @@ _AVION_PIXELS = hf.Preprocessing(
     std=(68.5005327 / 255, 66.6321579 / 255, 70.32316305 / 255),
 )
 
+# Parts of the names in a checkpoint of AVION and in transformers' CLIP, and what our networks call them. AVION stores
+# attention as nn.MultiheadAttention or as the flash-attention package does; both stack query, key and value.
+_OUR_NAMES = {
+    "transformer.resblocks.": "blocks.",
+    "attn.in_proj_": "qkv.",
+    "attn.Wqkv.": "qkv.",
+    "self_attn.out_proj.": "out.",
+    "attn.out_proj.": "out.",
+    "mlp.c_fc.": "fc1.",
+    "mlp.c_proj.": "fc2.",
+    "mlp.": "",
+    "conv1.": "patches.",
+    "vision_model.": "",
+    "text_model.": "",
+    "embeddings.patch_embedding.": "patches.",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "embeddings.": "",
+    "pre_layrnorm.": "ln_pre.",
+    "post_layernorm.": "ln_post.",
+    "final_layer_norm.": "ln_final.",
+    "encoder.layers.": "blocks.",
+    "layer_norm1.": "ln_1.",
+    "layer_norm2.": "ln_2.",
+    "visual_projection.weight": "image_projection",
+    "text_projection.weight": "text_projection",
+}
+
 
 @dataclass(frozen=True)
 class ClipWeights:
-    """One side's weights, and the settings that cannot be read off them.
+    """One side's weights, and the settings that cannot be read off them."""
 
-    Attributes:
-        source: where they come from, for messages.
-        state: tensors by the names of the network they are for.
-        activation: "gelu" or "quick_gelu".
-        eps: of the layer norms.
-        heads: of the attention; None is one per 64 features.
-        frames: of the temporal embedding; None if the model knows only images.
-        pixels: mean, std and resize that the video side was trained with.
-    """
-
-    source: str
-    state: dict[str, Tensor]
-    activation: str
-    eps: float
-    heads: int | None = None
-    frames: int | None = None
-    pixels: hf.Preprocessing = _AVION_PIXELS
+    source: str  # where they come from, for messages
+    side: Side
+    state: dict[str, Tensor]  # by the names of the network they are for
+    activation: str  # "gelu" or "quick_gelu"
+    eps: float  # of the layer norms
+    heads: int | None = None  # of the attention; None is one per 64 features
+    frames: int | None = None  # of the temporal embedding; None if the model knows only images
+    pixels: hf.Preprocessing = _AVION_PIXELS  # mean, std and resize that the image side was trained with
 
     def matrix(self, name: str) -> tuple[int, int]:
         """Return the shape of a matrix. Raises RecipeError if there is no matrix of that name."""
@@ -62,15 +81,24 @@ class ClipWeights:
             raise RecipeError(f"{self.source}: {name!r} has shape {tuple(shape)}, and should be a matrix")
         return shape[0], shape[1]
 
-    @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        return len({name.split(".")[1] for name in self.state if name.startswith("blocks.")})
+    def sizes(self) -> dict[str, int]:
+        """Return the sizes of the network, as its constructor names them. Raises RecipeError if they make no sense."""
+        width, output_width = self.matrix(f"{self.side}_projection")
+        depth = len({name.split(".")[1] for name in self.state if name.startswith("blocks.")})
+        sizes = {"width": width, "depth": depth, "output_width": output_width}
+        positions = self.matrix("positional_embedding")[0]
+        if self.side == "text":
+            words = self.matrix("token_embedding.weight")[0]
+            return {**sizes, "context_length": positions, "vocabulary_size": words}
+        patch = self._square_root(self.matrix("patches.weight")[1] // 3, "pixels of a patch")
+        side = self._square_root(positions - 1, "patches of a frame")
+        return {**sizes, "patch": patch, "size": side * patch}
 
-    @property
-    def inner(self) -> int:
-        """Width inside the second half of a block."""
-        return self.matrix("blocks.0.fc1.weight")[0]
+    def _square_root(self, number: int, what: str) -> int:
+        root = math.isqrt(number)
+        if root * root != number or not root:
+            raise RecipeError(f"{self.source}, {what}: {number} is not a square number")
+        return root
 
     def heads_for(self, width: int) -> int:
         """Return the number of heads. Raises RecipeError if it is not known, and 64 does not divide the width."""
@@ -80,57 +108,73 @@ class ClipWeights:
             raise RecipeError(f"{self.source} is {width} wide, not a multiple of 64; state the number of its heads")
         return max(1, width // 64)
 
-    def with_frames(self, frames: int) -> "ClipWeights":
-        """Return them with a temporal embedding for `frames` frames.
-
-        An image model, which has none, gets zeros. Another length is interpolated linearly along time: frame f stands
-        at (f + 1/2) / frames of the clip, and the ends continue as they are.
-        """
-        embedding = self.state.get("temporal_embedding")
-        if embedding is None:
-            embedding = torch.zeros(frames, self.matrix("positional_embedding")[1])
-        elif self.matrix("temporal_embedding")[0] != frames:
-            embedding = nn.functional.interpolate(embedding.T[None], frames, mode="linear", align_corners=False)[0].T
-        return replace(self, state={**self.state, "temporal_embedding": embedding})
-
     def fill(self, network: nn.Module) -> None:
-        """Load them into `network`. Raises RecipeError naming a missing, superfluous or differently shaped weight."""
-        own = network.state_dict()
-        for names, problem in ((own.keys() - self.state.keys(), "lacks"), (self.state.keys() - own.keys(), "also has")):
-            if names:
-                raise RecipeError(f"{self.source} {problem} {len(names)} weights, {min(names)!r} for one")
-        for name, value in own.items():
-            if self.state[name].shape != value.shape:
-                shapes = f"{tuple(self.state[name].shape)}, not {tuple(value.shape)}"
-                raise RecipeError(f"{self.source}: {name!r} has shape {shapes}")
-        network.load_state_dict(self.state)
+        """Load them into `network`. Raises RecipeError naming a missing, superfluous or differently shaped weight.
+
+        A temporal embedding for another number of frames is interpolated linearly along time: frame f stands at
+        (f + 1/2) / frames of the clip, and the ends continue as they are. An image model, which has none, gets zeros.
+        """
+        own, state = network.state_dict(), dict(self.state)
+        if "temporal_embedding" in own:
+            frames, width = own["temporal_embedding"].shape
+            embedding = state.setdefault("temporal_embedding", torch.zeros(frames, width))
+            if embedding.dim() == 2 and len(embedding) != frames:
+                resized = nn.functional.interpolate(embedding.T[None], frames, mode="linear", align_corners=False)
+                state["temporal_embedding"] = resized[0].T
+        if problem := misfit(state, own):
+            raise RecipeError(f"{self.source} {problem}")
+        network.load_state_dict(state)
 
 
-def agreed(options: Mapping[str, int | None], own: Mapping[str, int], weights: ClipWeights | None) -> dict[str, int]:
-    """Return each option's value, or the tower's own size if it is None.
+def agreed(weights: ClipWeights | None, **options: tuple[int | None, int]) -> dict[str, int]:
+    """Return the sizes of a network: those of its weights, or without weights each option (value, default).
 
-    Raises InputError for an option that contradicts `weights`, whose sizes are then the tower's own.
+    Raises InputError for a value that contradicts the weights.
     """
-    for name, value in options.items():
-        if weights is not None and value not in (None, own[name]):
-            raise InputError(f"{weights.source} has {name} {own[name]}, not {value}; leave the option out")
-    return {name: own[name] if value is None else value for name, value in options.items()}
-
-
-def square_root(number: int, what: str) -> int:
-    """Return the square root of `number`. Raises RecipeError if it is not whole; `what` names the number."""
-    root = math.isqrt(number)
-    if root * root != number or not root:
-        raise RecipeError(f"{what}: {number} is not a square number")
-    return root
+    if weights is None:
+        return {name: default if value is None else value for name, (value, default) in options.items()}
+    sizes = weights.sizes()
+    for name, (value, _) in options.items():
+        if value not in (None, sizes[name]):
+            raise InputError(f"{weights.source} has {name} {sizes[name]}, not {value}; leave the option out")
+    return sizes
 
 
 def read_weights(weights: str, side: Side) -> ClipWeights:
     """Return one side of a checkpoint file of AVION, or of a Hugging Face CLIP name or folder."""
     if is_checkpoint(weights):
-        video, text = avion_weights(weights)
-        return video if side == "video" else text
-    return _clip_weights(weights, side)
+        image, text = avion_weights(weights)
+        return image if side == "image" else text
+    source = hf.find_source(weights, "video" if side == "image" else side)
+    model: Any
+    model, _ = hf.load_model(source)
+    if model.config.model_type != "clip":
+        raise RecipeError(f"weights {weights!r} are those of a {model.config.model_type} model; only CLIP's fit here")
+    hf.keep_side(model, side, own_pooling=True)
+    state: dict[str, Tensor] = {_our_name(name): value for name, value in model.state_dict().items()}
+    for query in [name for name in state if "self_attn.q_proj" in name]:
+        qkv = [state.pop(query.replace("q_proj", f"{letter}_proj")) for letter in "qkv"]
+        state[query.replace("self_attn.q_proj", "qkv")] = torch.cat(qkv)
+    state[f"{side}_projection"] = state[f"{side}_projection"].T.contiguous()
+    if side == "image":
+        state["patches.weight"] = state["patches.weight"].flatten(1)
+    config = model.config.vision_config if side == "image" else model.config.text_config
+    pixels = hf.read_preprocessing(source) if side == "image" else _AVION_PIXELS
+    return ClipWeights(
+        f"weights {weights!r}",
+        side,
+        state,
+        config.hidden_act,
+        config.layer_norm_eps,
+        heads=config.num_attention_heads,
+        pixels=pixels,
+    )
+
+
+def _our_name(name: str) -> str:
+    for part, ours in _OUR_NAMES.items():
+        name = name.replace(part, ours)
+    return name
 
 
 def is_checkpoint(weights: str) -> bool:
@@ -141,46 +185,8 @@ def is_checkpoint(weights: str) -> bool:
     return path.is_file()
 
 
-# --- checkpoints of AVION --------------------------------------------------------------------------------------------
-
-# The names of weights outside the blocks are the same as ours, except that of the patches.
-_TOP = {
-    "visual": {
-        "class_embedding",
-        "positional_embedding",
-        "temporal_embedding",
-        "ln_pre.weight",
-        "ln_pre.bias",
-        "ln_post.weight",
-        "ln_post.bias",
-        "image_projection",
-    },
-    "textual": {
-        "token_embedding.weight",
-        "positional_embedding",
-        "ln_final.weight",
-        "ln_final.bias",
-        "text_projection",
-    },
-}
-# Parts of a block, as nn.MultiheadAttention and as the flash-attention package store them: both stack query, key and
-# value.
-_BLOCK = {
-    "attn.in_proj_": "qkv",
-    "attn.Wqkv.": "qkv",
-    "attn.out_proj.": "out",
-    "mlp.c_fc.": "fc1",
-    "mlp.fc1.": "fc1",
-    "mlp.c_proj.": "fc2",
-    "mlp.fc2.": "fc2",
-    "ln_1.": "ln_1",
-    "ln_2.": "ln_2",
-}
-_BLOCK_KEY = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)(weight|bias)")
-
-
 def avion_weights(checkpoint: str | Path | Mapping[str, Tensor]) -> tuple[ClipWeights, ClipWeights]:
-    """Return the video and the text side of a checkpoint of AVION, a file or a state_dict, in any layout.
+    """Return the image and the text side of a checkpoint of AVION, a file or a state_dict, in any layout.
 
     Its keys may have the prefix "module." of DistributedDataParallel; its `logit_scale` is left out. Raises RecipeError
     for a file that cannot be read, and for keys that AVION's models do not have; names some.
@@ -196,13 +202,7 @@ def avion_weights(checkpoint: str | Path | Mapping[str, Tensor]) -> tuple[ClipWe
     for key, value in state.items():
         plain = key.removeprefix("module.")
         side, _, name = plain.partition(".")
-        block = _BLOCK_KEY.fullmatch(name)
-        if block and block[2] in _BLOCK:
-            name = f"blocks.{int(block[1])}.{_BLOCK[block[2]]}.{block[3]}"
-        elif name == "conv1.weight":
-            name = "patches.weight"
-        elif name not in _TOP.get(side, ()):
-            side = ""
+        name = _our_name(name)
         if side in sides:
             if name in sides[side]:
                 raise RecipeError(f"{source} holds {name!r} of the {side} side in two layouts at once")
@@ -219,7 +219,8 @@ def avion_weights(checkpoint: str | Path | Mapping[str, Tensor]) -> tuple[ClipWe
     if "patches.weight" in visual and visual["patches.weight"].dim() == 4:  # (W, 3, p, p), not (W, 3 p p)
         visual["patches.weight"] = visual["patches.weight"].flatten(1)
     frames = visual["temporal_embedding"].shape[0] if "temporal_embedding" in visual else 1
-    return ClipWeights(source, visual, "gelu", 1e-6, frames=frames), ClipWeights(source, textual, "gelu", 1e-5)
+    image = ClipWeights(source, "image", visual, "gelu", 1e-6, frames=frames)
+    return image, ClipWeights(source, "text", textual, "gelu", 1e-5)
 
 
 def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
@@ -277,64 +278,3 @@ _SETTINGS: list[Any] = [
     type(np.dtype(np.float64)),
     type(np.dtype(np.float32)),
 ]
-
-
-# --- CLIP models of Hugging Face -------------------------------------------------------------------------------------
-
-_CLIP_TOP = {
-    "video": {
-        "vision_model.embeddings.patch_embedding.weight": "patches.weight",
-        "vision_model.embeddings.class_embedding": "class_embedding",
-        "vision_model.embeddings.position_embedding.weight": "positional_embedding",
-        "vision_model.pre_layrnorm.weight": "ln_pre.weight",
-        "vision_model.pre_layrnorm.bias": "ln_pre.bias",
-        "vision_model.post_layernorm.weight": "ln_post.weight",
-        "vision_model.post_layernorm.bias": "ln_post.bias",
-        "visual_projection.weight": "image_projection",
-    },
-    "text": {
-        "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
-        "text_model.embeddings.position_embedding.weight": "positional_embedding",
-        "text_model.final_layer_norm.weight": "ln_final.weight",
-        "text_model.final_layer_norm.bias": "ln_final.bias",
-        "text_projection.weight": "text_projection",
-    },
-}
-_CLIP_BLOCK = {
-    "layer_norm1": "ln_1",
-    "layer_norm2": "ln_2",
-    "self_attn.out_proj": "out",
-    "mlp.fc1": "fc1",
-    "mlp.fc2": "fc2",
-}
-
-
-def _clip_weights(name: str, side: Side) -> ClipWeights:
-    source = hf.find_source(name, side)
-    model: Any
-    model, _ = hf.load_model(source)
-    if model.config.model_type != "clip":
-        raise RecipeError(f"weights {name!r} are those of a {model.config.model_type} model; only CLIP's fit here")
-    part = "vision" if side == "video" else "text"
-    config = getattr(model.config, f"{part}_config")
-    theirs: dict[str, Tensor] = model.state_dict()
-    state = {name: theirs[their_name] for their_name, name in _CLIP_TOP[side].items()}
-    for number in range(config.num_hidden_layers):
-        layer = f"{part}_model.encoder.layers.{number}"
-        for kind in ("weight", "bias"):
-            qkv = [theirs[f"{layer}.self_attn.{letter}_proj.{kind}"] for letter in "qkv"]
-            state[f"blocks.{number}.qkv.{kind}"] = torch.cat(qkv)
-            for their_name, our_name in _CLIP_BLOCK.items():
-                state[f"blocks.{number}.{our_name}.{kind}"] = theirs[f"{layer}.{their_name}.{kind}"]
-    projection = "image_projection" if side == "video" else "text_projection"
-    state[projection] = state[projection].T.contiguous()
-    if side == "video":
-        state["patches.weight"] = state["patches.weight"].flatten(1)
-    return ClipWeights(
-        f"weights {name!r}",
-        state,
-        config.hidden_act,
-        config.layer_norm_eps,
-        heads=config.num_attention_heads,
-        pixels=hf.read_preprocessing(source) if side == "video" else _AVION_PIXELS,
-    )

@@ -7,13 +7,22 @@ import torch
 import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mmts.errors import InputError, RecipeError
 from mmts.models import huggingface as hf
 from mmts.models.base import ImageTower, Resize, make_tower
 from mmts.models.blocks import transformer
 from mmts.options import AtLeastOne, ZeroToBelowOne
+
+# The convolutions of EfficientNet's network and blocks, each with the batch norm that follows it.
+_FOLDED = (
+    ("_conv_stem", "_bn0"),
+    ("_conv_head", "_bn1"),
+    ("_expand_conv", "_bn0"),
+    ("_depthwise_conv", "_bn1"),
+    ("_project_conv", "_bn2"),
+)
 
 
 class EfficientNetLite0(ImageTower):
@@ -54,31 +63,17 @@ class EfficientNetLite0(ImageTower):
         """Stop training it, and fold each batch norm and each even padding into its convolution."""
         super().freeze()
         network: Any = self.network
-        network._bn0 = _fold(network._conv_stem, network._bn0)
-        network._bn1 = _fold(network._conv_head, network._bn1)
-        network._swish = nn.ReLU6(inplace=True)
-        for block in network._blocks:
-            if hasattr(block, "_expand_conv"):
-                block._bn0 = _fold(block._expand_conv, block._bn0)
-            block._bn1 = _fold(block._depthwise_conv, block._bn1)
-            block._bn2 = _fold(block._project_conv, block._bn2)
-            block._swish = nn.ReLU6(inplace=True)
+        for module in (network, *network._blocks):
+            for conv, norm in _FOLDED:
+                if isinstance(getattr(module, norm, None), nn.BatchNorm2d) and hasattr(module, conv):
+                    setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
+                    setattr(module, norm, nn.Identity())
+            module._swish = nn.ReLU6(inplace=True)
         for conv in network.modules():
             left, right, top, bottom = getattr(getattr(conv, "static_padding", None), "padding", (0, 1, 0, 1))
             if (left, top) == (right, bottom):
                 conv.padding, conv.static_padding = (top, left), nn.Identity()
-        self.network.to(memory_format=torch.channels_last).requires_grad_(False)
-
-
-def _fold(conv: Any, norm: Any) -> nn.Module:
-    """Fold an evaluation-mode batch norm into the convolution before it; return the module that replaces the norm."""
-    if isinstance(norm, nn.BatchNorm2d):
-        mean: Any = norm.running_mean
-        variance: Any = norm.running_var
-        conv.weight, conv.bias = fuse_conv_bn_weights(
-            conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias
-        )
-    return nn.Identity()
+        network.to(memory_format=torch.channels_last).requires_grad_(False)
 
 
 class SmallResNet(ImageTower):
@@ -106,11 +101,8 @@ class SmallResNet(ImageTower):
         resize: Resize = "stretch",
     ) -> None:
         super().__init__(size, resize=resize)
-        layers: list[nn.Module] = [
-            nn.Conv2d(3, channels, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-        ]
+        stem = nn.Conv2d(3, channels, 3, stride=2, padding=1, bias=False)
+        layers: list[nn.Module] = [stem, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
         before = channels
         for stage in range(4):
             after = channels * 2**stage
@@ -151,7 +143,6 @@ class _ResidualBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, after, H / stride, W / stride)."""
         return F.relu(self.shortcut(x) + self.branch(x))
 
 
@@ -259,8 +250,9 @@ class HuggingFaceImage(ImageTower):
     def features(self, pixels: Tensor) -> Tensor:
         """Return the model's image features, flattened to (B, width)."""
         if self.clip:
-            return hf.pooled(self.model.get_image_features(pixel_values=pixels, **self.interpolate))
-        output = self.model(pixel_values=pixels, **self.interpolate)
+            output = self.model.get_image_features(pixel_values=pixels, **self.interpolate)
+        else:
+            output = self.model(pixel_values=pixels, **self.interpolate)
         pooler_output: Tensor | None = getattr(output, "pooler_output", None)
         if self.pooling in ("auto", "pooler") and pooler_output is not None:
             return pooler_output.flatten(1)
@@ -298,12 +290,10 @@ IMAGE_TOWERS: dict[str, type[ImageTower]] = {
 def load_image_tower(name: str | type[ImageTower], **options: Any) -> ImageTower:
     """Return an image tower; it trains until `freeze` is called.
 
-    Args:
-        name: a name in IMAGE_TOWERS, a Hugging Face name or folder, or a class.
-        options: `size` (side of the square input in pixels; None is the tower's own), and the tower's options.
+    name: a name in IMAGE_TOWERS, a Hugging Face name or folder, or a class.
+    options: the tower's options, and `size`, the side of the square input in pixels.
 
-    Raises:
-        RecipeError: an unknown name or option, or a value outside its range.
+    Raises RecipeError for an unknown name or option, or a value outside its range.
 
     >>> load_image_tower("small-resnet", size=32, channels=4).width
     32

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -24,10 +24,15 @@ from mmts.recipe.components import (
 from mmts.recipe.section import Section
 
 FEATURES = "features"
-"""The name of a media tower that does not exist: the data hold features computed beforehand."""
+"""The name that stands for no media tower: the data hold features computed beforehand."""
 _FRAME = IMAGE_TOWER._replace(key="image")  # the image tower inside the video tower `frames`
-_KEYS = ("size", "frames", "sampling", "stride")
-"""Parameters of a tower that have keys of their own beside `options`."""
+_KEYS = ("size", "frames", "sampling", "stride")  # parameters of a tower that are keys beside `options`
+_DESCRIPTION = (
+    "A built-in tower, a class of yours (`file.py:Class` or `module:Class`), or a Hugging Face name or folder."
+)
+TowerName = Annotated[str, Field(description=_DESCRIPTION)]
+_SIZE = "Side of the square input in pixels (default: the tower's own)."
+Size = Annotated[int | None, Field(ge=8, le=4096, description=_SIZE)]
 
 
 def _trust(info: ValidationInfo) -> Trust:
@@ -40,8 +45,7 @@ class Tower(Section):
     family: ClassVar[Family]
     load: ClassVar[Callable[..., base.Tower]]
 
-    tower: str
-    """A built-in tower, a class of yours (`file.py:Class` or `module:Class`), or a Hugging Face name or folder."""
+    tower: TowerName
     frozen: bool = True
     """Features are computed once and cached; `false` trains the tower too."""
     options: dict[str, Any] = Field({}, validate_default=True)
@@ -95,20 +99,21 @@ class Tower(Section):
         component = self.component(trust)
         if component is None:
             return
-        for key in ("size", "frames"):
-            if getattr(self, key, None) is not None:
-                self._check_key(key, component)
+        self._check_keys(component, "size", "frames")
         if component.from_scratch and not pretrained and self.options.get("weights") is None:
             if self.frozen:
                 raise RecipeError(_must_train(self))
             self._try(component)
 
-    def _check_key(self, key: str, component: type[base.Tower]) -> None:
-        """Raise RecipeError if the value of a key beside the options is outside its range in a tower's constructor."""
-        value, place = getattr(self, key), f"{self.place()}.{key}"
-        if key not in inspect.signature(component).parameters:
-            raise RecipeError(f"{place} is {value}, but the tower {component.__name__} takes no {key}")
-        validated_at(place, get_type_hints(component.__init__, include_extras=True).get(key, Any), value, value)
+    def _check_keys(self, component: type[base.Tower], *keys: str) -> None:
+        """Raise RecipeError for the value of a key beside the options that a tower's constructor does not take."""
+        hints = get_type_hints(component.__init__, include_extras=True)
+        for key in keys:
+            value, place = getattr(self, key, None), f"{self.place()}.{key}"
+            if value is not None:
+                if key not in inspect.signature(component).parameters:
+                    raise RecipeError(f"{place} is {value}, but the tower {component.__name__} takes no {key}")
+                validated_at(place, hints.get(key, Any), value, value)
 
     def _try(self, component: type[base.Tower]) -> None:
         """Make a tower of random weights; those of mmts take no memory for it."""
@@ -122,10 +127,8 @@ class Tower(Section):
 
 
 def _must_train(section: Tower) -> str:
-    return (
-        f"{section.place()}: the tower {section.tower!r} starts from random weights, so it has to train: "
-        "set frozen to false"
-    )
+    starts = f"{section.place()}: the tower {section.tower!r} starts from random weights"
+    return f"{starts}, so it has to train: set frozen to false"
 
 
 def _checked_options(
@@ -151,10 +154,8 @@ class ImageTower(Tower):
     family = IMAGE_TOWER
     load = load_image_tower
 
-    tower: str = "efficientnet-lite0"
-    """A built-in tower, a class of yours (`file.py:Class` or `module:Class`), or a Hugging Face name or folder."""
-    size: int | None = Field(None, ge=8, le=4096)
-    """Side of the square input in pixels (default: the tower's own)."""
+    tower: TowerName = "efficientnet-lite0"
+    size: Size = None
 
 
 class VideoTower(Tower):
@@ -165,8 +166,7 @@ class VideoTower(Tower):
 
     tower: str = "frames"
     """A built-in tower, or a class of yours (`file.py:Class` or `module:Class`)."""
-    size: int | None = Field(None, ge=8, le=4096)
-    """Side of the square input in pixels (default: the tower's own)."""
+    size: Size = None
     frames: int | None = Field(None, ge=1, le=1024)
     """Frames of a clip (default: 16, or as many as the tower's weights have)."""
     sampling: base.Sampling = "random"
@@ -177,8 +177,7 @@ class VideoTower(Tower):
 
     def arguments(self) -> dict[str, Any]:
         """Return the options, and the keys beside them; a class of yours as the tower of the frames is imported."""
-        image = self.options.get("image")
-        outside = self.tower == "frames" and ":" in str(image)
+        outside = self.tower == "frames" and ":" in str(self.options["image"])
         return super().arguments() | ({"image": self._image(lambda name: True)} if outside else {})
 
     def check(self, pretrained: bool, trust: Trust) -> None:
@@ -186,8 +185,7 @@ class VideoTower(Tower):
         super().check(pretrained, trust)
         if self.tower == "frames":
             image = self._image(trust)
-            if self.size is not None:
-                self._check_key("size", image)
+            self._check_keys(image, "size")
             if image.from_scratch:
                 self._try(FramesTower)
 
@@ -201,8 +199,7 @@ class TextTower(Tower):
     family = TEXT_TOWER
     load = load_text_tower
 
-    tower: str = "minilm"
-    """A built-in tower, a class of yours (`file.py:Class` or `module:Class`), or a Hugging Face name or folder."""
+    tower: TowerName = "minilm"
 
 
 class Head(Section):
@@ -250,9 +247,9 @@ class Model(Section):
             raise ValueError("give one of `image` and `video`, not both (null takes one out)")
         if self.pretrained is not None:
             for side, section, filled in (("video", self.video, "space-time-vit"), ("text", self.text, "clip-text")):
-                if section is None or section.tower != filled:
-                    other = None if section is None else section.tower
-                    raise ValueError(f"pretrained fills the {side} tower {filled!r}, not {other!r}")
+                tower = section and section.tower
+                if section is None or tower != filled:
+                    raise ValueError(f"pretrained fills the {side} tower {filled!r}, not {tower!r}")
                 if section.options.get("weights") is not None:
                     raise ValueError(f"pretrained fills the {side} tower; leave its option weights out")
             if self.head.kind != "none":

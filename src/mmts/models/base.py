@@ -37,6 +37,34 @@ class Checkpointed(nn.Module):
         return super().__call__(*inputs, **options)
 
 
+class _EncoderLayer(Checkpointed, nn.TransformerEncoderLayer):
+    pass
+
+
+def transformer(width: int, depth: int, heads: int, dropout: float) -> nn.TransformerEncoder:
+    """Return pre-norm transformer blocks with GELU, an inner width of 4 `width`, and a last norm."""
+    check_heads(width, heads)
+    layer = _EncoderLayer(width, heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True)
+    blocks = nn.TransformerEncoder(layer, depth, nn.LayerNorm(width), enable_nested_tensor=False)
+    for name, parameter in blocks.named_parameters():  # the encoder copies one layer; each gets its own start
+        if parameter.dim() == 2:
+            nn.init.xavier_uniform_(parameter)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    return blocks
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Raise InputError unless `heads` divides `width`."""
+    if width % heads:
+        raise InputError(f"width {width} is not a multiple of heads {heads}")
+
+
+def default_heads(width: int) -> int:
+    """Return one head per 64 features, as in ViT and CLIP, or a single one if 64 does not divide the width."""
+    return width // 64 if width % 64 == 0 else 1
+
+
 class Tower(nn.Module):
     """One side's inputs to feature rows (B, width).
 
@@ -75,12 +103,20 @@ class Tower(nn.Module):
 
         Raises RecipeError if the tower has no blocks that can do it.
         """
+        model, why = getattr(self, "model", None), ""
+        names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")  # the new and the old name
+        enable = next((getattr(model, name) for name in names if hasattr(model, name)), None)  # of transformers
         blocks = [module for module in self.modules() if isinstance(module, Checkpointed)]
-        if not blocks:
-            why = "cannot checkpoint its gradients; set gradient_checkpointing to false"
-            raise RecipeError(f"tower {self.name!r} {why}")
         for block in blocks:
             block.checkpointing = True
+        if enable is not None:
+            try:
+                enable({"use_reentrant": False})
+            except ValueError as error:
+                why = f" ({error})"
+        if why or not (enable or blocks):
+            problem = f"cannot checkpoint its gradients{why}; set gradient_checkpointing to false"
+            raise RecipeError(f"tower {self.name!r} {problem}")
 
 
 class MediaTower(Tower):

@@ -13,8 +13,7 @@ from mmts.errors import InputError, RecipeError
 from mmts.files import content_hash
 from mmts.models import huggingface as hf
 from mmts.models.base import TextTower
-from mmts.models.blocks import ClipBlocks
-from mmts.models.clip_weights import ClipWeights, agreed, is_checkpoint, read_weights
+from mmts.models.clip import ClipBlocks, ClipWeights, agreed, is_checkpoint, read_weights
 from mmts.options import AtLeastOne
 
 OPENAI_TOKENIZER = "openai/clip-vit-base-patch16"

@@ -46,7 +46,7 @@ def media_features(
 
     Rows are stored under the hash of the tower's weights and settings and of every image's bytes, so that they are
     reused if files are moved or renamed, and computed again if files change. A video is identified by its path, size
-    and time of change. A repeated medium is computed once (the result is then a copy in memory).
+    and time of change. A repeated medium is computed once.
 
     Args:
         tower: runs in evaluation mode on its present device, in bf16 if the device has it.
@@ -100,8 +100,9 @@ def unreadable_for(tower: MediaTower, media: Sequence[Medium]) -> dict[int, str]
     return note_unreadable(media, {at: failures[id(item)] for at, item in enumerate(media) if id(item) in failures})
 
 
-def _name_of(tower: MediaTower) -> str:
-    return f"{'image' if tower.frames is None else 'video'} {tower.fingerprint} {_precision(tower)}"
+def _name_of(tower: MediaTower | TextTower) -> str:
+    kind = "text" if isinstance(tower, TextTower) else "image" if tower.frames is None else "video"
+    return f"{kind} {tower.fingerprint} {'bf16' if has_bf16(_device(tower)) else 'fp32'}"
 
 
 def _media_rows(
@@ -143,13 +144,12 @@ def text_features(
     """
     ordered = _distinct(captions)
     with _computing(tower, tower, batch_size, workers, bf16=True) as (compute, _):
+
+        def compute_part(part: range) -> Rows:
+            return compute(ordered[part.start : part.stop])
+
         if cached:
-            name = f"text {tower.fingerprint} {_precision(tower)}"
-
-            def compute_part(part: range) -> Rows:
-                return compute(ordered[part.start : part.stop])
-
-            rows = cached_rows(name, ordered, tower.width, compute_part, unit="captions", chunk=512)
+            rows = cached_rows(_name_of(tower), ordered, tower.width, compute_part, unit="captions", chunk=512)
         else:
             rows = compute(ordered)
     return _repeated(rows, ordered, captions)
@@ -172,11 +172,7 @@ def embed_media(
         workers: threads for media, as in `media_features`.
         load: reads one medium; None is `mmts.data.media.load.load_medium`.
     """
-    if model.media_tower is None:
-        return _embed_rows(model, model.encode_media, inputs, batch_size)
-    media = _not_rows(inputs, "a media tower, so it takes media")
-    with _computing(model, model.media_tower, batch_size, workers, load, encode=model.encode_media) as (compute, _):
-        return torch.from_numpy(compute(media))
+    return _embed(model, model.media_tower, model.encode_media, inputs, batch_size, workers, load)
 
 
 def embed_text(
@@ -187,28 +183,33 @@ def embed_text(
     workers: int | None = None,
 ) -> Tensor:
     """Return the unit embeddings (N, D) of N captions, or of feature rows (N, W); otherwise as `embed_media` does."""
-    if model.text_tower is None:
-        return _embed_rows(model, model.encode_text, inputs, batch_size)
-    captions = _not_rows(inputs, "a text tower, so it takes captions")
-    ordered = _distinct(captions)
-    with _computing(model, model.text_tower, batch_size, workers, encode=model.encode_text) as (compute, _):
-        return torch.from_numpy(_repeated(compute(ordered), ordered, captions))
+    return _embed(model, model.text_tower, model.encode_text, inputs, batch_size, workers)
 
 
-def _not_rows(inputs: Any, takes: str) -> Any:
+def _embed(
+    model: TwoTower,
+    tower: MediaTower | TextTower | None,
+    encode: Callable[[Any], Tensor],
+    inputs: Any,
+    batch_size: int | None,
+    workers: int | None,
+    load: LoadPixels | None = None,
+) -> Tensor:
+    if tower is None:
+        if getattr(inputs, "ndim", 0) != 2:
+            raise InputError("this model has no tower on this side, so it takes feature rows (M, W)")
+        with _evaluating(model), torch.no_grad():
+            parts = torch.split(torch.as_tensor(inputs), batch_size or 4096)
+            return torch.cat([encode(part.to(_device(model), torch.float32)).float().cpu() for part in parts])
     if hasattr(inputs, "ndim"):
-        raise InputError(f"this model has {takes}, not feature rows")
+        takes = "captions" if isinstance(tower, TextTower) else "media"
+        raise InputError(f"this model has a tower on this side, so it takes {takes}, not feature rows")
     if len(inputs) == 0:
         raise InputError("there is nothing to embed")
-    return inputs
-
-
-def _embed_rows(model: TwoTower, encode: Callable[[Tensor], Tensor], rows: Any, batch_size: int | None) -> Tensor:
-    if getattr(rows, "ndim", 0) != 2:
-        raise InputError("this model has no tower on this side, so it takes feature rows (M, W), not files or captions")
-    with _evaluating(model), torch.no_grad():
-        parts = torch.split(torch.as_tensor(rows), batch_size or 4096)
-        return torch.cat([encode(part.to(_device(model), torch.float32)).float().cpu() for part in parts])
+    ordered = _distinct(inputs) if isinstance(tower, TextTower) else inputs
+    with _computing(model, tower, batch_size, workers, load, encode=encode) as (compute, _):
+        rows = compute(ordered)
+    return torch.from_numpy(_repeated(rows, ordered, inputs) if isinstance(tower, TextTower) else rows)
 
 
 def _distinct(captions: Sequence[str]) -> list[str]:
@@ -285,7 +286,3 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 def _device(module: nn.Module) -> torch.device:
     return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-
-
-def _precision(tower: nn.Module) -> str:
-    return "bf16" if has_bf16(_device(tower)) else "fp32"

@@ -96,17 +96,6 @@ def keep_side(model: Any, side: str, *, own_pooling: bool) -> bool:
     return True
 
 
-def enable_checkpointing(name: str, model: Any) -> None:
-    """Checkpoint the gradients of a model of transformers. Raises RecipeError if it has no blocks for it."""
-    # transformers renamed it on the way to version 6.
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    try:
-        enable({"use_reentrant": False})
-    except ValueError as error:
-        why = f"cannot checkpoint its gradients ({error}); set gradient_checkpointing to false"
-        raise RecipeError(f"tower {name!r} {why}") from None
-
-
 def encodable(captions: Sequence[str]) -> list[str]:
     """Replace lone surrogates, which cannot be encoded and which tokenizers refuse."""
     return [caption.encode("utf-8", "replace").decode("utf-8") for caption in captions]

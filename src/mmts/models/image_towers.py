@@ -11,8 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mmts.errors import InputError, RecipeError
 from mmts.models import huggingface as hf
-from mmts.models.base import ImageTower, Resize, make_tower
-from mmts.models.blocks import transformer
+from mmts.models.base import ImageTower, Resize, make_tower, transformer
 from mmts.options import AtLeastOne, ZeroToBelowOne
 
 # The convolutions of EfficientNet's network and blocks, each with the batch norm that follows it.
@@ -230,10 +229,7 @@ class HuggingFaceImage(ImageTower):
         self.pooling = pooling
         self.clip = hf.keep_side(model, "image", own_pooling=pooling == "auto")
         if pooler_missing and not self.clip:
-            # The files come from a model without a pooler, and transformers filled it with random numbers.
-            if pooling == "pooler":
-                raise InputError("its files have no pooler; use pooling cls or mean")
-            model.pooler = None
+            model.pooler = None  # its files have none, and transformers filled it with random numbers
         function = model.get_image_features if self.clip else model.forward
         can_interpolate = "interpolate_pos_encoding" in inspect.signature(function).parameters
         resized = can_interpolate and _own_size(model.config) != self.size
@@ -262,10 +258,6 @@ class HuggingFaceImage(ImageTower):
         if states.dim() == 4:  # a feature map (B, width, H, W) has no first token
             return states.mean((2, 3))
         return states.mean(1) if self.pooling == "mean" else states[:, 0]
-
-    def enable_gradient_checkpointing(self) -> None:
-        """Checkpoint the gradients of the model. Raises RecipeError if transformers cannot."""
-        hf.enable_checkpointing(self.name, self.model)
 
     def _settings(self) -> tuple[str, ...]:
         return (*super()._settings(), self.pooling)

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from mmts.errors import DataError, InputError, RecipeError
 from mmts.files import content_hash
 from mmts.models import huggingface as hf
-from mmts.models.base import TextTower, make_tower
-from mmts.models.blocks import transformer
+from mmts.models.base import TextTower, make_tower, transformer
 from mmts.models.clip_text import ClipText, pad_rows
 from mmts.options import AtLeastOne, ZeroToBelowOne
 
@@ -33,9 +32,6 @@ def mean_over_mask(states: Tensor, mask: Tensor) -> Tensor:
     """
     weights = mask.unsqueeze(-1).to(states.dtype)
     return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
-
-
-# --- from scratch ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -145,9 +141,6 @@ class SmallTransformer(TextTower):
         return (content_hash(*self.vocabulary.words), str(self.max_length))
 
 
-# --- pretrained ------------------------------------------------------------------------------------------------------
-
-
 class HuggingFaceText(TextTower):
     """The text side of a CLIP or SigLIP, or a text encoder of AutoModel, by its Hugging Face name or a folder.
 
@@ -205,18 +198,12 @@ class HuggingFaceText(TextTower):
 
     def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
         """Return the text features (B, width)."""
-        if "input_ids" not in tokens:
-            raise InputError(f"tower {self.name!r} takes the output of its tokenize, with input_ids")
         inputs = {name: value for name, value in tokens.items() if name in self._inputs}
         if self.clip:
             features: Tensor = self.model.get_text_features(**inputs).pooler_output
             return features.flatten(1)
         states: Tensor = self.model(**inputs).last_hidden_state
         return states[:, 0] if self.pooling == "cls" else mean_over_mask(states, tokens["attention_mask"])
-
-    def enable_gradient_checkpointing(self) -> None:
-        """Let transformers do it; raises RecipeError if it cannot."""
-        hf.enable_checkpointing(self.name, self.model)
 
     def _settings(self) -> tuple[str, ...]:
         return (self.pooling, str(self.max_length), content_hash(hf.tokenizer_contents(self.tokenizer)))
@@ -233,9 +220,8 @@ def _checked_tokenizer(tokenizer: Any, model: Any) -> Any:
             raise InputError("its tokenizer has no padding token")
     words = getattr(model.config, "text_config", model.config).vocab_size
     if tokenizer.vocab_size > words:
-        raise InputError(
-            f"its tokenizer knows {tokenizer.vocab_size} words and its model {words}; they do not belong together"
-        )
+        knows = f"its tokenizer knows {tokenizer.vocab_size} words and its model {words}"
+        raise InputError(f"{knows}; they do not belong together")
     return tokenizer
 
 

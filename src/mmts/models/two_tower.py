@@ -1,7 +1,8 @@
-"""The two-tower model: media and captions to unit embeddings in one space; no temperature inside."""
+"""The two-tower model, also AVION's: media and captions to unit embeddings in one space; no temperature inside."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +10,10 @@ from torch import Tensor, nn
 
 from mmts.errors import RecipeError, RunError, nearest
 from mmts.losses.normalize import unit
-from mmts.models.base import MediaTower, TextTower, Tower, is_frozen, misfit
+from mmts.models.base import MediaTower, TextTower, Tower, is_frozen, make_tower, misfit
+from mmts.models.clip import avion_weights
+from mmts.models.clip_text import OPENAI_TOKENIZER, ClipText
+from mmts.models.video_towers import SpaceTimeViT
 
 Tokens = Mapping[str, Tensor]
 _KINDS = ("linear", "two-layer", "none")
@@ -90,13 +94,9 @@ def build_head(
 ) -> nn.Module:
     """Return a head (B, in_width) -> (B, out_width).
 
-    Args:
-        kind: "linear" is one affine map; "two-layer" is linear, GELU, dropout, linear; "none" passes features through.
-        in_width: width of the tower's features.
-        out_width: width of the embeddings.
-        hidden: width between the two layers.
-        dropout: share of hidden units dropped in training.
-        layer_norm: normalize each feature row first, so that towers of any scale train alike; not for "none".
+    kind: "linear" is one affine map; "two-layer" is linear, GELU, dropout, linear, with `hidden` units between; "none"
+        passes features through.
+    layer_norm: normalize each feature row first, so that towers of any scale train alike; not for "none".
 
     Raises RecipeError for an unknown kind, or "none" for two different widths.
 
@@ -126,13 +126,46 @@ def build_two_tower(media: MediaTower | int, text: TextTower, *, width: int = 25
 
     The model holds frozen towers until `drop_frozen`, so that `mmts.models.features` can compute their rows.
 
-    Args:
-        media: the media tower, or the width of media given as feature rows, which need no tower.
-        text: the text tower.
-        width: width of the embeddings.
-        head: the options of `build_head`, the same for both sides; the default kind is "two-layer".
+    media: the media tower, or the width of media given as feature rows, which need no tower.
+    width: width of the embeddings.
+    head: the options of `build_head`, the same for both sides; the default kind is "two-layer".
     """
     head = {"kind": "two-layer", **head}
     tower, media_width = (None, media) if isinstance(media, int) else (media, media.width)
     media_head, text_head = (build_head(in_width=side, out_width=width, **head) for side in (media_width, text.width))
     return TwoTower(tower, text, media_head, text_head)
+
+
+def load_avion(
+    checkpoint: str | Path | Mapping[str, Tensor],
+    *,
+    tokenizer: str = OPENAI_TOKENIZER,
+    frames: int | None = None,
+    sampling: str = "random",
+    stride: int = 4,
+    heads: int | None = None,
+) -> TwoTower:
+    """Return the model of a checkpoint of AVION or MM-TS: clips and captions to unit embeddings of its output width.
+
+    Sizes are read off the weights, in any layout: keys with or without "module.", attention as nn.MultiheadAttention's
+    or flash-attention's, patches as a convolution or a matrix. The heads are identities; the checkpoint's temperature
+    (`logit_scale`) is not used. Colors are normalized as AVION does, with a mean of red of .4248 (OpenAI's is .4815).
+
+    Args:
+        checkpoint: a file, whose code is never run, or a state_dict (or a mapping with one under "state_dict").
+        tokenizer: a Hugging Face CLIP name or folder, or "bytes" for tiny models; read when a caption is first
+            tokenized.
+        frames: F, frames per clip; None is the checkpoint's (1 for an image model). For another number the temporal
+            embedding is interpolated linearly; that of an image model is zero.
+        sampling, stride: how frames are chosen, as in `mmts.data.media.video.FrameSampling`; "random" as published.
+        heads: of the attention of both towers; None is one per 64 features, as in every published model.
+
+    Raises RecipeError, naming some keys, for a file that cannot be read, or keys and shapes that are not AVION's.
+
+    Source: Zhao and Kraehenbuehl, AVION, arXiv 2309.16669; Sheludzko et al., MM-TS, arXiv 2603.08202.
+    """
+    image, text = avion_weights(checkpoint)
+    clip = {"frames": frames, "sampling": sampling, "stride": stride}
+    media_tower = make_tower(SpaceTimeViT, "space-time-vit", pretrained=image, heads=heads, **clip)
+    text_tower = make_tower(ClipText, "clip-text", pretrained=text, heads=heads, tokenizer=tokenizer)
+    return TwoTower(media_tower, text_tower, nn.Identity(), nn.Identity())

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from mmts.data.media.video import FrameSampling
 from mmts.errors import InputError, RecipeError, nearest
+from mmts.models import base
 from mmts.models import huggingface as hf
-from mmts.models.base import ImageTower, Resize, Sampling, VideoTower, is_frozen, make_tower, outside_settings
-from mmts.models.blocks import ClipBlocks, default_heads, transformer
-from mmts.models.clip_weights import ClipWeights, agreed, read_weights
+from mmts.models.base import ImageTower, Resize, Sampling, VideoTower, is_frozen
+from mmts.models.clip import ClipBlocks, ClipWeights, agreed, read_weights
 from mmts.models.image_towers import load_image_tower
 from mmts.options import AtLeastOne, ZeroToBelowOne
 
@@ -69,7 +69,7 @@ class FramesTower(VideoTower):
             tower.freeze()
         self.blocks: nn.Module | None = None
         if pooling == "transformer":
-            self.blocks = transformer(self.width, depth, heads or default_heads(self.width), dropout)
+            self.blocks = base.transformer(self.width, depth, heads or base.default_heads(self.width), dropout)
             self.positions = nn.Parameter(torch.empty(frames, self.width))
             nn.init.normal_(self.positions, std=0.02)
 
@@ -94,7 +94,7 @@ class FramesTower(VideoTower):
             super().enable_gradient_checkpointing()
 
     def _settings(self) -> tuple[str, ...]:
-        image = (self.image.name, *self.image._settings(), *outside_settings(self.image))
+        image = (self.image.name, *self.image._settings(), *base.outside_settings(self.image))
         return (*super()._settings(), self.pooling, *image)
 
 
@@ -212,7 +212,7 @@ def load_video_tower(name: str | type[VideoTower], **options: Any) -> VideoTower
     mmts.errors.RecipeError: unknown video tower 'frame'; did you mean 'frames'?
     """
     if isinstance(name, type):
-        return make_tower(name, name.__name__, **options)
+        return base.make_tower(name, name.__name__, **options)
     if name not in VIDEO_TOWERS:
         raise RecipeError(f"unknown video tower {name!r}; {nearest(name, VIDEO_TOWERS)}")
-    return make_tower(VIDEO_TOWERS[name], name, **options)
+    return base.make_tower(VIDEO_TOWERS[name], name, **options)

@@ -27,10 +27,8 @@ FEATURES = "features"
 """The name that stands for no media tower: the data hold features computed beforehand."""
 _FRAME = IMAGE_TOWER._replace(key="image")  # the image tower inside the video tower `frames`
 _KEYS = ("size", "frames", "sampling", "stride")  # parameters of a tower that are keys beside `options`
-_DESCRIPTION = (
-    "A built-in tower, a class of yours (`file.py:Class` or `module:Class`), or a Hugging Face name or folder."
-)
-TowerName = Annotated[str, Field(description=_DESCRIPTION)]
+_YOURS = "a class of yours (`file.py:Class` or `module:Class`)"
+TowerName = Annotated[str, Field(description=f"A built-in tower, {_YOURS}, or a Hugging Face name or folder.")]
 _SIZE = "Side of the square input in pixels (default: the tower's own)."
 Size = Annotated[int | None, Field(ge=8, le=4096, description=_SIZE)]
 
@@ -247,9 +245,9 @@ class Model(Section):
             raise ValueError("give one of `image` and `video`, not both (null takes one out)")
         if self.pretrained is not None:
             for side, section, filled in (("video", self.video, "space-time-vit"), ("text", self.text, "clip-text")):
-                tower = section and section.tower
-                if section is None or tower != filled:
-                    raise ValueError(f"pretrained fills the {side} tower {filled!r}, not {tower!r}")
+                name = section and section.tower
+                if section is None or name != filled:
+                    raise ValueError(f"pretrained fills the {side} tower {filled!r}, not {name!r}")
                 if section.options.get("weights") is not None:
                     raise ValueError(f"pretrained fills the {side} tower; leave its option weights out")
             if self.head.kind != "none":

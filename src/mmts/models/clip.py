@@ -1,6 +1,6 @@
-"""Weights for the space-time ViT and CLIP's text transformer: from AVION's checkpoints, and from CLIP models.
+"""CLIP's transformers, for clips and captions: their blocks, and their weights in AVION's checkpoints and CLIP models.
 
-Whatever layout they were saved in, they come out under the names of our own networks; sizes are read off them.
+Whatever layout weights were saved in, they come out under the names of our own networks; sizes are read off them.
 """
 
 import argparse
@@ -8,19 +8,20 @@ import math
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmts.data.media.read_warnings import kept_warnings
 from mmts.errors import InputError, RecipeError, quoted, shortened
 from mmts.models import huggingface as hf
-from mmts.models.base import misfit
+from mmts.models.base import Checkpointed, check_heads, default_heads, misfit
 
 Side = Literal["image", "text"]
 
@@ -100,14 +101,6 @@ class ClipWeights:
             raise RecipeError(f"{self.source}, {what}: {number} is not a square number")
         return root
 
-    def heads_for(self, width: int) -> int:
-        """Return the number of heads. Raises RecipeError if it is not known, and 64 does not divide the width."""
-        if self.heads is not None:
-            return self.heads
-        if width > 64 and width % 64:
-            raise RecipeError(f"{self.source} is {width} wide, not a multiple of 64; state the number of its heads")
-        return max(1, width // 64)
-
     def fill(self, network: nn.Module) -> None:
         """Load them into `network`. Raises RecipeError naming a missing, superfluous or differently shaped weight.
 
@@ -119,7 +112,7 @@ class ClipWeights:
             frames, width = own["temporal_embedding"].shape
             embedding = state.setdefault("temporal_embedding", torch.zeros(frames, width))
             if embedding.dim() == 2 and len(embedding) != frames:
-                resized = nn.functional.interpolate(embedding.T[None], frames, mode="linear", align_corners=False)
+                resized = F.interpolate(embedding.T[None], frames, mode="linear", align_corners=False)
                 state["temporal_embedding"] = resized[0].T
         if problem := misfit(state, own):
             raise RecipeError(f"{self.source} {problem}")
@@ -143,10 +136,8 @@ def agreed(weights: ClipWeights | None, **options: tuple[int | None, int]) -> di
 def read_weights(weights: str, side: Side) -> ClipWeights:
     """Return one side of a checkpoint file of AVION, or of a Hugging Face CLIP name or folder."""
     if is_checkpoint(weights):
-        image, text = avion_weights(weights)
-        return image if side == "image" else text
+        return avion_weights(weights)[("image", "text").index(side)]
     source = hf.find_source(weights, "video" if side == "image" else side)
-    model: Any
     model, _ = hf.load_model(source)
     if model.config.model_type != "clip":
         raise RecipeError(f"weights {weights!r} are those of a {model.config.model_type} model; only CLIP's fit here")
@@ -160,15 +151,8 @@ def read_weights(weights: str, side: Side) -> ClipWeights:
         state["patches.weight"] = state["patches.weight"].flatten(1)
     config = model.config.vision_config if side == "image" else model.config.text_config
     pixels = hf.read_preprocessing(source) if side == "image" else _AVION_PIXELS
-    return ClipWeights(
-        f"weights {weights!r}",
-        side,
-        state,
-        config.hidden_act,
-        config.layer_norm_eps,
-        heads=config.num_attention_heads,
-        pixels=pixels,
-    )
+    settings = (config.hidden_act, config.layer_norm_eps, config.num_attention_heads)
+    return ClipWeights(f"weights {weights!r}", side, state, *settings, pixels=pixels)
 
 
 def _our_name(name: str) -> str:
@@ -210,11 +194,8 @@ def avion_weights(checkpoint: str | Path | Mapping[str, Tensor]) -> tuple[ClipWe
         elif plain != "logit_scale":
             unknown.append(key)
     if unknown:
-        examples = ", ".join(repr(key) for key in unknown[:3])
-        raise RecipeError(
-            f"{source} is not a checkpoint of AVION's two-tower models: {len(unknown)} of its {len(state)} keys "
-            f"are unknown, such as {examples}"
-        )
+        keys = f"{len(unknown)} of its {len(state)} keys are unknown, such as {', '.join(map(repr, unknown[:3]))}"
+        raise RecipeError(f"{source} is not a checkpoint of AVION's two-tower models: {keys}")
     visual, textual = sides["visual"], sides["textual"]
     if "patches.weight" in visual and visual["patches.weight"].dim() == 4:  # (W, 3, p, p), not (W, 3 p p)
         visual["patches.weight"] = visual["patches.weight"].flatten(1)
@@ -226,11 +207,8 @@ def avion_weights(checkpoint: str | Path | Mapping[str, Tensor]) -> tuple[ClipWe
 def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
     """Return the state_dict of a checkpoint file: all of its content, or its value under "state_dict".
 
-    Nothing in the file is run: apart from tensors, only the plain settings and numbers that AVION's training script
-    saves with them are read.
-
-    Raises:
-        RecipeError: no such file, or a file that holds something else.
+    No code in the file is run: apart from tensors, only the plain settings and numbers that AVION's training script
+    saves with them are read. Raises RecipeError for a missing file, or one that holds something else.
     """
     if not path.is_file():
         raise RecipeError(f"checkpoint {str(path)!r}: there is no such file")
@@ -245,12 +223,8 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
             "you trust it: torch.save(checkpoint['state_dict'], file)"
         ) from None
     except Exception as error:  # torch and zipfile raise nearly anything on a damaged file
-        reason = "not a checkpoint of torch"
-        if isinstance(error, RuntimeError | OSError):
-            reason = shortened(" ".join(str(error).split(". ")[0].split()), 160)
-        raise RecipeError(
-            f"checkpoint {str(path)!r} cannot be read; it is damaged, or was not written by torch.save ({reason})"
-        ) from None
+        why = f"it is damaged, or was not written by torch.save ({shortened(hf.first_line(error), 160)})"
+        raise RecipeError(f"checkpoint {str(path)!r} cannot be read; {why}") from None
     return _check_state(content, f"checkpoint {str(path)!r}")
 
 
@@ -261,20 +235,92 @@ def _check_state(content: Any, source: str) -> Mapping[str, Tensor]:
         raise RecipeError(f"{source} holds no state_dict")
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise RecipeError(
-                f"{source} holds no state_dict: {quoted(name)} is not a tensor but {type(value).__name__}"
-            )
+            what = f"{quoted(name)} is not a tensor but {type(value).__name__}"
+            raise RecipeError(f"{source} holds no state_dict: {what}")
     return state
 
 
 # AVION saves its command line (a Namespace) and the best score (a numpy number) with the weights; numpy 1 and 2 name
 # the latter's maker differently.
-_NUMBER = np.float64(0).__reduce__()[0]
-_SETTINGS: list[Any] = [
-    argparse.Namespace,
-    (_NUMBER, "numpy.core.multiarray.scalar"),
-    (_NUMBER, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    type(np.dtype(np.float64)),
-    type(np.dtype(np.float32)),
-]
+_SCALAR = np.float64(0).__reduce__()[0]
+_SCALARS = [(_SCALAR, f"numpy.{package}.multiarray.scalar") for package in ("core", "_core")]
+_NUMBERS = [np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
+_SETTINGS: list[Any] = [argparse.Namespace, *_SCALARS, *_NUMBERS]
+
+
+def _quick_gelu(x: Tensor) -> Tensor:
+    """Approximate GELU as OpenAI's CLIP was trained with."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "quick_gelu": _quick_gelu}
+
+
+class _ClipBlock(Checkpointed):
+    """The pre-norm block of CLIP's transformers, with query, key and value in one matrix (in this order).
+
+    x + out(attention(qkv(ln_1(x)))), then x + fc2(activation(fc1(ln_2(x))))
+    """
+
+    def __init__(self, width: int, heads: int, inner: int, activation: str, eps: float, causal: bool) -> None:
+        super().__init__()
+        check_heads(width, heads)
+        self.heads = heads
+        self.causal = causal
+        self.activation = _ACTIVATIONS[activation]
+        self.ln_1 = nn.LayerNorm(width, eps)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.ln_2 = nn.LayerNorm(width, eps)
+        self.fc1 = nn.Linear(width, inner)
+        self.fc2 = nn.Linear(inner, width)
+        for linear in (self.qkv, self.out, self.fc1, self.fc2):
+            nn.init.trunc_normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, L, width = x.shape
+        q, k, v = self.qkv(self.ln_1(x)).view(B, L, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)  # (B, heads, L, width / heads)
+        x = x + self.out(attended.transpose(1, 2).reshape(B, L, width))
+        hidden: Tensor = self.fc2(self.activation(self.fc1(self.ln_2(x))))
+        return x + hidden
+
+
+class ClipBlocks(nn.ModuleList):
+    """The blocks of one of CLIP's transformers. An option that is None follows the weights, or CLIP without weights.
+
+    >>> ClipBlocks(8, 1, heads=2, activation=None, weights=None, eps=1e-6)(torch.rand(3, 5, 8)).shape
+    torch.Size([3, 5, 8])
+    """
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int | None,
+        activation: str | None,
+        weights: ClipWeights | None,
+        eps: float,
+        causal: bool = False,
+    ) -> None:
+        if weights is None:
+            self.activation, self.eps, inner = activation or "gelu", eps, 4 * width
+        else:
+            self.activation, self.eps = activation or weights.activation, weights.eps
+            inner, heads = weights.matrix("blocks.0.fc1.weight")[0], heads or weights.heads
+            if heads is None and width > 64 and width % 64:
+                raise InputError(f"{weights.source} is {width} wide, not a multiple of 64; state the number of heads")
+        self.heads = heads or default_heads(width)
+        if self.activation not in _ACTIVATIONS:
+            raise InputError(f"the weights need the activation {self.activation!r}, which mmts does not have")
+        super().__init__(_ClipBlock(width, self.heads, inner, self.activation, self.eps, causal) for _ in range(depth))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return the last states (B, L, width)."""
+        for block in self:
+            states = block(states)
+        return states
+
+    def _settings(self) -> tuple[str, ...]:
+        return (str(self.heads), self.activation, str(self.eps))

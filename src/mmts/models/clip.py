@@ -119,18 +119,17 @@ class ClipWeights:
         network.load_state_dict(state)
 
 
-def agreed(weights: ClipWeights | None, **options: tuple[int | None, int]) -> dict[str, int]:
-    """Return the sizes of a network: those of its weights, or without weights each option (value, default).
+def agreed(weights: ClipWeights | None, defaults: dict[str, int], *options: int | None) -> dict[str, int]:
+    """Return the sizes of a network: those of its weights, or without weights its options, in the order of `defaults`.
 
-    Raises InputError for a value that contradicts the weights.
+    Raises InputError for an option that contradicts the weights.
     """
-    if weights is None:
-        return {name: default if value is None else value for name, (value, default) in options.items()}
-    sizes = weights.sizes()
-    for name, (value, _) in options.items():
-        if value not in (None, sizes[name]):
+    sizes = defaults if weights is None else weights.sizes()
+    chosen = {name: value for name, value in zip(defaults, options, strict=True) if value is not None}
+    for name, value in chosen.items():
+        if weights is not None and value != sizes[name]:
             raise InputError(f"{weights.source} has {name} {sizes[name]}, not {value}; leave the option out")
-    return sizes
+    return sizes | chosen
 
 
 def read_weights(weights: str, side: Side) -> ClipWeights:

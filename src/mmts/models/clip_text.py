@@ -122,14 +122,9 @@ class ClipText(TextTower):
         if tokenizer is None and weights is not None and not is_checkpoint(weights):
             tokenizer = weights
         self.tokenizer_name = tokenizer or OPENAI_TOKENIZER
-        sizes = agreed(
-            loaded,
-            width=(width, 512),
-            depth=(depth, 12),
-            output_width=(output_width, 512),
-            context_length=(context_length, 77),
-            vocabulary_size=(vocabulary_size, 258 if self.tokenizer_name == "bytes" else 49408),
-        )
+        words = 258 if self.tokenizer_name == "bytes" else 49408
+        own = {"width": 512, "depth": 12, "output_width": 512, "context_length": 77, "vocabulary_size": words}
+        sizes = agreed(loaded, own, width, depth, output_width, context_length, vocabulary_size)
         width, self.width = sizes["width"], sizes["output_width"]
         self.max_length, self.vocabulary_size = sizes["context_length"], sizes["vocabulary_size"]
         self.token_embedding = nn.Embedding(self.vocabulary_size, width)

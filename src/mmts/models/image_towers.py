@@ -15,13 +15,8 @@ from mmts.models.base import ImageTower, Resize, make_tower, transformer
 from mmts.options import AtLeastOne, ZeroToBelowOne
 
 # The convolutions of EfficientNet's network and blocks, each with the batch norm that follows it.
-_FOLDED = (
-    ("_conv_stem", "_bn0"),
-    ("_conv_head", "_bn1"),
-    ("_expand_conv", "_bn0"),
-    ("_depthwise_conv", "_bn1"),
-    ("_project_conv", "_bn2"),
-)
+_CONVOLUTIONS = ("_conv_stem", "_conv_head", "_expand_conv", "_depthwise_conv", "_project_conv")
+_NORMS = ("_bn0", "_bn1", "_bn0", "_bn1", "_bn2")
 
 
 class EfficientNetLite0(ImageTower):
@@ -63,7 +58,7 @@ class EfficientNetLite0(ImageTower):
         super().freeze()
         network: Any = self.network
         for module in (network, *network._blocks):
-            for conv, norm in _FOLDED:
+            for conv, norm in zip(_CONVOLUTIONS, _NORMS, strict=True):
                 if isinstance(getattr(module, norm, None), nn.BatchNorm2d) and hasattr(module, conv):
                     setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
                     setattr(module, norm, nn.Identity())
@@ -100,8 +95,7 @@ class SmallResNet(ImageTower):
         resize: Resize = "stretch",
     ) -> None:
         super().__init__(size, resize=resize)
-        stem = nn.Conv2d(3, channels, 3, stride=2, padding=1, bias=False)
-        layers: list[nn.Module] = [stem, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+        layers: list[nn.Module] = [*_conv(3, channels, stride=2), nn.ReLU(inplace=True)]
         before = channels
         for stage in range(4):
             after = channels * 2**stage
@@ -118,28 +112,25 @@ class SmallResNet(ImageTower):
         return features.mean((2, 3))
 
 
+def _conv(before: int, after: int, side: int = 3, stride: int = 1) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """Return a convolution and its batch norm."""
+    return nn.Conv2d(before, after, side, stride, side // 2, bias=False), nn.BatchNorm2d(after)
+
+
 class _ResidualBlock(nn.Module):
     """relu(shortcut(x) + norm(conv(relu(norm(conv(x))))))."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
-        last = nn.BatchNorm2d(after)
-        nn.init.zeros_(last.weight)
-        self.branch = nn.Sequential(
-            nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False),
-            nn.BatchNorm2d(after),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(after, after, 3, padding=1, bias=False),
-            last,
-        )
+        first = _conv(before, after, stride=stride)
+        last, norm = _conv(after, after)
+        nn.init.zeros_(norm.weight)
+        self.branch = nn.Sequential(*first, nn.ReLU(inplace=True), last, norm)
         self.shortcut: nn.Module = nn.Identity()
         if before != after or stride > 1:
             # ceil_mode rounds as the strided convolution with padding 1 does, so that odd sizes agree.
-            self.shortcut = nn.Sequential(
-                nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity(),
-                nn.Conv2d(before, after, 1, bias=False),
-                nn.BatchNorm2d(after),
-            )
+            pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
+            self.shortcut = nn.Sequential(pool, *_conv(before, after, side=1))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.shortcut(x) + self.branch(x))

@@ -144,14 +144,8 @@ class SpaceTimeViT(VideoTower):
     ) -> None:
         loaded = read_weights(weights, "image") if weights is not None else pretrained
         pixels = hf.Preprocessing(mean=hf.CLIP_MEAN, std=hf.CLIP_STD) if loaded is None else loaded.pixels
-        sizes = agreed(
-            loaded,
-            size=(size, 224),
-            patch=(patch, 16),
-            width=(width, 768),
-            depth=(depth, 12),
-            output_width=(output_width, 512),
-        )
+        own = {"size": 224, "patch": 16, "width": 768, "depth": 12, "output_width": 512}
+        sizes = agreed(loaded, own, size, patch, width, depth, output_width)
         size, patch, width = sizes["size"], sizes["patch"], sizes["width"]
         if size % patch:
             raise InputError(f"size {size} is not a multiple of patch {patch}")

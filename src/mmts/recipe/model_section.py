@@ -11,16 +11,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from mmts.errors import RecipeError, nearest
 from mmts.models import Vocabulary, base, load_image_tower, load_text_tower, load_video_tower
 from mmts.models.video_towers import FramesTower
-from mmts.recipe.components import (
-    IMAGE_TOWER,
-    TEXT_TOWER,
-    VIDEO_TOWER,
-    Family,
-    Trust,
-    component_named,
-    section_of,
-    validated_at,
-)
+from mmts.recipe import components
+from mmts.recipe.components import IMAGE_TOWER, TEXT_TOWER, VIDEO_TOWER, Family, Trust, validated_at
 from mmts.recipe.section import Section
 
 FEATURES = "features"
@@ -71,7 +63,7 @@ class Tower(Section):
         """Return the class of the tower, or None if the data hold features computed beforehand."""
         if self.tower == FEATURES and self.family is not TEXT_TOWER:
             return None
-        return component_named(self.family, self.tower, self.place(), {}, trust)
+        return components.component_named(self.family, self.tower, self.place(), {}, trust)
 
     def takes(self, parameter: str) -> bool:
         """Return whether the constructor of the tower has a parameter of this name."""
@@ -137,7 +129,7 @@ def _checked_options(
         if options:
             raise RecipeError(f"{place}.{key}: the tower {FEATURES!r} has no options")
         return {}
-    section, prepared = section_of(family, {**options, family.key: name}, place, trust)
+    section, prepared = components.section_of(family, {**options, family.key: name}, place, trust)
     known = [option for option in section.model_fields if option != family.key]
     for option in options:
         if option not in known:
@@ -188,7 +180,7 @@ class VideoTower(Tower):
                 self._try(FramesTower)
 
     def _image(self, trust: Trust) -> Any:
-        return component_named(_FRAME, self.options["image"], f"{self.place()}.options", {}, trust)
+        return components.component_named(_FRAME, self.options["image"], f"{self.place()}.options", {}, trust)
 
 
 class TextTower(Tower):

@@ -265,9 +265,9 @@ def test_contents_that_run_code_are_refused(tmp_path: Path) -> None:
 BLOCK = "visual.transformer.resblocks"
 WRONG: list[tuple[str, Tensor | int | None, str]] = [  # key, its new value (None takes it out), message
     ("fc_cls.weight", torch.ones(2), "1 of its 64 keys are unknown, such as 'fc_cls.weight'"),
-    ("visual.ln_post.bias", None, "lacks 1 weights, 'ln_post.bias' for one"),
+    ("visual.ln_post.bias", None, "lacks 1 weight, such as 'ln_post.bias'"),
     ("textual.text_projection", None, "has no weight for 'text_projection'"),
-    ("visual.ln_pre.bias", torch.ones(3), r"'ln_pre.bias' has shape \(3,\), not \(16,\)"),
+    ("visual.ln_pre.bias", torch.ones(3), r"has the weight 'ln_pre.bias' of shape \(3,\), not \(16,\)"),
     ("visual.positional_embedding", torch.ones(6, 16), "5 is not a square number"),
     ("visual.image_projection", torch.ones(6), "and should be a matrix"),
     ("visual.conv1.weight", torch.ones(6), "and should be a matrix"),

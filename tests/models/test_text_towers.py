@@ -65,17 +65,17 @@ def test_vocabulary_survives_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "message"),
+    "value",
     [
-        ([], "format"),
-        ({"words": ["a"]}, "format"),
-        ({"format": "mmts-vocabulary-1", "words": "abc"}, "must be a list of words"),
-        ({"format": "mmts-vocabulary-1", "words": ["a", 3]}, "must be a list of words"),
-        ({"format": "mmts-vocabulary-1", "words": ["a", "b", "a"]}, "'a' twice"),
+        [],
+        {"words": ["a"]},
+        {"format": "mmts-vocabulary-1", "words": "abc"},
+        {"format": "mmts-vocabulary-1", "words": ["a", 3]},
+        {"format": "mmts-vocabulary-1", "words": ["a", "b", "a"]},
     ],
 )
-def test_broken_vocabulary(value: object, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+def test_broken_vocabulary(value: object) -> None:
+    with pytest.raises(DataError, match="must hold the format 'mmts-vocabulary-1' and a list of distinct words"):
         Vocabulary.from_json(value)
 
 

@@ -122,9 +122,12 @@ def test_zero_features_give_zero_embeddings() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda state: state.pop("text_head.0.bias"), "has no weight 'text_head.0.bias'"),
-        (lambda state: state.update(extra=torch.zeros(1)), "has a weight 'extra'"),
-        (lambda state: state.update({"text_head.1.bias": torch.zeros(5)}), r"has shape \(5,\), this model's \(12,\)"),
+        (lambda state: state.pop("text_head.0.bias"), "lacks 1 weight, such as 'text_head.0.bias'"),
+        (lambda state: state.update(extra=torch.zeros(1)), "also has 1 weight, such as 'extra'"),
+        (
+            lambda state: state.update({"text_head.1.bias": torch.zeros(5)}),
+            r"'text_head.1.bias' of shape \(5,\), not \(12,\)",
+        ),
     ],
 )
 def test_state_of_another_model_is_an_error(change: object, message: str) -> None:

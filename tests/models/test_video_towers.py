@@ -184,7 +184,7 @@ def test_checkpointed_gradients_are_the_same(name: str, tmp_path: Path) -> None:
 
 
 def test_nothing_is_checkpointed_where_no_graph_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmts.models.blocks.checkpoint", lambda *_, **__: pytest.fail("checkpointed"))
+    monkeypatch.setattr("mmts.models.base.checkpoint", lambda *_, **__: pytest.fail("checkpointed"))
     tower = space_time()
     tower.enable_gradient_checkpointing()
     with torch.no_grad():

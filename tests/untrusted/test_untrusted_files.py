@@ -30,7 +30,7 @@ from mmts.data.media.checks import unreadable_media
 from mmts.data.media.load import load_medium
 from mmts.data.read import read_dataset
 from mmts.errors import MmtsError
-from mmts.models.clip_weights import read_checkpoint
+from mmts.models.clip import read_checkpoint
 from mmts.recipe.recipe import load_recipe, shipped_recipes
 from mmts.recipe.run_directory import RunDirectory
 from mmts.training.checkpoint import load_checkpoint, load_newest

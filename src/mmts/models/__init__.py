@@ -4,12 +4,11 @@ A tower's class describes it: the signature of its constructor lists its options
 what they mean.
 """
 
-from mmts.models.avion import load_avion
 from mmts.models.base import ImageTower, TextTower, Tower, VideoTower, is_frozen
 from mmts.models.features import embed_media, embed_text, media_features, text_features
 from mmts.models.image_towers import IMAGE_TOWERS, load_image_tower
 from mmts.models.text_towers import TEXT_TOWERS, Vocabulary, build_vocabulary, load_text_tower
-from mmts.models.two_tower import TwoTower, build_head, build_two_tower
+from mmts.models.two_tower import TwoTower, build_head, build_two_tower, load_avion
 from mmts.models.video_towers import VIDEO_TOWERS, load_video_tower
 
 __all__ = [

@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeVar, get_type_hints
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mmts.data.media.video import FrameSampling
-from mmts.errors import InputError, MmtsError, RecipeError, nearest, quoted
+from mmts.errors import InputError, MmtsError, RecipeError, counted, nearest, quoted
 from mmts.files import content_hash
-from mmts.models.blocks import Checkpointed
 
 Resize = Literal["stretch", "crop", "pad"]
 """How a rectangle becomes a square, see `mmts.data.media.image.fit_square`."""
@@ -25,23 +25,57 @@ GIVEN_BY_RUN = ("name", "size", "frames", "sampling", "stride", "vocabulary", "p
 AnyTower = TypeVar("AnyTower", bound="Tower")
 
 
+class Checkpointed(nn.Module):
+    """A block that keeps only its inputs for the backward pass if `checkpointing`, and computes the rest again then."""
+
+    checkpointing = False
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """Call `forward`, checkpointed if that is on and a graph is recorded."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(super().__call__, *inputs, use_reentrant=False, **options)
+        return super().__call__(*inputs, **options)
+
+
+class _EncoderLayer(Checkpointed, nn.TransformerEncoderLayer):
+    pass
+
+
+def transformer(width: int, depth: int, heads: int, dropout: float) -> nn.TransformerEncoder:
+    """Return pre-norm transformer blocks with GELU, an inner width of 4 `width`, and a last norm."""
+    check_heads(width, heads)
+    layer = _EncoderLayer(width, heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True)
+    blocks = nn.TransformerEncoder(layer, depth, nn.LayerNorm(width), enable_nested_tensor=False)
+    for name, parameter in blocks.named_parameters():  # the encoder copies one layer; each gets its own start
+        if parameter.dim() == 2:
+            nn.init.xavier_uniform_(parameter)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    return blocks
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Raise InputError unless `heads` divides `width`."""
+    if width % heads:
+        raise InputError(f"width {width} is not a multiple of heads {heads}")
+
+
+def default_heads(width: int) -> int:
+    """Return one head per 64 features, as in ViT and CLIP, or a single one if 64 does not divide the width."""
+    return width // 64 if width % 64 == 0 else 1
+
+
 class Tower(nn.Module):
     """One side's inputs to feature rows (B, width).
 
     The parameters of a tower's constructor are its options in a recipe, except those in GIVEN_BY_RUN. The constructor
-    raises InputError for options that contradict each other.
-
-    Attributes:
-        name: its name in a recipe.
-        width: number of features in a row.
-        from_scratch: whether its weights start at random, so that freezing it makes no sense.
+    raises InputError for options that contradict each other. A tower without a parameter that trains is frozen.
     """
 
-    name: str
-    width: int
-    from_scratch: bool = False
-    arguments: Mapping[str, Any] = {}
-    """What `make_tower` gave the constructor."""
+    name: str  # in a recipe
+    width: int  # number of features in a row
+    from_scratch: bool = False  # whether its weights start at random, so that freezing it makes no sense
+    arguments: Mapping[str, Any] = {}  # what `make_tower` gave the constructor
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,44 +87,47 @@ class Tower(nn.Module):
         return f"{self.name}-{content_hash(*self._settings(), *outside_settings(self), hash_weights(self))}"
 
     def _settings(self) -> tuple[str, ...]:
-        """Return the settings that change the features, apart from the weights."""
+        """Return what changes the features besides the weights."""
         return ()
 
     def freeze(self) -> None:
         """Stop training the tower: evaluation mode, no gradients."""
         self.requires_grad_(False).eval()
 
-    def enable_gradient_checkpointing(self) -> None:
-        """Keep only the inputs of each block for the backward pass, and compute the rest again then.
+    def train(self: AnyTower, mode: bool = True) -> AnyTower:
+        """Set training or evaluation mode; a frozen tower stays in evaluation mode."""
+        return super().train(mode and not is_frozen(self))
 
-        This takes less memory and about a third more time; the gradients are the same. Raises RecipeError if the tower
-        has no blocks that can do it.
+    def enable_gradient_checkpointing(self) -> None:
+        """Train with less memory and about a third more time; the gradients are the same (see `Checkpointed`).
+
+        Raises RecipeError if the tower has no blocks that can do it.
         """
+        model, why = getattr(self, "model", None), ""
+        names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")  # the new and the old name
+        enable = next((getattr(model, name) for name in names if hasattr(model, name)), None)  # of transformers
         blocks = [module for module in self.modules() if isinstance(module, Checkpointed)]
-        if not blocks:
-            raise RecipeError(
-                f"tower {self.name!r} cannot checkpoint its gradients; set gradient_checkpointing to false"
-            )
         for block in blocks:
             block.checkpointing = True
+        if enable is not None:
+            try:
+                enable({"use_reentrant": False})
+            except ValueError as error:
+                why = f" ({error})"
+        if why or not (enable or blocks):
+            problem = f"cannot checkpoint its gradients{why}; set gradient_checkpointing to false"
+            raise RecipeError(f"tower {self.name!r} {problem}")
 
 
 class MediaTower(Tower):
-    """Images or clips, with values in [0, 1], to feature rows (B, width); it normalizes the pixels itself.
+    """Images or clips, with values in [0, 1], to feature rows (B, width); it normalizes the pixels itself."""
 
-    Attributes:
-        size: side of the square input in pixels.
-        mean: (3,) subtracted from each color.
-        std: (3,) by which each color is divided.
-        resize: how a rectangle becomes that square.
-        frames: F, number of frames in a clip; None for images.
-        sampling: which frames of a video make a clip; None for images.
-    """
-
-    mean: Tensor
+    size: int  # side of the square input in pixels
+    resize: str  # how a rectangle becomes that square
+    mean: Tensor  # (3,) of each color
     std: Tensor
-    frames: int | None = None
-    sampling: FrameSampling | None = None
+    frames: int | None = None  # F, number of frames in a clip; None for images
+    sampling: FrameSampling | None = None  # which frames of a video make a clip; None for images
 
     def __init__(
         self,
@@ -100,8 +137,7 @@ class MediaTower(Tower):
         resize: str = "stretch",
     ) -> None:
         super().__init__()
-        self.size = size
-        self.resize = resize
+        self.size, self.resize = size, resize
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32, device="cpu"), persistent=False)
 
@@ -110,13 +146,11 @@ class MediaTower(Tower):
 
         Raises InputError for another shape.
         """
-        clip = () if self.frames is None else (self.frames,)
-        expected = (*clip, 3, self.size, self.size)
+        square = (3, self.size, self.size)
+        kind, expected = ("images", square) if self.frames is None else ("clips", (self.frames, *square))
         if pixels.shape[1:] != expected:
-            raise InputError(
-                f"tower {self.name!r} takes {'clips' if clip else 'images'} of shape "
-                f"(B, {', '.join(map(str, expected))}), not {tuple(pixels.shape)}"
-            )
+            shape = ", ".join(map(str, expected))
+            raise InputError(f"tower {self.name!r} takes {kind} of shape (B, {shape}), not {tuple(pixels.shape)}")
         return self.features(self.normalized(pixels))
 
     def features(self, pixels: Tensor) -> Tensor:
@@ -147,11 +181,9 @@ class VideoTower(MediaTower):
         self, size: int, sampling: FrameSampling, mean: Sequence[float], std: Sequence[float], resize: str = "stretch"
     ) -> None:
         super().__init__(size, mean, std, resize)
-        self.frames = sampling.frames
-        self.sampling = sampling
+        self.frames, self.sampling = sampling.frames, sampling
 
     def _settings(self) -> tuple[str, ...]:
-        """Pixels and frames."""
         return (*super()._settings(), str(self.sampling))
 
 
@@ -170,17 +202,14 @@ class TextTower(Tower):
 def make_tower(component: type[AnyTower], name: str, **arguments: Any) -> AnyTower:
     """Return a tower of the class `component`; `name` is its name in a recipe.
 
-    Args:
-        component: a tower class.
-        name: also passed to the constructor if it has a parameter of this name.
-        arguments: its options, and the parameters in GIVEN_BY_RUN; those are left out if they are None.
+    arguments: its options, and the parameters in GIVEN_BY_RUN, which are left out if they are None.
 
-    Raises:
-        RecipeError: an unknown option (names the nearest), a value outside its range, or options that contradict each
-            other.
+    Raises RecipeError for an unknown option (names the nearest), a value outside its range, or options that contradict
+    each other.
     """
     hints = get_type_hints(component.__init__, include_extras=True)
-    known = [parameter for parameter in inspect.signature(component).parameters if parameter != "name"]
+    parameters = inspect.signature(component).parameters
+    known = [parameter for parameter in parameters if parameter != "name"]
     arguments = {key: value for key, value in arguments.items() if value is not None or key not in GIVEN_BY_RUN}
     for option, value in arguments.items():
         if option not in known:
@@ -191,7 +220,7 @@ def make_tower(component: type[AnyTower], name: str, **arguments: Any) -> AnyTow
             except ValidationError as error:
                 reason = error.errors()[0]["msg"]
                 raise RecipeError(f"tower {name!r}: {option} is {quoted(value)}: {reason.lower()}") from None
-    if "name" in inspect.signature(component).parameters:
+    if "name" in parameters:
         arguments["name"] = name
     try:
         tower = component(**arguments)
@@ -223,17 +252,25 @@ def outside_settings(tower: Tower) -> tuple[str, ...]:
 
 
 def hash_weights(module: nn.Module) -> str:
-    """Return a hash of the weights and buffers of `module`, whatever device they are on.
-
-    >>> layer = nn.Linear(2, 2)
-    >>> before = hash_weights(layer)
-    >>> _ = nn.init.zeros_(layer.weight)
-    >>> hash_weights(layer) == before
-    False
-    """
+    """Return a hash of the weights and buffers of `module`, whatever device they are on."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
         flat: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         digest.update(flat)
     return digest.hexdigest()
+
+
+def misfit(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:
+    """Say what keeps `state` from being loaded into a module whose state is `own`; None if it fits.
+
+    >>> misfit({"bias": torch.ones(2)}, {"bias": torch.ones(3)})
+    "has the weight 'bias' of shape (2,), not (3,)"
+    """
+    for names, problem in ((own.keys() - state.keys(), "lacks"), (state.keys() - own.keys(), "also has")):
+        if names:
+            return f"{problem} {counted(len(names), 'weight')}, such as {min(names)!r}"
+    for name, value in own.items():
+        if state[name].shape != value.shape:
+            return f"has the weight {name!r} of shape {tuple(state[name].shape)}, not {tuple(value.shape)}"
+    return None

@@ -1,6 +1,7 @@
 """CLIP's text transformer, as AVION uses it: causal, pooled at the highest token id."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,8 +13,7 @@ from mmts.errors import InputError, RecipeError
 from mmts.files import content_hash
 from mmts.models import huggingface as hf
 from mmts.models.base import TextTower
-from mmts.models.blocks import ClipBlocks
-from mmts.models.clip_weights import ClipWeights, agreed, is_checkpoint, read_weights
+from mmts.models.clip import ClipBlocks, ClipWeights, agreed, is_checkpoint, read_weights
 from mmts.options import AtLeastOne
 
 OPENAI_TOKENIZER = "openai/clip-vit-base-patch16"
@@ -29,18 +29,15 @@ class ByteTokenizer:
     """
 
     end = 257
+    contents = "bytes"
 
     def __call__(self, captions: Sequence[str], length: int) -> list[list[int]]:
         """Return the ids of each caption, including start and end, at most `length`."""
         return [[256, *caption.encode("utf-8", "replace")[: length - 2], 257] for caption in captions]
 
-    def describe(self) -> str:
-        """Return its name."""
-        return "bytes"
-
 
 class ClipTokenizer:
-    """The tokenizer of a Hugging Face CLIP name or folder. Raises InputError if it cannot be loaded."""
+    """The tokenizer of a Hugging Face CLIP name or folder. Raises RecipeError if it cannot be loaded."""
 
     def __init__(self, name: str) -> None:
         from transformers import AutoTokenizer
@@ -51,24 +48,32 @@ class ClipTokenizer:
         except RecipeError:
             local = Path(name).expanduser().is_dir()
             why = "cannot be loaded from this folder" if local else "is not a folder, and not a name on Hugging Face"
-            raise InputError(
-                f"its tokenizer {name!r} {why} (without a network it must be a folder); set the tower's option "
-                "tokenizer to one with CLIP's tokenizer, or to bytes for a model trained from scratch"
+            raise RecipeError(
+                f"tower 'clip-text': its tokenizer {name!r} {why} (without a network it must be a folder); set the "
+                "tower's option tokenizer to one with CLIP's tokenizer, or to bytes for a model trained from scratch"
             ) from None
         self.end = max(self.tokenizer.get_vocab().values())
+        self.contents = hf.tokenizer_contents(self.tokenizer)
         if self(["a"], 8)[0][-1] != self.end:
-            raise InputError(f"tokenizer {name!r} does not close a caption with its highest id, as CLIP's does")
+            why = "does not close a caption with its highest id, as CLIP's does"
+            raise RecipeError(f"tower 'clip-text': its tokenizer {name!r} {why}")
 
     def __call__(self, captions: Sequence[str], length: int) -> list[list[int]]:
         """Return the ids of each caption, including start and end, at most `length`."""
-        if not captions:
-            return []
         ids: list[list[int]] = self.tokenizer(hf.encodable(captions), truncation=True, max_length=length)["input_ids"]
         return ids
 
-    def describe(self) -> str:
-        """Return the contents of its files."""
-        return hf.tokenizer_contents(self.tokenizer)
+
+def pad_rows(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Return rows of ids as one tensor (B, L), L at least 1, padded with 0.
+
+    >>> pad_rows([[1, 2], [3]])
+    tensor([[1, 2],
+            [3, 0]])
+    """
+    if not rows:
+        return torch.zeros(0, 1, dtype=torch.long)
+    return nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
 
 
 class ClipText(TextTower):
@@ -117,18 +122,9 @@ class ClipText(TextTower):
         if tokenizer is None and weights is not None and not is_checkpoint(weights):
             tokenizer = weights
         self.tokenizer_name = tokenizer or OPENAI_TOKENIZER
-        self._tokenizer: ByteTokenizer | ClipTokenizer | None = None
-        own = {"width": 512, "depth": 12, "output_width": 512, "context_length": 77, "vocabulary_size": 49408}
-        if self.tokenizer_name == "bytes":
-            own["vocabulary_size"] = 258
-        options = {
-            "width": width,
-            "depth": depth,
-            "output_width": output_width,
-            "context_length": context_length,
-            "vocabulary_size": vocabulary_size,
-        }
-        sizes = agreed(options, own if loaded is None else _sizes(loaded), loaded)
+        words = 258 if self.tokenizer_name == "bytes" else 49408
+        own = {"width": 512, "depth": 12, "output_width": 512, "context_length": 77, "vocabulary_size": words}
+        sizes = agreed(loaded, own, width, depth, output_width, context_length, vocabulary_size)
         width, self.width = sizes["width"], sizes["output_width"]
         self.max_length, self.vocabulary_size = sizes["context_length"], sizes["vocabulary_size"]
         self.token_embedding = nn.Embedding(self.vocabulary_size, width)
@@ -142,35 +138,24 @@ class ClipText(TextTower):
         if loaded is not None:
             loaded.fill(self)
 
-    @property
+    @cached_property
     def tokenizer(self) -> ByteTokenizer | ClipTokenizer:
-        """The tokenizer, read on first use.
-
-        Raises RecipeError if it cannot be loaded or has ids that the model lacks.
-        """
-        if self._tokenizer is None:
-            try:
-                name = self.tokenizer_name
-                tokenizer = ByteTokenizer() if name == "bytes" else ClipTokenizer(name)
-            except InputError as error:
-                raise RecipeError(f"tower {self.name!r}: {error}") from None
-            if tokenizer.end >= self.vocabulary_size:
-                raise RecipeError(
-                    f"tower {self.name!r}: its tokenizer {self.tokenizer_name!r} has ids up to {tokenizer.end}, and "
-                    f"its vocabulary {self.vocabulary_size} words; they do not belong together"
-                )
-            self._tokenizer = tokenizer
-        return self._tokenizer
+        """The tokenizer. Raises RecipeError if it cannot be loaded or has ids that the model lacks."""
+        name = self.tokenizer_name
+        tokenizer = ByteTokenizer() if name == "bytes" else ClipTokenizer(name)
+        if tokenizer.end >= self.vocabulary_size:
+            raise RecipeError(
+                f"tower {self.name!r}: its tokenizer {name!r} has ids up to {tokenizer.end}, and its vocabulary "
+                f"{self.vocabulary_size} words; they do not belong together"
+            )
+        return tokenizer
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """Return input_ids (B, L), L at most the context length; shorter rows are filled up with 0."""
-        rows = [torch.tensor(ids) for ids in self.tokenizer(captions, self.max_length)]
-        if not rows:
-            return {"input_ids": torch.zeros(0, 1, dtype=torch.long)}
-        return {"input_ids": nn.utils.rnn.pad_sequence(rows, batch_first=True)}
+        """Return input_ids (B, L), L at most the context length; shorter rows are padded with 0."""
+        return {"input_ids": pad_rows(self.tokenizer(captions, self.max_length) if captions else [])}
 
     def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
-        """Return the text features (B, output_width). Raises InputError for any other input than `tokenize` gives."""
+        """Return the features (B, width). Raises InputError for any other input than `tokenize` gives."""
         ids = tokens.get("input_ids")
         if ids is None or ids.dim() != 2 or not 1 <= ids.shape[1] <= self.max_length:
             shape = "nothing" if ids is None else f"shape {tuple(ids.shape)}"
@@ -182,16 +167,4 @@ class ClipText(TextTower):
         return features
 
     def _settings(self) -> tuple[str, ...]:
-        return (content_hash(self.tokenizer.describe()), str(self.max_length), *self.blocks._settings())
-
-
-def _sizes(weights: ClipWeights) -> dict[str, int]:
-    """Read the sizes of CLIP's text transformer off its weights."""
-    width, output_width = weights.matrix("text_projection")
-    return {
-        "width": width,
-        "depth": weights.depth,
-        "output_width": output_width,
-        "context_length": weights.matrix("positional_embedding")[0],
-        "vocabulary_size": weights.matrix("token_embedding.weight")[0],
-    }
+        return (content_hash(self.tokenizer.contents), str(self.max_length), *self.blocks._settings())

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from mmts.data.records import Medium
 from mmts.devices import has_bf16
 from mmts.errors import DataError, InputError
 from mmts.feature_cache import cached_file, cached_rows
-from mmts.models.base import MediaTower, TextTower, Tower
+from mmts.models.base import MediaTower, TextTower
 from mmts.models.two_tower import TwoTower
 
 Rows = npt.NDArray[np.float32]
@@ -26,8 +26,8 @@ LoadPixels = Callable[..., Tensor]
 
 # On a CPU every worker thread runs its own batch on one core: no core waits for another, and the activations of few
 # inputs stay in its cache. A batch of 8 images is twice as fast there as one of 64 (efficientnet-lite0 at 128 px).
-_IMAGES = {"cpu": 8}
-_CAPTIONS = {"cpu": 32}
+_IMAGES_ON_CPU = 8
+_CAPTIONS_ON_CPU = 32
 _ON_DEVICE = 64
 _NAMED_AT_ONCE = 256  # media per task of a thread: a task costs more than reading a small image
 
@@ -43,40 +43,29 @@ def media_features(
 ) -> Rows:
     """Return the tower's features (M, width) of M media, float32, computed once and memory-mapped after that.
 
-    Rows are kept under the hash of the tower's weights and settings and of every image's bytes, so that they are found
-    again if files are moved or renamed, and computed again if files change. A video is identified by its path, size and
-    time of change. A repeated medium is computed once (the result is then a copy in memory).
+    Rows are stored under the hash of the tower's weights and settings and of every image's bytes, so that they are
+    reused if files are moved or renamed, and computed again if files change. A video is identified by its path, size
+    and time of change. A repeated medium is computed once.
 
-    Args:
-        tower: runs in evaluation mode on its present device, in bf16 if the device has it.
-        media: (M,) images or videos, whichever the tower takes.
-        batch_size: images at a time in each thread; None is 8 on a CPU and 64 elsewhere (of a video's frames).
-        workers: threads that decode and compute, each on its own batch; None is torch's number of threads.
-        load: reads one medium; None is `mmts.data.media.load.load_medium`.
-        cached: keep the rows, and look for them; otherwise all are computed.
+    The tower runs in evaluation mode on its present device, in bf16 if the device has it.
 
-    Raises:
-        DataError: a file cannot be read; names it.
+    batch_size: images, or frames of videos, at a time in each thread; None is 8 on a CPU and 64 elsewhere.
+    workers: threads that decode and compute, each on its own batch; None is torch's number of threads.
+    load: reads one medium; None is `mmts.data.media.load.load_medium`.
+    cached: read and write the cache; otherwise all rows are computed.
+
+    Raises DataError, naming the file, if a file cannot be read.
     """
-    device = _device(tower)
-    size = _batch_size(tower, batch_size, device)
-    with _threads(workers) as pool, _evaluating(tower):
-
-        def compute(chunk: Sequence[Medium]) -> Rows:
-            return _concatenate(pool, lambda batch: tower(_pixels(tower, batch, load, device)), chunk, size, device)
-
-        if not cached:
-            return compute(media)
-        return _media_rows(_name_of(tower, device), tower, media, compute, pool)[0]
+    with _computing(tower, tower, batch_size, workers, load, bf16=True) as (compute, pool):
+        return _media_rows(_name_of(tower), tower, media, compute, pool)[0] if cached else compute(media)
 
 
 def why_unreadable_by_features(tower: MediaTower, media: Sequence[Medium]) -> list[str | None]:
     """Return why each of the media cannot be read, or None, after decoding each once for its features.
 
-    Later calls of `media_features` for the readable ones find their features in the cache. `tower` is frozen.
+    Later calls of `media_features` for the readable ones read their features from the cache. `tower` is frozen.
     """
-    device = _device(tower)
-    size, failed = _batch_size(tower, None, device), set[int]()
+    failed: set[int] = set()
 
     def load(medium: Medium, *options: Any) -> Tensor:
         try:
@@ -89,17 +78,17 @@ def why_unreadable_by_features(tower: MediaTower, media: Sequence[Medium]) -> li
         # A row of zeros was written for an unreadable medium, perhaps before an interrupt.
         return None if row.any() else why_unreadable(medium) or ("it failed once" if id(medium) in failed else None)
 
-    with _threads(None) as pool, _evaluating(tower):
+    with _computing(tower, tower, load=load, bf16=True) as (compute, pool):
 
-        def compute(chunk: Sequence[Medium]) -> Rows:
-            rows = _concatenate(pool, lambda batch: tower(_pixels(tower, batch, load, device)), chunk, size, device)
+        def compute_or_zeros(chunk: Sequence[Medium]) -> Rows:
+            rows = compute(chunk)
             rows[[id(medium) in failed for medium in chunk]] = 0
             return rows
 
-        # Kept under another name until it is known which media count, so that an interrupted pass can go on.
-        name = _name_of(tower, device)
+        # Stored under another name until the readable media are known, so that an interrupted pass can resume.
+        name = _name_of(tower)
         try:
-            rows, file = _media_rows(f"{name}, zeros if unreadable", tower, media, compute, pool)
+            rows, file = _media_rows(f"{name}, zeros if unreadable", tower, media, compute_or_zeros, pool)
         except DataError:  # not even the bytes of a file can be read
             return [*pool.map(why_unreadable, media)]
         reasons = [reason(medium, row) for medium, row in zip(media, rows, strict=True)]
@@ -111,9 +100,9 @@ def why_unreadable_by_features(tower: MediaTower, media: Sequence[Medium]) -> li
     return reasons
 
 
-def _name_of(tower: MediaTower, device: torch.device) -> str:
-    kind = "image" if tower.frames is None else "video"
-    return f"{kind} {tower.fingerprint} {_precision_name(device)}"
+def _name_of(tower: MediaTower | TextTower) -> str:
+    kind = "text" if isinstance(tower, TextTower) else "image" if tower.frames is None else "video"
+    return f"{kind} {tower.fingerprint} {'bf16' if has_bf16(_device(tower)) else 'fp32'}"
 
 
 def _media_rows(
@@ -123,8 +112,9 @@ def _media_rows(
     compute: Callable[[Sequence[Medium]], Rows],
     pool: ThreadPoolExecutor,
 ) -> tuple[Rows, Path]:
-    """Return the cached rows of media, those that the cache lacks by `compute`, and their file."""
-    keys = [key for part in pool.map(_content_names, _parts(media, _NAMED_AT_ONCE)) for key in part]
+    """Return the cached rows of media and their file; `compute` gives the rows that the cache lacks."""
+    names = pool.map(lambda part: [content_name(medium) for medium in part], _parts(media, _NAMED_AT_ONCE))
+    keys = [key for part in names for key in part]
     distinct = dict(zip(reversed(keys), reversed(media), strict=True))  # the first medium with each content
     ordered = list(dict.fromkeys(keys))
     rows = cached_rows(
@@ -148,35 +138,20 @@ def text_features(
 ) -> Rows:
     """Return the tower's features (N, width) of N captions, float32, computed once and cached.
 
-    Only distinct captions are computed, sorted by length so that a batch carries little padding. They are kept under
-    the hash of the tower's weights and settings and of the captions, whatever their order.
-
-    Args:
-        tower: runs in evaluation mode on its present device, in bf16 if the device has it.
-        captions: (N,) strings, empty ones included.
-        batch_size: captions at a time in each thread; None is 32 on a CPU and 64 elsewhere.
-        workers: threads that compute, each on its own batch; None is torch's number of threads.
-        cached: keep the rows, and look for them; otherwise all are computed.
+    Only distinct captions are computed, sorted by length so that a batch carries little padding. They are stored under
+    the hash of the tower's weights and settings and of the captions, whatever their order. Arguments are those of
+    `media_features`, except that `batch_size` is 32 captions on a CPU by default.
     """
-    device = _device(tower)
-    size = batch_size or _CAPTIONS.get(device.type, _ON_DEVICE)
-    ordered = sorted(set(captions), key=lambda caption: (len(caption), caption))
-    with _threads(workers) as pool, _evaluating(tower):
+    ordered = _distinct(captions)
+    with _computing(tower, tower, batch_size, workers, bf16=True) as (compute, _):
 
-        def compute(chunk: Sequence[str]) -> Rows:
-            return _concatenate(pool, lambda batch: tower(_tokens(tower, batch, device)), chunk, size, device)
+        def compute_part(part: range) -> Rows:
+            return compute(ordered[part.start : part.stop])
 
-        if not cached:
-            rows = compute(ordered)
+        if cached:
+            rows = cached_rows(_name_of(tower), ordered, tower.width, compute_part, unit="captions", chunk=512)
         else:
-            rows = cached_rows(
-                f"text {tower.fingerprint} {_precision_name(device)}",
-                ordered,
-                tower.width,
-                lambda part: compute(ordered[part.start : part.stop]),
-                unit="captions",
-                chunk=512,
-            )
+            rows = compute(ordered)
     return _repeated(rows, ordered, captions)
 
 
@@ -188,26 +163,12 @@ def embed_media(
     workers: int | None = None,
     load: LoadPixels | None = None,
 ) -> Tensor:
-    """Return the unit embeddings (M, D) of media, float32 on the CPU, in chunks, without gradients, not cached.
+    """Return the unit embeddings (M, D) of media, float32 on the CPU, without gradients, not cached.
 
-    Args:
-        model: put into evaluation mode for this, and back.
-        inputs: feature rows (M, W) if the model's media tower is None, else M media.
-        batch_size: inputs at a time; None is 4,096 rows, and media as in `media_features`.
-        workers: threads for media, as in `media_features`.
-        load: reads one medium; None is `mmts.data.media.load.load_medium`.
+    inputs: feature rows (M, W) if the model's media tower is None, else M media.
+    batch_size: inputs at a time; None is 4,096 rows, and media as in `media_features`, like `workers` and `load`.
     """
-    device, tower = _device(model), model.media_tower
-    with _evaluating(model):
-        if tower is None:
-            return _embed_rows(model.encode_media, inputs, batch_size or 4096, device)
-        media: Sequence[Medium] = _not_rows(inputs, "media", "media")
-        size = _batch_size(tower, batch_size, device)
-        with _threads(workers) as pool:
-            rows = _concatenate(
-                pool, lambda batch: model.encode_media(_pixels(tower, batch, load, device)), media, size
-            )
-    return torch.from_numpy(rows)
+    return _embed(model, model.media_tower, model.encode_media, inputs, batch_size, workers, load)
 
 
 def embed_text(
@@ -217,24 +178,38 @@ def embed_text(
     batch_size: int | None = None,
     workers: int | None = None,
 ) -> Tensor:
-    """Return the unit embeddings (N, D) of captions, float32 on the CPU, in chunks, without gradients, not cached.
+    """Return the unit embeddings (N, D) of N captions, or of feature rows (N, W); otherwise as `embed_media` does."""
+    return _embed(model, model.text_tower, model.encode_text, inputs, batch_size, workers)
 
-    Args:
-        model: put into evaluation mode for this, and back.
-        inputs: feature rows (N, W) if the model's text tower is None, else N captions.
-        batch_size: inputs at a time; None is 4,096 rows, and captions as in `text_features`.
-        workers: threads for captions, as in `text_features`.
-    """
-    device, tower = _device(model), model.text_tower
-    with _evaluating(model):
-        if tower is None:
-            return _embed_rows(model.encode_text, inputs, batch_size or 4096, device)
-        captions: Sequence[str] = _not_rows(inputs, "captions", "text")
-        ordered = sorted(set(captions), key=lambda caption: (len(caption), caption))
-        size = batch_size or _CAPTIONS.get(device.type, _ON_DEVICE)
-        with _threads(workers) as pool:
-            rows = _concatenate(pool, lambda batch: model.encode_text(_tokens(tower, batch, device)), ordered, size)
-    return torch.from_numpy(_repeated(rows, ordered, captions))
+
+def _embed(
+    model: TwoTower,
+    tower: MediaTower | TextTower | None,
+    encode: Callable[[Any], Tensor],
+    inputs: Any,
+    batch_size: int | None,
+    workers: int | None,
+    load: LoadPixels | None = None,
+) -> Tensor:
+    if tower is None:
+        if getattr(inputs, "ndim", 0) != 2:
+            raise InputError("this model has no tower on this side, so it takes feature rows (M, W)")
+        with _evaluating(model), torch.no_grad():
+            parts = torch.split(torch.as_tensor(inputs), batch_size or 4096)
+            return torch.cat([encode(part.to(_device(model), torch.float32)).float().cpu() for part in parts])
+    if hasattr(inputs, "ndim"):
+        takes = "captions" if isinstance(tower, TextTower) else "media"
+        raise InputError(f"this model has a tower on this side, so it takes {takes}, not feature rows")
+    if len(inputs) == 0:
+        raise InputError("there is nothing to embed")
+    ordered = _distinct(inputs) if isinstance(tower, TextTower) else inputs
+    with _computing(model, tower, batch_size, workers, load, encode=encode) as (compute, _):
+        rows = compute(ordered)
+    return torch.from_numpy(_repeated(rows, ordered, inputs) if isinstance(tower, TextTower) else rows)
+
+
+def _distinct(captions: Sequence[str]) -> list[str]:
+    return sorted(set(captions), key=lambda caption: (len(caption), caption))
 
 
 def _repeated(rows: Rows, ordered: Sequence[str], keys: Sequence[str]) -> Rows:
@@ -245,80 +220,57 @@ def _repeated(rows: Rows, ordered: Sequence[str], keys: Sequence[str]) -> Rows:
     return rows[[place[key] for key in keys]]
 
 
-def _concatenate(
-    pool: ThreadPoolExecutor,
-    encode: Callable[[Any], Tensor],
-    inputs: Sequence[Any],
-    size: int,
-    bf16_on: torch.device | None = None,
-) -> Rows:
-    """Return encode's rows of all inputs; the pool's threads take batches of `size`."""
-
-    def run(batch: Sequence[Any]) -> Rows:
-        # Both modes belong to a thread, so they are entered here.
-        with torch.inference_mode(), _precision(bf16_on):
-            rows: Rows = encode(batch).float().cpu().numpy()
-        return rows
-
-    return np.concatenate(list(pool.map(run, _parts(inputs, size))))
-
-
-@contextmanager
-def _threads(workers: int | None) -> Iterator[ThreadPoolExecutor]:
-    """Give threads that each compute on one core; afterwards torch has its own number of threads again."""
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers or before, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)
-
-
-def _embed_rows(encode: Callable[[Tensor], Tensor], rows: Any, size: int, device: torch.device) -> Tensor:
-    if getattr(rows, "ndim", 0) != 2:
-        raise InputError("this model has no tower on this side, so it takes feature rows (M, W), not files or captions")
-    with torch.no_grad():
-        parts = [torch.as_tensor(rows[start : start + size]) for start in range(0, max(len(rows), 1), size)]
-        return torch.cat([encode(part.to(device, torch.float32)).float().cpu() for part in parts])
-
-
-def _not_rows(inputs: Any, what: str, side: str) -> Any:
-    if hasattr(inputs, "ndim"):
-        raise InputError(f"this model has a {side} tower, so it takes {what}, not feature rows")
-    if len(inputs) == 0:
-        raise InputError("there is nothing to embed")
-    return inputs
-
-
-def _batch_size(tower: MediaTower, wanted: int | None, device: torch.device) -> int:
-    images = wanted or _IMAGES.get(device.type, _ON_DEVICE)
-    return max(1, images // (tower.frames or 1))
-
-
-def _pixels(tower: MediaTower, media: Sequence[Medium], load: LoadPixels | None, device: torch.device) -> Tensor:
-    load = load or load_medium
-    return torch.stack([load(medium, tower.size, tower.resize, tower.sampling) for medium in media]).to(device)
-
-
-def _tokens(tower: TextTower, captions: Sequence[str], device: torch.device) -> dict[str, Tensor]:
-    return {name: value.to(device) for name, value in tower.tokenize(captions).items()}
-
-
 def _parts(inputs: Sequence[Any], size: int) -> list[Sequence[Any]]:
     return [inputs[at : at + size] for at in range(0, len(inputs), size)]
 
 
-def _content_names(media: Sequence[Medium]) -> list[str]:
-    return [content_name(medium) for medium in media]
+@contextmanager
+def _computing(
+    module: nn.Module,
+    tower: MediaTower | TextTower,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    load: LoadPixels | None = None,
+    encode: Callable[[Any], Tensor] | None = None,
+    bf16: bool = False,
+) -> Iterator[tuple[Callable[[Sequence[Any]], Rows], ThreadPoolExecutor]]:
+    """Yield a function from a tower's media or captions to rows of `encode`, and the threads that it computes in.
 
+    encode: from pixels or tokens on the device of `module` to rows; None is the tower itself.
+    """
+    device = _device(module)
+    on_cpu = device.type == "cpu"
+    if isinstance(tower, MediaTower):
+        size = max(1, (batch_size or (_IMAGES_ON_CPU if on_cpu else _ON_DEVICE)) // (tower.frames or 1))
+    else:
+        size = batch_size or (_CAPTIONS_ON_CPU if on_cpu else _ON_DEVICE)
 
-def _device(module: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    def run(batch: Sequence[Any]) -> Rows:
+        # Both modes belong to a thread, so they are entered here.
+        precision = torch.autocast(device.type, torch.bfloat16) if bf16 and has_bf16(device) else nullcontext()
+        with torch.inference_mode(), precision:
+            inputs: Any
+            if isinstance(tower, MediaTower):
+                read = load or load_medium
+                inputs = torch.stack([read(medium, tower.size, tower.resize, tower.sampling) for medium in batch])
+                inputs = inputs.to(device)
+            else:
+                inputs = {name: value.to(device) for name, value in tower.tokenize(batch).items()}
+            rows: Rows = (encode or tower)(inputs).float().cpu().numpy()
+        return rows
+
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers or threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        with _evaluating(module):
+            yield lambda inputs: np.concatenate(list(pool.map(run, _parts(inputs, size)))), pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 @contextmanager
-def _evaluating(module: Tower | TwoTower) -> Iterator[None]:
+def _evaluating(module: nn.Module) -> Iterator[None]:
     """Put `module` into evaluation mode, and back."""
     training = module.training
     module.eval()
@@ -328,9 +280,5 @@ def _evaluating(module: Tower | TwoTower) -> Iterator[None]:
         module.train(training)
 
 
-def _precision(device: torch.device | None) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, torch.bfloat16) if device is not None and has_bf16(device) else nullcontext()
-
-
-def _precision_name(device: torch.device) -> str:
-    return "bf16" if has_bf16(device) else "fp32"
+def _device(module: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
 
-from mmts.errors import InputError, RecipeError, nearest, shortened
+from mmts.errors import InputError, RecipeError, counted, nearest, shortened
 
 T = TypeVar("T")
 
@@ -22,38 +21,28 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from.
+    """Where a model comes from."""
 
-    Attributes:
-        name: as the user wrote it.
-        place: the name or folder that transformers is given.
-        local: whether that is a folder.
-        side: "image", "video" or "text", for messages.
-        built_in: the names of that side's built-in towers, for messages.
-    """
-
-    name: str
-    place: str
-    local: bool
-    side: str
-    built_in: tuple[str, ...] = ()
+    name: str  # as the user wrote it
+    place: str  # the name or folder that transformers is given
+    local: bool  # whether that is a folder
+    side: str  # "image", "video" or "text", for messages
+    built_in: tuple[str, ...] = ()  # the names of that side's built-in towers, for messages
 
 
 def find_source(name: str, side: str, built_in: Iterable[str] = ()) -> Source:
     """Tell a folder from a name on the hub. Raises RecipeError, naming the built-in towers, if it is neither."""
-    folder, built_in = Path(name).expanduser(), tuple(built_in)
+    folder, built_in, tower = Path(name).expanduser(), tuple(built_in), f"{side} tower {name!r}"
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise RecipeError(
-                f"{side} tower {name!r}: the folder has no config.json, so it is not a Hugging Face model"
-            )
+            raise RecipeError(f"{tower}: the folder has no config.json, so it is not a Hugging Face model")
         return Source(name, str(folder), True, side, built_in)
     hint = f"the built-in {side} towers are {', '.join(built_in)}"
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or folder.exists():
-        raise RecipeError(f"{side} tower {name!r}: there is no such folder; {hint}")
+        raise RecipeError(f"{tower}: there is no such folder; {hint}")
     suggestion = nearest(name, built_in)
     if "/" not in name and suggestion.startswith("did you mean"):
-        raise RecipeError(f"unknown {side} tower {name!r}; {suggestion} ({hint})")
+        raise RecipeError(f"unknown {tower}; {suggestion} ({hint})")
     return Source(name, name, False, side, built_in)
 
 
@@ -63,18 +52,16 @@ def call(source: Source, what: str, function: Callable[..., T], **options: Any) 
         with quiet():
             return function(source.place, local_files_only=source.local, trust_remote_code=False, **options)
     except Exception as error:  # whatever a third party raises on bad files, names or networks
-        reason = first_line(error)
+        tower, reason = f"{source.side} tower {source.name!r}", first_line(error)
         if source.local:
-            message = f"{source.side} tower {source.name!r}: cannot load the {what} from this folder: {reason}"
-        else:
-            message = (
-                f"unknown {source.side} tower {source.name!r}: it is not built in ({', '.join(source.built_in)}), "
-                f"there is no such folder, and Hugging Face gave no {what} of that name: {reason}"
-            )
-        raise RecipeError(message) from None
+            raise RecipeError(f"{tower}: cannot load the {what} from this folder: {reason}") from None
+        raise RecipeError(
+            f"unknown {tower}: it is not built in ({', '.join(source.built_in)}), there is no such folder, and Hugging "
+            f"Face gave no {what} of that name: {reason}"
+        ) from None
 
 
-def load_model(source: Source) -> tuple[nn.Module, bool]:
+def load_model(source: Source) -> tuple[Any, bool]:
     """Return the model in float32 and evaluation mode, and whether its files lack the weights of its pooler.
 
     Raises RecipeError if any other weight is missing: such a model would compute with random numbers.
@@ -84,18 +71,16 @@ def load_model(source: Source) -> tuple[nn.Module, bool]:
     model, info = call(source, "model", AutoModel.from_pretrained, dtype=torch.float32, output_loading_info=True)
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key.split("."))
     if missing:
-        raise RecipeError(
-            f"{source.side} tower {source.name!r}: its files lack {len(missing)} weights, {missing[0]!r} for one"
-        )
-    network: nn.Module = model.eval()
-    return network, bool(info["missing_keys"])
+        lacks = f"lack {counted(len(missing), 'weight')}, such as {missing[0]!r}"
+        raise RecipeError(f"{source.side} tower {source.name!r}: its files {lacks}")
+    return model.eval(), bool(info["missing_keys"])
 
 
 def keep_side(model: Any, side: str, *, own_pooling: bool) -> bool:
     """Return whether `model` embeds images and texts, as CLIP and SigLIP do; remove its other half if it does.
 
-    The other half and the temperature take no memory and never train then. Raises InputError for a model that does not
-    have this side, and for a pooling that a CLIP or SigLIP cannot have.
+    The temperature is removed too. Raises InputError for a model that does not have this side, and for a pooling that
+    a CLIP or SigLIP cannot have.
     """
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         expected, what = ("pixel_values", "images") if side == "image" else ("input_ids", "text")
@@ -105,25 +90,10 @@ def keep_side(model: Any, side: str, *, own_pooling: bool) -> bool:
     if not own_pooling:
         raise InputError("a CLIP or SigLIP has its own pooling; leave the option pooling out")
     others = ("text",) if side == "image" else ("vision", "visual", "image")
-    for name, _ in list(model.named_children()):
-        if name.startswith(others):
-            delattr(model, name)
-    for name, _ in list(model.named_parameters(recurse=False)):
-        if name.startswith("logit"):
+    for name, _ in [*model.named_children(), *model.named_parameters(recurse=False)]:
+        if name.startswith((*others, "logit")):
             delattr(model, name)
     return True
-
-
-def enable_checkpointing(name: str, model: Any) -> None:
-    """Checkpoint the gradients of a model of transformers. Raises RecipeError if it has no blocks for it."""
-    # transformers renamed it on the way to version 6.
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    try:
-        enable({"use_reentrant": False})
-    except ValueError as error:
-        raise RecipeError(
-            f"tower {name!r} cannot checkpoint its gradients ({error}); set gradient_checkpointing to false"
-        ) from None
 
 
 def encodable(captions: Sequence[str]) -> list[str]:
@@ -135,12 +105,6 @@ def tokenizer_contents(tokenizer: Any) -> str:
     """Return all that determines the ids that a tokenizer gives."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
-
-
-def pooled(output: Any) -> Tensor:
-    """Return the features (B, width) in the output of `get_image_features` or `get_text_features`."""
-    features: Tensor = output.pooler_output
-    return features.flatten(1)
 
 
 @dataclass(frozen=True)
@@ -179,12 +143,8 @@ def read_preprocessing(source: Source) -> Preprocessing:
     mean = config.get("image_mean") or IMAGENET_MEAN if normalize else (0.0, 0.0, 0.0)
     std = config.get("image_std") or IMAGENET_STD if normalize else (1.0, 1.0, 1.0)
     mean, std = (values if isinstance(values, list | tuple) else [values] * 3 for values in (mean, std))
-    return Preprocessing(
-        size,
-        tuple(float(value) / scale for value in mean),
-        tuple(float(value) / scale for value in std),
-        "stretch" if square and not crops else "crop",
-    )
+    mean, std = (tuple(float(value) / scale for value in values) for values in (mean, std))
+    return Preprocessing(size, mean, std, "stretch" if square and not crops else "crop")
 
 
 def _side(source: Source, stated: Any) -> tuple[int | None, bool]:
@@ -196,10 +156,8 @@ def _side(source: Source, stated: Any) -> tuple[int | None, bool]:
     if not {"height", "width"} <= stated.keys():
         return None, False
     if stated["height"] != stated["width"]:
-        raise RecipeError(
-            f"image tower {source.name!r} takes images of {stated['width']}x{stated['height']} pixels; mmts makes only "
-            "square ones"
-        )
+        shape = f"{stated['width']}x{stated['height']}"
+        raise RecipeError(f"image tower {source.name!r} takes images of {shape} pixels; mmts makes only square ones")
     return int(stated["height"]), True
 
 

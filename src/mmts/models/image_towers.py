@@ -7,13 +7,16 @@ import torch
 import torch.nn.functional as F
 from annotated_types import Ge
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mmts.errors import InputError, RecipeError
 from mmts.models import huggingface as hf
-from mmts.models.base import ImageTower, Resize, make_tower
-from mmts.models.blocks import transformer
+from mmts.models.base import ImageTower, Resize, make_tower, transformer
 from mmts.options import AtLeastOne, ZeroToBelowOne
+
+# The convolutions of EfficientNet's network and blocks, each with the batch norm that follows it.
+_CONVOLUTIONS = ("_conv_stem", "_conv_head", "_expand_conv", "_depthwise_conv", "_project_conv")
+_NORMS = ("_bn0", "_bn1", "_bn0", "_bn1", "_bn2")
 
 
 class EfficientNetLite0(ImageTower):
@@ -54,31 +57,17 @@ class EfficientNetLite0(ImageTower):
         """Stop training it, and fold each batch norm and each even padding into its convolution."""
         super().freeze()
         network: Any = self.network
-        network._bn0 = _fold(network._conv_stem, network._bn0)
-        network._bn1 = _fold(network._conv_head, network._bn1)
-        network._swish = nn.ReLU6(inplace=True)
-        for block in network._blocks:
-            if hasattr(block, "_expand_conv"):
-                block._bn0 = _fold(block._expand_conv, block._bn0)
-            block._bn1 = _fold(block._depthwise_conv, block._bn1)
-            block._bn2 = _fold(block._project_conv, block._bn2)
-            block._swish = nn.ReLU6(inplace=True)
+        for module in (network, *network._blocks):
+            for conv, norm in zip(_CONVOLUTIONS, _NORMS, strict=True):
+                if isinstance(getattr(module, norm, None), nn.BatchNorm2d) and hasattr(module, conv):
+                    setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
+                    setattr(module, norm, nn.Identity())
+            module._swish = nn.ReLU6(inplace=True)
         for conv in network.modules():
             left, right, top, bottom = getattr(getattr(conv, "static_padding", None), "padding", (0, 1, 0, 1))
             if (left, top) == (right, bottom):
                 conv.padding, conv.static_padding = (top, left), nn.Identity()
-        self.network.to(memory_format=torch.channels_last).requires_grad_(False)
-
-
-def _fold(conv: Any, norm: Any) -> nn.Module:
-    """Fold an evaluation-mode batch norm into the convolution before it; return the module that replaces the norm."""
-    if isinstance(norm, nn.BatchNorm2d):
-        mean: Any = norm.running_mean
-        variance: Any = norm.running_var
-        conv.weight, conv.bias = fuse_conv_bn_weights(
-            conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias
-        )
-    return nn.Identity()
+        network.to(memory_format=torch.channels_last).requires_grad_(False)
 
 
 class SmallResNet(ImageTower):
@@ -106,11 +95,7 @@ class SmallResNet(ImageTower):
         resize: Resize = "stretch",
     ) -> None:
         super().__init__(size, resize=resize)
-        layers: list[nn.Module] = [
-            nn.Conv2d(3, channels, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-        ]
+        layers: list[nn.Module] = [*_conv(3, channels, stride=2), nn.ReLU(inplace=True)]
         before = channels
         for stage in range(4):
             after = channels * 2**stage
@@ -127,31 +112,27 @@ class SmallResNet(ImageTower):
         return features.mean((2, 3))
 
 
+def _conv(before: int, after: int, side: int = 3, stride: int = 1) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """Return a convolution and its batch norm."""
+    return nn.Conv2d(before, after, side, stride, side // 2, bias=False), nn.BatchNorm2d(after)
+
+
 class _ResidualBlock(nn.Module):
     """relu(shortcut(x) + norm(conv(relu(norm(conv(x))))))."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
-        last = nn.BatchNorm2d(after)
-        nn.init.zeros_(last.weight)
-        self.branch = nn.Sequential(
-            nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False),
-            nn.BatchNorm2d(after),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(after, after, 3, padding=1, bias=False),
-            last,
-        )
+        first = _conv(before, after, stride=stride)
+        last, norm = _conv(after, after)
+        nn.init.zeros_(norm.weight)
+        self.branch = nn.Sequential(*first, nn.ReLU(inplace=True), last, norm)
         self.shortcut: nn.Module = nn.Identity()
         if before != after or stride > 1:
             # ceil_mode rounds as the strided convolution with padding 1 does, so that odd sizes agree.
-            self.shortcut = nn.Sequential(
-                nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity(),
-                nn.Conv2d(before, after, 1, bias=False),
-                nn.BatchNorm2d(after),
-            )
+            pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
+            self.shortcut = nn.Sequential(pool, *_conv(before, after, side=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, after, H / stride, W / stride)."""
         return F.relu(self.shortcut(x) + self.branch(x))
 
 
@@ -239,10 +220,7 @@ class HuggingFaceImage(ImageTower):
         self.pooling = pooling
         self.clip = hf.keep_side(model, "image", own_pooling=pooling == "auto")
         if pooler_missing and not self.clip:
-            # The files come from a model without a pooler, and transformers filled it with random numbers.
-            if pooling == "pooler":
-                raise InputError("its files have no pooler; use pooling cls or mean")
-            model.pooler = None
+            model.pooler = None  # its files have none, and transformers filled it with random numbers
         function = model.get_image_features if self.clip else model.forward
         can_interpolate = "interpolate_pos_encoding" in inspect.signature(function).parameters
         resized = can_interpolate and _own_size(model.config) != self.size
@@ -259,8 +237,9 @@ class HuggingFaceImage(ImageTower):
     def features(self, pixels: Tensor) -> Tensor:
         """Return the model's image features, flattened to (B, width)."""
         if self.clip:
-            return hf.pooled(self.model.get_image_features(pixel_values=pixels, **self.interpolate))
-        output = self.model(pixel_values=pixels, **self.interpolate)
+            output = self.model.get_image_features(pixel_values=pixels, **self.interpolate)
+        else:
+            output = self.model(pixel_values=pixels, **self.interpolate)
         pooler_output: Tensor | None = getattr(output, "pooler_output", None)
         if self.pooling in ("auto", "pooler") and pooler_output is not None:
             return pooler_output.flatten(1)
@@ -270,10 +249,6 @@ class HuggingFaceImage(ImageTower):
         if states.dim() == 4:  # a feature map (B, width, H, W) has no first token
             return states.mean((2, 3))
         return states.mean(1) if self.pooling == "mean" else states[:, 0]
-
-    def enable_gradient_checkpointing(self) -> None:
-        """Checkpoint the gradients of the model. Raises RecipeError if transformers cannot."""
-        hf.enable_checkpointing(self.name, self.model)
 
     def _settings(self) -> tuple[str, ...]:
         return (*super()._settings(), self.pooling)
@@ -298,12 +273,10 @@ IMAGE_TOWERS: dict[str, type[ImageTower]] = {
 def load_image_tower(name: str | type[ImageTower], **options: Any) -> ImageTower:
     """Return an image tower; it trains until `freeze` is called.
 
-    Args:
-        name: a name in IMAGE_TOWERS, a Hugging Face name or folder, or a class.
-        options: `size` (side of the square input in pixels; None is the tower's own), and the tower's options.
+    name: a name in IMAGE_TOWERS, a Hugging Face name or folder, or a class.
+    options: the tower's options, and `size`, the side of the square input in pixels.
 
-    Raises:
-        RecipeError: an unknown name or option, or a value outside its range.
+    Raises RecipeError for an unknown name or option, or a value outside its range.
 
     >>> load_image_tower("small-resnet", size=32, channels=4).width
     32

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from mmts.errors import DataError, InputError, RecipeError
 from mmts.files import content_hash
 from mmts.models import huggingface as hf
-from mmts.models.base import TextTower, make_tower
-from mmts.models.blocks import transformer
-from mmts.models.clip_text import ClipText
+from mmts.models.base import TextTower, make_tower, transformer
+from mmts.models.clip_text import ClipText, pad_rows
 from mmts.options import AtLeastOne, ZeroToBelowOne
 
 # Words of letters, digits and underscores; every other sign that is not a space stands alone, emoji too.
 _WORDS = re.compile(r"\w+|[^\w\s]")
+_FORMAT = "mmts-vocabulary-1"
 
 
 def mean_over_mask(states: Tensor, mask: Tensor) -> Tensor:
@@ -32,9 +32,6 @@ def mean_over_mask(states: Tensor, mask: Tensor) -> Tensor:
     """
     weights = mask.unsqueeze(-1).to(states.dtype)
     return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
-
-
-# --- from scratch ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -50,24 +47,20 @@ class Vocabulary:
         return len(self.words) + 3
 
     def to_json(self) -> dict[str, Any]:
-        """Return it in a form that JSON can hold, to be saved with the run."""
-        return {"format": "mmts-vocabulary-1", "words": list(self.words)}
+        """Return what `from_json` reads."""
+        return {"format": _FORMAT, "words": list(self.words)}
 
     @classmethod
     def from_json(cls, value: Any) -> "Vocabulary":
-        """Return the vocabulary that `to_json` was called on. Raises DataError for any other value.
+        """Return the vocabulary that `to_json` was called on; raises DataError for other values.
 
         >>> Vocabulary.from_json(Vocabulary(("a", "b")).to_json())
         Vocabulary(words=('a', 'b'))
         """
-        if not isinstance(value, dict) or value.get("format") != "mmts-vocabulary-1":
-            raise DataError("the saved vocabulary must hold format 'mmts-vocabulary-1' and words")
-        words = value.get("words")
-        if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
-            raise DataError("the saved vocabulary's words must be a list of words")
-        if len(set(words)) != len(words):
-            twice = next(word for word, count in Counter(words).items() if count > 1)
-            raise DataError(f"the saved vocabulary has the word {twice!r} twice")
+        words: Any = value.get("words") if isinstance(value, dict) and value.get("format") == _FORMAT else None
+        is_text = isinstance(words, list) and all(isinstance(word, str) and word for word in words)
+        if not is_text or len(set(words)) < len(words):
+            raise DataError(f"the saved vocabulary must hold the format {_FORMAT!r} and a list of distinct words")
         return cls(tuple(words))
 
 
@@ -134,12 +127,8 @@ class SmallTransformer(TextTower):
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Return input_ids and attention_mask, both (B, L), L at most `max_length`."""
-        rows = [
-            [1, *(self._numbers.get(word, 2) for word in split_words(caption)[: self.max_length - 1])]
-            for caption in captions
-        ]
-        length = max((len(row) for row in rows), default=1)
-        ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], dtype=torch.long).reshape(-1, length)
+        words = [split_words(caption)[: self.max_length - 1] for caption in captions]
+        ids = pad_rows([[1, *(self._numbers.get(word, 2) for word in row)] for row in words])
         return {"input_ids": ids, "attention_mask": (ids != 0).long()}
 
     def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
@@ -150,9 +139,6 @@ class SmallTransformer(TextTower):
 
     def _settings(self) -> tuple[str, ...]:
         return (content_hash(*self.vocabulary.words), str(self.max_length))
-
-
-# --- pretrained ------------------------------------------------------------------------------------------------------
 
 
 class HuggingFaceText(TextTower):
@@ -171,8 +157,7 @@ class HuggingFaceText(TextTower):
 
         super().__init__()
         self.name = name
-        self.source = self._source(name)
-        model: Any
+        self.source = hf.find_source(name, "text", TEXT_TOWERS)
         model, _ = hf.load_model(self.source)
         self.clip = hf.keep_side(model, "text", own_pooling=pooling is None)
         tokenizer = hf.call(self.source, "tokenizer", AutoTokenizer.from_pretrained)
@@ -194,9 +179,6 @@ class HuggingFaceText(TextTower):
         with torch.inference_mode():
             self.width = int(self(self.tokenize(["a"])).shape[1])
 
-    def _source(self, name: str) -> hf.Source:
-        return hf.find_source(name, "text", TEXT_TOWERS)
-
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Return input_ids and attention_mask (and token_type_ids if the model takes them), each (B, L)."""
         rows = self.tokenizer(
@@ -216,17 +198,12 @@ class HuggingFaceText(TextTower):
 
     def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
         """Return the text features (B, width)."""
-        if "input_ids" not in tokens:
-            raise InputError(f"tower {self.name!r} takes the output of its tokenize, with input_ids")
         inputs = {name: value for name, value in tokens.items() if name in self._inputs}
         if self.clip:
-            return hf.pooled(self.model.get_text_features(**inputs))
+            features: Tensor = self.model.get_text_features(**inputs).pooler_output
+            return features.flatten(1)
         states: Tensor = self.model(**inputs).last_hidden_state
         return states[:, 0] if self.pooling == "cls" else mean_over_mask(states, tokens["attention_mask"])
-
-    def enable_gradient_checkpointing(self) -> None:
-        """Checkpoint the gradients of the model. Raises RecipeError if transformers cannot."""
-        hf.enable_checkpointing(self.name, self.model)
 
     def _settings(self) -> tuple[str, ...]:
         return (self.pooling, str(self.max_length), content_hash(hf.tokenizer_contents(self.tokenizer)))
@@ -243,22 +220,19 @@ def _checked_tokenizer(tokenizer: Any, model: Any) -> Any:
             raise InputError("its tokenizer has no padding token")
     words = getattr(model.config, "text_config", model.config).vocab_size
     if tokenizer.vocab_size > words:
-        raise InputError(
-            f"its tokenizer knows {tokenizer.vocab_size} words and its model {words}; they do not belong together"
-        )
+        knows = f"its tokenizer knows {tokenizer.vocab_size} words and its model {words}"
+        raise InputError(f"{knows}; they do not belong together")
     return tokenizer
 
 
 def _limit(model: Any, tokenizer: Any) -> int:
     """Return how many tokens the model takes at most."""
     config = getattr(model.config, "text_config", model.config)
-    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    # RoBERTa and its kin number positions from padding_idx + 1 on.
-    offset = getattr(getattr(model, "embeddings", None), "padding_idx", None)
-    limits = [int(tokenizer.model_max_length)]
-    if positions:
-        limits.append(int(positions) - (0 if offset is None else int(offset) + 1))
-    limit = min(limits)
+    limit = int(tokenizer.model_max_length)
+    if positions := getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None):
+        # RoBERTa and models like it number positions from padding_idx + 1 on.
+        offset = getattr(getattr(model, "embeddings", None), "padding_idx", None)
+        limit = min(limit, int(positions) - (0 if offset is None else int(offset) + 1))
     return limit if limit < 1_000_000 else 512  # tokenizers without a limit state 1e30
 
 
@@ -272,10 +246,7 @@ class MiniLM(HuggingFaceText):
     """
 
     def __init__(self, pooling: Literal["mean", "cls"] = "mean", max_length: AtLeastOne = 256) -> None:
-        super().__init__("minilm", pooling, max_length)
-
-    def _source(self, name: str) -> hf.Source:
-        return hf.Source(name, minilm_folder(), True, "text")
+        super().__init__(minilm_folder(), pooling, max_length)
 
 
 def minilm_folder() -> str:
@@ -298,13 +269,10 @@ TEXT_TOWERS: dict[str, type[TextTower]] = {
 def load_text_tower(name: str | type[TextTower], **options: Any) -> TextTower:
     """Return a text tower; it trains until `freeze` is called.
 
-    Args:
-        name: a name in TEXT_TOWERS, a Hugging Face name or folder, or a class.
-        options: the tower's options; for "small-transformer" also `vocabulary`, the words of the training captions,
-            from `build_vocabulary`.
+    name: a name in TEXT_TOWERS, a Hugging Face name or folder, or a class.
+    options: the tower's options; for "small-transformer" also `vocabulary`, from `build_vocabulary`.
 
-    Raises:
-        RecipeError: an unknown name or option, or a value outside its range.
+    Raises RecipeError for an unknown name or option, or a value outside its range.
 
     >>> load_text_tower("small-transformer", vocabulary=build_vocabulary(["red", "red"]), width=8, heads=1).width
     8

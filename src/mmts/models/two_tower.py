@@ -1,7 +1,8 @@
-"""The two-tower model: media and captions to unit embeddings in one space; no temperature inside."""
+"""The two-tower model, also AVION's: media and captions to unit embeddings in one space; no temperature inside."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +10,10 @@ from torch import Tensor, nn
 
 from mmts.errors import RecipeError, RunError, nearest
 from mmts.losses.normalize import unit
-from mmts.models.base import MediaTower, TextTower, Tower, is_frozen
+from mmts.models.base import MediaTower, TextTower, Tower, is_frozen, make_tower, misfit
+from mmts.models.clip import avion_weights
+from mmts.models.clip_text import OPENAI_TOKENIZER, ClipText
+from mmts.models.video_towers import SpaceTimeViT
 
 Tokens = Mapping[str, Tensor]
 _KINDS = ("linear", "two-layer", "none")
@@ -21,13 +25,7 @@ class TwoTower(nn.Module):
     x = unit(media_head(media_tower(media))),  y = unit(text_head(text_tower(text)))
 
     A tower without a parameter that requires a gradient is frozen: it stays in evaluation mode and records no graph.
-    If a tower is None, the input already is that tower's feature row.
-
-    Args:
-        media_tower: images (B, 3, size, size) or clips (B, F, 3, size, size) -> (B, W), or None.
-        text_tower: tokens -> (B, W), or None.
-        media_head: (B, W) -> (B, D).
-        text_head: (B, W) -> (B, D).
+    If a tower is None, the input already is that tower's feature row (B, W). The heads map (B, W) to (B, D).
 
     >>> model = TwoTower(None, None, nn.Linear(5, 3), nn.Linear(4, 3))
     >>> x, y = model(torch.ones(2, 5), torch.ones(2, 4))
@@ -47,7 +45,7 @@ class TwoTower(nn.Module):
         self.text_tower = text_tower
         self.media_head = media_head
         self.text_head = text_head
-        self.train(self.training)
+        self.train()  # frozen towers refuse
 
     def forward(self, media: Tensor, text: Tensor | Tokens) -> tuple[Tensor, Tensor]:
         """Return the unit embeddings of media and captions, both (B, D)."""
@@ -61,17 +59,12 @@ class TwoTower(nn.Module):
         """Return the unit embeddings (B, D) of the output of the text tower's `tokenize`, or of feature rows (B, W)."""
         return _encode(self.text_tower, self.text_head, text)
 
-    def train(self, mode: bool = True) -> "TwoTower":
-        """Set training or evaluation mode; frozen towers stay in evaluation mode."""
-        super().train(mode)
-        for _, tower in self._frozen_towers():
-            tower.eval()
-        return self
-
     def drop_frozen(self) -> None:
-        """Drop frozen towers, to free their memory: from here on their inputs are feature rows."""
-        for side, _ in self._frozen_towers():
-            setattr(self, side, None)
+        """Drop frozen towers to free their memory; their inputs are then feature rows."""
+        for side in ("media_tower", "text_tower"):
+            tower = getattr(self, side)
+            if tower is not None and is_frozen(tower):
+                setattr(self, side, None)
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
         """Return the state of heads and of towers that are not frozen; it is the same after `drop_frozen`.
@@ -84,21 +77,9 @@ class TwoTower(nn.Module):
 
     def load_trainable_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Load a `trainable_state_dict`. Raises RunError, naming a weight, for the state of another model."""
-        own = self.trainable_state_dict()
-        for name in own:
-            if name not in state:
-                raise RunError(f"the saved model has no weight {name!r}; it belongs to a model of another shape")
-        for name, value in state.items():
-            if name not in own:
-                raise RunError(f"the saved model has a weight {name!r} that this model lacks; they differ in shape")
-            if value.shape != own[name].shape:
-                shapes = f"{tuple(value.shape)}, this model's {tuple(own[name].shape)}"
-                raise RunError(f"the saved model's weight {name!r} has shape {shapes}")
+        if problem := misfit(state, self.trainable_state_dict()):
+            raise RunError(f"the saved model {problem}; it belongs to a model of another shape")
         self.load_state_dict(dict(state), strict=False)
-
-    def _frozen_towers(self) -> list[tuple[str, Tower]]:
-        sides = (("media_tower", self.media_tower), ("text_tower", self.text_tower))
-        return [(side, tower) for side, tower in sides if tower is not None and is_frozen(tower)]
 
 
 def _encode(tower: Tower | None, head: nn.Module, inputs: Any) -> Tensor:
@@ -113,16 +94,11 @@ def build_head(
 ) -> nn.Module:
     """Return a head (B, in_width) -> (B, out_width).
 
-    Args:
-        kind: "linear" is one affine map; "two-layer" is linear, GELU, dropout, linear; "none" passes features through.
-        in_width: width of the tower's features.
-        out_width: width of the embeddings.
-        hidden: width between the two layers; only for "two-layer".
-        dropout: share of hidden units dropped in training; only for "two-layer".
-        layer_norm: normalize each feature row first, so that towers of any scale train alike; not for "none".
+    kind: "linear" is one affine map; "two-layer" is linear, GELU, dropout, linear, with `hidden` units between; "none"
+        passes features through.
+    layer_norm: normalize each feature row first, so that towers of any scale train alike; not for "none".
 
-    Raises:
-        RecipeError: an unknown kind, or "none" for two different widths.
+    Raises RecipeError for an unknown kind, or "none" for two different widths.
 
     >>> build_head("linear", 384, 256, layer_norm=False)
     Sequential(
@@ -148,16 +124,48 @@ def build_head(
 def build_two_tower(media: MediaTower | int, text: TextTower, *, width: int = 256, **head: Any) -> TwoTower:
     """Return a two-tower model with new heads; their random weights come from torch's global generator.
 
-    Frozen towers are held by the model until `drop_frozen`, so that `mmts.models.features` can compute their rows.
+    The model holds frozen towers until `drop_frozen`, so that `mmts.models.features` can compute their rows.
 
-    Args:
-        media: the media tower, or the width of media given as feature rows, which need no tower.
-        text: the text tower.
-        width: width of the embeddings.
-        head: the options of `build_head`, the same for both sides; two-layer without any.
+    media: the media tower, or the width of media given as feature rows, which need no tower.
+    width: width of the embeddings.
+    head: the options of `build_head`, the same for both sides; the default kind is "two-layer".
     """
     head = {"kind": "two-layer", **head}
-    tower = media if isinstance(media, MediaTower) else None
-    media_width = media.width if isinstance(media, MediaTower) else media
-    media_head = build_head(in_width=media_width, out_width=width, **head)
-    return TwoTower(tower, text, media_head, build_head(in_width=text.width, out_width=width, **head))
+    tower, media_width = (None, media) if isinstance(media, int) else (media, media.width)
+    media_head, text_head = (build_head(in_width=side, out_width=width, **head) for side in (media_width, text.width))
+    return TwoTower(tower, text, media_head, text_head)
+
+
+def load_avion(
+    checkpoint: str | Path | Mapping[str, Tensor],
+    *,
+    tokenizer: str = OPENAI_TOKENIZER,
+    frames: int | None = None,
+    sampling: str = "random",
+    stride: int = 4,
+    heads: int | None = None,
+) -> TwoTower:
+    """Return the model of a checkpoint of AVION or MM-TS: clips and captions to unit embeddings of its output width.
+
+    Sizes are read off the weights, in any layout: keys with or without "module.", attention as nn.MultiheadAttention's
+    or flash-attention's, patches as a convolution or a matrix. The heads are identities; the checkpoint's temperature
+    (`logit_scale`) is not used. Colors are normalized as AVION does, with a mean of red of .4248 (OpenAI's is .4815).
+
+    Args:
+        checkpoint: a file, whose code is never run, or a state_dict (or a mapping with one under "state_dict").
+        tokenizer: a Hugging Face CLIP name or folder, or "bytes" for tiny models; read when a caption is first
+            tokenized.
+        frames: F, frames per clip; None is the checkpoint's (1 for an image model). For another number the temporal
+            embedding is interpolated linearly; that of an image model is zero.
+        sampling, stride: how frames are chosen, as in `mmts.data.media.video.FrameSampling`; "random" as published.
+        heads: of the attention of both towers; None is one per 64 features, as in every published model.
+
+    Raises RecipeError, naming some keys, for a file that cannot be read, or keys and shapes that are not AVION's.
+
+    Source: Zhao and Kraehenbuehl, AVION, arXiv 2309.16669; Sheludzko et al., MM-TS, arXiv 2603.08202.
+    """
+    image, text = avion_weights(checkpoint)
+    clip = {"frames": frames, "sampling": sampling, "stride": stride}
+    media_tower = make_tower(SpaceTimeViT, "space-time-vit", pretrained=image, heads=heads, **clip)
+    text_tower = make_tower(ClipText, "clip-text", pretrained=text, heads=heads, tokenizer=tokenizer)
+    return TwoTower(media_tower, text_tower, nn.Identity(), nn.Identity())

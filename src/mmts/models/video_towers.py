@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from mmts.data.media.video import FrameSampling
 from mmts.errors import InputError, RecipeError, nearest
+from mmts.models import base
 from mmts.models import huggingface as hf
-from mmts.models.base import ImageTower, Resize, Sampling, VideoTower, is_frozen, make_tower, outside_settings
-from mmts.models.blocks import ClipBlocks, default_heads, transformer
-from mmts.models.clip_weights import ClipWeights, agreed, read_weights, square_root
+from mmts.models.base import ImageTower, Resize, Sampling, VideoTower, is_frozen
+from mmts.models.clip import ClipBlocks, ClipWeights, agreed, read_weights
 from mmts.models.image_towers import load_image_tower
 from mmts.options import AtLeastOne, ZeroToBelowOne
 
@@ -59,10 +59,8 @@ class FramesTower(VideoTower):
         clip = FrameSampling(frames, sampling, stride)
         super().__init__(tower.size, clip, tower.mean.tolist(), tower.std.tolist(), tower.resize)
         if image_frozen and tower.from_scratch:
-            raise InputError(
-                f"its image tower {tower.name!r} starts from random weights, so it has to train: set image_frozen to "
-                "false"
-            )
+            starts = f"its image tower {tower.name!r} starts from random weights"
+            raise InputError(f"{starts}, so it has to train: set image_frozen to false")
         self.pooling = pooling
         self.from_scratch = tower.from_scratch or pooling == "transformer"
         self.width = tower.width
@@ -71,7 +69,7 @@ class FramesTower(VideoTower):
             tower.freeze()
         self.blocks: nn.Module | None = None
         if pooling == "transformer":
-            self.blocks = transformer(self.width, depth, heads or default_heads(self.width), dropout)
+            self.blocks = base.transformer(self.width, depth, heads or base.default_heads(self.width), dropout)
             self.positions = nn.Parameter(torch.empty(frames, self.width))
             nn.init.normal_(self.positions, std=0.02)
 
@@ -83,27 +81,20 @@ class FramesTower(VideoTower):
             rows = self.blocks(rows + self.positions)
         return rows.mean(1)
 
-    def train(self, mode: bool = True) -> "FramesTower":
-        """Set training or evaluation mode; a frozen image tower stays in evaluation mode."""
-        super().train(mode)
-        if is_frozen(self.image):
-            self.image.eval()
-        return self
-
     def freeze(self) -> None:
         """Stop training it, and the image tower in its own way."""
         super().freeze()
         self.image.freeze()
 
     def enable_gradient_checkpointing(self) -> None:
-        """Checkpoint the gradients of the image tower if it trains, and of the transformer if there is one."""
+        """Do it in the image tower if it trains, and in the transformer if there is one."""
         if not is_frozen(self.image):
             self.image.enable_gradient_checkpointing()
         if self.blocks is not None:
             super().enable_gradient_checkpointing()
 
     def _settings(self) -> tuple[str, ...]:
-        image = (self.image.name, *self.image._settings(), *outside_settings(self.image))
+        image = (self.image.name, *self.image._settings(), *base.outside_settings(self.image))
         return (*super()._settings(), self.pooling, *image)
 
 
@@ -151,18 +142,16 @@ class SpaceTimeViT(VideoTower):
         stride: AtLeastOne = 4,
         pretrained: ClipWeights | None = None,
     ) -> None:
-        loaded = read_weights(weights, "video") if weights is not None else pretrained
+        loaded = read_weights(weights, "image") if weights is not None else pretrained
         pixels = hf.Preprocessing(mean=hf.CLIP_MEAN, std=hf.CLIP_STD) if loaded is None else loaded.pixels
         own = {"size": 224, "patch": 16, "width": 768, "depth": 12, "output_width": 512}
-        options = {"size": size, "patch": patch, "width": width, "depth": depth, "output_width": output_width}
-        sizes = agreed(options, own if loaded is None else _sizes(loaded), loaded)
+        sizes = agreed(loaded, own, size, patch, width, depth, output_width)
         size, patch, width = sizes["size"], sizes["patch"], sizes["width"]
         if size % patch:
             raise InputError(f"size {size} is not a multiple of patch {patch}")
         frames = frames or (loaded.frames if loaded is not None else None) or 16
-        super().__init__(
-            size, FrameSampling(frames, sampling, stride), pixels.mean, pixels.std, resize or pixels.resize
-        )
+        clip = FrameSampling(frames, sampling, stride)
+        super().__init__(size, clip, pixels.mean, pixels.std, resize or pixels.resize)
         self.from_scratch = loaded is None
         self.width = sizes["output_width"]
         self.patch = patch
@@ -179,7 +168,7 @@ class SpaceTimeViT(VideoTower):
         nn.init.normal_(self.positional_embedding, std=0.02)
         nn.init.normal_(self.image_projection, std=width**-0.5)
         if loaded is not None:
-            loaded.with_frames(frames).fill(self)
+            loaded.fill(self)
 
     def features(self, pixels: Tensor) -> Tensor:
         """Return the projected class token of normalized clips."""
@@ -197,15 +186,6 @@ class SpaceTimeViT(VideoTower):
         return (*super()._settings(), *self.blocks._settings())
 
 
-def _sizes(weights: ClipWeights) -> dict[str, int]:
-    """Read the sizes of a space-time ViT off its weights."""
-    patch = square_root(weights.matrix("patches.weight")[1] // 3, f"{weights.source}, pixels of a patch")
-    side = square_root(weights.matrix("positional_embedding")[0] - 1, f"{weights.source}, patches of a frame")
-    width, output_width = weights.matrix("image_projection")
-    depth = weights.depth
-    return {"size": side * patch, "patch": patch, "width": width, "depth": depth, "output_width": output_width}
-
-
 VIDEO_TOWERS: dict[str, type[VideoTower]] = {"frames": FramesTower, "space-time-vit": SpaceTimeViT}
 """The video towers by the names that recipes call them."""
 
@@ -213,14 +193,11 @@ VIDEO_TOWERS: dict[str, type[VideoTower]] = {"frames": FramesTower, "space-time-
 def load_video_tower(name: str | type[VideoTower], **options: Any) -> VideoTower:
     """Return a video tower; it trains until `freeze` is called.
 
-    Args:
-        name: a name in VIDEO_TOWERS, or a class.
-        options: `size` (side of the square frames in pixels), `frames` (F of a clip), `sampling` ("uniform", "random"
-            or "stride", see `mmts.data.media.video.FrameSampling`), `stride` (source frames from one of the clip's
-            frames to the next), and the tower's options. None is the tower's own.
+    name: a name in VIDEO_TOWERS, or a class.
+    options: the tower's options, `size` (side of the square frames in pixels), `frames` (F of a clip), and `sampling`
+        and `stride` as in `mmts.data.media.video.FrameSampling`.
 
-    Raises:
-        RecipeError: an unknown name or option, or a value outside its range.
+    Raises RecipeError for an unknown name or option, or a value outside its range.
 
     >>> load_video_tower("frames", frames=4, size=32, image="small-resnet", image_options={"channels": 4}).width
     32
@@ -229,7 +206,7 @@ def load_video_tower(name: str | type[VideoTower], **options: Any) -> VideoTower
     mmts.errors.RecipeError: unknown video tower 'frame'; did you mean 'frames'?
     """
     if isinstance(name, type):
-        return make_tower(name, name.__name__, **options)
+        return base.make_tower(name, name.__name__, **options)
     if name not in VIDEO_TOWERS:
         raise RecipeError(f"unknown video tower {name!r}; {nearest(name, VIDEO_TOWERS)}")
-    return make_tower(VIDEO_TOWERS[name], name, **options)
+    return base.make_tower(VIDEO_TOWERS[name], name, **options)

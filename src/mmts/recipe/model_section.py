@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -11,23 +11,18 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from mmts.errors import RecipeError, nearest
 from mmts.models import Vocabulary, base, load_image_tower, load_text_tower, load_video_tower
 from mmts.models.video_towers import FramesTower
-from mmts.recipe.components import (
-    IMAGE_TOWER,
-    TEXT_TOWER,
-    VIDEO_TOWER,
-    Family,
-    Trust,
-    component_named,
-    section_of,
-    validated_at,
-)
+from mmts.recipe import components
+from mmts.recipe.components import IMAGE_TOWER, TEXT_TOWER, VIDEO_TOWER, Family, Trust, validated_at
 from mmts.recipe.section import Section
 
 FEATURES = "features"
-"""The name of a media tower that does not exist: the data hold features computed beforehand."""
+"""The name that stands for no media tower: the data hold features computed beforehand."""
 _FRAME = IMAGE_TOWER._replace(key="image")  # the image tower inside the video tower `frames`
-_KEYS = ("size", "frames", "sampling", "stride")
-"""Parameters of a tower that have keys of their own beside `options`."""
+_KEYS = ("size", "frames", "sampling", "stride")  # parameters of a tower that are keys beside `options`
+_YOURS = "a class of yours (`file.py:Class` or `module:Class`)"
+TowerName = Annotated[str, Field(description=f"A built-in tower, {_YOURS}, or a Hugging Face name or folder.")]
+_SIZE = "Side of the square input in pixels (default: the tower's own)."
+Size = Annotated[int | None, Field(ge=8, le=4096, description=_SIZE)]
 
 
 def _trust(info: ValidationInfo) -> Trust:
@@ -40,8 +35,7 @@ class Tower(Section):
     family: ClassVar[Family]
     load: ClassVar[Callable[..., base.Tower]]
 
-    tower: str
-    """A built-in tower, a class of yours (`file.py:Class` or `module:Class`), or a Hugging Face name or folder."""
+    tower: TowerName
     frozen: bool = True
     """Features are computed once and cached; `false` trains the tower too."""
     options: dict[str, Any] = Field({}, validate_default=True)
@@ -69,7 +63,7 @@ class Tower(Section):
         """Return the class of the tower, or None if the data hold features computed beforehand."""
         if self.tower == FEATURES and self.family is not TEXT_TOWER:
             return None
-        return component_named(self.family, self.tower, self.place(), {}, trust)
+        return components.component_named(self.family, self.tower, self.place(), {}, trust)
 
     def takes(self, parameter: str) -> bool:
         """Return whether the constructor of the tower has a parameter of this name."""
@@ -95,20 +89,21 @@ class Tower(Section):
         component = self.component(trust)
         if component is None:
             return
-        for key in ("size", "frames"):
-            if getattr(self, key, None) is not None:
-                self._check_key(key, component)
+        self._check_keys(component, "size", "frames")
         if component.from_scratch and not pretrained and self.options.get("weights") is None:
             if self.frozen:
                 raise RecipeError(_must_train(self))
             self._try(component)
 
-    def _check_key(self, key: str, component: type[base.Tower]) -> None:
-        """Raise RecipeError if the value of a key beside the options is outside its range in a tower's constructor."""
-        value, place = getattr(self, key), f"{self.place()}.{key}"
-        if key not in inspect.signature(component).parameters:
-            raise RecipeError(f"{place} is {value}, but the tower {component.__name__} takes no {key}")
-        validated_at(place, get_type_hints(component.__init__, include_extras=True).get(key, Any), value, value)
+    def _check_keys(self, component: type[base.Tower], *keys: str) -> None:
+        """Raise RecipeError for the value of a key beside the options that a tower's constructor does not take."""
+        hints = get_type_hints(component.__init__, include_extras=True)
+        for key in keys:
+            value, place = getattr(self, key, None), f"{self.place()}.{key}"
+            if value is not None:
+                if key not in inspect.signature(component).parameters:
+                    raise RecipeError(f"{place} is {value}, but the tower {component.__name__} takes no {key}")
+                validated_at(place, hints.get(key, Any), value, value)
 
     def _try(self, component: type[base.Tower]) -> None:
         """Make a tower of random weights; those of mmts take no memory for it."""
@@ -122,10 +117,8 @@ class Tower(Section):
 
 
 def _must_train(section: Tower) -> str:
-    return (
-        f"{section.place()}: the tower {section.tower!r} starts from random weights, so it has to train: "
-        "set frozen to false"
-    )
+    starts = f"{section.place()}: the tower {section.tower!r} starts from random weights"
+    return f"{starts}, so it has to train: set frozen to false"
 
 
 def _checked_options(
@@ -136,7 +129,7 @@ def _checked_options(
         if options:
             raise RecipeError(f"{place}.{key}: the tower {FEATURES!r} has no options")
         return {}
-    section, prepared = section_of(family, {**options, family.key: name}, place, trust)
+    section, prepared = components.section_of(family, {**options, family.key: name}, place, trust)
     known = [option for option in section.model_fields if option != family.key]
     for option in options:
         if option not in known:
@@ -151,10 +144,8 @@ class ImageTower(Tower):
     family = IMAGE_TOWER
     load = load_image_tower
 
-    tower: str = "efficientnet-lite0"
-    """A built-in tower, a class of yours (`file.py:Class` or `module:Class`), or a Hugging Face name or folder."""
-    size: int | None = Field(None, ge=8, le=4096)
-    """Side of the square input in pixels (default: the tower's own)."""
+    tower: TowerName = "efficientnet-lite0"
+    size: Size = None
 
 
 class VideoTower(Tower):
@@ -165,8 +156,7 @@ class VideoTower(Tower):
 
     tower: str = "frames"
     """A built-in tower, or a class of yours (`file.py:Class` or `module:Class`)."""
-    size: int | None = Field(None, ge=8, le=4096)
-    """Side of the square input in pixels (default: the tower's own)."""
+    size: Size = None
     frames: int | None = Field(None, ge=1, le=1024)
     """Frames of a clip (default: 16, or as many as the tower's weights have)."""
     sampling: base.Sampling = "random"
@@ -177,8 +167,7 @@ class VideoTower(Tower):
 
     def arguments(self) -> dict[str, Any]:
         """Return the options, and the keys beside them; a class of yours as the tower of the frames is imported."""
-        image = self.options.get("image")
-        outside = self.tower == "frames" and ":" in str(image)
+        outside = self.tower == "frames" and ":" in str(self.options["image"])
         return super().arguments() | ({"image": self._image(lambda name: True)} if outside else {})
 
     def check(self, pretrained: bool, trust: Trust) -> None:
@@ -186,13 +175,12 @@ class VideoTower(Tower):
         super().check(pretrained, trust)
         if self.tower == "frames":
             image = self._image(trust)
-            if self.size is not None:
-                self._check_key("size", image)
+            self._check_keys(image, "size")
             if image.from_scratch:
                 self._try(FramesTower)
 
     def _image(self, trust: Trust) -> Any:
-        return component_named(_FRAME, self.options["image"], f"{self.place()}.options", {}, trust)
+        return components.component_named(_FRAME, self.options["image"], f"{self.place()}.options", {}, trust)
 
 
 class TextTower(Tower):
@@ -201,8 +189,7 @@ class TextTower(Tower):
     family = TEXT_TOWER
     load = load_text_tower
 
-    tower: str = "minilm"
-    """A built-in tower, a class of yours (`file.py:Class` or `module:Class`), or a Hugging Face name or folder."""
+    tower: TowerName = "minilm"
 
 
 class Head(Section):
@@ -250,9 +237,9 @@ class Model(Section):
             raise ValueError("give one of `image` and `video`, not both (null takes one out)")
         if self.pretrained is not None:
             for side, section, filled in (("video", self.video, "space-time-vit"), ("text", self.text, "clip-text")):
-                if section is None or section.tower != filled:
-                    other = None if section is None else section.tower
-                    raise ValueError(f"pretrained fills the {side} tower {filled!r}, not {other!r}")
+                name = section and section.tower
+                if section is None or name != filled:
+                    raise ValueError(f"pretrained fills the {side} tower {filled!r}, not {name!r}")
                 if section.options.get("weights") is not None:
                     raise ValueError(f"pretrained fills the {side} tower; leave its option weights out")
             if self.head.kind != "none":

@@ -17,7 +17,7 @@ from mmts.errors import DataError, RecipeError, RunError
 from mmts.files import read_json, why_missing, write_json
 from mmts.models import TwoTower, Vocabulary, build_two_tower, build_vocabulary
 from mmts.models.base import MediaTower
-from mmts.models.clip_weights import avion_weights
+from mmts.models.clip import avion_weights
 from mmts.recipe.model_section import FEATURES, Model
 from mmts.recipe.recipe import Recipe
 from mmts.recipe.run_directory import RunDirectory

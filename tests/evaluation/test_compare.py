@@ -1,7 +1,6 @@
 """Comparing runs: grouping by recipe, mean and spread by hand, paired intervals, and refusals."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from mmts.errors import MmtsError, RunError
 from mmts.evaluation.compare import compare_runs, comparison_tables
 from mmts.evaluation.figures import summarize
 from mmts.evaluation.judgement_file import save_judgement
-from mmts.evaluation.rank import Judgement
+from mmts.evaluation.rank import Side
 from mmts.evaluation.results import read_results
 from mmts.files import read_json, write_json
 from mmts.recipe.recipe import load_recipe, save_recipe
@@ -29,7 +28,7 @@ def judged_run(
     graded: Sequence[float] | None = None,
     name: str | None = None,
 ) -> Path:
-    """Write the files of a run that was judged with these ranks; two captions a medium.
+    """Write the files of a run that was judged with these ranks; two captions per medium.
 
     `graded` (captions,) is the average precision of text queries, the other graded scores are 1.
     """
@@ -38,19 +37,21 @@ def judged_run(
     recipe = load_recipe("catalogue", settings)
     save_recipe(recipe.model_copy(update={"name": name or recipe.name}), run.recipe_file, {})
     split = captioned_split([[f"a{i}", f"b{i}"] for i in range(len(media_ranks))])
-    top = torch.zeros(len(text_ranks), 1, dtype=torch.long), torch.zeros(len(media_ranks), 1, dtype=torch.long)
-    judgement = Judgement(
-        torch.tensor(text_ranks), torch.tensor(media_ranks), top[0], top[0].bool(), top[1], top[1].bool()
+
+    def side(direction: str, media: torch.Tensor, ranks: Sequence[int], precision: Sequence[float]) -> Side:
+        top = torch.zeros(len(ranks), 1, dtype=torch.long)
+        scores = torch.ones(len(ranks), 3, dtype=torch.float64)
+        scores[:, 0] = torch.tensor(precision)
+        return Side(direction, media, torch.tensor(ranks), top, top.bool(), None if graded is None else scores)
+
+    sides = (
+        side("text_to_image", split.owner, text_ranks, graded or [1.0] * len(text_ranks)),
+        side("image_to_text", torch.arange(split.num_media), media_ranks, [1.0] * len(media_ranks)),
     )
-    if graded is not None:
-        text_graded = torch.ones(len(text_ranks), 3, dtype=torch.float64)
-        text_graded[:, 0] = torch.tensor(graded)
-        judgement = replace(
-            judgement, text_graded=text_graded, media_graded=torch.ones(len(media_ranks), 3, dtype=torch.float64)
-        )
-    groups = torch.arange(len(text_ranks)) % 2  # no tail
-    write_json(run.metrics_file, summarize(judgement, split, groups, groups[split.first]))
-    save_judgement(run.judgement_file, judgement, split, Path(), "text", groups, groups, groups[split.first])
+    concepts = torch.arange(len(text_ranks)) % 2  # no tail
+    groups = concepts, concepts[split.first]
+    write_json(run.metrics_file, summarize(sides, split, groups))
+    save_judgement(run.judgement_file, sides, split, Path(), "text", concepts, groups)
     return path
 
 

@@ -54,15 +54,9 @@ def distinctive_words(captions: Sequence[str], labels: Sequence[int], num_concep
         score(w, c) = p(w | c) ln(p(w | c) / p(w))
 
     p(w | c) is the share of the concept's captions that contain the word, and p(w) that of all captions: the score is
-    the word's part of the divergence between the two, high for words that are common here and rare elsewhere. Ties go
-    alphabetically. Words in less than a fifth of the captions of the first word are left out. A concept of nothing but
-    stop words and numbers is named by these, a concept without words by its first caption.
-
-    Args:
-        captions: (N,) captions.
-        labels: (N,) their concepts.
-        num_concepts: K.
-        limit: Words in a name.
+    high for words that are common here and rare elsewhere. Ties go alphabetically. Words in less than a fifth of the
+    captions of the first word are left out. A concept with only stop words and numbers is named by these, a concept
+    without words by its first caption. captions and labels, their concepts, are (N,).
 
     >>> distinctive_words(["red shoe", "blue shoe", "red hat", "the hat"], [0, 0, 1, 1], 2)
     ['shoe blue', 'hat']

@@ -1,7 +1,8 @@
 """Runs side by side: mean and spread over seeds, and paired intervals of the differences to the first group."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,19 @@ from rich.table import Table
 
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console, figure_table
+from mmts.evaluation.judgement_file import SIDES
 from mmts.evaluation.measures import (
+    BRACKETS,
     FOLDS,
     GRADED,
     RECALLS,
+    arrow,
     coverage_in_words,
     folds_in_words,
-    interval_in_words,
+    in_tenths,
     shown_measures,
 )
-from mmts.evaluation.results import SIDES, Results, RunGroup, label_parts, query_scores, read_results
+from mmts.evaluation.results import Results, label_parts, query_scores, read_results
 from mmts.metrics import paired_bootstrap_interval
 
 _WIDTH = 80
@@ -37,9 +41,6 @@ class Gap:
     def is_clear(self) -> bool:
         """Whether the interval leaves out 0."""
         return self.low > 0 or self.high < 0
-
-    def __neg__(self) -> "Gap":
-        return Gap(-self.mean, -self.high, -self.low)
 
 
 GapKey = tuple[int, str, str, str | None]
@@ -68,32 +69,24 @@ def comparison_as_mapping(comparison: Comparison) -> dict[str, Any]:
     results = comparison.results
     gaps: list[dict[str, Any]] = [{} for _ in results.groups]
     for (number, direction, measure, part), gap in comparison.gaps.items():
-        at = gaps[number].setdefault(part or "all", {}).setdefault(direction, {})
-        at[measure] = {"mean": gap.mean, "low": gap.low, "high": gap.high}
+        gaps[number].setdefault(part or "all", {}).setdefault(direction, {})[measure] = asdict(gap)
+    intervals: list[dict[str, Any]] = [{} for _ in results.groups]
+    for number, part, direction in product(range(len(results.groups)), results.parts, results.directions):
+        ends = {measure: results.interval(number, direction, measure, part) for measure in (*GRADED, *RECALLS)}
+        known = {measure: pair for measure, pair in ends.items() if pair is not None}
+        intervals[number].setdefault(part or "all", {})[direction] = known
     return {
         "groups": [
             {
                 "name": group.name,
                 "runs": [str(run.given) for run in group.runs],
                 "metrics": group.metrics,
-                "intervals": {part or "all": _intervals(results, number, part) for part in results.parts},
+                "intervals": intervals[number],
                 "gaps": gaps[number],
             }
             for number, group in enumerate(results.groups)
         ],
         "notes": results.notes,
-    }
-
-
-def _intervals(results: Results, number: int, part: str | None) -> dict[str, dict[str, tuple[float, float]]]:
-    """Return a group's intervals over queries, in percent, by direction and measure."""
-    return {
-        direction: {
-            measure: interval
-            for measure in (*GRADED, *RECALLS)
-            if (interval := results.interval(number, direction, measure, part)) is not None
-        }
-        for direction in results.directions
     }
 
 
@@ -110,12 +103,10 @@ def paired_gaps(results: Results) -> dict[GapKey, Gap]:
     measures = [name for name in (*GRADED, *RECALLS) if all(run.has(name) for runs in results.paired for run in runs)]
     for part in results.parts:
         for name, side, rows in zip(SIDES, results.paired[0][0].sides, results.rows(part), strict=True):
-            if not side.can_be_drawn(rows):
-                continue
-            for measure in measures:
+            for measure in measures if side.has_interval(rows) else ():
                 first, *others = [query_scores(runs, name, measure).mean(dim=0)[rows] for runs in results.paired]
                 for number, scores in enumerate(others, start=1):
-                    low, high = paired_bootstrap_interval(first, scores, clusters=side.clusters_of(rows))
+                    low, high = paired_bootstrap_interval(first, scores, clusters=side.media[rows])
                     mean = float((scores - first).mean())
                     gaps[number, side.direction, measure, part] = Gap(100 * mean, 100 * low, 100 * high)
     return gaps
@@ -146,10 +137,10 @@ def _overall(results: Results, measures: Sequence[str]) -> Table:
     folds = [metrics[FOLDS]["num"] for metrics in every if metrics.get(FOLDS)]
     for part in (None, FOLDS) if folds else (None,):
         for direction in results.directions:
-            table.add_row(_arrow(direction) if part is None else f"{_arrow(direction)}, {folds[0]} folds")
+            table.add_row(arrow(direction) if part is None else f"{arrow(direction)}, {folds[0]} folds")
             for group in results.groups:
                 figures = [group.figure(direction, measure, part) for measure in (*measures, "median_rank")]
-                table.add_row(_indented(group), *(str(figure or "–") for figure in figures))
+                table.add_row(f"  {group.name}", *(str(figure or "–") for figure in figures))
     lines = [line for metrics in every for line in (folds_in_words(metrics), coverage_in_words(metrics)) if line]
     table.caption = "\n".join(dict.fromkeys(lines)) or None
     return table
@@ -158,16 +149,16 @@ def _overall(results: Results, measures: Sequence[str]) -> Table:
 def _by_size(results: Results, title: str, measure: str, parts: Sequence[str]) -> Table:
     """Draw a measure in head, mid and tail, each with its interval over queries below it."""
     table = _table(results, title, *GROUP_NAMES)
-    table.caption = "in brackets: 95 % interval over queries"
+    table.caption = BRACKETS
     for direction in results.directions:
-        table.add_row(_arrow(direction))
+        table.add_row(arrow(direction))
         for number, group in enumerate(results.groups):
             cells = []
             for part in parts:
                 interval = results.interval(number, direction, measure, part)
-                below = "" if interval is None else f"\n{interval_in_words(interval)}"
+                below = "" if interval is None else f"\n({in_tenths(*interval)})"
                 cells.append(str(group.figure(direction, measure, part) or "–") + below)
-            table.add_row(_indented(group), *cells)
+            table.add_row(f"  {group.name}", *cells)
     return table
 
 
@@ -180,26 +171,18 @@ def _gap_table(comparison: Comparison, title: str, columns: Mapping[str, tuple[s
         table = _table(comparison.results, title, *columns)
         table.caption = "* the interval leaves out 0"
         for direction in comparison.results.directions:
-            table.add_row(_arrow(direction))
+            table.add_row(arrow(direction))
             for number, group in enumerate(comparison.results.groups[1:], start=1):
                 gaps = [comparison.gaps.get((number, direction, *column)) for column in columns.values()]
-                table.add_row(_indented(group), *(_gap_cell(gap, below) for gap in gaps))
+                table.add_row(f"  {group.name}", *(_gap_cell(gap, below) for gap in gaps))
         if console.measure(table, options=console.options.update(max_width=10 * _WIDTH)).maximum <= _WIDTH:
             break
     return table
 
 
 def _table(results: Results, title: str, *columns: str) -> Table:
-    longest = max(len(_indented(group)) for group in results.groups)
+    longest = 2 + max(len(group.name) for group in results.groups)
     return figure_table(title, "recipe", *columns, least=max(10, min(longest, _UNBROKEN)))
-
-
-def _arrow(direction: str) -> str:
-    return direction.replace("_to_", "→")
-
-
-def _indented(group: RunGroup) -> str:
-    return f"  {group.name}"
 
 
 def _gap_cell(gap: Gap | None, below: bool) -> str:

@@ -74,11 +74,7 @@ class Ranked(NamedTuple):
 
 
 def in_ranked_order(scores: Tensor, relevance: Tensor) -> Ranked:
-    """Sort each row's relevance by falling score, the less relevant first among equal scores (docs/method.md, 6.1).
-
-    >>> in_ranked_order(torch.tensor([[0.1, 0.9, 0.9]]), torch.tensor([[0.2, 1.0, 0.5]]))
-    Ranked(relevance=tensor([[0.5000, 1.0000, 0.2000]]), is_tied=tensor([[ True, False]]))
-    """
+    """Sort each row's relevance by falling score, the less relevant first among equal scores (docs/method.md, 6.1)."""
     if relevance.dtype == torch.bool:
         relevance = relevance.to(torch.uint8)  # not every device sorts bool
     if scores.device.type == "cpu":
@@ -98,11 +94,7 @@ def in_ranked_order(scores: Tensor, relevance: Tensor) -> Ranked:
 
 
 def falling(values: Tensor) -> Tensor:
-    """Return each row's values in falling order: (rows, C) -> (rows, C).
-
-    >>> falling(torch.tensor([[0.1, 0.9, 0.5]]))
-    tensor([[0.9000, 0.5000, 0.1000]])
-    """
+    """Return each row's values in falling order: (rows, C) -> (rows, C)."""
     if values.device.type != "cpu" or values.dtype == torch.bfloat16:
         return values.sort(dim=1, descending=True).values
     return torch.from_numpy(np.sort(values.numpy(), axis=1)).flip(1)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mmts.errors import InputError, RecipeError, nearest, shortened
+from mmts.errors import InputError, RecipeError, first_line, nearest
 
 T = TypeVar("T")
 
@@ -222,9 +222,3 @@ def quiet() -> Iterator[None]:
         hub.setLevel(hub_level)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, shortened, or its class if it has no message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return shortened(lines[0] if lines else type(error).__name__, 240)

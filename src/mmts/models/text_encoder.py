@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmts.errors import InputError, RecipeError, shortened
+from mmts.errors import InputError, RecipeError, first_line
 from mmts.files import content_hash
 from mmts.models import huggingface as hf
 from mmts.models.base import TextTower
@@ -29,10 +30,7 @@ class TextEncoder:
     tower: TextTower
 
     def __call__(self, captions: Sequence[str]) -> Rows:
-        """Return the feature rows (N, W) float32 of captions (N,), of any norm.
-
-        A run with the same frozen text tower finds them in the cache of `text_features`, and the other way round.
-        """
+        """Return rows (N, W) float32 of captions (N,), of any norm; runs with the same frozen text tower share them."""
         return text_features(self.tower, captions)
 
 
@@ -63,16 +61,15 @@ class _SentenceTower(TextTower):
     """A sentence-transformers model with its own prompt, pooling and further modules."""
 
     def __init__(self, name: str, place: str, fingerprint: str) -> None:
-        super().__init__()
-        self.name = name
         from sentence_transformers import SentenceTransformer
 
-        self._files = fingerprint
+        super().__init__()
+        self.name, self._files = name, fingerprint
         try:
             with hf.quiet():
                 self.model: Any = SentenceTransformer(place, device="cpu").float()
         except Exception as error:  # whatever the library raises for a broken folder
-            reason = shortened((str(error).strip().splitlines() or [type(error).__name__])[0], 240)
+            reason = first_line(error)
             raise RecipeError(f"{name}: sentence-transformers cannot load the model: {reason}") from None
         self.prompt = self.model.prompts.get(self.model.default_prompt_name or "", "")
         with torch.inference_mode():
@@ -103,15 +100,14 @@ def _find(name: str) -> tuple[str, Path]:
     # sentence-transformers allows names without their owner.
     places = [name] if "/" in name else [name, f"sentence-transformers/{name}"]
     reason = ""
-    for place in places:
-        for file in ("modules.json", "config.json"):
-            try:
-                with hf.quiet():
-                    return place, Path(cached_file(place, file))
-            except OSError as error:
-                reason = str(error).strip().splitlines()[0]
+    for place, file in product(places, ("modules.json", "config.json")):
+        try:
+            with hf.quiet():
+                return place, Path(cached_file(place, file))
+        except OSError as error:
+            reason = first_line(error)
     raise RecipeError(
-        f"{name!r} is not a folder, and Hugging Face gave no such model: {shortened(reason, 240)} "
+        f"{name!r} is not a folder, and Hugging Face gave no such model: {reason} "
         f"({' and '.join(_NAMES)} need no network)"
     )
 

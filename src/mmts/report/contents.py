@@ -9,7 +9,7 @@ from mmts.concepts import ConceptDistribution
 from mmts.errors import DataError, InputError
 from mmts.evaluation.compare import Gap, GapKey, compare_runs
 from mmts.evaluation.measures import shown_measures
-from mmts.evaluation.results import Figure, Results, RunGroup
+from mmts.evaluation.results import Results, RunGroup
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report.wording import clean
 
@@ -50,10 +50,6 @@ class Contents:
     def measure(self) -> str:
         """The measure that the page leads with: R@1, or mAP if relevance is graded."""
         return shown_measures(self.metrics)[0]
-
-    def figure(self, number: int, direction: str, part: str | None = None) -> Figure | None:
-        """Return a rule's leading measure, mean and spread; None if it was not measured."""
-        return self.groups[number].figure(direction, self.measure, part)
 
     def gap(self, number: int, direction: str, part: str | None = None) -> Gap | None:
         """Return a rule's difference to the baseline in the leading measure; None if it is unknown."""

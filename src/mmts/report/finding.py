@@ -64,12 +64,12 @@ class Finding:
 def find(contents: Contents) -> Finding:
     """Say which rule is best by the leading measure of text queries, and whether it clearly differs from the first."""
     direction = contents.directions[0]
-    first = contents.figure(0, direction)
+    first = contents.groups[0].figure(direction, contents.measure)
     if first is None:
         return Finding("These runs have no recall to compare", (), ())
     verdicts = []
-    for number in range(1, len(contents.groups)):
-        if (figure := contents.figure(number, direction)) is not None:
+    for number, group in enumerate(contents.groups[1:], start=1):
+        if (figure := group.figure(direction, contents.measure)) is not None:
             spread = max((spread for spread in (figure.spread, first.spread) if spread is not None), default=None)
             gap = contents.gap(number, direction)
             verdicts.append(Verdict(number, figure, figure.mean - first.mean, spread, gap))
@@ -123,7 +123,7 @@ def _best_sentence(contents: Contents, verdicts: Sequence[Verdict], best: Verdic
 def _tail_sentence(contents: Contents, best: Verdict | None) -> str:
     direction = contents.directions[0]
     if best is None:
-        head, tail = (contents.figure(0, direction, part) for part in ("head", "tail"))
+        head, tail = (contents.groups[0].figure(direction, contents.measure, part) for part in ("head", "tail"))
         if head is None or tail is None:
             return ""
         return f"{contents.measure} is {head} % for captions of head concepts and {tail} % for those of tail concepts."
@@ -139,8 +139,9 @@ def _tail_sentence(contents: Contents, best: Verdict | None) -> str:
 
 def _other_direction(contents: Contents, best: Verdict | None) -> str:
     numbers = [0] if best is None else [0, best.number]
-    figures = [(_name(contents, number), contents.figure(number, contents.directions[1])) for number in numbers]
-    known = listed([f"{figure} %" + (f" ({name})" if best else "") for name, figure in figures if figure is not None])
+    figures = [contents.groups[number].figure(contents.directions[1], contents.measure) for number in numbers]
+    names = [f" ({_name(contents, number)})" if best else "" for number in numbers]
+    known = listed([f"{figure} %{name}" for name, figure in zip(names, figures, strict=True) if figure is not None])
     if not known:
         return ""
     if contents.measure == "mAP":

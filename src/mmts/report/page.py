@@ -170,13 +170,12 @@ def _charts(contents: Contents, identifier: str, xlabel: str, are_gaps: bool) ->
         rows = []
         for part in PARTS:
             for number, (name, group) in enumerate(zip(contents.names, contents.groups, strict=True)):
-                figure, gap = contents.figure(number, direction, part), contents.gap(number, direction, part)
+                gap, figure = contents.gap(number, direction, part), group.figure(direction, contents.measure, part)
                 if are_gaps and gap is not None:
                     text, ends = f"{signed(gap.mean)} points, {interval_in_words(gap)}", (gap.low, gap.high)
                     rows.append(charts.Row(part or "all", name, number, gap.mean, ends, text, gap.is_clear))
                 elif not are_gaps and figure is not None:
-                    values = group.values(direction, contents.measure, part) or ()
-                    rows.append(charts.Row(part or "all", name, number, figure.mean, values, f"{figure} %"))
+                    rows.append(charts.Row(part or "all", name, number, figure.mean, figure.values, f"{figure} %"))
         if rows:
             draw = partial(charts.dot_panel, in_title(direction), rows, xlabel, are_gaps)
             drawn.append((in_title(direction), *charts.wide_and_narrow(draw, f"{identifier}{at}")))

@@ -14,9 +14,9 @@ from mmts.concepts.distribution import GROUP_NAMES
 from mmts.data.records import Dataset
 from mmts.errors import RecipeError, RunError
 from mmts.evaluation.compare import Gap
-from mmts.evaluation.judgement_file import Judged
+from mmts.evaluation.judgement_file import SIDES, Judged
 from mmts.evaluation.measures import GRADED, MEAN_RECALL, RECALLS, measured
-from mmts.evaluation.results import PARTS, SIDES, Figure, query_scores, refuse_other_queries
+from mmts.evaluation.results import PARTS, Figure, query_scores, refuse_other_queries
 from mmts.files import read_json
 from mmts.metrics import seeded_bootstrap_interval
 from mmts.recipe.run_directory import RunDirectory
@@ -119,22 +119,18 @@ class Standings:
 
     def ranking(self) -> list[int]:
         """Return the variants' numbers, the best by the headline first."""
-        means = [np.mean(self.values(variant, self.headline_of()) or -np.inf) for variant in range(len(self.names))]
+        figures = [self.figure(variant, self.headline_of()) for variant in range(len(self.names))]
+        means = [-np.inf if figure is None else figure.mean for figure in figures]
         return sorted(range(len(means)), key=lambda variant: -means[variant])
 
     def headline_of(self, division: str = CONCEPT, part: str | None = None) -> Column:
         """Return the column of the headline over both directions, of all queries or of a part."""
         return Column(BOTH, self.headline, division, part)
 
-    def values(self, variant: int, column: Column) -> list[float] | None:
-        """Return a measure in percent, one value per seed; None if the part has no query."""
-        scores = self._scores([variant], column)
-        return None if scores is None else (100 * scores[0].mean(dim=1)).tolist()
-
     def figure(self, variant: int, column: Column) -> Figure | None:
-        """Return a measure's mean and spread over seeds, percent; None if the part has no query."""
-        values = self.values(variant, column)
-        return None if values is None else Figure.of(values)
+        """Return a measure over the seeds, percent; None if the part has no query."""
+        scores = self._scores([variant], column)
+        return None if scores is None else Figure.of((100 * scores[0].mean(dim=1)).tolist())
 
     def gap(self, variant: int, column: Column) -> Gap | None:
         """Return a variant's figure minus the first one's, in points, with its 95 % interval (docs/method.md, 7.3).

@@ -9,9 +9,8 @@ import pytest
 from fake_runs import FIXED, LEARNED, SHIFTED, draw_pictures, recipe, write_run
 
 from mmts.concepts import ConceptDistribution
-from mmts.evaluation.compare import Gap
 from mmts.evaluation.judgement_file import Judged
-from mmts.evaluation.results import Figure
+from mmts.evaluation.results import Figure, Gap
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report import finding
 from mmts.report.contents import Contents, read_contents
@@ -77,7 +76,7 @@ def test_the_finding_compares_with_the_larger_spread(contents: Contents) -> None
 
 
 def test_differences_by_part_are_those_of_the_figures(contents: Contents) -> None:
-    for (number, direction, measure, part), gap in contents.gaps.items():
+    for (number, direction, measure, part), gap in contents.results.gaps.items():
         own, first = (contents.groups[rule].figure(direction, measure, part) for rule in (number, 0))
         assert own is not None
         assert first is not None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mmts.concepts.encoders import Encoder, EncoderName, TfidfEncoder, open_encoder
+from mmts.concepts.encoders import EncoderName, TfidfEncoder, open_encoder
 from mmts.errors import DataError, InputError, MmtsError, first_line, quoted
 from mmts.files import atomic_write, why_missing
 
@@ -48,17 +48,18 @@ def read_concepts(path: str | Path, encoder: EncoderName | None) -> dict[str, An
         _check_format(path, meta["format"])
         keys = [_decode_key(key) for key in meta["keys"]] if "keys" in meta else None
         _check_stored(arrays, meta, keys)
-        opened: Encoder | None = None
+        fields: dict[str, Any] = {"names": meta["names"], "provenance": meta["provenance"], "keys": keys}
+        fields |= {name: torch.from_numpy(arrays[name]) for name in ("labels", "sizes", "centroids") if name in arrays}
         if encoder is not None:
-            opened = open_encoder(encoder)
+            fields["encoder"] = open_encoder(encoder)
         elif "tfidf_vocabulary" in meta:
-            opened = TfidfEncoder(meta["tfidf_vocabulary"], arrays["tfidf_idf"], arrays["tfidf_components"])
-        tensors = {name: torch.from_numpy(arrays[name]) for name in ("labels", "sizes", "centroids") if name in arrays}
-        return {"names": meta["names"], "provenance": meta["provenance"], "keys": keys, "encoder": opened, **tensors}
+            state = meta["tfidf_vocabulary"], arrays["tfidf_idf"], arrays["tfidf_components"]
+            fields["encoder"] = TfidfEncoder(*state)
     except MmtsError:
         raise
     except Exception as error:  # numpy and zipfile raise nearly anything on a damaged file
         raise DataError(f"{path}: not a file of concepts ({first_line(error)})") from error
+    return fields
 
 
 def _check_format(path: str | Path, version: Any) -> None:
@@ -77,10 +78,10 @@ def _check_stored(arrays: dict[str, Any], meta: dict[str, Any], keys: list[Hasha
     named = isinstance(meta["names"], list) and len(meta["names"]) == K and (keys is None or len(keys) == K)
     if not named or not isinstance(meta["provenance"], dict):
         raise ValueError("every concept must have a name, and the distribution a source")
-    if centroids is not None and not (
-        centroids.ndim == 2 and len(centroids) == K and centroids.dtype == np.float32 and np.isfinite(centroids).all()
-    ):
-        raise ValueError("every concept must have a centroid of finite numbers")
+    if centroids is not None:
+        is_table = centroids.ndim == 2 and len(centroids) == K and centroids.dtype == np.float32
+        if not is_table or not np.isfinite(centroids).all():
+            raise ValueError("every concept must have a centroid of finite numbers")
 
 
 def _encode_key(key: Hashable) -> list[Any]:

@@ -96,9 +96,12 @@ class ConceptDistribution:
         >>> d.sizes, d.labels, d.counts
         (tensor([500,   3]), tensor([0, 1, 0]), tensor([500,   3, 500]))
         """
-        return cls._from_keys(
-            "counts", [_count(value, row) for row, value in enumerate(_plain_values(counts, "counts"))]
-        )
+        values = _plain_values(counts, "counts")
+        for row, n in enumerate(values):
+            is_number = isinstance(n, int | float) and not isinstance(n, bool)
+            if not is_number or not 0 < n < 2**63 or n != int(n):
+                raise InputError(f"counts: row {row} is {n!r}; it must be a positive whole number")
+        return cls._from_keys("counts", [int(n) for n in values])
 
     @classmethod
     def _from_keys(cls, kind: str, values: Sequence[Hashable]) -> "ConceptDistribution":
@@ -125,14 +128,10 @@ class ConceptDistribution:
         Repeated captions count as often as they occur. If there are more than 262,144 distinct ones, k-means runs on a
         random sample of that many, and one pass assigns all of them.
 
-        Args:
-            captions: (N,) non-empty strings.
-            num_concepts: K, at most the number of distinct captions, or "auto" (see `resolve_num_concepts`). If
-                embeddings coincide there may be fewer; standard error says so.
-            encoder: "minilm" (all-MiniLM-L6-v2, packaged), "tfidf" (TF-IDF and truncated SVD, fitted to the captions),
-                the name or folder of a pretrained model (see `mmts.models.text_encoder`), or a function captions ->
-                (N, W) rows of any norm.
-            seed: Of k-means and of "tfidf".
+        num_concepts: K, at most the number of distinct captions, or "auto" (see `resolve_num_concepts`). If embeddings
+        coincide there may be fewer; standard error says so. encoder: "minilm" (all-MiniLM-L6-v2, packaged), "tfidf"
+        (TF-IDF and truncated SVD, fitted to the captions), the name or folder of a pretrained model (see
+        `mmts.models.text_encoder`), or a function captions -> (N, W) rows of any norm. seed: of k-means and of "tfidf".
 
         Raises InputError without captions, naming the row of an empty one, for fewer distinct captions than concepts,
         or for an unknown encoder.
@@ -153,7 +152,8 @@ class ConceptDistribution:
         # with two centroids in one place.
         clusters = clusters_of(StoredRows(rows), num_concepts, weights=occurrences.astype(np.float32), seed=seed)
         clusters = clusters._replace(labels=clusters.labels[row_of])
-        return cls._by_size("captions", clusters, captions, opened, num_concepts=num_concepts, seed=seed)
+        about = {"kind": "captions", "num_concepts": num_concepts, "seed": seed}
+        return cls._by_size(clusters, about, captions, opened)
 
     @classmethod
     def from_embeddings(
@@ -170,15 +170,11 @@ class ConceptDistribution:
         If there are more than 262,144 rows, k-means runs on a random sample of that many, and one pass, which resumes
         after an interrupt, assigns all of them. For many machines: `sampled_centroids`, `assign_rows`, `from_clusters`.
 
-        Args:
-            embeddings: (N, W) float16 or float32, an array or a .npy file; each row is divided by its norm.
-            num_concepts: K, at most N.
-            captions: (N,) the captions of the rows: they give the concepts their names, and are checked later.
-            encoder: What computed the rows, as in `from_captions`, but not "tfidf": `assign` needs it for captions.
-            seed: Of the sample and of k-means.
-
-        Raises DataError for a missing file or one without rows of numbers, InputError for rows of another type or not
-        finite, and for numbers of rows, captions and concepts that do not fit.
+        embeddings: (N, W) float16 or float32, an array or a .npy file; each row is divided by its norm. captions (N,)
+        give the concepts their names, and are checked later. encoder: what computed the rows, as in `from_captions`,
+        but not "tfidf"; `assign` needs it for captions. Raises DataError for a missing file or one without rows of
+        numbers, InputError for rows of another type or not finite, and for numbers of rows, captions and concepts that
+        do not fit.
 
         >>> d = ConceptDistribution.from_embeddings(np.array([[1, 0], [1, 0.1], [0, 1]], np.float16), 2)
         >>> d.sizes.tolist(), d.assign(np.array([[0.2, 0.9]])).tolist()
@@ -223,15 +219,16 @@ class ConceptDistribution:
         if encoder == "tfidf":
             raise InputError('the encoder "tfidf" differs from data to data; use from_captions for it')
         opened = None if encoder is None else open_encoder(encoder)
-        return cls._by_size("embeddings", without_empty(centroids, numbers.astype(np.int64)), captions, opened, **about)
+        clusters = without_empty(centroids, numbers.astype(np.int64))
+        return cls._by_size(clusters, {"kind": "embeddings", **about}, captions, opened)
 
     @classmethod
     def _by_size(
-        cls, kind: str, clusters: Clusters, captions: Sequence[str] | None, encoder: Encoder | None, **about: Any
+        cls, clusters: Clusters, about: dict[str, Any], captions: Sequence[str] | None, encoder: Encoder | None
     ) -> "ConceptDistribution":
         """Number K clusters, none of them empty, from the largest to the smallest, and name them."""
         centroids, numbers, num_dropped = clusters
-        about = {"kind": kind, "num_dropped": num_dropped, "num_samples": len(numbers), **about}
+        about = {"num_dropped": num_dropped, **about, "num_samples": len(numbers)}
         about["versions"] = _versions("faiss-cpu", "transformers", "sentence-transformers", "scikit-learn")
         if encoder is not None:
             about |= {"encoder": encoder.name, "encoder_fingerprint": encoder.fingerprint}
@@ -338,8 +335,6 @@ class ConceptDistribution:
         """Raise InputError if this was made from other training captions, or from these in another order.
 
         Labels and counts know only the number of captions.
-
-        >>> ConceptDistribution.from_labels(["cup", "lamp"]).check_captions(["a cup", "a lamp"])
         """
         if len(captions) != len(self):
             raise InputError(
@@ -405,7 +400,7 @@ def _versions(*packages: str) -> dict[str, str]:
     return versions
 
 
-def _plain_values(values: Iterable[Any], what: str) -> list[Hashable]:
+def _plain_values(values: Iterable[Any], what: str) -> list[Any]:
     """Return hashable Python values of tensors, arrays and scalars; raise InputError naming the row of any other."""
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         kind = "one string" if isinstance(values, str | bytes) else type(values).__name__
@@ -436,10 +431,3 @@ def _plain(value: Any, what: str, row: int) -> Hashable:
     if missing:
         raise InputError(f"{what}: row {row} is NaN")
     return value  # type: ignore[no-any-return]
-
-
-def _count(value: Any, row: int) -> int:
-    """Return a positive whole number as an int; raise InputError naming the row of anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 2**63 or value != int(value):
-        raise InputError(f"counts: row {row} is {value!r}; it must be a positive whole number")
-    return int(value)

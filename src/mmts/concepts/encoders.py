@@ -103,9 +103,6 @@ class TfidfEncoder:
 
     n_w is how often word w occurs in the caption, and N_w how many of the N fitted captions hold it. A caption without
     any known word is a zero row.
-
-    >>> TfidfEncoder.fit(["red shoe", "blue shoe", "green hat"])(["shoe"]).shape
-    (1, 3)
     """
 
     name = "tfidf"

@@ -12,7 +12,7 @@ from mmts.concepts.distribution import GROUP_NAMES, ConceptDistribution
 from mmts.data.records import Split
 from mmts.evaluation.measures import CUTOFFS, GRADED
 from mmts.evaluation.rank import Relevance, Side, judge
-from mmts.metrics.ranks import hits, median
+from mmts.metrics.ranks import hits
 
 _FEWEST_QUERIES = 5  # of a label's value among the extremes
 _EXTREMES = 5
@@ -21,7 +21,8 @@ _EXTREMES = 5
 def recalls(query_ranks: Tensor) -> dict[str, float]:
     """Return R@1, R@5, R@10 in percent, the median rank and the mean rank of ranks (Q,)."""
     figures = {f"R@{k}": 100 * hits(query_ranks, k).mean().item() for k in CUTOFFS}
-    return {**figures, "median_rank": median(query_ranks).item(), "mean_rank": query_ranks.double().mean().item()}
+    every = query_ranks.double()
+    return {**figures, "median_rank": every.quantile(0.5).item(), "mean_rank": every.mean().item()}
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def figures_by_label(sides: Sequence[Side], owner: Tensor, label: MediaLabel) ->
         classes[value] = {"num_training": label.training.get(value, 0), **(figures or {})}
     return {
         "num_classes": len(label.training),
-        "num_unlabeled": sum(value is None for value in label.values),
+        "num_unlabeled": label.values.count(None),
         "groups": figures_by_group(sides, (groups[owner], groups)),
         "classes": classes,
     }

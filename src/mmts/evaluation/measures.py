@@ -39,8 +39,7 @@ def group_of(measure: str) -> str | None:
     >>> group_of("tail R@5"), group_of("mean recall")
     ('tail', None)
     """
-    first = measure.partition(" ")[0]
-    return first if first in _GROUPS else None
+    return next((group for group in _GROUPS if measure.startswith(f"{group} ")), None)
 
 
 def needs_graded(measure: str) -> bool:

@@ -65,11 +65,8 @@ class Side:
         return 100 * low, 100 * high
 
 
-def relevance_matrix(split: Split, relevance: Relevance) -> csr_matrix:
-    """Return the sparse (N, M) matrix of which media are relevant to which caption.
-
-    `own`: a caption's own medium. `text`: every medium that carries the same caption string.
-    """
+def _relevant(split: Split, relevance: Relevance) -> csr_matrix:
+    """Return (N, M) bool: for `own` the medium of each caption, for `text` all media that carry the same string."""
     N, M = split.num_captions, split.num_media
     rows = np.arange(N) if relevance == "own" else split.text.numpy()
     carries = csr_matrix((np.ones(N, dtype=bool), (rows, split.owner.numpy())), shape=(rows.max() + 1, M))
@@ -92,22 +89,18 @@ def judge(media: Tensor, text: Tensor, split: Split, relevance: Relevance = "tex
         if len(broken):
             medium = split.media[int(broken[0])]
             raise InputError(f"the embedding of medium {medium.id!r} or of its caption is NaN or infinite")
+    grades = None  # (M, N)
     if relevance == "graded":
         assert split.graded is not None  # `Split.judged` checks that
-        grades = split.graded.relevance()  # (M, N)
-        relevant = csr_matrix((grades == 1).T.numpy())
-        text_side, media_side = _rank(text, media, relevant, grades.T), _rank(media, text, relevant.T.tocsr(), grades)
-    else:
-        relevant = relevance_matrix(split, relevance)
-        text_side, media_side = _rank(text, media, relevant), _rank(media, text, relevant.T.tocsr())
-    kind = split.media[0].kind
-    return (
-        Side(f"text_to_{kind}", split.owner, *text_side),
-        Side(f"{kind}_to_text", torch.arange(len(media)), *media_side),
-    )
+        grades = split.graded.relevance()
+    relevant = _relevant(split, relevance) if grades is None else csr_matrix((grades == 1).T.numpy())
+    of_text = _rank(text, media, relevant, None if grades is None else grades.T)
+    of_media = _rank(media, text, relevant.T.tocsr(), grades)
+    kind, every = split.media[0].kind, torch.arange(len(media))
+    return Side(f"text_to_{kind}", split.owner, *of_text), Side(f"{kind}_to_text", every, *of_media)
 
 
-def _rank(queries: Tensor, candidates: Tensor, relevant: csr_matrix, grades: Tensor | None = None) -> list[Tensor]:
+def _rank(queries: Tensor, candidates: Tensor, relevant: csr_matrix, grades: Tensor | None) -> list[Tensor]:
     """Return `ranks`, `top`, `top_relevant` and, with grades (Q, C), `graded` of a Side."""
     rows = max(1, _CHUNK_ELEMENTS // max(1, len(candidates)))
     # A product in float32 may differ in its last bit between equal candidates, which would hide a tie.

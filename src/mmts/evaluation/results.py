@@ -17,8 +17,9 @@ from mmts.concepts.distribution import GROUP_NAMES
 from mmts.errors import RunError, counted
 from mmts.evaluation.figures import MediaLabel, figures_by_group, figures_by_label
 from mmts.evaluation.judgement_file import SIDES, Judged
-from mmts.evaluation.measures import FOLDS, directions_of
+from mmts.evaluation.measures import FOLDS, GRADED, RECALLS, directions_of
 from mmts.files import read_json
+from mmts.metrics import paired_bootstrap_interval
 from mmts.recipe.recipe import Recipe
 from mmts.recipe.run_directory import RunDirectory
 
@@ -53,6 +54,24 @@ class Figure:
 
     def __str__(self) -> str:
         return f"{self.mean:.1f}" if self.spread is None else f"{self.mean:.1f} ± {self.spread:.1f}"
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A group's figure minus the first group's, in points, averaged over seeds, with its 95 % interval over queries."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low > 0 or self.high < 0
+
+
+GapKey = tuple[int, str, str, str | None]
+"""number of the group, direction, measure, and the part ("tail", "LABEL tail"; None: all queries)"""
 
 
 @dataclass(frozen=True)
@@ -156,10 +175,6 @@ class Results:
             text = media[first.owner]
         return text == GROUP_NAMES.index(name), media == GROUP_NAMES.index(name)
 
-    def num_queries(self, direction: str, part: str | None) -> int:
-        """Return the number of queries of a direction in a part."""
-        return int(self.rows(part)[self.directions.index(direction)].sum())
-
     def interval(
         self, number: int, direction: str, measure: str, part: str | None = None
     ) -> tuple[float, float] | None:
@@ -177,6 +192,26 @@ class Results:
         at = self.directions.index(direction)
         scores = query_scores(self.paired[number], SIDES[at], measure).mean(dim=0)
         return self.paired[0][0].sides[at].interval(scores, self.rows(part)[at])
+
+    @cached_property
+    def gaps(self) -> dict[GapKey, Gap]:
+        """Every group's gaps to the first, overall and by part (docs/method.md, 7.2).
+
+        The interval is a paired bootstrap over the queries (all captions of a medium drawn together) of the hits, or
+        the measures of graded relevance, averaged over each group's seeds: it says how far the result depends on the
+        queries, as the spread does for the seeds. Queries of a single medium have no gap.
+        """
+        gaps: dict[GapKey, Gap] = {}
+        measures = [name for name in (*GRADED, *RECALLS) if all(run.has(name) for runs in self.paired for run in runs)]
+        for part in self.parts if len(self.groups) > 1 else ():
+            for name, side, rows in zip(SIDES, self.paired[0][0].sides, self.rows(part), strict=True):
+                for measure in measures if side.has_interval(rows) else ():
+                    first, *others = [query_scores(runs, name, measure).mean(dim=0)[rows] for runs in self.paired]
+                    for number, scores in enumerate(others, start=1):
+                        low, high = paired_bootstrap_interval(first, scores, clusters=side.media[rows])
+                        mean = float((scores - first).mean())
+                        gaps[number, side.direction, measure, part] = Gap(100 * mean, 100 * low, 100 * high)
+        return gaps
 
 
 def label_parts(labels: Iterable[str]) -> tuple[str, ...]:
@@ -252,10 +287,9 @@ def _usable(paths: Sequence[str | Path], notes: list[str]) -> list[JudgedRun]:
         runs[identity] = JudgedRun(path, run, run.recipe(), _metrics(file, run), judged)
     if not runs:
         raise RunError(f"none of the {len(paths)} paths is a judged run: {_few(passed)}")
-    if passed:
-        notes.append(f"passed over: {_few(passed)}")
-    if again:
-        notes.append(f"given twice and counted once: {_few(again)}")
+    for what, words in (("passed over", passed), ("given twice and counted once", again)):
+        if words:
+            notes.append(f"{what}: {_few(words)}")
     return list(runs.values())
 
 
@@ -303,13 +337,7 @@ def _folder_names(groups: Sequence[RunGroup]) -> list[str]:
 
 
 def _folder(paths: Sequence[Path], recipe: str) -> Path:
-    """Return the folder of a run, or the common folder of several without what tells seeds apart, or the recipe.
-
-    >>> [str(_folder([Path(f"runs/{name}") for name in names], "demo")) for names in (["a-2"], ["a-1", "a-2"], "ab")]
-    ['runs/a-2', 'runs/a', 'demo']
-    >>> str(_folder([Path("rules/mm-ts/seed-0"), Path("rules/mm-ts/seed-1")], "demo"))
-    'rules/mm-ts'
-    """
+    """Return the folder of a run, or the common folder of several without what tells seeds apart, or the recipe."""
     if len(paths) == 1:
         return paths[0].parent if _ONLY_SEED.fullmatch(paths[0].name) else paths[0]
     stems = {path.parent / _SEED.sub("", path.name) for path in paths}  # a name that is a seed alone leaves its folder

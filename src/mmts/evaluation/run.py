@@ -1,4 +1,4 @@
-"""What `mmts evaluate` does, and `mmts train` at its end: rank a split with a run's model, score it, write it down."""
+"""Rank a split with a run's model and write its scores: `mmts evaluate`, and the end of `mmts train`."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

@@ -38,7 +38,7 @@ def bootstrap_interval(
     def mean(drawn: Tensor, _: torch.Generator) -> Tensor:
         return sums[0][drawn].sum(dim=1) / sizes[drawn].sum(dim=1)
 
-    return _interval(mean, len(sizes), confidence, num_resamples, seed)
+    return _interval(mean, len(sizes), confidence=confidence, num_resamples=num_resamples, seed=seed)
 
 
 def paired_bootstrap_interval(first: Tensor, second: Tensor, **options: Any) -> tuple[float, float]:
@@ -57,20 +57,14 @@ def paired_bootstrap_interval(first: Tensor, second: Tensor, **options: Any) -> 
 
 
 def seeded_bootstrap_interval(
-    first: Tensor,
-    second: Tensor,
-    *,
-    clusters: Tensor | None = None,
-    confidence: float = 0.95,
-    num_resamples: int = 1000,
-    seed: int = 0,
+    first: Tensor, second: Tensor, *, clusters: Tensor | None = None, **options: Any
 ) -> tuple[float, float]:
     """Return the interval (low, high) of mean(second) - mean(first) over queries and seeds (docs/method.md, 7.3).
 
     first (S, Q), second (T, Q): one row per seed, one column per query, the same queries in both. A resample draws
     clusters of queries, the same for both, and for each of the two as many of its seeds as there are, all with
     replacement: would the difference be found again with other queries and other seeds? With a single seed only the
-    queries vary, as in `paired_bootstrap_interval`. Raises InputError as there.
+    queries vary, as in `paired_bootstrap_interval`. Options and errors are those of `bootstrap_interval`.
 
     >>> first = torch.tensor([[0.0, 0.5, 1.0], [0.2, 0.7, 1.2]])
     >>> low, high = seeded_bootstrap_interval(first, first[:1] + 0.3)
@@ -94,7 +88,7 @@ def seeded_bootstrap_interval(
         )
         return mean_second - mean_first
 
-    return _interval(difference, len(sizes), confidence, num_resamples, seed)
+    return _interval(difference, len(sizes), **options)
 
 
 def _by_cluster(values: Tensor, clusters: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -110,7 +104,11 @@ def _by_cluster(values: Tensor, clusters: Tensor | None) -> tuple[Tensor, Tensor
 
 
 def _interval(
-    statistic: Callable[[Tensor, torch.Generator], Tensor], G: int, confidence: float, num_resamples: int, seed: int
+    statistic: Callable[[Tensor, torch.Generator], Tensor],
+    G: int,
+    confidence: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Return the interval of `statistic`, a number per resample (rows,), of the clusters (rows, G) that each draws."""
     if num_resamples < 1:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mmts.metrics.rows import Ranked, falling, in_ranked_order, per_query, require_some
+from mmts.metrics.rows import falling, in_ranked_order, per_query, require_some
 
 
 def average_precision(similarity: Tensor, relevance: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def ndcg_per_query(similarity: Tensor, relevance: Tensor) -> Tensor:
     >>> ndcg_per_query(torch.tensor([[0.9, 0.8]]), torch.tensor([[0.0, 1.0]]))  # k_q = 1, and position 1 holds 0
     tensor([0.], dtype=torch.float64)
     """
-    return _scored(similarity, relevance, "relevant item", lambda ranked: _gain(ranked.relevance))
+    return _scored(similarity, relevance, "relevant item", lambda grades, _: _gain(grades))
 
 
 def ndcg(similarity: Tensor, relevance: Tensor) -> Tensor:
@@ -87,26 +87,24 @@ def graded_scores(similarity: Tensor, relevance: Tensor) -> GradedScores:
     [0.75, 0.5, 0.8597]
     """
 
-    def score(ranked: Ranked) -> Tensor:
-        binary = ranked._replace(relevance=ranked.relevance == 1)
-        return torch.stack([_precision(ranked), _precision(binary), _gain(ranked.relevance)], dim=1)
+    def score(grades: Tensor, is_tied: Tensor) -> Tensor:
+        return torch.stack([_precision(grades, is_tied), _precision(grades == 1, is_tied), _gain(grades)], dim=1)
 
     return GradedScores(*_scored(similarity, relevance, "item of relevance 1", score).unbind(dim=1))
 
 
-def _scored(similarity: Tensor, relevance: Tensor, needed: str, score: Callable[[Ranked], Tensor]) -> Tensor:
+def _scored(similarity: Tensor, relevance: Tensor, needed: str, score: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Return `score` of all rows in ranked order; every query needs a "relevant item" or an "item of relevance 1"."""
 
     def scored(start: int, scores: Tensor, grades: Tensor) -> Tensor:
         require_some(grades > 0 if needed == "relevant item" else grades == 1, start, "relevance", needed)
-        return score(in_ranked_order(scores, grades))
+        return score(*in_ranked_order(scores, grades))
 
     return per_query(similarity, relevance, "relevance", scored)
 
 
-def _precision(ranked: Ranked) -> Tensor:
+def _precision(grades: Tensor, is_tied: Tensor) -> Tensor:
     """Return the average precision (rows,) of rows in ranked order."""
-    grades, is_tied = ranked
     hit = grades == 1
     position = torch.arange(1, grades.shape[1] + 1, device=grades.device)
     gained = grades.cumsum(dim=1, dtype=torch.float64)

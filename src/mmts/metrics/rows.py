@@ -1,7 +1,6 @@
 """Going through a similarity matrix a few rows at a time, the checks of all metrics, and sorting rows."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -66,15 +65,11 @@ def require_some(relevant: Tensor, start: int, name: str, wanted: str) -> None:
         raise InputError(f"{name}[{row}] has no {wanted}; every query needs one (leave such queries out)")
 
 
-class Ranked(NamedTuple):
-    """Rows in ranked order: relevance (rows, C), and is_tied (rows, C - 1), whether positions r and r + 1 tie."""
+def in_ranked_order(scores: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
+    """Sort each row's relevance by falling score, the less relevant first among equal scores (docs/method.md, 6.1).
 
-    relevance: Tensor
-    is_tied: Tensor
-
-
-def in_ranked_order(scores: Tensor, relevance: Tensor) -> Ranked:
-    """Sort each row's relevance by falling score, the less relevant first among equal scores (docs/method.md, 6.1)."""
+    Returns it (rows, C), and whether positions r and r + 1 tie, (rows, C - 1) bool.
+    """
     if relevance.dtype == torch.bool:
         relevance = relevance.to(torch.uint8)  # not every device sorts bool
     if scores.device.type == "cpu":
@@ -90,7 +85,7 @@ def in_ranked_order(scores: Tensor, relevance: Tensor) -> Ranked:
         rising, order = ordered[wrong].sort(dim=1)
         again = scores[wrong].gather(1, order) + 0.0  # makes -0.0 a plain 0.0, its equal
         ordered[wrong] = rising.gather(1, again.sort(dim=1, descending=True, stable=True).indices)
-    return Ranked(ordered, is_tied)
+    return ordered, is_tied
 
 
 def falling(values: Tensor) -> Tensor:

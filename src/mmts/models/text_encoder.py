@@ -41,15 +41,14 @@ def text_encoder(name: str) -> TextEncoder:
     encoder that AutoModel loads.
     """
     try:
-        place, file = _find(name)
-        return _load(name, place, name != "minilm" and file.name == "modules.json", _fingerprint(place, file))
+        return _load(name, *_find(name))
     except RecipeError as error:
         raise InputError(f"encoder: {error}") from None
 
 
 @lru_cache(maxsize=1)
 def _load(name: str, place: str, is_pipeline: bool, fingerprint: str) -> TextEncoder:
-    tower = _SentenceTower(name, place, fingerprint) if is_pipeline else load_text_tower(name)
+    tower = _SentenceTower(name, place, fingerprint) if is_pipeline and name != "minilm" else load_text_tower(name)
     tower.freeze()
     # A build of torch for GPUs names one even on machines that have none.
     if torch.accelerator.is_available():
@@ -88,34 +87,28 @@ class _SentenceTower(TextTower):
         return (self._files,)
 
 
-def _find(name: str) -> tuple[str, Path]:
-    """Return where the model lies, and its modules.json (sentence-transformers) or else its config.json."""
+def _find(name: str) -> tuple[str, bool, str]:
+    """Return where a model lies, whether it is one of sentence-transformers, and its fingerprint."""
     from transformers.utils import cached_file
 
     folder = Path(minilm_folder() if name == "minilm" else name).expanduser()
-    if (folder / "modules.json").is_file():
-        return str(folder), folder / "modules.json"
-    if hf.find_source(name, "text", _NAMES).local:
-        return str(folder), folder / "config.json"
+    is_pipeline = (folder / "modules.json").is_file()
+    if is_pipeline or hf.find_source(name, "text", _NAMES).local:
+        files = sorted(path for path in folder.rglob("*") if path.suffix in _MODEL_FILES and path.is_file())
+        parts = [f"{path.relative_to(folder).as_posix()} {content_hash(path.read_bytes())}" for path in files]
+        return str(folder), is_pipeline, f"files {content_hash(*parts)}"
     # sentence-transformers allows names without their owner.
     places = [name] if "/" in name else [name, f"sentence-transformers/{name}"]
     reason = ""
     for place, file in product(places, ("modules.json", "config.json")):
         try:
             with hf.quiet():
-                return place, Path(cached_file(place, file))
+                commit = Path(cached_file(place, file)).parent.name
         except OSError as error:
             reason = first_line(error)
+        else:
+            return place, file == "modules.json", f"{place}@{commit}"
     raise RecipeError(
         f"{name!r} is not a folder, and Hugging Face gave no such model: {reason} "
         f"({' and '.join(_NAMES)} need no network)"
     )
-
-
-def _fingerprint(place: str, file: Path) -> str:
-    """Hash the weights, configuration and vocabulary in a folder; name the commit of a model on the hub."""
-    if not Path(place).is_dir():
-        return f"{place}@{file.parent.name}"
-    files = sorted(path for path in file.parent.rglob("*") if path.suffix in _MODEL_FILES and path.is_file())
-    parts = [f"{path.relative_to(file.parent).as_posix()} {content_hash(path.read_bytes())}" for path in files]
-    return f"files {content_hash(*parts)}"

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from markupsafe import Markup
 
 from mmts.errors import counted
-from mmts.evaluation.compare import Gap
+from mmts.evaluation.results import Gap
 from mmts.report.svg import DASHES, GROUPS, INK, MUTED, PAPER, SERIES, drawing, inline_svg, marker
 from mmts.report.wording import interval_in_words, isolated, signed
 

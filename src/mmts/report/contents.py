@@ -7,23 +7,21 @@ from typing import Any
 
 from mmts.concepts import ConceptDistribution
 from mmts.errors import DataError, InputError
-from mmts.evaluation.compare import Gap, GapKey, compare_runs
 from mmts.evaluation.measures import shown_measures
-from mmts.evaluation.results import Results, RunGroup
+from mmts.evaluation.results import Gap, Results, RunGroup, read_results
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report.wording import clean
 
 
 @dataclass(frozen=True)
 class Contents:
-    """The runs of each rule in the order given, the baseline first; `gaps` are differences to the baseline.
+    """The runs of each rule in the order given, the baseline first.
 
     distributions: each rule's concepts, from its first run; None if concepts.npz is missing or damaged.
     """
 
     results: Results
     names: tuple[str, ...]
-    gaps: dict[GapKey, Gap]
     distributions: tuple[ConceptDistribution | None, ...]
 
     @property
@@ -53,18 +51,18 @@ class Contents:
 
     def gap(self, number: int, direction: str, part: str | None = None) -> Gap | None:
         """Return a rule's difference to the baseline in the leading measure; None if it is unknown."""
-        return self.gaps.get((number, direction, self.measure, part))
+        return self.results.gaps.get((number, direction, self.measure, part))
 
 
 def read_contents(paths: Sequence[Path], names: Sequence[str] | None = None) -> Contents:
     """Read runs; raises RunError if none of the paths is a judged run, or if runs were judged on different queries."""
-    comparison = compare_runs(paths, names)
-    groups = comparison.results.groups
+    results = read_results(paths, names)
+    groups = results.groups
     shown = [clean(group.name, 60) for group in groups]
     if len({*shown}) < len(shown):  # names that differ only beyond the cut
         shown = [f"{number}: {name}" for number, name in enumerate(shown, start=1)]
     distributions = tuple(_distribution(group.paths[0]) for group in groups)
-    return Contents(comparison.results, tuple(shown), comparison.gaps, distributions)
+    return Contents(results, tuple(shown), distributions)
 
 
 def _distribution(path: Path) -> ConceptDistribution | None:

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmts.evaluation.compare import Gap
-from mmts.evaluation.results import Figure
+from mmts.evaluation.results import Figure, Gap
 from mmts.report.contents import Contents
 from mmts.report.wording import interval_in_words, isolated, listed, signed
 

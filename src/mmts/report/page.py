@@ -151,15 +151,17 @@ def _learning(contents: Contents) -> dict[str, Any]:
 
 
 def _results(contents: Contents) -> dict[str, Any]:
-    measure = contents.measure
+    measure, gaps = contents.measure, contents.results.gaps
     folds = dict.fromkeys(folds_in_words(metrics) for group in contents.groups for metrics in group.metrics)
     return {
         "recall_charts": _charts(contents, "recall", f"{measure}, %", False),
         "tables": [_table(contents, direction) for direction in contents.directions],
         "folds": list(filter(None, folds)),
         "gap_charts": _charts(contents, "gap", f"difference in {measure}, points", True),
-        "num_intervals": sum(key[2] == measure and key[3] in PARTS for key in contents.gaps),
-        "gap_rows": sorted(contents.gaps.items(), key=lambda item: (item[0][0], contents.directions.index(item[0][1]))),
+        "num_intervals": sum(key[2] == measure and key[3] in PARTS for key in gaps),
+        "gap_rows": sorted(
+            contents.results.gaps.items(), key=lambda item: (item[0][0], contents.directions.index(item[0][1]))
+        ),
     }
 
 
@@ -196,7 +198,8 @@ def _table(contents: Contents, direction: str) -> dict[str, Any]:
             intervals = [contents.results.interval(number, direction, measure, part) for measure in measures]
             is_highest = [len(known) > 1 and figure.mean == best for figure, best in zip(row, highest, strict=True)]
             rows.append((number, list(zip(row, intervals, is_highest, strict=True))))
-        number_of_queries = None if part == FOLDS else contents.results.num_queries(direction, part)
+        at = contents.directions.index(direction)
+        number_of_queries = None if part == FOLDS else int(contents.results.rows(part)[at].sum())
         label, _, name = (part or "all").rpartition(" ")
         name = f"{folds[0]} folds" if part == FOLDS else f"{clean(label, 40)}: {name}" if label else name.capitalize()
         parts.append({"name": name, "is_mean": part == FOLDS, "num_queries": number_of_queries, "rows": rows})

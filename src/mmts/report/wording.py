@@ -2,7 +2,7 @@
 
 import unicodedata
 
-from mmts.evaluation.compare import Gap
+from mmts.evaluation.results import Gap
 
 # The explicit bidirectional controls: they would turn around the text that follows.
 _BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")

@@ -13,10 +13,9 @@ from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.data.records import Dataset
 from mmts.errors import RecipeError, RunError
-from mmts.evaluation.compare import Gap
 from mmts.evaluation.judgement_file import SIDES, Judged
 from mmts.evaluation.measures import GRADED, MEAN_RECALL, RECALLS, measured
-from mmts.evaluation.results import PARTS, Figure, query_scores, refuse_other_queries
+from mmts.evaluation.results import PARTS, Figure, Gap, query_scores, refuse_other_queries
 from mmts.files import read_json
 from mmts.metrics import seeded_bootstrap_interval
 from mmts.recipe.run_directory import RunDirectory

@@ -146,7 +146,9 @@ class StoredRows:
 
     def read(self, at: slice | Labels) -> Rows:
         """Return some rows in float32, divided by their norms; raise InputError naming a row that is not finite."""
-        rows = torch.from_numpy(np.array(self.values[at])).float().numpy()  # numpy widens float16 six times slower
+        rows = self.values[at]
+        if rows.dtype != np.float32:
+            rows = torch.from_numpy(np.array(rows)).float().numpy()  # numpy widens float16 six times slower
         finite = np.isfinite(rows).all(axis=1)
         if not finite.all():
             row = np.arange(len(self.values))[at][int(finite.argmin())]

@@ -17,8 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.measure import Comparison, peak_private_memory
-from mmts.concepts.kmeans import SAMPLE
-from mmts.concepts.stored_rows import assign_rows, open_rows, sampled_centroids
+from mmts.concepts.kmeans import SAMPLE, assign_rows, open_rows, sampled_centroids
 
 D, ITERATIONS = 384, 20
 Clustering = tuple[npt.NDArray[Any], npt.NDArray[Any]]  # centroids (K, D) and the label of each row (N,)

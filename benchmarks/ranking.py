@@ -34,8 +34,8 @@ def ways(M: int) -> tuple[Callable[[], Ranks], Callable[[], Ranks]]:
     split = Split("test", tuple(Medium(str(i), Path(f"{i}.jpg"), captions[i]) for i in range(M)))
 
     def ours() -> Ranks:
-        result = judge(media, text, split, "own")
-        return result.text_ranks, result.media_ranks
+        of_text, of_media = judge(media, text, split, "own")
+        return of_text.ranks, of_media.ranks
 
     def plain() -> Ranks:
         similarity = text @ media.T

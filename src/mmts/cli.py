@@ -198,15 +198,16 @@ def evaluate(
 @app.command()
 def compare(runs: Runs, names: Names = None, as_json: Json = False, trust_code: TrustCode = False) -> None:
     """Print runs side by side, with spread over seeds and intervals."""
-    from mmts.evaluation.compare import compare_runs, comparison_as_mapping, comparison_tables
+    from mmts.evaluation.compare import comparison_as_mapping, comparison_tables
+    from mmts.evaluation.results import read_results
 
-    comparison = compare_runs(runs, _split_names(names))
-    for note in comparison.results.notes:
+    results = read_results(runs, _split_names(names))
+    for note in results.notes:
         console.print(f"note: {note}")
-    for table in comparison_tables(comparison):
+    for table in comparison_tables(results):
         console.print(table)
     if as_json:
-        print_json(comparison_as_mapping(comparison))
+        print_json(comparison_as_mapping(results))
 
 
 @app.command()

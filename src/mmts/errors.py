@@ -58,6 +58,12 @@ def shortened(text: str, most: int = _QUOTED) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, shortened, or its class if it has no message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return shortened(lines[0] if lines else type(error).__name__, 240)
+
+
 def quoted(value: object) -> str:
     """Return a value as Python writes it, cut to 80 characters.
 

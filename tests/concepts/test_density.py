@@ -9,7 +9,7 @@ import torch
 
 import mmts.concepts.density
 from mmts.concepts import ConceptDistribution, density_shift, neighbour_counts
-from mmts.concepts.encoders import Rows
+from mmts.concepts.kmeans import Rows
 from mmts.errors import InputError
 
 

@@ -323,7 +323,7 @@ def test_labels_survive_with_their_types(tmp_path_factory, labels):
     d = ConceptDistribution.from_labels(labels)
     loaded = round_trip(d, tmp_path_factory.mktemp("concepts") / "concepts.npz")
     same(d, loaded)
-    assert repr(loaded._keys) == repr(d._keys)  # repr tells 1 from 1.0 and True
+    assert repr(loaded.keys) == repr(d.keys)  # repr tells 1 from 1.0 and True
     assert torch.equal(loaded.assign(labels), d.labels)
 
 

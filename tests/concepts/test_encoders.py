@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mmts.concepts import ConceptDistribution
-from mmts.concepts.encoders import TfidfEncoder, open_encoder, unit_rows
+from mmts.concepts.encoders import TfidfEncoder, open_encoder
+from mmts.concepts.kmeans import unit_rows
 from mmts.concepts.names import words
 from mmts.devices import has_bf16
 from mmts.errors import InputError
@@ -117,7 +118,7 @@ def test_minilm_takes_any_text_and_assigns_after_load(tmp_path):
     loaded = ConceptDistribution.load(tmp_path / "c.npz")
     assert torch.equal(loaded.assign(captions), d.labels)
     assert loaded.assign(["two dogs"]).tolist() == [int(d.labels[0])]
-    loaded._encoder = None
+    loaded.encoder = None
     loaded.provenance["encoder_fingerprint"] = "files 123"
     with pytest.raises(InputError, match="not the one these concepts were made with"):
         loaded.assign(["two dogs"])

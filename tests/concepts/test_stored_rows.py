@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from mmts.concepts import ConceptDistribution, encoders, stored_rows
-from mmts.concepts import distribution as distribution_module
-from mmts.concepts.kmeans import kmeans, nearest
-from mmts.concepts.stored_rows import assign_rows, open_rows, sampled_centroids, sampled_kmeans
+from mmts.concepts import ConceptDistribution, encoders
+from mmts.concepts import kmeans as kmeans_module
+from mmts.concepts.kmeans import assign_rows, clusters_of, kmeans, nearest, open_rows, sampled_centroids
 from mmts.errors import DataError, InputError
 from mmts.models.base import TextTower
 from mmts.models.text_encoder import TextEncoder
@@ -37,7 +36,17 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "rows.npy"
 
 
-def test_a_sample_finds_the_groups_of_all_rows(file):
+@pytest.fixture
+def always_sampled(monkeypatch):
+    """Cluster by a sample, as if any number of rows were more than k-means takes."""
+    monkeypatch.setattr(kmeans_module, "SAMPLE", 0)
+
+
+def sampled_kmeans(embeddings, num_concepts, seed=0):
+    return clusters_of(open_rows(embeddings), num_concepts, seed=seed)
+
+
+def test_a_sample_finds_the_groups_of_all_rows(file, always_sampled):
     found = sampled_kmeans(file, 40, seed=1)
     assert len(found.centroids) + found.num_dropped == 40
     assert pure(found.labels, blobs()[1])
@@ -54,7 +63,7 @@ def test_only_the_sample_is_looked_at(tmp_path):
         assign_rows(rows, expected)
 
 
-def test_twenty_steps_one_by_one_are_as_good_as_at_once():
+def test_twenty_steps_one_by_one_are_as_good_as_at_once(always_sampled):
     rows, _ = blobs()
     unit = open_rows(rows).read(slice(None))
     found, expected = sampled_kmeans(rows, 20), kmeans(unit, 20, restarts=1, iterations=20)
@@ -70,7 +79,7 @@ def test_weights_count_as_repeats():
 
 @pytest.mark.parametrize("chunk", [1, 37, 1000])
 def test_labels_are_the_nearest_centroids_in_any_chunks_and_parts(file, monkeypatch, chunk):
-    monkeypatch.setattr(stored_rows, "_CHUNK", chunk)
+    monkeypatch.setattr(kmeans_module, "_CHUNK", chunk)
     centroids = np.random.default_rng(1).normal(size=(9, 8)).astype(np.float32)
     expected = nearest(open_rows(file).read(slice(None)), centroids)
     np.testing.assert_array_equal(assign_rows(file, centroids), expected)
@@ -78,11 +87,11 @@ def test_labels_are_the_nearest_centroids_in_any_chunks_and_parts(file, monkeypa
     np.testing.assert_array_equal(np.concatenate(parts), expected)
 
 
-def test_an_interrupted_pass_goes_on_where_it_stopped(file, monkeypatch, private_cache):
-    monkeypatch.setattr(stored_rows, "_CHUNK", 40)
+def test_an_interrupted_pass_goes_on_where_it_stopped(file, monkeypatch, private_cache, always_sampled):
+    monkeypatch.setattr(kmeans_module, "_CHUNK", 40)
     centroids = sampled_centroids(file, 6)
     asked: list[int] = []
-    whole_read = stored_rows.StoredRows.read
+    whole_read = kmeans_module.StoredRows.read
 
     def read(rows, at):
         if len(asked) == 3:
@@ -91,11 +100,13 @@ def test_an_interrupted_pass_goes_on_where_it_stopped(file, monkeypatch, private
         asked.append(at.start)
         return whole_read(rows, at)
 
-    monkeypatch.setattr(stored_rows.StoredRows, "read", read)
+    monkeypatch.setattr(kmeans_module.StoredRows, "read", read)
     with pytest.raises(KeyboardInterrupt):
         assign_rows(file, centroids)
     assert [each.suffix for each in (private_cache / "concepts").glob("*.partial")] == [".partial"]
-    monkeypatch.setattr(stored_rows.StoredRows, "read", lambda rows, at: asked.append(at.start) or whole_read(rows, at))
+    monkeypatch.setattr(
+        kmeans_module.StoredRows, "read", lambda rows, at: asked.append(at.start) or whole_read(rows, at)
+    )
     labels = assign_rows(file, centroids)
     assert asked == [120, 160, 200, 240, 280]
     np.testing.assert_array_equal(labels, nearest(whole_read(open_rows(file), slice(None)), centroids))
@@ -103,7 +114,7 @@ def test_an_interrupted_pass_goes_on_where_it_stopped(file, monkeypatch, private
     assert asked == [120, 160, 200, 240, 280]  # neither the sample nor the pass is done again
 
 
-def test_other_rows_under_the_same_name_are_other_rows(file):
+def test_other_rows_under_the_same_name_are_other_rows(file, always_sampled):
     first = sampled_kmeans(file, 40)
     np.save(file, blobs(seed=5)[0])
     second = sampled_kmeans(file, 40)
@@ -130,7 +141,7 @@ def test_a_distribution_of_a_file_is_that_of_its_captions(file):
 def test_many_rows_go_by_a_sample(file, monkeypatch):
     """As if 100 rows were more than k-means takes, for embeddings and for captions alike."""
     rows, truth = blobs()
-    for module in (distribution_module, encoders, stored_rows):
+    for module in (encoders, kmeans_module):
         monkeypatch.setattr(module, "SAMPLE", 100)
     captions = [f"thing {i:03}" for i in range(len(rows))]
     by_caption = dict(zip(captions, rows, strict=True))
@@ -226,7 +237,7 @@ def test_what_cannot_be_is_said(wrong, says):
 MEASURE = """
 import json, sys, numpy as np
 from benchmarks.measure import peak_memory
-from mmts.concepts.stored_rows import sampled_centroids, assign_rows
+from mmts.concepts import sampled_centroids, assign_rows
 small = np.random.default_rng(0).standard_normal((4000, 64)).astype(np.float16)
 assign_rows(small, sampled_centroids(small, 50))  # what the libraries allocate once
 peak = peak_memory(lambda: assign_rows(sys.argv[1], sampled_centroids(sys.argv[1], 50, sample=20_000)))

@@ -1,7 +1,6 @@
 """Comparing runs: grouping by recipe, mean and spread by hand, paired intervals, and refusals."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,10 @@ from rich.console import Console
 from tests_support import captioned_split
 
 from mmts.errors import MmtsError, RunError
-from mmts.evaluation.compare import compare_runs, comparison_tables
+from mmts.evaluation.compare import comparison_tables
 from mmts.evaluation.figures import summarize
 from mmts.evaluation.judgement_file import save_judgement
-from mmts.evaluation.rank import Judgement
+from mmts.evaluation.rank import Side
 from mmts.evaluation.results import read_results
 from mmts.files import read_json, write_json
 from mmts.recipe.recipe import load_recipe, save_recipe
@@ -29,7 +28,7 @@ def judged_run(
     graded: Sequence[float] | None = None,
     name: str | None = None,
 ) -> Path:
-    """Write the files of a run that was judged with these ranks; two captions a medium.
+    """Write the files of a run that was judged with these ranks; two captions per medium.
 
     `graded` (captions,) is the average precision of text queries, the other graded scores are 1.
     """
@@ -38,19 +37,21 @@ def judged_run(
     recipe = load_recipe("catalogue", settings)
     save_recipe(recipe.model_copy(update={"name": name or recipe.name}), run.recipe_file, {})
     split = captioned_split([[f"a{i}", f"b{i}"] for i in range(len(media_ranks))])
-    top = torch.zeros(len(text_ranks), 1, dtype=torch.long), torch.zeros(len(media_ranks), 1, dtype=torch.long)
-    judgement = Judgement(
-        torch.tensor(text_ranks), torch.tensor(media_ranks), top[0], top[0].bool(), top[1], top[1].bool()
+
+    def side(direction: str, media: torch.Tensor, ranks: Sequence[int], precision: Sequence[float]) -> Side:
+        top = torch.zeros(len(ranks), 1, dtype=torch.long)
+        scores = torch.ones(len(ranks), 3, dtype=torch.float64)
+        scores[:, 0] = torch.tensor(precision)
+        return Side(direction, media, torch.tensor(ranks), top, top.bool(), None if graded is None else scores)
+
+    sides = (
+        side("text_to_image", split.owner, text_ranks, graded or [1.0] * len(text_ranks)),
+        side("image_to_text", torch.arange(split.num_media), media_ranks, [1.0] * len(media_ranks)),
     )
-    if graded is not None:
-        text_graded = torch.ones(len(text_ranks), 3, dtype=torch.float64)
-        text_graded[:, 0] = torch.tensor(graded)
-        judgement = replace(
-            judgement, text_graded=text_graded, media_graded=torch.ones(len(media_ranks), 3, dtype=torch.float64)
-        )
-    groups = torch.arange(len(text_ranks)) % 2  # no tail
-    write_json(run.metrics_file, summarize(judgement, split, groups, groups[split.first]))
-    save_judgement(run.judgement_file, judgement, split, Path(), "text", groups, groups, groups[split.first])
+    concepts = torch.arange(len(text_ranks)) % 2  # no tail
+    groups = concepts, concepts[split.first]
+    write_json(run.metrics_file, summarize(sides, split, groups))
+    save_judgement(run.judgement_file, sides, split, Path(), "text", concepts, groups)
     return path
 
 
@@ -65,9 +66,9 @@ def runs(tmp_path: Path) -> list[Path]:
 
 
 def test_runs_that_differ_only_in_the_seed_make_one_group(runs: list[Path]) -> None:
-    comparison = compare_runs(runs)
-    assert [group.name for group in comparison.results.groups] == ["a", "b0"]
-    assert [group.seeds for group in comparison.results.groups] == [(0, 1), (0,)]
+    results = read_results(runs)
+    assert [group.name for group in results.groups] == ["a", "b0"]
+    assert [group.seeds for group in results.groups] == [(0, 1), (0,)]
 
 
 def test_mean_and_spread_are_those_of_the_hand(runs: list[Path]) -> None:
@@ -87,7 +88,7 @@ def test_mean_and_spread_are_those_of_the_hand(runs: list[Path]) -> None:
 
 
 def test_differences_are_paired_over_queries(runs: list[Path]) -> None:
-    gaps = compare_runs(runs).gaps
+    gaps = read_results(runs).gaps
     to_image = gaps[1, "text_to_image", "R@1", None]
     assert to_image.mean == pytest.approx(100 - 62.5)
     # Medium 0 gains .25, medium 1 gains .5: whatever is drawn, the mean lies between.
@@ -104,12 +105,12 @@ def test_graded_measures_are_compared_where_all_runs_have_them(tmp_path: Path) -
         judged_run(tmp_path / "a", [], *ranks, graded=[0.5, 0.5, 0.5, 0.5]),
         judged_run(tmp_path / "b", ["train.epochs=3"], *ranks, graded=[0.75, 0.5, 0.75, 0.5]),
     ]
-    comparison = compare_runs(runs)
-    gap = comparison.gaps[1, "text_to_image", "mAP", None]
+    results = read_results(runs)
+    gap = results.gaps[1, "text_to_image", "mAP", None]
     assert gap.mean == pytest.approx(12.5)
-    assert comparison.gaps[1, "image_to_text", "nDCG", None].mean == 0
+    assert results.gaps[1, "image_to_text", "nDCG", None].mean == 0
     console = Console(width=200, record=True)
-    for table in comparison_tables(comparison):
+    for table in comparison_tables(results):
         console.print(table)
     text = console.export_text()
     for expected in ("mAP", "nDCG", "62.5", "+12.5"):
@@ -119,7 +120,7 @@ def test_graded_measures_are_compared_where_all_runs_have_them(tmp_path: Path) -
 def test_runs_judged_on_other_queries_are_refused(runs: list[Path], tmp_path: Path) -> None:
     other = judged_run(tmp_path / "c", ["train.epochs=3"], [1, 1, 1, 1, 1, 1], [1, 1, 1])
     with pytest.raises(RunError, match="not judged on the same queries"):
-        compare_runs([*runs, other])
+        read_results([*runs, other])
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
@@ -161,18 +162,18 @@ def test_evaluations_of_one_run_are_told_apart_by_their_paths(runs: list[Path]) 
 
 
 def test_names_may_be_given_one_for_each_rule(runs: list[Path]) -> None:
-    assert [group.name for group in compare_runs(runs, ["A", "B"]).results.groups] == ["A", "B"]
+    assert [group.name for group in read_results(runs, ["A", "B"]).groups] == ["A", "B"]
     with pytest.raises(RunError, match="3 names are given for 2 groups of runs: a; b0; give one per group"):
-        compare_runs(runs, ["A", "B", "C"])
+        read_results(runs, ["A", "B", "C"])
     with pytest.raises(RunError, match="names must differ and not be empty"):
-        compare_runs(runs, ["A", "A"])
+        read_results(runs, ["A", "A"])
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"split": "te', b"\xff\xfe"])
 def test_damaged_metrics_are_named(runs: list[Path], content: bytes) -> None:
     (runs[1] / "metrics.json").write_bytes(content)
     with pytest.raises(MmtsError, match=r"metrics\.json is damaged"):
-        compare_runs(runs)
+        read_results(runs)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
@@ -180,12 +181,12 @@ def test_a_damaged_judgement_is_named(runs: list[Path], share: float) -> None:
     file = runs[1] / "judgement.npz"
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
     with pytest.raises(MmtsError, match=r"judgement\.npz is damaged"):
-        compare_runs(runs)
+        read_results(runs)
 
 
 def printed(runs: Sequence[Path], width: int = 80) -> str:
     console = Console(width=width, record=True)
-    for table in comparison_tables(compare_runs(runs)):
+    for table in comparison_tables(read_results(runs)):
         console.print(table)
     return console.export_text()
 

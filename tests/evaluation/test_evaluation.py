@@ -13,7 +13,7 @@ from mmts.data.graded import Graded
 from mmts.data.records import Medium, Split
 from mmts.errors import DataError, InputError
 from mmts.evaluation.figures import judge_folds, recalls, summarize
-from mmts.evaluation.judgement_file import load_judgement, save_embeddings, save_judgement
+from mmts.evaluation.judgement_file import Judged, save_embeddings, save_judgement
 from mmts.evaluation.rank import judge
 from mmts.losses import unit
 from mmts.metrics import mean_average_precision, ndcg
@@ -42,26 +42,26 @@ def test_ranks_equal_the_slow_twin(relevance: str) -> None:
         for column, medium in enumerate(split.media):
             own = split.owner[row] == column
             right[row, column] = own if relevance == "own" else caption in medium.captions
-    judgement = judge(media, text, split, relevance)
+    of_text, of_media = judge(media, text, split, relevance)
     similarity = (text @ media.T).numpy()
-    assert judgement.text_ranks.tolist() == slow_ranks(similarity, right)
-    assert judgement.media_ranks.tolist() == slow_ranks(similarity.T, right.T)
-    assert judgement.text_top[:, 0].tolist() == similarity.argmax(axis=1).tolist()
-    assert torch.equal(judgement.text_top_relevant[:, 0], judgement.text_ranks == 1)
+    assert of_text.ranks.tolist() == slow_ranks(similarity, right)
+    assert of_media.ranks.tolist() == slow_ranks(similarity.T, right.T)
+    assert of_text.top[:, 0].tolist() == similarity.argmax(axis=1).tolist()
+    assert torch.equal(of_text.top_relevant[:, 0], of_text.ranks == 1)
 
 
 def test_five_captions_count_as_a_hit_when_any_is_found() -> None:
     split = captioned_split([[f"{i}-{j}" for j in range(5)] for i in range(20)])
     media, text = embeddings(split)
-    judgement = judge(media, text, split, "own")
+    _, of_media = judge(media, text, split, "own")
     best_of_five = (media @ text.T).argmax(dim=1)
-    assert torch.equal(judgement.media_ranks == 1, split.owner[best_of_five] == torch.arange(20))
+    assert torch.equal(of_media.ranks == 1, split.owner[best_of_five] == torch.arange(20))
 
 
 def test_equal_embeddings_are_not_rewarded() -> None:
     split = captioned_split([["a"], ["b"], ["c"]])
-    judgement = judge(torch.ones(3, 2), torch.ones(3, 2), split)
-    assert judgement.text_ranks.tolist() == [3, 3, 3]
+    of_text, _ = judge(torch.ones(3, 2), torch.ones(3, 2), split)
+    assert of_text.ranks.tolist() == [3, 3, 3]
 
 
 def test_equal_candidates_tie_in_whichever_column_they_stand() -> None:
@@ -69,7 +69,7 @@ def test_equal_candidates_tie_in_whichever_column_they_stand() -> None:
     media = unit(torch.randn(1, 64, generator=torch.Generator().manual_seed(0))).repeat(11, 1)
     split = captioned_split([[f"{i}"] for i in range(11)])
     text = unit(torch.randn(11, 64, generator=torch.Generator().manual_seed(1)))
-    assert judge(media, text, split, "own").text_ranks.tolist() == [11] * 11
+    assert judge(media, text, split, "own")[0].ranks.tolist() == [11] * 11
 
 
 def test_recalls_are_percent() -> None:
@@ -84,15 +84,15 @@ def test_recalls_are_percent() -> None:
 
 def test_summary_has_the_documented_form_and_empty_groups_are_null() -> None:
     split = captioned_split([["a", "b"], ["c"]])
-    judgement = judge(*embeddings(split), split)
+    sides = judge(*embeddings(split), split)
     text_groups = torch.tensor([0, 2, 2])
-    summary = summarize(judgement, split, text_groups, text_groups[split.first])
+    summary = summarize(sides, split, (text_groups, text_groups[split.first]))
     assert (summary["split"], summary["num_media"], summary["num_captions"]) == ("test", 2, 3)
     assert summary["groups"]["mid"] is None
     assert summary["groups"]["head"]["num_queries"] == 1
     assert summary["groups"]["tail"]["num_queries"] == 2
-    assert summary["groups"]["head"]["text_to_image"] == recalls(judgement.text_ranks[:1])
-    assert summary["groups"]["head"]["image_to_text"] == recalls(judgement.media_ranks[:1])
+    assert summary["groups"]["head"]["text_to_image"] == recalls(sides[0].ranks[:1])
+    assert summary["groups"]["head"]["image_to_text"] == recalls(sides[1].ranks[:1])
     for direction in ("image_to_text", "text_to_image"):
         low, high = summary["intervals"][direction]["R@5"]
         assert low <= summary[direction]["R@5"] <= high
@@ -100,9 +100,9 @@ def test_summary_has_the_documented_form_and_empty_groups_are_null() -> None:
 
 def test_videos_have_their_own_direction_names() -> None:
     split = Split("test", [Medium(str(i), Path(f"{i}.mp4"), (f"clip {i}",), kind="video") for i in range(3)])
-    judgement = judge(*embeddings(split), split)
+    sides = judge(*embeddings(split), split)
     groups = torch.zeros(3, dtype=torch.long)
-    assert {"video_to_text", "text_to_video"} <= set(summarize(judgement, split, groups, groups))
+    assert {"video_to_text", "text_to_video"} <= set(summarize(sides, split, (groups, groups)))
 
 
 def test_rows_must_fit_the_split() -> None:
@@ -121,19 +121,20 @@ def test_embeddings_that_are_not_numbers_name_the_medium() -> None:
 
 def test_a_saved_judgement_reads_back(tmp_path: Path) -> None:
     split = captioned_split([["a", "b"], ["c"]])
-    judgement = judge(*embeddings(split), split)
+    sides = judge(*embeddings(split), split)
     groups = torch.tensor([0, 1, 2])
-    save_judgement(tmp_path / "j.npz", judgement, split, Path(), "text", groups, groups, groups[split.first])
-    arrays, meta = load_judgement(tmp_path / "j.npz")
-    assert arrays["text_ranks"].tolist() == judgement.text_ranks.tolist()
+    save_judgement(tmp_path / "j.npz", sides, split, Path(), "text", groups, (groups, groups[split.first]))
+    judged = Judged.load(tmp_path, tmp_path / "j.npz")
+    arrays, meta = judged.arrays, judged.meta
+    assert arrays["text_ranks"].tolist() == sides[0].ranks.tolist()
     assert arrays["media_groups"].tolist() == [0, 2]
     assert meta["captions"] == ["a", "b", "c"]
     assert meta["media_paths"] == ["0.png", "1.png"]
     (tmp_path / "j.npz").write_bytes(b"not an archive")
     with pytest.raises(DataError, match="is damaged"):
-        load_judgement(tmp_path / "j.npz")
+        Judged.load(tmp_path, tmp_path / "j.npz")
     with pytest.raises(DataError, match="mmts evaluate"):
-        load_judgement(tmp_path / "missing.npz")
+        Judged.load(tmp_path, tmp_path / "missing.npz")
 
 
 def test_a_saved_judgement_says_where_in_a_tar_file_media_lie(tmp_path: Path) -> None:
@@ -141,10 +142,10 @@ def test_a_saved_judgement_says_where_in_a_tar_file_media_lie(tmp_path: Path) ->
     groups = torch.tensor([0, 1])
     for name, chosen in (("some", media), ("none", [media[1], media[1]])):
         split = Split("test", chosen)
-        judgement = judge(*embeddings(split), split)
-        save_judgement(tmp_path / name, judgement, split, tmp_path, "text", groups, groups, groups)
-    assert load_judgement(tmp_path / "some")[1]["media_members"] == [[512, 90], None]
-    assert "media_members" not in load_judgement(tmp_path / "none")[1]
+        sides = judge(*embeddings(split), split)
+        save_judgement(tmp_path / name, sides, split, tmp_path, "text", groups, (groups, groups))
+    assert Judged.load(tmp_path, tmp_path / "some").meta["media_members"] == [[512, 90], None]
+    assert "media_members" not in Judged.load(tmp_path, tmp_path / "none").meta
 
 
 def test_a_saved_judgement_says_which_segments_clips_are(tmp_path: Path) -> None:
@@ -156,14 +157,14 @@ def test_a_saved_judgement_says_which_segments_clips_are(tmp_path: Path) -> None
     groups = torch.tensor([0, 1, 2])
     for name, chosen in (("some", media), ("none", [media[2]] * 3)):
         split = Split("test", chosen)
-        judgement = judge(*embeddings(split), split)
-        save_judgement(tmp_path / name, judgement, split, tmp_path, "text", groups, groups, groups)
-    assert load_judgement(tmp_path / "some")[1]["media_segments"] == [
+        sides = judge(*embeddings(split), split)
+        save_judgement(tmp_path / name, sides, split, tmp_path, "text", groups, (groups, groups))
+    assert Judged.load(tmp_path, tmp_path / "some").meta["media_segments"] == [
         [1.5, 3.0, None, None],
         [None, None, 7, 9],
         [None] * 4,
     ]
-    assert "media_segments" not in load_judgement(tmp_path / "none")[1]
+    assert "media_segments" not in Judged.load(tmp_path, tmp_path / "none").meta
 
 
 def test_the_embeddings_file_has_the_documented_arrays(tmp_path: Path) -> None:
@@ -199,11 +200,11 @@ def test_graded_relevance_is_judged_with_the_graded_texts() -> None:
     split = graded_split()
     assert list(split.captions) == ["take cup", "take plate", "wash cup"]
     media, text = embeddings(split)
-    judgement = judge(media, text, split, "graded")
+    sides = judge(media, text, split, "graded")
     grades = split.graded.relevance() if split.graded else torch.empty(0)
     assert grades.tolist() == [[1.0, 0.5, 0.5], [0.5, 1.0, 0.0], [0.5, 0.0, 1.0], [1.0, 0.5, 0.5]]
     groups = torch.zeros(4, dtype=torch.long)
-    metrics = summarize(judgement, split, groups[:3], groups)
+    metrics = summarize(sides, split, (groups[:3], groups))
     for direction, similarity, relevance in (
         ("video_to_text", media @ text.T, grades),
         ("text_to_video", text @ media.T, grades.T),
@@ -231,8 +232,7 @@ def test_folds_are_judged_each_by_itself() -> None:
         judge(media[2:], text[4:], captioned_split([["e", "f"], ["g", "h"]]), "own"),
     ]
     assert folds["num"] == 2
-    expected = np.mean([recalls(each.text_ranks)["R@1"] for each in halves])
+    expected = np.mean([recalls(of_text.ranks)["R@1"] for of_text, _ in halves])
     assert folds["text_to_image"]["R@1"] == pytest.approx(expected)
-    assert folds["image_to_text"]["median_rank"] == np.mean(
-        [recalls(each.media_ranks)["median_rank"] for each in halves]
-    )
+    medians = [recalls(of_media.ranks)["median_rank"] for _, of_media in halves]
+    assert folds["image_to_text"]["median_rank"] == np.mean(medians)

@@ -13,9 +13,9 @@ from test_compare import judged_run
 
 from mmts.console import console
 from mmts.errors import DataError, RunError
-from mmts.evaluation.compare import Comparison, compare_runs, comparison_as_mapping, comparison_tables
+from mmts.evaluation.compare import comparison_as_mapping, comparison_tables
 from mmts.evaluation.figures import MediaLabel, extreme_classes, figures_by_group, figures_by_label
-from mmts.evaluation.results import read_results
+from mmts.evaluation.results import Results, read_results
 from mmts.files import read_json, write_json
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report import write_report
@@ -51,9 +51,9 @@ def other_concepts(path: Path, **more: Any) -> Path:
     return run
 
 
-def printed(comparison: Comparison) -> str:
+def printed(results: Results) -> str:
     with console.capture() as captured:
-        for table in comparison_tables(comparison):
+        for table in comparison_tables(results):
             console.print(table)
     return captured.get()
 
@@ -75,8 +75,8 @@ def test_head_mid_and_tail_of_all_runs_go_by_the_concepts_of_the_first(tmp_path:
         assert second.figure("text_to_image", "R@1", part) == first.figure("text_to_image", "R@1", part) is not None
     assert second.figure("text_to_image", "R@1", "tail") is None
     assert results.notes == (f"head, mid and tail go by the concepts of {a}, also for {b}",)
-    assert {key[3] for key in compare_runs([a, b]).gaps} == {None, "head", "mid"}
-    assert {key[3] for key in compare_runs([b, a]).gaps} == {None, "mid", "tail"}
+    assert {key[3] for key in read_results([a, b]).gaps} == {None, "head", "mid"}
+    assert {key[3] for key in read_results([b, a]).gaps} == {None, "mid", "tail"}
 
 
 def test_a_group_that_one_seed_lacks_has_no_figure(tmp_path: Path) -> None:
@@ -128,13 +128,13 @@ def evaluated(run: Path, name: str = "other-test") -> Path:
 def test_judgements_on_other_data_are_compared_by_their_files(pair: list[Path], tmp_path: Path) -> None:
     for run in pair:
         change_metrics(run, data="/data/other", split="test")
-    gaps = compare_runs(pair).gaps
+    gaps = read_results(pair).gaps
     files = [evaluated(run) for run in pair]
-    comparison = compare_runs(files)
-    assert [group.name for group in comparison.results.groups] == ["a", "b"]
-    assert [group.paths for group in comparison.results.groups] == [(pair[0],), (pair[1],)]
-    assert comparison.gaps == gaps
-    assert comparison_as_mapping(comparison)["groups"][0]["runs"] == [str(files[0])]
+    results = read_results(files)
+    assert [group.name for group in results.groups] == ["a", "b"]
+    assert [group.paths for group in results.groups] == [(pair[0],), (pair[1],)]
+    assert results.gaps == gaps
+    assert comparison_as_mapping(results)["groups"][0]["runs"] == [str(files[0])]
     page = html.unescape(write_report(files, tmp_path / "page.html").read_text(encoding="utf-8"))
     assert "mmts evaluate again/a --data /data/other --split test\n" in page
     assert "mmts report again/a/evaluations/other-test.json again/b/evaluations/other-test.json " in page
@@ -188,9 +188,9 @@ def test_what_is_no_judged_run_is_passed_over_among_several(pair: list[Path]) ->
     shutil.copytree(pair[0], runs / "training")
     (runs / "training" / "metrics.json").unlink()
     (runs / "training" / "log.jsonl").write_text("")
-    comparison = compare_runs(sorted(runs.iterdir()))
-    assert [group.name for group in comparison.results.groups] == ["a", "b"]
-    [note] = comparison_as_mapping(comparison)["notes"]
+    results = read_results(sorted(runs.iterdir()))
+    assert [group.name for group in results.groups] == ["a", "b"]
+    [note] = comparison_as_mapping(results)["notes"]
     for says in (
         "analysis is not a run directory (it has no recipe.yaml)",
         "failed holds a recipe, but was never trained",
@@ -234,7 +234,7 @@ def test_folds_and_coverage_of_one_run_alone_are_shown_for_it(pair: list[Path]) 
     change_metrics(pair[1], folds={"num": 2, "text_to_image": figures, "image_to_text": figures})
     change_metrics(pair[1], coverage={"judged": 8, "annotated": 12, "published": None})
     for runs in (pair, pair[::-1]):
-        text = printed(compare_runs(runs))
+        text = printed(read_results(runs))
         assert text.count("61.5") == 2
         assert "2 folds: mean over 2 parts of 2 media, each judged by itself" in text
         assert "covers 8 of the 12 clips annotated" in text
@@ -243,10 +243,10 @@ def test_folds_and_coverage_of_one_run_alone_are_shown_for_it(pair: list[Path]) 
 def test_a_graded_run_beside_one_that_is_not_has_no_figure_there(tmp_path: Path) -> None:
     graded = run_at(tmp_path / "a", graded=[0.5] * 8)
     plain = run_at(tmp_path / "b", epochs=21)
-    comparison = compare_runs([graded, plain])
-    assert comparison.results.groups[1].figure("text_to_image", "mAP") is None
-    assert {key[2] for key in comparison.gaps} == {"R@1", "R@5", "R@10"}
-    assert "–" in printed(comparison)
+    results = read_results([graded, plain])
+    assert results.groups[1].figure("text_to_image", "mAP") is None
+    assert {key[2] for key in results.gaps} == {"R@1", "R@5", "R@10"}
+    assert "–" in printed(results)
 
 
 def test_a_figure_that_is_not_a_number_is_none(pair: list[Path]) -> None:
@@ -262,23 +262,21 @@ def test_queries_of_one_medium_have_no_interval(pair: list[Path]) -> None:
     for run in pair:
         change_judgement(run, text_groups=text, media_groups=text[::2])
     change_judgement(pair[1], text_ranks=np.ones(8, dtype=np.int64))
-    comparison = compare_runs(pair)
-    assert (1, "text_to_image", "R@1", "tail") not in comparison.gaps
-    assert (1, "text_to_image", "R@1", "head") in comparison.gaps
-    assert comparison.results.interval(1, "text_to_image", "R@1", "tail") is None
-    assert "–" in printed(comparison)
+    results = read_results(pair)
+    assert (1, "text_to_image", "R@1", "tail") not in results.gaps
+    assert (1, "text_to_image", "R@1", "head") in results.gaps
+    assert results.interval(1, "text_to_image", "R@1", "tail") is None
+    assert "–" in printed(results)
 
 
 def test_intervals_of_the_mean_over_seeds_are_in_json_and_titles_speak_of_seeds_only_where_there_are_some(
     pair: list[Path],
 ) -> None:
-    assert "spread" not in printed(compare_runs(pair))
-    comparison = compare_runs([*pair, run_at(pair[0].parent / "a-2", seed=1)])
-    assert "mean ± spread over seeds" in printed(comparison)
-    first = comparison_as_mapping(comparison)["groups"][0]
-    assert first["intervals"]["head"]["text_to_image"]["R@5"] == comparison.results.interval(
-        0, "text_to_image", "R@5", "head"
-    )
+    assert "spread" not in printed(read_results(pair))
+    results = read_results([*pair, run_at(pair[0].parent / "a-2", seed=1)])
+    assert "mean ± spread over seeds" in printed(results)
+    first = comparison_as_mapping(results)["groups"][0]
+    assert first["intervals"]["head"]["text_to_image"]["R@5"] == results.interval(0, "text_to_image", "R@5", "head")
     assert set(first["intervals"]["all"]) == {"text_to_image", "image_to_text"}
     assert set(first["intervals"]["all"]["image_to_text"]) == {"R@1", "R@5", "R@10"}
 
@@ -286,7 +284,7 @@ def test_intervals_of_the_mean_over_seeds_are_in_json_and_titles_speak_of_seeds_
 def test_names_are_printed_as_they_are_and_cut_nowhere(tmp_path: Path) -> None:
     names = ["[bold]a[/x]", "b" * 120]
     runs = [run_at(tmp_path / str(at), epochs=20 + at) for at in range(2)]
-    lines = printed(compare_runs(runs, names)).splitlines()
+    lines = printed(read_results(runs, names)).splitlines()
     text = "".join(line.split("  ")[1] if line.startswith("   ") else line for line in lines)
     assert "[bold]a[/x]" in text
     assert max(map(len, lines)) <= 100
@@ -320,12 +318,12 @@ def test_labels_of_one_run_divide_all(tmp_path: Path) -> None:
     plain = run_at(tmp_path / "a")
     labeled = with_label(run_at(tmp_path / "b", epochs=21), ["cup", "cup", "vase", "vase"], {"cup": 9, "vase": 1})
     for runs in ([plain, labeled], [labeled, plain]):
-        comparison = compare_runs(runs)
-        assert (1, "text_to_image", "R@5", "type head") in comparison.gaps
-        for group in comparison.results.groups:
+        results = read_results(runs)
+        assert (1, "text_to_image", "R@5", "type head") in results.gaps
+        for group in results.groups:
             assert str(group.figure("text_to_image", "R@1", "type head")) == "50.0"
             assert str(group.class_figure("type", "vase", "text_to_image", "R@1")) == "25.0"
-        assert "R@5 by type, %" in printed(comparison)
+        assert "R@5 by type, %" in printed(results)
 
 
 def test_values_with_few_queries_are_not_listed_among_the_extremes() -> None:

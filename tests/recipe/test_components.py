@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from mmts.cli import app
 from mmts.errors import MmtsError, RecipeError
-from mmts.evaluation.compare import compare_runs
+from mmts.evaluation.results import read_results
 from mmts.evaluation.run import evaluate
 from mmts.policies import POLICIES, Policy
 from mmts.recipe.components import (
@@ -465,7 +465,7 @@ def test_code_that_a_run_directory_names_needs_trust(
     named = rf"recipe.yaml: objective.loss names code outside mmts, {folder}/my_rules.py:Doubled.*--trust-code"
     for way in (
         lambda: evaluate(run),
-        lambda: compare_runs([run]),
+        lambda: read_results([run]),
         lambda: write_report([run], tmp_path / "report.html"),
         lambda: RunDirectory(run).recipe(),
     ):

@@ -9,9 +9,8 @@ import pytest
 from fake_runs import FIXED, LEARNED, SHIFTED, draw_pictures, recipe, write_run
 
 from mmts.concepts import ConceptDistribution
-from mmts.evaluation.compare import Gap
 from mmts.evaluation.judgement_file import Judged
-from mmts.evaluation.results import Figure
+from mmts.evaluation.results import Figure, Gap
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report import finding
 from mmts.report.charts import SERIES, drawing, inline_svg
@@ -41,7 +40,7 @@ def verdict(difference: float, spread: float | None, gap: Gap | None, number: in
     return Verdict(number, Figure(50.0 + difference, spread), difference, spread, gap)
 
 
-CLEAR, UNCLEAR = Gap(2.0, 0.5, 3.5), Gap(0.3, -1.0, 1.6)
+CLEAR, CLEAR_LOSS, UNCLEAR = Gap(2.0, 0.5, 3.5), Gap(-2.0, -3.5, -0.5), Gap(0.3, -1.0, 1.6)
 
 
 @pytest.mark.parametrize(
@@ -50,12 +49,12 @@ CLEAR, UNCLEAR = Gap(2.0, 0.5, 3.5), Gap(0.3, -1.0, 1.6)
         ([verdict(2.0, 0.4, CLEAR)], "learned beats fixed: the right image comes first for 52.0 % of the captions"),
         ([verdict(2.0, None, CLEAR)], "learned beats fixed"),
         ([verdict(2.0, 0.4, None)], "learned beats fixed"),
-        ([verdict(-2.0, 0.4, -CLEAR)], "fixed stays best"),
+        ([verdict(-2.0, 0.4, CLEAR_LOSS)], "fixed stays best"),
         ([verdict(0.3, 0.4, UNCLEAR)], "No difference is larger than the spread over seeds"),
         ([verdict(2.0, 2.5, CLEAR)], "No difference is larger than the spread over seeds"),
         ([verdict(1.0, 0.4, UNCLEAR)], "No difference that this test set can tell from chance"),
         ([verdict(5.0, None, None)], "One run of each rule: nothing here can tell a difference from chance"),
-        ([verdict(0.3, 0.4, UNCLEAR), verdict(-2.0, 0.4, -CLEAR, 2)], "No rule is clearly better than fixed"),
+        ([verdict(0.3, 0.4, UNCLEAR), verdict(-2.0, 0.4, CLEAR_LOSS, 2)], "No rule is clearly better than fixed"),
         ([verdict(2.5, 3.0, CLEAR), verdict(2.0, 0.4, CLEAR, 2)], "mm-ts beats fixed"),
     ],
 )
@@ -67,7 +66,7 @@ def test_the_headline_claims_only_what_seeds_and_queries_support(
 
 def test_the_finding_compares_with_the_larger_spread(contents: Contents) -> None:
     for verdict in find(contents).verdicts:
-        own, first = contents.figure(verdict.number, "text_to_image"), contents.figure(0, "text_to_image")
+        own, first = (contents.groups[rule].figure("text_to_image", "R@1") for rule in (verdict.number, 0))
         assert own is not None
         assert first is not None
         assert verdict.spread == max(own.spread or 0, first.spread or 0)
@@ -77,7 +76,7 @@ def test_the_finding_compares_with_the_larger_spread(contents: Contents) -> None
 
 
 def test_differences_by_part_are_those_of_the_figures(contents: Contents) -> None:
-    for (number, direction, measure, part), gap in contents.gaps.items():
+    for (number, direction, measure, part), gap in contents.results.gaps.items():
         own, first = (contents.groups[rule].figure(direction, measure, part) for rule in (number, 0))
         assert own is not None
         assert first is not None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import mmts
 from mmts.data.read import read_dataset
 from mmts.errors import InputError, RecipeError, RunError
-from mmts.evaluation.compare import compare_runs
+from mmts.evaluation.results import read_results
 from mmts.evaluation.run import evaluate
 from mmts.objectives import InfoNCE, MaxMargin
 from mmts.policies import Fixed, Learned
@@ -93,7 +93,7 @@ def test_a_model_an_objective_and_a_dataset_are_trained_and_leave_a_run(shapes: 
     again = tmp_path / "again"
     mmts.train(CONTENT, again, data=shapes, model=Mapped(), objective=MaxMargin(Fixed(0.3)))
     assert log(again) == log(run)
-    assert len(compare_runs([run, again]).results.groups) == 2
+    assert len(read_results([run, again]).groups) == 2
 
 
 def test_an_objective_alone_leaves_a_run_that_can_be_evaluated(shapes: Path, tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 from mmts.apps.analysis import analyze_path
 from mmts.console import console
 from mmts.data.formats.openmoji import prepare_openmoji
-from mmts.evaluation.compare import compare_runs, comparison_tables
+from mmts.evaluation.compare import comparison_tables
+from mmts.evaluation.results import read_results
 from mmts.recipe.recipe import load_recipe
 from mmts.report import write_report
 from mmts.training.run import train
@@ -34,7 +35,7 @@ def run_demo(out: Path, seeds: int) -> None:
             runs.append(out / f"{rule}-seed{seed}")
             train(load_recipe("demo", settings).with_data(data), runs[-1], resume=True)
     console.rule("comparison")
-    for table in comparison_tables(compare_runs(runs)):
+    for table in comparison_tables(read_results(runs)):
         console.print(table)
     page = write_report(runs, out / "index.html", title="Three temperature rules on the OpenMoji pictures")
     console.print(f"\nreport: {page}")

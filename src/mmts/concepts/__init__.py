@@ -1,10 +1,8 @@
 """From captions or labels to concepts and their sizes, or to the density around each caption."""
 
-from mmts.concepts.density import neighbour_counts
+from mmts.concepts.density import density_shift, neighbour_counts
 from mmts.concepts.distribution import ConceptDistribution
-from mmts.concepts.kmeans import resolve_num_concepts
-from mmts.concepts.shift import density_shift
-from mmts.concepts.stored_rows import assign_rows, sampled_centroids
+from mmts.concepts.kmeans import assign_rows, resolve_num_concepts, sampled_centroids
 
 __all__ = [
     "ConceptDistribution",

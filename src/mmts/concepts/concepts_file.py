@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mmts.concepts.encoders import Encoder, EncoderName, TfidfEncoder, open_encoder
-from mmts.errors import DataError, InputError, MmtsError, quoted, shortened
+from mmts.concepts.encoders import EncoderName, TfidfEncoder, open_encoder
+from mmts.errors import DataError, InputError, MmtsError, first_line, quoted
 from mmts.files import atomic_write, why_missing
 
 if TYPE_CHECKING:
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
-def write_concepts(
-    path: str | Path, distribution: "ConceptDistribution", keys: list[Hashable] | None, encoder: Encoder | None
-) -> None:
+def write_concepts(path: str | Path, distribution: "ConceptDistribution") -> None:
     """Write a distribution, atomically and without pickle; a function as its encoder cannot be written."""
+    keys, encoder = distribution.keys, distribution.encoder
     meta: dict[str, Any] = {"format": FORMAT, "names": distribution.names, "provenance": distribution.provenance}
     arrays: dict[str, Any] = {"labels": distribution.labels.numpy(), "sizes": distribution.sizes.numpy()}
     if keys is not None:
@@ -38,7 +37,10 @@ def write_concepts(
 
 
 def read_concepts(path: str | Path, encoder: EncoderName | None) -> dict[str, Any]:
-    """Return the arguments of `ConceptDistribution` in a file; `encoder` replaces the one that it names."""
+    """Return the fields of a `ConceptDistribution` in a file; `encoder` replaces the one that it names."""
+    if not Path(path).is_file():
+        why = "is a folder" if Path(path).is_dir() else why_missing(Path(path))
+        raise DataError(f"{path} {why}; it must be a file of concepts")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -46,28 +48,18 @@ def read_concepts(path: str | Path, encoder: EncoderName | None) -> dict[str, An
         _check_format(path, meta["format"])
         keys = [_decode_key(key) for key in meta["keys"]] if "keys" in meta else None
         _check_stored(arrays, meta, keys)
-        opened: Encoder | None = None
+        fields: dict[str, Any] = {"names": meta["names"], "provenance": meta["provenance"], "keys": keys}
+        fields |= {name: torch.from_numpy(arrays[name]) for name in ("labels", "sizes", "centroids") if name in arrays}
         if encoder is not None:
-            opened = open_encoder(encoder)
+            fields["encoder"] = open_encoder(encoder)
         elif "tfidf_vocabulary" in meta:
-            opened = TfidfEncoder(meta["tfidf_vocabulary"], arrays["tfidf_idf"], arrays["tfidf_components"])
-        return {
-            "labels": torch.from_numpy(arrays["labels"]),
-            "sizes": torch.from_numpy(arrays["sizes"]),
-            "names": meta["names"],
-            "provenance": meta["provenance"],
-            "keys": keys,
-            "centroids": torch.from_numpy(arrays["centroids"]) if "centroids" in arrays else None,
-            "encoder": opened,
-        }
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        why = "is a folder" if Path(path).is_dir() else why_missing(Path(path))
-        raise DataError(f"{path} {why}; it must be a file of concepts") from error
+            state = meta["tfidf_vocabulary"], arrays["tfidf_idf"], arrays["tfidf_components"]
+            fields["encoder"] = TfidfEncoder(*state)
     except MmtsError:
         raise
     except Exception as error:  # numpy and zipfile raise nearly anything on a damaged file
-        reason = shortened((str(error).strip().splitlines() or [type(error).__name__])[0])
-        raise DataError(f"{path}: not a file of concepts ({reason})") from error
+        raise DataError(f"{path}: not a file of concepts ({first_line(error)})") from error
+    return fields
 
 
 def _check_format(path: str | Path, version: Any) -> None:
@@ -86,10 +78,10 @@ def _check_stored(arrays: dict[str, Any], meta: dict[str, Any], keys: list[Hasha
     named = isinstance(meta["names"], list) and len(meta["names"]) == K and (keys is None or len(keys) == K)
     if not named or not isinstance(meta["provenance"], dict):
         raise ValueError("every concept must have a name, and the distribution a source")
-    if centroids is not None and not (
-        centroids.ndim == 2 and len(centroids) == K and centroids.dtype == np.float32 and np.isfinite(centroids).all()
-    ):
-        raise ValueError("every concept must have a centroid of finite numbers")
+    if centroids is not None:
+        is_table = centroids.ndim == 2 and len(centroids) == K and centroids.dtype == np.float32
+        if not is_table or not np.isfinite(centroids).all():
+            raise ValueError("every concept must have a centroid of finite numbers")
 
 
 def _encode_key(key: Hashable) -> list[Any]:

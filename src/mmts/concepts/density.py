@@ -1,17 +1,21 @@
-"""The density around each caption, from its neighbors instead of clusters."""
+"""The density around each caption, from its neighbors instead of clusters; and from densities to shifts."""
 
-import operator
+import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mmts.concepts.encoders import EncoderName, Rows, checked_captions, encode_distinct, open_encoder, unit_rows
+from mmts.concepts.encoders import EncoderName, checked_captions, encode_distinct, open_encoder
+from mmts.concepts.kmeans import Rows, is_whole, unit_rows
 from mmts.console import Bar, progress_bar
-from mmts.errors import InputError
+from mmts.errors import InputError, plain
 
+Scale = Literal["linear", "log", "rank"]
+SCALES: tuple[Scale, ...] = ("linear", "log", "rank")
 BLOCK_BYTES = 2**26  # of one block of similarities
 ROUNDING = 1e-6  # the cosine of two equal rows of float32 may come out this much below 1
 
@@ -28,20 +32,14 @@ def neighbour_counts(
 
     n_i = number of captions j, i included, with s_ij >= t;   t = median over i of s_i,k
 
-    s_i,k is the cosine of caption i and the k-th nearest of the N - 1 others, so half of the captions have k others or
-    more. The counts are positive: `ConceptDistribution.from_counts` takes them as sizes of concepts, and
-    `density_shift` as densities. The search is exact and in blocks: time grows with the square of the number of
+    s_i,k is the cosine of caption i and the k-th nearest of the N - 1 others (a repeated caption counts each time), so
+    half of the captions have k others or more. The search is exact: time grows with the square of the number of
     distinct captions, memory with N alone.
 
-    Args:
-        captions: (N,) non-empty strings. Repeated captions count as often as they occur.
-        k: Number of neighbors of the median caption, 1 to N - 1.
-        encoder: As in `ConceptDistribution.from_captions`.
-        threshold: t itself, in [-1, 1], instead of `k`.
-        seed: Of "tfidf".
-
-    Returns (N,) int64, from 1 to N. Raises InputError without captions, naming the row of an empty one, for a `k` or
-    `threshold` out of range, or for an unknown encoder.
+    captions: (N,) non-empty strings; k: from 1 to N - 1; encoder and seed: as in `ConceptDistribution.from_captions`;
+    threshold: t itself, in [-1, 1], instead of k. Returns (N,) int64 from 1 to N, which
+    `ConceptDistribution.from_counts` takes as sizes, and `density_shift` as densities. Raises InputError without
+    captions, naming the row of an empty one, for a k or threshold out of range, or for an unknown encoder.
 
     >>> at = {"red shoe": [1.0, 0.0], "blue shoe": [0.9, 0.1], "sun hat": [0.0, 1.0]}
     >>> neighbour_counts(["red shoe", "blue shoe", "red shoe", "sun hat"], 1, lambda texts: [at[t] for t in texts])
@@ -52,8 +50,7 @@ def neighbour_counts(
         raise InputError("captions are empty: a density needs at least one")
     if threshold is not None and not -1.0 <= threshold <= 1.0:
         raise InputError(f"threshold is {threshold}; it must be a cosine in [-1, 1]")
-    is_whole = hasattr(k, "__index__") and not isinstance(k, bool)
-    if threshold is None and not (is_whole and 1 <= operator.index(k) < len(captions)):
+    if threshold is None and not (is_whole(k) and 1 <= k < len(captions)):
         raise InputError(
             f"k is {k!r}; it must be a whole number from 1 to {len(captions) - 1}, one less than the number of captions"
         )
@@ -62,7 +59,7 @@ def neighbour_counts(
     passes = 1 if threshold is not None else 2
     with progress_bar("finding neighbors", passes * len(rows), "captions") as bar:
         if threshold is None:
-            threshold = float(np.median(_kth_similarity(rows, occurrences, operator.index(k), bar)[row_of]))
+            threshold = float(np.median(_kth_similarity(rows, occurrences, k, bar)[row_of]))
         counts = _within(rows, occurrences, threshold - ROUNDING, bar)
     return torch.from_numpy(counts[row_of])
 
@@ -99,3 +96,43 @@ def _within(rows: Rows, occurrences: npt.NDArray[np.int64], threshold: float, ba
 
 def _block(num_rows: int) -> int:
     return max(1, min(1024, BLOCK_BYTES // (4 * num_rows)))
+
+
+def density_shift(density: Tensor, low: float, high: float, scale: Scale = "linear") -> Tensor:
+    """Map positive densities n, such as the sizes of concepts, to [low, high] (docs/method.md, 2.1 to 2.3).
+
+        shift = low + (high - low) f(n)
+        linear: f = (n - n_min) / (n_max - n_min)
+        log:    f = (ln n - ln n_min) / (ln n_max - ln n_min)
+        rank:   f = (r - 1) / (R - 1), r = rank of n among the R distinct densities
+
+    and f = 1/2 if all are equal. "linear" leaves nearly all at `low` when one density dominates; "log" and "rank"
+    spread them. With `low` above `high`, small densities get the larger value.
+
+    density: (N,) finite and positive. Returns (N,) float32, on the same device. Raises InputError naming the row of a
+    density that is not finite and positive, or for a bound that is not finite or an unknown scale.
+
+    >>> density_shift(torch.tensor([0.01, 0.1, 1.0]), 0.0, 1.0, scale="log")
+    tensor([0.0000, 0.5000, 1.0000])
+
+    Source: MM-TS, arXiv 2603.08202 (linear, over sizes of clusters).
+    """
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise InputError(f"low and high must be finite numbers, not {low} and {high}")
+    if scale not in SCALES:
+        raise InputError(f"scale is {scale!r}; it must be one of {', '.join(SCALES)}")
+    if density.ndim != 1 or not len(density) or density.is_complex() or density.dtype == torch.bool:
+        raise InputError(f"density is {tuple(density.shape)} {density.dtype}; it must be (N,), N >= 1, of numbers")
+    wrong = ~(torch.isfinite(density) & (density > 0))
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise InputError(f"density[{row}] is {plain(density[row].item())}; every density must be finite and positive")
+    distinct, rank = torch.unique(density, return_inverse=True)  # sorted, so the inverse is the rank - 1
+    if len(distinct) == 1:
+        fraction = torch.full(density.shape, 0.5, dtype=torch.float64, device=density.device)
+    elif scale == "rank":
+        fraction = rank.double() / (len(distinct) - 1)
+    else:
+        n = density.double().log() if scale == "log" else density.double()
+        fraction = (n - n.min()) / (n.max() - n.min())
+    return (low + (high - low) * fraction).float()

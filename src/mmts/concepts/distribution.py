@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mmts.concepts.concepts_file import read_concepts, write_concepts
+from mmts.concepts.density import Scale, density_shift
 from mmts.concepts.encoders import (
     Encoder,
     EncoderName,
@@ -19,13 +21,19 @@ from mmts.concepts.encoders import (
     checked_captions,
     encode_distinct,
     open_encoder,
-    unit_rows,
 )
-from mmts.concepts.kmeans import SAMPLE, Clusters, kmeans, nearest, resolve_num_concepts, without_empty
-from mmts.concepts.labels import count, plain_values
+from mmts.concepts.kmeans import (
+    Clusters,
+    Embeddings,
+    StoredRows,
+    clusters_of,
+    nearest,
+    open_rows,
+    resolve_num_concepts,
+    unit_rows,
+    without_empty,
+)
 from mmts.concepts.names import distinctive_words
-from mmts.concepts.shift import Scale, density_shift
-from mmts.concepts.stored_rows import Embeddings, open_rows, sampled_kmeans
 from mmts.console import errors
 from mmts.errors import InputError
 from mmts.files import content_hash
@@ -34,6 +42,7 @@ TAIL = 2
 GROUP_NAMES = ("head", "mid", "tail")
 
 
+@dataclass(eq=False, repr=False)
 class ConceptDistribution:
     """The concepts of N training samples: K groups of them, from large to small.
 
@@ -44,7 +53,9 @@ class ConceptDistribution:
         sizes: (K,) int64, the size of each concept, all positive.
         names: K readable names.
         provenance: Its source: kind, encoder, num_concepts, seed, hash of the captions, versions.
+        keys: The K labels or counts that the concepts were made of; None if concepts are clusters.
         centroids: (K, W) float32 of clusters of captions; None for labels and counts.
+        encoder: What the centroids were made with; if None, `assign` opens it when it first needs it.
 
     >>> d = ConceptDistribution.from_labels(["cup", "cup", "cup", "lamp"])
     >>> d.sizes, d.counts
@@ -53,24 +64,13 @@ class ConceptDistribution:
     tensor([0.2000, 0.2000, 0.2000, 0.0500])
     """
 
-    def __init__(
-        self,
-        labels: Tensor,
-        sizes: Tensor,
-        names: list[str],
-        provenance: dict[str, Any],
-        *,
-        keys: list[Hashable] | None = None,
-        centroids: Tensor | None = None,
-        encoder: Encoder | None = None,
-    ) -> None:
-        self.labels = labels
-        self.sizes = sizes
-        self.names = names
-        self.provenance = provenance
-        self.centroids = centroids
-        self._keys = keys  # the label of each concept; None if concepts are clusters
-        self._encoder = encoder  # if None, opened when `assign` first needs it
+    labels: Tensor
+    sizes: Tensor
+    names: list[str]
+    provenance: dict[str, Any]
+    keys: list[Hashable] | None = None
+    centroids: Tensor | None = None
+    encoder: Encoder | None = None
 
     @classmethod
     def from_labels(cls, labels: Iterable[Hashable]) -> "ConceptDistribution":
@@ -83,7 +83,7 @@ class ConceptDistribution:
         >>> ConceptDistribution.from_labels([3, 1, 3]).labels
         tensor([0, 1, 0])
         """
-        return cls._from_keys("labels", plain_values(labels, "labels"))
+        return cls._from_keys("labels", _plain_values(labels, "labels"))
 
     @classmethod
     def from_counts(cls, counts: Iterable[int] | Tensor) -> "ConceptDistribution":
@@ -96,7 +96,12 @@ class ConceptDistribution:
         >>> d.sizes, d.labels, d.counts
         (tensor([500,   3]), tensor([0, 1, 0]), tensor([500,   3, 500]))
         """
-        return cls._from_keys("counts", [count(value, row) for row, value in enumerate(plain_values(counts, "counts"))])
+        values = _plain_values(counts, "counts")
+        for row, n in enumerate(values):
+            is_number = isinstance(n, int | float) and not isinstance(n, bool)
+            if not is_number or not 0 < n < 2**63 or n != int(n):
+                raise InputError(f"counts: row {row} is {n!r}; it must be a positive whole number")
+        return cls._from_keys("counts", [int(n) for n in values])
 
     @classmethod
     def _from_keys(cls, kind: str, values: Sequence[Hashable]) -> "ConceptDistribution":
@@ -118,19 +123,15 @@ class ConceptDistribution:
         encoder: EncoderName = "minilm",
         seed: int = 0,
     ) -> "ConceptDistribution":
-        """Cluster the embeddings of captions with k-means; concept 0 is the largest.
+        """Cluster the embeddings of captions (N,) with k-means; concept 0 is the largest.
 
-        If there are more than 262,144 distinct captions, k-means runs on a random sample of that many, and one pass
-        assigns all of them.
+        Repeated captions count as often as they occur. If there are more than 262,144 distinct ones, k-means runs on a
+        random sample of that many, and one pass assigns all of them.
 
-        Args:
-            captions: (N,) non-empty strings. Repeated captions count as often as they occur.
-            num_concepts: K, at most the number of distinct captions, or "auto" (see `resolve_num_concepts`). If
-                embeddings coincide there may be fewer; standard error says so.
-            encoder: "minilm" (all-MiniLM-L6-v2, packaged), "tfidf" (TF-IDF and truncated SVD, fitted to the captions),
-                the name or folder of a pretrained model (see `mmts.models.text_encoder`), or a function captions ->
-                (N, W) rows of any norm.
-            seed: Of k-means and of "tfidf".
+        num_concepts: K, at most the number of distinct captions, or "auto" (see `resolve_num_concepts`). If embeddings
+        coincide there may be fewer; standard error says so. encoder: "minilm" (all-MiniLM-L6-v2, packaged), "tfidf"
+        (TF-IDF and truncated SVD, fitted to the captions), the name or folder of a pretrained model (see
+        `mmts.models.text_encoder`), or a function captions -> (N, W) rows of any norm. seed: of k-means and of "tfidf".
 
         Raises InputError without captions, naming the row of an empty one, for fewer distinct captions than concepts,
         or for an unknown encoder.
@@ -149,14 +150,10 @@ class ConceptDistribution:
         rows, occurrences, row_of = encode_distinct(captions, opened)
         # Distinct captions weighted by their number have the same objective as all captions, and k-means cannot start
         # with two centroids in one place.
-        weights = occurrences.astype(np.float32)
-        if len(rows) <= SAMPLE:
-            clusters = kmeans(unit_rows(rows), num_concepts, weights=weights, seed=seed)
-        else:
-            clusters = sampled_kmeans(rows, num_concepts, weights=weights, seed=seed)
+        clusters = clusters_of(StoredRows(rows), num_concepts, weights=occurrences.astype(np.float32), seed=seed)
         clusters = clusters._replace(labels=clusters.labels[row_of])
-        about = {"num_concepts": num_concepts, "seed": seed}
-        return cls._by_size("captions", clusters, about, captions, opened)
+        about = {"kind": "captions", "num_concepts": num_concepts, "seed": seed}
+        return cls._by_size(clusters, about, captions, opened)
 
     @classmethod
     def from_embeddings(
@@ -171,28 +168,19 @@ class ConceptDistribution:
         """Cluster embeddings of captions that were computed before, even more of them than fit in memory.
 
         If there are more than 262,144 rows, k-means runs on a random sample of that many, and one pass, which resumes
-        after an interrupt, assigns all of them. `mmts.concepts.stored_rows` has both steps, for many machines.
+        after an interrupt, assigns all of them. For many machines: `sampled_centroids`, `assign_rows`, `from_clusters`.
 
-        Args:
-            embeddings: (N, W) float16 or float32, an array or a .npy file; each row is divided by its norm.
-            num_concepts: K, at most N.
-            captions: (N,) the captions of the rows: they give the concepts their names, and are checked later.
-            encoder: What computed the rows, as in `from_captions`, but not "tfidf": `assign` needs it for captions.
-            seed: Of the sample and of k-means.
-
-        Raises DataError for a missing file or one without rows of numbers, InputError for rows of another type or not
-        finite, and for numbers of rows, captions and concepts that do not fit.
+        embeddings: (N, W) float16 or float32, an array or a .npy file; each row is divided by its norm. captions (N,)
+        give the concepts their names, and are checked later. encoder: what computed the rows, as in `from_captions`,
+        but not "tfidf"; `assign` needs it for captions. Raises DataError for a missing file or one without rows of
+        numbers, InputError for rows of another type or not finite, and for numbers of rows, captions and concepts that
+        do not fit.
 
         >>> d = ConceptDistribution.from_embeddings(np.array([[1, 0], [1, 0.1], [0, 1]], np.float16), 2)
         >>> d.sizes.tolist(), d.assign(np.array([[0.2, 0.9]])).tolist()
         ([2, 1], [1])
         """
-        rows = open_rows(embeddings)
-        if len(rows.values) <= SAMPLE:
-            clusters = kmeans(rows.read(slice(None)), num_concepts, seed=seed)
-        else:
-            clusters = sampled_kmeans(rows, num_concepts, seed=seed)
-        centroids, labels, num_dropped = clusters
+        centroids, labels, num_dropped = clusters_of(open_rows(embeddings), num_concepts, seed=seed)
         about = {"num_concepts": num_concepts, "num_dropped": num_dropped, "seed": seed}
         return cls.from_clusters(labels, centroids, captions=captions, encoder=encoder, **about)
 
@@ -232,20 +220,16 @@ class ConceptDistribution:
             raise InputError('the encoder "tfidf" differs from data to data; use from_captions for it')
         opened = None if encoder is None else open_encoder(encoder)
         clusters = without_empty(centroids, numbers.astype(np.int64))
-        return cls._by_size("embeddings", clusters, about, captions, opened)
+        return cls._by_size(clusters, {"kind": "embeddings", **about}, captions, opened)
 
     @classmethod
     def _by_size(
-        cls,
-        kind: str,
-        clusters: Clusters,
-        about: dict[str, Any],
-        captions: Sequence[str] | None,
-        encoder: Encoder | None,
+        cls, clusters: Clusters, about: dict[str, Any], captions: Sequence[str] | None, encoder: Encoder | None
     ) -> "ConceptDistribution":
         """Number K clusters, none of them empty, from the largest to the smallest, and name them."""
         centroids, numbers, num_dropped = clusters
-        about = {"kind": kind, "num_dropped": num_dropped, **about}
+        about = {"num_dropped": num_dropped, **about, "num_samples": len(numbers)}
+        about["versions"] = _versions("faiss-cpu", "transformers", "sentence-transformers", "scikit-learn")
         if encoder is not None:
             about |= {"encoder": encoder.name, "encoder_fingerprint": encoder.fingerprint}
         if num_dropped := about["num_dropped"]:
@@ -253,15 +237,11 @@ class ConceptDistribution:
             errors.print(f"{num_dropped} of {wanted} concepts ended without captions and were dropped")
         sizes, order = torch.from_numpy(np.bincount(numbers)).sort(descending=True, stable=True)
         labels = torch.argsort(order)[torch.from_numpy(numbers)]
-        stored = torch.from_numpy(np.ascontiguousarray(centroids[order.numpy()]))
-        about |= {
-            "num_samples": len(labels),
-            "versions": _versions("faiss-cpu", "transformers", "sentence-transformers", "scikit-learn"),
-        }
         names = [f"cluster {concept}" for concept in range(len(sizes))]
         if captions is not None:
             about["captions_hash"] = content_hash(*captions)
             names = distinctive_words(captions, labels.tolist(), len(sizes))
+        stored = torch.from_numpy(centroids[order.numpy()])
         return cls(labels, sizes, names, about, centroids=stored, encoder=encoder)
 
     @property
@@ -301,9 +281,9 @@ class ConceptDistribution:
         >>> ConceptDistribution.from_labels(["cup", "lamp"]).assign(["lamp", "chair"])
         tensor([ 1, -1])
         """
-        if self._keys is not None:
-            ids = {key: i for i, key in enumerate(self._keys)}
-            values = plain_values(items, "labels")
+        if self.keys is not None:
+            ids = {key: i for i, key in enumerate(self.keys)}
+            values = _plain_values(items, "labels")
             return torch.tensor([ids.get(value, -1) for value in values], dtype=torch.int64)
         assert self.centroids is not None
         if getattr(items, "ndim", 1) == 2:
@@ -355,8 +335,6 @@ class ConceptDistribution:
         """Raise InputError if this was made from other training captions, or from these in another order.
 
         Labels and counts know only the number of captions.
-
-        >>> ConceptDistribution.from_labels(["cup", "lamp"]).check_captions(["a cup", "a lamp"])
         """
         if len(captions) != len(self):
             raise InputError(
@@ -375,7 +353,7 @@ class ConceptDistribution:
 
         Raises InputError for a label that is not a str, int, float, bool, None or a tuple of these.
         """
-        write_concepts(path, self, self._keys, self._encoder)
+        write_concepts(path, self)
 
     @classmethod
     def load(cls, path: str | Path, *, encoder: EncoderName | None = None) -> "ConceptDistribution":
@@ -398,21 +376,20 @@ class ConceptDistribution:
                 "these concepts were made from embeddings of an unknown encoder; give from_embeddings or "
                 "from_clusters the `encoder`, or `assign` embeddings instead of captions"
             )
-        made_with = str(self.provenance["encoder_fingerprint"])
-        if self._encoder is None:
-            if made_with.startswith("function "):
-                raise InputError(
-                    f"these concepts were made with the function {self.provenance['encoder']}, which no file can hold; "
-                    "give it as ConceptDistribution.load(path, encoder=function)"
-                )
-            self._encoder = open_encoder(self.provenance["encoder"])
-        # Nothing is known of a function but its name, so any function is accepted.
-        if not isinstance(self._encoder, FunctionEncoder) and self._encoder.fingerprint != made_with:
+        name, fingerprint = self.provenance["encoder"], str(self.provenance["encoder_fingerprint"])
+        if self.encoder is None and fingerprint.startswith("function "):
             raise InputError(
-                f"the encoder given ({self._encoder.fingerprint}) is not the one these concepts were made with "
-                f"({self.provenance['encoder']}: {made_with}); make the concepts again"
+                f"these concepts were made with the function {name}, which no file can hold; "
+                "give it as ConceptDistribution.load(path, encoder=function)"
             )
-        return self._encoder
+        self.encoder = self.encoder or open_encoder(name)
+        # Nothing is known of a function but its name, so any function is accepted.
+        if not isinstance(self.encoder, FunctionEncoder) and self.encoder.fingerprint != fingerprint:
+            raise InputError(
+                f"the encoder given ({self.encoder.fingerprint}) is not the one these concepts were made with "
+                f"({name}: {fingerprint}); make the concepts again"
+            )
+        return self.encoder
 
 
 def _versions(*packages: str) -> dict[str, str]:
@@ -421,3 +398,36 @@ def _versions(*packages: str) -> dict[str, str]:
         with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return versions
+
+
+def _plain_values(values: Iterable[Any], what: str) -> list[Any]:
+    """Return hashable Python values of tensors, arrays and scalars; raise InputError naming the row of any other."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        kind = "one string" if isinstance(values, str | bytes) else type(values).__name__
+        raise InputError(f"{what} are {kind}; they must be a sequence with one entry per sample")
+    if (shape := getattr(values, "shape", None)) is not None and len(shape) != 1:
+        raise InputError(f"{what} have shape {tuple(shape)}; they must have one dimension")
+    items = values.tolist() if isinstance(values, Tensor | np.ndarray) else values
+    return [_plain(value, what, row) for row, value in enumerate(items)]
+
+
+def _plain(value: Any, what: str, row: int) -> Hashable:
+    if type(value) in (str, int, bool) or value is None:  # nearly always
+        return value  # type: ignore[no-any-return]
+    if isinstance(value, tuple):
+        return tuple(_plain(part, what, row) for part in value)
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise InputError(f"{what}: row {row} is a tensor of shape {tuple(value.shape)}, not one value")
+    if isinstance(value, Tensor | np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        value = value.item()
+    try:
+        hash(value)
+    except TypeError:
+        raise InputError(f"{what}: row {row} is a {type(value).__name__}, which cannot be hashed") from None
+    try:
+        missing = bool(value != value)
+    except TypeError:  # pandas.NA does not say whether it equals itself
+        missing = True
+    if missing:
+        raise InputError(f"{what}: row {row} is NaN")
+    return value  # type: ignore[no-any-return]

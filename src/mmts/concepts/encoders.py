@@ -9,12 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmts.concepts.kmeans import SAMPLE
+from mmts.concepts.kmeans import SAMPLE, Rows
 from mmts.concepts.names import words
 from mmts.errors import InputError
 from mmts.files import content_hash
 
-Rows = npt.NDArray[np.float32]
 EncoderFunction = Callable[[list[str]], Any]
 EncoderName = str | Path | EncoderFunction
 """As in `ConceptDistribution.from_captions`."""
@@ -31,14 +30,7 @@ class Encoder(Protocol):
 
 
 def open_encoder(encoder: EncoderName, captions: Sequence[str] = (), *, seed: int = 0) -> Encoder:
-    """Return the encoder; "tfidf" is fitted to `captions`.
-
-    Raises InputError for an unknown model, or if "tfidf" finds no word in the captions.
-
-    >>> open_encoder(lambda captions: [[2.0, 0.0]] * len(captions))(["a", "b"])
-    array([[2., 0.],
-           [2., 0.]], dtype=float32)
-    """
+    """Return the encoder; "tfidf" is fitted to `captions`. Raises InputError for an unknown model."""
     if callable(encoder):
         return FunctionEncoder(encoder)
     if encoder == "tfidf":
@@ -62,24 +54,21 @@ def checked_captions(captions: Iterable[Any]) -> list[str]:
 
 
 def encode_distinct(captions: list[str], encoder: Encoder) -> tuple[Rows, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return rows (U, W) of the U distinct captions, how often each occurs (U,), and each caption's row number (N,).
-
-    >>> encode_distinct(["a", "b", "a"], open_encoder(lambda captions: [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))[1:]
-    (array([2, 1]), array([0, 1, 0]))
-    """
+    """Return rows (U, W) of the U distinct captions, how often each occurs (U,), and each caption's row number (N,)."""
     occurrences = Counter(captions)
-    if len(occurrences) > SAMPLE:
+    distinct = list(occurrences)
+    if len(distinct) > SAMPLE:
         # Models keep their rows in this order, so that millions of them are mapped from disk, not copied to memory.
-        occurrences = Counter({text: occurrences[text] for text in sorted(occurrences, key=lambda t: (len(t), t))})
-    position = {caption: i for i, caption in enumerate(occurrences)}
+        distinct.sort(key=lambda caption: (len(caption), caption))
+    position = {caption: i for i, caption in enumerate(distinct)}
     row_of = np.array([position[caption] for caption in captions], dtype=np.int64)
     if isinstance(encoder, FunctionEncoder):
         # A function gets all captions in their order, so that it may return features computed elsewhere.
         first = {caption: i for i, caption in reversed(list(enumerate(captions)))}
-        rows = encoder(captions)[[first[caption] for caption in occurrences]]
+        rows = encoder(captions)[[first[caption] for caption in distinct]]
     else:
-        rows = encoder(list(occurrences))
-    return rows, np.array(list(occurrences.values()), dtype=np.int64), row_of
+        rows = encoder(distinct)
+    return rows, np.array([occurrences[caption] for caption in distinct], dtype=np.int64), row_of
 
 
 class FunctionEncoder:
@@ -114,9 +103,6 @@ class TfidfEncoder:
 
     n_w is how often word w occurs in the caption, and N_w how many of the N fitted captions hold it. A caption without
     any known word is a zero row.
-
-    >>> TfidfEncoder.fit(["red shoe", "blue shoe", "green hat"])(["shoe"]).shape
-    (1, 3)
     """
 
     name = "tfidf"
@@ -125,6 +111,7 @@ class TfidfEncoder:
         self.vocabulary = vocabulary  # (V,)
         self.idf = idf  # (V,)
         self.components = components  # (W, V)
+        self.fingerprint = "tfidf " + content_hash("\n".join(vocabulary), idf.tobytes(), components.tobytes())
         self._vectorizer = _vectorizer(vocabulary=vocabulary)
         self._vectorizer.idf_ = idf
 
@@ -144,13 +131,8 @@ class TfidfEncoder:
         components = np.ascontiguousarray(components, dtype=np.float32)
         return cls(vectorizer.get_feature_names_out().tolist(), vectorizer.idf_.astype(np.float32), components)
 
-    @property
-    def fingerprint(self) -> str:
-        """Return a hash of the fitted state."""
-        return "tfidf " + content_hash("\n".join(self.vocabulary), self.idf.tobytes(), self.components.tobytes())
-
     def __call__(self, captions: Sequence[str]) -> Rows:
-        """Return the rows (N, W) of captions (N,); they are quick enough that nothing is cached."""
+        """Return the rows (N, W) of captions (N,)."""
         return np.asarray(self._vectorizer.transform(captions) @ self.components.T, dtype=np.float32)
 
 
@@ -158,14 +140,3 @@ def _vectorizer(**options: Any) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     return TfidfVectorizer(analyzer=words, sublinear_tf=True, dtype=np.float32, **options)
-
-
-def unit_rows(rows: Rows) -> Rows:
-    """Divide each row by its norm; zero rows stay.
-
-    >>> unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]], np.float32))
-    array([[0.6, 0.8],
-           [0. , 0. ]], dtype=float32)
-    """
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.where(norms > 0, norms, 1), dtype=np.float32)

@@ -1,19 +1,34 @@
-"""k-means over caption embeddings, through faiss."""
+"""k-means over caption embeddings, through faiss; of more rows than it takes at once, over a sample.
+
+Then one pass assigns all rows to the centroids of the sample. Rows may lie in a .npy file, in float16 or float32:
+memory is that of the sample and of a few thousand rows. Results are kept under `mmts.files.cache_root()`: the same call
+resumes an interrupted one, and a finished one is read back.
+"""
 
 import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
-from mmts.errors import InputError
+from mmts.console import progress_bar
+from mmts.errors import DataError, InputError, shortened
+from mmts.feature_cache import stored_array
+from mmts.files import cache_root, content_hash
 
 Rows = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
 SAMPLE = 2**18
-"""The most rows that k-means looks at; of more, it takes a random sample (`mmts.concepts.stored_rows`)."""
+"""The most rows that k-means looks at; of more, it takes a random sample."""
+_CHUNK = 2**16  # rows between two writes of their labels
+_AT_ONCE = 2**22  # numbers in a block of rows or similarities: 16 MB, about what a processor's cache holds
 
 
 class Clusters(NamedTuple):
@@ -37,47 +52,27 @@ def resolve_num_concepts(num_concepts: int | Literal["auto"], captions: Sequence
         if distinct < 2:
             raise InputError(f"all {len(captions)} captions are the same; concepts need at least 2 distinct ones")
         return max(2, min(200, distinct // 10))
-    is_whole = hasattr(num_concepts, "__index__") and not isinstance(num_concepts, bool)
-    if not is_whole or operator.index(num_concepts) < 1:
+    if not is_whole(num_concepts) or num_concepts < 1:
         raise InputError(f'num_concepts is {num_concepts!r}; it must be a positive whole number or "auto"')
     if num_concepts > distinct:
         raise InputError(f"num_concepts is {num_concepts}, but there are only {distinct} distinct captions")
     return operator.index(num_concepts)
 
 
-def kmeans(
-    rows: Rows,
-    num_clusters: int,
-    *,
-    weights: npt.NDArray[np.float32] | None = None,
-    seed: int = 0,
-    restarts: int = 5,
-    iterations: int = 25,
-) -> Clusters:
-    """Minimize sum_i weight_i |row_i - centroid_{label_i}|^2, and keep the best of several seeded starts.
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number of any type, but not a bool."""
+    return hasattr(value, "__index__") and not isinstance(value, bool)
 
-    All rows are used. A cluster that loses all its rows on the way is refilled by splitting a large one; one that is
-    nearest to no row at the end is dropped.
 
-    Args:
-        rows: (N, W) float32, N >= num_clusters.
-        num_clusters: K; fewer come back if rows coincide.
-        weights: (N,) how often each row counts; by default once.
-        seed: The same seed, rows and number of threads give the same clusters.
-        restarts: Number of starts from different random rows, each with `iterations` Lloyd steps.
-
-    >>> rows = np.array([[0, 1], [0, 0.9], [1, 0]], dtype=np.float32)
-    >>> clusters = kmeans(rows, 2)
-    >>> bool(clusters.labels[0] == clusters.labels[1] != clusters.labels[2])
-    True
-    """
+def kmeans(rows: Rows, num_clusters: int, *, restarts: int = 5, iterations: int = 25, **options: Any) -> Clusters:
+    """Cluster all rows (N, W) with `lloyd`; a cluster that is nearest to no row at the end is dropped."""
     if not 1 <= num_clusters <= len(rows):
         raise InputError(f"num_concepts is {num_clusters}; it must be 1 to {len(rows)}, the number of rows")
-    centroids = improved(rows, num_clusters, weights=weights, seed=seed, restarts=restarts, iterations=iterations)
+    centroids = lloyd(rows, num_clusters, restarts=restarts, iterations=iterations, **options)
     return without_empty(centroids, nearest(rows, centroids))
 
 
-def improved(
+def lloyd(
     rows: Rows,
     num_clusters: int,
     start: Rows | None = None,
@@ -87,9 +82,13 @@ def improved(
     restarts: int = 1,
     iterations: int = 1,
 ) -> Rows:
-    """Return the centroids (K, W) after some Lloyd steps from `start` (K, W), by default random rows; else as `kmeans`.
+    """Return centroids (K, W) that minimize sum_i weight_i |row_i - centroid_{label_i}|^2: the best of several starts.
 
-    >>> improved(np.array([[1.0], [2.0], [9.0]], np.float32), 2, np.array([[0.0], [8.0]], np.float32))
+    rows: (N, W) float32, N >= K. start: (K, W), by default random rows. weights: (N,) how often each row counts, by
+    default once. A cluster that loses all its rows is refilled by splitting a large one. The same seed, rows and number
+    of threads give the same centroids.
+
+    >>> lloyd(np.array([[1.0], [2.0], [9.0]], np.float32), 2, np.array([[0.0], [8.0]], np.float32))
     array([[1.5],
            [9. ]], dtype=float32)
     """
@@ -109,24 +108,177 @@ def improved(
     return centroids
 
 
-def without_empty(centroids: Rows, labels: Labels) -> Clusters:
-    """Drop the centroids (K, W) that no label (N,) names, and renumber the others.
-
-    >>> without_empty(np.eye(3, dtype=np.float32), np.array([2, 0, 2])).labels
-    array([1, 0, 1])
-    """
+def without_empty(centroids: Rows, labels: npt.NDArray[Any]) -> Clusters:
+    """Drop the centroids (K, W) that no label (N,) names, and renumber the others."""
     used = np.bincount(labels, minlength=len(centroids)) > 0
-    numbers = np.cumsum(used) - 1
-    return Clusters(centroids[used], numbers[labels].astype(np.int64), int((~used).sum()))
+    numbers: Labels = (np.cumsum(used) - 1)[labels]
+    return Clusters(centroids[used], numbers, int((~used).sum()))
 
 
 def nearest(rows: Rows, centroids: Rows, chunk: int = 16384) -> Labels:
-    """Return the index (N,) of the centroid at the least Euclidean distance; the lowest index of equal ones.
-
-    >>> nearest(np.array([[0.9, 0.1]], np.float32), np.eye(2, dtype=np.float32))
-    array([0])
-    """
+    """Return the index (N,) of the centroid at the least Euclidean distance; the lowest index of equal ones."""
     # |r - c|^2 = |r|^2 - 2 r.c + |c|^2, and |r|^2 is the same for every centroid.
     half = 0.5 * np.einsum("kw,kw->k", centroids, centroids)
-    parts = [(rows[i : i + chunk] @ centroids.T - half).argmax(axis=1) for i in range(0, len(rows), chunk)]
-    return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, np.int64)
+    labels = np.empty(len(rows), np.int64)
+    for start in range(0, len(rows), chunk):
+        labels[start : start + chunk] = (rows[start : start + chunk] @ centroids.T - half).argmax(axis=1)
+    return labels
+
+
+def unit_rows(rows: Rows) -> Rows:
+    """Divide each row by its norm; zero rows stay."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(norms > 0, norms, 1), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Rows (N, W) in memory or mapped from a file; `file` names the contents of that file."""
+
+    values: npt.NDArray[Any]
+    file: str = ""
+
+    @cached_property
+    def identity(self) -> str:
+        """A name of the contents."""
+        parts = (np.array(self.values[at : at + _CHUNK]).tobytes() for at in range(0, len(self.values), _CHUNK))
+        return self.file or content_hash(f"{self.values.dtype} {self.values.shape}", *parts)
+
+    def read(self, at: slice | Labels) -> Rows:
+        """Return some rows in float32, divided by their norms; raise InputError naming a row that is not finite."""
+        rows = self.values[at]
+        if rows.dtype != np.float32:
+            rows = torch.from_numpy(np.array(rows)).float().numpy()  # numpy widens float16 six times slower
+        finite = np.isfinite(rows).all(axis=1)
+        if not finite.all():
+            row = np.arange(len(self.values))[at][int(finite.argmin())]
+            raise InputError(f"row {row} of the embeddings is NaN or infinite")
+        return unit_rows(rows)
+
+
+Embeddings = str | Path | npt.NDArray[Any] | Tensor | StoredRows
+"""Rows (N, W) in float16 or float32: a .npy file, which is mapped and never read whole, or an array."""
+
+
+def open_rows(embeddings: Embeddings) -> StoredRows:
+    """Map a .npy file, or take an array as it is; the path, size and time of change name the contents of a file.
+
+    Raises DataError for a missing file or one without such rows, InputError for an array without.
+    """
+    if isinstance(embeddings, StoredRows):
+        return embeddings
+    if isinstance(embeddings, str | Path):
+        path = Path(embeddings)
+        try:
+            values = np.load(path, mmap_mode="r", allow_pickle=False)
+            state = path.stat()
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror or error}") from None
+        except (ValueError, EOFError) as error:
+            raise DataError(f"{path}: not a .npy file of numbers ({shortened(str(error))})") from None
+        rows = StoredRows(values, content_hash(str(path.absolute()), str(state.st_size), str(state.st_mtime_ns)))
+        start = f"{path}: holds"
+    else:
+        rows = StoredRows(embeddings.detach().float().cpu().numpy() if isinstance(embeddings, Tensor) else embeddings)
+        start = "embeddings are"
+    values = rows.values
+    is_array = isinstance(values, np.ndarray)
+    if is_array and values.ndim == 2 and values.size and values.dtype in (np.float16, np.float32):
+        return rows
+    what = f"{values.shape} of {values.dtype}" if is_array else type(values).__name__
+    kind = DataError if rows.file else InputError
+    raise kind(f"{start} {what}; they must be (N, W) of float16 or float32")
+
+
+def sampled_centroids(
+    embeddings: Embeddings,
+    num_concepts: int,
+    *,
+    weights: npt.NDArray[np.float32] | None = None,
+    seed: int = 0,
+    sample: int = SAMPLE,
+    iterations: int = 20,
+) -> Rows:
+    """Return the centroids (K, W) of k-means on a random sample of the rows, each divided by its norm.
+
+    A centroid may be nearest to no row, see `ConceptDistribution.from_clusters`. weights: (N,) how often each row
+    counts, by default once; seed: of the sample and of the start; iterations: Lloyd steps, from one start. Raises what
+    `open_rows` raises, and InputError for a row that is not finite or fewer rows than num_concepts.
+
+    >>> rows = np.array([[0, 1], [0.1, 1], [1, 0]], np.float16)
+    >>> sampled_centroids(rows, 2).round(2)[:, 0].argsort().tolist() in ([0, 1], [1, 0])
+    True
+    """
+    rows = open_rows(embeddings)
+    N, W = rows.values.shape
+    sample = min(sample, N)
+    if not 1 <= num_concepts <= sample:
+        raise InputError(f"num_concepts is {num_concepts}; it must be a number from 1 to {sample}, the rows looked at")
+
+    def compute(_: range) -> Rows:
+        drawn = np.sort(np.random.default_rng(seed).choice(N, sample, replace=False, shuffle=False))
+        values = rows.read(drawn)
+        drawn_weights = None if weights is None else weights[drawn]
+        centroids = None
+        with progress_bar("k-means on a sample", iterations, "iterations") as bar:
+            for _step in range(iterations):
+                centroids = lloyd(values, num_concepts, centroids, weights=drawn_weights, seed=seed)
+                bar.advance()
+        assert centroids is not None
+        return centroids
+
+    counted = "" if weights is None else content_hash(weights.tobytes())
+    key = content_hash("centroids 1", rows.identity, counted, f"{num_concepts} {seed} {sample} {iterations}")
+    shape, dtype = (num_concepts, W), np.dtype(np.float32)
+    return stored_array(
+        cache_root() / "concepts" / f"{key}.npy",
+        shape,
+        dtype,
+        compute,
+        title=None,
+        unit="centroids",
+        chunk=num_concepts,
+    )
+
+
+def assign_rows(embeddings: Embeddings, centroids: Rows, part: range | None = None) -> npt.NDArray[np.int32]:
+    """Return the nearest centroid of each row, or of the rows in `part`: (N,) or (len(part),) int32.
+
+    The rows (N, W) are divided by their norms; centroids are (K, W) float32. The pass resumes an interrupted one, at
+    most 65,536 rows earlier. Several machines may each do a part; their results, concatenated, are those of the whole.
+    Raises what `open_rows` raises, and InputError for centroids of another width, a part outside the rows, or a row
+    that is not finite.
+
+    >>> rows, centroids = np.array([[0, 1], [0.1, 1], [1, 0]], np.float16), np.eye(2, dtype=np.float32)
+    >>> assign_rows(rows, centroids).tolist(), assign_rows(rows, centroids, range(1, 3)).tolist()
+    ([1, 1, 0], [1, 0])
+    """
+    rows = open_rows(embeddings)
+    N, W = rows.values.shape
+    part = range(N) if part is None else part
+    if centroids.ndim != 2 or centroids.shape[1] != W:
+        raise InputError(f"centroids are {centroids.shape}; they must be (K, {W}), as wide as the embeddings")
+    if part.step != 1 or not 0 <= part.start < part.stop <= N:
+        raise InputError(f"part is {part}; it must be consecutive rows of the {N}, such as range(0, {N})")
+    step = min(8192, max(256, _AT_ONCE // max(W, len(centroids))))
+
+    def compute(chunk: range) -> Labels:
+        first, end = part.start + chunk.start, part.start + chunk.stop
+        pieces = (slice(start, min(start + step, end)) for start in range(first, end, step))
+        return np.concatenate([nearest(rows.read(piece), centroids) for piece in pieces])
+
+    key = content_hash("labels 1", rows.identity, centroids.tobytes(), f"{part.start} {part.stop}")
+    title, shape, dtype = "assigning to concepts", (len(part),), np.dtype(np.int32)
+    return stored_array(
+        cache_root() / "concepts" / f"{key}.npy", shape, dtype, compute, title=title, unit="rows", chunk=_CHUNK
+    )
+
+
+def clusters_of(
+    rows: StoredRows, num_concepts: int, *, weights: npt.NDArray[np.float32] | None = None, seed: int = 0
+) -> Clusters:
+    """Return the clusters of all rows: by `kmeans`, or around the centroids of a sample if there are too many."""
+    if len(rows.values) <= SAMPLE:
+        return kmeans(rows.read(slice(None)), num_concepts, weights=weights, seed=seed)
+    centroids = sampled_centroids(rows, num_concepts, weights=weights, seed=seed)
+    return without_empty(centroids, assign_rows(rows, centroids).astype(np.int64))

@@ -19,6 +19,7 @@ STOP_WORDS = frozenset(
     """.split()  # noqa: SIM905
 )
 
+_LONGEST = 30  # characters of a caption that names a concept
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
 
 
@@ -54,15 +55,9 @@ def distinctive_words(captions: Sequence[str], labels: Sequence[int], num_concep
         score(w, c) = p(w | c) ln(p(w | c) / p(w))
 
     p(w | c) is the share of the concept's captions that contain the word, and p(w) that of all captions: the score is
-    the word's part of the divergence between the two, high for words that are common here and rare elsewhere. Ties go
-    alphabetically. Words in less than a fifth of the captions of the first word are left out. A concept of nothing but
-    stop words and numbers is named by these, a concept without words by its first caption.
-
-    Args:
-        captions: (N,) captions.
-        labels: (N,) their concepts.
-        num_concepts: K.
-        limit: Words in a name.
+    high for words that are common here and rare elsewhere. Ties go alphabetically. Left out are plurals of chosen words
+    and words in less than a fifth of the captions of the first one. A concept with only stop words and numbers is named
+    by these, a concept without words by its first caption. captions and labels, their concepts, are (N,).
 
     >>> distinctive_words(["red shoe", "blue shoe", "red hat", "the hat"], [0, 0, 1, 1], 2)
     ['shoe blue', 'hat']
@@ -79,23 +74,19 @@ def distinctive_words(captions: Sequence[str], labels: Sequence[int], num_concep
     names = []
     for concept, own in enumerate(counts):
         named = {word: n for word, n in own.items() if word not in STOP_WORDS and not word.isdigit()} or dict(own)
-        score = {
-            word: n / sizes[concept] * math.log((n / sizes[concept]) / (total[word] / len(captions)))
-            for word, n in named.items()
-        }
-        ranked = sorted(named, key=lambda word: (-round(score[word], 9), word))
-        names.append(" ".join(_pick(ranked, named, score, limit)) or _shortened(first.get(concept, "")))
+        share = {word: n / sizes[concept] for word, n in named.items()}
+        score = {word: p * math.log(p / (total[word] / len(captions))) for word, p in share.items()}
+        chosen: list[str] = []
+        for word in sorted(named, key=lambda word: (-round(score[word], 9), word)):
+            is_plural = any(
+                word in (other + "s", other + "es") or other in (word + "s", word + "es") for other in chosen
+            )
+            is_common = not chosen or (score[word] > 0 and 5 * named[word] >= named[chosen[0]])
+            if len(chosen) < limit and is_common and not is_plural:
+                chosen.append(word)
+        caption = " ".join(first.get(concept, "").split())
+        names.append(" ".join(chosen) or (caption if len(caption) <= _LONGEST else caption[: _LONGEST - 1] + "…"))
     return names
-
-
-def _pick(ranked: list[str], counts: dict[str, int], score: dict[str, float], limit: int) -> list[str]:
-    """Take the first words, without rare ones, those more common elsewhere, and plurals of others."""
-    chosen = ranked[:1]
-    for word in ranked[1:]:
-        is_twin = any(word in (other + "s", other + "es") or other in (word + "s", word + "es") for other in chosen)
-        if len(chosen) < limit and not is_twin and score[word] > 0 and 5 * counts[word] >= counts[chosen[0]]:
-            chosen.append(word)
-    return chosen
 
 
 def _cjk_pairs(word: str) -> list[str]:
@@ -103,8 +94,3 @@ def _cjk_pairs(word: str) -> list[str]:
     for run in re.findall(f"{_CJK.pattern}|[^{_CJK.pattern[1:-2]}]+", word):
         pairs += [run] if len(run) == 1 or not _CJK.match(run) else [run[i : i + 2] for i in range(len(run) - 1)]
     return pairs
-
-
-def _shortened(caption: str, length: int = 30) -> str:
-    text = " ".join(caption.split())
-    return text if len(text) <= length else text[: length - 1] + "…"

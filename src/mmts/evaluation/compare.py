@@ -1,8 +1,8 @@
 """Runs side by side: mean and spread over seeds, and paired intervals of the differences to the first group."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 from rich.table import Table
@@ -10,132 +10,52 @@ from rich.table import Table
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console, figure_table
 from mmts.evaluation.measures import (
+    BRACKETS,
     FOLDS,
     GRADED,
     RECALLS,
+    arrow,
     coverage_in_words,
     folds_in_words,
-    interval_in_words,
+    in_tenths,
     shown_measures,
 )
-from mmts.evaluation.results import SIDES, Results, RunGroup, label_parts, query_scores, read_results
-from mmts.metrics import paired_bootstrap_interval
+from mmts.evaluation.results import Gap, Results, label_parts
 
 _WIDTH = 80
 _UNBROKEN = 19  # columns that a name may take, indented, before it is broken
 
 
-@dataclass(frozen=True)
-class Gap:
-    """A group's figure minus the first group's, in points, averaged over seeds, with its 95 % interval over queries."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.low > 0 or self.high < 0
-
-    def __neg__(self) -> "Gap":
-        return Gap(-self.mean, -self.high, -self.low)
-
-
-GapKey = tuple[int, str, str, str | None]
-"""number of the group, direction, measure, and the part ("tail", "LABEL tail"; None: all queries)"""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Judged runs, and every group's gaps to the first."""
-
-    results: Results
-    gaps: dict[GapKey, Gap]
-
-
-def compare_runs(paths: Sequence[str | Path], names: Sequence[str] | None = None) -> Comparison:
-    """Compare judged runs; runs whose recipes differ only in the seed make one group (see `read_results`).
-
-    Raises RunError if none of the paths is a judged run, or if runs were judged on different queries.
-    """
-    results = read_results(paths, names)
-    return Comparison(results, paired_gaps(results))
-
-
-def comparison_as_mapping(comparison: Comparison) -> dict[str, Any]:
+def comparison_as_mapping(results: Results) -> dict[str, Any]:
     """Return the comparison as plain data: each group's figures by seed, its intervals, and its gaps to the first."""
-    results = comparison.results
-    gaps: list[dict[str, Any]] = [{} for _ in results.groups]
-    for (number, direction, measure, part), gap in comparison.gaps.items():
-        at = gaps[number].setdefault(part or "all", {}).setdefault(direction, {})
-        at[measure] = {"mean": gap.mean, "low": gap.low, "high": gap.high}
-    return {
-        "groups": [
-            {
-                "name": group.name,
-                "runs": [str(run.given) for run in group.runs],
-                "metrics": group.metrics,
-                "intervals": {part or "all": _intervals(results, number, part) for part in results.parts},
-                "gaps": gaps[number],
-            }
-            for number, group in enumerate(results.groups)
-        ],
-        "notes": results.notes,
-    }
+    groups: list[dict[str, Any]] = [
+        {"name": group.name, "runs": [str(run.given) for run in group.runs], "metrics": group.metrics}
+        | {"intervals": {}, "gaps": {}}
+        for group in results.groups
+    ]
+    for number, part, direction in product(range(len(groups)), results.parts, results.directions):
+        ends = {measure: results.interval(number, direction, measure, part) for measure in (*GRADED, *RECALLS)}
+        known = {measure: pair for measure, pair in ends.items() if pair is not None}
+        groups[number]["intervals"].setdefault(part or "all", {})[direction] = known
+    for (number, direction, measure, part), gap in results.gaps.items():
+        groups[number]["gaps"].setdefault(part or "all", {}).setdefault(direction, {})[measure] = asdict(gap)
+    return {"groups": groups, "notes": results.notes}
 
 
-def _intervals(results: Results, number: int, part: str | None) -> dict[str, dict[str, tuple[float, float]]]:
-    """Return a group's intervals over queries, in percent, by direction and measure."""
-    return {
-        direction: {
-            measure: interval
-            for measure in (*GRADED, *RECALLS)
-            if (interval := results.interval(number, direction, measure, part)) is not None
-        }
-        for direction in results.directions
-    }
-
-
-def paired_gaps(results: Results) -> dict[GapKey, Gap]:
-    """Return every group's gaps to the first, overall and by part (docs/method.md, 7.2).
-
-    The interval is a paired bootstrap over the queries (all captions of a medium drawn together) of the hits, or the
-    measures of graded relevance, averaged over each group's seeds: it says how far the result depends on the queries,
-    as the spread does for the seeds. Queries of a single medium have no gap.
-    """
-    if len(results.groups) < 2:
-        return {}
-    gaps: dict[GapKey, Gap] = {}
-    measures = [name for name in (*GRADED, *RECALLS) if all(run.has(name) for runs in results.paired for run in runs)]
-    for part in results.parts:
-        for name, side, rows in zip(SIDES, results.paired[0][0].sides, results.rows(part), strict=True):
-            if not side.can_be_drawn(rows):
-                continue
-            for measure in measures:
-                first, *others = [query_scores(runs, name, measure).mean(dim=0)[rows] for runs in results.paired]
-                for number, scores in enumerate(others, start=1):
-                    low, high = paired_bootstrap_interval(first, scores, clusters=side.clusters_of(rows))
-                    mean = float((scores - first).mean())
-                    gaps[number, side.direction, measure, part] = Gap(100 * mean, 100 * low, 100 * high)
-    return gaps
-
-
-def comparison_tables(comparison: Comparison) -> list[Table]:
+def comparison_tables(results: Results) -> list[Table]:
     """Draw the comparison for a terminal 80 columns wide: overall, by size of concepts and labels, and the gaps."""
-    results = comparison.results
     measures = shown_measures(results.groups[0].metrics[0])
     by_size = measures[0] if measures[0] in GRADED else "R@5"
     divisions = {"concept size": GROUP_NAMES, **{label: label_parts([label]) for label in results.labels}}
     tables = [_overall(results, measures)]
     for division, parts in divisions.items():
         tables.append(_by_size(results, f"{by_size} by {division}, %", by_size, parts))
-    if comparison.gaps:
+    if results.gaps:
         title = f"difference to {results.groups[0].name}, points, 95 % interval over queries"
-        tables.append(_gap_table(comparison, title, {measure: (measure, None) for measure in measures}))
+        tables.append(_gap_table(results, title, {measure: (measure, None) for measure in measures}))
         for division, parts in divisions.items():
             columns = {name: (by_size, part) for name, part in zip(GROUP_NAMES, parts, strict=True)}
-            tables.append(_gap_table(comparison, f"difference in {by_size} by {division}, points", columns))
+            tables.append(_gap_table(results, f"difference in {by_size} by {division}, points", columns))
     return tables
 
 
@@ -146,10 +66,10 @@ def _overall(results: Results, measures: Sequence[str]) -> Table:
     folds = [metrics[FOLDS]["num"] for metrics in every if metrics.get(FOLDS)]
     for part in (None, FOLDS) if folds else (None,):
         for direction in results.directions:
-            table.add_row(_arrow(direction) if part is None else f"{_arrow(direction)}, {folds[0]} folds")
+            table.add_row(arrow(direction) if part is None else f"{arrow(direction)}, {folds[0]} folds")
             for group in results.groups:
                 figures = [group.figure(direction, measure, part) for measure in (*measures, "median_rank")]
-                table.add_row(_indented(group), *(str(figure or "–") for figure in figures))
+                table.add_row(f"  {group.name}", *(str(figure or "–") for figure in figures))
     lines = [line for metrics in every for line in (folds_in_words(metrics), coverage_in_words(metrics)) if line]
     table.caption = "\n".join(dict.fromkeys(lines)) or None
     return table
@@ -158,48 +78,40 @@ def _overall(results: Results, measures: Sequence[str]) -> Table:
 def _by_size(results: Results, title: str, measure: str, parts: Sequence[str]) -> Table:
     """Draw a measure in head, mid and tail, each with its interval over queries below it."""
     table = _table(results, title, *GROUP_NAMES)
-    table.caption = "in brackets: 95 % interval over queries"
+    table.caption = BRACKETS
     for direction in results.directions:
-        table.add_row(_arrow(direction))
+        table.add_row(arrow(direction))
         for number, group in enumerate(results.groups):
             cells = []
             for part in parts:
                 interval = results.interval(number, direction, measure, part)
-                below = "" if interval is None else f"\n{interval_in_words(interval)}"
+                below = "" if interval is None else f"\n({in_tenths(*interval)})"
                 cells.append(str(group.figure(direction, measure, part) or "–") + below)
-            table.add_row(_indented(group), *cells)
+            table.add_row(f"  {group.name}", *cells)
     return table
 
 
-def _gap_table(comparison: Comparison, title: str, columns: Mapping[str, tuple[str, str | None]]) -> Table:
+def _gap_table(results: Results, title: str, columns: Mapping[str, tuple[str, str | None]]) -> Table:
     """Put intervals beside the differences, or below them if the table would be too wide.
 
     columns: the measure and the part of each column.
     """
     for below in (False, True):
-        table = _table(comparison.results, title, *columns)
+        table = _table(results, title, *columns)
         table.caption = "* the interval leaves out 0"
-        for direction in comparison.results.directions:
-            table.add_row(_arrow(direction))
-            for number, group in enumerate(comparison.results.groups[1:], start=1):
-                gaps = [comparison.gaps.get((number, direction, *column)) for column in columns.values()]
-                table.add_row(_indented(group), *(_gap_cell(gap, below) for gap in gaps))
+        for direction in results.directions:
+            table.add_row(arrow(direction))
+            for number, group in enumerate(results.groups[1:], start=1):
+                gaps = [results.gaps.get((number, direction, *column)) for column in columns.values()]
+                table.add_row(f"  {group.name}", *(_gap_cell(gap, below) for gap in gaps))
         if console.measure(table, options=console.options.update(max_width=10 * _WIDTH)).maximum <= _WIDTH:
             break
     return table
 
 
 def _table(results: Results, title: str, *columns: str) -> Table:
-    longest = max(len(_indented(group)) for group in results.groups)
+    longest = 2 + max(len(group.name) for group in results.groups)
     return figure_table(title, "recipe", *columns, least=max(10, min(longest, _UNBROKEN)))
-
-
-def _arrow(direction: str) -> str:
-    return direction.replace("_to_", "→")
-
-
-def _indented(group: RunGroup) -> str:
-    return f"  {group.name}"
 
 
 def _gap_cell(gap: Gap | None, below: bool) -> str:

@@ -10,85 +10,19 @@ from torch import Tensor
 
 from mmts.concepts.distribution import GROUP_NAMES, ConceptDistribution
 from mmts.data.records import Split
-from mmts.evaluation.measures import CUTOFFS, GRADED, MEAN_RECALL, RECALLS
-from mmts.evaluation.rank import Judgement, Relevance, judge
-from mmts.metrics import bootstrap_interval
-from mmts.metrics.ranks import hits, median
+from mmts.evaluation.measures import CUTOFFS, GRADED
+from mmts.evaluation.rank import Relevance, Side, judge
+from mmts.metrics.ranks import hits
 
-_FEWEST_QUERIES = 5  # for a label's value to be among the extremes
+_FEWEST_QUERIES = 5  # of a label's value among the extremes
 _EXTREMES = 5
 
 
 def recalls(query_ranks: Tensor) -> dict[str, float]:
     """Return R@1, R@5, R@10 in percent, the median rank and the mean rank of ranks (Q,)."""
     figures = {f"R@{k}": 100 * hits(query_ranks, k).mean().item() for k in CUTOFFS}
-    return {**figures, "median_rank": median(query_ranks).item(), "mean_rank": query_ranks.double().mean().item()}
-
-
-@dataclass(frozen=True)
-class Side:
-    """The queries of one direction: their ranks (Q,), graded scores (Q, 3), and the medium of each (Q,).
-
-    `clusters` is None if every query is a medium of its own.
-    """
-
-    direction: str
-    ranks: Tensor
-    graded: Tensor | None
-    clusters: Tensor | None
-
-    @property
-    def measures(self) -> tuple[str, ...]:
-        """The measures that queries have, those of graded relevance first."""
-        return (*(() if self.graded is None else GRADED), *RECALLS)
-
-    def scores(self, measure: str) -> Tensor:
-        """Return a measure of every query, (Q,) float64 in [0, 1]: a hit for R@k; "mean recall" averages the three."""
-        if measure in GRADED:
-            assert self.graded is not None  # see `measures`
-            return self.graded[:, GRADED.index(measure)]
-        cutoffs = CUTOFFS if measure == MEAN_RECALL else (int(measure.removeprefix("R@")),)
-        return torch.stack([hits(self.ranks, k) for k in cutoffs]).mean(dim=0)
-
-    def figures(self, rows: Tensor) -> dict[str, float] | None:
-        """Return the figures of the queries in `rows` (Q,) bool, those of graded relevance first; None without any."""
-        if not rows.any():
-            return None
-        graded = {name: 100 * self.scores(name)[rows].mean().item() for name in self.measures if name in GRADED}
-        return graded | recalls(self.ranks[rows])
-
-    def can_be_drawn(self, rows: Tensor) -> bool:
-        """Whether the queries in `rows` belong to at least two media: a bootstrap of one medium says nothing."""
-        clusters = rows.nonzero()[:, 0] if self.clusters is None else self.clusters[rows]
-        return bool((clusters != clusters[:1]).any())
-
-    def clusters_of(self, rows: Tensor) -> Tensor | None:
-        """Return the media of the queries in `rows`; None if every query is a medium of its own."""
-        return None if self.clusters is None else self.clusters[rows]
-
-    def interval(self, scores: Tensor, rows: Tensor) -> tuple[float, float] | None:
-        """Return the 95 % bootstrap interval, percent, of the mean of scores (Q,) over the queries in `rows`.
-
-        All captions of a medium are drawn together. None if the queries cannot be drawn.
-        """
-        if not self.can_be_drawn(rows):
-            return None
-        low, high = bootstrap_interval(scores[rows], clusters=self.clusters_of(rows))
-        return 100 * low, 100 * high
-
-
-def sides_of(arrays: Mapping[str, Tensor | None], kind: str, owner: Tensor) -> tuple[Side, Side]:
-    """Return both directions of a judgement's arrays, text to media first.
-
-    kind: image or video; owner (N,): the medium of each caption.
-    """
-
-    def side(name: str, direction: str, clusters: Tensor | None) -> Side:
-        ranks = arrays[f"{name}_ranks"]
-        assert ranks is not None  # every judgement has them
-        return Side(direction, ranks, arrays.get(f"{name}_graded"), clusters)
-
-    return side("text", f"text_to_{kind}", owner), side("media", f"{kind}_to_text", None)
+    every = query_ranks.double()
+    return {**figures, "median_rank": every.quantile(0.5).item(), "mean_rank": every.mean().item()}
 
 
 @dataclass(frozen=True)
@@ -133,7 +67,7 @@ def figures_by_label(sides: Sequence[Side], owner: Tensor, label: MediaLabel) ->
         classes[value] = {"num_training": label.training.get(value, 0), **(figures or {})}
     return {
         "num_classes": len(label.training),
-        "num_unlabeled": sum(value is None for value in label.values),
+        "num_unlabeled": label.values.count(None),
         "groups": figures_by_group(sides, (groups[owner], groups)),
         "classes": classes,
     }
@@ -144,10 +78,6 @@ def extreme_classes(label: Mapping[str, Any], figure: Callable[[str], float | No
 
     label: what `figures_by_label` gave; figure: gives a value's figure, or None. Values with fewer than five text
     queries are left out.
-
-    >>> label = {"classes": {"a": {"num_queries": 9}, "b": {"num_queries": 9}}}
-    >>> extreme_classes(label, {"a": 40.0, "b": 90.0}.get)
-    (['a'], ['b'])
     """
     enough = (value for value, figures in label["classes"].items() if figures.get("num_queries", 0) >= _FEWEST_QUERIES)
     known = {value: result for value in enough if (result := figure(value)) is not None}
@@ -165,42 +95,32 @@ def _part_figures(sides: Sequence[Side], rows: Sequence[Tensor], with_intervals:
 
 
 def _figures(sides: Sequence[Side], rows: Sequence[Tensor], with_intervals: bool) -> dict[str, Any]:
-    pairs = list(zip(sides, rows, strict=True))
-    figures: dict[str, Any] = {side.direction: side.figures(chosen) for side, chosen in pairs}
-    if with_intervals:
-        figures["intervals"] = {side.direction: _intervals(side, chosen) for side, chosen in pairs if chosen.any()}
-    return figures
+    """Return the figures of the queries in `rows`, (Q,) bool per side; None for a side that has none there."""
+    figures: dict[str, Any] = {}
+    intervals: dict[str, Any] = {}
+    for side, chosen in zip(sides, rows, strict=True):
+        figures[side.direction] = None
+        if chosen.any():
+            graded = {name: 100 * side.scores(name)[chosen].mean().item() for name in side.measures if name in GRADED}
+            figures[side.direction] = graded | recalls(side.ranks[chosen])
+            ends = {name: side.interval(side.scores(name), chosen) for name in side.measures if with_intervals}
+            intervals[side.direction] = {name: [*pair] for name, pair in ends.items() if pair is not None}
+    return figures | ({"intervals": intervals} if with_intervals else {})
 
 
-def _intervals(side: Side, rows: Tensor) -> dict[str, list[float]]:
-    intervals = {name: side.interval(side.scores(name), rows) for name in side.measures}
-    return {name: [*interval] for name, interval in intervals.items() if interval is not None}
-
-
-def figures_of(
-    judgement: Judgement, split: Split, text_groups: Tensor, media_groups: Tensor, with_intervals: bool = False
-) -> dict[str, Any]:
-    """Return the figures of both directions, and by group.
-
-    text_groups (N,), media_groups (M,): 0, 1, 2 = head, mid, tail of each query's concept.
-    """
-    sides = sides_of(vars(judgement), split.media[0].kind, split.owner)
+def figures_of(sides: Sequence[Side], groups: Sequence[Tensor], with_intervals: bool = False) -> dict[str, Any]:
+    """Return the figures of both directions, and by group; arguments as in `figures_by_group`."""
     every = [torch.ones(len(side.ranks), dtype=torch.bool) for side in sides]
-    groups = figures_by_group(sides, (text_groups, media_groups), with_intervals)
-    return _figures(sides, every, with_intervals) | {"groups": groups}
+    by_group = figures_by_group(sides, groups, with_intervals)
+    return _figures(sides, every, with_intervals) | {"groups": by_group}
 
 
 def summarize(
-    judgement: Judgement,
-    split: Split,
-    text_groups: Tensor,
-    media_groups: Tensor,
-    labels: Mapping[str, MediaLabel] | None = None,
+    sides: Sequence[Side], split: Split, groups: Sequence[Tensor], labels: Mapping[str, MediaLabel] = {}
 ) -> dict[str, Any]:
     """Return what metrics.json holds: the figures of all queries, by group and by label, with their intervals."""
-    sides = sides_of(vars(judgement), split.media[0].kind, split.owner)
     metrics = {"split": split.name, "num_media": split.num_media, "num_captions": split.num_captions}
-    metrics |= figures_of(judgement, split, text_groups, media_groups, with_intervals=True)
+    metrics |= figures_of(sides, groups, with_intervals=True)
     if labels:
         metrics["labels"] = {name: figures_by_label(sides, split.owner, label) for name, label in labels.items()}
     return metrics
@@ -214,8 +134,7 @@ def judge_folds(media: Tensor, text: Tensor, split: Split, relevance: Relevance,
     figures: dict[str, list[dict[str, float]]] = {}
     for part in torch.arange(split.num_media).tensor_split(folds):
         fold = Split(split.name, [split.media[at] for at in part.tolist()])
-        judgement = judge(media[part], text[torch.isin(split.owner, part)], fold, relevance)
-        for side in sides_of(vars(judgement), fold.media[0].kind, fold.owner):
+        for side in judge(media[part], text[torch.isin(split.owner, part)], fold, relevance):
             figures.setdefault(side.direction, []).append(recalls(side.ranks))
     means = {
         direction: {name: float(np.mean([fold[name] for fold in of_folds])) for name in of_folds[0]}

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,28 +15,31 @@ from torch import Tensor
 
 from mmts.data.records import Split
 from mmts.errors import DataError
-from mmts.evaluation.figures import MediaLabel, Side, sides_of
-from mmts.evaluation.rank import Judgement
+from mmts.evaluation.figures import MediaLabel
+from mmts.evaluation.rank import Side
 from mmts.files import atomic_write
 from mmts.recipe.run_directory import RunDirectory
+
+SIDES = ("text", "media")
+"""Whose queries: text to media, and media to text."""
+_STORED = ("ranks", "top", "top_relevant", "graded")  # of a Side
 
 
 def save_judgement(
     path: Path,
-    judgement: Judgement,
+    sides: Sequence[Side],
     split: Split,
     root: Path,
     relevance: str,
-    text_concepts: Tensor,
-    text_groups: Tensor,
-    media_groups: Tensor,
-    labels: Mapping[str, MediaLabel] | None = None,
+    concepts: Tensor,
+    groups: Sequence[Tensor],
+    labels: Mapping[str, MediaLabel] = {},
 ) -> None:
     """Write judgement.npz, so that runs can be compared query by query and results shown.
 
-    text_concepts and text_groups (N,) are the concept (-1: unknown) and the group of every caption, media_groups (M,)
-    that of every medium. The description says where each medium lies: its path; in tar files offset and length; of a
-    clip start and end in seconds, first and last frame; and the labels that the run was judged by.
+    concepts (N,) of the captions, -1 if unknown; groups (N,) of the captions and (M,) of the media. The description
+    says where each medium lies: its path; in tar files offset and length; of a clip start and end in seconds, first and
+    last frame; and the labels that the run was judged by.
     """
     meta: dict[str, Any] = {
         "split": split.name,
@@ -55,28 +58,13 @@ def save_judgement(
         meta["media_segments"] = segments
     if labels:
         meta["labels"] = {name: {"values": label.values, "training": label.training} for name, label in labels.items()}
+    arrays = {"owner": split.owner, "text_concepts": concepts}
+    for name, side, group in zip(SIDES, sides, groups, strict=True):
+        arrays |= {f"{name}_{key}": value for key in _STORED if (value := getattr(side, key)) is not None}
+        arrays[f"{name}_groups"] = group.to(torch.int8)
     with atomic_write(path) as file:
-        np.savez_compressed(
-            file,
-            **{name: value.numpy() for name, value in vars(judgement).items() if value is not None},
-            text_concepts=text_concepts.numpy(),
-            text_groups=text_groups.to(torch.int8).numpy(),
-            media_groups=media_groups.to(torch.int8).numpy(),
-            owner=split.owner.numpy(),
-            meta=np.array(json.dumps(meta)),
-        )
-
-
-def load_judgement(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
-    """Read what `save_judgement` wrote: arrays by name, and the description."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        return arrays, json.loads(str(arrays.pop("meta")))
-    except FileNotFoundError:
-        raise DataError(f"there is no {path}; `mmts evaluate` on the run writes it") from None
-    except (ValueError, KeyError, OSError, EOFError, BadZipFile):
-        raise DataError(f"{path} is damaged; `mmts evaluate` on the run rewrites it") from None
+        stored: dict[str, Any] = {name: value.numpy() for name, value in arrays.items()}
+        np.savez_compressed(file, **stored, meta=np.array(json.dumps(meta)))
 
 
 @dataclass(frozen=True)
@@ -88,20 +76,34 @@ class Judged:
     meta: dict[str, Any]
 
     @classmethod
-    def load(cls, run: Path) -> "Judged":
-        """Read the judgement.npz of a run directory; raises DataError if it has none."""
-        return cls(run, *load_judgement(RunDirectory(run).judgement_file))
+    def load(cls, path: Path, file: Path | None = None) -> "Judged":
+        """Read the judgement.npz of a run directory, or another file; raises DataError if it is missing or damaged."""
+        file = file or RunDirectory(path).judgement_file
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            return cls(path, arrays, json.loads(str(arrays.pop("meta"))))
+        except FileNotFoundError:
+            raise DataError(f"there is no {file}; `mmts evaluate` on the run writes it") from None
+        except (ValueError, KeyError, OSError, EOFError, BadZipFile):
+            raise DataError(f"{file} is damaged; `mmts evaluate` on the run rewrites it") from None
+
+    def _tensor(self, name: str) -> Tensor:
+        return torch.from_numpy(self.arrays[name])
 
     @property
     def owner(self) -> Tensor:
         """(N,) int64, the medium of each caption."""
-        return torch.from_numpy(self.arrays["owner"])
+        return self._tensor("owner")
 
     @cached_property
     def sides(self) -> tuple[Side, Side]:
         """The queries of both directions, text to media first."""
-        arrays = {name: torch.from_numpy(array) for name, array in self.arrays.items()}
-        return sides_of(arrays, self.meta["kind"], self.owner)
+        kind, every = self.meta["kind"], torch.arange(len(self.arrays["media_ranks"]))
+        text, media = (
+            {key: self._tensor(f"{name}_{key}") for key in _STORED if f"{name}_{key}" in self.arrays} for name in SIDES
+        )
+        return Side(f"text_to_{kind}", self.owner, **text), Side(f"{kind}_to_text", every, **media)
 
     def has(self, measure: str) -> bool:
         """Whether queries have this measure: mAP and the like need graded relevance."""
@@ -110,7 +112,7 @@ class Judged:
     @property
     def groups(self) -> tuple[Tensor, Tensor]:
         """The group of each text query (N,) and of each medium (M,): 0, 1, 2 = head, mid, tail."""
-        return torch.from_numpy(self.arrays["text_groups"]), torch.from_numpy(self.arrays["media_groups"])
+        return self._tensor("text_groups"), self._tensor("media_groups")
 
     @property
     def concepts(self) -> tuple[Tensor, Tensor | None]:
@@ -118,10 +120,10 @@ class Judged:
 
         None for media if the captions are not their own, as with graded relevance.
         """
-        text, owner = torch.from_numpy(self.arrays["text_concepts"]), self.arrays["owner"]
+        text = self._tensor("text_concepts")
         if self.meta["relevance"] == "graded":
             return text, None
-        return text, text[np.searchsorted(owner, np.arange(len(self.arrays["media_ranks"])))]  # owners are in order
+        return text, text[torch.searchsorted(self.owner, self.sides[1].media)]  # owners are in order
 
     @cached_property
     def labels(self) -> dict[str, MediaLabel]:
@@ -150,18 +152,9 @@ def save_embeddings(path: Path, media: Tensor, text: Tensor, split: Split, about
     Also owner (N,), media_id (M,), caption (N,) and text_id (N,), which is ID#K for caption K (from 0) of a medium; the
     split's name and every entry of `about` are strings.
     """
-    ids = np.array([medium.id for medium in split.media])
-    owner = split.owner.numpy()
-    number = np.arange(len(owner)) - split.first.numpy()[owner]
-    arrays: dict[str, Any] = {
-        "media": media.numpy(),
-        "text": text.numpy(),
-        "owner": owner,
-        "media_id": ids,
-        "text_id": np.array([f"{ids[at]}#{k}" for at, k in zip(owner, number, strict=True)]),
-        "caption": np.array(split.captions),
-        "split": np.array(split.name),
-        **{name: np.array(value) for name, value in about.items()},
-    }
+    ids = [medium.id for medium in split.media]
+    text_ids = [f"{ids[at]}#{row - int(split.first[at])}" for row, at in enumerate(split.owner.tolist())]
+    names = {"media_id": ids, "text_id": text_ids, "caption": split.captions, "split": split.name, **about}
+    strings: dict[str, Any] = {name: np.array(value) for name, value in names.items()}
     with atomic_write(path) as file:
-        np.savez(file, **arrays)
+        np.savez(file, media=media.numpy(), text=text.numpy(), owner=split.owner.numpy(), **strings)

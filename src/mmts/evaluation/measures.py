@@ -1,6 +1,6 @@
 """The measures that runs are judged by: their names, choosing by one of them, and writing their figures in words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
@@ -16,6 +16,8 @@ GRADED = ("mAP", "nDCG", "binary_mAP")
 """The measures of graded relevance; binary_mAP counts only items of relevance 1."""
 FOLDS = "folds"
 """The mean over equal parts of the media, each judged by itself, such as MSCOCO's five times 1,000."""
+BRACKETS = "in brackets: 95 % interval over queries"
+"""The caption of a table that shows intervals."""
 _GROUPS = ("head", "mid", "tail")
 _MEASURES = (*RECALLS, MEAN_RECALL, *GRADED)
 
@@ -37,16 +39,11 @@ def group_of(measure: str) -> str | None:
     >>> group_of("tail R@5"), group_of("mean recall")
     ('tail', None)
     """
-    first = measure.partition(" ")[0]
-    return first if first in _GROUPS else None
+    return next((group for group in _GROUPS if measure.startswith(f"{group} ")), None)
 
 
 def needs_graded(measure: str) -> bool:
-    """Return whether a measure exists only for graded relevance.
-
-    >>> needs_graded("tail mAP"), needs_graded("R@1")
-    (True, False)
-    """
+    """Return whether a measure exists only for graded relevance."""
     return measure.rpartition(" ")[2] in GRADED
 
 
@@ -73,48 +70,35 @@ def directions_of(metrics: Mapping[str, Any]) -> tuple[str, str]:
     return f"text_to_{kind}", f"{kind}_to_text"
 
 
+def arrow(direction: str) -> str:
+    """Write a direction for a table."""
+    return direction.replace("_to_", "→")
+
+
 def shown_measures(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return the three measures, in percent, that tables show."""
     return ("mAP", "nDCG", "R@1") if "mAP" in metrics[directions_of(metrics)[0]] else ("R@1", "R@5", "R@10")
 
 
-def in_tenths(value: float) -> str:
-    """Write a figure in percent for a table.
+def in_tenths(*values: float) -> str:
+    """Write figures in percent for a table.
 
-    >>> in_tenths(51.46), in_tenths(100.0)
-    ('51.5', '100')
+    >>> in_tenths(51.46, 100.0)
+    '51.5, 100'
     """
-    return "100" if value == 100 else f"{value:.1f}"
-
-
-def interval_in_words(interval: Sequence[float]) -> str:
-    """Write an interval in percent for a table.
-
-    >>> interval_in_words([51.46, 100.0])
-    '(51.5, 100)'
-    """
-    return f"({', '.join(map(in_tenths, interval))})"
+    return ", ".join("100" if value == 100 else f"{value:.1f}" for value in values)
 
 
 def coverage_in_words(metrics: Mapping[str, Any]) -> str:
-    """Say how much of a published split was judged; empty if that is unknown.
-
-    >>> coverage_in_words({"coverage": {"judged": 8, "annotated": 12, "published": 3350}})
-    'covers 8 of the 12 clips annotated; papers judge on 3,350'
-    """
-    coverage = metrics.get("coverage")
-    if coverage is None:
+    """Say how much of a published split was judged; empty if that is unknown."""
+    if (coverage := metrics.get("coverage")) is None:
         return ""
     published = f"; papers judge on {coverage['published']:,}" if coverage.get("published") else ""
     return f"covers {coverage['judged']:,} of the {coverage['annotated']:,} clips annotated{published}"
 
 
 def folds_in_words(metrics: Mapping[str, Any]) -> str:
-    """Explain the figures of folds; empty if there are none.
-
-    >>> folds_in_words({"num_media": 5000, "folds": {"num": 5}})
-    '5 folds: mean over 5 parts of 1,000 media, each judged by itself'
-    """
+    """Explain the figures of folds; empty if there are none."""
     if not metrics.get(FOLDS):
         return ""
     number = metrics[FOLDS]["num"]

@@ -1,7 +1,7 @@
 """Ranking the media of a split for every caption, and its captions for every medium."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,7 +10,9 @@ from torch import Tensor
 
 from mmts.data.records import Split
 from mmts.errors import InputError
-from mmts.metrics import graded_scores, ranks
+from mmts.evaluation.measures import CUTOFFS, GRADED, MEAN_RECALL, RECALLS
+from mmts.metrics import bootstrap_interval, graded_scores, ranks
+from mmts.metrics.ranks import hits
 
 _TOP = 10
 _CHUNK_ELEMENTS = 2**23  # of the similarity matrix at a time: 32 MB in float32
@@ -19,37 +21,60 @@ Relevance = Literal["text", "own", "graded"]
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """The rank of every query of a split (1 is best), and the first results.
+class Side:
+    """The queries of one direction: the rank of each (1 is best), and its first results, the best first.
 
-    text_ranks (N,), media_ranks (M,) int64; text_top (N, <= 10) media, media_top (M, <= 10) captions, best first;
-    *_relevant the same shapes, bool; with graded relevance also text_graded (N, 3), media_graded (M, 3) float64, in
-    [0, 1]: average precision, nDCG and binary average precision of every query.
+    media (Q,) int64 is the medium of each query; ranks (Q,) int64; top (Q, <= 10) int64, numbers of candidates;
+    top_relevant, the same shape, bool. With graded relevance, graded (Q, 3) float64 in [0, 1] holds average precision,
+    nDCG and binary average precision.
     """
 
-    text_ranks: Tensor
-    media_ranks: Tensor
-    text_top: Tensor
-    text_top_relevant: Tensor
-    media_top: Tensor
-    media_top_relevant: Tensor
-    text_graded: Tensor | None = None
-    media_graded: Tensor | None = None
+    direction: str
+    media: Tensor
+    ranks: Tensor
+    top: Tensor
+    top_relevant: Tensor
+    graded: Tensor | None = None
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The measures that queries have, those of graded relevance first."""
+        return (*(() if self.graded is None else GRADED), *RECALLS)
+
+    def scores(self, measure: str) -> Tensor:
+        """Return a measure of every query, (Q,) float64 in [0, 1]: a hit for R@k; "mean recall" averages the three."""
+        if measure in GRADED:
+            assert self.graded is not None  # see `measures`
+            return self.graded[:, GRADED.index(measure)]
+        cutoffs = CUTOFFS if measure == MEAN_RECALL else (int(measure.removeprefix("R@")),)
+        return torch.stack([hits(self.ranks, k) for k in cutoffs]).mean(dim=0)
+
+    def has_interval(self, rows: Tensor) -> bool:
+        """Whether the queries in `rows` (Q,) bool are of at least two media: a bootstrap of one medium says nothing."""
+        media = self.media[rows]
+        return bool((media != media[:1]).any())
+
+    def interval(self, scores: Tensor, rows: Tensor) -> tuple[float, float] | None:
+        """Return the 95 % bootstrap interval, percent, of the mean of scores (Q,) over the queries in `rows`.
+
+        All captions of a medium are drawn together. None if the queries belong to one medium.
+        """
+        if not self.has_interval(rows):
+            return None
+        low, high = bootstrap_interval(scores[rows], clusters=self.media[rows])
+        return 100 * low, 100 * high
 
 
-def relevance_matrix(split: Split, relevance: Relevance) -> csr_matrix:
-    """Return the sparse (N, M) matrix of which media are relevant to which caption.
-
-    `own`: a caption's own medium. `text`: every medium that carries the same caption string.
-    """
+def _relevant(split: Split, relevance: Relevance) -> csr_matrix:
+    """Return (N, M) bool: for `own` the medium of each caption, for `text` all media that carry the same string."""
     N, M = split.num_captions, split.num_media
     rows = np.arange(N) if relevance == "own" else split.text.numpy()
     carries = csr_matrix((np.ones(N, dtype=bool), (rows, split.owner.numpy())), shape=(rows.max() + 1, M))
     return carries if relevance == "own" else csr_matrix(carries[rows])
 
 
-def judge(media: Tensor, text: Tensor, split: Split, relevance: Relevance = "text") -> Judgement:
-    """Rank media (M, D) for every caption and captions (N, D) for every medium, in chunks of bounded memory.
+def judge(media: Tensor, text: Tensor, split: Split, relevance: Relevance = "text") -> tuple[Side, Side]:
+    """Rank media (M, D) for every caption, and captions (N, D) for every medium, in chunks of bounded memory.
 
     Ties count against the model (docs/method.md, ranks). Raises InputError if the numbers of rows do not fit the split,
     or naming the medium whose embedding is not finite.
@@ -68,31 +93,15 @@ def judge(media: Tensor, text: Tensor, split: Split, relevance: Relevance = "tex
     if relevance == "graded":
         assert split.graded is not None  # `Split.judged` checks that
         grades = split.graded.relevance()
-    relevant = relevance_matrix(split, relevance) if grades is None else csr_matrix((grades == 1).T.numpy())
-    text_side = _rank_all(text, media, relevant, None if grades is None else grades.T)
-    media_side = _rank_all(media, text, csr_matrix(relevant.T), grades)
-    return Judgement(
-        text_ranks=text_side.ranks,
-        media_ranks=media_side.ranks,
-        text_top=text_side.top,
-        text_top_relevant=text_side.top_relevant,
-        media_top=media_side.top,
-        media_top_relevant=media_side.top_relevant,
-        text_graded=text_side.graded,
-        media_graded=media_side.graded,
-    )
+    relevant = _relevant(split, relevance) if grades is None else csr_matrix((grades == 1).T.numpy())
+    of_text = _rank(text, media, relevant, None if grades is None else grades.T)
+    of_media = _rank(media, text, relevant.T.tocsr(), grades)
+    kind, every = split.media[0].kind, torch.arange(len(media))
+    return Side(f"text_to_{kind}", split.owner, *of_text), Side(f"{kind}_to_text", every, *of_media)
 
 
-class _Ranked(NamedTuple):
-    """Ranks (Q,), the first candidates (Q, T), whether they are relevant (Q, T), and graded scores (Q, 3)."""
-
-    ranks: Tensor
-    top: Tensor
-    top_relevant: Tensor
-    graded: Tensor | None = None
-
-
-def _rank_all(queries: Tensor, candidates: Tensor, relevant: csr_matrix, grades: Tensor | None) -> _Ranked:
+def _rank(queries: Tensor, candidates: Tensor, relevant: csr_matrix, grades: Tensor | None) -> list[Tensor]:
+    """Return `ranks`, `top`, `top_relevant` and, with grades (Q, C), `graded` of a Side."""
     rows = max(1, _CHUNK_ELEMENTS // max(1, len(candidates)))
     # A product in float32 may differ in its last bit between equal candidates, which would hide a tie.
     queries, candidates = queries.double(), candidates.double()
@@ -108,4 +117,4 @@ def _rank_all(queries: Tensor, candidates: Tensor, relevant: csr_matrix, grades:
             columns = (scores.average_precision, scores.ndcg, scores.binary_average_precision)  # in the order of GRADED
             part.append(torch.stack(columns, dim=1))
         parts.append([tensor.cpu() for tensor in part])
-    return _Ranked(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return [torch.cat(column) for column in zip(*parts, strict=True)]

@@ -16,14 +16,12 @@ from torch import Tensor
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.errors import RunError, counted
 from mmts.evaluation.figures import MediaLabel, figures_by_group, figures_by_label
-from mmts.evaluation.judgement_file import Judged, load_judgement
-from mmts.evaluation.measures import FOLDS, directions_of
+from mmts.evaluation.judgement_file import SIDES, Judged
+from mmts.evaluation.measures import FOLDS, GRADED, RECALLS, directions_of
 from mmts.files import read_json
+from mmts.metrics import paired_bootstrap_interval
 from mmts.recipe.recipe import Recipe
 from mmts.recipe.run_directory import RunDirectory
-
-SIDES = ("text", "media")
-"""Whose queries: text to media, and media to text."""
 
 PARTS = (None, *GROUP_NAMES)
 """The parts of the queries that have figures: all of them (None), and those of head, mid and tail."""
@@ -36,22 +34,44 @@ _ONLY_SEED = re.compile(r"seed[-_. ]*\d+")
 
 @dataclass(frozen=True)
 class Figure:
-    """Mean and sample standard deviation over seeds (None for a single one)."""
+    """Mean and sample standard deviation over seeds (None for a single one), and the value of each seed."""
 
     mean: float
     spread: float | None
+    values: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Figure":
-        """Return the mean and the spread of at least one value.
+    def of(cls, values: Iterable[Any]) -> "Figure | None":
+        """Return the figure of one value per seed; None without any, or if a value is missing or NaN.
 
-        >>> str(Figure.of([50.0, 75.0])), str(Figure.of([50.0]))
-        ('62.5 ± 17.7', '50.0')
+        >>> str(Figure.of([50.0, 75.0])), str(Figure.of([50.0])), Figure.of([50.0, None])
+        ('62.5 ± 17.7', '50.0', None)
         """
-        return cls(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None)
+        known = tuple(values)
+        if not known or not all(isinstance(value, int | float) and value == value for value in known):
+            return None
+        return cls(float(np.mean(known)), float(np.std(known, ddof=1)) if len(known) > 1 else None, known)
 
     def __str__(self) -> str:
         return f"{self.mean:.1f}" if self.spread is None else f"{self.mean:.1f} ± {self.spread:.1f}"
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A group's figure minus the first group's, in points, averaged over seeds, with its 95 % interval over queries."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low > 0 or self.high < 0
+
+
+GapKey = tuple[int, str, str, str | None]
+"""number of the group, direction, measure, and the part ("tail", "LABEL tail"; None: all queries)"""
 
 
 @dataclass(frozen=True)
@@ -71,6 +91,11 @@ class JudgedRun:
     def is_evaluation(self) -> bool:
         """Whether this is a file in evaluations/ instead of the run's own metrics.json."""
         return self.given != self.run.path
+
+    @property
+    def checkpoint(self) -> str:
+        """The checkpoint that was judged: best or last."""
+        return str(self.metrics.get("checkpoint", "best"))
 
 
 @dataclass(frozen=True)
@@ -100,19 +125,15 @@ class RunGroup:
         """The seed of each run."""
         return tuple(run.recipe.train.seed for run in self.runs)
 
-    def values(self, direction: str, measure: str, part: str | None = None) -> tuple[float, ...] | None:
-        """Return a measure of each seed; None if one of them lacks it."""
-        return _values((_place(metrics, part) for metrics in self.metrics), direction, measure)
-
     def figure(self, direction: str, measure: str, part: str | None = None) -> Figure | None:
         """Return a measure over the seeds, of all queries, a part ("tail", "LABEL tail") or folds; None without it."""
-        values = self.values(direction, measure, part)
-        return None if values is None else Figure.of(values)
+        places = [_place(metrics, part).get(direction) or {} for metrics in self.metrics]
+        return Figure.of(place.get(measure) for place in places)
 
     def class_figure(self, label: str, value: str, direction: str, measure: str) -> Figure | None:
         """Return a measure over the seeds of the queries whose medium has a value of a label; None without it."""
-        values = _values((metrics["labels"][label]["classes"][value] for metrics in self.metrics), direction, measure)
-        return None if values is None else Figure.of(values)
+        places = [metrics["labels"][label]["classes"][value].get(direction) or {} for metrics in self.metrics]
+        return Figure.of(place.get(measure) for place in places)
 
 
 @dataclass(frozen=True)
@@ -145,19 +166,14 @@ class Results:
     def rows(self, part: str | None) -> tuple[Tensor, Tensor]:
         """Return which text queries (N,) and media (M,) belong to a part, bool."""
         first = self.paired[0][0]
-        label, name = _split_part(part)
         text, media = first.groups
+        if part is None:
+            return torch.ones_like(text, dtype=torch.bool), torch.ones_like(media, dtype=torch.bool)
+        label, _, name = part.rpartition(" ")
         if label:
             media = self.labels[label].groups()
             text = media[first.owner]
-        if part is None:
-            return torch.ones_like(text, dtype=torch.bool), torch.ones_like(media, dtype=torch.bool)
-        number = GROUP_NAMES.index(name)
-        return text == number, media == number
-
-    def num_queries(self, direction: str, part: str | None) -> int:
-        """Return the number of queries of a direction in a part."""
-        return int(self.rows(part)[self.directions.index(direction)].sum())
+        return text == GROUP_NAMES.index(name), media == GROUP_NAMES.index(name)
 
     def interval(
         self, number: int, direction: str, measure: str, part: str | None = None
@@ -168,7 +184,7 @@ class Results:
         """
         group = self.groups[number]
         if len(group.runs) == 1:
-            intervals = (_place(group.metrics[0], part) or {}).get("intervals", {})
+            intervals = _place(group.metrics[0], part).get("intervals", {})
             if (stored := intervals.get(direction, {}).get(measure)) is not None:
                 return stored[0], stored[1]
         if part == FOLDS or not all(run.has(measure) for run in self.paired[number]):
@@ -177,19 +193,43 @@ class Results:
         scores = query_scores(self.paired[number], SIDES[at], measure).mean(dim=0)
         return self.paired[0][0].sides[at].interval(scores, self.rows(part)[at])
 
+    @cached_property
+    def gaps(self) -> dict[GapKey, Gap]:
+        """Every group's gaps to the first, overall and by part (docs/method.md, 7.2).
+
+        The interval is a paired bootstrap over the queries (all captions of a medium drawn together) of the hits, or
+        the measures of graded relevance, averaged over each group's seeds: it says how far the result depends on the
+        queries, as the spread does for the seeds. Queries of a single medium have no gap.
+        """
+        gaps: dict[GapKey, Gap] = {}
+        measures = [name for name in (*GRADED, *RECALLS) if all(run.has(name) for runs in self.paired for run in runs)]
+        for part in self.parts if len(self.groups) > 1 else ():
+            for name, side, rows in zip(SIDES, self.paired[0][0].sides, self.rows(part), strict=True):
+                for measure in measures if side.has_interval(rows) else ():
+                    first, *others = [query_scores(runs, name, measure).mean(dim=0)[rows] for runs in self.paired]
+                    for number, scores in enumerate(others, start=1):
+                        low, high = paired_bootstrap_interval(first, scores, clusters=side.media[rows])
+                        mean = float((scores - first).mean())
+                        gaps[number, side.direction, measure, part] = Gap(100 * mean, 100 * low, 100 * high)
+        return gaps
+
 
 def label_parts(labels: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of head, mid and tail by labels.
-
-    >>> label_parts(["type"])
-    ('type head', 'type mid', 'type tail')
-    """
+    """Return the names of head, mid and tail by labels."""
     return tuple(f"{label} {name}" for label in labels for name in GROUP_NAMES)
 
 
 def query_scores(runs: Sequence[Judged], side: str, measure: str) -> Tensor:
     """Return (S, Q) in [0, 1], one row per run: "text" or "media" queries' hits, mean recall or graded measure."""
     return torch.stack([run.sides[SIDES.index(side)].scores(measure) for run in runs])
+
+
+def _place(metrics: Mapping[str, Any], part: str | None) -> Mapping[str, Any]:
+    """Return the figures of a part in metrics.json; empty if there are none."""
+    if part is None or part == FOLDS:
+        return metrics if part is None else metrics.get(FOLDS) or {}
+    label, _, name = part.rpartition(" ")
+    return (metrics["labels"][label] if label else metrics)["groups"][name] or {}
 
 
 def read_results(paths: Sequence[str | Path], names: Sequence[str] | None = None) -> Results:
@@ -202,20 +242,16 @@ def read_results(paths: Sequence[str | Path], names: Sequence[str] | None = None
     Raises RunError if no run remains or runs were judged on different queries, DataError if a run lacks its ranks.
     """
     notes: list[str] = []
-    groups = _gather(_usable(paths, notes), names, notes)
+    groups = _grouped(_usable(paths, notes), names, notes)
     first, *others = [run for group in groups for run in group.runs]
     sizes = f"{first.metrics['num_media']:,} media, {first.metrics['num_captions']:,} captions"
     different = {run.given: how for run in others if (how := run.judged.differs_from(first.judged))}
     refuse_other_queries(f"{first.given} ({first.metrics['split']}, {sizes})", different)
-    if len({_checkpoint(group.runs[0]) for group in groups}) > 1:
-        last = [group.name for group in groups if _checkpoint(group.runs[0]) == "last"]
+    if len({group.runs[0].checkpoint for group in groups}) > 1:
+        last = [group.name for group in groups if group.runs[0].checkpoint == "last"]
         notes.append(f"judged at the last checkpoint, not the best: {_few(last)}")
     groups, labels = _divided_alike(groups, notes)
     return Results(tuple(groups), labels, tuple(notes))
-
-
-def _checkpoint(run: JudgedRun) -> str:
-    return str(run.metrics.get("checkpoint", "best"))
 
 
 def refuse_other_queries(first: str, differing: Mapping[Path, str]) -> None:
@@ -227,9 +263,6 @@ def refuse_other_queries(first: str, differing: Mapping[Path, str]) -> None:
             "compared. `mmts evaluate RUN --data PATH --split NAME` judges each run on the same data; if it writes "
             "RUN/evaluations/NAME.json, name that file instead of RUN"
         )
-
-
-# --- reading and grouping --------------------------------------------------------------------------------------------
 
 
 def _usable(paths: Sequence[str | Path], notes: list[str]) -> list[JudgedRun]:
@@ -250,14 +283,13 @@ def _usable(paths: Sequence[str | Path], notes: list[str]) -> list[JudgedRun]:
             first = runs[identity].given
             again.append(f"{path} is {first}" if path != first else str(path))
             continue
-        judged = Judged(path, *load_judgement(run.ranks_file(file)))
+        judged = Judged.load(path, run.ranks_file(file))
         runs[identity] = JudgedRun(path, run, run.recipe(), _metrics(file, run), judged)
     if not runs:
         raise RunError(f"none of the {len(paths)} paths is a judged run: {_few(passed)}")
-    if passed:
-        notes.append(f"passed over: {_few(passed)}")
-    if again:
-        notes.append(f"given twice and counted once: {_few(again)}")
+    for what, words in (("passed over", passed), ("given twice and counted once", again)):
+        if words:
+            notes.append(f"{what}: {_few(words)}")
     return list(runs.values())
 
 
@@ -265,43 +297,38 @@ def _metrics(file: Path, run: RunDirectory) -> dict[str, Any]:
     metrics = read_json(file)
     if isinstance(metrics, dict):
         directions = directions_of(metrics)
-        if {"split", "num_media", "num_captions", "groups", *directions} <= metrics.keys() and all(
-            isinstance(metrics[direction], dict) for direction in directions
-        ):
+        is_whole = {"split", "num_media", "num_captions", "groups", *directions} <= metrics.keys()
+        if is_whole and all(isinstance(metrics[direction], dict) for direction in directions):
             return metrics
     raise RunError(f"{file} is damaged; `mmts evaluate {run.path}` rewrites it")
 
 
-def _gather(runs: Sequence[JudgedRun], names: Sequence[str] | None, notes: list[str]) -> list[RunGroup]:
+def _grouped(runs: Sequence[JudgedRun], names: Sequence[str] | None, notes: list[str]) -> list[RunGroup]:
     """Group runs by recipe and checkpoint, one per seed, and name the groups."""
-    gathered: dict[str, dict[int, JudgedRun]] = {}
+    members: dict[str, dict[int, JudgedRun]] = {}
     left_out = []
     for run in runs:
-        recipe = run.recipe.model_dump(mode="json", exclude={"description", "published"})
-        del recipe["train"]["seed"]
-        members = gathered.setdefault(json.dumps([recipe, _checkpoint(run)]), {})
-        first = members.setdefault(run.recipe.train.seed, run)
+        recipe = run.recipe.model_dump(mode="json", exclude={"description": True, "published": True, "train": {"seed"}})
+        by_seed = members.setdefault(json.dumps([recipe, run.checkpoint]), {})
+        first = by_seed.setdefault(run.recipe.train.seed, run)
         if first is not run:
             left_out.append(f"{run.given} has the recipe and the seed of {first.given}")
     if left_out:
         notes.append(f"not another seed, so left out: {_few(left_out)}")
-    groups = [RunGroup("", tuple(members.values())) for members in gathered.values()]
+    groups = [RunGroup("", tuple(by_seed.values())) for by_seed in members.values()]
     folders = _folder_names(groups)
-    if names is None:
-        names = folders
-    elif len(names) != len(groups):
+    names = folders if names is None else names
+    if len(names) != len(groups):
         wanted = counted(len(groups), "group")
         raise RunError(f"{len(names)} names are given for {wanted} of runs: {_few(folders)}; give one per group")
-    elif len({*names}) < len(names) or not all(names):
+    if len({*names}) < len(names) or not all(names):
         raise RunError(f"names must differ and not be empty: {', '.join(map(repr, names))}")
     return [replace(group, name=name) for name, group in zip(names, groups, strict=True)]
 
 
 def _folder_names(groups: Sequence[RunGroup]) -> list[str]:
     """Name groups by their folders, with as many folders above as tell them apart; else by the first paths given."""
-    folders = [
-        _folder([Path(os.path.abspath(path)) for path in group.paths]) or Path(group.recipe.name) for group in groups
-    ]
+    folders = [_folder([Path(os.path.abspath(path)) for path in group.paths], group.recipe.name) for group in groups]
     for length in range(1, 1 + max(len(folder.parts) for folder in folders)):
         names = [str(Path(*folder.parts[-length:])) for folder in folders]
         if len({*names}) == len(names):
@@ -309,18 +336,12 @@ def _folder_names(groups: Sequence[RunGroup]) -> list[str]:
     return [str(group.runs[0].given) for group in groups]
 
 
-def _folder(paths: Sequence[Path]) -> Path | None:
-    """Return the folder of a run, or the common folder of several without what tells seeds apart; None without one.
-
-    >>> [str(_folder([Path(f"runs/{name}") for name in names])) for names in (["a-2"], ["a-1", "a-2"], ["a", "b"])]
-    ['runs/a-2', 'runs/a', 'None']
-    >>> str(_folder([Path("rules/mm-ts/seed-0"), Path("rules/mm-ts/seed-1")]))
-    'rules/mm-ts'
-    """
+def _folder(paths: Sequence[Path], recipe: str) -> Path:
+    """Return the folder of a run, or the common folder of several without what tells seeds apart, or the recipe."""
     if len(paths) == 1:
         return paths[0].parent if _ONLY_SEED.fullmatch(paths[0].name) else paths[0]
-    stems = {path.parent / stem if (stem := _SEED.sub("", path.name)) else path.parent for path in paths}
-    return stems.pop() if len(stems) == 1 else None
+    stems = {path.parent / _SEED.sub("", path.name) for path in paths}  # a name that is a seed alone leaves its folder
+    return stems.pop() if len(stems) == 1 else Path(recipe)
 
 
 def _few(words: Sequence[str]) -> str:
@@ -358,28 +379,3 @@ def _divided_alike(groups: Sequence[RunGroup], notes: list[str]) -> tuple[list[R
     if regrouped:
         notes.append(f"head, mid and tail go by the concepts of {first.given}, also for {_few(regrouped)}")
     return result, labels
-
-
-# --- places in metrics.json ------------------------------------------------------------------------------------------
-
-
-def _split_part(part: str | None) -> tuple[str, str]:
-    """Return the label and the name of a part: "article_type tail" is ("article_type", "tail"), "tail" ("", "tail")."""
-    label, _, name = (part or "").rpartition(" ")
-    return label, name
-
-
-def _place(metrics: Mapping[str, Any], part: str | None) -> Mapping[str, Any] | None:
-    """Return the figures of a part in metrics.json; None if there are none."""
-    if part is None or part == FOLDS:
-        return metrics if part is None else metrics.get(FOLDS)
-    label, name = _split_part(part)
-    divided = metrics["labels"][label] if label else metrics
-    place: Mapping[str, Any] | None = divided["groups"][name]
-    return place
-
-
-def _values(places: Iterable[Mapping[str, Any] | None], direction: str, measure: str) -> tuple[float, ...] | None:
-    """Return a measure in several places; None if one lacks it or has NaN there."""
-    values: list[Any] = [((place or {}).get(direction) or {}).get(measure) for place in places]
-    return tuple(values) if all(isinstance(value, int | float) and value == value for value in values) else None

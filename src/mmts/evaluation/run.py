@@ -1,4 +1,4 @@
-"""What `mmts evaluate` does, and `mmts train` at its end: rank a split with a run's model, score it, write it down."""
+"""Rank a split with a run's model and write its scores: `mmts evaluate`, and the end of `mmts train`."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,20 +16,21 @@ from mmts.console import console, figure_table
 from mmts.data.media.reading import tell_warnings
 from mmts.data.records import Dataset, Split
 from mmts.distributed.processes import once
-from mmts.errors import DataError, RecipeError, counted
+from mmts.errors import RecipeError, counted
 from mmts.evaluation import figures
 from mmts.evaluation.figures import MediaLabel
 from mmts.evaluation.judgement_file import save_embeddings, save_judgement
 from mmts.evaluation.measures import (
+    BRACKETS,
+    arrow,
     coverage_in_words,
     directions_of,
     group_of,
     in_tenths,
-    interval_in_words,
     shown_measures,
 )
 from mmts.evaluation.rank import judge
-from mmts.files import check_file_path, content_hash, file_name, locked, read_json, write_json
+from mmts.files import check_file_path, content_hash, file_name, locked, read_kept, write_json
 from mmts.models import TwoTower
 from mmts.recipe.data_section import Columns
 from mmts.recipe.recipe import Recipe
@@ -69,12 +70,14 @@ def evaluate(
     own_data = place == recipe.data.path
     file = run.metrics_file
     if not own_data or split.name != default_split(dataset):
-        file = run.evaluations / _file_name(place, own_data, split, checkpoint)
-    names = dict.fromkeys((*labels, *_labels_in(file)))
+        # Data that are not the run's own are named by a hash of their path, too.
+        parts = [place.stem, *([] if own_data else [content_hash(str(place))[:6]]), split.name]
+        ending = ".json" if checkpoint == "best" else f".{checkpoint}.json"
+        file = run.evaluations / (file_name("-".join(parts)) + ending)
+    names = dict.fromkeys((*labels, *((read_kept(file) or {}).get("labels") or {})))
     trained_on = dataset if own_data or not names else open_data(recipe.data)
-    of_labels = {
-        name: _media_label(name, limited(trained_on.split("train"), recipe.data.max_media), split) for name in names
-    }
+    train = limited(trained_on.split("train"), recipe.data.max_media) if names else split
+    of_labels = {name: _media_label(name, train, split) for name in names}
     concepts = ConceptDistribution.load(run.concepts_file)
     inputs = prepare_inputs(model, split)
     model.drop_frozen()
@@ -105,9 +108,9 @@ def score(
     run, dataset, split = experiment.run, experiment.dataset, inputs.split
     relevance = experiment.recipe.data.relevance
     media, text = embed_split(experiment.model, inputs)
-    judgement = judge(media, text, split, relevance)
-    concepts, text_groups, media_groups = experiment.groups(split)
-    metrics = figures.summarize(judgement, split, text_groups, media_groups, labels)
+    sides = judge(media, text, split, relevance)
+    concepts, *groups = experiment.groups(split)
+    metrics = figures.summarize(sides, split, groups, labels)
     if relevance != "graded" and split.name == "test" and 1 < dataset.folds <= split.num_media:
         metrics["folds"] = figures.judge_folds(media, text, split, relevance, dataset.folds)
     if (coverage := dataset.coverage.get(split.name)) is not None:
@@ -115,8 +118,7 @@ def score(
     metrics |= {"data": str(experiment.recipe.data.path), "relevance": relevance, "checkpoint": checkpoint}
     if stopped_at is not None:
         metrics["stopped_at"] = dict(stopped_at)
-    parts = (dataset.root, relevance, concepts, text_groups, media_groups, labels)
-    save_judgement(run.ranks_file(file), judgement, split, *parts)
+    save_judgement(run.ranks_file(file), sides, split, dataset.root, relevance, concepts, groups, labels)
     write_json(file, metrics)  # last: it marks the run as finished
     for table in metrics_tables(metrics):
         console.print(table)
@@ -137,9 +139,8 @@ def validation(experiment: Experiment, inputs: Mapping[str, Inputs]) -> Callable
         raise RecipeError(f"train.best is {best!r}, and val has no queries of {group} concepts")
 
     def evaluate_val(model: TwoTower) -> dict[str, Any]:
-        split = inputs["val"].split
-        judgement = judge(*embed_split(model, inputs["val"]), split, experiment.recipe.data.relevance)
-        return figures.figures_of(judgement, split, *groups)
+        sides = judge(*embed_split(model, inputs["val"]), inputs["val"].split, experiment.recipe.data.relevance)
+        return figures.figures_of(sides, groups)
 
     return evaluate_val
 
@@ -159,21 +160,6 @@ def _without_unreadable(split: Split, recipe: Recipe, model: TwoTower) -> Split:
     for line in unreadable:
         console.print(f"note: left out {line}")
     return split
-
-
-def _file_name(data: Path, own_data: bool, split: Split, checkpoint: str) -> str:
-    """Name the file of an evaluation by its data (with a hash of the path, if not the run's own) and split."""
-    parts = [data.stem, *([] if own_data else [content_hash(str(data))[:6]]), split.name]
-    name = file_name("-".join(parts))
-    return f"{name}.json" if checkpoint == "best" else f"{name}.{checkpoint}.json"
-
-
-def _labels_in(file: Path) -> list[str]:
-    """Return the labels in a file of scores; empty if it is missing or damaged, since it is rewritten then."""
-    try:
-        return [*read_json(file)["labels"]]
-    except (FileNotFoundError, DataError, KeyError, TypeError):
-        return []
 
 
 def _media_label(label: str, train: Split, split: Split) -> MediaLabel:
@@ -201,56 +187,46 @@ def metrics_tables(metrics: dict[str, Any]) -> list[Table]:
     """Draw metrics.json for a terminal 80 columns wide: all scores, then those of each label."""
     measures, directions = shown_measures(metrics), directions_of(metrics)
 
-    def row(place: Mapping[str, Any], direction: str) -> list[str]:
-        scores, intervals = place[direction], place.get("intervals", {}).get(direction, {})
-        cells = [
-            in_tenths(scores[name]) + (f" {interval_in_words(intervals[name])}" if name in intervals else "")
-            for name in measures
-        ]
-        return [*cells, f"{scores['median_rank']:g}"]
-
-    def add_groups(table: Table, groups: Mapping[str, Any], direction: str) -> None:
-        for name in GROUP_NAMES:
-            if (groups[name] or {}).get(direction) is not None:
-                table.add_row(f"  {name}", *row(groups[name], direction))
+    def add(table: Table, name: str, place: Mapping[str, Any], direction: str) -> None:
+        if (scores := place.get(direction)) is not None:
+            intervals = place.get("intervals", {}).get(direction, {})
+            ends = [f" ({in_tenths(*intervals[measure])})" if measure in intervals else "" for measure in measures]
+            cells = [in_tenths(scores[measure]) + end for measure, end in zip(measures, ends, strict=True)]
+            table.add_row(name, *cells, f"{scores['median_rank']:g}")
 
     media, captions = counted(metrics["num_media"], "medium", "media"), counted(metrics["num_captions"], "caption")
     table = figure_table(f"{metrics['split']}: {media}, {captions}; percent", "", *measures, "MedR")
     for direction in directions:
-        table.add_row(_arrow(direction), *row(metrics, direction))
-        if "folds" in metrics:
-            table.add_row(f"  {metrics['folds']['num']} folds", *row(metrics["folds"], direction))
-        add_groups(table, metrics["groups"], direction)
-    brackets = "in brackets: 95 % interval over queries"
-    table.caption = "\n".join(filter(None, [brackets, coverage_in_words(metrics)]))
+        add(table, arrow(direction), metrics, direction)
+        if folds := metrics.get("folds"):
+            add(table, f"  {folds['num']} folds", folds, direction)
+        for name in GROUP_NAMES:
+            add(table, f"  {name}", metrics["groups"][name] or {}, direction)
+    table.caption = "\n".join(filter(None, [BRACKETS, coverage_in_words(metrics)]))
     tables = [table]
-    for name, label in metrics.get("labels", {}).items():
-        title = f"by {name}, {counted(label['num_classes'], 'value')} in training; percent"
+    for label, scores in metrics.get("labels", {}).items():
+        title = f"by {label}, {counted(scores['num_classes'], 'value')} in training; percent"
         table = figure_table(title, "", *measures, "MedR")
         for direction in directions:
-            table.add_row(_arrow(direction))
-            add_groups(table, label["groups"], direction)
-        if bare := label["num_unlabeled"]:
-            table.caption = f"left out: {counted(bare, 'medium', 'media')} without {name}"
-        tables += [table, *_extremes(name, label, directions[0], "mAP" if "mAP" in measures else "R@5")]
+            table.add_row(arrow(direction))
+            for name in GROUP_NAMES:
+                add(table, f"  {name}", scores["groups"][name] or {}, direction)
+        if bare := scores["num_unlabeled"]:
+            table.caption = f"left out: {counted(bare, 'medium', 'media')} without {label}"
+        tables += [table, *_extremes(label, scores, directions[0], "mAP" if "mAP" in measures else "R@5")]
     return tables
 
 
-def _extremes(name: str, label: dict[str, Any], direction: str, measure: str) -> list[Table]:
+def _extremes(label: str, scores: dict[str, Any], direction: str, measure: str) -> list[Table]:
     """Draw the values of a label whose text queries have the lowest and the highest scores."""
-    lowest, highest = figures.extreme_classes(label, lambda value: label["classes"][value][direction][measure])
+    classes = scores["classes"]
+    lowest, highest = figures.extreme_classes(scores, lambda value: classes[value][direction][measure])
     if not lowest:
         return []
-    table = figure_table(
-        f"{_arrow(direction)} by {name}: lowest and highest {measure}", "", "training", "queries", measure
-    )
+    title = f"{arrow(direction)} by {label}: lowest and highest {measure}"
+    table = figure_table(title, "", "training", "queries", measure)
     for value in (*lowest, *reversed(highest)):
-        scores = label["classes"][value]
-        figure = in_tenths(scores[direction][measure])
-        cells = (f"{scores['num_training']:,}", f"{scores['num_queries']:,}", figure)
-        table.add_row(value, *cells, end_section=value == lowest[-1])
+        counts = (f"{classes[value][key]:,}" for key in ("num_training", "num_queries"))
+        figure = in_tenths(classes[value][direction][measure])
+        table.add_row(value, *counts, figure, end_section=value == lowest[-1])
     return [table]
-
-
-def _arrow(direction: str) -> str:
-    return direction.replace("_to_", "→")

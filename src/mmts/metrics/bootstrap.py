@@ -1,6 +1,7 @@
 """Percentile bootstrap intervals of a mean, resampling whole clusters of queries, and seeds."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,25 +34,18 @@ def bootstrap_interval(
     True
     """
     sums, sizes = _by_cluster(_checked("values", values)[None], clusters)
-    generator = torch.Generator().manual_seed(seed)
-    draws = _draws(len(sizes), num_resamples, generator)
-    means = [sums[0][drawn].sum(dim=1) / sizes[drawn].sum(dim=1) for drawn in draws]
-    return _percentiles(means, confidence)
+
+    def mean(drawn: Tensor, _: torch.Generator) -> Tensor:
+        return sums[0][drawn].sum(dim=1) / sizes[drawn].sum(dim=1)
+
+    return _interval(mean, len(sizes), confidence=confidence, num_resamples=num_resamples, seed=seed)
 
 
-def paired_bootstrap_interval(
-    first: Tensor,
-    second: Tensor,
-    *,
-    clusters: Tensor | None = None,
-    confidence: float = 0.95,
-    num_resamples: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float]:
+def paired_bootstrap_interval(first: Tensor, second: Tensor, **options: Any) -> tuple[float, float]:
     """Return the interval (low, high) of mean(second) - mean(first) over the same queries (docs/method.md, 7.2).
 
     Both are (Q,), one row per query. Their difference is resampled, so whatever makes a query easy or hard for both
-    cancels out. The rest is as in `bootstrap_interval`.
+    cancels out. Options and errors are those of `bootstrap_interval`.
 
     >>> paired_bootstrap_interval(torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.2, 0.6, 1.0]), num_resamples=10)
     (0.1..., 0.1...)
@@ -59,26 +53,18 @@ def paired_bootstrap_interval(
     first, second = _checked("first", first), _checked("second", second)
     if first.shape != second.shape:
         raise InputError(f"first has {len(first)} rows and second {len(second)}; both must hold the same queries")
-    return bootstrap_interval(
-        second - first, clusters=clusters, confidence=confidence, num_resamples=num_resamples, seed=seed
-    )
+    return bootstrap_interval(second - first, **options)
 
 
 def seeded_bootstrap_interval(
-    first: Tensor,
-    second: Tensor,
-    *,
-    clusters: Tensor | None = None,
-    confidence: float = 0.95,
-    num_resamples: int = 1000,
-    seed: int = 0,
+    first: Tensor, second: Tensor, *, clusters: Tensor | None = None, **options: Any
 ) -> tuple[float, float]:
     """Return the interval (low, high) of mean(second) - mean(first) over queries and seeds (docs/method.md, 7.3).
 
     first (S, Q), second (T, Q): one row per seed, one column per query, the same queries in both. A resample draws
     clusters of queries, the same for both, and for each of the two as many of its seeds as there are, all with
     replacement: would the difference be found again with other queries and other seeds? With a single seed only the
-    queries vary, as in `paired_bootstrap_interval`. Raises InputError as there.
+    queries vary, as in `paired_bootstrap_interval`. Options and errors are those of `bootstrap_interval`.
 
     >>> first = torch.tensor([[0.0, 0.5, 1.0], [0.2, 0.7, 1.2]])
     >>> low, high = seeded_bootstrap_interval(first, first[:1] + 0.3)
@@ -92,47 +78,50 @@ def seeded_bootstrap_interval(
         raise InputError(f"first has {first.shape[1]} columns and second {second.shape[1]}; queries must be the same")
     both = torch.cat([_checked("first", first.flatten()), _checked("second", second.flatten())])
     sums, sizes = _by_cluster(both.reshape(-1, first.shape[1]), clusters)
-    generator = torch.Generator().manual_seed(seed)
-    gaps = []
-    for drawn in _draws(len(sizes), num_resamples, generator):
+
+    def difference(drawn: Tensor, generator: torch.Generator) -> Tensor:
         times = torch.zeros(drawn.shape, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
         means = (times @ sums.T) / (times @ sizes)[:, None]  # of each row of `both`
         mean_first, mean_second = (
             part.gather(1, torch.randint(part.shape[1], part.shape, generator=generator)).mean(1)
             for part in (means[:, : len(first)], means[:, len(first) :])
         )
-        gaps.append(mean_second - mean_first)
-    return _percentiles(gaps, confidence)
+        return mean_second - mean_first
+
+    return _interval(difference, len(sizes), **options)
 
 
 def _by_cluster(values: Tensor, clusters: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the sums (S, G) of values (S, Q) over each of G clusters, and the clusters' sizes (G,)."""
-    num_queries = values.shape[1]
+    Q = values.shape[1]
     if clusters is None:
-        return values, torch.ones(num_queries, dtype=torch.float64)
-    if clusters.shape != (num_queries,) or clusters.is_floating_point():
-        raise InputError(
-            f"clusters is {tuple(clusters.shape)} {clusters.dtype}; it must be ({num_queries},) of integers"
-        )
+        return values, torch.ones(Q, dtype=torch.float64)
+    if clusters.shape != (Q,) or clusters.is_floating_point():
+        raise InputError(f"clusters is {tuple(clusters.shape)} {clusters.dtype}; it must be ({Q},) of integers")
     _, member = torch.unique(clusters.cpu(), return_inverse=True)
     sums = torch.zeros(len(values), int(member.max()) + 1, dtype=torch.float64).index_add_(1, member, values)
     return sums, torch.bincount(member).double()
 
 
-def _draws(num_clusters: int, num_resamples: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield the clusters that each resample draws, (rows, num_clusters), in chunks of bounded memory."""
+def _interval(
+    statistic: Callable[[Tensor, torch.Generator], Tensor],
+    G: int,
+    confidence: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return the interval of `statistic`, a number per resample (rows,), of the clusters (rows, G) that each draws."""
     if num_resamples < 1:
         raise InputError(f"num_resamples is {num_resamples}; it must be 1 or more")
-    rows = max(1, CHUNK // num_clusters)
-    for start in range(0, num_resamples, rows):
-        yield torch.randint(num_clusters, (min(rows, num_resamples - start), num_clusters), generator=generator)
-
-
-def _percentiles(means: list[Tensor], confidence: float) -> tuple[float, float]:
     if not 0.0 < confidence < 1.0:
         raise InputError(f"confidence is {confidence}; it must lie strictly between 0 and 1")
+    generator = torch.Generator().manual_seed(seed)
+    rows, values = max(1, CHUNK // G), []
+    for start in range(0, num_resamples, rows):
+        drawn = torch.randint(G, (min(rows, num_resamples - start), G), generator=generator)
+        values.append(statistic(drawn, generator))
     tail = (1.0 - confidence) / 2.0
-    low, high = torch.cat(means).quantile(torch.tensor([tail, 1.0 - tail], dtype=torch.float64)).tolist()
+    low, high = torch.cat(values).quantile(torch.tensor([tail, 1.0 - tail], dtype=torch.float64)).tolist()
     return low, high
 
 

@@ -1,6 +1,7 @@
 """Measures of graded relevance: average precision (also on bool) and normalized discounted cumulative gain."""
 
 from bisect import bisect_right
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mmts.metrics.rows import Ranked, falling, in_ranked_order, per_query, require_some
+from mmts.metrics.rows import falling, in_ranked_order, per_query, require_some
 
 
 def average_precision(similarity: Tensor, relevance: Tensor) -> Tensor:
@@ -28,15 +29,8 @@ def average_precision(similarity: Tensor, relevance: Tensor) -> Tensor:
     tensor([0.5833], dtype=torch.float64)
     >>> average_precision(similarity, torch.tensor([[0.5, 1.0, 0.0]]))  # 1.5 / 2
     tensor([0.7500], dtype=torch.float64)
-    >>> average_precision(torch.tensor([[9.0, 8.0, 1.0, 1.0]]), torch.tensor([[0.0, 0.0, 0.5, 1.0]]))  # 1/3, not 1.5/4
-    tensor([0.3333], dtype=torch.float64)
     """
-
-    def score(start: int, scores: Tensor, grades: Tensor) -> Tensor:
-        require_some(grades == 1, start, "relevance", "item of relevance 1")
-        return _precision(in_ranked_order(scores, grades))
-
-    return per_query(similarity, relevance, "relevance", score)
+    return _scored(similarity, relevance, "item of relevance 1", _precision)
 
 
 def mean_average_precision(similarity: Tensor, relevance: Tensor) -> Tensor:
@@ -54,21 +48,15 @@ def ndcg_per_query(similarity: Tensor, relevance: Tensor) -> Tensor:
 
     (sum over r <= k_q of rel_r / log2(r + 1)) / (the same sum in ideal order),   k_q = number of items of relevance > 0
 
-    Shapes: similarity (Q, C) floating point; relevance (Q, C) bool, or real and not negative; result (Q,) float64.
-    Among equal scores the less relevant comes first. Raises InputError, naming the row, for a NaN score, a negative,
-    NaN or infinite relevance, or a query with nothing relevant.
+    Shapes and errors as in `average_precision`, but a query needs only an item of relevance above 0. Among equal scores
+    the less relevant comes first.
     Source: Järvelin and Kekäläinen, TOIS 2002; k_q as in calculate_nDCG of the EPIC-KITCHENS-100 retrieval challenge,
     Damen et al., arXiv 2006.13256.
 
     >>> ndcg_per_query(torch.tensor([[0.9, 0.8]]), torch.tensor([[0.0, 1.0]]))  # k_q = 1, and position 1 holds 0
     tensor([0.], dtype=torch.float64)
     """
-
-    def score(start: int, scores: Tensor, grades: Tensor) -> Tensor:
-        require_some(grades > 0, start, "relevance", "relevant item")
-        return _gain(in_ranked_order(scores, grades).relevance)
-
-    return per_query(similarity, relevance, "relevance", score)
+    return _scored(similarity, relevance, "relevant item", lambda grades, _: _gain(grades))
 
 
 def ndcg(similarity: Tensor, relevance: Tensor) -> Tensor:
@@ -81,11 +69,7 @@ def ndcg(similarity: Tensor, relevance: Tensor) -> Tensor:
 
 
 class GradedScores(NamedTuple):
-    """Each query's figures, (Q,) float64.
-
-    `average_precision` is the EPIC-KITCHENS-100 challenge's, whose sum runs over graded values;
-    `binary_average_precision` counts relevance 1 alone.
-    """
+    """Each query's figures, (Q,) float64; `binary_average_precision` counts relevance 1 alone."""
 
     average_precision: Tensor
     binary_average_precision: Tensor
@@ -99,24 +83,28 @@ def graded_scores(similarity: Tensor, relevance: Tensor) -> GradedScores:
     transposed views are not copied whole.
 
     >>> scores = graded_scores(torch.tensor([[0.9, 0.8, 0.7]]), torch.tensor([[0.5, 1.0, 0.0]]))
-    >>> scores.average_precision.item(), scores.binary_average_precision.item()
-    (0.75, 0.5)
-    >>> round(scores.ndcg.item(), 4)
-    0.8597
+    >>> [round(score.item(), 4) for score in scores]
+    [0.75, 0.5, 0.8597]
     """
 
-    def score(start: int, scores: Tensor, grades: Tensor) -> Tensor:
-        require_some(grades == 1, start, "relevance", "item of relevance 1")
-        ranked = in_ranked_order(scores, grades)
-        binary = ranked._replace(relevance=ranked.relevance == 1)
-        return torch.stack([_precision(ranked), _precision(binary), _gain(ranked.relevance)], dim=1)
+    def score(grades: Tensor, is_tied: Tensor) -> Tensor:
+        return torch.stack([_precision(grades, is_tied), _precision(grades == 1, is_tied), _gain(grades)], dim=1)
 
-    return GradedScores(*per_query(similarity, relevance, "relevance", score).unbind(dim=1))
+    return GradedScores(*_scored(similarity, relevance, "item of relevance 1", score).unbind(dim=1))
 
 
-def _precision(ranked: Ranked) -> Tensor:
+def _scored(similarity: Tensor, relevance: Tensor, needed: str, score: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return `score` of all rows in ranked order; every query needs a "relevant item" or an "item of relevance 1"."""
+
+    def scored(start: int, scores: Tensor, grades: Tensor) -> Tensor:
+        require_some(grades > 0 if needed == "relevant item" else grades == 1, start, "relevance", needed)
+        return score(*in_ranked_order(scores, grades))
+
+    return per_query(similarity, relevance, "relevance", scored)
+
+
+def _precision(grades: Tensor, is_tied: Tensor) -> Tensor:
     """Return the average precision (rows,) of rows in ranked order."""
-    grades, is_tied = ranked
     hit = grades == 1
     position = torch.arange(1, grades.shape[1] + 1, device=grades.device)
     gained = grades.cumsum(dim=1, dtype=torch.float64)

@@ -32,22 +32,8 @@ def ranks(similarity: Tensor, relevant: Tensor) -> Tensor:
 
 
 def hits(ranks: Tensor, k: int) -> Tensor:
-    """Return 1 for ranks (Q,) up to k and 0 for others, (Q,) float64: their mean is the recall at k.
-
-    >>> hits(torch.tensor([1, 7]), k=5)
-    tensor([1., 0.], dtype=torch.float64)
-    """
+    """Return 1 for ranks (Q,) up to k and 0 for others, (Q,) float64: their mean is the recall at k."""
     return (ranks <= k).double()
-
-
-def median(ranks: Tensor) -> Tensor:
-    """Return the median of ranks (Q,), shape () float64; of an even number the mean of the two middle ones.
-
-    >>> median(torch.tensor([1, 2, 9, 3])).item()
-    2.5
-    """
-    ordered, number = ranks.double().sort().values, len(ranks)
-    return (ordered[(number - 1) // 2] + ordered[number // 2]) / 2
 
 
 def recall_at_k(similarity: Tensor, relevant: Tensor, k: int) -> Tensor:
@@ -64,12 +50,12 @@ def recall_at_k(similarity: Tensor, relevant: Tensor, k: int) -> Tensor:
 
 
 def median_rank(similarity: Tensor, relevant: Tensor) -> Tensor:
-    """Return the `median` of the queries' ranks (docs/method.md, 6.4); arguments and errors as in `ranks`.
+    """Return the median of the queries' ranks, shape () float64 (docs/method.md, 6.4); arguments as in `ranks`.
 
     >>> median_rank(torch.tensor([[0.9, 0.5], [0.6, 0.4]]), torch.eye(2, dtype=torch.bool)).item()
     1.5
     """
-    return median(ranks(similarity, relevant))
+    return ranks(similarity, relevant).double().quantile(0.5)
 
 
 def mean_rank(similarity: Tensor, relevant: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Going through a similarity matrix a few rows at a time, the checks of all metrics, and sorting rows."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -66,18 +65,10 @@ def require_some(relevant: Tensor, start: int, name: str, wanted: str) -> None:
         raise InputError(f"{name}[{row}] has no {wanted}; every query needs one (leave such queries out)")
 
 
-class Ranked(NamedTuple):
-    """Rows in ranked order: relevance (rows, C), and is_tied (rows, C - 1), whether positions r and r + 1 tie."""
-
-    relevance: Tensor
-    is_tied: Tensor
-
-
-def in_ranked_order(scores: Tensor, relevance: Tensor) -> Ranked:
+def in_ranked_order(scores: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
     """Sort each row's relevance by falling score, the less relevant first among equal scores (docs/method.md, 6.1).
 
-    >>> in_ranked_order(torch.tensor([[0.1, 0.9, 0.9]]), torch.tensor([[0.2, 1.0, 0.5]]))
-    Ranked(relevance=tensor([[0.5000, 1.0000, 0.2000]]), is_tied=tensor([[ True, False]]))
+    Returns it (rows, C), and whether positions r and r + 1 tie, (rows, C - 1) bool.
     """
     if relevance.dtype == torch.bool:
         relevance = relevance.to(torch.uint8)  # not every device sorts bool
@@ -94,15 +85,11 @@ def in_ranked_order(scores: Tensor, relevance: Tensor) -> Ranked:
         rising, order = ordered[wrong].sort(dim=1)
         again = scores[wrong].gather(1, order) + 0.0  # makes -0.0 a plain 0.0, its equal
         ordered[wrong] = rising.gather(1, again.sort(dim=1, descending=True, stable=True).indices)
-    return Ranked(ordered, is_tied)
+    return ordered, is_tied
 
 
 def falling(values: Tensor) -> Tensor:
-    """Return each row's values in falling order: (rows, C) -> (rows, C).
-
-    >>> falling(torch.tensor([[0.1, 0.9, 0.5]]))
-    tensor([[0.9000, 0.5000, 0.1000]])
-    """
+    """Return each row's values in falling order: (rows, C) -> (rows, C)."""
     if values.device.type != "cpu" or values.dtype == torch.bfloat16:
         return values.sort(dim=1, descending=True).values
     return torch.from_numpy(np.sort(values.numpy(), axis=1)).flip(1)

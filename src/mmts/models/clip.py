@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmts.data.media.reading import kept_warnings
-from mmts.errors import InputError, RecipeError, quoted, shortened
+from mmts.errors import InputError, RecipeError, first_line, quoted, shortened
 from mmts.models import huggingface as hf
 from mmts.models.base import Checkpointed, check_heads, default_heads, misfit
 
@@ -222,7 +222,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
             "you trust it: torch.save(checkpoint['state_dict'], file)"
         ) from None
     except Exception as error:  # torch and zipfile raise nearly anything on a damaged file
-        why = f"it is damaged, or was not written by torch.save ({shortened(hf.first_line(error), 160)})"
+        why = f"it is damaged, or was not written by torch.save ({shortened(first_line(error), 160)})"
         raise RecipeError(f"checkpoint {str(path)!r} cannot be read; {why}") from None
     return _check_state(content, f"checkpoint {str(path)!r}")
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from mmts.errors import InputError, RecipeError, counted, nearest, shortened
+from mmts.errors import InputError, RecipeError, counted, first_line, nearest
 
 T = TypeVar("T")
 
@@ -180,9 +180,3 @@ def quiet() -> Iterator[None]:
         hub.setLevel(hub_level)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, shortened, or its class if it has no message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return shortened(lines[0] if lines else type(error).__name__, 240)

@@ -9,7 +9,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from mmts.errors import InputError, RecipeError
+from mmts.errors import InputError, RecipeError, first_line
 from mmts.models import huggingface as hf
 from mmts.models.base import ImageTower, Resize, make_tower, transformer
 from mmts.options import AtLeastOne, ZeroToBelowOne
@@ -232,7 +232,7 @@ class HuggingFaceImage(ImageTower):
         except InputError:
             raise
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-            raise InputError(f"it does not take images of {self.size} px: {hf.first_line(error)}") from None
+            raise InputError(f"it does not take images of {self.size} px: {first_line(error)}") from None
 
     def features(self, pixels: Tensor) -> Tensor:
         """Return the model's image features, flattened to (B, width)."""

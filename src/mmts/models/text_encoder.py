@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmts.errors import InputError, RecipeError, shortened
+from mmts.errors import InputError, RecipeError, first_line
 from mmts.files import content_hash
 from mmts.models import huggingface as hf
 from mmts.models.base import TextTower
@@ -29,10 +30,7 @@ class TextEncoder:
     tower: TextTower
 
     def __call__(self, captions: Sequence[str]) -> Rows:
-        """Return the feature rows (N, W) float32 of captions (N,), of any norm.
-
-        A run with the same frozen text tower finds them in the cache of `text_features`, and the other way round.
-        """
+        """Return rows (N, W) float32 of captions (N,), of any norm; runs with the same frozen text tower share them."""
         return text_features(self.tower, captions)
 
 
@@ -43,15 +41,14 @@ def text_encoder(name: str) -> TextEncoder:
     encoder that AutoModel loads.
     """
     try:
-        place, file = _find(name)
-        return _load(name, place, name != "minilm" and file.name == "modules.json", _fingerprint(place, file))
+        return _load(name, *_find(name))
     except RecipeError as error:
         raise InputError(f"encoder: {error}") from None
 
 
 @lru_cache(maxsize=1)
 def _load(name: str, place: str, is_pipeline: bool, fingerprint: str) -> TextEncoder:
-    tower = _SentenceTower(name, place, fingerprint) if is_pipeline else load_text_tower(name)
+    tower = _SentenceTower(name, place, fingerprint) if is_pipeline and name != "minilm" else load_text_tower(name)
     tower.freeze()
     # A build of torch for GPUs names one even on machines that have none.
     if torch.accelerator.is_available():
@@ -63,16 +60,15 @@ class _SentenceTower(TextTower):
     """A sentence-transformers model with its own prompt, pooling and further modules."""
 
     def __init__(self, name: str, place: str, fingerprint: str) -> None:
-        super().__init__()
-        self.name = name
         from sentence_transformers import SentenceTransformer
 
-        self._files = fingerprint
+        super().__init__()
+        self.name, self._files = name, fingerprint
         try:
             with hf.quiet():
                 self.model: Any = SentenceTransformer(place, device="cpu").float()
         except Exception as error:  # whatever the library raises for a broken folder
-            reason = shortened((str(error).strip().splitlines() or [type(error).__name__])[0], 240)
+            reason = first_line(error)
             raise RecipeError(f"{name}: sentence-transformers cannot load the model: {reason}") from None
         self.prompt = self.model.prompts.get(self.model.default_prompt_name or "", "")
         with torch.inference_mode():
@@ -91,35 +87,28 @@ class _SentenceTower(TextTower):
         return (self._files,)
 
 
-def _find(name: str) -> tuple[str, Path]:
-    """Return where the model lies, and its modules.json (sentence-transformers) or else its config.json."""
+def _find(name: str) -> tuple[str, bool, str]:
+    """Return where a model lies, whether it is one of sentence-transformers, and its fingerprint."""
     from transformers.utils import cached_file
 
     folder = Path(minilm_folder() if name == "minilm" else name).expanduser()
-    if (folder / "modules.json").is_file():
-        return str(folder), folder / "modules.json"
-    if hf.find_source(name, "text", _NAMES).local:
-        return str(folder), folder / "config.json"
+    is_pipeline = (folder / "modules.json").is_file()
+    if is_pipeline or hf.find_source(name, "text", _NAMES).local:
+        files = sorted(path for path in folder.rglob("*") if path.suffix in _MODEL_FILES and path.is_file())
+        parts = [f"{path.relative_to(folder).as_posix()} {content_hash(path.read_bytes())}" for path in files]
+        return str(folder), is_pipeline, f"files {content_hash(*parts)}"
     # sentence-transformers allows names without their owner.
     places = [name] if "/" in name else [name, f"sentence-transformers/{name}"]
     reason = ""
-    for place in places:
-        for file in ("modules.json", "config.json"):
-            try:
-                with hf.quiet():
-                    return place, Path(cached_file(place, file))
-            except OSError as error:
-                reason = str(error).strip().splitlines()[0]
+    for place, file in product(places, ("modules.json", "config.json")):
+        try:
+            with hf.quiet():
+                commit = Path(cached_file(place, file)).parent.name
+        except OSError as error:
+            reason = first_line(error)
+        else:
+            return place, file == "modules.json", f"{place}@{commit}"
     raise RecipeError(
-        f"{name!r} is not a folder, and Hugging Face gave no such model: {shortened(reason, 240)} "
+        f"{name!r} is not a folder, and Hugging Face gave no such model: {reason} "
         f"({' and '.join(_NAMES)} need no network)"
     )
-
-
-def _fingerprint(place: str, file: Path) -> str:
-    """Hash the weights, configuration and vocabulary in a folder; name the commit of a model on the hub."""
-    if not Path(place).is_dir():
-        return f"{place}@{file.parent.name}"
-    files = sorted(path for path in file.parent.rglob("*") if path.suffix in _MODEL_FILES and path.is_file())
-    parts = [f"{path.relative_to(file.parent).as_posix()} {content_hash(path.read_bytes())}" for path in files]
-    return f"files {content_hash(*parts)}"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmts.concepts.shift import Scale, density_shift
+from mmts.concepts.density import Scale, density_shift
 from mmts.errors import InputError
 from mmts.options import AtLeastOne, NotNegative, Positive
 from mmts.policies.base import Policy, check_index, check_positive, scalar

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from mmts.concepts import ConceptDistribution
 from mmts.errors import counted
-from mmts.evaluation.compare import Gap
 from mmts.evaluation.figures import extreme_classes
-from mmts.evaluation.results import SIDES, query_scores
+from mmts.evaluation.judgement_file import SIDES
+from mmts.evaluation.results import Gap, query_scores
 from mmts.metrics import bootstrap_interval, seeded_bootstrap_interval
 from mmts.report.charts import Line, change_panel, size_panel, wide_and_narrow
 from mmts.report.contents import Contents

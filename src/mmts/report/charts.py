@@ -17,8 +17,7 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 from mmts.errors import counted
-from mmts.evaluation.compare import Gap
-from mmts.evaluation.results import PARTS, Figure
+from mmts.evaluation.results import PARTS, Figure, Gap
 from mmts.report.contents import Contents
 from mmts.report.wording import in_title, interval_in_words, isolated, signed
 
@@ -165,11 +164,12 @@ def dot_charts(
     contents: Contents, identifier: str, xlabel: str, are_gaps: bool = False
 ) -> list[tuple[str, Markup, Markup]]:
     """Draw the figures of all rules, or their differences to the first, for each direction that has any."""
-    measured = contents.gap if are_gaps else contents.figure
     drawn = []
     for at, direction in enumerate(contents.directions):
-        places = itertools.product(PARTS, range(len(contents.groups)))
-        values = [(part, number, measured(number, direction, part)) for part, number in places]
+        values: list[tuple[str | None, int, Figure | Gap | None]] = []
+        for part, (number, group) in itertools.product(PARTS, enumerate(contents.groups)):
+            figure = group.figure(direction, contents.measure, part)
+            values.append((part, number, contents.gap(number, direction, part) if are_gaps else figure))
         if rows := [(part, number, value) for part, number, value in values if value is not None]:
             draw = partial(_dot_panel, contents, direction, rows, xlabel)
             drawn.append((in_title(direction), *wide_and_narrow(draw, f"{identifier}{at}")))
@@ -207,7 +207,7 @@ def _dot_panel(
                 style |= {"markerfacecolor": color if value.is_clear else PAPER, "markeredgewidth": 1.8}
             else:
                 text, gid, size = f"{value} %", f"hover-row{at}", 9
-                seeds = group.values(direction, contents.measure, part) or ()
+                seeds = value.values
                 look = {"markersize": 9} if len(seeds) == 1 else {"markersize": 6.5, "alpha": 0.45}
                 axes.plot(seeds, [y] * len(seeds), markeredgewidth=0, **style, **look)
                 if len(seeds) > 1:

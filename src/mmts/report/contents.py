@@ -8,9 +8,8 @@ from typing import Any
 
 from mmts.concepts import ConceptDistribution
 from mmts.errors import DataError, InputError
-from mmts.evaluation.compare import Gap, GapKey, compare_runs
 from mmts.evaluation.measures import shown_measures
-from mmts.evaluation.results import Figure, Results
+from mmts.evaluation.results import Gap, Results, read_results
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report.wording import clean
 
@@ -22,7 +21,6 @@ class Contents(Results):
     distributions: each rule's concepts, from its first run; None if concepts.npz is missing or damaged.
     """
 
-    gaps: dict[GapKey, Gap]
     distributions: tuple[ConceptDistribution | None, ...]
 
     @property
@@ -40,10 +38,6 @@ class Contents(Results):
         """The measure that the page leads with: R@1, or mAP if relevance is graded."""
         return shown_measures(self.metrics)[0]
 
-    def figure(self, number: int, direction: str, part: str | None = None) -> Figure | None:
-        """Return a rule's leading measure, mean and spread; None if it was not measured."""
-        return self.groups[number].figure(direction, self.measure, part)
-
     def gap(self, number: int, direction: str, part: str | None = None) -> Gap | None:
         """Return a rule's difference to the baseline in the leading measure; None if it is unknown."""
         return self.gaps.get((number, direction, self.measure, part))
@@ -51,14 +45,13 @@ class Contents(Results):
 
 def read_contents(paths: Sequence[Path], names: Sequence[str] | None = None) -> Contents:
     """Read runs; raises RunError if none of the paths is a judged run, or if runs were judged on different queries."""
-    comparison = compare_runs(paths, names)
-    results = comparison.results
+    results = read_results(paths, names)
     shown = [clean(group.name, 60) for group in results.groups]
     if len({*shown}) < len(shown):  # names that differ only beyond the cut
         shown = [f"{number}: {name}" for number, name in enumerate(shown, start=1)]
     groups = tuple(replace(group, name=name) for group, name in zip(results.groups, shown, strict=True))
     distributions = tuple(_distribution(RunDirectory(group.paths[0]).concepts_file) for group in groups)
-    return Contents(groups, results.labels, results.notes, comparison.gaps, distributions)
+    return Contents(groups, results.labels, results.notes, distributions)
 
 
 def _distribution(file: Path) -> ConceptDistribution | None:

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmts.evaluation.compare import Gap
-from mmts.evaluation.results import Figure
+from mmts.evaluation.results import Figure, Gap
 from mmts.report.contents import Contents
 from mmts.report.wording import interval_in_words, isolated, listed, signed
 
@@ -56,12 +55,12 @@ class Finding:
 def find(contents: Contents) -> Finding:
     """Say which rule is best by the leading measure of text queries, and whether it clearly differs from the first."""
     direction = contents.directions[0]
-    first = contents.figure(0, direction)
+    first = contents.groups[0].figure(direction, contents.measure)
     if first is None:
         return Finding("These runs have no recall to compare", (), ())
     verdicts = []
-    for number in range(1, len(contents.groups)):
-        if (figure := contents.figure(number, direction)) is not None:
+    for number, group in enumerate(contents.groups[1:], start=1):
+        if (figure := group.figure(direction, contents.measure)) is not None:
             spread = max((spread for spread in (figure.spread, first.spread) if spread is not None), default=None)
             gap = contents.gap(number, direction)
             verdicts.append(Verdict(number, figure, figure.mean - first.mean, spread, gap))
@@ -111,7 +110,7 @@ def _best_sentence(contents: Contents, verdicts: Sequence[Verdict]) -> str:
 def _tail_sentence(contents: Contents, best: Verdict | None) -> str:
     direction = contents.directions[0]
     if best is None:
-        head, tail = (contents.figure(0, direction, part) for part in ("head", "tail"))
+        head, tail = (contents.groups[0].figure(direction, contents.measure, part) for part in ("head", "tail"))
         if head is None or tail is None:
             return ""
         return f"{contents.measure} is {head} % for captions of head concepts and {tail} % for those of tail concepts."
@@ -129,7 +128,7 @@ def _other_direction(contents: Contents, best: Verdict | None) -> str:
         [
             f"{figure} %" + (f" ({_name(contents, number)})" if best else "")
             for number in ([0, best.number] if best else [0])
-            if (figure := contents.figure(number, contents.directions[1])) is not None
+            if (figure := contents.groups[number].figure(contents.directions[1], contents.measure)) is not None
         ]
     )
     if not known:

@@ -7,8 +7,7 @@ from typing import Any
 
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.data.records import Medium
-from mmts.evaluation.judgement_file import Judged
-from mmts.evaluation.results import SIDES
+from mmts.evaluation.judgement_file import SIDES, Judged
 from mmts.report.contents import Contents
 from mmts.report.pictures import data_uri
 from mmts.report.wording import clean

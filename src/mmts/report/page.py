@@ -165,7 +165,7 @@ def _table(contents: Contents, direction: str) -> dict[str, Any]:
             intervals = [contents.interval(number, direction, measure, part) for measure in measures]
             is_highest = [len(known) > 1 and figure.mean == best for figure, best in zip(figures, highest, strict=True)]
             rows.append((number, list(zip(figures, intervals, is_highest, strict=True))))
-        num_queries = None if part == FOLDS else contents.num_queries(direction, part)
+        num_queries = None if part == FOLDS else int(contents.rows(part)[contents.directions.index(direction)].sum())
         label, _, name = (part or "all").rpartition(" ")
         name = f"{folds[0]} folds" if part == FOLDS else f"{clean(label, 40)}: {name}" if label else name.capitalize()
         parts.append({"name": name, "is_mean": part == FOLDS, "num_queries": num_queries, "rows": rows})

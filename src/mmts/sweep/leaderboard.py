@@ -15,7 +15,7 @@ from mmts.concepts import ConceptDistribution
 from mmts.console import figure_table
 from mmts.data.records import Dataset
 from mmts.errors import counted
-from mmts.evaluation.results import SIDES
+from mmts.evaluation.judgement_file import SIDES
 from mmts.files import atomic_write
 from mmts.sweep.standings import ALL_PARTS, AVERAGE, BOTH, CONCEPT, Column, Standings, TrialRuns
 from mmts.sweep.sweep_file import Sweep, in_words
@@ -75,8 +75,8 @@ class Leaderboard:
                 for side in (BOTH, *SIDES):
                     for name, division, part in _parts(standings):
                         columns = [Column(side, measure, division, part) for measure in standings.measures]
-                        values = {column.measure: standings.values(variant, column) for column in columns}
-                        figures = {measure: round(value[at], 4) for measure, value in values.items() if value}
+                        known = {column.measure: standings.figure(variant, column) for column in columns}
+                        figures = {name: round(figure.values[at], 4) for name, figure in known.items() if figure}
                         if figures:
                             place = {"direction": standings.direction(side), "part": name}
                             yield setting | {"seed": seed} | place | figures
@@ -146,7 +146,7 @@ def _parts(standings: Standings) -> Iterator[tuple[str, str, str | None]]:
 
 def _ranked(standings: Standings, columns: Mapping[str, Column]) -> tuple[list[str], list[list[str]]]:
     """Return a table of the variants, best first: figures with their differences to the first variant."""
-    columns = {name: column for name, column in columns.items() if standings.values(0, column) is not None}
+    columns = {name: column for name, column in columns.items() if standings.figure(0, column) is not None}
     rows = []
     for variant in standings.ranking():
         cells = []
@@ -169,19 +169,19 @@ def _draw(path: Path, title: str, standings: Standings) -> None:
     for division in standings.weights:
         panels[f"tail by {division}"] = standings.headline_of(division, "tail")
         panels[f"average by {division}"] = standings.headline_of(division, AVERAGE)
-    panels = {name: column for name, column in panels.items() if standings.values(0, column) is not None}
+    panels = {name: column for name, column in panels.items() if standings.figure(0, column) is not None}
     order = standings.ranking()
     drawing = Drawing(figsize=(1.6 + 2.3 * len(panels), 1.3 + 0.27 * len(order)), dpi=150, layout="constrained")
     FigureCanvasAgg(drawing)
     all_axes = drawing.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (name, column) in zip(all_axes, panels.items(), strict=True):
         for place, variant in enumerate(order):
-            figure, seeds = standings.figure(variant, column), standings.values(variant, column)
+            figure = standings.figure(variant, column)
             assert figure is not None
-            assert seeds is not None
             color = _OTHERS if variant else _FIRST
             if variant == 0:
                 axes.axvline(figure.mean, color=_LINE, linewidth=1, zorder=0)
+            seeds = figure.values
             axes.plot(seeds, [place] * len(seeds), "o", color=color, alpha=0.35, markersize=4, markeredgewidth=0)
             bar = {"xerr": figure.spread, "markersize": 4, "capsize": 3, "linewidth": 1.4}
             axes.errorbar(figure.mean, place, fmt="D", color=color, **bar)

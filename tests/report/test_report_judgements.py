@@ -15,8 +15,7 @@ from test_report_page import text_of
 from mmts.examples.drawing import picture, write_film
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report import write_report
-from mmts.report.contents import read_contents
-from mmts.report.finding import find
+from mmts.report.contents import find, read_contents
 from mmts.report.gallery import make_gallery
 
 

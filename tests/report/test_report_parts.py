@@ -12,11 +12,9 @@ from mmts.concepts import ConceptDistribution
 from mmts.evaluation.judgement_file import Judged
 from mmts.evaluation.results import Figure, Gap
 from mmts.recipe.run_directory import RunDirectory
-from mmts.report import finding
 from mmts.report.charts import SERIES, drawing, inline_svg
-from mmts.report.contents import Contents, read_contents
+from mmts.report.contents import Contents, Verdict, _headline, find, read_contents
 from mmts.report.curves import rule_in_words, value_curve
-from mmts.report.finding import Verdict, find
 from mmts.report.gallery import choose_queries, make_gallery
 from mmts.report.tail import LongTail
 
@@ -61,7 +59,7 @@ CLEAR, CLEAR_LOSS, UNCLEAR = Gap(2.0, 0.5, 3.5), Gap(-2.0, -3.5, -0.5), Gap(0.3,
 def test_the_headline_claims_only_what_seeds_and_queries_support(
     contents: Contents, verdicts: list[Verdict], headline: str
 ) -> None:
-    assert finding._headline(contents, Figure(50.0, 0.4), verdicts).startswith(headline)
+    assert _headline(contents, Figure(50.0, 0.4), verdicts).startswith(headline)
 
 
 def test_the_finding_compares_with_the_larger_spread(contents: Contents) -> None:

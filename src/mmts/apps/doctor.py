@@ -68,12 +68,14 @@ def _versions() -> Iterator[Finding]:
     for requirement in metadata.requires("mmts") or ():
         needed = Requirement(requirement)
         if needed.marker is None or needed.marker.evaluate({"extra": ""}):
-            state: State = "wrong"
-            found = "not installed"
-            with suppress(metadata.PackageNotFoundError):
-                found = metadata.version(needed.name)
-                state = "ok" if needed.specifier.contains(found, prereleases=True) else "wrong"
-            yield Finding(needed.name, state, found, f"pip install -c constraints.txt '{requirement}'")
+            fix = f"pip install -c constraints.txt '{requirement}'"
+            try:
+                version = metadata.version(needed.name)
+            except metadata.PackageNotFoundError:
+                yield Finding(needed.name, "wrong", "not installed", fix)
+            else:
+                fits = needed.specifier.contains(version, prereleases=True)
+                yield Finding(needed.name, "ok" if fits else "wrong", version, fix)
 
 
 def _torchvision() -> Iterator[Finding]:

@@ -16,8 +16,7 @@ from mmts.evaluation.judgement_file import SIDES
 from mmts.evaluation.results import Gap, query_scores
 from mmts.metrics import bootstrap_interval, seeded_bootstrap_interval
 from mmts.report.charts import Line, change_panel, size_panel, wide_and_narrow
-from mmts.report.contents import Contents
-from mmts.report.finding import Finding
+from mmts.report.contents import Contents, Finding
 from mmts.report.wording import clean, in_title
 
 _BINS = 6
@@ -58,15 +57,15 @@ def concept_section(contents: Contents, finding: Finding) -> dict[str, Any]:
             continue
         draw = partial(size_panel, title, f"{contents.measure}, %", lines, places)
         charts.append((title, *wide_and_narrow(draw, f"size{len(charts)}")))
-    of_text = by_side[0]
+    text_queries = by_side[0]
     changes = []
-    if not isinstance(of_text, str):
-        changes = [find_changes(contents, of_text, verdict.number) for verdict in finding.verdicts]
+    if not isinstance(text_queries, str):
+        changes = [find_changes(contents, text_queries, verdict.number) for verdict in finding.verdicts]
     return {
         "size_charts": charts,
         "num_unknown": sum(queries.num_unknown for queries in by_side if isinstance(queries, Queries)),
         "size_absent": absent,
-        "changes_absent": of_text if isinstance(of_text, str) else "",
+        "changes_absent": text_queries if isinstance(text_queries, str) else "",
         "concept_changes": changes,
     }
 
@@ -204,11 +203,8 @@ def class_tables(contents: Contents) -> list[dict[str, Any]]:
     tables, first = [], contents.groups[0]
     for label in contents.labels:
         metrics = contents.metrics["labels"][label]
-        figures = {
-            value: first.class_figure(label, value, contents.directions[0], contents.measure)
-            for value in metrics["classes"]
-        }
-        means = {value: figure.mean for value, figure in figures.items() if figure is not None}
+        figure_of = partial(first.class_figure, label, direction=contents.directions[0], measure=contents.measure)
+        means = {value: figure.mean for value in metrics["classes"] if (figure := figure_of(value)) is not None}
         lowest, highest = extreme_classes(metrics, means.get)
         if lowest:
             parts = (("lowest", lowest), ("highest", highest))

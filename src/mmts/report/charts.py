@@ -26,14 +26,10 @@ _HOVER_POINTS = 41
 _ROW, _BETWEEN_PARTS = 17, 14  # pixels
 
 # Charts are drawn in these stand-in colors, which become the page's CSS variables and so follow light and dark.
-INK, MUTED, LINE, PAPER = "#010101", "#010102", "#010103", "#010104"
-SERIES = ("#010110", "#010111", "#010112", "#010113", "#010114", "#010115")
-GROUPS = ("#010120", "#010121", "#010122")
-_VARIABLES = {
-    **dict(zip((INK, MUTED, LINE, PAPER), ("--ink", "--muted", "--line", "--paper"), strict=True)),
-    **{color: f"--series-{number}" for number, color in enumerate(SERIES)},
-    **{color: f"--group-{number}" for number, color in enumerate(GROUPS)},
-}
+_NAMES = ("ink", "muted", "line", "paper", *(f"series-{n}" for n in range(6)), *(f"group-{n}" for n in range(3)))
+_VARIABLES = {f"#0101{number:02x}": f"--{name}" for number, name in enumerate(_NAMES)}
+INK, MUTED, LINE, PAPER = list(_VARIABLES)[:4]
+SERIES, GROUPS = tuple(_VARIABLES)[4:10], tuple(_VARIABLES)[10:]
 DASHES = ("-", (0, (5, 2)), "-", (0, (6, 2, 1.5, 2)), (0, (1.5, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
 _STYLE: dict[str, Any] = {

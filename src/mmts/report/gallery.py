@@ -78,7 +78,7 @@ def choose_queries(runs: Sequence[Judged], side: str, names: Sequence[str]) -> l
     piles: dict[tuple[int, bool], list[int]] = {}
     seen: set[str] = set()
     for row in rows:
-        if names[row] not in seen:  # a reader sees one query in a caption that several images carry
+        if names[row] not in seen:  # to a reader, a caption that images share is one query
             is_wrong = all(run.arrays[f"{side}_ranks"][row] != 1 for run in runs)
             piles.setdefault((groups[row], is_wrong), []).append(row)
             seen.add(names[row])

@@ -23,9 +23,8 @@ from mmts.files import atomic_write
 from mmts.recipe.run_directory import RunDirectory, differences
 from mmts.report import charts
 from mmts.report.by_concept import class_tables, concept_section
-from mmts.report.contents import Contents, read_contents
+from mmts.report.contents import Contents, find, read_contents
 from mmts.report.curves import loss_line, recall_line, rule_in_words, value_curve
-from mmts.report.finding import find
 from mmts.report.gallery import make_gallery
 from mmts.report.tail import LongTail
 from mmts.report.wording import clean, in_title, interval_in_words, listed, signed

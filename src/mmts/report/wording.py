@@ -5,7 +5,7 @@ import unicodedata
 
 from mmts.evaluation.results import Gap
 
-# Control characters that are no white space, and the bidirectional controls, which turn around the text after them.
+# Control characters other than white space, and bidirectional controls, which turn around the text after them.
 _CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u202a-\u202e\u2066-\u2069]")
 
 

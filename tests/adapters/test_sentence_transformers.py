@@ -9,8 +9,8 @@ from adapters.made import CAPTIONS, COUNTS, PICTURES, WORDS, published, shifted
 from torch import Tensor
 
 from mmts.adapters.batch_loss import Rule
+from mmts.adapters.huggingface import RULE_FILE
 from mmts.adapters.sentence_transformers import PairLoss
-from mmts.adapters.trainer_callback import RULE_FILE
 from mmts.errors import InputError, RunError
 from mmts.losses import info_nce
 from mmts.objectives import InfoNCE, SogCLR

@@ -16,8 +16,6 @@ from pathlib import Path
 import faiss
 import numpy as np
 import numpy.typing as npt
-from mmts.search.encoder import load_encoder
-from mmts.search.serve import SearchServer
 
 from mmts.console import quiet
 from mmts.data.records import Medium
@@ -25,8 +23,10 @@ from mmts.examples.drawing import picture, write_image
 from mmts.models.features import text_features
 from mmts.models.text_towers import load_text_tower
 from mmts.recipe.recipe import load_recipe
-from mmts.search import nearest, open_searcher
+from mmts.search import index_files, open_searcher
 from mmts.search.index_files import Item, write_index
+from mmts.search.page import SearchServer
+from mmts.search.query import Encoder
 from mmts.training.run import train
 
 Rows = npt.NDArray[np.float32]
@@ -53,18 +53,18 @@ def main() -> None:
 def compare_ways(kind: str, rows: Rows, queries: Rows) -> list[str]:
     """Return table rows for a comparison with every item, our cells, and HNSW."""
     start = time.perf_counter()
-    exact, cells = nearest.make_vectors(rows, len(rows) + 1), nearest.make_vectors(rows, len(rows))
+    exact, cells = index_files.make_vectors(rows, len(rows) + 1), index_files.make_vectors(rows, len(rows))
     seconds = time.perf_counter() - start
     start = time.perf_counter()
     graph = faiss.IndexHNSWFlat(rows.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
     graph.add(rows)
     graph_seconds = time.perf_counter() - start
     graph.hnsw.efSearch = 64
-    expected = [set(nearest.nearest(exact, query, 10)[0].tolist()) for query in queries]
+    expected = [set(index_files.nearest(exact, query, 10)[0].tolist()) for query in queries]
     lines = []
     for way, search, seconds_to_build in (
-        ("every item", lambda query: nearest.nearest(exact, query, 10)[0], 0.0),
-        ("cells", lambda query: nearest.nearest(cells, query, 10)[0], seconds),
+        ("every item", lambda query: index_files.nearest(exact, query, 10)[0], 0.0),
+        ("cells", lambda query: index_files.nearest(cells, query, 10)[0], seconds),
         ("HNSW, 32 links, 64 candidates", lambda query: graph.search(query[None], 10)[1][0], graph_seconds),
     ):
         results = [set(search(query).tolist()) for query in queries]
@@ -86,7 +86,7 @@ def ms_through_the_page(folder: Path, rows: Rows) -> float:
     items = [
         Item(path="0.png", id=str(i), caption=str(i), size=1, changed=0, content="0" * 32) for i in range(len(rows))
     ]
-    write_index(run / "index", items, rows, checkpoint=load_encoder(run, [image]).checkpoint, kind="image", root=folder)
+    write_index(run / "index", items, rows, checkpoint=Encoder(run, [image]).checkpoint, kind="image", root=folder)
     server = SearchServer(open_searcher(run), 0, 10)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 

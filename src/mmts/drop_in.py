@@ -20,13 +20,11 @@ class MMTSLoss(nn.Module):
     value_i = (alpha / 2) cos(2 pi cycles step / total_steps) + low + (high - low) (n_i - n_min) / (n_max - n_min)
 
     is the temperature of info_nce or the margin of max_margin; n_i is the size of sample i's concept. If n_min equals
-    n_max every shift is the middle of [low, high]. With low above high rare concepts get the larger value, as a
-    control.
+    n_max every shift is the middle of [low, high]. With low above high, as a control, rare concepts get the larger one.
 
     kind: "info_nce" (alpha .08, low .05, high .20) or "max_margin" (alpha .2, low .17, high .30).
-    total_steps: optimizer steps of the whole run, required.
-    count_range: (n_min, n_max), the smallest and the largest concept of the whole training set, required.
-    label_smoothing: as in info_nce, in [0, 1]; max_margin has none.
+    total_steps, count_range: required; the optimizer steps of the whole run, and (n_min, n_max), the sizes of the
+        training set's smallest and largest concept. label_smoothing: as in info_nce, in [0, 1]; max_margin has none.
     loss(x, y, step=..., counts=(B,), positives=None, queries=None) -> (): x (media) and y (text) (B, D) of any norm,
         step in [0, total_steps], counts (B,) the sizes of the samples' concepts, the rest as in info_nce.
 
@@ -53,26 +51,19 @@ class MMTSLoss(nn.Module):
     ) -> None:
         super().__init__()
         _check(kind in DEFAULTS, f"kind is {kind!r}; it must be one of {', '.join(DEFAULTS)}")
-        if total_steps is None or not 0 < total_steps < math.inf:
-            raise InputError(
-                f"MMTSLoss: total_steps is {total_steps}; give the number of optimizer steps of the whole run"
-            )
-        if count_range is None:
-            raise InputError(
-                "MMTSLoss: count_range is missing; give (n_min, n_max), the sizes of the training set's smallest and "
-                "largest concept"
-            )
-        n_min, n_max = count_range
+        steps = math.nan if total_steps is None else total_steps
+        _check(0 < steps < math.inf, f"total_steps is {total_steps}; give the optimizer steps of the whole run")
+        n_min, n_max = count_range or (math.nan, math.nan)
+        missing = "count_range is missing; give (n_min, n_max), the sizes of the training set's smallest and largest"
+        _check(count_range is not None, f"{missing} concept")
         _check(0 < n_min <= n_max < math.inf, f"count_range is ({n_min}, {n_max}); it needs 0 < n_min <= n_max")
         _check(0.0 <= label_smoothing <= 1.0, f"label_smoothing is {label_smoothing}; it must lie in [0, 1]")
         _check(not label_smoothing or kind == "info_nce", "max_margin takes no label_smoothing; leave it out")
-        default = DEFAULTS[kind]
-        self.alpha, self.low, self.high = (
-            published if value is None else value for value, published in zip((alpha, low, high), default, strict=True)
-        )
+        published = zip((alpha, low, high), DEFAULTS[kind], strict=True)
+        self.alpha, self.low, self.high = (default if value is None else value for value, default in published)
         _check(0 <= self.alpha < math.inf, f"alpha is {self.alpha}; it must be 0 or more")
         _check(math.isfinite(self.low + self.high), f"low {self.low} and high {self.high} must be finite")
-        self.kind, self.total_steps, self.cycles, self.label_smoothing = kind, total_steps, cycles, label_smoothing
+        self.kind, self.total_steps, self.cycles, self.label_smoothing = kind, steps, cycles, label_smoothing
         self.n_min, self.n_max = n_min, n_max
         self.swing = Cosine(-self.alpha / 2, self.alpha / 2, cycles)
         smallest_shift = min(self.low, self.high) if n_min < n_max else (self.low + self.high) / 2
@@ -105,12 +96,11 @@ class MMTSLoss(nn.Module):
         """Return the samples' temperatures or margins at `step`: counts (B,) -> (B,) float64."""
         if not 0 <= step <= self.total_steps:
             raise InputError(f"step is {step}; it must lie in [0, {self.total_steps}] (total_steps)")
-        counts = torch.as_tensor(counts)
-        if counts.ndim != 1:
-            raise InputError(f"counts is {tuple(counts.shape)}; it must be (B,), the size of each sample's concept")
-        n = counts.detach().to("cpu", torch.float64)  # not every device has float64
+        n = torch.as_tensor(counts).detach().to("cpu", torch.float64)  # not every device has float64
+        if n.ndim != 1:
+            raise InputError(f"counts is {tuple(n.shape)}; it must be (B,), the size of each sample's concept")
         outside = ~((n >= self.n_min) & (n <= self.n_max))
-        if bool(outside.any()):
+        if outside.any():
             row = int(outside.nonzero()[0])
             raise InputError(
                 f"counts[{row}] is {plain(n[row].item())}; it must lie in count_range [{self.n_min}, {self.n_max}]"

@@ -1,5 +1,6 @@
 """ContrastiveTrainer with a real CLIPModel: the loss, kept columns, accumulation, what a rule learns, evaluation."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,10 @@ import pytest
 import torch
 from adapters.made import COUNTS, WORDS, published, shifted
 from adapters.tiny_clip import tiny_clip
-from mmts.adapters.trainer_callback import RULE_FILE
 from torch import Tensor
 from transformers import TrainingArguments
 
-from mmts.adapters.huggingface import ContrastiveTrainer, KeepColumns
+from mmts.adapters.huggingface import RULE_FILE, ContrastiveTrainer, keep_columns
 from mmts.errors import InputError
 from mmts.losses import info_nce
 from mmts.objectives import FastCLIP, InfoNCE, SogCLR
@@ -147,7 +147,7 @@ def test_a_row_without_its_column_is_said(tmp_path: Path) -> None:
 
 
 def test_the_collator_gives_the_rest_of_a_row_to_the_one_it_wraps() -> None:
-    collate = KeepColumns(lambda given: {"given": given}, ["index", "media_index"])
+    collate = partial(keep_columns, lambda given: {"given": given}, ["index", "media_index"])
     batch = collate([{"caption": "a cat", "index": 3, "media_index": 1}])
     assert batch["given"] == [{"caption": "a cat"}]
     assert (batch["index"].tolist(), batch["media_index"].tolist()) == ([3], [1])

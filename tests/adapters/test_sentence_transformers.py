@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 from adapters.made import CAPTIONS, COUNTS, PICTURES, WORDS, published, shifted
-from mmts.adapters.trainer_callback import RULE_FILE
 from torch import Tensor
 
 from mmts.adapters.batch_loss import Rule
+from mmts.adapters.huggingface import RULE_FILE
 from mmts.adapters.sentence_transformers import PairLoss
 from mmts.errors import InputError, RunError
 from mmts.losses import info_nce

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 from browser import Visit, faults, needs_chromium, open_browser
-from mmts.search.serve import SearchServer
 from tests_support import draw_shapes
 
-from mmts.cli import search
 from mmts.search import Searcher, build_index
+from mmts.search.page import SearchServer, search
 
 pytestmark = needs_chromium
 

@@ -11,13 +11,13 @@ from PIL import Image
 from small_search import make_run
 from tests_support import draw_shapes
 
-from mmts.cli import search
-from mmts.concepts.encoders import Encoder
 from mmts.console import console
 from mmts.errors import DataError, RunError
 from mmts.evaluation.run import evaluate
-from mmts.search import build, build_index, nearest, open_searcher
+from mmts.search import build, build_index, index_files, open_searcher
 from mmts.search.index_files import load_index
+from mmts.search.page import search
+from mmts.search.query import Encoder
 
 
 def counts(output: str) -> str:
@@ -29,7 +29,7 @@ def test_embeddings_are_those_of_evaluate(run: Path, tmp_path: Path) -> None:
     index = build_index(run, run.parent / "shapes", tmp_path / "index")
     test = [at for at, item in enumerate(index.contents.items) if int(item.id) % 6 and int(item.id) % 7 == 0]
     with np.load(tmp_path / "embeddings.npz") as stored:
-        np.testing.assert_allclose(nearest.rows_of(index.vectors)[test], stored["media"], atol=1e-5)
+        np.testing.assert_allclose(index_files.rows_of(index.vectors)[test], stored["media"], atol=1e-5)
     assert index.contents.items[test[0]].caption.startswith("a ")
 
 
@@ -48,7 +48,7 @@ def test_only_new_and_changed_files_are_embedded(
     assert counts(capsys.readouterr().out) == "2 new, 1 changed, 2 removed, 9 kept; 2 embedded"
     fresh = build_index(run, photos, tmp_path / "fresh")
     assert [item.path for item in index.contents.items] == [item.path for item in fresh.contents.items]
-    np.testing.assert_allclose(nearest.rows_of(index.vectors), nearest.rows_of(fresh.vectors), atol=1e-6)
+    np.testing.assert_allclose(index_files.rows_of(index.vectors), index_files.rows_of(fresh.vectors), atol=1e-6)
     assert len([*(tmp_path / "index").glob("vectors-*")]) == 1
 
 
@@ -151,7 +151,7 @@ def test_a_stopped_index_is_resumed(
     assert not list((tmp_path / "index").glob("pending-*"))
     (photos / "0.jpg").unlink()
     fresh = build_index(run, photos, tmp_path / "fresh")
-    np.testing.assert_allclose(nearest.rows_of(index.vectors), nearest.rows_of(fresh.vectors), atol=1e-6)
+    np.testing.assert_allclose(index_files.rows_of(index.vectors), index_files.rows_of(fresh.vectors), atol=1e-6)
 
 
 def test_a_stopped_index_is_resumed_after_files_were_added(
@@ -173,7 +173,7 @@ def test_a_stopped_index_is_not_resumed_with_another_checkpoint(
     index = build_index(other_run, photos, tmp_path / "index")
     assert chunks == [5, 5, 2, 5, 5, 2]
     fresh = build_index(other_run, photos, tmp_path / "fresh")
-    np.testing.assert_allclose(nearest.rows_of(index.vectors), nearest.rows_of(fresh.vectors), atol=1e-6)
+    np.testing.assert_allclose(index_files.rows_of(index.vectors), index_files.rows_of(fresh.vectors), atol=1e-6)
 
 
 def test_another_checkpoint_embeds_everything_again(

@@ -9,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from mmts.search.page import UPLOAD_LIMIT, Answer, render
-from mmts.search.serve import SearchServer, serve
 from PIL import Image
 
 from mmts.errors import RunError
 from mmts.search import Searcher, build_index, open_searcher
+from mmts.search.page import UPLOAD_LIMIT, Answer, SearchServer, render, serve
 
 Response = tuple[int, dict[str, str], bytes]
 

@@ -14,7 +14,7 @@ from untrusted.hostile import PATHS, changed, damaged, values
 
 from mmts.errors import MmtsError, RunError
 from mmts.files import content_hash
-from mmts.search import nearest
+from mmts.search import index_files
 from mmts.search.index_files import Index, Item, load_index, write_index
 
 FEW = settings(max_examples=60, suppress_health_check=list(HealthCheck), deadline=None)
@@ -69,7 +69,7 @@ CENTERS, CELLS = ROWS[:4], np.arange(40) % 4
         ({"rows": np.nan * ROWS}, "rows whose length is not 1"),
         ({"others": ROWS}, "holds others"),
         ({}, "holds nothing"),
-        ({"rows": ROWS, "centres": CENTERS[:, :3], "cells": CELLS}, r"centers \(4, 3\) for rows of width 8"),
+        ({"rows": ROWS, "centres": CENTERS[:, :3], "cells": CELLS}, r"centers \(4, 3\) that are not .* of width 8"),
         ({"rows": ROWS, "centres": np.full_like(CENTERS, np.inf), "cells": CELLS}, "not finite float32 numbers"),
         ({"rows": ROWS, "centres": CENTERS, "cells": CELLS + 1}, "cells that do not exist"),
         ({"rows": ROWS, "centres": CENTERS, "cells": CELLS.astype(np.int32)}, "cells that do not exist"),
@@ -83,13 +83,13 @@ def test_impossible_embeddings_are_refused(arrays: dict[str, Any], message: str,
 
 @pytest.mark.parametrize("exact_under", [100, 10])
 def test_damaged_embeddings_are_an_error_or_give_existing_items(exact_under: int) -> None:
-    whole = nearest.to_bytes(nearest.make_vectors(ROWS, exact_under))
+    whole = index_files.to_bytes(index_files.make_vectors(ROWS, exact_under))
 
     @FEW
     @given(damaged(whole))
     def holds(content: bytes) -> None:
         with suppress(MmtsError):
-            numbers, scores = nearest.nearest(nearest.from_bytes(content, 40, 8), ROWS[0], 50)
+            numbers, scores = index_files.nearest(index_files.from_bytes(content, 40, 8), ROWS[0], 50)
             assert set(numbers.tolist()) <= set(range(40))
             assert len(numbers) == len(scores)
 
@@ -132,14 +132,14 @@ def test_a_search_in_cells_finds_nearly_what_an_exact_search_finds() -> None:
     centers = rng.normal(size=(20, 16))
     rows = (centers[rng.integers(20, size=2000)] + 0.3 * rng.normal(size=(2000, 16))).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    exact = nearest.make_vectors(rows)
-    cells = nearest.from_bytes(nearest.to_bytes(nearest.make_vectors(rows, 2000)), 2000, 16)
-    assert nearest.is_exact(exact)
-    assert not nearest.is_exact(cells)
-    np.testing.assert_array_equal(nearest.rows_of(cells), rows)
-    np.testing.assert_array_equal(nearest.rows_of(cells, 7, 1)[0], rows[7])
+    exact = index_files.make_vectors(rows)
+    cells = index_files.from_bytes(index_files.to_bytes(index_files.make_vectors(rows, 2000)), 2000, 16)
+    assert index_files.is_exact(exact)
+    assert not index_files.is_exact(cells)
+    np.testing.assert_array_equal(index_files.rows_of(cells), rows)
+    np.testing.assert_array_equal(cells.reconstruct_n(7, 1)[0], rows[7])
     truth = np.argsort(-rows[:50] @ rows.T, axis=1)[:, :10]
     for vectors, least in ((exact, 1.0), (cells, 0.95)):
-        results = [set(nearest.nearest(vectors, row, 10)[0].tolist()) for row in rows[:50]]
+        results = [set(index_files.nearest(vectors, row, 10)[0].tolist()) for row in rows[:50]]
         recall = np.mean([len(result & set(row.tolist())) / 10 for result, row in zip(results, truth, strict=True)])
         assert recall >= least

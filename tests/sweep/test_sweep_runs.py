@@ -42,7 +42,7 @@ def test_a_finished_sweep_trains_nothing_and_writes_the_same_table(
     finished: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (finished / "leaderboard.csv").read_text()
-    monkeypatch.setattr("mmts.sweep.processes.train", pytest.fail)
+    monkeypatch.setattr("mmts.sweep.run.train", pytest.fail)
     run_sweep(write_sweep(tmp_path), shapes, finished, 1)
     assert (finished / "leaderboard.csv").read_text() == before
     assert "4 runs, 4 already finished" in capsys.readouterr().out
@@ -83,7 +83,7 @@ def test_a_trial_that_cannot_be_trained_is_lost(shapes: Path, tmp_path: Path, mo
     run_sweep(file, shapes, tmp_path / "out", 1)
     assert "failed: the embedding of medium '0'" in (tmp_path / "out" / "leaderboard.md").read_text()
     assert {line["trial"] for line in rows(tmp_path / "out")} == {"1"}
-    monkeypatch.setattr("mmts.sweep.processes.train", pytest.fail)  # it is not tried again
+    monkeypatch.setattr("mmts.sweep.run.train", pytest.fail)  # it is not tried again
     run_sweep(file, shapes, tmp_path / "out", 1)
     monkeypatch.undo()
     variants["fixed"]["grid"]["train.learning_rate"] = [1e30, 1e29]

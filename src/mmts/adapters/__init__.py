@@ -1,4 +1,1 @@
-"""mmts's losses in other libraries' training loops; each module needs its library and is imported by itself.
-
-docs/plug-in.md shows each.
-"""
+"""mmts's losses in other libraries' training loops (docs/plug-in.md); import the module for your library."""

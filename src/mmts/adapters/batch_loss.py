@@ -13,7 +13,6 @@ from mmts.errors import InputError
 from mmts.objectives import Objective, ObjectiveOutput, Pairs
 
 Rule: TypeAlias = Objective | MMTSLoss
-"""An objective, or the published rule in one object."""
 
 
 def batch_loss(
@@ -21,11 +20,10 @@ def batch_loss(
 ) -> ObjectiveOutput:
     """Return the rule's loss of a batch and what to log.
 
-    x, y (B, D); samples (B,): for an objective the pairs' index, for MMTSLoss the sizes of their concepts. media (B,):
-    the index of each pair's medium, if pairs may share one; pairs of a batch that do are positives of each other. With
-    several processes each gives its own rows and gets the loss of all; the mean over the processes of the gradients is
-    that of one process with the whole batch. InputError if `progress` is None, and on all processes if the rule raises
-    it on one.
+    x, y (B, D); samples (B,): the pairs' index, or for MMTSLoss the sizes of their concepts. media (B,): the index of
+    each pair's medium, if pairs may share one; such pairs of a batch are positives of each other. With several
+    processes each gives its own rows and gets the loss of all; the mean of their gradients is that of one process with
+    the whole batch. InputError if `progress` is None, and on all processes if the rule raises it on one.
 
     >>> import torch
     >>> rule = MMTSLoss(total_steps=1, count_range=(1, 100))
@@ -43,16 +41,10 @@ def batch_loss(
             raise InputError(f"{name} is {tuple(values.shape)}; for {len(x)} pairs it must be ({len(x)},)")
     sizes = all_sizes(len(x), x.device)
     media = None if media is None else gather(media, sizes)
-    return shared_loss(
-        _Published(rule) if isinstance(rule, MMTSLoss) else rule,
-        x,
-        y,
-        sizes,
-        progress=progress,
-        index=gather(samples, sizes),
-        media_index=media,
-        positives=None if media is None else _same_medium(media),
-    )
+    objective = _Published(rule) if isinstance(rule, MMTSLoss) else rule
+    positives = None if media is None else _same_medium(media)
+    batch = {"progress": progress, "index": gather(samples, sizes), "media_index": media, "positives": positives}
+    return shared_loss(objective, x, y, sizes, **batch)
 
 
 class _Published(Objective):
@@ -73,17 +65,15 @@ class _Published(Objective):
 
 def _same_medium(media: Tensor) -> Tensor | None:
     """Return which pairs share their medium, (B, B) bool, sparse if few do, or None if none do."""
-    media = media.contiguous()
-    order = media.argsort(stable=True)
-    first, last = (torch.searchsorted(media[order], media, side=side) for side in ("left", "right"))
-    number = last - first  # of pairs with each pair's medium
-    total = int(number.sum())
-    if total == len(media):
+    number, counts = torch.unique(media, return_inverse=True, return_counts=True)[1:]
+    shared = counts[number]  # by how many pairs each pair's medium is shared
+    total, B = int(shared.sum()), len(media)
+    if total == B:
         return None
-    if total > len(media) ** 2 // SPARSE_BELOW or media.device.type == "mps":  # as in mmts.data.batches.positives
+    if total > B**2 // SPARSE_BELOW or media.device.type == "mps":  # as in mmts.data.batches.positives
         return media[:, None] == media
-    rows = torch.arange(len(media), device=media.device).repeat_interleave(number)
-    within = torch.arange(len(rows), device=media.device) - (number.cumsum(0) - number)[rows]
-    pairs = torch.stack([rows, order[first[rows] + within]])
+    rows = torch.arange(B, device=media.device).repeat_interleave(shared)
+    within = torch.arange(total, device=media.device) - (shared.cumsum(0) - shared)[rows]
+    columns = number.argsort(stable=True)[(counts.cumsum(0) - counts)[number[rows]] + within]
     true = torch.ones_like(rows, dtype=torch.bool)
-    return torch.sparse_coo_tensor(pairs, true, (len(media), len(media)), check_invariants=False)
+    return torch.sparse_coo_tensor(torch.stack([rows, columns]), true, (B, B), check_invariants=False)

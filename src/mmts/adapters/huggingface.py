@@ -1,69 +1,61 @@
-"""A transformers Trainer that trains two-tower models, such as CLIPModel, under a rule of ours."""
+"""A transformers Trainer that trains two-tower models, such as CLIPModel, under a rule of ours, and its callback."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from mmts.adapters.batch_loss import Rule, batch_loss
-from mmts.adapters.trainer_callback import RuleCallback
 from mmts.drop_in import MMTSLoss
-from mmts.errors import InputError, listed
+from mmts.errors import InputError, RunError, listed
+from mmts.files import atomic_write
 from mmts.objectives import Objective
 from mmts.training.optimizer import OWN_RATE, parameter_groups
 
-MEDIA_COLUMN = "media_index"
+RULE_FILE = "mmts_rule.pt"
 
 
-class KeepColumns:
-    """A collator that keeps columns of integers, which other collators drop, as tensors (B,).
-
-    The other columns go to `collate`. InputError if a row lacks a column, naming it.
+def keep_columns(
+    collate: Callable[[list[dict[str, Any]]], Mapping[str, Any]], columns: Sequence[str], rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the batch of `collate`, and columns of integers, which other collators drop, as tensors (B,).
 
     >>> from transformers import default_data_collator
-    >>> collate = KeepColumns(default_data_collator, ["index"])
-    >>> collate([{"index": 7, "input_ids": [1, 2]}, {"index": 8, "input_ids": [3, 4]}])["index"]
+    >>> rows = [{"index": 7, "input_ids": [1, 2]}, {"index": 8, "input_ids": [3, 4]}]
+    >>> keep_columns(default_data_collator, ["index"], rows)["index"]
     tensor([7, 8])
     """
-
-    def __init__(self, collate: Callable[[list[dict[str, Any]]], Mapping[str, Any]], columns: Sequence[str]) -> None:
-        self.collate = collate
-        self.columns = columns
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return the batch of `collate` with the kept columns beside it."""
-        for name in self.columns:
-            if any(name not in row for row in rows):
-                raise InputError(f"a row has no {name!r}, only {listed(rows[0])}; add such a column to the data set")
-        kept = {name: torch.tensor([int(row[name]) for row in rows]) for name in self.columns}
-        rest = [{name: value for name, value in row.items() if name not in kept} for row in rows]
-        return {**self.collate(rest), **kept}
+    kept, rest = {}, list(map(dict, rows))
+    for name in columns:
+        if any(name not in row for row in rows):
+            raise InputError(f"a row has no {name!r}, only {listed(rows[0])}; add such a column to the data set")
+        kept[name] = torch.tensor([int(row.pop(name)) for row in rest])
+    return {**collate(rest), **kept}
 
 
 class ContrastiveTrainer(Trainer):  # type: ignore[misc]  # transformers has no types here
     """A Trainer whose loss is that of a rule on the model's image_embeds and text_embeds.
 
     rule: an objective or MMTSLoss. The data set has a column `index`, the pair's index (for MMTSLoss a column `count`,
-        the size of its concept); with shared_media=True also `media_index`. The collator is wrapped to keep them, and
-        remove_unused_columns leaves them alone.
+    the size of its concept); with shared_media=True also `media_index`. The collator is wrapped to keep them.
 
-    The rule's parameters are added to the optimizer that the trainer makes; a learning rate of their own is where their
+    The rule's parameters join the optimizer that the trainer makes; a learning rate of their own is where their
     schedule starts. A logit_scale of the model is frozen, since the rule replaces it. The trainer's log gets the means
-    of what the rule logs, such as "temperature"; `rule_log` has the last batch's values by sample.
-
-    InputError for a row without its columns, RunError if a resumed checkpoint lacks the rule's state.
+    of what the rule logs, such as "temperature"; `rule_log` has the last batch's values by sample. InputError for a row
+    without its columns, RunError if a resumed checkpoint lacks the rule's state.
     """
 
     def __init__(self, *arguments: Any, rule: Rule, shared_media: bool = False, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        self.shared_media = shared_media
-        self.sample_column = "count" if isinstance(rule, MMTSLoss) else "index"
         # The trainer keeps labels, and computes a loss in evaluation if all of them are there.
-        self.label_names = [self.sample_column, *([MEDIA_COLUMN] if shared_media else [])]
-        self.data_collator: Any = KeepColumns(self.data_collator, self.label_names)
+        self.label_names = ["count" if isinstance(rule, MMTSLoss) else "index"]
+        self.label_names += ["media_index"] if shared_media else []
+        self.data_collator: Any = partial(keep_columns, self.data_collator, self.label_names)
         self.loss_is_scaled_for_ga = False  # a mean over the batch
         self.rule = rule.to(self.args.device)
         self.rule_callback = RuleCallback(self.rule)
@@ -79,14 +71,9 @@ class ContrastiveTrainer(Trainer):  # type: ignore[misc]  # transformers has no 
         """Return the rule's loss of a batch, shape (), with the model's outputs if `return_outputs`."""
         outputs = model(**{name: value for name, value in inputs.items() if name not in self.label_names})
         self.rule.train(model.training)
-        output = batch_loss(
-            self.rule,
-            outputs["image_embeds"],
-            outputs["text_embeds"],
-            progress=self.rule_callback.progress,
-            samples=inputs[self.sample_column],
-            media=inputs[MEDIA_COLUMN] if self.shared_media else None,
-        )
+        samples, *media = (inputs[name] for name in self.label_names)
+        x, y, progress = outputs["image_embeds"], outputs["text_embeds"], self.rule_callback.progress
+        output = batch_loss(self.rule, x, y, progress=progress, samples=samples, media=media[0] if media else None)
         self.rule_log = output.log
         return (output.loss, outputs) if return_outputs else output.loss
 
@@ -103,6 +90,50 @@ class ContrastiveTrainer(Trainer):  # type: ignore[misc]  # transformers has no 
         return optimizer
 
     def log(self, logs: dict[str, float], *more: Any, **rest: Any) -> None:
-        """Log, in training together with the means of what the rule logged of the last batch."""
+        """Log; in training, with the means of the values that the rule logged for the last batch."""
         means = {name: value.double().mean().item() for name, value in self.rule_log.items()} if "loss" in logs else {}
         super().log({**logs, **means}, *more, **rest)
+
+
+class RuleCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types here
+    """Follows a trainer for a rule: `progress`, None before training, is its global_step / max_steps.
+
+    After each optimizer step it calls the rule's after_step. The rule's state is saved in the file mmts_rule.pt of
+    every checkpoint, and loaded from there when training resumes; RunError if that file is missing or of another rule.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.progress: float | None = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **rest: Any) -> None:
+        """Set progress, and load the rule's state if a run is resumed."""
+        self.progress = state.global_step / state.max_steps
+        if state.global_step and self.rule.state_dict():
+            path = _rule_file(args, state)
+            if not path.exists():
+                raise RunError(
+                    f"{path} is missing, and the rule has state; resume from a checkpoint in output_dir that was "
+                    "written with the rule's callback"
+                )
+            try:
+                self.rule.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            except RuntimeError as error:
+                raise RunError(f"{path} is not of this rule: {error}") from None
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **rest: Any) -> None:
+        """Follow an optimizer step, and clear the rule's gradients: the trainer clears its model's only."""
+        self.rule.zero_grad()
+        if isinstance(self.rule, Objective):
+            self.rule.after_step()
+        self.progress = state.global_step / state.max_steps
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **rest: Any) -> None:
+        """Write the rule's state beside the model's."""
+        if state.is_world_process_zero and self.rule.state_dict():
+            with atomic_write(_rule_file(args, state)) as file:
+                torch.save(self.rule.state_dict(), file)
+
+
+def _rule_file(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}" / RULE_FILE

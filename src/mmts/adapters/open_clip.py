@@ -1,7 +1,7 @@
 """A loss that open_clip's training loop calls as its own, and the sample ids that its webdataset pipeline drops."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,10 +15,10 @@ from mmts.objectives import Objective
 class RuleClipLoss(nn.Module):
     """The loss of a rule (an objective or MMTSLoss), with the call and the return values of open_clip's ClipLoss.
 
-    `tell_samples` makes a loader set `progress` and `samples` (B,) before each batch: the pairs' index for an
-    objective, for MMTSLoss the sizes of their concepts. Your own loop may set them itself. The model's logit_scale and
-    logit_bias get a gradient of 0, since the rule replaces them. `log` is what the rule logs of the last batch.
-    InputError for a batch without samples.
+    `tell_samples` makes a loader set `progress` and `samples` (B,) before each batch: the pairs' index, or for MMTSLoss
+    the sizes of their concepts. Your own loop may set them itself. The model's logit_scale and logit_bias get a
+    gradient of 0, since the rule replaces them. `log` is what the rule logs of the last batch. InputError without
+    samples.
 
     >>> from mmts import MMTSLoss
     >>> loss = RuleClipLoss(MMTSLoss(total_steps=1, count_range=(1, 100)))
@@ -63,11 +63,9 @@ def position_of(keys: Iterable[str]) -> Callable[[str], int]:
     1
     """
     positions: dict[str, int] = {}
-    for position, key in enumerate(keys):
-        if positions.setdefault(key, position) != position:
-            raise InputError(
-                f"key {quoted(key)} is at {positions[key]} and at {position}; keys must tell samples apart"
-            )
+    for at, key in enumerate(keys):
+        if (first := positions.setdefault(key, at)) != at:
+            raise InputError(f"key {quoted(key)} is at {first} and at {at}; keys must tell samples apart")
 
     def look_up(key: str) -> int:
         if key not in positions:
@@ -96,30 +94,34 @@ def tell_samples(
             "makes it for --dataset-type webdataset"
         ) from None
     to_tuple.args = ("image", "text", "__key__")
-    data.dataloader = _TellingLoader(data, loss, sample_of, epochs, accum_freq)
+    data.dataloader = _TellingLoader(data.dataloader, data.shared_epoch, loss, sample_of, epochs, accum_freq)
 
 
+@dataclass
 class _TellingLoader:
     """Yields the (images, texts) of a loader of (images, texts, keys), and prepares the loss for each batch."""
 
-    def __init__(
-        self, data: Any, loss: RuleClipLoss, sample_of: Callable[[str], int], epochs: int, accum_freq: int
-    ) -> None:
-        self.loader, self.epoch = data.dataloader, data.shared_epoch.get_value
-        self.num_batches, self.num_samples = self.loader.num_batches, self.loader.num_samples
-        self.loss, self.sample_of, self.epochs, self.accum_freq = loss, sample_of, epochs, accum_freq
+    loader: Any
+    epoch: Any
+    loss: RuleClipLoss
+    sample_of: Callable[[str], int]
+    epochs: int
+    accum_freq: int
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)  # open_clip reads num_batches and num_samples
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        steps = self.num_batches // self.accum_freq
-        recent: deque[Tensor] = deque(maxlen=self.accum_freq)
+        steps = self.loader.num_batches // self.accum_freq
+        samples: list[Tensor] = []
         for number, (images, texts, keys) in enumerate(self.loader):
-            step = steps * self.epoch() + number // self.accum_freq
             if number % self.accum_freq == 0:
-                recent.clear()
-            recent.append(torch.tensor([self.sample_of(key) for key in keys]))
+                samples = []
+            samples.append(torch.tensor([self.sample_of(key) for key in keys]))
+            step = steps * self.epoch.get_value() + number // self.accum_freq
             self.loss.progress = step / (steps * self.epochs)
             # open_clip accumulates features, and computes the loss of all of them at once.
-            self.loss.samples = torch.cat(list(recent))
+            self.loss.samples = torch.cat(samples)
             yield images, texts
             if isinstance(self.loss.rule, Objective):
                 self.loss.rule.after_step()

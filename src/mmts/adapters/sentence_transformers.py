@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmts.adapters.batch_loss import Rule, batch_loss
-from mmts.adapters.trainer_callback import RuleCallback
+from mmts.adapters.huggingface import RuleCallback
 from mmts.errors import InputError
 
 
@@ -14,11 +14,9 @@ class PairLoss(nn.Module):
     """The loss of a rule (an objective or MMTSLoss) on the pairs of a SentenceTransformerTrainer.
 
     The data set has two columns to embed, media then text (or anchor then positive), and a column named `label`: the
-    pair's index for an objective, the size of its concept for MMTSLoss; or both that and its medium's index, if pairs
-    share media. The trainer needs `callbacks=[loss.callback]`, which sets progress and saves the rule's state. `log` is
-    what the rule logs of the last batch, such as temperatures (B,).
-
-    InputError for a batch that is not of pairs, that has no `label`, or without the callback.
+    pair's index, or for MMTSLoss the size of its concept; or both that and its medium's index, if pairs share media.
+    The trainer needs `callbacks=[loss.callback]`, which sets progress and saves the rule's state. `log` is what the
+    rule logs of the last batch, such as temperatures (B,). InputError for a batch without pairs or `label`.
     """
 
     def __init__(self, model: nn.Module, rule: Rule) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from mmts.concepts import ConceptDistribution
 from mmts.errors import DataError, InputError
 from mmts.evaluation.measures import shown_measures
-from mmts.evaluation.results import Gap, Results, read_results
+from mmts.evaluation.results import Figure, Gap, Results, read_results
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report.wording import clean, interval_in_words, isolated, listed, signed
 

@@ -1,7 +1,8 @@
 """Making an index, and bringing it up to date: only new and changed files are embedded."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmts.concepts.encoders import Encoder
 from mmts.console import console, progress_bar
-from mmts.data.formats.collect import inner_path
+from mmts.data.formats.collect import inner_path, read_lines
+from mmts.data.formats.imagefolder import metadata_files, read_imagefolder
+from mmts.data.formats.shards import read_shards, tars_in
+from mmts.data.formats.table import has_usual_column
 from mmts.data.media.checks import content_name
 from mmts.data.media.load import load_medium, why_unreadable
 from mmts.data.media.reading import in_threads, tell_warnings
+from mmts.data.media.suffixes import is_medium, is_typescript, left_out
 from mmts.data.media.video import FrameSampling
+from mmts.data.read import reader_of
 from mmts.data.records import Medium
-from mmts.errors import DataError, RunError, counted
+from mmts.errors import DataError, RunError, counted, listed
 from mmts.feature_cache import stored_array
 from mmts.files import content_hash, locked
+from mmts.recipe.data_section import Data
 from mmts.recipe.run_directory import RunDirectory
-from mmts.search.encoder import load_encoder
-from mmts.search.index_files import Index, Item, check_folder, load_index, write_index
-from mmts.search.media import find_media
-from mmts.search.nearest import Rows, rows_of
+from mmts.search.index_files import Index, Item, Rows, check_folder, load_index, rows_of, write_index
+from mmts.search.query import Encoder
+from mmts.training.splits import open_data, resolved
 
 _CHUNK = 256  # items that an interrupted process loses at most
 _LAST = "00"  # of the hash of the last item in a group: one in 256
@@ -44,19 +49,26 @@ def build_index(run: Path, path: Path, folder: Path | None = None) -> Index:
     kind = recipe.model.kind
     root, media = find_media(path, kind, recipe.data)
     check_folder(folder)
-    encoder = load_encoder(run, media)
+    encoder = Encoder(run, media)
     with locked(folder / ".lock", wait=True):
-        old = _load_old(folder, root)
-        same_root = old is not None and old.contents.root == str(root)
-        known = {item.place: item for item in old.contents.items} if old is not None and same_root else {}
-        described = list(in_threads(partial(_describe, root, known=known), media, "looking for changes", "files"))
-        items = [(item, medium) for item, medium in zip(described, media, strict=True) if isinstance(item, Item)]
-        notes = [why for why in described if isinstance(why, str)]
+        old = None
+        try:
+            old = load_index(folder) if (folder / "index.json").exists() else None
+        except RunError as error:  # a damaged one is made again
+            console.print(f"note: {error}")
+        before = {} if old is None else {item.place: item for item in old.contents.items}
         rows: dict[str, Rows] = {}
         if old is not None and old.contents.checkpoint == encoder.checkpoint:
             rows = dict(zip((item.content for item in old.contents.items), rows_of(old.vectors), strict=True))
         elif old is not None:
             console.print(f"note: {folder} was made by another checkpoint, so everything is embedded again")
+        same_root = old is None or old.contents.root == str(root)
+        if old is not None and not same_root:
+            console.print(f"note: {folder} was an index of {old.contents.root}; it becomes one of {root}")
+        describe = partial(_describe, root, before if same_root else {})
+        described = list(in_threads(describe, media, "looking for changes", "files"))
+        items = [(item, medium) for item, medium in zip(described, media, strict=True) if isinstance(item, Item)]
+        notes = [why for why in described if isinstance(why, str)]
         missing = {item.content: medium for item, medium in items if item.content not in rows}
         new_rows, unreadable = _embed_all(encoder, missing, folder)
         rows |= new_rows
@@ -71,29 +83,18 @@ def build_index(run: Path, path: Path, folder: Path | None = None) -> Index:
             folder, kept, np.stack([rows[item.content] for item in kept]),
             checkpoint=encoder.checkpoint, kind=kind, root=root,
         )  # fmt: skip
-    copies, shared = len(index) - len({item.content for item in kept}), ""
-    if copies:
-        shared = f"; {counted(copies, 'is a copy and shares its', 'are copies and share their')} embedding"
-    changes = f"{counted(len(index), kind)}; {_changes(old, index)}; {len(new_rows):,} embedded{shared}"
-    console.print(f"index: {folder}: {changes}")
+    after = {item.place for item in kept}
+    fresh = len(after - before.keys())
+    changed = sum(item.place in before and before[item.place].content != item.content for item in kept)
+    changes = f"{fresh:,} new, {changed:,} changed, {len(before.keys() - after):,} removed"
+    changes += f", {len(after) - fresh - changed:,} kept; {len(new_rows):,} embedded"
+    if copies := len(index) - len({item.content for item in kept}):
+        changes += f"; {counted(copies, 'is a copy and shares its', 'are copies and share their')} embedding"
+    console.print(f"index: {folder}: {counted(len(index), kind)}; {changes}")
     return index
 
 
-def _load_old(folder: Path, root: Path) -> Index | None:
-    """Load the present index, if there is one that can be updated."""
-    if not (folder / "index.json").exists():
-        return None
-    try:
-        old = load_index(folder)
-    except RunError as error:
-        console.print(f"note: {error}")
-        return None
-    if old.contents.root != str(root):
-        console.print(f"note: {folder} was an index of {old.contents.root}; it becomes one of {root}")
-    return old
-
-
-def _describe(root: Path, medium: Medium, known: Mapping[tuple[Any, ...], Item]) -> Item | str:
+def _describe(root: Path, known: Mapping[tuple[Any, ...], Item], medium: Medium) -> Item | str:
     """Return the entry of a medium, reading an unchanged file's hash from the index `known`; or why not."""
     try:
         path = inner_path(os.path.relpath(medium.path, root), str(root))
@@ -119,14 +120,19 @@ def _embed_all(encoder: Encoder, missing: Mapping[str, Medium], folder: Path) ->
     rows: dict[str, Rows] = {}
     unreadable: dict[str, str] = {}
     kinds, width = f"{encoder.kind}s", encoder.text(["width"]).shape[1]
+    # A new file changes one group, not those after it: groups end with a content that ends with `_LAST`.
+    groups: list[list[str]] = [[]]
+    for content in missing:
+        groups[-1].append(content)
+        if content.endswith(_LAST):
+            groups.append([])
     with progress_bar(f"embedding {kinds}", len(missing), kinds) as bar:
-        for group in _groups(missing):
+        for group in filter(None, groups):
             media = [missing[content] for content in group]
             file = folder / f"pending-{content_hash(encoder.checkpoint, *group)}.npy"
             compute = partial(_embed, encoder, media, width)
-            stored = stored_array(
-                file, (len(media), width), np.dtype(np.float32), compute, title=None, unit=kinds, chunk=_CHUNK
-            )
+            shape, dtype = (len(media), width), np.dtype(np.float32)
+            stored = stored_array(file, shape, dtype, compute, title=None, unit=kinds, chunk=_CHUNK)
             for content, medium, row in zip(group, media, stored, strict=True):
                 try:
                     rows[content] = row if row.any() else encoder.media([medium])[0]
@@ -134,18 +140,6 @@ def _embed_all(encoder: Encoder, missing: Mapping[str, Medium], folder: Path) ->
                     unreadable[content] = str(error)
             bar.advance(len(group))
     return rows, unreadable
-
-
-def _groups(contents: Iterable[str]) -> Iterator[list[str]]:
-    """Cut a list of hashes after those that end in `_LAST`: then a new file changes one group, not those after it."""
-    group = []
-    for content in contents:
-        group.append(content)
-        if content.endswith(_LAST):
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def _embed(encoder: Encoder, media: Sequence[Medium], width: int, part: range) -> Rows:
@@ -171,10 +165,64 @@ def _embed(encoder: Encoder, media: Sequence[Medium], width: int, part: range) -
     return rows
 
 
-def _changes(old: Index | None, new: Index) -> str:
-    """Count the new, changed, removed and kept items."""
-    before = {} if old is None else {item.place: item.content for item in old.contents.items}
-    after = {item.place: item.content for item in new.contents.items}
-    changed = sum(place in before and before[place] != content for place, content in after.items())
-    fresh, removed = len(after.keys() - before.keys()), len(before.keys() - after.keys())
-    return f"{fresh:,} new, {changed:,} changed, {removed:,} removed, {len(after) - fresh - changed:,} kept"
+# --- the media to index ----------------------------------------------------------------------------------------------
+
+
+def find_media(path: Path, kind: str, settings: Data) -> tuple[Path, list[Medium]]:
+    """Return the folder that paths start from, and the media of `kind` ("image" or "video") at `path`.
+
+    A data set gives the media of all splits with their captions; `settings`, the recipe's data section, say how to read
+    it. Any other folder gives all files of that kind below it, except hidden files and links that lead out of it; so
+    does a folder of such files that also has a .tar, or a metadata file without file names. Raises DataError without
+    such media, and the errors of the readers.
+    """
+    path, other = resolved(path), "image" if kind == "video" else "video"
+    files = [file for file in _files(path) if not is_typescript(file)] if path.is_dir() else []
+    paths = [file for file in files if is_medium(file, kind)]
+    strays = _strays(path) if paths else []
+    if path.is_dir() and (strays or reader_of(path) is None):
+        if strays:
+            without = listed(stray.name for stray in strays)
+            console.print(f"note: {path} is read as a folder of {kind}s, without {without}")
+        root, names = path, [file.relative_to(path).as_posix() for file in paths]
+        media, notes = [Medium(name, path / name, (name,), kind=kind) for name in names], left_out(files)
+        others = sum(is_medium(file, other) for file in files)
+    else:
+        dataset = open_data(settings, path)
+        root, media, notes = dataset.root, [medium for medium in dataset.media if medium.kind == kind], []
+        others = len(dataset.media) - len(media)
+    if others:
+        notes.append(f"left out {counted(others, other)}: this run's model takes {kind}s")
+    for note in notes:
+        console.print(f"note: {note}")
+    if not media:
+        why = f" ({'; '.join(notes)})" if notes else ""
+        raise DataError(f"{path} holds no {kind}s, which this run's model takes{why}")
+    return root, media
+
+
+def _strays(folder: Path) -> list[Path]:
+    """Return the files that make a folder of media look like a data set, if they say nothing about these media."""
+    reader = reader_of(folder)
+    if reader is read_shards:
+        return tars_in(folder)
+    files = list(metadata_files(folder)) if reader is read_imagefolder else []
+    return [] if any(map(_names_files, files)) else files
+
+
+def _names_files(metadata: Path) -> bool:
+    try:
+        first = next((line for _, line in read_lines(metadata) if line.strip()), "")
+    except DataError:  # not even text
+        return False
+    return has_usual_column(re.findall(r"[\w -]+", first), "media")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder, ordered by name; linked folders are not entered."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(parent, name)
+            if not name.startswith(".") and os.path.isfile(path) and path.resolve().is_relative_to(folder):
+                yield path

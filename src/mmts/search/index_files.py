@@ -2,6 +2,8 @@
 
 The embeddings' file is named by the hash of its contents, and index.json, written last, names it. Whenever a process is
 killed, two files that belong together are there.
+
+An index is searched by cosine: every item is compared, or from 100,000 items on, those of the nearest cells.
 """
 
 from collections.abc import Sequence
@@ -9,17 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmts.data.formats.collect import inner_path
 from mmts.data.records import Medium
 from mmts.errors import DataError, RunError
 from mmts.files import atomic_write, content_hash, leftovers
-from mmts.search import nearest
-from mmts.search.nearest import Rows
 
+Rows = npt.NDArray[np.float32]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
+EXACT_UNDER = 100_000  # items
+_CELLS = 4.0  # times the square root of the number of items
+_SEARCHED = 0.125  # share of the cells; docs/searching.md has the measured recall
+_MAX_TRAINING = 64  # items per cell, in k-means
+_UNIT = 1e-3  # how far the length of a row may be from 1
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 _VECTORS, _PENDING = "vectors-*.safetensors", "pending*"
 
@@ -31,7 +39,7 @@ class Item(BaseModel):
 
     path: str
     id: str
-    caption: str  # the first one, or the path if there is no caption
+    caption: str  # the first one; the path of a medium without captions
     size: Count
     changed: int  # nanoseconds, from the file system
     content: Hash
@@ -73,25 +81,25 @@ class Index:
         return len(self.contents.items)
 
     def medium(self, number: int) -> Medium:
-        """Return an item as a medium, like those of the data readers."""
+        """Return the medium of an item."""
         item, root = self.contents.items[number], Path(self.contents.root)
         parts = {"start": item.start, "end": item.end, "frames": item.frames, "member": item.member}
         return Medium(item.id, root / item.path, (item.caption,), item.labels, kind=self.contents.kind, **parts)  # type: ignore[arg-type]
 
     def media(self) -> list[Medium]:
         """Return all items as media, in order."""
-        return [self.medium(number) for number in range(len(self))]
+        return list(map(self.medium, range(len(self))))
 
 
 def write_index(folder: Path, items: Sequence[Item], rows: Rows, *, checkpoint: str, kind: str, root: Path) -> Index:
     """Replace the index in a folder by that of M items and their unit rows (M, D), and return it."""
-    vectors = nearest.make_vectors(rows, nearest.EXACT_UNDER)
-    content = nearest.to_bytes(vectors)
+    vectors = make_vectors(rows)
+    content = to_bytes(vectors)
     name = content_hash(content)
     contents = Contents(
         checkpoint=checkpoint, kind=kind, root=str(root), width=rows.shape[1], vectors=name, items=tuple(items)
     )  # fmt: skip
-    file = _vectors_file(folder, name)
+    file = folder / _VECTORS.replace("*", name)
     with atomic_write(file) as out:
         out.write(content)
     with atomic_write(folder / "index.json", "w") as out:
@@ -112,7 +120,7 @@ def check_folder(folder: Path) -> None:
 
 
 def load_index(folder: Path) -> Index:
-    """Read an index. Raises RunError if there is none, or naming its damaged file."""
+    """Read an index. Raises RunError for a folder without an index, or naming its damaged file."""
     file = folder / "index.json"
     if not file.is_file():
         raise RunError(f"there is no index in {folder}; `mmts index RUN PATH` makes one")
@@ -120,8 +128,11 @@ def load_index(folder: Path) -> Index:
         contents = Contents.model_validate_json(file.read_bytes())
         for item in contents.items:
             inner_path(item.path, "an item")
-        file = _vectors_file(folder, contents.vectors)
-        return Index(folder, contents, _read_vectors(file, contents))
+        file = folder / _VECTORS.replace("*", contents.vectors)
+        content = file.read_bytes() if file.is_file() else b""
+        if content_hash(content) == contents.vectors:
+            return Index(folder, contents, from_bytes(content, len(contents.items), contents.width))
+        why = "its contents have changed" if content else "it is missing"
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:200]
@@ -130,14 +141,109 @@ def load_index(folder: Path) -> Index:
     raise RunError(f"{file} is damaged ({' '.join(why.split())}); `mmts index RUN PATH` makes the index again")
 
 
-def _read_vectors(file: Path, contents: Contents) -> Any:
-    if not file.is_file():
-        raise RunError("it is missing")
-    content = file.read_bytes()
-    if content_hash(content) != contents.vectors:
-        raise RunError("its contents have changed")
-    return nearest.from_bytes(content, len(contents.items), contents.width)
+# --- nearest neighbors by cosine -------------------------------------------------------------------------------------
 
 
-def _vectors_file(folder: Path, name: str) -> Path:
-    return folder / _VECTORS.replace("*", name)
+def make_vectors(rows: Rows, exact_under: int = EXACT_UNDER) -> Any:
+    """Return a faiss index of unit rows (M, D): a plain list, or for M >= `exact_under` cells made by k-means.
+
+    >>> number, score = nearest(make_vectors(np.eye(3, dtype=np.float32)), np.array([0, 0.6, 0.8], np.float32), 2)
+    >>> number.tolist(), score.tolist()
+    ([2, 1], [0.800..., 0.600...])
+    """
+    import faiss
+
+    count, width = rows.shape
+    if count < exact_under:
+        return _flat(rows)
+    cells = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, round(_CELLS * count**0.5), faiss.METRIC_INNER_PRODUCT)
+    cells.cp.max_points_per_centroid = _MAX_TRAINING
+    cells.cp.niter = 10
+    cells.train(rows)
+    cells.add(rows)
+    return cells
+
+
+def is_exact(vectors: Any) -> bool:
+    """Return whether a search compares every item."""
+    return not hasattr(vectors, "nprobe")
+
+
+def nearest(vectors: Any, query: Rows, k: int) -> tuple[npt.NDArray[np.int64], Rows]:
+    """Return the numbers of the k items nearest to a unit row (D,), and their cosines, the nearest first."""
+    import faiss
+
+    if not is_exact(vectors):
+        vectors.nprobe = max(1, round(_SEARCHED * vectors.nlist))
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)  # for one query, threads cost more than they save
+    try:
+        scores, numbers = vectors.search(query[None], min(k, vectors.ntotal))
+    finally:
+        faiss.omp_set_num_threads(threads)
+    valid = (numbers[0] >= 0) & (numbers[0] < vectors.ntotal)  # the searched cells may hold fewer than k
+    return numbers[0][valid], scores[0][valid]
+
+
+def rows_of(vectors: Any) -> Rows:
+    """Return the rows (M, D) in the order of the items."""
+    rows: Rows = vectors.reconstruct_n(0, vectors.ntotal)
+    return rows
+
+
+def to_bytes(vectors: Any) -> bytes:
+    """Return a safetensors file for `from_bytes`: the rows, and for cells their centers and the cell of each row.
+
+    faiss's own format is unsafe for files that others may have changed: it trusts the sizes in it, up to terabytes.
+    """
+    import faiss
+    from safetensors.numpy import save
+
+    arrays: dict[str, npt.NDArray[Any]] = {"rows": rows_of(vectors)}
+    if not is_exact(vectors):
+        arrays["centres"] = vectors.quantizer.reconstruct_n(0, vectors.nlist)
+        arrays["cells"] = np.empty(vectors.ntotal, np.int64)
+        for cell in range(vectors.nlist):
+            if size := vectors.invlists.list_size(cell):
+                arrays["cells"][faiss.rev_swig_ptr(vectors.invlists.get_ids(cell), size)] = cell
+    content: bytes = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return content
+
+
+def from_bytes(content: bytes, count: int, width: int) -> Any:
+    """Return the faiss index of (count, width) unit rows. Raises RunError, saying what the bytes are instead."""
+    import faiss
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        arrays = load(content)
+    except (SafetensorError, KeyError) as error:  # KeyError: a number type that numpy does not have
+        raise RunError(f"it is not a safetensors file: {' '.join(str(error).split())[:80]}") from None
+    if set(arrays) not in ({"rows"}, {"rows", "centres", "cells"}):
+        raise RunError(f"it holds {' '.join(', '.join(sorted(arrays)).split())[:80] or 'nothing'}")
+    rows = arrays["rows"]
+    if rows.shape != (count, width) or rows.dtype != np.float32:
+        raise RunError(f"it holds rows {rows.shape} of {rows.dtype}, not ({count}, {width}) of float32")
+    if not np.all(np.abs(np.linalg.norm(rows.astype(np.float64), axis=1) - 1) < _UNIT):  # so that NaN fails too
+        raise RunError("it holds rows whose length is not 1")
+    if "cells" not in arrays:
+        return _flat(rows)
+    centers, cells = arrays["centres"], arrays["cells"]
+    is_table = centers.ndim == 2 and centers.shape[1] == width and 1 <= len(centers) <= count
+    if not is_table or centers.dtype != np.float32 or not np.isfinite(centers).all():
+        raise RunError(f"it holds centers {centers.shape} that are not finite float32 numbers of width {width}")
+    if cells.shape != (count,) or cells.dtype != np.int64 or cells.min() < 0 or cells.max() >= len(centers):
+        raise RunError("it holds rows in cells that do not exist")
+    vectors = faiss.IndexIVFFlat(_flat(centers), width, len(centers), faiss.METRIC_INNER_PRODUCT)
+    vectors.is_trained = True
+    vectors.add_core(count, faiss.swig_ptr(rows), None, faiss.swig_ptr(cells))
+    return vectors
+
+
+def _flat(rows: Rows) -> Any:
+    import faiss
+
+    flat = faiss.IndexFlatIP(rows.shape[1])
+    flat.add(rows)
+    return flat

@@ -1,18 +1,54 @@
 """Searching an index: by text, by a picture or clip, or by one of its own items."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmts.concepts.encoders import Encoder
+from mmts.data.media.load import feature_rows
 from mmts.data.records import Medium
 from mmts.errors import InputError, RunError
+from mmts.files import content_hash
+from mmts.models import embed_media, embed_text, media_features, text_features
+from mmts.models.base import hash_weights
+from mmts.models.features import LoadPixels
 from mmts.recipe.run_directory import RunDirectory
-from mmts.search.encoder import load_encoder
-from mmts.search.index_files import Index, Item, load_index
-from mmts.search.nearest import Rows, is_exact, nearest, rows_of
+from mmts.search.index_files import Index, Item, Rows, is_exact, load_index, nearest
+from mmts.training.experiment import load_model
+
+
+class Encoder:
+    """A run's best checkpoint, which turns media (such as those given) and texts into unit embeddings in one space."""
+
+    def __init__(self, run: Path, media: Sequence[Medium]) -> None:
+        directory = RunDirectory(run)
+        self.model = load_model(directory, media)
+        self.kind = directory.recipe().model.kind  # "image" or "video"
+        self.media_tower, self.text_tower = self.model.media_tower, self.model.text_tower
+        assert self.text_tower is not None
+        towers = [tower.fingerprint for tower in (self.media_tower, self.text_tower) if tower is not None]
+        heads = hash_weights(self.model.media_head), hash_weights(self.model.text_head)
+        self.checkpoint = content_hash(*towers, *heads)
+        self.model.drop_frozen()  # from here on it takes their features
+        self.model.eval()
+
+    def text(self, captions: Sequence[str]) -> Rows:
+        """Return unit embeddings (N, D) of N texts."""
+        inputs: Rows | Sequence[str] = captions
+        if self.model.text_tower is None and self.text_tower is not None:
+            inputs = text_features(self.text_tower, captions, cached=False)
+        return np.asarray(embed_text(self.model, inputs))
+
+    def media(self, media: Sequence[Medium], load: LoadPixels | None = None) -> Rows:
+        """Return unit embeddings (M, D) of M media, each read by `load`. Raises DataError naming an unreadable one."""
+        inputs: Rows | Sequence[Medium] = media
+        if self.media_tower is None:
+            inputs = feature_rows(media)
+        elif self.model.media_tower is None:
+            inputs = media_features(self.media_tower, media, load=load, cached=False)
+        return np.asarray(embed_media(self.model, inputs, load=load))
 
 
 @dataclass(frozen=True)
@@ -53,29 +89,30 @@ class Searcher:
         """Return the k items nearest to a text. Raises InputError if it is empty."""
         if not query.strip():
             raise InputError("the query is empty; give some words")
-        return self._hits(self.encoder.text([query])[0], k)
+        return self._nearest(self.encoder.text([query])[0], k)
 
     def by_file(self, path: Path, k: int) -> list[Hit]:
         """Return the k items nearest to an image, or to a clip for a run on videos. Raises DataError naming it."""
         if self.encoder.media_tower is None:
             raise RunError(f"{self.run} takes precomputed features, so it can only be searched by text")
-        return self._hits(self.encoder.media([Medium("query", path, ("query",), kind=self.encoder.kind)])[0], k)
+        return self._nearest(self.encoder.media([Medium("query", path, ("query",), kind=self.encoder.kind)])[0], k)
 
     def by_item(self, number: int, k: int) -> list[Hit]:
         """Return the k items nearest to an item of the index."""
-        return self._hits(rows_of(self.index.vectors, number, 1)[0], k)
+        return self._nearest(self.index.vectors.reconstruct_n(number, 1)[0], k)
 
     def some(self, k: int) -> list[Hit]:
         """Return k random items, the same ones each time; a larger k adds to them."""
         numbers = np.random.default_rng(0).permutation(len(self.index))[:k]
-        return [self._hit(rank, int(number), None) for rank, number in enumerate(numbers, 1)]
+        return self._hits((number, None) for number in numbers.tolist())
 
-    def _hits(self, query: Rows, k: int) -> list[Hit]:
-        pairs = zip(*nearest(self.index.vectors, query, k), strict=True)
-        return [self._hit(rank, int(number), float(score)) for rank, (number, score) in enumerate(pairs, 1)]
+    def _nearest(self, query: Rows, k: int) -> list[Hit]:
+        numbers, scores = nearest(self.index.vectors, query, k)
+        return self._hits(zip(numbers.tolist(), scores.tolist(), strict=True))
 
-    def _hit(self, rank: int, number: int, score: float | None) -> Hit:
-        return Hit(rank, number, score, self.index.contents.items[number], self.index.medium(number))
+    def _hits(self, pairs: Iterable[tuple[int, float | None]]) -> list[Hit]:
+        items, medium = self.index.contents.items, self.index.medium
+        return [Hit(rank, at, score, items[at], medium(at)) for rank, (at, score) in enumerate(pairs, 1)]
 
 
 def open_searcher(run: Path, folder: Path | None = None) -> Searcher:
@@ -86,7 +123,7 @@ def open_searcher(run: Path, folder: Path | None = None) -> Searcher:
     directory = RunDirectory(run)
     directory.recipe()  # an error here names a path that is not a run
     index = load_index(folder or directory.index)
-    encoder = load_encoder(run, index.media())
+    encoder = Encoder(run, index.media())
     if index.contents.checkpoint != encoder.checkpoint:
         raise RunError(
             f"{index.folder} was made by another run, or by another checkpoint of {run}; "

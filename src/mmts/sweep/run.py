@@ -1,29 +1,43 @@
-"""What `mmts sweep` does: tune every variant on val, run its best setting with other seeds, evaluate that on test."""
+"""What `mmts sweep` does: tune every variant on val, run its best setting with other seeds, evaluate that on test.
 
+Runs go side by side, one process and one thread each, and are stopped together. This is not joblib, whose workers are
+killed before they can write a checkpoint on Ctrl-C, and outlive a sweep that is stopped by SIGTERM or SIGKILL.
+"""
+
+import concurrent.futures as futures
+import multiprocessing
 import os
-from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass
+import signal
+import threading
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from mmts.console import console, errors, progress_bar
-from mmts.data.records import SPLITS, Dataset
-from mmts.errors import DataError, RecipeError, RunError, counted
+import torch
+
+from mmts.console import console, errors, progress_bar, quiet
+from mmts.data.records import SPLITS
+from mmts.errors import DataError, Diverged, InputError, Interrupted, MmtsError, RecipeError, RunError, counted
 from mmts.evaluation.measures import needs_graded
 from mmts.files import atomic_write, locked, read_json
 from mmts.recipe.components import outside_names
 from mmts.recipe.recipe import Recipe, save_recipe
 from mmts.recipe.run_directory import RunDirectory, differences, trusting_code
-from mmts.sweep.leaderboard import Leaderboard, standings_table
-from mmts.sweep.processes import Job, run_jobs
-from mmts.sweep.standings import FAILED, Standings, TrialRuns, label_concepts
-from mmts.sweep.sweep_file import Sweep, Trial, load_sweep
+from mmts.sweep.leaderboard import Standings, label_concepts, standings_table, write_leaderboard
+from mmts.sweep.sweep_file import FAILED, Sweep, Trial, load_sweep
 from mmts.training.log_line import recall_in_words
-from mmts.training.run import versions
+from mmts.training.run import train, versions
+from mmts.training.signals import stop_requests
 from mmts.training.splits import open_data, resolved
 
 _RATE_WINDOW = 3600.0  # seconds: runs take minutes
+_POLL = 0.2  # seconds between checks for a stop signal
+_GRACE = 60.0  # seconds for a run to finish its step and write its checkpoint
+_THREADS = "OMP_NUM_THREADS"
+_STOPPED = "stopped; run the same command again to continue"
 
 
 def run_sweep(
@@ -38,116 +52,196 @@ def run_sweep(
     """
     sweep = load_sweep(path, data, settings)
     trials, choose = sweep.trials(), sweep.file.choose
-    dataset = _read_data(sweep, trials)
-    labels = label_concepts(dataset, sweep.file.labels)  # before any run: a label may be missing
+    recipes = [sweep.recipe(trial.variant, trial.setting, 0) for trial in trials]
+    # Whatever a sweep cannot use is reported before any run.
+    dataset = open_data(recipes[0].with_data(resolved(sweep.file.data or recipes[0].data.path)).data)
+    if missing := [name for name in SPLITS if name not in dataset.split_names]:
+        raise DataError(f"a sweep tunes on val and evaluates on test: {dataset.no_split(missing[0])}")
+    if needs_graded(choose) and recipes[0].data.relevance != "graded":
+        raise RecipeError(f"{sweep.source}: choose {choose} needs data.relevance graded; use R@1")
+    labels = label_concepts(dataset, sweep.file.labels)
+    own_code = {name for recipe in recipes for name in outside_names(recipe.objective, recipe.model.tower_names)}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    runner = _Runner(sweep, out, processes or cores)
-    with locked(out / ".lock"), trusting_code(_outside_names(sweep, trials).__contains__):
-        tuned = runner.make(trials, "val") if sweep.file.trials > 1 else [TrialRuns(trial, ()) for trial in trials]
-        by_variant = [[result for result in tuned if result.trial.variant == name] for name in sweep.file.variants]
-        best = [max(results, key=lambda result: result.on_val(choose)) for results in by_variant]
-        failed = [result for result in best if result.failed]
-        lost = [f"variant {result.trial.variant}: no trial could be trained: {result.failed}" for result in failed]
+    processes = processes or cores
+    with locked(out / ".lock"), trusting_code(own_code.__contains__):
+        tuned = _make_runs(sweep, trials, "val", out, processes) if sweep.file.trials > 1 else trials
+        by_variant = [[trial for trial in tuned if trial.variant == name] for name in sweep.file.variants]
+        best = [max(tried, key=lambda trial: trial.on_val(choose)) for tried in by_variant]
+        lost = [f"variant {trial.variant}: no trial could be trained: {trial.failed}" for trial in best if trial.failed]
         if best[0].failed:
             raise RunError(lost[0])
-        chosen = [result for result in best if not result.failed]
-        if sweep.file.trials > 1:
-            for result in chosen:
-                value = f"{choose} {result.on_val(choose):.1f} on val"
-                console.print(f"{result.trial.variant}: chose {result.trial}, with {value}")
-        finals = runner.make([result.trial for result in chosen], "test")
-        standings = Standings.read(finals, dataset, labels)
+        chosen = [trial for trial in best if not trial.failed]
+        for trial in chosen if sweep.file.trials > 1 else ():
+            console.print(f"{trial.variant}: chose {trial}, with {choose} {trial.on_val(choose):.1f} on val")
+        chosen = _make_runs(sweep, chosen, "test", out, processes)
+        standings = Standings.read(chosen, dataset, labels)
         console.print(standings_table(standings))
-        written = Leaderboard(sweep, dataset, labels, tuned, finals, standings).write(out)
+        written = write_leaderboard(out, sweep, dataset, labels, tuned, chosen, standings)
     console.print(f"leaderboard: {', '.join(map(str, written))}")
     if lost:
         raise RunError("; ".join(lost))
     return written[0]
 
 
-def _outside_names(sweep: Sweep, trials: Sequence[Trial]) -> frozenset[str]:
-    """Return the classes outside mmts that the sweep itself names, which its runs may then use."""
-    recipes = (sweep.recipe(trial.variant, trial.setting, 0) for trial in trials)
-    return frozenset(name for recipe in recipes for name in outside_names(recipe.objective, recipe.model.tower_names))
+def _make_runs(
+    sweep: Sweep, trials: Sequence[Trial], split: Literal["val", "test"], out: Path, processes: int
+) -> list[Trial]:
+    """Make the unfinished runs of trials, one per seed; raise RunError if a run on test could not be trained."""
+    if split == "val":
+        title, seeds = "tuning on val", sweep.file.seeds.tune
+        folders = [out / "trials" / trial.variant / str(trial.number) for trial in trials]
+    else:
+        title, seeds = "evaluating on test", sweep.file.seeds.test
+        folders = [out / "runs" / trial.variant for trial in trials]
+    recipes: dict[Path, Recipe] = {}
+    for seed in seeds:
+        for trial, folder in zip(trials, folders, strict=True):
+            recipe = sweep.recipe(trial.variant, trial.setting, seed)
+            recipe = recipe.with_data(resolved(sweep.file.data or recipe.data.path)).with_whole_paths()
+            recipes[folder / f"seed-{seed}"] = recipe
+    left = {run: recipe for run, recipe in recipes.items() if not _is_finished(run, recipe)}
+    count = len(recipes) - len(left)
+    console.print(f"{title}: {counted(len(recipes), 'run')}, {count} already finished")
+    with (
+        progress_bar(title, len(recipes), "runs", count, _RATE_WINDOW) as bar,
+        closing(_train_all(left, "val" if split == "val" else None, min(processes, len(left)))) as outcomes,
+    ):
+        for number, (run, failed) in enumerate(outcomes, count + 1):
+            if failed is not None:
+                save_recipe(recipes[run], RunDirectory(run).recipe_file, versions())  # may not be there yet
+                with atomic_write(run / FAILED, "w") as file:
+                    file.write(failed)
+            name = run.relative_to(out)
+            bar.advance()
+            bar.describe("/".join(name.parts[1:]))
+            if not errors.is_terminal:
+                outcome = failed or f"{split} {recall_in_words(read_json(RunDirectory(run).metrics_file))}"
+                console.print(f"{number}/{len(recipes)} {name}: {outcome}")
+    for run in recipes if split == "test" else ():
+        if (reason := run / FAILED).exists():
+            raise RunError(f"{run}: {reason.read_text(encoding='utf-8')}; remove the folder to try again")
+    runs = [tuple(folder / f"seed-{seed}" for seed in seeds) for folder in folders]
+    return [replace(trial, runs=places) for trial, places in zip(trials, runs, strict=True)]
 
 
-def _read_data(sweep: Sweep, trials: Sequence[Trial]) -> Dataset:
-    """Read the data once, to report early whatever a sweep cannot use."""
-    recipe = sweep.recipe(trials[0].variant, trials[0].setting, 0)
-    dataset = open_data(recipe.with_data(resolved(sweep.file.data or recipe.data.path)).data)
-    if missing := [name for name in SPLITS if name not in dataset.split_names]:
-        raise DataError(f"a sweep tunes on val and evaluates on test: {dataset.no_split(missing[0])}")
-    if needs_graded(sweep.file.choose) and recipe.data.relevance != "graded":
-        raise RecipeError(f"{sweep.source}: choose {sweep.file.choose} needs data.relevance graded; use R@1")
-    return dataset
-
-
-@dataclass(frozen=True)
-class _Runner:
-    """Makes the runs of a sweep in the folder `out`."""
-
-    sweep: Sweep
-    out: Path
-    processes: int
-
-    def make(self, trials: Sequence[Trial], split: Literal["val", "test"]) -> list[TrialRuns]:
-        """Make the unfinished runs of trials, one per seed: on val to tune, on test with other seeds.
-
-        Raises RunError if a run on test could not be trained.
-        """
-        if is_tuning := split == "val":
-            title, seeds = "tuning on val", self.sweep.file.seeds.tune
-            folders = [self.out / "trials" / trial.variant / str(trial.number) for trial in trials]
-        else:
-            title, seeds = "evaluating on test", self.sweep.file.seeds.test
-            folders = [self.out / "runs" / trial.variant for trial in trials]
-        jobs = [
-            Job(self._recipe(trial, seed), folder / f"seed-{seed}", "val" if is_tuning else None)
-            for seed in seeds
-            for trial, folder in zip(trials, folders, strict=True)
-        ]
-        left = [job for job in jobs if not _is_finished(job)]
-        count = len(jobs) - len(left)
-        console.print(f"{title}: {counted(len(jobs), 'run')}, {count} already finished")
-        with (
-            progress_bar(title, len(jobs), "runs", count, _RATE_WINDOW) as bar,
-            closing(run_jobs(left, min(self.processes, len(left)))) as outcomes,
-        ):
-            for number, (job, failed) in enumerate(outcomes, count + 1):
-                if failed is not None:
-                    save_recipe(job.recipe, RunDirectory(job.out).recipe_file, versions())  # may not be there yet
-                    with atomic_write(job.out / FAILED, "w") as file:
-                        file.write(failed)
-                name = job.out.relative_to(self.out)
-                bar.advance()
-                bar.describe("/".join(name.parts[1:]))
-                if not errors.is_terminal:
-                    console.print(f"{number}/{len(jobs)} {name}: {failed or _recall(job.out)}")
-        for job in jobs if not is_tuning else ():
-            if (reason := job.out / FAILED).exists():
-                raise RunError(f"{job.out}: {reason.read_text(encoding='utf-8')}; remove the folder to try again")
-        runs = [tuple(folder / f"seed-{seed}" for seed in seeds) for folder in folders]
-        return list(map(TrialRuns, trials, runs))
-
-    def _recipe(self, trial: Trial, seed: int) -> Recipe:
-        recipe = self.sweep.recipe(trial.variant, trial.setting, seed)
-        return recipe.with_data(resolved(self.sweep.file.data or recipe.data.path)).with_whole_paths()
-
-
-def _is_finished(job: Job) -> bool:
+def _is_finished(out: Path, recipe: Recipe) -> bool:
     """Whether a run is complete, or could not be trained; RunError if the folder holds a run of another recipe."""
-    run, failed = RunDirectory(job.out), (job.out / FAILED).exists()
+    run, failed = RunDirectory(out), (out / FAILED).exists()
     if not (run.has_started or failed):
         return False
-    if changed := differences(run.recipe(), job.recipe):
+    if changed := differences(run.recipe(), recipe):
         key, (old, new) = next(iter(changed.items()))
         raise RunError(
-            f"{job.out} holds a run of another recipe ({key} is {old!r} there, {new!r} now): the sweep, or what it "
+            f"{out} holds a run of another recipe ({key} is {old!r} there, {new!r} now): the sweep, or what it "
             "chose, has changed; remove that folder, or choose another --out"
         )
     return failed or run.is_finished
 
 
-def _recall(run: Path) -> str:
-    metrics = read_json(RunDirectory(run).metrics_file)
-    return f"{metrics['split']} {recall_in_words(metrics)}"
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+def _train_all(
+    recipes: Mapping[Path, Recipe], evaluate_on: str | None, processes: int
+) -> Generator[tuple[Path, str | None]]:
+    """Make or resume runs by folder; yield each finished one, with the reason if its settings could not be trained.
+
+    Raises Interrupted after Ctrl-C or SIGTERM, when every run has written its checkpoint and no process is left. An
+    error in one run stops the others in the same way.
+    """
+    if processes > 1:
+        yield from _train_side_by_side(recipes, evaluate_on, processes)
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker process: with more threads, sums round differently
+    try:
+        for out, recipe in recipes.items():
+            yield out, _train(out, recipe, evaluate_on)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(out: Path, recipe: Recipe, evaluate_on: str | None) -> str | None:
+    """Train and evaluate silently; return why the settings could not be trained, or None."""
+    try:
+        with quiet():
+            train(recipe, out, resume=True, evaluate_on=evaluate_on)
+    except Interrupted as error:
+        raise Interrupted(_STOPPED, error.signal_number) from None
+    except (Diverged, InputError) as error:
+        return str(error)
+    except MmtsError as error:
+        raise type(error)(f"{out}: {error}") from None
+    return None
+
+
+def _train_side_by_side(
+    recipes: Mapping[Path, Recipe], evaluate_on: str | None, processes: int
+) -> Iterator[tuple[Path, str | None]]:
+    waiting, running = list(recipes)[::-1], dict[futures.Future[str | None], Path]()
+    with stop_requests() as stop, _worker_pool(processes) as pool:
+        while waiting or running:
+            if stop:
+                raise Interrupted(_STOPPED, stop[0])
+            while waiting and len(running) < processes:  # never more: a queued run would start after a stop
+                out = waiting.pop()
+                running[pool.submit(_train_in_worker, out, recipes[out], evaluate_on)] = out
+            for future in futures.wait(running, _POLL, futures.FIRST_COMPLETED).done:
+                out = running.pop(future)
+                try:
+                    reason = future.result()
+                except BrokenProcessPool:
+                    if stop:  # Ctrl-C reached the workers too
+                        break
+                    raise RunError(
+                        f"{out}, or a run beside it, was killed (out of memory?); run the same command again to "
+                        "continue, with fewer --jobs if memory was the reason"
+                    ) from None
+                yield out, reason
+
+
+@contextmanager
+def _worker_pool(processes: int) -> Iterator[futures.ProcessPoolExecutor]:
+    """Yield worker processes; if the body raises, let them write their checkpoints, then kill what still runs."""
+    threads_before, children_before = os.environ.get(_THREADS), multiprocessing.active_children()
+    os.environ[_THREADS] = "1"  # OpenMP reads it when a worker loads it
+    pool = futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin_worker)
+    try:
+        yield pool
+    except BaseException:
+        workers = [child for child in multiprocessing.active_children() if child not in children_before]
+        for worker in workers:
+            worker.terminate()
+        try:
+            for worker in workers:
+                worker.join(_GRACE)
+        finally:
+            for worker in workers:
+                worker.kill()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        del os.environ[_THREADS]
+        if threads_before is not None:
+            os.environ[_THREADS] = threads_before
+
+
+def _begin_worker() -> None:
+    """Use one thread, leave Ctrl-C to the parent, and exit when the parent does, however it ends."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def exit_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=exit_with_parent, daemon=True).start()
+
+
+def _train_in_worker(out: Path, recipe: Recipe, evaluate_on: str | None) -> str | None:
+    try:
+        return _train(out, recipe, evaluate_on)
+    except Interrupted:
+        os._exit(1)  # the checkpoint is written, and this worker must not start another run

@@ -1,31 +1,29 @@
-"""A sweep file: the variants to compare, the settings each is tuned over, the number of trials and the seeds.
+"""A sweep file (docs/sweeps.md): the variants to compare, the settings to try, the number of trials, and the seeds."""
 
-docs/sweeps.md explains every key.
-"""
-
+import copy
 import itertools
 import math
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from mmts.errors import RecipeError, counted, plain
-from mmts.evaluation.measures import Measure
-from mmts.files import why_missing
+from mmts.errors import RecipeError, RunError, counted, plain
+from mmts.evaluation.measures import Measure, measured
+from mmts.files import read_json, why_missing
 from mmts.recipe.recipe import Recipe, load_recipe, parse_mapping, parse_setting
+from mmts.recipe.run_directory import RunDirectory
 from mmts.recipe.section import Section, Seed, validated
 
-Settings = dict[str, Any]
-"""Values by dotted key of a recipe."""
-
-_MAX_DRAWS = 100  # per trial, until a setting is a valid recipe and new
-_DIGITS = 4  # of a drawn number
+FAILED = "failed.txt"  # the file in a run's folder that says why it could not be trained
+Settings = dict[str, Any]  # values by dotted key of a recipe
+_MAX_DRAWS = 100  # per trial, until enough settings are new and valid recipes
 
 
 class Draw(Section):
@@ -48,19 +46,14 @@ class Draw(Section):
 
     def draw(self, rng: random.Random) -> Any:
         """Return a value; numbers are rounded to four digits so that they can be read and repeated."""
-        share = rng.random()
         if self.low is None or self.high is None:
             choices = self.choices or ()
-            return choices[int(share * len(choices))]
+            return choices[int(rng.random() * len(choices))]
         if self.log:
-            value = math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
+            value = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
         else:
-            value = self.low + share * (self.high - self.low)
-        return min(max(float(f"{value:.{_DIGITS}g}"), self.low), self.high)
-
-
-def _list_is_choices(value: Any) -> Any:
-    return {"choices": value} if isinstance(value, list) else value
+            value = rng.uniform(self.low, self.high)
+        return min(max(float(f"{value:.4g}"), self.low), self.high)
 
 
 class Variant(Section):
@@ -68,7 +61,9 @@ class Variant(Section):
 
     set: Settings = Field({})
     grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field({})
-    random: dict[str, Annotated[Draw, BeforeValidator(_list_is_choices)]] = Field({})
+    random: dict[
+        str, Annotated[Draw, BeforeValidator(lambda value: {"choices": value} if isinstance(value, list) else value)]
+    ] = Field({})
 
     @model_validator(mode="after")
     def _one_search(self) -> "Variant":
@@ -116,14 +111,32 @@ class SweepFile(Section):
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting of a variant. `number` is its position in the whole grid, or in the order of drawing."""
+    """One setting of a variant, and its runs, one per seed, once they are made."""
 
     variant: str
-    number: int
+    number: int  # its position in the whole grid, or in the order of drawing
     setting: Settings
+    runs: tuple[Path, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
         return in_words(self.setting)
+
+    @property
+    def failed(self) -> str | None:
+        """Why its setting could not be trained."""
+        reasons = (run / FAILED for run in self.runs)
+        return next((file.read_text(encoding="utf-8") for file in reasons if file.exists()), None)
+
+    def on_val(self, measure: str) -> float:
+        """Return a measure on val, the mean over both directions and all seeds; -inf if it could not be trained."""
+        values = []
+        for run in () if self.failed else self.runs:
+            metrics = read_json(RunDirectory(run).metrics_file)
+            if (split := metrics["split"]) != "val":
+                raise RunError(f"{run}, tuned on val, has since been evaluated on {split}; remove it to tune again")
+            values.append(measured(metrics, measure))
+        known = [value for value in values if value is not None]
+        return statistics.fmean(known) if known else -math.inf
 
 
 @dataclass(frozen=True)
@@ -138,52 +151,46 @@ class Sweep:
         changes = {"train.trackers": [], **self.file.set, **self.file.variants[variant].set, **setting}
         changes |= {"name": variant, "train.seed": seed}
         try:
-            return load_recipe(self.file.recipe, [assignment(*change) for change in changes.items()])
+            return load_recipe(self.file.recipe, copy.deepcopy(changes))  # overrides are merged into one another
         except RecipeError as error:
             where = f" ({in_words(setting)})" if setting else ""
             raise RecipeError(f"{self.source}: variant {variant}{where}: {error}") from None
 
     def trials(self) -> list[Trial]:
-        """Return the trials of all variants, the same number for each.
-
-        A larger grid is sampled; raises RecipeError if a grid is smaller, or a setting is not a valid recipe.
-        """
-        return [trial for name in self.file.variants for trial in self._trials_of(name)]
-
-    def _trials_of(self, name: str) -> list[Trial]:
-        variant, count = self.file.variants[name], self.file.trials
-        rng = random.Random(f"{self.file.seeds.draw}/{name}")
-        if variant.random:
-            return list(itertools.islice(self._drawn(name, variant, rng), count))
-        grid = [dict(zip(variant.grid, values, strict=True)) for values in itertools.product(*variant.grid.values())]
-        if len(grid) < count:
-            raise self._too_few(name, f"only {counted(len(grid), 'setting')}")
-        order = list(range(len(grid)))
-        rng.shuffle(order)  # so that a larger number of trials includes those of a smaller one
-        trials = [Trial(name, number, grid[number]) for number in sorted(order[:count])]
-        for trial in trials:
-            self.recipe(name, trial.setting, 0)
+        """Return the same number of trials for all variants; RecipeError if there are too few, or one is not valid."""
+        trials, count = [], self.file.trials
+        for name, variant in self.file.variants.items():
+            rng = random.Random(f"{self.file.seeds.draw}/{name}")
+            if variant.random:
+                trials += self._draw_trials(name, rng)
+                continue
+            grid = [dict(zip(variant.grid, row, strict=True)) for row in itertools.product(*variant.grid.values())]
+            if len(grid) < count:
+                raise self._too_few(name, f"only {counted(len(grid), 'setting')}")
+            order = list(range(len(grid)))
+            rng.shuffle(order)  # so that a larger number of trials includes those of a smaller one
+            for number in sorted(order[:count]):
+                self.recipe(name, grid[number], 0)
+                trials.append(Trial(name, number, grid[number]))
         return trials
 
-    def _drawn(self, name: str, variant: Variant, rng: random.Random) -> Iterator[Trial]:
-        """Draw settings without end, skipping repeats and settings that are not a valid recipe."""
-        seen: set[str] = set()
-        while True:
-            problem = self._too_few(name, "too few settings to draw")
-            for _ in range(_MAX_DRAWS):
-                setting = {key: draw.draw(rng) for key, draw in variant.random.items()}
-                if in_words(setting) in seen:
-                    continue
-                try:
-                    self.recipe(name, setting, 0)
-                except RecipeError as error:
-                    problem = error
-                    continue
-                yield Trial(name, len(seen), setting)
-                seen.add(in_words(setting))
-                break
-            else:
-                raise problem
+    def _draw_trials(self, name: str, rng: random.Random) -> list[Trial]:
+        """Draw settings, skipping repeats and settings that are not a valid recipe."""
+        trials: dict[str, Trial] = {}
+        problem = self._too_few(name, "too few settings to draw")
+        for _ in range(_MAX_DRAWS * self.file.trials):
+            setting = {key: draw.draw(rng) for key, draw in self.file.variants[name].random.items()}
+            if in_words(setting) in trials:
+                continue
+            try:
+                self.recipe(name, setting, 0)
+            except RecipeError as error:
+                problem = error
+                continue
+            trials[in_words(setting)] = Trial(name, len(trials), setting)
+            if len(trials) == self.file.trials:
+                return list(trials.values())
+        raise problem
 
     def _too_few(self, name: str, settings: str) -> RecipeError:
         return RecipeError(
@@ -209,26 +216,17 @@ def load_sweep(path: Path, data: Path | None = None, settings: Sequence[str] = (
     return Sweep(str(path), file.model_copy(update=changes))
 
 
-def assignment(key: str, value: Any) -> str:
-    """Write a change in the form that --set accepts.
-
-    >>> assignment("train.learning_rate", 1e-05)
-    'train.learning_rate=1.0e-05'
-    >>> assignment("objective.temperature", {"rule": "fixed", "value": 0.1})
-    'objective.temperature={rule: fixed, value: 0.1}'
-    """
-    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf, allow_unicode=True)
-    text = text.removesuffix("\n").removesuffix("\n...")
-    return f"{key}={text}"
-
-
 def in_words(setting: Mapping[str, Any]) -> str:
-    """Write a setting for tables, without the prefix `objective.` that nearly all keys have.
+    """Write a setting as --set takes it, without the prefix `objective.` that nearly all keys have.
 
-    >>> in_words({"objective.temperature.value": 0.05, "train.epochs": 3})
-    'temperature.value=0.05, train.epochs=3'
+    >>> in_words({"objective.temperature": {"rule": "fixed", "value": 0.1}, "train.learning_rate": 1e-05})
+    'temperature={rule: fixed, value: 0.1}, train.learning_rate=1.0e-05'
     >>> in_words({})
     'as given'
     """
-    parts = [assignment(key.removeprefix("objective."), value) for key, value in setting.items()]
+    parts = []
+    for key, value in setting.items():
+        text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf, allow_unicode=True)
+        text = text.removesuffix("\n").removesuffix("\n...")
+        parts.append(f"{key.removeprefix('objective.')}={text}")
     return ", ".join(parts) or "as given"

@@ -1,8 +1,4 @@
-"""Types for the options of components: numbers with a range, and the section that a recipe has by default.
-
-A component is a schedule, a policy or an objective that a recipe names. Its constructor's signature is the list of its
-options there (`mmts.recipe.components`).
-"""
+"""Types for the options of components, the parameters of their constructors (`mmts.recipe.components`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,12 +16,7 @@ AtLeastOne = Annotated[int, Ge(1)]
 
 @dataclass(frozen=True)
 class RecipeDefault:
-    """The section that a recipe gets if it leaves out a component inside a component, such as InfoNCE's temperature.
+    """The section that a recipe gets if it leaves out a component inside a component, such as InfoNCE's temperature."""
 
-    Attributes:
-        content: the section as a recipe would have it.
-        options: other defaults of a component's options here than its constructor's, by the component's name.
-    """
-
-    content: Mapping[str, Any]
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    content: Mapping[str, Any]  # the section as a recipe would have it
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by component, defaults that differ here

@@ -30,12 +30,7 @@ class Schedule(Protocol):
 
 
 def check_progress(progress: float) -> float:
-    """Return `progress` as a float; raise InputError unless it lies in [0, 1] (so for NaN too).
-
-    >>> check_progress(1.5)
-    Traceback (most recent call last):
-    mmts.errors.InputError: progress is 1.5: it must lie in [0, 1] (step / total_steps)
-    """
+    """Return `progress` as a float; raise InputError unless it lies in [0, 1]."""
     if not 0.0 <= progress <= 1.0:
         raise InputError(f"progress is {progress}: it must lie in [0, 1] (step / total_steps)")
     return float(progress)
@@ -88,7 +83,7 @@ class Constant(_Bounded):
 
 @dataclass(frozen=True)
 class Linear(_Bounded):
-    """A straight line: start (1 - p) + end p (docs/method.md, 1.3). It may rise or fall.
+    """A straight line: start (1 - p) + end p (docs/method.md, 1.3).
 
     start: the value at the start of training.
     end: the value at its end.
@@ -156,15 +151,12 @@ class Cosine(_Bounded):
 class Warmup(_Bounded):
     """A straight line from `start` to schedule(0), then `schedule` on the remaining time (docs/method.md, 1.5).
 
-    InputError unless 0 <= fraction < 1.
-
     schedule: the schedule after the rise.
     fraction: the share of training that the rise takes.
     start: the value it rises from.
 
-    >>> warm = Warmup(Linear(1.0, 0.0), fraction=0.2)
-    >>> [round(warm(p), 3) for p in (0.0, 0.1, 0.2, 0.6, 1.0)]
-    [0.0, 0.5, 1.0, 0.5, 0.0]
+    >>> [Warmup(Linear(1.0, 0.0), fraction=0.5)(p) for p in (0.0, 0.25, 0.5, 1.0)]
+    [0.0, 0.5, 1.0, 0.0]
     """
 
     schedule: Schedule
@@ -196,9 +188,8 @@ class Join(_Bounded):
     schedules: the pieces in order.
     boundaries: shares of training at which the next piece begins; one fewer than schedules.
 
-    >>> join = Join((Constant(1.0), Linear(1.0, 0.0)), (0.5,))
-    >>> [join(p) for p in (0.0, 0.5, 0.75, 1.0)]
-    [1.0, 1.0, 0.5, 0.0]
+    >>> Join((Constant(1.0), Linear(1.0, 0.0)), (0.5,))(0.75)
+    0.5
     """
 
     schedules: tuple[Schedule, ...]
@@ -223,9 +214,8 @@ class Step(_Bounded):
     values: in order.
     boundaries: shares of training at which the next value begins; one fewer than values.
 
-    >>> step = Step(values=(0.1, 0.07, 0.05), boundaries=(0.5, 0.75))
-    >>> [step(p) for p in (0.0, 0.5, 0.7, 0.75, 1.0)]
-    [0.1, 0.07, 0.07, 0.05, 0.05]
+    >>> [Step(values=(0.1, 0.07), boundaries=(0.5,))(p) for p in (0.0, 0.5)]
+    [0.1, 0.07]
     """
 
     values: tuple[float, ...]

@@ -309,10 +309,10 @@ def test_products_are_in_bfloat16_if_the_embeddings_or_the_run_are() -> None:
 
 
 def test_the_form_follows_what_is_asked_and_what_the_machine_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, y, one = torch.eye(6), torch.eye(6), torch.ones(6)
+    x, y = torch.eye(6), torch.eye(6)
 
     def form(fused: bool | None = None, plain_only: bool = False, kernels: bool = True) -> Any:
-        return choose_form("info_nce", fused, x, y, one, {"relevance": plain_only}, kernels)
+        return choose_form("info_nce", fused, x, y, {"relevance": plain_only}, kernels)
 
     assert [form(), form(True), form(False)] == ["plain", "tiles", "plain"]
     with pytest.raises(InputError, match="cannot do relevance"):

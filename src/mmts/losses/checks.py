@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wrapped_tensor
 
 from mmts.errors import InputError
 from mmts.losses.normalize import compute_dtype
@@ -15,18 +14,15 @@ def checked_value(
     y: Tensor,
     *,
     zero_allowed: bool = False,
-    pairs_allowed: bool = True,
+    per_sample_for: str | None = None,
     queries: slice | None = None,
 ) -> Tensor:
     """Check x, y (B, D) and a temperature or margin () or (B,) or (B, B), or of b queries' rows (2, b, B).
 
-    Returns the value on x's device in the loss's dtype. InputError names the argument and the row.
+    Returns the value on x's device in the loss's dtype. InputError names the argument and the row. per_sample_for: what
+    cannot take a value per pair.
     """
     for side, batch in (("x", x), ("y", y)):
-        if _is_under_vmap(batch):
-            raise InputError(
-                f"{side} is a batch under torch.vmap, where values cannot be checked; loop over the batches instead"
-            )
         if batch.ndim != 2 or not batch.numel() or not batch.is_floating_point():
             raise InputError(
                 f"{side} is {tuple(batch.shape)} {batch.dtype}; it must be (B, D), not empty, floating point"
@@ -38,8 +34,8 @@ def checked_value(
     of_queries = () if queries is None else ((2, queries.stop - queries.start, B),)
     if value.shape not in ((), (B,), (B, B), *of_queries):
         raise InputError(f"{name} is {tuple(value.shape)}; for a batch of {B} it must be (), ({B},) or ({B}, {B})")
-    if value.ndim >= 2 and not pairs_allowed:
-        raise InputError(f"{name} is {tuple(value.shape)}, one per pair; scale_by_temperature needs one per sample")
+    if value.ndim >= 2 and per_sample_for:
+        raise InputError(f"{name} is {tuple(value.shape)}, one per pair; {per_sample_for} needs one per sample")
     right = torch.isfinite(value.detach()) & ((value >= 0) if zero_allowed else (value > 0))
     # A sum over a NaN or an infinity is not finite. If finite parts overflow, the checks by row below find no fault.
     finite = torch.isfinite(x.detach().sum() + y.detach().sum())
@@ -55,21 +51,8 @@ def checked_value(
     return value
 
 
-def _is_under_vmap(x: Tensor) -> bool:
-    if torch.compiler.is_compiling():
-        return False
-    while is_functorch_wrapped_tensor(x):  # such as vmap of grad
-        if is_batchedtensor(x):
-            return True
-        x = get_unwrapped(x)
-    return False
-
-
 def checked_positives(positives: Tensor | None, x: Tensor) -> Tensor | None:
-    """Return `positives` on x's device, or None; InputError unless (B, B) of bool, dense or sparse.
-
-    Sparse ones are returned coalesced: sorted by row, no pair twice, none of them False.
-    """
+    """Return `positives`, (B, B) bool or None, on x's device; sparse ones sorted by row, no False, no repetition."""
     if positives is None:
         return None
     B = len(x)

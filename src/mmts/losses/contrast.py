@@ -6,7 +6,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmts.errors import InputError
 from mmts.losses.checks import checked_positives, checked_value
 from mmts.losses.fused.contrast import contrast_in_tiles
 from mmts.losses.fused.tiles import choose_form, number_of_extra
@@ -60,27 +59,22 @@ def contrast(
             [-2., -2.]]))
     """
     B, queries = len(x), checked_queries(queries, len(x))
-    taus = torch.stack([_per_sample(tau, x, y) for tau in temperatures])
+    per_sample = (
+        checked_value("temperature", tau.detach(), x, y, per_sample_for="an objective with memory")
+        for tau in temperatures
+    )
+    taus = torch.stack([tau.expand(B) for tau in per_sample])
     positives = checked_positives(positives, x)
     number = (B - 1 - number_of_extra(positives, x))[:, queries]  # (2, b)
     contrasted = number > 0
     if fused is None and (queries.stop - queries.start) * B * 4 >= 2**30:
         fused = True
-    form = choose_form("contrast", fused, x, y, taus, {}, kernels=False)
+    form = choose_form("contrast", fused, x, y, {}, kernels=False)
     with torch.autocast(x.device.type, enabled=False):
         in_form = _plain if form == "plain" else contrast_in_tiles
         loss, log_sum, mean_exponent, weight = in_form(x, y, taus, extend, positives, queries)
         log_mean = torch.where(contrasted, log_sum - number.to(log_sum).clamp_min(1).log(), 0.0)
         return Contrast(loss, log_mean, log_sum.where(contrasted, 0.0), mean_exponent, weight, contrasted)
-
-
-def _per_sample(temperature: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Return one side's temperatures, (B,), without gradient."""
-    if temperature.ndim >= 2:
-        raise InputError(
-            f"temperature is {tuple(temperature.shape)}, one per pair; objectives with memory need one per sample"
-        )
-    return checked_value("temperature", temperature.detach(), x, y).expand(len(x))
 
 
 def _plain(

@@ -7,8 +7,7 @@ from torch import Tensor
 def unit(x: Tensor) -> Tensor:
     """Divide each vector by its length: x / ||x|| along the last dimension (docs/method.md, 4.1).
 
-    `x` is (..., D) floating point of any norm. A vector of zeros stays zero with a finite gradient (its divisor is 1).
-    Lengths are computed after dividing by the largest component, so squares neither overflow nor underflow.
+    `x` is (..., D) floating point of any norm, however large or small. A vector of zeros stays zero.
 
     >>> unit(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
     tensor([[0.6000, 0.8000],
@@ -18,11 +17,8 @@ def unit(x: Tensor) -> Tensor:
 
 
 def unit_and_length(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the unit vectors (..., D) and two factors, each (..., 1), whose product is the vectors' length.
-
-    The first factor, the largest component, is held fixed in the gradient; both are 1 for a vector of zeros.
-    """
-    plain = x.detach()
+    """Return the unit vectors (..., D) and two factors, each (..., 1), whose product is the vectors' length."""
+    plain = x.detach()  # dividing by the largest component first, squares neither overflow nor underflow
     largest = torch.maximum(plain.amax(dim=-1, keepdim=True), -plain.amin(dim=-1, keepdim=True))
     largest = torch.where(largest > 0, largest, 1.0)
     x = x / largest
@@ -42,8 +38,7 @@ def pair_cosines(x: Tensor, y: Tensor) -> Tensor:
     """Return the cosines of the pairs x_i, y_i, (B,), in float32 at least."""
     with torch.autocast(x.device.type, enabled=False):
         dtype = compute_dtype(x, y)
-        cosines: Tensor = torch.linalg.vecdot(unit(x.to(dtype)), unit(y.to(dtype)))
-        return cosines
+        return torch.linalg.vecdot(unit(x.to(dtype)), unit(y.to(dtype)))  # type: ignore[no-any-return]
 
 
 def compute_dtype(x: Tensor, y: Tensor) -> torch.dtype:

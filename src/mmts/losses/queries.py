@@ -117,11 +117,7 @@ def cosine_rows(x: Tensor, y: Tensor, queries: slice) -> Rows:
 
 
 def query_rows(pairs: Tensor, queries: slice) -> Rows:
-    """Return the queries' rows of a matrix with one value per pair x_i, y_j: (B, B), or (2, b, B), already rows.
-
-    >>> query_rows(torch.tensor([[1, 2], [3, 4]]), slice(1, 2))
-    (tensor([[3, 4]]), tensor([[2, 4]]))
-    """
+    """Return the queries' rows of a matrix with one value per pair x_i, y_j: (B, B), or (2, b, B), already rows."""
     return (pairs[0], pairs[1]) if pairs.ndim == 3 else (pairs[queries], pairs[:, queries].T)
 
 

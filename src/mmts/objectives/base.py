@@ -58,7 +58,7 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def remember(self, pairs: Pairs, gathered: Mapping[str, Tensor]) -> None:
-        """Update what the objective keeps from batch to batch; called in training mode, once after each `compute`.
+        """Update what is kept from batch to batch, once after each `compute` in training mode.
 
         gathered: what `compute` logged, without gradient; a value per query is now (B,), of all processes.
         """
@@ -119,14 +119,11 @@ class Objective(nn.Module):
             }
 
     def learning_rates(self) -> dict[str, float]:
-        """Return learning rates by the names in named_parameters(), for parameters that do not train as the model does.
-
-        Such a rate stays constant, and the parameter has no weight decay.
-        """
+        """Return the constant rates of parameters, by name, that do not train as the model does; they have no decay."""
         return {}
 
     def after_step(self) -> None:
-        """Call after every optimizer step; calls `after_step` of each policy."""
+        """Call after every optimizer step."""
         for module in self.modules():
             if isinstance(module, Policy):
                 module.after_step()

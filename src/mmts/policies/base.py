@@ -21,6 +21,9 @@ class Policy(nn.Module):
 
     uses_similarity: bool = False
 
+    words: str | None = None
+    """What `in_words` says, with the recipe's options as {fields}."""
+
     similarity_of: SimilarityOf = "batch"
     """The similarities that forward gets. "batch": all, (B, B). "queries", for a rule whose value of a pair depends on
     its own similarity alone: (B, B), or with several processes the rows of some queries, (2, b, B). "positive pairs":
@@ -29,6 +32,8 @@ class Policy(nn.Module):
     @classmethod
     def in_words(cls, options: Mapping[str, Any]) -> str:
         """Say what these options of a recipe do, in words that can follow "temperature" or "margin"."""
+        if cls.words is not None:
+            return cls.words.format(**options)
         first = (cls.__doc__ or cls.__name__).strip().splitlines()[0].partition(" (")[0].removesuffix(".")
         return f"by {cls.__name__}: {first[0].lower()}{first[1:]}"
 

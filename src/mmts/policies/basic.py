@@ -23,15 +23,12 @@ class Fixed(Policy):
     0.07
     """
 
+    words = "{value:g} throughout"
+
     def __init__(self, value: Positive = 0.07) -> None:
         super().__init__()
         check_positive("Fixed", value=value)
         self.value = float(value)
-
-    @staticmethod
-    def in_words(options: Mapping[str, Any]) -> str:
-        """Say what these options of a recipe do."""
-        return f"{options['value']:g} throughout"
 
     def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
         """Return the value, shape ()."""
@@ -49,15 +46,12 @@ class Scheduled(Policy):
     0.1
     """
 
+    words = "the same for all samples, following a {schedule[kind]} schedule"
+
     def __init__(self, schedule: Schedule) -> None:
         super().__init__()
         check_positive("Scheduled", **{"schedule.minimum": schedule.minimum})
         self.schedule = schedule
-
-    @staticmethod
-    def in_words(options: Mapping[str, Any]) -> str:
-        """Say what these options of a recipe do."""
-        return f"the same for all samples, following a {options['schedule']['kind']} schedule"
 
     def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
         """Return the schedule's value at `progress`, shape ()."""
@@ -84,11 +78,9 @@ class Shifted(Policy):
 
     Source: arXiv 2603.08202.
 
-    >>> from mmts.schedules import Cosine
-    >>> Shifted(Cosine(-0.1, 0.1, cycles=5), torch.tensor([0.05, 0.20]))
-    Traceback (most recent call last):
-    mmts.errors.InputError: Shifted: schedule.minimum -0.1 + smallest shift 0.05 = -0.05 must be positive; where the
-    schedule is Cosine(-alpha/2, alpha/2), alpha/2 must stay below low: lower alpha or raise low
+    >>> policy = Shifted(Cosine(-0.04, 0.04, cycles=5), torch.tensor([0.05, 0.20]))
+    >>> policy(0.1, torch.tensor([0, 1]))
+    tensor([0.0100, 0.1600], dtype=torch.float64)
     """
 
     shift: Tensor
@@ -164,6 +156,8 @@ class Learned(Policy):
     0.07
     """
 
+    words = "learned, started at {start:g}, kept within {low:g} to {high:g}"
+
     def __init__(self, start: Positive = 0.07, low: Positive = 0.01, high: Positive = 1.0) -> None:
         super().__init__()
         if not 0 < low <= start <= high < math.inf:
@@ -172,11 +166,6 @@ class Learned(Policy):
             )
         self.low, self.high = low, high
         self.log_value = nn.Parameter(torch.tensor(math.log(start)))
-
-    @staticmethod
-    def in_words(options: Mapping[str, Any]) -> str:
-        """Say what these options of a recipe do."""
-        return f"learned, started at {options['start']:g}, kept within {options['low']:g} to {options['high']:g}"
 
     def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
         """Return the value, shape (), with gradient."""

@@ -5,14 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mmts.losses.fused.tiles import (
-    KnownGradients,
-    UnitSides,
-    add_exponentials_,
-    along,
-    buffers,
-    tiles,
-)
+from mmts.losses.fused.tiles import KnownGradients, UnitSides, add_exponentials_, along, buffers, tiles
 
 
 def contrast_in_tiles(
@@ -20,8 +13,8 @@ def contrast_in_tiles(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the part of b queries of the loss, (), log S_i, sum_j w_ij d_ij and sum_j w_ij, (2, b) each.
 
-    Arguments as `contrast` takes them, checked (docs/method.md, 5.4, 5.5 and 5.10); tau (2, B). One pass sums over the
-    negatives; one computes the weights and, since they are held fixed, the gradients. Double backward: InputError.
+    Arguments are those of `contrast`, checked; tau (2, B) (docs/method.md, 5.10). One pass sums over the negatives; one
+    computes the weights and, since they are held fixed, the gradients.
     """
     B, sides = len(x), UnitSides(x, y)
     own = torch.linalg.vecdot(sides.x, sides.y)  # s_ii

@@ -34,8 +34,7 @@ def rows_in_tiles(
 ) -> tuple[Tensor, Tensor]:
     """Return the cross-entropy of b queries and q - p of their positive pairs, (2, b) each, x to y, then y to x.
 
-    Arguments as `info_nce` takes them, checked; the temperature is (B,); decoupled: as in `decoupled_info_nce`
-    (docs/method.md, 4.3 to 4.6, 4.11, 4.17, 5.1). Double backward is an InputError.
+    Arguments are those of `info_nce`, checked; the temperature is (B,) (docs/method.md, 4.17).
     """
     options = anchor, label_smoothing, decoupled, queries
     if isinstance(form, torch.dtype):

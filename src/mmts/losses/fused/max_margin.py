@@ -22,10 +22,9 @@ Sums = tuple[Tensor, Tensor, list[Tensor | None]]
 def max_margin_in_tiles(
     form: Form, x: Tensor, y: Tensor, margin: Tensor, positives: Tensor | None, squared: bool, queries: slice
 ) -> tuple[Tensor, Tensor]:
-    """Return the part of b queries of the max-margin loss, (), and -dL/ds_ii, (b,) (docs/method.md, 4.8, 4.17, 5.9).
+    """Return the part of b queries of the max-margin loss, (), and -dL/ds_ii, (b,) (docs/method.md, 4.17, 5.9).
 
-    Arguments as `max_margin` takes them, checked; the margin is (B,). A hinge's slope is known with the hinge, so one
-    pass computes the gradients with the loss. Double backward is an InputError.
+    Arguments are those of `max_margin`, checked; the margin is (B,). One pass computes the gradients with the loss.
     """
     pairs = len(x) * (len(x) - 1) - number_of_extra(positives, x)[0].sum()
     weight = 0.5 / pairs.clamp_min(1).to(margin.dtype)

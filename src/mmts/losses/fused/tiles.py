@@ -11,8 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
 from mmts.errors import InputError
 from mmts.losses.normalize import compute_dtype, unit_and_length
@@ -24,9 +23,8 @@ TILES_FROM = {"info_nce": 1024, "decoupled_info_nce": 1024, "max_margin": 256, "
 """Pairs per batch from which each loss is faster in tiles on a CPU (measured by benchmarks/losses.py)."""
 
 TRITON_FROM = {torch.bfloat16: 4096, torch.float32: 32_768}
-"""Pairs per batch from which a GPU runs Triton, by the dtype of the products: in bfloat16 from where it is faster (on
-an H200, measured by benchmarks/losses_gpu.py); in float32, where info_nce takes 1.9 times as long, from where a (B, B)
-matrix takes 4 GiB."""
+"""Pairs per batch from which a GPU runs Triton, by the dtype of the products. bfloat16: where it is faster on an H200
+(benchmarks/losses_gpu.py). float32, where info_nce takes 1.9 times as long: where a (B, B) matrix takes 4 GiB."""
 
 Form: TypeAlias = Literal["plain", "tiles"] | torch.dtype
 """How a loss is computed: plainly, in tiles by torch, or in tiles by Triton with products in this dtype."""
@@ -40,14 +38,13 @@ def choose_form(
     fused: bool | None,
     x: Tensor,
     y: Tensor,
-    value: Tensor,
     plain_only: Mapping[str, bool],
     kernels: bool = True,
 ) -> Form:
-    """Decide how the loss `name` is computed. Call it before autocast is turned off: that tells the run's precision.
+    """Decide how the loss `name` is computed. Call it before autocast is turned off, which shows the run's precision.
 
-    fused: True: in tiles; False: plainly; None: the faster of the two. plain_only: options that only the plain version
-    has, and whether each is used. kernels: whether Triton has these options. InputError if fused is True and cannot be.
+    plain_only: options that only the plain version has, and whether each is used; with fused=True that is an
+    InputError. kernels: whether Triton has these options.
     """
     used = [option for option, is_used in plain_only.items() if is_used]
     if fused and used:
@@ -57,16 +54,11 @@ def choose_form(
         fused = not used and faster_in_tiles(name, len(x), x.device.type, triton)
     if not fused:
         return "plain"
-    _refuse_transforms(name, x, y, value)
     return "tiles" if triton is None else triton
 
 
 def faster_in_tiles(name: str, B: int, device: str, triton: torch.dtype | None) -> bool:
-    """Whether tiles are faster than the plain version; `triton` is the dtype of its products, None without Triton.
-
-    >>> [faster_in_tiles("info_nce", 4096, "cuda", dtype) for dtype in (torch.bfloat16, torch.float32, None)]
-    [True, False, False]
-    """
+    """Whether tiles are faster than the plain version; `triton` is the dtype of its products, None without Triton."""
     if device == "cpu":
         return name in TILES_FROM and TILES_FROM[name] <= B
     return triton is not None and TRITON_FROM[triton] <= B
@@ -80,7 +72,7 @@ def product_dtype(x: Tensor, y: Tensor) -> torch.dtype:
 
 
 def triton_takes(x: Tensor, y: Tensor) -> bool:
-    """Whether the Triton kernels can take these embeddings: on an NVIDIA GPU, with Triton installed, not in float64."""
+    """Whether the Triton kernels can take these embeddings: on an NVIDIA GPU, not in float64."""
     return x.is_cuda and compute_dtype(x, y) == torch.float32 and _triton_runs_on(x.device)
 
 
@@ -93,16 +85,6 @@ def _triton_runs_on(device: torch.device) -> bool:
     return widens and nvidia and find_spec("triton") is not None
 
 
-def _refuse_transforms(name: str, *inputs: Tensor) -> None:
-    """Raise InputError under torch.func or forward mode: a fused loss has only a backward pass."""
-    if torch.compiler.is_compiling():  # which cannot trace these questions, and does not run under these transforms
-        return
-    is_dual = any(forward_ad.unpack_dual(x).tangent is not None for x in inputs)  # type: ignore[no-untyped-call]
-    if is_dual or any(map(is_functorch_wrapped_tensor, inputs)):
-        what = "forward mode" if is_dual else "torch.func"
-        raise InputError(f"the fused {name} has derivatives in a backward pass only, not in {what}; give fused=False")
-
-
 def refuse_double_backward(subject: str, way_out: str = "; give fused=False") -> None:
     """Raise InputError in a backward pass that is itself to be differentiated (create_graph=True)."""
     if torch.is_grad_enabled():
@@ -110,9 +92,9 @@ def refuse_double_backward(subject: str, way_out: str = "; give fused=False") ->
 
 
 class KnownGradients(Function):
-    """A loss whose gradients were computed with it: apply(loss, gradients, refusal, *inputs) -> the loss.
+    """A loss whose gradients, one for each input or None, were computed with it. Returns the loss.
 
-    refusal: the arguments of `refuse_double_backward`. gradients: one for each input, or None.
+    refusal: the arguments of `refuse_double_backward`.
     """
 
     @staticmethod
@@ -150,29 +132,29 @@ class Tile(NamedTuple):
         return self.blocks[0] == self.blocks[1]
 
     def view(self, buffer: Tensor) -> Tensor:
-        """Return the part of a buffer that the tile takes, shaped (rows, columns)."""
+        """Return the part of a buffer that the tile takes, (rows, columns)."""
         rows, columns = (block.stop - block.start for block in self.blocks)
         return buffer[: rows * columns].view(rows, columns)
 
     def similarity(self, x: Tensor, y: Tensor, buffer: Tensor) -> Tensor:
-        """Write x_i . y_j into the buffer and return it: x, y (B, D) unit vectors -> (rows, columns)."""
+        """Write x_i . y_j of unit vectors (B, D) into the buffer and return it, (rows, columns)."""
         return torch.mm(x[self.blocks[0]], y[self.blocks[1]].T, out=self.view(buffer))
 
     def fill_extra(self, values: Tensor, positives: Tensor | None, value: float) -> None:
         """Fill the extra positives of the tile (`positives` without the diagonal, dense or coalesced) with `value`."""
         if positives is None:
             return
-        if positives.is_sparse:
-            rows, columns = self.blocks
-            i, j = positives.indices()
-            bounds = torch.tensor([rows.start, rows.stop], device=i.device)
-            first, last = torch.searchsorted(i.contiguous(), bounds).tolist()
-            i, j = i[first:last], j[first:last]
-            inside = (j >= columns.start) & (j < columns.stop) & (i != j)
-            values[i[inside] - rows.start, j[inside] - columns.start] = value
+        if not positives.is_sparse:
+            extra = positives[self.blocks]
+            values.masked_fill_(extra.clone().fill_diagonal_(False) if self.is_diagonal else extra, value)
             return
-        extra = positives[self.blocks]
-        values.masked_fill_(extra.clone().fill_diagonal_(False) if self.is_diagonal else extra, value)
+        rows, columns = self.blocks
+        i, j = positives.indices()
+        bounds = torch.tensor([rows.start, rows.stop], device=i.device)
+        first, last = torch.searchsorted(i.contiguous(), bounds).tolist()
+        i, j = i[first:last], j[first:last]
+        inside = (j >= columns.start) & (j < columns.stop) & (i != j)
+        values[i[inside] - rows.start, j[inside] - columns.start] = value
 
     def fill_positives(self, values: Tensor, positives: Tensor | None, value: float) -> None:
         """Fill the positives of the tile (its diagonal and `positives`) with `value`."""
@@ -192,17 +174,13 @@ class Tile(NamedTuple):
 
 
 def tiles(B: int, queries: slice | None = None) -> Iterator[Tile]:
-    """Yield the tiles of a (B, B) matrix, row by row of tiles; queries of x to y are rows, those of y to x columns.
+    """Yield the tiles of a (B, B) matrix that have a query; queries of x to y are rows, those of y to x columns.
 
-    Tiles are cut at the bounds of `queries`, and those without a query are left out.
-
-    >>> len(list(tiles(TILE + 1)))
-    4
     >>> [tile.directions for tile in tiles(2, slice(0, 1))]
     [(0, 1), (0,), (1,)]
     """
     first, last = (0, B) if queries is None else (queries.start, queries.stop)
-    parts = [(0, first), (first, last), (last, B)]
+    parts = [(0, first), (first, last), (last, B)]  # tiles are cut at the bounds of the queries
     blocks = [slice(at, min(at + TILE, stop)) for start, stop in parts for at in range(start, stop, TILE)]
     for rows, columns in product(blocks, repeat=2):
         directions = tuple(k for k, block in enumerate((rows, columns)) if first <= block.start < last)
@@ -227,9 +205,8 @@ def number_of_extra(positives: Tensor | None, like: Tensor) -> Tensor:
     if positives is None:
         return counts
     if positives.is_sparse:
-        i, j = positives.indices()
-        extra = i != j
-        return torch.stack([places[extra].bincount(minlength=len(like)) for places in (i, j)])
+        places = positives.indices()
+        return torch.stack([line.bincount(minlength=len(like)) for line in places[:, places[0] != places[1]]])
     for tile in tiles(len(like)):  # a sum over bools first makes each an int64
         for axis in (0, 1):
             counts[axis, tile.blocks[axis]] += positives[tile.blocks].sum(dim=1 - axis)
@@ -266,11 +243,9 @@ class UnitSides:
 
     def gradients(self, pull: Tensor, weight: Tensor | float) -> list[Tensor | None]:
         """Return `weight` times dL/dx and dL/dy, with the positive pairs' dL/ds_ii = -pull (B,), which tiles lack."""
-        result: list[Tensor | None] = []
         sides = (self.grad_x, self.x, self.y, self.lengths[0]), (self.grad_y, self.y, self.x, self.lengths[1])
         for gradient, unit, other, length in sides:
             if gradient is not None:
                 gradient.addcmul_(other, pull[:, None], value=-1.0).mul_(weight)
                 through_unit_(gradient, unit, *length)
-            result.append(gradient)
-        return result
+        return [self.grad_x, self.grad_y]

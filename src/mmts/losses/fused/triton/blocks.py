@@ -89,20 +89,19 @@ class Blocks:
         _run("own_products", self.x.vectors, self.y.vectors, dots)
         return dots * self.x.inverse * self.y.inverse
 
-    def with_slopes(self, rows: range | None = None) -> Iterator[slice]:
-        """Yield blocks of the rows (None: of all) whose dL/ds takes at most BLOCK_BYTES."""
-        return self._cut_rows(rows, self.B * self.x.vectors.itemsize)
+    def with_slopes(self, queries: slice = slice(None)) -> Iterator[slice]:
+        """Yield blocks of the queries whose dL/ds takes at most BLOCK_BYTES."""
+        return self._cut(queries, self.B * self.x.vectors.itemsize)
 
-    def with_sums(self, rows: range | None = None) -> Iterator[slice]:
+    def with_sums(self, queries: slice) -> Iterator[slice]:
         """Yield blocks whose sums of rows and columns take half of BLOCK_BYTES; adding these up takes as much again."""
-        across, down = self.tile.columns, self.tile.rows
-        return self._cut_rows(rows, 2 * 4 * (-(-self.B // across) + -(-self.B // down)))
+        return self._cut(queries, 2 * 4 * (-(-self.B // self.tile.columns) + -(-self.B // self.tile.rows)))
 
-    def _cut_rows(self, rows: range | None, row_bytes: int) -> Iterator[slice]:
-        rows = rows or range(self.B)
+    def _cut(self, queries: slice, row_bytes: int) -> Iterator[slice]:
+        start, stop, _ = queries.indices(self.B)
         step = max(1, BLOCK_BYTES // row_bytes // self.tile.rows) * self.tile.rows
-        for first in range(rows.start, rows.stop, step):
-            yield slice(first, min(first + step, rows.stop))
+        for first in range(start, stop, step):
+            yield slice(first, min(first + step, stop))
 
     def row_sums(self, rows: slice) -> Tensor:
         """Return memory for the sums that each tile adds to a block's rows, (tiles across, rows)."""
@@ -114,6 +113,7 @@ class Blocks:
 
         x, y, tile = self.x, self.y, self.tile
         by_tiles = has_copy_engine(x.vectors.device)
+        rounds = getattr(torch.backends.cuda.matmul, "fp32_precision", "ieee") == "tf32"  # torch's own switch
         of_rows = self.row_sums(rows)
         of_columns = x.inverse.new_empty(-((rows.start - rows.stop) // tile.rows), self.B)
         with torch.cuda.device_of(x.vectors):  # type: ignore[no-untyped-call]
@@ -129,7 +129,7 @@ class Blocks:
                 last=rows.stop,
                 B=self.B,
                 D=self.D,
-                PRECISION=_precision(),
+                PRECISION="tf32" if rounds else "ieee",
                 ROWS=tile.rows,
                 COLUMNS=tile.columns,
                 WIDTH=tile.width,
@@ -141,7 +141,7 @@ class Blocks:
         return of_rows, of_columns
 
     def _by_tiles(self, vectors: Tensor, height: int) -> Any:
-        """Return vectors as the GPU's copy engine reads them, by tiles."""
+        """Return vectors as the GPU's copy engine reads them."""
         from triton.tools.tensor_descriptor import TensorDescriptor
 
         return TensorDescriptor.from_tensor(vectors, [height, self.tile.width])
@@ -150,12 +150,12 @@ class Blocks:
 class UnitGradients:
     """dL/d unit(x) and dL/d unit(y), (B, D) float32, or None where not needed, summed over blocks of dL/ds."""
 
-    def __init__(self, blocks: Blocks, needs_x: bool, needs_y: bool, rows: range | None = None) -> None:
+    def __init__(self, blocks: Blocks, needs_x: bool, needs_y: bool, queries: slice = slice(None)) -> None:
         x, y = blocks.x, blocks.y
         self.grad_x = torch.zeros_like(x.vectors, dtype=torch.float32) if needs_x else None
         self.grad_y = torch.zeros_like(y.vectors, dtype=torch.float32) if needs_y else None
         self.unit_x, self.unit_y = x.units, y.units
-        first = next(blocks.with_slopes(rows))  # the largest block
+        first = next(blocks.with_slopes(queries))  # the largest block
         self.slopes = x.vectors.new_empty(first.stop - first.start, blocks.B)
 
     def add(self, rows: slice) -> None:
@@ -173,11 +173,6 @@ def _add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
         torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
     else:
         total.addmm_(a.float(), b.float())
-
-
-def _precision() -> str:
-    """Return how tensor cores may round float32, by torch's own switch, which is off by default."""
-    return "tf32" if getattr(torch.backends.cuda.matmul, "fp32_precision", "ieee") == "tf32" else "ieee"
 
 
 @cache

@@ -27,16 +27,14 @@ def triton_rows(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """As `rows_in_tiles`, in float32; not for positives with label smoothing. dtype: of the products."""
-    rows = range(*queries.indices(len(x)))
-    options = label_smoothing, decoupled, rows, dtype
-    if len(rows) == len(x):
-        return _Rows.apply(x, y, temperature, positives, (anchor, *options))  # type: ignore[no-untyped-call, no-any-return]
+    options = label_smoothing, decoupled, queries, dtype
+    xy: tuple[Tensor, Tensor] = _Rows.apply(x, y, temperature, positives, (anchor, *options))  # type: ignore[no-untyped-call]
+    if xy[0].shape[1] == len(x):
+        return xy
     # One direction at a time, with its queries down the rows: both at once would need all tiles for the column sums.
-    xy = _Rows.apply(x, y, temperature, positives, (anchor, *options))  # type: ignore[no-untyped-call]
     transposed = None if positives is None else positives.T
     yx = _Rows.apply(y, x, temperature, transposed, (BACKWARDS[anchor], *options))  # type: ignore[no-untyped-call]
-    entropies, slopes = (torch.stack([first[0], second[0]]) for first, second in zip(xy, yx, strict=True))
-    return entropies, slopes
+    return torch.stack([xy[0][0], yx[0][0]]), torch.stack([xy[1][0], yx[1][0]])
 
 
 class _Rows(Function):
@@ -52,7 +50,7 @@ class _Rows(Function):
         y: Tensor,
         tau: Tensor,
         positives: Tensor | None,
-        options: tuple[str, float, bool, range, torch.dtype],
+        options: tuple[str, float, bool, slice, torch.dtype],
     ) -> tuple[Tensor, Tensor]:
         anchor, label_smoothing, decoupled, queries, dtype = options
         x_side, y_side = side(x, dtype), side(y, dtype)
@@ -73,14 +71,13 @@ class _Rows(Function):
         log_sums.masked_fill_(empty, 0.0)
         ctx.save_for_backward(x, y, tau, positives, own_logit, log_sums, empty)
         ctx.options = options
-        of_queries = slice(queries.start, queries.stop)
         own_p = torch.zeros_like(log_sums) if decoupled else torch.exp(-log_sums)
-        slope = ((1.0 - label_smoothing) + label_smoothing / len(x) - own_p).masked_fill(empty, 0.0)[:, of_queries]
+        slope = ((1.0 - label_smoothing) + label_smoothing / len(x) - own_p).masked_fill(empty, 0.0)[:, queries]
         ctx.mark_non_differentiable(slope)
         if not label_smoothing:
-            return log_sums[:, of_queries].clone(), slope
+            return log_sums[:, queries].clone(), slope
         spread = _mean_logits(x_side, y_side, weight, anchor) - own_logit
-        return (log_sums - label_smoothing * spread).masked_fill(empty, 0.0)[:, of_queries], slope
+        return (log_sums - label_smoothing * spread).masked_fill(empty, 0.0)[:, queries], slope
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
@@ -104,7 +101,7 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None
     offset = (own_logit + log_sums) * LOG2_E
     own_share = (torch.zeros_like(log_sums) if decoupled else torch.exp(-log_sums)) - (1.0 - label_smoothing + on_each)
     pull = torch.zeros_like(log_sums)
-    pull[:, queries.start : queries.stop] = gradient
+    pull[:, queries] = gradient
     pull.masked_fill_(empty, 0.0)
     vectors = {"by_row": by_row, "by_column": by_column, "offset": offset, "own_share": own_share}
     vectors |= {"pull": pull, "weight": weight}
@@ -125,13 +122,11 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None
 
 def _factors(x: Side, y: Side, tau: Tensor, anchor: str) -> tuple[Tensor, Tensor]:
     """Return the factors by row and by column, (2, B) each, that turn x_i . y_j into logits to the base 2."""
-    weight = LOG2_E / tau
-    scales = [scale for _, scale in AXES[anchor]]
-    by_row, by_column = (
-        torch.stack([one.inverse * weight if scale == axis else one.inverse for scale in scales])
-        for axis, one in enumerate((x, y))
-    )
-    return by_row, by_column
+    factors = []
+    for axis, inverse in enumerate((x.inverse, y.inverse)):
+        divided = inverse * (LOG2_E / tau)
+        factors.append(torch.stack([divided if scale == axis else inverse for _, scale in AXES[anchor]]))
+    return factors[0], factors[1]
 
 
 def _mean_logits(x: Side, y: Side, weight: Tensor, anchor: str) -> Tensor:

@@ -4,14 +4,13 @@ Each program has one tile, ROWS samples i of x by COLUMNS samples j of y, in the
 It computes the product WIDTH components at a time on tensor cores, summed in float32. Each tile writes its sums over
 rows and columns to its own place, for the caller to add: no atomics, so the result is the same every time.
 
-The code after the product takes about as long as the product, so it is short: exponentials are to the base 2, factors
-of a row or a column are multiplied beforehand, and masks are only in the few tiles that need them. Those have their own
-branch from start to end: a mask over a common result would keep all of it in registers.
+The code after the product takes about as long as the product, so exponentials are to the base 2, factors of a row or a
+column are multiplied beforehand, and only the few tiles that need masks have them, in a branch of their own from start
+to end: a mask over a common result would keep all of it in registers.
 
 Pointers are to contiguous tensors: x, y (B, D), or their tiles for a GPU's copy engine if BY_TILES; positives (B, B)
-uint8; of_rows (column blocks, last - first) and of_columns (row blocks, B), the sums of each tile. Vectors with a value
-per sample for both directions, x to y and y to x, are (2, B). This file needs Triton, and is imported only where it is
-used.
+uint8; of_rows (tiles across, last - first) and of_columns (tiles down, B), the sums of each tile; and vectors (B,), or
+(2, B) for x to y and y to x.
 """
 
 import triton

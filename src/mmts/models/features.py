@@ -48,13 +48,12 @@ def media_features(
     reused if files are moved or renamed, and computed again if files change. A video is identified by its path, size
     and time of change. A repeated medium is computed once.
 
-    Args:
-        tower: runs in evaluation mode on its present device, in bf16 if the device has it.
-        media: (M,) images or videos, whichever the tower takes.
-        batch_size: images at a time in each thread; None is 8 on a CPU and 64 elsewhere (of a video's frames).
-        workers: threads that decode and compute, each on its own batch; None is torch's number of threads.
-        load: reads one medium; None is `mmts.data.media.load.load_medium`.
-        cached: read and write the cache; otherwise all rows are computed.
+    The tower runs in evaluation mode on its present device, in bf16 if the device has it.
+
+    batch_size: images, or frames of videos, at a time in each thread; None is 8 on a CPU and 64 elsewhere.
+    workers: threads that decode and compute, each on its own batch; None is torch's number of threads.
+    load: reads one medium; None is `mmts.data.media.load.load_medium`.
+    cached: read and write the cache; otherwise all rows are computed.
 
     Raises DataError, naming the file, if a file cannot be read.
     """
@@ -165,12 +164,8 @@ def embed_media(
 ) -> Tensor:
     """Return the unit embeddings (M, D) of media, float32 on the CPU, without gradients, not cached.
 
-    Args:
-        model: runs in evaluation mode.
-        inputs: feature rows (M, W) if the model's media tower is None, else M media.
-        batch_size: inputs at a time; None is 4,096 rows, and media as in `media_features`.
-        workers: threads for media, as in `media_features`.
-        load: reads one medium; None is `mmts.data.media.load.load_medium`.
+    inputs: feature rows (M, W) if the model's media tower is None, else M media.
+    batch_size: inputs at a time; None is 4,096 rows, and media as in `media_features`, like `workers` and `load`.
     """
     return _embed(model, model.media_tower, model.encode_media, inputs, batch_size, workers, load)
 

@@ -1,7 +1,6 @@
 """Towers (image, video, text), heads, and the two-tower module: unit embeddings, no temperature inside.
 
-A tower's class describes it: the signature of its constructor lists its options in a recipe, and its docstring says
-what they mean.
+The signature of a tower's constructor lists its options in a recipe, and the docstring of its class explains them.
 """
 
 from mmts.models.base import ImageTower, TextTower, Tower, VideoTower, is_frozen

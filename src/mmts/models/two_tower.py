@@ -151,14 +151,12 @@ def load_avion(
     or flash-attention's, patches as a convolution or a matrix. The heads are identities; the checkpoint's temperature
     (`logit_scale`) is not used. Colors are normalized as AVION does, with a mean of red of .4248 (OpenAI's is .4815).
 
-    Args:
-        checkpoint: a file, whose code is never run, or a state_dict (or a mapping with one under "state_dict").
-        tokenizer: a Hugging Face CLIP name or folder, or "bytes" for tiny models; read when a caption is first
-            tokenized.
-        frames: F, frames per clip; None is the checkpoint's (1 for an image model). For another number the temporal
-            embedding is interpolated linearly; that of an image model is zero.
-        sampling, stride: how frames are chosen, as in `mmts.data.media.video.FrameSampling`; "random" as published.
-        heads: of the attention of both towers; None is one per 64 features, as in every published model.
+    checkpoint: a file, whose code is never run, or a state_dict (or a mapping with one under "state_dict").
+    tokenizer: a Hugging Face CLIP name or folder, or "bytes" for tiny models; read when a caption is first tokenized.
+    frames: F, frames per clip; None is the checkpoint's (1 for an image model). The temporal embedding is interpolated
+        linearly to another number; that of an image model is zero.
+    sampling, stride: how frames are chosen, as in `mmts.data.media.video.FrameSampling`; "random" as published.
+    heads: of the attention of both towers; None is one per 64 features, as in every published model.
 
     Raises RecipeError, naming some keys, for a file that cannot be read, or keys and shapes that are not AVION's.
 

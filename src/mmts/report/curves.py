@@ -11,7 +11,7 @@ import torch
 
 from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
-from mmts.errors import InputError
+from mmts.errors import InputError, RecipeError
 from mmts.evaluation.results import RunGroup
 from mmts.objectives import InfoNCE, MaxMargin
 from mmts.policies import Policy
@@ -40,7 +40,7 @@ class ValueCurve:
 def rule_in_words(recipe: Recipe) -> str:
     """Say in a few words what a recipe's rule does.
 
-    >>> from mmts.recipe.train_section import Train
+    >>> from mmts.recipe.sections import Train
     >>> rule_in_words(Recipe(train=Train(epochs=1)))
     'temperature 0.07 throughout'
     """
@@ -60,7 +60,7 @@ def value_curve(group: RunGroup, distribution: ConceptDistribution | None) -> Va
     if distribution is not None and section is not None:
         try:
             policy = build(section, RunFacts(distribution, 0, 0, group.recipe.model.width, _no_captions))
-        except InputError:
+        except RecipeError:
             policy = None
         if policy is not None and not policy.uses_similarity and not list(policy.parameters()):
             return ValueCurve(word, _merged(_computed(policy, distribution)), is_logged=False)

@@ -14,7 +14,7 @@ from mmts.data.media.suffixes import is_medium, is_typescript, left_out
 from mmts.data.read import reader_of
 from mmts.data.records import Medium
 from mmts.errors import DataError, counted, listed
-from mmts.recipe.data_section import Data
+from mmts.recipe.sections import Data
 from mmts.training.splits import open_data, resolved
 
 _OTHER = {"image": "video", "video": "image"}

@@ -20,7 +20,7 @@ from mmts.models.image_towers import SmallViT
 from mmts.objectives import InfoNCE
 from mmts.policies import Fixed
 from mmts.recipe.run_directory import RunDirectory
-from mmts.recipe.train_section import Train
+from mmts.recipe.sections import Train
 from mmts.training.optimizer import learning_rate_schedule, parameter_groups
 from mmts.training.trainer import Trainer
 

@@ -184,7 +184,7 @@ def test_a_session_from_analysis_to_report(
     assert mmts(monkeypatch, "search", "a", "a red bar", "-k", 3, "--json", "--html", "found.html") == 0
     found = json.loads(capsys.readouterr().out)
     assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3]
-    assert Path("found.html").read_text().count("data:image/jpeg") == 3
+    assert Path("found.html").read_text().count("data:image/") == 3
     assert mmts(monkeypatch, "export", "a", "--to", "onnx", "--out", "exported") == 0
     assert "largest difference from the run's embeddings: media " in capsys.readouterr().out
     assert mmts(monkeypatch, "export", "a", "--to", "onnx", "--out", "exported") == 2

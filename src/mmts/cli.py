@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from mmts import __version__
 from mmts.console import console, errors, print_json
@@ -38,50 +38,40 @@ def _trust_code(context: typer.Context, value: bool) -> bool:
     return value
 
 
-DataPath = Annotated[
-    Path | None,
-    typer.Option(
-        "--data", help="A public data set's folder, captions.jsonl, table, imagefolder or tars (docs/datasets.md)."
-    ),
-]
-Columns = Annotated[
-    str | None,
-    typer.Option(
-        metavar="media=NAME,caption=NAME", help="Columns of paths and captions in a table, if their names are unusual."
-    ),
-]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe; repeatable.")
-]
+_HELP_DATA = "A public data set's folder, captions.jsonl, table, imagefolder or tars (docs/datasets.md)."
+_HELP_COLUMNS = "Columns of paths and captions in a table, if their names are unusual."
+_HELP_SETTINGS = "Change a key of the recipe; repeatable."
+_HELP_TRUST = "Run code outside mmts that the recipe names."
+_HELP_CAPTIONS = "Only write the captions of train (or --split) to this file, one per line."
+_HELP_RECIPE = "A shipped recipe or a YAML file (default: mmts picks one that fits the data)."
+_HELP_TINY = "Try the recipe in a minute: small random towers, few samples, no data needed."
+_HELP_POLICIES = "List losses, rules and schedules, or those in NAME, a .py file."
+_HELP_JOBS = "Runs at a time, one process and thread each (default: all cores)."
+DataPath = Annotated[Path | None, typer.Option("--data", help=_HELP_DATA)]
+Columns = Annotated[str | None, typer.Option(metavar="media=NAME,caption=NAME", help=_HELP_COLUMNS)]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_HELP_SETTINGS)]
 Run = Annotated[Path, typer.Argument(help="A run directory.")]
 Runs = Annotated[list[Path], typer.Argument(help="Run directories, or files in RUN/evaluations/.")]
 Names = Annotated[str | None, typer.Option(metavar="A,B", help="Names of the rules (default: their folders' names).")]
 Checkpoint = Annotated[str, typer.Option(help="best or last.")]
+IndexFolder = Annotated[Path | None, typer.Option(help="Folder of the index (default: RUN/index).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_be_quiet, help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", callback=_be_quiet, help="Print only JSON.")]
-TrustCode = Annotated[
-    bool, typer.Option("--trust-code", callback=_trust_code, help="Run code outside mmts that the recipe names.")
-]
+TrustCode = Annotated[bool, typer.Option("--trust-code", callback=_trust_code, help=_HELP_TRUST)]
 
 
 def _split_names(names: str | None) -> list[str] | None:
     return None if names is None else [name.strip() for name in names.split(",")]
 
 
-def _version(shown: bool) -> None:
-    if shown:
-        console.print(f"mmts {__version__}")
-        raise typer.Exit
-
-
 @app.callback(invoke_without_command=True)
 def _options(
-    context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
 ) -> None:
     command, processes = context.invoked_subcommand, int(os.environ.get("WORLD_SIZE", "1"))
+    if version:
+        console.print(f"mmts {__version__}")
+        raise typer.Exit
     if command is None:
         console.print(context.get_help())
     elif command != "train" and processes > 1:  # they would all write the same files
@@ -111,9 +101,7 @@ def analyze(
     encoder: Annotated[str, typer.Option(help="minilm, tfidf, or a model's name or folder.")] = "minilm",
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the clustering.")] = 0,
     columns: Columns = None,
-    captions: Annotated[
-        Path | None, typer.Option(help="Only write the captions of train (or --split) to this file, one per line.")
-    ] = None,
+    captions: Annotated[Path | None, typer.Option(help=_HELP_CAPTIONS)] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -121,31 +109,24 @@ def analyze(
     from mmts.apps.analysis import analyze_path, write_captions
 
     if captions is not None:
-        count = write_captions(path, captions, split or "train")
-        if as_json:
-            print_json({"captions": str(captions), "count": count})
-        return
-    out = out or Path("runs/analysis") / Path(os.path.realpath(path)).stem
-    clusters: dict[str, Any] = {"label": label, "num_concepts": num_concepts, "encoder": encoder, "seed": seed}
-    result = analyze_path(path, out, split=split, columns=columns, **clusters)
+        result = {"captions": str(captions), "count": write_captions(path, captions, split or "train")}
+    else:
+        out = out or Path("runs/analysis") / Path(os.path.realpath(path)).stem
+        clusters: dict[str, Any] = {"label": label, "num_concepts": num_concepts, "encoder": encoder, "seed": seed}
+        result = asdict(analyze_path(path, out, split=split, columns=columns, **clusters))
     if as_json:
         print_json(result)
 
 
 @app.command()
 def train(
-    recipe: Annotated[
-        str | None, typer.Argument(help="A shipped recipe or a YAML file (default: mmts picks one that fits the data).")
-    ] = None,
+    recipe: Annotated[str | None, typer.Argument(help=_HELP_RECIPE)] = None,
     data: DataPath = None,
     columns: Columns = None,
     out: Annotated[Path | None, typer.Option(help="Run directory (default: runs/RECIPE).")] = None,
     settings: Settings = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
-    small: Annotated[
-        bool,
-        typer.Option("--tiny", help="Try the recipe in a minute: small random towers, few samples, no data needed."),
-    ] = False,
+    small: Annotated[bool, typer.Option("--tiny", help=_HELP_TINY)] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -229,9 +210,7 @@ def report(
 @app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Print this recipe.")] = None,
-    policies: Annotated[
-        bool, typer.Option("--policies", help="List losses, rules and schedules, or those in NAME, a .py file.")
-    ] = False,
+    policies: Annotated[bool, typer.Option("--policies", help=_HELP_POLICIES)] = False,
     as_json: Json = False,
 ) -> None:
     """List the shipped recipes, or print one."""
@@ -244,14 +223,10 @@ def recipes(
         if as_json:
             print_json(listed.get("", listed))
         for title, rows in listed.items():
-            table = Table.grid(padding=(0, 2))
-            table.add_column(no_wrap=True)
-            table.add_column()
+            table = Table.grid(Column(no_wrap=True), Column(), padding=(0, 2))
             for row in rows.items():
                 table.add_row(*row)
-            if title:
-                console.print(f"{title}:")
-            console.print(table)
+            console.print(*([f"{title}:"] if title else []), table, sep="\n")
     elif name not in shipped:
         raise RecipeError(f"there is no shipped recipe {name!r}; {nearest(name, shipped)}")
     elif as_json:
@@ -278,9 +253,7 @@ def sweep(
     data: DataPath = None,
     out: Annotated[Path | None, typer.Option(help="Folder for all runs (default: runs/FILE).")] = None,
     settings: Settings = None,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs at a time, one process and thread each (default: all cores).")
-    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help=_HELP_JOBS)] = None,
     quiet: Quiet = False,
 ) -> None:
     """Tune variants on val with equal trials; evaluate on test."""
@@ -304,7 +277,7 @@ def doctor(as_json: Json = False) -> None:
 def index(
     run: Run,
     path: Annotated[Path, typer.Argument(help="A folder of images or videos, or any data: see docs/datasets.md.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the index (default: RUN/index).")] = None,
+    out: IndexFolder = None,
     quiet: Quiet = False,
     trust_code: TrustCode = False,
 ) -> None:
@@ -324,7 +297,7 @@ def search(
     html: Annotated[Path | None, typer.Option(help="Also write a self-contained page to this file.")] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Serve a search page on this machine.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port for --serve; 0 picks a free one.")] = 8765,
-    index: Annotated[Path | None, typer.Option(help="Folder of the index (default: RUN/index).")] = None,
+    index: IndexFolder = None,
     trust_code: TrustCode = False,
 ) -> None:
     """Search an index of images or clips by words or by a picture."""

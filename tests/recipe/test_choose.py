@@ -9,7 +9,7 @@ from tests_support import draw_shapes
 from mmts.errors import RecipeError
 from mmts.examples import draw_example
 from mmts.recipe.choose import choose_recipe
-from mmts.recipe.data_section import Columns
+from mmts.recipe.sections import Columns
 
 
 def rows(folder: Path, *media: dict[str, str]) -> Path:

@@ -204,7 +204,7 @@ def test_a_recipe_that_aliases_make_huge_is_refused(tmp_path: Path):
     ]
     lines += ["objective: {temperature: {rule: scheduled, schedule: *a19}}", "train: {epochs: 1}"]
     (tmp_path / "huge.yaml").write_text("\n".join(lines))
-    with pytest.raises(RecipeError, match=r"the recipe holds .* values, more than the 10,000"):
+    with pytest.raises(RecipeError, match=r"the recipe holds more values than the 10,000"):
         load_recipe(tmp_path / "huge.yaml")
 
 
@@ -417,7 +417,7 @@ def test_clips_go_through_towers_of_ones_own(towers: Path):
         ("model.image.options.cells=0", r"model\.image\.options\.cells is 0; it must be at least 1"),
         ("model.image.options={celsl: 3}", r"model\.image\.options: unknown key 'celsl'; did you mean 'cells'"),
         ("model.image.frozen=true", "my_towers.py:Grid' starts from random weights"),
-        ("model.image.tower={folder}/my_towers.py:Bag", "Bag is not an image tower; it must be .*mmts's ImageTower"),
+        ("model.image.tower={folder}/my_towers.py:Bag", "Bag is not a valid image tower; it must be a"),
         ("model.text.tower={folder}/my_towers.py:Bags", "has no class 'Bags'; did you mean 'Bag'"),
     ],
 )
@@ -514,7 +514,7 @@ def test_the_command_line_lists_the_components_of_a_file(towers: Path):
     ("name", "message"),
     [
         ("my_rules.py:Coolng", "has no class 'Coolng'; did you mean 'Cooling'"),
-        ("my_rules.py:Doubled", "is not a policy; it must be a subclass of mmts's Policy"),
+        ("my_rules.py:Doubled", "is not a valid policy; it must be a subclass of mmts's Policy"),
         ("other.py:Cooling", "other.py cannot be imported: FileNotFoundError"),
         ("no_such_module:Cooling", "no_such_module cannot be imported: ModuleNotFoundError"),
         ("my_rules.py:", "a class outside mmts is written file.py:Class or module:Class"),

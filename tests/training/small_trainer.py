@@ -15,7 +15,7 @@ from mmts.models import TwoTower
 from mmts.objectives import InfoNCE, Objective
 from mmts.policies import Fixed
 from mmts.recipe.run_directory import RunDirectory
-from mmts.recipe.train_section import Train
+from mmts.recipe.sections import Train
 from mmts.training.trainer import Trainer
 
 N = 40

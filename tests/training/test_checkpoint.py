@@ -77,15 +77,11 @@ def test_a_failed_write_keeps_the_old_checkpoint_and_names_the_file(
     assert [each.name for each in tmp_path.iterdir()] == ["c.pt"]
 
 
-def both(folder: Path) -> tuple[Path, Path]:
-    return folder / "last.pt", folder / "previous.pt"
-
-
 def test_the_last_two_are_kept(tmp_path: Path) -> None:
-    assert load_newest(*both(tmp_path)) is None
+    assert load_newest(tmp_path) is None
     for step in (1, 2, 3):
-        save_in_turn(*both(tmp_path), {"step": step})
-    assert [load_checkpoint(each)["step"] for each in both(tmp_path)] == [3, 2]
+        save_in_turn(tmp_path, {"step": step})
+    assert [load_checkpoint(tmp_path / name)["step"] for name in ("last.pt", "previous.pt")] == [3, 2]
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -94,8 +90,8 @@ def test_a_damaged_checkpoint_is_skipped_with_a_note(
     damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for step in (1, 2):
-        save_in_turn(*both(tmp_path), {"w": torch.full((1000,), float(step)), "step": step})
-    last, previous = both(tmp_path)
+        save_in_turn(tmp_path, {"w": torch.full((1000,), float(step)), "step": step})
+    last = tmp_path / "last.pt"
     whole = last.read_bytes()
     if damage == "cut":
         last.write_bytes(whole[:-100])
@@ -109,7 +105,7 @@ def test_a_damaged_checkpoint_is_skipped_with_a_note(
         last.unlink()
     else:
         torch.save([1, 2], last)
-    state = load_newest(last, previous)
+    state = load_newest(tmp_path)
     assert state is not None
     assert state["step"] == 1
     assert state["w"].eq(1).all()
@@ -119,20 +115,19 @@ def test_a_damaged_checkpoint_is_skipped_with_a_note(
 
 
 def test_two_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:
-    last, previous = both(tmp_path)
-    last.write_bytes(b"PK")
+    (tmp_path / "last.pt").write_bytes(b"PK")
     with pytest.raises(RunError, match="there is none before it; remove it, and --resume starts over"):
-        load_newest(last, previous)
-    previous.write_bytes(b"PK")
+        load_newest(tmp_path)
+    (tmp_path / "previous.pt").write_bytes(b"PK")
     with pytest.raises(RunError, match=r"previous\.pt cannot be read"):
-        load_newest(last, previous)
+        load_newest(tmp_path)
 
 
 def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "last.pt", {"step": 1})
     (tmp_path / ".last.pt.abcd_123.tmp").write_bytes(b"half")
     (tmp_path / ".notes.tmp").write_bytes(b"someone's own")
-    assert load_newest(tmp_path / "last.pt", tmp_path / "previous.pt") == {"step": 1}
+    assert load_newest(tmp_path) == {"step": 1}
     assert sorted(each.name for each in tmp_path.iterdir()) == [".notes.tmp", "last.pt"]
 
 

@@ -11,8 +11,8 @@ import torch
 from mmts.concepts import ConceptDistribution
 from mmts.data.records import Medium, Split
 from mmts.errors import RecipeError
-from mmts.recipe.data_section import Concepts
 from mmts.recipe.recipe import load_recipe, parse_concepts
+from mmts.recipe.sections import Concepts
 from mmts.recipe.tiny import tiny
 from mmts.training.concepts import build_distribution, concepts_of
 

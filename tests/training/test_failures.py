@@ -15,7 +15,7 @@ import pytest
 import torch
 from small_trainer import make_trainer, settings, weights
 from tests_support import draw_shapes
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmts.cli import main
 from mmts.data.batches.loader import Batch
@@ -26,7 +26,6 @@ from mmts.recipe.run_directory import RunDirectory
 from mmts.schedules import Constant
 from mmts.training import run as runs
 from mmts.training.checkpoint import check_same_clock, load_checkpoint
-from mmts.training.log_line import gradient_norm
 
 
 def assert_resumes_as_unbroken(run: Path, whole: Path) -> None:
@@ -211,18 +210,6 @@ def test_a_nan_stops_the_run_and_is_reported_in_full(tmp_path: Path) -> None:
     assert f"temperature {low:.3f}-{high:.3f}; samples {samples}, ... (all in {tmp_path / 'diverged.json'})" in said
     assert f"the last good checkpoint is {tmp_path / 'checkpoints' / 'last.pt'} (step 4)" in said
     assert load_checkpoint(tmp_path / "checkpoints" / "last.pt")["step"] == found["checkpoint_step"] == 4
-
-
-def test_the_gradient_norm_equals_that_of_torch_and_shows_nan_and_infinity() -> None:
-    generator = torch.Generator().manual_seed(0)
-    parameters = [nn.Parameter(torch.empty(shape)) for shape in ((3, 5), (), (7,), (2,))]
-    for each in parameters[:3]:
-        each.grad = torch.randn(each.shape, generator=generator)
-    wanted = torch.nn.utils.get_total_norm([each.grad for each in parameters[:3]])  # type: ignore[misc]
-    assert gradient_norm(parameters).item() == pytest.approx(wanted.item(), rel=1e-6)
-    for bad in (float("nan"), float("inf")):
-        parameters[0].grad[2, 1] = bad  # type: ignore[index]
-        assert not gradient_norm(parameters).isfinite()
 
 
 def test_a_nan_gradient_stops_before_it_reaches_the_weights(tmp_path: Path) -> None:

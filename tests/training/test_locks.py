@@ -6,12 +6,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Timer
 
 import pytest
 from tests_support import draw_shapes
 
 from mmts.apps.prepare import prepare
+from mmts.console import errors
 from mmts.errors import RunError
 from mmts.evaluation.run import evaluate
 from mmts.examples import draw_example
@@ -103,15 +103,20 @@ def test_prepare_refuses_a_folder_that_another_process_prepares(tmp_path: Path) 
 
 
 def test_indexing_waits_for_the_process_before_it(
-    shapes: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+    shapes: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    notes: list[str] = []
     with held_elsewhere(finished / "index" / ".lock") as other:
-        timer = Timer(0.6, lambda: (other.kill(), other.wait()))
-        timer.start()
+
+        def end_the_other(note: str) -> None:
+            notes.append(note)
+            other.kill()
+            other.wait()
+
+        monkeypatch.setattr(errors, "print", end_the_other)
         index = build_index(finished, shapes / "images")
-        timer.join()
     assert len(index) == 48
-    assert f"waiting: {finished / 'index'} is in use by process {other.pid} on" in capsys.readouterr().err
+    assert notes[0].startswith(f"note: waiting: {finished / 'index'} is in use by process {other.pid} on")
     assert not (finished / "index" / ".lock").exists()
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmts.objectives import InfoNCE, ISogCLR, Objective, ObjectiveOutput
 from mmts.policies import Learned, Shifted
-from mmts.recipe.train_section import Train
+from mmts.recipe.sections import Train
 from mmts.schedules import Cosine
 
 WARM = 40  # steps until everything is there that will be

@@ -11,8 +11,8 @@ from mmts.data.read import read_dataset
 from mmts.errors import DataError, MmtsError, RecipeError
 from mmts.evaluation.run import evaluate
 from mmts.examples import draw_example
-from mmts.recipe.data_section import Columns, Data
 from mmts.recipe.recipe import Recipe, load_recipe, parse_columns
+from mmts.recipe.sections import Columns, Data
 from mmts.recipe.tiny import tiny
 from mmts.training.run import train
 from mmts.training.splits import open_data, take_splits

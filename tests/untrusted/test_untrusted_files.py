@@ -327,7 +327,7 @@ def test_checkpoints(cases: int) -> None:
         last.write_bytes(content)
         torch.save(STATE, previous)
         with watched(folder):
-            state = load_newest(last, previous)
+            state = load_newest(folder)
             assert state is not None
             assert state["model"]["w"].equal(STATE["model"]["w"])  # damaged files are skipped
             with suppress(MmtsError):

@@ -62,8 +62,8 @@ def analyze_path(
     split: None takes all samples. concepts: the keys of a recipe's `concepts` section; `label` names its source.
     Raises MmtsError for unreadable data, or data from which no concepts can be made.
     """
-    from mmts.recipe.data_section import Columns, Data
     from mmts.recipe.recipe import parse_columns, parse_concepts
+    from mmts.recipe.sections import Columns, Data
     from mmts.training.concepts import build_distribution
     from mmts.training.splits import open_data, say_shared
 
@@ -90,7 +90,7 @@ def write_captions(path: Path, file: Path, split: str = "train") -> int:
     computed from the lines can be used as `concepts: {source: file}`. Raises DataError if the data or the split cannot
     be read.
     """
-    from mmts.recipe.data_section import Data
+    from mmts.recipe.sections import Data
     from mmts.training.splits import open_data, readable
 
     check_file_path(file)

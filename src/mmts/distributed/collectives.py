@@ -43,10 +43,9 @@ def check_all_reached(model: nn.Module) -> None:
     if num_processes() > 1:
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and parameter.grad is None:
-                raise RunError(
-                    f"the loss does not reach {name.removeprefix('module.')}, which is set to train; several "
-                    "processes cannot share its gradient. Freeze it, or train with one process"
-                )
+                why = f"the loss does not reach {name.removeprefix('module.')}, which is set to train"
+                remedy = "several processes cannot share its gradient. Freeze it, or train with one process"
+                raise RunError(f"{why}; {remedy}")
 
 
 @torch.no_grad()
@@ -58,11 +57,7 @@ def copy_from_main(module: nn.Module) -> None:
 
 
 def draw_alike(seed: int, step: int) -> None:
-    """Seed the next random numbers equally on all processes, so that an objective's dropout is the same on all.
-
-    They depend on (seed, step) alone, so a resumed run draws what an unbroken one would have. With one process the
-    random state continues.
-    """
+    """Seed the next random numbers equally on all processes, by (seed, step); with one process they continue."""
     _draw(seed, step, 0)
 
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from functools import cache
 from itertools import count
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import distributed
@@ -50,20 +50,15 @@ def once(compute: Callable[[], T]) -> T:
     """
     if num_processes() == 1:
         return compute()
-    result: T | None = None
-    error: BaseException | None = None
-    if process_index() == 0:
-        try:
-            result = compute()
-        except BaseException as raised:
-            error = raised
-    outcome = [error is None, result]
-    distributed.broadcast_object_list(outcome, device=torch.device("cpu"))
-    if error is not None:
-        raise error
+    outcome: list[Any] = []
+    try:
+        outcome = [True, compute()] if process_index() == 0 else [False, None]
+    finally:
+        outcome = outcome or [False, None]  # `compute` has failed
+        distributed.broadcast_object_list(outcome, device=torch.device("cpu"))
     if not outcome[0]:
         raise FailedElsewhere
-    return outcome[1]  # type: ignore[return-value]
+    return outcome[1]  # type: ignore[no-any-return]
 
 
 @contextmanager
@@ -117,10 +112,10 @@ def joined() -> Iterator[None]:
             if isinstance(error, MmtsError):
                 raise
             raise FailedElsewhere from None
-        if _is_lost_connection(error):
-            raise RunError(
-                "another process is gone: killed (out of memory?), or with its machine; see --resume"
-            ) from None
+        lost = isinstance(error, RuntimeError) and any(words in str(error) for words in ("gloo", "closed by peer"))
+        if lost or isinstance(error, distributed.DistError):
+            remedy = "killed (out of memory?), or with its machine; see --resume"
+            raise RunError(f"another process is gone: {remedy}") from None
         raise
     else:
         console.quiet, errors.quiet = before
@@ -149,18 +144,15 @@ def _init_group() -> None:
     )
 
 
-@cache
-def _meeting_place() -> "Store":
-    """Return the store where the processes meet, kept: a server that the main process restarts would be missed."""
-    return _connection()
-
-
 def _connection() -> "Store":
     """Return a new connection to the store: another one may be blocked by a transfer that waits."""
     from torch.distributed.rendezvous import rendezvous
 
     store: Store = next(iter(rendezvous("env://", timeout=_WAIT)))[0]
     return store
+
+
+_meeting_place = cache(_connection)  # kept: a server that the main process restarts would be missed
 
 
 class _Alarm:
@@ -201,9 +193,3 @@ class _Alarm:
         while not self.left.wait(_POLL):
             if self._is_set() and not self.left.wait(_GRACE):
                 os._exit(1)
-
-
-def _is_lost_connection(error: BaseException) -> bool:
-    if isinstance(error, distributed.DistError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in ("gloo", "closed by peer"))

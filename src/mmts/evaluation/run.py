@@ -32,9 +32,9 @@ from mmts.evaluation.measures import (
 from mmts.evaluation.rank import judge
 from mmts.files import check_file_path, content_hash, file_name, locked, read_kept, write_json
 from mmts.models import TwoTower
-from mmts.recipe.data_section import Columns
 from mmts.recipe.recipe import Recipe
 from mmts.recipe.run_directory import RunDirectory
+from mmts.recipe.sections import Columns
 from mmts.training.checkpoint import load_checkpoint
 from mmts.training.concepts import media_label
 from mmts.training.experiment import Experiment, check_can_be_rebuilt, load_model

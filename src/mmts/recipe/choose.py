@@ -4,10 +4,8 @@ from pathlib import Path
 
 from mmts.data.read import read_dataset
 from mmts.errors import RecipeError
-from mmts.recipe.data_section import DATASETS, Columns
 from mmts.recipe.recipe import load_recipe, shipped_recipes
-
-_SEE = "(see `mmts recipes`)"
+from mmts.recipe.sections import DATASETS, Columns
 
 
 def choose_recipe(data: Path, columns: Columns | None = None) -> tuple[str, str]:
@@ -15,27 +13,19 @@ def choose_recipe(data: Path, columns: Columns | None = None) -> tuple[str, str]
 
     A public data set gets its own recipe with MM-TS, other images `catalogue`, other videos `clips`. columns: as in a
     recipe's `data`. Raises RecipeError if no shipped recipe fits, and DataError if there are no data.
-
-    >>> import tempfile
-    >>> table = Path(tempfile.mkdtemp()) / "captions.csv"
-    >>> _ = table.write_text("filepath,caption\\na.jpg,a cat\\nb.jpg,a dog\\n")
-    >>> choose_recipe(table)
-    ('catalogue', '2 images with captions: small heads on frozen features, which needs minutes and few examples')
     """
     dataset = read_dataset(data, (columns or Columns()).model_dump(exclude_none=True))
     if dataset.name in DATASETS:
-        name = next(name for name in shipped_recipes() if _fits(name, dataset.name))
+        names = (name for name in shipped_recipes() if name.endswith("-mmts"))
+        name = next(name for name in names if load_recipe(name).data.dataset == dataset.name)
         return name, f"these are {dataset.name}'s files, and this is the recipe for them with MM-TS"
+    see = "(see `mmts recipes`)"
     if any(medium.is_features for medium in dataset.media):
-        raise RecipeError(f"{data} holds precomputed features; name a recipe whose tower takes them {_SEE}")
+        raise RecipeError(f"{data} holds precomputed features; name a recipe whose tower takes them {see}")
     kinds = {medium.kind for medium in dataset.media}
     if len(kinds) > 1:
-        raise RecipeError(f"{data} holds images and videos; a run takes only one of the two, so split them {_SEE}")
+        raise RecipeError(f"{data} holds images and videos; a run takes only one of the two, so split them {see}")
     if kinds == {"video"}:
         return "clips", f"{len(dataset.media):,} videos with captions: small heads on frozen features of their frames"
     why = "small heads on frozen features, which needs minutes and few examples"
     return "catalogue", f"{len(dataset.media):,} images with captions: {why}"
-
-
-def _fits(name: str, dataset: str) -> bool:
-    return name.endswith("-mmts") and load_recipe(name).data.dataset == dataset

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import torch
-from pydantic import ValidationError, create_model
+from pydantic import TypeAdapter, ValidationError, create_model
 from torch import Tensor
 
 from mmts.concepts import ConceptDistribution
@@ -46,22 +46,13 @@ _REQUIRED = inspect.Parameter.empty
 
 @dataclass(frozen=True)
 class RunFacts:
-    """The facts about a run that a component may ask for.
+    """The facts about a run that a component may ask for."""
 
-    Attributes:
-        concepts: of the training samples.
-        num_media: M, media of the training split.
-        num_captions: N, its captions, one sample each.
-        width: D, width of the embeddings.
-        neighbour_counts: k -> (N,) int64, for each caption how many captions are about as near as a neighbour usually
-            is.
-    """
-
-    concepts: ConceptDistribution
-    num_media: int
-    num_captions: int
-    width: int
-    neighbour_counts: Callable[[int], Tensor]
+    concepts: ConceptDistribution  # of the training samples
+    num_media: int  # M, media of the training split
+    num_captions: int  # N, its captions, one sample each
+    width: int  # D, width of the embeddings
+    neighbour_counts: Callable[[int], Tensor]  # k -> (N,) int64, see `mmts.concepts.neighbour_counts`
 
 
 class Family(NamedTuple):
@@ -119,19 +110,17 @@ def options_of(component: type[Any]) -> list[Option]:
     """
     from_recipe = getattr(component, "from_recipe", None)
     hints = get_type_hints(from_recipe or component.__init__, include_extras=True)
-    parameters = list(inspect.signature(from_recipe or component).parameters.values())
+    parameters = list(inspect.signature(from_recipe or component).parameters.values())[1 if from_recipe else 0 :]
     meanings = {
         name: " ".join(meaning.split())
         for names, meaning in _MEANING.findall(component.__doc__ or "")
         for name in names.split(", ")
     }
     facts = GIVEN_BY_RUN if issubclass(component, Tower) else [fact.name for fact in fields(RunFacts)]
-    supplied = {*facts} | ({parameters[0].name} if from_recipe else set())
     options = []
     for parameter in parameters:
-        name, variadic = parameter.name, (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        if name not in supplied and parameter.kind not in variadic:
-            hint = hints.get(name, Any)
+        name, hint = parameter.name, hints.get(parameter.name, Any)
+        if name not in facts and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             options.append(Option(name, hint, parameter.default, *_family_in(hint), meanings.get(name, "")))
     return options
 
@@ -151,13 +140,11 @@ def described(file: str | None = None) -> dict[str, dict[str, str]]:
     """
     titles = {"losses": OBJECTIVE, "rules": POLICY, "schedules": SCHEDULE}
     titles |= {f"{family.word}s": family for family in (IMAGE_TOWER, VIDEO_TOWER, TEXT_TOWER)}
-    tables = {title: dict(family.table) for title, family in titles.items()}
-    if file is not None:
-        module = _module(file, "--policies")
-        tables = {
-            title: {f"{file}:{component.__name__}": component for component in _components_in(module, family)}
-            for title, family in titles.items()
-        }
+    if file is None:
+        tables = {title: dict(family.table) for title, family in titles.items()}
+    else:
+        classes = {title: _components_in(_module(file, "--policies"), family) for title, family in titles.items()}
+        tables = {title: {f"{file}:{item.__name__}": item for item in items} for title, items in classes.items()}
     return {title: {name: summary(item) for name, item in table.items()} for title, table in tables.items() if table}
 
 
@@ -171,25 +158,18 @@ def objective_section(content: Any, trust: Trust) -> ComponentSection:
     if isinstance(content, Mapping) and OBJECTIVE.key not in content:
         content = {OBJECTIVE.key: "info_nce", **content}
     section, prepared = section_of(OBJECTIVE, content, "objective", trust)
-    result: ComponentSection = validated_at("objective", section, prepared, content)
-    return result
+    return validated_at("objective", section, prepared, content)  # type: ignore[no-any-return]
 
 
 def validated_at(place: str, kind: Any, prepared: Any, content: Any) -> Any:
-    """Check the value at a place in a recipe against a type, such as a section; return it as that type.
+    """Return a recipe's value as a type, such as a section; `content` is the value as the user wrote it.
 
-    Raises RecipeError, naming the key and the value that `content`, as the user wrote it, has there.
+    Raises RecipeError, naming the place.
     """
-    for key in reversed(place.split(".")):
-        kind = create_model("Wrapped", **{key: (kind, ...)})  # type: ignore[call-overload]
-        prepared, content = {key: prepared}, {key: content}
     try:
-        result = kind.model_validate(prepared)
+        return TypeAdapter(kind).validate_python(prepared)
     except ValidationError as error:
-        raise RecipeError(explain(error, content)) from None
-    for key in place.split("."):
-        result = getattr(result, key)
-    return result
+        raise RecipeError(explain(error, content, place)) from None
 
 
 def section_of(
@@ -219,10 +199,8 @@ def section_of(
     except RecipeError:
         raise
     except Exception as error:  # a user's class may have any signature
-        why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        raise RecipeError(
-            f"{place}: the parameters of {component.__name__} cannot be options of a recipe ({why})"
-        ) from None
+        why = f"cannot be options of a recipe ({type(error).__name__}: {str(error).splitlines()[0]})"
+        raise RecipeError(f"{place}: the parameters of {component.__name__} {why}") from None
     section.component, section.family = component, family
     return section, prepared
 
@@ -282,8 +260,17 @@ def _unpickled(family: int, content: dict[str, Any]) -> ComponentSection:
 
 def outside_names(objective: ComponentSection, towers: Sequence[str]) -> frozenset[str]:
     """Return the classes outside mmts among an objective's components and towers, as recipes name them."""
-    names = [getattr(inner, inner.family.key) for _, inner in _sections(objective, "")]
-    return frozenset(name for name in [*names, *towers] if ":" in name)
+    return frozenset(name for name in [*_names(objective), *towers] if ":" in name)
+
+
+def _names(value: Any) -> Iterator[str]:
+    """Yield the names of a component and of all components inside it."""
+    if isinstance(value, ComponentSection):
+        yield getattr(value, value.family.key)
+        value = tuple(dict(value).values())
+    if isinstance(value, tuple):
+        for inner in value:
+            yield from _names(inner)
 
 
 def component_named(family: Family, name: Any, place: str, content: Mapping[Any, Any], trust: Trust) -> type[Any]:
@@ -320,10 +307,8 @@ def _outside_class(family: Family, name: str, place: str, trust: Trust) -> type[
         names = [known.__name__ for known in _components_in(module, family)]
         raise RecipeError(f"{place}: {where} has no class {class_name!r}; {nearest(class_name, names)}")
     if not _fits(family, component):
-        article = "an" if family.word[0] in "aeiou" else "a"
-        raise RecipeError(
-            f"{place}: {name} is not {article} {family.word}; it must be a subclass of mmts's {family.base.__name__}"
-        )
+        required = f"it must be a subclass of mmts's {family.base.__name__}"
+        raise RecipeError(f"{place}: {name} is not a valid {family.word}; {required}")
     return component  # type: ignore[no-any-return]
 
 
@@ -331,9 +316,8 @@ def _fits(family: Family, value: Any) -> bool:
     """Return whether a value is a class of a family; a schedule is any class whose objects can be called."""
     if not inspect.isclass(value) or value is family.base:
         return False
-    if family is SCHEDULE:
-        return "__call__" in dir(value) and not issubclass(value, torch.nn.Module)
-    return issubclass(value, family.base)
+    is_schedule = "__call__" in dir(value) and not issubclass(value, torch.nn.Module)
+    return is_schedule if family is SCHEDULE else issubclass(value, family.base)
 
 
 def _components_in(module: Any, family: Family) -> list[type[Any]]:
@@ -354,8 +338,6 @@ def _module(where: str, place: str) -> Any:
 @cache
 def _module_of_file(path: Path) -> Any:
     """Import a file once per process, under a unique name, so that its classes can be pickled."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
     name = f"{path.stem}_{hashlib.blake2b(str(path).encode(), digest_size=4).hexdigest()}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -373,53 +355,37 @@ def _module_of_file(path: Path) -> Any:
 # --- from sections to objects -----------------------------------------------------------------------------------------
 
 
-def build(section: ComponentSection, run: RunFacts) -> Any:
-    """Make the component that a section describes, for a run. Raises InputError if its constructor refuses a number."""
-    options = {name: _built(value, run) for name, value in section if name != section.family.key}
-    component = section.component
-    if hasattr(component, "from_recipe"):
-        return component.from_recipe(run, **options)
-    parameters = inspect.signature(component).parameters
-    return component(
-        **{fact.name: getattr(run, fact.name) for fact in fields(run) if fact.name in parameters}, **options
-    )
+def build(section: ComponentSection, run: RunFacts, place: str = "objective") -> Any:
+    """Make the component that a section describes, for a run. Raises RecipeError, naming the place, if that fails."""
+    component, name = section.component, section.component.__name__
+    options = {key: _built(value, run, f"{place}.{key}") for key, value in section if key != section.family.key}
+    try:
+        if hasattr(component, "from_recipe"):
+            result = component.from_recipe(run, **options)
+        else:
+            parameters = inspect.signature(component).parameters
+            facts = {fact.name: getattr(run, fact.name) for fact in fields(run) if fact.name in parameters}
+            result = component(**facts, **options)
+    except InputError as error:
+        raise RecipeError(f"{place}: {error}") from None
+    except Exception as error:
+        if component.__module__.startswith("mmts."):
+            raise
+        raise RecipeError(f"{place}: {name} cannot be made: {type(error).__name__}: {error}") from None
+    if section.family is SCHEDULE and not (hasattr(result, "minimum") and hasattr(result, "maximum")):
+        raise RecipeError(f"{place}: {name} needs `minimum` and `maximum`, its bounds over [0, 1]")
+    return result
 
 
-def _built(value: Any, run: RunFacts) -> Any:
-    if isinstance(value, ComponentSection):
-        return build(value, run)
-    return tuple(_built(item, run) for item in value) if isinstance(value, tuple) else value
+def _built(value: Any, run: RunFacts, place: str) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_built(item, run, f"{place}[{i}]") for i, item in enumerate(value))
+    return build(value, run, place) if isinstance(value, ComponentSection) else value
 
 
 def checked_objective(section: ComponentSection, width: int) -> Objective:
-    """Make a recipe's objective for a run of two samples, to see before any data are read what constructors refuse.
-
-    Raises RecipeError, naming the key, for the innermost component that cannot be made.
-    """
+    """Make a recipe's objective for a run of two samples, to see before any data are read what constructors refuse."""
     sizes = torch.tensor([1, 2])
     run = RunFacts(ConceptDistribution.from_counts(sizes), 2, 2, width, lambda k: sizes)
     with torch.random.fork_rng(devices=[]):
-        for place, inner in reversed(list(_sections(section, "objective"))):  # the innermost first
-            name = inner.component.__name__
-            try:
-                result = build(inner, run)
-            except InputError as error:
-                raise RecipeError(f"{place}: {error}") from None
-            except Exception as error:
-                if inner.component.__module__.startswith("mmts."):
-                    raise
-                raise RecipeError(f"{place}: {name} cannot be made: {type(error).__name__}: {error}") from None
-            if inner.family is SCHEDULE and not (hasattr(result, "minimum") and hasattr(result, "maximum")):
-                raise RecipeError(f"{place}: {name} needs `minimum` and `maximum`, its bounds over [0, 1]")
-    return result  # type: ignore[no-any-return]
-
-
-def _sections(value: Any, place: str) -> Iterator[tuple[str, ComponentSection]]:
-    """Yield a component and all components inside it, each with its place in the recipe."""
-    if isinstance(value, ComponentSection):
-        yield place, value
-        for name, inner in value:
-            yield from _sections(inner, f"{place}.{name}")
-    elif isinstance(value, tuple):
-        for i, inner in enumerate(value):
-            yield from _sections(inner, f"{place}[{i}]")
+        return build(section, run)  # type: ignore[no-any-return]

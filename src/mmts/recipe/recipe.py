@@ -4,7 +4,6 @@ Its sections are `data`, `concepts`, `model`, `objective` and `train`; docs/refe
 """
 
 import copy
-import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -18,10 +17,9 @@ from mmts.errors import RecipeError, nearest, quoted
 from mmts.evaluation.measures import needs_graded
 from mmts.files import atomic_write, file_name, why_missing
 from mmts.recipe.components import OUTSIDE, ComponentSection, Trust, checked_objective, objective_section
-from mmts.recipe.data_section import Columns, Concepts, Data
 from mmts.recipe.model_section import ImageTower, Model, VideoTower
 from mmts.recipe.section import Section, validated
-from mmts.recipe.train_section import Train
+from mmts.recipe.sections import Columns, Concepts, Data, Train
 
 _DEEPEST = 50  # sections within sections of a recipe
 _MOST_VALUES = 10_000
@@ -101,27 +99,24 @@ class Recipe(Section):
         return file_name(self.name)
 
     def with_data(self, path: Path | None, columns: Columns | None = None) -> "Recipe":
-        """Return the same recipe for other data, and other columns of it; None keeps the recipe's own."""
+        """Return the same recipe for other data or columns; None keeps the recipe's own."""
         other = {"path": path or self.data.path, "columns": columns or self.data.columns}
         return self.model_copy(update={"data": self.data.model_copy(update=other)})
 
     def with_whole_paths(self) -> "Recipe":
         """Return the same recipe with absolute paths, so that it names the same files from any folder."""
-        changes: dict[str, Any] = {}
-        for section, key in (("model", "pretrained"), ("concepts", "file")):
-            if (path := getattr(getattr(self, section), key)) is not None:
-                whole = Path(os.path.expanduser(path)).absolute()
-                changes[section] = getattr(self, section).model_copy(update={key: whole})
-        return self.model_copy(update=changes)
+        model, concepts = self.model, self.concepts
+        if model.pretrained is not None:
+            model = model.model_copy(update={"pretrained": model.pretrained.expanduser().absolute()})
+        if concepts.file is not None:
+            concepts = concepts.model_copy(update={"file": concepts.file.expanduser().absolute()})
+        return self.model_copy(update={"model": model, "concepts": concepts})
 
 
 def shipped_recipes() -> dict[str, str]:
     """Return the text of every recipe that comes with mmts, by name."""
-    files = [file for file in resources.files("mmts.recipe").iterdir() if file.name.endswith(".yaml")]
-    return {
-        file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8")
-        for file in sorted(files, key=lambda file: file.name)
-    }
+    files = {file.name: file for file in resources.files("mmts.recipe").iterdir() if file.name.endswith(".yaml")}
+    return {name.removesuffix(".yaml"): files[name].read_text(encoding="utf-8") for name in sorted(files)}
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
@@ -160,11 +155,7 @@ def parse_concepts(content: Mapping[str, Any]) -> Concepts:
 
 
 def parse_mapping(text: str, source: str, holds: str) -> dict[str, Any]:
-    """Read YAML that must be a mapping with what `holds` says; raises RecipeError, naming `source`, for anything else.
-
-    >>> parse_mapping("{a: 1, b: 2}", "my.yaml", "letters")
-    {'a': 1, 'b': 2}
-    """
+    """Read YAML that must be a mapping with what `holds` says. Raises RecipeError naming `source`."""
     try:
         content = load_yaml(text)
     except yaml.YAMLError as error:
@@ -219,11 +210,7 @@ def override(content: Mapping[str, Any], overrides: Sequence[str] | Mapping[str,
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """Split KEY=VALUE, as --set takes it, into the dotted key and the value, read as YAML.
-
-    >>> parse_setting("train.epochs=10")
-    ('train.epochs', 10)
-    """
+    """Split KEY=VALUE, as --set takes it, into the dotted key and the value, read as YAML."""
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or "" in key.split("."):
@@ -259,18 +246,13 @@ def _default(path: Sequence[str]) -> Any:
 def save_recipe(recipe: Recipe, path: Path, versions: Mapping[str, str], own_objects: Mapping[str, str] = {}) -> None:
     """Write the resolved recipe, with every key, the versions that ran it, and the classes of the caller's objects."""
     content = {**recipe.model_dump(mode="json"), "versions": dict(versions)}
-    if own_objects:
-        content["own_objects"] = dict(own_objects)
+    content |= {"own_objects": dict(own_objects)} if own_objects else {}
     with atomic_write(path, "w") as file:
         yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
 
 
 def with_whole_names(content: Any, folder: Path) -> Any:
-    """Return a recipe's content with absolute paths for the files of code that it names relative to a folder.
-
-    >>> with_whole_names({"temperature": {"rule": "my.py:Cooling"}}, Path("/recipes"))
-    {'temperature': {'rule': '/recipes/my.py:Cooling'}}
-    """
+    """Return a recipe's content with absolute paths for the files of code that it names relative to a folder."""
     check_extent(content)
     return _whole(content, folder)
 
@@ -288,29 +270,21 @@ def _whole(content: Any, folder: Path, key: str = "") -> Any:
 
 def check_extent(content: Any) -> None:
     """Raise RecipeError if a recipe's content is nested too deeply or too large, as aliases in YAML can make it."""
-    size, _ = _extent(content, 0, {})
-    if size > _MOST_VALUES:
-        raise RecipeError(f"the recipe holds {size:,} values, more than the {_MOST_VALUES:,} that are allowed")
-
-
-def _extent(content: Any, depth: int, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """Return how many values a content holds, with aliases written out, and its depth; `known` is by id."""
-    if not isinstance(content, Mapping | list | tuple):
-        return 1, 0
-    if depth <= _DEEPEST and id(content) not in known:
-        inner = content.values() if isinstance(content, Mapping) else content
-        extents = [_extent(item, depth + 1, known) for item in inner]
-        known[id(content)] = 1 + sum(size for size, _ in extents), 1 + max((height for _, height in extents), default=0)
-    if depth + known.get(id(content), (0, _DEEPEST))[1] > _DEEPEST:
-        raise RecipeError("the recipe is nested too deeply")
-    return known[id(content)]
+    left, seen = [(content, 0)], 0
+    while left:
+        value, depth = left.pop()
+        seen += 1
+        if depth > _DEEPEST:
+            raise RecipeError("the recipe is nested too deeply")
+        if isinstance(value, Mapping | list | tuple):
+            if seen + len(left) + len(value) > _MOST_VALUES:
+                raise RecipeError(f"the recipe holds more values than the {_MOST_VALUES:,} that are allowed")
+            left += [(inner, depth + 1) for inner in (value.values() if isinstance(value, Mapping) else value)]
 
 
 def load_yaml(text: str) -> Any:
-    """Read YAML with plain values only; a key that stands twice is an error. Raises yaml.YAMLError, whatever is wrong.
+    """Read YAML with plain values and unique keys. Raises yaml.YAMLError, whatever is wrong.
 
-    >>> load_yaml("{a: 1, b: [2, x]}")
-    {'a': 1, 'b': [2, 'x']}
     >>> load_yaml("day: 2024-13-01")
     Traceback (most recent call last):
     yaml.error.YAMLError: it holds an impossible value: month must be in 1..12
@@ -326,16 +300,12 @@ def load_yaml(text: str) -> Any:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML as usual, but a key that stands twice in a mapping is an error: which of the two was meant?"""
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(problem=f"the key {key!r} stands twice: {key_node.start_mark}")
             seen.add(key)
         return super().construct_mapping(node, deep)
 

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,17 @@ from mmts.recipe.components import Trust
 from mmts.recipe.recipe import Recipe, load_yaml, parse_recipe, save_recipe
 
 # Settings that a resumed run may change: none of them affects the batches, the schedules or the gradients.
-_MAY_CHANGE = frozenset(
-    {
-        "data.workers",
-        "train.checkpoint_every",
-        "train.evaluate_every",
-        "train.gradient_checkpointing",
-        "train.log_every",
-        "train.micro_batch",
-        "train.on_nan",
-        "train.project",
-        "train.trackers",
-    }
-)
+_MAY_CHANGE = {
+    "data.workers",
+    "train.checkpoint_every",
+    "train.evaluate_every",
+    "train.gradient_checkpointing",
+    "train.log_every",
+    "train.micro_batch",
+    "train.on_nan",
+    "train.project",
+    "train.trackers",
+}
 _CLOCK = ("train.epochs", "train.steps", "train.batch_size")
 _TRUSTED: ContextVar[Trust] = ContextVar("trusted", default=lambda name: False)
 
@@ -45,34 +42,23 @@ def trusting_code(trusted: Trust = lambda name: True) -> Iterator[None]:
         _TRUSTED.reset(token)
 
 
-class _Place:
-    """A file or folder inside a run directory, by its name there."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __get__(self, run: "RunDirectory", owner: type) -> Path:
-        return run.path / self._name
-
-
-@dataclass(frozen=True)
 class RunDirectory:
     """Names every file of a run; besides these, `mmts export` writes onnx/ and sentence-transformers/ there."""
 
-    path: Path
-
-    recipe_file = _Place("recipe.yaml")  # the resolved recipe, with versions
-    log_file = _Place("log.jsonl")  # one JSON object per logged step
-    checkpoints = _Place("checkpoints")  # last.pt, the one before it (previous.pt), best.pt
-    concepts_file = _Place("concepts.npz")  # the concepts of the training samples
-    vocabulary_file = _Place("vocabulary.json")  # words of a text tower trained from scratch
-    unreadable_file = _Place("unreadable.txt")  # media that could not be decoded, with the reason
-    diverged_file = _Place("diverged.json")  # the batch at which training stopped because of a NaN
-    metrics_file = _Place("metrics.json")  # the run's scores on its own data
-    judgement_file = _Place("judgement.npz")  # behind metrics.json: ranks, first results, groups and labels
-    evaluations = _Place("evaluations")  # scores on other data or splits: NAME.json, and NAME.npz like judgement.npz
-    index = _Place("index")  # what `mmts index` made, for searching
-    lock_file = _Place(".lock")  # the process that writes the run, while it does
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe_file = path / "recipe.yaml"  # the resolved recipe, with versions
+        self.log_file = path / "log.jsonl"  # one JSON object per logged step
+        self.checkpoints = path / "checkpoints"  # last.pt, the one before it (previous.pt), best.pt
+        self.concepts_file = path / "concepts.npz"  # the concepts of the training samples
+        self.vocabulary_file = path / "vocabulary.json"  # words of a text tower trained from scratch
+        self.unreadable_file = path / "unreadable.txt"  # media that could not be decoded, with the reason
+        self.diverged_file = path / "diverged.json"  # the batch at which training stopped because of a NaN
+        self.metrics_file = path / "metrics.json"  # the run's scores on its own data
+        self.judgement_file = path / "judgement.npz"  # behind metrics.json: ranks, first results, groups and labels
+        self.evaluations = path / "evaluations"  # scores on other data or splits: NAME.json and NAME.npz
+        self.index = path / "index"  # what `mmts index` made, for searching
+        self.lock_file = path / ".lock"  # the process that writes the run, while it does
 
     @classmethod
     def of_judgement(cls, path: Path) -> "tuple[RunDirectory, Path]":
@@ -111,16 +97,12 @@ class RunDirectory:
         if self.recipe_file.is_file():
             return ""
         if self.path.is_dir():
-            runs = sorted(
-                file.parent for pattern in ("*", "runs/*/*") for file in self.path.glob(f"{pattern}/recipe.yaml")
-            )
-            holds = f", but holds {len(runs):,}, such as {runs[0]}" if runs else " (it has no recipe.yaml)"
+            files = [*self.path.glob("*/recipe.yaml"), *self.path.glob("runs/*/*/recipe.yaml")]
+            holds = f", but holds {len(files):,}, such as {min(files).parent}" if files else " (it has no recipe.yaml)"
             return f"{self.path} is not a run directory{holds}"
         if self.path.exists():
-            around = RunDirectory(self.path.parent)
-            folder = (
-                f"its folder, {around.path}" if around.recipe_file.is_file() else "the folder that `mmts train` wrote"
-            )
+            in_run = self.path.with_name("recipe.yaml").is_file()
+            folder = f"its folder, {self.path.parent}" if in_run else "the folder that `mmts train` wrote"
             return f"{self.path} is a file, not a run directory; give {folder}"
         return f"{self.path} {why_missing(self.path)}"
 
@@ -191,8 +173,7 @@ class RunDirectory:
                 raise RunError(f"{self.path} already holds a run; add --resume to continue it, or choose another --out")
         elif self.path.is_dir() and not self.recipe_file.exists():
             # A process that was killed before its first step may have left these.
-            own = {*leftovers(self.path), *self.path.glob(f"{self.lock_file.name}*")}
-            if {*self.path.iterdir()} - own:
+            if {*self.path.iterdir()} - {*leftovers(self.path), *self.path.glob(f"{self.lock_file.name}*")}:
                 raise RunError(f"{self.path} holds files that are not a run's; choose another --out")
         elif self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; --out names a folder")
@@ -203,11 +184,9 @@ class RunDirectory:
         The files of a run that never trained (for example, because of a mistake in its recipe) are replaced. Keys that
         affect neither batches nor schedules nor gradients may differ (see `go_on`), and so may the path of the data.
         """
-        for leftover in leftovers(self.path):
-            leftover.unlink(missing_ok=True)
+        for file in [*leftovers(self.path), *([] if self.has_started else [self.concepts_file, self.vocabulary_file])]:
+            file.unlink(missing_ok=True)
         if not self.has_started:
-            for leftover in (self.concepts_file, self.vocabulary_file):
-                leftover.unlink(missing_ok=True)
             save_recipe(recipe, self.recipe_file, versions, own_objects)
             return
         if (before := self.own_objects()) != own_objects:
@@ -219,7 +198,7 @@ class RunDirectory:
         may_change = _MAY_CHANGE if self.is_finished else _MAY_CHANGE | {"data.path"}
         wrong = {key: values for key, values in changed.items() if key not in may_change}
         if wrong:
-            jump = "; the progress that all schedules follow would jump" if not wrong.keys().isdisjoint(_CLOCK) else ""
+            jump = "; the progress that all schedules follow would jump" if {*wrong} & {*_CLOCK} else ""
             raise RunError(f"{self.path} holds a run of another recipe: {_listed(wrong)}{jump}; choose another --out")
 
     def go_on(self, recipe: Recipe, versions: dict[str, str], own_objects: Mapping[str, str] = {}) -> None:
@@ -231,27 +210,21 @@ class RunDirectory:
 
     def log_lines(self) -> Iterator[dict[str, Any]]:
         """Read the log, oldest line first, up to a line that a crash cut short."""
-        if not self.log_file.exists():
-            return
-        for text in self.log_file.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
+        with suppress(FileNotFoundError, ValueError, RecursionError):
+            for text in self.log_file.read_text(encoding="utf-8", errors="replace").splitlines():
                 line = json.loads(text)
-            except (ValueError, RecursionError):
-                return
-            if not isinstance(line, dict):
-                return
-            yield line
+                if not isinstance(line, dict):
+                    return
+                yield line
 
     def prepare_for(self, steps_done: int) -> None:
         """Make the folder ready for the steps to come: drop log lines of steps that a resumed run will take again."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.diverged_file.unlink(missing_ok=True)
         if self.log_file.exists():
-            kept = [
-                line for line in self.log_lines() if isinstance(line.get("step"), int) and line["step"] < steps_done
-            ]
+            steps = [(line.get("step"), json.dumps(line)) for line in self.log_lines()]
             with atomic_write(self.log_file, "w") as file:
-                file.writelines(json.dumps(line) + "\n" for line in kept)
+                file.writelines(f"{line}\n" for step, line in steps if isinstance(step, int) and step < steps_done)
 
 
 def _objects(own_objects: Mapping[str, str]) -> str:
@@ -264,11 +237,7 @@ def _listed(changed: dict[str, tuple[Any, Any]]) -> str:
 
 
 def dotted(value: Any, prefix: str = "", sign: str = ".") -> dict[str, Any]:
-    """Return the values of nested mappings by their keys, joined by a sign.
-
-    >>> dotted({"train": {"epochs": 3, "trackers": []}})
-    {'train.epochs': 3, 'train.trackers': []}
-    """
+    """Return the values of nested mappings by their keys, joined by a sign: `train.epochs`."""
     if not isinstance(value, dict):
         return {prefix: value}
     flat: dict[str, Any] = {}
@@ -279,9 +248,6 @@ def dotted(value: Any, prefix: str = "", sign: str = ".") -> dict[str, Any]:
 
 def differences(first: Recipe, second: Recipe) -> dict[str, tuple[Any, Any]]:
     """Return the dotted keys whose values differ between two recipes; what only describes them does not count."""
-    old, new = (
-        dotted(recipe.model_dump(mode="json", exclude={"name", "description", "published"}))
-        for recipe in (first, second)
-    )
-    keys = [*old, *(key for key in new if key not in old)]
-    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
+    only_words = {"name", "description", "published"}
+    old, new = (dotted(recipe.model_dump(mode="json", exclude=only_words)) for recipe in (first, second))
+    return {key: (old.get(key), new.get(key)) for key in old | new if old.get(key) != new.get(key)}

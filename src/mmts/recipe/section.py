@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import groupby
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -69,7 +70,7 @@ def validated(
 ) -> SectionType:
     """Check nested mappings against a section; raises RecipeError naming `source`, key, value and what is accepted.
 
-    >>> from mmts.recipe.train_section import Train
+    >>> from mmts.recipe.sections import Train
     >>> validated(Train, {"epochs": "few", "warmup": 1}, "train")
     Traceback (most recent call last):
     mmts.errors.RecipeError: train: epochs is 'few'; it must be a whole number; warmup is 1; it must be less than 1
@@ -80,10 +81,10 @@ def validated(
         raise RecipeError(f"{source}: {explain(error, content)}") from None
 
 
-def explain(error: ValidationError, content: Mapping[str, Any]) -> str:
-    """Put pydantic's errors about `content` into one line: `key is value; it must be ...` for each problem."""
-    problems = groupby(error.errors(), lambda item: _place(item, content))
-    messages = [_message(place, list(items)) for place, items in problems]
+def explain(error: ValidationError, content: Any, place: str = "") -> str:
+    """Put pydantic's errors about `content`, at a place in a recipe, into one line: `key is value; it must be ...`."""
+    problems = groupby(error.errors(), lambda item: ".".join(filter(None, (place, _key(item, content)))))
+    messages = [_message(key, list(items)) for key, items in problems]
     more = [f"and {len(messages) - _MOST_PROBLEMS} more"] if len(messages) > _MOST_PROBLEMS else []
     return " ".join("; ".join(messages[:_MOST_PROBLEMS] + more).split())
 
@@ -95,24 +96,16 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _place(item: ErrorDetails, content: Any) -> str:
+def _key(item: ErrorDetails, content: Any) -> str:
     """Name the key as the user wrote it; pydantic's path also holds the alternatives it tried."""
     loc = item["loc"][:-2] if item["loc"][-1:] == ("[key]",) else item["loc"]  # a wrong key is named by its section
-    keys = []
-    *before, last = loc or [""]
-    for key in before:
-        if _holds(content, key):
+    keys: list[int | str] = []
+    for place, key in enumerate(loc, start=1):
+        missing = item["type"] == "missing" and place == len(loc)
+        with suppress(LookupError, TypeError):  # not a key of the user's
+            content = None if missing and isinstance(content, Mapping | list | tuple) else content[key]
             keys.append(key)
-            content = content[key]
-    if _holds(content, last) or (item["type"] == "missing" and isinstance(content, Mapping | list | tuple)):
-        keys.append(last)
     return ".".join(map(str, keys))
-
-
-def _holds(content: Any, key: int | str) -> bool:
-    if isinstance(content, Mapping):
-        return key in content
-    return isinstance(content, list | tuple) and isinstance(key, int) and key < len(content)
 
 
 def _message(place: str, items: list[ErrorDetails]) -> str:

@@ -25,9 +25,8 @@ def tiny(recipe: Recipe, overrides: Sequence[str] = ()) -> Recipe:
     """
     content = recipe.model_dump(mode="json")
     model, train = content["model"], content["train"]
-    for side, small in (("image", _image_tower), ("video", _video_tower)):
-        if model[side] is not None and model[side]["tower"] != FEATURES:
-            model[side] = small(model[side])
+    if recipe.model.media.tower != FEATURES:
+        model[recipe.model.kind] = (_video_tower if recipe.model.video else _image_tower)(model[recipe.model.kind])
     model |= {"text": _text_tower(model["text"]["tower"]), "width": _WIDTH, "pretrained": None}
     model["head"] = {"kind": "linear"}
     train |= {
@@ -71,11 +70,8 @@ def _small_image(name: str) -> tuple[str, dict[str, Any]]:
 def _text_tower(name: str) -> dict[str, Any]:
     """Return CLIP's text transformer over bytes for the CLIP family, and a small transformer over words for others."""
     if "clip" in name.lower():
-        return {
-            "tower": "clip-text",
-            "frozen": False,
-            "options": {**_SMALL, "output_width": _WIDTH, "tokenizer": "bytes"},
-        }
+        options = {**_SMALL, "output_width": _WIDTH, "tokenizer": "bytes"}
+        return {"tower": "clip-text", "frozen": False, "options": options}
     return {"tower": "small-transformer", "frozen": False, "options": _SMALL}
 
 

@@ -12,7 +12,7 @@ import torch
 
 from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
-from mmts.errors import InputError
+from mmts.errors import RecipeError
 from mmts.evaluation.results import RunGroup
 from mmts.objectives import InfoNCE, MaxMargin
 from mmts.policies import Policy
@@ -27,7 +27,7 @@ _POINTS = 201
 def rule_in_words(recipe: Recipe) -> str:
     """Say in a few words what a recipe's rule does.
 
-    >>> from mmts.recipe.train_section import Train
+    >>> from mmts.recipe.sections import Train
     >>> rule_in_words(Recipe(train=Train(epochs=1)))
     'temperature 0.07 throughout'
     """
@@ -49,7 +49,7 @@ def value_curve(group: RunGroup, distribution: ConceptDistribution | None) -> tu
     word = group.recipe.objective.component.value_name
     section = getattr(group.recipe.objective, word, None)
     if distribution is not None and section is not None:
-        with suppress(InputError):
+        with suppress(RecipeError):
             policy = build(section, RunFacts(distribution, 0, 0, group.recipe.model.width, _no_captions))
             if not policy.uses_similarity and not list(policy.parameters()):
                 return _merged(_computed(policy, distribution)), False

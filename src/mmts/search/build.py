@@ -26,8 +26,8 @@ from mmts.data.records import Medium
 from mmts.errors import DataError, RunError, counted, listed
 from mmts.feature_cache import stored_array
 from mmts.files import content_hash, locked
-from mmts.recipe.data_section import Data
 from mmts.recipe.run_directory import RunDirectory
+from mmts.recipe.sections import Data
 from mmts.search.index_files import Index, Item, Rows, check_folder, load_index, rows_of, write_index
 from mmts.search.query import Encoder
 from mmts.training.splits import open_data, resolved

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmts.console import errors
 from mmts.errors import RunError
@@ -19,16 +19,8 @@ from mmts.files import atomic_write, leftovers
 from mmts.models import TwoTower
 from mmts.objectives import Objective
 
-_NEXT = "next.pt"
-_TYPES: dict[str, type] = {
-    "model": Mapping,
-    "objective": Mapping,
-    "optimizer": Mapping,
-    "random": Mapping,
-    "step": int,
-    "best": float,
-    "total_steps": int,
-}
+_SECTIONS = ("model", "objective", "optimizer", "random")
+_NUMBERS = {"step": int, "best": float, "total_steps": int}
 _COUNTS = {"total_steps": "steps", "batches_per_epoch": "batches per epoch", "batch_size": "pairs per batch"}
 
 
@@ -42,22 +34,22 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         raise OSError(errno.EIO, message, str(path)) from None
 
 
-def save_in_turn(last: Path, previous: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint as `last`; the one that was there becomes `previous`. At every moment one of them is whole."""
-    following = last.with_name(_NEXT)
-    save_checkpoint(following, state)
-    if last.exists():
-        os.replace(last, previous)
-    os.replace(following, last)
+def save_in_turn(folder: Path, state: dict[str, Any]) -> None:
+    """Write last.pt; the one that was there becomes previous.pt. At every moment one of them is whole."""
+    save_checkpoint(folder / "next.pt", state)
+    if (folder / "last.pt").exists():
+        os.replace(folder / "last.pt", folder / "previous.pt")
+    os.replace(folder / "next.pt", folder / "last.pt")
 
 
-def load_newest(last: Path, previous: Path) -> dict[str, Any] | None:
-    """Read `last`, or `previous` with a note if `last` is missing or damaged; None if neither exists.
+def load_newest(folder: Path) -> dict[str, Any] | None:
+    """Read last.pt, or previous.pt with a note if last.pt is missing or damaged; None if neither exists.
 
-    What a process that was killed while writing left in their folder is removed. Raises RunError if every checkpoint is
+    What a process that was killed while writing left in the folder is removed. Raises RunError if every checkpoint is
     damaged.
     """
-    for file in [*leftovers(last.parent), last.with_name(_NEXT)]:
+    last, previous = folder / "last.pt", folder / "previous.pt"
+    for file in [*leftovers(folder), folder / "next.pt"]:
         file.unlink(missing_ok=True)
     if not last.exists() and not previous.exists():
         return None
@@ -94,7 +86,7 @@ def check_same_clock(state: Mapping[str, Any], now: Mapping[str, int]) -> None:
     Progress is step / total_steps, so with other counts the schedules would jump: RunError says from where to where.
     Another number of processes changes only the order of sums and the dropout, which is printed.
     """
-    for name, kind in _TYPES.items():
+    for name, kind in (dict.fromkeys(_SECTIONS, Mapping) | _NUMBERS).items():
         if not isinstance(state.get(name), kind):
             raise RunError(f"the checkpoint has no {name} to resume from; it is another kind of file")
     step, total = state["step"], state["total_steps"]
@@ -131,7 +123,7 @@ def restore(state: Mapping[str, Any], model: TwoTower, objective: Objective, opt
 
 def _moments(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Return AdamW's saved moments of each parameter, with this run's own groups; ValueError for other shapes."""
-    parameters: list[nn.Parameter] = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for number, values in saved["state"].items():
         for name, value in values.items():
             if not isinstance(value, Tensor) or value.shape not in (parameters[number].shape, ()):
@@ -141,10 +133,8 @@ def _moments(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict
 
 def random_state() -> dict[str, Any]:
     """Return the state of torch's random generators, CPU and CUDA."""
-    state: dict[str, Any] = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
+    cuda = {"cuda": torch.cuda.get_rng_state_all()} if torch.cuda.is_available() else {}
+    return {"cpu": torch.get_rng_state(), **cuda}
 
 
 def restore_random_state(state: dict[str, Any]) -> None:

@@ -9,8 +9,8 @@ from mmts.concepts import ConceptDistribution, resolve_num_concepts
 from mmts.console import console
 from mmts.data.records import Split
 from mmts.errors import DataError, InputError, RecipeError, RunError, counted, nearest
-from mmts.recipe.data_section import Concepts
 from mmts.recipe.run_directory import RunDirectory
+from mmts.recipe.sections import Concepts
 
 _CHECKED_CAPTIONS = 64  # whose concept is computed again and compared with that of a file
 
@@ -19,27 +19,22 @@ def find_concepts(section: Concepts, train: Split, run: RunDirectory) -> Concept
     """Find the concepts of the training samples and save them, or load those that a resumed run found before."""
     if run.concepts_file.exists():
         concepts = ConceptDistribution.load(run.concepts_file)
-        if why := _other_samples(section, concepts, train):
-            raise RunError(f"{run.path} began with other training data ({why}); choose another --out")
+        other = ""
+        try:
+            concepts.check_captions(train.captions)
+            if section.source == "label":
+                labels = label_of_samples(train, str(section.label))
+                other = "" if torch.equal(concepts.assign(labels), concepts.labels) else "with other labels"
+        except InputError as error:
+            other = str(error)
+        if other:
+            raise RunError(f"{run.path} began with other training data ({other}); choose another --out")
         return concepts
     concepts = build_distribution(section, train)
     concepts.save(run.concepts_file)
     largest, smallest = int(concepts.sizes.max()), int(concepts.sizes.min())
     console.print(f"concepts: {len(concepts.sizes)} (sizes {largest:,} down to {smallest:,}) in {run.concepts_file}")
     return concepts
-
-
-def _other_samples(section: Concepts, concepts: ConceptDistribution, train: Split) -> str:
-    """Say how the training samples differ from those of the concepts; empty if they are the same."""
-    try:
-        concepts.check_captions(train.captions)
-    except InputError as error:
-        return str(error)
-    if section.source == "label":
-        labels = label_of_samples(train, str(section.label))
-        if not torch.equal(concepts.assign(labels), concepts.labels):
-            return "with other labels"
-    return ""
 
 
 def build_distribution(section: Concepts, split: Split) -> ConceptDistribution:

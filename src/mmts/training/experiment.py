@@ -1,22 +1,23 @@
 """A run as objects: what `mmts train` and `mmts evaluate` build from a recipe, and the model alone for others."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmts.concepts import ConceptDistribution
 from mmts.data.formats.collect import WITH_ARTICLE
 from mmts.data.media.load import feature_rows, why_unreadable
+from mmts.data.media.video import FrameSampling
 from mmts.data.records import Dataset, Medium, Split
 from mmts.distributed.processes import once
-from mmts.errors import DataError, RecipeError, RunError
+from mmts.errors import DataError, InputError, RecipeError, RunError
 from mmts.files import read_json, why_missing, write_json
 from mmts.models import TwoTower, Vocabulary, build_two_tower, build_vocabulary
-from mmts.models.base import MediaTower
+from mmts.models.base import MediaTower, TextTower
 from mmts.models.clip import avion_weights
 from mmts.recipe.model_section import FEATURES, Model
 from mmts.recipe.recipe import Recipe
@@ -56,10 +57,9 @@ def load_model(run: RunDirectory, media: Sequence[Medium] = (), checkpoint: str 
     """
     check_can_be_rebuilt(run)
     recipe = run.recipe()
-    section = recipe.model
-    if not media and section.media.tower == FEATURES:
+    if not media and recipe.model.media.tower == FEATURES:
         media = open_data(recipe.data).media
-    model = build_model(section, media or [Medium("none", Path("none"), ("",), kind=section.kind)], run)
+    model = build_model(recipe.model, media or [Medium("none", Path("none"), ("",), kind=recipe.model.kind)], run)
     load_weights(model, run, checkpoint)
     return model
 
@@ -77,12 +77,10 @@ def check_can_be_rebuilt(run: RunDirectory) -> None:
 def load_weights(model: TwoTower, run: RunDirectory, checkpoint: str) -> None:
     """Load the named checkpoint; a run without validation data has no best one, so "best" means its last."""
     file = run.checkpoint_file(checkpoint)
-    if checkpoint == "best" and not file.exists():
-        state = load_checkpoint(run.checkpoint_file("last"))
-        if state["best"] > -math.inf:
-            raise RunError(f"there is no checkpoint {file}; --checkpoint last takes the last one")
-    else:
-        state = load_checkpoint(file)
+    absent = checkpoint == "best" and not file.exists()
+    state = load_checkpoint(run.checkpoint_file("last") if absent else file)
+    if absent and state["best"] > -math.inf:
+        raise RunError(f"there is no checkpoint {file}; --checkpoint last takes the last one")
     model.load_trainable_state_dict(state["model"])
 
 
@@ -95,19 +93,24 @@ def build_model(
     takes the saved words. A model on precomputed features takes their width from `media`.
     """
     given: dict[str, dict[str, Any]] = {"media": {}, "text": {}}
-    if section.pretrained is not None:
-        if not section.pretrained.is_file():
-            what = "is a folder" if section.pretrained.is_dir() else why_missing(section.pretrained)
+    if (file := section.pretrained) is not None:
+        if not file.is_file():
             raise RecipeError(
-                f"model.pretrained: {section.pretrained} {what}; give a checkpoint file of AVION or MM-TS (see "
-                "docs/reproduction.md) by --set model.pretrained=FILE"
+                f"model.pretrained: {file} {'is a folder' if file.is_dir() else why_missing(file)}; give a checkpoint "
+                "file of AVION or MM-TS (see docs/reproduction.md) by --set model.pretrained=FILE"
             )
-        sides = avion_weights(section.pretrained)
-        given["media"]["pretrained"], given["text"]["pretrained"] = sides
+        given["media"]["pretrained"], given["text"]["pretrained"] = avion_weights(file)
     if section.text.takes("vocabulary"):
         given["text"]["vocabulary"] = Vocabulary.from_json(once(lambda: _words(run, captions)))
-    _check_kind(section, media[0])
-    if section.media.tower == FEATURES:
+    medium, kind, tower = media[0], section.kind, section.media.tower
+    where = f"{medium.path} (id {medium.id})"
+    if medium.kind != kind:
+        raise DataError(f"{where} is {WITH_ARTICLE[medium.kind]}, and the recipe has model.{kind}")
+    if medium.is_features != (tower == FEATURES):
+        what = "holds features" if medium.is_features else "holds no features"
+        takes = f"the tower {FEATURES!r} takes features, and the others pixels"
+        raise DataError(f"{where} {what}, and the recipe has the tower {tower!r}; {takes}")
+    if tower == FEATURES:
         readable = next((medium for medium in media if why_unreadable(medium) is None), media[0])
         side: MediaTower | int = feature_rows([readable]).shape[1]
     else:
@@ -125,15 +128,60 @@ def _words(run: RunDirectory, captions: Sequence[str] | None) -> Any:
     return read_json(run.vocabulary_file)
 
 
-def _check_kind(section: Model, medium: Medium) -> None:
-    """Raise DataError if the data are of another kind than the media side takes."""
-    if medium.kind != section.kind:
-        raise DataError(
-            f"{medium.path} (id {medium.id}) is {WITH_ARTICLE[medium.kind]}, and the recipe has model.{section.kind}"
-        )
-    if medium.is_features != (section.media.tower == FEATURES):
-        what = "holds features" if medium.is_features else "holds no features"
-        raise DataError(
-            f"{medium.path} (id {medium.id}) {what}, and the recipe has the tower {section.media.tower!r}; "
-            f"the tower {FEATURES!r} takes features, and the others pixels"
-        )
+# --- a model of the caller's own, which `mmts.train` takes in place of the recipe's -----------------------------------
+
+_BARE = "<tensor>"  # the name of what `tokenize` returned, if that was a tensor and not a mapping
+
+
+class _Media(MediaTower):
+    def __init__(self, model: Any, frames: int | None) -> None:
+        super().__init__(model.image_size, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), getattr(model, "resize", "stretch"))
+        self.model, self.name = model, type(model).__name__
+        self.frames = frames
+        self.sampling = None if frames is None else FrameSampling(frames, "random")
+
+    def features(self, pixels: Tensor) -> Tensor:
+        return self.model.embed_media(pixels)  # type: ignore[no-any-return]
+
+
+class _Features(nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.model.embed_media(rows)  # type: ignore[no-any-return]
+
+
+class _Text(TextTower):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.name = model, type(model).__name__
+
+    def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        tokens = self.model.tokenize(list(captions))
+        return dict(tokens) if isinstance(tokens, Mapping) else {_BARE: tokens}
+
+    def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        return self.model.embed_text(tokens.get(_BARE, tokens))  # type: ignore[no-any-return]
+
+
+def two_tower_of(model: nn.Module, medium: Medium) -> TwoTower:
+    """Return a model of the caller's own as the trainer takes it, for data such as `medium`.
+
+    `mmts.train` says what such a model has. Raises InputError naming the attribute that it lacks.
+    """
+    if isinstance(model, TwoTower):
+        return model
+    required = ["embed_media", "embed_text", "tokenize"]
+    if not medium.is_features:
+        required += ["image_size", "frames"] if medium.kind == "video" else ["image_size"]
+    for attribute in required:
+        if not hasattr(model, attribute):
+            kind = type(model).__name__
+            raise InputError(f"the model {kind} has no {attribute}, which these data need; help(mmts.train) lists all")
+    text = _Text(model)
+    if medium.is_features:
+        return TwoTower(None, text, _Features(model), nn.Identity())
+    frames = int(model.frames) if medium.kind == "video" else None  # type: ignore[arg-type]
+    return TwoTower(_Media(model, frames), text, nn.Identity(), nn.Identity())

@@ -15,8 +15,8 @@ from mmts.data.records import Medium, Split
 from mmts.distributed.processes import num_processes, process_index
 from mmts.models import TwoTower, embed_media, embed_text, is_frozen, media_features, text_features
 from mmts.models.features import Rows
-from mmts.recipe.data_section import Data
 from mmts.recipe.recipe import Recipe
+from mmts.recipe.sections import Data
 
 
 @dataclass(frozen=True)

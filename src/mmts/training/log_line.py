@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.distributed.collectives import gather
 from mmts.distributed.processes import num_processes
-from mmts.errors import Diverged, InputError
+from mmts.errors import Diverged
 from mmts.files import write_json
-from mmts.objectives import Objective, ObjectiveOutput
 from mmts.recipe.run_directory import RunDirectory, dotted
 
 _VALUES = ("temperature", "margin")
@@ -54,13 +53,13 @@ def describe(line: dict[str, Any]) -> str:
     >>> describe({"loss": 1.234, "temperature": {"min": 0.05, "mean": 0.1, "max": 0.2}})
     'loss 1.23, temperature 0.050-0.200'
     """
-    loss = f"loss {line['loss']:.2f}" if "loss" in line else f"skipped, {line['skipped']} so far"
-    return ", ".join([loss, *_values_in_words(line)])
-
-
-def _values_in_words(line: dict[str, Any]) -> list[str]:
-    ranges = [(name, line[name]["min"], line[name]["max"]) for name in _VALUES if name in line]
-    return [f"{name} {low:.3f}" + (f"-{high:.3f}" if high - low > 5e-4 else "") for name, low, high in ranges]
+    words = [f"loss {line['loss']:.2f}"] if "loss" in line else []
+    words += [f"skipped, {line['skipped']} so far"] if "skipped" in line else []
+    for name in _VALUES:
+        if name in line:
+            low, high = line[name]["min"], line[name]["max"]
+            words.append(f"{name} {low:.3f}" + (f"-{high:.3f}" if high - low > 5e-4 else ""))
+    return ", ".join(words)
 
 
 def recall_in_words(figures: Mapping[str, Any]) -> str:
@@ -74,44 +73,17 @@ def recall_in_words(figures: Mapping[str, Any]) -> str:
 
 
 def flatten(line: dict[str, Any]) -> dict[str, float]:
-    """Return the numbers of a log line by paths of keys.
-
-    >>> flatten({"loss": 1.0, "val": {"image_to_text": {"R@1": 50.0}}})
-    {'loss': 1.0, 'val/image_to_text/R@1': 50.0}
-    """
+    """Return the numbers of a log line by paths of keys: `val/image_to_text/R@1`."""
     return {name: value for name, value in dotted(line, sign="/").items() if isinstance(value, int | float)}
 
 
 class NotFinite(Exception):
     """A batch's loss or gradients are not finite; `values` are the ranges of its temperatures or margins, by name."""
 
-    def __init__(self, what: str, values: dict[str, dict[str, float]]) -> None:
+    def __init__(self, what: str, log: Mapping[str, Tensor]) -> None:  # on all processes
         super().__init__(what)
         self.what = what
-        self.values = values
-
-
-def values_in(output: ObjectiveOutput) -> dict[str, dict[str, float]]:
-    """Return the ranges of the temperatures or margins that an objective logged; called on all processes."""
-    return {name: _range(output.log[name]) for name in _VALUES if name in output.log}
-
-
-def values_of(objective: Objective, progress: float, index: Tensor) -> dict[str, dict[str, float]]:
-    """Return the ranges of the temperatures or margins of samples, unless the rule needs embeddings or fails itself."""
-    try:
-        return {name: _range(value) for name, value in objective.values(progress, index).items()}
-    except InputError:
-        return {}
-
-
-def gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
-    """Return the norm of all gradients together, shape (); not finite if one of them is not, or beyond 1e19."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    # On a CPU products take half the time of norms.
-    if gradients and all(grad.device.type == "cpu" and grad.dtype.itemsize >= 4 for grad in gradients):
-        squares = [torch.dot(flat, flat) for flat in (gradient.flatten() for gradient in gradients)]
-        return torch.stack([square.double() for square in squares]).sum().sqrt()
-    return torch.nn.utils.get_total_norm(gradients)
+        self.values = {name: _range(log[name]) for name in _VALUES if name in log}
 
 
 def diverged(
@@ -127,9 +99,9 @@ def diverged(
     write_json(run.diverged_file, about | saved)
     named = ", ".join(map(str, samples[:_SAMPLES_NAMED])) + (", ..." if len(samples) > _SAMPLES_NAMED else "")
     good = f"the last good checkpoint is {last} (step {saved_at})"
-    values = "".join(f"; {value}" for value in _values_in_words(problem.values))
+    what = "; ".join(filter(None, (problem.what, describe(problem.values))))
     return Diverged(
-        f"step {step}: {problem.what}{values}; samples {named} (all in {run.diverged_file}); "
+        f"step {step}: {what}; samples {named} (all in {run.diverged_file}); "
         f"{'no checkpoint was written yet' if saved_at is None else good}. "
         "Try a lower train.learning_rate, or --resume with train.on_nan=skip"
     )

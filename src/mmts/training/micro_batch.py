@@ -1,13 +1,12 @@
 """A batch of any size through the towers in pieces, with the whole batch's gradients (GradCache; docs/method.md, 5.2).
 
-Gradients of a contrastive loss need every embedding of the batch at once, but not every tower's activations at once:
+The loss needs every embedding of the batch at once, but not every tower's activations:
 
     dL/dw = sum over the pieces of  dL/dx_piece . dx_piece/dw + dL/dy_piece . dy_piece/dw
 
 So the batch is embedded piece by piece without a graph, the loss of all embeddings gives dL/dx and dL/dy, and each
 piece is embedded again, with a graph and the same dropout, to carry its rows of them back. This needs the memory of one
-piece and one more forward pass. (Accumulating the gradients of small batches' losses is something else: it has only the
-negatives within each small batch.)
+piece and one more forward pass.
 
 Source: Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, arXiv 2101.06983.
 """
@@ -41,17 +40,15 @@ def micro_batch_step(
     of their joined embeddings; without dropout, those of the whole batch at once.
 
     Args:
-        model: (media, text) -> x, y, both (b, D); a row must not depend on the other rows of its piece, see
-            `refuse_batch_norm`.
+        model: (media, text) -> x, y, both (b, D); without batch norm that trains (see `refuse_batch_norm`).
         batch: B pairs, of which this process embeds b.
-        size: pairs per piece, 1 or more; the last piece has what is left.
+        size: pairs per piece; the last piece has what is left.
         compute_loss: all embeddings x, y (b, D) -> loss and log.
         backward: back-propagates a loss, without scaling it.
         device: where the model is; pieces go there one at a time.
         alone: within it, gradients stay on this process; all are shared with those of the last piece.
     """
-    states: list[dict[str, Any]] = []
-    embeddings = []
+    states, embeddings = [], []
     with torch.no_grad():
         for piece in pieces(batch, size, device):
             states.append(random_state())

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from mmts.recipe.train_section import Train
+from mmts.recipe.sections import Train
 from mmts.schedules import Cosine, Schedule, Warmup
 
 OWN_RATE = "own_rate"

@@ -24,9 +24,8 @@ from mmts.recipe.recipe import Recipe, load_recipe, parse_recipe, with_whole_nam
 from mmts.recipe.run_directory import RunDirectory, dotted, trusting_code
 from mmts.training.checkpoint import random_state, restore_random_state
 from mmts.training.concepts import find_concepts
-from mmts.training.experiment import Experiment, build_model, load_weights
+from mmts.training.experiment import Experiment, build_model, load_weights, two_tower_of
 from mmts.training.inputs import Inputs, build_plan, prepare_inputs, training_batches
-from mmts.training.own_model import two_tower_of
 from mmts.training.splits import open_data, readable_splits, resolved, take_splits
 from mmts.training.trainer import Trainer
 
@@ -60,11 +59,9 @@ def train(
         resume: go on with the run in `out`; with objects of the same classes if it was given objects.
         evaluate_on: evaluate on this split instead of test, which is then not touched; tuning takes "val".
 
-    The recipe of a run cannot rebuild objects: later `mmts evaluate` refuses a run that was given a model.
-
-    Raises:
-        DataError, RecipeError, RunError, InputError: what the user can put right.
-        Interrupted: after Ctrl-C or SIGTERM, with a checkpoint written.
+    The recipe of a run cannot rebuild objects: later `mmts evaluate` refuses a run that was given a model. Raises
+    DataError, RecipeError, RunError or InputError for what the user can put right, and Interrupted after Ctrl-C or
+    SIGTERM, with a checkpoint written.
     """
     run = RunDirectory(Path(out))
     if isinstance(recipe, str | Path):
@@ -86,19 +83,15 @@ def _train(
     evaluate_on: str | None,
 ) -> dict[str, Any]:
     """Train as `train` describes; the caller holds the run directory's lock."""
-    objects = {"model": own_model, "objective": own_objective}
-    own = {
-        name: f"{type(item).__module__}:{type(item).__qualname__}" for name, item in objects.items() if item is not None
-    }
+    kinds = {"model": type(own_model), "objective": type(own_objective)}
+    own = {name: f"{kind.__module__}:{kind.__qualname__}" for name, kind in kinds.items() if kind is not type(None)}
     suffix = f" with {' and '.join(name.rpartition(':')[2] for name in own.values())}" if own else ""
     if not recipe.name.endswith(suffix):  # so that comparisons and reports tell such runs apart
         recipe = recipe.model_copy(update={"name": recipe.name + suffix})
 
     # The data, and the run directory that they are recorded in.
-    if isinstance(data, Dataset):
-        recipe = recipe.with_data(data.path)
-    elif data is not None:
-        recipe = recipe.with_data(Path(data))
+    if data is not None:
+        recipe = recipe.with_data(data.path if isinstance(data, Dataset) else Path(data))
     elif resume and recipe.data.path is None:
         recipe = recipe.with_data(once(lambda: run.recipe().data.path if run.recipe_file.exists() else None))
     dataset = main_first(lambda: open_data(recipe.data, data if isinstance(data, Dataset) else None))
@@ -139,12 +132,9 @@ def _train(
     # The objective, and the steps.
     restore_random_state(drawn)  # so that training draws the same whether features were computed or cached
     plan = build_plan(recipe, splits.train, concepts)
-    if own_objective is None:
-        sizes = splits.train.num_media, splits.train.num_captions
-        facts = RunFacts(concepts, *sizes, recipe.model.width, partial(neighbour_counts, splits.train.captions))
-        objective = build(recipe.objective, facts)
-    else:
-        objective = own_objective
+    sizes = splits.train.num_media, splits.train.num_captions
+    facts = RunFacts(concepts, *sizes, recipe.model.width, partial(neighbour_counts, splits.train.captions))
+    objective = build(recipe.objective, facts) if own_objective is None else own_objective
     trainer = Trainer(
         model,
         objective,
@@ -182,6 +172,5 @@ def _train(
 def versions() -> dict[str, str]:
     """Return the versions that a run records."""
     packages = ("torch", "transformers", "sentence-transformers", "accelerate", "faiss-cpu", "numpy")
-    return {"mmts": __version__, "python": platform.python_version()} | {
-        name: metadata.version(name) for name in packages
-    }
+    own = {"mmts": __version__, "python": platform.python_version()}
+    return own | {name: metadata.version(name) for name in packages}

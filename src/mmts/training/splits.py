@@ -16,9 +16,9 @@ from mmts.errors import DataError, RecipeError, counted, percent
 from mmts.files import atomic_write, why_missing
 from mmts.models.base import MediaTower, is_frozen
 from mmts.models.features import why_unreadable_by_features
-from mmts.recipe.data_section import DATASETS, Data
 from mmts.recipe.recipe import Recipe
 from mmts.recipe.run_directory import RunDirectory
+from mmts.recipe.sections import DATASETS, Data
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Splits:
 
 def default_split(dataset: Dataset) -> str:
     """Return the split that a run is evaluated on: test, else val, else train. Raises DataError if there is none."""
-    name = next((name for name in ("test", "val", "train") if name in dataset.split_names), None)
-    if name is None:
-        raise dataset.no_split("test")
-    return name
+    for name in ("test", "val", "train"):
+        if name in dataset.split_names:
+            return name
+    raise dataset.no_split("test")
 
 
 def open_data(settings: Data, data: Path | Dataset | None = None) -> Dataset:
@@ -47,11 +47,9 @@ def open_data(settings: Data, data: Path | Dataset | None = None) -> Dataset:
 
     Splits get the names that `data.splits` gives them; other data need not have all of them.
     """
-    if isinstance(data, Dataset):
-        dataset, path = data, resolved(data.path)
-    else:
-        path = resolved(data or settings.path)
-        dataset = read_dataset(path, settings.columns.model_dump(exclude_none=True))
+    path = resolved(data.path if isinstance(data, Dataset) else data or settings.path)
+    columns = settings.columns.model_dump(exclude_none=True)
+    dataset = data if isinstance(data, Dataset) else read_dataset(path, columns)
     names: dict[str, str] = settings.splits.model_dump(exclude_none=True)
     if settings.path is not None and path != resolved(settings.path):
         names = {name: own for name, own in names.items() if dataset.find_split(own) is not None}
@@ -67,7 +65,7 @@ def resolved(path: Path | None) -> Path:
     """Return the absolute path without links. Raises DataError for None or a dangling link."""
     if path is None:
         raise DataError("no data: give --data PATH, or data.path in the recipe")
-    path = Path(os.path.expanduser(path))
+    path = path.expanduser()
     if path.is_symlink() and not path.exists():
         raise DataError(f"{path} {why_missing(path)}")
     return Path(os.path.realpath(path))
@@ -76,25 +74,20 @@ def resolved(path: Path | None) -> Path:
 def take_splits(dataset: Dataset, recipe: Recipe, evaluate_on: str | None = None) -> Splits:
     """Take train, val and test, print what is missing, and refuse what the recipe asks for and the data do not have.
 
-    evaluate_on: the split to evaluate at the end; test is then not touched. Nothing is decoded yet. Raises DataError
-    without training data, with fewer than two training media, without any medium of a split that papers evaluate on, or
-    without the graded relevance that the recipe asks for.
+    evaluate_on: the split to evaluate at the end; test is then not touched. Nothing is decoded yet.
     """
     made_for = recipe.data.dataset
     if made_for is not None and dataset.name in DATASETS and dataset.name != made_for:
         console.print(f"note: the recipe was made for {made_for}, and this is {dataset.name}")
     for name, coverage in dataset.coverage.items():
         if not coverage.judged:
-            raise DataError(
-                f"{dataset.root}: none of the {coverage.annotated:,} annotated media of {name} has a file, so there is "
-                "nothing to evaluate"
-            )
+            media = f"none of the {coverage.annotated:,} annotated media of {name} has a file"
+            raise DataError(f"{dataset.root}: {media}, so there is nothing to evaluate")
     if "train" not in dataset.split_names:
         raise dataset.no_split("train")
     at_the_end = evaluate_on or default_split(dataset)
     known = {*SPLITS, *dataset.renamed.values()}
-    unused = [f"{name} ({size:,} media)" for name, size in dataset.split_sizes.items() if name not in known]
-    if unused:
+    if unused := [f"{name} ({size:,} media)" for name, size in dataset.split_sizes.items() if name not in known]:
         console.print(f"note: not used: {', '.join(unused)}; data.splits says which splits are train, val and test")
     names = dict.fromkeys(("train", *(["val"] if "val" in dataset.split_names else []), at_the_end))
     splits: dict[str, Split] = {name: limited(dataset.split(name), recipe.data.max_media) for name in names}
@@ -105,15 +98,14 @@ def take_splits(dataset: Dataset, recipe: Recipe, evaluate_on: str | None = None
         raise RecipeError(
             f"data.captions {recipe.data.captions} draws by graded relevance, which these data do not have; use own"
         )
-    val, final = splits.get("val"), splits[at_the_end]
-    if val is None:
+    result = Splits(train, splits.get("val"), splits[at_the_end])
+    if result.val is None:
         console.print("note: there is no val split, so the last checkpoint counts as the best")
-    if final.name != "test" and evaluate_on is None:
+    if at_the_end != "test" and evaluate_on is None:
         epochs = recipe.train.epochs
-        chosen_on_it = final is val and (epochs is None or recipe.train.evaluate_every < epochs)
+        chosen_on_it = at_the_end == "val" and (epochs is None or recipe.train.evaluate_every < epochs)
         also = ", which also chooses the best checkpoint" if chosen_on_it else ""
-        console.print(f"note: there is no test split, so the run is evaluated on {final.name}{also}")
-    result = Splits(train, val, final)
+        console.print(f"note: there is no test split, so the run is evaluated on {at_the_end}{also}")
     for split in result.evaluated():
         split.judged(recipe.data.relevance)
     return result
@@ -134,9 +126,15 @@ def readable_splits(
 
     The features of a frozen media `tower` are computed and cached at the same time.
     """
-    lines: list[str] = []
+    count, known = dataset.unreadable or (0, None)  # what the reader could not read, and the file that lists it
+    lines = known.read_text(encoding="utf-8").splitlines() if known is not None and count else []
     try:
-        _check_unreadable(dataset, settings, lines)
+        if count > settings.max_unreadable * (count + len(dataset.media)):
+            raise DataError(
+                f"{dataset.root}: {count:,} of {counted(count + len(dataset.media), 'image')} cannot be decoded, more "
+                f"than the {percent(settings.max_unreadable)} allowed; they are listed in {known}. Repair them, or "
+                "raise data.max_unreadable"
+            )
         splits = {split.name: readable(split, settings, lines, tower) for split in (chosen.train, *chosen.evaluated())}
     finally:
         tell_warnings()
@@ -161,20 +159,6 @@ def say_shared(splits: Sequence[Split]) -> None:
             console.print(f"note: {note}")
 
 
-def _check_unreadable(dataset: Dataset, settings: Data, lines: list[str]) -> None:
-    """Add the media that the reader found unreadable to `lines`. Raises DataError above `max_unreadable`."""
-    count, file = dataset.unreadable or (0, None)
-    if not count or file is None:
-        return
-    lines.extend(file.read_text(encoding="utf-8").splitlines())
-    if count > settings.max_unreadable * (count + len(dataset.media)):
-        raise DataError(
-            f"{dataset.root}: {count:,} of {counted(count + len(dataset.media), 'image')} cannot be "
-            f"decoded, more than the {percent(settings.max_unreadable)} allowed; they are listed in {file}. Repair "
-            "them, or raise data.max_unreadable"
-        )
-
-
 def readable(split: Split, settings: Data, lines: list[str], tower: MediaTower | None = None) -> Split:
     """Leave out the media that cannot be decoded, and add a line for each to `lines`, even if there are too many.
 
@@ -182,7 +166,6 @@ def readable(split: Split, settings: Data, lines: list[str], tower: MediaTower |
     """
     if split.media_checked:
         return split
-
     by_features = None
     if tower is not None and is_frozen(tower):
         by_features = partial(why_unreadable_by_features, tower)

@@ -8,14 +8,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import TensorBoardTracker, get_available_trackers
-from torch import Tensor
 
 from mmts.distributed.processes import process_index
 from mmts.errors import RunError
 from mmts.objectives import Objective
 from mmts.recipe.run_directory import RunDirectory
 
-_PACKAGES = {"comet_ml": "comet-ml"}  # names on PyPI that differ
 _MOST_SAMPLES = 1_000_000  # in a histogram
 
 
@@ -24,10 +22,9 @@ def trackers_for(names: Sequence[str], run: RunDirectory) -> list[Any] | None:
     available = {str(tracker) for tracker in get_available_trackers()}
     for name in names:
         if name not in available:  # accelerate itself would silently track nothing
-            package = _PACKAGES.get(name, name)
-            raise RunError(
-                f"train.trackers: the package {package} is not installed: pip install {package}, or leave it out"
-            )
+            package = "comet-ml" if name == "comet_ml" else name
+            remedy = f"pip install {package}, or leave it out"
+            raise RunError(f"train.trackers: the package {package} is not installed: {remedy}")
     # All trackers get one project name, and TensorBoard takes it for the folder of its files.
     made = [TensorBoardTracker("tensorboard", str(run.path)) if name == "tensorboard" else name for name in names]
     return made or None
@@ -75,7 +72,8 @@ def track_histograms(
 
     A rule with one value for all samples, or whose values depend on the batch, has no histogram.
     """
-    for name, value in objective.values(progress, sample_indices(num_samples).to(device)).items():
+    index = torch.arange(0, num_samples, math.ceil(num_samples / _MOST_SAMPLES), device=device)  # evenly spread
+    for name, value in objective.values(progress, index).items():
         if value.ndim != 1:
             continue
         rows = value.detach().float().cpu().numpy()
@@ -86,12 +84,3 @@ def track_histograms(
                 import wandb
 
                 tracker.log({f"{name}/samples": wandb.Histogram(rows)}, step=step)
-
-
-def sample_indices(num_samples: int) -> Tensor:
-    """Return the indices of all samples, or of at most a million, evenly spread.
-
-    >>> sample_indices(3)
-    tensor([0, 1, 2])
-    """
-    return torch.arange(0, num_samples, math.ceil(num_samples / _MOST_SAMPLES))

@@ -6,6 +6,7 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,13 +23,13 @@ from mmts.data.batches.positives import on_device
 from mmts.distributed import collectives
 from mmts.distributed.processes import largest, num_processes, once, process_index
 from mmts.distributed.shared_loss import shared_loss
-from mmts.errors import DataError, Diverged, FailedElsewhere, InputError, Interrupted, MmtsError, RunError, WorkersLost
+from mmts.errors import DataError, Diverged, FailedElsewhere, InputError, Interrupted, RunError, WorkersLost
 from mmts.evaluation.measures import measured
 from mmts.files import append_line, flush_to_disk
 from mmts.models import TwoTower, is_frozen
 from mmts.objectives import Objective, ObjectiveOutput
 from mmts.recipe.run_directory import RunDirectory
-from mmts.recipe.train_section import Train
+from mmts.recipe.sections import Train
 from mmts.training import checkpoint, log_line, tracking
 from mmts.training.log_line import NotFinite
 from mmts.training.micro_batch import micro_batch_step, refuse_batch_norm
@@ -43,24 +44,18 @@ class Trainer:
     With several processes (see `processes.joined`) each embeds its part of every batch and computes the loss of its own
     queries, so that gradients, schedules and the objective's state are those of one process; only dropout differs. The
     main process validates, logs and writes checkpoints, while the others wait.
-
-    Attributes:
-        batches: (epoch, first batch) -> the batches of that epoch from there on.
-        evaluate: returns the validation scores of a model; None without validation data.
-        groups: (N,), 0, 1, 2 = head, mid, tail of each sample, for the log.
-        recipe: values by dotted key, for trackers.
     """
 
     model: TwoTower
     objective: Objective
     settings: Train
     run: RunDirectory
-    batches: Callable[[int, int], Iterator[Batch]]
+    batches: Callable[[int, int], Iterator[Batch]]  # (epoch, first batch) -> the batches of the epoch from there on
     batches_per_epoch: int
     batch_size: int
-    evaluate: Callable[[TwoTower], dict[str, Any]] | None = None
-    groups: Tensor | None = None
-    recipe: Mapping[str, Any] | None = None
+    evaluate: Callable[[TwoTower], dict[str, Any]] | None = None  # scores on val; None without validation data
+    groups: Tensor | None = None  # (N,), 0, 1, 2 = head, mid, tail of each sample, for the log
+    recipe: Mapping[str, Any] | None = None  # values by dotted key, for trackers
 
     def __post_init__(self) -> None:
         model, settings = self.model, self.settings
@@ -73,6 +68,12 @@ class Trainer:
 
         self.accelerator = _accelerator(settings, self.run)
         self.device = self.accelerator.device
+        self.counts = {  # a run resumes only from a checkpoint with the same ones
+            "total_steps": self.total_steps,
+            "batches_per_epoch": self.batches_per_epoch,
+            "batch_size": self.batch_size,
+            "processes": num_processes(),
+        }
         if self.batch_size < num_processes():
             raise RunError(f"a batch of {self.batch_size} is too small for {num_processes()} processes")
         model.train()
@@ -84,9 +85,9 @@ class Trainer:
             enable_gradient_checkpointing(model)
         collectives.share_batch_norms(model, self.device)
         own_rates = self.objective.learning_rates()
-        groups_of_parameters = parameter_groups([model, self.objective], settings.weight_decay, own_rates)
-        self.trainable = [parameter for group in groups_of_parameters for parameter in group["params"]]
-        optimizer = torch.optim.AdamW(groups_of_parameters, lr=settings.learning_rate)
+        parameters = parameter_groups([model, self.objective], settings.weight_decay, own_rates)
+        self.trainable = [parameter for group in parameters for parameter in group["params"]]
+        optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name for broadcast_buffers
             self.model, prepared = self.accelerator.prepare(model, optimizer)
@@ -104,8 +105,7 @@ class Trainer:
     def fit(self, resume: bool = False, finish: Callable[[], dict[str, Any]] | None = None) -> dict[str, Any]:
         """Train to the end, or raise Interrupted with a checkpoint written; `resume` starts from the last one.
 
-        If the data fail (DataError, WorkersLost), a checkpoint is written before the error is raised. `finish` runs on
-        the main process at the end; trackers get the scores that it returns, and all processes return them.
+        `finish` runs on the main process at the end; trackers get the scores that it returns, and all return them.
         """
         if resume:
             self._restore()
@@ -165,17 +165,14 @@ class Trainer:
             if ends or signal_number or (every is not None and self.step % every == 0):
                 self._save_last()
             if signal_number:
-                name = signal.Signals(signal_number).name
-                raise Interrupted(
-                    f"{name} at step {self.step} of {self.total_steps}; --resume continues", signal_number
-                )
+                where = f"{signal.Signals(signal_number).name} at step {self.step} of {self.total_steps}"
+                raise Interrupted(f"{where}; --resume continues", signal_number)
             if ends:
                 return
 
     def _next(self, batches: Iterator[Batch]) -> Batch | None:
         """Return the next batch; if the data of one process fail, all write a checkpoint and raise."""
-        failure: MmtsError | None = None
-        batch = None
+        batch, failure = None, None
         try:
             batch = next(batches, None)
         except (DataError, WorkersLost) as error:
@@ -185,8 +182,6 @@ class Trainer:
                 self._save_last()
             raise failure or FailedElsewhere()
         return batch
-
-    # --- one step -----------------------------------------------------------------------------------------------------
 
     def _train_step(self, batch: Batch) -> dict[str, Any]:
         """Embed, loss, backward, check, step; return what to log."""
@@ -215,10 +210,7 @@ class Trainer:
         return {"loss": output.loss.item(), "lr": rate, **log_line.summarize(output.log, groups)}
 
     def compute_loss(self, batch: Batch, x: Tensor, y: Tensor) -> ObjectiveOutput:
-        """Return the loss of all processes' embeddings, given this one's x, y (b, D).
-
-        Raises NotFinite, on all processes, if it is not finite.
-        """
+        """Return the loss of all processes' embeddings, given this one's x, y (b, D); or NotFinite on all."""
         sizes = collectives.process_sizes(len(batch))
         collectives.draw_alike(self.settings.seed, self.step)
         index = batch.index.to(self.device)
@@ -236,21 +228,20 @@ class Trainer:
                     relevance=None if batch.relevance is None else batch.relevance.to(self.device),
                 )
         except InputError as error:
-            raise NotFinite(str(error), log_line.values_of(self.objective, self.progress, index)) from None
+            with suppress(InputError):  # the rule itself may fail, or need embeddings
+                raise NotFinite(str(error), self.objective.values(self.progress, index)) from None
+            raise NotFinite(str(error), {}) from None
         if not math.isfinite(loss := output.loss.item()):
-            raise NotFinite(f"the loss is {loss}", log_line.values_in(output))
+            raise NotFinite(f"the loss is {loss}", output.log)
         return output
 
     def _check_gradients(self, output: ObjectiveOutput) -> None:
         """Clip the gradients if the settings say so; raises NotFinite if one of them is not finite."""
         collectives.check_all_reached(self.model)
-        if self.settings.clip_norm is not None:
-            norm = self.accelerator.clip_grad_norm_(self.trainable, self.settings.clip_norm)
-        else:
-            norm = log_line.gradient_norm(self.trainable)
-        if not math.isfinite(norm := float(norm)):
+        norm = float(self.accelerator.clip_grad_norm_(self.trainable, self.settings.clip_norm or math.inf))
+        if not math.isfinite(norm):
             what = f"the loss is {output.loss.item():g} and the norm of its gradients {norm}"
-            raise NotFinite(what, log_line.values_in(output))
+            raise NotFinite(what, output.log)
 
     def _skip_or_stop(self, problem: NotFinite, batch: Batch, buffers: list[Tensor]) -> dict[str, Any]:
         """Undo what the forward pass changed (batch statistics), count the step and return what to log; or Diverged."""
@@ -261,8 +252,6 @@ class Trainer:
             buffer.copy_(before)
         self.skipped += 1
         return {**problem.values, "skipped": self.skipped, "why": problem.what}
-
-    # --- looking at the model, and keeping it -------------------------------------------------------------------------
 
     def _validate(self, evaluate: Callable[[TwoTower], dict[str, Any]]) -> dict[str, Any]:
         """Return the scores on val; the model becomes the best checkpoint if no earlier one scored as much."""
@@ -291,15 +280,6 @@ class Trainer:
         if evaluates and trackers and self.groups is not None:
             tracking.track_histograms(trackers, self.objective, line["progress"], len(self.groups), self.device, step)
 
-    def _counts(self) -> dict[str, int]:
-        """Return what must not change between a checkpoint and the run that resumes from it."""
-        return {
-            "total_steps": self.total_steps,
-            "batches_per_epoch": self.batches_per_epoch,
-            "batch_size": self.batch_size,
-            "processes": self.accelerator.num_processes,
-        }
-
     def _state(self) -> dict[str, Any]:
         """Return what evaluating the model needs."""
         return {
@@ -316,20 +296,18 @@ class Trainer:
         self.saved_at = self.step
 
     def _write_last(self) -> None:
-        state = {**self._state(), **self._counts(), "optimizer": self.optimizer.state_dict(), "skipped": self.skipped}
+        state = {**self._state(), **self.counts, "optimizer": self.optimizer.state_dict(), "skipped": self.skipped}
         flush_to_disk(self.run.log_file)  # after a power cut, a checkpoint must find the log lines before it
-        last, previous = (self.run.checkpoint_file(name) for name in ("last", "previous"))
-        checkpoint.save_in_turn(last, previous, state | {"random": checkpoint.random_state()})
+        checkpoint.save_in_turn(self.run.checkpoints, state | {"random": checkpoint.random_state()})
 
     def _restore(self) -> None:
-        state = once(lambda: checkpoint.load_newest(*(self.run.checkpoint_file(name) for name in ("last", "previous"))))
+        state = once(lambda: checkpoint.load_newest(self.run.checkpoints))
         if state is None:
             return
-        checkpoint.check_same_clock(state, self._counts())
+        checkpoint.check_same_clock(state, self.counts)
         if (measure := state.get("measure", "R@1")) != self.settings.best:
-            raise RunError(
-                f"the checkpoint's best is by {measure}, and train.best is {self.settings.best}; choose another --out"
-            )
+            measures = f"by {measure}, and train.best is {self.settings.best}"
+            raise RunError(f"the checkpoint's best is {measures}; choose another --out")
         checkpoint.restore(state, self.accelerator.unwrap_model(self.model), self.objective, self.optimizer)
         self.step, self.best, self.skipped = state["step"], state["best"], state.get("skipped", 0)
         self.saved_at = self.step
@@ -338,8 +316,8 @@ class Trainer:
 def _accelerator(settings: Train, run: RunDirectory) -> Accelerator:
     """Return accelerate's object for the device, precision and trackers of the settings."""
     trackers = tracking.trackers_for(settings.trackers, run)
-    for variable, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
-        if os.environ.get(variable, "false").lower() == "true":
+    for name in ("FSDP", "DeepSpeed"):
+        if os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false").lower() == "true":
             raise RunError(
                 f"accelerate launch asks for {name}, which divides the model among the processes; mmts keeps a whole "
                 "model on each (DDP). Launch without it; train.micro_batch and train.gradient_checkpointing save memory"
@@ -354,10 +332,8 @@ def _accelerator(settings: Train, run: RunDirectory) -> Accelerator:
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     if accelerator.num_processes != num_processes():
-        raise RunError(
-            f"{num_processes()} processes were started, and accelerate knows of {accelerator.num_processes}; "
-            "start them with torchrun or accelerate launch"
-        )
+        counts = f"{num_processes()} processes were started, and accelerate knows of {accelerator.num_processes}"
+        raise RunError(f"{counts}; start them with torchrun or accelerate launch")
     return accelerator
 
 

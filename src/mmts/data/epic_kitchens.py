@@ -39,7 +39,7 @@ _TIMESTAMP = re.compile(r"(\d{1,4}):([0-5]\d):([0-5]\d(?:\.\d+)?)")
 _NUMBER = re.compile(r"\d{1,9}")
 _LIST = re.compile(r"\[\s*\d{1,9}\s*(?:,\s*\d{1,9}\s*)*\]")
 _Row = dict[str, str]
-_Check = tuple[Callable[[str], object], str]  # of the cells of a column, and what they should be
+_Check = tuple[Callable[[str], object], str]  # a check of the cells of a column, and the words for what they should be
 
 
 def _class_below(count: int) -> _Check:
@@ -162,7 +162,7 @@ def _graded(clips: Mapping[str, _Row], file: Path) -> Graded:
 
 
 def _indicators(cells: Iterable[str], count: int) -> csr_matrix:
-    """Return a (rows, count) matrix with 1 at each class that a cell names; columns in order."""
+    """Return a sparse (rows, count) matrix with 1 at every class that the row's cell names."""
     classes = [sorted({*map(int, _NUMBER.findall(cell))}) for cell in cells]
     starts = np.cumsum([0, *map(len, classes)])
     return csr_matrix((np.ones(starts[-1]), np.concatenate(classes), starts), shape=(len(classes), count))

@@ -102,8 +102,7 @@ class LazySequence(Sequence[Any]):
     """The results of `make` for some rows, computed on access; a slice is another such sequence."""
 
     def __init__(self, make: Callable[[int], Any], rows: Rows) -> None:
-        self._make = make
-        self._rows = rows
+        self._make, self._rows = make, rows
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -126,10 +125,7 @@ class TableSplit(Split):
         """Raises InputError without rows."""
         if not len(rows):
             raise InputError(f"split {name!r} needs at least one medium")
-        self.name = name
-        self.table = table
-        self.rows = rows
-        self.graded = None
+        self.name, self.table, self.rows, self.graded = name, table, rows, None
         self.media = table.media_of(rows)
         self.captions = LazySequence(table.caption, rows)
         self.owner = self.first = torch.arange(len(rows))
@@ -158,16 +154,14 @@ class TableDataset(Dataset):
         counts = np.bincount(self.table.split, minlength=len(self.table.splits)).tolist()
         return {name: count for name, count in zip(self.table.splits, counts, strict=True) if count}
 
-    def _tables(self, name: str) -> Split:
+    def _tables(self, name: str | None) -> Split:
+        if name is None:
+            return TableSplit("all", self.table, np.arange(len(self.table)))
         return TableSplit(name, self.table, np.flatnonzero(self.table.split == self.table.splits.index(name)))
 
     def _renamed_media(self, new: Mapping[str, str]) -> dict[str, Any]:
         table = PairTable(self.table.folder, [new.get(name, name) for name in self.table.splits])
         return {"table": table, "media": table.media_of()}
-
-    def whole(self) -> Split:
-        """Return all media as one split named "all"."""
-        return TableSplit("all", self.table, np.arange(len(self.table)))
 
 
 def write_pair_table(

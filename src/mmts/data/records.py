@@ -247,7 +247,9 @@ class Dataset:
             changes[part] = {new.get(name, name): value for name, value in getattr(self, part).items()}
         return replace(self, **changes, notes=tuple(notes), renamed=new)
 
-    def _tables(self, name: str) -> Split:
+    def _tables(self, name: str | None) -> Split:
+        if name is None:
+            return Split("all", self.media)
         return Split(name, [medium for medium in self.media if medium.split == name], self.graded.get(name))
 
     def _renamed_media(self, new: Mapping[str, str]) -> dict[str, Any]:
@@ -255,7 +257,7 @@ class Dataset:
 
     def whole(self) -> Split:
         """Return all media as one split named "all"."""
-        return Split("all", self.media)
+        return self._tables(None)
 
     def no_split(self, name: str) -> DataError:
         """Return the error for a missing split; it lists the splits and says how to use one of them instead."""

@@ -26,7 +26,7 @@ _LIST = re.compile(rf"\[\s*(?:{_STRING}(?:\s*,\s*|\s+|(?=\])))*\]")
 MISSING_CAPTIONS = frozenset({"nan", "none", "null", "<na>", "n/a", "#n/a"})  # as programs write an empty cell
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 WITH_ARTICLE = {"image": "an image", "video": "a video"}
-# The notes on what a Collector counts, in their order.
+# The notes on what a Collector counts are printed in this order.
 _COUNTED = {
     "backslashes": ("read {} written with backslashes as with slashes", "path"),
     "accents": ("read {} with the accents composed as in the files' names", "path"),
@@ -186,7 +186,7 @@ def find_file(folder: Path, places: Sequence[str], name: str) -> Path | None:
 
 
 def split_folders(folder: Path) -> list[Path]:
-    """Return the folders in a folder that are named like train, val or test, in this order."""
+    """Return the folders in a folder with names like train, val or test, in this order."""
     named = [item for item in folder.iterdir() if split_name(item.name) in SPLITS and item.is_dir()]
     return sorted(named, key=lambda item: (SPLITS.index(split_name(item.name)), item.name))
 
@@ -211,15 +211,13 @@ class Collector:
     """Collects the media of a data set in file order, checks them, and makes a Dataset of them.
 
     With `merge`, lines of the same file and part of it are one medium with the captions of all; it keeps the id of the
-    first line, and the labels that are equal in all. Without `merge` each line is a medium, as in public data sets with
-    a published number of media.
+    first line, and the labels that are equal in all. Without it every line is a medium, as the published numbers of
+    media of public data sets count them.
     """
 
     def __init__(self, path: Path, root: Path, merge: bool = False) -> None:
-        self.path = path
-        self.root = root
+        self.path, self.root, self._merge = path, root, merge
         self.notes: list[str] = []
-        self._merge = merge
         self._entries: list[_Entry] = []
         self._by_place: dict[tuple[object, ...], _Entry] = {}
         self._by_id: dict[str, _Entry] = {}
@@ -266,7 +264,10 @@ class Collector:
         texts = [text for caption in captions for text in self._texts(caption, where)]
         self._counts["beyond"] += len(texts) - len(texts[:keep])
         labels = {clean_text(name): clean_text(value) for name, value in (labels or {}).items()}
-        kind, split = kind or kind_of(inner), self._split(split)
+        written = clean_text(split or "")
+        kind, split = kind or kind_of(inner), split_name(written) or None
+        if split is not None:
+            self._spellings.setdefault(split, {})[written] = None
         medium = Medium(identity, self.root / inner, (*texts[:keep],), labels, split, kind, **part)
         entry = _Entry(where, inner, medium)
         place = (inner, medium.start or 0, medium.end, medium.frames, medium.member)
@@ -296,13 +297,6 @@ class Collector:
         self._fill_splits(entries)
         media, empty = tuple(entry.medium for entry in entries), self._counts["empty"]
         return Dataset(self.root.name or str(self.root), self.path, self.root, media, tuple(self.notes), empty)
-
-    def _split(self, written: str | None) -> str | None:
-        written = clean_text(written or "")
-        name = split_name(written)
-        if name:
-            self._spellings.setdefault(name, {})[written] = None
-        return name or None
 
     def _texts(self, caption: str, where: str) -> Iterator[str]:
         """Yield the cleaned captions in a text that is a list of them, else the caption alone; none if it is empty."""

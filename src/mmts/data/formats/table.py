@@ -26,8 +26,6 @@ _ROLES = {"media": "paths (filepath, file_name, image, ...)", "caption": "captio
 _SEPARATORS = ",;\t|"
 _EXAMPLES = 50  # rows that tell whether a column looks like paths or text
 _LIKE_A_PATH = r"\S.*\.[A-Za-z][A-Za-z0-9]{1,4}\Z"
-
-
 Row = dict[str, Any]  # the arguments of `Collector.add` for a path and its captions; rows of one path are one medium
 
 
@@ -149,11 +147,14 @@ def advice(header: list[str], rows: list[list[str]], columns: Mapping[str, str] 
     usual = [row for row in rows if all(has_usual_column(row, role) for role in USUAL_COLUMNS)]
     if usual:
         return f"; remove the lines above the one that names the columns: {listed(filter(None, usual[0]))}"
-    columns_of = {name: [row[at].strip() for row in rows if at < len(row)] for at, name in enumerate(header) if name}
-    cells = {name: list(filter(None, column)) for name, column in columns_of.items() if any(column)}
-    looks = {name: _looks_like(values) for name, values in cells.items()}
-    addresses, paths, texts = ([name for name in cells if looks[name] == kind] for kind in ("address", "path", "text"))
-    texts.sort(key=lambda name: -sum(len(cell.split()) for cell in cells[name]) / len(cells[name]))
+    looks: dict[str, list[str]] = {"address": [], "path": [], "text": [], "other": []}
+    num_words = {}
+    for at, name in enumerate(header):
+        cells = [row[at].strip() for row in rows if at < len(row) and row[at].strip()]
+        if name and cells:
+            looks[_looks_like(cells)].append(name)
+            num_words[name] = sum(len(cell.split()) for cell in cells) / len(cells)
+    addresses, paths, texts = looks["address"], looks["path"], sorted(looks["text"], key=lambda name: -num_words[name])
     listing = f"; found {listed(filter(None, header))}"
     if addresses and not paths:
         return f"{listing}. {quoted(addresses[0])} holds addresses: download the files, and write where each one is"
@@ -169,12 +170,12 @@ def advice(header: list[str], rows: list[list[str]], columns: Mapping[str, str] 
     return f"{listing}; {both}: --columns {call}"
 
 
-def _looks_like(cells: list[str]) -> str | None:
+def _looks_like(cells: list[str]) -> str:
     """Return what most cells of a column are."""
     for kind, pattern in (("address", "://"), ("path", _LIKE_A_PATH), ("text", r"[^\W\d]")):
         if sum(re.search(pattern, cell) is not None for cell in cells) > len(cells) / 2:
             return kind
-    return None
+    return "other"
 
 
 def csv_records(file: Path, columns: Mapping[str, str] | None = None) -> Iterator[tuple[str, list[str]]]:

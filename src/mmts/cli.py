@@ -113,7 +113,7 @@ def analyze(
     else:
         out = out or Path("runs/analysis") / Path(os.path.realpath(path)).stem
         clusters: dict[str, Any] = {"label": label, "num_concepts": num_concepts, "encoder": encoder, "seed": seed}
-        result = asdict(analyze_path(path, out, split=split, columns=columns, **clusters))
+        result = analyze_path(path, out, split=split, columns=columns, **clusters)
     if as_json:
         print_json(result)
 

@@ -5,6 +5,7 @@ import sys
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -18,7 +19,7 @@ class _PlainConsole(Console):
     """A console for text that is not ours: paths, ids, captions and names of splits are printed unchanged.
 
     Nothing is read as markup or as the name of an emoji. A control character or half of a surrogate pair, which could
-    steer the terminal or not be encoded at all, is shown as U+FFFD (see `harmless`).
+    steer the terminal or not be encoded at all, is shown as U+FFFD.
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
@@ -30,23 +31,15 @@ class _PlainConsole(Console):
             if segment.control or segment.text.isprintable():
                 yield segment
             else:
-                yield Segment(harmless(segment.text), segment.style)
+                yield Segment(_harmless(segment.text), segment.style)
 
 
-def harmless(text: str) -> str:
-    r"""Replace by U+FFFD what a terminal or a picture must not get, such as control characters.
-
-    Spaces of any width stay (names of macOS screenshots contain U+202F), and so do the joiners that Persian, Indic
-    scripts and emoji are written with.
-
-    >>> harmless("3:04\u202fPM \x1b[2J") == "3:04\u202fPM \ufffd[2J"
-    True
-    """
-    return "".join(char if char.isprintable() or _is_layout(char) else "\ufffd" for char in text)
-
-
-def _is_layout(character: str) -> bool:
-    return character in "\n\t\u200c\u200d" or unicodedata.category(character) == "Zs"
+def _harmless(text: str) -> str:
+    """Keep printable characters, spaces of any width, and the joiners of Persian, Indic scripts and emoji."""
+    return "".join(
+        char if char.isprintable() or char in "\n\t\u200c\u200d" or unicodedata.category(char) == "Zs" else "\ufffd"
+        for char in text
+    )
 
 
 console = _PlainConsole()
@@ -78,12 +71,12 @@ def figure_table(title: str, first: str, *columns: str, least: int = 10) -> Tabl
     return table
 
 
+@dataclass(frozen=True)
 class Bar:
     """A running progress bar."""
 
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress = progress
-        self._task = task
+    _progress: Progress
+    _task: TaskID
 
     def advance(self, count: int = 1) -> None:
         """Add `count` finished items."""
@@ -121,8 +114,6 @@ class _Rate(TextColumn):
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        if not task.speed:
-            return Text("")
-        if task.speed >= 1:
-            return Text(f"{task.speed:,.0f} {self.unit}/s")
-        return Text(f"{60 * task.speed:,.1f} {self.unit}/min")
+        speed = task.speed or 0
+        slow = f"{60 * speed:,.1f} {self.unit}/min" if speed else ""
+        return Text(f"{speed:,.0f} {self.unit}/s" if speed >= 1 else slow)

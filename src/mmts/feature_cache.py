@@ -31,14 +31,11 @@ def cached_rows(
 ) -> Rows:
     """Return the features (N, width) float32 of N keys, computing only the rows that the cache lacks.
 
-    They are kept in `features/<content_hash(name, *keys)>.npy` under `mmts.files.cache_root()`, as `stored_array` does;
-    `compute`, `unit` and `chunk` are those of `stored_array`.
+    They are kept in `features/<content_hash(name, *keys)>.npy` under `mmts.files.cache_root()` by `stored_array`, which
+    explains `compute`, `unit` and `chunk`.
 
-    Args:
-        name: encoder, weights and preprocessing; another name is another file.
-        keys: the contents that rows are computed from: captions, or hashes of files. Order matters.
-
-    Raises InputError if `compute` returns another shape, or a NaN or infinite row.
+    `name` is that of the encoder, weights and preprocessing; `keys` are the contents that rows are computed from, in
+    order: captions, or hashes of files. Raises InputError if `compute` returns another shape, or a NaN or infinite row.
 
     >>> import os, tempfile
     >>> os.environ["MMTS_CACHE"] = tempfile.mkdtemp()
@@ -88,10 +85,8 @@ def stored_array(
 
     Args:
         final: the file; its name must contain everything that `compute` depends on.
-        shape: (N, ...); nothing is written if N is 0.
-        compute: gets a range of positions below N, returns their entries (len(range), ...).
-        title: of the progress bar; None if `compute` has a bar of its own.
-        unit: the noun that the bar counts.
+        compute: gets a range of positions in the first dimension, N, and returns their entries (len(range), ...).
+        title: of the progress bar, which counts the noun `unit`; None if `compute` has a bar of its own.
         chunk: entries computed and written at a time; an interrupt loses at most one chunk.
 
     >>> import tempfile

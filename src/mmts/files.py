@@ -195,9 +195,8 @@ def why_missing(path: Path, guess: bool = True) -> str:
 def locked(file: Path, wait: bool = False) -> Iterator[None]:
     """Hold the lock `file` while the body runs: one process at a time, on all machines that share the disk.
 
-    The file names the process and the machine that hold it, and is removed afterwards. After a kill it is taken over at
-    once on the same machine; from another one nobody can see whether the holder still runs. If another process holds
-    it, RunError says which one; with `wait` this prints it instead, and waits.
+    After a kill it is taken over at once on the same machine; from another machine nobody can see whether the holder
+    still runs. If another process holds it, RunError says which one; with `wait` this prints it instead, and waits.
     """
     lock = SoftFileLock(file)
     check_file_path(file)

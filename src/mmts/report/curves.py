@@ -12,7 +12,7 @@ import torch
 
 from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
-from mmts.errors import RecipeError
+from mmts.errors import InputError, RecipeError
 from mmts.evaluation.results import RunGroup
 from mmts.objectives import InfoNCE, MaxMargin
 from mmts.policies import Policy

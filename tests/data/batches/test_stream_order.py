@@ -59,12 +59,6 @@ def test_a_buffer_of_everything_gives_every_order_the_same_chance():
     assert min(counts.values()) > 150
 
 
-@pytest.mark.parametrize("wrong", [([1], 0, 0, 0), ([1], -1, 0, 1), ([1], 0, -1, 1), ([-1], 0, 0, 1)])
-def test_what_cannot_be(wrong: tuple):
-    with pytest.raises(InputError, match="need buffer >= 1"):
-        stream_order(*wrong)
-
-
 @given(st.integers(1, 300), st.integers(1, 40))
 def test_the_parts_of_all_processes_are_the_batch(batch_size: int, num_processes: int):
     if batch_size < num_processes:

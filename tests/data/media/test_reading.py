@@ -18,7 +18,6 @@ from mmts.data.media.reading import kept_warnings, tell_warnings
 @pytest.fixture(autouse=True)
 def nothing_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "_first_warnings", {})
-    monkeypatch.setattr(reading, "_printed", set())
 
 
 def odd_exif(path: Path) -> Path:

@@ -62,14 +62,10 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch with every tensor on `device`."""
         text = self.text
-        return Batch(
-            self.media.to(device),
-            text.to(device) if isinstance(text, Tensor) else {name: part.to(device) for name, part in text.items()},
-            self.index.to(device),
-            self.media_index.to(device),
-            on_device(self.positives, device),
-            None if self.relevance is None else self.relevance.to(device),
-        )
+        text = text.to(device) if isinstance(text, Tensor) else {name: part.to(device) for name, part in text.items()}
+        media, index, media_index = (part.to(device) for part in (self.media, self.index, self.media_index))
+        relevance = None if self.relevance is None else self.relevance.to(device)
+        return Batch(media, text, index, media_index, on_device(self.positives, device), relevance)
 
 
 @dataclass(frozen=True)
@@ -124,15 +120,12 @@ def make_loader(
     torch's global random state is not touched, so a resumed run draws the same dropout as an uninterrupted one.
 
     Args:
-        media_source, text_source: for instance `Pixels` and `FeatureRows`.
         workers: processes that call `media_source` ahead of time; 0 calls it here, which is right for feature rows.
         process: (index of this process, number of processes); the process gets the media and text of its queries.
         with_relevance: compute the batches' graded relevance, if the split has any.
 
-    Raises:
-        InputError: the plan belongs to another split, or the epoch has fewer batches.
-        DataError: from the sources, in whichever process they run.
-        WorkersLost: a process was killed, restarted, and killed again.
+    Raises InputError if the plan belongs to another split or has fewer batches, DataError from the sources, and
+    WorkersLost if a process was killed, restarted, and killed again.
     """
     if plan.num_media != split.num_media:
         raise InputError(f"the plan is for {plan.num_media} media and the split has {split.num_media}")
@@ -180,11 +173,7 @@ def _decode(source: MediaSource, epoch: int, positions: list[int]) -> Tensor | D
 
 
 def _decode_ahead(pieces: list[list[int]], decode: _Decode, workers: int) -> Iterator[Tensor]:
-    """Yield the media of every piece, decoded in other processes; if one is killed, all are restarted.
-
-    Pixels depend on (seed, epoch, position) alone, so the second try gives the same. Raises WorkersLost if a process is
-    killed twice at the same piece.
-    """
+    """Yield the media of every piece, decoded in other processes; if one is killed, all are restarted, once."""
     done, lost_at = 0, -1
     while done < len(pieces):
         decoded = _start_processes(pieces[done:], decode, workers)

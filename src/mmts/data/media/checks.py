@@ -22,12 +22,11 @@ Reasons = Sequence[str | None]
 def unreadable_media(
     media: Sequence[Medium], decode: Callable[[Sequence[Medium]], Reasons] | None = None
 ) -> dict[int, str]:
-    """Decode every image, one frame of every clip and all features, in threads; return the failures.
+    """Decode every image, one frame of every clip and all features; return why some fail, by position in `media`.
 
-    They are by position in `media`, with the reason. `decode` may do it instead, if it needs the pixels for more than
-    that. The result is kept under the hash of all paths, sizes, modification times and segments: the next call with the
-    same media only tries the failures again, since a missing permission or disk may be back. For a folder its own
-    modification time counts.
+    `decode` may do it instead, if it needs the pixels for more than that. The result is kept under the hash of all
+    paths, sizes, modification times and segments: the next call with the same media only tries the failures again,
+    since a missing disk may be back.
     """
     keys = [f"{item.path}\t{(item.kind, item.start, item.end, item.frames, item.member)}" for item in media]
     distinct = dict(zip(keys, media, strict=True))  # the same medium may be there more than once

@@ -49,8 +49,7 @@ def load_image(
     """Read an image as RGB: upright (EXIF), transparent parts on white, 16 bits scaled to 8, first frame of several.
 
     Args:
-        size_hint: the pixels that the caller needs on the shorter side: a JPEG may then be decoded at 1/2, 1/4 or 1/8
-            of its size, never below the hint.
+        size_hint: pixels needed on the shorter side: a JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size.
         member: byte offset and length of the image if `path` is a tar file.
         place: the name of the image in messages, see `Medium.place`; None for the file and the byte.
 

@@ -15,8 +15,7 @@ R = TypeVar("R")
 
 _show_as_python_does = warnings.showwarning
 _reading = threading.local()
-_first_warnings: dict[str, str] = {}  # by place
-_printed: set[str] = set()
+_first_warnings: dict[str, str] = {}  # by place; empty once it was printed
 
 
 @contextmanager
@@ -60,10 +59,10 @@ def kept_warnings(place: object) -> Iterator[None]:
 
 def tell_warnings() -> None:
     """Print how many files were read with warnings since the last call, and the first of them."""
-    new = [(place, text) for place, text in list(_first_warnings.items()) if place not in _printed]
+    new = [(place, text) for place, text in list(_first_warnings.items()) if text]
     if not new:
         return
-    _printed.update(place for place, _ in new)
+    _first_warnings.update((place, "") for place, _ in new)
     place, text = new[0]
     if len(new) == 1:
         console.print(f"note: {place} was read with a warning: {text}")

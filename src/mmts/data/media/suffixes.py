@@ -30,9 +30,6 @@ _NOT_READ = {
     **dict.fromkeys(_OTHER_IMAGES, "this kind of image is not read; convert it to PNG or JPEG"),
     **dict.fromkeys(_OTHER_VIDEOS, "this kind of video is not read; convert it to MP4"),
 }
-_TYPESCRIPT = (".ts", ".mts")  # or transport streams
-_SYNC = 0x47  # the first byte of each packet of a transport stream, in .m2ts the fifth
-_PACKET = 188
 
 
 def kind_of(path: str | PurePath) -> str:
@@ -83,8 +80,9 @@ def reads_heif() -> bool:
 
 def is_typescript(file: Path) -> bool:
     """Return whether a .ts or .mts file is source code, not a video. Raises OSError if it cannot be read."""
-    if _suffix(file) not in _TYPESCRIPT:
+    if _suffix(file) not in (".ts", ".mts"):
         return False
     with open(file, "rb") as opened:
-        start = opened.read(2 * _PACKET)
-    return all(start[at : at + 1] != bytes([_SYNC]) for at in (0, 4, _PACKET))
+        start = opened.read(189)
+    # A transport stream has packets of 188 bytes, and each starts with 0x47, or has it in the fifth byte.
+    return all(start[at : at + 1] != b"\x47" for at in (0, 4, 188))

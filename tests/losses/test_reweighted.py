@@ -7,7 +7,7 @@ from loss_cases import embeddings, loss_and_gradients, some_positives, values
 
 from mmts.errors import InputError
 from mmts.losses import decoupled_info_nce, reweighted_info_nce
-from mmts.losses.decoupled_info_nce import reweighted
+from mmts.losses.reweighted_info_nce import reweighted
 
 
 @pytest.mark.parametrize("ndim", [0, 1, 2])

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wrapped_tensor
 
 from mmts.errors import InputError
 from mmts.losses.normalize import compute_dtype
@@ -23,6 +24,10 @@ def checked_value(
     cannot take a value per pair.
     """
     for side, batch in (("x", x), ("y", y)):
+        if _is_under_vmap(batch):
+            raise InputError(
+                f"{side} is a batch under torch.vmap, where values cannot be checked; loop over the batches instead"
+            )
         if batch.ndim != 2 or not batch.numel() or not batch.is_floating_point():
             raise InputError(
                 f"{side} is {tuple(batch.shape)} {batch.dtype}; it must be (B, D), not empty, floating point"
@@ -49,6 +54,16 @@ def checked_value(
         place = "[{}]" if value.ndim else ""
         _raise_first(f"{name}{place} is {{value}}; it must be {wanted}", right, value)
     return value
+
+
+def _is_under_vmap(x: Tensor) -> bool:
+    if torch.compiler.is_compiling():
+        return False
+    while is_functorch_wrapped_tensor(x):  # such as vmap of grad
+        if is_batchedtensor(x):
+            return True
+        x = get_unwrapped(x)
+    return False
 
 
 def checked_positives(positives: Tensor | None, x: Tensor) -> Tensor | None:

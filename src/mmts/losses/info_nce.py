@@ -1,4 +1,4 @@
-"""InfoNCE over both directions, with one temperature for all, one per sample, or one per pair; and SupCon's variant."""
+"""InfoNCE over both directions, with one temperature for all, one per sample, or one per pair."""
 
 from torch import Tensor
 
@@ -67,42 +67,3 @@ def cross_entropy(logits: Tensor, direction: Direction, label_smoothing: float) 
     mean, remaining = direction.mean_over_candidates(log_p)
     target = (1.0 - label_smoothing) + label_smoothing / remaining
     return -(1.0 - label_smoothing) * of_pair - label_smoothing * mean, target - of_pair.detach().exp()
-
-
-@with_pull
-def multi_positive_info_nce(
-    x: Tensor,
-    y: Tensor,
-    temperature: Tensor | float,
-    *,
-    positives: Tensor | None = None,
-    anchor: Anchor = "row",
-    label_smoothing: float = 0.0,
-    scale_by_temperature: bool = False,
-    queries: slice | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return InfoNCE whose targets are the positive pair and the extra positives T_i, evenly (docs/method.md, 4.12).
-
-    CE_i = -1/|T_i| sum_{t in T_i} log p_it,   p_it = exp(z_it) / sum over all candidates of exp(z_ij)
-
-    The rest is as in `info_nce`, which it equals without `positives`; with them it has no fused version.
-    Source: Khosla et al., arXiv 2004.11362, equation 2.
-
-    >>> import torch
-    >>> round(multi_positive_info_nce(torch.eye(2), torch.eye(2), 1.0, positives=torch.ones(2, 2) > 0).item(), 4)
-    0.8133
-    """
-    options = positives, anchor, label_smoothing, scale_by_temperature, queries
-    if positives is None:
-        return softmax_loss("info_nce", cross_entropy, x, y, temperature, *options, None)
-    return softmax_loss("multi_positive_info_nce", _multi_positive_entropy, x, y, temperature, *options, False)
-
-
-def _multi_positive_entropy(logits: Tensor, direction: Direction, label_smoothing: float) -> tuple[Tensor, Tensor]:
-    """Return CE_i and q_ii - p_ii, (b, B) -> (b,) each."""
-    targets = direction.is_positive
-    log_p, number = logits.log_softmax(dim=1), targets.sum(dim=1)
-    loss = -(1.0 - label_smoothing) * log_p.masked_fill(~targets, 0.0).sum(dim=1) / number
-    loss = loss - label_smoothing * log_p.mean(dim=1)
-    target = (1.0 - label_smoothing) / number + label_smoothing / log_p.shape[1]
-    return loss, target - direction.of_pair(log_p).detach().exp()

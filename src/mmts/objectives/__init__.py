@@ -1,9 +1,13 @@
 """Objectives: a loss and a policy combined into one call for a training loop."""
 
 from mmts.objectives.base import Objective, ObjectiveOutput, Pairs, policy_values
-from mmts.objectives.info_nce import DecoupledInfoNCE, InfoNCE, MultiPositiveInfoNCE, ReweightedInfoNCE, SigLIP, TeMo
-from mmts.objectives.max_margin import SMS, MaxMargin
-from mmts.objectives.sogclr import FastCLIP, ISogCLR, SogCLR
+from mmts.objectives.fastclip import FastCLIP
+from mmts.objectives.info_nce import DecoupledInfoNCE, InfoNCE, MultiPositiveInfoNCE, ReweightedInfoNCE
+from mmts.objectives.max_margin import MaxMargin
+from mmts.objectives.siglip import SigLIP
+from mmts.objectives.sms import SMS
+from mmts.objectives.sogclr import ISogCLR, SogCLR
+from mmts.objectives.temo import TeMo
 from mmts.objectives.tempnet import TemperatureNet, TempNet
 
 OBJECTIVES: dict[str, type[Objective]] = {

@@ -11,7 +11,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd import Function, forward_ad
 
 from mmts.errors import InputError
 from mmts.losses.normalize import compute_dtype, unit_and_length
@@ -54,6 +55,7 @@ def choose_form(
         fused = not used and faster_in_tiles(name, len(x), x.device.type, triton)
     if not fused:
         return "plain"
+    _refuse_transforms(name, x, y)
     return "tiles" if triton is None else triton
 
 
@@ -83,6 +85,16 @@ def _triton_runs_on(device: torch.device) -> bool:
     widens = "dtype_out" in torch.ops.aten.addmm.overloads()  # type: ignore[no-untyped-call]
     nvidia = torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
     return widens and nvidia and find_spec("triton") is not None
+
+
+def _refuse_transforms(name: str, *inputs: Tensor) -> None:
+    """Raise InputError under torch.func or forward mode: a fused loss has only a backward pass."""
+    if torch.compiler.is_compiling():  # which cannot trace these questions, and does not run under these transforms
+        return
+    is_dual = any(forward_ad.unpack_dual(x).tangent is not None for x in inputs)  # type: ignore[no-untyped-call]
+    if is_dual or any(map(is_functorch_wrapped_tensor, inputs)):
+        what = "forward mode" if is_dual else "torch.func"
+        raise InputError(f"the fused {name} has derivatives in a backward pass only, not in {what}; give fused=False")
 
 
 def refuse_double_backward(subject: str, way_out: str = "; give fused=False") -> None:

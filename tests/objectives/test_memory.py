@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmts.errors import InputError
 from mmts.objectives import FastCLIP, ISogCLR, Objective, SogCLR, TemperatureNet, TempNet
-from mmts.objectives.sogclr import GAMMA
+from mmts.objectives.fastclip import GAMMA
 from mmts.policies import Fixed, Learned, Scheduled, Shifted
 from mmts.schedules import Constant, Cosine, Linear
 

@@ -147,6 +147,14 @@ SPREADSHEETS = {
 GERMAN = {"media": "Bild", "caption": "Beschreibung"}
 
 
+def test_a_column_with_a_long_name_is_not_repeated_in_full(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(f"{'9' * 5000},text\na.jpg,some words\n")
+    with pytest.raises(DataError, match="looks like paths") as caught:
+        read_table(file)
+    assert len(str(caught.value)) < 1000
+
+
 @pytest.mark.parametrize("text", SPREADSHEETS.values(), ids=SPREADSHEETS)
 def test_tables_as_spreadsheets_write_them(tmp_path: Path, text: str):
     file = write(tmp_path, text)

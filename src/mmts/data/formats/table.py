@@ -167,7 +167,7 @@ def advice(header: list[str], rows: list[list[str]], columns: Mapping[str, str] 
         chosen[role] = (named or names)[0]
     call = shlex.quote(",".join(f"{role}={name}" for role, name in chosen.items()))
     both = f"{quoted(chosen['media'])} looks like paths and {quoted(chosen['caption'])} like text"
-    return f"{listing}; {both}: --columns {call}"
+    return f"{listing}; {both}" + (f": --columns {call}" if len(call) < 200 else "")
 
 
 def _looks_like(cells: list[str]) -> str:

@@ -74,7 +74,7 @@ def test_the_finding_compares_with_the_larger_spread(contents: Contents) -> None
 
 
 def test_differences_by_part_are_those_of_the_figures(contents: Contents) -> None:
-    for (number, direction, measure, part), gap in contents.results.gaps.items():
+    for (number, direction, measure, part), gap in contents.gaps.items():
         own, first = (contents.groups[rule].figure(direction, measure, part) for rule in (number, 0))
         assert own is not None
         assert first is not None

@@ -178,3 +178,10 @@ def test_a_name_cannot_lead_out_of_the_folder_of_runs() -> None:
 def test_a_checkpoint_fills_the_towers_it_was_made_for() -> None:
     with pytest.raises(RecipeError, match="pretrained fills the video tower 'space-time-vit', not 'frames'"):
         load_recipe("ek100-mmts", ["model.video.tower=frames"])
+
+
+def test_overrides_are_not_changed_by_merging_them() -> None:
+    changes = {"objective.temperature": {"rule": "shifted"}, "objective.temperature.alpha": 0.04}
+    recipe = override({}, changes)
+    assert recipe["objective"]["temperature"] == {"rule": "shifted", "alpha": 0.04}
+    assert changes["objective.temperature"] == {"rule": "shifted"}

@@ -28,6 +28,8 @@ def export_run(run: Path, to: str, out: Path | None = None, checkpoint: str = "b
     recipe = directory.recipe()
     if to == "onnx" and any(find_spec(package) is None for package in ("onnx", "onnxruntime")):
         raise RunError("--to onnx needs the packages onnx and onnxruntime: pip install onnx onnxruntime")
+    if to == "sentence-transformers" and (outside := [name for name in recipe.model.tower_names if ":" in name]):
+        raise RunError(f"sentence-transformers cannot load a tower from outside mmts, {outside[0]}: give --to onnx")
     out = out or directory.path / to
     with atomic_folder(out) as folder, quiet():
         model = load_model(directory, checkpoint=checkpoint).eval()

@@ -194,7 +194,7 @@ def override(content: Mapping[str, Any], overrides: Sequence[str] | Mapping[str,
     """
     result: dict[str, Any] = copy.deepcopy(dict(content))
     settings = overrides.items() if isinstance(overrides, Mapping) else map(parse_setting, overrides)
-    pairs = [(key.split("."), value) for key, value in settings]
+    pairs = [(key.split("."), copy.deepcopy(value)) for key, value in settings]
     for path, value in sorted(pairs, key=lambda pair: (len(pair[0]), not _is_choice(pair[0]))):
         section = result
         for depth, key in enumerate(path[:-1], start=1):

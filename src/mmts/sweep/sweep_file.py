@@ -1,6 +1,5 @@
 """A sweep file (docs/sweeps.md): the variants to compare, the settings to try, the number of trials, and the seeds."""
 
-import copy
 import itertools
 import math
 import random
@@ -151,7 +150,7 @@ class Sweep:
         changes = {"train.trackers": [], **self.file.set, **self.file.variants[variant].set, **setting}
         changes |= {"name": variant, "train.seed": seed}
         try:
-            return load_recipe(self.file.recipe, copy.deepcopy(changes))  # overrides are merged into one another
+            return load_recipe(self.file.recipe, changes)
         except RecipeError as error:
             where = f" ({in_words(setting)})" if setting else ""
             raise RecipeError(f"{self.source}: variant {variant}{where}: {error}") from None

@@ -1,4 +1,4 @@
-"""The errors mmts raises for people: what was wrong, where, and what would be right."""
+"""The errors that people see; each says what was wrong, where, and what would be right."""
 
 import difflib
 import math

@@ -326,15 +326,23 @@ def test_the_form_follows_what_is_asked_and_what_the_machine_can(monkeypatch: py
         assert [form(plain_only=True), form(kernels=False), form(False)] == ["plain"] * 3
 
 
-def test_a_loss_of_float32_embeddings_reaches_bfloat16_kernels_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
-    forms = []
+@pytest.fixture
+def forms(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The forms in which the InfoNCE losses ask for tiles, as if on a GPU; the tiles of torch compute all of them."""
+    asked: list[Any] = []
 
     def kernels(form: Any, *arguments: Any) -> Any:
-        forms.append(form)
+        asked.append(form)
         return rows_in_tiles("tiles", *arguments)
 
     monkeypatch.setattr(tiles, "triton_takes", lambda x, y: True)
     monkeypatch.setattr("mmts.losses.softmax.rows_in_tiles", kernels)
+    return asked
+
+
+def test_a_loss_of_float32_embeddings_reaches_bfloat16_kernels_under_autocast(
+    monkeypatch: pytest.MonkeyPatch, forms: list[Any]
+) -> None:
     x, y = embeddings()
     objective = InfoNCE(Fixed(0.1))
     monkeypatch.setattr(tiles, "faster_in_tiles", lambda name, B, device, triton: triton == torch.bfloat16)
@@ -345,15 +353,7 @@ def test_a_loss_of_float32_embeddings_reaches_bfloat16_kernels_under_autocast(mo
     assert forms == [torch.bfloat16]
 
 
-def test_label_smoothing_with_positives_goes_to_the_tiles_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    forms = []
-
-    def kernels(form: Any, *arguments: Any) -> Any:
-        forms.append(form)
-        return rows_in_tiles("tiles", *arguments)
-
-    monkeypatch.setattr(tiles, "triton_takes", lambda x, y: True)
-    monkeypatch.setattr("mmts.losses.softmax.rows_in_tiles", kernels)
+def test_label_smoothing_with_positives_goes_to_the_tiles_of_torch(forms: list[Any]) -> None:
     x, y = embeddings()
     both = {"label_smoothing": 0.1, "positives": some_positives()}
     for options in ({"label_smoothing": 0.1}, {"positives": some_positives()}, both):

@@ -45,9 +45,9 @@ class ContrastiveTrainer(Trainer):  # type: ignore[misc]  # transformers has no 
     the size of its concept); with shared_media=True also `media_index`. The collator is wrapped to keep them.
 
     The rule's parameters join the optimizer that the trainer makes; a learning rate of their own is where their
-    schedule starts. A logit_scale of the model is frozen, since the rule replaces it. The trainer's log gets the means
-    of what the rule logs, such as "temperature"; `rule_log` has the last batch's values by sample. InputError for a row
-    without its columns, RunError if a resumed checkpoint lacks the rule's state.
+    schedule starts. A logit_scale of the model is frozen, since the rule replaces it. The trainer's log gets the mean
+    of each value that the rule logs, such as "temperature"; `rule_log` has the last batch's values by sample.
+    Raises InputError for a row without its columns, and RunError if a resumed checkpoint lacks the rule's state.
     """
 
     def __init__(self, *arguments: Any, rule: Rule, shared_media: bool = False, **more: Any) -> None:
@@ -96,7 +96,7 @@ class ContrastiveTrainer(Trainer):  # type: ignore[misc]  # transformers has no 
 
 
 class RuleCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types here
-    """Follows a trainer for a rule: `progress`, None before training, is its global_step / max_steps.
+    """Keeps a rule in step with a trainer: `progress` is global_step / max_steps, None before training.
 
     After each optimizer step it calls the rule's after_step. The rule's state is saved in the file mmts_rule.pt of
     every checkpoint, and loaded from there when training resumes; RunError if that file is missing or of another rule.

@@ -17,8 +17,8 @@ class RuleClipLoss(nn.Module):
 
     `tell_samples` makes a loader set `progress` and `samples` (B,) before each batch: the pairs' index, or for MMTSLoss
     the sizes of their concepts. Your own loop may set them itself. The model's logit_scale and logit_bias get a
-    gradient of 0, since the rule replaces them. `log` is what the rule logs of the last batch. InputError without
-    samples.
+    gradient of 0, since the rule replaces them. `log` has the values that the rule logged for the last batch. Raises
+    InputError without samples.
 
     >>> from mmts import MMTSLoss
     >>> loss = RuleClipLoss(MMTSLoss(total_steps=1, count_range=(1, 100)))

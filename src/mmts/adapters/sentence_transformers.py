@@ -15,8 +15,9 @@ class PairLoss(nn.Module):
 
     The data set has two columns to embed, media then text (or anchor then positive), and a column named `label`: the
     pair's index, or for MMTSLoss the size of its concept; or both that and its medium's index, if pairs share media.
-    The trainer needs `callbacks=[loss.callback]`, which sets progress and saves the rule's state. `log` is what the
-    rule logs of the last batch, such as temperatures (B,). InputError for a batch without pairs or `label`.
+    The trainer needs `callbacks=[loss.callback]`, which sets progress and saves the rule's state. `log` has the
+    values that the rule logged for the last batch, such as temperatures (B,). Raises InputError for a batch without
+    pairs or `label`.
     """
 
     def __init__(self, model: nn.Module, rule: Rule) -> None:

@@ -48,7 +48,7 @@ def examine() -> list[Finding]:
 
 
 def judge(findings: Sequence[Finding]) -> None:
-    """Say that everything is ready, or raise RunError naming what is wrong."""
+    """Print that everything is ready, or raise RunError with the failed checks."""
     wrong = [finding.what for finding in findings if finding.state == "wrong"]
     if wrong:
         raise RunError(f"{len(wrong)} of {len(findings)} checks failed: {', '.join(wrong)}")

@@ -36,7 +36,7 @@ READERS: dict[str, Callable[[Path], Dataset]] = {
 PUBLIC_SETS: dict[str, dict[str, Any]] = yaml.safe_load(
     resources.files("mmts.apps").joinpath("public_sets.yaml").read_text(encoding="utf-8")
 )
-"""What is known of each: title, sources with their parts, published counts by split, and a remark."""
+"""For each public data set its title, sources with their parts, published counts by split, and a remark."""
 
 
 def prepare(name: str, root: str | Path) -> Path:

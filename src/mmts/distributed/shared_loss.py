@@ -84,7 +84,7 @@ def _all_rows(own: Tensor, sizes: list[int]) -> Tensor:
 
 
 def _agree(failure: InputError | None, gradients: Sequence[Tensor | None], device: torch.device) -> list[bool]:
-    """Return which gradients some process has; if a process failed, raise on all what the first of them raises."""
+    """Return which gradients exist on any process; if a process failed, raise the first failure on all of them."""
     n = num_processes()
     own = [0 if failure is None else n - process_index(), *(gradient is not None for gradient in gradients)]
     result = torch.tensor(own, dtype=torch.int64, device=device)

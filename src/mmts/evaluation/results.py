@@ -327,7 +327,7 @@ def _grouped(runs: Sequence[JudgedRun], names: Sequence[str] | None, notes: list
 
 
 def _folder_names(groups: Sequence[RunGroup]) -> list[str]:
-    """Name groups by their folders, with as many folders above as tell them apart; else by the first paths given."""
+    """Name groups by their folders, adding parent folders until the names differ; else by the first paths given."""
     folders = [_folder([Path(os.path.abspath(path)) for path in group.paths], group.recipe.name) for group in groups]
     for length in range(1, 1 + max(len(folder.parts) for folder in folders)):
         names = [str(Path(*folder.parts[-length:])) for folder in folders]

@@ -42,7 +42,7 @@ _CHOICES: dict[tuple[str, str], tuple[str, ...] | None] = {
 
 
 class Published(Section):
-    """What a recipe reproduces: where it was published, on which hardware, and its results in percent."""
+    """The published experiment that a recipe reproduces: its source, its hardware, and its results in percent."""
 
     source: str
     """Where it was published."""

@@ -125,7 +125,10 @@ class Standings:
 
 
 def label_concepts(dataset: Dataset, labels: Sequence[str]) -> dict[str, ConceptDistribution]:
-    """Return the training samples' concepts by label: each value is a concept. Raises an error for an unknown label."""
+    """Return the concepts of the training samples for each label, one concept per value.
+
+    Raises RecipeError for the reserved label "concept", and DataError for one that the data do not have.
+    """
     if CONCEPT in labels:
         raise RecipeError(f"labels: {CONCEPT!r} already names the division by the concepts of the captions")
     train = dataset.split("train")

@@ -51,9 +51,9 @@ class Experiment:
 def load_model(run: RunDirectory, media: Sequence[Medium] = (), checkpoint: str = "best") -> TwoTower:
     """Return a run's model with the weights of a checkpoint, frozen towers included.
 
-    media: what it will embed; without any, a model on precomputed features opens the run's data to learn their width.
-    Raises RunError if there is no such checkpoint or the recipe cannot rebuild the model, and DataError if the media
-    are of another kind than the model's.
+    media: examples of its inputs; without any, a model on precomputed features opens the run's data to learn their
+    width. Raises RunError if the checkpoint is missing or the recipe cannot rebuild the model, and DataError if the
+    media are of another kind than the model's.
     """
     check_can_be_rebuilt(run)
     recipe = run.recipe()

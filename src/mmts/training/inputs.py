@@ -1,4 +1,4 @@
-"""What the model is fed: feature rows for a frozen tower, files and captions for one that trains."""
+"""The inputs of a model: feature rows for a frozen tower, files and captions for one that trains."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

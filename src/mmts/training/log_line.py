@@ -1,4 +1,4 @@
-"""What is reported of a step: a line of log.jsonl, the same in words, and the batch at which training diverged."""
+"""The report of a step: a line of log.jsonl, the same in words, and the batch at which training diverged."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the optimizer gets: parameters in groups, and the learning rate over training."""
+"""The groups of parameters for the optimizer, and the learning rate over training."""
 
 from collections.abc import Mapping
 from typing import Any

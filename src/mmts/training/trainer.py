@@ -244,7 +244,7 @@ class Trainer:
             raise NotFinite(what, output.log)
 
     def _skip_or_stop(self, problem: NotFinite, batch: Batch, buffers: list[Tensor]) -> dict[str, Any]:
-        """Undo what the forward pass changed (batch statistics), count the step and return what to log; or Diverged."""
+        """Restore the batch statistics, count the step as skipped and return its log line; or raise Diverged."""
         if self.settings.on_nan != "skip":
             report = partial(log_line.diverged, self.run, self.step, self.progress, problem, batch.index, self.saved_at)
             raise once(report) from None

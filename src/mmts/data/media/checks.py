@@ -1,4 +1,4 @@
-"""Checks of media before a run, each made once: what cannot be read, and what two splits share."""
+"""Checks of media before a run, each made once: which cannot be read, and which two splits share."""
 
 import hashlib
 import os
@@ -113,7 +113,7 @@ def shared_in_words(train: Split, other: Split) -> list[str]:
 
 
 def content_name(medium: Medium) -> str:
-    """Return a name of what a medium shows: the hash of an image's bytes, or the part of which file a video is.
+    """Return a name for the content of a medium: the hash of an image's bytes, or the file and segment of a video.
 
     Raises DataError if the file cannot be read.
     """

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,7 +56,9 @@ def media_features(
     Raises DataError, naming the file, if a file cannot be read.
     """
     with _computing(tower, tower, batch_size, workers, load, bf16=True) as (compute, pool):
-        return _media_rows(_name_of(tower), tower, media, compute, pool)[0] if cached else compute(media)
+        if not cached:
+            return compute(media)
+        return _media_rows(_name_of(tower), tower, media, _content_names(media, pool), compute)
 
 
 def why_unreadable_by_features(tower: MediaTower, media: Sequence[Medium]) -> list[str | None]:
@@ -87,16 +88,18 @@ def why_unreadable_by_features(tower: MediaTower, media: Sequence[Medium]) -> li
 
         # Stored under another name until the readable media are known, so that an interrupted pass can resume.
         name = _name_of(tower)
+        pending = f"{name}, zeros if unreadable"
         try:
-            rows, file = _media_rows(f"{name}, zeros if unreadable", tower, media, compute_or_zeros, pool)
+            keys = _content_names(media, pool)
         except DataError:  # not even the bytes of a file can be read
             return [*pool.map(why_unreadable, media)]
+        rows = _media_rows(pending, tower, media, keys, compute_or_zeros)
         reasons = [reason(medium, row) for medium, row in zip(media, rows, strict=True)]
         position = {id(medium): at for at, medium in enumerate(media) if reasons[at] is None}
         if position:
-            readable = [media[at] for at in position.values()]
-            _media_rows(name, tower, readable, lambda part: rows[[position[id(medium)] for medium in part]], pool)
-        file.unlink(missing_ok=True)
+            readable, names = zip(*((media[at], keys[at]) for at in position.values()), strict=True)
+            _media_rows(name, tower, readable, names, lambda part: rows[[position[id(medium)] for medium in part]])
+        cached_file(pending, [*dict.fromkeys(keys)]).unlink(missing_ok=True)
     return reasons
 
 
@@ -105,16 +108,19 @@ def _name_of(tower: MediaTower | TextTower) -> str:
     return f"{kind} {tower.fingerprint} {'bf16' if has_bf16(_device(tower)) else 'fp32'}"
 
 
+def _content_names(media: Sequence[Medium], pool: ThreadPoolExecutor) -> list[str]:
+    names = pool.map(lambda part: [content_name(medium) for medium in part], _parts(media, _NAMED_AT_ONCE))
+    return [name for part in names for name in part]
+
+
 def _media_rows(
     name: str,
     tower: MediaTower,
     media: Sequence[Medium],
+    keys: Sequence[str],
     compute: Callable[[Sequence[Medium]], Rows],
-    pool: ThreadPoolExecutor,
-) -> tuple[Rows, Path]:
-    """Return the cached rows of media and their file; `compute` gives the rows that the cache lacks."""
-    names = pool.map(lambda part: [content_name(medium) for medium in part], _parts(media, _NAMED_AT_ONCE))
-    keys = [key for part in names for key in part]
+) -> Rows:
+    """Return the cached rows of media whose contents are named by `keys`; `compute` gives those that the cache lacks."""
     distinct = dict(zip(reversed(keys), reversed(media), strict=True))  # the first medium with each content
     ordered = list(dict.fromkeys(keys))
     rows = cached_rows(
@@ -125,7 +131,7 @@ def _media_rows(
         unit="images" if tower.frames is None else "videos",
         chunk=max(1, 512 // (tower.frames or 1)),
     )
-    return _repeated(rows, ordered, keys), cached_file(name, ordered)
+    return _repeated(rows, ordered, keys)
 
 
 def text_features(

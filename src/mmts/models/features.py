@@ -120,7 +120,7 @@ def _media_rows(
     keys: Sequence[str],
     compute: Callable[[Sequence[Medium]], Rows],
 ) -> Rows:
-    """Return the cached rows of media whose contents are named by `keys`; `compute` gives those that the cache lacks."""
+    """Return the cached rows of media with contents named by `keys`; `compute` gives those that the cache lacks."""
     distinct = dict(zip(reversed(keys), reversed(media), strict=True))  # the first medium with each content
     ordered = list(dict.fromkeys(keys))
     rows = cached_rows(

@@ -187,7 +187,7 @@ def why_missing(path: Path, guess: bool = True) -> str:
     with suppress(OSError):
         names = [item.name for item in islice(gone.parent.iterdir(), 10_000 if guess else 0)]
     near = [gone.parent / name for name in difflib.get_close_matches(gone.name, names)]
-    meant = next((f"; did you mean {item}?" for item in near if item.exists()), "")
+    meant = next((f"; did you mean {item}?" for item in near if os.path.exists(item)), "")  # item.exists() may raise
     return f"does not exist{meant}" if gone == path else f"does not exist, nor does {gone}{meant}"
 
 

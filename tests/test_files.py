@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmts.errors import nearest
-from mmts.files import atomic_folder, atomic_write, content_hash, read_json, why_missing, write_json
+from mmts.files import append_line, atomic_folder, atomic_write, content_hash, read_json, why_missing, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -35,6 +35,15 @@ def test_a_folder_or_a_place_that_takes_no_files_is_named(tmp_path: Path) -> Non
     assert raised.value.filename == str(tmp_path)
     with pytest.raises(OSError, match=r"/proc/nowhere/a\.json"):
         write_json("/proc/nowhere/a.json", {})
+
+
+def test_a_line_is_not_added_in_a_folder_that_is_gone(tmp_path: Path) -> None:
+    append_line(tmp_path / "log", "one")
+    append_line(tmp_path / "log", "two")
+    assert (tmp_path / "log").read_text() == "one\ntwo\n"
+    with pytest.raises(FileNotFoundError, match="gone/log"):
+        append_line(tmp_path / "gone" / "log", "three")
+    assert not (tmp_path / "gone").exists()
 
 
 def test_hashes_tell_where_one_part_ends() -> None:

@@ -32,7 +32,8 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """
     path = Path(path)
     check_file_path(path)
-    with _made_in_its_folder(path):
+    with _errors_name(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
             with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
@@ -56,7 +57,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.exists() or path.is_symlink():
         raise FileExistsError(errno.EEXIST, "is there already; remove it, or choose another place", str(path))
-    with _made_in_its_folder(path):
+    with _errors_name(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
         try:
             yield temporary
@@ -71,10 +73,9 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _made_in_its_folder(path: Path) -> Iterator[None]:
-    """Make the folder of `path`, and let an OSError name `path`: otherwise it names a temporary file, or none."""
+def _errors_name(path: Path) -> Iterator[None]:
+    """Let an OSError of the system name `path`: otherwise it names a temporary file or, if the disk is full, none."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         if error.errno is None:  # raised by a library, with its own message
@@ -88,8 +89,8 @@ def leftovers(folder: Path) -> list[Path]:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add one line to a text file. Raises OSError naming it."""
-    with _made_in_its_folder(path), path.open("a", encoding="utf-8") as file:
+    """Add one line to a text file. Raises OSError naming it, also if its folder is gone."""
+    with _errors_name(path), path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 
 
@@ -187,7 +188,7 @@ def why_missing(path: Path, guess: bool = True) -> str:
     with suppress(OSError):
         names = [item.name for item in islice(gone.parent.iterdir(), 10_000 if guess else 0)]
     near = [gone.parent / name for name in difflib.get_close_matches(gone.name, names)]
-    meant = next((f"; did you mean {item}?" for item in near if item.exists()), "")
+    meant = next((f"; did you mean {item}?" for item in near if os.path.exists(item)), "")  # item.exists() may raise
     return f"does not exist{meant}" if gone == path else f"does not exist, nor does {gone}{meant}"
 
 
@@ -200,7 +201,8 @@ def locked(file: Path, wait: bool = False) -> Iterator[None]:
     """
     lock = SoftFileLock(file)
     check_file_path(file)
-    with _made_in_its_folder(file):
+    with _errors_name(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=_TAKING_OVER)
         except Timeout:

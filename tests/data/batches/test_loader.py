@@ -95,8 +95,14 @@ def test_captions_of_one_medium_need_not_stand_together():
 def test_a_plan_refuses_what_cannot_be():
     with pytest.raises(InputError, match="medium 1 has no caption"):
         EpochPlan(torch.tensor([0, 2]), 3, 2, 0)
+    with pytest.raises(InputError, match=r"owner must be in \[0, 2\), not in \[0, 2\]"):
+        EpochPlan(torch.tensor([0, 2]), 2, 2, 0)
     with pytest.raises(InputError, match="batch_size must be at least 1, not 0"):
         EpochPlan(torch.tensor([0]), 1, 0, 0)
+    with pytest.raises(InputError, match="num_media must be at least 1, not 0"):
+        EpochPlan(torch.tensor([], dtype=torch.int64), 0, 1, 0)
+    with pytest.raises(InputError, match="seed must be at least 0, not -1"):
+        EpochPlan(torch.tensor([0]), 1, 1, -1)
 
 
 # --- positives -------------------------------------------------------------------------------------------------------

@@ -176,6 +176,11 @@ def test_emoji_right_to_left_and_long_captions_pass_unchanged(tmp_path: Path, te
     assert dataset.notes == ()
 
 
+def test_a_tar_that_cannot_be_looked_at_is_not_measured(tmp_path: Path):
+    tar = f"{'x' * 300}.tar"
+    assert read(tmp_path, line("1", image=tar, member=[512, 9])).media[0].path == tmp_path / tar
+
+
 def test_nothing_left_is_an_error_that_says_why(tmp_path: Path):
     with pytest.raises(DataError, match=r"no medium with a caption in it \(dropped 1 empty caption; left out 1 medium"):
         read(tmp_path, line(captions=[""]))

@@ -230,6 +230,7 @@ def test_rows_that_end_early_are_counted(tmp_path: Path):
         ('["a", "b\\u00e9"]', ("a", "bé")),
         ("[\"one's\", 'b']", ("one's", "b")),
         ("['a' 'b']", ("a", "b")),  # as numpy prints an array
+        ('{"text":["a","b"]}', ("a", "b")),  # as Label Studio writes several texts
         ("['a', None, nan, '']", ("a",)),
         ("[a cat]", ("[a cat]",)),
         ("['a's, 'b']", ("['a's, 'b']",)),

@@ -49,16 +49,18 @@ class EpochPlan:
         order: Callable[[int], Indices] | None = None,
         pool: CaptionPool | None = None,
     ) -> None:
-        """Raises InputError for a batch size below 1, or a medium without a caption.
+        """Raises InputError for a batch size or number of media below 1, a seed below 0, or a medium without a caption.
 
         Args:
-            owner: (N,) int64, the medium of each caption.
+            owner: (N,) int64, the medium of each caption, in [0, num_media).
             order: epoch -> the media in the order of that epoch; None for a uniformly random order.
             pool: the media whose captions may be drawn for each medium; None for its own captions.
         """
-        if batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, not {batch_size}")
+        _check_at_least(1, batch_size=batch_size, num_media=num_media)
+        _check_at_least(0, seed=seed)
         owners: Indices = owner.numpy().astype(np.int64)
+        if len(owners) and not 0 <= owners.min() <= owners.max() < num_media:
+            raise InputError(f"owner must be in [0, {num_media}), not in [{owners.min()}, {owners.max()}]")
         self.batch_size = min(batch_size, num_media)
         self.num_media, self.seed, self.order, self.pool = num_media, seed, order, pool
         self._counts = np.bincount(owners, minlength=num_media)
@@ -97,12 +99,14 @@ def stream_order(shard_sizes: Sequence[int] | Indices, seed: int, epoch: int, bu
     holds at most `buffer` samples back. With buffer >= N all orders are equally likely.
 
     `shard_sizes` are the samples of each shard, whose positions follow those of the shard before it. Every (seed,
-    epoch) has another order.
+    epoch) has another order. Raises InputError for a size, seed or epoch below 0, or a buffer below 1.
 
     >>> stream_order([3, 2, 4], seed=0, epoch=0, buffer=1).tolist()
     [3, 4, 5, 6, 7, 8, 0, 1, 2]
     """
     sizes = np.asarray(shard_sizes, dtype=np.int64)
+    _check_at_least(1, buffer=buffer)
+    _check_at_least(0, seed=seed, epoch=epoch, shard_sizes=int(sizes.min(initial=0)))
     rng = np.random.default_rng([seed, epoch, _STREAM])
     N = int(sizes.sum())
     if buffer >= N:
@@ -115,11 +119,13 @@ def stream_order(shard_sizes: Sequence[int] | Indices, seed: int, epoch: int, bu
 def process_slice(batch_size: int, process: int, num_processes: int) -> slice:
     """Return the queries of one process: a contiguous slice of every global batch, sizes equal or one apart.
 
-    Raises InputError for a batch with fewer samples than processes.
+    Raises InputError for a process that does not exist, or a batch with fewer samples than processes.
 
     >>> [process_slice(10, process, 3) for process in range(3)]
     [slice(0, 3, None), slice(3, 6, None), slice(6, 10, None)]
     """
+    if not 0 <= process < num_processes:
+        raise InputError(f"process must be in [0, {num_processes}), not {process}")
     if batch_size < num_processes:
         raise InputError(f"a batch of {batch_size} cannot be split over {num_processes} processes")
     return slice(batch_size * process // num_processes, batch_size * (process + 1) // num_processes)
@@ -130,3 +136,9 @@ def ranges(starts: Indices, counts: Indices) -> Indices:
     before = np.cumsum(counts) - counts
     result: Indices = np.arange(counts.sum()) + np.repeat(starts - before, counts)
     return result
+
+
+def _check_at_least(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise InputError(f"{name} must be at least {least}, not {value}")

@@ -173,7 +173,11 @@ def _decode(source: MediaSource, epoch: int, positions: list[int]) -> Tensor | D
 
 
 def _decode_ahead(pieces: list[list[int]], decode: _Decode, workers: int) -> Iterator[Tensor]:
-    """Yield the media of every piece, decoded in other processes; if one is killed, all are restarted, once."""
+    """Yield the media of every piece, decoded in other processes; if one is killed, all are restarted.
+
+    Pixels depend on (seed, epoch, position) alone, so the second try gives the same. Raises WorkersLost if a process is
+    killed twice at the same piece.
+    """
     done, lost_at = 0, -1
     while done < len(pieces):
         decoded = _start_processes(pieces[done:], decode, workers)

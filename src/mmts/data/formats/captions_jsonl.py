@@ -29,7 +29,7 @@ def read_captions_jsonl(file: str | Path) -> Dataset:
         ignored |= dict.fromkeys(key for key in record.fields if key not in _FIELDS)
         medium = _add(collector, record)
         tar, end = medium.path, sum(medium.member or (0,))
-        if end and tar.is_file() and end > size(tar):
+        if end and os.path.isfile(tar) and end > size(tar):  # tar.is_file() may raise
             raise DataError(
                 f"{record.where}: 'member' ends at byte {end:,}, and {shortened(record.fields[medium.kind])} has "
                 f"{size(tar):,} bytes; it should be {_MEMBER}"

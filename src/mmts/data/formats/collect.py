@@ -159,6 +159,8 @@ def listed_captions(text: str) -> list[str] | None:
     >>> listed_captions("['a cat', 'a pet']"), listed_captions('["a", null]'), listed_captions("[a cat]")
     (['a cat', 'a pet'], ['a', ''], None)
     """
+    if label_studio := re.fullmatch(r'\{"text":\s*(\[.*\])\}', text):  # which writes several texts like this
+        text = label_studio[1]
     if not (text.startswith("[") and _LIST.fullmatch(text)):
         return None
     try:

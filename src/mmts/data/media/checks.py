@@ -9,12 +9,10 @@ from pathlib import Path
 from mmts.data.media.load import why_unreadable
 from mmts.data.media.reading import in_threads
 from mmts.data.records import Medium, Split
-from mmts.errors import DataError, counted, percent
+from mmts.errors import DataError, InputError, counted, percent
 from mmts.files import cache_root, content_hash, keep, read_kept
 
 _COMPARED = 1 << 24  # bytes of a video that are compared, beside its size
-
-
 Reasons = Sequence[str | None]
 """Why each of several media cannot be read, or None."""
 
@@ -48,8 +46,10 @@ def unreadable_media(
 def drop_unreadable(split: Split, reasons: Mapping[int, str], max_share: float = 0.01) -> Split:
     """Return the split without the media that `unreadable_media` found.
 
-    Raises DataError, naming the first three, if their share of the split is larger than `max_share`.
+    Raises DataError, naming the first three, if their share of the split is larger than `max_share`, in [0, 1].
     """
+    if not 0 <= max_share <= 1:
+        raise InputError(f"max_share must be in [0, 1], not {max_share}")
     if len(reasons) > max_share * split.num_media:
         named = [f"{split.media[at].place}: {reason}" for at, reason in list(reasons.items())[:3]]
         more = f"; and {len(reasons) - 3:,} more" if len(reasons) > 3 else ""

@@ -146,6 +146,11 @@ def test_wrong_names_and_options(name: str, options: dict[str, object], message:
     assert "\n" not in str(caught.value)
 
 
+def test_options_are_read_as_in_a_recipe() -> None:
+    tower = load_image_tower("small-resnet", size="32", depth=1.0, channels="4")
+    assert (tower.size, tower.width, tower.arguments["depth"]) == (32, 32, 1)
+
+
 def test_wrong_folders(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"no config\.json"):
         load_image_tower(str(tmp_path))

@@ -87,7 +87,7 @@ class MMTSLoss(nn.Module):
         """Return the loss of a batch, shape ()."""
         values = self.values(step=step, counts=counts)
         if len(values) != len(x):
-            raise InputError(f"counts has {len(values)} rows and x has {len(x)}; they must have as many")
+            raise InputError(f"counts has {len(values)} rows and x has {len(x)}; the numbers must be equal")
         if self.kind == "max_margin":
             return max_margin(x, y, values, positives=positives, queries=queries)
         return info_nce(x, y, values, positives=positives, label_smoothing=self.label_smoothing, queries=queries)

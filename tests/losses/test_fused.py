@@ -267,6 +267,23 @@ def test_other_ways_to_differentiate_work_plainly_and_are_refused_in_tiles(loss:
             torch.func.vmap(function)(x[None])
 
 
+@pytest.mark.parametrize("loss", [info_nce, max_margin])
+def test_tiles_refuse_other_derivatives_of_the_temperature_or_margin_too(loss: Loss) -> None:
+    (x, y), value = (each.detach() for each in embeddings()), values().detach()
+
+    def at(value: Tensor, fused: bool) -> Tensor:
+        return loss(x, y, value, fused=fused)
+
+    assert torch.func.grad(at)(value, fused=False).isfinite().all()
+    with pytest.raises(InputError, match=r"not in torch\.func; give fused=False"):
+        torch.func.grad(at)(value, fused=True)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(value, torch.ones_like(value))  # type: ignore[no-untyped-call]
+        assert forward_ad.unpack_dual(at(dual, fused=False)).tangent.isfinite()  # type: ignore[no-untyped-call]
+        with pytest.raises(InputError, match="not in forward mode; give fused=False"):
+            at(dual, fused=True)
+
+
 @pytest.mark.parametrize(
     ("loss", "value", "options", "message"),
     [

@@ -312,7 +312,7 @@ def test_the_form_follows_what_is_asked_and_what_the_machine_can(monkeypatch: py
     x, y = torch.eye(6), torch.eye(6)
 
     def form(fused: bool | None = None, plain_only: bool = False, kernels: bool = True) -> Any:
-        return choose_form("info_nce", fused, x, y, {"relevance": plain_only}, kernels)
+        return choose_form("info_nce", fused, x, y, x.new_tensor(0.1), {"relevance": plain_only}, kernels)
 
     assert [form(), form(True), form(False)] == ["plain", "tiles", "plain"]
     with pytest.raises(InputError, match="cannot do relevance"):

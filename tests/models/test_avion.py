@@ -265,6 +265,9 @@ def test_contents_that_run_code_are_refused(tmp_path: Path) -> None:
 BLOCK = "visual.transformer.resblocks"
 WRONG: list[tuple[str, Tensor | int | None, str]] = [  # key, its new value (None takes it out), message
     ("fc_cls.weight", torch.ones(2), "1 of its 64 keys are unknown, such as 'fc_cls.weight'"),
+    ("visual.head.weight", torch.ones(2), "1 of its 64 keys are unknown, such as 'visual.head.weight'"),
+    (f"{BLOCK}.0.attn.gate", torch.ones(2), f"1 of its 64 keys are unknown, such as '{BLOCK}.0.attn.gate'"),
+    ("textual.ln_pre.bias", torch.ones(2), "1 of its 64 keys are unknown, such as 'textual.ln_pre.bias'"),
     ("visual.ln_post.bias", None, "lacks 1 weight, such as 'ln_post.bias'"),
     ("textual.text_projection", None, "has no weight for 'text_projection'"),
     ("visual.ln_pre.bias", torch.ones(3), r"has the weight 'ln_pre.bias' of shape \(3,\), not \(16,\)"),

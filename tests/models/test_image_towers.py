@@ -127,6 +127,14 @@ def test_preprocessor_without_normalisation(tmp_path: Path) -> None:
     torch.testing.assert_close((torch.ones(3) - tower.mean) / tower.std, torch.full((3,), 2.0))
 
 
+@pytest.mark.parametrize(("content", "message"), [("{", "not a valid JSON"), ("[1]", "is not a JSON object")])
+def test_a_broken_preprocessor(content: str, message: str, tmp_path: Path) -> None:
+    folder = tiny_backbone(tmp_path, "resnet")
+    (folder / "preprocessor_config.json").write_text(content)
+    with pytest.raises(RecipeError, match=f"its preprocessing.*{message}"):
+        load_image_tower(str(folder))
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -144,6 +152,11 @@ def test_wrong_names_and_options(name: str, options: dict[str, object], message:
     with pytest.raises(RecipeError, match=message) as caught:
         load_image_tower(name, **options)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+def test_options_are_read_as_in_a_recipe() -> None:
+    tower = load_image_tower("small-resnet", size="32", depth=1.0, channels="4")
+    assert (tower.size, tower.width, tower.arguments["depth"]) == (32, 32, 1)
 
 
 def test_wrong_folders(tmp_path: Path) -> None:

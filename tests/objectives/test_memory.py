@@ -433,6 +433,8 @@ def test_a_wrong_batch_is_an_error_that_names_the_row_and_leaves_the_memory_alon
             with pytest.raises(InputError, match=message):
                 objective(**inputs | wrong)
         torch.testing.assert_close(dict(objective.state_dict()), before, rtol=0, atol=0)
+    with pytest.raises(InputError, match=r"^index\[1\] is 4; it must lie in 0..3"):  # each text has its own medium
+        SogCLR(4, 4, 0.1)(**inputs | {"index": torch.tensor([0, 4, 2, 1]), "media_index": None})
     with pytest.raises(InputError, match="one per pair"):
         SogCLR(MEDIA, SAMPLES, PerPair(0.1))(**inputs)
     with pytest.raises(InputError, match="progress is"):

@@ -105,6 +105,11 @@ def test_a_call_that_cannot_be_right_is_an_error(rule: Policy) -> None:
         rule(0.0, INDEX)
     with pytest.raises(InputError, match=r"similarity is \(2, 2\) torch.float64; for a batch of 3"):
         rule(0.0, INDEX, similarities(2))
+    with pytest.raises(InputError, match=r"similarity is \(7, 3, 3\) torch.float64; for a batch of 3"):
+        rule(0.0, INDEX, similarities().expand(7, 3, 3))
+    of_other_rules = (2, 1, 3) if rule.similarity_of == "positive pairs" else (3,)
+    with pytest.raises(InputError, match=r"similarity is .*; for a batch of 3"):
+        rule(0.0, INDEX, torch.zeros(of_other_rules))
     with pytest.raises(InputError, match=r"torch\.int64"):
         rule(0.0, INDEX, torch.ones(3, 3, dtype=torch.int64))
     with pytest.raises(InputError, match="progress"):

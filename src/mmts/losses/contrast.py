@@ -69,7 +69,7 @@ def contrast(
     contrasted = number > 0
     if fused is None and (queries.stop - queries.start) * B * 4 >= 2**30:
         fused = True
-    form = choose_form("contrast", fused, x, y, {}, kernels=False)
+    form = choose_form("contrast", fused, x, y, taus, {}, kernels=False)
     with torch.autocast(x.device.type, enabled=False):
         in_form = _plain if form == "plain" else contrast_in_tiles
         loss, log_sum, mean_exponent, weight = in_form(x, y, taus, extend, positives, queries)
@@ -81,16 +81,11 @@ def _plain(
     x: Tensor, y: Tensor, taus: Tensor, extend: Extend, positives: Tensor | None, queries: slice
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the loss, (), log S_i, sum_j w_ij d_ij and sum_j w_ij, (2, b) each."""
-    differences, exponents = [], []
-    for d, tau in zip(directions(x, y, taus[0], positives, queries), taus, strict=True):
-        difference = d.similarity - d.of_pair(d.similarity)[:, None]
-        differences.append(difference)
-        exponents.append((difference.detach() / tau[queries, None]).masked_fill(d.is_positive, float("-inf")))
-    log_sums = extend(torch.stack([d.logsumexp(dim=1) for d in exponents]))
-    weights = [  # for a query without a negative -inf - -inf is NaN, and all of its row is masked
-        (d - log_sum[:, None]).exp().masked_fill(d.isneginf(), 0.0)
-        for d, log_sum in zip(exponents, log_sums, strict=True)
-    ]
+    both = directions(x, y, taus[0], positives, queries)
+    differences = [d.similarity - d.of_pair(d.similarity)[:, None] for d in both]
+    exponents = torch.stack([s.detach() / tau[queries, None] for s, tau in zip(differences, taus, strict=True)])
+    positive = torch.stack([d.is_positive for d in both])  # like the exponents (2, b, B)
+    log_sums = extend(exponents.masked_fill(positive, float("-inf")).logsumexp(dim=2))
+    weights = (exponents - log_sums[:, :, None]).exp().masked_fill(positive, 0.0)
     loss = sum((w * difference).sum() for w, difference in zip(weights, differences, strict=True)) / len(x)
-    means = [(w * d.masked_fill(d.isneginf(), 0.0)).sum(dim=1) for w, d in zip(weights, exponents, strict=True)]
-    return loss, log_sums, torch.stack(means), torch.stack([w.sum(dim=1) for w in weights])
+    return loss, log_sums, (weights * exponents).sum(dim=2), weights.sum(dim=2)

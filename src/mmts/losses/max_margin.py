@@ -60,7 +60,7 @@ def max_margin(
         "negatives='hardest'": negatives == "hardest",
         "relevance": relevance is not None,
     }
-    form = choose_form("max_margin", fused, x, y, plain_only)
+    form = choose_form("max_margin", fused, x, y, margin, plain_only)
     with torch.autocast(x.device.type, enabled=False):
         if form != "plain":
             return max_margin_in_tiles(form, x, y, margin.expand(len(x)), positives, squared, queries)

@@ -38,7 +38,7 @@ def softmax_loss(
     tau = checked_value("temperature", temperature, x, y, per_sample_for=per_sample_for, queries=queries)
     positives = checked_positives(positives, x)
     kernels = not (label_smoothing and positives is not None)
-    form = choose_form(name, fused, x, y, {"a (B, B) temperature": tau.ndim >= 2}, kernels)
+    form = choose_form(name, fused, x, y, tau, {"a (B, B) temperature": tau.ndim >= 2}, kernels)
     with torch.autocast(x.device.type, enabled=False):
         if form != "plain":
             decoupled = name == "decoupled_info_nce"

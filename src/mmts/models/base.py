@@ -216,7 +216,7 @@ def make_tower(component: type[AnyTower], name: str, **arguments: Any) -> AnyTow
             raise RecipeError(f"tower {name!r} has no option {option!r}; {nearest(option, known)}")
         if option not in ("vocabulary", "pretrained"):
             try:
-                TypeAdapter(hints.get(option, Any)).validate_python(value)
+                arguments[option] = TypeAdapter(hints.get(option, Any)).validate_python(value)
             except ValidationError as error:
                 reason = error.errors()[0]["msg"]
                 raise RecipeError(f"tower {name!r}: {option} is {quoted(value)}: {reason.lower()}") from None

@@ -59,6 +59,12 @@ _OUR_NAMES = {
     "text_projection.weight": "text_projection",
 }
 
+# The weights of AVION's two sides, by our names.
+_IN_BLOCK = r"blocks\.\d+\.(ln_1|qkv|out|ln_2|fc1|fc2)\.(weight|bias)"
+_VISUAL = r"patches\.weight|(class|positional|temporal)_embedding|ln_(pre|post)\.(weight|bias)|image_projection"
+_TEXTUAL = r"token_embedding\.weight|positional_embedding|ln_final\.(weight|bias)|text_projection"
+_AVION_NAMES = {"visual": re.compile(f"{_IN_BLOCK}|{_VISUAL}"), "textual": re.compile(f"{_IN_BLOCK}|{_TEXTUAL}")}
+
 
 @dataclass(frozen=True)
 class ClipWeights:
@@ -186,7 +192,7 @@ def avion_weights(checkpoint: str | Path | Mapping[str, Tensor]) -> tuple[ClipWe
         plain = key.removeprefix("module.")
         side, _, name = plain.partition(".")
         name = _our_name(name)
-        if side in sides:
+        if side in sides and _AVION_NAMES[side].fullmatch(name):
             if name in sides[side]:
                 raise RecipeError(f"{source} holds {name!r} of the {side} side in two layouts at once")
             sides[side][name] = value.float()

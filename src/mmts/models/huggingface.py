@@ -133,6 +133,8 @@ def read_preprocessing(source: Source) -> Preprocessing:
         config = {}
     if not config:
         return Preprocessing()
+    if not isinstance(config, dict):
+        raise RecipeError(f"image tower {source.name!r}: its preprocessing is not a JSON object")
     if config.get("do_flip_channel_order"):
         raise RecipeError(f"image tower {source.name!r} expects colors in the order BGR, which mmts does not have")
     crops = bool(config.get("do_center_crop")) and bool(config.get("crop_size"))

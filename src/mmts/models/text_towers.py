@@ -57,10 +57,14 @@ class Vocabulary:
         >>> Vocabulary.from_json(Vocabulary(("a", "b")).to_json())
         Vocabulary(words=('a', 'b'))
         """
-        words: Any = value.get("words") if isinstance(value, dict) and value.get("format") == _FORMAT else None
-        is_text = isinstance(words, list) and all(isinstance(word, str) and word for word in words)
-        if not is_text or len(set(words)) < len(words):
-            raise DataError(f"the saved vocabulary must hold the format {_FORMAT!r} and a list of distinct words")
+        if not isinstance(value, dict) or value.get("format") != _FORMAT:
+            raise DataError(f"the saved vocabulary is not one: it must hold the format {_FORMAT!r} and words")
+        words = value.get("words")
+        if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
+            raise DataError("the saved vocabulary's words must be a list of words")
+        if len(set(words)) < len(words):
+            twice = next(word for word, count in Counter(words).items() if count > 1)
+            raise DataError(f"the saved vocabulary has the word {twice!r} twice")
         return cls(tuple(words))
 
 
@@ -197,7 +201,9 @@ class HuggingFaceText(TextTower):
         return {name: value for name, value in tokens.items() if name in self._inputs or name == "attention_mask"}
 
     def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
-        """Return the text features (B, width)."""
+        """Return the text features (B, width). Raises InputError for an input without input_ids."""
+        if "input_ids" not in tokens:
+            raise InputError(f"tower {self.name!r} takes the output of its tokenize, with input_ids")
         inputs = {name: value for name, value in tokens.items() if name in self._inputs}
         if self.clip:
             features: Tensor = self.model.get_text_features(**inputs).pooler_output

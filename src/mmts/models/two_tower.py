@@ -98,7 +98,7 @@ def build_head(
         passes features through.
     layer_norm: normalize each feature row first, so that towers of any scale train alike; not for "none".
 
-    Raises RecipeError for an unknown kind, or "none" for two different widths.
+    Raises RecipeError for an unknown kind, a dropout outside [0, 1), or "none" for two different widths.
 
     >>> build_head("linear", 384, 256, layer_norm=False)
     Sequential(
@@ -114,6 +114,8 @@ def build_head(
                 f"set width to {in_width}, or use a linear or two-layer head"
             )
         return nn.Identity()
+    if not 0 <= dropout < 1:
+        raise RecipeError(f"head {kind!r}: dropout must be at least 0 and below 1, not {dropout}")
     layers: list[nn.Module] = [nn.LayerNorm(in_width)] if layer_norm else []
     if kind == "two-layer":
         layers += [nn.Linear(in_width, hidden), nn.GELU(), nn.Dropout(dropout)]

@@ -83,7 +83,7 @@ class Objective(nn.Module):
         """Check the batch; return the queries' part of the loss, whether or not the objective splits queries."""
         for name, index in (("index", pairs.index), ("media_index", pairs.media_index)):
             if index is not None and len(index) != len(x):
-                raise InputError(f"{name} has {len(index)} rows and x has {len(x)}; they must have as many")
+                raise InputError(f"{name} has {len(index)} rows and x has {len(x)}; the numbers must be equal")
         if self.uses_relevance and pairs.relevance is None:
             raise InputError(
                 f"{type(self).__name__} needs relevance (B, B), how relevant each medium is to each text; data without "

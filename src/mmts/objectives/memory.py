@@ -65,9 +65,10 @@ class ObjectiveWithMemory(Objective):
     def compute_part(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
         """Check the rows of state, then compute; InputError names a row outside of it."""
         M, N = self.num_media, self.num_captions
-        if pairs.media_index is None and M != N:
+        if pairs.media_index is not None:
+            check_index(pairs.media_index, M, "media_index")
+        elif M != N:
             raise InputError(f"media_index is missing: {N} samples share {M} media, whose state is kept by it")
-        check_index(pairs.index if pairs.media_index is None else pairs.media_index, M, "media_index")
         check_index(pairs.index, N)
         return super().compute_part(x, y, pairs)
 

@@ -151,11 +151,8 @@ class ISogCLR(ObjectiveWithMemory):
         super().remember(pairs, gathered)
         bounds = self.bounds(pairs.progress)
         for side, rows in zip(SIDES, self.rows(pairs), strict=True):
-            tau, u, contrasted = (
-                getattr(self, f"tau_{side}"),
-                getattr(self, f"u_{side}"),
-                gathered[f"_contrasted_{side}"],
-            )
+            tau, u = getattr(self, f"tau_{side}"), getattr(self, f"u_{side}")
+            contrasted = gathered[f"_contrasted_{side}"]
             number = over_same_rows(rows, contrasted.to(u), "sum")
             slack = gathered[f"_slack_{side}"].clamp(-U_CLIP, U_CLIP).to(u).masked_fill(~contrasted, 0.0)
             average = (1 - self.beta) * u[rows] + self.beta * over_same_rows(rows, slack, "sum") / number

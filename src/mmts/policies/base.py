@@ -61,13 +61,15 @@ def check_index(index: Tensor, size: int, name: str = "index") -> Tensor:
     return index
 
 
-def check_similarity(owner: str, similarity: Tensor | None, index: Tensor) -> Tensor:
-    """Return `similarity` if it has a shape that `Policy.similarity_of` names; otherwise raise InputError."""
-    B = len(index)
+def check_similarity(policy: Policy, similarity: Tensor | None, index: Tensor) -> Tensor:
+    """Return `similarity` if it is (B, B), or of the policy's `similarity_of` only; otherwise raise InputError."""
+    owner, B = type(policy).__name__, len(index)
     if similarity is None:
         raise InputError(f"{owner} looks at the batch: give it the similarities, ({B}, {B})")
     shape, dtype = tuple(similarity.shape), similarity.dtype
-    if shape[-1:] != (B,) or (len(shape) == 2 and shape[0] != B) or not dtype.is_floating_point:
+    of_queries = policy.similarity_of == "queries" and len(shape) == 3 and shape[::2] == (2, B)
+    of_pairs = policy.similarity_of == "positive pairs" and shape == (B,)
+    if not (shape == (B, B) or of_queries or of_pairs) or not dtype.is_floating_point:
         raise InputError(
             f"{owner}: similarity is {shape} {dtype}; for a batch of {B} it must be ({B}, {B}), floating point"
         )

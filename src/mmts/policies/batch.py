@@ -22,7 +22,7 @@ class SimilarityPolicy(Policy):
     def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
         """Return the values at these similarities, without gradient."""
         check_progress(progress)
-        return self.values(check_similarity(type(self).__name__, similarity, index).detach())
+        return self.values(check_similarity(self, similarity, index).detach())
 
     def values(self, similarity: Tensor) -> Tensor:
         """Return the values at these similarities; a rule on pairs takes them in any shape."""

@@ -39,13 +39,14 @@ def choose_form(
     fused: bool | None,
     x: Tensor,
     y: Tensor,
+    value: Tensor,
     plain_only: Mapping[str, bool],
     kernels: bool = True,
 ) -> Form:
     """Decide how the loss `name` is computed. Call it before autocast is turned off, which shows the run's precision.
 
-    plain_only: options that only the plain version has, and whether each is used; with fused=True that is an
-    InputError. kernels: whether Triton has these options.
+    value: the temperatures or margins. plain_only: options that only the plain version has, and whether each is used;
+    with fused=True that is an InputError. kernels: whether Triton has these options.
     """
     used = [option for option, is_used in plain_only.items() if is_used]
     if fused and used:
@@ -55,7 +56,7 @@ def choose_form(
         fused = not used and faster_in_tiles(name, len(x), x.device.type, triton)
     if not fused:
         return "plain"
-    _refuse_transforms(name, x, y)
+    _refuse_transforms(name, x, y, value)
     return "tiles" if triton is None else triton
 
 

@@ -390,7 +390,7 @@ def test_load_refuses_what_save_did_not_write(tmp_path):
     with pytest.raises(DataError, match="does not exist; it must be a file of concepts"):
         ConceptDistribution.load(tmp_path / "none.npz")
     np.savez(tmp_path / "other.npz", labels=np.arange(3))
-    with pytest.raises(DataError, match="not a file of concepts"):
+    with pytest.raises(DataError, match=r"not a file of concepts \(it lacks 'meta'\)"):
         ConceptDistribution.load(tmp_path / "other.npz")
     np.save(tmp_path / "plain.npy", np.arange(3))
     with pytest.raises(DataError, match="not a file of concepts"):

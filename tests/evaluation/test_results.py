@@ -46,7 +46,7 @@ def other_concepts(path: Path, **more: Any) -> Path:
     run = run_at(path, **more)
     text = np.array([2, 2, 2, 2, 1, 1, 1, 1], dtype=np.int8)
     change_judgement(run, text_groups=text, media_groups=text[::2])
-    [judged], *_ = read_results([run]).paired
+    [judged] = read_results([run]).groups[0].judged
     change_metrics(run, groups=figures_by_group(judged.sides, judged.groups))
     return run
 
@@ -295,7 +295,7 @@ def test_names_are_printed_as_they_are_and_cut_nowhere(tmp_path: Path) -> None:
 
 def with_label(run: Path, values: list[str | None], training: dict[str, int]) -> Path:
     change_judgement(run, labels={"type": {"values": values, "training": training}})
-    [judged], *_ = read_results([run]).paired
+    [judged] = read_results([run]).groups[0].judged
     change_metrics(run, labels={"type": figures_by_label(judged.sides, judged.owner, judged.labels["type"])})
     return run
 

@@ -202,6 +202,41 @@ def test_an_interrupted_search_for_unreadable_media_forgets_none(
     assert unreadable_media(media, partial(why_unreadable_by_features, image_tower())).keys() == {3}
 
 
+def test_what_failed_before_an_interrupt_gets_its_features_if_it_is_readable_now(
+    tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    media, load = media_of(images(tmp_path, 520)), features_module.load_medium
+
+    def failing(medium: Medium, *rest: Any) -> Tensor:
+        if medium.id == "515":
+            raise KeyboardInterrupt
+        if medium.id == "3":
+            raise DataError(f"{medium.place}: the disk is away")
+        return load(medium, *rest)
+
+    monkeypatch.setattr(features_module, "load_medium", failing)
+    with pytest.raises(KeyboardInterrupt):
+        why_unreadable_by_features(image_tower(), media)
+    monkeypatch.setattr(features_module, "load_medium", load)
+    assert why_unreadable_by_features(image_tower(), media) == [None] * 520
+    computed = media_features(image_tower(), media, cached=False)
+    np.testing.assert_allclose(media_features(image_tower(), media), computed, atol=1e-6)
+
+
+def test_a_medium_that_fails_once_is_left_out_with_the_reason(
+    tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    media, load = media_of(images(tmp_path, 3)), features_module.load_medium
+
+    def failing(medium: Medium, *rest: Any) -> Tensor:
+        if medium.id == "1":
+            raise DataError(f"{medium.place}: the disk is away")
+        return load(medium, *rest)
+
+    monkeypatch.setattr(features_module, "load_medium", failing)
+    assert why_unreadable_by_features(image_tower(), media) == [None, "the disk is away", None]
+
+
 def test_media_whose_bytes_cannot_be_read_are_found_too(tmp_path: Path) -> None:
     media = media_of([*images(tmp_path, 2), tmp_path / "gone.png"])
     assert unreadable_media(media, partial(why_unreadable_by_features, image_tower())).keys() == {2}

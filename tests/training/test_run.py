@@ -13,6 +13,7 @@ import pytest
 from tests_support import draw_shapes
 
 from mmts.errors import DataError, Interrupted, MmtsError, RecipeError, RunError
+from mmts.evaluation import run as evaluation
 from mmts.evaluation.run import evaluate
 from mmts.recipe.recipe import Recipe, load_recipe
 from mmts.training import run as runs
@@ -65,7 +66,7 @@ def test_a_run_from_scratch_leaves_what_is_documented(shapes: Path, tmp_path: Pa
 
 
 def test_a_run_is_scored_by_labels_which_later_evaluations_keep(
-    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, other = tmp_path / "run", tmp_path / "other"
     shutil.copytree(shapes, other)
@@ -86,6 +87,7 @@ def test_a_run_is_scored_by_labels_which_later_evaluations_keep(
     assert evaluate(out) == metrics
     # Other data are divided by the counts of the training data, which have no colour.
     assert evaluate(out, other, "test", labels=["shape"])["labels"]["shape"]["num_unlabeled"] == 1
+    monkeypatch.setattr(evaluation, "readable", lambda *_: pytest.fail("media were decoded before labels were checked"))
     with pytest.raises(RecipeError, match="--label, train: the data has no label 'colour'"):
         evaluate(out, other, "test", labels=["colour"])
     with pytest.raises(RecipeError, match="did you mean 'shape'"):

@@ -149,3 +149,14 @@ def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
     logged = [event.value for event in events.Scalars("loss")]
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert logged == pytest.approx([line["loss"] for line in lines])
+
+
+def test_gradients_are_clipped_only_if_the_settings_say_so(tmp_path: Path) -> None:
+    norms = []
+    for clip_norm in (None, 1e-3):
+        torch.manual_seed(0)
+        trainer = make_trainer(tmp_path / str(clip_norm), settings(clip_norm=clip_norm))
+        trainer._train_step(next(iter(trainer.batches(0, 0))))
+        gradients = [value.grad for value in trainer.trainable if value.grad is not None]
+        norms.append(torch.nn.utils.get_total_norm(gradients).item())
+    assert norms[0] > norms[1] == pytest.approx(1e-3, rel=1e-2)

@@ -57,6 +57,8 @@ def read_concepts(path: str | Path, encoder: EncoderName | None) -> dict[str, An
             fields["encoder"] = TfidfEncoder(*state)
     except MmtsError:
         raise
+    except KeyError as error:
+        raise DataError(f"{path}: not a file of concepts (it lacks {error})") from error
     except Exception as error:  # numpy and zipfile raise nearly anything on a damaged file
         raise DataError(f"{path}: not a file of concepts ({first_line(error)})") from error
     return fields

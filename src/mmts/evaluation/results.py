@@ -121,6 +121,11 @@ class RunGroup:
         return tuple(run.metrics for run in self.runs)
 
     @property
+    def judged(self) -> tuple[Judged, ...]:
+        """The queries of each run."""
+        return tuple(run.judged for run in self.runs)
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """The seed of each run."""
         return tuple(run.recipe.train.seed for run in self.runs)
@@ -158,14 +163,9 @@ class Results:
         """All queries (None), head, mid and tail, and the same of every label, as "article_type tail"."""
         return (*PARTS, *label_parts(self.labels))
 
-    @cached_property
-    def paired(self) -> tuple[tuple[Judged, ...], ...]:
-        """The runs of each group, query by query."""
-        return tuple(tuple(run.judged for run in group.runs) for group in self.groups)
-
     def rows(self, part: str | None) -> tuple[Tensor, Tensor]:
         """Return which text queries (N,) and media (M,) belong to a part, bool."""
-        first = self.paired[0][0]
+        first = self.groups[0].judged[0]
         text, media = first.groups
         if part is None:
             return torch.ones_like(text, dtype=torch.bool), torch.ones_like(media, dtype=torch.bool)
@@ -187,11 +187,11 @@ class Results:
             intervals = _place(group.metrics[0], part).get("intervals", {})
             if (stored := intervals.get(direction, {}).get(measure)) is not None:
                 return stored[0], stored[1]
-        if part == FOLDS or not all(run.has(measure) for run in self.paired[number]):
+        if part == FOLDS or not all(run.has(measure) for run in group.judged):
             return None
         at = self.directions.index(direction)
-        scores = query_scores(self.paired[number], SIDES[at], measure).mean(dim=0)
-        return self.paired[0][0].sides[at].interval(scores, self.rows(part)[at])
+        scores = query_scores(group.judged, SIDES[at], measure).mean(dim=0)
+        return self.groups[0].judged[0].sides[at].interval(scores, self.rows(part)[at])
 
     @cached_property
     def gaps(self) -> dict[GapKey, Gap]:
@@ -202,11 +202,12 @@ class Results:
         queries, as the spread does for the seeds. Queries of a single medium have no gap.
         """
         gaps: dict[GapKey, Gap] = {}
-        measures = [name for name in (*GRADED, *RECALLS) if all(run.has(name) for runs in self.paired for run in runs)]
+        judged = [group.judged for group in self.groups]
+        measures = [name for name in (*GRADED, *RECALLS) if all(run.has(name) for runs in judged for run in runs)]
         for part in self.parts if len(self.groups) > 1 else ():
-            for name, side, rows in zip(SIDES, self.paired[0][0].sides, self.rows(part), strict=True):
+            for name, side, rows in zip(SIDES, judged[0][0].sides, self.rows(part), strict=True):
                 for measure in measures if side.has_interval(rows) else ():
-                    first, *others = [query_scores(runs, name, measure).mean(dim=0)[rows] for runs in self.paired]
+                    first, *others = [query_scores(runs, name, measure).mean(dim=0)[rows] for runs in judged]
                     for number, scores in enumerate(others, start=1):
                         low, high = paired_bootstrap_interval(first, scores, clusters=side.media[rows])
                         mean = float((scores - first).mean())

@@ -64,19 +64,23 @@ def evaluate(
     check_can_be_rebuilt(run)
     dataset = open_data(recipe.with_data(None, columns).data, data)
     chosen = _split_to_evaluate(dataset, split_name, recipe)
-    model = load_model(run, chosen.media, checkpoint)
-    split = _without_unreadable(chosen, recipe, model).judged(recipe.data.relevance)
     place = resolved(data or recipe.data.path)
     own_data = place == recipe.data.path
     file = run.metrics_file
-    if not own_data or split.name != default_split(dataset):
+    if not own_data or chosen.name != default_split(dataset):
         # Data that are not the run's own are named by a hash of their path, too.
-        parts = [place.stem, *([] if own_data else [content_hash(str(place))[:6]]), split.name]
+        parts = [place.stem, *([] if own_data else [content_hash(str(place))[:6]]), chosen.name]
         ending = ".json" if checkpoint == "best" else f".{checkpoint}.json"
         file = run.evaluations / (file_name("-".join(parts)) + ending)
     names = dict.fromkeys((*labels, *((read_kept(file) or {}).get("labels") or {})))
     trained_on = dataset if own_data or not names else open_data(recipe.data)
-    train = limited(trained_on.split("train"), recipe.data.max_media) if names else split
+    train = limited(trained_on.split("train"), recipe.data.max_media) if names else chosen
+    # What the data lack is an error before media are decoded, which may take hours.
+    chosen.judged(recipe.data.relevance)
+    for name in names:
+        _media_label(name, train, chosen)
+    model = load_model(run, chosen.media, checkpoint)
+    split = _without_unreadable(chosen, recipe, model).judged(recipe.data.relevance)
     of_labels = {name: _media_label(name, train, split) for name in names}
     concepts = ConceptDistribution.load(run.concepts_file)
     inputs = prepare_inputs(model, split)

@@ -66,18 +66,18 @@ def why_unreadable_by_features(tower: MediaTower, media: Sequence[Medium]) -> li
 
     Later calls of `media_features` for the readable ones read their features from the cache. `tower` is frozen.
     """
-    failed: set[int] = set()
+    failed: dict[int, str] = {}  # why, by id of the medium
 
     def load(medium: Medium, *options: Any) -> Tensor:
         try:
             return load_medium(medium, *options)
-        except DataError:
-            failed.add(id(medium))
+        except DataError as error:
+            failed[id(medium)] = str(error).removeprefix(f"{medium.place}: ")
             return torch.zeros(*(() if tower.frames is None else (tower.frames,)), 3, tower.size, tower.size)
 
     def reason(medium: Medium, row: Rows) -> str | None:
         # A row of zeros was written for an unreadable medium, perhaps before an interrupt.
-        return None if row.any() else why_unreadable(medium) or ("it failed once" if id(medium) in failed else None)
+        return None if row.any() else why_unreadable(medium) or failed.get(id(medium))
 
     with _computing(tower, tower, load=load, bf16=True) as (compute, pool):
 
@@ -98,7 +98,15 @@ def why_unreadable_by_features(tower: MediaTower, media: Sequence[Medium]) -> li
         position = {id(medium): at for at, medium in enumerate(media) if reasons[at] is None}
         if position:
             readable, names = zip(*((media[at], keys[at]) for at in position.values()), strict=True)
-            _media_rows(name, tower, readable, names, lambda part: rows[[position[id(medium)] for medium in part]])
+
+            def readable_rows(part: Sequence[Medium]) -> Rows:
+                result = rows[[position[id(medium)] for medium in part]]
+                zeros = np.flatnonzero(~result.any(axis=1)).tolist()  # what failed before an interrupt is readable now
+                if zeros:
+                    result[zeros] = compute([part[at] for at in zeros])
+                return result
+
+            _media_rows(name, tower, readable, names, readable_rows)
         cached_file(pending, [*dict.fromkeys(keys)]).unlink(missing_ok=True)
     return reasons
 

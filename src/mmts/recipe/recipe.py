@@ -131,8 +131,8 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] | Mapping[str
     content = parse_mapping(text, source, "the sections data, concepts, model, objective, train")
     content.setdefault("name", name)
     if source == str(name_or_path):
-        content = with_whole_names(content, Path(source).parent)
-    return parse_recipe(with_whole_names(override(content, overrides), Path()), source)
+        content = with_whole_names(content, Path(source).parent, source)
+    return parse_recipe(with_whole_names(override(content, overrides), Path(), source), source)
 
 
 def parse_recipe(content: Mapping[str, Any], source: str = "recipe", trust: Trust = lambda name: True) -> Recipe:
@@ -142,8 +142,8 @@ def parse_recipe(content: Mapping[str, Any], source: str = "recipe", trust: Trus
     """
     beside = ("versions", "own_objects")  # recorded by a run in its recipe.yaml, and not part of the recipe
     content = {key: value for key, value in content.items() if key not in beside}
+    check_extent(content, source)
     try:
-        check_extent(content)
         return validated(Recipe, content, source, {"trust": trust})
     except RecipeError as error:
         raise RecipeError(str(error) if str(error).startswith(f"{source}: ") else f"{source}: {error}") from None
@@ -251,9 +251,9 @@ def save_recipe(recipe: Recipe, path: Path, versions: Mapping[str, str], own_obj
         yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
 
 
-def with_whole_names(content: Any, folder: Path) -> Any:
+def with_whole_names(content: Any, folder: Path, source: str = "recipe") -> Any:
     """Return a recipe's content with absolute paths for the files of code that it names relative to a folder."""
-    check_extent(content)
+    check_extent(content, source)
     return _whole(content, folder)
 
 
@@ -268,17 +268,17 @@ def _whole(content: Any, folder: Path, key: str = "") -> Any:
     return f"{(folder / Path(matched[1]).expanduser()).absolute()}:{matched[2]}"
 
 
-def check_extent(content: Any) -> None:
+def check_extent(content: Any, source: str) -> None:
     """Raise RecipeError if a recipe's content is nested too deeply or too large, as aliases in YAML can make it."""
     left, seen = [(content, 0)], 0
     while left:
         value, depth = left.pop()
         seen += 1
         if depth > _DEEPEST:
-            raise RecipeError("the recipe is nested too deeply")
+            raise RecipeError(f"{source}: the recipe is nested too deeply")
         if isinstance(value, Mapping | list | tuple):
             if seen + len(left) + len(value) > _MOST_VALUES:
-                raise RecipeError(f"the recipe holds more values than the {_MOST_VALUES:,} that are allowed")
+                raise RecipeError(f"{source}: the recipe holds more values than the {_MOST_VALUES:,} that are allowed")
             left += [(inner, depth + 1) for inner in (value.values() if isinstance(value, Mapping) else value)]
 
 

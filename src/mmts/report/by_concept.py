@@ -75,9 +75,9 @@ def find_queries(contents: Contents, side: str) -> Queries | str:
 
     The concept of a medium is that of its first caption.
     """
-    paired, distribution = contents.paired, contents.distributions[0]
-    first = paired[0][0]
-    if not all(run.has(contents.measure) for runs in paired for run in runs):
+    judged, distribution = [group.judged for group in contents.groups], contents.distributions[0]
+    first = judged[0][0]
+    if not all(run.has(contents.measure) for runs in judged for run in runs):
         return f"some runs were evaluated without {contents.measure}"
     if distribution is None or "text_concepts" not in first.arrays:
         return "the first run does not say to which concepts its queries belong"
@@ -90,7 +90,7 @@ def find_queries(contents: Contents, side: str) -> Queries | str:
     if not known.any():
         return "no query belongs to a concept of the training data"
     owner = first.owner if side == "text" else torch.arange(len(concepts))
-    scores = tuple(query_scores(runs, side, contents.measure)[:, known] for runs in paired)
+    scores = tuple(query_scores(runs, side, contents.measure)[:, known] for runs in judged)
     return Queries(distribution, concepts[known], owner[known], scores, int((~known).sum()))
 
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -59,7 +58,7 @@ def load_model(run: RunDirectory, media: Sequence[Medium] = (), checkpoint: str 
     recipe = run.recipe()
     if not media and recipe.model.media.tower == FEATURES:
         media = open_data(recipe.data).media
-    model = build_model(recipe.model, media or [Medium("none", Path("none"), ("",), kind=recipe.model.kind)], run)
+    model = build_model(recipe.model, media, run)
     load_weights(model, run, checkpoint)
     return model
 
@@ -90,8 +89,10 @@ def build_model(
     """Return the model of a recipe, frozen towers included.
 
     A text tower trained from scratch takes its words from `captions`, which are saved with the run; without captions it
-    takes the saved words. A model on precomputed features takes their width from `media`.
+    takes the saved words. A model on precomputed features takes their width from `media`, which others can do without.
     """
+    for medium in media[:1]:
+        _check_kind(section, medium)
     given: dict[str, dict[str, Any]] = {"media": {}, "text": {}}
     if (file := section.pretrained) is not None:
         if not file.is_file():
@@ -102,21 +103,24 @@ def build_model(
         given["media"]["pretrained"], given["text"]["pretrained"] = avion_weights(file)
     if section.text.takes("vocabulary"):
         given["text"]["vocabulary"] = Vocabulary.from_json(once(lambda: _words(run, captions)))
-    medium, kind, tower = media[0], section.kind, section.media.tower
-    where = f"{medium.path} (id {medium.id})"
-    if medium.kind != kind:
-        raise DataError(f"{where} is {WITH_ARTICLE[medium.kind]}, and the recipe has model.{kind}")
-    if medium.is_features != (tower == FEATURES):
-        what = "holds features" if medium.is_features else "holds no features"
-        takes = f"the tower {FEATURES!r} takes features, and the others pixels"
-        raise DataError(f"{where} {what}, and the recipe has the tower {tower!r}; {takes}")
-    if tower == FEATURES:
+    if section.media.tower == FEATURES:
         readable = next((medium for medium in media if why_unreadable(medium) is None), media[0])
         side: MediaTower | int = feature_rows([readable]).shape[1]
     else:
         side = section.media.build(**given["media"])
     text = section.text.build(**given["text"])
     return build_two_tower(side, text, width=section.width, **section.head.model_dump())
+
+
+def _check_kind(section: Model, medium: Medium) -> None:
+    """Raise DataError unless a medium is of the kind that the model takes."""
+    where, tower = f"{medium.path} (id {medium.id})", section.media.tower
+    if medium.kind != section.kind:
+        raise DataError(f"{where} is {WITH_ARTICLE[medium.kind]}, and the recipe has model.{section.kind}")
+    if medium.is_features != (tower == FEATURES):
+        what = "holds features" if medium.is_features else "holds no features"
+        takes = f"the tower {FEATURES!r} takes features, and the others pixels"
+        raise DataError(f"{where} {what}, and the recipe has the tower {tower!r}; {takes}")
 
 
 def _words(run: RunDirectory, captions: Sequence[str] | None) -> Any:

@@ -75,7 +75,8 @@ class Trainer:
             "processes": num_processes(),
         }
         if self.batch_size < num_processes():
-            raise RunError(f"a batch of {self.batch_size} is too small for {num_processes()} processes")
+            processes = f"{num_processes()} processes, each of which needs a pair"
+            raise RunError(f"a batch of {self.batch_size} is too small for {processes}")
         model.train()
         pairs_here = math.ceil(self.batch_size / num_processes())
         self.micro_batch = None if (settings.micro_batch or pairs_here) >= pairs_here else settings.micro_batch
@@ -236,12 +237,14 @@ class Trainer:
         return output
 
     def _check_gradients(self, output: ObjectiveOutput) -> None:
-        """Clip the gradients if the settings say so; raises NotFinite if one of them is not finite."""
+        """Raise NotFinite if a gradient is not finite; clip the gradients if the settings say so."""
         collectives.check_all_reached(self.model)
-        norm = float(self.accelerator.clip_grad_norm_(self.trainable, self.settings.clip_norm or math.inf))
-        if not math.isfinite(norm):
-            what = f"the loss is {output.loss.item():g} and the norm of its gradients {norm}"
+        norm = torch.nn.utils.get_total_norm([value.grad for value in self.trainable if value.grad is not None])
+        if not norm.isfinite():
+            what = f"the loss is {output.loss.item():g} and the norm of its gradients {norm.item()}"
             raise NotFinite(what, output.log)
+        if self.settings.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.trainable, self.settings.clip_norm, norm)
 
     def _skip_or_stop(self, problem: NotFinite, batch: Batch, buffers: list[Tensor]) -> dict[str, Any]:
         """Restore the batch statistics, count the step as skipped and return its log line; or raise Diverged."""

@@ -137,15 +137,16 @@ def _over_seeds(
     """Average what `read` finds in the log lines of each seed, within bins of progress if any, then over seeds."""
     runs = []
     for path in group.paths:
-        values: dict[float, list[float]] = {}
+        values: dict[float, float] = {}  # of a step that is logged again, the later one
         for line in RunDirectory(path).log_lines():
             value = read(line)
             if value is not None and math.isfinite(value):  # a skipped step logs NaN
-                progress = line["progress"]
-                if num_bins is not None:
-                    progress = (min(int(progress * num_bins), num_bins - 1) + 0.5) / num_bins
-                values.setdefault(progress, []).append(value)
-        runs.append({progress: sum(values[progress]) / len(values[progress]) for progress in values})
+                values[line["progress"]] = value
+        bins: dict[float, list[float]] = {}
+        for progress, value in values.items():
+            at = progress if num_bins is None else (min(int(progress * num_bins), num_bins - 1) + 0.5) / num_bins
+            bins.setdefault(at, []).append(value)
+        runs.append({at: sum(inside) / len(inside) for at, inside in bins.items()})
     progresses = sorted(set.intersection(*map(set, runs)))
     if len(progresses) < 2:
         return None

@@ -25,8 +25,8 @@ from mmts.models.text_towers import load_text_tower
 from mmts.recipe.recipe import load_recipe
 from mmts.search import index_files, open_searcher
 from mmts.search.index_files import Item, write_index
-from mmts.search.page import SearchServer
 from mmts.search.query import Encoder
+from mmts.search.serve import SearchServer
 from mmts.training.run import train
 
 Rows = npt.NDArray[np.float32]

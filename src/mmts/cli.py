@@ -301,7 +301,7 @@ def search(
     trust_code: TrustCode = False,
 ) -> None:
     """Search an index of images or clips by words or by a picture."""
-    from mmts.search.page import search as search_run
+    from mmts.search.command import search as search_run
 
     search_run(run, query, image, k=k, as_json=as_json, page=html, port=port if serve else None, folder=index)
 

@@ -79,6 +79,19 @@ def test_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     finding = found("_device")["threads"]
     assert (finding.state, finding.found) == ("note", "torch uses 64, and the machine has 2 cores")
+    assert "OMP_NUM_THREADS=2" in finding.fix
+
+
+def test_emulated_bf16_is_ok_with_a_remark_and_what_is_ok_otherwise_has_nothing_to_fix(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mmts.devices.has_bf16", lambda device: False)
+    finding = found("_device")["bf16"]
+    assert (finding.state, finding.found) == ("ok", "emulated")
+    assert "slower than fp32" in finding.fix
+    monkeypatch.setattr("mmts.devices.has_bf16", lambda device: True)
+    findings = [finding for check in doctor.CHECKS for finding in check()]
+    assert not [finding for finding in findings if finding.state == "ok" and finding.fix]
 
 
 def test_failed_checks_end_in_one_line_and_a_check_that_raises_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:

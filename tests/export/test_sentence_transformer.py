@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,8 +18,8 @@ from mmts.data.media.image import fit_square, load_image, to_pixels
 from mmts.errors import RunError
 from mmts.export import export_run, sentence_transformer
 from mmts.export.onnx_files import pictures
-from mmts.export.sentence_transformer import write_sentence_transformer
-from mmts.models import build_two_tower, load_text_tower
+from mmts.export.sentence_transformer import ImageModule, write_sentence_transformer
+from mmts.models import build_two_tower, load_image_tower, load_text_tower
 from mmts.recipe.model_section import Model
 
 CAPTIONS = ["a red bar number 3", "stripe in BLUE", "a white square, " * 12, "dog"]
@@ -57,6 +58,12 @@ def test_towers_of_mmts_give_the_same_embeddings_for_any_picture(runs: Runs, tmp
     assert difference(model.encode(CAPTIONS), texts) < 1e-5
     assert difference(model.encode([str(photo) for photo in photos]), images) < 1e-5
     assert difference(model.encode([Image.open(photo) for photo in photos]), images) < 1e-5
+
+
+def test_an_image_tower_names_an_input_of_another_type() -> None:
+    module = ImageModule(load_image_tower("small-resnet", size=16, channels=8, depth=1), {})
+    with pytest.raises(RunError, match=r"give an image \(PIL\) or the path of one, not ndarray"):
+        module.preprocess([np.zeros((4, 4, 3))])
 
 
 def test_a_clip_without_heads_is_a_folder_of_transformers(runs: Runs, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from fake_runs import FIXED, LEARNED, SHIFTED, draw_pictures, make_graded, recipe, three_rules, write_run
 
 from mmts.errors import DataError, RunError
+from mmts.recipe.recipe import save_recipe
 from mmts.report import write_report
 
 EVIL = "<script>alert(1)</script> \"quoted\" 'single' & \u0645\u0631\u062d\u0628\u0627 $a_b$ {0}"
@@ -252,6 +253,33 @@ def test_the_commands_make_new_runs_and_report_on_those(tmp_path: Path, data: tu
         "mmts", "report", "again/fixed-seed3", "again/fixed-seed5", "again/mm-ts",
         "--out", "again/my report.html", "--names", "fixed,mm ts",
     ]  # fmt: skip
+
+
+def test_objects_given_to_train_are_named_instead_of_what_the_recipe_says(
+    tmp_path: Path, data: tuple[Path, list[str]]
+) -> None:
+    own = {"model": "mine:Net", "objective": "mine.losses:<Loss>\nrm -r ."}
+    made_by = recipe("fixed", SHIFTED)
+    run = write_run(tmp_path / "own", made_by, *data)
+    save_recipe(made_by, run / "recipe.yaml", {}, own)
+    page = write_report([run], tmp_path / "page.html").read_text(encoding="utf-8")
+    text = text_of(page)
+    words = "n objective given as an object of the class mine.losses:<Loss> rm -r ., on a model given as an object of"
+    assert text.count(words) == 2  # at the top, and under "How the runs were made"
+    assert "cosine swing" not in text  # of the rule in the recipe
+    assert "The values are read from the log" in text
+    commands = html.unescape(page[page.index("To run it again") :].split("pre>")[1]).removesuffix("</").splitlines()
+    assert commands[0] == "# again/own: call mmts.train again with mine:Net and mine.losses:<Loss> rm -r ."
+    assert commands[1].startswith("mmts report again/own --out")
+    assert len(commands) == 2
+
+
+def test_an_objective_given_as_an_object_has_the_values_that_its_run_logged(
+    tmp_path: Path, data: tuple[Path, list[str]]
+) -> None:
+    run = write_run(tmp_path / "own", recipe("margin", objective={"loss": "max_margin"}), *data)
+    save_recipe(recipe("own"), run / "recipe.yaml", {}, {"objective": "mmts.objectives.max_margin:MaxMargin"})
+    assert "Margin with own" in write_report([run], tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_runs_with_different_contents_still_make_a_page(tmp_path: Path, data: tuple[Path, list[str]]) -> None:

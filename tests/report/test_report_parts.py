@@ -14,7 +14,7 @@ from mmts.evaluation.results import Figure, Gap
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report.charts import SERIES, drawing, inline_svg
 from mmts.report.contents import Contents, Verdict, _headline, find, read_contents
-from mmts.report.curves import rule_in_words, value_curve
+from mmts.report.curves import loss_line, recall_line, rule_in_words, value_curve
 from mmts.report.gallery import choose_queries, make_gallery
 from mmts.report.tail import LongTail
 
@@ -122,6 +122,21 @@ def test_logged_groups_are_read_from_the_batches_that_contain_them(tmp_path: Pat
         ("head", [0.0, 0.9], [0.1, 0.15]),
         ("tail", [0.5], [0.3]),
     ]
+
+
+def test_of_a_step_that_is_logged_again_the_later_line_counts(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", recipe("fixed"), tmp_path, ["a shoe"] * 4)
+    lines = [
+        {"progress": at, "loss": loss, "val": {"text_to_image": {"R@1": recall}}}
+        for at, loss, recall in ((0.5, 9.0, 10.0), (0.5, 3.0, 20.0), (0.51, 5.0, 25.0), (1.0, 1.0, 30.0))
+    ]
+    RunDirectory(run).log_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    group = read_contents([run]).groups[0]
+    recall, loss = recall_line(0, group, "text_to_image"), loss_line(0, group)
+    assert recall is not None
+    assert loss is not None
+    assert (recall.x, recall.mean) == ([0.5, 0.51, 1.0], [20.0, 25.0, 30.0])
+    assert (loss.x, loss.mean) == ([0.51, 0.99], [4.0, 1.0])  # fiftieths of training
 
 
 @pytest.mark.parametrize(

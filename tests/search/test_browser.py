@@ -10,7 +10,8 @@ from browser import Visit, faults, needs_chromium, open_browser
 from tests_support import draw_shapes
 
 from mmts.search import Searcher, build_index
-from mmts.search.page import SearchServer, search
+from mmts.search.command import search
+from mmts.search.serve import SearchServer
 
 pytestmark = needs_chromium
 

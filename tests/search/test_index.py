@@ -15,8 +15,8 @@ from mmts.console import console
 from mmts.errors import DataError, RunError
 from mmts.evaluation.run import evaluate
 from mmts.search import build, build_index, index_files, open_searcher
+from mmts.search.command import search
 from mmts.search.index_files import load_index
-from mmts.search.page import search
 from mmts.search.query import Encoder
 
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from mmts.errors import RunError
 from mmts.search import Searcher, build_index, open_searcher
-from mmts.search.page import UPLOAD_LIMIT, Answer, SearchServer, render, serve
+from mmts.search.page import UPLOAD_LIMIT, Answer, render
+from mmts.search.serve import SearchServer, serve
 
 Response = tuple[int, dict[str, str], bytes]
 

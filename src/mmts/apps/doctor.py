@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -57,7 +57,7 @@ def judge(findings: Sequence[Finding]) -> None:
 
 def _run(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
     try:
-        return [replace(finding, fix="") if finding.state == "ok" else finding for finding in check()]
+        return list(check())
     except Exception as error:  # a broken installation can fail in any way
         name = check.__name__.lstrip("_")
         return [Finding(name, "wrong", f"{type(error).__name__}: {error}", "reinstall with -c constraints.txt")]
@@ -75,7 +75,7 @@ def _versions() -> Iterator[Finding]:
                 yield Finding(needed.name, "wrong", "not installed", fix)
             else:
                 fits = needed.specifier.contains(version, prereleases=True)
-                yield Finding(needed.name, "ok" if fits else "wrong", version, fix)
+                yield Finding(needed.name, "ok", version) if fits else Finding(needed.name, "wrong", version, fix)
 
 
 def _torchvision() -> Iterator[Finding]:
@@ -100,15 +100,18 @@ def _device() -> Iterator[Finding]:
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory / 1e9
         yield Finding("device", "ok", f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {memory:.0f} GB")
+    elif torch.version.cuda:
+        yield Finding("device", "note", "CPU", f"torch is built for CUDA {torch.version.cuda}, but it finds no GPU")
     else:
-        lacks = f"torch is built for CUDA {torch.version.cuda}, but it finds no GPU"
-        yield Finding("device", "note" if torch.version.cuda else "ok", "CPU", lacks)
-    slow = "emulated; train.precision: bf16 would be slower than fp32 here"
-    yield Finding("bf16", "ok", "in hardware" if has_bf16(device) else slow)
+        yield Finding("device", "ok", "CPU")
+    if has_bf16(device):
+        yield Finding("bf16", "ok", "in hardware")
+    else:
+        yield Finding("bf16", "ok", "emulated", "train.precision: bf16 would be slower than fp32 here")
     threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    fix = "" if threads <= cores else f"set OMP_NUM_THREADS={cores}: more threads than cores slow each other down"
     found = f"torch uses {threads}, and the machine has {cores} cores"
-    fix = f"set OMP_NUM_THREADS={cores}: more threads than cores slow each other down"
-    yield Finding("threads", "ok" if threads <= cores else "note", found, fix)
+    yield Finding("threads", "note" if fix else "ok", found, fix)
 
 
 def _decoders() -> Iterator[Finding]:
@@ -116,11 +119,13 @@ def _decoders() -> Iterator[Finding]:
     from PIL import features
 
     lacks = ", ".join(name for name in ("jpg", "webp", "zlib") if not features.check(name))
-    found = f"Pillow cannot read {lacks}" if lacks else "JPEG, PNG, WebP"
-    yield Finding("images", "wrong" if lacks else "ok", found, "pip install --force-reinstall pillow")
+    if lacks:
+        yield Finding("images", "wrong", f"Pillow cannot read {lacks}", "pip install --force-reinstall pillow")
+    else:
+        yield Finding("images", "ok", "JPEG, PNG, WebP")
     codecs = [name for name in ("h264", "hevc", "vp9", "av1") if name in av.codecs_available]
-    state: State = "ok" if "h264" in codecs else "wrong"
-    yield Finding("videos", state, ", ".join(codecs) or "no codec", "pip install --force-reinstall av")
+    fix = "" if "h264" in codecs else "pip install --force-reinstall av"
+    yield Finding("videos", "wrong" if fix else "ok", ", ".join(codecs) or "no codec", fix)
 
 
 def _disk() -> Iterator[Finding]:
@@ -135,7 +140,8 @@ def _disk() -> Iterator[Finding]:
             yield Finding(what, "wrong", f"{folder} is not writable ({error.strerror})", fix)
         else:
             free = shutil.disk_usage(existing).free / 1e9
-            yield Finding(what, "ok" if free > _ROOM else "note", f"{folder}, {free:.0f} GB free", fix)
+            found = f"{folder}, {free:.0f} GB free"
+            yield Finding(what, "ok", found) if free > _ROOM else Finding(what, "note", found, fix)
 
 
 CHECKS = (_versions, _torchvision, _device, _decoders, _disk)

@@ -111,6 +111,11 @@ class RunGroup:
         return self.runs[0].recipe
 
     @property
+    def own_objects(self) -> dict[str, str]:
+        """The classes of the model and the objective that the first run was given as objects, if any."""
+        return self.runs[0].run.own_objects()
+
+    @property
     def paths(self) -> tuple[Path, ...]:
         """The run directories."""
         return tuple(run.run.path for run in self.runs)

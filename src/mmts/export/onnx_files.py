@@ -256,6 +256,11 @@ def to_inputs(images: list[Image.Image], tower: MediaTower) -> Tensor:
 
 
 def largest_difference(a: Tensor, b: Tensor) -> float:
-    """Return the largest absolute difference of two tensors; infinite if one has a NaN."""
+    """Return the largest absolute difference of two tensors; infinite if one has a NaN.
+
+    >>> a = torch.tensor([1.0, 2.0])
+    >>> largest_difference(a, torch.tensor([1.0, 2.5])), largest_difference(a, torch.tensor([1.0, torch.nan]))
+    (0.5, inf)
+    """
     difference = (a.double() - b.double()).abs().max()
     return float("inf") if difference.isnan() else float(difference)

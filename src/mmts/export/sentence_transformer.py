@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import InputModule
@@ -197,10 +198,15 @@ class ImageModule(TowerModule):
     modalities: Sequence[str] = ("image",)
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **_: Any) -> dict[str, Tensor]:
-        """Return the pixels (B, 3, size, size) of images or their files."""
-        size = self.tower.size
-        images = [load_image(image, size) if isinstance(image, str | Path) else upright_rgb(image) for image in inputs]
-        return {"pixel_values": to_inputs(images, self.tower)}
+        """Return the pixels (B, 3, size, size) of images or their files. Raises RunError naming another input type."""
+        return {"pixel_values": to_inputs([self._opened(image) for image in inputs], self.tower)}
+
+    def _opened(self, image: Any) -> Image.Image:
+        if isinstance(image, str | Path):
+            return load_image(image, self.tower.size)
+        if isinstance(image, Image.Image):
+            return upright_rgb(image)
+        raise RunError(f"give an image (PIL) or the path of one, not {type(image).__name__}")
 
 
 class TextModule(TowerModule):

@@ -1,7 +1,7 @@
 """Curves over training: the temperature or margin of head, mid and tail, the loss, and recall on val."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,17 +20,29 @@ from mmts.recipe.components import RunFacts, build, summary
 from mmts.recipe.recipe import Recipe
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report.charts import Line, thinned
+from mmts.report.wording import clean
 
 _POINTS = 201
 
 
-def rule_in_words(recipe: Recipe) -> str:
-    """Say in a few words what a recipe's rule does.
+def rule_in_words(recipe: Recipe, own_objects: Mapping[str, str] = {}) -> str:
+    """Say in a few words what a recipe's rule does, and which `own_objects` took the place of its sections.
 
     >>> from mmts.recipe.sections import Train
     >>> rule_in_words(Recipe(train=Train(epochs=1)))
     'temperature 0.07 throughout'
+    >>> rule_in_words(Recipe(train=Train(epochs=1)), {"model": "mine:Net"})
+    'temperature 0.07 throughout, on a model given as an object of the class mine:Net'
     """
+    words = _objective_in_words(recipe)
+    if kind := own_objects.get("objective"):
+        words = f"an objective given as an object of the class {clean(kind)}"
+    if kind := own_objects.get("model"):
+        words += f", on a model given as an object of the class {clean(kind)}"
+    return words
+
+
+def _objective_in_words(recipe: Recipe) -> str:
     component = recipe.objective.component
     policy = getattr(recipe.objective, component.value_name, None)
     about = summary(component).partition(" (")[0].removesuffix(".")
@@ -40,14 +52,23 @@ def rule_in_words(recipe: Recipe) -> str:
     return words if component in (InfoNCE, MaxMargin) else f"{about.partition(':')[0]}, {words}"
 
 
+def value_word(group: RunGroup) -> str:
+    """Return what a rule sets, "temperature" or "margin"; of an objective given as an object, what the run logged."""
+    if "objective" in group.own_objects:
+        return "margin" if "margin" in next(RunDirectory(group.paths[0]).log_lines(), {}) else "temperature"
+    word: str = group.recipe.objective.component.value_name
+    return word
+
+
 def value_curve(group: RunGroup, distribution: ConceptDistribution | None) -> tuple[list[Line], bool]:
     """Return a rule's temperature or margin over training, and whether it comes from the first run's log.
 
-    It is computed if the rule neither learns nor looks at the batch: mean, minimum and maximum of head, mid and tail.
+    It is computed if the recipe's rule was used and neither learns nor looks at the batch: mean, minimum and maximum of
+    head, mid and tail.
     The log has only the means of the groups. A single line stands for all samples if they have the same values.
     """
-    word = group.recipe.objective.component.value_name
-    section = getattr(group.recipe.objective, word, None)
+    word = value_word(group)
+    section = None if "objective" in group.own_objects else getattr(group.recipe.objective, word, None)
     if distribution is not None and section is not None:
         with suppress(RecipeError):
             policy = build(section, RunFacts(distribution, 0, 0, group.recipe.model.width, _no_captions))
@@ -116,15 +137,16 @@ def _over_seeds(
     """Average what `read` finds in the log lines of each seed, within bins of progress if any, then over seeds."""
     runs = []
     for path in group.paths:
-        values: dict[float, list[float]] = {}
+        values: dict[float, float] = {}  # of a step that is logged again, the later one
         for line in RunDirectory(path).log_lines():
             value = read(line)
             if value is not None and math.isfinite(value):  # a skipped step logs NaN
-                progress = line["progress"]
-                if num_bins is not None:
-                    progress = (min(int(progress * num_bins), num_bins - 1) + 0.5) / num_bins
-                values.setdefault(progress, []).append(value)
-        runs.append({progress: sum(values[progress]) / len(values[progress]) for progress in values})
+                values[line["progress"]] = value
+        bins: dict[float, list[float]] = {}
+        for progress, value in values.items():
+            at = progress if num_bins is None else (min(int(progress * num_bins), num_bins - 1) + 0.5) / num_bins
+            bins.setdefault(at, []).append(value)
+        runs.append({at: sum(inside) / len(inside) for at, inside in bins.items()})
     progresses = sorted(set.intersection(*map(set, runs)))
     if len(progresses) < 2:
         return None

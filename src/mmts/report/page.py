@@ -24,7 +24,7 @@ from mmts.recipe.run_directory import RunDirectory, differences
 from mmts.report import charts
 from mmts.report.by_concept import class_tables, concept_section
 from mmts.report.contents import Contents, find, read_contents
-from mmts.report.curves import loss_line, recall_line, rule_in_words, value_curve
+from mmts.report.curves import loss_line, recall_line, rule_in_words, value_curve, value_word
 from mmts.report.gallery import make_gallery
 from mmts.report.tail import LongTail
 from mmts.report.wording import clean, in_title, interval_in_words, listed, signed
@@ -110,7 +110,7 @@ def _rules(contents: Contents) -> list[dict[str, str]]:
     rules = []
     for group in contents.groups:
         recipe = yaml.safe_dump(group.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        words = rule_in_words(group.recipe)
+        words = rule_in_words(group.recipe, group.own_objects)
         rules.append({"name": group.name, "words": words[:1].upper() + words[1:], "recipe": recipe})
     return rules
 
@@ -122,7 +122,7 @@ def _values(contents: Contents) -> dict[str, Any]:
     for group, concepts in zip(contents.groups, contents.distributions, strict=True):
         lines, is_logged = value_curve(group, concepts)
         if lines:
-            word = group.recipe.objective.component.value_name
+            word = value_word(group)
             tops[word] = max(tops.get(word, 0), *(max(line.high) for line in lines))
             curves.append((group.name, word, lines, is_logged))
     panels: list[tuple[str, Markup]] = []
@@ -183,7 +183,10 @@ def _changes(groups: Sequence[RunGroup]) -> list[tuple[str, list[str]]]:
 
 
 def _commands(contents: Contents, out: Path) -> str:
-    """Return the commands that train all runs again in new folders, and write a page about the new runs."""
+    """Return the commands that train all runs again in new folders, and write a page about the new runs.
+
+    A comment stands for runs on objects that were given to `mmts.train`, which no command has.
+    """
     lines: list[str] = []
     again: list[str] = []
     for number, group in enumerate(contents.groups):
@@ -192,7 +195,11 @@ def _commands(contents: Contents, out: Path) -> str:
             folder += f"-{number + 1}"
         first, is_alone = group.runs[0], len(group.runs) == 1
         where, seed = (folder, "") if is_alone else (f"{folder}-seed$seed", "--set train.seed=$seed ")
-        commands = [f"mmts train {shlex.quote(str(first.run.recipe_file))} {seed}--out {where}"]
+        commands = []
+        if own := group.own_objects:
+            lines.append(f"# {where}: call mmts.train again with {clean(listed(list(own.values())))}")
+        else:
+            commands.append(f"mmts train {shlex.quote(str(first.run.recipe_file))} {seed}--out {where}")
         options = [word for label in contents.labels for word in ("--label", label)]
         if first.metrics.get("checkpoint") == "last":
             options = ["--checkpoint", "last", *options]
@@ -201,7 +208,8 @@ def _commands(contents: Contents, out: Path) -> str:
         if options:
             commands.append(f"mmts evaluate {where} {shlex.join(options)}")
         seeds = " ".join(map(str, group.seeds))
-        lines += commands if is_alone else [f"for seed in {seeds}; do {' && '.join(commands)}; done"]
+        if commands:
+            lines += commands if is_alone else [f"for seed in {seeds}; do {' && '.join(commands)}; done"]
         file = f"/evaluations/{first.given.name}" if first.is_evaluation else ""
         again += [shlex.quote(where.replace("$seed", str(seed)) + file) for seed in group.seeds]
     report = ["mmts report", *again, "--out", shlex.quote(f"again/{out.name}")]

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
+from mmts.concepts.distribution import GROUP_NAMES
 from mmts.errors import nearest
 
 MEAN_RECALL = "mean recall"
@@ -18,12 +19,11 @@ FOLDS = "folds"
 """The mean over equal parts of the media, each judged by itself, such as MSCOCO's five times 1,000."""
 BRACKETS = "in brackets: 95 % interval over queries"
 """The caption of a table that shows intervals."""
-_GROUPS = ("head", "mid", "tail")
 _MEASURES = (*RECALLS, MEAN_RECALL, *GRADED)
 
 
 def _known(name: str) -> str:
-    known = [*_MEASURES, *(f"{group} {measure}" for group in _GROUPS for measure in _MEASURES)]
+    known = [*_MEASURES, *(f"{group} {measure}" for group in GROUP_NAMES for measure in _MEASURES)]
     if name not in known:
         raise ValueError(f"unknown measure {name!r}; {nearest(name, known)}")
     return name
@@ -39,7 +39,7 @@ def group_of(measure: str) -> str | None:
     >>> group_of("tail R@5"), group_of("mean recall")
     ('tail', None)
     """
-    return next((group for group in _GROUPS if measure.startswith(f"{group} ")), None)
+    return next((group for group in GROUP_NAMES if measure.startswith(f"{group} ")), None)
 
 
 def needs_graded(measure: str) -> bool:

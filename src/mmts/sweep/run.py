@@ -26,7 +26,8 @@ from mmts.files import atomic_write, locked, read_json
 from mmts.recipe.components import outside_names
 from mmts.recipe.recipe import Recipe, save_recipe
 from mmts.recipe.run_directory import RunDirectory, differences, trusting_code
-from mmts.sweep.leaderboard import Standings, label_concepts, standings_table, write_leaderboard
+from mmts.sweep.leaderboard import standings_table, write_leaderboard
+from mmts.sweep.standings import Standings, label_concepts
 from mmts.sweep.sweep_file import FAILED, Sweep, Trial, load_sweep
 from mmts.training.log_line import recall_in_words
 from mmts.training.run import train, versions

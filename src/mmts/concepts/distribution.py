@@ -1,8 +1,8 @@
 """The concepts of the training samples, their sizes, and the shifts and groups that follow from the sizes."""
 
 from collections.abc import Hashable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -393,11 +393,16 @@ class ConceptDistribution:
 
 
 def _versions(*packages: str) -> dict[str, str]:
-    versions = {}
-    for package in ("mmts", "torch", "numpy", *packages):
-        with suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return versions
+    versions = {package: _version(package) for package in ("mmts", "torch", "numpy", *packages)}
+    return {package: version for package, version in versions.items() if version is not None}
+
+
+@cache  # metadata are read from files
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _plain_values(values: Iterable[Any], what: str) -> list[Any]:

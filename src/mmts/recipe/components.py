@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import torch
-from pydantic import TypeAdapter, ValidationError, create_model
+from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 from torch import Tensor
 
 from mmts.concepts import ConceptDistribution
@@ -77,6 +77,9 @@ FAMILIES = (SCHEDULE, POLICY, OBJECTIVE, IMAGE_TOWER, VIDEO_TOWER, TEXT_TOWER)
 
 class ComponentSection(Section):
     """A component as a recipe describes it; `section_of` makes a subclass for each."""
+
+    # A class made here has no source, and pydantic would look for one in the files of all modules and callers.
+    model_config = ConfigDict(use_attribute_docstrings=False)
 
     component: ClassVar[type[Any]]
     family: ClassVar[Family]

@@ -338,8 +338,8 @@ def test_dropout_differs_by_process_and_that_of_objectives_does_not(tmp_path: Pa
 # --- the whole command ------------------------------------------------------------------------------------------------
 
 SETTINGS = [
-    "model.image={tower: small-vit, frozen: false, size: 16, options: {patch: 8, width: 16, depth: 1, heads: 2}}",
-    "model.text={tower: small-transformer, frozen: false, options: {width: 16, depth: 1, heads: 2}}",
+    "model.image={tower: small-vit, train: all, size: 16, options: {patch: 8, width: 16, depth: 1, heads: 2}}",
+    "model.text={tower: small-transformer, train: all, options: {width: 16, depth: 1, heads: 2}}",
     "model.head.hidden=16",
     "model.width=16",
     "concepts={encoder: tfidf, num_concepts: 4}",

@@ -21,11 +21,11 @@ SETTINGS = [
     "train.learning_rate=0.01",
     "train.trackers=[]",
 ]
-RESNET = "{tower: small-resnet, frozen: false, size: 16, options: {channels: 8, depth: 1}}"
-VIT = "{tower: small-vit, frozen: false, size: 16, options: {patch: 8, width: 16, depth: 1, heads: 2, resize: pad}}"
-WORDS = "{tower: small-transformer, frozen: false, options: {width: 16, depth: 1, heads: 2, max_length: 24}}"
+RESNET = "{tower: small-resnet, train: all, size: 16, options: {channels: 8, depth: 1}}"
+VIT = "{tower: small-vit, train: all, size: 16, options: {patch: 8, width: 16, depth: 1, heads: 2, resize: pad}}"
+WORDS = "{tower: small-transformer, train: all, options: {width: 16, depth: 1, heads: 2, max_length: 24}}"
 BYTES = (
-    "{tower: clip-text, frozen: false, "
+    "{tower: clip-text, train: all, "
     "options: {tokenizer: bytes, width: 16, depth: 1, heads: 2, output_width: 16, context_length: 40}}"
 )
 
@@ -78,7 +78,7 @@ def _sides(name: str, folder: Path) -> tuple[str, ...]:
     if name == "clip":
         return (_of(tiny_clip(model)), _of(tiny_clip(model)), "model.head.kind=none", "model.width=12")
     if name == "clip with heads":
-        return _of(tiny_clip(model), frozen="true"), _of(tiny_clip(model))
+        return _of(tiny_clip(model), train="head"), _of(tiny_clip(model))
     if name == "siglip":
         return _of(tiny_clip(model, "siglip"), options="{resize: stretch}"), _of(tiny_clip(model, "siglip"))
     if name == "padded clip":
@@ -88,6 +88,6 @@ def _sides(name: str, folder: Path) -> tuple[str, ...]:
     return _of(tiny_backbone(folder / "image", "resnet"), size="32"), _of(tiny_encoder(model, "bert"))
 
 
-def _of(folder: Path, frozen: str = "false", **more: str) -> str:
+def _of(folder: Path, train: str = "all", **more: str) -> str:
     rest = "".join(f", {key}: {value}" for key, value in more.items())
-    return f"{{tower: '{folder}', frozen: {frozen}{rest}}}"
+    return f"{{tower: '{folder}', train: {train}{rest}}}"

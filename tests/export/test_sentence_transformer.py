@@ -113,7 +113,7 @@ def test_a_folder_loads_in_a_process_that_never_saw_the_run(runs: Runs, tmp_path
 def test_only_the_texts_of_a_run_on_features_are_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = {"tokenizer": "bytes", "width": 16, "depth": 1, "heads": 2, "output_width": 8}
     model = build_two_tower(8, load_text_tower("clip-text", **options), width=8).eval()
-    section = Model.model_validate({"text": {"tower": "clip-text", "frozen": False, "options": options}})
+    section = Model.model_validate({"text": {"tower": "clip-text", "train": "all", "options": options}})
     content = write_sentence_transformer(model, section, tmp_path)
     assert "takes no features: only the text side is exported" in capsys.readouterr().out
     assert "media" not in content

@@ -221,8 +221,8 @@ def test_a_file_as_the_training_script_writes_it(tmp_path: Path) -> None:
 def from_recipe(folder: Path, **settings: object) -> TwoTower:
     """The model of a recipe with `pretrained`."""
     content = {
-        "video": {"tower": "space-time-vit", "frozen": False, "options": {"heads": HEADS}},
-        "text": {"tower": "clip-text", "frozen": False, "options": TINY},
+        "video": {"tower": "space-time-vit", "train": "all", "options": {"heads": HEADS}},
+        "text": {"tower": "clip-text", "train": "all", "options": TINY},
         "head": {"kind": "none"},
         "width": OUT,
         "pretrained": save(folder),

@@ -62,7 +62,7 @@ def content(family: Family, name: str, **options: Any) -> dict[str, Any]:
     """A recipe with the component in it."""
     train = {"train": {"epochs": 1}}
     if family.word in TOWERS:
-        return {"model": {TOWERS[family.word]: {"tower": name, "frozen": False, "options": options}}, **train}
+        return {"model": {TOWERS[family.word]: {"tower": name, "train": "all", "options": options}}, **train}
     own = {family.key: name, **GIVEN.get(name, {}), **options}
     if family is SCHEDULE:
         own = {"rule": "scheduled", "schedule": own}
@@ -119,7 +119,7 @@ def test_a_number_outside_its_range_is_refused_when_the_recipe_is_read(
     [
         ({"image": {"size": 16}}, "model.image.size is 16; it must be at least 32"),
         (
-            {"image": {"tower": "small-vit", "frozen": False, "size": 60}},
+            {"image": {"tower": "small-vit", "train": "all", "size": 60}},
             "model.image: .* size 60 is not a multiple",
         ),
         ({"image": {"tower": "small-vit"}}, "model.image: the tower 'small-vit' starts from random weights, so it has"),
@@ -140,9 +140,9 @@ def test_a_number_outside_its_range_is_refused_when_the_recipe_is_read(
             {"video": {"options": {"image": "small-vit", "image_frozen": True}}},
             "model.video: .*its image tower 'small-vit' starts from random weights.*set image_frozen to false",
         ),
-        ({"video": {"tower": "space-time-vit", "frozen": False, "size": 60}}, "size 60 is not a multiple of patch 16"),
+        ({"video": {"tower": "space-time-vit", "train": "all", "size": 60}}, "size 60 is not a multiple of patch 16"),
         (
-            {"text": {"tower": "clip-text", "frozen": False, "options": {"heads": 5}}},
+            {"text": {"tower": "clip-text", "train": "all", "options": {"heads": 5}}},
             "512 is not a multiple of heads",
         ),
         ({"text": {"tower": "mini-lm"}}, "model.text.tower is 'mini-lm'; did you mean 'minilm'"),
@@ -369,8 +369,8 @@ class Bag(TextTower):
 '''
 TOWERS_RECIPE = """
 model:
-  image: {tower: my_towers.py:Grid, frozen: false, options: {cells: 2}}
-  text: {tower: my_towers.py:Bag, frozen: false}
+  image: {tower: my_towers.py:Grid, train: all, options: {cells: 2}}
+  text: {tower: my_towers.py:Bag, train: all}
   width: 8
 concepts: {encoder: tfidf}
 train: {epochs: 2, batch_size: 16}
@@ -403,7 +403,7 @@ def test_towers_of_ones_own_train_go_on_and_are_evaluated(towers: Path):
 
 
 def test_clips_go_through_towers_of_ones_own(towers: Path):
-    for tower in ("{tower: my_towers.py:First, frozen: false}", "{frozen: false, options: {image: my_towers.py:Grid}}"):
+    for tower in ("{tower: my_towers.py:First, train: all}", "{train: all, options: {image: my_towers.py:Grid}}"):
         whole = tower.replace("my_towers.py", f"{towers}/my_towers.py")
         section = load_recipe(towers / "towers.yaml", [f"model.video={whole}", "model.image=null"]).model
         built = section.video.build()  # type: ignore[union-attr]
@@ -418,7 +418,7 @@ def test_clips_go_through_towers_of_ones_own(towers: Path):
     [
         ("model.image.options.cells=0", r"model\.image\.options\.cells is 0; it must be at least 1"),
         ("model.image.options={celsl: 3}", r"model\.image\.options: unknown key 'celsl'; did you mean 'cells'"),
-        ("model.image.frozen=true", "my_towers.py:Grid' starts from random weights"),
+        ("model.image.train=head", "my_towers.py:Grid' starts from random weights"),
         ("model.image.tower={folder}/my_towers.py:Bag", "Bag is not a valid image tower; it must be a"),
         ("model.text.tower={folder}/my_towers.py:Bags", "has no class 'Bags'; did you mean 'Bag'"),
     ],
@@ -434,7 +434,7 @@ def test_the_fingerprint_of_a_tower_of_ones_own_follows_its_code(tmp_path: Path)
         file = tmp_path / str(at) / "my_towers.py"
         file.parent.mkdir()
         file.write_text(code)
-        section = load_recipe("catalogue", [f"model.image={{tower: '{file}:Grid', frozen: false}}"]).model.media
+        section = load_recipe("catalogue", [f"model.image={{tower: '{file}:Grid', train: all}}"]).model.media
         torch.manual_seed(0)
         fingerprints.append(section.build().fingerprint)
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]

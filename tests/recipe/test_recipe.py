@@ -84,7 +84,7 @@ def test_a_new_choice_drops_the_keys_of_the_old_one_whatever_the_order() -> None
     assert before == {"objective": {"temperature": {"rule": "fixed", "value": 0.1}}}
 
 
-SMALL_RESNET = {"tower": "small-resnet", "frozen": False, "size": 64, "options": {"channels": 8}}
+SMALL_RESNET = {"tower": "small-resnet", "train": "all", "size": 64, "options": {"channels": 8}}
 CLIPS = {"tower": "space-time-vit", "frames": 4, "sampling": "stride", "stride": 2, "options": {"patch": 8}}
 ON_FRAMES = {"tower": "frames", "options": {"image": "small-vit", "image_options": {"depth": 1}, "pooling": "mean"}}
 
@@ -96,7 +96,7 @@ ON_FRAMES = {"tower": "frames", "options": {"image": "small-vit", "image_options
         ("concepts", {"num_concepts": 9}, "source=captions", {"num_concepts": 9, "source": "captions"}),
         ("concepts", {"source": "file", "file": "c.npz"}, "source=label", {"source": "label"}),
         ("model", {"image": SMALL_RESNET}, "image.tower=small-vit",
-         {"image": {"tower": "small-vit", "frozen": False, "size": 64}}),
+         {"image": {"tower": "small-vit", "train": "all", "size": 64}}),
         ("model", {"image": SMALL_RESNET}, "image.tower=small-resnet", {"image": SMALL_RESNET}),
         ("model", {"image": {"options": {"a": 1}}}, "image.tower=small-vit", {"image": {"tower": "small-vit"}}),
         ("model", {"text": {"tower": "clip-text", "options": {"width": 8}}}, "text.tower=minilm",
@@ -140,7 +140,7 @@ def test_every_choice_is_tested() -> None:
         (["objective={loss: sogclr}", "objective.temperature.rule=learned"],
          {"objective": {"loss": "sogclr", "temperature": {"rule": "learned"}}}),
         (["model.image.options={width: 16}", "model.image.tower=small-vit"],
-         {"model": {"image": {"tower": "small-vit", "frozen": False, "size": 64, "options": {"width": 16}}}}),
+         {"model": {"image": {"tower": "small-vit", "train": "all", "size": 64, "options": {"width": 16}}}}),
     ],
 )  # fmt: skip
 def test_the_order_of_settings_changes_nothing(settings: list[str], right: dict[str, Any]) -> None:

@@ -30,9 +30,9 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_clips_are_found_by_words_and_by_a_clip(clips: Path, tmp_path: Path) -> None:
     small = [
-        "model.video={tower: frames, frozen: false, frames: 2, size: 16, options: {image: small-resnet, "
+        "model.video={tower: frames, train: all, frames: 2, size: 16, options: {image: small-resnet, "
         "image_options: {channels: 8, depth: 1}}}",
-        "model.text={tower: small-transformer, frozen: false, options: {width: 16, depth: 1, heads: 2}}",
+        "model.text={tower: small-transformer, train: all, options: {width: 16, depth: 1, heads: 2}}",
         "model.head.hidden=16",
         "model.width=16",
         "concepts={encoder: tfidf, num_concepts: 3}",

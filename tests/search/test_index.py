@@ -226,7 +226,7 @@ def test_frozen_towers_and_precomputed_features_can_be_searched(tmp_path: Path) 
         line["image"] = f"{line['id']}.npy"
         np.save(data / line["image"], rng.normal(size=8).astype(np.float32))
     (data / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    run = make_run(tmp_path, "model.image={tower: features}", "model.text={tower: minilm, frozen: true}")
+    run = make_run(tmp_path, "model.image={tower: features}", "model.text={tower: minilm, train: head}")
     (data / "3.npy").write_bytes(b"no")
     index = build_index(run, data)
     assert len(index) == 29

@@ -12,9 +12,9 @@ SWEEP: dict[str, Any] = {
     "seeds": {"tune": [100], "test": [0, 1]},
     "set": {
         "model.image": {
-            "tower": "small-resnet", "frozen": False, "size": 16, "options": {"channels": 8, "depth": 1},
+            "tower": "small-resnet", "train": "all", "size": 16, "options": {"channels": 8, "depth": 1},
         },
-        "model.text": {"tower": "small-transformer", "frozen": False, "options": {"width": 16, "depth": 1, "heads": 2}},
+        "model.text": {"tower": "small-transformer", "train": "all", "options": {"width": 16, "depth": 1, "heads": 2}},
         "model.width": 16,
         "concepts": {"encoder": "tfidf", "num_concepts": 4},
         "train.epochs": 2,

@@ -19,8 +19,8 @@ from mmts.training.checkpoint import load_checkpoint
 from mmts.training.run import train
 
 SETTINGS = [
-    "model.image={tower: small-resnet, frozen: false, size: 16, options: {channels: 4, depth: 1}}",
-    "model.text={tower: small-transformer, frozen: false, options: {width: 16, depth: 1, heads: 2}}",
+    "model.image={tower: small-resnet, train: all, size: 16, options: {channels: 4, depth: 1}}",
+    "model.text={tower: small-transformer, train: all, options: {width: 16, depth: 1, heads: 2}}",
     "model.head.hidden=16",
     "model.width=16",
     "concepts={encoder: tfidf, num_concepts: 4}",

@@ -196,8 +196,8 @@ class Cooling(Policy):
 """
 RECIPE = """
 model:
-  image: {tower: small-vit, frozen: false, size: 16, options: {patch: 8, width: 16, depth: 1, heads: 2, dropout: 0}}
-  text: {tower: small-transformer, frozen: false, options: {width: 16, depth: 1, heads: 2, dropout: 0}}
+  image: {tower: small-vit, train: all, size: 16, options: {patch: 8, width: 16, depth: 1, heads: 2, dropout: 0}}
+  text: {tower: small-transformer, train: all, options: {width: 16, depth: 1, heads: 2, dropout: 0}}
   head: {hidden: 16, dropout: 0}
   width: 16
 objective: {temperature: {rule: "cooling.py:Cooling"}}

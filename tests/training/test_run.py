@@ -21,11 +21,11 @@ from mmts.training.run import train
 
 SCRATCH = [
     "model.image.tower=small-resnet",
-    "model.image.frozen=false",
+    "model.image.train=all",
     "model.image.size=16",
     "model.image.options={channels: 8, depth: 1}",
     "model.text.tower=small-transformer",
-    "model.text.frozen=false",
+    "model.text.train=all",
     "model.text.options={width: 16, depth: 1, heads: 2}",
     "model.head.hidden=16",
     "model.width=16",
@@ -95,8 +95,8 @@ def test_a_run_is_scored_by_labels_which_later_evaluations_keep(
 
 
 def test_frozen_towers_are_cached_and_not_in_the_checkpoint(shapes: Path, tmp_path: Path) -> None:
-    settings = ["model.text.tower=minilm", "model.text.frozen=true", "model.text.options={}"]
-    settings += ["model.image.tower=efficientnet-lite0", "model.image.frozen=true", "model.image.size=32"]
+    settings = ["model.text.tower=minilm", "model.text.train=head", "model.text.options={}"]
+    settings += ["model.image.tower=efficientnet-lite0", "model.image.train=head", "model.image.size=32"]
     recipe = scratch(shapes, *settings, "model.image.options={}")
     train(recipe, tmp_path / "run")
     assert (tmp_path / "run" / "checkpoints" / "best.pt").stat().st_size < 300_000
@@ -243,7 +243,7 @@ def test_mistakes_found_before_training_leave_no_run_behind(shapes: Path, tmp_pa
     ("settings", "says"),
     [
         (["concepts.num_concepts=5000"], "5000"),
-        (["model.image.frozen=true"], "starts from random weights"),
+        (["model.image.train=head"], "starts from random weights"),
         (["model.head.kind=none", "model.width=7"], "keeps the tower's width"),
     ],
 )

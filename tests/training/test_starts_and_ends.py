@@ -22,8 +22,8 @@ from mmts.training.checkpoint import load_checkpoint
 from mmts.training.run import train
 
 SETTINGS = [
-    "model.image={tower: small-resnet, frozen: false, size: 16, options: {channels: 4, depth: 1}}",
-    "model.text={tower: small-transformer, frozen: false, options: {width: 16, depth: 1, heads: 2}}",
+    "model.image={tower: small-resnet, train: all, size: 16, options: {channels: 4, depth: 1}}",
+    "model.text={tower: small-transformer, train: all, options: {width: 16, depth: 1, heads: 2}}",
     "model.head={hidden: 16}",
     "model.width=16",
     "concepts={encoder: tfidf, num_concepts: 4}",
@@ -46,7 +46,7 @@ def small(data: Path, *settings: str) -> Recipe:
     [["objective.temperature=0.07"], ["objective={loss: sogclr}"], ["objective={loss: max_margin}"], ["train.steps=3"]],
 )
 def test_a_recipe_in_which_nothing_trains_is_refused(settings: list[str]) -> None:
-    says = r"nothing trains: .*model\.image\.frozen or model\.text\.frozen to false, or model\.head\.kind to linear"
+    says = r"nothing trains: .*model\.image\.train or model\.text\.train to all, or model\.head\.kind to linear"
     with pytest.raises(RecipeError, match=says):
         load_recipe("catalogue", [*AS_IT_IS, *settings])
 
@@ -54,7 +54,7 @@ def test_a_recipe_in_which_nothing_trains_is_refused(settings: list[str]) -> Non
 @pytest.mark.parametrize(
     "setting",
     ["objective.temperature.rule=learned", "objective={loss: siglip}", "objective={loss: tempnet}", "train.epochs=0",
-     "model.text.frozen=false", "model.head.kind=linear"],
+     "model.text.train=all", "model.head.kind=linear"],
 )  # fmt: skip
 def test_one_thing_that_trains_or_no_step_is_enough(setting: str) -> None:
     load_recipe("catalogue", [*AS_IT_IS, setting])
@@ -83,7 +83,7 @@ def test_zero_steps_evaluate_the_model_as_it_is(shapes: Path, tmp_path: Path, le
         (["concepts={source: label, label: colour}"], MmtsError),
         (["concepts.num_concepts=5000"], MmtsError),
         (["data.captions=relevant"], MmtsError),
-        (["train.gradient_checkpointing=true", "model.image.frozen=true"], MmtsError),
+        (["train.gradient_checkpointing=true", "model.image.train=head"], MmtsError),
     ],
 )
 def test_a_failed_start_leaves_no_folder(

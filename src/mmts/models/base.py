@@ -74,6 +74,7 @@ class Tower(nn.Module):
 
     name: str  # in a recipe
     width: int  # number of features in a row
+    exact: bool = False  # whether features are computed in float32 even where bf16 is faster
     from_scratch: bool = False  # whether its weights start at random, so that freezing it makes no sense
     arguments: Mapping[str, Any] = {}  # what `make_tower` gave the constructor
 

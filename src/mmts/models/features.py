@@ -113,7 +113,11 @@ def why_unreadable_by_features(tower: MediaTower, media: Sequence[Medium]) -> li
 
 def _name_of(tower: MediaTower | TextTower) -> str:
     kind = "text" if isinstance(tower, TextTower) else "image" if tower.frames is None else "video"
-    return f"{kind} {tower.fingerprint} {'bf16' if has_bf16(_device(tower)) else 'fp32'}"
+    return f"{kind} {tower.fingerprint} {'bf16' if _in_bf16(tower) else 'fp32'}"
+
+
+def _in_bf16(tower: MediaTower | TextTower) -> bool:
+    return has_bf16(_device(tower)) and not tower.exact
 
 
 def _content_names(media: Sequence[Medium], pool: ThreadPoolExecutor) -> list[str]:
@@ -261,7 +265,7 @@ def _computing(
 
     def run(batch: Sequence[Any]) -> Rows:
         # Both modes belong to a thread, so they are entered here.
-        precision = torch.autocast(device.type, torch.bfloat16) if bf16 and has_bf16(device) else nullcontext()
+        precision = torch.autocast(device.type, torch.bfloat16) if bf16 and _in_bf16(tower) else nullcontext()
         with torch.inference_mode(), precision:
             inputs: Any
             if isinstance(tower, MediaTower):

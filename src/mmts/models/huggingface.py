@@ -1,5 +1,6 @@
 """Loading Hugging Face models by name or local folder: offline from folders, no remote code, one clear error."""
 
+import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -74,6 +75,13 @@ def load_model(source: Source) -> tuple[Any, bool]:
         lacks = f"lack {counted(len(missing), 'weight')}, such as {missing[0]!r}"
         raise RecipeError(f"{source.side} tower {source.name!r}: its files {lacks}")
     return model.eval(), bool(info["missing_keys"])
+
+
+def shared_copy(model: Any) -> Any:
+    """Return a model that shares all weights with `model`, and from which parts can be removed (see `keep_side`)."""
+    result = copy.copy(model)
+    result._modules, result._parameters = dict(model._modules), dict(model._parameters)
+    return result
 
 
 def keep_side(model: Any, side: str, *, own_pooling: bool) -> bool:

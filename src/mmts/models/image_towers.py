@@ -200,6 +200,7 @@ class HuggingFaceImage(ImageTower):
     resize: how a rectangle becomes a square; by default what the model's preprocessor_config.json says, else `crop`.
     pooling: `pooler` (its pooler's output), `cls` (the first token) or `mean`; `auto` is the pooler if the model's
         files have one, else the first token, or the mean of a feature map.
+    pretrained: the model itself, if it was loaded before.
     """
 
     def __init__(
@@ -208,10 +209,11 @@ class HuggingFaceImage(ImageTower):
         size: Annotated[int, Ge(8)] | None = None,
         resize: Resize | None = None,
         pooling: Literal["auto", "pooler", "cls", "mean"] = "auto",
+        pretrained: Any = None,
     ) -> None:
         source = hf.find_source(name, "image", IMAGE_TOWERS)
         model: Any
-        model, pooler_missing = hf.load_model(source)
+        model, pooler_missing = hf.load_model(source) if pretrained is None else (pretrained, False)
         preprocessing = hf.read_preprocessing(source)
         own = preprocessing.size or _own_size(model.config) or 224
         super().__init__(size or own, preprocessing.mean, preprocessing.std, resize or preprocessing.resize)

@@ -152,17 +152,22 @@ class HuggingFaceText(TextTower):
 
     pooling: `mean` (over the last states of the caption's tokens, the default) or `cls` (the state of the first token).
     max_length: most tokens of a caption; by default as many as the model takes.
+    pretrained: the model itself, if it was loaded before.
     """
 
     def __init__(
-        self, name: str, pooling: Literal["mean", "cls"] | None = None, max_length: AtLeastOne | None = None
+        self,
+        name: str,
+        pooling: Literal["mean", "cls"] | None = None,
+        max_length: AtLeastOne | None = None,
+        pretrained: Any = None,
     ) -> None:
         from transformers import AutoTokenizer
 
         super().__init__()
         self.name = name
         self.source = hf.find_source(name, "text", TEXT_TOWERS)
-        model, _ = hf.load_model(self.source)
+        model = hf.load_model(self.source)[0] if pretrained is None else pretrained
         self.clip = hf.keep_side(model, "text", own_pooling=pooling is None)
         tokenizer = hf.call(self.source, "tokenizer", AutoTokenizer.from_pretrained)
         if getattr(model.config, "is_encoder_decoder", False):

@@ -13,10 +13,11 @@ from mmts.losses.normalize import unit
 from mmts.models.base import MediaTower, TextTower, Tower, is_frozen, make_tower, misfit
 from mmts.models.clip import avion_weights
 from mmts.models.clip_text import OPENAI_TOKENIZER, ClipText
+from mmts.models.trainable import trained_state
 from mmts.models.video_towers import SpaceTimeViT
 
 Tokens = Mapping[str, Tensor]
-_KINDS = ("linear", "two-layer", "none")
+_KINDS = ("linear", "two-layer", "residual", "none")
 
 
 class TwoTower(nn.Module):
@@ -41,11 +42,20 @@ class TwoTower(nn.Module):
         text_head: nn.Module,
     ) -> None:
         super().__init__()
+        self.temperature: float | None = None  # a pretrained pair's own: 1 / its logit scale
         self.media_tower = media_tower
         self.text_tower = text_tower
         self.media_head = media_head
         self.text_head = text_head
         self.train()  # frozen towers refuse
+
+    def train(self, mode: bool = True) -> "TwoTower":
+        """Set training or evaluation mode; frozen towers and heads stay in evaluation mode."""
+        super().train(mode)
+        for head in (self.media_head, self.text_head):
+            if is_frozen(head):
+                head.eval()
+        return self
 
     def forward(self, media: Tensor, text: Tensor | Tokens) -> tuple[Tensor, Tensor]:
         """Return the unit embeddings of media and captions, both (B, D)."""
@@ -59,6 +69,14 @@ class TwoTower(nn.Module):
         """Return the unit embeddings (B, D) of the output of the text tower's `tokenize`, or of feature rows (B, W)."""
         return _encode(self.text_tower, self.text_head, text)
 
+    @property
+    def width(self) -> int:
+        """D, the width of the embeddings."""
+        assert self.text_tower is not None
+        device = next((value.device for value in self.text_head.parameters()), None)
+        with torch.no_grad():
+            return int(self.text_head.eval()(torch.zeros(1, self.text_tower.width, device=device)).shape[1])
+
     def drop_frozen(self) -> None:
         """Drop frozen towers to free their memory; their inputs are then feature rows."""
         for side in ("media_tower", "text_tower"):
@@ -67,13 +85,11 @@ class TwoTower(nn.Module):
                 setattr(self, side, None)
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
-        """Return the state of heads and of towers that are not frozen; it is the same after `drop_frozen`.
+        """Return the state of the heads and of what trains in the towers; it is the same after `drop_frozen`.
 
         A frozen tower inside another, as the frames' image tower can be, is left out too.
         """
-        towers = [(name, module) for name, module in self.named_modules() if isinstance(module, Tower)]
-        frozen = tuple(f"{name}." for name, tower in towers if is_frozen(tower))
-        return {name: value for name, value in self.state_dict().items() if not name.startswith(frozen)}
+        return trained_state(self)
 
     def load_trainable_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Load a `trainable_state_dict`. Raises RunError, naming a weight, for the state of another model."""
@@ -94,11 +110,11 @@ def build_head(
 ) -> nn.Module:
     """Return a head (B, in_width) -> (B, out_width).
 
-    kind: "linear" is one affine map; "two-layer" is linear, GELU, dropout, linear, with `hidden` units between; "none"
-        passes features through.
+    kind: "linear" is one affine map; "two-layer" is linear, GELU, dropout, linear, with `hidden` units between;
+        "residual" adds such a two-layer map to the features, see `Residual`; "none" passes features through.
     layer_norm: normalize each feature row first, so that towers of any scale train alike; not for "none".
 
-    Raises RecipeError for an unknown kind, a dropout outside [0, 1), or "none" for two different widths.
+    Raises RecipeError for an unknown kind, a dropout outside [0, 1), or "residual" or "none" for two different widths.
 
     >>> build_head("linear", 384, 256, layer_norm=False)
     Sequential(
@@ -107,20 +123,47 @@ def build_head(
     """
     if kind not in _KINDS:
         raise RecipeError(f"unknown head {kind!r}; {nearest(kind, _KINDS)}")
-    if kind == "none":
+    if kind in ("residual", "none"):
         if in_width != out_width:
             raise RecipeError(
-                f"head 'none' keeps the tower's width {in_width}, but the model's width is {out_width}; "
+                f"head {kind!r} keeps the tower's width {in_width}, but the model's width is {out_width}; "
                 f"set width to {in_width}, or use a linear or two-layer head"
             )
-        return nn.Identity()
+        if kind == "none":
+            return nn.Identity()
     if not 0 <= dropout < 1:
         raise RecipeError(f"head {kind!r}: dropout must be at least 0 and below 1, not {dropout}")
     layers: list[nn.Module] = [nn.LayerNorm(in_width)] if layer_norm else []
-    if kind == "two-layer":
+    if kind != "linear":
         layers += [nn.Linear(in_width, hidden), nn.GELU(), nn.Dropout(dropout)]
         in_width = hidden
-    return nn.Sequential(*layers, nn.Linear(in_width, out_width))
+    layers.append(nn.Linear(in_width, out_width))
+    return Residual(*layers) if kind == "residual" else nn.Sequential(*layers)
+
+
+class Residual(nn.Sequential):
+    """A head that starts as the identity: f + rms(f) g(f), with rms(f) the root mean square of a row of features.
+
+    The last layer of g starts at zero, so that the embeddings are at first those of the features, bit for bit. The
+    factor lets the head of a tower of any scale train alike.
+
+    >>> head = build_head("residual", 4, 4, hidden=8)
+    >>> torch.equal(head(torch.arange(8.0).view(2, 4)), torch.arange(8.0).view(2, 4))
+    True
+    """
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        last = self[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the embeddings (B, D), of any norm, of features (B, D)."""
+        scale = features.square().mean(dim=1, keepdim=True).sqrt()
+        change: Tensor = super().forward(features)  # type: ignore[no-untyped-call]
+        return features + scale * change
 
 
 def build_two_tower(media: MediaTower | int, text: TextTower, *, width: int = 256, **head: Any) -> TwoTower:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 import torch
+import yaml
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mmts.errors import RecipeError, nearest
 from mmts.models import Vocabulary, base, load_image_tower, load_text_tower, load_video_tower
+from mmts.models.trainable import Form, set_trainable
 from mmts.models.video_towers import FramesTower
 from mmts.recipe import components
 from mmts.recipe.components import IMAGE_TOWER, TEXT_TOWER, VIDEO_TOWER, Family, Trust, validated_at
@@ -29,15 +31,31 @@ def _trust(info: ValidationInfo) -> Trust:
     return (lambda name: True) if info.context is None else info.context["trust"]
 
 
+class Lora(Section):
+    """Low-rank additions to the linear layers of a tower (docs/pretrained.md)."""
+
+    rank: int = Field(8, ge=1)
+    """Rank of each addition."""
+    alpha: int = Field(16, ge=1)
+    """An addition is multiplied by alpha / rank."""
+    targets: tuple[str, ...] | None = None
+    """Ends of the names of the linear layers to adapt, such as `q_proj` (default: the projections of attention of a
+    CLIP, SigLIP, BERT or ViT; all linear layers of other towers)."""
+
+
 class Tower(Section):
     """One side of the model: a built-in tower, a class of yours, or a Hugging Face name or folder."""
 
     family: ClassVar[Family]
     load: ClassVar[Callable[..., base.Tower]]
 
-    tower: TowerName
-    frozen: bool = True
-    """Features are computed once and cached; `false` trains the tower too."""
+    tower: TowerName | None
+    train: Form = "head"
+    lora: Lora | None = None
+    """The size and the place of the additions, for `train: lora`."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Learning rate of the tower after the warm-up, if it is another than `train.learning_rate`; it follows the same
+    schedule. The head keeps that of `train`."""
     options: dict[str, Any] = Field({}, validate_default=True)
     """The tower's own options."""
 
@@ -54,20 +72,34 @@ class Tower(Section):
             options["image_options"] = _checked_options(_FRAME, image, inner, place, "image_options", trust)
         return options
 
+    @model_validator(mode="after")
+    def _keys_have_a_use(self) -> "Tower":
+        if self.lora is not None and self.train != "lora":
+            raise ValueError(f"lora is for train: lora, and train is {self.train}")
+        if self.learning_rate is not None and not self.trains_tower:
+            raise ValueError(f"learning_rate is the tower's, and with train: {self.train} the tower does not train")
+        return self
+
+    @property
+    def trains_tower(self) -> bool:
+        """Whether something of the tower trains, not only the head."""
+        return self.train not in ("none", "head")
+
     @classmethod
     def place(cls) -> str:
         """Return the key of this section in a recipe."""
         return f"model.{cls.family.word.removesuffix(' tower')}"
 
     def component(self, trust: Trust = lambda name: True) -> Any:
-        """Return the class of the tower, or None if the data hold features computed beforehand."""
-        if self.tower == FEATURES and self.family is not TEXT_TOWER:
+        """Return the class of the tower, or None if `model.start` or the data, as features, stand in for it."""
+        if self.tower is None or (self.tower == FEATURES and self.family is not TEXT_TOWER):
             return None
         return components.component_named(self.family, self.tower, self.place(), {}, trust)
 
     def takes(self, parameter: str) -> bool:
         """Return whether the constructor of the tower has a parameter of this name."""
-        return parameter in inspect.signature(self.component()).parameters
+        component = self.component()
+        return component is not None and parameter in inspect.signature(component).parameters
 
     def arguments(self) -> dict[str, Any]:
         """Return the options, and the keys beside them, as the constructor takes them."""
@@ -75,23 +107,29 @@ class Tower(Section):
         return {**keys, **self.options}
 
     def build(self, **given: Any) -> Any:
-        """Return the tower, frozen if it should be; `given` are its `vocabulary` and `pretrained`, if it takes them."""
+        """Return the tower; `given` are its `vocabulary` and `pretrained`, if it takes them."""
+        assert self.tower is not None
         name = self.component() if ":" in self.tower else self.tower
         tower = type(self).load(name, **given, **self.arguments())
-        if self.frozen:
-            if tower.from_scratch:
-                raise RecipeError(_must_train(self))
-            tower.freeze()
+        if self.train != "all" and tower.from_scratch:
+            raise RecipeError(_must_train(self))
         return tower
+
+    def set_trainable(self, tower: base.Tower) -> None:
+        """Let so much of the tower train as `train` says. Raises RecipeError if the tower cannot train so."""
+        options = {} if self.lora is None else self.lora.model_dump()
+        set_trainable(tower, self.train, **options)
 
     def check(self, pretrained: bool, trust: Trust) -> None:
         """Raise RecipeError for a size, or a combination of options, that the tower cannot have."""
         component = self.component(trust)
         if component is None:
+            if self.tower == FEATURES and self.trains_tower:
+                raise RecipeError(f"{self.place()}.train is {self.train}, but the data hold features; use head or none")
             return
         self._check_keys(component, "size", "frames")
         if component.from_scratch and not pretrained and self.options.get("weights") is None:
-            if self.frozen:
+            if self.train != "all":
                 raise RecipeError(_must_train(self))
             self._try(component)
 
@@ -111,14 +149,14 @@ class Tower(Section):
         device = "meta" if component.__module__.startswith("mmts.") else "cpu"
         try:
             with torch.random.fork_rng(devices=[]), torch.device(device):
-                base.make_tower(component, self.tower, **arguments)
+                base.make_tower(component, str(self.tower), **arguments)
         except RecipeError as error:
             raise RecipeError(f"{self.place()}: {error}") from None
 
 
 def _must_train(section: Tower) -> str:
     starts = f"{section.place()}: the tower {section.tower!r} starts from random weights"
-    return f"{starts}, so it has to train: set frozen to false"
+    return f"{starts}, so all of it has to train: set train to all"
 
 
 def _checked_options(
@@ -138,13 +176,45 @@ def _checked_options(
     return {name: value for name, value in result if name != family.key}
 
 
+def _is_run_on_videos(start: Any) -> bool:
+    """Return whether `model.start` names a run whose media are videos."""
+    try:
+        content = yaml.safe_load((Path(str(start)).expanduser() / "recipe.yaml").read_text(encoding="utf-8"))
+        return bool(content["model"]["video"])
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError):
+        return False  # opening the pair reports what is wrong
+
+
+def _with_start(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section of a model with `start`, without defaults for what the pair brings."""
+    brings = f"model.start brings both towers and their width: leave {{}} out ({model['start']})"
+    for key in ("width", "pretrained"):
+        if model.get(key) is not None:
+            raise ValueError(brings.format(key))
+    result = {**model, "width": None}
+    for side in ("image", "video", "text"):
+        section = model.get(side) or {}
+        if isinstance(section, Mapping):
+            for key in ("tower", "options", *(("size", "frames") if side == "video" else ())):
+                if section.get(key):
+                    raise ValueError(brings.format(f"{side}.{key}"))
+            if side == "text" or model.get(side) is not None:
+                result[side] = {**section, "tower": None}
+    head = model.get("head") or {}
+    if isinstance(head, Mapping):
+        result["head"] = {"kind": "residual", **head}
+        if (kind := result["head"]["kind"]) not in ("residual", "none"):
+            raise ValueError(f"head.kind {kind} would throw away what model.start has learned; use residual or none")
+    return result
+
+
 class ImageTower(Tower):
     """The image side; `size` is the side of the square input in pixels (default: the tower's own)."""
 
     family = IMAGE_TOWER
     load = load_image_tower
 
-    tower: TowerName = "efficientnet-lite0"
+    tower: TowerName | None = "efficientnet-lite0"
     size: Size = None
 
 
@@ -154,7 +224,7 @@ class VideoTower(Tower):
     family = VIDEO_TOWER
     load = load_video_tower
 
-    tower: str = "frames"
+    tower: str | None = "frames"
     """A built-in tower, or a class of yours (`file.py:Class` or `module:Class`)."""
     size: Size = None
     frames: int | None = Field(None, ge=1, le=1024)
@@ -189,18 +259,19 @@ class TextTower(Tower):
     family = TEXT_TOWER
     load = load_text_tower
 
-    tower: TowerName = "minilm"
+    tower: TowerName | None = "minilm"
 
 
 class Head(Section):
     """The projection from a tower's features to the common space."""
 
-    kind: Literal["linear", "two-layer", "none"] = "two-layer"
-    """`none`: the tower's features as they are."""
+    kind: Literal["linear", "two-layer", "residual", "none"] = "two-layer"
+    """`residual` (the default with `model.start`): the features plus a two-layer map that starts at zero, so that
+    training starts at the pretrained pair; `none`: the features as they are."""
     hidden: int = Field(512, ge=1)
-    """Width of the hidden layer of `two-layer`."""
+    """Width of the hidden layer."""
     dropout: float = Field(0.2, ge=0, lt=1)
-    """Dropout after the hidden layer of `two-layer`."""
+    """Dropout after the hidden layer."""
     layer_norm: bool = True
     """Normalize the features first, so that towers of any scale train alike."""
 
@@ -209,7 +280,12 @@ class Model(Section):
     """Two towers and their heads; `width` is that of the embeddings.
 
     One of `image` and `video` is the media side. `pretrained` is a checkpoint of AVION or MM-TS that fills both towers.
+    `start` is a pretrained pair, which brings both towers and the width.
     """
+
+    start: str | None = None
+    """A run, a Hugging Face CLIP or SigLIP (name or folder), a sentence-transformers CLIP folder, or
+    `open_clip:NAME/TAG`: both towers, and a run's heads, start from it, and training starts at its embeddings."""
 
     image: ImageTower | None = None
     """The image side; the default if a model names no media side."""
@@ -219,17 +295,21 @@ class Model(Section):
     """The text side."""
     head: Head = Head()
     """Both sides' projection to the common space."""
-    width: int = Field(256, ge=1)
-    """Width of the embeddings."""
+    width: int | None = Field(256, ge=1)
+    """Width of the embeddings; with `start` it is that of the pair."""
     pretrained: Path | None = None
     """A checkpoint of AVION or MM-TS that fills both towers, `space-time-vit` and `clip-text`."""
 
     @model_validator(mode="before")
     @classmethod
-    def _images_unless_videos(cls, value: Any) -> Any:
-        if isinstance(value, Mapping) and value.get("image") is None and value.get("video") is None:
-            return {**value, "image": {}}
-        return value
+    def _fill_in(cls, value: Any) -> Any:
+        """Choose the media side; with `start`, leave out what the pair brings."""
+        if not isinstance(value, Mapping):
+            return value
+        start = value.get("start")
+        if value.get("image") is None and value.get("video") is None:
+            value = {**value, "video" if _is_run_on_videos(start) else "image": {}}
+        return value if start is None else _with_start(value)
 
     @model_validator(mode="after")
     def _one_media_side(self, info: ValidationInfo) -> "Model":
@@ -249,6 +329,23 @@ class Model(Section):
         return self
 
     @property
+    def sides(self) -> tuple[ImageTower | VideoTower, TextTower]:
+        """The media side and the text side."""
+        return self.media, self.text
+
+    @property
+    def tower_rates(self) -> dict[str, float]:
+        """The learning rates of towers that have their own, by the beginning of their parameters' names."""
+        towers = zip(("media_tower.", "text_tower."), self.sides, strict=True)
+        return {name: side.learning_rate for name, side in towers if side.learning_rate is not None}
+
+    @property
+    def trains(self) -> bool:
+        """Whether a tower or a head has something to train."""
+        heads = self.head.kind != "none"
+        return any(side.trains_tower or (heads and side.train != "none") for side in self.sides)
+
+    @property
     def kind(self) -> Literal["image", "video"]:
         """The kind of media that the model takes."""
         return "image" if self.image is not None else "video"
@@ -263,4 +360,5 @@ class Model(Section):
     @property
     def tower_names(self) -> list[str]:
         """The names of all towers, that of the frames in a video tower too."""
-        return [self.text.tower, self.media.tower, str(self.media.options.get("image", ""))]
+        names = (self.text.tower, self.media.tower, self.media.options.get("image"))
+        return [str(name) for name in names if name is not None]

@@ -23,11 +23,13 @@ from mmts.recipe.sections import Columns, Concepts, Data, Train
 
 _DEEPEST = 50  # sections within sections of a recipe
 _MOST_VALUES = 10_000
+_ANY_WIDTH = 256  # stands for the width of a pair that is not open yet
 _NAMES_CLASS = ("kind", "rule", "loss", "tower", "image")  # image: of the frames in a video tower
 # Keys of a recipe that choose something, as (top section, key), and the keys beside each that belong to the old choice
 # and go with it; None means all of them. `options.image` is the image tower inside a video tower.
 _CHOICES: dict[tuple[str, str], tuple[str, ...] | None] = {
     ("concepts", "source"): None,
+    ("model", "start"): None,
     ("model", "image"): ("video", "image_options"),
     ("model", "video"): ("image",),
     ("model", "tower"): ("options",),
@@ -77,20 +79,20 @@ class Recipe(Section):
     def _can_be_done(self) -> "Recipe":
         if needs_graded(self.train.best) and self.data.relevance != "graded":
             raise ValueError(f"train.best is {self.train.best!r}, which needs data.relevance graded")
-        checked_objective(self.objective, self.model.width)
-        if self.model.media.frozen and self.model.text.frozen and self.model.head.kind == "none":
+        checked_objective(self.objective, self.model.width or _ANY_WIDTH)
+        if not self.model.trains and self.model.start is None:  # a run that is started from may have heads that train
             self.check_something_trains(False)
         return self
 
     def check_something_trains(self, model_trains: bool) -> None:
         """Raise RecipeError if there are steps to take, but neither model nor objective has anything to train."""
-        objective = checked_objective(self.objective, self.model.width)
+        objective = checked_objective(self.objective, self.model.width or _ANY_WIDTH)
         objective_trains = any(parameter.requires_grad for parameter in objective.parameters())
         if not (model_trains or objective_trains) and (self.train.epochs or self.train.steps):
             raise RecipeError(
-                "nothing trains: both towers are frozen, model.head.kind is none, and the objective has no parameters. "
-                f"Set model.{self.model.kind}.frozen or model.text.frozen to false, or model.head.kind to linear; "
-                "train.epochs=0 evaluates the model as it is"
+                "nothing trains: both towers are frozen, and so are the heads (or model.head.kind is none), and the "
+                f"objective has no parameters. Set model.{self.model.kind}.train or model.text.train to all, or "
+                f"model.head.kind to {'residual' if self.model.start else 'linear'}; train.epochs=0 evaluates the model as it is"
             )
 
     @property
@@ -108,6 +110,8 @@ class Recipe(Section):
         model, concepts = self.model, self.concepts
         if model.pretrained is not None:
             model = model.model_copy(update={"pretrained": model.pretrained.expanduser().absolute()})
+        if model.start is not None and (start := Path(model.start).expanduser()).exists():
+            model = model.model_copy(update={"start": str(start.absolute())})
         if concepts.file is not None:
             concepts = concepts.model_copy(update={"file": concepts.file.expanduser().absolute()})
         return self.model_copy(update={"model": model, "concepts": concepts})

@@ -48,11 +48,11 @@ def tiny(recipe: Recipe, overrides: Sequence[str] = ()) -> Recipe:
 
 def _image_tower(section: dict[str, Any]) -> dict[str, Any]:
     name, options = _small_image(section["tower"])
-    return {"tower": name, "frozen": False, "size": _SIZE, "options": options}
+    return {"tower": name, "train": "all", "size": _SIZE, "options": options}
 
 
 def _video_tower(section: dict[str, Any]) -> dict[str, Any]:
-    small = section | {"frozen": False, "size": _SIZE, "frames": min(_FRAMES, section["frames"] or _FRAMES)}
+    small = section | {"train": "all", "size": _SIZE, "frames": min(_FRAMES, section["frames"] or _FRAMES)}
     if section["tower"] == "space-time-vit":
         return small | {"options": {"patch": 8, "output_width": _WIDTH, **_SMALL}}
     image, options = _small_image(str(section["options"].get("image", "")))
@@ -71,8 +71,8 @@ def _text_tower(name: str) -> dict[str, Any]:
     """Return CLIP's text transformer over bytes for the CLIP family, and a small transformer over words for others."""
     if "clip" in name.lower():
         options = {**_SMALL, "output_width": _WIDTH, "tokenizer": "bytes"}
-        return {"tower": "clip-text", "frozen": False, "options": options}
-    return {"tower": "small-transformer", "frozen": False, "options": _SMALL}
+        return {"tower": "clip-text", "train": "all", "options": options}
+    return {"tower": "small-transformer", "train": "all", "options": _SMALL}
 
 
 def example_data(recipe: Recipe, folder: Path) -> Path:

@@ -71,7 +71,7 @@ def value_curve(group: RunGroup, distribution: ConceptDistribution | None) -> tu
     section = None if "objective" in group.own_objects else getattr(group.recipe.objective, word, None)
     if distribution is not None and section is not None:
         with suppress(RecipeError):
-            policy = build(section, RunFacts(distribution, 0, 0, group.recipe.model.width, _no_captions))
+            policy = build(section, RunFacts(distribution, 0, 0, group.recipe.model.width or 0, _no_captions))
             if not policy.uses_similarity and not list(policy.parameters()):
                 return _merged(_computed(policy, distribution)), False
     return _merged(_logged(word, group.paths[0])), True

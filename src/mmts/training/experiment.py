@@ -24,6 +24,7 @@ from mmts.recipe.run_directory import RunDirectory
 from mmts.training.checkpoint import load_checkpoint
 from mmts.training.concepts import concepts_of
 from mmts.training.splits import open_data
+from mmts.training.start import started
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,19 @@ def build_model(
     """
     for medium in media[:1]:
         _check_kind(section, medium)
+    model = _new_model(section, media, run, captions) if section.start is None else started(section, media)
+    towers, heads = (model.media_tower, model.text_tower), (model.media_head, model.text_head)
+    for side, tower, head in zip(section.sides, towers, heads, strict=True):
+        if tower is not None:
+            side.set_trainable(tower)
+        if side.train == "none":
+            head.requires_grad_(False)
+    model.train()  # what is frozen goes into evaluation mode
+    return model
+
+
+def _new_model(section: Model, media: Sequence[Medium], run: RunDirectory, captions: Sequence[str] | None) -> TwoTower:
+    """Return a model with new heads on the towers that the section names."""
     given: dict[str, dict[str, Any]] = {"media": {}, "text": {}}
     if (file := section.pretrained) is not None:
         if not file.is_file():
@@ -109,6 +123,7 @@ def build_model(
     else:
         side = section.media.build(**given["media"])
     text = section.text.build(**given["text"])
+    assert section.width is not None  # only a pretrained pair brings its own
     return build_two_tower(side, text, width=section.width, **section.head.model_dump())
 
 
@@ -117,7 +132,7 @@ def _check_kind(section: Model, medium: Medium) -> None:
     where, tower = f"{medium.path} (id {medium.id})", section.media.tower
     if medium.kind != section.kind:
         raise DataError(f"{where} is {WITH_ARTICLE[medium.kind]}, and the recipe has model.{section.kind}")
-    if medium.is_features != (tower == FEATURES):
+    if section.start is None and medium.is_features != (tower == FEATURES):
         what = "holds features" if medium.is_features else "holds no features"
         takes = f"the tower {FEATURES!r} takes features, and the others pixels"
         raise DataError(f"{where} {what}, and the recipe has the tower {tower!r}; {takes}")

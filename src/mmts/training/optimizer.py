@@ -10,6 +10,8 @@ from mmts.schedules import Cosine, Schedule, Warmup
 
 OWN_RATE = "own_rate"
 """The key of a parameter group that keeps its own learning rate."""
+SHARE = "share_of_rate"
+"""The key of a parameter group whose learning rate is this multiple of the schedule's."""
 
 
 def learning_rate_schedule(settings: Train) -> Schedule:
@@ -19,20 +21,32 @@ def learning_rate_schedule(settings: Train) -> Schedule:
 
 
 def parameter_groups(
-    modules: list[nn.Module], weight_decay: float, own_rates: Mapping[str, float] | None = None
+    modules: list[nn.Module],
+    weight_decay: float,
+    own_rates: Mapping[str, float] | None = None,
+    shares: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Split what trains into matrices, which decay, and the rest (biases, norms, temperatures), which does not.
 
     own_rates: learning rates of parameters of the last module, by name; they keep it throughout, and do not decay.
+    shares: multiples of the schedule's learning rate, by the beginning of the names of parameters of the first module.
     """
     own_rates = own_rates or {}
     own = {id(value): own_rates[name] for name, value in modules[-1].named_parameters() if name in own_rates}
     trainable = [value for module in modules for value in module.parameters() if value.requires_grad]
-    shared = [value for value in trainable if id(value) not in own]
-    groups: list[dict[str, Any]] = [
-        {"params": [value for value in shared if value.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [value for value in shared if value.ndim < 2], "weight_decay": 0.0},
-    ]
+    share = {
+        id(value): factor
+        for start, factor in (shares or {}).items()
+        for name, value in modules[0].named_parameters()
+        if name.startswith(start)
+    }
+    groups: list[dict[str, Any]] = []
+    for factor in sorted({1.0, *share.values()}):
+        values = [value for value in trainable if id(value) not in own and share.get(id(value), 1.0) == factor]
+        groups.append({"params": [value for value in values if value.ndim >= 2], "weight_decay": weight_decay})
+        groups.append({"params": [value for value in values if value.ndim < 2], "weight_decay": 0.0})
+        for group in groups[-2:]:
+            group[SHARE] = factor
     for rate in sorted(set(own.values())):
         params = [value for value in trainable if own.get(id(value)) == rate]
         groups.append({"params": params, "weight_decay": 0.0, OWN_RATE: rate})

@@ -111,6 +111,7 @@ def _train(
         model = build_model(recipe.model, media, run, chosen.train.captions)
     modules = [model] if own_objective is None else [model, own_objective]
     recipe.check_something_trains(any(value.requires_grad for module in modules for value in module.parameters()))
+    width = recipe.model.width or model.width
     drawn = random_state()
 
     # The concepts of the training samples, and what the model is fed.
@@ -133,7 +134,7 @@ def _train(
     restore_random_state(drawn)  # so that training draws the same whether features were computed or cached
     plan = build_plan(recipe, splits.train, concepts)
     sizes = splits.train.num_media, splits.train.num_captions
-    facts = RunFacts(concepts, *sizes, recipe.model.width, partial(neighbour_counts, splits.train.captions))
+    facts = RunFacts(concepts, *sizes, width, partial(neighbour_counts, splits.train.captions))
     objective = build(recipe.objective, facts) if own_objective is None else own_objective
     trainer = Trainer(
         model,
@@ -146,6 +147,7 @@ def _train(
         evaluate=evaluate,
         groups=concepts.groups(),
         recipe=dotted(recipe.model_dump(mode="json")),
+        tower_rates=recipe.model.tower_rates,
     )
     parameters = counted(sum(value.numel() for value in trainer.trainable), "parameter")
     console.print(f"training {parameters} for {counted(trainer.total_steps, 'step')} into {run.path}")

@@ -7,7 +7,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -33,7 +33,7 @@ from mmts.recipe.sections import Train
 from mmts.training import checkpoint, log_line, tracking
 from mmts.training.log_line import NotFinite
 from mmts.training.micro_batch import micro_batch_step, refuse_batch_norm
-from mmts.training.optimizer import OWN_RATE, learning_rate_schedule, parameter_groups
+from mmts.training.optimizer import OWN_RATE, SHARE, learning_rate_schedule, parameter_groups
 from mmts.training.signals import stop_requests
 
 
@@ -56,6 +56,7 @@ class Trainer:
     evaluate: Callable[[TwoTower], dict[str, Any]] | None = None  # scores on val; None without validation data
     groups: Tensor | None = None  # (N,), 0, 1, 2 = head, mid, tail of each sample, for the log
     recipe: Mapping[str, Any] | None = None  # values by dotted key, for trackers
+    tower_rates: Mapping[str, float] = field(default_factory=dict)  # learning rates by the beginnings of names
 
     def __post_init__(self) -> None:
         model, settings = self.model, self.settings
@@ -86,7 +87,8 @@ class Trainer:
             enable_gradient_checkpointing(model)
         collectives.share_batch_norms(model, self.device)
         own_rates = self.objective.learning_rates()
-        parameters = parameter_groups([model, self.objective], settings.weight_decay, own_rates)
+        shares = {name: rate / settings.learning_rate for name, rate in self.tower_rates.items()}
+        parameters = parameter_groups([model, self.objective], settings.weight_decay, own_rates, shares)
         self.trainable = [parameter for group in parameters for parameter in group["params"]]
         optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate)
         with warnings.catch_warnings():
@@ -188,7 +190,7 @@ class Trainer:
         """Embed, loss, backward, check, step; return what to log."""
         rate = self.learning_rate(self.progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = group.get(OWN_RATE, rate)
+            group["lr"] = group.get(OWN_RATE, rate * group.get(SHARE, 1.0))
         self.optimizer.zero_grad(set_to_none=True)
         collectives.draw_apart(self.settings.seed, self.step)
         buffers = [buffer.clone() for buffer in self.model.buffers()] if self.settings.on_nan == "skip" else []

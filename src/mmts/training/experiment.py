@@ -91,8 +91,8 @@ def build_model(
     A text tower trained from scratch takes its words from `captions`, which are saved with the run; without captions it
     takes the saved words. A model on precomputed features takes their width from `media`, which others can do without.
     """
-    for medium in media[:1]:
-        _check_kind(section, medium)
+    if media:
+        _check_kind(section, media[0])
     given: dict[str, dict[str, Any]] = {"media": {}, "text": {}}
     if (file := section.pretrained) is not None:
         if not file.is_file():

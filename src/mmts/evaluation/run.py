@@ -14,7 +14,7 @@ from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console, figure_table
 from mmts.data.media.reading import tell_warnings
-from mmts.data.records import Dataset, Split
+from mmts.data.records import Split
 from mmts.distributed.processes import once
 from mmts.errors import RecipeError, counted
 from mmts.evaluation import figures
@@ -32,7 +32,6 @@ from mmts.evaluation.measures import (
 from mmts.evaluation.rank import judge
 from mmts.files import check_file_path, content_hash, file_name, locked, read_kept, write_json
 from mmts.models import TwoTower
-from mmts.recipe.recipe import Recipe
 from mmts.recipe.run_directory import RunDirectory
 from mmts.recipe.sections import Columns
 from mmts.training.checkpoint import load_checkpoint
@@ -63,7 +62,11 @@ def evaluate(
     recipe = run.recipe()
     check_can_be_rebuilt(run)
     dataset = open_data(recipe.with_data(None, columns).data, data)
-    chosen = _split_to_evaluate(dataset, split_name, recipe)
+    if split_name is None:
+        split_name = default_split(dataset)
+        if split_name != "test":
+            console.print(f"note: there is no test split, so the run is evaluated on {split_name}")
+    chosen = limited(dataset.split(split_name), recipe.data.max_media)
     place = resolved(data or recipe.data.path)
     own_data = place == recipe.data.path
     file = run.metrics_file
@@ -80,7 +83,12 @@ def evaluate(
     for name in names:
         _media_label(name, train, chosen)
     model = load_model(run, chosen.media, checkpoint)
-    split = _without_unreadable(chosen, recipe, model).judged(recipe.data.relevance)
+    unreadable: list[str] = []
+    split = readable(chosen, recipe.data, unreadable, model.media_tower)
+    tell_warnings()
+    for line in unreadable:
+        console.print(f"note: left out {line}")
+    split = split.judged(recipe.data.relevance)
     of_labels = {name: _media_label(name, train, split) for name in names}
     concepts = ConceptDistribution.load(run.concepts_file)
     inputs = prepare_inputs(model, split)
@@ -147,23 +155,6 @@ def validation(experiment: Experiment, inputs: Mapping[str, Inputs]) -> Callable
         return figures.figures_of(sides, groups)
 
     return evaluate_val
-
-
-def _split_to_evaluate(dataset: Dataset, name: str | None, recipe: Recipe) -> Split:
-    if name is None:
-        name = default_split(dataset)
-        if name != "test":
-            console.print(f"note: there is no test split, so the run is evaluated on {name}")
-    return limited(dataset.split(name), recipe.data.max_media)
-
-
-def _without_unreadable(split: Split, recipe: Recipe, model: TwoTower) -> Split:
-    unreadable: list[str] = []
-    split = readable(split, recipe.data, unreadable, model.media_tower)
-    tell_warnings()
-    for line in unreadable:
-        console.print(f"note: left out {line}")
-    return split
 
 
 def _media_label(label: str, train: Split, split: Split) -> MediaLabel:

@@ -58,7 +58,7 @@ def write_sentence_transformer(model: TwoTower, section: Model, folder: Path) ->
         if image is not None:
             assert section.image is not None
             recipe = {"tower": section.image.tower, "size": image.size, "options": section.image.options}
-            recipe["frozen"] = section.image.frozen
+            recipe["frozen"] = section.image.train != "all"
             first = text_side[0] if is_one else ImageModule(image, recipe)
             image_side = [first, *_head(model.media_head)]
             if text_side != image_side:

@@ -89,10 +89,11 @@ class Recipe(Section):
         objective = checked_objective(self.objective, self.model.width or _ANY_WIDTH)
         objective_trains = any(parameter.requires_grad for parameter in objective.parameters())
         if not (model_trains or objective_trains) and (self.train.epochs or self.train.steps):
+            kind = "linear" if self.model.start is None else "residual"
             raise RecipeError(
                 "nothing trains: both towers are frozen, and so are the heads (or model.head.kind is none), and the "
                 f"objective has no parameters. Set model.{self.model.kind}.train or model.text.train to all, or "
-                f"model.head.kind to {'residual' if self.model.start else 'linear'}; train.epochs=0 evaluates the model as it is"
+                f"model.head.kind to {kind}; train.epochs=0 evaluates the model as it is"
             )
 
     @property

@@ -92,8 +92,8 @@ def build_model(
     A text tower trained from scratch takes its words from `captions`, which are saved with the run; without captions it
     takes the saved words. A model on precomputed features takes their width from `media`, which others can do without.
     """
-    for medium in media[:1]:
-        _check_kind(section, medium)
+    if media:
+        _check_kind(section, media[0])
     model = _new_model(section, media, run, captions) if section.start is None else started(section, media)
     towers, heads = (model.media_tower, model.text_tower), (model.media_head, model.text_head)
     for side, tower, head in zip(section.sides, towers, heads, strict=True):

@@ -121,12 +121,8 @@ def _train(
     experiment = Experiment(run, recipe, dataset, concepts, model)
     inputs = main_first(lambda: prepare_inputs(model, splits.train))
     evaluated: dict[str, Inputs] = {}  # filled on the main process, which evaluates
-
-    def prepare_evaluation() -> None:
-        for split in splits.evaluated():
-            evaluated[split.name] = prepare_inputs(model, split.judged(recipe.data.relevance))
-
-    once(prepare_evaluation)
+    relevance = recipe.data.relevance
+    once(lambda: evaluated.update((s.name, prepare_inputs(model, s.judged(relevance))) for s in splits.evaluated()))
     evaluate = validation(experiment, evaluated) if splits.val is not None else None
     model.drop_frozen()
 

@@ -20,8 +20,6 @@ from mmts.models.text_towers import HuggingFaceText
 from mmts.recipe.model_section import Model
 from mmts.recipe.run_directory import RunDirectory
 
-OPEN_CLIP = "open_clip:"
-
 
 def open_pair(start: str, media: Sequence[Medium] = (), size: int | None = None) -> TwoTower:
     """Return a pretrained pair: unit embeddings exactly as its own library computes them, in float32.
@@ -32,13 +30,9 @@ def open_pair(start: str, media: Sequence[Medium] = (), size: int | None = None)
     Raises RecipeError for what is not such a pair, and RunError for a run that cannot be rebuilt.
     """
     path = Path(start).expanduser()
-    if start.startswith(OPEN_CLIP):
-        from mmts.models.open_clip import open_clip_pair
-
-        model = open_clip_pair(start.removeprefix(OPEN_CLIP), size)
-    elif path.suffix == ".npz":
+    if path.suffix == ".npz":
         raise RecipeError(f"{start} holds embeddings, not a model: `mmts evaluate` takes it, and nothing else does")
-    elif (path / "recipe.yaml").is_file():
+    if (path / "recipe.yaml").is_file():
         if size is not None:
             raise RecipeError(f"model.image.size: {start} is a run, whose size stays its own; leave size out")
         from mmts.training.experiment import load_model  # which builds models, also from pairs

@@ -21,7 +21,6 @@ from mmts import policies as p
 from mmts.console import console, errors, quiet
 from mmts.data.batches.epoch_plan import process_slice
 from mmts.data.batches.loader import Batch
-from mmts.distributed import collectives as gathered
 from mmts.distributed import processes
 from mmts.distributed.processes import joined, num_processes, process_index
 from mmts.errors import DataError, MmtsError, RunError
@@ -322,9 +321,9 @@ def draw(folder: Path) -> list[Tensor]:
     with joined():
         drawn = []
         for step in (0, 1):
-            gathered.draw_apart(0, step)
+            processes.seed_draws(0, step, alike=False)
             drawn.append(torch.rand(3))
-            gathered.draw_alike(0, step)
+            processes.seed_draws(0, step, alike=True)
             drawn.append(torch.rand(3))
     return drawn
 
@@ -388,22 +387,22 @@ def test_a_batch_norm_that_trains_is_refused_where_it_cannot_see_the_whole_batch
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    gathered.share_batch_norms(model, torch.device("cpu"))
-    monkeypatch.setattr(gathered, "num_processes", lambda: 2)
+    processes.share_batch_norms(model, torch.device("cpu"))
+    monkeypatch.setattr(processes, "num_processes", lambda: 2)
     with pytest.raises(RunError, match="1 is a batch norm that trains; on a cpu"):
-        gathered.share_batch_norms(model, torch.device("cpu"))
-    gathered.share_batch_norms(model.eval(), torch.device("cpu"))
-    gathered.share_batch_norms(model.train(), torch.device("cuda"))
+        processes.share_batch_norms(model, torch.device("cpu"))
+    processes.share_batch_norms(model.eval(), torch.device("cpu"))
+    processes.share_batch_norms(model.train(), torch.device("cuda"))
     assert isinstance(model[1], nn.SyncBatchNorm)
 
 
 def test_a_parameter_that_no_loss_reaches_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[1](torch.ones(1, 2)).sum().backward()
-    gathered.check_all_reached(model)
-    monkeypatch.setattr(gathered, "num_processes", lambda: 2)
+    processes.check_all_reached(model)
+    monkeypatch.setattr(processes, "num_processes", lambda: 2)
     with pytest.raises(RunError, match=r"does not reach 0\.weight"):
-        gathered.check_all_reached(model)
+        processes.check_all_reached(model)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmts.data.batches.positives import SPARSE_BELOW
-from mmts.distributed.collectives import all_sizes, gather
+from mmts.distributed.processes import all_sizes, gather
 from mmts.distributed.shared_loss import shared_loss
 from mmts.drop_in import MMTSLoss
 from mmts.errors import InputError

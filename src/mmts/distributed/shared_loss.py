@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from mmts.distributed.collectives import gather
-from mmts.distributed.processes import num_processes, process_index
+from mmts.distributed.processes import gather, num_processes, process_index
 from mmts.errors import InputError
 from mmts.losses.fused.tiles import KnownGradients
 from mmts.objectives import Objective, ObjectiveOutput, Pairs

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmts.errors import InputError
-from mmts.losses.normalize import compute_dtype, unit
+from mmts.losses.normalize import cosine_similarity
 
 P = ParamSpec("P")
 Anchor = Literal["row", "candidate", "media"]
@@ -35,14 +35,10 @@ class LossFunction(Protocol[P]):
 def with_pull(both: Callable[P, tuple[Tensor, Tensor]]) -> LossFunction[P]:
     """Turn a function that returns a loss and its pulls -dL/ds_ii, (b,) and detached, into a LossFunction."""
 
-    @wraps(both)
-    def loss(*arguments: P.args, **options: P.kwargs) -> Tensor:
-        return both(*arguments, **options)[0]
-
-    result: Any = loss
-    result.__signature__ = signature(both).replace(return_annotation=Tensor)
-    result.with_pull = both
-    return cast(LossFunction[P], result)
+    loss: Any = wraps(both)(lambda *arguments, **options: both(*arguments, **options)[0])
+    loss.__signature__ = signature(both).replace(return_annotation=Tensor)
+    loss.with_pull = both
+    return cast(LossFunction[P], loss)
 
 
 class Direction(NamedTuple):
@@ -107,13 +103,10 @@ def checked_queries(queries: slice | None, B: int) -> slice:
 
 def cosine_rows(x: Tensor, y: Tensor, queries: slice) -> Rows:
     """Return the cosines of the queries with all candidates, in float32 at least; the whole batch takes one product."""
-    with torch.autocast(x.device.type, enabled=False):
-        dtype = compute_dtype(x, y)
-        unit_x, unit_y = unit(x.to(dtype)), unit(y.to(dtype))
-        if queries == slice(0, len(x)):
-            similarity = unit_x @ unit_y.T
-            return similarity, similarity.T
-        return unit_x[queries] @ unit_y.T, unit_y[queries] @ unit_x.T
+    if queries == slice(0, len(x)):
+        similarity = cosine_similarity(x, y)
+        return similarity, similarity.T
+    return cosine_similarity(x[queries], y), cosine_similarity(y[queries], x)
 
 
 def query_rows(pairs: Tensor, queries: slice) -> Rows:

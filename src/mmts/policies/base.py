@@ -61,21 +61,6 @@ def check_index(index: Tensor, size: int, name: str = "index") -> Tensor:
     return index
 
 
-def check_similarity(policy: Policy, similarity: Tensor | None, index: Tensor) -> Tensor:
-    """Return `similarity` if it is (B, B), or of the policy's `similarity_of` only; otherwise raise InputError."""
-    owner, B = type(policy).__name__, len(index)
-    if similarity is None:
-        raise InputError(f"{owner} looks at the batch: give it the similarities, ({B}, {B})")
-    shape, dtype = tuple(similarity.shape), similarity.dtype
-    of_queries = policy.similarity_of == "queries" and len(shape) == 3 and shape[::2] == (2, B)
-    of_pairs = policy.similarity_of == "positive pairs" and shape == (B,)
-    if not (shape == (B, B) or of_queries or of_pairs) or not dtype.is_floating_point:
-        raise InputError(
-            f"{owner}: similarity is {shape} {dtype}; for a batch of {B} it must be ({B}, {B}), floating point"
-        )
-    return similarity
-
-
 def check_positive(owner: str, **numbers: float | None) -> None:
     """Raise InputError, naming the number, unless each is finite and positive, or None."""
     for name, number in numbers.items():

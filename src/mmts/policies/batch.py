@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmts.errors import InputError
 from mmts.options import Positive
-from mmts.policies.base import Policy, SimilarityOf, check_positive, check_similarity
+from mmts.policies.base import Policy, SimilarityOf, check_positive
 from mmts.schedules import check_progress
 
 
@@ -20,9 +20,18 @@ class SimilarityPolicy(Policy):
     similarity_of: SimilarityOf = "queries"
 
     def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
-        """Return the values at these similarities, without gradient."""
+        """Return the values at these similarities, without gradient; InputError for another shape."""
         check_progress(progress)
-        return self.values(check_similarity(self, similarity, index).detach())
+        owner, B = type(self).__name__, len(index)
+        if similarity is None:
+            raise InputError(f"{owner} looks at the batch: give it the similarities, ({B}, {B})")
+        shape, dtype = tuple(similarity.shape), similarity.dtype
+        of_queries = self.similarity_of == "queries" and len(shape) == 3 and shape[::2] == (2, B)
+        of_pairs = self.similarity_of == "positive pairs" and shape == (B,)
+        if not (shape == (B, B) or of_queries or of_pairs) or not dtype.is_floating_point:
+            expected = f"for a batch of {B} it must be ({B}, {B}), floating point"
+            raise InputError(f"{owner}: similarity is {shape} {dtype}; {expected}")
+        return self.values(similarity.detach())
 
     def values(self, similarity: Tensor) -> Tensor:
         """Return the values at these similarities; a rule on pairs takes them in any shape."""

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from mmts.concepts.distribution import GROUP_NAMES
-from mmts.distributed.collectives import gather
-from mmts.distributed.processes import num_processes
+from mmts.distributed.processes import gather, num_processes
 from mmts.errors import Diverged
 from mmts.files import write_json
 from mmts.recipe.run_directory import RunDirectory, dotted

@@ -20,7 +20,7 @@ from torch import Tensor
 from mmts.console import Bar, console, errors, progress_bar
 from mmts.data.batches.loader import Batch
 from mmts.data.batches.positives import on_device
-from mmts.distributed import collectives
+from mmts.distributed import processes
 from mmts.distributed.processes import largest, num_processes, once, process_index
 from mmts.distributed.shared_loss import shared_loss
 from mmts.errors import DataError, Diverged, FailedElsewhere, InputError, Interrupted, RunError, WorkersLost
@@ -76,8 +76,8 @@ class Trainer:
             "processes": num_processes(),
         }
         if self.batch_size < num_processes():
-            processes = f"{num_processes()} processes, each of which needs a pair"
-            raise RunError(f"a batch of {self.batch_size} is too small for {processes}")
+            parts = f"{num_processes()} processes, each of which needs a pair"
+            raise RunError(f"a batch of {self.batch_size} is too small for {parts}")
         model.train()
         pairs_here = math.ceil(self.batch_size / num_processes())
         self.micro_batch = None if (settings.micro_batch or pairs_here) >= pairs_here else settings.micro_batch
@@ -85,7 +85,7 @@ class Trainer:
             refuse_batch_norm(model)
         if settings.gradient_checkpointing:
             enable_gradient_checkpointing(model)
-        collectives.share_batch_norms(model, self.device)
+        processes.share_batch_norms(model, self.device)
         own_rates = self.objective.learning_rates()
         shares = {name: rate / settings.learning_rate for name, rate in self.tower_rates.items()}
         parameters = parameter_groups([model, self.objective], settings.weight_decay, own_rates, shares)
@@ -98,7 +98,7 @@ class Trainer:
         self.optimizer = prepared.optimizer
         # The objective is not wrapped: shared_loss handles its gradients, and losses their own precision.
         self.objective = self.objective.to(self.device)
-        collectives.copy_from_main(self.objective)
+        processes.copy_from_main(self.objective)
 
     @property
     def progress(self) -> float:
@@ -192,7 +192,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group.get(OWN_RATE, rate * group.get(SHARE, 1.0))
         self.optimizer.zero_grad(set_to_none=True)
-        collectives.draw_apart(self.settings.seed, self.step)
+        processes.seed_draws(self.settings.seed, self.step, alike=False)
         buffers = [buffer.clone() for buffer in self.model.buffers()] if self.settings.on_nan == "skip" else []
         try:
             if self.micro_batch is None:
@@ -214,8 +214,8 @@ class Trainer:
 
     def compute_loss(self, batch: Batch, x: Tensor, y: Tensor) -> ObjectiveOutput:
         """Return the loss of all processes' embeddings, given this one's x, y (b, D); or NotFinite on all."""
-        sizes = collectives.process_sizes(len(batch))
-        collectives.draw_alike(self.settings.seed, self.step)
+        sizes = processes.process_sizes(len(batch))
+        processes.seed_draws(self.settings.seed, self.step, alike=True)
         index = batch.index.to(self.device)
         try:
             with self.accelerator.autocast():  # losses choose their kernels by the precision of the run
@@ -240,7 +240,7 @@ class Trainer:
 
     def _check_gradients(self, output: ObjectiveOutput) -> None:
         """Raise NotFinite if a gradient is not finite; clip the gradients if the settings say so."""
-        collectives.check_all_reached(self.model)
+        processes.check_all_reached(self.model)
         norm = torch.nn.utils.get_total_norm([value.grad for value in self.trainable if value.grad is not None])
         if not norm.isfinite():
             what = f"the loss is {output.loss.item():g} and the norm of its gradients {norm.item()}"

@@ -1,7 +1,9 @@
 """Data and processes that tests in several folders need."""
 
+import io
 import json
 import multiprocessing
+import tarfile
 from collections.abc import Sequence
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from mmts.data.media.load import load_medium
 from mmts.data.records import Medium, Split
+from mmts.examples.sets import _is_downloaded, _sample
 
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230), "white": (250, 250, 250)}
 SHAPES = ("square", "bar", "stripe")
@@ -57,3 +60,35 @@ def draw_shapes(folder: Path, count: int = 48) -> Path:
         lines.append(json.dumps(line))
     (folder / "captions.jsonl").write_text("\n".join(lines) + "\n")
     return folder
+
+
+def draw_shards(folder: Path) -> Path:
+    """Write three shards with the files that img2dataset puts beside them, and return the folder.
+
+    A failed download is counted in the statistics and has no file in the tar.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in range(3):
+        numbers = range(shard * 12, (shard + 1) * 12)
+        good = list(filter(_is_downloaded, numbers))
+        with tarfile.open(folder / f"{shard:05d}.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+            for number in good:
+                # img2dataset numbers samples by shard and place in it.
+                _add_sample(archive, f"{shard:05d}{number - numbers[0]:04d}", number)
+        failed = len(numbers) - len(good)
+        statistics = {"count": len(numbers), "successes": len(good), "failed_to_download": failed}
+        (folder / f"{shard:05d}_stats.json").write_text(json.dumps(statistics, indent=4))
+    return folder
+
+
+def _add_sample(archive: tarfile.TarFile, key: str, number: int) -> None:
+    caption, pixels = _sample(number)
+    jpeg = io.BytesIO()
+    Image.fromarray(pixels).save(jpeg, "JPEG")
+    about = {"caption": caption, "url": f"http://example.com/{key}.jpg", "key": key, "status": "success"}
+    contents = {"jpg": jpeg.getvalue(), "json": json.dumps(about, indent=4).encode(), "txt": caption.encode()}
+    for suffix, data in contents.items():
+        member = tarfile.TarInfo(f"{key}.{suffix}")
+        member.size = len(data)
+        member.mtime = 1_700_000_000.25  # a fraction, as webdataset writes: a PAX header
+        archive.addfile(member, io.BytesIO(data))

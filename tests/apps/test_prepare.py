@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests_support import draw_shards
 
 from mmts.apps.prepare import MANIFEST, PUBLIC_SETS, READERS, prepare, write_manifest
 from mmts.data.formats.captions_jsonl import read_captions_jsonl
@@ -12,10 +13,7 @@ from mmts.data.formats.coco import read_karpathy
 from mmts.data.formats.youcook2 import read_youcook2
 from mmts.data.records import Coverage, Dataset, Medium
 from mmts.errors import DataError
-from mmts.examples.cc3m import draw_cc3m, draw_shards
-from mmts.examples.epic_kitchens import draw_ek100
-from mmts.examples.karpathy import draw_coco, draw_flickr30k
-from mmts.examples.youcook2 import draw_youcook2
+from mmts.examples.sets import draw_cc3m, draw_coco, draw_ek100, draw_flickr30k, draw_youcook2
 
 DRAW: dict[str, Callable[[Path], Path]] = {
     "flickr30k": draw_flickr30k,

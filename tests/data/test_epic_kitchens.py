@@ -12,7 +12,7 @@ from torch import Tensor
 from mmts.concepts import ConceptDistribution
 from mmts.data.epic_kitchens import looks_like_epic_kitchens, read_epic_kitchens, relevancy_matrix
 from mmts.errors import DataError, InputError
-from mmts.examples.epic_kitchens import draw_ek100
+from mmts.examples.sets import draw_ek100
 from mmts.metrics import mean_average_precision, ndcg
 from mmts.policies import Shifted
 from mmts.schedules import Cosine

@@ -3,13 +3,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests_support import draw_shards
 
 from mmts.data.read import read_dataset
 from mmts.errors import DataError
-from mmts.examples.cc3m import draw_cc3m, draw_shards
-from mmts.examples.epic_kitchens import draw_ek100
-from mmts.examples.karpathy import draw_coco, draw_flickr30k
-from mmts.examples.youcook2 import draw_youcook2
+from mmts.examples.sets import draw_cc3m, draw_coco, draw_ek100, draw_flickr30k, draw_youcook2
 
 LINE = json.dumps({"id": "1", "image": "1.jpg", "captions": ["a cat"], "split": "train"}) + "\n"
 ROW = json.dumps({"file_name": "1.jpg", "text": "a cat"}) + "\n"

@@ -126,7 +126,7 @@ def relevancy_matrix(clips_csv: str | Path, sentences_csv: str | Path) -> Tensor
     Source: Damen et al., arXiv 2006.13256; Wray et al., CVPR 2021 (arXiv 2103.10095).
 
     >>> import tempfile
-    >>> from mmts.examples.epic_kitchens import draw_ek100
+    >>> from mmts.examples.sets import draw_ek100
     >>> folder = draw_ek100(Path(tempfile.mkdtemp()), layout="features") / "retrieval_annotations"
     >>> files = [folder / f"EPIC_100_retrieval_test{end}.csv" for end in ("", "_sentence")]
     >>> relevancy_matrix(*files).shape

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests_support import draw_shards
 
 from mmts.data.batches.epoch_plan import EpochPlan, stream_order
 from mmts.data.batches.loader import Batch, Pixels, make_loader
 from mmts.data.formats.shards import read_shards
 from mmts.data.records import Split
-from mmts.examples.cc3m import draw_shards
 
 SEED, BUFFER, BATCH = 3, 4, 5
 

@@ -4,14 +4,14 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from tests_support import load_pixels
+from tests_support import draw_shards, load_pixels
 
 from mmts.data.formats import cc3m, pair_index
 from mmts.data.formats.cc3m import looks_like_cc3m, read_cc3m
 from mmts.data.records import Dataset, Medium
 from mmts.errors import DataError
-from mmts.examples.cc3m import draw_cc3m, draw_shards
 from mmts.examples.drawing import picture, write_image
+from mmts.examples.sets import draw_cc3m
 
 TRAIN, VAL = "Train_GCC-training.tsv", "Validation_GCC-1.1.0-Validation.tsv"
 

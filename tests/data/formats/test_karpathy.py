@@ -9,7 +9,7 @@ import pytest
 
 from mmts.data.formats.coco import karpathy_file, looks_like_karpathy, read_karpathy
 from mmts.errors import DataError
-from mmts.examples.karpathy import draw_coco, draw_flickr30k
+from mmts.examples.sets import draw_coco, draw_flickr30k
 
 
 def change(file: Path, edit: Callable[[dict[str, Any]], Any]) -> None:

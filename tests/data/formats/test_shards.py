@@ -12,7 +12,7 @@ import pytest
 import torch
 import webdataset
 from PIL import Image
-from tests_support import load_pixels
+from tests_support import draw_shards, load_pixels
 
 from mmts.data.formats import pair_index, shards
 from mmts.data.formats.shards import read_shards, tars_in
@@ -20,7 +20,6 @@ from mmts.data.media.image import load_image
 from mmts.data.media.load import load_medium
 from mmts.data.records import Dataset, Medium
 from mmts.errors import DataError
-from mmts.examples.cc3m import draw_shards
 
 CC12M = Path(__file__).parents[4] / "shared/data/captions/cc12m_sample.tar"
 

@@ -7,7 +7,7 @@ import pytest
 from mmts.data.formats.youcook2 import looks_like_youcook2, read_youcook2
 from mmts.data.records import Coverage
 from mmts.errors import DataError
-from mmts.examples.youcook2 import draw_youcook2
+from mmts.examples.sets import draw_youcook2
 
 NAME = "youcookii_annotations_trainval.json"
 SEGMENT = {"segment": [12, 20.5], "id": 0, "sentence": "chop the onion"}

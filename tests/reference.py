@@ -450,6 +450,28 @@ def mean(numbers: Numbers) -> float:  # 6.11
     return sum(numbers) / len(numbers)
 
 
+def class_embedding(prompts: Sequence[Numbers]) -> list[float]:  # 6.12
+    """From the embeddings of one class's prompts, of any norm."""
+    total = [0.0] * len(prompts[0])
+    for prompt in prompts:
+        norm = math.sqrt(sum(e * e for e in prompt))
+        for d, e in enumerate(prompt):
+            total[d] += e / norm / len(prompts)
+    norm = math.sqrt(sum(e * e for e in total))
+    return [e / norm for e in total]
+
+
+def is_among_best(scores: Numbers, true: int, k: int) -> bool:  # 6.13
+    return sum(1 for c, score in enumerate(scores) if c != true and score >= scores[true]) < k
+
+
+def mean_per_class(values: Numbers, classes: Sequence[int]) -> float:  # 6.14
+    means = []
+    for number in set(classes):
+        means.append(mean([value for value, c in zip(values, classes, strict=True) if c == number]))
+    return mean(means)
+
+
 # 7. Intervals ---------------------------------------------------------------------------------------------------------
 
 
@@ -486,3 +508,10 @@ def largest_concept_gain(first: Sequence[Numbers], second: Sequence[Numbers], co
         after = [mean([run[q] for run in second]) for q in queries]
         gains.append(mean(after) - mean(before))
     return max(gains)
+
+
+def per_class_bootstrap_means(  # 7.6
+    values: Numbers, classes: Sequence[int], draws: Sequence[Sequence[int]]
+) -> list[float]:
+    """The mean per class of each resample; a draw lists queries by their position."""
+    return [mean_per_class([values[q] for q in draw], [classes[q] for q in draw]) for draw in draws]

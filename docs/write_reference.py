@@ -88,7 +88,7 @@ def recipe_page() -> str:
         "[Recipes](../recipes.md) tells how recipes work; `mmts recipes NAME` prints a shipped one. A key without a "
         "default must be given. `--set a.b=VALUE` sets key `b` of section `a`.",
     ]
-    for name in ("data", "concepts", "model", "train", "published"):
+    for name in ("data", "concepts", "model", "train", "evaluation", "published"):
         section = section_in(recipe.Recipe.model_fields[name].annotation)
         parts += section_parts(name, section, level=2)
     parts += [

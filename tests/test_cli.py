@@ -98,6 +98,8 @@ def test_the_flags_are_those_that_are_documented() -> None:
             "--checkpoint",
             "--save-embeddings",
             "--label",
+            "--classify",
+            "--prompts",
             "--trust-code",
             "--quiet",
             "--json",

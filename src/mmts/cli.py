@@ -46,6 +46,8 @@ _HELP_CAPTIONS = "Only write the captions of train (or --split) to this file, on
 _HELP_RECIPE = "A shipped recipe or a YAML file (default: mmts picks one that fits the data)."
 _HELP_TINY = "Try the recipe in a minute: small random towers, few samples, no data needed."
 _HELP_POLICIES = "List losses, rules and schedules, or those in NAME, a .py file."
+_HELP_CLASSIFY = "Classify the media by the names of this label's values (docs/classification.md)."
+_HELP_PROMPTS = "One template per line for --classify, such as: a photo of a {}."
 _HELP_JOBS = "Runs at a time, one process and thread each (default: all cores)."
 DataPath = Annotated[Path | None, typer.Option("--data", help=_HELP_DATA)]
 Columns = Annotated[str | None, typer.Option(metavar="media=NAME,caption=NAME", help=_HELP_COLUMNS)]
@@ -162,6 +164,8 @@ def evaluate(
     checkpoint: Checkpoint = "best",
     save_embeddings: Annotated[Path | None, typer.Option(help="Also write the embeddings to this .npz file.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="Also score by this label of the media; repeatable.")] = None,
+    classify: Annotated[str | None, typer.Option(metavar="LABEL", help=_HELP_CLASSIFY)] = None,
+    prompts: Annotated[Path | None, typer.Option(metavar="FILE", help=_HELP_PROMPTS)] = None,
     quiet: Quiet = False,
     as_json: Json = False,
     trust_code: TrustCode = False,
@@ -171,7 +175,8 @@ def evaluate(
     from mmts.recipe.recipe import parse_columns
 
     names = parse_columns(columns)
-    metrics = evaluate_run(run, data, split, checkpoint, save_embeddings, columns=names, labels=label or ())
+    by: dict[str, Any] = {"labels": label or (), "classify_by": classify, "prompts": prompts}
+    metrics = evaluate_run(run, data, split, checkpoint, save_embeddings, columns=names, **by)
     if as_json:
         print_json(metrics)
 

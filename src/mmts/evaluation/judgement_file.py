@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mmts.data.records import Split
 from mmts.errors import DataError
+from mmts.evaluation.classification import Classes
 from mmts.evaluation.figures import MediaLabel
 from mmts.evaluation.rank import Side
 from mmts.files import atomic_write
@@ -23,6 +24,7 @@ from mmts.recipe.run_directory import RunDirectory
 SIDES = ("text", "media")
 """Whose queries: text to media, and media to text."""
 _STORED = ("ranks", "top", "top_relevant", "graded")  # of a Side
+_OF_CLASSES = ("templates", "names", "num_training")
 
 
 def save_judgement(
@@ -34,12 +36,14 @@ def save_judgement(
     concepts: Tensor,
     groups: Sequence[Tensor],
     labels: Mapping[str, MediaLabel] = {},
+    classes: Classes | None = None,
+    class_top: Tensor | None = None,
 ) -> None:
     """Write judgement.npz, so that runs can be compared query by query and results shown.
 
     concepts (N,) of the captions, -1 if unknown; groups (N,) of the captions and (M,) of the media. The description
     says where each medium lies: its path; in tar files offset and length; of a clip start and end in seconds, first and
-    last frame; and the labels that the run was judged by.
+    last frame; and the labels that the run was judged by. class_top (M, <= 5): the answers of a classification.
     """
     meta: dict[str, Any] = {
         "split": split.name,
@@ -59,6 +63,9 @@ def save_judgement(
     if labels:
         meta["labels"] = {name: {"values": label.values, "training": label.training} for name, label in labels.items()}
     arrays = {"owner": split.owner, "text_concepts": concepts}
+    if classes is not None and class_top is not None:
+        meta["classes"] = {name: list(getattr(classes, name)) for name in _OF_CLASSES} | {"label": classes.label}
+        arrays |= {"class_target": classes.target, "class_top": class_top}
     for name, side, group in zip(SIDES, sides, groups, strict=True):
         arrays |= {f"{name}_{key}": value for key in _STORED if (value := getattr(side, key)) is not None}
         arrays[f"{name}_groups"] = group.to(torch.int8)
@@ -129,6 +136,17 @@ class Judged:
     def labels(self) -> dict[str, MediaLabel]:
         """The labels that the run was judged by."""
         return {name: MediaLabel(**label) for name, label in self.meta.get("labels", {}).items()}
+
+    @cached_property
+    def classes(self) -> Classes | None:
+        """The classes that the media were classified by; None if they were not."""
+        about = self.meta.get("classes")
+        return None if about is None else Classes(**about, target=self._tensor("class_target"))
+
+    @property
+    def class_top(self) -> Tensor:
+        """(M, <= 5) int64, the nearest classes of each medium, best first; -1 for media without a class."""
+        return self._tensor("class_top")
 
     def differs_from(self, other: "Judged") -> str:
         """Say how this run's queries differ from another's; empty if they are the same."""

@@ -14,10 +14,18 @@ from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console, figure_table
 from mmts.data.media.reading import tell_warnings
-from mmts.data.records import Split
+from mmts.data.records import Dataset, Split
 from mmts.distributed.processes import once
 from mmts.errors import RecipeError, counted
 from mmts.evaluation import figures
+from mmts.evaluation.classification import (
+    CLASS_GROUPS,
+    CLASS_WORDS,
+    classification_figures,
+    classify,
+    find_classes,
+    read_prompts,
+)
 from mmts.evaluation.figures import MediaLabel
 from mmts.evaluation.judgement_file import save_embeddings, save_judgement
 from mmts.evaluation.measures import (
@@ -33,7 +41,7 @@ from mmts.evaluation.rank import judge
 from mmts.files import check_file_path, content_hash, file_name, locked, read_kept, write_json
 from mmts.models import TwoTower
 from mmts.recipe.run_directory import RunDirectory
-from mmts.recipe.sections import Columns
+from mmts.recipe.sections import Columns, Evaluation
 from mmts.training.checkpoint import load_checkpoint
 from mmts.training.concepts import media_label
 from mmts.training.experiment import Experiment, check_can_be_rebuilt, load_model
@@ -49,11 +57,14 @@ def evaluate(
     embeddings_file: Path | None = None,
     columns: Columns | None = None,
     labels: Sequence[str] = (),
+    classify_by: str | None = None,
+    prompts: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run on its own test split (rewriting metrics.json), or on other data or another split (evaluations/).
 
     labels: labels of the media; head, mid and tail and every value of each are scored too. Labels of an earlier
-    evaluation in the same file are kept.
+    evaluation in the same file are kept. classify_by: a label by whose values the media are classified, with the
+    templates in the file `prompts`; without it, a classification of an earlier evaluation in the same file is repeated.
     """
     RunDirectory.check_checkpoint(checkpoint)
     if embeddings_file is not None:
@@ -75,13 +86,18 @@ def evaluate(
         parts = [place.stem, *([] if own_data else [content_hash(str(place))[:6]]), chosen.name]
         ending = ".json" if checkpoint == "best" else f".{checkpoint}.json"
         file = run.evaluations / (file_name("-".join(parts)) + ending)
-    names = dict.fromkeys((*labels, *((read_kept(file) or {}).get("labels") or {})))
-    trained_on = dataset if own_data or not names else open_data(recipe.data)
-    train = limited(trained_on.split("train"), recipe.data.max_media) if names else chosen
+    before = read_kept(file) or {}
+    names = dict.fromkeys((*labels, *(before.get("labels") or {})))
+    by = _class_prompts(recipe.evaluation if own_data else Evaluation(), before, classify_by, prompts, chosen)
+    trained_on = dataset if own_data or not (names or by) else open_data(recipe.data)
+    train = limited(trained_on.split("train"), recipe.data.max_media) if names or by else chosen
     # What the data lack is an error before media are decoded, which may take hours.
     chosen.judged(recipe.data.relevance)
     for name in names:
         _media_label(name, train, chosen)
+    if by:
+        counted_in = train if own_data else _counted_in(by[0], train, dataset)
+        find_classes(*by, counted_in, chosen)
     model = load_model(run, chosen.media, checkpoint)
     unreadable: list[str] = []
     split = readable(chosen, recipe.data, unreadable, model.media_tower)
@@ -91,7 +107,7 @@ def evaluate(
     split = split.judged(recipe.data.relevance)
     of_labels = {name: _media_label(name, train, split) for name in names}
     concepts = ConceptDistribution.load(run.concepts_file)
-    inputs = prepare_inputs(model, split)
+    inputs = prepare_inputs(model, split, find_classes(*by, counted_in, split) if by else None)
     model.drop_frozen()
     experiment = Experiment(run, recipe.with_data(place), dataset, concepts, model)
     stopped_at = _stopped_at(run)
@@ -123,6 +139,10 @@ def score(
     sides = judge(media, text, split, relevance)
     concepts, *groups = experiment.groups(split)
     metrics = figures.summarize(sides, split, groups, labels)
+    class_top = None
+    if inputs.classes is not None:
+        class_top = classify(experiment.model, media, inputs.classes, inputs.prompts)
+        metrics["classification"] = classification_figures(inputs.classes, class_top)
     if relevance != "graded" and split.name == "test" and 1 < dataset.folds <= split.num_media:
         metrics["folds"] = figures.judge_folds(media, text, split, relevance, dataset.folds)
     if (coverage := dataset.coverage.get(split.name)) is not None:
@@ -130,7 +150,8 @@ def score(
     metrics |= {"data": str(experiment.recipe.data.path), "relevance": relevance, "checkpoint": checkpoint}
     if stopped_at is not None:
         metrics["stopped_at"] = dict(stopped_at)
-    save_judgement(run.ranks_file(file), sides, split, dataset.root, relevance, concepts, groups, labels)
+    classified = inputs.classes, class_top
+    save_judgement(run.ranks_file(file), sides, split, dataset.root, relevance, concepts, groups, labels, *classified)
     write_json(file, metrics)  # last: it marks the run as finished
     for table in metrics_tables(metrics):
         console.print(table)
@@ -155,6 +176,26 @@ def validation(experiment: Experiment, inputs: Mapping[str, Inputs]) -> Callable
         return figures.figures_of(sides, groups)
 
     return evaluate_val
+
+
+def _class_prompts(
+    section: Evaluation, before: Mapping[str, Any], label: str | None, prompts: Path | None, split: Split
+) -> tuple[str, Sequence[str]] | None:
+    """Return the label to classify by and the templates: as asked for, as in an earlier evaluation, or as trained."""
+    if label is None and prompts is not None:
+        raise RecipeError("--prompts is for --classify LABEL, which is missing")
+    if label is None and (kept := before.get("classification")) is not None:
+        return kept["label"], kept["prompts"]
+    label, prompts = (section.classify, section.prompts) if label is None else (label, prompts)
+    return None if label is None else (label, read_prompts(prompts, split.media[0].kind))
+
+
+def _counted_in(label: str, train: Split, dataset: Dataset) -> Split:
+    """Return the split whose media are counted for each class: the run's train, or the data's if only it is labeled."""
+    if "train" not in dataset.split_names or any(label in medium.labels for medium in train.media):
+        return train
+    console.print(f"note: the run's training data have no label {label}, so train of {dataset.path} is counted")
+    return dataset.split("train")
 
 
 def _media_label(label: str, train: Split, split: Split) -> MediaLabel:
@@ -209,7 +250,7 @@ def metrics_tables(metrics: dict[str, Any]) -> list[Table]:
         if bare := scores["num_unlabeled"]:
             table.caption = f"left out: {counted(bare, 'medium', 'media')} without {label}"
         tables += [table, *_extremes(label, scores, directions[0], "mAP" if "mAP" in measures else "R@5")]
-    return tables
+    return [*tables, *([classification_table(scores)] if (scores := metrics.get("classification")) else [])]
 
 
 def _extremes(label: str, scores: dict[str, Any], direction: str, measure: str) -> list[Table]:
@@ -225,3 +266,25 @@ def _extremes(label: str, scores: dict[str, Any], direction: str, measure: str) 
         figure = in_tenths(classes[value][direction][measure])
         table.add_row(value, *counts, figure, end_section=value == lowest[-1])
     return [table]
+
+
+def classification_table(scores: dict[str, Any]) -> Table:
+    """Draw a classification for a terminal 80 columns wide."""
+    title = f"classified by {scores['label']}: {counted(scores['num_media'], 'medium', 'media')}; percent"
+    table = figure_table(title, "", "classes", "accuracy")
+
+    def add(name: str, num_classes: int, figure: float, ends: Sequence[float] | None) -> None:
+        table.add_row(name, f"{num_classes:,}", in_tenths(figure) + (f" ({in_tenths(*ends)})" if ends else ""))
+
+    judged = sum(figures["num_media"] > 0 for figures in scores["classes"].values())
+    for measure, name in CLASS_WORDS.items():
+        if measure in CLASS_GROUPS:
+            if (group := scores["groups"][measure]) is not None:
+                add(f"  {name}", group["num_classes"], group["mean_per_class"], group["interval"])
+        else:
+            num_classes = judged if measure == "mean_per_class" else scores["num_classes"]
+            add(name, num_classes, scores[measure], scores["intervals"][measure])
+    bare = scores["num_unlabeled"]
+    left_out = f"left out: {counted(bare, 'medium', 'media')} without {scores['label']}" if bare else ""
+    table.caption = "\n".join(filter(None, ["in brackets: 95 % interval over media", left_out]))
+    return table

@@ -1,6 +1,7 @@
 """A recipe: a whole run in one short YAML file, typed; unknown keys are refused.
 
-Its sections are `data`, `concepts`, `model`, `objective` and `train`; docs/reference/recipe.md lists their keys.
+Its sections are `data`, `concepts`, `model`, `objective`, `train` and `evaluation`; docs/reference/recipe.md lists
+their keys.
 """
 
 import copy
@@ -19,7 +20,7 @@ from mmts.files import atomic_write, file_name, why_missing
 from mmts.recipe.components import OUTSIDE, ComponentSection, Trust, checked_objective, objective_section
 from mmts.recipe.model_section import ImageTower, Model, VideoTower
 from mmts.recipe.section import Section, validated
-from mmts.recipe.sections import Columns, Concepts, Data, Train
+from mmts.recipe.sections import Columns, Concepts, Data, Evaluation, Train
 
 _DEEPEST = 50  # sections within sections of a recipe
 _MOST_VALUES = 10_000
@@ -29,6 +30,7 @@ _NAMES_CLASS = ("kind", "rule", "loss", "tower", "image")  # image: of the frame
 # and go with it; None means all of them. `options.image` is the image tower inside a video tower.
 _CHOICES: dict[tuple[str, str], tuple[str, ...] | None] = {
     ("concepts", "source"): None,
+    ("evaluation", "classify"): ("prompts",),
     ("model", "start"): None,
     ("model", "image"): ("video", "image_options"),
     ("model", "video"): ("image",),
@@ -74,6 +76,7 @@ class Recipe(Section):
         {}, lambda name: False
     )
     train: Train
+    evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="after")
     def _can_be_done(self) -> "Recipe":
@@ -108,14 +111,16 @@ class Recipe(Section):
 
     def with_whole_paths(self) -> "Recipe":
         """Return the same recipe with absolute paths, so that it names the same files from any folder."""
-        model, concepts = self.model, self.concepts
+        model, concepts, evaluation = self.model, self.concepts, self.evaluation
         if model.pretrained is not None:
             model = model.model_copy(update={"pretrained": model.pretrained.expanduser().absolute()})
         if model.start is not None and (start := Path(model.start).expanduser()).exists():
             model = model.model_copy(update={"start": str(start.absolute())})
         if concepts.file is not None:
             concepts = concepts.model_copy(update={"file": concepts.file.expanduser().absolute()})
-        return self.model_copy(update={"model": model, "concepts": concepts})
+        if evaluation.prompts is not None:
+            evaluation = evaluation.model_copy(update={"prompts": evaluation.prompts.expanduser().absolute()})
+        return self.model_copy(update={"model": model, "concepts": concepts, "evaluation": evaluation})
 
 
 def shipped_recipes() -> dict[str, str]:
@@ -133,7 +138,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] | Mapping[str
     3
     """
     text, name, source = _read(str(name_or_path))
-    content = parse_mapping(text, source, "the sections data, concepts, model, objective, train")
+    content = parse_mapping(text, source, "the sections data, concepts, model, objective, train, evaluation")
     content.setdefault("name", name)
     if source == str(name_or_path):
         content = with_whole_names(content, Path(source).parent, source)

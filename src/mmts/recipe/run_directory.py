@@ -19,6 +19,8 @@ from mmts.recipe.recipe import Recipe, load_yaml, parse_recipe, save_recipe
 # Settings that a resumed run may change: none of them affects the batches, the schedules or the gradients.
 _MAY_CHANGE = {
     "data.workers",
+    "evaluation.classify",
+    "evaluation.prompts",
     "train.checkpoint_every",
     "train.evaluate_every",
     "train.gradient_checkpointing",

@@ -1,4 +1,7 @@
-"""What a recipe says about its data, their concepts and the training: the sections `data`, `concepts` and `train`."""
+"""What a recipe says about its data, their concepts, the training and what is scored after it.
+
+These are the sections `data`, `concepts`, `train` and `evaluation`.
+"""
 
 from pathlib import Path
 from typing import Literal, get_args
@@ -173,4 +176,19 @@ class Train(Section):
             raise ValueError(
                 f"final_learning_rate {self.final_learning_rate} is larger than learning_rate {self.learning_rate}"
             )
+        return self
+
+
+class Evaluation(Section):
+    """What is scored at the end of training, and by later evaluations of the run's own data, besides retrieval."""
+
+    classify: str | None = None
+    """A label of the media: each medium is classified by the names of the label's values (docs/classification.md)."""
+    prompts: Path | None = None
+    """A file with one template per line for `classify`, such as `a photo of a {}.` (default: mmts's own six)."""
+
+    @model_validator(mode="after")
+    def _prompts_have_a_use(self) -> "Evaluation":
+        if self.prompts is not None and self.classify is None:
+            raise ValueError("prompts are for classify, which names a label and is missing")
         return self

@@ -13,6 +13,7 @@ from mmts.data.media.image import Augmentation
 from mmts.data.media.load import feature_rows
 from mmts.data.records import Medium, Split
 from mmts.distributed.processes import num_processes, process_index
+from mmts.evaluation.classification import Classes, prompt_inputs
 from mmts.models import TwoTower, embed_media, embed_text, is_frozen, media_features, text_features
 from mmts.models.features import Rows
 from mmts.recipe.recipe import Recipe
@@ -21,14 +22,19 @@ from mmts.recipe.sections import Data
 
 @dataclass(frozen=True)
 class Inputs:
-    """One split as the model takes it: media (M, W) feature rows or M media, text (N, W) rows or N captions."""
+    """One split as the model takes it: media (M, W) feature rows or M media, text (N, W) rows or N captions.
+
+    classes: what the media are classified by, and prompts, (K T, W) rows or K T texts, of these classes.
+    """
 
     split: Split
     media: Rows | Sequence[Medium]
     text: Rows | Sequence[str]
+    classes: Classes | None = None
+    prompts: Rows | Sequence[str] = ()
 
 
-def prepare_inputs(model: TwoTower, split: Split) -> Inputs:
+def prepare_inputs(model: TwoTower, split: Split, classes: Classes | None = None) -> Inputs:
     """Compute the features of frozen towers, or find them in the cache; read those that are precomputed."""
     media_tower, text_tower = model.media_tower, model.text_tower
     assert text_tower is not None
@@ -37,7 +43,8 @@ def prepare_inputs(model: TwoTower, split: Split) -> Inputs:
         media = feature_rows(split.media)
     elif is_frozen(media_tower):
         media = media_features(media_tower, split.media)
-    return Inputs(split, media, text_features(text_tower, split.captions) if is_frozen(text_tower) else split.captions)
+    text = text_features(text_tower, split.captions) if is_frozen(text_tower) else split.captions
+    return Inputs(split, media, text, classes, () if classes is None else prompt_inputs(model, classes))
 
 
 def embed_split(model: TwoTower, inputs: Inputs) -> tuple[Tensor, Tensor]:

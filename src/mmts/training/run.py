@@ -16,6 +16,7 @@ from mmts.console import console
 from mmts.data.records import Dataset
 from mmts.distributed.processes import joined, main_first, on_main, once
 from mmts.errors import DataError, counted
+from mmts.evaluation.classification import find_classes, read_prompts
 from mmts.evaluation.run import score, validation
 from mmts.files import cache_root, read_json
 from mmts.objectives import Objective
@@ -102,6 +103,12 @@ def _train(
         return once(lambda: dict(read_json(run.metrics_file)))
     chosen = take_splits(dataset, recipe, evaluate_on)
 
+    # What to classify by: what is wrong with it is an error now, not after training.
+    templates: tuple[str, ...] = ()
+    if (label := recipe.evaluation.classify) is not None:
+        templates = once(lambda: read_prompts(recipe.evaluation.prompts, recipe.model.kind))
+        find_classes(label, templates, chosen.train, chosen.final)
+
     # The model, before the media are checked: a tower that cannot be loaded fails in seconds, not hours.
     torch.manual_seed(recipe.train.seed)
     media = chosen.train.media
@@ -121,8 +128,14 @@ def _train(
     experiment = Experiment(run, recipe, dataset, concepts, model)
     inputs = main_first(lambda: prepare_inputs(model, splits.train))
     evaluated: dict[str, Inputs] = {}  # filled on the main process, which evaluates
-    relevance = recipe.data.relevance
-    once(lambda: evaluated.update((s.name, prepare_inputs(model, s.judged(relevance))) for s in splits.evaluated()))
+
+    def prepare_evaluated() -> None:
+        classes = None if label is None else find_classes(label, templates, splits.train, splits.final)
+        for split in splits.evaluated():
+            of_split = classes if split.name == splits.final.name else None
+            evaluated[split.name] = prepare_inputs(model, split.judged(recipe.data.relevance), of_split)
+
+    once(prepare_evaluated)
     evaluate = validation(experiment, evaluated) if splits.val is not None else None
     model.drop_frozen()
 

@@ -9,6 +9,8 @@ from rich.table import Table
 
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console, figure_table
+from mmts.evaluation.class_results import ClassResults
+from mmts.evaluation.classification import CLASS_WORDS
 from mmts.evaluation.measures import (
     BRACKETS,
     FOLDS,
@@ -39,6 +41,9 @@ def comparison_as_mapping(results: Results) -> dict[str, Any]:
         groups[number]["intervals"].setdefault(part or "all", {})[direction] = known
     for (number, direction, measure, part), gap in results.gaps.items():
         groups[number]["gaps"].setdefault(part or "all", {}).setdefault(direction, {})[measure] = asdict(gap)
+    if (classified := ClassResults.of(results.groups)) is not None:
+        for number, group in enumerate(groups):
+            group["classification"] = {name: _class_mapping(classified, number, name) for name in classified.measures}
     return {"groups": groups, "notes": results.notes}
 
 
@@ -56,6 +61,8 @@ def comparison_tables(results: Results) -> list[Table]:
         for division, parts in divisions.items():
             columns = {name: (by_size, part) for name, part in zip(GROUP_NAMES, parts, strict=True)}
             tables.append(_gap_table(results, f"difference in {by_size} by {division}, points", columns))
+    if (classified := ClassResults.of(results.groups)) is not None:
+        tables.append(_class_table(results, classified))
     return tables
 
 
@@ -106,6 +113,32 @@ def _gap_table(results: Results, title: str, columns: Mapping[str, tuple[str, st
                 table.add_row(f"  {group.name}", *(_gap_cell(gap, below) for gap in gaps))
         if console.measure(table, options=console.options.update(max_width=10 * _WIDTH)).maximum <= _WIDTH:
             break
+    return table
+
+
+def _class_mapping(classified: ClassResults, number: int, measure: str) -> dict[str, Any]:
+    figure, gap = classified.figure(number, measure), classified.gap(number, measure)
+    return {
+        "figure": None if figure is None else asdict(figure),
+        "interval": classified.interval(number, measure),
+        "gap": None if gap is None else asdict(gap),
+    }
+
+
+def _class_table(results: Results, classified: ClassResults) -> Table:
+    is_compared = len(results.groups) > 1
+    columns = ("%", "95 % interval", *(["difference"] if is_compared else []))
+    table = _table(results, f"classified by {classified.classes.label}", *columns)
+    for measure in classified.measures:
+        table.add_row(CLASS_WORDS[measure])
+        for number, group in enumerate(results.groups):
+            interval, gap = classified.interval(number, measure), classified.gap(number, measure)
+            cells = [str(classified.figure(number, measure) or "–"), f"({in_tenths(*interval)})" if interval else "–"]
+            table.add_row(f"  {group.name}", *cells, *([] if gap is None else [_gap_cell(gap, below=False)]))
+    lines = ["intervals over media" + ("; * the interval of the difference leaves out 0" if is_compared else "")]
+    if left_out := classified.left_out:
+        lines.append(f"not classified, or with other classes: {', '.join(left_out)}")
+    table.caption = "\n".join(lines)
     return table
 
 

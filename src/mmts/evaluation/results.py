@@ -30,6 +30,8 @@ _LISTED = 5
 # The ends of folders that tell the seeds of one recipe apart: fixed-0 and fixed-1, a0 and a1, mm-ts-seed3, or seed-3.
 _SEED = re.compile(r"(?:[-_. ]*seed|[-_. ]s)?[-_. ]*\d+$")
 _ONLY_SEED = re.compile(r"seed[-_. ]*\d+")
+# Keys of a recipe that do not tell rules apart.
+_BESIDE: dict[str, Any] = {"description": True, "published": True, "evaluation": True, "train": {"seed"}}
 
 
 @dataclass(frozen=True)
@@ -314,7 +316,7 @@ def _grouped(runs: Sequence[JudgedRun], names: Sequence[str] | None, notes: list
     members: dict[str, dict[int, JudgedRun]] = {}
     left_out = []
     for run in runs:
-        recipe = run.recipe.model_dump(mode="json", exclude={"description": True, "published": True, "train": {"seed"}})
+        recipe = run.recipe.model_dump(mode="json", exclude=_BESIDE)
         by_seed = members.setdefault(json.dumps([recipe, run.checkpoint]), {})
         first = by_seed.setdefault(run.recipe.train.seed, run)
         if first is not run:

@@ -18,6 +18,25 @@ _SIDE = 128  # pixels: sharp on dense screens, where it is shown at 96
 _SEED = 0
 
 
+class Pictures:
+    """The media of a judgement as the page shows them, each drawn once: a caption, and a picture as a data URI.
+
+    sources: the picture by the number of the medium; None if it has none.
+    """
+
+    def __init__(self, judged: Judged) -> None:
+        self._meta = judged.meta
+        self._first_caption = {owner: row for row, owner in reversed(list(enumerate(judged.owner.tolist())))}
+        self.sources: dict[int, str | None] = {}
+
+    def __call__(self, medium: int, longest: int) -> dict[str, Any]:
+        """Return the first caption of a medium, cut at `longest`, as `text`, and its picture as `source`."""
+        if medium not in self.sources:
+            self.sources[medium] = data_uri(_medium(self._meta, medium), _SIDE)
+        caption = self._meta["captions"][self._first_caption[medium]] if medium in self._first_caption else ""
+        return {"text": clean(caption, longest), "source": self.sources[medium]}
+
+
 def make_gallery(contents: Contents, rules: Sequence[int]) -> dict[str, Any]:
     """Show the results of the first run of each of `rules` (numbers) for the same queries.
 
@@ -27,15 +46,7 @@ def make_gallery(contents: Contents, rules: Sequence[int]) -> dict[str, Any]:
     """
     runs = [contents.groups[number].runs[0].judged for number in rules]
     meta, arrays, distribution = runs[0].meta, runs[0].arrays, contents.distributions[0]
-    captions = meta["captions"]
-    first_caption = {owner: row for row, owner in reversed(list(enumerate(arrays["owner"].tolist())))}
-    sources: dict[int, str | None] = {}
-
-    def shown_medium(medium: int, longest: int) -> dict[str, Any]:
-        if medium not in sources:
-            sources[medium] = data_uri(_medium(meta, medium), _SIDE)
-        caption = captions[first_caption[medium]] if medium in first_caption else ""
-        return {"text": clean(caption, longest), "source": sources[medium]}
+    captions, shown_medium = meta["captions"], Pictures(runs[0])
 
     def shown_caption(caption: int, longest: int) -> dict[str, Any]:
         return {"text": clean(captions[caption], longest), "source": None}
@@ -61,7 +72,7 @@ def make_gallery(contents: Contents, rules: Sequence[int]) -> dict[str, Any]:
         "rules": rules,
         "texts": [query("text", row) for row in choose_queries(runs, "text", captions)],
         "media": [query("media", row) for row in choose_queries(runs, "media", meta["media_ids"])],
-        "num_missing": sum(source is None for source in sources.values()),
+        "num_missing": sum(source is None for source in shown_medium.sources.values()),
         "are_features": all(path.endswith(".npy") for path in meta["media_paths"]),
     }
 

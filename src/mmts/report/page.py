@@ -17,12 +17,14 @@ from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console
 from mmts.data.formats.collect import WITH_ARTICLE
 from mmts.errors import counted, rounded
+from mmts.evaluation.classification import read_prompts
 from mmts.evaluation.measures import FOLDS, coverage_in_words, folds_in_words, shown_measures
 from mmts.evaluation.results import PARTS, RunGroup
 from mmts.files import atomic_write
 from mmts.recipe.run_directory import RunDirectory, differences
 from mmts.report import charts
 from mmts.report.by_concept import class_tables, concept_section
+from mmts.report.classes import class_section
 from mmts.report.contents import Contents, find, read_contents
 from mmts.report.curves import loss_line, recall_line, rule_in_words, value_curve, value_word
 from mmts.report.gallery import make_gallery
@@ -65,6 +67,7 @@ def _fill_in(contents: Contents, out: Path, title: str | None) -> str:
     script, finding = _resource("page.js"), find(contents)
     first_concepts = contents.distributions[0]
     tail = None if first_concepts is None else LongTail(first_concepts)
+    shown_rules = [0, *(verdict.number for verdict in finding.verdicts[:1])]
     names, folder = [group.name for group in contents.groups], contents.groups[0].recipe.data.path
     metrics, measure = [metrics for group in contents.groups for metrics in group.metrics], contents.measure
     logs = [RunDirectory(path).log_lines() for group in contents.groups for path in group.paths]
@@ -94,7 +97,8 @@ def _fill_in(contents: Contents, out: Path, title: str | None) -> str:
         gap_rows=sorted(contents.gaps.items(), key=lambda item: (item[0][0], contents.directions.index(item[0][1]))),
         **concept_section(contents, finding),
         class_tables=class_tables(contents),
-        gallery=make_gallery(contents, [0, *(verdict.number for verdict in finding.verdicts[:1])]),
+        classification=class_section(contents, shown_rules),
+        gallery=make_gallery(contents, shown_rules),
         changes=_changes(contents.groups),
         commands=_commands(contents, out),
         versions=_versions(path for group in contents.groups for path in group.paths),
@@ -201,6 +205,12 @@ def _commands(contents: Contents, out: Path) -> str:
         else:
             commands.append(f"mmts train {shlex.quote(str(first.run.recipe_file))} {seed}--out {where}")
         options = [word for label in contents.labels for word in ("--label", label)]
+        classes = first.judged.classes
+        if classes is not None and (first.is_evaluation or first.recipe.evaluation.classify != classes.label):
+            options += ["--classify", classes.label]
+            if (*classes.templates,) != read_prompts(None, contents.kind):
+                lines.append(f"printf '%s\\n' {shlex.join(map(clean, classes.templates))} > prompts-{number + 1}.txt")
+                options += ["--prompts", f"prompts-{number + 1}.txt"]
         if first.metrics.get("checkpoint") == "last":
             options = ["--checkpoint", "last", *options]
         if first.is_evaluation:

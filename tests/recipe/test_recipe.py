@@ -117,6 +117,7 @@ ON_FRAMES = {"tower": "frames", "options": {"image": "small-vit", "image_options
          {"loss": "sogclr", "gamma": {"kind": "constant"}}),
         ("objective", {"loss": "sogclr", "gamma": 0.8}, "gamma.kind=linear",
          {"loss": "sogclr", "gamma": {"kind": "linear"}}),
+        ("evaluation", {"classify": "noun", "prompts": "p.txt"}, "classify=verb", {"classify": "verb"}),
         ("train", {"epochs": 3, "seed": 1}, "steps=7", {"seed": 1, "steps": 7}),
         ("train", {"steps": 7}, "epochs=0", {"epochs": 0}),
         ("train", {"steps": 7}, "epochs=null", {"steps": 7, "epochs": None}),
@@ -129,7 +130,20 @@ def test_every_choice_drops_what_belongs_to_the_old_one_and_nothing_else(
 
 
 def test_every_choice_is_tested() -> None:
-    keys = {"source", "image", "video", "tower", "sampling", "kind", "loss", "rule", "epochs", "steps"}
+    keys = {
+        "source",
+        "classify",
+        "start",
+        "image",
+        "video",
+        "tower",
+        "sampling",
+        "kind",
+        "loss",
+        "rule",
+        "epochs",
+        "steps",
+    }
     assert {key for _, key in recipes._CHOICES} == keys
 
 

@@ -3,23 +3,24 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console, figure_table
 from mmts.data.media.reading import tell_warnings
-from mmts.data.records import Split
+from mmts.data.records import Dataset, Split
 from mmts.distributed.processes import once
 from mmts.errors import RecipeError, counted
 from mmts.evaluation import figures
+from mmts.evaluation.embeddings_file import read_embeddings, save_embeddings
 from mmts.evaluation.figures import MediaLabel
-from mmts.evaluation.judgement_file import save_embeddings, save_judgement
+from mmts.evaluation.judgement_file import save_judgement
 from mmts.evaluation.measures import (
     BRACKETS,
     arrow,
@@ -41,6 +42,14 @@ from mmts.training.inputs import Inputs, embed_split, prepare_inputs
 from mmts.training.splits import default_split, limited, open_data, readable, resolved
 
 
+@dataclass(frozen=True)
+class Opened:
+    """The data of a pretrained pair, and a function that finds the concepts, given the split to be evaluated."""
+
+    dataset: Dataset
+    find_concepts: Callable[[Split], None]
+
+
 def evaluate(
     path: Path,
     data: Path | None = None,
@@ -49,11 +58,15 @@ def evaluate(
     embeddings_file: Path | None = None,
     columns: Columns | None = None,
     labels: Sequence[str] = (),
+    opened: Opened | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run on its own test split (rewriting metrics.json), or on other data or another split (evaluations/).
 
+    A pretrained pair as it is has, as its own split, the first one that it was evaluated on.
+
     labels: labels of the media; head, mid and tail and every value of each are scored too. Labels of an earlier
     evaluation in the same file are kept.
+    opened: of a pretrained pair whose folder the caller holds.
     """
     RunDirectory.check_checkpoint(checkpoint)
     if embeddings_file is not None:
@@ -61,16 +74,19 @@ def evaluate(
     run = RunDirectory(path)
     recipe = run.recipe()
     check_can_be_rebuilt(run)
-    dataset = open_data(recipe.with_data(None, columns).data, data)
-    if split_name is None:
-        split_name = default_split(dataset)
-        if split_name != "test":
-            console.print(f"note: there is no test split, so the run is evaluated on {split_name}")
-    chosen = limited(dataset.split(split_name), recipe.data.max_media)
+    dataset = open_data(recipe.with_data(None, columns).data, data) if opened is None else opened.dataset
     place = resolved(data or recipe.data.path)
     own_data = place == recipe.data.path
+    own_split = default = default_split(dataset)
+    if own_data and recipe.model.is_untouched:
+        own_split = (read_kept(run.metrics_file) or {}).get("split") or split_name or default
+    if split_name is None:
+        split_name = own_split if opened is None else default
+        if "test" not in dataset.split_names:
+            console.print(f"note: there is no test split, so the run is evaluated on {split_name}")
+    chosen = limited(dataset.split(split_name), recipe.data.max_media)
     file = run.metrics_file
-    if not own_data or chosen.name != default_split(dataset):
+    if not own_data or chosen.name != dataset.find_split(own_split):
         # Data that are not the run's own are named by a hash of their path, too.
         parts = [place.stem, *([] if own_data else [content_hash(str(place))[:6]]), chosen.name]
         ending = ".json" if checkpoint == "best" else f".{checkpoint}.json"
@@ -82,20 +98,27 @@ def evaluate(
     chosen.judged(recipe.data.relevance)
     for name in names:
         _media_label(name, train, chosen)
-    model = load_model(run, chosen.media, checkpoint)
     unreadable: list[str] = []
-    split = readable(chosen, recipe.data, unreadable, model.media_tower)
+    stored = None
+    if (rows_file := recipe.model.embeddings) is None:
+        model = load_model(run, chosen.media, checkpoint)
+    else:
+        stored = read_embeddings(rows_file, chosen, recipe.data, unreadable)
+        model = TwoTower(None, None, nn.Identity(), nn.Identity())
+    if opened is not None:
+        opened.find_concepts(chosen)
+    split = readable(chosen, recipe.data, unreadable, model.media_tower) if stored is None else stored.split
     tell_warnings()
     for line in unreadable:
         console.print(f"note: left out {line}")
     split = split.judged(recipe.data.relevance)
     of_labels = {name: _media_label(name, train, split) for name in names}
     concepts = ConceptDistribution.load(run.concepts_file)
-    inputs = prepare_inputs(model, split)
+    inputs = prepare_inputs(model, split) if stored is None else stored
     model.drop_frozen()
     experiment = Experiment(run, recipe.with_data(place), dataset, concepts, model)
     stopped_at = _stopped_at(run)
-    with locked(run.lock_file) if file == run.metrics_file else nullcontext():
+    with locked(run.lock_file) if file == run.metrics_file and opened is None else nullcontext():
         metrics, media, text = score(experiment, inputs, file, checkpoint, of_labels, stopped_at)
     if embeddings_file is not None:
         about = {"run": str(path.resolve()), "recipe": recipe.name, "checkpoint": checkpoint}

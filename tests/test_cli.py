@@ -93,6 +93,9 @@ def test_the_flags_are_those_that_are_documented() -> None:
         "train": {"--data", "--columns", "--out", "--set", "--resume", "--tiny", "--quiet", "--json"},
         "evaluate": {
             "--data",
+            "--out",
+            "--concepts",
+            "--set",
             "--columns",
             "--split",
             "--checkpoint",

@@ -96,7 +96,7 @@ def test_every_command_and_option_is_in_the_reference() -> None:
     assert "## mmts sweep" in page
     assert "| `-k K` | `10` | Number of items to find. |" in page
     assert "mmts train [RECIPE] [OPTIONS]" in page
-    assert "mmts evaluate RUN [OPTIONS]" in page
+    assert "mmts evaluate MODEL [OPTIONS]" in page
 
 
 def test_every_shipped_recipe_begins_with_its_command() -> None:

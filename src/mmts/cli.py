@@ -48,6 +48,9 @@ _HELP_TINY = "Try the recipe in a minute: small random towers, few samples, no d
 _HELP_POLICIES = "List losses, rules and schedules, or those in NAME, a .py file."
 _HELP_CLASSIFY = "Classify the media by the names of this label's values (docs/classification.md)."
 _HELP_PROMPTS = "One template per line for --classify, such as: a photo of a {}."
+_HELP_MODEL = "A run, a pretrained model, or an .npz file of embeddings (docs/pretrained.md)."
+_HELP_JUDGED = "Folder for a pretrained model's results (default: runs/MODEL-DATA)."
+_HELP_CONCEPTS = "Concepts of a pretrained model's data: a file, or a label (default: clusters of train's captions)."
 _HELP_JOBS = "Runs at a time, one process and thread each (default: all cores)."
 DataPath = Annotated[Path | None, typer.Option("--data", help=_HELP_DATA)]
 Columns = Annotated[str | None, typer.Option(metavar="media=NAME,caption=NAME", help=_HELP_COLUMNS)]
@@ -157,10 +160,13 @@ def train(
 
 @app.command()
 def evaluate(
-    run: Run,
+    model: Annotated[str, typer.Argument(help=_HELP_MODEL)],
     data: DataPath = None,
     columns: Columns = None,
     split: Annotated[str | None, typer.Option(help="The split to evaluate on (default: test).")] = None,
+    out: Annotated[Path | None, typer.Option(help=_HELP_JUDGED)] = None,
+    concepts: Annotated[str | None, typer.Option(metavar="FILE|LABEL", help=_HELP_CONCEPTS)] = None,
+    settings: Settings = None,
     checkpoint: Checkpoint = "best",
     save_embeddings: Annotated[Path | None, typer.Option(help="Also write the embeddings to this .npz file.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="Also score by this label of the media; repeatable.")] = None,
@@ -170,13 +176,25 @@ def evaluate(
     as_json: Json = False,
     trust_code: TrustCode = False,
 ) -> None:
-    """Evaluate a run again, or on other data."""
+    """Evaluate a run again, or on other data; or a pretrained model, or embeddings."""
+    from mmts.evaluation.pretrained import evaluate_pretrained
     from mmts.evaluation.run import evaluate as evaluate_run
     from mmts.recipe.recipe import parse_columns
+    from mmts.recipe.run_directory import RunDirectory
 
-    names = parse_columns(columns)
-    by: dict[str, Any] = {"labels": label or (), "classify_by": classify, "prompts": prompts}
-    metrics = evaluate_run(run, data, split, checkpoint, save_embeddings, columns=names, **by)
+    names, judged = parse_columns(columns), {"labels": label or (), "classify_by": classify, "prompts": prompts}
+    problem = RunDirectory(Path(model)).problem()
+    if not problem and out is None:
+        if concepts or settings:
+            raise RunError(f"{model} is a run, which keeps its concepts and its recipe; --out evaluates it anew")
+        metrics = evaluate_run(Path(model), data, split, checkpoint, save_embeddings, columns=names, **judged)
+    elif data is None:
+        raise RunError(f"{problem or 'with --out a run is evaluated anew'}; for a pretrained model add --data PATH")
+    else:
+        metrics = evaluate_pretrained(
+            model, data, out, split, concepts=concepts, embeddings_file=save_embeddings, columns=names,
+            settings=settings or (), **judged,
+        )  # fmt: skip
     if as_json:
         print_json(metrics)
 

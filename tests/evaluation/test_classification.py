@@ -28,6 +28,7 @@ from mmts.evaluation.classification import (
 )
 from mmts.evaluation.compare import comparison_as_mapping, comparison_tables
 from mmts.evaluation.judgement_file import Judged
+from mmts.evaluation.pretrained import evaluate_pretrained
 from mmts.evaluation.results import read_results
 from mmts.evaluation.run import evaluate
 from mmts.models import embed_media, embed_text
@@ -63,9 +64,10 @@ def test_classes_are_the_values_of_train_and_of_the_judged_media() -> None:
 
 
 def test_train_may_lack_the_label() -> None:
-    classes = find_classes("fruit", TEMPLATES, labeled("train", None), labeled("test", "fig"))
-    assert classes.num_training == [0]
-    assert classes.groups.tolist() == [2]
+    for train_split in (labeled("train", None), None):
+        classes = find_classes("fruit", TEMPLATES, train_split, labeled("test", "fig"))
+        assert classes.num_training == [0]
+        assert classes.groups.tolist() == [2]
 
 
 @pytest.mark.parametrize(
@@ -235,9 +237,22 @@ def test_other_data_are_classified_by_what_train_counts(
     assert by_shape["groups"]["many"] is None
     assert "no label form" not in capsys.readouterr().out
     by_form = evaluate(out, other, classify_by="form")["classification"]
-    assert f"the run's training data have no label form, so train of {other}" in capsys.readouterr().out
+    assert f"the training data have no label form, so train of {other}" in capsys.readouterr().out
     assert by_form["classes"]["bar"]["num_training"] > 0
     assert evaluate(out, other)["classification"] == by_form
+
+
+def test_pairs_without_training_are_classified_and_embeddings_are_not(shapes: Path, clip: Path, tmp_path: Path) -> None:
+    before = evaluate_pretrained(str(clip), shapes, tmp_path / "before", classify_by="shape")
+    after = train(from_pair(clip, shapes, "train.steps=0", "evaluation.classify=shape"), tmp_path / "run")
+    assert before["classification"] == after["classification"]
+    without = shutil.copytree(shapes, tmp_path / "without")
+    change_lines(without, lambda line: line.update(split="test"))
+    all_few = evaluate_pretrained(str(clip), without, tmp_path / "few", classify_by="shape")["classification"]
+    assert (all_few["groups"]["medium"], all_few["groups"]["few"]["num_classes"]) == (None, 3)
+    evaluate(tmp_path / "run", embeddings_file=tmp_path / "rows.npz")
+    with pytest.raises(RecipeError, match=r"rows\.npz holds embeddings; --classify needs a model to embed prompts"):
+        evaluate_pretrained(str(tmp_path / "rows.npz"), shapes, tmp_path / "rows", classify_by="shape")
 
 
 def test_training_refuses_a_label_before_it_builds_a_model(shapes: Path, clip: Path, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from tests_support import captioned_split
 from mmts.data.graded import Graded
 from mmts.data.records import Medium, Split
 from mmts.errors import DataError, InputError
+from mmts.evaluation.embeddings_file import save_embeddings
 from mmts.evaluation.figures import judge_folds, recalls, summarize
-from mmts.evaluation.judgement_file import Judged, save_embeddings, save_judgement
+from mmts.evaluation.judgement_file import Judged, save_judgement
 from mmts.evaluation.rank import judge
 from mmts.losses import unit
 from mmts.metrics import mean_average_precision, ndcg

@@ -133,3 +133,53 @@ def clip_of_bytes(folder: Path) -> Path:
     ).save_pretrained(folder)
     save_preprocessor(folder, size={"shortest_edge": 16}, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4])
     return folder
+
+
+def whole_pair(folder: Path, kind: str) -> Path:
+    """A CLIP or SigLIP folder with everything that a published one has: its image processor and its kind of tokenizer.
+
+    CLIP's is a byte-level BPE with the end of a word, SigLIP's a unigram model on pieces, as sentencepiece makes them.
+    The weights are far from their start, so that the embeddings of different inputs differ.
+    """
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    torch.manual_seed(0)
+    tokenizer: Any
+    if kind == "clip":
+        letters = [*bytes_to_unicode().values()]
+        merges = [("r", "e"), ("re", "d</w>"), ("b", "a"), ("ba", "r</w>"), ("i", "n</w>")]
+        words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
+        words += ["<|startoftext|>", "<|endoftext|>"]
+        tokenizer = transformers.CLIPTokenizer(vocab={word: at for at, word in enumerate(words)}, merges=merges)
+        special = {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1, "pad_token_id": len(words) - 1}
+        processor = transformers.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=32)
+    else:
+        pieces = [
+            "<unk>",
+            "</s>",
+            *(f"\u2581{word}" for word in WORDS[4:]),
+            *"\u2581abcdefghijklmnopqrstuvwxyz0123456789",
+        ]
+        unigram = Tokenizer(models.Unigram([(piece, -float(at)) for at, piece in enumerate(pieces)], unk_id=0))
+        unigram.normalizer = normalizers.Lowercase()
+        unigram.pre_tokenizer, unigram.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        unigram.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+        marks = {"unk_token": "<unk>", "eos_token": "</s>", "pad_token": "</s>"}
+        tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=unigram, **marks)
+        words, special = pieces, {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 1}
+        processor = transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32})
+    tokenizer.model_max_length = 16
+    shared = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**shared, **special, "vocab_size": len(words), "max_position_embeddings": 16}
+    vision = {**shared, "image_size": 32, "patch_size": 8}
+    prefix = {"clip": "CLIP", "siglip": "Siglip"}[kind]
+    config = getattr(transformers, f"{prefix}Config")(text_config=text, vision_config=vision)
+    model = getattr(transformers, f"{prefix}Model")(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    for part in (model, tokenizer, processor):
+        part.save_pretrained(folder)
+    return folder

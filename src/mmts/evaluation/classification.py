@@ -140,19 +140,20 @@ def read_prompts(file: Path | None, kind: str = "image") -> tuple[str, ...]:
     return templates
 
 
-def find_classes(label: str, templates: Sequence[str], train: Split, split: Split) -> Classes:
+def find_classes(label: str, templates: Sequence[str], train: Split | None, split: Split) -> Classes:
     """Return the classes of a split's media: the values of the label that media of `train` or of the split have.
 
     Raises RecipeError if no medium of the split has the label, and DataError naming a medium whose value is empty, or
     two values that a prompt says alike.
     """
     values = media_label(split, label, f"classify, {split.name}")
-    in_training = Counter(str(medium.labels[label]) for medium in train.media if label in medium.labels)
+    train_media = () if train is None else train.media
+    in_training = Counter(str(medium.labels[label]) for medium in train_media if label in medium.labels)
     names = sorted({*in_training, *(value for value in values if value is not None)})
     said: dict[str, str] = {}
     for name in names:
         if not spoken(name):
-            medium = next(medium for medium in (*split.media, *train.media) if medium.labels.get(label) == name)
+            medium = next(medium for medium in (*split.media, *train_media) if medium.labels.get(label) == name)
             raise DataError(f"classify: medium {medium.id!r} has the {label} {name!r}, which no prompt can say")
         if (other := said.setdefault(spoken(name), name)) != name:
             raise DataError(

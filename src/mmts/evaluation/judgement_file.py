@@ -1,4 +1,4 @@
-"""Files behind the figures: judgement.npz, which keeps every query's rank, and embeddings."""
+"""The file behind the figures, judgement.npz, which keeps every query's rank."""
 
 import json
 import os
@@ -162,17 +162,3 @@ class Judged:
                     return f"the same {word} in another order"
                 return f"{len(names):,} {word}, {len({*names} & {*others}):,} of them the same"
         return ""
-
-
-def save_embeddings(path: Path, media: Tensor, text: Tensor, split: Split, about: Mapping[str, str]) -> None:
-    """Write media (M, D) and text (N, D), rows in file order, with ids and captions, as .npz without pickles.
-
-    Also owner (N,), media_id (M,), caption (N,) and text_id (N,), which is ID#K for caption K (from 0) of a medium; the
-    split's name and every entry of `about` are strings.
-    """
-    ids = [medium.id for medium in split.media]
-    text_ids = [f"{ids[at]}#{row - int(split.first[at])}" for row, at in enumerate(split.owner.tolist())]
-    names = {"media_id": ids, "text_id": text_ids, "caption": split.captions, "split": split.name, **about}
-    strings: dict[str, Any] = {name: np.array(value) for name, value in names.items()}
-    with atomic_write(path) as file:
-        np.savez(file, media=media.numpy(), text=text.numpy(), owner=split.owner.numpy(), **strings)

@@ -3,12 +3,12 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
@@ -26,8 +26,9 @@ from mmts.evaluation.classification import (
     find_classes,
     read_prompts,
 )
+from mmts.evaluation.embeddings_file import read_embeddings, save_embeddings
 from mmts.evaluation.figures import MediaLabel
-from mmts.evaluation.judgement_file import save_embeddings, save_judgement
+from mmts.evaluation.judgement_file import save_judgement
 from mmts.evaluation.measures import (
     BRACKETS,
     arrow,
@@ -49,6 +50,14 @@ from mmts.training.inputs import Inputs, embed_split, prepare_inputs
 from mmts.training.splits import default_split, limited, open_data, readable, resolved
 
 
+@dataclass(frozen=True)
+class Opened:
+    """The data of a pretrained pair, and a function that finds the concepts, given the split to be evaluated."""
+
+    dataset: Dataset
+    find_concepts: Callable[[Split], None]
+
+
 def evaluate(
     path: Path,
     data: Path | None = None,
@@ -59,12 +68,17 @@ def evaluate(
     labels: Sequence[str] = (),
     classify_by: str | None = None,
     prompts: Path | None = None,
+    opened: Opened | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run on its own test split (rewriting metrics.json), or on other data or another split (evaluations/).
 
+    A pretrained pair as it is has, as its own split, the first one that it was evaluated on.
+
     labels: labels of the media; head, mid and tail and every value of each are scored too. Labels of an earlier
-    evaluation in the same file are kept. classify_by: a label by whose values the media are classified, with the
-    templates in the file `prompts`; without it, a classification of an earlier evaluation in the same file is repeated.
+    evaluation in the same file are kept.
+    classify_by: a label by whose values the media are classified, with the templates in the file `prompts`; without it,
+    a classification of an earlier evaluation in the same file is repeated.
+    opened: of a pretrained pair whose folder the caller holds.
     """
     RunDirectory.check_checkpoint(checkpoint)
     if embeddings_file is not None:
@@ -72,16 +86,19 @@ def evaluate(
     run = RunDirectory(path)
     recipe = run.recipe()
     check_can_be_rebuilt(run)
-    dataset = open_data(recipe.with_data(None, columns).data, data)
-    if split_name is None:
-        split_name = default_split(dataset)
-        if split_name != "test":
-            console.print(f"note: there is no test split, so the run is evaluated on {split_name}")
-    chosen = limited(dataset.split(split_name), recipe.data.max_media)
+    dataset = open_data(recipe.with_data(None, columns).data, data) if opened is None else opened.dataset
     place = resolved(data or recipe.data.path)
     own_data = place == recipe.data.path
+    own_split = default = default_split(dataset)
+    if own_data and recipe.model.is_untouched:
+        own_split = (read_kept(run.metrics_file) or {}).get("split") or split_name or default
+    if split_name is None:
+        split_name = own_split if opened is None else default
+        if "test" not in dataset.split_names:
+            console.print(f"note: there is no test split, so the run is evaluated on {split_name}")
+    chosen = limited(dataset.split(split_name), recipe.data.max_media)
     file = run.metrics_file
-    if not own_data or chosen.name != default_split(dataset):
+    if not own_data or chosen.name != dataset.find_split(own_split):
         # Data that are not the run's own are named by a hash of their path, too.
         parts = [place.stem, *([] if own_data else [content_hash(str(place))[:6]]), chosen.name]
         ending = ".json" if checkpoint == "best" else f".{checkpoint}.json"
@@ -90,28 +107,38 @@ def evaluate(
     names = dict.fromkeys((*labels, *(before.get("labels") or {})))
     by = _class_prompts(recipe.evaluation if own_data else Evaluation(), before, classify_by, prompts, chosen)
     trained_on = dataset if own_data or not (names or by) else open_data(recipe.data)
-    train = limited(trained_on.split("train"), recipe.data.max_media) if names or by else chosen
+    train = limited(trained_on.split("train"), recipe.data.max_media) if names else chosen
     # What the data lack is an error before media are decoded, which may take hours.
     chosen.judged(recipe.data.relevance)
     for name in names:
         _media_label(name, train, chosen)
     if by:
-        counted_in = train if own_data else _counted_in(by[0], train, dataset)
+        if recipe.model.embeddings is not None:
+            raise RecipeError(f"{recipe.model.embeddings} holds embeddings; --classify needs a model to embed prompts")
+        counted_in = _counted_in(by[0], [trained_on] if own_data else [trained_on, dataset], recipe.data.max_media)
         find_classes(*by, counted_in, chosen)
-    model = load_model(run, chosen.media, checkpoint)
     unreadable: list[str] = []
-    split = readable(chosen, recipe.data, unreadable, model.media_tower)
+    stored = None
+    if (rows_file := recipe.model.embeddings) is None:
+        model = load_model(run, chosen.media, checkpoint)
+    else:
+        stored = read_embeddings(rows_file, chosen, recipe.data, unreadable)
+        model = TwoTower(None, None, nn.Identity(), nn.Identity())
+    if opened is not None:
+        opened.find_concepts(chosen)
+    split = readable(chosen, recipe.data, unreadable, model.media_tower) if stored is None else stored.split
     tell_warnings()
     for line in unreadable:
         console.print(f"note: left out {line}")
     split = split.judged(recipe.data.relevance)
     of_labels = {name: _media_label(name, train, split) for name in names}
     concepts = ConceptDistribution.load(run.concepts_file)
-    inputs = prepare_inputs(model, split, find_classes(*by, counted_in, split) if by else None)
+    classes = find_classes(*by, counted_in, split) if by else None
+    inputs = prepare_inputs(model, split, classes) if stored is None else stored
     model.drop_frozen()
     experiment = Experiment(run, recipe.with_data(place), dataset, concepts, model)
     stopped_at = _stopped_at(run)
-    with locked(run.lock_file) if file == run.metrics_file else nullcontext():
+    with locked(run.lock_file) if file == run.metrics_file and opened is None else nullcontext():
         metrics, media, text = score(experiment, inputs, file, checkpoint, of_labels, stopped_at)
     if embeddings_file is not None:
         about = {"run": str(path.resolve()), "recipe": recipe.name, "checkpoint": checkpoint}
@@ -190,12 +217,16 @@ def _class_prompts(
     return None if label is None else (label, read_prompts(prompts, split.media[0].kind))
 
 
-def _counted_in(label: str, train: Split, dataset: Dataset) -> Split:
-    """Return the split whose media are counted for each class: the run's train, or the data's if only it is labeled."""
-    if "train" not in dataset.split_names or any(label in medium.labels for medium in train.media):
-        return train
-    console.print(f"note: the run's training data have no label {label}, so train of {dataset.path} is counted")
-    return dataset.split("train")
+def _counted_in(label: str, datasets: Sequence[Dataset], max_media: int | None) -> Split | None:
+    """Return the train split whose media are counted for each class: the first one that has the label, or None."""
+    for dataset in datasets:
+        train = limited(dataset.split("train"), max_media) if "train" in dataset.split_names else None
+        if train is not None and any(label in medium.labels for medium in train.media):
+            if dataset is not datasets[0]:
+                console.print(f"note: the training data have no label {label}, so train of {dataset.path} is counted")
+            return train
+    console.print(f"note: no training media have the label {label}, so every class counts as few")
+    return None
 
 
 def _media_label(label: str, train: Split, split: Split) -> MediaLabel:

@@ -56,10 +56,39 @@ def call(source: Source, what: str, function: Callable[..., T], **options: Any) 
         tower, reason = f"{source.side} tower {source.name!r}", first_line(error)
         if source.local:
             raise RecipeError(f"{tower}: cannot load the {what} from this folder: {reason}") from None
+        if _is_offline(error):
+            raise RecipeError(
+                f"{tower} is neither a folder nor in the local cache, and Hugging Face cannot be reached. On a machine "
+                f"with network, `hf download {source.place} --local-dir FOLDER` fetches it (a base CLIP is about 0.6 "
+                "GB, the largest SigLIP 4 GB); then give FOLDER in place of the name"
+            ) from None
+        built_in = f"it is not built in ({', '.join(source.built_in)}), " if source.built_in else ""
         raise RecipeError(
-            f"unknown {tower}: it is not built in ({', '.join(source.built_in)}), there is no such folder, and Hugging "
-            f"Face gave no {what} of that name: {reason}"
+            f"unknown {tower}: {built_in}there is no such folder, and Hugging Face gave no {what} of that name: "
+            f"{reason}"
         ) from None
+
+
+def is_cached(source: Source) -> bool:
+    """Return whether a model lies in a folder or in the local cache, so that nothing has to be fetched."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return source.local or isinstance(try_to_load_from_cache(source.place, "config.json"), str)
+    except HFValidationError:
+        return False
+
+
+def _is_offline(error: BaseException | None) -> bool:
+    """Return whether the hub could not be reached, by an error and those behind it."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    while error is not None:
+        if isinstance(error, ConnectionError | LocalEntryNotFoundError):  # of offline mode, too
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def load_model(source: Source) -> tuple[Any, bool]:

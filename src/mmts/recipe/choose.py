@@ -8,6 +8,12 @@ from mmts.recipe.recipe import load_recipe, shipped_recipes
 from mmts.recipe.sections import DATASETS, Columns
 
 
+def public_recipe(dataset: str) -> str | None:
+    """Return the name of the recipe with MM-TS for a public data set; None for other data."""
+    names = (name for name in shipped_recipes() if dataset in DATASETS and name.endswith("-mmts"))
+    return next((name for name in names if load_recipe(name).data.dataset == dataset), None)
+
+
 def choose_recipe(data: Path, columns: Columns | None = None) -> tuple[str, str]:
     """Return the name of the shipped recipe for the data at a path, and the reason in words.
 
@@ -15,9 +21,7 @@ def choose_recipe(data: Path, columns: Columns | None = None) -> tuple[str, str]
     recipe's `data`. Raises RecipeError if no shipped recipe fits, and DataError if there are no data.
     """
     dataset = read_dataset(data, (columns or Columns()).model_dump(exclude_none=True))
-    if dataset.name in DATASETS:
-        names = (name for name in shipped_recipes() if name.endswith("-mmts"))
-        name = next(name for name in names if load_recipe(name).data.dataset == dataset.name)
+    if (name := public_recipe(dataset.name)) is not None:
         return name, f"these are {dataset.name}'s files, and this is the recipe for them with MM-TS"
     see = "(see `mmts recipes`)"
     if any(medium.is_features for medium in dataset.media):

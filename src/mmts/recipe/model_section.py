@@ -346,6 +346,17 @@ class Model(Section):
         return any(side.trains_tower or (heads and side.train != "none") for side in self.sides)
 
     @property
+    def is_untouched(self) -> bool:
+        """Whether the model is `start` as it is, so that no checkpoint needs to hold anything of it."""
+        return self.start is not None and all(side.train == "none" for side in self.sides)
+
+    @property
+    def embeddings(self) -> Path | None:
+        """The file of embeddings that stands in for a model (docs/pretrained.md), or None if there is a model."""
+        file = Path(str(self.start)).expanduser()
+        return file if file.suffix == ".npz" else None
+
+    @property
     def kind(self) -> Literal["image", "video"]:
         """The kind of media that the model takes."""
         return "image" if self.image is not None else "video"

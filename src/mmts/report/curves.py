@@ -34,6 +34,8 @@ def rule_in_words(recipe: Recipe, own_objects: Mapping[str, str] = {}) -> str:
     >>> rule_in_words(Recipe(train=Train(epochs=1)), {"model": "mine:Net"})
     'temperature 0.07 throughout, on a model given as an object of the class mine:Net'
     """
+    if recipe.model.is_untouched:
+        return f"no training: {clean(recipe.model.start)} as it is"
     words = _objective_in_words(recipe)
     if kind := own_objects.get("objective"):
         words = f"an objective given as an object of the class {clean(kind)}"
@@ -63,10 +65,14 @@ def value_word(group: RunGroup) -> str:
 def value_curve(group: RunGroup, distribution: ConceptDistribution | None) -> tuple[list[Line], bool]:
     """Return a rule's temperature or margin over training, and whether it comes from the first run's log.
 
+    A pretrained pair as it is was not trained and has none.
+
     It is computed if the recipe's rule was used and neither learns nor looks at the batch: mean, minimum and maximum of
     head, mid and tail.
     The log has only the means of the groups. A single line stands for all samples if they have the same values.
     """
+    if group.recipe.model.is_untouched:
+        return [], False
     word = value_word(group)
     section = None if "objective" in group.own_objects else getattr(group.recipe.objective, word, None)
     if distribution is not None and section is not None:

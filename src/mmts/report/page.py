@@ -19,9 +19,9 @@ from mmts.data.formats.collect import WITH_ARTICLE
 from mmts.errors import counted, rounded
 from mmts.evaluation.classification import read_prompts
 from mmts.evaluation.measures import FOLDS, coverage_in_words, folds_in_words, shown_measures
-from mmts.evaluation.results import PARTS, RunGroup
+from mmts.evaluation.results import PARTS, JudgedRun, RunGroup
 from mmts.files import atomic_write
-from mmts.recipe.run_directory import RunDirectory, differences
+from mmts.recipe.run_directory import RunDirectory, differences, dotted
 from mmts.report import charts
 from mmts.report.by_concept import class_tables, concept_section
 from mmts.report.classes import class_section
@@ -202,6 +202,8 @@ def _commands(contents: Contents, out: Path) -> str:
         commands = []
         if own := group.own_objects:
             lines.append(f"# {where}: call mmts.train again with {clean(listed(list(own.values())))}")
+        elif group.recipe.model.is_untouched:
+            commands.append(f"{_evaluation(first)} --out {where}")
         else:
             commands.append(f"mmts train {shlex.quote(str(first.run.recipe_file))} {seed}--out {where}")
         options = [word for label in contents.labels for word in ("--label", label)]
@@ -226,6 +228,16 @@ def _commands(contents: Contents, out: Path) -> str:
     if not any("," in group.name for group in contents.groups):  # the option separates names by commas
         report += ["--names", shlex.quote(",".join(group.name for group in contents.groups))]
     return "\n".join([*lines, " ".join(report)])
+
+
+def _evaluation(run: JudgedRun) -> str:
+    """Return the command that evaluates a pretrained pair as it is, with what its recipe says of data and concepts."""
+    told = dotted(run.recipe.model_dump(mode="json", exclude_defaults=True, include={"data", "concepts"}))
+    settings = [f"{key}={value}" for key, value in told.items() if key != "data.path"]
+    options = [] if run.is_evaluation else ["--split", run.metrics["split"]]
+    options += [word for setting in settings for word in ("--set", setting)]
+    data = str(run.recipe.data.path)
+    return shlex.join(["mmts", "evaluate", str(run.recipe.model.start), "--data", data, *options])
 
 
 def _versions(paths: Iterable[Path]) -> str:

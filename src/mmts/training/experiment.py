@@ -60,7 +60,8 @@ def load_model(run: RunDirectory, media: Sequence[Medium] = (), checkpoint: str 
     if not media and recipe.model.media.tower == FEATURES:
         media = open_data(recipe.data).media
     model = build_model(recipe.model, media, run)
-    load_weights(model, run, checkpoint)
+    if not recipe.model.is_untouched:
+        load_weights(model, run, checkpoint)
     return model
 
 

@@ -182,7 +182,8 @@ def evaluate(
     from mmts.recipe.recipe import parse_columns
     from mmts.recipe.run_directory import RunDirectory
 
-    names, judged = parse_columns(columns), {"labels": label or (), "classify_by": classify, "prompts": prompts}
+    names = parse_columns(columns)
+    judged: dict[str, Any] = {"labels": label or (), "classify_by": classify, "prompts": prompts}
     problem = RunDirectory(Path(model)).problem()
     if not problem and out is None:
         if concepts or settings:

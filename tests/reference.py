@@ -514,4 +514,8 @@ def per_class_bootstrap_means(  # 7.6
     values: Numbers, classes: Sequence[int], draws: Sequence[Sequence[int]]
 ) -> list[float]:
     """The mean per class of each resample; a draw lists queries by their position."""
-    return [mean_per_class([values[q] for q in draw], [classes[q] for q in draw]) for draw in draws]
+    means = []
+    for draw in draws:
+        weights = [1 / sum(1 for c in classes if c == classes[q]) for q in draw]
+        means.append(sum(w * values[q] for w, q in zip(weights, draw, strict=True)) / sum(weights))
+    return means

@@ -83,6 +83,17 @@ def test_resamples_equal_the_loop_twin() -> None:
     assert list(result) == pytest.approx(expected.tolist())
 
 
+def test_the_interval_holds_the_figure_even_if_rare_classes_are_the_hard_ones() -> None:
+    """Averaged over the classes that a resample holds, it would begin above the figure."""
+    classes = torch.cat([torch.arange(20).repeat_interleave(40), torch.arange(20, 100)])
+    values = (classes < 20).double()
+    figure = mean_per_class(values, classes).item()
+    low, high = per_class_bootstrap_interval(values, classes)
+    assert figure == pytest.approx(0.2)
+    assert low < figure < high
+    assert (low + high) / 2 == pytest.approx(figure, abs=0.02)
+
+
 def test_classes_of_one_medium_have_the_interval_of_a_mean() -> None:
     """Each class is then one draw of its own: half of 400 right has a standard error of 2.5 points."""
     values = (torch.arange(400) % 2).double()

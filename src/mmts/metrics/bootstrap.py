@@ -94,10 +94,10 @@ def seeded_bootstrap_interval(
 def per_class_bootstrap_interval(values: Tensor, classes: Tensor, **options: Any) -> tuple[float, float]:
     """Return the interval (low, high) of the mean over classes of the mean of their values (docs/method.md, 7.6).
 
-    values (Q,); classes (Q,) integers. A resample draws as many queries as there are from all classes together, with
-    replacement, and averages over the classes that it holds. (Drawing within each class would give a class with a
-    single query no spread at all, and such classes are most of a long tail.) Options and errors are those of
-    `bootstrap_interval`, without `clusters`.
+    values (Q,); classes (Q,) integers. A query of a class with n queries counts 1 / n, and a resample draws as many
+    queries as there are from all classes together, with replacement. (Drawing within each class would give a class with
+    a single query no spread at all, and such classes are most of a long tail; averaging over the classes that were
+    drawn would leave them out too often.) Options and errors are those of `bootstrap_interval`, without `clusters`.
 
     >>> low, high = per_class_bootstrap_interval(torch.tensor([0.0, 1.0] * 50), torch.arange(100) // 2)
     >>> 0.38 < low < 0.42 and 0.58 < high < 0.62
@@ -107,12 +107,10 @@ def per_class_bootstrap_interval(values: Tensor, classes: Tensor, **options: Any
     if classes.shape != values.shape or classes.is_floating_point():
         raise InputError(f"classes is {tuple(classes.shape)} {classes.dtype}; it must be ({len(values)},) of integers")
     _, member = torch.unique(classes.cpu(), return_inverse=True)
-    K = int(member.max()) + 1
+    weights = 1 / torch.bincount(member).double()[member]
 
     def mean(drawn: Tensor, _: torch.Generator) -> Tensor:
-        empty = torch.zeros(len(drawn), K, dtype=torch.float64)
-        sums = empty.scatter_add(1, member[drawn], values[drawn])
-        return (sums / empty.scatter_add(1, member[drawn], torch.ones_like(values)[drawn])).nanmean(dim=1)
+        return (weights * values)[drawn].sum(dim=1) / weights[drawn].sum(dim=1)
 
     return _interval(mean, len(values), **options)
 

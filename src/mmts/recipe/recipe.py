@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from mmts.errors import RecipeError, nearest, quoted
 from mmts.evaluation.measures import needs_graded
 from mmts.files import atomic_write, file_name, why_missing
-from mmts.recipe.components import OUTSIDE, ComponentSection, Trust, checked_objective, objective_section
+from mmts.recipe.components import OUTSIDE, ComponentSection, checked_objective, objective_section
 from mmts.recipe.model_section import ImageTower, Model, VideoTower
 from mmts.recipe.section import Section, validated
 from mmts.recipe.sections import Columns, Concepts, Data, Train
@@ -52,10 +52,6 @@ class Published(Section):
     """Published results in percent, by name."""
 
 
-def _objective(value: Any, info: ValidationInfo) -> ComponentSection:
-    return objective_section(value, (lambda name: True) if info.context is None else info.context["trust"])
-
-
 class Recipe(Section):
     """The whole of a run."""
 
@@ -68,9 +64,7 @@ class Recipe(Section):
     data: Data = Data()
     concepts: Concepts = Concepts()
     model: Model = Model()
-    objective: Annotated[SerializeAsAny[ComponentSection], BeforeValidator(_objective)] = objective_section(
-        {}, lambda name: False
-    )
+    objective: Annotated[SerializeAsAny[ComponentSection], BeforeValidator(objective_section)] = objective_section({})
     train: Train
 
     @model_validator(mode="after")
@@ -135,16 +129,16 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] | Mapping[str
     return parse_recipe(with_whole_names(override(content, overrides), Path(), source), source)
 
 
-def parse_recipe(content: Mapping[str, Any], source: str = "recipe", trust: Trust = lambda name: True) -> Recipe:
+def parse_recipe(content: Mapping[str, Any], source: str = "recipe") -> Recipe:
     """Check a recipe given as nested mappings, including every component in it.
 
-    Code outside mmts that it names is run if `trust` says so. Raises RecipeError naming the key.
+    Raises RecipeError naming the key.
     """
     beside = ("versions", "own_objects")  # recorded by a run in its recipe.yaml, and not part of the recipe
     content = {key: value for key, value in content.items() if key not in beside}
     check_extent(content, source)
     try:
-        return validated(Recipe, content, source, {"trust": trust})
+        return validated(Recipe, content, source)
     except RecipeError as error:
         raise RecipeError(str(error) if str(error).startswith(f"{source}: ") else f"{source}: {error}") from None
 

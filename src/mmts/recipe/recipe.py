@@ -148,10 +148,12 @@ def parse_concepts(content: Mapping[str, Any]) -> Concepts:
     return validated(Concepts, content, "concepts")
 
 
-def parse_mapping(text: str, source: str, holds: str) -> dict[str, Any]:
+def parse_mapping(text: str | bytes, source: str, holds: str) -> dict[str, Any]:
     """Read YAML that must be a mapping with what `holds` says. Raises RecipeError naming `source`."""
     try:
-        content = load_yaml(text)
+        content = load_yaml(text if isinstance(text, str) else text.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise RecipeError(f"{source} is not UTF-8 text") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -304,7 +306,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read(name_or_path: str) -> tuple[str, str, str]:
+def _read(name_or_path: str) -> tuple[str | bytes, str, str]:
     """Return a recipe's text, its name, and what messages call it."""
     shipped = shipped_recipes()
     if name_or_path in shipped:
@@ -314,7 +316,4 @@ def _read(name_or_path: str) -> tuple[str, str, str]:
         raise RecipeError(f"there is no shipped recipe {name_or_path!r}; {nearest(name_or_path, shipped)}")
     if not path.is_file():
         raise RecipeError(f"recipe file {path} {why_missing(path)}")
-    try:
-        return path.read_text(encoding="utf-8"), path.stem, str(path)
-    except UnicodeDecodeError:
-        raise RecipeError(f"{path} is not UTF-8 text") from None
+    return path.read_bytes(), path.stem, str(path)

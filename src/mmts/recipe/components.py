@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import types
@@ -287,7 +288,7 @@ def component_named(family: Family, name: Any, place: str, content: Mapping[Any,
         return _outside_class(family, name, f"{place}.{family.key}")
     if name is not None:
         near = nearest(str(name), family.table)
-        is_folder = "/" in str(name) or Path(str(name)).is_dir()
+        is_folder = "/" in str(name) or os.path.isdir(str(name))  # False for what no path can be
         if family.other is not None and (is_folder or not near.startswith("did you mean")):
             return family.other
         raise RecipeError(f"{place}.{family.key} is {quoted(name)}; {near}")

@@ -73,10 +73,6 @@ class Gap:
         return self.low > 0 or self.high < 0
 
 
-GapKey = tuple[int, str, str, str | None]
-"""number of the group, direction, measure, and the part ("tail", "LABEL tail"; None: all queries)"""
-
-
 @dataclass(frozen=True)
 class JudgedRun:
     """A run and one judgement of it: metrics.json or a file in evaluations/, and the ranks behind it.
@@ -207,14 +203,14 @@ class Results:
         return self.groups[0].judged[0].sides[at].interval(scores, self.rows(part)[at])
 
     @cached_property
-    def gaps(self) -> dict[GapKey, Gap]:
-        """Every group's gaps to the first, overall and by part (docs/method.md, 7.2).
+    def gaps(self) -> dict[tuple[int, str, str, str | None], Gap]:
+        """Every group's gaps to the first by number, direction, measure and part or None (docs/method.md, 7.2).
 
         The interval is a paired bootstrap over the queries (all captions of a medium drawn together) of the hits, or
         the measures of graded relevance, averaged over each group's seeds: it says how far the result depends on the
         queries, as the spread does for the seeds. Queries of a single medium have no gap.
         """
-        gaps: dict[GapKey, Gap] = {}
+        gaps = {}
         judged = [group.judged for group in self.groups]
         measures = [name for name in (*GRADED, *RECALLS) if all(run.has(name) for runs in judged for run in runs)]
         for part in self.parts if len(self.groups) > 1 else ():
@@ -385,9 +381,8 @@ def _few(words: Sequence[str]) -> str:
 def _divided_alike(groups: Sequence[RunGroup], notes: list[str]) -> tuple[list[RunGroup], dict[str, MediaLabel]]:
     """Divide the queries of all runs alike: by the first run's concepts, and by the labels of any run."""
     first = groups[0].runs[0]
-    labels: dict[str, MediaLabel] = {}
-    for run in [run for group in groups for run in group.runs]:
-        labels = {**run.judged.labels, **labels}
+    runs = [run for group in groups for run in group.runs]
+    labels = {name: label for run in reversed(runs) for name, label in run.judged.labels.items()}
     regrouped = []
 
     def divided(run: JudgedRun) -> JudgedRun:

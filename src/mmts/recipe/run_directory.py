@@ -13,7 +13,7 @@ import yaml
 from mmts.console import console
 from mmts.errors import RunError
 from mmts.files import atomic_write, leftovers, locked, read_json, why_missing
-from mmts.recipe.components import Trust
+from mmts.recipe.components import MAY_RUN, Trust
 from mmts.recipe.recipe import Recipe, load_yaml, parse_recipe, save_recipe
 
 # Settings that a resumed run may change: none of them affects the batches, the schedules or the gradients.
@@ -118,7 +118,11 @@ class RunDirectory:
 
     def recipe(self) -> Recipe:
         """Read the resolved recipe; raises RunError if this is not a run directory."""
-        return parse_recipe(self._recipe_content(), str(self.recipe_file), _TRUSTED.get())
+        content, token = self._recipe_content(), MAY_RUN.set(_TRUSTED.get())
+        try:
+            return parse_recipe(content, str(self.recipe_file))
+        finally:
+            MAY_RUN.reset(token)
 
     def own_objects(self) -> dict[str, str]:
         """Return the classes of the model and the objective that `mmts.train` was given as objects, by "model" etc."""

@@ -35,7 +35,7 @@ from mmts.concepts.kmeans import (
 )
 from mmts.concepts.names import distinctive_words
 from mmts.console import errors
-from mmts.errors import InputError
+from mmts.errors import InputError, check_rows
 from mmts.files import content_hash
 
 TAIL = 2
@@ -208,12 +208,9 @@ class ConceptDistribution:
             raise InputError(f"centroids are {centroids.shape}; they must be (K, W)")
         if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or not len(numbers):
             raise InputError(f"labels are {numbers.shape} of {numbers.dtype}; they must be (N,) whole numbers")
-        wrong = (numbers < 0) | (numbers >= len(centroids))
-        if wrong.any():
-            row = int(wrong.argmax())
-            raise InputError(
-                f"labels: row {row} is {numbers[row]}; it must be the number of a centroid, 0 to {len(centroids) - 1}"
-            )
+        expected = f"it must be the number of a centroid, 0 to {len(centroids) - 1}"
+        inside = (numbers >= 0) & (numbers < len(centroids))
+        check_rows(inside, f"labels: row {{row}} is {{value}}; {expected}", numbers)
         if captions is not None and len(checked_captions(captions)) != len(numbers):
             raise InputError(f"there are {len(captions)} captions and {len(numbers)} rows; every row needs one caption")
         if encoder == "tfidf":
@@ -325,10 +322,8 @@ class ConceptDistribution:
         >>> d.groups_of(d.assign(["cup", "lamp", "chair"]))
         tensor([0, 2, 2])
         """
-        wrong = (concepts < -1) | (concepts >= self.num_concepts)
-        if wrong.any():
-            row = int(wrong.nonzero()[0])
-            raise InputError(f"concept {int(concepts[row])} in row {row} is not in -1 to {self.num_concepts - 1}")
+        known = (concepts >= -1) & (concepts < self.num_concepts)
+        check_rows(known, f"concept {{value}} in row {{row}} is not in -1 to {self.num_concepts - 1}", concepts)
         return torch.cat([self.concept_groups(), torch.tensor([TAIL])])[concepts]  # -1 takes the last
 
     def check_captions(self, captions: Sequence[str]) -> None:

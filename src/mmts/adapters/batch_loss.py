@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmts.data.batches.positives import SPARSE_BELOW
-from mmts.distributed.processes import all_sizes, gather
+from mmts.distributed.processes import all_values, gather
 from mmts.distributed.shared_loss import shared_loss
 from mmts.drop_in import MMTSLoss
 from mmts.errors import InputError
@@ -39,7 +39,7 @@ def batch_loss(
     for name, values in (("samples", samples), ("media", media)):
         if values is not None and values.shape != (len(x),):
             raise InputError(f"{name} is {tuple(values.shape)}; for {len(x)} pairs it must be ({len(x)},)")
-    sizes = all_sizes(len(x), x.device)
+    sizes = all_values(len(x), x.device)
     media = None if media is None else gather(media, sizes)
     objective = _Published(rule) if isinstance(rule, MMTSLoss) else rule
     positives = None if media is None else _same_medium(media)

@@ -79,29 +79,16 @@ def main_first(compute: Callable[[], T]) -> T:
     return kept[0] if kept else compute()
 
 
-def largest(value: int, device: torch.device | str = "cpu") -> int:
-    """Return the largest of all processes' values, exchanged through `device`."""
-    if num_processes() == 1:
-        return value
-    shared = torch.tensor(value, device=device)
-    distributed.all_reduce(shared, distributed.ReduceOp.MAX)
-    return int(shared.item())
-
-
 def process_sizes(batch_size: int) -> list[int]:
     """Return how many pairs of a batch each process has, by `process_slice`."""
     n = num_processes()
     return [len(range(batch_size)[process_slice(batch_size, k, n)]) for k in range(n)]
 
 
-def all_sizes(own: int, device: torch.device) -> list[int]:
-    """Return how many pairs each process has, given this one's number."""
-    if num_processes() == 1:
-        return [own]
-    sizes = torch.zeros(num_processes(), dtype=torch.int64, device=device)
-    sizes[process_index()] = own
-    distributed.all_reduce(sizes)
-    return [int(size) for size in sizes]
+def all_values(own: int, device: torch.device) -> list[int]:
+    """Return the number that each process gives, exchanged through `device`."""
+    values: list[int] = gather(torch.tensor([own], device=device), [1] * num_processes()).tolist()
+    return values
 
 
 def gather(own: Tensor, sizes: list[int]) -> Tensor:

@@ -265,9 +265,10 @@ def assign_rows(embeddings: Embeddings, centroids: Rows, part: range | None = No
 
 
 def clusters_of(
-    rows: StoredRows, num_concepts: int, *, weights: npt.NDArray[np.float32] | None = None, seed: int = 0
+    embeddings: Embeddings, num_concepts: int, *, weights: npt.NDArray[np.float32] | None = None, seed: int = 0
 ) -> Clusters:
     """Return the clusters of all rows: by `kmeans`, or around the centroids of a sample if there are too many."""
+    rows = open_rows(embeddings)
     if len(rows.values) <= SAMPLE:
         return kmeans(rows.read(slice(None)), num_concepts, weights=weights, seed=seed)
     centroids = sampled_centroids(rows, num_concepts, weights=weights, seed=seed)

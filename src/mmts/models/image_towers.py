@@ -280,9 +280,6 @@ def load_image_tower(name: str | type[ImageTower], **options: Any) -> ImageTower
 
     >>> load_image_tower("small-resnet", size=32, channels=4).width
     32
-    >>> load_image_tower("small-resnt")
-    Traceback (most recent call last):
-    mmts.errors.RecipeError: unknown image tower 'small-resnt'; did you mean 'small-resnet'? (the built-in ...)
     """
     if isinstance(name, type):
         return make_tower(name, name.__name__, **options)

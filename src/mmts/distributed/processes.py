@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from functools import cache
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,9 +22,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmts.console import console, errors
 from mmts.data.batches.epoch_plan import process_slice
 from mmts.errors import FailedElsewhere, MmtsError, RunError
-
-if TYPE_CHECKING:
-    from torch.distributed.distributed_c10d import Store
 
 T = TypeVar("T")
 
@@ -207,12 +204,11 @@ def _init_group() -> None:
     )
 
 
-def _connection() -> "Store":
-    """Return a new connection to the store: another one may be blocked by a transfer that waits."""
+def _connection() -> Any:
+    """Return a new connection to torch's Store: another one may be blocked by a transfer that waits."""
     from torch.distributed.rendezvous import rendezvous
 
-    store: Store = next(iter(rendezvous("env://", timeout=_WAIT)))[0]
-    return store
+    return next(iter(rendezvous("env://", timeout=_WAIT)))[0]
 
 
 _meeting_place = cache(_connection)  # kept: a server that the main process restarts would be missed

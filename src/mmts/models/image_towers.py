@@ -236,10 +236,8 @@ class HuggingFaceImage(ImageTower):
 
     def features(self, pixels: Tensor) -> Tensor:
         """Return the model's image features, flattened to (B, width)."""
-        if self.clip:
-            output = self.model.get_image_features(pixel_values=pixels, **self.interpolate)
-        else:
-            output = self.model(pixel_values=pixels, **self.interpolate)
+        function = self.model.get_image_features if self.clip else self.model
+        output = function(pixel_values=pixels, **self.interpolate)
         pooler_output: Tensor | None = getattr(output, "pooler_output", None)
         if self.pooling in ("auto", "pooler") and pooler_output is not None:
             return pooler_output.flatten(1)

@@ -24,33 +24,33 @@ def cached_rows(
     name: str,
     keys: Sequence[str],
     width: int,
-    compute: Callable[[range], npt.NDArray[np.floating]],
+    compute: Callable[[Sequence[str]], npt.NDArray[np.floating]],
     *,
     unit: str,
     chunk: int,
 ) -> Rows:
-    """Return the features (N, width) float32 of N keys, computing only the rows that the cache lacks.
+    """Return the features (N, width) float32 of N keys; `compute` gives those of keys that the cache lacks.
 
     They are kept in `features/<content_hash(name, *keys)>.npy` under `mmts.files.cache_root()` by `stored_array`, which
-    explains `compute`, `unit` and `chunk`.
+    explains `unit` and `chunk`.
 
     `name` is that of the encoder, weights and preprocessing; `keys` are the contents that rows are computed from, in
     order: captions, or hashes of files. Raises InputError if `compute` returns another shape, or a NaN or infinite row.
 
     >>> import os, tempfile
     >>> os.environ["MMTS_CACHE"] = tempfile.mkdtemp()
-    >>> def lengths(part):
-    ...     print("computing", part)
-    ...     return np.array([[len(["one", "three"][i])] for i in part])
+    >>> def lengths(keys):
+    ...     print("computing", keys)
+    ...     return np.array([[len(key)] for key in keys])
     >>> cached_rows("lengths", ["one", "three"], 1, lengths, unit="words", chunk=2).ravel()
-    computing range(0, 2)
+    computing ['one', 'three']
     memmap([3., 5.], dtype=float32)
     >>> cached_rows("lengths", ["one", "three"], 1, lengths, unit="words", chunk=2).ravel()
     memmap([3., 5.], dtype=float32)
     """
 
     def checked(part: range) -> Rows:
-        rows = np.asarray(compute(part), dtype=np.float32)
+        rows = np.asarray(compute(keys[part.start : part.stop]), dtype=np.float32)
         if rows.shape != (len(part), width):
             raise InputError(f"{len(part)} rows of width {width} were expected; the result has shape {rows.shape}")
         finite = np.isfinite(rows).all(axis=1)

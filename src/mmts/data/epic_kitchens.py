@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -100,19 +101,12 @@ def read_epic_kitchens(path: str | Path) -> Dataset:
         for where, row in rows.items():
             verb, noun = str(int(row["verb_class"])), str(int(row["noun_class"]))
             verb, noun = verbs.get(verb, verb), nouns.get(noun, noun)
-            participant = row["participant_id"]
-            collector.add(
-                where,
-                row["narration_id"],
-                _fill(pattern, row),
-                [row["narration"]],
-                kind="video",
-                labels={"noun": noun, "verb": verb, "verb_noun": f"{verb} {noun}", "participant": participant},
-                split=split,
-                start=_seconds(row["start_timestamp"]),
-                end=_seconds(row["stop_timestamp"]),
-                frames=(int(row["start_frame"]), int(row["stop_frame"])) if layout == _FRAMES else None,
-            )
+            names = {"noun": noun, "verb": verb, "verb_noun": f"{verb} {noun}", "participant": row["participant_id"]}
+            part: dict[str, Any] = {"start": _seconds(row["start_timestamp"]), "end": _seconds(row["stop_timestamp"])}
+            if layout == _FRAMES:
+                part["frames"] = int(row["start_frame"]), int(row["stop_frame"])
+            identity, path, texts = row["narration_id"], _fill(pattern, row), [row["narration"]]
+            collector.add(where, identity, path, texts, kind="video", labels=names, split=split, **part)
     return replace(collector.finish(), name="ek100", graded=graded)
 
 

@@ -32,8 +32,6 @@ _Place = tuple[int, int] | None  # offset and length of a file in a tar; None fo
 _RANGE = re.compile(r"{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?}")
 _KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 _WORD = re.compile(r"[A-Za-z]+")
-
-
 _Shard = tuple[Path, str | None]  # a tar, and the split that its folder or name says
 
 

@@ -127,7 +127,7 @@ def relevancy_matrix(clips_csv: str | Path, sentences_csv: str | Path) -> Tensor
 
     >>> import tempfile
     >>> from mmts.examples.sets import draw_ek100
-    >>> folder = draw_ek100(Path(tempfile.mkdtemp()), layout="features") / "retrieval_annotations"
+    >>> folder = draw_ek100(Path(tempfile.mkdtemp()), features=True) / "retrieval_annotations"
     >>> files = [folder / f"EPIC_100_retrieval_test{end}.csv" for end in ("", "_sentence")]
     >>> relevancy_matrix(*files).shape
     torch.Size([8, 7])

@@ -88,12 +88,6 @@ def stored_array(
         compute: gets a range of positions in the first dimension, N, and returns their entries (len(range), ...).
         title: of the progress bar, which counts the noun `unit`; None if `compute` has a bar of its own.
         chunk: entries computed and written at a time; an interrupt loses at most one chunk.
-
-    >>> import tempfile
-    >>> file = Path(tempfile.mkdtemp()) / "squares.npy"
-    >>> squares = lambda part: np.array([i * i for i in part])
-    >>> stored_array(file, (4,), np.dtype("<i4"), squares, title="squaring", unit="numbers", chunk=2).tolist()
-    [0, 1, 4, 9]
     """
     if shape[0] == 0:
         return np.empty(shape, dtype)

@@ -148,11 +148,6 @@ def parse_recipe(content: Mapping[str, Any], source: str = "recipe") -> Recipe:
         raise RecipeError(str(error) if str(error).startswith(f"{source}: ") else f"{source}: {error}") from None
 
 
-def parse_concepts(content: Mapping[str, Any]) -> Concepts:
-    """Check a recipe's `concepts` section given by itself."""
-    return validated(Concepts, content, "concepts")
-
-
 def parse_mapping(text: str | bytes, source: str, holds: str) -> dict[str, Any]:
     """Read YAML that must be a mapping with what `holds` says. Raises RecipeError naming `source`."""
     try:

@@ -261,7 +261,7 @@ def read_results(paths: Sequence[str | Path], names: Sequence[str] | None = None
     sizes = f"{first.metrics['num_media']:,} media, {first.metrics['num_captions']:,} captions"
     different = {run.given: how for run in others if (how := run.judged.differs_from(first.judged))}
     refuse_other_queries(f"{first.given} ({first.metrics['split']}, {sizes})", different)
-    if len({group.runs[0].checkpoint for group in groups}) > 1:
+    if len({group.runs[0].checkpoint for group in groups} - {START}) > 1:
         last = [group.name for group in groups if group.runs[0].checkpoint == "last"]
         notes.append(f"judged at the last checkpoint, not the best: {_few(last)}")
     groups, labels = _divided_alike(groups, notes)

@@ -58,6 +58,8 @@ def value_curve(group: RunGroup, distribution: ConceptDistribution | None) -> tu
     head, mid and tail. The log has only the means of the groups. A single line stands for all samples if they have the
     same values.
     """
+    if group.is_start:
+        return [], False
     word = value_word(group)
     section = None if "objective" in group.own_objects else getattr(group.recipe.objective, word, None)
     if distribution is not None and section is not None:

@@ -38,8 +38,7 @@ def open_pair(start: str, media: Sequence[Medium] = (), size: int | None = None)
         from mmts.training.experiment import load_model  # which builds models, also from pairs
 
         return load_model(RunDirectory(path), media)
-    else:
-        model = _hugging_face_pair(start, path, size)
+    model = _hugging_face_pair(start, path, size)
     for tower in (model.media_tower, model.text_tower):
         assert tower is not None
         tower.exact = True

@@ -255,6 +255,21 @@ def test_pairs_without_training_are_classified_and_embeddings_are_not(shapes: Pa
         evaluate_pretrained(str(tmp_path / "rows.npz"), shapes, tmp_path / "rows", classify_by="shape")
 
 
+def test_tuning_is_compared_with_the_start(
+    shapes: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["train.steps=2", "train.learning_rate=.1", "evaluation.classify=shape"]
+    metrics = train(from_pair(clip, shapes, *settings), tmp_path / "run")
+    start = evaluate_pretrained(str(clip), shapes, tmp_path / "before", classify_by="shape")
+    assert metrics["before"]["classification"] == start["classification"]
+    assert "classified by shape, and the difference to before" in " ".join(capsys.readouterr().out.split())
+    classes = ClassResults.of(read_results([tmp_path / "run"]).groups)
+    assert classes is not None
+    gap = classes.gap(1, "top1")
+    assert gap is not None
+    assert gap.mean == pytest.approx(metrics["classification"]["top1"] - start["classification"]["top1"])
+
+
 def test_training_refuses_a_label_before_it_builds_a_model(shapes: Path, clip: Path, tmp_path: Path) -> None:
     for settings, says in (
         (["evaluation.classify=shap"], "did you mean 'shape'"),

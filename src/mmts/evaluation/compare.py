@@ -22,7 +22,8 @@ from mmts.evaluation.measures import (
     in_tenths,
     shown_measures,
 )
-from mmts.evaluation.results import Gap, Results, label_parts
+from mmts.evaluation.results import Gap, Results, label_parts, read_results
+from mmts.recipe.run_directory import RunDirectory
 
 _WIDTH = 80
 _UNBROKEN = 19  # columns that a name may take, indented, before it is broken
@@ -64,6 +65,12 @@ def comparison_tables(results: Results) -> list[Table]:
     if (classified := ClassResults.of(results.groups)) is not None:
         tables.append(_class_table(results, classified))
     return tables
+
+
+def tables_of_change(run: RunDirectory) -> list[Table]:
+    """Draw how a tuned run differs from the pretrained pair that it started from, overall and by size of concepts."""
+    results = read_results([run.path], ["after"])
+    return [table for table in comparison_tables(results) if "difference" in str(table.title)]
 
 
 def _overall(results: Results, measures: Sequence[str]) -> Table:
@@ -128,7 +135,10 @@ def _class_mapping(classified: ClassResults, number: int, measure: str) -> dict[
 def _class_table(results: Results, classified: ClassResults) -> Table:
     is_compared = len(results.groups) > 1
     columns = ("%", "95 % interval", *(["difference"] if is_compared else []))
-    table = _table(results, f"classified by {classified.classes.label}", *columns)
+    title = f"classified by {classified.classes.label}"
+    if is_compared:
+        title += f", and the difference to {results.groups[0].name}, points"
+    table = _table(results, title, *columns)
     for measure in classified.measures:
         table.add_row(CLASS_WORDS[measure])
         for number, group in enumerate(results.groups):

@@ -103,9 +103,9 @@ def evaluate(
         parts = [place.stem, *([] if own_data else [content_hash(str(place))[:6]]), chosen.name]
         ending = ".json" if checkpoint == "best" else f".{checkpoint}.json"
         file = run.evaluations / (file_name("-".join(parts)) + ending)
-    before = read_kept(file) or {}
-    names = dict.fromkeys((*labels, *(before.get("labels") or {})))
-    by = _class_prompts(recipe.evaluation if own_data else Evaluation(), before, classify_by, prompts, chosen)
+    kept = read_kept(file) or {}
+    names = dict.fromkeys((*labels, *(kept.get("labels") or {})))
+    by = _class_prompts(recipe.evaluation if own_data else Evaluation(), kept, classify_by, prompts, chosen)
     trained_on = dataset if own_data or not (names or by) else open_data(recipe.data)
     train = limited(trained_on.split("train"), recipe.data.max_media) if names else chosen
     # What the data lack is an error before media are decoded, which may take hours.
@@ -177,6 +177,8 @@ def score(
     metrics |= {"data": str(experiment.recipe.data.path), "relevance": relevance, "checkpoint": checkpoint}
     if stopped_at is not None:
         metrics["stopped_at"] = dict(stopped_at)
+    if file == run.metrics_file and (before := read_kept(run.before_file) or {}).get("split") == split.name:
+        metrics["before"] = before
     classified = inputs.classes, class_top
     save_judgement(run.ranks_file(file), sides, split, dataset.root, relevance, concepts, groups, labels, *classified)
     write_json(file, metrics)  # last: it marks the run as finished

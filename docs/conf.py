@@ -42,6 +42,7 @@ CONTENTS = {
         ],
         "Use": [
             "recipes",
+            "Pretrained pairs <pretrained>",
             "sweeps",
             "Searching <searching>",
             "Using a run elsewhere <export>",

@@ -42,6 +42,7 @@ CONTENTS = {
         ],
         "Use": [
             "recipes",
+            "Pretrained pairs <pretrained>",
             "sweeps",
             "classification",
             "Searching <searching>",

@@ -191,8 +191,18 @@ def test_what_is_no_pair_is_named(shapes: Path, tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match=says):
             judged(start, shapes, tmp_path / "run")
         assert not (tmp_path / "run").exists()
+    clip = tiny_clip(tmp_path / "clip")
     with pytest.raises(DataError, match="nothing is in split 'nope'; the splits are: train"):
-        judged(tiny_clip(tmp_path / "clip"), shapes, tmp_path / "run", split_name="nope")
+        judged(clip, shapes, tmp_path / "run", split_name="nope")
+    for kind, file, says in (
+        ("image", "1.npy", "holds features, and .* takes pixels"),
+        ("video", "1.mp4", "is a video"),
+    ):
+        (tmp_path / file).touch()
+        line = {"id": "1", kind: file, "captions": ["red"], "split": "test"}
+        (tmp_path / "captions.jsonl").write_text(json.dumps(line) + "\n")
+        with pytest.raises(DataError, match=says):
+            judged(clip, tmp_path, tmp_path / "run")
 
 
 def test_a_name_that_cannot_be_fetched_says_how_to_fetch_it(

@@ -56,17 +56,15 @@ def call(source: Source, what: str, function: Callable[..., T], **options: Any) 
         tower, reason = f"{source.side} tower {source.name!r}", first_line(error)
         if source.local:
             raise RecipeError(f"{tower}: cannot load the {what} from this folder: {reason}") from None
-        if _is_offline(error):
-            raise RecipeError(
-                f"{tower} is neither a folder nor in the local cache, and Hugging Face cannot be reached. On a machine "
-                f"with network, `hf download {source.place} --local-dir FOLDER` fetches it (a base CLIP is about 0.6 "
-                "GB, the largest SigLIP 4 GB); then give FOLDER in place of the name"
-            ) from None
         built_in = f"it is not built in ({', '.join(source.built_in)}), " if source.built_in else ""
-        raise RecipeError(
-            f"unknown {tower}: {built_in}there is no such folder, and Hugging Face gave no {what} of that name: "
-            f"{reason}"
-        ) from None
+        why = f"and Hugging Face gave no {what} of that name: {reason}"
+        if _is_offline(error):
+            why = (
+                "it is not in the local cache, and Hugging Face cannot be reached. On a machine with network, `hf "
+                f"download {source.place} --local-dir FOLDER` fetches it (a base CLIP is about 0.6 GB, the largest "
+                "SigLIP 4 GB); then give FOLDER in place of the name"
+            )
+        raise RecipeError(f"unknown {tower}: {built_in}there is no such folder, {why}") from None
 
 
 def is_cached(source: Source) -> bool:

@@ -96,6 +96,8 @@ def build_model(
     if media:
         _check_kind(section, media[0])
     model = _new_model(section, media, run, captions) if section.start is None else started(section, media)
+    if section.start is not None and model.media_tower is not None and media and media[0].is_features:
+        raise DataError(f"{media[0].path} (id {media[0].id}) holds features, and {section.start} takes pixels")
     towers, heads = (model.media_tower, model.text_tower), (model.media_head, model.text_head)
     for side, tower, head in zip(section.sides, towers, heads, strict=True):
         if tower is not None:

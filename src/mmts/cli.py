@@ -46,6 +46,8 @@ _HELP_CAPTIONS = "Only write the captions of train (or --split) to this file, on
 _HELP_RECIPE = "A shipped recipe or a YAML file (default: mmts picks one that fits the data)."
 _HELP_TINY = "Try the recipe in a minute: small random towers, few samples, no data needed."
 _HELP_POLICIES = "List losses, rules and schedules, or those in NAME, a .py file."
+_HELP_INTERPOLATE = "Judge (1 - a) start + a tuned weights for these a, such as 0,0.1,...,1."
+_HELP_ALSO = "With --interpolate: other data to judge on, too; repeatable."
 _HELP_JOBS = "Runs at a time, one process and thread each (default: all cores)."
 DataPath = Annotated[Path | None, typer.Option("--data", help=_HELP_DATA)]
 Columns = Annotated[str | None, typer.Option(metavar="media=NAME,caption=NAME", help=_HELP_COLUMNS)]
@@ -53,7 +55,7 @@ Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE"
 Run = Annotated[Path, typer.Argument(help="A run directory.")]
 Runs = Annotated[list[Path], typer.Argument(help="Run directories, or files in RUN/evaluations/.")]
 Names = Annotated[str | None, typer.Option(metavar="A,B", help="Names of the rules (default: their folders' names).")]
-Checkpoint = Annotated[str, typer.Option(help="best or last.")]
+Checkpoint = Annotated[str, typer.Option(help="best, last or interpolated.")]
 IndexFolder = Annotated[Path | None, typer.Option(help="Folder of the index (default: RUN/index).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_be_quiet, help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", callback=_be_quiet, help="Print only JSON.")]
@@ -162,6 +164,8 @@ def evaluate(
     checkpoint: Checkpoint = "best",
     save_embeddings: Annotated[Path | None, typer.Option(help="Also write the embeddings to this .npz file.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="Also score by this label of the media; repeatable.")] = None,
+    interpolate: Annotated[str | None, typer.Option(metavar="A,B,...", help=_HELP_INTERPOLATE)] = None,
+    also: Annotated[list[Path] | None, typer.Option(help=_HELP_ALSO)] = None,
     quiet: Quiet = False,
     as_json: Json = False,
     trust_code: TrustCode = False,
@@ -170,6 +174,18 @@ def evaluate(
     from mmts.evaluation.run import evaluate as evaluate_run
     from mmts.recipe.recipe import parse_columns
 
+    if interpolate is not None:
+        from mmts.evaluation.interpolate import interpolate as interpolate_run
+        from mmts.evaluation.interpolate import parse_shares
+
+        if any(value for value in (data, columns, split, save_embeddings, label)):
+            raise RunError("--interpolate judges on val and on --also DATA; besides, it takes only --checkpoint")
+        curve = interpolate_run(run, parse_shares(interpolate), also or (), checkpoint)
+        if as_json:
+            print_json(curve)
+        return
+    if also:
+        raise RunError("--also names more data for --interpolate; --data names those to evaluate on")
     names = parse_columns(columns)
     metrics = evaluate_run(run, data, split, checkpoint, save_embeddings, columns=names, labels=label or ())
     if as_json:
@@ -278,13 +294,14 @@ def index(
     run: Run,
     path: Annotated[Path, typer.Argument(help="A folder of images or videos, or any data: see docs/datasets.md.")],
     out: IndexFolder = None,
+    checkpoint: Checkpoint = "best",
     quiet: Quiet = False,
     trust_code: TrustCode = False,
 ) -> None:
     """Index a folder for searching, or bring its index up to date."""
     from mmts.search import build_index
 
-    build_index(run, path, out)
+    build_index(run, path, out, checkpoint)
 
 
 @app.command()
@@ -298,12 +315,14 @@ def search(
     serve: Annotated[bool, typer.Option("--serve", help="Serve a search page on this machine.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port for --serve; 0 picks a free one.")] = 8765,
     index: IndexFolder = None,
+    checkpoint: Checkpoint = "best",
     trust_code: TrustCode = False,
 ) -> None:
     """Search an index of images or clips by words or by a picture."""
     from mmts.search.command import search as search_run
 
-    search_run(run, query, image, k=k, as_json=as_json, page=html, port=port if serve else None, folder=index)
+    shown: dict[str, Any] = {"as_json": as_json, "page": html, "port": port if serve else None}
+    search_run(run, query, image, k=k, **shown, folder=index, checkpoint=checkpoint)
 
 
 @app.command()

@@ -276,7 +276,7 @@ def test_a_resumed_run_knows_its_data(shapes: Path, tmp_path: Path) -> None:
 def test_evaluate_refuses_anything_but_a_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="does not exist"):
         evaluate(tmp_path / "nowhere")
-    with pytest.raises(RunError, match="best or last"):
+    with pytest.raises(RunError, match="best, last or interpolated"):
         evaluate(tmp_path, checkpoint="first")
 
 

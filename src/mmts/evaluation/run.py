@@ -13,7 +13,6 @@ from torch import Tensor
 from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console, figure_table
-from mmts.data.media.reading import tell_warnings
 from mmts.data.records import Split
 from mmts.distributed.processes import once
 from mmts.errors import RecipeError, counted
@@ -38,7 +37,7 @@ from mmts.training.checkpoint import load_checkpoint
 from mmts.training.concepts import media_label
 from mmts.training.experiment import Experiment, check_can_be_rebuilt, load_model
 from mmts.training.inputs import Inputs, embed_split, prepare_inputs
-from mmts.training.splits import default_split, limited, open_data, readable, resolved
+from mmts.training.splits import default_split, limited, noting_unreadable, open_data, resolved
 
 
 def evaluate(
@@ -83,12 +82,7 @@ def evaluate(
     for name in names:
         _media_label(name, train, chosen)
     model = load_model(run, chosen.media, checkpoint)
-    unreadable: list[str] = []
-    split = readable(chosen, recipe.data, unreadable, model.media_tower)
-    tell_warnings()
-    for line in unreadable:
-        console.print(f"note: left out {line}")
-    split = split.judged(recipe.data.relevance)
+    split = noting_unreadable(chosen, recipe.data, model.media_tower)
     of_labels = {name: _media_label(name, train, split) for name in names}
     concepts = ConceptDistribution.load(run.concepts_file)
     inputs = prepare_inputs(model, split)

@@ -28,6 +28,8 @@ _MAY_CHANGE = {
     "train.project",
     "train.trackers",
 }
+CHECKPOINTS = ("best", "last", "interpolated")
+"""The checkpoints that can be evaluated, searched with and exported."""
 _CLOCK = ("train.epochs", "train.steps", "train.batch_size")
 _TRUSTED: ContextVar[Trust] = ContextVar("trusted", default=lambda name: False)
 
@@ -49,7 +51,9 @@ class RunDirectory:
         self.path = path
         self.recipe_file = path / "recipe.yaml"  # the resolved recipe, with versions
         self.log_file = path / "log.jsonl"  # one JSON object per logged step
-        self.checkpoints = path / "checkpoints"  # last.pt, the one before it (previous.pt), best.pt
+        self.checkpoints = (
+            path / "checkpoints"
+        )  # start, last, previous (the one before it), best, interpolated: NAME.pt
         self.concepts_file = path / "concepts.npz"  # the concepts of the training samples
         self.vocabulary_file = path / "vocabulary.json"  # words of a text tower trained from scratch
         self.unreadable_file = path / "unreadable.txt"  # media that could not be decoded, with the reason
@@ -57,6 +61,7 @@ class RunDirectory:
         self.metrics_file = path / "metrics.json"  # the run's scores on its own data
         self.judgement_file = path / "judgement.npz"  # behind metrics.json: ranks, first results, groups and labels
         self.evaluations = path / "evaluations"  # scores on other data or splits: NAME.json and NAME.npz
+        self.interpolation_file = path / "interpolation.json"  # the curve of `mmts evaluate --interpolate`
         self.index = path / "index"  # what `mmts index` made, for searching
         self.lock_file = path / ".lock"  # the process that writes the run, while it does
 
@@ -80,16 +85,17 @@ class RunDirectory:
     @property
     def has_started(self) -> bool:
         """Whether training has written anything here."""
-        return self.log_file.exists() or self.checkpoints.exists() or self.metrics_file.exists()
+        saved = any(file != self.checkpoint_file("start") for file in self.checkpoints.glob("*.pt"))
+        return self.log_file.exists() or saved or self.metrics_file.exists()
 
     @staticmethod
     def check_checkpoint(name: str) -> None:
         """Raise RunError unless this names a checkpoint that can be evaluated."""
-        if name not in ("best", "last"):
-            raise RunError(f"--checkpoint is best or last, not {name!r}")
+        if name not in CHECKPOINTS:
+            raise RunError(f"--checkpoint is best, last or interpolated, not {name!r}")
 
     def checkpoint_file(self, name: str) -> Path:
-        """Return the file of the checkpoint `last`, `previous` or `best`."""
+        """Return the file of the checkpoint `start`, `last`, `previous`, `best` or `interpolated`."""
         return self.checkpoints / f"{name}.pt"
 
     def problem(self) -> str:
@@ -162,6 +168,8 @@ class RunDirectory:
     def _remove_start(self) -> None:
         """Remove the files written before the first step, if there are no others (such as unreadable.txt)."""
         start = {self.recipe_file, self.concepts_file, self.vocabulary_file, self.path / "tensorboard"}
+        if not self.has_started:
+            start.add(self.checkpoints)  # which may hold the model before the first step
         if set(self.path.iterdir()) - {self.lock_file} <= start:
             for file in start:
                 shutil.rmtree(file, ignore_errors=True) if file.is_dir() else file.unlink(missing_ok=True)
@@ -184,14 +192,15 @@ class RunDirectory:
         The files of a run that never trained (for example, because of a mistake in its recipe) are replaced. Keys that
         affect neither batches nor schedules nor gradients may differ (see `go_on`), and so may the path of the data.
         """
-        for file in [*leftovers(self.path), *([] if self.has_started else [self.concepts_file, self.vocabulary_file])]:
+        before = [self.concepts_file, self.vocabulary_file, self.checkpoint_file("start")]
+        for file in [*leftovers(self.path), *([] if self.has_started else before)]:
             file.unlink(missing_ok=True)
         if not self.has_started:
             save_recipe(recipe, self.recipe_file, versions, own_objects)
             return
-        if (before := self.own_objects()) != own_objects:
+        if (first := self.own_objects()) != own_objects:
             raise RunError(
-                f"{self.path} was started with {_objects(before)}, and is resumed with {_objects(own_objects)}; resume "
+                f"{self.path} was started with {_objects(first)}, and is resumed with {_objects(own_objects)}; resume "
                 "it by mmts.train(..., resume=True) with objects of the same classes, or choose another --out"
             )
         changed = differences(self.recipe(), recipe)

@@ -43,6 +43,7 @@ CONTENTS = {
         "Use": [
             "recipes",
             "sweeps",
+            "Interpolating <interpolation>",
             "Searching <searching>",
             "Using a run elsewhere <export>",
             "In your own loop <plug-in>",

@@ -176,6 +176,13 @@ def test_weights_and_statistics_are_mixed_as_in_the_formula(share: float) -> Non
             assert torch.equal(mixed[name], (first, second)[int(share)][name])
 
 
+def test_a_lora_that_adds_something_at_the_start_keeps_both_ends() -> None:
+    start = {"q.lora_A.default.weight": torch.ones(2), "q.lora_B.default.weight": torch.ones(2)}
+    tuned = {name: 3 * value for name, value in start.items()}
+    for share, expected in ((0.0, 1), (0.5, 2), (1.0, 3)):
+        assert all((value == expected).all() for value in interpolated(start, tuned, share).values())
+
+
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_a_share_of_b_is_a_share_of_the_whole_change(share: float) -> None:
     torch.manual_seed(0)

@@ -63,8 +63,8 @@ class MovingAverage:
 def interpolated(start: Mapping[str, Tensor], tuned: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
     """Return the weights (1 - share) start + share tuned, formula 8.3, for two states of one model.
 
-    share: in [0, 1]. Integers are those of `tuned`. Of a LoRA the start adds nothing (B is 0 there), so A stays that of
-    `tuned` and B is multiplied by `share`: formula 8.4, which is the same change of the layer.
+    share: in [0, 1]. Integers are those of `tuned`, and so is A of a LoRA whose B is 0 at the start, so that it adds
+    nothing there: B alone is then multiplied by `share`, which is the same change of the layer (formula 8.4).
 
     >>> start, tuned = {"weight": torch.tensor([0.0, 4.0])}, {"weight": torch.tensor([1.0, 2.0])}
     >>> interpolated(start, tuned, 0.25)["weight"]
@@ -74,10 +74,10 @@ def interpolated(start: Mapping[str, Tensor], tuned: Mapping[str, Tensor], share
     """
     result = {}
     for name, value in tuned.items():
-        if "lora_A" in name or not value.is_floating_point():
+        factor = name.replace("lora_A", "lora_B")
+        adds_nothing = factor != name and not start[factor].any()
+        if adds_nothing or not value.is_floating_point():
             result[name] = value
-        elif "lora_B" in name:
-            result[name] = share * value
         else:
             result[name] = (1 - share) * start[name] + share * value
     return result

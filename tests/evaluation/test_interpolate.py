@@ -20,7 +20,8 @@ from mmts.models.trainable import merge_lora
 from mmts.recipe.recipe import load_recipe
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report import write_report
-from mmts.report.interpolation import read_curve
+from mmts.report.charts import Line
+from mmts.report.interpolation import Curve, in_words, lines_of, read_curve
 from mmts.search import build_index
 from mmts.search.query import open_searcher
 from mmts.training.checkpoint import load_checkpoint
@@ -229,6 +230,23 @@ def test_the_report_draws_the_curve_and_says_what_was_forgotten(root: Path, tmp_
     assert page.count("a, the share of the tuned weights") >= 2
     assert "--interpolate 0,0.5,1" in page
     assert "--checkpoint interpolated" in page
+
+
+def test_curves_of_several_seeds_are_averaged() -> None:
+    def lines(*runs: dict[float, float]) -> tuple[list[Line], list[str]]:
+        curves = [Curve(tuple(run), max(run, key=lambda a: run[a]), {"val": tuple(run.values())}) for run in runs]
+        drawn = lines_of(curves)
+        return drawn, in_words(drawn, sorted({curve.best for curve in curves}), "R@1", len(curves))
+
+    (line,), words = lines({0: 10, 0.5: 20, 1: 16}, {0: 10, 0.5: 22, 1: 24})
+    assert (line.mean, line.low, line.high) == ([10, 21, 20], [10, 20, 16], [10, 22, 24])
+    assert words == [
+        "On val, R@1 (mean over 2 seeds) goes from 10.0 % at a = 0 to 20.0 % at a = 1; each seed kept its own best, "
+        "a = 0.5 and 1."
+    ]
+    assert lines({0: 10, 1: 5})[1] == [
+        "On val, R@1 goes from 10.0 % at a = 0 to 5.0 % at a = 1; it is 10.0 % at a = 0, the best, which was kept."
+    ]
 
 
 def test_a_curve_of_somebody_else_is_not_trusted(root: Path, tmp_path: Path) -> None:

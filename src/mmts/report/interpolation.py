@@ -36,7 +36,7 @@ def interpolation_section(contents: Contents) -> list[dict[str, Any]]:
     for number, group in enumerate(contents.groups):
         curves = _alike(group, contents.measure)
         if curves:
-            lines = _lines(curves)
+            lines = lines_of(curves)
             chosen = sorted({curve.best for curve in curves})
             draw = partial(interpolation_panel, lines, chosen, f"{contents.measure}, %")
             charts = wide_and_narrow(draw, f"between{number}")
@@ -70,9 +70,10 @@ def _alike(group: RunGroup, measure: str) -> list[Curve]:
     return curves if same else curves[:1]
 
 
-def _lines(curves: Sequence[Curve]) -> list[Line]:
+def lines_of(curves: Sequence[Curve]) -> list[Line]:
+    """Return a line for each data set: the mean over curves with the same points, from the lowest to the highest."""
     lines = []
-    for number, name in enumerate(curves[0].figures):
+    for number, name in enumerate(curves[0].figures, start=1):  # the first color is that of a baseline
         rows = np.array([curve.figures[name] for curve in curves])
         mean, low, high = (row.tolist() for row in (rows.mean(axis=0), rows.min(axis=0), rows.max(axis=0)))
         lines.append(Line(name, number, [*curves[0].shares], mean, low, high))

@@ -117,7 +117,7 @@ class Trainer:
         if resume:
             self._restore()
         once(lambda: self.run.prepare_for(self.step))
-        if self.keeps_start and self.step == 0:
+        if self.keeps_start and self.step == 0 < self.total_steps:
             once(lambda: checkpoint.save_checkpoint(self.run.checkpoint_file("start"), self._state()))
         tracking.start_trackers(self.accelerator, self.run, self.settings.project, self.recipe or {})
         try:

@@ -26,7 +26,7 @@ def tiny(recipe: Recipe, overrides: Sequence[str] = ()) -> Recipe:
     content = recipe.model_dump(mode="json")
     model, train = content["model"], content["train"]
     if recipe.model.media.tower != FEATURES:
-        model[recipe.model.kind] = (_video_tower if recipe.model.video else _image_tower)(model[recipe.model.kind])
+        model[recipe.model.kind] = _media_tower(model[recipe.model.kind])
     model |= {"text": _text_tower(model["text"]["tower"]), "width": _WIDTH, "pretrained": None}
     model["head"] = {"kind": "linear"}
     train |= {
@@ -46,13 +46,11 @@ def tiny(recipe: Recipe, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(override(content, overrides), f"recipe {recipe.name}, made tiny")
 
 
-def _image_tower(section: dict[str, Any]) -> dict[str, Any]:
-    name, options = _small_image(section["tower"])
-    return {"tower": name, "train": "all", "size": _SIZE, "options": options}
-
-
-def _video_tower(section: dict[str, Any]) -> dict[str, Any]:
-    small = section | {"train": "all", "size": _SIZE, "frames": min(_FRAMES, section["frames"] or _FRAMES)}
+def _media_tower(section: dict[str, Any]) -> dict[str, Any]:
+    small = section | {"train": "all", "size": _SIZE}
+    if "frames" not in section:  # an image tower
+        return small | dict(zip(("tower", "options"), _small_image(section["tower"]), strict=True))
+    small["frames"] = min(_FRAMES, section["frames"] or _FRAMES)
     if section["tower"] == "space-time-vit":
         return small | {"options": {"patch": 8, "output_width": _WIDTH, **_SMALL}}
     image, options = _small_image(str(section["options"].get("image", "")))

@@ -34,7 +34,7 @@ def interpolation_section(contents: Contents) -> list[dict[str, Any]]:
     """Draw the curve of every rule that has one, and say what it means."""
     sections = []
     for number, group in enumerate(contents.groups):
-        curves = _alike(group, contents.measure)
+        curves = [] if group.is_start else _alike(group, contents.measure)
         if curves:
             lines = lines_of(curves)
             chosen = sorted({curve.best for curve in curves})

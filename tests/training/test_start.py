@@ -134,6 +134,16 @@ def test_a_run_is_a_start_with_its_heads(shapes: Path, clip: Path, tmp_path: Pat
     assert torch.equal(both[0][1], both[1][1])
 
 
+def test_lora_goes_on_from_a_run_with_lora(shapes: Path, clip: Path, tmp_path: Path) -> None:
+    lora = ["model.image.train=lora", "model.text.train=lora", "train.learning_rate=.01"]
+    train(from_pair(clip, shapes, *lora), tmp_path / "first")
+    train(from_pair(tmp_path / "first", shapes, *lora, "train.steps=0", "model.head={kind: none}"), tmp_path / "second")
+    first, second = (load_model(RunDirectory(tmp_path / name)) for name in ("first", "second"))
+    assert not any("base_layer.base_layer" in name for name in second.state_dict())
+    for ours, theirs in zip(embeddings(second, shapes), embeddings(first, shapes), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
 def test_towers_have_learning_rates_of_their_own(shapes: Path, clip: Path, tmp_path: Path) -> None:
     still = from_pair(clip, shapes, "model.image.train=all", "model.image.learning_rate=1e-30", "train.weight_decay=0")
     train(still, tmp_path / "run")

@@ -18,6 +18,7 @@ from mmts.models import TwoTower, build_head, huggingface
 from mmts.models.base import make_tower
 from mmts.models.image_towers import HuggingFaceImage
 from mmts.models.text_towers import HuggingFaceText
+from mmts.models.trainable import merge_lora
 from mmts.recipe.model_section import Model
 from mmts.recipe.run_directory import RunDirectory
 
@@ -38,7 +39,11 @@ def open_pair(start: str, media: Sequence[Medium] = (), size: int | None = None)
             raise RecipeError(f"model.image.size: {start} is a run, whose size stays its own; leave size out")
         from mmts.training.experiment import load_model  # which builds models, also from pairs
 
-        return load_model(RunDirectory(path), media)
+        model = load_model(RunDirectory(path), media)
+        for side in (model.media_tower, model.text_tower):
+            if side is not None:
+                merge_lora(side)
+        return model
     model = _hugging_face_pair(start, path, size)
     for tower in (model.media_tower, model.text_tower):
         assert tower is not None

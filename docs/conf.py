@@ -45,6 +45,7 @@ CONTENTS = {
             "Pretrained pairs <pretrained>",
             "sweeps",
             "classification",
+            "Interpolating <interpolation>",
             "Searching <searching>",
             "Using a run elsewhere <export>",
             "In your own loop <plug-in>",

@@ -519,3 +519,33 @@ def per_class_bootstrap_means(  # 7.6
         weights = [1 / sum(1 for c in classes if c == classes[q]) for q in draw]
         means.append(sum(w * values[q] for w, q in zip(weights, draw, strict=True)) / sum(weights))
     return means
+
+
+# 8. Averages of weights -----------------------------------------------------------------------------------------------
+
+
+def ema_decay(decay: float, t: int) -> float:  # 8.2
+    return min(decay, (1 + t) / (10 + t))
+
+
+def moving_average(values: Numbers, decay: float) -> float:  # 8.1
+    """The average of a weight after the last of its values; the first is that before any step."""
+    average = values[0]
+    for t, value in enumerate(values[1:]):
+        share = ema_decay(decay, t)
+        average = share * average + (1 - share) * value
+    return average
+
+
+def interpolated(start: float, tuned: float, share: float) -> float:  # 8.3
+    return (1 - share) * start + share * tuned
+
+
+def lora(
+    weight: Sequence[Numbers], a: Sequence[Numbers], b: Sequence[Numbers], scale: float
+) -> list[list[float]]:  # 8.4
+    """The weight of a layer that LoRA adapts, W + scale B A."""
+    return [
+        [w + scale * sum(b[i][k] * a[k][j] for k in range(len(a))) for j, w in enumerate(row)]
+        for i, row in enumerate(weight)
+    ]

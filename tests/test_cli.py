@@ -103,6 +103,8 @@ def test_the_flags_are_those_that_are_documented() -> None:
             "--label",
             "--classify",
             "--prompts",
+            "--interpolate",
+            "--also",
             "--trust-code",
             "--quiet",
             "--json",
@@ -113,8 +115,8 @@ def test_the_flags_are_those_that_are_documented() -> None:
         "prepare": {"--root", "--quiet"},
         "sweep": {"--data", "--out", "--set", "--jobs", "--quiet"},
         "doctor": {"--json"},
-        "index": {"--out", "--trust-code", "--quiet"},
-        "search": {"--image", "--json", "--html", "--serve", "--port", "--index", "--trust-code"},
+        "index": {"--out", "--checkpoint", "--trust-code", "--quiet"},
+        "search": {"--image", "--json", "--html", "--serve", "--port", "--checkpoint", "--index", "--trust-code"},
         "export": {"--to", "--out", "--checkpoint", "--trust-code", "--quiet"},
     }
 

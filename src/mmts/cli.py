@@ -51,6 +51,8 @@ _HELP_PROMPTS = "One template per line for --classify, such as: a photo of a {}.
 _HELP_MODEL = "A run, a pretrained model, or an .npz file of embeddings (docs/pretrained.md)."
 _HELP_JUDGED = "Folder for a pretrained model's results (default: runs/MODEL-DATA)."
 _HELP_CONCEPTS = "Concepts of a pretrained model's data: a file, or a label (default: clusters of train's captions)."
+_HELP_INTERPOLATE = "Judge (1 - a) start + a tuned weights for these a, such as 0,0.1,...,1."
+_HELP_ALSO = "With --interpolate: other data to judge on, too; repeatable."
 _HELP_JOBS = "Runs at a time, one process and thread each (default: all cores)."
 DataPath = Annotated[Path | None, typer.Option("--data", help=_HELP_DATA)]
 Columns = Annotated[str | None, typer.Option(metavar="media=NAME,caption=NAME", help=_HELP_COLUMNS)]
@@ -58,7 +60,7 @@ Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE"
 Run = Annotated[Path, typer.Argument(help="A run directory.")]
 Runs = Annotated[list[Path], typer.Argument(help="Run directories, or files in RUN/evaluations/.")]
 Names = Annotated[str | None, typer.Option(metavar="A,B", help="Names of the rules (default: their folders' names).")]
-Checkpoint = Annotated[str, typer.Option(help="best or last.")]
+Checkpoint = Annotated[str, typer.Option(help="best, last or interpolated.")]
 IndexFolder = Annotated[Path | None, typer.Option(help="Folder of the index (default: RUN/index).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_be_quiet, help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", callback=_be_quiet, help="Print only JSON.")]
@@ -172,6 +174,8 @@ def evaluate(
     label: Annotated[list[str] | None, typer.Option(help="Also score by this label of the media; repeatable.")] = None,
     classify: Annotated[str | None, typer.Option(metavar="LABEL", help=_HELP_CLASSIFY)] = None,
     prompts: Annotated[Path | None, typer.Option(metavar="FILE", help=_HELP_PROMPTS)] = None,
+    interpolate: Annotated[str | None, typer.Option(metavar="A,B,...", help=_HELP_INTERPOLATE)] = None,
+    also: Annotated[list[Path] | None, typer.Option(help=_HELP_ALSO)] = None,
     quiet: Quiet = False,
     as_json: Json = False,
     trust_code: TrustCode = False,
@@ -182,6 +186,19 @@ def evaluate(
     from mmts.recipe.recipe import parse_columns
     from mmts.recipe.run_directory import RunDirectory
 
+    if interpolate is not None:
+        from mmts.evaluation.interpolate import interpolate as interpolate_run
+        from mmts.evaluation.interpolate import parse_shares
+
+        others = (data, columns, split, out, concepts, settings, save_embeddings, label, classify, prompts)
+        if any(value for value in others):
+            raise RunError("--interpolate judges on val and on --also DATA; besides, it takes only --checkpoint")
+        curve = interpolate_run(Path(model), parse_shares(interpolate), also or (), checkpoint)
+        if as_json:
+            print_json(curve)
+        return
+    if also:
+        raise RunError("--also names more data for --interpolate; --data names those to evaluate on")
     names = parse_columns(columns)
     judged: dict[str, Any] = {"labels": label or (), "classify_by": classify, "prompts": prompts}
     problem = RunDirectory(Path(model)).problem()
@@ -302,13 +319,14 @@ def index(
     run: Run,
     path: Annotated[Path, typer.Argument(help="A folder of images or videos, or any data: see docs/datasets.md.")],
     out: IndexFolder = None,
+    checkpoint: Checkpoint = "best",
     quiet: Quiet = False,
     trust_code: TrustCode = False,
 ) -> None:
     """Index a folder for searching, or bring its index up to date."""
     from mmts.search import build_index
 
-    build_index(run, path, out)
+    build_index(run, path, out, checkpoint)
 
 
 @app.command()
@@ -322,12 +340,14 @@ def search(
     serve: Annotated[bool, typer.Option("--serve", help="Serve a search page on this machine.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port for --serve; 0 picks a free one.")] = 8765,
     index: IndexFolder = None,
+    checkpoint: Checkpoint = "best",
     trust_code: TrustCode = False,
 ) -> None:
     """Search an index of images or clips by words or by a picture."""
     from mmts.search.command import search as search_run
 
-    search_run(run, query, image, k=k, as_json=as_json, page=html, port=port if serve else None, folder=index)
+    shown: dict[str, Any] = {"as_json": as_json, "page": html, "port": port if serve else None}
+    search_run(run, query, image, k=k, **shown, folder=index, checkpoint=checkpoint)
 
 
 @app.command()

@@ -87,7 +87,9 @@ def test_a_run_is_scored_by_labels_which_later_evaluations_keep(
     assert evaluate(out) == metrics
     # Other data are divided by the counts of the training data, which have no colour.
     assert evaluate(out, other, "test", labels=["shape"])["labels"]["shape"]["num_unlabeled"] == 1
-    monkeypatch.setattr(evaluation, "readable", lambda *_: pytest.fail("media were decoded before labels were checked"))
+    monkeypatch.setattr(
+        evaluation, "noting_unreadable", lambda *_: pytest.fail("media were decoded before labels were checked")
+    )
     with pytest.raises(RecipeError, match="--label, train: the data has no label 'colour'"):
         evaluate(out, other, "test", labels=["colour"])
     with pytest.raises(RecipeError, match="did you mean 'shape'"):
@@ -276,7 +278,7 @@ def test_a_resumed_run_knows_its_data(shapes: Path, tmp_path: Path) -> None:
 def test_evaluate_refuses_anything_but_a_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="does not exist"):
         evaluate(tmp_path / "nowhere")
-    with pytest.raises(RunError, match="best or last"):
+    with pytest.raises(RunError, match="best, last or interpolated"):
         evaluate(tmp_path, checkpoint="first")
 
 

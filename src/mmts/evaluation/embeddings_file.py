@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from mmts.console import console
 from mmts.data.records import Split
 from mmts.errors import DataError, counted, first_line, listed, quoted
 from mmts.files import atomic_write, why_missing
@@ -32,12 +33,12 @@ def save_embeddings(path: Path, media: Tensor, text: Tensor, split: Split, about
         np.savez(file, media=media.numpy(), text=text.numpy(), owner=split.owner.numpy(), **strings)
 
 
-def read_embeddings(file: Path, split: Split, settings: Data, left_out: list[str]) -> Inputs:
+def read_embeddings(file: Path, split: Split, settings: Data) -> Inputs:
     """Return the rows of a split's media (M, D) and captions (N, D), float32 of any norm, in the order of the data.
 
     The arrays are those of `save_embeddings`; only media and text are needed. Rows are found by media_id and text_id if
     the file has them, and are in the order of the data otherwise; owner and caption are compared with the data. A
-    medium whose id is not in the file is left out, and a line for it is added to `left_out`.
+    medium whose id is not in the file is left out, which is printed.
 
     Raises DataError naming the array and the row: a wrong number of rows, ids, owners or captions of other data, rows
     that are NaN, infinite or all zeros, pickled arrays, more media left out than `data.max_unreadable` allows.
@@ -48,7 +49,8 @@ def read_embeddings(file: Path, split: Split, settings: Data, left_out: list[str
             raise DataError(f"{file} has no array {name!r}: it needs media (M, D) and text (N, D) (docs/pretrained.md)")
     if "media_id" in arrays:
         missing = _missing(file, arrays["media_id"], split, settings.max_unreadable)
-        left_out.extend(f"{split.media[at].place}\t{file} has no row for it" for at in missing)
+        for at in missing:
+            console.print(f"note: left out {split.media[at].place}\t{file} has no row for it")
         split = split.without(missing)
     split = split.judged(settings.relevance)
     at_media = _order(file, arrays, "media", _media_ids(split), split)

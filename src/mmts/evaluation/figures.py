@@ -108,11 +108,13 @@ def _figures(sides: Sequence[Side], rows: Sequence[Tensor], with_intervals: bool
     return figures | ({"intervals": intervals} if with_intervals else {})
 
 
-def figures_of(sides: Sequence[Side], groups: Sequence[Tensor], with_intervals: bool = False) -> dict[str, Any]:
-    """Return the figures of both directions, and by group; arguments as in `figures_by_group`."""
+def figures_of(
+    sides: Sequence[Side], groups: Sequence[Tensor] | None = None, with_intervals: bool = False
+) -> dict[str, Any]:
+    """Return the figures of both directions, and by group if there are any; arguments as in `figures_by_group`."""
     every = [torch.ones(len(side.ranks), dtype=torch.bool) for side in sides]
-    by_group = figures_by_group(sides, groups, with_intervals)
-    return _figures(sides, every, with_intervals) | {"groups": by_group}
+    figures = _figures(sides, every, with_intervals)
+    return figures if groups is None else figures | {"groups": figures_by_group(sides, groups, with_intervals)}
 
 
 def summarize(

@@ -95,7 +95,7 @@ class JudgedRun:
 
     @property
     def checkpoint(self) -> str:
-        """The checkpoint that was judged: best, last, or START."""
+        """The checkpoint that was judged: best, last, interpolated, or START."""
         return str(self.metrics.get("checkpoint", "best"))
 
 
@@ -264,8 +264,9 @@ def read_results(paths: Sequence[str | Path], names: Sequence[str] | None = None
     different = {run.given: how for run in others if (how := run.judged.differs_from(first.judged))}
     refuse_other_queries(f"{first.given} ({first.metrics['split']}, {sizes})", different)
     if len({group.runs[0].checkpoint for group in groups} - {START}) > 1:
-        last = [group.name for group in groups if group.runs[0].checkpoint == "last"]
-        notes.append(f"judged at the last checkpoint, not the best: {_few(last)}")
+        for name in ("last", "interpolated"):
+            if judged := [group.name for group in groups if group.runs[0].checkpoint == name]:
+                notes.append(f"judged at the {name} checkpoint, not the best: {_few(judged)}")
     groups, labels = _divided_alike(groups, notes)
     return Results(tuple(groups), labels, tuple(notes))
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console, figure_table
-from mmts.data.media.reading import tell_warnings
 from mmts.data.records import Dataset, Split
 from mmts.distributed.processes import once
 from mmts.errors import RecipeError, counted
@@ -47,7 +46,7 @@ from mmts.training.checkpoint import load_checkpoint
 from mmts.training.concepts import media_label
 from mmts.training.experiment import Experiment, check_can_be_rebuilt, load_model
 from mmts.training.inputs import Inputs, embed_split, prepare_inputs
-from mmts.training.splits import default_split, limited, open_data, readable, resolved
+from mmts.training.splits import default_split, limited, noting_unreadable, open_data, resolved
 
 
 @dataclass(frozen=True)
@@ -117,20 +116,15 @@ def evaluate(
             raise RecipeError(f"{recipe.model.embeddings} holds embeddings; --classify needs a model to embed prompts")
         counted_in = _counted_in(by[0], [trained_on] if own_data else [trained_on, dataset], recipe.data.max_media)
         find_classes(*by, counted_in, chosen)
-    unreadable: list[str] = []
     stored = None
     if (rows_file := recipe.model.embeddings) is None:
         model = load_model(run, chosen.media, checkpoint)
     else:
-        stored = read_embeddings(rows_file, chosen, recipe.data, unreadable)
+        stored = read_embeddings(rows_file, chosen, recipe.data)
         model = TwoTower(None, None, nn.Identity(), nn.Identity())
     if opened is not None:
         opened.find_concepts(chosen)
-    split = readable(chosen, recipe.data, unreadable, model.media_tower) if stored is None else stored.split
-    tell_warnings()
-    for line in unreadable:
-        console.print(f"note: left out {line}")
-    split = split.judged(recipe.data.relevance)
+    split = noting_unreadable(chosen, recipe.data, model.media_tower) if stored is None else stored.split
     of_labels = {name: _media_label(name, train, split) for name in names}
     concepts = ConceptDistribution.load(run.concepts_file)
     classes = find_classes(*by, counted_in, split) if by else None

@@ -16,7 +16,7 @@ TARGETS = ("sentence-transformers", "onnx")
 
 
 def export_run(run: Path, to: str, out: Path | None = None, checkpoint: str = "best") -> Path:
-    """Export a run's checkpoint ("best" or "last") into a new folder, by default RUN/onnx or the like; return its path.
+    """Export a run's checkpoint (such as "best") into a new folder, by default RUN/onnx or the like; return its path.
 
     Raises RunError for an unknown target, for a part of the run that the target cannot express, or if embeddings differ
     from the run's; FileExistsError if the folder exists. After an error, nothing is left behind.

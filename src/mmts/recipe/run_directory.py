@@ -30,6 +30,8 @@ _MAY_CHANGE = {
     "train.project",
     "train.trackers",
 }
+CHECKPOINTS = ("best", "last", "interpolated")
+"""The checkpoints that can be evaluated, searched with and exported."""
 _CLOCK = ("train.epochs", "train.steps", "train.batch_size")
 _TRUSTED: ContextVar[Trust] = ContextVar("trusted", default=lambda name: False)
 
@@ -51,7 +53,7 @@ class RunDirectory:
         self.path = path
         self.recipe_file = path / "recipe.yaml"  # the resolved recipe, with versions
         self.log_file = path / "log.jsonl"  # one JSON object per logged step
-        self.checkpoints = path / "checkpoints"  # last.pt, the one before it (previous.pt), best.pt
+        self.checkpoints = path / "checkpoints"  # last.pt, the one before it (previous.pt), best.pt, ...
         self.concepts_file = path / "concepts.npz"  # the concepts of the training samples
         self.vocabulary_file = path / "vocabulary.json"  # words of a text tower trained from scratch
         self.unreadable_file = path / "unreadable.txt"  # media that could not be decoded, with the reason
@@ -60,6 +62,7 @@ class RunDirectory:
         self.judgement_file = path / "judgement.npz"  # behind metrics.json: ranks, first results, groups and labels
         self.evaluations = path / "evaluations"  # scores on other data or splits: NAME.json and NAME.npz
         self.before_file = self.evaluations / "before.json"  # scores of the pretrained pair that the run started from
+        self.interpolation_file = path / "interpolation.json"  # the curve of `mmts evaluate --interpolate`
         self.index = path / "index"  # what `mmts index` made, for searching
         self.lock_file = path / ".lock"  # the process that writes the run, while it does
 
@@ -83,16 +86,17 @@ class RunDirectory:
     @property
     def has_started(self) -> bool:
         """Whether training has written anything here."""
-        return self.log_file.exists() or self.checkpoints.exists() or self.metrics_file.exists()
+        saved = any(file != self.checkpoint_file("start") for file in self.checkpoints.glob("*.pt"))
+        return self.log_file.exists() or saved or self.metrics_file.exists()
 
     @staticmethod
     def check_checkpoint(name: str) -> None:
         """Raise RunError unless this names a checkpoint that can be evaluated."""
-        if name not in ("best", "last"):
-            raise RunError(f"--checkpoint is best or last, not {name!r}")
+        if name not in CHECKPOINTS:
+            raise RunError(f"--checkpoint is best, last or interpolated, not {name!r}")
 
     def checkpoint_file(self, name: str) -> Path:
-        """Return the file of the checkpoint `last`, `previous` or `best`."""
+        """Return the file of the checkpoint `start`, `last`, `previous`, `best` or `interpolated`."""
         return self.checkpoints / f"{name}.pt"
 
     def problem(self) -> str:
@@ -175,6 +179,8 @@ class RunDirectory:
             self.evaluations,
             self.path / "tensorboard",
         }
+        if not self.has_started:
+            start.add(self.checkpoints)  # which may hold the model before the first step
         if set(self.path.iterdir()) - {self.lock_file} <= start:
             for file in start:
                 shutil.rmtree(file, ignore_errors=True) if file.is_dir() else file.unlink(missing_ok=True)
@@ -198,6 +204,7 @@ class RunDirectory:
         affect neither batches nor schedules nor gradients may differ (see `go_on`), and so may the path of the data.
         """
         start = [self.concepts_file, self.vocabulary_file, self.before_file, self.ranks_file(self.before_file)]
+        start.append(self.checkpoint_file("start"))
         for file in [*leftovers(self.path), *([] if self.has_started else start)]:
             file.unlink(missing_ok=True)
         if not self.has_started:

@@ -135,6 +135,9 @@ class Train(Section):
     """Share of training in which the learning rate rises from 0."""
     weight_decay: float = Field(0.05, ge=0)
     """Weight decay of matrices; biases, norms and temperatures never decay."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay of an exponential moving average of the weights, such as .999 (reached after a warm-up). Validation, the
+    best checkpoint and the final evaluation then use the averaged weights."""
     clip_norm: float | None = Field(None, gt=0)
     """Largest norm of the gradient; larger ones are scaled down to it."""
     precision: Literal["fp32", "bf16"] = "fp32"

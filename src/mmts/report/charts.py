@@ -105,6 +105,29 @@ def training_panel(
         return inline_svg(axes, identifier, f"{what} over training: {'; '.join(ranges)}", tooltips)
 
 
+def interpolation_panel(
+    lines: Sequence[Line], chosen: Sequence[float], ylabel: str, identifier: str, width: int
+) -> Markup:
+    """Draw a figure in percent by the share of the tuned weights: a line per data set, an upright at those chosen."""
+    with drawing(width, 260) as axes:
+        tooltips, ranges = {}, []
+        for share in chosen:
+            axes.axvline(share, color=MUTED, linewidth=1)
+        for line in lines:
+            stroke, gid = _stroke(line.number), f"hover-{line.number}"
+            if line.low != line.high:
+                axes.fill_between(line.x, line.low, line.high, color=stroke["color"], alpha=0.16, linewidth=0)
+            axes.plot(line.x, line.mean, marker=MARKERS[shape(line.number)], markersize=5, **stroke)
+            points = thinned([*zip(line.x, line.mean, strict=True)], _HOVER_POINTS)
+            hover_points(axes, [x for x, _ in points], [y for _, y in points], gid, stroke["color"])
+            tooltips[gid] = [f"{isolated(line.name)}: {y:.1f} %\na = {x:g}" for x, y in points]
+            ranges.append(f"{line.name} from {line.mean[0]:.1f} % to {line.mean[-1]:.1f} %")
+        axes.set_xlabel("a, the share of the tuned weights")
+        axes.xaxis.set_major_formatter("{x:g}")
+        _finish(axes, ylabel, 6)
+        return inline_svg(axes, identifier, f"{ylabel} from start to result: {'; '.join(ranges)}", tooltips)
+
+
 def size_panel(
     title: str, ylabel: str, lines: Sequence[Line], places: Sequence[str], identifier: str, width: int
 ) -> Markup:

@@ -28,6 +28,7 @@ from mmts.report.classes import class_section
 from mmts.report.contents import Contents, find, read_contents
 from mmts.report.curves import loss_line, recall_line, rule_in_words, value_curve, value_word
 from mmts.report.gallery import make_gallery
+from mmts.report.interpolation import interpolation_section, read_curve
 from mmts.report.tail import LongTail
 from mmts.report.wording import clean, in_title, interval_in_words, listed, signed
 
@@ -97,6 +98,7 @@ def _fill_in(contents: Contents, out: Path, title: str | None) -> str:
         gap_charts=charts.dot_charts(contents, "gap", f"difference in {measure}, points", are_gaps=True),
         num_intervals=sum(key[2] == measure and key[3] in PARTS for key in contents.gaps),
         gap_rows=sorted(contents.gaps.items(), key=lambda item: (item[0][0], contents.directions.index(item[0][1]))),
+        interpolations=interpolation_section(contents),
         **concept_section(contents, finding),
         class_tables=class_tables(contents),
         classification=class_section(contents, shown_rules),
@@ -216,8 +218,10 @@ def _commands(contents: Contents, out: Path) -> str:
             if (*classes.templates,) != read_prompts(None, contents.kind):
                 lines.append(f"printf '%s\\n' {shlex.join(map(clean, classes.templates))} > prompts-{number + 1}.txt")
                 options += ["--prompts", f"prompts-{number + 1}.txt"]
-        if first.metrics.get("checkpoint") == "last":
-            options = ["--checkpoint", "last", *options]
+        if first.checkpoint in ("last", "interpolated"):
+            options = ["--checkpoint", first.checkpoint, *options]
+        if first.checkpoint == "interpolated" and (curve := read_curve(first.run, contents.measure)) is not None:
+            commands.append(f"mmts evaluate {where} --interpolate {','.join(f'{share:g}' for share in curve.shares)}")
         if first.is_evaluation:
             options = ["--data", first.metrics["data"], "--split", first.metrics["split"], *options]
         if options:

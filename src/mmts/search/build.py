@@ -36,8 +36,8 @@ _CHUNK = 256  # items that an interrupted process loses at most
 _LAST = "00"  # of the hash of the last item in a group: one in 256
 
 
-def build_index(run: Path, path: Path, folder: Path | None = None) -> Index:
-    """Index the media at `path` with a run's best checkpoint, or bring the index up to date, and return it.
+def build_index(run: Path, path: Path, folder: Path | None = None, checkpoint: str = "best") -> Index:
+    """Index the media at `path` with a run's checkpoint, or bring the index up to date, and return it.
 
     folder: of the index, by default RUN/index. A file whose size and time of change are those in the index is not read
     again, and contents that are known under another name are not embedded again. Unreadable media are named and left
@@ -49,7 +49,7 @@ def build_index(run: Path, path: Path, folder: Path | None = None) -> Index:
     kind = recipe.model.kind
     root, media = find_media(path, kind, recipe.data)
     check_folder(folder)
-    encoder = Encoder(run, media)
+    encoder = Encoder(run, media, checkpoint)
     with locked(folder / ".lock", wait=True):
         old = None
         try:

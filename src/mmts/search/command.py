@@ -22,16 +22,18 @@ def search(
     page: Path | None = None,
     port: int | None = None,
     folder: Path | None = None,
+    checkpoint: str = "best",
 ) -> None:
     """Print the k items of a run's index nearest to a text or an image; with a `port`, serve a page instead.
 
-    page: also write a self-contained page to this file. folder: of the index, by default RUN/index.
+    page: also write a self-contained page to this file. folder: of the index, by default RUN/index. checkpoint: the one
+    that made the index.
     """
     if (query is not None) + (image is not None) + (port is not None) != 1:
         raise InputError("give one of: a text, --image FILE, --serve")
     if page is not None:
         check_file_path(page)
-    searcher = open_searcher(run, folder)
+    searcher = open_searcher(run, folder, checkpoint)
     if port is not None:
         serve(searcher, port, k)
         return

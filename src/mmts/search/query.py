@@ -20,11 +20,12 @@ from mmts.training.experiment import load_model
 
 
 class Encoder:
-    """A run's best checkpoint, which turns media (such as those given) and texts into unit embeddings in one space."""
+    """A run's checkpoint, which turns media (such as those given) and texts into unit embeddings in one space."""
 
-    def __init__(self, run: Path, media: Sequence[Medium]) -> None:
+    def __init__(self, run: Path, media: Sequence[Medium], checkpoint: str = "best") -> None:
+        RunDirectory.check_checkpoint(checkpoint)
         directory = RunDirectory(run)
-        self.model = load_model(directory, media)
+        self.model = load_model(directory, media, checkpoint)
         self.kind = directory.recipe().model.kind  # "image" or "video"
         self.media_tower, self.text_tower = self.model.media_tower, self.model.text_tower
         assert self.text_tower is not None
@@ -115,18 +116,19 @@ class Searcher:
         return [Hit(rank, at, score, items[at], medium(at)) for rank, (at, score) in enumerate(pairs, 1)]
 
 
-def open_searcher(run: Path, folder: Path | None = None) -> Searcher:
-    """Load a run and its index (by default RUN/index).
+def open_searcher(run: Path, folder: Path | None = None, checkpoint: str = "best") -> Searcher:
+    """Load a run's checkpoint and its index (by default RUN/index).
 
     Raises RunError if either is missing or damaged, or if another checkpoint made the index.
     """
     directory = RunDirectory(run)
     directory.recipe()  # an error here names a path that is not a run
     index = load_index(folder or directory.index)
-    encoder = Encoder(run, index.media())
+    encoder = Encoder(run, index.media(), checkpoint)
     if index.contents.checkpoint != encoder.checkpoint:
+        option = "" if checkpoint == "best" else f" --checkpoint {checkpoint}"
         raise RunError(
             f"{index.folder} was made by another run, or by another checkpoint of {run}; "
-            f"`mmts index {run} {index.contents.root}` brings it up to date"
+            f"`mmts index {run} {index.contents.root}{option}` brings it up to date"
         )
     return Searcher(run, index, encoder)

@@ -18,6 +18,7 @@ from mmts.errors import RunError
 from mmts.files import atomic_write, leftovers
 from mmts.models import TwoTower
 from mmts.objectives import Objective
+from mmts.training.averages import MovingAverage
 
 _SECTIONS = ("model", "objective", "optimizer", "random")
 _NUMBERS = {"step": int, "best": float, "total_steps": int}
@@ -109,10 +110,22 @@ def check_same_clock(state: Mapping[str, Any], now: Mapping[str, int]) -> None:
         )
 
 
-def restore(state: Mapping[str, Any], model: TwoTower, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
-    """Load a checkpoint's weights, objective, optimizer and random state; RunError if they do not fit."""
+def restore(
+    state: Mapping[str, Any],
+    model: TwoTower,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    average: MovingAverage | None = None,
+) -> None:
+    """Load a checkpoint's weights, their average if there is one, objective, optimizer and random state.
+
+    Raises RunError if they do not fit.
+    """
     try:
-        model.load_trainable_state_dict(state["model"])
+        model.load_trainable_state_dict(state["model"])  # with an average, this one, which has to fit as well
+        if average is not None:
+            average.load(state["model"])
+            model.load_trainable_state_dict(state["weights"])
         objective.load_state_dict(state["objective"])
         optimizer.load_state_dict(_moments(state["optimizer"], optimizer))
         restore_random_state(state["random"])

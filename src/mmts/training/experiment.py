@@ -75,14 +75,17 @@ def check_can_be_rebuilt(run: RunDirectory) -> None:
         )
 
 
-def load_weights(model: TwoTower, run: RunDirectory, checkpoint: str) -> None:
-    """Load the named checkpoint; a run without validation data has no best one, so "best" means its last."""
+def load_weights(model: TwoTower, run: RunDirectory, checkpoint: str) -> dict[str, Any]:
+    """Load the named checkpoint and return it; a run without val has no best one, so "best" means its last."""
     file = run.checkpoint_file(checkpoint)
+    if checkpoint == "interpolated" and not file.exists():
+        raise RunError(f"there is no checkpoint {file}; `mmts evaluate {run.path} --interpolate 0,0.1,...,1` makes it")
     absent = checkpoint == "best" and not file.exists()
     state = load_checkpoint(run.checkpoint_file("last") if absent else file)
     if absent and state["best"] > -math.inf:
         raise RunError(f"there is no checkpoint {file}; --checkpoint last takes the last one")
     model.load_trainable_state_dict(state["model"])
+    return state
 
 
 def build_model(
@@ -94,7 +97,7 @@ def build_model(
     takes the saved words. A model on precomputed features takes their width from `media`, which others can do without.
     """
     if media:
-        _check_kind(section, media[0])
+        check_kind(section, media[0])
     model = _new_model(section, media, run, captions) if section.start is None else started(section, media)
     if section.start is not None and model.media_tower is not None and media and media[0].is_features:
         raise DataError(f"{media[0].path} (id {media[0].id}) holds features, and {section.start} takes pixels")
@@ -130,7 +133,7 @@ def _new_model(section: Model, media: Sequence[Medium], run: RunDirectory, capti
     return build_two_tower(side, text, width=section.width, **section.head.model_dump())
 
 
-def _check_kind(section: Model, medium: Medium) -> None:
+def check_kind(section: Model, medium: Medium) -> None:
     """Raise DataError unless a medium is of the kind that the model takes."""
     where, tower = f"{medium.path} (id {medium.id})", section.media.tower
     if medium.kind != section.kind:

@@ -159,6 +159,7 @@ def _train(
         groups=concepts.groups(),
         recipe=dotted(recipe.model_dump(mode="json")),
         tower_rates=recipe.model.tower_rates,
+        keeps_start=own_model is None and recipe.model.start is not None,
     )
     parameters = counted(sum(value.numel() for value in trainer.trainable), "parameter")
     console.print(f"training {parameters} for {counted(trainer.total_steps, 'step')} into {run.path}")

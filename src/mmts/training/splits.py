@@ -159,6 +159,16 @@ def say_shared(splits: Sequence[Split]) -> None:
             console.print(f"note: {note}")
 
 
+def noting_unreadable(chosen: Split, settings: Data, tower: MediaTower | None) -> Split:
+    """Return a split as it is judged, without the media that cannot be decoded, each of which is printed."""
+    lines: list[str] = []
+    split = readable(chosen, settings, lines, tower)
+    tell_warnings()
+    for line in lines:
+        console.print(f"note: left out {line}")
+    return split.judged(settings.relevance)
+
+
 def readable(split: Split, settings: Data, lines: list[str], tower: MediaTower | None = None) -> Split:
     """Leave out the media that cannot be decoded, and add a line for each to `lines`, even if there are too many.
 

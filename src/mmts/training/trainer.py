@@ -6,7 +6,7 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -31,6 +31,7 @@ from mmts.objectives import Objective, ObjectiveOutput
 from mmts.recipe.run_directory import RunDirectory
 from mmts.recipe.sections import Train
 from mmts.training import checkpoint, log_line, tracking
+from mmts.training.averages import MovingAverage
 from mmts.training.log_line import NotFinite
 from mmts.training.micro_batch import micro_batch_step, refuse_batch_norm
 from mmts.training.optimizer import OWN_RATE, SHARE, learning_rate_schedule, parameter_groups
@@ -57,6 +58,7 @@ class Trainer:
     groups: Tensor | None = None  # (N,), 0, 1, 2 = head, mid, tail of each sample, for the log
     recipe: Mapping[str, Any] | None = None  # values by dotted key, for trackers
     tower_rates: Mapping[str, float] = field(default_factory=dict)  # learning rates by the beginnings of names
+    keeps_start: bool = False  # whether the model before the first step is saved, for interpolating with it
 
     def __post_init__(self) -> None:
         model, settings = self.model, self.settings
@@ -94,6 +96,8 @@ class Trainer:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name for broadcast_buffers
             self.model, prepared = self.accelerator.prepare(model, optimizer)
+        unwrapped = self.accelerator.unwrap_model(self.model)
+        self.average = None if settings.ema is None else MovingAverage(unwrapped, settings.ema)
         # accelerate's own step looks for a package on the disk every time; what else it does is for fp16 and TPUs.
         self.optimizer = prepared.optimizer
         # The objective is not wrapped: shared_loss handles its gradients, and losses their own precision.
@@ -113,6 +117,8 @@ class Trainer:
         if resume:
             self._restore()
         once(lambda: self.run.prepare_for(self.step))
+        if self.keeps_start and self.step == 0 < self.total_steps:
+            once(lambda: checkpoint.save_checkpoint(self.run.checkpoint_file("start"), self._state()))
         tracking.start_trackers(self.accelerator, self.run, self.settings.project, self.recipe or {})
         try:
             self._take_steps()
@@ -209,6 +215,8 @@ class Trainer:
             return {"lr": rate, **self._skip_or_stop(problem, batch, buffers)}
         self.optimizer.step()
         self.objective.after_step()
+        if self.average is not None:
+            self.average.update(self.accelerator.unwrap_model(self.model), self.step - self.skipped)
         groups = self.groups[batch.index.cpu()] if self.groups is not None else None
         return {"loss": output.loss.item(), "lr": rate, **log_line.summarize(output.log, groups)}
 
@@ -262,7 +270,9 @@ class Trainer:
         """Return the scores on val; the model becomes the best checkpoint if no earlier one scored as much."""
         state = checkpoint.random_state()
         self.model.eval()
-        scores = once(lambda: evaluate(self.accelerator.unwrap_model(self.model)))
+        model = self.accelerator.unwrap_model(self.model)
+        with nullcontext() if self.average is None else self.average.in_place_of_weights(model):
+            scores = once(lambda: evaluate(model))
         self.model.train()
         checkpoint.restore_random_state(state)
         score = measured(scores, self.settings.best)
@@ -286,14 +296,18 @@ class Trainer:
             tracking.track_histograms(trackers, self.objective, line["progress"], len(self.groups), self.device, step)
 
     def _state(self) -> dict[str, Any]:
-        """Return what evaluating the model needs."""
+        """Return what evaluating the model needs: with `train.ema`, the averaged weights."""
         return {
-            "model": self.accelerator.unwrap_model(self.model).trainable_state_dict(),
+            "model": self._weights() if self.average is None else self.average.state,
             "objective": self.objective.state_dict(),
             "step": self.step,
             "best": self.best,
             "measure": self.settings.best,
         }
+
+    def _weights(self) -> dict[str, Tensor]:
+        weights: dict[str, Tensor] = self.accelerator.unwrap_model(self.model).trainable_state_dict()
+        return weights
 
     def _save_last(self) -> None:
         """Write a checkpoint to resume from; all processes wait until it is there."""
@@ -302,6 +316,8 @@ class Trainer:
 
     def _write_last(self) -> None:
         state = {**self._state(), **self.counts, "optimizer": self.optimizer.state_dict(), "skipped": self.skipped}
+        if self.average is not None:
+            state["weights"] = self._weights()  # those that training goes on with
         flush_to_disk(self.run.log_file)  # after a power cut, a checkpoint must find the log lines before it
         checkpoint.save_in_turn(self.run.checkpoints, state | {"random": checkpoint.random_state()})
 
@@ -313,7 +329,8 @@ class Trainer:
         if (measure := state.get("measure", "R@1")) != self.settings.best:
             measures = f"by {measure}, and train.best is {self.settings.best}"
             raise RunError(f"the checkpoint's best is {measures}; choose another --out")
-        checkpoint.restore(state, self.accelerator.unwrap_model(self.model), self.objective, self.optimizer)
+        model = self.accelerator.unwrap_model(self.model)
+        checkpoint.restore(state, model, self.objective, self.optimizer, self.average)
         self.step, self.best, self.skipped = state["step"], state["best"], state.get("skipped", 0)
         self.saved_at = self.step
 

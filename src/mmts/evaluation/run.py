@@ -207,7 +207,8 @@ def _class_prompts(
     """Return the label to classify by and the templates: as asked for, as in an earlier evaluation, or as trained."""
     if label is None and prompts is not None:
         raise RecipeError("--prompts is for --classify LABEL, which is missing")
-    if label is None and (kept := before.get("classification")) is not None:
+    kept = before.get("classification")
+    if label is None and isinstance(kept, dict) and {"label", "prompts"} <= kept.keys():
         return kept["label"], kept["prompts"]
     label, prompts = (section.classify, section.prompts) if label is None else (label, prompts)
     return None if label is None else (label, read_prompts(prompts, split.media[0].kind))

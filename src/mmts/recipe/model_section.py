@@ -22,7 +22,7 @@ FEATURES = "features"
 _FRAME = IMAGE_TOWER._replace(key="image")  # the image tower inside the video tower `frames`
 _KEYS = ("size", "frames", "sampling", "stride")  # parameters of a tower that are keys beside `options`
 _YOURS = "a class of yours (`file.py:Class` or `module:Class`)"
-TowerName = Annotated[str, Field(description=f"A built-in tower, {_YOURS}, or a Hugging Face name or folder.")]
+TowerName = Annotated[str | None, Field(description=f"A built-in tower, {_YOURS}, or a Hugging Face name or folder.")]
 _SIZE = "Side of the square input in pixels (default: the tower's own)."
 Size = Annotated[int | None, Field(ge=8, le=4096, description=_SIZE)]
 
@@ -49,7 +49,7 @@ class Tower(Section):
     family: ClassVar[Family]
     load: ClassVar[Callable[..., base.Tower]]
 
-    tower: TowerName | None
+    tower: TowerName
     train: Form = "head"
     lora: Lora | None = None
     """The size and the place of the additions, for `train: lora`."""
@@ -214,7 +214,7 @@ class ImageTower(Tower):
     family = IMAGE_TOWER
     load = load_image_tower
 
-    tower: TowerName | None = "efficientnet-lite0"
+    tower: TowerName = "efficientnet-lite0"
     size: Size = None
 
 
@@ -259,7 +259,7 @@ class TextTower(Tower):
     family = TEXT_TOWER
     load = load_text_tower
 
-    tower: TowerName | None = "minilm"
+    tower: TowerName = "minilm"
 
 
 class Head(Section):

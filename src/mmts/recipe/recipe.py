@@ -79,14 +79,14 @@ class Recipe(Section):
     def _can_be_done(self) -> "Recipe":
         if needs_graded(self.train.best) and self.data.relevance != "graded":
             raise ValueError(f"train.best is {self.train.best!r}, which needs data.relevance graded")
-        checked_objective(self.objective, self.model.width or _ANY_WIDTH)
+        checked_objective(self.objective, self.model.width or _ANY_WIDTH, self.model.start is not None)
         if not self.model.trains and self.model.start is None:  # a run that is started from may have heads that train
             self.check_something_trains(False)
         return self
 
     def check_something_trains(self, model_trains: bool) -> None:
         """Raise RecipeError if there are steps to take, but neither model nor objective has anything to train."""
-        objective = checked_objective(self.objective, self.model.width or _ANY_WIDTH)
+        objective = checked_objective(self.objective, self.model.width or _ANY_WIDTH, self.model.start is not None)
         objective_trains = any(parameter.requires_grad for parameter in objective.parameters())
         if not (model_trains or objective_trains) and (self.train.epochs or self.train.steps):
             kind = "linear" if self.model.start is None else "residual"

@@ -58,7 +58,7 @@ def _hugging_face_pair(start: str, path: Path, size: int | None) -> TwoTower:
     if not (hasattr(whole, "get_image_features") and hasattr(whole, "get_text_features")):
         kind = whole.config.model_type
         raise RecipeError(f"{start} is a {kind} model, not a CLIP or SigLIP: it does not embed both images and text")
-    scale = getattr(whole, "logit_scale", None)
+    scale, bias = getattr(whole, "logit_scale", None), getattr(whole, "logit_bias", None)
     parts = huggingface.shared_copy(whole), huggingface.shared_copy(whole)
     image = make_tower(HuggingFaceImage, name, size=size, pretrained=parts[0])
     text = make_tower(HuggingFaceText, name, pretrained=parts[1])
@@ -68,6 +68,8 @@ def _hugging_face_pair(start: str, path: Path, size: int | None) -> TwoTower:
     model = TwoTower(image, text, nn.Identity(), nn.Identity())
     if scale is not None:
         model.temperature = math.exp(-float(scale.detach()))
+    if bias is not None:
+        model.logit_bias = float(bias.detach())
     return model
 
 

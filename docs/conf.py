@@ -43,6 +43,7 @@ CONTENTS = {
         "Use": [
             "recipes",
             "sweeps",
+            "Pretrained pairs <pretrained>",
             "Searching <searching>",
             "Using a run elsewhere <export>",
             "In your own loop <plug-in>",

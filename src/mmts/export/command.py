@@ -52,7 +52,8 @@ def export_run(run: Path, to: str, out: Path | None = None, checkpoint: str = "b
     files = sorted(f"{file.name}/" if file.is_dir() else file.name for file in out.iterdir())
     console.print(f"exported: {out}: {', '.join(files)}")
     differences = (f"{side} {content[side]['largest_difference']:.1e}" for side in ("media", "text") if side in content)
-    console.print(f"largest difference from the run's embeddings: {', '.join(differences)}")
+    if said := ", ".join(differences):
+        console.print(f"largest difference from the run's embeddings: {said}")
     if (scale := content.get("logit_scale")) is not None:
         rule = getattr(getattr(recipe.objective, "temperature", None), "rule", None)
         whose = "the run's" if rule in ("fixed", "learned") else "the pretrained model's, as the run has no single one"

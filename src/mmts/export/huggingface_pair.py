@@ -74,15 +74,20 @@ def pair_of(model: TwoTower, to: str) -> tuple[HuggingFaceImage, HuggingFaceText
     image, text = model.media_tower, model.text_tower
     if why := why_not_one_model(image, text):
         raise RunError(f"--to {to} writes a CLIP or SigLIP as it was tuned, and {why}: give --to onnx")
-    if any(not isinstance(part, nn.Identity) for part in [*layers_of(model.media_head), *layers_of(model.text_head)]):
+    check_no_heads(model, to)
+    assert isinstance(image, HuggingFaceImage)
+    assert isinstance(text, HuggingFaceText)
+    return image, text
+
+
+def check_no_heads(model: TwoTower, to: str) -> None:
+    """Raise RunError, with what can be done, for a run with heads, which the target `to` cannot hold."""
+    if layers_of(model.media_head) or layers_of(model.text_head):
         raise RunError(
             f"--to {to}: the run's heads are not linear, so they cannot become the projections of a CLIP or SigLIP. "
             "--to onnx and --to sentence-transformers write them; for this format tune the towers themselves: "
             "--set 'model.head={kind: none}', and model.image.train, model.text.train or both lora, last-N or all"
         )
-    assert isinstance(image, HuggingFaceImage)
-    assert isinstance(text, HuggingFaceText)
-    return image, text
 
 
 def layers_of(head: nn.Module) -> list[nn.Module]:

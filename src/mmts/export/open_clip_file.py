@@ -1,5 +1,6 @@
 """A run's CLIP as a state_dict under open_clip's names, with the description of its architecture for open_clip."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,13 @@ import torch
 from torch import Tensor
 
 from mmts.errors import RunError
-from mmts.export.huggingface_pair import compared, pair_of, scaled_pair
+from mmts.export.huggingface_pair import check_no_heads, compared, pair_of, scaled_pair
 from mmts.export.onnx_files import captions_for, pictures, to_inputs
 from mmts.files import write_json
 from mmts.models import TwoTower
 from mmts.models.clip import ClipWeights, avion_weights, clip_weights
 from mmts.models.clip_text import ClipText
+from mmts.models.open_clip import OpenClipImage, OpenClipText
 from mmts.models.video_towers import SpaceTimeViT
 
 NAME = "open_clip_model"
@@ -34,9 +36,19 @@ _NAMES = {
 def write_open_clip(model: TwoTower, folder: Path) -> dict[str, Any]:
     """Write `open_clip_model.pt` and `.json`, read the weights again, and return the differences.
 
-    model: in evaluation mode, with LoRA merged. open_clip need not be installed: the weights are read back into the
-    CLIP of mmts. Raises RunError for another model than a CLIP with a vision transformer, and for differences.
+    model: in evaluation mode, with LoRA merged; a CLIP of transformers, or a pair of open_clip, of which only the
+    weights are written, since open_clip knows its architecture. Otherwise open_clip need not be installed: the weights
+    are read back into the CLIP of mmts. Raises RunError for another model, and for differences.
     """
+    if isinstance(model.media_tower, OpenClipImage) and isinstance(model.text_tower, OpenClipText):
+        check_no_heads(model, "open_clip")
+        assert model.temperature is not None
+        state = model.media_tower.model.state_dict() | model.text_tower.model.state_dict()
+        state["logit_scale"] = torch.tensor(-math.log(model.temperature))
+        if model.logit_bias is not None:
+            state["logit_bias"] = torch.tensor(model.logit_bias)
+        torch.save(state, folder / f"{NAME}.pt")
+        return {"architecture": model.media_tower.name, "logit_scale": 1 / model.temperature}
     image, text = pair_of(model, "open_clip")
     pair = scaled_pair(model, image, text)
     if (kind := pair.config.model_type) != "clip":

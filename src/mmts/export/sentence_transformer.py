@@ -28,6 +28,7 @@ from mmts.models import TwoTower, build_head
 from mmts.models.base import GIVEN_BY_RUN, ImageTower, MediaTower, TextTower, Tower, misfit
 from mmts.models.clip_text import ClipText, ClipTokenizer
 from mmts.models.image_towers import HuggingFaceImage, load_image_tower
+from mmts.models.open_clip import OpenClipImage, OpenClipText
 from mmts.models.text_towers import HuggingFaceText, Vocabulary, load_text_tower
 from mmts.models.two_tower import Residual
 
@@ -49,6 +50,8 @@ def write_sentence_transformer(model: TwoTower, folder: Path) -> dict[str, Any]:
     for tower in (image, text):
         if tower is not None and not type(tower).__module__.startswith("mmts."):
             raise RunError(f"sentence-transformers cannot load a tower from outside mmts, {tower.name}: give --to onnx")
+        if isinstance(tower, OpenClipImage | OpenClipText):
+            raise RunError(f"sentence-transformers has no module for {tower.name}; without heads, --to open_clip")
     if not isinstance(image, ImageTower):
         what = "features" if image is None else "videos"
         console.print(f"note: sentence-transformers takes no {what}: only the text side is exported (--to onnx: both)")

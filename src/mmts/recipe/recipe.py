@@ -111,8 +111,12 @@ class Recipe(Section):
         model, concepts = self.model, self.concepts
         if model.pretrained is not None:
             model = model.model_copy(update={"pretrained": model.pretrained.expanduser().absolute()})
-        if model.start is not None and (start := Path(model.start).expanduser()).exists():
-            model = model.model_copy(update={"start": str(start.absolute())})
+        if model.start is not None:
+            is_tag = model.start.startswith("open_clip:")  # or a file of weights
+            library, slash, place = model.start.partition("/") if is_tag else ("", "", model.start)
+            start = Path(place).expanduser()
+            if start.is_file() if is_tag else start.exists():
+                model = model.model_copy(update={"start": f"{library}{slash}{start.absolute()}"})
         if concepts.file is not None:
             concepts = concepts.model_copy(update={"file": concepts.file.expanduser().absolute()})
         return self.model_copy(update={"model": model, "concepts": concepts})

@@ -13,7 +13,7 @@ from torch import nn
 from mmts.data.records import Medium
 from mmts.errors import InputError, RecipeError, RunError
 from mmts.files import read_json, why_missing
-from mmts.models import TwoTower, build_head, huggingface
+from mmts.models import TwoTower, build_head, huggingface, open_clip
 from mmts.models.base import make_tower
 from mmts.models.image_towers import HuggingFaceImage
 from mmts.models.text_towers import HuggingFaceText
@@ -30,9 +30,11 @@ def open_pair(start: str, media: Sequence[Medium] = (), size: int | None = None)
     Raises RecipeError for what is not such a pair, and RunError for a run that cannot be rebuilt.
     """
     path = Path(start).expanduser()
-    if path.suffix == ".npz":
+    if start.startswith(open_clip.PREFIX):
+        model = open_clip.open_clip_pair(start.removeprefix(open_clip.PREFIX), size)
+    elif path.suffix == ".npz":
         raise RecipeError(f"{start} holds embeddings, not a model: `mmts evaluate` takes it, and nothing else does")
-    if (path / "recipe.yaml").is_file():
+    elif (path / "recipe.yaml").is_file():
         if size is not None:
             raise RecipeError(f"model.image.size: {start} is a run, whose size stays its own; leave size out")
         from mmts.training.experiment import load_model  # which builds models, also from pairs

@@ -1,5 +1,6 @@
 """Pairs of open_clip, through a small module that has its documented interface: open_clip itself is not installed."""
 
+import logging
 import math
 import sys
 from pathlib import Path
@@ -69,6 +70,7 @@ def tokenize(texts: list[str]) -> Tensor:
 def make(name: str, pretrained: str | None = None, force_image_size: int | None = None) -> tuple[Clip, None, None]:
     if pretrained == "broken":
         raise RuntimeError("checksum\nmismatch")
+    logging.warning("No pretrained weights loaded") if pretrained is None else None
     torch.manual_seed(0 if pretrained else 1)
     model = Clip(force_image_size or 16, name.endswith("SigLIP"), "squash" if name.endswith("SigLIP") else "shortest")
     return model, None, None
@@ -110,7 +112,7 @@ def test_it_embeds_as_open_clip_does(library: ModuleType) -> None:
 
 @pytest.mark.parametrize("form", ["head", "last-1", "lora"])
 def test_a_run_starts_from_it_and_is_rebuilt(
-    library: ModuleType, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    library: ModuleType, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     forms = [f"model.image.train={form}", f"model.text.train={form}"]
     head = [] if form == "head" else ["model.head={kind: none}"]
@@ -129,7 +131,9 @@ def test_a_run_starts_from_it_and_is_rebuilt(
         return
     folder = export_run(tmp_path / "run", "open_clip", tmp_path / "out")
     file = folder / "open_clip_model.pt"
+    caplog.clear()
     again = open_pair(f"open_clip:ViT-B-32/{file}").eval()
+    assert not caplog.records
     monkeypatch.chdir(folder)
     named = load_recipe("clip", [f"model.start=open_clip:ViT-B-32/{file.name}"]).with_whole_paths()
     assert named.model.start == f"open_clip:ViT-B-32/{file}"

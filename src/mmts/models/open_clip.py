@@ -1,7 +1,9 @@
 """Pretrained pairs of open_clip, which is not installed with mmts: `open_clip:NAME/TAG`."""
 
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -74,7 +76,7 @@ def open_clip_pair(name_and_tag: str, size: int | None = None) -> TwoTower:
     """Return a pretrained pair of open_clip, with unit embeddings as its `encode_image` and `encode_text` give them.
 
     name_and_tag: `NAME/TAG`, such as `ViT-B-32/laion2b_s34b_b79k`, or `NAME/FILE` with a file of weights.
-    size: side of the square input in pixels, if it is another than the model's own; open_clip then interpolates.
+    size: side of the square input in pixels, if it is another than the model's own; for a tag open_clip interpolates.
 
     Raises RecipeError if open_clip is not installed, and for a name or a tag that it does not know.
     """
@@ -92,7 +94,7 @@ def open_clip_pair(name_and_tag: str, size: int | None = None) -> TwoTower:
         )
     known_tag = tag if tag in tags else None
     try:
-        with hf.quiet():
+        with hf.quiet(), _silent():
             model, *_ = library.create_model_and_transforms(name, pretrained=known_tag, force_image_size=size)
             tokenizer = library.get_tokenizer(name)
     except Exception as error:  # whatever it raises for damaged weights or without a network
@@ -102,7 +104,7 @@ def open_clip_pair(name_and_tag: str, size: int | None = None) -> TwoTower:
         ) from None
     model = model.float().eval()
     if known_tag is None:
-        _fill(model, file)
+        _fill(model, file, size)
     if not (hasattr(model, "encode_image") and hasattr(model, "encode_text")):
         raise RecipeError(f"{start} is a {type(model).__name__}, which does not embed both images and text")
     halves = _half(model, lambda name: name == "visual"), _half(model, lambda name: name not in _NOT_TEXT)
@@ -129,14 +131,26 @@ def _library(start: str) -> Any:
         ) from None
 
 
-def _fill(model: nn.Module, file: Path) -> None:
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep open_clip's log off the terminal: it warns of a model without weights, which a file fills afterwards."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _fill(model: nn.Module, file: Path, size: int | None) -> None:
     """Load the weights in a file, whose code is never run. Raises RecipeError for those of another model."""
     from safetensors.torch import load_file
 
     content = load_file(file) if file.suffix == ".safetensors" else read_checkpoint(file)
     state = {name.removeprefix("module."): value for name, value in content.items()}
     if problem := misfit(state, model.state_dict()):
-        raise RecipeError(f"{file} {problem}; it belongs to another model of open_clip")
+        other = "" if size is None else ", or to another size: leave model.image.size out"
+        raise RecipeError(f"{file} {problem}; it belongs to another model of open_clip{other}")
     model.load_state_dict(state)
 
 

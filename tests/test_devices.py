@@ -13,3 +13,4 @@ def test_bf16_only_where_the_cpu_has_it(monkeypatch: pytest.MonkeyPatch) -> None
     assert not has_bf16(cpu)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
     assert has_bf16(cpu)
+    assert not has_bf16(torch.device("meta"))

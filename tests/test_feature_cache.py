@@ -21,7 +21,7 @@ class Counting:
         self.computed: list[int] = []
         self.stop_at = stop_at
 
-    def __call__(self, part: range) -> np.ndarray:
+    def __call__(self, part: list[int]) -> np.ndarray:
         if self.stop_at is not None and self.stop_at in part:
             raise KeyboardInterrupt
         self.computed += part
@@ -32,7 +32,10 @@ EXPECTED = np.array([[i, i + 0.5] for i in range(10)], np.float32)
 
 
 def rows(compute, keys=KEYS, name="numbers", chunk=3):
-    return cached_rows(name, keys, 2, compute, unit="numbers", chunk=chunk)
+    def of_keys(part):
+        return compute([keys.index(key) for key in part])
+
+    return cached_rows(name, keys, 2, of_keys, unit="numbers", chunk=chunk)
 
 
 def files(cache: Path) -> list[str]:
@@ -180,7 +183,7 @@ def test_two_at_once_compute_once():
     def compute(part):
         computed.extend(part)
         started.set()
-        return EXPECTED[part.start : part.stop]
+        return EXPECTED[part]
 
     def second():
         started.wait()

@@ -3,6 +3,7 @@
 import io
 import json
 import multiprocessing
+import shutil
 import tarfile
 from collections.abc import Sequence
 from multiprocessing.context import ForkServerContext
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from mmts.data.media.load import load_medium
 from mmts.data.records import Medium, Split
-from mmts.examples.sets import _is_downloaded, _sample
+from mmts.examples.drawing import write_film, write_image
+from mmts.examples.sets import _VIDEOS, _film, _is_downloaded, _sample, draw_ek100
 
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230), "white": (250, 250, 250)}
 SHAPES = ("square", "bar", "stripe")
@@ -92,3 +94,17 @@ def _add_sample(archive: tarfile.TarFile, key: str, number: int) -> None:
         member.size = len(data)
         member.mtime = 1_700_000_000.25  # a fraction, as webdataset writes: a PAX header
         archive.addfile(member, io.BytesIO(data))
+
+
+def draw_clips(folder: Path, layout: str) -> Path:
+    """Draw the small EPIC-KITCHENS-100 with its videos in chunks, as whole videos or as frames, or with features."""
+    draw_ek100(folder, features=layout == "features")
+    if layout in ("videos", "frames"):
+        shutil.rmtree(folder / "videos")
+        for video, actions in (_VIDEOS["train"] | _VIDEOS["test"]).items():
+            if layout == "videos":
+                write_film(folder / "videos" / video[:3] / f"{video}.MP4", _film(actions), 10)
+                continue
+            for number, pixels in enumerate(_film(actions), 1):
+                write_image(folder / video[:3] / "rgb_frames" / video / f"frame_{number:010d}.jpg", pixels)
+    return folder

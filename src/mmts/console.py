@@ -107,13 +107,9 @@ def progress_bar(title: str, total: int, unit: str = "items", done: int = 0, win
 
 
 class _Rate(TextColumn):
-    """Items per second, or per minute if they are slow."""
-
-    def __init__(self, unit: str) -> None:
-        super().__init__("")
-        self.unit = unit
+    """Items per second, or per minute if they are slow; its text is their unit."""
 
     def render(self, task: Task) -> Text:
-        speed = task.speed or 0
-        slow = f"{60 * speed:,.1f} {self.unit}/min" if speed else ""
-        return Text(f"{speed:,.0f} {self.unit}/s" if speed >= 1 else slow)
+        speed, unit = task.speed or 0, self.text_format
+        slow = f"{60 * speed:,.1f} {unit}/min" if speed else ""
+        return Text(f"{speed:,.0f} {unit}/s" if speed >= 1 else slow)

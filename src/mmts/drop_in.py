@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmts.errors import InputError, plain
+from mmts.errors import InputError, check_rows, plain
 from mmts.losses import info_nce, max_margin
 from mmts.schedules import Cosine
 
@@ -99,12 +99,8 @@ class MMTSLoss(nn.Module):
         n = torch.as_tensor(counts).detach().to("cpu", torch.float64)  # not every device has float64
         if n.ndim != 1:
             raise InputError(f"counts is {tuple(n.shape)}; it must be (B,), the size of each sample's concept")
-        outside = ~((n >= self.n_min) & (n <= self.n_max))
-        if outside.any():
-            row = int(outside.nonzero()[0])
-            raise InputError(
-                f"counts[{row}] is {plain(n[row].item())}; it must lie in count_range [{self.n_min}, {self.n_max}]"
-            )
+        inside = (n >= self.n_min) & (n <= self.n_max)
+        check_rows(inside, f"counts[{{row}}] is {{value}}; it must lie in count_range [{self.n_min}, {self.n_max}]", n)
         spread = self.n_max - self.n_min
         density = (n - self.n_min) / spread if spread else torch.full_like(n, 0.5)
         return self.swing(step / self.total_steps) + self.low + (self.high - self.low) * density

@@ -4,6 +4,7 @@ import difflib
 import math
 import reprlib
 from collections.abc import Iterable
+from typing import Any
 
 _QUOTED = 80  # characters of a file's content that a message repeats
 _repr = reprlib.Repr()  # looks only a few levels deep, however far a value is nested
@@ -119,6 +120,16 @@ def percent(share: float) -> str:
     ('100 %', '33.3 %', '99.9 %', '0.001 %')
     """
     return f"{rounded(min(100 * share, 99.9) if share < 1 else 100)} %"
+
+
+def check_rows(right: Any, message: str, values: Any = None) -> None:
+    """Raise InputError unless all of `right` (N,), an array or tensor of bool, are True.
+
+    In the message {row} stands for the first row that is not, and {value} for its one of `values`.
+    """
+    if not bool(right.all()):
+        row = right.tolist().index(False)
+        raise InputError(message.format(row=row, value=None if values is None else plain(values[row].item())))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

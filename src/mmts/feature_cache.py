@@ -24,33 +24,33 @@ def cached_rows(
     name: str,
     keys: Sequence[str],
     width: int,
-    compute: Callable[[range], npt.NDArray[np.floating]],
+    compute: Callable[[Sequence[str]], npt.NDArray[np.floating]],
     *,
     unit: str,
     chunk: int,
 ) -> Rows:
-    """Return the features (N, width) float32 of N keys, computing only the rows that the cache lacks.
+    """Return the features (N, width) float32 of N keys; `compute` gives those of keys that the cache lacks.
 
     They are kept in `features/<content_hash(name, *keys)>.npy` under `mmts.files.cache_root()` by `stored_array`, which
-    explains `compute`, `unit` and `chunk`.
+    explains `unit` and `chunk`.
 
     `name` is that of the encoder, weights and preprocessing; `keys` are the contents that rows are computed from, in
     order: captions, or hashes of files. Raises InputError if `compute` returns another shape, or a NaN or infinite row.
 
     >>> import os, tempfile
     >>> os.environ["MMTS_CACHE"] = tempfile.mkdtemp()
-    >>> def lengths(part):
-    ...     print("computing", part)
-    ...     return np.array([[len(["one", "three"][i])] for i in part])
+    >>> def lengths(keys):
+    ...     print("computing", keys)
+    ...     return np.array([[len(key)] for key in keys])
     >>> cached_rows("lengths", ["one", "three"], 1, lengths, unit="words", chunk=2).ravel()
-    computing range(0, 2)
+    computing ['one', 'three']
     memmap([3., 5.], dtype=float32)
     >>> cached_rows("lengths", ["one", "three"], 1, lengths, unit="words", chunk=2).ravel()
     memmap([3., 5.], dtype=float32)
     """
 
     def checked(part: range) -> Rows:
-        rows = np.asarray(compute(part), dtype=np.float32)
+        rows = np.asarray(compute(keys[part.start : part.stop]), dtype=np.float32)
         if rows.shape != (len(part), width):
             raise InputError(f"{len(part)} rows of width {width} were expected; the result has shape {rows.shape}")
         finite = np.isfinite(rows).all(axis=1)
@@ -88,12 +88,6 @@ def stored_array(
         compute: gets a range of positions in the first dimension, N, and returns their entries (len(range), ...).
         title: of the progress bar, which counts the noun `unit`; None if `compute` has a bar of its own.
         chunk: entries computed and written at a time; an interrupt loses at most one chunk.
-
-    >>> import tempfile
-    >>> file = Path(tempfile.mkdtemp()) / "squares.npy"
-    >>> squares = lambda part: np.array([i * i for i in part])
-    >>> stored_array(file, (4,), np.dtype("<i4"), squares, title="squaring", unit="numbers", chunk=2).tolist()
-    [0, 1, 4, 9]
     """
     if shape[0] == 0:
         return np.empty(shape, dtype)

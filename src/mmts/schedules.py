@@ -15,18 +15,13 @@ from mmts.options import NotNegative, ZeroToBelowOne
 
 
 class Schedule(Protocol):
-    """A function of progress that knows its bounds; progress outside [0, 1] is an InputError."""
-
-    def __call__(self, progress: float) -> float:
-        """Return the value at `progress`."""
+    """A function of progress that knows its smallest and largest value over [0, 1]; other progress is an InputError."""
 
     @property
-    def minimum(self) -> float:
-        """The smallest value over [0, 1]."""
-
+    def minimum(self) -> float: ...  # noqa: D102
     @property
-    def maximum(self) -> float:
-        """The largest value over [0, 1]."""
+    def maximum(self) -> float: ...  # noqa: D102
+    def __call__(self, progress: float) -> float: ...  # noqa: D102
 
 
 def check_progress(progress: float) -> float:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests_support import draw_shards
+from tests_support import draw_clips, draw_shards
 
 from mmts.apps.prepare import MANIFEST, PUBLIC_SETS, READERS, prepare, write_manifest
 from mmts.data.formats.captions_jsonl import read_captions_jsonl
@@ -173,7 +173,7 @@ def test_coverage_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
 
 
 def test_frame_folders_pass_through_the_manifest(tmp_path: Path):
-    root = draw_ek100(tmp_path, layout="frames")
+    root = draw_clips(tmp_path, "frames")
     ours = read_captions_jsonl(prepare("ek100", root))
     assert tuple(ours.media) == tuple(READERS["ek100"](root).media)
     assert ours.media[0].frames is not None

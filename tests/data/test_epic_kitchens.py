@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import reference
 import torch
+from tests_support import draw_clips
 from torch import Tensor
 
 from mmts.concepts import ConceptDistribution
 from mmts.data.epic_kitchens import looks_like_epic_kitchens, read_epic_kitchens, relevancy_matrix
-from mmts.errors import DataError, InputError
+from mmts.errors import DataError
 from mmts.examples.sets import draw_ek100
 from mmts.metrics import mean_average_precision, ndcg
 from mmts.policies import Shifted
@@ -123,7 +124,7 @@ def test_annotations_are_found_where_they_usually_lie(tmp_path: Path, inner: str
     ],
 )
 def test_each_layout_of_media(tmp_path: Path, layout: str, path: str, note: str):
-    dataset = read_epic_kitchens(draw_ek100(tmp_path, layout))
+    dataset = read_epic_kitchens(draw_clips(tmp_path, layout))
     assert dataset.notes == (f"media: {note}",)
     medium = next(each for each in dataset.media if each.id == "P01_11_1")
     assert medium.path == tmp_path / path
@@ -266,11 +267,6 @@ def test_what_is_missing_is_named(tmp_path: Path):
         read_epic_kitchens(file)
 
 
-def test_an_unknown_layout_cannot_be_drawn(tmp_path: Path):
-    with pytest.raises(InputError, match="layout must be one of chunks, videos, frames, features, not 'tar'"):
-        draw_ek100(tmp_path, "tar")
-
-
 # The official files ---------------------------------------------------------------------------------------------------
 
 
@@ -359,7 +355,7 @@ def test_the_published_margins_average_to_211_thousandths():
 
 
 def test_the_layout_with_most_media_serves_all(tmp_path: Path):
-    root = draw_ek100(tmp_path, layout="features")
+    root = draw_ek100(tmp_path, features=True)
     stray = root / "videos" / "P01" / "P01_01.MP4"
     stray.mkdir(parents=True)  # chunks of one video, begun and left
     assert all(medium.is_features for medium in read_epic_kitchens(root).media)

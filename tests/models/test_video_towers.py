@@ -228,7 +228,7 @@ def test_fingerprint_follows_frames_and_options() -> None:
         ("frames", {**IMAGE, "sampling": "all"}, "sampling is 'all': input should be 'uniform', 'random' or 'stride'"),
         ("frames", {**IMAGE, "stride": 0}, "stride is 0: input should be greater than or equal to 1"),
         ("frames", {**IMAGE, "image_frozen": True}, "'small-vit' starts from random weights, so it has to train"),
-        ("frames", {"image": "small-vti"}, "unknown image tower 'small-vti'"),
+        ("frames", {"image": "small-vti"}, "unknown image tower 'small-vti'; did you mean 'small-vit'"),
         ("frames", {"image": 3}, "image is 3: input should be a valid string"),
         ("frames", {"image_options": {"size": 3}}, "the tower's own size, not one of image_options"),
         ("frames", {**IMAGE, "pooling": "transformer", "heads": 3}, "width 16 is not a multiple of heads 3"),

@@ -171,6 +171,7 @@ def test_a_tower_that_cannot_be_is_refused_when_the_recipe_is_read(model: dict[s
             r"objective.temperature.schedule.schedules\[1\]: Cosine: low 2 is greater than high 1",
         ),
         ("objective={loss: max_margin, margin: {rule: shifted, alpha: 1}}", "objective.margin: Shifted"),
+        ("objective.loss=" + 3000 * "a", "objective.loss is 'aaa"),  # longer than a file name can be
         ("objective.temperature={rule: fixd}", "objective.temperature.rule is 'fixd'; did you mean 'fixed'"),
         ("objective.temperature={rul: fixed}", "objective.temperature: unknown key 'rul'; did you mean 'rule'"),
         ("objective.temperature={rule: learned, strat: 1}", "objective.temperature: unknown key 'strat'; did you mean"),
@@ -397,7 +398,7 @@ def test_towers_of_ones_own_train_go_on_and_are_evaluated(towers: Path):
     assert result.exit_code == 0, result.exception
     assert json.loads((run / "metrics.json").read_text()) == before
     command = ["export", str(run), "--to", "sentence-transformers", "--trust-code"]
-    assert f"{towers}/my_towers.py:Bag: give --to onnx" in str(CliRunner().invoke(app, command).exception)
+    assert "a tower from outside mmts, Grid: give --to onnx" in str(CliRunner().invoke(app, command).exception)
     with pytest.raises(MmtsError, match=rf"model.image.tower names code outside mmts, {towers}/my_towers.py:Grid"):
         evaluate(run)
 

@@ -101,6 +101,8 @@ ON_FRAMES = {"tower": "frames", "options": {"image": "small-vit", "image_options
         ("model", {"image": {"options": {"a": 1}}}, "image.tower=small-vit", {"image": {"tower": "small-vit"}}),
         ("model", {"text": {"tower": "clip-text", "options": {"width": 8}}}, "text.tower=minilm",
          {"text": {"tower": "minilm"}}),
+        ("model", {"image": SMALL_RESNET, "width": 64}, "start=openai/clip-vit-base-patch32",
+         {"start": "openai/clip-vit-base-patch32"}),
         ("model", {"image": SMALL_RESNET}, "video.tower=frames", {"video": {"tower": "frames"}}),
         ("model", {"video": CLIPS}, "image={size: 32}", {"image": {"size": 32}}),
         ("model", {"video": CLIPS}, "image=null", {"video": CLIPS, "image": None}),
@@ -129,7 +131,7 @@ def test_every_choice_drops_what_belongs_to_the_old_one_and_nothing_else(
 
 
 def test_every_choice_is_tested() -> None:
-    keys = {"source", "image", "video", "tower", "sampling", "kind", "loss", "rule", "epochs", "steps"}
+    keys = {"source", "start", "image", "video", "tower", "sampling", "kind", "loss", "rule", "epochs", "steps"}
     assert {key for _, key in recipes._CHOICES} == keys
 
 

@@ -17,6 +17,7 @@ from mmts.report.contents import Contents, Verdict, _headline, find, read_conten
 from mmts.report.curves import loss_line, recall_line, rule_in_words, value_curve
 from mmts.report.gallery import choose_queries, make_gallery
 from mmts.report.tail import LongTail
+from mmts.report.wording import in_title, interval_in_words, isolated, listed
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,14 @@ def contents(folder: Path) -> Contents:
 
 def verdict(difference: float, spread: float | None, gap: Gap | None, number: int = 1) -> Verdict:
     return Verdict(number, Figure(50.0 + difference, spread), difference, spread, gap)
+
+
+def test_wording() -> None:
+    assert interval_in_words(Gap(0.5, -0.31, 1.26)) == "−0.3 to +1.3"
+    assert in_title("text_to_image") == "Text to image"
+    assert isolated("shoe") == "shoe"
+    assert len(isolated("\u05e0\u05e2\u05dc")) == 5
+    assert [listed(words) for words in (["a"], ["a", "b", "c"])] == ["a", "a, b and c"]
 
 
 CLEAR, CLEAR_LOSS, UNCLEAR = Gap(2.0, 0.5, 3.5), Gap(-2.0, -3.5, -0.5), Gap(0.3, -1.0, 1.6)

@@ -13,8 +13,7 @@ from PIL import Image
 
 from mmts.errors import RunError
 from mmts.search import Searcher, build_index, open_searcher
-from mmts.search.page import UPLOAD_LIMIT, Answer, render
-from mmts.search.serve import SearchServer, serve
+from mmts.search.serve import UPLOAD_LIMIT, Answer, SearchServer, render, serve
 
 Response = tuple[int, dict[str, str], bytes]
 

@@ -11,7 +11,8 @@ import torch
 from mmts.concepts import ConceptDistribution
 from mmts.data.records import Medium, Split
 from mmts.errors import RecipeError
-from mmts.recipe.recipe import load_recipe, parse_concepts
+from mmts.recipe.recipe import load_recipe
+from mmts.recipe.section import validated
 from mmts.recipe.sections import Concepts
 from mmts.recipe.tiny import tiny
 from mmts.training.concepts import build_distribution, concepts_of
@@ -21,7 +22,7 @@ TRAIN = Split("train", [Medium(str(i), Path(f"{i}.jpg"), (caption,)) for i, capt
 
 
 def from_file(file: Path) -> Concepts:
-    return parse_concepts({"source": "file", "file": str(file)})
+    return validated(Concepts, {"source": "file", "file": str(file)}, "concepts")
 
 
 def test_a_file_gives_the_concepts_that_clustering_gave(tmp_path: Path) -> None:

@@ -112,9 +112,8 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_computed(
 def test_a_folder_that_becomes_read_only_keeps_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def shut(step: int) -> None:
         if step == 9:
-            monkeypatch.setattr(
-                "tempfile.mkstemp", lambda **_: (_ for _ in ()).throw(OSError(errno.EROFS, "Read-only file system"))
-            )
+            error = OSError(errno.EROFS, "Read-only file system")
+            monkeypatch.setattr("mmts.files.open", lambda *_, **__: (_ for _ in ()).throw(error), raising=False)
 
     with pytest.raises(OSError, match=r"Read-only file system: .*checkpoints"):
         make_trainer(tmp_path / "run", before_batch=shut).fit()

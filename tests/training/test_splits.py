@@ -36,7 +36,7 @@ def test_max_media_holds_when_a_run_is_evaluated_again(tmp_path: Path) -> None:
         ("ek100-mmts", ["data.relevance=graded"], DataError, "is an image, and the recipe has model.video"),
         ("from-scratch", ["data.relevance=graded"], DataError, "no graded relevance"),
         ("from-scratch", ["data.captions=relevant"], RecipeError, "draws by graded relevance"),
-        ("from-scratch", ["model.image.tower=features"], DataError, "holds no features"),
+        ("from-scratch", ["model.image.tower=features", "model.image.train=head"], DataError, "holds no features"),
     ],
 )
 def test_impossible_combinations_are_refused_before_anything_is_decoded(

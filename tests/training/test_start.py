@@ -11,6 +11,7 @@ from tests_support import draw_shapes
 from torch import Tensor
 
 from mmts.errors import InputError, MmtsError, RecipeError
+from mmts.evaluation.run import evaluate
 from mmts.models import TwoTower, embed_media, embed_text
 from mmts.models.trainable import merge_lora
 from mmts.recipe.recipe import Recipe, load_recipe
@@ -66,8 +67,9 @@ def test_a_pair_embeds_as_transformers_does(kind: str, shapes: Path, tmp_path: P
     whole = AutoModel.from_pretrained(folder).eval()
     pixels, tokens = torch.rand(4, 3, 32, 32), pair.text_tower.tokenize(["red dog", "a blue circle", "cat"])
     inputs = {name: tokens[name] for name in ("input_ids", *(["attention_mask"] if kind == "clip" else []))}
+    mean, std = torch.tensor([0.4, 0.5, 0.6])[:, None, None], torch.tensor([0.2, 0.3, 0.4])[:, None, None]
     with torch.no_grad():
-        media = whole.get_image_features(pixel_values=pair.media_tower.normalized(pixels)).pooler_output
+        media = whole.get_image_features(pixel_values=(pixels - mean) / std).pooler_output
         text = whole.get_text_features(**inputs).pooler_output
         x, y = pair.eval()(pixels, tokens)
     assert torch.allclose(x, media / media.norm(dim=1, keepdim=True), atol=1e-6)
@@ -235,3 +237,14 @@ def test_a_temperature_that_no_pair_gives_is_refused(shapes: Path, tmp_path: Pat
         train(from_pair(clip, shapes, LEARNED.replace("0.005", "0.01")), tmp_path / "run")
     with pytest.raises(RecipeError, match="bias is pretrained"):  # a CLIP has none
         train(from_pair(clip, shapes, "objective={loss: siglip, bias: pretrained}"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("form", ["head", "last-1", "lora", "all"])
+def test_a_tuned_run_keeps_the_scores_of_the_pair(form: str, shapes: Path, clip: Path, tmp_path: Path) -> None:
+    forms = [f"model.image.train={form}", f"model.text.train={form}"]
+    untouched = train(from_pair(clip, shapes, "train.steps=0", *forms), tmp_path / "untouched")
+    tuned = train(from_pair(clip, shapes, "train.learning_rate=.01", *forms), tmp_path / "tuned")
+    shared = ("text_to_image", "image_to_text", "groups", "intervals", "num_media")
+    assert {key: tuned["before"][key] for key in shared} == {key: untouched[key] for key in shared}
+    assert "before" not in untouched
+    assert evaluate(tmp_path / "tuned") == tuned

@@ -2,11 +2,11 @@
 
 from typing import TypeAlias
 
-import torch
+import numpy as np
 from torch import Tensor
 
-from mmts.data.batches.positives import SPARSE_BELOW
-from mmts.distributed.processes import all_sizes, gather
+from mmts.data.batches.positives import equal_pairs, on_device
+from mmts.distributed.processes import all_values, gather
 from mmts.distributed.shared_loss import shared_loss
 from mmts.drop_in import MMTSLoss
 from mmts.errors import InputError
@@ -39,7 +39,7 @@ def batch_loss(
     for name, values in (("samples", samples), ("media", media)):
         if values is not None and values.shape != (len(x),):
             raise InputError(f"{name} is {tuple(values.shape)}; for {len(x)} pairs it must be ({len(x)},)")
-    sizes = all_sizes(len(x), x.device)
+    sizes = all_values(len(x), x.device)
     media = None if media is None else gather(media, sizes)
     objective = _Published(rule) if isinstance(rule, MMTSLoss) else rule
     positives = None if media is None else _same_medium(media)
@@ -65,15 +65,5 @@ class _Published(Objective):
 
 def _same_medium(media: Tensor) -> Tensor | None:
     """Return which pairs share their medium, (B, B) bool, sparse if few do, or None if none do."""
-    number, counts = torch.unique(media, return_inverse=True, return_counts=True)[1:]
-    shared = counts[number]  # by how many pairs each pair's medium is shared
-    total, B = int(shared.sum()), len(media)
-    if total == B:
-        return None
-    if total > B**2 // SPARSE_BELOW or media.device.type == "mps":  # as in mmts.data.batches.positives
-        return media[:, None] == media
-    rows = torch.arange(B, device=media.device).repeat_interleave(shared)
-    within = torch.arange(total, device=media.device) - (shared.cumsum(0) - shared)[rows]
-    columns = number.argsort(stable=True)[(counts.cumsum(0) - counts)[number[rows]] + within]
-    true = torch.ones_like(rows, dtype=torch.bool)
-    return torch.sparse_coo_tensor(torch.stack([rows, columns]), true, (B, B), check_invariants=False)
+    keys = media.cpu().numpy()
+    return on_device(equal_pairs(np.arange(len(keys)), keys, keys), media.device)

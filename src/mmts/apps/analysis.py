@@ -62,14 +62,16 @@ def analyze_path(
     split: None takes all samples. concepts: the keys of a recipe's `concepts` section; `label` names its source.
     Raises MmtsError for unreadable data, or data from which no concepts can be made.
     """
-    from mmts.recipe.recipe import parse_columns, parse_concepts
-    from mmts.recipe.sections import Columns, Data
+    from mmts.recipe.recipe import parse_columns
+    from mmts.recipe.section import validated
+    from mmts.recipe.sections import Columns, Concepts, Data
     from mmts.training.concepts import build_distribution
     from mmts.training.splits import open_data, say_shared
 
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file, but --out must be a folder")
-    section = parse_concepts({"source": "captions" if concepts.get("label") is None else "label", **concepts})
+    source = "captions" if concepts.get("label") is None else "label"
+    section = validated(Concepts, {"source": source, **concepts}, "concepts")
     dataset = open_data(Data(path=path, columns=parse_columns(columns) or Columns()))
     samples = dataset.split(split) if split is not None else dataset.whole()
     if "train" in dataset.split_names:

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmts.concepts.encoders import EncoderName, checked_captions, encode_distinct, open_encoder
 from mmts.concepts.kmeans import Rows, is_whole, unit_rows
 from mmts.console import Bar, progress_bar
-from mmts.errors import InputError, plain
+from mmts.errors import InputError, check_rows
 
 Scale = Literal["linear", "log", "rank"]
 SCALES: tuple[Scale, ...] = ("linear", "log", "rank")
@@ -123,10 +123,8 @@ def density_shift(density: Tensor, low: float, high: float, scale: Scale = "line
         raise InputError(f"scale is {scale!r}; it must be one of {', '.join(SCALES)}")
     if density.ndim != 1 or not len(density) or density.is_complex() or density.dtype == torch.bool:
         raise InputError(f"density is {tuple(density.shape)} {density.dtype}; it must be (N,), N >= 1, of numbers")
-    wrong = ~(torch.isfinite(density) & (density > 0))
-    if bool(wrong.any()):
-        row = int(wrong.nonzero()[0])
-        raise InputError(f"density[{row}] is {plain(density[row].item())}; every density must be finite and positive")
+    right = torch.isfinite(density) & (density > 0)
+    check_rows(right, "density[{row}] is {value}; every density must be finite and positive", density)
     distinct, rank = torch.unique(density, return_inverse=True)  # sorted, so the inverse is the rank - 1
     if len(distinct) == 1:
         fraction = torch.full(density.shape, 0.5, dtype=torch.float64, device=density.device)

@@ -12,30 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mmts.concepts import encoders, kmeans
 from mmts.concepts.concepts_file import read_concepts, write_concepts
 from mmts.concepts.density import Scale, density_shift
-from mmts.concepts.encoders import (
-    Encoder,
-    EncoderName,
-    FunctionEncoder,
-    checked_captions,
-    encode_distinct,
-    open_encoder,
-)
-from mmts.concepts.kmeans import (
-    Clusters,
-    Embeddings,
-    StoredRows,
-    clusters_of,
-    nearest,
-    open_rows,
-    resolve_num_concepts,
-    unit_rows,
-    without_empty,
-)
+from mmts.concepts.encoders import Encoder, EncoderName, checked_captions, open_encoder
 from mmts.concepts.names import distinctive_words
 from mmts.console import errors
-from mmts.errors import InputError
+from mmts.errors import InputError, check_rows
 from mmts.files import content_hash
 
 TAIL = 2
@@ -145,12 +128,12 @@ class ConceptDistribution:
         captions = checked_captions(captions)
         if not captions:
             raise InputError("captions are empty: a distribution needs at least one sample")
-        num_concepts = resolve_num_concepts(num_concepts, captions)
+        num_concepts = kmeans.resolve_num_concepts(num_concepts, captions)
         opened = open_encoder(encoder, captions, seed=seed)
-        rows, occurrences, row_of = encode_distinct(captions, opened)
+        rows, occurrences, row_of = encoders.encode_distinct(captions, opened)
         # Distinct captions weighted by their number have the same objective as all captions, and k-means cannot start
         # with two centroids in one place.
-        clusters = clusters_of(StoredRows(rows), num_concepts, weights=occurrences.astype(np.float32), seed=seed)
+        clusters = kmeans.clusters_of(rows, num_concepts, weights=occurrences.astype(np.float32), seed=seed)
         clusters = clusters._replace(labels=clusters.labels[row_of])
         about = {"kind": "captions", "num_concepts": num_concepts, "seed": seed}
         return cls._by_size(clusters, about, captions, opened)
@@ -158,7 +141,7 @@ class ConceptDistribution:
     @classmethod
     def from_embeddings(
         cls,
-        embeddings: Embeddings,
+        embeddings: kmeans.Embeddings,
         num_concepts: int = 200,
         *,
         captions: Sequence[str] | None = None,
@@ -180,7 +163,7 @@ class ConceptDistribution:
         >>> d.sizes.tolist(), d.assign(np.array([[0.2, 0.9]])).tolist()
         ([2, 1], [1])
         """
-        centroids, labels, num_dropped = clusters_of(open_rows(embeddings), num_concepts, seed=seed)
+        centroids, labels, num_dropped = kmeans.clusters_of(embeddings, num_concepts, seed=seed)
         about = {"num_concepts": num_concepts, "num_dropped": num_dropped, "seed": seed}
         return cls.from_clusters(labels, centroids, captions=captions, encoder=encoder, **about)
 
@@ -208,23 +191,20 @@ class ConceptDistribution:
             raise InputError(f"centroids are {centroids.shape}; they must be (K, W)")
         if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or not len(numbers):
             raise InputError(f"labels are {numbers.shape} of {numbers.dtype}; they must be (N,) whole numbers")
-        wrong = (numbers < 0) | (numbers >= len(centroids))
-        if wrong.any():
-            row = int(wrong.argmax())
-            raise InputError(
-                f"labels: row {row} is {numbers[row]}; it must be the number of a centroid, 0 to {len(centroids) - 1}"
-            )
+        expected = f"it must be the number of a centroid, 0 to {len(centroids) - 1}"
+        inside = (numbers >= 0) & (numbers < len(centroids))
+        check_rows(inside, f"labels: row {{row}} is {{value}}; {expected}", numbers)
         if captions is not None and len(checked_captions(captions)) != len(numbers):
             raise InputError(f"there are {len(captions)} captions and {len(numbers)} rows; every row needs one caption")
         if encoder == "tfidf":
             raise InputError('the encoder "tfidf" differs from data to data; use from_captions for it')
         opened = None if encoder is None else open_encoder(encoder)
-        clusters = without_empty(centroids, numbers.astype(np.int64))
+        clusters = kmeans.without_empty(centroids, numbers.astype(np.int64))
         return cls._by_size(clusters, {"kind": "embeddings", **about}, captions, opened)
 
     @classmethod
     def _by_size(
-        cls, clusters: Clusters, about: dict[str, Any], captions: Sequence[str] | None, encoder: Encoder | None
+        cls, clusters: kmeans.Clusters, about: dict[str, Any], captions: Sequence[str] | None, encoder: Encoder | None
     ) -> "ConceptDistribution":
         """Number K clusters, none of them empty, from the largest to the smallest, and name them."""
         centroids, numbers, num_dropped = clusters
@@ -298,7 +278,7 @@ class ConceptDistribution:
                 f"the embeddings have width {rows.shape[1]}; "
                 f"these concepts were made from rows of width {self.centroids.shape[1]}"
             )
-        return torch.from_numpy(nearest(unit_rows(rows), self.centroids.numpy()))
+        return torch.from_numpy(kmeans.nearest(kmeans.unit_rows(rows), self.centroids.numpy()))
 
     def concept_groups(self) -> Tensor:
         """Return (K,) int64: 0 head, 1 mid, 2 tail, by the share of samples whose concept is strictly larger.
@@ -325,10 +305,8 @@ class ConceptDistribution:
         >>> d.groups_of(d.assign(["cup", "lamp", "chair"]))
         tensor([0, 2, 2])
         """
-        wrong = (concepts < -1) | (concepts >= self.num_concepts)
-        if wrong.any():
-            row = int(wrong.nonzero()[0])
-            raise InputError(f"concept {int(concepts[row])} in row {row} is not in -1 to {self.num_concepts - 1}")
+        known = (concepts >= -1) & (concepts < self.num_concepts)
+        check_rows(known, f"concept {{value}} in row {{row}} is not in -1 to {self.num_concepts - 1}", concepts)
         return torch.cat([self.concept_groups(), torch.tensor([TAIL])])[concepts]  # -1 takes the last
 
     def check_captions(self, captions: Sequence[str]) -> None:
@@ -384,7 +362,7 @@ class ConceptDistribution:
             )
         self.encoder = self.encoder or open_encoder(name)
         # Nothing is known of a function but its name, so any function is accepted.
-        if not isinstance(self.encoder, FunctionEncoder) and self.encoder.fingerprint != fingerprint:
+        if not isinstance(self.encoder, encoders.FunctionEncoder) and self.encoder.fingerprint != fingerprint:
             raise InputError(
                 f"the encoder given ({self.encoder.fingerprint}) is not the one these concepts were made with "
                 f"({name}: {fingerprint}); make the concepts again"

@@ -11,7 +11,7 @@ import torch
 
 from mmts.concepts.kmeans import SAMPLE, Rows
 from mmts.concepts.names import words
-from mmts.errors import InputError
+from mmts.errors import InputError, check_rows
 from mmts.files import content_hash
 
 EncoderFunction = Callable[[list[str]], Any]
@@ -91,8 +91,7 @@ class FunctionEncoder:
                 f"({len(captions)}, width) is right"
             )
         finite = np.isfinite(rows).all(axis=1)
-        if not finite.all():
-            raise InputError(f"the encoder {self.name} returned NaN or infinite numbers in row {int(finite.argmin())}")
+        check_rows(finite, f"the encoder {self.name} returned NaN or infinite numbers in row {{row}}")
         return rows
 
 

@@ -229,16 +229,8 @@ def sampled_centroids(
 
     counted = "" if weights is None else content_hash(weights.tobytes())
     key = content_hash("centroids 1", rows.identity, counted, f"{num_concepts} {seed} {sample} {iterations}")
-    shape, dtype = (num_concepts, W), np.dtype(np.float32)
-    return stored_array(
-        cache_root() / "concepts" / f"{key}.npy",
-        shape,
-        dtype,
-        compute,
-        title=None,
-        unit="centroids",
-        chunk=num_concepts,
-    )
+    file, dtype = cache_root() / "concepts" / f"{key}.npy", np.dtype(np.float32)
+    return stored_array(file, (num_concepts, W), dtype, compute, title=None, unit="centroids", chunk=num_concepts)
 
 
 def assign_rows(embeddings: Embeddings, centroids: Rows, part: range | None = None) -> npt.NDArray[np.int32]:
@@ -268,16 +260,15 @@ def assign_rows(embeddings: Embeddings, centroids: Rows, part: range | None = No
         return np.concatenate([nearest(rows.read(piece), centroids) for piece in pieces])
 
     key = content_hash("labels 1", rows.identity, centroids.tobytes(), f"{part.start} {part.stop}")
-    title, shape, dtype = "assigning to concepts", (len(part),), np.dtype(np.int32)
-    return stored_array(
-        cache_root() / "concepts" / f"{key}.npy", shape, dtype, compute, title=title, unit="rows", chunk=_CHUNK
-    )
+    file, dtype, title = cache_root() / "concepts" / f"{key}.npy", np.dtype(np.int32), "assigning to concepts"
+    return stored_array(file, (len(part),), dtype, compute, title=title, unit="rows", chunk=_CHUNK)
 
 
 def clusters_of(
-    rows: StoredRows, num_concepts: int, *, weights: npt.NDArray[np.float32] | None = None, seed: int = 0
+    embeddings: Embeddings, num_concepts: int, *, weights: npt.NDArray[np.float32] | None = None, seed: int = 0
 ) -> Clusters:
     """Return the clusters of all rows: by `kmeans`, or around the centroids of a sample if there are too many."""
+    rows = open_rows(embeddings)
     if len(rows.values) <= SAMPLE:
         return kmeans(rows.read(slice(None)), num_concepts, weights=weights, seed=seed)
     centroids = sampled_centroids(rows, num_concepts, weights=weights, seed=seed)

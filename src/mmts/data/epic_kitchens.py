@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +86,13 @@ def read_epic_kitchens(path: str | Path) -> Dataset:
         clips[split] = _read_clips(file)
         graded[split] = _graded(clips[split], sentences)
     if not clips:
-        raise DataError(_nothing_found(folder))
+        wanted = " or ".join(_CLIPS)
+        pickles = (find_file(folder, _ANNOTATIONS, name.replace(".csv", ".pkl")) for name in _CLIPS)
+        if pickle := next(filter(None, pickles), None):
+            raise DataError(f"{pickle} is a pickle, and opening it could run code: put {wanted} there instead")
+        if folder.is_file():
+            raise DataError(f"{folder} is a file: give the folder that holds {wanted}")
+        raise DataError(f"{folder}: no {wanted} there, in annotations/ or in retrieval_annotations/")
     verbs, nouns = _class_names(folder, "verb", _VERBS), _class_names(folder, "noun", _NOUNS)
     layout, pattern, note = _media(folder, [row for rows in clips.values() for row in rows.values()])
     collector = Collector(folder, folder)
@@ -94,19 +101,12 @@ def read_epic_kitchens(path: str | Path) -> Dataset:
         for where, row in rows.items():
             verb, noun = str(int(row["verb_class"])), str(int(row["noun_class"]))
             verb, noun = verbs.get(verb, verb), nouns.get(noun, noun)
-            participant = row["participant_id"]
-            collector.add(
-                where,
-                row["narration_id"],
-                _fill(pattern, row),
-                [row["narration"]],
-                kind="video",
-                labels={"noun": noun, "verb": verb, "verb_noun": f"{verb} {noun}", "participant": participant},
-                split=split,
-                start=_seconds(row["start_timestamp"]),
-                end=_seconds(row["stop_timestamp"]),
-                frames=(int(row["start_frame"]), int(row["stop_frame"])) if layout == _FRAMES else None,
-            )
+            names = {"noun": noun, "verb": verb, "verb_noun": f"{verb} {noun}", "participant": row["participant_id"]}
+            part: dict[str, Any] = {"start": _seconds(row["start_timestamp"]), "end": _seconds(row["stop_timestamp"])}
+            if layout == _FRAMES:
+                part["frames"] = int(row["start_frame"]), int(row["stop_frame"])
+            identity, path, texts = row["narration_id"], _fill(pattern, row), [row["narration"]]
+            collector.add(where, identity, path, texts, kind="video", labels=names, split=split, **part)
     return replace(collector.finish(), name="ek100", graded=graded)
 
 
@@ -127,7 +127,7 @@ def relevancy_matrix(clips_csv: str | Path, sentences_csv: str | Path) -> Tensor
 
     >>> import tempfile
     >>> from mmts.examples.sets import draw_ek100
-    >>> folder = draw_ek100(Path(tempfile.mkdtemp()), layout="features") / "retrieval_annotations"
+    >>> folder = draw_ek100(Path(tempfile.mkdtemp()), features=True) / "retrieval_annotations"
     >>> files = [folder / f"EPIC_100_retrieval_test{end}.csv" for end in ("", "_sentence")]
     >>> relevancy_matrix(*files).shape
     torch.Size([8, 7])
@@ -171,12 +171,10 @@ def _indicators(cells: Iterable[str], count: int) -> csr_matrix:
 def _class_names(folder: Path, what: str, count: int) -> dict[str, str]:
     """Return the names of classes by number; none without a file of them."""
     # EPIC_100_noun_classes_v2.csv has the same numbers and later names than EPIC_100_noun_classes.csv.
-    for end in ("_v2", ""):
-        file = find_file(folder, _ANNOTATIONS, f"EPIC_100_{what}_classes{end}.csv")
-        if file is not None:
-            rows = _rows(file, {"id": _class_below(count), "key": (str, "a name")}, "a file of classes")
-            return {str(int(row["id"])): row["key"] for row in rows.values()}
-    return {}
+    files = (find_file(folder, _ANNOTATIONS, f"EPIC_100_{what}_classes{end}.csv") for end in ("_v2", ""))
+    columns: Mapping[str, _Check] = {"id": _class_below(count), "key": (str, "a name")}
+    rows = _rows(file, columns, "a file of classes") if (file := next(filter(None, files), None)) else {}
+    return {str(int(row["id"])): row["key"] for row in rows.values()}
 
 
 def _rows(file: Path, columns: Mapping[str, _Check], what: str) -> dict[str, _Row]:
@@ -215,16 +213,6 @@ def _rows(file: Path, columns: Mapping[str, _Check], what: str) -> dict[str, _Ro
 def _seconds(timestamp: str) -> float:
     hours, minutes, seconds = timestamp.split(":")
     return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-
-
-def _nothing_found(folder: Path) -> str:
-    wanted = " or ".join(_CLIPS)
-    pickles = (find_file(folder, _ANNOTATIONS, name.replace(".csv", ".pkl")) for name in _CLIPS)
-    if pickle := next(filter(None, pickles), None):
-        return f"{pickle} is a pickle, and opening it could run code: put {wanted} there instead"
-    if folder.is_file():
-        return f"{folder} is a file: give the folder that holds {wanted}"
-    return f"{folder}: no {wanted} there, in annotations/ or in retrieval_annotations/"
 
 
 def _fill(pattern: str, clip: _Row) -> str:

@@ -78,7 +78,7 @@ class Graded:
         Only media that a text's row names lend their caption; if none fits, one with the same classes and label does.
         `above` is in [0, 1); `labels` are (M,), or None for no condition.
         """
-        label = _numbered(labels or [0] * self.num_media)
+        label = numbered(labels or [0] * self.num_media)
         key = self._keys(label.tolist())
         examples = np.unique(key, return_index=True)[1].tolist()
         owner = self.owner.numpy()
@@ -110,10 +110,10 @@ class Graded:
         """Return (M,) numbers: equal numbers mean equal classes and labels."""
         rows = (np.split(kind.indices, kind.indptr[1:-1]) for kind in self.classes)
         columns = [[row.tobytes() for row in kind] for kind in rows]
-        return _numbered(zip(*columns, labels or [0] * self.num_media, strict=True))
+        return numbered(zip(*columns, labels or [0] * self.num_media, strict=True))
 
 
-def _numbered(values: Iterable[Hashable]) -> Indices:
+def numbered(values: Iterable[Hashable]) -> Indices:
     """Return a number for each value, counted from 0 in the order of first occurrence."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(value, len(numbers)) for value in values])

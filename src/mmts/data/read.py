@@ -42,8 +42,6 @@ _PARTS = {
     "youcookii_annotations_*.json": looks_like_youcook2,
 }
 _FILES = "a .jsonl, .csv, .tsv, .txt or .tar file, or a .json file of Flickr30K or MSCOCO"
-
-
 _Reader = tuple[Callable[[Path], object], Callable[..., Dataset]]
 # A .json file is read by the first of these that recognizes it, a folder by the first of those below.
 _JSON: tuple[_Reader, ...] = ((looks_like_karpathy, read_karpathy), (looks_like_coco_captions, read_coco_captions))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mmts.data.graded import Graded
+from mmts.data.graded import Graded, numbered
 from mmts.errors import DataError, InputError, nearest, quoted
 
 SPLITS = ("train", "val", "test")
@@ -129,8 +129,7 @@ class Split:
     @cached_property
     def text(self) -> Tensor:
         """(N,) int64: equal numbers mean equal caption strings."""
-        numbers: dict[str, int] = {}
-        return torch.tensor([numbers.setdefault(caption, len(numbers)) for caption in self.captions])
+        return torch.from_numpy(numbered(self.captions))
 
     def judged(self, relevance: str) -> "Split":
         """Return the split to evaluate: this one, or for "graded" the same media with the graded texts as captions.

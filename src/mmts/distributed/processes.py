@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from functools import cache
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,9 +22,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmts.console import console, errors
 from mmts.data.batches.epoch_plan import process_slice
 from mmts.errors import FailedElsewhere, MmtsError, RunError
-
-if TYPE_CHECKING:
-    from torch.distributed.distributed_c10d import Store
 
 T = TypeVar("T")
 
@@ -79,29 +76,16 @@ def main_first(compute: Callable[[], T]) -> T:
     return kept[0] if kept else compute()
 
 
-def largest(value: int, device: torch.device | str = "cpu") -> int:
-    """Return the largest of all processes' values, exchanged through `device`."""
-    if num_processes() == 1:
-        return value
-    shared = torch.tensor(value, device=device)
-    distributed.all_reduce(shared, distributed.ReduceOp.MAX)
-    return int(shared.item())
-
-
 def process_sizes(batch_size: int) -> list[int]:
     """Return how many pairs of a batch each process has, by `process_slice`."""
     n = num_processes()
     return [len(range(batch_size)[process_slice(batch_size, k, n)]) for k in range(n)]
 
 
-def all_sizes(own: int, device: torch.device) -> list[int]:
-    """Return how many pairs each process has, given this one's number."""
-    if num_processes() == 1:
-        return [own]
-    sizes = torch.zeros(num_processes(), dtype=torch.int64, device=device)
-    sizes[process_index()] = own
-    distributed.all_reduce(sizes)
-    return [int(size) for size in sizes]
+def all_values(own: int, device: torch.device) -> list[int]:
+    """Return the number that each process gives, exchanged through `device`."""
+    values: list[int] = gather(torch.tensor([own], device=device), [1] * num_processes()).tolist()
+    return values
 
 
 def gather(own: Tensor, sizes: list[int]) -> Tensor:
@@ -220,12 +204,11 @@ def _init_group() -> None:
     )
 
 
-def _connection() -> "Store":
-    """Return a new connection to the store: another one may be blocked by a transfer that waits."""
+def _connection() -> Any:
+    """Return a new connection to torch's Store: another one may be blocked by a transfer that waits."""
     from torch.distributed.rendezvous import rendezvous
 
-    store: Store = next(iter(rendezvous("env://", timeout=_WAIT)))[0]
-    return store
+    return next(iter(rendezvous("env://", timeout=_WAIT)))[0]
 
 
 _meeting_place = cache(_connection)  # kept: a server that the main process restarts would be missed

@@ -20,7 +20,8 @@ from mmts.evaluation.measures import (
     in_tenths,
     shown_measures,
 )
-from mmts.evaluation.results import Gap, Results, label_parts
+from mmts.evaluation.results import Gap, Results, label_parts, read_results
+from mmts.recipe.run_directory import RunDirectory
 
 _WIDTH = 80
 _UNBROKEN = 19  # columns that a name may take, indented, before it is broken
@@ -57,6 +58,12 @@ def comparison_tables(results: Results) -> list[Table]:
             columns = {name: (by_size, part) for name, part in zip(GROUP_NAMES, parts, strict=True)}
             tables.append(_gap_table(results, f"difference in {by_size} by {division}, points", columns))
     return tables
+
+
+def tables_of_change(run: RunDirectory) -> list[Table]:
+    """Draw how a tuned run differs from the pretrained pair that it started from, overall and by size of concepts."""
+    results = read_results([run.path], ["after"])
+    return [table for table in comparison_tables(results) if "difference" in str(table.title)]
 
 
 def _overall(results: Results, measures: Sequence[str]) -> Table:

@@ -26,6 +26,9 @@ from mmts.recipe.run_directory import RunDirectory
 PARTS = (None, *GROUP_NAMES)
 """The parts of the queries that have figures: all of them (None), and those of head, mid and tail."""
 
+START = "start"
+"""The checkpoint, in files of scores, of a pretrained pair before training."""
+
 _LISTED = 5
 # The ends of folders that tell the seeds of one recipe apart: fixed-0 and fixed-1, a0 and a1, mm-ts-seed3, or seed-3.
 _SEED = re.compile(r"(?:[-_. ]*seed|[-_. ]s)?[-_. ]*\d+$")
@@ -70,10 +73,6 @@ class Gap:
         return self.low > 0 or self.high < 0
 
 
-GapKey = tuple[int, str, str, str | None]
-"""number of the group, direction, measure, and the part ("tail", "LABEL tail"; None: all queries)"""
-
-
 @dataclass(frozen=True)
 class JudgedRun:
     """A run and one judgement of it: metrics.json or a file in evaluations/, and the ranks behind it.
@@ -94,7 +93,7 @@ class JudgedRun:
 
     @property
     def checkpoint(self) -> str:
-        """The checkpoint that was judged: best or last."""
+        """The checkpoint that was judged: best, last, or START."""
         return str(self.metrics.get("checkpoint", "best"))
 
 
@@ -109,6 +108,11 @@ class RunGroup:
     def recipe(self) -> Recipe:
         """The first run's recipe."""
         return self.runs[0].recipe
+
+    @property
+    def is_start(self) -> bool:
+        """Whether this is not a tuned model, but the pretrained pair that it started from."""
+        return self.runs[0].checkpoint == START
 
     @property
     def own_objects(self) -> dict[str, str]:
@@ -199,14 +203,14 @@ class Results:
         return self.groups[0].judged[0].sides[at].interval(scores, self.rows(part)[at])
 
     @cached_property
-    def gaps(self) -> dict[GapKey, Gap]:
-        """Every group's gaps to the first, overall and by part (docs/method.md, 7.2).
+    def gaps(self) -> dict[tuple[int, str, str, str | None], Gap]:
+        """Every group's gaps to the first by number, direction, measure and part or None (docs/method.md, 7.2).
 
         The interval is a paired bootstrap over the queries (all captions of a medium drawn together) of the hits, or
         the measures of graded relevance, averaged over each group's seeds: it says how far the result depends on the
         queries, as the spread does for the seeds. Queries of a single medium have no gap.
         """
-        gaps: dict[GapKey, Gap] = {}
+        gaps = {}
         judged = [group.judged for group in self.groups]
         measures = [name for name in (*GRADED, *RECALLS) if all(run.has(name) for runs in judged for run in runs)]
         for part in self.parts if len(self.groups) > 1 else ():
@@ -244,16 +248,20 @@ def read_results(paths: Sequence[str | Path], names: Sequence[str] | None = None
     A path is a run directory, or a file that `mmts evaluate` wrote into its evaluations/. Among several paths, any that
     is not a judged run is passed over with a note. A run that is given twice, or has the recipe and the seed of
     another, counts once. names: one per group, in order; by default those of their folders. If runs have different
-    concepts, those of the first run define head, mid and tail of all.
+    concepts, those of the first run define head, mid and tail of all. A single group that was tuned from a pretrained
+    pair is preceded by that pair, as the group "before".
     Raises RunError if no run remains or runs were judged on different queries, DataError if a run lacks its ranks.
     """
     notes: list[str] = []
-    groups = _grouped(_usable(paths, notes), names, notes)
+    usable = _usable(paths, notes)
+    groups = _grouped(usable, names, notes)
+    if len(groups) == 1 and (starts := _starts(usable)):
+        groups = [RunGroup("before", tuple(starts)), *groups]
     first, *others = [run for group in groups for run in group.runs]
     sizes = f"{first.metrics['num_media']:,} media, {first.metrics['num_captions']:,} captions"
     different = {run.given: how for run in others if (how := run.judged.differs_from(first.judged))}
     refuse_other_queries(f"{first.given} ({first.metrics['split']}, {sizes})", different)
-    if len({group.runs[0].checkpoint for group in groups}) > 1:
+    if len({group.runs[0].checkpoint for group in groups} - {START}) > 1:
         last = [group.name for group in groups if group.runs[0].checkpoint == "last"]
         notes.append(f"judged at the last checkpoint, not the best: {_few(last)}")
     groups, labels = _divided_alike(groups, notes)
@@ -297,6 +305,16 @@ def _usable(paths: Sequence[str | Path], notes: list[str]) -> list[JudgedRun]:
         if words:
             notes.append(f"{what}: {_few(words)}")
     return list(runs.values())
+
+
+def _starts(runs: Sequence[JudgedRun]) -> list[JudgedRun]:
+    """Return the scores, before training, of runs that were tuned from a pretrained pair; empty if one has none."""
+    files = [run.run.before_file for run in runs]
+    if not all(not run.is_evaluation and "before" in run.metrics for run in runs):
+        return []
+    starts = _usable(files, [])
+    alike = len(starts) == len(runs)
+    return starts if alike and not any(at.judged.differs_from(runs[0].judged) for at in starts) else []
 
 
 def _metrics(file: Path, run: RunDirectory) -> dict[str, Any]:
@@ -363,9 +381,8 @@ def _few(words: Sequence[str]) -> str:
 def _divided_alike(groups: Sequence[RunGroup], notes: list[str]) -> tuple[list[RunGroup], dict[str, MediaLabel]]:
     """Divide the queries of all runs alike: by the first run's concepts, and by the labels of any run."""
     first = groups[0].runs[0]
-    labels: dict[str, MediaLabel] = {}
-    for run in [run for group in groups for run in group.runs]:
-        labels = {**run.judged.labels, **labels}
+    runs = [run for group in groups for run in group.runs]
+    labels = {name: label for run in reversed(runs) for name, label in run.judged.labels.items()}
     regrouped = []
 
     def divided(run: JudgedRun) -> JudgedRun:

@@ -130,6 +130,8 @@ def score(
     metrics |= {"data": str(experiment.recipe.data.path), "relevance": relevance, "checkpoint": checkpoint}
     if stopped_at is not None:
         metrics["stopped_at"] = dict(stopped_at)
+    if file == run.metrics_file and (before := read_kept(run.before_file) or {}).get("split") == split.name:
+        metrics["before"] = before
     save_judgement(run.ranks_file(file), sides, split, dataset.root, relevance, concepts, groups, labels)
     write_json(file, metrics)  # last: it marks the run as finished
     for table in metrics_tables(metrics):

@@ -14,11 +14,7 @@ SHAPES = ("square", "bar", "column")
 
 
 def picture(colour: str, shape: str, phase: float = 0.0, width: int = 64, height: int = 48) -> npt.NDArray[np.uint8]:
-    """Return (height, width, 3): a shape on gray; `phase` in [0, 1] moves it from left to right.
-
-    >>> picture("red", "square").shape
-    (48, 64, 3)
-    """
+    """Return (height, width, 3): a shape on gray; `phase` in [0, 1] moves it from left to right."""
     pixels = np.full((height, width, 3), 90, dtype=np.uint8)
     side = height // 3
     left = round(phase * (width - side))

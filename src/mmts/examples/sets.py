@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmts.errors import InputError
 from mmts.examples.drawing import COLOURS, SHAPES, picture, write_film, write_image
 
 _KINDS = tuple(product(COLOURS, SHAPES))  # 12
@@ -34,7 +33,7 @@ def draw_example(dataset: str, folder: Path, *, features: bool = False) -> Path:
     Existing files are overwritten. `features`: feature rows instead of films, for ek100.
     """
     if dataset == "ek100":
-        return draw_ek100(folder, layout="features" if features else "chunks")
+        return draw_ek100(folder, features)
     draw = {"flickr30k": draw_flickr30k, "coco": draw_coco, "cc3m": draw_cc3m, "youcook2": draw_youcook2}
     return draw[dataset](folder)
 
@@ -152,7 +151,6 @@ def draw_youcook2(folder: Path) -> Path:
     return folder
 
 
-LAYOUTS = ("chunks", "videos", "frames", "features")
 _RATE = 10  # frames per second
 _ACTION, _PAUSE = 1.3, 0.3  # seconds; the tenth action of a video is in two chunks
 _CHUNK = 15
@@ -182,14 +180,11 @@ _VIDEOS: dict[str, dict[str, Sequence[_Action]]] = {
 }
 
 
-def draw_ek100(folder: Path, layout: str = "chunks") -> Path:
+def draw_ek100(folder: Path, features: bool = False) -> Path:
     """Write 24 clips to train with and 8 to evaluate into `folder` and return it.
 
-    `layout`: "chunks" of 15 seconds as AVION's preparation makes them, whole "videos", official "frames" folders, or
-    "features" (4, 16) per clip. Raises InputError for any other.
+    Videos are in chunks of 15 seconds, as AVION's preparation makes them, or each clip has `features` (4, 16).
     """
-    if layout not in LAYOUTS:
-        raise InputError(f"layout must be one of {', '.join(LAYOUTS)}, not {layout!r}")
     annotations = folder / "retrieval_annotations"
     annotations.mkdir(parents=True, exist_ok=True)
     for split, videos in _VIDEOS.items():
@@ -206,7 +201,12 @@ def draw_ek100(folder: Path, layout: str = "chunks") -> Path:
                     *(names, [*nouns]),
                 ))  # fmt: skip
                 sentences[narration] = (identity, narration, _VERBS[verb], [*nouns], verb, names)
-            _write_media(folder, layout, video, actions)
+                if features:
+                    _write_features(folder / "features" / f"{identity}.npy", (verb, nouns))
+            if not features:
+                film, path = _film(actions), folder / "videos" / video[:3] / f"{video}.MP4"
+                for start in range(0, len(film), _CHUNK * _RATE):
+                    write_film(path / f"{start // _RATE}.MP4", film[start : start + _CHUNK * _RATE], _RATE)
         _write_csv(annotations / f"EPIC_100_retrieval_{split}.csv", _CLIP_COLUMNS, clips)
         columns = _SENTENCE_COLUMNS if split == "train" else _SENTENCE_COLUMNS[:2]
         rows = [row[: len(columns)] for row in sentences.values()]
@@ -229,12 +229,8 @@ def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[objec
         csv.writer(opened, lineterminator="\n").writerows([columns, *rows])
 
 
-def _write_media(folder: Path, layout: str, video: str, actions: Sequence[_Action]) -> None:
-    if layout == "features":
-        for at, action in enumerate(actions):
-            _write_features(folder / "features" / f"{video}_{at}.npy", action)
-        return
-    # Each action shows its nouns one after the other, then there is a pause.
+def _film(actions: Sequence[_Action]) -> list[npt.NDArray[np.uint8]]:
+    """Return the pictures of a video: each action shows its nouns one after the other, then there is a pause."""
     film: list[npt.NDArray[np.uint8]] = []
     count = round(_ACTION * _RATE)
     for verb, nouns in actions:
@@ -243,16 +239,7 @@ def _write_media(folder: Path, layout: str, video: str, actions: Sequence[_Actio
             phase = {"take": way, "put": 1 - way, "wash": 0.5}[verb]
             film.append(picture(*_KINDS[nouns[at * len(nouns) // count]], phase))
         film.extend([np.full_like(film[0], 90)] * round(_PAUSE * _RATE))
-    participant = video[:3]
-    path = folder / "videos" / participant / f"{video}.MP4"
-    if layout == "frames":
-        for number, pixels in enumerate(film, 1):
-            write_image(folder / participant / "rgb_frames" / video / f"frame_{number:010d}.jpg", pixels)
-    elif layout == "videos":
-        write_film(path, film, _RATE)
-    else:
-        for start in range(0, len(film), _CHUNK * _RATE):
-            write_film(path / f"{start // _RATE}.MP4", film[start : start + _CHUNK * _RATE], _RATE)
+    return film
 
 
 def _write_features(file: Path, action: _Action) -> None:

@@ -39,7 +39,7 @@ def write_huggingface(model: TwoTower, folder: Path) -> dict[str, Any]:
     tokens = tokenizer(captions, padding=padding, truncation=True, max_length=text.max_length, return_tensors="pt")
     inputs = {"input_ids": tokens["input_ids"]}
     inputs |= {} if text.pad_full else {"attention_mask": tokens["attention_mask"]}
-    x = loaded.get_image_features(pixel_values=image.normalized(pixels)).pooler_output
+    x = loaded.get_image_features(pixel_values=normalized(image, pixels)).pooler_output
     y = loaded.get_text_features(**inputs).pooler_output
     differences = compared("transformers", model, (pixels, x), (captions, y))
     return differences | {"logit_scale": float(loaded.logit_scale.exp())}
@@ -88,6 +88,11 @@ def check_no_heads(model: TwoTower, to: str) -> None:
             "--to onnx and --to sentence-transformers write them; for this format tune the towers themselves: "
             "--set 'model.head={kind: none}', and model.image.train, model.text.train or both lora, last-N or all"
         )
+
+
+def normalized(tower: MediaTower, pixels: Tensor) -> Tensor:
+    """Return pixels (B, 3, size, size) in [0, 1] as other programs give them to a model."""
+    return (pixels - tower.mean[:, None, None]) / tower.std[:, None, None]
 
 
 def layers_of(head: nn.Module) -> list[nn.Module]:

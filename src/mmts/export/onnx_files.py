@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmts.data.media.image import fit_square, to_pixels
-from mmts.errors import RunError, shortened
+from mmts.errors import RunError, first_line
 from mmts.models import TwoTower
 from mmts.models.base import MediaTower, TextTower
 from mmts.models.clip_text import ByteTokenizer, ClipText
@@ -125,8 +125,7 @@ def _trace(
                 dynamic_axes=dict.fromkeys(samples, axes) | {"embeddings": {0: "batch"}},
             )  # fmt: skip
     except (RuntimeError, TypeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RunError(f"{file.name}: torch cannot write this side as ONNX: {shortened(first, 240)}") from None
+        raise RunError(f"{file.name}: torch cannot write this side as ONNX: {first_line(error)}") from None
 
 
 def _session(file: Path) -> Any:
@@ -162,13 +161,10 @@ def build_tokenizer(tower: TextTower) -> Any:
         tokenizer = _of_bytes(inner) if isinstance(inner, ByteTokenizer) else _backend(tower, inner.tokenizer)
         tokenizer.enable_padding(pad_id=0)
     elif isinstance(tower, HuggingFaceText):
-        tokenizer = _backend(tower, tower.tokenizer)
-        tokenizer.enable_padding(
-            direction=tower.tokenizer.padding_side,
-            pad_id=tower.tokenizer.pad_token_id,
-            pad_token=tower.tokenizer.pad_token,
-            length=tower.max_length if tower.pad_full else None,
-        )
+        own = tower.tokenizer
+        tokenizer = _backend(tower, own)
+        padding = {"direction": own.padding_side, "pad_id": own.pad_token_id, "pad_token": own.pad_token}
+        tokenizer.enable_padding(**padding, length=tower.max_length if tower.pad_full else None)
     else:
         raise RunError(f"the text tower {tower.name!r} has no tokenizer that can be written to a file")
     tokenizer.enable_truncation(tower.max_length)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmts.errors import RunError
-from mmts.export.huggingface_pair import check_no_heads, compared, pair_of, scaled_pair
+from mmts.export.huggingface_pair import check_no_heads, compared, normalized, pair_of, scaled_pair
 from mmts.export.onnx_files import captions_for, pictures, to_inputs
 from mmts.files import write_json
 from mmts.models import TwoTower
@@ -65,7 +65,7 @@ def write_open_clip(model: TwoTower, folder: Path) -> dict[str, Any]:
     write_json(folder / f"{NAME}.json", _architecture(*sides))
     captions, pixels = captions_for(text), to_inputs(pictures(*[(image.size, image.size)] * 3), image)
     vit, transformer = _read_back(folder / f"{NAME}.pt", *sides)
-    x = vit.features(image.normalized(pixels)[:, None])
+    x = vit.features(normalized(image, pixels)[:, None])
     y = transformer(text.tokenize(captions))
     about = {"mean": image.mean.tolist(), "std": image.std.tolist(), "size": image.size, "resize": image.resize}
     scale = float(pair.logit_scale.exp())

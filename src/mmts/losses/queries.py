@@ -29,7 +29,6 @@ class LossFunction(Protocol[P]):
 
     def __call__(self, *arguments: P.args, **options: P.kwargs) -> Tensor:
         """Return the loss alone."""
-        ...
 
 
 def with_pull(both: Callable[P, tuple[Tensor, Tensor]]) -> LossFunction[P]:

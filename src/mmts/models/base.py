@@ -143,7 +143,7 @@ class MediaTower(Tower):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32, device="cpu"), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return the features (B, width) of images (B, 3, size, size) or clips (B, F, 3, size, size).
+        """Return the features (B, width) of images (B, 3, size, size) or clips (B, F, 3, size, size), uint8 or float.
 
         Raises InputError for another shape.
         """
@@ -152,17 +152,13 @@ class MediaTower(Tower):
         if pixels.shape[1:] != expected:
             shape = ", ".join(map(str, expected))
             raise InputError(f"tower {self.name!r} takes {kind} of shape (B, {shape}), not {tuple(pixels.shape)}")
-        return self.features(self.normalized(pixels))
-
-    def features(self, pixels: Tensor) -> Tensor:
-        """Return the features (B, width) of normalized pixels; every tower writes this."""
-        raise NotImplementedError
-
-    def normalized(self, pixels: Tensor) -> Tensor:
-        """Return pixels (..., 3, size, size), in [0, 1] or uint8, minus the mean, divided by the standard deviation."""
         if pixels.dtype == torch.uint8:
             pixels = pixels.to(self.mean.dtype) / 255
-        return (pixels - self.mean[:, None, None]) / self.std[:, None, None]
+        return self.features((pixels - self.mean[:, None, None]) / self.std[:, None, None])
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Return the features (B, width) of pixels less the mean over the deviation; every tower writes this."""
+        raise NotImplementedError
 
     def _settings(self) -> tuple[str, ...]:
         return (str(self.size), self.resize, str(self.mean.tolist()), str(self.std.tolist()))

@@ -299,11 +299,7 @@ class _ClipBlock(Checkpointed):
 
 
 class ClipBlocks(nn.ModuleList):
-    """The blocks of one of CLIP's transformers. An option that is None follows the weights, or CLIP without weights.
-
-    >>> ClipBlocks(8, 1, heads=2, activation=None, weights=None, eps=1e-6)(torch.rand(3, 5, 8)).shape
-    torch.Size([3, 5, 8])
-    """
+    """The blocks of one of CLIP's transformers. An option that is None follows the weights, or CLIP without weights."""
 
     def __init__(
         self,

@@ -139,7 +139,7 @@ def _media_rows(
         name,
         ordered,
         tower.width,
-        lambda part: compute([distinct[key] for key in ordered[part.start : part.stop]]),
+        lambda part: compute([distinct[key] for key in part]),
         unit="images" if tower.frames is None else "videos",
         chunk=max(1, 512 // (tower.frames or 1)),
     )
@@ -162,12 +162,8 @@ def text_features(
     """
     ordered = _distinct(captions)
     with _computing(tower, tower, batch_size, workers, bf16=True) as (compute, _):
-
-        def compute_part(part: range) -> Rows:
-            return compute(ordered[part.start : part.stop])
-
         if cached:
-            rows = cached_rows(_name_of(tower), ordered, tower.width, compute_part, unit="captions", chunk=512)
+            rows = cached_rows(_name_of(tower), ordered, tower.width, compute, unit="captions", chunk=512)
         else:
             rows = compute(ordered)
     return _repeated(rows, ordered, captions)

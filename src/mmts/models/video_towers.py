@@ -201,9 +201,6 @@ def load_video_tower(name: str | type[VideoTower], **options: Any) -> VideoTower
 
     >>> load_video_tower("frames", frames=4, size=32, image="small-resnet", image_options={"channels": 4}).width
     32
-    >>> load_video_tower("frame")
-    Traceback (most recent call last):
-    mmts.errors.RecipeError: unknown video tower 'frame'; did you mean 'frames'?
     """
     if isinstance(name, type):
         return base.make_tower(name, name.__name__, **options)

@@ -24,7 +24,6 @@ class SMS(Objective):
 
     `positives` are not used. Logs "margin", the policy's values, and "weight" (B,): how many comparisons with the
     positive pair have a cost, over the batch's mean (5.9).
-    Source: Wang et al., arXiv 2406.12256.
 
     >>> import torch
     >>> from mmts.policies import Fixed

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mmts.errors import InputError, plain
+from mmts.errors import InputError, check_rows, plain
 
 SimilarityOf = Literal["batch", "queries", "positive pairs"]
 
@@ -54,10 +54,8 @@ def check_index(index: Tensor, size: int, name: str = "index") -> Tensor:
     """Return `index` if it is (B,) integers in 0..size-1; otherwise raise InputError naming it and the row."""
     if index.ndim != 1 or index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
         raise InputError(f"{name} is {tuple(index.shape)} {index.dtype}; it must be (B,) of integers")
-    outside = (index < 0) | (index >= size)
-    if bool(outside.any()):
-        row = int(outside.nonzero()[0])
-        raise InputError(f"{name}[{row}] is {int(index[row])}; it must lie in 0..{size - 1}")
+    inside = (index >= 0) & (index < size)
+    check_rows(inside, f"{name}[{{row}}] is {{value}}; it must lie in 0..{size - 1}", index)
     return index
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmts.concepts.density import Scale, density_shift
-from mmts.errors import InputError
+from mmts.errors import InputError, check_rows
 from mmts.options import AtLeastOne, NotNegative, Positive
 from mmts.policies.base import Policy, check_index, check_positive, from_pair, scalar
 from mmts.schedules import Cosine, Schedule, check_progress
@@ -91,9 +91,7 @@ class Shifted(Policy):
             raise InputError(
                 f"Shifted: shift is {tuple(shift.shape)} {shift.dtype}; it must be (N,), N >= 1, floating point"
             )
-        if not bool(torch.isfinite(shift).all()):
-            row = int((~torch.isfinite(shift)).nonzero()[0])
-            raise InputError(f"Shifted: shift[{row}] is {shift[row].item()}; every shift must be finite")
+        check_rows(torch.isfinite(shift), "Shifted: shift[{row}] is {value}; every shift must be finite", shift)
         smallest = float(shift.min())
         # In the table's own dtype too: a shift of .1 in float32 is slightly above .1.
         lowest = min(schedule.minimum + smallest, float(shift.min() + schedule.minimum))

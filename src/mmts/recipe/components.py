@@ -11,10 +11,12 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -38,6 +40,8 @@ from mmts.schedules import SCHEDULES, Schedule
 
 Trust = Callable[[str], bool]
 """Whether code outside mmts, by its name in a recipe, may be run."""
+MAY_RUN: ContextVar[Trust] = ContextVar("may_run", default=lambda name: True)
+"""What applies to the recipe being read: its user may name any code, the recipe of a run directory what is trusted."""
 OUTSIDE = re.compile(r"(.+\.py|[A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 """How a recipe names a class outside mmts: `file.py:Class` or `module:Class`."""
 _MEANING = re.compile(r"^ {4}(\w+(?:, \w+)*): ((?:.+)(?:\n {8}.+)*)", re.MULTILINE)
@@ -157,13 +161,13 @@ def described(file: str | None = None) -> dict[str, dict[str, str]]:
 # --- from a recipe's content to sections ------------------------------------------------------------------------------
 
 
-def objective_section(content: Any, trust: Trust) -> ComponentSection:
+def objective_section(content: Any) -> ComponentSection:
     """Return a recipe's `objective` as a section of the class it names. Raises RecipeError naming the key."""
     if isinstance(content, ComponentSection):
         return content
     if isinstance(content, Mapping) and OBJECTIVE.key not in content:
         content = {OBJECTIVE.key: "info_nce", **content}
-    section, prepared = section_of(OBJECTIVE, content, "objective", trust)
+    section, prepared = section_of(OBJECTIVE, content, "objective")
     return validated_at("objective", section, prepared, content)  # type: ignore[no-any-return]
 
 
@@ -179,7 +183,7 @@ def validated_at(place: str, kind: Any, prepared: Any, content: Any) -> Any:
 
 
 def section_of(
-    family: Family, content: Any, place: str, trust: Trust, published: RecipeDefault | None = None
+    family: Family, content: Any, place: str, published: RecipeDefault | None = None
 ) -> tuple[type[ComponentSection], dict[str, Any]]:
     """Return the section that `content` must fit, and the content with numbers written out as components.
 
@@ -192,14 +196,14 @@ def section_of(
         value = "empty" if content is None else quoted(content)
         raise RecipeError(f"{place} is {value}; it must be {number}a section {{{family.key}: ...}}")
     name, prepared = content.get(family.key), dict(content)
-    component = component_named(family, name, place, content, trust)
+    component = component_named(family, name, place, content)
     defaults = {} if published is None else published.options.get(str(name), {})
     definitions: dict[str, Any] = {family.key: (Literal[name], name)}
     try:
         for option in options_of(component):
             kind, default = option.hint, defaults.get(option.name, option.default)
             if option.family is not None:
-                kind, default = _inner(option, default, prepared, f"{place}.{option.name}", trust)
+                kind, default = _inner(option, default, prepared, f"{place}.{option.name}")
             definitions[option.name] = (kind, ... if default is _REQUIRED else default)
         section = create_model(f"{component.__name__}Section", __base__=ComponentSection, **definitions)
     except RecipeError:
@@ -211,7 +215,7 @@ def section_of(
     return section, prepared
 
 
-def _inner(option: Option, default: Any, content: dict[str, Any], place: str, trust: Trust) -> tuple[Any, Any]:
+def _inner(option: Option, default: Any, content: dict[str, Any], place: str) -> tuple[Any, Any]:
     """Return the type and the default of an option that is a component, with its numbers written out in `content`."""
     assert option.family is not None
     published = next((item for item in get_args(option.hint) if isinstance(item, RecipeDefault)), None)
@@ -223,10 +227,10 @@ def _inner(option: Option, default: Any, content: dict[str, Any], place: str, tr
     if option.is_list:
         if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
             raise RecipeError(f"{place} is {quoted(value)}; it must be a list")
-        parts = [section_of(option.family, item, f"{place}[{i}]", trust) for i, item in enumerate(value)]
+        parts = [section_of(option.family, item, f"{place}[{i}]") for i, item in enumerate(value)]
         content[option.name] = [prepared for _, prepared in parts]
         return tuple[tuple(section for section, _ in parts)], ...  # type: ignore[misc]
-    section, prepared = section_of(option.family, as_content(value), place, trust, published)
+    section, prepared = section_of(option.family, as_content(value), place, published)
     if option.name not in content:
         return section, section.model_validate(prepared)
     content[option.name] = prepared
@@ -257,7 +261,7 @@ def _family_in(hint: Any) -> tuple[Family | None, bool]:
 
 def _unpickled(family: int, content: dict[str, Any]) -> ComponentSection:
     """Return a section that was pickled; whoever pickled it trusted the code that it names."""
-    section, prepared = section_of(FAMILIES[family], content, FAMILIES[family].word, lambda name: True)
+    section, prepared = section_of(FAMILIES[family], content, FAMILIES[family].word)
     return section.model_validate(prepared)
 
 
@@ -279,15 +283,15 @@ def _names(value: Any) -> Iterator[str]:
             yield from _names(inner)
 
 
-def component_named(family: Family, name: Any, place: str, content: Mapping[Any, Any], trust: Trust) -> type[Any]:
+def component_named(family: Family, name: Any, place: str, content: Mapping[Any, Any]) -> type[Any]:
     """Return the class that a recipe names. Raises RecipeError with the nearest name if no class has it."""
     if isinstance(name, str) and name in family.table:
         return family.table[name]
     if isinstance(name, str) and ":" in name:
-        return _outside_class(family, name, f"{place}.{family.key}", trust)
+        return _outside_class(family, name, f"{place}.{family.key}")
     if name is not None:
         near = nearest(str(name), family.table)
-        is_folder = "/" in str(name) or Path(str(name)).is_dir()
+        is_folder = "/" in str(name) or os.path.isdir(str(name))  # False for what no path can be
         if family.other is not None and (is_folder or not near.startswith("did you mean")):
             return family.other
         raise RecipeError(f"{place}.{family.key} is {quoted(name)}; {near}")
@@ -297,9 +301,9 @@ def component_named(family: Family, name: Any, place: str, content: Mapping[Any,
     raise RecipeError(f"{place}.{family.key} is missing; it must be one of {', '.join(family.table)}")
 
 
-def _outside_class(family: Family, name: str, place: str, trust: Trust) -> type[Any]:
+def _outside_class(family: Family, name: str, place: str) -> type[Any]:
     """Import a class outside mmts, named as `file.py:Class` or `module:Class`; RecipeError says why it cannot be."""
-    if not trust(name):
+    if not MAY_RUN.get()(name):
         raise RecipeError(
             f"{place} names code outside mmts, {name}, which runs only if you trust it: add --trust-code if you do"
         )

@@ -14,7 +14,7 @@ from mmts.models import Vocabulary, base, load_image_tower, load_text_tower, loa
 from mmts.models.trainable import Form, set_trainable
 from mmts.models.video_towers import FramesTower
 from mmts.recipe import components
-from mmts.recipe.components import IMAGE_TOWER, TEXT_TOWER, VIDEO_TOWER, Family, Trust, validated_at
+from mmts.recipe.components import IMAGE_TOWER, TEXT_TOWER, VIDEO_TOWER, Family, validated_at
 from mmts.recipe.section import Section
 
 FEATURES = "features"
@@ -25,10 +25,6 @@ _YOURS = "a class of yours (`file.py:Class` or `module:Class`)"
 TowerName = Annotated[str | None, Field(description=f"A built-in tower, {_YOURS}, or a Hugging Face name or folder.")]
 _SIZE = "Side of the square input in pixels (default: the tower's own)."
 Size = Annotated[int | None, Field(ge=8, le=4096, description=_SIZE)]
-
-
-def _trust(info: ValidationInfo) -> Trust:
-    return (lambda name: True) if info.context is None else info.context["trust"]
 
 
 class Lora(Section):
@@ -65,11 +61,11 @@ class Tower(Section):
         name = info.data.get("tower")
         if name is None or not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             return value  # pydantic reports the mistake
-        place, trust = cls.place(), _trust(info)
-        options = _checked_options(cls.family, name, value, place, "options", trust)
+        place = cls.place()
+        options = _checked_options(cls.family, name, value, place, "options")
         if (cls.family, name) == (VIDEO_TOWER, "frames"):
             image, inner, place = options["image"], options["image_options"] or {}, f"{place}.options"
-            options["image_options"] = _checked_options(_FRAME, image, inner, place, "image_options", trust)
+            options["image_options"] = _checked_options(_FRAME, image, inner, place, "image_options")
         return options
 
     @model_validator(mode="after")
@@ -90,11 +86,11 @@ class Tower(Section):
         """Return the key of this section in a recipe."""
         return f"model.{cls.family.word.removesuffix(' tower')}"
 
-    def component(self, trust: Trust = lambda name: True) -> Any:
+    def component(self) -> Any:
         """Return the class of the tower, or None if `model.start` or the data, as features, stand in for it."""
         if self.tower is None or (self.tower == FEATURES and self.family is not TEXT_TOWER):
             return None
-        return components.component_named(self.family, self.tower, self.place(), {}, trust)
+        return components.component_named(self.family, self.tower, self.place(), {})
 
     def takes(self, parameter: str) -> bool:
         """Return whether the constructor of the tower has a parameter of this name."""
@@ -120,12 +116,13 @@ class Tower(Section):
         options = {} if self.lora is None else self.lora.model_dump()
         set_trainable(tower, self.train, **options)
 
-    def check(self, pretrained: bool, trust: Trust) -> None:
+    def check(self, pretrained: bool) -> None:
         """Raise RecipeError for a size, or a combination of options, that the tower cannot have."""
-        component = self.component(trust)
+        component = self.component()
         if component is None:
             if self.tower == FEATURES and self.trains_tower:
-                raise RecipeError(f"{self.place()}.train is {self.train}, but the data hold features; use head or none")
+                what = f"the tower {FEATURES!r} has nothing to train; set train to head"
+                raise RecipeError(f"{self.place()}.train is {self.train}, but {what}")
             return
         self._check_keys(component, "size", "frames")
         if component.from_scratch and not pretrained and self.options.get("weights") is None:
@@ -156,18 +153,16 @@ class Tower(Section):
 
 def _must_train(section: Tower) -> str:
     starts = f"{section.place()}: the tower {section.tower!r} starts from random weights"
-    return f"{starts}, so all of it has to train: set train to all"
+    return f"{starts}, so it has to train: set train to all"
 
 
-def _checked_options(
-    family: Family, name: str, options: Mapping[str, Any], place: str, key: str, trust: Trust
-) -> dict[str, Any]:
+def _checked_options(family: Family, name: str, options: Mapping[str, Any], place: str, key: str) -> dict[str, Any]:
     """Return a tower's options, at `place.key` in the recipe, with its defaults. Raises RecipeError naming the key."""
     if name == FEATURES and family in (IMAGE_TOWER, VIDEO_TOWER):
         if options:
             raise RecipeError(f"{place}.{key}: the tower {FEATURES!r} has no options")
         return {}
-    section, prepared = components.section_of(family, {**options, family.key: name}, place, trust)
+    section, prepared = components.section_of(family, {**options, family.key: name}, place)
     known = [option for option in section.model_fields if option != family.key]
     for option in options:
         if option not in known:
@@ -238,19 +233,19 @@ class VideoTower(Tower):
     def arguments(self) -> dict[str, Any]:
         """Return the options, and the keys beside them; a class of yours as the tower of the frames is imported."""
         outside = self.tower == "frames" and ":" in str(self.options["image"])
-        return super().arguments() | ({"image": self._image(lambda name: True)} if outside else {})
+        return super().arguments() | ({"image": self._image()} if outside else {})
 
-    def check(self, pretrained: bool, trust: Trust) -> None:
+    def check(self, pretrained: bool) -> None:
         """Raise RecipeError for a size, or options, that the tower or its frames' tower cannot have."""
-        super().check(pretrained, trust)
+        super().check(pretrained)
         if self.tower == "frames":
-            image = self._image(trust)
+            image = self._image()
             self._check_keys(image, "size")
             if image.from_scratch:
                 self._try(FramesTower)
 
-    def _image(self, trust: Trust) -> Any:
-        return components.component_named(_FRAME, self.options["image"], f"{self.place()}.options", {}, trust)
+    def _image(self) -> Any:
+        return components.component_named(_FRAME, self.options["image"], f"{self.place()}.options", {})
 
 
 class TextTower(Tower):
@@ -312,7 +307,7 @@ class Model(Section):
         return value if start is None else _with_start(value)
 
     @model_validator(mode="after")
-    def _one_media_side(self, info: ValidationInfo) -> "Model":
+    def _one_media_side(self) -> "Model":
         if self.image is not None and self.video is not None:
             raise ValueError("give one of `image` and `video`, not both (null takes one out)")
         if self.pretrained is not None:
@@ -325,7 +320,7 @@ class Model(Section):
             if self.head.kind != "none":
                 raise ValueError(f"pretrained needs head.kind none, not {self.head.kind}")
         for tower in (self.media, self.text):
-            tower.check(self.pretrained is not None, _trust(info))
+            tower.check(self.pretrained is not None)
         return self
 
     @property

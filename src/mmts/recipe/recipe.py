@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from mmts.errors import RecipeError, nearest, quoted
 from mmts.evaluation.measures import needs_graded
 from mmts.files import atomic_write, file_name, why_missing
-from mmts.recipe.components import OUTSIDE, ComponentSection, Trust, checked_objective, objective_section
+from mmts.recipe.components import OUTSIDE, ComponentSection, checked_objective, objective_section
 from mmts.recipe.model_section import ImageTower, Model, VideoTower
 from mmts.recipe.section import Section, validated
 from mmts.recipe.sections import Columns, Concepts, Data, Train
@@ -54,10 +54,6 @@ class Published(Section):
     """Published results in percent, by name."""
 
 
-def _objective(value: Any, info: ValidationInfo) -> ComponentSection:
-    return objective_section(value, (lambda name: True) if info.context is None else info.context["trust"])
-
-
 class Recipe(Section):
     """The whole of a run."""
 
@@ -70,9 +66,7 @@ class Recipe(Section):
     data: Data = Data()
     concepts: Concepts = Concepts()
     model: Model = Model()
-    objective: Annotated[SerializeAsAny[ComponentSection], BeforeValidator(_objective)] = objective_section(
-        {}, lambda name: False
-    )
+    objective: Annotated[SerializeAsAny[ComponentSection], BeforeValidator(objective_section)] = objective_section({})
     train: Train
 
     @model_validator(mode="after")
@@ -144,29 +138,26 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] | Mapping[str
     return parse_recipe(with_whole_names(override(content, overrides), Path(), source), source)
 
 
-def parse_recipe(content: Mapping[str, Any], source: str = "recipe", trust: Trust = lambda name: True) -> Recipe:
+def parse_recipe(content: Mapping[str, Any], source: str = "recipe") -> Recipe:
     """Check a recipe given as nested mappings, including every component in it.
 
-    Code outside mmts that it names is run if `trust` says so. Raises RecipeError naming the key.
+    Raises RecipeError naming the key.
     """
     beside = ("versions", "own_objects")  # recorded by a run in its recipe.yaml, and not part of the recipe
     content = {key: value for key, value in content.items() if key not in beside}
     check_extent(content, source)
     try:
-        return validated(Recipe, content, source, {"trust": trust})
+        return validated(Recipe, content, source)
     except RecipeError as error:
         raise RecipeError(str(error) if str(error).startswith(f"{source}: ") else f"{source}: {error}") from None
 
 
-def parse_concepts(content: Mapping[str, Any]) -> Concepts:
-    """Check a recipe's `concepts` section given by itself."""
-    return validated(Concepts, content, "concepts")
-
-
-def parse_mapping(text: str, source: str, holds: str) -> dict[str, Any]:
+def parse_mapping(text: str | bytes, source: str, holds: str) -> dict[str, Any]:
     """Read YAML that must be a mapping with what `holds` says. Raises RecipeError naming `source`."""
     try:
-        content = load_yaml(text)
+        content = load_yaml(text if isinstance(text, str) else text.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise RecipeError(f"{source} is not UTF-8 text") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -319,7 +310,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read(name_or_path: str) -> tuple[str, str, str]:
+def _read(name_or_path: str) -> tuple[str | bytes, str, str]:
     """Return a recipe's text, its name, and what messages call it."""
     shipped = shipped_recipes()
     if name_or_path in shipped:
@@ -329,7 +320,4 @@ def _read(name_or_path: str) -> tuple[str, str, str]:
         raise RecipeError(f"there is no shipped recipe {name_or_path!r}; {nearest(name_or_path, shipped)}")
     if not path.is_file():
         raise RecipeError(f"recipe file {path} {why_missing(path)}")
-    try:
-        return path.read_text(encoding="utf-8"), path.stem, str(path)
-    except UnicodeDecodeError:
-        raise RecipeError(f"{path} is not UTF-8 text") from None
+    return path.read_bytes(), path.stem, str(path)

@@ -13,7 +13,7 @@ import yaml
 from mmts.console import console
 from mmts.errors import RunError
 from mmts.files import atomic_write, leftovers, locked, read_json, why_missing
-from mmts.recipe.components import Trust
+from mmts.recipe.components import MAY_RUN, Trust
 from mmts.recipe.recipe import Recipe, load_yaml, parse_recipe, save_recipe
 
 # Settings that a resumed run may change: none of them affects the batches, the schedules or the gradients.
@@ -57,6 +57,7 @@ class RunDirectory:
         self.metrics_file = path / "metrics.json"  # the run's scores on its own data
         self.judgement_file = path / "judgement.npz"  # behind metrics.json: ranks, first results, groups and labels
         self.evaluations = path / "evaluations"  # scores on other data or splits: NAME.json and NAME.npz
+        self.before_file = self.evaluations / "before.json"  # scores of the pretrained pair that the run started from
         self.index = path / "index"  # what `mmts index` made, for searching
         self.lock_file = path / ".lock"  # the process that writes the run, while it does
 
@@ -117,7 +118,11 @@ class RunDirectory:
 
     def recipe(self) -> Recipe:
         """Read the resolved recipe; raises RunError if this is not a run directory."""
-        return parse_recipe(self._recipe_content(), str(self.recipe_file), _TRUSTED.get())
+        content, token = self._recipe_content(), MAY_RUN.set(_TRUSTED.get())
+        try:
+            return parse_recipe(content, str(self.recipe_file))
+        finally:
+            MAY_RUN.reset(token)
 
     def own_objects(self) -> dict[str, str]:
         """Return the classes of the model and the objective that `mmts.train` was given as objects, by "model" etc."""
@@ -161,7 +166,13 @@ class RunDirectory:
 
     def _remove_start(self) -> None:
         """Remove the files written before the first step, if there are no others (such as unreadable.txt)."""
-        start = {self.recipe_file, self.concepts_file, self.vocabulary_file, self.path / "tensorboard"}
+        start = {
+            self.recipe_file,
+            self.concepts_file,
+            self.vocabulary_file,
+            self.evaluations,
+            self.path / "tensorboard",
+        }
         if set(self.path.iterdir()) - {self.lock_file} <= start:
             for file in start:
                 shutil.rmtree(file, ignore_errors=True) if file.is_dir() else file.unlink(missing_ok=True)
@@ -184,7 +195,8 @@ class RunDirectory:
         The files of a run that never trained (for example, because of a mistake in its recipe) are replaced. Keys that
         affect neither batches nor schedules nor gradients may differ (see `go_on`), and so may the path of the data.
         """
-        for file in [*leftovers(self.path), *([] if self.has_started else [self.concepts_file, self.vocabulary_file])]:
+        start = [self.concepts_file, self.vocabulary_file, self.before_file, self.ranks_file(self.before_file)]
+        for file in [*leftovers(self.path), *([] if self.has_started else start)]:
             file.unlink(missing_ok=True)
         if not self.has_started:
             save_recipe(recipe, self.recipe_file, versions, own_objects)

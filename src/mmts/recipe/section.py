@@ -65,9 +65,7 @@ class Section(BaseModel):
         return value
 
 
-def validated(
-    section: type[SectionType], content: Mapping[str, Any], source: str, context: Mapping[str, Any] | None = None
-) -> SectionType:
+def validated(section: type[SectionType], content: Mapping[str, Any], source: str) -> SectionType:
     """Check nested mappings against a section; raises RecipeError naming `source`, key, value and what is accepted.
 
     >>> from mmts.recipe.sections import Train
@@ -76,7 +74,7 @@ def validated(
     mmts.errors.RecipeError: train: epochs is 'few'; it must be a whole number; warmup is 1; it must be less than 1
     """
     try:
-        return section.model_validate(content, context=context)
+        return section.model_validate(content)
     except ValidationError as error:
         raise RecipeError(f"{source}: {explain(error, content)}") from None
 

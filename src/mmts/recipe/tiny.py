@@ -32,7 +32,7 @@ def tiny(recipe: Recipe, overrides: Sequence[str] = ()) -> Recipe:
         model |= {"start": str(_pair(recipe.model.start)), "image": model["image"] | {"size": None}}
     else:
         if recipe.model.media.tower != FEATURES:
-            model[recipe.model.kind] = (_video_tower if recipe.model.video else _image_tower)(model[recipe.model.kind])
+            model[recipe.model.kind] = _media_tower(model[recipe.model.kind])
         model |= {"text": _text_tower(model["text"]["tower"]), "width": _WIDTH, "pretrained": None, "start": None}
         model["head"] = {"kind": "linear"}
     train |= {
@@ -61,14 +61,11 @@ def _pair(start: str) -> Path:
     return made_pair(cache_root() / "tiny" / kind, kind)
 
 
-def _image_tower(section: dict[str, Any]) -> dict[str, Any]:
-    name, options = _small_image(section["tower"])
-    return {"tower": name, "train": "all", "size": _SIZE, "options": options}
-
-
-def _video_tower(section: dict[str, Any]) -> dict[str, Any]:
-    small = section | {"train": "all", "size": _SIZE, "frames": min(_FRAMES, section["frames"] or _FRAMES)}
-    small |= {"tower": section["tower"] or "frames", "lora": None}
+def _media_tower(section: dict[str, Any]) -> dict[str, Any]:
+    small = section | {"train": "all", "size": _SIZE, "lora": None}
+    if "frames" not in section:  # an image tower
+        return small | dict(zip(("tower", "options"), _small_image(section["tower"]), strict=True))
+    small |= {"tower": section["tower"] or "frames", "frames": min(_FRAMES, section["frames"] or _FRAMES)}
     if section["tower"] == "space-time-vit":
         return small | {"options": {"patch": 8, "output_width": _WIDTH, **_SMALL}}
     image, options = _small_image(str(section["options"].get("image", "")))

@@ -317,10 +317,8 @@ def inline_svg(
             ElementTree.SubElement(point, "title").text = tooltip
         artist.set("class", "hover" if gid.startswith("hover-") else "mark")
     style = f"max-width:{root.attrib['width'].replace('pt', 'px')}"
-    for unused in ("width", "height", "version"):
-        del root.attrib[unused]
-    root.attrib |= {"role": "img", "aria-label": label, "class": "chart", "data-read": read, "tabindex": "0"}
-    root.set("style", style)
+    about = {"role": "img", "aria-label": label, "class": "chart", "data-read": read, "tabindex": "0", "style": style}
+    root.attrib = {"viewBox": root.attrib["viewBox"], **about}
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 

@@ -29,44 +29,37 @@ def rule_in_words(recipe: Recipe, own_objects: Mapping[str, str] = {}) -> str:
     """Say in a few words what a recipe's rule does, and which `own_objects` took the place of its sections.
 
     >>> from mmts.recipe.sections import Train
-    >>> rule_in_words(Recipe(train=Train(epochs=1)))
-    'temperature 0.07 throughout'
     >>> rule_in_words(Recipe(train=Train(epochs=1)), {"model": "mine:Net"})
     'temperature 0.07 throughout, on a model given as an object of the class mine:Net'
     """
-    words = _objective_in_words(recipe)
+    component = recipe.objective.component
+    words = summary(component).partition(" (")[0].removesuffix(".")
     if kind := own_objects.get("objective"):
         words = f"an objective given as an object of the class {clean(kind)}"
+    elif policy := getattr(recipe.objective, component.value_name, None):
+        value = f"{component.value_name} {policy.component.in_words(policy.model_dump())}"
+        words = value if component in (InfoNCE, MaxMargin) else f"{words.partition(':')[0]}, {value}"
     if kind := own_objects.get("model"):
         words += f", on a model given as an object of the class {clean(kind)}"
     return words
-
-
-def _objective_in_words(recipe: Recipe) -> str:
-    component = recipe.objective.component
-    policy = getattr(recipe.objective, component.value_name, None)
-    about = summary(component).partition(" (")[0].removesuffix(".")
-    if policy is None:
-        return about
-    words = f"{component.value_name} {policy.component.in_words(policy.model_dump())}"
-    return words if component in (InfoNCE, MaxMargin) else f"{about.partition(':')[0]}, {words}"
 
 
 def value_word(group: RunGroup) -> str:
     """Return what a rule sets, "temperature" or "margin"; of an objective given as an object, what the run logged."""
     if "objective" in group.own_objects:
         return "margin" if "margin" in next(RunDirectory(group.paths[0]).log_lines(), {}) else "temperature"
-    word: str = group.recipe.objective.component.value_name
-    return word
+    return str(group.recipe.objective.component.value_name)
 
 
 def value_curve(group: RunGroup, distribution: ConceptDistribution | None) -> tuple[list[Line], bool]:
     """Return a rule's temperature or margin over training, and whether it comes from the first run's log.
 
     It is computed if the recipe's rule was used and neither learns nor looks at the batch: mean, minimum and maximum of
-    head, mid and tail.
-    The log has only the means of the groups. A single line stands for all samples if they have the same values.
+    head, mid and tail. The log has only the means of the groups. A single line stands for all samples if they have the
+    same values.
     """
+    if group.is_start:
+        return [], False
     word = value_word(group)
     section = None if "objective" in group.own_objects else getattr(group.recipe.objective, word, None)
     if distribution is not None and section is not None:

@@ -29,6 +29,7 @@ from mmts.report.gallery import make_gallery
 from mmts.report.tail import LongTail
 from mmts.report.wording import clean, in_title, interval_in_words, listed, signed
 
+START_IN_WORDS = "the pretrained pair that the run started from, before training"
 _LONGEST_FOLDER = 60
 
 
@@ -67,7 +68,8 @@ def _fill_in(contents: Contents, out: Path, title: str | None) -> str:
     tail = None if first_concepts is None else LongTail(first_concepts)
     names, folder = [group.name for group in contents.groups], contents.groups[0].recipe.data.path
     metrics, measure = [metrics for group in contents.groups for metrics in group.metrics], contents.measure
-    logs = [RunDirectory(path).log_lines() for group in contents.groups for path in group.paths]
+    tuned = [group for group in contents.groups if not group.is_start]
+    logs = [RunDirectory(path).log_lines() for group in tuned for path in group.paths]
     return template.render(
         contents=contents,
         title=clean(title or listed(names) + (f" on {folder.name}" if folder is not None else "")),
@@ -110,7 +112,7 @@ def _rules(contents: Contents) -> list[dict[str, str]]:
     rules = []
     for group in contents.groups:
         recipe = yaml.safe_dump(group.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        words = rule_in_words(group.recipe, group.own_objects)
+        words = START_IN_WORDS if group.is_start else rule_in_words(group.recipe, group.own_objects)
         rules.append({"name": group.name, "words": words[:1].upper() + words[1:], "recipe": recipe})
     return rules
 
@@ -138,7 +140,7 @@ def _values(contents: Contents) -> dict[str, Any]:
 
 
 def _learning(contents: Contents) -> dict[str, Any]:
-    rules = list(enumerate(contents.groups))
+    rules = [(number, group) for number, group in enumerate(contents.groups) if not group.is_start]
     losses = [line for rule in rules if (line := loss_line(*rule))]
     panels = [("Loss", charts.training_panel("Loss", "training loss", losses, "{:.2f}", "loss"))] if losses else []
     for at, direction in enumerate(contents.directions):
@@ -189,7 +191,8 @@ def _commands(contents: Contents, out: Path) -> str:
     """
     lines: list[str] = []
     again: list[str] = []
-    for number, group in enumerate(contents.groups):
+    groups = [group for group in contents.groups if not group.is_start]  # a run brings its start along
+    for number, group in enumerate(groups):
         folder = "again/" + (re.sub(r"[^\w.-]+", "-", group.name).strip("-.")[:_LONGEST_FOLDER] or "run")
         if any(run.startswith(folder) for run in again):
             folder += f"-{number + 1}"
@@ -213,8 +216,8 @@ def _commands(contents: Contents, out: Path) -> str:
         file = f"/evaluations/{first.given.name}" if first.is_evaluation else ""
         again += [shlex.quote(where.replace("$seed", str(seed)) + file) for seed in group.seeds]
     report = ["mmts report", *again, "--out", shlex.quote(f"again/{out.name}")]
-    if not any("," in group.name for group in contents.groups):  # the option separates names by commas
-        report += ["--names", shlex.quote(",".join(group.name for group in contents.groups))]
+    if not any("," in group.name for group in groups):  # the option separates names by commas
+        report += ["--names", shlex.quote(",".join(group.name for group in groups))]
     return "\n".join([*lines, " ".join(report)])
 
 

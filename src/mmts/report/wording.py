@@ -23,11 +23,7 @@ def clean(text: object, longest: int = 160) -> str:
 
 
 def isolated(text: str) -> str:
-    r"""Wrap right-to-left text in Unicode isolates, so that the text beside it keeps its order.
-
-    >>> isolated("shoe"), len(isolated("\u05e0\u05e2\u05dc"))
-    ('shoe', 5)
-    """
+    """Wrap right-to-left text in Unicode isolates, so that the text beside it keeps its order."""
     if any(unicodedata.bidirectional(char) in ("R", "AL") for char in text):
         return f"\N{FIRST STRONG ISOLATE}{text}\N{POP DIRECTIONAL ISOLATE}"
     return text
@@ -43,27 +39,15 @@ def signed(value: float) -> str:
 
 
 def interval_in_words(gap: Gap) -> str:
-    """Write the interval of a difference.
-
-    >>> interval_in_words(Gap(0.5, -0.31, 1.26))
-    '−0.3 to +1.3'
-    """
+    """Write the interval of a difference, such as "−0.3 to +1.3"."""
     return f"{signed(gap.low)} to {signed(gap.high)}"
 
 
 def in_title(direction: str) -> str:
-    """Write a direction as a title.
-
-    >>> in_title("text_to_image")
-    'Text to image'
-    """
+    """Write a direction as a title, such as "Text to image"."""
     return direction.replace("_", " ").capitalize()
 
 
 def listed(words: list[str]) -> str:
-    """Write words as an English list.
-
-    >>> listed(["a"]), listed(["a", "b", "c"])
-    ('a', 'a, b and c')
-    """
+    """Write words as an English list: "a, b and c"."""
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)

@@ -8,9 +8,8 @@ from mmts.console import console, print_json
 from mmts.errors import InputError
 from mmts.files import atomic_write, check_file_path, why_missing
 from mmts.report.wording import clean
-from mmts.search.page import Answer, render
 from mmts.search.query import Hit, open_searcher
-from mmts.search.serve import serve
+from mmts.search.serve import Answer, render, serve
 
 
 def search(
@@ -44,15 +43,9 @@ def search(
         with atomic_write(page, "w") as file:
             file.write(render(searcher, Answer(title, hits), stands_alone=True))
     if as_json:
-        print_json(
-            {
-                "query": {"text" if image is None else "image": title},
-                "index": str(searcher.index.folder),
-                "num_items": len(searcher.index),
-                "exact": searcher.is_exact,
-                "hits": [hit.to_json() for hit in hits],
-            }
-        )
+        asked = {"text" if image is None else "image": title}
+        about = {"index": str(searcher.index.folder), "num_items": len(searcher.index), "exact": searcher.is_exact}
+        print_json({"query": asked, **about, "hits": [hit.to_json() for hit in hits]})
         return
     _print_hits(hits)
     if page is not None:

@@ -2,8 +2,6 @@
 
 The embeddings' file is named by the hash of its contents, and index.json, written last, names it. Whenever a process is
 killed, two files that belong together are there.
-
-An index is searched by cosine: every item is compared, or from 100,000 items on, those of the nearest cells.
 """
 
 from collections.abc import Sequence
@@ -23,7 +21,7 @@ from mmts.files import atomic_write, content_hash, leftovers
 Rows = npt.NDArray[np.float32]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-EXACT_UNDER = 100_000  # items
+EXACT_UNDER = 100_000  # items; larger indexes are searched only in the nearest cells
 _CELLS = 4.0  # times the square root of the number of items
 _SEARCHED = 0.125  # share of the cells; docs/searching.md has the measured recall
 _MAX_TRAINING = 64  # items per cell, in k-means

@@ -1,10 +1,11 @@
-"""The server of the page: it answers this machine only, and serves nothing but what is named here."""
+"""The page of a search, as a file of its own or from a server that answers this machine only."""
 
 import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,12 +13,19 @@ from importlib import resources
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 from mmts.console import console
-from mmts.errors import DataError, MmtsError, RunError
-from mmts.report.pictures import picture
-from mmts.search.page import SIZES, UPLOAD_LIMIT, Answer, render
+from mmts.errors import DataError, MmtsError, RunError, counted
+from mmts.report.pictures import data_uri, picture
+from mmts.report.wording import clean, isolated
 from mmts.search.query import Hit, Searcher
 
+UPLOAD_LIMIT = 32 * 2**20  # bytes
+SIZES = {"small": 320, "large": 1600}  # pixels of the longer side
+_TEMPLATES = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+_TEMPLATES.loader = PackageLoader("mmts.search", "")
+_TEMPLATES.filters["line"] = lambda value: isolated(clean(value))
 _MAX_CHARACTERS, _MAX_RESULTS = 1000, 200
 _HTML, _JPEG = "text/html; charset=utf-8", "image/jpeg"
 _FILES = {"/page.css": "text/css; charset=utf-8", "/page.js": "text/javascript; charset=utf-8"}
@@ -31,6 +39,43 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The content of a page."""
+
+    query: str  # the words, or a name for the picture; empty without a query
+    hits: Sequence[Hit] = ()  # nearest first
+    problem: str = ""  # why the search failed
+    seconds: float | None = None  # how long the search took
+    more: str = ""  # the address of a longer list
+
+
+def render(
+    searcher: Searcher, answer: Answer, *, text: str = "", stands_alone: bool = False, only_answer: bool = False
+) -> str:
+    """Return the server's page with `text` in its form, or only its part that depends on the answer.
+
+    stands_alone: a page without the form that contains its pictures and needs no server.
+    """
+
+    def source(hit: Hit, size: str) -> str | None:
+        if stands_alone:
+            return data_uri(hit.medium, SIZES[size])
+        return None if hit.medium.is_features else f"/{size}/{hit.number}"
+
+    captions = dict.fromkeys(hit.item.caption for hit in answer.hits if hit.item.caption != hit.item.path)
+    examples = [] if answer.query else [caption for caption in captions if len(caption) <= 60][:3]
+    kind = searcher.encoder.kind
+    template = _TEMPLATES.get_template("page.html")
+    context = template.new_context(
+        {
+            "answer": answer, "searcher": searcher, "kind": kind, "items": counted(len(searcher.index), kind),
+            "limit": UPLOAD_LIMIT, "text": text, "stands_alone": stands_alone, "examples": examples, "source": source,
+        }
+    )  # fmt: skip
+    return "".join(template.blocks["answer"](context) if only_answer else template.root_render_func(context))
 
 
 def serve(searcher: Searcher, port: int, k: int) -> None:
@@ -86,9 +131,8 @@ class _Handler(BaseHTTPRequestHandler):
         if url.path == "/":
             self._send(HTTPStatus.OK, _HTML, self._page(url.query))
         elif url.path in _FILES:
-            self._send(
-                HTTPStatus.OK, _FILES[url.path], resources.files("mmts.search").joinpath(url.path[1:]).read_bytes()
-            )
+            file = resources.files("mmts.search").joinpath(url.path[1:])
+            self._send(HTTPStatus.OK, _FILES[url.path], file.read_bytes())
         elif match := re.fullmatch(r"/(small|large)/([0-9]{1,9})", url.path):
             if int(match[2]) >= len(self.server.searcher.index):
                 self._refuse(HTTPStatus.NOT_FOUND, "this item does not exist")

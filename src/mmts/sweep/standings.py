@@ -80,8 +80,7 @@ class Standings:
 
     def figure(self, variant: int, column: Column) -> Figure | None:
         """Return a measure's mean and spread over seeds, percent; None if the part has no query."""
-        values = self.values(variant, column)
-        return None if values is None else Figure.of(values)
+        return Figure.of(self.values(variant, column) or ())
 
     def gap(self, variant: int, column: Column) -> Gap | None:
         """Return a variant's figure minus the first one's, in points, with its 95 % interval (docs/method.md, 7.3).

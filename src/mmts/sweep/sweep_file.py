@@ -206,11 +206,8 @@ def load_sweep(path: Path, data: Path | None = None, settings: Sequence[str] = (
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         why = "is a folder" if path.is_dir() else "is not YAML" if path.is_file() else why_missing(path)
         raise RecipeError(f"{path} {why}; a sweep file is YAML (docs/sweeps.md has an example)")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise RecipeError(f"{path} is not UTF-8 text") from None
-    file = validated(SweepFile, parse_mapping(text, str(path), "recipe, trials, seeds, variants"), str(path))
+    content = parse_mapping(path.read_bytes(), str(path), "recipe, trials, seeds, variants")
+    file = validated(SweepFile, content, str(path))
     changes = {"data": data or file.data, "set": {**file.set, **dict(map(parse_setting, settings))}}
     return Sweep(str(path), file.model_copy(update=changes))
 

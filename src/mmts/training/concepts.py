@@ -12,6 +12,8 @@ from mmts.errors import DataError, InputError, RecipeError, RunError, counted, n
 from mmts.recipe.run_directory import RunDirectory
 from mmts.recipe.sections import Concepts
 
+# A sweep's runs in one process share their captions, and clustering them takes seconds.
+_clustered = lru_cache(maxsize=2)(ConceptDistribution.from_captions)
 _CHECKED_CAPTIONS = 64  # whose concept is computed again and compared with that of a file
 
 
@@ -44,12 +46,7 @@ def build_distribution(section: Concepts, split: Split) -> ConceptDistribution:
     if section.source == "file":
         return _clusters_in_file(section, split)
     num_concepts = resolve_num_concepts(section.num_concepts, split.captions)
-    return _clustered(tuple(split.captions), num_concepts, section.encoder, section.seed)
-
-
-@lru_cache(maxsize=2)  # a sweep's runs in one process share their captions, and clustering them takes seconds
-def _clustered(captions: tuple[str, ...], num_concepts: int, encoder: str, seed: int) -> ConceptDistribution:
-    return ConceptDistribution.from_captions(captions, num_concepts=num_concepts, encoder=encoder, seed=seed)
+    return _clustered(tuple(split.captions), num_concepts, encoder=section.encoder, seed=section.seed)
 
 
 def _clusters_in_file(section: Concepts, split: Split) -> ConceptDistribution:

@@ -16,6 +16,8 @@ from mmts.console import console
 from mmts.data.records import Dataset
 from mmts.distributed.processes import joined, main_first, on_main, once
 from mmts.errors import DataError, counted
+from mmts.evaluation.compare import tables_of_change
+from mmts.evaluation.results import START
 from mmts.evaluation.run import score, validation
 from mmts.files import cache_root, read_json
 from mmts.objectives import Objective
@@ -149,9 +151,19 @@ def _train(
     parameters = counted(sum(value.numel() for value in trainer.trainable), "parameter")
     console.print(f"training {parameters} for {counted(trainer.total_steps, 'step')} into {run.path}")
 
+    def judge_start() -> None:
+        if recipe.model.start is not None and trainer.total_steps and not run.before_file.exists():
+            console.print(f"before training, {recipe.model.start}:")
+            score(experiment, evaluated[splits.final.name], run.before_file, START)
+
     def evaluate_best() -> dict[str, Any]:
         load_weights(model, run, "best")
-        return score(experiment, evaluated[splits.final.name], run.metrics_file)[0]
+        metrics, _, _ = score(experiment, evaluated[splits.final.name], run.metrics_file)
+        for table in tables_of_change(run) if "before" in metrics else ():
+            console.print(table)
+        return metrics
+
+    once(judge_start)
 
     try:
         metrics = trainer.fit(resume, evaluate_best)

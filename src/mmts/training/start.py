@@ -22,7 +22,7 @@ from mmts.recipe.run_directory import RunDirectory
 
 
 def open_pair(start: str, media: Sequence[Medium] = (), size: int | None = None) -> TwoTower:
-    """Return a pretrained pair: unit embeddings exactly as its own library computes them, in float32.
+    """Return a pretrained pair: unit embeddings as its own library computes them, in float32, or as a run does.
 
     media: examples of the inputs, for a run on precomputed features.
     size: side of the square input in pixels, if it is another than the pair's own.
@@ -39,12 +39,12 @@ def open_pair(start: str, media: Sequence[Medium] = (), size: int | None = None)
             raise RecipeError(f"model.image.size: {start} is a run, whose size stays its own; leave size out")
         from mmts.training.experiment import load_model  # which builds models, also from pairs
 
-        model = load_model(RunDirectory(path), media)
+        return load_model(RunDirectory(path), media)
     else:
         model = _hugging_face_pair(start, path, size)
     for tower in (model.media_tower, model.text_tower):
-        if tower is not None:
-            tower.exact = True
+        assert tower is not None
+        tower.exact = True
     return model
 
 

@@ -21,7 +21,7 @@ from mmts.console import Bar, console, errors, progress_bar
 from mmts.data.batches.loader import Batch
 from mmts.data.batches.positives import on_device
 from mmts.distributed import processes
-from mmts.distributed.processes import largest, num_processes, once, process_index
+from mmts.distributed.processes import all_values, num_processes, once, process_index
 from mmts.distributed.shared_loss import shared_loss
 from mmts.errors import DataError, Diverged, FailedElsewhere, InputError, Interrupted, RunError, WorkersLost
 from mmts.evaluation.measures import measured
@@ -164,7 +164,7 @@ class Trainer:
             bar.advance(len(batch.index))
             bar.describe(log_line.describe(line))
             every = self.settings.checkpoint_every
-            signal_number = largest(stop[0] if stop else 0, self.device)
+            signal_number = max(all_values(stop[0] if stop else 0, self.device))
             if ends or signal_number or (every is not None and self.step % every == 0):
                 self._save_last()
             if signal_number:
@@ -180,7 +180,7 @@ class Trainer:
             batch = next(batches, None)
         except (DataError, WorkersLost) as error:
             failure = error
-        if largest(int(failure is not None), self.device):
+        if any(all_values(int(failure is not None), self.device)):
             if self.step > (self.saved_at or 0):
                 self._save_last()
             raise failure or FailedElsewhere()

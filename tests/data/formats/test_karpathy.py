@@ -150,7 +150,7 @@ def test_what_cannot_be_is_named_by_file_and_row(tmp_path: Path, edit: Callable[
         (b'{"images": [', r"dataset_coco.json: broken JSON: Expecting value at column 13"),
         (b"\xff\xfe\x00\x01", r"dataset_coco.json is not UTF-8"),
         ('{"images": []}'.encode("utf-16-le"), r"dataset_coco.json is not UTF-8 but perhaps UTF-16; save"),
-        (b'{"images": ["\xe9"]}', r"dataset_coco.json: byte 14 is not UTF-8; save the file as UTF-8"),
+        (b'{"images": ["\xe9"]}', r"dataset_coco.json, line 1: byte 14 is not UTF-8 .*; save the file as UTF-8"),
         (gzip.compress(b"{}", mtime=0), r"dataset_coco.json is compressed with gzip; unpack it"),
         (b"[" * 100_000, r"dataset_coco.json: broken JSON: nested too deeply$"),
         (b'{"images": ' + b"9" * 5000 + b"}", r"broken JSON: a number in it has thousands of digits$"),

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmts.data.batches.epoch_plan import ranges
+from mmts.data.batches.epoch_plan import Indices, ranges
 from mmts.data.records import Split
 
 SPARSE_BELOW = 17
@@ -34,13 +34,18 @@ def positives(split: Split, media_index: Tensor, text_index: Tensor) -> Tensor |
     row = np.concatenate([np.repeat(np.arange(len(media)), counts), np.arange(len(media))])
     number = np.concatenate([text[ranges(first[media], counts)], drawn])
     # ... joined with the drawn captions on equal text.
+    return equal_pairs(row, number, drawn)
+
+
+def equal_pairs(rows: Indices, keys: Indices, drawn: Indices) -> Tensor | None:
+    """Return for which (i, j) or (j, i) one of `keys`, in row i of `rows`, equals drawn[j], as `positives` does."""
     order = np.argsort(drawn, kind="stable")
-    left, right = (np.searchsorted(drawn[order], number, side) for side in ("left", "right"))
-    rows = np.repeat(row, right - left)
+    left, right = (np.searchsorted(drawn[order], keys, side) for side in ("left", "right"))
+    rows = np.repeat(rows, right - left)
     columns = order[ranges(left, right - left)]
     if np.array_equal(rows, columns):
         return None
-    B = len(media)
+    B = len(drawn)
     if 2 * len(rows) > B * B // SPARSE_BELOW:
         dense = torch.zeros(B, B, dtype=torch.bool)
         dense[rows, columns] = True

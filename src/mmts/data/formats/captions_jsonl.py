@@ -4,6 +4,7 @@ import os
 import sys
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from mmts.data.formats.collect import Collector
 from mmts.data.formats.json_file import Record, json_lines, kind_in_words
@@ -74,25 +75,18 @@ def _add(collector: Collector, record: Record) -> Medium:
     start, end = _seconds(record, "start"), _seconds(record, "end")
     if end is not None and end <= (start or 0):
         raise DataError(f"{record.where}: 'end' ({plain(end)}) must be greater than 'start' ({plain(start or 0)})")
-    first, last = frames = _pair(record, "frames", "the first and the last frame") or (0, 0)
+    frames = _pair(record, "frames", "the first and the last frame")
+    first, last = frames or (0, 0)
     if last < first:
         raise DataError(f"{record.where}: the last frame ({last}) must not be smaller than the first ({first})")
     if last - first >= _MAX_FRAMES:
         raise DataError(f"{record.where}: {last - first + 1:,} frames are more than a clip may have, {_MAX_FRAMES:,}")
     split = record.optional("split", (str, int), "a string")
-    return collector.add(
-        record.where,
-        str(record.get("id", (str, int), "a string or a whole number")),
-        record.get(kind, str, "a path"),
-        caption_texts(record, "captions"),
-        kind=kind,
-        labels=_labels(record),
-        split=None if split is None else str(split),
-        start=start,
-        end=end,
-        frames=None if record.fields.get("frames") is None else frames,
-        member=_pair(record, "member", _MEMBER),
-    )
+    identity, path = record.get("id", (str, int), "a string or a whole number"), record.get(kind, str, "a path")
+    texts, labels = caption_texts(record, "captions"), _labels(record)
+    part: dict[str, Any] = {"start": start, "end": end, "frames": frames, "member": _pair(record, "member", _MEMBER)}
+    split = None if split is None else str(split)
+    return collector.add(record.where, str(identity), path, texts, kind=kind, labels=labels, split=split, **part)
 
 
 def _labels(record: Record) -> dict[str, str]:

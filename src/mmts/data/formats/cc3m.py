@@ -96,9 +96,8 @@ def read_cc3m(path: str | Path) -> Dataset:
     Every image is decoded once. The index is kept until a TSV changes or a file is added or removed. Of its pieces of
     10,000 rows only those are made again in which a row, or an image's name, size or modification time changed.
 
-    Raises:
-        DataError: naming the line that is not such a row, missing images, two images of one row, a TSV that ends before
-            the row of an image, or captions in .txt files beside the images that belong to other rows.
+    Raises DataError naming the line that is not such a row, missing images, two images of one row, a TSV that ends
+    before the row of an image, or captions in .txt files beside the images that belong to other rows.
     """
     root = Path(os.path.abspath(Path(path).expanduser()))
     parts = [part for part in PARTS if (root / part.tsv).is_file()]

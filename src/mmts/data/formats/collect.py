@@ -69,7 +69,7 @@ def compression(start: bytes) -> str | None:
     return next((kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)), None)
 
 
-def check_is_text(path: Path, start: bytes) -> None:
+def _check_is_text(path: Path, start: bytes) -> None:
     """Raise DataError, with advice, if a file with these first bytes is compressed or UTF-16."""
     if kind := compression(start):
         workbook = " (an Excel workbook is a zip file too: save it as CSV UTF-8)" if kind == "zip" else ""
@@ -90,7 +90,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     with reading(path), open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if number == 1:
-                check_is_text(path, line[:8])
+                _check_is_text(path, line[:8])
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:

@@ -108,14 +108,7 @@ def _rows(file: Path, columns: Mapping[str, str] | None, notes: list[str]) -> It
             hint = advice(list(fields), [[*map(str, fields.values())]], None)
             raise DataError(f"{record.where}: {error}{hint}") from None
         texts = {key: scalar_text(value) for key, value in fields.items() if key not in (path_name, caption_name)}
-        identity, split = texts.pop("id", None), texts.pop("split", None)
+        row = {"where": record.where, "identity": texts.pop("id", None), "split": texts.pop("split", None)}
         labels = {key: text for key, text in texts.items() if text is not None}
         path, captions = record.get(path_name, str, "a path"), caption_texts(record, caption_name)
-        yield {
-            "where": record.where,
-            "identity": identity,
-            "path": path,
-            "captions": captions,
-            "split": split,
-            "labels": labels,
-        }
+        yield {**row, "path": path, "captions": captions, "labels": labels}

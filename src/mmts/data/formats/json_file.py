@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmts.data.formats.collect import check_is_text, read_lines, reading
+from mmts.data.formats.collect import read_lines
 from mmts.errors import DataError, listed, quoted
 
 _BEGINNING = 65_536
@@ -56,13 +56,7 @@ def a_record(where: str, value: object, expected: str = "an object") -> Record:
 
 def read_json_object(file: Path) -> Record:
     """Read a file that holds one JSON object. Raises DataError if it cannot be read or holds anything else."""
-    with reading(file):
-        content = file.read_bytes()
-    check_is_text(file, content[:8])
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: byte {error.start + 1:,} is not UTF-8; save the file as UTF-8") from None
+    text = "".join(line for _, line in read_lines(file))
     return a_record(str(file), _parsed(str(file), text), "an object at the top")
 
 

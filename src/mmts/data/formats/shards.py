@@ -32,8 +32,6 @@ _Place = tuple[int, int] | None  # offset and length of a file in a tar; None fo
 _RANGE = re.compile(r"{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?}")
 _KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 _WORD = re.compile(r"[A-Za-z]+")
-
-
 _Shard = tuple[Path, str | None]  # a tar, and the split that its folder or name says
 
 
@@ -44,9 +42,8 @@ def read_shards(path: str | Path) -> Dataset:
     its images decoded; the index is kept under the shard's path, size and modification time, so an interrupted scan
     continues with the next shard.
 
-    Raises:
-        DataError: naming missing shards, a shard that is compressed or damaged (and at which byte), a shard in which
-            the files of a key are not next to each other, or two shards with the same key.
+    Raises DataError naming missing shards, a shard that is compressed or damaged (and at which byte), a shard in which
+    the files of a key are not next to each other, or two shards with the same key.
     """
     pattern = Path(os.path.abspath(Path(path).expanduser()))
     with reading(pattern):

@@ -92,14 +92,8 @@ def table_rows(file: Path, columns: Mapping[str, str] | None = None, notes: list
             continue
         identity, split = (cells[roles[role]] if role in roles else None for role in ("id", "split"))
         labels = {name: cells[at] for name, at in others.items() if cells[at].strip()}
-        yield {
-            "where": where,
-            "identity": identity,
-            "path": cells[path_at].strip(),
-            "captions": [cells[caption_at]],
-            "split": split,
-            "labels": labels,
-        }
+        row = {"where": where, "identity": identity, "split": split, "labels": labels}
+        yield {**row, "path": cells[path_at].strip(), "captions": [cells[caption_at]]}
     if bare:
         notes.append(f"left out rows with neither a path nor a caption: {bare:,}")
     if short:

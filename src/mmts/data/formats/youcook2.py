@@ -1,14 +1,14 @@
 """YouCook2: the official annotations beside the videos that still exist, or features of their segments."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from mmts.data.formats.collect import PLAIN_NAME, Collector, clean_text, find_file
 from mmts.data.formats.json_file import Record, a_record, read_json_object
-from mmts.data.formats.table import csv_records
+from mmts.data.formats.table import Row, csv_records
 from mmts.data.media.suffixes import is_medium
 from mmts.data.records import Coverage, Dataset, split_name
 from mmts.errors import DataError, nearest, plain, quoted
@@ -22,14 +22,10 @@ _VIDEO_FOLDERS = ("videos", "raw_videos", "training", "validation")
 
 
 class _Segment(NamedTuple):
-    where: str
     id: str
     video: str
     split: str
-    recipe: str
-    start: float
-    end: float
-    sentence: str
+    row: Row  # for the collector, without the path
 
 
 def read_youcook2(path: str | Path) -> Dataset:
@@ -43,23 +39,16 @@ def read_youcook2(path: str | Path) -> Dataset:
     file = find_file(folder, _INNER, _ANNOTATIONS)
     if file is None:
         raise DataError(f"{folder}: no {_ANNOTATIONS} there or in annotations/")
-    segments = list(_segments(file))
+    segments = list(_segments(file, _recipe_names(folder)))
     if not segments:
         raise DataError(f"{file}: no video has a segment")
-    recipes, media = _recipe_names(folder), _media(folder, segments)
+    media = _media(folder, segments)
     collector = Collector(file, folder)
-    annotated: dict[str, list[_Segment]] = {split: [] for split in _SPLITS}
-    missing: dict[str, list[_Segment]] = {split: [] for split in _SPLITS}
     for segment in segments:
-        annotated[segment.split].append(segment)
-        if segment.id not in media:
-            missing[segment.split].append(segment)
-            continue
-        where, identity, _, split, recipe, start, end, sentence = segment
-        labels = {"recipe": recipes.get(recipe, recipe)}
-        collector.add(
-            where, identity, media[identity], [sentence], kind="video", labels=labels, split=split, start=start, end=end
-        )
+        if segment.id in media:
+            collector.add(**segment.row, identity=segment.id, path=media[segment.id], kind="video", split=segment.split)
+    annotated = {split: [segment for segment in segments if segment.split == split] for split in _SPLITS}
+    missing = {split: [segment for segment in part if segment.id not in media] for split, part in annotated.items()}
     for split, gone in missing.items():
         if gone:
             lost, videos = ({segment.video for segment in part} for part in (gone, annotated[split]))
@@ -89,7 +78,7 @@ def _recipe_names(folder: Path) -> dict[str, str]:
     return names
 
 
-def _segments(file: Path) -> Iterator[_Segment]:
+def _segments(file: Path, recipes: Mapping[str, str]) -> Iterator[_Segment]:
     for video, row in read_json_object(file).get("database", dict, "an object of videos by id").items():
         where = f"{file}, video {quoted(video)}"
         if not PLAIN_NAME.fullmatch(video):
@@ -100,6 +89,7 @@ def _segments(file: Path) -> Iterator[_Segment]:
         if split not in _SPLITS:
             raise DataError(f"{where}: the subset is {quoted(subset)}; {nearest(subset, ('training', 'validation'))}")
         recipe = str(record.get("recipe_type", (str, int), "a recipe type's number"))
+        labels = {"recipe": recipes.get(recipe, recipe)}
         for segment in record.records("annotations"):
             number = segment.get("id", int, "the segment's number")
             here = replace(segment, where=f"{segment.where} (segment {quoted(number)})")
@@ -107,7 +97,8 @@ def _segments(file: Path) -> Iterator[_Segment]:
             sentence = here.get("sentence", str, "a string")
             if not clean_text(sentence):
                 raise DataError(f"{here.where}: the sentence is empty")
-            yield _Segment(here.where, f"{video}_{number}", video, split, recipe, start, end, sentence)
+            row = {"where": here.where, "captions": [sentence], "labels": labels, "start": start, "end": end}
+            yield _Segment(f"{video}_{number}", video, split, row)
 
 
 def _times(segment: Record) -> tuple[float, float]:

@@ -82,7 +82,8 @@ class VideoFile:
         if not self._read_to(wanted):
             # Skipped frames may confuse the decoder, and earlier damage the container: open the file again.
             self._may_skip = False
-            self._reopen()
+            self.close()
+            self._open()
             self._seek(wanted)
             self._read_to(wanted)
         if wanted >= self._end:
@@ -103,10 +104,6 @@ class VideoFile:
         self._is_seekable = self._container.format.name != _UNSEEKABLE
         self._forget()
         self._is_fresh = True  # nothing was skipped or used yet
-
-    def _reopen(self) -> None:
-        self._container.close()
-        self._open()
 
     def _forget(self) -> None:
         self._is_fresh = False
@@ -143,7 +140,8 @@ class VideoFile:
                 return
             back = 2 * back or 1.0
         if not self._is_fresh:
-            self._reopen()
+            self.close()
+            self._open()
 
     def _read_to(self, wanted: int) -> bool:
         """Make the last frame at or before `wanted` the current one, and return whether it is the right one."""

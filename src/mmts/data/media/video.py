@@ -106,34 +106,22 @@ def middle_frame(medium: Medium, size: int) -> Image.Image:
 @contextmanager
 def _opened(medium: Medium, size: int, resize: str) -> Iterator["_Film | _Pictures"]:
     """Open a clip whose frames suffice for a square of `size` by `resize`; errors name the medium with its segment."""
+    start, end = medium.start or 0.0, medium.end
+    if not 0 <= start < (float("inf") if end is None else end):
+        raise DataError(f"{medium.place}: the segment is empty: it starts at {start:.6g} s and ends at {end:.6g} s")
+    chunks = {0: medium.path}
     try:
-        with _open(medium, size, resize) as clip:
-            yield clip
+        if os.path.isdir(medium.path):
+            chunks = _chunks(medium.path) if medium.frames is None else {}
+        if chunks:
+            with closing(_Film(chunks, size, resize)) as film:
+                film.cut(start, end)
+                yield film
+        else:
+            yield _Pictures(_picture_paths(medium), size)
     except DataError as error:
         reason = str(error).removeprefix(f"{medium.path}: ").removeprefix(f"{medium.path}/")
         raise DataError(f"{medium.place}: {reason}") from None
-
-
-@contextmanager
-def _open(medium: Medium, size: int, resize: str) -> Iterator["_Film | _Pictures"]:
-    start, end = medium.start or 0.0, medium.end
-    if not 0 <= start < (float("inf") if end is None else end):
-        raise DataError(f"the segment is empty: it starts at {start:.6g} s and ends at {end:.6g} s")
-    chunks = {0: medium.path}
-    if os.path.isdir(medium.path):
-        chunks = _chunks(medium.path) if medium.frames is None else {}
-    if chunks:
-        with closing(_Film(chunks, size, resize)) as film:
-            film.cut(start, end)
-            yield film
-        return
-    paths = _picture_paths(medium.path, medium.frames)
-    if not paths:
-        known = "chunks (0.MP4, 15.MP4, ...) nor frames (frame_0000000001.jpg, ...)"
-        raise DataError(f"is a folder that holds neither {known}")
-    if medium.frames is None and (medium.start is not None or medium.end is not None):
-        raise DataError("is a folder of frames, which needs 'frames' (numbers) instead of seconds")
-    yield _Pictures(paths, size)
 
 
 def _middle(clip: "_Film | _Pictures") -> Image.Image:
@@ -263,20 +251,25 @@ def _turn(frame: VideoFrame) -> tuple[bool, bool, bool]:
     return (True, b < 0, c < 0) if is_aside else (False, a < 0, d < 0)
 
 
-def _picture_paths(folder: Path, frames: tuple[int, int] | None) -> list[Path]:
-    """Return a folder's pictures in order, or the pictures with these numbers, present or not.
+def _picture_paths(medium: Medium) -> list[Path]:
+    """Return the pictures of a folder in order, or those with the numbers in `frames`, present or not.
 
     A folder may hold a hundred thousand pictures, so a clip's names are derived from the first one that is found.
     """
-    pictures = (match for name in _names(folder) if is_medium(name, "image") and (match := _PICTURE.fullmatch(name)))
-    if frames is None:
-        return [folder / match[0] for _, match in sorted({int(match[2]): match for match in pictures}.items())]
-    first, last = frames
+    folder, frames = medium.path, medium.frames
+    first, last = frames or (0, 0)
     if not 0 <= first <= last:
         raise DataError(f"frames {first} to {last}: the first must be at least 0 and not after the last")
+    pictures = (match for name in _names(folder) if is_medium(name, "image") and (match := _PICTURE.fullmatch(name)))
     example = next(pictures, None)
     if example is None:
-        return []
+        known = "chunks (0.MP4, 15.MP4, ...) nor frames (frame_0000000001.jpg, ...)"
+        raise DataError(f"is a folder that holds neither {known}")
+    if frames is None:
+        if medium.start is not None or medium.end is not None:
+            raise DataError("is a folder of frames, which needs 'frames' (numbers) instead of seconds")
+        names = {int(match[2]): match[0] for match in (example, *pictures)}
+        return [folder / names[number] for number in sorted(names)]
     width = len(example[2])
     return [folder / f"{example[1]}{number:0{width}d}{example[3]}" for number in range(first, last + 1)]
 

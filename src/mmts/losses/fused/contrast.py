@@ -42,7 +42,7 @@ def contrast_in_tiles(
             weights[k, rows] += w.sum(1 - k)
             mean_exponents[k, rows] += d.mul_(w).sum(1 - k)
             parts.append(w)
-        sides.add(parts, tile)
+        tile.add_products_(sides.grad_x, sides.grad_y, parts, sides.x, sides.y)
     # w_ij (s_ij - s_ii) is tau_i w_ij d_ij
     loss = (tau * mean_exponents).sum(dtype=torch.float64).to(tau.dtype) / B
     gradients = sides.gradients(weights.sum(dim=0), 1.0 / B)

@@ -57,7 +57,7 @@ def _by_torch(
             slope = hinge.mul_(2.0) if squared else hinge.gt_(0.0)
             slopes[tile.blocks[axis]] += slope.sum(1 - axis)
             parts.append(slope)
-        sides.add(parts, tile)
+        tile.add_products_(sides.grad_x, sides.grad_y, parts, sides.x, sides.y)
     return total, slopes, sides.gradients(slopes, weight)
 
 

@@ -250,10 +250,6 @@ class UnitSides:
             torch.zeros_like(unit) if needs_gradient(side) else None for side, unit in ((x, self.x), (y, self.y))
         )
 
-    def add(self, parts: list[Tensor], tile: Tile) -> None:
-        """Add the products of a tile of dL/ds; overwrites `parts`, its directions."""
-        tile.add_products_(self.grad_x, self.grad_y, parts, self.x, self.y)
-
     def gradients(self, pull: Tensor, weight: Tensor | float) -> list[Tensor | None]:
         """Return `weight` times dL/dx and dL/dy, with the positive pairs' dL/ds_ii = -pull (B,), which tiles lack."""
         sides = (self.grad_x, self.x, self.y, self.lengths[0]), (self.grad_y, self.y, self.x, self.lengths[1])

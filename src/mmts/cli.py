@@ -353,13 +353,13 @@ def search(
 @app.command()
 def export(
     run: Run,
-    to: Annotated[str, typer.Option(help="sentence-transformers or onnx.")],
+    to: Annotated[str, typer.Option(help="sentence-transformers, huggingface, open_clip or onnx.")],
     out: Annotated[Path | None, typer.Option(help="A new folder (default: RUN/FORMAT, such as RUN/onnx).")] = None,
     checkpoint: Checkpoint = "best",
     quiet: Quiet = False,
     trust_code: TrustCode = False,
 ) -> None:
-    """Export a run for sentence-transformers or onnxruntime."""
+    """Export a run for sentence-transformers, transformers, open_clip or onnxruntime."""
     from mmts.export import export_run
 
     export_run(run, to, out, checkpoint)

@@ -218,7 +218,7 @@ def test_no_captions_give_no_rows(bert_folder):
         ("tf-idf", "did you mean 'tfidf'"),
         ("./nowhere", "no such folder"),
         ("/nowhere/at/all", "no such folder"),
-        ("nobody/no-such-model", "gave no such model: .*minilm and tfidf need no network"),
+        ("nobody/no-such-model", "is not a folder and not in the local cache.*minilm and tfidf need no network"),
         ("not a name!", "encoder: 'not a name!' is not a folder"),
         ("small-transformer", "encoder: 'small-transformer' is not a folder"),
     ],

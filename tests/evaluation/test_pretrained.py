@@ -211,7 +211,9 @@ def test_a_name_that_cannot_be_fetched_says_how_to_fetch_it(
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(RecipeError, match=r"`hf download nobody/no-clip --local-dir FOLDER` .*0\.6 GB.*give FOLDER"):
+    with pytest.raises(
+        RecipeError, match=r"call `hf download --local-dir FOLDER nobody/no-clip .*give the folder in place of the name"
+    ):
         judged("nobody/no-clip", shapes, tmp_path / "run")
 
 

@@ -20,7 +20,6 @@ from mmts.export import export_run, sentence_transformer
 from mmts.export.onnx_files import pictures
 from mmts.export.sentence_transformer import ImageModule, write_sentence_transformer
 from mmts.models import build_two_tower, load_image_tower, load_text_tower
-from mmts.recipe.model_section import Model
 
 CAPTIONS = ["a red bar number 3", "stripe in BLUE", "a white square, " * 12, "dog"]
 
@@ -49,8 +48,7 @@ def test_towers_of_mmts_give_the_same_embeddings_for_any_picture(runs: Runs, tmp
         load(folder)
     model = load(folder, trust=True)
     photos = [runs(name).parent / "shapes" / "images" / f"{number}.png" for number in range(3)]
-    about = json.loads((folder / "export.json").read_text())
-    assert about["needs_mmts"]
+    assert json.loads((folder / "export.json").read_text())["needs_mmts"]
     section = json.loads((folder / "image_0_ImageModule" / "tower.json").read_text())
     resize = section["options"]["resize"] or "crop"
     pixels = torch.stack([load_pixels(photo, section["size"], resize) for photo in photos])
@@ -61,7 +59,7 @@ def test_towers_of_mmts_give_the_same_embeddings_for_any_picture(runs: Runs, tmp
 
 
 def test_an_image_tower_names_an_input_of_another_type() -> None:
-    module = ImageModule(load_image_tower("small-resnet", size=16, channels=8, depth=1), {})
+    module = ImageModule(load_image_tower("small-resnet", size=16, channels=8, depth=1))
     with pytest.raises(RunError, match=r"give an image \(PIL\) or the path of one, not ndarray"):
         module.preprocess([np.zeros((4, 4, 3))])
 
@@ -113,8 +111,7 @@ def test_a_folder_loads_in_a_process_that_never_saw_the_run(runs: Runs, tmp_path
 def test_only_the_texts_of_a_run_on_features_are_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = {"tokenizer": "bytes", "width": 16, "depth": 1, "heads": 2, "output_width": 8}
     model = build_two_tower(8, load_text_tower("clip-text", **options), width=8).eval()
-    section = Model.model_validate({"text": {"tower": "clip-text", "train": "all", "options": options}})
-    content = write_sentence_transformer(model, section, tmp_path)
+    content = write_sentence_transformer(model, tmp_path)
     assert "takes no features: only the text side is exported" in capsys.readouterr().out
     assert "media" not in content
     with torch.no_grad():
@@ -125,9 +122,9 @@ def test_only_the_texts_of_a_run_on_features_are_exported(tmp_path: Path, capsys
 def test_an_error_names_the_other_target(tmp_path: Path) -> None:
     options = {"tokenizer": "bytes", "width": 16, "depth": 1, "heads": 2, "output_width": 8}
     model = build_two_tower(8, load_text_tower("clip-text", **options), width=8).eval()
-    section = Model.model_validate({"text": {"tower": "clip-text", "options": options | {"weights": "avion.pt"}}})
+    model.text_tower.arguments = options | {"weights": "avion.pt"}  # type: ignore[union-attr]
     with pytest.raises(RunError, match=r"clip-text.* with weights from a checkpoint; --to onnx exports it"):
-        write_sentence_transformer(model, section, tmp_path)
+        write_sentence_transformer(model, tmp_path)
 
 
 def test_a_difference_is_an_error_and_leaves_nothing(

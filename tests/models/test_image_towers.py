@@ -145,7 +145,11 @@ def test_a_broken_preprocessor(content: str, message: str, tmp_path: Path) -> No
         ("small-resnet", {"depth": 0}, "depth is 0: input should be greater than or equal to 1"),
         ("small-resnet", {"resize": "zoom"}, "resize is 'zoom': input should be 'stretch', 'crop' or 'pad'"),
         ("/nowhere/model", {}, "there is no such folder; the built-in image towers are efficientnet-lite0"),
-        ("nobody/no-such-model", {}, "unknown image tower 'nobody/no-such-model'"),
+        (
+            "nobody/no-such-model",
+            {},
+            "image tower 'nobody/no-such-model' is not a folder and not in the local cache.*built-in",
+        ),
     ],
 )
 def test_wrong_names_and_options(name: str, options: dict[str, object], message: str) -> None:

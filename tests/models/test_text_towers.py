@@ -150,7 +150,11 @@ def test_captions_without_a_single_token(tmp_path: Path) -> None:
         ("minilm", {"max_length": 1000}, "max_length 1000 is more than the model's 512"),
         ("small-transformer", {}, "needs the vocabulary"),
         ("./nowhere", {}, "there is no such folder; the built-in text towers are minilm, small-transformer"),
-        ("nobody/no-such-model", {}, "unknown text tower 'nobody/no-such-model'"),
+        (
+            "nobody/no-such-model",
+            {},
+            "text tower 'nobody/no-such-model' is not a folder and not in the local cache.*built-in",
+        ),
     ],
 )
 def test_wrong_names_and_options(name: str, options: dict[str, object], message: str) -> None:

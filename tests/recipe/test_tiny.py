@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mmts.evaluation.run import evaluate
 from mmts.examples import draw_example
+from mmts.files import cache_root
 from mmts.recipe.recipe import load_recipe, shipped_recipes
 from mmts.recipe.tiny import example_data, tiny
 from mmts.training.run import train
+from mmts.training.start import open_pair
 
-FAST = {"flickr30k-mmts": "image", "ek100-mmts": "video", "ek100-features": "video"}
+FAST = {"siglip": "image", "flickr30k-mmts": "image", "ek100-mmts": "video", "ek100-features": "video"}
 SLOW = sorted(set(shipped_recipes()) - set(FAST))
 
 
@@ -68,10 +71,14 @@ def test_a_tiny_recipe_needs_no_weights_and_keeps_its_rule(name: str) -> None:
     assert small.objective == full.objective
     assert small.concepts.source == full.concepts.source
     assert (small.data.relevance, small.data.captions) == (full.data.relevance, full.data.captions)
+    assert (small.train.micro_batch is None) == (full.train.micro_batch is None)
     media = small.model.media
+    if full.model.start is not None:
+        assert Path(str(small.model.start)).parent == cache_root() / "tiny"
+        assert (small.model.head, media.train) == (full.model.head, full.model.media.train)
+        return
     assert media.tower in ("small-vit", "small-resnet", "frames", "space-time-vit", "features")
     assert small.model.text.tower in ("small-transformer", "clip-text")
-    assert (small.train.micro_batch is None) == (full.train.micro_batch is None)
 
 
 def test_settings_stay_as_set() -> None:
@@ -79,3 +86,26 @@ def test_settings_stay_as_set() -> None:
     assert (small.train.steps, small.train.batch_size) == (3, 8)
     assert small.model.video is not None
     assert (small.model.video.size, small.model.video.frames) == (16, 4)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_a_small_random_pair_stands_in_for_a_pretrained_one(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny(load_recipe(name))
+    assert f"a small random {name} stands in for " in capsys.readouterr().out
+    pair = open_pair(str(recipe.model.start))
+    assert pair.temperature == pytest.approx(0.1)
+    assert pair.logit_bias == (-10.0 if name == "siglip" else None)
+    ids = pair.text_tower.tokenize(["a red square", "a red circle"])["input_ids"]
+    assert ids[0, 0] == 256
+    assert ids[0].argmax() == 13
+    x, y = pair.eval()(torch.rand(2, 3, 32, 32), {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    assert (y[0] - y[1]).abs().max() > 1e-3
+    assert torch.isfinite(x).all()
+
+
+def test_a_run_on_videos_that_is_started_from_becomes_small_towers(tmp_path: Path) -> None:
+    model = "{video: {train: lora, lora: {rank: 2}}, start: some/run}"
+    recipe = tiny(load_recipe("catalogue", [f"model={model}"]))
+    assert (recipe.model.start, recipe.model.video.tower, recipe.model.head.kind) == (None, "frames", "linear")

@@ -1,5 +1,6 @@
 """Models that start from a pretrained pair: at step 0 they are that pair, whatever trains."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,19 @@ def from_pair(start: Path, data: Path, *settings: str) -> Recipe:
     shared = ["concepts.encoder=tfidf", "concepts.num_concepts=4", "train.batch_size=12", "train.trackers=[]"]
     steps = ["train.epochs=null", "train.steps=3", f"model.start={start}", "model.head.hidden=16"]
     return load_recipe("catalogue", [*shared, *steps, *settings]).with_data(data)
+
+
+def scaled_clip(folder: Path, scale: float, kind: str = "clip") -> Path:
+    """A tiny pair with a logit scale, and for a SigLIP a logit bias of -5."""
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(tiny_clip(folder, kind))
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(scale))
+        if kind == "siglip":
+            model.logit_bias.fill_(-5.0)
+    model.save_pretrained(folder)
+    return folder
 
 
 def embeddings(model: TwoTower, data: Path) -> tuple[Tensor, Tensor]:
@@ -192,6 +206,47 @@ def test_lora_needs_linear_layers(shapes: Path, tmp_path: Path) -> None:
     recipe = load_recipe("catalogue", ["model.image.train=lora", "concepts.encoder=tfidf", "model.image.size=32"])
     with pytest.raises(RecipeError, match=r"no linear layers for LoRA|fits none"):
         train(recipe.with_data(shapes), tmp_path / "run")
+
+
+LEARNED = "objective.temperature={rule: learned, start: pretrained, low: 0.005}"
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_a_learned_temperature_starts_at_the_pairs_own(kind: str, shapes: Path, tmp_path: Path) -> None:
+    pair = open_pair(str(scaled_clip(tmp_path / "pair", 25.0, kind)))
+    settings = [LEARNED, "train.steps=0"]
+    if kind == "siglip":
+        settings[0] = "objective={loss: siglip, bias: pretrained, temperature: {rule: learned, start: pretrained}}"
+    train(from_pair(tmp_path / "pair", shapes, *settings), tmp_path / "run")
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["objective"]
+    assert pair.temperature == pytest.approx(1 / 25)
+    assert state["temperature.log_value"].exp().item() == pytest.approx(1 / 25)
+    assert (pair.logit_bias, "bias" in state) == ((None, False) if kind == "clip" else (-5.0, True))
+    assert state.get("bias", torch.tensor(-5.0)) == -5.0
+
+
+def test_a_run_hands_on_the_temperature_that_it_ended_with(shapes: Path, clip: Path, tmp_path: Path) -> None:
+    for name, rule in [("learned", "{rule: learned, start: 0.2}"), ("fixed", "0.11"), ("swinging", "{rule: shifted}")]:
+        settings = [f"objective.temperature={rule}", "train.learning_rate=0.1"]
+        train(from_pair(clip, shapes, *settings), tmp_path / name)
+    state = torch.load(tmp_path / "learned" / "checkpoints" / "best.pt", weights_only=True)["objective"]
+    trained = state["temperature.log_value"].exp().item()
+    assert abs(trained - 0.2) > 1e-3
+    assert open_pair(str(tmp_path / "learned")).temperature == pytest.approx(trained)
+    assert open_pair(str(tmp_path / "fixed")).temperature == pytest.approx(0.11)
+    assert open_pair(str(tmp_path / "swinging")).temperature == open_pair(str(clip)).temperature
+
+
+def test_a_temperature_that_no_pair_gives_is_refused(shapes: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"objective.temperature: start is pretrained, but .* set model.start to one"):
+        load_recipe("catalogue", [LEARNED])
+    with pytest.raises(RecipeError, match=r"objective: bias is pretrained, but .* no pretrained pair .* logit bias"):
+        load_recipe("catalogue", ["objective={loss: siglip, bias: pretrained}"])
+    clip = scaled_clip(tmp_path / "clip", 100.01)
+    with pytest.raises(RecipeError, match=r"temperature is 0.00999\d* \(a logit scale of 100.01\), outside low 0.01"):
+        train(from_pair(clip, shapes, LEARNED.replace("0.005", "0.01")), tmp_path / "run")
+    with pytest.raises(RecipeError, match="bias is pretrained"):  # a CLIP has none
+        train(from_pair(clip, shapes, "objective={loss: siglip, bias: pretrained}"), tmp_path / "run")
 
 
 @pytest.mark.parametrize("form", ["head", "last-1", "lora", "all"])

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import InputModule
+from sentence_transformers.base.modules import InputModule, Module
 from sentence_transformers.sentence_transformer.modules import Dense, LayerNorm, Normalize, Pooling, Router, Transformer
 from sentence_transformers.util import load_dir_path
 from torch import Tensor, nn
@@ -21,45 +21,49 @@ from torch import Tensor, nn
 from mmts.console import console
 from mmts.data.media.image import load_image, upright_rgb
 from mmts.errors import RunError
+from mmts.export.huggingface_pair import image_processor, layers_of, save_pair, whole_model, why_not_one_model
 from mmts.export.onnx_files import captions_for, largest_difference, pictures, to_inputs
 from mmts.files import read_json, write_json
-from mmts.models import TwoTower
-from mmts.models import huggingface as hf
-from mmts.models.base import ImageTower, MediaTower, TextTower, Tower
+from mmts.models import TwoTower, build_head
+from mmts.models.base import GIVEN_BY_RUN, ImageTower, MediaTower, TextTower, Tower, misfit
 from mmts.models.clip_text import ClipText, ClipTokenizer
 from mmts.models.image_towers import HuggingFaceImage, load_image_tower
+from mmts.models.open_clip import OpenClipImage, OpenClipText
 from mmts.models.text_towers import HuggingFaceText, Vocabulary, load_text_tower
-from mmts.recipe.model_section import Model
+from mmts.models.two_tower import Residual
 
 TOLERANCE = 1e-5
-# The model types with a known image processor: its prefix, and the ways in which it makes a rectangle square.
-_PROCESSORS = {"clip": ("CLIP", ("crop", "stretch")), "siglip": ("Siglip", ("stretch",))}
 
 
 @torch.no_grad()
-def write_sentence_transformer(model: TwoTower, section: Model, folder: Path) -> dict[str, Any]:
+def write_sentence_transformer(model: TwoTower, folder: Path) -> dict[str, Any]:
     """Write the run's sides as modules of sentence-transformers, load them again, and return the differences.
 
-    model: in evaluation mode, with its frozen towers. section: the recipe's section on the model. A Hugging Face text
-    encoder, both sides of one CLIP or SigLIP, and heads become modules of sentence-transformers; other towers become
+    model: in evaluation mode, with its frozen towers, and with LoRA merged. A Hugging Face text encoder, both sides of
+    one CLIP or SigLIP, and heads become modules of sentence-transformers; other towers and residual heads become
     modules of mmts. Videos and features have no module: then only the text side is written, with a note. Raises
-    RunError for a text tower with weights from a checkpoint file, and for differences above `TOLERANCE`.
+    RunError for a tower from outside mmts, or a text tower with weights from a checkpoint file or of open_clip, and for
+    differences above `TOLERANCE`.
     """
     image, text = model.media_tower, model.text_tower
     assert text is not None
+    for tower in (image, text):
+        if tower is not None and not type(tower).__module__.startswith("mmts."):
+            raise RunError(f"sentence-transformers cannot load a tower from outside mmts, {tower.name}: give --to onnx")
+        if isinstance(tower, OpenClipImage | OpenClipText):
+            raise RunError(f"sentence-transformers has no module for {tower.name}; without heads, --to open_clip")
     if not isinstance(image, ImageTower):
         what = "features" if image is None else "videos"
         console.print(f"note: sentence-transformers takes no {what}: only the text side is exported (--to onnx: both)")
         image = None
-    is_one = _is_one_model(image, text)
+    is_one = why_not_one_model(image, text) is None
     with tempfile.TemporaryDirectory() as scratch:
-        text_side = [*_text_modules(image if is_one else None, text, section, Path(scratch)), *_head(model.text_head)]
+        if is_one:
+            save_pair(image, text, Path(scratch), model)  # type: ignore[arg-type]
+        text_side = [*_text_modules(is_one, text, Path(scratch)), *_head(model.text_head)]
         modules = text_side
         if image is not None:
-            assert section.image is not None
-            recipe = {"tower": section.image.tower, "size": image.size, "options": section.image.options}
-            recipe["frozen"] = section.image.train != "all"
-            first = text_side[0] if is_one else ImageModule(image, recipe)
+            first = text_side[0] if is_one else ImageModule(image)
             image_side = [first, *_head(model.media_head)]
             if text_side != image_side:
                 routes = {(None, "text"): "text", (None, "image"): "image"}
@@ -91,27 +95,29 @@ def write_sentence_transformer(model: TwoTower, section: Model, folder: Path) ->
     return {"needs_mmts": needs_mmts, **sides}
 
 
-def _text_modules(image: Any, text: Any, section: Model, scratch: Path) -> list[nn.Module]:
-    """Return the modules from texts to the text tower's features; with `image`, both towers are one model."""
-    if image is not None:
-        _save_both_sides(image, text, scratch)
+def _text_modules(is_one: bool, text: Any, scratch: Path) -> list[nn.Module]:
+    """Return the modules from texts to the text tower's features.
+
+    is_one: whether both towers are one model, which is in `scratch`.
+    """
+    if is_one:
         # SigLIP attends to its padding, up to the full length.
         full = {"text": {"padding": "max_length", "return_attention_mask": False}} if text.pad_full else None
         return [Transformer(str(scratch), max_seq_length=text.max_length, processing_kwargs=full)]
     if isinstance(text, HuggingFaceText) and not text.clip:
         _save_text_model(text, scratch)
         return [Transformer(str(scratch), max_seq_length=text.max_length), Pooling(text.width, text.pooling)]
-    if section.pretrained is not None or section.text.options.get("weights") is not None:
+    if isinstance(text, ClipText) and any(text.arguments.get(name) for name in ("weights", "pretrained")):
         raise RunError(
             f"sentence-transformers has no module for the text tower {text.name!r} with weights from a checkpoint; "
             "--to onnx exports it"
         )
-    return [TextModule(text, {"tower": section.text.tower, "options": section.text.options})]
+    return [TextModule(text)]
 
 
 def _head(head: nn.Module) -> list[nn.Module]:
-    """Return a head of `mmts.models.build_head` as modules of sentence-transformers."""
-    layers = [] if isinstance(head, nn.Identity) else list(head.children())
+    """Return a head of `mmts.models.build_head`, or several in a row, as modules of sentence-transformers."""
+    layers = layers_of(head)
     modules: list[Any] = []
     for layer, after in zip(layers, [*layers[1:], None], strict=False):
         if isinstance(layer, nn.LayerNorm):
@@ -121,6 +127,8 @@ def _head(head: nn.Module) -> list[nn.Module]:
             activation = nn.GELU() if isinstance(after, nn.GELU) else nn.Identity()
             modules.append(Dense(layer.in_features, layer.out_features, activation_function=activation))
             modules[-1].linear.load_state_dict(layer.state_dict())
+        elif isinstance(layer, Residual):
+            modules.append(ResidualModule(layer))
     return modules
 
 
@@ -131,13 +139,43 @@ def _difference(loaded: Any, inputs: list[Any], expected: Tensor) -> float:
 # --- towers of mmts as modules ---------------------------------------------------------------------------------------
 
 
-class TowerModule(InputModule):  # type: ignore[misc]
-    """A tower as the first module of sentence-transformers; `recipe` is its section of the run's recipe."""
+class ResidualModule(Module):  # type: ignore[misc]
+    """A residual head as a module of sentence-transformers."""
 
-    def __init__(self, tower: Tower, recipe: Mapping[str, Any]) -> None:
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: dict[str, Tensor], **_: Any) -> dict[str, Tensor]:
+        """Replace the present embedding (B, D) by that of the head."""
+        return features | {"sentence_embedding": self.head(features["sentence_embedding"])}
+
+    def save(self, output_path: str, *_: Any, **__: Any) -> None:
+        """Write the weights."""
+        save_file(self.head.state_dict(), Path(output_path) / "model.safetensors")
+
+    @classmethod
+    def load(cls, model_name_or_path: str, subfolder: str = "", **options: Any) -> "ResidualModule":
+        """Build the head again; its sizes are those of its weights."""
+        state = load_file(_folder(model_name_or_path, subfolder, options) / "model.safetensors")
+        hidden, width = next(value.shape for value in state.values() if value.dim() == 2)
+        head = build_head("residual", width, width, hidden=hidden, layer_norm=len(state) == 6)  # a norm, two layers
+        head.load_state_dict(state)
+        return cls(head.eval())
+
+
+def _folder(model_name_or_path: str, subfolder: str, options: Mapping[str, Any]) -> Path:
+    """Return the folder of a module, fetched if the model is on the hub."""
+    source = {name: options.get(name) for name in ("token", "cache_folder", "revision", "local_files_only")}
+    return Path(load_dir_path(model_name_or_path=model_name_or_path, subfolder=subfolder, **source))
+
+
+class TowerModule(InputModule):  # type: ignore[misc]
+    """A tower as the first module of sentence-transformers."""
+
+    def __init__(self, tower: Tower) -> None:
         super().__init__()
         self.tower = tower
-        self.recipe = dict(recipe)
 
     def get_embedding_dimension(self) -> int:
         """Return the width of the tower's features."""
@@ -148,13 +186,15 @@ class TowerModule(InputModule):  # type: ignore[misc]
         return features | {"sentence_embedding": self.tower(features.get("pixel_values", features))}
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
-        """Write the section of the recipe, the weights or the Hugging Face model, and the words or the tokenizer."""
+        """Write the tower's options, the weights or the Hugging Face model, and the words or the tokenizer."""
         folder, tower = Path(output_path), self.tower
-        write_json(folder / "tower.json", self.recipe)
+        options = {name: value for name, value in tower.arguments.items() if name not in GIVEN_BY_RUN}
+        about = {"tower": tower.name, "size": getattr(tower, "size", None), "options": options}
+        write_json(folder / "tower.json", about)
         if isinstance(tower, HuggingFaceImage):
-            model = _whole_model(tower) if tower.clip else tower.model
+            model = whole_model(tower) if tower.clip else tower.model
             model.save_pretrained(folder / "model")
-            write_json(folder / "model" / "preprocessor_config.json", _image_processor(tower))
+            write_json(folder / "model" / "preprocessor_config.json", image_processor(tower))
         elif isinstance(tower, HuggingFaceText):
             _save_text_model(tower, folder / "model")
         else:
@@ -169,8 +209,7 @@ class TowerModule(InputModule):  # type: ignore[misc]
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **options: Any) -> "TowerModule":
         """Build the tower again from the module's folder."""
-        source = {name: options.get(name) for name in ("token", "cache_folder", "revision", "local_files_only")}
-        folder = Path(load_dir_path(model_name_or_path=model_name_or_path, subfolder=subfolder, **source))
+        folder = _folder(model_name_or_path, subfolder, options)
         recipe = read_json(folder / "tower.json")
         name, settings = recipe["tower"], dict(recipe["options"])
         if (folder / "model").exists():
@@ -178,8 +217,6 @@ class TowerModule(InputModule):  # type: ignore[misc]
         tower: Tower
         if issubclass(cls, ImageModule):
             tower = load_image_tower(name, size=recipe["size"], **settings)
-            if recipe["frozen"]:
-                tower.freeze()
         else:
             if (folder / "vocabulary.json").exists():
                 settings["vocabulary"] = Vocabulary.from_json(read_json(folder / "vocabulary.json"))
@@ -187,8 +224,11 @@ class TowerModule(InputModule):  # type: ignore[misc]
                 settings["tokenizer"] = str(folder / "tokenizer")
             tower = load_text_tower(name, **settings)
         if (folder / "model.safetensors").exists():
-            tower.load_state_dict(load_file(folder / "model.safetensors"))
-        return cls(tower, recipe)
+            state = load_file(folder / "model.safetensors")
+            if misfit(state, tower.state_dict()):
+                tower.freeze()  # as it was once in the run: an EfficientNet folds its norms into its convolutions then
+            tower.load_state_dict(state)
+        return cls(tower)
 
 
 class ImageModule(TowerModule):
@@ -222,58 +262,6 @@ class TextModule(TowerModule):
 # --- Hugging Face models as folders that transformers loads ----------------------------------------------------------
 
 
-def _whole_model(*towers: HuggingFaceImage | HuggingFaceText) -> Any:
-    """Return the model that the towers came from, with their present weights; its other parts are unchanged.
-
-    transformers has no class for one side of a CLIP, so the other side comes from the original model.
-    """
-    model: Any
-    model, _ = hf.load_model(towers[0].source)
-    for tower in towers:
-        is_encoder = not tower.clip and getattr(model.config, "is_encoder_decoder", False)
-        (model.get_encoder() if is_encoder else model).load_state_dict(tower.model.state_dict(), strict=False)
-    return model
-
-
 def _save_text_model(tower: HuggingFaceText, folder: Path) -> None:
-    _whole_model(tower).save_pretrained(folder)
+    whole_model(tower).save_pretrained(folder)
     tower.tokenizer.save_pretrained(folder)
-
-
-def _is_one_model(image: object, text: object) -> bool:
-    """Whether two towers are the sides of one CLIP or SigLIP whose own files can describe the preprocessing."""
-    if not isinstance(image, HuggingFaceImage) or not isinstance(text, HuggingFaceText):
-        return False
-    _, resizes = _PROCESSORS.get(str(image.model.config.model_type), ("", ()))
-    same = image.clip and text.clip and image.source.place == text.source.place
-    return same and image.resize in resizes and not image.interpolate
-
-
-def _save_both_sides(image: HuggingFaceImage, text: HuggingFaceText, folder: Path) -> None:
-    """Write a CLIP or SigLIP (see `_is_one_model`) with its processor, for AutoModel and AutoProcessor."""
-    import transformers
-
-    model = _whole_model(image, text)
-    model.save_pretrained(folder)
-    prefix, _ = _PROCESSORS[model.config.model_type]
-    image_processor = getattr(transformers, f"{prefix}ImageProcessor")(**_image_processor(image))
-    processor = getattr(transformers, f"{prefix}Processor")(image_processor=image_processor, tokenizer=text.tokenizer)
-    processor.save_pretrained(folder)
-
-
-def _image_processor(tower: MediaTower) -> dict[str, Any]:
-    """Return the settings of an image processor of transformers that come closest to the tower's preprocessing."""
-    side = {"height": tower.size, "width": tower.size}
-    crops = tower.resize == "crop"
-    return {
-        "do_resize": True,
-        "size": {"shortest_edge": tower.size} if crops else side,
-        "resample": 3,  # bicubic
-        "do_center_crop": crops,
-        "crop_size": side,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": tower.mean.tolist(),
-        "image_std": tower.std.tolist(),
-    }

@@ -146,6 +146,13 @@ def read_weights(weights: str, side: Side) -> ClipWeights:
     model, _ = hf.load_model(source)
     if model.config.model_type != "clip":
         raise RecipeError(f"weights {weights!r} are those of a {model.config.model_type} model; only CLIP's fit here")
+    pixels = hf.read_preprocessing(source) if side == "image" else _AVION_PIXELS
+    return clip_weights(model, side, f"weights {weights!r}", pixels)
+
+
+def clip_weights(model: Any, side: Side, source: str, pixels: hf.Preprocessing = _AVION_PIXELS) -> ClipWeights:
+    """Return one side of a CLIPModel of transformers, which stays as it is. source: for messages."""
+    model = hf.shared_copy(model)
     hf.keep_side(model, side, own_pooling=True)
     state: dict[str, Tensor] = {_our_name(name): value for name, value in model.state_dict().items()}
     for query in [name for name in state if "self_attn.q_proj" in name]:
@@ -155,9 +162,8 @@ def read_weights(weights: str, side: Side) -> ClipWeights:
     if side == "image":
         state["patches.weight"] = state["patches.weight"].flatten(1)
     config = model.config.vision_config if side == "image" else model.config.text_config
-    pixels = hf.read_preprocessing(source) if side == "image" else _AVION_PIXELS
     settings = (config.hidden_act, config.layer_norm_eps, config.num_attention_heads)
-    return ClipWeights(f"weights {weights!r}", side, state, *settings, pixels=pixels)
+    return ClipWeights(source, side, state, *settings, pixels=pixels)
 
 
 def _our_name(name: str) -> str:

@@ -19,6 +19,16 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+# What the weights and other files of well-known pairs take on disk.
+_GIGABYTES = {
+    "openai/clip-vit-base-patch32": 0.6,
+    "openai/clip-vit-base-patch16": 0.6,
+    "openai/clip-vit-large-patch14": 1.7,
+    "google/siglip-base-patch16-224": 0.8,
+    "google/siglip-so400m-patch14-384": 3.5,
+}
+
 
 @dataclass(frozen=True)
 class Source:
@@ -47,8 +57,57 @@ def find_source(name: str, side: str, built_in: Iterable[str] = ()) -> Source:
     return Source(name, name, False, side, built_in)
 
 
+def is_cached(name: str) -> bool:
+    """Return whether a model on the hub can be loaded from the local cache of Hugging Face, without any download."""
+    settings = ("config.json", "preprocessor_config.json", "tokenizer_config.json")
+    return all(_in_cache(name, file) for file in settings) and any(_in_cache(name, file) for file in _WEIGHTS)
+
+
+def _in_cache(name: str, file: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        return isinstance(try_to_load_from_cache(name, file), str)
+    except ValueError:  # no name that a model on the hub can have
+        return False
+
+
+def download_command(name: str) -> str:
+    """Return the command that fetches a model, and its size if it is known.
+
+    >>> download_command("openai/clip-vit-base-patch32")
+    "`hf download openai/clip-vit-base-patch32 --exclude '*.h5' --exclude '*.msgpack'` (0.6 GB)"
+    """
+    size = f" ({_GIGABYTES[name]} GB)" if name in _GIGABYTES else ""
+    return f"`hf download {name} --exclude '*.h5' --exclude '*.msgpack'`{size}"
+
+
+def check_at_hand(what: str, places: Sequence[str], hint: str, files: Sequence[str] = ("config.json",)) -> None:
+    """Raise RecipeError, with what to do, if none of the names is in the local cache and the hub cannot be reached.
+
+    Without this, transformers would try for a minute. what: the model in words. hint: what to say about models
+    that need no network. files: one of them shows that a model is in the cache.
+    """
+    from huggingface_hub import constants, get_session
+
+    if any(_in_cache(place, file) for place in places for file in files):
+        return
+    try:
+        get_session().head(f"{constants.ENDPOINT}/{places[0]}/resolve/main/config.json", timeout=10)
+    except Exception as error:  # whatever the library for HTTP raises; also in the hub's offline mode
+        why = "" if constants.HF_HUB_OFFLINE else f" ({first_line(error)})"
+        command = download_command(places[0]).replace("hf download", "hf download --local-dir FOLDER")
+        raise RecipeError(
+            f"{what} is not a folder and not in the local cache of Hugging Face, which cannot be reached from "
+            f"here{why}: call {command} where there is a network, and give the folder in place of the name{hint}"
+        ) from None
+
+
 def call(source: Source, what: str, function: Callable[..., T], **options: Any) -> T:
     """Call one of transformers' `from_pretrained` quietly; any failure becomes one RecipeError."""
+    if not source.local:
+        hint = f" (the built-in {source.side} towers are {', '.join(source.built_in)})" if source.built_in else ""
+        check_at_hand(f"{source.side} tower {source.name!r}", [source.place], hint)
     try:
         with quiet():
             return function(source.place, local_files_only=source.local, trust_remote_code=False, **options)
@@ -57,36 +116,10 @@ def call(source: Source, what: str, function: Callable[..., T], **options: Any) 
         if source.local:
             raise RecipeError(f"{tower}: cannot load the {what} from this folder: {reason}") from None
         built_in = f"it is not built in ({', '.join(source.built_in)}), " if source.built_in else ""
-        why = f"and Hugging Face gave no {what} of that name: {reason}"
-        if _is_offline(error):
-            why = (
-                "it is not in the local cache, and Hugging Face cannot be reached. On a machine with network, `hf "
-                f"download {source.place} --local-dir FOLDER` fetches it (a base CLIP is about 0.6 GB, the largest "
-                "SigLIP 4 GB); then give FOLDER in place of the name"
-            )
-        raise RecipeError(f"unknown {tower}: {built_in}there is no such folder, {why}") from None
-
-
-def is_cached(source: Source) -> bool:
-    """Return whether a model lies in a folder or in the local cache, so that nothing has to be fetched."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return source.local or isinstance(try_to_load_from_cache(source.place, "config.json"), str)
-    except HFValidationError:
-        return False
-
-
-def _is_offline(error: BaseException | None) -> bool:
-    """Return whether the hub could not be reached, by an error and those behind it."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    while error is not None:
-        if isinstance(error, ConnectionError | LocalEntryNotFoundError):  # of offline mode, too
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+        raise RecipeError(
+            f"unknown {tower}: {built_in}there is no such folder, and Hugging Face gave no {what} of that name: "
+            f"{reason}"
+        ) from None
 
 
 def load_model(source: Source) -> tuple[Any, bool]:

@@ -99,6 +99,8 @@ def _find(name: str) -> tuple[str, bool, str]:
         return str(folder), is_pipeline, f"files {content_hash(*parts)}"
     # sentence-transformers allows names without their owner.
     places = [name] if "/" in name else [name, f"sentence-transformers/{name}"]
+    hint = f"{' and '.join(_NAMES)} need no network"
+    hf.check_at_hand(repr(name), places, f" ({hint})", ("modules.json", "config.json"))
     reason = ""
     for place, file in product(places, ("modules.json", "config.json")):
         try:
@@ -108,7 +110,4 @@ def _find(name: str) -> tuple[str, bool, str]:
             reason = first_line(error)
         else:
             return place, file == "modules.json", f"{place}@{commit}"
-    raise RecipeError(
-        f"{name!r} is not a folder, and Hugging Face gave no such model: {reason} "
-        f"({' and '.join(_NAMES)} need no network)"
-    )
+    raise RecipeError(f"{name!r} is not a folder, and Hugging Face gave no such model: {reason} ({hint})")

@@ -43,6 +43,7 @@ class TwoTower(nn.Module):
     ) -> None:
         super().__init__()
         self.temperature: float | None = None  # a pretrained pair's own: 1 / its logit scale
+        self.logit_bias: float | None = None  # a SigLIP's own
         self.media_tower = media_tower
         self.text_tower = text_tower
         self.media_head = media_head

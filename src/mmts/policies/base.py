@@ -66,6 +66,19 @@ def check_positive(owner: str, **numbers: float | None) -> None:
             raise InputError(f"{owner}: {name} is {plain(number)}; it must be finite and positive")
 
 
+def from_pair(option: str, value: float | None, what: str, run: Any) -> float | None:
+    """Return a number of the pretrained pair that an option calls `pretrained`; None while the pair is not open yet.
+
+    Raises InputError if there is no pair, or if it has no such number.
+    """
+    if value is None and not run.pair_is_unopened:
+        raise InputError(
+            f"{option} is pretrained, but the model starts from no pretrained pair that has a {what}: set model.start "
+            f"to one, or {option} to a number"
+        )
+    return value
+
+
 def scalar(value: float, index: Tensor) -> Tensor:
     """Return a value for all samples, shape (), in double precision if index's device has it."""
     # A float64 tensor without dimensions promotes no other dtype, so there is no need to round here.

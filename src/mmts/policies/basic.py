@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmts.concepts.density import Scale, density_shift
 from mmts.errors import InputError, check_rows
 from mmts.options import AtLeastOne, NotNegative, Positive
-from mmts.policies.base import Policy, check_index, check_positive, scalar
+from mmts.policies.base import Policy, check_index, check_positive, from_pair, scalar
 from mmts.schedules import Cosine, Schedule, check_progress
 
 
@@ -144,7 +144,7 @@ class Learned(Policy):
     value = exp(log_value), a parameter of shape () that `after_step` clamps to [ln(low), ln(high)]. It has no weight
     decay, which would pull the value towards 1. InputError unless 0 < low <= start <= high.
 
-    start: where it starts.
+    start: where it starts; `pretrained` is the temperature of the pair that `model.start` names, 1 / its logit scale.
     low: lower bound.
     high: upper bound.
 
@@ -154,8 +154,6 @@ class Learned(Policy):
     0.07
     """
 
-    words = "learned, started at {start:g}, kept within {low:g} to {high:g}"
-
     def __init__(self, start: Positive = 0.07, low: Positive = 0.01, high: Positive = 1.0) -> None:
         super().__init__()
         if not 0 < low <= start <= high < math.inf:
@@ -164,6 +162,35 @@ class Learned(Policy):
             )
         self.low, self.high = low, high
         self.log_value = nn.Parameter(torch.tensor(math.log(start)))
+
+    @classmethod
+    def from_recipe(
+        cls,
+        run: Any,
+        start: Positive | Literal["pretrained"] = 0.07,
+        low: Positive = 0.01,
+        high: Positive = 1.0,
+    ) -> "Learned":
+        """Return the rule, started where the run's pretrained pair ended if `start` says so."""
+        if start != "pretrained":
+            return cls(start, low, high)
+        own = from_pair("start", run.pair_temperature, "temperature", run)
+        if own is None:  # known once the pair is open
+            return cls(low, low, high)
+        if not low <= own <= high:
+            side = "low" if own < low else "high"
+            raise InputError(
+                f"Learned: start is pretrained, and the pair's own temperature is {own:g} (a logit scale of "
+                f"{1 / own:g}), outside low {low:g} to high {high:g}; set {side} so that it lies inside"
+            )
+        return cls(own, low, high)
+
+    @staticmethod
+    def in_words(options: Mapping[str, Any]) -> str:
+        """Say what these options of a recipe do."""
+        start = options["start"]
+        where = "the pretrained pair's own" if start == "pretrained" else f"{start:g}"
+        return f"learned, started at {where}, kept within {options['low']:g} to {options['high']:g}"
 
     def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
         """Return the value, shape (), with gradient."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mmts.data.read import read_dataset
 from mmts.errors import RecipeError
+from mmts.models import huggingface
 from mmts.recipe.recipe import load_recipe, shipped_recipes
 from mmts.recipe.sections import DATASETS, Columns
 
@@ -17,8 +18,9 @@ def public_recipe(dataset: str) -> str | None:
 def choose_recipe(data: Path, columns: Columns | None = None) -> tuple[str, str]:
     """Return the name of the shipped recipe for the data at a path, and the reason in words.
 
-    A public data set gets its own recipe with MM-TS, other images `catalogue`, other videos `clips`. columns: as in a
-    recipe's `data`. Raises RecipeError if no shipped recipe fits, and DataError if there are no data.
+    A public data set gets its own recipe with MM-TS, other videos `clips`, and other images `clip` if its pretrained
+    pair is in the local cache of Hugging Face, else `catalogue`; nothing is downloaded. columns: as in a recipe's
+    `data`. Raises RecipeError if no shipped recipe fits, and DataError if there are no data.
     """
     dataset = read_dataset(data, (columns or Columns()).model_dump(exclude_none=True))
     if (name := public_recipe(dataset.name)) is not None:
@@ -31,5 +33,8 @@ def choose_recipe(data: Path, columns: Columns | None = None) -> tuple[str, str]
         raise RecipeError(f"{data} holds images and videos; a run takes only one of the two, so split them {see}")
     if kinds == {"video"}:
         return "clips", f"{len(dataset.media):,} videos with captions: small heads on frozen features of their frames"
+    what, pair = f"{len(dataset.media):,} images with captions", str(load_recipe("clip").model.start)
+    if huggingface.is_cached(pair):
+        return "clip", f"{what}, and {pair} is in the local cache of Hugging Face: small heads on top of it"
     why = "small heads on frozen features, which needs minutes and few examples"
-    return "catalogue", f"{len(dataset.media):,} images with captions: {why}"
+    return "catalogue", f"{what}: {why}. After {huggingface.download_command(pair)} this would be the recipe clip"

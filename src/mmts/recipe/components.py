@@ -57,6 +57,9 @@ class RunFacts:
     num_captions: int  # N, its captions, one sample each
     width: int  # D, width of the embeddings
     neighbour_counts: Callable[[int], Tensor]  # k -> (N,) int64, see `mmts.concepts.neighbour_counts`
+    pair_temperature: float | None = None  # of the pretrained pair that the model starts from: 1 / its logit scale
+    pair_bias: float | None = None  # of such a SigLIP: its logit bias
+    pair_is_unopened: bool = False  # whether there is such a pair, but a recipe is only being checked
 
 
 class Family(NamedTuple):
@@ -390,9 +393,13 @@ def _built(value: Any, run: RunFacts, place: str) -> Any:
     return build(value, run, place) if isinstance(value, ComponentSection) else value
 
 
-def checked_objective(section: ComponentSection, width: int) -> Objective:
-    """Make a recipe's objective for a run of two samples, to see before any data are read what constructors refuse."""
+def checked_objective(section: ComponentSection, width: int, has_start: bool) -> Objective:
+    """Make a recipe's objective for a run of two samples, to see before any data are read what constructors refuse.
+
+    has_start: whether the recipe's model starts from a pretrained pair, which is not opened here.
+    """
     sizes = torch.tensor([1, 2])
-    run = RunFacts(ConceptDistribution.from_counts(sizes), 2, 2, width, lambda k: sizes)
+    concepts = ConceptDistribution.from_counts(sizes)
+    run = RunFacts(concepts, 2, 2, width, lambda k: sizes, pair_is_unopened=has_start)
     with torch.random.fork_rng(devices=[]):
         return build(section, run)  # type: ignore[no-any-return]

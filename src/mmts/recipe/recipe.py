@@ -76,14 +76,14 @@ class Recipe(Section):
     def _can_be_done(self) -> "Recipe":
         if needs_graded(self.train.best) and self.data.relevance != "graded":
             raise ValueError(f"train.best is {self.train.best!r}, which needs data.relevance graded")
-        checked_objective(self.objective, self.model.width or _ANY_WIDTH)
+        checked_objective(self.objective, self.model.width or _ANY_WIDTH, self.model.start is not None)
         if not self.model.trains and self.model.start is None:  # a run that is started from may have heads that train
             self.check_something_trains(False)
         return self
 
     def check_something_trains(self, model_trains: bool) -> None:
         """Raise RecipeError if there are steps to take, but neither model nor objective has anything to train."""
-        objective = checked_objective(self.objective, self.model.width or _ANY_WIDTH)
+        objective = checked_objective(self.objective, self.model.width or _ANY_WIDTH, self.model.start is not None)
         objective_trains = any(parameter.requires_grad for parameter in objective.parameters())
         if not (model_trains or objective_trains) and (self.train.epochs or self.train.steps):
             kind = "linear" if self.model.start is None else "residual"
@@ -108,8 +108,12 @@ class Recipe(Section):
         model, concepts, evaluation = self.model, self.concepts, self.evaluation
         if model.pretrained is not None:
             model = model.model_copy(update={"pretrained": model.pretrained.expanduser().absolute()})
-        if model.start is not None and (start := Path(model.start).expanduser()).exists():
-            model = model.model_copy(update={"start": str(start.absolute())})
+        if model.start is not None:
+            is_tag = model.start.startswith("open_clip:")  # or a file of weights
+            library, slash, place = model.start.partition("/") if is_tag else ("", "", model.start)
+            start = Path(place).expanduser()
+            if start.is_file() if is_tag else start.exists():
+                model = model.model_copy(update={"start": f"{library}{slash}{start.absolute()}"})
         if concepts.file is not None:
             concepts = concepts.model_copy(update={"file": concepts.file.expanduser().absolute()})
         if evaluation.prompts is not None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmts.console import console
+from mmts.files import cache_root
 from mmts.recipe.model_section import FEATURES
 from mmts.recipe.recipe import Recipe, override, parse_recipe
 
@@ -15,8 +16,10 @@ _SMALL = {"width": _WIDTH, "depth": 2, "heads": 2}
 def tiny(recipe: Recipe, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe made small: every part of it runs, but what the model learns means nothing.
 
-    Towers become small random ones of the same family, and train; data, objective, rule and evaluation stay. Captions
-    are clustered by TF-IDF. `train.micro_batch`, if set, becomes 4. What `overrides` set, as in `load_recipe`, stays.
+    Towers become small random ones of the same family, and train; a pretrained pair of images and captions becomes a
+    small random CLIP or SigLIP, of which trains what the recipe says. Data, objective, rule and evaluation stay.
+    Captions are clustered by TF-IDF. `train.micro_batch`, if set, becomes 4. What `overrides` set, as in `load_recipe`,
+    stays.
 
     >>> from mmts.recipe.recipe import load_recipe
     >>> small = tiny(load_recipe("catalogue"))
@@ -25,10 +28,13 @@ def tiny(recipe: Recipe, overrides: Sequence[str] = ()) -> Recipe:
     """
     content = recipe.model_dump(mode="json")
     model, train = content["model"], content["train"]
-    if recipe.model.media.tower != FEATURES:
-        model[recipe.model.kind] = _media_tower(model[recipe.model.kind])
-    model |= {"text": _text_tower(model["text"]["tower"]), "width": _WIDTH, "pretrained": None}
-    model["head"] = {"kind": "linear"}
+    if recipe.model.start is not None and recipe.model.image is not None:
+        model |= {"start": str(_pair(recipe.model.start)), "image": model["image"] | {"size": None}}
+    else:
+        if recipe.model.media.tower != FEATURES:
+            model[recipe.model.kind] = _media_tower(model[recipe.model.kind])
+        model |= {"text": _text_tower(model["text"]["tower"]), "width": _WIDTH, "pretrained": None, "start": None}
+        model["head"] = {"kind": "linear"}
     train |= {
         "epochs": None,
         "steps": 12,
@@ -46,11 +52,20 @@ def tiny(recipe: Recipe, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(override(content, overrides), f"recipe {recipe.name}, made tiny")
 
 
+def _pair(start: str) -> Path:
+    """Return a small random pair in place of `start`, and say so."""
+    from mmts.examples.pair import made_pair
+
+    kind: Literal["clip", "siglip"] = "siglip" if "siglip" in start.lower() else "clip"
+    console.print(f"--tiny: a small random {kind} stands in for {start}")
+    return made_pair(cache_root() / "tiny" / kind, kind)
+
+
 def _media_tower(section: dict[str, Any]) -> dict[str, Any]:
-    small = section | {"train": "all", "size": _SIZE}
+    small = section | {"train": "all", "size": _SIZE, "lora": None}
     if "frames" not in section:  # an image tower
         return small | dict(zip(("tower", "options"), _small_image(section["tower"]), strict=True))
-    small["frames"] = min(_FRAMES, section["frames"] or _FRAMES)
+    small |= {"tower": section["tower"] or "frames", "frames": min(_FRAMES, section["frames"] or _FRAMES)}
     if section["tower"] == "space-time-vit":
         return small | {"options": {"patch": 8, "output_width": _WIDTH, **_SMALL}}
     image, options = _small_image(str(section["options"].get("image", "")))
@@ -65,9 +80,9 @@ def _small_image(name: str) -> tuple[str, dict[str, Any]]:
     return "small-vit", {"patch": 8, **_SMALL}
 
 
-def _text_tower(name: str) -> dict[str, Any]:
+def _text_tower(name: str | None) -> dict[str, Any]:
     """Return CLIP's text transformer over bytes for the CLIP family, and a small transformer over words for others."""
-    if "clip" in name.lower():
+    if "clip" in (name or "").lower():
         options = {**_SMALL, "output_width": _WIDTH, "tokenizer": "bytes"}
         return {"tower": "clip-text", "train": "all", "options": options}
     return {"tower": "small-transformer", "train": "all", "options": _SMALL}

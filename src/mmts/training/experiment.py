@@ -61,8 +61,26 @@ def load_model(run: RunDirectory, media: Sequence[Medium] = (), checkpoint: str 
         media = open_data(recipe.data).media
     model = build_model(recipe.model, media, run)
     if not recipe.model.is_untouched:
-        load_weights(model, run, checkpoint)
+        state = load_weights(model, run, checkpoint)
+        _set_scale(model, recipe if "objective" not in run.own_objects() else None, state.get("objective"))
     return model
+
+
+def _set_scale(model: TwoTower, recipe: Recipe | None, objective: Any) -> None:
+    """Give a model the temperature and the logit bias that its objective was trained with, if each is one number.
+
+    A rule with several temperatures leaves the model those of the pair that it started from. recipe: None if the
+    objective was given as an object. objective: its state.
+    """
+    state = objective if isinstance(objective, Mapping) else {}
+    log_value, bias = state.get("temperature.log_value"), state.get("bias")
+    policy = None if recipe is None else getattr(recipe.objective, "temperature", None)
+    if isinstance(log_value, Tensor) and log_value.numel() == 1:
+        model.temperature = math.exp(float(log_value))
+    elif policy is not None and getattr(policy, "rule", None) == "fixed":
+        model.temperature = float(policy.value)
+    if isinstance(bias, Tensor) and bias.numel() == 1:
+        model.logit_bias = float(bias)
 
 
 def check_can_be_rebuilt(run: RunDirectory) -> None:

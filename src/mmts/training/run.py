@@ -145,7 +145,8 @@ def _train(
     restore_random_state(drawn)  # so that training draws the same whether features were computed or cached
     plan = build_plan(recipe, splits.train, concepts)
     sizes = splits.train.num_media, splits.train.num_captions
-    facts = RunFacts(concepts, *sizes, width, partial(neighbour_counts, splits.train.captions))
+    scale = model.temperature, model.logit_bias
+    facts = RunFacts(concepts, *sizes, width, partial(neighbour_counts, splits.train.captions), *scale)
     objective = build(recipe.objective, facts) if own_objective is None else own_objective
     trainer = Trainer(
         model,

@@ -14,7 +14,7 @@ from mmts.console import console
 from mmts.data.records import Medium
 from mmts.errors import InputError, RecipeError, RunError
 from mmts.files import read_json, why_missing
-from mmts.models import TwoTower, build_head, huggingface
+from mmts.models import TwoTower, build_head, huggingface, open_clip
 from mmts.models.base import make_tower
 from mmts.models.image_towers import HuggingFaceImage
 from mmts.models.text_towers import HuggingFaceText
@@ -32,9 +32,11 @@ def open_pair(start: str, media: Sequence[Medium] = (), size: int | None = None)
     Raises RecipeError for what is not such a pair, and RunError for a run that cannot be rebuilt.
     """
     path = Path(start).expanduser()
-    if path.suffix == ".npz":
+    if start.startswith(open_clip.PREFIX):
+        model = open_clip.open_clip_pair(start.removeprefix(open_clip.PREFIX), size)
+    elif path.suffix == ".npz":
         raise RecipeError(f"{start} holds embeddings, not a model: `mmts evaluate` takes it, and nothing else does")
-    if (path / "recipe.yaml").is_file():
+    elif (path / "recipe.yaml").is_file():
         if size is not None:
             raise RecipeError(f"model.image.size: {start} is a run, whose size stays its own; leave size out")
         from mmts.training.experiment import load_model  # which builds models, also from pairs
@@ -44,7 +46,8 @@ def open_pair(start: str, media: Sequence[Medium] = (), size: int | None = None)
             if side is not None:
                 merge_lora(side)
         return model
-    model = _hugging_face_pair(start, path, size)
+    else:
+        model = _hugging_face_pair(start, path, size)
     for tower in (model.media_tower, model.text_tower):
         assert tower is not None
         tower.exact = True
@@ -59,13 +62,13 @@ def _hugging_face_pair(start: str, path: Path, size: int | None) -> TwoTower:
         raise RecipeError(f"{start} {why_missing(path)}")
     name = str(_clip_in_sentence_transformers(path)) if (path / "modules.json").is_file() else start
     source = huggingface.find_source(name, "image")
-    if not huggingface.is_cached(source):
+    if not (source.local or huggingface.is_cached(name)):
         console.print(f"note: {name} is not in the local cache; fetching it from Hugging Face")
     whole, _ = huggingface.load_model(source)
     if not (hasattr(whole, "get_image_features") and hasattr(whole, "get_text_features")):
         kind = whole.config.model_type
         raise RecipeError(f"{start} is a {kind} model, not a CLIP or SigLIP: it does not embed both images and text")
-    scale = getattr(whole, "logit_scale", None)
+    scale, bias = getattr(whole, "logit_scale", None), getattr(whole, "logit_bias", None)
     parts = huggingface.shared_copy(whole), huggingface.shared_copy(whole)
     image = make_tower(HuggingFaceImage, name, size=size, pretrained=parts[0])
     text = make_tower(HuggingFaceText, name, pretrained=parts[1])
@@ -75,6 +78,8 @@ def _hugging_face_pair(start: str, path: Path, size: int | None) -> TwoTower:
     model = TwoTower(image, text, nn.Identity(), nn.Identity())
     if scale is not None:
         model.temperature = math.exp(-float(scale.detach()))
+    if bias is not None:
+        model.logit_bias = float(bias.detach())
     return model
 
 

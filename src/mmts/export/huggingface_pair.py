@@ -1,0 +1,174 @@
+"""A run's CLIP or SigLIP as a folder that plain transformers loads, with its tokenizer and image processor."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmts.errors import RunError
+from mmts.export.onnx_files import captions_for, largest_difference, pictures, to_inputs
+from mmts.models import TwoTower
+from mmts.models import huggingface as hf
+from mmts.models.base import MediaTower
+from mmts.models.image_towers import HuggingFaceImage
+from mmts.models.text_towers import HuggingFaceText
+
+TOLERANCE = 1e-5
+# The model types with a known image processor: its prefix, and the ways in which it makes a rectangle square.
+_PROCESSORS = {"clip": ("CLIP", ("crop", "stretch")), "siglip": ("Siglip", ("stretch",))}
+
+
+@torch.no_grad()
+def write_huggingface(model: TwoTower, folder: Path) -> dict[str, Any]:
+    """Write both towers as one CLIPModel or SiglipModel, load it with transformers, and return the differences.
+
+    model: in evaluation mode, with LoRA merged. Raises RunError as `pair_of` does, and for differences above
+    `TOLERANCE`.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    image, text = pair_of(model, "huggingface")
+    save_pair(image, text, folder, model)
+    loaded = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    captions, pixels = captions_for(text), to_inputs(pictures(*[(image.size, image.size)] * 3), image)
+    padding = "max_length" if text.pad_full else "longest"
+    tokens = tokenizer(captions, padding=padding, truncation=True, max_length=text.max_length, return_tensors="pt")
+    inputs = {"input_ids": tokens["input_ids"]}
+    inputs |= {} if text.pad_full else {"attention_mask": tokens["attention_mask"]}
+    x = loaded.get_image_features(pixel_values=normalized(image, pixels)).pooler_output
+    y = loaded.get_text_features(**inputs).pooler_output
+    differences = compared("transformers", model, (pixels, x), (captions, y))
+    return differences | {"logit_scale": float(loaded.logit_scale.exp())}
+
+
+def compared(
+    program: str, model: TwoTower, media: tuple[Tensor, Tensor], text: tuple[list[str], Tensor]
+) -> dict[str, Any]:
+    """Return the largest differences of an export's embeddings (B, D), of any norm, from the run's, per side.
+
+    media, text: the inputs (pixels, captions), and what the export makes of them. Raises RunError above `TOLERANCE`.
+    """
+    assert model.text_tower is not None
+    own = model.encode_media(media[0]), model.encode_text(model.text_tower.tokenize(text[0]))
+    result: dict[str, Any] = {}
+    for side, expected, exported in zip(("media", "text"), own, (media[1], text[1]), strict=True):
+        worst = largest_difference(expected, F.normalize(exported))
+        if not worst <= TOLERANCE:
+            raise RunError(
+                f"{program}: the {side} embeddings differ from the run's by up to {worst:.1e}, more than "
+                f"{TOLERANCE:g}; --to onnx is another way"
+            )
+        result[side] = {"largest_difference": worst}
+    return result
+
+
+def pair_of(model: TwoTower, to: str) -> tuple[HuggingFaceImage, HuggingFaceText]:
+    """Return the two towers of a run that are one CLIP or SigLIP without heads. Raises RunError for another run.
+
+    to: the target, for the message.
+    """
+    image, text = model.media_tower, model.text_tower
+    if why := why_not_one_model(image, text):
+        raise RunError(f"--to {to} writes a CLIP or SigLIP as it was tuned, and {why}: give --to onnx")
+    check_no_heads(model, to)
+    assert isinstance(image, HuggingFaceImage)
+    assert isinstance(text, HuggingFaceText)
+    return image, text
+
+
+def check_no_heads(model: TwoTower, to: str) -> None:
+    """Raise RunError, with what can be done, for a run with heads, which the target `to` cannot hold."""
+    if layers_of(model.media_head) or layers_of(model.text_head):
+        raise RunError(
+            f"--to {to}: the run's heads are not linear, so they cannot become the projections of a CLIP or SigLIP. "
+            "--to onnx and --to sentence-transformers write them; for this format tune the towers themselves: "
+            "--set 'model.head={kind: none}', and model.image.train, model.text.train or both lora, last-N or all"
+        )
+
+
+def normalized(tower: MediaTower, pixels: Tensor) -> Tensor:
+    """Return pixels (B, 3, size, size) in [0, 1] as other programs give them to a model."""
+    return (pixels - tower.mean[:, None, None]) / tower.std[:, None, None]
+
+
+def layers_of(head: nn.Module) -> list[nn.Module]:
+    """Return the layers of a head of `build_head`, or of several in a row; a residual head is one of them."""
+    if type(head) is nn.Sequential:
+        return [layer for part in head for layer in layers_of(part)]
+    return [] if isinstance(head, nn.Identity) else [head]
+
+
+def why_not_one_model(image: object, text: object) -> str | None:
+    """Say why two towers are not the sides of one CLIP or SigLIP whose files can describe the preprocessing."""
+    if not (isinstance(image, HuggingFaceImage) and isinstance(text, HuggingFaceText) and image.clip and text.clip):
+        names = [getattr(tower, "name", "features") for tower in (image, text)]
+        return f"the run's towers {names[0]!r} and {names[1]!r} are not its two sides"
+    if image.source.place != text.source.place:
+        return f"the run's towers are of two models, {image.source.place} and {text.source.place}"
+    kind = str(image.model.config.model_type)
+    prefix, resizes = _PROCESSORS.get(kind, ("", ()))
+    if not prefix:
+        return f"{image.source.place} is a {kind} model, of which mmts knows no image processor"
+    if image.resize not in resizes:
+        return f"an image processor of {prefix} cannot make images square as the run does (resize: {image.resize})"
+    if image.interpolate:
+        return f"the run takes images of {image.size} px, for which transformers would have to be told to interpolate"
+    return None
+
+
+def whole_model(*towers: HuggingFaceImage | HuggingFaceText) -> Any:
+    """Return the model that the towers came from, with their present weights; its other parts are unchanged.
+
+    transformers has no class for one side of a CLIP, so the other side comes from the original model.
+    """
+    model: Any
+    model, _ = hf.load_model(towers[0].source)
+    for tower in towers:
+        is_encoder = not tower.clip and getattr(model.config, "is_encoder_decoder", False)
+        (model.get_encoder() if is_encoder else model).load_state_dict(tower.model.state_dict(), strict=False)
+    return model
+
+
+def scaled_pair(model: TwoTower, image: HuggingFaceImage, text: HuggingFaceText) -> Any:
+    """Return both sides as one model, with the logit scale (and a SigLIP's bias) that the run ended with."""
+    pair = whole_model(image, text)
+    if model.temperature is not None:
+        pair.logit_scale.fill_(-math.log(model.temperature))
+    if model.logit_bias is not None and hasattr(pair, "logit_bias"):
+        pair.logit_bias.fill_(model.logit_bias)
+    return pair
+
+
+def save_pair(image: HuggingFaceImage, text: HuggingFaceText, folder: Path, model: TwoTower) -> None:
+    """Write a CLIP or SigLIP (see `why_not_one_model`) with its processor, for AutoModel and AutoProcessor."""
+    import transformers
+
+    pair = scaled_pair(model, image, text)
+    pair.save_pretrained(folder)
+    prefix, _ = _PROCESSORS[pair.config.model_type]
+    processor = getattr(transformers, f"{prefix}ImageProcessor")(**image_processor(image))
+    getattr(transformers, f"{prefix}Processor")(image_processor=processor, tokenizer=text.tokenizer).save_pretrained(
+        folder
+    )
+
+
+def image_processor(tower: MediaTower) -> dict[str, Any]:
+    """Return the settings of an image processor of transformers that come closest to the tower's preprocessing."""
+    side = {"height": tower.size, "width": tower.size}
+    crops = tower.resize == "crop"
+    return {
+        "do_resize": True,
+        "size": {"shortest_edge": tower.size} if crops else side,
+        "resample": 3,  # bicubic
+        "do_center_crop": crops,
+        "crop_size": side,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": tower.mean.tolist(),
+        "image_std": tower.std.tolist(),
+    }

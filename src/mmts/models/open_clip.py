@@ -1,0 +1,163 @@
+"""Pretrained pairs of open_clip, which is not installed with mmts: `open_clip:NAME/TAG`."""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmts.errors import InputError, RecipeError, first_line, nearest
+from mmts.files import content_hash
+from mmts.models import huggingface as hf
+from mmts.models.base import ImageTower, Resize, TextTower, make_tower, misfit
+from mmts.models.clip import read_checkpoint
+from mmts.models.two_tower import TwoTower
+
+PREFIX = "open_clip:"
+_NOT_TEXT = ("visual", "text_decoder", "logit_scale", "logit_bias")  # children and parameters
+# How open_clip makes a rectangle square (`resize_mode` of a model's preprocessing), and what that is here.
+_RESIZES: dict[str, Resize] = {"shortest": "crop", "squash": "stretch", "longest": "pad"}
+
+
+class OpenClipImage(ImageTower):
+    """The image side of a model of open_clip, with the size, mean and std that it states itself."""
+
+    def __init__(self, pretrained: Any) -> None:
+        visual = pretrained.visual
+        size = visual.image_size
+        sides = {int(side) for side in size} if isinstance(size, Sequence) else {int(size)}
+        if len(sides) > 1:
+            raise InputError(f"it takes images of {size} pixels; mmts makes only square ones")
+        mean, std = (getattr(visual, name, None) for name in ("image_mean", "image_std"))
+        how = str((getattr(visual, "preprocess_cfg", None) or {}).get("resize_mode", "shortest"))
+        super().__init__(sides.pop(), mean or hf.CLIP_MEAN, std or hf.CLIP_STD, _RESIZES.get(how, "crop"))
+        self.model = pretrained
+        with torch.inference_mode():
+            self.width = int(self(torch.zeros(1, 3, self.size, self.size)).shape[1])
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Return the model's image features (B, width)."""
+        features: Tensor = self.model.encode_image(pixels)
+        return features
+
+
+class OpenClipText(TextTower):
+    """The text side of a model of open_clip, with its own tokenizer, which pads every caption to the full length."""
+
+    def __init__(self, pretrained: Any, tokenizer: Any) -> None:
+        super().__init__()
+        self.model, self.tokenizer = pretrained, tokenizer
+        tokens = self.tokenize(["a"])
+        self.max_length = tokens["input_ids"].shape[1]
+        with torch.inference_mode():
+            self.width = int(self(tokens).shape[1])
+
+    def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """Return input_ids (B, L); longer captions are cut."""
+        return {"input_ids": self.tokenizer(hf.encodable(captions)) if captions else torch.zeros(0, 1).long()}
+
+    def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
+        """Return the model's text features (B, width). Raises InputError for an input without input_ids."""
+        if "input_ids" not in tokens:
+            raise InputError(f"tower {self.name!r} takes the output of its tokenize, with input_ids")
+        features: Tensor = self.model.encode_text(tokens["input_ids"])
+        return features
+
+    def _settings(self) -> tuple[str, ...]:
+        return (content_hash(str(self.tokenize(["The quick brown fox, 12 €"])["input_ids"].tolist())),)
+
+
+def open_clip_pair(name_and_tag: str, size: int | None = None) -> TwoTower:
+    """Return a pretrained pair of open_clip, with unit embeddings as its `encode_image` and `encode_text` give them.
+
+    name_and_tag: `NAME/TAG`, such as `ViT-B-32/laion2b_s34b_b79k`, or `NAME/FILE` with a file of weights.
+    size: side of the square input in pixels, if it is another than the model's own; for a tag open_clip interpolates.
+
+    Raises RecipeError if open_clip is not installed, and for a name or a tag that it does not know.
+    """
+    start = f"{PREFIX}{name_and_tag}"
+    library = _library(start)
+    name, _, tag = name_and_tag.partition("/")
+    if not name or not tag:
+        raise RecipeError(f"{start} names no weights; it is written open_clip:NAME/TAG or open_clip:NAME/FILE")
+    if name not in (known := library.list_models()):
+        raise RecipeError(f"open_clip has no model {name!r}; {nearest(name, known)}")
+    tags, file = library.list_pretrained_tags_by_model(name), Path(tag).expanduser()
+    if tag not in tags and not file.is_file():
+        raise RecipeError(
+            f"open_clip has no weights {tag!r} of {name}, and there is no such file; {nearest(tag, tags)}"
+        )
+    known_tag = tag if tag in tags else None
+    try:
+        with hf.quiet(), _silent():
+            model, *_ = library.create_model_and_transforms(name, pretrained=known_tag, force_image_size=size)
+            tokenizer = library.get_tokenizer(name)
+    except Exception as error:  # whatever it raises for damaged weights or without a network
+        raise RecipeError(
+            f"{start}: open_clip cannot load it: {first_line(error)}. Without a network, load it once where there is "
+            f"one, save model.state_dict() by torch.save, and give the file: open_clip:{name}/FILE"
+        ) from None
+    model = model.float().eval()
+    if known_tag is None:
+        _fill(model, file, size)
+    if not (hasattr(model, "encode_image") and hasattr(model, "encode_text")):
+        raise RecipeError(f"{start} is a {type(model).__name__}, which does not embed both images and text")
+    halves = _half(model, lambda name: name == "visual"), _half(model, lambda name: name not in _NOT_TEXT)
+    image = make_tower(OpenClipImage, start, pretrained=halves[0])
+    text = make_tower(OpenClipText, start, pretrained=halves[1], tokenizer=tokenizer)
+    pair = TwoTower(image, text, nn.Identity(), nn.Identity())
+    pair.temperature = math.exp(-float(model.logit_scale.detach()))
+    if (bias := getattr(model, "logit_bias", None)) is not None:
+        pair.logit_bias = float(bias.detach())
+    return pair
+
+
+def _library(start: str) -> Any:
+    """Import open_clip. Raises RecipeError, saying what to install, if that fails."""
+    try:
+        return import_module("open_clip")
+    except Exception as error:  # torchvision of another build fails with RuntimeError, or with AttributeError
+        build = torch.__version__.partition("+")[2]
+        match = f"for the same CPU build ({build})" if torch.version.cuda is None else f"for CUDA {torch.version.cuda}"
+        raise RecipeError(
+            f'{start} needs the package open_clip: pip install "open_clip_torch<4". It brings torchvision, which must '
+            f"match the installed torch {torch.__version__}: take a torchvision {match}, or importing it fails "
+            f"({type(error).__name__}: {first_line(error)})"
+        ) from None
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep open_clip's log off the terminal: it warns of a model without weights, which a file fills afterwards."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _fill(model: nn.Module, file: Path, size: int | None) -> None:
+    """Load the weights in a file, whose code is never run. Raises RecipeError for those of another model."""
+    from safetensors.torch import load_file
+
+    content = load_file(file) if file.suffix == ".safetensors" else read_checkpoint(file)
+    state = {name.removeprefix("module."): value for name, value in content.items()}
+    if problem := misfit(state, model.state_dict()):
+        other = "" if size is None else ", or to another size: leave model.image.size out"
+        raise RecipeError(f"{file} {problem}; it belongs to another model of open_clip{other}")
+    model.load_state_dict(state)
+
+
+def _half(model: nn.Module, keeps: Callable[[str], bool]) -> Any:
+    """Return a model that shares its weights with `model` and has only the children and parameters that it `keeps`."""
+    half = hf.shared_copy(model)
+    for name, _ in [*half.named_children(), *half.named_parameters(recurse=False)]:
+        if not keeps(name):
+            delattr(half, name)
+    return half

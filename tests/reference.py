@@ -549,3 +549,8 @@ def lora(
         [w + scale * sum(b[i][k] * a[k][j] for k in range(len(a))) for j, w in enumerate(row)]
         for i, row in enumerate(weight)
     ]
+
+
+def residual(features: Numbers, change: Numbers) -> list[float]:  # 8.5
+    size = math.sqrt(sum(f * f for f in features) / len(features))
+    return [f + size * g for f, g in zip(features, change, strict=True)]

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import reference
 import torch
 from tiny_models import tiny_clip, tiny_encoder
 from torch import nn
@@ -150,7 +151,20 @@ def test_heads(kind: str, layers: int) -> None:
     assert head(torch.rand(2, 4)).shape == (2, 4)
 
 
+def test_a_residual_head_starts_as_the_identity_and_is_its_twin_later() -> None:
+    torch.manual_seed(0)
+    head, features = build_head("residual", 4, 4, hidden=7).eval(), torch.randn(3, 4)
+    assert torch.equal(head(features), features)
+    torch.nn.init.normal_(head[-1].weight)
+    change = nn.Sequential(*head)(features)
+    expected = [reference.residual(*rows) for rows in zip(features.tolist(), change.tolist(), strict=True)]
+    assert torch.allclose(head(features), torch.tensor(expected), atol=1e-6)
+    assert torch.allclose(head(100 * features), 100 * head(features), rtol=1e-3)
+
+
 def test_wrong_heads() -> None:
+    with pytest.raises(RecipeError, match="head 'residual' keeps the tower's width 4, but the model's width is 3"):
+        build_head("residual", 4, 3)
     with pytest.raises(RecipeError, match="head 'none' keeps the tower's width 4, but the model's width is 3"):
         build_head("none", 4, 3)
     with pytest.raises(RecipeError, match="unknown head 'two-layers'; did you mean 'two-layer'"):

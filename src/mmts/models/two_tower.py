@@ -143,10 +143,10 @@ def build_head(
 
 
 class Residual(nn.Sequential):
-    """A head that starts as the identity: f + rms(f) g(f), with rms(f) the root mean square of a row of features.
+    """A head that starts as the identity: f + rms(f) g(f) (docs/method.md, 8.5).
 
     The last layer of g starts at zero, so that the embeddings are at first those of the features, bit for bit. The
-    factor lets the head of a tower of any scale train alike.
+    factor, the root mean square of a row of features, lets the head of a tower of any scale train alike.
 
     >>> head = build_head("residual", 4, 4, hidden=8)
     >>> torch.equal(head(torch.arange(8.0).view(2, 4)), torch.arange(8.0).view(2, 4))

@@ -88,7 +88,7 @@ def evaluate(
     dataset = open_data(recipe.with_data(None, columns).data, data) if opened is None else opened.dataset
     place = resolved(data or recipe.data.path)
     own_data = place == recipe.data.path
-    own_split = default = default_split(dataset)
+    own_split = default = default_split(dataset) if own_data or split_name is None else split_name
     if own_data and recipe.model.is_untouched:
         own_split = (read_kept(run.metrics_file) or {}).get("split") or split_name or default
     if split_name is None:

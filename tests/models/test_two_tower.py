@@ -171,6 +171,8 @@ def test_wrong_heads() -> None:
         build_head("two-layers", 4, 3)
     with pytest.raises(RecipeError, match="dropout must be at least 0 and below 1, not 1"):
         build_head("two-layer", 4, 3, dropout=1)
+    with pytest.raises(RecipeError, match="input_dropout must be at least 0 and below 1, not -1"):
+        build_head("linear", 4, 3, input_dropout=-1)
 
 
 def video_model(**options: object) -> TwoTower:

@@ -107,12 +107,20 @@ def _encode(tower: Tower | None, head: nn.Module, inputs: Any) -> Tensor:
 
 
 def build_head(
-    kind: str, in_width: int, out_width: int, *, hidden: int = 512, dropout: float = 0.0, layer_norm: bool = True
+    kind: str,
+    in_width: int,
+    out_width: int,
+    *,
+    hidden: int = 512,
+    input_dropout: float = 0.0,
+    dropout: float = 0.0,
+    layer_norm: bool = True,
 ) -> nn.Module:
     """Return a head (B, in_width) -> (B, out_width).
 
     kind: "linear" is one affine map; "two-layer" is linear, GELU, dropout, linear, with `hidden` units between;
         "residual" adds such a two-layer map to the features, see `Residual`; "none" passes features through.
+    input_dropout, dropout: shares of the (normalized) features, and of the hidden units, that training drops.
     layer_norm: normalize each feature row first, so that towers of any scale train alike; not for "none".
 
     Raises RecipeError for an unknown kind, a dropout outside [0, 1), or "residual" or "none" for two different widths.
@@ -132,9 +140,11 @@ def build_head(
             )
         if kind == "none":
             return nn.Identity()
-    if not 0 <= dropout < 1:
-        raise RecipeError(f"head {kind!r}: dropout must be at least 0 and below 1, not {dropout}")
+    for name, share in (("input_dropout", input_dropout), ("dropout", dropout)):
+        if not 0 <= share < 1:
+            raise RecipeError(f"head {kind!r}: {name} must be at least 0 and below 1, not {share}")
     layers: list[nn.Module] = [nn.LayerNorm(in_width)] if layer_norm else []
+    layers += [nn.Dropout(input_dropout)] if input_dropout else []
     if kind != "linear":
         layers += [nn.Linear(in_width, hidden), nn.GELU(), nn.Dropout(dropout)]
         in_width = hidden

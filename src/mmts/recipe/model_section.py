@@ -265,6 +265,8 @@ class Head(Section):
     training starts at the pretrained pair; `none`: the features as they are."""
     hidden: int = Field(512, ge=1)
     """Width of the hidden layer."""
+    input_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout of the features, after they are normalized; it keeps heads on few pairs from learning them by heart."""
     dropout: float = Field(0.2, ge=0, lt=1)
     """Dropout after the hidden layer."""
     layer_norm: bool = True

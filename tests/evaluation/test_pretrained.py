@@ -132,6 +132,17 @@ def test_the_first_split_is_the_own_one(shapes: Path, clip: Path, tmp_path: Path
     assert evaluate(tmp_path / "run") == first
 
 
+def test_a_split_of_another_name_is_enough(shapes: Path, clip: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(shapes, tmp_path / "data")
+    lines = [json.loads(line) for line in (data / "captions.jsonl").read_text().splitlines()]
+    (data / "captions.jsonl").write_text("".join(json.dumps({**line, "split": "held"}) + "\n" for line in lines))
+    first = judged(clip, data, tmp_path / "run", split_name="held")
+    assert (first["split"], first["num_media"]) == ("held", len(lines))
+    assert evaluate(tmp_path / "run") == first
+    with pytest.raises(DataError, match="nothing is in split 'test'"):
+        judged(clip, data, tmp_path / "run")
+
+
 def test_concepts_are_those_of_a_label_or_a_file(shapes: Path, clip: Path, tmp_path: Path) -> None:
     judged(clip, shapes, tmp_path / "label", concepts="shape", settings=())
     by_label = ConceptDistribution.load(tmp_path / "label" / "concepts.npz")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ from tests_support import draw_shapes
 
 from mmts.cli import main
 from mmts.concepts import ConceptDistribution
+from mmts.data.read import read_dataset
 from mmts.data.records import Medium
 from mmts.errors import DataError, RecipeError, RunError
 from mmts.evaluation.compare import comparison_as_mapping
+from mmts.evaluation.embeddings_file import read_embeddings, split_of_embeddings
 from mmts.evaluation.pretrained import evaluate_pretrained, zero_steps
 from mmts.evaluation.results import read_results
 from mmts.evaluation.run import evaluate
 from mmts.models import features
 from mmts.recipe.run_directory import RunDirectory
+from mmts.recipe.sections import Data
 from mmts.report import write_report
 from mmts.search import build_index
 from mmts.training.experiment import load_model
@@ -245,6 +249,8 @@ def test_the_command_tells_a_run_from_a_pair(
     assert f"{run} is a run, which keeps its concepts and its recipe" in says(run, "--concepts", "shape")
     assert "has no recipe.yaml); for a pretrained model add --data PATH" in says(clip)
     assert "with --out a run is evaluated anew; for a pretrained model add --data" in says(run, "--out", "new")
+    anew = (run, "--data", shapes, "--out", "new", "--checkpoint", "last")
+    assert "--checkpoint last is for a run; with --out" in says(*anew)
     assert "metrics: new/metrics.json" in says(run, "--data", shapes, "--out", "new", "--concepts", "shape")
 
 
@@ -339,6 +345,28 @@ def test_wrong_embeddings_name_the_array_and_the_row(
     with pytest.raises(DataError, match=says):
         judged(changed(stored[0], tmp_path / "e.npz", drop, **arrays), shapes, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_ids_may_be_bytes(stored: tuple[Path, dict[str, Any]], shapes: Path, tmp_path: Path) -> None:
+    in_bytes = changed(stored[0], tmp_path / "e.npz", media_id=lambda ids: np.char.encode(ids, "utf-8"))
+    assert judged(in_bytes, shapes, tmp_path / "run") == stored[1]
+    wrong = changed(stored[0], tmp_path / "e.npz", media_id=lambda ids: np.array([b"\xe9"] * len(ids)))
+    with pytest.raises(DataError, match="the array 'media_id' cannot be read as numbers or strings"):
+        judged(wrong, shapes, tmp_path / "no")
+
+
+def test_a_damaged_archive_is_named(stored: tuple[Path, dict[str, Any]], shapes: Path, tmp_path: Path) -> None:
+    with np.load(stored[0]) as content:
+        np.savez_compressed(tmp_path / "e.npz", **content)
+    whole = (tmp_path / "e.npz").read_bytes()
+    for at in range(0, len(whole), 151):  # numpy, zipfile and zlib each have errors of their own
+        (tmp_path / "e.npz").write_bytes(
+            whole[:at] + bytes(255 - byte for byte in whole[at : at + 3]) + whole[at + 3 :]
+        )
+        with suppress(DataError):
+            split_of_embeddings(tmp_path / "e.npz")
+        with suppress(DataError):
+            read_embeddings(tmp_path / "e.npz", read_dataset(shapes).split("test"), Data())
 
 
 def test_a_file_that_is_no_archive_is_named(shapes: Path, tmp_path: Path) -> None:

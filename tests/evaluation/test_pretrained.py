@@ -104,6 +104,9 @@ def test_the_folder_is_a_run_for_every_other_command(shapes: Path, clip: Path, t
     page = write_report([tmp_path / "run"], tmp_path / "report.html").read_text()
     assert f"No training: {clip} as it is" in page
     assert f"mmts evaluate {clip} --data {shapes} --split test --set concepts.encoder=tfidf --out again/run" in page
+    judged(clip, shapes, tmp_path / "larger", settings=(*TFIDF, "model.image.size=48"))
+    page = write_report([tmp_path / "larger"], tmp_path / "report.html").read_text()
+    assert "--set concepts.encoder=tfidf --set model.image.size=48 --out again/larger" in page
     assert len(build_index(tmp_path / "run", shapes / "images")) == 48
     assert not load_model(RunDirectory(tmp_path / "run")).trainable_state_dict()
 

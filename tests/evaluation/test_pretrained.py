@@ -168,12 +168,18 @@ def test_without_train_the_concepts_are_those_of_the_split(
     shapes: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = shutil.copytree(shapes, tmp_path / "data")
-    lines = [line for line in (data / "captions.jsonl").read_text().splitlines() if '"split": "test"' in line]
+    every = (data / "captions.jsonl").read_text().splitlines()
+    lines, other = ([line for line in every if f'"split": "{name}"' in line] for name in ("test", "val"))
     (data / "captions.jsonl").write_text("\n".join(lines) + "\n")
     judged(clip, data, tmp_path / "run")
     assert "no train split, so head, mid and tail go by how frequent concepts are in test itself" in (
         capsys.readouterr().out
     )
+    assert len(ConceptDistribution.load(tmp_path / "run" / "concepts.npz")) == 2 * len(lines)
+    with (data / "captions.jsonl").open("a") as file:  # another split shares the folder and the concepts
+        file.writelines(f"{line}\n" for line in other)
+    assert judged(clip, data, tmp_path / "run", split_name="val")["split"] == "val"
+    assert "head, mid and tail go by the concepts of test" in capsys.readouterr().out
     assert len(ConceptDistribution.load(tmp_path / "run" / "concepts.npz")) == 2 * len(lines)
 
 

@@ -248,6 +248,11 @@ def test_pairs_without_training_are_classified_and_embeddings_are_not(shapes: Pa
     assert before["classification"] == after["classification"]
     without = shutil.copytree(shapes, tmp_path / "without")
     change_lines(without, lambda line: line.update(split="test"))
+    (tmp_path / "prompts.txt").write_text("my {}\n")
+    prompts = tmp_path / "prompts.txt"
+    evaluate_pretrained(str(clip), shapes, tmp_path / "mine", classify_by="shape", prompts=prompts)
+    both = read_results([tmp_path / "before", tmp_path / "mine"]).groups
+    assert [group.name for group in both] == ["before", "mine"]
     all_few = evaluate_pretrained(str(clip), without, tmp_path / "few", classify_by="shape")["classification"]
     assert (all_few["groups"]["medium"], all_few["groups"]["few"]["num_classes"]) == (None, 3)
     evaluate(tmp_path / "run", embeddings_file=tmp_path / "rows.npz")

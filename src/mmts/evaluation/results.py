@@ -331,12 +331,16 @@ def _metrics(file: Path, run: RunDirectory) -> dict[str, Any]:
 
 
 def _grouped(runs: Sequence[JudgedRun], names: Sequence[str] | None, notes: list[str]) -> list[RunGroup]:
-    """Group runs by recipe and checkpoint, one per seed, and name the groups."""
+    """Group runs by recipe and checkpoint, one per seed, and name the groups.
+
+    A pretrained pair as it is that was classified twice, with different templates, makes two groups.
+    """
     members: dict[str, dict[int, JudgedRun]] = {}
     left_out = []
     for run in runs:
         recipe = run.recipe.model_dump(mode="json", exclude=_BESIDE)
-        by_seed = members.setdefault(json.dumps([recipe, run.checkpoint]), {})
+        asked = run.judged.meta.get("classes") if run.recipe.model.is_untouched else None
+        by_seed = members.setdefault(json.dumps([recipe, run.checkpoint, asked and asked["templates"]]), {})
         first = by_seed.setdefault(run.recipe.train.seed, run)
         if first is not run:
             left_out.append(f"{run.given} has the recipe and the seed of {first.given}")

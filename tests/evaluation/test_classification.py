@@ -273,6 +273,10 @@ def test_tuning_is_compared_with_the_start(
     gap = classes.gap(1, "top1")
     assert gap is not None
     assert gap.mean == pytest.approx(metrics["classification"]["top1"] - start["classification"]["top1"])
+    shutil.rmtree(tmp_path / "run" / "evaluations")
+    alone = read_results([tmp_path / "run"])
+    assert [len(group.runs) for group in alone.groups] == [1]
+    assert "without the scores before training, since there is no" in alone.notes[0]
 
 
 def test_training_refuses_a_label_before_it_builds_a_model(shapes: Path, clip: Path, tmp_path: Path) -> None:

@@ -257,7 +257,7 @@ def read_results(paths: Sequence[str | Path], names: Sequence[str] | None = None
     notes: list[str] = []
     usable = _usable(paths, notes)
     groups = _grouped(usable, names, notes)
-    if len(groups) == 1 and (starts := _starts(usable)):
+    if len(groups) == 1 and (starts := _starts(usable, notes)):
         groups = [RunGroup("before", tuple(starts)), *groups]
     first, *others = [run for group in groups for run in group.runs]
     sizes = f"{first.metrics['num_media']:,} media, {first.metrics['num_captions']:,} captions"
@@ -310,10 +310,14 @@ def _usable(paths: Sequence[str | Path], notes: list[str]) -> list[JudgedRun]:
     return list(runs.values())
 
 
-def _starts(runs: Sequence[JudgedRun]) -> list[JudgedRun]:
+def _starts(runs: Sequence[JudgedRun], notes: list[str]) -> list[JudgedRun]:
     """Return the scores, before training, of runs that were tuned from a pretrained pair; empty if one has none."""
     files = [run.run.before_file for run in runs]
     if not all(not run.is_evaluation and "before" in run.metrics for run in runs):
+        return []
+    ranks = [run.run.ranks_file(file) for run, file in zip(runs, files, strict=True)]
+    if gone := [str(file) for file in (*files, *ranks) if not file.is_file()]:
+        notes.append(f"without the scores before training, since there is no {_few(gone)}")
         return []
     starts = _usable(files, [])
     alike = len(starts) == len(runs)

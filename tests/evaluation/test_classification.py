@@ -370,7 +370,11 @@ def test_runs_with_other_classes_are_left_out_and_named(source: Path, tmp_path: 
     classes = ClassResults.of(results.groups)
     assert classes is not None
     assert classes.left_out == ["b", "c"]
+    asked_otherwise = classified(tmp_path / "d", source, [0] * 6, steps=3)
+    changed(asked_otherwise, lambda arrays: arrays["meta"]["classes"].update(templates=["my {}"]))
+    results = read_results([first, other, bare, asked_otherwise])
     with console.capture() as captured:
         console.print(comparison_tables(results)[-1])
     assert "not classified, or with other classes: b, c" in captured.get()
+    assert "classified with other templates than the first: d" in captured.get()
     assert ClassResults.of(read_results([bare]).groups) is None

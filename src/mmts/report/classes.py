@@ -58,6 +58,7 @@ def class_section(contents: Contents, rules: Sequence[int]) -> dict[str, Any] | 
         "has_few": bool(classes.rows("few").any()),
         "confusions": [(rule, _confusions(contents, results, rule)) for rule in alike],
         "left_out": results.left_out,
+        "other_prompts": results.other_prompts,
     }
 
 

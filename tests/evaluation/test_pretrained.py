@@ -210,6 +210,8 @@ def test_what_is_no_pair_is_named(shapes: Path, tmp_path: Path) -> None:
         tmp_path / "empty": "has no config.json",
         widths: "embeds images and text in two spaces, with 16 numbers per image and 8 per caption",
         tmp_path / "gone": "does not exist",
+        "./gone": r"\./gone does not exist",
+        "runs/demo/gone": "runs/demo/gone does not exist",
     }
     for start, says in cases.items():
         with pytest.raises(RecipeError, match=says):

@@ -43,6 +43,7 @@ def test_a_saved_recipe_reads_back_the_same(tmp_path: Path) -> None:
         ("train.trackers=[tensorbord]", "did you mean 'tensorboard'"),
         ("train.seed=99999999999999999999", "train.seed"),
         ("model.image.size=100000", "model.image.size"),
+        ("model.width=null", "model.width is empty, which only model.start can fill"),
         ("model.text.tower=null", "model.text.tower is empty, which only model.start can fill"),
         ("no equals sign", "--set takes KEY=VALUE"),
         ("train.seed=[", "not valid YAML"),

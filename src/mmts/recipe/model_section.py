@@ -321,6 +321,8 @@ class Model(Section):
                     raise ValueError(f"pretrained fills the {side} tower; leave its option weights out")
             if self.head.kind != "none":
                 raise ValueError(f"pretrained needs head.kind none, not {self.head.kind}")
+        if self.width is None and self.start is None:
+            raise RecipeError("model.width is empty, which only model.start can fill: give a number")
         for tower in (self.media, self.text):
             if tower.tower is None and self.start is None:
                 raise RecipeError(f"{tower.place()}.tower is empty, which only model.start can fill: name a tower")

@@ -191,7 +191,7 @@ def evaluate(
         from mmts.evaluation.interpolate import parse_shares
 
         others = (data, columns, split, out, concepts, settings, save_embeddings, label, classify, prompts)
-        if any(value for value in others):
+        if any(others):
             raise RunError("--interpolate judges on val and on --also DATA; besides, it takes only --checkpoint")
         curve = interpolate_run(Path(model), parse_shares(interpolate), also or (), checkpoint)
         if as_json:

@@ -191,7 +191,7 @@ def evaluate(
         from mmts.evaluation.interpolate import parse_shares
 
         others = (data, columns, split, out, concepts, settings, save_embeddings, label, classify, prompts)
-        if any(value for value in others):
+        if any(others):
             raise RunError("--interpolate judges on val and on --also DATA; besides, it takes only --checkpoint")
         curve = interpolate_run(Path(model), parse_shares(interpolate), also or (), checkpoint)
         if as_json:
@@ -208,6 +208,8 @@ def evaluate(
         metrics = evaluate_run(Path(model), data, split, checkpoint, save_embeddings, columns=names, **judged)
     elif data is None:
         raise RunError(f"{problem or 'with --out a run is evaluated anew'}; for a pretrained model add --data PATH")
+    elif checkpoint != "best":
+        raise RunError(f"--checkpoint {checkpoint} is for a run; with --out, or a pretrained model, leave it out")
     else:
         metrics = evaluate_pretrained(
             model, data, out, split, concepts=concepts, embeddings_file=save_embeddings, columns=names,

@@ -248,6 +248,11 @@ def test_pairs_without_training_are_classified_and_embeddings_are_not(shapes: Pa
     assert before["classification"] == after["classification"]
     without = shutil.copytree(shapes, tmp_path / "without")
     change_lines(without, lambda line: line.update(split="test"))
+    (tmp_path / "prompts.txt").write_text("my {}\n")
+    prompts = tmp_path / "prompts.txt"
+    evaluate_pretrained(str(clip), shapes, tmp_path / "mine", classify_by="shape", prompts=prompts)
+    both = read_results([tmp_path / "before", tmp_path / "mine"]).groups
+    assert [group.name for group in both] == ["before", "mine"]
     all_few = evaluate_pretrained(str(clip), without, tmp_path / "few", classify_by="shape")["classification"]
     assert (all_few["groups"]["medium"], all_few["groups"]["few"]["num_classes"]) == (None, 3)
     evaluate(tmp_path / "run", embeddings_file=tmp_path / "rows.npz")
@@ -268,6 +273,10 @@ def test_tuning_is_compared_with_the_start(
     gap = classes.gap(1, "top1")
     assert gap is not None
     assert gap.mean == pytest.approx(metrics["classification"]["top1"] - start["classification"]["top1"])
+    shutil.rmtree(tmp_path / "run" / "evaluations")
+    alone = read_results([tmp_path / "run"])
+    assert [len(group.runs) for group in alone.groups] == [1]
+    assert "without the scores before training, since there is no" in alone.notes[0]
 
 
 def test_training_refuses_a_label_before_it_builds_a_model(shapes: Path, clip: Path, tmp_path: Path) -> None:
@@ -361,7 +370,11 @@ def test_runs_with_other_classes_are_left_out_and_named(source: Path, tmp_path: 
     classes = ClassResults.of(results.groups)
     assert classes is not None
     assert classes.left_out == ["b", "c"]
+    asked_otherwise = classified(tmp_path / "d", source, [0] * 6, steps=3)
+    changed(asked_otherwise, lambda arrays: arrays["meta"]["classes"].update(templates=["my {}"]))
+    results = read_results([first, other, bare, asked_otherwise])
     with console.capture() as captured:
         console.print(comparison_tables(results)[-1])
     assert "not classified, or with other classes: b, c" in captured.get()
+    assert "classified with other templates than the first: d" in captured.get()
     assert ClassResults.of(read_results([bare]).groups) is None

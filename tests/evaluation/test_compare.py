@@ -1,6 +1,7 @@
 """Comparing runs: grouping by recipe, mean and spread by hand, paired intervals, and refusals."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,10 @@ import torch
 from rich.console import Console
 from tests_support import captioned_split
 
-from mmts.errors import MmtsError, RunError
+from mmts.errors import DataError, MmtsError, RunError
 from mmts.evaluation.compare import comparison_tables
 from mmts.evaluation.figures import summarize
-from mmts.evaluation.judgement_file import save_judgement
+from mmts.evaluation.judgement_file import Judged, save_judgement
 from mmts.evaluation.rank import Side
 from mmts.evaluation.results import read_results
 from mmts.files import read_json, write_json
@@ -182,6 +183,15 @@ def test_a_damaged_judgement_is_named(runs: list[Path], share: float) -> None:
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
     with pytest.raises(MmtsError, match=r"judgement\.npz is damaged"):
         read_results(runs)
+
+
+def test_changed_bytes_in_a_judgement_are_named(runs: list[Path]) -> None:
+    file = runs[1] / "judgement.npz"
+    whole = file.read_bytes()
+    for at in range(0, len(whole), 31):  # numpy, zipfile and zlib each have errors of their own
+        file.write_bytes(whole[:at] + bytes(255 - byte for byte in whole[at : at + 3]) + whole[at + 3 :])
+        with suppress(DataError):
+            Judged.load(runs[1])
 
 
 def printed(runs: Sequence[Path], width: int = 80) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ from tests_support import draw_shapes
 
 from mmts.cli import main
 from mmts.concepts import ConceptDistribution
+from mmts.data.read import read_dataset
 from mmts.data.records import Medium
 from mmts.errors import DataError, RecipeError, RunError
 from mmts.evaluation.compare import comparison_as_mapping
+from mmts.evaluation.embeddings_file import read_embeddings, split_of_embeddings
 from mmts.evaluation.pretrained import evaluate_pretrained, zero_steps
 from mmts.evaluation.results import read_results
 from mmts.evaluation.run import evaluate
 from mmts.models import features
 from mmts.recipe.run_directory import RunDirectory
+from mmts.recipe.sections import Data
 from mmts.report import write_report
 from mmts.search import build_index
 from mmts.training.experiment import load_model
@@ -100,6 +104,9 @@ def test_the_folder_is_a_run_for_every_other_command(shapes: Path, clip: Path, t
     page = write_report([tmp_path / "run"], tmp_path / "report.html").read_text()
     assert f"No training: {clip} as it is" in page
     assert f"mmts evaluate {clip} --data {shapes} --split test --set concepts.encoder=tfidf --out again/run" in page
+    judged(clip, shapes, tmp_path / "larger", settings=(*TFIDF, "model.image.size=48"))
+    page = write_report([tmp_path / "larger"], tmp_path / "report.html").read_text()
+    assert "--set concepts.encoder=tfidf --set model.image.size=48 --out again/larger" in page
     assert len(build_index(tmp_path / "run", shapes / "images")) == 48
     assert not load_model(RunDirectory(tmp_path / "run")).trainable_state_dict()
 
@@ -132,6 +139,17 @@ def test_the_first_split_is_the_own_one(shapes: Path, clip: Path, tmp_path: Path
     assert evaluate(tmp_path / "run") == first
 
 
+def test_a_split_of_another_name_is_enough(shapes: Path, clip: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(shapes, tmp_path / "data")
+    lines = [json.loads(line) for line in (data / "captions.jsonl").read_text().splitlines()]
+    (data / "captions.jsonl").write_text("".join(json.dumps({**line, "split": "held"}) + "\n" for line in lines))
+    first = judged(clip, data, tmp_path / "run", split_name="held")
+    assert (first["split"], first["num_media"]) == ("held", len(lines))
+    assert evaluate(tmp_path / "run") == first
+    with pytest.raises(DataError, match="nothing is in split 'test'"):
+        judged(clip, data, tmp_path / "run")
+
+
 def test_concepts_are_those_of_a_label_or_a_file(shapes: Path, clip: Path, tmp_path: Path) -> None:
     judged(clip, shapes, tmp_path / "label", concepts="shape", settings=())
     by_label = ConceptDistribution.load(tmp_path / "label" / "concepts.npz")
@@ -150,12 +168,18 @@ def test_without_train_the_concepts_are_those_of_the_split(
     shapes: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = shutil.copytree(shapes, tmp_path / "data")
-    lines = [line for line in (data / "captions.jsonl").read_text().splitlines() if '"split": "test"' in line]
+    every = (data / "captions.jsonl").read_text().splitlines()
+    lines, other = ([line for line in every if f'"split": "{name}"' in line] for name in ("test", "val"))
     (data / "captions.jsonl").write_text("\n".join(lines) + "\n")
     judged(clip, data, tmp_path / "run")
     assert "no train split, so head, mid and tail go by how frequent concepts are in test itself" in (
         capsys.readouterr().out
     )
+    assert len(ConceptDistribution.load(tmp_path / "run" / "concepts.npz")) == 2 * len(lines)
+    with (data / "captions.jsonl").open("a") as file:  # another split shares the folder and the concepts
+        file.writelines(f"{line}\n" for line in other)
+    assert judged(clip, data, tmp_path / "run", split_name="val")["split"] == "val"
+    assert "head, mid and tail go by the concepts of test" in capsys.readouterr().out
     assert len(ConceptDistribution.load(tmp_path / "run" / "concepts.npz")) == 2 * len(lines)
 
 
@@ -186,6 +210,8 @@ def test_what_is_no_pair_is_named(shapes: Path, tmp_path: Path) -> None:
         tmp_path / "empty": "has no config.json",
         widths: "embeds images and text in two spaces, with 16 numbers per image and 8 per caption",
         tmp_path / "gone": "does not exist",
+        "./gone": r"\./gone does not exist",
+        "runs/demo/gone": "runs/demo/gone does not exist",
     }
     for start, says in cases.items():
         with pytest.raises(RecipeError, match=says):
@@ -234,6 +260,8 @@ def test_the_command_tells_a_run_from_a_pair(
     assert f"{run} is a run, which keeps its concepts and its recipe" in says(run, "--concepts", "shape")
     assert "has no recipe.yaml); for a pretrained model add --data PATH" in says(clip)
     assert "with --out a run is evaluated anew; for a pretrained model add --data" in says(run, "--out", "new")
+    anew = (run, "--data", shapes, "--out", "new", "--checkpoint", "last")
+    assert "--checkpoint last is for a run; with --out" in says(*anew)
     assert "metrics: new/metrics.json" in says(run, "--data", shapes, "--out", "new", "--concepts", "shape")
 
 
@@ -328,6 +356,28 @@ def test_wrong_embeddings_name_the_array_and_the_row(
     with pytest.raises(DataError, match=says):
         judged(changed(stored[0], tmp_path / "e.npz", drop, **arrays), shapes, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_ids_may_be_bytes(stored: tuple[Path, dict[str, Any]], shapes: Path, tmp_path: Path) -> None:
+    in_bytes = changed(stored[0], tmp_path / "e.npz", media_id=lambda ids: np.char.encode(ids, "utf-8"))
+    assert judged(in_bytes, shapes, tmp_path / "run") == stored[1]
+    wrong = changed(stored[0], tmp_path / "e.npz", media_id=lambda ids: np.array([b"\xe9"] * len(ids)))
+    with pytest.raises(DataError, match="the array 'media_id' cannot be read as numbers or strings"):
+        judged(wrong, shapes, tmp_path / "no")
+
+
+def test_a_damaged_archive_is_named(stored: tuple[Path, dict[str, Any]], shapes: Path, tmp_path: Path) -> None:
+    with np.load(stored[0]) as content:
+        np.savez_compressed(tmp_path / "e.npz", **content)
+    whole = (tmp_path / "e.npz").read_bytes()
+    for at in range(0, len(whole), 151):  # numpy, zipfile and zlib each have errors of their own
+        (tmp_path / "e.npz").write_bytes(
+            whole[:at] + bytes(255 - byte for byte in whole[at : at + 3]) + whole[at + 3 :]
+        )
+        with suppress(DataError):
+            split_of_embeddings(tmp_path / "e.npz")
+        with suppress(DataError):
+            read_embeddings(tmp_path / "e.npz", read_dataset(shapes).split("test"), Data())
 
 
 def test_a_file_that_is_no_archive_is_named(shapes: Path, tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ def test_a_saved_recipe_reads_back_the_same(tmp_path: Path) -> None:
         ("train.trackers=[tensorbord]", "did you mean 'tensorboard'"),
         ("train.seed=99999999999999999999", "train.seed"),
         ("model.image.size=100000", "model.image.size"),
+        ("model.width=null", "model.width is empty, which only model.start can fill"),
+        ("model.text.tower=null", "model.text.tower is empty, which only model.start can fill"),
         ("no equals sign", "--set takes KEY=VALUE"),
         ("train.seed=[", "not valid YAML"),
     ],
@@ -52,6 +54,13 @@ def test_a_wrong_setting_is_named_in_one_line(setting: str, says: str) -> None:
         load_recipe("catalogue", [setting])
     assert says in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", ["model: {video: {frames: 4}}", "day: 2024-13-01", "[" * 3000, "model: 3"])
+def test_a_recipe_beside_the_start_may_be_anything(content: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(content)
+    kind = load_recipe("catalogue", [f"model.start={tmp_path}", "model.image=null"]).model.kind
+    assert kind == ("video" if "video" in content else "image")
 
 
 def test_a_wrong_recipe_name_suggests_the_nearest() -> None:

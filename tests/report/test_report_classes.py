@@ -86,6 +86,8 @@ def test_what_is_missing_is_said(tmp_path: Path, data: tuple[Path, list[str]]) -
     text = text_of(section_of(page_of(other, first)))  # the first rule has no figures, and nothing to compare with
     assert "lowest accuracy of first" in text
     assert "difference" not in text
+    text = text_of(section_of(page_of(first, classify(other, TRUE, templates=["a {}"]))))
+    assert "Classified with templates other than those below: other" in text
 
 
 def test_a_rule_without_confusions_says_so(tmp_path: Path, data: tuple[Path, list[str]]) -> None:

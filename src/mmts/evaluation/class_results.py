@@ -55,6 +55,14 @@ class ClassResults:
         """The names of the groups without such a classification."""
         return [group.name for group, top in zip(self.groups, self.tops, strict=True) if top is None]
 
+    @property
+    def other_prompts(self) -> list[str]:
+        """The names of the groups that were classified with other templates than the first."""
+        pairs = zip(self.groups, self.tops, strict=True)
+        runs = [(group.name, run.judged.classes) for group, top in pairs if top is not None for run in group.runs]
+        ours = [*self.classes.templates]
+        return [*dict.fromkeys(name for name, other in runs if other is not None and [*other.templates] != ours)]
+
     def figure(self, number: int, measure: str) -> Figure | None:
         """Return a measure of a group over its seeds, percent; None if there is none."""
         hits = self._hits(number, measure)

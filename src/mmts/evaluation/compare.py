@@ -148,6 +148,8 @@ def _class_table(results: Results, classified: ClassResults) -> Table:
     lines = ["intervals over media" + ("; * the interval of the difference leaves out 0" if is_compared else "")]
     if left_out := classified.left_out:
         lines.append(f"not classified, or with other classes: {', '.join(left_out)}")
+    if others := classified.other_prompts:
+        lines.append(f"classified with other templates than the first: {', '.join(others)}")
     table.caption = "\n".join(lines)
     return table
 

@@ -1,10 +1,11 @@
 """Interpolating between a run's start and its result (WiSE-FT): `mmts evaluate RUN --interpolate 0,0.1,...,1`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from torch import Tensor
 
 from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
@@ -22,7 +23,7 @@ from mmts.recipe.run_directory import RunDirectory
 from mmts.training.averages import interpolated
 from mmts.training.checkpoint import load_checkpoint, save_checkpoint
 from mmts.training.experiment import Experiment, build_model, check_can_be_rebuilt, check_kind, load_weights
-from mmts.training.inputs import embed_split, prepare_inputs
+from mmts.training.inputs import Inputs, embed_split, prepare_inputs
 from mmts.training.splits import default_split, limited, noting_unreadable, open_data
 
 _MOST = 1001  # points of a curve
@@ -104,25 +105,13 @@ def interpolate(
         inputs = {name: prepare_inputs(model, split) for name, split in splits.items()}
         model.drop_frozen()
         experiment = Experiment(run, recipe, dataset, ConceptDistribution.load(run.concepts_file), model)
-        score_val = validation(experiment, inputs)
-        curves: dict[str, list[dict[str, Any]]] = {name: [] for name in inputs}
-        with progress_bar("interpolating", len(shares) * len(inputs), "points") as bar:
-            for share in shares:
-                model.load_trainable_state_dict(interpolated(start, tuned["model"], share))
-                for name, of_split in inputs.items():
-                    if name == "val":
-                        figures = score_val(model)
-                    else:
-                        sides = judge(*embed_split(model, of_split), of_split.split, recipe.data.relevance)
-                        figures = figures_of(sides)
-                    curves[name].append({"share": share, **figures})
-                    bar.advance()
+        curves = _curves(experiment, inputs, start, tuned["model"], shares)
         scores = [measured(point, recipe.train.best) or 0.0 for point in curves["val"]]
         score = max(scores)
         best = shares[scores.index(score)]
-        state = {**tuned, "model": interpolated(start, tuned["model"], best), "best": score}
-        state = {key: state[key] for key in ("model", "objective", "step", "best", "measure") if key in state}
-        save_checkpoint(run.checkpoint_file("interpolated"), state | {"share": best})
+        state: dict[str, Any] = {key: tuned[key] for key in ("objective", "step", "measure") if key in tuned}
+        state |= {"model": interpolated(start, tuned["model"], best), "best": score, "share": best}
+        save_checkpoint(run.checkpoint_file("interpolated"), state)
         curve = {
             "checkpoint": checkpoint,
             "step": tuned["step"],
@@ -156,6 +145,30 @@ def _start_of(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
         raise RunError(f"{run.path} has no start to interpolate with: {why}")
     state: dict[str, Any] = load_checkpoint(file)["model"]
     return state
+
+
+def _curves(
+    experiment: Experiment,
+    inputs: Mapping[str, Inputs],
+    start: Mapping[str, Tensor],
+    tuned: Mapping[str, Tensor],
+    shares: Sequence[float],
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the figures of every share by the name of the data: those of val also by group."""
+    model, relevance = experiment.model, experiment.recipe.data.relevance
+    score_val = validation(experiment, inputs)
+    curves: dict[str, list[dict[str, Any]]] = {name: [] for name in inputs}
+    with progress_bar("interpolating", len(shares) * len(inputs), "points") as bar:
+        for share in shares:
+            model.load_trainable_state_dict(interpolated(start, tuned, share))
+            for name, of_split in inputs.items():
+                if name == "val":
+                    figures = score_val(model)
+                else:
+                    figures = figures_of(judge(*embed_split(model, of_split), of_split.split, relevance))
+                curves[name].append({"share": share, **figures})
+                bar.advance()
+    return curves
 
 
 def _named(chosen: Sequence[tuple[Dataset, str]], recipe: Recipe) -> dict[str, Split]:

@@ -14,7 +14,7 @@ from mmts.data.records import Dataset, Split
 from mmts.errors import RecipeError
 from mmts.evaluation.embeddings_file import split_of_embeddings
 from mmts.evaluation.run import Opened, evaluate
-from mmts.files import file_name
+from mmts.files import file_name, read_kept
 from mmts.recipe.choose import public_recipe
 from mmts.recipe.model_section import Model
 from mmts.recipe.recipe import Recipe, load_recipe, override, parse_recipe
@@ -46,7 +46,7 @@ def evaluate_pretrained(
     out: a new folder, or that of the same evaluation, which reuses cached features; None is runs/NAME-DATA.
     split_name: None is the split that a file of embeddings names, else test, val or train.
     concepts: a label of the media, or an .npz file of concepts; None clusters the captions of train. Without a train
-        split the concepts are those of the evaluated split, which is printed.
+        split the concepts are those of the first split that is evaluated, which is printed.
     labels, classify_by, prompts: as in `mmts.evaluation.run.evaluate`.
     settings: KEY=VALUE of the recipe. What is relevant is by the rules of a public data set, else by equal captions.
 
@@ -108,6 +108,9 @@ def _find_concepts(recipe: Recipe, dataset: Dataset, split: Split, run: RunDirec
     counted_in = split
     if "train" in dataset.split_names:
         counted_in = limited(dataset.split("train"), recipe.data.max_media)
+    elif run.concepts_file.exists() and (first := (read_kept(run.metrics_file) or {}).get("split")) != split.name:
+        console.print(f"note: there is no train split, so head, mid and tail go by the concepts of {first}")
+        return
     else:
         console.print(
             f"note: there is no train split, so head, mid and tail go by how frequent concepts are in {split.name} "

@@ -257,7 +257,7 @@ def read_results(paths: Sequence[str | Path], names: Sequence[str] | None = None
     notes: list[str] = []
     usable = _usable(paths, notes)
     groups = _grouped(usable, names, notes)
-    if len(groups) == 1 and (starts := _starts(usable)):
+    if len(groups) == 1 and (starts := _starts(usable, notes)):
         groups = [RunGroup("before", tuple(starts)), *groups]
     first, *others = [run for group in groups for run in group.runs]
     sizes = f"{first.metrics['num_media']:,} media, {first.metrics['num_captions']:,} captions"
@@ -310,10 +310,14 @@ def _usable(paths: Sequence[str | Path], notes: list[str]) -> list[JudgedRun]:
     return list(runs.values())
 
 
-def _starts(runs: Sequence[JudgedRun]) -> list[JudgedRun]:
+def _starts(runs: Sequence[JudgedRun], notes: list[str]) -> list[JudgedRun]:
     """Return the scores, before training, of runs that were tuned from a pretrained pair; empty if one has none."""
     files = [run.run.before_file for run in runs]
     if not all(not run.is_evaluation and "before" in run.metrics for run in runs):
+        return []
+    ranks = [run.run.ranks_file(file) for run, file in zip(runs, files, strict=True)]
+    if gone := [str(file) for file in (*files, *ranks) if not file.is_file()]:
+        notes.append(f"without the scores before training, since there is no {_few(gone)}")
         return []
     starts = _usable(files, [])
     alike = len(starts) == len(runs)
@@ -331,12 +335,16 @@ def _metrics(file: Path, run: RunDirectory) -> dict[str, Any]:
 
 
 def _grouped(runs: Sequence[JudgedRun], names: Sequence[str] | None, notes: list[str]) -> list[RunGroup]:
-    """Group runs by recipe and checkpoint, one per seed, and name the groups."""
+    """Group runs by recipe and checkpoint, one per seed, and name the groups.
+
+    A pretrained pair as it is that was classified twice, with different templates, makes two groups.
+    """
     members: dict[str, dict[int, JudgedRun]] = {}
     left_out = []
     for run in runs:
         recipe = run.recipe.model_dump(mode="json", exclude=_BESIDE)
-        by_seed = members.setdefault(json.dumps([recipe, run.checkpoint]), {})
+        asked = run.judged.meta.get("classes") if run.recipe.model.is_untouched else None
+        by_seed = members.setdefault(json.dumps([recipe, run.checkpoint, asked and asked["templates"]]), {})
         first = by_seed.setdefault(run.recipe.train.seed, run)
         if first is not run:
             left_out.append(f"{run.given} has the recipe and the seed of {first.given}")

@@ -20,6 +20,7 @@ from mmts.evaluation import figures
 from mmts.evaluation.classification import (
     CLASS_GROUPS,
     CLASS_WORDS,
+    Classes,
     classification_figures,
     classify,
     find_classes,
@@ -40,6 +41,7 @@ from mmts.evaluation.measures import (
 from mmts.evaluation.rank import judge
 from mmts.files import check_file_path, content_hash, file_name, locked, read_kept, write_json
 from mmts.models import TwoTower
+from mmts.recipe.recipe import Recipe
 from mmts.recipe.run_directory import RunDirectory
 from mmts.recipe.sections import Columns, Evaluation
 from mmts.training.checkpoint import load_checkpoint
@@ -88,34 +90,20 @@ def evaluate(
     dataset = open_data(recipe.with_data(None, columns).data, data) if opened is None else opened.dataset
     place = resolved(data or recipe.data.path)
     own_data = place == recipe.data.path
-    own_split = default = default_split(dataset) if own_data or split_name is None else split_name
-    if own_data and recipe.model.is_untouched:
-        own_split = (read_kept(run.metrics_file) or {}).get("split") or split_name or default
-    if split_name is None:
-        split_name = own_split if opened is None else default
-        if "test" not in dataset.split_names:
-            console.print(f"note: there is no test split, so the run is evaluated on {split_name}")
-    chosen = limited(dataset.split(split_name), recipe.data.max_media)
+    chosen, is_own = _chosen_split(run, recipe, dataset, own_data, split_name, opened is not None)
     file = run.metrics_file
-    if not own_data or chosen.name != dataset.find_split(own_split):
+    if not is_own:
         # Data that are not the run's own are named by a hash of their path, too.
         parts = [place.stem, *([] if own_data else [content_hash(str(place))[:6]]), chosen.name]
         ending = ".json" if checkpoint == "best" else f".{checkpoint}.json"
         file = run.evaluations / (file_name("-".join(parts)) + ending)
     kept = read_kept(file) or {}
-    names = dict.fromkeys((*labels, *(kept.get("labels") or {})))
+    names = [*dict.fromkeys((*labels, *(kept.get("labels") or {})))]
     by = _class_prompts(recipe.evaluation if own_data else Evaluation(), kept, classify_by, prompts, chosen)
-    trained_on = dataset if own_data or not (names or by) else open_data(recipe.data)
-    train = limited(trained_on.split("train"), recipe.data.max_media) if names else chosen
+    find_divisions = _divided_by(recipe, dataset, own_data, chosen, names, by)
     # What the data lack is an error before media are decoded, which may take hours.
     chosen.judged(recipe.data.relevance)
-    for name in names:
-        _media_label(name, train, chosen)
-    if by:
-        if recipe.model.embeddings is not None:
-            raise RecipeError(f"{recipe.model.embeddings} holds embeddings; --classify needs a model to embed prompts")
-        counted_in = _counted_in(by[0], [trained_on] if own_data else [trained_on, dataset], recipe.data.max_media)
-        find_classes(*by, counted_in, chosen)
+    find_divisions(chosen)
     stored = None
     if (rows_file := recipe.model.embeddings) is None:
         model = load_model(run, chosen.media, checkpoint)
@@ -125,9 +113,8 @@ def evaluate(
     if opened is not None:
         opened.find_concepts(chosen)
     split = noting_unreadable(chosen, recipe.data, model.media_tower) if stored is None else stored.split
-    of_labels = {name: _media_label(name, train, split) for name in names}
+    of_labels, classes = find_divisions(split)
     concepts = ConceptDistribution.load(run.concepts_file)
-    classes = find_classes(*by, counted_in, split) if by else None
     inputs = prepare_inputs(model, split, classes) if stored is None else stored
     model.drop_frozen()
     experiment = Experiment(run, recipe.with_data(place), dataset, concepts, model)
@@ -199,6 +186,50 @@ def validation(experiment: Experiment, inputs: Mapping[str, Inputs]) -> Callable
         return figures.figures_of(sides, groups)
 
     return evaluate_val
+
+
+def _chosen_split(
+    run: RunDirectory, recipe: Recipe, dataset: Dataset, own_data: bool, split_name: str | None, is_new: bool
+) -> tuple[Split, bool]:
+    """Return the split to evaluate on, and whether it is the run's own, whose scores are in metrics.json.
+
+    own_data: whether `dataset` is the run's own. is_new: whether a pretrained pair is evaluated anew.
+    """
+    as_it_is = own_data and recipe.model.is_untouched
+    first = (read_kept(run.metrics_file) or {}).get("split") if as_it_is else None
+    if split_name is None:
+        split_name = (None if is_new else first) or default_split(dataset)
+        if "test" not in dataset.split_names:
+            console.print(f"note: there is no test split, so the run is evaluated on {split_name}")
+    chosen = limited(dataset.split(split_name), recipe.data.max_media)
+    if not own_data:
+        return chosen, False
+    own_split = (first or split_name) if as_it_is else default_split(dataset)
+    return chosen, chosen.name == dataset.find_split(own_split)
+
+
+def _divided_by(
+    recipe: Recipe,
+    dataset: Dataset,
+    own_data: bool,
+    chosen: Split,
+    labels: Sequence[str],
+    by: tuple[str, Sequence[str]] | None,
+) -> Callable[[Split], tuple[dict[str, MediaLabel], Classes | None]]:
+    """Return a function that finds the labels of a split's media, and their classes if they are classified `by` one."""
+    if by and recipe.model.embeddings is not None:
+        raise RecipeError(f"{recipe.model.embeddings} holds embeddings; --classify needs a model to embed prompts")
+    trained_on = dataset if own_data or not (labels or by) else open_data(recipe.data)
+    train = limited(trained_on.split("train"), recipe.data.max_media) if labels else chosen
+    counted_in = None
+    if by:
+        counted_in = _counted_in(by[0], [trained_on] if own_data else [trained_on, dataset], recipe.data.max_media)
+
+    def find(split: Split) -> tuple[dict[str, MediaLabel], Classes | None]:
+        of_labels = {name: _media_label(name, train, split) for name in labels}
+        return of_labels, find_classes(*by, counted_in, split) if by else None
+
+    return find
 
 
 def _class_prompts(

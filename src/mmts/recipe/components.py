@@ -44,6 +44,7 @@ MAY_RUN: ContextVar[Trust] = ContextVar("may_run", default=lambda name: True)
 """What applies to the recipe being read: its user may name any code, the recipe of a run directory what is trusted."""
 OUTSIDE = re.compile(r"(.+\.py|[A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 """How a recipe names a class outside mmts: `file.py:Class` or `module:Class`."""
+_ANY_WIDTH = 256  # stands for the width of a pair that is not open yet
 _MEANING = re.compile(r"^ {4}(\w+(?:, \w+)*): ((?:.+)(?:\n {8}.+)*)", re.MULTILINE)
 _REQUIRED = inspect.Parameter.empty
 
@@ -393,13 +394,13 @@ def _built(value: Any, run: RunFacts, place: str) -> Any:
     return build(value, run, place) if isinstance(value, ComponentSection) else value
 
 
-def checked_objective(section: ComponentSection, width: int, has_start: bool) -> Objective:
+def checked_objective(section: ComponentSection, width: int | None) -> Objective:
     """Make a recipe's objective for a run of two samples, to see before any data are read what constructors refuse.
 
-    has_start: whether the recipe's model starts from a pretrained pair, which is not opened here.
+    width: None if the model starts from a pretrained pair, which brings its own and is not opened here.
     """
     sizes = torch.tensor([1, 2])
     concepts = ConceptDistribution.from_counts(sizes)
-    run = RunFacts(concepts, 2, 2, width, lambda k: sizes, pair_is_unopened=has_start)
+    run = RunFacts(concepts, 2, 2, width or _ANY_WIDTH, lambda k: sizes, pair_is_unopened=width is None)
     with torch.random.fork_rng(devices=[]):
         return build(section, run)  # type: ignore[no-any-return]

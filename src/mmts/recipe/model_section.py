@@ -173,8 +173,10 @@ def _checked_options(family: Family, name: str, options: Mapping[str, Any], plac
 
 def _is_run_on_videos(start: Any) -> bool:
     """Return whether `model.start` names a run whose media are videos."""
+    from mmts.recipe.recipe import load_yaml  # which reads recipes, and so knows this section
+
     try:
-        content = yaml.safe_load((Path(str(start)).expanduser() / "recipe.yaml").read_text(encoding="utf-8"))
+        content = load_yaml((Path(str(start)).expanduser() / "recipe.yaml").read_text(encoding="utf-8"))
         return bool(content["model"]["video"])
     except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError):
         return False  # opening the pair reports what is wrong
@@ -305,7 +307,7 @@ class Model(Section):
             return value
         start = value.get("start")
         if value.get("image") is None and value.get("video") is None:
-            value = {**value, "video" if _is_run_on_videos(start) else "image": {}}
+            value = {**value, "video" if start is not None and _is_run_on_videos(start) else "image": {}}
         return value if start is None else _with_start(value)
 
     @model_validator(mode="after")
@@ -321,7 +323,11 @@ class Model(Section):
                     raise ValueError(f"pretrained fills the {side} tower; leave its option weights out")
             if self.head.kind != "none":
                 raise ValueError(f"pretrained needs head.kind none, not {self.head.kind}")
+        if self.width is None and self.start is None:
+            raise RecipeError("model.width is empty, which only model.start can fill: give a number")
         for tower in (self.media, self.text):
+            if tower.tower is None and self.start is None:
+                raise RecipeError(f"{tower.place()}.tower is empty, which only model.start can fill: name a tower")
             tower.check(self.pretrained is not None)
         return self
 

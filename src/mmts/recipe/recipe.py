@@ -24,7 +24,6 @@ from mmts.recipe.sections import Columns, Concepts, Data, Evaluation, Train
 
 _DEEPEST = 50  # sections within sections of a recipe
 _MOST_VALUES = 10_000
-_ANY_WIDTH = 256  # stands for the width of a pair that is not open yet
 _NAMES_CLASS = ("kind", "rule", "loss", "tower", "image")  # image: of the frames in a video tower
 # Keys of a recipe that choose something, as (top section, key), and the keys beside each that belong to the old choice
 # and go with it; None means all of them. `options.image` is the image tower inside a video tower.
@@ -76,14 +75,14 @@ class Recipe(Section):
     def _can_be_done(self) -> "Recipe":
         if needs_graded(self.train.best) and self.data.relevance != "graded":
             raise ValueError(f"train.best is {self.train.best!r}, which needs data.relevance graded")
-        checked_objective(self.objective, self.model.width or _ANY_WIDTH, self.model.start is not None)
+        checked_objective(self.objective, self.model.width)
         if not self.model.trains and self.model.start is None:  # a run that is started from may have heads that train
             self.check_something_trains(False)
         return self
 
     def check_something_trains(self, model_trains: bool) -> None:
         """Raise RecipeError if there are steps to take, but neither model nor objective has anything to train."""
-        objective = checked_objective(self.objective, self.model.width or _ANY_WIDTH, self.model.start is not None)
+        objective = checked_objective(self.objective, self.model.width)
         objective_trains = any(parameter.requires_grad for parameter in objective.parameters())
         if not (model_trains or objective_trains) and (self.train.epochs or self.train.steps):
             kind = "linear" if self.model.start is None else "residual"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmts.evaluation.class_results import ClassResults
-from mmts.evaluation.classification import CLASS_GROUPS, CLASS_WORDS
+from mmts.evaluation.classification import CLASS_WORDS
 from mmts.evaluation.figures import extreme_classes
 from mmts.report.contents import Contents
 from mmts.report.gallery import Pictures
@@ -27,7 +27,6 @@ def class_section(contents: Contents, rules: Sequence[int]) -> dict[str, Any] | 
     rows = [
         {
             "name": CLASS_WORDS[measure],
-            "is_group": measure in CLASS_GROUPS,
             "num_media": int(classes.rows(measure).sum()),
             "cells": [
                 (results.figure(number, measure), results.interval(number, measure), results.gap(number, measure))
@@ -59,6 +58,7 @@ def class_section(contents: Contents, rules: Sequence[int]) -> dict[str, Any] | 
         "has_few": bool(classes.rows("few").any()),
         "confusions": [(rule, _confusions(contents, results, rule)) for rule in alike],
         "left_out": results.left_out,
+        "other_prompts": results.other_prompts,
     }
 
 

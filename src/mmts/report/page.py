@@ -238,8 +238,10 @@ def _commands(contents: Contents, out: Path) -> str:
 
 
 def _evaluation(run: JudgedRun) -> str:
-    """Return the command that evaluates a pretrained pair as it is, with what its recipe says of data and concepts."""
-    told = dotted(run.recipe.model_dump(mode="json", exclude_defaults=True, include={"data", "concepts"}))
+    """Return the command that evaluates a pretrained pair as it is, with what its recipe sets."""
+    settable: Any = {"data": True, "concepts": True, "evaluation": True}
+    settable["model"] = {"image": {"size"}, "video": {"sampling", "stride"}}
+    told = dotted(run.recipe.model_dump(mode="json", exclude_defaults=True, include=settable))
     settings = [f"{key}={value}" for key, value in told.items() if key != "data.path"]
     options = [] if run.is_evaluation else ["--split", run.metrics["split"]]
     options += [word for setting in settings for word in ("--set", setting)]

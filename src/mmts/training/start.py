@@ -58,7 +58,8 @@ def _hugging_face_pair(start: str, path: Path, size: int | None) -> TwoTower:
     """Return the pair of a CLIP or SigLIP of transformers."""
     if path.exists() and not path.is_dir():
         raise RecipeError(f"{start} is a file; a pretrained pair is a folder or a name (docs/pretrained.md lists them)")
-    if path.is_absolute() and not path.exists():
+    is_path = path.is_absolute() or start.startswith(".") or start.count("/") > 1  # a name is NAME or OWNER/NAME
+    if is_path and not path.exists():
         raise RecipeError(f"{start} {why_missing(path)}")
     name = str(_clip_in_sentence_transformers(path)) if (path / "modules.json").is_file() else start
     source = huggingface.find_source(name, "image")

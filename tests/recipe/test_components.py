@@ -190,6 +190,9 @@ def test_a_recipe_nested_too_deeply_is_refused(depth: int, tmp_path: Path):
         (tmp_path / "deep.yaml").write_text(f"objective: {objective}\ntrain: {{epochs: 1}}\n")
         with pytest.raises(RecipeError, match=r"deep\.yaml.* nested too deeply"):
             load_recipe(tmp_path / "deep.yaml")
+    endless = "train.epochs={a: &x {b: *x}}"
+    with pytest.raises(RecipeError, match=r"--set train\.epochs: the recipe is nested too deeply"):
+        load_recipe("catalogue", [endless, endless])
     content: Any = 0.1
     for _ in range(depth):
         content = {"kind": "warmup", "fraction": 0.1, "schedule": content}

@@ -220,9 +220,11 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if not equals or "" in key.split("."):
         raise RecipeError(f"--set takes KEY=VALUE such as train.epochs=10, not {quoted(text)}")
     try:
-        return key, load_yaml(value)
+        content = load_yaml(value)
     except yaml.YAMLError:
         raise RecipeError(f"--set {quoted(text)}: the value is not valid YAML") from None
+    check_extent(content, f"--set {key}")
+    return key, content
 
 
 def _is_choice(path: Sequence[str]) -> bool:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mmts.data.formats.collect import MISSING_CAPTIONS, clean_text
 from mmts.data.formats.table import read_table
+from mmts.data.read import read_dataset
 from mmts.errors import DataError
 from mmts.recipe.recipe import parse_columns
 
@@ -289,3 +290,9 @@ def test_a_table_beside_its_folder_of_images(tmp_path: Path):
     assert "paths are those of files in Images/, where the first one is" in dataset.notes
     (tmp_path / "thumbs/a.jpg").touch()  # which of the two is not known
     assert read_table(file).media[0].path == tmp_path / "a.jpg"
+
+
+def test_a_column_name_that_no_command_line_can_hold_is_not_proposed(tmp_path: Path) -> None:
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "te\\r\\nxt": "a cat"}\n')
+    with pytest.raises(DataError, match=r"'te\\r\\nxt' like text$"):
+        read_dataset(tmp_path)

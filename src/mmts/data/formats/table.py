@@ -161,7 +161,7 @@ def advice(header: list[str], rows: list[list[str]], columns: Mapping[str, str] 
         chosen[role] = (named or names)[0]
     call = shlex.quote(",".join(f"{role}={name}" for role, name in chosen.items()))
     both = f"{quoted(chosen['media'])} looks like paths and {quoted(chosen['caption'])} like text"
-    return f"{listing}; {both}" + (f": --columns {call}" if len(call) < 200 else "")
+    return f"{listing}; {both}" + (f": --columns {call}" if len(call) < 200 and call.isprintable() else "")
 
 
 def _looks_like(cells: list[str]) -> str:

@@ -74,9 +74,10 @@ class TwoTower(nn.Module):
     def width(self) -> int:
         """D, the width of the embeddings."""
         assert self.text_tower is not None
-        device = next((value.device for value in self.text_head.parameters()), None)
+        device = next((value.device for value in self.parameters()), None)
+        tokens = {name: value.to(device) for name, value in self.text_tower.tokenize(["a"]).items()}
         with torch.no_grad():
-            return int(self.text_head.eval()(torch.zeros(1, self.text_tower.width, device=device)).shape[1])
+            return int(self.eval().encode_text(tokens).shape[1])
 
     def drop_frozen(self) -> None:
         """Drop frozen towers to free their memory; their inputs are then feature rows."""

@@ -120,7 +120,7 @@ def _train(
         model = build_model(recipe.model, media, run, chosen.train.captions)
     modules = [model] if own_objective is None else [model, own_objective]
     recipe.check_something_trains(any(value.requires_grad for module in modules for value in module.parameters()))
-    width = recipe.model.width or model.width
+    width, start = model.width, recipe.model.start if own_model is None else None
     drawn = random_state()
 
     # The concepts of the training samples, and what the model is fed.
@@ -160,14 +160,14 @@ def _train(
         groups=concepts.groups(),
         recipe=dotted(recipe.model_dump(mode="json")),
         tower_rates=recipe.model.tower_rates,
-        keeps_start=own_model is None and recipe.model.start is not None,
+        keeps_start=start is not None,
     )
     parameters = counted(sum(value.numel() for value in trainer.trainable), "parameter")
     console.print(f"training {parameters} for {counted(trainer.total_steps, 'step')} into {run.path}")
 
     def judge_start() -> None:
-        if recipe.model.start is not None and trainer.total_steps and not run.before_file.exists():
-            console.print(f"before training, {recipe.model.start}:")
+        if start is not None and trainer.total_steps and not run.before_file.exists():
+            console.print(f"before training, {start}:")
             score(experiment, evaluated[splits.final.name], run.before_file, START)
 
     def evaluate_best() -> dict[str, Any]:

@@ -124,6 +124,10 @@ def test_a_run_starts_from_it_and_is_rebuilt(
     with torch.no_grad():
         (x, y), (before, _) = model(pixels, tokens), start(pixels, tokens)
     assert (x - before).abs().max() > 1e-3
+    if form == "last-1":
+        training = {name for name, value in model.named_parameters() if value.requires_grad}
+        assert {"media_tower.model.visual.proj", "text_tower.model.text_projection"} < training
+        assert not any("resblocks.0" in name or "embedding" in name for name in training)
     with pytest.raises(RunError, match="has no module for open_clip:ViT-B-32/laion"):
         export_run(tmp_path / "run", "sentence-transformers", tmp_path / "out")
     if form == "head":

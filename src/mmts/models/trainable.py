@@ -122,6 +122,7 @@ def merge_lora(tower: nn.Module) -> None:
         return
     from peft.tuners.lora import LoraLayer
 
+    del tower.peft_config  # peft would warn of a second adapter if another LoRA is added
     for name, module in [*tower.named_modules()]:
         if isinstance(module, LoraLayer):
             module.merge()

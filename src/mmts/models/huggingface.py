@@ -50,7 +50,7 @@ def find_source(name: str, side: str, built_in: Iterable[str] = ()) -> Source:
         return Source(name, str(folder), True, side, built_in)
     hint = f"the built-in {side} towers are {', '.join(built_in)}"
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or folder.exists():
-        raise RecipeError(f"{tower}: there is no such folder; {hint}")
+        raise RecipeError(f"{tower}: there is no such folder" + (f"; {hint}" if built_in else ""))
     suggestion = nearest(name, built_in)
     if "/" not in name and suggestion.startswith("did you mean"):
         raise RecipeError(f"unknown {tower}; {suggestion} ({hint})")

@@ -144,9 +144,13 @@ def _silent() -> Iterator[None]:
 
 def _fill(model: nn.Module, file: Path, size: int | None) -> None:
     """Load the weights in a file, whose code is never run. Raises RecipeError for those of another model."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    content = load_file(file) if file.suffix == ".safetensors" else read_checkpoint(file)
+    try:
+        content = load_file(file) if file.suffix == ".safetensors" else read_checkpoint(file)
+    except SafetensorError as error:
+        raise RecipeError(f"{file} is damaged: {first_line(error)}") from None
     state = {name.removeprefix("module."): value for name, value in content.items()}
     if problem := misfit(state, model.state_dict()):
         other = "" if size is None else ", or to another size: leave model.image.size out"

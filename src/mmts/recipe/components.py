@@ -393,13 +393,18 @@ def _built(value: Any, run: RunFacts, place: str) -> Any:
     return build(value, run, place) if isinstance(value, ComponentSection) else value
 
 
-def checked_objective(section: ComponentSection, width: int, has_start: bool) -> Objective:
+def checked_objective(
+    section: ComponentSection,
+    width: int,
+    pair_is_unopened: bool = False,
+    pair: tuple[float | None, float | None] = (None, None),
+) -> Objective:
     """Make a recipe's objective for a run of two samples, to see before any data are read what constructors refuse.
 
-    has_start: whether the recipe's model starts from a pretrained pair, which is not opened here.
+    pair_is_unopened: as in `RunFacts`. pair: the temperature and the bias of a pretrained pair that is open.
     """
     sizes = torch.tensor([1, 2])
     concepts = ConceptDistribution.from_counts(sizes)
-    run = RunFacts(concepts, 2, 2, width, lambda k: sizes, pair_is_unopened=has_start)
+    run = RunFacts(concepts, 2, 2, width, lambda k: sizes, *pair, pair_is_unopened)
     with torch.random.fork_rng(devices=[]):
         return build(section, run)  # type: ignore[no-any-return]

@@ -22,7 +22,7 @@ from mmts.evaluation.results import START
 from mmts.evaluation.run import score, validation
 from mmts.files import cache_root, read_json
 from mmts.objectives import Objective
-from mmts.recipe.components import RunFacts, build, outside_names
+from mmts.recipe.components import RunFacts, build, checked_objective, outside_names
 from mmts.recipe.recipe import Recipe, load_recipe, parse_recipe, with_whole_names
 from mmts.recipe.run_directory import RunDirectory, dotted, trusting_code
 from mmts.training.checkpoint import random_state, restore_random_state
@@ -121,6 +121,9 @@ def _train(
     modules = [model] if own_objective is None else [model, own_objective]
     recipe.check_something_trains(any(value.requires_grad for module in modules for value in module.parameters()))
     width, start = model.width, recipe.model.start if own_model is None else None
+    scale = model.temperature, model.logit_bias
+    if own_objective is None:
+        checked_objective(recipe.objective, width, pair=scale)
     drawn = random_state()
 
     # The concepts of the training samples, and what the model is fed.
@@ -145,7 +148,6 @@ def _train(
     restore_random_state(drawn)  # so that training draws the same whether features were computed or cached
     plan = build_plan(recipe, splits.train, concepts)
     sizes = splits.train.num_media, splits.train.num_captions
-    scale = model.temperature, model.logit_bias
     facts = RunFacts(concepts, *sizes, width, partial(neighbour_counts, splits.train.captions), *scale)
     objective = build(recipe.objective, facts) if own_objective is None else own_objective
     trainer = Trainer(

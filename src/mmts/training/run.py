@@ -20,7 +20,7 @@ from mmts.evaluation.classification import find_classes, read_prompts
 from mmts.evaluation.compare import tables_of_change
 from mmts.evaluation.results import START
 from mmts.evaluation.run import score, validation
-from mmts.files import cache_root, read_json
+from mmts.files import cache_root, read_json, read_kept
 from mmts.objectives import Objective
 from mmts.recipe.components import RunFacts, build, checked_objective, outside_names
 from mmts.recipe.recipe import Recipe, load_recipe, parse_recipe, with_whole_names
@@ -168,7 +168,9 @@ def _train(
     console.print(f"training {parameters} for {counted(trainer.total_steps, 'step')} into {run.path}")
 
     def judge_start() -> None:
-        if start is not None and trainer.total_steps and not run.before_file.exists():
+        classified = (read_kept(run.before_file) or {}).get("classification") or {}
+        same = (classified.get("label"), (*classified.get("prompts", ()),)) == (label, templates)
+        if start is not None and trainer.total_steps and not (run.before_file.exists() and same):
             console.print(f"before training, {start}:")
             score(experiment, evaluated[splits.final.name], run.before_file, START)
 

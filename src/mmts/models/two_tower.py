@@ -1,5 +1,6 @@
 """The two-tower model, also AVION's: media and captions to unit embeddings in one space; no temperature inside."""
 
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -181,6 +182,18 @@ def build_two_tower(media: MediaTower | int, text: TextTower, *, width: int = 25
     tower, media_width = (None, media) if isinstance(media, int) else (media, media.width)
     media_head, text_head = (build_head(in_width=side, out_width=width, **head) for side in (media_width, text.width))
     return TwoTower(tower, text, media_head, text_head)
+
+
+def pretrained_pair(image: MediaTower, text: TextTower, whole: Any) -> TwoTower:
+    """Return the sides of a pretrained model as a pair, computed in float32, with its temperature and logit bias."""
+    pair = TwoTower(image, text, nn.Identity(), nn.Identity())
+    image.exact = text.exact = True
+    scale, bias = getattr(whole, "logit_scale", None), getattr(whole, "logit_bias", None)
+    if scale is not None:
+        pair.temperature = math.exp(-float(scale.detach()))
+    if bias is not None:
+        pair.logit_bias = float(bias.detach())
+    return pair
 
 
 def load_avion(

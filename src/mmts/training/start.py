@@ -42,7 +42,10 @@ def open_pair(start: str, media: Sequence[Medium] = (), size: int | None = None)
         raise RecipeError(f"model.image.size: {start} is a run, whose size stays its own; leave size out")
     from mmts.training.experiment import load_model  # which builds models, also from pairs
 
-    model = load_model(RunDirectory(path), media)
+    run = RunDirectory(path)
+    if Path(str(run.recipe().model.start)).expanduser().absolute() == path.absolute():
+        raise RunError(f"{start} is a run that starts from itself, by its recipe")
+    model = load_model(run, media)
     for side in (model.media_tower, model.text_tower):
         if side is not None:
             merge_lora(side)

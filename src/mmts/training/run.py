@@ -161,7 +161,7 @@ def _train(
         evaluate=evaluate,
         groups=concepts.groups(),
         recipe=dotted(recipe.model_dump(mode="json")),
-        tower_rates=recipe.model.tower_rates,
+        tower_rates=recipe.model.tower_rates if own_model is None else {},
         keeps_start=start is not None,
     )
     parameters = counted(sum(value.numel() for value in trainer.trainable), "parameter")

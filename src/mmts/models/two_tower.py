@@ -185,12 +185,17 @@ def build_two_tower(media: MediaTower | int, text: TextTower, *, width: int = 25
 
 
 def pretrained_pair(image: MediaTower, text: TextTower, whole: Any) -> TwoTower:
-    """Return the sides of a pretrained model as a pair, computed in float32, with its temperature and logit bias."""
+    """Return the sides of a pretrained model as a pair, computed in float32, with its temperature and logit bias.
+
+    Raises RecipeError for a logit scale that is not a number between 1e-9 and 1e9.
+    """
     pair = TwoTower(image, text, nn.Identity(), nn.Identity())
     image.exact = text.exact = True
     scale, bias = getattr(whole, "logit_scale", None), getattr(whole, "logit_bias", None)
     if scale is not None:
-        pair.temperature = math.exp(-float(scale.detach()))
+        if not abs(log_scale := float(scale.detach())) < 9 * math.log(10):
+            raise RecipeError(f"{image.name} is damaged: its logit scale is exp({log_scale:g})")
+        pair.temperature = math.exp(-log_scale)
     if bias is not None:
         pair.logit_bias = float(bias.detach())
     return pair

@@ -81,9 +81,10 @@ def _clip_in_sentence_transformers(folder: Path) -> Path:
     try:
         kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
         first = folder / str(modules[0]["path"])
-    except (TypeError, LookupError):
+        inside = first.resolve().is_relative_to(folder.resolve())
+    except (TypeError, LookupError, ValueError):  # ValueError: no path can have such a name
         raise RecipeError(f"{folder / 'modules.json'} does not list the modules of sentence-transformers") from None
-    if folder.resolve() not in (first.resolve(), *first.resolve().parents):
+    if not inside:
         raise RecipeError(f"{folder / 'modules.json'} names a module outside its folder: {modules[0]['path']}")
     if kinds[0] not in ("CLIPModel", "Transformer") or set(kinds[1:]) - {"Normalize"}:
         raise RecipeError(f"{folder} holds the modules {', '.join(kinds)}; only those of a CLIP are a pretrained pair")

@@ -279,6 +279,15 @@ def test_tuning_is_compared_with_the_start(
     assert "without the scores before training, since there is no" in alone.notes[0]
 
 
+def test_a_run_that_is_resumed_with_a_label_classifies_its_start_too(shapes: Path, clip: Path, tmp_path: Path) -> None:
+    train(from_pair(clip, shapes, "train.steps=2"), tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").unlink()  # as if it had been interrupted before the end
+    recipe = from_pair(clip, shapes, "train.steps=2", "evaluation.classify=shape")
+    metrics = train(recipe, tmp_path / "run", resume=True)
+    start = evaluate_pretrained(str(clip), shapes, tmp_path / "before", classify_by="shape")
+    assert metrics["before"]["classification"] == start["classification"]
+
+
 def test_training_refuses_a_label_before_it_builds_a_model(shapes: Path, clip: Path, tmp_path: Path) -> None:
     for settings, says in (
         (["evaluation.classify=shap"], "did you mean 'shape'"),

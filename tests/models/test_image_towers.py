@@ -127,7 +127,16 @@ def test_preprocessor_without_normalisation(tmp_path: Path) -> None:
     torch.testing.assert_close((torch.ones(3) - tower.mean) / tower.std, torch.full((3,), 2.0))
 
 
-@pytest.mark.parametrize(("content", "message"), [("{", "not a valid JSON"), ("[1]", "is not a JSON object")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not a valid JSON"),
+        ("[1]", "is not a JSON object"),
+        ('{"size": "wide"}', "'wide'"),
+        ('{"image_mean": {"red": 0.5}}', "float"),
+        ('{"image_std": [0, 0, 0]}', r"image_std is \[0, 0, 0\], and has to be positive"),
+    ],
+)
 def test_a_broken_preprocessor(content: str, message: str, tmp_path: Path) -> None:
     folder = tiny_backbone(tmp_path, "resnet")
     (folder / "preprocessor_config.json").write_text(content)

@@ -124,6 +124,10 @@ def test_a_run_starts_from_it_and_is_rebuilt(
     with torch.no_grad():
         (x, y), (before, _) = model(pixels, tokens), start(pixels, tokens)
     assert (x - before).abs().max() > 1e-3
+    if form == "last-1":
+        training = {name for name, value in model.named_parameters() if value.requires_grad}
+        assert {"media_tower.model.visual.proj", "text_tower.model.text_projection"} < training
+        assert not any("resblocks.0" in name or "embedding" in name for name in training)
     with pytest.raises(RunError, match="has no module for open_clip:ViT-B-32/laion"):
         export_run(tmp_path / "run", "sentence-transformers", tmp_path / "out")
     if form == "head":
@@ -146,11 +150,13 @@ def test_a_run_starts_from_it_and_is_rebuilt(
 
 def test_what_cannot_be_loaded_is_named(library: ModuleType, tmp_path: Path) -> None:
     torch.save({"visual.proj": torch.ones(8, 6)}, tmp_path / "part.pt")
+    (tmp_path / "half.safetensors").write_bytes(b"half")
     for start, says in [
         ("ViT-B-32", "names no weights; it is written open_clip:NAME/TAG"),
         ("ViT-B-23/laion", "open_clip has no model 'ViT-B-23'; did you mean 'ViT-B-32'"),
         ("ViT-B-32/laoin", "no weights 'laoin' of ViT-B-32, and there is no such file; did you mean 'laion'"),
         ("ViT-B-32/broken", "open_clip cannot load it: checksum. Without a network"),
+        (f"ViT-B-32/{tmp_path / 'half.safetensors'}", "half.safetensors is damaged: "),
         (f"ViT-B-32/{tmp_path / 'part.pt'}", r"part.pt lacks \d+ weights.*it belongs to another model of open_clip"),
     ]:
         with pytest.raises(RecipeError, match=says):

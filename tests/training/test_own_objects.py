@@ -74,6 +74,13 @@ def log(run: Path) -> list[dict[str, Any]]:
     return list(RunDirectory(run).log_lines())
 
 
+def test_a_model_takes_the_place_of_a_pretrained_pair(shapes: Path, tmp_path: Path) -> None:
+    content = {**CONTENT, "model": {"start": "openai/clip-vit-base-patch32"}}
+    metrics = mmts.train(content, tmp_path / "run", data=shapes, model=Bytes())
+    assert "before" not in metrics
+    assert not (tmp_path / "run" / "checkpoints" / "start.pt").exists()
+
+
 def test_a_model_an_objective_and_a_dataset_are_trained_and_leave_a_run(shapes: Path, tmp_path: Path) -> None:
     model, run = Bytes(), tmp_path / "run"
     before = model.pixels.weight.clone()

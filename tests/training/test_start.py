@@ -16,6 +16,7 @@ from mmts.models import TwoTower, embed_media, embed_text
 from mmts.models.trainable import merge_lora
 from mmts.recipe.recipe import Recipe, load_recipe
 from mmts.recipe.run_directory import RunDirectory
+from mmts.training import run as runs
 from mmts.training.experiment import build_model, load_model
 from mmts.training.run import train
 from mmts.training.splits import open_data
@@ -195,6 +196,9 @@ def test_what_is_no_pair_is_named(shapes: Path, tmp_path: Path) -> None:
         (tmp_path / "empty", "has no config.json"),
         (tmp_path / "file.bin", "is a file; a pretrained pair is a folder or a name"),
         (tmp_path / "nothing", "does not exist|there is no"),
+        (scaled_clip(tmp_path / "nan", math.nan), r"nan is damaged: its logit scale is exp\(nan\)"),
+        (tmp_path / "run", "^model.start: .*run is a run that starts from itself"),
+        ("runs/of/mine", r"'runs/of/mine': there is no such folder$"),
         (tmp_path / "rows.npz", "holds embeddings, not a model"),
     ]
     for start, says in cases:
@@ -237,7 +241,10 @@ def test_a_run_hands_on_the_temperature_that_it_ended_with(shapes: Path, clip: P
     assert open_pair(str(tmp_path / "swinging")).temperature == open_pair(str(clip)).temperature
 
 
-def test_a_temperature_that_no_pair_gives_is_refused(shapes: Path, tmp_path: Path) -> None:
+def test_a_temperature_that_no_pair_gives_is_refused(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "readable_splits", None)  # nothing is decoded before
     with pytest.raises(RecipeError, match=r"objective.temperature: start is pretrained, but .* set model.start to one"):
         load_recipe("catalogue", [LEARNED])
     with pytest.raises(RecipeError, match=r"objective: bias is pretrained, but .* no pretrained pair .* logit bias"):

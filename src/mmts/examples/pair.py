@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from mmts.files import atomic_folder, locked
+from mmts.models.clip_text import ByteTokenizer
 
 _SIZE, _LENGTH = 32, 48  # pixels of an image, tokens (bytes) of a caption
 
@@ -50,15 +51,9 @@ def _write(folder: Path, kind: Literal["clip", "siglip"]) -> None:
 
 
 def _byte_tokenizer() -> Any:
-    """Return a tokenizer of bytes: byte-pair encoding without any pair."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: at for at, letter in enumerate(letters)}, merges=[]))
-    tokenizer.add_special_tokens(["<start>", "<end>"])  # 256 and 257
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    ends = [("<start>", 256), ("<end>", 257)]
-    tokenizer.post_processor = processors.TemplateProcessing(single="<start> $A <end>", special_tokens=ends)
-    names = {"bos_token": "<start>", "eos_token": "<end>", "pad_token": "<end>", "unk_token": "<end>"}
+    tokenizer = ByteTokenizer.backend()
+    tokenizer.add_special_tokens(["[START]", "[END]"])  # 256 and 257
+    names = {"bos_token": "[START]", "eos_token": "[END]", "pad_token": "[END]", "unk_token": "[END]"}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=_LENGTH, **names)

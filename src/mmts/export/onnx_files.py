@@ -158,7 +158,7 @@ def build_tokenizer(tower: TextTower) -> Any:
         tokenizer = _of_words(tower)
     elif isinstance(tower, ClipText):
         inner: Any = tower.tokenizer
-        tokenizer = _of_bytes(inner) if isinstance(inner, ByteTokenizer) else _backend(tower, inner.tokenizer)
+        tokenizer = inner.backend() if isinstance(inner, ByteTokenizer) else _backend(tower, inner.tokenizer)
         tokenizer.enable_padding(pad_id=0)
     elif isinstance(tower, HuggingFaceText):
         own = tower.tokenizer
@@ -206,19 +206,6 @@ def _of_words(tower: SmallTransformer) -> Any:
     # Always the full length: the graph of torch's own attention keeps the length that it was traced with.
     tokenizer.enable_padding(pad_id=0, length=tower.max_length)
     return tokenizer
-
-
-def _of_bytes(tokenizer: ByteTokenizer) -> Any:
-    """Return a tokenizer of bytes: byte-pair encoding without any pair."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    letters = {letter: byte for byte, letter in bytes_to_unicode().items()}
-    result = Tokenizer(models.BPE(vocab=letters, merges=[]))
-    result.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    special = [("[START]", 256), ("[END]", tokenizer.end)]
-    result.post_processor = processors.TemplateProcessing(single="[START] $A [END]", special_tokens=special)
-    return result
 
 
 def _backend(tower: TextTower, tokenizer: Any) -> Any:

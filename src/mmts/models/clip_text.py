@@ -35,6 +35,18 @@ class ByteTokenizer:
         """Return the ids of each caption, including start and end, at most `length`."""
         return [[256, *caption.encode("utf-8", "replace")[: length - 2], 257] for caption in captions]
 
+    @staticmethod
+    def backend() -> Any:
+        """Return the same as a `tokenizers.Tokenizer`: byte-pair encoding without any pair."""
+        from tokenizers import Tokenizer, models, pre_tokenizers, processors
+        from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+        result = Tokenizer(models.BPE(vocab={letter: byte for byte, letter in bytes_to_unicode().items()}, merges=[]))
+        result.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        special = [("[START]", 256), ("[END]", 257)]
+        result.post_processor = processors.TemplateProcessing(single="[START] $A [END]", special_tokens=special)
+        return result
+
 
 class ClipTokenizer:
     """The tokenizer of a Hugging Face CLIP name or folder. Raises RecipeError if it cannot be loaded."""

@@ -50,7 +50,7 @@ def find_source(name: str, side: str, built_in: Iterable[str] = ()) -> Source:
         return Source(name, str(folder), True, side, built_in)
     hint = f"the built-in {side} towers are {', '.join(built_in)}"
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or folder.exists():
-        raise RecipeError(f"{tower}: there is no such folder; {hint}")
+        raise RecipeError(f"{tower}: there is no such folder" + (f"; {hint}" if built_in else ""))
     suggestion = nearest(name, built_in)
     if "/" not in name and suggestion.startswith("did you mean"):
         raise RecipeError(f"unknown {tower}; {suggestion} ({hint})")
@@ -205,6 +205,13 @@ def read_preprocessing(source: Source) -> Preprocessing:
         raise RecipeError(f"image tower {source.name!r}: its preprocessing is not a JSON object")
     if config.get("do_flip_channel_order"):
         raise RecipeError(f"image tower {source.name!r} expects colors in the order BGR, which mmts does not have")
+    try:
+        return _preprocessing(source, config)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"image tower {source.name!r}: its preprocessing: {first_line(error)}") from None
+
+
+def _preprocessing(source: Source, config: dict[str, Any]) -> Preprocessing:
     crops = bool(config.get("do_center_crop")) and bool(config.get("crop_size"))
     size, square = _side(source, config.get("crop_size") if crops else config.get("size"))
     # Pixels come in [0, 1]; a processor's mean and std apply to value * rescale_factor of pixels in [0, 255].
@@ -214,6 +221,8 @@ def read_preprocessing(source: Source) -> Preprocessing:
     std = config.get("image_std") or IMAGENET_STD if normalize else (1.0, 1.0, 1.0)
     mean, std = (values if isinstance(values, list | tuple) else [values] * 3 for values in (mean, std))
     mean, std = (tuple(float(value) / scale for value in values) for values in (mean, std))
+    if not all(value > 0 for value in std):
+        raise ValueError(f"image_std is {config.get('image_std')}, and has to be positive")
     return Preprocessing(size, mean, std, "stretch" if square and not crops else "crop")
 
 

@@ -1,7 +1,6 @@
 """Pretrained pairs of open_clip, which is not installed with mmts: `open_clip:NAME/TAG`."""
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -16,7 +15,7 @@ from mmts.files import content_hash
 from mmts.models import huggingface as hf
 from mmts.models.base import ImageTower, Resize, TextTower, make_tower, misfit
 from mmts.models.clip import read_checkpoint
-from mmts.models.two_tower import TwoTower
+from mmts.models.two_tower import TwoTower, pretrained_pair
 
 PREFIX = "open_clip:"
 _NOT_TEXT = ("visual", "text_decoder", "logit_scale", "logit_bias")  # children and parameters
@@ -110,11 +109,7 @@ def open_clip_pair(name_and_tag: str, size: int | None = None) -> TwoTower:
     halves = _half(model, lambda name: name == "visual"), _half(model, lambda name: name not in _NOT_TEXT)
     image = make_tower(OpenClipImage, start, pretrained=halves[0])
     text = make_tower(OpenClipText, start, pretrained=halves[1], tokenizer=tokenizer)
-    pair = TwoTower(image, text, nn.Identity(), nn.Identity())
-    pair.temperature = math.exp(-float(model.logit_scale.detach()))
-    if (bias := getattr(model, "logit_bias", None)) is not None:
-        pair.logit_bias = float(bias.detach())
-    return pair
+    return pretrained_pair(image, text, model)
 
 
 def _library(start: str) -> Any:
@@ -144,9 +139,13 @@ def _silent() -> Iterator[None]:
 
 def _fill(model: nn.Module, file: Path, size: int | None) -> None:
     """Load the weights in a file, whose code is never run. Raises RecipeError for those of another model."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    content = load_file(file) if file.suffix == ".safetensors" else read_checkpoint(file)
+    try:
+        content = load_file(file) if file.suffix == ".safetensors" else read_checkpoint(file)
+    except SafetensorError as error:
+        raise RecipeError(f"{file} is damaged: {first_line(error)}") from None
     state = {name.removeprefix("module."): value for name, value in content.items()}
     if problem := misfit(state, model.state_dict()):
         other = "" if size is None else ", or to another size: leave model.image.size out"

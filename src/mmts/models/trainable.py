@@ -86,7 +86,8 @@ def _last_parameters(tower: Tower, count: int) -> Iterator[nn.Parameter]:
     first, found = f"{name}.{len(blocks) - count}.", False
     for key, parameter in tower.named_parameters():
         found = found or key.startswith(first)
-        if found and id(parameter) not in before:
+        # A projection that is a bare parameter, as in open_clip, is named before the blocks.
+        if (found and id(parameter) not in before) or key.endswith(("proj", "projection")):
             yield parameter
 
 
@@ -121,6 +122,7 @@ def merge_lora(tower: nn.Module) -> None:
         return
     from peft.tuners.lora import LoraLayer
 
+    del tower.peft_config  # peft would warn of a second adapter if another LoRA is added
     for name, module in [*tower.named_modules()]:
         if isinstance(module, LoraLayer):
             module.merge()

@@ -1,5 +1,6 @@
 """The two-tower model, also AVION's: media and captions to unit embeddings in one space; no temperature inside."""
 
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -74,9 +75,10 @@ class TwoTower(nn.Module):
     def width(self) -> int:
         """D, the width of the embeddings."""
         assert self.text_tower is not None
-        device = next((value.device for value in self.text_head.parameters()), None)
+        device = next((value.device for value in self.parameters()), None)
+        tokens = {name: value.to(device) for name, value in self.text_tower.tokenize(["a"]).items()}
         with torch.no_grad():
-            return int(self.text_head.eval()(torch.zeros(1, self.text_tower.width, device=device)).shape[1])
+            return int(self.eval().encode_text(tokens).shape[1])
 
     def drop_frozen(self) -> None:
         """Drop frozen towers to free their memory; their inputs are then feature rows."""
@@ -190,6 +192,23 @@ def build_two_tower(media: MediaTower | int, text: TextTower, *, width: int = 25
     tower, media_width = (None, media) if isinstance(media, int) else (media, media.width)
     media_head, text_head = (build_head(in_width=side, out_width=width, **head) for side in (media_width, text.width))
     return TwoTower(tower, text, media_head, text_head)
+
+
+def pretrained_pair(image: MediaTower, text: TextTower, whole: Any) -> TwoTower:
+    """Return the sides of a pretrained model as a pair, computed in float32, with its temperature and logit bias.
+
+    Raises RecipeError for a logit scale that is not a number between 1e-9 and 1e9.
+    """
+    pair = TwoTower(image, text, nn.Identity(), nn.Identity())
+    image.exact = text.exact = True
+    scale, bias = getattr(whole, "logit_scale", None), getattr(whole, "logit_bias", None)
+    if scale is not None:
+        if not abs(log_scale := float(scale.detach())) < 9 * math.log(10):
+            raise RecipeError(f"{image.name} is damaged: its logit scale is exp({log_scale:g})")
+        pair.temperature = math.exp(-log_scale)
+    if bias is not None:
+        pair.logit_bias = float(bias.detach())
+    return pair
 
 
 def load_avion(

@@ -394,13 +394,17 @@ def _built(value: Any, run: RunFacts, place: str) -> Any:
     return build(value, run, place) if isinstance(value, ComponentSection) else value
 
 
-def checked_objective(section: ComponentSection, width: int | None) -> Objective:
+def checked_objective(
+    section: ComponentSection, width: int | None, pair: tuple[float | None, float | None] | None = None
+) -> Objective:
     """Make a recipe's objective for a run of two samples, to see before any data are read what constructors refuse.
 
-    width: None if the model starts from a pretrained pair, which brings its own and is not opened here.
+    width: None if the model starts from a pretrained pair, which brings its own. pair: the temperature and the bias of
+    that pair; None if it is not open.
     """
     sizes = torch.tensor([1, 2])
     concepts = ConceptDistribution.from_counts(sizes)
-    run = RunFacts(concepts, 2, 2, width or _ANY_WIDTH, lambda k: sizes, pair_is_unopened=width is None)
+    unopened = width is None and pair is None
+    run = RunFacts(concepts, 2, 2, width or _ANY_WIDTH, lambda k: sizes, *(pair or (None, None)), unopened)
     with torch.random.fork_rng(devices=[]):
         return build(section, run)  # type: ignore[no-any-return]

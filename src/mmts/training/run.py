@@ -1,7 +1,7 @@
 """What `mmts train` does, from data to metrics.json."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -20,16 +20,16 @@ from mmts.evaluation.classification import find_classes, read_prompts
 from mmts.evaluation.compare import tables_of_change
 from mmts.evaluation.results import START
 from mmts.evaluation.run import score, validation
-from mmts.files import cache_root, read_json
+from mmts.files import cache_root, read_json, read_kept
 from mmts.objectives import Objective
-from mmts.recipe.components import RunFacts, build, outside_names
+from mmts.recipe.components import RunFacts, build, checked_objective, outside_names
 from mmts.recipe.recipe import Recipe, load_recipe, parse_recipe, with_whole_names
 from mmts.recipe.run_directory import RunDirectory, dotted, trusting_code
 from mmts.training.checkpoint import random_state, restore_random_state
 from mmts.training.concepts import find_concepts
 from mmts.training.experiment import Experiment, build_model, load_weights, two_tower_of
 from mmts.training.inputs import Inputs, build_plan, prepare_inputs, training_batches
-from mmts.training.splits import open_data, readable_splits, resolved, take_splits
+from mmts.training.splits import Splits, open_data, readable_splits, resolved, take_splits
 from mmts.training.trainer import Trainer
 
 
@@ -93,12 +93,7 @@ def _train(
         recipe = recipe.model_copy(update={"name": recipe.name + suffix})
 
     # The data, and the run directory that they are recorded in.
-    if data is not None:
-        recipe = recipe.with_data(data.path if isinstance(data, Dataset) else Path(data))
-    elif resume and recipe.data.path is None:
-        recipe = recipe.with_data(once(lambda: run.recipe().data.path if run.recipe_file.exists() else None))
-    dataset = main_first(lambda: open_data(recipe.data, data if isinstance(data, Dataset) else None))
-    recipe = recipe.with_data(resolved(recipe.data.path)).with_whole_paths()
+    recipe, dataset = _open_data(recipe, run, data, resume)
     once(lambda: run.begin(recipe, versions(), own))
     if once(lambda: run.is_finished):
         console.print(f"{run.path} is finished already")
@@ -106,10 +101,10 @@ def _train(
     chosen = take_splits(dataset, recipe, evaluate_on)
 
     # What to classify by: what is wrong with it is an error now, not after training.
-    templates: tuple[str, ...] = ()
+    by: tuple[str, Sequence[str]] | None = None
     if (label := recipe.evaluation.classify) is not None:
-        templates = once(lambda: read_prompts(recipe.evaluation.prompts, recipe.model.kind))
-        find_classes(label, templates, chosen.train, chosen.final)
+        by = label, once(lambda: read_prompts(recipe.evaluation.prompts, recipe.model.kind))
+        find_classes(*by, chosen.train, chosen.final)
 
     # The model, before the media are checked: a tower that cannot be loaded fails in seconds, not hours.
     torch.manual_seed(recipe.train.seed)
@@ -120,7 +115,10 @@ def _train(
         model = build_model(recipe.model, media, run, chosen.train.captions)
     modules = [model] if own_objective is None else [model, own_objective]
     recipe.check_something_trains(any(value.requires_grad for module in modules for value in module.parameters()))
-    width = recipe.model.width or model.width
+    width, start = model.width, recipe.model.start if own_model is None else None
+    scale = model.temperature, model.logit_bias
+    if own_objective is None:
+        checked_objective(recipe.objective, width, pair=scale)
     drawn = random_state()
 
     # The concepts of the training samples, and what the model is fed.
@@ -130,14 +128,7 @@ def _train(
     experiment = Experiment(run, recipe, dataset, concepts, model)
     inputs = main_first(lambda: prepare_inputs(model, splits.train))
     evaluated: dict[str, Inputs] = {}  # filled on the main process, which evaluates
-
-    def prepare_evaluated() -> None:
-        classes = None if label is None else find_classes(label, templates, splits.train, splits.final)
-        for split in splits.evaluated():
-            of_split = classes if split.name == splits.final.name else None
-            evaluated[split.name] = prepare_inputs(model, split.judged(recipe.data.relevance), of_split)
-
-    once(prepare_evaluated)
+    once(lambda: evaluated.update(_evaluated_inputs(experiment, splits, by)))
     evaluate = validation(experiment, evaluated) if splits.val is not None else None
     model.drop_frozen()
 
@@ -145,7 +136,6 @@ def _train(
     restore_random_state(drawn)  # so that training draws the same whether features were computed or cached
     plan = build_plan(recipe, splits.train, concepts)
     sizes = splits.train.num_media, splits.train.num_captions
-    scale = model.temperature, model.logit_bias
     facts = RunFacts(concepts, *sizes, width, partial(neighbour_counts, splits.train.captions), *scale)
     objective = build(recipe.objective, facts) if own_objective is None else own_objective
     trainer = Trainer(
@@ -159,16 +149,11 @@ def _train(
         evaluate=evaluate,
         groups=concepts.groups(),
         recipe=dotted(recipe.model_dump(mode="json")),
-        tower_rates=recipe.model.tower_rates,
-        keeps_start=own_model is None and recipe.model.start is not None,
+        tower_rates=recipe.model.tower_rates if own_model is None else {},
+        keeps_start=start is not None,
     )
     parameters = counted(sum(value.numel() for value in trainer.trainable), "parameter")
     console.print(f"training {parameters} for {counted(trainer.total_steps, 'step')} into {run.path}")
-
-    def judge_start() -> None:
-        if recipe.model.start is not None and trainer.total_steps and not run.before_file.exists():
-            console.print(f"before training, {recipe.model.start}:")
-            score(experiment, evaluated[splits.final.name], run.before_file, START)
 
     def evaluate_best() -> dict[str, Any]:
         load_weights(model, run, "best")
@@ -177,8 +162,8 @@ def _train(
             console.print(table)
         return metrics
 
-    once(judge_start)
-
+    if start is not None and trainer.total_steps:
+        once(lambda: _evaluate_start(experiment, evaluated[splits.final.name]))
     try:
         metrics = trainer.fit(resume, evaluate_best)
     except DataError as error:
@@ -192,6 +177,40 @@ def _train(
         results = ", ".join(f"{name} {value:.1f}" for name, value in recipe.published.results.items())
         console.print(f"published: {results} ({recipe.published.source})")
     return metrics
+
+
+def _open_data(
+    recipe: Recipe, run: RunDirectory, data: str | Path | Dataset | None, resume: bool
+) -> tuple[Recipe, Dataset]:
+    """Return the data, and the recipe with their path and with all paths absolute."""
+    if data is not None:
+        recipe = recipe.with_data(data.path if isinstance(data, Dataset) else Path(data))
+    elif resume and recipe.data.path is None:
+        recipe = recipe.with_data(once(lambda: run.recipe().data.path if run.recipe_file.exists() else None))
+    dataset = main_first(lambda: open_data(recipe.data, data if isinstance(data, Dataset) else None))
+    return recipe.with_data(resolved(recipe.data.path)).with_whole_paths(), dataset
+
+
+def _evaluated_inputs(
+    experiment: Experiment, splits: Splits, by: tuple[str, Sequence[str]] | None
+) -> dict[str, Inputs]:
+    """Return the inputs of val and of the final split; the media of the latter are classified `by` a label."""
+    relevance, final = experiment.recipe.data.relevance, splits.final.name
+    classes = {} if by is None else {final: find_classes(*by, splits.train, splits.final)}
+    return {
+        split.name: prepare_inputs(experiment.model, split.judged(relevance), classes.get(split.name))
+        for split in splits.evaluated()
+    }
+
+
+def _evaluate_start(experiment: Experiment, inputs: Inputs) -> None:
+    """Evaluate the pretrained pair, unless a run that is resumed did so with the same classes."""
+    file, classes = experiment.run.before_file, inputs.classes
+    before = (read_kept(file) or {}).get("classification") or {}
+    now = (None, []) if classes is None else (classes.label, [*classes.templates])
+    if not file.exists() or (before.get("label"), before.get("prompts", [])) != now:
+        console.print(f"before training, {experiment.recipe.model.start}:")
+        score(experiment, inputs, file, START)
 
 
 def versions() -> dict[str, str]:

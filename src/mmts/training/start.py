@@ -3,7 +3,6 @@
 A pair is a run, a Hugging Face CLIP or SigLIP, a sentence-transformers CLIP folder, or a model of open_clip.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from mmts.models.base import make_tower
 from mmts.models.image_towers import HuggingFaceImage
 from mmts.models.text_towers import HuggingFaceText
 from mmts.models.trainable import merge_lora
+from mmts.models.two_tower import pretrained_pair
 from mmts.recipe.model_section import Model
 from mmts.recipe.run_directory import RunDirectory
 
@@ -33,24 +33,22 @@ def open_pair(start: str, media: Sequence[Medium] = (), size: int | None = None)
     """
     path = Path(start).expanduser()
     if start.startswith(open_clip.PREFIX):
-        model = open_clip.open_clip_pair(start.removeprefix(open_clip.PREFIX), size)
-    elif path.suffix == ".npz":
+        return open_clip.open_clip_pair(start.removeprefix(open_clip.PREFIX), size)
+    if path.suffix == ".npz":
         raise RecipeError(f"{start} holds embeddings, not a model: `mmts evaluate` takes it, and nothing else does")
-    elif (path / "recipe.yaml").is_file():
-        if size is not None:
-            raise RecipeError(f"model.image.size: {start} is a run, whose size stays its own; leave size out")
-        from mmts.training.experiment import load_model  # which builds models, also from pairs
+    if not (path / "recipe.yaml").is_file():
+        return _hugging_face_pair(start, path, size)
+    if size is not None:
+        raise RecipeError(f"model.image.size: {start} is a run, whose size stays its own; leave size out")
+    from mmts.training.experiment import load_model  # which builds models, also from pairs
 
-        model = load_model(RunDirectory(path), media)
-        for side in (model.media_tower, model.text_tower):
-            if side is not None:
-                merge_lora(side)
-        return model
-    else:
-        model = _hugging_face_pair(start, path, size)
-    for tower in (model.media_tower, model.text_tower):
-        assert tower is not None
-        tower.exact = True
+    run = RunDirectory(path)
+    if Path(str(run.recipe().model.start)).expanduser().absolute() == path.absolute():
+        raise RunError(f"{start} is a run that starts from itself, by its recipe")
+    model = load_model(run, media)
+    for side in (model.media_tower, model.text_tower):
+        if side is not None:
+            merge_lora(side)
     return model
 
 
@@ -69,19 +67,13 @@ def _hugging_face_pair(start: str, path: Path, size: int | None) -> TwoTower:
     if not (hasattr(whole, "get_image_features") and hasattr(whole, "get_text_features")):
         kind = whole.config.model_type
         raise RecipeError(f"{start} is a {kind} model, not a CLIP or SigLIP: it does not embed both images and text")
-    scale, bias = getattr(whole, "logit_scale", None), getattr(whole, "logit_bias", None)
     parts = huggingface.shared_copy(whole), huggingface.shared_copy(whole)
     image = make_tower(HuggingFaceImage, name, size=size, pretrained=parts[0])
     text = make_tower(HuggingFaceText, name, pretrained=parts[1])
     if image.width != text.width:
         widths = f"{image.width} numbers per image and {text.width} per caption"
         raise RecipeError(f"{start} embeds images and text in two spaces, with {widths}; it is not a pretrained pair")
-    model = TwoTower(image, text, nn.Identity(), nn.Identity())
-    if scale is not None:
-        model.temperature = math.exp(-float(scale.detach()))
-    if bias is not None:
-        model.logit_bias = float(bias.detach())
-    return model
+    return pretrained_pair(image, text, whole)
 
 
 def _clip_in_sentence_transformers(folder: Path) -> Path:
@@ -90,9 +82,10 @@ def _clip_in_sentence_transformers(folder: Path) -> Path:
     try:
         kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
         first = folder / str(modules[0]["path"])
-    except (TypeError, LookupError):
+        inside = first.resolve().is_relative_to(folder.resolve())
+    except (TypeError, LookupError, ValueError):  # ValueError: no path can have such a name
         raise RecipeError(f"{folder / 'modules.json'} does not list the modules of sentence-transformers") from None
-    if folder.resolve() not in (first.resolve(), *first.resolve().parents):
+    if not inside:
         raise RecipeError(f"{folder / 'modules.json'} names a module outside its folder: {modules[0]['path']}")
     if kinds[0] not in ("CLIPModel", "Transformer") or set(kinds[1:]) - {"Normalize"}:
         raise RecipeError(f"{folder} holds the modules {', '.join(kinds)}; only those of a CLIP are a pretrained pair")

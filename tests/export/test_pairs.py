@@ -193,8 +193,8 @@ def test_towers_of_one_clip_without_a_start_are_written_too(
     runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = export_run(runs("clip"), "huggingface", tmp_path / "out")
-    assert "logit scale 14.29, a temperature of 0.07: the run's" in capsys.readouterr().out
-    assert CLIPModel.from_pretrained(folder).logit_scale.item() == pytest.approx(-np.log(0.07))
+    assert "logit scale 20, a temperature of 0.05: the run's" in capsys.readouterr().out
+    assert CLIPModel.from_pretrained(folder).logit_scale.item() == pytest.approx(-np.log(0.05))
 
 
 def test_a_rule_with_several_temperatures_leaves_the_pairs_own(

@@ -1,6 +1,8 @@
 """Models that start from a pretrained pair: at step 0 they are that pair, whatever trains."""
 
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from models.tiny_models import tiny_backbone, tiny_clip
 from tests_support import draw_shapes
 from torch import Tensor
 
-from mmts.errors import InputError, MmtsError, RecipeError
+from mmts.errors import InputError, Interrupted, MmtsError, RecipeError
 from mmts.evaluation.run import evaluate
 from mmts.models import TwoTower, embed_media, embed_text
 from mmts.models.trainable import merge_lora
@@ -21,6 +23,7 @@ from mmts.training.experiment import build_model, load_model
 from mmts.training.run import train
 from mmts.training.splits import open_data
 from mmts.training.start import open_pair
+from mmts.training.trainer import Trainer
 
 FORMS = ["none", "head", "last-1", "lora", "all"]
 
@@ -265,3 +268,28 @@ def test_a_tuned_run_keeps_the_scores_of_the_pair(form: str, shapes: Path, clip:
     assert {key: tuned["before"][key] for key in shared} == {key: untouched[key] for key in shared}
     assert "before" not in untouched
     assert evaluate(tmp_path / "tuned") == tuned
+
+
+@pytest.mark.parametrize("form", ["head", "last-1", "lora"])
+def test_an_interrupted_run_goes_on_as_if_nothing_happened(
+    form: str, shapes: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forms = [f"model.image.train={form}", f"model.text.train={form}", "train.learning_rate=.01", "train.ema=.9"]
+    micro = ["train.micro_batch=5", "train.gradient_checkpointing=true"] if form == "lora" else []
+    recipe = from_pair(clip, shapes, "train.steps=6", *forms, *micro)
+    whole = train(recipe, tmp_path / "whole")
+    step = Trainer._train_step
+
+    def interrupted(trainer: Trainer, batch: Any) -> dict[str, Any]:
+        if trainer.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(trainer, batch)
+
+    monkeypatch.setattr(Trainer, "_train_step", interrupted)
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "stopped")
+    monkeypatch.setattr(Trainer, "_train_step", step)
+    assert train(recipe, tmp_path / "stopped", resume=True) == whole
+    files = [tmp_path / name / "checkpoints" / "last.pt" for name in ("whole", "stopped")]
+    states = [torch.load(file, weights_only=True)["model"] for file in files]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

@@ -1,3 +1,5 @@
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -158,6 +160,21 @@ def test_missing_and_broken_images_are_named(tmp_path: Path) -> None:
         features_of(image_tower(), paths)
 
 
+@contextmanager
+def loading_fails(monkeypatch: pytest.MonkeyPatch, failures: Mapping[str, BaseException]) -> Iterator[None]:
+    """Within it, loading a medium with one of these ids raises its failure."""
+    load = features_module.load_medium
+
+    def failing(medium: Medium, *rest: Any) -> Tensor:
+        if medium.id in failures:
+            raise failures[medium.id]
+        return load(medium, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(features_module, "load_medium", failing)
+        yield
+
+
 def test_unreadable_media_are_found_while_features_are_computed(
     tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,36 +205,19 @@ def test_an_interrupted_search_for_unreadable_media_forgets_none(
 ) -> None:
     paths = images(tmp_path, 520)
     paths[3].write_bytes(b"not an image")
-    media, load = media_of(paths), features_module.load_medium
-
-    def interrupted(medium: Medium, *rest: Any) -> Tensor:
-        if medium.id == "515":
-            raise KeyboardInterrupt
-        return load(medium, *rest)
-
-    monkeypatch.setattr(features_module, "load_medium", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    media = media_of(paths)
+    with loading_fails(monkeypatch, {"515": KeyboardInterrupt()}), pytest.raises(KeyboardInterrupt):
         why_unreadable_by_features(image_tower(), media)
-    monkeypatch.setattr(features_module, "load_medium", load)
     assert unreadable_media(media, partial(why_unreadable_by_features, image_tower())).keys() == {3}
 
 
 def test_what_failed_before_an_interrupt_gets_its_features_if_it_is_readable_now(
     tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    media, load = media_of(images(tmp_path, 520)), features_module.load_medium
-
-    def failing(medium: Medium, *rest: Any) -> Tensor:
-        if medium.id == "515":
-            raise KeyboardInterrupt
-        if medium.id == "3":
-            raise DataError(f"{medium.place}: the disk is away")
-        return load(medium, *rest)
-
-    monkeypatch.setattr(features_module, "load_medium", failing)
-    with pytest.raises(KeyboardInterrupt):
+    media = media_of(images(tmp_path, 520))
+    failures = {"3": DataError(f"{media[3].place}: the disk is away"), "515": KeyboardInterrupt()}
+    with loading_fails(monkeypatch, failures), pytest.raises(KeyboardInterrupt):
         why_unreadable_by_features(image_tower(), media)
-    monkeypatch.setattr(features_module, "load_medium", load)
     assert why_unreadable_by_features(image_tower(), media) == [None] * 520
     computed = media_features(image_tower(), media, cached=False)
     np.testing.assert_allclose(media_features(image_tower(), media), computed, atol=1e-6)
@@ -226,15 +226,20 @@ def test_what_failed_before_an_interrupt_gets_its_features_if_it_is_readable_now
 def test_a_medium_that_fails_once_is_left_out_with_the_reason(
     tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    media, load = media_of(images(tmp_path, 3)), features_module.load_medium
+    media = media_of(images(tmp_path, 3))
+    with loading_fails(monkeypatch, {"1": DataError(f"{media[1].place}: the disk is away")}):
+        assert why_unreadable_by_features(image_tower(), media) == [None, "the disk is away", None]
 
-    def failing(medium: Medium, *rest: Any) -> Tensor:
-        if medium.id == "1":
-            raise DataError(f"{medium.place}: the disk is away")
-        return load(medium, *rest)
 
-    monkeypatch.setattr(features_module, "load_medium", failing)
-    assert why_unreadable_by_features(image_tower(), media) == [None, "the disk is away", None]
+def test_a_folder_that_moved_is_not_encoded_again(tmp_path: Path, private_cache: Path) -> None:
+    (tmp_path / "old").mkdir()
+    tower, paths = image_tower(), images(tmp_path / "old", 5)
+    assert unreadable_media(media_of(paths), partial(why_unreadable_by_features, tower)) == {}
+    moved = (tmp_path / "old").rename(tmp_path / "new")
+    counting = Counting(tower)
+    media = media_of([moved / path.name for path in paths])
+    assert unreadable_media(media, partial(why_unreadable_by_features, tower)) == {}
+    assert counting.seen == 0
 
 
 def test_media_whose_bytes_cannot_be_read_are_found_too(tmp_path: Path) -> None:

@@ -93,6 +93,8 @@ def why_unreadable_by_features(tower: MediaTower, media: Sequence[Medium]) -> li
             keys = _content_names(media, pool)
         except DataError:  # not even the bytes of a file can be read
             return [*pool.map(why_unreadable, media)]
+        if cached_file(name, [*dict.fromkeys(keys)]).exists():  # of the same contents at other paths, all readable
+            return [None] * len(media)
         rows = _media_rows(pending, tower, media, keys, compute_or_zeros)
         reasons = [reason(medium, row) for medium, row in zip(media, rows, strict=True)]
         position = {id(medium): at for at, medium in enumerate(media) if reasons[at] is None}

@@ -50,27 +50,42 @@ def comparison_as_mapping(results: Results) -> dict[str, Any]:
 
 def comparison_tables(results: Results) -> list[Table]:
     """Draw the comparison for a terminal 80 columns wide: overall, by size of concepts and labels, and the gaps."""
-    measures = shown_measures(results.groups[0].metrics[0])
-    by_size = measures[0] if measures[0] in GRADED else "R@5"
-    divisions = {"concept size": GROUP_NAMES, **{label: label_parts([label]) for label in results.labels}}
+    measures, by_size = _measures(results)
     tables = [_overall(results, measures)]
-    for division, parts in divisions.items():
+    for division, parts in _divisions(results).items():
         tables.append(_by_size(results, f"{by_size} by {division}, %", by_size, parts))
+    return tables + _differences(results)
+
+
+def tables_of_change(run: RunDirectory) -> list[Table]:
+    """Draw how a tuned run differs from the pretrained pair that it started from, overall and by size of concepts."""
+    return _differences(read_results([run.path], ["after"]))
+
+
+def _measures(results: Results) -> tuple[Sequence[str], str]:
+    """Return the measures of all queries, and the one by size of concepts."""
+    measures = shown_measures(results.groups[0].metrics[0])
+    return measures, measures[0] if measures[0] in GRADED else "R@5"
+
+
+def _divisions(results: Results) -> dict[str, Sequence[str]]:
+    """Return the three parts of the queries by what divides them: the size of concepts, and each label."""
+    return {"concept size": GROUP_NAMES, **{label: label_parts([label]) for label in results.labels}}
+
+
+def _differences(results: Results) -> list[Table]:
+    """Draw the gaps to the first group, overall and by part, and the classifications with theirs."""
+    measures, by_size = _measures(results)
+    tables = []
     if results.gaps:
         title = f"difference to {results.groups[0].name}, points, 95 % interval over queries"
         tables.append(_gap_table(results, title, {measure: (measure, None) for measure in measures}))
-        for division, parts in divisions.items():
+        for division, parts in _divisions(results).items():
             columns = {name: (by_size, part) for name, part in zip(GROUP_NAMES, parts, strict=True)}
             tables.append(_gap_table(results, f"difference in {by_size} by {division}, points", columns))
     if (classified := ClassResults.of(results.groups)) is not None:
         tables.append(_class_table(results, classified))
     return tables
-
-
-def tables_of_change(run: RunDirectory) -> list[Table]:
-    """Draw how a tuned run differs from the pretrained pair that it started from, overall and by size of concepts."""
-    results = read_results([run.path], ["after"])
-    return [table for table in comparison_tables(results) if "difference" in str(table.title)]
 
 
 def _overall(results: Results, measures: Sequence[str]) -> Table:

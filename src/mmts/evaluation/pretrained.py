@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmts.concepts import ConceptDistribution
 from mmts.console import console
 from mmts.data.read import read_dataset
 from mmts.data.records import Dataset, Split
-from mmts.errors import RecipeError
 from mmts.evaluation.embeddings_file import split_of_embeddings
 from mmts.evaluation.run import Opened, evaluate
 from mmts.files import file_name, read_kept
@@ -20,7 +18,7 @@ from mmts.recipe.model_section import Model
 from mmts.recipe.recipe import Recipe, load_recipe, override, parse_recipe
 from mmts.recipe.run_directory import RunDirectory
 from mmts.recipe.sections import Columns
-from mmts.training.concepts import find_concepts
+from mmts.training.concepts import find_concepts, load_clusters
 from mmts.training.run import versions
 from mmts.training.splits import limited, open_data, resolved
 
@@ -99,9 +97,7 @@ def _name(start: str) -> str:
 def _find_concepts(recipe: Recipe, dataset: Dataset, split: Split, run: RunDirectory) -> None:
     """Save the concepts by which the captions of the evaluated split are head, mid or tail."""
     if (file := recipe.concepts.file) is not None:
-        concepts = ConceptDistribution.load(file)
-        if concepts.centroids is None:
-            raise RecipeError(f"--concepts {file} holds no clusters of captions but {concepts.provenance['kind']}")
+        concepts = load_clusters(file, "--concepts")
         concepts.assign(split.captions[:1])  # an encoder that is gone is an error now, not after hours
         concepts.save(run.concepts_file)
         return

@@ -1,6 +1,7 @@
 """The concepts of a run's samples: clusters of captions, labels of media, or concepts read from a file."""
 
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -49,13 +50,19 @@ def build_distribution(section: Concepts, split: Split) -> ConceptDistribution:
     return _clustered(tuple(split.captions), num_concepts, encoder=section.encoder, seed=section.seed)
 
 
+def load_clusters(file: Path, key: str) -> ConceptDistribution:
+    """Read concepts that can be assigned to captions. Raises RecipeError, which begins with `key`, for others."""
+    concepts = ConceptDistribution.load(file)
+    if concepts.centroids is None:
+        raise RecipeError(f"{key} {file} holds no clusters of captions but {concepts.provenance['kind']}")
+    return concepts
+
+
 def _clusters_in_file(section: Concepts, split: Split) -> ConceptDistribution:
     """Read concepts that `ConceptDistribution.from_embeddings` or `from_captions` made of the split's captions."""
     file = section.file
     assert file is not None
-    concepts = ConceptDistribution.load(file)
-    if concepts.centroids is None:
-        raise RecipeError(f"concepts.file: {file} holds no clusters of captions but {concepts.provenance['kind']}")
+    concepts = load_clusters(file, "concepts.file:")
     try:
         concepts.check_captions(split.captions)
         # Evaluation needs the encoder hours later, so use it now. This also shows whether the file's order is that of

@@ -77,8 +77,11 @@ class TwoTower(nn.Module):
         assert self.text_tower is not None
         device = next((value.device for value in self.parameters()), None)
         tokens = {name: value.to(device) for name, value in self.text_tower.tokenize(["a"]).items()}
+        was_training = self.training
         with torch.no_grad():
-            return int(self.eval().encode_text(tokens).shape[1])
+            width = int(self.eval().encode_text(tokens).shape[1])
+        self.train(was_training)
+        return width
 
     def drop_frozen(self) -> None:
         """Drop frozen towers to free their memory; their inputs are then feature rows."""

@@ -68,7 +68,7 @@ def _share(word: str, text: str) -> float:
 def interpolate(
     path: Path, shares: Sequence[float], also: Sequence[Path] = (), checkpoint: str = "best"
 ) -> dict[str, Any]:
-    """Judge the weights (1 - a) start + a tuned of a run for every a of `shares`, on val and on other data.
+    """Evaluate a run with the weights (1 - a) start + a tuned, for each a in `shares`, on val and on other data.
 
     The best on val by `train.best`, of equals the nearest to the start, becomes checkpoints/interpolated.pt. The curve
     goes to interpolation.json, and is returned.

@@ -20,7 +20,7 @@ def choose_recipe(data: Path, columns: Columns | None = None) -> tuple[str, str]
 
     A public data set gets its own recipe with MM-TS, other videos `clips`, and other images `clip` if its pretrained
     pair is in the local cache of Hugging Face, else `catalogue`; nothing is downloaded. columns: as in a recipe's
-    `data`. Raises RecipeError if no shipped recipe fits, and DataError if there are no data.
+    `data`. Raises RecipeError if no shipped recipe fits, and DataError if nothing can be read there.
     """
     dataset = read_dataset(data, (columns or Columns()).model_dump(exclude_none=True))
     if (name := public_recipe(dataset.name)) is not None:

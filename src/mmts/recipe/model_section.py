@@ -87,7 +87,7 @@ class Tower(Section):
         return f"model.{cls.family.word.removesuffix(' tower')}"
 
     def component(self) -> Any:
-        """Return the class of the tower, or None if `model.start` or the data, as features, stand in for it."""
+        """Return the class of the tower; None if `model.start` brings it, or the data hold its features."""
         if self.tower is None or (self.tower == FEATURES and self.family is not TEXT_TOWER):
             return None
         return components.component_named(self.family, self.tower, self.place(), {})
@@ -302,7 +302,7 @@ class Model(Section):
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, value: Any) -> Any:
-        """Choose the media side; with `start`, leave out what the pair brings."""
+        """Choose the media side; with `start`, drop the defaults of the keys that the pair sets."""
         if not isinstance(value, Mapping):
             return value
         start = value.get("start")
@@ -355,7 +355,7 @@ class Model(Section):
 
     @property
     def embeddings(self) -> Path | None:
-        """The file of embeddings that stands in for a model (docs/pretrained.md), or None if there is a model."""
+        """The file of embeddings that replaces a model (docs/pretrained.md), or None if there is a model."""
         file = Path(str(self.start)).expanduser()
         return file if file.suffix == ".npz" else None
 

@@ -29,7 +29,7 @@ def open_pair(start: str, media: Sequence[Medium] = (), size: int | None = None)
     media: examples of the inputs, for a run on precomputed features.
     size: side of the square input in pixels, if it is another than the pair's own.
 
-    Raises RecipeError for what is not such a pair, and RunError for a run that cannot be rebuilt.
+    Raises RecipeError if `start` names something else, and RunError for a run that cannot be rebuilt.
     """
     path = Path(start).expanduser()
     if start.startswith(open_clip.PREFIX):

@@ -1,4 +1,4 @@
-"""What every test gets: a private cache folder and one thread, so that results do not depend on the machine."""
+"""What every test gets, so that results do not depend on the machine; and the data and the model that many share."""
 
 import os
 from pathlib import Path
@@ -22,3 +22,19 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("MMTS_CACHE", str(cache))
     return cache
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set of drawn shapes with train, val and test."""
+    from tests_support import draw_shapes  # imports come after the settings above
+
+    return draw_shapes(tmp_path_factory.mktemp("data") / "shapes")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small random CLIP."""
+    from models.tiny_models import tiny_clip
+
+    return tiny_clip(tmp_path_factory.mktemp("models") / "tiny-clip")

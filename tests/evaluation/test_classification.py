@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import reference
 import torch
-from models.tiny_models import tiny_clip
 from tests_support import draw_shapes
 from training.test_start import from_pair
 
@@ -146,11 +145,6 @@ def test_figures_made_by_hand() -> None:
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_shapes(tmp_path_factory.mktemp("data") / "shapes", count=50)
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_clip(tmp_path_factory.mktemp("models") / "clip")
 
 
 def change_lines(data: Path, change: Callable[[dict[str, Any]], object]) -> Path:

@@ -11,7 +11,6 @@ import pytest
 import torch
 from models.tiny_models import tiny_backbone, tiny_clip, whole_pair
 from PIL import Image
-from tests_support import draw_shapes
 
 from mmts.cli import main
 from mmts.concepts import ConceptDistribution
@@ -46,16 +45,6 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append(json.dumps({**line, "split": "train" if i < 12 else "test"}))
     (folder / "captions.jsonl").write_text("\n".join(lines) + "\n")
     return folder
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_shapes(tmp_path_factory.mktemp("data") / "shapes")
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_clip(tmp_path_factory.mktemp("models") / "tiny-clip")
 
 
 def judged(start: Path | str, data: Path, out: Path, **options: Any) -> dict[str, Any]:

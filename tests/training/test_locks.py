@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests_support import draw_shapes
 
 from mmts.apps.prepare import prepare
 from mmts.console import errors
@@ -29,11 +28,6 @@ SETTINGS = [
     "concepts={encoder: tfidf, num_concepts: 4}",
     "train={epochs: 2, batch_size: 12, trackers: [], log_every: 1}",
 ]
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_shapes(tmp_path_factory.mktemp("data") / "shapes")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from distributed.together import together
-from tests_support import draw_shapes
 from torch import Tensor, nn
 
 import mmts
@@ -63,11 +62,6 @@ class Mapped(Bytes):
 
     def embed_text(self, tokens: Any) -> Tensor:
         return super().embed_text(tokens["ids"])
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_shapes(tmp_path_factory.mktemp("data") / "shapes")
 
 
 def log(run: Path) -> list[dict[str, Any]]:

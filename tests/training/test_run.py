@@ -38,11 +38,6 @@ SCRATCH = [
 ]
 
 
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_shapes(tmp_path_factory.mktemp("data") / "shapes")
-
-
 def scratch(data: Path, *settings: str) -> Recipe:
     return load_recipe("catalogue", [*SCRATCH, *settings]).with_data(data)
 

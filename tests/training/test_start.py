@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from models.tiny_models import tiny_backbone, tiny_clip
-from tests_support import draw_shapes
 from torch import Tensor
 
 from mmts.errors import InputError, Interrupted, MmtsError, RecipeError
@@ -26,16 +25,6 @@ from mmts.training.start import open_pair
 from mmts.training.trainer import Trainer
 
 FORMS = ["none", "head", "last-1", "lora", "all"]
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_shapes(tmp_path_factory.mktemp("data") / "shapes")
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_clip(tmp_path_factory.mktemp("models") / "clip")
 
 
 def from_pair(start: Path, data: Path, *settings: str) -> Recipe:

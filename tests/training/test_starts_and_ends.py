@@ -32,11 +32,6 @@ SETTINGS = [
 AS_IT_IS = ["model.head.kind=none"]
 
 
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_shapes(tmp_path_factory.mktemp("data") / "shapes")
-
-
 def small(data: Path, *settings: str) -> Recipe:
     return load_recipe("catalogue", [*SETTINGS, *settings]).with_data(data)
 

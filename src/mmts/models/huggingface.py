@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from mmts.console import console
 from mmts.errors import InputError, RecipeError, counted, first_line, nearest
 
 T = TypeVar("T")
@@ -85,6 +86,8 @@ def download_command(name: str) -> str:
 def check_at_hand(what: str, places: Sequence[str], hint: str, files: Sequence[str] = ("config.json",)) -> None:
     """Raise RecipeError, with what to do, if none of the names is in the local cache and the hub cannot be reached.
 
+    If the hub can be reached, a note says that the model is fetched.
+
     Without this, transformers would try for a minute. what: the model in words. hint: what to say about models
     that need no network. files: one of them shows that a model is in the cache.
     """
@@ -101,6 +104,7 @@ def check_at_hand(what: str, places: Sequence[str], hint: str, files: Sequence[s
             f"{what} is not a folder and not in the local cache of Hugging Face, which cannot be reached from "
             f"here{why}: call {command} where there is a network, and give the folder in place of the name{hint}"
         ) from None
+    console.print(f"note: {what} is not in the local cache; fetching it from Hugging Face")
 
 
 def call(source: Source, what: str, function: Callable[..., T], **options: Any) -> T:

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from mmts.console import console
 from mmts.data.records import Medium
 from mmts.errors import InputError, RecipeError, RunError
 from mmts.files import read_json, why_missing
@@ -61,8 +60,6 @@ def _hugging_face_pair(start: str, path: Path, size: int | None) -> TwoTower:
         raise RecipeError(f"{start} {why_missing(path)}")
     name = str(_clip_in_sentence_transformers(path)) if (path / "modules.json").is_file() else start
     source = huggingface.find_source(name, "image")
-    if not (source.local or huggingface.is_cached(name)):
-        console.print(f"note: {name} is not in the local cache; fetching it from Hugging Face")
     whole, _ = huggingface.load_model(source)
     if not (hasattr(whole, "get_image_features") and hasattr(whole, "get_text_features")):
         kind = whole.config.model_type

@@ -290,6 +290,104 @@ def sms(
     return total / (2 * B * (B - 1)) if B > 1 else total
 
 
+def dual_temperature(
+    x: Tensor, y: Tensor, temperature: Tensor, ratio: float, positives: Tensor | None = None, anchor: str = "row"
+) -> Tensor:  # 4.23
+    s, B = cosines(x, y), len(x)
+    total = ZERO
+    for direction in DIRECTIONS:
+        for i in range(B):
+            negatives = negatives_of(direction, i, B, positives)
+            if not negatives:
+                continue
+            logits = {j: logit(s, temperature, anchor, direction, i, j) for j in [i, *negatives]}
+            P = torch.exp(logits[i]) / sum(torch.exp(z) for z in logits.values())
+            P_wide = torch.exp(logits[i] / ratio) / sum(torch.exp(z / ratio) for z in logits.values())
+            total = total - (1 - P_wide.item()) / (1 - P.item()) * torch.log(P)
+    return total / (2 * B)
+
+
+def no_temperature(
+    x: Tensor, y: Tensor, eps: float, positives: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:  # 4.24
+    def bounded(cosine: Tensor) -> Tensor:
+        if abs(cosine) <= 1 - eps:
+            return torch.log((1 + cosine) / (1 - cosine))
+        return 0 * cosine + math.copysign(math.log((2 - eps) / eps), cosine.item())
+
+    s, B = cosines(x, y), len(x)
+    total = ZERO
+    for direction in DIRECTIONS:
+        for i in range(B):
+            logits = {}
+            for j in [i, *negatives_of(direction, i, B, positives)]:
+                medium, text = pair_of(direction, i, j)
+                logits[j] = bounded(s[medium][text])
+            log_sum = log_sum_exp(list(logits.values()))
+            total = total + (1 - label_smoothing) * (log_sum - logits[i])
+            for z in logits.values():
+                total = total + label_smoothing / len(logits) * (log_sum - z)
+    return total / (2 * B)
+
+
+def hard_negative_info_nce(
+    x: Tensor,
+    y: Tensor,
+    temperature: Tensor,
+    beta: float,
+    alpha: float = 1.0,
+    tau_plus: float = 0.0,
+    positives: Tensor | None = None,
+    anchor: str = "row",
+) -> Tensor:  # 4.25
+    s, B = cosines(x, y), len(x)
+    total = ZERO
+    for direction in DIRECTIONS:
+        for i in range(B):
+            negatives = negatives_of(direction, i, B, positives)
+            if not negatives:
+                continue
+            logits = {j: logit(s, temperature, anchor, direction, i, j) for j in [i, *negatives]}
+            n, hardness = len(negatives), sum((torch.exp(beta * logits[j]) for j in negatives), start=ZERO)
+            N = sum((n * torch.exp(beta * logits[j]) / hardness * torch.exp(logits[j]) for j in negatives), start=ZERO)
+            if tau_plus > 0:
+                N = (N - tau_plus * n * torch.exp(logits[i])) / (1 - tau_plus)
+                least = n * torch.exp(-1 / pair_value(temperature, i, i, i))
+                N = max(N, least, key=Tensor.item)
+            total = total - logits[i] + torch.log(alpha * torch.exp(logits[i]) + N)
+    return total / (2 * B)
+
+
+def rince(
+    x: Tensor,
+    y: Tensor,
+    temperature: Tensor,
+    q: float,
+    lam: float,
+    positives: Tensor | None = None,
+    anchor: str = "row",
+    scale_by_temperature: bool = False,
+) -> Tensor:  # 4.26
+    s, B = cosines(x, y), len(x)
+    total = ZERO
+    for direction in DIRECTIONS:
+        for i in range(B):
+            remaining = [i, *negatives_of(direction, i, B, positives)]
+            exponentials = {j: torch.exp(logit(s, temperature, anchor, direction, i, j)) for j in remaining}
+            loss = -(exponentials[i] ** q) / q + (lam * sum(exponentials.values())) ** q / q
+            total = total + (loss * pair_value(temperature, i, i, i) if scale_by_temperature else loss)
+    return total / (2 * B)
+
+
+def cyclic_consistency(x: Tensor, y: Tensor, in_modal: float, cross_modal: float) -> Tensor:  # 4.27
+    xy, xx, yy, B = cosines(x, y), cosines(x, x), cosines(y, y), len(x)
+    total = ZERO
+    for i in range(B):
+        for j in range(B):
+            total = total + in_modal * (xx[i][j] - yy[i][j]) ** 2 + cross_modal * (xy[i][j] - xy[j][i]) ** 2
+    return total / B
+
+
 # 5. Objectives --------------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,20 @@ from mmts.training.optimizer import parameter_groups
 from mmts.training.run import train
 from mmts.training.trainer import Trainer
 
-LOSSES = ["reweighted_info_nce", "temo", "siglip", "sogclr", "isogclr", "fastclip", "tempnet"]
+LOSSES = [
+    "reweighted_info_nce",
+    "dual_temperature",
+    "no_temperature",
+    "hard_negative_info_nce",
+    "rince",
+    "cyclip",
+    "temo",
+    "siglip",
+    "sogclr",
+    "isogclr",
+    "fastclip",
+    "tempnet",
+]
 RULES = [
     "{rule: macl}",
     "{rule: dystress}",
@@ -30,6 +43,9 @@ COMPOSITIONS = [
     "{loss: multi_positive_info_nce, anchor: media}",
     "{loss: max_margin, margin: {rule: shifted, scale: rank}}",
     "{loss: sogclr, temperature: {rule: shifted, scale: log}, gamma: 0.9}",
+    "{loss: dual_temperature, temperature: {rule: shifted}, ratio: 5}",
+    "{loss: hard_negative_info_nce, beta: 1, alpha: 0.5, tau_plus: 0.1, temperature: {rule: dystress}}",
+    "{loss: rince, q: 0.6, temperature: {rule: learned}, scale_by_temperature: true}",
     "{loss: sogclr, gamma: {kind: cosine, low: 0.2, high: 1.0, cycles: 0.5}}",
     "{loss: isogclr, rho: 4, high: {kind: linear, start: 0.1, end: 0.05}}",
 ]

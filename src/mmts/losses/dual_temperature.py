@@ -31,7 +31,7 @@ def dual_temperature(
 
     ratio: of the second temperature to the first; finite and positive.
 
-    Source: Zhang et al., arXiv 2203.17248, equation 8, with the settings of its code (tau .1, ratio 10).
+    Source: Zhang et al., arXiv 2203.17248, with the settings of its code (tau .1, ratio 10).
 
     >>> import torch
     >>> x = torch.eye(2)

@@ -36,8 +36,7 @@ def rince(
         q divided by the smallest temperature is at most 64.
     lam: weight of the sum, in (0, 1].
 
-    Source: Chuang et al., arXiv 2201.04309, equation 4; q .1 and lam .01 are the defaults of its code, which also used
-    q .6.
+    Source: Chuang et al., arXiv 2201.04309; q .1 (also .6) and lam .01 as in the commands of its code.
 
     >>> import torch
     >>> x = torch.eye(2)

@@ -150,6 +150,17 @@ def test_other_dtypes_compute_in_float32_and_stay_finite_where_all_is_won_or_los
     torch.testing.assert_close(rounded, loss(*arguments(loss, x, y)), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("eps", [1e-7, 1e-6])
+def test_a_cosine_of_one_has_the_bounded_logit_in_float32_and_no_gradient(eps: float) -> None:
+    x = torch.eye(2, requires_grad=True)
+    loss, pull = no_temperature.with_pull(x, torch.tensor([[0.0, 1.0], [1.0, 0.0]]), eps=eps)
+    assert loss.item() == pytest.approx(math.log((2 - eps) / eps), rel=2e-2)  # s_ii = 0, and the wrong pair is at 1
+    assert pull.tolist() == pytest.approx([1.0, 1.0], rel=1e-5)
+    same, pull = no_temperature.with_pull(x, torch.eye(2), eps=eps)
+    assert pull.tolist() == [0.0, 0.0]
+    assert torch.autograd.grad(same, x)[0].abs().max() < 1e-6
+
+
 def test_the_debiased_loss_is_finite_in_float32_at_a_low_temperature() -> None:
     x = torch.eye(4, requires_grad=True)
     for y in (torch.eye(4), torch.eye(4).roll(1, 0), torch.ones(4, 4)):
@@ -165,7 +176,7 @@ X, Y = (t.detach() for t in embeddings(3, 2))
     ("loss", "value", "options", "message"),
     [
         (dual_temperature, (0.1,), {"ratio": 0.0}, "ratio is 0.0; it must be finite and positive"),
-        (no_temperature, (), {"eps": 1e-8}, "eps is 1e-08; it must be at least 1.19e-07"),
+        (no_temperature, (), {"eps": 1e-8}, "eps is 1e-08; it must be at least 1e-07"),
         (no_temperature, (), {"label_smoothing": 2.0}, "label_smoothing is 2.0"),
         (
             hard_negative_info_nce,

@@ -10,8 +10,8 @@ from mmts.losses.info_nce import cross_entropy
 from mmts.losses.queries import Direction, with_pull
 from mmts.losses.softmax import softmax_loss
 
-SMALLEST_EPS = torch.finfo(torch.float32).eps
-"""With a smaller eps, 1 - eps is 1 in float32, and its artanh infinite."""
+SMALLEST_EPS = 1e-7
+"""In float32, 1 - eps with a much smaller eps is 1, and its artanh infinite."""
 
 
 @with_pull
@@ -29,7 +29,7 @@ def no_temperature(
     The rest is as in `info_nce`.
 
     eps: s is clamped to [-1 + eps, 1 - eps], since artanh(1) is infinite, so |z| is at most ln (2 - eps)/eps, which is
-        14.5 for 1e-6. A cosine beyond these bounds has gradient 0. At least 2^-23, below 1.
+        14.5 for 1e-6. A cosine beyond these bounds has gradient 0. At least 1e-7, below 1.
 
     Source: Kim and Kim, arXiv 2501.17683. No code of theirs was found, so eps is our choice: the rounding errors of
     cosines in float32 are smaller.
@@ -39,7 +39,7 @@ def no_temperature(
     2.3948
     """
     if not SMALLEST_EPS <= eps < 1.0:
-        raise InputError(f"eps is {eps}; it must be at least {SMALLEST_EPS:.3g} and below 1")
+        raise InputError(f"eps is {eps}; it must be at least {SMALLEST_EPS:g} and below 1")
     row_loss = partial(_artanh_entropy, eps=eps)
     return softmax_loss("no_temperature", row_loss, x, y, 1.0, positives, "row", label_smoothing, False, queries, False)
 

@@ -26,6 +26,7 @@ TITLES = {
     "Image towers": components.IMAGE_TOWER,
     "Video towers": components.VIDEO_TOWER,
     "Text towers": components.TEXT_TOWER,
+    "Priors": components.PRIOR,
 }
 WORDS = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text", Path: "path"}
 WORDS |= {dict: "mapping", collections.abc.Mapping: "mapping"}
@@ -125,7 +126,9 @@ def option_kind(option: Option) -> str:
         return words + bounds(option.hint) + null + rest
     title = next(title for title, family in TITLES.items() if family is option.family)
     link = f"[{title.lower().rstrip('s')}](#{title.lower()})"
-    return f"list of {link}s" if option.is_list else f"number or {link}"
+    null = " or `null`" if option.default is None else ""
+    number = "number or " if option.family.number_is else ""
+    return f"list of {link}s" if option.is_list else f"{number}{link}{null}"
 
 
 def option_default(option: Option) -> str:

@@ -173,7 +173,11 @@ def info_nce_of_targets(
     scale_by_temperature: bool = False,
     decoupled: bool = False,
     multi_positive: bool = False,
-) -> Tensor:  # 4.3 to 4.7 with the targets of 4.12 and the denominator of 4.11
+    margin: Tensor = ZERO,
+    candidate_bias: Tensor | None = None,
+    bias_positives: bool = True,
+    weights: Tensor | None = None,
+) -> Tensor:  # 4.3 to 4.7 with the targets of 4.12, the denominator of 4.11, and 4.20 to 4.22
     s, B = cosines(x, y), len(x)
     total = ZERO
     for direction in DIRECTIONS:
@@ -181,6 +185,11 @@ def info_nce_of_targets(
             negatives = negatives_of(direction, i, B, positives)
             targets = [j for j in range(B) if j not in negatives] if multi_positive else [i]
             logits = {j: logit(s, temperature, anchor, direction, i, j) for j in [*targets, *negatives]}
+            logits[i] = logits[i] - pair_value(margin, i, i, i) / pair_value(temperature, i, i, i)
+            if candidate_bias is not None:
+                bias = candidate_bias if candidate_bias.ndim == 1 else candidate_bias[DIRECTIONS.index(direction)]
+                for j in logits if bias_positives else negatives:
+                    logits[j] = logits[j] + bias[j]
             denominator = negatives if decoupled else [*targets, *negatives]
             if not denominator:
                 continue
@@ -192,6 +201,8 @@ def info_nce_of_targets(
                 loss = loss + label_smoothing / len(logits) * (log_sum - z)
             if scale_by_temperature:
                 loss = loss * pair_value(temperature, i, i, i)
+            if weights is not None:
+                loss = loss * weights[i]
             total = total + loss
     return total / (2 * B)
 

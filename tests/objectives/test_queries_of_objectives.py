@@ -16,10 +16,13 @@ from mmts.schedules import Cosine
 
 N, B, D = 12, 9, 4
 SHIFTED = p.Shifted(Cosine(-0.04, 0.04, 5), torch.linspace(0.05, 0.2, N))
+SHARE = torch.linspace(0.05, 0.9, N)
 CASES: dict[str, Callable[[], Objective]] = {
     "shifted": lambda: o.InfoNCE(SHIFTED),
     "learned": lambda: o.InfoNCE(p.Learned(), label_smoothing=0.1),
     "scaled": lambda: o.InfoNCE(SHIFTED, scale_by_temperature=True),
+    "prior": lambda: o.InfoNCE(SHIFTED, label_smoothing=0.1, prior=o.Prior(SHARE, 0.5, "text")),
+    "decoupled_prior": lambda: o.DecoupledInfoNCE(p.Learned(), prior=o.Prior(SHARE, of="negatives")),
     "decoupled": lambda: o.DecoupledInfoNCE(SHIFTED),
     "multi_positive": lambda: o.MultiPositiveInfoNCE(p.Fixed(0.1)),
     "pairs": lambda: o.InfoNCE(p.DySTreSS()),

@@ -4,6 +4,7 @@ from mmts.objectives.base import Objective, ObjectiveOutput, Pairs, policy_value
 from mmts.objectives.fastclip import FastCLIP
 from mmts.objectives.info_nce import DecoupledInfoNCE, InfoNCE, MultiPositiveInfoNCE, ReweightedInfoNCE
 from mmts.objectives.max_margin import MaxMargin
+from mmts.objectives.prior import Prior
 from mmts.objectives.siglip import SigLIP
 from mmts.objectives.sms import SMS
 from mmts.objectives.sogclr import ISogCLR, SogCLR
@@ -38,6 +39,7 @@ __all__ = [
     "Objective",
     "ObjectiveOutput",
     "Pairs",
+    "Prior",
     "ReweightedInfoNCE",
     "SigLIP",
     "SogCLR",

@@ -9,6 +9,7 @@ from mmts.losses import decoupled_info_nce, info_nce, multi_positive_info_nce, r
 from mmts.losses.queries import Anchor
 from mmts.losses.softmax import check_options
 from mmts.objectives.base import Objective, ObjectiveOutput, Pairs, policy_values
+from mmts.objectives.prior import Prior
 from mmts.options import RecipeDefault, ZeroToOne
 from mmts.policies import Policy
 
@@ -20,6 +21,7 @@ class InfoNCE(Objective):
     anchor: whose temperature divides a logit: the query's (`row`), the candidate's, or in both directions the medium's.
     label_smoothing: share of the target that is spread over all candidates.
     scale_by_temperature: multiply each row by its temperature, which cancels its effect on the size of the gradient.
+    prior: logit adjustment by the share of each candidate's concept (4.20).
 
     Logs "temperature", the policy's values, and "weight" (B,), the pull on each positive pair over the batch's mean.
 
@@ -40,10 +42,11 @@ class InfoNCE(Objective):
         anchor: Anchor = "row",
         label_smoothing: ZeroToOne = 0.0,
         scale_by_temperature: bool = False,
+        prior: Prior | None = None,
     ) -> None:
         super().__init__()
         check_options(anchor, label_smoothing)
-        self.temperature = temperature
+        self.temperature, self.prior = temperature, prior
         self.options: dict[str, Any] = {
             "anchor": anchor,
             "label_smoothing": label_smoothing,
@@ -53,7 +56,10 @@ class InfoNCE(Objective):
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
         """Return the loss at the policy's temperatures."""
         temperature = policy_values(self.temperature, x, y, pairs)
-        loss, pull = self.loss(x, y, temperature, positives=pairs.positives, queries=pairs.queries, **self.options)
+        options = self.options | {"positives": pairs.positives, "queries": pairs.queries}
+        if self.prior is not None:
+            options |= {"candidate_bias": self.prior(pairs.index), "bias_positives": self.prior.of == "all"}
+        loss, pull = self.loss(x, y, temperature, **options)
         return ObjectiveOutput(loss, {"temperature": temperature, "weight": pull})
 
 
@@ -61,9 +67,8 @@ class DecoupledInfoNCE(InfoNCE):
     """Decoupled InfoNCE: the positive pair leaves the denominator (docs/method.md, 4.11; arXiv 2110.06848).
 
     temperature: the policy; the loss has no lower bound, so a learned temperature ends at its own lower bound.
-    anchor: whose temperature divides a logit, as in info_nce.
-    label_smoothing: share of the target that is spread over all candidates.
-    scale_by_temperature: multiply each row by its temperature, which cancels its effect on the size of the gradient.
+
+    The rest is as in InfoNCE.
     """
 
     loss = staticmethod(decoupled_info_nce.with_pull)
@@ -72,10 +77,9 @@ class DecoupledInfoNCE(InfoNCE):
 class MultiPositiveInfoNCE(InfoNCE):
     """Multi-positive InfoNCE: extra positives are targets too, SupCon's L_out (docs/method.md, 4.12; arXiv 2004.11362).
 
-    temperature: the policy.
-    anchor: whose temperature divides a logit, as in info_nce.
     label_smoothing: share of the target that is spread over all candidates, positives included.
-    scale_by_temperature: multiply each row by its temperature, which cancels its effect on the size of the gradient.
+
+    The rest is as in InfoNCE.
     """
 
     loss = staticmethod(multi_positive_info_nce.with_pull)
@@ -85,7 +89,6 @@ class ReweightedInfoNCE(InfoNCE):
     """MACL: InfoNCE with row i multiplied by 1/(1 - P_i), so that easy pairs pull as hard (docs/method.md, 4.16).
 
     temperature: the policy; with `MACL` this is the whole of MACL.
-    anchor: whose temperature divides a logit, as in info_nce.
 
     The gradient is that of decoupled InfoNCE, so the logged weight is 1/tau_i over its mean, or 0 without a negative.
     Source: Huang et al., arXiv 2207.07874.

@@ -27,6 +27,7 @@ TITLES = {
     "Video towers": components.VIDEO_TOWER,
     "Text towers": components.TEXT_TOWER,
     "Priors": components.PRIOR,
+    "Weights": components.WEIGHTS,
 }
 WORDS = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text", Path: "path"}
 WORDS |= {dict: "mapping", collections.abc.Mapping: "mapping"}
@@ -136,7 +137,8 @@ def option_default(option: Option) -> str:
     default = stands[0].content if stands else components.as_content(option.default)
     if default is inspect.Parameter.empty:
         return ""
-    others = {name: each for name, each in (stands[0].options if stands else {}).items() if name != default["rule"]}
+    rule = (default or {}).get("rule") if stands else None
+    others = {name: each for name, each in (stands[0].options if stands else {}).items() if name != rule}
     return "; ".join(
         [f"`{as_yaml(default)}`", *(f"with rule `{name}`: `{as_yaml(each)}`" for name, each in others.items())]
     )

@@ -55,6 +55,7 @@ PLACES = {
     "policy": "objective.temperature",
     "schedule": "objective.temperature.schedule",
     "prior": "objective.prior",
+    "weights": "objective.weights",
     **{word: f"model.{side}.options" for word, side in TOWERS.items()},
 }
 

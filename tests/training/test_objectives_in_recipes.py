@@ -30,6 +30,10 @@ COMPOSITIONS = [
     "{loss: multi_positive_info_nce, anchor: media}",
     "{loss: max_margin, margin: {rule: shifted, scale: rank}}",
     "{loss: sogclr, temperature: {rule: shifted, scale: log}, gamma: 0.9}",
+    "{prior: {strength: 0.5, candidates: text, of: negatives}, temperature: {rule: learned}}",
+    "{loss: decoupled_info_nce, margin: {rule: ldam}, weights: {by: shape, start: 0.5}}",
+    "{loss: max_margin, margin: {rule: ldam, high: 0.3}}",
+    "{margin: 0.1, temperature: {rule: shifted, scale: power, exponent: 0.5}}",
     "{loss: sogclr, gamma: {kind: cosine, low: 0.2, high: 1.0, cycles: 0.5}}",
     "{loss: isogclr, rho: 4, high: {kind: linear, start: 0.1, end: 0.05}}",
 ]

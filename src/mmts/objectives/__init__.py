@@ -5,6 +5,7 @@ from mmts.objectives.fastclip import FastCLIP
 from mmts.objectives.info_nce import DecoupledInfoNCE, InfoNCE, MultiPositiveInfoNCE, ReweightedInfoNCE
 from mmts.objectives.max_margin import MaxMargin
 from mmts.objectives.prior import Prior
+from mmts.objectives.row_weights import RowWeights
 from mmts.objectives.siglip import SigLIP
 from mmts.objectives.sms import SMS
 from mmts.objectives.sogclr import ISogCLR, SogCLR
@@ -41,6 +42,7 @@ __all__ = [
     "Pairs",
     "Prior",
     "ReweightedInfoNCE",
+    "RowWeights",
     "SigLIP",
     "SogCLR",
     "TeMo",

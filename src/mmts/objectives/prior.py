@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmts.errors import InputError, check_rows
-from mmts.policies.base import check_index
+from mmts.policies.base import rows_of
 
 Candidates = Literal["both", "text", "media"]
 Of = Literal["all", "negatives"]
@@ -27,7 +27,7 @@ class Prior(nn.Module):
 
     `share` is (N,), pi_c of each training sample, in (0, 1]. The prior is part of the training loss alone: a model is
     evaluated by its cosines. InputError naming the row of a share out of range, or for an index outside 0..N-1.
-    Source: log Q: Yi et al., RecSys 2019, equation 3; Menon et al., arXiv 2007.07314, equation 10 (the other sign).
+    Source: log Q: Yi et al., RecSys 2019; Menon et al., arXiv 2007.07314, equation 10 (the other sign).
 
     >>> prior = Prior(torch.tensor([0.75, 0.75, 0.75, 0.25]))
     >>> prior(torch.tensor([0, 3]))  # -ln .75 and -ln .25 of texts, then of media
@@ -35,6 +35,7 @@ class Prior(nn.Module):
             [0.2877, 1.3863]])
     """
 
+    words = "by {by}, of strength {strength:g} ({candidates}, {of})"
     bias: Tensor
 
     def __init__(
@@ -71,6 +72,6 @@ class Prior(nn.Module):
 
     def forward(self, index: Tensor) -> Tensor:
         """Return the bias of each sample as a candidate, (2, B): of its text, then of its medium."""
-        bias = self.bias[check_index(index, len(self.bias)).to(self.bias.device, torch.int64)]
+        bias = rows_of(self.bias, index)
         adjusted = [self.candidates in (side, "both") for side in ("text", "media")]
         return torch.stack([bias if is_adjusted else torch.zeros_like(bias) for is_adjusted in adjusted])

@@ -32,7 +32,7 @@ from mmts.models import IMAGE_TOWERS, TEXT_TOWERS, VIDEO_TOWERS, ImageTower, Tex
 from mmts.models.base import GIVEN_BY_RUN
 from mmts.models.image_towers import HuggingFaceImage
 from mmts.models.text_towers import HuggingFaceText
-from mmts.objectives import OBJECTIVES, Objective, Prior
+from mmts.objectives import OBJECTIVES, Objective, Prior, RowWeights
 from mmts.options import RecipeDefault
 from mmts.policies import POLICIES, Policy
 from mmts.recipe.section import Section, explain, is_number
@@ -89,7 +89,8 @@ IMAGE_TOWER = Family(ImageTower, "image tower", "tower", IMAGE_TOWERS, other=Hug
 VIDEO_TOWER = Family(VideoTower, "video tower", "tower", VIDEO_TOWERS)
 TEXT_TOWER = Family(TextTower, "text tower", "tower", TEXT_TOWERS, other=HuggingFaceText)
 PRIOR = Family(Prior, "prior", None, {"prior": Prior})
-FAMILIES = (SCHEDULE, POLICY, OBJECTIVE, IMAGE_TOWER, VIDEO_TOWER, TEXT_TOWER, PRIOR)
+WEIGHTS = Family(RowWeights, "weights", None, {"weights": RowWeights})
+FAMILIES = (SCHEDULE, POLICY, OBJECTIVE, IMAGE_TOWER, VIDEO_TOWER, TEXT_TOWER, PRIOR, WEIGHTS)
 
 
 class ComponentSection(Section):

@@ -38,7 +38,7 @@ def step(p: float, values: Numbers, boundaries: Numbers) -> float:  # 1.7
 # 2. Concepts ----------------------------------------------------------------------------------------------------------
 
 
-def shift(counts: Numbers, low: float, high: float, scale: str = "linear") -> list[float]:  # 2.1 to 2.3
+def shift(counts: Numbers, low: float, high: float, scale: str = "linear", q: float = 1.0) -> list[float]:  # 2.1 to 2.3, 2.6  # noqa: E501  # fmt: skip
     sizes = sorted(set(counts))
     if len(sizes) == 1:
         return [(low + high) / 2 for _ in counts]
@@ -48,6 +48,8 @@ def shift(counts: Numbers, low: float, high: float, scale: str = "linear") -> li
             return (n - sizes[0]) / (sizes[-1] - sizes[0])
         if scale == "log":
             return (math.log(n) - math.log(sizes[0])) / (math.log(sizes[-1]) - math.log(sizes[0]))
+        if scale == "power":
+            return (n**q - sizes[0] ** q) / (sizes[-1] ** q - sizes[0] ** q)
         return sizes.index(n) / (len(sizes) - 1)
 
     return [low + (high - low) * position(n) for n in counts]
@@ -88,6 +90,11 @@ def dystress(s: float, low: float, high: float) -> float:  # 3.6
 
 def temo_temperature(s: float, tau_min: float, tau_alpha: float) -> float:  # 3.7
     return tau_min + tau_alpha * math.sqrt((s + 1) / 2)
+
+
+def ldam(counts: Numbers, high: float) -> list[float]:  # 3.8
+    C = high * min(counts) ** 0.25
+    return [C / n**0.25 for n in counts]
 
 
 # 4. Losses ------------------------------------------------------------------------------------------------------------
@@ -173,7 +180,11 @@ def info_nce_of_targets(
     scale_by_temperature: bool = False,
     decoupled: bool = False,
     multi_positive: bool = False,
-) -> Tensor:  # 4.3 to 4.7 with the targets of 4.12 and the denominator of 4.11
+    margin: Tensor = ZERO,
+    candidate_bias: Tensor | None = None,
+    bias_positives: bool = True,
+    weights: Tensor | None = None,
+) -> Tensor:  # 4.3 to 4.7 with the targets of 4.12, the denominator of 4.11, and 4.20 to 4.22
     s, B = cosines(x, y), len(x)
     total = ZERO
     for direction in DIRECTIONS:
@@ -181,6 +192,11 @@ def info_nce_of_targets(
             negatives = negatives_of(direction, i, B, positives)
             targets = [j for j in range(B) if j not in negatives] if multi_positive else [i]
             logits = {j: logit(s, temperature, anchor, direction, i, j) for j in [*targets, *negatives]}
+            logits[i] = logits[i] - pair_value(margin, i, i, i) / pair_value(temperature, i, i, i)
+            if candidate_bias is not None:
+                bias = candidate_bias if candidate_bias.ndim == 1 else candidate_bias[DIRECTIONS.index(direction)]
+                for j in logits if bias_positives else negatives:
+                    logits[j] = logits[j] + bias[j]
             denominator = negatives if decoupled else [*targets, *negatives]
             if not denominator:
                 continue
@@ -192,8 +208,15 @@ def info_nce_of_targets(
                 loss = loss + label_smoothing / len(logits) * (log_sum - z)
             if scale_by_temperature:
                 loss = loss * pair_value(temperature, i, i, i)
+            if weights is not None:
+                loss = loss * weights[i]
             total = total + loss
     return total / (2 * B)
+
+
+def effective_number_weights(counts: Numbers, beta: float) -> list[float]:  # 4.21
+    v = [(1 - beta) / (1 - beta**n) for n in counts]
+    return [of_sample / mean(v) for of_sample in v]
 
 
 def reweighted_info_nce(

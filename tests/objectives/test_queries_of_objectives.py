@@ -16,10 +16,19 @@ from mmts.schedules import Cosine
 
 N, B, D = 12, 9, 4
 SHIFTED = p.Shifted(Cosine(-0.04, 0.04, 5), torch.linspace(0.05, 0.2, N))
+SHARE = torch.linspace(0.05, 0.9, N)
+COUNTS = torch.arange(1, N + 1) ** 2
 CASES: dict[str, Callable[[], Objective]] = {
     "shifted": lambda: o.InfoNCE(SHIFTED),
     "learned": lambda: o.InfoNCE(p.Learned(), label_smoothing=0.1),
     "scaled": lambda: o.InfoNCE(SHIFTED, scale_by_temperature=True),
+    "prior": lambda: o.InfoNCE(SHIFTED, label_smoothing=0.1, prior=o.Prior(SHARE, 0.5, "text")),
+    "weights": lambda: o.InfoNCE(p.Learned(), weights=o.RowWeights(COUNTS, 0.9, start=0.2)),
+    "softmax_margin": lambda: o.InfoNCE(SHIFTED, margin=p.LDAM(COUNTS)),
+    "learned_margin": lambda: o.DecoupledInfoNCE(p.MACL(), margin=p.Learned(), weights=o.RowWeights(COUNTS, start=0.9)),
+    "margin_of_pairs": lambda: o.MultiPositiveInfoNCE(p.DySTreSS(), margin=p.MACL(), prior=o.Prior(SHARE)),
+    "ldam": lambda: o.MaxMargin(p.LDAM(COUNTS, 0.3)),
+    "decoupled_prior": lambda: o.DecoupledInfoNCE(p.Learned(), prior=o.Prior(SHARE, of="negatives")),
     "decoupled": lambda: o.DecoupledInfoNCE(SHIFTED),
     "multi_positive": lambda: o.MultiPositiveInfoNCE(p.Fixed(0.1)),
     "pairs": lambda: o.InfoNCE(p.DySTreSS()),

@@ -46,6 +46,10 @@ COMPOSITIONS = [
     "{loss: dual_temperature, temperature: {rule: shifted}, ratio: 5}",
     "{loss: hard_negative_info_nce, beta: 1, alpha: 0.5, tau_plus: 0.1, temperature: {rule: dystress}}",
     "{loss: rince, q: 0.6, temperature: {rule: learned}, scale_by_temperature: true}",
+    "{prior: {strength: 0.5, candidates: text, of: negatives}, temperature: {rule: learned}}",
+    "{loss: decoupled_info_nce, margin: {rule: ldam}, weights: {by: shape, start: 0.5}}",
+    "{loss: max_margin, margin: {rule: ldam, high: 0.3}}",
+    "{margin: 0.1, temperature: {rule: shifted, scale: power, exponent: 0.5}}",
     "{loss: sogclr, gamma: {kind: cosine, low: 0.2, high: 1.0, cycles: 0.5}}",
     "{loss: isogclr, rho: 4, high: {kind: linear, start: 0.1, end: 0.05}}",
 ]

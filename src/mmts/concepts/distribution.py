@@ -242,7 +242,7 @@ class ConceptDistribution:
         sizes = f"{int(self.sizes.max())} down to {int(self.sizes.min())}"
         return f"ConceptDistribution({len(self)} samples, {self.num_concepts} concepts, sizes {sizes})"
 
-    def shift(self, low: float, high: float, scale: Scale = "linear") -> Tensor:
+    def shift(self, low: float, high: float, scale: Scale = "linear", exponent: float | None = None) -> Tensor:
         """Map the size of each sample's concept to [low, high], as `density_shift` does: (N,) float32.
 
         >>> ConceptDistribution.from_counts([1, 10, 100]).shift(0.0, 1.0, scale="log")
@@ -250,7 +250,7 @@ class ConceptDistribution:
 
         Source: MM-TS, arXiv 2603.08202 (linear).
         """
-        return density_shift(self.sizes, low, high, scale)[self.labels]
+        return density_shift(self.sizes, low, high, scale, exponent)[self.labels]
 
     def assign(self, items: Sequence[str] | Iterable[Hashable]) -> Tensor:
         """Return the concept (Q,) int64 of Q new captions (nearest centroid) or labels (-1 if unknown).

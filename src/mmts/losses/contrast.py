@@ -67,9 +67,7 @@ def contrast(
     positives = checked_positives(positives, x)
     number = (B - 1 - number_of_extra(positives, x))[:, queries]  # (2, b)
     contrasted = number > 0
-    if fused is None and (queries.stop - queries.start) * B * 4 >= 2**30:
-        fused = True
-    form = choose_form("contrast", fused, x, y, taus, {}, kernels=False)
+    form = choose_form("contrast", fused, x, y, taus, {}, kernels=False, queries=queries)
     with torch.autocast(x.device.type, enabled=False):
         in_form = _plain if form == "plain" else contrast_in_tiles
         loss, log_sum, mean_exponent, weight = in_form(x, y, taus, extend, positives, queries)

@@ -8,7 +8,9 @@ from mmts.objectives.hard_negative_info_nce import HardNegativeInfoNCE
 from mmts.objectives.info_nce import DecoupledInfoNCE, InfoNCE, MultiPositiveInfoNCE, ReweightedInfoNCE
 from mmts.objectives.max_margin import MaxMargin
 from mmts.objectives.no_temperature import NoTemperature
+from mmts.objectives.prior import Prior
 from mmts.objectives.rince import RINCE
+from mmts.objectives.row_weights import RowWeights
 from mmts.objectives.siglip import SigLIP
 from mmts.objectives.sms import SMS
 from mmts.objectives.sogclr import ISogCLR, SogCLR
@@ -53,7 +55,9 @@ __all__ = [
     "Objective",
     "ObjectiveOutput",
     "Pairs",
+    "Prior",
     "ReweightedInfoNCE",
+    "RowWeights",
     "SigLIP",
     "SogCLR",
     "TeMo",

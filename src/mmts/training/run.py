@@ -26,7 +26,7 @@ from mmts.recipe.components import RunFacts, build, checked_objective, outside_n
 from mmts.recipe.recipe import Recipe, load_recipe, parse_recipe, with_whole_names
 from mmts.recipe.run_directory import RunDirectory, dotted, trusting_code
 from mmts.training.checkpoint import random_state, restore_random_state
-from mmts.training.concepts import find_concepts
+from mmts.training.concepts import find_concepts, label_concepts
 from mmts.training.experiment import Experiment, build_model, load_weights, two_tower_of
 from mmts.training.inputs import Inputs, build_plan, prepare_inputs, training_batches
 from mmts.training.splits import Splits, open_data, readable_splits, resolved, take_splits
@@ -121,9 +121,15 @@ def _train(
         checked_objective(recipe.objective, width, pair=scale)
     drawn = random_state()
 
-    # The concepts of the training samples, and what the model is fed.
+    # The concepts of the training samples, the objective, and what the model is fed.
     splits = readable_splits(chosen, dataset, recipe.data, run, model.media_tower)
     concepts = once(lambda: find_concepts(recipe.concepts, splits.train, run))
+    sizes = splits.train.num_media, splits.train.num_captions
+    neighbours, by_label = partial(neighbour_counts, splits.train.captions), partial(label_concepts, splits.train)
+    facts = RunFacts(concepts, *sizes, width, neighbours, *scale, label_concepts=by_label)
+    restore_random_state(drawn)  # so that training draws the same whether concepts and features were computed or not
+    objective = build(recipe.objective, facts) if own_objective is None else own_objective
+    drawn = random_state()
     once(lambda: run.go_on(recipe, versions(), own))
     experiment = Experiment(run, recipe, dataset, concepts, model)
     inputs = main_first(lambda: prepare_inputs(model, splits.train))
@@ -132,12 +138,9 @@ def _train(
     evaluate = validation(experiment, evaluated) if splits.val is not None else None
     model.drop_frozen()
 
-    # The objective, and the steps.
-    restore_random_state(drawn)  # so that training draws the same whether features were computed or cached
+    # The steps.
+    restore_random_state(drawn)
     plan = build_plan(recipe, splits.train, concepts)
-    sizes = splits.train.num_media, splits.train.num_captions
-    facts = RunFacts(concepts, *sizes, width, partial(neighbour_counts, splits.train.captions), *scale)
-    objective = build(recipe.objective, facts) if own_objective is None else own_objective
     trainer = Trainer(
         model,
         objective,

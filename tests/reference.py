@@ -554,3 +554,24 @@ def lora(
 def residual(features: Numbers, change: Numbers) -> list[float]:  # 8.5
     size = math.sqrt(sum(f * f for f in features) / len(features))
     return [f + size * g for f, g in zip(features, change, strict=True)]
+
+
+# 9. Which pairs are seen ----------------------------------------------------------------------------------------------
+
+
+def size_weight(n: int, power: float, cap: int | None) -> float:  # 9.1
+    kept = 1.0 if cap is None or n <= cap else cap / n
+    return kept * n**power / n
+
+
+def systematic_counts(weights: Numbers, u: float) -> list[int]:  # 9.1
+    counts, before = [], 0.0
+    for weight in weights:
+        after = before + weight * len(weights) / sum(weights)
+        counts.append(sum(before <= k + 1 - u < after for k in range(-1, len(weights))))
+        before = after
+    return counts
+
+
+def repeat_factor(share: float, threshold: float) -> float:  # 9.2
+    return math.sqrt(threshold / share) if share < threshold else 1.0

@@ -19,12 +19,8 @@ def check_sampling(section: sections.Sampling, length: Train, train: Split) -> N
     """Raise DataError for a training medium without the label, RecipeError if no epoch begins within the progress."""
     if section.by != "concept":
         label_of_samples(train, section.by, "data.sampling.by")
-    num_batches = EpochPlan(train.owner, train.num_media, length.batch_size, length.seed).batches_per_epoch
-    if length.total_steps(num_batches) and not sampled_epochs(section, length, num_batches):
-        raise RecipeError(
-            f"data.sampling applies to epochs that begin at progress {plain(section.start)} or later and before "
-            f"{plain(section.end)}, and none does; lower start, raise end, or train for more epochs"
-        )
+    plan = EpochPlan(train.owner, train.num_media, length.batch_size, length.seed)
+    sampled_epochs(section, length, plan.batches_per_epoch)
 
 
 def concepts_to_sample(section: sections.Sampling, train: Split, concepts: ConceptDistribution) -> ConceptDistribution:
@@ -45,9 +41,17 @@ def build_sampling(section: sections.Sampling, length: Train, concepts: ConceptD
 
 
 def sampled_epochs(section: sections.Sampling, length: Train, num_batches: int) -> range:
-    """Return the epochs whose first step has a progress in [start, end); an epoch is `num_batches` steps."""
+    """Return the epochs whose first step has a progress in [start, end); an epoch is `num_batches` steps.
+
+    Raises RecipeError if there are steps but no such epoch.
+    """
     total = length.total_steps(num_batches)
     inside = [at for at, step in enumerate(range(0, total, num_batches)) if section.start <= step / total < section.end]
+    if total and not inside:
+        raise RecipeError(
+            f"data.sampling applies to epochs that begin at progress {plain(section.start)} or later and before "
+            f"{plain(section.end)}, and none does; lower start, raise end, or train for more epochs"
+        )
     return range(inside[0], inside[-1] + 1) if inside else range(0)
 
 

@@ -88,3 +88,15 @@ def repeated(order: Indices, counts: Indices) -> Indices:
     time = (place / len(order) + copy / counts[media]) % 1
     result: Indices = media[np.argsort(time, kind="stable")]
     return result
+
+
+def copy_numbers(media: Indices) -> Indices:
+    """Return how often each medium (n,) comes before its place.
+
+    >>> copy_numbers(np.array([7, 3, 7, 7])).tolist()
+    [0, 0, 1, 2]
+    """
+    order = np.argsort(media, kind="stable")
+    numbers = np.empty(len(media), dtype=np.int64)
+    numbers[order] = np.arange(len(media)) - np.searchsorted(media[order], media[order])
+    return numbers

@@ -38,6 +38,7 @@ def recipe(*settings: str) -> Recipe:
         ("{power: .5}", [46, 30, 23]),
         ("{repeat: .6}", [47, 30, 23]),  # weights 1, sqrt(.6 / .25) and 2
         ("{by: color, power: 0}", [33, 14, 53]),
+        ("{cabs: {filter: 0}}", [60, 25, 15]),
     ],
 )
 def test_an_epoch_shows_pairs_as_the_recipe_says(sampling: str, seen: list[int]) -> None:
@@ -45,13 +46,22 @@ def test_an_epoch_shows_pairs_as_the_recipe_says(sampling: str, seen: list[int])
     assert np.bincount(CONCEPTS.labels[batch.index]).tolist() == pytest.approx(seen, abs=1)
 
 
+def test_batches_by_cabs_hold_concepts_alike_as_far_as_there_are_pairs() -> None:
+    # A super-batch of 50 has about 30, 12 and 8 pairs of them, and a batch of 10 takes 3 or 4 of each.
+    plan = build_plan(recipe("data.sampling={cabs: {}}", "train.batch_size=10"), TRAIN, CONCEPTS)
+    for batch in plan.batches(0):
+        assert sorted(np.bincount(CONCEPTS.labels[batch.index]).tolist()) == [3, 3, 4]
+
+
 def test_what_it_does_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     build_plan(recipe("data.sampling={power: 0}"), TRAIN, CONCEPTS)
     build_plan(recipe("data.sampling={by: color, repeat: .9, start: .6}"), TRAIN, CONCEPTS)
     build_plan(recipe("data.sampling={power: 0}", "train.epochs=0"), TRAIN, CONCEPTS)
+    build_plan(recipe("data.sampling.cabs={filter: .5, most: 9}", "train.batch_size=12"), TRAIN, CONCEPTS)
     assert capsys.readouterr().out.splitlines() == [
         "sampling by concept, power 0: the tail's share of an epoch goes from 15 % to 33 %",
         "sampling by color, repeat 0.9, in epochs 4 to 5: the tail's share of an epoch goes from 10 % to 25 %",
+        "sampling by concept, CABS with filter 0.5: the tail's share of an epoch goes from 14.6 % to 28.1 %",
     ]
 
 
@@ -77,6 +87,7 @@ def test_the_epochs_that_begin_within_the_progress(section: dict, length: dict, 
         ("{repeat: .1, cap: 5}", "repeat takes the place of power and cap; leave them out"),
         ("{start: .5, end: .5}", r"start 0\.5 must be below end 0\.5"),
         ("{cap: 0}", "data.sampling.cap is 0; it must be at least 1"),
+        ("{cabs: {filter: 1}}", "data.sampling.cabs.filter is 1; it must be less than 1"),
         ("{repeat: 0}", "data.sampling.repeat is 0; it must be greater than 0"),
         ("{pwr: 0}", "unknown key 'pwr'; did you mean 'power'"),
     ],
@@ -94,6 +105,8 @@ def test_what_the_data_do_not_have_is_an_error_before_any_model_is_made(
         train(recipe("data.sampling.by=shap"), tmp_path / "run", data=shapes)
     with pytest.raises(RecipeError, match=r"begin at progress 0\.9 or later and before 1, and none does"):
         train(recipe("data.sampling.start=.9"), tmp_path / "run", data=shapes)
+    with pytest.raises(RecipeError, match=r"data\.sampling\.cabs: filter 0\.8 chooses a batch of 35 among 175 pairs"):
+        train(recipe("data.sampling.cabs={}"), tmp_path / "run", data=shapes)
     lines = (shapes / "captions.jsonl").read_text().replace('"labels": {"shape": "bar"}', '"labels": {}', 1)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "images").symlink_to(shapes / "images")

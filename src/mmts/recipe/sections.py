@@ -35,6 +35,15 @@ class Augment(Section):
         return self
 
 
+class Cabs(Section):
+    """Batches with many concepts, chosen from super-batches: CABS-DM (docs/method.md, 9.3)."""
+
+    filter: float = Field(0.8, ge=0, lt=1)
+    """Share of each super-batch that is left out: a batch of B pairs is chosen among B / (1 - `filter`)."""
+    most: int | None = Field(None, ge=1)
+    """Pairs of a concept after which more of it are taken only if no others are left; the released code has 10."""
+
+
 class Sampling(Section):
     """How often the pairs of a concept are drawn for training; an epoch keeps its length (docs/method.md, 9)."""
 
@@ -48,6 +57,8 @@ class Sampling(Section):
     repeat: float | None = Field(None, gt=0, le=1)
     """In place of `power` and `cap`, the repeat factor of LVIS: a pair of a concept with a share f below `repeat` is
     drawn sqrt(`repeat` / f) times as often as those above."""
+    cabs: Cabs | None = None
+    """Choose the batches by concept from what is drawn; `{}` for the defaults."""
     start: float = Field(0.0, ge=0, lt=1)
     """Progress from which it applies: to every epoch that begins there or later. Before, the data come as they are."""
     end: float = Field(1.0, gt=0, le=1)

@@ -2,24 +2,33 @@
 
 from copy import copy
 
+import numpy as np
 import torch
 
 from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import TAIL
 from mmts.data.batches.epoch_plan import EpochPlan
-from mmts.data.batches.sampling import Sampling, repeat_factors, size_weights
+from mmts.data.batches.sampling import ConceptAware, Sampling, repeat_factors, size_weights, super_batch_size
 from mmts.data.records import Split
-from mmts.errors import RecipeError, percent, plain
+from mmts.errors import InputError, RecipeError, percent, plain
 from mmts.recipe import sections
 from mmts.recipe.sections import Train
 from mmts.training.concepts import label_of_samples
 
 
 def check_sampling(section: sections.Sampling, length: Train, train: Split) -> None:
-    """Raise DataError for a training medium without the label, RecipeError if no epoch begins within the progress."""
+    """Raise DataError for a training medium without the label, and RecipeError for what the data are too small for.
+
+    That is a super-batch, or an epoch that begins within the progress.
+    """
     if section.by != "concept":
         label_of_samples(train, section.by, "data.sampling.by")
     plan = EpochPlan(train.owner, train.num_media, length.batch_size, length.seed)
+    if section.cabs is not None:
+        try:
+            super_batch_size(plan.batch_size, section.cabs.filter, train.num_media)
+        except InputError as error:
+            raise RecipeError(f"data.sampling.cabs: {error}") from None
     sampled_epochs(section, length, plan.batches_per_epoch)
 
 
@@ -37,7 +46,11 @@ def build_sampling(section: sections.Sampling, length: Train, concepts: ConceptD
         weights = size_weights(counts, section.power, section.cap)
     else:
         weights = repeat_factors(counts, section.repeat)
-    return Sampling(weights, lambda epoch, num_batches: epoch in sampled_epochs(section, length, num_batches))
+    cabs = None
+    if section.cabs is not None:
+        ids = concepts.labels.numpy()
+        cabs = ConceptAware(section.cabs.filter, np.arange(len(ids) + 1), ids, section.cabs.most)
+    return Sampling(weights, lambda epoch, num_batches: epoch in sampled_epochs(section, length, num_batches), cabs)
 
 
 def sampled_epochs(section: sections.Sampling, length: Train, num_batches: int) -> range:
@@ -60,6 +73,8 @@ def sampling_in_words(section: sections.Sampling, length: Train, concepts: Conce
     epochs = sampled_epochs(section, length, plan.batches_per_epoch)
     changes = section.model_dump(include={"power", "cap", "repeat"}, exclude_defaults=True)
     words = ", ".join([f"sampling by {section.by}", *(f"{name} {plain(value)}" for name, value in changes.items())])
+    if section.cabs is not None:
+        words += f", CABS with filter {plain(section.cabs.filter)}"
     if (section.start, section.end) != (0, 1):
         words += f", in epochs {epochs[0] + 1} to {epochs[-1] + 1}"
     without = copy(plan)

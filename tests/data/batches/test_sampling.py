@@ -15,7 +15,16 @@ from torch import Tensor
 
 from mmts.data.batches.epoch_plan import EpochPlan, Positions, stream_order
 from mmts.data.batches.loader import FeatureRows, Pixels, make_loader
-from mmts.data.batches.sampling import Sampling, copy_numbers, draw_counts, repeat_factors, repeated, size_weights
+from mmts.data.batches.sampling import (
+    ConceptAware,
+    Sampling,
+    choose_diverse,
+    copy_numbers,
+    draw_counts,
+    repeat_factors,
+    repeated,
+    size_weights,
+)
 from mmts.data.graded import CaptionPool
 from mmts.data.media.image import Augmentation
 from mmts.data.records import Medium
@@ -30,7 +39,7 @@ weights_of_media = st.lists(st.sampled_from([0.01, 0.3, 1.0, 2.0, 17.0]), min_si
 def plan_of(weights: npt.ArrayLike, owner: Tensor | None = None, batch_size: int = 10, **options) -> EpochPlan:
     weights = np.asarray(weights, dtype=np.float64)
     owner = torch.arange(len(weights)) if owner is None else owner
-    sampling = Sampling(weights, options.pop("applies", lambda epoch, num_batches: True))
+    sampling = Sampling(weights, options.pop("applies", lambda epoch, num_batches: True), options.pop("cabs", None))
     return EpochPlan(owner, int(owner.max()) + 1, batch_size, seed=0, sampling=sampling, **options)
 
 
@@ -100,6 +109,32 @@ def test_no_batch_holds_many_copies_of_one_medium() -> None:
     assert np.diff(places).tolist() == pytest.approx([24, 24, 24], abs=2)
 
 
+sets_of_concepts = st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=4, unique=True), min_size=1, max_size=40)
+
+
+def table(sets: list[list[int]]) -> npt.NDArray[np.int64]:
+    longest = max(map(len, sets))
+    return np.array([each + [-1] * (longest - len(each)) for each in sets])
+
+
+@given(sets_of_concepts, st.integers(1, 40), st.sampled_from([None, 1, 3]))
+def test_cabs_equals_its_twin(sets: list[list[int]], batch_size: int, most: int | None) -> None:
+    batch_size = min(batch_size, len(sets))
+    chosen = choose_diverse(table(sets), batch_size, most)
+    assert chosen.tolist() == reference.cabs(sets, batch_size, most or np.inf)
+
+
+def test_cabs_with_one_concept_per_pair_takes_of_each_what_is_there_up_to_its_share() -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(4), [60, 30, 9, 1]))
+    chosen = choose_diverse(labels[:, None], 40)
+    seen = np.bincount(labels[chosen])
+    assert seen[2:].tolist() == [9, 1]
+    assert min(seen[:2]) >= 10
+    # With a limit the others fill the batch only once all are full.
+    assert np.bincount(labels[choose_diverse(labels[:, None], 25, most=8)]).tolist() == [8, 8, 8, 1]
+    assert np.bincount(labels[choose_diverse(labels[:, None], 20, most=2)])[3] == 1
+
+
 # --- the plan --------------------------------------------------------------------------------------------------------
 
 
@@ -160,6 +195,37 @@ def test_a_caption_of_another_medium_is_drawn_as_without_sampling() -> None:
     assert np.bincount(LABELS[batch.index]).tolist() == [25, 25, 25, 25]
     assert set(batch.text.tolist()) == {3, 70}
     assert 30 < (batch.text == 3).sum() < 70
+
+
+@pytest.mark.parametrize("power", [1, 0])
+def test_batches_by_cabs_are_chosen_from_super_batches_of_what_is_drawn(power: float) -> None:
+    owner, weights = torch.from_numpy(np.repeat(np.arange(50), 2)), size_weights(COUNTS, power)
+    candidates = plan_of(weights, owner, batch_size=50)
+    plan = plan_of(weights, owner, batch_size=10, cabs=ConceptAware(0.6, np.arange(101), LABELS))
+    # Five batches of 10 come from five super-batches of 25, in three passes: of epoch 1, the passes 3, 4 and 5.
+    drawn = torch.cat([shown(candidates.batches(at)) for at in (3, 4, 5)])
+    batches = plan.batches(1)
+    assert len(batches) == 5
+    for at, batch in enumerate(batches):
+        pairs = drawn[25 * at : 25 * at + 25]
+        assert torch.equal(batch.index, pairs[reference.cabs([[each] for each in LABELS[pairs].tolist()], 10)])
+        assert torch.equal(batch.media, owner[batch.index])
+
+
+def test_cabs_with_several_concepts_per_pair() -> None:
+    sets = [sorted({at % 7, at % 3}) for at in range(60)]
+    offsets, ids = np.cumsum([0, *map(len, sets)]), np.concatenate(sets)
+    plan = plan_of(np.ones(60), batch_size=6, cabs=ConceptAware(0.5, offsets, ids))
+    drawn = torch.cat([shown(EpochPlan(torch.arange(60), 60, 60, seed=0).batches(at)) for at in (0, 1)])
+    first, second = plan.batches(0)[:2]
+    for batch, pairs in ((first, drawn[:12]), (second, drawn[12:24])):
+        assert torch.equal(batch.index, pairs[reference.cabs([sets[at] for at in pairs.tolist()], 6)])
+
+
+def test_a_super_batch_of_more_than_the_media_is_refused() -> None:
+    plan = plan_of(np.ones(40), cabs=ConceptAware(0.8, np.arange(41), np.zeros(40, dtype=np.int64)))
+    with pytest.raises(InputError, match=r"filter 0\.8 chooses a batch of 10 among 50 pairs, and there are 40 media"):
+        plan.batches(0)
 
 
 def test_weights_of_other_captions_are_refused() -> None:

@@ -1,5 +1,6 @@
 """The order of media and the caption drawn for each of them in every epoch, and which process takes which pairs."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mmts.data.batches.sampling import Sampling, draw_counts, repeated
+from mmts.data.batches.sampling import Sampling, draw_counts, repeated, super_batch_size
 from mmts.data.graded import CaptionPool
 from mmts.errors import InputError
 
@@ -87,17 +88,31 @@ class EpochPlan:
 
     def batches(self, epoch: int) -> list[Positions]:
         """Return every batch of an epoch."""
-        rng = np.random.default_rng([self.seed, epoch])
-        media = rng.permutation(self.num_media) if self.order is None else self.order(epoch)
-        is_sampled = self.sampling is not None and self.sampling.applies(epoch, self.batches_per_epoch)
-        if is_sampled:
-            counts = draw_counts(self._media_weights, np.random.default_rng([self.seed, epoch, _SAMPLING]))
-            media = repeated(media, counts)
-        index = self._draw(media, rng, is_sampled)
-        text = index if self.pool is None else self._draw(self.pool.draw(media, rng.random(self.num_media)), rng)
-        B = self.batch_size
-        positions = torch.from_numpy(np.stack([media, index, text]))
+        B, sampling = self.batch_size, self.sampling
+        if sampling is not None and not sampling.applies(epoch, self.batches_per_epoch):
+            sampling = None
+        if sampling is None or sampling.cabs is None:
+            drawn = self._pass(epoch, sampling)
+        else:
+            size = super_batch_size(B, sampling.cabs.filter, self.num_media)
+            wanted = self.batches_per_epoch * size
+            passes = math.ceil(wanted / self.num_media)
+            parts = [self._pass(at, sampling) for at in range(epoch * passes, (epoch + 1) * passes)]
+            drawn = np.concatenate(parts, axis=1)[:, :wanted]
+            drawn = drawn[:, sampling.cabs.choose(drawn[1], size, B)]
+        positions = torch.from_numpy(drawn)
         return [Positions(*positions[:, end - B : end]) for end in range(B, self.num_media + 1, B)]
+
+    def _pass(self, number: int, sampling: Sampling | None) -> Indices:
+        """Return the positions (3, M) of M media, pairs and captions shown: one pass through the data."""
+        rng = np.random.default_rng([self.seed, number])
+        media = rng.permutation(self.num_media) if self.order is None else self.order(number)
+        if sampling is not None:
+            counts = draw_counts(self._media_weights, np.random.default_rng([self.seed, number, _SAMPLING]))
+            media = repeated(media, counts)
+        index = self._draw(media, rng, by_weight=sampling is not None)
+        text = index if self.pool is None else self._draw(self.pool.draw(media, rng.random(self.num_media)), rng)
+        return np.stack([media, index, text])
 
     def _draw(self, media: Indices, rng: np.random.Generator, by_weight: bool = False) -> Indices:
         """Draw one caption of each medium."""

@@ -1,13 +1,45 @@
-"""Which pairs an epoch shows: drawn by the size of their concept (docs/method.md, 9)."""
+"""Which pairs an epoch shows: drawn by the size of their concept, and chosen for a batch (docs/method.md, 9)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from mmts.errors import InputError
+
 Indices = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ConceptAware:
+    """How batches are chosen from super-batches of pairs by concept: CABS (docs/method.md, 9.3).
+
+    Attributes:
+        filter: share of a super-batch that is left out, in [0, 1).
+        offsets, ids: (N + 1,) and (sum,): the concepts of pair i are ids[offsets[i] : offsets[i + 1]], at least one.
+        most: see `choose_diverse`.
+    """
+
+    filter: float
+    offsets: Indices
+    ids: Indices
+    most: int | None = None
+
+    def choose(self, index: Indices, size: int, batch_size: int) -> Indices:
+        """Return the places in `index`, (batches x size,) pairs, of the pairs of each batch, one after the other."""
+        starts = range(0, len(index), size)
+        return np.concatenate([
+            at + choose_diverse(self._table(index[at : at + size]), batch_size, self.most) for at in starts
+        ])  # fmt: skip
+
+    def _table(self, index: Indices) -> Indices:
+        first, number = self.offsets[index], self.offsets[index + 1] - self.offsets[index]
+        column = np.arange(number.max())
+        table = self.ids[np.minimum(first[:, None] + column, len(self.ids) - 1)]
+        return np.where(column < number[:, None], table, -1)
 
 
 @dataclass(frozen=True)
@@ -17,10 +49,27 @@ class Sampling:
     Attributes:
         weights: (N,) each pair is drawn in proportion to its weight, above 0.
         applies: (epoch, batches per epoch) -> whether it applies to that epoch; in others the data come as they are.
+        cabs: how batches are chosen from what is drawn; None for batches as drawn.
     """
 
     weights: Weights
     applies: Callable[[int, int], bool]
+    cabs: ConceptAware | None = None
+
+
+def super_batch_size(batch_size: int, filter: float, num_media: int) -> int:
+    """Return the pairs of a super-batch: B / (1 - filter); raises InputError if they are more than the media.
+
+    >>> super_batch_size(256, 0.8, num_media=29_000)
+    1280
+    """
+    size = round(batch_size / (1 - filter))
+    if size > num_media:
+        raise InputError(
+            f"filter {filter:g} chooses a batch of {batch_size:,} among {size:,} pairs, and there are {num_media:,} "
+            "media; lower the batch size or the filter"
+        )
+    return size
 
 
 def size_weights(counts: Indices, power: float = 1.0, cap: int | None = None) -> Weights:
@@ -100,3 +149,44 @@ def copy_numbers(media: Indices) -> Indices:
     numbers = np.empty(len(media), dtype=np.int64)
     numbers[order] = np.arange(len(media)) - np.searchsorted(media[order], media[order])
     return numbers
+
+
+def choose_diverse(concepts: Indices, batch_size: int, most: int | None = None) -> Indices:
+    """Return the places of the B pairs, of S, that CABS chooses for diversity, in rising order (docs/method.md, 9.3).
+
+    One after the other it takes the pair whose concepts gain most; among equal gains the first.
+
+    Args:
+        concepts: (S, L), the concepts of each pair, at least one; -1 fills up the rows of pairs with fewer than L.
+        batch_size: B, at most S.
+        most: pairs of a concept after which more of it are taken only if no others are left; None for no limit.
+
+    >>> choose_diverse(np.array([[0, -1], [0, -1], [1, -1], [0, -1], [0, 2]]), 3).tolist()
+    [0, 2, 4]
+
+    Source: CABS-DM, arXiv 2511.20643.
+    """
+    number = (concepts >= 0).sum(axis=1)
+    by_concept = np.bincount(concepts.ravel() + 1)  # -1 first
+    rows = np.argsort(concepts.ravel(), kind="stable") // concepts.shape[1]
+    rows_of = np.split(rows, np.cumsum(by_concept)[:-1])[1:]
+    available = by_concept[1:]
+    target = max(1.0, min(batch_size / np.count_nonzero(available), math.inf if most is None else most))
+    taken = [0] * len(available)
+    gain = np.append(1 + 1 / np.maximum(available, 1), 0.0)  # of a concept; -1 is the last
+    score, is_chosen = gain[concepts].sum(axis=1) / number, np.zeros(len(concepts))
+    chosen = np.empty(batch_size, dtype=np.int64)
+    for place in range(batch_size):
+        chosen[place] = at = int(score.argmax())
+        score[at] = is_chosen[at] = -np.inf
+        for concept in concepts[at, : number[at]].tolist():
+            taken[concept] += 1
+            n, before = taken[concept], gain[concept]
+            gain[concept] = (target - n) / target + 1 / available[concept] if n < target else -0.5
+            if most is not None and n >= most:
+                gain[concept] = -np.inf
+            if gain[concept] != before:
+                rows = rows_of[concept]
+                gains = gain[concepts[rows]].sum(axis=1) / number[rows]
+                score[rows] = np.maximum(gains, -1) + is_chosen[rows]  # a full concept comes after all others
+    return np.sort(chosen)

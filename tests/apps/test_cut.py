@@ -1,5 +1,6 @@
 """Parts of a data set with a long tail of a given imbalance."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -72,6 +73,16 @@ def test_a_cut_is_a_data_set_with_the_queries_of_the_whole(tmp_path: Path, capsy
     assert "train 21, val 10, test 7; 3 classes, from 12 training media down to 3" in capsys.readouterr().out
     with pytest.raises(FileExistsError, match="is there already"):
         write_cut(tmp_path / "shapes", tmp_path / "cut", "shape", 4, 3, 21)
+
+
+def test_a_split_without_the_label_is_kept_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = draw_shapes(tmp_path / "shapes", 60)
+    lines = map(json.loads, (folder / "captions.jsonl").read_text().splitlines())
+    changed = [line | {"labels": {}} if line["split"] == "test" else line for line in lines]
+    (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, changed)))
+    write_cut(folder, tmp_path / "cut", "shape", 4, 2, 21)
+    assert [data.split_sizes["test"] for data in map(read_dataset, (folder, tmp_path / "cut"))] == [7, 7]
+    assert "nothing in test has the label 'shape', so all of it is kept" in capsys.readouterr().out
 
 
 def test_clips_keep_their_times_and_share_a_copy_of_their_video(tmp_path: Path) -> None:

@@ -23,14 +23,20 @@ def write_cut(
 
     The number of training media of class k = 0, 1, ... falls as imbalance^(-k / (K - 1)), so that the last class gets
     1 / imbalance as many as the first, and all of them together are `total` (default: as many as there can be). Other
-    splits keep all their media of these classes, so that every cut is evaluated on the same queries.
+    splits keep all their media of these classes, so that every cut is evaluated on the same queries; a split without
+    the label keeps all its media, which is printed.
 
     data: as `--data` takes it. Raises DataError for data that are not enough, or that lack the label.
     """
     dataset = read_dataset(data)
     media = cut(dataset.split("train").media, label, imbalance, num_classes, total)
     classes = {medium.labels[label] for medium in media}
-    media += [each for each in dataset.media if each.split != "train" and each.labels.get(label) in classes]
+    labeled = {each.split for each in dataset.media if label in each.labels}
+    for split in (name for name in dataset.split_names if name not in labeled):
+        console.print(f"note: nothing in {split} has the label {label!r}, so all of it is kept")
+    for each in dataset.media:
+        if each.split != "train" and (each.split not in labeled or each.labels.get(label) in classes):
+            media.append(each)
     with atomic_folder(out) as folder:
         for path in dict.fromkeys(medium.path for medium in media):
             if not path.is_relative_to(dataset.root):

@@ -675,3 +675,45 @@ def lora(
 def residual(features: Numbers, change: Numbers) -> list[float]:  # 8.5
     size = math.sqrt(sum(f * f for f in features) / len(features))
     return [f + size * g for f, g in zip(features, change, strict=True)]
+
+
+# 9. Which pairs are seen ----------------------------------------------------------------------------------------------
+
+
+def size_weight(n: int, power: float, cap: int | None) -> float:  # 9.1
+    kept = 1.0 if cap is None or n <= cap else cap / n
+    return kept * n**power / n
+
+
+def systematic_counts(weights: Numbers, u: float) -> list[int]:  # 9.1
+    counts, before = [], 0.0
+    for weight in weights:
+        after = before + weight * len(weights) / sum(weights)
+        counts.append(sum(before <= k + 1 - u < after for k in range(-1, len(weights))))
+        before = after
+    return counts
+
+
+def repeat_factor(share: float, threshold: float) -> float:  # 9.2
+    return math.sqrt(threshold / share) if share < threshold else 1.0
+
+
+def cabs(sets: Sequence[Sequence[int]], batch_size: int, most: float = math.inf) -> list[int]:  # 9.3
+    concepts = {c for each in sets for c in each}
+    available = {c: sum(c in each for each in sets) for c in concepts}
+    target = max(1, min(batch_size / len(concepts), most))
+    taken = dict.fromkeys(concepts, 0)
+    chosen: list[int] = []
+
+    def gain(i: int) -> float:
+        if any(taken[c] >= most for c in sets[i]):
+            return -math.inf
+        gains = [(target - taken[c]) / target + 1 / available[c] if taken[c] < target else -0.5 for c in sets[i]]
+        return sum(gains) / len(gains)
+
+    while len(chosen) < batch_size:
+        best = max((i for i in range(len(sets)) if i not in chosen), key=gain)  # the first of several
+        chosen.append(best)
+        for c in sets[best]:
+            taken[c] += 1
+    return sorted(chosen)

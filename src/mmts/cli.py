@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from mmts import __version__
 from mmts.console import console, errors, print_json
 from mmts.console import quiet as quietly
-from mmts.errors import Interrupted, MmtsError, RecipeError, RunError, nearest
+from mmts.errors import DataError, Interrupted, MmtsError, RecipeError, RunError, nearest
 
 app = typer.Typer(
     name="mmts",
@@ -53,6 +53,7 @@ _HELP_JUDGED = "Folder for a pretrained model's results (default: runs/MODEL-DAT
 _HELP_CONCEPTS = "Concepts of a pretrained model's data: a file, or a label (default: clusters of train's captions)."
 _HELP_INTERPOLATE = "Judge (1 - a) start + a tuned weights for these a, such as 0,0.1,...,1."
 _HELP_ALSO = "With --interpolate: other data to judge on, too; repeatable."
+_HELP_TOTAL = "With cut: training media (default: as many as there can be)."
 _HELP_JOBS = "Runs at a time, one process and thread each (default: all cores)."
 DataPath = Annotated[Path | None, typer.Option("--data", help=_HELP_DATA)]
 Columns = Annotated[str | None, typer.Option(metavar="media=NAME,caption=NAME", help=_HELP_COLUMNS)]
@@ -280,13 +281,28 @@ def recipes(
 
 @app.command()
 def prepare(
-    name: Annotated[str, typer.Argument(help="flickr30k, coco, cc3m, ek100 or youcook2.")],
-    root: Annotated[Path, typer.Option(help="The data set's folder.")],
+    name: Annotated[str, typer.Argument(help="flickr30k, coco, cc3m, ek100 or youcook2; or cut.")],
+    data: Annotated[str | None, typer.Argument(help="With cut: the data, as for --data of train.")] = None,
+    root: Annotated[Path | None, typer.Option(help="A public data set's folder.")] = None,
+    label: Annotated[str | None, typer.Option(help="With cut: the label of the media that gets a long tail.")] = None,
+    imbalance: Annotated[float | None, typer.Option(min=1, help="With cut: largest class by smallest.")] = None,
+    classes: Annotated[int | None, typer.Option(min=2, help="With cut: keep the largest (default: all).")] = None,
+    total: Annotated[int | None, typer.Option(min=2, help=_HELP_TOTAL)] = None,
+    out: Annotated[Path | None, typer.Option(help="With cut: a new folder.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Check a public data set's folder and count what it holds."""
+    """Check a public data set's folder, or cut data to a long tail."""
+    if name == "cut":
+        from mmts.apps.cut import write_cut
+
+        if data is None or label is None or imbalance is None or out is None or root is not None:
+            raise DataError("mmts prepare cut DATA needs --label, --imbalance and --out, and takes no --root")
+        write_cut(data, out, label, imbalance, classes, total)
+        return
     from mmts.apps.prepare import prepare as prepare_set
 
+    if root is None or any((data, label, imbalance, classes, total, out)):
+        raise DataError(f"mmts prepare {name} needs --root, the data set's folder, and takes nothing else; cut does")
     prepare_set(name, root)
 
 

@@ -35,6 +35,44 @@ class Augment(Section):
         return self
 
 
+class Cabs(Section):
+    """Batches with many concepts, chosen from super-batches: CABS-DM (docs/method.md, 9.3)."""
+
+    filter: float = Field(0.8, ge=0, lt=1)
+    """Share of each super-batch that is left out: a batch of B pairs is chosen among B / (1 - `filter`)."""
+    most: int | None = Field(None, ge=1)
+    """Pairs of a concept after which more of it are taken only if no others are left; the released code has 10."""
+
+
+class Sampling(Section):
+    """How often the pairs of a concept are drawn for training; an epoch keeps its length (docs/method.md, 9)."""
+
+    by: str = "concept"
+    """What counts as a pair's concept: `concept`, those of `concepts`, or a label of the media."""
+    power: float = 1.0
+    """A concept of n pairs is drawn in proportion to n^power: 1 as the data are, .5 the square root, 0 all concepts
+    alike."""
+    cap: int | None = Field(None, ge=1)
+    """A concept with more pairs than this is drawn as if it had this many, as in MetaCLIP."""
+    repeat: float | None = Field(None, gt=0, le=1)
+    """In place of `power` and `cap`, the repeat factor of LVIS: a pair of a concept with a share f below `repeat` is
+    drawn sqrt(`repeat` / f) times as often as those above."""
+    cabs: Cabs | None = None
+    """Choose the batches by concept from what is drawn; `{}` for the defaults."""
+    start: float = Field(0.0, ge=0, lt=1)
+    """Progress from which it applies: to every epoch that begins there or later. Before, the data come as they are."""
+    end: float = Field(1.0, gt=0, le=1)
+    """Progress up to which it applies: to no epoch that begins there or later."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Sampling":
+        if self.repeat is not None and (self.power != 1 or self.cap is not None):
+            raise ValueError("repeat takes the place of power and cap; leave them out")
+        if not self.start < self.end:
+            raise ValueError(f"start {plain(self.start)} must be below end {plain(self.end)}")
+        return self
+
+
 class SplitNames(Section):
     """Which of the data's splits are train, val and test, if they have other names, such as train2014."""
 
@@ -76,6 +114,8 @@ class Data(Section):
     captions: Literal["own", "same-concept", "relevant"] = "own"
     """The caption drawn for a medium in training. `own`: one of its own; `relevant`: any caption with graded relevance
     over `min_relevance`; `same-concept`: such a caption whose medium has the same concept."""
+    sampling: Sampling | None = None
+    """Which pairs an epoch shows, by the size of their concept; `null` shows each medium once."""
     min_relevance: float = Field(0.1, ge=0, lt=1)
     """Graded relevance that a drawn caption must exceed."""
     max_unreadable: float = Field(0.01, ge=0, le=1)
@@ -167,6 +207,10 @@ class Train(Section):
     """Any trackers that accelerate knows, such as `wandb` and `mlflow`; `[]` for none."""
     project: str = Field("mmts", min_length=1)
     """The project under which trackers file the run."""
+
+    def total_steps(self, batches_per_epoch: int) -> int:
+        """Return the length in optimizer steps."""
+        return self.steps or (self.epochs or 0) * batches_per_epoch
 
     @model_validator(mode="after")
     def _one_length(self) -> "Train":

@@ -62,7 +62,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         model, settings = self.model, self.settings
-        self.total_steps = settings.steps or (settings.epochs or 0) * self.batches_per_epoch
+        self.total_steps = settings.total_steps(self.batches_per_epoch)
         self.learning_rate = learning_rate_schedule(settings)
         self.step = 0
         self.best = -math.inf

@@ -13,7 +13,7 @@ from mmts.data.records import Split
 from mmts.errors import InputError, RecipeError, percent, plain
 from mmts.recipe import sections
 from mmts.recipe.sections import Train
-from mmts.training.concepts import label_of_samples
+from mmts.training.concepts import label_concepts
 
 
 def check_sampling(section: sections.Sampling, length: Train, train: Split) -> None:
@@ -22,7 +22,7 @@ def check_sampling(section: sections.Sampling, length: Train, train: Split) -> N
     That is a super-batch, or an epoch that begins within the progress.
     """
     if section.by != "concept":
-        label_of_samples(train, section.by, "data.sampling.by")
+        label_concepts(train, section.by, "data.sampling.by")
     plan = EpochPlan(train.owner, train.num_media, length.batch_size, length.seed)
     if section.cabs is not None:
         try:
@@ -34,9 +34,7 @@ def check_sampling(section: sections.Sampling, length: Train, train: Split) -> N
 
 def concepts_to_sample(section: sections.Sampling, train: Split, concepts: ConceptDistribution) -> ConceptDistribution:
     """Return the concepts by which pairs are drawn: those of the run, or the values of a label."""
-    if section.by == "concept":
-        return concepts
-    return ConceptDistribution.from_labels(label_of_samples(train, section.by, "data.sampling.by"))
+    return concepts if section.by == "concept" else label_concepts(train, section.by, "data.sampling.by")
 
 
 def build_sampling(section: sections.Sampling, length: Train, concepts: ConceptDistribution) -> Sampling:

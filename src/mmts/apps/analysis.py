@@ -138,8 +138,8 @@ def print_analysis(analysis: Mapping[str, Any]) -> None:
     facts.add_row("distinct captions", f"{analysis['distinct_captions']:,}", repeats)
     facts.add_row("empty captions", f"{analysis['empty_captions']:,}", "left out" if analysis["empty_captions"] else "")
     facts.add_row("concepts", f"{analysis['concepts']:,}", sizes)
-    if analysis["concepts_per_sample"] != 1:
-        bare = f"{analysis['no_concept']:,} samples have none" if analysis["no_concept"] else ""
+    bare = f"{counted(analysis['no_concept'], 'sample')} without one" if analysis["no_concept"] else ""
+    if bare or analysis["concepts_per_sample"] != 1:
         facts.add_row("concepts per sample", f"{analysis['concepts_per_sample']:.2f}", bare)
     facts.add_row("Gini coefficient", f"{analysis['gini']:.3f}", "of concept sizes; 0 if all sizes are equal")
     facts.add_row("largest 10 % of concepts", f"{analysis['top_tenth_share']:.1%}", "of the samples")

@@ -21,7 +21,7 @@ from mmts.models.clip import avion_weights
 from mmts.recipe.model_section import FEATURES, Model
 from mmts.recipe.recipe import Recipe
 from mmts.recipe.run_directory import RunDirectory
-from mmts.training.checkpoint import load_checkpoint
+from mmts.training.checkpoint import check_frozen, load_checkpoint
 from mmts.training.concepts import concepts_of_queries
 from mmts.training.splits import open_data
 from mmts.training.start import started
@@ -98,6 +98,7 @@ def load_weights(model: TwoTower, run: RunDirectory, checkpoint: str) -> dict[st
     if absent and state["best"] > -math.inf:
         raise RunError(f"there is no checkpoint {file}; --checkpoint last takes the last one")
     model.load_trainable_state_dict(state["model"])
+    check_frozen(state, model)
     return state
 
 
@@ -121,6 +122,7 @@ def build_model(
         if side.train == "none":
             head.requires_grad_(False)
     model.train()  # what is frozen goes into evaluation mode
+    model.frozen_hash = model.hash_frozen()
     return model
 
 

@@ -81,7 +81,7 @@ def size_of_several(sizes: Sequence[int], of: str) -> int:  # 2.8
 
 
 def padded(text: str) -> str:  # 2.9
-    for mark in ",.;:?!`":
+    for mark in ',.;:?!`()[]{}"“”':
         text = text.replace(mark, f" {mark} ")
     return " " + " ".join(text.lower().split()) + " "
 

@@ -6,14 +6,14 @@ from collections.abc import Hashable, Iterable, Sequence
 
 from mmts.concepts.names import STOP_WORDS
 
-_PUNCTUATION = re.compile(r"([,.;:?!`])")
+_PUNCTUATION = re.compile(r"([,.;:?!`()\[\]{}\"“”])")  # the brackets and quotation marks are ours, the rest MetaCLIP's
 
 
 def tokens(text: str) -> list[str]:
-    """Split a text at spaces, in lower case, with spaces around , . ; : ? ! and `, as MetaCLIP pads them.
+    """Split a text at spaces, in lower case, with spaces around punctuation, brackets and quotation marks.
 
-    >>> tokens("A dog, a Cat.")
-    ['a', 'dog', ',', 'a', 'cat', '.']
+    >>> tokens("A dog, a (Cat).")
+    ['a', 'dog', ',', 'a', '(', 'cat', ')', '.']
     """
     return _PUNCTUATION.sub(r" \1 ", text.casefold()).split()
 
@@ -43,11 +43,11 @@ def matched_entries(captions: Iterable[str], entries: Iterable[Hashable]) -> lis
 
 
 def frequent_words(captions: Sequence[str], min_count: int) -> list[str]:
-    """Return the tokens that at least `min_count` of the captions (N,) contain, without stop words and punctuation.
+    """Return the tokens with a letter that at least `min_count` of the captions (N,) contain, without stop words.
 
     >>> frequent_words(["a red cup", "the red hat"], 2)
     ['red']
     """
     counts = Counter(word for caption in captions for word in dict.fromkeys(tokens(caption)))
-    named = (word for word, n in counts.items() if n >= min_count and any(map(str.isalnum, word)))
+    named = (word for word, n in counts.items() if n >= min_count and any(map(str.isalpha, word)))
     return [word for word in named if word not in STOP_WORDS]

@@ -71,6 +71,28 @@ def neighbour_counts(rows: Sequence[Numbers], k: int) -> list[int]:  # 2.5
     return [sum(1 for j in range(N) if j == i or s[i][j] >= radius - 1e-6) for i in range(N)]
 
 
+def group_of_size(n: int, of_samples: Sequence[int]) -> int:  # 2.4, of samples whose concept has these sizes
+    larger = sum(1 for other in of_samples if other > n)
+    return 0 if 3 * larger < len(of_samples) else 1 if 3 * larger < 2 * len(of_samples) else 2
+
+
+def size_of_several(sizes: Sequence[int], of: str) -> int:  # 2.8
+    if of == "mean":
+        return math.floor(sum(sizes) / len(sizes) + 0.5)
+    return min(sizes) if of == "rarest" else max(sizes)
+
+
+def padded(text: str) -> str:  # 2.9
+    for mark in ',.;:?!`()[]{}"“”':
+        text = text.replace(mark, f" {mark} ")
+    return " " + " ".join(text.lower().split()) + " "
+
+
+def entries_in(caption: str, entries: Sequence[str]) -> set[str]:  # 2.9
+    known = [padded(entry) for entry in entries]
+    return {entry.strip() for entry in known if entry.strip() and entry in padded(caption)}
+
+
 # 3. Values: temperatures and margins ----------------------------------------------------------------------------------
 
 

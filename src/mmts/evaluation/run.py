@@ -1,6 +1,5 @@
 """Rank a split with a run's model and write its scores: `mmts evaluate`, and the end of `mmts train`."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -263,8 +262,7 @@ def _media_label(label: str, train: Split, split: Split) -> MediaLabel:
     Raises RecipeError if no medium of one of the two splits has the label.
     """
     in_training, values = (media_label(part, label, f"--label, {part.name}") for part in (train, split))
-    counts = Counter(value for owner in train.owner.tolist() if (value := in_training[owner]) is not None)
-    return MediaLabel(values, dict(counts.most_common()))
+    return MediaLabel.of_media(values, [in_training[owner] for owner in train.owner.tolist()])
 
 
 def _stopped_at(run: RunDirectory) -> dict[str, int] | None:

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from pydantic import ConfigDict, Field, model_validator
 
+from mmts.concepts.members import Of
 from mmts.errors import nearest, plain
 from mmts.evaluation.measures import Measure
 from mmts.recipe.section import Section, Seed
@@ -131,15 +132,22 @@ class Data(Section):
 
 
 class Concepts(Section):
-    """Where a sample's concept comes from: clusters of the training captions, a label of its medium, or a file."""
+    """Where a sample's concepts come from: clusters of the training captions, words in them, a label of its medium, or
+    a file."""
 
-    source: Literal["captions", "label", "file"] = "captions"
-    """`captions`: cluster the training captions; `label`: use a label of the media; `file`: read concepts from
-    `file`."""
+    source: Literal["captions", "words", "label", "file"] = "captions"
+    """`captions`: cluster the training captions; `words`: the entries of `file` that a caption contains, or its own
+    frequent words; `label`: use a label of the media; `file`: read concepts from `file`."""
     label: str | None = None
     """The label to use, for `source: label`."""
     file: Path | None = None
-    """A file that `ConceptDistribution.save` wrote for the training captions, in their order."""
+    """A file that `ConceptDistribution.save` wrote for the training captions, in their order; for `source: words` a
+    text file with one entry, a word or several, per line."""
+    min_count: int = Field(5, ge=1)
+    """For `source: words` without `file`: a word is a concept if at least this many training captions contain it."""
+    of: Of = "rarest"
+    """Whose size counts for a sample with several concepts, by words or by a label that is a list: that of its
+    `rarest`, its `commonest`, or their `mean`."""
     num_concepts: int | Literal["auto"] = "auto"
     """Number of clusters; `auto` is min(200, distinct captions // 10), at least 2."""
     encoder: str = "minilm"
@@ -151,8 +159,8 @@ class Concepts(Section):
     def _source_is_named(self) -> "Concepts":
         if (self.source == "label") != (self.label is not None):
             raise ValueError("`label` names the label to use when `source` is label, and only then")
-        if (self.source == "file") != (self.file is not None):
-            raise ValueError("`file` names the file to read when `source` is file, and only then")
+        if (self.source == "file" and self.file is None) or (self.file and self.source not in ("file", "words")):
+            raise ValueError("`file` names the file to read when `source` is file or words, and only then")
         if isinstance(self.num_concepts, int) and self.num_concepts < 2:
             raise ValueError(f"num_concepts must be at least 2 or auto, not {self.num_concepts}")
         return self

@@ -74,6 +74,8 @@ class Data(Section):
     """Which of the data's splits are train, val and test, if they have other names: `{train: train2014}`."""
     columns: Columns = Columns()
     """Which columns of a table hold paths and captions, if their names are not the usual ones."""
+    val: Path | None = None
+    """Other data whose val split chooses the best checkpoint, in place of the data's own val."""
     relevance: Literal["text", "own", "graded"] = "text"
     """Which results are relevant in evaluation. `text`: every medium with the same caption string; `own`: only the
     caption's own medium, as in the published Flickr30K, COCO and YouCook2 protocols; `graded`: by the classes of verbs

@@ -6,7 +6,7 @@ twin into the section of its number.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import torch
@@ -67,6 +67,31 @@ def neighbour_counts(rows: Sequence[Numbers], k: int) -> list[int]:  # 2.5
     s = [[sum(a * b for a, b in zip(rows[i], rows[j], strict=True)) for j in range(N)] for i in range(N)]
     radius = median([sorted((s[i][j] for j in range(N) if j != i), reverse=True)[k - 1] for i in range(N)])
     return [sum(1 for j in range(N) if j == i or s[i][j] >= radius - 1e-6) for i in range(N)]
+
+
+def distant_rows(  # 2.7
+    rows: Sequence[Numbers], weights: Numbers, K: int, tries: int, uniform: Iterator[float]
+) -> list[int]:
+    """The chosen rows; `uniform` gives the random numbers in [0, 1), one for each row drawn."""
+
+    def square(i: int, c: int) -> float:
+        return sum((a - b) ** 2 for a, b in zip(rows[i], rows[c], strict=True))
+
+    def draw(shares: Numbers) -> int:
+        left = next(uniform) * sum(shares)
+        for i, share in enumerate(shares):
+            left -= share
+            if left < 0:
+                return i
+        raise AssertionError
+
+    chosen = [draw(weights)]
+    for _ in range(K - 1):
+        D = [min(square(i, c) for c in chosen) for i in range(len(rows))]
+        drawn = [draw([w * d for w, d in zip(weights, D, strict=True)]) for _ in range(tries)]
+        costs = [sum(w * min(D[i], square(i, c)) for i, w in enumerate(weights)) for c in drawn]
+        chosen.append(drawn[costs.index(min(costs))])
+    return chosen
 
 
 # 3. Values: temperatures and margins ----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from models.tiny_models import tiny_backbone, tiny_clip
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmts.errors import InputError, Interrupted, MmtsError, RecipeError
+from mmts.errors import InputError, Interrupted, MmtsError, RecipeError, RunError
 from mmts.evaluation.run import evaluate
 from mmts.models import TwoTower, embed_media, embed_text
 from mmts.models.trainable import merge_lora
@@ -129,6 +131,20 @@ def test_merged_lora_computes_the_same(tower: str, shapes: Path, clip: Path, tmp
     assert not any("lora" in name for name in model.state_dict())
     for ours, theirs in zip(embeddings(model, shapes), adapted, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["head", "last-1", "lora"])
+def test_another_start_than_the_run_was_tuned_from_is_refused(
+    form: str, shapes: Path, clip: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(clip, tmp_path / "clip")
+    train(from_pair(tmp_path / "clip", shapes, f"model.image.train={form}"), tmp_path / "run")
+    load_model(RunDirectory(tmp_path / "run"))
+    weights = load_file(tmp_path / "clip" / "model.safetensors")
+    weights["vision_model.encoder.layers.0.mlp.fc1.weight"][0, 0] += 1
+    save_file(weights, tmp_path / "clip" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RunError, match="are not those that the run was trained with"):
+        load_model(RunDirectory(tmp_path / "run"))
 
 
 def test_a_run_is_a_start_with_its_heads(shapes: Path, clip: Path, tmp_path: Path) -> None:
@@ -278,7 +294,11 @@ def test_an_interrupted_run_goes_on_as_if_nothing_happened(
     with pytest.raises(Interrupted):
         train(recipe, tmp_path / "stopped")
     monkeypatch.setattr(Trainer, "_train_step", step)
+    curve = [tmp_path / "stopped" / name for name in ("interpolation.json", "checkpoints/interpolated.pt")]
+    for file in curve:
+        file.touch()  # as if somebody had interpolated the unfinished run
     assert train(recipe, tmp_path / "stopped", resume=True) == whole
+    assert not any(file.exists() for file in curve)
     files = [tmp_path / name / "checkpoints" / "last.pt" for name in ("whole", "stopped")]
     states = [torch.load(file, weights_only=True)["model"] for file in files]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

@@ -85,7 +85,9 @@ class Tower(nn.Module):
     @property
     def fingerprint(self) -> str:
         """The name and a hash of the present weights and of all else that determines the features."""
-        return f"{self.name}-{content_hash(*self._settings(), *outside_settings(self), hash_weights(self))}"
+        return (
+            f"{self.name}-{content_hash(*self._settings(), *outside_settings(self), hash_weights(self.state_dict()))}"
+        )
 
     def _settings(self) -> tuple[str, ...]:
         """Return what changes the features besides the weights."""
@@ -248,10 +250,10 @@ def outside_settings(tower: Tower) -> tuple[str, ...]:
     return (repr(sorted(tower.arguments.items())), code)
 
 
-def hash_weights(module: nn.Module) -> str:
-    """Return a hash of the weights and buffers of `module`, whatever device they are on."""
+def hash_weights(state: Mapping[str, Tensor]) -> str:
+    """Return a hash of weights and buffers, whatever device they are on."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, value in sorted(module.state_dict().items()):
+    for name, value in sorted(state.items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
         flat: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         digest.update(flat)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmts.errors import RecipeError, RunError, nearest
 from mmts.losses.normalize import unit
-from mmts.models.base import MediaTower, TextTower, Tower, is_frozen, make_tower, misfit
+from mmts.models.base import MediaTower, TextTower, Tower, hash_weights, is_frozen, make_tower, misfit
 from mmts.models.clip import avion_weights
 from mmts.models.clip_text import OPENAI_TOKENIZER, ClipText
 from mmts.models.trainable import trained_state
@@ -45,6 +45,7 @@ class TwoTower(nn.Module):
         super().__init__()
         self.temperature: float | None = None  # a pretrained pair's own: 1 / its logit scale
         self.logit_bias: float | None = None  # a SigLIP's own
+        self.frozen_hash: str | None = None  # see `hash_frozen`; a run's checkpoints keep it
         self.media_tower = media_tower
         self.text_tower = text_tower
         self.media_head = media_head
@@ -96,6 +97,11 @@ class TwoTower(nn.Module):
         A frozen tower inside another, as the frames' image tower can be, is left out too.
         """
         return trained_state(self)
+
+    def hash_frozen(self) -> str:
+        """Return a hash of the weights that `trainable_state_dict` leaves out; call it before `drop_frozen`."""
+        trained = self.trainable_state_dict()
+        return hash_weights({name: value for name, value in self.state_dict().items() if name not in trained})
 
     def load_trainable_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Load a `trainable_state_dict`. Raises RunError, naming a weight, for the state of another model."""

@@ -30,7 +30,7 @@ class Encoder:
         self.media_tower, self.text_tower = self.model.media_tower, self.model.text_tower
         assert self.text_tower is not None
         towers = [tower.fingerprint for tower in (self.media_tower, self.text_tower) if tower is not None]
-        heads = hash_weights(self.model.media_head), hash_weights(self.model.text_head)
+        heads = (hash_weights(head.state_dict()) for head in (self.model.media_head, self.model.text_head))
         self.checkpoint = content_hash(*towers, *heads)
         self.model.drop_frozen()  # from here on it takes their features
         self.model.eval()

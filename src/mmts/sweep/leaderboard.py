@@ -10,14 +10,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.table import Table
 
-from mmts.concepts import ConceptDistribution
 from mmts.console import figure_table
 from mmts.data.records import Dataset
 from mmts.errors import counted
 from mmts.evaluation.judgement_file import SIDES
 from mmts.evaluation.measures import MEAN_RECALL
 from mmts.files import atomic_write
-from mmts.sweep.standings import ALL_PARTS, AVERAGE, BOTH, CONCEPT, Column, Standings
+from mmts.sweep.standings import ALL_PARTS, AVERAGE, BOTH, CONCEPT, HARDEST, Column, Division, Standings
 from mmts.sweep.sweep_file import Sweep, Trial, in_words
 
 _ABOUT = ("variant", "stage", "trial", "seed", "setting", "chosen", "split", "direction", "part")
@@ -28,7 +27,7 @@ def write_leaderboard(
     out: Path,
     sweep: Sweep,
     dataset: Dataset,
-    labels: Mapping[str, ConceptDistribution],
+    divisions: Mapping[str, Division],
     tuned: Sequence[Trial],
     chosen: Sequence[Trial],
     standings: Standings,
@@ -43,7 +42,7 @@ def write_leaderboard(
         writer = csv.DictWriter(file, [*_ABOUT, *standings.measures], lineterminator="\n")
         writer.writeheader()
         if on_val := [trial for trial in tuned if trial.runs and not trial.failed]:
-            tuning = Standings.read(on_val, dataset, labels)  # the first variant's concepts divide these queries too
+            tuning = Standings.read(on_val, dataset, divisions)  # the first variant's concepts divide these queries too
             writer.writerows(_rows("trial", tuning, on_val, sweep.file.seeds.tune, chosen))
         writer.writerows(_rows("test", standings, chosen, sweep.file.seeds.test, chosen))
     with atomic_write(page, "w") as file:
@@ -76,7 +75,7 @@ def _page(title: str, sweep: Sweep, tuned: Sequence[Trial], chosen: Sequence[Tri
     file, headline = sweep.file, standings.measures[0]
     by_part, by_measure = {}, {}
     for division in standings.weights:
-        names = {None: "all", AVERAGE: f"average by {division}"}
+        names = {None: "all", AVERAGE: f"average by {division}", HARDEST: f"{HARDEST} by {division}"}
         columns = {names.get(part, str(part)): standings.headline_of(division, part) for part in ALL_PARTS}
         by_part[division] = _ranked(standings, columns)
     in_tail = "R@5" if headline == MEAN_RECALL else headline

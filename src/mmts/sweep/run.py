@@ -27,7 +27,7 @@ from mmts.recipe.components import outside_names
 from mmts.recipe.recipe import Recipe, save_recipe
 from mmts.recipe.run_directory import RunDirectory, differences, trusting_code
 from mmts.sweep.leaderboard import standings_table, write_leaderboard
-from mmts.sweep.standings import Standings, label_concepts
+from mmts.sweep.standings import Standings, find_divisions
 from mmts.sweep.sweep_file import FAILED, Sweep, Trial, load_sweep
 from mmts.training.log_line import recall_in_words
 from mmts.training.run import train, versions
@@ -60,7 +60,7 @@ def run_sweep(
         raise DataError(f"a sweep tunes on val and evaluates on test: {dataset.no_split(missing[0])}")
     if needs_graded(choose) and recipes[0].data.relevance != "graded":
         raise RecipeError(f"{sweep.source}: choose {choose} needs data.relevance graded; use R@1")
-    labels = label_concepts(dataset, sweep.file.labels)
+    divisions = find_divisions(dataset, sweep.file)
     own_code = {name for recipe in recipes for name in outside_names(recipe.objective, recipe.model.tower_names)}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = processes or cores
@@ -75,9 +75,9 @@ def run_sweep(
         for trial in chosen if sweep.file.trials > 1 else ():
             console.print(f"{trial.variant}: chose {trial}, with {choose} {trial.on_val(choose):.1f} on val")
         chosen = _make_runs(sweep, chosen, "test", out, processes)
-        standings = Standings.read(chosen, dataset, labels)
+        standings = Standings.read(chosen, dataset, divisions)
         console.print(standings_table(standings))
-        written = write_leaderboard(out, sweep, dataset, labels, tuned, chosen, standings)
+        written = write_leaderboard(out, sweep, dataset, divisions, tuned, chosen, standings)
     console.print(f"leaderboard: {', '.join(map(str, written))}")
     if lost:
         raise RunError("; ".join(lost))

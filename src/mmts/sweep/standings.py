@@ -15,13 +15,22 @@ from mmts.evaluation.judgement_file import SIDES, Judged
 from mmts.evaluation.measures import GRADED, MEAN_RECALL, RECALLS
 from mmts.evaluation.results import PARTS, Figure, Gap, query_scores, refuse_other_queries
 from mmts.metrics import seeded_bootstrap_interval
-from mmts.sweep.sweep_file import Trial
-from mmts.training.concepts import label_of_samples
+from mmts.recipe.sections import Concepts
+from mmts.sweep.sweep_file import SweepFile, Trial
+from mmts.training.concepts import build_distribution, concepts_of_queries, media_label
 
 BOTH = "both"  # the mean of the two directions
 CONCEPT = "concept"  # the division of queries by the concepts that the first run found in the training captions
 AVERAGE = "average"  # all queries, with the same weight for every concept (or value of a label)
-ALL_PARTS = (*PARTS, AVERAGE)
+HARDEST = "hardest tenth"  # the same of the tenth of the concepts that all variants together find hardest
+ALL_PARTS = (*PARTS, AVERAGE, HARDEST)
+
+
+class Division(NamedTuple):
+    """Concepts of the training samples by which queries are divided, and the section that says how to find them."""
+
+    section: Concepts
+    training: ConceptDistribution
 
 
 class Column(NamedTuple):
@@ -45,19 +54,20 @@ class Standings:
     weights: Mapping[str, Mapping[str | None, Mapping[str, Tensor]]]
 
     @classmethod
-    def read(cls, trials: Sequence[Trial], dataset: Dataset, labels: Mapping[str, ConceptDistribution]) -> "Standings":
+    def read(cls, trials: Sequence[Trial], dataset: Dataset, divisions: Mapping[str, Division]) -> "Standings":
         """Read the runs of trials; raises RunError if they were not evaluated on the same queries."""
         runs = tuple(tuple(map(Judged.load, trial.runs)) for trial in trials)
         first = runs[0][0]
         differing = {run.path: how for seeds in runs for run in seeds if (how := run.differs_from(first))}
         refuse_other_queries(str(first.path), differing)
-        return cls(tuple(trial.variant for trial in trials), runs, _divide(first, dataset, labels))
+        weights = {name: _weights(runs, *sides) for name, sides in _divided(first, dataset, divisions).items()}
+        return cls(tuple(trial.variant for trial in trials), runs, weights)
 
     @property
     def measures(self) -> tuple[str, ...]:
         """All measures of the runs; the first one is the headline, by which variants are ranked."""
         graded = GRADED if self.runs[0][0].has(GRADED[0]) else ()
-        return (*graded, MEAN_RECALL, *RECALLS)
+        return (*graded, MEAN_RECALL, *RECALLS)  # `_headline` is the first
 
     def direction(self, side: str) -> str:
         """Name a side: "text_to_image", "image_to_text", the same of video, or "both"."""
@@ -113,35 +123,61 @@ class Standings:
         return [*result, torch.cat([media[side][at] for side, at in rows.items()])]
 
 
-def label_concepts(dataset: Dataset, labels: Sequence[str]) -> dict[str, ConceptDistribution]:
-    """Return the concepts of the training samples for each label, one concept per value.
+def find_divisions(dataset: Dataset, file: SweepFile) -> dict[str, Division]:
+    """Return the divisions of a sweep file beside that by the runs' own concepts: those of `divisions` and `labels`.
 
-    Raises RecipeError for the reserved label "concept", and DataError for one that the data do not have.
+    Raises RecipeError for a reserved name, a name in both, and a label that the data do not have, and DataError naming
+    the medium that lacks the label.
     """
-    if CONCEPT in labels:
-        raise RecipeError(f"labels: {CONCEPT!r} already names the division by the concepts of the captions")
+    sections = {label: Concepts(source="label", label=label) for label in file.labels}
+    for name in (*sections, *file.divisions):
+        if name == CONCEPT or (name in sections and name in file.divisions):
+            taken = "by the concepts of the first run" if name == CONCEPT else "by a label of that name"
+            raise RecipeError(f"divisions, labels: {name!r} already names the division {taken}")
     train = dataset.split("train")
-    return {label: ConceptDistribution.from_labels(label_of_samples(train, label, "labels")) for label in labels}
+    for label in sections:
+        media_label(train, label, "labels")  # its message names the key
+    sections |= file.divisions
+    return {name: Division(section, build_distribution(section, train)) for name, section in sections.items()}
 
 
-def _divide(
-    judged: Judged, dataset: Dataset, labels: Mapping[str, ConceptDistribution]
-) -> dict[str, dict[str | None, dict[str, Tensor]]]:
-    """Return the weights of `Standings`, by the concepts of a judged run and by each label."""
-    divisions: dict[str, tuple[Sequence[Tensor | None], Sequence[Tensor]]] = {CONCEPT: (judged.concepts, judged.groups)}
-    by_id = {medium.id: medium for medium in dataset.split(judged.meta["split"]).media} if labels else {}
-    for label, training in labels.items():
-        values = training.assign([by_id[name].labels.get(label) for name in judged.meta["media_ids"]])
-        groups = training.groups_of(values)
-        divisions[label] = (values[judged.owner], values), (groups[judged.owner], groups)
-    result: dict[str, dict[str | None, dict[str, Tensor]]] = {}
-    for name, sides in divisions.items():
-        result[name] = {part: {} for part in ALL_PARTS}
-        for side, concepts, groups in zip(SIDES, *sides, strict=True):
-            for part, inside in zip(PARTS, (groups >= 0, groups == 0, groups == 1, groups == 2), strict=True):
-                if inside.any():
-                    result[name][part][side] = inside.double() / inside.sum()
-            if concepts is not None:  # media with graded relevance have no concept
-                _, member, counts = torch.unique(concepts, return_inverse=True, return_counts=True)
-                result[name][AVERAGE][side] = 1.0 / (len(counts) * counts[member].double())
+_Sides = tuple[Sequence[Tensor | None], Sequence[Tensor]]  # the concepts and the groups of captions (N,) and media (M,)
+
+
+def _divided(judged: Judged, dataset: Dataset, divisions: Mapping[str, Division]) -> dict[str, _Sides]:
+    """Return the concept and the group of every query of a judged run, by division."""
+    result: dict[str, _Sides] = {CONCEPT: (judged.concepts, judged.groups)}
+    if not divisions:
+        return result
+    relevance, evaluated = judged.meta["relevance"], {*judged.meta["media_ids"]}
+    split = dataset.split(judged.meta["split"])
+    split = split.without(at for at, medium in enumerate(split.media) if medium.id not in evaluated).judged(relevance)
+    for name, (section, training) in divisions.items():
+        text, media = concepts_of_queries(section, training, split, relevance)
+        result[name] = (text, media), (training.groups_of(text), training.groups_of(media))
     return result
+
+
+def _weights(
+    runs: Sequence[Sequence[Judged]], concepts: Sequence[Tensor | None], groups: Sequence[Tensor]
+) -> dict[str | None, dict[str, Tensor]]:
+    """Return the weights of `Standings` for one division, by part and side."""
+    result: dict[str | None, dict[str, Tensor]] = {part: {} for part in ALL_PARTS}
+    for side, of_query, group in zip(SIDES, concepts, groups, strict=True):
+        for part, inside in zip(PARTS, (group >= 0, group == 0, group == 1, group == 2), strict=True):
+            if inside.any():
+                result[part][side] = inside.double() / inside.sum()
+        if of_query is not None:  # media with graded relevance have no concept of their own
+            _, member, counts = torch.unique(of_query, return_inverse=True, return_counts=True)
+            result[AVERAGE][side] = average = 1.0 / (len(counts) * counts[member].double())
+            of_variant = [query_scores(seeds, side, _headline(seeds)).mean(dim=0) for seeds in runs]
+            score = average * torch.stack(of_variant).mean(dim=0)
+            of_concept = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, member, score)
+            inside = torch.isin(member, of_concept.argsort(stable=True)[: max(1, round(len(counts) / 10))])
+            result[HARDEST][side] = average * inside / (average * inside).sum()
+    return result
+
+
+def _headline(runs: Sequence[Judged]) -> str:
+    """Return the measure by which variants are ranked."""
+    return GRADED[0] if runs[0].has(GRADED[0]) else MEAN_RECALL

@@ -19,6 +19,7 @@ from mmts.files import read_json, why_missing
 from mmts.recipe.recipe import Recipe, load_recipe, parse_mapping, parse_setting
 from mmts.recipe.run_directory import RunDirectory
 from mmts.recipe.section import Section, Seed, validated
+from mmts.recipe.sections import Concepts
 
 FAILED = "failed.txt"  # the file in a run's folder that says why it could not be trained
 Settings = dict[str, Any]  # values by dotted key of a recipe
@@ -98,6 +99,7 @@ class SweepFile(Section):
     seeds: Seeds = Seeds()
     choose: Measure = "R@1"
     labels: tuple[str, ...] = ()
+    divisions: dict[str, Concepts] = Field({})
     variants: dict[str, Variant] = Field(min_length=1)
 
     @model_validator(mode="after")

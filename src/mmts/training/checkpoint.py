@@ -110,6 +110,18 @@ def check_same_clock(state: Mapping[str, Any], now: Mapping[str, int]) -> None:
         )
 
 
+def check_frozen(state: Mapping[str, Any], model: TwoTower) -> None:
+    """Raise RunError if a checkpoint was written with other frozen weights, which it does not hold, than the model's.
+
+    Checkpoints of former versions do not say.
+    """
+    if None is not state.get("frozen") != model.frozen_hash:
+        raise RunError(
+            "the frozen weights, of model.start or of a frozen tower, are not those that the run was trained with, and "
+            "its checkpoints hold only what was trained: bring the former weights back, or train again"
+        )
+
+
 def restore(
     state: Mapping[str, Any],
     model: TwoTower,
@@ -121,6 +133,7 @@ def restore(
 
     Raises RunError if they do not fit.
     """
+    check_frozen(state, model)
     try:
         model.load_trainable_state_dict(state["model"])  # with an average, this one, which has to fit as well
         if average is not None:

@@ -96,6 +96,19 @@ def concepts_of(section: Concepts, concepts: ConceptDistribution, split: Split, 
     return concepts.assign([str(label) for label in labels]).masked_fill(unknown, -1)
 
 
+def concepts_of_queries(
+    section: Concepts, concepts: ConceptDistribution, split: Split, relevance: str
+) -> tuple[Tensor, Tensor]:
+    """Return the training concept of every caption (N,) and medium (M,) of a split that is evaluated; -1 without one.
+
+    A medium's concept is that of its first caption; with graded relevance the captions evaluated are not its own.
+    """
+    text = concepts_of(section, concepts, split)
+    if relevance != "graded":
+        return text, text[split.first]
+    return text, concepts_of(section, concepts, split, of_media=True)
+
+
 def label_of_samples(split: Split, label: str, key: str = "concepts.label") -> list[str]:
     """Return one label of each sample's medium; raises DataError naming a medium without it.
 

@@ -21,8 +21,8 @@ from mmts.models.clip import avion_weights
 from mmts.recipe.model_section import FEATURES, Model
 from mmts.recipe.recipe import Recipe
 from mmts.recipe.run_directory import RunDirectory
-from mmts.training.checkpoint import load_checkpoint
-from mmts.training.concepts import concepts_of
+from mmts.training.checkpoint import check_frozen, load_checkpoint
+from mmts.training.concepts import concepts_of_queries
 from mmts.training.splits import open_data
 from mmts.training.start import started
 
@@ -39,13 +39,8 @@ class Experiment:
 
     def groups(self, split: Split) -> tuple[Tensor, Tensor, Tensor]:
         """Return the concept (N,) of every caption of a split, and the group of every caption (N,) and medium (M,)."""
-        section = self.recipe.concepts
-        concepts = concepts_of(section, self.concepts, split)
-        text_groups = self.concepts.groups_of(concepts)
-        if self.recipe.data.relevance != "graded":
-            return concepts, text_groups, text_groups[split.first]
-        own = concepts_of(section, self.concepts, split, of_media=True)  # the captions are not the media's own
-        return concepts, text_groups, self.concepts.groups_of(own)
+        text, media = concepts_of_queries(self.recipe.concepts, self.concepts, split, self.recipe.data.relevance)
+        return text, self.concepts.groups_of(text), self.concepts.groups_of(media)
 
 
 def load_model(run: RunDirectory, media: Sequence[Medium] = (), checkpoint: str = "best") -> TwoTower:
@@ -103,6 +98,7 @@ def load_weights(model: TwoTower, run: RunDirectory, checkpoint: str) -> dict[st
     if absent and state["best"] > -math.inf:
         raise RunError(f"there is no checkpoint {file}; --checkpoint last takes the last one")
     model.load_trainable_state_dict(state["model"])
+    check_frozen(state, model)
     return state
 
 
@@ -126,6 +122,7 @@ def build_model(
         if side.train == "none":
             head.requires_grad_(False)
     model.train()  # what is frozen goes into evaluation mode
+    model.frozen_hash = model.hash_frozen()
     return model
 
 

@@ -162,6 +162,8 @@ def _train(
             console.print(table)
         return metrics
 
+    for file in (run.interpolation_file, run.checkpoint_file("interpolated")):
+        once(partial(file.unlink, missing_ok=True))  # of weights that training goes beyond now
     if start is not None and trainer.total_steps:
         once(lambda: _evaluate_start(experiment, evaluated[splits.final.name]))
     try:

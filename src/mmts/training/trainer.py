@@ -303,6 +303,7 @@ class Trainer:
             "step": self.step,
             "best": self.best,
             "measure": self.settings.best,
+            "frozen": self.accelerator.unwrap_model(self.model).frozen_hash,
         }
 
     def _weights(self) -> dict[str, Tensor]:

@@ -336,12 +336,18 @@ def temo(
 
 # Per row of state: b, the running maximum of 0 and every d seen, and S exp(-b), as the papers keep them.
 Memory = dict[int, tuple[float, float]]
-# Per query: log(S / |N|), the sum of w d, and the sum of w; None for a query without a negative.
+# Per query: log((S + eps) / |N|), the sum of w d, and the sum of w; None for a query without a negative.
 Statistics = list[tuple[float, float, float] | None]
 
 
 def contrast(
-    memory: Memory, rows: Sequence[int], s: Sequence[Sequence[Tensor]], tau: Numbers, positives: Tensor, gamma: float
+    memory: Memory,
+    rows: Sequence[int],
+    s: Sequence[Sequence[Tensor]],
+    tau: Numbers,
+    positives: Tensor,
+    gamma: float,
+    eps: float = 0.0,
 ) -> tuple[Tensor, Statistics]:  # 5.4, 5.5
     """Return the loss of one direction and its queries' statistics; update `memory`, where query i has row rows[i]."""
     total, B = ZERO, len(rows)
@@ -357,10 +363,12 @@ def contrast(
         b = max(b_before, *d.values())
         g = sum(math.exp(d[j] - b) for j in negatives)
         S = g if S_before is None else (1 - gamma) * S_before * math.exp(b_before - b) + gamma * g
-        w = {j: math.exp(d[j] - b) / S for j in negatives}
+        divisor = S + eps * math.exp(-b)
+        w = {j: math.exp(d[j] - b) / divisor for j in negatives}
         for j in negatives:
             total = total + w[j] * (s[i][j] - s[i][i]) / B
-        statistics.append((math.log(S / len(negatives)) + b, sum(w[j] * d[j] for j in negatives), sum(w.values())))
+        log_mean = math.log(divisor / len(negatives)) + b
+        statistics.append((log_mean, sum(w[j] * d[j] for j in negatives), sum(w.values())))
         updates.setdefault(rows[i], []).append((b, S))
     for row, results in updates.items():  # a row that occurs several times in the batch keeps the mean
         b = max(b for b, _ in results)

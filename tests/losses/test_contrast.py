@@ -21,7 +21,11 @@ def beyond(log_sums: Tensor) -> Tensor:
 def both(B: int, positives: Tensor | None, dtype: torch.dtype = torch.float64) -> list[tuple[Contrast, list[Tensor]]]:
     x, y = embeddings(B, dtype=dtype)
     tau = values(B).detach().to(torch.promote_types(dtype, torch.float32))
-    found = [contrast(x, y, (tau, tau[0]), beyond, positives=positives, fused=fused) for fused in (True, False)]
+    added = torch.linspace(-4, 0, 2 * B).view(2, B)
+    found = [
+        contrast(x, y, (tau, tau[0]), beyond, log_added=added, positives=positives, fused=fused)
+        for fused in (True, False)
+    ]
     return [(each, loss_and_gradients(each.loss, x, y)) for each in found]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmts.errors import InputError
 from mmts.objectives import FastCLIP, ISogCLR, Objective, SogCLR, TemperatureNet, TempNet
-from mmts.objectives.fastclip import GAMMA
+from mmts.objectives.fastclip import GAMMA, TauGradient
 from mmts.policies import Fixed, Learned, Scheduled, Shifted
 from mmts.schedules import Constant, Cosine, Linear
 
@@ -49,7 +49,8 @@ def run(objective: Objective, first: int = 0, last: int = STEPS) -> Iterator[tup
 class Twin:
     """Both directions of 5.4 and 5.5 in loops."""
 
-    def __init__(self) -> None:
+    def __init__(self, eps: float = 0.0) -> None:
+        self.eps = eps
         self.media: reference.Memory = {}
         self.text: reference.Memory = {}
 
@@ -57,8 +58,8 @@ class Twin:
         s, P = reference.cosines(inputs["x"], inputs["y"]), inputs["positives"]
         s_T = [list(column) for column in zip(*s, strict=True)]
         media_rows, text_rows = inputs["media_index"].tolist(), inputs["index"].tolist()
-        media, self.said_media = reference.contrast(self.media, media_rows, s, tau_media, P, gamma)
-        text, self.said_text = reference.contrast(self.text, text_rows, s_T, tau_text, P.T, gamma)
+        media, self.said_media = reference.contrast(self.media, media_rows, s, tau_media, P, gamma, self.eps)
+        text, self.said_text = reference.contrast(self.text, text_rows, s_T, tau_text, P.T, gamma, self.eps)
         return media + text
 
     def mean(self, place: int) -> list[float]:
@@ -73,10 +74,10 @@ def assert_same(output_loss: Tensor, gradients: list[Tensor], wanted: Tensor, in
     torch.testing.assert_close(gradients, list(slow), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("gamma", [0.8, 1.0, Linear(1.0, 0.1)])
-def test_sogclr_equals_its_loop_twin_at_every_step_of_a_run(gamma: Any) -> None:
+@pytest.mark.parametrize(("gamma", "eps"), [(0.8, 0.0), (1.0, 0.0), (Linear(1.0, 0.1), 0.0), (0.8, 0.02)])
+def test_sogclr_equals_its_loop_twin_at_every_step_of_a_run(gamma: Any, eps: float) -> None:
     swing = Cosine(-0.08, 0.08, cycles=3)
-    objective, twin = SogCLR(MEDIA, SAMPLES, Shifted(swing, SHIFT), gamma).double(), Twin()
+    objective, twin = SogCLR(MEDIA, SAMPLES, Shifted(swing, SHIFT), gamma, eps).double(), Twin(eps)
     for inputs, output, gradients in run(objective):
         p = inputs["progress"]
         tau = [swing(p) + SHIFT[i].item() for i in inputs["index"].tolist()]
@@ -87,11 +88,13 @@ def test_sogclr_equals_its_loop_twin_at_every_step_of_a_run(gamma: Any) -> None:
         assert output.log["weight"].tolist() == pytest.approx([each / (sum(pull) / len(pull)) for each in pull])
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.05, 0.3), (Linear(0.05, 0.15), Cosine(0.2, 0.3, cycles=2))])
-def test_isogclr_equals_its_loop_twin_at_every_step_of_a_run(low: Any, high: Any) -> None:
+@pytest.mark.parametrize(
+    ("low", "high", "eps"), [(0.05, 0.3, 0.0), (Linear(0.05, 0.15), Cosine(0.2, 0.3, cycles=2), 0.0), (0.05, 0.3, 0.02)]
+)
+def test_isogclr_equals_its_loop_twin_at_every_step_of_a_run(low: Any, high: Any, eps: float) -> None:
     rho, eta, beta = 0.5, 0.03, 0.5
-    objective = ISogCLR(MEDIA, SAMPLES, rho, eta, beta, 0.8, low, high, start=0.25).double()
-    twin = Twin()
+    objective = ISogCLR(MEDIA, SAMPLES, rho, eta, beta, 0.8, low, high, start=0.25, eps=eps).double()
+    twin = Twin(eps)
     tau_media, u_media = dict.fromkeys(range(MEDIA), 0.25), dict.fromkeys(range(MEDIA), 0.0)
     tau_text, u_text = dict.fromkeys(range(SAMPLES), 0.25), dict.fromkeys(range(SAMPLES), 0.0)
     for inputs, output, gradients in run(objective):
@@ -112,16 +115,23 @@ def test_isogclr_equals_its_loop_twin_at_every_step_of_a_run(low: Any, high: Any
     assert len(set(objective.tau_text.tolist())) > 3  # so the temperatures did part
 
 
-def test_fastclip_equals_its_loop_twin_and_its_temperature_gets_the_papers_gradient() -> None:
-    objective, twin = FastCLIP(MEDIA, SAMPLES, start=0.3, rho=1.5).double(), Twin()
+@pytest.mark.parametrize(
+    ("tau_gradient", "of_log_mean", "of_exponent"), [("half", 1, 1), ("printed", 2, 2), ("released", 1, 2)]
+)
+def test_fastclip_equals_its_loop_twin_and_its_temperature_gets_the_gradient_asked_for(
+    tau_gradient: TauGradient, of_log_mean: int, of_exponent: int
+) -> None:
+    objective = FastCLIP(MEDIA, SAMPLES, start=0.3, rho=1.5, tau_gradient=tau_gradient).double()
+    twin = Twin()
     log_tau = objective.temperature.log_value
     for inputs, output, gradients in run(objective):
         tau = log_tau.exp().item()
         wanted = twin.step(inputs, [tau] * 4, [tau] * 4, GAMMA(inputs["progress"]))
         log_mean, mean_exponent = (sum(twin.mean(place)) / 4 for place in (0, 1))
-        assert_same(output.loss, gradients, wanted + tau * (1.5 + log_mean), inputs)
+        assert_same(output.loss, gradients, wanted + of_log_mean * tau * (1.5 + log_mean), inputs)
         (slope,) = torch.autograd.grad(output.loss, log_tau)
-        assert slope.item() == pytest.approx(tau * (1.5 + log_mean - mean_exponent), rel=1e-9)
+        expected = of_log_mean * (1.5 + log_mean) - of_exponent * mean_exponent
+        assert slope.item() == pytest.approx(tau * expected, rel=1e-9)
         with torch.no_grad():
             log_tau += 0.03  # another temperature in the next step
 
@@ -334,6 +344,36 @@ def test_neither_small_temperatures_nor_long_absences_of_hard_negatives_end_in_n
     assert gradient.abs().max() > 0.1  # forgotten: it pulls as at first sight
 
 
+def far_pairs(gap: float, B: int = 8) -> Tensor:
+    """Unit rows whose cosines with each other are 1 - gap."""
+    s = torch.eye(B, dtype=torch.float64) * gap + (1 - gap)
+    return torch.linalg.cholesky(s)
+
+
+@pytest.mark.parametrize(("gap", "same"), [(0.2, True), (0.7, False)])
+def test_a_released_eps_ends_the_pull_of_negatives_more_than_32_temperatures_away(gap: float, same: bool) -> None:
+    index, norms = torch.arange(8), []
+    for eps in (0.0, 1e-14):  # that of TempNet's SogCLR
+        x = far_pairs(gap).requires_grad_()
+        loss = SogCLR(8, 8, 0.01, eps=eps)(x, far_pairs(gap), progress=0.0, index=index).loss
+        norms.append(torch.autograd.grad(loss, x)[0].norm().item())
+    assert norms[0] > 0.1
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4) if same else norms[1] < 1e-14
+
+
+@pytest.mark.parametrize(("gap", "same"), [(0.3, True), (1.2, False)])
+def test_a_released_eps_turns_the_temperatures_of_tempnet_the_other_way(gap: float, same: bool) -> None:
+    slopes = []
+    for eps in (0.0, 1e-14):
+        torch.manual_seed(0)
+        objective = TempNet(8, 8, 8, rho=7.0, num_prototypes=3, eps=eps).double()
+        x = far_pairs(gap) if gap <= 1 else 2 * torch.eye(8, dtype=torch.float64) - 0.25  # cosines below 0
+        objective(x, x, progress=0.0, index=torch.arange(8)).loss.backward()
+        slopes.append(objective.media_net.linear.bias.grad.item())
+    assert slopes[0] > 0  # a step lowers the temperatures
+    assert (slopes[1] > 0) is same
+
+
 def test_temperatures_rise_where_a_row_has_few_hard_negatives_and_fall_where_all_are_alike() -> None:
     text = torch.tensor([[1.0, 0, 0, 0], [0.9, 0.4, 0, 0], [0, 0, 1.0, 0], [0, 0, 0, 1.0]])
     media = torch.tensor([[1.0, 0, 0, 0], [0, 0, 0.3, -0.3], [0, 0, 1.0, 0], [0, 0, 0, 1.0]])
@@ -397,6 +437,7 @@ def test_what_cannot_be_right_is_an_error() -> None:
         ({"num_media": 0}, "num_media is 0"),
         ({"gamma": 0.0}, "gamma is 0.0"),
         ({"gamma": Linear(1.0, 1.5)}, "gamma is Linear"),
+        ({"eps": -1e-9}, "eps is -1e-09; it must be 0 or more"),
         ({"rho": 0.0}, "rho is 0"),
         ({"eta": float("nan")}, "eta is nan"),
         ({"beta": 1.5}, "beta is 1.5"),
@@ -411,7 +452,7 @@ def test_what_cannot_be_right_is_an_error() -> None:
     for arguments in ({"width": 0}, {"num_prototypes": 0}, {"rho": -1.0}, {"low": 0.1}, {"dropout": 1.0}):
         with pytest.raises(InputError, match=next(iter(arguments))):
             TempNet(**{"num_media": 2, "num_captions": 2, "width": 2} | arguments)  # type: ignore[arg-type]
-    for arguments in ({"rho": 0.0}, {"learning_rate": 0.0}, {"start": 2.0}):
+    for arguments in ({"rho": 0.0}, {"learning_rate": 0.0}, {"start": 2.0}, {"tau_gradient": "other"}):
         with pytest.raises(InputError, match=next(iter(arguments))):
             FastCLIP(2, 2, **arguments)  # type: ignore[arg-type]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mmts.losses.checks import checked_positives, checked_value
-from mmts.losses.fused.contrast import contrast_in_tiles
+from mmts.losses.fused.contrast import contrast_in_tiles, with_added
 from mmts.losses.fused.tiles import choose_form, number_of_extra
 from mmts.losses.queries import checked_queries, directions
 
@@ -19,7 +19,7 @@ class Contrast(NamedTuple):
     """The loss, (), with gradient, and five tensors (2, b) without, x to y and y to x; 0 without a negative."""
 
     loss: Tensor
-    log_mean: Tensor  # log(S_i / number of negatives)
+    log_mean: Tensor  # log((S_i + added_i) / number of negatives)
     log_sum: Tensor  # log S_i
     mean_exponent: Tensor  # sum_j w_ij d_ij
     weight: Tensor  # sum_j w_ij
@@ -36,17 +36,19 @@ def contrast(
     temperatures: tuple[Tensor, Tensor],
     extend: Extend = lambda log_sums: log_sums,
     *,
+    log_added: Tensor | float | None = None,
     positives: Tensor | None = None,
     queries: slice | None = None,
     fused: bool | None = None,
 ) -> Contrast:
     """Return a batch's contrast with its negatives (docs/method.md, 5.4, 5.5 and 5.10).
 
-    L = 1/B sum_i sum_{j != i} w_ij (s_ij - s_ii) + the same of y to x,   w_ij = exp(d_ij) / S_i held fixed,
+    L = 1/B sum_i sum_{j != i} w_ij (s_ij - s_ii) + the same of y to x,   w_ij = exp(d_ij) / (S_i + added_i) held fixed,
     d_ij = (s_ij - s_ii) / tau_i,   log S_i = extend(log sum_{j != i} exp d_ij)
 
     temperatures: of x's and of y's queries, () or (B,) each, finite and positive, without gradient.
     extend: by default the negatives of the batch are all there are.
+    log_added: log added_i, () or (2, b); None adds nothing.
     fused: as in `info_nce`; None: in tiles on the CPU from TILES_FROM pairs on, and anywhere if b rows take 1 GiB.
 
     The rest is as in `info_nce`. A query without a negative (B = 1) has loss 0 and gradient 0.
@@ -72,13 +74,20 @@ def contrast(
     form = choose_form("contrast", fused, x, y, taus, {}, kernels=False)
     with torch.autocast(x.device.type, enabled=False):
         in_form = _plain if form == "plain" else contrast_in_tiles
-        loss, log_sum, mean_exponent, weight = in_form(x, y, taus, extend, positives, queries)
-        log_mean = torch.where(contrasted, log_sum - number.to(log_sum).clamp_min(1).log(), 0.0)
+        loss, log_sum, mean_exponent, weight = in_form(x, y, taus, extend, log_added, positives, queries)
+        log_mean = with_added(log_sum, log_added) - number.to(log_sum).clamp_min(1).log()
+        log_mean = torch.where(contrasted, log_mean, 0.0)
         return Contrast(loss, log_mean, log_sum.where(contrasted, 0.0), mean_exponent, weight, contrasted)
 
 
 def _plain(
-    x: Tensor, y: Tensor, taus: Tensor, extend: Extend, positives: Tensor | None, queries: slice
+    x: Tensor,
+    y: Tensor,
+    taus: Tensor,
+    extend: Extend,
+    log_added: Tensor | float | None,
+    positives: Tensor | None,
+    queries: slice,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the loss, (), log S_i, sum_j w_ij d_ij and sum_j w_ij, (2, b) each."""
     both = directions(x, y, taus[0], positives, queries)
@@ -86,6 +95,7 @@ def _plain(
     exponents = torch.stack([s.detach() / tau[queries, None] for s, tau in zip(differences, taus, strict=True)])
     positive = torch.stack([d.is_positive for d in both])  # like the exponents (2, b, B)
     log_sums = extend(exponents.masked_fill(positive, float("-inf")).logsumexp(dim=2))
-    weights = (exponents - log_sums[:, :, None]).exp().masked_fill(positive, 0.0)
+    log_divisors = with_added(log_sums, log_added)
+    weights = (exponents - log_divisors[:, :, None]).exp().masked_fill(positive, 0.0)
     loss = sum((w * difference).sum() for w, difference in zip(weights, differences, strict=True)) / len(x)
     return loss, log_sums, (weights * exponents).sum(dim=2), weights.sum(dim=2)

@@ -9,7 +9,7 @@ from mmts.errors import InputError
 from mmts.losses.normalize import unit
 from mmts.objectives.base import ObjectiveOutput, Pairs
 from mmts.objectives.memory import ObjectiveWithMemory
-from mmts.options import AtLeastOne, Positive, ZeroToBelowOne
+from mmts.options import AtLeastOne, NotNegative, Positive, ZeroToBelowOne
 from mmts.policies.base import check_positive
 from mmts.schedules import Schedule
 
@@ -61,6 +61,7 @@ class TempNet(ObjectiveWithMemory):
     high: upper bound.
     dropout: on the networks' hidden layer.
     learning_rate: the networks' own (see `learning_rates`); None takes the model's.
+    eps: is added to each S_i in w and in log S_i, as in SogCLR.
 
     The rest is as in SogCLR; the logged temperature (B,) is the mean of a sample's two.
     Source: Qiu et al., arXiv 2404.04575, section 4, with the numbers of its released code.
@@ -83,8 +84,9 @@ class TempNet(ObjectiveWithMemory):
         high: Positive = 0.05,
         dropout: ZeroToBelowOne = 0.5,
         learning_rate: Positive | None = 3e-5,
+        eps: NotNegative = 0.0,
     ) -> None:
-        super().__init__(num_media, num_captions, gamma)
+        super().__init__(num_media, num_captions, gamma, eps)
         for name, number in (("width", width), ("num_prototypes", num_prototypes)):
             if number < 1:
                 raise InputError(f"TempNet: {name} is {number}; it must be 1 or more")

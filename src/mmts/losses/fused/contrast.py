@@ -9,7 +9,13 @@ from mmts.losses.fused.tiles import KnownGradients, UnitSides, add_exponentials_
 
 
 def contrast_in_tiles(
-    x: Tensor, y: Tensor, tau: Tensor, extend: Callable[[Tensor], Tensor], positives: Tensor | None, queries: slice
+    x: Tensor,
+    y: Tensor,
+    tau: Tensor,
+    extend: Callable[[Tensor], Tensor],
+    log_added: Tensor | float | None,
+    positives: Tensor | None,
+    queries: slice,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the part of b queries of the loss, (), log S_i, sum_j w_ij d_ij and sum_j w_ij, (2, b) each.
 
@@ -28,8 +34,9 @@ def contrast_in_tiles(
             rows = tile.blocks[k]
             d = _exponents(s, own[rows], tau[k, rows], k, tile.view(for_d))
             add_exponentials_(top[k, rows], total[k, rows], d, k)
-    log_sums = torch.zeros_like(total)
-    log_sums[:, queries] = extend((total.log() + top)[:, queries])
+    log_sums = extend((total.log() + top)[:, queries])
+    log_divisors = torch.zeros_like(total)
+    log_divisors[:, queries] = with_added(log_sums, log_added)
     mean_exponents, weights = torch.zeros_like(total), torch.zeros_like(total)
     for tile in tiles(B, queries):
         s = tile.similarity(sides.x, sides.y, for_s)
@@ -37,7 +44,7 @@ def contrast_in_tiles(
         for k in tile.directions:
             rows = tile.blocks[k]
             d = _exponents(s, own[rows], tau[k, rows], k, tile.view(for_d))
-            w = torch.sub(d, along(log_sums[k, rows], k), out=tile.view(for_w[k])).exp_()
+            w = torch.sub(d, along(log_divisors[k, rows], k), out=tile.view(for_w[k])).exp_()
             tile.fill_positives(w, positives, 0.0)
             weights[k, rows] += w.sum(1 - k)
             mean_exponents[k, rows] += d.mul_(w).sum(1 - k)
@@ -47,7 +54,14 @@ def contrast_in_tiles(
     loss = (tau * mean_exponents).sum(dtype=torch.float64).to(tau.dtype) / B
     gradients = sides.gradients(weights.sum(dim=0), 1.0 / B)
     loss = KnownGradients.apply(loss, gradients, ("the fused contrast",), x, y)  # type: ignore[no-untyped-call]
-    return loss, log_sums[:, queries], mean_exponents[:, queries], weights[:, queries]
+    return loss, log_sums, mean_exponents[:, queries], weights[:, queries]
+
+
+def with_added(log_sums: Tensor, log_added: Tensor | float | None) -> Tensor:
+    """Return log(S + added) of log S, (2, b), and log added, () or (2, b)."""
+    if log_added is None:
+        return log_sums
+    return torch.logaddexp(log_sums, torch.as_tensor(log_added, dtype=log_sums.dtype, device=log_sums.device))
 
 
 def _exponents(s: Tensor, own: Tensor, tau: Tensor, axis: int, out: Tensor) -> Tensor:

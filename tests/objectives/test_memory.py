@@ -167,6 +167,23 @@ def test_tempnet_equals_its_loop_twin() -> None:
         assert output.log["temperature"].tolist() == pytest.approx([(a + b) / 2 for a, b in zip(*taus, strict=True)])
 
 
+def test_prototypes_start_at_the_first_batch_of_training_and_only_there() -> None:
+    objective = TempNet(MEDIA, SAMPLES, DIM, num_prototypes=3, prototypes="first_batch").double()
+    random = objective.media_net.prototypes.detach().clone()
+    objective.eval()(**batch(0))
+    assert torch.equal(objective.media_net.prototypes, random)
+    broken = batch(0)
+    broken["x"].data[3, 0] = math.nan
+    with pytest.raises(InputError, match=r"x\[3\]"):
+        objective.train()(**broken)
+    for step in (1, 2):
+        objective(**batch(step))
+    assert torch.equal(objective.media_net.prototypes, batch(1)["y"][:3])
+    assert torch.equal(objective.text_net.prototypes, batch(1)["x"][:3])
+    with pytest.raises(InputError, match="the first batch has 4 pairs for 5 prototypes to start at"):
+        TempNet(MEDIA, SAMPLES, DIM, num_prototypes=5, prototypes="first_batch")(**batch(0))
+
+
 def test_the_temperature_net_passes_gradcheck_over_all_its_parameters() -> None:
     torch.manual_seed(0)
     net = TemperatureNet(DIM, num_prototypes=3, low=0.01, high=0.5, dropout=0.0, scale=0.3).double()
@@ -238,10 +255,11 @@ def objectives() -> list[Objective]:
         ISogCLR(MEDIA, SAMPLES, low=0.05, high=0.3, start=0.1, rho=0.5),
         FastCLIP(MEDIA, SAMPLES),
         TempNet(MEDIA, SAMPLES, DIM, num_prototypes=3),
+        TempNet(MEDIA, SAMPLES, DIM, num_prototypes=3, prototypes="first_batch"),
     ]
 
 
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(len(objectives())))
 def test_a_run_goes_on_from_its_saved_state_as_if_never_stopped(which: int) -> None:
     whole, stopped, resumed = (objectives()[which] for _ in range(3))
     for each in (whole, stopped):
@@ -260,7 +278,7 @@ def test_a_run_goes_on_from_its_saved_state_as_if_never_stopped(which: int) -> N
     torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(len(objectives())))
 def test_state_changes_in_training_only_and_only_in_the_rows_of_the_batch(which: int) -> None:
     objective = objectives()[which]
     for _ in run(objective, 0, 3):
@@ -274,6 +292,8 @@ def test_state_changes_in_training_only_and_only_in_the_rows_of_the_batch(which:
     objective.train()
     objective(**inputs)
     for name, each in objective.named_buffers():
+        if name == "started":
+            continue
         size, rows = (MEDIA, inputs["media_index"]) if "media" in name else (SAMPLES, inputs["index"])
         other = torch.ones(size, dtype=torch.bool).index_fill(0, rows, False)
         assert torch.equal(each[other], before[name][other])
@@ -281,7 +301,7 @@ def test_state_changes_in_training_only_and_only_in_the_rows_of_the_batch(which:
             assert not torch.isclose(each[~other], before[name][~other]).any()
 
 
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(len(objectives())))
 def test_a_batch_without_negatives_has_no_pull_and_leaves_no_trace(which: int) -> None:
     objective = objectives()[which]
     for _ in run(objective, 0, 3):
@@ -316,7 +336,7 @@ def test_the_order_of_the_batch_does_not_matter(which: int) -> None:
         torch.testing.assert_close(one.state_dict(), other.state_dict())
 
 
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(len(objectives())))
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_narrow_embeddings_are_computed_in_float32_under_autocast_too(which: int, dtype: torch.dtype) -> None:
     narrow, wide = objectives()[which].eval(), objectives()[which].eval()
@@ -405,7 +425,7 @@ def test_fastclips_temperature_moves_the_same_way_and_stays_in_bounds() -> None:
 
 
 def test_the_parameters_that_learn_at_a_rate_of_their_own() -> None:
-    sogclr, isogclr, fastclip, tempnet = objectives()
+    sogclr, isogclr, fastclip, tempnet, _ = objectives()
     assert sogclr.learning_rates() == isogclr.learning_rates() == {}
     assert not [*sogclr.parameters(), *isogclr.parameters()]
     assert fastclip.learning_rates() == {"temperature.log_value": 2e-4}
@@ -449,7 +469,8 @@ def test_what_cannot_be_right_is_an_error() -> None:
             ISogCLR(**{"num_media": 2, "num_captions": 2} | arguments)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="Learned, whose log_value would never move"):
         SogCLR(2, 2, Learned())
-    for arguments in ({"width": 0}, {"num_prototypes": 0}, {"rho": -1.0}, {"low": 0.1}, {"dropout": 1.0}):
+    wrong = [{"width": 0}, {"num_prototypes": 0}, {"rho": -1.0}, {"low": 0.1}, {"dropout": 1.0}]
+    for arguments in (*wrong, {"prototypes": "x"}, {"rate_decay": 1.1}, {"rate_decay": 0.9, "learning_rate": None}):
         with pytest.raises(InputError, match=next(iter(arguments))):
             TempNet(**{"num_media": 2, "num_captions": 2, "width": 2} | arguments)  # type: ignore[arg-type]
     for arguments in ({"rho": 0.0}, {"learning_rate": 0.0}, {"start": 2.0}, {"tau_gradient": "other"}):
@@ -462,6 +483,7 @@ def test_a_wrong_batch_is_an_error_that_names_the_row_and_leaves_the_memory_alon
     broken = inputs["x"].detach().clone()
     broken[2, 1] = math.nan
     for objective in objectives():
+        objective(**inputs)  # TempNet's prototypes start
         before = {name: each.clone() for name, each in objective.state_dict().items()}
         for wrong, message in (
             ({"index": torch.tensor([0, 1, 2, 9])}, r"^index\[3\] is 9; it must lie in 0..8"),

@@ -36,6 +36,7 @@ CASES: dict[str, Callable[[], Objective]] = {
     "isogclr": lambda: o.ISogCLR(N, N, start=0.05),
     "fastclip": lambda: o.FastCLIP(N, N),
     "tempnet": lambda: o.TempNet(N, N, D, num_prototypes=8, dropout=0.0),
+    "tempnet_started": lambda: o.TempNet(N, N, D, num_prototypes=8, dropout=0.0, prototypes="first_batch"),
 }
 PARTS = [slice(0, 2), slice(2, 3), slice(3, B)]
 

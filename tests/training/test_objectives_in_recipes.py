@@ -71,7 +71,10 @@ def test_losses_on_relevance_train_only_on_data_that_have_it(objective: str, tmp
         train(shapes_recipe(tmp_path / "other", f"objective={objective}"), tmp_path / "other" / "run")
 
 
-@pytest.mark.parametrize("loss", ["isogclr", "fastclip", "tempnet"])
+RELEASED_TEMPNET = "tempnet, num_prototypes: 8, prototypes: first_batch, rate_decay: 0.5, learning_rate: 0.01"
+
+
+@pytest.mark.parametrize("loss", ["isogclr", "fastclip", "tempnet", RELEASED_TEMPNET])
 def test_memory_survives_a_stop(loss: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Half of the media a step: two steps an epoch, and a checkpoint at its end.
     settings = [f"objective={{loss: {loss}}}", "train.batch_size=14", "train.steps=6", "data.max_media=28"]
@@ -104,6 +107,21 @@ def test_own_learning_rates_are_kept_and_do_not_decay() -> None:
     assert (len(matrices["params"]), len(rest["params"]), len(own["params"])) == (2, 1, 1)
     assert own["params"][0] is objective.temperature
     assert (own["own_rate"], own["weight_decay"]) == (2e-4, 0.0)
+
+
+def test_tempnets_learning_rate_decays_by_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = [f"objective={{loss: {RELEASED_TEMPNET}}}", "train.batch_size=14", "train.steps=6", "data.max_media=28"]
+    rates: list[float] = []
+    step = Trainer._train_step
+
+    def noting(self: Trainer, batch: object) -> object:
+        line = step(self, batch)  # type: ignore[arg-type]
+        rates.append(self.optimizer.param_groups[-1]["lr"])
+        return line
+
+    monkeypatch.setattr(Trainer, "_train_step", noting)
+    train(shapes_recipe(tmp_path, *settings), tmp_path / "run")
+    assert rates == [0.01, 0.01, 0.005, 0.005, 0.0025, 0.0025]
 
 
 def test_sogclr_refuses_rules_that_learn() -> None:

@@ -45,6 +45,9 @@ class Objective(nn.Module):
     uses_relevance: bool = False
     """Whether every batch must have `relevance`, which takes time to compute."""
 
+    rate_decay: float = 1.0
+    """By what `mmts train` multiplies the rates in `learning_rates` after each epoch."""
+
     splits_queries: bool = False
     """Whether `compute` returns the loss of `pairs.queries` alone. If False, it returns the whole batch's loss, with
     several processes too, and gets `positives` and `relevance` whole and dense."""

@@ -336,7 +336,7 @@ def temo(
 
 # Per row of state: b, the running maximum of 0 and every d seen, and S exp(-b), as the papers keep them.
 Memory = dict[int, tuple[float, float]]
-# Per query: log((S + eps) / |N|), the sum of w d, and the sum of w; None for a query without a negative.
+# Per query: log(S / |N| + eps), the sum of w d, and the sum of w; None for a query without a negative.
 Statistics = list[tuple[float, float, float] | None]
 
 
@@ -363,7 +363,7 @@ def contrast(
         b = max(b_before, *d.values())
         g = sum(math.exp(d[j] - b) for j in negatives)
         S = g if S_before is None else (1 - gamma) * S_before * math.exp(b_before - b) + gamma * g
-        divisor = S + eps * math.exp(-b)
+        divisor = S + len(negatives) * eps * math.exp(-b)
         w = {j: math.exp(d[j] - b) / divisor for j in negatives}
         for j in negatives:
             total = total + w[j] * (s[i][j] - s[i][i]) / B
@@ -374,6 +374,39 @@ def contrast(
         b = max(b for b, _ in results)
         memory[row] = (b, mean([S * math.exp(b_of_S - b) for b_of_S, S in results]))
     return total, statistics
+
+
+def nuclr(
+    memory: dict[int, float],
+    rows: Sequence[int],
+    s: Sequence[Sequence[Tensor]],
+    tau: Numbers,
+    positives: Tensor,
+    gamma: float,
+    zeta: Numbers,
+    xi: float,
+    N: int,
+) -> tuple[Tensor, list[float | None]]:  # 5.11
+    """Return the loss of one direction, and 1 - N mean_i p_ij of each candidate; `memory` holds S by row."""
+    total, B = ZERO, len(rows)
+    shares: list[list[float]] = [[] for _ in range(B)]
+    updates: dict[int, list[float]] = {}
+    for i in range(B):
+        negatives = negatives_of("x to y", i, B, positives)
+        if not negatives:
+            continue
+        e = {j: math.exp(((s[i][j] - s[i][i]).item() - zeta[j]) / tau[i]) for j in (i, *negatives)}
+        g = sum(e[j] for j in negatives)
+        S = g if rows[i] not in memory else (1 - gamma) * memory[rows[i]] + gamma * g
+        updates.setdefault(rows[i], []).append(S)
+        for j in negatives:
+            w = e[j] / (S + len(negatives) / (N - 1) * math.exp(-xi / tau[i]))
+            total = total + w * (s[i][j] - s[i][i]) / B
+        everything = (N - 1) * S / len(negatives) + e[i]  # of all N candidates
+        for j in (i, *negatives):
+            shares[j].append(e[j] / everything)
+    memory.update({row: mean(results) for row, results in updates.items()})
+    return total, [1 - N * mean(p) if p else None for p in shares]
 
 
 def isogclr_step(

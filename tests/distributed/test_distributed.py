@@ -72,6 +72,7 @@ RULES: dict[str, Callable[[], o.Objective]] = {
     "isogclr": lambda: o.ISogCLR(N, N, start=0.05),
     "fastclip": lambda: o.FastCLIP(N, N, learning_rate=1e-9),
     "own": Own,
+    "nuclr": lambda: o.NUCLR(N, N, SHIFTED, eta=0.01),
     "tempnet": lambda: o.TempNet(
         N, N, D, num_prototypes=8, dropout=0.0, learning_rate=1e-9, prototypes="first_batch", eps=1e-3
     ),

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from mmts.errors import InputError
-from mmts.objectives import FastCLIP, ISogCLR, Objective, SogCLR, TemperatureNet, TempNet
+from mmts.objectives import NUCLR, FastCLIP, ISogCLR, Objective, SogCLR, TemperatureNet, TempNet
 from mmts.objectives.fastclip import GAMMA, TauGradient
+from mmts.objectives.nuclr import ETA
 from mmts.policies import Fixed, Learned, Scheduled, Shifted
 from mmts.schedules import Constant, Cosine, Linear
 
@@ -167,6 +168,56 @@ def test_tempnet_equals_its_loop_twin() -> None:
         assert output.log["temperature"].tolist() == pytest.approx([(a + b) / 2 for a, b in zip(*taus, strict=True)])
 
 
+def test_nuclr_equals_its_loop_twin_at_every_step_of_a_run() -> None:
+    eta, ratio, theta = Cosine(0.0, 0.2, cycles=0.5), 0.5, 0.7
+    objective = NUCLR(MEDIA, SAMPLES, Shifted(Constant(0.0), SHIFT), 0.8, eta, ratio, theta, start=-0.0625).double()
+    memories: tuple[dict[int, float], dict[int, float]] = ({}, {})
+    zeta = {"media": [-0.0625] * MEDIA, "text": [-0.0625] * SAMPLES}
+    v: dict[str, dict[int, float]] = {"media": {}, "text": {}}
+    for inputs, output, gradients in run(objective):
+        s, P = reference.cosines(inputs["x"], inputs["y"]), inputs["positives"]
+        rows = {"media": inputs["media_index"].tolist(), "text": inputs["index"].tolist()}
+        tau = SHIFT[inputs["index"]].tolist()
+        slopes, wanted = {}, torch.zeros((), dtype=torch.float64)
+        for query, candidate, memory, rows_of_s, P_of_s in (
+            ("media", "text", memories[0], s, P),
+            ("text", "media", memories[1], list(zip(*s, strict=True)), P.T),
+        ):
+            of_candidates = [zeta[candidate][row] for row in rows[candidate]]
+            xi = max(0.0, *zeta[candidate])
+            loss, slopes[candidate] = reference.nuclr(
+                memory, rows[query], rows_of_s, tau, P_of_s, 0.8, of_candidates, xi, SAMPLES
+            )
+            wanted = wanted + loss
+        assert_same(output.loss, gradients, wanted, inputs)
+        for side, step in (("media", ratio * eta(inputs["progress"])), ("text", eta(inputs["progress"]))):
+            for row in set(rows[side]):
+                new = [g for r, g in zip(rows[side], slopes[side], strict=True) if r == row and g is not None]
+                if new:
+                    g = reference.mean(new)
+                    v[side][row] = (1 - theta) * v[side].get(row, g) + theta * g
+                    zeta[side][row] -= step * v[side][row]
+        assert objective.zeta_text.tolist() == pytest.approx(zeta["text"], rel=1e-9)
+        assert objective.zeta_media.tolist() == pytest.approx(zeta["media"], rel=1e-9)
+    assert max(zeta["text"]) > max(0.0, min(zeta["text"])) + 0.1  # xi has left 0, and the popularities have parted
+
+
+def test_nuclrs_popularity_rises_for_a_candidate_that_all_queries_are_near() -> None:
+    x = torch.eye(4) + 0.3
+    y = torch.eye(4)
+    y[2] = 1.0
+    objective = NUCLR(4, 4, 0.2, eta=0.01, media_ratio=1.0, start=0.0)
+    for _ in range(50):
+        objective(x, y, progress=0.5, index=torch.arange(4))
+    assert objective.zeta_text.argmax() == 2
+    assert objective.zeta_text[2] > 0 > objective.zeta_text[0]
+    fixed = NUCLR(4, 4, 0.2)  # the published rate is 0 at first
+    fixed(x, y, progress=0.1, index=torch.arange(4))
+    assert fixed.zeta_text.tolist() == pytest.approx([-0.05] * 4)
+    assert [ETA(p) for p in (0.1, 1 / 6, 1.0)] == pytest.approx([0, 5e-6, 0], abs=1e-15)
+    assert ETA(0.5) == pytest.approx(ETA(0.5 - 1e-9) / 10, rel=1e-6)
+
+
 def test_prototypes_start_at_the_first_batch_of_training_and_only_there() -> None:
     objective = TempNet(MEDIA, SAMPLES, DIM, num_prototypes=3, prototypes="first_batch").double()
     random = objective.media_net.prototypes.detach().clone()
@@ -255,6 +306,7 @@ def objectives() -> list[Objective]:
         ISogCLR(MEDIA, SAMPLES, low=0.05, high=0.3, start=0.1, rho=0.5),
         FastCLIP(MEDIA, SAMPLES),
         TempNet(MEDIA, SAMPLES, DIM, num_prototypes=3),
+        NUCLR(MEDIA, SAMPLES, 0.2, eta=0.01),
         TempNet(MEDIA, SAMPLES, DIM, num_prototypes=3, prototypes="first_batch"),
     ]
 
@@ -317,7 +369,7 @@ def test_a_batch_without_negatives_has_no_pull_and_leaves_no_trace(which: int) -
     torch.testing.assert_close(dict(objective.state_dict()), before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(5))
 def test_the_order_of_the_batch_does_not_matter(which: int) -> None:
     one, other = objectives()[which].double(), objectives()[which].double()
     one.load_state_dict(other.state_dict())
@@ -425,8 +477,8 @@ def test_fastclips_temperature_moves_the_same_way_and_stays_in_bounds() -> None:
 
 
 def test_the_parameters_that_learn_at_a_rate_of_their_own() -> None:
-    sogclr, isogclr, fastclip, tempnet, _ = objectives()
-    assert sogclr.learning_rates() == isogclr.learning_rates() == {}
+    sogclr, isogclr, fastclip, tempnet, nuclr, _ = objectives()
+    assert sogclr.learning_rates() == isogclr.learning_rates() == nuclr.learning_rates() == {}
     assert not [*sogclr.parameters(), *isogclr.parameters()]
     assert fastclip.learning_rates() == {"temperature.log_value": 2e-4}
     for objective in (fastclip, tempnet):
@@ -469,6 +521,16 @@ def test_what_cannot_be_right_is_an_error() -> None:
             ISogCLR(**{"num_media": 2, "num_captions": 2} | arguments)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="Learned, whose log_value would never move"):
         SogCLR(2, 2, Learned())
+    for arguments, message in (
+        ({"eta": -0.1}, "eta is -0.1"),
+        ({"theta": 0.0}, "theta is 0"),
+        ({"media_ratio": -1.0}, "media_ratio is -1"),
+        ({"start": math.inf}, "start is inf"),
+        ({"num_captions": 1, "num_media": 1}, "num_captions is 1"),
+        ({"temperature": Learned()}, "NUCLR: temperature is Learned"),
+    ):
+        with pytest.raises(InputError, match=message):
+            NUCLR(**{"num_media": 2, "num_captions": 2, "temperature": 0.1} | arguments)  # type: ignore[arg-type]
     wrong = [{"width": 0}, {"num_prototypes": 0}, {"rho": -1.0}, {"low": 0.1}, {"dropout": 1.0}]
     for arguments in (*wrong, {"prototypes": "x"}, {"rate_decay": 1.1}, {"rate_decay": 0.9, "learning_rate": None}):
         with pytest.raises(InputError, match=next(iter(arguments))):

@@ -16,7 +16,7 @@ from mmts.training.optimizer import parameter_groups
 from mmts.training.run import train
 from mmts.training.trainer import Trainer
 
-LOSSES = ["reweighted_info_nce", "temo", "siglip", "sogclr", "isogclr", "fastclip", "tempnet"]
+LOSSES = ["reweighted_info_nce", "temo", "siglip", "sogclr", "isogclr", "fastclip", "tempnet", "nuclr"]
 RULES = [
     "{rule: macl}",
     "{rule: dystress}",
@@ -31,6 +31,7 @@ COMPOSITIONS = [
     "{loss: max_margin, margin: {rule: shifted, scale: rank}}",
     "{loss: sogclr, temperature: {rule: shifted, scale: log}, gamma: 0.9}",
     "{loss: sogclr, gamma: {kind: cosine, low: 0.2, high: 1.0, cycles: 0.5}}",
+    "{loss: nuclr, temperature: {rule: shifted}, eta: 1.0e-3}",
     "{loss: isogclr, rho: 4, high: {kind: linear, start: 0.1, end: 0.05}}",
 ]
 
@@ -74,7 +75,7 @@ def test_losses_on_relevance_train_only_on_data_that_have_it(objective: str, tmp
 RELEASED_TEMPNET = "tempnet, num_prototypes: 8, prototypes: first_batch, rate_decay: 0.5, learning_rate: 0.01"
 
 
-@pytest.mark.parametrize("loss", ["isogclr", "fastclip", "tempnet", RELEASED_TEMPNET])
+@pytest.mark.parametrize("loss", ["isogclr", "fastclip", "tempnet", RELEASED_TEMPNET, "nuclr, eta: 0.001"])
 def test_memory_survives_a_stop(loss: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Half of the media a step: two steps an epoch, and a checkpoint at its end.
     settings = [f"objective={{loss: {loss}}}", "train.batch_size=14", "train.steps=6", "data.max_media=28"]

@@ -4,6 +4,7 @@ from mmts.objectives.base import Objective, ObjectiveOutput, Pairs, policy_value
 from mmts.objectives.fastclip import FastCLIP
 from mmts.objectives.info_nce import DecoupledInfoNCE, InfoNCE, MultiPositiveInfoNCE, ReweightedInfoNCE
 from mmts.objectives.max_margin import MaxMargin
+from mmts.objectives.nuclr import NUCLR
 from mmts.objectives.siglip import SigLIP
 from mmts.objectives.sms import SMS
 from mmts.objectives.sogclr import ISogCLR, SogCLR
@@ -23,10 +24,12 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "isogclr": ISogCLR,
     "fastclip": FastCLIP,
     "tempnet": TempNet,
+    "nuclr": NUCLR,
 }
 """The objectives by their names in recipes (`loss`)."""
 
 __all__ = [
+    "NUCLR",
     "OBJECTIVES",
     "SMS",
     "DecoupledInfoNCE",

@@ -56,7 +56,8 @@ class Objective(nn.Module):
         """Return the queries' part of the batch's loss, and tensors to log.
 
         A tensor (b,) has one value per query and is gathered from all processes; "weight", the pull of the loss on each
-        positive pair, is then divided by the batch's mean. Names that begin with "_" are for `remember` only.
+        positive pair, is then divided by the batch's mean. Names that begin with "_" are for `remember` only; of those
+        that begin with "_sum_", the values of all processes are added up.
         """
         raise NotImplementedError
 

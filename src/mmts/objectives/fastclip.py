@@ -31,7 +31,7 @@ class FastCLIP(ObjectiveWithMemory):
     learning_rate: the temperature's own (see `learning_rates`); None takes the model's.
     low: lower bound of the temperature.
     high: upper bound.
-    eps: is added to each S_i in w and in log u_i, as in SogCLR.
+    eps: is added to u_i in w and in log u_i, as in SogCLR.
     tau_gradient: "half", that of L above; "printed", twice that, as equation 10 has it; or "released", that of the
         released code, in which only one of its two parts is doubled (5.7).
 

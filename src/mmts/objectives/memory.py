@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,18 +81,21 @@ class ObjectiveWithMemory(Objective):
         media_index = pairs.index if pairs.media_index is None else pairs.media_index
         return media_index.to(device, torch.int64), pairs.index.to(device, torch.int64)
 
-    def contrast(self, x: Tensor, y: Tensor, temperatures: tuple[Tensor, Tensor], pairs: Pairs) -> Contrast:
-        """Contrast media with texts and texts with media, each at its own temperatures, () or (B,)."""
+    def contrast(
+        self, x: Tensor, y: Tensor, temperatures: tuple[Tensor, Tensor], pairs: Pairs, **more: Any
+    ) -> Contrast:
+        """Contrast media with texts and texts with media, each at its own temperatures, () or (B,).
+
+        more: options of `mmts.losses.contrast.contrast`.
+        """
         rows, gamma = self.rows(pairs), self.gamma(pairs.progress)
 
         def extend(log_sums: Tensor) -> Tensor:
             sides = zip((self.media_sum, self.text_sum), log_sums, rows, strict=True)
             return torch.stack([side.extended(new, row[pairs.queries], gamma) for side, new, row in sides])
 
-        log_added = math.log(self.eps) if self.eps else None
-        return contrast(
-            x, y, temperatures, extend, log_added=log_added, positives=pairs.positives, queries=pairs.queries
-        )
+        options = {"log_added": math.log(self.eps) if self.eps else None, **more}
+        return contrast(x, y, temperatures, extend, positives=pairs.positives, queries=pairs.queries, **options)
 
     def log(self, temperature: Tensor, result: Contrast, **more: Tensor) -> dict[str, Tensor]:
         """Return what `compute` logs: the temperature, the pull on each positive pair (5.5), and what to remember.

@@ -30,7 +30,7 @@ class SogCLR(ObjectiveWithMemory):
         temperature): SogCLR with an MM-TS policy is SogCLR(..., Shifted(...)).
     num_media, num_captions: M and N of training; state is kept for each, in buffers.
     gamma: weight of the new in the moving sum, in (0, 1], a number or a schedule of progress; 1 forgets the past.
-    eps: is added to each S_i in w, but not in the state; released code has one, the algorithm none.
+    eps: is added to each mean over negatives S_i / |N_i| in w, not in the state; released code has one, papers none.
 
     Extra positives are not negatives; a row without a negative (B = 1) has loss 0 and leaves its state unchanged.
     Without media_index every sample has its own medium. State changes in training mode only. Logs "temperature" and
@@ -55,9 +55,10 @@ class SogCLR(ObjectiveWithMemory):
         self.temperature = Fixed(temperature) if isinstance(temperature, int | float) else temperature
         trains = [name for name, value in self.temperature.named_parameters() if value.requires_grad]
         if trains:
+            policy = type(self.temperature).__name__
             raise InputError(
-                f"SogCLR: temperature is {type(self.temperature).__name__}, whose {trains[0]} would never move: this "
-                "loss has no gradient for it; take FastCLIP or ISogCLR, or a policy with nothing to train"
+                f"{type(self).__name__}: temperature is {policy}, whose {trains[0]} would never move: this loss has no "
+                "gradient for it; take FastCLIP or ISogCLR, or a policy with nothing to train"
             )
 
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
@@ -85,7 +86,7 @@ class ISogCLR(ObjectiveWithMemory):
     high: upper bound, likewise; 0 < low <= high throughout. A temperature outside the current bounds is clamped before
         it is used.
     start: where all temperatures start, in [low, high].
-    eps: is added to each S_i in w and in log S_i, as in SogCLR.
+    eps: is added to S_i / (B - 1) in w and in its logarithm, as in SogCLR.
 
     rho, beta and high are those of TempNet's repository, which came later; iSogCLR's own release has rho 6, beta .9 and
     high 1. The rest is as in SogCLR. Buffers tau_media, u_media (M,) and tau_text, u_text (N,) hold the temperatures

@@ -66,7 +66,7 @@ class TempNet(ObjectiveWithMemory):
     high: upper bound.
     dropout: on the networks' hidden layer.
     learning_rate: the networks' own (see `learning_rates`); None takes the model's.
-    eps: is added to each S_i in w and in log S_i, as in SogCLR.
+    eps: is added to S_i / (B - 1) in w and in its logarithm, as in SogCLR.
     prototypes: where prototypes start: "random", or, as in released code, "first_batch", the first num_prototypes
         embeddings of the other modality in the first batch in training mode.
     rate_decay: by what `mmts train` multiplies the networks' learning_rate after each epoch; released code has .9.

@@ -341,6 +341,33 @@ def doctor(as_json: Json = False) -> None:
 
 
 @app.command()
+def embed(
+    path: Annotated[Path | None, typer.Argument(metavar="DATA", help=_HELP_DATA)] = None,
+    model: Annotated[str | None, typer.Option(help="A run, or a pretrained model (docs/pretrained.md).")] = None,
+    side: Annotated[str, typer.Option(metavar="text|media", help="What to embed.")] = "text",
+    out: Annotated[Path | None, typer.Option(help="Folder of the parts.")] = None,
+    part: Annotated[str | None, typer.Option(metavar="I/N", help="Compute the I-th of N shares of the parts.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows per part.")] = 16_384,
+    split: Annotated[str | None, typer.Option(help="Use only this split (default: all samples).")] = None,
+    columns: Columns = None,
+    join: Annotated[Path | None, typer.Option(metavar="DIR", help="Only check that DIR is whole.")] = None,
+    quiet: Quiet = False,
+    trust_code: TrustCode = False,
+) -> None:
+    """Embed captions or media in parts, which several processes can share."""
+    from mmts.cluster import embed as parts
+    from mmts.recipe.recipe import parse_columns
+
+    if join is not None:
+        parts.join(join)
+        return
+    if path is None or model is None or out is None:
+        raise RecipeError("DATA, --model and --out must be given: mmts embed DATA --model MODEL --out DIR")
+    names = parse_columns(columns)
+    parts.embed(path, model, side, out, part=part, split_name=split, columns=names, rows_per_part=rows)
+
+
+@app.command()
 def index(
     run: Run,
     path: Annotated[Path, typer.Argument(help="A folder of images or videos, or any data: see docs/datasets.md.")],

@@ -6,7 +6,7 @@ twin into the section of its number.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import torch
@@ -69,6 +69,53 @@ def neighbour_counts(rows: Sequence[Numbers], k: int) -> list[int]:  # 2.5
     s = [[sum(a * b for a, b in zip(rows[i], rows[j], strict=True)) for j in range(N)] for i in range(N)]
     radius = median([sorted((s[i][j] for j in range(N) if j != i), reverse=True)[k - 1] for i in range(N)])
     return [sum(1 for j in range(N) if j == i or s[i][j] >= radius - 1e-6) for i in range(N)]
+
+
+def distant_rows(  # 2.7
+    rows: Sequence[Numbers], weights: Numbers, K: int, tries: int, uniform: Iterator[float]
+) -> list[int]:
+    """The chosen rows; `uniform` gives the random numbers in [0, 1), one for each row drawn."""
+
+    def square(i: int, c: int) -> float:
+        return sum((a - b) ** 2 for a, b in zip(rows[i], rows[c], strict=True))
+
+    def draw(shares: Numbers) -> int:
+        left = next(uniform) * sum(shares)
+        for i, share in enumerate(shares):
+            left -= share
+            if left < 0:
+                return i
+        raise AssertionError
+
+    chosen = [draw(weights)]
+    for _ in range(K - 1):
+        D = [min(square(i, c) for c in chosen) for i in range(len(rows))]
+        drawn = [draw([w * d for w, d in zip(weights, D, strict=True)]) for _ in range(tries)]
+        costs = [sum(w * min(D[i], square(i, c)) for i, w in enumerate(weights)) for c in drawn]
+        chosen.append(drawn[costs.index(min(costs))])
+    return chosen
+
+
+def group_of_size(n: int, of_samples: Sequence[int]) -> int:  # 2.4, of samples whose concept has these sizes
+    larger = sum(1 for other in of_samples if other > n)
+    return 0 if 3 * larger < len(of_samples) else 1 if 3 * larger < 2 * len(of_samples) else 2
+
+
+def size_of_several(sizes: Sequence[int], of: str) -> int:  # 2.8
+    if of == "mean":
+        return math.floor(sum(sizes) / len(sizes) + 0.5)
+    return min(sizes) if of == "rarest" else max(sizes)
+
+
+def padded(text: str) -> str:  # 2.9
+    for mark in ',.;:?!`()[]{}"“”':
+        text = text.replace(mark, f" {mark} ")
+    return " " + " ".join(text.lower().split()) + " "
+
+
+def entries_in(caption: str, entries: Sequence[str]) -> set[str]:  # 2.9
+    known = [padded(entry) for entry in entries]
+    return {entry.strip() for entry in known if entry.strip() and entry in padded(caption)}
 
 
 # 3. Values: temperatures and margins ----------------------------------------------------------------------------------
@@ -432,12 +479,18 @@ def temo(
 
 # Per row of state: b, the running maximum of 0 and every d seen, and S exp(-b), as the papers keep them.
 Memory = dict[int, tuple[float, float]]
-# Per query: log(S / |N|), the sum of w d, and the sum of w; None for a query without a negative.
+# Per query: log(S / |N| + eps), the sum of w d, and the sum of w; None for a query without a negative.
 Statistics = list[tuple[float, float, float] | None]
 
 
 def contrast(
-    memory: Memory, rows: Sequence[int], s: Sequence[Sequence[Tensor]], tau: Numbers, positives: Tensor, gamma: float
+    memory: Memory,
+    rows: Sequence[int],
+    s: Sequence[Sequence[Tensor]],
+    tau: Numbers,
+    positives: Tensor,
+    gamma: float,
+    eps: float = 0.0,
 ) -> tuple[Tensor, Statistics]:  # 5.4, 5.5
     """Return the loss of one direction and its queries' statistics; update `memory`, where query i has row rows[i]."""
     total, B = ZERO, len(rows)
@@ -453,15 +506,50 @@ def contrast(
         b = max(b_before, *d.values())
         g = sum(math.exp(d[j] - b) for j in negatives)
         S = g if S_before is None else (1 - gamma) * S_before * math.exp(b_before - b) + gamma * g
-        w = {j: math.exp(d[j] - b) / S for j in negatives}
+        divisor = S + len(negatives) * eps * math.exp(-b)
+        w = {j: math.exp(d[j] - b) / divisor for j in negatives}
         for j in negatives:
             total = total + w[j] * (s[i][j] - s[i][i]) / B
-        statistics.append((math.log(S / len(negatives)) + b, sum(w[j] * d[j] for j in negatives), sum(w.values())))
+        log_mean = math.log(divisor / len(negatives)) + b
+        statistics.append((log_mean, sum(w[j] * d[j] for j in negatives), sum(w.values())))
         updates.setdefault(rows[i], []).append((b, S))
     for row, results in updates.items():  # a row that occurs several times in the batch keeps the mean
         b = max(b for b, _ in results)
         memory[row] = (b, mean([S * math.exp(b_of_S - b) for b_of_S, S in results]))
     return total, statistics
+
+
+def nuclr(
+    memory: dict[int, float],
+    rows: Sequence[int],
+    s: Sequence[Sequence[Tensor]],
+    tau: Numbers,
+    positives: Tensor,
+    gamma: float,
+    zeta: Numbers,
+    xi: float,
+    N: int,
+) -> tuple[Tensor, list[float | None]]:  # 5.11
+    """Return the loss of one direction, and 1 - N mean_i p_ij of each candidate; `memory` holds S by row."""
+    total, B = ZERO, len(rows)
+    shares: list[list[float]] = [[] for _ in range(B)]
+    updates: dict[int, list[float]] = {}
+    for i in range(B):
+        negatives = negatives_of("x to y", i, B, positives)
+        if not negatives:
+            continue
+        e = {j: math.exp(((s[i][j] - s[i][i]).item() - zeta[j]) / tau[i]) for j in (i, *negatives)}
+        g = sum(e[j] for j in negatives)
+        S = g if rows[i] not in memory else (1 - gamma) * memory[rows[i]] + gamma * g
+        updates.setdefault(rows[i], []).append(S)
+        for j in negatives:
+            w = e[j] / (S + len(negatives) / (N - 1) * math.exp(-xi / tau[i]))
+            total = total + w * (s[i][j] - s[i][i]) / B
+        everything = (N - 1) * S / len(negatives) + e[i]  # of all N candidates
+        for j in (i, *negatives):
+            shares[j].append(e[j] / everything)
+    memory.update({row: mean(results) for row, results in updates.items()})
+    return total, [1 - N * mean(p) if p else None for p in shares]
 
 
 def isogclr_step(

@@ -37,6 +37,7 @@ BUILT: dict[str, Objective] = {
     "ISogCLR": objectives.ISogCLR(B, B),
     "FastCLIP": objectives.FastCLIP(B, B),
     "TempNet": objectives.TempNet(B, B, D),
+    "NUCLR": objectives.NUCLR(B, B, SHIFTED),
 }
 
 

@@ -51,6 +51,8 @@ CASES: dict[str, Callable[[], Objective]] = {
     "isogclr": lambda: o.ISogCLR(N, N, start=0.05),
     "fastclip": lambda: o.FastCLIP(N, N),
     "tempnet": lambda: o.TempNet(N, N, D, num_prototypes=8, dropout=0.0),
+    "nuclr": lambda: o.NUCLR(N, N, SHIFTED, eta=0.01, media_ratio=0.5),
+    "tempnet_started": lambda: o.TempNet(N, N, D, num_prototypes=8, dropout=0.0, prototypes="first_batch"),
 }
 PARTS = [slice(0, 2), slice(2, 3), slice(3, B)]
 
@@ -83,8 +85,9 @@ def in_parts(objective: Objective, inputs: dict[str, Any]) -> tuple[Tensor, list
     parts = [objective.compute_part(inputs["x"], inputs["y"], pairs_of(inputs, queries)) for queries in PARTS]
     before, logs = [buffer.clone() for buffer in objective.buffers()], []
     for queries, (_, log) in zip(PARTS, parts, strict=True):
+        sums = {name: sum(part.log[name] for part in parts) for name in log if name.startswith("_sum_")}
         per_query = [name for name, value in log.items() if value.shape == (queries.stop - queries.start,)]
-        gathered = {name: torch.cat([part.log[name] for part in parts]) for name in per_query}
+        gathered = {name: torch.cat([part.log[name] for part in parts]) for name in per_query} | sums
         for buffer, value in zip(objective.buffers(), before, strict=True):
             buffer.copy_(value)  # each process does it, from where it was
         logs.append(objective.finish(pairs_of(inputs, queries), log | gathered))

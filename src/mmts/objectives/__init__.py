@@ -8,6 +8,7 @@ from mmts.objectives.hard_negative_info_nce import HardNegativeInfoNCE
 from mmts.objectives.info_nce import DecoupledInfoNCE, InfoNCE, MultiPositiveInfoNCE, ReweightedInfoNCE
 from mmts.objectives.max_margin import MaxMargin
 from mmts.objectives.no_temperature import NoTemperature
+from mmts.objectives.nuclr import NUCLR
 from mmts.objectives.prior import Prior
 from mmts.objectives.rince import RINCE
 from mmts.objectives.row_weights import RowWeights
@@ -35,10 +36,12 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "isogclr": ISogCLR,
     "fastclip": FastCLIP,
     "tempnet": TempNet,
+    "nuclr": NUCLR,
 }
 """The objectives by their names in recipes (`loss`)."""
 
 __all__ = [
+    "NUCLR",
     "OBJECTIVES",
     "RINCE",
     "SMS",

@@ -4,10 +4,11 @@ These are the sections `data`, `concepts`, `train` and `evaluation`.
 """
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import ConfigDict, Field, model_validator
 
+from mmts.concepts.members import Of
 from mmts.errors import nearest, plain
 from mmts.evaluation.measures import Measure
 from mmts.recipe.section import Section, Seed
@@ -26,6 +27,11 @@ class Augment(Section):
     """Mirror left and right half of the time; switch it off if text or direction matters."""
     color: float = Field(0.2, ge=0, le=1)
     """How far brightness, contrast and saturation may move."""
+    crop_ratio: Literal["picture", "pixels"] = "picture"
+    """What has a ratio between 3/4 and 4/3: the shares of the `picture` that a crop's sides have, or their `pixels`, as
+    in torchvision's RandomResizedCrop."""
+    randaugment: tuple[Annotated[int, Field(ge=1)], Annotated[float, Field(ge=0, le=10)]] | None = None
+    """RandAugment: how many of its ten operations, and their magnitude, such as `[2, 7]`."""
 
     @model_validator(mode="after")
     def _crops_something(self) -> "Augment":
@@ -107,6 +113,8 @@ class Data(Section):
     """Which of the data's splits are train, val and test, if they have other names: `{train: train2014}`."""
     columns: Columns = Columns()
     """Which columns of a table hold paths and captions, if their names are not the usual ones."""
+    val: Path | None = None
+    """Other data whose val split chooses the best checkpoint, in place of the data's own val."""
     relevance: Literal["text", "own", "graded"] = "text"
     """Which results are relevant in evaluation. `text`: every medium with the same caption string; `own`: only the
     caption's own medium, as in the published Flickr30K, COCO and YouCook2 protocols; `graded`: by the classes of verbs
@@ -131,15 +139,22 @@ class Data(Section):
 
 
 class Concepts(Section):
-    """Where a sample's concept comes from: clusters of the training captions, a label of its medium, or a file."""
+    """Where a sample's concepts come from: clusters of the training captions, words in them, a label of its medium, or
+    a file."""
 
-    source: Literal["captions", "label", "file"] = "captions"
-    """`captions`: cluster the training captions; `label`: use a label of the media; `file`: read concepts from
-    `file`."""
+    source: Literal["captions", "words", "label", "file"] = "captions"
+    """`captions`: cluster the training captions; `words`: the entries of `file` that a caption contains, or its own
+    frequent words; `label`: use a label of the media; `file`: read concepts from `file`."""
     label: str | None = None
     """The label to use, for `source: label`."""
     file: Path | None = None
-    """A file that `ConceptDistribution.save` wrote for the training captions, in their order."""
+    """A file that `ConceptDistribution.save` wrote for the training captions, in their order; for `source: words` a
+    text file with one entry, a word or several, per line."""
+    min_count: int = Field(5, ge=1)
+    """For `source: words` without `file`: a word is a concept if at least this many training captions contain it."""
+    of: Of = "rarest"
+    """Whose size counts for a sample with several concepts, by words or by a label that is a list: that of its
+    `rarest`, its `commonest`, or their `mean`."""
     num_concepts: int | Literal["auto"] = "auto"
     """Number of clusters; `auto` is min(200, distinct captions // 10), at least 2."""
     encoder: str = "minilm"
@@ -151,8 +166,8 @@ class Concepts(Section):
     def _source_is_named(self) -> "Concepts":
         if (self.source == "label") != (self.label is not None):
             raise ValueError("`label` names the label to use when `source` is label, and only then")
-        if (self.source == "file") != (self.file is not None):
-            raise ValueError("`file` names the file to read when `source` is file, and only then")
+        if (self.source == "file" and self.file is None) or (self.file and self.source not in ("file", "words")):
+            raise ValueError("`file` names the file to read when `source` is file or words, and only then")
         if isinstance(self.num_concepts, int) and self.num_concepts < 2:
             raise ValueError(f"num_concepts must be at least 2 or auto, not {self.num_concepts}")
         return self
@@ -172,7 +187,9 @@ class Train(Section):
     final_learning_rate: float = Field(0.0, ge=0)
     """Learning rate at the end."""
     warmup: float = Field(0.0, ge=0, lt=1)
-    """Share of training in which the learning rate rises from 0."""
+    """Share of training in which the learning rate rises in a straight line to `learning_rate`."""
+    warmup_learning_rate: float = Field(0.0, ge=0)
+    """Learning rate from which it rises."""
     weight_decay: float = Field(0.05, ge=0)
     """Weight decay of matrices; biases, norms and temperatures never decay."""
     ema: float | None = Field(None, gt=0, lt=1)
@@ -219,10 +236,11 @@ class Train(Section):
         for tracker in self.trackers:
             if tracker not in _TRACKERS:
                 raise ValueError(f"trackers: unknown tracker {tracker!r}; {nearest(tracker, _TRACKERS)}")
-        if self.final_learning_rate > self.learning_rate:
-            raise ValueError(
-                f"final_learning_rate {self.final_learning_rate} is larger than learning_rate {self.learning_rate}"
-            )
+        for name in ("warmup_learning_rate", "final_learning_rate"):
+            if (rate := getattr(self, name)) > self.learning_rate:
+                raise ValueError(f"{name} {rate} is larger than learning_rate {self.learning_rate}")
+        if self.warmup_learning_rate and not self.warmup:
+            raise ValueError("warmup_learning_rate is where a warm-up starts, and warmup is 0")
         return self
 
 

@@ -138,7 +138,7 @@ def _train(
     inputs = main_first(lambda: prepare_inputs(model, splits.train))
     evaluated: dict[str, Inputs] = {}  # filled on the main process, which evaluates
     once(lambda: evaluated.update(_evaluated_inputs(experiment, splits, by)))
-    evaluate = validation(experiment, evaluated) if splits.val is not None else None
+    evaluate = validation(experiment, evaluated, splits.val.name) if splits.val is not None else None
     model.drop_frozen()
 
     # The steps.

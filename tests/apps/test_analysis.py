@@ -52,6 +52,15 @@ def test_gini_is_the_mean_difference_of_all_pairs(sizes):
     assert gini(torch.tensor(sizes)) == pytest.approx(slow, abs=1e-9)
 
 
+def test_several_concepts_per_sample_are_counted(capsys):
+    analysis = analyze(CAPTIONS[:3], ConceptDistribution.from_labels([["cup", "red"], ["cup"], []]))
+    assert (analysis["concepts_per_sample"], analysis["no_concept"]) == (1, 1)
+    print_analysis(analysis)
+    assert re.search(r"concepts per sample +1\.00 +1 sample without one", capsys.readouterr().out)
+    print_analysis(analyze(CAPTIONS, ConceptDistribution.from_labels(LABELS)))
+    assert "per sample" not in capsys.readouterr().out
+
+
 def test_other_captions_are_refused():
     with pytest.raises(InputError, match="8 captions, but 9 samples"):
         analyze(CAPTIONS[1:], ConceptDistribution.from_labels(LABELS))

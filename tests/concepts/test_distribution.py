@@ -65,7 +65,7 @@ def test_tensors_arrays_and_scalars_are_values(labels):
         (torch.tensor([0.0, 1.0, math.nan]), "row 2 is NaN"),
         ([("a", np.nan)], "row 0 is NaN"),
         ([Decimal("nan")], "row 0 is NaN"),
-        (["a", ["b"]], "row 1 is a list"),
+        (["a", {"b"}], "row 1 is a set"),
         ([torch.zeros(2)], "row 0 is a tensor"),
         (torch.zeros(2, 2), r"shape \(2, 2\)"),
         ("abc", "one string"),

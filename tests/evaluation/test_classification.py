@@ -14,7 +14,7 @@ from tests_support import draw_shapes
 from training.test_start import from_pair
 
 from mmts.console import console
-from mmts.data.records import Medium, Split
+from mmts.data.records import Label, Medium, Split
 from mmts.errors import DataError, MmtsError, RecipeError
 from mmts.evaluation import run as evaluation
 from mmts.evaluation.class_results import ClassResults
@@ -37,9 +37,9 @@ from mmts.training.start import open_pair
 TEMPLATES = ("{}", "a photo of a {}.")
 
 
-def labeled(name: str, *values: str | None) -> Split:
+def labeled(name: str, *values: Label | None) -> Split:
     """Return a split of media with these values of the label `fruit`, two captions each."""
-    labels: list[dict[str, str]] = [{} if value is None else {"fruit": value} for value in values]
+    labels: list[dict[str, Label]] = [{} if value is None else {"fruit": value} for value in values]
     media = [Medium(f"{name}{i}", Path(f"{i}.png"), ("a", "b"), each) for i, each in enumerate(labels)]
     return Split(name, media)
 
@@ -62,6 +62,11 @@ def test_classes_are_the_values_of_train_and_of_the_judged_media() -> None:
     assert classes.prompts[4:] == ["plum tart", "a photo of a plum tart."]
 
 
+def test_a_list_of_one_value_is_that_class_and_an_empty_list_none() -> None:
+    classes = find_classes("fruit", TEMPLATES, labeled("train", ["fig"], []), labeled("test", ["kiwi"], [], "fig"))
+    assert (classes.names, classes.num_training, classes.target.tolist()) == (["fig", "kiwi"], [1, 0], [1, -1, 0])
+
+
 def test_train_may_lack_the_label() -> None:
     for train_split in (labeled("train", None), None):
         classes = find_classes("fruit", TEMPLATES, train_split, labeled("test", "fig"))
@@ -73,11 +78,12 @@ def test_train_may_lack_the_label() -> None:
     ("values", "says"),
     [
         ((None, None), "classify, test: the data has no label 'fruit'"),
+        (("fig", ["fig", "plum"]), "medium 'test1' has 2 values of fruit, 'fig', 'plum'; classification needs a label"),
         (("fig", " _"), "medium 'test1' has the fruit ' _', which no prompt can say"),
         (("star_fruit", "star fruit"), "fruit has the values 'star fruit' and 'star_fruit', which a prompt says alike"),
     ],
 )
-def test_labels_that_name_no_classes_are_refused(values: tuple[str | None, ...], says: str) -> None:
+def test_labels_that_name_no_classes_are_refused(values: tuple[Label | None, ...], says: str) -> None:
     with pytest.raises((RecipeError, DataError), match=says):
         find_classes("fruit", TEMPLATES, labeled("train", "fig"), labeled("test", *values))
 

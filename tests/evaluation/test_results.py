@@ -332,5 +332,21 @@ def test_values_with_few_queries_are_not_listed_among_the_extremes() -> None:
     assert extreme_classes(label, figures.get) == (["a"], ["b"])
 
 
+def test_a_label_of_several_values_divides_by_the_rarest_and_tells_every_value(tmp_path: Path) -> None:
+    judged = read_results([run_at(tmp_path / "a")]).groups[0].judged[0]
+    training = [*[["cup", "dog"]] * 4, *["cup"] * 4, ["vase", "cup"], [], None]
+    label = MediaLabel.of_media([["dog", "cup"], "cup", ["cup", "vase"], []], training)
+    assert label.training == {"cup": 9, "dog": 4, "vase": 1}
+    assert label.rarest == {"cup": 4, "dog": 4, "vase": 1}
+    assert label.groups().tolist() == [1, 0, 2, -1]
+    change_judgement(tmp_path / "a", labels={"type": json.loads(json.dumps(vars(label)))})
+    stored = read_results([tmp_path / "a"]).labels["type"]
+    assert stored == label
+    figures = figures_by_label(judged.sides, judged.owner, stored)
+    assert (figures["num_classes"], figures["num_unlabeled"]) == (3, 1)
+    assert {value: of["num_media"] for value, of in figures["classes"].items()} == {"cup": 3, "dog": 1, "vase": 1}
+    assert figures["groups"]["head"]["num_media"] == 1
+
+
 def test_a_value_that_training_lacks_is_tail() -> None:
     assert torch.equal(MediaLabel(["x", "cup", None], {"cup": 1}).groups(), torch.tensor([2, 0, -1]))

@@ -39,12 +39,20 @@ CASES: dict[str, Callable[[], Objective]] = {
     "siglip": lambda: o.SigLIP(p.DySTreSS()),
     "macl": lambda: o.ReweightedInfoNCE(p.MACL()),
     "reweighted": lambda: o.ReweightedInfoNCE(SHIFTED),
+    "dual_temperature": lambda: o.DualTemperature(p.Learned()),
+    "no_temperature": lambda: o.NoTemperature(label_smoothing=0.1),
+    "hard_negatives": lambda: o.HardNegativeInfoNCE(SHIFTED, tau_plus=0.1),
+    "hard_negative_pairs": lambda: o.HardNegativeInfoNCE(p.DySTreSS(), tau_plus=0.1),
+    "rince": lambda: o.RINCE(SHIFTED),
+    "cyclip": lambda: o.CyCLIP(SHIFTED, in_modal=0.5),
     "temo": lambda: o.TeMo(0.05, 0.1),
     "temo_with_gradient": lambda: o.TeMo(0.05, 0.1, detach=False),
     "sogclr": lambda: o.SogCLR(N, N, SHIFTED),
     "isogclr": lambda: o.ISogCLR(N, N, start=0.05),
     "fastclip": lambda: o.FastCLIP(N, N),
     "tempnet": lambda: o.TempNet(N, N, D, num_prototypes=8, dropout=0.0),
+    "nuclr": lambda: o.NUCLR(N, N, SHIFTED, eta=0.01, media_ratio=0.5),
+    "tempnet_started": lambda: o.TempNet(N, N, D, num_prototypes=8, dropout=0.0, prototypes="first_batch"),
 }
 PARTS = [slice(0, 2), slice(2, 3), slice(3, B)]
 
@@ -77,8 +85,9 @@ def in_parts(objective: Objective, inputs: dict[str, Any]) -> tuple[Tensor, list
     parts = [objective.compute_part(inputs["x"], inputs["y"], pairs_of(inputs, queries)) for queries in PARTS]
     before, logs = [buffer.clone() for buffer in objective.buffers()], []
     for queries, (_, log) in zip(PARTS, parts, strict=True):
+        sums = {name: sum(part.log[name] for part in parts) for name in log if name.startswith("_sum_")}
         per_query = [name for name, value in log.items() if value.shape == (queries.stop - queries.start,)]
-        gathered = {name: torch.cat([part.log[name] for part in parts]) for name in per_query}
+        gathered = {name: torch.cat([part.log[name] for part in parts]) for name in per_query} | sums
         for buffer, value in zip(objective.buffers(), before, strict=True):
             buffer.copy_(value)  # each process does it, from where it was
         logs.append(objective.finish(pairs_of(inputs, queries), log | gathered))

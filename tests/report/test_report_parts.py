@@ -92,10 +92,14 @@ def test_differences_by_part_are_those_of_the_figures(contents: Contents) -> Non
         assert gap.low <= gap.mean <= gap.high
 
 
-def test_curves_are_the_published_rule(contents: Contents) -> None:
-    lines, is_logged = value_curve(contents.groups[2], contents.distributions[2])
+SEVERAL = [["a", "b"], ["b"], ["b"], ["b", "c"], ["c", "d"], ["c"], ["e"], ["e", "a"]]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_curves_are_the_published_rule(contents: Contents, several: bool) -> None:
+    distribution = ConceptDistribution.from_labels(SEVERAL, "mean") if several else contents.distributions[2]
+    lines, is_logged = value_curve(contents.groups[2], distribution)
     assert not is_logged
-    distribution = contents.distributions[2]
     assert distribution is not None
     shift, groups = distribution.shift(0.05, 0.20), distribution.groups()
     assert [line.name for line in lines] == ["head", "mid", "tail"]
@@ -242,6 +246,13 @@ def test_a_long_tail_in_numbers(sizes: tuple[int, ...], median: float) -> None:
     assert tail.median == median
     assert tail.top_tenth_share == sizes[0] / sum(sizes)
     assert sum(group.samples for group in tail.groups.values()) == sum(sizes)
+
+
+def test_a_long_tail_of_several_concepts_per_sample() -> None:
+    tail = LongTail(ConceptDistribution.from_labels([["cup", "dog"], "cup", ["cup"], []]))
+    assert (tail.names, tail.sizes) == (("cup", "dog", "no concept"), (3, 1, 1))
+    assert (tail.num_samples, tail.top_tenth_share) == (4, 0.5)  # two have no rarer concept than cup
+    assert [group.samples for group in tail.groups.values()] == [2, 2, 0]
 
 
 def test_a_long_tail_of_many_concepts_is_one_shape_per_group() -> None:

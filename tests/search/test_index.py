@@ -17,7 +17,7 @@ from mmts.evaluation.run import evaluate
 from mmts.search import build, build_index, index_files, open_searcher
 from mmts.search.command import search
 from mmts.search.index_files import load_index
-from mmts.search.query import Encoder
+from mmts.training.encoder import Encoder
 
 
 def counts(output: str) -> str:
@@ -68,16 +68,20 @@ def test_copies_are_counted(run: Path, photos: Path, tmp_path: Path, capsys: pyt
     assert counts(capsys.readouterr().out).endswith("; 0 embedded; 3 are copies and share their embedding")
 
 
-def test_other_columns_become_labels(run: Path, tmp_path: Path) -> None:
+def test_other_columns_become_labels(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw_shapes(tmp_path / "shapes", 6)
-    table = "\n".join(f"images/{number}.png,shape {number},{number} EUR" for number in range(6))
+    table = "\n".join(f"images/{number}.png,shape {number},{number} EUR,\"['<a>', 'b']\"" for number in range(6))
     (tmp_path / "shapes" / "captions.jsonl").unlink()
-    (tmp_path / "shapes" / "table.csv").write_text(f"filepath,caption,price\n{table}\n")
+    (tmp_path / "shapes" / "table.csv").write_text(f"filepath,caption,price,tags\n{table}\n")
     build_index(run, tmp_path / "shapes" / "table.csv", tmp_path / "index")
     content = json.loads((tmp_path / "index" / "index.json").read_text())
-    assert [item["labels"] for item in content["items"]] == [{"price": f"{number} EUR"} for number in range(6)]
+    labels = [{"price": f"{number} EUR", "tags": ["<a>", "b"]} for number in range(6)]
+    assert [item["labels"] for item in content["items"]] == labels
     hit = open_searcher(run, tmp_path / "index").by_text("a bar", 1)[0]
     assert hit.to_json()["labels"] == hit.medium.labels == hit.item.labels != {}
+    search(run, "a bar", None, k=1, folder=tmp_path / "index", page=tmp_path / "page.html")
+    assert "EUR, tags: <a>, b\n" in capsys.readouterr().out
+    assert "tags: <bdi>&lt;a&gt;, b</bdi>" in (tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize("width", [40, 400])

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from mmts.concepts import ConceptDistribution
 from mmts.data.records import Medium, Split
-from mmts.errors import RecipeError
+from mmts.errors import MmtsError, RecipeError
 from mmts.recipe.recipe import load_recipe
 from mmts.recipe.section import validated
 from mmts.recipe.sections import Concepts
@@ -76,3 +77,36 @@ def test_a_file_of_embeddings_in_another_order_is_refused(tmp_path: Path, monkey
     ConceptDistribution.from_embeddings(lengths(captions)[::-1].copy(), 2, encoder=lengths).save(file)
     with pytest.raises(RecipeError, match=r"of 5 training captions only 1 are in the concept .* in another order"):
         build_distribution(from_file(file), split)
+
+
+def test_words_in_a_file_of_entries_and_in_the_captions_are_concepts(tmp_path: Path) -> None:
+    (tmp_path / "entries.txt").write_text("\ufeffShoe\n\n  red shoe \nboat\nshoe\n")
+    section = validated(Concepts, {"source": "words", "file": str(tmp_path / "entries.txt")}, "concepts")
+    found = build_distribution(section, TRAIN)
+    assert (found.names, found.sizes.tolist()) == (["red shoe", "shoe", "no concept"], [1, 3, 2])
+    assert found.labels.tolist() == [0, 1, 1, 2, 2]
+    assert torch.equal(concepts_of(section, found, TRAIN, of_media=True), found.labels)
+    mined = validated(Concepts, {"source": "words", "min_count": 2, "of": "commonest"}, "concepts")
+    assert build_distribution(mined, TRAIN).sizes.tolist() == [3, 2]
+    found.save(tmp_path / "concepts.npz")
+    assert torch.equal(build_distribution(from_file(tmp_path / "concepts.npz"), TRAIN).labels, found.labels)
+
+
+@pytest.mark.parametrize(
+    ("content", "section", "message"),
+    [
+        (None, {"file": "entries.txt"}, r"cannot read .*entries\.txt: No such file"),
+        (b" \n", {"file": "entries.txt"}, r"concepts\.file: .*entries\.txt is empty; it needs one word"),
+        (b"shoe\n\xff\n", {"file": "entries.txt"}, r"entries\.txt, line 2: byte 1 is not UTF-8"),
+        (b"boat\n", {"file": "entries.txt"}, r"concepts\.file: none of the 5 captions contains any of the 1 entries"),
+        (None, {"min_count": 9}, r"concepts\.min_count: none of the 5 captions .* words that 9 captions contain"),
+    ],
+)
+def test_unusable_entries_are_refused(
+    content: bytes | None, section: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path("entries.txt").write_bytes(content)
+    with pytest.raises(MmtsError, match=message):
+        build_distribution(validated(Concepts, {"source": "words", **section}, "concepts"), TRAIN)

@@ -37,7 +37,8 @@ def analyze(captions: Sequence[str], distribution: ConceptDistribution, *, empty
     """
     if len(captions) != len(distribution):
         raise InputError(f"there are {len(captions)} captions, but {len(distribution)} samples have a concept")
-    tail, distinct = LongTail(distribution), len(set(captions))
+    tail, distinct, members = LongTail(distribution), len(set(captions)), distribution.members
+    bare = distribution.num_bare
     named = list(zip(tail.names, tail.sizes, strict=True))
     return {
         "samples": len(captions),
@@ -45,6 +46,8 @@ def analyze(captions: Sequence[str], distribution: ConceptDistribution, *, empty
         "duplicates": len(captions) - distinct,
         "empty_captions": empty_captions,
         "concepts": len(named),
+        "concepts_per_sample": (len(distribution if members is None else members.ids) - bare) / len(captions),
+        "no_concept": bare,
         "largest": named[:_SHOWN],
         "smallest": named[::-1][:_SHOWN],
         "median_size": tail.median,
@@ -135,6 +138,9 @@ def print_analysis(analysis: Mapping[str, Any]) -> None:
     facts.add_row("distinct captions", f"{analysis['distinct_captions']:,}", repeats)
     facts.add_row("empty captions", f"{analysis['empty_captions']:,}", "left out" if analysis["empty_captions"] else "")
     facts.add_row("concepts", f"{analysis['concepts']:,}", sizes)
+    bare = f"{counted(analysis['no_concept'], 'sample')} without one" if analysis["no_concept"] else ""
+    if bare or analysis["concepts_per_sample"] != 1:
+        facts.add_row("concepts per sample", f"{analysis['concepts_per_sample']:.2f}", bare)
     facts.add_row("Gini coefficient", f"{analysis['gini']:.3f}", "of concept sizes; 0 if all sizes are equal")
     facts.add_row("largest 10 % of concepts", f"{analysis['top_tenth_share']:.1%}", "of the samples")
 

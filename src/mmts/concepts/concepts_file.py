@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mmts.concepts.encoders import EncoderName, TfidfEncoder, open_encoder
+from mmts.concepts.members import OF, Members
 from mmts.errors import DataError, InputError, MmtsError, first_line, quoted
 from mmts.files import atomic_write, why_missing
 
@@ -25,6 +26,9 @@ def write_concepts(path: str | Path, distribution: "ConceptDistribution") -> Non
     arrays: dict[str, Any] = {"labels": distribution.labels.numpy(), "sizes": distribution.sizes.numpy()}
     if keys is not None:
         meta["keys"] = [_encode_key(key) for key in keys]
+    if distribution.members is not None:
+        meta["of"] = distribution.of
+        arrays |= {name: value.numpy() for name, value in distribution.members._asdict().items()}
     if distribution.centroids is not None:
         arrays["centroids"] = distribution.centroids.numpy()
     if isinstance(encoder, TfidfEncoder):
@@ -50,6 +54,8 @@ def read_concepts(path: str | Path, encoder: EncoderName | None) -> dict[str, An
         _check_stored(arrays, meta, keys)
         fields: dict[str, Any] = {"names": meta["names"], "provenance": meta["provenance"], "keys": keys}
         fields |= {name: torch.from_numpy(arrays[name]) for name in ("labels", "sizes", "centroids") if name in arrays}
+        if "ids" in arrays:
+            fields |= {"members": _checked_members(arrays, meta["of"]), "of": meta["of"]}
         if encoder is not None:
             fields["encoder"] = open_encoder(encoder)
         elif "tfidf_vocabulary" in meta:
@@ -80,10 +86,31 @@ def _check_stored(arrays: dict[str, Any], meta: dict[str, Any], keys: list[Hasha
     named = isinstance(meta["names"], list) and len(meta["names"]) == K and (keys is None or len(keys) == K)
     if not named or not isinstance(meta["provenance"], dict):
         raise ValueError("every concept must have a name, and the distribution a source")
+    if (keys is None) == (centroids is None):
+        raise ValueError("concepts must be either of keys or of centroids")
     if centroids is not None:
         is_table = centroids.ndim == 2 and len(centroids) == K and centroids.dtype == np.float32
         if not is_table or not np.isfinite(centroids).all():
             raise ValueError("every concept must have a centroid of finite numbers")
+
+
+def _checked_members(arrays: dict[str, Any], of: Any) -> Members:
+    """Return the concepts of samples with several; raise ValueError if sizes or labels are not those of them."""
+    offsets, ids = arrays["offsets"], arrays["ids"]
+    N, K = len(arrays["labels"]), len(arrays["sizes"])
+    if of not in OF:
+        raise ValueError(f"the size of a sample must be that of one of {', '.join(OF)}")
+    if not all(array.ndim == 1 and array.dtype == np.int64 for array in (offsets, ids)) or len(offsets) != N + 1:
+        raise ValueError("the concepts of samples must be (N + 1,) offsets and ids, int64")
+    is_order = offsets[0] == 0 and offsets[-1] == len(ids) and bool((np.diff(offsets) > 0).all())
+    if not is_order or not 0 <= ids.min() <= ids.max() < K:
+        raise ValueError("every sample must have a concept, in [0, number of concepts)")
+    members, sizes = Members(*map(torch.from_numpy, (offsets, ids))), torch.from_numpy(arrays["sizes"])
+    if not torch.equal(torch.bincount(members.ids, minlength=K), sizes):
+        raise ValueError("the size of a concept must be the number of its samples")
+    if members.deciding(sizes, of).numpy().tolist() != arrays["labels"].tolist():
+        raise ValueError(f"the label of a sample must be its {of} concept")
+    return members
 
 
 def _encode_key(key: Hashable) -> list[Any]:

@@ -16,12 +16,16 @@ from mmts.concepts import encoders, kmeans
 from mmts.concepts.concepts_file import read_concepts, write_concepts
 from mmts.concepts.density import Scale, density_shift
 from mmts.concepts.encoders import Encoder, EncoderName, checked_captions, open_encoder
+from mmts.concepts.members import OF, Members, Of, size_groups
 from mmts.concepts.names import distinctive_words
+from mmts.concepts.words import frequent_words, matched_entries, tokens
 from mmts.console import errors
 from mmts.errors import InputError, check_rows
 from mmts.files import content_hash
 
 TAIL = 2
+NO_CONCEPT: tuple[()] = ()
+"""The key of the concept that all samples without one share."""
 GROUP_NAMES = ("head", "mid", "tail")
 
 
@@ -29,16 +33,18 @@ GROUP_NAMES = ("head", "mid", "tail")
 class ConceptDistribution:
     """The concepts of N training samples: K groups of them, from large to small.
 
-    Made by `from_labels`, `from_captions`, `from_embeddings`, `from_clusters`, `from_counts` or `load`.
+    Made by `from_labels`, `from_words`, `from_captions`, `from_embeddings`, `from_clusters`, `from_counts` or `load`.
 
     Attributes:
-        labels: (N,) int64, the concept of each sample.
+        labels: (N,) int64, the concept of each sample; of several, the one that decides its group.
         sizes: (K,) int64, the size of each concept, all positive.
         names: K readable names.
         provenance: Its source: kind, encoder, num_concepts, seed, hash of the captions, versions.
-        keys: The K labels or counts that the concepts were made of; None if concepts are clusters.
+        keys: The K labels, words or counts that the concepts were made of; None if concepts are clusters.
         centroids: (K, W) float32 of clusters of captions; None for labels and counts.
         encoder: What the centroids were made with; if None, `assign` opens it when it first needs it.
+        members: All concepts of each sample, if samples may have several; then sizes sum to more than N.
+        of: Whose size counts for a sample with several concepts: of its "rarest", its "commonest", or their "mean".
 
     >>> d = ConceptDistribution.from_labels(["cup", "cup", "cup", "lamp"])
     >>> d.sizes, d.counts
@@ -54,19 +60,56 @@ class ConceptDistribution:
     keys: list[Hashable] | None = None
     centroids: Tensor | None = None
     encoder: Encoder | None = None
+    members: Members | None = None
+    of: Of = "rarest"
 
     @classmethod
-    def from_labels(cls, labels: Iterable[Hashable]) -> "ConceptDistribution":
+    def from_labels(cls, labels: Iterable[Hashable | list[Any]], of: Of = "rarest") -> "ConceptDistribution":
         """Make one concept of each distinct label, numbered in the order in which they first appear.
 
         labels: (N,) any hashables; tensors, arrays and their scalars become Python values. Python's equality decides:
-        1, 1.0 and True are one label, "1" is another. Raises InputError without labels, or naming the row of one that
-        is NaN or cannot be hashed.
+        1, 1.0 and True are one label, "1" is another. A list holds the several labels of a sample, each counted once
+        (docs/method.md, 2.8); samples with an empty list share one concept, "no concept". of: whose size counts for a
+        sample with several: of its "rarest" label, its "commonest", or their "mean". Raises InputError without labels,
+        naming the row of one that is NaN or cannot be hashed, or for an unknown `of`.
 
         >>> ConceptDistribution.from_labels([3, 1, 3]).labels
         tensor([0, 1, 0])
+        >>> d = ConceptDistribution.from_labels([["cup", "dog"], ["dog"], []])
+        >>> d.names, d.sizes.tolist(), d.counts.tolist()
+        (['cup', 'dog', 'no concept'], [1, 2, 1], [1, 2, 1])
         """
-        return cls._from_keys("labels", _plain_values(labels, "labels"))
+        return cls._from_keys("labels", _plain_values(labels, "labels", lists=True), of)
+
+    @classmethod
+    def from_words(
+        cls, captions: Sequence[str], entries: Iterable[str] | None = None, *, min_count: int = 5, of: Of = "rarest"
+    ) -> "ConceptDistribution":
+        """Make one concept of each entry that a caption (N,) contains (docs/method.md, 2.9).
+
+        Captions that contain no entry share one concept, "no concept". entries: words, or several in a row; case does
+        not count. None takes the words of the captions themselves, except stop words, that are in at least `min_count`
+        captions. of: as in `from_labels`. Raises InputError without captions, naming the row of an empty one, or if no
+        caption contains an entry.
+
+        >>> d = ConceptDistribution.from_words(["A hot dog.", "a dog", "Dogs"], ["dog", "Hot dog"])
+        >>> d.names, d.sizes.tolist(), d.labels.tolist()
+        (['hot dog', 'dog', 'no concept'], [1, 2, 1], [0, 1, 2])
+
+        Source: MetaCLIP, arXiv 2309.16671, section 3.2.
+        """
+        captions = checked_captions(captions)
+        if entries is None:
+            known = frequent_words(captions, min_count)
+        else:
+            known = list(dict.fromkeys(" ".join(tokens(entry)) for entry in entries))
+        rows = matched_entries(captions, known)
+        if captions and not any(rows):
+            what = f"{len(known)} entries" if entries is not None else f"words that {min_count} captions contain"
+            raise InputError(f"none of the {len(captions)} captions contains any of the {what}")
+        made = cls._from_keys("words", rows, of)
+        made.provenance["captions_hash"] = content_hash(*captions)
+        return made
 
     @classmethod
     def from_counts(cls, counts: Iterable[int] | Tensor) -> "ConceptDistribution":
@@ -87,16 +130,25 @@ class ConceptDistribution:
         return cls._from_keys("counts", [int(n) for n in values])
 
     @classmethod
-    def _from_keys(cls, kind: str, values: Sequence[Hashable]) -> "ConceptDistribution":
+    def _from_keys(cls, kind: str, values: Sequence[Any], of: Of = "rarest") -> "ConceptDistribution":
         if not values:
             raise InputError(f"{kind} are empty: a distribution needs at least one sample")
-        keys = list(dict.fromkeys(values))
-        ids = {key: i for i, key in enumerate(keys)}
-        labels = torch.tensor([ids[value] for value in values])
-        sizes = torch.tensor(keys) if kind == "counts" else torch.bincount(labels)
-        names = [f"size {key}" if kind == "counts" else str(key) for key in keys]
+        if of not in OF:
+            raise InputError(f"of is {of!r}; it must be one of {', '.join(OF)}")
+        keys = list(dict.fromkeys(key for value in values for key in _keys_in(value)))
+        members, names = None, ["no concept" if key == NO_CONCEPT else str(key) for key in keys]
+        if any(isinstance(value, list) for value in values):
+            members = _members(values, keys)
+            sizes = torch.bincount(members.ids)
+            labels = members.deciding(sizes, of)
+        else:
+            ids = {key: i for i, key in enumerate(keys)}
+            labels = torch.tensor([ids[value] for value in values])
+            sizes = torch.bincount(labels)
+        if kind == "counts":
+            sizes, names = torch.tensor(keys), [f"size {key}" for key in keys]
         about = {"kind": kind, "num_concepts": len(keys), "num_samples": len(values), "versions": _versions()}
-        return cls(labels, sizes, names, about, keys=keys)
+        return cls(labels, sizes, names, about, keys=keys, members=members, of=of)
 
     @classmethod
     def from_captions(
@@ -226,8 +278,19 @@ class ConceptDistribution:
 
     @property
     def counts(self) -> Tensor:
-        """Return (N,) int64, the size of each sample's concept: sizes[labels]."""
+        """Return (N,) int64, the size of each sample's concept: sizes[labels], or with `of="mean"` the mean of several.
+
+        >>> ConceptDistribution.from_labels([["cup", "dog"], ["dog"], ["dog"]], of="mean").counts
+        tensor([2, 3, 3])
+        """
+        if self.members is not None and self.of == "mean":
+            return self.members.mean_size(self.sizes)
         return self.sizes[self.labels]
+
+    @property
+    def num_bare(self) -> int:
+        """Return the number of samples without a concept, which share one."""
+        return int(self.sizes[self.keys.index(NO_CONCEPT)]) if self.keys and NO_CONCEPT in self.keys else 0
 
     @property
     def num_concepts(self) -> int:
@@ -250,21 +313,29 @@ class ConceptDistribution:
 
         Source: MM-TS, arXiv 2603.08202 (linear).
         """
-        return density_shift(self.sizes, low, high, scale, exponent)[self.labels]
+        return density_shift(self.counts, low, high, scale, exponent)
 
-    def assign(self, items: Sequence[str] | Iterable[Hashable]) -> Tensor:
-        """Return the concept (Q,) int64 of Q new captions (nearest centroid) or labels (-1 if unknown).
+    @property
+    def takes_captions(self) -> bool:
+        """Return whether `assign` takes captions: concepts are clusters of them, or words in them."""
+        return self.keys is None or self.provenance.get("kind") == "words"
 
-        If concepts are clusters, `items` may also be embeddings of captions (Q, W). Raises InputError naming the row of
-        an empty caption or a NaN label, or if the encoder is gone or has changed.
+    def assign(self, items: Iterable[Hashable | list[Any]]) -> Tensor:
+        """Return the concept (Q,) int64 of Q new captions (nearest centroid, or words) or labels (-1 if unknown).
+
+        If concepts are clusters, `items` may also be embeddings of captions (Q, W). Of several labels or words the one
+        that `of` names decides; an unknown label is the rarest of all. Raises InputError naming the row of an empty
+        caption or a NaN label, or if the encoder is gone or has changed.
 
         >>> ConceptDistribution.from_labels(["cup", "lamp"]).assign(["lamp", "chair"])
         tensor([ 1, -1])
         """
         if self.keys is not None:
-            ids = {key: i for i, key in enumerate(self.keys)}
-            values = _plain_values(items, "labels")
-            return torch.tensor([ids.get(value, -1) for value in values], dtype=torch.int64)
+            if self.takes_captions:
+                values: list[Any] = matched_entries(checked_captions(items), self.keys)
+            else:
+                values = _plain_values(items, "labels", lists=True)
+            return _members(values, self.keys).deciding(self.sizes, self.of)
         assert self.centroids is not None
         if getattr(items, "ndim", 1) == 2:
             rows = np.asarray(items, np.float32)
@@ -288,11 +359,7 @@ class ConceptDistribution:
         >>> ConceptDistribution.from_labels(list("aaaabbbcc")).concept_groups()
         tensor([0, 1, 2])
         """
-        distinct, rank = torch.unique(self.sizes, return_inverse=True)
-        samples = torch.bincount(rank[self.labels], minlength=len(distinct))  # of each size, ascending
-        larger = (len(self) - samples.cumsum(0))[rank]
-        # Whole numbers: a share of exactly one third must not depend on rounding.
-        return (3 * larger >= len(self)).long() + (3 * larger >= 2 * len(self)).long()
+        return size_groups(self.sizes, self.sizes[self.labels])
 
     def groups(self) -> Tensor:
         """Return (N,) int64: the group of each sample's concept, as `concept_groups` defines it."""
@@ -383,15 +450,33 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _plain_values(values: Iterable[Any], what: str) -> list[Any]:
-    """Return hashable Python values of tensors, arrays and scalars; raise InputError naming the row of any other."""
+def _keys_in(value: Any) -> Sequence[Hashable]:
+    """Return the keys of a sample: those in a list, or the value itself."""
+    return (value or [NO_CONCEPT]) if isinstance(value, list) else (value,)
+
+
+def _members(values: Sequence[Any], keys: Sequence[Hashable]) -> Members:
+    """Return the concepts of samples by their keys, -1 for an unknown key."""
+    ids = {key: i for i, key in enumerate(keys)}
+    return Members.of_rows([[ids.get(key, -1) for key in _keys_in(value)] for value in values])
+
+
+def _plain_values(values: Iterable[Any], what: str, lists: bool = False) -> list[Any]:
+    """Return hashable Python values of tensors, arrays and scalars; raise InputError naming the row of any other.
+
+    lists: take a list of several values too, and return it with each value once.
+    """
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         kind = "one string" if isinstance(values, str | bytes) else type(values).__name__
         raise InputError(f"{what} are {kind}; they must be a sequence with one entry per sample")
     if (shape := getattr(values, "shape", None)) is not None and len(shape) != 1:
         raise InputError(f"{what} have shape {tuple(shape)}; they must have one dimension")
     items = values.tolist() if isinstance(values, Tensor | np.ndarray) else values
-    return [_plain(value, what, row) for row, value in enumerate(items)]
+    return [
+        list(dict.fromkeys(_plain(part, what, row) for part in value)) if lists and isinstance(value, list)
+        else _plain(value, what, row)
+        for row, value in enumerate(items)
+    ]  # fmt: skip
 
 
 def _plain(value: Any, what: str, row: int) -> Hashable:

@@ -25,6 +25,19 @@ _SAME_SPLIT = {
 }
 
 
+Label = str | list[str]
+"""A label of a medium: one value, or a list of several."""
+
+
+def values_of(label: Label | None) -> list[str]:
+    """Return the values of a label; none for a medium without it.
+
+    >>> values_of("cup"), values_of(["cup", "dog"]), values_of(None)
+    (['cup'], ['cup', 'dog'], [])
+    """
+    return [] if label is None else [label] if isinstance(label, str) else label
+
+
 @dataclass(frozen=True)
 class Medium:
     """One image or video with its captions.
@@ -32,13 +45,13 @@ class Medium:
     `path` is an image; a video file; a folder with a video's 15-second chunks (0.MP4, 15.MP4, ...) or its frames
     (frame_0000000001.jpg, ...); a .npy file of precomputed features; or a tar file, whose `member` is the byte offset
     and length of the image. `kind` is "image" or "video", also for features. `start` and `end` are the seconds of a
-    clip; `frames` is its first and last frame if `path` is a folder of frames.
+    clip; `frames` is its first and last frame if `path` is a folder of frames. A label with several values is a list.
     """
 
     id: str
     path: Path
     captions: tuple[str, ...]
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, Label] = field(default_factory=dict)
     split: str | None = None
     kind: str = "image"
     start: float | None = None

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmts.data.records import Split
-from mmts.errors import DataError, RecipeError, quoted
+from mmts.data.records import Medium, Split, values_of
+from mmts.errors import DataError, RecipeError, listed, quoted
 from mmts.files import why_missing
 from mmts.losses.normalize import unit
 from mmts.metrics import bootstrap_interval, mean_per_class, per_class_bootstrap_interval, top_classes
@@ -143,17 +143,18 @@ def read_prompts(file: Path | None, kind: str = "image") -> tuple[str, ...]:
 def find_classes(label: str, templates: Sequence[str], train: Split | None, split: Split) -> Classes:
     """Return the classes of a split's media: the values of the label that media of `train` or of the split have.
 
-    Raises RecipeError if no medium of the split has the label, and DataError naming a medium whose value is empty, or
-    two values that a prompt says alike.
+    Raises RecipeError if no medium of the split has the label, and DataError naming a medium with several values or an
+    empty one, or two values that a prompt says alike.
     """
-    values = media_label(split, label, f"classify, {split.name}")
+    media_label(split, label, f"classify, {split.name}")
     train_media = () if train is None else train.media
-    in_training = Counter(str(medium.labels[label]) for medium in train_media if label in medium.labels)
+    values = [_class_of(medium, label) for medium in split.media]
+    in_training = Counter(name for medium in train_media if (name := _class_of(medium, label)) is not None)
     names = sorted({*in_training, *(value for value in values if value is not None)})
     said: dict[str, str] = {}
     for name in names:
         if not spoken(name):
-            medium = next(medium for medium in (*split.media, *train_media) if medium.labels.get(label) == name)
+            medium = next(medium for medium in (*split.media, *train_media) if _class_of(medium, label) == name)
             raise DataError(f"classify: medium {medium.id!r} has the {label} {name!r}, which no prompt can say")
         if (other := said.setdefault(spoken(name), name)) != name:
             raise DataError(
@@ -163,6 +164,17 @@ def find_classes(label: str, templates: Sequence[str], train: Split | None, spli
     number = {name: at for at, name in enumerate(names)}
     target = torch.tensor([-1 if value is None else number[value] for value in values])
     return Classes(label, tuple(templates), names, [in_training[name] for name in names], target)
+
+
+def _class_of(medium: Medium, label: str) -> str | None:
+    """Return the one value of a label, None for a medium without one; raise DataError for a medium with several."""
+    values = values_of(medium.labels.get(label))
+    if len(values) > 1:
+        raise DataError(
+            f"classify: medium {medium.id!r} has {len(values)} values of {label}, {listed(values)}; classification "
+            "needs a label with one value per medium, and --label takes those with several"
+        )
+    return str(values[0]) if values else None
 
 
 def prompt_inputs(model: TwoTower, classes: Classes) -> Rows | Sequence[str]:

@@ -1,5 +1,6 @@
 """From the ranks of queries to the figures in metrics.json: of all queries, by group, by label and over folds."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmts.concepts.distribution import GROUP_NAMES, ConceptDistribution
-from mmts.data.records import Split
+from mmts.concepts.distribution import GROUP_NAMES
+from mmts.concepts.members import size_groups
+from mmts.data.records import Label, Split, values_of
 from mmts.evaluation.measures import CUTOFFS, GRADED
 from mmts.evaluation.rank import Relevance, Side, judge
 from mmts.metrics.ranks import hits
@@ -27,23 +29,47 @@ def recalls(query_ranks: Tensor) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class MediaLabel:
-    """A label of judged media: the value of each (M,), None if it has none, and training samples by value."""
+    """A label of judged media: the value or values of each (M,), None if it has none, and training samples by value.
 
-    values: Sequence[str | None]
+    rarest: training samples by the rarest of their values; None if each has one value.
+    """
+
+    values: Sequence[Label | None]
     training: Mapping[str, int]
+    rarest: Mapping[str, int] | None = None
+
+    @classmethod
+    def of_media(cls, values: Sequence[Label | None], training: Sequence[Label | None]) -> "MediaLabel":
+        """Return a label of judged media (M,), given that of the training samples (N,).
+
+        >>> MediaLabel.of_media(["dog"], [["cup", "dog"], ["cup"], ["cup"]]).rarest
+        {'cup': 2, 'dog': 1}
+        """
+        each = [known for label in training if (known := values_of(label))]
+        counts = dict(Counter(value for known in each for value in known).most_common())
+        if all(len(known) == 1 for known in each):
+            return cls(values, counts)
+        rarest = Counter(min(known, key=lambda value: counts[value]) for known in each)
+        return cls(values, counts, dict(rarest.most_common()))
+
+    @property
+    def num_unlabeled(self) -> int:
+        """The number of media without a value."""
+        return sum(not values_of(label) for label in self.values)
 
     def groups(self) -> Tensor:
         """Return (M,) int64: 0, 1, 2 = head, mid, tail by the training samples of the medium's value; -1 without one.
 
-        A value that no training sample has is tail.
+        Of several values the rarest counts. A value that no training sample has is tail.
 
-        >>> MediaLabel(["cup", "lamp", "vase", None], {"cup": 9, "lamp": 1}).groups()
+        >>> MediaLabel(["cup", ["cup", "lamp"], "vase", None], {"cup": 9, "lamp": 1}).groups()
         tensor([ 0,  2,  2, -1])
         """
-        samples = [value for value, count in self.training.items() for _ in range(count)]
-        distribution = ConceptDistribution.from_labels(samples)
-        groups = distribution.groups_of(distribution.assign([str(value) for value in self.values]))
-        return groups.masked_fill(torch.tensor([value is None for value in self.values]), -1)
+        deciding = self.training if self.rarest is None else self.rarest
+        of_samples = [self.training[value] for value, count in deciding.items() for _ in range(count)]
+        sizes = [min((self.training.get(value, 0) for value in values_of(label)), default=-1) for label in self.values]
+        own = torch.tensor(sizes)
+        return size_groups(own, torch.tensor(of_samples)).masked_fill(own < 0, -1)
 
 
 def figures_by_group(sides: Sequence[Side], groups: Sequence[Tensor], with_intervals: bool = True) -> dict[str, Any]:
@@ -61,13 +87,14 @@ def figures_by_label(sides: Sequence[Side], owner: Tensor, label: MediaLabel) ->
     """Return what metrics.json holds of a label: head, mid and tail, and every value that the judged media have."""
     groups = label.groups()
     classes = {}
-    for value in sorted({value for value in label.values if value is not None}):
-        member = torch.tensor([other == value for other in label.values])
+    values = [values_of(own) for own in label.values]
+    for value in sorted({value for own in values for value in own}):
+        member = torch.tensor([value in own for own in values])
         figures = _part_figures(sides, (member[owner], member), with_intervals=False)
         classes[value] = {"num_training": label.training.get(value, 0), **(figures or {})}
     return {
         "num_classes": len(label.training),
-        "num_unlabeled": label.values.count(None),
+        "num_unlabeled": label.num_unlabeled,
         "groups": figures_by_group(sides, (groups[owner], groups)),
         "classes": classes,
     }

@@ -60,7 +60,7 @@ def save_judgement(
     if any(part is not None for segment in segments for part in segment):
         meta["media_segments"] = segments
     if labels:
-        meta["labels"] = {name: {"values": label.values, "training": label.training} for name, label in labels.items()}
+        meta["labels"] = {name: vars(label) for name, label in labels.items()}
     arrays = {"owner": split.owner, "text_concepts": concepts}
     if classes is not None and class_top is not None:
         meta["classes"] = {name: list(getattr(classes, name)) for name in _OF_CLASSES} | {"label": classes.label}

@@ -1,6 +1,5 @@
 """Rank a split with a run's model and write its scores: `mmts evaluate`, and the end of `mmts train`."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -169,20 +168,20 @@ def score(
     return metrics, media, text
 
 
-def validation(experiment: Experiment, inputs: Mapping[str, Inputs]) -> Callable[[TwoTower], dict[str, Any]]:
+def validation(experiment: Experiment, inputs: Mapping[str, Inputs], val: str) -> Callable[[TwoTower], dict[str, Any]]:
     """Return a function that scores a model on val: both directions, and by group.
 
-    inputs: of each split, on the main process. Raises RecipeError if `train.best` names a group that has no queries in
-    val.
+    inputs: by the name of their split, on the main process. val: the name of the split to score on. Raises RecipeError
+    if `train.best` names a group that has no queries in it.
     """
-    groups = once(lambda: experiment.groups(inputs["val"].split)[1:])
+    groups = once(lambda: experiment.groups(inputs[val].split)[1:])
     best = experiment.recipe.train.best
     group = group_of(best)
     if group is not None and not all((side == GROUP_NAMES.index(group)).any() for side in groups):
         raise RecipeError(f"train.best is {best!r}, and val has no queries of {group} concepts")
 
     def evaluate_val(model: TwoTower) -> dict[str, Any]:
-        sides = judge(*embed_split(model, inputs["val"]), inputs["val"].split, experiment.recipe.data.relevance)
+        sides = judge(*embed_split(model, inputs[val]), inputs[val].split, experiment.recipe.data.relevance)
         return figures.figures_of(sides, groups)
 
     return evaluate_val
@@ -263,8 +262,7 @@ def _media_label(label: str, train: Split, split: Split) -> MediaLabel:
     Raises RecipeError if no medium of one of the two splits has the label.
     """
     in_training, values = (media_label(part, label, f"--label, {part.name}") for part in (train, split))
-    counts = Counter(value for owner in train.owner.tolist() if (value := in_training[owner]) is not None)
-    return MediaLabel(values, dict(counts.most_common()))
+    return MediaLabel.of_media(values, [in_training[owner] for owner in train.owner.tolist()])
 
 
 def _stopped_at(run: RunDirectory) -> dict[str, int] | None:

@@ -84,16 +84,18 @@ def _no_captions(k: int) -> torch.Tensor:
 
 
 def _computed(policy: Policy, distribution: ConceptDistribution) -> list[Line]:
-    """Evaluate a policy for one sample of each concept: samples of one concept have the same value."""
-    concepts, samples = map(torch.from_numpy, np.unique(distribution.labels.numpy(), return_index=True))
-    groups, sizes = distribution.concept_groups()[concepts], distribution.sizes[concepts].double()
+    """Evaluate a policy for one sample of each concept and size: others of the same have the same value."""
+    kinds = np.stack([distribution.labels.numpy(), distribution.counts.numpy()])
+    _, first, occurrences = np.unique(kinds, axis=1, return_index=True, return_counts=True)
+    samples, weight = torch.from_numpy(first), torch.from_numpy(occurrences).double()
+    groups = distribution.groups()[samples]
     progress = [step / (_POINTS - 1) for step in range(_POINTS)]
     values = torch.stack([policy(p, samples).double().expand(len(samples)) for p in progress])  # (points, concepts)
     lines = []
     for number, name in enumerate(GROUP_NAMES):
         inside = groups == number
         if inside.any():
-            part, weights = values[:, inside], sizes[inside] / sizes[inside].sum()
+            part, weights = values[:, inside], weight[inside] / weight[inside].sum()
             low, high = part.amin(dim=1).tolist(), part.amax(dim=1).tolist()
             lines.append(Line(name, number, progress, (part @ weights).tolist(), low, high))
     return lines

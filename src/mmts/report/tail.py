@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from markupsafe import Markup
 
 from mmts.concepts import ConceptDistribution
@@ -45,7 +46,8 @@ class LongTail:
         self.concept_groups = tuple(concept_groups.tolist())
         self.num_samples = len(distribution)
         self.median = float(np.median(sizes))
-        self.top_tenth_share = int(sizes[: -(-len(sizes) // 10)].sum()) / int(sizes.sum())
+        largest = torch.isin(distribution.labels, order[: -(-len(sizes) // 10)])
+        self.top_tenth_share = int(largest.sum()) / len(distribution)
         self.groups: dict[str, GroupSize] = {}
         for number, name in enumerate(GROUP_NAMES):
             inside = sizes[concept_groups == number].tolist()

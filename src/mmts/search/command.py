@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.cells import cell_len, set_cell_size
 
 from mmts.console import console, print_json
+from mmts.data.records import values_of
 from mmts.errors import InputError
 from mmts.files import atomic_write, check_file_path, why_missing
 from mmts.report.wording import clean
@@ -59,7 +60,8 @@ def _print_hits(hits: list[Hit]) -> None:
     rows = []
     for hit in hits:
         caption = clean(hit.item.caption) if hit.item.caption != hit.item.path else ""
-        labels = ", ".join(f"{clean(name, 40)}: {clean(value, 40)}" for name, value in hit.item.labels.items())
+        named = {name: ", ".join(values_of(label)) for name, label in hit.item.labels.items()}
+        labels = ", ".join(f"{clean(name, 40)}: {clean(text, 40)}" for name, text in named.items())
         rows.append([f"{hit.rank:>3}", f"{hit.score:.3f}", hit.medium.place, caption, labels])
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(set_cell_size, row, widths)).rstrip() for row in rows]

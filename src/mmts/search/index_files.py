@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmts.data.formats.collect import inner_path
-from mmts.data.records import Medium
+from mmts.data.records import Label, Medium
 from mmts.errors import DataError, RunError
 from mmts.files import atomic_write, content_hash, leftovers
 
@@ -45,7 +45,7 @@ class Item(BaseModel):
     end: float | None = None
     frames: tuple[int, int] | None = None
     member: tuple[Count, Count] | None = None
-    labels: dict[str, str] = Field(default_factory=dict)  # the data's other columns
+    labels: dict[str, Label] = Field(default_factory=dict)  # the data's other columns
 
     @property
     def place(self) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""The concepts of a run's samples: clusters of captions, labels of media, or concepts read from a file."""
+"""The concepts of a run's samples: clusters of captions, words in them, labels of media, or read from a file."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -8,7 +8,8 @@ from torch import Tensor
 
 from mmts.concepts import ConceptDistribution, resolve_num_concepts
 from mmts.console import console
-from mmts.data.records import Split
+from mmts.data.formats.collect import read_lines
+from mmts.data.records import Label, Split
 from mmts.errors import DataError, InputError, RecipeError, RunError, counted, nearest
 from mmts.recipe.run_directory import RunDirectory
 from mmts.recipe.sections import Concepts
@@ -37,15 +38,19 @@ def find_concepts(section: Concepts, train: Split, run: RunDirectory) -> Concept
     concepts.save(run.concepts_file)
     largest, smallest = int(concepts.sizes.max()), int(concepts.sizes.min())
     console.print(f"concepts: {len(concepts.sizes)} (sizes {largest:,} down to {smallest:,}) in {run.concepts_file}")
+    if bare := concepts.num_bare:
+        console.print(f"note: {bare:,} of {counted(len(concepts), 'sample')} have none, and count as one: no concept")
     return concepts
 
 
 def build_distribution(section: Concepts, split: Split) -> ConceptDistribution:
     """Find the concepts of a split's samples as a recipe's `concepts` section says."""
     if section.source == "label":
-        return ConceptDistribution.from_labels(label_of_samples(split, str(section.label)))
+        return ConceptDistribution.from_labels(label_of_samples(split, str(section.label)), section.of)
     if section.source == "file":
         return _clusters_in_file(section, split)
+    if section.source == "words":
+        return _words(section, split)
     num_concepts = resolve_num_concepts(section.num_concepts, split.captions)
     return _clustered(tuple(split.captions), num_concepts, encoder=section.encoder, seed=section.seed)
 
@@ -53,9 +58,22 @@ def build_distribution(section: Concepts, split: Split) -> ConceptDistribution:
 def load_clusters(file: Path, key: str) -> ConceptDistribution:
     """Read concepts that can be assigned to captions. Raises RecipeError, which begins with `key`, for others."""
     concepts = ConceptDistribution.load(file)
-    if concepts.centroids is None:
-        raise RecipeError(f"{key} {file} holds no clusters of captions but {concepts.provenance['kind']}")
+    if not concepts.takes_captions:
+        raise RecipeError(f"{key} {file} holds no clusters of captions but {concepts.provenance.get('kind')}")
     return concepts
+
+
+def _words(section: Concepts, split: Split) -> ConceptDistribution:
+    """Find the entries of a file, or the frequent words of the captions, in a split's captions."""
+    entries = None
+    if section.file is not None:
+        entries = [line.strip() for _, line in read_lines(section.file) if line.strip()]
+        if not entries:
+            raise RecipeError(f"concepts.file: {section.file} is empty; it needs one word, or several, per line")
+    try:
+        return ConceptDistribution.from_words(split.captions, entries, min_count=section.min_count, of=section.of)
+    except InputError as error:
+        raise RecipeError(f"concepts.{'min_count' if entries is None else 'file'}: {error}") from None
 
 
 def _clusters_in_file(section: Concepts, split: Split) -> ConceptDistribution:
@@ -93,7 +111,7 @@ def concepts_of(section: Concepts, concepts: ConceptDistribution, split: Split, 
     if unknown.any():
         samples = counted(int(unknown.sum()), "sample")
         console.print(f"note: {samples} of {split.name} without a label {section.label!r}: counted as tail")
-    return concepts.assign([str(label) for label in labels]).masked_fill(unknown, -1)
+    return concepts.assign([_as_text(label) for label in labels]).masked_fill(unknown, -1)
 
 
 def concepts_of_queries(
@@ -109,8 +127,8 @@ def concepts_of_queries(
     return text, concepts_of(section, concepts, split, of_media=True)
 
 
-def label_of_samples(split: Split, label: str, key: str = "concepts.label") -> list[str]:
-    """Return one label of each sample's medium; raises DataError naming a medium without it.
+def label_of_samples(split: Split, label: str, key: str = "concepts.label") -> list[Label]:
+    """Return a label of each sample's medium; raises DataError naming a medium without it.
 
     key: the option that asks for the label, for the message.
     """
@@ -118,7 +136,7 @@ def label_of_samples(split: Split, label: str, key: str = "concepts.label") -> l
     bare = next((medium.id for medium, value in zip(split.media, values, strict=True) if value is None), None)
     if bare is not None:
         raise DataError(f"medium {bare!r} has no label {label!r}, which {key} asks for")
-    return [str(values[owner]) for owner in split.owner.tolist()]
+    return [_as_text(values[owner]) for owner in split.owner.tolist()]
 
 
 def label_concepts(split: Split, label: str) -> ConceptDistribution:
@@ -126,10 +144,15 @@ def label_concepts(split: Split, label: str) -> ConceptDistribution:
     return ConceptDistribution.from_labels(label_of_samples(split, label, "objective"))
 
 
-def media_label(split: Split, label: str, key: str) -> list[str | None]:
+def media_label(split: Split, label: str, key: str) -> list[Label | None]:
     """Return a label of each medium, None for media without it; raises RecipeError if no medium has it."""
     values = [medium.labels.get(label) for medium in split.media]
     if all(value is None for value in values):
         known = sorted({name for medium in split.media for name in medium.labels})
         raise RecipeError(f"{key}: the data has no label {label!r}; {nearest(label, known)}")
-    return [None if value is None else str(value) for value in values]
+    return [None if value is None else _as_text(value) for value in values]
+
+
+def _as_text(label: object) -> Label:
+    """Return a label with its values as strings, which those of a data set made in Python may not be."""
+    return [str(value) for value in label] if isinstance(label, list) else str(label)

@@ -29,6 +29,7 @@ from mmts.training.checkpoint import random_state, restore_random_state
 from mmts.training.concepts import find_concepts, label_concepts
 from mmts.training.experiment import Experiment, build_model, load_weights, two_tower_of
 from mmts.training.inputs import Inputs, build_plan, prepare_inputs, training_batches
+from mmts.training.sampling import check_sampling
 from mmts.training.splits import Splits, open_data, readable_splits, resolved, take_splits
 from mmts.training.trainer import Trainer
 
@@ -100,11 +101,13 @@ def _train(
         return once(lambda: dict(read_json(run.metrics_file)))
     chosen = take_splits(dataset, recipe, evaluate_on)
 
-    # What to classify by: what is wrong with it is an error now, not after training.
+    # What to classify and to sample by: what is wrong with it is an error now, not after training.
     by: tuple[str, Sequence[str]] | None = None
     if (label := recipe.evaluation.classify) is not None:
         by = label, once(lambda: read_prompts(recipe.evaluation.prompts, recipe.model.kind))
         find_classes(*by, chosen.train, chosen.final)
+    if recipe.data.sampling is not None:
+        check_sampling(recipe.data.sampling, recipe.train, chosen.train)
 
     # The model, before the media are checked: a tower that cannot be loaded fails in seconds, not hours.
     torch.manual_seed(recipe.train.seed)
@@ -135,7 +138,7 @@ def _train(
     inputs = main_first(lambda: prepare_inputs(model, splits.train))
     evaluated: dict[str, Inputs] = {}  # filled on the main process, which evaluates
     once(lambda: evaluated.update(_evaluated_inputs(experiment, splits, by)))
-    evaluate = validation(experiment, evaluated) if splits.val is not None else None
+    evaluate = validation(experiment, evaluated, splits.val.name) if splits.val is not None else None
     model.drop_frozen()
 
     # The steps.

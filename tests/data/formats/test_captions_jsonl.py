@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmts.apps.prepare import write_manifest
 from mmts.data.formats.captions_jsonl import read_captions_jsonl
 from mmts.data.formats.collect import MISSING_CAPTIONS, clean_text
 from mmts.data.records import Dataset
@@ -89,7 +90,12 @@ def test_blank_lines_windows_ends_and_byte_order_mark(tmp_path: Path):
         (line("2", image=None), r"line 2: 'image' should be a path, not null"),
         (line("2", image=..., video=None), r"line 2: 'video' should be a path, not null"),
         (line("2", labels=["x"]), r"line 2: 'labels' should be an object like .*, not a list"),
-        (line("2", labels={"x": ["y"]}), r"line 2: label 'x' should be a string or a number, not a list"),
+        (
+            line("2", labels={"x": {}}),
+            r"line 2: label 'x' should be .* a number or a list of them, not an object",
+        ),
+        (line("2", labels={"x": ["y", None]}), r"line 2: label 'x', value 2: should be a string or a number, not null"),
+        (line("2", labels={"x": [["y"]]}), r"line 2: label 'x', value 1: should be a string or a number, not a list"),
         (line("2", split=1.5), r"line 2: 'split' should be a string, not the number 1.5"),
         (line("2", start="0:10"), r"line 2: 'start' should be a number of seconds from 0, not the string '0:10'"),
         (line("2", end=float("nan")), r"line 2: 'end' should be a number of seconds"),
@@ -226,6 +232,15 @@ def test_any_text_comes_back_clean(tmp_path_factory: pytest.TempPathFactory, tex
         caption.encode("utf-8")
         assert caption == caption.strip() == clean_text(caption)
         assert not any(ord(letter) < 32 for letter in caption)
+
+
+def test_a_label_may_be_a_list(tmp_path: Path):
+    first = line("1", image="a.jpg", labels={"objects": ["dog ", 3, "dog", True], "tags": [], "who": ["ann"]})
+    second = line("1", image="a.jpg", labels={"objects": ["dog", "3", "true"], "tags": [], "who": ["bob"]})
+    dataset = read(tmp_path, first, second)
+    assert dataset.media[0].labels == {"objects": ["dog", "3", "true"], "tags": []}
+    write_manifest(dataset, tmp_path)
+    assert read_captions_jsonl(tmp_path / "manifest.jsonl").media[0].labels == dataset.media[0].labels
 
 
 def test_lines_of_one_file_are_one_medium(tmp_path: Path):

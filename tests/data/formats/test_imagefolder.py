@@ -19,9 +19,11 @@ def test_jsonl_at_the_root(tmp_path: Path):
         {"file_name": "0001.png", "text": "a cat", "colour": "red", "boxes": [1, 2], "id": "x"},
         {"file_name": "0002.png", "text": ["a dog", "a pet"], "score": 0.5, "size": float("nan"), "id": None},
         {"file_name": "0003.png", "text": None},
+        {"file_name": "0004.png", "text": "a cow", "tags": ["cow", "grass"], "more": ["x", 1], "none": []},
     )
     dataset = read_imagefolder(tmp_path)
-    first, second = dataset.media
+    first, second, third = dataset.media
+    assert third.labels == {"tags": ["cow", "grass"], "none": []}
     assert (first.id, first.path, first.captions) == ("x", tmp_path / "0001.png", ("a cat",))
     assert first.labels == {"colour": "red"}
     assert (second.id, second.captions, second.labels) == ("0002.png", ("a dog", "a pet"), {"score": "0.5"})

@@ -67,6 +67,13 @@ def test_blank_split_cells_are_none(tmp_path: Path):
     assert "the data has no splits" in dataset.notes[0]
 
 
+def test_a_cell_with_a_list_of_strings_is_a_label_of_several_values(tmp_path: Path):
+    cells = ['[\'cup\', ""dog""]', '[""cup"", null, """"]', "[]", "[cup]", "[1, 2]"]
+    rows = "".join(f'{at}.jpg,x,"{cell}"\n' for at, cell in enumerate(cells))
+    found = [medium.labels["tags"] for medium in read_table(write(tmp_path, f"filepath,caption,tags\n{rows}")).media]
+    assert found == [["cup", "dog"], ["cup"], [], "[cup]", "[1, 2]"]
+
+
 def test_a_label_that_differed_once_does_not_come_back(tmp_path: Path):
     text = "filepath,caption,who\n" + "".join(f"a.jpg,{at},{who}\n" for at, who in enumerate(["ann", "bob", "bob"]))
     assert read_table(write(tmp_path, text)).media[0].labels == {}

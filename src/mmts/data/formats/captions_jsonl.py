@@ -8,7 +8,7 @@ from typing import Any
 
 from mmts.data.formats.collect import Collector
 from mmts.data.formats.json_file import Record, json_lines, kind_in_words
-from mmts.data.records import Dataset, Medium
+from mmts.data.records import Dataset, Label, Medium
 from mmts.errors import DataError, listed, plain, quoted, shortened
 
 _MAX_FRAMES = 1_000_000  # of one clip: nine hours at 30 frames per second
@@ -64,6 +64,14 @@ def scalar_text(value: object) -> str | None:
     return str(value) if isinstance(value, (str, int, float)) and value == value else None
 
 
+def label_value(value: object) -> Label | None:
+    """Return a label's text, or of a list the text of each value; None for anything else, and NaN."""
+    if not isinstance(value, list):
+        return scalar_text(value)
+    texts = [scalar_text(item) for item in value]
+    return None if None in texts else [text for text in texts if text is not None]
+
+
 def _add(collector: Collector, record: Record) -> Medium:
     kinds = [kind for kind in ("image", "video") if kind in record.fields]
     if not kinds:
@@ -89,15 +97,18 @@ def _add(collector: Collector, record: Record) -> Medium:
     return collector.add(record.where, str(identity), path, texts, kind=kind, labels=labels, split=split, **part)
 
 
-def _labels(record: Record) -> dict[str, str]:
+def _labels(record: Record) -> dict[str, Label]:
     labels = {}
     for name, label in (record.optional("labels", dict, 'an object like {"colour": "blue"}') or {}).items():
-        text = scalar_text(label)
-        if text is not None:
-            labels[name] = text
+        value = label_value(label)
+        if value is not None:
+            labels[name] = value
         elif label is not None and label == label:  # NaN is a missing label
-            kind = kind_in_words(label)
-            raise DataError(f"{record.where}: label {quoted(name)} should be a string or a number, not {kind}")
+            what, wrong = f"label {quoted(name)} should be a string, a number or a list of them", label
+            if isinstance(label, list):
+                at = next(at for at, item in enumerate(label) if scalar_text(item) is None)
+                what, wrong = f"label {quoted(name)}, value {at + 1}: should be a string or a number", label[at]
+            raise DataError(f"{record.where}: {what}, not {kind_in_words(wrong)}")
     return labels
 
 

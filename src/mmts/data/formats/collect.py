@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmts.data.media.suffixes import kind_of
-from mmts.data.records import SPLITS, Dataset, Medium, split_name
+from mmts.data.records import SPLITS, Dataset, Label, Medium, split_name
 from mmts.errors import DataError, counted, listed, quoted, shortened
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")  # for what becomes a part of a path
@@ -53,6 +53,11 @@ def clean_text(text: str) -> str:
     if not text.isprintable():
         text = _LONE_SURROGATE.sub("\ufffd", _CONTROL.sub(" ", text))
     return text.strip()
+
+
+def _clean_label(label: Label) -> Label:
+    """Clean a label; of several values each counts once."""
+    return clean_text(label) if isinstance(label, str) else list(dict.fromkeys(map(clean_text, label)))
 
 
 @contextmanager
@@ -153,10 +158,10 @@ def _inside(slashes: str, root: Path) -> str | None:
     return there or (below.removeprefix(f"{root}/") if below.startswith(f"{root}/") else None)
 
 
-def listed_captions(text: str) -> list[str] | None:
-    """Return the captions in a list of strings as JSON, Python or numpy writes it; None for any other text.
+def listed_strings(text: str) -> list[str] | None:
+    """Return the strings in a list as JSON, Python or numpy writes it; None for any other text.
 
-    >>> listed_captions("['a cat', 'a pet']"), listed_captions('["a", null]'), listed_captions("[a cat]")
+    >>> listed_strings("['a cat', 'a pet']"), listed_strings('["a", null]'), listed_strings("[a cat]")
     (['a cat', 'a pet'], ['a', ''], None)
     """
     if label_studio := re.fullmatch(r'\{"text":\s*(\[.*\])\}', text):  # which writes several texts like this
@@ -239,7 +244,7 @@ class Collector:
         *,
         split: str | None,
         kind: str | None = None,
-        labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, Label] | None = None,
         folder: str = "",
         keep: int | None = None,
         **part: Any,
@@ -265,7 +270,7 @@ class Collector:
             raise DataError(f"{where}: the id is empty")
         texts = [text for caption in captions for text in self._texts(caption, where)]
         self._counts["beyond"] += len(texts) - len(texts[:keep])
-        labels = {clean_text(name): clean_text(value) for name, value in (labels or {}).items()}
+        labels = {clean_text(name): _clean_label(value) for name, value in (labels or {}).items()}
         written = clean_text(split or "")
         kind, split = kind or kind_of(inner), split_name(written) or None
         if split is not None:
@@ -303,7 +308,7 @@ class Collector:
     def _texts(self, caption: str, where: str) -> Iterator[str]:
         """Yield the cleaned captions in a text that is a list of them, else the caption alone; none if it is empty."""
         text = clean_text(caption)
-        texts = listed_captions(text)
+        texts = listed_strings(text)
         self._counts["lists"] += texts is not None
         if texts is None and re.match(r"\[\s*['\"]", text) and text.endswith("]"):
             self._broken_list = self._broken_list or f"{where}: {shortened(text)}"

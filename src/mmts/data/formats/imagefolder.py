@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePath
 
-from mmts.data.formats.captions_jsonl import caption_texts, scalar_text
+from mmts.data.formats.captions_jsonl import caption_texts, label_value, scalar_text
 from mmts.data.formats.collect import Collector, split_folders
 from mmts.data.formats.json_file import json_lines
 from mmts.data.formats.table import USUAL_COLUMNS, Row, advice, find_column, has_usual_column, table_rows
-from mmts.data.records import SPLITS, Dataset, split_name
+from mmts.data.records import SPLITS, Dataset, Label, split_name
 from mmts.errors import DataError, listed
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
@@ -90,6 +90,12 @@ def _splits_from_folders(collector: Collector, rows: list[Row], folders: list[st
         collector.notes.append(f"the field split counts, and {rows_differ}")
 
 
+def _label(value: object) -> Label | None:
+    """Return a field as a label; None if it is none, such as the numbers of a box."""
+    is_numbers = isinstance(value, list) and not all(isinstance(item, str) for item in value)
+    return None if is_numbers else label_value(value)
+
+
 def _rows(file: Path, columns: Mapping[str, str] | None, notes: list[str]) -> Iterator[Row]:
     if file.suffix == ".csv":
         yield from table_rows(file, columns, notes)
@@ -107,8 +113,9 @@ def _rows(file: Path, columns: Mapping[str, str] | None, notes: list[str]) -> It
         except DataError as error:
             hint = advice(list(fields), [[*map(str, fields.values())]], None)
             raise DataError(f"{record.where}: {error}{hint}") from None
-        texts = {key: scalar_text(value) for key, value in fields.items() if key not in (path_name, caption_name)}
-        row = {"where": record.where, "identity": texts.pop("id", None), "split": texts.pop("split", None)}
-        labels = {key: text for key, text in texts.items() if text is not None}
+        others = {key: value for key, value in fields.items() if key not in (path_name, caption_name)}
+        identity, split = (scalar_text(others.pop(key, None)) for key in ("id", "split"))
+        row = {"where": record.where, "identity": identity, "split": split}
+        labels = {key: label for key, value in others.items() if (label := _label(value)) is not None}
         path, captions = record.get(path_name, str, "a path"), caption_texts(record, caption_name)
         yield {**row, "path": path, "captions": captions, "labels": labels}

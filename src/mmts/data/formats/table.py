@@ -10,8 +10,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from mmts.data.formats.collect import Collector, inner_path, read_lines
-from mmts.data.records import Dataset
+from mmts.data.formats.collect import Collector, inner_path, listed_strings, read_lines
+from mmts.data.records import Dataset, Label
 from mmts.errors import DataError, listed, nearest, quoted
 
 # The usual names of the columns of a medium, in lower case with _ for spaces; the first one that is there counts.
@@ -91,13 +91,19 @@ def table_rows(file: Path, columns: Mapping[str, str] | None = None, notes: list
             bare += 1
             continue
         identity, split = (cells[roles[role]] if role in roles else None for role in ("id", "split"))
-        labels = {name: cells[at] for name, at in others.items() if cells[at].strip()}
+        labels = {name: _label(cells[at]) for name, at in others.items() if cells[at].strip()}
         row = {"where": where, "identity": identity, "split": split, "labels": labels}
         yield {**row, "path": cells[path_at].strip(), "captions": [cells[caption_at]]}
     if bare:
         notes.append(f"left out rows with neither a path nor a caption: {bare:,}")
     if short:
         notes.append(f"rows that end early, whose last columns count as empty: {short:,}")
+
+
+def _label(cell: str) -> Label:
+    """Return the values in a cell that is a list of strings, without empty ones; any other cell as it is."""
+    values = listed_strings(cell.strip())
+    return cell if values is None else [value for value in values if value.strip()]
 
 
 def find_column(names: list[str], role: str, columns: Mapping[str, str] | None, notes: list[str]) -> int:

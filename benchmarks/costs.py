@@ -20,7 +20,7 @@ from mmts.data.records import Medium, Split
 from mmts.evaluation.rank import judge
 from mmts.losses import unit
 from mmts.models import load_image_tower, load_text_tower, media_features, text_features
-from mmts.objectives import FastCLIP, InfoNCE, ISogCLR, Objective, SogCLR, TempNet
+from mmts.objectives import NUCLR, FastCLIP, InfoNCE, ISogCLR, Objective, SogCLR, TempNet
 from mmts.policies import Shifted
 from mmts.schedules import Constant
 
@@ -48,6 +48,7 @@ def run(captions: int = 256, images: int = 16, rows: int = 16_384, queries: int 
     yield _bytes_per_sample("iSogCLR", lambda N: ISogCLR(N, N))
     yield _bytes_per_sample("FastCLIP", lambda N: FastCLIP(N, N))
     yield _bytes_per_sample("TempNet", lambda N: TempNet(N, N, width=8))
+    yield _bytes_per_sample("NUCLR", lambda N: NUCLR(N, N, 0.05))
 
 
 def _rank_pairs(M: int, N: int) -> str:

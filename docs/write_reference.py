@@ -26,6 +26,8 @@ TITLES = {
     "Image towers": components.IMAGE_TOWER,
     "Video towers": components.VIDEO_TOWER,
     "Text towers": components.TEXT_TOWER,
+    "Priors": components.PRIOR,
+    "Weights": components.WEIGHTS,
 }
 WORDS = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text", Path: "path"}
 WORDS |= {dict: "mapping", collections.abc.Mapping: "mapping"}
@@ -125,7 +127,9 @@ def option_kind(option: Option) -> str:
         return words + bounds(option.hint) + null + rest
     title = next(title for title, family in TITLES.items() if family is option.family)
     link = f"[{title.lower().rstrip('s')}](#{title.lower()})"
-    return f"list of {link}s" if option.is_list else f"number or {link}"
+    null = " or `null`" if option.default is None else ""
+    number = "number or " if option.family.number_is else ""
+    return f"list of {link}s" if option.is_list else f"{number}{link}{null}"
 
 
 def option_default(option: Option) -> str:
@@ -133,7 +137,8 @@ def option_default(option: Option) -> str:
     default = stands[0].content if stands else components.as_content(option.default)
     if default is inspect.Parameter.empty:
         return ""
-    others = {name: each for name, each in (stands[0].options if stands else {}).items() if name != default["rule"]}
+    rule = (default or {}).get("rule") if stands else None
+    others = {name: each for name, each in (stands[0].options if stands else {}).items() if name != rule}
     return "; ".join(
         [f"`{as_yaml(default)}`", *(f"with rule `{name}`: `{as_yaml(each)}`" for name, each in others.items())]
     )

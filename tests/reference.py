@@ -6,7 +6,7 @@ twin into the section of its number.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import torch
@@ -38,7 +38,7 @@ def step(p: float, values: Numbers, boundaries: Numbers) -> float:  # 1.7
 # 2. Concepts ----------------------------------------------------------------------------------------------------------
 
 
-def shift(counts: Numbers, low: float, high: float, scale: str = "linear") -> list[float]:  # 2.1 to 2.3
+def shift(counts: Numbers, low: float, high: float, scale: str = "linear", q: float = 1.0) -> list[float]:  # 2.1 to 2.3, 2.6  # noqa: E501  # fmt: skip
     sizes = sorted(set(counts))
     if len(sizes) == 1:
         return [(low + high) / 2 for _ in counts]
@@ -48,6 +48,8 @@ def shift(counts: Numbers, low: float, high: float, scale: str = "linear") -> li
             return (n - sizes[0]) / (sizes[-1] - sizes[0])
         if scale == "log":
             return (math.log(n) - math.log(sizes[0])) / (math.log(sizes[-1]) - math.log(sizes[0]))
+        if scale == "power":
+            return (n**q - sizes[0] ** q) / (sizes[-1] ** q - sizes[0] ** q)
         return sizes.index(n) / (len(sizes) - 1)
 
     return [low + (high - low) * position(n) for n in counts]
@@ -67,6 +69,31 @@ def neighbour_counts(rows: Sequence[Numbers], k: int) -> list[int]:  # 2.5
     s = [[sum(a * b for a, b in zip(rows[i], rows[j], strict=True)) for j in range(N)] for i in range(N)]
     radius = median([sorted((s[i][j] for j in range(N) if j != i), reverse=True)[k - 1] for i in range(N)])
     return [sum(1 for j in range(N) if j == i or s[i][j] >= radius - 1e-6) for i in range(N)]
+
+
+def distant_rows(  # 2.7
+    rows: Sequence[Numbers], weights: Numbers, K: int, tries: int, uniform: Iterator[float]
+) -> list[int]:
+    """The chosen rows; `uniform` gives the random numbers in [0, 1), one for each row drawn."""
+
+    def square(i: int, c: int) -> float:
+        return sum((a - b) ** 2 for a, b in zip(rows[i], rows[c], strict=True))
+
+    def draw(shares: Numbers) -> int:
+        left = next(uniform) * sum(shares)
+        for i, share in enumerate(shares):
+            left -= share
+            if left < 0:
+                return i
+        raise AssertionError
+
+    chosen = [draw(weights)]
+    for _ in range(K - 1):
+        D = [min(square(i, c) for c in chosen) for i in range(len(rows))]
+        drawn = [draw([w * d for w, d in zip(weights, D, strict=True)]) for _ in range(tries)]
+        costs = [sum(w * min(D[i], square(i, c)) for i, w in enumerate(weights)) for c in drawn]
+        chosen.append(drawn[costs.index(min(costs))])
+    return chosen
 
 
 def group_of_size(n: int, of_samples: Sequence[int]) -> int:  # 2.4, of samples whose concept has these sizes
@@ -110,6 +137,11 @@ def dystress(s: float, low: float, high: float) -> float:  # 3.6
 
 def temo_temperature(s: float, tau_min: float, tau_alpha: float) -> float:  # 3.7
     return tau_min + tau_alpha * math.sqrt((s + 1) / 2)
+
+
+def ldam(counts: Numbers, high: float) -> list[float]:  # 3.8
+    C = high * min(counts) ** 0.25
+    return [C / n**0.25 for n in counts]
 
 
 # 4. Losses ------------------------------------------------------------------------------------------------------------
@@ -195,7 +227,11 @@ def info_nce_of_targets(
     scale_by_temperature: bool = False,
     decoupled: bool = False,
     multi_positive: bool = False,
-) -> Tensor:  # 4.3 to 4.7 with the targets of 4.12 and the denominator of 4.11
+    margin: Tensor = ZERO,
+    candidate_bias: Tensor | None = None,
+    bias_positives: bool = True,
+    weights: Tensor | None = None,
+) -> Tensor:  # 4.3 to 4.7 with the targets of 4.12, the denominator of 4.11, and 4.20 to 4.22
     s, B = cosines(x, y), len(x)
     total = ZERO
     for direction in DIRECTIONS:
@@ -203,6 +239,11 @@ def info_nce_of_targets(
             negatives = negatives_of(direction, i, B, positives)
             targets = [j for j in range(B) if j not in negatives] if multi_positive else [i]
             logits = {j: logit(s, temperature, anchor, direction, i, j) for j in [*targets, *negatives]}
+            logits[i] = logits[i] - pair_value(margin, i, i, i) / pair_value(temperature, i, i, i)
+            if candidate_bias is not None:
+                bias = candidate_bias if candidate_bias.ndim == 1 else candidate_bias[DIRECTIONS.index(direction)]
+                for j in logits if bias_positives else negatives:
+                    logits[j] = logits[j] + bias[j]
             denominator = negatives if decoupled else [*targets, *negatives]
             if not denominator:
                 continue
@@ -214,8 +255,15 @@ def info_nce_of_targets(
                 loss = loss + label_smoothing / len(logits) * (log_sum - z)
             if scale_by_temperature:
                 loss = loss * pair_value(temperature, i, i, i)
+            if weights is not None:
+                loss = loss * weights[i]
             total = total + loss
     return total / (2 * B)
+
+
+def effective_number_weights(counts: Numbers, beta: float) -> list[float]:  # 4.21
+    v = [(1 - beta) / (1 - beta**n) for n in counts]
+    return [of_sample / mean(v) for of_sample in v]
 
 
 def reweighted_info_nce(
@@ -312,6 +360,104 @@ def sms(
     return total / (2 * B * (B - 1)) if B > 1 else total
 
 
+def dual_temperature(
+    x: Tensor, y: Tensor, temperature: Tensor, ratio: float, positives: Tensor | None = None, anchor: str = "row"
+) -> Tensor:  # 4.23
+    s, B = cosines(x, y), len(x)
+    total = ZERO
+    for direction in DIRECTIONS:
+        for i in range(B):
+            negatives = negatives_of(direction, i, B, positives)
+            if not negatives:
+                continue
+            logits = {j: logit(s, temperature, anchor, direction, i, j) for j in [i, *negatives]}
+            P = torch.exp(logits[i]) / sum(torch.exp(z) for z in logits.values())
+            P_wide = torch.exp(logits[i] / ratio) / sum(torch.exp(z / ratio) for z in logits.values())
+            total = total - (1 - P_wide.item()) / (1 - P.item()) * torch.log(P)
+    return total / (2 * B)
+
+
+def no_temperature(
+    x: Tensor, y: Tensor, eps: float, positives: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:  # 4.24
+    def bounded(cosine: Tensor) -> Tensor:
+        if abs(cosine) <= 1 - eps:
+            return torch.log((1 + cosine) / (1 - cosine))
+        return 0 * cosine + math.copysign(math.log((2 - eps) / eps), cosine.item())
+
+    s, B = cosines(x, y), len(x)
+    total = ZERO
+    for direction in DIRECTIONS:
+        for i in range(B):
+            logits = {}
+            for j in [i, *negatives_of(direction, i, B, positives)]:
+                medium, text = pair_of(direction, i, j)
+                logits[j] = bounded(s[medium][text])
+            log_sum = log_sum_exp(list(logits.values()))
+            total = total + (1 - label_smoothing) * (log_sum - logits[i])
+            for z in logits.values():
+                total = total + label_smoothing / len(logits) * (log_sum - z)
+    return total / (2 * B)
+
+
+def hard_negative_info_nce(
+    x: Tensor,
+    y: Tensor,
+    temperature: Tensor,
+    beta: float,
+    alpha: float = 1.0,
+    tau_plus: float = 0.0,
+    positives: Tensor | None = None,
+    anchor: str = "row",
+) -> Tensor:  # 4.25
+    s, B = cosines(x, y), len(x)
+    total = ZERO
+    for direction in DIRECTIONS:
+        for i in range(B):
+            negatives = negatives_of(direction, i, B, positives)
+            if not negatives:
+                continue
+            logits = {j: logit(s, temperature, anchor, direction, i, j) for j in [i, *negatives]}
+            n, hardness = len(negatives), sum((torch.exp(beta * logits[j]) for j in negatives), start=ZERO)
+            N = sum((n * torch.exp(beta * logits[j]) / hardness * torch.exp(logits[j]) for j in negatives), start=ZERO)
+            if tau_plus > 0:
+                N = (N - tau_plus * n * torch.exp(logits[i])) / (1 - tau_plus)
+                least = n * torch.exp(-1 / pair_value(temperature, i, i, i))
+                N = max(N, least, key=Tensor.item)
+            total = total - logits[i] + torch.log(alpha * torch.exp(logits[i]) + N)
+    return total / (2 * B)
+
+
+def rince(
+    x: Tensor,
+    y: Tensor,
+    temperature: Tensor,
+    q: float,
+    lam: float,
+    positives: Tensor | None = None,
+    anchor: str = "row",
+    scale_by_temperature: bool = False,
+) -> Tensor:  # 4.26
+    s, B = cosines(x, y), len(x)
+    total = ZERO
+    for direction in DIRECTIONS:
+        for i in range(B):
+            remaining = [i, *negatives_of(direction, i, B, positives)]
+            exponentials = {j: torch.exp(logit(s, temperature, anchor, direction, i, j)) for j in remaining}
+            loss = -(exponentials[i] ** q) / q + (lam * sum(exponentials.values())) ** q / q
+            total = total + (loss * pair_value(temperature, i, i, i) if scale_by_temperature else loss)
+    return total / (2 * B)
+
+
+def cyclic_consistency(x: Tensor, y: Tensor, in_modal: float, cross_modal: float) -> Tensor:  # 4.27
+    xy, xx, yy, B = cosines(x, y), cosines(x, x), cosines(y, y), len(x)
+    total = ZERO
+    for i in range(B):
+        for j in range(B):
+            total = total + in_modal * (xx[i][j] - yy[i][j]) ** 2 + cross_modal * (xy[i][j] - xy[j][i]) ** 2
+    return total / B
+
+
 # 5. Objectives --------------------------------------------------------------------------------------------------------
 
 
@@ -333,12 +479,18 @@ def temo(
 
 # Per row of state: b, the running maximum of 0 and every d seen, and S exp(-b), as the papers keep them.
 Memory = dict[int, tuple[float, float]]
-# Per query: log(S / |N|), the sum of w d, and the sum of w; None for a query without a negative.
+# Per query: log(S / |N| + eps), the sum of w d, and the sum of w; None for a query without a negative.
 Statistics = list[tuple[float, float, float] | None]
 
 
 def contrast(
-    memory: Memory, rows: Sequence[int], s: Sequence[Sequence[Tensor]], tau: Numbers, positives: Tensor, gamma: float
+    memory: Memory,
+    rows: Sequence[int],
+    s: Sequence[Sequence[Tensor]],
+    tau: Numbers,
+    positives: Tensor,
+    gamma: float,
+    eps: float = 0.0,
 ) -> tuple[Tensor, Statistics]:  # 5.4, 5.5
     """Return the loss of one direction and its queries' statistics; update `memory`, where query i has row rows[i]."""
     total, B = ZERO, len(rows)
@@ -354,15 +506,50 @@ def contrast(
         b = max(b_before, *d.values())
         g = sum(math.exp(d[j] - b) for j in negatives)
         S = g if S_before is None else (1 - gamma) * S_before * math.exp(b_before - b) + gamma * g
-        w = {j: math.exp(d[j] - b) / S for j in negatives}
+        divisor = S + len(negatives) * eps * math.exp(-b)
+        w = {j: math.exp(d[j] - b) / divisor for j in negatives}
         for j in negatives:
             total = total + w[j] * (s[i][j] - s[i][i]) / B
-        statistics.append((math.log(S / len(negatives)) + b, sum(w[j] * d[j] for j in negatives), sum(w.values())))
+        log_mean = math.log(divisor / len(negatives)) + b
+        statistics.append((log_mean, sum(w[j] * d[j] for j in negatives), sum(w.values())))
         updates.setdefault(rows[i], []).append((b, S))
     for row, results in updates.items():  # a row that occurs several times in the batch keeps the mean
         b = max(b for b, _ in results)
         memory[row] = (b, mean([S * math.exp(b_of_S - b) for b_of_S, S in results]))
     return total, statistics
+
+
+def nuclr(
+    memory: dict[int, float],
+    rows: Sequence[int],
+    s: Sequence[Sequence[Tensor]],
+    tau: Numbers,
+    positives: Tensor,
+    gamma: float,
+    zeta: Numbers,
+    xi: float,
+    N: int,
+) -> tuple[Tensor, list[float | None]]:  # 5.11
+    """Return the loss of one direction, and 1 - N mean_i p_ij of each candidate; `memory` holds S by row."""
+    total, B = ZERO, len(rows)
+    shares: list[list[float]] = [[] for _ in range(B)]
+    updates: dict[int, list[float]] = {}
+    for i in range(B):
+        negatives = negatives_of("x to y", i, B, positives)
+        if not negatives:
+            continue
+        e = {j: math.exp(((s[i][j] - s[i][i]).item() - zeta[j]) / tau[i]) for j in (i, *negatives)}
+        g = sum(e[j] for j in negatives)
+        S = g if rows[i] not in memory else (1 - gamma) * memory[rows[i]] + gamma * g
+        updates.setdefault(rows[i], []).append(S)
+        for j in negatives:
+            w = e[j] / (S + len(negatives) / (N - 1) * math.exp(-xi / tau[i]))
+            total = total + w * (s[i][j] - s[i][i]) / B
+        everything = (N - 1) * S / len(negatives) + e[i]  # of all N candidates
+        for j in (i, *negatives):
+            shares[j].append(e[j] / everything)
+    memory.update({row: mean(results) for row, results in updates.items()})
+    return total, [1 - N * mean(p) if p else None for p in shares]
 
 
 def isogclr_step(
@@ -576,3 +763,45 @@ def lora(
 def residual(features: Numbers, change: Numbers) -> list[float]:  # 8.5
     size = math.sqrt(sum(f * f for f in features) / len(features))
     return [f + size * g for f, g in zip(features, change, strict=True)]
+
+
+# 9. Which pairs are seen ----------------------------------------------------------------------------------------------
+
+
+def size_weight(n: int, power: float, cap: int | None) -> float:  # 9.1
+    kept = 1.0 if cap is None or n <= cap else cap / n
+    return kept * n**power / n
+
+
+def systematic_counts(weights: Numbers, u: float) -> list[int]:  # 9.1
+    counts, before = [], 0.0
+    for weight in weights:
+        after = before + weight * len(weights) / sum(weights)
+        counts.append(sum(before <= k + 1 - u < after for k in range(-1, len(weights))))
+        before = after
+    return counts
+
+
+def repeat_factor(share: float, threshold: float) -> float:  # 9.2
+    return math.sqrt(threshold / share) if share < threshold else 1.0
+
+
+def cabs(sets: Sequence[Sequence[int]], batch_size: int, most: float = math.inf) -> list[int]:  # 9.3
+    concepts = {c for each in sets for c in each}
+    available = {c: sum(c in each for each in sets) for c in concepts}
+    target = max(1, min(batch_size / len(concepts), most))
+    taken = dict.fromkeys(concepts, 0)
+    chosen: list[int] = []
+
+    def gain(i: int) -> float:
+        if any(taken[c] >= most for c in sets[i]):
+            return -math.inf
+        gains = [(target - taken[c]) / target + 1 / available[c] if taken[c] < target else -0.5 for c in sets[i]]
+        return sum(gains) / len(gains)
+
+    while len(chosen) < batch_size:
+        best = max((i for i in range(len(sets)) if i not in chosen), key=gain)  # the first of several
+        chosen.append(best)
+        for c in sets[best]:
+            taken[c] += 1
+    return sorted(chosen)

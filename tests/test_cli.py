@@ -115,7 +115,7 @@ def test_the_flags_are_those_that_are_documented() -> None:
         "compare": {"--names", "--trust-code", "--json"},
         "report": {"--out", "--names", "--trust-code", "--quiet"},
         "recipes": {"--policies", "--json"},
-        "prepare": {"--root", "--quiet"},
+        "prepare": {"--root", "--label", "--imbalance", "--classes", "--total", "--out", "--quiet"},
         "sweep": {"--data", "--out", "--set", "--jobs", "--quiet"},
         "doctor": {"--json"},
         "index": {"--out", "--checkpoint", "--trust-code", "--quiet"},
@@ -150,6 +150,9 @@ def test_the_flags_are_those_that_are_documented() -> None:
         (["export", "nowhere"], "--to"),
         (["prepare", "flickr", "--root", "."], "did you mean 'flickr30k'?"),
         (["prepare", "coco"], "--root"),
+        (["prepare", "coco", "--root", ".", "--label", "noun"], "takes nothing else"),
+        (["prepare", "cut", "nowhere", "--label", "noun"], "needs --label, --imbalance and --out"),
+        (["prepare", "cut", "nowhere", "--label", "a", "--imbalance", "2", "--out", "b"], "nowhere does not exist"),
         (["prepare", "coco", "--root", "nowhere"], "nowhere does not exist"),
     ],
 )

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from mmts import __version__
 from mmts.console import console, errors, print_json
 from mmts.console import quiet as quietly
-from mmts.errors import Interrupted, MmtsError, RecipeError, RunError, nearest
+from mmts.errors import DataError, Interrupted, MmtsError, RecipeError, RunError, nearest
 
 app = typer.Typer(
     name="mmts",
@@ -56,6 +56,7 @@ _HELP_OF = "Whose size counts for a sample with several concepts."
 _HELP_CONCEPTS = "Concepts of a pretrained model's data: a file, or a label (default: clusters of train's captions)."
 _HELP_INTERPOLATE = "Judge (1 - a) start + a tuned weights for these a, such as 0,0.1,...,1."
 _HELP_ALSO = "With --interpolate: other data to judge on, too; repeatable."
+_HELP_TOTAL = "With cut: training media (default: as many as there can be)."
 _HELP_JOBS = "Runs at a time, one process and thread each (default: all cores)."
 DataPath = Annotated[Path | None, typer.Option("--data", help=_HELP_DATA)]
 Columns = Annotated[str | None, typer.Option(metavar="media=NAME,caption=NAME", help=_HELP_COLUMNS)]
@@ -288,13 +289,28 @@ def recipes(
 
 @app.command()
 def prepare(
-    name: Annotated[str, typer.Argument(help="flickr30k, coco, cc3m, ek100 or youcook2.")],
-    root: Annotated[Path, typer.Option(help="The data set's folder.")],
+    name: Annotated[str, typer.Argument(help="flickr30k, coco, cc3m, ek100 or youcook2; or cut.")],
+    data: Annotated[str | None, typer.Argument(help="With cut: the data, as for --data of train.")] = None,
+    root: Annotated[Path | None, typer.Option(help="A public data set's folder.")] = None,
+    label: Annotated[str | None, typer.Option(help="With cut: the label of the media that gets a long tail.")] = None,
+    imbalance: Annotated[float | None, typer.Option(min=1, help="With cut: largest class by smallest.")] = None,
+    classes: Annotated[int | None, typer.Option(min=2, help="With cut: keep the largest (default: all).")] = None,
+    total: Annotated[int | None, typer.Option(min=2, help=_HELP_TOTAL)] = None,
+    out: Annotated[Path | None, typer.Option(help="With cut: a new folder.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Check a public data set's folder and count what it holds."""
+    """Check a public data set's folder, or cut data to a long tail."""
+    if name == "cut":
+        from mmts.apps.cut import write_cut
+
+        if data is None or label is None or imbalance is None or out is None or root is not None:
+            raise DataError("mmts prepare cut DATA needs --label, --imbalance and --out, and takes no --root")
+        write_cut(data, out, label, imbalance, classes, total)
+        return
     from mmts.apps.prepare import prepare as prepare_set
 
+    if root is None or any((data, label, imbalance, classes, total, out)):
+        raise DataError(f"mmts prepare {name} needs --root, the data set's folder, and takes nothing else; cut does")
     prepare_set(name, root)
 
 
@@ -322,6 +338,33 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         print_json([asdict(finding) for finding in findings])
     judge(findings)
+
+
+@app.command()
+def embed(
+    path: Annotated[Path | None, typer.Argument(metavar="DATA", help=_HELP_DATA)] = None,
+    model: Annotated[str | None, typer.Option(help="A run, or a pretrained model (docs/pretrained.md).")] = None,
+    side: Annotated[str, typer.Option(metavar="text|media", help="What to embed.")] = "text",
+    out: Annotated[Path | None, typer.Option(help="Folder of the parts.")] = None,
+    part: Annotated[str | None, typer.Option(metavar="I/N", help="Compute the I-th of N shares of the parts.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows per part.")] = 16_384,
+    split: Annotated[str | None, typer.Option(help="Use only this split (default: all samples).")] = None,
+    columns: Columns = None,
+    join: Annotated[Path | None, typer.Option(metavar="DIR", help="Only check that DIR is whole.")] = None,
+    quiet: Quiet = False,
+    trust_code: TrustCode = False,
+) -> None:
+    """Embed captions or media in parts, which several processes can share."""
+    from mmts.cluster import embed as parts
+    from mmts.recipe.recipe import parse_columns
+
+    if join is not None:
+        parts.join(join)
+        return
+    if path is None or model is None or out is None:
+        raise RecipeError("DATA, --model and --out must be given: mmts embed DATA --model MODEL --out DIR")
+    names = parse_columns(columns)
+    parts.embed(path, model, side, out, part=part, split_name=split, columns=names, rows_per_part=rows)
 
 
 @app.command()

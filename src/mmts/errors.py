@@ -3,7 +3,7 @@
 import difflib
 import math
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 _QUOTED = 80  # characters of a file's content that a message repeats
@@ -90,6 +90,16 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     ('1 caption', '2,000 media')
     """
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def few(words: Sequence[str]) -> str:
+    """List a few words, and say how many more there are.
+
+    >>> few(["a", "b"]), few(list("abcdefg"))
+    ('a; b', 'a; b; c; d; e; and 2 more')
+    """
+    more = [f"and {len(words) - 5:,} more"] if len(words) > 5 else []
+    return "; ".join([*words[:5], *more])
 
 
 def plain(value: float) -> str:

@@ -18,5 +18,5 @@ AtLeastOne = Annotated[int, Ge(1)]
 class RecipeDefault:
     """The section that a recipe gets if it leaves out a component inside a component, such as InfoNCE's temperature."""
 
-    content: Mapping[str, Any]  # the section as a recipe would have it
+    content: Mapping[str, Any] | None  # the section as a recipe would have it
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # by component, defaults that differ here

@@ -111,14 +111,17 @@ def test_what_cannot_be_right_is_an_error(captions: list[str], options: dict, me
         neighbour_counts(captions, encoder=lambda texts: [[1.0, 0.0]] * len(texts), **options)
 
 
-@pytest.mark.parametrize("scale", ["linear", "log", "rank"])
+@pytest.mark.parametrize(
+    ("scale", "exponent"),
+    [("linear", None), ("log", None), ("rank", None), ("power", 0.5), ("power", -0.25), ("power", 3.0)],
+)
 @pytest.mark.parametrize(("low", "high"), [(0.05, 0.2), (0.2, 0.05)])
-def test_shifts_of_real_densities_are_those_of_the_loop(scale, low: float, high: float) -> None:  # type: ignore[no-untyped-def]
+def test_shifts_of_real_densities_are_those_of_the_loop(scale, exponent, low: float, high: float) -> None:  # type: ignore[no-untyped-def]
     density = torch.rand(20, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.01
     density[3] = density[7]
-    wanted = reference.shift(density.tolist(), low, high, scale)
-    torch.testing.assert_close(density_shift(density, low, high, scale), torch.tensor(wanted))
-    assert density_shift(torch.full((2,), 0.3), low, high, scale).tolist() == pytest.approx([0.125, 0.125])
+    wanted = reference.shift(density.tolist(), low, high, scale, exponent or 1.0)
+    torch.testing.assert_close(density_shift(density, low, high, scale, exponent), torch.tensor(wanted))
+    assert density_shift(torch.full((2,), 0.3), low, high, scale, exponent).tolist() == pytest.approx([0.125, 0.125])
 
 
 @pytest.mark.parametrize("scale", ["linear", "log", "rank"])
@@ -142,3 +145,27 @@ def test_counts_as_densities_and_as_concepts_are_the_same_shift(scale) -> None: 
 def test_a_density_that_cannot_be_right_is_refused(density: torch.Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
         density_shift(density, 0.05, 0.2)
+
+
+def test_powers_lie_between_the_linear_and_the_log_map_and_do_not_overflow() -> None:
+    n = torch.tensor([1.0, 40.0, 500.0, 1e300], dtype=torch.float64)
+    assert density_shift(n, 0.0, 1.0, "power", 9.0).tolist() == [0.0, 0.0, 0.0, 1.0]
+    assert density_shift(n, 0.0, 1.0, "power", -9.0).tolist() == pytest.approx([0.0, 1.0, 1.0, 1.0])
+    n = n[:3]
+    log, linear = (density_shift(n, 0.0, 1.0, scale) for scale in ("log", "linear"))
+    torch.testing.assert_close(density_shift(n, 0.0, 1.0, "power", 1e-6), log, rtol=1e-4, atol=0)
+    torch.testing.assert_close(density_shift(n, 0.0, 1.0, "power", 1.0), linear)
+
+
+@pytest.mark.parametrize(
+    ("scale", "exponent", "message"),
+    [
+        ("power", None, "exponent is None and scale is 'power', with which it must be a finite number that is not 0"),
+        ("power", 0.0, "exponent is 0.0 and scale is 'power', with which it must be a finite"),
+        ("power", float("nan"), "exponent is nan"),
+        ("log", 0.5, "exponent is 0.5 and scale is 'log', with which it must be left out"),
+    ],
+)
+def test_an_exponent_belongs_to_powers(scale, exponent: float | None, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InputError, match=message):
+        density_shift(torch.tensor([1.0, 2.0]), 0.0, 1.0, scale, exponent)

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import reference
 
-from mmts.concepts.kmeans import kmeans, nearest
+from mmts.concepts import kmeans as kmeans_module
+from mmts.concepts.kmeans import clusters_of, distant_rows, kmeans, nearest
 
 
 def blobs(num=5, each=40, width=8, spread=0.05, seed=0):
@@ -24,6 +26,36 @@ def test_finds_separate_blobs():
     clusters = kmeans(rows, 5)
     assert clusters.num_dropped == 0
     assert len(set(zip(truth.tolist(), clusters.labels.tolist(), strict=True))) == 5
+
+
+@pytest.mark.parametrize("sizes", [[40] * 10, [95, 85, 75, 65, 55, 45, 35, 25, 15, 5]])
+def test_ten_separate_clusters_have_their_exact_sizes_with_every_seed(sizes):
+    """From random rows, even the best of five starts gives wrong sizes with a third of the seeds."""
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        truth = np.repeat(np.arange(10), sizes)
+        middles = rng.normal(size=(10, 32))
+        middles /= np.linalg.norm(middles, axis=1, keepdims=True)
+        rows = (middles[truth] + 0.03 * rng.normal(size=(len(truth), 32))).astype(np.float32)
+        clusters = clusters_of(rows, 10, seed=seed)
+        np.testing.assert_array_equal(np.bincount(clusters.labels)[clusters.labels], np.asarray(sizes)[truth])
+
+
+def test_the_start_equals_its_loop_twin():
+    rng = np.random.default_rng(0)
+    for seed in range(5):
+        rows, weights = rng.normal(size=(25, 3)).astype(np.float32), rng.uniform(1, 3, 25).astype(np.float32)
+        uniform = iter(np.random.default_rng(seed).random(1000).tolist())
+        chosen = reference.distant_rows(rows.tolist(), weights.tolist(), 6, 16, uniform)
+        np.testing.assert_array_equal(distant_rows(rows, 6, weights=weights, seed=seed), rows[chosen])
+
+
+def test_the_start_of_many_rows_looks_at_a_sample(monkeypatch):
+    monkeypatch.setattr(kmeans_module, "_STARTS", 50)
+    rows = np.arange(10_000, dtype=np.float32)[:, None]
+    sample = np.random.default_rng(3).choice(10_000, 160, replace=False, shuffle=False)  # 16 per centroid
+    assert np.isin(distant_rows(rows, 10, seed=3), rows[sample]).all()
+    assert not np.isin(distant_rows(rows, 2, seed=3), rows[sample]).all()
 
 
 def test_centroids_are_the_means_of_their_rows():

@@ -211,6 +211,32 @@ def test_wrong_sentences_are_named(tmp_path: Path, rows: list[dict[str, str]], m
         read_epic_kitchens(folder_of(tmp_path, [CLIP], rows))
 
 
+def test_a_part_of_the_train_clips(tmp_path: Path) -> None:
+    root = draw_ek100(tmp_path, features=True)
+    file = root / "retrieval_annotations" / "EPIC_100_retrieval_train.csv"
+    whole = read_epic_kitchens(root)
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:13]))  # the header and the first 12 clips of 24
+    part = read_epic_kitchens(root)
+    graded, all_graded = part.graded["train"], whole.graded["train"]
+    assert part.split_sizes == {"train": 12, "test": whole.split_sizes["test"]}
+    relevance, before = graded.relevance(), all_graded.relevance()[:12]
+    kept = [all_graded.captions.index(caption) for caption in graded.captions]
+    assert torch.equal(relevance, before[:, kept])  # a sentence keeps its relevance to the clips that are there
+    dropped = set(range(len(all_graded.captions))) - {*kept}
+    assert dropped
+    assert all(int(all_graded.owner[at]) >= 12 and not (before[:, at] == 1).any() for at in dropped)
+    missing = int((all_graded.owner >= 12).sum())
+    assert missing > len(dropped)
+    assert part.notes[1] == (
+        f"train: the clips are a part: those of {missing} of {len(all_graded.captions)} sentences are missing; "
+        f"{len(dropped)} sentences are left out, and the others stand for clips with the same classes"
+    )
+    file.write_text("".join([lines[0], lines[1].replace("P", "Q")]))
+    with pytest.raises(DataError, match=r"train_sentence\.csv, line 2: the clip .* is not among the 1 clips"):
+        read_epic_kitchens(root)
+
+
 def test_sentences_in_place_of_clips(tmp_path: Path):
     with pytest.raises(DataError, match=rf"{TEST}: not a file of clips: 'participant_id', 'video_id', .* is missing"):
         read_epic_kitchens(folder_of(tmp_path, [SENTENCE]))

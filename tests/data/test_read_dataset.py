@@ -127,8 +127,17 @@ def test_a_file_of_another_kind(tmp_path: Path):
 def test_one_file_of_a_data_set_is_not_the_data_set(tmp_path: Path, name: str):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(TABLE)
-    with pytest.raises(DataError, match=rf"{name} is one file of a data set; .* that holds all of it, {tmp_path}$"):
+    with pytest.raises(DataError, match=rf"{name} is one file of a data set;.* that holds all of it, {tmp_path}$"):
         read_dataset(tmp_path / name)
+
+
+def test_named_columns_read_one_file_of_a_data_set_alone(tmp_path: Path):
+    (tmp_path / "EPIC_100_retrieval_test.csv").write_text("narration_id,narration,noun\nP01_0,take plate,plate\n")
+    columns = {"media": "narration_id", "caption": "narration"}
+    with pytest.raises(DataError, match="--columns media=NAME,caption=NAME reads it alone"):
+        read_dataset(tmp_path / "EPIC_100_retrieval_test.csv")
+    (medium,) = read_dataset(tmp_path / "EPIC_100_retrieval_test.csv", columns).media
+    assert (medium.captions, medium.labels) == (("take plate",), {"noun": "plate"})
 
 
 @pytest.mark.parametrize(

@@ -67,12 +67,20 @@ RULES: dict[str, Callable[[], o.Objective]] = {
     "sms": lambda: o.SMS(p.Fixed(0.6)),
     "siglip": lambda: o.SigLIP(p.Learned()),
     "macl": lambda: o.ReweightedInfoNCE(p.MACL()),
+    "dual_temperature": lambda: o.DualTemperature(SHIFTED),
+    "no_temperature": lambda: o.NoTemperature(),
+    "hard_negatives": lambda: o.HardNegativeInfoNCE(SHIFTED, tau_plus=0.1),
+    "rince": lambda: o.RINCE(SHIFTED),
+    "cyclip": lambda: o.CyCLIP(SHIFTED),
     "temo": lambda: o.TeMo(0.05, 0.1),
     "sogclr": lambda: o.SogCLR(N, N, SHIFTED),
     "isogclr": lambda: o.ISogCLR(N, N, start=0.05),
     "fastclip": lambda: o.FastCLIP(N, N, learning_rate=1e-9),
     "own": Own,
-    "tempnet": lambda: o.TempNet(N, N, D, num_prototypes=8, dropout=0.0, learning_rate=1e-9),
+    "nuclr": lambda: o.NUCLR(N, N, SHIFTED, eta=0.01),
+    "tempnet": lambda: o.TempNet(
+        N, N, D, num_prototypes=8, dropout=0.0, learning_rate=1e-9, prototypes="first_batch", eps=1e-3
+    ),
 }
 PIECES, CLIPPED, BF16 = {"micro_batch": 2}, {"clip_norm": 0.1}, {"precision": "bf16"}
 SOME = ("shifted", "isogclr", "fastclip")

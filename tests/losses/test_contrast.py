@@ -21,7 +21,13 @@ def beyond(log_sums: Tensor) -> Tensor:
 def both(B: int, positives: Tensor | None, dtype: torch.dtype = torch.float64) -> list[tuple[Contrast, list[Tensor]]]:
     x, y = embeddings(B, dtype=dtype)
     tau = values(B).detach().to(torch.promote_types(dtype, torch.float32))
-    found = [contrast(x, y, (tau, tau[0]), beyond, positives=positives, fused=fused) for fused in (True, False)]
+    options = {
+        "log_added": torch.linspace(-4, 0, 2 * B).view(2, B),
+        "lowered": torch.linspace(-0.1, 0.2, 2 * B).view(2, B),
+        "log_received": torch.linspace(-1, -3, 2 * B).view(2, B),
+        "positives": positives,
+    }
+    found = [contrast(x, y, (tau, tau[0]), beyond, fused=fused, **options) for fused in (True, False)]
     return [(each, loss_and_gradients(each.loss, x, y)) for each in found]
 
 

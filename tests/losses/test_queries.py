@@ -13,11 +13,16 @@ from torch.utils._pytree import tree_leaves
 
 from mmts.errors import InputError
 from mmts.losses import (
+    cyclic_consistency,
     decoupled_info_nce,
+    dual_temperature,
+    hard_negative_info_nce,
     info_nce,
     max_margin,
     multi_positive_info_nce,
+    no_temperature,
     reweighted_info_nce,
+    rince,
     siglip,
     sms,
 )
@@ -39,6 +44,14 @@ def _sms(x: Tensor, y: Tensor, margin: Tensor, **options: Any) -> Tensor:
     return sms(x, y, GRADED, margin, **options)
 
 
+def _no_temperature(x: Tensor, y: Tensor, tau: Tensor, **options: Any) -> Tensor:
+    return no_temperature(x, y, **options) + 0.0 * tau.sum()
+
+
+def _cyclic_consistency(x: Tensor, y: Tensor, tau: Tensor, **options: Any) -> Tensor:
+    return cyclic_consistency(x, y, **options) + 0.0 * tau.sum()
+
+
 def _contrast(x: Tensor, y: Tensor, tau: Tensor, **options: Any) -> Tensor:
     return contrast(x, y, (tau.detach(), 2 * tau.detach()), **options).loss + 0.0 * tau.sum()
 
@@ -52,6 +65,11 @@ PLAIN: list[tuple[Loss, dict[str, Any]]] = [
     (max_margin, {"negatives": "hardest", "positives": some_positives(B)}),
     (max_margin, {"relevance": graded(B)}),
     (reweighted_info_nce, {"positives": some_positives(B)}),
+    (dual_temperature, {"positives": some_positives(B)}),
+    (hard_negative_info_nce, {"tau_plus": 0.1, "positives": some_positives(B)}),
+    (rince, {"positives": some_positives(B)}),
+    (_no_temperature, {"positives": some_positives(B)}),
+    (_cyclic_consistency, {}),
     (_siglip, {"positives": some_positives(B)}),
     (_sms, {}),
     (_contrast, {"positives": some_positives(B)}),

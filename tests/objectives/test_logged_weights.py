@@ -27,11 +27,17 @@ BUILT: dict[str, Objective] = {
     "SMS": objectives.SMS(SHIFTED),
     "SigLIP": objectives.SigLIP(Learned()),
     "ReweightedInfoNCE": objectives.ReweightedInfoNCE(MACL()),
+    "DualTemperature": objectives.DualTemperature(SHIFTED),
+    "NoTemperature": objectives.NoTemperature(),
+    "HardNegativeInfoNCE": objectives.HardNegativeInfoNCE(SHIFTED),
+    "RINCE": objectives.RINCE(SHIFTED),
+    "CyCLIP": objectives.CyCLIP(SHIFTED),
     "TeMo": objectives.TeMo(),
     "SogCLR": objectives.SogCLR(B, B, SHIFTED),
     "ISogCLR": objectives.ISogCLR(B, B),
     "FastCLIP": objectives.FastCLIP(B, B),
     "TempNet": objectives.TempNet(B, B, D),
+    "NUCLR": objectives.NUCLR(B, B, SHIFTED),
 }
 
 
@@ -45,8 +51,9 @@ def test_all_objectives_are_looked_at() -> None:
 @pytest.mark.parametrize("size", [1, B])
 def test_each_logs_its_value_and_a_weight_of_mean_1(name: str, size: int) -> None:
     x, y = embeddings(size, D, dtype=torch.float32)
+    logged = None if name == "NoTemperature" else BUILT[name].value_name
     log = BUILT[name](x, y, progress=0.4, index=INDEX[:size], relevance=graded(size)).log
-    assert ("temperature" in log) != ("margin" in log)
+    assert [value for value in ("temperature", "margin") if value in log] == ([logged] if logged else [])
     assert log["weight"].shape == (size,)
     assert log["weight"].mean().item() == pytest.approx(1.0, rel=1e-5)
     assert (log["weight"] >= 0).all()
@@ -111,6 +118,10 @@ def test_info_nces_pull_at_one_temperature_per_pair(monkeypatch: pytest.MonkeyPa
         (objectives.SigLIP(SHIFTED, bias=-3.0), "siglip", (torch.tensor(-3.0),)),
         (objectives.ReweightedInfoNCE(SHIFTED), "reweighted_info_nce", ()),
         (objectives.ReweightedInfoNCE(SHIFTED, anchor="media"), "reweighted_info_nce", ()),
+        (objectives.DualTemperature(SHIFTED, ratio=3.0), "dual_temperature", (3.0,)),
+        (objectives.HardNegativeInfoNCE(SHIFTED, alpha=0.7), "hard_negative_info_nce", (0.5, 0.7, 0.0)),
+        (objectives.HardNegativeInfoNCE(SHIFTED, tau_plus=0.1), "hard_negative_info_nce", (0.5, 1.0, 0.1)),
+        (objectives.RINCE(SHIFTED, q=0.6, lam=0.1), "rince", (0.6, 0.1)),
     ],
 )
 @pytest.mark.parametrize("positives", [None, some_positives(B)])
@@ -125,6 +136,21 @@ def test_the_weight_of_other_losses_is_their_pull(
     log = objective(x, y, progress=0.0, index=INDEX, positives=positives).log
     wanted = pull(twin, SHIFTED.shift[INDEX].double(), *arguments, positives, monkeypatch=monkeypatch)[1]
     torch.testing.assert_close(log["weight"], wanted / wanted.mean())
+
+
+@pytest.mark.parametrize("eps", [1e-6, 0.2])  # .2: two positive pairs are beyond it
+def test_the_weight_of_no_temperature_is_its_pull(eps: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = embeddings(B, D)
+    log = objectives.NoTemperature(eps=eps, label_smoothing=0.1)(x, y, progress=0.0, index=INDEX).log
+    wanted = pull("no_temperature", eps, None, 0.1, monkeypatch=monkeypatch)[1]
+    torch.testing.assert_close(log["weight"], wanted / wanted.mean())
+
+
+def test_the_terms_of_cyclip_pull_on_no_positive_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = embeddings(B, D)
+    assert pull("cyclic_consistency", 0.25, 0.25, monkeypatch=monkeypatch)[1].abs().max() == 0
+    logs = [make(SHIFTED)(x, y, progress=0.0, index=INDEX).log for make in (objectives.CyCLIP, objectives.InfoNCE)]
+    torch.testing.assert_close(logs[0], logs[1])
 
 
 def test_the_weight_of_temo_is_its_pull(monkeypatch: pytest.MonkeyPatch) -> None:

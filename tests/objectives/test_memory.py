@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from mmts.errors import InputError
-from mmts.objectives import FastCLIP, ISogCLR, Objective, SogCLR, TemperatureNet, TempNet
-from mmts.objectives.fastclip import GAMMA
+from mmts.objectives import NUCLR, FastCLIP, ISogCLR, Objective, SogCLR, TemperatureNet, TempNet
+from mmts.objectives.fastclip import GAMMA, TauGradient
+from mmts.objectives.nuclr import ETA
 from mmts.policies import Fixed, Learned, Scheduled, Shifted
 from mmts.schedules import Constant, Cosine, Linear
 
@@ -49,7 +50,8 @@ def run(objective: Objective, first: int = 0, last: int = STEPS) -> Iterator[tup
 class Twin:
     """Both directions of 5.4 and 5.5 in loops."""
 
-    def __init__(self) -> None:
+    def __init__(self, eps: float = 0.0) -> None:
+        self.eps = eps
         self.media: reference.Memory = {}
         self.text: reference.Memory = {}
 
@@ -57,8 +59,8 @@ class Twin:
         s, P = reference.cosines(inputs["x"], inputs["y"]), inputs["positives"]
         s_T = [list(column) for column in zip(*s, strict=True)]
         media_rows, text_rows = inputs["media_index"].tolist(), inputs["index"].tolist()
-        media, self.said_media = reference.contrast(self.media, media_rows, s, tau_media, P, gamma)
-        text, self.said_text = reference.contrast(self.text, text_rows, s_T, tau_text, P.T, gamma)
+        media, self.said_media = reference.contrast(self.media, media_rows, s, tau_media, P, gamma, self.eps)
+        text, self.said_text = reference.contrast(self.text, text_rows, s_T, tau_text, P.T, gamma, self.eps)
         return media + text
 
     def mean(self, place: int) -> list[float]:
@@ -73,10 +75,10 @@ def assert_same(output_loss: Tensor, gradients: list[Tensor], wanted: Tensor, in
     torch.testing.assert_close(gradients, list(slow), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("gamma", [0.8, 1.0, Linear(1.0, 0.1)])
-def test_sogclr_equals_its_loop_twin_at_every_step_of_a_run(gamma: Any) -> None:
+@pytest.mark.parametrize(("gamma", "eps"), [(0.8, 0.0), (1.0, 0.0), (Linear(1.0, 0.1), 0.0), (0.8, 0.02)])
+def test_sogclr_equals_its_loop_twin_at_every_step_of_a_run(gamma: Any, eps: float) -> None:
     swing = Cosine(-0.08, 0.08, cycles=3)
-    objective, twin = SogCLR(MEDIA, SAMPLES, Shifted(swing, SHIFT), gamma).double(), Twin()
+    objective, twin = SogCLR(MEDIA, SAMPLES, Shifted(swing, SHIFT), gamma, eps).double(), Twin(eps)
     for inputs, output, gradients in run(objective):
         p = inputs["progress"]
         tau = [swing(p) + SHIFT[i].item() for i in inputs["index"].tolist()]
@@ -87,11 +89,13 @@ def test_sogclr_equals_its_loop_twin_at_every_step_of_a_run(gamma: Any) -> None:
         assert output.log["weight"].tolist() == pytest.approx([each / (sum(pull) / len(pull)) for each in pull])
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.05, 0.3), (Linear(0.05, 0.15), Cosine(0.2, 0.3, cycles=2))])
-def test_isogclr_equals_its_loop_twin_at_every_step_of_a_run(low: Any, high: Any) -> None:
+@pytest.mark.parametrize(
+    ("low", "high", "eps"), [(0.05, 0.3, 0.0), (Linear(0.05, 0.15), Cosine(0.2, 0.3, cycles=2), 0.0), (0.05, 0.3, 0.02)]
+)
+def test_isogclr_equals_its_loop_twin_at_every_step_of_a_run(low: Any, high: Any, eps: float) -> None:
     rho, eta, beta = 0.5, 0.03, 0.5
-    objective = ISogCLR(MEDIA, SAMPLES, rho, eta, beta, 0.8, low, high, start=0.25).double()
-    twin = Twin()
+    objective = ISogCLR(MEDIA, SAMPLES, rho, eta, beta, 0.8, low, high, start=0.25, eps=eps).double()
+    twin = Twin(eps)
     tau_media, u_media = dict.fromkeys(range(MEDIA), 0.25), dict.fromkeys(range(MEDIA), 0.0)
     tau_text, u_text = dict.fromkeys(range(SAMPLES), 0.25), dict.fromkeys(range(SAMPLES), 0.0)
     for inputs, output, gradients in run(objective):
@@ -112,16 +116,23 @@ def test_isogclr_equals_its_loop_twin_at_every_step_of_a_run(low: Any, high: Any
     assert len(set(objective.tau_text.tolist())) > 3  # so the temperatures did part
 
 
-def test_fastclip_equals_its_loop_twin_and_its_temperature_gets_the_papers_gradient() -> None:
-    objective, twin = FastCLIP(MEDIA, SAMPLES, start=0.3, rho=1.5).double(), Twin()
+@pytest.mark.parametrize(
+    ("tau_gradient", "of_log_mean", "of_exponent"), [("half", 1, 1), ("printed", 2, 2), ("released", 1, 2)]
+)
+def test_fastclip_equals_its_loop_twin_and_its_temperature_gets_the_gradient_asked_for(
+    tau_gradient: TauGradient, of_log_mean: int, of_exponent: int
+) -> None:
+    objective = FastCLIP(MEDIA, SAMPLES, start=0.3, rho=1.5, tau_gradient=tau_gradient).double()
+    twin = Twin()
     log_tau = objective.temperature.log_value
     for inputs, output, gradients in run(objective):
         tau = log_tau.exp().item()
         wanted = twin.step(inputs, [tau] * 4, [tau] * 4, GAMMA(inputs["progress"]))
         log_mean, mean_exponent = (sum(twin.mean(place)) / 4 for place in (0, 1))
-        assert_same(output.loss, gradients, wanted + tau * (1.5 + log_mean), inputs)
+        assert_same(output.loss, gradients, wanted + of_log_mean * tau * (1.5 + log_mean), inputs)
         (slope,) = torch.autograd.grad(output.loss, log_tau)
-        assert slope.item() == pytest.approx(tau * (1.5 + log_mean - mean_exponent), rel=1e-9)
+        expected = of_log_mean * (1.5 + log_mean) - of_exponent * mean_exponent
+        assert slope.item() == pytest.approx(tau * expected, rel=1e-9)
         with torch.no_grad():
             log_tau += 0.03  # another temperature in the next step
 
@@ -155,6 +166,73 @@ def test_tempnet_equals_its_loop_twin() -> None:
             torch.testing.assert_close(list(fast), list(torch.autograd.grad(own, parameters)))
         assert_same(output.loss, gradients, wanted, inputs)
         assert output.log["temperature"].tolist() == pytest.approx([(a + b) / 2 for a, b in zip(*taus, strict=True)])
+
+
+def test_nuclr_equals_its_loop_twin_at_every_step_of_a_run() -> None:
+    eta, ratio, theta = Cosine(0.0, 0.2, cycles=0.5), 0.5, 0.7
+    objective = NUCLR(MEDIA, SAMPLES, Shifted(Constant(0.0), SHIFT), 0.8, eta, ratio, theta, start=-0.0625).double()
+    memories: tuple[dict[int, float], dict[int, float]] = ({}, {})
+    zeta = {"media": [-0.0625] * MEDIA, "text": [-0.0625] * SAMPLES}
+    v: dict[str, dict[int, float]] = {"media": {}, "text": {}}
+    for inputs, output, gradients in run(objective):
+        s, P = reference.cosines(inputs["x"], inputs["y"]), inputs["positives"]
+        rows = {"media": inputs["media_index"].tolist(), "text": inputs["index"].tolist()}
+        tau = SHIFT[inputs["index"]].tolist()
+        slopes, wanted = {}, torch.zeros((), dtype=torch.float64)
+        for query, candidate, memory, rows_of_s, P_of_s in (
+            ("media", "text", memories[0], s, P),
+            ("text", "media", memories[1], list(zip(*s, strict=True)), P.T),
+        ):
+            of_candidates = [zeta[candidate][row] for row in rows[candidate]]
+            xi = max(0.0, *zeta[candidate])
+            loss, slopes[candidate] = reference.nuclr(
+                memory, rows[query], rows_of_s, tau, P_of_s, 0.8, of_candidates, xi, SAMPLES
+            )
+            wanted = wanted + loss
+        assert_same(output.loss, gradients, wanted, inputs)
+        for side, step in (("media", ratio * eta(inputs["progress"])), ("text", eta(inputs["progress"]))):
+            for row in set(rows[side]):
+                new = [g for r, g in zip(rows[side], slopes[side], strict=True) if r == row and g is not None]
+                if new:
+                    g = reference.mean(new)
+                    v[side][row] = (1 - theta) * v[side].get(row, g) + theta * g
+                    zeta[side][row] -= step * v[side][row]
+        assert objective.zeta_text.tolist() == pytest.approx(zeta["text"], rel=1e-9)
+        assert objective.zeta_media.tolist() == pytest.approx(zeta["media"], rel=1e-9)
+    assert max(zeta["text"]) > max(0.0, min(zeta["text"])) + 0.1  # xi has left 0, and the popularities have parted
+
+
+def test_nuclrs_popularity_rises_for_a_candidate_that_all_queries_are_near() -> None:
+    x = torch.eye(4) + 0.3
+    y = torch.eye(4)
+    y[2] = 1.0
+    objective = NUCLR(4, 4, 0.2, eta=0.01, media_ratio=1.0, start=0.0)
+    for _ in range(50):
+        objective(x, y, progress=0.5, index=torch.arange(4))
+    assert objective.zeta_text.argmax() == 2
+    assert objective.zeta_text[2] > 0 > objective.zeta_text[0]
+    fixed = NUCLR(4, 4, 0.2)  # the published rate is 0 at first
+    fixed(x, y, progress=0.1, index=torch.arange(4))
+    assert fixed.zeta_text.tolist() == pytest.approx([-0.05] * 4)
+    assert [ETA(p) for p in (0.1, 1 / 6, 1.0)] == pytest.approx([0, 5e-6, 0], abs=1e-15)
+    assert ETA(0.5) == pytest.approx(ETA(0.5 - 1e-9) / 10, rel=1e-6)
+
+
+def test_prototypes_start_at_the_first_batch_of_training_and_only_there() -> None:
+    objective = TempNet(MEDIA, SAMPLES, DIM, num_prototypes=3, prototypes="first_batch").double()
+    random = objective.media_net.prototypes.detach().clone()
+    objective.eval()(**batch(0))
+    assert torch.equal(objective.media_net.prototypes, random)
+    broken = batch(0)
+    broken["x"].data[3, 0] = math.nan
+    with pytest.raises(InputError, match=r"x\[3\]"):
+        objective.train()(**broken)
+    for step in (1, 2):
+        objective(**batch(step))
+    assert torch.equal(objective.media_net.prototypes, batch(1)["y"][:3])
+    assert torch.equal(objective.text_net.prototypes, batch(1)["x"][:3])
+    with pytest.raises(InputError, match="the first batch has 4 pairs for 5 prototypes to start at"):
+        TempNet(MEDIA, SAMPLES, DIM, num_prototypes=5, prototypes="first_batch")(**batch(0))
 
 
 def test_the_temperature_net_passes_gradcheck_over_all_its_parameters() -> None:
@@ -228,10 +306,12 @@ def objectives() -> list[Objective]:
         ISogCLR(MEDIA, SAMPLES, low=0.05, high=0.3, start=0.1, rho=0.5),
         FastCLIP(MEDIA, SAMPLES),
         TempNet(MEDIA, SAMPLES, DIM, num_prototypes=3),
+        NUCLR(MEDIA, SAMPLES, 0.2, eta=0.01),
+        TempNet(MEDIA, SAMPLES, DIM, num_prototypes=3, prototypes="first_batch"),
     ]
 
 
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(len(objectives())))
 def test_a_run_goes_on_from_its_saved_state_as_if_never_stopped(which: int) -> None:
     whole, stopped, resumed = (objectives()[which] for _ in range(3))
     for each in (whole, stopped):
@@ -250,7 +330,7 @@ def test_a_run_goes_on_from_its_saved_state_as_if_never_stopped(which: int) -> N
     torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(len(objectives())))
 def test_state_changes_in_training_only_and_only_in_the_rows_of_the_batch(which: int) -> None:
     objective = objectives()[which]
     for _ in run(objective, 0, 3):
@@ -264,6 +344,8 @@ def test_state_changes_in_training_only_and_only_in_the_rows_of_the_batch(which:
     objective.train()
     objective(**inputs)
     for name, each in objective.named_buffers():
+        if name == "started":
+            continue
         size, rows = (MEDIA, inputs["media_index"]) if "media" in name else (SAMPLES, inputs["index"])
         other = torch.ones(size, dtype=torch.bool).index_fill(0, rows, False)
         assert torch.equal(each[other], before[name][other])
@@ -271,7 +353,7 @@ def test_state_changes_in_training_only_and_only_in_the_rows_of_the_batch(which:
             assert not torch.isclose(each[~other], before[name][~other]).any()
 
 
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(len(objectives())))
 def test_a_batch_without_negatives_has_no_pull_and_leaves_no_trace(which: int) -> None:
     objective = objectives()[which]
     for _ in run(objective, 0, 3):
@@ -287,7 +369,7 @@ def test_a_batch_without_negatives_has_no_pull_and_leaves_no_trace(which: int) -
     torch.testing.assert_close(dict(objective.state_dict()), before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(5))
 def test_the_order_of_the_batch_does_not_matter(which: int) -> None:
     one, other = objectives()[which].double(), objectives()[which].double()
     one.load_state_dict(other.state_dict())
@@ -306,7 +388,7 @@ def test_the_order_of_the_batch_does_not_matter(which: int) -> None:
         torch.testing.assert_close(one.state_dict(), other.state_dict())
 
 
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(len(objectives())))
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_narrow_embeddings_are_computed_in_float32_under_autocast_too(which: int, dtype: torch.dtype) -> None:
     narrow, wide = objectives()[which].eval(), objectives()[which].eval()
@@ -332,6 +414,36 @@ def test_neither_small_temperatures_nor_long_absences_of_hard_negatives_end_in_n
         assert torch.isfinite(gradient).all()
         assert torch.isfinite(objective.u_media).all()
     assert gradient.abs().max() > 0.1  # forgotten: it pulls as at first sight
+
+
+def far_pairs(gap: float, B: int = 8) -> Tensor:
+    """Unit rows whose cosines with each other are 1 - gap."""
+    s = torch.eye(B, dtype=torch.float64) * gap + (1 - gap)
+    return torch.linalg.cholesky(s)
+
+
+@pytest.mark.parametrize(("gap", "same"), [(0.2, True), (0.7, False)])
+def test_a_released_eps_ends_the_pull_of_negatives_more_than_32_temperatures_away(gap: float, same: bool) -> None:
+    index, norms = torch.arange(8), []
+    for eps in (0.0, 1e-14):  # that of TempNet's SogCLR
+        x = far_pairs(gap).requires_grad_()
+        loss = SogCLR(8, 8, 0.01, eps=eps)(x, far_pairs(gap), progress=0.0, index=index).loss
+        norms.append(torch.autograd.grad(loss, x)[0].norm().item())
+    assert norms[0] > 0.1
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4) if same else norms[1] < 1e-14
+
+
+@pytest.mark.parametrize(("gap", "same"), [(0.3, True), (1.2, False)])
+def test_a_released_eps_turns_the_temperatures_of_tempnet_the_other_way(gap: float, same: bool) -> None:
+    slopes = []
+    for eps in (0.0, 1e-14):
+        torch.manual_seed(0)
+        objective = TempNet(8, 8, 8, rho=7.0, num_prototypes=3, eps=eps).double()
+        x = far_pairs(gap) if gap <= 1 else 2 * torch.eye(8, dtype=torch.float64) - 0.25  # cosines below 0
+        objective(x, x, progress=0.0, index=torch.arange(8)).loss.backward()
+        slopes.append(objective.media_net.linear.bias.grad.item())
+    assert slopes[0] > 0  # a step lowers the temperatures
+    assert (slopes[1] > 0) is same
 
 
 def test_temperatures_rise_where_a_row_has_few_hard_negatives_and_fall_where_all_are_alike() -> None:
@@ -365,8 +477,8 @@ def test_fastclips_temperature_moves_the_same_way_and_stays_in_bounds() -> None:
 
 
 def test_the_parameters_that_learn_at_a_rate_of_their_own() -> None:
-    sogclr, isogclr, fastclip, tempnet = objectives()
-    assert sogclr.learning_rates() == isogclr.learning_rates() == {}
+    sogclr, isogclr, fastclip, tempnet, nuclr, _ = objectives()
+    assert sogclr.learning_rates() == isogclr.learning_rates() == nuclr.learning_rates() == {}
     assert not [*sogclr.parameters(), *isogclr.parameters()]
     assert fastclip.learning_rates() == {"temperature.log_value": 2e-4}
     for objective in (fastclip, tempnet):
@@ -397,6 +509,7 @@ def test_what_cannot_be_right_is_an_error() -> None:
         ({"num_media": 0}, "num_media is 0"),
         ({"gamma": 0.0}, "gamma is 0.0"),
         ({"gamma": Linear(1.0, 1.5)}, "gamma is Linear"),
+        ({"eps": -1e-9}, "eps is -1e-09; it must be 0 or more"),
         ({"rho": 0.0}, "rho is 0"),
         ({"eta": float("nan")}, "eta is nan"),
         ({"beta": 1.5}, "beta is 1.5"),
@@ -408,10 +521,21 @@ def test_what_cannot_be_right_is_an_error() -> None:
             ISogCLR(**{"num_media": 2, "num_captions": 2} | arguments)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="Learned, whose log_value would never move"):
         SogCLR(2, 2, Learned())
-    for arguments in ({"width": 0}, {"num_prototypes": 0}, {"rho": -1.0}, {"low": 0.1}, {"dropout": 1.0}):
+    for arguments, message in (
+        ({"eta": -0.1}, "eta is -0.1"),
+        ({"theta": 0.0}, "theta is 0"),
+        ({"media_ratio": -1.0}, "media_ratio is -1"),
+        ({"start": math.inf}, "start is inf"),
+        ({"num_captions": 1, "num_media": 1}, "num_captions is 1"),
+        ({"temperature": Learned()}, "NUCLR: temperature is Learned"),
+    ):
+        with pytest.raises(InputError, match=message):
+            NUCLR(**{"num_media": 2, "num_captions": 2, "temperature": 0.1} | arguments)  # type: ignore[arg-type]
+    wrong = [{"width": 0}, {"num_prototypes": 0}, {"rho": -1.0}, {"low": 0.1}, {"dropout": 1.0}]
+    for arguments in (*wrong, {"prototypes": "x"}, {"rate_decay": 1.1}, {"rate_decay": 0.9, "learning_rate": None}):
         with pytest.raises(InputError, match=next(iter(arguments))):
             TempNet(**{"num_media": 2, "num_captions": 2, "width": 2} | arguments)  # type: ignore[arg-type]
-    for arguments in ({"rho": 0.0}, {"learning_rate": 0.0}, {"start": 2.0}):
+    for arguments in ({"rho": 0.0}, {"learning_rate": 0.0}, {"start": 2.0}, {"tau_gradient": "other"}):
         with pytest.raises(InputError, match=next(iter(arguments))):
             FastCLIP(2, 2, **arguments)  # type: ignore[arg-type]
 
@@ -421,6 +545,7 @@ def test_a_wrong_batch_is_an_error_that_names_the_row_and_leaves_the_memory_alon
     broken = inputs["x"].detach().clone()
     broken[2, 1] = math.nan
     for objective in objectives():
+        objective(**inputs)  # TempNet's prototypes start
         before = {name: each.clone() for name, each in objective.state_dict().items()}
         for wrong, message in (
             ({"index": torch.tensor([0, 1, 2, 9])}, r"^index\[3\] is 9; it must lie in 0..8"),

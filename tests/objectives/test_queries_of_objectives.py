@@ -16,10 +16,19 @@ from mmts.schedules import Cosine
 
 N, B, D = 12, 9, 4
 SHIFTED = p.Shifted(Cosine(-0.04, 0.04, 5), torch.linspace(0.05, 0.2, N))
+SHARE = torch.linspace(0.05, 0.9, N)
+COUNTS = torch.arange(1, N + 1) ** 2
 CASES: dict[str, Callable[[], Objective]] = {
     "shifted": lambda: o.InfoNCE(SHIFTED),
     "learned": lambda: o.InfoNCE(p.Learned(), label_smoothing=0.1),
     "scaled": lambda: o.InfoNCE(SHIFTED, scale_by_temperature=True),
+    "prior": lambda: o.InfoNCE(SHIFTED, label_smoothing=0.1, prior=o.Prior(SHARE, 0.5, "text")),
+    "weights": lambda: o.InfoNCE(p.Learned(), weights=o.RowWeights(COUNTS, 0.9, start=0.2)),
+    "softmax_margin": lambda: o.InfoNCE(SHIFTED, margin=p.LDAM(COUNTS)),
+    "learned_margin": lambda: o.DecoupledInfoNCE(p.MACL(), margin=p.Learned(), weights=o.RowWeights(COUNTS, start=0.9)),
+    "margin_of_pairs": lambda: o.MultiPositiveInfoNCE(p.DySTreSS(), margin=p.MACL(), prior=o.Prior(SHARE)),
+    "ldam": lambda: o.MaxMargin(p.LDAM(COUNTS, 0.3)),
+    "decoupled_prior": lambda: o.DecoupledInfoNCE(p.Learned(), prior=o.Prior(SHARE, of="negatives")),
     "decoupled": lambda: o.DecoupledInfoNCE(SHIFTED),
     "multi_positive": lambda: o.MultiPositiveInfoNCE(p.Fixed(0.1)),
     "pairs": lambda: o.InfoNCE(p.DySTreSS()),
@@ -30,12 +39,20 @@ CASES: dict[str, Callable[[], Objective]] = {
     "siglip": lambda: o.SigLIP(p.DySTreSS()),
     "macl": lambda: o.ReweightedInfoNCE(p.MACL()),
     "reweighted": lambda: o.ReweightedInfoNCE(SHIFTED),
+    "dual_temperature": lambda: o.DualTemperature(p.Learned()),
+    "no_temperature": lambda: o.NoTemperature(label_smoothing=0.1),
+    "hard_negatives": lambda: o.HardNegativeInfoNCE(SHIFTED, tau_plus=0.1),
+    "hard_negative_pairs": lambda: o.HardNegativeInfoNCE(p.DySTreSS(), tau_plus=0.1),
+    "rince": lambda: o.RINCE(SHIFTED),
+    "cyclip": lambda: o.CyCLIP(SHIFTED, in_modal=0.5),
     "temo": lambda: o.TeMo(0.05, 0.1),
     "temo_with_gradient": lambda: o.TeMo(0.05, 0.1, detach=False),
     "sogclr": lambda: o.SogCLR(N, N, SHIFTED),
     "isogclr": lambda: o.ISogCLR(N, N, start=0.05),
     "fastclip": lambda: o.FastCLIP(N, N),
     "tempnet": lambda: o.TempNet(N, N, D, num_prototypes=8, dropout=0.0),
+    "nuclr": lambda: o.NUCLR(N, N, SHIFTED, eta=0.01, media_ratio=0.5),
+    "tempnet_started": lambda: o.TempNet(N, N, D, num_prototypes=8, dropout=0.0, prototypes="first_batch"),
 }
 PARTS = [slice(0, 2), slice(2, 3), slice(3, B)]
 
@@ -68,8 +85,9 @@ def in_parts(objective: Objective, inputs: dict[str, Any]) -> tuple[Tensor, list
     parts = [objective.compute_part(inputs["x"], inputs["y"], pairs_of(inputs, queries)) for queries in PARTS]
     before, logs = [buffer.clone() for buffer in objective.buffers()], []
     for queries, (_, log) in zip(PARTS, parts, strict=True):
+        sums = {name: sum(part.log[name] for part in parts) for name in log if name.startswith("_sum_")}
         per_query = [name for name, value in log.items() if value.shape == (queries.stop - queries.start,)]
-        gathered = {name: torch.cat([part.log[name] for part in parts]) for name in per_query}
+        gathered = {name: torch.cat([part.log[name] for part in parts]) for name in per_query} | sums
         for buffer, value in zip(objective.buffers(), before, strict=True):
             buffer.copy_(value)  # each process does it, from where it was
         logs.append(objective.finish(pairs_of(inputs, queries), log | gathered))

@@ -54,6 +54,8 @@ PLACES = {
     "objective": "objective",
     "policy": "objective.temperature",
     "schedule": "objective.temperature.schedule",
+    "prior": "objective.prior",
+    "weights": "objective.weights",
     **{word: f"model.{side}.options" for word, side in TOWERS.items()},
 }
 
@@ -63,6 +65,8 @@ def content(family: Family, name: str, **options: Any) -> dict[str, Any]:
     train = {"train": {"epochs": 1}}
     if family.word in TOWERS:
         return {"model": {TOWERS[family.word]: {"tower": name, "train": "all", "options": options}}, **train}
+    if family.key is None:
+        return {"objective": {family.word: options}, **train}
     own = {family.key: name, **GIVEN.get(name, {}), **options}
     if family is SCHEDULE:
         own = {"rule": "scheduled", "schedule": own}

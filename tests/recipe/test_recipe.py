@@ -37,6 +37,8 @@ def test_a_saved_recipe_reads_back_the_same(tmp_path: Path) -> None:
         ("concepts.num_concepts=1", "num_concepts must be at least 2"),
         ("concepts.source=label", "`label` names the label"),
         ("train.final_learning_rate=1", "is larger than learning_rate"),
+        ("train={epochs: 1, warmup: 0.1, warmup_learning_rate: 1}", "warmup_learning_rate 1.0 is larger than"),
+        ("train.warmup_learning_rate=1e-6", "warmup_learning_rate is where a warm-up starts, and warmup is 0"),
         ("train=3", "train"),
         ("train.epochs.more=3", "train.epochs is a value, not a section"),
         ("objective.temperature={rule: shifted, alpha: 0.2}", "alpha/2 must stay below low"),

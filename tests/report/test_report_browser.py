@@ -221,6 +221,22 @@ def test_long_names_and_missing_pictures_fit(browser: Any, odd: list[Path], widt
     page.close()
 
 
+@pytest.mark.parametrize("width", [320, 660, 1200])
+def test_a_short_name_of_a_rule_stays_in_one_line_beside_long_ones(tmp_path: Path, browser: Any, width: int) -> None:
+    captions, names = draw_pictures(tmp_path / "data", 80), ["before", "a-tuned-rule-with-a-long-name"]
+    concepts = [f"{at} people standing sitting elephants motorcycles somewhere" for at in range(40)]
+    runs = [
+        write_run(tmp_path / name, recipe(name, rule), tmp_path / "data", captions, skill=skill, concept_names=concepts)
+        for name, rule, skill in zip(names, (FIXED, SHIFTED), (0.0, 0.3), strict=True)
+    ]
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto(write_report(runs, tmp_path / "report.html").as_uri())
+    short, long = (page.locator(".changes th bdi").nth(at).bounding_box() for at in (0, 1))
+    page.close()
+    assert short["height"] < 30 < long["height"]
+    assert short["x"] + short["width"] <= long["x"]
+
+
 def test_a_note_beside_a_rule_takes_no_room_from_the_answers(visit: Visit) -> None:
     notes = visit.page.evaluate(
         """[...document.querySelectorAll(".answer p > span:nth-child(2)")]

@@ -11,6 +11,7 @@ from fake_runs import FIXED, LEARNED, SHIFTED, draw_pictures, recipe, write_run
 from mmts.concepts import ConceptDistribution
 from mmts.evaluation.judgement_file import Judged
 from mmts.evaluation.results import Figure, Gap
+from mmts.recipe.recipe import parse_recipe
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report.charts import SERIES, drawing, inline_svg
 from mmts.report.contents import Contents, Verdict, _headline, find, read_contents
@@ -169,6 +170,20 @@ def test_of_a_step_that_is_logged_again_the_later_line_counts(tmp_path: Path) ->
 )
 def test_rules_in_words(rule: dict[str, object], words: str) -> None:
     assert rule_in_words(recipe("x", rule)) == words
+
+
+def test_what_an_objective_adds_in_words() -> None:
+    objective = {
+        "temperature": 0.1,
+        "margin": {"rule": "ldam"},
+        "prior": {"of": "negatives"},
+        "weights": {"by": "kind"},
+    }
+    assert rule_in_words(parse_recipe({"objective": objective, "train": {"epochs": 1}})) == (
+        "temperature 0.1 throughout, margin of 0.5 for the smallest concepts, falling with the fourth root of a "
+        "concept's size, prior by concept, of strength 1 (both, negatives), weights by kind (beta 0.9999) from "
+        "progress 0.8"
+    )
 
 
 def judged(ranks: list[int], groups: list[int], captions: list[str] | None = None) -> Judged:

@@ -17,7 +17,7 @@ from mmts.evaluation.run import evaluate
 from mmts.search import build, build_index, index_files, open_searcher
 from mmts.search.command import search
 from mmts.search.index_files import load_index
-from mmts.search.query import Encoder
+from mmts.training.encoder import Encoder
 
 
 def counts(output: str) -> str:

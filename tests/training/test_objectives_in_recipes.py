@@ -16,7 +16,21 @@ from mmts.training.optimizer import parameter_groups
 from mmts.training.run import train
 from mmts.training.trainer import Trainer
 
-LOSSES = ["reweighted_info_nce", "temo", "siglip", "sogclr", "isogclr", "fastclip", "tempnet"]
+LOSSES = [
+    "reweighted_info_nce",
+    "dual_temperature",
+    "no_temperature",
+    "hard_negative_info_nce",
+    "rince",
+    "cyclip",
+    "temo",
+    "siglip",
+    "sogclr",
+    "isogclr",
+    "fastclip",
+    "tempnet",
+    "nuclr",
+]
 RULES = [
     "{rule: macl}",
     "{rule: dystress}",
@@ -30,7 +44,15 @@ COMPOSITIONS = [
     "{loss: multi_positive_info_nce, anchor: media}",
     "{loss: max_margin, margin: {rule: shifted, scale: rank}}",
     "{loss: sogclr, temperature: {rule: shifted, scale: log}, gamma: 0.9}",
+    "{loss: dual_temperature, temperature: {rule: shifted}, ratio: 5}",
+    "{loss: hard_negative_info_nce, beta: 1, alpha: 0.5, tau_plus: 0.1, temperature: {rule: dystress}}",
+    "{loss: rince, q: 0.6, temperature: {rule: learned}, scale_by_temperature: true}",
+    "{prior: {strength: 0.5, candidates: text, of: negatives}, temperature: {rule: learned}}",
+    "{loss: decoupled_info_nce, margin: {rule: ldam}, weights: {by: shape, start: 0.5}}",
+    "{loss: max_margin, margin: {rule: ldam, high: 0.3}}",
+    "{margin: 0.1, temperature: {rule: shifted, scale: power, exponent: 0.5}}",
     "{loss: sogclr, gamma: {kind: cosine, low: 0.2, high: 1.0, cycles: 0.5}}",
+    "{loss: nuclr, temperature: {rule: shifted}, eta: 1.0e-3}",
     "{loss: isogclr, rho: 4, high: {kind: linear, start: 0.1, end: 0.05}}",
 ]
 
@@ -71,7 +93,10 @@ def test_losses_on_relevance_train_only_on_data_that_have_it(objective: str, tmp
         train(shapes_recipe(tmp_path / "other", f"objective={objective}"), tmp_path / "other" / "run")
 
 
-@pytest.mark.parametrize("loss", ["isogclr", "fastclip", "tempnet"])
+RELEASED_TEMPNET = "tempnet, num_prototypes: 8, prototypes: first_batch, rate_decay: 0.5, learning_rate: 0.01"
+
+
+@pytest.mark.parametrize("loss", ["isogclr", "fastclip", "tempnet", RELEASED_TEMPNET, "nuclr, eta: 0.001"])
 def test_memory_survives_a_stop(loss: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Half of the media a step: two steps an epoch, and a checkpoint at its end.
     settings = [f"objective={{loss: {loss}}}", "train.batch_size=14", "train.steps=6", "data.max_media=28"]
@@ -104,6 +129,21 @@ def test_own_learning_rates_are_kept_and_do_not_decay() -> None:
     assert (len(matrices["params"]), len(rest["params"]), len(own["params"])) == (2, 1, 1)
     assert own["params"][0] is objective.temperature
     assert (own["own_rate"], own["weight_decay"]) == (2e-4, 0.0)
+
+
+def test_tempnets_learning_rate_decays_by_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = [f"objective={{loss: {RELEASED_TEMPNET}}}", "train.batch_size=14", "train.steps=6", "data.max_media=28"]
+    rates: list[float] = []
+    step = Trainer._train_step
+
+    def noting(self: Trainer, batch: object) -> object:
+        line = step(self, batch)  # type: ignore[arg-type]
+        rates.append(self.optimizer.param_groups[-1]["lr"])
+        return line
+
+    monkeypatch.setattr(Trainer, "_train_step", noting)
+    train(shapes_recipe(tmp_path, *settings), tmp_path / "run")
+    assert rates == [0.01, 0.01, 0.005, 0.005, 0.0025, 0.0025]
 
 
 def test_sogclr_refuses_rules_that_learn() -> None:

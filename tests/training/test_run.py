@@ -113,8 +113,11 @@ def test_the_same_seed_gives_the_same_run_and_another_one_does_not(shapes: Path,
     assert logs[0] == logs[1] != logs[2]
 
 
-def test_an_interrupted_run_resumes_exactly(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = scratch(shapes, "data.workers=1")
+@pytest.mark.parametrize("sampling", ["null", "{power: 0, start: 0.5}"])
+def test_an_interrupted_run_resumes_exactly(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampling: str
+) -> None:
+    recipe = scratch(shapes, "data.workers=1", f"data.sampling={sampling}")
     train(recipe, tmp_path / "whole")
     batches = runs.training_batches
 

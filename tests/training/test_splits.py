@@ -12,6 +12,7 @@ from mmts.errors import DataError, MmtsError, RecipeError
 from mmts.evaluation.run import evaluate
 from mmts.examples import draw_example
 from mmts.recipe.recipe import Recipe, load_recipe, parse_columns
+from mmts.recipe.run_directory import RunDirectory
 from mmts.recipe.sections import Columns, Data
 from mmts.recipe.tiny import tiny
 from mmts.training.run import train
@@ -71,6 +72,24 @@ def test_images_that_an_index_left_out_count_too(tmp_path: Path) -> None:
     assert len((tmp_path / "run" / "unreadable.txt").read_text().splitlines()) == 6
     metrics = train(small("cc3m-clip", "data.max_unreadable=0.5", "train.steps=2").with_data(data), tmp_path / "run")
     assert metrics["split"] == "val"
+
+
+def test_the_val_split_of_other_data_chooses_the_checkpoint(tmp_path: Path) -> None:
+    data, other = draw_example("cc3m", tmp_path / "cc3m"), draw_example("coco", tmp_path / "coco")
+    recipe = small("cc3m-clip", f"data.val={other}", "train.steps=1").with_data(data)
+    metrics = train(recipe, tmp_path / "run")
+    assert metrics["data"] == str(data)
+    assert metrics["split"] == "val"
+    logged = next(line["val"] for line in RunDirectory(tmp_path / "run").log_lines() if "val" in line)
+    there = evaluate(tmp_path / "run", other, "val")
+    assert there["text_to_image"] == logged["text_to_image"]
+    assert there["num_captions"] > there["num_media"] != metrics["num_media"]
+    without = draw_shapes(tmp_path / "shapes")
+    lines = [json.loads(line) for line in (without / "captions.jsonl").read_text().splitlines()]
+    rows = (json.dumps({**line, "split": "train"}) for line in lines)
+    (without / "captions.jsonl").write_text("\n".join(rows))
+    with pytest.raises(DataError, match="nothing is in split 'val'; the splits are: train"):
+        train(small("cc3m-clip", f"data.val={without}").with_data(data), tmp_path / "other")
 
 
 def test_an_evaluated_split_without_any_media_is_an_error(tmp_path: Path) -> None:

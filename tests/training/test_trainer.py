@@ -47,10 +47,11 @@ def test_margins_are_logged_as_margins(tmp_path: Path) -> None:
 
 
 def test_the_learning_rate_warms_up_and_falls_along_a_cosine(tmp_path: Path) -> None:
-    train = settings(warmup=0.25, final_learning_rate=1e-3)
+    train = settings(warmup=0.25, warmup_learning_rate=2e-3, final_learning_rate=1e-3)
     make_trainer(tmp_path, train).fit()
     rates = [line["lr"] for line in RunDirectory(tmp_path).log_lines()]
-    assert rates[0] == 0
+    assert rates[0] == 2e-3
+    assert rates[2] == pytest.approx((2e-3 + 1e-2) / 2)
     assert rates[4] == pytest.approx(1e-2)
     assert rates[10] == pytest.approx((1e-2 + 1e-3) / 2)
     assert learning_rate_schedule(train)(1.0) == pytest.approx(1e-3)

@@ -82,7 +82,7 @@ def write_manifest(dataset: Dataset, root: Path) -> defaultdict[str, Counter[str
         progress_bar("writing manifest", len(dataset.media), "media") as bar,
     ):
         for medium in dataset.media:
-            row = _row(medium, root)
+            row = manifest_row(medium, root)
             manifest.write(json.dumps(row, ensure_ascii=False) + "\n")
             is_absent = not exists(medium.path)
             counts[medium.split or ""].update(media=1, captions=len(medium.captions), absent=is_absent)
@@ -97,7 +97,7 @@ def write_manifest(dataset: Dataset, root: Path) -> defaultdict[str, Counter[str
     return counts
 
 
-def _row(medium: Medium, root: Path) -> dict[str, Any]:
+def manifest_row(medium: Medium, root: Path) -> dict[str, Any]:
     """Return a medium as a line of captions.jsonl, without the keys that have no value."""
     row = {
         "id": medium.id,

@@ -14,8 +14,8 @@ from mmts.concepts.kmeans import Rows, is_whole, unit_rows
 from mmts.console import Bar, progress_bar
 from mmts.errors import InputError, check_rows
 
-Scale = Literal["linear", "log", "rank"]
-SCALES: tuple[Scale, ...] = ("linear", "log", "rank")
+Scale = Literal["linear", "log", "rank", "power"]
+SCALES: tuple[Scale, ...] = ("linear", "log", "rank", "power")
 BLOCK_BYTES = 2**26  # of one block of similarities
 ROUNDING = 1e-6  # the cosine of two equal rows of float32 may come out this much below 1
 
@@ -98,19 +98,23 @@ def _block(num_rows: int) -> int:
     return max(1, min(1024, BLOCK_BYTES // (4 * num_rows)))
 
 
-def density_shift(density: Tensor, low: float, high: float, scale: Scale = "linear") -> Tensor:
-    """Map positive densities n, such as the sizes of concepts, to [low, high] (docs/method.md, 2.1 to 2.3).
+def density_shift(
+    density: Tensor, low: float, high: float, scale: Scale = "linear", exponent: float | None = None
+) -> Tensor:
+    """Map positive densities n, such as the sizes of concepts, to [low, high] (docs/method.md, 2.1 to 2.3 and 2.6).
 
         shift = low + (high - low) f(n)
         linear: f = (n - n_min) / (n_max - n_min)
         log:    f = (ln n - ln n_min) / (ln n_max - ln n_min)
         rank:   f = (r - 1) / (R - 1), r = rank of n among the R distinct densities
+        power:  f = (n^q - n_min^q) / (n_max^q - n_min^q)
 
     and f = 1/2 if all are equal. "linear" leaves nearly all at `low` when one density dominates; "log" and "rank"
     spread them. With `low` above `high`, small densities get the larger value.
 
-    density: (N,) finite and positive. Returns (N,) float32, on the same device. Raises InputError naming the row of a
-    density that is not finite and positive, or for a bound that is not finite or an unknown scale.
+    density: (N,) finite and positive. exponent: q, finite and not 0, which "power" needs and no other scale takes.
+    Returns (N,) float32, on the same device. Raises InputError naming the row of a density that is not finite and
+    positive, or for a bound that is not finite, an unknown scale or a wrong exponent.
 
     >>> density_shift(torch.tensor([0.01, 0.1, 1.0]), 0.0, 1.0, scale="log")
     tensor([0.0000, 0.5000, 1.0000])
@@ -121,6 +125,9 @@ def density_shift(density: Tensor, low: float, high: float, scale: Scale = "line
         raise InputError(f"low and high must be finite numbers, not {low} and {high}")
     if scale not in SCALES:
         raise InputError(f"scale is {scale!r}; it must be one of {', '.join(SCALES)}")
+    if (exponent is None) == (scale == "power") or not (exponent is None or (exponent and math.isfinite(exponent))):
+        wanted = "a finite number that is not 0" if scale == "power" else "left out"
+        raise InputError(f"exponent is {exponent} and scale is {scale!r}, with which it must be {wanted}")
     if density.ndim != 1 or not len(density) or density.is_complex() or density.dtype == torch.bool:
         raise InputError(f"density is {tuple(density.shape)} {density.dtype}; it must be (N,), N >= 1, of numbers")
     right = torch.isfinite(density) & (density > 0)
@@ -131,6 +138,10 @@ def density_shift(density: Tensor, low: float, high: float, scale: Scale = "line
     elif scale == "rank":
         fraction = rank.double() / (len(distinct) - 1)
     else:
-        n = density.double().log() if scale == "log" else density.double()
+        n = density.double()
+        if scale == "log":
+            n = n.log()
+        elif exponent is not None:  # relative to the density with the largest power, which can then not overflow
+            n = (n / (n.max() if exponent > 0 else n.min())) ** exponent * math.copysign(1, exponent)
         fraction = (n - n.min()) / (n.max() - n.min())
     return (low + (high - low) * fraction).float()

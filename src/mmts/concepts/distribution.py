@@ -314,7 +314,7 @@ class ConceptDistribution:
         sizes = f"{int(self.sizes.max())} down to {int(self.sizes.min())}"
         return f"ConceptDistribution({len(self)} samples, {self.num_concepts} concepts, sizes {sizes})"
 
-    def shift(self, low: float, high: float, scale: Scale = "linear") -> Tensor:
+    def shift(self, low: float, high: float, scale: Scale = "linear", exponent: float | None = None) -> Tensor:
         """Map the size of each sample's concept to [low, high], as `density_shift` does: (N,) float32.
 
         >>> ConceptDistribution.from_counts([1, 10, 100]).shift(0.0, 1.0, scale="log")
@@ -322,7 +322,7 @@ class ConceptDistribution:
 
         Source: MM-TS, arXiv 2603.08202 (linear).
         """
-        return density_shift(self.counts, low, high, scale)
+        return density_shift(self.counts, low, high, scale, exponent)
 
     @property
     def takes_captions(self) -> bool:

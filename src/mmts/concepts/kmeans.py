@@ -27,6 +27,8 @@ Labels = npt.NDArray[np.int64]
 
 SAMPLE = 2**18
 """The most rows that k-means looks at; of more, it takes a random sample."""
+_STARTS = 2**15  # rows, or 16 per centroid if that is more, among which k-means looks for its start
+_TRIES = 16  # rows drawn for each centroid of the start
 _CHUNK = 2**16  # rows between two writes of their labels
 _AT_ONCE = 2**22  # numbers in a block of rows or similarities: 16 MB, about what a processor's cache holds
 
@@ -64,31 +66,88 @@ def is_whole(value: Any) -> bool:
     return hasattr(value, "__index__") and not isinstance(value, bool)
 
 
-def kmeans(rows: Rows, num_clusters: int, *, restarts: int = 5, iterations: int = 25, **options: Any) -> Clusters:
-    """Cluster all rows (N, W) with `lloyd`; a cluster that is nearest to no row at the end is dropped."""
+def kmeans(
+    rows: Rows,
+    num_clusters: int,
+    *,
+    weights: npt.NDArray[np.float32] | None = None,
+    seed: int = 0,
+    restarts: int = 5,
+    iterations: int = 25,
+) -> Clusters:
+    """Cluster all rows (N, W): the best of several starts; a cluster that is nearest to no row is dropped."""
     if not 1 <= num_clusters <= len(rows):
         raise InputError(f"num_concepts is {num_clusters}; it must be 1 to {len(rows)}, the number of rows")
-    centroids = lloyd(rows, num_clusters, restarts=restarts, iterations=iterations, **options)
-    return without_empty(centroids, nearest(rows, centroids))
+    best, lowest = None, np.inf
+    for restart in range(restarts):
+        start = distant_rows(rows, num_clusters, weights=weights, seed=(seed, restart))
+        centroids = lloyd(rows, start, weights=weights, seed=seed, iterations=iterations)
+        labels, distances = _nearest(rows, centroids)
+        total = np.average(distances, weights=weights)
+        if best is None or total < lowest:
+            best, lowest = without_empty(centroids, labels), total
+    assert best is not None
+    return best
+
+
+def distant_rows(
+    rows: Rows,
+    num_clusters: int,
+    *,
+    weights: npt.NDArray[np.float32] | None = None,
+    seed: int | tuple[int, ...] = 0,
+) -> Rows:
+    """Return K of the rows (N, W) that lie far apart, for k-means to start from: k-means++ (docs/method.md, 2.7).
+
+    weights: (N,) how often each row counts, by default once. Of more than 32,768 rows, or 16 K, it looks at a random
+    sample of that many.
+
+    >>> sorted(distant_rows(np.array([[0.0], [0.1], [5.0], [5.1]], np.float32), 2).ravel().round().tolist())
+    [0.0, 5.0]
+
+    Source: Arthur and Vassilvitskii, k-means++: The Advantages of Careful Seeding, 2007, with several tries.
+    """
+    random = np.random.default_rng(seed)
+    weights = np.ones(len(rows), np.float32) if weights is None else weights
+    if len(rows) > (most := max(_STARTS, 16 * num_clusters)):
+        sample = np.sort(random.choice(len(rows), most, replace=False, shuffle=False))
+        rows, weights = rows[sample], weights[sample]
+    squares = np.einsum("nw,nw->n", rows, rows)
+
+    def draw(shares: npt.NDArray[np.float32], number: int) -> Labels:
+        ends = shares.cumsum(dtype=np.float64)
+        found: Labels = ends.searchsorted(random.random(number) * ends[-1], side="right")
+        return found.clip(max=len(rows) - 1)
+
+    def distances(to: Labels) -> Rows:
+        squared: Rows = squares + squares[to, None] - 2 * (rows @ rows[to].T).T
+        return squared.clip(min=0)  # rounding
+
+    chosen = draw(weights, 1)
+    nearest_chosen = distances(chosen)[0]
+    for _ in range(1, num_clusters):
+        shares = weights * nearest_chosen
+        tried = draw(shares if shares.any() else weights, _TRIES)
+        with_tried = np.minimum(distances(tried), nearest_chosen)
+        best = int(np.einsum("tn,n->t", with_tried, weights).argmin())
+        chosen, nearest_chosen = np.append(chosen, tried[best]), with_tried[best]
+    return rows[chosen]
 
 
 def lloyd(
     rows: Rows,
-    num_clusters: int,
-    start: Rows | None = None,
+    start: Rows,
     *,
     weights: npt.NDArray[np.float32] | None = None,
     seed: int = 0,
-    restarts: int = 1,
     iterations: int = 1,
 ) -> Rows:
-    """Return centroids (K, W) that minimize sum_i weight_i |row_i - centroid_{label_i}|^2: the best of several starts.
+    """Return centroids (K, W) with a smaller sum_i weight_i |row_i - centroid_{label_i}|^2 than the start, (K, W).
 
-    rows: (N, W) float32, N >= K. start: (K, W), by default random rows. weights: (N,) how often each row counts, by
-    default once. A cluster that loses all its rows is refilled by splitting a large one. The same seed, rows and number
-    of threads give the same centroids.
+    rows: (N, W) float32, N >= K. weights: (N,) how often each row counts, by default once. A cluster that loses all its
+    rows is refilled by splitting a large one. The same seed, rows and number of threads give the same centroids.
 
-    >>> lloyd(np.array([[1.0], [2.0], [9.0]], np.float32), 2, np.array([[0.0], [8.0]], np.float32))
+    >>> lloyd(np.array([[1.0], [2.0], [9.0]], np.float32), np.array([[0.0], [8.0]], np.float32))
     array([[1.5],
            [9. ]], dtype=float32)
     """
@@ -96,9 +155,8 @@ def lloyd(
 
     search: Any = faiss.Kmeans(
         rows.shape[1],
-        num_clusters,
+        len(start),
         niter=iterations,
-        nredo=restarts,
         seed=seed,
         min_points_per_centroid=1,
         max_points_per_centroid=len(rows),  # faiss would otherwise train on a sample of 256 K rows
@@ -117,12 +175,19 @@ def without_empty(centroids: Rows, labels: npt.NDArray[Any]) -> Clusters:
 
 def nearest(rows: Rows, centroids: Rows, chunk: int = 16384) -> Labels:
     """Return the index (N,) of the centroid at the least Euclidean distance; the lowest index of equal ones."""
+    return _nearest(rows, centroids, chunk)[0]
+
+
+def _nearest(rows: Rows, centroids: Rows, chunk: int = 16384) -> tuple[Labels, npt.NDArray[np.float64]]:
+    """Return the labels (N,), and (N,) the squared distances to their centroids, less |r|^2 of each row."""
     # |r - c|^2 = |r|^2 - 2 r.c + |c|^2, and |r|^2 is the same for every centroid.
     half = 0.5 * np.einsum("kw,kw->k", centroids, centroids)
-    labels = np.empty(len(rows), np.int64)
+    labels, distances = np.empty(len(rows), np.int64), np.empty(len(rows))
     for start in range(0, len(rows), chunk):
-        labels[start : start + chunk] = (rows[start : start + chunk] @ centroids.T - half).argmax(axis=1)
-    return labels
+        part = slice(start, start + chunk)
+        similarity = rows[part] @ centroids.T - half
+        labels[part], distances[part] = similarity.argmax(axis=1), -2 * similarity.max(axis=1)
+    return labels, distances
 
 
 def unit_rows(rows: Rows) -> Rows:
@@ -219,16 +284,15 @@ def sampled_centroids(
         drawn = np.sort(np.random.default_rng(seed).choice(N, sample, replace=False, shuffle=False))
         values = rows.read(drawn)
         drawn_weights = None if weights is None else weights[drawn]
-        centroids = None
+        centroids = distant_rows(values, num_concepts, weights=drawn_weights, seed=seed)
         with progress_bar("k-means on a sample", iterations, "iterations") as bar:
             for _step in range(iterations):
-                centroids = lloyd(values, num_concepts, centroids, weights=drawn_weights, seed=seed)
+                centroids = lloyd(values, centroids, weights=drawn_weights, seed=seed)
                 bar.advance()
-        assert centroids is not None
         return centroids
 
     counted = "" if weights is None else content_hash(weights.tobytes())
-    key = content_hash("centroids 1", rows.identity, counted, f"{num_concepts} {seed} {sample} {iterations}")
+    key = content_hash("centroids 2", rows.identity, counted, f"{num_concepts} {seed} {sample} {iterations}")
     file, dtype = cache_root() / "concepts" / f"{key}.npy", np.dtype(np.float32)
     return stored_array(file, (num_concepts, W), dtype, compute, title=None, unit="centroids", chunk=num_concepts)
 

@@ -68,14 +68,15 @@ _CLIP_COLUMNS: Mapping[str, _Check] = {
 def read_epic_kitchens(path: str | Path) -> Dataset:
     """Read the splits that are there, train and test, one medium per clip, with graded relevance (docs/datasets.md).
 
-    A clip's labels are noun, verb, verb_noun (names if the class files are there, else numbers) and participant. All
-    clips use one layout of media, the one with the most media. Without media the annotations can still be read.
+    The clips of train may be a part of the official ones. A clip's labels are noun, verb, verb_noun (names if the class
+    files are there, else numbers) and participant. All clips use one layout of media, the one with the most media.
+    Without media the annotations can still be read.
 
     Raises DataError: missing files, a split without its sentences, or an invalid row, naming file and row.
     """
     folder = Path(path)
     clips: dict[str, dict[str, _Row]] = {}
-    graded = {}
+    graded, notes = {}, []
     for split, name in zip(_SPLITS, _CLIPS, strict=True):
         file = find_file(folder, _ANNOTATIONS, name)
         if file is None:
@@ -84,7 +85,8 @@ def read_epic_kitchens(path: str | Path) -> Dataset:
         if sentences is None:
             raise DataError(f"{file.with_name(f'{file.stem}_sentence.csv')} is missing: {split} is evaluated with it")
         clips[split] = _read_clips(file)
-        graded[split] = _graded(clips[split], sentences)
+        graded[split], note = _graded(clips[split], sentences, is_whole=split == "test")
+        notes += [f"{split}: {note}"] if note else []
     if not clips:
         wanted = " or ".join(_CLIPS)
         pickles = (find_file(folder, _ANNOTATIONS, name.replace(".csv", ".pkl")) for name in _CLIPS)
@@ -96,7 +98,7 @@ def read_epic_kitchens(path: str | Path) -> Dataset:
     verbs, nouns = _class_names(folder, "verb", _VERBS), _class_names(folder, "noun", _NOUNS)
     layout, pattern, note = _media(folder, [row for rows in clips.values() for row in rows.values()])
     collector = Collector(folder, folder)
-    collector.notes.append(note)
+    collector.notes += [note, *notes]
     for split, rows in clips.items():
         for where, row in rows.items():
             verb, noun = str(int(row["verb_class"])), str(int(row["noun_class"]))
@@ -132,7 +134,7 @@ def relevancy_matrix(clips_csv: str | Path, sentences_csv: str | Path) -> Tensor
     >>> relevancy_matrix(*files).shape
     torch.Size([8, 7])
     """
-    return _graded(_read_clips(Path(clips_csv)), Path(sentences_csv)).relevance()
+    return _graded(_read_clips(Path(clips_csv)), Path(sentences_csv))[0].relevance()
 
 
 def _read_clips(file: Path) -> dict[str, _Row]:
@@ -146,19 +148,49 @@ def _read_clips(file: Path) -> dict[str, _Row]:
     return clips
 
 
-def _graded(clips: Mapping[str, _Row], file: Path) -> Graded:
-    """Return the graded relevance of clips and the sentences in a file."""
+def _graded(clips: Mapping[str, _Row], file: Path, is_whole: bool = True) -> tuple[Graded, str]:
+    """Return the graded relevance of clips and the sentences in a file, and a note about sentences without their clip.
+
+    is_whole: every sentence's clip must be there. Otherwise a sentence whose clip is missing stands for the first clip
+    with the same classes, if its row has classes, or is left out.
+    """
+    rows = _rows(file, _SENTENCE_COLUMNS, "a file of sentences")
     place = {row["narration_id"]: at for at, row in enumerate(clips.values())}
-    sentences = _rows(file, _SENTENCE_COLUMNS, "a file of sentences")
-    for where, row in sentences.items():
+    first: dict[tuple[str, frozenset[str]], int] = {}  # by classes: the first clip
+    for at, row in enumerate(clips.values()):
+        first.setdefault(_classes(row, "all_noun_classes"), at)
+    owner: list[int] = []
+    texts: list[str] = []
+    gone: dict[str, str] = {}  # by place: the missing clip
+    for where, row in rows.items():
         if "start_timestamp" in row:
             raise DataError(f"{file}: these are clips, with times; the sentences are in the file ..._sentence.csv")
-        if row["narration_id"] not in place:
-            raise DataError(f"{where}: the clip {quoted(row['narration_id'])} is not among the {len(clips):,} clips")
-    owner = torch.tensor([place[row["narration_id"]] for row in sentences.values()], dtype=torch.int64)
+        at = place.get(row["narration_id"])
+        if at is None:
+            gone[where] = row["narration_id"]
+            at = first.get(_classes(row, "noun_classes")) if {"verb_class", "noun_classes"} <= row.keys() else None
+        if at is not None:
+            owner.append(at)
+            texts.append(clean_text(row["narration"]))
+    if gone and (is_whole or len(gone) == len(rows)):
+        where, clip = next(iter(gone.items()))
+        raise DataError(f"{where}: the clip {quoted(clip)} is not among the {len(clips):,} clips")
     verbs = _indicators((row["verb_class"] for row in clips.values()), _VERBS)
     nouns = _indicators((row["all_noun_classes"] for row in clips.values()), _NOUNS)
-    return Graded(tuple(clean_text(row["narration"]) for row in sentences.values()), owner, (verbs, nouns))
+    note = (
+        ""
+        if not gone
+        else (
+            f"the clips are a part: those of {len(gone):,} of {len(rows):,} sentences are missing; "
+            f"{len(rows) - len(owner):,} sentences are left out, and the others stand for clips with the same classes"
+        )
+    )
+    return Graded(tuple(texts), torch.tensor(owner, dtype=torch.int64), (verbs, nouns)), note
+
+
+def _classes(row: _Row, nouns: str) -> tuple[str, frozenset[str]]:
+    """Return the classes of a row: its verb, and its nouns from that column."""
+    return row["verb_class"], frozenset(_NUMBER.findall(row[nouns]))
 
 
 def _indicators(cells: Iterable[str], count: int) -> csr_matrix:

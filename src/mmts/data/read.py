@@ -87,7 +87,7 @@ def reader_of(folder: Path) -> Callable[..., Dataset] | None:
 
 
 def _read(path: Path, columns: Mapping[str, str]) -> Dataset:
-    read = reader_of(path) if path.is_dir() else _reader_of_file(path)
+    read = reader_of(path) if path.is_dir() else _reader_of_file(path, columns)
     if read is None:
         raise DataError(f"{path}: no data set recognized: {_LOOKED_FOR}. {_nearest_thing(path, columns)}")
     if read in (read_table, read_imagefolder):
@@ -99,11 +99,14 @@ def _read(path: Path, columns: Mapping[str, str]) -> Dataset:
     return dataset
 
 
-def _reader_of_file(file: Path) -> Callable[..., Dataset]:
+def _reader_of_file(file: Path, columns: Mapping[str, str]) -> Callable[..., Dataset]:
     suffix = file.suffix.lower()
+    if columns and suffix in _TABLES:  # a table of its own, also where it is one file of a data set
+        return read_table
     for folder in (file.parent.parent, file.parent):
         if any(file.match(part) and recognizes(folder) for part, recognizes in _PARTS.items()):
-            raise DataError(f"{file} is one file of a data set; give the folder that holds all of it, {folder}")
+            alone = "; --columns media=NAME,caption=NAME reads it alone" if suffix in _TABLES else ""
+            raise DataError(f"{file} is one file of a data set{alone}; give the folder that holds all of it, {folder}")
     if file.name in METADATA_NAMES or (suffix == ".jsonl" and looks_like_metadata(file)):
         return read_imagefolder
     by_suffix = {**dict.fromkeys(_TABLES, read_table), ".jsonl": read_captions_jsonl, ".tar": read_shards}

@@ -97,8 +97,9 @@ def _agree(failure: InputError | None, gradients: Sequence[Tensor | None], devic
 
 
 def _gather_log(log: dict[str, Tensor], b: int, sizes: list[int]) -> dict[str, Tensor]:
-    """Gather the tensors with a value per query, (b,), of all processes in one transfer: (B,)."""
-    names = [name for name, value in log.items() if value.shape == (b,)]
+    """Gather the tensors with a value per query, (b,), of all processes in one transfer: (B,); add up "_sum_" ones."""
+    log = log | {name: _sum(value) for name, value in log.items() if name.startswith("_sum_")}
+    names = [name for name, value in log.items() if value.shape == (b,) and not name.startswith("_sum_")]
     if not names:
         return log
     columns = gather(torch.stack([log[name].double() for name in names], dim=1), sizes).unbind(dim=1)

@@ -156,7 +156,7 @@ def _curves(
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the figures of every share by the name of the data: those of val also by group."""
     model, relevance = experiment.model, experiment.recipe.data.relevance
-    score_val = validation(experiment, inputs)
+    score_val = validation(experiment, inputs, "val")
     curves: dict[str, list[dict[str, Any]]] = {name: [] for name in inputs}
     with progress_bar("interpolating", len(shares) * len(inputs), "points") as bar:
         for share in shares:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmts.concepts.distribution import GROUP_NAMES
-from mmts.errors import RunError, counted
+from mmts.errors import RunError, counted, few
 from mmts.evaluation.figures import MediaLabel, figures_by_group, figures_by_label
 from mmts.evaluation.judgement_file import SIDES, Judged
 from mmts.evaluation.measures import FOLDS, GRADED, RECALLS, directions_of
@@ -29,7 +29,6 @@ PARTS = (None, *GROUP_NAMES)
 START = "start"
 """The checkpoint, in files of scores, of a pretrained pair before training."""
 
-_LISTED = 5
 # The ends of folders that tell the seeds of one recipe apart: fixed-0 and fixed-1, a0 and a1, mm-ts-seed3, or seed-3.
 _SEED = re.compile(r"(?:[-_. ]*seed|[-_. ]s)?[-_. ]*\d+$")
 _ONLY_SEED = re.compile(r"seed[-_. ]*\d+")
@@ -266,7 +265,7 @@ def read_results(paths: Sequence[str | Path], names: Sequence[str] | None = None
     if len({group.runs[0].checkpoint for group in groups} - {START}) > 1:
         for name in ("last", "interpolated"):
             if judged := [group.name for group in groups if group.runs[0].checkpoint == name]:
-                notes.append(f"judged at the {name} checkpoint, not the best: {_few(judged)}")
+                notes.append(f"judged at the {name} checkpoint, not the best: {few(judged)}")
     groups, labels = _divided_alike(groups, notes)
     return Results(tuple(groups), labels, tuple(notes))
 
@@ -276,7 +275,7 @@ def refuse_other_queries(first: str, differing: Mapping[Path, str]) -> None:
     if differing:
         raise RunError(
             f"these were not judged on the same queries as {first}: "
-            f"{_few([f'{path} ({how})' for path, how in differing.items()])}. Figures of different queries cannot be "
+            f"{few([f'{path} ({how})' for path, how in differing.items()])}. Figures of different queries cannot be "
             "compared. `mmts evaluate RUN --data PATH --split NAME` judges each run on the same data; if it writes "
             "RUN/evaluations/NAME.json, name that file instead of RUN"
         )
@@ -303,10 +302,10 @@ def _usable(paths: Sequence[str | Path], notes: list[str]) -> list[JudgedRun]:
         judged = Judged.load(path, run.ranks_file(file))
         runs[identity] = JudgedRun(path, run, run.recipe(), _metrics(file, run), judged)
     if not runs:
-        raise RunError(f"none of the {len(paths)} paths is a judged run: {_few(passed)}")
+        raise RunError(f"none of the {len(paths)} paths is a judged run: {few(passed)}")
     for what, words in (("passed over", passed), ("given twice and counted once", again)):
         if words:
-            notes.append(f"{what}: {_few(words)}")
+            notes.append(f"{what}: {few(words)}")
     return list(runs.values())
 
 
@@ -317,7 +316,7 @@ def _starts(runs: Sequence[JudgedRun], notes: list[str]) -> list[JudgedRun]:
         return []
     ranks = [run.run.ranks_file(file) for run, file in zip(runs, files, strict=True)]
     if gone := [str(file) for file in (*files, *ranks) if not file.is_file()]:
-        notes.append(f"without the scores before training, since there is no {_few(gone)}")
+        notes.append(f"without the scores before training, since there is no {few(gone)}")
         return []
     starts = _usable(files, [])
     alike = len(starts) == len(runs)
@@ -349,13 +348,13 @@ def _grouped(runs: Sequence[JudgedRun], names: Sequence[str] | None, notes: list
         if first is not run:
             left_out.append(f"{run.given} has the recipe and the seed of {first.given}")
     if left_out:
-        notes.append(f"not another seed, so left out: {_few(left_out)}")
+        notes.append(f"not another seed, so left out: {few(left_out)}")
     groups = [RunGroup("", tuple(by_seed.values())) for by_seed in members.values()]
     folders = _folder_names(groups)
     names = folders if names is None else names
     if len(names) != len(groups):
         wanted = counted(len(groups), "group")
-        raise RunError(f"{len(names)} names are given for {wanted} of runs: {_few(folders)}; give one per group")
+        raise RunError(f"{len(names)} names are given for {wanted} of runs: {few(folders)}; give one per group")
     if len({*names}) < len(names) or not all(names):
         raise RunError(f"names must differ and not be empty: {', '.join(map(repr, names))}")
     return [replace(group, name=name) for name, group in zip(names, groups, strict=True)]
@@ -377,16 +376,6 @@ def _folder(paths: Sequence[Path], recipe: str) -> Path:
         return paths[0].parent if _ONLY_SEED.fullmatch(paths[0].name) else paths[0]
     stems = {path.parent / _SEED.sub("", path.name) for path in paths}  # a name that is a seed alone leaves its folder
     return stems.pop() if len(stems) == 1 else Path(recipe)
-
-
-def _few(words: Sequence[str]) -> str:
-    """List a few words, and say how many more there are.
-
-    >>> _few(["a", "b"]), _few(list("abcdefg"))
-    ('a; b', 'a; b; c; d; e; and 2 more')
-    """
-    more = [f"and {len(words) - _LISTED:,} more"] if len(words) > _LISTED else []
-    return "; ".join([*words[:_LISTED], *more])
 
 
 def _divided_alike(groups: Sequence[RunGroup], notes: list[str]) -> tuple[list[RunGroup], dict[str, MediaLabel]]:
@@ -411,5 +400,5 @@ def _divided_alike(groups: Sequence[RunGroup], notes: list[str]) -> tuple[list[R
 
     result = [replace(group, runs=tuple(map(divided, group.runs))) for group in groups]
     if regrouped:
-        notes.append(f"head, mid and tail go by the concepts of {first.given}, also for {_few(regrouped)}")
+        notes.append(f"head, mid and tail go by the concepts of {first.given}, also for {few(regrouped)}")
     return result, labels

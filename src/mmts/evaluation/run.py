@@ -168,20 +168,20 @@ def score(
     return metrics, media, text
 
 
-def validation(experiment: Experiment, inputs: Mapping[str, Inputs]) -> Callable[[TwoTower], dict[str, Any]]:
+def validation(experiment: Experiment, inputs: Mapping[str, Inputs], val: str) -> Callable[[TwoTower], dict[str, Any]]:
     """Return a function that scores a model on val: both directions, and by group.
 
-    inputs: of each split, on the main process. Raises RecipeError if `train.best` names a group that has no queries in
-    val.
+    inputs: by the name of their split, on the main process. val: the name of the split to score on. Raises RecipeError
+    if `train.best` names a group that has no queries in it.
     """
-    groups = once(lambda: experiment.groups(inputs["val"].split)[1:])
+    groups = once(lambda: experiment.groups(inputs[val].split)[1:])
     best = experiment.recipe.train.best
     group = group_of(best)
     if group is not None and not all((side == GROUP_NAMES.index(group)).any() for side in groups):
         raise RecipeError(f"train.best is {best!r}, and val has no queries of {group} concepts")
 
     def evaluate_val(model: TwoTower) -> dict[str, Any]:
-        sides = judge(*embed_split(model, inputs["val"]), inputs["val"].split, experiment.recipe.data.relevance)
+        sides = judge(*embed_split(model, inputs[val]), inputs[val].split, experiment.recipe.data.relevance)
         return figures.figures_of(sides, groups)
 
     return evaluate_val

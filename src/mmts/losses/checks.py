@@ -56,6 +56,28 @@ def checked_value(
     return value
 
 
+def checked_per_sample(
+    name: str,
+    value: Tensor,
+    x: Tensor,
+    y: Tensor,
+    shapes: tuple[tuple[int, ...], ...],
+    *,
+    zero_or_more: bool = False,
+) -> Tensor:
+    """Return a value of one of these shapes, without gradient, on x's device in the loss's dtype.
+
+    InputError names the entry that is not finite, or not finite and not negative.
+    """
+    value = value.detach()
+    if value.shape not in shapes:
+        raise InputError(f"{name} is {tuple(value.shape)}; it must be {' or '.join(map(str, shapes))}")
+    right = torch.isfinite(value) & (value >= 0) if zero_or_more else torch.isfinite(value)
+    wanted = "finite and not negative" if zero_or_more else "finite"
+    _raise_first(f"{name}[{{}}] is {{value}}; it must be {wanted}", right, value)
+    return value.to(x.device, compute_dtype(x, y))
+
+
 def _is_under_vmap(x: Tensor) -> bool:
     if torch.compiler.is_compiling():
         return False

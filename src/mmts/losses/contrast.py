@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mmts.losses.checks import checked_positives, checked_value
-from mmts.losses.fused.contrast import contrast_in_tiles
+from mmts.losses.fused.contrast import contrast_in_tiles, with_added
 from mmts.losses.fused.tiles import choose_form, number_of_extra
 from mmts.losses.queries import checked_queries, directions
 
@@ -16,14 +16,20 @@ Extend = Callable[[Tensor], Tensor]
 
 
 class Contrast(NamedTuple):
-    """The loss, (), with gradient, and five tensors (2, b) without, x to y and y to x; 0 without a negative."""
+    """The loss, (), with gradient, and what has none: (2, b), x to y and y to x; 0 without a negative."""
 
     loss: Tensor
-    log_mean: Tensor  # log(S_i / number of negatives)
+    log_mean: Tensor  # log(S_i / n_i + added_i)
     log_sum: Tensor  # log S_i
-    mean_exponent: Tensor  # sum_j w_ij d_ij
+    mean_exponent: Tensor  # sum_j w_ij (s_ij - s_ii) / tau_i
     weight: Tensor  # sum_j w_ij
-    contrasted: Tensor  # bool, whether the query has a negative
+    number: Tensor  # n_i, how many negatives the query has
+    received: Tensor | None  # (2, B), of each candidate, if asked for
+
+    @property
+    def contrasted(self) -> Tensor:
+        """Whether the query has a negative: (2, b) bool."""
+        return self.number > 0
 
     def slack(self, rho: float) -> Tensor:
         """Return log_mean + rho - mean_exponent: dF/dtau_i of the robust loss F (docs/method.md, 5.6)."""
@@ -36,17 +42,23 @@ def contrast(
     temperatures: tuple[Tensor, Tensor],
     extend: Extend = lambda log_sums: log_sums,
     *,
+    log_added: Tensor | float | None = None,
+    lowered: Tensor | None = None,
+    log_received: Tensor | None = None,
     positives: Tensor | None = None,
     queries: slice | None = None,
     fused: bool | None = None,
 ) -> Contrast:
-    """Return a batch's contrast with its negatives (docs/method.md, 5.4, 5.5 and 5.10).
+    """Return a batch's contrast with its negatives (docs/method.md, 5.4, 5.5, 5.10 and 5.11).
 
-    L = 1/B sum_i sum_{j != i} w_ij (s_ij - s_ii) + the same of y to x,   w_ij = exp(d_ij) / S_i held fixed,
-    d_ij = (s_ij - s_ii) / tau_i,   log S_i = extend(log sum_{j != i} exp d_ij)
+    L = 1/B sum_i sum_{j != i} w_ij (s_ij - s_ii) + the same of y to x,   d_ij = (s_ij - s_ii - lowered_j) / tau_i,
+    w_ij = exp(d_ij) / (S_i + n_i added_i) held fixed,   log S_i = extend(log sum_{j != i} exp d_ij),   n_i negatives
 
     temperatures: of x's and of y's queries, () or (B,) each, finite and positive, without gradient.
     extend: by default the negatives of the batch are all there are.
+    log_added: log added_i, () or (2, b); None adds nothing.
+    lowered: (2, B), of the candidates x to y (rows of y) and y to x; None is 0.
+    log_received: log a_i, (2, b), for `received`: sum_{i != j} exp(d_ij) / (S_i / n_i + a_i) over the queries.
     fused: as in `info_nce`; None: in tiles on the CPU from TILES_FROM pairs on, and anywhere if b rows take 1 GiB.
 
     The rest is as in `info_nce`. A query without a negative (B = 1) has loss 0 and gradient 0.
@@ -66,26 +78,49 @@ def contrast(
     taus = torch.stack([tau.expand(B) for tau in per_sample])
     positives = checked_positives(positives, x)
     number = (B - 1 - number_of_extra(positives, x))[:, queries]  # (2, b)
-    contrasted = number > 0
-    if fused is None and (queries.stop - queries.start) * B * 4 >= 2**30:
-        fused = True
-    form = choose_form("contrast", fused, x, y, taus, {}, kernels=False)
+    form = choose_form("contrast", fused, x, y, taus, {}, kernels=False, queries=queries)
+    log_number = number.to(taus).clamp_min(1).log()
+    log_added = None if log_added is None else log_number + log_added
+
+    def log_mean_of(log_sum: Tensor) -> Tensor:
+        """Return log(S_i / n_i + a_i), by which `received` divides."""
+        return with_added(log_sum - log_number, log_received)
+
     with torch.autocast(x.device.type, enabled=False):
         in_form = _plain if form == "plain" else contrast_in_tiles
-        loss, log_sum, mean_exponent, weight = in_form(x, y, taus, extend, positives, queries)
-        log_mean = torch.where(contrasted, log_sum - number.to(log_sum).clamp_min(1).log(), 0.0)
-        return Contrast(loss, log_mean, log_sum.where(contrasted, 0.0), mean_exponent, weight, contrasted)
+        loss, log_sum, mean_exponent, weight, received = in_form(
+            x, y, taus, extend, log_added, lowered, None if log_received is None else log_mean_of, positives, queries
+        )
+        log_mean = torch.where(number > 0, with_added(log_sum, log_added) - log_number, 0.0)
+        return Contrast(loss, log_mean, log_sum.where(number > 0, 0.0), mean_exponent, weight, number, received)
 
 
 def _plain(
-    x: Tensor, y: Tensor, taus: Tensor, extend: Extend, positives: Tensor | None, queries: slice
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the loss, (), log S_i, sum_j w_ij d_ij and sum_j w_ij, (2, b) each."""
+    x: Tensor,
+    y: Tensor,
+    taus: Tensor,
+    extend: Extend,
+    log_added: Tensor | None,
+    lowered: Tensor | None,
+    log_mean_of: Extend | None,
+    positives: Tensor | None,
+    queries: slice,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Return the loss, (), log S_i, sum_j w_ij (s_ij - s_ii) / tau_i and sum_j w_ij, (2, b) each, and `received`.
+
+    log_added: the logarithm of what is added to S_i. log_mean_of: gives that by which `received` divides.
+    """
     both = directions(x, y, taus[0], positives, queries)
     differences = [d.similarity - d.of_pair(d.similarity)[:, None] for d in both]
     exponents = torch.stack([s.detach() / tau[queries, None] for s, tau in zip(differences, taus, strict=True)])
+    d_ij = exponents if lowered is None else exponents - lowered[:, None, :] / taus[:, queries, None]
     positive = torch.stack([d.is_positive for d in both])  # like the exponents (2, b, B)
-    log_sums = extend(exponents.masked_fill(positive, float("-inf")).logsumexp(dim=2))
-    weights = (exponents - log_sums[:, :, None]).exp().masked_fill(positive, 0.0)
+    log_sums = extend(d_ij.masked_fill(positive, float("-inf")).logsumexp(dim=2))
+    log_divisors = with_added(log_sums, log_added)
+    weights = (d_ij - log_divisors[:, :, None]).exp().masked_fill(positive, 0.0)
     loss = sum((w * difference).sum() for w, difference in zip(weights, differences, strict=True)) / len(x)
-    return loss, log_sums, (weights * exponents).sum(dim=2), weights.sum(dim=2)
+    received = None
+    if log_mean_of is not None:
+        factors = (log_divisors - log_mean_of(log_sums)).exp()
+        received = (factors[:, :, None] * weights).sum(dim=1)
+    return loss, log_sums, (weights * exponents).sum(dim=2), weights.sum(dim=2), received

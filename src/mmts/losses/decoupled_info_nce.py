@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from mmts.losses.queries import Anchor, Direction, with_pull
-from mmts.losses.softmax import softmax_loss
+from mmts.losses.softmax import Adjustments, softmax_loss
 
 
 @with_pull
@@ -16,6 +16,10 @@ def decoupled_info_nce(
     anchor: Anchor = "row",
     label_smoothing: float = 0.0,
     scale_by_temperature: bool = False,
+    margin: Tensor | float | None = None,
+    candidate_bias: Tensor | None = None,
+    bias_positives: bool = True,
+    weights: Tensor | None = None,
     queries: slice | None = None,
     fused: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -31,7 +35,8 @@ def decoupled_info_nce(
     >>> decoupled_info_nce(torch.eye(2), torch.eye(2), 0.5)
     tensor(-2.)
     """
-    options = positives, anchor, label_smoothing, scale_by_temperature, queries, fused
+    adjustments = Adjustments(margin, candidate_bias, bias_positives, weights)
+    options = positives, anchor, label_smoothing, scale_by_temperature, queries, fused, adjustments
     return softmax_loss("decoupled_info_nce", decoupled_entropy, x, y, temperature, *options)
 
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from mmts.losses.queries import Anchor, Direction, with_pull
-from mmts.losses.softmax import softmax_loss
+from mmts.losses.softmax import Adjustments, softmax_loss
 
 
 @with_pull
@@ -16,10 +16,14 @@ def info_nce(
     anchor: Anchor = "row",
     label_smoothing: float = 0.0,
     scale_by_temperature: bool = False,
+    margin: Tensor | float | None = None,
+    candidate_bias: Tensor | None = None,
+    bias_positives: bool = True,
+    weights: Tensor | None = None,
     queries: slice | None = None,
     fused: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the symmetric InfoNCE loss of paired embeddings (docs/method.md, 4.3 to 4.7, 4.17 to 4.19).
+    """Return the symmetric InfoNCE loss of paired embeddings (docs/method.md, 4.3 to 4.7, 4.17 to 4.22).
 
     L = 1/2B sum_i [ CE_i(x_i . y_j / tau_i) + CE_i(y_i . x_j / tau_i) ]
 
@@ -35,10 +39,17 @@ def info_nce(
         (B = 1) has loss 0 and gradient 0.
     label_smoothing: this share of the target is spread evenly over the remaining candidates, the positive included.
     scale_by_temperature: multiply row i by tau_i, which cancels the 1/tau_i in its gradient; not with a (B, B) value.
+    margin: () or (B,), finite and not negative; subtracted from the cosine of each positive pair. It may require grad.
+    candidate_bias: (B,) or (2, B), finite, without gradient; b_j is added to every logit of candidate j, as in logit
+        adjustment, where it is minus the logarithm of the candidate's prior. Row 0 is of texts as candidates (x to y),
+        row 1 of media.
+    bias_positives: False leaves the logits of positives without the bias.
+    weights: (B,), finite and not negative; row i of each direction is multiplied by w_i. The sum is still over 2B.
     queries: compute the part of these b queries only; the parts of a whole batch add up to its loss. Values per pair
         may then also be the queries' rows, (2, b, B).
     fused: True: in tiles, without a (B, B) matrix in memory; not for a (B, B) temperature, second derivatives,
-        torch.func or forward mode. False: the plain version. None: the faster one.
+        torch.func or forward mode. False: the plain version. None: the faster one. On a GPU there is no
+        Triton kernel for a margin or a candidate_bias: they are computed by the tiles of torch.
 
     InputError names the argument and the row.
     Source: van den Oord et al., arXiv 1807.03748; symmetric: CLIP, arXiv 2103.00020, figure 3; a temperature per
@@ -52,7 +63,8 @@ def info_nce(
     Traceback (most recent call last):
     mmts.errors.InputError: temperature[1] is nan; it must be finite and positive
     """
-    options = positives, anchor, label_smoothing, scale_by_temperature, queries, fused
+    adjustments = Adjustments(margin, candidate_bias, bias_positives, weights)
+    options = positives, anchor, label_smoothing, scale_by_temperature, queries, fused, adjustments
     return softmax_loss("info_nce", cross_entropy, x, y, temperature, *options)
 
 

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from mmts.losses.info_nce import cross_entropy
 from mmts.losses.queries import Anchor, Direction, with_pull
-from mmts.losses.softmax import softmax_loss
+from mmts.losses.softmax import Adjustments, softmax_loss
 
 
 @with_pull
@@ -17,6 +17,10 @@ def multi_positive_info_nce(
     anchor: Anchor = "row",
     label_smoothing: float = 0.0,
     scale_by_temperature: bool = False,
+    margin: Tensor | float | None = None,
+    candidate_bias: Tensor | None = None,
+    bias_positives: bool = True,
+    weights: Tensor | None = None,
     queries: slice | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return InfoNCE whose targets are the positive pair and the extra positives T_i, evenly (docs/method.md, 4.12).
@@ -31,9 +35,12 @@ def multi_positive_info_nce(
     0.8133
     """
     options = positives, anchor, label_smoothing, scale_by_temperature, queries
+    adjustments = Adjustments(margin, candidate_bias, bias_positives, weights)
     if positives is None:
-        return softmax_loss("info_nce", cross_entropy, x, y, temperature, *options, None)
-    return softmax_loss("multi_positive_info_nce", _multi_positive_entropy, x, y, temperature, *options, False)
+        return softmax_loss("info_nce", cross_entropy, x, y, temperature, *options, None, adjustments)
+    return softmax_loss(
+        "multi_positive_info_nce", _multi_positive_entropy, x, y, temperature, *options, False, adjustments
+    )
 
 
 def _multi_positive_entropy(logits: Tensor, direction: Direction, label_smoothing: float) -> tuple[Tensor, Tensor]:

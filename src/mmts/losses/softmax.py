@@ -1,18 +1,31 @@
 """What the InfoNCE losses share: the checks, the choice between plain rows and tiles, and the mean over the queries."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mmts.errors import InputError
-from mmts.losses.checks import checked_positives, checked_value
+from mmts.losses.checks import checked_per_sample, checked_positives, checked_value
 from mmts.losses.fused.info_nce import rows_in_tiles
 from mmts.losses.fused.tiles import choose_form
 from mmts.losses.queries import ANCHORS, Anchor, Direction, checked_queries, directions, pair_values
 
 RowLoss = Callable[[Tensor, Direction, float], tuple[Tensor, Tensor]]
 """Logits (b, B), their direction, label smoothing -> each query's loss, and minus its slope in z_ii, detached, (b,)."""
+
+
+class Adjustments(NamedTuple):
+    """The arguments of `info_nce` with these names, which change logits or the weights of rows."""
+
+    margin: Tensor | float | None = None
+    candidate_bias: Tensor | None = None
+    bias_positives: bool = True
+    weights: Tensor | None = None
+
+
+NONE = Adjustments()
 
 
 def softmax_loss(
@@ -27,6 +40,7 @@ def softmax_loss(
     scale_by_temperature: bool,
     queries: slice | None,
     fused: bool | None,
+    adjustments: Adjustments = NONE,
 ) -> tuple[Tensor, Tensor]:
     """Return 1/2B of the sum of `row_loss` over the queries of both directions, and the pulls -dL/ds_ii, (b,).
 
@@ -37,20 +51,45 @@ def softmax_loss(
     per_sample_for = "scale_by_temperature" if scale_by_temperature else None
     tau = checked_value("temperature", temperature, x, y, per_sample_for=per_sample_for, queries=queries)
     positives = checked_positives(positives, x)
-    kernels = not (label_smoothing and positives is not None)
-    form = choose_form(name, fused, x, y, tau, {"a (B, B) temperature": tau.ndim >= 2}, kernels)
+    margin, bias, bias_positives, weights = adjustments
+    if margin is not None:
+        margin = checked_value("margin", margin, x, y, zero_allowed=True, per_sample_for=name).expand(B)
+    if bias is not None:
+        bias = checked_per_sample("candidate_bias", bias, x, y, ((B,), (2, B))).expand(2, B)
+    if weights is not None:
+        weights = checked_per_sample("weights", weights, x, y, ((B,),), zero_or_more=True)[queries]
+    kernels = margin is None and bias is None and not (label_smoothing and positives is not None)
+    form = choose_form(name, fused, x, y, tau, {"a (B, B) temperature": tau.ndim >= 2}, kernels, queries)
     with torch.autocast(x.device.type, enabled=False):
         if form != "plain":
             decoupled = name == "decoupled_info_nce"
-            rows = rows_in_tiles(form, x, y, tau.expand(B), positives, anchor, label_smoothing, decoupled, queries)
+            options = anchor, label_smoothing, decoupled, queries
+            rows = rows_in_tiles(form, x, y, tau.expand(B), positives, *options, margin, bias, bias_positives)
         else:
             both = directions(x, y, tau, positives, queries, anchor)
-            losses, slopes = zip(*(row_loss(d.similarity / d.value, d, label_smoothing) for d in both), strict=True)
+            biases = (None, None) if bias is None else bias
+            logits = (_logits(d, margin, of_d, bias_positives) for d, of_d in zip(both, biases, strict=True))
+            results = (row_loss(z, d, label_smoothing) for z, d in zip(logits, both, strict=True))
+            losses, slopes = zip(*results, strict=True)
             rows = torch.stack(losses), torch.stack(slopes)  # (2, b)
         loss, slope = (both.mean(dim=0) for both in rows)
+        if weights is not None:
+            loss, slope = loss * weights, slope * weights
         if scale_by_temperature:
             return (loss * tau.expand(B)[queries]).sum() / B, slope / B
         return loss.sum() / B, slope / pair_values(tau.detach(), queries) / B
+
+
+def _logits(d: Direction, margin: Tensor | None, bias: Tensor | None, bias_positives: bool) -> Tensor:
+    """Return z_ij = s_ij / tau_ij + b_j, (b, B), with s_ii - m_i for s_ii, from m (B,) and b (B,) of the candidates."""
+    similarity = d.similarity
+    if margin is not None:
+        of_queries = margin[d.start : d.start + len(similarity), None]
+        similarity = similarity - torch.where(d.is_pair, of_queries, 0.0)
+    logits = similarity / d.value
+    if bias is None:
+        return logits
+    return logits + (bias if bias_positives else torch.where(d.is_positive, 0.0, bias))
 
 
 def check_options(anchor: str = "row", label_smoothing: float = 0.0) -> None:

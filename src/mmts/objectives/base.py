@@ -45,6 +45,9 @@ class Objective(nn.Module):
     uses_relevance: bool = False
     """Whether every batch must have `relevance`, which takes time to compute."""
 
+    rate_decay: float = 1.0
+    """By what `mmts train` multiplies the rates in `learning_rates` after each epoch."""
+
     splits_queries: bool = False
     """Whether `compute` returns the loss of `pairs.queries` alone. If False, it returns the whole batch's loss, with
     several processes too, and gets `positives` and `relevance` whole and dense."""
@@ -53,7 +56,8 @@ class Objective(nn.Module):
         """Return the queries' part of the batch's loss, and tensors to log.
 
         A tensor (b,) has one value per query and is gathered from all processes; "weight", the pull of the loss on each
-        positive pair, is then divided by the batch's mean. Names that begin with "_" are for `remember` only.
+        positive pair, is then divided by the batch's mean. Names that begin with "_" are for `remember` only; of those
+        that begin with "_sum_", the values of all processes are added up.
         """
         raise NotImplementedError
 

@@ -1,16 +1,21 @@
 """FastCLIP v3: SogCLR with one learned temperature."""
 
+from typing import Literal, get_args
+
 from torch import Tensor
 
+from mmts.errors import InputError
 from mmts.objectives.base import ObjectiveOutput, Pairs
 from mmts.objectives.memory import ObjectiveWithMemory
-from mmts.options import Positive
+from mmts.options import NotNegative, Positive
 from mmts.policies import Learned
 from mmts.policies.base import check_positive
 from mmts.schedules import Constant, Cosine, Join, Schedule
 
 GAMMA = Join((Cosine(0.2, 1.0, cycles=0.5), Constant(0.2)), (0.5,))
 """The published weight of the new in the moving sum: half a cosine from 1 to .2 over the first half, then .2."""
+
+TauGradient = Literal["half", "printed", "released"]
 
 
 class FastCLIP(ObjectiveWithMemory):
@@ -26,6 +31,9 @@ class FastCLIP(ObjectiveWithMemory):
     learning_rate: the temperature's own (see `learning_rates`); None takes the model's.
     low: lower bound of the temperature.
     high: upper bound.
+    eps: is added to u_i in w and in log u_i, as in SogCLR.
+    tau_gradient: "half", that of L above; "printed", twice that, as equation 10 has it; or "released", that of the
+        released code, in which only one of its two parts is doubled (5.7).
 
     The rest is as in SogCLR.
     Source: Wei et al., arXiv 2407.01445, equation 10, with the numbers of its released CC3M script, which also lowers
@@ -47,10 +55,15 @@ class FastCLIP(ObjectiveWithMemory):
         learning_rate: Positive | None = 2e-4,
         low: Positive = 0.01,
         high: Positive = 1.0,
+        eps: NotNegative = 0.0,
+        tau_gradient: TauGradient = "half",
     ) -> None:
-        super().__init__(num_media, num_captions, gamma)
+        super().__init__(num_media, num_captions, gamma, eps)
+        if tau_gradient not in get_args(TauGradient):
+            choices = ", ".join(get_args(TauGradient))
+            raise InputError(f"FastCLIP: tau_gradient is {tau_gradient!r}; it must be one of {choices}")
         check_positive("FastCLIP", rho=rho, learning_rate=learning_rate)
-        self.rho, self.learning_rate = rho, learning_rate
+        self.rho, self.learning_rate, self.tau_gradient = rho, learning_rate, tau_gradient
         self.temperature = Learned(start, low, high)
 
     def learning_rates(self) -> dict[str, float]:
@@ -61,6 +74,9 @@ class FastCLIP(ObjectiveWithMemory):
         """Return the loss at the current temperature."""
         tau = self.temperature(pairs.progress, pairs.index)
         result = self.contrast(x, y, (tau, tau), pairs)
-        # The last term is 0: its gradient is that of tau through the log mean.
-        robust = tau * (self.rho + result.log_mean) - (tau - tau.detach()) * result.mean_exponent  # (2, b)
+        of_log_mean = 2 if self.tau_gradient == "printed" else 1
+        of_exponent = 1 if self.tau_gradient == "half" else 2
+        robust = of_log_mean * tau * (self.rho + result.log_mean)  # (2, b)
+        # This term is 0: its gradient is that of tau through the log mean.
+        robust = robust - of_exponent * (tau - tau.detach()) * result.mean_exponent
         return ObjectiveOutput(result.loss + robust.sum() / (2 * len(x)), self.log(tau, result))

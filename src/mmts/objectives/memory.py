@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,12 +47,12 @@ class MovingSum(nn.Module):
 class ObjectiveWithMemory(Objective):
     """Base of the objectives that remember, for every medium and every text, how hard its negatives are.
 
-    State has num_media rows by media_index and num_captions rows by index. gamma: as in `SogCLR`.
+    State has num_media rows by media_index and num_captions rows by index. gamma, eps: as in `SogCLR`.
     """
 
     splits_queries = True
 
-    def __init__(self, num_media: int, num_captions: int, gamma: float | Schedule) -> None:
+    def __init__(self, num_media: int, num_captions: int, gamma: float | Schedule, eps: float = 0.0) -> None:
         super().__init__()
         for name, number in (("num_media", num_media), ("num_captions", num_captions)):
             if number < 1:
@@ -59,7 +60,9 @@ class ObjectiveWithMemory(Objective):
         self.gamma = as_schedule(gamma)
         if not 0 < self.gamma.minimum <= self.gamma.maximum <= 1:
             raise InputError(f"gamma is {gamma}; it must lie in (0, 1] throughout")
-        self.num_media, self.num_captions = num_media, num_captions
+        if not 0 <= eps < math.inf:
+            raise InputError(f"eps is {eps}; it must be 0 or more")
+        self.num_media, self.num_captions, self.eps = num_media, num_captions, eps
         self.media_sum, self.text_sum = MovingSum(num_media), MovingSum(num_captions)
 
     def compute_part(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
@@ -78,15 +81,21 @@ class ObjectiveWithMemory(Objective):
         media_index = pairs.index if pairs.media_index is None else pairs.media_index
         return media_index.to(device, torch.int64), pairs.index.to(device, torch.int64)
 
-    def contrast(self, x: Tensor, y: Tensor, temperatures: tuple[Tensor, Tensor], pairs: Pairs) -> Contrast:
-        """Contrast media with texts and texts with media, each at its own temperatures, () or (B,)."""
+    def contrast(
+        self, x: Tensor, y: Tensor, temperatures: tuple[Tensor, Tensor], pairs: Pairs, **more: Any
+    ) -> Contrast:
+        """Contrast media with texts and texts with media, each at its own temperatures, () or (B,).
+
+        more: options of `mmts.losses.contrast.contrast`.
+        """
         rows, gamma = self.rows(pairs), self.gamma(pairs.progress)
 
         def extend(log_sums: Tensor) -> Tensor:
             sides = zip((self.media_sum, self.text_sum), log_sums, rows, strict=True)
             return torch.stack([side.extended(new, row[pairs.queries], gamma) for side, new, row in sides])
 
-        return contrast(x, y, temperatures, extend, positives=pairs.positives, queries=pairs.queries)
+        options = {"log_added": math.log(self.eps) if self.eps else None, **more}
+        return contrast(x, y, temperatures, extend, positives=pairs.positives, queries=pairs.queries, **options)
 
     def log(self, temperature: Tensor, result: Contrast, **more: Tensor) -> dict[str, Tensor]:
         """Return what `compute` logs: the temperature, the pull on each positive pair (5.5), and what to remember.

@@ -9,7 +9,7 @@ from torch import Tensor
 from mmts.errors import InputError
 from mmts.objectives.base import ObjectiveOutput, Pairs, policy_values
 from mmts.objectives.memory import SIDES, ObjectiveWithMemory, as_schedule, over_same_rows
-from mmts.options import AboveZeroToOne, Positive, RecipeDefault
+from mmts.options import AboveZeroToOne, NotNegative, Positive, RecipeDefault
 from mmts.policies import Fixed, Policy
 from mmts.policies.base import check_positive
 from mmts.schedules import Schedule
@@ -30,6 +30,7 @@ class SogCLR(ObjectiveWithMemory):
         temperature): SogCLR with an MM-TS policy is SogCLR(..., Shifted(...)).
     num_media, num_captions: M and N of training; state is kept for each, in buffers.
     gamma: weight of the new in the moving sum, in (0, 1], a number or a schedule of progress; 1 forgets the past.
+    eps: is added to each mean over negatives S_i / |N_i| in w, not in the state; released code has one, papers none.
 
     Extra positives are not negatives; a row without a negative (B = 1) has loss 0 and leaves its state unchanged.
     Without media_index every sample has its own medium. State changes in training mode only. Logs "temperature" and
@@ -48,14 +49,16 @@ class SogCLR(ObjectiveWithMemory):
         num_captions: int,
         temperature: Annotated[Policy | float, RecipeDefault({"rule": "fixed"})],
         gamma: float | Schedule = 0.8,
+        eps: NotNegative = 0.0,
     ) -> None:
-        super().__init__(num_media, num_captions, gamma)
+        super().__init__(num_media, num_captions, gamma, eps)
         self.temperature = Fixed(temperature) if isinstance(temperature, int | float) else temperature
         trains = [name for name, value in self.temperature.named_parameters() if value.requires_grad]
         if trains:
+            policy = type(self.temperature).__name__
             raise InputError(
-                f"SogCLR: temperature is {type(self.temperature).__name__}, whose {trains[0]} would never move: this "
-                "loss has no gradient for it; take FastCLIP or ISogCLR, or a policy with nothing to train"
+                f"{type(self).__name__}: temperature is {policy}, whose {trains[0]} would never move: this loss has no "
+                "gradient for it; take FastCLIP or ISogCLR, or a policy with nothing to train"
             )
 
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
@@ -83,10 +86,12 @@ class ISogCLR(ObjectiveWithMemory):
     high: upper bound, likewise; 0 < low <= high throughout. A temperature outside the current bounds is clamped before
         it is used.
     start: where all temperatures start, in [low, high].
+    eps: is added to S_i / (B - 1) in w and in its logarithm, as in SogCLR.
 
-    The rest is as in SogCLR. Buffers tau_media, u_media (M,) and tau_text, u_text (N,) hold the temperatures and their
-    averaged gradients; the logged temperature (B,) is the mean of a sample's two, before the update.
-    Source: Qiu et al., arXiv 2305.11965, algorithm 1, with the numbers and the clip of its released code.
+    rho, beta and high are those of TempNet's repository, which came later; iSogCLR's own release has rho 6, beta .9 and
+    high 1. The rest is as in SogCLR. Buffers tau_media, u_media (M,) and tau_text, u_text (N,) hold the temperatures
+    and their averaged gradients; the logged temperature (B,) is the mean of a sample's two, before the update.
+    Source: Qiu et al., arXiv 2305.11965, algorithm 1, with the clip of its released code.
 
     >>> objective = ISogCLR(num_media=2, num_captions=2, low=0.01, high=0.2, start=0.05)
     >>> output = objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
@@ -110,8 +115,9 @@ class ISogCLR(ObjectiveWithMemory):
         low: float | Schedule = 0.005,
         high: float | Schedule = 0.05,
         start: Positive = 0.01,
+        eps: NotNegative = 0.0,
     ) -> None:
-        super().__init__(num_media, num_captions, gamma)
+        super().__init__(num_media, num_captions, gamma, eps)
         check_positive("ISogCLR", rho=rho, eta=eta)
         if not 0 < beta <= 1:
             raise InputError(f"ISogCLR: beta is {beta:g}; it must lie in (0, 1]")

@@ -1,6 +1,8 @@
 """TempNet: SogCLR whose temperatures two small networks predict from the embeddings."""
 
 import math
+from collections.abc import Mapping
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from mmts.errors import InputError
 from mmts.losses.normalize import unit
 from mmts.objectives.base import ObjectiveOutput, Pairs
 from mmts.objectives.memory import ObjectiveWithMemory
-from mmts.options import AtLeastOne, Positive, ZeroToBelowOne
+from mmts.options import AboveZeroToOne, AtLeastOne, NotNegative, Positive, ZeroToBelowOne
 from mmts.policies.base import check_positive
 from mmts.schedules import Schedule
 
@@ -46,6 +48,9 @@ class TemperatureNet(nn.Module):
         return tau
 
 
+Prototypes = Literal["random", "first_batch"]
+
+
 class TempNet(ObjectiveWithMemory):
     """TempNet: SogCLR at temperatures that two small networks predict (docs/method.md, 5.8; arXiv 2404.04575).
 
@@ -61,6 +66,10 @@ class TempNet(ObjectiveWithMemory):
     high: upper bound.
     dropout: on the networks' hidden layer.
     learning_rate: the networks' own (see `learning_rates`); None takes the model's.
+    eps: is added to S_i / (B - 1) in w and in its logarithm, as in SogCLR.
+    prototypes: where prototypes start: "random", or, as in released code, "first_batch", the first num_prototypes
+        embeddings of the other modality in the first batch in training mode.
+    rate_decay: by what `mmts train` multiplies the networks' learning_rate after each epoch; released code has .9.
 
     The rest is as in SogCLR; the logged temperature (B,) is the mean of a sample's two.
     Source: Qiu et al., arXiv 2404.04575, section 4, with the numbers of its released code.
@@ -70,6 +79,8 @@ class TempNet(ObjectiveWithMemory):
     >>> bool(((output.log["temperature"] > 0.005) & (output.log["temperature"] < 0.05)).all())
     True
     """
+
+    started: Tensor  # whether the prototypes have started at a batch
 
     def __init__(
         self,
@@ -83,8 +94,11 @@ class TempNet(ObjectiveWithMemory):
         high: Positive = 0.05,
         dropout: ZeroToBelowOne = 0.5,
         learning_rate: Positive | None = 3e-5,
+        eps: NotNegative = 0.0,
+        prototypes: Prototypes = "random",
+        rate_decay: AboveZeroToOne = 1.0,
     ) -> None:
-        super().__init__(num_media, num_captions, gamma)
+        super().__init__(num_media, num_captions, gamma, eps)
         for name, number in (("width", width), ("num_prototypes", num_prototypes)):
             if number < 1:
                 raise InputError(f"TempNet: {name} is {number}; it must be 1 or more")
@@ -93,9 +107,20 @@ class TempNet(ObjectiveWithMemory):
             raise InputError(f"TempNet: low is {low:g} and high {high:g}; needs 0 < low < high")
         if not 0 <= dropout < 1:
             raise InputError(f"TempNet: dropout is {dropout:g}; it must be at least 0 and less than 1")
-        self.width, self.rho, self.learning_rate = width, rho, learning_rate
+        if prototypes not in get_args(Prototypes):
+            choices = ", ".join(get_args(Prototypes))
+            raise InputError(f"TempNet: prototypes is {prototypes!r}; it must be one of {choices}")
+        if not 0 < rate_decay <= 1:
+            raise InputError(f"TempNet: rate_decay is {rate_decay:g}; it must lie in (0, 1]")
+        if rate_decay < 1 and learning_rate is None:
+            raise InputError(
+                f"TempNet: rate_decay is {rate_decay:g}, but the networks have no learning_rate of their own"
+            )
+        self.width, self.rho, self.learning_rate, self.rate_decay = width, rho, learning_rate, rate_decay
         self.media_net = TemperatureNet(width, num_prototypes, low, high, dropout)
         self.text_net = TemperatureNet(width, num_prototypes, low, high, dropout)
+        if prototypes == "first_batch":
+            self.register_buffer("started", torch.tensor(False))
 
     def learning_rates(self) -> dict[str, float]:
         """Return the networks' own learning rate for each of their parameters, if they have one."""
@@ -107,9 +132,29 @@ class TempNet(ObjectiveWithMemory):
         for name, side in (("x", x), ("y", y)):
             if side.shape[1:] != (self.width,):
                 raise InputError(f"{name} is {tuple(side.shape)}; TempNet was built for (B, {self.width})")
+        if self.training and not getattr(self, "started", True):
+            self.start_prototypes(x.detach(), y.detach())
         with torch.autocast(x.device.type, enabled=False):
             tau_media, tau_text = self.media_net(x), self.text_net(y)
         result = self.contrast(x, y, (tau_media, tau_text), pairs)
         taus = torch.stack([tau_media, tau_text])[:, pairs.queries]
         of_nets = (taus * result.slack(self.rho)).sum() / len(x)
         return ObjectiveOutput(result.loss + of_nets, self.log((tau_media + tau_text) / 2, result))
+
+    def remember(self, pairs: Pairs, gathered: Mapping[str, Tensor]) -> None:
+        """Keep the sums over negatives, and that the prototypes have started."""
+        super().remember(pairs, gathered)
+        if hasattr(self, "started"):
+            self.started.fill_(True)
+
+    @torch.no_grad()
+    def start_prototypes(self, x: Tensor, y: Tensor) -> None:
+        """Start the prototypes at the first embeddings (B, D) of the other modality."""
+        number = len(self.media_net.prototypes)
+        if len(x) < number:
+            raise InputError(
+                f"TempNet: the first batch has {len(x)} pairs for {number} prototypes to start at; set "
+                f"num_prototypes to {len(x)} at most, or prototypes to random"
+            )
+        self.media_net.prototypes.copy_(y[:number])
+        self.text_net.prototypes.copy_(x[:number])

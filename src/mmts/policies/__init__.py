@@ -5,7 +5,7 @@ pair. It is an nn.Module, so tables move with `.to(device)` and learned values a
 """
 
 from mmts.policies.base import Policy
-from mmts.policies.basic import Fixed, Learned, Scheduled, Shifted
+from mmts.policies.basic import LDAM, Fixed, Learned, Scheduled, Shifted
 from mmts.policies.batch import MACL, DySTreSS, SimilarityPolicy, TeMoTemperature
 
 POLICIES: dict[str, type[Policy]] = {
@@ -13,6 +13,7 @@ POLICIES: dict[str, type[Policy]] = {
     "learned": Learned,
     "scheduled": Scheduled,
     "shifted": Shifted,
+    "ldam": LDAM,
     "macl": MACL,
     "dystress": DySTreSS,
     "temo": TeMoTemperature,
@@ -20,6 +21,7 @@ POLICIES: dict[str, type[Policy]] = {
 """The policies by their names in recipes (`rule`)."""
 
 __all__ = [
+    "LDAM",
     "MACL",
     "POLICIES",
     "DySTreSS",

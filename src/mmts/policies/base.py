@@ -59,6 +59,11 @@ def check_index(index: Tensor, size: int, name: str = "index") -> Tensor:
     return index
 
 
+def rows_of(table: Tensor, index: Tensor) -> Tensor:
+    """Return the rows of a table (N, ...) at index (B,), on the table's device; InputError for an index outside it."""
+    return table[check_index(index, len(table)).to(table.device, torch.int64)]
+
+
 def check_positive(owner: str, **numbers: float | None) -> None:
     """Raise InputError, naming the number, unless each is finite and positive, or None."""
     for name, number in numbers.items():

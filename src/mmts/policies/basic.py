@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmts.concepts.density import Scale, density_shift
 from mmts.errors import InputError, check_rows
 from mmts.options import AtLeastOne, NotNegative, Positive
-from mmts.policies.base import Policy, check_index, check_positive, from_pair, scalar
+from mmts.policies.base import Policy, check_positive, from_pair, rows_of, scalar
 from mmts.schedules import Cosine, Schedule, check_progress
 
 
@@ -74,6 +74,7 @@ class Shifted(Policy):
     low: shift of the smallest concepts; above `high` the rule is reversed.
     high: shift of the largest concepts.
     scale: how sizes map to the range from low to high.
+    exponent: q of the scale `power`, which maps n^q linearly; not 0.
     neighbours: k; the density around each caption (2.5) sets the shift instead of the size of its concept.
 
     Source: arXiv 2603.08202.
@@ -114,13 +115,14 @@ class Shifted(Policy):
         low: Positive = 0.05,
         high: Positive = 0.20,
         scale: Scale = "linear",
+        exponent: float | None = None,
         neighbours: AtLeastOne | None = None,
     ) -> "Shifted":
         """Return the published rule for a run's training samples."""
         if neighbours is None:
-            shift = run.concepts.shift(low, high, scale)
+            shift = run.concepts.shift(low, high, scale, exponent)
         else:
-            shift = density_shift(run.neighbour_counts(neighbours), low, high, scale)
+            shift = density_shift(run.neighbour_counts(neighbours), low, high, scale, exponent)
         return cls(Cosine(-alpha / 2, alpha / 2, cycles, phase), shift)
 
     @staticmethod
@@ -129,13 +131,53 @@ class Shifted(Policy):
         alpha, cycles, neighbours = options["alpha"], options["cycles"], options["neighbours"]
         swing = f"plus a cosine swing of {alpha:g} over {cycles:g} cycles" if alpha else "without a swing"
         by = "concept size" if neighbours is None else f"density of {neighbours} neighbours"
-        return f"of {options['low']:g} to {options['high']:g} by {by} ({options['scale']}), {swing}"
+        scale = f"{options['scale']} {options['exponent']:g}" if options["exponent"] else options["scale"]
+        return f"of {options['low']:g} to {options['high']:g} by {by} ({scale}), {swing}"
 
     def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
         """Return schedule(progress) + shift[index], shape (B,), float64 where the device has it."""
-        shift = self.shift[check_index(index, len(self.shift)).to(self.shift.device, torch.int64)]
+        shift = rows_of(self.shift, index)
         # Swing and shift nearly cancel at the bottom: a sum in float32 has errors in its 6th digit.
         return (shift if shift.device.type == "mps" else shift.double()) + self.schedule(progress)
+
+
+class LDAM(Policy):
+    """LDAM: the rarer a sample's concept, the wider its margin (docs/method.md, 3.8; arXiv 1906.07413).
+
+        value_i = C / n_i^(1/4),   C = high n_min^(1/4)
+
+    high: value of the smallest concepts, the released code's max_m.
+
+    `counts` is (N,), n_i of each sample's concept. InputError naming the row of one that is not finite and positive, or
+    for an index outside 0..N-1.
+    Source: Cao et al., arXiv 1906.07413, section 3.2.
+
+    >>> LDAM(torch.tensor([1, 16, 81]))(0.0, torch.tensor([0, 1, 2]))
+    tensor([0.5000, 0.2500, 0.1667])
+    """
+
+    words = "of {high:g} for the smallest concepts, falling with the fourth root of a concept's size"
+    margin: Tensor
+
+    def __init__(self, counts: Tensor, high: Positive = 0.5) -> None:
+        super().__init__()
+        check_positive("LDAM", high=high)
+        if counts.ndim != 1 or not len(counts):
+            raise InputError(f"LDAM: counts is {tuple(counts.shape)}; it must be (N,), N >= 1")
+        right = torch.isfinite(counts) & (counts > 0)
+        check_rows(right, "LDAM: counts[{row}] is {value}; it must be finite and positive", counts)
+        n = counts.double()
+        self.register_buffer("margin", (high * (n.min() / n) ** 0.25).float())
+
+    @classmethod
+    def from_recipe(cls, run: Any, high: Positive = 0.5) -> "LDAM":
+        """Return the rule for a run's training samples."""
+        return cls(run.concepts.counts, high)
+
+    def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
+        """Return the value of each sample, shape (B,)."""
+        check_progress(progress)
+        return rows_of(self.margin, index)
 
 
 class Learned(Policy):

@@ -32,7 +32,7 @@ from mmts.models import IMAGE_TOWERS, TEXT_TOWERS, VIDEO_TOWERS, ImageTower, Tex
 from mmts.models.base import GIVEN_BY_RUN
 from mmts.models.image_towers import HuggingFaceImage
 from mmts.models.text_towers import HuggingFaceText
-from mmts.objectives import OBJECTIVES, Objective
+from mmts.objectives import OBJECTIVES, Objective, Prior, RowWeights
 from mmts.options import RecipeDefault
 from mmts.policies import POLICIES, Policy
 from mmts.recipe.section import Section, explain, is_number
@@ -61,6 +61,14 @@ class RunFacts:
     pair_temperature: float | None = None  # of the pretrained pair that the model starts from: 1 / its logit scale
     pair_bias: float | None = None  # of such a SigLIP: its logit bias
     pair_is_unopened: bool = False  # whether there is such a pair, but a recipe is only being checked
+    label_concepts: Callable[[str], ConceptDistribution] | None = None  # label of the media -> concepts by it
+
+    def concepts_by(self, name: str) -> ConceptDistribution:
+        """Return the concepts of the training samples: the run's own for `concept`, else those by a label."""
+        if name == "concept":
+            return self.concepts
+        assert self.label_concepts is not None
+        return self.label_concepts(name)
 
 
 class Family(NamedTuple):
@@ -68,7 +76,7 @@ class Family(NamedTuple):
 
     base: Any  # the class that all of them extend
     word: str
-    key: str  # the key of a recipe that names one
+    key: str | None  # the key of a recipe that names one; None if the family is one class
     table: Mapping[str, type[Any]]  # those of the package, by name
     number_is: str | None = None  # the component that a plain number stands for
     other: type[Any] | None = None  # the class of any other name
@@ -80,7 +88,9 @@ OBJECTIVE = Family(Objective, "objective", "loss", OBJECTIVES)
 IMAGE_TOWER = Family(ImageTower, "image tower", "tower", IMAGE_TOWERS, other=HuggingFaceImage)
 VIDEO_TOWER = Family(VideoTower, "video tower", "tower", VIDEO_TOWERS)
 TEXT_TOWER = Family(TextTower, "text tower", "tower", TEXT_TOWERS, other=HuggingFaceText)
-FAMILIES = (SCHEDULE, POLICY, OBJECTIVE, IMAGE_TOWER, VIDEO_TOWER, TEXT_TOWER)
+PRIOR = Family(Prior, "prior", None, {"prior": Prior})
+WEIGHTS = Family(RowWeights, "weights", None, {"weights": RowWeights})
+FAMILIES = (SCHEDULE, POLICY, OBJECTIVE, IMAGE_TOWER, VIDEO_TOWER, TEXT_TOWER, PRIOR, WEIGHTS)
 
 
 class ComponentSection(Section):
@@ -124,7 +134,8 @@ def options_of(component: type[Any]) -> list[Option]:
     parameters = list(inspect.signature(from_recipe or component).parameters.values())[1 if from_recipe else 0 :]
     meanings = {
         name: " ".join(meaning.split())
-        for names, meaning in _MEANING.findall(component.__doc__ or "")
+        for documented in reversed(component.__mro__)  # what a class does not say, its base does
+        for names, meaning in _MEANING.findall(documented.__doc__ or "")
         for name in names.split(", ")
     }
     facts = GIVEN_BY_RUN if issubclass(component, Tower) else [fact.name for fact in fields(RunFacts)]
@@ -195,11 +206,12 @@ def section_of(
     if not isinstance(content, Mapping):
         number = "a number or " if family.number_is else ""
         value = "empty" if content is None else quoted(content)
-        raise RecipeError(f"{place} is {value}; it must be {number}a section {{{family.key}: ...}}")
+        key = family.key or options_of(family.base)[0].name
+        raise RecipeError(f"{place} is {value}; it must be {number}a section {{{key}: ...}}")
     name, prepared = content.get(family.key), dict(content)
     component = component_named(family, name, place, content)
     defaults = {} if published is None else published.options.get(str(name), {})
-    definitions: dict[str, Any] = {family.key: (Literal[name], name)}
+    definitions: dict[str, Any] = {} if family.key is None else {family.key: (Literal[name], name)}
     try:
         for option in options_of(component):
             kind, default = option.hint, defaults.get(option.name, option.default)
@@ -225,6 +237,8 @@ def _inner(option: Option, default: Any, content: dict[str, Any], place: str) ->
     value = content.get(option.name, default)
     if value is _REQUIRED:
         return Any, _REQUIRED  # pydantic reports that it is missing
+    if value is None and option.default is None:
+        return None, None
     if option.is_list:
         if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
             raise RecipeError(f"{place} is {quoted(value)}; it must be a list")
@@ -277,7 +291,8 @@ def outside_names(objective: ComponentSection, towers: Sequence[str]) -> frozens
 def _names(value: Any) -> Iterator[str]:
     """Yield the names of a component and of all components inside it."""
     if isinstance(value, ComponentSection):
-        yield getattr(value, value.family.key)
+        if value.family.key is not None:
+            yield getattr(value, value.family.key)
         value = tuple(dict(value).values())
     if isinstance(value, tuple):
         for inner in value:
@@ -286,6 +301,8 @@ def _names(value: Any) -> Iterator[str]:
 
 def component_named(family: Family, name: Any, place: str, content: Mapping[Any, Any]) -> type[Any]:
     """Return the class that a recipe names. Raises RecipeError with the nearest name if no class has it."""
+    if family.key is None:
+        return family.base  # type: ignore[no-any-return]
     if isinstance(name, str) and name in family.table:
         return family.table[name]
     if isinstance(name, str) and ":" in name:
@@ -405,6 +422,7 @@ def checked_objective(
     sizes = torch.tensor([1, 2])
     concepts = ConceptDistribution.from_counts(sizes)
     unopened = width is None and pair is None
-    run = RunFacts(concepts, 2, 2, width or _ANY_WIDTH, lambda k: sizes, *(pair or (None, None)), unopened)
+    facts = concepts, 2, 2, width or _ANY_WIDTH, lambda k: sizes, *(pair or (None, None)), unopened
+    run = RunFacts(*facts, label_concepts=lambda label: concepts)
     with torch.random.fork_rng(devices=[]):
         return build(section, run)  # type: ignore[no-any-return]

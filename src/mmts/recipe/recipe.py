@@ -104,7 +104,9 @@ class Recipe(Section):
 
     def with_whole_paths(self) -> "Recipe":
         """Return the same recipe with absolute paths, so that it names the same files from any folder."""
-        model, concepts, evaluation = self.model, self.concepts, self.evaluation
+        data, model, concepts, evaluation = self.data, self.model, self.concepts, self.evaluation
+        if data.val is not None:
+            data = data.model_copy(update={"val": data.val.expanduser().absolute()})
         if model.pretrained is not None:
             model = model.model_copy(update={"pretrained": model.pretrained.expanduser().absolute()})
         if model.start is not None:
@@ -117,7 +119,8 @@ class Recipe(Section):
             concepts = concepts.model_copy(update={"file": concepts.file.expanduser().absolute()})
         if evaluation.prompts is not None:
             evaluation = evaluation.model_copy(update={"prompts": evaluation.prompts.expanduser().absolute()})
-        return self.model_copy(update={"model": model, "concepts": concepts, "evaluation": evaluation})
+        sections = {"data": data, "model": model, "concepts": concepts, "evaluation": evaluation}
+        return self.model_copy(update=sections)
 
 
 def shipped_recipes() -> dict[str, str]:

@@ -4,7 +4,7 @@ These are the sections `data`, `concepts`, `train` and `evaluation`.
 """
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -27,12 +27,55 @@ class Augment(Section):
     """Mirror left and right half of the time; switch it off if text or direction matters."""
     color: float = Field(0.2, ge=0, le=1)
     """How far brightness, contrast and saturation may move."""
+    crop_ratio: Literal["picture", "pixels"] = "picture"
+    """What has a ratio between 3/4 and 4/3: the shares of the `picture` that a crop's sides have, or their `pixels`, as
+    in torchvision's RandomResizedCrop."""
+    randaugment: tuple[Annotated[int, Field(ge=1)], Annotated[float, Field(ge=0, le=10)]] | None = None
+    """RandAugment: how many of its ten operations, and their magnitude, such as `[2, 7]`."""
 
     @model_validator(mode="after")
     def _crops_something(self) -> "Augment":
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise ValueError(f"crop_scale needs 0 < low <= high <= 1, not [{plain(low)}, {plain(high)}]")
+        return self
+
+
+class Cabs(Section):
+    """Batches with many concepts, chosen from super-batches: CABS-DM (docs/method.md, 9.3)."""
+
+    filter: float = Field(0.8, ge=0, lt=1)
+    """Share of each super-batch that is left out: a batch of B pairs is chosen among B / (1 - `filter`)."""
+    most: int | None = Field(None, ge=1)
+    """Pairs of a concept after which more of it are taken only if no others are left; the released code has 10."""
+
+
+class Sampling(Section):
+    """How often the pairs of a concept are drawn for training; an epoch keeps its length (docs/method.md, 9)."""
+
+    by: str = "concept"
+    """What counts as a pair's concept: `concept`, those of `concepts`, or a label of the media."""
+    power: float = 1.0
+    """A concept of n pairs is drawn in proportion to n^power: 1 as the data are, .5 the square root, 0 all concepts
+    alike."""
+    cap: int | None = Field(None, ge=1)
+    """A concept with more pairs than this is drawn as if it had this many, as in MetaCLIP."""
+    repeat: float | None = Field(None, gt=0, le=1)
+    """In place of `power` and `cap`, the repeat factor of LVIS: a pair of a concept with a share f below `repeat` is
+    drawn sqrt(`repeat` / f) times as often as those above."""
+    cabs: Cabs | None = None
+    """Choose the batches by concept from what is drawn; `{}` for the defaults."""
+    start: float = Field(0.0, ge=0, lt=1)
+    """Progress from which it applies: to every epoch that begins there or later. Before, the data come as they are."""
+    end: float = Field(1.0, gt=0, le=1)
+    """Progress up to which it applies: to no epoch that begins there or later."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Sampling":
+        if self.repeat is not None and (self.power != 1 or self.cap is not None):
+            raise ValueError("repeat takes the place of power and cap; leave them out")
+        if not self.start < self.end:
+            raise ValueError(f"start {plain(self.start)} must be below end {plain(self.end)}")
         return self
 
 
@@ -70,6 +113,8 @@ class Data(Section):
     """Which of the data's splits are train, val and test, if they have other names: `{train: train2014}`."""
     columns: Columns = Columns()
     """Which columns of a table hold paths and captions, if their names are not the usual ones."""
+    val: Path | None = None
+    """Other data whose val split chooses the best checkpoint, in place of the data's own val."""
     relevance: Literal["text", "own", "graded"] = "text"
     """Which results are relevant in evaluation. `text`: every medium with the same caption string; `own`: only the
     caption's own medium, as in the published Flickr30K, COCO and YouCook2 protocols; `graded`: by the classes of verbs
@@ -77,6 +122,8 @@ class Data(Section):
     captions: Literal["own", "same-concept", "relevant"] = "own"
     """The caption drawn for a medium in training. `own`: one of its own; `relevant`: any caption with graded relevance
     over `min_relevance`; `same-concept`: such a caption whose medium has the same concept."""
+    sampling: Sampling | None = None
+    """Which pairs an epoch shows, by the size of their concept; `null` shows each medium once."""
     min_relevance: float = Field(0.1, ge=0, lt=1)
     """Graded relevance that a drawn caption must exceed."""
     max_unreadable: float = Field(0.01, ge=0, le=1)
@@ -140,7 +187,9 @@ class Train(Section):
     final_learning_rate: float = Field(0.0, ge=0)
     """Learning rate at the end."""
     warmup: float = Field(0.0, ge=0, lt=1)
-    """Share of training in which the learning rate rises from 0."""
+    """Share of training in which the learning rate rises in a straight line to `learning_rate`."""
+    warmup_learning_rate: float = Field(0.0, ge=0)
+    """Learning rate from which it rises."""
     weight_decay: float = Field(0.05, ge=0)
     """Weight decay of matrices; biases, norms and temperatures never decay."""
     ema: float | None = Field(None, gt=0, lt=1)
@@ -176,6 +225,10 @@ class Train(Section):
     project: str = Field("mmts", min_length=1)
     """The project under which trackers file the run."""
 
+    def total_steps(self, batches_per_epoch: int) -> int:
+        """Return the length in optimizer steps."""
+        return self.steps or (self.epochs or 0) * batches_per_epoch
+
     @model_validator(mode="after")
     def _one_length(self) -> "Train":
         if (self.epochs is None) == (self.steps is None):
@@ -183,10 +236,11 @@ class Train(Section):
         for tracker in self.trackers:
             if tracker not in _TRACKERS:
                 raise ValueError(f"trackers: unknown tracker {tracker!r}; {nearest(tracker, _TRACKERS)}")
-        if self.final_learning_rate > self.learning_rate:
-            raise ValueError(
-                f"final_learning_rate {self.final_learning_rate} is larger than learning_rate {self.learning_rate}"
-            )
+        for name in ("warmup_learning_rate", "final_learning_rate"):
+            if (rate := getattr(self, name)) > self.learning_rate:
+                raise ValueError(f"{name} {rate} is larger than learning_rate {self.learning_rate}")
+        if self.warmup_learning_rate and not self.warmup:
+            raise ValueError("warmup_learning_rate is where a warm-up starts, and warmup is 0")
         return self
 
 

@@ -41,6 +41,7 @@ def tiny(recipe: Recipe, overrides: Sequence[str] = ()) -> Recipe:
         "batch_size": 16,
         "learning_rate": 1e-3,
         "final_learning_rate": 0.0,
+        "warmup_learning_rate": 0.0,
         "micro_batch": 4 if train["micro_batch"] else None,
         "log_every": 1,
         "precision": "fp32",

@@ -41,6 +41,11 @@ def rule_in_words(recipe: Recipe, own_objects: Mapping[str, str] = {}) -> str:
     elif policy := getattr(recipe.objective, component.value_name, None):
         value = f"{component.value_name} {policy.component.in_words(policy.model_dump())}"
         words = value if component in (InfoNCE, MaxMargin) else f"{words.partition(':')[0]}, {value}"
+        if component.value_name != "margin" and (margin := getattr(recipe.objective, "margin", None)):
+            words += f", margin {margin.component.in_words(margin.model_dump())}"
+        for name in ("prior", "weights"):
+            if part := getattr(recipe.objective, name, None):
+                words += f", {name} {part.component.words.format(**part.model_dump())}"
     if kind := own_objects.get("model"):
         words += f", on a model given as an object of the class {clean(kind)}"
     return words

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mmts.console import console, progress_bar
 from mmts.data.formats.collect import inner_path, read_lines
@@ -17,10 +15,8 @@ from mmts.data.formats.imagefolder import metadata_files, read_imagefolder
 from mmts.data.formats.shards import read_shards, tars_in
 from mmts.data.formats.table import has_usual_column
 from mmts.data.media.checks import content_name
-from mmts.data.media.load import load_medium, why_unreadable
 from mmts.data.media.reading import in_threads, tell_warnings
 from mmts.data.media.suffixes import is_medium, is_typescript, left_out
-from mmts.data.media.video import FrameSampling
 from mmts.data.read import reader_of
 from mmts.data.records import Medium
 from mmts.errors import DataError, RunError, counted, listed
@@ -29,7 +25,7 @@ from mmts.files import content_hash, locked
 from mmts.recipe.run_directory import RunDirectory
 from mmts.recipe.sections import Data
 from mmts.search.index_files import Index, Item, Rows, check_folder, load_index, rows_of, write_index
-from mmts.search.query import Encoder
+from mmts.training.encoder import Encoder, open_encoder
 from mmts.training.splits import open_data, resolved
 
 _CHUNK = 256  # items that an interrupted process loses at most
@@ -49,7 +45,7 @@ def build_index(run: Path, path: Path, folder: Path | None = None, checkpoint: s
     kind = recipe.model.kind
     root, media = find_media(path, kind, recipe.data)
     check_folder(folder)
-    encoder = Encoder(run, media, checkpoint)
+    encoder = open_encoder(str(run), media, checkpoint)
     with locked(folder / ".lock", wait=True):
         old = None
         try:
@@ -58,7 +54,7 @@ def build_index(run: Path, path: Path, folder: Path | None = None, checkpoint: s
             console.print(f"note: {error}")
         before = {} if old is None else {item.place: item for item in old.contents.items}
         rows: dict[str, Rows] = {}
-        if old is not None and old.contents.checkpoint == encoder.checkpoint:
+        if old is not None and old.contents.checkpoint == encoder.fingerprint:
             rows = dict(zip((item.content for item in old.contents.items), rows_of(old.vectors), strict=True))
         elif old is not None:
             console.print(f"note: {folder} was made by another checkpoint, so everything is embedded again")
@@ -81,7 +77,7 @@ def build_index(run: Path, path: Path, folder: Path | None = None, checkpoint: s
             raise DataError(f"{path}: {counted(len(media), kind)} found, but none can be read")
         index = write_index(
             folder, kept, np.stack([rows[item.content] for item in kept]),
-            checkpoint=encoder.checkpoint, kind=kind, root=root,
+            checkpoint=encoder.fingerprint, kind=kind, root=root,
         )  # fmt: skip
     after = {item.place for item in kept}
     fresh = len(after - before.keys())
@@ -129,8 +125,11 @@ def _embed_all(encoder: Encoder, missing: Mapping[str, Medium], folder: Path) ->
     with progress_bar(f"embedding {kinds}", len(missing), kinds) as bar:
         for group in filter(None, groups):
             media = [missing[content] for content in group]
-            file = folder / f"pending-{content_hash(encoder.checkpoint, *group)}.npy"
-            compute = partial(_embed, encoder, media, width)
+            file = folder / f"pending-{content_hash(encoder.fingerprint, *group)}.npy"
+
+            def compute(part: range, media: Sequence[Medium] = media) -> Rows:
+                return encoder.media_or_zeros(media[part.start : part.stop], width)
+
             shape, dtype = (len(media), width), np.dtype(np.float32)
             stored = stored_array(file, shape, dtype, compute, title=None, unit=kinds, chunk=_CHUNK)
             for content, medium, row in zip(group, media, stored, strict=True):
@@ -140,29 +139,6 @@ def _embed_all(encoder: Encoder, missing: Mapping[str, Medium], folder: Path) ->
                     unreadable[content] = str(error)
             bar.advance(len(group))
     return rows, unreadable
-
-
-def _embed(encoder: Encoder, media: Sequence[Medium], width: int, part: range) -> Rows:
-    """Return the embeddings (M, width) of a part of media, zeros for those that cannot be read."""
-    media = media[part.start : part.stop]
-    if encoder.media_tower is None:
-        rows = np.zeros((len(media), width), np.float32)
-        readable = [at for at, medium in enumerate(media) if why_unreadable(medium) is None]
-        if readable:
-            rows[readable] = encoder.media([media[at] for at in readable])
-        return rows
-    unreadable = set()
-
-    def load(medium: Medium, size: int, resize: str, sampling: FrameSampling | None) -> Tensor:
-        try:
-            return load_medium(medium, size, resize, sampling)
-        except DataError:  # noticed while embedding, so that nothing is decoded twice
-            unreadable.add(id(medium))
-            return torch.zeros((3, size, size) if sampling is None else (sampling.frames, 3, size, size))
-
-    rows = encoder.media(media, load)
-    rows[[id(medium) in unreadable for medium in media]] = 0
-    return rows
 
 
 # --- the media to index ----------------------------------------------------------------------------------------------

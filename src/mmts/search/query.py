@@ -1,55 +1,17 @@
 """Searching an index: by text, by a picture or clip, or by one of its own items."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmts.data.media.load import feature_rows
 from mmts.data.records import Medium
 from mmts.errors import InputError, RunError
-from mmts.files import content_hash
-from mmts.models import embed_media, embed_text, media_features, text_features
-from mmts.models.base import hash_weights
-from mmts.models.features import LoadPixels
 from mmts.recipe.run_directory import RunDirectory
 from mmts.search.index_files import Index, Item, Rows, is_exact, load_index, nearest
-from mmts.training.experiment import load_model
-
-
-class Encoder:
-    """A run's checkpoint, which turns media (such as those given) and texts into unit embeddings in one space."""
-
-    def __init__(self, run: Path, media: Sequence[Medium], checkpoint: str = "best") -> None:
-        RunDirectory.check_checkpoint(checkpoint)
-        directory = RunDirectory(run)
-        self.model = load_model(directory, media, checkpoint)
-        self.kind = directory.recipe().model.kind  # "image" or "video"
-        self.media_tower, self.text_tower = self.model.media_tower, self.model.text_tower
-        assert self.text_tower is not None
-        towers = [tower.fingerprint for tower in (self.media_tower, self.text_tower) if tower is not None]
-        heads = (hash_weights(head.state_dict()) for head in (self.model.media_head, self.model.text_head))
-        self.checkpoint = content_hash(*towers, *heads)
-        self.model.drop_frozen()  # from here on it takes their features
-        self.model.eval()
-
-    def text(self, captions: Sequence[str]) -> Rows:
-        """Return unit embeddings (N, D) of N texts."""
-        inputs: Rows | Sequence[str] = captions
-        if self.model.text_tower is None and self.text_tower is not None:
-            inputs = text_features(self.text_tower, captions, cached=False)
-        return np.asarray(embed_text(self.model, inputs))
-
-    def media(self, media: Sequence[Medium], load: LoadPixels | None = None) -> Rows:
-        """Return unit embeddings (M, D) of M media, each read by `load`. Raises DataError naming an unreadable one."""
-        inputs: Rows | Sequence[Medium] = media
-        if self.media_tower is None:
-            inputs = feature_rows(media)
-        elif self.model.media_tower is None:
-            inputs = media_features(self.media_tower, media, load=load, cached=False)
-        return np.asarray(embed_media(self.model, inputs, load=load))
+from mmts.training.encoder import Encoder, open_encoder
 
 
 @dataclass(frozen=True)
@@ -124,8 +86,8 @@ def open_searcher(run: Path, folder: Path | None = None, checkpoint: str = "best
     directory = RunDirectory(run)
     directory.recipe()  # an error here names a path that is not a run
     index = load_index(folder or directory.index)
-    encoder = Encoder(run, index.media(), checkpoint)
-    if index.contents.checkpoint != encoder.checkpoint:
+    encoder = open_encoder(str(run), index.media(), checkpoint)
+    if index.contents.checkpoint != encoder.fingerprint:
         option = "" if checkpoint == "best" else f" --checkpoint {checkpoint}"
         raise RunError(
             f"{index.folder} was made by another run, or by another checkpoint of {run}; "

@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from mmts.concepts import ConceptDistribution
+from mmts.console import console
 from mmts.data.batches.epoch_plan import EpochPlan, stream_order
 from mmts.data.batches.loader import Batch, FeatureRows, Pixels, TextSource, make_loader
 from mmts.data.media.image import Augmentation
@@ -18,6 +19,7 @@ from mmts.models import TwoTower, embed_media, embed_text, is_frozen, media_feat
 from mmts.models.features import Rows
 from mmts.recipe.recipe import Recipe
 from mmts.recipe.sections import Data
+from mmts.training.sampling import build_sampling, concepts_to_sample, sampling_in_words
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ def build_plan(recipe: Recipe, split: Split, concepts: ConceptDistribution) -> E
 
     `data.captions` decides which captions may be drawn for a medium: its own; `relevant`, any caption with graded
     relevance over `min_relevance`; or `same-concept`, such a caption whose medium has the same concept, so that a
-    margin or temperature by concept fits the medium and the caption alike.
+    margin or temperature by concept fits the medium and the caption alike. `data.sampling` draws pairs of a medium and
+    its own caption; a caption from another medium is then drawn as without it. What it changes is printed.
     """
     data, seed, pool = recipe.data, recipe.train.seed, None
     if data.captions != "own":
@@ -66,7 +69,16 @@ def build_plan(recipe: Recipe, split: Split, concepts: ConceptDistribution) -> E
         pool = split.graded.pool(data.min_relevance, own)
     sizes = split.shard_sizes
     order = (lambda epoch: stream_order(sizes, seed, epoch, data.shuffle_buffer)) if sizes else None
-    return EpochPlan(split.owner, split.num_media, recipe.train.batch_size, seed, order=order, pool=pool)
+    sampling = None
+    if data.sampling is not None:
+        concepts = concepts_to_sample(data.sampling, split, concepts)
+        sampling = build_sampling(data.sampling, recipe.train, concepts)
+    plan = EpochPlan(
+        split.owner, split.num_media, recipe.train.batch_size, seed, order=order, pool=pool, sampling=sampling
+    )
+    if data.sampling is not None and recipe.train.total_steps(plan.batches_per_epoch):
+        console.print(sampling_in_words(data.sampling, recipe.train, concepts, plan))
+    return plan
 
 
 def training_batches(

@@ -15,9 +15,9 @@ SHARE = "share_of_rate"
 
 
 def learning_rate_schedule(settings: Train) -> Schedule:
-    """Return half a cosine from the learning rate to the final one, after a linear warm-up from 0."""
+    """Return half a cosine from the learning rate to the final one, after a linear warm-up (docs/method.md, 1.5)."""
     cosine = Cosine(settings.final_learning_rate, settings.learning_rate, cycles=0.5)
-    return Warmup(cosine, settings.warmup) if settings.warmup else cosine
+    return Warmup(cosine, settings.warmup, settings.warmup_learning_rate) if settings.warmup else cosine
 
 
 def parameter_groups(

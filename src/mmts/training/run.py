@@ -26,9 +26,10 @@ from mmts.recipe.components import RunFacts, build, checked_objective, outside_n
 from mmts.recipe.recipe import Recipe, load_recipe, parse_recipe, with_whole_names
 from mmts.recipe.run_directory import RunDirectory, dotted, trusting_code
 from mmts.training.checkpoint import random_state, restore_random_state
-from mmts.training.concepts import find_concepts
+from mmts.training.concepts import find_concepts, label_concepts
 from mmts.training.experiment import Experiment, build_model, load_weights, two_tower_of
 from mmts.training.inputs import Inputs, build_plan, prepare_inputs, training_batches
+from mmts.training.sampling import check_sampling
 from mmts.training.splits import Splits, open_data, readable_splits, resolved, take_splits
 from mmts.training.trainer import Trainer
 
@@ -100,11 +101,13 @@ def _train(
         return once(lambda: dict(read_json(run.metrics_file)))
     chosen = take_splits(dataset, recipe, evaluate_on)
 
-    # What to classify by: what is wrong with it is an error now, not after training.
+    # What to classify and to sample by: what is wrong with it is an error now, not after training.
     by: tuple[str, Sequence[str]] | None = None
     if (label := recipe.evaluation.classify) is not None:
         by = label, once(lambda: read_prompts(recipe.evaluation.prompts, recipe.model.kind))
         find_classes(*by, chosen.train, chosen.final)
+    if recipe.data.sampling is not None:
+        check_sampling(recipe.data.sampling, recipe.train, chosen.train)
 
     # The model, before the media are checked: a tower that cannot be loaded fails in seconds, not hours.
     torch.manual_seed(recipe.train.seed)
@@ -121,23 +124,26 @@ def _train(
         checked_objective(recipe.objective, width, pair=scale)
     drawn = random_state()
 
-    # The concepts of the training samples, and what the model is fed.
+    # The concepts of the training samples, the objective, and what the model is fed.
     splits = readable_splits(chosen, dataset, recipe.data, run, model.media_tower)
     concepts = once(lambda: find_concepts(recipe.concepts, splits.train, run))
+    sizes = splits.train.num_media, splits.train.num_captions
+    neighbours, by_label = partial(neighbour_counts, splits.train.captions), partial(label_concepts, splits.train)
+    facts = RunFacts(concepts, *sizes, width, neighbours, *scale, label_concepts=by_label)
+    restore_random_state(drawn)  # so that training draws the same whether concepts and features were computed or not
+    objective = build(recipe.objective, facts) if own_objective is None else own_objective
+    drawn = random_state()
     once(lambda: run.go_on(recipe, versions(), own))
     experiment = Experiment(run, recipe, dataset, concepts, model)
     inputs = main_first(lambda: prepare_inputs(model, splits.train))
     evaluated: dict[str, Inputs] = {}  # filled on the main process, which evaluates
     once(lambda: evaluated.update(_evaluated_inputs(experiment, splits, by)))
-    evaluate = validation(experiment, evaluated) if splits.val is not None else None
+    evaluate = validation(experiment, evaluated, splits.val.name) if splits.val is not None else None
     model.drop_frozen()
 
-    # The objective, and the steps.
-    restore_random_state(drawn)  # so that training draws the same whether features were computed or cached
+    # The steps.
+    restore_random_state(drawn)
     plan = build_plan(recipe, splits.train, concepts)
-    sizes = splits.train.num_media, splits.train.num_captions
-    facts = RunFacts(concepts, *sizes, width, partial(neighbour_counts, splits.train.captions), *scale)
-    objective = build(recipe.objective, facts) if own_objective is None else own_objective
     trainer = Trainer(
         model,
         objective,

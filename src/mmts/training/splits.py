@@ -11,7 +11,7 @@ from mmts.data.media.checks import drop_unreadable, shared_in_words, unreadable_
 from mmts.data.media.reading import tell_warnings
 from mmts.data.read import read_dataset
 from mmts.data.records import SPLITS, Dataset, Split
-from mmts.distributed.processes import once, process_index
+from mmts.distributed.processes import main_first, once, process_index
 from mmts.errors import DataError, RecipeError, counted, percent
 from mmts.files import atomic_write, why_missing
 from mmts.models.base import MediaTower, is_frozen
@@ -89,7 +89,8 @@ def take_splits(dataset: Dataset, recipe: Recipe, evaluate_on: str | None = None
     known = {*SPLITS, *dataset.renamed.values()}
     if unused := [f"{name} ({size:,} media)" for name, size in dataset.split_sizes.items() if name not in known]:
         console.print(f"note: not used: {', '.join(unused)}; data.splits says which splits are train, val and test")
-    names = dict.fromkeys(("train", *(["val"] if "val" in dataset.split_names else []), at_the_end))
+    own_val = ["val"] if recipe.data.val is None and "val" in dataset.split_names else []
+    names = dict.fromkeys(("train", *own_val, at_the_end))
     splits: dict[str, Split] = {name: limited(dataset.split(name), recipe.data.max_media) for name in names}
     train = splits["train"]
     if train.num_media < 2:
@@ -98,17 +99,26 @@ def take_splits(dataset: Dataset, recipe: Recipe, evaluate_on: str | None = None
         raise RecipeError(
             f"data.captions {recipe.data.captions} draws by graded relevance, which these data do not have; use own"
         )
-    result = Splits(train, splits.get("val"), splits[at_the_end])
+    val = splits["val"] if own_val else _other_val(recipe.data) if recipe.data.val is not None else None
+    result = Splits(train, val, splits[at_the_end])
     if result.val is None:
         console.print("note: there is no val split, so the last checkpoint counts as the best")
     if at_the_end != "test" and evaluate_on is None:
         epochs = recipe.train.epochs
-        chosen_on_it = at_the_end == "val" and (epochs is None or recipe.train.evaluate_every < epochs)
+        chosen_on_it = result.val is result.final and (epochs is None or recipe.train.evaluate_every < epochs)
         also = ", which also chooses the best checkpoint" if chosen_on_it else ""
         console.print(f"note: there is no test split, so the run is evaluated on {at_the_end}{also}")
     for split in result.evaluated():
         split.judged(recipe.data.relevance)
     return result
+
+
+def _other_val(settings: Data) -> Split:
+    """Return the val split of `data.val`, under a name that no split of the run's own data has."""
+    other = main_first(lambda: open_data(Data(path=settings.val)))
+    val = limited(other.split("val"), settings.max_media)
+    val.name = f"val of {other.root}"
+    return val
 
 
 def limited(split: Split, max_media: int | None) -> Split:
@@ -149,7 +159,8 @@ def readable_splits(
     )
     console.print(f"data: {dataset.root} ({sizes})")
     say_shared([splits["train"], *(split for name, split in splits.items() if name != "train")])
-    return Splits(splits["train"], splits.get("val"), splits[chosen.final.name])
+    val = None if chosen.val is None else splits[chosen.val.name]
+    return Splits(splits["train"], val, splits[chosen.final.name])
 
 
 def say_shared(splits: Sequence[Split]) -> None:

@@ -62,7 +62,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         model, settings = self.model, self.settings
-        self.total_steps = settings.steps or (settings.epochs or 0) * self.batches_per_epoch
+        self.total_steps = settings.total_steps(self.batches_per_epoch)
         self.learning_rate = learning_rate_schedule(settings)
         self.step = 0
         self.best = -math.inf
@@ -195,8 +195,9 @@ class Trainer:
     def _train_step(self, batch: Batch) -> dict[str, Any]:
         """Embed, loss, backward, check, step; return what to log."""
         rate = self.learning_rate(self.progress)
+        decay = self.objective.rate_decay ** (self.step // self.batches_per_epoch)
         for group in self.optimizer.param_groups:
-            group["lr"] = group.get(OWN_RATE, rate * group.get(SHARE, 1.0))
+            group["lr"] = group[OWN_RATE] * decay if OWN_RATE in group else rate * group.get(SHARE, 1.0)
         self.optimizer.zero_grad(set_to_none=True)
         processes.seed_draws(self.settings.seed, self.step, alike=False)
         buffers = [buffer.clone() for buffer in self.model.buffers()] if self.settings.on_nan == "skip" else []

@@ -324,7 +324,7 @@ class Deadly:
 
     marks: Path
 
-    def __call__(self, positions: list[int], epoch: int = 0) -> Tensor:
+    def __call__(self, positions: list[int], epoch: int, copies: list[int]) -> Tensor:
         mark = next(self.marks.glob("*"), None)
         if 11 in positions and mark is not None:
             mark.unlink()

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +134,15 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str, message: str):
         read_youcook2(tmp_path)
 
 
-def test_all_videos_missing(tmp_path: Path):
-    write(tmp_path, {"a": video(), "b": video()})
-    with pytest.raises(DataError, match=r"none of the 2 annotated videos is there: .*a\.mp4, .* features/a_0\.npy"):
-        read_youcook2(tmp_path)
+def test_annotations_alone(tmp_path: Path):
+    dataset = read_youcook2(write(tmp_path, {"a": video(), "b": video(subset="training")}))
+    assert [(medium.id, medium.split, medium.captions) for medium in dataset.media] == [
+        ("a_0", "val", ("chop the onion",)),
+        ("b_0", "train", ("chop the onion",)),
+    ]
+    assert dataset.coverage == {"val": Coverage(judged=0, annotated=1, published=3350)}  # so nothing trains on them
+    (note,) = dataset.notes
+    assert re.search(r"only the annotations can be used: .*a\.mp4, .* features/a_0\.npy", note)
 
 
 def test_no_annotations(tmp_path: Path):

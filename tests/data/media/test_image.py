@@ -256,7 +256,37 @@ def test_flip_mirrors_about_half_of_the_images():
     assert all(augment([image], 8, np.random.default_rng(at), never)[0].getpixel((0, 4))[0] < 128 for at in range(20))
 
 
-@pytest.mark.parametrize("wrong", [{"crop_scale": (0, 1)}, {"crop_scale": (0.9, 0.5)}, {"color": 2}])
-def test_augmentation_refuses_what_cannot_be(wrong: dict):
-    with pytest.raises(InputError):
-        Augmentation(**wrong)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("crop_scale", (0, 1)),
+        ("crop_scale", (0.9, 0.5)),
+        ("color", 2),
+        ("randaugment", (0, 7)),
+        ("randaugment", (2, 11)),
+    ],
+)
+def test_augmentation_refuses_what_cannot_be(name: str, value: object):
+    with pytest.raises(InputError, match=name):
+        Augmentation(**{name: value})
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (1000, 50), (50, 1000)])
+def test_the_ratio_of_a_crop_in_pixels(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch):
+    boxes = []
+    monkeypatch.setattr(image_module, "_resize", lambda image, size, box: boxes.append(box) or image)
+    changes = Augmentation(crop_scale=(0.5, 1), flip=False, color=0, crop_ratio="pixels")
+    for number in range(200):
+        augment([Image.new("RGB", size)], 8, np.random.default_rng(number), changes, "crop")
+    left, top, right, bottom = np.array(boxes).T
+    assert min(left.min(), top.min()) >= 0
+    assert (right.max(), bottom.max()) <= size
+    ratios, shares = (right - left) / (bottom - top), (right - left) * (bottom - top) / (size[0] * size[1])
+    assert ((ratios > 0.7499) & (ratios < 1.3334)).all()
+    if max(size) == 1000:  # no crop of half the area fits, so it is the largest one, in the center
+        assert len(set(boxes)) == 1
+        np.testing.assert_allclose(left + right, size[0])
+    else:
+        assert (shares >= 0.4999).all()
+        assert ratios.std() > 0.1
+        assert left.std() > 1

@@ -1,5 +1,6 @@
 """The order of media and the caption drawn for each of them in every epoch, and which process takes which pairs."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -8,11 +9,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mmts.data.batches.sampling import Sampling, draw_counts, repeated, super_batch_size
 from mmts.data.graded import CaptionPool
 from mmts.errors import InputError
 
 Indices = npt.NDArray[np.int64]
-_STREAM = 2**32 - 1  # keeps the random numbers of `stream_order` apart from those for a medium, [seed, epoch, position]
+# Keep the random numbers of `stream_order` and of sampling apart from those for a medium, [seed, epoch, position].
+_STREAM = 2**32 - 1
+_SAMPLING = 2**32 - 2
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,8 @@ class Positions:
 class EpochPlan:
     """The batches of every epoch; they depend on (seed, epoch) alone.
 
-    An epoch has every medium once, with one of its captions drawn at random. An incomplete last batch is dropped. If
-    the batch size is larger than the split, an epoch is one batch.
+    An epoch has every medium once, with one of its captions drawn at random; `sampling` may draw other numbers of them.
+    An incomplete last batch is dropped. If the batch size is larger than the split, an epoch is one batch.
 
     >>> plan = EpochPlan(torch.tensor([0, 0, 1, 2]), num_media=3, batch_size=2, seed=0)
     >>> [(batch.media.tolist(), batch.index.tolist()) for batch in plan.batches(epoch=0)]
@@ -48,6 +52,7 @@ class EpochPlan:
         *,
         order: Callable[[int], Indices] | None = None,
         pool: CaptionPool | None = None,
+        sampling: Sampling | None = None,
     ) -> None:
         """Raises InputError for a batch size or number of media below 1, a seed below 0, or a medium without a caption.
 
@@ -55,6 +60,8 @@ class EpochPlan:
             owner: (N,) int64, the medium of each caption, in [0, num_media).
             order: epoch -> the media in the order of that epoch; None for a uniformly random order.
             pool: the media whose captions may be drawn for each medium; None for its own captions.
+            sampling: how often media come and captions are drawn, by weights (N,) of the captions. A medium comes in
+                proportion to the mean of its captions' weights. A caption from `pool` is drawn without weights.
         """
         _check_at_least(1, batch_size=batch_size, num_media=num_media)
         _check_at_least(0, seed=seed)
@@ -62,12 +69,17 @@ class EpochPlan:
         if len(owners) and not 0 <= owners.min() <= owners.max() < num_media:
             raise InputError(f"owner must be in [0, {num_media}), not in [{owners.min()}, {owners.max()}]")
         self.batch_size = min(batch_size, num_media)
-        self.num_media, self.seed, self.order, self.pool = num_media, seed, order, pool
+        self.num_media, self.seed, self.order, self.pool, self.sampling = num_media, seed, order, pool, sampling
         self._counts = np.bincount(owners, minlength=num_media)
         if not self._counts.all():
             raise InputError(f"medium {int(np.argmin(self._counts))} has no caption")
         self._captions = np.argsort(owners, kind="stable")
         self._starts = np.cumsum(self._counts) - self._counts
+        if sampling is not None:
+            if len(sampling.weights) != len(owners):
+                raise InputError(f"there are {len(sampling.weights)} weights for {len(owners)} captions")
+            self._media_weights = np.bincount(owners, sampling.weights, num_media) / self._counts
+            self._edges = np.concatenate([[0], np.cumsum(sampling.weights[self._captions])])
 
     @property
     def batches_per_epoch(self) -> int:
@@ -76,18 +88,42 @@ class EpochPlan:
 
     def batches(self, epoch: int) -> list[Positions]:
         """Return every batch of an epoch."""
-        rng = np.random.default_rng([self.seed, epoch])
-        media = rng.permutation(self.num_media) if self.order is None else self.order(epoch)
-        index = self._draw(media, rng)
-        text = index if self.pool is None else self._draw(self.pool.draw(media, rng.random(self.num_media)), rng)
-        B = self.batch_size
-        positions = torch.from_numpy(np.stack([media, index, text]))
+        B, sampling = self.batch_size, self.sampling
+        if sampling is not None and not sampling.applies(epoch, self.batches_per_epoch):
+            sampling = None
+        if sampling is None or sampling.cabs is None:
+            drawn = self._pass(epoch, sampling)
+        else:
+            size = super_batch_size(B, sampling.cabs.filter, self.num_media)
+            wanted = self.batches_per_epoch * size
+            passes = math.ceil(wanted / self.num_media)
+            parts = [self._pass(at, sampling) for at in range(epoch * passes, (epoch + 1) * passes)]
+            drawn = np.concatenate(parts, axis=1)[:, :wanted]
+            drawn = drawn[:, sampling.cabs.choose(drawn[1], size, B)]
+        positions = torch.from_numpy(drawn)
         return [Positions(*positions[:, end - B : end]) for end in range(B, self.num_media + 1, B)]
 
-    def _draw(self, media: Indices, rng: np.random.Generator) -> Indices:
+    def _pass(self, number: int, sampling: Sampling | None) -> Indices:
+        """Return the positions (3, M) of M media, pairs and captions shown: one pass through the data."""
+        rng = np.random.default_rng([self.seed, number])
+        media = rng.permutation(self.num_media) if self.order is None else self.order(number)
+        if sampling is not None:
+            counts = draw_counts(self._media_weights, np.random.default_rng([self.seed, number, _SAMPLING]))
+            media = repeated(media, counts)
+        index = self._draw(media, rng, by_weight=sampling is not None)
+        text = index if self.pool is None else self._draw(self.pool.draw(media, rng.random(self.num_media)), rng)
+        return np.stack([media, index, text])
+
+    def _draw(self, media: Indices, rng: np.random.Generator, by_weight: bool = False) -> Indices:
         """Draw one caption of each medium."""
-        drawn = (rng.random(self.num_media) * self._counts[media]).astype(np.int64)
-        captions: Indices = self._captions[self._starts[media] + drawn]
+        first, counts, uniform = self._starts[media], self._counts[media], rng.random(self.num_media)
+        if by_weight:
+            low, high = self._edges[first], self._edges[first + counts]
+            drawn = np.searchsorted(self._edges, low + uniform * (high - low), side="right") - 1 - first
+            drawn = np.clip(drawn, 0, counts - 1)  # a rounded sum may reach the next medium
+        else:
+            drawn = (uniform * counts).astype(np.int64)
+        captions: Indices = self._captions[first + drawn]
         return captions
 
 

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from mmts.console import errors
 from mmts.data.batches.epoch_plan import EpochPlan, Positions, process_slice
 from mmts.data.batches.positives import on_device, positives
+from mmts.data.batches.sampling import copy_numbers
 from mmts.data.graded import Graded
 from mmts.data.media.image import Augmentation
 from mmts.data.media.load import load_medium
@@ -23,11 +24,11 @@ from mmts.data.records import Medium, Split
 from mmts.errors import DataError, InputError, WorkersLost
 
 Tokens = dict[str, Tensor]
-MediaSource = Callable[[list[int], int], Tensor]
-"""(positions of media in the split, epoch) -> their inputs (B, ...)"""
+MediaSource = Callable[[list[int], int, list[int]], Tensor]
+"""(positions of media in the split, epoch, how often each came before in the epoch) -> their inputs (B, ...)"""
 TextSource = Callable[[list[int]], Tensor | Tokens]
 """positions of captions in the split -> their feature rows (B, W) or tokens"""
-_Decode = Callable[[list[int]], Tensor | DataError]
+_Decode = Callable[[list[list[int]]], Tensor | DataError]
 _LOST = "DataLoader worker (pid"  # torch's message about a killed process
 _AT_ONCE = 16  # media that a worker process decodes at a time: a whole batch of clips is gigabytes, and several wait
 
@@ -74,7 +75,7 @@ class FeatureRows:
 
     rows: npt.NDArray[np.float32]
 
-    def __call__(self, positions: list[int], epoch: int = 0) -> Tensor:
+    def __call__(self, positions: list[int], epoch: int = 0, copies: Sequence[int] = ()) -> Tensor:
         """Return the rows at these positions, (B, W) float32."""
         return torch.from_numpy(np.asarray(self.rows[positions], dtype=np.float32))
 
@@ -83,7 +84,8 @@ class FeatureRows:
 class Pixels:
     """Decodes images or clips, with random changes if an augmentation is given.
 
-    The changes depend on (seed, epoch, position of the medium) alone, so a resumed epoch sees the same pixels.
+    The changes depend on (seed, epoch, position of the medium, how often it came before in the epoch) alone, so a
+    resumed epoch sees the same pixels.
     """
 
     media: Sequence[Medium]
@@ -93,12 +95,16 @@ class Pixels:
     augmentation: Augmentation | None = None
     seed: int = 0
 
-    def __call__(self, positions: list[int], epoch: int = 0) -> Tensor:
-        """Return images (B, 3, size, size), or clips (B, F, 3, size, size), uint8; towers scale them to [0, 1]."""
-        return torch.stack([self._load(at, epoch) for at in positions])
+    def __call__(self, positions: list[int], epoch: int = 0, copies: Sequence[int] = ()) -> Tensor:
+        """Return images (B, 3, size, size), or clips (B, F, 3, size, size), uint8; towers scale them to [0, 1].
 
-    def _load(self, at: int, epoch: int) -> Tensor:
-        rng = np.random.default_rng([self.seed, epoch, at])
+        copies: how often each came before in the epoch (default: never).
+        """
+        pairs = zip(positions, copies or [0] * len(positions), strict=True)
+        return torch.stack([self._load(at, epoch, copy) for at, copy in pairs])
+
+    def _load(self, at: int, epoch: int, copy: int) -> Tensor:
+        rng = np.random.default_rng([self.seed, epoch, at, copy])
         pixels = load_medium(self.media[at], self.size, self.resize, self.sampling, self.augmentation, rng)
         # They are whole numbers over 255: uint8 loses nothing, and waiting batches take a quarter of the memory.
         return (255 * pixels).round_().to(torch.uint8)
@@ -132,11 +138,15 @@ def make_loader(
     if not 0 <= first_batch <= plan.batches_per_epoch:
         raise InputError(f"first_batch must be in [0, {plan.batches_per_epoch}], not {first_batch}")
     queries = process_slice(plan.batch_size, *process)
-    batches = plan.batches(epoch)[first_batch:]
+    batches = plan.batches(epoch)
+    media = torch.cat([batch.media for batch in batches])
+    places = torch.stack([media, torch.from_numpy(copy_numbers(media.numpy()))], dim=1)
+    places = places.reshape(-1, plan.batch_size, 2)[first_batch:]
+    batches = batches[first_batch:]
     graded = split.graded if with_relevance else None
 
     def load() -> Iterator[Batch]:
-        media_sides = _media_sides([batch.media[queries] for batch in batches], media_source, epoch, workers)
+        media_sides = _media_sides([place[queries] for place in places], media_source, epoch, workers)
         for batch, media in zip(batches, media_sides, strict=True):
             text = text_source(batch.text[queries].tolist())
             extra = positives(split, batch.media, batch.text)
@@ -155,9 +165,12 @@ def _relevance(graded: Graded, split: Split, batch: Positions, queries: slice) -
 
 
 def _media_sides(batches: list[Tensor], source: MediaSource, epoch: int, workers: int) -> Iterator[Tensor]:
-    """Yield the decoded media of each batch (Q,); with workers they are decoded ahead, a few at a time."""
+    """Yield the decoded media of each batch; with workers they are decoded ahead, a few at a time.
+
+    A batch is (Q, 2): the position of each medium, and how often it came before in the epoch.
+    """
     if workers == 0 or not batches:
-        yield from (source(batch.tolist(), epoch) for batch in batches)
+        yield from (source(batch[:, 0].tolist(), epoch, batch[:, 1].tolist()) for batch in batches)
         return
     pieces = [[piece.tolist() for piece in torch.split(batch, _AT_ONCE)] for batch in batches]
     decoded = _decode_ahead([piece for batch in pieces for piece in batch], partial(_decode, source, epoch), workers)
@@ -165,18 +178,18 @@ def _media_sides(batches: list[Tensor], source: MediaSource, epoch: int, workers
         yield torch.cat([next(decoded) for _ in batch])
 
 
-def _decode(source: MediaSource, epoch: int, positions: list[int]) -> Tensor | DataError:
+def _decode(source: MediaSource, epoch: int, places: list[list[int]]) -> Tensor | DataError:
     try:
-        return source(positions, epoch)
+        return source([at for at, _ in places], epoch, [copy for _, copy in places])
     except DataError as error:  # torch would bury it in a traceback
         return error
 
 
-def _decode_ahead(pieces: list[list[int]], decode: _Decode, workers: int) -> Iterator[Tensor]:
+def _decode_ahead(pieces: list[list[list[int]]], decode: _Decode, workers: int) -> Iterator[Tensor]:
     """Yield the media of every piece, decoded in other processes; if one is killed, all are restarted.
 
-    Pixels depend on (seed, epoch, position) alone, so the second try gives the same. Raises WorkersLost if a process is
-    killed twice at the same piece.
+    Pixels depend on their seed and their place in the epoch alone, so the second try gives the same. Raises WorkersLost
+    if a process is killed twice at the same piece.
     """
     done, lost_at = 0, -1
     while done < len(pieces):
@@ -202,7 +215,7 @@ def _decode_ahead(pieces: list[list[int]], decode: _Decode, workers: int) -> Ite
             done += 1
 
 
-def _start_processes(pieces: list[list[int]], decode: _Decode, workers: int) -> Iterator[Tensor | DataError]:
+def _start_processes(pieces: list[list[list[int]]], decode: _Decode, workers: int) -> Iterator[Tensor | DataError]:
     """Start processes that decode ahead; a killed one is noticed only when its media are needed.
 
     torch's handler of SIGCHLD would raise in the main thread at any point, even inside an optimizer step, so it is

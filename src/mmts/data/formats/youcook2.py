@@ -31,9 +31,10 @@ class _Segment(NamedTuple):
 def read_youcook2(path: str | Path) -> Dataset:
     """Read the splits train and val, one medium per segment; papers evaluate on val (docs/datasets.md).
 
-    Segments without a video or features are left out; the notes and `coverage` of val count them.
+    Segments without a video or features are left out; the notes and `coverage` of val count them. Without any, all
+    segments are read, and only the annotations can be used.
 
-    Raises DataError: a missing or wrong file, no video at all, or an invalid segment, naming it.
+    Raises DataError: a missing or wrong file, or an invalid segment, naming it.
     """
     folder = Path(path)
     file = find_file(folder, _INNER, _ANNOTATIONS)
@@ -44,13 +45,20 @@ def read_youcook2(path: str | Path) -> Dataset:
         raise DataError(f"{file}: no video has a segment")
     media = _media(folder, segments)
     collector = Collector(file, folder)
+    paths = media or {segment.id: f"{_VIDEO_FOLDERS[0]}/{segment.video}.mp4" for segment in segments}
     for segment in segments:
-        if segment.id in media:
-            collector.add(**segment.row, identity=segment.id, path=media[segment.id], kind="video", split=segment.split)
+        if segment.id in paths:
+            collector.add(**segment.row, identity=segment.id, path=paths[segment.id], kind="video", split=segment.split)
     annotated = {split: [segment for segment in segments if segment.split == split] for split in _SPLITS}
     missing = {split: [segment for segment in part if segment.id not in media] for split, part in annotated.items()}
+    if not media:
+        folders = ", ".join(f"{inner}/" for inner in _VIDEO_FOLDERS)
+        collector.notes.append(
+            "no media found, so only the annotations can be used: looked for files named by id, like "
+            f"{segments[0].video}.mp4, in the folder itself and below {folders}, and for features/{segments[0].id}.npy"
+        )
     for split, gone in missing.items():
-        if gone:
+        if gone and media:
             lost, videos = ({segment.video for segment in part} for part in (gone, annotated[split]))
             collector.notes.append(
                 f"{split}: left out {len(gone):,} of {len(annotated[split]):,} segments, of {len(lost):,} of "
@@ -58,7 +66,7 @@ def read_youcook2(path: str | Path) -> Dataset:
             )
     num_val = len(annotated["val"])
     coverage = {"val": Coverage(num_val - len(missing["val"]), num_val, PUBLISHED_VAL)}
-    ids = {split: [segment.id for segment in gone] for split, gone in missing.items()}
+    ids = {split: [segment.id for segment in gone] for split, gone in missing.items()} if media else {}
     return replace(collector.finish(), name="youcook2", coverage=coverage, missing=ids)
 
 
@@ -120,10 +128,4 @@ def _media(folder: Path, segments: Sequence[_Segment]) -> dict[str, str]:
     media = {segment.id: by_name[segment.video] for segment in segments if segment.video in by_name}
     stems = {file.stem for file in (folder / "features").glob("*.npy")}
     features = {segment.id: f"features/{segment.id}.npy" for segment in segments if segment.id in stems}
-    if not media and not features:
-        raise DataError(
-            f"{folder}: none of the {len({segment.video for segment in segments}):,} annotated videos is there: looked "
-            f"for files named by id, like {segments[0].video}.mp4, in the folder itself and below "
-            f"{', '.join(f'{inner}/' for inner in _VIDEO_FOLDERS)}, and for features/{segments[0].id}.npy"
-        )
     return features if len(features) > len(media) else media

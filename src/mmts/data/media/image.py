@@ -7,7 +7,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageEnhance, JpegImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
+from mmts.data.media.randaugment import MOST, draw_changes
 from mmts.data.media.reading import kept_warnings
 from mmts.data.media.suffixes import kind_of, reads_heif, why_not_read
 from mmts.errors import DataError, InputError
@@ -28,6 +29,8 @@ _FORMATS = (
     "SGI", "PSD", "ICO",
 )  # fmt: skip
 _WHITE = (255, 255, 255)
+_RATIOS = (math.log(3 / 4), math.log(4 / 3))  # of a crop's sides
+_Box = tuple[float, float, float, float]  # left, top, right and bottom, in pixels
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -111,11 +114,16 @@ class Augmentation:
         crop_scale: the share of the area that a crop keeps is drawn between these two.
         flip: mirror every second image, on average; wrong for data in which left and right or writing matter.
         color: brightness, contrast and saturation are each multiplied by a factor in [1 - color, 1 + color].
+        crop_ratio: whether the ratio of a crop's sides, in [3/4, 4/3], is that of their shares of the picture, or that
+            of their pixels, as in torchvision's RandomResizedCrop.
+        randaugment: number and magnitude (0 to 10) of RandAugment's operations, see `draw_changes`.
     """
 
     crop_scale: tuple[float, float] = (0.6, 1.0)
     flip: bool = True
     color: float = 0.2
+    crop_ratio: Literal["picture", "pixels"] = "picture"
+    randaugment: tuple[int, float] | None = None
 
     def __post_init__(self) -> None:
         low, high = self.crop_scale
@@ -123,6 +131,8 @@ class Augmentation:
             raise InputError(f"crop_scale needs 0 < low <= high <= 1, not {self.crop_scale}")
         if not 0 <= self.color <= 1:
             raise InputError(f"color must be in [0, 1], not {self.color}")
+        if self.randaugment is not None and not (self.randaugment[0] >= 1 and 0 <= self.randaugment[1] <= MOST):
+            raise InputError(f"randaugment is a number and a magnitude from 0 to {MOST}, not {self.randaugment}")
 
 
 def augment(
@@ -135,34 +145,61 @@ def augment(
     """Return squares of `size` pixels, all images cropped, mirrored and colored by the same random numbers.
 
     The crop's sides are shares of the picture that `resize` would show: the whole image ("stretch"), a largest square
-    anywhere in it ("crop"), the image padded to a square ("pad"). Their ratio is drawn from [3/4, 4/3]. Images of
-    another size than the first are resized to its size.
+    anywhere in it ("crop"), the image padded to a square ("pad"). Their ratio is drawn from [3/4, 4/3]. With
+    `crop_ratio` "pixels" they are sides in pixels of the whole image (or the padded one). Images of another size than
+    the first are resized to its size.
     """
     images = [image if image.size == images[0].size else _resize(image, images[0].size) for image in images]
     if resize == "pad":
         images = [fit_square(image, max(image.size), "pad") for image in images]
-    full_width, full_height = width, height = images[0].size
-    if resize == "crop":
-        width = height = min(width, height)
-    area = rng.uniform(*augmentation.crop_scale)
-    ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)) / 2)
-    crop_width = width * min(1.0, math.sqrt(area) * ratio)
-    crop_height = height * min(1.0, math.sqrt(area) / ratio)
-    left, top = rng.uniform(0, full_width - crop_width), rng.uniform(0, full_height - crop_height)
-    box = (left, top, left + crop_width, top + crop_height)
+    width, height = images[0].size
+    if augmentation.crop_ratio == "pixels":
+        box = _box_of_pixels(width, height, augmentation.crop_scale, rng)
+    else:
+        side = min(width, height)
+        shown = (side, side) if resize == "crop" else (width, height)
+        box = _box_of_shares((width, height), shown, augmentation.crop_scale, rng)
     is_mirrored = augmentation.flip and rng.random() < 0.5
     low, high = 1 - augmentation.color, 1 + augmentation.color
     enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color) if augmentation.color else ()
     factors = [rng.uniform(low, high) for _ in enhancers]
+    changes = [] if augmentation.randaugment is None else draw_changes(rng, *augmentation.randaugment)
     results = []
     for image in images:
         result = _resize(image, (size, size), box)
         if is_mirrored:
             result = result.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        for change in changes:
+            result = change(result)
         for enhancer, factor in zip(enhancers, factors, strict=True):
             result = enhancer(result).enhance(factor)
         results.append(result)
     return results
+
+
+def _box_of_shares(
+    size: tuple[int, int], shown: tuple[int, int], scale: tuple[float, float], rng: np.random.Generator
+) -> _Box:
+    """Draw a crop whose sides are shares of those of a part of the image, `shown`, which may lie anywhere in it."""
+    area = rng.uniform(*scale)
+    ratio = math.exp(rng.uniform(*_RATIOS) / 2)
+    width, height = shown[0] * min(1.0, math.sqrt(area) * ratio), shown[1] * min(1.0, math.sqrt(area) / ratio)
+    left, top = rng.uniform(0, size[0] - width), rng.uniform(0, size[1] - height)
+    return left, top, left + width, top + height
+
+
+def _box_of_pixels(width: int, height: int, scale: tuple[float, float], rng: np.random.Generator) -> _Box:
+    """Draw a crop as torchvision's RandomResizedCrop does: ten tries, then the largest one in the center."""
+    for _ in range(10):
+        area, ratio = width * height * rng.uniform(*scale), math.exp(rng.uniform(*_RATIOS))
+        crop_width, crop_height = math.sqrt(area * ratio), math.sqrt(area / ratio)
+        if crop_width <= width and crop_height <= height:
+            left, top = rng.uniform(0, width - crop_width), rng.uniform(0, height - crop_height)
+            return left, top, left + crop_width, top + crop_height
+    low, high = map(math.exp, _RATIOS)
+    crop_width, crop_height = min(width, height * high), min(height, width / low)
+    left, top = (width - crop_width) / 2, (height - crop_height) / 2
+    return left, top, left + crop_width, top + crop_height
 
 
 def to_pixels(image: Image.Image) -> Tensor:
@@ -209,9 +246,7 @@ def _to_8_bits(values: npt.NDArray[Any], mode: str) -> npt.NDArray[np.uint8]:
     return np.round(255 * scaled).astype(np.uint8)
 
 
-def _resize(
-    image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float] | None = None
-) -> Image.Image:
+def _resize(image: Image.Image, size: tuple[int, int], box: _Box | None = None) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
 
 

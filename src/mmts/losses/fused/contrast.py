@@ -5,16 +5,23 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mmts.losses.fused.tiles import KnownGradients, UnitSides, add_exponentials_, along, buffers, tiles
+from mmts.losses.fused.tiles import KnownGradients, Tile, UnitSides, add_exponentials_, along, buffers, tiles
 
 
 def contrast_in_tiles(
-    x: Tensor, y: Tensor, tau: Tensor, extend: Callable[[Tensor], Tensor], positives: Tensor | None, queries: slice
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the part of b queries of the loss, (), log S_i, sum_j w_ij d_ij and sum_j w_ij, (2, b) each.
+    x: Tensor,
+    y: Tensor,
+    tau: Tensor,
+    extend: Callable[[Tensor], Tensor],
+    log_added: Tensor | None,
+    lowered: Tensor | None,
+    log_mean_of: Callable[[Tensor], Tensor] | None,
+    positives: Tensor | None,
+    queries: slice,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Return what the plain version does, from its arguments; tau (2, B) (docs/method.md, 5.10).
 
-    Arguments are those of `contrast`, checked; tau (2, B) (docs/method.md, 5.10). One pass sums over the negatives; one
-    computes the weights and, since they are held fixed, the gradients.
+    One pass sums over the negatives; one computes the weights and, since they are held fixed, the gradients.
     """
     B, sides = len(x), UnitSides(x, y)
     own = torch.linalg.vecdot(sides.x, sides.y)  # s_ii
@@ -27,9 +34,15 @@ def contrast_in_tiles(
         for k in tile.directions:
             rows = tile.blocks[k]
             d = _exponents(s, own[rows], tau[k, rows], k, tile.view(for_d))
+            _lower_(d, tile, lowered, tau, k)
             add_exponentials_(top[k, rows], total[k, rows], d, k)
-    log_sums = torch.zeros_like(total)
-    log_sums[:, queries] = extend((total.log() + top)[:, queries])
+    log_sums = extend((total.log() + top)[:, queries])
+    log_divisors = torch.zeros_like(total)
+    log_divisors[:, queries] = with_added(log_sums, log_added)
+    factors, received = None, None
+    if log_mean_of is not None:
+        factors, received = torch.zeros_like(total), torch.zeros_like(total)
+        factors[:, queries] = (log_divisors[:, queries] - log_mean_of(log_sums)).exp()
     mean_exponents, weights = torch.zeros_like(total), torch.zeros_like(total)
     for tile in tiles(B, queries):
         s = tile.similarity(sides.x, sides.y, for_s)
@@ -37,8 +50,11 @@ def contrast_in_tiles(
         for k in tile.directions:
             rows = tile.blocks[k]
             d = _exponents(s, own[rows], tau[k, rows], k, tile.view(for_d))
-            w = torch.sub(d, along(log_sums[k, rows], k), out=tile.view(for_w[k])).exp_()
+            w = torch.sub(d, along(log_divisors[k, rows], k), out=tile.view(for_w[k]))
+            _lower_(w, tile, lowered, tau, k).exp_()
             tile.fill_positives(w, positives, 0.0)
+            if factors is not None and received is not None:
+                received[k, tile.blocks[1 - k]] += (w * along(factors[k, rows], k)).sum(k)
             weights[k, rows] += w.sum(1 - k)
             mean_exponents[k, rows] += d.mul_(w).sum(1 - k)
             parts.append(w)
@@ -47,9 +63,24 @@ def contrast_in_tiles(
     loss = (tau * mean_exponents).sum(dtype=torch.float64).to(tau.dtype) / B
     gradients = sides.gradients(weights.sum(dim=0), 1.0 / B)
     loss = KnownGradients.apply(loss, gradients, ("the fused contrast",), x, y)  # type: ignore[no-untyped-call]
-    return loss, log_sums[:, queries], mean_exponents[:, queries], weights[:, queries]
+    return loss, log_sums, mean_exponents[:, queries], weights[:, queries], received
+
+
+def with_added(log_sums: Tensor, log_added: Tensor | float | None) -> Tensor:
+    """Return log(S + added) of log S, (2, b), and log added, () or (2, b)."""
+    if log_added is None:
+        return log_sums
+    return torch.logaddexp(log_sums, torch.as_tensor(log_added, dtype=log_sums.dtype, device=log_sums.device))
 
 
 def _exponents(s: Tensor, own: Tensor, tau: Tensor, axis: int, out: Tensor) -> Tensor:
     """Write d = (s - own) / tau of the queries along an axis of a tile to `out`, and return it."""
     return torch.sub(s, along(own, axis), out=out).div_(along(tau, axis))
+
+
+def _lower_(exponents: Tensor, tile: Tile, lowered: Tensor | None, tau: Tensor, k: int) -> Tensor:
+    """Subtract lowered_j / tau_i from the exponents of a tile in direction k; lowered and tau are (2, B)."""
+    if lowered is None:
+        return exponents
+    of_candidates, of_queries = lowered[k, tile.blocks[1 - k]], tau[k, tile.blocks[k]]
+    return exponents.sub_(along(of_candidates, 1 - k) / along(of_queries, k))

@@ -42,18 +42,22 @@ def choose_form(
     value: Tensor,
     plain_only: Mapping[str, bool],
     kernels: bool = True,
+    queries: slice | None = None,
 ) -> Form:
     """Decide how the loss `name` is computed. Call it before autocast is turned off, which shows the run's precision.
 
     value: the temperatures or margins. plain_only: options that only the plain version has, and whether each is used;
-    with fused=True that is an InputError. kernels: whether Triton has these options.
+    with fused=True that is an InputError. kernels: whether Triton has these options; if not, tiles are faster, or the
+    b queries' rows take 1 GiB.
     """
     used = [option for option, is_used in plain_only.items() if is_used]
     if fused and used:
         raise InputError(f"the fused {name} cannot do {used[0]}; leave fused out, or give fused=False")
     triton = product_dtype(x, y) if kernels and triton_takes(x, y) else None
     if fused is None:
-        fused = not used and faster_in_tiles(name, len(x), x.device.type, triton)
+        b = len(x) if queries is None else queries.stop - queries.start
+        is_large = not kernels and b * len(x) * 4 >= 2**30
+        fused = not used and (is_large or faster_in_tiles(name, len(x), x.device.type, triton))
     if not fused:
         return "plain"
     _refuse_transforms(name, x, y, value)

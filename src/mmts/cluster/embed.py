@@ -1,0 +1,268 @@
+"""`mmts embed`: the embeddings of captions or media as float16 .npy parts, with ids and hashes in parquet.
+
+The folder is laid out as clip-retrieval's: text_emb/text_emb_00000.npy, or img_emb/..., and
+metadata/metadata_00000.parquet.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmts.cluster.parts import parse_part, part_rows, parts_of
+from mmts.console import console, progress_bar
+from mmts.data.media.checks import content_name
+from mmts.data.media.reading import tell_warnings
+from mmts.data.records import Split
+from mmts.errors import DataError, InputError, RunError, counted, few
+from mmts.files import atomic_write, content_hash, locked, read_json, write_json
+from mmts.recipe.sections import Columns, Data
+from mmts.training.encoder import Encoder, open_encoder
+from mmts.training.splits import open_data, resolved
+
+FOLDERS = {"text": "text_emb", "media": "img_emb"}
+_ABOUT = "embeddings.json"
+_HASH = b"npy_hash"  # in the metadata of a parquet file: the hash of the .npy beside it
+
+
+@dataclass(frozen=True)
+class EmbeddingsFolder:
+    """A folder of embeddings in parts, as `embed` writes it.
+
+    num_rows, width: of all parts together; rows_per_part: of each part but the last.
+    """
+
+    path: Path
+    side: str  # text or media
+    num_rows: int
+    width: int
+    rows_per_part: int
+
+    @property
+    def num_parts(self) -> int:
+        """The number of parts."""
+        return -(-self.num_rows // self.rows_per_part)
+
+    def rows(self, part: int) -> range:
+        """Return the rows of a part."""
+        return part_rows(part, self.num_rows, self.rows_per_part)
+
+    def array_file(self, part: int) -> Path:
+        """Return the file of a part's embeddings."""
+        name = FOLDERS[self.side]
+        return self.path / name / f"{name}_{part:05d}.npy"
+
+    def table_file(self, part: int) -> Path:
+        """Return the file of a part's ids and hashes."""
+        return self.path / "metadata" / f"metadata_{part:05d}.parquet"
+
+    def write(self, part: int, rows: npt.NDArray[np.float16], table: pa.Table) -> None:
+        """Write a part; the table last, which marks it as whole."""
+        with atomic_write(self.array_file(part)) as file:
+            np.save(file, rows)
+        table = table.replace_schema_metadata({_HASH: _hash_of(rows).encode()})
+        with atomic_write(self.table_file(part)) as file:
+            pq.write_table(table, file)
+
+    def read(self, part: int) -> tuple[npt.NDArray[np.float16], pa.Table]:
+        """Return the embeddings and the table of a part. Raises DataError, naming the file, if it is not whole."""
+        array, table = self.array_file(part), self.table_file(part)
+        for file in (array, table):
+            if not file.is_file():
+                raise DataError(f"there is no {file}: part {part} is missing")
+        try:
+            rows, columns = np.load(array, allow_pickle=False), pq.read_table(table)
+        except Exception:  # numpy and pyarrow raise nearly anything on a damaged file
+            raise DataError(f"part {part} is damaged: {array} or {table} cannot be read") from None
+        stored = (columns.schema.metadata or {}).get(_HASH, b"").decode()
+        counts = {len(rows), len(columns), len(self.rows(part))}
+        if len(counts) > 1 or rows.dtype != np.float16 or rows.shape[1:] != (self.width,) or stored != _hash_of(rows):
+            raise DataError(f"part {part} is damaged: {array} is not the one that {table} was written for")
+        return rows, columns
+
+
+def _hash_of(rows: npt.NDArray[np.float16]) -> str:
+    return content_hash(str(rows.shape), np.ascontiguousarray(rows).tobytes())
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is embedded by what: the rows of one side of the data."""
+
+    encoder: Encoder
+    split: Split
+    side: str  # text or media
+
+    @property
+    def num_rows(self) -> int:
+        return self.split.num_captions if self.side == "text" else self.split.num_media
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The id of every row: that of its medium, and of a caption its number there, as in "17#0"."""
+        if self.side == "media":
+            return [medium.id for medium in self.split.media]
+        return [f"{medium.id}#{number}" for medium in self.split.media for number in range(len(medium.captions))]
+
+    @property
+    def contents(self) -> str:
+        """A hash of what the rows are made from: ids, captions, and the paths of media."""
+        own = self.split.captions if self.side == "text" else [medium.place for medium in self.split.media]
+        return content_hash(*self.ids, *own)
+
+    def compute(self, rows: range, width: int) -> tuple[npt.NDArray[np.float16], pa.Table]:
+        """Return the embeddings of rows, zeros for a medium that cannot be read, and their ids, captions and hashes."""
+        part = slice(rows.start, rows.stop)
+        columns: dict[str, Any] = {"id": pa.array(self.ids[part], pa.string())}
+        if self.side == "text":
+            captions = list(self.split.captions[part])
+            computed = self.encoder.text(captions)
+            columns |= {"caption": captions, "content": [content_hash(caption) for caption in captions]}
+        else:
+            media = self.split.media[part]
+            computed = self.encoder.media_or_zeros(media, width)
+            names: list[str | None] = [None] * len(media)
+            for at in np.flatnonzero(computed.any(axis=1)).tolist():
+                names[at] = content_name(media[at])
+            columns["content"] = pa.array(names, pa.string())
+        return computed.astype(np.float16), pa.table(columns)
+
+
+def embed(
+    data: Path,
+    model: str,
+    side: str,
+    out: Path,
+    *,
+    part: str | None = None,
+    split_name: str | None = None,
+    columns: Columns | None = None,
+    rows_per_part: int = 16_384,
+) -> EmbeddingsFolder:
+    """Embed the captions or the media of data into the folder `out`, part by part, and return the folder.
+
+    Parts that are there and whole are kept, damaged ones are computed again, so an interrupted command is resumed by
+    repeating it. Several processes, started with `part` 1/N to N/N, share the work; the folder must be on a disk that
+    all of them see, or their folders are put together afterwards.
+
+    model: a run, or a pretrained model (docs/pretrained.md).
+    side: "text" or "media".
+    part: `I/N`, the I-th of N processes.
+    split_name: None is all splits.
+
+    Raises RunError if the folder holds embeddings of other data or by another model.
+    """
+    if side not in FOLDERS:
+        raise InputError(f"--side is {side!r}; it must be one of {', '.join(FOLDERS)}")
+    number, count = parse_part(part)
+    dataset = open_data(Data() if columns is None else Data(columns=columns), data)
+    split = dataset.whole() if split_name is None else dataset.split(split_name)
+    encoder = open_encoder(model, split.media)
+    job = _Job(encoder, split, side)
+    width = encoder.text(["width"]).shape[1]
+    folder = _begin(job, out, width, rows_per_part, {"model": model, "data": str(resolved(data)), "split": split_name})
+    mine = parts_of(folder.num_parts, number, count)
+    kinds = "captions" if side == "text" else f"{encoder.kind}s"
+    console.print(
+        f"embedding {counted(folder.num_rows, kinds[:-1])} by {model}: {_share_in_words(folder, mine, count)}"
+    )
+    missing, unreadable = [part for part in mine if not _is_whole(folder, part)], 0
+    total, left = (sum(len(folder.rows(part)) for part in parts) for parts in (mine, missing))
+    with progress_bar(f"embedding {kinds}", total, kinds, total - left) as bar:
+        for part_number in missing:
+            rows, table = job.compute(folder.rows(part_number), width)
+            unreadable += table["content"].null_count
+            folder.write(part_number, rows, table)
+            bar.advance(len(rows))
+    tell_warnings()
+    if unreadable:
+        media = counted(unreadable, "medium", "media")
+        console.print(f"note: {media} cannot be read; their rows are zeros, and their `content` is empty")
+    console.print(
+        f"embeddings: {out}; {counted(len(missing), 'part')} computed, {len(mine) - len(missing)} already there"
+    )
+    return folder
+
+
+def _share_in_words(folder: EmbeddingsFolder, mine: Sequence[int], count: int) -> str:
+    parts = counted(folder.num_parts, "part")
+    return parts if count == 1 else f"{len(mine)} of {parts}"
+
+
+def _is_whole(folder: EmbeddingsFolder, part: int) -> bool:
+    """Whether a part is there and whole; a damaged one is named."""
+    try:
+        folder.read(part)
+    except DataError as error:
+        if folder.table_file(part).exists():
+            console.print(f"note: {error}; it is computed again")
+        return False
+    return True
+
+
+def _begin(job: _Job, out: Path, width: int, rows_per_part: int, names: dict[str, Any]) -> EmbeddingsFolder:
+    """Record what the folder holds, or check that it holds the same."""
+    about: dict[str, Any] = {"side": job.side, "num_rows": job.num_rows, "width": width, "rows_per_part": rows_per_part}
+    about |= {"model_fingerprint": job.encoder.fingerprint, "contents": job.contents}
+    with locked(out / ".lock", wait=True):
+        if not (out / _ABOUT).exists():
+            write_json(out / _ABOUT, {**names, **about})
+    stored = read_json(out / _ABOUT)
+    for key, value in about.items():
+        if stored.get(key) != value:
+            raise RunError(
+                f"{out} holds other embeddings: {key} is {stored.get(key)} there and {value} now; choose another --out"
+            )
+    return _folder(out, stored)
+
+
+def open_folder(path: Path) -> EmbeddingsFolder:
+    """Return a folder that `embed` wrote. Raises RunError if it is something else."""
+    if not (path / _ABOUT).is_file():
+        raise RunError(f"{path} is no folder of embeddings: it has no {_ABOUT}, which `mmts embed` writes")
+    return _folder(path, read_json(path / _ABOUT))
+
+
+def _folder(path: Path, about: Any) -> EmbeddingsFolder:
+    try:
+        numbers = {key: int(about[key]) for key in ("num_rows", "width", "rows_per_part")}
+        side = about["side"]
+    except (TypeError, LookupError, ValueError):
+        raise RunError(f"{path / _ABOUT} is damaged") from None
+    if side not in FOLDERS or min(numbers.values()) < 1:
+        raise RunError(f"{path / _ABOUT} is damaged")
+    return EmbeddingsFolder(path, side, **numbers)
+
+
+def join(path: Path) -> EmbeddingsFolder:
+    """Check that no part of a folder of embeddings is missing or damaged, and that no row is there twice.
+
+    Raises DataError, naming the parts or the id, if so.
+    """
+    folder = open_folder(path)
+    problems, seen, zeros = [], Counter[str](), 0
+    with progress_bar("checking", folder.num_parts, "parts") as bar:
+        for part in range(folder.num_parts):
+            try:
+                _, table = folder.read(part)
+                seen.update(table["id"].to_pylist())
+                zeros += table["content"].null_count
+            except DataError as error:
+                problems.append(str(error))
+            bar.advance()
+    if problems:
+        parts = f"{counted(len(problems), 'part')} of {folder.num_parts}"
+        raise DataError(f"{path}: {parts} to compute again: {few(problems)}")
+    ((most, times),) = seen.most_common(1)
+    if times > 1:
+        raise DataError(f"{path}: the id {most!r} is there {times} times")
+    left = f", {zeros} of them zeros (unreadable)" if zeros else ""
+    console.print(f"{path}: whole; {counted(folder.num_rows, 'row')} in {counted(folder.num_parts, 'part')}{left}")
+    return folder

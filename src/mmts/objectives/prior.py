@@ -1,0 +1,77 @@
+"""Logit adjustment: candidates of frequent concepts are handicapped by the logarithm of their share."""
+
+import math
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from mmts.errors import InputError, check_rows
+from mmts.policies.base import rows_of
+
+Candidates = Literal["both", "text", "media"]
+Of = Literal["all", "negatives"]
+
+
+class Prior(nn.Module):
+    """Logit adjustment by the share of each candidate's concept, log Q (docs/method.md, 4.20; arXiv 2007.07314).
+
+        z_ij = s_ij / tau_ij - strength ln pi_c(j)
+
+    by: `concept`, or a label of the media; the concept's share pi_c is of the training samples as the data have them,
+        whatever `data.sampling` draws.
+    strength: 1 is the log-Q correction of a sampled softmax, which leaves cosines that favor frequent concepts; -1 is
+        the training loss of Menon et al., which leaves cosines that favor rare ones.
+    candidates: which candidates are adjusted, `text` (media to texts), `media` (texts to media) or both.
+    of: `negatives` leaves the logits of positives without the prior.
+
+    `share` is (N,), pi_c of each training sample, in (0, 1]. The prior is part of the training loss alone: a model is
+    evaluated by its cosines. InputError naming the row of a share out of range, or for an index outside 0..N-1.
+    Source: log Q: Yi et al., RecSys 2019; Menon et al., arXiv 2007.07314, equation 10 (the other sign).
+
+    >>> prior = Prior(torch.tensor([0.75, 0.75, 0.75, 0.25]))
+    >>> prior(torch.tensor([0, 3]))  # -ln .75 and -ln .25 of texts, then of media
+    tensor([[0.2877, 1.3863],
+            [0.2877, 1.3863]])
+    """
+
+    words = "by {by}, of strength {strength:g} ({candidates}, {of})"
+    bias: Tensor
+
+    def __init__(
+        self,
+        share: Tensor,
+        strength: float = 1.0,
+        candidates: Candidates = "both",
+        of: Of = "all",
+    ) -> None:
+        super().__init__()
+        if not math.isfinite(strength):
+            raise InputError(f"Prior: strength is {strength}; it must be finite")
+        for name, value, known in (("candidates", candidates, Candidates), ("of", of, Of)):
+            if value not in get_args(known):
+                raise InputError(f"Prior: {name} is {value!r}; it must be one of {', '.join(get_args(known))}")
+        self.candidates, self.of = candidates, of
+        if share.ndim != 1 or not share.is_floating_point():
+            raise InputError(f"Prior: share is {tuple(share.shape)} {share.dtype}; it must be (N,), floating point")
+        check_rows((share > 0) & (share <= 1), "Prior: share[{row}] is {value}; it must lie in (0, 1]", share)
+        self.register_buffer("bias", -strength * share.log())  # (N,)
+
+    @classmethod
+    def from_recipe(
+        cls,
+        run: Any,
+        by: str = "concept",
+        strength: float = 1.0,
+        candidates: Candidates = "both",
+        of: Of = "all",
+    ) -> "Prior":
+        """Return the prior of a run's training samples."""
+        concepts = run.concepts_by(by)
+        return cls((concepts.counts.double() / concepts.sizes.sum()).float(), strength, candidates, of)
+
+    def forward(self, index: Tensor) -> Tensor:
+        """Return the bias of each sample as a candidate, (2, B): of its text, then of its medium."""
+        bias = rows_of(self.bias, index)
+        adjusted = [self.candidates in (side, "both") for side in ("text", "media")]
+        return torch.stack([bias if is_adjusted else torch.zeros_like(bias) for is_adjusted in adjusted])

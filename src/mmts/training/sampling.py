@@ -1,0 +1,88 @@
+"""What `data.sampling` of a recipe asks for: checked before any hours of work, built, and put in words."""
+
+from copy import copy
+
+import numpy as np
+import torch
+
+from mmts.concepts import ConceptDistribution
+from mmts.concepts.distribution import TAIL
+from mmts.data.batches.epoch_plan import EpochPlan
+from mmts.data.batches.sampling import ConceptAware, Sampling, repeat_factors, size_weights, super_batch_size
+from mmts.data.records import Split
+from mmts.errors import InputError, RecipeError, percent, plain
+from mmts.recipe import sections
+from mmts.recipe.sections import Train
+from mmts.training.concepts import label_of_samples
+
+
+def check_sampling(section: sections.Sampling, length: Train, train: Split) -> None:
+    """Raise DataError for a training medium without the label, and RecipeError for what the data are too small for.
+
+    That is a super-batch, or an epoch that begins within the progress.
+    """
+    if section.by != "concept":
+        label_of_samples(train, section.by, "data.sampling.by")
+    plan = EpochPlan(train.owner, train.num_media, length.batch_size, length.seed)
+    if section.cabs is not None:
+        try:
+            super_batch_size(plan.batch_size, section.cabs.filter, train.num_media)
+        except InputError as error:
+            raise RecipeError(f"data.sampling.cabs: {error}") from None
+    sampled_epochs(section, length, plan.batches_per_epoch)
+
+
+def concepts_to_sample(section: sections.Sampling, train: Split, concepts: ConceptDistribution) -> ConceptDistribution:
+    """Return the concepts by which pairs are drawn: those of the run, or the values of a label."""
+    if section.by == "concept":
+        return concepts
+    return ConceptDistribution.from_labels(label_of_samples(train, section.by, "data.sampling.by"))
+
+
+def build_sampling(section: sections.Sampling, length: Train, concepts: ConceptDistribution) -> Sampling:
+    """Return how pairs are drawn, given the concepts by which they are."""
+    counts = concepts.counts.numpy()
+    if section.repeat is None:
+        weights = size_weights(counts, section.power, section.cap)
+    else:
+        weights = repeat_factors(counts, section.repeat)
+    cabs = None
+    if section.cabs is not None:
+        ids = concepts.labels.numpy()
+        cabs = ConceptAware(section.cabs.filter, np.arange(len(ids) + 1), ids, section.cabs.most)
+    return Sampling(weights, lambda epoch, num_batches: epoch in sampled_epochs(section, length, num_batches), cabs)
+
+
+def sampled_epochs(section: sections.Sampling, length: Train, num_batches: int) -> range:
+    """Return the epochs whose first step has a progress in [start, end); an epoch is `num_batches` steps.
+
+    Raises RecipeError if there are steps but no such epoch.
+    """
+    total = length.total_steps(num_batches)
+    inside = [at for at, step in enumerate(range(0, total, num_batches)) if section.start <= step / total < section.end]
+    if total and not inside:
+        raise RecipeError(
+            f"data.sampling applies to epochs that begin at progress {plain(section.start)} or later and before "
+            f"{plain(section.end)}, and none does; lower start, raise end, or train for more epochs"
+        )
+    return range(inside[0], inside[-1] + 1) if inside else range(0)
+
+
+def sampling_in_words(section: sections.Sampling, length: Train, concepts: ConceptDistribution, plan: EpochPlan) -> str:
+    """Say which pairs are drawn in which epochs, and how that changes the tail's share of the first of them."""
+    epochs = sampled_epochs(section, length, plan.batches_per_epoch)
+    changes = section.model_dump(include={"power", "cap", "repeat"}, exclude_defaults=True)
+    words = ", ".join([f"sampling by {section.by}", *(f"{name} {plain(value)}" for name, value in changes.items())])
+    if section.cabs is not None:
+        words += f", CABS with filter {plain(section.cabs.filter)}"
+    if (section.start, section.end) != (0, 1):
+        words += f", in epochs {epochs[0] + 1} to {epochs[-1] + 1}"
+    without = copy(plan)
+    without.sampling = None
+    before, after = (percent(_tail_share(each, epochs[0], concepts)) for each in (without, plan))
+    return f"{words}: the tail's share of an epoch goes from {before} to {after}"
+
+
+def _tail_share(plan: EpochPlan, epoch: int, concepts: ConceptDistribution) -> float:
+    index = torch.cat([batch.index for batch in plan.batches(epoch)])
+    return float((concepts.groups()[index] == TAIL).double().mean())

@@ -53,6 +53,16 @@ def test_batches_by_cabs_hold_concepts_alike_as_far_as_there_are_pairs() -> None
         assert sorted(np.bincount(CONCEPTS.labels[batch.index]).tolist()) == [3, 3, 4]
 
 
+def test_batches_by_cabs_look_at_all_concepts_of_a_sample() -> None:
+    several = ConceptDistribution.from_labels([[medium.labels["kind"], medium.labels["color"]] for medium in MEDIA])
+    plan = build_plan(recipe("data.sampling={cabs: {}}", "train.batch_size=10"), TRAIN, several)
+    assert plan.sampling is not None
+    assert plan.sampling.cabs is not None
+    assert plan.sampling.cabs.ids.tolist() == several.members.ids.tolist()
+    assert plan.sampling.cabs.offsets.tolist() == [*range(0, 201, 2)]
+    assert sum(len(batch.index) for batch in plan.batches(0)) == 100
+
+
 def test_what_it_does_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     build_plan(recipe("data.sampling={power: 0}"), TRAIN, CONCEPTS)
     build_plan(recipe("data.sampling={by: color, repeat: .9, start: .6}"), TRAIN, CONCEPTS)

@@ -2,7 +2,6 @@
 
 from copy import copy
 
-import numpy as np
 import torch
 
 from mmts.concepts import ConceptDistribution
@@ -48,8 +47,8 @@ def build_sampling(section: sections.Sampling, length: Train, concepts: ConceptD
         weights = repeat_factors(counts, section.repeat)
     cabs = None
     if section.cabs is not None:
-        ids = concepts.labels.numpy()
-        cabs = ConceptAware(section.cabs.filter, np.arange(len(ids) + 1), ids, section.cabs.most)
+        offsets, ids = (part.numpy() for part in concepts.members)
+        cabs = ConceptAware(section.cabs.filter, offsets, ids, section.cabs.most)
     return Sampling(weights, lambda epoch, num_batches: epoch in sampled_epochs(section, length, num_batches), cabs)
 
 

@@ -45,8 +45,8 @@ def build_sampling(section: sections.Sampling, length: Train, concepts: ConceptD
         weights = repeat_factors(counts, section.repeat)
     cabs = None
     if section.cabs is not None:
-        offsets, ids = concepts.members or (torch.arange(len(concepts) + 1), concepts.labels)
-        cabs = ConceptAware(section.cabs.filter, offsets.numpy(), ids.numpy(), section.cabs.most)
+        offsets, ids = (part.numpy() for part in concepts.members)
+        cabs = ConceptAware(section.cabs.filter, offsets, ids, section.cabs.most)
     return Sampling(weights, lambda epoch, num_batches: epoch in sampled_epochs(section, length, num_batches), cabs)
 
 

@@ -1,4 +1,4 @@
-"""Write docs/reference/ from the code, as `make reference` does: every command's options, every key of a recipe."""
+"""Write docs/reference/ from the code, as `make reference` does: commands, keys of a recipe, rules side by side."""
 
 import collections.abc
 import inspect
@@ -36,7 +36,7 @@ SYMBOLS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 def pages() -> dict[str, str]:
     """Return the text of every page of the reference, by file name."""
-    return {"commands.md": commands_page(), "recipe.md": recipe_page()}
+    return {"commands.md": commands_page(), "recipe.md": recipe_page(), "rules.md": rules_page()}
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -242,6 +242,77 @@ def sections_in(annotation: Any) -> list[type[Section]]:
 def table(head: list[str], rows: Iterable[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(each.replace("|", "\\|") for each in line) + " |" for line in lines)
+
+
+# --- rules -----------------------------------------------------------------------------------------------------------
+
+FACTS = {
+    "concepts": "sizes of concepts",
+    "num_media": "state per medium and caption",
+    "width": "networks as wide as the embeddings",
+}
+LOSS_FORMS = (softmax, max_margin, contrast)  # the modules that choose between tiles and rows
+
+
+class Asked(RunFacts):
+    """Facts about a run of four samples, which note what is asked of them."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in FACTS:
+            asked.add(name)
+        return super().__getattribute__(name)
+
+
+asked: set[str] = set()
+
+
+def rules_page() -> str:
+    """Every loss and rule in one table each, so that a reader can compare what they need."""
+    head = ["name", "what it is", "paper", "needs", "in tiles from"]
+    parts = [
+        "# Rules side by side",
+        f"{NOTE}the classes' docstrings, and by trying each on a batch. "
+        "The [leaderboard](../leaderboard.md) says how good they are, and the [recipe keys](recipe.md) list their options.",
+        "*Needs*: what a rule asks of the data besides pairs. Sizes of concepts come from `concepts` in a recipe, or from "
+        "`counts` in your own loop; state per medium and caption needs a stable `index` of each pair, and is saved in "
+        "checkpoints. *In tiles from*: pairs per batch on a CPU from which the similarities are computed in tiles, without a (B, B) "
+        "matrix; blank: always as a matrix. All [adapters](../plug-in.md) take all of them, but those that need graded "
+        "relevance, which only the data of `mmts train` have.",
+    ]
+    for title, family, setting in (("Losses", components.OBJECTIVE, "loss"), ("Rules", components.POLICY, "temperature.rule")):
+        parts += [f"## {title}", f"`--set objective.{setting}=NAME`"]
+        rows = [[f"[`{name}`](recipe.md#{name.replace('_', '-')})", *rule_row(name, each, family)] for name, each in family.table.items()]
+        parts.append(table(head if family is components.OBJECTIVE else head[:-1], rows))
+    parts += [
+        "## Beside them",
+        "These take any of the temperatures above: `objective.prior`, `objective.weights` and `objective.margin` of the InfoNCE losses, "
+        "and `data.sampling`, which takes any loss.",
+    ]
+    rows = [[f"`objective.{name}`", *rule_row(name, each, None)] for name, each in (("prior", Prior), ("weights", RowWeights))]
+    rows.append(["`data.sampling`", " ".join(str(Sampling.__doc__).split()), "[2309.16671](https://arxiv.org/abs/2309.16671) (2023), "
+                 "[1908.03195](https://arxiv.org/abs/1908.03195) (2019), [2511.20643](https://arxiv.org/abs/2511.20643) (2025)", FACTS["concepts"]])
+    return "\n\n".join([*parts, table(head[:-1], rows)]) + "\n"
+
+
+def rule_row(name: str, component: type[Any], family: Any) -> list[str]:
+    """Return what a component is, its papers, what it needs, and for a loss from how many pairs it computes tiles."""
+    text = inspect.getdoc(component) or ""
+    papers = dict.fromkeys(re.findall(r"arXiv (\d{4}\.\d{5})", text))
+    links = ", ".join(f"[{each}](https://arxiv.org/abs/{each}) (20{each[:2]})" for each in papers)
+    what = re.sub(r" \(docs/method\.md[^)]*\)", "", components.summary(component))
+    asked.clear()
+    with patch_forms() as forms:
+        built = made(component) if family is None else components.build(section(family, name), run())
+        needs = [words for fact, words in FACTS.items() if fact in asked]
+        if getattr(built, "uses_similarity", False):
+            needs.append("similarities of the batch")
+        if getattr(built, "uses_relevance", False):
+            needs.append("graded relevance")
+        elif isinstance(built, components.Objective):
+            index = torch.arange(4)
+            built(*torch.randn(2, 4, 8), progress=0.5, index=index, media_index=index)
+    row = [what, links, ", ".join(needs)]
+    return [*row, *("" if not TILES_FROM.get(form) else f"{TILES_FROM[form]:,}" for form in forms[:1] or [""])] if family is components.OBJECTIVE else row
 
 
 if __name__ == "__main__":

@@ -1,21 +1,29 @@
 """Write docs/reference/ from the code, as `make reference` does: commands, keys of a recipe, rules side by side."""
 
 import collections.abc
+import importlib
 import inspect
+import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from unittest.mock import patch
 
+import torch
 import typer
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from mmts.cli import app
+from mmts.concepts import ConceptDistribution
+from mmts.losses.fused.tiles import TILES_FROM, choose_form
 from mmts.options import RecipeDefault
 from mmts.recipe import components, recipe
-from mmts.recipe.components import Option, options_of
+from mmts.recipe.components import Family, Option, RunFacts, options_of
 from mmts.recipe.section import Section
+from mmts.recipe.sections import Sampling
 
 FOLDER = Path(__file__).parent / "reference"
 NOTE = "Written by `make reference` from the code, which says the same in "
@@ -244,75 +252,101 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join("| " + " | ".join(each.replace("|", "\\|") for each in line) + " |" for line in lines)
 
 
-# --- rules -----------------------------------------------------------------------------------------------------------
+# --- rules side by side ----------------------------------------------------------------------------------------------
 
-FACTS = {
-    "concepts": "sizes of concepts",
-    "num_media": "state per medium and caption",
-    "width": "networks as wide as the embeddings",
-}
-LOSS_FORMS = (softmax, max_margin, contrast)  # the modules that choose between tiles and rows
+FACTS = {"concepts": "sizes of concepts", "num_media": "state per medium and caption", "width": "networks of width D"}
+LOSSES = ("softmax", "max_margin", "contrast")  # the modules that choose between tiles and whole rows
+SAMPLING = ("2309.16671", "1908.03195", "2511.20643")
 
 
 class Asked(RunFacts):
-    """Facts about a run of four samples, which note what is asked of them."""
+    """Facts of a run on four samples; `names` collects those that are asked for."""
+
+    names: ClassVar[set[str]] = set()
 
     def __getattribute__(self, name: str) -> Any:
-        if name in FACTS:
-            asked.add(name)
+        Asked.names.add(name)
         return super().__getattribute__(name)
 
 
-asked: set[str] = set()
-
-
 def rules_page() -> str:
-    """Every loss and rule in one table each, so that a reader can compare what they need."""
-    head = ["name", "what it is", "paper", "needs", "in tiles from"]
     parts = [
         "# Rules side by side",
-        f"{NOTE}the classes' docstrings, and by trying each on a batch. "
-        "The [leaderboard](../leaderboard.md) says how good they are, and the [recipe keys](recipe.md) list their options.",
-        "*Needs*: what a rule asks of the data besides pairs. Sizes of concepts come from `concepts` in a recipe, or from "
-        "`counts` in your own loop; state per medium and caption needs a stable `index` of each pair, and is saved in "
-        "checkpoints. *In tiles from*: pairs per batch on a CPU from which the similarities are computed in tiles, without a (B, B) "
-        "matrix; blank: always as a matrix. All [adapters](../plug-in.md) take all of them, but those that need graded "
-        "relevance, which only the data of `mmts train` have.",
-    ]
-    for title, family, setting in (("Losses", components.OBJECTIVE, "loss"), ("Rules", components.POLICY, "temperature.rule")):
-        parts += [f"## {title}", f"`--set objective.{setting}=NAME`"]
-        rows = [[f"[`{name}`](recipe.md#{name.replace('_', '-')})", *rule_row(name, each, family)] for name, each in family.table.items()]
-        parts.append(table(head if family is components.OBJECTIVE else head[:-1], rows))
-    parts += [
+        f"{NOTE}the docstrings of the classes, and by trying each on a batch. Their options are among the "
+        "[recipe keys](recipe.md), their formulas in [the method](../method.md), and how good they are is in "
+        "[the leaderboard](../leaderboard.md).",
+        "*Needs* is what a rule asks for besides pairs. Sizes of concepts come from `concepts` in a recipe, or from "
+        "`counts` in a loop of yours. State per medium and caption needs a stable index of each pair, and is saved in "
+        "checkpoints. *Tiles from* is the number of pairs in a batch from which, on a CPU, similarities are computed "
+        "in tiles, without a (B, B) matrix; blank if never. A temperature for each pair needs the matrix, too. All "
+        "[adapters](../plug-in.md) take all rules but those on graded relevance, which only `mmts train` has.",
+        "## Losses",
+        "`--set objective.loss=NAME`",
+        table(
+            ["name", "what it is", "papers", "needs", "tiles from"],
+            [[f"`{name}`", *rule_row(components.OBJECTIVE, name), tiles_from(name)] for name in components.OBJECTIVES],
+        ),
+        "## Rules",
+        "`--set objective.temperature.rule=NAME`, or of a margin, `objective.margin.rule`",
+        table(
+            ["name", "what it is", "papers", "needs"],
+            [[f"`{name}`", *rule_row(components.POLICY, name)] for name in components.POLICIES],
+        ),
         "## Beside them",
-        "These take any of the temperatures above: `objective.prior`, `objective.weights` and `objective.margin` of the InfoNCE losses, "
-        "and `data.sampling`, which takes any loss.",
+        "A prior and weights go with the InfoNCE losses, a prior with `sogclr` too, and sampling with everything.",
+        table(
+            ["key", "what it is", "papers", "needs"],
+            [
+                ["`objective.prior`", *rule_row(components.PRIOR, "prior")],
+                ["`objective.weights`", *rule_row(components.WEIGHTS, "weights")],
+                ["`data.sampling`", str(Sampling.__doc__).split(" (")[0], papers(SAMPLING), FACTS["concepts"]],
+            ],
+        ),
     ]
-    rows = [[f"`objective.{name}`", *rule_row(name, each, None)] for name, each in (("prior", Prior), ("weights", RowWeights))]
-    rows.append(["`data.sampling`", " ".join(str(Sampling.__doc__).split()), "[2309.16671](https://arxiv.org/abs/2309.16671) (2023), "
-                 "[1908.03195](https://arxiv.org/abs/1908.03195) (2019), [2511.20643](https://arxiv.org/abs/2511.20643) (2025)", FACTS["concepts"]])
-    return "\n\n".join([*parts, table(head[:-1], rows)]) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
-def rule_row(name: str, component: type[Any], family: Any) -> list[str]:
-    """Return what a component is, its papers, what it needs, and for a loss from how many pairs it computes tiles."""
-    text = inspect.getdoc(component) or ""
-    papers = dict.fromkeys(re.findall(r"arXiv (\d{4}\.\d{5})", text))
-    links = ", ".join(f"[{each}](https://arxiv.org/abs/{each}) (20{each[:2]})" for each in papers)
-    what = re.sub(r" \(docs/method\.md[^)]*\)", "", components.summary(component))
-    asked.clear()
-    with patch_forms() as forms:
-        built = made(component) if family is None else components.build(section(family, name), run())
-        needs = [words for fact, words in FACTS.items() if fact in asked]
-        if getattr(built, "uses_similarity", False):
-            needs.append("similarities of the batch")
-        if getattr(built, "uses_relevance", False):
-            needs.append("graded relevance")
-        elif isinstance(built, components.Objective):
-            index = torch.arange(4)
-            built(*torch.randn(2, 4, 8), progress=0.5, index=index, media_index=index)
-    row = [what, links, ", ".join(needs)]
-    return [*row, *("" if not TILES_FROM.get(form) else f"{TILES_FROM[form]:,}" for form in forms[:1] or [""])] if family is components.OBJECTIVE else row
+def rule_row(family: Family, name: str) -> list[str]:
+    """Return what a component is, its papers, and what it needs."""
+    component = family.table[name]
+    words = re.sub(r" \(docs/method\.md[^)]*\)", "", components.summary(component)).rstrip(".")
+    Asked.names.clear()
+    built = components.build(section(family, name), facts())
+    needs = [words for fact, words in FACTS.items() if fact in Asked.names]
+    needs += ["similarities of the batch"] if getattr(built, "uses_similarity", False) else []
+    needs += ["graded relevance"] if getattr(built, "uses_relevance", False) else []
+    return [words, papers(re.findall(r"arXiv (\d{4}\.\d{5})", str(component.__doc__))), ", ".join(needs)]
+
+
+def papers(numbers: Iterable[str]) -> str:
+    """Return links to papers, with their years, by their numbers in arXiv."""
+    return ", ".join(f"[{each}](https://arxiv.org/abs/{each}) (20{each[:2]})" for each in dict.fromkeys(numbers))
+
+
+def tiles_from(name: str) -> str:
+    """Return from how many pairs an objective computes tiles, by what its loss says when it chooses a form."""
+    objective, index = components.build(section(components.OBJECTIVE, name), facts()), torch.arange(4)
+    if objective.uses_relevance:
+        return ""
+    with ExitStack() as stack:
+        chosen = [
+            stack.enter_context(patch.object(module, "choose_form", wraps=choose_form))
+            for module in (importlib.import_module(f"mmts.losses.{each}") for each in LOSSES)
+        ]
+        objective(torch.eye(4), torch.eye(4), progress=0.5, index=index, media_index=index)
+    names = [call.args[0] for each in chosen for call in each.call_args_list]
+    return f"{TILES_FROM[names[0]]:,}" if names and names[0] in TILES_FROM else ""
+
+
+def section(family: Family, name: str) -> Any:
+    content = {} if family.key is None else {family.key: name, **({"schedule": 0.1} if name == "scheduled" else {})}
+    kind, prepared = components.section_of(family, content, name)
+    return kind.model_validate(prepared)
+
+
+def facts() -> Asked:
+    concepts = ConceptDistribution.from_labels(list("aaab"))
+    return Asked(concepts, 4, 4, 4, neighbour_counts=lambda k: torch.ones(4, dtype=torch.int64))
 
 
 if __name__ == "__main__":

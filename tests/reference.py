@@ -491,7 +491,8 @@ def contrast(
     positives: Tensor,
     gamma: float,
     eps: float = 0.0,
-) -> tuple[Tensor, Statistics]:  # 5.4, 5.5
+    bias: Numbers | None = None,
+) -> tuple[Tensor, Statistics]:  # 5.4, 5.5, with 4.20
     """Return the loss of one direction and its queries' statistics; update `memory`, where query i has row rows[i]."""
     total, B = ZERO, len(rows)
     statistics: Statistics = []
@@ -503,11 +504,12 @@ def contrast(
             continue
         d = {j: (s[i][j] - s[i][i]).item() / tau[i] for j in negatives}
         b_before, S_before = memory.get(rows[i], (0.0, None))
-        b = max(b_before, *d.values())
-        g = sum(math.exp(d[j] - b) for j in negatives)
+        shifted = {j: d[j] + (0.0 if bias is None else bias[j]) for j in negatives}
+        b = max(b_before, *shifted.values())
+        g = sum(math.exp(shifted[j] - b) for j in negatives)
         S = g if S_before is None else (1 - gamma) * S_before * math.exp(b_before - b) + gamma * g
         divisor = S + len(negatives) * eps * math.exp(-b)
-        w = {j: math.exp(d[j] - b) / divisor for j in negatives}
+        w = {j: math.exp(shifted[j] - b) / divisor for j in negatives}
         for j in negatives:
             total = total + w[j] * (s[i][j] - s[i][i]) / B
         log_mean = math.log(divisor / len(negatives)) + b

@@ -82,6 +82,9 @@ def test_the_flags_are_those_that_are_documented() -> None:
             "--out",
             "--split",
             "--label",
+            "--entries",
+            "--min-count",
+            "--of",
             "--num-concepts",
             "--encoder",
             "--seed",
@@ -229,6 +232,9 @@ def test_with_json_nothing_else_is_printed(
     draw_shapes(Path("photos"), 48)
     assert mmts(monkeypatch, "analyze", "photos", "--encoder", "tfidf", "--num-concepts", 4, "--json") == 0
     assert json.loads(capsys.readouterr().out)["concepts"] == 4
+    Path("entries.txt").write_text("Red bar\nbar\nred\n")
+    assert mmts(monkeypatch, "analyze", "photos", "--entries", "entries.txt", "--of", "commonest", "--json") == 0
+    assert {*dict(json.loads(capsys.readouterr().out)["largest"])} == {"red", "bar", "red bar", "no concept"}
     assert mmts(monkeypatch, "train", "catalogue", "--data", "photos", "--json", *TINY) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(Path("runs/catalogue/metrics.json").read_text())
     assert mmts(monkeypatch, "train", "catalogue", "--data", "photos", "--out", "b", "--quiet", *TINY) == 0

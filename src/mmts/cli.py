@@ -368,6 +368,25 @@ def embed(
 
 
 @app.command()
+def concepts(
+    path: Annotated[
+        Path, typer.Argument(help="Embeddings: a folder of mmts embed, .npy or parquet (docs/scaling.md).")
+    ],
+    num_concepts: Annotated[int, typer.Option(min=2, help="Number of clusters.")],
+    out: Annotated[Path, typer.Option(help="File for the concepts, .npz.")],
+    part: Annotated[str | None, typer.Option(metavar="I/N", help="Assign the I-th of N shares of the rows.")] = None,
+    column: Annotated[str, typer.Option(help="Column of embeddings in parquet.")] = "embedding",
+    encoder: Annotated[str | None, typer.Option(help="The model that made the embeddings.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the clustering.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Cluster stored embeddings of captions into concepts."""
+    from mmts.cluster.concepts import cluster
+
+    cluster(path, num_concepts, out, part=part, column=column, encoder=encoder, seed=seed)
+
+
+@app.command()
 def index(
     run: Run,
     path: Annotated[Path, typer.Argument(help="A folder of images or videos, or any data: see docs/datasets.md.")],

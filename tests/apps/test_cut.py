@@ -60,6 +60,12 @@ def test_a_cut_that_cannot_be_is_refused(options: tuple, message: str) -> None:
         cut(media(), *options)
 
 
+def test_a_label_with_several_values_is_refused() -> None:
+    several = Medium("both", Path("both.png"), ("x",), {"class": ["a", "b"]})
+    with pytest.raises(DataError, match="medium 'both' has several values of 'class'; a cut needs a label with one"):
+        cut([*media(), several], "class", 2)
+
+
 def test_a_cut_is_a_data_set_with_the_queries_of_the_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = read_dataset(draw_shapes(tmp_path / "shapes", 60))
     write_cut(tmp_path / "shapes", tmp_path / "cut", "shape", 4, 3, 21)

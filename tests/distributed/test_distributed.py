@@ -76,6 +76,12 @@ RULES: dict[str, Callable[[], o.Objective]] = {
     "sogclr": lambda: o.SogCLR(N, N, SHIFTED),
     "isogclr": lambda: o.ISogCLR(N, N, start=0.05),
     "fastclip": lambda: o.FastCLIP(N, N, learning_rate=1e-9),
+    "adjusted": lambda: o.InfoNCE(
+        SHIFTED,
+        prior=o.Prior(torch.linspace(0.1, 0.9, N), candidates="text"),
+        weights=o.RowWeights(torch.arange(1, N + 1), 0.9, start=0.0),
+        margin=p.Learned(0.2),
+    ),
     "own": Own,
     "nuclr": lambda: o.NUCLR(N, N, SHIFTED, eta=0.01),
     "tempnet": lambda: o.TempNet(

@@ -24,6 +24,7 @@ def both(B: int, positives: Tensor | None, dtype: torch.dtype = torch.float64) -
     options = {
         "log_added": torch.linspace(-4, 0, 2 * B).view(2, B),
         "lowered": torch.linspace(-0.1, 0.2, 2 * B).view(2, B),
+        "candidate_bias": torch.linspace(2, 0, 2 * B).view(2, B),
         "log_received": torch.linspace(-1, -3, 2 * B).view(2, B),
         "positives": positives,
     }

@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 
 from mmts.errors import InputError
-from mmts.objectives import NUCLR, FastCLIP, ISogCLR, Objective, SogCLR, TemperatureNet, TempNet
+from mmts.objectives import (
+    NUCLR,
+    DecoupledInfoNCE,
+    FastCLIP,
+    ISogCLR,
+    Objective,
+    Prior,
+    SogCLR,
+    TemperatureNet,
+    TempNet,
+)
 from mmts.objectives.fastclip import GAMMA, TauGradient
 from mmts.objectives.nuclr import ETA
 from mmts.policies import Fixed, Learned, Scheduled, Shifted
@@ -87,6 +97,36 @@ def test_sogclr_equals_its_loop_twin_at_every_step_of_a_run(gamma: Any, eps: flo
         assert output.log["temperature"].tolist() == pytest.approx(tau)
         pull = twin.mean(2)
         assert output.log["weight"].tolist() == pytest.approx([each / (sum(pull) / len(pull)) for each in pull])
+
+
+@pytest.mark.parametrize("candidates", ["both", "text", "media"])
+def test_sogclr_with_a_prior_divides_the_exponentials_of_candidates(candidates: Any) -> None:
+    prior = Prior(SHIFT, 0.7, candidates)
+    objective = SogCLR(MEDIA, SAMPLES, 0.3, 0.8, prior=prior).double()
+    memories: tuple[reference.Memory, reference.Memory] = ({}, {})
+    for inputs, output, gradients in run(objective):
+        s, P = reference.cosines(inputs["x"], inputs["y"]), inputs["positives"]
+        bias = [-0.7 * math.log(SHIFT[i]) for i in inputs["index"].tolist()]
+        rows = inputs["media_index"].tolist(), inputs["index"].tolist()
+        wanted = reference.ZERO
+        for k, (matrix, side) in enumerate(((s, "text"), ([list(c) for c in zip(*s, strict=True)], "media"))):
+            of_candidates = bias if candidates in (side, "both") else None
+            positives = P if k == 0 else P.T
+            wanted = (
+                wanted
+                + reference.contrast(memories[k], rows[k], matrix, [0.3] * 4, positives, 0.8, bias=of_candidates)[0]
+            )
+        assert_same(output.loss, gradients, wanted, inputs)
+
+
+def test_without_memory_sogclr_with_a_prior_has_the_gradient_of_decoupled_info_nce_with_it() -> None:
+    prior = Prior(SHIFT, 0.7)
+    inputs = batch(1)
+    x, y = inputs["x"], inputs["y"]
+    sogclr = SogCLR(MEDIA, SAMPLES, 0.3, 1.0, prior=prior).double()(**inputs)
+    decoupled = DecoupledInfoNCE(Fixed(0.3), prior=prior)(**inputs)
+    wanted = [2 * 0.3 * each for each in torch.autograd.grad(decoupled.loss, (x, y))]
+    torch.testing.assert_close(list(torch.autograd.grad(sogclr.loss, (x, y))), wanted)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ CASES: dict[str, Callable[[], Objective]] = {
     "cyclip": lambda: o.CyCLIP(SHIFTED, in_modal=0.5),
     "temo": lambda: o.TeMo(0.05, 0.1),
     "temo_with_gradient": lambda: o.TeMo(0.05, 0.1, detach=False),
+    "sogclr_prior": lambda: o.SogCLR(N, N, SHIFTED, prior=o.Prior(SHARE, 0.5, "media")),
     "sogclr": lambda: o.SogCLR(N, N, SHIFTED),
     "isogclr": lambda: o.ISogCLR(N, N, start=0.05),
     "fastclip": lambda: o.FastCLIP(N, N),

@@ -52,6 +52,7 @@ COMPOSITIONS = [
     "{loss: decoupled_info_nce, margin: {rule: ldam}, weights: {by: shape, start: 0.5}}",
     "{loss: max_margin, margin: {rule: ldam, high: 0.3}}",
     "{margin: 0.1, temperature: {rule: shifted, scale: power, exponent: 0.5}}",
+    "{loss: sogclr, prior: {by: shape, strength: 0.5}}",
     "{loss: sogclr, gamma: {kind: cosine, low: 0.2, high: 1.0, cycles: 0.5}}",
     "{loss: nuclr, temperature: {rule: shifted}, eta: 1.0e-3}",
     "{loss: isogclr, rho: 4, high: {kind: linear, start: 0.1, end: 0.05}}",

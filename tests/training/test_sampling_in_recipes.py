@@ -53,6 +53,19 @@ def test_batches_by_cabs_hold_concepts_alike_as_far_as_there_are_pairs() -> None
         assert sorted(np.bincount(CONCEPTS.labels[batch.index]).tolist()) == [3, 3, 4]
 
 
+def test_of_several_concepts_the_rarest_decides_and_cabs_takes_all() -> None:
+    both = [Medium(medium.id, medium.path, medium.captions, labels={"things": [kind, "thing"]})
+            for kind, medium in zip(KINDS, MEDIA, strict=True)]  # fmt: skip
+    plan = build_plan(recipe("data.sampling={by: things, power: 0, cabs: {}}", "train.batch_size=10"),
+                      Split("train", both), CONCEPTS)  # fmt: skip
+    assert plan.sampling is not None
+    assert plan.sampling.weights[[0, 60, 99]] == pytest.approx([1 / 60, 1 / 25, 1 / 15])
+    cabs = plan.sampling.cabs
+    assert cabs is not None
+    assert cabs.offsets.tolist() == list(range(0, 202, 2))
+    assert len(set(cabs.ids.tolist())) == 4
+
+
 def test_what_it_does_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     build_plan(recipe("data.sampling={power: 0}"), TRAIN, CONCEPTS)
     build_plan(recipe("data.sampling={by: color, repeat: .9, start: .6}"), TRAIN, CONCEPTS)

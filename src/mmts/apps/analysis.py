@@ -37,8 +37,7 @@ def analyze(captions: Sequence[str], distribution: ConceptDistribution, *, empty
     """
     if len(captions) != len(distribution):
         raise InputError(f"there are {len(captions)} captions, but {len(distribution)} samples have a concept")
-    tail, distinct, members = LongTail(distribution), len(set(captions)), distribution.members
-    bare = distribution.num_bare
+    tail, distinct, bare = LongTail(distribution), len(set(captions)), distribution.num_bare
     named = list(zip(tail.names, tail.sizes, strict=True))
     return {
         "samples": len(captions),
@@ -46,7 +45,7 @@ def analyze(captions: Sequence[str], distribution: ConceptDistribution, *, empty
         "duplicates": len(captions) - distinct,
         "empty_captions": empty_captions,
         "concepts": len(named),
-        "concepts_per_sample": (len(distribution if members is None else members.ids) - bare) / len(captions),
+        "concepts_per_sample": (len(distribution.members.ids) - bare) / len(captions),
         "no_concept": bare,
         "largest": named[:_SHOWN],
         "smallest": named[::-1][:_SHOWN],

@@ -26,9 +26,9 @@ def write_concepts(path: str | Path, distribution: "ConceptDistribution") -> Non
     arrays: dict[str, Any] = {"labels": distribution.labels.numpy(), "sizes": distribution.sizes.numpy()}
     if keys is not None:
         meta["keys"] = [_encode_key(key) for key in keys]
-    if distribution.members is not None:
+    if distribution.several is not None:
         meta["of"] = distribution.of
-        arrays |= {name: value.numpy() for name, value in distribution.members._asdict().items()}
+        arrays |= {name: value.numpy() for name, value in distribution.several._asdict().items()}
     if distribution.centroids is not None:
         arrays["centroids"] = distribution.centroids.numpy()
     if isinstance(encoder, TfidfEncoder):
@@ -55,7 +55,7 @@ def read_concepts(path: str | Path, encoder: EncoderName | None) -> dict[str, An
         fields: dict[str, Any] = {"names": meta["names"], "provenance": meta["provenance"], "keys": keys}
         fields |= {name: torch.from_numpy(arrays[name]) for name in ("labels", "sizes", "centroids") if name in arrays}
         if "ids" in arrays:
-            fields |= {"members": _checked_members(arrays, meta["of"]), "of": meta["of"]}
+            fields |= {"several": _checked_members(arrays, meta["of"]), "of": meta["of"]}
         if encoder is not None:
             fields["encoder"] = open_encoder(encoder)
         elif "tfidf_vocabulary" in meta:

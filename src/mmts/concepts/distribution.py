@@ -43,7 +43,7 @@ class ConceptDistribution:
         keys: The K labels, words or counts that the concepts were made of; None if concepts are clusters.
         centroids: (K, W) float32 of clusters of captions; None for labels and counts.
         encoder: What the centroids were made with; if None, `assign` opens it when it first needs it.
-        members: All concepts of each sample, if samples may have several; then sizes sum to more than N.
+        several: All concepts of each sample, if samples may have several; then sizes sum to more than N.
         of: Whose size counts for a sample with several concepts: of its "rarest", its "commonest", or their "mean".
 
     >>> d = ConceptDistribution.from_labels(["cup", "cup", "cup", "lamp"])
@@ -60,7 +60,7 @@ class ConceptDistribution:
     keys: list[Hashable] | None = None
     centroids: Tensor | None = None
     encoder: Encoder | None = None
-    members: Members | None = None
+    several: Members | None = None
     of: Of = "rarest"
 
     @classmethod
@@ -136,11 +136,11 @@ class ConceptDistribution:
         if of not in OF:
             raise InputError(f"of is {of!r}; it must be one of {', '.join(OF)}")
         keys = list(dict.fromkeys(key for value in values for key in _keys_in(value)))
-        members, names = None, ["no concept" if key == NO_CONCEPT else str(key) for key in keys]
+        several, names = None, ["no concept" if key == NO_CONCEPT else str(key) for key in keys]
         if any(isinstance(value, list) for value in values):
-            members = _members(values, keys)
-            sizes = torch.bincount(members.ids)
-            labels = members.deciding(sizes, of)
+            several = _members(values, keys)
+            sizes = torch.bincount(several.ids)
+            labels = several.deciding(sizes, of)
         else:
             ids = {key: i for i, key in enumerate(keys)}
             labels = torch.tensor([ids[value] for value in values])
@@ -148,7 +148,7 @@ class ConceptDistribution:
         if kind == "counts":
             sizes, names = torch.tensor(keys), [f"size {key}" for key in keys]
         about = {"kind": kind, "num_concepts": len(keys), "num_samples": len(values), "versions": _versions()}
-        return cls(labels, sizes, names, about, keys=keys, members=members, of=of)
+        return cls(labels, sizes, names, about, keys=keys, several=several, of=of)
 
     @classmethod
     def from_captions(
@@ -283,9 +283,18 @@ class ConceptDistribution:
         >>> ConceptDistribution.from_labels([["cup", "dog"], ["dog"], ["dog"]], of="mean").counts
         tensor([2, 3, 3])
         """
-        if self.members is not None and self.of == "mean":
-            return self.members.mean_size(self.sizes)
+        if self.several is not None and self.of == "mean":
+            return self.several.mean_size(self.sizes)
         return self.sizes[self.labels]
+
+    @property
+    def members(self) -> Members:
+        """Return all concepts of each sample: offsets (N + 1,) and ids, of which sample i has those between two.
+
+        >>> ConceptDistribution.from_labels(["cup", "dog"]).members
+        Members(offsets=tensor([0, 1, 2]), ids=tensor([0, 1]))
+        """
+        return self.several or Members(torch.arange(len(self) + 1), self.labels)
 
     @property
     def num_bare(self) -> int:

@@ -165,12 +165,14 @@ def _graded(clips: Mapping[str, _Row], file: Path, is_whole: bool = True) -> tup
     for where, row in rows.items():
         if "start_timestamp" in row:
             raise DataError(f"{file}: these are clips, with times; the sentences are in the file ..._sentence.csv")
-        at = place.get(row["narration_id"])
-        if at is None:
+        owned_by = place.get(row["narration_id"])
+        if owned_by is None:
             gone[where] = row["narration_id"]
-            at = first.get(_classes(row, "noun_classes")) if {"verb_class", "noun_classes"} <= row.keys() else None
-        if at is not None:
-            owner.append(at)
+            owned_by = (
+                first.get(_classes(row, "noun_classes")) if {"verb_class", "noun_classes"} <= row.keys() else None
+            )
+        if owned_by is not None:
+            owner.append(owned_by)
             texts.append(clean_text(row["narration"]))
     if gone and (is_whole or len(gone) == len(rows)):
         where, clip = next(iter(gone.items()))

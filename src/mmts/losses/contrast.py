@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmts.losses.checks import checked_positives, checked_value
+from mmts.losses.checks import checked_per_sample, checked_positives, checked_value
 from mmts.losses.fused.contrast import contrast_in_tiles, with_added
 from mmts.losses.fused.tiles import choose_form, number_of_extra
 from mmts.losses.queries import checked_queries, directions
@@ -44,6 +44,7 @@ def contrast(
     *,
     log_added: Tensor | float | None = None,
     lowered: Tensor | None = None,
+    candidate_bias: Tensor | None = None,
     log_received: Tensor | None = None,
     positives: Tensor | None = None,
     queries: slice | None = None,
@@ -51,13 +52,15 @@ def contrast(
 ) -> Contrast:
     """Return a batch's contrast with its negatives (docs/method.md, 5.4, 5.5, 5.10 and 5.11).
 
-    L = 1/B sum_i sum_{j != i} w_ij (s_ij - s_ii) + the same of y to x,   d_ij = (s_ij - s_ii - lowered_j) / tau_i,
-    w_ij = exp(d_ij) / (S_i + n_i added_i) held fixed,   log S_i = extend(log sum_{j != i} exp d_ij),   n_i negatives
+    L = 1/B sum_i sum_{j != i} w_ij (s_ij - s_ii) + the same of y to x,   w_ij = exp(d_ij) / (S_i + n_i added_i) held
+    fixed,   d_ij = (s_ij - s_ii - lowered_j) / tau_i + b_j,   log S_i = extend(log sum_{j != i} exp d_ij),
+    n_i negatives
 
     temperatures: of x's and of y's queries, () or (B,) each, finite and positive, without gradient.
     extend: by default the negatives of the batch are all there are.
     log_added: log added_i, () or (2, b); None adds nothing.
     lowered: (2, B), of the candidates x to y (rows of y) and y to x; None is 0.
+    candidate_bias: b, as in `info_nce`.
     log_received: log a_i, (2, b), for `received`: sum_{i != j} exp(d_ij) / (S_i / n_i + a_i) over the queries.
     fused: as in `info_nce`; None: in tiles on the CPU from TILES_FROM pairs on, and anywhere if b rows take 1 GiB.
 
@@ -77,6 +80,9 @@ def contrast(
     )
     taus = torch.stack([tau.expand(B) for tau in per_sample])
     positives = checked_positives(positives, x)
+    bias = candidate_bias
+    if bias is not None:
+        bias = checked_per_sample("candidate_bias", bias, x, y, ((B,), (2, B))).expand(2, B)
     number = (B - 1 - number_of_extra(positives, x))[:, queries]  # (2, b)
     form = choose_form("contrast", fused, x, y, taus, {}, kernels=False, queries=queries)
     log_number = number.to(taus).clamp_min(1).log()
@@ -89,7 +95,8 @@ def contrast(
     with torch.autocast(x.device.type, enabled=False):
         in_form = _plain if form == "plain" else contrast_in_tiles
         loss, log_sum, mean_exponent, weight, received = in_form(
-            x, y, taus, extend, log_added, lowered, None if log_received is None else log_mean_of, positives, queries
+            *(x, y, taus, extend, log_added, lowered, bias),
+            *(None if log_received is None else log_mean_of, positives, queries),
         )
         log_mean = torch.where(number > 0, with_added(log_sum, log_added) - log_number, 0.0)
         return Contrast(loss, log_mean, log_sum.where(number > 0, 0.0), mean_exponent, weight, number, received)
@@ -102,6 +109,7 @@ def _plain(
     extend: Extend,
     log_added: Tensor | None,
     lowered: Tensor | None,
+    bias: Tensor | None,
     log_mean_of: Extend | None,
     positives: Tensor | None,
     queries: slice,
@@ -114,6 +122,7 @@ def _plain(
     differences = [d.similarity - d.of_pair(d.similarity)[:, None] for d in both]
     exponents = torch.stack([s.detach() / tau[queries, None] for s, tau in zip(differences, taus, strict=True)])
     d_ij = exponents if lowered is None else exponents - lowered[:, None, :] / taus[:, queries, None]
+    d_ij = d_ij if bias is None else d_ij + bias[:, None, :]
     positive = torch.stack([d.is_positive for d in both])  # like the exponents (2, b, B)
     log_sums = extend(d_ij.masked_fill(positive, float("-inf")).logsumexp(dim=2))
     log_divisors = with_added(log_sums, log_added)

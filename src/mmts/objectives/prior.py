@@ -68,7 +68,7 @@ class Prior(nn.Module):
     ) -> "Prior":
         """Return the prior of a run's training samples."""
         concepts = run.concepts_by(by)
-        return cls((concepts.counts.double() / concepts.sizes.sum()).float(), strength, candidates, of)
+        return cls((concepts.counts.double() / len(concepts)).float(), strength, candidates, of)
 
     def forward(self, index: Tensor) -> Tensor:
         """Return the bias of each sample as a candidate, (2, B): of its text, then of its medium."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from mmts.errors import InputError
 from mmts.objectives.base import ObjectiveOutput, Pairs, policy_values
 from mmts.objectives.memory import SIDES, ObjectiveWithMemory, as_schedule, over_same_rows
+from mmts.objectives.prior import Prior
 from mmts.options import AboveZeroToOne, NotNegative, Positive, RecipeDefault
 from mmts.policies import Fixed, Policy
 from mmts.policies.base import check_positive
@@ -31,6 +32,8 @@ class SogCLR(ObjectiveWithMemory):
     num_media, num_captions: M and N of training; state is kept for each, in buffers.
     gamma: weight of the new in the moving sum, in (0, 1], a number or a schedule of progress; 1 forgets the past.
     eps: is added to each mean over negatives S_i / |N_i| in w, not in the state; released code has one, papers none.
+    prior: logit adjustment (4.20): each exponential, in S_i and w_ij, is divided by pi_c(j)^strength. `of` has no
+        effect: the positive pair is in no sum.
 
     Extra positives are not negatives; a row without a negative (B = 1) has loss 0 and leaves its state unchanged.
     Without media_index every sample has its own medium. State changes in training mode only. Logs "temperature" and
@@ -50,8 +53,10 @@ class SogCLR(ObjectiveWithMemory):
         temperature: Annotated[Policy | float, RecipeDefault({"rule": "fixed"})],
         gamma: float | Schedule = 0.8,
         eps: NotNegative = 0.0,
+        prior: Prior | None = None,
     ) -> None:
         super().__init__(num_media, num_captions, gamma, eps)
+        self.prior = prior
         self.temperature = Fixed(temperature) if isinstance(temperature, int | float) else temperature
         trains = [name for name, value in self.temperature.named_parameters() if value.requires_grad]
         if trains:

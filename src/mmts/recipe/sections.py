@@ -54,7 +54,8 @@ class Sampling(Section):
     """How often the pairs of a concept are drawn for training; an epoch keeps its length (docs/method.md, 9)."""
 
     by: str = "concept"
-    """What counts as a pair's concept: `concept`, those of `concepts`, or a label of the media."""
+    """What counts as a pair's concept: `concept`, those of `concepts`, or a label of the media (of a list, the rarest
+    value)."""
     power: float = 1.0
     """A concept of n pairs is drawn in proportion to n^power: 1 as the data are, .5 the square root, 0 all concepts
     alike."""

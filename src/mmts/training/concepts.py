@@ -139,9 +139,9 @@ def label_of_samples(split: Split, label: str, key: str = "concepts.label") -> l
     return [_as_text(values[owner]) for owner in split.owner.tolist()]
 
 
-def label_concepts(split: Split, label: str) -> ConceptDistribution:
-    """Return the concepts of a split's samples by a label of their media, for an objective that names it."""
-    return ConceptDistribution.from_labels(label_of_samples(split, label, "objective"))
+def label_concepts(split: Split, label: str, key: str = "objective") -> ConceptDistribution:
+    """Return the concepts of a split's samples by a label of their media, which the recipe names at `key`."""
+    return ConceptDistribution.from_labels(label_of_samples(split, label, key))
 
 
 def media_label(split: Split, label: str, key: str) -> list[Label | None]:

@@ -2,7 +2,6 @@
 
 from copy import copy
 
-import numpy as np
 import torch
 
 from mmts.concepts import ConceptDistribution
@@ -13,7 +12,7 @@ from mmts.data.records import Split
 from mmts.errors import InputError, RecipeError, percent, plain
 from mmts.recipe import sections
 from mmts.recipe.sections import Train
-from mmts.training.concepts import label_of_samples
+from mmts.training.concepts import label_concepts
 
 
 def check_sampling(section: sections.Sampling, length: Train, train: Split) -> None:
@@ -22,7 +21,7 @@ def check_sampling(section: sections.Sampling, length: Train, train: Split) -> N
     That is a super-batch, or an epoch that begins within the progress.
     """
     if section.by != "concept":
-        label_of_samples(train, section.by, "data.sampling.by")
+        label_concepts(train, section.by, "data.sampling.by")
     plan = EpochPlan(train.owner, train.num_media, length.batch_size, length.seed)
     if section.cabs is not None:
         try:
@@ -34,9 +33,7 @@ def check_sampling(section: sections.Sampling, length: Train, train: Split) -> N
 
 def concepts_to_sample(section: sections.Sampling, train: Split, concepts: ConceptDistribution) -> ConceptDistribution:
     """Return the concepts by which pairs are drawn: those of the run, or the values of a label."""
-    if section.by == "concept":
-        return concepts
-    return ConceptDistribution.from_labels(label_of_samples(train, section.by, "data.sampling.by"))
+    return concepts if section.by == "concept" else label_concepts(train, section.by, "data.sampling.by")
 
 
 def build_sampling(section: sections.Sampling, length: Train, concepts: ConceptDistribution) -> Sampling:
@@ -48,8 +45,8 @@ def build_sampling(section: sections.Sampling, length: Train, concepts: ConceptD
         weights = repeat_factors(counts, section.repeat)
     cabs = None
     if section.cabs is not None:
-        ids = concepts.labels.numpy()
-        cabs = ConceptAware(section.cabs.filter, np.arange(len(ids) + 1), ids, section.cabs.most)
+        offsets, ids = (part.numpy() for part in concepts.members)
+        cabs = ConceptAware(section.cabs.filter, offsets, ids, section.cabs.most)
     return Sampling(weights, lambda epoch, num_batches: epoch in sampled_epochs(section, length, num_batches), cabs)
 
 

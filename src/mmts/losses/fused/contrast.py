@@ -15,6 +15,7 @@ def contrast_in_tiles(
     extend: Callable[[Tensor], Tensor],
     log_added: Tensor | None,
     lowered: Tensor | None,
+    bias: Tensor | None,
     log_mean_of: Callable[[Tensor], Tensor] | None,
     positives: Tensor | None,
     queries: slice,
@@ -34,7 +35,7 @@ def contrast_in_tiles(
         for k in tile.directions:
             rows = tile.blocks[k]
             d = _exponents(s, own[rows], tau[k, rows], k, tile.view(for_d))
-            _lower_(d, tile, lowered, tau, k)
+            _shift_(d, tile, lowered, bias, tau, k)
             add_exponentials_(top[k, rows], total[k, rows], d, k)
     log_sums = extend((total.log() + top)[:, queries])
     log_divisors = torch.zeros_like(total)
@@ -51,7 +52,7 @@ def contrast_in_tiles(
             rows = tile.blocks[k]
             d = _exponents(s, own[rows], tau[k, rows], k, tile.view(for_d))
             w = torch.sub(d, along(log_divisors[k, rows], k), out=tile.view(for_w[k]))
-            _lower_(w, tile, lowered, tau, k).exp_()
+            _shift_(w, tile, lowered, bias, tau, k).exp_()
             tile.fill_positives(w, positives, 0.0)
             if factors is not None and received is not None:
                 received[k, tile.blocks[1 - k]] += (w * along(factors[k, rows], k)).sum(k)
@@ -78,9 +79,9 @@ def _exponents(s: Tensor, own: Tensor, tau: Tensor, axis: int, out: Tensor) -> T
     return torch.sub(s, along(own, axis), out=out).div_(along(tau, axis))
 
 
-def _lower_(exponents: Tensor, tile: Tile, lowered: Tensor | None, tau: Tensor, k: int) -> Tensor:
-    """Subtract lowered_j / tau_i from the exponents of a tile in direction k; lowered and tau are (2, B)."""
-    if lowered is None:
-        return exponents
-    of_candidates, of_queries = lowered[k, tile.blocks[1 - k]], tau[k, tile.blocks[k]]
-    return exponents.sub_(along(of_candidates, 1 - k) / along(of_queries, k))
+def _shift_(exponents: Tensor, tile: Tile, lowered: Tensor | None, bias: Tensor | None, tau: Tensor, k: int) -> Tensor:
+    """Subtract lowered_j / tau_i from the exponents of a tile in direction k and add bias_j; all three are (2, B)."""
+    candidates = tile.blocks[1 - k]
+    if lowered is not None:
+        exponents.sub_(along(lowered[k, candidates], 1 - k) / along(tau[k, tile.blocks[k]], k))
+    return exponents if bias is None else exponents.add_(along(bias[k, candidates], 1 - k))

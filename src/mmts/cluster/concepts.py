@@ -1,0 +1,81 @@
+"""`mmts concepts`: clusters of stored embeddings, k-means on a sample and one pass over all rows, in parts."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmts.cluster.parts import parse_part
+from mmts.cluster.stored import Stored, open_stored
+from mmts.concepts import ConceptDistribution, assign_rows, sampled_centroids
+from mmts.console import console
+from mmts.errors import InputError, counted
+from mmts.files import atomic_write, check_file_path, content_hash, locked
+
+_NAMED = 5_000_000  # captions that are held in memory, to name the concepts and to recognize them in training
+
+
+def cluster(
+    path: Path,
+    num_concepts: int,
+    out: Path,
+    *,
+    part: str | None = None,
+    column: str = "embedding",
+    encoder: str | None = None,
+    seed: int = 0,
+) -> ConceptDistribution | None:
+    """Cluster the embeddings at `path` and write the concepts to `out`, for `concepts: {source: file}` of a recipe.
+
+    path: a folder of `mmts embed` or of clip-retrieval, a .npy file, or parquet (see `open_stored`).
+    part: `I/N`, the I-th of N processes, which assigns a share of the rows; whoever comes last writes `out`.
+    column: of parquet, the lists of numbers.
+    encoder: the model that made the embeddings, which evaluation needs to find the concepts of other captions.
+
+    Return the concepts, or None if other processes have yet to assign theirs. A repeated command resumes. Raises
+    DataError or InputError for embeddings that cannot be clustered, and RunError for parts of another job.
+    """
+    number, count = parse_part(part)
+    check_file_path(out)
+    if encoder == "tfidf":
+        raise InputError("--encoder tfidf differs from data to data; `concepts: {encoder: tfidf}` in a recipe uses it")
+    stored = open_stored(path, column)
+    N = len(stored.rows.values)
+    console.print(f"{path}: {counted(N, 'row')} of {stored.rows.values.shape[1]} numbers")
+    centroids = sampled_centroids(stored.rows, num_concepts, seed=seed)
+    folder = out.with_name(f"{out.name}.parts")
+    job = content_hash(stored.rows.identity, np.asarray(centroids).tobytes(), str(count))
+    files = [folder / f"{job}-{at + 1}-of-{count}.npy" for at in range(count)]
+    rows = range(N * (number - 1) // count, N * number // count)
+    labels = assign_rows(stored.rows, centroids, rows) if rows else np.empty(0, np.int32)
+    if count > 1:
+        with atomic_write(files[number - 1]) as file:
+            np.save(file, labels)
+    with locked(folder.with_suffix(".lock"), wait=True):  # two that come last must not both write
+        if count > 1:
+            if missing := [at + 1 for at, file in enumerate(files) if not file.exists()]:
+                console.print(f"part {number} of {count} is done; {counted(len(missing), 'part')} to come")
+                return None
+            labels = np.concatenate([np.load(file, allow_pickle=False) for file in files])
+        concepts = _named(stored, labels, np.asarray(centroids), encoder, {"num_concepts": num_concepts, "seed": seed})
+        concepts.save(out)
+        for labels_file in files if count > 1 else ():
+            labels_file.unlink()
+    console.print(f"concepts: {concepts.num_concepts} of {counted(len(labels), 'sample')}, in {out}")
+    return concepts
+
+
+def _named(
+    stored: Stored, labels: Any, centroids: Any, encoder: str | None, about: dict[str, Any]
+) -> ConceptDistribution:
+    """Return the concepts, with names if captions are stored beside the embeddings and fit into memory."""
+    captions = None
+    if stored.caption_column is None:
+        console.print("note: no captions are stored beside the embeddings, so concepts have numbers for names")
+    elif len(labels) > _NAMED:
+        console.print(f"note: more than {_NAMED:,} captions, so concepts have numbers for names")
+    else:
+        captions = list(stored.captions())
+    if encoder is None:
+        console.print("note: without --encoder, a run with these concepts cannot find those of other captions")
+    return ConceptDistribution.from_clusters(labels, centroids, captions=captions, encoder=encoder, **about)

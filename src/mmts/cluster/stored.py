@@ -1,0 +1,148 @@
+"""Embeddings that others or `mmts embed` stored: folders of parts, clip-retrieval's folders, .npy files, parquet."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmts.cluster.embed import FOLDERS
+from mmts.concepts.kmeans import StoredRows, open_rows
+from mmts.errors import DataError, nearest
+from mmts.files import atomic_write, cache_root, content_hash, why_missing
+
+_ROWS = 8192  # of parquet at a time
+_CAPTIONS = ("caption", "text", "TEXT")
+
+
+class JoinedRows:
+    """Arrays (n, W), one after the other, as k-means reads one array (N, W); only what is asked for is read."""
+
+    def __init__(self, arrays: Sequence[npt.NDArray[Any]]) -> None:
+        self.arrays, self.dtype = arrays, np.result_type(*arrays)
+        self._ends = np.cumsum([len(array) for array in arrays])
+        self.shape = int(self._ends[-1]), int(arrays[0].shape[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, at: slice | npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        rows = np.arange(len(self))[at] if isinstance(at, slice) else at
+        result = np.empty((len(rows), self.shape[1]), self.dtype)
+        of = np.searchsorted(self._ends, rows, side="right")
+        for number in np.unique(of).tolist():
+            inside, array = of == number, self.arrays[number]
+            result[inside] = array[rows[inside] - (self._ends[number] - len(array))]
+        return result
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Embeddings (N, W) and where their captions are."""
+
+    rows: StoredRows
+    tables: tuple[Path, ...] = ()  # parquet files with the same rows
+
+    @cached_property
+    def caption_column(self) -> str | None:
+        """The column of captions that all tables have."""
+        names = set.intersection(*({*pq.read_schema(file).names} for file in self.tables)) if self.tables else set()
+        return next((name for name in _CAPTIONS if name in names), None)
+
+    def captions(self) -> Iterator[str]:
+        """Yield the captions, file by file."""
+        for file in self.tables:
+            for batch in pq.ParquetFile(file).iter_batches(columns=[self.caption_column]):
+                yield from (str(caption or "") for caption in batch.column(0).to_pylist())
+
+
+def open_stored(path: Path, column: str = "embedding") -> Stored:
+    """Open the embeddings of texts at a path; nothing is read into memory but the columns of parquet.
+
+    path: a .npy file, a parquet file or a folder of them, whose `column` holds lists of numbers, or a folder with
+        text_emb/*.npy (and metadata/*.parquet), as `mmts embed` and clip-retrieval write it.
+
+    Raises DataError naming a file that is missing, damaged, of another width, or has another number of rows than its
+    table.
+    """
+    if path.is_dir() and (arrays := sorted((path / FOLDERS["text"]).glob("*.npy"))):
+        tables = sorted((path / "metadata").glob("*.parquet"))
+        return Stored(_joined(arrays), _fitting(tables, arrays))
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not path.exists() or not files:
+        why = f"has no {FOLDERS['text']}/*.npy and no *.parquet" if path.is_dir() else why_missing(path)
+        raise DataError(f"{path} {why}; it must hold embeddings of texts (docs/scaling.md)")
+    if files[0].suffix == ".npy":
+        return Stored(open_rows(path))
+    return Stored(_joined([_as_array(file, column) for file in files]), tuple(files))
+
+
+def _joined(files: Sequence[Path]) -> StoredRows:
+    parts = [open_rows(file) for file in files]
+    for file, part in zip(files, parts, strict=True):
+        if (width := part.values.shape[1]) != (first := parts[0].values.shape[1]):
+            raise DataError(f"{file} has rows of {width} numbers, and {files[0]} of {first}")
+    values: Any = JoinedRows([part.values for part in parts])
+    return StoredRows(values, content_hash(*(part.file for part in parts)))
+
+
+def _fitting(tables: Sequence[Path], arrays: Sequence[Path]) -> tuple[Path, ...]:
+    """Return the tables beside arrays; DataError names one that is missing or has other rows than its array."""
+    if not tables:
+        return ()
+    if len(tables) != len(arrays):
+        raise DataError(
+            f"{arrays[0].parent} has {len(arrays)} files and {tables[0].parent} {len(tables)}; one is missing"
+        )
+    for table, array in zip(tables, arrays, strict=True):
+        counts = _metadata(table).num_rows, len(np.load(array, mmap_mode="r"))
+        if counts[0] != counts[1]:
+            raise DataError(f"{table} has {counts[0]:,} rows, and {array} has {counts[1]:,}")
+    return tuple(tables)
+
+
+def _metadata(file: Path) -> Any:
+    try:
+        return pq.read_metadata(file)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{file}: not a parquet file ({str(error).splitlines()[0]})") from None
+
+
+def _as_array(file: Path, column: str) -> Path:
+    """Return a .npy file of the cache with a parquet file's column of lists in float16, written once."""
+    N, table = _metadata(file).num_rows, pq.ParquetFile(file)
+    if column not in (names := table.schema_arrow.names):
+        raise DataError(f"{file} has no column {column!r}; {nearest(column, names)} (--column NAME names it)")
+    batches = (batch.column(0) for batch in table.iter_batches(batch_size=_ROWS, columns=[column]))
+    first = _numbers(next(batches, None), file, column)
+    state = file.stat()
+    key = content_hash(str(file.absolute()), str(state.st_size), str(state.st_mtime_ns), column)
+    target = cache_root() / "concepts" / f"{key}.npy"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(target) as output:
+            np.lib.format.write_array_header_1_0(
+                output, {"descr": "<f2", "fortran_order": False, "shape": (N, first.shape[1])}
+            )
+            for rows in chain([first], (_numbers(batch, file, column) for batch in batches)):
+                if rows.shape[1] != first.shape[1]:
+                    raise DataError(f"{file}: rows of {column!r} have {first.shape[1]} and {rows.shape[1]} numbers")
+                output.write(rows.tobytes())
+    return target
+
+
+def _numbers(lists: Any, file: Path, column: str) -> npt.NDArray[np.float16]:
+    """Return the rows of lists of numbers, all of one length; DataError names the file and the column."""
+    try:
+        rows = np.stack([np.asarray(row, np.float16) for row in lists.to_numpy(zero_copy_only=False)])
+    except (AttributeError, TypeError, ValueError):
+        rows = np.empty(0, np.float16)
+    if rows.ndim != 2:
+        raise DataError(f"{file}: {column!r} does not hold lists of numbers, all of one length")
+    return rows

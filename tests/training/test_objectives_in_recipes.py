@@ -47,6 +47,7 @@ COMPOSITIONS = [
     "{loss: dual_temperature, temperature: {rule: shifted}, ratio: 5}",
     "{loss: hard_negative_info_nce, beta: 1, alpha: 0.5, tau_plus: 0.1, temperature: {rule: dystress}}",
     "{loss: rince, q: 0.6, temperature: {rule: learned}, scale_by_temperature: true}",
+    "{loss: cyclip, prior: {strength: 0.5}, margin: 0.1, weights: {}}",
     "{prior: {strength: 0.5, candidates: text, of: negatives}, temperature: {rule: learned}}",
     "{loss: decoupled_info_nce, margin: {rule: ldam}, weights: {by: shape, start: 0.5}}",
     "{loss: max_margin, margin: {rule: ldam, high: 0.3}}",

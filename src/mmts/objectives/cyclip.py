@@ -8,6 +8,9 @@ from mmts.losses import cyclic_consistency
 from mmts.losses.queries import Anchor
 from mmts.objectives.base import ObjectiveOutput, Pairs
 from mmts.objectives.info_nce import InfoNCE
+from mmts.objectives.max_margin import MARGIN
+from mmts.objectives.prior import Prior
+from mmts.objectives.row_weights import RowWeights
 from mmts.options import NotNegative, RecipeDefault, ZeroToOne
 from mmts.policies import Policy
 
@@ -18,9 +21,8 @@ class CyCLIP(InfoNCE):
     temperature: the policy of InfoNCE; the two terms have none.
     in_modal: weight of the differences between the similarities of two media and of their texts.
     cross_modal: weight of the differences between medium i with text j and medium j with text i.
-    anchor: whose temperature divides a logit, as in info_nce.
-    label_smoothing: share of the target that is spread over all candidates.
-    scale_by_temperature: multiply each row of InfoNCE by its temperature.
+
+    The rest is as in InfoNCE, and changes its part of the loss alone.
 
     >>> import torch
     >>> from mmts.policies import Fixed
@@ -39,9 +41,18 @@ class CyCLIP(InfoNCE):
         anchor: Anchor = "row",
         label_smoothing: ZeroToOne = 0.0,
         scale_by_temperature: bool = False,
+        prior: Prior | None = None,
+        weights: RowWeights | None = None,
+        margin: Annotated[Policy | None, RecipeDefault(None, MARGIN.options)] = None,
     ) -> None:
         super().__init__(
-            temperature, anchor=anchor, label_smoothing=label_smoothing, scale_by_temperature=scale_by_temperature
+            temperature,
+            anchor=anchor,
+            label_smoothing=label_smoothing,
+            scale_by_temperature=scale_by_temperature,
+            prior=prior,
+            weights=weights,
+            margin=margin,
         )
         self.in_modal, self.cross_modal = in_modal, cross_modal
 

@@ -12,11 +12,9 @@ from mmts.policies import Policy
 class HardNegativeInfoNCE(InfoNCE):
     """HN-NCE and HCL: InfoNCE in which a negative counts the more, the nearer it is (docs/method.md, 4.25).
 
-    temperature: the policy.
     beta: how much more near negatives count; 0 is InfoNCE. Published: .5 in CoVR's code, 1 in HCL's.
     alpha: weight of the positive pair in the denominator (HN-NCE); 0 decouples it.
     tau_plus: share of the negatives that are probably positives (HCL, published .1); 0 in HN-NCE.
-    anchor: whose temperature divides a logit, as in info_nce.
 
     Source: Radenovic et al., arXiv 2301.02280; Robinson et al., arXiv 2010.04592.
 

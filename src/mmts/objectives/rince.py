@@ -15,7 +15,6 @@ class RINCE(InfoNCE):
     temperature: the policy; q over the smallest temperature is at most 64.
     q: near 0 as InfoNCE; the larger, the less a pair of low similarity pulls.
     lam: weight of the sum over all candidates.
-    anchor: whose temperature divides a logit, as in info_nce.
     scale_by_temperature: multiply each row by its temperature, which cancels the inverse temperature in its gradient.
 
     >>> import torch

@@ -334,8 +334,9 @@ def tiles_from(name: str) -> str:
             for module in (importlib.import_module(f"mmts.losses.{each}") for each in LOSSES)
         ]
         objective(torch.eye(4), torch.eye(4), progress=0.5, index=index, media_index=index)
-    names = [call.args[0] for each in chosen for call in each.call_args_list]
-    return f"{TILES_FROM[names[0]]:,}" if names and names[0] in TILES_FROM else ""
+    calls = [call.args for each in chosen for call in each.call_args_list]  # call[5]: what keeps rows whole
+    tiled = [TILES_FROM[call[0]] for call in calls if call[0] in TILES_FROM and not any(call[5].values())]
+    return f"{tiled[0]:,}" if tiled and len(tiled) == len(calls) else ""
 
 
 def section(family: Family, name: str) -> Any:

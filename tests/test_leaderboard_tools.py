@@ -2,10 +2,12 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.leaderboard.curves import draw, read_board, table
+from benchmarks.leaderboard.tuned import draw_change, draw_curves, of_part
 from mmts.errors import DataError
 
 
@@ -40,3 +42,18 @@ def test_sweeps_side_by_side(tmp_path: Path) -> None:
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(DataError, match="nothing about 'mid'"):
         read_board(short, "mid")
+
+
+def scores(of_all: float, of_tail: float) -> dict[str, Any]:
+    both = {side: {"R@5": of_all} for side in ("text_to_image", "image_to_text")}
+    tail = {side: {"R@5": of_tail + at} for at, side in enumerate(("text_to_image", "image_to_text"))}
+    return {**both, "groups": {"head": None, "mid": None, "tail": tail}}
+
+
+def test_pictures_of_what_tuning_changed(tmp_path: Path) -> None:
+    runs = [{**scores(40.0 + seed, 30.0), "before": scores(20.0, 10.0)} for seed in range(2)]
+    assert [of_part(runs[1], part) for part in ("all", "head", "tail")] == [41.0, None, 30.5]
+    draw_change(tmp_path / "tuned.png", {"photos": runs})
+    points = [{"share": share, **scores(20.0 + share, 1.0)} for share in (0.0, 1.0)]
+    draw_curves(tmp_path / "curve.png", {"photos": [{"data": {"val": {"points": points}, "b": {"points": points}}}]})
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("tuned.png", "curve.png"))

@@ -60,7 +60,7 @@ CONTENTS = {
             "Three million captions <benchmarks-large>",
         ],
         "Understand and extend": ["The method <method>", "adding", "glossary", "Where the code is <code-map>"],
-        "Reference": ["reference/commands", "reference/recipe"],
+        "Reference": ["reference/commands", "reference/recipe", "reference/rules"],
     },
     "leaderboard": {
         "Every figure": [

@@ -24,7 +24,7 @@ JOIN = "{kind: join, boundaries: [0.5], schedules: [{kind: constant, value: x}, 
         ),
         (
             ["objective.temperature={tau0: 0.05}"],
-            f"objective.temperature.rule is missing; it must be one of {RULES}, macl, dystress, temo",
+            f"objective.temperature.rule is missing; it must be one of {RULES}, ldam, macl, dystress, temo",
         ),
         (
             ["objective.temperature={rule: scheduled, schedule: {low: 1, high: 2}}"],

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mmts.cluster import concepts as clustering
 from mmts.cluster.concepts import cluster
 from mmts.cluster.embed import embed
 from mmts.cluster.stored import open_stored
@@ -57,20 +58,28 @@ def test_parts_give_the_concepts_of_one_process(layouts: dict[str, Path], tmp_pa
     one, parts = (ConceptDistribution.load(tmp_path / name) for name in ("one.npz", "parts.npz"))
     assert one.labels.tolist() == parts.labels.tolist()
     assert one.names == parts.names
-    assert not list((tmp_path / "parts.npz.parts").iterdir())
+    assert not (tmp_path / "parts.npz.parts").exists()
 
 
-def test_the_captions_of_embed_become_concepts_that_training_takes(shapes: Path, clip: Path, tmp_path: Path) -> None:
-    embed(shapes, str(clip), "text", tmp_path / "rows", split_name="train", rows_per_part=30)
+def test_the_captions_of_embed_become_concepts_that_training_takes(
+    shapes: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = embed(shapes, str(clip), "text", tmp_path / "rows", split_name="train", rows_per_part=30)
+    with pytest.raises(InputError, match=r"makes rows of 3 numbers, and those at .*rows have \d+"):
+        monkeypatch.setattr(clustering, "open_encoder", lambda _: lambda texts: np.ones((len(texts), 3)))
+        cluster(tmp_path / "rows", 4, tmp_path / "concepts.npz", encoder="other")
+    monkeypatch.undo()
     cluster(tmp_path / "rows", 4, tmp_path / "concepts.npz", encoder=str(clip))
-    concepts, captions = (
-        ConceptDistribution.load(tmp_path / "concepts.npz"),
-        read_dataset(shapes).split("train").captions,
-    )
+    concepts = ConceptDistribution.load(tmp_path / "concepts.npz")
+    captions = read_dataset(shapes).split("train").captions
     concepts.check_captions(captions)
     assert len(concepts) == len(captions)
     with pytest.raises(InputError):
         concepts.check_captions(captions[::-1])
+    for file in (folder.array_file(0), folder.table_file(0)):
+        file.unlink()
+    with pytest.raises(DataError, match=rf"has {len(captions) - 30} of {len(captions)} rows; `mmts embed --join"):
+        cluster(tmp_path / "rows", 4, tmp_path / "concepts.npz")
 
 
 def broken(folder: Path, what: str) -> Path:
@@ -84,6 +93,15 @@ def broken(folder: Path, what: str) -> Path:
     elif what == "damaged":
         (folder / "metadata").mkdir()
         (folder / "metadata" / "metadata_0.parquet").write_bytes(b"PAR1")
+    elif what == "header":
+        header = str({"descr": "<f2", "fortran_order": False, "shape": (-3, 16)}).encode()
+        start = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
+        (folder / "text_emb" / "text_emb_0.npy").write_bytes(start + header)
+    elif what == "pages":
+        (folder / "text_emb" / "text_emb_0.npy").unlink()
+        pq.write_table(pa.table({"embedding": ROWS.tolist()}), folder / "a.parquet")
+        content = (folder / "a.parquet").read_bytes()
+        (folder / "a.parquet").write_bytes(content[:4] + b"\xff" * 400 + content[404:])
     elif what == "not finite":
         np.save(folder / "text_emb" / "text_emb_0.npy", np.where(np.arange(N)[:, None] == 7, np.nan, ROWS))
     elif what == "no parquet":
@@ -104,6 +122,8 @@ def broken(folder: Path, what: str) -> Path:
         ("width", r"text_emb_1\.npy has rows of 8 numbers, and .*text_emb_0\.npy of 16"),
         ("table", r"metadata_0\.parquet has 599 rows, and .*text_emb_0\.npy has 600"),
         ("damaged", r"metadata_0\.parquet: not a parquet file"),
+        ("header", r"text_emb_0\.npy: not a \.npy file of numbers"),
+        ("pages", r"a\.parquet: not a parquet file, or damaged"),
         ("not finite", "row 7 of the embeddings is NaN"),
         ("no parquet", r"has no text_emb/\*\.npy and no \*\.parquet"),
         ("lengths", "'embedding' does not hold lists of numbers, all of one length"),

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from mmts.cluster.embed import EmbeddingsFolder, embed, join, open_folder
@@ -50,17 +51,19 @@ def test_missing_and_damaged_parts_alone_are_computed_again(
 ) -> None:
     folder = embed(shapes, str(clip), "text", tmp_path / "out", rows_per_part=30)
     before = contents(tmp_path / "out")
+    _, table = folder.read(3)
+    pq.write_table(table.rename_columns(["name", *table.column_names[1:]]), folder.table_file(3))
     folder.array_file(0).unlink()
     damaged = np.load(folder.array_file(1))
     damaged[0] = 0
     np.save(folder.array_file(1), damaged)
     folder.table_file(2).write_bytes(folder.table_file(2).read_bytes()[:-9])
-    with pytest.raises(DataError, match="3 parts of"):
+    with pytest.raises(DataError, match="4 parts of"):
         join(tmp_path / "out")
     text, computed = Encoder.text, []
     monkeypatch.setattr(Encoder, "text", lambda self, texts: computed.append(len(texts)) or text(self, texts))
     embed(shapes, str(clip), "text", tmp_path / "out", rows_per_part=30)
-    assert computed[1:] == [30, 30, 30]  # the first call asks for the width
+    assert computed[1:4] == [30, 30, 30]  # the first call asks for the width
     assert contents(tmp_path / "out") == before
     assert "part 1 is damaged" in capsys.readouterr().out
 
@@ -113,7 +116,9 @@ def test_a_part_that_does_not_exist_is_an_error(part: str, tmp_path: Path) -> No
 def test_what_is_no_folder_of_embeddings_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no folder of embeddings: it has no embeddings\.json"):
         open_folder(tmp_path)
-    for about in ("[]", "{}", json.dumps({"side": "x", "num_rows": 1, "width": 1, "rows_per_part": 1})):
+    right = {"side": "text", "num_rows": 1, "width": 1, "rows_per_part": 1}
+    wrong = ({"side": "x"}, {"side": []}, {"num_rows": 0}, {"num_rows": float("inf")})
+    for about in ("[]", "{}", *(json.dumps(right | part) for part in wrong)):
         (tmp_path / "embeddings.json").write_text(about)
         with pytest.raises(RunError, match=r"embeddings\.json is damaged"):
             open_folder(tmp_path)

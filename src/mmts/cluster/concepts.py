@@ -1,5 +1,6 @@
 """`mmts concepts`: clusters of stored embeddings, k-means on a sample and one pass over all rows, in parts."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from mmts.cluster.parts import parse_part
 from mmts.cluster.stored import Stored, open_stored
 from mmts.concepts import ConceptDistribution, assign_rows, sampled_centroids
+from mmts.concepts.encoders import open_encoder
 from mmts.console import console
 from mmts.errors import InputError, counted
 from mmts.files import atomic_write, check_file_path, content_hash, locked
@@ -40,27 +42,29 @@ def cluster(
     if encoder == "tfidf":
         raise InputError("--encoder tfidf differs from data to data; `concepts: {encoder: tfidf}` in a recipe uses it")
     stored = open_stored(path, column)
-    N = len(stored.rows.values)
-    console.print(f"{path}: {counted(N, 'row')} of {stored.rows.values.shape[1]} numbers")
+    N, W = stored.rows.values.shape
+    if encoder is not None and (width := open_encoder(encoder)(["width"]).shape[1]) != W:
+        raise InputError(f"--encoder {encoder} makes rows of {width} numbers, and those at {path} have {W}")
+    console.print(f"{path}: {counted(N, 'row')} of {W} numbers")
     centroids = sampled_centroids(stored.rows, num_concepts, seed=seed)
     folder = out.with_name(f"{out.name}.parts")
     job = content_hash(stored.rows.identity, np.asarray(centroids).tobytes(), str(count))
     files = [folder / f"{job}-{at + 1}-of-{count}.npy" for at in range(count)]
     rows = range(N * (number - 1) // count, N * number // count)
     labels = assign_rows(stored.rows, centroids, rows) if rows else np.empty(0, np.int32)
-    if count > 1:
+    with locked(folder.with_suffix(".lock"), wait=True):  # only one process comes last
         with atomic_write(files[number - 1]) as file:
             np.save(file, labels)
-    with locked(folder.with_suffix(".lock"), wait=True):  # two that come last must not both write
-        if count > 1:
-            if missing := [at + 1 for at, file in enumerate(files) if not file.exists()]:
-                console.print(f"part {number} of {count} is done; {counted(len(missing), 'part')} to come")
-                return None
-            labels = np.concatenate([np.load(file, allow_pickle=False) for file in files])
+        if missing := sum(not file.exists() for file in files):
+            console.print(f"part {number} of {count} is done; {counted(missing, 'part')} to come")
+            return None
+        labels = np.concatenate([np.load(file, allow_pickle=False) for file in files])
         concepts = _named(stored, labels, np.asarray(centroids), encoder, {"num_concepts": num_concepts, "seed": seed})
         concepts.save(out)
-        for labels_file in files if count > 1 else ():
-            labels_file.unlink()
+        for file_of_part in files:
+            file_of_part.unlink()
+        with suppress(OSError):  # another job's parts may be there, too
+            folder.rmdir()
     console.print(f"concepts: {concepts.num_concepts} of {counted(len(labels), 'sample')}, in {out}")
     return concepts
 
@@ -69,13 +73,17 @@ def _named(
     stored: Stored, labels: Any, centroids: Any, encoder: str | None, about: dict[str, Any]
 ) -> ConceptDistribution:
     """Return the concepts, with names if captions are stored beside the embeddings and fit into memory."""
-    captions = None
+    captions, why = None, ""
     if stored.caption_column is None:
-        console.print("note: no captions are stored beside the embeddings, so concepts have numbers for names")
+        why = "no captions are stored beside the embeddings"
     elif len(labels) > _NAMED:
-        console.print(f"note: more than {_NAMED:,} captions, so concepts have numbers for names")
+        why = f"there are more than {_NAMED:,} captions"
     else:
         captions = list(stored.captions())
+        if not all(map(str.strip, captions)):
+            captions, why = None, "some captions are empty"
+    if why:
+        console.print(f"note: {why}, so concepts have numbers for names")
     if encoder is None:
         console.print("note: without --encoder, a run with these concepts cannot find those of other captions")
     return ConceptDistribution.from_clusters(labels, centroids, captions=captions, encoder=encoder, **about)

@@ -28,7 +28,7 @@ from mmts.training.encoder import Encoder, open_encoder
 from mmts.training.splits import open_data, resolved
 
 FOLDERS = {"text": "text_emb", "media": "img_emb"}
-_ABOUT = "embeddings.json"
+ABOUT = "embeddings.json"
 _HASH = b"npy_hash"  # in the metadata of a parquet file: the hash of the .npy beside it
 
 
@@ -79,11 +79,12 @@ class EmbeddingsFolder:
                 raise DataError(f"there is no {file}: part {part} is missing")
         try:
             rows, columns = np.load(array, allow_pickle=False), pq.read_table(table)
+            number, stored = len(self.rows(part)), columns.schema.metadata[_HASH].decode()
+            right = rows.dtype == np.float16 and rows.shape == (number, self.width) and len(columns) == number
+            right = right and {"id", "content"} <= {*columns.column_names} and stored == _hash_of(rows)
         except Exception:  # numpy and pyarrow raise nearly anything on a damaged file
             raise DataError(f"part {part} is damaged: {array} or {table} cannot be read") from None
-        stored = (columns.schema.metadata or {}).get(_HASH, b"").decode()
-        counts = {len(rows), len(columns), len(self.rows(part))}
-        if len(counts) > 1 or rows.dtype != np.float16 or rows.shape[1:] != (self.width,) or stored != _hash_of(rows):
+        if not right:
             raise DataError(f"part {part} is damaged: {array} is not the one that {table} was written for")
         return rows, columns
 
@@ -212,33 +213,33 @@ def _begin(job: _Job, out: Path, width: int, rows_per_part: int, names: dict[str
     about: dict[str, Any] = {"side": job.side, "num_rows": job.num_rows, "width": width, "rows_per_part": rows_per_part}
     about |= {"model_fingerprint": job.encoder.fingerprint, "contents": job.contents}
     with locked(out / ".lock", wait=True):
-        if not (out / _ABOUT).exists():
-            write_json(out / _ABOUT, {**names, **about})
-    stored = read_json(out / _ABOUT)
+        if not (out / ABOUT).exists():
+            write_json(out / ABOUT, {**names, **about})
+    stored = read_json(out / ABOUT)
+    folder = _folder(out, stored)
     for key, value in about.items():
         if stored.get(key) != value:
             raise RunError(
                 f"{out} holds other embeddings: {key} is {stored.get(key)} there and {value} now; choose another --out"
             )
-    return _folder(out, stored)
+    return folder
 
 
 def open_folder(path: Path) -> EmbeddingsFolder:
     """Return a folder that `embed` wrote. Raises RunError if it is something else."""
-    if not (path / _ABOUT).is_file():
-        raise RunError(f"{path} is no folder of embeddings: it has no {_ABOUT}, which `mmts embed` writes")
-    return _folder(path, read_json(path / _ABOUT))
+    if not (path / ABOUT).is_file():
+        raise RunError(f"{path} is no folder of embeddings: it has no {ABOUT}, which `mmts embed` writes")
+    return _folder(path, read_json(path / ABOUT))
 
 
 def _folder(path: Path, about: Any) -> EmbeddingsFolder:
     try:
         numbers = {key: int(about[key]) for key in ("num_rows", "width", "rows_per_part")}
-        side = about["side"]
-    except (TypeError, LookupError, ValueError):
-        raise RunError(f"{path / _ABOUT} is damaged") from None
-    if side not in FOLDERS or min(numbers.values()) < 1:
-        raise RunError(f"{path / _ABOUT} is damaged")
-    return EmbeddingsFolder(path, side, **numbers)
+        if about["side"] in FOLDERS and min(numbers.values()) >= 1:
+            return EmbeddingsFolder(path, about["side"], **numbers)
+    except (TypeError, LookupError, ValueError, OverflowError):
+        pass
+    raise RunError(f"{path / ABOUT} is damaged")
 
 
 def join(path: Path) -> EmbeddingsFolder:

@@ -1,6 +1,7 @@
 """Embeddings that others or `mmts embed` stored: folders of parts, clip-retrieval's folders, .npy files, parquet."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -12,9 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmts.cluster.embed import FOLDERS
+from mmts.cluster.embed import ABOUT, FOLDERS, open_folder
 from mmts.concepts.kmeans import StoredRows, open_rows
-from mmts.errors import DataError, nearest
+from mmts.errors import DataError, first_line, nearest
 from mmts.files import atomic_write, cache_root, content_hash, why_missing
 
 _ROWS = 8192  # of parquet at a time
@@ -52,14 +53,18 @@ class Stored:
     @cached_property
     def caption_column(self) -> str | None:
         """The column of captions that all tables have."""
-        names = set.intersection(*({*pq.read_schema(file).names} for file in self.tables)) if self.tables else set()
-        return next((name for name in _CAPTIONS if name in names), None)
+        names = []
+        for file in self.tables:
+            with _parquet(file) as table:
+                names.append({*table.schema_arrow.names})
+        return next((name for name in _CAPTIONS if names and name in set.intersection(*names)), None)
 
     def captions(self) -> Iterator[str]:
         """Yield the captions, file by file."""
         for file in self.tables:
-            for batch in pq.ParquetFile(file).iter_batches(columns=[self.caption_column]):
-                yield from (str(caption or "") for caption in batch.column(0).to_pylist())
+            with _parquet(file) as table:
+                for batch in table.iter_batches(columns=[self.caption_column]):
+                    yield from (str(caption or "") for caption in batch.column(0).to_pylist())
 
 
 def open_stored(path: Path, column: str = "embedding") -> Stored:
@@ -72,8 +77,10 @@ def open_stored(path: Path, column: str = "embedding") -> Stored:
     table.
     """
     if path.is_dir() and (arrays := sorted((path / FOLDERS["text"]).glob("*.npy"))):
-        tables = sorted((path / "metadata").glob("*.parquet"))
-        return Stored(_joined(arrays), _fitting(tables, arrays))
+        tables, rows = sorted((path / "metadata").glob("*.parquet")), _joined(arrays)
+        if (path / ABOUT).is_file() and (found := len(rows.values)) != (wanted := open_folder(path).num_rows):
+            raise DataError(f"{path} has {found:,} of {wanted:,} rows; `mmts embed --join {path}` names missing parts")
+        return Stored(rows, _fitting(tables, arrays))
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not path.exists() or not files:
         why = f"has no {FOLDERS['text']}/*.npy and no *.parquet" if path.is_dir() else why_missing(path)
@@ -101,38 +108,43 @@ def _fitting(tables: Sequence[Path], arrays: Sequence[Path]) -> tuple[Path, ...]
             f"{arrays[0].parent} has {len(arrays)} files and {tables[0].parent} {len(tables)}; one is missing"
         )
     for table, array in zip(tables, arrays, strict=True):
-        counts = _metadata(table).num_rows, len(np.load(array, mmap_mode="r"))
+        with _parquet(table) as opened:
+            counts = opened.metadata.num_rows, len(np.load(array, mmap_mode="r"))
         if counts[0] != counts[1]:
             raise DataError(f"{table} has {counts[0]:,} rows, and {array} has {counts[1]:,}")
     return tuple(tables)
 
 
-def _metadata(file: Path) -> Any:
+@contextmanager
+def _parquet(file: Path) -> Iterator[pq.ParquetFile]:
+    """Open a parquet file. Raises DataError, also for what the body finds damaged when it reads."""
     try:
-        return pq.read_metadata(file)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{file}: not a parquet file ({str(error).splitlines()[0]})") from None
+        with pq.ParquetFile(file) as table:
+            yield table
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system: it names the file
+            raise
+        raise DataError(f"{file}: not a parquet file, or damaged ({first_line(error)})") from None
 
 
 def _as_array(file: Path, column: str) -> Path:
     """Return a .npy file of the cache with a parquet file's column of lists in float16, written once."""
-    N, table = _metadata(file).num_rows, pq.ParquetFile(file)
-    if column not in (names := table.schema_arrow.names):
-        raise DataError(f"{file} has no column {column!r}; {nearest(column, names)} (--column NAME names it)")
-    batches = (batch.column(0) for batch in table.iter_batches(batch_size=_ROWS, columns=[column]))
-    first = _numbers(next(batches, None), file, column)
     state = file.stat()
     key = content_hash(str(file.absolute()), str(state.st_size), str(state.st_mtime_ns), column)
     target = cache_root() / "concepts" / f"{key}.npy"
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        return target
+    with _parquet(file) as table:
+        if column not in (names := table.schema_arrow.names):
+            raise DataError(f"{file} has no column {column!r}; {nearest(column, names)} (--column NAME names it)")
+        batches = (batch.column(0) for batch in table.iter_batches(batch_size=_ROWS, columns=[column]))
+        first = _numbers(next(batches, None), file, column)
+        shape = table.metadata.num_rows, first.shape[1]
         with atomic_write(target) as output:
-            np.lib.format.write_array_header_1_0(
-                output, {"descr": "<f2", "fortran_order": False, "shape": (N, first.shape[1])}
-            )
+            np.lib.format.write_array_header_1_0(output, {"descr": "<f2", "fortran_order": False, "shape": shape})
             for rows in chain([first], (_numbers(batch, file, column) for batch in batches)):
-                if rows.shape[1] != first.shape[1]:
-                    raise DataError(f"{file}: rows of {column!r} have {first.shape[1]} and {rows.shape[1]} numbers")
+                if rows.shape[1] != shape[1]:
+                    raise DataError(f"{file}: rows of {column!r} have {shape[1]} and {rows.shape[1]} numbers")
                 output.write(rows.tobytes())
     return target
 

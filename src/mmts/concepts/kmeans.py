@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mmts.console import progress_bar
-from mmts.errors import DataError, InputError, shortened
+from mmts.errors import DataError, InputError, first_line
 from mmts.feature_cache import stored_array
 from mmts.files import cache_root, content_hash
 
@@ -239,8 +239,8 @@ def open_rows(embeddings: Embeddings) -> StoredRows:
             state = path.stat()
         except OSError as error:
             raise DataError(f"{path}: {error.strerror or error}") from None
-        except (ValueError, EOFError) as error:
-            raise DataError(f"{path}: not a .npy file of numbers ({shortened(str(error))})") from None
+        except Exception as error:  # numpy raises nearly anything on a damaged file
+            raise DataError(f"{path}: not a .npy file of numbers ({first_line(error)})") from None
         rows = StoredRows(values, content_hash(str(path.absolute()), str(state.st_size), str(state.st_mtime_ns)))
         start = f"{path}: holds"
     else:

@@ -65,8 +65,8 @@ def test_the_captions_of_embed_become_concepts_that_training_takes(
     shapes: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = embed(shapes, str(clip), "text", tmp_path / "rows", split_name="train", rows_per_part=30)
+    monkeypatch.setattr(clustering, "open_encoder", lambda _: lambda texts: np.ones((len(texts), 3)))
     with pytest.raises(InputError, match=r"makes rows of 3 numbers, and those at .*rows have \d+"):
-        monkeypatch.setattr(clustering, "open_encoder", lambda _: lambda texts: np.ones((len(texts), 3)))
         cluster(tmp_path / "rows", 4, tmp_path / "concepts.npz", encoder="other")
     monkeypatch.undo()
     cluster(tmp_path / "rows", 4, tmp_path / "concepts.npz", encoder=str(clip))

@@ -1,6 +1,5 @@
 """A sweep's figures: by split, direction and part, averaged over concepts, and divided by labels."""
 
-import itertools
 import json
 from pathlib import Path
 
@@ -67,23 +66,24 @@ def test_queries_are_divided_by_labels_too(shapes: Path, tmp_path: Path) -> None
 
 def test_queries_are_divided_by_other_concepts_and_by_the_hardest_of_them(shapes: Path, tmp_path: Path) -> None:
     by = {"other": {"encoder": "tfidf", "num_concepts": 20, "seed": 7}, "kind": {"source": "label", "label": "shape"}}
-    file = write_sweep(tmp_path, trials=1, divisions=by, variants={"a": {}, "b": {"set": {"train.epochs": 1}}})
+    variants = {"a": {}, "b": {"set": {"train.epochs": 1}}}
+    file = write_sweep(tmp_path, trials=1, divisions=by, variants=variants, seeds={"test": [0]})
     run_sweep(file, shapes, tmp_path / "out", 1)
     train, test = (read_dataset(shapes).split(name) for name in ("train", "test"))
     concepts = ConceptDistribution.from_captions(train.captions, 20, "tfidf", seed=7)
     of_query = concepts.assign(test.captions)
-    folders = {run: tmp_path / "out" / "runs" / run[0] / f"seed-{run[1]}" for run in itertools.product("ab", (0, 1))}
-    scores = {run: Judged.load(folder).sides[0].scores("mean recall") for run, folder in folders.items()}
+    folders = {name: tmp_path / "out" / "runs" / name / "seed-0" for name in variants}
+    scores = {name: Judged.load(folder).sides[0].scores("mean recall") for name, folder in folders.items()}
     tail = concepts.groups_of(of_query) == 2
-    of_tail = 100 * float(scores["a", 0][tail].mean())
+    of_tail = 100 * float(scores["a"][tail].mean())
     line = row(tmp_path / "out", "text_to_image", "other tail", variant="a")
     assert float(line["mean recall"]) == pytest.approx(of_tail, abs=1e-3)
     average = {
-        int(concept): {run: float(score[of_query == concept].mean()) for run, score in scores.items()}
+        int(concept): {name: float(score[of_query == concept].mean()) for name, score in scores.items()}
         for concept in of_query.unique()
     }
     hardest = sorted(average, key=lambda concept: sum(average[concept].values()))[: round(len(average) / 10)]
-    expected = 100 * sum(average[concept]["a", 0] for concept in hardest) / len(hardest)
+    expected = 100 * sum(average[concept]["a"] for concept in hardest) / len(hardest)
     line = row(tmp_path / "out", "text_to_image", "other hardest tenth", variant="a")
     assert float(line["mean recall"]) == pytest.approx(expected, abs=1e-3)
     assert row(tmp_path / "out", "image_to_text", "kind tail", variant="a")
@@ -95,7 +95,16 @@ def test_a_reserved_name_of_a_division_is_an_error(shapes: Path, tmp_path: Path,
         run_sweep(write_sweep(tmp_path, **{key: value}), shapes, tmp_path / "out", 1)
 
 
-def test_an_unknown_label_is_an_error_before_anything_runs(shapes: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"labels: the data has no label 'shap'.*shape"):
-        run_sweep(write_sweep(tmp_path, labels=["shap"]), shapes, tmp_path / "out", 1)
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("labels", ["shap"], "labels: "),
+        ("divisions", {"kind": {"source": "label", "label": "shap"}}, r"divisions\.kind: "),
+    ],
+)
+def test_an_unknown_label_is_an_error_before_anything_runs(
+    shapes: Path, tmp_path: Path, key: str, value: object, named: str
+) -> None:
+    with pytest.raises(RecipeError, match=rf"{named}.*the data has no label 'shap'.*shape"):
+        run_sweep(write_sweep(tmp_path, **{key: value}), shapes, tmp_path / "out", 1)
     assert not (tmp_path / "out").exists()

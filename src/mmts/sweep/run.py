@@ -60,6 +60,8 @@ def run_sweep(
         raise DataError(f"a sweep tunes on val and evaluates on test: {dataset.no_split(missing[0])}")
     if needs_graded(choose) and recipes[0].data.relevance != "graded":
         raise RecipeError(f"{sweep.source}: choose {choose} needs data.relevance graded; use R@1")
+    if sweep.file.trials > 1 and any(recipe.data.val is not None for recipe in recipes):
+        console.print("note: data.val chooses the checkpoint of each run, and the data's own val chooses the settings")
     divisions = find_divisions(dataset, sweep.file)
     own_code = {name for recipe in recipes for name in outside_names(recipe.objective, recipe.model.tower_names)}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

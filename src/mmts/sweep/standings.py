@@ -10,14 +10,14 @@ from torch import Tensor
 
 from mmts.concepts import ConceptDistribution
 from mmts.data.records import Dataset
-from mmts.errors import RecipeError
+from mmts.errors import MmtsError, RecipeError
 from mmts.evaluation.judgement_file import SIDES, Judged
 from mmts.evaluation.measures import GRADED, MEAN_RECALL, RECALLS
 from mmts.evaluation.results import PARTS, Figure, Gap, query_scores, refuse_other_queries
 from mmts.metrics import seeded_bootstrap_interval
 from mmts.recipe.sections import Concepts
 from mmts.sweep.sweep_file import SweepFile, Trial
-from mmts.training.concepts import build_distribution, concepts_of_queries, media_label
+from mmts.training.concepts import build_distribution, concepts_of_queries
 
 BOTH = "both"  # the mean of the two directions
 CONCEPT = "concept"  # the division of queries by the concepts that the first run found in the training captions
@@ -126,19 +126,21 @@ class Standings:
 def find_divisions(dataset: Dataset, file: SweepFile) -> dict[str, Division]:
     """Return the divisions of a sweep file beside that by the runs' own concepts: those of `divisions` and `labels`.
 
-    Raises RecipeError for a reserved name, a name in both, and a label that the data do not have, and DataError naming
-    the medium that lacks the label.
+    Raises RecipeError naming the key, for a reserved name, a name in both, and concepts that the data do not have.
     """
     sections = {label: Concepts(source="label", label=label) for label in file.labels}
     for name in (*sections, *file.divisions):
         if name == CONCEPT or (name in sections and name in file.divisions):
             taken = "by the concepts of the first run" if name == CONCEPT else "by a label of that name"
             raise RecipeError(f"divisions, labels: {name!r} already names the division {taken}")
-    train = dataset.split("train")
-    for label in sections:
-        media_label(train, label, "labels")  # its message names the key
-    sections |= file.divisions
-    return {name: Division(section, build_distribution(section, train)) for name, section in sections.items()}
+    train, divisions = dataset.split("train"), {}
+    for name, section in (sections | file.divisions).items():
+        try:
+            divisions[name] = Division(section, build_distribution(section, train))
+        except MmtsError as error:
+            key = "labels" if name in sections else f"divisions.{name}"
+            raise RecipeError(f"{key}: {error}") from None
+    return divisions
 
 
 _Sides = tuple[Sequence[Tensor | None], Sequence[Tensor]]  # the concepts and the groups of captions (N,) and media (M,)

@@ -26,9 +26,9 @@ def find_concepts(section: Concepts, train: Split, run: RunDirectory) -> Concept
         other = ""
         try:
             concepts.check_captions(train.captions)
-            if section.source == "label":
-                labels = label_of_samples(train, str(section.label))
-                other = "" if torch.equal(concepts.assign(labels), concepts.labels) else "with other labels"
+            now = build_distribution(section, train) if section.source == "label" else concepts
+            if now.keys != concepts.keys or not all(map(torch.equal, now.members, concepts.members)):
+                other = "with other labels"
         except InputError as error:
             other = str(error)
         if other:

@@ -153,6 +153,7 @@ def test_the_flags_are_those_that_are_documented() -> None:
         (["report", "nowhere"], "nowhere"),
         (["recipes", "dmo"], "did you mean 'demo'?"),
         (["analyze", "nowhere"], "nowhere does not exist"),
+        (["analyze", "nowhere", "--label", "kind", "--min-count", "2"], "each say what a concept is; give one"),
         (["sweep", "nowhere.yaml"], "nowhere.yaml does not exist; a sweep file is YAML"),
         (["index", "nowhere", "."], "nowhere does not exist"),
         (["search", "nowhere", "a shoe"], "nowhere does not exist"),

@@ -126,9 +126,13 @@ def analyze(
         result = {"captions": str(captions), "count": write_captions(path, captions, split or "train")}
     else:
         out = out or Path("runs/analysis") / Path(os.path.realpath(path)).stem
+        if sum(value is not None for value in (label, entries, min_count)) > 1:
+            raise RecipeError("--label, --entries and --min-count each say what a concept is; give one of them")
         made: dict[str, Any] = {"label": label, "of": of, "num_concepts": num_concepts, "encoder": encoder}
-        if entries is not None or min_count is not None:
-            made |= {"source": "words", "file": entries} | ({} if min_count is None else {"min_count": min_count})
+        if entries is not None:
+            made |= {"source": "words", "file": entries}
+        elif min_count is not None:
+            made |= {"source": "words", "min_count": min_count}
         result = analyze_path(path, out, split=split, columns=columns, seed=seed, **made)
     if as_json:
         print_json(result)
@@ -293,7 +297,9 @@ def prepare(
     data: Annotated[str | None, typer.Argument(help="With cut: the data, as for --data of train.")] = None,
     root: Annotated[Path | None, typer.Option(help="A public data set's folder.")] = None,
     label: Annotated[str | None, typer.Option(help="With cut: the label of the media that gets a long tail.")] = None,
-    imbalance: Annotated[float | None, typer.Option(min=1, help="With cut: largest class by smallest.")] = None,
+    imbalance: Annotated[
+        float | None, typer.Option(min=1, max=1e6, help="With cut: largest by smallest class.")
+    ] = None,
     classes: Annotated[int | None, typer.Option(min=2, help="With cut: keep the largest (default: all).")] = None,
     total: Annotated[int | None, typer.Option(min=2, help=_HELP_TOTAL)] = None,
     out: Annotated[Path | None, typer.Option(help="With cut: a new folder.")] = None,

@@ -62,7 +62,7 @@ def test_a_cut_that_cannot_be_is_refused(options: tuple, message: str) -> None:
 
 def test_a_label_with_several_values_is_refused() -> None:
     several = Medium("both", Path("both.png"), ("x",), {"class": ["a", "b"]})
-    with pytest.raises(DataError, match="medium 'both' has several values of 'class'; a cut needs a label with one"):
+    with pytest.raises(DataError, match="medium 'both' has 2 values of class, 'a', 'b'; a cut needs a label with one"):
         cut([*media(), several], "class", 2)
 
 

@@ -78,7 +78,7 @@ def test_train_may_lack_the_label() -> None:
     ("values", "says"),
     [
         ((None, None), "classify, test: the data has no label 'fruit'"),
-        (("fig", ["fig", "plum"]), "medium 'test1' has 2 values of fruit, 'fig', 'plum'; classification needs a label"),
+        (("fig", ["fig", "plum"]), "medium 'test1' has 2 values of fruit, 'fig', 'plum'; classification"),
         (("fig", " _"), "medium 'test1' has the fruit ' _', which no prompt can say"),
         (("star_fruit", "star fruit"), "fruit has the values 'star fruit' and 'star_fruit', which a prompt says alike"),
     ],

@@ -98,8 +98,8 @@ def test_words_in_a_file_of_entries_and_in_the_captions_are_concepts(tmp_path: P
         (None, {"file": "entries.txt"}, r"cannot read .*entries\.txt: No such file"),
         (b" \n", {"file": "entries.txt"}, r"concepts\.file: .*entries\.txt is empty; it needs one word"),
         (b"shoe\n\xff\n", {"file": "entries.txt"}, r"entries\.txt, line 2: byte 1 is not UTF-8"),
-        (b"boat\n", {"file": "entries.txt"}, r"concepts\.file: none of the 5 captions contains any of the 1 entries"),
-        (None, {"min_count": 9}, r"concepts\.min_count: none of the 5 captions .* words that 9 captions contain"),
+        (b"boat\n", {"file": "entries.txt"}, r"concepts\.file: no caption contains an entry"),
+        (None, {"min_count": 9}, r"concepts\.min_count: no word, except stop words, is in 9 of the 5 captions"),
     ],
 )
 def test_unusable_entries_are_refused(

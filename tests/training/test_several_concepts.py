@@ -68,7 +68,7 @@ def test_a_run_is_evaluated_by_every_value(run: Path) -> None:
         value: sum(value in parts for parts in own) for value in {value for parts in own for value in parts}
     }
     assert "R@5 by parts" in " ".join(map(str, (table.title for table in comparison_tables(read_results([run])))))
-    with pytest.raises(DataError, match=r"classify: medium '7' has 2 values of parts, .*--label takes those"):
+    with pytest.raises(DataError, match=r"medium '7' has 2 values of parts, .*classification, unlike --label, needs"):
         evaluate(run, classify_by="parts")
 
 

@@ -6,12 +6,13 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from mmts.apps.prepare import manifest_row
 from mmts.console import console
 from mmts.data.read import CAPTIONS_NAME, read_dataset
-from mmts.data.records import Medium
+from mmts.data.records import Medium, one_value
 from mmts.errors import DataError, nearest
 from mmts.files import atomic_folder
 
@@ -30,12 +31,13 @@ def write_cut(
     """
     dataset = read_dataset(data)
     media = cut(dataset.split("train").media, label, imbalance, num_classes, total)
-    classes = {_class_of(medium, label) for medium in media}
+    class_of = partial(one_value, label=label, needed_by="a cut")
+    classes = {class_of(medium) for medium in media}
     labeled = {each.split for each in dataset.media if label in each.labels}
     for split in (name for name in dataset.split_names if name not in labeled):
         console.print(f"note: nothing in {split} has the label {label!r}, so all of it is kept")
     for each in dataset.media:
-        if each.split != "train" and (each.split not in labeled or _class_of(each, label) in classes):
+        if each.split != "train" and (each.split not in labeled or class_of(each) in classes):
             media.append(each)
     with atomic_folder(out) as folder:
         for path in dict.fromkeys(medium.path for medium in media):
@@ -46,7 +48,7 @@ def write_cut(
             shutil.copytree(path, target) if path.is_dir() else shutil.copyfile(path, target)
         lines = [json.dumps(manifest_row(medium, dataset.root), ensure_ascii=False) for medium in media]
         (folder / CAPTIONS_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    sizes = sorted(Counter(_class_of(medium, label) for medium in media if medium.split == "train").values())
+    sizes = sorted(Counter(class_of(medium) for medium in media if medium.split == "train").values())
     splits = ", ".join(f"{split} {size:,}" for split, size in Counter(medium.split for medium in media).items())
     console.print(f"{out}: {splits}; {len(sizes)} classes, from {sizes[-1]:,} training media down to {sizes[0]:,}")
 
@@ -55,7 +57,7 @@ def cut(
     train: Sequence[Medium], label: str, imbalance: float, num_classes: int | None = None, total: int | None = None
 ) -> list[Medium]:
     """Return the training media to keep, in their order; raises DataError if there are too few."""
-    names = [_class_of(medium, label) for medium in train]
+    names = [one_value(medium, label, "a cut") for medium in train]
     available = Counter(name for name in names if name is not None)
     if not available:
         known = {name for medium in train for name in medium.labels}
@@ -102,13 +104,6 @@ def largest_total(available: Sequence[int], imbalance: float) -> int:
     while any(size > there for size, there in zip(class_sizes(K, imbalance, total), available, strict=True)):
         total -= 1
     return total
-
-
-def _class_of(medium: Medium, label: str) -> str | None:
-    value = medium.labels.get(label)
-    if isinstance(value, list):
-        raise DataError(f"medium {medium.id!r} has several values of {label!r}; a cut needs a label with one")
-    return value
 
 
 def _shares(num_classes: int, imbalance: float) -> list[float]:

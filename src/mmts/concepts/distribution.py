@@ -105,8 +105,9 @@ class ConceptDistribution:
             known = list(dict.fromkeys(" ".join(tokens(entry)) for entry in entries))
         rows = matched_entries(captions, known)
         if captions and not any(rows):
-            what = f"{len(known)} entries" if entries is not None else f"words that {min_count} captions contain"
-            raise InputError(f"none of the {len(captions)} captions contains any of the {what}")
+            if entries is not None:
+                raise InputError("no caption contains an entry")
+            raise InputError(f"no word, except stop words, is in {min_count} of the {len(captions)} captions")
         made = cls._from_keys("words", rows, of)
         made.provenance["captions_hash"] = content_hash(*captions)
         return made

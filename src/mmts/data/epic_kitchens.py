@@ -168,9 +168,8 @@ def _graded(clips: Mapping[str, _Row], file: Path, is_whole: bool = True) -> tup
         owned_by = place.get(row["narration_id"])
         if owned_by is None:
             gone[where] = row["narration_id"]
-            owned_by = (
-                first.get(_classes(row, "noun_classes")) if {"verb_class", "noun_classes"} <= row.keys() else None
-            )
+            if {"verb_class", "noun_classes"} <= row.keys():
+                owned_by = first.get(_classes(row, "noun_classes"))
         if owned_by is not None:
             owner.append(owned_by)
             texts.append(clean_text(row["narration"]))
@@ -179,14 +178,12 @@ def _graded(clips: Mapping[str, _Row], file: Path, is_whole: bool = True) -> tup
         raise DataError(f"{where}: the clip {quoted(clip)} is not among the {len(clips):,} clips")
     verbs = _indicators((row["verb_class"] for row in clips.values()), _VERBS)
     nouns = _indicators((row["all_noun_classes"] for row in clips.values()), _NOUNS)
-    note = (
-        ""
-        if not gone
-        else (
+    note = ""
+    if gone:
+        note = (
             f"the clips are a part: those of {len(gone):,} of {len(rows):,} sentences are missing; "
             f"{len(rows) - len(owner):,} sentences are left out, and the others stand for clips with the same classes"
         )
-    )
     return Graded(tuple(texts), torch.tensor(owner, dtype=torch.int64), (verbs, nouns)), note
 
 

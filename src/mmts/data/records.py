@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mmts.data.graded import Graded, numbered
-from mmts.errors import DataError, InputError, nearest, quoted
+from mmts.errors import DataError, InputError, listed, nearest, quoted
 
 SPLITS = ("train", "val", "test")
 _SAME_SPLIT = {
@@ -80,6 +80,17 @@ class Medium:
         if self.start is None and self.end is None:
             return str(self.path)
         return f"{self.path}, from {self.start or 0:g}{'' if self.end is None else f' to {self.end:g}'} s"
+
+
+def one_value(medium: Medium, label: str, needed_by: str) -> str | None:
+    """Return the value of a label, None for a medium without one; raise DataError for a medium with several."""
+    values = values_of(medium.labels.get(label))
+    if len(values) > 1:
+        raise DataError(
+            f"medium {medium.id!r} has {len(values)} values of {label}, {listed(values)}; "
+            f"{needed_by} needs a label with one value per medium"
+        )
+    return str(values[0]) if values else None
 
 
 @dataclass(frozen=True)

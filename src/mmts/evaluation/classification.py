@@ -3,14 +3,15 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmts.data.records import Medium, Split, values_of
-from mmts.errors import DataError, RecipeError, listed, quoted
+from mmts.data.records import Split, one_value
+from mmts.errors import DataError, RecipeError, quoted
 from mmts.files import why_missing
 from mmts.losses.normalize import unit
 from mmts.metrics import bootstrap_interval, mean_per_class, per_class_bootstrap_interval, top_classes
@@ -148,13 +149,14 @@ def find_classes(label: str, templates: Sequence[str], train: Split | None, spli
     """
     media_label(split, label, f"classify, {split.name}")
     train_media = () if train is None else train.media
-    values = [_class_of(medium, label) for medium in split.media]
-    in_training = Counter(name for medium in train_media if (name := _class_of(medium, label)) is not None)
+    class_of = partial(one_value, label=label, needed_by="classification, unlike --label,")
+    values = [class_of(medium) for medium in split.media]
+    in_training = Counter(name for medium in train_media if (name := class_of(medium)) is not None)
     names = sorted({*in_training, *(value for value in values if value is not None)})
     said: dict[str, str] = {}
     for name in names:
         if not spoken(name):
-            medium = next(medium for medium in (*split.media, *train_media) if _class_of(medium, label) == name)
+            medium = next(medium for medium in (*split.media, *train_media) if class_of(medium) == name)
             raise DataError(f"classify: medium {medium.id!r} has the {label} {name!r}, which no prompt can say")
         if (other := said.setdefault(spoken(name), name)) != name:
             raise DataError(
@@ -164,17 +166,6 @@ def find_classes(label: str, templates: Sequence[str], train: Split | None, spli
     number = {name: at for at, name in enumerate(names)}
     target = torch.tensor([-1 if value is None else number[value] for value in values])
     return Classes(label, tuple(templates), names, [in_training[name] for name in names], target)
-
-
-def _class_of(medium: Medium, label: str) -> str | None:
-    """Return the one value of a label, None for a medium without one; raise DataError for a medium with several."""
-    values = values_of(medium.labels.get(label))
-    if len(values) > 1:
-        raise DataError(
-            f"classify: medium {medium.id!r} has {len(values)} values of {label}, {listed(values)}; classification "
-            "needs a label with one value per medium, and --label takes those with several"
-        )
-    return str(values[0]) if values else None
 
 
 def prompt_inputs(model: TwoTower, classes: Classes) -> Rows | Sequence[str]:

@@ -49,8 +49,13 @@ def test_every_layout_gives_the_clusters_of_the_rows(layout: str, layouts: dict[
     assert colors == ({"cluster"} if layout == "npy" else {*COLORS})
 
 
-def test_parts_give_the_concepts_of_one_process(layouts: dict[str, Path], tmp_path: Path) -> None:
+def test_parts_give_the_concepts_of_one_process(
+    layouts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cluster(layouts["parquet"], 5, tmp_path / "one.npz")
+    assert cluster(layouts["parquet"], 5, tmp_path / "parts.npz", part="3/3") is None
+    monkeypatch.setattr(clustering, "sampled_centroids", lambda *_, **__: pytest.fail("all take those of the first"))
+    monkeypatch.setenv("MMTS_CACHE", str(tmp_path / "of another machine"))
     for number in (3, 1):
         assert cluster(layouts["parquet"], 5, tmp_path / "parts.npz", part=f"{number}/3") is None
         assert not (tmp_path / "parts.npz").exists()

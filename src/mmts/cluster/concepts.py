@@ -35,7 +35,7 @@ def cluster(
     encoder: the model that made the embeddings, which evaluation needs to find the concepts of other captions.
 
     Return the concepts, or None if other processes have yet to assign theirs. A repeated command resumes. Raises
-    DataError or InputError for embeddings that cannot be clustered, and RunError for parts of another job.
+    DataError or InputError for embeddings that cannot be clustered.
     """
     number, count = parse_part(part)
     check_file_path(out)
@@ -46,27 +46,37 @@ def cluster(
     if encoder is not None and (width := open_encoder(encoder)(["width"]).shape[1]) != W:
         raise InputError(f"--encoder {encoder} makes rows of {width} numbers, and those at {path} have {W}")
     console.print(f"{path}: {counted(N, 'row')} of {W} numbers")
-    centroids = sampled_centroids(stored.rows, num_concepts, seed=seed)
-    folder = out.with_name(f"{out.name}.parts")
-    job = content_hash(stored.rows.identity, np.asarray(centroids).tobytes(), str(count))
+    folder, lock = out.with_name(f"{out.name}.parts"), out.with_name(f"{out.name}.lock")
+    job = content_hash(stored.rows.identity, f"{num_concepts} {seed} {count}")
     files = [folder / f"{job}-{at + 1}-of-{count}.npy" for at in range(count)]
+    shared = folder / f"{job}-centroids.npy"
+    if not shared.exists():
+        centroids = sampled_centroids(stored.rows, num_concepts, seed=seed)
+        with locked(lock, wait=True):  # another machine's may differ by rounding: all take those of the first
+            if not shared.exists():
+                _save(shared, centroids)
+    centroids = np.load(shared, allow_pickle=False)
     rows = range(N * (number - 1) // count, N * number // count)
     labels = assign_rows(stored.rows, centroids, rows) if rows else np.empty(0, np.int32)
-    with locked(folder.with_suffix(".lock"), wait=True):  # only one process comes last
-        with atomic_write(files[number - 1]) as file:
-            np.save(file, labels)
+    with locked(lock, wait=True):  # only one process comes last
+        _save(files[number - 1], labels)
         if missing := sum(not file.exists() for file in files):
             console.print(f"part {number} of {count} is done; {counted(missing, 'part')} to come")
             return None
         labels = np.concatenate([np.load(file, allow_pickle=False) for file in files])
-        concepts = _named(stored, labels, np.asarray(centroids), encoder, {"num_concepts": num_concepts, "seed": seed})
+        concepts = _named(stored, labels, centroids, encoder, {"num_concepts": num_concepts, "seed": seed})
         concepts.save(out)
-        for file_of_part in files:
-            file_of_part.unlink()
+        for file in (*files, shared):
+            file.unlink()
         with suppress(OSError):  # another job's parts may be there, too
             folder.rmdir()
     console.print(f"concepts: {concepts.num_concepts} of {counted(len(labels), 'sample')}, in {out}")
     return concepts
+
+
+def _save(path: Path, array: Any) -> None:
+    with atomic_write(path) as file:
+        np.save(file, array)
 
 
 def _named(
@@ -85,5 +95,5 @@ def _named(
     if why:
         console.print(f"note: {why}, so concepts have numbers for names")
     if encoder is None:
-        console.print("note: without --encoder, a run with these concepts cannot find those of other captions")
+        console.print("note: a run can use these concepts only if --encoder names the model that made the embeddings")
     return ConceptDistribution.from_clusters(labels, centroids, captions=captions, encoder=encoder, **about)

@@ -87,7 +87,9 @@ def open_stored(path: Path, column: str = "embedding") -> Stored:
         raise DataError(f"{path} {why}; it must hold embeddings of texts (docs/scaling.md)")
     if files[0].suffix == ".npy":
         return Stored(open_rows(path))
-    return Stored(_joined([_as_array(file, column) for file in files]), tuple(files))
+    arrays = [_as_array(file, column) for file in files]
+    name = content_hash(*(array.stem for array in arrays))  # not of the copies, which every machine makes for itself
+    return Stored(StoredRows(_joined(arrays).values, name), tuple(files))
 
 
 def _joined(files: Sequence[Path]) -> StoredRows:

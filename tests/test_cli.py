@@ -129,7 +129,7 @@ def test_the_flags_are_those_that_are_documented() -> None:
         "report": {"--out", "--names", "--trust-code", "--quiet"},
         "recipes": {"--policies", "--json"},
         "prepare": {"--root", "--label", "--imbalance", "--classes", "--total", "--out", "--quiet"},
-        "sweep": {"--data", "--out", "--set", "--jobs", "--quiet"},
+        "sweep": {"--data", "--out", "--set", "--jobs", "--part", "--collect", "--quiet"},
         "doctor": {"--json"},
         "index": {"--out", "--checkpoint", "--trust-code", "--quiet"},
         "search": {"--image", "--json", "--html", "--serve", "--port", "--checkpoint", "--index", "--trust-code"},

@@ -321,12 +321,14 @@ def sweep(
     out: Annotated[Path | None, typer.Option(help="Folder for all runs (default: runs/FILE).")] = None,
     settings: Settings = None,
     jobs: Annotated[int | None, typer.Option(min=1, help=_HELP_JOBS)] = None,
+    part: Annotated[str | None, typer.Option(metavar="I/N", help="Make the I-th of N shares of the runs.")] = None,
+    collect: Annotated[bool, typer.Option("--collect", help="Only write the leaderboard of finished runs.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Tune variants on val with equal trials; evaluate on test."""
     from mmts.sweep import run_sweep
 
-    run_sweep(file, data, out or Path("runs") / file.stem, jobs, settings or [])
+    run_sweep(file, data, out or Path("runs") / file.stem, jobs, settings or [], part=part, collect=collect)
 
 
 @app.command()

@@ -105,6 +105,18 @@ def test_the_flags_are_those_that_are_documented() -> None:
             "--quiet",
             "--trust-code",
         },
+        "curate": {
+            "--out",
+            "--cap",
+            "--power",
+            "--dedup",
+            "--embeddings",
+            "--label",
+            "--num-concepts",
+            "--columns",
+            "--seed",
+            "--quiet",
+        },
         "concepts": {"--num-concepts", "--out", "--part", "--column", "--encoder", "--seed", "--quiet"},
         "train": {"--data", "--columns", "--out", "--set", "--resume", "--tiny", "--quiet", "--json"},
         "evaluate": {

@@ -61,10 +61,9 @@ def test_pictures_of_what_tuning_changed(tmp_path: Path) -> None:
 
 
 def test_columns_of_two_divisions_side_by_side() -> None:
-    page = (
-        "## Mean\n\nBy concept:\n\n| variant | all | tail |\n|---|---|---|\n| a | 1 | 2 |\n| b | 3 | 4, **+2.0** |\n\n"
-    )
-    page += "By kind:\n\n| variant | all | tail | average by kind |\n|---|---|---|---|\n| b | 3 | 5 | 6 |\n| a | 1 | 7 | 8 |\n"
+    by_concept = "| variant | all | tail |\n|---|---|---|\n| a | 1 | 2 |\n| b | 3 | 4, **+2.0** |\n"
+    by_kind = "| variant | tail | average by kind |\n|---|---|---|\n| b | 5 | 6 |\n| a | 7 | 8 |\n"
+    page = f"## Mean\n\nBy concept:\n\n{by_concept}\n\nBy kind:\n\n{by_kind}\n\n## Other\n"
     tables = read_tables(page)
     assert side_by_side(tables, ["concept:all", "concept:tail", "kind:tail", "kind:average by kind"]) == [
         "| variant | all | tail by concept | tail by kind | average by kind |",

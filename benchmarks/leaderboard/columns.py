@@ -2,7 +2,7 @@
 
     python -m benchmarks.leaderboard.columns runs/NAME/leaderboard.md concept:all concept:tail 'rarest word:tail'
 
-Each DIVISION:COLUMN is a column of the table "By DIVISION" in leaderboard.md. Prints Markdown, in the order of that page.
+Each DIVISION:COLUMN is a column of the table "By DIVISION" of that page. Prints Markdown, in the page's order.
 """
 
 import re

@@ -5,7 +5,6 @@ metadata/metadata_00000.parquet.
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmts.cluster.parts import parse_part, part_rows, parts_of
+from mmts.cluster.parts import parse_part
 from mmts.console import console, progress_bar
 from mmts.data.media.checks import content_name
 from mmts.data.media.reading import tell_warnings
@@ -52,7 +51,8 @@ class EmbeddingsFolder:
 
     def rows(self, part: int) -> range:
         """Return the rows of a part."""
-        return part_rows(part, self.num_rows, self.rows_per_part)
+        first = part * self.rows_per_part
+        return range(first, min(first + self.rows_per_part, self.num_rows))
 
     def array_file(self, part: int) -> Path:
         """Return the file of a part's embeddings."""
@@ -169,11 +169,11 @@ def embed(
     job = _Job(encoder, split, side)
     width = encoder.text(["width"]).shape[1]
     folder = _begin(job, out, width, rows_per_part, {"model": model, "data": str(resolved(data)), "split": split_name})
-    mine = parts_of(folder.num_parts, number, count)
+    mine = range(folder.num_parts)[number - 1 :: count]  # every count-th, so that all processes end together
     kinds = "captions" if side == "text" else f"{encoder.kind}s"
-    console.print(
-        f"embedding {counted(folder.num_rows, kinds[:-1])} by {model}: {_share_in_words(folder, mine, count)}"
-    )
+    share = "" if count == 1 else f"{len(mine)} of "
+    parts = f"{share}{counted(folder.num_parts, 'part')}"
+    console.print(f"embedding {counted(folder.num_rows, kinds[:-1])} by {model}: {parts}")
     missing, unreadable = [part for part in mine if not _is_whole(folder, part)], 0
     total, left = (sum(len(folder.rows(part)) for part in parts) for parts in (mine, missing))
     with progress_bar(f"embedding {kinds}", total, kinds, total - left) as bar:
@@ -190,11 +190,6 @@ def embed(
         f"embeddings: {out}; {counted(len(missing), 'part')} computed, {len(mine) - len(missing)} already there"
     )
     return folder
-
-
-def _share_in_words(folder: EmbeddingsFolder, mine: Sequence[int], count: int) -> str:
-    parts = counted(folder.num_parts, "part")
-    return parts if count == 1 else f"{len(mine)} of {parts}"
 
 
 def _is_whole(folder: EmbeddingsFolder, part: int) -> bool:

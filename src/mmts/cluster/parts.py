@@ -1,7 +1,6 @@
 """Which parts of a long job a process computes: `--part I/N`, without any coordination but files."""
 
 import re
-from collections.abc import Sequence
 
 from mmts.errors import InputError
 
@@ -21,21 +20,3 @@ def parse_part(text: str | None) -> tuple[int, int]:
     if not 1 <= number <= count:
         raise InputError(f"--part {text}: it must be I/N, the I-th of N processes, with I from 1 to N, such as 1/8")
     return number, count
-
-
-def parts_of(num_parts: int, number: int, count: int) -> Sequence[int]:
-    """Return the parts that the `number`-th of `count` processes computes: every count-th, so that all end together.
-
-    >>> list(parts_of(7, 2, 3))
-    [1, 4]
-    """
-    return range(num_parts)[number - 1 :: count]
-
-
-def part_rows(part: int, num_rows: int, rows_per_part: int) -> range:
-    """Return the rows of a part.
-
-    >>> part_rows(1, 5, 3)
-    range(3, 5)
-    """
-    return range(part * rows_per_part, min((part + 1) * rows_per_part, num_rows))

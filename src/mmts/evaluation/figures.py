@@ -52,11 +52,6 @@ class MediaLabel:
         rarest = Counter(min(known, key=lambda value: counts[value]) for known in each)
         return cls(values, counts, dict(rarest.most_common()))
 
-    @property
-    def num_unlabeled(self) -> int:
-        """The number of media without a value."""
-        return sum(not values_of(label) for label in self.values)
-
     def groups(self) -> Tensor:
         """Return (M,) int64: 0, 1, 2 = head, mid, tail by the training samples of the medium's value; -1 without one.
 
@@ -94,7 +89,7 @@ def figures_by_label(sides: Sequence[Side], owner: Tensor, label: MediaLabel) ->
         classes[value] = {"num_training": label.training.get(value, 0), **(figures or {})}
     return {
         "num_classes": len(label.training),
-        "num_unlabeled": label.num_unlabeled,
+        "num_unlabeled": values.count([]),
         "groups": figures_by_group(sides, (groups[owner], groups)),
         "classes": classes,
     }

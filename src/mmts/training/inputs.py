@@ -19,7 +19,8 @@ from mmts.models import TwoTower, embed_media, embed_text, is_frozen, media_feat
 from mmts.models.features import Rows
 from mmts.recipe.recipe import Recipe
 from mmts.recipe.sections import Data
-from mmts.training.sampling import build_sampling, concepts_to_sample, sampling_in_words
+from mmts.training.concepts import label_concepts
+from mmts.training.sampling import build_sampling, sampling_in_words
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def build_plan(recipe: Recipe, split: Split, concepts: ConceptDistribution) -> E
     order = (lambda epoch: stream_order(sizes, seed, epoch, data.shuffle_buffer)) if sizes else None
     sampling = None
     if data.sampling is not None:
-        concepts = concepts_to_sample(data.sampling, split, concepts)
+        if data.sampling.by != "concept":
+            concepts = label_concepts(split, data.sampling.by, "data.sampling.by")
         sampling = build_sampling(data.sampling, recipe.train, concepts)
     plan = EpochPlan(
         split.owner, split.num_media, recipe.train.batch_size, seed, order=order, pool=pool, sampling=sampling

@@ -16,9 +16,9 @@ from mmts.training.concepts import label_concepts
 
 
 def check_sampling(section: sections.Sampling, length: Train, train: Split) -> None:
-    """Raise DataError for a training medium without the label, and RecipeError for what the data are too small for.
+    """Raise DataError for a training medium without the label, and RecipeError for a super-batch larger than the data.
 
-    That is a super-batch, or an epoch that begins within the progress.
+    RecipeError, too, if no epoch begins within the progress.
     """
     if section.by != "concept":
         label_concepts(train, section.by, "data.sampling.by")
@@ -29,11 +29,6 @@ def check_sampling(section: sections.Sampling, length: Train, train: Split) -> N
         except InputError as error:
             raise RecipeError(f"data.sampling.cabs: {error}") from None
     sampled_epochs(section, length, plan.batches_per_epoch)
-
-
-def concepts_to_sample(section: sections.Sampling, train: Split, concepts: ConceptDistribution) -> ConceptDistribution:
-    """Return the concepts by which pairs are drawn: those of the run, or the values of a label."""
-    return concepts if section.by == "concept" else label_concepts(train, section.by, "data.sampling.by")
 
 
 def build_sampling(section: sections.Sampling, length: Train, concepts: ConceptDistribution) -> Sampling:

@@ -138,10 +138,9 @@ def density_shift(
     elif scale == "rank":
         fraction = rank.double() / (len(distinct) - 1)
     else:
-        n = density.double()
-        if scale == "log":
-            n = n.log()
-        elif exponent is not None:  # relative to the density with the largest power, which can then not overflow
-            n = (n / (n.max() if exponent > 0 else n.min())) ** exponent * math.copysign(1, exponent)
+        n = density.double() if scale == "linear" else density.double().log()
+        if exponent is not None:  # relative to the density with the largest power, which can then not overflow
+            relative = n - (n.max() if exponent > 0 else n.min())
+            n = (exponent * relative).expm1() * math.copysign(1, exponent)
         fraction = (n - n.min()) / (n.max() - n.min())
     return (low + (high - low) * fraction).float()

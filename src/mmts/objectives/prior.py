@@ -18,8 +18,8 @@ class Prior(nn.Module):
 
         z_ij = s_ij / tau_ij - strength ln pi_c(j)
 
-    by: `concept`, or a label of the media; the concept's share pi_c is of the training samples as the data have them,
-        whatever `data.sampling` draws.
+    by: `concept`, or a label of the media (of a list, the rarest value); the concept's share pi_c is of the training
+        samples as the data have them, whatever `data.sampling` draws.
     strength: 1 is the log-Q correction of a sampled softmax, which leaves cosines that favor frequent concepts; -1 is
         the training loss of Menon et al., which leaves cosines that favor rare ones.
     candidates: which candidates are adjusted, `text` (media to texts), `media` (texts to media) or both.
@@ -68,10 +68,9 @@ class Prior(nn.Module):
     ) -> "Prior":
         """Return the prior of a run's training samples."""
         concepts = run.concepts_by(by)
-        return cls((concepts.counts.double() / len(concepts)).float(), strength, candidates, of)
+        return cls((concepts.counts.double() / concepts.sizes.sum()).float(), strength, candidates, of)
 
     def forward(self, index: Tensor) -> Tensor:
         """Return the bias of each sample as a candidate, (2, B): of its text, then of its medium."""
         bias = rows_of(self.bias, index)
-        adjusted = [self.candidates in (side, "both") for side in ("text", "media")]
-        return torch.stack([bias if is_adjusted else torch.zeros_like(bias) for is_adjusted in adjusted])
+        return torch.stack([bias * (self.candidates in (side, "both")) for side in ("text", "media")])

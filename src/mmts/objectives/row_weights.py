@@ -16,7 +16,7 @@ class RowWeights(nn.Module):
 
         w_i = v_c(i) over its mean over the training samples,   v_c = (1 - beta) / (1 - beta^n_c)
 
-    by: `concept`, or a label of the media.
+    by: `concept`, or a label of the media (of a list, the rarest value).
     beta: 0 weighs all samples alike; towards 1 they are weighed by 1 / n_c.
     start: progress from which on the weights count; before, all are 1.
 

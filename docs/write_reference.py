@@ -293,7 +293,8 @@ def rules_page() -> str:
             [[f"`{name}`", *rule_row(components.POLICY, name)] for name in components.POLICIES],
         ),
         "## Beside them",
-        "A prior and weights go with the InfoNCE losses, a prior with `sogclr` too, and sampling with everything.",
+        "A prior and weights go with `info_nce`, `decoupled_info_nce`, `multi_positive_info_nce` and `cyclip`, a prior "
+        "with `sogclr` too, and sampling with everything.",
         table(
             ["key", "what it is", "papers", "needs"],
             [

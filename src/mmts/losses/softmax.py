@@ -57,7 +57,7 @@ def softmax_loss(
     if bias is not None:
         bias = checked_per_sample("candidate_bias", bias, x, y, ((B,), (2, B))).expand(2, B)
     if weights is not None:
-        weights = checked_per_sample("weights", weights, x, y, ((B,),), zero_or_more=True)[queries]
+        weights = checked_per_sample("weights", weights, x, y, ((B,),), zero_allowed=True)[queries]
     kernels = margin is None and bias is None and not (label_smoothing and positives is not None)
     form = choose_form(name, fused, x, y, tau, {"a (B, B) temperature": tau.ndim >= 2}, kernels, queries)
     with torch.autocast(x.device.type, enabled=False):

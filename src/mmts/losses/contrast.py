@@ -80,8 +80,7 @@ def contrast(
     )
     taus = torch.stack([tau.expand(B) for tau in per_sample])
     positives = checked_positives(positives, x)
-    bias = candidate_bias
-    if bias is not None:
+    if (bias := candidate_bias) is not None:
         bias = checked_per_sample("candidate_bias", bias, x, y, ((B,), (2, B))).expand(2, B)
     number = (B - 1 - number_of_extra(positives, x))[:, queries]  # (2, b)
     form = choose_form("contrast", fused, x, y, taus, {}, kernels=False, queries=queries)

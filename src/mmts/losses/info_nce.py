@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from mmts.losses.queries import Anchor, Direction, with_pull
-from mmts.losses.softmax import Adjustments, softmax_loss
+from mmts.losses.softmax import softmax_loss
 
 
 @with_pull
@@ -63,8 +63,8 @@ def info_nce(
     Traceback (most recent call last):
     mmts.errors.InputError: temperature[1] is nan; it must be finite and positive
     """
-    adjustments = Adjustments(margin, candidate_bias, bias_positives, weights)
-    options = positives, anchor, label_smoothing, scale_by_temperature, queries, fused, adjustments
+    adjustments = margin, candidate_bias, bias_positives, weights
+    options = positives, anchor, label_smoothing, scale_by_temperature, queries, fused, *adjustments
     return softmax_loss("info_nce", cross_entropy, x, y, temperature, *options)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from mmts.errors import InputError, check_rows
+from mmts.errors import InputError, check_one_of, check_rows
 from mmts.policies.base import rows_of
 
 Candidates = Literal["both", "text", "media"]
@@ -48,9 +48,8 @@ class Prior(nn.Module):
         super().__init__()
         if not math.isfinite(strength):
             raise InputError(f"Prior: strength is {strength}; it must be finite")
-        for name, value, known in (("candidates", candidates, Candidates), ("of", of, Of)):
-            if value not in get_args(known):
-                raise InputError(f"Prior: {name} is {value!r}; it must be one of {', '.join(get_args(known))}")
+        check_one_of("Prior: candidates", candidates, get_args(Candidates))
+        check_one_of("Prior: of", of, get_args(Of))
         self.candidates, self.of = candidates, of
         if share.ndim != 1 or not share.is_floating_point():
             raise InputError(f"Prior: share is {tuple(share.shape)} {share.dtype}; it must be (N,), floating point")

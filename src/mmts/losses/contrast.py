@@ -12,11 +12,11 @@ from mmts.losses.fused.tiles import choose_form, number_of_extra
 from mmts.losses.queries import checked_queries, directions
 
 Extend = Callable[[Tensor], Tensor]
-"""Makes log sums over a batch's negatives, (2, b), -inf for an empty sum, those over all negatives."""
+"""Turns log sums over a batch's negatives, (2, b), -inf for an empty sum, into those over all negatives."""
 
 
 class Contrast(NamedTuple):
-    """The loss, (), with gradient, and what has none: (2, b), x to y and y to x; 0 without a negative."""
+    """The loss, (), with gradient. The rest has none: (2, b), x to y and y to x; 0 for a query without a negative."""
 
     loss: Tensor
     log_mean: Tensor  # log(S_i / n_i + added_i)

@@ -35,7 +35,7 @@ class Prior(nn.Module):
             [0.2877, 1.3863]])
     """
 
-    words = "by {by}, of strength {strength:g} ({candidates}, {of})"
+    words = "by {by}, of strength {strength:g} (candidates {candidates}, of {of})"
     bias: Tensor
 
     def __init__(

@@ -64,7 +64,8 @@ CONTENTS = {
     },
     "leaderboard": {
         "Every figure": [
-            f"leaderboard/{page}" for page in ("rules", "catalogue", "parts", "lengths", "from-scratch", "openmoji")
+            f"leaderboard/{page}"
+            for page in ("temperatures", "rules", "catalogue", "parts", "lengths", "from-scratch", "openmoji")
         ]
         + [f"leaderboard/imbalance-{imbalance}" for imbalance in (1, 10, 100)]
     },

@@ -321,12 +321,14 @@ def sweep(
     out: Annotated[Path | None, typer.Option(help="Folder for all runs (default: runs/FILE).")] = None,
     settings: Settings = None,
     jobs: Annotated[int | None, typer.Option(min=1, help=_HELP_JOBS)] = None,
+    part: Annotated[str | None, typer.Option(metavar="I/N", help="Make the I-th of N shares of the runs.")] = None,
+    collect: Annotated[bool, typer.Option("--collect", help="Only write the leaderboard of finished runs.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Tune variants on val with equal trials; evaluate on test."""
     from mmts.sweep import run_sweep
 
-    run_sweep(file, data, out or Path("runs") / file.stem, jobs, settings or [])
+    run_sweep(file, data, out or Path("runs") / file.stem, jobs, settings or [], part=part, collect=collect)
 
 
 @app.command()
@@ -384,6 +386,34 @@ def concepts(
     from mmts.cluster.concepts import cluster
 
     cluster(path, num_concepts, out, part=part, column=column, encoder=encoder, seed=seed)
+
+
+@app.command()
+def curate(
+    path: Annotated[Path, typer.Argument(metavar="DATA", help=_HELP_DATA)],
+    out: Annotated[Path, typer.Option(help="File of the ids to keep: .npy for DataComp's uids, else text.")],
+    cap: Annotated[int | None, typer.Option(min=1, help="Keep at most this many media per concept.")] = None,
+    power: Annotated[float | None, typer.Option(min=0, max=1, help="Keep n^POWER media of a concept of n.")] = None,
+    dedup: Annotated[float | None, typer.Option(help="Leave out media this near to another, as a cosine.")] = None,
+    embeddings: Annotated[Path | None, typer.Option(help="Folder of mmts embed --side media, for --dedup.")] = None,
+    label: Annotated[str | None, typer.Option(help="Use this label as the concept instead of clusters.")] = None,
+    num_concepts: Annotated[str, typer.Option(help="Number of clusters, or auto.")] = "auto",
+    columns: Columns = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the clusters and of the choice.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Choose which training media to keep."""
+    from mmts.cluster.curate import curate as choose
+    from mmts.recipe.recipe import parse_columns
+    from mmts.recipe.section import validated
+    from mmts.recipe.sections import Concepts
+
+    source = "captions" if label is None else "label"
+    clusters = {"source": source, "label": label, "num_concepts": num_concepts, "seed": seed}
+    choose(
+        path, out, cap=cap, power=power, dedup=dedup, embeddings=embeddings, seed=seed,
+        concepts=validated(Concepts, clusters, "concepts"), columns=parse_columns(columns),
+    )  # fmt: skip
 
 
 @app.command()

@@ -36,7 +36,10 @@ JOIN = "{kind: join, boundaries: [0.5], schedules: [{kind: constant, value: x}, 
         ),
         (["objective.temperature={rul: fixed}"], "objective.temperature: unknown key 'rul'; did you mean 'rule'?"),
         (["objective={los: temo, tau_min: 0.1}"], "objective: unknown key 'los'; did you mean 'loss'?"),
-        (["objective={loss: [1]}"], "objective.loss is [1]; known: cyclip, decoupled_info_nce, dual_temperature, fastclip"),
+        (
+            ["objective={loss: [1]}"],
+            "objective.loss is [1]; known: cyclip, decoupled_info_nce, dual_temp",
+        ),
         (["objective=max_margin"], "objective is 'max_margin'; it must be a section {loss: ...}"),
         (
             ["objective.temperature=fixed"],

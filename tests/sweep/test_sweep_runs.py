@@ -150,6 +150,20 @@ def test_a_stopped_sweep_continues_to_the_same_end(
 
 
 @pytest.mark.slow
+def test_parts_make_the_same_table_as_one(finished: Path, shapes: Path, tmp_path: Path) -> None:
+    sweep, out = write_sweep(tmp_path), tmp_path / "out"
+    page = out / "leaderboard.md"
+    assert run_sweep(sweep, shapes, out, 1, part="2/2") is None  # two of the four trials
+    with pytest.raises(RunError, match=r"--collect: 2 runs not finished: .*seed-"):
+        run_sweep(sweep, shapes, out, 1, collect=True)
+    assert run_sweep(sweep, shapes, out, 1, part="1/2") is None  # the others, and two of the four runs on test
+    assert run_sweep(sweep, shapes, out, 1, part="2/2") == page
+    assert (out / "leaderboard.csv").read_bytes() == (finished / "leaderboard.csv").read_bytes()
+    assert len(list((out / "trials").rglob("metrics.json"))) == 4
+    page.unlink()
+    assert run_sweep(sweep, shapes, out, 1, collect=True) == page
+
+
 def test_two_processes_make_the_same_table_as_one(finished: Path, shapes: Path, tmp_path: Path) -> None:
     run_sweep(write_sweep(tmp_path), shapes, tmp_path / "out", 2)
     assert (tmp_path / "out" / "leaderboard.csv").read_text() == (finished / "leaderboard.csv").read_text()

@@ -105,8 +105,8 @@ class Recipe(Section):
     def with_whole_paths(self) -> "Recipe":
         """Return the same recipe with absolute paths, so that it names the same files from any folder."""
         data, model, concepts, evaluation = self.data, self.model, self.concepts, self.evaluation
-        if data.val is not None:
-            data = data.model_copy(update={"val": data.val.expanduser().absolute()})
+        files = {name: file.expanduser().absolute() for name, file in (("val", data.val), ("keep", data.keep)) if file}
+        data = data.model_copy(update=files)
         if model.pretrained is not None:
             model = model.model_copy(update={"pretrained": model.pretrained.expanduser().absolute()})
         if model.start is not None:

@@ -129,6 +129,9 @@ class Data(Section):
     """Graded relevance that a drawn caption must exceed."""
     max_unreadable: float = Field(0.01, ge=0, le=1)
     """Share of media that may be unreadable before the run is refused; each is named in `unreadable.txt`."""
+    keep: Path | None = None
+    """The training media to use, others are left out: a file of ids, one per line, or DataComp's .npy of uids, such as
+    `mmts curate` writes."""
     max_media: int | None = Field(None, ge=2)
     """Use at most this many media of each split, evenly spread."""
     shuffle_buffer: int = Field(20_000, ge=1)

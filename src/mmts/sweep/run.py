@@ -18,9 +18,10 @@ from typing import Literal
 
 import torch
 
+from mmts.cluster.parts import parse_part
 from mmts.console import console, errors, progress_bar, quiet
 from mmts.data.records import SPLITS
-from mmts.errors import DataError, Diverged, InputError, Interrupted, MmtsError, RecipeError, RunError, counted
+from mmts.errors import DataError, Diverged, InputError, Interrupted, MmtsError, RecipeError, RunError, counted, few
 from mmts.evaluation.measures import needs_graded
 from mmts.files import atomic_write, locked, read_json
 from mmts.recipe.components import outside_names
@@ -42,9 +43,21 @@ _STOPPED = "stopped; run the same command again to continue"
 
 
 def run_sweep(
-    path: Path, data: Path | None, out: Path, processes: int | None = None, settings: Sequence[str] = ()
-) -> Path:
+    path: Path,
+    data: Path | None,
+    out: Path,
+    processes: int | None = None,
+    settings: Sequence[str] = (),
+    *,
+    part: str | None = None,
+    collect: bool = False,
+) -> Path | None:
     """Make every unfinished run of the sweep file at `path` under `out`; return the path of leaderboard.md.
+
+    part: `I/N`, the I-th of N processes, on any machines that see `out`: it makes a share of the trials, and once all
+        trials are there a share of the runs on test; whoever finishes the last one writes the leaderboard, and the
+        others return None.
+    collect: make no run, and only write the leaderboard of finished ones.
 
     Runs in out/trials/VARIANT/NUMBER/seed-S are evaluated on val and never look at test; those in
     out/runs/VARIANT/seed-S are evaluated on test. A variant none of whose trials could be trained is left out, and
@@ -62,10 +75,17 @@ def run_sweep(
         raise RecipeError(f"{sweep.source}: choose {choose} needs data.relevance graded; use R@1")
     divisions = find_divisions(dataset, sweep.file)
     own_code = {name for recipe in recipes for name in outside_names(recipe.objective, recipe.model.tower_names)}
+    number, count = parse_part(part)
+    share = slice(0, 0) if collect else slice(number - 1, None, count)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = processes or cores
-    with locked(out / ".lock"), trusting_code(own_code.__contains__):
-        tuned = _make_runs(sweep, trials, "val", out, processes) if sweep.file.trials > 1 else trials
+    lock = out / (".lock" if count == 1 else f".lock-{number}-of-{count}")
+    with locked(lock), trusting_code(own_code.__contains__):
+        tuned: list[Trial] | None = trials
+        if sweep.file.trials > 1:
+            tuned = _make_runs(sweep, trials, "val", out, processes, share)
+        if tuned is None:
+            return None
         by_variant = [[trial for trial in tuned if trial.variant == name] for name in sweep.file.variants]
         best = [max(tried, key=lambda trial: trial.on_val(choose)) for tried in by_variant]
         lost = [f"variant {trial.variant}: no trial could be trained: {trial.failed}" for trial in best if trial.failed]
@@ -74,10 +94,13 @@ def run_sweep(
         chosen = [trial for trial in best if not trial.failed]
         for trial in chosen if sweep.file.trials > 1 else ():
             console.print(f"{trial.variant}: chose {trial}, with {choose} {trial.on_val(choose):.1f} on val")
-        chosen = _make_runs(sweep, chosen, "test", out, processes)
-        standings = Standings.read(chosen, dataset, divisions)
+        made = _make_runs(sweep, chosen, "test", out, processes, share)
+        if made is None:
+            return None
+        standings = Standings.read(made, dataset, divisions)
         console.print(standings_table(standings))
-        written = write_leaderboard(out, sweep, dataset, divisions, tuned, chosen, standings)
+        with locked(out / ".leaderboard.lock", wait=True):  # two parts may finish at the same time
+            written = write_leaderboard(out, sweep, dataset, divisions, tuned, made, standings)
     console.print(f"leaderboard: {', '.join(map(str, written))}")
     if lost:
         raise RunError("; ".join(lost))
@@ -85,9 +108,13 @@ def run_sweep(
 
 
 def _make_runs(
-    sweep: Sweep, trials: Sequence[Trial], split: Literal["val", "test"], out: Path, processes: int
-) -> list[Trial]:
-    """Make the unfinished runs of trials, one per seed; raise RunError if a run on test could not be trained."""
+    sweep: Sweep, trials: Sequence[Trial], split: Literal["val", "test"], out: Path, processes: int, share: slice
+) -> list[Trial] | None:
+    """Make the unfinished runs of trials, one per seed, that are in a share of all of them.
+
+    Return the trials with their runs, or None if runs outside the share are not finished, or still to come. Raises
+    RunError if a run on test could not be trained, or if the share is empty and a run is not finished.
+    """
     if split == "val":
         title, seeds = "tuning on val", sweep.file.seeds.tune
         folders = [out / "trials" / trial.variant / str(trial.number) for trial in trials]
@@ -100,11 +127,12 @@ def _make_runs(
             recipe = sweep.recipe(trial.variant, trial.setting, seed)
             recipe = recipe.with_data(resolved(sweep.file.data or recipe.data.path)).with_whole_paths()
             recipes[folder / f"seed-{seed}"] = recipe
-    left = {run: recipe for run, recipe in recipes.items() if not _is_finished(run, recipe)}
-    count = len(recipes) - len(left)
+    unfinished = {run: recipe for run, recipe in recipes.items() if not _is_finished(run, recipe)}
+    count = len(recipes) - len(unfinished)
+    left = {run: unfinished[run] for run in list(recipes)[share] if run in unfinished}
     console.print(f"{title}: {counted(len(recipes), 'run')}, {count} already finished")
     with (
-        progress_bar(title, len(recipes), "runs", count, _RATE_WINDOW) as bar,
+        progress_bar(title, count + len(left), "runs", count, _RATE_WINDOW) as bar,
         closing(_train_all(left, "val" if split == "val" else None, min(processes, len(left)))) as outcomes,
     ):
         for number, (run, failed) in enumerate(outcomes, count + 1):
@@ -117,7 +145,15 @@ def _make_runs(
             bar.describe("/".join(name.parts[1:]))
             if not errors.is_terminal:
                 outcome = failed or f"{split} {recall_in_words(read_json(RunDirectory(run).metrics_file))}"
-                console.print(f"{number}/{len(recipes)} {name}: {outcome}")
+                console.print(f"{number}/{count + len(left)} {name}: {outcome}")
+    if elsewhere := [run for run in unfinished if run not in left and not _is_finished(run, recipes[run])]:
+        runs_left = counted(len(elsewhere), "run")
+        if share == slice(0, 0):
+            raise RunError(f"--collect: {runs_left} not finished: {few([str(run) for run in elsewhere])}")
+        console.print(
+            f"{title}: {runs_left} of other parts not finished; then run the same command again for every part"
+        )
+        return None
     for run in recipes if split == "test" else ():
         if (reason := run / FAILED).exists():
             raise RunError(f"{run}: {reason.read_text(encoding='utf-8')}; remove the folder to try again")

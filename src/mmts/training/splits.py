@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from mmts.console import console
+from mmts.data.keys import read_keys
 from mmts.data.media.checks import drop_unreadable, shared_in_words, unreadable_media
 from mmts.data.media.reading import tell_warnings
 from mmts.data.read import read_dataset
@@ -91,7 +92,10 @@ def take_splits(dataset: Dataset, recipe: Recipe, evaluate_on: str | None = None
         console.print(f"note: not used: {', '.join(unused)}; data.splits says which splits are train, val and test")
     own_val = ["val"] if recipe.data.val is None and "val" in dataset.split_names else []
     names = dict.fromkeys(("train", *own_val, at_the_end))
-    splits: dict[str, Split] = {name: limited(dataset.split(name), recipe.data.max_media) for name in names}
+    splits = {name: dataset.split(name) for name in names}
+    if recipe.data.keep is not None:
+        splits["train"] = _kept(splits["train"], recipe.data.keep)
+    splits = {name: limited(split, recipe.data.max_media) for name, split in splits.items()}
     train = splits["train"]
     if train.num_media < 2:
         raise DataError(f"{dataset.root}: training needs at least 2 media to tell apart; train has {train.num_media}")
@@ -111,6 +115,16 @@ def take_splits(dataset: Dataset, recipe: Recipe, evaluate_on: str | None = None
     for split in result.evaluated():
         split.judged(recipe.data.relevance)
     return result
+
+
+def _kept(train: Split, file: Path) -> Split:
+    """Return the training media whose ids are in a file. Raises DataError if there are none."""
+    ids = {*once(lambda: read_keys(file))}
+    places = [at for at, medium in enumerate(train.media) if medium.id not in ids]
+    if len(places) == train.num_media:
+        raise DataError(f"data.keep: no id in {file} is that of a training medium, such as {train.media[0].id!r}")
+    console.print(f"data.keep: {train.num_media - len(places):,} of {train.num_media:,} training media")
+    return train.without(places)
 
 
 def _other_val(settings: Data) -> Split:

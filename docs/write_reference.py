@@ -327,7 +327,7 @@ def papers(numbers: Iterable[str]) -> str:
 def tiles_from(name: str) -> str:
     """Return from how many pairs an objective computes tiles, by what its loss says when it chooses a form."""
     objective, index = components.build(section(components.OBJECTIVE, name), facts()), torch.arange(4)
-    if objective.uses_relevance:
+    if objective.uses_relevance or name == "cyclip":  # whose terms need the matrix
         return ""
     with ExitStack() as stack:
         chosen = [

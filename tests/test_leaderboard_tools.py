@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.leaderboard.columns import read_tables, side_by_side
 from benchmarks.leaderboard.curves import draw, read_board, table
 from benchmarks.leaderboard.tuned import draw_change, draw_curves, of_part
 from mmts.errors import DataError
@@ -57,3 +58,18 @@ def test_pictures_of_what_tuning_changed(tmp_path: Path) -> None:
     points = [{"share": share, **scores(20.0 + share, 1.0)} for share in (0.0, 1.0)]
     draw_curves(tmp_path / "curve.png", {"photos": [{"data": {"val": {"points": points}, "b": {"points": points}}}]})
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("tuned.png", "curve.png"))
+
+
+def test_columns_of_two_divisions_side_by_side() -> None:
+    by_concept = "| variant | all | tail |\n|---|---|---|\n| a | 1 | 2 |\n| b | 3 | 4, **+2.0** |\n"
+    by_kind = "| variant | tail | average by kind |\n|---|---|---|\n| b | 5 | 6 |\n| a | 7 | 8 |\n"
+    page = f"## Mean\n\nBy concept:\n\n{by_concept}\n\nBy kind:\n\n{by_kind}\n\n## Other\n"
+    tables = read_tables(page)
+    assert side_by_side(tables, ["concept:all", "concept:tail", "kind:tail", "kind:average by kind"]) == [
+        "| variant | all | tail by concept | tail by kind | average by kind |",
+        "|---|---|---|---|---|",
+        "| a | 1 | 2 | 7 | 8 |",
+        "| b | 3 | 4, **+2.0** | 5 | 6 |",
+    ]
+    with pytest.raises(DataError, match="no column 'tial'; did you mean 'tail'"):
+        side_by_side(tables, ["kind:tial"])

@@ -293,7 +293,8 @@ def rules_page() -> str:
             [[f"`{name}`", *rule_row(components.POLICY, name)] for name in components.POLICIES],
         ),
         "## Beside them",
-        "A prior and weights go with the InfoNCE losses, a prior with `sogclr` too, and sampling with everything.",
+        "A prior and weights go with `info_nce`, `decoupled_info_nce`, `multi_positive_info_nce` and `cyclip`, a prior "
+        "with `sogclr` too, and sampling with everything.",
         table(
             ["key", "what it is", "papers", "needs"],
             [
@@ -326,7 +327,7 @@ def papers(numbers: Iterable[str]) -> str:
 def tiles_from(name: str) -> str:
     """Return from how many pairs an objective computes tiles, by what its loss says when it chooses a form."""
     objective, index = components.build(section(components.OBJECTIVE, name), facts()), torch.arange(4)
-    if objective.uses_relevance:
+    if objective.uses_relevance or name == "cyclip":  # whose terms need the matrix
         return ""
     with ExitStack() as stack:
         chosen = [

@@ -54,6 +54,12 @@ class Interrupted(MmtsError):
         self.signal_number = signal_number
 
 
+def check_one_of(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raise InputError, naming the argument, unless its value is one of the choices."""
+    if value not in (known := list(choices)):
+        raise InputError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
+
+
 def shortened(text: str, most: int = _QUOTED) -> str:
     """Cut a text for a message."""
     return text if len(text) <= most else text[: most - 3] + "..."

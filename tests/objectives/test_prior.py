@@ -121,9 +121,14 @@ def test_a_run_trains_with_a_prior_by_a_label_and_keeps_it(tmp_path: Path) -> No
     assert (bias > 0).all()
 
 
-def test_an_unknown_label_is_an_error_before_features_are_computed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mmts.training.run.prepare_inputs", lambda *_: pytest.fail("features were computed"))
+def test_shares_by_the_sizes_of_several_concepts_or_of_larger_data_are_shares_of_the_sum_of_sizes() -> None:
+    several = ConceptDistribution.from_labels([["cup", "red"], ["cup"], ["red"]])
+    for concepts, share in ((several, 0.5), (ConceptDistribution.from_counts([9, 1, 9]), 0.9)):
+        run = RunFacts(concepts, 3, 3, 4, neighbour_counts=torch.ones)
+        assert Prior.from_recipe(run).bias[0].item() == pytest.approx(-math.log(share))
+
+
+def test_an_unknown_label_is_an_error_before_media_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmts.training.run.readable_splits", lambda *_: pytest.fail("media were read"))
     with pytest.raises(RecipeError, match="the data has no label 'shap'; did you mean 'shape'"):
         train(shapes(tmp_path, "{by: shap}"), tmp_path / "run")

@@ -7,7 +7,7 @@ import torch
 from mmts.concepts import ConceptDistribution
 from mmts.errors import InputError, RecipeError
 from mmts.objectives import InfoNCE, MaxMargin, RowWeights
-from mmts.policies import LDAM, DySTreSS, Fixed, Learned, Shifted
+from mmts.policies import LDAM, Fixed, Learned, Shifted
 from mmts.recipe.components import RunFacts, build
 from mmts.recipe.recipe import parse_recipe
 from mmts.schedules import Cosine
@@ -104,7 +104,10 @@ def test_recipes_have_them_and_take_concepts_or_a_label() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"margin": {"rule": "dystress"}}, "objective: margin is DySTreSS, with one value per pair; it must have one"),
+        ({"margin": {"rule": "dystress"}}, r"objective: a batch of two pairs fails: margin is \(2, 2\), one per pair"),
+        ({"temperature": {"rule": "temo"}, "scale_by_temperature": True}, "per pair; scale_by_temperature needs one"),
+        ({"loss": "sogclr", "temperature": {"rule": "temo"}}, "one per pair; an objective with memory needs one"),
+        ({"loss": "rince", "q": 1, "temperature": 0.01}, "q is 1 and a temperature is 0.01"),
         ({"margin": {"rule": "ldma"}}, "objective.margin.rule is 'ldma'; did you mean 'ldam'"),
         ({"margin": -0.1}, "objective.margin is -0.1; it must be greater than 0"),
         ({"weights": {"beta": 1}}, "objective.weights.beta is 1; it must be less than 1"),
@@ -130,5 +133,3 @@ def test_wrong_numbers_are_errors() -> None:
         RowWeights(COUNTS, beta=1.0)
     with pytest.raises(InputError, match="high is 0"):
         LDAM(COUNTS, high=0.0)
-    with pytest.raises(InputError, match="margin is DySTreSS"):
-        InfoNCE(Fixed(0.1), margin=DySTreSS())

@@ -181,8 +181,8 @@ def test_what_an_objective_adds_in_words() -> None:
     }
     assert rule_in_words(parse_recipe({"objective": objective, "train": {"epochs": 1}})) == (
         "temperature 0.1 throughout, margin of 0.5 for the smallest concepts, falling with the fourth root of a "
-        "concept's size, prior by concept, of strength 1 (both, negatives), weights by kind (beta 0.9999) from "
-        "progress 0.8"
+        "concept's size, prior by concept, of strength 1 (candidates both, of negatives), weights by kind "
+        "(beta 0.9999) from progress 0.8"
     )
 
 

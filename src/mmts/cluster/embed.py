@@ -20,7 +20,7 @@ from mmts.console import console, progress_bar
 from mmts.data.media.checks import content_name
 from mmts.data.media.reading import tell_warnings
 from mmts.data.records import Split
-from mmts.errors import DataError, InputError, RunError, counted, few
+from mmts.errors import DataError, RunError, check_one_of, counted, few
 from mmts.files import atomic_write, content_hash, locked, read_json, write_json
 from mmts.recipe.sections import Columns, Data
 from mmts.training.encoder import Encoder, open_encoder
@@ -160,8 +160,7 @@ def embed(
 
     Raises RunError if the folder holds embeddings of other data or by another model.
     """
-    if side not in FOLDERS:
-        raise InputError(f"--side is {side!r}; it must be one of {', '.join(FOLDERS)}")
+    check_one_of("--side", side, FOLDERS)
     number, count = parse_part(part)
     dataset = open_data(Data() if columns is None else Data(columns=columns), data)
     split = dataset.whole() if split_name is None else dataset.split(split_name)

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmts.concepts.encoders import EncoderName, checked_captions, encode_distinct, open_encoder
 from mmts.concepts.kmeans import Rows, is_whole, unit_rows
 from mmts.console import Bar, progress_bar
-from mmts.errors import InputError, check_rows
+from mmts.errors import InputError, check_one_of, check_rows
 
 Scale = Literal["linear", "log", "rank", "power"]
 SCALES: tuple[Scale, ...] = ("linear", "log", "rank", "power")
@@ -123,8 +123,7 @@ def density_shift(
     """
     if not (math.isfinite(low) and math.isfinite(high)):
         raise InputError(f"low and high must be finite numbers, not {low} and {high}")
-    if scale not in SCALES:
-        raise InputError(f"scale is {scale!r}; it must be one of {', '.join(SCALES)}")
+    check_one_of("scale", scale, SCALES)
     if (exponent is None) == (scale == "power") or not (exponent is None or (exponent and math.isfinite(exponent))):
         wanted = "a finite number that is not 0" if scale == "power" else "left out"
         raise InputError(f"exponent is {exponent} and scale is {scale!r}, with which it must be {wanted}")
@@ -138,10 +137,9 @@ def density_shift(
     elif scale == "rank":
         fraction = rank.double() / (len(distinct) - 1)
     else:
-        n = density.double()
-        if scale == "log":
-            n = n.log()
-        elif exponent is not None:  # relative to the density with the largest power, which can then not overflow
-            n = (n / (n.max() if exponent > 0 else n.min())) ** exponent * math.copysign(1, exponent)
+        n = density.double() if scale == "linear" else density.double().log()
+        if exponent is not None:  # relative to the density with the largest power, which can then not overflow
+            relative = n - (n.max() if exponent > 0 else n.min())
+            n = (exponent * relative).expm1() * math.copysign(1, exponent)
         fraction = (n - n.min()) / (n.max() - n.min())
     return (low + (high - low) * fraction).float()

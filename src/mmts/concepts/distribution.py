@@ -20,7 +20,7 @@ from mmts.concepts.members import OF, Members, Of, size_groups
 from mmts.concepts.names import distinctive_words
 from mmts.concepts.words import frequent_words, matched_entries, tokens
 from mmts.console import errors
-from mmts.errors import InputError, check_rows
+from mmts.errors import InputError, check_one_of, check_rows
 from mmts.files import content_hash
 
 TAIL = 2
@@ -134,8 +134,7 @@ class ConceptDistribution:
     def _from_keys(cls, kind: str, values: Sequence[Any], of: Of = "rarest") -> "ConceptDistribution":
         if not values:
             raise InputError(f"{kind} are empty: a distribution needs at least one sample")
-        if of not in OF:
-            raise InputError(f"of is {of!r}; it must be one of {', '.join(OF)}")
+        check_one_of("of", of, OF)
         keys = list(dict.fromkeys(key for value in values for key in _keys_in(value)))
         several, names = None, ["no concept" if key == NO_CONCEPT else str(key) for key in keys]
         if any(isinstance(value, list) for value in values):

@@ -63,7 +63,7 @@ def checked_per_sample(
     y: Tensor,
     shapes: tuple[tuple[int, ...], ...],
     *,
-    zero_or_more: bool = False,
+    zero_allowed: bool = False,
 ) -> Tensor:
     """Return a value of one of these shapes, without gradient, on x's device in the loss's dtype.
 
@@ -72,8 +72,8 @@ def checked_per_sample(
     value = value.detach()
     if value.shape not in shapes:
         raise InputError(f"{name} is {tuple(value.shape)}; it must be {' or '.join(map(str, shapes))}")
-    right = torch.isfinite(value) & (value >= 0) if zero_or_more else torch.isfinite(value)
-    wanted = "finite and not negative" if zero_or_more else "finite"
+    right = torch.isfinite(value) & (value >= 0) if zero_allowed else torch.isfinite(value)
+    wanted = "finite and not negative" if zero_allowed else "finite"
     _raise_first(f"{name}[{{}}] is {{value}}; it must be {wanted}", right, value)
     return value.to(x.device, compute_dtype(x, y))
 

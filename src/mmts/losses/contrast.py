@@ -12,11 +12,11 @@ from mmts.losses.fused.tiles import choose_form, number_of_extra
 from mmts.losses.queries import checked_queries, directions
 
 Extend = Callable[[Tensor], Tensor]
-"""Makes log sums over a batch's negatives, (2, b), -inf for an empty sum, those over all negatives."""
+"""Turns log sums over a batch's negatives, (2, b), -inf for an empty sum, into those over all negatives."""
 
 
 class Contrast(NamedTuple):
-    """The loss, (), with gradient, and what has none: (2, b), x to y and y to x; 0 without a negative."""
+    """The loss, (), with gradient. The rest has none: (2, b), x to y and y to x; 0 for a query without a negative."""
 
     loss: Tensor
     log_mean: Tensor  # log(S_i / n_i + added_i)
@@ -80,8 +80,7 @@ def contrast(
     )
     taus = torch.stack([tau.expand(B) for tau in per_sample])
     positives = checked_positives(positives, x)
-    bias = candidate_bias
-    if bias is not None:
+    if (bias := candidate_bias) is not None:
         bias = checked_per_sample("candidate_bias", bias, x, y, ((B,), (2, B))).expand(2, B)
     number = (B - 1 - number_of_extra(positives, x))[:, queries]  # (2, b)
     form = choose_form("contrast", fused, x, y, taus, {}, kernels=False, queries=queries)

@@ -27,11 +27,9 @@ def cyclic_consistency(
     [0.25, 0.25]
     """
     queries = checked_queries(queries, len(x))
-    of_in, of_cross = (
+    for name, weight in (("in_modal", in_modal), ("cross_modal", cross_modal)):
         checked_value(name, weight, x, y, zero_allowed=True)
-        for name, weight in (("in_modal", in_modal), ("cross_modal", cross_modal))
-    )
     with torch.autocast(x.device.type, enabled=False):
         xy, yx = cosine_rows(x, y, queries)
         xx, yy = cosine_similarity(x[queries], x), cosine_similarity(y[queries], y)
-        return (of_in * (xx - yy).square().sum() + of_cross * (xy - yx).square().sum()) / len(x)
+        return (in_modal * (xx - yy).square().sum() + cross_modal * (xy - yx).square().sum()) / len(x)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from mmts.losses.queries import Anchor, Direction, with_pull
-from mmts.losses.softmax import Adjustments, softmax_loss
+from mmts.losses.softmax import softmax_loss
 
 
 @with_pull
@@ -35,8 +35,8 @@ def decoupled_info_nce(
     >>> decoupled_info_nce(torch.eye(2), torch.eye(2), 0.5)
     tensor(-2.)
     """
-    adjustments = Adjustments(margin, candidate_bias, bias_positives, weights)
-    options = positives, anchor, label_smoothing, scale_by_temperature, queries, fused, adjustments
+    adjustments = margin, candidate_bias, bias_positives, weights
+    options = positives, anchor, label_smoothing, scale_by_temperature, queries, fused, *adjustments
     return softmax_loss("decoupled_info_nce", decoupled_entropy, x, y, temperature, *options)
 
 

@@ -30,7 +30,7 @@ def hard_negative_info_nce(
 
     n is the number of negatives. The rest is as in `info_nce`; a row without a negative has loss 0.
 
-    beta: the larger, the more the nearest negatives count; at 0 (and alpha 1) this is `info_nce`. Finite, at least 0.
+    beta: with a larger one the nearest negatives count more; 0 (with alpha 1) is `info_nce`. Finite, at least 0.
     alpha: weight of the positive pair in the denominator, in [0, 1]; 0 decouples it.
     tau_plus: share of the negatives that are probably positives, in [0, 1); N_i becomes
         max((N_i - tau_plus n e^z_ii) / (1 - tau_plus), n e^(-1/tau_i)).

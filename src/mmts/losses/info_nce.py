@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from mmts.losses.queries import Anchor, Direction, with_pull
-from mmts.losses.softmax import Adjustments, softmax_loss
+from mmts.losses.softmax import softmax_loss
 
 
 @with_pull
@@ -48,8 +48,8 @@ def info_nce(
     queries: compute the part of these b queries only; the parts of a whole batch add up to its loss. Values per pair
         may then also be the queries' rows, (2, b, B).
     fused: True: in tiles, without a (B, B) matrix in memory; not for a (B, B) temperature, second derivatives,
-        torch.func or forward mode. False: the plain version. None: the faster one. On a GPU there is no
-        Triton kernel for a margin or a candidate_bias: they are computed by the tiles of torch.
+        torch.func or forward mode. False: the plain version. None: the faster one. The Triton kernels have no margin
+        and no candidate_bias.
 
     InputError names the argument and the row.
     Source: van den Oord et al., arXiv 1807.03748; symmetric: CLIP, arXiv 2103.00020, figure 3; a temperature per
@@ -63,8 +63,8 @@ def info_nce(
     Traceback (most recent call last):
     mmts.errors.InputError: temperature[1] is nan; it must be finite and positive
     """
-    adjustments = Adjustments(margin, candidate_bias, bias_positives, weights)
-    options = positives, anchor, label_smoothing, scale_by_temperature, queries, fused, adjustments
+    adjustments = margin, candidate_bias, bias_positives, weights
+    options = positives, anchor, label_smoothing, scale_by_temperature, queries, fused, *adjustments
     return softmax_loss("info_nce", cross_entropy, x, y, temperature, *options)
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmts.errors import InputError
+from mmts.errors import check_one_of
 from mmts.losses.checks import checked_positives, checked_relevance, checked_value
 from mmts.losses.fused.max_margin import max_margin_in_tiles
 from mmts.losses.fused.tiles import choose_form, number_of_extra
@@ -50,8 +50,7 @@ def max_margin(
     >>> round(max_margin(x, x, 0.2).item(), 4), round(max_margin(x, x.flip(0), 0.2).item(), 4)
     (0.0, 1.2)
     """
-    if negatives not in NEGATIVES:
-        raise InputError(f"negatives is {negatives!r}; it must be one of {', '.join(NEGATIVES)}")
+    check_one_of("negatives", negatives, NEGATIVES)
     queries = checked_queries(queries, len(x))
     margin = checked_value("margin", margin, x, y, zero_allowed=True, queries=queries)
     positives = checked_positives(positives, x)

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from mmts.losses.info_nce import cross_entropy
 from mmts.losses.queries import Anchor, Direction, with_pull
-from mmts.losses.softmax import Adjustments, softmax_loss
+from mmts.losses.softmax import softmax_loss
 
 
 @with_pull
@@ -35,11 +35,11 @@ def multi_positive_info_nce(
     0.8133
     """
     options = positives, anchor, label_smoothing, scale_by_temperature, queries
-    adjustments = Adjustments(margin, candidate_bias, bias_positives, weights)
+    adjustments = margin, candidate_bias, bias_positives, weights
     if positives is None:
-        return softmax_loss("info_nce", cross_entropy, x, y, temperature, *options, None, adjustments)
+        return softmax_loss("info_nce", cross_entropy, x, y, temperature, *options, None, *adjustments)
     return softmax_loss(
-        "multi_positive_info_nce", _multi_positive_entropy, x, y, temperature, *options, False, adjustments
+        "multi_positive_info_nce", _multi_positive_entropy, x, y, temperature, *options, False, *adjustments
     )
 
 

@@ -32,7 +32,7 @@ def rince(
 
     The rest is as in `info_nce`. The positive pair pulls in a row without a negative too, so a batch of one has a loss.
 
-    q: in (0, 1]; towards 0 the gradient is that of `info_nce`, and the larger, the less a hard positive pair pulls.
+    q: in (0, 1]; near 0 the gradient is that of `info_nce`; with a larger q, hard positive pairs pull less.
         q divided by the smallest temperature is at most 64.
     lam: weight of the sum, in (0, 1].
 

@@ -1,12 +1,11 @@
 """What the InfoNCE losses share: the checks, the choice between plain rows and tiles, and the mean over the queries."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmts.errors import InputError
+from mmts.errors import InputError, check_one_of
 from mmts.losses.checks import checked_per_sample, checked_positives, checked_value
 from mmts.losses.fused.info_nce import rows_in_tiles
 from mmts.losses.fused.tiles import choose_form
@@ -14,18 +13,6 @@ from mmts.losses.queries import ANCHORS, Anchor, Direction, checked_queries, dir
 
 RowLoss = Callable[[Tensor, Direction, float], tuple[Tensor, Tensor]]
 """Logits (b, B), their direction, label smoothing -> each query's loss, and minus its slope in z_ii, detached, (b,)."""
-
-
-class Adjustments(NamedTuple):
-    """The arguments of `info_nce` with these names, which change logits or the weights of rows."""
-
-    margin: Tensor | float | None = None
-    candidate_bias: Tensor | None = None
-    bias_positives: bool = True
-    weights: Tensor | None = None
-
-
-NONE = Adjustments()
 
 
 def softmax_loss(
@@ -40,7 +27,10 @@ def softmax_loss(
     scale_by_temperature: bool,
     queries: slice | None,
     fused: bool | None,
-    adjustments: Adjustments = NONE,
+    margin: Tensor | float | None = None,
+    candidate_bias: Tensor | None = None,
+    bias_positives: bool = True,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return 1/2B of the sum of `row_loss` over the queries of both directions, and the pulls -dL/ds_ii, (b,).
 
@@ -51,13 +41,12 @@ def softmax_loss(
     per_sample_for = "scale_by_temperature" if scale_by_temperature else None
     tau = checked_value("temperature", temperature, x, y, per_sample_for=per_sample_for, queries=queries)
     positives = checked_positives(positives, x)
-    margin, bias, bias_positives, weights = adjustments
     if margin is not None:
         margin = checked_value("margin", margin, x, y, zero_allowed=True, per_sample_for=name).expand(B)
-    if bias is not None:
+    if (bias := candidate_bias) is not None:
         bias = checked_per_sample("candidate_bias", bias, x, y, ((B,), (2, B))).expand(2, B)
     if weights is not None:
-        weights = checked_per_sample("weights", weights, x, y, ((B,),), zero_or_more=True)[queries]
+        weights = checked_per_sample("weights", weights, x, y, ((B,),), zero_allowed=True)[queries]
     kernels = margin is None and bias is None and not (label_smoothing and positives is not None)
     form = choose_form(name, fused, x, y, tau, {"a (B, B) temperature": tau.ndim >= 2}, kernels, queries)
     with torch.autocast(x.device.type, enabled=False):
@@ -94,7 +83,6 @@ def _logits(d: Direction, margin: Tensor | None, bias: Tensor | None, bias_posit
 
 def check_options(anchor: str = "row", label_smoothing: float = 0.0) -> None:
     """Raise InputError, naming which, unless the anchor is one of ANCHORS and label smoothing lies in [0, 1]."""
-    if anchor not in ANCHORS:
-        raise InputError(f"anchor is {anchor!r}; it must be one of {', '.join(ANCHORS)}")
+    check_one_of("anchor", anchor, ANCHORS)
     if not 0.0 <= label_smoothing <= 1.0:
         raise InputError(f"label_smoothing is {label_smoothing}; it must lie in [0, 1]")

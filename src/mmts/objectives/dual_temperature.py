@@ -15,7 +15,6 @@ class DualTemperature(InfoNCE):
     temperature: the policy, published as Fixed(0.1).
     ratio: the second temperature over the first; 1 is InfoNCE.
 
-    Logs the first temperature, and as "weight" (B,) the pull on each positive pair, whose size the second one sets.
     Source: Zhang et al., arXiv 2203.17248.
 
     >>> import torch

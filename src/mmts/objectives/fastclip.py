@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from mmts.errors import InputError
+from mmts.errors import check_one_of
 from mmts.objectives.base import ObjectiveOutput, Pairs
 from mmts.objectives.memory import ObjectiveWithMemory
 from mmts.options import NotNegative, Positive
@@ -59,9 +59,7 @@ class FastCLIP(ObjectiveWithMemory):
         tau_gradient: TauGradient = "half",
     ) -> None:
         super().__init__(num_media, num_captions, gamma, eps)
-        if tau_gradient not in get_args(TauGradient):
-            choices = ", ".join(get_args(TauGradient))
-            raise InputError(f"FastCLIP: tau_gradient is {tau_gradient!r}; it must be one of {choices}")
+        check_one_of("FastCLIP: tau_gradient", tau_gradient, get_args(TauGradient))
         check_positive("FastCLIP", rho=rho, learning_rate=learning_rate)
         self.rho, self.learning_rate, self.tau_gradient = rho, learning_rate, tau_gradient
         self.temperature = Learned(start, low, high)

@@ -10,7 +10,7 @@ from mmts.policies import Policy
 
 
 class HardNegativeInfoNCE(InfoNCE):
-    """HN-NCE and HCL: InfoNCE in which a negative counts the more, the nearer it is (docs/method.md, 4.25).
+    """HN-NCE and HCL: InfoNCE in which nearer negatives count more (docs/method.md, 4.25).
 
     beta: how much more near negatives count; 0 is InfoNCE. Published: .5 in CoVR's code, 1 in HCL's.
     alpha: weight of the positive pair in the denominator (HN-NCE); 0 decouples it.

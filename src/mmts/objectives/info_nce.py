@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
-from mmts.errors import InputError
 from mmts.losses import decoupled_info_nce, info_nce, multi_positive_info_nce, reweighted_info_nce
 from mmts.losses.queries import Anchor
 from mmts.losses.softmax import check_options
@@ -29,7 +28,7 @@ class InfoNCE(Objective):
     margin: a policy whose values are subtracted from the cosines of positive pairs (4.22), one per sample.
 
     Logs "temperature" and "margin", the policies' values, and "weight" (B,), the pull on each positive pair over the
-    batch's mean. InputError for a margin that is a rule on pairs.
+    batch's mean.
 
     >>> import torch
     >>> from mmts.policies import Fixed
@@ -54,8 +53,6 @@ class InfoNCE(Objective):
     ) -> None:
         super().__init__()
         check_options(anchor, label_smoothing)
-        if margin is not None and margin.uses_similarity and margin.similarity_of == "queries":
-            raise InputError(f"margin is {type(margin).__name__}, with one value per pair; it must have one per sample")
         self.temperature, self.prior, self.weights, self.margin = temperature, prior, weights, margin
         self.options: dict[str, Any] = {
             "anchor": anchor,

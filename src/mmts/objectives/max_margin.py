@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
-from mmts.errors import InputError
+from mmts.errors import check_one_of
 from mmts.losses import max_margin
 from mmts.losses.max_margin import NEGATIVES, Negatives
 from mmts.objectives.base import Objective, ObjectiveOutput, Pairs, policy_values
@@ -46,8 +46,7 @@ class MaxMargin(Objective):
         relevance_scaled: bool = False,
     ) -> None:
         super().__init__()
-        if negatives not in NEGATIVES:
-            raise InputError(f"negatives is {negatives!r}; it must be one of {', '.join(NEGATIVES)}")
+        check_one_of("negatives", negatives, NEGATIVES)
         self.margin = margin
         self.options: dict[str, Any] = {"negatives": negatives, "squared": squared}
         self.uses_relevance = relevance_scaled

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from mmts.errors import InputError
 from mmts.losses.contrast import Contrast, contrast
 from mmts.objectives.base import Objective, ObjectiveOutput, Pairs
-from mmts.objectives.prior import Prior
 from mmts.policies.base import check_index
 from mmts.schedules import Constant, Schedule
 
@@ -59,7 +58,6 @@ class ObjectiveWithMemory(Objective):
             if number < 1:
                 raise InputError(f"{name} is {number}; it must be 1 or more")
         self.gamma = as_schedule(gamma)
-        self.prior: Prior | None = None
         if not 0 < self.gamma.minimum <= self.gamma.maximum <= 1:
             raise InputError(f"gamma is {gamma}; it must lie in (0, 1] throughout")
         if not 0 <= eps < math.inf:
@@ -96,8 +94,7 @@ class ObjectiveWithMemory(Objective):
             sides = zip((self.media_sum, self.text_sum), log_sums, rows, strict=True)
             return torch.stack([side.extended(new, row[pairs.queries], gamma) for side, new, row in sides])
 
-        bias = None if self.prior is None else self.prior(pairs.index)
-        options = {"log_added": math.log(self.eps) if self.eps else None, "candidate_bias": bias, **more}
+        options = {"log_added": math.log(self.eps) if self.eps else None, **more}
         return contrast(x, y, temperatures, extend, positives=pairs.positives, queries=pairs.queries, **options)
 
     def log(self, temperature: Tensor, result: Contrast, **more: Tensor) -> dict[str, Tensor]:

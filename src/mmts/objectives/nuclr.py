@@ -40,8 +40,6 @@ class NUCLR(SogCLR):
 
     so that zeta rises for candidates that many queries are near.
 
-    temperature: as in SogCLR.
-    gamma: as in SogCLR.
     eta: rate of zeta of texts, a number or a schedule of progress; 0 leaves zeta and v as they are.
     media_ratio: rate of zeta of media over that of texts.
     theta: share of the new in v.

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from mmts.errors import InputError, check_rows
+from mmts.errors import InputError, check_one_of, check_rows
 from mmts.policies.base import rows_of
 
 Candidates = Literal["both", "text", "media"]
@@ -18,8 +18,8 @@ class Prior(nn.Module):
 
         z_ij = s_ij / tau_ij - strength ln pi_c(j)
 
-    by: `concept`, or a label of the media; the concept's share pi_c is of the training samples as the data have them,
-        whatever `data.sampling` draws.
+    by: `concept`, or a label of the media (of a list, the rarest value); the concept's share pi_c is of the training
+        samples as the data have them, whatever `data.sampling` draws.
     strength: 1 is the log-Q correction of a sampled softmax, which leaves cosines that favor frequent concepts; -1 is
         the training loss of Menon et al., which leaves cosines that favor rare ones.
     candidates: which candidates are adjusted, `text` (media to texts), `media` (texts to media) or both.
@@ -35,7 +35,7 @@ class Prior(nn.Module):
             [0.2877, 1.3863]])
     """
 
-    words = "by {by}, of strength {strength:g} ({candidates}, {of})"
+    words = "by {by}, of strength {strength:g} (candidates {candidates}, of {of})"
     bias: Tensor
 
     def __init__(
@@ -48,9 +48,8 @@ class Prior(nn.Module):
         super().__init__()
         if not math.isfinite(strength):
             raise InputError(f"Prior: strength is {strength}; it must be finite")
-        for name, value, known in (("candidates", candidates, Candidates), ("of", of, Of)):
-            if value not in get_args(known):
-                raise InputError(f"Prior: {name} is {value!r}; it must be one of {', '.join(get_args(known))}")
+        check_one_of("Prior: candidates", candidates, get_args(Candidates))
+        check_one_of("Prior: of", of, get_args(Of))
         self.candidates, self.of = candidates, of
         if share.ndim != 1 or not share.is_floating_point():
             raise InputError(f"Prior: share is {tuple(share.shape)} {share.dtype}; it must be (N,), floating point")
@@ -68,10 +67,9 @@ class Prior(nn.Module):
     ) -> "Prior":
         """Return the prior of a run's training samples."""
         concepts = run.concepts_by(by)
-        return cls((concepts.counts.double() / len(concepts)).float(), strength, candidates, of)
+        return cls((concepts.counts.double() / concepts.sizes.sum()).float(), strength, candidates, of)
 
     def forward(self, index: Tensor) -> Tensor:
         """Return the bias of each sample as a candidate, (2, B): of its text, then of its medium."""
         bias = rows_of(self.bias, index)
-        adjusted = [self.candidates in (side, "both") for side in ("text", "media")]
-        return torch.stack([bias if is_adjusted else torch.zeros_like(bias) for is_adjusted in adjusted])
+        return torch.stack([bias * (self.candidates in (side, "both")) for side in ("text", "media")])

@@ -13,7 +13,7 @@ class RINCE(InfoNCE):
     """RINCE: InfoNCE that is robust to wrong pairs, on which it pulls less (docs/method.md, 4.26; arXiv 2201.04309).
 
     temperature: the policy; q over the smallest temperature is at most 64.
-    q: near 0 as InfoNCE; the larger, the less a pair of low similarity pulls.
+    q: near 0 this is InfoNCE; with a larger q, pairs of low similarity pull less.
     lam: weight of the sum over all candidates.
     scale_by_temperature: multiply each row by its temperature, which cancels the inverse temperature in its gradient.
 

@@ -16,12 +16,12 @@ class RowWeights(nn.Module):
 
         w_i = v_c(i) over its mean over the training samples,   v_c = (1 - beta) / (1 - beta^n_c)
 
-    by: `concept`, or a label of the media.
+    by: `concept`, or a label of the media (of a list, the rarest value).
     beta: 0 weighs all samples alike; towards 1 they are weighed by 1 / n_c.
     start: progress from which on the weights count; before, all are 1.
 
-    `counts` is (N,), n_c of each training sample, positive. InputError naming the row of another one, or for an index
-    outside 0..N-1.
+    `counts` is (N,), n_c of each training sample, positive. InputError naming the row of one that is not, or for an
+    index outside 0..N-1.
     Source: Cui et al., arXiv 1901.05555, section 4; deferred: LDAM-DRW, arXiv 1906.07413 (from .8 on).
 
     >>> weights = RowWeights(torch.tensor([3, 3, 3, 1]), beta=0.9)

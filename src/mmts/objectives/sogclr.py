@@ -69,7 +69,8 @@ class SogCLR(ObjectiveWithMemory):
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
         """Return the loss at the policy's temperatures."""
         tau = policy_values(self.temperature, x, y, pairs)
-        result = self.contrast(x, y, (tau, tau), pairs)
+        bias = None if self.prior is None else self.prior(pairs.index)
+        result = self.contrast(x, y, (tau, tau), pairs, candidate_bias=bias)
         return ObjectiveOutput(result.loss, self.log(tau, result))
 
 

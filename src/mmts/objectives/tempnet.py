@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from mmts.errors import InputError
+from mmts.errors import InputError, check_one_of
 from mmts.losses.normalize import unit
 from mmts.objectives.base import ObjectiveOutput, Pairs
 from mmts.objectives.memory import ObjectiveWithMemory
@@ -107,9 +107,7 @@ class TempNet(ObjectiveWithMemory):
             raise InputError(f"TempNet: low is {low:g} and high {high:g}; needs 0 < low < high")
         if not 0 <= dropout < 1:
             raise InputError(f"TempNet: dropout is {dropout:g}; it must be at least 0 and less than 1")
-        if prototypes not in get_args(Prototypes):
-            choices = ", ".join(get_args(Prototypes))
-            raise InputError(f"TempNet: prototypes is {prototypes!r}; it must be one of {choices}")
+        check_one_of("TempNet: prototypes", prototypes, get_args(Prototypes))
         if not 0 < rate_decay <= 1:
             raise InputError(f"TempNet: rate_decay is {rate_decay:g}; it must lie in (0, 1]")
         if rate_decay < 1 and learning_rate is None:

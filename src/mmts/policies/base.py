@@ -21,8 +21,8 @@ class Policy(nn.Module):
 
     uses_similarity: bool = False
 
-    words: str | None = None
-    """What `in_words` says, with the recipe's options as {fields}."""
+    words: str
+    """What `in_words` of this class says, with its options in a recipe as {fields}; not of a subclass."""
 
     similarity_of: SimilarityOf = "batch"
     """The similarities that forward gets. "batch": all, (B, B). "queries", for a rule whose value of a pair depends on
@@ -32,7 +32,7 @@ class Policy(nn.Module):
     @classmethod
     def in_words(cls, options: Mapping[str, Any]) -> str:
         """Say what these options of a recipe do, in words that can follow "temperature" or "margin"."""
-        if cls.words is not None:
+        if "words" in vars(cls):  # a subclass may have other options
             return cls.words.format(**options)
         first = (cls.__doc__ or cls.__name__).strip().splitlines()[0].partition(" (")[0].removesuffix(".")
         return f"by {cls.__name__}: {first[0].lower()}{first[1:]}"

@@ -412,17 +412,28 @@ def _built(value: Any, run: RunFacts, place: str) -> Any:
 
 
 def checked_objective(
-    section: ComponentSection, width: int | None, pair: tuple[float | None, float | None] | None = None
+    section: ComponentSection,
+    width: int | None,
+    pair: tuple[float | None, float | None] | None = None,
+    label_concepts: Callable[[str], ConceptDistribution] | None = None,
 ) -> Objective:
-    """Make a recipe's objective for a run of two samples, to see before any data are read what constructors refuse.
+    """Make a recipe's objective for a run of two samples, to see before training what it and its loss refuse.
 
     width: None if the model starts from a pretrained pair, which brings its own. pair: the temperature and the bias of
-    that pair; None if it is not open.
+    that pair; None if it is not open. label_concepts: of the training samples, once they are read.
     """
     sizes = torch.tensor([1, 2])
     concepts = ConceptDistribution.from_counts(sizes)
     unopened = width is None and pair is None
     facts = concepts, 2, 2, width or _ANY_WIDTH, lambda k: sizes, *(pair or (None, None)), unopened
-    run = RunFacts(*facts, label_concepts=lambda label: concepts)
-    with torch.random.fork_rng(devices=[]):
-        return build(section, run)  # type: ignore[no-any-return]
+    run = RunFacts(*facts, label_concepts=label_concepts or (lambda label: concepts))
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        objective: Objective = build(section, run)
+        if not outside_names(section, ()):
+            x, index, relevance = torch.eye(2, run.width), torch.arange(2), torch.eye(2)
+            try:
+                for progress in (0.0, 0.5, 1.0):
+                    objective.eval()(x, x, progress=progress, index=index, relevance=relevance)
+            except InputError as error:
+                raise RecipeError(f"objective: a batch of two pairs fails: {error}") from None
+    return objective

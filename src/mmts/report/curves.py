@@ -54,7 +54,8 @@ def rule_in_words(recipe: Recipe, own_objects: Mapping[str, str] = {}) -> str:
 def value_word(group: RunGroup) -> str:
     """Return what a rule sets, "temperature" or "margin"; of an objective given as an object, what the run logged."""
     if "objective" in group.own_objects:
-        return "margin" if "margin" in next(RunDirectory(group.paths[0]).log_lines(), {}) else "temperature"
+        logged = next(RunDirectory(group.paths[0]).log_lines(), {})
+        return "margin" if "margin" in logged and "temperature" not in logged else "temperature"
     return str(group.recipe.objective.component.value_name)
 
 

@@ -121,7 +121,7 @@ def _train(
     width, start = model.width, recipe.model.start if own_model is None else None
     scale = model.temperature, model.logit_bias
     if own_objective is None:
-        checked_objective(recipe.objective, width, pair=scale)
+        checked_objective(recipe.objective, width, scale, partial(label_concepts, chosen.train))
     drawn = random_state()
 
     # The concepts of the training samples, the objective, and what the model is fed.

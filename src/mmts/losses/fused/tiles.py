@@ -47,8 +47,8 @@ def choose_form(
     """Decide how the loss `name` is computed. Call it before autocast is turned off, which shows the run's precision.
 
     value: the temperatures or margins. plain_only: options that only the plain version has, and whether each is used;
-    with fused=True that is an InputError. kernels: whether Triton has these options; if not, tiles are faster, or the
-    b queries' rows take 1 GiB.
+    with fused=True that is an InputError. kernels: whether Triton has these options; if not, tiles are also chosen
+    once the b queries' rows take 1 GiB.
     """
     used = [option for option, is_used in plain_only.items() if is_used]
     if fused and used:

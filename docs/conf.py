@@ -65,7 +65,16 @@ CONTENTS = {
     "leaderboard": {
         "Every figure": [
             f"leaderboard/{page}"
-            for page in ("temperatures", "rules", "catalogue", "parts", "lengths", "from-scratch", "openmoji")
+            for page in (
+                "long-tail-coco",
+                "temperatures",
+                "rules",
+                "catalogue",
+                "parts",
+                "lengths",
+                "from-scratch",
+                "openmoji",
+            )
         ]
         + [f"leaderboard/imbalance-{imbalance}" for imbalance in (1, 10, 100)]
     },

@@ -114,7 +114,7 @@ def test_a_part_that_does_not_exist_is_an_error(part: str, tmp_path: Path) -> No
 
 
 def test_what_is_no_folder_of_embeddings_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"no folder of embeddings: it has no embeddings\.json"):
+    with pytest.raises(RunError, match=r"not a folder of embeddings: it lacks embeddings\.json"):
         open_folder(tmp_path)
     right = {"side": "text", "num_rows": 1, "width": 1, "rows_per_part": 1}
     wrong = ({"side": "x"}, {"side": []}, {"num_rows": 0}, {"num_rows": float("inf")})

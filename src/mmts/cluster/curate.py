@@ -9,6 +9,7 @@ from mmts.cluster.embed import open_folder
 from mmts.concepts.distribution import TAIL
 from mmts.concepts.kmeans import unit_rows
 from mmts.console import console, progress_bar
+from mmts.data.batches.sampling import copy_numbers
 from mmts.data.keys import check_uids, write_keys
 from mmts.data.records import Split
 from mmts.errors import InputError, RecipeError, counted, percent
@@ -48,7 +49,7 @@ def curate(
         raise RecipeError("mmts curate needs --cap or --power, or --dedup with or without one of them")
     if (dedup is None) != (embeddings is None):
         raise RecipeError("--dedup and --embeddings (a folder of mmts embed --side media --split train) go together")
-    dataset = open_data(Data() if columns is None else Data(columns=columns), data)
+    dataset = open_data(Data(columns=columns or Columns()), data)
     split = dataset.split("train")
     ids = [medium.id for medium in split.media]
     check_uids(out, ids)
@@ -98,10 +99,8 @@ def draw(
     [2, 3]
     """
     order = rng.permutation(places)
-    order = order[np.argsort(labels[order], kind="stable")]
     concept = labels[order]
-    rank = np.arange(len(order)) - np.searchsorted(concept, concept)
-    chosen: npt.NDArray[np.int64] = np.sort(order[rank < wanted[concept]])
+    chosen: npt.NDArray[np.int64] = np.sort(order[copy_numbers(concept) < wanted[concept]])
     return chosen
 
 
@@ -141,10 +140,9 @@ def _rows_of(folder: Path, split: Split) -> npt.NDArray[np.float32]:
         at = next((at for at, (name, key) in enumerate(zip(names, ids, strict=False)) if name != key), len(names))
         raise InputError(
             f"{folder} has {len(names):,} rows and train {len(ids):,} media, which differ from row {at} on; "
-            f"`mmts embed DATA --side media --split train` makes a folder that fits"
+            "`mmts embed DATA --side media --split train` makes a folder that fits"
         )
-    rows = np.concatenate([rows for rows, _ in parts]).astype(np.float32)
-    return unit_rows(rows)
+    return unit_rows(np.concatenate([rows for rows, _ in parts]).astype(np.float32))
 
 
 def _draw(path: Path, before: npt.NDArray[np.int64], after: npt.NDArray[np.int64]) -> None:

@@ -162,7 +162,7 @@ def embed(
     """
     check_one_of("--side", side, FOLDERS)
     number, count = parse_part(part)
-    dataset = open_data(Data() if columns is None else Data(columns=columns), data)
+    dataset = open_data(Data(columns=columns or Columns()), data)
     split = dataset.whole() if split_name is None else dataset.split(split_name)
     encoder = open_encoder(model, split.media)
     job = _Job(encoder, split, side)
@@ -222,7 +222,7 @@ def _begin(job: _Job, out: Path, width: int, rows_per_part: int, names: dict[str
 def open_folder(path: Path) -> EmbeddingsFolder:
     """Return a folder that `embed` wrote. Raises RunError if it is something else."""
     if not (path / ABOUT).is_file():
-        raise RunError(f"{path} is no folder of embeddings: it has no {ABOUT}, which `mmts embed` writes")
+        raise RunError(f"{path} is not a folder of embeddings: it lacks {ABOUT}, which `mmts embed` writes")
     return _folder(path, read_json(path / ABOUT))
 
 

@@ -16,7 +16,7 @@ _UID = re.compile(r"[0-9a-f]{32}")
 def write_keys(path: Path, ids: Sequence[str]) -> None:
     """Write ids: DataComp's uids, sorted, if the path ends in .npy, else text, one per line.
 
-    Raises InputError naming an id that is no uid, 32 hexadecimal digits, or holds a line break.
+    Raises InputError naming an id that is not a uid (32 hexadecimal digits), or that holds a line break.
     """
     if path.suffix == ".npy":
         check_uids(path, ids)
@@ -33,7 +33,7 @@ def write_keys(path: Path, ids: Sequence[str]) -> None:
 def check_uids(path: Path, ids: Sequence[str]) -> None:
     """Raise InputError if a file that is to end in .npy cannot hold these ids."""
     if path.suffix == ".npy" and (other := next((key for key in ids if not _UID.fullmatch(key)), None)):
-        raise InputError(f"{path}: the id {other!r} is no uid of DataComp, 32 hexadecimal digits; name a .txt file")
+        raise InputError(f"{path}: the id {other!r} is not a uid of DataComp (32 hexadecimal digits); name a .txt file")
 
 
 def read_keys(path: Path) -> list[str]:
@@ -49,4 +49,6 @@ def read_keys(path: Path) -> list[str]:
         uids = np.load(path, allow_pickle=False)
         return [f"{high:016x}{low:016x}" for high, low in uids.astype(_UIDS).tolist()]
     except Exception as error:  # numpy raises nearly anything on a damaged file, and TypeErrors on other contents
-        raise DataError(f"{path} holds no uids of DataComp, pairs of 64-bit numbers ({first_line(error)})") from None
+        raise DataError(
+            f"{path} does not hold uids of DataComp, pairs of 64-bit numbers ({first_line(error)})"
+        ) from None

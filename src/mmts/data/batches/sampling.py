@@ -140,7 +140,7 @@ def repeated(order: Indices, counts: Indices) -> Indices:
 
 
 def copy_numbers(media: Indices) -> Indices:
-    """Return how often each medium (n,) comes before its place.
+    """Return how often each number of `media`, (n,), comes before its place.
 
     >>> copy_numbers(np.array([7, 3, 7, 7])).tolist()
     [0, 0, 1, 2]

@@ -53,7 +53,8 @@ def search(
     if image is not None and not image.exists():
         raise InputError(f"{image} {why_missing(image)}")
     title = str(image if query is None else query)
-    hits = searcher.by_text(title, k, where) if image is None else searcher.by_file(image, k, where)
+    among = searcher.fitting(where)
+    hits = searcher.by_text(title, k, among) if image is None else searcher.by_file(image, k, among)
     if page is not None:
         with atomic_write(page, "w") as opened:
             opened.write(render(searcher, Answer(title, hits, where=where), stands_alone=True))

@@ -52,12 +52,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Searcher:
-    """An index and the model that made it, both in memory.
-
-    Searches take conditions `where`, such as ["type=shoe", "color=red"]: an item fits if it has these values of its
-    columns. Conditions on one column are alternatives, and of a label with several values one is enough. They raise
-    InputError for a condition that no item of the index can meet.
-    """
+    """An index and the model that made it, both in memory; searches look at all items, or at those in `among`."""
 
     run: Path
     index: Index
@@ -65,7 +60,7 @@ class Searcher:
 
     @property
     def is_exact(self) -> bool:
-        """Whether a search without conditions compares every item; one with conditions compares all that fit."""
+        """Whether a search of all items compares every one; a search of some always does."""
         return is_exact(self.index.vectors)
 
     @cached_property
@@ -90,23 +85,23 @@ class Searcher:
         names = [name for name in by_size if name != "no concept" and not name.startswith("cluster ")]
         return names[:: max(1, -(-len(names) // _SUGGESTED))]
 
-    def by_text(self, query: str, k: int, where: Sequence[str] = ()) -> list[Hit]:
+    def by_text(self, query: str, k: int, among: Numbers | None = None) -> list[Hit]:
         """Return the k items nearest to a text. Raises InputError if it is empty."""
         if not query.strip():
             raise InputError("the query is empty; give some words")
-        return self.by_row(self.encoder.text([query])[0], k, where)
+        return self.by_row(self.encoder.text([query])[0], k, among)
 
-    def by_file(self, path: Path, k: int, where: Sequence[str] = ()) -> list[Hit]:
+    def by_file(self, path: Path, k: int, among: Numbers | None = None) -> list[Hit]:
         """Return the k items nearest to an image, or to a clip for a run on videos. Raises DataError naming it."""
-        return self.by_row(self.row_of(Medium("query", path, ("query",), kind=self.encoder.kind)), k, where)
+        return self.by_row(self.row_of(Medium("query", path, ("query",), kind=self.encoder.kind)), k, among)
 
-    def by_item(self, number: int, k: int, where: Sequence[str] = ()) -> list[Hit]:
+    def by_item(self, number: int, k: int, among: Numbers | None = None) -> list[Hit]:
         """Return the k items nearest to an item of the index."""
-        return self.by_row(self.index.vectors.reconstruct_n(number, 1)[0], k, where)
+        return self.by_row(self.index.vectors.reconstruct_n(number, 1)[0], k, among)
 
-    def by_row(self, row: Rows, k: int, where: Sequence[str] = ()) -> list[Hit]:
+    def by_row(self, row: Rows, k: int, among: Numbers | None = None) -> list[Hit]:
         """Return the k items nearest to a unit embedding (D,)."""
-        numbers, scores = nearest_items(self.index.vectors, row, k, self._among(where))
+        numbers, scores = nearest_items(self.index.vectors, row, k, among)
         return self._hits(zip(numbers.tolist(), scores.tolist(), strict=True))
 
     def row_of(self, medium: Medium) -> Rows:
@@ -116,31 +111,29 @@ class Searcher:
         row: Rows = self.encoder.media([medium])[0]
         return row
 
-    def some(self, k: int, where: Sequence[str] = ()) -> list[Hit]:
+    def some(self, k: int, among: Numbers | None = None) -> list[Hit]:
         """Return k random items, the same ones each time; a larger k adds to them."""
-        among = self._among(where)
         numbers = np.random.default_rng(0).permutation(len(self.index) if among is None else among)[:k]
         return self._hits((number, None) for number in numbers.tolist())
 
-    def count(self, where: Sequence[str]) -> int:
-        """Return how many items fit."""
-        among = self._among(where)
-        return len(self.index) if among is None else len(among)
+    def fitting(self, where: Sequence[str]) -> Numbers | None:
+        """Return the numbers of the items that fit all conditions, which may be no item; None without conditions.
 
-    def _among(self, where: Sequence[str]) -> Numbers | None:
-        """Return the numbers of the items that fit, which may be none; None without conditions."""
+        where: such as ["type=shoe", "color=red"]. Conditions on one column are alternatives, and of a label with
+        several values one is enough. Raises InputError for a condition that no item of the index can meet.
+        """
         if not where:
             return None
         wanted: dict[str, set[str]] = {}
         for condition in where:
             name, value = self._condition(condition)
             wanted.setdefault(name, set()).add(value)
-        fitting = (
+        numbers = (
             at
             for at, item in enumerate(self.index.contents.items)
             if all(not values.isdisjoint(values_of(item.columns.get(name))) for name, values in wanted.items())
         )
-        return np.fromiter(fitting, np.int64)
+        return np.fromiter(numbers, np.int64)
 
     def _condition(self, text: str) -> tuple[str, str]:
         """Return the column and the value of a condition; a column's name may hold a `=` too."""

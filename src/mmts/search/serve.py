@@ -21,7 +21,7 @@ from mmts.data.records import Medium, values_of
 from mmts.errors import DataError, MmtsError, RunError, counted
 from mmts.report.pictures import data_uri, picture
 from mmts.report.wording import clean, isolated
-from mmts.search.index_files import Rows
+from mmts.search.index_files import Numbers, Rows
 from mmts.search.query import Hit, Searcher
 
 UPLOAD_LIMIT = 32 * 2**20  # bytes
@@ -56,6 +56,7 @@ class Answer:
     seconds: float | None = None  # how long the search took
     asked: Mapping[str, str] = field(default_factory=dict)  # the words as "q", or the content of a picture as "like"
     where: Sequence[str] = ()  # conditions on the hits
+    count: int = 0  # how many items fit them
     picture: str = ""  # the address of the picture that was asked with
     more: str = ""  # the address of a longer list
 
@@ -81,6 +82,7 @@ def render(searcher: Searcher, answer: Answer, *, stands_alone: bool = False) ->
     return template.render(
         answer=answer, searcher=searcher, kind=kind, items=counted(len(searcher.index), kind), limit=UPLOAD_LIMIT,
         stands_alone=stands_alone, examples=examples, source=source, address=address,
+        fitting=counted(answer.count, kind),
     )  # fmt: skip
 
 
@@ -134,7 +136,7 @@ class SearchServer(ThreadingHTTPServer):
             searcher, source, start = self.searcher, "", time.perf_counter()
             kind = searcher.encoder.kind
             title, like = asked.get("q", ""), asked.get("like", "")
-            search: Callable[[int, Sequence[str]], list[Hit]] = searcher.some
+            search: Callable[[int, Numbers | None], list[Hit]] = searcher.some
             if title:
                 search = partial(searcher.by_text, title)
             elif like in self.by_content:
@@ -148,13 +150,15 @@ class SearchServer(ThreadingHTTPServer):
                 problem = f"This {kind} is neither in the index nor among those chosen lately; choose it again."
                 return Answer("", problem=problem, where=where)
             try:
-                hits = search(k, where)
-                longer = min(2 * k, _MAX_RESULTS, searcher.count(where))
+                among = searcher.fitting(where)
+                hits = search(k, among)
             except MmtsError as error:
                 return Answer(title, problem=str(error), asked=asked, where=where)
             seconds = time.perf_counter() - start
+            count = len(searcher.index if among is None else among)
+            longer = min(2 * k, _MAX_RESULTS, count)
             more = address(asked, where, longer) if longer > k else ""
-            return Answer(title, hits, "", seconds, asked, where, source, more)
+            return Answer(title, hits, "", seconds, asked, where, count, source, more)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -156,7 +156,7 @@ def test_the_flags_are_those_that_are_documented() -> None:
             "--index",
             "--trust-code",
         },
-        "export": {"--to", "--out", "--checkpoint", "--trust-code", "--quiet"},
+        "export": {"--to", "--out", "--checkpoint", "--license", "--push", "--public", "--trust-code", "--quiet"},
     }
 
 

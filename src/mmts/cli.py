@@ -470,13 +470,16 @@ def export(
     to: Annotated[str, typer.Option(help="sentence-transformers, huggingface, open_clip or onnx.")],
     out: Annotated[Path | None, typer.Option(help="A new folder (default: RUN/FORMAT, such as RUN/onnx).")] = None,
     checkpoint: Checkpoint = "best",
+    license: Annotated[str, typer.Option(help="License in the model card, as the hub names it.")] = "unknown",
+    push: Annotated[str | None, typer.Option(metavar="NAME", help="Upload to the Hugging Face hub, privately.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push: let everyone see it.")] = False,
     quiet: Quiet = False,
     trust_code: TrustCode = False,
 ) -> None:
     """Export a run for sentence-transformers, transformers, open_clip or onnxruntime."""
     from mmts.export import export_run
 
-    export_run(run, to, out, checkpoint)
+    export_run(run, to, out, checkpoint, license=license, push=push, public=public)
 
 
 _INTERRUPTED = 130

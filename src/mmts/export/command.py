@@ -6,32 +6,72 @@ from pathlib import Path
 from mmts import __version__
 from mmts.console import console
 from mmts.errors import RunError, nearest
+from mmts.export.card import check_license, write_card
+from mmts.export.hub import check_push
+from mmts.export.hub import push as push_folder
 from mmts.export.huggingface_pair import write_huggingface
-from mmts.export.onnx_files import write_onnx
+from mmts.export.onnx_files import pixel_settings, write_onnx
 from mmts.export.open_clip_file import write_open_clip
-from mmts.files import atomic_folder, write_json
+from mmts.files import atomic_folder, read_kept, write_json
 from mmts.models.huggingface import quiet
 from mmts.models.trainable import merge_lora
 from mmts.recipe.run_directory import RunDirectory
 from mmts.training.experiment import load_model
 
+UNKNOWN = "unknown"  # a license, as the hub calls it
 TARGETS = ("sentence-transformers", "huggingface", "open_clip", "onnx")
 
 
-def export_run(run: Path, to: str, out: Path | None = None, checkpoint: str = "best") -> Path:
+def export_run(
+    run: Path,
+    to: str,
+    out: Path | None = None,
+    checkpoint: str = "best",
+    *,
+    license: str = UNKNOWN,
+    push: str | None = None,
+    public: bool = False,
+) -> Path:
     """Export a run's checkpoint (such as "best") into a new folder, by default RUN/onnx or the like; return its path.
 
-    Raises RunError for an unknown target, for a part of the run that the target cannot express, or if embeddings differ
-    from the run's; FileExistsError if the folder exists. After an error, nothing is left behind.
+    license: an identifier of the Hugging Face hub, for the model card. push: a repository there, which the folder is
+    uploaded to, private unless `public`; a folder that holds this very export already is uploaded as it is.
+
+    Raises RunError for an unknown target, for a part of the run that the target cannot express, if embeddings differ
+    from the run's, or if it cannot be pushed; FileExistsError if the folder exists. After an error of the export,
+    nothing is left behind.
     """
     if to not in TARGETS:
         raise RunError(f"--to is one of {', '.join(TARGETS)}, not {to!r}; {nearest(to, TARGETS)}")
+    check_license(license)
+    if public and push is None:
+        raise RunError("--public says how to push: give --push NAME too")
     RunDirectory.check_checkpoint(checkpoint)
     directory = RunDirectory(run)
     recipe = directory.recipe()
     if to == "onnx" and any(find_spec(package) is None for package in ("onnx", "onnxruntime")):
         raise RunError("--to onnx needs the packages onnx and onnxruntime: pip install onnx onnxruntime")
     out = out or directory.path / to
+    about = {"name": recipe.name, "checkpoint": checkpoint, "mmts": __version__, "to": to}
+    repository = None if push is None else check_push(push, public)
+    if repository is not None and _is_current(out, about, directory.checkpoint_file(checkpoint)):
+        console.print(f"note: {out} holds this export already, and is pushed as it is")
+    else:
+        _export(directory, to, out, checkpoint, about, license)
+    if repository is not None:
+        push_folder(out, repository, public)
+    return out
+
+
+def _is_current(out: Path, about: dict[str, str], checkpoint: Path) -> bool:
+    """Return whether a folder holds an export of what the checkpoint now holds."""
+    file = out / "export.json"
+    is_same = (read_kept(file) or {}).get("run") == about
+    return is_same and checkpoint.exists() and file.stat().st_mtime >= checkpoint.stat().st_mtime
+
+
+def _export(directory: RunDirectory, to: str, out: Path, checkpoint: str, about: dict[str, str], license: str) -> None:
+    recipe = directory.recipe()
     with atomic_folder(out) as folder, quiet():
         model = load_model(directory, checkpoint=checkpoint).eval()
         for tower in (model.media_tower, model.text_tower):
@@ -47,12 +87,15 @@ def export_run(run: Path, to: str, out: Path | None = None, checkpoint: str = "b
             from mmts.export.sentence_transformer import write_sentence_transformer  # takes seconds
 
             content = write_sentence_transformer(model, folder)
-        content["run"] = {"name": recipe.name, "checkpoint": checkpoint, "mmts": __version__}
+        if "media" in content and model.media_tower is not None:
+            content["media"] |= pixel_settings(model.media_tower)
+        content["run"] = about
+        write_card(folder, directory, model, to, checkpoint, content, license)
         write_json(folder / "export.json", content)
     files = sorted(f"{file.name}/" if file.is_dir() else file.name for file in out.iterdir())
     console.print(f"exported: {out}: {', '.join(files)}")
-    differences = (f"{side} {content[side]['largest_difference']:.1e}" for side in ("media", "text") if side in content)
-    if said := ", ".join(differences):
+    worst = {side: content.get(side, {}).get("largest_difference") for side in ("media", "text")}
+    if said := ", ".join(f"{side} {value:.1e}" for side, value in worst.items() if value is not None):
         console.print(f"largest difference from the run's embeddings: {said}")
     if (scale := content.get("logit_scale")) is not None:
         rule = getattr(getattr(recipe.objective, "temperature", None), "rule", None)
@@ -63,4 +106,3 @@ def export_run(run: Path, to: str, out: Path | None = None, checkpoint: str = "b
             "note: it uses modules of mmts, so it loads only where mmts is installed, with "
             f"SentenceTransformer({str(out)!r}, trust_remote_code=True)"
         )
-    return out

@@ -62,8 +62,12 @@ def _write_media(model: TwoTower, kind: str, width: int, folder: Path) -> dict[s
     content |= _compare(file, [({name: samples}, expected), ({name: samples[:1]}, expected[:1])])
     if tower is None:
         return content
-    return content | {
-        "values": "RGB from 0 to 1; the graph itself subtracts mean and divides by std",
+    return content | {"values": "RGB from 0 to 1; the graph itself subtracts mean and divides by std"}
+
+
+def pixel_settings(tower: MediaTower) -> dict[str, Any]:
+    """Return what export.json says about the pixels that a tower takes, and how pictures are resized to them."""
+    return {
         "size": tower.size,
         "resize": tower.resize,
         "interpolation": "bicubic",

@@ -1,4 +1,4 @@
-"""A run's CLIP as a state_dict under open_clip's names, with the description of its architecture for open_clip."""
+"""A run's CLIP as a folder of open_clip: the weights under its names, and a description of model and pixels."""
 
 import math
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmts.errors import RunError
@@ -14,12 +15,14 @@ from mmts.export.huggingface_pair import check_no_heads, compared, normalized, p
 from mmts.export.onnx_files import captions_for, pictures, to_inputs
 from mmts.files import write_json
 from mmts.models import TwoTower
+from mmts.models.base import MediaTower
 from mmts.models.clip import ClipWeights, avion_weights, clip_weights
 from mmts.models.clip_text import ClipText
-from mmts.models.open_clip import OpenClipImage, OpenClipText
+from mmts.models.open_clip import OpenClipImage, OpenClipText, architecture
 from mmts.models.video_towers import SpaceTimeViT
 
-NAME = "open_clip_model"
+WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"  # the names that open_clip looks for
+_RESIZES = {"crop": "shortest", "stretch": "squash", "pad": "longest"}
 # Parts of our names of CLIP's weights (`mmts.models.clip`), and what open_clip calls them.
 _NAMES = {
     "blocks.": "transformer.resblocks.",
@@ -34,11 +37,11 @@ _NAMES = {
 
 @torch.no_grad()
 def write_open_clip(model: TwoTower, folder: Path) -> dict[str, Any]:
-    """Write `open_clip_model.pt` and `.json`, read the weights again, and return the differences.
+    """Write a folder for `local-dir:` or `hf-hub:`, read the weights again, and return the differences.
 
-    model: in evaluation mode, with LoRA merged; a CLIP of transformers, or a pair of open_clip, of which only the
-    weights are written, since open_clip knows its architecture. Otherwise open_clip need not be installed: the weights
-    are read back into the CLIP of mmts. Raises RunError for another model, and for differences.
+    model: in evaluation mode, with LoRA merged; a CLIP of transformers, or a pair of open_clip. For the former
+    open_clip need not be installed: the weights are read back into the CLIP of mmts. Raises RunError for another model,
+    and for differences.
     """
     if isinstance(model.media_tower, OpenClipImage) and isinstance(model.text_tower, OpenClipText):
         check_no_heads(model, "open_clip")
@@ -47,8 +50,9 @@ def write_open_clip(model: TwoTower, folder: Path) -> dict[str, Any]:
         state["logit_scale"] = torch.tensor(-math.log(model.temperature))
         if model.logit_bias is not None:
             state["logit_bias"] = torch.tensor(model.logit_bias)
-        torch.save(state, folder / f"{NAME}.pt")
-        return {"architecture": model.media_tower.name, "logit_scale": 1 / model.temperature}
+        about = architecture(model.media_tower.name, model.media_tower.size)
+        _write(folder, state, about, model.media_tower)
+        return {"media": {}, "architecture": model.media_tower.name, "logit_scale": 1 / model.temperature}
     image, text = pair_of(model, "open_clip")
     pair = scaled_pair(model, image, text)
     if (kind := pair.config.model_type) != "clip":
@@ -61,15 +65,21 @@ def write_open_clip(model: TwoTower, folder: Path) -> dict[str, Any]:
     if sides[0].activation != sides[1].activation:
         raise RunError("--to open_clip: the two sides have different activations: give --to huggingface")
     state = _state(*sides) | {"logit_scale": pair.logit_scale.detach().reshape(())}
-    torch.save(state, folder / f"{NAME}.pt")
-    write_json(folder / f"{NAME}.json", _architecture(*sides))
+    _write(folder, state, _architecture(*sides), image)
     captions, pixels = captions_for(text), to_inputs(pictures(*[(image.size, image.size)] * 3), image)
-    vit, transformer = _read_back(folder / f"{NAME}.pt", *sides)
+    vit, transformer = _read_back(folder / WEIGHTS, *sides)
     x = vit.features(normalized(image, pixels)[:, None])
     y = transformer(text.tokenize(captions))
-    about = {"mean": image.mean.tolist(), "std": image.std.tolist(), "size": image.size, "resize": image.resize}
     scale = float(pair.logit_scale.exp())
-    return compared("open_clip", model, (pixels, x), (captions, y)) | {"pixels": about, "logit_scale": scale}
+    return compared("open_clip", model, (pixels, x), (captions, y)) | {"logit_scale": scale}
+
+
+def _write(folder: Path, state: Mapping[str, Tensor], about: Mapping[str, Any], image: MediaTower) -> None:
+    # safetensors takes no tensors that share their memory.
+    save_file({name: value.detach().contiguous().clone() for name, value in state.items()}, folder / WEIGHTS)
+    pixels = {"size": image.size, "mean": image.mean.tolist(), "std": image.std.tolist(), "interpolation": "bicubic"}
+    pixels |= {"resize_mode": _RESIZES[image.resize], "fill_color": 255}
+    write_json(folder / CONFIG, {"model_cfg": about, "preprocess_cfg": pixels})
 
 
 def _state(image: ClipWeights, text: ClipWeights) -> dict[str, Tensor]:
@@ -86,7 +96,7 @@ def _state(image: ClipWeights, text: ClipWeights) -> dict[str, Tensor]:
 
 
 def _architecture(image: ClipWeights, text: ClipWeights) -> dict[str, Any]:
-    """Return the description of the model that open_clip.add_model_config reads."""
+    """Return the description of the model that open_clip reads."""
 
     def shared(side: ClipWeights) -> dict[str, Any]:
         ratio = side.matrix("blocks.0.fc1.weight")[0] / side.sizes()["width"]
@@ -106,7 +116,7 @@ def _architecture(image: ClipWeights, text: ClipWeights) -> dict[str, Any]:
 
 def _read_back(file: Path, *sides: ClipWeights) -> tuple[SpaceTimeViT, ClipText]:
     """Return networks of mmts with the weights of a file, and with all else from what was written."""
-    state: Mapping[str, Tensor] = torch.load(file, weights_only=True)
+    state = load_file(file)
     avion = {"visual.proj": "visual.image_projection", "logit_scale": "logit_scale"}  # AVION has a prefix for text too
     named = {
         avion.get(name, name if name.startswith("visual.") else f"textual.{name}"): value

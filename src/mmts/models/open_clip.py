@@ -112,6 +112,12 @@ def open_clip_pair(name_and_tag: str, size: int | None = None) -> TwoTower:
     return pretrained_pair(image, text, model)
 
 
+def architecture(name: str, size: int) -> dict[str, Any]:
+    """Return open_clip's description of a model, `open_clip:NAME/TAG`, for images of `size` pixels."""
+    about: dict[str, Any] = _library(name).get_model_config(name.removeprefix(PREFIX).partition("/")[0])
+    return about | {"vision_cfg": about["vision_cfg"] | {"image_size": size}}
+
+
 def _library(start: str) -> Any:
     """Import open_clip. Raises RecipeError, saying what to install, if that fails."""
     try:

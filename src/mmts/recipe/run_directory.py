@@ -132,8 +132,15 @@ class RunDirectory:
 
     def own_objects(self) -> dict[str, str]:
         """Return the classes of the model and the objective that `mmts.train` was given as objects, by "model" etc."""
-        objects = self._recipe_content().get("own_objects")
-        return {str(name): str(kind) for name, kind in objects.items()} if isinstance(objects, dict) else {}
+        return self._written("own_objects")
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the packages that trained the run."""
+        return self._written("versions")
+
+    def _written(self, section: str) -> dict[str, str]:
+        words = self._recipe_content().get(section)
+        return {str(name): str(value) for name, value in words.items()} if isinstance(words, dict) else {}
 
     def _recipe_content(self) -> dict[str, Any]:
         if why := self.problem():

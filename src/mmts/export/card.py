@@ -1,0 +1,238 @@
+"""The model card of an export: README.md, with the front matter that the Hugging Face hub reads."""
+
+import glob
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCardData
+
+from mmts import __version__
+from mmts.concepts import ConceptDistribution
+from mmts.errors import RunError, counted
+from mmts.evaluation.measures import arrow, directions_of, shown_measures
+from mmts.evaluation.results import PARTS, Figure
+from mmts.files import atomic_write, read_kept
+from mmts.models import TwoTower
+from mmts.recipe.recipe import Recipe
+from mmts.recipe.run_directory import RunDirectory
+from mmts.report.wording import clean, listed
+
+RECIPE = "mmts-recipe.yaml"  # not recipe.yaml, which makes a folder a run directory
+# Names on the hub: the library that loads a format, and what it is loaded for.
+_LOADED_BY = {
+    "sentence-transformers": ("sentence-transformers", "sentence-similarity"),
+    "huggingface": ("transformers", "zero-shot-image-classification"),
+    "open_clip": ("open_clip", "zero-shot-image-classification"),
+    "onnx": ("onnx", "feature-extraction"),
+}
+_ON_HUB = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}  # towers that come from packages
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_RESIZED = {
+    "stretch": "stretched to it",
+    "crop": "cut to their central square, which is resized",
+    "pad": "fitted into it whole, on white",
+}
+_USES = {
+    "sentence-transformers": (
+        "from sentence_transformers import SentenceTransformer\n\n"
+        "model = SentenceTransformer(FOLDER{trust})\n"
+        'print(model.similarity(model.encode(["a red shoe"]), model.encode(["a blue hat"])))'
+    ),
+    "huggingface": (
+        "from transformers import AutoModel, AutoProcessor\n\n"
+        "model, processor = AutoModel.from_pretrained(FOLDER), AutoProcessor.from_pretrained(FOLDER)"
+    ),
+    "open_clip": (
+        "import open_clip\n\n"
+        'model, _, preprocess = open_clip.create_model_and_transforms("local-dir:" + FOLDER)  # on the hub: hf-hub:NAME\n'
+        'tokenizer = open_clip.get_tokenizer("local-dir:" + FOLDER)'
+    ),
+    "onnx": (
+        "import onnxruntime\n\n"
+        'text = onnxruntime.InferenceSession(FOLDER + "/text.onnx")  # its inputs are in export.json'
+    ),
+}
+
+
+def check_license(name: str) -> None:
+    """Raise RunError unless this may be an identifier of a license on the hub."""
+    if not _LICENSE.fullmatch(name):
+        raise RunError(f"--license is an identifier of the hub, such as apache-2.0, cc-by-4.0 or other, not {name!r}")
+
+
+def escaped(value: object, longest: int = 200) -> str:
+    r"""Return foreign text as one line of markdown that shows it as it is: no markup, links, HTML or table cells.
+
+    >>> print(escaped("[a](b) <i>\n# c | d"))
+    \[a\]\(b\) \<i\> \# c \| d
+    """
+    return re.sub(r"([!-+.:-@\[-`{-~])", r"\\\1", clean(value, longest))
+
+
+def write_card(
+    folder: Path, directory: RunDirectory, model: TwoTower, to: str, checkpoint: str, content: dict[str, Any],
+    license: str,
+) -> None:  # fmt: skip
+    """Write README.md and the run's recipe into an export; neither names a folder of this machine.
+
+    content: of export.json. license: an identifier of the hub. Raises DataError for damaged concepts.
+    """
+    recipe, versions = directory.recipe(), directory.versions()
+    metrics = _figures(directory, recipe, checkpoint)
+    data = _short(recipe.data.path) if recipe.data.path is not None else "data"
+    title = clean(directory.path.resolve().name)
+    library, task = _LOADED_BY[to]
+    hub_data = re.match(r"hf:/+datasets/([\w.-]+/[\w.-]+)", str(recipe.data.path))
+    towers = [tower for tower in (model.media_tower, model.text_tower) if tower is not None]
+    sources = [(tower.name, getattr(tower, "source", None)) for tower in towers]
+    bases = [
+        _ON_HUB.get(name) or (None if source is None or source.local else source.place) for name, source in sources
+    ]
+    front = ModelCardData(
+        license=license,
+        library_name=library,
+        pipeline_tag=task,
+        base_model=list(dict.fromkeys(clean(base) for base in bases if base)) or None,
+        datasets=[hub_data[1]] if hub_data else None,
+        tags=["mmts", "image-text-retrieval" if recipe.model.kind == "image" else "video-text-retrieval", "long-tail"],
+        model_name=title,
+        eval_results=_results(metrics, clean(data)) if metrics else None,
+    )
+    trained = escaped(f"{_short(recipe.model.start)}, " if recipe.model.start else "") + escaped(
+        " and ".join(_short(name) for name, _ in sources) or "precomputed features"
+    )
+    lines = [
+        f"# {escaped(title)}",
+        f"Embeds {recipe.model.kind}s and texts into one space. It was tuned with mmts by the recipe "
+        f"{escaped(recipe.name)}, from {trained}, on {escaped(data)}.",
+        *_about_pixels(content.get("media", {})),
+        "## How to use it",
+        "```python\n" + _USES[to].replace("{trust}", ", trust_remote_code=True" * bool(content.get("needs_mmts"))) + "\n```",
+        "`FOLDER` is this folder, or the name of this repository."
+        + (" It needs the package mmts." if content.get("needs_mmts") else ""),
+        "## How good it is",
+        *(_table(metrics, data) if metrics else [
+            "This checkpoint was not evaluated on the test data of the run, so no figures are given."
+        ]),
+        "## What the data limit",
+        *_limits(directory, metrics),
+        "## License",
+        "No license was named." if license == "unknown" else f"{escaped(license)}.",
+        "The terms of the pretrained weights and of the data may limit what may be done with this model.",
+        "## How it was made",
+        "```\n"
+        + f"mmts train {RECIPE} --data {shlex.quote(clean(data, 1000))}\n"
+        + f"mmts export {shlex.quote(title)} --to {to} --checkpoint {checkpoint}\n```",
+        f"{RECIPE} holds every setting. Versions of the training: "
+        + (listed([f"{escaped(name)} {escaped(version)}" for name, version in versions.items()]) or "unknown")
+        + f". Exported by mmts {__version__}.",
+    ]  # fmt: skip
+    with atomic_write(folder / "README.md", "w") as file:
+        file.write(f"---\n{front.to_yaml()}\n---\n\n" + "\n\n".join(lines) + "\n")
+    with atomic_write(folder / RECIPE, "w") as file:
+        yaml.safe_dump(_portable({**recipe.model_dump(mode="json"), "versions": versions}), file, sort_keys=False)
+
+
+def _short(place: object) -> str:
+    """Return what of a path may be published: its last part; a name on the hub stays whole."""
+    text = str(place)
+    path = Path(text).expanduser()
+    return path.name if path.is_absolute() or path.exists() or text.startswith(".") else text
+
+
+def _portable(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _portable(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_portable(value) for value in content]
+    return _short(content) if isinstance(content, str) and "/" in content else content
+
+
+def _figures(directory: RunDirectory, recipe: Recipe, checkpoint: str) -> dict[str, Any] | None:
+    """Return the figures of a checkpoint on the run's own data; None if there are none, or they are damaged."""
+    stem = recipe.data.path.stem if recipe.data.path is not None else ""
+    files = [directory.metrics_file, *sorted(directory.evaluations.glob(f"{glob.escape(stem)}-test.{checkpoint}.json"))]
+    for file in files:
+        metrics = read_kept(file) or {}
+        fits = metrics.get("checkpoint", "best") == checkpoint and "stopped_at" not in metrics
+        if fits and all(isinstance(metrics.get(name), dict) for name in (*directions_of(metrics), "groups")):
+            return metrics
+    return None
+
+
+def _figure(metrics: dict[str, Any], part: str | None, direction: str, measure: str) -> Figure | None:
+    place = metrics if part is None else metrics["groups"].get(part) or {}
+    inner = place.get(direction)
+    return Figure.of([inner.get(measure)]) if isinstance(inner, dict) else None
+
+
+def _results(metrics: dict[str, Any], data: str) -> list[EvalResult] | None:
+    """Return the figures of all queries and of the groups as results of the model index."""
+    results = []
+    for part in PARTS:
+        for direction in directions_of(metrics):
+            for measure in shown_measures(metrics):
+                if figure := _figure(metrics, part, direction, measure):
+                    named = f"{measure} {arrow(direction)}" + (f", {part}" if part else "")
+                    results.append(
+                        EvalResult(
+                            task_type="retrieval", dataset_type=re.sub(r"[^\w.-]+", "-", data), dataset_name=data,
+                            dataset_split=clean(metrics.get("split"), 40), metric_type=measure, metric_name=named,
+                            metric_value=round(figure.mean, 2),
+                        )
+                    )  # fmt: skip
+    return results or None
+
+
+def _table(metrics: dict[str, Any], data: str) -> list[str]:
+    columns = [(direction, measure) for direction in directions_of(metrics) for measure in shown_measures(metrics)]
+    rows = [["queries", "captions", *(f"{arrow(direction)} {measure}" for direction, measure in columns)]]
+    rows.append(["---", *["---:"] * (len(rows[0]) - 1)])
+    for part in PARTS:
+        group = metrics if part is None else metrics["groups"].get(part) or {}
+        number = group.get("num_captions" if part is None else "num_queries")
+        figures = [_figure(metrics, part, *column) for column in columns]
+        rows.append(
+            [
+                part or "all",
+                f"{number:,}" if isinstance(number, int) else "–",
+                *(str(figure or "–") for figure in figures),
+            ]
+        )
+    return [
+        f"Percent, on the {escaped(metrics.get('split'))} split of {escaped(data)}. Head, mid and tail are the captions "
+        "whose concepts are frequent, between, and rare in the training data.",
+        "\n".join(f"| {' | '.join(row)} |" for row in rows),
+    ]
+
+
+def _about_pixels(media: dict[str, Any]) -> list[str]:
+    if "resize" not in media:
+        return []
+    side = f"{media['size']} × {media['size']} pixels"
+    return [
+        f"Its input is a square of {side}: pictures are {_RESIZED[media['resize']]} (bicubic). export.json says the rest."
+    ]
+
+
+def _limits(directory: RunDirectory, metrics: dict[str, Any] | None) -> list[str]:
+    known = []
+    if directory.concepts_file.is_file():
+        concepts = ConceptDistribution.load(directory.concepts_file)
+        sizes, groups = concepts.sizes, concepts.concept_groups()
+        known.append(
+            f"* It was trained on {counted(len(concepts), 'sample')} of {counted(len(sizes), 'concept')}, which have from "
+            f"{int(sizes.max()):,} down to {int(sizes.min()):,} samples; {int((groups == 2).sum()):,} of them are the tail."
+        )
+    if metrics and metrics.get("split") == "val":
+        known.append("* It was judged on the val split, by which the checkpoint may have been chosen.")
+    known += [
+        "* What is rare in these data it knows less well (see the tail above), and of what is absent it knows only what "
+        "the pretrained weights knew.",
+        "* The figures hold for data like these, not for other subjects, cameras or languages.",
+        "* Nobody has examined it for unfair or harmful associations.",
+    ]
+    return ["\n".join(known)]

@@ -1,0 +1,58 @@
+"""Pushing an export to the Hugging Face hub: only when asked, and private unless asked otherwise."""
+
+from pathlib import Path
+from typing import Any
+
+from mmts.console import console
+from mmts.errors import RunError, first_line
+
+
+def check_push(name: str, public: bool) -> str:
+    """Return the whole name, OWNER/NAME, of the repository that an export can be pushed to.
+
+    Raises RunError without a token, for a name that cannot be one, if the hub cannot be reached or refuses the token,
+    or if the repository is public already and `public` is not set.
+    """
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.utils import validate_repo_id
+
+    if get_token() is None:
+        raise RunError(
+            "--push needs a token of Hugging Face that may write: `hf auth login` stores one, or set HF_TOKEN to it"
+        )
+    try:
+        validate_repo_id(name)
+        api = HfApi()
+        owner = api.whoami()["name"]
+        name = name if "/" in name else f"{owner}/{name}"
+        is_private = bool(api.model_info(name).private)
+    except RepositoryNotFoundError:
+        return name
+    except HFValidationError as error:
+        raise RunError(f"--push takes NAME or OWNER/NAME, not {name!r}: {first_line(error)}") from None
+    except Exception as error:  # whatever the library for HTTP raises
+        raise RunError(f"--push {name}: the hub cannot be asked: {first_line(error)}") from None
+    if not is_private and not public:
+        raise RunError(f"{name} is a public repository already: give --public to push there, or another name")
+    if is_private and public:
+        console.print(f"note: {name} is there already and stays private; its settings on the hub change that")
+    return name
+
+
+def push(folder: Path, name: str, public: bool) -> None:
+    """Upload an export into the repository `name`, which is made if it is not there; print its address.
+
+    Raises RunError if that fails; the export stays.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        api: Any = HfApi()
+        url = api.create_repo(name, private=not public, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export of mmts")
+    except Exception as error:  # whatever the library for HTTP raises
+        raise RunError(
+            f"{folder} is whole, but cannot be pushed to {name}: {first_line(error)}; the same command tries again"
+        ) from None
+    console.print(f"pushed: {url} ({'public' if public else 'private'})")

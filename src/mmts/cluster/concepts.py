@@ -16,7 +16,7 @@ from mmts.concepts import ConceptDistribution, assign_rows, sampled_centroids
 from mmts.concepts.encoders import open_encoder
 from mmts.console import console, progress_bar
 from mmts.errors import DataError, InputError, counted
-from mmts.files import atomic_write, check_file_path, content_hash, locked
+from mmts.files import atomic_write, check_file_path, content_hash, leftovers, locked
 
 _ROWS = 2**20  # of a task on Ray: about 20 seconds
 _NAMED = 5_000_000  # captions that are held in memory, to name the concepts and to recognize them in training
@@ -84,7 +84,7 @@ def cluster(
         labels = np.concatenate([np.load(file, allow_pickle=False) for file in files])
         concepts = _named(stored, labels, centroids, encoder, {"num_concepts": num_concepts, "seed": seed})
         concepts.save(out)
-        for file in (*files, shared):
+        for file in (*files, shared, *(file for file in leftovers(folder) if job in file.name)):
             file.unlink()
         with suppress(OSError):  # another job's parts may be there, too
             folder.rmdir()

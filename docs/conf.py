@@ -51,6 +51,7 @@ CONTENTS = {
             "In your own loop <plug-in>",
             "Following runs <tracking>",
             "scaling",
+            "Ray and Slurm <cluster>",
             "What can go wrong <robustness>",
         ],
         "Results": [

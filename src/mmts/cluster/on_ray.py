@@ -17,7 +17,7 @@ STOPPED = "stopped; run the same command again to continue"
 _ANSWER = 10.0  # seconds for a cluster to answer
 _POLL = 0.2  # seconds between checks for a stop signal
 _GRACE = 60.0  # seconds for tasks to end, and for runs to write their checkpoints
-_RETRIES = 3  # of a task whose process is killed or whose disk is full; a lost node does not count
+_RETRIES = 3  # of a task whose process is killed, whose node is lost or whose disk is full
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import (
+    cluster,
     clustering,
     decoding,
     graded_metrics,
@@ -30,7 +31,9 @@ process needs in addition to its inputs.
 
 """
 
-PARTS = (losses, ranking, graded_metrics, images, decoding, towers, training, micro_batch, clustering, start_up)
+PARTS = (
+    losses, ranking, graded_metrics, images, decoding, towers, training, micro_batch, clustering, start_up, cluster
+)  # fmt: skip
 
 
 def main(large: bool) -> None:

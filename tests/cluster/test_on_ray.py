@@ -155,6 +155,11 @@ def test_parts_and_ray_are_not_mixed(tmp_path: Path) -> None:
             command()
 
 
+def test_jobs_and_ray_are_not_mixed(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--jobs counts runs on this machine"):
+        run_sweep(write_sweep(tmp_path), pictures, tmp_path / "out", 2, ray="auto")
+
+
 # --- on two nodes ----------------------------------------------------------------------------------------------------
 
 

@@ -81,6 +81,8 @@ def run_sweep(
     divisions = find_divisions(dataset, sweep.file)
     own_code = {name for recipe in recipes for name in outside_names(recipe.objective, recipe.model.tower_names)}
     number, count = parse_part(part, ray)
+    if ray is not None and processes is not None:
+        raise InputError("--jobs counts runs on this machine; on Ray each run takes a core or a GPU of the cluster")
     share = slice(0, 0) if collect else slice(number - 1, None, count)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = processes or cores

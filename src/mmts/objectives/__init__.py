@@ -1,16 +1,21 @@
 """Objectives: a loss and a policy combined into one call for a training loop."""
 
 from mmts.objectives.base import Objective, ObjectiveOutput, Pairs, policy_values
-from mmts.objectives.cyclip import CyCLIP
-from mmts.objectives.dual_temperature import DualTemperature
 from mmts.objectives.fastclip import FastCLIP
-from mmts.objectives.hard_negative_info_nce import HardNegativeInfoNCE
-from mmts.objectives.info_nce import DecoupledInfoNCE, InfoNCE, MultiPositiveInfoNCE, ReweightedInfoNCE
+from mmts.objectives.info_nce import (
+    RINCE,
+    CyCLIP,
+    DecoupledInfoNCE,
+    DualTemperature,
+    HardNegativeInfoNCE,
+    InfoNCE,
+    MultiPositiveInfoNCE,
+    ReweightedInfoNCE,
+)
 from mmts.objectives.max_margin import MaxMargin
 from mmts.objectives.no_temperature import NoTemperature
 from mmts.objectives.nuclr import NUCLR
 from mmts.objectives.prior import Prior
-from mmts.objectives.rince import RINCE
 from mmts.objectives.row_weights import RowWeights
 from mmts.objectives.siglip import SigLIP
 from mmts.objectives.sms import SMS

@@ -1,5 +1,7 @@
 """Objectives: a loss and a policy combined into one call for a training loop."""
 
+from mmts.objectives.adjustments import Prior as Prior
+from mmts.objectives.adjustments import RowWeights as RowWeights
 from mmts.objectives.base import Objective as Objective
 from mmts.objectives.base import ObjectiveOutput as ObjectiveOutput
 from mmts.objectives.base import Pairs as Pairs
@@ -12,14 +14,12 @@ from mmts.objectives.info_nce import DualTemperature as DualTemperature
 from mmts.objectives.info_nce import HardNegativeInfoNCE as HardNegativeInfoNCE
 from mmts.objectives.info_nce import InfoNCE as InfoNCE
 from mmts.objectives.info_nce import MultiPositiveInfoNCE as MultiPositiveInfoNCE
+from mmts.objectives.info_nce import NoTemperature as NoTemperature
 from mmts.objectives.info_nce import ReweightedInfoNCE as ReweightedInfoNCE
+from mmts.objectives.max_margin import SMS as SMS
 from mmts.objectives.max_margin import MaxMargin as MaxMargin
-from mmts.objectives.no_temperature import NoTemperature as NoTemperature
 from mmts.objectives.nuclr import NUCLR as NUCLR
-from mmts.objectives.prior import Prior as Prior
-from mmts.objectives.row_weights import RowWeights as RowWeights
 from mmts.objectives.siglip import SigLIP as SigLIP
-from mmts.objectives.sms import SMS as SMS
 from mmts.objectives.sogclr import ISogCLR as ISogCLR
 from mmts.objectives.sogclr import SogCLR as SogCLR
 from mmts.objectives.temo import TeMo as TeMo

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated, Any
 
+from annotated_types import Ge, Lt
 from torch import Tensor
 
 from mmts.losses import (
@@ -12,15 +13,16 @@ from mmts.losses import (
     hard_negative_info_nce,
     info_nce,
     multi_positive_info_nce,
+    no_temperature,
     reweighted_info_nce,
     rince,
 )
+from mmts.losses.no_temperature import SMALLEST_EPS
 from mmts.losses.queries import Anchor
 from mmts.losses.softmax import check_options
+from mmts.objectives.adjustments import Prior, RowWeights
 from mmts.objectives.base import Objective, ObjectiveOutput, Pairs, policy_values
 from mmts.objectives.max_margin import MARGIN
-from mmts.objectives.prior import Prior
-from mmts.objectives.row_weights import RowWeights
 from mmts.options import AboveZeroToOne, NotNegative, Positive, RecipeDefault, ZeroToBelowOne, ZeroToOne
 from mmts.policies import Policy
 
@@ -264,3 +266,33 @@ class CyCLIP(InfoNCE):
         contrast, log = super().compute(x, y, pairs)
         terms = cyclic_consistency(x, y, in_modal=self.in_modal, cross_modal=self.cross_modal, queries=pairs.queries)
         return ObjectiveOutput(contrast + terms, log)
+
+
+class NoTemperature(Objective):
+    """InfoNCE without a temperature: a pair's logit is 2 artanh of its cosine (docs/method.md, 4.24; arXiv 2501.17683).
+
+    eps: cosines are clamped to [-1 + eps, 1 - eps], where artanh is finite.
+    label_smoothing: share of the target that is spread over all candidates.
+
+    Logs "weight" (B,), the pull on each positive pair over the batch's mean, and no temperature.
+
+    >>> import torch
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.6, 0.8], [0.8, -0.6]])
+    >>> output = NoTemperature()(x, y, progress=0.0, index=torch.tensor([0, 1]))
+    >>> round(output.loss.item(), 4), list(output.log)
+    (2.3948, ['weight'])
+    """
+
+    splits_queries = True
+
+    def __init__(
+        self, *, eps: Annotated[float, Ge(SMALLEST_EPS), Lt(1)] = 1e-6, label_smoothing: ZeroToOne = 0.0
+    ) -> None:
+        super().__init__()
+        check_options(label_smoothing=label_smoothing)
+        self.options: dict[str, Any] = {"eps": eps, "label_smoothing": label_smoothing}
+
+    def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
+        """Return no_temperature."""
+        loss, pull = no_temperature.with_pull(x, y, positives=pairs.positives, queries=pairs.queries, **self.options)
+        return ObjectiveOutput(loss, {"weight": pull})

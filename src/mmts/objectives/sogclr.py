@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from mmts.errors import InputError
+from mmts.objectives.adjustments import Prior
 from mmts.objectives.base import ObjectiveOutput, Pairs, policy_values
 from mmts.objectives.memory import SIDES, ObjectiveWithMemory, as_schedule, over_same_rows
-from mmts.objectives.prior import Prior
 from mmts.options import AboveZeroToOne, NotNegative, Positive, RecipeDefault
 from mmts.policies import Fixed, Policy
 from mmts.policies.base import check_positive

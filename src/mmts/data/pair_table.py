@@ -93,7 +93,7 @@ class PairTable:
         start = self._end[row - 1] if row else 0
         return json.loads(self._lines[start : self._end[row]].tobytes())
 
-    def media_of(self, rows: Rows | None = None) -> "LazySequence":
+    def media_of(self, rows: npt.NDArray[np.integer[Any]] | None = None) -> "LazySequence":
         """Return the media of these rows, or of all."""
         return LazySequence(self.medium, np.arange(len(self)) if rows is None else rows)
 
@@ -101,7 +101,7 @@ class PairTable:
 class LazySequence(Sequence[Any]):
     """The results of `make` for some rows, computed on access; a slice is another such sequence."""
 
-    def __init__(self, make: Callable[[int], Any], rows: Rows) -> None:
+    def __init__(self, make: Callable[[int], Any], rows: npt.NDArray[np.integer[Any]] | range) -> None:
         self._make, self._rows = make, rows
 
     def __len__(self) -> int:
@@ -121,17 +121,24 @@ class TableSplit(Split):
 
     media_checked = True
 
-    def __init__(self, name: str, table: PairTable, rows: Rows) -> None:
+    def __init__(self, name: str, table: PairTable, rows: npt.NDArray[np.integer[Any]]) -> None:
         """Raises InputError without rows."""
         if not len(rows):
             raise InputError(f"split {name!r} needs at least one medium")
+        if len(table) < 2**32:
+            rows = rows.astype(np.uint32)  # there may be hundreds of millions of them
         self.name, self.table, self.rows, self.graded = name, table, rows, None
         self.media = table.media_of(rows)
         self.captions = LazySequence(table.caption, rows)
-        self.owner = self.first = torch.arange(len(rows))
-        starts = np.flatnonzero(np.diff(table.file[rows], prepend=-1))
-        if len(starts) < len(rows):
-            self.shard_sizes = np.diff(starts, append=len(rows)).tolist()
+        file = table.file[rows]
+        starts = 1 + np.flatnonzero(file[1:] != file[:-1])
+        if 1 + len(starts) < len(rows):
+            self.shard_sizes = np.diff(starts, prepend=0, append=len(rows)).tolist()
+
+    def text_numbers(self, captions: Rows) -> Rows:
+        """Return the hash of each of these captions, (n,)."""
+        hashes: Rows = self.table.caption_hash[self.rows[captions]]
+        return hashes
 
     @cached_property
     def text(self) -> Tensor:

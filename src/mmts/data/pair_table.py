@@ -5,7 +5,7 @@ import json
 import shutil
 import struct
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -85,6 +85,10 @@ class PairTable:
         place = None if member is None else (member[0], member[1])
         return Medium(identity, self.root / path, (caption,), split=self.splits[self.split[row]], member=place)
 
+    def identity(self, row: int) -> str:
+        """Return the id of a pair."""
+        return str(self._line(int(row))[0])
+
     def caption(self, row: int) -> str:
         """Return the caption of a pair."""
         return str(self._line(row)[1])
@@ -126,7 +130,7 @@ class TableSplit(Split):
         if not len(rows):
             raise InputError(f"split {name!r} needs at least one medium")
         if len(table) < 2**32:
-            rows = rows.astype(np.uint32)  # there may be hundreds of millions of them
+            rows = rows.astype(np.uint32, copy=False)  # there may be hundreds of millions of them
         self.name, self.table, self.rows, self.graded = name, table, rows, None
         self.media = table.media_of(rows)
         self.captions = LazySequence(table.caption, rows)
@@ -134,6 +138,10 @@ class TableSplit(Split):
         starts = 1 + np.flatnonzero(file[1:] != file[:-1])
         if 1 + len(starts) < len(rows):
             self.shard_sizes = np.diff(starts, prepend=0, append=len(rows)).tolist()
+
+    def ids(self) -> Iterator[str]:
+        """Yield the id of each medium."""
+        return map(self.table.identity, self.rows)
 
     def text_numbers(self, captions: Rows) -> Rows:
         """Return the hash of each of these captions, (n,)."""
@@ -200,8 +208,8 @@ def write_pair_table(
                     last_path = path
                     line = json.dumps([identity, caption, path, member], ensure_ascii=False) + "\n"
                     end += lines.write(line.encode("utf-8", "surrogatepass"))
-                    columns.write(_PACKED.pack(end, file, splits.index(split), _text_hash(caption)))
-                    id_hashes.append(_text_hash(identity))
+                    columns.write(_PACKED.pack(end, file, splits.index(split), text_hash(caption)))
+                    id_hashes.append(text_hash(identity))
             about = finish(temporary)
             head = {"format": _FORMAT, "lengths": [len(id_hashes), end], "root": str(root), "splits": list(splits)}
             write_json(temporary / _ABOUT, {**head, "about": about})
@@ -225,7 +233,7 @@ def cannot_write(folder: Path, error: OSError) -> DataError:
     return DataError(f"cannot write the index {folder}: {error.strerror or error}; MMTS_CACHE names another folder")
 
 
-def _text_hash(text: str) -> int:
+def text_hash(text: str) -> int:
     """Return 64 bits of BLAKE2b as a signed number."""
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -164,6 +164,10 @@ class Split:
     def text(self) -> Tensor:
         """(N,) int64: equal numbers mean equal caption strings."""
         return torch.from_numpy(numbered(self.captions))
+
+    def ids(self) -> Iterator[str]:
+        """Yield the id of each medium (M,)."""
+        return (medium.id for medium in self.media)
 
     def text_numbers(self, captions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return a number for each of these captions (n,): equal numbers mean equal strings."""

@@ -151,6 +151,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train by a recipe and evaluate the result on test."""
+    from mmts.apps.runs import closing_lines
     from mmts.recipe.choose import choose_recipe
     from mmts.recipe.recipe import load_recipe, parse_columns
     from mmts.recipe.tiny import example_data, tiny
@@ -168,9 +169,32 @@ def train(
         if data is None and chosen.data.path is None:
             data = example_data(chosen, Path("runs") / f"{chosen.folder_name}-data")
     chosen = chosen.with_data(data, chosen_columns)
-    metrics = train_run(chosen, out or Path("runs") / chosen.folder_name, resume=resume)
-    if as_json and os.environ.get("RANK", "0") == "0":
-        print_json(metrics)
+    out = out or Path("runs") / chosen.folder_name
+    metrics = train_run(chosen, out, resume=resume)
+    if os.environ.get("RANK", "0") == "0":
+        console.print(*closing_lines(out), sep="\n")
+        if as_json:
+            print_json(metrics)
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="A folder with run directories below it.")] = Path("runs"),
+    watch: Annotated[bool, typer.Option("--watch", help="Redraw the table every two seconds.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the runs below a folder: which one runs, how far, how good."""
+    from mmts.apps import runs as states
+
+    if watch and as_json:
+        raise RunError("--watch draws on a terminal; leave out --json, or --watch")
+    if watch:
+        states.watch(folder)
+        return
+    found = [states.state_of(path) for path in states.find_runs(folder)]
+    console.print(states.runs_table(found, folder))
+    if as_json:
+        print_json([states.as_mapping(state) for state in found])
 
 
 @app.command()

@@ -145,7 +145,18 @@ def test_the_flags_are_those_that_are_documented() -> None:
         "sweep": {"--data", "--out", "--set", "--jobs", "--part", "--collect", "--quiet"},
         "doctor": {"--json"},
         "index": {"--out", "--checkpoint", "--trust-code", "--quiet"},
-        "search": {"--image", "--json", "--html", "--serve", "--port", "--checkpoint", "--index", "--trust-code"},
+        "search": {
+            "--image",
+            "--where",
+            "--json",
+            "--html",
+            "--export",
+            "--serve",
+            "--port",
+            "--checkpoint",
+            "--index",
+            "--trust-code",
+        },
         "export": {"--to", "--out", "--checkpoint", "--trust-code", "--quiet"},
     }
 

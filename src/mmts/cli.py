@@ -467,8 +467,14 @@ def search(
     query: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
     image: Annotated[Path | None, typer.Option(help="Find items similar to this image (or clip, for videos).")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of items to find.")] = 10,
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="LABEL=VALUE", help="Only items with this value; repeatable.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Also write a self-contained page to this file.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Also write the items with all columns to this .csv file.")
+    ] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Serve a search page on this machine.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port for --serve; 0 picks a free one.")] = 8765,
     index: IndexFolder = None,
@@ -478,8 +484,8 @@ def search(
     """Search an index of images or clips by words or by a picture."""
     from mmts.search.command import search as search_run
 
-    shown: dict[str, Any] = {"as_json": as_json, "page": html, "port": port if serve else None}
-    search_run(run, query, image, k=k, **shown, folder=index, checkpoint=checkpoint)
+    shown: dict[str, Any] = {"as_json": as_json, "page": html, "table": export, "port": port if serve else None}
+    search_run(run, query, image, k=k, where=where or (), **shown, folder=index, checkpoint=checkpoint)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from benchmarks import (
     losses,
     micro_batch,
     ranking,
+    scale,
     start_up,
     towers,
     training,
@@ -32,7 +33,8 @@ process needs in addition to its inputs.
 """
 
 PARTS = (
-    losses, ranking, graded_metrics, images, decoding, towers, training, micro_batch, clustering, start_up, cluster
+    losses, ranking, graded_metrics, images, decoding, towers, training, micro_batch, clustering, scale, start_up,
+    cluster,
 )  # fmt: skip
 
 

@@ -146,14 +146,19 @@ class Concepts(Section):
     """Where a sample's concepts come from: clusters of the training captions, words in them, a label of its medium, or
     a file."""
 
-    source: Literal["captions", "words", "label", "file"] = "captions"
+    source: Literal["captions", "words", "label", "file", "parquet"] = "captions"
     """`captions`: cluster the training captions; `words`: the entries of `file` that a caption contains, or its own
-    frequent words; `label`: use a label of the media; `file`: read concepts from `file`."""
+    frequent words; `label`: use a label of the media; `file`: read concepts from `file`; `parquet`: join the labels in
+    the parquet tables `file` by the ids of the media."""
     label: str | None = None
     """The label to use, for `source: label`."""
     file: Path | None = None
     """A file that `ConceptDistribution.save` wrote for the training captions, in their order; for `source: words` a
-    text file with one entry, a word or several, per line."""
+    text file with one entry, a word or several, per line; for `source: parquet` a table or a folder of tables."""
+    column: str = "concept"
+    """For `source: parquet`, the column of labels, one value per medium."""
+    key: str = "id"
+    """For `source: parquet`, the column of ids."""
     min_count: int = Field(5, ge=1)
     """For `source: words` without `file`: a word is a concept if at least this many training captions contain it."""
     of: Of = "rarest"
@@ -170,8 +175,11 @@ class Concepts(Section):
     def _source_is_named(self) -> "Concepts":
         if (self.source == "label") != (self.label is not None):
             raise ValueError("`label` names the label to use when `source` is label, and only then")
-        if (self.source == "file" and self.file is None) or (self.file and self.source not in ("file", "words")):
-            raise ValueError("`file` names the file to read when `source` is file or words, and only then")
+        needs_file, takes_file = self.source in ("file", "parquet"), self.source in ("file", "parquet", "words")
+        if (needs_file and self.file is None) or (self.file and not takes_file):
+            raise ValueError("`file` names the file to read when `source` is file, parquet or words, and only then")
+        if (self.column, self.key) != ("concept", "id") and self.source != "parquet":
+            raise ValueError("`column` and `key` are those of the tables when `source` is parquet, and only then")
         if isinstance(self.num_concepts, int) and self.num_concepts < 2:
             raise ValueError(f"num_concepts must be at least 2 or auto, not {self.num_concepts}")
         return self

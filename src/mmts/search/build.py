@@ -99,9 +99,10 @@ def _describe(root: Path, known: Mapping[tuple[Any, ...], Item], medium: Medium)
         before = known.get((path, medium.start, medium.end, medium.frames, medium.member))
         is_same = before is not None and (before.size, before.changed) == (state.st_size, state.st_mtime_ns)
         return Item(
-            path=path, id=medium.id, caption=medium.captions[0], size=state.st_size, changed=state.st_mtime_ns,
+            path=path, id=medium.id, caption=medium.captions[0], other_captions=medium.captions[1:], split=medium.split,
+            size=state.st_size, changed=state.st_mtime_ns, labels=dict(medium.labels),
             content=before.content if before is not None and is_same else content_name(medium),
-            start=medium.start, end=medium.end, frames=medium.frames, member=medium.member, labels=dict(medium.labels),
+            start=medium.start, end=medium.end, frames=medium.frames, member=medium.member,
         )  # fmt: skip
     except UnicodeEncodeError:
         return f"{str(medium.path)!r}: its name is not UTF-8"

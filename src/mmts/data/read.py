@@ -19,8 +19,9 @@ from mmts.data.formats.table import read_table, table_rows
 from mmts.data.formats.youcook2 import looks_like_youcook2, read_youcook2
 from mmts.data.media.suffixes import is_medium
 from mmts.data.records import Dataset
+from mmts.data.remote import fetch_data, fetch_media
 from mmts.errors import DataError, counted, listed
-from mmts.files import why_missing
+from mmts.files import as_address, why_missing
 
 CAPTIONS_NAME = "captions.jsonl"
 _TABLES = (".csv", ".tsv", ".txt")
@@ -74,6 +75,12 @@ def read_dataset(path: str | Path, columns: Mapping[str, str] | None = None) -> 
     >>> [medium.captions for medium in read_dataset(folder / "captions.csv").media]
     [('a cat', 'a pet')]
     """
+    if address := as_address(path):
+        local, suffix = fetch_data(address)
+        dataset = _read(local, columns or {}, _IN_PARTS[suffix])
+        if suffix == ".parquet":  # it may name images that are files of their own
+            fetch_media([medium.path for medium in dataset.media])
+        return replace(dataset, path=Path(path))
     path = Path(os.path.expanduser(path)).absolute()
     try:
         if path.is_dir() or path.is_file() or path.suffix in _IN_PARTS:  # the latter may be a pattern
@@ -88,8 +95,8 @@ def reader_of(folder: Path) -> Callable[..., Dataset] | None:
     return next((read for recognizes, read in _FOLDERS if recognizes(folder)), None)
 
 
-def _read(path: Path, columns: Mapping[str, str]) -> Dataset:
-    read = reader_of(path) if path.is_dir() else _reader_of_file(path, columns)
+def _read(path: Path, columns: Mapping[str, str], read: Callable[..., Dataset] | None = None) -> Dataset:
+    read = read or (reader_of(path) if path.is_dir() else _reader_of_file(path, columns))
     if read is None:
         raise DataError(f"{path}: no data set recognized: {_LOOKED_FOR}. {_nearest_thing(path, columns)}")
     if read in (read_table, read_imagefolder, read_parquet):

@@ -1,5 +1,6 @@
 """Data on a server: a loopback server that can do everything a bad one does, and fsspec's memory for the others."""
 
+import json
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from data.formats.test_parquet import content, image, write
 from data.formats.test_shards import ids, pairs
 from fsspec.implementations.memory import MemoryFileSystem
+from tests_support import draw_shapes
 
 from mmts.data import remote
 from mmts.data.media.load import why_unreadable
@@ -23,6 +25,8 @@ from mmts.data.read import read_dataset
 from mmts.errors import DataError
 from mmts.files import as_address, cache_root
 from mmts.recipe.recipe import load_recipe
+from mmts.recipe.tiny import tiny
+from mmts.training.run import train
 from mmts.training.splits import open_data, resolved
 
 
@@ -275,7 +279,23 @@ def test_an_address_stays_one_in_a_recipe(server: Server, tmp_path: Path):
     address = f"{shards(server)}/{{0..2}}.tar"
     recipe = load_recipe("catalogue", [f"data.path={address}", f"data.val={address}"]).with_whole_paths()
     assert as_address(resolved(recipe.data.path)) == as_address(recipe.data.val or "") == address
+    assert recipe.model_dump(mode="json")["data"]["path"] == address
     assert ids(open_data(recipe.data)) == ["k0", "m0", "k1", "m1", "k2", "m2"]
+
+
+@pytest.mark.slow
+def test_a_run_on_served_tables_equals_one_on_this_machine(server: Server, tmp_path: Path):
+    rows = list(map(json.loads, (draw_shapes(tmp_path / "shapes") / "captions.jsonl").read_text().splitlines()))
+    columns = {"id": [row["id"] for row in rows], "caption": [row["captions"] for row in rows]}
+    columns |= {"image": [(tmp_path / "shapes" / row["image"]).read_bytes() for row in rows]}
+    table = write(server.folder / "t" / "0.parquet", **columns, split=[row["split"] for row in rows])
+    recipe = tiny(load_recipe("catalogue"))
+    served, local = (
+        train(recipe.with_data(path), tmp_path / name)
+        for name, path in {"served": Path(f"{server.url}/t/*.parquet"), "local": table.parent}.items()
+    )
+    assert {**served, "data": None} == {**local, "data": None}
+    assert as_address(served["data"]) == f"{server.url}/t/*.parquet"
 
 
 def test_nothing_is_imported_before_it_is_needed_and_a_missing_package_is_named_with_the_extra():

@@ -54,10 +54,10 @@ def fetch_data(address: str) -> tuple[Path, str]:
             f"there now, remove {files[changed[0]]}; to go on with what was fetched, give {_place(address)} as --data"
         )
     _fetch(system, {name: file for name, file in files.items() if known[name] is None}, states)
-    local, suffix = _place(address), next(iter(files.values())).suffix
-    for file, _ in find_files(local, suffix)[0]:
-        if file not in files.values():
-            raise DataError(f"{address} no longer has {file.name}; remove {file}, or give {local} as --data")
+    local, fetched = _place(address), {*files.values()}
+    suffix = next(iter(fetched)).suffix
+    if gone := [file for file, _ in find_files(local, suffix)[0] if file not in fetched]:
+        raise DataError(f"{address} no longer has {gone[0].name}; remove {gone[0]}, or give {local} as --data")
     return local, suffix
 
 
@@ -174,7 +174,7 @@ def _fetch(system: Any, files: Mapping[str, Path], states: Mapping[str, Mapping[
 
         def fetch(name: str) -> None:
             file, state = files[name], states.get(name)
-            if file.exists() if state is None else _known(file) is not None:  # another process has fetched it
+            if file.exists() if state is None else _known(file) == state:  # another process has fetched it
                 return
             with suppress(*may_lack), atomic_write(file) as out:
                 for piece in _pieces(system, name, None if state is None else state["size"]):

@@ -6,11 +6,12 @@ These are the sections `data`, `concepts`, `train` and `evaluation`.
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_serializer, model_validator
 
 from mmts.concepts.members import Of
 from mmts.errors import nearest, plain
 from mmts.evaluation.measures import Measure
+from mmts.files import as_address
 from mmts.recipe.section import Section, Seed
 
 DatasetName = Literal["flickr30k", "coco", "cc3m", "ek100", "youcook2"]
@@ -140,6 +141,10 @@ class Data(Section):
     """Random changes to training images and clips, only for a tower that trains; `null` switches them off."""
     workers: int = Field(0, ge=0)
     """Processes that decode images and clips, only for a tower that trains."""
+
+    @field_serializer("path", "val", when_used="json-unless-none")
+    def _as_written(self, path: Path) -> str:
+        return as_address(path) or str(path)
 
 
 class Concepts(Section):

@@ -38,7 +38,7 @@ def _trust_code(context: typer.Context, value: bool) -> bool:
     return value
 
 
-_HELP_DATA = "A public data set's folder, captions.jsonl, table, imagefolder or tars (docs/datasets.md)."
+_HELP_DATA = "A public data set's folder, captions.jsonl, table, imagefolder, tars, or an address (docs/datasets.md)."
 _HELP_COLUMNS = "Columns of paths and captions in a table, if their names are unusual."
 _HELP_SETTINGS = "Change a key of the recipe; repeatable."
 _HELP_TRUST = "Run code outside mmts that the recipe names."

@@ -239,6 +239,16 @@ def held_by(file: Path) -> tuple[str, bool] | None:
     return None
 
 
+def as_address(path: str | Path) -> str | None:
+    """Return a path that is an address (s3, gs, hf, http or https) as one; None for a path on this machine.
+
+    >>> as_address(Path("s3://bucket/a.tar")), as_address("hf://datasets/a/b"), as_address("photos/a.tar")
+    ('s3://bucket/a.tar', 'hf://datasets/a/b', None)
+    """
+    matched = re.match(r"(s3|gs|hf|https?):/+", str(path))  # a Path keeps one slash of two
+    return None if matched is None else f"{matched[1]}://{str(path)[matched.end() :]}"
+
+
 def content_hash(*parts: str | bytes) -> str:
     """Name contents: 32 hex digits of BLAKE2b over the length-prefixed parts.
 

@@ -6,13 +6,15 @@ These are the sections `data`, `concepts`, `train` and `evaluation`.
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, PlainSerializer, model_validator
 
 from mmts.concepts.members import Of
 from mmts.errors import nearest, plain
 from mmts.evaluation.measures import Measure
+from mmts.files import as_address
 from mmts.recipe.section import Section, Seed
 
+_Data = Annotated[Path, PlainSerializer(lambda path: as_address(path) or str(path), str, when_used="json")]
 DatasetName = Literal["flickr30k", "coco", "cc3m", "ek100", "youcook2"]
 DATASETS = get_args(DatasetName)
 _TRACKERS = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
@@ -106,7 +108,7 @@ class Columns(Section):
 class Data(Section):
     """What is read, and which results are relevant to a query."""
 
-    path: Path | None = None
+    path: _Data | None = None
     """The same as `--data`."""
     dataset: DatasetName | None = None
     """The public data set that the recipe was made for."""
@@ -114,7 +116,7 @@ class Data(Section):
     """Which of the data's splits are train, val and test, if they have other names: `{train: train2014}`."""
     columns: Columns = Columns()
     """Which columns of a table hold paths and captions, if their names are not the usual ones."""
-    val: Path | None = None
+    val: _Data | None = None
     """Other data whose val split chooses the best checkpoint, in place of the data's own val."""
     relevance: Literal["text", "own", "graded"] = "text"
     """Which results are relevant in evaluation. `text`: every medium with the same caption string; `own`: only the

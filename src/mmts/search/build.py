@@ -12,7 +12,9 @@ import numpy as np
 from mmts.console import console, progress_bar
 from mmts.data.formats.collect import inner_path, read_lines
 from mmts.data.formats.imagefolder import metadata_files, read_imagefolder
-from mmts.data.formats.shards import read_shards, tars_in
+from mmts.data.formats.parquet import read_parquet
+from mmts.data.formats.parts import files_in
+from mmts.data.formats.shards import read_shards
 from mmts.data.formats.table import has_usual_column
 from mmts.data.media.checks import content_name
 from mmts.data.media.reading import in_threads, tell_warnings
@@ -150,8 +152,8 @@ def find_media(path: Path, kind: str, settings: Data) -> tuple[Path, list[Medium
 
     A data set gives the media of all splits with their captions; `settings`, the recipe's data section, say how to read
     it. Any other folder gives all files of that kind below it, except hidden files and links that lead out of it; so
-    does a folder of such files that also has a .tar, or a metadata file without file names. Raises DataError without
-    such media, and the errors of the readers.
+    does a folder of such files that also has a .tar or .parquet, or a metadata file without file names. Raises
+    DataError without such media, and the errors of the readers.
     """
     path, other = resolved(path), "image" if kind == "video" else "video"
     files = [file for file in _files(path) if not is_typescript(file)] if path.is_dir() else []
@@ -181,8 +183,9 @@ def find_media(path: Path, kind: str, settings: Data) -> tuple[Path, list[Medium
 def _strays(folder: Path) -> list[Path]:
     """Return the files that make a folder of media look like a data set, if they say nothing about these media."""
     reader = reader_of(folder)
-    if reader is read_shards:
-        return tars_in(folder)
+    for read, suffix in ((read_shards, ".tar"), (read_parquet, ".parquet")):
+        if reader is read:
+            return files_in(folder, suffix)
     files = list(metadata_files(folder)) if reader is read_imagefolder else []
     return [] if any(map(_names_files, files)) else files
 

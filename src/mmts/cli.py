@@ -75,6 +75,10 @@ def _split_names(names: str | None) -> list[str] | None:
     return None if names is None else [name.strip() for name in names.split(",")]
 
 
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
 @app.callback(invoke_without_command=True)
 def _options(
     context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
@@ -85,8 +89,8 @@ def _options(
         raise typer.Exit
     if command is None:
         console.print(context.get_help())
-    elif command != "train" and processes > 1:  # they would all write the same files
-        errors.quiet = os.environ.get("RANK", "0") != "0"
+    elif command not in ("train", "evaluate", "index") and processes > 1:  # they would all write the same files
+        errors.quiet = not _is_main()
         raise RunError(f"mmts {command} runs in one process, but a launcher started {processes}; run it without one")
 
 
@@ -169,7 +173,7 @@ def train(
             data = example_data(chosen, Path("runs") / f"{chosen.folder_name}-data")
     chosen = chosen.with_data(data, chosen_columns)
     metrics = train_run(chosen, out or Path("runs") / chosen.folder_name, resume=resume)
-    if as_json and os.environ.get("RANK", "0") == "0":
+    if as_json and _is_main():
         print_json(metrics)
 
 
@@ -207,7 +211,7 @@ def evaluate(
         if any(others):
             raise RunError("--interpolate judges on val and on --also DATA; besides, it takes only --checkpoint")
         curve = interpolate_run(Path(model), parse_shares(interpolate), also or (), checkpoint)
-        if as_json:
+        if as_json and _is_main():
             print_json(curve)
         return
     if also:
@@ -228,7 +232,7 @@ def evaluate(
             model, data, out, split, concepts=concepts, embeddings_file=save_embeddings, columns=names,
             settings=settings or (), **judged,
         )  # fmt: skip
-    if as_json:
+    if as_json and _is_main():
         print_json(metrics)
 
 

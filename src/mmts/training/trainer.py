@@ -44,7 +44,7 @@ class Trainer:
 
     With several processes (see `processes.joined`) each embeds its part of every batch and computes the loss of its own
     queries, so that gradients, schedules and the objective's state are those of one process; only dropout differs. The
-    main process validates, logs and writes checkpoints, while the others wait.
+    main process logs and writes checkpoints, while the others wait.
     """
 
     model: TwoTower
@@ -112,7 +112,7 @@ class Trainer:
     def fit(self, resume: bool = False, finish: Callable[[], dict[str, Any]] | None = None) -> dict[str, Any]:
         """Train to the end, or raise Interrupted with a checkpoint written; `resume` starts from the last one.
 
-        `finish` runs on the main process at the end; trackers get the scores that it returns, and all return them.
+        `finish` runs on all processes at the end; trackers get the scores that it returns.
         """
         if resume:
             self._restore()
@@ -122,7 +122,7 @@ class Trainer:
         tracking.start_trackers(self.accelerator, self.run, self.settings.project, self.recipe or {})
         try:
             self._take_steps()
-            metrics = once(finish) if finish is not None else {}
+            metrics = finish() if finish is not None else {}
             if process_index() == 0 and metrics:
                 name = "test" if metrics["split"] == "test" else f"final/{metrics['split']}"
                 scores = {key: value for key, value in metrics.items() if "_to_" in key or key == "groups"}
@@ -273,7 +273,7 @@ class Trainer:
         self.model.eval()
         model = self.accelerator.unwrap_model(self.model)
         with nullcontext() if self.average is None else self.average.in_place_of_weights(model):
-            scores = once(lambda: evaluate(model))
+            scores = evaluate(model)
         self.model.train()
         checkpoint.restore_random_state(state)
         score = measured(scores, self.settings.best)

@@ -34,8 +34,7 @@ _SETTLE = 0.2  # seconds that the group's threads have to finish the last transf
 _LINGER = 1.0  # seconds that the others stay: a launcher ends all processes when the first one ends
 _REPORT_WITHIN = 600.0  # seconds that the failed process may write a checkpoint before it reports
 
-
-_is_alone = False
+_is_alone = False  # see `alone`
 
 
 def num_processes() -> int:
@@ -65,11 +64,19 @@ def once(compute: Callable[[], T]) -> T:
 
     If it raises, the main process raises the error, and the others FailedElsewhere.
     """
-    return led(lambda _: [compute()], lambda _: None)[0]
+    return from_main(led(lambda _: compute(), lambda _: None))
 
 
-def led(work: Callable[[Callable[[A], R]], T], compute: Callable[[A], R]) -> T:
-    """Return on every process what `work(compute)` returns on the main one, which alone does the work.
+def from_main(value: T | None) -> T:
+    """Return the main process's value on all processes."""
+    values: list[Any] = [value]
+    if num_processes() > 1:
+        distributed.broadcast_object_list(values, device=torch.device("cpu"))
+    return values[0]  # type: ignore[no-any-return]
+
+
+def led(work: Callable[[Callable[[A], R]], T], compute: Callable[[A], R]) -> T | None:
+    """Return what `work(compute)` returns on the main process, which alone does the work, and None on the others.
 
     All processes take part in each call of `compute` inside the work, with the argument that the main one gives. If
     the work raises, the main process raises the error, and the others FailedElsewhere.
@@ -77,38 +84,31 @@ def led(work: Callable[[Callable[[A], R]], T], compute: Callable[[A], R]) -> T:
     if num_processes() == 1:
         return work(compute)
     if process_index() > 0:
-        while (message := _from_main(None))[0] == "compute":
-            compute(message[1])
-        if message[0] == "failed":
+        task: tuple[str, Any]
+        while (task := from_main(None))[0] == "compute":
+            compute(task[1])
+        if task[0] == "failed":
             raise FailedElsewhere
-        return message[1]  # type: ignore[no-any-return]
-    others_wait = True
+        return None
+    others_wait, end = True, "failed"
 
     def together(argument: A) -> R:
         nonlocal others_wait
-        _from_main(("compute", argument))
-        others_wait = False  # should `compute` fail, it fails on all processes
         with alone(False):
+            from_main(("compute", argument))
+            others_wait = False  # should `compute` fail, it fails on all processes
             result = compute(argument)
         others_wait = True
         return result
 
-    end: tuple[str, Any] = "failed", None
     try:
         with alone():
             result = work(together)
-        end = "done", result
+        end = "done"
     finally:
         if others_wait:
-            _from_main(end)
+            from_main((end, None))
     return result
-
-
-def _from_main(message: Any) -> Any:
-    """Return the main process's message on all processes."""
-    messages = [message]
-    distributed.broadcast_object_list(messages, device=torch.device("cpu"))
-    return messages[0]
 
 
 def shared(items: Sequence[A], compute: Callable[[Sequence[A]], Iterable[R]]) -> list[R]:
@@ -146,10 +146,9 @@ def on_main(manager: Callable[[], AbstractContextManager[None]]) -> Iterator[Non
 
 def main_first(compute: Callable[[], T]) -> T:
     """Return what `compute` returns on this process; the main one computes first, so the others find its cache."""
-    kept: list[T] = []
-    once(lambda: kept.append(compute()))
+    kept = led(lambda _: [compute()], lambda _: None)
     with alone():
-        return kept[0] if kept else compute()
+        return compute() if kept is None else kept[0]
 
 
 def process_sizes(batch_size: int) -> list[int]:

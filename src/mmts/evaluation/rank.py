@@ -79,9 +79,10 @@ def _relevant(split: Split, relevance: Relevance) -> csr_matrix:
 def judge(media: Tensor, text: Tensor, split: Split, relevance: Relevance = "text") -> tuple[Side, Side]:
     """Rank media (M, D) for every caption, and captions (N, D) for every medium, in chunks of bounded memory.
 
-    Several processes, which give the same arguments, rank a part of the queries each; all get what one would. Ties
-    count against the model (docs/method.md, ranks). Raises InputError if the numbers of rows do not fit the split, or naming
-    the medium whose embedding is not finite.
+    Ties count against the model (docs/method.md, ranks). Several processes, which give the same arguments, rank a part
+    of the queries each, and get what one process would.
+
+    Raises InputError if the numbers of rows do not fit the split, or naming the medium whose embedding is not finite.
     """
     if len(media) != split.num_media or len(text) != split.num_captions:
         raise InputError(
@@ -112,11 +113,10 @@ def largest_norm(rows: Tensor) -> float:
 def exact(rows: Tensor, norm: float) -> Tensor:
     """Return rows (M, D) of norms up to `norm` in float64, rounded so that dot products are exact.
 
-    docs/method.md, 6.15:  x -> round(2^26 x / s) s / 2^26,   s: `norm`, rounded up to a power of two
+    x -> round(2^26 x / s) s / 2^26,   s: `norm`, rounded up to a power of two (docs/method.md, 6.15)
 
-    A dot product with such a row, and each partial sum, is a whole number of units below 2^53. So its bits depend
-    neither on the order of additions, and with it on threads, chunks, processes and machines, nor on the candidate's
-    place.
+    Every partial sum of a dot product is then a whole number of units below 2^53, so the order of additions does not
+    matter: any number of threads and processes, on any machine, gives the same bits, and equal candidates tie.
 
     >>> x, y = exact(torch.randn(2, 512), norm=40.0)
     >>> torch.equal(x @ y, (x * y).flip(0).cumsum(0)[-1])

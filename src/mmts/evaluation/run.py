@@ -13,7 +13,7 @@ from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console, figure_table
 from mmts.data.records import Dataset, Split
-from mmts.distributed.processes import joined, main_first, on_main, once
+from mmts.distributed.processes import from_main, joined, main_first, on_main, once
 from mmts.errors import RecipeError, counted
 from mmts.evaluation import figures
 from mmts.evaluation.classification import (
@@ -148,8 +148,7 @@ def score(
     relevance = experiment.recipe.data.relevance
     media, text = embed_split(experiment.model, inputs)
     sides = judge(media, text, split, relevance)
-    found = experiment.groups(split)
-    concepts, *groups = once(lambda: found)
+    concepts, *groups = from_main(experiment.groups(split))
     metrics = figures.summarize(sides, split, groups, labels)
     class_top = None
     if inputs.classes is not None:
@@ -183,8 +182,7 @@ def validation(experiment: Experiment, inputs: Mapping[str, Inputs], val: str) -
     inputs: by the name of their split. val: the name of the split to score on. Raises RecipeError
     if `train.best` names a group that has no queries in it.
     """
-    found = experiment.groups(inputs[val].split)[1:]
-    groups = once(lambda: found)
+    groups = from_main(experiment.groups(inputs[val].split))[1:]
     best = experiment.recipe.train.best
     group = group_of(best)
     if group is not None and not all((side == GROUP_NAMES.index(group)).any() for side in groups):

@@ -171,10 +171,9 @@ def _cached(
     def rows(compute: Callable[[Sequence[str]], Rows]) -> Rows:
         return cached_rows(name, keys, width, compute, unit=unit, chunk=chunk)
 
-    kept: list[Rows] = []
-    led(lambda together: kept.append(rows(together)), compute)
+    kept = led(rows, compute)
     with alone():  # if the main process could not write, or its disk is not seen here, the rows are computed again
-        return kept[0] if kept else rows(compute)
+        return rows(compute) if kept is None else kept
 
 
 def text_features(

@@ -32,7 +32,6 @@ from mmts.training.splits import open_data, resolved
 _CHUNK = 256  # items that an interrupted process loses at most
 _LAST = "00"  # of the hash of the last item in a group: one in 256
 
-
 Embed = Callable[[Sequence[Medium]], Rows]
 """Media to their unit embeddings, zeros for those that cannot be read."""
 
@@ -55,17 +54,11 @@ def build_index(run: Path, path: Path, folder: Path | None = None, checkpoint: s
     check_folder(folder)
     encoder = open_encoder(str(run), media, checkpoint)
     width = encoder.text(["width"]).shape[1]
-
-    written: list[Index] = []
-
-    def write(embed: Embed) -> None:
-        written.append(_write(folder, root, media, encoder, embed, width))
-
-    led(write, lambda part: encoder.media_or_zeros(part, width))
-    return written[0] if written else load_index(folder)
+    write = partial(_write, folder, root, media, encoder, width)
+    return led(write, lambda part: encoder.media_or_zeros(part, width)) or load_index(folder)
 
 
-def _write(folder: Path, root: Path, media: Sequence[Medium], encoder: Encoder, embed: Embed, width: int) -> Index:
+def _write(folder: Path, root: Path, media: Sequence[Medium], encoder: Encoder, width: int, embed: Embed) -> Index:
     """Bring the index up to date with media whose embeddings (M, width) `embed` gives."""
     with locked(folder / ".lock", wait=True):
         old = None

@@ -1,7 +1,7 @@
 """Which samples a run trains on, validates on and is evaluated on."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from mmts.data.media.checks import drop_unreadable, shared_in_words, unreadable_
 from mmts.data.media.reading import tell_warnings
 from mmts.data.read import read_dataset
 from mmts.data.records import SPLITS, Dataset, Medium, Split
-from mmts.distributed.processes import led, main_first, once, process_index
+from mmts.distributed.processes import from_main, led, main_first, once, process_index
 from mmts.errors import DataError, RecipeError, counted, percent
 from mmts.files import atomic_write, why_missing
 from mmts.models.base import MediaTower, is_frozen
@@ -216,7 +216,7 @@ def _unreadable_by_features(media: Sequence[Medium], tower: MediaTower) -> dict[
     def reasons(chosen: list[int]) -> Sequence[str | None]:
         return why_unreadable_by_features(tower, [media[at] for at in chosen])
 
-    return led(
-        lambda together: unreadable_media(media, lambda part: together([places[id(medium)] for medium in part])),
-        reasons,
-    )
+    def check(together: Callable[[list[int]], Sequence[str | None]]) -> dict[int, str]:
+        return unreadable_media(media, lambda part: together([places[id(medium)] for medium in part]))
+
+    return from_main(led(check, reasons))

@@ -17,7 +17,8 @@ from mmts.metrics import bootstrap_interval, graded_scores, ranks
 from mmts.metrics.ranks import hits
 
 _TOP = 10
-_CHUNK_ELEMENTS = 2**23  # of the similarity matrix at a time: 32 MB in float32
+CHUNK_ELEMENTS = 2**23
+"""Of a similarity matrix at a time: 32 MB in float32."""
 _CHUNK_QUERIES = 64  # that processes do not divide
 
 Relevance = Literal["text", "own", "graded"]
@@ -68,7 +69,7 @@ class Side:
         return 100 * low, 100 * high
 
 
-def _relevant(split: Split, relevance: Relevance) -> csr_matrix:
+def relevant_media(split: Split, relevance: Relevance) -> csr_matrix:
     """Return (N, M) bool: for `own` the medium of each caption, for `text` all media that carry the same string."""
     N, M = split.num_captions, split.num_media
     rows = np.arange(N) if relevance == "own" else split.text.numpy()
@@ -98,7 +99,7 @@ def judge(media: Tensor, text: Tensor, split: Split, relevance: Relevance = "tex
     if relevance == "graded":
         assert split.graded is not None  # `Split.judged` checks that
         grades = split.graded.relevance()
-    relevant = _relevant(split, relevance) if grades is None else csr_matrix((grades == 1).T.numpy())
+    relevant = relevant_media(split, relevance) if grades is None else csr_matrix((grades == 1).T.numpy())
     of_text = _rank(text, media, relevant, None if grades is None else grades.T)
     of_media = _rank(media, text, relevant.T.tocsr(), grades)
     kind, every = split.media[0].kind, torch.arange(len(media))
@@ -131,7 +132,7 @@ def _rank(queries: Tensor, candidates: Tensor, relevant: csr_matrix, grades: Ten
     """Return `ranks`, `top`, `top_relevant` and, with grades (Q, C), `graded` of a Side."""
     Q, C = relevant.shape
     # The chunks are those of one process: float sums of graded relevance may depend on the number of rows.
-    rows = max(1, min(_CHUNK_ELEMENTS // C, max(_CHUNK_QUERIES, Q // _CHUNK_QUERIES)))
+    rows = max(1, min(CHUNK_ELEMENTS // C, max(_CHUNK_QUERIES, Q // _CHUNK_QUERIES)))
     norm, candidates = largest_norm(queries), exact(candidates, largest_norm(candidates))
 
     def rank(start: int) -> list[Tensor]:

@@ -85,6 +85,10 @@ CONTENTS = {
             f"leaderboard/{page}"
             for page in (
                 "long-tail-coco",
+                "long-tail-coco-longer",
+                "long-tail-flickr8k",
+                "long-tail-fashion",
+                "long-tail-usda",
                 "temperatures",
                 "rules",
                 "catalogue",

@@ -70,7 +70,7 @@ def test_links_lead_to_files_that_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_settings_in_the_docs_are_real_keys(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for key, value in re.findall(r"--set '?([a-z_.]+)=(\{[^}]*\}|[\w.-]+)", text):
+    for key, value in re.findall(r"--set '?([a-z_.]+)=(\{(?:[^{}]|\{[^{}]*\})*\}|[\w.-]+)", text):
         assert any(accepts(name, f"{key}={value}") for name in shipped_recipes()), f"{key}={value}"
 
 

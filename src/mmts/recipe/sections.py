@@ -6,7 +6,7 @@ These are the sections `data`, `concepts`, `train` and `evaluation`.
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import ConfigDict, Field, field_serializer, model_validator
+from pydantic import ConfigDict, Field, PlainSerializer, model_validator
 
 from mmts.concepts.members import Of
 from mmts.errors import nearest, plain
@@ -14,6 +14,7 @@ from mmts.evaluation.measures import Measure
 from mmts.files import as_address
 from mmts.recipe.section import Section, Seed
 
+_Data = Annotated[Path, PlainSerializer(lambda path: as_address(path) or str(path), str, when_used="json")]
 DatasetName = Literal["flickr30k", "coco", "cc3m", "ek100", "youcook2"]
 DATASETS = get_args(DatasetName)
 _TRACKERS = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
@@ -107,7 +108,7 @@ class Columns(Section):
 class Data(Section):
     """What is read, and which results are relevant to a query."""
 
-    path: Path | None = None
+    path: _Data | None = None
     """The same as `--data`."""
     dataset: DatasetName | None = None
     """The public data set that the recipe was made for."""
@@ -115,7 +116,7 @@ class Data(Section):
     """Which of the data's splits are train, val and test, if they have other names: `{train: train2014}`."""
     columns: Columns = Columns()
     """Which columns of a table hold paths and captions, if their names are not the usual ones."""
-    val: Path | None = None
+    val: _Data | None = None
     """Other data whose val split chooses the best checkpoint, in place of the data's own val."""
     relevance: Literal["text", "own", "graded"] = "text"
     """Which results are relevant in evaluation. `text`: every medium with the same caption string; `own`: only the
@@ -141,10 +142,6 @@ class Data(Section):
     """Random changes to training images and clips, only for a tower that trains; `null` switches them off."""
     workers: int = Field(0, ge=0)
     """Processes that decode images and clips, only for a tower that trains."""
-
-    @field_serializer("path", "val", when_used="json-unless-none")
-    def _as_written(self, path: Path) -> str:
-        return as_address(path) or str(path)
 
 
 class Concepts(Section):

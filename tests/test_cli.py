@@ -301,16 +301,16 @@ def test_without_a_recipe_mmts_picks_one_and_says_why(
     assert Path("runs/catalogue/metrics.json").is_file()
 
 
-def test_only_training_can_be_started_by_a_launcher(
+def test_commands_of_one_process_refuse_a_launcher(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "0")
-    assert mmts(monkeypatch, "evaluate", "a") == 2
-    assert "mmts evaluate runs in one process, but a launcher started 4" in capsys.readouterr().err
+    assert mmts(monkeypatch, "analyze", "a") == 2
+    assert "mmts analyze runs in one process, but a launcher started 4" in capsys.readouterr().err
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(errors, "quiet", False)
-    assert mmts(monkeypatch, "evaluate", "a") == 2
+    assert mmts(monkeypatch, "analyze", "a") == 2
     assert capsys.readouterr().err == ""  # said once
 
 

@@ -77,6 +77,10 @@ def _split_names(names: str | None) -> list[str] | None:
     return None if names is None else [name.strip() for name in names.split(",")]
 
 
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
 @app.callback(invoke_without_command=True)
 def _options(
     context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
@@ -87,8 +91,8 @@ def _options(
         raise typer.Exit
     if command is None:
         console.print(context.get_help())
-    elif command != "train" and processes > 1:  # they would all write the same files
-        errors.quiet = os.environ.get("RANK", "0") != "0"
+    elif command not in ("train", "evaluate", "index") and processes > 1:  # they would all write the same files
+        errors.quiet = not _is_main()
         raise RunError(f"mmts {command} runs in one process, but a launcher started {processes}; run it without one")
 
 
@@ -173,7 +177,7 @@ def train(
     chosen = chosen.with_data(data, chosen_columns)
     out = out or Path("runs") / chosen.folder_name
     metrics = train_run(chosen, out, resume=resume)
-    if os.environ.get("RANK", "0") == "0":
+    if _is_main():
         console.print(*closing_lines(out), sep="\n")
         if as_json:
             print_json(metrics)
@@ -233,7 +237,7 @@ def evaluate(
         if any(others):
             raise RunError("--interpolate judges on val and on --also DATA; besides, it takes only --checkpoint")
         curve = interpolate_run(Path(model), parse_shares(interpolate), also or (), checkpoint)
-        if as_json:
+        if as_json and _is_main():
             print_json(curve)
         return
     if also:
@@ -254,7 +258,7 @@ def evaluate(
             model, data, out, split, concepts=concepts, embeddings_file=save_embeddings, columns=names,
             settings=settings or (), **judged,
         )  # fmt: skip
-    if as_json:
+    if as_json and _is_main():
         print_json(metrics)
 
 

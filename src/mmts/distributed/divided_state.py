@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from mmts.distributed.processes import num_processes, process_index
 from mmts.errors import RunError
@@ -21,11 +21,11 @@ def divide_state(objective: Objective) -> None:
         objective.divide(Share(process_index(), num_processes(), distributed.all_reduce))
 
 
-def copy_from_main(objective: Objective) -> None:
-    """Give every process the main one's parameters and buffers, except what is divided."""
+def copy_from_main(module: nn.Module) -> None:
+    """Give every process the main one's parameters and buffers, except those of an objective that are divided."""
     if num_processes() > 1:
-        divided = _sizes(objective)
-        for name, tensor in [*objective.named_parameters(), *objective.named_buffers()]:
+        divided = _sizes(module) if isinstance(module, Objective) else {}
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
             if name not in divided:
                 distributed.broadcast(tensor.detach(), 0)
 

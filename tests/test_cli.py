@@ -98,6 +98,7 @@ def test_the_flags_are_those_that_are_documented() -> None:
             "--side",
             "--out",
             "--part",
+            "--ray",
             "--rows",
             "--split",
             "--columns",
@@ -117,7 +118,7 @@ def test_the_flags_are_those_that_are_documented() -> None:
             "--seed",
             "--quiet",
         },
-        "concepts": {"--num-concepts", "--out", "--part", "--column", "--encoder", "--seed", "--quiet"},
+        "concepts": {"--num-concepts", "--out", "--part", "--ray", "--column", "--encoder", "--seed", "--quiet"},
         "train": {"--data", "--columns", "--out", "--set", "--resume", "--tiny", "--quiet", "--json"},
         "evaluate": {
             "--data",
@@ -139,9 +140,10 @@ def test_the_flags_are_those_that_are_documented() -> None:
         },
         "compare": {"--names", "--trust-code", "--json"},
         "report": {"--out", "--names", "--trust-code", "--quiet"},
+        "runs": {"--watch", "--json"},
         "recipes": {"--policies", "--json"},
         "prepare": {"--root", "--label", "--imbalance", "--classes", "--total", "--out", "--quiet"},
-        "sweep": {"--data", "--out", "--set", "--jobs", "--part", "--collect", "--quiet"},
+        "sweep": {"--data", "--out", "--set", "--jobs", "--part", "--ray", "--collect", "--quiet"},
         "doctor": {"--json"},
         "index": {"--out", "--checkpoint", "--trust-code", "--quiet"},
         "search": {
@@ -174,6 +176,9 @@ def test_the_flags_are_those_that_are_documented() -> None:
         (["evaluate", "nowhere"], "nowhere does not exist"),
         (["compare", "nowhere"], "nowhere does not exist"),
         (["report", "nowhere"], "nowhere"),
+        (["runs", "nowhere"], "nowhere does not exist"),
+        (["runs", ".", "--watch", "--json"], "leave out --json, or --watch"),
+        (["runs", ".", "--watch"], "--watch redraws the table on a terminal"),
         (["recipes", "dmo"], "did you mean 'demo'?"),
         (["analyze", "nowhere"], "nowhere does not exist"),
         (["analyze", "nowhere", "--label", "kind", "--min-count", "2"], "each say what a concept is; give one"),
@@ -216,6 +221,13 @@ def test_a_session_from_analysis_to_report(
         rule_settings = ["--set", f"objective.temperature.rule={rule}", "--set", f"name={rule}"]
         assert mmts(monkeypatch, "train", "catalogue", "--data", "photos", "--out", name, *TINY, *rule_settings) == 0
     assert yaml.safe_load(Path("a/recipe.yaml").read_text())["data"]["path"] == str(tmp_path / "photos")
+    ending = capsys.readouterr().out.splitlines()[-3:]
+    assert ending[0] == "run: b"
+    assert ending[1].startswith("rare things: ")
+    assert ending[2] == "to look at it: mmts report b"
+    assert mmts(monkeypatch, "runs", ".", "--json") == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [(run["path"], run["state"], run["progress"]) for run in listed] == [(x, "finished", 1) for x in "ab"]
     assert mmts(monkeypatch, "evaluate", "a", "--split", "val", "--save-embeddings", "e.npz") == 0
     assert json.loads(Path("a/evaluations/photos-val.json").read_text())["split"] == "val"
     capsys.readouterr()
@@ -289,16 +301,16 @@ def test_without_a_recipe_mmts_picks_one_and_says_why(
     assert Path("runs/catalogue/metrics.json").is_file()
 
 
-def test_only_training_can_be_started_by_a_launcher(
+def test_commands_of_one_process_refuse_a_launcher(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "0")
-    assert mmts(monkeypatch, "evaluate", "a") == 2
-    assert "mmts evaluate runs in one process, but a launcher started 4" in capsys.readouterr().err
+    assert mmts(monkeypatch, "analyze", "a") == 2
+    assert "mmts analyze runs in one process, but a launcher started 4" in capsys.readouterr().err
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(errors, "quiet", False)
-    assert mmts(monkeypatch, "evaluate", "a") == 2
+    assert mmts(monkeypatch, "analyze", "a") == 2
     assert capsys.readouterr().err == ""  # said once
 
 

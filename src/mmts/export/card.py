@@ -16,10 +16,12 @@ from mmts.evaluation.measures import arrow, directions_of, shown_measures
 from mmts.evaluation.results import PARTS, Figure
 from mmts.files import atomic_write, read_kept
 from mmts.models import TwoTower
+from mmts.models.open_clip import PREFIX
 from mmts.recipe.recipe import Recipe
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report.wording import clean, listed
 
+UNKNOWN = "unknown"  # a license, as the hub calls it
 RECIPE = "mmts-recipe.yaml"  # not recipe.yaml, which makes a folder a run directory
 # Names on the hub: the library that loads a format, and what it is loaded for.
 _LOADED_BY = {
@@ -47,8 +49,9 @@ _USES = {
     ),
     "open_clip": (
         "import open_clip\n\n"
-        'model, _, preprocess = open_clip.create_model_and_transforms("local-dir:" + FOLDER)  # on the hub: hf-hub:NAME\n'
-        'tokenizer = open_clip.get_tokenizer("local-dir:" + FOLDER)'
+        'place = "local-dir:" + FOLDER  # on the hub: "hf-hub:NAME"\n'
+        "model, _, preprocess = open_clip.create_model_and_transforms(place)\n"
+        "tokenizer = open_clip.get_tokenizer(place)"
     ),
     "onnx": (
         "import onnxruntime\n\n"
@@ -82,54 +85,52 @@ def write_card(
     """
     recipe, versions = directory.recipe(), directory.versions()
     metrics = _figures(directory, recipe, checkpoint)
+    kind, needs_mmts = recipe.model.kind, bool(content.get("needs_mmts"))
     data = _short(recipe.data.path) if recipe.data.path is not None else "data"
     title = clean(directory.path.resolve().name)
     library, task = _LOADED_BY[to]
     hub_data = re.match(r"hf:/+datasets/([\w.-]+/[\w.-]+)", str(recipe.data.path))
     towers = [tower for tower in (model.media_tower, model.text_tower) if tower is not None]
     sources = [(tower.name, getattr(tower, "source", None)) for tower in towers]
-    bases = [
-        _ON_HUB.get(name) or (None if source is None or source.local else source.place) for name, source in sources
-    ]
+    bases = [_ON_HUB.get(name) or (None if not source or source.local else source.place) for name, source in sources]
     front = ModelCardData(
         license=license,
         library_name=library,
         pipeline_tag=task,
         base_model=list(dict.fromkeys(clean(base) for base in bases if base)) or None,
         datasets=[hub_data[1]] if hub_data else None,
-        tags=["mmts", "image-text-retrieval" if recipe.model.kind == "image" else "video-text-retrieval", "long-tail"],
+        tags=["mmts", f"{kind}-text-retrieval", "long-tail"],
         model_name=title,
         eval_results=_results(metrics, clean(data)) if metrics else None,
     )
-    trained = escaped(f"{_short(recipe.model.start)}, " if recipe.model.start else "") + escaped(
-        " and ".join(_short(name) for name, _ in sources) or "precomputed features"
-    )
+    start = [_short(recipe.model.start)] if recipe.model.start else [_short(name) for name, _ in sources]
+    packages = listed([f"{escaped(name)} {escaped(version)}" for name, version in versions.items()])
     lines = [
         f"# {escaped(title)}",
-        f"Embeds {recipe.model.kind}s and texts into one space. It was tuned with mmts by the recipe "
-        f"{escaped(recipe.name)}, from {trained}, on {escaped(data)}.",
-        *_about_pixels(content.get("media", {})),
+        (
+            f"It embeds {kind}s and texts into one space. "
+            if "media" in content
+            else f"It embeds texts, as for {kind}s. "
+        )
+        + f"It was trained with mmts by the recipe {escaped(recipe.name)}, from "
+        + f"{escaped(listed(list(dict.fromkeys(start))) or 'features')}, on {escaped(data)}.",
+        *_about_pixels(content.get("media", {}), exact=to == "onnx" or needs_mmts),
         "## How to use it",
-        "```python\n" + _USES[to].replace("{trust}", ", trust_remote_code=True" * bool(content.get("needs_mmts"))) + "\n```",
-        "`FOLDER` is this folder, or the name of this repository."
-        + (" It needs the package mmts." if content.get("needs_mmts") else ""),
+        f"```python\n{_USES[to].replace('{trust}', ', trust_remote_code=True' if needs_mmts else '')}\n```",
+        "`FOLDER` is this folder, or the name of this repository." + needs_mmts * " It needs the package mmts.",
         "## How good it is",
-        *(_table(metrics, data) if metrics else [
-            "This checkpoint was not evaluated on the test data of the run, so no figures are given."
-        ]),
-        "## What the data limit",
-        *_limits(directory, metrics),
+        *(_table(metrics, data) if metrics else ["This checkpoint was not judged on the run's test data: no figures."]),
+        "## Limits",
+        _limits(directory, metrics),
         "## License",
-        "No license was named." if license == "unknown" else f"{escaped(license)}.",
+        "No license was named." if license == UNKNOWN else f"{escaped(license)}.",
         "The terms of the pretrained weights and of the data may limit what may be done with this model.",
         "## How it was made",
-        "```\n"
-        + f"mmts train {RECIPE} --data {shlex.quote(clean(data, 1000))}\n"
-        + f"mmts export {shlex.quote(title)} --to {to} --checkpoint {checkpoint}\n```",
-        f"{RECIPE} holds every setting. Versions of the training: "
-        + (listed([f"{escaped(name)} {escaped(version)}" for name, version in versions.items()]) or "unknown")
-        + f". Exported by mmts {__version__}.",
-    ]  # fmt: skip
+        f"```\nmmts train {RECIPE} --data {shlex.quote(clean(data, 1000))} --out {shlex.quote(title)}\n"
+        f"mmts export {shlex.quote(title)} --to {to} --checkpoint {checkpoint}\n```",
+        f"{RECIPE} holds every setting. Versions of the training: {packages or 'unknown'}. "
+        f"Exported by mmts {__version__}.",
+    ]
     with atomic_write(folder / "README.md", "w") as file:
         file.write(f"---\n{front.to_yaml()}\n---\n\n" + "\n\n".join(lines) + "\n")
     with atomic_write(folder / RECIPE, "w") as file:
@@ -139,6 +140,9 @@ def write_card(
 def _short(place: object) -> str:
     """Return what of a path may be published: its last part; a name on the hub stays whole."""
     text = str(place)
+    if text.startswith(PREFIX):  # open_clip:NAME/FILE
+        name, slash, file = text.partition("/")
+        return name + slash + _short(file)
     path = Path(text).expanduser()
     return path.name if path.is_absolute() or path.exists() or text.startswith(".") else text
 
@@ -203,36 +207,34 @@ def _table(metrics: dict[str, Any], data: str) -> list[str]:
             ]
         )
     return [
-        f"Percent, on the {escaped(metrics.get('split'))} split of {escaped(data)}. Head, mid and tail are the captions "
-        "whose concepts are frequent, between, and rare in the training data.",
+        f"Percent, on the {escaped(metrics.get('split'))} split of {escaped(data)}. Head, mid and tail are captions "
+        "of concepts that are frequent, in between, and rare in the training data.",
         "\n".join(f"| {' | '.join(row)} |" for row in rows),
     ]
 
 
-def _about_pixels(media: dict[str, Any]) -> list[str]:
+def _about_pixels(media: dict[str, Any], exact: bool) -> list[str]:
     if "resize" not in media:
         return []
-    side = f"{media['size']} × {media['size']} pixels"
-    return [
-        f"Its input is a square of {side}: pictures are {_RESIZED[media['resize']]} (bicubic). export.json says the rest."
-    ]
+    about = f"It takes squares of {media['size']} × {media['size']} pixels. In training, pictures were "
+    about += f"{_RESIZED[media['resize']]} (bicubic); export.json has all settings."
+    return [about if exact else f"{about} The library that loads it may resize a little differently."]
 
 
-def _limits(directory: RunDirectory, metrics: dict[str, Any] | None) -> list[str]:
+def _limits(directory: RunDirectory, metrics: dict[str, Any] | None) -> str:
     known = []
     if directory.concepts_file.is_file():
         concepts = ConceptDistribution.load(directory.concepts_file)
-        sizes, groups = concepts.sizes, concepts.concept_groups()
+        sizes, tail = concepts.sizes, int((concepts.concept_groups() == 2).sum())
         known.append(
-            f"* It was trained on {counted(len(concepts), 'sample')} of {counted(len(sizes), 'concept')}, which have from "
-            f"{int(sizes.max()):,} down to {int(sizes.min()):,} samples; {int((groups == 2).sum()):,} of them are the tail."
+            f"* It was trained on {counted(len(concepts), 'sample')} of {counted(len(sizes), 'concept')}, which have "
+            f"{int(sizes.min()):,} to {int(sizes.max()):,} samples each; {tail:,} of them are the tail."
         )
     if metrics and metrics.get("split") == "val":
         known.append("* It was judged on the val split, by which the checkpoint may have been chosen.")
     known += [
-        "* What is rare in these data it knows less well (see the tail above), and of what is absent it knows only what "
-        "the pretrained weights knew.",
+        "* It knows less of what is rare in these data, and of what they lack only what the pretrained weights knew.",
         "* The figures hold for data like these, not for other subjects, cameras or languages.",
         "* Nobody has examined it for unfair or harmful associations.",
     ]
-    return ["\n".join(known)]
+    return "\n".join(known)

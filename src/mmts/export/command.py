@@ -6,7 +6,7 @@ from pathlib import Path
 from mmts import __version__
 from mmts.console import console
 from mmts.errors import RunError, nearest
-from mmts.export.card import check_license, write_card
+from mmts.export.card import UNKNOWN, check_license, write_card
 from mmts.export.hub import check_push
 from mmts.export.hub import push as push_folder
 from mmts.export.huggingface_pair import write_huggingface
@@ -18,7 +18,6 @@ from mmts.models.trainable import merge_lora
 from mmts.recipe.run_directory import RunDirectory
 from mmts.training.experiment import load_model
 
-UNKNOWN = "unknown"  # a license, as the hub calls it
 TARGETS = ("sentence-transformers", "huggingface", "open_clip", "onnx")
 
 
@@ -52,12 +51,12 @@ def export_run(
     if to == "onnx" and any(find_spec(package) is None for package in ("onnx", "onnxruntime")):
         raise RunError("--to onnx needs the packages onnx and onnxruntime: pip install onnx onnxruntime")
     out = out or directory.path / to
-    about = {"name": recipe.name, "checkpoint": checkpoint, "mmts": __version__, "to": to}
+    about = {"name": recipe.name, "checkpoint": checkpoint, "mmts": __version__, "to": to, "license": license}
     repository = None if push is None else check_push(push, public)
     if repository is not None and _is_current(out, about, directory.checkpoint_file(checkpoint)):
         console.print(f"note: {out} holds this export already, and is pushed as it is")
     else:
-        _export(directory, to, out, checkpoint, about, license)
+        _export(directory, out, about)
     if repository is not None:
         push_folder(out, repository, public)
     return out
@@ -70,8 +69,8 @@ def _is_current(out: Path, about: dict[str, str], checkpoint: Path) -> bool:
     return is_same and checkpoint.exists() and file.stat().st_mtime >= checkpoint.stat().st_mtime
 
 
-def _export(directory: RunDirectory, to: str, out: Path, checkpoint: str, about: dict[str, str], license: str) -> None:
-    recipe = directory.recipe()
+def _export(directory: RunDirectory, out: Path, about: dict[str, str]) -> None:
+    recipe, to, checkpoint = directory.recipe(), about["to"], about["checkpoint"]
     with atomic_folder(out) as folder, quiet():
         model = load_model(directory, checkpoint=checkpoint).eval()
         for tower in (model.media_tower, model.text_tower):
@@ -90,7 +89,7 @@ def _export(directory: RunDirectory, to: str, out: Path, checkpoint: str, about:
         if "media" in content and model.media_tower is not None:
             content["media"] |= pixel_settings(model.media_tower)
         content["run"] = about
-        write_card(folder, directory, model, to, checkpoint, content, license)
+        write_card(folder, directory, model, to, checkpoint, content, about["license"])
         write_json(folder / "export.json", content)
     files = sorted(f"{file.name}/" if file.is_dir() else file.name for file in out.iterdir())
     console.print(f"exported: {out}: {', '.join(files)}")

@@ -10,30 +10,33 @@ from mmts.errors import RunError, first_line
 def check_push(name: str, public: bool) -> str:
     """Return the whole name, OWNER/NAME, of the repository that an export can be pushed to.
 
-    Raises RunError without a token, for a name that cannot be one, if the hub cannot be reached or refuses the token,
-    or if the repository is public already and `public` is not set.
+    Raises RunError without a token that may write, for a name that cannot be one or is another owner's, if the hub
+    cannot be reached or refuses the token, or if the repository is public already and `public` is not set.
     """
     from huggingface_hub import HfApi, get_token
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-    if get_token() is None:
-        raise RunError(
-            "--push needs a token of Hugging Face that may write: `hf auth login` stores one, or set HF_TOKEN to it"
-        )
+    needed = "--push needs a token of Hugging Face that may write: `hf auth login` stores one, or set HF_TOKEN to it"
     try:
         validate_repo_id(name)
-        api = HfApi()
-        owner = api.whoami()["name"]
-        name = name if "/" in name else f"{owner}/{name}"
-        is_private = bool(api.model_info(name).private)
-    except RepositoryNotFoundError:
-        return name
     except HFValidationError as error:
         raise RunError(f"--push takes NAME or OWNER/NAME, not {name!r}: {first_line(error)}") from None
+    if get_token() is None:
+        raise RunError(needed)
+    try:
+        api: Any = HfApi()
+        who = api.whoami()
+        name = name if "/" in name else f"{who['name']}/{name}"
+        is_private = api.model_info(name).private if api.repo_exists(name) else None
     except Exception as error:  # whatever the library for HTTP raises
         raise RunError(f"--push {name}: the hub cannot be asked: {first_line(error)}") from None
-    if not is_private and not public:
+    if who.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise RunError(f"{needed}; the present one may only read")
+    owners = [who["name"], *(group["name"] for group in who.get("orgs", []))]
+    if name.partition("/")[0] not in owners:
+        raise RunError(f"--push {name}: the owner is not {' or '.join(owners)}, as your token says")
+    if is_private is False and not public:
         raise RunError(f"{name} is a public repository already: give --public to push there, or another name")
     if is_private and public:
         console.print(f"note: {name} is there already and stays private; its settings on the hub change that")

@@ -12,7 +12,7 @@ import yaml
 
 from mmts.console import console
 from mmts.errors import RunError
-from mmts.files import atomic_write, leftovers, locked, read_json, why_missing
+from mmts.files import atomic_write, leftovers, locked, read_json, why_missing, write_json
 from mmts.recipe.components import MAY_RUN, Trust
 from mmts.recipe.recipe import Recipe, load_yaml, parse_recipe, save_recipe
 
@@ -46,6 +46,11 @@ def trusting_code(trusted: Trust = lambda name: True) -> Iterator[None]:
         _TRUSTED.reset(token)
 
 
+def trusted_code() -> Trust:
+    """Return what `trusting_code` was given, for another process that continues the work."""
+    return _TRUSTED.get()
+
+
 class RunDirectory:
     """Names every file of a run; besides these, `mmts export` writes onnx/ and sentence-transformers/ there."""
 
@@ -65,6 +70,7 @@ class RunDirectory:
         self.interpolation_file = path / "interpolation.json"  # the curve of `mmts evaluate --interpolate`
         self.index = path / "index"  # what `mmts index` made, for searching
         self.lock_file = path / ".lock"  # the process that writes the run, while it does
+        self.clock_file = path / ".clock"  # the step at which that process began to train; written at that moment
 
     @classmethod
     def of_judgement(cls, path: Path) -> "tuple[RunDirectory, Path]":
@@ -124,7 +130,7 @@ class RunDirectory:
 
     def recipe(self) -> Recipe:
         """Read the resolved recipe; raises RunError if this is not a run directory."""
-        content, token = self._recipe_content(), MAY_RUN.set(_TRUSTED.get())
+        content, token = self.content(), MAY_RUN.set(_TRUSTED.get())
         try:
             return parse_recipe(content, str(self.recipe_file))
         finally:
@@ -139,10 +145,11 @@ class RunDirectory:
         return self._written("versions")
 
     def _written(self, section: str) -> dict[str, str]:
-        words = self._recipe_content().get(section)
+        words = self.content().get(section)
         return {str(name): str(value) for name, value in words.items()} if isinstance(words, dict) else {}
 
-    def _recipe_content(self) -> dict[str, Any]:
+    def content(self) -> dict[str, Any]:
+        """Return recipe.yaml as it is, with the versions; raises RunError if it is none."""
         if why := self.problem():
             raise RunError(why)
         try:
@@ -172,6 +179,8 @@ class RunDirectory:
                 except BaseException:
                     self._remove_start()
                     raise
+                finally:
+                    self.clock_file.unlink(missing_ok=True)
         finally:
             for folder in new:
                 with suppress(OSError):  # there is something in it
@@ -188,7 +197,7 @@ class RunDirectory:
         }
         if not self.has_started:
             start.add(self.checkpoints)  # which may hold the model before the first step
-        if set(self.path.iterdir()) - {self.lock_file} <= start:
+        if set(self.path.iterdir()) - {self.lock_file, self.clock_file} <= start:
             for file in start:
                 shutil.rmtree(file, ignore_errors=True) if file.is_dir() else file.unlink(missing_ok=True)
 
@@ -248,6 +257,7 @@ class RunDirectory:
     def prepare_for(self, steps_done: int) -> None:
         """Make the folder ready for the steps to come: drop log lines of steps that a resumed run will take again."""
         self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.clock_file, steps_done)
         self.diverged_file.unlink(missing_ok=True)
         if self.log_file.exists():
             steps = [(line.get("step"), json.dumps(line)) for line in self.log_lines()]

@@ -14,6 +14,7 @@ from mmts import __version__
 from mmts.concepts import neighbour_counts
 from mmts.console import console
 from mmts.data.records import Dataset
+from mmts.distributed.divided_state import copy_from_main
 from mmts.distributed.processes import joined, main_first, on_main, once
 from mmts.errors import DataError, counted
 from mmts.evaluation.classification import find_classes, read_prompts
@@ -50,18 +51,17 @@ def train(
     Under torchrun or accelerate launch all processes train together (docs/scaling.md); only the main one reads and
     writes the run directory, and all return the same.
 
-    Args:
-        recipe: the name of a shipped recipe, a YAML file, nested mappings, or a Recipe.
-        out: a new folder, or with `resume` that of a run.
-        data: a path as `--data` takes it, or a Dataset; None is the recipe's own.
-        model: takes the place of the recipe's `model`. It has `embed_media(media)` and `embed_text(tokens)`, which
-            return (B, D) of any norm, and `tokenize(captions)`, a tensor or a mapping of tensors, each (B, ...), which
-            `embed_text` gets. `media` is float32 in [0, 1]: images (B, 3, S, S), S being its attribute `image_size`, or
-            clips (B, F, 3, S, S), F being its `frames`; data of precomputed features give rows (B, W). Its `resize`
-            is "stretch" (the default), "crop" or "pad". What does not require a gradient is not trained, or saved.
-        objective: takes the place of the recipe's `objective`.
-        resume: go on with the run in `out`; with objects of the same classes if it was given objects.
-        evaluate_on: evaluate on this split instead of test, which is then not touched; tuning takes "val".
+    recipe: the name of a shipped recipe, a YAML file, nested mappings, or a Recipe.
+    out: a new folder, or with `resume` that of a run.
+    data: a path as `--data` takes it, or a Dataset; None is the recipe's own.
+    model: takes the place of the recipe's `model`. It has `embed_media(media)` and `embed_text(tokens)`, which
+        return (B, D) of any norm, and `tokenize(captions)`, a tensor or a mapping of tensors, each (B, ...), which
+        `embed_text` gets. `media` is float32 in [0, 1]: images (B, 3, S, S), S being its attribute `image_size`, or
+        clips (B, F, 3, S, S), F being its `frames`; data of precomputed features give rows (B, W). Its `resize`
+        is "stretch" (the default), "crop" or "pad". What does not require a gradient is not trained, or saved.
+    objective: takes the place of the recipe's `objective`.
+    resume: go on with the run in `out`; with objects of the same classes if it was given objects.
+    evaluate_on: evaluate on this split instead of test, which is then not touched; tuning takes "val".
 
     The recipe of a run cannot rebuild objects: later `mmts evaluate` refuses a run that was given a model. Raises
     DataError, RecipeError, RunError or InputError for what the user can put right, and Interrupted after Ctrl-C or
@@ -126,7 +126,7 @@ def _train(
 
     # The concepts of the training samples, the objective, and what the model is fed.
     splits = readable_splits(chosen, dataset, recipe.data, run, model.media_tower)
-    concepts = once(lambda: find_concepts(recipe.concepts, splits.train, run))
+    concepts = find_concepts(recipe.concepts, splits.train, run)
     sizes = splits.train.num_media, splits.train.num_captions
     neighbours, by_label = partial(neighbour_counts, splits.train.captions), partial(label_concepts, splits.train)
     facts = RunFacts(concepts, *sizes, width, neighbours, *scale, label_concepts=by_label)
@@ -135,9 +135,8 @@ def _train(
     drawn = random_state()
     once(lambda: run.go_on(recipe, versions(), own))
     experiment = Experiment(run, recipe, dataset, concepts, model)
-    inputs = main_first(lambda: prepare_inputs(model, splits.train))
-    evaluated: dict[str, Inputs] = {}  # filled on the main process, which evaluates
-    once(lambda: evaluated.update(_evaluated_inputs(experiment, splits, by)))
+    inputs = prepare_inputs(model, splits.train)
+    evaluated = _evaluated_inputs(experiment, splits, by)
     evaluate = validation(experiment, evaluated, splits.val.name) if splits.val is not None else None
     model.drop_frozen()
 
@@ -161,8 +160,12 @@ def _train(
     parameters = counted(sum(value.numel() for value in trainer.trainable), "parameter")
     console.print(f"training {parameters} for {counted(trainer.total_steps, 'step')} into {run.path}")
 
-    def evaluate_best() -> dict[str, Any]:
+    def load_best() -> None:
         load_weights(model, run, "best")
+
+    def evaluate_best() -> dict[str, Any]:
+        once(load_best)
+        copy_from_main(model)
         metrics, _, _ = score(experiment, evaluated[splits.final.name], run.metrics_file)
         for table in tables_of_change(run) if "before" in metrics else ():
             console.print(table)
@@ -171,7 +174,7 @@ def _train(
     for file in (run.interpolation_file, run.checkpoint_file("interpolated")):
         once(partial(file.unlink, missing_ok=True))  # of weights that training goes beyond now
     if start is not None and trainer.total_steps:
-        once(lambda: _evaluate_start(experiment, evaluated[splits.final.name]))
+        _evaluate_start(experiment, evaluated[splits.final.name])
     try:
         metrics = trainer.fit(resume, evaluate_best)
     except DataError as error:

@@ -21,6 +21,7 @@ from mmts.console import Bar, console, errors, progress_bar
 from mmts.data.batches.loader import Batch
 from mmts.data.batches.positives import on_device
 from mmts.distributed import processes
+from mmts.distributed.divided_state import copy_from_main, divide_state, own_tables, take_tables, whole_state
 from mmts.distributed.processes import all_values, num_processes, once, process_index
 from mmts.distributed.shared_loss import shared_loss
 from mmts.errors import DataError, Diverged, FailedElsewhere, InputError, Interrupted, RunError, WorkersLost
@@ -44,7 +45,7 @@ class Trainer:
 
     With several processes (see `processes.joined`) each embeds its part of every batch and computes the loss of its own
     queries, so that gradients, schedules and the objective's state are those of one process; only dropout differs. The
-    main process validates, logs and writes checkpoints, while the others wait.
+    main process logs and writes checkpoints, while the others wait.
     """
 
     model: TwoTower
@@ -101,8 +102,9 @@ class Trainer:
         # accelerate's own step looks for a package on the disk every time; what else it does is for fp16 and TPUs.
         self.optimizer = prepared.optimizer
         # The objective is not wrapped: shared_loss handles its gradients, and losses their own precision.
+        divide_state(self.objective)
         self.objective = self.objective.to(self.device)
-        processes.copy_from_main(self.objective)
+        copy_from_main(self.objective)
 
     @property
     def progress(self) -> float:
@@ -112,17 +114,17 @@ class Trainer:
     def fit(self, resume: bool = False, finish: Callable[[], dict[str, Any]] | None = None) -> dict[str, Any]:
         """Train to the end, or raise Interrupted with a checkpoint written; `resume` starts from the last one.
 
-        `finish` runs on the main process at the end; trackers get the scores that it returns, and all return them.
+        `finish` runs on all processes at the end; trackers get the scores that it returns.
         """
         if resume:
             self._restore()
         once(lambda: self.run.prepare_for(self.step))
         if self.keeps_start and self.step == 0 < self.total_steps:
-            once(lambda: checkpoint.save_checkpoint(self.run.checkpoint_file("start"), self._state()))
+            self._save("start")
         tracking.start_trackers(self.accelerator, self.run, self.settings.project, self.recipe or {})
         try:
             self._take_steps()
-            metrics = once(finish) if finish is not None else {}
+            metrics = finish() if finish is not None else {}
             if process_index() == 0 and metrics:
                 name = "test" if metrics["split"] == "test" else f"final/{metrics['split']}"
                 scores = {key: value for key, value in metrics.items() if "_to_" in key or key == "groups"}
@@ -143,13 +145,8 @@ class Trainer:
             return
         pairs, done = self.total_steps * self.batch_size, self.step * self.batch_size
         with stop_requests() as stop, progress_bar("training", pairs, "pairs", done) as bar:
-            try:
-                while self.step < self.total_steps:
-                    self._epoch(bar, stop)
-            except (DataError, WorkersLost):
-                if process_index() == 0 and self.step > (self.saved_at or 0):
-                    self._write_last()
-                raise
+            while self.step < self.total_steps:
+                self._epoch(bar, stop)
 
     def _epoch(self, bar: Bar, stop: list[int]) -> None:
         epoch, first = divmod(self.step, self.batches_per_epoch)
@@ -186,11 +183,15 @@ class Trainer:
             batch = next(batches, None)
         except (DataError, WorkersLost) as error:
             failure = error
+        self._end_all_after(failure)
+        return batch
+
+    def _end_all_after(self, failure: DataError | WorkersLost | FailedElsewhere | None) -> None:
+        """If any process has a failure, write a checkpoint and raise it there and FailedElsewhere on the others."""
         if any(all_values(int(failure is not None), self.device)):
             if self.step > (self.saved_at or 0):
                 self._save_last()
             raise failure or FailedElsewhere()
-        return batch
 
     def _train_step(self, batch: Batch) -> dict[str, Any]:
         """Embed, loss, backward, check, step; return what to log."""
@@ -270,37 +271,42 @@ class Trainer:
     def _validate(self, evaluate: Callable[[TwoTower], dict[str, Any]]) -> dict[str, Any]:
         """Return the scores on val; the model becomes the best checkpoint if no earlier one scored as much."""
         state = checkpoint.random_state()
+        scores, failure = {}, None
         self.model.eval()
         model = self.accelerator.unwrap_model(self.model)
         with nullcontext() if self.average is None else self.average.in_place_of_weights(model):
-            scores = once(lambda: evaluate(model))
+            try:
+                scores = evaluate(model)
+            except (DataError, WorkersLost, FailedElsewhere) as error:
+                failure = error
+        self._end_all_after(failure)
         self.model.train()
         checkpoint.restore_random_state(state)
         score = measured(scores, self.settings.best)
         if score is not None and score > self.best:
             self.best = score
-            once(lambda: checkpoint.save_checkpoint(self.run.checkpoint_file("best"), self._state()))
+            self._save("best")
         return scores
 
     def _log(self, line: dict[str, Any], done: bool, evaluates: bool) -> None:
         """Write a step to log.jsonl and the trackers if it is one to log: every `log_every`, and those that matter."""
-        if process_index() != 0:
-            return
         step, trackers = line["step"], self.accelerator.trackers
-        if {"val", "skipped"} & line.keys() or done or step % self.settings.log_every == 0:
+        writes = {"val", "skipped"} & line.keys() or done or step % self.settings.log_every == 0
+        if process_index() == 0 and writes:
             append_line(self.run.log_file, json.dumps(line))
             tracking.track(trackers, log_line.flatten(line), step)
         if "val" in line and not errors.is_terminal:
             words = f"{log_line.describe(line)}, val {log_line.recall_in_words(line['val'])}"
             console.print(f"epoch {line['epoch'] + 1}: {words}")
-        if evaluates and trackers and self.groups is not None:
-            tracking.track_histograms(trackers, self.objective, line["progress"], len(self.groups), self.device, step)
+        if evaluates and self.settings.trackers and self.groups is not None:  # the values may be divided: all ask
+            own = trackers if process_index() == 0 else []
+            tracking.track_histograms(own, self.objective, line["progress"], len(self.groups), self.device, step)
 
     def _state(self) -> dict[str, Any]:
-        """Return what evaluating the model needs: with `train.ema`, the averaged weights."""
+        """Return what evaluating the model needs: with `train.ema`, the averaged weights; all processes call it."""
         return {
             "model": self._weights() if self.average is None else self.average.state,
-            "objective": self.objective.state_dict(),
+            "objective": whole_state(self.objective),
             "step": self.step,
             "best": self.best,
             "measure": self.settings.best,
@@ -311,23 +317,40 @@ class Trainer:
         weights: dict[str, Tensor] = self.accelerator.unwrap_model(self.model).trainable_state_dict()
         return weights
 
+    def _save(self, name: str) -> None:
+        state = self._state()
+        once(lambda: checkpoint.save_checkpoint(self.run.checkpoint_file(name), state))
+
     def _save_last(self) -> None:
         """Write a checkpoint to resume from; all processes wait until it is there."""
-        once(self._write_last)
+        state = self._last_state()
+        once(lambda: self._write_last(state))
         self.saved_at = self.step
 
-    def _write_last(self) -> None:
+    def _last_state(self) -> dict[str, Any]:
         state = {**self._state(), **self.counts, "optimizer": self.optimizer.state_dict(), "skipped": self.skipped}
         if self.average is not None:
             state["weights"] = self._weights()  # those that training goes on with
+        return state | {"random": checkpoint.random_state()}
+
+    def _write_last(self, state: dict[str, Any]) -> None:
         flush_to_disk(self.run.log_file)  # after a power cut, a checkpoint must find the log lines before it
-        checkpoint.save_in_turn(self.run.checkpoints, state | {"random": checkpoint.random_state()})
+        checkpoint.save_in_turn(self.run.checkpoints, state)
 
     def _restore(self) -> None:
-        state = once(lambda: checkpoint.load_newest(self.run.checkpoints))
+        tables: dict[str, Tensor] = {}  # those that are divided: only a part of them goes to each process
+
+        def load() -> dict[str, Any] | None:
+            state = checkpoint.load_newest(self.run.checkpoints)
+            if state is not None:
+                checkpoint.check_same_clock(state, self.counts)
+                tables.update(take_tables(self.objective, state["objective"]))
+            return state
+
+        state = once(load)
         if state is None:
             return
-        checkpoint.check_same_clock(state, self.counts)
+        state["objective"] |= own_tables(self.objective, tables)
         if (measure := state.get("measure", "R@1")) != self.settings.best:
             measures = f"by {measure}, and train.best is {self.settings.best}"
             raise RunError(f"the checkpoint's best is {measures}; choose another --out")

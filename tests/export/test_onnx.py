@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from mmts.errors import RunError
 from mmts.export import export_run, onnx_files
-from mmts.export.onnx_files import build_tokenizer, check_tokenizer, write_onnx
+from mmts.export.onnx_files import build_tokenizer, check_tokenizer, pixel_settings, write_onnx
 from mmts.models import Vocabulary, build_two_tower, load_text_tower, load_video_tower
 from mmts.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -100,7 +100,7 @@ def test_any_number_of_clips(tmp_path: Path, video: dict) -> None:
     model = build_two_tower(load_video_tower(**video, frames=3, size=16), text, width=8).eval()
     content = write_onnx(model, "video", tmp_path)
     assert content["media"]["shape"] == ["batch", 3, 3, 16, 16]
-    assert content["media"]["sampling"]["frames"] == 3
+    assert pixel_settings(model.media_tower)["sampling"]["frames"] == 3
     clips = torch.rand(2, 3, 3, 16, 16)
     got = onnxruntime.InferenceSession(str(tmp_path / "video.onnx")).run(None, {"pixels": clips.numpy()})[0]
     with torch.no_grad():
@@ -186,5 +186,5 @@ def test_a_missing_package_is_named(runs: Runs, tmp_path: Path, monkeypatch: pyt
 def test_files_and_differences_are_printed(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     export_run(runs("words"), "onnx", tmp_path / "out")
     said = capsys.readouterr().out
-    assert "out: export.json, image.onnx, text.onnx, tokenizer.json" in said
+    assert "out: README.md, export.json, image.onnx, mmts-recipe.yaml, text.onnx, tokenizer.json" in said
     assert re.search(r"largest difference from the run's embeddings: media \d\.\de-\d\d, text \d\.\de-\d\d", said)

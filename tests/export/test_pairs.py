@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from models.tiny_models import clip_of_bytes, save_preprocessor, tiny_clip
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from small_runs import Runs, difference, embedded
 from tests_support import draw_shapes
@@ -123,17 +124,23 @@ def reference_clip(state: dict[str, Tensor], pixels: Tensor, ids: Tensor, heads:
 def test_the_state_dict_of_open_clip_gives_the_runs_embeddings(tune: Tune, tmp_path: Path, form: str) -> None:
     run = tune("clip", *both(form, NO_HEAD, LEARNED))
     folder = export_run(run, "open_clip", tmp_path / "out")
-    state = torch.load(folder / "open_clip_model.pt", weights_only=True)
+    state = load_file(folder / "open_clip_model.safetensors")
     about = json.loads((folder / "export.json").read_text())
     pixels = photos(16)
-    mean, std = (torch.tensor(about["pixels"][name])[:, None, None] for name in ("mean", "std"))
+    mean, std = (torch.tensor(about["media"][name])[:, None, None] for name in ("mean", "std"))
     ids = AutoTokenizer.from_pretrained(run.parent / "clip")(CAPTIONS, return_tensors="pt", padding=True)["input_ids"]
     x, y = reference_clip(state, (pixels - mean) / std, ids, heads=2)
     texts, images = embedded(run, CAPTIONS, pixels)
     assert difference(x, images) < 1e-5
     assert difference(y, texts) < 1e-5
     assert state["logit_scale"].exp().item() == pytest.approx(about["logit_scale"])
-    shape = json.loads((folder / "open_clip_model.json").read_text())
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    assert config["preprocess_cfg"] == {
+        **{name: about["media"][name] for name in ("size", "mean", "std")},
+        "interpolation": "bicubic", "resize_mode": "shortest", "fill_color": 255,
+    }  # fmt: skip
+    assert "library_name: open_clip\n" in (folder / "README.md").read_text()
+    shape = config["model_cfg"]
     assert (shape["embed_dim"], shape["quick_gelu"]) == (12, True)
     assert shape["vision_cfg"] == {
         "width": 16, "layers": 2, "mlp_ratio": 2.0, "image_size": 16, "patch_size": 8, "head_width": 8

@@ -1,5 +1,6 @@
 """Pairs of open_clip, through a small module that has its documented interface: open_clip itself is not installed."""
 
+import json
 import logging
 import math
 import sys
@@ -82,6 +83,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module.list_models = lambda: ["ViT-B-32", "ViT-B-16-SigLIP"]
     module.list_pretrained_tags_by_model = lambda name: ["openai", "laion", "broken"]
     module.create_model_and_transforms = make
+    module.get_model_config = lambda name: {"embed_dim": 6, "vision_cfg": {"image_size": 16}, "text_cfg": {}}
     module.get_tokenizer = lambda name: tokenize
     monkeypatch.setitem(sys.modules, "open_clip", module)
     return module
@@ -135,7 +137,9 @@ def test_a_run_starts_from_it_and_is_rebuilt(
             export_run(tmp_path / "run", "open_clip", tmp_path / "out")
         return
     folder = export_run(tmp_path / "run", "open_clip", tmp_path / "out")
-    file = folder / "open_clip_model.pt"
+    file = folder / "open_clip_model.safetensors"
+    about = json.loads((folder / "open_clip_config.json").read_text())
+    assert (about["model_cfg"]["embed_dim"], about["preprocess_cfg"]["resize_mode"]) == (6, "shortest")
     caplog.clear()
     again = open_pair(f"open_clip:ViT-B-32/{file}").eval()
     assert not caplog.records

@@ -1,6 +1,5 @@
 """The model card of an export: README.md, with the front matter that the Hugging Face hub reads."""
 
-import glob
 import re
 import shlex
 from pathlib import Path
@@ -17,7 +16,6 @@ from mmts.evaluation.results import PARTS, Figure
 from mmts.files import atomic_write, read_kept
 from mmts.models import TwoTower
 from mmts.models.open_clip import PREFIX
-from mmts.recipe.recipe import Recipe
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report.wording import clean, listed
 
@@ -33,9 +31,9 @@ _LOADED_BY = {
 _ON_HUB = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}  # towers that come from packages
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _RESIZED = {
-    "stretch": "stretched to it",
+    "stretch": "stretched to one",
     "crop": "cut to their central square, which is resized",
-    "pad": "fitted into it whole, on white",
+    "pad": "fitted into one whole, on white",
 }
 _USES = {
     "sentence-transformers": (
@@ -72,7 +70,8 @@ def escaped(value: object, longest: int = 200) -> str:
     >>> print(escaped("[a](b) <i>\n# c | d"))
     \[a\]\(b\) \<i\> \# c \| d
     """
-    return re.sub(r"([!-+.:-@\[-`{-~])", r"\\\1", clean(value, longest))
+    # A full stop makes a link only of www.
+    return re.sub(r"([\\`*_{}\[\]()<>#|!~&:@$]|(?<=www)\.)", r"\\\1", clean(value, longest), flags=re.IGNORECASE)
 
 
 def write_card(
@@ -84,7 +83,7 @@ def write_card(
     content: of export.json. license: an identifier of the hub. Raises DataError for damaged concepts.
     """
     recipe, versions = directory.recipe(), directory.versions()
-    metrics = _figures(directory, recipe, checkpoint)
+    metrics = _figures(directory, checkpoint)
     kind, needs_mmts = recipe.model.kind, bool(content.get("needs_mmts"))
     data = _short(recipe.data.path) if recipe.data.path is not None else "data"
     title = clean(directory.path.resolve().name)
@@ -119,7 +118,7 @@ def write_card(
         f"```python\n{_USES[to].replace('{trust}', ', trust_remote_code=True' if needs_mmts else '')}\n```",
         "`FOLDER` is this folder, or the name of this repository." + needs_mmts * " It needs the package mmts.",
         "## How good it is",
-        *(_table(metrics, data) if metrics else ["This checkpoint was not judged on the run's test data: no figures."]),
+        *(_table(metrics, data) if metrics else ["The run's figures are not of this checkpoint."]),
         "## Limits",
         _limits(directory, metrics),
         "## License",
@@ -155,16 +154,12 @@ def _portable(content: Any) -> Any:
     return _short(content) if isinstance(content, str) and "/" in content else content
 
 
-def _figures(directory: RunDirectory, recipe: Recipe, checkpoint: str) -> dict[str, Any] | None:
-    """Return the figures of a checkpoint on the run's own data; None if there are none, or they are damaged."""
-    stem = recipe.data.path.stem if recipe.data.path is not None else ""
-    files = [directory.metrics_file, *sorted(directory.evaluations.glob(f"{glob.escape(stem)}-test.{checkpoint}.json"))]
-    for file in files:
-        metrics = read_kept(file) or {}
-        fits = metrics.get("checkpoint", "best") == checkpoint and "stopped_at" not in metrics
-        if fits and all(isinstance(metrics.get(name), dict) for name in (*directions_of(metrics), "groups")):
-            return metrics
-    return None
+def _figures(directory: RunDirectory, checkpoint: str) -> dict[str, Any] | None:
+    """Return the run's own figures; None if they are of another checkpoint or a stopped run, missing or damaged."""
+    metrics = read_kept(directory.metrics_file) or {}
+    fits = metrics.get("checkpoint", "best") == checkpoint and "stopped_at" not in metrics
+    parts = (metrics.get(name) for name in (*directions_of(metrics), "groups"))
+    return metrics if fits and all(isinstance(part, dict) for part in parts) else None
 
 
 def _figure(metrics: dict[str, Any], part: str | None, direction: str, measure: str) -> Figure | None:
@@ -228,7 +223,7 @@ def _limits(directory: RunDirectory, metrics: dict[str, Any] | None) -> str:
         sizes, tail = concepts.sizes, int((concepts.concept_groups() == 2).sum())
         known.append(
             f"* It was trained on {counted(len(concepts), 'sample')} of {counted(len(sizes), 'concept')}, which have "
-            f"{int(sizes.min()):,} to {int(sizes.max()):,} samples each; {tail:,} of them are the tail."
+            f"{int(sizes.min()):,} to {int(sizes.max()):,} samples each; the tail is {tail:,} of them."
         )
     if metrics and metrics.get("split") == "val":
         known.append("* It was judged on the val split, by which the checkpoint may have been chosen.")

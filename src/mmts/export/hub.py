@@ -54,8 +54,9 @@ def push(folder: Path, name: str, public: bool) -> None:
         api: Any = HfApi()
         url = api.create_repo(name, private=not public, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export of mmts")
+        is_private = api.model_info(name).private
     except Exception as error:  # whatever the library for HTTP raises
         raise RunError(
             f"{folder} is whole, but cannot be pushed to {name}: {first_line(error)}; the same command tries again"
         ) from None
-    console.print(f"pushed: {url} ({'public' if public else 'private'})")
+    console.print(f"pushed: {url} ({'private' if is_private else 'public'})")

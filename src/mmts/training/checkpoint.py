@@ -16,13 +16,11 @@ import torch
 from torch import Tensor
 
 from mmts.console import errors
-from mmts.distributed.sharded_model import shared_out
 from mmts.errors import RunError
 from mmts.files import atomic_write, leftovers
 from mmts.models import TwoTower
 from mmts.objectives import Objective
 from mmts.training.averages import MovingAverage
-from mmts.training.shards import check_shards, load_shards
 
 _SECTIONS = ("model", "objective", "random")
 _NUMBERS = {"step": int, "best": float, "total_steps": int}
@@ -84,7 +82,10 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
 
 def _with_shards(path: Path) -> dict[str, Any]:
     state = load_checkpoint(path)
-    check_shards(path.parent, state)
+    if "shards" in state:
+        from mmts.training.shards import check_shards  # imports what takes half a second, of torch.distributed
+
+        check_shards(path.parent, state["shards"])
     return state
 
 
@@ -159,6 +160,9 @@ def restore(
 
     checkpoints: the folder that has the shards of a checkpoint of a sharded model. Raises RunError if they do not fit.
     """
+    from mmts.distributed.sharded_model import shared_out
+    from mmts.training.shards import load_shards
+
     check_frozen(state, model)
     try:
         if "shards" in state:
@@ -180,6 +184,8 @@ def restore(
 
 def _moments(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Return AdamW's saved moments of each parameter, with this run's own groups; ValueError for other shapes."""
+    from mmts.distributed.sharded_model import shared_out
+
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state = {}
     for number, values in saved["state"].items():

@@ -175,7 +175,8 @@ def _train(
     for file in (run.interpolation_file, run.checkpoint_file("interpolated")):
         once(partial(file.unlink, missing_ok=True))  # of weights that training goes beyond now
     if start is not None and trainer.total_steps:
-        once(lambda: _evaluate_start(experiment, evaluated[splits.final.name]))
+        with trainer.evaluated_weights():
+            once(lambda: _evaluate_start(experiment, evaluated[splits.final.name]))
     try:
         metrics = trainer.fit(resume, evaluate_best)
     except DataError as error:

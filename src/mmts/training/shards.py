@@ -65,16 +65,14 @@ def save_shards(
     sums: list[dict[str, int]] = [{} for _ in range(num_processes())]
     distributed.all_gather_object(sums, {file.name: _checksum(file) for file in own})
     written = {"folder": folder.name, "files": {name: value for part in sums for name, value in part.items()}}
-    once(lambda: check_shards(folder.parent, {"shards": written}, read=False))
+    once(lambda: check_shards(folder.parent, written, read=False))
     return written
 
 
-def check_shards(checkpoints: Path, state: Mapping[str, Any], read: bool = True) -> None:
-    """Raise RunError, naming the file, if the shards of a checkpoint are missing or, unless not `read`, damaged."""
-    if "shards" not in state:
-        return
+def check_shards(checkpoints: Path, written: Mapping[str, Any], read: bool = True) -> None:
+    """Raise RunError, naming the file, if shards that last.pt names are missing or, if they are `read`, damaged."""
     try:
-        folder, files = str(state["shards"]["folder"]), dict(state["shards"]["files"])
+        folder, files = str(written["folder"]), dict(written["files"])
         inside = re.fullmatch(r"step-\d+", folder) and all(PurePath(name).name == name for name in files)
     except (TypeError, ValueError, LookupError):
         inside = False

@@ -6,7 +6,7 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -282,13 +282,8 @@ class Trainer:
     def _validate(self, evaluate: Callable[[TwoTower], dict[str, Any]]) -> dict[str, Any]:
         """Return the scores on val; the model becomes the best checkpoint if no earlier one scored as much."""
         state = checkpoint.random_state()
-        average = {} if self.average is None else self.average.state
-        with ExitStack() as stack:
-            if self.is_sharded:
-                stack.enter_context(lent(self.whole, self.unwrapped.state_dict() | average))
-            elif self.average is not None:
-                stack.enter_context(self.average.in_place_of_weights(self.whole))
-            self.whole.eval()
+        self.whole.eval()
+        with self.evaluated_weights():
             scores = once(lambda: evaluate(self.whole))
         self.model.train()
         checkpoint.restore_random_state(state)
@@ -297,6 +292,13 @@ class Trainer:
             self.best = score
             self._save("best")
         return scores
+
+    def evaluated_weights(self) -> AbstractContextManager[None]:
+        """Within it, `whole` has the weights that are evaluated; all processes enter it together."""
+        if self.is_sharded:
+            average = {} if self.average is None else self.average.state
+            return lent(self.whole, self.unwrapped.state_dict() | average)
+        return nullcontext() if self.average is None else self.average.in_place_of_weights(self.whole)
 
     def _log(self, line: dict[str, Any], done: bool, evaluates: bool) -> None:
         """Write a step to log.jsonl and the trackers if it is one to log: every `log_every`, and those that matter."""

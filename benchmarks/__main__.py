@@ -15,6 +15,7 @@ from benchmarks import (
     losses,
     micro_batch,
     ranking,
+    scale,
     start_up,
     towers,
     training,
@@ -30,7 +31,7 @@ process needs in addition to its inputs.
 
 """
 
-PARTS = (losses, ranking, graded_metrics, images, decoding, towers, training, micro_batch, clustering, start_up)
+PARTS = (losses, ranking, graded_metrics, images, decoding, towers, training, micro_batch, clustering, scale, start_up)
 
 
 def main(large: bool) -> None:

@@ -13,11 +13,18 @@ project = "mmts"
 author = "the mmts authors"
 version = release = __version__
 
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4  # page.md#a-heading as on GitHub; a missing heading is an error
 source_suffix = {".md": "markdown", ".ipynb": "markdown"}
 highlight_language = "none"
+
+autodoc_default_options = {
+    "members": True,
+    "member-order": "groupwise",
+    "exclude-members": "forward, compute, loss, remember",
+}
+autodoc_typehints = "none"  # docstrings say shapes, which types cannot
 
 html_theme = "furo"
 html_title = "mmts"
@@ -52,6 +59,7 @@ CONTENTS = {
             "Following runs <tracking>",
             "scaling",
             "What can go wrong <robustness>",
+            "Versions and systems <support>",
         ],
         "Results": [
             "leaderboard",
@@ -60,13 +68,27 @@ CONTENTS = {
             "Three million captions <benchmarks-large>",
         ],
         "Understand and extend": ["The method <method>", "adding", "glossary", "Where the code is <code-map>"],
-        "Reference": ["reference/commands", "reference/recipe", "reference/rules"],
+        "Reference": [
+            "reference/commands",
+            "reference/recipe",
+            "reference/rules",
+            "Run directories <reference/runs>",
+            "Files of embeddings <reference/embeddings>",
+        ],
+        "Python": [
+            f"reference/api/{page}"
+            for page in ("losses", "policies", "objectives", "concepts", "metrics", "training", "adapters")
+        ],
     },
     "leaderboard": {
         "Every figure": [
             f"leaderboard/{page}"
             for page in (
                 "long-tail-coco",
+                "long-tail-coco-longer",
+                "long-tail-flickr8k",
+                "long-tail-fashion",
+                "long-tail-usda",
                 "temperatures",
                 "rules",
                 "catalogue",
@@ -104,6 +126,27 @@ def notebook_as_markdown(notebook: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def write_docstring(app: Any, what: str, name: str, item: Any, options: Any, lines: list[str]) -> None:
+    """Turn the plain text of a docstring into reStructuredText: paragraphs, arguments, formulas and examples."""
+    lines[:] = [line for block in "\n".join(lines).split("\n\n") for line in [*docstring_block(block), ""]]
+
+
+def docstring_block(block: str) -> list[str]:
+    """Return a paragraph of a docstring as lines of reStructuredText."""
+    lines = block.split("\n")
+    if lines[0].lstrip().startswith(">>>"):
+        return lines
+    if lines[0][:2] == "  " or re.match(r"\w+(\([^)]*\))?( = |_\w+ = )", lines[0]):  # a formula, or a command
+        return ["::", "", *(f"    {line}" for line in lines)]
+    text = "\n".join(lines)
+    text = re.sub(r"`([^`]+)`", r"``\1``", text)
+    text = re.sub(r"([*|]|_(?=\W|$))", r"\\\1", text)
+    if not (argument := re.compile(r"^([a-z]\w*(?:, \w+)*): ", flags=re.MULTILINE)).match(text):
+        return text.split("\n")
+    text = argument.sub(r":\1: ", text)
+    return re.sub(r"^((?::\w+:|    ).*\n)(?=[^: ])", r"\1\n", text, flags=re.MULTILINE).split("\n")
+
+
 def as_mathml(formula: str, display: str) -> str:
     """Return a formula as MathML, and add the spaces around names and signs that TeX sets but the converter omits."""
     mathml = convert(formula, display=display)
@@ -138,6 +181,7 @@ def write_formula(translator: Any, node: Any, display: str = "block") -> None:
 def setup(app: Any) -> None:
     """Register these functions with Sphinx."""
     app.connect("source-read", prepare_page)
+    app.connect("autodoc-process-docstring", write_docstring)
     app.add_html_math_renderer(
         "mathml", inline_renderers=(write_inline_formula, None), block_renderers=(write_formula, None)
     )

@@ -6,6 +6,7 @@ twin into the section of its number.
 """
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from functools import cache
 
@@ -730,6 +731,36 @@ def per_class_bootstrap_means(  # 7.6
         weights = [1 / sum(1 for c in classes if c == classes[q]) for q in draw]
         means.append(sum(w * values[q] for w, q in zip(weights, draw, strict=True)) / sum(weights))
     return means
+
+
+def mismatch_scores(  # 7.7
+    x: Sequence[Numbers], y: Sequence[Numbers], owner: Sequence[int], captions: Sequence[str]
+) -> list[float]:
+    def dot(a: Numbers, b: Numbers) -> float:
+        return sum(p * q for p, q in zip(a, b, strict=True))
+
+    def mean(rows: Sequence[Numbers]) -> list[float]:
+        return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+
+    def ten_best(values: Numbers) -> float:
+        best = sorted(values)[-10:]
+        return sum(best) / len(best)
+
+    media, texts = range(len(x)), range(len(y))
+    carried = [{captions[n] for n in texts if owner[n] == i} for i in media]
+    expected = []
+    for i in media:
+        near = sorted((j for j in media if j != i), key=lambda j: dot(x[i], x[j]))[-10:]
+        expected.append(mean([mean([y[n] for n in texts if owner[n] == j]) for j in near]))
+    margins = []
+    for n in texts:
+        i = owner[n]
+        of_medium = ten_best([dot(expected[i], y[m]) for m in texts if captions[m] not in carried[i]])
+        of_text = ten_best([dot(expected[j], y[n]) for j in media if captions[n] not in carried[j]])
+        margins.append(dot(expected[i], y[n]) - (of_medium + of_text) / 2)
+    center = statistics.median_low(margins)
+    spread = statistics.median_low([abs(a - center) for a in margins])
+    return [0.6745 * (center - a) / spread for a in margins]
 
 
 # 8. Averages of weights -----------------------------------------------------------------------------------------------

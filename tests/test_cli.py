@@ -139,12 +139,24 @@ def test_the_flags_are_those_that_are_documented() -> None:
         },
         "compare": {"--names", "--trust-code", "--json"},
         "report": {"--out", "--names", "--trust-code", "--quiet"},
+        "runs": {"--watch", "--json"},
         "recipes": {"--policies", "--json"},
         "prepare": {"--root", "--label", "--imbalance", "--classes", "--total", "--out", "--quiet"},
         "sweep": {"--data", "--out", "--set", "--jobs", "--part", "--collect", "--quiet"},
         "doctor": {"--json"},
         "index": {"--out", "--checkpoint", "--trust-code", "--quiet"},
-        "search": {"--image", "--json", "--html", "--serve", "--port", "--checkpoint", "--index", "--trust-code"},
+        "search": {
+            "--image",
+            "--where",
+            "--json",
+            "--html",
+            "--export",
+            "--serve",
+            "--port",
+            "--checkpoint",
+            "--index",
+            "--trust-code",
+        },
         "export": {"--to", "--out", "--checkpoint", "--trust-code", "--quiet"},
     }
 
@@ -163,6 +175,9 @@ def test_the_flags_are_those_that_are_documented() -> None:
         (["evaluate", "nowhere"], "nowhere does not exist"),
         (["compare", "nowhere"], "nowhere does not exist"),
         (["report", "nowhere"], "nowhere"),
+        (["runs", "nowhere"], "nowhere does not exist"),
+        (["runs", ".", "--watch", "--json"], "leave out --json, or --watch"),
+        (["runs", ".", "--watch"], "--watch redraws the table on a terminal"),
         (["recipes", "dmo"], "did you mean 'demo'?"),
         (["analyze", "nowhere"], "nowhere does not exist"),
         (["analyze", "nowhere", "--label", "kind", "--min-count", "2"], "each say what a concept is; give one"),
@@ -205,6 +220,13 @@ def test_a_session_from_analysis_to_report(
         rule_settings = ["--set", f"objective.temperature.rule={rule}", "--set", f"name={rule}"]
         assert mmts(monkeypatch, "train", "catalogue", "--data", "photos", "--out", name, *TINY, *rule_settings) == 0
     assert yaml.safe_load(Path("a/recipe.yaml").read_text())["data"]["path"] == str(tmp_path / "photos")
+    ending = capsys.readouterr().out.splitlines()[-3:]
+    assert ending[0] == "run: b"
+    assert ending[1].startswith("rare things: ")
+    assert ending[2] == "to look at it: mmts report b"
+    assert mmts(monkeypatch, "runs", ".", "--json") == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [(run["path"], run["state"], run["progress"]) for run in listed] == [(x, "finished", 1) for x in "ab"]
     assert mmts(monkeypatch, "evaluate", "a", "--split", "val", "--save-embeddings", "e.npz") == 0
     assert json.loads(Path("a/evaluations/photos-val.json").read_text())["split"] == "val"
     capsys.readouterr()

@@ -21,11 +21,21 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
-def test_the_code_of_the_front_pages_runs(page: str) -> None:
+def test_the_code_of_the_front_pages_runs_and_prints_what_it_says(
+    page: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
     assert blocks
     for block in blocks:
         exec(compile(block, page, "exec"), {})
+        assert capsys.readouterr().out.splitlines() == re.findall(r"print\(.*\)  # (.*)", block)
+
+
+def test_the_readme_is_short_and_its_sentences_are_too() -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert page.count("\n") <= 150
+    prose = re.sub(r"```.*?```|^\|.*?$|\]\(.*?\)", "", page, flags=re.DOTALL | re.MULTILINE)
+    assert [each for each in re.split(r"(?<=[.:;?])\s+|\n\n|\n\*", prose) if len(each.split()) > 25] == []
 
 
 def test_the_examples_of_adding_things_run() -> None:
@@ -60,7 +70,7 @@ def test_links_lead_to_files_that_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_settings_in_the_docs_are_real_keys(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for key, value in re.findall(r"--set '?([a-z_.]+)=(\{[^}]*\}|[\w.-]+)", text):
+    for key, value in re.findall(r"--set '?([a-z_.]+)=(\{(?:[^{}]|\{[^{}]*\})*\}|[\w.-]+)", text):
         assert any(accepts(name, f"{key}={value}") for name in shipped_recipes()), f"{key}={value}"
 
 

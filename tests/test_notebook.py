@@ -11,6 +11,7 @@ nbformat = pytest.importorskip("nbformat", reason="needs nbformat (pip install n
 pytest.importorskip("ipykernel", reason="needs ipykernel (pip install ipykernel)")
 
 
+@pytest.mark.slow
 def test_the_notebook_trains_compares_reports_and_searches(tmp_path: Path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     resources = {"metadata": {"path": str(tmp_path)}}

@@ -38,7 +38,7 @@ def _trust_code(context: typer.Context, value: bool) -> bool:
     return value
 
 
-_HELP_DATA = "A public data set's folder, captions.jsonl, table, imagefolder or tars (docs/datasets.md)."
+_HELP_DATA = "A public data set's folder, captions.jsonl, table, imagefolder, tars, or an address (docs/datasets.md)."
 _HELP_COLUMNS = "Columns of paths and captions in a table, if their names are unusual."
 _HELP_SETTINGS = "Change a key of the recipe; repeatable."
 _HELP_TRUST = "Run code outside mmts that the recipe names."
@@ -151,6 +151,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train by a recipe and evaluate the result on test."""
+    from mmts.apps.runs import closing_lines
     from mmts.recipe.choose import choose_recipe
     from mmts.recipe.recipe import load_recipe, parse_columns
     from mmts.recipe.tiny import example_data, tiny
@@ -168,9 +169,32 @@ def train(
         if data is None and chosen.data.path is None:
             data = example_data(chosen, Path("runs") / f"{chosen.folder_name}-data")
     chosen = chosen.with_data(data, chosen_columns)
-    metrics = train_run(chosen, out or Path("runs") / chosen.folder_name, resume=resume)
-    if as_json and os.environ.get("RANK", "0") == "0":
-        print_json(metrics)
+    out = out or Path("runs") / chosen.folder_name
+    metrics = train_run(chosen, out, resume=resume)
+    if os.environ.get("RANK", "0") == "0":
+        console.print(*closing_lines(out), sep="\n")
+        if as_json:
+            print_json(metrics)
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="A folder with run directories below it.")] = Path("runs"),
+    watch: Annotated[bool, typer.Option("--watch", help="Redraw the table every two seconds.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the runs below a folder: which one runs, how far, how good."""
+    from mmts.apps import runs as states
+
+    if watch and as_json:
+        raise RunError("--watch draws on a terminal; leave out --json, or --watch")
+    if watch:
+        states.watch(folder)
+        return
+    found = [states.state_of(path) for path in states.find_runs(folder)]
+    console.print(states.runs_table(found, folder))
+    if as_json:
+        print_json([states.as_mapping(state) for state in found])
 
 
 @app.command()
@@ -443,8 +467,14 @@ def search(
     query: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
     image: Annotated[Path | None, typer.Option(help="Find items similar to this image (or clip, for videos).")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of items to find.")] = 10,
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="LABEL=VALUE", help="Only items with this value; repeatable.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Also write a self-contained page to this file.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Also write the items with all columns to this .csv file.")
+    ] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Serve a search page on this machine.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port for --serve; 0 picks a free one.")] = 8765,
     index: IndexFolder = None,
@@ -454,8 +484,8 @@ def search(
     """Search an index of images or clips by words or by a picture."""
     from mmts.search.command import search as search_run
 
-    shown: dict[str, Any] = {"as_json": as_json, "page": html, "port": port if serve else None}
-    search_run(run, query, image, k=k, **shown, folder=index, checkpoint=checkpoint)
+    shown: dict[str, Any] = {"as_json": as_json, "page": html, "table": export, "port": port if serve else None}
+    search_run(run, query, image, k=k, where=where or (), **shown, folder=index, checkpoint=checkpoint)
 
 
 @app.command()

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice
@@ -199,10 +200,7 @@ def locked(file: Path, wait: bool = False) -> Iterator[None]:
         try:
             lock.acquire(timeout=_TAKING_OVER)
         except Timeout:
-            holder = "another process"
-            with suppress(OSError, ValueError):  # just released, or not yet written
-                process, machine = file.read_text(encoding="utf-8", errors="replace").splitlines()[:2]
-                holder = f"process {process} on {machine}"
+            holder = _holder(file)
             remedy = f"wait for it, or stop it (if it is not running, remove {file})"
             message = f"{file.parent} is in use by {holder}; {remedy}"
             if not wait:
@@ -213,6 +211,42 @@ def locked(file: Path, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _holder(file: Path) -> str:
+    """Name the process and the machine that hold a lock."""
+    with suppress(OSError, ValueError):  # just released, or not yet written
+        process, machine = file.read_text(encoding="utf-8", errors="replace").splitlines()[:2]
+        return f"process {process} on {machine}"
+    return "another process"
+
+
+def held_by(file: Path) -> tuple[str, bool] | None:
+    """Return who holds the lock `file`, and whether on this machine; None if nobody does, or a process that is dead.
+
+    The lock is not touched: to take it, even for a moment, would stand in the way of a process that starts. Whether
+    the holder runs is a question to filelock about a copy. On another machine it is taken to run.
+    """
+    with tempfile.TemporaryDirectory() as folder, suppress(FileNotFoundError):
+        own, copy = Path(folder) / "own", Path(folder) / "copy"
+        shutil.copy2(file, copy)
+        try:
+            with SoftFileLock(copy, timeout=0.05, poll_interval=0.02):  # time for two looks: see _TAKING_OVER
+                return None
+        except Timeout:
+            with SoftFileLock(own):
+                return _holder(file), _holder(own).partition(" on ")[2] == _holder(copy).partition(" on ")[2]
+    return None
+
+
+def as_address(path: str | Path) -> str | None:
+    """Return a path that is an address (s3, gs, hf, http or https) as one; None for a path on this machine.
+
+    >>> as_address(Path("s3://bucket/a.tar")), as_address("hf://datasets/a/b"), as_address("photos/a.tar")
+    ('s3://bucket/a.tar', 'hf://datasets/a/b', None)
+    """
+    matched = re.match(r"(s3|gs|hf|https?):/+", str(path))  # a Path keeps one slash of two
+    return None if matched is None else f"{matched[1]}://{str(path)[matched.end() :]}"
 
 
 def content_hash(*parts: str | bytes) -> str:

@@ -85,7 +85,7 @@ def test_captions_jsonl_counts_before_metadata(tmp_path: Path):
         ("caption.jsonl", r"The nearest thing is caption.jsonl: give that file itself"),
         ("inner/captions.jsonl", r"The nearest thing is the folder inner in it"),
         ("inner/annotations/captions_val2017.json", r"The nearest thing is the folder inner in it"),
-        ("00000.parquet", r"It holds 00000.parquet, and .parquet files are not read; write it as CSV"),
+        ("00000.feather", r"It holds 00000.feather, and .feather files are not read; write it as parquet"),
         ("cat.jpg", r"It holds 1 image: write captions into a captions.jsonl"),
         ("notes.txt", r"It holds notes.txt"),
         (None, r"The folder is empty"),
@@ -113,7 +113,7 @@ def test_a_file_of_another_kind(tmp_path: Path):
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(
         DataError,
-        match=r"a.json: data is a folder, a .jsonl, .csv, .tsv, .txt or .tar file, or a .json file of Flickr30K or MSC",
+        match=r"a.json: data is a folder, a .jsonl, .csv, .tsv, .txt, .parquet or .tar file, or a .json file of Flickr",
     ):
         read_dataset(tmp_path / "a.json")
     (tmp_path / "a.json").write_text("[]")
@@ -179,7 +179,7 @@ def test_a_folder_says_why_its_tables_are_not_read(tmp_path: Path):
     ("name", "message"),
     [
         ("table.xlsx", "table.xlsx: .xlsx files are not read; save the table as CSV UTF-8 and give that file"),
-        ("table.parquet", "write it as CSV"),
+        ("table.arrow", "write it as parquet"),
         ("data.zip", "unpack it"),
     ],
 )

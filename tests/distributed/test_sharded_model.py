@@ -16,14 +16,13 @@ from torch import nn
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 from torch.distributed.tensor import DTensor
-from training.small_trainer import make_trainer, settings
+from training.small_trainer import N, make_trainer, settings
 
 from mmts.distributed.processes import joined, process_index
 from mmts.distributed.sharded_model import _blocks, launcher_shards, shard_model
 from mmts.errors import RunError
 from mmts.files import read_json
-from mmts.objectives import InfoNCE
-from mmts.policies import Learned
+from mmts.objectives import FastCLIP
 from mmts.recipe.recipe import load_recipe
 from mmts.recipe.run_directory import RunDirectory
 from mmts.training import run
@@ -65,7 +64,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_losses_weights_and_scores_are_those_of_one_process(number: int, whole: Path) -> None:
     several, one = RunDirectory(whole / str(number)), RunDirectory(whole / "one")
     first, *rest = together(number, train_by_recipe, whole / "shapes", several.path, whole / "cache", True)
@@ -90,9 +89,12 @@ def test_losses_weights_and_scores_are_those_of_one_process(number: int, whole: 
 
 
 def fit(run: Path, resume: bool = False, stops: bool = False, shard: bool = True) -> dict[str, Any]:
-    """Train heads in a folder, to the end or to a signal after step 4; tell how it ended."""
+    """Train heads and a temperature in a folder, with state per sample that is divided; tell how it ended.
+
+    It goes to the end, or stops at a signal after step 4.
+    """
     act = (lambda: send(signal.SIGTERM)) if stops else (lambda: None)
-    rest = {"train": settings(shard=shard, ema=0.9, clip_norm=0.5), "objective": InfoNCE(Learned()), "dropout": 0.0}
+    rest = {"train": settings(shard=shard, ema=0.9, clip_norm=0.5), "objective": FastCLIP(N, N), "dropout": 0.0}
     at = on_the_second(3, act) if "RANK" in os.environ else lambda step: act() if step == 3 else None
     return attempt(run, resume, before_batch=at, **rest)
 

@@ -494,6 +494,7 @@ def test_code_that_a_run_directory_names_needs_trust(
         evaluate(run)
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_a_users_rules_in_several_processes(folder: Path, tmp_path: Path):
     rule = f"{{set: {{objective.temperature: {{rule: '{folder}/my_rules.py:Cooling'}}}}}}"
     lines = [

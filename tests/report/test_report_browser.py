@@ -117,7 +117,7 @@ def test_the_mouse_reads_values(visit: Visit, file: Path) -> None:
 def test_the_keyboard_reads_values(visit: Visit, file: Path) -> None:
     page = visit.page
     page.keyboard.press("Tab")
-    page.evaluate("document.querySelectorAll('nav a')[5].focus()")  # past the links
+    page.evaluate("document.querySelectorAll('nav a')[6].focus()")  # past the links
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     sizes = readings(file, 'id="tail-narrow-')

@@ -1,5 +1,6 @@
 """The local page in a real browser: with the keyboard only, with a picture, and without requests to other hosts."""
 
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -7,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from browser import Visit, faults, needs_chromium, open_browser
+from PIL import Image
 from tests_support import draw_shapes
 
-from mmts.search import Searcher, build_index
+from mmts.search import Searcher, build_index, open_searcher
 from mmts.search.command import search
 from mmts.search.serve import SearchServer
 
@@ -70,9 +72,20 @@ def test_a_picture_is_chosen_and_dropped(visit: SearchVisit, photos: Path) -> No
         dataTransfer.items.add(file);
         document.body.dispatchEvent(new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true}));
     }"""
+    found, other = page.url, io.BytesIO()
+    Image.new("RGB", (20, 24), "orange").save(other, "PNG")
+    assert "?like=" in found
     page.evaluate(drop, [*(photos / "5.png").read_bytes()])
     page.wait_for_selector("li:first-child img[alt='5.png']")
-    assert page.get_attribute(".query", "alt") == "your picture"
+    page.go_back()
+    page.wait_for_selector("li:first-child img[alt='7.png']")
+    assert page.url == found
+    page.evaluate(drop, [*other.getvalue()])
+    page.wait_for_selector(".query[alt='your picture']")
+    first, address = visit.alts(), page.url
+    page.goto(visit.address)
+    page.goto(address)
+    assert visit.alts() == first
 
 
 def test_a_file_that_is_not_a_picture_gets_an_error(visit: SearchVisit, tmp_path: Path) -> None:
@@ -128,6 +141,28 @@ def test_a_picture_that_is_gone_is_replaced_by_a_note(visit: SearchVisit, photos
     visit.said = [line for line in visit.said if "404" not in line]  # Chromium logs every such answer
 
 
+def test_a_filter_is_chosen_typed_and_removed(run: Path, tmp_path: Path) -> None:
+    build_index(run, run.parent / "shapes", tmp_path / "index")
+    with SearchServer(open_searcher(run, tmp_path / "index"), 0, 6) as server, open_browser() as browser:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        visit = SearchVisit(browser.new_page(), f"http://127.0.0.1:{server.server_port}/?q=a+shape")
+        page = visit.page
+        page.click(".filter summary")
+        assert not faults(page)
+        page.click(".filter a:has-text('bar')")
+        page.wait_for_url("**/?q=a+shape&where=shape%3Dbar")
+        page.click(".filter summary")
+        page.fill(".filter input", "split=test")
+        page.press(".filter input", "Enter")
+        page.wait_for_url("**/?q=a+shape&where=shape%3Dbar&where=split%3Dtest")
+        page.click(".conditions a:has-text('shape=bar')")
+        page.wait_for_url("**/?q=a+shape&where=split%3Dtest")
+        page.click("li:first-child summary")
+        assert "test" in page.inner_text("li:first-child dl")
+        server.shutdown()
+    assert not visit.said
+
+
 def test_labels_and_long_captions_fit_and_are_escaped(run: Path, tmp_path: Path) -> None:
     draw_shapes(tmp_path / "data", 4)
     lines = [json.loads(line) for line in (tmp_path / "data" / "captions.jsonl").read_text().splitlines()]
@@ -146,4 +181,8 @@ def test_labels_and_long_captions_fit_and_are_escaped(run: Path, tmp_path: Path)
         assert page.locator("li").count() == 4
         assert page.locator("li b, li i").count() == 0
         assert "price: <i>9</i>" in page.inner_text("li:first-child .labels")
+        page.click("li:first-child summary")
+        assert not faults(page)
+        assert "v" * 500 in page.inner_text("li:first-child dl")  # whole, where the line above is cut
+        assert page.locator("li b, li i").count() == 0
         page.close()

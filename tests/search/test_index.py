@@ -1,5 +1,7 @@
 """Making an index: what is embedded, what is left out, and how a stopped process is resumed."""
 
+import csv
+import io
 import json
 import shutil
 import tarfile
@@ -12,7 +14,7 @@ from small_search import make_run
 from tests_support import draw_shapes
 
 from mmts.console import console
-from mmts.errors import DataError, RunError
+from mmts.errors import DataError, InputError, RunError
 from mmts.evaluation.run import evaluate
 from mmts.search import build, build_index, index_files, open_searcher
 from mmts.search.command import search
@@ -75,13 +77,106 @@ def test_other_columns_become_labels(run: Path, tmp_path: Path, capsys: pytest.C
     (tmp_path / "shapes" / "table.csv").write_text(f"filepath,caption,price,tags\n{table}\n")
     build_index(run, tmp_path / "shapes" / "table.csv", tmp_path / "index")
     content = json.loads((tmp_path / "index" / "index.json").read_text())
+    assert content["version"] == 3
     labels = [{"price": f"{number} EUR", "tags": ["<a>", "b"]} for number in range(6)]
     assert [item["labels"] for item in content["items"]] == labels
     hit = open_searcher(run, tmp_path / "index").by_text("a bar", 1)[0]
     assert hit.to_json()["labels"] == hit.medium.labels == hit.item.labels != {}
     search(run, "a bar", None, k=1, folder=tmp_path / "index", page=tmp_path / "page.html")
     assert "EUR, tags: <a>, b\n" in capsys.readouterr().out
-    assert "tags: <bdi>&lt;a&gt;, b</bdi>" in (tmp_path / "page.html").read_text()
+    assert "tags: <bdi>&lt;a&gt;</bdi>, <bdi>b</bdi>" in (tmp_path / "page.html").read_text()
+
+
+def test_hits_carry_all_columns_and_labels_narrow_them(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_index(run, run.parent / "shapes", tmp_path / "index")
+    searcher = open_searcher(run, tmp_path / "index")
+    everything = searcher.by_text("a bar", 48)
+    lines = [json.loads(line) for line in (run.parent / "shapes" / "captions.jsonl").read_text().splitlines()]
+    source = {line["id"]: line for line in lines}
+    for hit in everything:
+        about = hit.to_json()
+        assert {name: about[name] for name in ("id", "captions", "split", "labels")} == {
+            name: source[hit.item.id][name] for name in ("id", "captions", "split", "labels")
+        }
+    for where, fits in {
+        ("shape=bar",): lambda line: line["labels"]["shape"] == "bar",
+        ("shape=bar", "shape=square"): lambda line: line["labels"]["shape"] != "stripe",
+        ("shape=bar", "split=test"): lambda line: line["labels"]["shape"] == "bar" and line["split"] == "test",
+    }.items():
+        expected = [hit.item.id for hit in everything if fits(source[hit.item.id])]
+        assert [hit.item.id for hit in searcher.by_text("a bar", 48, searcher.fitting(where))] == expected != []
+    with pytest.raises(InputError, match=r"has shape='baar'; did you mean 'bar'\?"):
+        searcher.fitting(["shape=baar"])
+    with pytest.raises(InputError, match=r"has a label 'shap'; did you mean 'shape'\?"):
+        searcher.fitting(["shap=bar"])
+    with pytest.raises(InputError, match=r"a condition is LABEL=VALUE, such as 'split=.*', not 'bar'"):
+        searcher.fitting(["bar"])
+    capsys.readouterr()
+    search(run, "a bar", None, k=2, where=["shape=bar"], as_json=True, folder=tmp_path / "index")
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["query"] == {"text": "a bar", "where": ["shape=bar"]}
+    assert [hit["labels"] for hit in printed["hits"]] == [{"shape": "bar"}] * 2
+    search(run, "a bar", None, k=2, where=["shape=bar"], page=tmp_path / "page.html", folder=tmp_path / "index")
+    assert "<bdi>shape=bar</bdi>" in (tmp_path / "page.html").read_text()
+
+
+def test_an_index_of_an_older_version_still_works(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_index(run, run.parent / "shapes", tmp_path / "index")
+    file = tmp_path / "index" / "index.json"
+    content = json.loads(file.read_text()) | {"version": 2}
+    for item in content["items"]:
+        del item["split"], item["other_captions"]
+    file.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert len(open_searcher(run, tmp_path / "index").by_text("a bar", 3)) == 3
+    assert "without splits and further captions; `mmts index" in capsys.readouterr().out
+    build_index(run, run.parent / "shapes", tmp_path / "index")
+    assert counts(capsys.readouterr().out).startswith("0 new, 0 changed, 0 removed, 48 kept; 0 embedded")
+    assert open_searcher(run, tmp_path / "index").by_text("a bar", 1)[0].item.split
+    assert capsys.readouterr().out == ""
+
+
+def test_hits_become_a_table_without_formulas(run: Path, tmp_path: Path) -> None:
+    draw_shapes(tmp_path / "data", 4)
+    lines = [json.loads(line) for line in (tmp_path / "data" / "captions.jsonl").read_text().splitlines()]
+    for line in lines:
+        line |= {
+            "captions": ["=cmd()", "ein Schuh, grün"],
+            "labels": {"rank": "-5", "@x": ["+a", "b"], "price": "-5 EUR"},
+        }
+    del lines[0]["labels"]["price"]
+    (tmp_path / "data" / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    build_index(run, tmp_path / "data", tmp_path / "index")
+    search(run, "a shoe", None, k=4, table=tmp_path / "hits.csv", folder=tmp_path / "index")
+    text = (tmp_path / "hits.csv").read_text(encoding="utf-8")
+    assert text[0] == "\ufeff"
+    rows = list(csv.DictReader(io.StringIO(text[1:])))
+    assert [row["rank"] for row in rows] == ["1", "2", "3", "4"]
+    for row in rows:
+        assert (row["caption"], row["rank (label)"], row["'@x"]) == ("'=cmd() | ein Schuh, grün", "-5", "'+a, b")
+        assert row["price"] == ("" if row["id"] == "0" else "'-5 EUR")
+        assert -1 <= float(row["score"]) <= 1
+    with pytest.raises(InputError, match=r"ends with \.csv, not hits\.xlsx"):
+        search(run, "a shoe", None, k=4, table=Path("hits.xlsx"), folder=tmp_path / "index")
+    with pytest.raises(InputError, match="--serve takes no --where"):
+        search(run, None, None, k=4, port=0, where=["rank=-5"], folder=tmp_path / "index")
+
+
+def test_conditions_that_nothing_meets_together_find_nothing(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_shapes(tmp_path / "data", 4)  # only number 0 is in val, and it is a square
+    build_index(run, tmp_path / "data", tmp_path / "index")
+    search(run, "a", None, k=4, where=["shape=bar", "split=val"], folder=tmp_path / "index", table=tmp_path / "a.csv")
+    assert "nothing in the index has all of this" in capsys.readouterr().out
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8-sig") == "rank\n"
+    build_index(run, photos, tmp_path / "other")
+    with pytest.raises(InputError, match="the index has no labels"):
+        open_searcher(run, tmp_path / "other").fitting(["shape=bar"])
 
 
 @pytest.mark.parametrize("width", [40, 400])

@@ -143,3 +143,7 @@ def test_a_search_in_cells_finds_nearly_what_an_exact_search_finds() -> None:
         results = [set(index_files.nearest(vectors, row, 10)[0].tolist()) for row in rows[:50]]
         recall = np.mean([len(result & set(row.tolist())) / 10 for result, row in zip(results, truth, strict=True)])
         assert recall >= least
+        among = np.arange(0, 2000, 7)
+        best = [set((7 * np.argsort(-rows[::7] @ row)[:10]).tolist()) for row in rows[:50]]
+        found = [set(index_files.nearest(vectors, row, 10, among)[0].tolist()) for row in rows[:50]]
+        assert found == best  # some items are always compared exactly

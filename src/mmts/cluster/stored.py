@@ -1,7 +1,6 @@
 """Embeddings that others or `mmts embed` stored: folders of parts, clip-retrieval's folders, .npy files, parquet."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -10,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mmts.cluster.embed import ABOUT, FOLDERS, open_folder
 from mmts.concepts.kmeans import StoredRows, open_rows
-from mmts.errors import DataError, first_line, nearest
+from mmts.data.formats.parquet import open_parquet
+from mmts.errors import DataError, nearest
 from mmts.files import atomic_write, cache_root, content_hash, why_missing
 
 _ROWS = 8192  # of parquet at a time
@@ -55,14 +53,14 @@ class Stored:
         """The column of captions that all tables have."""
         names = []
         for file in self.tables:
-            with _parquet(file) as table:
+            with open_parquet(file) as table:
                 names.append({*table.schema_arrow.names})
         return next((name for name in _CAPTIONS if names and name in set.intersection(*names)), None)
 
     def captions(self) -> Iterator[str]:
         """Yield the captions, file by file."""
         for file in self.tables:
-            with _parquet(file) as table:
+            with open_parquet(file) as table:
                 for batch in table.iter_batches(columns=[self.caption_column]):
                     yield from (str(caption or "") for caption in batch.column(0).to_pylist())
 
@@ -110,23 +108,11 @@ def _fitting(tables: Sequence[Path], arrays: Sequence[Path]) -> tuple[Path, ...]
             f"{arrays[0].parent} has {len(arrays)} files and {tables[0].parent} {len(tables)}; one is missing"
         )
     for table, array in zip(tables, arrays, strict=True):
-        with _parquet(table) as opened:
+        with open_parquet(table) as opened:
             counts = opened.metadata.num_rows, len(np.load(array, mmap_mode="r"))
         if counts[0] != counts[1]:
             raise DataError(f"{table} has {counts[0]:,} rows, and {array} has {counts[1]:,}")
     return tuple(tables)
-
-
-@contextmanager
-def _parquet(file: Path) -> Iterator[pq.ParquetFile]:
-    """Open a parquet file. Raises DataError, also for what the body finds damaged when it reads."""
-    try:
-        with pq.ParquetFile(file) as table:
-            yield table
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the system: it names the file
-            raise
-        raise DataError(f"{file}: not a parquet file, or damaged ({first_line(error)})") from None
 
 
 def _as_array(file: Path, column: str) -> Path:
@@ -136,7 +122,7 @@ def _as_array(file: Path, column: str) -> Path:
     target = cache_root() / "concepts" / f"{key}.npy"
     if target.exists():
         return target
-    with _parquet(file) as table:
+    with open_parquet(file) as table:
         if column not in (names := table.schema_arrow.names):
             raise DataError(f"{file} has no column {column!r}; {nearest(column, names)} (--column NAME names it)")
         batches = (batch.column(0) for batch in table.iter_batches(batch_size=_ROWS, columns=[column]))

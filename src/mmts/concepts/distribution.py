@@ -17,8 +17,7 @@ from mmts.concepts.concepts_file import read_concepts, write_concepts
 from mmts.concepts.density import Scale, density_shift
 from mmts.concepts.encoders import Encoder, EncoderName, checked_captions, open_encoder
 from mmts.concepts.members import OF, Members, Of, size_groups
-from mmts.concepts.names import distinctive_words
-from mmts.concepts.words import frequent_words, matched_entries, tokens
+from mmts.concepts.names import distinctive_words, frequent_words, matched_entries, tokens
 from mmts.console import errors
 from mmts.errors import InputError, check_one_of, check_rows
 from mmts.files import content_hash

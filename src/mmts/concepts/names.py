@@ -1,10 +1,10 @@
-"""Readable names for concepts: the words that distinguish their captions from all others."""
+"""The words of captions: those that name a concept, and those that are concepts themselves."""
 
 import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 # Words that do not describe a picture.
 STOP_WORDS = frozenset(
@@ -21,6 +21,7 @@ STOP_WORDS = frozenset(
 
 _LONGEST = 30  # characters of a caption that names a concept
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
+_PUNCTUATION = re.compile(r"([,.;:?!`()\[\]{}\"“”])")  # the brackets and quotation marks are ours, the rest MetaCLIP's
 
 
 class _Breaks(dict[int, str]):
@@ -94,3 +95,47 @@ def _cjk_pairs(word: str) -> list[str]:
     for run in re.findall(f"{_CJK.pattern}|[^{_CJK.pattern[1:-2]}]+", word):
         pairs += [run] if len(run) == 1 or not _CJK.match(run) else [run[i : i + 2] for i in range(len(run) - 1)]
     return pairs
+
+
+def tokens(text: str) -> list[str]:
+    """Split a text at spaces, in lower case, with spaces around punctuation, brackets and quotation marks.
+
+    >>> tokens("A dog, a (Cat).")
+    ['a', 'dog', ',', 'a', '(', 'cat', ')', '.']
+    """
+    return _PUNCTUATION.sub(r" \1 ", text.casefold()).split()
+
+
+def matched_entries(captions: Iterable[str], entries: Iterable[Hashable]) -> list[list[str]]:
+    """Return the entries that each caption contains as whole tokens, each once (docs/method.md, 2.9).
+
+    captions: (N,); entries: any number, as " ".join(tokens(entry)) writes them; others match nothing. Returns N lists.
+    Takes time for the tokens of the captions, times the lengths of the entries that begin with the same token.
+
+    >>> matched_entries(["A hot dog, please.", "dogs"], ["dog", "hot dog", "cat"])
+    [['hot dog', 'dog'], []]
+
+    Source: MetaCLIP, arXiv 2309.16671, section 3.2 (substring matching).
+    """
+    known = {entry for entry in entries if isinstance(entry, str)}
+    lengths: dict[str, set[int]] = {}  # of the entries that begin with a token
+    for entry in known:
+        parts = entry.split(" ")
+        lengths.setdefault(parts[0], set()).add(len(parts))
+    result = []
+    for caption in captions:
+        parts = tokens(caption)
+        inside = (" ".join(parts[at : at + n]) for at, word in enumerate(parts) for n in lengths.get(word, ()))
+        result.append(list(dict.fromkeys(text for text in inside if text in known)))
+    return result
+
+
+def frequent_words(captions: Sequence[str], min_count: int) -> list[str]:
+    """Return the tokens with a letter that at least `min_count` of the captions (N,) contain, without stop words.
+
+    >>> frequent_words(["a red cup", "the red hat"], 2)
+    ['red']
+    """
+    counts = Counter(word for caption in captions for word in dict.fromkeys(tokens(caption)))
+    named = (word for word, n in counts.items() if n >= min_count and any(map(str.isalpha, word)))
+    return [word for word in named if word not in STOP_WORDS]

@@ -5,7 +5,7 @@ import json
 import shutil
 import struct
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -85,6 +85,10 @@ class PairTable:
         place = None if member is None else (member[0], member[1])
         return Medium(identity, self.root / path, (caption,), split=self.splits[self.split[row]], member=place)
 
+    def identity(self, row: int) -> str:
+        """Return the id of a pair."""
+        return str(self._line(int(row))[0])
+
     def caption(self, row: int) -> str:
         """Return the caption of a pair."""
         return str(self._line(row)[1])
@@ -93,7 +97,7 @@ class PairTable:
         start = self._end[row - 1] if row else 0
         return json.loads(self._lines[start : self._end[row]].tobytes())
 
-    def media_of(self, rows: Rows | None = None) -> "LazySequence":
+    def media_of(self, rows: npt.NDArray[np.integer[Any]] | None = None) -> "LazySequence":
         """Return the media of these rows, or of all."""
         return LazySequence(self.medium, np.arange(len(self)) if rows is None else rows)
 
@@ -101,7 +105,7 @@ class PairTable:
 class LazySequence(Sequence[Any]):
     """The results of `make` for some rows, computed on access; a slice is another such sequence."""
 
-    def __init__(self, make: Callable[[int], Any], rows: Rows) -> None:
+    def __init__(self, make: Callable[[int], Any], rows: npt.NDArray[np.integer[Any]] | range) -> None:
         self._make, self._rows = make, rows
 
     def __len__(self) -> int:
@@ -121,17 +125,28 @@ class TableSplit(Split):
 
     media_checked = True
 
-    def __init__(self, name: str, table: PairTable, rows: Rows) -> None:
+    def __init__(self, name: str, table: PairTable, rows: npt.NDArray[np.integer[Any]]) -> None:
         """Raises InputError without rows."""
         if not len(rows):
             raise InputError(f"split {name!r} needs at least one medium")
+        if len(table) < 2**32:
+            rows = rows.astype(np.uint32, copy=False)  # there may be hundreds of millions of them
         self.name, self.table, self.rows, self.graded = name, table, rows, None
         self.media = table.media_of(rows)
         self.captions = LazySequence(table.caption, rows)
-        self.owner = self.first = torch.arange(len(rows))
-        starts = np.flatnonzero(np.diff(table.file[rows], prepend=-1))
-        if len(starts) < len(rows):
-            self.shard_sizes = np.diff(starts, append=len(rows)).tolist()
+        file = table.file[rows]
+        starts = 1 + np.flatnonzero(file[1:] != file[:-1])
+        if 1 + len(starts) < len(rows):
+            self.shard_sizes = np.diff(starts, prepend=0, append=len(rows)).tolist()
+
+    def ids(self) -> Iterator[str]:
+        """Yield the id of each medium."""
+        return map(self.table.identity, self.rows)
+
+    def text_numbers(self, captions: Rows) -> Rows:
+        """Return the hash of each of these captions, (n,)."""
+        hashes: Rows = self.table.caption_hash[self.rows[captions]]
+        return hashes
 
     @cached_property
     def text(self) -> Tensor:
@@ -193,8 +208,8 @@ def write_pair_table(
                     last_path = path
                     line = json.dumps([identity, caption, path, member], ensure_ascii=False) + "\n"
                     end += lines.write(line.encode("utf-8", "surrogatepass"))
-                    columns.write(_PACKED.pack(end, file, splits.index(split), _text_hash(caption)))
-                    id_hashes.append(_text_hash(identity))
+                    columns.write(_PACKED.pack(end, file, splits.index(split), text_hash(caption)))
+                    id_hashes.append(text_hash(identity))
             about = finish(temporary)
             head = {"format": _FORMAT, "lengths": [len(id_hashes), end], "root": str(root), "splits": list(splits)}
             write_json(temporary / _ABOUT, {**head, "about": about})
@@ -218,7 +233,7 @@ def cannot_write(folder: Path, error: OSError) -> DataError:
     return DataError(f"cannot write the index {folder}: {error.strerror or error}; MMTS_CACHE names another folder")
 
 
-def _text_hash(text: str) -> int:
+def text_hash(text: str) -> int:
     """Return 64 bits of BLAKE2b as a signed number."""
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)

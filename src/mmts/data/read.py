@@ -12,28 +12,32 @@ from mmts.data.formats.cc3m import looks_like_cc3m, read_cc3m
 from mmts.data.formats.coco import looks_like_coco_captions, looks_like_karpathy, read_coco_captions, read_karpathy
 from mmts.data.formats.imagefolder import METADATA_NAMES, looks_like_metadata, metadata_files, read_imagefolder
 from mmts.data.formats.json_file import beginning, json_lines
-from mmts.data.formats.shards import read_shards, tars_in
+from mmts.data.formats.parquet import read_parquet
+from mmts.data.formats.parts import files_in
+from mmts.data.formats.shards import read_shards
 from mmts.data.formats.table import read_table, table_rows
 from mmts.data.formats.youcook2 import looks_like_youcook2, read_youcook2
 from mmts.data.media.suffixes import is_medium
 from mmts.data.records import Dataset
+from mmts.data.remote import fetch_data, fetch_media
 from mmts.errors import DataError, counted, listed
-from mmts.files import why_missing
+from mmts.files import as_address, why_missing
 
 CAPTIONS_NAME = "captions.jsonl"
 _TABLES = (".csv", ".tsv", ".txt")
+_IN_PARTS: Mapping[str, Callable[..., Dataset]] = {".tar": read_shards, ".parquet": read_parquet}
 _SAVE_AS_CSV = "save the table as CSV UTF-8 and give that file"
-_AS_CSV = 'write it as CSV (in Python: pandas.read_parquet("FILE").to_csv("captions.csv")) and give that file'
+_AS_PARQUET = 'write it as parquet (in Python: pandas.read_feather("FILE").to_parquet("captions.parquet"))'
 # Formats of tables that are not read, and what to do.
 _NOT_READ = {
     **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers"), _SAVE_AS_CSV),
-    **dict.fromkeys((".parquet", ".arrow", ".feather"), _AS_CSV),
+    **dict.fromkeys((".arrow", ".feather"), _AS_PARQUET),
     **dict.fromkeys((".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"), "unpack it and give its contents"),
 }
 _LOOKED_FOR = (
     "looked for captions.jsonl, for the files of Flickr30K, MSCOCO, EPIC-KITCHENS-100, YouCook2 and CC3M, for .tar "
-    "shards, and for metadata.jsonl or metadata.csv (Hugging Face imagefolder) there and in folders named train, "
-    "validation and test"
+    "shards, .parquet tables, and metadata.jsonl or metadata.csv (Hugging Face imagefolder) there and in folders named "
+    "train, validation and test"
 )
 # Files of data sets that are read as a whole folder.
 _PARTS = {
@@ -41,7 +45,7 @@ _PARTS = {
     "EPIC_100_*.csv": looks_like_epic_kitchens,
     "youcookii_annotations_*.json": looks_like_youcook2,
 }
-_FILES = "a .jsonl, .csv, .tsv, .txt or .tar file, or a .json file of Flickr30K or MSCOCO"
+_FILES = "a .jsonl, .csv, .tsv, .txt, .parquet or .tar file, or a .json file of Flickr30K or MSCOCO"
 _Reader = tuple[Callable[[Path], object], Callable[..., Dataset]]
 # A .json file is read by the first of these that recognizes it, a folder by the first of those below.
 _JSON: tuple[_Reader, ...] = ((looks_like_karpathy, read_karpathy), (looks_like_coco_captions, read_coco_captions))
@@ -53,16 +57,17 @@ _FOLDERS: tuple[_Reader, ...] = (
     (looks_like_cc3m, read_cc3m),
     (looks_like_coco_captions, read_coco_captions),
     (metadata_files, read_imagefolder),
-    (tars_in, read_shards),
+    (lambda folder: files_in(folder, ".tar"), read_shards),
+    (lambda folder: files_in(folder, ".parquet"), read_parquet),
 )
 
 
 def read_dataset(path: str | Path, columns: Mapping[str, str] | None = None) -> Dataset:
-    """Read the data at `path`, a folder, a file, or shards ("shards/{000..099}.tar"); the format is recognized.
+    """Read the data at `path`, a folder, a file, or a pattern ("shards/{000..099}.tar"); the format is recognized.
 
-    In a folder captions.jsonl counts first, then a public data set's own files, imagefolder metadata, shards. `columns`
-    names the columns "media" and "caption" of a table if their names are not usual ones. Raises DataError if no format
-    is recognized, naming the nearest thing, and the errors of the readers.
+    In a folder captions.jsonl counts first, then a public data set's own files, imagefolder metadata, shards, parquet
+    tables. `columns` names the columns "media" and "caption" of a table if their names are not usual ones. Raises
+    DataError if no format is recognized, naming the nearest thing, and the errors of the readers.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -70,14 +75,18 @@ def read_dataset(path: str | Path, columns: Mapping[str, str] | None = None) -> 
     >>> [medium.captions for medium in read_dataset(folder / "captions.csv").media]
     [('a cat', 'a pet')]
     """
+    if address := as_address(path):
+        local, suffix = fetch_data(address)
+        dataset = _read(local, columns or {}, _IN_PARTS[suffix])
+        if suffix == ".parquet":  # it may name images that are files of their own
+            fetch_media([medium.path for medium in dataset.media])
+        return replace(dataset, path=Path(path))
     path = Path(os.path.expanduser(path)).absolute()
     try:
-        if path.is_dir() or path.is_file():
+        if path.is_dir() or path.is_file() or path.suffix in _IN_PARTS:  # the latter may be a pattern
             return _read(file if (file := path / CAPTIONS_NAME).is_file() else path, columns or {})
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise DataError(f"cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
-    if path.suffix == ".tar":  # a pattern
-        return read_shards(path)
     raise DataError(f"{path} {why_missing(path)}")
 
 
@@ -86,11 +95,11 @@ def reader_of(folder: Path) -> Callable[..., Dataset] | None:
     return next((read for recognizes, read in _FOLDERS if recognizes(folder)), None)
 
 
-def _read(path: Path, columns: Mapping[str, str]) -> Dataset:
-    read = reader_of(path) if path.is_dir() else _reader_of_file(path, columns)
+def _read(path: Path, columns: Mapping[str, str], read: Callable[..., Dataset] | None = None) -> Dataset:
+    read = read or (reader_of(path) if path.is_dir() else _reader_of_file(path, columns))
     if read is None:
         raise DataError(f"{path}: no data set recognized: {_LOOKED_FOR}. {_nearest_thing(path, columns)}")
-    if read in (read_table, read_imagefolder):
+    if read in (read_table, read_imagefolder, read_parquet):
         return read(path, columns)
     dataset = read(path)
     if columns:
@@ -109,7 +118,7 @@ def _reader_of_file(file: Path, columns: Mapping[str, str]) -> Callable[..., Dat
             raise DataError(f"{file} is one file of a data set{alone}; give the folder that holds all of it, {folder}")
     if file.name in METADATA_NAMES or (suffix == ".jsonl" and looks_like_metadata(file)):
         return read_imagefolder
-    by_suffix = {**dict.fromkeys(_TABLES, read_table), ".jsonl": read_captions_jsonl, ".tar": read_shards}
+    by_suffix = {**dict.fromkeys(_TABLES, read_table), ".jsonl": read_captions_jsonl, **_IN_PARTS}
     if suffix in by_suffix:
         return by_suffix[suffix]
     for recognizes, read in _JSON if suffix == ".json" else ():

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -109,8 +109,6 @@ class Split:
         name: the name of the split.
         media: (M,) the media.
         captions: (N,) the captions of all media, concatenated.
-        owner: (N,) int64, the position in `media` of each caption's medium.
-        first: (M,) int64, the position of each medium's first caption; -1 if `captions` are texts of graded relevance.
         graded: texts with graded relevance, or None.
         media_checked: whether every medium was decoded when the data set was indexed.
         shard_sizes: how many consecutive media each file holds; None if every medium has its own file.
@@ -136,9 +134,6 @@ class Split:
         self.media: Sequence[Medium] = tuple(media)
         self.graded = graded
         self.captions: Sequence[str] = [caption for medium in media for caption in medium.captions]
-        counts = torch.tensor([len(medium.captions) for medium in media])
-        self.owner: Tensor = torch.repeat_interleave(torch.arange(len(media)), counts)
-        self.first: Tensor = counts.cumsum(0) - counts
 
     @property
     def num_media(self) -> int:
@@ -151,9 +146,33 @@ class Split:
         return len(self.captions)
 
     @cached_property
+    def _counts(self) -> Tensor:
+        one_each = self.num_media == self.num_captions
+        return torch.tensor([1] if one_each else [len(medium.captions) for medium in self.media]).expand(self.num_media)
+
+    @cached_property
+    def owner(self) -> Tensor:
+        """(N,) int64, the position in `media` of each caption's medium."""
+        return torch.repeat_interleave(torch.arange(self.num_media), self._counts)
+
+    @cached_property
+    def first(self) -> Tensor:
+        """(M,) int64, the position of each medium's first caption; -1 if `captions` are texts of graded relevance."""
+        return self._counts.cumsum(0) - self._counts
+
+    @cached_property
     def text(self) -> Tensor:
         """(N,) int64: equal numbers mean equal caption strings."""
         return torch.from_numpy(numbered(self.captions))
+
+    def ids(self) -> Iterator[str]:
+        """Yield the id of each medium (M,)."""
+        return (medium.id for medium in self.media)
+
+    def text_numbers(self, captions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return a number for each of these captions (n,): equal numbers mean equal strings."""
+        numbers: npt.NDArray[np.int64] = self.text.numpy()[captions]
+        return numbers
 
     def judged(self, relevance: str) -> "Split":
         """Return the split to evaluate: this one, or for "graded" the same media with the graded texts as captions.
@@ -165,8 +184,8 @@ class Split:
         if self.graded is None:
             raise DataError(f"split {self.name!r} has no graded relevance: set data.relevance to text or own")
         view = copy(self)
-        view.captions, view.owner = self.graded.captions, self.graded.owner
-        view.first = torch.full((len(self.media),), -1)
+        view.captions = self.graded.captions
+        view.__dict__ |= {"owner": self.graded.owner, "first": torch.full((len(self.media),), -1)}
         view.__dict__.pop("text", None)
         return view
 

@@ -110,14 +110,6 @@ def check_all_reached(model: nn.Module) -> None:
                 raise RunError(f"{why}; {remedy}")
 
 
-@torch.no_grad()
-def copy_from_main(module: nn.Module) -> None:
-    """Give a module of every process the main one's parameters and buffers."""
-    if num_processes() > 1:
-        for tensor in [*module.parameters(), *module.buffers()]:
-            distributed.broadcast(tensor, 0)
-
-
 def seed_draws(seed: int, step: int, *, alike: bool) -> None:
     """Seed the next random numbers by (seed, step), equally on all processes or, as for dropout, differently on each.
 

@@ -22,7 +22,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from mmts.distributed.processes import copy_from_main, num_processes, process_index
+from mmts.distributed.divided_state import copy_from_main
+from mmts.distributed.processes import num_processes, process_index
 from mmts.errors import RunError
 
 M = TypeVar("M", bound=nn.Module)

@@ -16,6 +16,7 @@ from mmts.data.records import Split
 from mmts.errors import DataError
 from mmts.evaluation.classification import Classes
 from mmts.evaluation.figures import MediaLabel
+from mmts.evaluation.mismatch import Mismatches
 from mmts.evaluation.rank import Side
 from mmts.files import atomic_write
 from mmts.recipe.run_directory import RunDirectory
@@ -37,12 +38,14 @@ def save_judgement(
     labels: Mapping[str, MediaLabel] = {},
     classes: Classes | None = None,
     class_top: Tensor | None = None,
+    mismatches: Mismatches | None = None,
 ) -> None:
     """Write judgement.npz, so that runs can be compared query by query and results shown.
 
     concepts (N,) of the captions, -1 if unknown; groups (N,) of the captions and (M,) of the media. The description
     says where each medium lies: its path; in tar files offset and length; of a clip start and end in seconds, first and
     last frame; and the labels that the run was judged by. class_top (M, <= 5): the answers of a classification.
+    mismatches: which captions may be wrong, and which media are alike.
     """
     meta: dict[str, Any] = {
         "split": split.name,
@@ -65,6 +68,9 @@ def save_judgement(
     if classes is not None and class_top is not None:
         meta["classes"] = {name: list(getattr(classes, name)) for name in _OF_CLASSES} | {"label": classes.label}
         arrays |= {"class_target": classes.target, "class_top": class_top}
+    if mismatches is not None:
+        arrays |= {"text_mismatch": mismatches.scores}
+        arrays |= {"media_nearest": mismatches.nearest, "media_nearest_cosine": mismatches.cosine}
     for name, side, group in zip(SIDES, sides, groups, strict=True):
         arrays |= {f"{name}_{key}": value for key in _STORED if (value := getattr(side, key)) is not None}
         arrays[f"{name}_groups"] = group.to(torch.int8)
@@ -141,6 +147,12 @@ class Judged:
         """The classes that the media were classified by; None if they were not."""
         about = self.meta.get("classes")
         return None if about is None else Classes(**about, target=self._tensor("class_target"))
+
+    @property
+    def mismatches(self) -> Mismatches | None:
+        """Which captions may be wrong, and which media are alike; None if that was not found out."""
+        names = ("text_mismatch", "media_nearest", "media_nearest_cosine")
+        return Mismatches(*map(self._tensor, names)) if {*names} <= self.arrays.keys() else None
 
     @property
     def class_top(self) -> Tensor:

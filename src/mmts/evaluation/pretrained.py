@@ -96,7 +96,7 @@ def _name(start: str) -> str:
 
 def _find_concepts(recipe: Recipe, dataset: Dataset, split: Split, run: RunDirectory) -> None:
     """Save the concepts by which the captions of the evaluated split are head, mid or tail."""
-    if (file := recipe.concepts.file) is not None:
+    if recipe.concepts.source == "file" and (file := recipe.concepts.file) is not None:
         concepts = load_clusters(file, "--concepts")
         concepts.assign(split.captions[:1])  # an encoder that is gone is an error now, not after hours
         concepts.save(run.concepts_file)

@@ -15,7 +15,8 @@ from mmts.metrics import bootstrap_interval, graded_scores, ranks
 from mmts.metrics.ranks import hits
 
 _TOP = 10
-_CHUNK_ELEMENTS = 2**23  # of the similarity matrix at a time: 32 MB in float32
+CHUNK_ELEMENTS = 2**23
+"""Of a similarity matrix at a time: 32 MB in float32."""
 
 Relevance = Literal["text", "own", "graded"]
 
@@ -65,7 +66,7 @@ class Side:
         return 100 * low, 100 * high
 
 
-def _relevant(split: Split, relevance: Relevance) -> csr_matrix:
+def relevant_media(split: Split, relevance: Relevance) -> csr_matrix:
     """Return (N, M) bool: for `own` the medium of each caption, for `text` all media that carry the same string."""
     N, M = split.num_captions, split.num_media
     rows = np.arange(N) if relevance == "own" else split.text.numpy()
@@ -93,7 +94,7 @@ def judge(media: Tensor, text: Tensor, split: Split, relevance: Relevance = "tex
     if relevance == "graded":
         assert split.graded is not None  # `Split.judged` checks that
         grades = split.graded.relevance()
-    relevant = _relevant(split, relevance) if grades is None else csr_matrix((grades == 1).T.numpy())
+    relevant = relevant_media(split, relevance) if grades is None else csr_matrix((grades == 1).T.numpy())
     of_text = _rank(text, media, relevant, None if grades is None else grades.T)
     of_media = _rank(media, text, relevant.T.tocsr(), grades)
     kind, every = split.media[0].kind, torch.arange(len(media))
@@ -102,7 +103,7 @@ def judge(media: Tensor, text: Tensor, split: Split, relevance: Relevance = "tex
 
 def _rank(queries: Tensor, candidates: Tensor, relevant: csr_matrix, grades: Tensor | None) -> list[Tensor]:
     """Return `ranks`, `top`, `top_relevant` and, with grades (Q, C), `graded` of a Side."""
-    rows = max(1, _CHUNK_ELEMENTS // max(1, len(candidates)))
+    rows = max(1, CHUNK_ELEMENTS // max(1, len(candidates)))
     # A product in float32 may differ in its last bit between equal candidates, which would hide a tie.
     queries, candidates = queries.double(), candidates.double()
     parts = []

@@ -37,6 +37,7 @@ from mmts.evaluation.measures import (
     in_tenths,
     shown_measures,
 )
+from mmts.evaluation.mismatch import find_mismatches
 from mmts.evaluation.rank import judge
 from mmts.files import check_file_path, content_hash, file_name, locked, read_kept, write_json
 from mmts.models import TwoTower
@@ -159,8 +160,8 @@ def score(
         metrics["stopped_at"] = dict(stopped_at)
     if file == run.metrics_file and (before := read_kept(run.before_file) or {}).get("split") == split.name:
         metrics["before"] = before
-    classified = inputs.classes, class_top
-    save_judgement(run.ranks_file(file), sides, split, dataset.root, relevance, concepts, groups, labels, *classified)
+    more = inputs.classes, class_top, find_mismatches(media, text, split) if relevance != "graded" else None
+    save_judgement(run.ranks_file(file), sides, split, dataset.root, relevance, concepts, groups, labels, *more)
     write_json(file, metrics)  # last: it marks the run as finished
     for table in metrics_tables(metrics):
         console.print(table)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmts.errors import InputError
+from mmts.errors import InputError, check_rows
 
 CHUNK = 2**20  # draws at a time
 
@@ -153,7 +153,5 @@ def _checked(name: str, values: Tensor) -> Tensor:
     if values.ndim != 1 or not len(values):
         raise InputError(f"{name} is {tuple(values.shape)}; it must be (Q,), Q >= 1")
     values = values.detach().to("cpu", torch.float64)
-    if not bool(values.isfinite().all()):
-        row = int((~values.isfinite()).nonzero()[0])
-        raise InputError(f"{name}[{row}] is {values[row].item()}; every value must be finite")
+    check_rows(values.isfinite(), f"{name}[{{row}}] is {{value}}; every value must be finite", values)
     return values

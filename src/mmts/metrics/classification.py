@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mmts.errors import InputError
+from mmts.errors import InputError, check_rows
 from mmts.metrics.rows import per_query
 
 
@@ -27,9 +27,8 @@ def top_classes(similarity: Tensor, target: Tensor, k: int) -> Tensor:
             "(M,) int64 and (M, K)"
         )
     K = similarity.shape[1]
-    if bool((wrong := (target < 0) | (target >= K)).any()):
-        row = int(wrong.nonzero()[0])
-        raise InputError(f"target[{row}] is {int(target[row])}; it must be a class from 0 to {K - 1}")
+    is_class = (target >= 0) & (target < K)
+    check_rows(is_class, f"target[{{row}}] is {{value}}; it must be a class from 0 to {K - 1}", target)
 
     def best(start: int, scores: Tensor, is_true: Tensor) -> Tensor:
         true_last = is_true.to(torch.uint8).argsort(dim=1, stable=True)

@@ -1,22 +1,30 @@
 """Objectives: a loss and a policy combined into one call for a training loop."""
 
-from mmts.objectives.base import Objective, ObjectiveOutput, Pairs, policy_values
-from mmts.objectives.cyclip import CyCLIP
-from mmts.objectives.dual_temperature import DualTemperature
-from mmts.objectives.fastclip import FastCLIP
-from mmts.objectives.hard_negative_info_nce import HardNegativeInfoNCE
-from mmts.objectives.info_nce import DecoupledInfoNCE, InfoNCE, MultiPositiveInfoNCE, ReweightedInfoNCE
-from mmts.objectives.max_margin import MaxMargin
-from mmts.objectives.no_temperature import NoTemperature
-from mmts.objectives.nuclr import NUCLR
-from mmts.objectives.prior import Prior
-from mmts.objectives.rince import RINCE
-from mmts.objectives.row_weights import RowWeights
-from mmts.objectives.siglip import SigLIP
-from mmts.objectives.sms import SMS
-from mmts.objectives.sogclr import ISogCLR, SogCLR
-from mmts.objectives.temo import TeMo
-from mmts.objectives.tempnet import TemperatureNet, TempNet
+from mmts.objectives.adjustments import Prior as Prior
+from mmts.objectives.adjustments import RowWeights as RowWeights
+from mmts.objectives.base import Objective as Objective
+from mmts.objectives.base import ObjectiveOutput as ObjectiveOutput
+from mmts.objectives.base import Pairs as Pairs
+from mmts.objectives.base import policy_values as policy_values
+from mmts.objectives.fastclip import FastCLIP as FastCLIP
+from mmts.objectives.info_nce import RINCE as RINCE
+from mmts.objectives.info_nce import CyCLIP as CyCLIP
+from mmts.objectives.info_nce import DecoupledInfoNCE as DecoupledInfoNCE
+from mmts.objectives.info_nce import DualTemperature as DualTemperature
+from mmts.objectives.info_nce import HardNegativeInfoNCE as HardNegativeInfoNCE
+from mmts.objectives.info_nce import InfoNCE as InfoNCE
+from mmts.objectives.info_nce import MultiPositiveInfoNCE as MultiPositiveInfoNCE
+from mmts.objectives.info_nce import NoTemperature as NoTemperature
+from mmts.objectives.info_nce import ReweightedInfoNCE as ReweightedInfoNCE
+from mmts.objectives.max_margin import SMS as SMS
+from mmts.objectives.max_margin import MaxMargin as MaxMargin
+from mmts.objectives.nuclr import NUCLR as NUCLR
+from mmts.objectives.siglip import SigLIP as SigLIP
+from mmts.objectives.sogclr import ISogCLR as ISogCLR
+from mmts.objectives.sogclr import SogCLR as SogCLR
+from mmts.objectives.temo import TeMo as TeMo
+from mmts.objectives.tempnet import TemperatureNet as TemperatureNet
+from mmts.objectives.tempnet import TempNet as TempNet
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "info_nce": InfoNCE,
@@ -39,32 +47,3 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "nuclr": NUCLR,
 }
 """The objectives by their names in recipes (`loss`)."""
-
-__all__ = [
-    "NUCLR",
-    "OBJECTIVES",
-    "RINCE",
-    "SMS",
-    "CyCLIP",
-    "DecoupledInfoNCE",
-    "DualTemperature",
-    "FastCLIP",
-    "HardNegativeInfoNCE",
-    "ISogCLR",
-    "InfoNCE",
-    "MaxMargin",
-    "MultiPositiveInfoNCE",
-    "NoTemperature",
-    "Objective",
-    "ObjectiveOutput",
-    "Pairs",
-    "Prior",
-    "ReweightedInfoNCE",
-    "RowWeights",
-    "SigLIP",
-    "SogCLR",
-    "TeMo",
-    "TempNet",
-    "TemperatureNet",
-    "policy_values",
-]

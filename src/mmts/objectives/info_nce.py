@@ -3,16 +3,27 @@
 from collections.abc import Callable
 from typing import Annotated, Any
 
+from annotated_types import Ge, Lt
 from torch import Tensor
 
-from mmts.losses import decoupled_info_nce, info_nce, multi_positive_info_nce, reweighted_info_nce
+from mmts.losses import (
+    cyclic_consistency,
+    decoupled_info_nce,
+    dual_temperature,
+    hard_negative_info_nce,
+    info_nce,
+    multi_positive_info_nce,
+    no_temperature,
+    reweighted_info_nce,
+    rince,
+)
+from mmts.losses.no_temperature import SMALLEST_EPS
 from mmts.losses.queries import Anchor
 from mmts.losses.softmax import check_options
+from mmts.objectives.adjustments import Prior, RowWeights
 from mmts.objectives.base import Objective, ObjectiveOutput, Pairs, policy_values
 from mmts.objectives.max_margin import MARGIN
-from mmts.objectives.prior import Prior
-from mmts.objectives.row_weights import RowWeights
-from mmts.options import RecipeDefault, ZeroToOne
+from mmts.options import AboveZeroToOne, NotNegative, Positive, RecipeDefault, ZeroToBelowOne, ZeroToOne
 from mmts.policies import Policy
 
 
@@ -118,3 +129,170 @@ class ReweightedInfoNCE(InfoNCE):
     ) -> None:
         super().__init__(temperature, anchor=anchor)
         self.options = {"anchor": anchor}
+
+
+class DualTemperature(InfoNCE):
+    """Dual temperature: InfoNCE whose rows weigh as much as at a second temperature (docs/method.md, 4.23).
+
+    temperature: the policy, published as Fixed(0.1).
+    ratio: the second temperature over the first; 1 is InfoNCE.
+
+    Source: Zhang et al., arXiv 2203.17248.
+
+    >>> import torch
+    >>> from mmts.policies import Fixed
+    >>> output = DualTemperature(Fixed(0.5))(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
+    >>> round(output.loss.item(), 4)
+    0.4793
+    """
+
+    loss = staticmethod(dual_temperature.with_pull)
+
+    def __init__(
+        self,
+        temperature: Annotated[Policy, RecipeDefault({"rule": "fixed"})],
+        *,
+        ratio: Positive = 10.0,
+        anchor: Anchor = "row",
+    ) -> None:
+        super().__init__(temperature, anchor=anchor)
+        self.options = {"ratio": ratio, "anchor": anchor}
+
+
+class HardNegativeInfoNCE(InfoNCE):
+    """HN-NCE and HCL: InfoNCE in which nearer negatives count more (docs/method.md, 4.25).
+
+    beta: how much more near negatives count; 0 is InfoNCE. Published: .5 in CoVR's code, 1 in HCL's.
+    alpha: weight of the positive pair in the denominator (HN-NCE); 0 decouples it.
+    tau_plus: share of the negatives that are probably positives (HCL, published .1); 0 in HN-NCE.
+
+    Source: Radenovic et al., arXiv 2301.02280; Robinson et al., arXiv 2010.04592.
+
+    >>> import torch
+    >>> from mmts.policies import Fixed
+    >>> objective, x, index = HardNegativeInfoNCE(Fixed(1.0)), torch.eye(3), torch.arange(3)
+    >>> round(objective(x, x, progress=0.0, index=index).loss.item(), 4)  # equal negatives: as InfoNCE
+    0.5514
+    """
+
+    loss = staticmethod(hard_negative_info_nce.with_pull)
+
+    def __init__(
+        self,
+        temperature: Annotated[Policy, RecipeDefault({"rule": "fixed"})],
+        *,
+        beta: NotNegative = 0.5,
+        alpha: ZeroToOne = 1.0,
+        tau_plus: ZeroToBelowOne = 0.0,
+        anchor: Anchor = "row",
+    ) -> None:
+        super().__init__(temperature, anchor=anchor)
+        self.options = {"beta": beta, "alpha": alpha, "tau_plus": tau_plus, "anchor": anchor}
+
+
+class RINCE(InfoNCE):
+    """RINCE: InfoNCE that is robust to wrong pairs, on which it pulls less (docs/method.md, 4.26; arXiv 2201.04309).
+
+    temperature: the policy; q over the smallest temperature is at most 64.
+    q: near 0 this is InfoNCE; with a larger q, pairs of low similarity pull less.
+    lam: weight of the sum over all candidates.
+    scale_by_temperature: multiply each row by its temperature, which cancels the inverse temperature in its gradient.
+
+    >>> import torch
+    >>> from mmts.policies import Fixed
+    >>> objective, x = RINCE(Fixed(1.0), q=1.0, lam=0.5), torch.eye(2)
+    >>> round(objective(x, x, progress=0.0, index=torch.tensor([0, 1])).loss.item(), 4)
+    -0.8591
+    """
+
+    loss = staticmethod(rince.with_pull)
+
+    def __init__(
+        self,
+        temperature: Annotated[Policy, RecipeDefault({"rule": "fixed"})],
+        *,
+        q: AboveZeroToOne = 0.1,
+        lam: AboveZeroToOne = 0.01,
+        anchor: Anchor = "row",
+        scale_by_temperature: bool = False,
+    ) -> None:
+        super().__init__(temperature, anchor=anchor)
+        self.options = {"q": q, "lam": lam, "anchor": anchor, "scale_by_temperature": scale_by_temperature}
+
+
+class CyCLIP(InfoNCE):
+    """CyCLIP: InfoNCE with similarities that agree across modalities (docs/method.md, 4.27; arXiv 2205.14459).
+
+    temperature: the policy of InfoNCE; the two terms have none.
+    in_modal: weight of the differences between the similarities of two media and of their texts.
+    cross_modal: weight of the differences between medium i with text j and medium j with text i.
+
+    The rest is as in InfoNCE, and changes its part of the loss alone.
+
+    >>> import torch
+    >>> from mmts.policies import Fixed
+    >>> x, y = torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    >>> batch = {"progress": 0.0, "index": torch.tensor([0, 1])}
+    >>> (CyCLIP(Fixed(1.0))(x, y, **batch).loss - InfoNCE(Fixed(1.0))(x, y, **batch).loss).item()
+    0.5
+    """
+
+    def __init__(
+        self,
+        temperature: Annotated[Policy, RecipeDefault({"rule": "fixed"})],
+        *,
+        in_modal: NotNegative = 0.25,
+        cross_modal: NotNegative = 0.25,
+        anchor: Anchor = "row",
+        label_smoothing: ZeroToOne = 0.0,
+        scale_by_temperature: bool = False,
+        prior: Prior | None = None,
+        weights: RowWeights | None = None,
+        margin: Annotated[Policy | None, RecipeDefault(None, MARGIN.options)] = None,
+    ) -> None:
+        super().__init__(
+            temperature,
+            anchor=anchor,
+            label_smoothing=label_smoothing,
+            scale_by_temperature=scale_by_temperature,
+            prior=prior,
+            weights=weights,
+            margin=margin,
+        )
+        self.in_modal, self.cross_modal = in_modal, cross_modal
+
+    def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
+        """Return InfoNCE and the two terms."""
+        contrast, log = super().compute(x, y, pairs)
+        terms = cyclic_consistency(x, y, in_modal=self.in_modal, cross_modal=self.cross_modal, queries=pairs.queries)
+        return ObjectiveOutput(contrast + terms, log)
+
+
+class NoTemperature(Objective):
+    """InfoNCE without a temperature: a pair's logit is 2 artanh of its cosine (docs/method.md, 4.24; arXiv 2501.17683).
+
+    eps: cosines are clamped to [-1 + eps, 1 - eps], where artanh is finite.
+    label_smoothing: share of the target that is spread over all candidates.
+
+    Logs "weight" (B,), the pull on each positive pair over the batch's mean, and no temperature.
+
+    >>> import torch
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.6, 0.8], [0.8, -0.6]])
+    >>> output = NoTemperature()(x, y, progress=0.0, index=torch.tensor([0, 1]))
+    >>> round(output.loss.item(), 4), list(output.log)
+    (2.3948, ['weight'])
+    """
+
+    splits_queries = True
+
+    def __init__(
+        self, *, eps: Annotated[float, Ge(SMALLEST_EPS), Lt(1)] = 1e-6, label_smoothing: ZeroToOne = 0.0
+    ) -> None:
+        super().__init__()
+        check_options(label_smoothing=label_smoothing)
+        self.options: dict[str, Any] = {"eps": eps, "label_smoothing": label_smoothing}
+
+    def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
+        """Return no_temperature."""
+        loss, pull = no_temperature.with_pull(x, y, positives=pairs.positives, queries=pairs.queries, **self.options)
+        return ObjectiveOutput(loss, {"weight": pull})

@@ -1,7 +1,8 @@
 """What objectives with memory share: each medium's and each text's moving sum over the negatives of all batches."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,27 @@ from mmts.schedules import Constant, Schedule
 SIDES = ("media", "text")
 
 
+@dataclass(frozen=True)
+class Share:
+    """The rows of state that one of several processes holds: a range of each table, sizes equal or one apart.
+
+    process: its number, of `number`. add: adds up a tensor over all processes, in place; all of them call it together.
+    """
+
+    process: int
+    number: int
+    add: Callable[[Tensor], object]
+
+    def held(self, size: int, process: int | None = None) -> slice:
+        """Return which of `size` rows this process holds, or another one.
+
+        >>> [Share(process, 2, add=id).held(5) for process in range(2)]
+        [slice(0, 2, None), slice(2, 5, None)]
+        """
+        process = self.process if process is None else process
+        return slice(size * process // self.number, size * (process + 1) // self.number)
+
+
 class MovingSum(nn.Module):
     """The moving sum over negatives, S, of `size` rows, as its logarithm (docs/method.md, 5.4)."""
 
@@ -27,27 +49,13 @@ class MovingSum(nn.Module):
         self.register_buffer("log_sum", torch.zeros(size))
         self.register_buffer("seen", torch.zeros(size, dtype=torch.bool))
 
-    def extended(self, new: Tensor, rows: Tensor, gamma: float) -> Tensor:
-        """Return log S, (b,), after a batch with the log sums `new`, (b,), of queries with these rows, (b,)."""
-        before, seen = self.log_sum[rows].to(new), self.seen[rows]
-        kept = before + (math.log1p(-gamma) if gamma < 1 else -math.inf)
-        return torch.where(seen, torch.logaddexp(kept, new + math.log(gamma)), new)
-
-    def remember(self, rows: Tensor, log_sum: Tensor, contrasted: Tensor) -> None:
-        """Keep log S, (B,), of a batch's queries that have a negative; queries with one row leave the mean of S."""
-        log_sum = log_sum.masked_fill(~contrasted, -math.inf)
-        top = over_same_rows(rows, log_sum, "max")
-        updated = ~top.isneginf()
-        pooled = over_same_rows(rows, (log_sum - top.where(updated, 0.0)).exp(), "sum").log() + top
-        number = over_same_rows(rows, contrasted.to(log_sum), "sum").clamp_min(1)
-        self.log_sum[rows] = torch.where(updated, (pooled - number.log()).to(self.log_sum), self.log_sum[rows])
-        self.seen[rows] |= updated
-
 
 class ObjectiveWithMemory(Objective):
     """Base of the objectives that remember, for every medium and every text, how hard its negatives are.
 
-    State has num_media rows by media_index and num_captions rows by index. gamma, eps: as in `SogCLR`.
+    State has num_media rows by media_index and num_captions rows by index. gamma, eps: as in `SogCLR`. A subclass's
+    buffers NAME_media and NAME_text are tables of state too: `state[NAME_media]` are the rows (B,) of the batch's media
+    before it, and `keep` changes them.
     """
 
     splits_queries = True
@@ -64,15 +72,37 @@ class ObjectiveWithMemory(Objective):
             raise InputError(f"eps is {eps}; it must be 0 or more")
         self.num_media, self.num_captions, self.eps = num_media, num_captions, eps
         self.media_sum, self.text_sum = MovingSum(num_media), MovingSum(num_captions)
+        self.share: Share | None = None
+        self.state: dict[str, Tensor] = {}
+
+    def tables(self) -> dict[str, tuple[str, int]]:
+        """Return the side of each table of state, by its name in `state_dict`, and its rows over all processes."""
+        sides = {"media": self.num_media, "text": self.num_captions}
+        names = [name for name, _ in self.named_buffers()]
+        return {
+            name: (side, size)
+            for side, size in sides.items()
+            for name in names
+            if name.startswith(f"{side}_sum.") or (name.endswith(f"_{side}") and "." not in name)
+        }
+
+    def divide(self, share: Share) -> None:
+        """Hold only a share of the rows of state from now on; those of a batch are read from all processes."""
+        self.share = share
+        for name, (_, size) in self.tables().items():
+            module, _, buffer = name.rpartition(".")
+            self.get_submodule(module).register_buffer(buffer, self.get_buffer(name)[share.held(size)].clone())
 
     def compute_part(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
-        """Check the rows of state, then compute; InputError names a row outside of it."""
+        """Check the rows of state and read them, then compute; InputError names a row outside of it."""
         M, N = self.num_media, self.num_captions
         if pairs.media_index is not None:
             check_index(pairs.media_index, M, "media_index")
         elif M != N:
             raise InputError(f"media_index is missing: {N} samples share {M} media, whose state is kept by it")
         check_index(pairs.index, N)
+        # Before anything that may fail on one process alone: the others would wait for it.
+        self.state = self.read(dict(zip(SIDES, self.rows(pairs), strict=True)))
         return super().compute_part(x, y, pairs)
 
     def rows(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
@@ -81,6 +111,36 @@ class ObjectiveWithMemory(Objective):
         media_index = pairs.index if pairs.media_index is None else pairs.media_index
         return media_index.to(device, torch.int64), pairs.index.to(device, torch.int64)
 
+    def read(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the rows (B,) of every table of the sides in `rows`, by name; all processes call it, with the same."""
+        tables = {name: self.get_buffer(name) for name, (side, _) in self.tables().items() if side in rows}
+        if self.share is None:
+            return {name: table[rows[self.tables()[name][0]]] for name, table in tables.items()}
+        columns = []
+        for name, table in tables.items():
+            place, is_here = self._place(name, rows)
+            # -0 is what changes no other number, not even its sign.
+            columns.append(table[place].to(self.text_sum.log_sum.dtype).where(is_here, -0.0))
+        together = torch.stack(columns)
+        self.share.add(together)
+        return {name: column.to(table.dtype) for (name, table), column in zip(tables.items(), together, strict=True)}
+
+    def keep(self, name: str, rows: Tensor, values: Tensor) -> None:
+        """Put values (B,) into these rows (B,) of a table; equal rows have equal values."""
+        table = self.get_buffer(name)
+        if self.share is not None:
+            place, is_here = self._place(name, {self.tables()[name][0]: rows})
+            rows, values = place[is_here], values[is_here]
+        table[rows] = values.to(table)
+
+    def _place(self, name: str, rows: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the place in a divided table of rows (B,), 0 for those of others, and which are held here."""
+        assert self.share is not None
+        side, size = self.tables()[name]
+        held = self.share.held(size)
+        is_here = (rows[side] >= held.start) & (rows[side] < held.stop)
+        return (rows[side] - held.start).where(is_here, 0), is_here
+
     def contrast(
         self, x: Tensor, y: Tensor, temperatures: tuple[Tensor, Tensor], pairs: Pairs, **more: Any
     ) -> Contrast:
@@ -88,11 +148,16 @@ class ObjectiveWithMemory(Objective):
 
         more: options of `mmts.losses.contrast.contrast`.
         """
-        rows, gamma = self.rows(pairs), self.gamma(pairs.progress)
+        gamma = self.gamma(pairs.progress)
 
         def extend(log_sums: Tensor) -> Tensor:
-            sides = zip((self.media_sum, self.text_sum), log_sums, rows, strict=True)
-            return torch.stack([side.extended(new, row[pairs.queries], gamma) for side, new, row in sides])
+            """Return log S (2, b) of the queries after a batch with these log sums."""
+            before, seen = (
+                torch.stack([self.state[f"{side}_sum.{name}"][pairs.queries] for side in SIDES])
+                for name in ("log_sum", "seen")
+            )
+            kept = before.to(log_sums) + (math.log1p(-gamma) if gamma < 1 else -math.inf)
+            return torch.where(seen, torch.logaddexp(kept, log_sums + math.log(gamma)), log_sums)
 
         options = {"log_added": math.log(self.eps) if self.eps else None, **more}
         return contrast(x, y, temperatures, extend, positives=pairs.positives, queries=pairs.queries, **options)
@@ -108,10 +173,17 @@ class ObjectiveWithMemory(Objective):
         return log
 
     def remember(self, pairs: Pairs, gathered: Mapping[str, Tensor]) -> None:
-        """Keep the sums over negatives of media and texts."""
-        for side, row in zip(SIDES, self.rows(pairs), strict=True):
-            moving_sum: MovingSum = getattr(self, f"{side}_sum")
-            moving_sum.remember(row, gathered[f"_log_sum_{side}"], gathered[f"_contrasted_{side}"])
+        """Keep log S of the media and texts that have a negative; queries with one row leave the mean of S."""
+        for side, rows in zip(SIDES, self.rows(pairs), strict=True):
+            contrasted = gathered[f"_contrasted_{side}"]
+            log_sum = gathered[f"_log_sum_{side}"].masked_fill(~contrasted, -math.inf)
+            top = over_same_rows(rows, log_sum, "max")
+            updated = ~top.isneginf()
+            pooled = over_same_rows(rows, (log_sum - top.where(updated, 0.0)).exp(), "sum").log() + top
+            number = over_same_rows(rows, contrasted.to(log_sum), "sum").clamp_min(1)
+            before, seen = (self.state[f"{side}_sum.{name}"] for name in ("log_sum", "seen"))
+            self.keep(f"{side}_sum.log_sum", rows, torch.where(updated, (pooled - number.log()).to(before), before))
+            self.keep(f"{side}_sum.seen", rows, seen | updated)
 
 
 def as_schedule(value: float | Schedule) -> Schedule:

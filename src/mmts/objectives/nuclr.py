@@ -88,10 +88,9 @@ class NUCLR(SogCLR):
 
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
         """Return the loss at the current popularities, and what each candidate received of the queries' shares."""
+        zeta = torch.stack([self.state["zeta_text"], self.state["zeta_media"]])  # (2, B), of x to y's candidates first
+        xi = self._largest_zeta().clamp_min(0.0)
         tau = policy_values(self.temperature, x, y, pairs)
-        media, text = self.rows(pairs)
-        zeta = torch.stack([self.zeta_text[text], self.zeta_media[media]])  # (2, B), of x to y's candidates first
-        xi = torch.stack([self.zeta_text.max(), self.zeta_media.max()]).clamp_min(0.0)
         of_queries = tau.expand(len(x))[pairs.queries]
         others = math.log(self.num_captions - 1)
         log_pair = -zeta[:, pairs.queries] / of_queries  # (2, b), the log share of the positive pair, as a sum
@@ -112,6 +111,16 @@ class NUCLR(SogCLR):
         log = self.log(tau, result, number=result.number)
         return ObjectiveOutput(result.loss, log | {"_sum_text": of_text, "_sum_media": of_media})
 
+    def _largest_zeta(self) -> Tensor:
+        """Return the largest popularity (2,) of all texts and of all media; all processes call it."""
+        own = torch.stack([self.zeta_text.max(), self.zeta_media.max()])
+        if self.share is None:
+            return own
+        each = own.new_zeros(self.share.number, 2)
+        each[self.share.process] = own
+        self.share.add(each)
+        return each.amax(dim=0)
+
     def remember(self, pairs: Pairs, gathered: Mapping[str, Tensor]) -> None:
         """Keep the sums over negatives, and take one step with the popularities of the batch's media and texts."""
         super().remember(pairs, gathered)
@@ -120,13 +129,13 @@ class NUCLR(SogCLR):
             return
         rates = self.media_ratio * rate, rate
         for side, other, rows, step in zip(SIDES, reversed(SIDES), self.rows(pairs), rates, strict=True):
-            zeta, v = getattr(self, f"zeta_{side}"), getattr(self, f"v_{side}")
+            zeta, v = self.state[f"zeta_{side}"], self.state[f"v_{side}"]
             # The queries with this candidate: those that it has as negatives in its own direction, and its pair's.
             queries = gathered[f"_number_{side}"] + gathered[f"_contrasted_{other}"].long()
             slope = 1 - N / (N - 1) * gathered[f"_sum_{side}"].to(v) / queries.clamp_min(1)
             counts = (queries > 0).to(v)
             number = over_same_rows(rows, counts, "sum")
             new = over_same_rows(rows, slope * counts, "sum") / number.clamp_min(1)
-            average = torch.where(v[rows] == 0, new, (1 - self.theta) * v[rows] + self.theta * new)
-            v[rows] = torch.where(number > 0, average, v[rows])
-            zeta[rows] = torch.where(number > 0, zeta[rows] - step * average, zeta[rows])
+            average = torch.where(v == 0, new, (1 - self.theta) * v + self.theta * new)
+            self.keep(f"v_{side}", rows, torch.where(number > 0, average, v))
+            self.keep(f"zeta_{side}", rows, torch.where(number > 0, zeta - step * average, zeta))

@@ -1,5 +1,6 @@
 """Contrast with all negatives of training: SogCLR, and ISogCLR with a temperature per sample."""
 
+import math
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -7,15 +8,16 @@ import torch
 from torch import Tensor
 
 from mmts.errors import InputError
+from mmts.objectives.adjustments import Prior
 from mmts.objectives.base import ObjectiveOutput, Pairs, policy_values
 from mmts.objectives.memory import SIDES, ObjectiveWithMemory, as_schedule, over_same_rows
-from mmts.objectives.prior import Prior
 from mmts.options import AboveZeroToOne, NotNegative, Positive, RecipeDefault
 from mmts.policies import Fixed, Policy
 from mmts.policies.base import check_positive
 from mmts.schedules import Schedule
 
 U_CLIP = 5.0
+_MOST_MEDIA = 10_000
 GRID = 1000
 
 
@@ -151,9 +153,8 @@ class ISogCLR(ObjectiveWithMemory):
 
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
         """Return the loss at each row's temperature."""
-        media, text = self.rows(pairs)
         bounds = self.bounds(pairs.progress)
-        tau_media, tau_text = self.tau_media[media].clamp(*bounds), self.tau_text[text].clamp(*bounds)
+        tau_media, tau_text = (self.state[f"tau_{side}"].clamp(*bounds) for side in SIDES)
         result = self.contrast(x, y, (tau_media, tau_text), pairs)
         mean = (tau_media + tau_text) / 2
         return ObjectiveOutput(result.loss, self.log(mean, result, slack=result.slack(self.rho)))
@@ -163,17 +164,18 @@ class ISogCLR(ObjectiveWithMemory):
         super().remember(pairs, gathered)
         bounds = self.bounds(pairs.progress)
         for side, rows in zip(SIDES, self.rows(pairs), strict=True):
-            tau, u = getattr(self, f"tau_{side}"), getattr(self, f"u_{side}")
+            tau, u = self.state[f"tau_{side}"], self.state[f"u_{side}"]
             contrasted = gathered[f"_contrasted_{side}"]
             number = over_same_rows(rows, contrasted.to(u), "sum")
             slack = gathered[f"_slack_{side}"].clamp(-U_CLIP, U_CLIP).to(u).masked_fill(~contrasted, 0.0)
-            average = (1 - self.beta) * u[rows] + self.beta * over_same_rows(rows, slack, "sum") / number
-            u[rows] = torch.where(number > 0, average, u[rows])
-            stepped = (tau[rows].clamp(*bounds) - self.eta * average).clamp(*bounds)
-            tau[rows] = torch.where(number > 0, stepped, tau[rows])
+            average = (1 - self.beta) * u + self.beta * over_same_rows(rows, slack, "sum") / number
+            self.keep(f"u_{side}", rows, torch.where(number > 0, average, u))
+            stepped = (tau.clamp(*bounds) - self.eta * average).clamp(*bounds)
+            self.keep(f"tau_{side}", rows, torch.where(number > 0, stepped, tau))
 
     def values(self, progress: float, index: Tensor) -> dict[str, Tensor]:
-        """Return the temperatures of the texts of samples (B,), and of all media (num_media,)."""
-        bounds = self.bounds(progress)
-        text, media = self.tau_text[index].clamp(*bounds), self.tau_media.clamp(*bounds)
-        return {"temperature_text": text, "temperature_media": media}
+        """Return the temperatures of the texts of samples (B,), and of at most 10,000 media, evenly spread."""
+        step = math.ceil(self.num_media / _MOST_MEDIA)
+        media = torch.arange(0, self.num_media, step, device=self.tau_media.device)
+        values = self.read({"text": index.to(media)}) | self.read({"media": media})
+        return {f"temperature_{side}": values[f"tau_{side}"].clamp(*self.bounds(progress)) for side in reversed(SIDES)}

@@ -4,9 +4,16 @@ A policy maps (progress, index) to a positive value: () for all samples, (B,) fo
 pair. It is an nn.Module, so tables move with `.to(device)` and learned values are trained and saved with the rest.
 """
 
-from mmts.policies.base import Policy
-from mmts.policies.basic import LDAM, Fixed, Learned, Scheduled, Shifted
-from mmts.policies.batch import MACL, DySTreSS, SimilarityPolicy, TeMoTemperature
+from mmts.policies.base import Policy as Policy
+from mmts.policies.basic import LDAM as LDAM
+from mmts.policies.basic import Fixed as Fixed
+from mmts.policies.basic import Learned as Learned
+from mmts.policies.basic import Scheduled as Scheduled
+from mmts.policies.basic import Shifted as Shifted
+from mmts.policies.batch import MACL as MACL
+from mmts.policies.batch import DySTreSS as DySTreSS
+from mmts.policies.batch import SimilarityPolicy as SimilarityPolicy
+from mmts.policies.batch import TeMoTemperature as TeMoTemperature
 
 POLICIES: dict[str, type[Policy]] = {
     "fixed": Fixed,
@@ -19,17 +26,3 @@ POLICIES: dict[str, type[Policy]] = {
     "temo": TeMoTemperature,
 }
 """The policies by their names in recipes (`rule`)."""
-
-__all__ = [
-    "LDAM",
-    "MACL",
-    "POLICIES",
-    "DySTreSS",
-    "Fixed",
-    "Learned",
-    "Policy",
-    "Scheduled",
-    "Shifted",
-    "SimilarityPolicy",
-    "TeMoTemperature",
-]

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from mmts.errors import RecipeError, nearest, quoted
 from mmts.evaluation.measures import needs_graded
-from mmts.files import atomic_write, file_name, why_missing
+from mmts.files import as_address, atomic_write, file_name, why_missing
 from mmts.recipe.components import OUTSIDE, ComponentSection, checked_objective, objective_section
 from mmts.recipe.model_section import ImageTower, Model, VideoTower
 from mmts.recipe.section import Section, validated
@@ -105,7 +105,12 @@ class Recipe(Section):
     def with_whole_paths(self) -> "Recipe":
         """Return the same recipe with absolute paths, so that it names the same files from any folder."""
         data, model, concepts, evaluation = self.data, self.model, self.concepts, self.evaluation
-        files = {name: file.expanduser().absolute() for name, file in (("val", data.val), ("keep", data.keep)) if file}
+        own = {"val": data.val, "keep": data.keep}
+        files = {
+            name: file.expanduser().absolute()
+            for name, file in own.items()
+            if file is not None and not as_address(file)
+        }
         data = data.model_copy(update=files)
         if model.pretrained is not None:
             model = model.model_copy(update={"pretrained": model.pretrained.expanduser().absolute()})

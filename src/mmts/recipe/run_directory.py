@@ -12,7 +12,7 @@ import yaml
 
 from mmts.console import console
 from mmts.errors import RunError
-from mmts.files import atomic_write, leftovers, locked, read_json, why_missing
+from mmts.files import atomic_write, leftovers, locked, read_json, why_missing, write_json
 from mmts.recipe.components import MAY_RUN, Trust
 from mmts.recipe.recipe import Recipe, load_yaml, parse_recipe, save_recipe
 
@@ -66,6 +66,7 @@ class RunDirectory:
         self.interpolation_file = path / "interpolation.json"  # the curve of `mmts evaluate --interpolate`
         self.index = path / "index"  # what `mmts index` made, for searching
         self.lock_file = path / ".lock"  # the process that writes the run, while it does
+        self.clock_file = path / ".clock"  # the step at which that process began to train; written at that moment
 
     @classmethod
     def of_judgement(cls, path: Path) -> "tuple[RunDirectory, Path]":
@@ -125,7 +126,7 @@ class RunDirectory:
 
     def recipe(self) -> Recipe:
         """Read the resolved recipe; raises RunError if this is not a run directory."""
-        content, token = self._recipe_content(), MAY_RUN.set(_TRUSTED.get())
+        content, token = self.content(), MAY_RUN.set(_TRUSTED.get())
         try:
             return parse_recipe(content, str(self.recipe_file))
         finally:
@@ -133,10 +134,11 @@ class RunDirectory:
 
     def own_objects(self) -> dict[str, str]:
         """Return the classes of the model and the objective that `mmts.train` was given as objects, by "model" etc."""
-        objects = self._recipe_content().get("own_objects")
+        objects = self.content().get("own_objects")
         return {str(name): str(kind) for name, kind in objects.items()} if isinstance(objects, dict) else {}
 
-    def _recipe_content(self) -> dict[str, Any]:
+    def content(self) -> dict[str, Any]:
+        """Return recipe.yaml as it is, with the versions; raises RunError if it is none."""
         if why := self.problem():
             raise RunError(why)
         try:
@@ -166,6 +168,8 @@ class RunDirectory:
                 except BaseException:
                     self._remove_start()
                     raise
+                finally:
+                    self.clock_file.unlink(missing_ok=True)
         finally:
             for folder in new:
                 with suppress(OSError):  # there is something in it
@@ -182,7 +186,7 @@ class RunDirectory:
         }
         if not self.has_started:
             start.add(self.checkpoints)  # which may hold the model before the first step
-        if set(self.path.iterdir()) - {self.lock_file} <= start:
+        if set(self.path.iterdir()) - {self.lock_file, self.clock_file} <= start:
             for file in start:
                 shutil.rmtree(file, ignore_errors=True) if file.is_dir() else file.unlink(missing_ok=True)
 
@@ -242,6 +246,7 @@ class RunDirectory:
     def prepare_for(self, steps_done: int) -> None:
         """Make the folder ready for the steps to come: drop log lines of steps that a resumed run will take again."""
         self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.clock_file, steps_done)
         self.diverged_file.unlink(missing_ok=True)
         if self.log_file.exists():
             steps = [(line.get("step"), json.dumps(line)) for line in self.log_lines()]

@@ -6,13 +6,15 @@ These are the sections `data`, `concepts`, `train` and `evaluation`.
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, PlainSerializer, model_validator
 
 from mmts.concepts.members import Of
 from mmts.errors import nearest, plain
 from mmts.evaluation.measures import Measure
+from mmts.files import as_address
 from mmts.recipe.section import Section, Seed
 
+_Data = Annotated[Path, PlainSerializer(lambda path: as_address(path) or str(path), str, when_used="json")]
 DatasetName = Literal["flickr30k", "coco", "cc3m", "ek100", "youcook2"]
 DATASETS = get_args(DatasetName)
 _TRACKERS = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
@@ -106,7 +108,7 @@ class Columns(Section):
 class Data(Section):
     """What is read, and which results are relevant to a query."""
 
-    path: Path | None = None
+    path: _Data | None = None
     """The same as `--data`."""
     dataset: DatasetName | None = None
     """The public data set that the recipe was made for."""
@@ -114,7 +116,7 @@ class Data(Section):
     """Which of the data's splits are train, val and test, if they have other names: `{train: train2014}`."""
     columns: Columns = Columns()
     """Which columns of a table hold paths and captions, if their names are not the usual ones."""
-    val: Path | None = None
+    val: _Data | None = None
     """Other data whose val split chooses the best checkpoint, in place of the data's own val."""
     relevance: Literal["text", "own", "graded"] = "text"
     """Which results are relevant in evaluation. `text`: every medium with the same caption string; `own`: only the
@@ -146,14 +148,19 @@ class Concepts(Section):
     """Where a sample's concepts come from: clusters of the training captions, words in them, a label of its medium, or
     a file."""
 
-    source: Literal["captions", "words", "label", "file"] = "captions"
+    source: Literal["captions", "words", "label", "file", "parquet"] = "captions"
     """`captions`: cluster the training captions; `words`: the entries of `file` that a caption contains, or its own
-    frequent words; `label`: use a label of the media; `file`: read concepts from `file`."""
+    frequent words; `label`: use a label of the media; `file`: read concepts from `file`; `parquet`: join the labels in
+    the parquet tables `file` by the ids of the media."""
     label: str | None = None
     """The label to use, for `source: label`."""
     file: Path | None = None
     """A file that `ConceptDistribution.save` wrote for the training captions, in their order; for `source: words` a
-    text file with one entry, a word or several, per line."""
+    text file with one entry, a word or several, per line; for `source: parquet` a table or a folder of tables."""
+    column: str = "concept"
+    """For `source: parquet`, the column of labels, one value per medium."""
+    key: str = "id"
+    """For `source: parquet`, the column of ids."""
     min_count: int = Field(5, ge=1)
     """For `source: words` without `file`: a word is a concept if at least this many training captions contain it."""
     of: Of = "rarest"
@@ -170,8 +177,11 @@ class Concepts(Section):
     def _source_is_named(self) -> "Concepts":
         if (self.source == "label") != (self.label is not None):
             raise ValueError("`label` names the label to use when `source` is label, and only then")
-        if (self.source == "file" and self.file is None) or (self.file and self.source not in ("file", "words")):
-            raise ValueError("`file` names the file to read when `source` is file or words, and only then")
+        needs_file, takes_file = self.source in ("file", "parquet"), self.source in ("file", "parquet", "words")
+        if (needs_file and self.file is None) or (self.file and not takes_file):
+            raise ValueError("`file` names the file to read when `source` is file, parquet or words, and only then")
+        if (self.column, self.key) != ("concept", "id") and self.source != "parquet":
+            raise ValueError("`column` and `key` are those of the tables when `source` is parquet, and only then")
         if isinstance(self.num_concepts, int) and self.num_concepts < 2:
             raise ValueError(f"num_concepts must be at least 2 or auto, not {self.num_concepts}")
         return self

@@ -47,7 +47,8 @@ def tiny(recipe: Recipe, overrides: Sequence[str] = ()) -> Recipe:
         "precision": "fp32",
     }
     if content["concepts"]["source"] != "label":
-        content["concepts"] |= {"source": "captions", "file": None, "num_concepts": "auto", "encoder": "tfidf"}
+        names = {"file": None, "column": "concept", "key": "id"}
+        content["concepts"] |= {"source": "captions", "num_concepts": "auto", "encoder": "tfidf", **names}
     content["data"] |= {"max_media": 128, "workers": 0}
     content |= {"name": f"{recipe.name}-tiny", "published": None}
     return parse_recipe(override(content, overrides), f"recipe {recipe.name}, made tiny")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import resources
 from typing import Any, TypeVar
 from xml.etree import ElementTree
 
@@ -32,22 +33,6 @@ INK, MUTED, LINE, PAPER = list(_VARIABLES)[:4]
 SERIES, GROUPS = tuple(_VARIABLES)[4:10], tuple(_VARIABLES)[10:]
 DASHES = ("-", (0, (5, 2)), "-", (0, (6, 2, 1.5, 2)), (0, (1.5, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
-_STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",  # text stays text: it can be read out, searched and copied
-    "svg.hashsalt": "mmts",  # the same chart gives the same bytes
-    "text.parse_math": False,  # names may hold a dollar sign
-    "axes.titlelocation": "left",
-    "axes.titlepad": 10,
-    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize", "xtick.labelsize", "ytick.labelsize"), 12),
-    **dict.fromkeys(("axes.linewidth", "grid.linewidth"), 1),
-    **dict.fromkeys(("ytick.major.size", "xtick.minor.size", "ytick.minor.size"), 0),
-    **dict.fromkeys(("axes.facecolor", "figure.facecolor", "savefig.facecolor"), "none"),
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left"), False),
-    "axes.axisbelow": True,
-    "axes.formatter.useoffset": False,
-    "lines.linewidth": 2,
-    "lines.solid_capstyle": "round",
-}
 
 
 @dataclass(frozen=True)
@@ -75,25 +60,19 @@ def training_panel(
     Lines are rules. If `top`, the end of the vertical axis, is given, they are head, mid and tail, or a single line for
     all samples.
     """
+
+    def text(at: float, *values: float) -> str:
+        mean, low, high = map(form.format, values)
+        band = "" if low == high else f" ({low.removesuffix(' %')} to {high})"
+        return f"{mean}{band}\nat {at:.0f} % of training"
+
     with drawing(340, 220) as axes:
-        tooltips, ranges = {}, []
+        strokes, ranges = [_stroke(line.number) for line in lines], []
+        if top is not None:
+            colors = [INK if len(lines) == 1 else GROUPS[line.number] for line in lines]
+            strokes = [{"color": color, "linewidth": 2} for color in colors]
+        tooltips = _draw_lines(axes, lines, strokes, text, 100)
         for line in lines:
-            stroke = _stroke(line.number)
-            if top is not None:
-                stroke = {"color": INK if len(lines) == 1 else GROUPS[line.number], "linewidth": 2}
-            percent = [100 * progress for progress in line.x]
-            if line.low != line.high:
-                axes.fill_between(percent, line.low, line.high, color=stroke["color"], alpha=0.16, linewidth=0)
-            axes.plot(percent, line.mean, **stroke)
-            texts = []
-            chosen = thinned(list(zip(percent, line.mean, line.low, line.high, strict=True)), _HOVER_POINTS)
-            for at, *values in chosen:
-                mean, low, high = map(form.format, values)
-                band = "" if low == high else f" ({low.removesuffix(' %')} to {high})"
-                texts.append(f"{isolated(line.name)}: {mean}{band}\nat {at:.0f} % of training")
-            gid = f"hover-{line.number}"
-            hover_points(axes, [point[0] for point in chosen], [point[1] for point in chosen], gid, stroke["color"])
-            tooltips[gid] = texts
             least, most, last = map(form.format, (min(line.mean), max(line.mean), line.mean[-1]))
             ranges.append(f"{line.name} between {least} and {most}, {last} at the end")
         axes.set_ylim(bottom=None if top is None else 0, top=top)
@@ -110,18 +89,12 @@ def interpolation_panel(
 ) -> Markup:
     """Draw a figure in percent by the share of the tuned weights: a line per data set, an upright at those chosen."""
     with drawing(width, 260) as axes:
-        tooltips, ranges = {}, []
         for share in chosen:
             axes.axvline(share, color=MUTED, linewidth=1)
-        for line in lines:
-            stroke, gid = _stroke(line.number), f"hover-{line.number}"
-            if line.low != line.high:
-                axes.fill_between(line.x, line.low, line.high, color=stroke["color"], alpha=0.16, linewidth=0)
-            axes.plot(line.x, line.mean, marker=MARKERS[shape(line.number)], markersize=5, **stroke)
-            points = thinned([*zip(line.x, line.mean, strict=True)], _HOVER_POINTS)
-            hover_points(axes, [x for x, _ in points], [y for _, y in points], gid, stroke["color"])
-            tooltips[gid] = [f"{isolated(line.name)}: {y:.1f} %\na = {x:g}" for x, y in points]
-            ranges.append(f"{line.name} from {line.mean[0]:.1f} % to {line.mean[-1]:.1f} %")
+        markers = ({"marker": MARKERS[shape(line.number)], "markersize": 5} for line in lines)
+        strokes = [_stroke(line.number) | marker for line, marker in zip(lines, markers, strict=True)]
+        tooltips = _draw_lines(axes, lines, strokes, lambda at, mean, *_: f"{mean:.1f} %\na = {at:g}")
+        ranges = [f"{line.name} from {line.mean[0]:.1f} % to {line.mean[-1]:.1f} %" for line in lines]
         axes.set_xlabel("a, the share of the tuned weights")
         axes.xaxis.set_major_formatter("{x:g}")
         _finish(axes, ylabel, 6)
@@ -247,6 +220,22 @@ def _dot_panel(
         return inline_svg(axes, identifier, label, tooltips, read="y")
 
 
+def _draw_lines(
+    axes: Any, lines: Sequence[Line], strokes: Sequence[dict[str, Any]], text: Callable[..., str], scale: float = 1
+) -> dict[str, list[str]]:
+    """Draw lines with their bands; return the tooltips: `text` of the place, mean, low and high of a point."""
+    tooltips = {}
+    for line, stroke in zip(lines, strokes, strict=True):
+        x, gid = [scale * at for at in line.x], f"hover-{line.number}"
+        if line.low != line.high:
+            axes.fill_between(x, line.low, line.high, color=stroke["color"], alpha=0.16, linewidth=0)
+        axes.plot(x, line.mean, **stroke)
+        points = thinned(list(zip(x, line.mean, line.low, line.high, strict=True)), _HOVER_POINTS)
+        hover_points(axes, [point[0] for point in points], [point[1] for point in points], gid, stroke["color"])
+        tooltips[gid] = [f"{isolated(line.name)}: {text(*point)}" for point in points]
+    return tooltips
+
+
 def thinned(values: Sequence[T], most: int) -> list[T]:
     """Return at most `most` of the values, evenly spaced, including the first and the last."""
     if len(values) <= most:
@@ -312,8 +301,8 @@ def drawing(width: float, height: float, ink: str = INK, muted: str = MUTED, lin
     }
     with mpl.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # pages have more fonts; a picture shows a box
-        mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE | colors)
+        mpl.rc_file(str(resources.files("mmts.report") / "page.mplstyle"))
+        mpl.rcParams.update(colors)
         yield Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained").add_subplot()
 
 

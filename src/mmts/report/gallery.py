@@ -32,9 +32,13 @@ class Pictures:
     def __call__(self, medium: int, longest: int) -> dict[str, Any]:
         """Return the first caption of a medium, cut at `longest`, as `text`, and its picture as `source`."""
         if medium not in self.sources:
-            self.sources[medium] = data_uri(_medium(self._meta, medium), _SIDE)
-        caption = self._meta["captions"][self._first_caption[medium]] if medium in self._first_caption else ""
-        return {"text": clean(caption, longest), "source": self.sources[medium]}
+            self.sources[medium] = data_uri(medium_of(self._meta, medium), _SIDE)
+        return {"text": self.caption(medium, longest), "source": self.sources[medium]}
+
+    def caption(self, medium: int, longest: int) -> str:
+        """Return the first caption of a medium, cut at `longest`; "" if it has none."""
+        row = self._first_caption.get(medium)
+        return "" if row is None else clean(self._meta["captions"][row], longest)
 
 
 def make_gallery(contents: Contents, rules: Sequence[int]) -> dict[str, Any]:
@@ -99,7 +103,7 @@ def choose_queries(runs: Sequence[Judged], side: str, names: Sequence[str]) -> l
     return sorted(chosen, key=lambda row: (groups[row], chosen.index(row)))
 
 
-def _medium(meta: dict[str, Any], number: int) -> Medium:
+def medium_of(meta: dict[str, Any], number: int) -> Medium:
     """Return a medium from its description in a judgement."""
     segment: Any = meta["media_segments"][number] if "media_segments" in meta else [None] * 4
     start, end, first, last = segment

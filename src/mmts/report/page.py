@@ -29,6 +29,7 @@ from mmts.report.contents import Contents, find, read_contents
 from mmts.report.curves import loss_line, recall_line, rule_in_words, value_curve, value_word
 from mmts.report.gallery import make_gallery
 from mmts.report.interpolation import interpolation_section, read_curve
+from mmts.report.mistakes import mistakes_section
 from mmts.report.tail import LongTail
 from mmts.report.wording import clean, in_title, interval_in_words, listed, signed
 
@@ -103,6 +104,7 @@ def _fill_in(contents: Contents, out: Path, title: str | None) -> str:
         class_tables=class_tables(contents),
         classification=class_section(contents, shown_rules),
         gallery=make_gallery(contents, shown_rules),
+        mistakes=mistakes_section(contents),
         changes=_changes(contents.groups),
         commands=_commands(contents, out),
         versions=_versions(path for group in contents.groups for path in group.paths),

@@ -2,7 +2,10 @@
 
 import base64
 import io
+from contextlib import suppress
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from mmts.data.media.image import load_image
@@ -31,6 +34,19 @@ def data_uri(medium: Medium, side: int) -> str | None:
         return None
     content, kind = min(((_encoded(image, kind), kind) for kind in ("png", "jpeg")), key=lambda pair: len(pair[0]))
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def thumbnail(medium: Medium) -> npt.NDArray[np.float32] | None:
+    """Return a picture as 16 x 16 x 3 numbers from 0 to 255; None for features and unreadable files.
+
+    It is shrunk to a square, so that copies in other sizes are alike.
+    """
+    if medium.is_features:
+        return None
+    with suppress(DataError):
+        small = _drawn(medium, 64).convert("RGB").resize((16, 16), Image.Resampling.BOX)
+        return np.asarray(small, np.float32)
+    return None
 
 
 def _drawn(medium: Medium, side: int) -> Image.Image:

@@ -12,7 +12,9 @@ import numpy as np
 from mmts.console import console, progress_bar
 from mmts.data.formats.collect import inner_path, read_lines
 from mmts.data.formats.imagefolder import metadata_files, read_imagefolder
-from mmts.data.formats.shards import read_shards, tars_in
+from mmts.data.formats.parquet import read_parquet
+from mmts.data.formats.parts import files_in
+from mmts.data.formats.shards import read_shards
 from mmts.data.formats.table import has_usual_column
 from mmts.data.media.checks import content_name
 from mmts.data.media.reading import in_threads, tell_warnings
@@ -99,9 +101,10 @@ def _describe(root: Path, known: Mapping[tuple[Any, ...], Item], medium: Medium)
         before = known.get((path, medium.start, medium.end, medium.frames, medium.member))
         is_same = before is not None and (before.size, before.changed) == (state.st_size, state.st_mtime_ns)
         return Item(
-            path=path, id=medium.id, caption=medium.captions[0], size=state.st_size, changed=state.st_mtime_ns,
+            path=path, id=medium.id, caption=medium.captions[0], other_captions=medium.captions[1:], split=medium.split,
+            size=state.st_size, changed=state.st_mtime_ns, labels=dict(medium.labels),
             content=before.content if before is not None and is_same else content_name(medium),
-            start=medium.start, end=medium.end, frames=medium.frames, member=medium.member, labels=dict(medium.labels),
+            start=medium.start, end=medium.end, frames=medium.frames, member=medium.member,
         )  # fmt: skip
     except UnicodeEncodeError:
         return f"{str(medium.path)!r}: its name is not UTF-8"
@@ -149,8 +152,8 @@ def find_media(path: Path, kind: str, settings: Data) -> tuple[Path, list[Medium
 
     A data set gives the media of all splits with their captions; `settings`, the recipe's data section, say how to read
     it. Any other folder gives all files of that kind below it, except hidden files and links that lead out of it; so
-    does a folder of such files that also has a .tar, or a metadata file without file names. Raises DataError without
-    such media, and the errors of the readers.
+    does a folder of such files that also has a .tar or .parquet, or a metadata file without file names. Raises
+    DataError without such media, and the errors of the readers.
     """
     path, other = resolved(path), "image" if kind == "video" else "video"
     files = [file for file in _files(path) if not is_typescript(file)] if path.is_dir() else []
@@ -180,8 +183,9 @@ def find_media(path: Path, kind: str, settings: Data) -> tuple[Path, list[Medium
 def _strays(folder: Path) -> list[Path]:
     """Return the files that make a folder of media look like a data set, if they say nothing about these media."""
     reader = reader_of(folder)
-    if reader is read_shards:
-        return tars_in(folder)
+    for read, suffix in ((read_shards, ".tar"), (read_parquet, ".parquet")):
+        if reader is read:
+            return files_in(folder, suffix)
     files = list(metadata_files(folder)) if reader is read_imagefolder else []
     return [] if any(map(_names_files, files)) else files
 

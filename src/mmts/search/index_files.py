@@ -19,6 +19,7 @@ from mmts.errors import DataError, RunError
 from mmts.files import atomic_write, content_hash, leftovers
 
 Rows = npt.NDArray[np.float32]
+Numbers = npt.NDArray[np.int64]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 EXACT_UNDER = 100_000  # items; larger indexes are searched only in the nearest cells
@@ -45,7 +46,14 @@ class Item(BaseModel):
     end: float | None = None
     frames: tuple[int, int] | None = None
     member: tuple[Count, Count] | None = None
+    split: str | None = None
+    other_captions: tuple[str, ...] = ()  # those after the first
     labels: dict[str, Label] = Field(default_factory=dict)  # the data's other columns
+
+    @property
+    def columns(self) -> dict[str, Label]:
+        """What a search can be narrowed by: the labels, and the split if it has one."""
+        return ({} if self.split is None else {"split": self.split}) | self.labels
 
     @property
     def place(self) -> tuple[Any, ...]:
@@ -58,7 +66,7 @@ class Contents(BaseModel):
 
     model_config = _STRICT
 
-    version: Literal[2] = 2
+    version: Literal[2, 3] = 3  # 2 lacks the split and the other captions
     checkpoint: Hash
     kind: Literal["image", "video"]
     root: str
@@ -82,7 +90,8 @@ class Index:
         """Return the medium of an item."""
         item, root = self.contents.items[number], Path(self.contents.root)
         parts = {"start": item.start, "end": item.end, "frames": item.frames, "member": item.member}
-        return Medium(item.id, root / item.path, (item.caption,), item.labels, kind=self.contents.kind, **parts)  # type: ignore[arg-type]
+        captions = (item.caption, *item.other_captions)
+        return Medium(item.id, root / item.path, captions, item.labels, item.split, self.contents.kind, **parts)  # type: ignore[arg-type]
 
     def media(self) -> list[Medium]:
         """Return all items as media, in order."""
@@ -167,16 +176,21 @@ def is_exact(vectors: Any) -> bool:
     return not hasattr(vectors, "nprobe")
 
 
-def nearest(vectors: Any, query: Rows, k: int) -> tuple[npt.NDArray[np.int64], Rows]:
-    """Return the numbers of the k items nearest to a unit row (D,), and their cosines, the nearest first."""
+def nearest(vectors: Any, query: Rows, k: int, among: Numbers | None = None) -> tuple[Numbers, Rows]:
+    """Return the numbers of the k items nearest to a unit row (D,), and their cosines, the nearest first.
+
+    among: the numbers of the items to compare, all of them; None for all items, or those of the nearest cells.
+    """
     import faiss
 
+    options: dict[str, Any] = {} if among is None else {"sel": faiss.IDSelectorBatch(among)}
     if not is_exact(vectors):
-        vectors.nprobe = max(1, round(_SEARCHED * vectors.nlist))
+        options["nprobe"] = max(1, round(_SEARCHED * vectors.nlist)) if among is None else vectors.nlist
+    parameters = (faiss.SearchParameters if is_exact(vectors) else faiss.SearchParametersIVF)(**options)
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)  # for one query, threads cost more than they save
     try:
-        scores, numbers = vectors.search(query[None], min(k, vectors.ntotal))
+        scores, numbers = vectors.search(query[None], min(k, vectors.ntotal), params=parameters)
     finally:
         faiss.omp_set_num_threads(threads)
     valid = (numbers[0] >= 0) & (numbers[0] < vectors.ntotal)  # the searched cells may hold fewer than k

@@ -1,5 +1,5 @@
 "use strict";
-// The form alone searches by text. This script sends a picture that is chosen, dropped or pasted, and shows the answer.
+// The form alone searches by text. This script sends a picture that is chosen, dropped or pasted, and opens the address of the answer.
 const place = document.querySelector(".file");
 const input = document.querySelector("#file");
 const main = document.querySelector("main");
@@ -15,19 +15,10 @@ async function ask(file) {
   if (file.size > Number(place.dataset.limit)) return show(`${file.name} is larger than the limit of ${place.dataset.limit / 2 ** 20} MiB`);
   main.classList.add("busy");
   try {
-    const response = await fetch("/file", { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } });
+    const response = await fetch(`/file${location.search}`, { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } });
     const answer = await response.text();
-    if (!response.headers.get("Content-Type").startsWith("text/html")) return show(answer);
-    main.innerHTML = answer; // the server escapes it, and the page's policy blocks scripts in it
-    if (response.ok && file.type.startsWith("image/")) {
-      const picture = document.createElement("img");
-      picture.className = "query";
-      picture.alt = "your picture";
-      picture.src = URL.createObjectURL(file);
-      picture.onload = () => URL.revokeObjectURL(picture.src);
-      main.prepend(picture);
-    }
-    document.querySelector("#q").value = "";
+    if (response.ok) location.assign(answer);
+    else show(answer);
   } catch {
     show("The server does not answer. Is `mmts search --serve` still running?");
   } finally {

@@ -1,17 +1,24 @@
-"""Searching an index: by text, by a picture or clip, or by one of its own items."""
+"""Searching an index: by text, by a picture or clip, or by one of its own items, among all items or some."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmts.data.records import Medium
-from mmts.errors import InputError, RunError
+from mmts.concepts import ConceptDistribution
+from mmts.console import console
+from mmts.data.records import Label, Medium, values_of
+from mmts.errors import InputError, RunError, nearest, quoted, shortened
 from mmts.recipe.run_directory import RunDirectory
-from mmts.search.index_files import Index, Item, Rows, is_exact, load_index, nearest
+from mmts.search.index_files import Index, Item, Numbers, Rows, is_exact, load_index
+from mmts.search.index_files import nearest as nearest_items
 from mmts.training.encoder import Encoder, open_encoder
+
+_SUGGESTED = 12  # concepts on the start page
 
 
 @dataclass(frozen=True)
@@ -29,15 +36,23 @@ class Hit:
         """Its path below the index's root, with the part of that file."""
         return replace(self.medium, path=Path(self.item.path)).place
 
+    @property
+    def record(self) -> dict[str, Label]:
+        """All columns of its record in the data; the id and the caption only where they say more than the path."""
+        known: dict[str, Label] = {"id": self.item.id, "caption": list(self.medium.captions)}
+        return {name: value for name, value in known.items() if self.item.path not in value} | self.item.columns
+
     def to_json(self) -> dict[str, Any]:
         """Return what `--json` prints for it."""
-        item = self.item.model_dump(mode="json", exclude={"path", "size", "changed", "content"}, exclude_none=True)
-        return {"rank": self.rank, "score": self.score, "path": str(self.medium.path), **item}
+        left_out = {"path", "size", "changed", "content", "other_captions"}
+        item = self.item.model_dump(mode="json", exclude=left_out, exclude_none=True)
+        captions = list(self.medium.captions)
+        return {"rank": self.rank, "score": self.score, "path": str(self.medium.path), **item, "captions": captions}
 
 
 @dataclass(frozen=True)
 class Searcher:
-    """An index and the model that made it, both in memory."""
+    """An index and the model that made it, both in memory; searches look at all items, or at those in `among`."""
 
     run: Path
     index: Index
@@ -45,33 +60,98 @@ class Searcher:
 
     @property
     def is_exact(self) -> bool:
-        """Whether a search compares every item."""
+        """Whether a search of all items compares every one; a search of some always does."""
         return is_exact(self.index.vectors)
 
-    def by_text(self, query: str, k: int) -> list[Hit]:
+    @cached_property
+    def values(self) -> dict[str, Counter[str]]:
+        """The columns of the index, and how many items have each value."""
+        values: dict[str, Counter[str]] = {}
+        for item in self.index.contents.items:
+            for name, label in item.columns.items():
+                values.setdefault(name, Counter()).update(values_of(label))
+        return values
+
+    @cached_property
+    def concepts(self) -> list[str]:
+        """Names of at most 12 concepts that the run was trained on, from the largest to the smallest."""
+        file = RunDirectory(self.run).concepts_file
+        if not file.exists():
+            return []
+        known = ConceptDistribution.load(file)
+        if known.provenance.get("kind") == "counts":
+            return []
+        by_size = [known.names[at] for at in known.sizes.argsort(descending=True, stable=True).tolist()]
+        names = [name for name in by_size if name != "no concept" and not name.startswith("cluster ")]
+        return names[:: max(1, -(-len(names) // _SUGGESTED))]
+
+    def by_text(self, query: str, k: int, among: Numbers | None = None) -> list[Hit]:
         """Return the k items nearest to a text. Raises InputError if it is empty."""
         if not query.strip():
             raise InputError("the query is empty; give some words")
-        return self._nearest(self.encoder.text([query])[0], k)
+        return self.by_row(self.encoder.text([query])[0], k, among)
 
-    def by_file(self, path: Path, k: int) -> list[Hit]:
+    def by_file(self, path: Path, k: int, among: Numbers | None = None) -> list[Hit]:
         """Return the k items nearest to an image, or to a clip for a run on videos. Raises DataError naming it."""
+        return self.by_row(self.row_of(Medium("query", path, ("query",), kind=self.encoder.kind)), k, among)
+
+    def by_item(self, number: int, k: int, among: Numbers | None = None) -> list[Hit]:
+        """Return the k items nearest to an item of the index."""
+        return self.by_row(self.index.vectors.reconstruct_n(number, 1)[0], k, among)
+
+    def by_row(self, row: Rows, k: int, among: Numbers | None = None) -> list[Hit]:
+        """Return the k items nearest to a unit embedding (D,)."""
+        numbers, scores = nearest_items(self.index.vectors, row, k, among)
+        return self._hits(zip(numbers.tolist(), scores.tolist(), strict=True))
+
+    def row_of(self, medium: Medium) -> Rows:
+        """Return the unit embedding (D,) of an image or clip. Raises DataError naming it."""
         if self.encoder.media_tower is None:
             raise RunError(f"{self.run} takes precomputed features, so it can only be searched by text")
-        return self._nearest(self.encoder.media([Medium("query", path, ("query",), kind=self.encoder.kind)])[0], k)
+        row: Rows = self.encoder.media([medium])[0]
+        return row
 
-    def by_item(self, number: int, k: int) -> list[Hit]:
-        """Return the k items nearest to an item of the index."""
-        return self._nearest(self.index.vectors.reconstruct_n(number, 1)[0], k)
-
-    def some(self, k: int) -> list[Hit]:
+    def some(self, k: int, among: Numbers | None = None) -> list[Hit]:
         """Return k random items, the same ones each time; a larger k adds to them."""
-        numbers = np.random.default_rng(0).permutation(len(self.index))[:k]
+        numbers = np.random.default_rng(0).permutation(len(self.index) if among is None else among)[:k]
         return self._hits((number, None) for number in numbers.tolist())
 
-    def _nearest(self, query: Rows, k: int) -> list[Hit]:
-        numbers, scores = nearest(self.index.vectors, query, k)
-        return self._hits(zip(numbers.tolist(), scores.tolist(), strict=True))
+    def fitting(self, where: Sequence[str]) -> Numbers | None:
+        """Return the numbers of the items that fit all conditions, which may be no item; None without conditions.
+
+        where: such as ["type=shoe", "color=red"]. Conditions on one column are alternatives, and of a label with
+        several values one is enough. Raises InputError for a condition that no item of the index can meet.
+        """
+        if not where:
+            return None
+        wanted: dict[str, set[str]] = {}
+        for condition in where:
+            name, value = self._condition(condition)
+            wanted.setdefault(name, set()).add(value)
+        numbers = (
+            at
+            for at, item in enumerate(self.index.contents.items)
+            if all(not values.isdisjoint(values_of(item.columns.get(name))) for name, values in wanted.items())
+        )
+        return np.fromiter(numbers, np.int64)
+
+    def _condition(self, text: str) -> tuple[str, str]:
+        """Return the column and the value of a condition; a column's name may hold a `=` too."""
+        fitting = [name for name in self.values if text.startswith(f"{name}=")]
+        if fitting:
+            name = max(fitting, key=len)
+            value = text[len(name) + 1 :]
+            if value in self.values[name]:
+                return name, value
+            hint = nearest(value, [known for known, _ in self.values[name].most_common(1000)])
+            raise InputError(f"nothing in the index has {name}={quoted(value)}; {shortened(hint, 160)}")
+        if not self.values:
+            raise InputError(f"the index has no labels, so that {quoted(text)} cannot narrow a search")
+        name, sign, _ = text.partition("=")
+        if not sign:
+            example = next(f"{name}={next(iter(known))}" for name, known in self.values.items())
+            raise InputError(f"a condition is LABEL=VALUE, such as {quoted(example)}, not {quoted(text)}")
+        raise InputError(f"nothing in the index has a label {quoted(name)}; {nearest(name, self.values)}")
 
     def _hits(self, pairs: Iterable[tuple[int, float | None]]) -> list[Hit]:
         items, medium = self.index.contents.items, self.index.medium
@@ -87,10 +167,15 @@ def open_searcher(run: Path, folder: Path | None = None, checkpoint: str = "best
     directory.recipe()  # an error here names a path that is not a run
     index = load_index(folder or directory.index)
     encoder = open_encoder(str(run), index.media(), checkpoint)
+    option = "" if checkpoint == "best" else f" --checkpoint {checkpoint}"
+    update = f"`mmts index {run} {index.contents.root}{option}`"
     if index.contents.checkpoint != encoder.fingerprint:
-        option = "" if checkpoint == "best" else f" --checkpoint {checkpoint}"
         raise RunError(
-            f"{index.folder} was made by another run, or by another checkpoint of {run}; "
-            f"`mmts index {run} {index.contents.root}{option}` brings it up to date"
+            f"{index.folder} was made by another run, or by another checkpoint of {run}; {update} brings it up to date"
+        )
+    if index.contents.version < 3:
+        console.print(
+            f"note: an older mmts made {index.folder}, without splits and further captions; {update} adds them, and "
+            "embeds nothing again"
         )
     return Searcher(run, index, encoder)

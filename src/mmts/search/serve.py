@@ -4,9 +4,9 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
@@ -16,22 +16,27 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mmts.console import console
+from mmts.data.media.checks import content_name
+from mmts.data.records import Medium, values_of
 from mmts.errors import DataError, MmtsError, RunError, counted
 from mmts.report.pictures import data_uri, picture
 from mmts.report.wording import clean, isolated
+from mmts.search.index_files import Numbers, Rows
 from mmts.search.query import Hit, Searcher
 
 UPLOAD_LIMIT = 32 * 2**20  # bytes
 SIZES = {"small": 320, "large": 1600}  # pixels of the longer side
 _TEMPLATES = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 _TEMPLATES.loader = PackageLoader("mmts.search", "")
-_TEMPLATES.filters["line"] = lambda value: isolated(clean(value))
-_MAX_CHARACTERS, _MAX_RESULTS = 1000, 200
-_HTML, _JPEG = "text/html; charset=utf-8", "image/jpeg"
+_TEMPLATES.filters["line"] = lambda value, longest=160: isolated(clean(value, longest))
+_TEMPLATES.filters["values"] = values_of
+_MAX_CHARACTERS, _MAX_RESULTS, _MAX_CONDITIONS = 1000, 200, 20
+_MAX_UPLOADS = 500  # pictures whose addresses work; each takes some 20 kB
+_HTML, _TEXT, _JPEG = "text/html; charset=utf-8", "text/plain; charset=utf-8", "image/jpeg"
 _FILES = {"/page.css": "text/css; charset=utf-8", "/page.js": "text/javascript; charset=utf-8"}
 _HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
@@ -49,16 +54,21 @@ class Answer:
     hits: Sequence[Hit] = ()  # nearest first
     problem: str = ""  # why the search failed
     seconds: float | None = None  # how long the search took
+    asked: Mapping[str, str] = field(default_factory=dict)  # the words as "q", or the content of a picture as "like"
+    where: Sequence[str] = ()  # conditions on the hits
+    count: int = 0  # how many items fit them
+    picture: str = ""  # the address of the picture that was asked with
     more: str = ""  # the address of a longer list
 
 
-def render(
-    searcher: Searcher, answer: Answer, *, text: str = "", stands_alone: bool = False, only_answer: bool = False
-) -> str:
-    """Return the server's page with `text` in its form, or only its part that depends on the answer.
+def address(asked: Mapping[str, str], where: Sequence[str] = (), k: int | None = None) -> str:
+    """Return the address of a search on the served page, always the same for the same search."""
+    parts = [*asked.items(), *(("where", condition) for condition in where), *([("k", str(k))] if k else [])]
+    return f"/?{urlencode(parts)}" if parts else "/"
 
-    stands_alone: a page without the form that contains its pictures and needs no server.
-    """
+
+def render(searcher: Searcher, answer: Answer, *, stands_alone: bool = False) -> str:
+    """Return the page of an answer; stands_alone: without the form, with its pictures inside, for no server."""
 
     def source(hit: Hit, size: str) -> str | None:
         if stands_alone:
@@ -69,13 +79,11 @@ def render(
     examples = [] if answer.query else [caption for caption in captions if len(caption) <= 60][:3]
     kind = searcher.encoder.kind
     template = _TEMPLATES.get_template("page.html")
-    context = template.new_context(
-        {
-            "answer": answer, "searcher": searcher, "kind": kind, "items": counted(len(searcher.index), kind),
-            "limit": UPLOAD_LIMIT, "text": text, "stands_alone": stands_alone, "examples": examples, "source": source,
-        }
+    return template.render(
+        answer=answer, searcher=searcher, kind=kind, items=counted(len(searcher.index), kind), limit=UPLOAD_LIMIT,
+        stands_alone=stands_alone, examples=examples, source=source, address=address,
+        fitting=counted(answer.count, kind),
     )  # fmt: skip
-    return "".join(template.blocks["answer"](context) if only_answer else template.root_render_func(context))
 
 
 def serve(searcher: Searcher, port: int, k: int) -> None:
@@ -86,6 +94,7 @@ def serve(searcher: Searcher, port: int, k: int) -> None:
         why = getattr(error, "strerror", error)
         raise RunError(f"cannot listen on port {port}: {why}; --port 0 picks a free one") from None
     searcher.by_text("the first query takes longer than those after it", k)
+    _ = searcher.concepts, searcher.values  # so do these; damaged concepts are an error now instead of on the page
     console.print(f"search page: http://127.0.0.1:{server.server_port}/ (stop it with Ctrl-C)")
     with server:
         try:
@@ -105,17 +114,51 @@ class SearchServer(ThreadingHTTPServer):
         self.k = k
         self.hosts = {f"{name}:{self.server_port}" for name in ("127.0.0.1", "localhost")}
         self.picture = lru_cache(maxsize=1024)(lambda number, side: picture(searcher.index.medium(number), side))
+        items = searcher.index.contents.items
+        self.by_content = {items[at].content: at for at in reversed(range(len(items)))}
+        self.uploads: dict[str, tuple[Rows, bytes]] = {}  # by content: the embedding, and a small picture
         self._one_at_a_time = threading.Lock()
 
-    def ask(self, query: str, search: Callable[[], list[Hit]], more: str = "") -> Answer:
+    def upload(self, file: Path) -> str:
+        """Return the content of an uploaded file, known from now on. Raises DataError for what cannot be read."""
+        medium = Medium("query", file, ("query",), kind=self.searcher.encoder.kind)
+        content = content_name(medium)
+        if content not in self.by_content:
+            with self._one_at_a_time:
+                self.uploads[content] = self.searcher.row_of(medium), picture(medium, SIZES["small"])
+                for oldest in list(self.uploads)[:-_MAX_UPLOADS]:
+                    del self.uploads[oldest]
+        return content
+
+    def ask(self, asked: Mapping[str, str], where: Sequence[str], k: int) -> Answer:
         """Run a search; the answer says how long it took, or what went wrong."""
         with self._one_at_a_time:
-            start = time.perf_counter()
+            searcher, source, start = self.searcher, "", time.perf_counter()
+            kind = searcher.encoder.kind
+            title, like = asked.get("q", ""), asked.get("like", "")
+            search: Callable[[int, Numbers | None], list[Hit]] = searcher.some
+            if title:
+                search = partial(searcher.by_text, title)
+            elif like in self.by_content:
+                at = self.by_content[like]
+                title, source = searcher.index.contents.items[at].caption, f"/small/{at}"
+                search = partial(searcher.by_item, at)
+            elif like in self.uploads:
+                title, source = "your picture" if kind == "image" else "your clip", f"/query/{like}"
+                search = partial(searcher.by_row, self.uploads[like][0])
+            elif like:
+                problem = f"This {kind} is neither in the index nor among those chosen lately; choose it again."
+                return Answer("", problem=problem, where=where)
             try:
-                hits = search()
+                among = searcher.fitting(where)
+                hits = search(k, among)
             except MmtsError as error:
-                return Answer(query, problem=str(error))
-            return Answer(query, hits, seconds=time.perf_counter() - start, more=more)
+                return Answer(title, problem=str(error), asked=asked, where=where)
+            seconds = time.perf_counter() - start
+            count = len(searcher.index if among is None else among)
+            longer = min(2 * k, _MAX_RESULTS, count)
+            more = address(asked, where, longer) if longer > k else ""
+            return Answer(title, hits, "", seconds, asked, where, count, source, more)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -129,10 +172,17 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         if url.path == "/":
-            self._send(HTTPStatus.OK, _HTML, self._page(url.query))
+            asked, where, k = self._asked(url.query)
+            if (named := address(asked, where, k)) != self.path:  # such as the empty fields of the form
+                self._send(HTTPStatus.SEE_OTHER, _TEXT, "", Location=named)
+                return
+            answer = self.server.ask(asked, where, k or self.server.k)
+            self._send(HTTPStatus.OK, _HTML, render(self.server.searcher, answer))
         elif url.path in _FILES:
             file = resources.files("mmts.search").joinpath(url.path[1:])
             self._send(HTTPStatus.OK, _FILES[url.path], file.read_bytes())
+        elif (match := re.fullmatch(r"/query/([0-9a-f]{32})", url.path)) and match[1] in self.server.uploads:
+            self._send(HTTPStatus.OK, _JPEG, self.server.uploads[match[1]][1])
         elif match := re.fullmatch(r"/(small|large)/([0-9]{1,9})", url.path):
             if int(match[2]) >= len(self.server.searcher.index):
                 self._refuse(HTTPStatus.NOT_FOUND, "this item does not exist")
@@ -145,8 +195,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.NOT_FOUND, "this page does not exist")
 
     def do_POST(self) -> None:
-        length = self.headers.get("Content-Length", "")
-        if self.path != "/file":
+        """Take a file, and answer with the address that shows what is similar to it."""
+        length, url = self.headers.get("Content-Length", ""), urlsplit(self.path)
+        if url.path != "/file":
             self._refuse(HTTPStatus.NOT_FOUND, "this page does not exist")
         elif not re.fullmatch(r"[0-9]{1,12}", length):
             self._refuse(HTTPStatus.LENGTH_REQUIRED, "the request does not say how long it is")
@@ -156,11 +207,12 @@ class _Handler(BaseHTTPRequestHandler):
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / "your file"
                 file.write_bytes(self.rfile.read(int(length)))
-                answer = self.server.ask("your file", lambda: self.server.searcher.by_file(file, self.server.k))
-            if problem := answer.problem.replace(f"{folder}/", ""):
-                answer = Answer("", problem=problem)
-            status = HTTPStatus.UNPROCESSABLE_ENTITY if problem else HTTPStatus.OK
-            self._send(status, _HTML, render(self.server.searcher, answer, only_answer=True))
+                try:
+                    asked = {"like": self.server.upload(file)}
+                except MmtsError as error:
+                    self._send(HTTPStatus.UNPROCESSABLE_ENTITY, _TEXT, str(error).replace(f"{folder}/", ""))
+                    return
+            self._send(HTTPStatus.OK, _TEXT, address(asked, self._asked(url.query)[1]))
 
     def log_message(self, format: str, *args: object) -> None:
         """Log nothing: searches are private."""
@@ -175,37 +227,27 @@ class _Handler(BaseHTTPRequestHandler):
         self._refuse(HTTPStatus.FORBIDDEN, "this page answers only to its own address")
         return False
 
-    def _page(self, query: str) -> str:
-        server, searcher = self.server, self.server.searcher
+    def _asked(self, query: str) -> tuple[dict[str, str], list[str], int | None]:
+        """Return what an address asks for: the words or the picture, the conditions, and the number of results."""
         try:
-            values = {name: values[0] for name, values in parse_qs(query, max_num_fields=10).items()}
+            values = parse_qs(query, max_num_fields=4 * _MAX_CONDITIONS)
         except ValueError:
             values = {}
-        number = values.get("k", "")
-        k = min(int(number), _MAX_RESULTS) if re.fullmatch(r"[1-9][0-9]{0,8}", number) else server.k
-        longer = min(2 * k, _MAX_RESULTS, len(searcher.index))
-        text, like = values.get("q", "")[:_MAX_CHARACTERS], values.get("like", "")
-        searched = {"q": text} if text else {"like": like} if like else {}
-        more = f"/?{urlencode(searched | {'k': str(longer)})}" if longer > k else ""
-        if text:
-            return render(searcher, server.ask(text, lambda: searcher.by_text(text, k), more), text=text)
-        if not like:
-            return render(searcher, Answer("", searcher.some(k), more=more))
-        items = searcher.index.contents.items
-        at = next((at for at, item in enumerate(items) if item.content == like), None)
-        if at is None:
-            problem = f"This {searcher.encoder.kind} is no longer in the index, so nothing similar can be found."
-            return render(searcher, Answer("", problem=problem))
-        return render(searcher, server.ask(items[at].caption, lambda: searcher.by_item(at, k), more))
+        first = {name: found[0][:_MAX_CHARACTERS].strip() for name, found in values.items()}
+        name = next((name for name in ("q", "like") if first.get(name)), None)
+        conditions = dict.fromkeys(text[:_MAX_CHARACTERS] for text in values.get("where", [])[:_MAX_CONDITIONS])
+        number = first.get("k", "")
+        k = min(int(number), _MAX_RESULTS) if re.fullmatch(r"[1-9][0-9]{0,8}", number) else None
+        return {name: first[name]} if name else {}, list(conditions), k
 
     def _refuse(self, status: HTTPStatus, why: str) -> None:
         self.close_connection = True  # the rest of the request stays unread
-        self._send(status, "text/plain; charset=utf-8", why + "\n")
+        self._send(status, _TEXT, why + "\n")
 
-    def _send(self, status: HTTPStatus, kind: str, content: str | bytes) -> None:
+    def _send(self, status: HTTPStatus, kind: str, content: str | bytes, **headers: str) -> None:
         data = content.encode("utf-8", "replace") if isinstance(content, str) else content
         self.send_response(status)
-        for name, value in {**_HEADERS, "Content-Type": kind, "Content-Length": str(len(data))}.items():
+        for name, value in {**_HEADERS, "Content-Type": kind, "Content-Length": str(len(data)), **headers}.items():
             self.send_header(name, value)
         if self.close_connection:
             self.send_header("Connection", "close")

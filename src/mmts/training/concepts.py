@@ -1,5 +1,6 @@
-"""The concepts of a run's samples: clusters of captions, words in them, labels of media, or read from a file."""
+"""The concepts of a run's samples: clusters of captions, words in them, labels of media, or read from files."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from mmts.concepts import ConceptDistribution, resolve_num_concepts
 from mmts.console import console
 from mmts.data.formats.collect import read_lines
+from mmts.data.keyed_labels import read_labels
 from mmts.data.records import Label, Split
 from mmts.errors import DataError, InputError, RecipeError, RunError, counted, nearest
 from mmts.recipe.run_directory import RunDirectory
@@ -16,6 +18,7 @@ from mmts.recipe.sections import Concepts
 
 # A sweep's runs in one process share their captions, and clustering them takes seconds.
 _clustered = lru_cache(maxsize=2)(ConceptDistribution.from_captions)
+_LABELED = ("label", "parquet")
 _CHECKED_CAPTIONS = 64  # whose concept is computed again and compared with that of a file
 
 
@@ -26,7 +29,7 @@ def find_concepts(section: Concepts, train: Split, run: RunDirectory) -> Concept
         other = ""
         try:
             concepts.check_captions(train.captions)
-            now = build_distribution(section, train) if section.source == "label" else concepts
+            now = build_distribution(section, train) if section.source in _LABELED else concepts
             if now.keys != concepts.keys or not all(map(torch.equal, now.members, concepts.members)):
                 other = "with other labels"
         except InputError as error:
@@ -47,6 +50,10 @@ def build_distribution(section: Concepts, split: Split) -> ConceptDistribution:
     """Find the concepts of a split's samples as a recipe's `concepts` section says."""
     if section.source == "label":
         return ConceptDistribution.from_labels(label_of_samples(split, str(section.label)), section.of)
+    if section.source == "parquet":
+        return ConceptDistribution.from_labels(
+            _of_samples(_labels_in_tables(section, split), split, f"{section.column} in {section.file}")
+        )
     if section.source == "file":
         return _clusters_in_file(section, split)
     if section.source == "words":
@@ -103,14 +110,18 @@ def concepts_of(section: Concepts, concepts: ConceptDistribution, split: Split, 
 
     of_media: of each medium (M,) instead, which is that of its first caption.
     """
-    if section.source != "label":
+    if section.source not in _LABELED:
         return concepts.assign([medium.captions[0] for medium in split.media] if of_media else split.captions)
-    media = split.media if of_media else [split.media[owner] for owner in split.owner.tolist()]
-    labels = [medium.labels.get(str(section.label)) for medium in media]
+    if section.source == "parquet":
+        of_each, name = _labels_in_tables(section, split), section.column
+    else:
+        name = str(section.label)
+        of_each = [medium.labels.get(name) for medium in split.media]
+    labels = of_each if of_media else [of_each[owner] for owner in split.owner.tolist()]
     unknown = torch.tensor([label is None for label in labels])
     if unknown.any():
         samples = counted(int(unknown.sum()), "sample")
-        console.print(f"note: {samples} of {split.name} without a label {section.label!r}: counted as tail")
+        console.print(f"note: {samples} of {split.name} without a label {name!r}: counted as tail")
     return concepts.assign([_as_text(label) for label in labels]).masked_fill(unknown, -1)
 
 
@@ -132,11 +143,21 @@ def label_of_samples(split: Split, label: str, key: str = "concepts.label") -> l
 
     key: the option that asks for the label, for the message.
     """
-    values = media_label(split, label, key)
-    bare = next((medium.id for medium, value in zip(split.media, values, strict=True) if value is None), None)
-    if bare is not None:
-        raise DataError(f"medium {bare!r} has no label {label!r}, which {key} asks for")
-    return [_as_text(values[owner]) for owner in split.owner.tolist()]
+    return _of_samples(media_label(split, label, key), split, f"label {label!r}, which {key} asks for")
+
+
+def _of_samples(values: Sequence[Label | None], split: Split, what: str) -> list[Label]:
+    """Return the label of each sample's medium; raises DataError naming a medium without it, `what`."""
+    if None in values:
+        raise DataError(f"medium {split.media[values.index(None)].id!r} has no {what}")
+    each = range(split.num_media) if split.num_media == split.num_captions else split.owner.tolist()
+    return [_as_text(values[owner]) for owner in each]
+
+
+def _labels_in_tables(section: Concepts, split: Split) -> list[Label | None]:
+    assert section.file is not None
+    labels: list[Label | None] = [*read_labels(section.file, section.column, section.key, split)]
+    return labels
 
 
 def label_concepts(split: Split, label: str, key: str = "objective") -> ConceptDistribution:

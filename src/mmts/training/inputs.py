@@ -68,16 +68,16 @@ def build_plan(recipe: Recipe, split: Split, concepts: ConceptDistribution) -> E
         assert split.graded is not None  # take_splits checked it
         own = concepts.labels[split.first].tolist() if data.captions == "same-concept" else None
         pool = split.graded.pool(data.min_relevance, own)
-    sizes = split.shard_sizes
-    order = (lambda epoch: stream_order(sizes, seed, epoch, data.shuffle_buffer)) if sizes else None
+    sizes, buffer = split.shard_sizes, data.shuffle_buffer
+    order = (lambda epoch, start, stop: stream_order(sizes, seed, epoch, buffer, start, stop)) if sizes else None
     sampling = None
     if data.sampling is not None:
         if data.sampling.by != "concept":
             concepts = label_concepts(split, data.sampling.by, "data.sampling.by")
         sampling = build_sampling(data.sampling, recipe.train, concepts)
-    plan = EpochPlan(
-        split.owner, split.num_media, recipe.train.batch_size, seed, order=order, pool=pool, sampling=sampling
-    )
+    owner = split.owner if split.num_captions > split.num_media else None
+    B, at_once = recipe.train.batch_size, max(65_536, buffer)
+    plan = EpochPlan(owner, split.num_media, B, seed, order=order, at_once=at_once, pool=pool, sampling=sampling)
     if data.sampling is not None and recipe.train.total_steps(plan.batches_per_epoch):
         console.print(sampling_in_words(data.sampling, recipe.train, concepts, plan))
     return plan

@@ -51,18 +51,17 @@ def train(
     Under torchrun or accelerate launch all processes train together (docs/scaling.md); only the main one reads and
     writes the run directory, and all return the same.
 
-    Args:
-        recipe: the name of a shipped recipe, a YAML file, nested mappings, or a Recipe.
-        out: a new folder, or with `resume` that of a run.
-        data: a path as `--data` takes it, or a Dataset; None is the recipe's own.
-        model: takes the place of the recipe's `model`. It has `embed_media(media)` and `embed_text(tokens)`, which
-            return (B, D) of any norm, and `tokenize(captions)`, a tensor or a mapping of tensors, each (B, ...), which
-            `embed_text` gets. `media` is float32 in [0, 1]: images (B, 3, S, S), S being its attribute `image_size`, or
-            clips (B, F, 3, S, S), F being its `frames`; data of precomputed features give rows (B, W). Its `resize`
-            is "stretch" (the default), "crop" or "pad". What does not require a gradient is not trained, or saved.
-        objective: takes the place of the recipe's `objective`.
-        resume: go on with the run in `out`; with objects of the same classes if it was given objects.
-        evaluate_on: evaluate on this split instead of test, which is then not touched; tuning takes "val".
+    recipe: the name of a shipped recipe, a YAML file, nested mappings, or a Recipe.
+    out: a new folder, or with `resume` that of a run.
+    data: a path as `--data` takes it, or a Dataset; None is the recipe's own.
+    model: takes the place of the recipe's `model`. It has `embed_media(media)` and `embed_text(tokens)`, which
+        return (B, D) of any norm, and `tokenize(captions)`, a tensor or a mapping of tensors, each (B, ...), which
+        `embed_text` gets. `media` is float32 in [0, 1]: images (B, 3, S, S), S being its attribute `image_size`, or
+        clips (B, F, 3, S, S), F being its `frames`; data of precomputed features give rows (B, W). Its `resize`
+        is "stretch" (the default), "crop" or "pad". What does not require a gradient is not trained, or saved.
+    objective: takes the place of the recipe's `objective`.
+    resume: go on with the run in `out`; with objects of the same classes if it was given objects.
+    evaluate_on: evaluate on this split instead of test, which is then not touched; tuning takes "val".
 
     The recipe of a run cannot rebuild objects: later `mmts evaluate` refuses a run that was given a model. Raises
     DataError, RecipeError, RunError or InputError for what the user can put right, and Interrupted after Ctrl-C or

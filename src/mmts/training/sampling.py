@@ -22,7 +22,7 @@ def check_sampling(section: sections.Sampling, length: Train, train: Split) -> N
     """
     if section.by != "concept":
         label_concepts(train, section.by, "data.sampling.by")
-    plan = EpochPlan(train.owner, train.num_media, length.batch_size, length.seed)
+    plan = EpochPlan(None, train.num_media, length.batch_size, length.seed)
     if section.cabs is not None:
         try:
             super_batch_size(plan.batch_size, section.cabs.filter, train.num_media)

@@ -14,7 +14,7 @@ from mmts.data.read import read_dataset
 from mmts.data.records import SPLITS, Dataset, Split
 from mmts.distributed.processes import main_first, once, process_index
 from mmts.errors import DataError, RecipeError, counted, percent
-from mmts.files import atomic_write, why_missing
+from mmts.files import as_address, atomic_write, why_missing
 from mmts.models.base import MediaTower, is_frozen
 from mmts.models.features import why_unreadable_by_features
 from mmts.recipe.recipe import Recipe
@@ -63,9 +63,11 @@ def open_data(settings: Data, data: Path | Dataset | None = None) -> Dataset:
 
 
 def resolved(path: Path | None) -> Path:
-    """Return the absolute path without links. Raises DataError for None or a dangling link."""
+    """Return the absolute path without links; an address as it is. Raises DataError for None or a dangling link."""
     if path is None:
         raise DataError("no data: give --data PATH, or data.path in the recipe")
+    if as_address(path):
+        return path
     path = path.expanduser()
     if path.is_symlink() and not path.exists():
         raise DataError(f"{path} {why_missing(path)}")

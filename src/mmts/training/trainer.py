@@ -21,6 +21,7 @@ from mmts.console import Bar, console, errors, progress_bar
 from mmts.data.batches.loader import Batch
 from mmts.data.batches.positives import on_device
 from mmts.distributed import processes
+from mmts.distributed.divided_state import copy_from_main, divide_state, own_tables, take_tables, whole_state
 from mmts.distributed.processes import all_values, num_processes, once, process_index
 from mmts.distributed.sharded_model import clip_gradients, gradient_norm, lend, lent, on_main_process, shard_model
 from mmts.distributed.shared_loss import shared_loss
@@ -111,8 +112,9 @@ class Trainer:
             self.model = self.accelerator.prepare_model(self.unwrapped, evaluation_mode=self.is_sharded)
         self.average = None if settings.ema is None else MovingAverage(self.unwrapped, settings.ema)
         # The objective is not wrapped: shared_loss handles its gradients, and losses their own precision.
+        divide_state(self.objective)
         self.objective = self.objective.to(self.device)
-        processes.copy_from_main(self.objective)
+        copy_from_main(self.objective)
 
     @property
     def progress(self) -> float:
@@ -155,13 +157,8 @@ class Trainer:
             return
         pairs, done = self.total_steps * self.batch_size, self.step * self.batch_size
         with stop_requests() as stop, progress_bar("training", pairs, "pairs", done) as bar:
-            try:
-                while self.step < self.total_steps:
-                    self._epoch(bar, stop)
-            except (DataError, WorkersLost, FailedElsewhere):
-                if self.step > (self.saved_at or 0) and (self.is_sharded or process_index() == 0):
-                    self._write_last(self._last_state())
-                raise
+            while self.step < self.total_steps:
+                self._epoch(bar, stop)
 
     def _epoch(self, bar: Bar, stop: list[int]) -> None:
         epoch, first = divmod(self.step, self.batches_per_epoch)
@@ -198,11 +195,15 @@ class Trainer:
             batch = next(batches, None)
         except (DataError, WorkersLost) as error:
             failure = error
+        self._end_all_after(failure)
+        return batch
+
+    def _end_all_after(self, failure: DataError | WorkersLost | None) -> None:
+        """If any process has a failure, write a checkpoint and raise it there and FailedElsewhere on the others."""
         if any(all_values(int(failure is not None), self.device)):
             if self.step > (self.saved_at or 0):
                 self._save_last()
             raise failure or FailedElsewhere()
-        return batch
 
     def _train_step(self, batch: Batch) -> dict[str, Any]:
         """Embed, loss, backward, check, step; return what to log."""
@@ -282,9 +283,20 @@ class Trainer:
     def _validate(self, evaluate: Callable[[TwoTower], dict[str, Any]]) -> dict[str, Any]:
         """Return the scores on val; the model becomes the best checkpoint if no earlier one scored as much."""
         state = checkpoint.random_state()
+        failure = None
+
+        def attempt() -> dict[str, Any]:
+            nonlocal failure
+            try:
+                return evaluate(self.whole)
+            except (DataError, WorkersLost) as error:
+                failure = error
+                return {}
+
         self.whole.eval()
         with self.evaluated_weights():
-            scores = once(lambda: evaluate(self.whole))
+            scores = once(attempt)
+        self._end_all_after(failure)
         self.model.train()
         checkpoint.restore_random_state(state)
         score = measured(scores, self.settings.best)
@@ -302,24 +314,24 @@ class Trainer:
 
     def _log(self, line: dict[str, Any], done: bool, evaluates: bool) -> None:
         """Write a step to log.jsonl and the trackers if it is one to log: every `log_every`, and those that matter."""
-        if process_index() != 0:
-            return
         step, trackers = line["step"], self.accelerator.trackers
-        if {"val", "skipped"} & line.keys() or done or step % self.settings.log_every == 0:
+        writes = {"val", "skipped"} & line.keys() or done or step % self.settings.log_every == 0
+        if process_index() == 0 and writes:
             append_line(self.run.log_file, json.dumps(line))
             tracking.track(trackers, log_line.flatten(line), step)
         if "val" in line and not errors.is_terminal:
             words = f"{log_line.describe(line)}, val {log_line.recall_in_words(line['val'])}"
             console.print(f"epoch {line['epoch'] + 1}: {words}")
-        if evaluates and trackers and self.groups is not None:
-            tracking.track_histograms(trackers, self.objective, line["progress"], len(self.groups), self.device, step)
+        if evaluates and self.settings.trackers and self.groups is not None:  # the values may be divided: all ask
+            own = trackers if process_index() == 0 else []
+            tracking.track_histograms(own, self.objective, line["progress"], len(self.groups), self.device, step)
 
     def _state(self) -> dict[str, Any]:
         """Return what evaluating the model needs: with `train.ema`, the averaged weights; all processes call it."""
         weights = self.unwrapped.trainable_state_dict() if self.average is None else self.average.state
         return {
             "model": on_main_process(weights),
-            "objective": self.objective.state_dict(),
+            "objective": whole_state(self.objective),
             "step": self.step,
             "best": self.best,
             "measure": self.settings.best,
@@ -352,10 +364,19 @@ class Trainer:
         checkpoint.save_in_turn(self.run.checkpoints, state)
 
     def _restore(self) -> None:
-        state = once(lambda: checkpoint.load_newest(self.run.checkpoints))
+        tables: dict[str, Tensor] = {}  # those that are divided: only a part of them goes to each process
+
+        def load() -> dict[str, Any] | None:
+            state = checkpoint.load_newest(self.run.checkpoints)
+            if state is not None:
+                checkpoint.check_same_clock(state, self.counts)
+                tables.update(take_tables(self.objective, state["objective"]))
+            return state
+
+        state = once(load)
         if state is None:
             return
-        checkpoint.check_same_clock(state, self.counts)
+        state["objective"] |= own_tables(self.objective, tables)
         if (measure := state.get("measure", "R@1")) != self.settings.best:
             measures = f"by {measure}, and train.best is {self.settings.best}"
             raise RunError(f"the checkpoint's best is {measures}; choose another --out")

@@ -15,7 +15,7 @@ from tests_support import draw_shapes
 from torch import Tensor
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from mmts.data.batches.epoch_plan import EpochPlan
+from mmts.data.batches.epoch_plan import EpochPlan, stream_order
 from mmts.data.batches.loader import Batch, FeatureRows, Pixels, make_loader
 from mmts.data.batches.positives import positives
 from mmts.data.graded import CaptionPool, Graded
@@ -255,9 +255,27 @@ def test_captions_may_be_drawn_from_media_that_fit() -> None:
     assert drawn == {0: {0, 1}, 1: {0, 1}, 2: {3}, 3: {3}}
 
 
+@pytest.mark.parametrize("in_shards", [False, True])
+@pytest.mark.parametrize("each", [1, 3])
+def test_an_epoch_drawn_in_pieces_from_any_place_is_the_epoch_drawn_at_once(in_shards: bool, each: int) -> None:
+    order = (lambda epoch, *part: stream_order([30, 20, 50], 0, epoch, 7, *part)) if in_shards else None
+    owner = torch.arange(100).repeat_interleave(each)
+    pool = CaptionPool(key=np.arange(100) % 2, starts=np.array([0, 50, 100]), positions=np.arange(100))
+    whole = EpochPlan(owner, 100, 9, seed=1, order=order, pool=pool, at_once=1000).batches(4)
+    # With one caption each, the plan needs no table of them.
+    plan = EpochPlan(owner if each > 1 else None, 100, 9, seed=1, order=order, pool=pool, at_once=20)
+    pieces = plan.batches(4)
+    for at in [7, 0, 10, 3, 4, 5]:
+        for name in ("media", "index", "text", "copy"):
+            assert torch.equal(getattr(pieces[at], name), getattr(whole[at], name))
+    assert len({media for batch in pieces for media in batch.media.tolist()}) == 99
+
+
 def test_media_come_in_the_order_given() -> None:
     split = split_of([["a", "b"]] * 6)
-    plan = EpochPlan(split.owner, 6, 4, seed=0, order=lambda epoch: np.roll(np.arange(6), epoch))
+    plan = EpochPlan(
+        split.owner, 6, 4, seed=0, order=lambda epoch, start, stop: np.roll(np.arange(6), epoch)[start:stop]
+    )
     assert [pairs.media.tolist() for pairs in plan.batches(2)] == [[4, 5, 0, 1]]
 
 

@@ -153,7 +153,7 @@ def test_a_cap_shows_a_concept_as_if_it_had_so_many() -> None:
 @pytest.mark.parametrize("in_shards", [False, True])
 def test_power_1_and_epochs_without_sampling_are_as_the_data_are(in_shards: bool) -> None:
     owner = torch.from_numpy(np.repeat(np.arange(50), 2))
-    order = (lambda epoch: stream_order([20, 30], 0, epoch, 8)) if in_shards else None
+    order = (lambda epoch, *part: stream_order([20, 30], 0, epoch, 8, *part)) if in_shards else None
     even = plan_of(size_weights(COUNTS, power=1), owner, order=order)
     late = plan_of(size_weights(COUNTS, power=0), owner, order=order, applies=lambda epoch, num_batches: epoch > 2)
     plain = EpochPlan(owner, 50, 10, seed=0, order=order)
@@ -182,7 +182,9 @@ def test_a_caption_is_drawn_by_its_weight_and_a_medium_by_the_mean() -> None:
 
 def test_media_in_shards_keep_nearly_their_order() -> None:
     order = stream_order([50, 50], 0, 0, buffer=1)
-    media = shown(plan_of(size_weights(COUNTS, power=0.5), order=lambda epoch: order).batches(0), "media").numpy()
+    media = shown(
+        plan_of(size_weights(COUNTS, power=0.5), order=lambda epoch, start, stop: order[start:stop]).batches(0), "media"
+    ).numpy()
     once = [at for at in media.tolist() if (media == at).sum() == 1]
     assert len(once) > 20
     assert once == [at for at in order.tolist() if at in once]

@@ -26,8 +26,8 @@ def split(folder: Path) -> Split:
     return read_shards(folder).whole()
 
 
-def in_shard_order(sizes: list[int], epoch: int) -> np.ndarray:
-    return stream_order(sizes, SEED, epoch, BUFFER)
+def in_shard_order(sizes: list[int], epoch: int, *part: int) -> np.ndarray:
+    return stream_order(sizes, SEED, epoch, BUFFER, *part)
 
 
 def batches(split: Split, epoch: int = 0, first: int = 0, workers: int = 0, process: tuple = (0, 1)) -> list[Batch]:

@@ -17,6 +17,24 @@ def test_every_sample_comes_once(shard_sizes: list[int], seed: int, epoch: int, 
     assert order.tolist() == stream_order(np.array(shard_sizes, dtype=np.int64), seed, epoch, buffer).tolist()
 
 
+def drawn_whole(shard_sizes: list[int], seed: int, epoch: int, buffer: int) -> list[int]:
+    """The order as its definition says, with one random number after the other for all samples."""
+    rng, N = np.random.default_rng([seed, epoch, 2**32 - 1]), sum(shard_sizes)
+    if buffer >= N:
+        return rng.permutation(N).tolist()
+    samples = [range(sum(shard_sizes[:at]), sum(shard_sizes[: at + 1])) for at in range(len(shard_sizes))]
+    in_line = [sample for at in rng.permutation(len(shard_sizes)).tolist() for sample in samples[at]]
+    time = [place + buffer * rng.random() for place in range(N)]
+    return [in_line[place] for place in sorted(range(N), key=lambda place: time[place])]
+
+
+@given(sizes_of_shards, st.integers(0, 5), st.integers(1, 60), st.data())
+def test_any_part_equals_that_of_the_order_drawn_whole(shard_sizes: list[int], seed: int, buffer: int, data):
+    whole = drawn_whole(shard_sizes, seed, 3, buffer)
+    start, stop = sorted(data.draw(st.tuples(*[st.integers(0, len(whole))] * 2)))
+    assert stream_order(shard_sizes, seed, 3, buffer, start, stop).tolist() == whole[start:stop]
+
+
 @given(st.integers(1, 200), st.integers(0, 5), st.integers(1, 220))
 def test_a_sample_moves_by_less_than_the_buffer_and_few_wait(N: int, seed: int, buffer: int):
     order = stream_order([N], seed, 0, buffer)
@@ -43,6 +61,16 @@ def test_shards_far_apart_do_not_mix():
     pure = [len(set(shard[at * 1000 + 100 : at * 1000 + 900].tolist())) for at in range(10)]
     assert pure == [1] * 10
     assert shard[::1000].tolist() != sorted(shard[::1000].tolist())
+
+
+def test_batches_mix_the_shards_that_a_buffer_spans():
+    shard = stream_order([100] * 100, seed=0, epoch=0, buffer=2000) // 100
+    mixed = [len(np.unique(shard[at : at + 200])) for at in range(0, 10_000, 200)]
+    # Without a buffer there would be 2 or 3 shards in 200 samples; a buffer of 2,000 reaches 20 of them.
+    assert min(mixed[5:-5]) >= 12  # at both ends of an epoch the buffer reaches half as far
+    together = [set(shard[:1000].tolist())]
+    together += [set((stream_order([100] * 100, 0, epoch, 2000)[:1000] // 100).tolist()) for epoch in (1, 2)]
+    assert len(together[0] & together[1] & together[2]) < 15  # other shards meet in every epoch
 
 
 def test_epochs_and_seeds_differ():

@@ -15,7 +15,8 @@ from PIL import Image
 from tests_support import draw_shards, load_pixels
 
 from mmts.data.formats import pair_index, shards
-from mmts.data.formats.shards import read_shards, tars_in
+from mmts.data.formats.parts import files_in
+from mmts.data.formats.shards import read_shards
 from mmts.data.media.image import load_image
 from mmts.data.media.load import load_medium
 from mmts.data.records import Dataset, Medium
@@ -208,26 +209,26 @@ def test_every_way_to_name_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert ids(read_shards("s-*.tar")) == everything
     assert ids(read_shards(tmp_path / "s-{00,02}.tar")) == ["k0", "k2"]
     assert ids(read_shards("s-01.tar")) == ["k1"]
-    assert tars_in(tmp_path)
-    assert not tars_in(tmp_path.parent)
+    assert files_in(tmp_path, ".tar")
+    assert not files_in(tmp_path.parent, ".tar")
 
 
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("s-{0..3}.tar", r"2 of the 4 shards are missing, first .*s-1\.tar"),
-        ("s-*.tgz.tar", "there is no such shard"),
-        ("none.tar", "there is no such shard"),
+        ("s-{0..3}.tar", r"2 of the 4 files are missing, first .*s-1\.tar"),
+        ("s-*.tgz.tar", "there is no such file"),
+        ("none.tar", "there is no such file"),
         ("s-{0..3.tar", "a brace is not closed"),
         ("s-{0..3}}.tar", "a brace is not closed"),
-        ("s-{0..999999}.tar", "names more than 100,000 shards"),
-        ("s-{1..1000000000000}.tar", "names more than 100,000 shards"),
-        ("s-{0..999}{a,{b,c{0..99}}}.tar", "names more than 100,000 shards"),
-        ("s-{0..9999}{a..z..2}.tar", "names more than 100,000 shards"),
-        ("s-{0,0}.tar", r"names the shard .*s-0\.tar twice"),
-        ("s-{0,*}.tar", r"names the shard .*s-0\.tar twice"),
-        ("s-{0..9}{a,{b,c{0..99}}}.tar", "1,020 of the 1,020 shards are missing"),
-        ("s-{0..1000000..500000}.tar", "of the 3 shards are missing"),
+        ("s-{0..999999}.tar", "names more than 100,000 files"),
+        ("s-{1..1000000000000}.tar", "names more than 100,000 files"),
+        ("s-{0..999}{a,{b,c{0..99}}}.tar", "names more than 100,000 files"),
+        ("s-{0..9999}{a..z..2}.tar", "names more than 100,000 files"),
+        ("s-{0,0}.tar", r"names the file .*s-0\.tar twice"),
+        ("s-{0,*}.tar", r"names the file .*s-0\.tar twice"),
+        ("s-{0..9}{a,{b,c{0..99}}}.tar", "1,020 of the 1,020 files are missing"),
+        ("s-{0..1000000..500000}.tar", "of the 3 files are missing"),
         ("empty", "no .tar files in it, nor in folders named train, val and test"),
     ],
 )
@@ -261,7 +262,7 @@ def test_splits_must_be_of_all_or_none(tmp_path: Path):
     with pytest.raises(DataError, match=r"train-0\.tar is named as part of train, and 0\.tar has no split in its name"):
         read_shards(tmp_path)
     pairs(tmp_path / "val/0.tar", "2")
-    with pytest.raises(DataError, match=r"holds shards itself and in the folder val"):
+    with pytest.raises(DataError, match=r"holds .tar files itself and in the folder val"):
         read_shards(tmp_path)
 
 
@@ -542,7 +543,7 @@ def test_shards_in_a_folder_of_another_name_are_left_out_and_said(tmp_path: Path
         pairs(tmp_path / name / "0.tar", str(at))
     dataset = read_shards(tmp_path)
     assert dataset.split_sizes == {"train": 1, "test": 1}
-    assert dataset.notes == ("left out the shards in 'eval', as the folders are not named like a split",)
+    assert dataset.notes == ("left out the .tar files in 'eval', as the folders are not named like a split",)
 
 
 def test_two_folders_of_one_split_are_one_and_said(tmp_path: Path):

@@ -3,17 +3,21 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mmts.data.batches.sampling import Sampling, draw_counts, repeated, super_batch_size
+from mmts.data.batches.sampling import Sampling, copy_numbers, draw_counts, repeated, super_batch_size
 from mmts.data.graded import CaptionPool
+from mmts.data.pair_table import LazySequence
 from mmts.errors import InputError
 
 Indices = npt.NDArray[np.int64]
+Order = Callable[[int, int, int], Indices]
+"""(epoch, start, stop) -> the media at the places from start to stop - 1 of that epoch"""
 # Keep the random numbers of `stream_order` and of sampling apart from those for a medium, [seed, epoch, position].
 _STREAM = 2**32 - 1
 _SAMPLING = 2**32 - 2
@@ -25,15 +29,17 @@ class Positions:
 
     `media` are the media, `index` the pairs, `text` the captions shown. `text` differs from `index` only if a caption
     is drawn from another medium (see `CaptionPool`); a pair's concept is still that of its own caption, `index`.
+    `copy` is how often the medium came before in the epoch.
     """
 
     media: Tensor
     index: Tensor
     text: Tensor
+    copy: Tensor
 
 
 class EpochPlan:
-    """The batches of every epoch; they depend on (seed, epoch) alone.
+    """The batches of every epoch; they depend on (seed, epoch) alone, and are drawn when they are used.
 
     An epoch has every medium once, with one of its captions drawn at random; `sampling` may draw other numbers of them.
     An incomplete last batch is dropped. If the batch size is larger than the split, an epoch is one batch.
@@ -45,39 +51,46 @@ class EpochPlan:
 
     def __init__(
         self,
-        owner: Tensor,
+        owner: Tensor | None,
         num_media: int,
         batch_size: int,
         seed: int,
         *,
-        order: Callable[[int], Indices] | None = None,
+        order: Order | None = None,
+        at_once: int = 65_536,
         pool: CaptionPool | None = None,
         sampling: Sampling | None = None,
     ) -> None:
         """Raises InputError for a batch size or number of media below 1, a seed below 0, or a medium without a caption.
 
         Args:
-            owner: (N,) int64, the medium of each caption, in [0, num_media).
-            order: epoch -> the media in the order of that epoch; None for a uniformly random order.
+            owner: (N,) int64, the medium of each caption, in [0, num_media); None if caption i is the one of medium i.
+            order: the media in the order of an epoch; None for a uniformly random order.
+            at_once: places of an epoch that are drawn at a time.
             pool: the media whose captions may be drawn for each medium; None for its own captions.
             sampling: how often media come and captions are drawn, by weights (N,) of the captions. A medium comes in
                 proportion to the mean of its captions' weights. A caption from `pool` is drawn without weights.
         """
-        _check_at_least(1, batch_size=batch_size, num_media=num_media)
+        _check_at_least(1, batch_size=batch_size, num_media=num_media, at_once=at_once)
         _check_at_least(0, seed=seed)
+        self.batch_size, self.at_once = min(batch_size, num_media), at_once
+        self.num_media, self.seed, self.order, self.pool, self.sampling = num_media, seed, order, pool, sampling
+        num_captions = num_media if owner is None else len(owner)
+        if sampling is not None and len(sampling.weights) != num_captions:
+            raise InputError(f"there are {len(sampling.weights)} weights for {num_captions} captions")
+        self._captions: Indices | None = None
+        if owner is None:
+            self._media_weights = None if sampling is None else sampling.weights
+            return
         owners: Indices = owner.numpy().astype(np.int64)
         if len(owners) and not 0 <= owners.min() <= owners.max() < num_media:
             raise InputError(f"owner must be in [0, {num_media}), not in [{owners.min()}, {owners.max()}]")
-        self.batch_size = min(batch_size, num_media)
-        self.num_media, self.seed, self.order, self.pool, self.sampling = num_media, seed, order, pool, sampling
         self._counts = np.bincount(owners, minlength=num_media)
         if not self._counts.all():
             raise InputError(f"medium {int(np.argmin(self._counts))} has no caption")
         self._captions = np.argsort(owners, kind="stable")
         self._starts = np.cumsum(self._counts) - self._counts
         if sampling is not None:
-            if len(sampling.weights) != len(owners):
-                raise InputError(f"there are {len(sampling.weights)} weights for {len(owners)} captions")
             self._media_weights = np.bincount(owners, sampling.weights, num_media) / self._counts
             self._edges = np.concatenate([[0], np.cumsum(sampling.weights[self._captions])])
 
@@ -86,37 +99,53 @@ class EpochPlan:
         """The number of batches per epoch."""
         return self.num_media // self.batch_size
 
-    def batches(self, epoch: int) -> list[Positions]:
-        """Return every batch of an epoch."""
-        B, sampling = self.batch_size, self.sampling
-        if sampling is not None and not sampling.applies(epoch, self.batches_per_epoch):
-            sampling = None
-        if sampling is None or sampling.cabs is None:
-            drawn = self._pass(epoch, sampling)
+    def batches(self, epoch: int) -> Sequence[Positions]:
+        """Return the batches of an epoch: those within `at_once` places are drawn when one of them is used.
+
+        With `sampling` the whole epoch is drawn now.
+        """
+        B, number = self.batch_size, self.batches_per_epoch
+        together = max(1, self.at_once // B)
+        is_sampled = self.sampling is not None and self.sampling.applies(epoch, number)
+        draw = partial(_columns, self._sampled(epoch)) if is_sampled else _Pass(self, epoch).draw
+
+        @lru_cache(maxsize=2)  # decoding ahead may be in the next one
+        def drawn(start: int) -> Tensor:
+            return torch.from_numpy(draw(start * B, min(start + together, number) * B))
+
+        def batch(at: int) -> Positions:
+            place = at % together
+            return Positions(*drawn(at - place)[:, place * B : (place + 1) * B])
+
+        return LazySequence(batch, range(number))
+
+    def _sampled(self, epoch: int) -> Indices:
+        """Return the positions (4, M) of an epoch whose media are drawn by weight."""
+        M, B, sampling = self.num_media, self.batch_size, self.sampling
+        assert sampling is not None
+        if sampling.cabs is None:
+            drawn = self._by_weight(epoch)
         else:
-            size = super_batch_size(B, sampling.cabs.filter, self.num_media)
+            size = super_batch_size(B, sampling.cabs.filter, M)
             wanted = self.batches_per_epoch * size
-            passes = math.ceil(wanted / self.num_media)
-            parts = [self._pass(at, sampling) for at in range(epoch * passes, (epoch + 1) * passes)]
+            passes = math.ceil(wanted / M)
+            parts = [self._by_weight(at) for at in range(epoch * passes, (epoch + 1) * passes)]
             drawn = np.concatenate(parts, axis=1)[:, :wanted]
             drawn = drawn[:, sampling.cabs.choose(drawn[1], size, B)]
-        positions = torch.from_numpy(drawn)
-        return [Positions(*positions[:, end - B : end]) for end in range(B, self.num_media + 1, B)]
+        drawn[3] = copy_numbers(drawn[0])
+        return drawn
 
-    def _pass(self, number: int, sampling: Sampling | None) -> Indices:
-        """Return the positions (3, M) of M media, pairs and captions shown: one pass through the data."""
-        rng = np.random.default_rng([self.seed, number])
-        media = rng.permutation(self.num_media) if self.order is None else self.order(number)
-        if sampling is not None:
-            counts = draw_counts(self._media_weights, np.random.default_rng([self.seed, number, _SAMPLING]))
-            media = repeated(media, counts)
-        index = self._draw(media, rng, by_weight=sampling is not None)
-        text = index if self.pool is None else self._draw(self.pool.draw(media, rng.random(self.num_media)), rng)
-        return np.stack([media, index, text])
+    def _by_weight(self, number: int) -> Indices:
+        one, M = _Pass(self, number), self.num_media
+        assert self._media_weights is not None
+        counts = draw_counts(self._media_weights, np.random.default_rng([self.seed, number, _SAMPLING]))
+        return one.draw(0, M, repeated(one.media(0, M), counts))
 
-    def _draw(self, media: Indices, rng: np.random.Generator, by_weight: bool = False) -> Indices:
-        """Draw one caption of each medium."""
-        first, counts, uniform = self._starts[media], self._counts[media], rng.random(self.num_media)
+    def caption(self, media: Indices, uniform: npt.NDArray[np.float64], by_weight: bool = False) -> Indices:
+        """Return one caption of each medium (n,), drawn by numbers in [0, 1), (n,)."""
+        if self._captions is None:
+            return media
+        first, counts = self._starts[media], self._counts[media]
         if by_weight:
             low, high = self._edges[first], self._edges[first + counts]
             drawn = np.searchsorted(self._edges, low + uniform * (high - low), side="right") - 1 - first
@@ -127,29 +156,81 @@ class EpochPlan:
         return captions
 
 
-def stream_order(shard_sizes: Sequence[int] | Indices, seed: int, epoch: int, buffer: int) -> Indices:
-    """Return the N positions in a random order that a shuffle buffer of `buffer` samples could produce.
+class _Pass:
+    """One pass through the data, of which any places can be drawn without those before them."""
+
+    def __init__(self, plan: EpochPlan, number: int) -> None:
+        self._plan, self._number = plan, number
+        self._bits = np.random.PCG64([plan.seed, number])
+        self._random = np.random.Generator(self._bits)
+        if plan.order is None:
+            kind = np.int32 if plan.num_media < 2**31 else np.int64
+            self._shuffled = self._random.permutation(np.arange(plan.num_media, dtype=kind))
+        self._state = self._bits.state
+
+    def media(self, start: int, stop: int) -> Indices:
+        """Return the media at the places from start to stop - 1."""
+        if self._plan.order is not None:
+            return self._plan.order(self._number, start, stop)
+        return self._shuffled[start:stop].astype(np.int64)
+
+    def draw(self, start: int, stop: int, sampled: Indices | None = None) -> Indices:
+        """Return the positions (4, n) of these places: media, pairs, captions shown and 0.
+
+        sampled: the media there, drawn by weight, whose captions then are too; None for those of `media`.
+        """
+        plan = self._plan
+        media = self.media(start, stop) if sampled is None else sampled
+
+        def uniform(which: int) -> npt.NDArray[np.float64]:
+            self._bits.state = self._state
+            self._bits.advance(which * plan.num_media + start)  # a number takes one step, and each pass M numbers
+            return self._random.random(stop - start)
+
+        index = plan.caption(media, uniform(0), by_weight=sampled is not None)
+        text = index if plan.pool is None else plan.caption(plan.pool.draw(media, uniform(1)), uniform(2))
+        return np.stack([media, index, text, np.zeros_like(media)])
+
+
+def _columns(whole: Indices, start: int, stop: int) -> Indices:
+    return whole[:, start:stop]
+
+
+def stream_order(
+    shard_sizes: Sequence[int] | Indices, seed: int, epoch: int, buffer: int, start: int = 0, stop: int | None = None
+) -> Indices:
+    """Return places start to stop - 1 of N positions in a random order that a shuffle buffer could produce.
 
     The shards come in random order, each with its samples in file order. Then the sample at place p gets the rank of
     p + buffer * u, u uniform in [0, 1), so it moves by less than `buffer` places, and a reader that follows the shards
-    holds at most `buffer` samples back. With buffer >= N all orders are equally likely.
+    holds at most `buffer` samples back. With buffer >= N all orders are equally likely. Memory is that of the buffer
+    and the places asked for (default: all).
 
     `shard_sizes` are the samples of each shard, whose positions follow those of the shard before it. Every (seed,
     epoch) has another order. Raises InputError for a size, seed or epoch below 0, or a buffer below 1.
 
     >>> stream_order([3, 2, 4], seed=0, epoch=0, buffer=1).tolist()
     [3, 4, 5, 6, 7, 8, 0, 1, 2]
+    >>> stream_order([3, 2, 4], seed=0, epoch=0, buffer=1, start=4, stop=7).tolist()
+    [7, 8, 0]
     """
     sizes = np.asarray(shard_sizes, dtype=np.int64)
     _check_at_least(1, buffer=buffer)
     _check_at_least(0, seed=seed, epoch=epoch, shard_sizes=int(sizes.min(initial=0)))
-    rng = np.random.default_rng([seed, epoch, _STREAM])
-    N = int(sizes.sum())
+    bits = np.random.PCG64([seed, epoch, _STREAM])
+    rng, N = np.random.Generator(bits), int(sizes.sum())
+    stop = N if stop is None else stop
     if buffer >= N:
-        return rng.permutation(N)
+        return rng.permutation(N)[start:stop]
     shards = rng.permutation(len(sizes))
-    in_line = ranges((np.cumsum(sizes) - sizes)[shards], sizes[shards])
-    return in_line[np.argsort(np.arange(N) + buffer * rng.random(N), kind="stable")]
+    # Samples before low come before place start, and those from high on after place stop.
+    low, high = max(0, start - buffer), min(N, stop + buffer)
+    bits.advance(low)
+    time = np.arange(low, high) + buffer * rng.random(high - low)
+    places = low + np.argsort(time, kind="stable")[start - low : stop - low]
+    ends = np.cumsum(sizes[shards])
+    shard = np.searchsorted(ends, places, side="right")
+    return places + (np.cumsum(sizes)[shards] - ends)[shard]
 
 
 def process_slice(batch_size: int, process: int, num_processes: int) -> slice:

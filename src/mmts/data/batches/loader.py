@@ -5,21 +5,23 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
 from mmts.console import errors
 from mmts.data.batches.epoch_plan import EpochPlan, Positions, process_slice
 from mmts.data.batches.positives import on_device, positives
-from mmts.data.batches.sampling import copy_numbers
 from mmts.data.graded import Graded
 from mmts.data.media.image import Augmentation
 from mmts.data.media.load import load_medium
 from mmts.data.media.video import FrameSampling
+from mmts.data.pair_table import LazySequence
 from mmts.data.records import Medium, Split
 from mmts.errors import DataError, InputError, WorkersLost
 
@@ -138,15 +140,11 @@ def make_loader(
     if not 0 <= first_batch <= plan.batches_per_epoch:
         raise InputError(f"first_batch must be in [0, {plan.batches_per_epoch}], not {first_batch}")
     queries = process_slice(plan.batch_size, *process)
-    batches = plan.batches(epoch)
-    media = torch.cat([batch.media for batch in batches])
-    places = torch.stack([media, torch.from_numpy(copy_numbers(media.numpy()))], dim=1)
-    places = places.reshape(-1, plan.batch_size, 2)[first_batch:]
-    batches = batches[first_batch:]
+    batches = plan.batches(epoch)[first_batch:]
     graded = split.graded if with_relevance else None
 
     def load() -> Iterator[Batch]:
-        media_sides = _media_sides([place[queries] for place in places], media_source, epoch, workers)
+        media_sides = _media_sides(batches, queries, media_source, epoch, workers)
         for batch, media in zip(batches, media_sides, strict=True):
             text = text_source(batch.text[queries].tolist())
             extra = positives(split, batch.media, batch.text)
@@ -164,18 +162,24 @@ def _relevance(graded: Graded, split: Split, batch: Positions, queries: slice) -
     return torch.stack([of_media, torch.from_numpy(graded.between(media, owners[queries])).float().T])
 
 
-def _media_sides(batches: list[Tensor], source: MediaSource, epoch: int, workers: int) -> Iterator[Tensor]:
-    """Yield the decoded media of each batch; with workers they are decoded ahead, a few at a time.
-
-    A batch is (Q, 2): the position of each medium, and how often it came before in the epoch.
-    """
+def _media_sides(
+    batches: Sequence[Positions], queries: slice, source: MediaSource, epoch: int, workers: int
+) -> Iterator[Tensor]:
+    """Yield the decoded media of the queries of each batch; with workers they are decoded ahead, a few at a time."""
     if workers == 0 or not batches:
-        yield from (source(batch[:, 0].tolist(), epoch, batch[:, 1].tolist()) for batch in batches)
+        yield from (source(batch.media[queries].tolist(), epoch, batch.copy[queries].tolist()) for batch in batches)
         return
-    pieces = [[piece.tolist() for piece in torch.split(batch, _AT_ONCE)] for batch in batches]
-    decoded = _decode_ahead([piece for batch in pieces for piece in batch], partial(_decode, source, epoch), workers)
-    for batch in pieces:
-        yield torch.cat([next(decoded) for _ in batch])
+    parts = range(queries.start, queries.stop, _AT_ONCE)
+
+    def piece(number: int) -> list[list[int]]:
+        batch, start = batches[number // len(parts)], parts[number % len(parts)]
+        part = slice(start, min(start + _AT_ONCE, queries.stop))
+        return torch.stack([batch.media[part], batch.copy[part]], dim=1).tolist()
+
+    pieces = LazySequence(piece, range(len(batches) * len(parts)))
+    decoded = _decode_ahead(pieces, partial(_decode, source, epoch), workers)
+    for _ in batches:
+        yield torch.cat([next(decoded) for _ in parts])
 
 
 def _decode(source: MediaSource, epoch: int, places: list[list[int]]) -> Tensor | DataError:
@@ -185,7 +189,7 @@ def _decode(source: MediaSource, epoch: int, places: list[list[int]]) -> Tensor 
         return error
 
 
-def _decode_ahead(pieces: list[list[list[int]]], decode: _Decode, workers: int) -> Iterator[Tensor]:
+def _decode_ahead(pieces: Sequence[list[list[int]]], decode: _Decode, workers: int) -> Iterator[Tensor]:
     """Yield the media of every piece, decoded in other processes; if one is killed, all are restarted.
 
     Pixels depend on their seed and their place in the epoch alone, so the second try gives the same. Raises WorkersLost
@@ -215,14 +219,22 @@ def _decode_ahead(pieces: list[list[list[int]]], decode: _Decode, workers: int) 
             done += 1
 
 
-def _start_processes(pieces: list[list[list[int]]], decode: _Decode, workers: int) -> Iterator[Tensor | DataError]:
+class _Same(TorchDataset[Any]):
+    """A data set whose items are the pieces that the sampler gives."""
+
+    def __getitem__(self, piece: list[list[int]]) -> list[list[int]]:
+        return piece
+
+
+def _start_processes(pieces: Sequence[list[list[int]]], decode: _Decode, workers: int) -> Iterator[Tensor | DataError]:
     """Start processes that decode ahead; a killed one is noticed only when its media are needed.
 
     torch's handler of SIGCHLD would raise in the main thread at any point, even inside an optimizer step, so it is
     removed again.
     """
     loader: DataLoader[Tensor | DataError] = DataLoader(
-        pieces,  # type: ignore[arg-type]
+        _Same(),
+        sampler=pieces,  # drawn here, a few ahead of the processes
         batch_size=None,
         num_workers=min(workers, len(pieces)),
         collate_fn=decode,

@@ -25,14 +25,17 @@ def positives(split: Split, media_index: Tensor, text_index: Tensor) -> Tensor |
     >>> positives(split, torch.tensor([0, 1]), torch.tensor([0, 2])).to_dense().tolist()
     [[True, True], [True, True]]
     """
-    text, first = split.text.numpy(), split.first.numpy()
     media = media_index.numpy()
-    drawn = text[text_index.numpy()]
+    rows, own = np.arange(len(media)), media
+    drawn = split.text_numbers(text_index.numpy())
     # Every caption of every medium in the batch and the caption drawn for it, by batch row ...
-    after = np.minimum(media + 1, len(first) - 1)
-    counts = np.where(media + 1 < len(first), first[after], split.num_captions) - first[media]
-    row = np.concatenate([np.repeat(np.arange(len(media)), counts), np.arange(len(media))])
-    number = np.concatenate([text[ranges(first[media], counts)], drawn])
+    if split.num_captions > split.num_media:
+        first = split.first.numpy()
+        after = np.minimum(media + 1, len(first) - 1)
+        counts = np.where(media + 1 < len(first), first[after], split.num_captions) - first[media]
+        rows, own = np.repeat(rows, counts), ranges(first[media], counts)
+    row = np.concatenate([rows, np.arange(len(media))])
+    number = np.concatenate([split.text_numbers(own), drawn])
     # ... joined with the drawn captions on equal text.
     return equal_pairs(row, number, drawn)
 

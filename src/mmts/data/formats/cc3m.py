@@ -15,7 +15,8 @@ import numpy.typing as npt
 from mmts.console import progress_bar
 from mmts.data.formats.collect import read_lines, reading
 from mmts.data.formats.pair_index import Pair, Piece, index_piece, read_indexed
-from mmts.data.formats.shards import read_shards, tars_in
+from mmts.data.formats.parts import files_in
+from mmts.data.formats.shards import read_shards
 from mmts.data.media.reading import threads
 from mmts.data.media.suffixes import IMAGE_SUFFIXES
 from mmts.data.records import Dataset
@@ -105,7 +106,7 @@ def read_cc3m(path: str | Path) -> Dataset:
         if not root.is_dir():
             names = " and ".join(part.tsv for part in PARTS)
             raise DataError(f"{root} is not a folder; CC3M is the folder that holds {names} and the images")
-        if tars_in(root):
+        if files_in(root, ".tar"):
             dataset = read_shards(root)
             beside = " and ".join(part.tsv for part in parts)
             note = [f"the shards in it are read, and not {beside} with the images"] if beside else []

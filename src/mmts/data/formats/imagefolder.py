@@ -1,12 +1,12 @@
 """Hugging Face imagefolder: images beside metadata.jsonl or metadata.csv, at the root or in one folder per split."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePath
 
 from mmts.data.formats.captions_jsonl import caption_texts, label_value, scalar_text
 from mmts.data.formats.collect import Collector, split_folders
-from mmts.data.formats.json_file import json_lines
+from mmts.data.formats.json_file import Record, json_lines
 from mmts.data.formats.table import USUAL_COLUMNS, Row, advice, find_column, has_usual_column, table_rows
 from mmts.data.records import SPLITS, Dataset, Label, split_name
 from mmts.errors import DataError, listed
@@ -99,14 +99,19 @@ def _label(value: object) -> Label | None:
 def _rows(file: Path, columns: Mapping[str, str] | None, notes: list[str]) -> Iterator[Row]:
     if file.suffix == ".csv":
         yield from table_rows(file, columns, notes)
-        return
+    else:
+        yield from record_rows(json_lines(file), columns, notes)
+
+
+def record_rows(records: Iterable[Record], columns: Mapping[str, str] | None, notes: list[str]) -> Iterator[Row]:
+    """Yield the rows of records with the columns of a table; `columns` and `notes` as in `table_rows`."""
 
     @lru_cache(maxsize=64)  # most rows have the same fields
     def chosen(fields: tuple[str, ...]) -> tuple[str, str]:
         path, caption = (fields[find_column(list(fields), role, columns, notes)] for role in USUAL_COLUMNS)
         return path, caption
 
-    for record in json_lines(file):
+    for record in records:
         fields = record.fields
         try:
             path_name, caption_name = chosen(tuple(fields))

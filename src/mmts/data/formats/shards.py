@@ -6,33 +6,27 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from glob import glob
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
-from braceexpand import braceexpand
-
 from mmts.console import progress_bar
-from mmts.data.formats.collect import clean_text, compression, notes_on_names, reading, split_folders
+from mmts.data.formats.collect import clean_text, compression, reading
 from mmts.data.formats.pair_index import NO_CAPTION, Pair, Piece, index_piece, read_indexed
+from mmts.data.formats.parts import FilePart, find_files
 from mmts.data.media.reading import threads
 from mmts.data.media.suffixes import IMAGE_SUFFIXES, why_not_read
-from mmts.data.records import SPLITS, Dataset, split_name
-from mmts.errors import DataError, listed, quoted
+from mmts.data.records import Dataset
+from mmts.errors import DataError, quoted
 from mmts.files import cache_root, content_hash
 
 _IMAGES = tuple(suffix[1:] for suffix in IMAGE_SUFFIXES)
-_MAX_SHARDS = 100_000
 _MAX_TEXT = 1 << 24  # bytes of a caption or .json file
 _BLOCK = 512
 _LINKED = "with a link in place of a file (symbolic, or to a file that is not before it in its tar)"
 _DOTTED = "whose file name has a second dot (webdataset ends the key at the first)"
 _Place = tuple[int, int] | None  # offset and length of a file in a tar; None for a link without a target there
-_RANGE = re.compile(r"{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?}")
 _KEY = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
-_WORD = re.compile(r"[A-Za-z]+")
-_Shard = tuple[Path, str | None]  # a tar, and the split that its folder or name says
 
 
 def read_shards(path: str | Path) -> Dataset:
@@ -47,104 +41,13 @@ def read_shards(path: str | Path) -> Dataset:
     """
     pattern = Path(os.path.abspath(Path(path).expanduser()))
     with reading(pattern):
-        by_folder = _find(pattern)
-        shards = _with_splits(by_folder, pattern)
+        shards, notes = find_files(pattern, ".tar")
         root = Path(os.path.commonpath([path.parent for path, _ in shards]))
         cache = cache_root() / "shards"
         names = [f"{path}\0{_content_key(path)}\0{split}" for path, split in shards]
-        notes = [*_notes_on_folders(pattern, by_folder), *_failed_downloads(shards)]
+        notes += _failed_downloads(shards)
         folder = cache / f"all-{content_hash(*names)}"
         return read_indexed(pattern, root, folder, lambda: ({}, _pieces(cache, shards)), notes=notes)
-
-
-def tars_in(folder: Path) -> list[Path]:
-    """Return the .tar files of a folder and of its folders that are named like a split."""
-    return [tar for part in [folder, *split_folders(folder)] for tar in _tars(part)]
-
-
-def _find(pattern: Path) -> list[_Shard]:
-    """Return the shards with the split of their folder."""
-    if pattern.is_file():
-        return [(pattern, None)]
-    if pattern.is_dir():
-        here: list[_Shard] = [(tar, None) for tar in _tars(pattern)]
-        inside: list[_Shard] = [(tar, split_name(part.name)) for part in split_folders(pattern) for tar in _tars(part)]
-        if here and inside:
-            name = inside[0][0].parent.name
-            raise DataError(f"{pattern} holds shards itself and in the folder {name}; keep them in one place")
-        if not here and not inside:
-            raise DataError(f"{pattern}: no .tar files in it, nor in folders named train, val and test")
-        return here or inside
-    names = _expanded(pattern)
-    matches = [sorted(filter(os.path.isfile, glob(name))) for name in names]
-    missing = [name for name, match in zip(names, matches, strict=True) if not match]
-    if missing and len(names) > 1:
-        raise DataError(f"{pattern}: {len(missing):,} of the {len(names):,} shards are missing, first {missing[0]}")
-    if missing:
-        raise DataError(f"{pattern}: there is no such shard")
-    paths = [Path(path) for match in matches for path in match]
-    repeated, count = Counter(paths).most_common(1)[0]
-    if count > 1:
-        raise DataError(f"{pattern} names the shard {repeated} {'twice' if count == 2 else f'{count:,} times'}")
-    # The names of several folders distinguish the splits; the name of a single folder does not.
-    folders = list(dict.fromkeys(path.parent for path in paths))
-    splits = dict(zip(folders, _splits_in_names([folder.name for folder in folders]), strict=True))
-    return [(path, splits[path.parent] if len(folders) > 1 else None) for path in paths]
-
-
-def _expanded(pattern: Path) -> list[str]:
-    """Return the names that a pattern with braces stands for."""
-    ranges = ((int(first), int(last), int(step or 1)) for first, last, step in _RANGE.findall(str(pattern)))
-    # braceexpand makes a list of each range, so their lengths are checked first.
-    is_short = all(abs(last - first) < _MAX_SHARDS * max(step, 1) for first, last, step in ranges)
-    try:
-        names = list(islice(braceexpand(str(pattern)), _MAX_SHARDS + 1)) if is_short else []
-    except (ValueError, RecursionError):
-        raise DataError(f'{pattern}: a brace is not closed; write shards like "shards/{{00000..00331}}.tar"') from None
-    if not 0 < len(names) <= _MAX_SHARDS:
-        raise DataError(f"{pattern} names more than {_MAX_SHARDS:,} shards")
-    return names
-
-
-def _tars(folder: Path) -> list[Path]:
-    return sorted(tar for tar in folder.glob("*.tar") if tar.is_file() and not tar.name.startswith("."))
-
-
-def _with_splits(shards: Sequence[_Shard], pattern: Path) -> list[_Shard]:
-    """Give every shard the split of its folder or else of its name; either all of them have one or none has."""
-    in_names = _splits_in_names([path.stem for path, _ in shards])
-    result = [(path, split or name) for (path, split), name in zip(shards, in_names, strict=True)]
-    bare = [path.name for path, split in result if split is None]
-    if 0 < len(bare) < len(result):
-        name, split = next((path.name, split) for path, split in result if split is not None)
-        raise DataError(
-            f"{pattern}: {name} is named as part of {split}, and {bare[0]} has no split in its name; name the split of "
-            "all shards or of none"
-        )
-    return result
-
-
-def _splits_in_names(names: Sequence[str]) -> list[str | None]:
-    """Return the split that a word in each name says.
-
-    >>> _splits_in_names(["my-test-set-train-0", "my-test-set-validation-0"]), _splits_in_names(["latest-3"])
-    (['train', 'val'], [None])
-    """
-    splits = [{split for word in _WORD.findall(name) if (split := split_name(word)) in SPLITS} for name in names]
-    common = set.intersection(*splits)
-    distinct = [split if len(split) == 1 else split - common for split in splits]
-    return [split.pop() if len(split) == 1 else None for split in distinct]
-
-
-def _notes_on_folders(pattern: Path, shards: Sequence[_Shard]) -> list[str]:
-    names = {name: dict.fromkeys(path.parent.name for path, split in shards if split == name) for name in SPLITS}
-    notes = notes_on_names(names)
-    if any(names.values()) and pattern.is_dir():
-        read = {path.parent for path, _ in shards}
-        others = [item.name for item in sorted(pattern.iterdir()) if item.is_dir() and item not in read and _tars(item)]
-        if others:
-            notes.append(f"left out the shards in {listed(others)}, as the folders are not named like a split")
-    return notes
 
 
 def _content_key(shard: Path) -> str:
@@ -152,7 +55,7 @@ def _content_key(shard: Path) -> str:
     return content_hash(str(shard), str(state.st_size), str(state.st_mtime_ns), *_IMAGES)
 
 
-def _pieces(cache: Path, shards: Sequence[_Shard]) -> Iterator[Piece]:
+def _pieces(cache: Path, shards: Sequence[FilePart]) -> Iterator[Piece]:
     with threads() as pool, progress_bar("indexing shards", len(shards), "shards") as bar:
         for path, split in shards:
             with reading(path):
@@ -266,7 +169,7 @@ def _check_end(start: int, end: int, size: int) -> None:
         raise tarfile.ReadError(f"the file there does not end within the tar's {size:,} bytes")
 
 
-def _failed_downloads(shards: Sequence[_Shard]) -> list[str]:
+def _failed_downloads(shards: Sequence[FilePart]) -> list[str]:
     """Return a note on the failed downloads, which img2dataset counts in the NAME_stats.json beside each NAME.tar."""
     total: Counter[str] = Counter()
     for path, _ in shards:

@@ -156,19 +156,30 @@ def test_what_cannot_be_shared_out_is_named(begun: tuple[Path, list[dict[str, An
     assert "scale is a number without a dimension" in number
 
 
-def test_a_stopped_run_goes_on_with_any_number_of_processes(begun: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_a_stopped_run_goes_on(begun: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, told = begun
     assert [each["stopped"]["saved"] for each in told] == [4, 4]
     wanted = told[0]["whole"]["weights"]
     assert all(torch.equal(value, each["resumed"]["weights"][key]) for each in told for key, value in wanted.items())
     assert (folder / "two" / "log.jsonl").read_text() == (folder / "whole" / "log.jsonl").read_text()
     assert {each.name for each in (folder / "two" / "checkpoints").glob("step-*")} == {"step-12", "step-16"}
+    check_end(fit(folder / "one", resume=True, shard=False), wanted)
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_with_more_processes(begun: tuple[Path, list[dict[str, Any]]]) -> None:
+    """Sharded or whole before, sharded after."""
+    folder, told = begun
     assert fit(folder / "single", stops=True, shard=False)["saved"] == 4
-    ends = [end for each in together(4, go_on, folder) for end in each.values()]
-    for end in (fit(folder / "one", resume=True, shard=False), *ends):
-        assert end["error"] is None, end
-        for key, value in wanted.items():
-            torch.testing.assert_close(end["weights"][key], value, rtol=0, atol=1e-6)
+    for ends in together(4, go_on, folder):
+        for end in ends.values():
+            check_end(end, told[0]["whole"]["weights"])
+
+
+def check_end(end: dict[str, Any], wanted: dict[str, torch.Tensor]) -> None:
+    assert end["error"] is None, end
+    for key, value in wanted.items():
+        torch.testing.assert_close(end["weights"][key], value, rtol=0, atol=1e-6)
 
 
 def test_damaged_shards_are_named_before_they_are_read(begun: tuple[Path, list[dict[str, Any]]]) -> None:

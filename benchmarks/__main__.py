@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import (
+    cluster,
     clustering,
     decoding,
     graded_metrics,
@@ -31,7 +32,10 @@ process needs in addition to its inputs.
 
 """
 
-PARTS = (losses, ranking, graded_metrics, images, decoding, towers, training, micro_batch, clustering, scale, start_up)
+PARTS = (
+    losses, ranking, graded_metrics, images, decoding, towers, training, micro_batch, clustering, scale, start_up,
+    cluster,
+)  # fmt: skip
 
 
 def main(large: bool) -> None:

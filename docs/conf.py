@@ -58,6 +58,7 @@ CONTENTS = {
             "In your own loop <plug-in>",
             "Following runs <tracking>",
             "scaling",
+            "Ray and Slurm <cluster>",
             "What can go wrong <robustness>",
             "Versions and systems <support>",
         ],

@@ -98,6 +98,7 @@ def test_the_flags_are_those_that_are_documented() -> None:
             "--side",
             "--out",
             "--part",
+            "--ray",
             "--rows",
             "--split",
             "--columns",
@@ -117,7 +118,7 @@ def test_the_flags_are_those_that_are_documented() -> None:
             "--seed",
             "--quiet",
         },
-        "concepts": {"--num-concepts", "--out", "--part", "--column", "--encoder", "--seed", "--quiet"},
+        "concepts": {"--num-concepts", "--out", "--part", "--ray", "--column", "--encoder", "--seed", "--quiet"},
         "train": {"--data", "--columns", "--out", "--set", "--resume", "--tiny", "--quiet", "--json"},
         "evaluate": {
             "--data",
@@ -142,7 +143,7 @@ def test_the_flags_are_those_that_are_documented() -> None:
         "runs": {"--watch", "--json"},
         "recipes": {"--policies", "--json"},
         "prepare": {"--root", "--label", "--imbalance", "--classes", "--total", "--out", "--quiet"},
-        "sweep": {"--data", "--out", "--set", "--jobs", "--part", "--collect", "--quiet"},
+        "sweep": {"--data", "--out", "--set", "--jobs", "--part", "--ray", "--collect", "--quiet"},
         "doctor": {"--json"},
         "index": {"--out", "--checkpoint", "--trust-code", "--quiet"},
         "search": {
@@ -300,16 +301,16 @@ def test_without_a_recipe_mmts_picks_one_and_says_why(
     assert Path("runs/catalogue/metrics.json").is_file()
 
 
-def test_only_training_can_be_started_by_a_launcher(
+def test_commands_of_one_process_refuse_a_launcher(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "0")
-    assert mmts(monkeypatch, "evaluate", "a") == 2
-    assert "mmts evaluate runs in one process, but a launcher started 4" in capsys.readouterr().err
+    assert mmts(monkeypatch, "analyze", "a") == 2
+    assert "mmts analyze runs in one process, but a launcher started 4" in capsys.readouterr().err
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(errors, "quiet", False)
-    assert mmts(monkeypatch, "evaluate", "a") == 2
+    assert mmts(monkeypatch, "analyze", "a") == 2
     assert capsys.readouterr().err == ""  # said once
 
 

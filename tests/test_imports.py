@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "objectives": {"losses", "policies", "schedules"},
     "drop_in": {"losses", "schedules"},
     "data": set(),
-    "models": {"data", "losses"},  # images are read in data; unit vectors are made in losses
+    "models": {"data", "distributed", "losses"},  # images are read in data; unit vectors are made in losses
     "distributed": {"data", "losses", "objectives"},
 }
 # The names of pretrained encoders are resolved where they are used, by one import inside a function.

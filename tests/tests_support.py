@@ -108,3 +108,17 @@ def draw_clips(folder: Path, layout: str) -> Path:
             for number, pixels in enumerate(_film(actions), 1):
                 write_image(folder / video[:3] / "rgb_frames" / video / f"frame_{number:010d}.jpg", pixels)
     return folder
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def command_of(pid: int) -> str:
+    """Return a process's command; empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()  # empty if it has ended and nobody has waited for it
+    except OSError:
+        return ""

@@ -57,6 +57,7 @@ _HELP_CONCEPTS = "Concepts of a pretrained model's data: a file, or a label (def
 _HELP_INTERPOLATE = "Judge (1 - a) start + a tuned weights for these a, such as 0,0.1,...,1."
 _HELP_ALSO = "With --interpolate: other data to judge on, too; repeatable."
 _HELP_TOTAL = "With cut: training media (default: as many as there can be)."
+_HELP_RAY = "Divide the work among a Ray cluster (docs/cluster.md)."
 _HELP_JOBS = "Runs at a time, one process and thread each (default: all cores)."
 DataPath = Annotated[Path | None, typer.Option("--data", help=_HELP_DATA)]
 Columns = Annotated[str | None, typer.Option(metavar="media=NAME,caption=NAME", help=_HELP_COLUMNS)]
@@ -66,6 +67,7 @@ Runs = Annotated[list[Path], typer.Argument(help="Run directories, or files in R
 Names = Annotated[str | None, typer.Option(metavar="A,B", help="Names of the rules (default: their folders' names).")]
 Checkpoint = Annotated[str, typer.Option(help="best, last or interpolated.")]
 IndexFolder = Annotated[Path | None, typer.Option(help="Folder of the index (default: RUN/index).")]
+Ray = Annotated[str | None, typer.Option("--ray", metavar="auto|local|ray://HOST:PORT", help=_HELP_RAY)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_be_quiet, help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", callback=_be_quiet, help="Print only JSON.")]
 TrustCode = Annotated[bool, typer.Option("--trust-code", callback=_trust_code, help=_HELP_TRUST)]
@@ -73,6 +75,10 @@ TrustCode = Annotated[bool, typer.Option("--trust-code", callback=_trust_code, h
 
 def _split_names(names: str | None) -> list[str] | None:
     return None if names is None else [name.strip() for name in names.split(",")]
+
+
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 @app.callback(invoke_without_command=True)
@@ -85,8 +91,8 @@ def _options(
         raise typer.Exit
     if command is None:
         console.print(context.get_help())
-    elif command != "train" and processes > 1:  # they would all write the same files
-        errors.quiet = os.environ.get("RANK", "0") != "0"
+    elif command not in ("train", "evaluate", "index") and processes > 1:  # they would all write the same files
+        errors.quiet = not _is_main()
         raise RunError(f"mmts {command} runs in one process, but a launcher started {processes}; run it without one")
 
 
@@ -171,7 +177,7 @@ def train(
     chosen = chosen.with_data(data, chosen_columns)
     out = out or Path("runs") / chosen.folder_name
     metrics = train_run(chosen, out, resume=resume)
-    if os.environ.get("RANK", "0") == "0":
+    if _is_main():
         console.print(*closing_lines(out), sep="\n")
         if as_json:
             print_json(metrics)
@@ -231,7 +237,7 @@ def evaluate(
         if any(others):
             raise RunError("--interpolate judges on val and on --also DATA; besides, it takes only --checkpoint")
         curve = interpolate_run(Path(model), parse_shares(interpolate), also or (), checkpoint)
-        if as_json:
+        if as_json and _is_main():
             print_json(curve)
         return
     if also:
@@ -252,7 +258,7 @@ def evaluate(
             model, data, out, split, concepts=concepts, embeddings_file=save_embeddings, columns=names,
             settings=settings or (), **judged,
         )  # fmt: skip
-    if as_json:
+    if as_json and _is_main():
         print_json(metrics)
 
 
@@ -352,13 +358,14 @@ def sweep(
     settings: Settings = None,
     jobs: Annotated[int | None, typer.Option(min=1, help=_HELP_JOBS)] = None,
     part: Annotated[str | None, typer.Option(metavar="I/N", help="Make the I-th of N shares of the runs.")] = None,
+    ray: Ray = None,
     collect: Annotated[bool, typer.Option("--collect", help="Only write the leaderboard of finished runs.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Tune variants on val with equal trials; evaluate on test."""
     from mmts.sweep import run_sweep
 
-    run_sweep(file, data, out or Path("runs") / file.stem, jobs, settings or [], part=part, collect=collect)
+    run_sweep(file, data, out or Path("runs") / file.stem, jobs, settings or [], part=part, ray=ray, collect=collect)
 
 
 @app.command()
@@ -379,6 +386,7 @@ def embed(
     side: Annotated[str, typer.Option(metavar="text|media", help="What to embed.")] = "text",
     out: Annotated[Path | None, typer.Option(help="Folder of the parts.")] = None,
     part: Annotated[str | None, typer.Option(metavar="I/N", help="Compute the I-th of N shares of the parts.")] = None,
+    ray: Ray = None,
     rows: Annotated[int, typer.Option(min=1, help="Rows per part.")] = 16_384,
     split: Annotated[str | None, typer.Option(help="Use only this split (default: all samples).")] = None,
     columns: Columns = None,
@@ -396,7 +404,7 @@ def embed(
     if path is None or model is None or out is None:
         raise RecipeError("DATA, --model and --out must be given: mmts embed DATA --model MODEL --out DIR")
     names = parse_columns(columns)
-    parts.embed(path, model, side, out, part=part, split_name=split, columns=names, rows_per_part=rows)
+    parts.embed(path, model, side, out, part=part, ray=ray, split_name=split, columns=names, rows_per_part=rows)
 
 
 @app.command()
@@ -407,6 +415,7 @@ def concepts(
     num_concepts: Annotated[int, typer.Option(min=2, help="Number of clusters.")],
     out: Annotated[Path, typer.Option(help="File for the concepts, .npz.")],
     part: Annotated[str | None, typer.Option(metavar="I/N", help="Assign the I-th of N shares of the rows.")] = None,
+    ray: Ray = None,
     column: Annotated[str, typer.Option(help="Column of embeddings in parquet.")] = "embedding",
     encoder: Annotated[str | None, typer.Option(help="The model that made the embeddings.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the clustering.")] = 0,
@@ -415,7 +424,7 @@ def concepts(
     """Cluster stored embeddings of captions into concepts."""
     from mmts.cluster.concepts import cluster
 
-    cluster(path, num_concepts, out, part=part, column=column, encoder=encoder, seed=seed)
+    cluster(path, num_concepts, out, part=part, ray=ray, column=column, encoder=encoder, seed=seed)
 
 
 @app.command()

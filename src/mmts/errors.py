@@ -53,6 +53,9 @@ class Interrupted(MmtsError):
         super().__init__(message)
         self.signal_number = signal_number
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.signal_number)
+
 
 def check_one_of(name: str, value: object, choices: Iterable[str]) -> None:
     """Raise InputError, naming the argument, unless its value is one of the choices."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from small_sweep import ONLY_FIXED, rows, write_sweep
-from tests_support import draw_shapes
+from tests_support import children, command_of, draw_shapes
 
 from mmts.errors import DataError, Interrupted, RecipeError, RunError
 from mmts.evaluation.run import evaluate
@@ -180,25 +180,13 @@ def test_a_stop_leaves_no_process_behind(shapes: Path, tmp_path: Path, number: i
         while len(list(out.rglob("last.pt"))) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        workers = [pid for pid in children(process.pid) if "spawn_main" in command_of(pid)]
+        workers = [pid for pid in children(process.pid) if "LokyProcess" in command_of(pid)]
         assert len(workers) == 2
         process.send_signal(number)
         message = process.communicate()[1]
     if number != signal.SIGKILL:
         assert process.returncode == 128 + number
         assert message == "mmts: stopped; run the same command again to continue\n"
-    while any("spawn_main" in command_of(pid) for pid in workers):
+    while any("LokyProcess" in command_of(pid) for pid in workers):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-
-
-def children(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
-
-
-def command_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()  # empty if it has ended and nobody has waited for it
-    except OSError:
-        return ""

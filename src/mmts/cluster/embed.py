@@ -5,8 +5,10 @@ metadata/metadata_00000.parquet.
 """
 
 from collections import Counter
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmts.cluster.on_ray import connected, run_tasks
 from mmts.cluster.parts import parse_part
 from mmts.console import console, progress_bar
 from mmts.data.media.checks import content_name
@@ -22,6 +25,7 @@ from mmts.data.media.reading import tell_warnings
 from mmts.data.records import Split
 from mmts.errors import DataError, RunError, check_one_of, counted, few
 from mmts.files import atomic_write, content_hash, locked, read_json, write_json
+from mmts.recipe.recipe import whole_start
 from mmts.recipe.sections import Columns, Data
 from mmts.training.encoder import Encoder, open_encoder
 from mmts.training.splits import open_data, resolved
@@ -29,6 +33,7 @@ from mmts.training.splits import open_data, resolved
 FOLDERS = {"text": "text_emb", "media": "img_emb"}
 ABOUT = "embeddings.json"
 _HASH = b"npy_hash"  # in the metadata of a parquet file: the hash of the .npy beside it
+_SHARES = 8  # of the parts per Ray worker, so that a fast one takes more of them
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,17 @@ class _Job:
     split: Split
     side: str  # text or media
 
+    @classmethod
+    def open(cls, data: Path, model: str, side: str, split_name: str | None, columns: Columns | None) -> "_Job":
+        """Open what `embed` is given."""
+        dataset = open_data(Data(columns=columns or Columns()), data)
+        split = dataset.whole() if split_name is None else dataset.split(split_name)
+        return cls(open_encoder(model, split.media), split, side)
+
+    @cached_property
+    def width(self) -> int:
+        return int(self.encoder.text(["width"]).shape[1])
+
     @property
     def num_rows(self) -> int:
         return self.split.num_captions if self.side == "text" else self.split.num_media
@@ -112,13 +128,13 @@ class _Job:
             return [medium.id for medium in self.split.media]
         return [f"{medium.id}#{number}" for medium in self.split.media for number in range(len(medium.captions))]
 
-    @property
+    @cached_property
     def contents(self) -> str:
         """A hash of what the rows are made from: ids, captions, and the paths of media."""
         own = self.split.captions if self.side == "text" else [medium.place for medium in self.split.media]
         return content_hash(*self.ids, *own)
 
-    def compute(self, rows: range, width: int) -> tuple[npt.NDArray[np.float16], pa.Table]:
+    def compute(self, rows: range) -> tuple[npt.NDArray[np.float16], pa.Table]:
         """Return the embeddings of rows, zeros for a medium that cannot be read, and their ids, captions and hashes."""
         part = slice(rows.start, rows.stop)
         columns: dict[str, Any] = {"id": pa.array(self.ids[part], pa.string())}
@@ -128,12 +144,18 @@ class _Job:
             columns |= {"caption": captions, "content": [content_hash(caption) for caption in captions]}
         else:
             media = self.split.media[part]
-            computed = self.encoder.media_or_zeros(media, width)
+            computed = self.encoder.media_or_zeros(media, self.width)
             names: list[str | None] = [None] * len(media)
             for at in np.flatnonzero(computed.any(axis=1)).tolist():
                 names[at] = content_name(media[at])
             columns["content"] = pa.array(names, pa.string())
         return computed.astype(np.float16), pa.table(columns)
+
+    def write(self, folder: EmbeddingsFolder, part: int) -> tuple[int, int]:
+        """Compute and write a part; return its number of rows, and how many of them could not be read."""
+        rows, table = self.compute(folder.rows(part))
+        folder.write(part, rows, table)
+        return len(rows), table["content"].null_count
 
 
 def embed(
@@ -143,6 +165,7 @@ def embed(
     out: Path,
     *,
     part: str | None = None,
+    ray: str | None = None,
     split_name: str | None = None,
     columns: Columns | None = None,
     rows_per_part: int = 16_384,
@@ -156,31 +179,28 @@ def embed(
     model: a run, or a pretrained model (docs/pretrained.md).
     side: "text" or "media".
     part: `I/N`, the I-th of N processes.
+    ray: the address of a Ray cluster (see `connected`) that computes the parts; its nodes must see the data and `out`.
     split_name: None is all splits.
 
     Raises RunError if the folder holds embeddings of other data or by another model.
     """
     check_one_of("--side", side, FOLDERS)
-    number, count = parse_part(part)
-    dataset = open_data(Data(columns=columns or Columns()), data)
-    split = dataset.whole() if split_name is None else dataset.split(split_name)
-    encoder = open_encoder(model, split.media)
-    job = _Job(encoder, split, side)
-    width = encoder.text(["width"]).shape[1]
-    folder = _begin(job, out, width, rows_per_part, {"model": model, "data": str(resolved(data)), "split": split_name})
+    number, count = parse_part(part, ray)
+    source = resolved(data), whole_start(model), side, split_name, columns
+    job = _Job.open(*source)
+    folder = _begin(job, out, rows_per_part, {"model": model, "data": str(source[0]), "split": split_name})
     mine = range(folder.num_parts)[number - 1 :: count]  # every count-th, so that all processes end together
-    kinds = "captions" if side == "text" else f"{encoder.kind}s"
+    kinds = "captions" if side == "text" else f"{job.encoder.kind}s"
     share = "" if count == 1 else f"{len(mine)} of "
     parts = f"{share}{counted(folder.num_parts, 'part')}"
     console.print(f"embedding {counted(folder.num_rows, kinds[:-1])} by {model}: {parts}")
     missing, unreadable = [part for part in mine if not _is_whole(folder, part)], 0
     total, left = (sum(len(folder.rows(part)) for part in parts) for parts in (mine, missing))
-    with progress_bar(f"embedding {kinds}", total, kinds, total - left) as bar:
-        for part_number in missing:
-            rows, table = job.compute(folder.rows(part_number), width)
-            unreadable += table["content"].null_count
-            folder.write(part_number, rows, table)
-            bar.advance(len(rows))
+    written = (job.write(folder, part) for part in missing) if ray is None else _on_ray(ray, source, folder, missing)
+    with progress_bar(f"embedding {kinds}", total, kinds, total - left) as bar, closing(written):
+        for num_rows, num_unreadable in written:
+            unreadable += num_unreadable
+            bar.advance(num_rows)
     tell_warnings()
     if unreadable:
         media = counted(unreadable, "medium", "media")
@@ -202,13 +222,41 @@ def _is_whole(folder: EmbeddingsFolder, part: int) -> bool:
     return True
 
 
-def _begin(job: _Job, out: Path, width: int, rows_per_part: int, names: dict[str, Any]) -> EmbeddingsFolder:
+def _on_ray(
+    address: str, source: tuple[Any, ...], folder: EmbeddingsFolder, missing: Sequence[int]
+) -> Generator[tuple[int, int]]:
+    """Yield what `_Job.write` returns, summed over each share of the parts, as the tasks end."""
+    if not missing:
+        return
+    with connected(address) as workers:
+        n = min(len(missing), _SHARES * workers)
+        tasks = [(source, folder.path.absolute(), folder.rows_per_part, missing[at::n]) for at in range(n)]
+        yield from (written for _, written in run_tasks(_write_share, tasks))
+
+
+_kept_job = lru_cache(1)(_Job.open)  # a process that gets another share opens the model and the data once
+
+
+def _write_share(source: tuple[Any, ...], out: Path, rows_per_part: int, parts: Sequence[int]) -> tuple[int, int]:
+    """Write those of the parts that an earlier attempt has not written, and check all of them."""
+    open_folder(out)  # a node that does not see the folder must not make one of its own
+    job = _kept_job(*source)
+    folder = _begin(job, out, rows_per_part, {})
+    for part in parts:
+        if not _is_whole(folder, part):
+            job.write(folder, part)
+    unreadable = (folder.read(part)[1]["content"].null_count for part in parts)
+    return sum(len(folder.rows(part)) for part in parts), sum(unreadable)
+
+
+def _begin(job: _Job, out: Path, rows_per_part: int, names: dict[str, Any]) -> EmbeddingsFolder:
     """Record what the folder holds, or check that it holds the same."""
-    about: dict[str, Any] = {"side": job.side, "num_rows": job.num_rows, "width": width, "rows_per_part": rows_per_part}
-    about |= {"model_fingerprint": job.encoder.fingerprint, "contents": job.contents}
-    with locked(out / ".lock", wait=True):
-        if not (out / ABOUT).exists():
-            write_json(out / ABOUT, {**names, **about})
+    about: dict[str, Any] = {"side": job.side, "num_rows": job.num_rows, "width": job.width}
+    about |= {"rows_per_part": rows_per_part, "model_fingerprint": job.encoder.fingerprint, "contents": job.contents}
+    if not (out / ABOUT).exists():
+        with locked(out / ".lock", wait=True):
+            if not (out / ABOUT).exists():
+                write_json(out / ABOUT, {**names, **about})
     stored = read_json(out / ABOUT)
     folder = _folder(out, stored)
     for key, value in about.items():

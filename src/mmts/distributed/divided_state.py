@@ -22,9 +22,9 @@ def divide_state(objective: Objective) -> None:
 
 
 def copy_from_main(module: nn.Module) -> None:
-    """Give every process the main one's parameters and buffers, except what is divided."""
+    """Give every process the main one's parameters and buffers, except those of an objective that are divided."""
     if num_processes() > 1:
-        divided = _sizes(module)
+        divided = _sizes(module) if isinstance(module, Objective) else {}
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
             if name not in divided:
                 distributed.broadcast(tensor.detach(), 0)
@@ -69,11 +69,11 @@ def own_tables(objective: Objective, tables: Mapping[str, Tensor]) -> dict[str, 
     return result
 
 
-def _sizes(module: nn.Module) -> dict[str, int]:
+def _sizes(objective: Objective) -> dict[str, int]:
     """Return the rows over all processes of each table that is divided."""
-    if not isinstance(module, ObjectiveWithMemory) or module.share is None:
+    if not isinstance(objective, ObjectiveWithMemory) or objective.share is None:
         return {}
-    return {name: size for name, (_, size) in module.tables().items()}
+    return {name: size for name, (_, size) in objective.tables().items()}
 
 
 def _parts(objective: Objective, table: Tensor) -> list[Tensor]:

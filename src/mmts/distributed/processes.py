@@ -1,4 +1,4 @@
-"""Several processes in one training: who writes, what they exchange, and how an error on one ends them all.
+"""Several processes in one command: who writes, what they exchange, and how an error on one ends them all.
 
 `torchrun` and `accelerate launch` start the processes and give each its number. With one process nothing here has an
 effect or a cost.
@@ -7,7 +7,7 @@ effect or a cost.
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from functools import cache
@@ -24,6 +24,8 @@ from mmts.data.batches.epoch_plan import process_slice
 from mmts.errors import FailedElsewhere, MmtsError, RunError
 
 T = TypeVar("T")
+A = TypeVar("A")
+R = TypeVar("R")
 
 _WAIT = timedelta(hours=12)  # the others wait while the main process clusters captions, validates and evaluates
 _POLL = 0.5  # seconds between checks whether another process has failed
@@ -32,10 +34,13 @@ _SETTLE = 0.2  # seconds that the group's threads have to finish the last transf
 _LINGER = 1.0  # seconds that the others stay: a launcher ends all processes when the first one ends
 _REPORT_WITHIN = 600.0  # seconds that the failed process may write a checkpoint before it reports
 
+_is_alone = False  # see `alone`
+
 
 def num_processes() -> int:
-    """Return how many processes train together."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    """Return how many processes work together here; 1 inside `alone`."""
+    several = distributed.is_available() and distributed.is_initialized() and not _is_alone
+    return distributed.get_world_size() if several else 1
 
 
 def process_index() -> int:
@@ -43,22 +48,92 @@ def process_index() -> int:
     return distributed.get_rank() if num_processes() > 1 else 0
 
 
+@contextmanager
+def alone(value: bool = True) -> Iterator[None]:
+    """Let this process compute by itself within it, as if it was the only one; the others do not take part."""
+    global _is_alone
+    before, _is_alone = _is_alone, value
+    try:
+        yield
+    finally:
+        _is_alone = before
+
+
 def once(compute: Callable[[], T]) -> T:
     """Return on every process what `compute` returns on the main one; the others wait and get a copy.
 
     If it raises, the main process raises the error, and the others FailedElsewhere.
     """
+    return from_main(led(lambda _: compute(), lambda _: None))
+
+
+def from_main(value: T | None) -> T:
+    """Return the main process's value on all processes."""
+    values: list[Any] = [value]
+    if num_processes() > 1:
+        distributed.broadcast_object_list(values, device=torch.device("cpu"))
+    return values[0]  # type: ignore[no-any-return]
+
+
+def led(work: Callable[[Callable[[A], R]], T], compute: Callable[[A], R]) -> T | None:
+    """Return what `work(compute)` returns on the main process, which alone does the work, and None on the others.
+
+    All processes take part in each call of `compute` inside the work, with the argument that the main one gives. If
+    the work raises, the main process raises the error, and the others FailedElsewhere.
+    """
     if num_processes() == 1:
-        return compute()
-    outcome: list[Any] = []
+        return work(compute)
+    if process_index() > 0:
+        task: tuple[str, Any]
+        while (task := from_main(None))[0] == "compute":
+            compute(task[1])
+        if task[0] == "failed":
+            raise FailedElsewhere
+        return None
+    others_wait, end = True, "failed"
+
+    def together(argument: A) -> R:
+        nonlocal others_wait
+        with alone(False):
+            from_main(("compute", argument))
+            others_wait = False  # should `compute` fail, it fails on all processes
+            result = compute(argument)
+        others_wait = True
+        return result
+
     try:
-        outcome = [True, compute()] if process_index() == 0 else [False, None]
+        with alone():
+            result = work(together)
+        end = "done"
     finally:
-        outcome = outcome or [False, None]  # `compute` has failed
-        distributed.broadcast_object_list(outcome, device=torch.device("cpu"))
-    if not outcome[0]:
+        if others_wait:
+            from_main((end, None))
+    return result
+
+
+def shared(items: Sequence[A], compute: Callable[[Sequence[A]], Iterable[R]]) -> list[R]:
+    """Return on every process the results of all items; each of n processes computes those of every n-th item.
+
+    If one process raises an error, the others raise FailedElsewhere.
+
+    >>> shared([1, 2, 3], lambda own: [item**2 for item in own])
+    [1, 4, 9]
+    """
+    n = num_processes()
+    if n == 1:
+        return [*compute(items)]
+    own: list[R] | None = None
+    gathered: list[Any] = [None] * n
+    try:
+        own = [*compute(items[process_index() :: n])]
+    finally:
+        distributed.all_gather_object(gathered, own)
+    if any(results is None for results in gathered):
         raise FailedElsewhere
-    return outcome[1]  # type: ignore[no-any-return]
+    together: list[Any] = [None] * len(items)
+    for k, results in enumerate(gathered):
+        together[k::n] = results
+    return together
 
 
 @contextmanager
@@ -71,9 +146,9 @@ def on_main(manager: Callable[[], AbstractContextManager[None]]) -> Iterator[Non
 
 def main_first(compute: Callable[[], T]) -> T:
     """Return what `compute` returns on this process; the main one computes first, so the others find its cache."""
-    kept: list[T] = []
-    once(lambda: kept.append(compute()))
-    return kept[0] if kept else compute()
+    kept = led(lambda _: [compute()], lambda _: None)
+    with alone():
+        return compute() if kept is None else kept[0]
 
 
 def process_sizes(batch_size: int) -> list[int]:
@@ -187,6 +262,8 @@ def _init_group() -> None:
     """Form a group of all processes, with its own keys in the store: it would find those of the last group."""
     from torch.distributed.distributed_c10d import PrefixStore
 
+    if torch.accelerator.is_available():
+        torch.accelerator.set_device_index(int(os.environ["LOCAL_RANK"]) % torch.accelerator.device_count())
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
         store=PrefixStore(f"mmts/group/{next(_groups)}", _meeting_place()),

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from mmts.data.records import Split, one_value
+from mmts.distributed.processes import shared
 from mmts.errors import DataError, RecipeError, quoted
+from mmts.evaluation.rank import exact, largest_norm
 from mmts.files import why_missing
 from mmts.losses.normalize import unit
 from mmts.metrics import bootstrap_interval, mean_per_class, per_class_bootstrap_interval, top_classes
@@ -190,12 +192,16 @@ def classify(model: TwoTower, media: Tensor, classes: Classes, prompts: Rows | S
 
     prompts: what `prompt_inputs` gave.
     """
-    # As in `mmts.evaluation.rank`: a product in float32 may hide a tie.
-    towards = class_embeddings(embed_text(model, prompts), len(classes.templates)).double()
+    towards = class_embeddings(embed_text(model, prompts), len(classes.templates))
+    norm, towards = largest_norm(media), exact(towards, largest_norm(towards))
+
+    def answers(part: Tensor) -> Tensor:
+        return top_classes((exact(media[part], norm) @ towards.T).float(), classes.target[part], _TOP)
+
     known = (classes.target >= 0).nonzero()[:, 0]
     result = torch.full((len(media), min(_TOP, len(towards))), -1)
-    for part in torch.split(known, max(1, _CHUNK_ELEMENTS // len(towards))):
-        result[part] = top_classes((media[part].double() @ towards.T).float(), classes.target[part], _TOP)
+    parts = torch.split(known, max(1, _CHUNK_ELEMENTS // len(towards)))
+    result[known] = torch.cat(shared(parts, lambda own: map(answers, own)))
     return result
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.concepts.members import size_groups
 from mmts.data.records import Label, Split, values_of
+from mmts.distributed.processes import shared
 from mmts.evaluation.measures import CUTOFFS, GRADED
 from mmts.evaluation.rank import Relevance, Side, judge
 from mmts.metrics.ranks import hits
@@ -119,15 +120,23 @@ def _part_figures(sides: Sequence[Side], rows: Sequence[Tensor], with_intervals:
 def _figures(sides: Sequence[Side], rows: Sequence[Tensor], with_intervals: bool) -> dict[str, Any]:
     """Return the figures of the queries in `rows`, (Q,) bool per side; None for a side that has none there."""
     figures: dict[str, Any] = {}
-    intervals: dict[str, Any] = {}
+    wanted: list[tuple[Side, Tensor, str]] = []  # intervals, which processes share
     for side, chosen in zip(sides, rows, strict=True):
         figures[side.direction] = None
         if chosen.any():
-            graded = {name: 100 * side.scores(name)[chosen].mean().item() for name in side.measures if name in GRADED}
-            figures[side.direction] = graded | recalls(side.ranks[chosen])
-            ends = {name: side.interval(side.scores(name), chosen) for name in side.measures if with_intervals}
-            intervals[side.direction] = {name: [*pair] for name, pair in ends.items() if pair is not None}
-    return figures | ({"intervals": intervals} if with_intervals else {})
+            # numpy's sum, unlike torch's, does not depend on the number of threads.
+            graded = {name: side.scores(name)[chosen].numpy() for name in side.measures if name in GRADED}
+            means = {name: 100 * float(values.mean()) for name, values in graded.items()}
+            figures[side.direction] = means | recalls(side.ranks[chosen])
+            wanted += [(side, chosen, name) for name in side.measures if with_intervals]
+    if not with_intervals:
+        return figures
+    ends = shared(wanted, lambda own: [side.interval(side.scores(name), chosen) for side, chosen, name in own])
+    intervals: dict[str, Any] = {direction: {} for direction, known in figures.items() if known is not None}
+    for (side, _, name), pair in zip(wanted, ends, strict=True):
+        if pair is not None:
+            intervals[side.direction][name] = [*pair]
+    return figures | {"intervals": intervals}
 
 
 def figures_of(

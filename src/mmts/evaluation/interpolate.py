@@ -11,6 +11,7 @@ from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console, figure_table, progress_bar
 from mmts.data.records import Dataset, Split
+from mmts.distributed.processes import joined, main_first, on_main, once
 from mmts.errors import DataError, InputError, RunError, counted
 from mmts.evaluation.figures import figures_of
 from mmts.evaluation.measures import arrow, directions_of, in_tenths, measured, shown_measures
@@ -65,6 +66,7 @@ def _share(word: str, text: str) -> float:
     return value
 
 
+@joined()
 def interpolate(
     path: Path, shares: Sequence[float], also: Sequence[Path] = (), checkpoint: str = "best"
 ) -> dict[str, Any]:
@@ -89,14 +91,14 @@ def interpolate(
     recipe = run.recipe()
     check_can_be_rebuilt(run)
     start = _start_of(run, recipe)
-    dataset, others = open_data(recipe.data), [open_data(recipe.data, place) for place in also]
+    dataset, *others = main_first(lambda: [open_data(recipe.data, place) for place in (None, *also)])
     if "val" not in dataset.split_names:
         raise DataError(f"{dataset.root} has no val split, and the best interpolation has to be chosen on something")
     named = _named([(dataset, "val"), *((other, default_split(other)) for other in others)], recipe)
     for split in named.values():  # what the data lack is an error before media are decoded
         split.judged(recipe.data.relevance)
         check_kind(recipe.model, split.media[0])
-    with locked(run.lock_file):
+    with on_main(lambda: locked(run.lock_file)):
         model = build_model(recipe.model, named["val"].media, run)
         tuned = load_weights(model, run, checkpoint)
         if problem := misfit(start, tuned["model"]):
@@ -111,7 +113,7 @@ def interpolate(
         best = shares[scores.index(score)]
         state: dict[str, Any] = {key: tuned[key] for key in ("objective", "step", "measure") if key in tuned}
         state |= {"model": interpolated(start, tuned["model"], best), "best": score, "share": best}
-        save_checkpoint(run.checkpoint_file("interpolated"), state)
+        once(lambda: save_checkpoint(run.checkpoint_file("interpolated"), state))
         curve = {
             "checkpoint": checkpoint,
             "step": tuned["step"],
@@ -127,7 +129,7 @@ def interpolate(
                 for name, split in splits.items()
             },
         }
-        write_json(run.interpolation_file, curve)
+        once(lambda: write_json(run.interpolation_file, curve))
     for table in interpolation_tables(curve):
         console.print(table)
     console.print(f"best on val by {recipe.train.best}: {best:g}, kept as {run.checkpoint_file('interpolated')}")

@@ -10,6 +10,7 @@ from typing import Any
 from mmts.console import console
 from mmts.data.read import read_dataset
 from mmts.data.records import Dataset, Split
+from mmts.distributed.processes import joined, main_first, on_main, once
 from mmts.evaluation.embeddings_file import split_of_embeddings
 from mmts.evaluation.run import Opened, evaluate
 from mmts.files import file_name, read_kept
@@ -23,6 +24,7 @@ from mmts.training.run import versions
 from mmts.training.splits import limited, open_data, resolved
 
 
+@joined()
 def evaluate_pretrained(
     start: str,
     data: Path,
@@ -52,13 +54,13 @@ def evaluate_pretrained(
     holds another run.
     """
     place = resolved(data)
-    read = read_dataset(place, (columns or Columns()).model_dump(exclude_none=True))
+    read = main_first(lambda: read_dataset(place, (columns or Columns()).model_dump(exclude_none=True)))
     recipe = zero_steps(start, read, concepts, settings).with_data(place, columns).with_whole_paths()
     run = RunDirectory(out or Path("runs") / file_name(f"{recipe.name}-{place.stem}"))
     if recipe.model.embeddings is not None and split_name is None:
         split_name = split_of_embeddings(recipe.model.embeddings)
-    with run.held(resume=True):
-        run.begin(recipe, versions())
+    with on_main(lambda: run.held(resume=True)):
+        once(lambda: run.begin(recipe, versions()))
         dataset = open_data(recipe.data, read)
         opened = Opened(dataset, lambda split: _find_concepts(recipe, dataset, split, run))
         by: dict[str, Any] = {"labels": labels, "classify_by": classify_by, "prompts": prompts}
@@ -99,12 +101,12 @@ def _find_concepts(recipe: Recipe, dataset: Dataset, split: Split, run: RunDirec
     if recipe.concepts.source == "file" and (file := recipe.concepts.file) is not None:
         concepts = load_clusters(file, "--concepts")
         concepts.assign(split.captions[:1])  # an encoder that is gone is an error now, not after hours
-        concepts.save(run.concepts_file)
+        once(lambda: concepts.save(run.concepts_file))
         return
-    counted_in = split
+    counted_in, has_concepts = split, once(run.concepts_file.exists)
     if "train" in dataset.split_names:
         counted_in = limited(dataset.split("train"), recipe.data.max_media)
-    elif run.concepts_file.exists() and (first := (read_kept(run.metrics_file) or {}).get("split")) != split.name:
+    elif has_concepts and (first := (read_kept(run.metrics_file) or {}).get("split")) != split.name:
         console.print(f"note: there is no train split, so head, mid and tail go by the concepts of {first}")
         return
     else:

@@ -1,5 +1,6 @@
 """Ranking the media of a split for every caption, and its captions for every medium."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from mmts.data.records import Split
+from mmts.distributed.processes import num_processes, shared
 from mmts.errors import InputError
 from mmts.evaluation.measures import CUTOFFS, GRADED, MEAN_RECALL, RECALLS
 from mmts.metrics import bootstrap_interval, graded_scores, ranks
@@ -17,6 +19,7 @@ from mmts.metrics.ranks import hits
 _TOP = 10
 CHUNK_ELEMENTS = 2**23
 """Of a similarity matrix at a time: 32 MB in float32."""
+_CHUNK_QUERIES = 64  # that processes do not divide
 
 Relevance = Literal["text", "own", "graded"]
 
@@ -77,8 +80,10 @@ def relevant_media(split: Split, relevance: Relevance) -> csr_matrix:
 def judge(media: Tensor, text: Tensor, split: Split, relevance: Relevance = "text") -> tuple[Side, Side]:
     """Rank media (M, D) for every caption, and captions (N, D) for every medium, in chunks of bounded memory.
 
-    Ties count against the model (docs/method.md, ranks). Raises InputError if the numbers of rows do not fit the split,
-    or naming the medium whose embedding is not finite.
+    Ties count against the model (docs/method.md, ranks). Several processes, which give the same arguments, rank a part
+    of the queries each, and get what one process would.
+
+    Raises InputError if the numbers of rows do not fit the split, or naming the medium whose embedding is not finite.
     """
     if len(media) != split.num_media or len(text) != split.num_captions:
         raise InputError(
@@ -101,21 +106,52 @@ def judge(media: Tensor, text: Tensor, split: Split, relevance: Relevance = "tex
     return Side(f"text_to_{kind}", split.owner, *of_text), Side(f"{kind}_to_text", every, *of_media)
 
 
+def largest_norm(rows: Tensor) -> float:
+    """Return the largest norm of rows (M, D); 1 if all are zeros."""
+    return float(torch.linalg.vector_norm(rows, dim=1).max()) or 1.0
+
+
+def exact(rows: Tensor, norm: float) -> Tensor:
+    """Return rows (M, D) of norms up to `norm` in float64, rounded so that dot products are exact.
+
+    x -> round(2^26 x / s) s / 2^26,   s: `norm`, rounded up to a power of two (docs/method.md, 6.15)
+
+    Every partial sum of a dot product is then a whole number of units below 2^53, so the order of additions does not
+    matter: any number of threads and processes, on any machine, gives the same bits, and equal candidates tie.
+
+    >>> x, y = exact(torch.randn(2, 512), norm=40.0)
+    >>> torch.equal(x @ y, (x * y).flip(0).cumsum(0)[-1])
+    True
+    """
+    # With a margin, so that unit rows have the same s however their norms were rounded; 2^26.01 is small enough, too.
+    scale = 2.0 ** (26 - math.ceil(math.log2(norm) - 0.01))
+    return rows.double().mul_(scale).round_().div_(scale)
+
+
 def _rank(queries: Tensor, candidates: Tensor, relevant: csr_matrix, grades: Tensor | None) -> list[Tensor]:
     """Return `ranks`, `top`, `top_relevant` and, with grades (Q, C), `graded` of a Side."""
-    rows = max(1, CHUNK_ELEMENTS // max(1, len(candidates)))
-    # A product in float32 may differ in its last bit between equal candidates, which would hide a tie.
-    queries, candidates = queries.double(), candidates.double()
-    parts = []
-    for start in range(0, len(queries), rows):
+    Q, C = relevant.shape
+    # The chunks are those of one process: float sums of graded relevance may depend on the number of rows.
+    rows = max(1, min(CHUNK_ELEMENTS // C, max(_CHUNK_QUERIES, Q // _CHUNK_QUERIES)))
+    norm, candidates = largest_norm(queries), exact(candidates, largest_norm(candidates))
+
+    def rank(start: int) -> list[Tensor]:
         chunk = slice(start, start + rows)
-        similarity = (queries[chunk] @ candidates.T).float()
-        is_relevant = torch.from_numpy(relevant[chunk].toarray()).to(similarity.device)
-        top = similarity.topk(min(_TOP, similarity.shape[1]), dim=1).indices
-        part = [ranks(similarity, is_relevant), top, is_relevant.gather(1, top)]
+        similarity = (exact(queries[chunk], norm) @ candidates.T).float()
+        is_relevant = torch.from_numpy(relevant[chunk].toarray())
+        top = similarity.topk(min(_TOP, C), dim=1).indices
+        columns = [ranks(similarity, is_relevant), top, is_relevant.gather(1, top)]
         if grades is not None:
-            scores = graded_scores(similarity, grades[chunk].to(similarity.device))
-            columns = (scores.average_precision, scores.ndcg, scores.binary_average_precision)  # in the order of GRADED
-            part.append(torch.stack(columns, dim=1))
-        parts.append([tensor.cpu() for tensor in part])
+            scores = graded_scores(similarity, grades[chunk])
+            figures = (scores.average_precision, scores.ndcg, scores.binary_average_precision)  # in the order of GRADED
+            columns.append(torch.stack(figures, dim=1))
+        return columns
+
+    def rank_all(starts: range) -> list[list[Tensor]]:
+        parts = [rank(start) for start in starts]
+        return [[torch.cat(column) for column in zip(*parts, strict=True)]] if parts else []
+
+    starts, n = range(0, Q, rows), num_processes()
+    shares = [starts[len(starts) * k // n : len(starts) * (k + 1) // n] for k in range(n)]
+    parts = [columns for share in shared(shares, lambda own: map(rank_all, own)) for columns in share]
     return [torch.cat(column) for column in zip(*parts, strict=True)]

@@ -13,7 +13,7 @@ from mmts.concepts import ConceptDistribution
 from mmts.concepts.distribution import GROUP_NAMES
 from mmts.console import console, figure_table
 from mmts.data.records import Dataset, Split
-from mmts.distributed.processes import once
+from mmts.distributed.processes import from_main, joined, main_first, on_main, once
 from mmts.errors import RecipeError, counted
 from mmts.evaluation import figures
 from mmts.evaluation.classification import (
@@ -59,6 +59,7 @@ class Opened:
     find_concepts: Callable[[Split], None]
 
 
+@joined()
 def evaluate(
     path: Path,
     data: Path | None = None,
@@ -73,7 +74,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a run on its own test split (rewriting metrics.json), or on other data or another split (evaluations/).
 
-    A pretrained pair as it is has, as its own split, the first one that it was evaluated on.
+    A pretrained pair as it is has, as its own split, the first one that it was evaluated on. Under torchrun all
+    processes embed and rank, and all return the same (docs/scaling.md).
 
     labels: labels of the media; head, mid and tail and every value of each are scored too. Labels of an earlier
     evaluation in the same file are kept.
@@ -87,7 +89,8 @@ def evaluate(
     run = RunDirectory(path)
     recipe = run.recipe()
     check_can_be_rebuilt(run)
-    dataset = open_data(recipe.with_data(None, columns).data, data) if opened is None else opened.dataset
+    settings = recipe.with_data(None, columns).data
+    dataset = main_first(lambda: open_data(settings, data)) if opened is None else opened.dataset
     place = resolved(data or recipe.data.path)
     own_data = place == recipe.data.path
     chosen, is_own = _chosen_split(run, recipe, dataset, own_data, split_name, opened is not None)
@@ -119,11 +122,12 @@ def evaluate(
     model.drop_frozen()
     experiment = Experiment(run, recipe.with_data(place), dataset, concepts, model)
     stopped_at = _stopped_at(run)
-    with locked(run.lock_file) if file == run.metrics_file and opened is None else nullcontext():
+    with on_main(lambda: locked(run.lock_file) if file == run.metrics_file and opened is None else nullcontext()):
         metrics, media, text = score(experiment, inputs, file, checkpoint, of_labels, stopped_at)
     if embeddings_file is not None:
         about = {"run": str(path.resolve()), "recipe": recipe.name, "checkpoint": checkpoint}
-        save_embeddings(embeddings_file, media, text, split, {**about, "relevance": recipe.data.relevance})
+        about["relevance"] = recipe.data.relevance
+        once(lambda: save_embeddings(embeddings_file, media, text, split, about))
         console.print(f"embeddings: {embeddings_file}")
     return metrics
 
@@ -145,7 +149,7 @@ def score(
     relevance = experiment.recipe.data.relevance
     media, text = embed_split(experiment.model, inputs)
     sides = judge(media, text, split, relevance)
-    concepts, *groups = experiment.groups(split)
+    concepts, *groups = from_main(experiment.groups(split))
     metrics = figures.summarize(sides, split, groups, labels)
     class_top = None
     if inputs.classes is not None:
@@ -160,9 +164,13 @@ def score(
         metrics["stopped_at"] = dict(stopped_at)
     if file == run.metrics_file and (before := read_kept(run.before_file) or {}).get("split") == split.name:
         metrics["before"] = before
-    more = inputs.classes, class_top, find_mismatches(media, text, split) if relevance != "graded" else None
-    save_judgement(run.ranks_file(file), sides, split, dataset.root, relevance, concepts, groups, labels, *more)
-    write_json(file, metrics)  # last: it marks the run as finished
+
+    def write() -> None:
+        more = inputs.classes, class_top, find_mismatches(media, text, split) if relevance != "graded" else None
+        save_judgement(run.ranks_file(file), sides, split, dataset.root, relevance, concepts, groups, labels, *more)
+        write_json(file, metrics)  # last: it marks the run as finished
+
+    once(write)
     for table in metrics_tables(metrics):
         console.print(table)
     console.print(f"metrics: {file}")
@@ -172,10 +180,10 @@ def score(
 def validation(experiment: Experiment, inputs: Mapping[str, Inputs], val: str) -> Callable[[TwoTower], dict[str, Any]]:
     """Return a function that scores a model on val: both directions, and by group.
 
-    inputs: by the name of their split, on the main process. val: the name of the split to score on. Raises RecipeError
+    inputs: by the name of their split. val: the name of the split to score on. Raises RecipeError
     if `train.best` names a group that has no queries in it.
     """
-    groups = once(lambda: experiment.groups(inputs[val].split)[1:])
+    groups = from_main(experiment.groups(inputs[val].split))[1:]
     best = experiment.recipe.train.best
     group = group_of(best)
     if group is not None and not all((side == GROUP_NAMES.index(group)).any() for side in groups):

@@ -1,8 +1,13 @@
-"""Features of whole collections: from frozen towers computed once and cached, and embeddings without gradients."""
+"""Features of whole collections: from frozen towers computed once and cached, and embeddings without gradients.
+
+Several processes compute together: each takes every n-th batch, and all get all rows. The batches are those of one
+process, and each is computed by one thread, so that the rows are the same bits.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +19,7 @@ from mmts.data.media.checks import content_name
 from mmts.data.media.load import load_medium, why_unreadable
 from mmts.data.records import Medium
 from mmts.devices import has_bf16
+from mmts.distributed.processes import alone, led, num_processes, once, shared
 from mmts.errors import DataError, InputError
 from mmts.feature_cache import cached_file, cached_rows
 from mmts.models.base import MediaTower, TextTower
@@ -28,6 +34,9 @@ LoadPixels = Callable[..., Tensor]
 _IMAGES_ON_CPU = 8
 _CAPTIONS_ON_CPU = 32
 _ON_DEVICE = 64
+_ROWS_ON_CPU = 4096  # that only pass through a head
+_AT_ONCE = 64  # batches that a process computes between two exchanges
+_WRITTEN_AT_ONCE = 512  # images, frames or captions of each process
 _NAMED_AT_ONCE = 256  # media per task of a thread: a task costs more than reading a small image
 
 
@@ -39,6 +48,7 @@ def media_features(
     workers: int | None = None,
     load: LoadPixels | None = None,
     cached: bool = True,
+    failed: dict[int, str] | None = None,
 ) -> Rows:
     """Return the tower's features (M, width) of M media, float32, computed once and memory-mapped after that.
 
@@ -52,13 +62,18 @@ def media_features(
     workers: threads that decode and compute, each on its own batch; None is torch's number of threads.
     load: reads one medium; None is `mmts.data.media.load.load_medium`.
     cached: read and write the cache; otherwise all rows are computed.
+    failed: without the cache, is filled with why media cannot be read, by their positions; their rows are zeros.
 
-    Raises DataError, naming the file, if a file cannot be read.
+    Raises DataError, naming the file, if a file cannot be read and there is no `failed`.
     """
-    with _computing(tower, tower, batch_size, workers, load, bf16=True) as (compute, pool):
+    with _computing(tower, tower, batch_size, workers, load, bf16=True) as (compute, pool, chunk):
         if not cached:
-            return compute(media)
-        return _media_rows(_name_of(tower), tower, media, _content_names(media, pool), compute)
+            return compute(media, failed)
+        keys = _content_names(media, pool)
+        for key in keys:
+            if isinstance(key, DataError):
+                raise key
+        return _media_rows(_name_of(tower), tower, media, keys, compute, chunk)
 
 
 def why_unreadable_by_features(tower: MediaTower, media: Sequence[Medium]) -> list[str | None]:
@@ -68,35 +83,29 @@ def why_unreadable_by_features(tower: MediaTower, media: Sequence[Medium]) -> li
     """
     failed: dict[int, str] = {}  # why, by id of the medium
 
-    def load(medium: Medium, *options: Any) -> Tensor:
-        try:
-            return load_medium(medium, *options)
-        except DataError as error:
-            failed[id(medium)] = str(error).removeprefix(f"{medium.place}: ")
-            return torch.zeros(*(() if tower.frames is None else (tower.frames,)), 3, tower.size, tower.size)
-
     def reason(medium: Medium, row: Rows) -> str | None:
         # A row of zeros was written for an unreadable medium, perhaps before an interrupt.
         return None if row.any() else why_unreadable(medium) or failed.get(id(medium))
 
-    with _computing(tower, tower, load=load, bf16=True) as (compute, pool):
+    with _computing(tower, tower, bf16=True) as (compute, pool, chunk):
 
-        def compute_or_zeros(chunk: Sequence[Medium]) -> Rows:
-            rows = compute(chunk)
-            rows[[id(medium) in failed for medium in chunk]] = 0
+        def compute_or_zeros(part: Sequence[Medium]) -> Rows:
+            places: dict[int, str] = {}
+            rows = compute(part, places)
+            failed.update({id(part[at]): why for at, why in places.items()})
             return rows
 
         # Stored under another name until the readable media are known, so that an interrupted pass can resume.
         name = _name_of(tower)
         pending = f"{name}, zeros if unreadable"
-        try:
-            keys = _content_names(media, pool)
-        except DataError:  # not even the bytes of a file can be read
-            return [*pool.map(why_unreadable, media)]
-        if cached_file(name, [*dict.fromkeys(keys)]).exists():  # of the same contents at other paths, all readable
+        keys = _content_names(media, pool)
+        if any(isinstance(key, DataError) for key in keys):  # not even the bytes of a file can be read
+            return once(lambda: [*pool.map(why_unreadable, media)])
+        distinct = [*dict.fromkeys(keys)]
+        if once(lambda: cached_file(name, distinct).exists()):  # of the same contents at other paths, all readable
             return [None] * len(media)
-        rows = _media_rows(pending, tower, media, keys, compute_or_zeros)
-        reasons = [reason(medium, row) for medium, row in zip(media, rows, strict=True)]
+        rows = _media_rows(pending, tower, media, keys, compute_or_zeros, chunk)
+        reasons = once(lambda: [reason(medium, row) for medium, row in zip(media, rows, strict=True)])
         position = {id(medium): at for at, medium in enumerate(media) if reasons[at] is None}
         if position:
             readable, names = zip(*((media[at], keys[at]) for at in position.values()), strict=True)
@@ -108,8 +117,8 @@ def why_unreadable_by_features(tower: MediaTower, media: Sequence[Medium]) -> li
                     result[zeros] = compute([part[at] for at in zeros])
                 return result
 
-            _media_rows(name, tower, readable, names, readable_rows)
-        cached_file(pending, [*dict.fromkeys(keys)]).unlink(missing_ok=True)
+            _media_rows(name, tower, readable, names, readable_rows, chunk)
+        once(lambda: cached_file(pending, distinct).unlink(missing_ok=True))
     return reasons
 
 
@@ -122,9 +131,20 @@ def _in_bf16(tower: MediaTower | TextTower) -> bool:
     return has_bf16(_device(tower)) and not tower.exact
 
 
-def _content_names(media: Sequence[Medium], pool: ThreadPoolExecutor) -> list[str]:
-    names = pool.map(lambda part: [content_name(medium) for medium in part], _parts(media, _NAMED_AT_ONCE))
-    return [name for part in names for name in part]
+def _content_names(media: Sequence[Medium], pool: ThreadPoolExecutor) -> list[Any]:
+    """Return the name of the content of each medium, or the DataError of one whose bytes cannot be read."""
+
+    def names(part: Sequence[Medium]) -> list[str | DataError]:
+        return [*map(name, part)]
+
+    def name(medium: Medium) -> str | DataError:
+        try:
+            return content_name(medium)
+        except DataError as error:
+            return error
+
+    named = shared(_parts(media, _NAMED_AT_ONCE), lambda own: pool.map(names, own))
+    return [name for part in named for name in part]
 
 
 def _media_rows(
@@ -133,19 +153,27 @@ def _media_rows(
     media: Sequence[Medium],
     keys: Sequence[str],
     compute: Callable[[Sequence[Medium]], Rows],
+    chunk: int,
 ) -> Rows:
     """Return the cached rows of media with contents named by `keys`; `compute` gives those that the cache lacks."""
     distinct = dict(zip(reversed(keys), reversed(media), strict=True))  # the first medium with each content
     ordered = list(dict.fromkeys(keys))
-    rows = cached_rows(
-        name,
-        ordered,
-        tower.width,
-        lambda part: compute([distinct[key] for key in part]),
-        unit="images" if tower.frames is None else "videos",
-        chunk=max(1, 512 // (tower.frames or 1)),
-    )
+    unit = "images" if tower.frames is None else "videos"
+    rows = _cached(name, ordered, tower.width, lambda part: compute([distinct[key] for key in part]), unit, chunk)
     return _repeated(rows, ordered, keys)
+
+
+def _cached(
+    name: str, keys: Sequence[str], width: int, compute: Callable[[Sequence[str]], Rows], unit: str, chunk: int
+) -> Rows:
+    """Return `cached_rows`: the main process writes what all compute together, and the others find its file."""
+
+    def rows(compute: Callable[[Sequence[str]], Rows]) -> Rows:
+        return cached_rows(name, keys, width, compute, unit=unit, chunk=chunk)
+
+    kept = led(rows, compute)
+    with alone():  # if the main process could not write, or its disk is not seen here, the rows are computed again
+        return rows(compute) if kept is None else kept
 
 
 def text_features(
@@ -163,9 +191,9 @@ def text_features(
     `media_features`, except that `batch_size` is 32 captions on a CPU by default.
     """
     ordered = _distinct(captions)
-    with _computing(tower, tower, batch_size, workers, bf16=True) as (compute, _):
+    with _computing(tower, tower, batch_size, workers, bf16=True) as (compute, _, chunk):
         if cached:
-            rows = cached_rows(_name_of(tower), ordered, tower.width, compute, unit="captions", chunk=512)
+            rows = _cached(_name_of(tower), ordered, tower.width, compute, "captions", chunk)
         else:
             rows = compute(ordered)
     return _repeated(rows, ordered, captions)
@@ -178,13 +206,14 @@ def embed_media(
     batch_size: int | None = None,
     workers: int | None = None,
     load: LoadPixels | None = None,
+    failed: dict[int, str] | None = None,
 ) -> Tensor:
     """Return the unit embeddings (M, D) of media, float32 on the CPU, without gradients, not cached.
 
     inputs: feature rows (M, W) if the model's media tower is None, else M media.
-    batch_size: inputs at a time; None is 4,096 rows, and media as in `media_features`, like `workers` and `load`.
+    batch_size: inputs at a time; None is 4,096 rows, and media as in `media_features`, like the other arguments.
     """
-    return _embed(model, model.media_tower, model.encode_media, inputs, batch_size, workers, load)
+    return _embed(model, model.media_tower, model.encode_media, inputs, batch_size, workers, load, failed)
 
 
 def embed_text(
@@ -206,21 +235,19 @@ def _embed(
     batch_size: int | None,
     workers: int | None,
     load: LoadPixels | None = None,
+    failed: dict[int, str] | None = None,
 ) -> Tensor:
-    if tower is None:
-        if getattr(inputs, "ndim", 0) != 2:
-            raise InputError("this model has no tower on this side, so it takes feature rows (M, W)")
-        with _evaluating(model), torch.no_grad():
-            parts = torch.split(torch.as_tensor(inputs), batch_size or 4096)
-            return torch.cat([encode(part.to(_device(model), torch.float32)).float().cpu() for part in parts])
-    if hasattr(inputs, "ndim"):
+    is_rows = getattr(inputs, "ndim", 0) == 2
+    if tower is None and not is_rows:
+        raise InputError("this model has no tower on this side, so it takes feature rows (M, W)")
+    if tower is not None and hasattr(inputs, "ndim"):
         takes = "captions" if isinstance(tower, TextTower) else "media"
         raise InputError(f"this model has a tower on this side, so it takes {takes}, not feature rows")
     if len(inputs) == 0:
         raise InputError("there is nothing to embed")
     ordered = _distinct(inputs) if isinstance(tower, TextTower) else inputs
-    with _computing(model, tower, batch_size, workers, load, encode=encode) as (compute, _):
-        rows = compute(ordered)
+    with _computing(model, tower, batch_size, workers, load, encode=encode) as (compute, *_):
+        rows = compute(ordered, failed)
     return torch.from_numpy(_repeated(rows, ordered, inputs) if isinstance(tower, TextTower) else rows)
 
 
@@ -243,43 +270,78 @@ def _parts(inputs: Sequence[Any], size: int) -> list[Sequence[Any]]:
 @contextmanager
 def _computing(
     module: nn.Module,
-    tower: MediaTower | TextTower,
+    tower: MediaTower | TextTower | None,
     batch_size: int | None = None,
     workers: int | None = None,
     load: LoadPixels | None = None,
     encode: Callable[[Any], Tensor] | None = None,
     bf16: bool = False,
-) -> Iterator[tuple[Callable[[Sequence[Any]], Rows], ThreadPoolExecutor]]:
-    """Yield a function from a tower's media or captions to rows of `encode`, and the threads that it computes in.
+) -> Iterator[tuple[Callable[..., Rows], ThreadPoolExecutor, int]]:
+    """Yield a function from a tower's media or captions to rows, its threads, and how many rows to ask for at a time.
 
-    encode: from pixels or tokens on the device of `module` to rows; None is the tower itself.
+    A dict of failures as a second argument of the function gets why media cannot be read, by their positions in the
+    first; their rows are zeros. Without it that is a DataError.
+
+    tower: None if the inputs are feature rows.
+    encode: from pixels, tokens or feature rows on the device of `module` to rows; None is the tower itself.
     """
     device = _device(module)
     on_cpu = device.type == "cpu"
+    frames = tower.frames if isinstance(tower, MediaTower) else None
     if isinstance(tower, MediaTower):
-        size = max(1, (batch_size or (_IMAGES_ON_CPU if on_cpu else _ON_DEVICE)) // (tower.frames or 1))
+        size = max(1, (batch_size or (_IMAGES_ON_CPU if on_cpu else _ON_DEVICE)) // (frames or 1))
+    elif tower is None:
+        size = batch_size or _ROWS_ON_CPU
     else:
         size = batch_size or (_CAPTIONS_ON_CPU if on_cpu else _ON_DEVICE)
 
-    def run(batch: Sequence[Any]) -> Rows:
+    compute_rows = encode or tower
+    assert compute_rows is not None
+
+    def pixels(batch: Sequence[Medium], failed: dict[int, str] | None) -> Tensor:
+        assert isinstance(tower, MediaTower)
+        loaded = []
+        for at, medium in enumerate(batch):
+            try:
+                loaded.append((load or load_medium)(medium, tower.size, tower.resize, tower.sampling))
+            except DataError as error:
+                if failed is None:
+                    raise
+                failed[at] = str(error).removeprefix(f"{medium.place}: ")
+                loaded.append(torch.zeros(*(() if frames is None else (frames,)), 3, tower.size, tower.size))
+        return torch.stack(loaded)
+
+    def run(batch: Any, zeros: bool) -> tuple[Rows, dict[int, str]]:
         # Both modes belong to a thread, so they are entered here.
-        precision = torch.autocast(device.type, torch.bfloat16) if bf16 and _in_bf16(tower) else nullcontext()
+        precision = torch.autocast(device.type, torch.bfloat16) if bf16 and tower and _in_bf16(tower) else nullcontext()
+        failed: dict[int, str] = {}
         with torch.inference_mode(), precision:
             inputs: Any
             if isinstance(tower, MediaTower):
-                read = load or load_medium
-                inputs = torch.stack([read(medium, tower.size, tower.resize, tower.sampling) for medium in batch])
-                inputs = inputs.to(device)
+                inputs = pixels(batch, failed if zeros else None).to(device)
+            elif tower is None:
+                inputs = torch.as_tensor(batch).to(device, torch.float32)
             else:
                 inputs = {name: value.to(device) for name, value in tower.tokenize(batch).items()}
-            rows: Rows = (encode or tower)(inputs).float().cpu().numpy()
-        return rows
+            rows: Rows = compute_rows(inputs).float().cpu().numpy()
+        rows[[*failed]] = 0
+        return rows, failed
+
+    def compute(inputs: Sequence[Any], failed: dict[int, str] | None = None) -> Rows:
+        rows: list[Rows] = []
+        work = partial(run, zeros=failed is not None)
+        for chunk in _parts(_parts(inputs, size), _AT_ONCE * num_processes()):
+            for part, why in shared(chunk, lambda own: pool.map(work, own)):
+                if failed is not None:
+                    failed |= {len(rows) * size + at: reason for at, reason in why.items()}
+                rows.append(part)
+        return np.concatenate(rows)
 
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(workers or threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
         with _evaluating(module):
-            yield lambda inputs: np.concatenate(list(pool.map(run, _parts(inputs, size)))), pool
+            yield compute, pool, max(1, _WRITTEN_AT_ONCE // (frames or 1) // size) * size * num_processes()
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)

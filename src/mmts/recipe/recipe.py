@@ -115,17 +115,21 @@ class Recipe(Section):
         if model.pretrained is not None:
             model = model.model_copy(update={"pretrained": model.pretrained.expanduser().absolute()})
         if model.start is not None:
-            is_tag = model.start.startswith("open_clip:")  # or a file of weights
-            library, slash, place = model.start.partition("/") if is_tag else ("", "", model.start)
-            start = Path(place).expanduser()
-            if start.is_file() if is_tag else start.exists():
-                model = model.model_copy(update={"start": f"{library}{slash}{start.absolute()}"})
+            model = model.model_copy(update={"start": whole_start(model.start)})
         if concepts.file is not None:
             concepts = concepts.model_copy(update={"file": concepts.file.expanduser().absolute()})
         if evaluation.prompts is not None:
             evaluation = evaluation.model_copy(update={"prompts": evaluation.prompts.expanduser().absolute()})
         sections = {"data": data, "model": model, "concepts": concepts, "evaluation": evaluation}
         return self.model_copy(update=sections)
+
+
+def whole_start(start: str) -> str:
+    """Return the name of a run or a pretrained pair with an absolute path, if it names one."""
+    is_tag = start.startswith("open_clip:")  # or a file of weights
+    library, slash, place = start.partition("/") if is_tag else ("", "", start)
+    path = Path(place).expanduser()
+    return f"{library}{slash}{path.absolute()}" if (path.is_file() if is_tag else path.exists()) else start
 
 
 def shipped_recipes() -> dict[str, str]:

@@ -47,6 +47,11 @@ def trusting_code(trusted: Trust = lambda name: True) -> Iterator[None]:
         _TRUSTED.reset(token)
 
 
+def trusted_code() -> Trust:
+    """Return what `trusting_code` was given, for another process that continues the work."""
+    return _TRUSTED.get()
+
+
 class RunDirectory:
     """Names every file of a run; besides these, `mmts export` writes onnx/ and sentence-transformers/ there."""
 

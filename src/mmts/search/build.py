@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mmts.data.media.reading import in_threads, tell_warnings
 from mmts.data.media.suffixes import is_medium, is_typescript, left_out
 from mmts.data.read import reader_of
 from mmts.data.records import Medium
+from mmts.distributed.processes import joined, led, main_first
 from mmts.errors import DataError, RunError, counted, listed
 from mmts.feature_cache import stored_array
 from mmts.files import content_hash, locked
@@ -33,9 +34,15 @@ from mmts.training.splits import open_data, resolved
 _CHUNK = 256  # items that an interrupted process loses at most
 _LAST = "00"  # of the hash of the last item in a group: one in 256
 
+Embed = Callable[[Sequence[Medium]], Rows]
+"""Media to their unit embeddings, zeros for those that cannot be read."""
 
+
+@joined()
 def build_index(run: Path, path: Path, folder: Path | None = None, checkpoint: str = "best") -> Index:
     """Index the media at `path` with a run's checkpoint, or bring the index up to date, and return it.
+
+    Under torchrun all processes embed, and the main one does the rest; all need the folder.
 
     folder: of the index, by default RUN/index. A file whose size and time of change are those in the index is not read
     again, and contents that are known under another name are not embedded again. Unreadable media are named and left
@@ -45,9 +52,16 @@ def build_index(run: Path, path: Path, folder: Path | None = None, checkpoint: s
     folder = folder or directory.index
     recipe = directory.recipe()
     kind = recipe.model.kind
-    root, media = find_media(path, kind, recipe.data)
+    root, media = main_first(lambda: find_media(path, kind, recipe.data))
     check_folder(folder)
     encoder = open_encoder(str(run), media, checkpoint)
+    width = encoder.text(["width"]).shape[1]
+    write = partial(_write, folder, root, media, encoder, width)
+    return led(write, lambda part: encoder.media_or_zeros(part, width)) or load_index(folder)
+
+
+def _write(folder: Path, root: Path, media: Sequence[Medium], encoder: Encoder, width: int, embed: Embed) -> Index:
+    """Bring the index up to date with media whose embeddings (M, width) `embed` gives."""
     with locked(folder / ".lock", wait=True):
         old = None
         try:
@@ -68,7 +82,7 @@ def build_index(run: Path, path: Path, folder: Path | None = None, checkpoint: s
         items = [(item, medium) for item, medium in zip(described, media, strict=True) if isinstance(item, Item)]
         notes = [why for why in described if isinstance(why, str)]
         missing = {item.content: medium for item, medium in items if item.content not in rows}
-        new_rows, unreadable = _embed_all(encoder, missing, folder)
+        new_rows, unreadable = _embed_all(encoder, missing, folder, embed, width)
         rows |= new_rows
         kept = [item for item, _ in items if item.content in rows]
         notes += [unreadable[item.content] for item, _ in items if item.content in unreadable]
@@ -76,10 +90,10 @@ def build_index(run: Path, path: Path, folder: Path | None = None, checkpoint: s
             console.print(f"note: left out {note}")
         tell_warnings()
         if not kept:
-            raise DataError(f"{path}: {counted(len(media), kind)} found, but none can be read")
+            raise DataError(f"{root}: {counted(len(media), encoder.kind)} found, but none can be read")
         index = write_index(
             folder, kept, np.stack([rows[item.content] for item in kept]),
-            checkpoint=encoder.fingerprint, kind=kind, root=root,
+            checkpoint=encoder.fingerprint, kind=encoder.kind, root=root,
         )  # fmt: skip
     after = {item.place for item in kept}
     fresh = len(after - before.keys())
@@ -88,7 +102,7 @@ def build_index(run: Path, path: Path, folder: Path | None = None, checkpoint: s
     changes += f", {len(after) - fresh - changed:,} kept; {len(new_rows):,} embedded"
     if copies := len(index) - len({item.content for item in kept}):
         changes += f"; {counted(copies, 'is a copy and shares its', 'are copies and share their')} embedding"
-    console.print(f"index: {folder}: {counted(len(index), kind)}; {changes}")
+    console.print(f"index: {folder}: {counted(len(index), encoder.kind)}; {changes}")
     return index
 
 
@@ -114,11 +128,13 @@ def _describe(root: Path, known: Mapping[tuple[Any, ...], Item], medium: Medium)
         return str(error)
 
 
-def _embed_all(encoder: Encoder, missing: Mapping[str, Medium], folder: Path) -> tuple[dict[str, Rows], dict[str, str]]:
+def _embed_all(
+    encoder: Encoder, missing: Mapping[str, Medium], folder: Path, embed: Embed, width: int
+) -> tuple[dict[str, Rows], dict[str, str]]:
     """Return the embeddings of media, and why some cannot be read, both by content; an interrupted call is resumed."""
     rows: dict[str, Rows] = {}
     unreadable: dict[str, str] = {}
-    kinds, width = f"{encoder.kind}s", encoder.text(["width"]).shape[1]
+    kinds = f"{encoder.kind}s"
     # A new file changes one group, not those after it: groups end with a content that ends with `_LAST`.
     groups: list[list[str]] = [[]]
     for content in missing:
@@ -131,7 +147,7 @@ def _embed_all(encoder: Encoder, missing: Mapping[str, Medium], folder: Path) ->
             file = folder / f"pending-{content_hash(encoder.fingerprint, *group)}.npy"
 
             def compute(part: range, media: Sequence[Medium] = media) -> Rows:
-                return encoder.media_or_zeros(media[part.start : part.stop], width)
+                return embed(media[part.start : part.stop])
 
             shape, dtype = (len(media), width), np.dtype(np.float32)
             stored = stored_array(file, shape, dtype, compute, title=None, unit=kinds, chunk=_CHUNK)

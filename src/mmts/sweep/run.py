@@ -1,23 +1,25 @@
 """What `mmts sweep` does: tune every variant on val, run its best setting with other seeds, evaluate that on test.
 
-Runs go side by side, one process and one thread each, and are stopped together. This is not joblib, whose workers are
-killed before they can write a checkpoint on Ctrl-C, and outlive a sweep that is stopped by SIGTERM or SIGKILL.
+Runs go side by side, one process and one thread each, on this machine (joblib) or on a Ray cluster, and are stopped
+together.
 """
 
-import concurrent.futures as futures
-import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import torch
+from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from mmts.cluster.on_ray import STOPPED, connected, run_tasks
 from mmts.cluster.parts import parse_part
 from mmts.console import console, errors, progress_bar, quiet
 from mmts.data.records import SPLITS
@@ -36,10 +38,9 @@ from mmts.training.signals import stop_requests
 from mmts.training.splits import open_data, resolved
 
 _RATE_WINDOW = 3600.0  # seconds: runs take minutes
-_POLL = 0.2  # seconds between checks for a stop signal
-_GRACE = 60.0  # seconds for a run to finish its step and write its checkpoint
-_THREADS = "OMP_NUM_THREADS"
-_STOPPED = "stopped; run the same command again to continue"
+_POLL = 0.2  # seconds between a worker's checks whether it has to stop
+_Outcomes = Generator[tuple[Path, str | None]]  # finished runs, with the reason if the settings could not be trained
+_TrainAll = Callable[[Mapping[Path, Recipe], str | None], _Outcomes]  # of recipes by folder, evaluated on a split
 
 
 def run_sweep(
@@ -50,6 +51,7 @@ def run_sweep(
     settings: Sequence[str] = (),
     *,
     part: str | None = None,
+    ray: str | None = None,
     collect: bool = False,
 ) -> Path | None:
     """Make every unfinished run of the sweep file at `path` under `out`; return the path of leaderboard.md.
@@ -57,6 +59,7 @@ def run_sweep(
     part: `I/N`, the I-th of N processes, on any machines that see `out`: it makes a share of the trials, and once all
         trials are there a share of the runs on test; whoever finishes the last one writes the leaderboard, and the
         others return None.
+    ray: the address of a Ray cluster (see `connected`) that makes the runs; its nodes must see the data and `out`.
     collect: make no run, and only write the leaderboard of finished ones.
 
     Runs in out/trials/VARIANT/NUMBER/seed-S are evaluated on val and never look at test; those in
@@ -77,15 +80,18 @@ def run_sweep(
         console.print("note: data.val chooses the checkpoint of each run, and the data's own val chooses the settings")
     divisions = find_divisions(dataset, sweep.file)
     own_code = {name for recipe in recipes for name in outside_names(recipe.objective, recipe.model.tower_names)}
-    number, count = parse_part(part)
+    number, count = parse_part(part, ray)
+    if ray is not None and processes is not None:
+        raise InputError("--jobs counts runs on this machine; on Ray each run takes a core or a GPU of the cluster")
     share = slice(0, 0) if collect else slice(number - 1, None, count)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = processes or cores
+    train_all = _train_on_ray if ray else partial(_train_all, processes=processes)
     lock = out / (".lock" if count == 1 else f".lock-{number}-of-{count}")
-    with locked(lock), trusting_code(own_code.__contains__):
+    with locked(lock), trusting_code(own_code.__contains__), connected(ray) if ray else nullcontext():
         tuned: list[Trial] | None = trials
         if sweep.file.trials > 1:
-            tuned = _make_runs(sweep, trials, "val", out, processes, share)
+            tuned = _make_runs(sweep, trials, "val", out, train_all, share)
         if tuned is None:
             return None
         by_variant = [[trial for trial in tuned if trial.variant == name] for name in sweep.file.variants]
@@ -96,7 +102,7 @@ def run_sweep(
         chosen = [trial for trial in best if not trial.failed]
         for trial in chosen if sweep.file.trials > 1 else ():
             console.print(f"{trial.variant}: chose {trial}, with {choose} {trial.on_val(choose):.1f} on val")
-        made = _make_runs(sweep, chosen, "test", out, processes, share)
+        made = _make_runs(sweep, chosen, "test", out, train_all, share)
         if made is None:
             return None
         standings = Standings.read(made, dataset, divisions)
@@ -110,7 +116,7 @@ def run_sweep(
 
 
 def _make_runs(
-    sweep: Sweep, trials: Sequence[Trial], split: Literal["val", "test"], out: Path, processes: int, share: slice
+    sweep: Sweep, trials: Sequence[Trial], split: Literal["val", "test"], out: Path, train_all: _TrainAll, share: slice
 ) -> list[Trial] | None:
     """Make the unfinished runs of trials, one per seed, that are in a share of all of them.
 
@@ -135,7 +141,7 @@ def _make_runs(
     console.print(f"{title}: {counted(len(recipes), 'run')}, {count} already finished")
     with (
         progress_bar(title, count + len(left), "runs", count, _RATE_WINDOW) as bar,
-        closing(_train_all(left, "val" if split == "val" else None, min(processes, len(left)))) as outcomes,
+        closing(train_all(left, "val" if split == "val" else None)) as outcomes,
     ):
         for number, (run, failed) in enumerate(outcomes, count + 1):
             if failed is not None:
@@ -180,16 +186,14 @@ def _is_finished(out: Path, recipe: Recipe) -> bool:
 # --- processes -------------------------------------------------------------------------------------------------------
 
 
-def _train_all(
-    recipes: Mapping[Path, Recipe], evaluate_on: str | None, processes: int
-) -> Generator[tuple[Path, str | None]]:
-    """Make or resume runs by folder; yield each finished one, with the reason if its settings could not be trained.
+def _train_all(recipes: Mapping[Path, Recipe], evaluate_on: str | None, processes: int) -> _Outcomes:
+    """Make or resume runs by folder, and yield each finished one.
 
     Raises Interrupted after Ctrl-C or SIGTERM, when every run has written its checkpoint and no process is left. An
     error in one run stops the others in the same way.
     """
-    if processes > 1:
-        yield from _train_side_by_side(recipes, evaluate_on, processes)
+    if min(processes, len(recipes)) > 1:
+        yield from _train_side_by_side(recipes, evaluate_on, min(processes, len(recipes)))
         return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker process: with more threads, sums round differently
@@ -206,7 +210,7 @@ def _train(out: Path, recipe: Recipe, evaluate_on: str | None) -> str | None:
         with quiet():
             train(recipe, out, resume=True, evaluate_on=evaluate_on)
     except Interrupted as error:
-        raise Interrupted(_STOPPED, error.signal_number) from None
+        raise Interrupted(STOPPED, error.signal_number) from None
     except (Diverged, InputError) as error:
         return str(error)
     except MmtsError as error:
@@ -214,73 +218,69 @@ def _train(out: Path, recipe: Recipe, evaluate_on: str | None) -> str | None:
     return None
 
 
-def _train_side_by_side(
-    recipes: Mapping[Path, Recipe], evaluate_on: str | None, processes: int
-) -> Iterator[tuple[Path, str | None]]:
-    waiting, running = list(recipes)[::-1], dict[futures.Future[str | None], Path]()
-    with stop_requests() as stop, _worker_pool(processes) as pool:
-        while waiting or running:
-            if stop:
-                raise Interrupted(_STOPPED, stop[0])
-            while waiting and len(running) < processes:  # never more: a queued run would start after a stop
-                out = waiting.pop()
-                running[pool.submit(_train_in_worker, out, recipes[out], evaluate_on)] = out
-            for future in futures.wait(running, _POLL, futures.FIRST_COMPLETED).done:
-                out = running.pop(future)
-                try:
-                    reason = future.result()
-                except BrokenProcessPool:
-                    if stop:  # Ctrl-C reached the workers too
-                        break
+def _train_side_by_side(recipes: Mapping[Path, Recipe], evaluate_on: str | None, processes: int) -> _Outcomes:
+    with TemporaryDirectory(prefix="mmts-") as folder:
+        stopping = Path(folder) / "stop"
+        with stop_requests(stopping.touch) as stop, parallel_config("loky", inner_max_num_threads=1):
+            calls = (
+                delayed(_train_in_worker)(out, recipe, evaluate_on, stopping, os.getpid())
+                for out, recipe in recipes.items()
+                if not stopping.exists()
+            )
+            pool = Parallel(processes, pre_dispatch="n_jobs", batch_size=1, return_as="generator_unordered")
+            outcomes = pool(calls)
+            try:
+                for out, outcome in outcomes:
+                    if not isinstance(outcome, MmtsError):
+                        yield out, outcome
+                    elif not stop:
+                        raise outcome
+            except TerminatedWorkerError:
+                if not stop:
                     raise RunError(
-                        f"{out}, or a run beside it, was killed (out of memory?); run the same command again to "
-                        "continue, with fewer --jobs if memory was the reason"
+                        "a run was killed (out of memory?); run the same command again to continue, with fewer --jobs "
+                        "if memory was the reason"
                     ) from None
-                yield out, reason
+            finally:
+                stopping.touch()
+                with suppress(TerminatedWorkerError):
+                    list(outcomes)  # the others write their checkpoints
+            if stop:
+                raise Interrupted(STOPPED, stop[0])
 
 
-@contextmanager
-def _worker_pool(processes: int) -> Iterator[futures.ProcessPoolExecutor]:
-    """Yield worker processes; if the body raises, let them write their checkpoints, then kill what still runs."""
-    threads_before, children_before = os.environ.get(_THREADS), multiprocessing.active_children()
-    os.environ[_THREADS] = "1"  # OpenMP reads it when a worker loads it
-    pool = futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin_worker)
-    try:
-        yield pool
-    except BaseException:
-        workers = [child for child in multiprocessing.active_children() if child not in children_before]
-        for worker in workers:
-            worker.terminate()
-        try:
-            for worker in workers:
-                worker.join(_GRACE)
-        finally:
-            for worker in workers:
-                worker.kill()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-        del os.environ[_THREADS]
-        if threads_before is not None:
-            os.environ[_THREADS] = threads_before
+def _train_in_worker(
+    out: Path, recipe: Recipe, evaluate_on: str | None, stopping: Path, parent: int
+) -> tuple[Path, str | MmtsError | None]:
+    """Train with one thread until `stopping` is there; return an error, since joblib kills all if one is raised."""
+    ended = threading.Event()
 
+    def watch() -> None:
+        while not ended.wait(_POLL):
+            if os.getppid() != parent:  # killed, and another process may resume its runs
+                os._exit(1)
+            if stopping.exists():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
 
-def _begin_worker() -> None:
-    """Use one thread, leave Ctrl-C to the parent, and exit when the parent does, however it ends."""
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def exit_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=exit_with_parent, daemon=True).start()
-
-
-def _train_in_worker(out: Path, recipe: Recipe, evaluate_on: str | None) -> str | None:
+    threading.Thread(target=watch, daemon=True).start()
     try:
-        return _train(out, recipe, evaluate_on)
-    except Interrupted:
-        os._exit(1)  # the checkpoint is written, and this worker must not start another run
+        return out, _train(out, recipe, evaluate_on)
+    except MmtsError as error:
+        return out, error
+    finally:
+        ended.set()
+
+
+def _train_on_ray(recipes: Mapping[Path, Recipe], evaluate_on: str | None) -> _Outcomes:
+    tasks = [(out.absolute(), recipe, evaluate_on) for out, recipe in recipes.items()]
+    for at, outcome in run_tasks(_train_in_task, tasks):
+        yield list(recipes)[at], outcome
+
+
+def _train_in_task(out: Path, recipe: Recipe, evaluate_on: str | None) -> str | None:
+    torch.set_num_threads(1)
+    # The lock of an attempt on a node that is gone: this sweep's own lock keeps others out, and Ray has seen it end.
+    RunDirectory(out).lock_file.unlink(missing_ok=True)
+    return _train(out, recipe, evaluate_on)

@@ -12,7 +12,9 @@ from mmts.console import console
 from mmts.data.formats.collect import read_lines
 from mmts.data.keyed_labels import read_labels
 from mmts.data.records import Label, Split
+from mmts.distributed.processes import num_processes, once
 from mmts.errors import DataError, InputError, RecipeError, RunError, counted, nearest
+from mmts.models.text_encoder import text_encoder
 from mmts.recipe.run_directory import RunDirectory
 from mmts.recipe.sections import Concepts
 
@@ -23,7 +25,17 @@ _CHECKED_CAPTIONS = 64  # whose concept is computed again and compared with that
 
 
 def find_concepts(section: Concepts, train: Split, run: RunDirectory) -> ConceptDistribution:
-    """Find the concepts of the training samples and save them, or load those that a resumed run found before."""
+    """Find the concepts of the training samples and save them, or load those that a resumed run found before.
+
+    All processes embed the captions; the rest is done by the main one.
+    """
+    embeds = section.source == "captions" and section.encoder != "tfidf"
+    if num_processes() > 1 and embeds and not once(run.concepts_file.exists):
+        text_encoder(section.encoder)(train.captions)  # into the cache
+    return once(lambda: _find_or_load(section, train, run))
+
+
+def _find_or_load(section: Concepts, train: Split, run: RunDirectory) -> ConceptDistribution:
     if run.concepts_file.exists():
         concepts = ConceptDistribution.load(run.concepts_file)
         other = ""

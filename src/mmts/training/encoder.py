@@ -4,17 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from mmts.data.media.load import feature_rows, load_medium, why_unreadable
-from mmts.data.media.video import FrameSampling
+from mmts.data.media.load import feature_rows, why_unreadable
 from mmts.data.records import Medium
-from mmts.errors import DataError
 from mmts.files import content_hash
 from mmts.models import TwoTower, embed_media, embed_text, media_features, text_features
 from mmts.models.base import hash_weights
-from mmts.models.features import LoadPixels, Rows
+from mmts.models.features import Rows
 from mmts.recipe.run_directory import RunDirectory
 from mmts.training.experiment import load_model
 from mmts.training.start import open_pair
@@ -39,14 +35,17 @@ class Encoder:
             inputs = text_features(self.text_tower, captions, cached=False)
         return np.asarray(embed_text(self.model, inputs))
 
-    def media(self, media: Sequence[Medium], load: LoadPixels | None = None) -> Rows:
-        """Return unit embeddings (M, D) of M media, each read by `load`. Raises DataError naming an unreadable one."""
+    def media(self, media: Sequence[Medium], failed: dict[int, str] | None = None) -> Rows:
+        """Return unit embeddings (M, D) of M media. Raises DataError naming an unreadable one.
+
+        failed: is filled, instead, with why media cannot be decoded, by their positions.
+        """
         inputs: Rows | Sequence[Medium] = media
         if self.media_tower is None:
             inputs = feature_rows(media)
         elif self.model.media_tower is None:
-            inputs = media_features(self.media_tower, media, load=load, cached=False)
-        return np.asarray(embed_media(self.model, inputs, load=load))
+            inputs = media_features(self.media_tower, media, cached=False, failed=failed)
+        return np.asarray(embed_media(self.model, inputs, failed=failed))
 
     def media_or_zeros(self, media: Sequence[Medium], width: int) -> Rows:
         """Return unit embeddings (M, width) of M media, zeros for those that cannot be read; each is decoded once."""
@@ -56,17 +55,9 @@ class Encoder:
             if readable:
                 rows[readable] = self.media([media[at] for at in readable])
             return rows
-        unreadable = set()
-
-        def load(medium: Medium, size: int, resize: str, sampling: FrameSampling | None) -> Tensor:
-            try:
-                return load_medium(medium, size, resize, sampling)
-            except DataError:
-                unreadable.add(id(medium))
-                return torch.zeros((3, size, size) if sampling is None else (sampling.frames, 3, size, size))
-
-        rows = self.media(media, load)
-        rows[[id(medium) in unreadable for medium in media]] = 0
+        failed: dict[int, str] = {}
+        rows = self.media(media, failed)
+        rows[[*failed]] = 0
         return rows
 
 

@@ -14,6 +14,7 @@ from mmts import __version__
 from mmts.concepts import neighbour_counts
 from mmts.console import console
 from mmts.data.records import Dataset
+from mmts.distributed.divided_state import copy_from_main
 from mmts.distributed.processes import joined, main_first, on_main, once
 from mmts.distributed.sharded_model import launcher_shards
 from mmts.errors import DataError, counted
@@ -129,7 +130,7 @@ def _train(
 
     # The concepts of the training samples, the objective, and what the model is fed.
     splits = readable_splits(chosen, dataset, recipe.data, run, model.media_tower)
-    concepts = once(lambda: find_concepts(recipe.concepts, splits.train, run))
+    concepts = find_concepts(recipe.concepts, splits.train, run)
     sizes = splits.train.num_media, splits.train.num_captions
     neighbours, by_label = partial(neighbour_counts, splits.train.captions), partial(label_concepts, splits.train)
     facts = RunFacts(concepts, *sizes, width, neighbours, *scale, label_concepts=by_label)
@@ -138,9 +139,8 @@ def _train(
     drawn = random_state()
     once(lambda: run.go_on(recipe, versions(), own))
     experiment = Experiment(run, recipe, dataset, concepts, model)
-    inputs = main_first(lambda: prepare_inputs(model, splits.train))
-    evaluated: dict[str, Inputs] = {}  # filled on the main process, which evaluates
-    once(lambda: evaluated.update(_evaluated_inputs(experiment, splits, by)))
+    inputs = prepare_inputs(model, splits.train)
+    evaluated = _evaluated_inputs(experiment, splits, by)
     evaluate = validation(experiment, evaluated, splits.val.name) if splits.val is not None else None
     model.drop_frozen()
 
@@ -164,8 +164,12 @@ def _train(
     parameters = counted(sum(value.numel() for value in trainer.trainable), "parameter")
     console.print(f"training {parameters} for {counted(trainer.total_steps, 'step')} into {run.path}")
 
-    def evaluate_best() -> dict[str, Any]:
+    def load_best() -> None:
         load_weights(model, run, "best")
+
+    def evaluate_best() -> dict[str, Any]:
+        once(load_best)
+        copy_from_main(model)
         metrics, _, _ = score(experiment, evaluated[splits.final.name], run.metrics_file)
         for table in tables_of_change(run) if "before" in metrics else ():
             console.print(table)
@@ -175,7 +179,7 @@ def _train(
         once(partial(file.unlink, missing_ok=True))  # of weights that training goes beyond now
     if start is not None and trainer.total_steps:
         with trainer.evaluated_weights():
-            once(lambda: _evaluate_start(experiment, evaluated[splits.final.name]))
+            _evaluate_start(experiment, evaluated[splits.final.name])
     try:
         metrics = trainer.fit(resume, evaluate_best)
     except DataError as error:

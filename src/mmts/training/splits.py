@@ -1,7 +1,7 @@
 """Which samples a run trains on, validates on and is evaluated on."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,8 @@ from mmts.data.keys import read_keys
 from mmts.data.media.checks import drop_unreadable, shared_in_words, unreadable_media
 from mmts.data.media.reading import tell_warnings
 from mmts.data.read import read_dataset
-from mmts.data.records import SPLITS, Dataset, Split
-from mmts.distributed.processes import main_first, once, process_index
+from mmts.data.records import SPLITS, Dataset, Medium, Split
+from mmts.distributed.processes import from_main, led, main_first, once, process_index
 from mmts.errors import DataError, RecipeError, counted, percent
 from mmts.files import as_address, atomic_write, why_missing
 from mmts.models.base import MediaTower, is_frozen
@@ -203,9 +203,22 @@ def readable(split: Split, settings: Data, lines: list[str], tower: MediaTower |
     """
     if split.media_checked:
         return split
-    by_features = None
     if tower is not None and is_frozen(tower):
-        by_features = partial(why_unreadable_by_features, tower)
-    reasons = once(lambda: unreadable_media(split.media, by_features))  # all processes must leave out the same
+        reasons = _unreadable_by_features(split.media, tower)
+    else:
+        reasons = once(lambda: unreadable_media(split.media))  # all processes must leave out the same
     lines.extend(f"{split.media[i].place}\t{reason}" for i, reason in reasons.items())
     return drop_unreadable(split, reasons, settings.max_unreadable)
+
+
+def _unreadable_by_features(media: Sequence[Medium], tower: MediaTower) -> dict[int, str]:
+    """Return `unreadable_media` whose features are computed by all processes."""
+    places = {id(medium): at for at, medium in enumerate(media)}
+
+    def reasons(chosen: list[int]) -> Sequence[str | None]:
+        return why_unreadable_by_features(tower, [media[at] for at in chosen])
+
+    def check(together: Callable[[list[int]], Sequence[str | None]]) -> dict[int, str]:
+        return unreadable_media(media, lambda part: together([places[id(medium)] for medium in part]))
+
+    return from_main(led(check, reasons))

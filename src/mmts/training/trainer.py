@@ -48,7 +48,7 @@ class Trainer:
 
     With several processes (see `processes.joined`) each embeds its part of every batch and computes the loss of its own
     queries, so that gradients, schedules and the objective's state are those of one process; only dropout differs. The
-    main process validates, logs and writes checkpoints, while the others wait.
+    main process logs and writes checkpoints, while the others wait.
     """
 
     model: TwoTower
@@ -124,7 +124,7 @@ class Trainer:
     def fit(self, resume: bool = False, finish: Callable[[], dict[str, Any]] | None = None) -> dict[str, Any]:
         """Train to the end, or raise Interrupted with a checkpoint written; `resume` starts from the last one.
 
-        `finish` runs on the main process at the end; trackers get the scores that it returns, and all return them.
+        `finish` runs on all processes at the end; trackers get the scores that it returns.
         """
         if resume:
             self._restore()
@@ -136,7 +136,7 @@ class Trainer:
             self._take_steps()
             if self.is_sharded:
                 lend(self.whole, self.unwrapped.state_dict())  # for good
-            metrics = once(finish) if finish is not None else {}
+            metrics = finish() if finish is not None else {}
             if process_index() == 0 and metrics:
                 name = "test" if metrics["split"] == "test" else f"final/{metrics['split']}"
                 scores = {key: value for key, value in metrics.items() if "_to_" in key or key == "groups"}
@@ -198,7 +198,7 @@ class Trainer:
         self._end_all_after(failure)
         return batch
 
-    def _end_all_after(self, failure: DataError | WorkersLost | None) -> None:
+    def _end_all_after(self, failure: DataError | WorkersLost | FailedElsewhere | None) -> None:
         """If any process has a failure, write a checkpoint and raise it there and FailedElsewhere on the others."""
         if any(all_values(int(failure is not None), self.device)):
             if self.step > (self.saved_at or 0):
@@ -283,19 +283,13 @@ class Trainer:
     def _validate(self, evaluate: Callable[[TwoTower], dict[str, Any]]) -> dict[str, Any]:
         """Return the scores on val; the model becomes the best checkpoint if no earlier one scored as much."""
         state = checkpoint.random_state()
-        failure = None
-
-        def attempt() -> dict[str, Any]:
-            nonlocal failure
-            try:
-                return evaluate(self.whole)
-            except (DataError, WorkersLost) as error:
-                failure = error
-                return {}
-
+        scores, failure = {}, None
         self.whole.eval()
         with self.evaluated_weights():
-            scores = once(attempt)
+            try:
+                scores = evaluate(self.whole)
+            except (DataError, WorkersLost, FailedElsewhere) as error:
+                failure = error
         self._end_all_after(failure)
         self.model.train()
         checkpoint.restore_random_state(state)

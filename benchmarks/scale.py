@@ -1,4 +1,4 @@
-"""What ten million pairs take in memory: the order of an epoch, and iSogCLR's state divided over four processes.
+"""What ten million pairs take in memory, an epoch's order and iSogCLR's state, and what judging by two processes takes.
 
 The pairs are made up, an index alone. `python -m benchmarks.scale WHAT ARGUMENTS` is one process of the measurement.
 """
@@ -21,8 +21,10 @@ from torch import distributed
 from benchmarks.measure import Comparison, peak_private_memory
 from mmts.data.batches.epoch_plan import EpochPlan, Indices, stream_order
 from mmts.data.pair_table import _FORMAT, _ROW, PairTable, TableSplit
+from mmts.data.records import Medium, Split
 from mmts.distributed.divided_state import divide_state
 from mmts.distributed.shared_loss import shared_loss
+from mmts.evaluation.rank import judge
 from mmts.objectives import ISogCLR
 
 B, BUFFER, SHARD = 2048, 20_000, 10_000
@@ -49,6 +51,8 @@ def run(N: int = 10_000_000) -> Iterator[Comparison]:
         yield Comparison(f"{what}, memory", setting, held[0], held[1], "bytes per pair")
     steps = [statistics.median(each["step"] for each in _in_processes(2, "state", "1000000", way)) for way in WAYS]
     yield Comparison(f"{what}, step", f"loss and gradient, B = {B:,}, D = 256, 2 processes", steps[0], steps[1])
+    one, two = (max(each["seconds"] for each in _in_processes(number, "judge", "20000")) for number in (1, 2))
+    yield Comparison("judging by 2 processes, against 1", "20,000 images and captions, one thread each", two, one)
 
 
 def _write_index(folder: Path, N: int) -> None:
@@ -124,6 +128,23 @@ def _state(N: int, way: str) -> dict[str, float]:
     return {"bytes": held, "step": statistics.median(times)}
 
 
+def _judge(M: int) -> dict[str, float]:
+    """Return the time that ranking M images for their captions and the other way round takes."""
+    torch.manual_seed(0)
+    media, text = torch.randn(2, M, 256)
+    split = Split("test", tuple(Medium(str(i), Path(f"{i}.jpg"), (f"caption {i}",)) for i in range(M)))
+    distributed.init_process_group("gloo")
+    distributed.barrier()
+    start = time.perf_counter()
+    judge(media, text, split, "own")
+    seconds = time.perf_counter() - start
+    distributed.destroy_process_group()
+    return {"seconds": seconds}
+
+
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
-    print(json.dumps(_order(*arguments) if what == "order" else _state(int(arguments[0]), arguments[1])))
+    if what == "order":
+        print(json.dumps(_order(*arguments)))
+    else:
+        print(json.dumps(_judge(int(arguments[0])) if what == "judge" else _state(int(arguments[0]), arguments[1])))

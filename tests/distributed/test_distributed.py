@@ -420,10 +420,3 @@ def test_a_parameter_that_no_loss_reaches_is_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(processes, "num_processes", lambda: 2)
     with pytest.raises(RunError, match=r"does not reach 0\.weight"):
         processes.check_all_reached(model)
-
-
-@pytest.mark.parametrize(("name", "kind"), [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")])
-def test_cut_up_models_are_refused(name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(name, "true")
-    with pytest.raises(RunError, match=f"asks for {kind}, which divides the model"):
-        make_trainer(tmp_path)

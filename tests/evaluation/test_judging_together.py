@@ -125,7 +125,7 @@ def one(clip: Path, shapes: Path, encoder: Path, tmp_path_factory: pytest.TempPa
     return folder
 
 
-@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_processes_judge_as_one(
     number: int, one: Path, clip: Path, shapes: Path, encoder: Path, tmp_path: Path
 ) -> None:

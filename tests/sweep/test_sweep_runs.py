@@ -164,6 +164,7 @@ def test_parts_make_the_same_table_as_one(finished: Path, shapes: Path, tmp_path
     assert run_sweep(sweep, shapes, out, 1, collect=True) == page
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_table_as_one(finished: Path, shapes: Path, tmp_path: Path) -> None:
     run_sweep(write_sweep(tmp_path), shapes, tmp_path / "out", 2)
     assert (tmp_path / "out" / "leaderboard.csv").read_text() == (finished / "leaderboard.csv").read_text()

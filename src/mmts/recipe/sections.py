@@ -219,6 +219,9 @@ class Train(Section):
     gradient_checkpointing: bool = False
     """Trained towers keep only the inputs of their blocks and compute the rest again in the backward pass: less
     memory, about a third more time. Works together with `micro_batch`."""
+    shard: bool = False
+    """Each process keeps a share of the weights, gradients and moments of the model (FSDP2) in place of the whole; the
+    results are the same. The run directory must be on a disk that all processes see. One process keeps the whole."""
     evaluate_every: int = Field(1, ge=1)
     """Epochs between evaluations on val."""
     best: Measure = "R@1"

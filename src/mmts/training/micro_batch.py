@@ -11,8 +11,10 @@ piece and one more forward pass.
 Source: Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, arXiv 2101.06983.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmts.data.batches.loader import Batch, Tokens
+from mmts.distributed.processes import process_sizes
 from mmts.errors import RunError
 from mmts.objectives import ObjectiveOutput
 from mmts.training.checkpoint import random_state, restore_random_state
@@ -42,7 +45,7 @@ def micro_batch_step(
     Args:
         model: (media, text) -> x, y, both (b, D); without batch norm that trains (see `refuse_batch_norm`).
         batch: B pairs, of which this process embeds b.
-        size: pairs per piece; the last piece has what is left.
+        size: the most pairs in a piece.
         compute_loss: all embeddings x, y (b, D) -> loss and log.
         backward: back-propagates a loss, without scaling it.
         device: where the model is; pieces go there one at a time.
@@ -59,7 +62,8 @@ def micro_batch_step(
     after = random_state()
     assert x.grad is not None
     assert y.grad is not None
-    gradients = zip(torch.split(x.grad, size), torch.split(y.grad, size), strict=True)
+    lengths = [len(rows) for rows, _ in embeddings]
+    gradients = zip(torch.split(x.grad, lengths), torch.split(y.grad, lengths), strict=True)
     for i, (piece, gradient) in enumerate(zip(pieces(batch, size, device), gradients, strict=True)):
         restore_random_state(states[i])
         with nullcontext() if i == len(states) - 1 else alone():
@@ -71,9 +75,14 @@ def micro_batch_step(
 
 
 def pieces(batch: Batch, size: int, device: torch.device | str) -> Iterator[tuple[Tensor, Tensor | Tokens]]:
-    """Yield the media and text of `size` pairs after `size` pairs, on `device`."""
-    for start in range(0, len(batch.media), size):
-        rows, text = slice(start, start + size), batch.text
+    """Yield the media and text of at most `size` pairs after each other, on `device`: as many pieces on all processes.
+
+    Processes of a sharded model pass every piece through it together.
+    """
+    b, text = len(batch.media), batch.text
+    number = min(b, math.ceil(max(process_sizes(len(batch))) / size))
+    for start, end in pairwise(b * k // number for k in range(number + 1)):
+        rows = slice(start, end)
         if isinstance(text, Tensor):
             yield batch.media[rows].to(device), text[rows].to(device)
         else:

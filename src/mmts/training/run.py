@@ -16,6 +16,7 @@ from mmts.console import console
 from mmts.data.records import Dataset
 from mmts.distributed.divided_state import copy_from_main
 from mmts.distributed.processes import joined, main_first, on_main, once
+from mmts.distributed.sharded_model import launcher_shards
 from mmts.errors import DataError, counted
 from mmts.evaluation.classification import find_classes, read_prompts
 from mmts.evaluation.compare import tables_of_change
@@ -92,6 +93,9 @@ def _train(
     suffix = f" with {' and '.join(name.rpartition(':')[2] for name in own.values())}" if own else ""
     if not recipe.name.endswith(suffix):  # so that comparisons and reports tell such runs apart
         recipe = recipe.model_copy(update={"name": recipe.name + suffix})
+
+    if launcher_shards():
+        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"shard": True})})
 
     # The data, and the run directory that they are recorded in.
     recipe, dataset = _open_data(recipe, run, data, resume)
@@ -174,7 +178,8 @@ def _train(
     for file in (run.interpolation_file, run.checkpoint_file("interpolated")):
         once(partial(file.unlink, missing_ok=True))  # of weights that training goes beyond now
     if start is not None and trainer.total_steps:
-        _evaluate_start(experiment, evaluated[splits.final.name])
+        with trainer.evaluated_weights():
+            _evaluate_start(experiment, evaluated[splits.final.name])
     try:
         metrics = trainer.fit(resume, evaluate_best)
     except DataError as error:

@@ -6,7 +6,7 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,11 +23,13 @@ from mmts.data.batches.positives import on_device
 from mmts.distributed import processes
 from mmts.distributed.divided_state import copy_from_main, divide_state, own_tables, take_tables, whole_state
 from mmts.distributed.processes import all_values, num_processes, once, process_index
+from mmts.distributed.sharded_model import clip_gradients, gradient_norm, lend, lent, on_main_process, shard_model
 from mmts.distributed.shared_loss import shared_loss
 from mmts.errors import DataError, Diverged, FailedElsewhere, InputError, Interrupted, RunError, WorkersLost
 from mmts.evaluation.measures import measured
 from mmts.files import append_line, flush_to_disk
 from mmts.models import TwoTower, is_frozen
+from mmts.models.base import Tower
 from mmts.objectives import Objective, ObjectiveOutput
 from mmts.recipe.run_directory import RunDirectory
 from mmts.recipe.sections import Train
@@ -36,6 +38,7 @@ from mmts.training.averages import MovingAverage
 from mmts.training.log_line import NotFinite
 from mmts.training.micro_batch import micro_batch_step, refuse_batch_norm
 from mmts.training.optimizer import OWN_RATE, SHARE, learning_rate_schedule, parameter_groups
+from mmts.training.shards import save_shards
 from mmts.training.signals import stop_requests
 
 
@@ -89,18 +92,25 @@ class Trainer:
         if settings.gradient_checkpointing:
             enable_gradient_checkpointing(model)
         processes.share_batch_norms(model, self.device)
+        # `whole` is evaluated; `unwrapped` is trained. They differ only if the model is sharded.
+        self.whole = self.unwrapped = model
+        self.is_sharded = settings.shard and num_processes() > 1
+        if self.is_sharded:
+            if self.micro_batch == 1 and self.batch_size % num_processes():
+                problem = f"1 gives {num_processes()} processes unequal numbers of pieces of {self.batch_size} pairs"
+                raise RunError(f"train.micro_batch: {problem}, and train.shard needs equal ones; set it to 2")
+            self.unwrapped = shard_model(model, trained_towers(model), self.device)
+        elif settings.shard:
+            console.print("note: train.shard changes nothing with one process; start several (docs/scaling.md)")
         own_rates = self.objective.learning_rates()
         shares = {name: rate / settings.learning_rate for name, rate in self.tower_rates.items()}
-        parameters = parameter_groups([model, self.objective], settings.weight_decay, own_rates, shares)
+        parameters = parameter_groups([self.unwrapped, self.objective], settings.weight_decay, own_rates, shares)
         self.trainable = [parameter for group in parameters for parameter in group["params"]]
-        optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate)
+        self.optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name for broadcast_buffers
-            self.model, prepared = self.accelerator.prepare(model, optimizer)
-        unwrapped = self.accelerator.unwrap_model(self.model)
-        self.average = None if settings.ema is None else MovingAverage(unwrapped, settings.ema)
-        # accelerate's own step looks for a package on the disk every time; what else it does is for fp16 and TPUs.
-        self.optimizer = prepared.optimizer
+            self.model = self.accelerator.prepare_model(self.unwrapped, evaluation_mode=self.is_sharded)
+        self.average = None if settings.ema is None else MovingAverage(self.unwrapped, settings.ema)
         # The objective is not wrapped: shared_loss handles its gradients, and losses their own precision.
         divide_state(self.objective)
         self.objective = self.objective.to(self.device)
@@ -124,6 +134,8 @@ class Trainer:
         tracking.start_trackers(self.accelerator, self.run, self.settings.project, self.recipe or {})
         try:
             self._take_steps()
+            if self.is_sharded:
+                lend(self.whole, self.unwrapped.state_dict())  # for good
             metrics = finish() if finish is not None else {}
             if process_index() == 0 and metrics:
                 name = "test" if metrics["split"] == "test" else f"final/{metrics['split']}"
@@ -209,8 +221,8 @@ class Trainer:
                 output = self.compute_loss(batch, x, y)
                 self.accelerator.backward(output.loss)
             else:
-                loss, alone = partial(self.compute_loss, batch), partial(self.accelerator.no_sync, self.model)
-                backward = self.accelerator.backward
+                loss, backward = partial(self.compute_loss, batch), self.accelerator.backward
+                alone = nullcontext if self.is_sharded else partial(self.accelerator.no_sync, self.model)
                 output = micro_batch_step(self.model, batch, self.micro_batch, loss, backward, self.device, alone)
             self._check_gradients(output)
         except NotFinite as problem:
@@ -218,7 +230,7 @@ class Trainer:
         self.optimizer.step()
         self.objective.after_step()
         if self.average is not None:
-            self.average.update(self.accelerator.unwrap_model(self.model), self.step - self.skipped)
+            self.average.update(self.unwrapped, self.step - self.skipped)
         groups = self.groups[batch.index.cpu()] if self.groups is not None else None
         return {"loss": output.loss.item(), "lr": rate, **log_line.summarize(output.log, groups)}
 
@@ -251,12 +263,12 @@ class Trainer:
     def _check_gradients(self, output: ObjectiveOutput) -> None:
         """Raise NotFinite if a gradient is not finite; clip the gradients if the settings say so."""
         processes.check_all_reached(self.model)
-        norm = torch.nn.utils.get_total_norm([value.grad for value in self.trainable if value.grad is not None])
+        norm = gradient_norm(self.trainable)
         if not norm.isfinite():
             what = f"the loss is {output.loss.item():g} and the norm of its gradients {norm.item()}"
             raise NotFinite(what, output.log)
         if self.settings.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.trainable, self.settings.clip_norm, norm)
+            clip_gradients(self.trainable, self.settings.clip_norm, norm)
 
     def _skip_or_stop(self, problem: NotFinite, batch: Batch, buffers: list[Tensor]) -> dict[str, Any]:
         """Restore the batch statistics, count the step as skipped and return its log line; or raise Diverged."""
@@ -272,11 +284,10 @@ class Trainer:
         """Return the scores on val; the model becomes the best checkpoint if no earlier one scored as much."""
         state = checkpoint.random_state()
         scores, failure = {}, None
-        self.model.eval()
-        model = self.accelerator.unwrap_model(self.model)
-        with nullcontext() if self.average is None else self.average.in_place_of_weights(model):
+        self.whole.eval()
+        with self.evaluated_weights():
             try:
-                scores = evaluate(model)
+                scores = evaluate(self.whole)
             except (DataError, WorkersLost, FailedElsewhere) as error:
                 failure = error
         self._end_all_after(failure)
@@ -287,6 +298,13 @@ class Trainer:
             self.best = score
             self._save("best")
         return scores
+
+    def evaluated_weights(self) -> AbstractContextManager[None]:
+        """Within it, `whole` has the weights that are evaluated; all processes enter it together."""
+        if self.is_sharded:
+            average = {} if self.average is None else self.average.state
+            return lent(self.whole, self.unwrapped.state_dict() | average)
+        return nullcontext() if self.average is None else self.average.in_place_of_weights(self.whole)
 
     def _log(self, line: dict[str, Any], done: bool, evaluates: bool) -> None:
         """Write a step to log.jsonl and the trackers if it is one to log: every `log_every`, and those that matter."""
@@ -304,18 +322,15 @@ class Trainer:
 
     def _state(self) -> dict[str, Any]:
         """Return what evaluating the model needs: with `train.ema`, the averaged weights; all processes call it."""
+        weights = self.unwrapped.trainable_state_dict() if self.average is None else self.average.state
         return {
-            "model": self._weights() if self.average is None else self.average.state,
+            "model": on_main_process(weights),
             "objective": whole_state(self.objective),
             "step": self.step,
             "best": self.best,
             "measure": self.settings.best,
-            "frozen": self.accelerator.unwrap_model(self.model).frozen_hash,
+            "frozen": self.whole.frozen_hash,
         }
-
-    def _weights(self) -> dict[str, Tensor]:
-        weights: dict[str, Tensor] = self.accelerator.unwrap_model(self.model).trainable_state_dict()
-        return weights
 
     def _save(self, name: str) -> None:
         state = self._state()
@@ -328,10 +343,15 @@ class Trainer:
         self.saved_at = self.step
 
     def _last_state(self) -> dict[str, Any]:
-        state = {**self._state(), **self.counts, "optimizer": self.optimizer.state_dict(), "skipped": self.skipped}
+        """Return what a checkpoint to resume from holds; of a sharded model, once the shards are written."""
+        state = {**self._state(), **self.counts, "skipped": self.skipped, "random": checkpoint.random_state()}
+        if self.is_sharded:
+            folder = self.run.checkpoints / f"step-{self.step}"
+            parts = self.unwrapped, self.objective, self.optimizer, self.average
+            return state | {"shards": save_shards(folder, *parts)}
         if self.average is not None:
-            state["weights"] = self._weights()  # those that training goes on with
-        return state | {"random": checkpoint.random_state()}
+            state["weights"] = self.unwrapped.trainable_state_dict()  # those that training goes on with
+        return state | {"optimizer": self.optimizer.state_dict()}
 
     def _write_last(self, state: dict[str, Any]) -> None:
         flush_to_disk(self.run.log_file)  # after a power cut, a checkpoint must find the log lines before it
@@ -354,8 +374,8 @@ class Trainer:
         if (measure := state.get("measure", "R@1")) != self.settings.best:
             measures = f"by {measure}, and train.best is {self.settings.best}"
             raise RunError(f"the checkpoint's best is {measures}; choose another --out")
-        model = self.accelerator.unwrap_model(self.model)
-        checkpoint.restore(state, model, self.objective, self.optimizer, self.average)
+        parts = self.unwrapped, self.objective, self.optimizer, self.average
+        checkpoint.restore(state, *parts, self.run.checkpoints)
         self.step, self.best, self.skipped = state["step"], state["best"], state.get("skipped", 0)
         self.saved_at = self.step
 
@@ -363,13 +383,8 @@ class Trainer:
 def _accelerator(settings: Train, run: RunDirectory) -> Accelerator:
     """Return accelerate's object for the device, precision and trackers of the settings."""
     trackers = tracking.trackers_for(settings.trackers, run)
-    for name in ("FSDP", "DeepSpeed"):
-        if os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false").lower() == "true":
-            raise RunError(
-                f"accelerate launch asks for {name}, which divides the model among the processes; mmts keeps a whole "
-                "model on each (DDP). Launch without it; train.micro_batch and train.gradient_checkpointing save memory"
-            )
     AcceleratorState._reset_state()  # accelerate keeps precision for the whole process; each run has its own
+    fsdp = os.environ.pop("ACCELERATE_USE_FSDP", "false")  # of accelerate's launcher; sharding is ours
     accelerator = Accelerator(
         mixed_precision="bf16" if settings.precision == "bf16" else "no",
         log_with=trackers,
@@ -378,15 +393,21 @@ def _accelerator(settings: Train, run: RunDirectory) -> Accelerator:
         # Batch norms handle their own statistics.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
+    os.environ["ACCELERATE_USE_FSDP"] = fsdp
     if accelerator.num_processes != num_processes():
         counts = f"{num_processes()} processes were started, and accelerate knows of {accelerator.num_processes}"
         raise RunError(f"{counts}; start them with torchrun or accelerate launch")
     return accelerator
 
 
+def trained_towers(model: TwoTower) -> list[Tower]:
+    """Return the towers of which anything trains."""
+    return [tower for tower in (model.media_tower, model.text_tower) if tower is not None and not is_frozen(tower)]
+
+
 def enable_gradient_checkpointing(model: TwoTower) -> None:
     """Let every tower that trains keep only the inputs of its blocks; raises RunError if no tower trains."""
-    towers = [tower for tower in (model.media_tower, model.text_tower) if tower is not None and not is_frozen(tower)]
+    towers = trained_towers(model)
     if not towers:
         raise RunError("train.gradient_checkpointing: no tower trains, so it would save nothing; leave it out")
     for tower in towers:

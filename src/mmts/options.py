@@ -14,7 +14,7 @@ ZeroToBelowOne = Annotated[float, Ge(0), Lt(1)]
 AtLeastOne = Annotated[int, Ge(1)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # by identity, because Python 3.10 hashes what stands in an annotation
 class RecipeDefault:
     """The section that a recipe gets if it leaves out a component inside a component, such as InfoNCE's temperature."""
 

@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
 from loss_cases import embeddings, loss_and_gradients, some_positives, values
+from packaging.version import Version
 from torch import Tensor
 
 from mmts.errors import InputError
@@ -25,7 +27,13 @@ from mmts.policies import Fixed
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if HAS_GPU else "cpu"
-needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+
+
+def _has_triton() -> bool:
+    return find_spec("triton") is not None and Version(version("triton")) >= Version("3.7")
+
+
+needs_triton = pytest.mark.skipif(not _has_triton(), reason="Triton 3.7 is not installed")
 needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="no GPU")
 pytestmark = pytest.mark.filterwarnings("ignore:divide by zero encountered")  # the interpreter says so of log(0) = -inf
 

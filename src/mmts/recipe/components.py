@@ -142,6 +142,8 @@ def options_of(component: type[Any]) -> list[Option]:
     options = []
     for parameter in parameters:
         name, hint = parameter.name, hints.get(parameter.name, Any)
+        if _is_annotated_optional(inner := (*get_args(hint), None)[0]):
+            hint = inner  # Python 3.10 adds a second `| None` around it if the default is None
         if name not in facts and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             options.append(Option(name, hint, parameter.default, *_family_in(hint), meanings.get(name, "")))
     return options
@@ -260,6 +262,10 @@ def as_content(value: Any) -> Any:
         return value
     name = next(name for name, component in SCHEDULES.items() if type(value) is component)
     return {"kind": name, **{field.name: as_content(getattr(value, field.name)) for field in fields(value)}}
+
+
+def _is_annotated_optional(hint: Any) -> bool:
+    return get_origin(hint) is Annotated and type(None) in get_args(get_args(hint)[0])
 
 
 def _family_in(hint: Any) -> tuple[Family | None, bool]:

@@ -1,6 +1,7 @@
 """Load the batches of a plan: decode and tokenize, in other processes if asked to."""
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -238,6 +239,9 @@ def _start_processes(pieces: Sequence[list[list[int]]], decode: _Decode, workers
         batch_size=None,
         num_workers=min(workers, len(pieces)),
         collate_fn=decode,
+        multiprocessing_context="fork"
+        if sys.platform == "linux"
+        else "spawn",  # joblib's processes have another default
         generator=torch.Generator(),  # without one it draws from the global state
     )
     watched = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()

@@ -239,9 +239,8 @@ def _start_processes(pieces: Sequence[list[list[int]]], decode: _Decode, workers
         batch_size=None,
         num_workers=min(workers, len(pieces)),
         collate_fn=decode,
-        multiprocessing_context="fork"
-        if sys.platform == "linux"
-        else "spawn",  # joblib's processes have another default
+        # Said here, because within the processes of a sweep joblib sets another default.
+        multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
         generator=torch.Generator(),  # without one it draws from the global state
     )
     watched = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()

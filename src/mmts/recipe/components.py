@@ -45,7 +45,7 @@ MAY_RUN: ContextVar[Trust] = ContextVar("may_run", default=lambda name: True)
 OUTSIDE = re.compile(r"(.+\.py|[A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 """How a recipe names a class outside mmts: `file.py:Class` or `module:Class`."""
 _ANY_WIDTH = 256  # stands for the width of a pair that is not open yet
-_MEANING = re.compile(r"^ {4}(\w+(?:, \w+)*): ((?:.+)(?:\n {8}.+)*)", re.MULTILINE)
+_MEANING = re.compile(r"^(\w+(?:, \w+)*): ((?:.+)(?:\n {4}.+)*)", re.MULTILINE)
 _REQUIRED = inspect.Parameter.empty
 
 
@@ -135,7 +135,7 @@ def options_of(component: type[Any]) -> list[Option]:
     meanings = {
         name: " ".join(meaning.split())
         for documented in reversed(component.__mro__)  # what a class does not say, its base does
-        for names, meaning in _MEANING.findall(documented.__doc__ or "")
+        for names, meaning in _MEANING.findall(inspect.cleandoc(documented.__doc__ or ""))  # as Python 3.13 keeps it
         for name in names.split(", ")
     }
     facts = GIVEN_BY_RUN if issubclass(component, Tower) else [fact.name for fact in fields(RunFacts)]

@@ -135,6 +135,7 @@ class TeMoTemperature(SimilarityPolicy):
 
     def values(self, similarity: Tensor) -> Tensor:
         """Return the values of cosines of any shape, with gradient, which is 0 from s = -1 down."""
-        u = ((similarity + 1.0) / 2.0).clamp(max=1.0)
+        u = (similarity + 1.0) / 2.0
+        u = u.where(u <= 1.0, 1.0)  # versions of torch differ in the gradient of clamp at its bound
         # The slope of the root is infinite at 0, and infinity times a gradient of 0 would be NaN.
         return self.tau_min + self.tau_alpha * u.where(u > 0, 1.0).sqrt().where(u > 0, 0.0)

@@ -122,7 +122,6 @@ def test_long_captions_and_nul(tmp_path: Path):
     assert dataset.media[0].captions == (long,)
     assert dataset.media[1].captions == ("a cat",)
     assert dataset.notes[0].startswith("cleaned 1 caption of")
-    assert csv.field_size_limit() == 131072
 
 
 # "\r" alone ends a line for the csv module only inside quotes, which its writer sees to; surrogates are not UTF-8; NUL,
@@ -205,7 +204,7 @@ def test_a_choice_among_usual_names_is_said(tmp_path: Path):
             "My pictures;;\n;;\nfilepath;caption;\na.jpg;x;\n",
             "remove the lines above the one .*: 'filepath', 'caption'",
         ),
-        ("a,b\n1,2\n", "found 'a', 'b', none of which looks like paths of files or text"),
+        ("a,b\n1,2\n", "found 'a', 'b', none of which looks like paths of files"),
         ("image,words\nhttp://x.org/a.jpg,x\n", "holds addresses"),
     ],
 )
@@ -238,7 +237,6 @@ def test_rows_that_end_early_are_counted(tmp_path: Path):
         ('["a", "b\\u00e9"]', ("a", "bé")),
         ("[\"one's\", 'b']", ("one's", "b")),
         ("['a' 'b']", ("a", "b")),  # as numpy prints an array
-        ('{"text":["a","b"]}', ("a", "b")),  # as Label Studio writes several texts
         ("['a', None, nan, '']", ("a",)),
         ("[a cat]", ("[a cat]",)),
         ("['a's, 'b']", ("['a's, 'b']",)),

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +27,8 @@ _SAMPLING = 2**32 - 2
 class Positions:
     """The positions in the split of the B pairs of a batch, each (B,) int64.
 
-    `media` are the media, `index` the pairs, `text` the captions shown. `text` differs from `index` only if a caption
-    is drawn from another medium (see `CaptionPool`); a pair's concept is still that of its own caption, `index`.
-    `copy` is how often the medium came before in the epoch.
+    `text` are the captions shown; they differ from those of `index` only if they are drawn from another medium (see
+    `CaptionPool`), and a pair's concept is that of `index`. `copy` is how often the medium came before in the epoch.
     """
 
     media: Tensor
@@ -79,8 +78,8 @@ class EpochPlan:
         if sampling is not None and len(sampling.weights) != num_captions:
             raise InputError(f"there are {len(sampling.weights)} weights for {num_captions} captions")
         self._captions: Indices | None = None
+        self._media_weights = None if sampling is None else sampling.weights
         if owner is None:
-            self._media_weights = None if sampling is None else sampling.weights
             return
         owners: Indices = owner.numpy().astype(np.int64)
         if len(owners) and not 0 <= owners.min() <= owners.max() < num_media:
@@ -100,18 +99,16 @@ class EpochPlan:
         return self.num_media // self.batch_size
 
     def batches(self, epoch: int) -> Sequence[Positions]:
-        """Return the batches of an epoch: those within `at_once` places are drawn when one of them is used.
-
-        With `sampling` the whole epoch is drawn now.
-        """
+        """Return the batches of an epoch, drawn `at_once` places at a time; with `sampling` all are drawn now."""
         B, number = self.batch_size, self.batches_per_epoch
         together = max(1, self.at_once // B)
         is_sampled = self.sampling is not None and self.sampling.applies(epoch, number)
-        draw = partial(_columns, self._sampled(epoch)) if is_sampled else _Pass(self, epoch).draw
+        source = self._sampled(epoch) if is_sampled else _Pass(self, epoch)
 
         @lru_cache(maxsize=2)  # decoding ahead may be in the next one
         def drawn(start: int) -> Tensor:
-            return torch.from_numpy(draw(start * B, min(start + together, number) * B))
+            first, last = start * B, min(start + together, number) * B
+            return torch.from_numpy(source.draw(first, last) if isinstance(source, _Pass) else source[:, first:last])
 
         def batch(at: int) -> Positions:
             place = at % together
@@ -192,22 +189,16 @@ class _Pass:
         return np.stack([media, index, text, np.zeros_like(media)])
 
 
-def _columns(whole: Indices, start: int, stop: int) -> Indices:
-    return whole[:, start:stop]
-
-
 def stream_order(
     shard_sizes: Sequence[int] | Indices, seed: int, epoch: int, buffer: int, start: int = 0, stop: int | None = None
 ) -> Indices:
     """Return places start to stop - 1 of N positions in a random order that a shuffle buffer could produce.
 
-    The shards come in random order, each with its samples in file order. Then the sample at place p gets the rank of
-    p + buffer * u, u uniform in [0, 1), so it moves by less than `buffer` places, and a reader that follows the shards
-    holds at most `buffer` samples back. With buffer >= N all orders are equally likely. Memory is that of the buffer
-    and the places asked for (default: all).
+    The shards, with `shard_sizes` consecutive positions each, come in random order. Then the sample at place p gets the
+    rank of p + buffer * u, u uniform in [0, 1), so it moves by less than `buffer` places. With buffer >= N all orders
+    are equally likely. Memory is that of the buffer and the places asked for (default: all).
 
-    `shard_sizes` are the samples of each shard, whose positions follow those of the shard before it. Every (seed,
-    epoch) has another order. Raises InputError for a size, seed or epoch below 0, or a buffer below 1.
+    Every (seed, epoch) has another order. Raises InputError for a size, seed or epoch below 0, or a buffer below 1.
 
     >>> stream_order([3, 2, 4], seed=0, epoch=0, buffer=1).tolist()
     [3, 4, 5, 6, 7, 8, 0, 1, 2]

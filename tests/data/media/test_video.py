@@ -411,7 +411,7 @@ def test_a_folder_of_frames(tmp_path: Path, pattern: str):
 @pytest.mark.parametrize(
     ("rest", "reason"),
     [
-        ({}, "holds neither chunks .* nor frames"),
+        ({}, "is a folder without chunks .* or frames"),
         ({"frames": (5, 3)}, "frames 5 to 3: the first must be at least 0 and not after the last"),
     ],
 )

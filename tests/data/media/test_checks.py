@@ -73,7 +73,7 @@ def test_few_unreadable_are_dropped_and_many_are_an_error(tmp_path: Path):
 
 def test_the_error_names_the_first_five(tmp_path: Path):
     with pytest.raises(DataError, match=r"7 of the 7 .*0.png.*1.png.*4.png: does not exist; and 2 more"):
-        without_reasons(split_of([tmp_path / f"{at}.png" for at in range(5)]))
+        without_reasons(split_of([tmp_path / f"{at}.png" for at in range(7)]))
 
 
 def files_split(name: str, folder: Path, files: dict[str, bytes], **more: Any) -> Split:

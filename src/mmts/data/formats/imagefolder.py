@@ -62,15 +62,14 @@ def looks_like_metadata(file: Path) -> bool:
 
 def _left_out(folder: Path, files: Mapping[Path, str | None]) -> Iterator[str]:
     """Yield notes on the folders that are not read."""
-    read = {file.parent for file in files}
+    others = [item for item in sorted(folder.iterdir()) if item not in {file.parent for file in files}]
     why = "as the metadata file at the root counts"
     if None not in files.values():
         why = "as the folders are not named like a split"
-        if bare := [part.name for part in split_folders(folder) if part not in read]:
+        if bare := [item.name for item in split_folders(folder) if item in others]:
             yield f"without metadata.jsonl or metadata.csv, so left out: {', '.join(bare)}"
-    others = [item for item in sorted(folder.iterdir()) if item not in read and item.is_dir()]
-    if others := [item for item in others if any((item / name).is_file() for name in METADATA_NAMES)]:
-        yield f"left out the metadata in {listed(item.name for item in others)}, {why}"
+    if left := [item.name for item in others if any((item / name).is_file() for name in METADATA_NAMES)]:
+        yield f"left out the metadata in {listed(left)}, {why}"
 
 
 def _metadata_file(folder: Path) -> Path | None:

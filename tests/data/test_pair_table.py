@@ -106,7 +106,7 @@ def test_a_damaged_table_is_refused(tmp_path: Path, name: str):
 
 
 def test_a_folder_without_a_table(tmp_path: Path):
-    with pytest.raises(DataError, match="holds no table of pairs"):
+    with pytest.raises(DataError, match="is damaged, or was written by another version"):
         PairTable(tmp_path)
 
 

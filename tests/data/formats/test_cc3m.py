@@ -145,9 +145,7 @@ def test_a_longer_file_than_the_official_one_is_not_cut_short(tmp_path: Path, mo
     monkeypatch.setattr(cc3m, "PARTS", tuple(part._replace(num_rows=1) for part in cc3m.PARTS))
     write_tsv(tmp_path, "zero")
     draw(tmp_path / "training/1.jpg")
-    with pytest.raises(
-        DataError, match=r"tsv has 1 rows, and the official file 1: training/1\.jpg would be"
-    ):
+    with pytest.raises(DataError, match=r"tsv has 1 rows, and the official file 1: training/1\.jpg would be"):
         read_cc3m(tmp_path)
 
 

@@ -66,9 +66,8 @@ class EpochPlan:
             owner: (N,) int64, the medium of each caption, in [0, num_media); None if caption i is the one of medium i.
             order: the media in the order of an epoch; None for a uniformly random order.
             at_once: places of an epoch that are drawn at a time.
-            pool: the media whose captions may be drawn for each medium; None for its own captions.
-            sampling: how often media come and captions are drawn, by weights (N,) of the captions. A medium comes in
-                proportion to the mean of its captions' weights. A caption from `pool` is drawn without weights.
+            pool: the media whose captions may be drawn for each medium, without weights; None for its own captions.
+            sampling: how often media come, in proportion to the mean of their captions' weights, and captions.
         """
         _check_at_least(1, batch_size=batch_size, num_media=num_media, at_once=at_once)
         _check_at_least(0, seed=seed)
@@ -166,16 +165,12 @@ class _Pass:
         self._state = self._bits.state
 
     def media(self, start: int, stop: int) -> Indices:
-        """Return the media at the places from start to stop - 1."""
         if self._plan.order is not None:
             return self._plan.order(self._number, start, stop)
         return self._shuffled[start:stop].astype(np.int64)
 
     def draw(self, start: int, stop: int, sampled: Indices | None = None) -> Indices:
-        """Return the positions (4, n) of these places: media, pairs, captions shown and 0.
-
-        sampled: the media there, drawn by weight, whose captions then are too; None for those of `media`.
-        """
+        """Return the positions (4, n) of these places: media, or those `sampled` by weight, pairs, captions and 0."""
         plan = self._plan
         media = self.media(start, stop) if sampled is None else sampled
 
@@ -226,8 +221,6 @@ def stream_order(
 
 def process_slice(batch_size: int, process: int, num_processes: int) -> slice:
     """Return the queries of one process: a contiguous slice of every global batch, sizes equal or one apart.
-
-    Raises InputError for a process that does not exist, or a batch with fewer samples than processes.
 
     >>> [process_slice(10, process, 3) for process in range(3)]
     [slice(0, 3, None), slice(3, 6, None), slice(6, 10, None)]

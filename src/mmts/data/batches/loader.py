@@ -99,18 +99,14 @@ class Pixels:
     seed: int = 0
 
     def __call__(self, positions: list[int], epoch: int = 0, copies: Sequence[int] = ()) -> Tensor:
-        """Return images (B, 3, size, size), or clips (B, F, 3, size, size), uint8; towers scale them to [0, 1].
-
-        copies: how often each came before in the epoch (default: never).
-        """
-        pairs = zip(positions, copies or [0] * len(positions), strict=True)
-        return torch.stack([self._load(at, epoch, copy) for at, copy in pairs])
-
-    def _load(self, at: int, epoch: int, copy: int) -> Tensor:
-        rng = np.random.default_rng([self.seed, epoch, at, copy])
-        pixels = load_medium(self.media[at], self.size, self.resize, self.sampling, self.augmentation, rng)
-        # They are whole numbers over 255: uint8 loses nothing, and waiting batches take a quarter of the memory.
-        return (255 * pixels).round_().to(torch.uint8)
+        """Return images (B, 3, size, size), or clips (B, F, 3, size, size), uint8; towers scale them to [0, 1]."""
+        loaded = []
+        for at, copy in zip(positions, copies or [0] * len(positions), strict=True):
+            rng = np.random.default_rng([self.seed, epoch, at, copy])
+            pixels = load_medium(self.media[at], self.size, self.resize, self.sampling, self.augmentation, rng)
+            # They are whole numbers over 255: uint8 loses nothing, and waiting batches take a quarter of the memory.
+            loaded.append((255 * pixels).round_().to(torch.uint8))
+        return torch.stack(loaded)
 
 
 def make_loader(
@@ -191,11 +187,7 @@ def _decode(source: MediaSource, epoch: int, places: list[list[int]]) -> Tensor 
 
 
 def _decode_ahead(pieces: Sequence[list[list[int]]], decode: _Decode, workers: int) -> Iterator[Tensor]:
-    """Yield the media of every piece, decoded in other processes; if one is killed, all are restarted.
-
-    Pixels depend on their seed and their place in the epoch alone, so the second try gives the same. Raises WorkersLost
-    if a process is killed twice at the same piece.
-    """
+    """Yield the media of every piece, decoded in other processes; if one is killed, all are restarted once."""
     done, lost_at = 0, -1
     while done < len(pieces):
         decoded = _start_processes(pieces[done:], decode, workers)
@@ -228,11 +220,7 @@ class _Same(TorchDataset[Any]):
 
 
 def _start_processes(pieces: Sequence[list[list[int]]], decode: _Decode, workers: int) -> Iterator[Tensor | DataError]:
-    """Start processes that decode ahead; a killed one is noticed only when its media are needed.
-
-    torch's handler of SIGCHLD would raise in the main thread at any point, even inside an optimizer step, so it is
-    removed again.
-    """
+    """Start processes that decode ahead; a killed one is noticed only when its media are needed."""
     loader: DataLoader[Tensor | DataError] = DataLoader(
         _Same(),
         sampler=pieces,  # drawn here, a few ahead of the processes
@@ -243,6 +231,7 @@ def _start_processes(pieces: Sequence[list[list[int]]], decode: _Decode, workers
         multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
         generator=torch.Generator(),  # without one it draws from the global state
     )
+    # torch's handler of SIGCHLD would raise in the main thread at any point, even inside an optimizer step.
     watched = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGCHLD) if watched else None
     decoded = iter(loader)

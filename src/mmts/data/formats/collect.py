@@ -16,7 +16,7 @@ from typing import Any
 
 from mmts.data.media.suffixes import kind_of
 from mmts.data.records import SPLITS, Dataset, Label, Medium, split_name, values_of
-from mmts.errors import DataError, counted, listed, plain, quoted, shortened
+from mmts.errors import DataError, counted, listed, plain, quoted
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")  # for what becomes a part of a path
 _MAX_FRAMES = 1_000_000  # of one clip: nine hours at 30 frames per second
@@ -97,8 +97,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 def inner_path(written: str, where: str, root: Path | None = None, folder: str = "") -> str:
     """Return a path as written, below `folder`, normalized. Raises DataError if it is impossible or leads out.
 
-    With a `root`, a path with backslashes or accents is spelled like the file there, or else with slashes. The check is
-    lexical: a symbolic link inside the root may lead anywhere.
+    With a `root`, a path with backslashes or accents is spelled like the file there, or else with slashes. A symbolic
+    link inside the root may lead anywhere.
 
     >>> inner_path("images//./a.jpg", "x.jsonl, line 3")
     'images/a.jpg'
@@ -210,7 +210,6 @@ class Collector:
         self._varying: dict[str, None] = {}
         self._ids_merged = False
         self._counts: Counter[str] = Counter()
-        self._broken_list: str | None = None
 
     def add(
         self,
@@ -246,7 +245,7 @@ class Collector:
         identity = inner if identity is None else clean_text(identity)
         if not identity:
             raise DataError(f"{where}: the id is empty")
-        texts = [text for caption in captions for text in self._texts(caption, where)]
+        texts = [text for caption in captions for text in self._texts(caption)]
         self._counts["beyond"] += len(texts) - len(texts[:keep])
         cleaned: dict[str, Label] = {}
         for name, value in (labels or {}).items():
@@ -294,13 +293,10 @@ class Collector:
         media, empty = tuple(entry.medium for entry in entries), self._counts["empty"]
         return Dataset(self.root.name or str(self.root), self.path, self.root, media, tuple(self.notes), empty)
 
-    def _texts(self, caption: str, where: str) -> Iterator[str]:
+    def _texts(self, caption: str) -> Iterator[str]:
         """Yield the cleaned captions in a text that is a list of them, else the caption alone; none if it is empty."""
-        text = clean_text(caption)
-        texts = listed_strings(text)
+        texts = listed_strings(clean_text(caption))
         self._counts["lists"] += texts is not None
-        if texts is None and re.match(r"\[\s*['\"]", text) and text.endswith("]"):
-            self._broken_list = self._broken_list or f"{where}: {shortened(text)}"
         for written in [caption] if texts is None else texts:
             text = clean_text(written)
             if text and text.lower() not in MISSING_CAPTIONS:
@@ -335,8 +331,6 @@ class Collector:
             names = ", ".join(map(repr, self._varying))
             self.notes.append(f"not used as labels, since they differ between the lines of one medium: {names}")
         self.notes += notes_on_names(self._spellings)
-        if self._broken_list:
-            self.notes.append(f"taken as one caption, though it looks like a broken list: {self._broken_list}")
         counts = ((self._counts[name], note, what) for name, (note, what) in _COUNTED.items())
         self.notes += [note.format(counted(count, what)) for count, note, what in counts if count]
 

@@ -182,8 +182,6 @@ def test_a_split_that_is_empty(tmp_path: Path):
         few.split("test")
     with pytest.raises(DataError, match="nothing is in split 'dev-2'"):
         few.split("dev-2")
-    with pytest.raises(InputError, match="at least one medium"):
-        TableSplit("x", few.split("train").table, np.array([], dtype=np.int64))
 
 
 def test_shard_sizes_are_runs_of_one_file(tmp_path: Path):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mmts.data.records import Dataset, Medium, Split
-from mmts.errors import DataError, InputError, quoted
+from mmts.errors import DataError, quoted
 from mmts.files import atomic_folder, read_json, write_json
 
 Rows = npt.NDArray[np.int64]
@@ -121,9 +121,6 @@ class TableSplit(Split):
     media_checked = True  # every image was decoded before the table was written
 
     def __init__(self, name: str, table: PairTable, rows: npt.NDArray[np.integer[Any]]) -> None:
-        """Raises InputError without rows."""
-        if not len(rows):
-            raise InputError(f"split {name!r} needs at least one medium")
         if len(table) < 2**32:
             rows = rows.astype(np.uint32, copy=False)  # there may be hundreds of millions of them
         self.name, self.table, self.rows, self.graded = name, table, rows, None

@@ -122,8 +122,6 @@ class Split:
             raise InputError(f"split {name!r} needs at least one medium")
         if bare := [medium.id for medium in media if not medium.captions]:
             raise InputError(f"split {name!r}: medium {bare[0]!r} has no caption")
-        if graded is not None and graded.num_media != len(media):
-            raise InputError(f"split {name!r} has {len(media)} media, but graded relevance has {graded.num_media}")
         self.name = name
         self.media: Sequence[Medium] = tuple(media)
         self.graded = graded

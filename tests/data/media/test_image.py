@@ -259,21 +259,6 @@ def test_flip_mirrors_about_half_of_the_images():
     assert all(augment([image], 8, np.random.default_rng(at), never)[0].getpixel((0, 4))[0] < 128 for at in range(20))
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("crop_scale", (0, 1)),
-        ("crop_scale", (0.9, 0.5)),
-        ("color", 2),
-        ("randaugment", (0, 7)),
-        ("randaugment", (2, 11)),
-    ],
-)
-def test_augmentation_refuses_what_cannot_be(name: str, value: object):
-    with pytest.raises(InputError, match=name):
-        Augmentation(**{name: value})
-
-
 @pytest.mark.parametrize("size", [(300, 200), (200, 300), (1000, 50), (50, 1000)])
 def test_the_ratio_of_a_crop_in_pixels(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch):
     boxes = []

@@ -24,7 +24,7 @@ from mmts.data.media.load import load_medium
 from mmts.data.media.video import FrameSampling
 from mmts.data.pair_table import LazySequence
 from mmts.data.records import Medium, Split
-from mmts.errors import DataError, InputError, WorkersLost
+from mmts.errors import DataError, WorkersLost
 
 Tokens = dict[str, Tensor]
 MediaSource = Callable[[list[int], int, list[int]], Tensor]
@@ -129,26 +129,17 @@ def make_loader(
         process: (index of this process, number of processes); the process gets the media and text of its queries.
         with_relevance: compute the batches' graded relevance, if the split has any.
 
-    Raises InputError if the plan belongs to another split or has fewer batches, DataError from the sources, and
-    WorkersLost if a process was killed, restarted, and killed again.
+    Raises DataError from the sources, and WorkersLost if a process was killed, restarted, and killed again.
     """
-    if plan.num_media != split.num_media:
-        raise InputError(f"the plan is for {plan.num_media} media and the split has {split.num_media}")
-    if not 0 <= first_batch <= plan.batches_per_epoch:
-        raise InputError(f"first_batch must be in [0, {plan.batches_per_epoch}], not {first_batch}")
     queries = process_slice(plan.batch_size, *process)
     batches = plan.batches(epoch)[first_batch:]
     graded = split.graded if with_relevance else None
-
-    def load() -> Iterator[Batch]:
-        media_sides = _media_sides(batches, queries, media_source, epoch, workers)
-        for batch, media in zip(batches, media_sides, strict=True):
-            text = text_source(batch.text[queries].tolist())
-            extra = positives(split, batch.media, batch.text)
-            relevance = None if graded is None else _relevance(graded, split, batch, queries)
-            yield Batch(media, text, batch.index, batch.media, extra, relevance)
-
-    return load()
+    media_sides = _media_sides(batches, queries, media_source, epoch, workers)
+    for batch, media in zip(batches, media_sides, strict=True):
+        text = text_source(batch.text[queries].tolist())
+        extra = positives(split, batch.media, batch.text)
+        relevance = None if graded is None else _relevance(graded, split, batch, queries)
+        yield Batch(media, text, batch.index, batch.media, extra, relevance)
 
 
 def _relevance(graded: Graded, split: Split, batch: Positions, queries: slice) -> Tensor:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from mmts.data.media.load import why_unreadable
 from mmts.data.media.reading import file_state, in_threads
 from mmts.data.records import Medium, Split
-from mmts.errors import DataError, InputError, counted, few, percent
+from mmts.errors import DataError, counted, few, percent
 from mmts.files import cache_root, content_hash, keep, read_kept
 
 _COMPARED = 1 << 24  # bytes of a video that are compared, beside its size
@@ -45,8 +45,6 @@ def drop_unreadable(split: Split, reasons: Mapping[int, str], max_share: float =
 
     Raises DataError, naming the first five, if their share of the split is larger than `max_share`, in [0, 1].
     """
-    if not 0 <= max_share <= 1:
-        raise InputError(f"max_share must be in [0, 1], not {max_share}")
     if len(reasons) > max_share * split.num_media:
         named = few([f"{split.media[at].place}: {reason}" for at, reason in reasons.items()])
         raise DataError(

@@ -40,8 +40,6 @@ def load_medium(
         raise DataError(f"{medium.path} (id {medium.id}) is {what}, and the model takes {wanted}")
     if augmentation is not None and rng is None:
         raise InputError("augmentation needs rng, the source of its randomness")
-    if size < 1:
-        raise InputError(f"size must be at least 1, not {size}")
     needed = size if augmentation is None else math.ceil(size / math.sqrt(augmentation.crop_scale[0]))
     if sampling is None:
         images = [load_image(medium.path, needed, member=medium.member, place=medium.place)]
@@ -74,8 +72,6 @@ def feature_rows(media: Sequence[Medium]) -> npt.NDArray[np.float32]:
     Raises DataError naming a file that is not a .npy file of finite numbers, (W,) or (T, W), or whose width differs
     from that of the first. Nothing in a file is ever executed.
     """
-    if not media:
-        raise InputError("feature_rows needs at least one medium")
     rows = np.empty((len(media), _read_features(media[0].path).shape[-1]), dtype=np.float32)
     for row, medium in zip(rows, media, strict=True):
         values = _read_features(medium.path)

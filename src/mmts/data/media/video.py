@@ -21,7 +21,7 @@ from mmts.data.media.decoding import VideoFile
 from mmts.data.media.image import load_image, upright_rgb
 from mmts.data.media.suffixes import is_medium
 from mmts.data.records import Medium
-from mmts.errors import DataError, InputError, check_one_of
+from mmts.errors import DataError
 
 _CHUNK = re.compile(r"(\d{1,9})(\.\w+)")
 _PICTURE = re.compile(r"(.*?)(\d{1,18})(\.\w+)")
@@ -42,11 +42,6 @@ class FrameSampling:
     frames: int = 16
     kind: str = "uniform"
     stride: int = 4
-
-    def __post_init__(self) -> None:
-        check_one_of("kind", self.kind, ("uniform", "random", "stride"))
-        if self.frames < 1 or self.stride < 1:
-            raise InputError(f"need frames >= 1 and stride >= 1, not {self.frames} and {self.stride}")
 
     def times(self, start: float, end: float, rate: float, rng: np.random.Generator | None = None) -> list[float]:
         """Return F ascending times in [start, end), in any unit; `rate` is the average number of frames per unit.

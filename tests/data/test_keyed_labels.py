@@ -94,7 +94,7 @@ def test_files_that_are_no_such_tables_are_named(tmp_path: Path) -> None:
     wrong = {
         "nowhere": "nowhere does not exist; it must hold labels",
         "empty": r"empty has no \*.parquet",
-        "damaged.parquet": "damaged.parquet: concept cannot be read as labels",
+        "damaged.parquet": "damaged.parquet: not a parquet file, or damaged",
         "b.parquet": "b.parquet has no column 'concept'",
     }
     for name, message in wrong.items():

@@ -59,12 +59,6 @@ _OUR_NAMES = {
     "text_projection.weight": "text_projection",
 }
 
-# The weights of AVION's two sides, by our names.
-_IN_BLOCK = r"blocks\.\d+\.(ln_1|qkv|out|ln_2|fc1|fc2)\.(weight|bias)"
-_VISUAL = r"patches\.weight|(class|positional|temporal)_embedding|ln_(pre|post)\.(weight|bias)|image_projection"
-_TEXTUAL = r"token_embedding\.weight|positional_embedding|ln_final\.(weight|bias)|text_projection"
-_AVION_NAMES = {"visual": re.compile(f"{_IN_BLOCK}|{_VISUAL}"), "textual": re.compile(f"{_IN_BLOCK}|{_TEXTUAL}")}
-
 
 @dataclass(frozen=True)
 class ClipWeights:
@@ -81,15 +75,13 @@ class ClipWeights:
 
     def matrix(self, name: str) -> tuple[int, int]:
         """Return the shape of a matrix. Raises RecipeError if there is no matrix of that name."""
-        if name not in self.state:
-            raise RecipeError(f"{self.source} has no weight for {name!r}")
-        shape = self.state[name].shape
+        shape = self.state[name].shape if name in self.state else ()
         if len(shape) != 2:
-            raise RecipeError(f"{self.source}: {name!r} has shape {tuple(shape)}, and should be a matrix")
+            raise RecipeError(f"{self.source} has no matrix {name!r}")
         return shape[0], shape[1]
 
     def sizes(self) -> dict[str, int]:
-        """Return the sizes of the network, as its constructor names them. Raises RecipeError if they make no sense."""
+        """Return the sizes of the network, as its constructor names them. Raises RecipeError as `matrix` does."""
         width, output_width = self.matrix(f"{self.side}_projection")
         depth = len({name.split(".")[1] for name in self.state if name.startswith("blocks.")})
         sizes = {"width": width, "depth": depth, "output_width": output_width}
@@ -97,15 +89,8 @@ class ClipWeights:
         if self.side == "text":
             words = self.matrix("token_embedding.weight")[0]
             return {**sizes, "context_length": positions, "vocabulary_size": words}
-        patch = self._square_root(self.matrix("patches.weight")[1] // 3, "pixels of a patch")
-        side = self._square_root(positions - 1, "patches of a frame")
-        return {**sizes, "patch": patch, "size": side * patch}
-
-    def _square_root(self, number: int, what: str) -> int:
-        root = math.isqrt(number)
-        if root * root != number or not root:
-            raise RecipeError(f"{self.source}, {what}: {number} is not a square number")
-        return root
+        patch = math.isqrt(self.matrix("patches.weight")[1] // 3) or 1  # `fill` reports what is not square
+        return {**sizes, "patch": patch, "size": patch * math.isqrt(positions - 1)}
 
     def fill(self, network: nn.Module) -> None:
         """Load them into `network`. Raises RecipeError naming a missing, superfluous or differently shaped weight.
@@ -142,7 +127,7 @@ def read_weights(weights: str, side: Side) -> ClipWeights:
     """Return one side of a checkpoint file of AVION, or of a Hugging Face CLIP name or folder."""
     if is_checkpoint(weights):
         return avion_weights(weights)[("image", "text").index(side)]
-    source = hf.find_source(weights, "video" if side == "image" else side)
+    source = hf.find_source(weights, f"{'video' if side == 'image' else side} tower")
     model, _ = hf.load_model(source)
     if model.config.model_type != "clip":
         raise RecipeError(f"weights {weights!r} are those of a {model.config.model_type} model; only CLIP's fit here")
@@ -184,7 +169,7 @@ def avion_weights(checkpoint: str | Path | Mapping[str, Tensor]) -> tuple[ClipWe
     """Return the image and the text side of a checkpoint of AVION, a file or a state_dict, in any layout.
 
     Its keys may have the prefix "module." of DistributedDataParallel; its `logit_scale` is left out. Raises RecipeError
-    for a file that cannot be read, and for keys that AVION's models do not have; names some.
+    for a file that cannot be read, and for keys of neither side; names some.
     """
     if isinstance(checkpoint, str | Path):
         path = Path(checkpoint).expanduser()
@@ -197,11 +182,8 @@ def avion_weights(checkpoint: str | Path | Mapping[str, Tensor]) -> tuple[ClipWe
     for key, value in state.items():
         plain = key.removeprefix("module.")
         side, _, name = plain.partition(".")
-        name = _our_name(name)
-        if side in sides and _AVION_NAMES[side].fullmatch(name):
-            if name in sides[side]:
-                raise RecipeError(f"{source} holds {name!r} of the {side} side in two layouts at once")
-            sides[side][name] = value.float()
+        if side in sides:
+            sides[side][_our_name(name)] = value.float()
         elif plain != "logit_scale":
             unknown.append(key)
     if unknown:

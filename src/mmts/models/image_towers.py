@@ -211,7 +211,7 @@ class HuggingFaceImage(ImageTower):
         pooling: Literal["auto", "pooler", "cls", "mean"] = "auto",
         pretrained: Any = None,
     ) -> None:
-        source = hf.find_source(name, "image", IMAGE_TOWERS)
+        source = hf.find_source(name, "image tower", IMAGE_TOWERS)
         model: Any
         model, pooler_missing = hf.load_model(source) if pretrained is None else (pretrained, False)
         preprocessing = hf.read_preprocessing(source)

@@ -1,7 +1,7 @@
 """Pretrained pairs of open_clip, which is not installed with mmts: `open_clip:NAME/TAG`."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -61,9 +61,7 @@ class OpenClipText(TextTower):
         return {"input_ids": self.tokenizer(hf.encodable(captions)) if captions else torch.zeros(0, 1).long()}
 
     def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
-        """Return the model's text features (B, width). Raises InputError for an input without input_ids."""
-        if "input_ids" not in tokens:
-            raise InputError(f"tower {self.name!r} takes the output of its tokenize, with input_ids")
+        """Return the model's text features (B, width)."""
         features: Tensor = self.model.encode_text(tokens["input_ids"])
         return features
 
@@ -106,7 +104,9 @@ def open_clip_pair(name_and_tag: str, size: int | None = None) -> TwoTower:
         _fill(model, file, size)
     if not (hasattr(model, "encode_image") and hasattr(model, "encode_text")):
         raise RecipeError(f"{start} is a {type(model).__name__}, which does not embed both images and text")
-    halves = _half(model, lambda name: name == "visual"), _half(model, lambda name: name not in _NOT_TEXT)
+    halves = hf.shared_copy(model), hf.shared_copy(model)
+    hf.drop_parts(halves[0], lambda name: name != "visual")
+    hf.drop_parts(halves[1], lambda name: name in _NOT_TEXT)
     image = make_tower(OpenClipImage, start, pretrained=halves[0])
     text = make_tower(OpenClipText, start, pretrained=halves[1], tokenizer=tokenizer)
     return pretrained_pair(image, text, model)
@@ -157,12 +157,3 @@ def _fill(model: nn.Module, file: Path, size: int | None) -> None:
         other = "" if size is None else ", or to another size: leave model.image.size out"
         raise RecipeError(f"{file} {problem}; it belongs to another model of open_clip{other}")
     model.load_state_dict(state)
-
-
-def _half(model: nn.Module, keeps: Callable[[str], bool]) -> Any:
-    """Return a model that shares its weights with `model` and has only the children and parameters that it `keeps`."""
-    half = hf.shared_copy(model)
-    for name, _ in [*half.named_children(), *half.named_parameters(recurse=False)]:
-        if not keeps(name):
-            delattr(half, name)
-    return half

@@ -93,7 +93,7 @@ def _find(name: str) -> tuple[str, bool, str]:
 
     folder = Path(minilm_folder() if name == "minilm" else name).expanduser()
     is_pipeline = (folder / "modules.json").is_file()
-    if is_pipeline or hf.find_source(name, "text", _NAMES).local:
+    if is_pipeline or hf.find_source(name, "text encoder", _NAMES).local:
         files = sorted(path for path in folder.rglob("*") if path.suffix in _MODEL_FILES and path.is_file())
         parts = [f"{path.relative_to(folder).as_posix()} {content_hash(path.read_bytes())}" for path in files]
         return str(folder), is_pipeline, f"files {content_hash(*parts)}"

@@ -32,18 +32,22 @@ _AVION_PIXELS = hf.Preprocessing(
     std=(68.5005327 / 255, 66.6321579 / 255, 70.32316305 / 255),
 )
 
-# Parts of the names in a checkpoint of AVION and in transformers' CLIP, and what our networks call them. AVION stores
-# attention as nn.MultiheadAttention or as the flash-attention package does; both stack query, key and value.
-_OUR_NAMES = {
+OPEN_CLIP_NAMES = {
     "transformer.resblocks.": "blocks.",
     "attn.in_proj_": "qkv.",
-    "attn.Wqkv.": "qkv.",
-    "self_attn.out_proj.": "out.",
     "attn.out_proj.": "out.",
     "mlp.c_fc.": "fc1.",
     "mlp.c_proj.": "fc2.",
-    "mlp.": "",
     "conv1.": "patches.",
+}
+"""Parts of the names of weights in open_clip, and what our networks call them."""
+# The same for a checkpoint of AVION and transformers' CLIP. AVION stores attention as nn.MultiheadAttention or as the
+# flash-attention package does; both stack query, key and value.
+_OUR_NAMES = {
+    "self_attn.out_proj.": "out.",
+    **OPEN_CLIP_NAMES,
+    "attn.Wqkv.": "qkv.",
+    "mlp.": "",
     "vision_model.": "",
     "text_model.": "",
     "embeddings.patch_embedding.": "patches.",

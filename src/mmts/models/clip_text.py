@@ -19,13 +19,7 @@ OPENAI_TOKENIZER = "openai/clip-vit-base-patch16"
 
 
 class ByteTokenizer:
-    """The bytes of a caption between start (256) and end (257): no files, for models trained from scratch.
-
-    As in every tokenizer of CLIP, the id that closes a caption, `end`, is the highest.
-
-    >>> ByteTokenizer()(["ab", "abcdef"], length=5)
-    [[256, 97, 98, 257], [256, 97, 98, 99, 257]]
-    """
+    """The bytes of a caption between start (256) and end (257, the highest id, as in every tokenizer of CLIP)."""
 
     end = 257
     contents = "bytes"
@@ -67,12 +61,7 @@ class ClipTokenizer:
 
 
 def pad_rows(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Return rows of ids as one tensor (B, L), L at least 1, padded with 0.
-
-    >>> pad_rows([[1, 2], [3]])
-    tensor([[1, 2],
-            [3, 0]])
-    """
+    """Return rows of ids as one tensor (B, L), L at least 1, padded with 0."""
     if not rows:
         return torch.zeros(0, 1, dtype=torch.long)
     return nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
@@ -97,10 +86,6 @@ class ClipText(TextTower):
     activation: that of the weights by default, else `gelu`; OpenAI's models have `quick_gelu`.
 
     Source: Radford et al., CLIP, arXiv 2103.00020.
-
-    >>> tower = ClipText("bytes", width=8, depth=1, heads=2, output_width=4)
-    >>> tower(tower.tokenize(["a red shoe", ""])).shape
-    torch.Size([2, 4])
     """
 
     from_scratch = True  # unless there are weights

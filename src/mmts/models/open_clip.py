@@ -19,8 +19,8 @@ from mmts.models.two_tower import TwoTower, pretrained_pair
 
 PREFIX = "open_clip:"
 _NOT_TEXT = ("visual", "text_decoder", "logit_scale", "logit_bias")  # children and parameters
-# How open_clip makes a rectangle square (`resize_mode` of a model's preprocessing), and what that is here.
-_RESIZES: dict[str, Resize] = {"shortest": "crop", "squash": "stretch", "longest": "pad"}
+RESIZES: dict[str, Resize] = {"shortest": "crop", "squash": "stretch", "longest": "pad"}
+"""How open_clip makes a rectangle square (`resize_mode` of a model's preprocessing), and what that is here."""
 
 
 class OpenClipImage(ImageTower):
@@ -34,7 +34,7 @@ class OpenClipImage(ImageTower):
             raise InputError(f"it takes images of {size} pixels; mmts makes only square ones")
         mean, std = (getattr(visual, name, None) for name in ("image_mean", "image_std"))
         how = str((getattr(visual, "preprocess_cfg", None) or {}).get("resize_mode", "shortest"))
-        super().__init__(sides.pop(), mean or hf.CLIP_MEAN, std or hf.CLIP_STD, _RESIZES.get(how, "crop"))
+        super().__init__(sides.pop(), mean or hf.CLIP_MEAN, std or hf.CLIP_STD, RESIZES.get(how, "crop"))
         self.model = pretrained
         with torch.inference_mode():
             self.width = int(self(torch.zeros(1, 3, self.size, self.size)).shape[1])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmts.errors import RecipeError, RunError, nearest
+from mmts.errors import RecipeError, RunError, check_one_of
 from mmts.losses.normalize import unit
 from mmts.models.base import MediaTower, TextTower, Tower, hash_weights, is_frozen, make_tower, misfit
 from mmts.models.clip import avion_weights
@@ -18,7 +18,6 @@ from mmts.models.trainable import trained_state
 from mmts.models.video_towers import SpaceTimeViT
 
 Tokens = Mapping[str, Tensor]
-_KINDS = ("linear", "two-layer", "residual", "none")
 
 
 class TwoTower(nn.Module):
@@ -28,11 +27,6 @@ class TwoTower(nn.Module):
 
     A tower without a parameter that requires a gradient is frozen: it stays in evaluation mode and records no graph.
     If a tower is None, the input already is that tower's feature row (B, W). The heads map (B, W) to (B, D).
-
-    >>> model = TwoTower(None, None, nn.Linear(5, 3), nn.Linear(4, 3))
-    >>> x, y = model(torch.ones(2, 5), torch.ones(2, 4))
-    >>> x.shape, y.shape
-    (torch.Size([2, 3]), torch.Size([2, 3]))
     """
 
     def __init__(
@@ -53,7 +47,7 @@ class TwoTower(nn.Module):
         self.train()  # frozen towers refuse
 
     def train(self, mode: bool = True) -> "TwoTower":
-        """Set training or evaluation mode; frozen towers and heads stay in evaluation mode."""
+        """Set the mode; frozen towers and heads stay in evaluation mode."""
         super().train(mode)
         for head in (self.media_head, self.text_head):
             if is_frozen(head):
@@ -92,10 +86,7 @@ class TwoTower(nn.Module):
                 setattr(self, side, None)
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
-        """Return the state of the heads and of what trains in the towers; it is the same after `drop_frozen`.
-
-        A frozen tower inside another, as the frames' image tower can be, is left out too.
-        """
+        """Return the state of the heads and of what trains in the towers; it is the same after `drop_frozen`."""
         return trained_state(self)
 
     def hash_frozen(self) -> str:
@@ -132,17 +123,16 @@ def build_head(
     kind: "linear" is one affine map; "two-layer" is linear, GELU, dropout, linear, with `hidden` units between;
         "residual" adds such a two-layer map to the features, see `Residual`; "none" passes features through.
     input_dropout, dropout: shares of the (normalized) features, and of the hidden units, that training drops.
-    layer_norm: normalize each feature row first, so that towers of any scale train alike; not for "none".
+    layer_norm: normalize each feature row first; not for "none".
 
-    Raises RecipeError for an unknown kind, a dropout outside [0, 1), or "residual" or "none" for two different widths.
+    Raises RecipeError for "residual" or "none" with two different widths.
 
     >>> build_head("linear", 384, 256, layer_norm=False)
     Sequential(
       (0): Linear(in_features=384, out_features=256, bias=True)
     )
     """
-    if kind not in _KINDS:
-        raise RecipeError(f"unknown head {kind!r}; {nearest(kind, _KINDS)}")
+    check_one_of("kind", kind, ("linear", "two-layer", "residual", "none"))
     if kind in ("residual", "none"):
         if in_width != out_width:
             raise RecipeError(
@@ -151,9 +141,6 @@ def build_head(
             )
         if kind == "none":
             return nn.Identity()
-    for name, share in (("input_dropout", input_dropout), ("dropout", dropout)):
-        if not 0 <= share < 1:
-            raise RecipeError(f"head {kind!r}: {name} must be at least 0 and below 1, not {share}")
     layers: list[nn.Module] = [nn.LayerNorm(in_width)] if layer_norm else []
     layers += [nn.Dropout(input_dropout)] if input_dropout else []
     if kind != "linear":
@@ -168,10 +155,6 @@ class Residual(nn.Sequential):
 
     The last layer of g starts at zero, so that the embeddings are at first those of the features, bit for bit. The
     factor, the root mean square of a row of features, lets the head of a tower of any scale train alike.
-
-    >>> head = build_head("residual", 4, 4, hidden=8)
-    >>> torch.equal(head(torch.arange(8.0).view(2, 4)), torch.arange(8.0).view(2, 4))
-    True
     """
 
     def __init__(self, *layers: nn.Module) -> None:
@@ -189,12 +172,9 @@ class Residual(nn.Sequential):
 
 
 def build_two_tower(media: MediaTower | int, text: TextTower, *, width: int = 256, **head: Any) -> TwoTower:
-    """Return a two-tower model with new heads; their random weights come from torch's global generator.
+    """Return a two-tower model with new heads, whose random weights come from torch's global generator.
 
-    The model holds frozen towers until `drop_frozen`, so that `mmts.models.features` can compute their rows.
-
-    media: the media tower, or the width of media given as feature rows, which need no tower.
-    width: width of the embeddings.
+    media: the media tower, or the width of media given as feature rows. width: D, of the embeddings.
     head: the options of `build_head`, the same for both sides; the default kind is "two-layer".
     """
     head = {"kind": "two-layer", **head}
@@ -231,15 +211,14 @@ def load_avion(
 ) -> TwoTower:
     """Return the model of a checkpoint of AVION or MM-TS: clips and captions to unit embeddings of its output width.
 
-    Sizes are read off the weights, in any layout: keys with or without "module.", attention as nn.MultiheadAttention's
-    or flash-attention's, patches as a convolution or a matrix. The heads are identities; the checkpoint's temperature
+    Sizes are read off the weights, in any layout of AVION's. The heads are identities; the checkpoint's temperature
     (`logit_scale`) is not used. Colors are normalized as AVION does, with a mean of red of .4248 (OpenAI's is .4815).
 
     checkpoint: a file, whose code is never run, or a state_dict (or a mapping with one under "state_dict").
     tokenizer: a Hugging Face CLIP name or folder, or "bytes" for tiny models; read when a caption is first tokenized.
     frames: F, frames per clip; None is the checkpoint's (1 for an image model). The temporal embedding is interpolated
         linearly to another number; that of an image model is zero.
-    sampling, stride: how frames are chosen, as in `mmts.data.media.video.FrameSampling`; "random" as published.
+    sampling, stride: as in `mmts.data.media.video.FrameSampling`.
     heads: of the attention of both towers; None is one per 64 features, as in every published model.
 
     Raises RecipeError, naming some keys, for a file that cannot be read, or keys and shapes that are not AVION's.

@@ -73,9 +73,7 @@ def open_clip_pair(name_and_tag: str, size: int | None = None) -> TwoTower:
     """Return a pretrained pair of open_clip, with unit embeddings as its `encode_image` and `encode_text` give them.
 
     name_and_tag: `NAME/TAG`, such as `ViT-B-32/laion2b_s34b_b79k`, or `NAME/FILE` with a file of weights.
-    size: side of the square input in pixels, if it is another than the model's own; for a tag open_clip interpolates.
-
-    Raises RecipeError if open_clip is not installed, and for a name or a tag that it does not know.
+    size: of the square input in pixels, if it is not the model's own. Raises RecipeError for what it cannot load.
     """
     start = f"{PREFIX}{name_and_tag}"
     library = _library(start)
@@ -85,11 +83,10 @@ def open_clip_pair(name_and_tag: str, size: int | None = None) -> TwoTower:
     if name not in (known := library.list_models()):
         raise RecipeError(f"open_clip has no model {name!r}; {nearest(name, known)}")
     tags, file = library.list_pretrained_tags_by_model(name), Path(tag).expanduser()
-    if tag not in tags and not file.is_file():
-        raise RecipeError(
-            f"open_clip has no weights {tag!r} of {name}, and there is no such file; {nearest(tag, tags)}"
-        )
     known_tag = tag if tag in tags else None
+    if known_tag is None and not file.is_file():
+        near = nearest(tag, tags)
+        raise RecipeError(f"open_clip has no weights {tag!r} of {name}, and there is no such file; {near}")
     try:
         with hf.quiet(), _silent():
             model, *_ = library.create_model_and_transforms(name, pretrained=known_tag, force_image_size=size)
@@ -119,7 +116,7 @@ def architecture(name: str, size: int) -> dict[str, Any]:
 
 
 def _library(start: str) -> Any:
-    """Import open_clip. Raises RecipeError, saying what to install, if that fails."""
+    """Import open_clip. Raises RecipeError, which says what to install."""
     try:
         return import_module("open_clip")
     except Exception as error:  # torchvision of another build fails with RuntimeError, or with AttributeError

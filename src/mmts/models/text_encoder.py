@@ -37,8 +37,7 @@ class TextEncoder:
 def text_encoder(name: str) -> TextEncoder:
     """Return the encoder of that name; raises InputError for a model that is missing or cannot be loaded.
 
-    name: "minilm", or the folder or Hugging Face name of a sentence-transformers, CLIP or SigLIP model or of any text
-    encoder that AutoModel loads.
+    name: "minilm", or the folder or Hugging Face name of a sentence-transformers model or of a text tower.
     """
     try:
         return _load(name, *_find(name))

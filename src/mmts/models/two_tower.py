@@ -14,7 +14,6 @@ from mmts.losses.normalize import unit
 from mmts.models.base import MediaTower, TextTower, Tower, hash_weights, is_frozen, make_tower, misfit
 from mmts.models.clip import avion_weights
 from mmts.models.clip_text import OPENAI_TOKENIZER, ClipText
-from mmts.models.trainable import trained_state
 from mmts.models.video_towers import SpaceTimeViT
 
 Tokens = Mapping[str, Tensor]
@@ -30,20 +29,14 @@ class TwoTower(nn.Module):
     """
 
     def __init__(
-        self,
-        media_tower: MediaTower | None,
-        text_tower: TextTower | None,
-        media_head: nn.Module,
-        text_head: nn.Module,
+        self, media_tower: MediaTower | None, text_tower: TextTower | None, media_head: nn.Module, text_head: nn.Module
     ) -> None:
         super().__init__()
         self.temperature: float | None = None  # a pretrained pair's own: 1 / its logit scale
         self.logit_bias: float | None = None  # a SigLIP's own
         self.frozen_hash: str | None = None  # see `hash_frozen`; a run's checkpoints keep it
-        self.media_tower = media_tower
-        self.text_tower = text_tower
-        self.media_head = media_head
-        self.text_head = text_head
+        self.media_tower, self.text_tower = media_tower, text_tower
+        self.media_head, self.text_head = media_head, text_head
         self.train()  # frozen towers refuse
 
     def train(self, mode: bool = True) -> "TwoTower":
@@ -86,8 +79,16 @@ class TwoTower(nn.Module):
                 setattr(self, side, None)
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
-        """Return the state of the heads and of what trains in the towers; it is the same after `drop_frozen`."""
-        return trained_state(self)
+        """Return the state of the heads and of what trains in the towers; it is the same after `drop_frozen`.
+
+        The buffers of a tower are kept if any of its parameters trains.
+        """
+        towers = [(name, inner) for name, inner in self.named_modules() if isinstance(inner, Tower)]
+        frozen = tuple(f"{name}." for name, tower in towers if is_frozen(tower))
+        own = ((f"{name}.{key}", value) for name, tower in towers for key, value in tower.named_parameters())
+        fixed = {name for name, value in own if not value.requires_grad}
+        state = self.state_dict()
+        return {name: value for name, value in state.items() if not name.startswith(frozen) and name not in fixed}
 
     def hash_frozen(self) -> str:
         """Return a hash of the weights that `trainable_state_dict` leaves out; call it before `drop_frozen`."""

@@ -47,10 +47,8 @@ from mmts.models.two_tower import Residual
 def write_sentence_transformer(model: TwoTower, folder: Path) -> dict[str, Any]:
     """Write the run's sides as modules of sentence-transformers, load them again, and return the differences.
 
-    model: in evaluation mode, with its frozen towers, and with LoRA merged. A Hugging Face text encoder, both sides of
-    one CLIP or SigLIP, and heads become modules of sentence-transformers; other towers and residual heads become
-    modules of mmts. Videos and features have no module: then only the text side is written, with a note. Raises
-    RunError for a tower from outside mmts, or a text tower with weights from a checkpoint file or of open_clip, and for
+    model: in evaluation mode, with its frozen towers, and with LoRA merged. docs/export.md says which towers and heads
+    become modules of sentence-transformers, which those of mmts, and which none. Raises RunError for the last, and for
     differences.
     """
     image, text = model.media_tower, model.text_tower
@@ -96,10 +94,7 @@ def write_sentence_transformer(model: TwoTower, folder: Path) -> dict[str, Any]:
 
 
 def _text_modules(is_one: bool, text: Any, scratch: Path) -> list[nn.Module]:
-    """Return the modules from texts to the text tower's features.
-
-    is_one: whether both towers are one model, which is in `scratch`.
-    """
+    """Return the modules from texts to features. is_one: whether both towers are one model, which is in `scratch`."""
     if is_one:
         # SigLIP attends to its padding, up to the full length.
         full = {"text": {"padding": "max_length", "return_attention_mask": False}} if text.pad_full else None
@@ -108,10 +103,8 @@ def _text_modules(is_one: bool, text: Any, scratch: Path) -> list[nn.Module]:
         _save_text_model(text, scratch)
         return [Transformer(str(scratch), max_seq_length=text.max_length), Pooling(text.width, text.pooling)]
     if isinstance(text, ClipText) and (text.arguments.get("weights") or text.arguments.get("pretrained")):
-        raise RunError(
-            f"sentence-transformers has no module for the text tower {text.name!r} with weights from a checkpoint; "
-            "--to onnx exports it"
-        )
+        what = f"the text tower {text.name!r} with weights from a checkpoint"
+        raise RunError(f"sentence-transformers has no module for {what}; --to onnx exports it")
     return [TextModule(text)]
 
 
@@ -160,10 +153,10 @@ class ResidualModule(Module):  # type: ignore[misc]
         return cls(head.eval())
 
 
-def _folder(model_name_or_path: str, subfolder: str, options: Mapping[str, Any]) -> Path:
+def _folder(name: str, subfolder: str, options: Mapping[str, Any]) -> Path:
     """Return the folder of a module, fetched if the model is on the hub."""
-    source = {name: options.get(name) for name in ("token", "cache_folder", "revision", "local_files_only")}
-    return Path(load_dir_path(model_name_or_path=model_name_or_path, subfolder=subfolder, **source))
+    source = {key: options.get(key) for key in ("token", "cache_folder", "revision", "local_files_only")}
+    return Path(load_dir_path(name, subfolder=subfolder, **source))
 
 
 class TowerModule(InputModule):  # type: ignore[misc]

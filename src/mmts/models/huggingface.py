@@ -21,14 +21,6 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-# What the weights and other files of well-known pairs take on disk.
-_GIGABYTES = {
-    "openai/clip-vit-base-patch32": 0.6,
-    "openai/clip-vit-base-patch16": 0.6,
-    "openai/clip-vit-large-patch14": 1.7,
-    "google/siglip-base-patch16-224": 0.8,
-    "google/siglip-so400m-patch14-384": 3.5,
-}
 
 
 @dataclass(frozen=True)
@@ -75,13 +67,8 @@ def _in_cache(name: str, file: str) -> bool:
 
 
 def download_command(name: str) -> str:
-    """Return the command that fetches a model, and its size if it is known.
-
-    >>> download_command("openai/clip-vit-base-patch32")
-    "`hf download openai/clip-vit-base-patch32 --exclude '*.h5' --exclude '*.msgpack'` (0.6 GB)"
-    """
-    size = f" ({_GIGABYTES[name]} GB)" if name in _GIGABYTES else ""
-    return f"`hf download {name} --exclude '*.h5' --exclude '*.msgpack'`{size}"
+    """Return the command that fetches a model."""
+    return f"`hf download {name} --exclude '*.h5' --exclude '*.msgpack'`"
 
 
 def check_at_hand(what: str, places: Sequence[str], hint: str, files: Sequence[str] = ("config.json",)) -> None:
@@ -237,20 +224,15 @@ def _side(stated: Any) -> tuple[int | None, bool]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and loading reports off the terminal; errors are raised all the same."""
+    """Keep the libraries' progress bars, logs and loading reports off the terminal; errors are raised all the same."""
     from transformers.utils import logging as transformers_logging
 
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    hub = logging.getLogger("huggingface_hub")
-    hub_level = hub.level
-    transformers_logging.set_verbosity(logging.CRITICAL)
+    before, bars = logging.root.manager.disable, transformers_logging.is_progress_bar_enabled()
+    logging.disable(logging.ERROR)
     transformers_logging.disable_progress_bar()
-    hub.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(level)
-        hub.setLevel(hub_level)
+        logging.disable(before)
         if bars:
             transformers_logging.enable_progress_bar()

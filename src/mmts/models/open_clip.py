@@ -1,8 +1,6 @@
 """Pretrained pairs of open_clip, which is not installed with mmts: `open_clip:NAME/TAG`."""
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -88,7 +86,7 @@ def open_clip_pair(name_and_tag: str, size: int | None = None) -> TwoTower:
         near = nearest(tag, tags)
         raise RecipeError(f"open_clip has no weights {tag!r} of {name}, and there is no such file; {near}")
     try:
-        with hf.quiet(), _silent():
+        with hf.quiet():
             model, *_ = library.create_model_and_transforms(name, pretrained=known_tag, force_image_size=size)
             tokenizer = library.get_tokenizer(name)
     except Exception as error:  # whatever it raises for damaged weights or without a network
@@ -127,17 +125,6 @@ def _library(start: str) -> Any:
             f"match the installed torch {torch.__version__}: take a torchvision {match}, or importing it fails "
             f"({type(error).__name__}: {first_line(error)})"
         ) from None
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep open_clip's log off the terminal: it warns of a model without weights, which a file fills afterwards."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _fill(model: nn.Module, file: Path, size: int | None) -> None:

@@ -20,9 +20,7 @@ Tokens = Mapping[str, Tensor]
 
 
 class TwoTower(nn.Module):
-    """Two towers, each followed by its head.
-
-    x = unit(media_head(media_tower(media))),  y = unit(text_head(text_tower(text)))
+    """Two towers, each followed by its head: x = unit(media_head(media_tower(media))), and y of text likewise.
 
     A tower without a parameter that requires a gradient is frozen: it stays in evaluation mode and records no graph.
     If a tower is None, the input already is that tower's feature row (B, W). The heads map (B, W) to (B, D).
@@ -136,10 +134,8 @@ def build_head(
     check_one_of("kind", kind, ("linear", "two-layer", "residual", "none"))
     if kind in ("residual", "none"):
         if in_width != out_width:
-            raise RecipeError(
-                f"head {kind!r} keeps the tower's width {in_width}, but the model's width is {out_width}; "
-                f"set width to {in_width}, or use a linear or two-layer head"
-            )
+            widths = f"the tower's width {in_width}, but the model's width is {out_width}; set width to {in_width}"
+            raise RecipeError(f"head {kind!r} keeps {widths}, or use a linear or two-layer head")
         if kind == "none":
             return nn.Identity()
     layers: list[nn.Module] = [nn.LayerNorm(in_width)] if layer_norm else []
@@ -152,18 +148,12 @@ def build_head(
 
 
 class Residual(nn.Sequential):
-    """A head that starts as the identity: f + rms(f) g(f) (docs/method.md, 8.5).
-
-    The last layer of g starts at zero, so that the embeddings are at first those of the features, bit for bit. The
-    factor, the root mean square of a row of features, lets the head of a tower of any scale train alike.
-    """
+    """A head that starts as the identity: f + rms(f) g(f), g's last layer at zero (docs/method.md, 8.5)."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__(*layers)
-        last = self[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for parameter in self[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the embeddings (B, D), of any norm, of features (B, D)."""
@@ -185,10 +175,7 @@ def build_two_tower(media: MediaTower | int, text: TextTower, *, width: int = 25
 
 
 def pretrained_pair(image: MediaTower, text: TextTower, whole: Any) -> TwoTower:
-    """Return the sides of a pretrained model as a pair, computed in float32, with its temperature and logit bias.
-
-    Raises RecipeError for a logit scale that is not a number between 1e-9 and 1e9.
-    """
+    """Return the sides of a pretrained model as a pair, computed in float32, with its temperature and logit bias."""
     pair = TwoTower(image, text, nn.Identity(), nn.Identity())
     image.exact = text.exact = True
     scale, bias = getattr(whole, "logit_scale", None), getattr(whole, "logit_bias", None)

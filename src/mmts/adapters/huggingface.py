@@ -23,13 +23,7 @@ RULE_FILE = "mmts_rule.pt"
 def keep_columns(
     collate: Callable[[list[dict[str, Any]]], Mapping[str, Any]], columns: Sequence[str], rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the batch of `collate`, and columns of integers, which other collators drop, as tensors (B,).
-
-    >>> from transformers import default_data_collator
-    >>> rows = [{"index": 7, "input_ids": [1, 2]}, {"index": 8, "input_ids": [3, 4]}]
-    >>> keep_columns(default_data_collator, ["index"], rows)["index"]
-    tensor([7, 8])
-    """
+    """Return the batch of `collate`, and columns of integers, which other collators drop, as tensors (B,)."""
     kept, rest = {}, list(map(dict, rows))
     for name in columns:
         if any(name not in row for row in rows):

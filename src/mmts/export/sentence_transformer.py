@@ -23,15 +23,7 @@ from torch import Tensor, nn
 from mmts.console import console
 from mmts.data.media.image import load_image, upright_rgb
 from mmts.errors import RunError
-from mmts.export.huggingface_pair import (
-    TOLERANCE,
-    compared,
-    image_processor,
-    layers_of,
-    save_pair,
-    whole_model,
-    why_not_one_model,
-)
+from mmts.export import huggingface_pair as pair
 from mmts.export.onnx_files import difference, pictures, to_inputs
 from mmts.files import read_json, write_json
 from mmts.models import TwoTower, build_head
@@ -62,10 +54,10 @@ def write_sentence_transformer(model: TwoTower, folder: Path) -> dict[str, Any]:
         what = "features" if image is None else "videos"
         console.print(f"note: sentence-transformers takes no {what}: only the text side is exported (--to onnx: both)")
         image = None
-    is_one = why_not_one_model(image, text) is None
+    is_one = pair.why_not_one_model(image, text) is None
     with tempfile.TemporaryDirectory() as scratch:
         if is_one:
-            save_pair(model, Path(scratch))
+            pair.save_pair(model, Path(scratch))
         modules = text_side = [*_text_modules(is_one, text, Path(scratch)), *_head(model.text_head)]
         if image is not None:
             image_side = [text_side[0] if is_one else ImageModule(image), *_head(model.media_head)]
@@ -80,12 +72,12 @@ def write_sentence_transformer(model: TwoTower, folder: Path) -> dict[str, Any]:
     def embed(inputs: list[Any]) -> Any:
         return loaded.encode(inputs, convert_to_tensor=True, show_progress_bar=False)
 
-    content = compared("sentence-transformers", model, embed, None if image is None else embed)
+    content = pair.compared("sentence-transformers", model, embed, None if image is None else embed)
     if image is not None:
         others = pictures((3 * image.size, 2 * image.size), (image.size, 2 * image.size + 1), (50, 70))
         other_sizes = difference("pictures", model.encode_media(to_inputs(others, image)), embed(others), math.inf)
         content["media"] |= {"kind": "image", "other_sizes": other_sizes}
-        if other_sizes > TOLERANCE:
+        if other_sizes > pair.TOLERANCE:
             console.print(
                 "note: transformers resizes pictures in its own way, so embeddings differ by up to "
                 f"{other_sizes:.1e} for pictures that are not squares of the model's size (docs/export.md)"
@@ -110,7 +102,7 @@ def _text_modules(is_one: bool, text: Any, scratch: Path) -> list[nn.Module]:
 
 def _head(head: nn.Module) -> list[nn.Module]:
     """Return a head of `mmts.models.build_head`, or several in a row, as modules of sentence-transformers."""
-    layers = layers_of(head)
+    layers = pair.layers_of(head)
     modules: list[Any] = []
     for layer, after in zip_longest(layers, layers[1:]):
         if isinstance(layer, nn.LayerNorm):
@@ -181,9 +173,9 @@ class TowerModule(InputModule):  # type: ignore[misc]
         about = {"tower": tower.name, "size": getattr(tower, "size", None), "options": options}
         write_json(folder / "tower.json", about)
         if isinstance(tower, HuggingFaceImage):
-            model = whole_model(tower) if tower.clip else tower.model
+            model = pair.whole_model(tower) if tower.clip else tower.model
             model.save_pretrained(folder / "model")
-            write_json(folder / "model" / "preprocessor_config.json", image_processor(tower))
+            write_json(folder / "model" / "preprocessor_config.json", pair.image_processor(tower))
         elif isinstance(tower, HuggingFaceText):
             _save_text_model(tower, folder / "model")
         else:
@@ -250,5 +242,5 @@ class TextModule(TowerModule):
 
 
 def _save_text_model(tower: HuggingFaceText, folder: Path) -> None:
-    whole_model(tower).save_pretrained(folder)
+    pair.whole_model(tower).save_pretrained(folder)
     tower.tokenizer.save_pretrained(folder)

@@ -99,8 +99,8 @@ class ClipWeights:
     def fill(self, network: nn.Module) -> None:
         """Load them into `network`. Raises RecipeError naming a missing, superfluous or differently shaped weight.
 
-        A temporal embedding for another number of frames is interpolated linearly along time: frame f stands at
-        (f + 1/2) / frames of the clip, and the ends continue as they are. An image model, which has none, gets zeros.
+        A temporal embedding is interpolated linearly to another number of frames; frame f stands at (f + 1/2) / frames
+        of the clip. An image model, which has none, gets zeros.
         """
         own, state = network.state_dict(), dict(self.state)
         if "temporal_embedding" in own:
@@ -115,10 +115,7 @@ class ClipWeights:
 
 
 def agreed(weights: ClipWeights | None, defaults: dict[str, int], *options: int | None) -> dict[str, int]:
-    """Return the sizes of a network: those of its weights, or without weights its options, in the order of `defaults`.
-
-    Raises InputError for an option that contradicts the weights.
-    """
+    """Return the sizes of a network, from its weights or options (as in `defaults`). InputError if they contradict."""
     sizes = defaults if weights is None else weights.sizes()
     chosen = {name: value for name, value in zip(defaults, options, strict=True) if value is not None}
     for name, value in chosen.items():
@@ -170,10 +167,9 @@ def is_checkpoint(weights: str) -> bool:
 
 
 def avion_weights(checkpoint: str | Path | Mapping[str, Tensor]) -> tuple[ClipWeights, ClipWeights]:
-    """Return the image and the text side of a checkpoint of AVION, a file or a state_dict, in any layout.
+    """Return the image and the text side of a checkpoint of AVION, a file or a state_dict, without its `logit_scale`.
 
-    Its keys may have the prefix "module." of DistributedDataParallel; its `logit_scale` is left out. Raises RecipeError
-    for a file that cannot be read, and for keys of neither side; names some.
+    Raises RecipeError for a file that cannot be read, and for keys of neither side; names some.
     """
     if isinstance(checkpoint, str | Path):
         path = Path(checkpoint).expanduser()
@@ -202,11 +198,7 @@ def avion_weights(checkpoint: str | Path | Mapping[str, Tensor]) -> tuple[ClipWe
 
 
 def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
-    """Return the state_dict of a checkpoint file: all of its content, or its value under "state_dict".
-
-    No code in the file is run: apart from tensors, only the plain settings and numbers that AVION's training script
-    saves with them are read. Raises RecipeError for a missing file, or one that holds something else.
-    """
+    """Return the state_dict of a checkpoint file, whose code is never run. Raises RecipeError for another file."""
     if not path.is_file():
         raise RecipeError(f"checkpoint {str(path)!r}: there is no such file")
     try:
@@ -215,10 +207,8 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
     except pickle.UnpicklingError as error:
         kind = re.search(r"GLOBAL (\S+)", str(error))
         what = f"holds an object of the kind {kind[1]}" if kind else "is damaged or not a checkpoint of torch"
-        raise RecipeError(
-            f"checkpoint {str(path)!r} {what}; mmts runs no code of a checkpoint, so save its state_dict alone, if "
-            "you trust it: torch.save(checkpoint['state_dict'], file)"
-        ) from None
+        way = "save its state_dict alone, if you trust it: torch.save(checkpoint['state_dict'], file)"
+        raise RecipeError(f"checkpoint {str(path)!r} {what}; mmts runs no code of a checkpoint, so {way}") from None
     except Exception as error:  # torch and zipfile raise nearly anything on a damaged file
         why = f"it is damaged, or was not written by torch.save ({shortened(first_line(error), 160)})"
         raise RecipeError(f"checkpoint {str(path)!r} cannot be read; {why}") from None
@@ -262,9 +252,7 @@ class _ClipBlock(Checkpointed):
     def __init__(self, width: int, heads: int, inner: int, activation: str, eps: float, causal: bool) -> None:
         super().__init__()
         check_heads(width, heads)
-        self.heads = heads
-        self.causal = causal
-        self.activation = _ACTIVATIONS[activation]
+        self.heads, self.causal, self.activation = heads, causal, _ACTIVATIONS[activation]
         self.ln_1 = nn.LayerNorm(width, eps)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
@@ -280,8 +268,7 @@ class _ClipBlock(Checkpointed):
         q, k, v = self.qkv(self.ln_1(x)).view(B, L, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)  # (B, heads, L, width / heads)
         x = x + self.out(attended.transpose(1, 2).reshape(B, L, width))
-        hidden: Tensor = self.fc2(self.activation(self.fc1(self.ln_2(x))))
-        return x + hidden
+        return x + self.fc2(self.activation(self.fc1(self.ln_2(x))))  # type: ignore[no-any-return]
 
 
 class ClipBlocks(nn.ModuleList):

@@ -145,8 +145,7 @@ class ClipText(TextTower):
         states = self.blocks(self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]])
         # Padding follows the end token; as attention is causal, it changes nothing before it.
         last = states[torch.arange(ids.shape[0], device=ids.device), ids.argmax(1)]
-        features: Tensor = self.ln_final(last) @ self.text_projection
-        return features
+        return self.ln_final(last) @ self.text_projection  # type: ignore[no-any-return]
 
     def _settings(self) -> tuple[str, ...]:
         return (content_hash(self.tokenizer.contents), str(self.max_length), *self.blocks._settings())

@@ -57,7 +57,7 @@ def media_features(
         for key in keys:
             if isinstance(key, DataError):
                 raise key
-        return _media_rows(_name_of(tower), tower, media, keys, compute, chunk)
+        return _kept_rows(_name_of(tower), tower, media, keys, compute, chunk)
 
 
 def why_unreadable_by_features(tower: MediaTower, media: Sequence[Medium]) -> list[str | None]:
@@ -88,7 +88,7 @@ def why_unreadable_by_features(tower: MediaTower, media: Sequence[Medium]) -> li
         distinct = [*dict.fromkeys(keys)]
         if once(lambda: cached_file(name, distinct).exists()):  # of the same contents at other paths, all readable
             return [None] * len(media)
-        rows = _media_rows(pending, tower, media, keys, compute_or_zeros, chunk)
+        rows = _kept_rows(pending, tower, media, keys, compute_or_zeros, chunk)
         reasons = once(lambda: [reason(medium, row) for medium, row in zip(media, rows, strict=True)])
         position = {id(medium): at for at, medium in enumerate(media) if reasons[at] is None}
         if position:
@@ -101,7 +101,7 @@ def why_unreadable_by_features(tower: MediaTower, media: Sequence[Medium]) -> li
                     result[zeros] = compute([part[at] for at in zeros])
                 return result
 
-            _media_rows(name, tower, readable, names, readable_rows, chunk)
+            _kept_rows(name, tower, readable, names, readable_rows, chunk)
         once(lambda: cached_file(pending, distinct).unlink(missing_ok=True))
     return reasons
 
@@ -128,33 +128,34 @@ def _content_names(media: Sequence[Medium], pool: ThreadPoolExecutor) -> list[An
     return [name for part in parts for name in part]
 
 
-def _media_rows(
+def _kept_rows(
     name: str,
-    tower: MediaTower,
-    media: Sequence[Medium],
+    tower: MediaTower | TextTower,
+    inputs: Sequence[Any],
     keys: Sequence[str],
-    compute: Callable[[Sequence[Medium]], Rows],
+    compute: Callable[[Sequence[Any]], Rows],
     chunk: int,
 ) -> Rows:
-    """Return the cached rows of media with contents named by `keys`; `compute` gives those that the cache lacks."""
-    distinct = dict(zip(reversed(keys), reversed(media), strict=True))  # the first medium with each content
-    ordered = list(dict.fromkeys(keys))
-    unit = "images" if tower.frames is None else "videos"
-    rows = _cached(name, ordered, tower.width, lambda part: compute([distinct[key] for key in part]), unit, chunk)
-    return _repeated(rows, ordered, keys)
+    """Return the cached rows of inputs with contents named by `keys`; `compute` gives those that the cache lacks.
 
-
-def _cached(
-    name: str, keys: Sequence[str], width: int, compute: Callable[[Sequence[str]], Rows], unit: str, chunk: int
-) -> Rows:
-    """Return `cached_rows`: the main process writes what all compute together, and the others find its file."""
+    The main process writes what all compute together, and the others find its file.
+    """
+    if isinstance(tower, TextTower):
+        ordered, unit = _distinct(keys), "captions"
+    else:
+        ordered, unit = list(dict.fromkeys(keys)), "images" if tower.frames is None else "videos"
+    distinct = dict(zip(reversed(keys), reversed(inputs), strict=True))  # the first input with each content
 
     def rows(compute: Callable[[Sequence[str]], Rows]) -> Rows:
-        return cached_rows(name, keys, width, compute, unit=unit, chunk=chunk)
+        return cached_rows(name, ordered, tower.width, compute, unit=unit, chunk=chunk)
 
-    kept = led(rows, compute)
+    def compute_keys(part: Sequence[str]) -> Rows:
+        return compute([distinct[key] for key in part])
+
+    kept = led(rows, compute_keys)
     with alone():  # if the main process could not write, or its disk is not seen here, the rows are computed again
-        return rows(compute) if kept is None else kept
+        kept = rows(compute_keys) if kept is None else kept
+    return _repeated(kept, ordered, keys)
 
 
 def text_features(tower: TextTower, captions: Sequence[str], *, cached: bool = True) -> Rows:
@@ -162,13 +163,11 @@ def text_features(tower: TextTower, captions: Sequence[str], *, cached: bool = T
 
     Only distinct captions are computed, sorted by length so that a batch carries little padding.
     """
-    ordered = _distinct(captions)
     with _computing(tower, tower) as (compute, _, chunk):
         if cached:
-            rows = _cached(_name_of(tower), ordered, tower.width, compute, "captions", chunk)
-        else:
-            rows = compute(ordered)
-    return _repeated(rows, ordered, captions)
+            return _kept_rows(_name_of(tower), tower, captions, captions, compute, chunk)
+        ordered = _distinct(captions)
+        return _repeated(compute(ordered), ordered, captions)
 
 
 def embed_media(

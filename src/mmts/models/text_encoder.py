@@ -79,8 +79,7 @@ class _SentenceTower(TextTower):
         return {key: value for key, value in tokens.items() if isinstance(value, Tensor)}
 
     def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
-        features: Tensor = self.model(dict(tokens))["sentence_embedding"]
-        return features
+        return self.model(dict(tokens))["sentence_embedding"]  # type: ignore[no-any-return]
 
     def _settings(self) -> tuple[str, ...]:
         return (self._files,)

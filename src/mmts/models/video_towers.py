@@ -167,8 +167,7 @@ class SpaceTimeViT(VideoTower):
         tokens = tokens + self.positional_embedding[1:] + self.temporal_embedding[:, None]
         first = (self.class_embedding + self.positional_embedding[0]).expand(B, 1, -1)
         states: Tensor = self.blocks(self.ln_pre(torch.cat([first, tokens.flatten(1, 2)], dim=1)))  # (B, 1 + F G, W)
-        features: Tensor = self.ln_post(states[:, 0]) @ self.image_projection
-        return features
+        return self.ln_post(states[:, 0]) @ self.image_projection  # type: ignore[no-any-return]
 
     def _settings(self) -> tuple[str, ...]:
         return (*super()._settings(), *self.blocks._settings())

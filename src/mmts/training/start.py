@@ -59,7 +59,7 @@ def _hugging_face_pair(start: str, path: Path, size: int | None) -> TwoTower:
     if is_path and not path.exists():
         raise RecipeError(f"{start} {why_missing(path)}")
     name = str(_clip_in_sentence_transformers(path)) if (path / "modules.json").is_file() else start
-    source = huggingface.find_source(name, "image")
+    source = huggingface.find_source(name, "image tower")
     whole, _ = huggingface.load_model(source)
     if not (hasattr(whole, "get_image_features") and hasattr(whole, "get_text_features")):
         kind = whole.config.model_type

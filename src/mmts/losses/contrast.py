@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmts.losses.checks import checked_per_sample, checked_positives, checked_value
+from mmts.losses.checks import checked_positives, checked_table, checked_value
 from mmts.losses.fused.contrast import contrast_in_tiles, with_added
 from mmts.losses.fused.tiles import choose_form, number_of_extra
 from mmts.losses.queries import checked_queries, directions
@@ -81,7 +81,7 @@ def contrast(
     taus = torch.stack([tau.expand(B) for tau in per_sample])
     positives = checked_positives(positives, x)
     if (bias := candidate_bias) is not None:
-        bias = checked_per_sample("candidate_bias", bias, x, y, ((B,), (2, B))).expand(2, B)
+        bias = checked_table("candidate_bias", bias, x, y, ((B,), (2, B))).expand(2, B)
     number = (B - 1 - number_of_extra(positives, x))[:, queries]  # (2, b)
     form = choose_form("contrast", fused, x, y, taus, {}, kernels=False, queries=queries)
     log_number = number.to(taus).clamp_min(1).log()

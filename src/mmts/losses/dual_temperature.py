@@ -1,15 +1,14 @@
 """Dual temperature: InfoNCE whose rows count as much as they would at a second, higher temperature."""
 
-import math
 from functools import partial
 
 from torch import Tensor
 
-from mmts.errors import InputError
 from mmts.losses.decoupled_info_nce import decoupled_entropy
 from mmts.losses.queries import Anchor, Direction, with_pull
 from mmts.losses.reweighted_info_nce import reweighted
 from mmts.losses.softmax import softmax_loss
+from mmts.options import Positive
 
 
 @with_pull
@@ -18,7 +17,7 @@ def dual_temperature(
     y: Tensor,
     temperature: Tensor | float,
     *,
-    ratio: float = 10.0,
+    ratio: Positive = 10.0,
     positives: Tensor | None = None,
     anchor: Anchor = "row",
     queries: slice | None = None,
@@ -38,8 +37,6 @@ def dual_temperature(
     >>> round(dual_temperature(x, x, 0.5).item(), 4)  # 1 - P is .4502 at 5 and .1192 at .5; CE is .1269
     0.4793
     """
-    if not 0.0 < ratio < math.inf:
-        raise InputError(f"ratio is {ratio}; it must be finite and positive")
     row_loss = partial(_dual_entropy, ratio=ratio)
     return softmax_loss("dual_temperature", row_loss, x, y, temperature, positives, anchor, 0.0, False, queries, False)
 

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from mmts.losses.queries import Anchor, Direction, with_pull
 from mmts.losses.softmax import softmax_loss
+from mmts.options import ZeroToOne
 
 
 @with_pull
@@ -14,7 +15,7 @@ def info_nce(
     *,
     positives: Tensor | None = None,
     anchor: Anchor = "row",
-    label_smoothing: float = 0.0,
+    label_smoothing: ZeroToOne = 0.0,
     scale_by_temperature: bool = False,
     margin: Tensor | float | None = None,
     candidate_bias: Tensor | None = None,

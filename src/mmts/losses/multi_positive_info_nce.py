@@ -5,6 +5,7 @@ from torch import Tensor
 from mmts.losses.info_nce import cross_entropy
 from mmts.losses.queries import Anchor, Direction, with_pull
 from mmts.losses.softmax import softmax_loss
+from mmts.options import ZeroToOne
 
 
 @with_pull
@@ -15,7 +16,7 @@ def multi_positive_info_nce(
     *,
     positives: Tensor | None = None,
     anchor: Anchor = "row",
-    label_smoothing: float = 0.0,
+    label_smoothing: ZeroToOne = 0.0,
     scale_by_temperature: bool = False,
     margin: Tensor | float | None = None,
     candidate_bias: Tensor | None = None,

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mmts.errors import InputError, check_one_of
-from mmts.losses.checks import checked_per_sample, checked_positives, checked_value
+from mmts.losses.checks import checked_positives, checked_table, checked_value
 from mmts.losses.fused.info_nce import rows_in_tiles
 from mmts.losses.fused.tiles import choose_form
-from mmts.losses.queries import ANCHORS, Anchor, Direction, checked_queries, directions, pair_values
+from mmts.losses.queries import Anchor, Direction, checked_queries, directions, pair_values
+from mmts.options import NotNegative
 
 RowLoss = Callable[[Tensor, Direction, float], tuple[Tensor, Tensor]]
 """Logits (b, B), their direction, label smoothing -> each query's loss, and minus its slope in z_ii, detached, (b,)."""
@@ -36,7 +36,6 @@ def softmax_loss(
 
     name: of the loss, in messages and in TILES_FROM. Arguments and errors are those of `info_nce`.
     """
-    check_options(anchor, label_smoothing)
     B, queries = len(x), checked_queries(queries, len(x))
     per_sample_for = "scale_by_temperature" if scale_by_temperature else None
     tau = checked_value("temperature", temperature, x, y, per_sample_for=per_sample_for, queries=queries)
@@ -44,9 +43,9 @@ def softmax_loss(
     if margin is not None:
         margin = checked_value("margin", margin, x, y, zero_allowed=True, per_sample_for=name).expand(B)
     if (bias := candidate_bias) is not None:
-        bias = checked_per_sample("candidate_bias", bias, x, y, ((B,), (2, B))).expand(2, B)
+        bias = checked_table("candidate_bias", bias, x, y, ((B,), (2, B))).expand(2, B)
     if weights is not None:
-        weights = checked_per_sample("weights", weights, x, y, ((B,),), zero_allowed=True)[queries]
+        weights = checked_table("weights", weights, x, y, ((B,),), NotNegative)[queries]
     kernels = margin is None and bias is None and not (label_smoothing and positives is not None)
     form = choose_form(name, fused, x, y, tau, {"a (B, B) temperature": tau.ndim >= 2}, kernels, queries)
     with torch.autocast(x.device.type, enabled=False):
@@ -79,10 +78,3 @@ def _logits(d: Direction, margin: Tensor | None, bias: Tensor | None, bias_posit
     if bias is None:
         return logits
     return logits + (bias if bias_positives else torch.where(d.is_positive, 0.0, bias))
-
-
-def check_options(anchor: str = "row", label_smoothing: float = 0.0) -> None:
-    """Raise InputError, naming which, unless the anchor is one of ANCHORS and label smoothing lies in [0, 1]."""
-    check_one_of("anchor", anchor, ANCHORS)
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise InputError(f"label_smoothing is {label_smoothing}; it must lie in [0, 1]")

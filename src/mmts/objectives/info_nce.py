@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from annotated_types import Ge, Lt
 from torch import Tensor
 
 from mmts.losses import (
@@ -17,13 +16,12 @@ from mmts.losses import (
     reweighted_info_nce,
     rince,
 )
-from mmts.losses.no_temperature import SMALLEST_EPS
+from mmts.losses.no_temperature import Eps
 from mmts.losses.queries import Anchor
-from mmts.losses.softmax import check_options
 from mmts.objectives.adjustments import Prior, RowWeights
 from mmts.objectives.base import Objective, ObjectiveOutput, Pairs, policy_values
 from mmts.objectives.max_margin import MARGIN
-from mmts.options import AboveZeroToOne, NotNegative, Positive, RecipeDefault, ZeroToBelowOne, ZeroToOne
+from mmts.options import AboveZeroToOne, NotNegative, Positive, RecipeDefault, ZeroToBelowOne, ZeroToOne, checked
 from mmts.policies import Policy
 
 
@@ -51,6 +49,7 @@ class InfoNCE(Objective):
     splits_queries = True
     loss: Callable[..., tuple[Tensor, Tensor]] = staticmethod(info_nce.with_pull)
 
+    @checked
     def __init__(
         self,
         temperature: Annotated[Policy, RecipeDefault({"rule": "fixed"})],
@@ -63,7 +62,6 @@ class InfoNCE(Objective):
         margin: Annotated[Policy | None, RecipeDefault(None, MARGIN.options)] = None,
     ) -> None:
         super().__init__()
-        check_options(anchor, label_smoothing)
         self.temperature, self.prior, self.weights, self.margin = temperature, prior, weights, margin
         self.options: dict[str, Any] = {
             "anchor": anchor,
@@ -124,6 +122,7 @@ class ReweightedInfoNCE(InfoNCE):
 
     loss = staticmethod(reweighted_info_nce.with_pull)
 
+    @checked
     def __init__(
         self, temperature: Annotated[Policy, RecipeDefault({"rule": "macl"})], *, anchor: Anchor = "row"
     ) -> None:
@@ -148,6 +147,7 @@ class DualTemperature(InfoNCE):
 
     loss = staticmethod(dual_temperature.with_pull)
 
+    @checked
     def __init__(
         self,
         temperature: Annotated[Policy, RecipeDefault({"rule": "fixed"})],
@@ -177,6 +177,7 @@ class HardNegativeInfoNCE(InfoNCE):
 
     loss = staticmethod(hard_negative_info_nce.with_pull)
 
+    @checked
     def __init__(
         self,
         temperature: Annotated[Policy, RecipeDefault({"rule": "fixed"})],
@@ -207,6 +208,7 @@ class RINCE(InfoNCE):
 
     loss = staticmethod(rince.with_pull)
 
+    @checked
     def __init__(
         self,
         temperature: Annotated[Policy, RecipeDefault({"rule": "fixed"})],
@@ -237,6 +239,7 @@ class CyCLIP(InfoNCE):
     0.5
     """
 
+    @checked
     def __init__(
         self,
         temperature: Annotated[Policy, RecipeDefault({"rule": "fixed"})],
@@ -285,11 +288,9 @@ class NoTemperature(Objective):
 
     splits_queries = True
 
-    def __init__(
-        self, *, eps: Annotated[float, Ge(SMALLEST_EPS), Lt(1)] = 1e-6, label_smoothing: ZeroToOne = 0.0
-    ) -> None:
+    @checked
+    def __init__(self, *, eps: Eps = 1e-6, label_smoothing: ZeroToOne = 0.0) -> None:
         super().__init__()
-        check_options(label_smoothing=label_smoothing)
         self.options: dict[str, Any] = {"eps": eps, "label_smoothing": label_smoothing}
 
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:

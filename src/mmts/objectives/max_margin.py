@@ -4,12 +4,10 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
-from mmts.errors import check_one_of
 from mmts.losses import max_margin, sms
-from mmts.losses.max_margin import NEGATIVES, Negatives
-from mmts.losses.sms import check_widths
+from mmts.losses.max_margin import Negatives
 from mmts.objectives.base import Objective, ObjectiveOutput, Pairs, policy_values
-from mmts.options import NotNegative, RecipeDefault
+from mmts.options import NotNegative, RecipeDefault, checked
 from mmts.policies import Policy
 
 MARGIN = RecipeDefault(
@@ -40,6 +38,7 @@ class MaxMargin(Objective):
     value_name = "margin"
     splits_queries = True
 
+    @checked
     def __init__(
         self,
         margin: Annotated[Policy, MARGIN],
@@ -49,7 +48,6 @@ class MaxMargin(Objective):
         relevance_scaled: bool = False,
     ) -> None:
         super().__init__()
-        check_one_of("negatives", negatives, NEGATIVES)
         self.margin = margin
         self.options: dict[str, Any] = {"negatives": negatives, "squared": squared}
         self.uses_relevance = relevance_scaled
@@ -84,11 +82,11 @@ class SMS(Objective):
     uses_relevance = True
     splits_queries = True
 
+    @checked
     def __init__(
         self, margin: Annotated[Policy, SCALE], *, slack: NotNegative = 0.1, eps: NotNegative = 1.1 / 240
     ) -> None:
         super().__init__()
-        check_widths(slack, eps)
         self.margin, self.slack, self.eps = margin, slack, eps
 
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:

@@ -2,17 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from mmts.errors import InputError, check_one_of
+from mmts.errors import InputError
 from mmts.losses.normalize import unit
 from mmts.objectives.base import ObjectiveOutput, Pairs
 from mmts.objectives.memory import ObjectiveWithMemory
-from mmts.options import AboveZeroToOne, AtLeastOne, NotNegative, Positive, ZeroToBelowOne
-from mmts.policies.base import check_positive
+from mmts.options import AboveZeroToOne, AtLeastOne, NotNegative, Positive, ZeroToBelowOne, checked
 from mmts.schedules import Schedule
 
 
@@ -82,11 +81,12 @@ class TempNet(ObjectiveWithMemory):
 
     started: Tensor  # whether the prototypes have started at a batch
 
+    @checked
     def __init__(
         self,
         num_media: int,
         num_captions: int,
-        width: int,
+        width: AtLeastOne,
         num_prototypes: AtLeastOne = 256,
         rho: Positive = 7.0,
         gamma: float | Schedule = 0.8,
@@ -99,17 +99,8 @@ class TempNet(ObjectiveWithMemory):
         rate_decay: AboveZeroToOne = 1.0,
     ) -> None:
         super().__init__(num_media, num_captions, gamma, eps)
-        for name, number in (("width", width), ("num_prototypes", num_prototypes)):
-            if number < 1:
-                raise InputError(f"TempNet: {name} is {number}; it must be 1 or more")
-        check_positive("TempNet", rho=rho, learning_rate=learning_rate)
-        if not 0 < low < high < math.inf:
+        if low >= high:
             raise InputError(f"TempNet: low is {low:g} and high {high:g}; needs 0 < low < high")
-        if not 0 <= dropout < 1:
-            raise InputError(f"TempNet: dropout is {dropout:g}; it must be at least 0 and less than 1")
-        check_one_of("TempNet: prototypes", prototypes, get_args(Prototypes))
-        if not 0 < rate_decay <= 1:
-            raise InputError(f"TempNet: rate_decay is {rate_decay:g}; it must lie in (0, 1]")
         if rate_decay < 1 and learning_rate is None:
             raise InputError(
                 f"TempNet: rate_decay is {rate_decay:g}, but the networks have no learning_rate of their own"

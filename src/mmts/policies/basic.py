@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from mmts.concepts.density import Scale, density_shift
 from mmts.errors import InputError, check_rows
-from mmts.options import AtLeastOne, NotNegative, Positive
-from mmts.policies.base import Policy, check_positive, from_pair, rows_of, scalar
+from mmts.options import AtLeastOne, NotNegative, Positive, check_value, checked
+from mmts.policies.base import Policy, from_pair, rows_of, scalar
 from mmts.schedules import Cosine, Schedule, check_progress
 
 
@@ -25,9 +25,9 @@ class Fixed(Policy):
 
     words = "{value:g} throughout"
 
+    @checked
     def __init__(self, value: Positive = 0.07) -> None:
         super().__init__()
-        check_positive("Fixed", value=value)
         self.value = float(value)
 
     def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
@@ -50,7 +50,7 @@ class Scheduled(Policy):
 
     def __init__(self, schedule: Schedule) -> None:
         super().__init__()
-        check_positive("Scheduled", **{"schedule.minimum": schedule.minimum})
+        check_value("Scheduled: schedule.minimum", schedule.minimum, Positive)
         self.schedule = schedule
 
     def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
@@ -159,9 +159,9 @@ class LDAM(Policy):
     words = "of {high:g} for the smallest concepts, falling with the fourth root of a concept's size"
     margin: Tensor
 
+    @checked
     def __init__(self, counts: Tensor, high: Positive = 0.5) -> None:
         super().__init__()
-        check_positive("LDAM", high=high)
         if counts.ndim != 1 or not len(counts):
             raise InputError(f"LDAM: counts is {tuple(counts.shape)}; it must be (N,), N >= 1")
         right = torch.isfinite(counts) & (counts > 0)

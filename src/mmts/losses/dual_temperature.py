@@ -4,7 +4,7 @@ from functools import partial
 
 from torch import Tensor
 
-from mmts.losses.decoupled_info_nce import decoupled_entropy
+from mmts.losses.decoupled_info_nce import decoupled_info_nce
 from mmts.losses.queries import Anchor, Direction, with_pull
 from mmts.losses.reweighted_info_nce import reweighted
 from mmts.losses.softmax import softmax_loss
@@ -38,11 +38,11 @@ def dual_temperature(
     0.4793
     """
     row_loss = partial(_dual_entropy, ratio=ratio)
-    return softmax_loss("dual_temperature", row_loss, x, y, temperature, positives, anchor, 0.0, False, queries, False)
+    return softmax_loss("dual_temperature", row_loss, x, y, temperature, positives, anchor, queries=queries)
 
 
 def _dual_entropy(logits: Tensor, direction: Direction, label_smoothing: float, ratio: float) -> tuple[Tensor, Tensor]:
-    gap, target = decoupled_entropy(logits, direction, 0.0)  # CE_i = softplus(gap), 1 - P_i = sigmoid(gap)
-    wide_gap, _ = decoupled_entropy(logits.detach() / ratio, direction, 0.0)
+    gap, target = decoupled_info_nce.rows(logits, direction, 0.0)  # CE_i = softplus(gap), 1 - P_i = sigmoid(gap)
+    wide_gap, _ = decoupled_info_nce.rows(logits.detach() / ratio, direction, 0.0)
     weight = wide_gap.sigmoid() * target
     return weight * reweighted(gap), weight

@@ -42,8 +42,7 @@ def hard_negative_info_nce(
     0.5514
     """
     row_loss = partial(_hard_entropy, beta=beta, alpha=alpha, tau_plus=tau_plus)
-    options = positives, anchor, 0.0, False, queries, False
-    return softmax_loss("hard_negative_info_nce", row_loss, x, y, temperature, *options)
+    return softmax_loss("hard_negative_info_nce", row_loss, x, y, temperature, positives, anchor, queries=queries)
 
 
 def _hard_entropy(
@@ -51,7 +50,7 @@ def _hard_entropy(
 ) -> tuple[Tensor, Tensor]:
     positive, own = direction.is_positive, direction.of_pair(logits)
     empty = positive.all(dim=1)
-    hidden = positive & ~empty[:, None]  # an empty row keeps its logits until the end, as in `decoupled_entropy`
+    hidden = positive & ~empty[:, None]  # an empty row keeps its logits until the end, as in `decoupled_info_nce`
     sums = [(k * logits).masked_fill(hidden, float("-inf")).logsumexp(dim=1) for k in (1.0 + beta, beta)]
     number = (~positive).sum(dim=1).clamp_min(1).to(logits)
     gap = sums[0] - sums[1] + number.log() - own  # log N_i - z_ii

@@ -64,9 +64,8 @@ def info_nce(
     Traceback (most recent call last):
     mmts.errors.InputError: temperature[1] is nan; it must be finite and positive
     """
-    adjustments = margin, candidate_bias, bias_positives, weights
-    options = positives, anchor, label_smoothing, scale_by_temperature, queries, fused, *adjustments
-    return softmax_loss("info_nce", cross_entropy, x, y, temperature, *options)
+    options = positives, anchor, label_smoothing, scale_by_temperature, margin, candidate_bias, bias_positives, weights
+    return softmax_loss("info_nce", cross_entropy, x, y, temperature, *options, queries, fused)
 
 
 def cross_entropy(logits: Tensor, direction: Direction, label_smoothing: float) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,7 @@ def no_temperature(
     2.3948
     """
     row_loss = partial(_artanh_entropy, eps=eps)
-    return softmax_loss("no_temperature", row_loss, x, y, 1.0, positives, "row", label_smoothing, False, queries, False)
+    return softmax_loss("no_temperature", row_loss, x, y, 1.0, positives, "row", label_smoothing, queries=queries)
 
 
 def _artanh_entropy(s: Tensor, direction: Direction, label_smoothing: float, eps: float) -> tuple[Tensor, Tensor]:

@@ -45,8 +45,8 @@ def rince(
     -0.8591
     """
     row_loss = partial(_rince_row, q=q, lam=lam)
-    options = positives, anchor, 0.0, scale_by_temperature, queries, False
-    return softmax_loss("rince", row_loss, x, y, temperature, *options)
+    options = positives, anchor, 0.0, scale_by_temperature
+    return softmax_loss("rince", row_loss, x, y, temperature, *options, queries=queries)
 
 
 def _rince_row(

@@ -1,6 +1,9 @@
 """What the InfoNCE losses share: the checks, the choice between plain rows and tiles, and the mean over the queries."""
 
 from collections.abc import Callable
+from functools import update_wrapper
+from inspect import signature
+from typing import Any, ParamSpec, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -8,11 +11,34 @@ from torch import Tensor
 from mmts.losses.checks import checked_positives, checked_table, checked_value
 from mmts.losses.fused.info_nce import rows_in_tiles
 from mmts.losses.fused.tiles import choose_form
-from mmts.losses.queries import Anchor, Direction, checked_queries, directions, pair_values
+from mmts.losses.queries import Anchor, Direction, LossFunction, checked_queries, directions, pair_values, with_pull
 from mmts.options import NotNegative
 
+P = ParamSpec("P")
 RowLoss = Callable[[Tensor, Direction, float], tuple[Tensor, Tensor]]
 """Logits (b, B), their direction, label smoothing -> each query's loss, and minus its slope in z_ii, detached, (b,)."""
+
+
+class RowsFunction(LossFunction[P], Protocol[P]):
+    """A loss that is the mean of `rows` over the queries."""
+
+    rows: RowLoss
+
+
+def like(loss: LossFunction[P]) -> Callable[[RowLoss], RowsFunction[P]]:
+    """Turn a RowLoss into a loss with the arguments of another one, such as `info_nce`."""
+
+    def with_rows(rows: RowLoss) -> RowsFunction[P]:
+        def both(x: Tensor, y: Tensor, temperature: Tensor | float, **options: Any) -> tuple[Tensor, Tensor]:
+            return softmax_loss(rows.__name__, rows, x, y, temperature, **options)
+
+        update_wrapper(both, rows).__annotations__ = loss.with_pull.__annotations__
+        both.__signature__ = signature(loss.with_pull)  # type: ignore[attr-defined]
+        result: Any = with_pull(both)
+        result.rows = rows
+        return cast(RowsFunction[P], result)
+
+    return with_rows
 
 
 def softmax_loss(
@@ -21,20 +47,20 @@ def softmax_loss(
     x: Tensor,
     y: Tensor,
     temperature: Tensor | float,
-    positives: Tensor | None,
-    anchor: Anchor,
-    label_smoothing: float,
-    scale_by_temperature: bool,
-    queries: slice | None,
-    fused: bool | None,
+    positives: Tensor | None = None,
+    anchor: Anchor = "row",
+    label_smoothing: float = 0.0,
+    scale_by_temperature: bool = False,
     margin: Tensor | float | None = None,
     candidate_bias: Tensor | None = None,
     bias_positives: bool = True,
     weights: Tensor | None = None,
+    queries: slice | None = None,
+    fused: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return 1/2B of the sum of `row_loss` over the queries of both directions, and the pulls -dL/ds_ii, (b,).
 
-    name: of the loss, in messages and in TILES_FROM. Arguments and errors are those of `info_nce`.
+    name: of the loss, in messages and in TILES_FROM, for the losses with a fused version. The rest is as in `info_nce`.
     """
     B, queries = len(x), checked_queries(queries, len(x))
     per_sample_for = "scale_by_temperature" if scale_by_temperature else None
@@ -47,7 +73,11 @@ def softmax_loss(
     if weights is not None:
         weights = checked_table("weights", weights, x, y, ((B,),), NotNegative)[queries]
     kernels = margin is None and bias is None and not (label_smoothing and positives is not None)
-    form = choose_form(name, fused, x, y, tau, {"a (B, B) temperature": tau.ndim >= 2}, kernels, queries)
+    plain_only = {
+        "a (B, B) temperature": tau.ndim >= 2,
+        "positives": name == "multi_positive_info_nce" and positives is not None,
+    }
+    form = choose_form(name, fused, x, y, tau, plain_only, kernels, queries)
     with torch.autocast(x.device.type, enabled=False):
         if form != "plain":
             decoupled = name == "decoupled_info_nce"

@@ -20,7 +20,9 @@ from mmts.losses.normalize import compute_dtype, unit_and_length
 TILE = 1024
 """Rows and columns of a tile: 4 MiB in float32, large enough for matrix products at full speed."""
 
-TILES_FROM = {"info_nce": 1024, "decoupled_info_nce": 1024, "max_margin": 256, "contrast": 256}
+TILES_FROM = {"max_margin": 256, "contrast": 256} | dict.fromkeys(
+    ("info_nce", "decoupled_info_nce", "multi_positive_info_nce"), 1024
+)
 """Pairs per batch from which each loss is faster in tiles on a CPU (measured by benchmarks/losses.py)."""
 
 TRITON_FROM = {torch.bfloat16: 4096, torch.float32: 32_768}
@@ -57,7 +59,7 @@ def choose_form(
     if fused is None:
         b = len(x) if queries is None else queries.stop - queries.start
         is_large = not kernels and b * len(x) * 4 >= 2**30
-        fused = not used and (is_large or faster_in_tiles(name, len(x), x.device.type, triton))
+        fused = name in TILES_FROM and not used and (is_large or faster_in_tiles(name, len(x), x.device.type, triton))
     if not fused:
         return "plain"
     _refuse_transforms(name, x, y, value)
@@ -67,7 +69,7 @@ def choose_form(
 def faster_in_tiles(name: str, B: int, device: str, triton: torch.dtype | None) -> bool:
     """Whether tiles are faster than the plain version; `triton` is the dtype of its products, None without Triton."""
     if device == "cpu":
-        return name in TILES_FROM and TILES_FROM[name] <= B
+        return TILES_FROM[name] <= B
     return triton is not None and TRITON_FROM[triton] <= B
 
 

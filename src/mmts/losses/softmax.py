@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmts.losses.checks import checked_positives, checked_table, checked_value
 from mmts.losses.fused.info_nce import rows_in_tiles
-from mmts.losses.fused.tiles import choose_form
+from mmts.losses.fused.tiles import KnownGradients, choose_form
 from mmts.losses.queries import Anchor, Direction, LossFunction, checked_queries, directions, pair_values, with_pull
 from mmts.options import NotNegative
 
@@ -79,23 +79,30 @@ def softmax_loss(
     }
     form = choose_form(name, fused, x, y, tau, plain_only, kernels, queries)
     with torch.autocast(x.device.type, enabled=False):
+        per_sample, gradients = tau.expand(B) if tau.ndim < 2 else tau, None
         if form != "plain":
-            decoupled = name == "decoupled_info_nce"
-            options = anchor, label_smoothing, decoupled, queries
-            rows = rows_in_tiles(form, x, y, tau.expand(B), positives, *options, margin, bias, bias_positives)
+            pull = per_sample.detach()[queries] if scale_by_temperature else tau.new_ones(queries.stop - queries.start)
+            pull = (pull / B * (1.0 if weights is None else weights) / 2).expand(2, -1)
+            options = anchor, label_smoothing, name == "decoupled_info_nce", queries, margin, bias, bias_positives
+            *rows, gradients = rows_in_tiles(form, x, y, per_sample, positives, pull, *options)
         else:
             both = directions(x, y, tau, positives, queries, anchor)
             biases = (None, None) if bias is None else bias
             logits = (_logits(d, margin, of_d, bias_positives) for d, of_d in zip(both, biases, strict=True))
             results = (row_loss(z, d, label_smoothing) for z, d in zip(logits, both, strict=True))
-            losses, slopes = zip(*results, strict=True)
-            rows = torch.stack(losses), torch.stack(slopes)  # (2, b)
-        loss, slope = (both.mean(dim=0) for both in rows)
+            rows = [torch.stack(each) for each in zip(*results, strict=True)]  # (2, b) each
+        losses, slope = (both.mean(dim=0) for both in rows)
         if weights is not None:
-            loss, slope = loss * weights, slope * weights
+            losses, slope = losses * weights, slope * weights
         if scale_by_temperature:
-            return (loss * tau.expand(B)[queries]).sum() / B, slope / B
-        return loss.sum() / B, slope / pair_values(tau.detach(), queries) / B
+            losses = losses * per_sample[queries]
+        else:
+            slope = slope / pair_values(tau.detach(), queries)
+        loss = losses.sum() / B
+        if gradients is not None:
+            inputs = (x, y, per_sample) if margin is None else (x, y, per_sample, margin)
+            loss = KnownGradients.apply(loss, gradients[: len(inputs)], ("the fused info_nce",), *inputs)  # type: ignore[no-untyped-call]
+        return loss, slope / B
 
 
 def _logits(d: Direction, margin: Tensor | None, bias: Tensor | None, bias_positives: bool) -> Tensor:

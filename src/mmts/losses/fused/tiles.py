@@ -111,7 +111,7 @@ def refuse_double_backward(subject: str, way_out: str = "; give fused=False") ->
 
 
 class KnownGradients(Function):
-    """A loss whose gradients, one for each input or None, were computed with it. Returns the loss.
+    """A loss whose gradients, one for each input or None, were computed with it (its own are added). Returns the loss.
 
     refusal: the arguments of `refuse_double_backward`.
     """
@@ -131,7 +131,7 @@ class KnownGradients(Function):
         refuse_double_backward(*ctx.refusal)
         # Multiply first: in half precision a gradient must not be rounded before it is scaled up.
         known = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        return None, None, None, *(None if own is None else (own * gradient).to(dtype) for own, dtype in known)
+        return gradient, None, None, *(None if own is None else (own * gradient).to(dtype) for own, dtype in known)
 
 
 def needs_gradient(x: Tensor) -> bool:
@@ -256,11 +256,12 @@ class UnitSides:
             torch.zeros_like(unit) if needs_gradient(side) else None for side, unit in ((x, self.x), (y, self.y))
         )
 
-    def gradients(self, pull: Tensor, weight: Tensor | float) -> list[Tensor | None]:
-        """Return `weight` times dL/dx and dL/dy, with the positive pairs' dL/ds_ii = -pull (B,), which tiles lack."""
+    def gradients(self, pull: Tensor | None = None, weight: Tensor | float = 1.0) -> list[Tensor | None]:
+        """Return `weight` times dL/dx and dL/dy; pull: the positive pairs' -dL/ds_ii (B,), if the tiles lack them."""
         sides = (self.grad_x, self.x, self.y, self.lengths[0]), (self.grad_y, self.y, self.x, self.lengths[1])
         for gradient, unit, other, length in sides:
             if gradient is not None:
-                gradient.addcmul_(other, pull[:, None], value=-1.0).mul_(weight)
+                if pull is not None:
+                    gradient.addcmul_(other, pull[:, None], value=-1.0).mul_(weight)
                 through_unit_(gradient, unit, *length)
         return [self.grad_x, self.grad_y]

@@ -79,12 +79,13 @@ def softmax_loss(
     }
     form = choose_form(name, fused, x, y, tau, plain_only, kernels, queries)
     with torch.autocast(x.device.type, enabled=False):
-        per_sample, gradients = tau.expand(B) if tau.ndim < 2 else tau, None
+        gradients = None
         if form != "plain":
-            pull = per_sample.detach()[queries] if scale_by_temperature else tau.new_ones(queries.stop - queries.start)
-            pull = (pull / B * (1.0 if weights is None else weights) / 2).expand(2, -1)
+            pull = tau.new_full((queries.stop - queries.start,), 1 / B) / 2
+            pull = pull * tau.detach().expand(B)[queries] if scale_by_temperature else pull
+            pull = pull if weights is None else pull * weights
             options = anchor, label_smoothing, name == "decoupled_info_nce", queries, margin, bias, bias_positives
-            *rows, gradients = rows_in_tiles(form, x, y, per_sample, positives, pull, *options)
+            *rows, gradients = rows_in_tiles(form, x, y, tau.expand(B), positives, pull.expand(2, -1), *options)
         else:
             both = directions(x, y, tau, positives, queries, anchor)
             biases = (None, None) if bias is None else bias
@@ -95,12 +96,12 @@ def softmax_loss(
         if weights is not None:
             losses, slope = losses * weights, slope * weights
         if scale_by_temperature:
-            losses = losses * per_sample[queries]
+            losses = losses * tau.expand(B)[queries]
         else:
             slope = slope / pair_values(tau.detach(), queries)
         loss = losses.sum() / B
         if gradients is not None:
-            inputs = (x, y, per_sample) if margin is None else (x, y, per_sample, margin)
+            inputs = (x, y, tau.expand(B)) if margin is None else (x, y, tau.expand(B), margin)
             loss = KnownGradients.apply(loss, gradients[: len(inputs)], ("the fused info_nce",), *inputs)  # type: ignore[no-untyped-call]
         return loss, slope / B
 

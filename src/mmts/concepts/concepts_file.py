@@ -49,18 +49,17 @@ def read_concepts(path: str | Path, encoder: EncoderName | None) -> dict[str, An
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         meta = json.loads(arrays["meta"].tobytes())
-        _check_format(path, meta["format"])
-        keys = [_decode_key(key) for key in meta["keys"]] if "keys" in meta else None
-        _check_stored(arrays, meta, keys)
-        fields: dict[str, Any] = {"names": meta["names"], "provenance": meta["provenance"], "keys": keys}
+        _check_stored(path, arrays, meta)
+        fields: dict[str, Any] = {"names": meta["names"], "provenance": meta["provenance"]}
+        fields["keys"] = [_decode_key(key) for key in meta["keys"]] if "keys" in meta else None
         fields |= {name: torch.from_numpy(arrays[name]) for name in ("labels", "sizes", "centroids") if name in arrays}
         if "ids" in arrays:
             fields |= {"several": _checked_members(arrays, meta["of"]), "of": meta["of"]}
         if encoder is not None:
             fields["encoder"] = open_encoder(encoder)
         elif "tfidf_vocabulary" in meta:
-            state = meta["tfidf_vocabulary"], arrays["tfidf_idf"], arrays["tfidf_components"]
-            fields["encoder"] = TfidfEncoder(*state)
+            tables = arrays["tfidf_idf"], arrays["tfidf_components"]
+            fields["encoder"] = TfidfEncoder(meta["tfidf_vocabulary"], *tables)
     except MmtsError:
         raise
     except KeyError as error:
@@ -70,13 +69,12 @@ def read_concepts(path: str | Path, encoder: EncoderName | None) -> dict[str, An
     return fields
 
 
-def _check_format(path: str | Path, version: Any) -> None:
-    if version != FORMAT:
-        raise DataError(f"{path}: concepts of format {quoted(version)}; this version of mmts reads format {FORMAT}")
-
-
-def _check_stored(arrays: dict[str, Any], meta: dict[str, Any], keys: list[Hashable] | None) -> None:
-    """Raise ValueError if the contents of a file do not fit together."""
+def _check_stored(path: str | Path, arrays: dict[str, Any], meta: dict[str, Any]) -> None:
+    """Raise DataError if a file has another format, and ValueError if its contents do not fit together."""
+    if meta["format"] != FORMAT:
+        found = f"concepts of format {quoted(meta['format'])}"
+        raise DataError(f"{path}: {found}; this version of mmts reads format {FORMAT}")
+    keys = meta.get("keys")
     labels, sizes, centroids = arrays["labels"], arrays["sizes"], arrays.get("centroids")
     K = len(sizes)
     if not all(array.ndim == 1 and array.dtype == np.int64 for array in (labels, sizes)):

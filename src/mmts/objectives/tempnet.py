@@ -72,11 +72,6 @@ class TempNet(ObjectiveWithMemory):
 
     The rest is as in SogCLR; the logged temperature (B,) is the mean of a sample's two.
     Source: Qiu et al., arXiv 2404.04575, section 4, with the numbers of its released code.
-
-    >>> objective = TempNet(num_media=2, num_captions=2, width=2)
-    >>> output = objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
-    >>> bool(((output.log["temperature"] > 0.005) & (output.log["temperature"] < 0.05)).all())
-    True
     """
 
     started: Tensor  # whether the prototypes have started at a batch
@@ -102,12 +97,9 @@ class TempNet(ObjectiveWithMemory):
         if low >= high:
             raise InputError(f"TempNet: low is {low:g} and high {high:g}; needs 0 < low < high")
         if rate_decay < 1 and learning_rate is None:
-            raise InputError(
-                f"TempNet: rate_decay is {rate_decay:g}, but the networks have no learning_rate of their own"
-            )
+            raise InputError(f"TempNet: rate_decay is {rate_decay:g}, but learning_rate is None")
         self.width, self.rho, self.learning_rate, self.rate_decay = width, rho, learning_rate, rate_decay
-        self.media_net = TemperatureNet(width, num_prototypes, low, high, dropout)
-        self.text_net = TemperatureNet(width, num_prototypes, low, high, dropout)
+        self.media_net, self.text_net = (TemperatureNet(width, num_prototypes, low, high, dropout) for _ in range(2))
         if prototypes == "first_batch":
             self.register_buffer("started", torch.tensor(False))
 

@@ -26,9 +26,8 @@ class SimilarityPolicy(Policy):
         if similarity is None:
             raise InputError(f"{owner} looks at the batch: give it the similarities, ({B}, {B})")
         shape, dtype = tuple(similarity.shape), similarity.dtype
-        of_queries = self.similarity_of == "queries" and len(shape) == 3 and shape[::2] == (2, B)
-        of_pairs = self.similarity_of == "positive pairs" and shape == (B,)
-        if not (shape == (B, B) or of_queries or of_pairs) or not dtype.is_floating_point:
+        also = {"queries": shape[:1] + shape[2:] == (2, B), "positive pairs": shape == (B,)}
+        if not (shape == (B, B) or also.get(self.similarity_of)) or not dtype.is_floating_point:
             expected = f"for a batch of {B} it must be ({B}, {B}), floating point"
             raise InputError(f"{owner}: similarity is {shape} {dtype}; {expected}")
         return self.values(similarity.detach())

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar, get_args, get_or
 
 from annotated_types import BaseMetadata, Ge, Gt, Le, Lt
 
-from mmts.errors import InputError, check_one_of, plain
+from mmts.errors import InputError, check_one_of, check_rows, plain
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -60,6 +60,14 @@ def check_value(name: str, value: Any, hint: Any) -> None:
         check_one_of(name, value, get_args(hint))
     elif isinstance(value, Real) and has_range(hint) and not in_range(value, hint, math.isfinite):
         raise InputError(f"{name} is {plain(float(value))}; it must {range_in_words(hint)}")
+
+
+def check_table(name: str, values: Any, hint: Any) -> None:
+    """Raise InputError, naming the row, unless a tensor is (N,), N >= 1, finite and in the range of an annotation."""
+    if values.ndim != 1 or not len(values):
+        raise InputError(f"{name} is {tuple(values.shape)} {values.dtype}; it must be (N,), N >= 1, of numbers")
+    inside = in_range(values, hint, type(values).isfinite)
+    check_rows(inside, f"{name}[{{row}}] is {{value}}; it must {range_in_words(hint)}", values)
 
 
 def has_range(hint: Any) -> bool:

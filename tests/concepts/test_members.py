@@ -63,7 +63,7 @@ def test_an_unknown_label_is_the_rarest_of_all(of: Of, concepts: list[int]) -> N
 @pytest.mark.parametrize(
     ("labels", "of", "message"),
     [
-        (["a", ["b", ["c"]]], "rarest", "row 1 is a list, which cannot be hashed"),
+        (["a", ["b", ["c"]]], "rarest", "row 1 is a list, not one value that can be hashed"),
         ([["a"], ["b", float("nan")]], "rarest", "row 1 is NaN"),
         ([["a"]], "largest", "of is 'largest'; it must be one of rarest, commonest, mean"),
     ],

@@ -12,8 +12,8 @@ from torch import Tensor
 from mmts.concepts.encoders import EncoderName, checked_captions, encode_distinct, open_encoder
 from mmts.concepts.kmeans import Rows, is_whole, unit_rows
 from mmts.console import Bar, progress_bar
-from mmts.errors import InputError, check_rows
-from mmts.options import checked
+from mmts.errors import InputError
+from mmts.options import Positive, check_table, checked
 
 Scale = Literal["linear", "log", "rank", "power"]
 BLOCK_BYTES = 2**26  # of one block of similarities
@@ -124,10 +124,7 @@ def density_shift(
     if (exponent is None) == (scale == "power") or not (exponent is None or (exponent and math.isfinite(exponent))):
         wanted = "a finite number that is not 0" if scale == "power" else "left out"
         raise InputError(f"exponent is {exponent} and scale is {scale!r}, with which it must be {wanted}")
-    if density.ndim != 1 or not len(density) or density.is_complex() or density.dtype == torch.bool:
-        raise InputError(f"density is {tuple(density.shape)} {density.dtype}; it must be (N,), N >= 1, of numbers")
-    right = torch.isfinite(density) & (density > 0)
-    check_rows(right, "density[{row}] is {value}; every density must be finite and positive", density)
+    check_table("density", density, Positive)
     distinct, rank = torch.unique(density, return_inverse=True)  # sorted, so the inverse is the rank - 1
     if len(distinct) == 1:
         fraction = torch.full(density.shape, 0.5, dtype=torch.float64, device=density.device)

@@ -470,18 +470,13 @@ def _plain(value: Any, what: str, row: int) -> Hashable:
         return value  # type: ignore[no-any-return]
     if isinstance(value, tuple):
         return tuple(_plain(part, what, row) for part in value)
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise InputError(f"{what}: row {row} is a tensor of shape {tuple(value.shape)}, not one value")
-    if isinstance(value, Tensor | np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
-        value = value.item()
     try:
+        value = value.item() if isinstance(value, Tensor | np.generic | np.ndarray) else value
         hash(value)
-    except TypeError:
-        raise InputError(f"{what}: row {row} is a {type(value).__name__}, which cannot be hashed") from None
-    try:
         missing = bool(value != value)
-    except TypeError:  # pandas.NA does not say whether it equals itself
-        missing = True
+    except (TypeError, ValueError, RuntimeError):  # pandas.NA does not say whether it equals itself
+        kind = type(value).__name__
+        raise InputError(f"{what}: row {row} is a {kind}, not one value that can be hashed and compared") from None
     if missing:
         raise InputError(f"{what}: row {row} is NaN")
     return value  # type: ignore[no-any-return]

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmts.errors import InputError, check_rows
+from mmts.errors import InputError
+from mmts.options import check_table
 
 CHUNK = 2**20  # draws at a time
 Statistic = Callable[[Tensor, torch.Generator], Tensor]
@@ -147,8 +148,6 @@ def _interval(
 
 
 def _checked(name: str, values: Tensor) -> Tensor:
-    if values.ndim != 1 or not len(values):
-        raise InputError(f"{name} is {tuple(values.shape)}; it must be (Q,), Q >= 1")
     values = values.detach().to("cpu", torch.float64)
-    check_rows(values.isfinite(), f"{name}[{{row}}] is {{value}}; every value must be finite", values)
+    check_table(name, values, float)
     return values

@@ -5,8 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mmts.errors import InputError, check_rows
-from mmts.options import ZeroToBelowOne, ZeroToOne, checked
+from mmts.options import AboveZeroToOne, Positive, ZeroToBelowOne, ZeroToOne, check_table, checked
 from mmts.policies.base import rows_of
 from mmts.schedules import check_progress
 
@@ -49,9 +48,7 @@ class Prior(nn.Module):
     ) -> None:
         super().__init__()
         self.candidates, self.of = candidates, of
-        if share.ndim != 1 or not share.is_floating_point():
-            raise InputError(f"Prior: share is {tuple(share.shape)} {share.dtype}; it must be (N,), floating point")
-        check_rows((share > 0) & (share <= 1), "Prior: share[{row}] is {value}; it must lie in (0, 1]", share)
+        check_table("Prior: share", share, AboveZeroToOne)
         self.register_buffer("bias", -strength * share.log())  # (N,)
 
     @classmethod
@@ -97,9 +94,7 @@ class RowWeights(nn.Module):
     @checked
     def __init__(self, counts: Tensor, beta: ZeroToBelowOne = 0.9999, start: ZeroToOne = 0.8) -> None:
         super().__init__()
-        if counts.ndim != 1 or not len(counts):
-            raise InputError(f"RowWeights: counts is {tuple(counts.shape)}; it must be (N,), N >= 1")
-        check_rows(counts > 0, "RowWeights: counts[{row}] is {value}; it must be positive", counts)
+        check_table("RowWeights: counts", counts, Positive)
         n = counts.double()
         v = (1.0 - beta) / -torch.expm1(n * torch.tensor(beta, dtype=torch.float64).log())
         self.start = start

@@ -61,10 +61,6 @@ class FastCLIP(ObjectiveWithMemory):
         self.rho, self.learning_rate, self.tau_gradient = rho, learning_rate, tau_gradient
         self.temperature = Learned(start, low, high)
 
-    def learning_rates(self) -> dict[str, float]:
-        """Return the temperature's own learning rate, if it has one."""
-        return {} if self.learning_rate is None else {"temperature.log_value": self.learning_rate}
-
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
         """Return the loss at the current temperature."""
         tau = self.temperature(pairs.progress, pairs.index)

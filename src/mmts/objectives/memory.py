@@ -60,6 +60,7 @@ class ObjectiveWithMemory(Objective):
     """
 
     splits_queries = True
+    learning_rate: float | None = None
 
     @checked
     def __init__(
@@ -73,6 +74,11 @@ class ObjectiveWithMemory(Objective):
         self.media_sum, self.text_sum = MovingSum(num_media), MovingSum(num_captions)
         self.share: Share | None = None
         self.state: dict[str, Tensor] = {}
+
+    def learning_rates(self) -> dict[str, float]:
+        """Return `learning_rate` for each parameter, or nothing if the objective has none of its own."""
+        rate = self.learning_rate
+        return {} if rate is None else {name: rate for name, _ in self.named_parameters()}
 
     def tables(self) -> dict[str, tuple[str, int]]:
         """Return the side of each table of state, by its name in `state_dict`, and its rows over all processes."""

@@ -103,11 +103,6 @@ class TempNet(ObjectiveWithMemory):
         if prototypes == "first_batch":
             self.register_buffer("started", torch.tensor(False))
 
-    def learning_rates(self) -> dict[str, float]:
-        """Return the networks' own learning rate for each of their parameters, if they have one."""
-        rate = self.learning_rate
-        return {} if rate is None else {name: rate for name, _ in self.named_parameters()}
-
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
         """Return the sum of both losses at the predicted temperatures."""
         for name, side in (("x", x), ("y", y)):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mmts.concepts.density import Scale, density_shift
-from mmts.errors import InputError, check_rows
-from mmts.options import AtLeastOne, NotNegative, Positive, check_value, checked
+from mmts.errors import InputError
+from mmts.options import AtLeastOne, NotNegative, Positive, check_table, check_value, checked
 from mmts.policies.base import Policy, from_pair, rows_of, scalar
 from mmts.schedules import Cosine, Schedule, check_progress
 
@@ -88,11 +88,9 @@ class Shifted(Policy):
 
     def __init__(self, schedule: Schedule, shift: Tensor) -> None:
         super().__init__()
-        if shift.ndim != 1 or not len(shift) or not shift.is_floating_point():
-            raise InputError(
-                f"Shifted: shift is {tuple(shift.shape)} {shift.dtype}; it must be (N,), N >= 1, floating point"
-            )
-        check_rows(torch.isfinite(shift), "Shifted: shift[{row}] is {value}; every shift must be finite", shift)
+        check_table("Shifted: shift", shift, float)
+        if not shift.is_floating_point():
+            raise InputError(f"Shifted: shift is {shift.dtype}; it must be floating point")
         smallest = float(shift.min())
         # In the table's own dtype too: a shift of .1 in float32 is slightly above .1.
         lowest = min(schedule.minimum + smallest, float(shift.min() + schedule.minimum))
@@ -162,10 +160,7 @@ class LDAM(Policy):
     @checked
     def __init__(self, counts: Tensor, high: Positive = 0.5) -> None:
         super().__init__()
-        if counts.ndim != 1 or not len(counts):
-            raise InputError(f"LDAM: counts is {tuple(counts.shape)}; it must be (N,), N >= 1")
-        right = torch.isfinite(counts) & (counts > 0)
-        check_rows(right, "LDAM: counts[{row}] is {value}; it must be finite and positive", counts)
+        check_table("LDAM: counts", counts, Positive)
         n = counts.double()
         self.register_buffer("margin", (high * (n.min() / n) ** 0.25).float())
 

@@ -108,7 +108,7 @@ def test_files_that_are_no_such_tables_are_named(tmp_path: Path) -> None:
 def test_a_recipe_names_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe("catalogue", ["concepts={source: parquet, file: labels, column: topic, key: uid}"])
-    assert recipe.with_whole_paths().concepts.file == tmp_path / "labels"
+    assert recipe.concepts.file == tmp_path / "labels"
     assert tiny(recipe).concepts.source == "captions"
     for wrong in ("concepts={source: parquet}", "concepts={source: label, label: a, key: uid}"):
         with pytest.raises(RecipeError, match="when `source` is"):

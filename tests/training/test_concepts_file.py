@@ -54,7 +54,7 @@ def test_a_recipe_stores_the_absolute_path_of_its_concepts_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe("catalogue", ["concepts.source=file", "concepts.file=made.npz"])
-    assert recipe.with_whole_paths().concepts.file == tmp_path / "made.npz"
+    assert recipe.concepts.file == tmp_path / "made.npz"
     assert tiny(recipe).concepts.source == "captions"
     for wrong in ("concepts.source=file", "concepts.file=made.npz"):
         with pytest.raises(RecipeError, match="`file` names the file to read"):

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from mmts.errors import RecipeError, nearest, quoted
 from mmts.evaluation.measures import needs_graded
-from mmts.files import as_address, atomic_write, file_name, why_missing
+from mmts.files import atomic_write, file_name, why_missing
 from mmts.recipe.components import OUTSIDE, ComponentSection, checked_objective, objective_section
 from mmts.recipe.model_section import ImageTower, Model, VideoTower
 from mmts.recipe.section import Section, validated
@@ -101,35 +101,6 @@ class Recipe(Section):
         """Return the same recipe for other data or columns; None keeps the recipe's own."""
         other = {"path": path or self.data.path, "columns": columns or self.data.columns}
         return self.model_copy(update={"data": self.data.model_copy(update=other)})
-
-    def with_whole_paths(self) -> "Recipe":
-        """Return the same recipe with absolute paths, so that it names the same files from any folder."""
-        data, model, concepts, evaluation = self.data, self.model, self.concepts, self.evaluation
-        own = {"val": data.val, "keep": data.keep}
-        files = {
-            name: file.expanduser().absolute()
-            for name, file in own.items()
-            if file is not None and not as_address(file)
-        }
-        data = data.model_copy(update=files)
-        if model.pretrained is not None:
-            model = model.model_copy(update={"pretrained": model.pretrained.expanduser().absolute()})
-        if model.start is not None:
-            model = model.model_copy(update={"start": whole_start(model.start)})
-        if concepts.file is not None:
-            concepts = concepts.model_copy(update={"file": concepts.file.expanduser().absolute()})
-        if evaluation.prompts is not None:
-            evaluation = evaluation.model_copy(update={"prompts": evaluation.prompts.expanduser().absolute()})
-        sections = {"data": data, "model": model, "concepts": concepts, "evaluation": evaluation}
-        return self.model_copy(update=sections)
-
-
-def whole_start(start: str) -> str:
-    """Return the name of a run or a pretrained pair with an absolute path, if it names one."""
-    is_tag = start.startswith("open_clip:")  # or a file of weights
-    library, slash, place = start.partition("/") if is_tag else ("", "", start)
-    path = Path(place).expanduser()
-    return f"{library}{slash}{path.absolute()}" if (path.is_file() if is_tag else path.exists()) else start
 
 
 def shipped_recipes() -> dict[str, str]:

@@ -59,7 +59,7 @@ class RunDirectory:
         self.path = path
         self.recipe_file = path / "recipe.yaml"  # the resolved recipe, with versions
         self.log_file = path / "log.jsonl"  # one JSON object per logged step
-        self.checkpoints = path / "checkpoints"  # last.pt, the one before it (previous.pt), best.pt, step-N/ of shards
+        self.checkpoints = path / "checkpoints"  # last.pt, the one before it (previous.pt), best.pt
         self.concepts_file = path / "concepts.npz"  # the concepts of the training samples
         self.vocabulary_file = path / "vocabulary.json"  # words of a text tower trained from scratch
         self.unreadable_file = path / "unreadable.txt"  # media that could not be decoded, with the reason

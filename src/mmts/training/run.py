@@ -198,13 +198,13 @@ def _train(
 def _open_data(
     recipe: Recipe, run: RunDirectory, data: str | Path | Dataset | None, resume: bool
 ) -> tuple[Recipe, Dataset]:
-    """Return the data, and the recipe with their path and with all paths absolute."""
+    """Return the data, and the recipe with their absolute path."""
     if data is not None:
         recipe = recipe.with_data(data.path if isinstance(data, Dataset) else Path(data))
     elif resume and recipe.data.path is None:
         recipe = recipe.with_data(once(lambda: run.recipe().data.path if run.recipe_file.exists() else None))
     dataset = main_first(lambda: open_data(recipe.data, data if isinstance(data, Dataset) else None))
-    return recipe.with_data(resolved(recipe.data.path)).with_whole_paths(), dataset
+    return recipe.with_data(resolved(recipe.data.path)), dataset
 
 
 def _evaluated_inputs(

@@ -186,10 +186,7 @@ def objective_section(content: Any) -> ComponentSection:
 
 
 def validated_at(place: str, kind: Any, prepared: Any, content: Any) -> Any:
-    """Return a recipe's value as a type, such as a section; `content` is the value as the user wrote it.
-
-    Raises RecipeError, naming the place.
-    """
+    """Return a recipe's value as a type; RecipeError names the place in `content`, the value as the user wrote it."""
     try:
         return TypeAdapter(kind).validate_python(prepared)
     except ValidationError as error:
@@ -199,10 +196,7 @@ def validated_at(place: str, kind: Any, prepared: Any, content: Any) -> Any:
 def section_of(
     family: Family, content: Any, place: str, published: RecipeDefault | None = None
 ) -> tuple[type[ComponentSection], dict[str, Any]]:
-    """Return the section that `content` must fit, and the content with numbers written out as components.
-
-    published: defaults that replace the classes' own.
-    """
+    """Return the section that `content` must fit, and the content with its numbers written out as components."""
     if family.number_is is not None and is_number(content):
         content = {family.key: family.number_is, "value": content}
     if not isinstance(content, Mapping):

@@ -285,11 +285,7 @@ class Head(Section):
 
 
 class Model(Section):
-    """Two towers and their heads; `width` is that of the embeddings.
-
-    One of `image` and `video` is the media side. `pretrained` is a checkpoint of AVION or MM-TS that fills both towers.
-    `start` is a pretrained pair, which brings both towers and the width.
-    """
+    """Two towers and their heads; one of `image` and `video` is the media side."""
 
     start: Annotated[str, AfterValidator(whole_start)] | None = None
     """A run, a Hugging Face CLIP or SigLIP (name or folder), a sentence-transformers CLIP folder, or

@@ -126,10 +126,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] | Mapping[str
 
 
 def parse_recipe(content: Mapping[str, Any], source: str = "recipe") -> Recipe:
-    """Check a recipe given as nested mappings, including every component in it.
-
-    Raises RecipeError naming the key.
-    """
+    """Check a recipe given as nested mappings, including every component in it. Raises RecipeError naming the key."""
     beside = ("versions", "own_objects")  # recorded by a run in its recipe.yaml, and not part of the recipe
     content = {key: value for key, value in content.items() if key not in beside}
     check_extent(content, source)
@@ -152,14 +149,12 @@ def parse_mapping(text: str | bytes, source: str, holds: str) -> dict[str, Any]:
     return content
 
 
-def parse_columns(text: str | None) -> Columns | None:
-    """Read the value of --columns; None for None. Raises RecipeError if it has another form.
+def parse_columns(text: str) -> Columns:
+    """Read the value of --columns. Raises RecipeError if it has another form.
 
     >>> parse_columns("media=Bild,caption=Text, deutsch")
     Columns(media='Bild', caption='Text, deutsch')
     """
-    if text is None:
-        return None
     pairs = [part.partition("=") for part in re.split(r",\s*(?=\w+\s*=)", text)]
     if not all(equals and name.strip() for _, equals, name in pairs):
         raise RecipeError(f"--columns takes media=NAME,caption=NAME, or one of the two, not {quoted(text)}")

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from mmts.console import console
-from mmts.errors import RunError
+from mmts.errors import RunError, few
 from mmts.files import atomic_write, leftovers, locked, read_json, why_missing, write_json
 from mmts.recipe.components import MAY_RUN, Trust
 from mmts.recipe.recipe import Recipe, load_yaml, parse_recipe, save_recipe
@@ -271,8 +271,7 @@ def _objects(own_objects: Mapping[str, str]) -> str:
 
 
 def _listed(changed: dict[str, tuple[Any, Any]]) -> str:
-    listed = ", ".join(f"{key} ({old!r} there, {new!r} now)" for key, (old, new) in list(changed.items())[:3])
-    return listed + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    return few([f"{key} ({old!r} there, {new!r} now)" for key, (old, new) in changed.items()])
 
 
 def dotted(value: Any, prefix: str = "", sign: str = ".") -> dict[str, Any]:

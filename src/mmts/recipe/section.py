@@ -9,13 +9,12 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from mmts.errors import RecipeError, nearest, quoted
+from mmts.errors import RecipeError, few, nearest, quoted
 
 SectionType = TypeVar("SectionType", bound="Section")
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """What numpy and scikit-learn accept as a seed."""
 
-_MOST_PROBLEMS = 5  # in one message
 _REQUIRED = {  # pydantic's types of error, and how "it must be ..." goes on
     "int": "a whole number",
     "float": "a number",
@@ -72,9 +71,7 @@ def validated(section: type[SectionType], content: Mapping[str, Any], source: st
 def explain(error: ValidationError, content: Any, place: str = "") -> str:
     """Put pydantic's errors about `content`, at a place in a recipe, into one line: `key is value; it must be ...`."""
     problems = groupby(error.errors(), lambda item: ".".join(filter(None, (place, _key(item, content)))))
-    messages = [_message(key, list(items)) for key, items in problems]
-    more = [f"and {len(messages) - _MOST_PROBLEMS} more"] if len(messages) > _MOST_PROBLEMS else []
-    return " ".join("; ".join(messages[:_MOST_PROBLEMS] + more).split())
+    return " ".join(few([_message(key, list(items)) for key, items in problems]).split())
 
 
 def is_number(value: Any) -> bool:

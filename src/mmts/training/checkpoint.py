@@ -46,8 +46,7 @@ def save_in_turn(folder: Path, state: dict[str, Any]) -> None:
 def load_newest(folder: Path) -> dict[str, Any] | None:
     """Read last.pt, or previous.pt with a note if last.pt is missing or damaged; None if neither exists.
 
-    What a process that was killed while writing left in the folder is removed. Raises RunError if every checkpoint is
-    damaged.
+    Temporary files of a killed process are removed. Raises RunError if every checkpoint is damaged.
     """
     last, previous = folder / "last.pt", folder / "previous.pt"
     for file in [*leftovers(folder), folder / "next.pt"]:
@@ -94,8 +93,7 @@ def check_same_clock(state: Mapping[str, Any], now: Mapping[str, int]) -> None:
     if not 0 <= step <= total:
         raise RunError(f"the checkpoint says step {step} of {total}, which is impossible")
     for name, words in _COUNTS.items():
-        before = state.get(name, now[name])
-        if before != now[name]:
+        if (before := state.get(name)) != now[name]:
             jump = ""
             if total != now["total_steps"]:
                 jump = f"progress would jump from {step / total:.3f} to {step / now['total_steps']:.3f}, and "
@@ -103,7 +101,7 @@ def check_same_clock(state: Mapping[str, Any], now: Mapping[str, int]) -> None:
                 f"the checkpoint counts {before} {words} and this run {now[name]}: {jump}batches would differ. "
                 "The training data or the batch size has changed since; choose another --out"
             )
-    if (before := state.get("processes", 1)) != now["processes"]:
+    if (before := state.get("processes")) != now["processes"]:
         errors.print(
             f"note: resuming with {now['processes']} processes instead of {before}: the same batches and schedules, "
             "but sums run in another order and dropout draws anew"
@@ -111,11 +109,8 @@ def check_same_clock(state: Mapping[str, Any], now: Mapping[str, int]) -> None:
 
 
 def check_frozen(state: Mapping[str, Any], model: TwoTower) -> None:
-    """Raise RunError if a checkpoint was written with other frozen weights, which it does not hold, than the model's.
-
-    Checkpoints of former versions do not say.
-    """
-    if None is not state.get("frozen") != model.frozen_hash:
+    """Raise RunError if a checkpoint was written with other frozen weights (it does not hold them) than `model`."""
+    if state.get("frozen") != model.frozen_hash:
         raise RunError(
             "the frozen weights, of model.start or of a frozen tower, are not those that the run was trained with, and "
             "its checkpoints hold only what was trained: bring the former weights back, or train again"
@@ -129,10 +124,7 @@ def restore(
     optimizer: torch.optim.Optimizer,
     average: MovingAverage | None = None,
 ) -> None:
-    """Load a checkpoint's weights, their average if there is one, objective, optimizer and random state.
-
-    Raises RunError if they do not fit.
-    """
+    """Load a checkpoint's weights, average, objective, optimizer and random state; RunError if they do not fit."""
     from mmts.distributed.sharded_model import shared_out  # imports what takes half a second, of torch.distributed
 
     check_frozen(state, model)

@@ -62,11 +62,7 @@ def load_model(run: RunDirectory, media: Sequence[Medium] = (), checkpoint: str 
 
 
 def _set_scale(model: TwoTower, recipe: Recipe | None, objective: Any) -> None:
-    """Give a model the temperature and the logit bias that its objective was trained with, if each is one number.
-
-    A rule with several temperatures leaves the model those of the pair that it started from. recipe: None if the
-    objective was given as an object. objective: its state.
-    """
+    """Give a model the temperature and logit bias of its objective, if each is one number; `recipe` describes it."""
     state = objective if isinstance(objective, Mapping) else {}
     log_value, bias = state.get("temperature.log_value"), state.get("bias")
     policy = None if recipe is None else getattr(recipe.objective, "temperature", None)
@@ -83,8 +79,7 @@ def check_can_be_rebuilt(run: RunDirectory) -> None:
     if own := run.own_objects().get("model"):
         raise RunError(
             f"{run.path} was trained by mmts.train on a model given as an object ({own}), which its recipe cannot "
-            "rebuild. Its scores are in metrics.json, and `mmts compare` and `mmts report` read them; for other data, "
-            "embed them with your model and use mmts.metrics"
+            "rebuild; `mmts compare` and `mmts report` read its scores. For other data use mmts.metrics"
         )
 
 
@@ -207,10 +202,7 @@ class _Text(TextTower):
 
 
 def two_tower_of(model: nn.Module, medium: Medium) -> TwoTower:
-    """Return a model of the caller's own as the trainer takes it, for data such as `medium`.
-
-    `mmts.train` says what such a model has. Raises InputError naming the attribute that it lacks.
-    """
+    """Return a model of the caller's own (see `mmts.train`) as the trainer takes it, for data such as `medium`."""
     if isinstance(model, TwoTower):
         return model
     required = ["embed_media", "embed_text", "tokenize"]

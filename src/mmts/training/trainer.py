@@ -277,7 +277,7 @@ class Trainer:
         for buffer, before in zip(self.model.buffers(), buffers, strict=True):
             buffer.copy_(before)
         self.skipped += 1
-        return {**problem.values, "skipped": self.skipped, "why": problem.what}
+        return {**problem.values, "skipped": self.skipped, "why": str(problem)}
 
     def _validate(self, evaluate: Callable[[TwoTower], dict[str, Any]]) -> dict[str, Any]:
         """Return the scores on val; the model becomes the best checkpoint if no earlier one scored as much."""
@@ -364,11 +364,10 @@ class Trainer:
         if state is None:
             return
         state["objective"] |= own_tables(self.objective, tables)
-        if (measure := state.get("measure", "R@1")) != self.settings.best:
+        if (measure := state.get("measure")) != self.settings.best:
             measures = f"by {measure}, and train.best is {self.settings.best}"
             raise RunError(f"the checkpoint's best is {measures}; choose another --out")
-        parts = self.unwrapped, self.objective, self.optimizer, self.average
-        checkpoint.restore(state, *parts)
+        checkpoint.restore(state, self.unwrapped, self.objective, self.optimizer, self.average)
         self.step, self.best, self.skipped = state["step"], state["best"], state.get("skipped", 0)
         self.saved_at = self.step
 

@@ -120,15 +120,25 @@ def plain(value: float) -> str:
     return str(int(value)) if value == value // 1 and abs(value) < 1e16 else repr(float(value))
 
 
-def percent(share: float) -> str:
-    """Write a share in percent, to three significant digits and without an exponent; only the whole is 100 %.
+def rounded(value: float, digits: int = 3) -> str:
+    """Write a number of 0 or more to that many significant digits, without an exponent.
 
-    >>> percent(1), percent(0.3333), percent(0.99999), percent(0.00001), percent(0)
-    ('100 %', '33.3 %', '99.9 %', '0.001 %', '0 %')
+    >>> rounded(12.34, 1), rounded(0.0512, 2), rounded(123456), rounded(0)
+    ('12', '0.051', '123456', '0')
     """
-    value = min(100 * share, 99.9) if share < 1 else 100
-    written = f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}" if value else "0"
-    return f"{written.rstrip('0').rstrip('.') if '.' in written else written} %"
+    if value == 0:
+        return "0"
+    written = f"{value:.{max(0, digits - 1 - math.floor(math.log10(value)))}f}"
+    return written.rstrip("0").rstrip(".") if "." in written else written
+
+
+def percent(share: float) -> str:
+    """Write a share in percent, to three significant digits; only the whole is 100 %.
+
+    >>> percent(1), percent(0.3333), percent(0.99999), percent(0.00001)
+    ('100 %', '33.3 %', '99.9 %', '0.001 %')
+    """
+    return f"{rounded(min(100 * share, 99.9) if share < 1 else 100)} %"
 
 
 def check_rows(right: Any, message: str, values: Any = None) -> None:

@@ -322,9 +322,8 @@ def component_named(family: Family, name: Any, place: str, content: Mapping[Any,
 def _outside_class(family: Family, name: str, place: str) -> type[Any]:
     """Import a class outside mmts, named as `file.py:Class` or `module:Class`; RecipeError says why it cannot be."""
     if not MAY_RUN.get()(name):
-        raise RecipeError(
-            f"{place} names code outside mmts, {name}, which runs only if you trust it: add --trust-code if you do"
-        )
+        remedy = "which runs only if you trust it: add --trust-code if you do"
+        raise RecipeError(f"{place} names code outside mmts, {name}, {remedy}")
     matched = OUTSIDE.fullmatch(name)
     if matched is None:
         raise RecipeError(f"{place} is {quoted(name)}; a class outside mmts is written file.py:Class or module:Class")

@@ -189,13 +189,8 @@ class RunDirectory:
 
     def _remove_start(self) -> None:
         """Remove the files written before the first step, if there are no others (such as unreadable.txt)."""
-        start = {
-            self.recipe_file,
-            self.concepts_file,
-            self.vocabulary_file,
-            self.evaluations,
-            self.path / "tensorboard",
-        }
+        start = {self.recipe_file, self.concepts_file, self.vocabulary_file, self.evaluations}
+        start.add(self.path / "tensorboard")
         if not self.has_started:
             start.add(self.checkpoints)  # which may hold the model before the first step
         if set(self.path.iterdir()) - {self.lock_file, self.clock_file} <= start:
@@ -228,10 +223,9 @@ class RunDirectory:
             save_recipe(recipe, self.recipe_file, versions, own_objects)
             return
         if (before := self.own_objects()) != own_objects:
-            raise RunError(
-                f"{self.path} was started with {_objects(before)}, and is resumed with {_objects(own_objects)}; resume "
-                "it by mmts.train(..., resume=True) with objects of the same classes, or choose another --out"
-            )
+            how = f"was started with {_objects(before)}, and is resumed with {_objects(own_objects)}"
+            remedy = "resume it by mmts.train(..., resume=True) with objects of those classes, or choose another --out"
+            raise RunError(f"{self.path} {how}; {remedy}")
         changed = differences(self.recipe(), recipe)
         may_change = _MAY_CHANGE if self.is_finished else _MAY_CHANGE | {"data.path"}
         wrong = {key: values for key, values in changed.items() if key not in may_change}

@@ -97,24 +97,19 @@ def check_same_clock(state: Mapping[str, Any], now: Mapping[str, int]) -> None:
             jump = ""
             if total != now["total_steps"]:
                 jump = f"progress would jump from {step / total:.3f} to {step / now['total_steps']:.3f}, and "
-            raise RunError(
-                f"the checkpoint counts {before} {words} and this run {now[name]}: {jump}batches would differ. "
-                "The training data or the batch size has changed since; choose another --out"
-            )
+            why = "The training data or the batch size has changed since; choose another --out"
+            counts = f"the checkpoint counts {before} {words} and this run {now[name]}"
+            raise RunError(f"{counts}: {jump}batches would differ. {why}")
     if (before := state.get("processes")) != now["processes"]:
-        errors.print(
-            f"note: resuming with {now['processes']} processes instead of {before}: the same batches and schedules, "
-            "but sums run in another order and dropout draws anew"
-        )
+        same = "the same batches and schedules, but sums run in another order and dropout draws anew"
+        errors.print(f"note: resuming with {now['processes']} processes instead of {before}: {same}")
 
 
 def check_frozen(state: Mapping[str, Any], model: TwoTower) -> None:
     """Raise RunError if a checkpoint was written with other frozen weights (it does not hold them) than `model`."""
     if state.get("frozen") != model.frozen_hash:
-        raise RunError(
-            "the frozen weights, of model.start or of a frozen tower, are not those that the run was trained with, and "
-            "its checkpoints hold only what was trained: bring the former weights back, or train again"
-        )
+        what = "the frozen weights, of model.start or of a frozen tower, are not those that the run was trained with"
+        raise RunError(f"{what}; its checkpoints do not hold them: bring the former weights back, or train again")
 
 
 def restore(

@@ -77,10 +77,8 @@ def _set_scale(model: TwoTower, recipe: Recipe | None, objective: Any) -> None:
 def check_can_be_rebuilt(run: RunDirectory) -> None:
     """Raise RunError if the run's model was given to `mmts.train` as an object, which no recipe describes."""
     if own := run.own_objects().get("model"):
-        raise RunError(
-            f"{run.path} was trained by mmts.train on a model given as an object ({own}), which its recipe cannot "
-            "rebuild; `mmts compare` and `mmts report` read its scores. For other data use mmts.metrics"
-        )
+        what = f"{run.path} was trained on a model given as an object ({own}), which its recipe cannot rebuild"
+        raise RunError(f"{what}; `mmts compare` and `mmts report` read its scores; for other data use mmts.metrics")
 
 
 def load_weights(model: TwoTower, run: RunDirectory, checkpoint: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -98,9 +99,8 @@ def training_batches(
         media = Pixels(inputs.media, tower.size, tower.resize, tower.sampling, augmentation, seed)
     text = _text_source(model, inputs.text)
     process = (process_index(), num_processes())
-    return lambda epoch, first: make_loader(
-        inputs.split, plan, media, text, epoch, first, workers, process=process, with_relevance=with_relevance
-    )
+    make = partial(make_loader, inputs.split, plan, media, text, workers=workers, process=process)
+    return partial(make, with_relevance=with_relevance)
 
 
 def _text_source(model: TwoTower, text: Rows | Sequence[str]) -> TextSource:

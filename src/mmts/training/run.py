@@ -190,10 +190,8 @@ def _train(
     except DataError as error:
         if not splits.train.media_checked:
             raise
-        raise DataError(
-            f"{error}. It was readable when the data were indexed: repair it and --resume, or remove the index "
-            f"({cache_root()}) to have it left out"
-        ) from None
+        remedy = f"repair it and --resume, or remove the index ({cache_root()}) to have it left out"
+        raise DataError(f"{error}. It was readable when the data were indexed: {remedy}") from None
     if recipe.published is not None and recipe.published.results:
         results = ", ".join(f"{name} {value:.1f}" for name, value in recipe.published.results.items())
         console.print(f"published: {results} ({recipe.published.source})")

@@ -47,10 +47,9 @@ def sampled_epochs(section: sections.Sampling, length: Train, num_batches: int) 
     total = length.total_steps(num_batches)
     inside = [at for at, step in enumerate(range(0, total, num_batches)) if section.start <= step / total < section.end]
     if total and not inside:
-        raise RecipeError(
-            f"data.sampling applies to epochs that begin at progress {plain(section.start)} or later and before "
-            f"{plain(section.end)}, and none does; lower start, raise end, or train for more epochs"
-        )
+        when = f"progress {plain(section.start)} or later and before {plain(section.end)}, and none does"
+        remedy = "lower start, raise end, or train for more epochs"
+        raise RecipeError(f"data.sampling applies to epochs that begin at {when}; {remedy}")
     return range(inside[0], inside[-1] + 1) if inside else range(0)
 
 

@@ -120,9 +120,8 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] | Mapping[str
     text, name, source = _read(str(name_or_path))
     content = parse_mapping(text, source, "the sections data, concepts, model, objective, train, evaluation")
     content.setdefault("name", name)
-    if source == str(name_or_path):
-        content = with_whole_names(content, Path(source).parent, source)
-    return parse_recipe(with_whole_names(override(content, overrides), Path(), source), source)
+    content = with_whole_names(content, Path(source).parent)
+    return parse_recipe(with_whole_names(override(content, overrides), Path()), source)
 
 
 def parse_recipe(content: Mapping[str, Any], source: str = "recipe") -> Recipe:
@@ -146,6 +145,7 @@ def parse_mapping(text: str | bytes, source: str, holds: str) -> dict[str, Any]:
         raise RecipeError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise RecipeError(f"{source} must hold a mapping with {holds}")
+    check_extent(content, source)
     return content
 
 
@@ -235,17 +235,12 @@ def save_recipe(recipe: Recipe, path: Path, versions: Mapping[str, str], own_obj
         yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
 
 
-def with_whole_names(content: Any, folder: Path, source: str = "recipe") -> Any:
-    """Return a recipe's content with absolute paths for the files of code that it names relative to a folder."""
-    check_extent(content, source)
-    return _whole(content, folder)
-
-
-def _whole(content: Any, folder: Path, key: str = "") -> Any:
+def with_whole_names(content: Any, folder: Path, key: str = "") -> Any:
+    """Return a recipe's content, at `key`, with absolute paths for the files of code that it names in a folder."""
     if isinstance(content, Mapping):
-        return {inner: _whole(value, folder, inner) for inner, value in content.items()}
+        return {inner: with_whole_names(value, folder, inner) for inner, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_whole(item, folder) for item in content]
+        return [with_whole_names(item, folder) for item in content]
     matched = OUTSIDE.fullmatch(content) if isinstance(content, str) else None
     if matched is None or not matched[1].endswith(".py") or key not in _NAMES_CLASS:
         return content

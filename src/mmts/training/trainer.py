@@ -327,7 +327,6 @@ class Trainer:
             "objective": whole_state(self.objective),
             "step": self.step,
             "best": self.best,
-            "measure": self.settings.best,
             "frozen": self.whole.frozen_hash,
         }
 
@@ -342,12 +341,8 @@ class Trainer:
             state["weights"] = on_main_process(self.unwrapped.trainable_state_dict())
         moments = self.optimizer.state_dict()["state"]
         state["optimizer"] = {"state": {number: on_main_process(values) for number, values in moments.items()}}
-
-        def write() -> None:
-            flush_to_disk(self.run.log_file)  # after a power cut, a checkpoint must find the log lines before it
-            checkpoint.save_in_turn(self.run.checkpoints, state)
-
-        once(write)
+        flush_to_disk(self.run.log_file)  # after a power cut, a checkpoint must find the log lines before it
+        once(lambda: checkpoint.save_in_turn(self.run.checkpoints, state))
         self.saved_at = self.step
 
     def _restore(self) -> None:
@@ -364,9 +359,6 @@ class Trainer:
         if state is None:
             return
         state["objective"] |= own_tables(self.objective, tables)
-        if (measure := state.get("measure")) != self.settings.best:
-            measures = f"by {measure}, and train.best is {self.settings.best}"
-            raise RunError(f"the checkpoint's best is {measures}; choose another --out")
         checkpoint.restore(state, self.unwrapped, self.objective, self.optimizer, self.average)
         self.step, self.best, self.skipped = state["step"], state["best"], state.get("skipped", 0)
         self.saved_at = self.step

@@ -50,7 +50,6 @@ def _names(text: str) -> list[str]:
 
 _HELP_DATA = "A public data set's folder, captions.jsonl, table, imagefolder, tars, or an address (docs/datasets.md)."
 _HELP_COLUMNS = "Columns of paths and captions in a table, if their names are unusual."
-_HELP_NAMES = "Names of the rules (default: their folders' names)."
 _HELP_SETTINGS = "Change a key of the recipe; repeatable."
 _HELP_TRUST = "Run code outside mmts that the recipe names."
 _HELP_CAPTIONS = "Only write the captions of train (or --split) to this file, one per line."
@@ -69,17 +68,14 @@ _HELP_INTERPOLATE = "Judge (1 - a) start + a tuned weights for these a, such as 
 _HELP_ALSO = "With --interpolate: other data to judge on, too; repeatable."
 _HELP_WHERE = "Only items with this value; repeatable."
 _HELP_TOTAL = "With cut: training media (default: as many as there can be)."
-_HELP_IMBALANCE = "With cut: largest by smallest class."
 _HELP_RAY = "Divide the work among a Ray cluster (docs/cluster.md)."
-_HELP_EMBEDDINGS = "Embeddings: a folder of mmts embed, .npy or parquet (docs/scaling.md)."
-_HELP_EXPORT = "Also write the items with all columns to this .csv file."
 _HELP_JOBS = "Runs at a time, one process and thread each (default: all cores)."
 DataPath = Annotated[Path | None, typer.Option("--data", help=_HELP_DATA)]
 Columns = Annotated[Any, typer.Option(parser=_columns, metavar="media=NAME,caption=NAME", help=_HELP_COLUMNS)]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_HELP_SETTINGS)]
 Run = Annotated[Path, typer.Argument(help="A run directory.")]
 Runs = Annotated[list[Path], typer.Argument(help="Run directories, or files in RUN/evaluations/.")]
-Names = Annotated[Any, typer.Option(parser=_names, metavar="A,B", help=_HELP_NAMES)]
+Names = Annotated[Any, typer.Option(parser=_names, metavar="A,B", help="Names of the rules (default: their folders').")]
 Checkpoint = Annotated[str, typer.Option(help="best, last or interpolated.")]
 IndexFolder = Annotated[Path | None, typer.Option(help="Folder of the index (default: RUN/index).")]
 Ray = Annotated[str | None, typer.Option("--ray", metavar="auto|local|ray://HOST:PORT", help=_HELP_RAY)]
@@ -333,7 +329,7 @@ def prepare(
     data: Annotated[str | None, typer.Argument(help="With cut: the data, as for --data of train.")] = None,
     root: Annotated[Path | None, typer.Option(help="A public data set's folder.")] = None,
     label: Annotated[str | None, typer.Option(help="With cut: the label of the media that gets a long tail.")] = None,
-    imbalance: Annotated[float | None, typer.Option(min=1, max=1e6, help=_HELP_IMBALANCE)] = None,
+    imbalance: Annotated[float | None, typer.Option(min=1, max=1e6, help="With cut: largest / smallest class.")] = None,
     classes: Annotated[int | None, typer.Option(min=2, help="With cut: keep the largest (default: all).")] = None,
     total: Annotated[int | None, typer.Option(min=2, help=_HELP_TOTAL)] = None,
     out: Annotated[Path | None, typer.Option(help="With cut: a new folder.")] = None,
@@ -411,7 +407,7 @@ def embed(
 
 @app.command()
 def concepts(
-    path: Annotated[Path, typer.Argument(help=_HELP_EMBEDDINGS)],
+    path: Annotated[Path, typer.Argument(help="Embeddings: folder of mmts embed, .npy or parquet (docs/scaling.md).")],
     num_concepts: Annotated[int, typer.Option(min=2, help="Number of clusters.")],
     out: Annotated[Path, typer.Option(help="File for the concepts, .npz.")],
     part: Annotated[str | None, typer.Option(metavar="I/N", help="Assign the I-th of N shares of the rows.")] = None,
@@ -476,7 +472,7 @@ def search(
     where: Annotated[list[str] | None, typer.Option(metavar="LABEL=VALUE", help=_HELP_WHERE)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Also write a self-contained page to this file.")] = None,
-    export: Annotated[Path | None, typer.Option(help=_HELP_EXPORT)] = None,
+    export: Annotated[Path | None, typer.Option(help="Also write the items with all columns to a .csv file.")] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Serve a search page on this machine.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port for --serve; 0 picks a free one.")] = 8765,
     index: IndexFolder = None,

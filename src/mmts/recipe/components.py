@@ -7,7 +7,6 @@ than Python does. Parameters named like a field of `RunFacts` (of towers: in GIV
 supplies them.
 """
 
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -28,6 +27,7 @@ from torch import Tensor
 
 from mmts.concepts import ConceptDistribution
 from mmts.errors import InputError, RecipeError, nearest, quoted
+from mmts.files import content_hash
 from mmts.models import IMAGE_TOWERS, TEXT_TOWERS, VIDEO_TOWERS, ImageTower, TextTower, Tower, VideoTower
 from mmts.models.base import GIVEN_BY_RUN
 from mmts.models.image_towers import HuggingFaceImage
@@ -365,7 +365,7 @@ def _module(where: str, place: str) -> Any:
 @cache
 def _module_of_file(path: Path) -> Any:
     """Import a file once per process, under a unique name, so that its classes can be pickled."""
-    name = f"{path.stem}_{hashlib.blake2b(str(path).encode(), digest_size=4).hexdigest()}"
+    name = f"{path.stem}_{content_hash(str(path))[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

@@ -57,14 +57,14 @@ def analyze(captions: Sequence[str], distribution: ConceptDistribution, *, empty
 
 
 def analyze_path(
-    path: Path, out: Path, *, split: str | None = None, columns: str | None = None, **concepts: Any
+    path: Path, out: Path, *, split: str | None = None, columns: Any = None, **concepts: Any
 ) -> dict[str, Any]:
     """Read captions, find their concepts, print the analysis, and write concepts.npz and long_tail.png into `out`.
 
     split: None takes all samples. concepts: the keys of a recipe's `concepts` section; `label` names its source.
+    columns: as in a recipe's `data`.
     Raises MmtsError for unreadable data, or data from which no concepts can be made.
     """
-    from mmts.recipe.recipe import parse_columns
     from mmts.recipe.section import validated
     from mmts.recipe.sections import Columns, Concepts, Data
     from mmts.training.concepts import build_distribution
@@ -74,7 +74,7 @@ def analyze_path(
         raise InputError(f"{out} is a file, but --out must be a folder")
     source = "captions" if concepts.get("label") is None else "label"
     section = validated(Concepts, {"source": source, **concepts}, "concepts")
-    dataset = open_data(Data(path=path, columns=parse_columns(columns) or Columns()))
+    dataset = open_data(Data(path=path, columns=columns or Columns()))
     samples = dataset.split(split) if split is not None else dataset.whole()
     if "train" in dataset.split_names:
         say_shared([dataset.split(name) for name in SPLITS if name in dataset.split_names])

@@ -25,7 +25,7 @@ from mmts.data.media.reading import tell_warnings
 from mmts.data.records import Split
 from mmts.errors import DataError, RunError, check_one_of, counted, few
 from mmts.files import atomic_write, content_hash, locked, read_json, write_json
-from mmts.recipe.recipe import whole_start
+from mmts.recipe.model_section import whole_start
 from mmts.recipe.sections import Columns, Data
 from mmts.training.encoder import Encoder, open_encoder
 from mmts.training.splits import open_data, resolved

@@ -133,7 +133,7 @@ def _make_runs(
     for seed in seeds:
         for trial, folder in zip(trials, folders, strict=True):
             recipe = sweep.recipe(trial.variant, trial.setting, seed)
-            recipe = recipe.with_data(resolved(sweep.file.data or recipe.data.path)).with_whole_paths()
+            recipe = recipe.with_data(resolved(sweep.file.data or recipe.data.path))
             recipes[folder / f"seed-{seed}"] = recipe
     unfinished = {run: recipe for run, recipe in recipes.items() if not _is_finished(run, recipe)}
     count = len(recipes) - len(unfinished)

@@ -14,7 +14,7 @@ from test_compare import judged_run
 from mmts.console import console
 from mmts.errors import DataError, RunError
 from mmts.evaluation.compare import comparison_as_mapping, comparison_tables
-from mmts.evaluation.figures import MediaLabel, extreme_classes, figures_by_group, figures_by_label
+from mmts.evaluation.figures import MediaLabel, extremes, figures_by_group, figures_by_label
 from mmts.evaluation.results import Results, read_results
 from mmts.files import read_json, write_json
 from mmts.recipe.run_directory import RunDirectory
@@ -328,8 +328,7 @@ def test_labels_of_one_run_divide_all(tmp_path: Path) -> None:
 
 def test_values_with_few_queries_are_not_listed_among_the_extremes() -> None:
     figures = {"a": 10.0, "b": 90.0, "c": 0.0, "d": 50.0}
-    label = {"classes": {value: {"num_queries": 4 if value == "c" else 5} for value in figures}}
-    assert extreme_classes(label, figures.get) == (["a"], ["b"])
+    assert extremes(figures, {"a": 5, "b": 5, "c": 4, "d": 5}) == (["a"], ["b"])
 
 
 def test_a_label_of_several_values_divides_by_the_rarest_and_tells_every_value(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """From the ranks of queries to the figures in metrics.json: of all queries, by group, by label and over folds."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,15 +96,13 @@ def figures_by_label(sides: Sequence[Side], owner: Tensor, label: MediaLabel) ->
     }
 
 
-def extreme_classes(label: Mapping[str, Any], figure: Callable[[str], float | None]) -> tuple[list[str], list[str]]:
+def extremes(figures: Mapping[str, float], num_queries: Mapping[str, int]) -> tuple[list[str], list[str]]:
     """Return the values of a label with the lowest figures, the lowest first, and with the highest, the highest first.
 
-    label: what `figures_by_label` gave; figure: gives a value's figure, or None. Values with fewer than five text
-    queries are left out.
+    Values with fewer than five queries are left out.
     """
-    enough = (value for value, figures in label["classes"].items() if figures.get("num_queries", 0) >= _FEWEST_QUERIES)
-    known = {value: result for value in enough if (result := figure(value)) is not None}
-    order = sorted(known, key=lambda value: known[value])
+    enough = (value for value in figures if num_queries[value] >= _FEWEST_QUERIES)
+    order = sorted(enough, key=lambda value: figures[value])
     number = min(_EXTREMES, len(order) // 2)
     return order[:number], order[::-1][:number]
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmts.data.records import Split
+from mmts.data.records import Medium, Split
 from mmts.errors import DataError
 from mmts.evaluation.classification import Classes
 from mmts.evaluation.figures import MediaLabel
@@ -116,6 +116,15 @@ class Judged:
             {key: self._tensor(f"{name}_{key}") for key in _STORED if f"{name}_{key}" in self.arrays} for name in SIDES
         )
         return Side(f"text_to_{kind}", self.owner, **text), Side(f"{kind}_to_text", every, **media)
+
+    def medium(self, number: int) -> Medium:
+        """Return a medium, without its captions."""
+        meta = self.meta
+        segment: Any = meta["media_segments"][number] if "media_segments" in meta else [None] * 4
+        member = meta["media_members"][number] if "media_members" in meta else None
+        parts = {"start": segment[0], "end": segment[1], "frames": None if segment[2] is None else tuple(segment[2:])}
+        name, path = meta["media_ids"][number], Path(meta["data"]) / meta["media_paths"][number]
+        return Medium(name, path, (), kind=meta["kind"], member=member and tuple(member), **parts)
 
     def has(self, measure: str) -> bool:
         """Whether queries have this measure: mAP and the like need graded relevance."""

@@ -26,7 +26,7 @@ from mmts.evaluation.classification import (
     read_prompts,
 )
 from mmts.evaluation.embeddings_file import read_embeddings, save_embeddings
-from mmts.evaluation.figures import MediaLabel
+from mmts.evaluation.figures import MediaLabel, extremes
 from mmts.evaluation.judgement_file import save_judgement
 from mmts.evaluation.measures import (
     BRACKETS,
@@ -321,16 +321,16 @@ def metrics_tables(metrics: dict[str, Any]) -> list[Table]:
 
 def _extremes(label: str, scores: dict[str, Any], direction: str, measure: str) -> list[Table]:
     """Draw the values of a label whose text queries have the lowest and the highest scores."""
-    classes = scores["classes"]
-    lowest, highest = figures.extreme_classes(scores, lambda value: classes[value][direction][measure])
+    classes = {value: figures for value, figures in scores["classes"].items() if figures.get(direction)}
+    by_value = {value: figures[direction][measure] for value, figures in classes.items()}
+    lowest, highest = extremes(by_value, {value: figures["num_queries"] for value, figures in classes.items()})
     if not lowest:
         return []
     title = f"{arrow(direction)} by {label}: lowest and highest {measure}"
     table = figure_table(title, "", "training", "queries", measure)
     for value in (*lowest, *reversed(highest)):
         counts = (f"{classes[value][key]:,}" for key in ("num_training", "num_queries"))
-        figure = in_tenths(classes[value][direction][measure])
-        table.add_row(value, *counts, figure, end_section=value == lowest[-1])
+        table.add_row(value, *counts, in_tenths(by_value[value]), end_section=value == lowest[-1])
     return [table]
 
 

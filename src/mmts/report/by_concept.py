@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmts.concepts import ConceptDistribution
 from mmts.errors import counted
-from mmts.evaluation.figures import extreme_classes
+from mmts.evaluation.figures import extremes
 from mmts.evaluation.judgement_file import SIDES
 from mmts.evaluation.results import Gap, query_scores
 from mmts.metrics import bootstrap_interval, seeded_bootstrap_interval
@@ -200,13 +200,13 @@ def largest_by_chance(first: Tensor, other: Tensor, concepts: Tensor, clusters: 
 
 def class_tables(contents: Contents) -> list[dict[str, Any]]:
     """Return for every label the values that the first rule answers worst and best."""
-    tables, first = [], contents.groups[0]
+    tables, place = [], (contents.directions[0], contents.measure)
     for label in contents.labels:
-        metrics = contents.metrics["labels"][label]
-        figure_of = partial(first.class_figure, label, direction=contents.directions[0], measure=contents.measure)
-        means = {value: figure.mean for value in metrics["classes"] if (figure := figure_of(value)) is not None}
-        lowest, highest = extreme_classes(metrics, means.get)
+        classes = contents.metrics["labels"][label]["classes"]
+        figures = {value: contents.groups[0].class_figure(label, value, *place) for value in classes}
+        means = {value: figure.mean for value, figure in figures.items() if figure is not None}
+        lowest, highest = extremes(means, {value: classes[value]["num_queries"] for value in means})
         if lowest:
             parts = (("lowest", lowest), ("highest", highest))
-            tables.append({"label": label, "classes": metrics["classes"], "parts": parts})
+            tables.append({"label": label, "classes": classes, "parts": parts})
     return tables

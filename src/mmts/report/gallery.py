@@ -2,11 +2,9 @@
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from mmts.concepts.distribution import GROUP_NAMES
-from mmts.data.records import Medium
 from mmts.evaluation.judgement_file import SIDES, Judged
 from mmts.report.contents import Contents
 from mmts.report.pictures import data_uri
@@ -25,20 +23,20 @@ class Pictures:
     """
 
     def __init__(self, judged: Judged) -> None:
-        self._meta = judged.meta
+        self._judged = judged
         self._first_caption = {owner: row for row, owner in reversed(list(enumerate(judged.owner.tolist())))}
         self.sources: dict[int, str | None] = {}
 
     def __call__(self, medium: int, longest: int) -> dict[str, Any]:
         """Return the first caption of a medium, cut at `longest`, as `text`, and its picture as `source`."""
         if medium not in self.sources:
-            self.sources[medium] = data_uri(medium_of(self._meta, medium), _SIDE)
+            self.sources[medium] = data_uri(self._judged.medium(medium), _SIDE)
         return {"text": self.caption(medium, longest), "source": self.sources[medium]}
 
     def caption(self, medium: int, longest: int) -> str:
         """Return the first caption of a medium, cut at `longest`; "" if it has none."""
         row = self._first_caption.get(medium)
-        return "" if row is None else clean(self._meta["captions"][row], longest)
+        return "" if row is None else clean(self._judged.meta["captions"][row], longest)
 
 
 def make_gallery(contents: Contents, rules: Sequence[int]) -> dict[str, Any]:
@@ -101,14 +99,3 @@ def choose_queries(runs: Sequence[Judged], side: str, names: Sequence[str]) -> l
     for depth in range(_QUERIES):
         chosen += [pile[depth] for _, pile in sorted(piles.items()) if depth < len(pile)][: _QUERIES - len(chosen)]
     return sorted(chosen, key=lambda row: (groups[row], chosen.index(row)))
-
-
-def medium_of(meta: dict[str, Any], number: int) -> Medium:
-    """Return a medium from its description in a judgement."""
-    segment: Any = meta["media_segments"][number] if "media_segments" in meta else [None] * 4
-    start, end, first, last = segment
-    frames = None if first is None else (first, last)
-    member = meta["media_members"][number] if "media_members" in meta else None
-    member = None if member is None else tuple(member)
-    name, path = meta["media_ids"][number], Path(meta["data"]) / meta["media_paths"][number]
-    return Medium(name, path, (), kind=meta["kind"], start=start, end=end, frames=frames, member=member)

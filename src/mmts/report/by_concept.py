@@ -46,28 +46,24 @@ def concept_section(contents: Contents, finding: Finding) -> dict[str, Any]:
     """Draw recall by concept size in both directions, and compare the rules concept by concept."""
     charts: list[tuple[str, Markup, Markup]] = []
     absent: dict[str, list[str]] = {}
-    by_side = [find_queries(contents, side) for side in SIDES]
-    for title, queries in zip(map(in_title, contents.directions), by_side, strict=True):
+    changes, changes_absent, num_unknown = [], "", 0
+    for side, title in zip(SIDES, map(in_title, contents.directions), strict=True):
+        queries = find_queries(contents, side)
         if isinstance(queries, str):
             absent.setdefault(queries, []).append(title)
+            changes_absent = queries if side == "text" else changes_absent
             continue
+        num_unknown += queries.num_unknown
+        if side == "text":
+            changes = [find_changes(contents, queries, verdict.number) for verdict in finding.verdicts]
         lines, places = lines_by_size(contents, queries)
         if len(places) < 2:
             absent.setdefault("there are too few queries to divide by concept size", []).append(title)
             continue
         draw = partial(size_panel, title, f"{contents.measure}, %", lines, places)
         charts.append((title, *wide_and_narrow(draw, f"size{len(charts)}")))
-    text_queries = by_side[0]
-    changes = []
-    if not isinstance(text_queries, str):
-        changes = [find_changes(contents, text_queries, verdict.number) for verdict in finding.verdicts]
-    return {
-        "size_charts": charts,
-        "num_unknown": sum(queries.num_unknown for queries in by_side if isinstance(queries, Queries)),
-        "size_absent": absent,
-        "changes_absent": text_queries if isinstance(text_queries, str) else "",
-        "concept_changes": changes,
-    }
+    of_changes = {"concept_changes": changes, "changes_absent": changes_absent}
+    return {"size_charts": charts, "num_unknown": num_unknown, "size_absent": absent, **of_changes}
 
 
 def find_queries(contents: Contents, side: str) -> Queries | str:
@@ -103,16 +99,14 @@ def size_bins(sizes: Tensor) -> list[Tensor]:
     [40, 35]
     """
     least = max(_LEAST_IN_BIN, len(sizes) // _BINS)
-    bins: list[Tensor] = []
-    rows = torch.zeros(0, dtype=torch.int64)
-    for size in torch.unique(sizes):
-        rows = torch.cat([rows, (sizes == size).nonzero()[:, 0]])
-        if len(rows) >= least:
-            bins.append(rows)
-            rows = rows[:0]
-    if len(rows) >= _LEAST_IN_BIN or not bins:
-        return [*bins, rows]
-    return [*bins[:-1], torch.cat([bins[-1], rows])]
+    ordered, order = sizes.sort(stable=True)
+    starts = [0]
+    for end in torch.unique(ordered, return_counts=True)[1].cumsum(0).tolist():
+        if end - starts[-1] >= least:
+            starts.append(end)
+    if len(starts) > 1 and len(sizes) - starts[-1] < _LEAST_IN_BIN:
+        starts.pop()  # too few remain for a bin of their own
+    return list(order.tensor_split(starts[1:]))
 
 
 def lines_by_size(contents: Contents, queries: Queries) -> tuple[list[Line], list[str]]:
@@ -137,8 +131,7 @@ def lines_by_size(contents: Contents, queries: Queries) -> tuple[list[Line], lis
 def find_changes(contents: Contents, queries: Queries, number: int) -> dict[str, Any]:
     """Compare a rule with the first in every concept with at least `least` queries, the largest gain first.
 
-    by_chance: the median over draws of the largest gain, in points, if the two rules were equal; `are_dealt` tells
-    whether that includes the spread over seeds. charts: wide and narrow.
+    by_chance: the largest gain, in points, if the two rules were equal; are_dealt: whether seeds are a part of it.
     """
     distribution, groups = queries.distribution, queries.distribution.concept_groups()
     counts = torch.bincount(queries.concepts, minlength=distribution.num_concepts)
@@ -149,11 +142,17 @@ def find_changes(contents: Contents, queries: Queries, number: int) -> dict[str,
     for concept in concepts.tolist():
         rows = queries.concepts == concept
         low, high = seeded_bootstrap_interval(first[:, rows], other[:, rows], clusters=queries.clusters[rows])
-        means = {"first": 100 * float(first[:, rows].mean()), "other": 100 * float(other[:, rows].mean())}
-        gap = Gap(means["other"] - means["first"], 100 * low, 100 * high)
-        about = {"name": clean(distribution.names[concept], 60), "size": int(distribution.sizes[concept])}
+        means = [100 * float(scores[:, rows].mean()) for scores in (first, other)]
         changes.append(
-            {**about, "group": int(groups[concept]), "num_queries": int(counts[concept]), **means, "gap": gap}
+            {
+                "name": clean(distribution.names[concept], 60),
+                "size": int(distribution.sizes[concept]),
+                "group": int(groups[concept]),
+                "num_queries": int(counts[concept]),
+                "first": means[0],
+                "other": means[1],
+                "gap": Gap(means[1] - means[0], 100 * low, 100 * high),
+            }
         )
     changes.sort(key=lambda change: -change["gap"].mean)
     result: dict[str, Any] = {"number": number, "least": least, "concepts": changes}
@@ -169,12 +168,10 @@ def find_changes(contents: Contents, queries: Queries, number: int) -> dict[str,
 def largest_by_chance(first: Tensor, other: Tensor, concepts: Tensor, clusters: Tensor) -> float:
     """Return the median of the largest mean gain of any concept that chance alone gives (docs/method.md, 7.5).
 
-    first (S, Q), other (T, Q): scores of two rules, one row per seed; concepts (Q,), clusters (Q,). If the rules are
-    equal, each run could belong to either. So the runs are dealt to the two rules at random, 500 times, and the largest
-    gain is kept each time. If a rule has fewer than three runs, the scores of each cluster are dealt instead, which
-    leaves out the effect of a seed on all queries of a concept together.
-    Source: Nichols and Holmes, Nonparametric permutation tests for functional neuroimaging, 2002 (the maximum as the
-    statistic).
+    first (S, Q), other (T, Q): scores of two rules, one row per seed; concepts (Q,), clusters (Q,). The runs are dealt
+    to the two rules at random, 500 times, and the largest gain is kept each time; if a rule has fewer than three runs,
+    the scores of each cluster are dealt instead, which leaves out the effect of a seed on a whole concept.
+    Source: Nichols and Holmes, Nonparametric permutation tests for functional neuroimaging, 2002.
 
     >>> largest_by_chance(torch.zeros(1, 4), torch.zeros(1, 4), torch.tensor([0, 0, 1, 1]), torch.arange(4))
     0.0

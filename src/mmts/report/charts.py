@@ -15,6 +15,7 @@ from importlib import resources
 from typing import Any, TypeVar
 from xml.etree import ElementTree
 
+import numpy as np
 from markupsafe import Markup
 
 from mmts.errors import counted
@@ -45,6 +46,12 @@ class Line:
     mean: list[float]
     low: list[float]
     high: list[float]
+
+    @classmethod
+    def over_seeds(cls, name: str, number: int, x: list[float], values: Sequence[Sequence[float]]) -> "Line":
+        """Return the mean of each column of values, one row per seed, with the least and the largest as its band."""
+        rows = np.array(values)
+        return cls(name, number, x, rows.mean(axis=0).tolist(), rows.min(axis=0).tolist(), rows.max(axis=0).tolist())
 
 
 def wide_and_narrow(draw: Callable[[str, int], Markup], identifier: str, wide: int = 504) -> tuple[Markup, Markup]:

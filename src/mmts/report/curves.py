@@ -1,6 +1,7 @@
 """Curves over training: the temperature or margin of head, mid and tail, the loss, and recall on val."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -62,11 +63,8 @@ def value_word(group: RunGroup) -> str:
 def value_curve(group: RunGroup, distribution: ConceptDistribution | None) -> tuple[list[Line], bool]:
     """Return a rule's temperature or margin over training, and whether it comes from the first run's log.
 
-    A pretrained pair as it is was not trained and has none.
-
     It is computed if the recipe's rule was used and neither learns nor looks at the batch: mean, minimum and maximum of
-    head, mid and tail. The log has only the means of the groups. A single line stands for all samples if they have the
-    same values.
+    head, mid and tail, or a single line if all samples have the same values. Without training there is none.
     """
     if group.is_start or group.recipe.model.is_untouched:
         return [], False
@@ -111,9 +109,9 @@ def _logged(word: str, path: Path) -> list[Line]:
             for name, value in (known or dict.fromkeys(GROUP_NAMES, line[word]["mean"])).items():
                 points[name].append((line["progress"], value))
     lines = []
-    for number, (name, logged) in enumerate(points.items()):
-        if logged:
-            progress, means = map(list, zip(*thinned(logged, _POINTS), strict=True))
+    for number, name in enumerate(GROUP_NAMES):
+        if points[name]:
+            progress, means = map(list, zip(*thinned(points[name], _POINTS), strict=True))
             lines.append(Line(name, number, progress, means, means, means))
     return lines
 
@@ -147,14 +145,12 @@ def _over_seeds(
             value = read(line)
             if value is not None and math.isfinite(value):  # a skipped step logs NaN
                 values[line["progress"]] = value
-        bins: dict[float, list[float]] = {}
+        bins = defaultdict(list)
         for progress, value in values.items():
             at = progress if num_bins is None else (min(int(progress * num_bins), num_bins - 1) + 0.5) / num_bins
-            bins.setdefault(at, []).append(value)
+            bins[at].append(value)
         runs.append({at: sum(inside) / len(inside) for at, inside in bins.items()})
     progresses = sorted(set.intersection(*map(set, runs)))
     if len(progresses) < 2:
         return None
-    means = np.array([[run[progress] for progress in progresses] for run in runs])
-    mean, low, high = (row.tolist() for row in (means.mean(axis=0), means.min(axis=0), means.max(axis=0)))
-    return Line(group.name, number, progresses, mean, low, high)
+    return Line.over_seeds(group.name, number, progresses, [[run[at] for at in progresses] for run in runs])

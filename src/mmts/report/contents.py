@@ -13,7 +13,6 @@ from mmts.concepts import ConceptDistribution
 from mmts.errors import DataError, InputError
 from mmts.evaluation.measures import shown_measures
 from mmts.evaluation.results import Figure, Gap, Results, read_results
-from mmts.recipe.run_directory import RunDirectory
 from mmts.report.wording import clean, interval_in_words, isolated, listed, signed
 
 
@@ -53,7 +52,7 @@ def read_contents(paths: Sequence[Path], names: Sequence[str] | None = None) -> 
     if len({*shown}) < len(shown):  # names that differ only beyond the cut
         shown = [f"{number}: {name}" for number, name in enumerate(shown, start=1)]
     groups = tuple(replace(group, name=name) for group, name in zip(results.groups, shown, strict=True))
-    distributions = tuple(_distribution(RunDirectory(group.paths[0]).concepts_file) for group in groups)
+    distributions = tuple(_distribution(group.runs[0].run.concepts_file) for group in groups)
     return Contents(groups, results.labels, results.notes, distributions)
 
 

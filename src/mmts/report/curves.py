@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,7 +54,7 @@ def rule_in_words(recipe: Recipe, own_objects: Mapping[str, str] = {}) -> str:
 def value_word(group: RunGroup) -> str:
     """Return what a rule sets, "temperature" or "margin"; of an objective given as an object, what the run logged."""
     if "objective" in group.own_objects:
-        logged = next(RunDirectory(group.paths[0]).log_lines(), {})
+        logged = next(group.runs[0].run.log_lines(), {})
         return "margin" if "margin" in logged and "temperature" not in logged else "temperature"
     return str(group.recipe.objective.component.value_name)
 
@@ -75,7 +74,7 @@ def value_curve(group: RunGroup, distribution: ConceptDistribution | None) -> tu
             policy = build(section, RunFacts(distribution, 0, 0, group.recipe.model.width or 0, _no_captions))
             if not policy.uses_similarity and not list(policy.parameters()):
                 return _merged(_computed(policy, distribution)), False
-    return _merged(_logged(word, group.paths[0])), True
+    return _merged(_logged(word, group.runs[0].run)), True
 
 
 def _no_captions(k: int) -> torch.Tensor:
@@ -100,10 +99,10 @@ def _computed(policy: Policy, distribution: ConceptDistribution) -> list[Line]:
     return lines
 
 
-def _logged(word: str, path: Path) -> list[Line]:
+def _logged(word: str, run: RunDirectory) -> list[Line]:
     """Read the means of the groups in each batch, or the mean of all samples from a log that does not know groups."""
     points: dict[str, list[tuple[float, float]]] = {name: [] for name in GROUP_NAMES}
-    for line in RunDirectory(path).log_lines():
+    for line in run.log_lines():
         if word in line:
             known = {name: values[word] for name, values in line.get("groups", {}).items() if word in values}
             for name, value in (known or dict.fromkeys(GROUP_NAMES, line[word]["mean"])).items():
@@ -138,10 +137,10 @@ def _over_seeds(
     number: int, group: RunGroup, read: Callable[[dict[str, Any]], float | None], num_bins: int | None = None
 ) -> Line | None:
     """Average what `read` finds in the log lines of each seed, within bins of progress if any, then over seeds."""
-    runs = []
-    for path in group.paths:
+    means = []
+    for run in group.runs:
         values: dict[float, float] = {}  # of a step that is logged again, the later one
-        for line in RunDirectory(path).log_lines():
+        for line in run.run.log_lines():
             value = read(line)
             if value is not None and math.isfinite(value):  # a skipped step logs NaN
                 values[line["progress"]] = value
@@ -149,8 +148,8 @@ def _over_seeds(
         for progress, value in values.items():
             at = progress if num_bins is None else (min(int(progress * num_bins), num_bins - 1) + 0.5) / num_bins
             bins[at].append(value)
-        runs.append({at: sum(inside) / len(inside) for at, inside in bins.items()})
-    progresses = sorted(set.intersection(*map(set, runs)))
+        means.append({at: sum(inside) / len(inside) for at, inside in bins.items()})
+    progresses = sorted(set.intersection(*map(set, means)))
     if len(progresses) < 2:
         return None
-    return Line.over_seeds(group.name, number, progresses, [[run[at] for at in progresses] for run in runs])
+    return Line.over_seeds(group.name, number, progresses, [[run[at] for at in progresses] for run in means])

@@ -4,7 +4,8 @@ import base64
 import hashlib
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from mmts.evaluation.classification import read_prompts
 from mmts.evaluation.measures import FOLDS, coverage_in_words, folds_in_words, shown_measures
 from mmts.evaluation.results import PARTS, JudgedRun, RunGroup
 from mmts.files import atomic_write
-from mmts.recipe.run_directory import RunDirectory, differences, dotted
+from mmts.recipe.run_directory import differences, dotted
 from mmts.report import charts
 from mmts.report.by_concept import class_tables, concept_section
 from mmts.report.classes import class_section
@@ -74,7 +75,7 @@ def _fill_in(contents: Contents, out: Path, title: str | None) -> str:
     names, folder = [group.name for group in contents.groups], contents.groups[0].recipe.data.path
     metrics, measure = [metrics for group in contents.groups for metrics in group.metrics], contents.measure
     tuned = [group for group in contents.groups if not group.is_start]
-    logs = [RunDirectory(path).log_lines() for group in tuned for path in group.paths]
+    logs = [run.run.log_lines() for group in tuned for run in group.runs]
     return template.render(
         contents=contents,
         title=clean(title or listed(names) + (f" on {folder.name}" if folder is not None else "")),
@@ -107,7 +108,7 @@ def _fill_in(contents: Contents, out: Path, title: str | None) -> str:
         mistakes=mistakes_section(contents),
         changes=_changes(contents.groups),
         commands=_commands(contents, out),
-        versions=_versions(path for group in contents.groups for path in group.paths),
+        versions=_versions(contents),
         is_openmoji=_is_openmoji(contents),
     )
 
@@ -251,12 +252,11 @@ def _evaluation(run: JudgedRun) -> str:
     return shlex.join(["mmts", "evaluate", str(run.recipe.model.start), "--data", data, *options])
 
 
-def _versions(paths: Iterable[Path]) -> str:
-    versions: dict[str, dict[str, None]] = {}
-    for path in paths:
-        recipe = yaml.safe_load(RunDirectory(path).recipe_file.read_text(encoding="utf-8"))
-        for name, version in (recipe.get("versions") or {}).items():
-            versions.setdefault(clean(name, 40), {})[str(version)] = None
+def _versions(contents: Contents) -> str:
+    versions: dict[str, dict[str, None]] = defaultdict(dict)
+    for run in (run for group in contents.groups for run in group.runs):
+        for name, version in run.run.versions().items():
+            versions[clean(name, 40)][version] = None
     return ", ".join(f"{name} {' and '.join(known)}" for name, known in versions.items())
 
 

@@ -67,15 +67,12 @@ def concept_section(contents: Contents, finding: Finding) -> dict[str, Any]:
 
 
 def find_queries(contents: Contents, side: str) -> Queries | str:
-    """Return the "text" or "media" queries of all runs, or the reason why they cannot be shown by concept.
-
-    The concept of a medium is that of its first caption.
-    """
+    """Return the "text" or "media" queries of all runs, or the reason why they cannot be shown by concept."""
     judged, distribution = [group.judged for group in contents.groups], contents.distributions[0]
     first = judged[0][0]
     if not all(run.has(contents.measure) for runs in judged for run in runs):
         return f"some runs were evaluated without {contents.measure}"
-    if distribution is None or "text_concepts" not in first.arrays:
+    if distribution is None:
         return "the first run does not say to which concepts its queries belong"
     concepts = first.concepts[SIDES.index(side)]
     if concepts is None:

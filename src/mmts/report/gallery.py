@@ -1,6 +1,7 @@
 """A dozen text queries with the media found for them, and a dozen media with the captions, correct ones marked."""
 
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,11 +44,10 @@ def make_gallery(contents: Contents, rules: Sequence[int]) -> dict[str, Any]:
     """Show the results of the first run of each of `rules` (numbers) for the same queries.
 
     texts, media: the queries of each direction, with their group, the number of their concept (None if unknown), and
-    each rule's first results and rank of the first correct one. source: the picture of a medium as a data URI; None if
-    it has none, as `num_missing` media do. are_features: whether all media are features, which have no picture.
+    each rule's first results and rank of the first correct one.
     """
     runs = [contents.groups[number].runs[0].judged for number in rules]
-    meta, arrays, distribution = runs[0].meta, runs[0].arrays, contents.distributions[0]
+    meta, distribution = runs[0].meta, contents.distributions[0]
     captions, shown_medium = meta["captions"], Pictures(runs[0])
 
     def shown_caption(caption: int, longest: int) -> dict[str, Any]:
@@ -55,19 +55,15 @@ def make_gallery(contents: Contents, rules: Sequence[int]) -> dict[str, Any]:
 
     def query(side: str, row: int) -> dict[str, Any]:
         shown, result = (shown_caption, shown_medium) if side == "text" else (shown_medium, shown_caption)
-        concepts = runs[0].concepts[SIDES.index(side)] if distribution and "text_concepts" in arrays else None
+        concepts = runs[0].concepts[SIDES.index(side)]
         concept = -1 if concepts is None else int(concepts[row])
         is_known = distribution is not None and 0 <= concept < distribution.num_concepts
-        answers = []
+        answers, longest = [], 80 if side == "text" else 160
         for number, run in zip(rules, runs, strict=True):
             top, right = (run.arrays[f"{side}_{name}"][row][:_SHOWN].tolist() for name in ("top", "top_relevant"))
-            hits = [
-                {**result(at, 80 if side == "text" else 160), "is_right": is_right}
-                for at, is_right in zip(top, right, strict=True)
-                if at >= 0
-            ]
+            hits = [{**result(at, longest), "is_right": is_right} for at, is_right in zip(top, right, strict=True)]
             answers.append({"number": number, "hits": hits, "rank": int(run.arrays[f"{side}_ranks"][row])})
-        group = GROUP_NAMES[int(arrays[f"{side}_groups"][row])]
+        group = GROUP_NAMES[int(runs[0].arrays[f"{side}_groups"][row])]
         return {**shown(row, 160), "group": group, "concept": concept if is_known else None, "answers": answers}
 
     return {
@@ -80,20 +76,18 @@ def make_gallery(contents: Contents, rules: Sequence[int]) -> dict[str, Any]:
 
 
 def choose_queries(runs: Sequence[Judged], side: str, names: Sequence[str]) -> list[int]:
-    """Draw queries with a fixed seed, as evenly as possible from head, mid and tail and from right and wrong answers.
+    """Draw "text" or "media" queries, as evenly as possible from head, mid and tail and from right and wrong answers.
 
-    side: "text" or "media". An answer is right if at least one of the runs puts a correct result first, which favors no
-    run. Of queries with equal names, only one is chosen.
+    An answer is right if at least one run puts a correct result first. Of queries with equal names, one is chosen.
     """
     groups = runs[0].arrays[f"{side}_groups"].tolist()
     rows = list(range(len(groups)))
     random.Random(_SEED).shuffle(rows)
-    piles: dict[tuple[int, bool], list[int]] = {}
-    seen: set[str] = set()
+    piles, seen = defaultdict(list), set[str]()
     for row in rows:
         if names[row] not in seen:  # to a reader, a caption that images share is one query
             is_wrong = all(run.arrays[f"{side}_ranks"][row] != 1 for run in runs)
-            piles.setdefault((groups[row], is_wrong), []).append(row)
+            piles[groups[row], is_wrong].append(row)
             seen.add(names[row])
     chosen: list[int] = []
     for depth in range(_QUERIES):

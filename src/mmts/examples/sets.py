@@ -1,11 +1,11 @@
 """The examples: Flickr30K, MSCOCO, CC3M, EPIC-KITCHENS-100 and YouCook2 in small, in the layouts of the originals."""
 
 import csv
+import itertools
 import json
 import re
 import zlib
 from collections.abc import Iterable, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from mmts.examples.drawing import COLOURS, SHAPES, picture, write_film, write_image
 
-_KINDS = tuple(product(COLOURS, SHAPES))  # 12
+_KINDS = tuple(itertools.product(COLOURS, SHAPES))  # 12
 _PLACES = (("on the left", 0.0), ("in the middle", 0.5), ("on the right", 1.0))
 _TRAIN = (6, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1)  # how often each kind is drawn for training: a long tail
 _TEXTS = (
@@ -54,19 +54,15 @@ def draw_coco(folder: Path) -> Path:
 def _draw_karpathy(folder: Path, name: str, splits: list[str]) -> Path:
     train = [kind for kind, times in zip(_KINDS, _TRAIN, strict=True) for _ in range(times)]
     kinds = [*train, *(_KINDS[at % len(_KINDS)] for at in range(len(splits) - len(train)))]
-    rows = []
-    sentid = 0
+    rows, numbers = [], itertools.count()
     for imgid, (split, (colour, shape)) in enumerate(zip(splits, kinds, strict=True)):
         side, phase = _PLACES[imgid % len(_PLACES)]
         texts = (*_TEXTS, _SIXTH) if name == "coco" and imgid == splits.index("test") else _TEXTS
-        sentences = []
-        for text in texts:
-            raw = text.format(colour=colour, shape=shape, side=side)
-            tokens = re.findall(r"\w+", raw.lower())
-            sentences.append({"tokens": tokens, "raw": raw, "imgid": imgid, "sentid": sentid})
-            sentid += 1
-        numbers = [sentence["sentid"] for sentence in sentences]
-        row: dict[str, Any] = {"sentids": numbers, "imgid": imgid, "sentences": sentences, "split": split}
+        raws = [text.format(colour=colour, shape=shape, side=side) for text in texts]
+        about = [{"raw": raw, "tokens": re.findall(r"\w+", raw.lower()), "imgid": imgid} for raw in raws]
+        sentences = [sentence | {"sentid": next(numbers)} for sentence in about]
+        row: dict[str, Any] = {"imgid": imgid, "sentences": sentences, "split": split}
+        row["sentids"] = [sentence["sentid"] for sentence in sentences]
         if name == "flickr30k":
             part = "flickr30k-images"
             row |= {"filename": f"{1_000_000_000 + 7 * imgid}.jpg"}

@@ -19,8 +19,7 @@ import torch
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from mmts.cluster.on_ray import STOPPED, connected, run_tasks
-from mmts.cluster.parts import parse_part
+from mmts.cluster.on_ray import STOPPED, connected, parse_part, run_tasks
 from mmts.console import console, errors, progress_bar, quiet
 from mmts.data.records import SPLITS
 from mmts.errors import DataError, Diverged, InputError, Interrupted, MmtsError, RecipeError, RunError, counted, few

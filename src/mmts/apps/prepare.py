@@ -115,12 +115,10 @@ def _report(sources: Iterable[dict[str, Any]], root: Path) -> list[str]:
         is_complete = True
         for part in source["parts"]:
             patterns = [pattern for braces in part["patterns"] for pattern in braceexpand(braces)]
-            match = next((pattern for pattern in patterns if _exists(root, pattern)), None)
-            if match is not None:
+            if match := next((pattern for pattern in patterns if _exists(root, pattern)), None):
                 _say(f"  found    {part['what']}: {match}", 11)
                 continue
-            is_complete = False
-            is_required = part.get("required", True)
+            is_complete, is_required = False, part.get("required", True)
             state = "missing" if is_required else "optional"
             _say(f"  {state:<8} {part['what']}: {part.get('place', patterns[0])} ({part['size']})", 11)
             missing += [part["what"]] if is_required else []
@@ -146,8 +144,7 @@ def _print_counts(about: dict[str, Any], dataset: Dataset, counts: defaultdict[s
         published = "" if coverage.published is None else f"; papers judge on {coverage.published:,}"
         _say(f"{split}: {coverage.judged:,} of {coverage.annotated:,} annotated media are there{published}")
     _say(about["remark"])
-    absent = sum(count["absent"] for count in counts.values())
-    if absent:
+    if absent := sum(count["absent"] for count in counts.values()):
         total = sum(count["media"] for count in counts.values()) + sum(map(len, dataset.missing.values()))
         share = f"{counted(total, 'medium', 'media')} ({percent(absent / total)})"
         _say(f"no file for {absent:,} of {share}: see {MISSING}")

@@ -141,7 +141,7 @@ class _Job:
         else:
             media = self.split.media[part]
             computed = self.encoder.media_or_zeros(media, self.width)
-            is_read = computed.any(axis=1).tolist()
+            is_read: Any = computed.any(axis=1).tolist()
             names = [content_name(medium) if read else None for medium, read in zip(media, is_read, strict=True)]
             columns["content"] = pa.array(names, pa.string())
         return computed.astype(np.float16), pa.table(columns)

@@ -85,25 +85,21 @@ def analyze_path(
 
 
 def write_captions(path: Path, file: Path, split: str = "train") -> int:
-    """Write the captions of a split to a text file, one per line, as `mmts train` reads them; return their number.
+    """Write the captions of a split to a text file, one per line, and return their number.
 
     Line i is the caption of training sample i: captions of media that cannot be decoded are left out. So concepts
-    computed from the lines can be used as `concepts: {source: file}`. Raises DataError if the data or the split cannot
-    be read.
+    computed from the lines can be used as `concepts: {source: file}`.
     """
     from mmts.recipe.sections import Data
-    from mmts.training.splits import open_data, readable
+    from mmts.training.splits import noting_unreadable, open_data
 
     check_file_path(file)
     if file.exists() and path.exists() and file.samefile(path):
         raise InputError(f"{file} is the data itself; --captions must name a new file")
     settings = Data(path=path, max_unreadable=1)  # only training limits their number
-    unreadable: list[str] = []
-    captions = readable(open_data(settings).split(split), settings, unreadable).captions
+    captions = noting_unreadable(open_data(settings).split(split), settings, None).captions
     with atomic_write(file, "w") as out:
         out.writelines(f"{caption}\n" for caption in captions)
-    for line in unreadable:
-        console.print(f"note: left out {line}")
     console.print(f"captions: {file}: {counted(len(captions), 'caption')} of {split}, one per line, in training order")
     return len(captions)
 
@@ -175,24 +171,15 @@ def draw_long_tail(distribution: ConceptDistribution, path: str | Path, *, title
 
 def _name_concepts(axes: Any, tail: LongTail) -> None:
     """Name up to eight concepts below their bars; of more concepts, name five along the curve."""
-    from matplotlib.transforms import offset_copy
-
-    number = len(tail.names)
+    number, sizes = len(tail.names), tail.sizes
     if number <= 8:
         room = min(24, max(14, 84 // number))
         axes.set_xticks(range(1, number + 1), [clean(name, room) for name in tail.names])
         return
     last = number - 1
     for place in sorted({0, last // 8, last // 3, (2 * last) // 3, last}):
-        height, shift, align = tail.sizes[place], (6, 14), "left"
-        if place == last:  # the name ends at the right edge, above all bars that it passes over
-            height, shift, align = tail.sizes[int(0.8 * last)], (0, 12), "right"
-        axes.annotate(
-            f"{clean(tail.names[place], 24)} ({tail.sizes[place]:,})",
-            xy=(place + 1, tail.sizes[place]),
-            xytext=(place + 1, height),
-            textcoords=offset_copy(axes.transData, axes.figure, *shift, units="points"),
-            ha=align,
-            fontsize=10,
-            arrowprops={"arrowstyle": "-", "color": "#777777", "linewidth": 0.7, "relpos": (0.02, 0)},
-        )
+        # The last name ends at the right edge, above all bars that it passes over.
+        height, align = (sizes[int(0.8 * last)], "right") if place == last else (sizes[place], "left")
+        name, line = f"{clean(tail.names[place], 24)} ({sizes[place]:,})", {"arrowstyle": "-", "color": "#777777"}
+        ends = (place + 1, sizes[place]), (place + 1, 1.4 * height)
+        axes.annotate(name, *ends, ha=align, fontsize=10, arrowprops=line)

@@ -1,8 +1,4 @@
-"""`mmts embed`: the embeddings of captions or media as float16 .npy parts, with ids and hashes in parquet.
-
-The folder is laid out as clip-retrieval's: text_emb/text_emb_00000.npy, or img_emb/..., and
-metadata/metadata_00000.parquet.
-"""
+"""`mmts embed`: embeddings as float16 .npy parts, ids and hashes as parquet, in the layout of clip-retrieval."""
 
 from collections import Counter
 from collections.abc import Generator, Sequence
@@ -130,26 +126,23 @@ class _Job:
         own = self.split.captions if self.side == "text" else [medium.place for medium in self.split.media]
         return content_hash(*self.ids, *own)
 
-    def compute(self, rows: range) -> tuple[npt.NDArray[np.float16], pa.Table]:
-        """Return the embeddings of rows, zeros for a medium that cannot be read, and their ids, captions and hashes."""
-        part = slice(rows.start, rows.stop)
-        columns: dict[str, Any] = {"id": pa.array(self.ids[part], pa.string())}
+    def write(self, folder: EmbeddingsFolder, part: int) -> tuple[int, int]:
+        """Compute and write a part; return its number of rows, and how many are zeros, of media that cannot be read."""
+        rows = folder.rows(part)
+        at = slice(rows.start, rows.stop)
+        columns: dict[str, Any] = {"id": pa.array(self.ids[at], pa.string())}
         if self.side == "text":
-            captions = list(self.split.captions[part])
+            columns["caption"] = captions = list(self.split.captions[at])
             computed = self.encoder.text(captions)
-            columns |= {"caption": captions, "content": [*map(content_hash, captions)]}
+            columns["content"] = [*map(content_hash, captions)]
         else:
-            media = self.split.media[part]
+            media = self.split.media[at]
             computed = self.encoder.media_or_zeros(media, self.width)
             is_read: Any = computed.any(axis=1).tolist()
             names = [content_name(medium) if read else None for medium, read in zip(media, is_read, strict=True)]
             columns["content"] = pa.array(names, pa.string())
-        return computed.astype(np.float16), pa.table(columns)
-
-    def write(self, folder: EmbeddingsFolder, part: int) -> tuple[int, int]:
-        """Compute and write a part; return its number of rows, and how many of them could not be read."""
-        rows, table = self.compute(folder.rows(part))
-        folder.write(part, rows, table)
+        table = pa.table(columns)
+        folder.write(part, computed.astype(np.float16), table)
         return len(rows), table["content"].null_count
 
 
@@ -171,7 +164,6 @@ def embed(
     repeating it. The folder must be on a disk that all processes see, or their folders are put together afterwards.
 
     model: a run, or a pretrained model (docs/pretrained.md).
-    side: "text" or "media".
     part: `I/N`, the I-th of N processes that share the work.
     ray: the address of a Ray cluster (see `connected`) that computes the parts; its nodes must see the data and `out`.
     split_name: None is all splits.
@@ -276,22 +268,22 @@ def join(path: Path) -> EmbeddingsFolder:
     Raises DataError, naming the parts or the id, if so.
     """
     folder = open_folder(path)
-    problems, seen, zeros = [], Counter[str](), 0
+    problems, ids, zeros = [], Counter[str](), 0
     with progress_bar("checking", folder.num_parts, "parts") as bar:
         for part in range(folder.num_parts):
             try:
                 _, table = folder.read(part)
-                seen.update(table["id"].to_pylist())
+                ids.update(table["id"].to_pylist())
                 zeros += table["content"].null_count
             except DataError as error:
                 problems.append(str(error))
             bar.advance()
+    parts = counted(folder.num_parts, "part")
     if problems:
-        parts = f"{counted(len(problems), 'part')} of {folder.num_parts}"
-        raise DataError(f"{path}: {parts} to compute again: {few(problems)}")
-    ((most, times),) = seen.most_common(1)
+        raise DataError(f"{path}: {len(problems)} of {parts} to compute again: {few(problems)}")
+    ((most, times),) = ids.most_common(1)
     if times > 1:
         raise DataError(f"{path}: the id {most!r} is there {times} times")
     left = f", {zeros} of them zeros (unreadable)" if zeros else ""
-    console.print(f"{path}: whole; {counted(folder.num_rows, 'row')} in {counted(folder.num_parts, 'part')}{left}")
+    console.print(f"{path}: whole; {counted(folder.num_rows, 'row')} in {parts}{left}")
     return folder

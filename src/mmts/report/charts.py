@@ -312,8 +312,9 @@ def drawing(width: float, height: float, ink: str = INK, muted: str = MUTED, lin
 def picture(path: Path, width: float, height: float) -> Iterator[Any]:
     """Yield the axes of an empty figure, as `drawing` does, and write what the body draws as a PNG file."""
     with drawing(width, height, ink="#222222", muted="#444444", line="#dddddd") as axes, atomic_write(path) as file:
+        figure = axes.figure
         yield axes
-        axes.figure.savefig(file, format="png", dpi=125, facecolor="white")
+        figure.savefig(file, format="png", dpi=125, facecolor="white")
 
 
 def inline_svg(

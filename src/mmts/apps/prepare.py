@@ -42,8 +42,7 @@ PUBLIC_SETS: dict[str, dict[str, Any]] = yaml.safe_load(
 def prepare(name: str, root: str | Path) -> Path:
     """Check a public data set's folder, write ROOT/manifest.jsonl, print the counts, and return the manifest.
 
-    The output lists which parts are there and which are missing; ROOT/missing.txt lists the files that the annotations
-    name but that do not exist. Raises DataError for an unknown name, missing parts, or data that cannot be read.
+    Raises DataError for an unknown name, missing parts, or data that cannot be read.
     """
     if name not in READERS:
         raise DataError(f"there is no public data set {name!r} to prepare; {nearest(name, READERS)}")
@@ -69,10 +68,9 @@ def prepare(name: str, root: str | Path) -> Path:
 
 
 def write_manifest(dataset: Dataset, root: Path) -> defaultdict[str, Counter[str]]:
-    """Write ROOT/manifest.jsonl, and ROOT/missing.txt if files are missing.
+    """Write ROOT/manifest.jsonl, and ROOT/missing.txt with the files that are named but do not exist.
 
-    Returns the number of media, captions, and media without a file ("absent"), by split. Media are read one at a time,
-    so that a table of millions never becomes a list of objects.
+    Returns the number of media, captions, and media without a file ("absent"), by split. Media are read one at a time.
     """
     exists = lru_cache(maxsize=1024)(os.path.exists)  # the clips of one video follow each other
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)

@@ -48,10 +48,7 @@ class RunState:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Return the run directories below a folder, or the folder itself if it is one; links are not followed.
-
-    Raises RunError if there is no such folder.
-    """
+    """Return the run directories below a folder, or the folder itself if it is one; links are not followed."""
     if not folder.is_dir():
         raise RunError(f"{folder} {'is a file; give a folder' if folder.exists() else why_missing(folder)}")
     found = []
@@ -162,10 +159,7 @@ def _duration(seconds: float) -> str:
 
 
 def closing_lines(path: Path) -> list[str]:
-    """Say where a run is, how its tail compares with the recipe's last run on these data, and how to look at it.
-
-    The last run is looked for beside this one: a finished one, with the same recipe name, data path and queries.
-    """
+    """Say where a run is, how its tail compares with the recipe's last run beside it, and how to look at it."""
     run = RunDirectory(path)
     metrics = read_json(run.metrics_file)
     measure = shown_measures(metrics)[0]
@@ -182,7 +176,7 @@ def closing_lines(path: Path) -> list[str]:
 
 
 def _run_before(run: RunDirectory, metrics: Mapping[str, Any]) -> RunDirectory | None:
-    """Return the newest other run in the same folder of the same recipe on the same queries."""
+    """Return the newest other finished run in the same folder of the same recipe name, data path and queries."""
     content = run.content()
     files = run.path.absolute().parent.glob("*/metrics.json")
     for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):

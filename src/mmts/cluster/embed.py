@@ -109,10 +109,6 @@ class _Job:
     def width(self) -> int:
         return int(self.encoder.text(["width"]).shape[1])
 
-    @property
-    def num_rows(self) -> int:
-        return self.split.num_captions if self.side == "text" else self.split.num_media
-
     @cached_property
     def ids(self) -> list[str]:
         """The id of every row: that of its medium, and of a caption its number there, as in "17#0"."""
@@ -236,7 +232,7 @@ def _write_share(source: tuple[Any, ...], folder: EmbeddingsFolder, parts: Seque
 
 def _begin(job: _Job, out: Path, rows_per_part: int, names: dict[str, Any]) -> EmbeddingsFolder:
     """Record what the folder holds, or check that it holds the same."""
-    about: dict[str, Any] = {"side": job.side, "num_rows": job.num_rows, "width": job.width}
+    about: dict[str, Any] = {"side": job.side, "num_rows": len(job.ids), "width": job.width}
     about |= {"rows_per_part": rows_per_part, "model_fingerprint": job.encoder.fingerprint, "contents": job.contents}
     if not (out / ABOUT).exists():
         with locked(out / ".lock", wait=True):
@@ -263,10 +259,7 @@ def open_folder(path: Path) -> EmbeddingsFolder:
 
 
 def join(path: Path) -> EmbeddingsFolder:
-    """Check that no part of a folder of embeddings is missing or damaged, and that no row is there twice.
-
-    Raises DataError, naming the parts or the id, if so.
-    """
+    """Raise DataError naming the parts of a folder of embeddings that are missing or damaged, or an id that repeats."""
     folder = open_folder(path)
     problems, ids, zeros = [], Counter[str](), 0
     with progress_bar("checking", folder.num_parts, "parts") as bar:
@@ -278,12 +271,12 @@ def join(path: Path) -> EmbeddingsFolder:
             except DataError as error:
                 problems.append(str(error))
             bar.advance()
-    parts = counted(folder.num_parts, "part")
     if problems:
-        raise DataError(f"{path}: {len(problems)} of {parts} to compute again: {few(problems)}")
+        parts = f"{counted(len(problems), 'part')} of {folder.num_parts}"
+        raise DataError(f"{path}: {parts} to compute again: {few(problems)}")
     ((most, times),) = ids.most_common(1)
     if times > 1:
         raise DataError(f"{path}: the id {most!r} is there {times} times")
     left = f", {zeros} of them zeros (unreadable)" if zeros else ""
-    console.print(f"{path}: whole; {counted(folder.num_rows, 'row')} in {parts}{left}")
+    console.print(f"{path}: whole; {counted(folder.num_rows, 'row')} in {counted(folder.num_parts, 'part')}{left}")
     return folder

@@ -31,10 +31,7 @@ def write_leaderboard(
     chosen: Sequence[Trial],
     standings: Standings,
 ) -> tuple[Path, Path, Path]:
-    """Write leaderboard.md, leaderboard.csv and leaderboard.png into a folder, and return their paths.
-
-    tuned: all trials, with their runs on val. chosen: the best ones, with the runs on test that `standings` describes.
-    """
+    """Write leaderboard.md, .csv and .png of all trials (on val) and the chosen ones (on test); return the paths."""
     page, table, drawn = (out / f"leaderboard.{ending}" for ending in ("md", "csv", "png"))
     title = f"{Path(sweep.source).stem} on {dataset.root.name}"
     with atomic_write(table, "w") as file:

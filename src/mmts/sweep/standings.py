@@ -26,11 +26,8 @@ HARDEST = "hardest tenth"  # the same of the tenth of the concepts that all vari
 ALL_PARTS = (*PARTS, AVERAGE, HARDEST)
 
 
-class Division(NamedTuple):
-    """Concepts of the training samples by which queries are divided, and the section that says how to find them."""
-
-    section: Concepts
-    training: ConceptDistribution
+Division = tuple[Concepts, ConceptDistribution]
+"""How to find concepts by which queries are divided, and those of the training samples."""
 
 
 class Column(NamedTuple):
@@ -121,10 +118,7 @@ class Standings:
 
 
 def find_divisions(dataset: Dataset, file: SweepFile) -> dict[str, Division]:
-    """Return the divisions of a sweep file beside that by the runs' own concepts: those of `divisions` and `labels`.
-
-    Raises RecipeError naming the key, for a reserved name, a name in both, and concepts that the data do not have.
-    """
+    """Return the divisions by `divisions` and `labels` of a sweep file; RecipeError names a key that is wrong."""
     train, divisions = dataset.split("train"), dict[str, Division]()
     labels = [("labels", label, Concepts(source="label", label=label)) for label in dict.fromkeys(file.labels)]
     others = [(f"divisions.{name}", name, section) for name, section in file.divisions.items()]
@@ -133,7 +127,7 @@ def find_divisions(dataset: Dataset, file: SweepFile) -> dict[str, Division]:
             taken = "by the concepts of the first run" if name == CONCEPT else "by a label of that name"
             raise RecipeError(f"{key}: {name!r} already names the division {taken}")
         try:
-            divisions[name] = Division(section, build_distribution(section, train))
+            divisions[name] = section, build_distribution(section, train)
         except MmtsError as error:
             raise RecipeError(f"{key}: {error}") from None
     return divisions

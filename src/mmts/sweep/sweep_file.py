@@ -198,10 +198,7 @@ class Sweep:
 
 
 def load_sweep(path: Path, data: Path | None = None, settings: Sequence[str] = ()) -> Sweep:
-    """Read a sweep file; `data` and `settings` (KEY=VALUE, for all runs) come from the command line.
-
-    Raises RecipeError, naming the key and the nearest known one, for anything that is wrong.
-    """
+    """Read a sweep file; `data` and `settings` (KEY=VALUE) of the command line go first. Raises RecipeError."""
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         why = "is a folder" if path.is_dir() else "is not YAML" if path.is_file() else why_missing(path)
         raise RecipeError(f"{path} {why}; a sweep file is YAML (docs/sweeps.md has an example)")

@@ -199,7 +199,9 @@ def draw_ek100(folder: Path, features: bool = False) -> Path:
         _write_csv(annotations / f"EPIC_100_retrieval_{split}.csv", clips)
         _write_csv(annotations / f"EPIC_100_retrieval_{split}_sentence.csv", [*sentences.values()])
     for kind, keys in (("verb", [*_VERBS]), ("noun", _NOUNS)):
-        rows = [{"id": at, "key": key, "instances": [key], "category": key[:4]} for at, key in enumerate(keys)]
+        rows = [
+            {"id": at, "key": key, "instances": [key], "category": key.split(":")[0]} for at, key in enumerate(keys)
+        ]
         _write_csv(folder / f"EPIC_100_{kind}_classes.csv", rows)
     return folder
 

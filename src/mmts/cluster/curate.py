@@ -15,7 +15,7 @@ from mmts.data.keys import check_uids, write_keys
 from mmts.data.records import Split
 from mmts.errors import InputError, RecipeError, counted, percent
 from mmts.recipe.sections import Columns, Concepts, Data
-from mmts.report.charts import picture
+from mmts.report.charts import logarithmic_ticks, picture
 from mmts.training.concepts import build_distribution
 from mmts.training.splits import open_data
 
@@ -134,6 +134,7 @@ def _draw(path: Path, before: npt.NDArray[np.int64], after: npt.NDArray[np.int64
             axes.bar(np.arange(len(order)) + 1, sizes[order], width=1.0, color=color, label=name)
         axes.set_yscale("log")
         axes.set_ylim(bottom=0.8)
+        logarithmic_ticks(axes.yaxis, 1, int(before.max()))
         axes.set_xlabel("concepts, largest first")
         axes.set_ylabel("training media (log scale)")
         axes.legend(frameon=False)

@@ -3,7 +3,6 @@
 Runs go side by side, one process and one thread each, here (joblib) or on a Ray cluster, and are stopped together.
 """
 
-import itertools
 import os
 import signal
 import threading
@@ -123,10 +122,11 @@ def _make_runs(
         title, seeds = "evaluating on test", sweep.file.seeds.test
         folders = [out / "runs" / trial.variant for trial in trials]
     recipes: dict[Path, Recipe] = {}
-    for seed, (trial, folder) in itertools.product(seeds, zip(trials, folders, strict=True)):
-        recipe = sweep.recipe(trial.variant, trial.setting, seed)
-        recipe = recipe.with_data(resolved(sweep.file.data or recipe.data.path))
-        recipes[folder / f"seed-{seed}"] = recipe.with_whole_paths()
+    for seed in seeds:
+        for trial, folder in zip(trials, folders, strict=True):
+            recipe = sweep.recipe(trial.variant, trial.setting, seed)
+            recipe = recipe.with_data(resolved(sweep.file.data or recipe.data.path)).with_whole_paths()
+            recipes[folder / f"seed-{seed}"] = recipe
     unfinished = {run: recipe for run, recipe in recipes.items() if not _is_finished(run, recipe)}
     count = len(recipes) - len(unfinished)
     left = {run: unfinished[run] for run in list(recipes)[share] if run in unfinished}

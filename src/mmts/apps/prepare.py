@@ -20,6 +20,7 @@ from mmts.data.formats.coco import karpathy_file, read_karpathy
 from mmts.data.formats.youcook2 import read_youcook2
 from mmts.data.records import Dataset, Medium
 from mmts.errors import DataError, counted, nearest, percent
+from mmts.evaluation.measures import coverage_in_words
 from mmts.files import atomic_write, locked, why_missing
 
 MANIFEST = "manifest.jsonl"
@@ -139,8 +140,7 @@ def _print_counts(about: dict[str, Any], dataset: Dataset, counts: defaultdict[s
         media, texts = (f"{number:,}" if number else "" for number in about["published"].get(split, (0, 0)))
         _say(f"{split:<6}{count['media']:>10,}{media:>11}{captions:>10,}{texts:>11}{count['absent']:>9,}")
     for split, coverage in dataset.coverage.items():
-        published = "" if coverage.published is None else f"; papers judge on {coverage.published:,}"
-        _say(f"{split}: {coverage.judged:,} of {coverage.annotated:,} annotated media are there{published}")
+        _say(f"{split} {coverage_in_words({'coverage': vars(coverage)})}")
     _say(about["remark"])
     if absent := sum(count["absent"] for count in counts.values()):
         total = sum(count["media"] for count in counts.values()) + sum(map(len, dataset.missing.values()))

@@ -96,7 +96,7 @@ def standings_table(standings: Standings) -> Table:
     heading, rows = _ranked(standings, {overall.measure: overall, "tail": standings.headline_of(part="tail")}, mark="*")
     spread = ": mean ± spread over seeds" if len(standings.runs[0]) > 1 else ""
     table = figure_table(f"test, both directions, %{spread}", *heading)
-    table.caption = f"+/-: difference to {standings.names[0]}, 95 % interval over queries and seeds; * leaves out 0"
+    table.caption = f"+/-: difference to {standings.names[0]}, with 95 % interval; between * if that leaves out 0"
     for row in rows:
         table.add_row(*row)
     return table

@@ -206,7 +206,7 @@ def runs(
     found = [states.state_of(path) for path in states.find_runs(folder)]
     console.print(states.runs_table(found, folder))
     if as_json:
-        print_json([states.as_mapping(state) for state in found])
+        print_json([vars(state) | {"path": str(state.path)} for state in found])
 
 
 @app.command()

@@ -168,6 +168,7 @@ class _Film:
     def close(self) -> None:
         if self._open is not None:
             self._open[1].close()
+            self._open = None
 
     def _check_gaps(self) -> None:
         if self.start < self._starts[0]:

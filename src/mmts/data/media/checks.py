@@ -72,7 +72,13 @@ def copies_between(train: Split, other: Split) -> dict[int, int]:
     if kept is not None:
         return {int(at): there for at, there in kept.items()}
     same_size = {at: medium for at, medium in enumerate(media) if sizes[at] in common}
-    hashes = in_threads(_part_hash, same_size.values(), "looking for copies", "files")
+
+    def contents(medium: Medium) -> str | None:
+        with suppress(OSError):
+            return f"{_hash(medium)} {medium.start or 0} {medium.end}"
+        return None
+
+    hashes = in_threads(contents, same_size.values(), "looking for copies", "files")
     names = {at: (name, sizes[at]) for at, name in zip(same_size, hashes, strict=True) if name is not None}
     places = {name: at for at, name in reversed(names.items()) if at < train.num_media}
     others = {at - train.num_media: name for at, name in names.items() if at >= train.num_media}
@@ -118,13 +124,6 @@ def content_name(medium: Medium) -> str:
         return content_hash(str(medium.path.absolute()), part)
     except OSError as error:
         raise DataError(f"cannot read the {medium.kind} {medium.place}: {error.strerror or error}") from None
-
-
-def _part_hash(medium: Medium) -> str | None:
-    """Hash a medium's contents and segment; None if it cannot be read."""
-    with suppress(OSError):
-        return f"{_hash(medium)} {medium.start or 0} {medium.end}"
-    return None
 
 
 def _hash(medium: Medium) -> str:

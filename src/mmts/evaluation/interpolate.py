@@ -106,7 +106,7 @@ def interpolate(
         scores = [measured(point, recipe.train.best) or 0.0 for point in curves["val"]]
         score = max(scores)
         best = shares[scores.index(score)]
-        state: dict[str, Any] = {key: tuned[key] for key in ("objective", "step", "measure") if key in tuned}
+        state: dict[str, Any] = {key: tuned[key] for key in ("objective", "step", "frozen")}
         state |= {"model": interpolated(start, tuned["model"], best), "best": score, "share": best}
         once(lambda: save_checkpoint(run.checkpoint_file("interpolated"), state))
         curve: dict[str, Any] = {"checkpoint": checkpoint, "step": tuned["step"], "measure": recipe.train.best}

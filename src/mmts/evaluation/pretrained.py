@@ -53,7 +53,7 @@ def evaluate_pretrained(
     """
     place = resolved(data)
     read = main_first(lambda: read_dataset(place, (columns or Columns()).model_dump(exclude_none=True)))
-    recipe = zero_steps(start, read, concepts, settings).with_data(place, columns).with_whole_paths()
+    recipe = zero_steps(start, read, concepts, settings).with_data(place, columns)
     run = RunDirectory(out or Path("runs") / file_name(f"{recipe.name}-{place.stem}"))
     if recipe.model.embeddings is not None and split_name is None:
         split_name = split_of_embeddings(recipe.model.embeddings)

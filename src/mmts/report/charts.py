@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
+from pathlib import Path
 from typing import Any, TypeVar
 from xml.etree import ElementTree
 
@@ -20,6 +21,7 @@ from markupsafe import Markup
 
 from mmts.errors import counted
 from mmts.evaluation.results import PARTS, Figure, Gap
+from mmts.files import atomic_write
 from mmts.report.contents import Contents
 from mmts.report.wording import in_title, interval_in_words, isolated, signed
 
@@ -302,6 +304,15 @@ def drawing(width: float, height: float, ink: str = INK, muted: str = MUTED, lin
         mpl.rc_file(str(resources.files("mmts.report") / "page.mplstyle"))
         mpl.rcParams.update(colors)
         yield Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained").add_subplot()
+
+
+@contextmanager
+def picture(path: Path, width: float, height: float) -> Iterator[Any]:
+    """Yield the axes of an empty figure, as `drawing` does, and write what the body draws as a PNG file."""
+    with drawing(width, height, ink="#222222", muted="#444444", line="#dddddd") as axes, atomic_write(path) as file:
+        figure = axes.figure
+        yield axes
+        figure.savefig(file, format="png", dpi=125, facecolor="white")
 
 
 def inline_svg(

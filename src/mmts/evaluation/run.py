@@ -75,11 +75,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a run on its own test split (rewriting metrics.json), or on other data or another split (evaluations/).
 
-    A pretrained pair as it is has, as its own split, the first one that it was evaluated on. Under torchrun all
-    processes embed and rank, and all return the same (docs/scaling.md).
+    The own split of a pretrained pair as it is is the first one that it was evaluated on. Under torchrun all processes
+    embed and rank, and all return the same (docs/scaling.md).
 
-    labels: labels of the media; head, mid and tail and every value of each are scored too. Labels of an earlier
-    evaluation in the same file are kept.
+    labels: labels of the media, by whose values queries are scored too; those of an earlier evaluation are kept.
     classify_by: a label by whose values the media are classified, with the templates in the file `prompts`; an earlier
     classification is repeated.
     opened: of a pretrained pair whose folder the caller holds.

@@ -25,10 +25,8 @@ from mmts.recipe.run_directory import RunDirectory
 def open_pair(start: str, media: Sequence[Medium] = (), size: int | None = None) -> TwoTower:
     """Return a pretrained pair: unit embeddings as its own library computes them, in float32, or as a run does.
 
-    media: examples of the inputs, for a run on precomputed features.
-    size: side of the square input in pixels, if it is another than the pair's own.
-
-    Raises RecipeError if `start` names something else, and RunError for a run that cannot be rebuilt.
+    media: examples of the inputs, for a run on precomputed features. size: side of the input in pixels, if not the
+    pair's own. Raises RecipeError if `start` names something else, and RunError for a run that cannot be rebuilt.
     """
     path = Path(start).expanduser()
     if start.startswith(open_clip.PREFIX):

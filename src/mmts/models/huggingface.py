@@ -167,6 +167,22 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
     resize: str = "crop"
 
+    def to_config(self) -> dict[str, Any]:
+        """Return the settings of the closest image processor of transformers, as `read_preprocessing` reads them."""
+        side, crops = {"height": self.size, "width": self.size}, self.resize == "crop"
+        return {
+            "do_resize": True,
+            "size": {"shortest_edge": self.size} if crops else side,
+            "resample": 3,  # bicubic
+            "do_center_crop": crops,
+            "crop_size": side,
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+        }
+
 
 def read_preprocessing(source: Source) -> Preprocessing:
     """Read preprocessor_config.json, or the image part of processor_config.json; without a file, return the defaults.

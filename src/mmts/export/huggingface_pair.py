@@ -163,4 +163,5 @@ def save_pair(model: TwoTower, folder: Path) -> None:
 
 def image_processor(tower: MediaTower) -> dict[str, Any]:
     """Return the settings of an image processor of transformers that come closest to the tower's preprocessing."""
-    return hf.Preprocessing(tower.size, tower.mean.tolist(), tower.std.tolist(), tower.resize).to_config()
+    mean, std = tuple(tower.mean.tolist()), tuple(tower.std.tolist())
+    return hf.Preprocessing(tower.size, mean, std, tower.resize).to_config()

@@ -159,7 +159,7 @@ def readable_splits(
             raise DataError(
                 f"{dataset.root}: {count:,} of {counted(count + len(dataset.media), 'image')} cannot be decoded, more "
                 f"than the {percent(settings.max_unreadable)} allowed; they are listed in {known}. Repair them, or "
-                "raise data.max_unreadable"
+                "train without them: --set data.max_unreadable=SHARE"
             )
         splits = {split.name: readable(split, settings, lines, tower) for split in (chosen.train, *chosen.evaluated())}
     finally:

@@ -1,6 +1,7 @@
 """Checks of media before a run, each made once: which cannot be read, and which two splits share."""
 
 import hashlib
+import math
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
@@ -55,8 +56,8 @@ def drop_unreadable(split: Split, reasons: Mapping[int, str], max_share: float =
         more = f"; and {len(reasons) - 3:,} more" if len(reasons) > 3 else ""
         raise DataError(
             f"{len(reasons):,} of the {counted(split.num_media, 'medium', 'media')} of split {split.name!r} cannot "
-            f"be read, more than the {percent(max_share)} allowed: {'; '.join(named)}{more}. Repair them, or raise "
-            "data.max_unreadable"
+            f"be read, more than the {percent(max_share)} allowed: {'; '.join(named)}{more}. Repair them, or train "
+            f"without them: --set data.max_unreadable={math.ceil(20 * len(reasons) / split.num_media) / 20:g}"
         )
     return split.without(reasons)
 

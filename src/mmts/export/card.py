@@ -86,7 +86,7 @@ def write_card(
     """
     recipe, versions = directory.recipe(), directory.versions()
     metrics = _metrics(directory, checkpoint)
-    if metrics is None:
+    if not metrics:
         first = shlex.join(["mmts", "evaluate", str(directory.path), "--checkpoint", checkpoint])
         what = f"has no scores of a finished run at the {checkpoint} checkpoint"
         console.print(f"note: {directory.metrics_file} {what}, so the model card has none; before, run `{first}`")

@@ -239,12 +239,6 @@ def add_exponentials_(top: Tensor, total: Tensor, z: Tensor, axis: int) -> None:
     top.copy_(after)
 
 
-def through_unit_(gradient: Tensor, unit_x: Tensor, largest: Tensor, length: Tensor) -> Tensor:
-    """Turn dL/d unit(x) into dL/dx in place: (g - (g . u) u) / ||x||, all (B, D), the length's factors (B, 1)."""
-    dots = torch.linalg.vecdot(gradient, unit_x)[:, None]
-    return gradient.addcmul_(unit_x, dots, value=-1.0).div_(largest).div_(length)
-
-
 class UnitSides:
     """The unit vectors of x and y (B, D), and dL/d of them where a backward pass may want it, summed over tiles."""
 
@@ -263,5 +257,6 @@ class UnitSides:
             if gradient is not None:
                 if pull is not None:
                     gradient.addcmul_(other, pull[:, None], value=-1.0).mul_(weight)
-                through_unit_(gradient, unit, *length)
+                dots = torch.linalg.vecdot(gradient, unit)[:, None]  # dL/dx = (g - (g . u) u) / ||x||
+                gradient.addcmul_(unit, dots, value=-1.0).div_(length[0]).div_(length[1])
         return [self.grad_x, self.grad_y]

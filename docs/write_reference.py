@@ -285,6 +285,8 @@ SWEEPS = {
     "imbalance-1": "imbalance 1",
     "imbalance-10": "imbalance 10",
     "imbalance-100": "imbalance 100",
+    "imbalance-sampling-1": "sampling at imbalance 1",
+    "imbalance-sampling-100": "sampling at imbalance 100",
     "from-scratch": "from scratch",
     "parts": "parts of MM-TS",
 }

@@ -1,5 +1,6 @@
 """Rank a split with a run's model and write its scores: `mmts evaluate`, and the end of `mmts train`."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -124,6 +125,9 @@ def evaluate(
     stopped_at = _stopped_at(run)
     with on_main(lambda: locked(run.lock_file) if file == run.metrics_file and opened is None else nullcontext()):
         metrics, media, text = score(experiment, inputs, file, checkpoint, of_labels, stopped_at)
+    if file == run.metrics_file and (former := kept.get("checkpoint", checkpoint)) != checkpoint:
+        again = shlex.join(["mmts", "evaluate", str(path), "--checkpoint", str(former)])
+        console.print(f"note: these scores replaced those of the {former} checkpoint; `{again}` writes those again")
     if embeddings_file is not None:
         about = {"run": str(path.resolve()), "recipe": recipe.name, "checkpoint": checkpoint}
         about["relevance"] = recipe.data.relevance

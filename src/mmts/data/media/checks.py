@@ -1,6 +1,7 @@
 """Checks of media before a run, each made once: which cannot be read, and which two splits share."""
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
@@ -49,7 +50,8 @@ def drop_unreadable(split: Split, reasons: Mapping[int, str], max_share: float =
         named = few([f"{split.media[at].place}: {reason}" for at, reason in reasons.items()])
         raise DataError(
             f"{len(reasons):,} of the {counted(split.num_media, 'medium', 'media')} of split {split.name!r} cannot be "
-            f"read, more than the {percent(max_share)} allowed: {named}. Repair them, or raise data.max_unreadable"
+            f"read, more than the {percent(max_share)} allowed: {named}. Repair them, or train without them: --set "
+            f"data.max_unreadable={math.ceil(20 * len(reasons) / split.num_media) / 20:g}"
         )
     return split.without(reasons)
 

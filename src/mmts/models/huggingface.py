@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import torch
 
 from mmts.console import console
-from mmts.errors import InputError, RecipeError, counted, first_line, nearest
+from mmts.errors import DataError, InputError, RecipeError, counted, first_line, nearest
+from mmts.files import read_json
 
 T = TypeVar("T")
 
@@ -194,15 +195,13 @@ def read_preprocessing(source: Source) -> Preprocessing:
 
     If a processor resizes to more than it crops (256, then 224), only the crop is followed: a little more is seen.
     """
-    from transformers.models.auto.image_processing_auto import get_image_processor_config
-
     try:
-        with quiet():
-            config = get_image_processor_config(source.place, local_files_only=source.local)
-    except OSError as error:
-        if source.local:
-            raise RecipeError(f"image tower {source.name!r}: its preprocessing: {first_line(error)}") from None
-        config = {}
+        whole = _settings(source, "processor_config.json")
+        config = (isinstance(whole, dict) and whole.get("image_processor")) or _settings(
+            source, "preprocessor_config.json"
+        )
+    except (OSError, DataError) as error:
+        raise RecipeError(f"image tower {source.name!r}: its preprocessing: {first_line(error)}") from None
     if not config:
         return Preprocessing()
     if not isinstance(config, dict):
@@ -213,6 +212,23 @@ def read_preprocessing(source: Source) -> Preprocessing:
         return _preprocessing(source, config)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"image tower {source.name!r}: its preprocessing: {first_line(error)}") from None
+
+
+def _settings(source: Source, name: str) -> Any:
+    """Return the content of a JSON file of a model, or None without it.
+
+    transformers 5.0 to 5.14 has a function for this that never reads preprocessor_config.json.
+    """
+    from transformers.utils import cached_file
+
+    file = Path(source.place) / name
+    try:
+        with quiet():
+            return read_json(file if source.local else cached_file(source.place, name))
+    except OSError:
+        if source.local and file.exists():
+            raise
+        return None
 
 
 def _preprocessing(source: Source, config: dict[str, Any]) -> Preprocessing:

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from benchmarks.measure import Comparison, compare
 from mmts.data.records import Medium
 from mmts.devices import has_bf16
-from mmts.models import load_image_tower, load_text_tower, media_features, text_features
+from mmts.models import features, load_image_tower, load_text_tower, media_features, text_features
 
 WORDS = "a red blue small man woman dog sits stands on the with and street photo of chair table tree near".split()  # noqa: SIM905
 
@@ -47,9 +48,10 @@ def _efficientnet(M: int, setting: str) -> Comparison:
         media = [Medium(str(i), Path(folder) / str(i), ("x",)) for i in range(M)]
         for medium in media:  # only a hash of the file is read, as the key of the feature cache
             medium.path.write_text(medium.id)
-        ours = uncached(lambda: media_features(tower, media, load=lambda medium, *_: pixels[int(medium.id)]))
-        _check_similar(ours(), plain())
-        return compare("features of efficientnet-lite0", setting, ours, plain, 3, (M, "images"))
+        ours = uncached(lambda: media_features(tower, media))
+        with patch.object(features, "load_medium", lambda medium, *_: pixels[int(medium.id)]):
+            _check_similar(ours(), plain())
+            return compare("features of efficientnet-lite0", setting, ours, plain, 3, (M, "images"))
 
 
 def _minilm(N: int, setting: str) -> Comparison:

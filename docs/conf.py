@@ -90,6 +90,8 @@ CONTENTS = {
                 "long-tail-flickr8k",
                 "long-tail-fashion",
                 "long-tail-usda",
+                "imbalance-sampling-1",
+                "imbalance-sampling-100",
                 "temperatures",
                 "rules",
                 "catalogue",

@@ -86,7 +86,7 @@ def test_the_package_resolves_this_name_and_no_other() -> None:
         ({"kind": "triplet"}, "kind is 'triplet'; it must be one of info_nce, max_margin"),
         ({"total_steps": None}, "total_steps is None"),
         ({"total_steps": 0}, "total_steps is 0"),
-        ({"count_range": None}, "count_range is missing"),
+        ({"count_range": None}, "count_range is None; give"),
         ({"count_range": (5, 1)}, "n_min <= n_max"),
         ({"count_range": (0, 1)}, "0 < n_min"),
         ({"alpha": -0.1}, "alpha"),

@@ -89,10 +89,10 @@ def test_each_part_imports_only_what_stands_below_it(part: str) -> None:
     assert not wrong
 
 
-def test_losses_metrics_and_schedules_use_no_leaf_but_errors() -> None:
+def test_losses_metrics_and_schedules_use_no_leaf_but_errors_and_options() -> None:
     for part in ("losses", "metrics", "schedules"):
         used = {imported for path in files_of(part) for _, imported in imported_parts(path)}
-        assert used <= {part, "errors", *({"options"} if part == "schedules" else ())}
+        assert used <= {part, "errors", "options"}
 
 
 def test_the_reader_of_imports_sees_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

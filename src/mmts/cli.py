@@ -38,6 +38,16 @@ def _trust_code(context: typer.Context, value: bool) -> bool:
     return value
 
 
+def _columns(text: str) -> Any:
+    from mmts.recipe.recipe import parse_columns
+
+    return parse_columns(text)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
 _HELP_DATA = "A public data set's folder, captions.jsonl, table, imagefolder, tars, or an address (docs/datasets.md)."
 _HELP_COLUMNS = "Columns of paths and captions in a table, if their names are unusual."
 _HELP_SETTINGS = "Change a key of the recipe; repeatable."
@@ -56,25 +66,22 @@ _HELP_OF = "Whose size counts for a sample with several concepts."
 _HELP_CONCEPTS = "Concepts of a pretrained model's data: a file, or a label (default: clusters of train's captions)."
 _HELP_INTERPOLATE = "Judge (1 - a) start + a tuned weights for these a, such as 0,0.1,...,1."
 _HELP_ALSO = "With --interpolate: other data to judge on, too; repeatable."
+_HELP_WHERE = "Only items with this value; repeatable."
 _HELP_TOTAL = "With cut: training media (default: as many as there can be)."
 _HELP_RAY = "Divide the work among a Ray cluster (docs/cluster.md)."
 _HELP_JOBS = "Runs at a time, one process and thread each (default: all cores)."
 DataPath = Annotated[Path | None, typer.Option("--data", help=_HELP_DATA)]
-Columns = Annotated[str | None, typer.Option(metavar="media=NAME,caption=NAME", help=_HELP_COLUMNS)]
+Columns = Annotated[Any, typer.Option(parser=_columns, metavar="media=NAME,caption=NAME", help=_HELP_COLUMNS)]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=_HELP_SETTINGS)]
 Run = Annotated[Path, typer.Argument(help="A run directory.")]
 Runs = Annotated[list[Path], typer.Argument(help="Run directories, or files in RUN/evaluations/.")]
-Names = Annotated[str | None, typer.Option(metavar="A,B", help="Names of the rules (default: their folders' names).")]
+Names = Annotated[Any, typer.Option(parser=_names, metavar="A,B", help="Names of the rules (default: their folders').")]
 Checkpoint = Annotated[str, typer.Option(help="best, last or interpolated.")]
 IndexFolder = Annotated[Path | None, typer.Option(help="Folder of the index (default: RUN/index).")]
 Ray = Annotated[str | None, typer.Option("--ray", metavar="auto|local|ray://HOST:PORT", help=_HELP_RAY)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", callback=_be_quiet, help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", callback=_be_quiet, help="Print only JSON.")]
 TrustCode = Annotated[bool, typer.Option("--trust-code", callback=_trust_code, help=_HELP_TRUST)]
-
-
-def _split_names(names: str | None) -> list[str] | None:
-    return None if names is None else [name.strip() for name in names.split(",")]
 
 
 def _is_main() -> bool:
@@ -159,22 +166,21 @@ def train(
     """Train by a recipe and evaluate the result on test."""
     from mmts.apps.runs import closing_lines
     from mmts.recipe.choose import choose_recipe
-    from mmts.recipe.recipe import load_recipe, parse_columns
+    from mmts.recipe.recipe import load_recipe
     from mmts.recipe.tiny import example_data, tiny
     from mmts.training.run import train as train_run
 
-    chosen_columns = parse_columns(columns)
     if recipe is None:
         if data is None:
             raise RecipeError("name a recipe (see `mmts recipes`), or give --data PATH and mmts picks one")
-        recipe, why = choose_recipe(data, chosen_columns)
+        recipe, why = choose_recipe(data, columns)
         console.print(f"recipe {recipe}: {why}")
     chosen = load_recipe(recipe, settings or [])
     if small:
         chosen = tiny(chosen, settings or [])
         if data is None and chosen.data.path is None:
             data = example_data(chosen, Path("runs") / f"{chosen.folder_name}-data")
-    chosen = chosen.with_data(data, chosen_columns)
+    chosen = chosen.with_data(data, columns)
     out = out or Path("runs") / chosen.folder_name
     metrics = train_run(chosen, out, resume=resume)
     if _is_main():
@@ -200,7 +206,7 @@ def runs(
     found = [states.state_of(path) for path in states.find_runs(folder)]
     console.print(states.runs_table(found, folder))
     if as_json:
-        print_json([states.as_mapping(state) for state in found])
+        print_json([vars(state) | {"path": str(state.path)} for state in found])
 
 
 @app.command()
@@ -226,7 +232,6 @@ def evaluate(
     """Evaluate a run again, or on other data; or a pretrained model, or embeddings."""
     from mmts.evaluation.pretrained import evaluate_pretrained
     from mmts.evaluation.run import evaluate as evaluate_run
-    from mmts.recipe.recipe import parse_columns
     from mmts.recipe.run_directory import RunDirectory
 
     if interpolate is not None:
@@ -242,22 +247,19 @@ def evaluate(
         return
     if also:
         raise RunError("--also names more data for --interpolate; --data names those to evaluate on")
-    names = parse_columns(columns)
-    judged: dict[str, Any] = {"labels": label or (), "classify_by": classify, "prompts": prompts}
+    judged: dict[str, Any] = {"labels": label or (), "classify_by": classify, "prompts": prompts, "columns": columns}
     problem = RunDirectory(Path(model)).problem()
     if not problem and out is None:
         if concepts or settings:
             raise RunError(f"{model} is a run, which keeps its concepts and its recipe; --out evaluates it anew")
-        metrics = evaluate_run(Path(model), data, split, checkpoint, save_embeddings, columns=names, **judged)
+        metrics = evaluate_run(Path(model), data, split, checkpoint, save_embeddings, **judged)
     elif data is None:
         raise RunError(f"{problem or 'with --out a run is evaluated anew'}; for a pretrained model add --data PATH")
     elif checkpoint != "best":
         raise RunError(f"--checkpoint {checkpoint} is for a run; with --out, or a pretrained model, leave it out")
     else:
-        metrics = evaluate_pretrained(
-            model, data, out, split, concepts=concepts, embeddings_file=save_embeddings, columns=names,
-            settings=settings or (), **judged,
-        )  # fmt: skip
+        judged |= {"concepts": concepts, "settings": settings or (), "embeddings_file": save_embeddings}
+        metrics = evaluate_pretrained(model, data, out, split, **judged)
     if as_json and _is_main():
         print_json(metrics)
 
@@ -268,7 +270,7 @@ def compare(runs: Runs, names: Names = None, as_json: Json = False, trust_code: 
     from mmts.evaluation.compare import comparison_as_mapping, comparison_tables
     from mmts.evaluation.results import read_results
 
-    results = read_results(runs, _split_names(names))
+    results = read_results(runs, names)
     for note in results.notes:
         console.print(f"note: {note}")
     for table in comparison_tables(results):
@@ -290,7 +292,7 @@ def report(
     from mmts.report import write_report
 
     check_file_path(out)
-    console.print(f"report: {write_report(runs, out, names=_split_names(names))}")
+    console.print(f"report: {write_report(runs, out, names=names)}")
 
 
 @app.command()
@@ -327,9 +329,7 @@ def prepare(
     data: Annotated[str | None, typer.Argument(help="With cut: the data, as for --data of train.")] = None,
     root: Annotated[Path | None, typer.Option(help="A public data set's folder.")] = None,
     label: Annotated[str | None, typer.Option(help="With cut: the label of the media that gets a long tail.")] = None,
-    imbalance: Annotated[
-        float | None, typer.Option(min=1, max=1e6, help="With cut: largest by smallest class.")
-    ] = None,
+    imbalance: Annotated[float | None, typer.Option(min=1, max=1e6, help="With cut: largest / smallest class.")] = None,
     classes: Annotated[int | None, typer.Option(min=2, help="With cut: keep the largest (default: all).")] = None,
     total: Annotated[int | None, typer.Option(min=2, help=_HELP_TOTAL)] = None,
     out: Annotated[Path | None, typer.Option(help="With cut: a new folder.")] = None,
@@ -396,22 +396,18 @@ def embed(
 ) -> None:
     """Embed captions or media in parts, which several processes can share."""
     from mmts.cluster import embed as parts
-    from mmts.recipe.recipe import parse_columns
 
     if join is not None:
         parts.join(join)
         return
     if path is None or model is None or out is None:
         raise RecipeError("DATA, --model and --out must be given: mmts embed DATA --model MODEL --out DIR")
-    names = parse_columns(columns)
-    parts.embed(path, model, side, out, part=part, ray=ray, split_name=split, columns=names, rows_per_part=rows)
+    parts.embed(path, model, side, out, part=part, ray=ray, split_name=split, columns=columns, rows_per_part=rows)
 
 
 @app.command()
 def concepts(
-    path: Annotated[
-        Path, typer.Argument(help="Embeddings: a folder of mmts embed, .npy or parquet (docs/scaling.md).")
-    ],
+    path: Annotated[Path, typer.Argument(help="Embeddings: folder of mmts embed, .npy or parquet (docs/scaling.md).")],
     num_concepts: Annotated[int, typer.Option(min=2, help="Number of clusters.")],
     out: Annotated[Path, typer.Option(help="File for the concepts, .npz.")],
     part: Annotated[str | None, typer.Option(metavar="I/N", help="Assign the I-th of N shares of the rows.")] = None,
@@ -443,16 +439,13 @@ def curate(
 ) -> None:
     """Choose which training media to keep."""
     from mmts.cluster.curate import curate as choose
-    from mmts.recipe.recipe import parse_columns
     from mmts.recipe.section import validated
     from mmts.recipe.sections import Concepts
 
     source = "captions" if label is None else "label"
-    clusters = {"source": source, "label": label, "num_concepts": num_concepts, "seed": seed}
-    choose(
-        path, out, cap=cap, power=power, dedup=dedup, embeddings=embeddings, seed=seed,
-        concepts=validated(Concepts, clusters, "concepts"), columns=parse_columns(columns),
-    )  # fmt: skip
+    made = {"source": source, "label": label, "num_concepts": num_concepts, "seed": seed}
+    how: dict[str, Any] = {"cap": cap, "power": power, "dedup": dedup, "embeddings": embeddings, "seed": seed}
+    choose(path, out, **how, concepts=validated(Concepts, made, "concepts"), columns=columns)
 
 
 @app.command()
@@ -476,14 +469,10 @@ def search(
     query: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
     image: Annotated[Path | None, typer.Option(help="Find items similar to this image (or clip, for videos).")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of items to find.")] = 10,
-    where: Annotated[
-        list[str] | None, typer.Option(metavar="LABEL=VALUE", help="Only items with this value; repeatable.")
-    ] = None,
+    where: Annotated[list[str] | None, typer.Option(metavar="LABEL=VALUE", help=_HELP_WHERE)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Also write a self-contained page to this file.")] = None,
-    export: Annotated[
-        Path | None, typer.Option(help="Also write the items with all columns to this .csv file.")
-    ] = None,
+    export: Annotated[Path | None, typer.Option(help="Also write the items with all columns to a .csv file.")] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Serve a search page on this machine.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port for --serve; 0 picks a free one.")] = 8765,
     index: IndexFolder = None,

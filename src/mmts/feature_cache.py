@@ -31,22 +31,9 @@ def cached_rows(
 ) -> Rows:
     """Return the features (N, width) float32 of N keys; `compute` gives those of keys that the cache lacks.
 
-    They are kept in `features/<content_hash(name, *keys)>.npy` under `mmts.files.cache_root()` by `stored_array`, which
-    explains `unit` and `chunk`.
-
-    `name` is that of the encoder, weights and preprocessing; `keys` are the contents that rows are computed from, in
-    order: captions, or hashes of files. Raises InputError if `compute` returns another shape, or a NaN or infinite row.
-
-    >>> import os, tempfile
-    >>> os.environ["MMTS_CACHE"] = tempfile.mkdtemp()
-    >>> def lengths(keys):
-    ...     print("computing", keys)
-    ...     return np.array([[len(key)] for key in keys])
-    >>> cached_rows("lengths", ["one", "three"], 1, lengths, unit="words", chunk=2).ravel()
-    computing ['one', 'three']
-    memmap([3., 5.], dtype=float32)
-    >>> cached_rows("lengths", ["one", "three"], 1, lengths, unit="words", chunk=2).ravel()
-    memmap([3., 5.], dtype=float32)
+    They are kept in `features/` of the cache by `stored_array`, which explains `unit` and `chunk`. `name` is that of
+    the encoder, weights and preprocessing; `keys` are the contents that rows are computed from: captions, or hashes of
+    files. Raises InputError if `compute` returns another shape, or a NaN or infinite row.
     """
 
     def checked(part: range) -> Rows:
@@ -79,13 +66,13 @@ def stored_array(
 ) -> Array:
     """Return the array in a .npy file of this shape and type, computing only the entries that the file lacks.
 
-    The array is memory-mapped copy-on-write: writing into it does not change the file. An incomplete file ends in
-    `.partial`; the next call resumes it. If a disk is full or read-only, standard error says so once and the rest is
-    computed in memory. Processes that want the same file wait for each other.
+    The array is memory-mapped copy-on-write. An incomplete file ends in `.partial`; the next call resumes it. If a disk
+    is full or read-only, standard error says so once and the rest is computed in memory. Processes that want the same
+    file wait for each other.
 
     Args:
         final: the file; its name must contain everything that `compute` depends on.
-        compute: gets a range of positions in the first dimension, N, and returns their entries (len(range), ...).
+        compute: gets a range of positions in the first dimension and returns their entries (len(range), ...).
         title: of the progress bar, which counts the noun `unit`; None if `compute` has a bar of its own.
         chunk: entries computed and written at a time; an interrupt loses at most one chunk.
     """
@@ -129,9 +116,8 @@ def stored_array(
                 bar.advance(len(part))
         if file is None:
             if on_disk:
-                count = on_disk * int(np.prod(shape[1:]))
-                stored = np.fromfile(partial, dtype, count, offset=header.tell())
-                in_memory.insert(0, stored.reshape(on_disk, *shape[1:]))
+                stored = np.memmap(partial, dtype, "r", header.tell(), (on_disk, *shape[1:]))
+                in_memory.insert(0, stored)
             return np.concatenate(in_memory)
         os.replace(partial, final)
         result: Array = np.lib.format.open_memmap(final, mode="c")

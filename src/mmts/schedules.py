@@ -8,10 +8,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, get_type_hints
 
 from mmts.errors import InputError, plain
-from mmts.options import NotNegative, ZeroToBelowOne
+from mmts.options import NotNegative, ZeroToBelowOne, check_value
 
 
 class Schedule(Protocol):
@@ -33,6 +33,10 @@ def check_progress(progress: float) -> float:
 
 class _Bounded:
     """What the schedules share; a subclass defines its value at a checked progress, and (minimum, maximum)."""
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            check_value(f"{type(self).__name__}: {name}", getattr(self, name), hint)
 
     def __call__(self, progress: float) -> float:
         return self._at(check_progress(progress))
@@ -66,9 +70,6 @@ class Constant(_Bounded):
 
     value: float
 
-    def __post_init__(self) -> None:
-        _check_finite("Constant", value=self.value)
-
     def _at(self, p: float) -> float:
         return self.value
 
@@ -89,9 +90,6 @@ class Linear(_Bounded):
 
     start: float
     end: float
-
-    def __post_init__(self) -> None:
-        _check_finite("Linear", start=self.start, end=self.end)
 
     def _at(self, p: float) -> float:
         return _between(self.start, self.end, p)
@@ -125,11 +123,9 @@ class Cosine(_Bounded):
     phase: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_finite("Cosine", low=self.low, high=self.high, cycles=self.cycles, phase=self.phase)
+        super().__post_init__()
         if self.low > self.high:
             raise InputError(f"Cosine: low {plain(self.low)} is greater than high {plain(self.high)}; it must not be")
-        if self.cycles < 0:
-            raise InputError(f"Cosine: cycles is {plain(self.cycles)}; it must be 0 or more")
 
     def _at(self, p: float) -> float:
         # Removing whole turns first keeps the cosine exact at every whole and half turn, however late.
@@ -157,11 +153,6 @@ class Warmup(_Bounded):
     schedule: Schedule
     fraction: ZeroToBelowOne
     start: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_finite("Warmup", start=self.start)
-        if not 0.0 <= self.fraction < 1.0:
-            raise InputError(f"Warmup: fraction is {self.fraction}; it must be at least 0 and less than 1")
 
     def _at(self, p: float) -> float:
         if p < self.fraction:
@@ -218,7 +209,8 @@ class Step(_Bounded):
 
     def __init__(self, values: Sequence[float], boundaries: Sequence[float]) -> None:
         _set_pieces(self, "values", values, boundaries)
-        _check_finite("Step", **{f"values[{i}]": value for i, value in enumerate(self.values)})
+        for place, value in enumerate(self.values):
+            check_value(f"Step: values[{place}]", value, float)
 
     def _at(self, p: float) -> float:
         return self.values[sum(boundary <= p for boundary in self.boundaries)]
@@ -235,12 +227,6 @@ def _between(start: float, end: float, weight: float) -> float:
     value = start * (1.0 - weight) + end * weight
     # Rounding may leave the interval by one unit in the last place.
     return min(max(value, min(start, end)), max(start, end))
-
-
-def _check_finite(owner: str, **numbers: float) -> None:
-    for name, number in numbers.items():
-        if not math.isfinite(number):
-            raise InputError(f"{owner}: {name} is {number}; it must be a finite number")
 
 
 def _set_pieces(schedule: "Join | Step", what: str, pieces: Iterable[object], boundaries: Iterable[float]) -> None:

@@ -151,7 +151,7 @@ def test_wrong_data_and_a_missing_callback_are_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the batch has no labels"):
         make_trainer(tmp_path, loss, pairs(None)).train()
     data = pairs(None).add_column("number", [str(i) for i in range(8)])
-    with pytest.raises(InputError, match=r"3 columns to embed.*name it `label`"):
+    with pytest.raises(InputError, match=r"3 columns to embed.*name the column with the index `label`"):
         make_trainer(tmp_path, loss, data).train()
     with pytest.raises(InputError, match=r"index\[\d\] is 10\d; it must lie in 0..7"):
         make_trainer(tmp_path, loss, pairs(list(range(100, 108)))).train()

@@ -169,7 +169,7 @@ def test_coverage_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
 
     monkeypatch.setitem(READERS, "flickr30k", read)
     prepare("flickr30k", draw_flickr30k(tmp_path))
-    assert "test: 10 of 12 annotated media are there; papers judge on 11" in capsys.readouterr().out
+    assert "test covers 10 of the 12 clips annotated; papers judge on 11" in capsys.readouterr().out
 
 
 def test_frame_folders_pass_through_the_manifest(tmp_path: Path):
@@ -195,7 +195,7 @@ def test_missing_videos_are_counted(tmp_path: Path, capsys: pytest.CaptureFixtur
     gone.unlink()
     prepare("youcook2", root)
     left = sum(medium.path != gone for medium in before.split("val").media)
-    line = f"val: {left} of {before.coverage['val'].annotated} annotated media are there; papers judge on 3,350"
+    line = f"val covers {left} of the {before.coverage['val'].annotated} clips annotated; papers judge on 3,350"
     assert line in capsys.readouterr().out.splitlines()
 
 

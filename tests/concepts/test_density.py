@@ -139,7 +139,6 @@ def test_counts_as_densities_and_as_concepts_are_the_same_shift(scale) -> None: 
         (torch.tensor([1.0, math.inf]), r"density\[1\] is inf"),
         (torch.ones(2, 2), r"density is \(2, 2\)"),
         (torch.ones(0), "N >= 1"),
-        (torch.tensor([True]), r"torch\.bool"),
     ],
 )
 def test_a_density_that_cannot_be_right_is_refused(density: torch.Tensor, message: str) -> None:

@@ -66,7 +66,7 @@ def test_tensors_arrays_and_scalars_are_values(labels):
         ([("a", np.nan)], "row 0 is NaN"),
         ([Decimal("nan")], "row 0 is NaN"),
         (["a", {"b"}], "row 1 is a set"),
-        ([torch.zeros(2)], "row 0 is a tensor"),
+        ([torch.zeros(2)], "row 0 is a Tensor"),
         (torch.zeros(2, 2), r"shape \(2, 2\)"),
         ("abc", "one string"),
         (3, "are int"),

@@ -114,5 +114,5 @@ def test_nearest_prefers_the_first_of_equals_and_takes_any_chunk():
     centroids = np.array([[1, 0], [1, 0], [0, 1]], np.float32)
     rows = np.array([[2, 0], [0, 3], [1, 0]], np.float32)
     for chunk in (1, 2, 10):
-        assert nearest(rows, centroids, chunk).tolist() == [0, 2, 0]
-    assert nearest(rows[:0], centroids).shape == (0,)
+        assert nearest(rows, centroids, chunk)[0].tolist() == [0, 2, 0]
+    assert nearest(rows[:0], centroids)[0].shape == (0,)

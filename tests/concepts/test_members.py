@@ -63,7 +63,7 @@ def test_an_unknown_label_is_the_rarest_of_all(of: Of, concepts: list[int]) -> N
 @pytest.mark.parametrize(
     ("labels", "of", "message"),
     [
-        (["a", ["b", ["c"]]], "rarest", "row 1 is a list, which cannot be hashed"),
+        (["a", ["b", ["c"]]], "rarest", "row 1 is a list, not one value that can be hashed"),
         ([["a"], ["b", float("nan")]], "rarest", "row 1 is NaN"),
         ([["a"]], "largest", "of is 'largest'; it must be one of rarest, commonest, mean"),
     ],
@@ -135,13 +135,13 @@ def _changed(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_changed("offsets", [0, 2, 3]), r"must be \(N \+ 1,\) offsets and ids"),
-        (_changed("offsets", [0, 2, 2, 4, 6, 7]), "every sample must have a concept"),
-        (_changed("ids", [0, 1, 1, 2, 1, 9, 0]), "every sample must have a concept, in"),
-        (_changed("ids", [0, 1, 1, 2, 1, 1, 0]), "the size of a concept must be the number of its samples"),
-        (_changed("labels", [1, 1, 2, 3, 0]), "the label of a sample must be its rarest concept"),
+        (_changed("offsets", [0, 2, 3]), "every sample must have concepts"),
+        (_changed("offsets", [0, 2, 2, 4, 6, 7]), "every sample must have concepts"),
+        (_changed("ids", [0, 1, 1, 2, 1, 9, 0]), "every sample must have concepts, in"),
+        (_changed("ids", [0, 1, 1, 2, 1, 1, 0]), "must have the sizes and labels of the file"),
+        (_changed("labels", [1, 1, 2, 3, 0]), "must have the sizes and labels of the file"),
         (lambda arrays: arrays.pop("offsets"), "it lacks 'offsets'"),
-        (_changed("of", "largest"), "must be that of one of rarest"),
+        (_changed("of", "largest"), "every sample must have concepts"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(change: Callable[..., Any], message: str, tmp_path: Path) -> None:

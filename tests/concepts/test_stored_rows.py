@@ -81,7 +81,7 @@ def test_weights_count_as_repeats():
 def test_labels_are_the_nearest_centroids_in_any_chunks_and_parts(file, monkeypatch, chunk):
     monkeypatch.setattr(kmeans_module, "_CHUNK", chunk)
     centroids = np.random.default_rng(1).normal(size=(9, 8)).astype(np.float32)
-    expected = nearest(open_rows(file).read(slice(None)), centroids)
+    expected = nearest(open_rows(file).read(slice(None)), centroids)[0]
     np.testing.assert_array_equal(assign_rows(file, centroids), expected)
     parts = [assign_rows(file, centroids, range(*each)) for each in ((0, 100), (100, 101), (101, 300))]
     np.testing.assert_array_equal(np.concatenate(parts), expected)
@@ -109,7 +109,7 @@ def test_an_interrupted_pass_goes_on_where_it_stopped(file, monkeypatch, private
     )
     labels = assign_rows(file, centroids)
     assert asked == [120, 160, 200, 240, 280]
-    np.testing.assert_array_equal(labels, nearest(whole_read(open_rows(file), slice(None)), centroids))
+    np.testing.assert_array_equal(labels, nearest(whole_read(open_rows(file), slice(None)), centroids)[0])
     sampled_kmeans(file, 6)
     assert asked == [120, 160, 200, 240, 280]  # neither the sample nor the pass is done again
 

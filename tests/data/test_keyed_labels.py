@@ -18,7 +18,7 @@ from mmts.recipe.recipe import load_recipe
 from mmts.recipe.section import validated
 from mmts.recipe.sections import Concepts
 from mmts.recipe.tiny import tiny
-from mmts.training.concepts import build_distribution, concepts_of
+from mmts.training.concepts import build_distribution, concepts_of_queries
 
 LABELS = ["shoe", "hat", "shoe", "cup", "shoe"]
 TRAIN = Split(
@@ -56,7 +56,7 @@ def test_another_split_gets_the_concepts_of_its_own_rows(tmp_path: Path, capsys:
     section = tables(tmp_path)
     other = Split("test", [Medium(name, Path("1.jpg"), ("a",)) for name in ("m1", "new", "x")])
     concepts = ConceptDistribution.from_labels(LABELS)
-    assert concepts_of(section, concepts, other).tolist() == [1, -1, -1]
+    assert concepts_of_queries(section, concepts, other)[0].tolist() == [1, -1, -1]
     assert "1 sample of test without a label 'concept': counted as tail" in capsys.readouterr().out
 
 
@@ -94,7 +94,7 @@ def test_files_that_are_no_such_tables_are_named(tmp_path: Path) -> None:
     wrong = {
         "nowhere": "nowhere does not exist; it must hold labels",
         "empty": r"empty has no \*.parquet",
-        "damaged.parquet": "damaged.parquet: concept cannot be read as labels",
+        "damaged.parquet": "damaged.parquet: not a parquet file, or damaged",
         "b.parquet": "b.parquet has no column 'concept'",
     }
     for name, message in wrong.items():
@@ -108,7 +108,7 @@ def test_files_that_are_no_such_tables_are_named(tmp_path: Path) -> None:
 def test_a_recipe_names_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe("catalogue", ["concepts={source: parquet, file: labels, column: topic, key: uid}"])
-    assert recipe.with_whole_paths().concepts.file == tmp_path / "labels"
+    assert recipe.concepts.file == tmp_path / "labels"
     assert tiny(recipe).concepts.source == "captions"
     for wrong in ("concepts={source: parquet}", "concepts={source: label, label: a, key: uid}"):
         with pytest.raises(RecipeError, match="when `source` is"):

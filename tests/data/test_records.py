@@ -1,11 +1,8 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from scipy.sparse import csr_matrix
 
-from mmts.data.graded import Graded
 from mmts.data.records import Dataset, Medium, Split, split_name
 from mmts.errors import DataError, InputError
 
@@ -101,9 +98,3 @@ def test_names_of_splits_that_cannot_be(wanted: dict[str, str], message: str):
 def test_a_split_that_is_not_there_says_how_to_name_it():
     with pytest.raises(DataError, match=r"split 'test'.* --set data\.splits\.test=val2014; .* --split val2014"):
         dataset(train2014=2, val2014=1).split("test")
-
-
-def test_graded_relevance_is_of_as_many_media():
-    graded = Graded(("x",), torch.tensor([0]), (csr_matrix(np.ones((3, 1))),))
-    with pytest.raises(InputError, match="split 'test' has 1 media, but graded relevance has 3"):
-        Split("test", [medium("a", "x")], graded)

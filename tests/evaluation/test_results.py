@@ -14,7 +14,7 @@ from test_compare import judged_run
 from mmts.console import console
 from mmts.errors import DataError, RunError
 from mmts.evaluation.compare import comparison_as_mapping, comparison_tables
-from mmts.evaluation.figures import MediaLabel, extreme_classes, figures_by_group, figures_by_label
+from mmts.evaluation.figures import MediaLabel, extremes, figures_by_group, figures_by_label
 from mmts.evaluation.results import Results, read_results
 from mmts.files import read_json, write_json
 from mmts.recipe.run_directory import RunDirectory
@@ -132,7 +132,7 @@ def test_judgements_on_other_data_are_compared_by_their_files(pair: list[Path], 
     files = [evaluated(run) for run in pair]
     results = read_results(files)
     assert [group.name for group in results.groups] == ["a", "b"]
-    assert [group.paths for group in results.groups] == [(pair[0],), (pair[1],)]
+    assert [[run.run.path for run in group.runs] for group in results.groups] == [[pair[0]], [pair[1]]]
     assert results.gaps == gaps
     assert comparison_as_mapping(results)["groups"][0]["runs"] == [str(files[0])]
     page = html.unescape(write_report(files, tmp_path / "page.html").read_text(encoding="utf-8"))
@@ -155,7 +155,7 @@ def test_one_run_under_several_names_counts_once(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     results = read_results(["a", "./a/", run, "link"])
     [group] = results.groups
-    assert group.paths == (Path("a"),)
+    assert [run.run.path for run in group.runs] == [Path("a")]
     assert str(group.figure("text_to_image", "R@1")) == "37.5"
     assert results.notes == (f"given twice and counted once: a; {run} is a; link is a",)
 
@@ -163,7 +163,7 @@ def test_one_run_under_several_names_counts_once(tmp_path: Path, monkeypatch: py
 def test_equal_recipe_and_seed_are_not_two_seeds(tmp_path: Path) -> None:
     runs = [run_at(tmp_path / "a"), run_at(tmp_path / "b"), run_at(tmp_path / "c", seed=1)]
     results = read_results(runs)
-    assert [group.paths for group in results.groups] == [(runs[0], runs[2])]
+    assert [[run.run.path for run in group.runs] for group in results.groups] == [[runs[0], runs[2]]]
     assert results.notes == (f"not another seed, so left out: {runs[1]} has the recipe and the seed of {runs[0]}",)
 
 
@@ -328,8 +328,7 @@ def test_labels_of_one_run_divide_all(tmp_path: Path) -> None:
 
 def test_values_with_few_queries_are_not_listed_among_the_extremes() -> None:
     figures = {"a": 10.0, "b": 90.0, "c": 0.0, "d": 50.0}
-    label = {"classes": {value: {"num_queries": 4 if value == "c" else 5} for value in figures}}
-    assert extreme_classes(label, figures.get) == (["a"], ["b"])
+    assert extremes(figures, {"a": 5, "b": 5, "c": 4, "d": 5}) == (["a"], ["b"])
 
 
 def test_a_label_of_several_values_divides_by_the_rarest_and_tells_every_value(tmp_path: Path) -> None:

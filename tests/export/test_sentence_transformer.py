@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoProcessor, CLIPModel
 
 from mmts.data.media.image import fit_square, load_image, to_pixels
 from mmts.errors import RunError
-from mmts.export import export_run, sentence_transformer
+from mmts.export import export_run, huggingface_pair
 from mmts.export.onnx_files import pictures
 from mmts.export.sentence_transformer import ImageModule, write_sentence_transformer
 from mmts.models import build_two_tower, load_image_tower, load_text_tower
@@ -130,8 +130,8 @@ def test_an_error_names_the_other_target(tmp_path: Path) -> None:
 def test_a_difference_is_an_error_and_leaves_nothing(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sentence_transformer, "TOLERANCE", -1.0)
-    with pytest.raises(RunError, match=r"the text embeddings differ .* --to onnx is another way"):
+    monkeypatch.setattr(huggingface_pair, "TOLERANCE", -1.0)
+    with pytest.raises(RunError, match=r"sentence-transformers, text: its embeddings differ .*, more than -1"):
         export_run(runs("words"), "sentence-transformers", tmp_path / "out")
     assert not list(tmp_path.iterdir())
 

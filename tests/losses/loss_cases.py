@@ -1,7 +1,15 @@
 """Batches that the loss tests share."""
 
+from typing import get_args
+
 import torch
 from torch import Tensor
+
+from mmts.losses.max_margin import Negatives
+from mmts.losses.queries import Anchor
+
+ANCHORS: tuple[Anchor, ...] = get_args(Anchor)
+NEGATIVES: tuple[Negatives, ...] = get_args(Negatives)
 
 
 def embeddings(B: int = 6, D: int = 5, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 import reference
 import torch
-from loss_cases import embeddings, loss_and_gradients, some_positives, values
+from loss_cases import ANCHORS, embeddings, loss_and_gradients, some_positives, values
 from torch import Tensor
 
 from mmts.errors import InputError
 from mmts.losses import decoupled_info_nce, info_nce, multi_positive_info_nce
 from mmts.losses.fused import tiles
-from mmts.losses.queries import ANCHORS
 
 Loss = Callable[..., Tensor]
 LOSSES: dict[str, Loss] = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from loss_cases import embeddings, graded, loss_and_gradients, some_positives, values
+from loss_cases import ANCHORS, embeddings, graded, loss_and_gradients, some_positives, values
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,7 +18,6 @@ from mmts.errors import InputError
 from mmts.losses import decoupled_info_nce, info_nce, max_margin
 from mmts.losses.contrast import contrast
 from mmts.losses.fused import tiles
-from mmts.losses.queries import ANCHORS
 
 Loss = Callable[..., Tensor]
 TILE = 4
@@ -263,9 +262,6 @@ def test_other_ways_to_differentiate_work_plainly_and_are_refused_in_tiles(loss:
         assert way(False).isfinite().all()
         with pytest.raises(InputError, match=f"fused {name} has derivatives .* not in {what}; give fused=False"):
             way(True)
-    for function in (lambda x: loss(x, y, 0.1, fused=False), torch.func.grad(lambda x: loss(x, y, 0.1, fused=True))):
-        with pytest.raises(InputError, match=r"x is a batch under torch.vmap.*loop"):
-            torch.func.vmap(function)(x[None])
 
 
 @pytest.mark.parametrize("loss", [info_nce, max_margin])

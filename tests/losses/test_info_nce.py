@@ -7,10 +7,9 @@ import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_cases import embeddings, loss_and_gradients, some_positives, values
+from loss_cases import ANCHORS, embeddings, loss_and_gradients, some_positives, values
 
 from mmts.losses import info_nce
-from mmts.losses.queries import ANCHORS
 
 OPTIONS = [
     {"anchor": anchor, "label_smoothing": smoothing, "positives": positives, "scale_by_temperature": scale}

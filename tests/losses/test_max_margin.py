@@ -7,10 +7,9 @@ import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_cases import embeddings, loss_and_gradients, some_positives, values
+from loss_cases import NEGATIVES, embeddings, loss_and_gradients, some_positives, values
 
 from mmts.losses import max_margin
-from mmts.losses.max_margin import NEGATIVES
 
 OPTIONS = [
     {"negatives": negatives, "squared": squared, "positives": positives}

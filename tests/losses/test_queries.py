@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from loss_cases import embeddings, graded, loss_and_gradients, some_positives, values
+from loss_cases import ANCHORS, embeddings, graded, loss_and_gradients, some_positives, values
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -28,7 +28,7 @@ from mmts.losses import (
 )
 from mmts.losses.contrast import contrast
 from mmts.losses.fused import tiles
-from mmts.losses.queries import ANCHORS, checked_queries, query_rows
+from mmts.losses.queries import checked_queries, query_rows
 
 Loss = Callable[..., Tensor]
 B = 11

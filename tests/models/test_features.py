@@ -85,7 +85,7 @@ def cache_files(cache: Path) -> int:
 def test_media_features_are_those_of_the_tower(tmp_path: Path) -> None:
     paths = images(tmp_path, 7)
     tower = image_tower()
-    rows = features_of(tower, paths, batch_size=3)
+    rows = features_of(tower, paths)
     assert rows.shape == (7, tower.width)
     assert rows.dtype == np.float32
     expected = tower(torch.stack([load_pixels(path, 16, "stretch") for path in paths]))
@@ -107,7 +107,7 @@ def test_media_features_are_computed_once(tmp_path: Path, private_cache: Path) -
     paths = images(tmp_path, 5)
     tower = image_tower()
     counting = Counting(tower)
-    first = features_of(tower, paths, batch_size=2)
+    first = features_of(tower, paths)
     assert isinstance(first, np.memmap)
     assert counting.seen == 5
     moved = [path.rename(tmp_path / f"moved-{path.name}") for path in paths]
@@ -247,7 +247,7 @@ def test_media_whose_bytes_cannot_be_read_are_found_too(tmp_path: Path) -> None:
     assert unreadable_media(media, partial(why_unreadable_by_features, image_tower())).keys() == {2}
 
 
-def test_an_interrupt_keeps_what_was_computed(tmp_path: Path) -> None:
+def test_an_interrupt_keeps_what_was_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [tmp_path / str(at) for at in range(520)]
     for at, path in enumerate(paths):
         path.write_text(str(at))
@@ -260,11 +260,12 @@ def test_an_interrupt_keeps_what_was_computed(tmp_path: Path) -> None:
             raise KeyboardInterrupt
         return torch.full((3, size, size), int(medium.path.name) / 520)
 
+    monkeypatch.setattr(features_module, "load_medium", load)
     with pytest.raises(KeyboardInterrupt):
-        features_of(tower, paths, load=load)
+        features_of(tower, paths)
     assert counting.seen == 512
     broken.clear()
-    rows = features_of(tower, paths, load=load)
+    rows = features_of(tower, paths)
     assert counting.seen == 520
     np.testing.assert_allclose(
         rows[[0, 519]], tower(torch.stack([load(media_of(paths)[at], 16, "", None) for at in (0, 519)])), 1e-5
@@ -295,7 +296,7 @@ def test_text_features(tmp_path: Path, private_cache: Path) -> None:
     tower.freeze()
     counting = Counting(tower)
     captions = ["a red shoe", "", "hat", "a red shoe", "👟", "hat"]
-    rows = text_features(tower, captions, batch_size=2)
+    rows = text_features(tower, captions)
     assert counting.seen == 4
     np.testing.assert_allclose(rows, tower(tower.tokenize(captions)).numpy(), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(text_features(tower, captions[::-1]), rows[::-1])
@@ -312,7 +313,7 @@ def test_nothing_gives_no_rows(tmp_path: Path) -> None:
 def test_embed_rows() -> None:
     model = TwoTower(None, None, nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.9)), nn.Linear(5, 3)).train()
     media, text = np.random.default_rng(0).normal(size=(7, 4)), torch.rand(2, 5)
-    x = embed_media(model, media.astype(np.float32), batch_size=3)
+    x = embed_media(model, media.astype(np.float32))
     assert model.training
     model.eval()
     torch.testing.assert_close(x, model.encode_media(torch.tensor(media, dtype=torch.float32)).detach())
@@ -329,8 +330,8 @@ def test_embed_files_and_captions(tmp_path: Path) -> None:
     pixels = torch.stack([load_pixels(path, 16, "stretch") for path in paths])
     with torch.no_grad():
         x, y = model(pixels, text_tower.tokenize(captions))
-    torch.testing.assert_close(embed_media(model, media_of(paths), batch_size=2), x, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(embed_text(model, captions, batch_size=2), y, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(embed_media(model, media_of(paths)), x, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(embed_text(model, captions), y, rtol=1e-4, atol=1e-5)
 
 
 def test_embed_says_what_it_takes(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_a_broken_preprocessor(content: str, message: str, tmp_path: Path) -> No
         ("small-vit", {"heads": 5}, "width 192 is not a multiple of heads 5"),
         ("small-resnet", {"depth": 0}, "depth is 0: input should be greater than or equal to 1"),
         ("small-resnet", {"resize": "zoom"}, "resize is 'zoom': input should be 'stretch', 'crop' or 'pad'"),
-        ("/nowhere/model", {}, "there is no such folder; the built-in image towers are efficientnet-lite0"),
+        ("/nowhere/model", {}, "there is no such folder .the built-in image towers are efficientnet-lite0"),
         (
             "nobody/no-such-model",
             {},

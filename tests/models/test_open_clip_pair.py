@@ -144,7 +144,7 @@ def test_a_run_starts_from_it_and_is_rebuilt(
     again = open_pair(f"open_clip:ViT-B-32/{file}").eval()
     assert not caplog.records
     monkeypatch.chdir(folder)
-    named = load_recipe("clip", [f"model.start=open_clip:ViT-B-32/{file.name}"]).with_whole_paths()
+    named = load_recipe("clip", [f"model.start=open_clip:ViT-B-32/{file.name}"])
     assert named.model.start == f"open_clip:ViT-B-32/{file}"
     with torch.no_grad():
         for ours, theirs in zip(again(pixels, tokens), (x, y), strict=True):

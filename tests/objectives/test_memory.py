@@ -549,7 +549,7 @@ def test_what_cannot_be_right_is_an_error() -> None:
         ({"num_media": 0}, "num_media is 0"),
         ({"gamma": 0.0}, "gamma is 0.0"),
         ({"gamma": Linear(1.0, 1.5)}, "gamma is Linear"),
-        ({"eps": -1e-9}, "eps is -1e-09; it must be 0 or more"),
+        ({"eps": -1e-9}, "eps is -1e-09; it must be finite and not negative"),
         ({"rho": 0.0}, "rho is 0"),
         ({"eta": float("nan")}, "eta is nan"),
         ({"beta": 1.5}, "beta is 1.5"),

@@ -126,7 +126,7 @@ def test_a_call_that_cannot_be_right_is_an_error(rule: Policy) -> None:
         (lambda: MACL(A0=math.nan), "is nan"),
         (lambda: DySTreSS(low=0.0), "DySTreSS: low is 0"),
         (lambda: DySTreSS(high=math.inf), "DySTreSS: high is inf"),
-        (lambda: TeMoTemperature(tau_min=0.0), "TeMo: tau_min is 0"),
+        (lambda: TeMoTemperature(tau_min=0.0), "TeMoTemperature: tau_min is 0"),
         (lambda: TeMoTemperature(0.01, -0.01), "= 0 is the value at s = 1"),
         (lambda: TeMoTemperature(0.01, math.nan), "nan"),
     ],

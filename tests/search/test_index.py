@@ -122,24 +122,6 @@ def test_hits_carry_all_columns_and_labels_narrow_them(
     assert "<bdi>shape=bar</bdi>" in (tmp_path / "page.html").read_text()
 
 
-def test_an_index_of_an_older_version_still_works(
-    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    build_index(run, run.parent / "shapes", tmp_path / "index")
-    file = tmp_path / "index" / "index.json"
-    content = json.loads(file.read_text()) | {"version": 2}
-    for item in content["items"]:
-        del item["split"], item["other_captions"]
-    file.write_text(json.dumps(content))
-    capsys.readouterr()
-    assert len(open_searcher(run, tmp_path / "index").by_text("a bar", 3)) == 3
-    assert "without splits and further captions; `mmts index" in capsys.readouterr().out
-    build_index(run, run.parent / "shapes", tmp_path / "index")
-    assert counts(capsys.readouterr().out).startswith("0 new, 0 changed, 0 removed, 48 kept; 0 embedded")
-    assert open_searcher(run, tmp_path / "index").by_text("a bar", 1)[0].item.split
-    assert capsys.readouterr().out == ""
-
-
 def test_hits_become_a_table_without_formulas(run: Path, tmp_path: Path) -> None:
     draw_shapes(tmp_path / "data", 4)
     lines = [json.loads(line) for line in (tmp_path / "data" / "captions.jsonl").read_text().splitlines()]

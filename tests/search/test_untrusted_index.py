@@ -67,7 +67,7 @@ CENTERS, CELLS = ROWS[:4], np.arange(40) % 4
         ({"rows": ROWS.astype(np.float16)}, "of float16"),
         ({"rows": 2 * ROWS}, "rows whose length is not 1"),
         ({"rows": np.nan * ROWS}, "rows whose length is not 1"),
-        ({"others": ROWS}, "holds others"),
+        ({"others": ROWS}, "holds 'others'"),
         ({}, "holds nothing"),
         ({"rows": ROWS, "centres": CENTERS[:, :3], "cells": CELLS}, r"centers \(4, 3\) that are not .* of width 8"),
         ({"rows": ROWS, "centres": np.full_like(CENTERS, np.inf), "cells": CELLS}, "not finite float32 numbers"),

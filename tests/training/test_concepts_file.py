@@ -16,7 +16,7 @@ from mmts.recipe.recipe import load_recipe
 from mmts.recipe.section import validated
 from mmts.recipe.sections import Concepts
 from mmts.recipe.tiny import tiny
-from mmts.training.concepts import build_distribution, concepts_of
+from mmts.training.concepts import build_distribution, concepts_of_queries
 
 CAPTIONS = ["red shoe", "blue shoe", "my shoe", "sun hat", "straw hat"]
 TRAIN = Split("train", [Medium(str(i), Path(f"{i}.jpg"), (caption,)) for i, caption in enumerate(CAPTIONS)])
@@ -32,8 +32,7 @@ def test_a_file_gives_the_concepts_that_clustering_gave(tmp_path: Path) -> None:
     section = from_file(tmp_path / "concepts.npz")
     found = build_distribution(section, TRAIN)
     assert torch.equal(found.labels, made.labels)
-    assert torch.equal(concepts_of(section, found, TRAIN), made.labels)
-    assert torch.equal(concepts_of(section, found, TRAIN, of_media=True), made.labels)
+    assert all(torch.equal(ids, made.labels) for ids in concepts_of_queries(section, found, TRAIN, "graded"))
 
 
 def test_an_unusable_concepts_file_is_refused_before_training(tmp_path: Path) -> None:
@@ -54,7 +53,7 @@ def test_a_recipe_stores_the_absolute_path_of_its_concepts_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe("catalogue", ["concepts.source=file", "concepts.file=made.npz"])
-    assert recipe.with_whole_paths().concepts.file == tmp_path / "made.npz"
+    assert recipe.concepts.file == tmp_path / "made.npz"
     assert tiny(recipe).concepts.source == "captions"
     for wrong in ("concepts.source=file", "concepts.file=made.npz"):
         with pytest.raises(RecipeError, match="`file` names the file to read"):
@@ -85,7 +84,7 @@ def test_words_in_a_file_of_entries_and_in_the_captions_are_concepts(tmp_path: P
     found = build_distribution(section, TRAIN)
     assert (found.names, found.sizes.tolist()) == (["red shoe", "shoe", "no concept"], [1, 3, 2])
     assert found.labels.tolist() == [0, 1, 1, 2, 2]
-    assert torch.equal(concepts_of(section, found, TRAIN, of_media=True), found.labels)
+    assert torch.equal(concepts_of_queries(section, found, TRAIN, "graded")[1], found.labels)
     mined = validated(Concepts, {"source": "words", "min_count": 2, "of": "commonest"}, "concepts")
     assert build_distribution(mined, TRAIN).sizes.tolist() == [3, 2]
     found.save(tmp_path / "concepts.npz")

@@ -300,7 +300,7 @@ def test_a_resume_may_change_settings_that_affect_no_step_with_a_note(
     capsys.readouterr()
     metrics = train(scratch(shapes, "data.workers=1", "train.on_nan=skip"), tmp_path / "run", resume=True)
     said = " ".join(capsys.readouterr().out.split())
-    assert "other settings: data.workers (0 there, 1 now), train.on_nan ('stop' there, 'skip' now)" in said
+    assert "other settings: data.workers (0 there, 1 now); train.on_nan ('stop' there, 'skip' now)" in said
     assert metrics == json.loads((tmp_path / "whole" / "metrics.json").read_text())
     assert load_recipe(tmp_path / "run" / "recipe.yaml").data.workers == 1
     train(scratch(shapes, "data.workers=2"), tmp_path / "run", resume=True)  # it is finished: nothing is noted

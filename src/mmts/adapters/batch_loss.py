@@ -21,9 +21,9 @@ def batch_loss(
     """Return the rule's loss of a batch and what to log.
 
     x, y (B, D); samples (B,): the pairs' index, or for MMTSLoss the sizes of their concepts. media (B,): the index of
-    each pair's medium, if pairs may share one; such pairs of a batch are positives of each other. With several
-    processes each gives its own rows and gets the loss of all; the mean of their gradients is that of one process with
-    the whole batch. InputError if `progress` is None, and on all processes if the rule raises it on one.
+    each pair's medium, if pairs may share one and so are positives of each other. With several processes each gives its
+    own rows and gets the loss of all; the mean of their gradients is that of one process with the whole batch.
+    InputError if `progress` is None, and on all processes if the rule raises it on one.
 
     >>> import torch
     >>> rule = MMTSLoss(total_steps=1, count_range=(1, 100))
@@ -32,17 +32,17 @@ def batch_loss(
     tensor([0.0900, 0.2400], dtype=torch.float64)
     """
     if progress is None:
-        raise InputError(
-            "progress is unknown: training has not begun, or nothing sets the rule's progress (in a trainer, the "
-            "rule's callback does)"
-        )
+        raise InputError("progress is unknown: nothing has set the rule's progress (in a trainer, its callback does)")
     for name, values in (("samples", samples), ("media", media)):
         if values is not None and values.shape != (len(x),):
             raise InputError(f"{name} is {tuple(values.shape)}; for {len(x)} pairs it must be ({len(x)},)")
     sizes = all_values(len(x), x.device)
     media = None if media is None else gather(media, sizes)
     objective = _Published(rule) if isinstance(rule, MMTSLoss) else rule
-    positives = None if media is None else _same_medium(media)
+    positives = None
+    if media is not None:
+        keys = media.cpu().numpy()
+        positives = on_device(equal_pairs(np.arange(len(keys)), keys, keys), media.device)  # sparse if few, else None
     batch = {"progress": progress, "index": gather(samples, sizes), "media_index": media, "positives": positives}
     return shared_loss(objective, x, y, sizes, **batch)
 
@@ -61,9 +61,3 @@ class _Published(Objective):
         loss = self.rule(x, y, step=step, counts=counts, positives=pairs.positives, queries=pairs.queries)
         name = "margin" if self.rule.kind == "max_margin" else "temperature"
         return ObjectiveOutput(loss, {name: self.rule.values(step=step, counts=counts)})
-
-
-def _same_medium(media: Tensor) -> Tensor | None:
-    """Return which pairs share their medium, (B, B) bool, sparse if few do, or None if none do."""
-    keys = media.cpu().numpy()
-    return on_device(equal_pairs(np.arange(len(keys)), keys, keys), media.device)

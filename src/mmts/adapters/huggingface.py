@@ -23,13 +23,7 @@ RULE_FILE = "mmts_rule.pt"
 def keep_columns(
     collate: Callable[[list[dict[str, Any]]], Mapping[str, Any]], columns: Sequence[str], rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the batch of `collate`, and columns of integers, which other collators drop, as tensors (B,).
-
-    >>> from transformers import default_data_collator
-    >>> rows = [{"index": 7, "input_ids": [1, 2]}, {"index": 8, "input_ids": [3, 4]}]
-    >>> keep_columns(default_data_collator, ["index"], rows)["index"]
-    tensor([7, 8])
-    """
+    """Return the batch of `collate`, and columns of integers, which other collators drop, as tensors (B,)."""
     kept, rest = {}, list(map(dict, rows))
     for name in columns:
         if any(name not in row for row in rows):
@@ -39,14 +33,13 @@ def keep_columns(
 
 
 class ContrastiveTrainer(Trainer):  # type: ignore[misc]  # transformers has no types here
-    """A Trainer whose loss is that of a rule on the model's image_embeds and text_embeds.
+    """A Trainer whose loss is that of a rule on the model's image_embeds and text_embeds (docs/plug-in.md).
 
     rule: an objective or MMTSLoss. The data set has a column `index`, the pair's index (for MMTSLoss a column `count`,
     the size of its concept); with shared_media=True also `media_index`. The collator is wrapped to keep them.
 
-    The rule's parameters join the optimizer that the trainer makes; a learning rate of their own is where their
-    schedule starts. A logit_scale of the model is frozen, since the rule replaces it. The trainer's log gets the mean
-    of each value that the rule logs, such as "temperature"; `rule_log` has the last batch's values by sample.
+    The rule's parameters join the optimizer that the trainer makes, and a logit_scale of the model is frozen. The log
+    gets the mean of each value that the rule logs, such as "temperature"; `rule_log` has those of the last batch.
     Raises InputError for a row without its columns, and RunError if a resumed checkpoint lacks the rule's state.
     """
 
@@ -112,10 +105,7 @@ class RuleCallback(TrainerCallback):  # type: ignore[misc]  # transformers has n
         if state.global_step and self.rule.state_dict():
             path = _rule_file(args, state)
             if not path.exists():
-                raise RunError(
-                    f"{path} is missing, and the rule has state; resume from a checkpoint in output_dir that was "
-                    "written with the rule's callback"
-                )
+                raise RunError(f"{path} is missing: resume from a checkpoint that was written with the rule's callback")
             try:
                 self.rule.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
             except RuntimeError as error:

@@ -15,16 +15,9 @@ from mmts.objectives import Objective
 class RuleClipLoss(nn.Module):
     """The loss of a rule (an objective or MMTSLoss), with the call and the return values of open_clip's ClipLoss.
 
-    `tell_samples` makes a loader set `progress` and `samples` (B,) before each batch: the pairs' index, or for MMTSLoss
-    the sizes of their concepts. Your own loop may set them itself. The model's logit_scale and logit_bias get a
-    gradient of 0, since the rule replaces them. `log` has the values that the rule logged for the last batch. Raises
-    InputError without samples.
-
-    >>> from mmts import MMTSLoss
-    >>> loss = RuleClipLoss(MMTSLoss(total_steps=1, count_range=(1, 100)))
-    >>> loss.progress, loss.samples = 0.0, torch.tensor([1, 100])
-    >>> round(loss(torch.eye(2), torch.eye(2), torch.tensor(100.0), output_dict=True)["contrastive_loss"].item(), 4)
-    0.0077
+    `tell_samples`, or your own loop, sets `progress` and `samples` (B,) before each batch: the pairs' index, or for
+    MMTSLoss the sizes of their concepts. The model's logit_scale and logit_bias get a gradient of 0. `log` has the
+    values that the rule logged for the last batch. Raises InputError without samples.
     """
 
     def __init__(self, rule: Rule) -> None:
@@ -58,9 +51,6 @@ def position_of(keys: Iterable[str]) -> Callable[[str], int]:
     """Return a function from a sample's key to its position in `keys`, which raises DataError for an unknown key.
 
     InputError if a key occurs twice.
-
-    >>> position_of(["000000007", "000000009"])("000000009")
-    1
     """
     positions: dict[str, int] = {}
     for at, key in enumerate(keys):
@@ -89,10 +79,8 @@ def tell_samples(
         to_tuple = next(stage for stage in pipeline if getattr(stage, "args", None) == ("image", "text"))
         data.shared_epoch.get_value()
     except (AttributeError, LookupError, TypeError, StopIteration):
-        raise InputError(
-            'tell_samples: the data is not a webdataset pipeline with a stage to_tuple("image", "text"), as open_clip '
-            "makes it for --dataset-type webdataset"
-        ) from None
+        stage = 'a stage to_tuple("image", "text"), as open_clip makes it for --dataset-type webdataset'
+        raise InputError(f"tell_samples: the data is not a webdataset pipeline with {stage}") from None
     to_tuple.args = ("image", "text", "__key__")
     data.dataloader = _TellingLoader(data.dataloader, data.shared_epoch, loss, sample_of, epochs, accum_freq)
 

@@ -31,15 +31,11 @@ class PairLoss(nn.Module):
         """Return the loss of a batch, shape ()."""
         features = list(sentence_features)
         if len(features) != 2:
-            raise InputError(
-                f"PairLoss: the batch has {len(features)} columns to embed; it takes pairs, two columns. Every column "
-                "but `label` is embedded, even one with the index: name it `label`"
-            )
+            count = f"{len(features)} columns to embed (all but `label`), and takes pairs, two columns"
+            raise InputError(f"PairLoss: the batch has {count}; name the column with the index `label`")
         if labels is None:
-            raise InputError(
-                "PairLoss: the batch has no labels; give the data set a column named `label` with each pair's index "
-                "(for MMTSLoss: the size of its concept)"
-            )
+            column = "a column named `label` with each pair's index (for MMTSLoss: the size of its concept)"
+            raise InputError(f"PairLoss: the batch has no labels; give the data set {column}")
         self.rule.train(self.model.training)  # the trainer sets the mode of its model only
         x, y = (self.model(feature)["sentence_embedding"] for feature in features)
         # Labels are samples (B,), or samples and media (B, 2).

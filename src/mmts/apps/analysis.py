@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box
 from rich.table import Column, Table
 from torch import Tensor
 
@@ -14,13 +13,12 @@ from mmts.console import console, figure_table
 from mmts.data.records import SPLITS
 from mmts.errors import InputError, counted
 from mmts.files import atomic_write, check_file_path
-from mmts.report.charts import drawing
+from mmts.report.charts import picture
 from mmts.report.tail import LongTail
 from mmts.report.wording import clean
 
 # Okabe and Ito's blue, orange and green: distinct to the color-blind and in print.
 GROUP_COLORS = ("#0072B2", "#E69F00", "#009E73")
-_INK = "#222222"
 _SHOWN = 5
 
 
@@ -57,24 +55,23 @@ def analyze(captions: Sequence[str], distribution: ConceptDistribution, *, empty
 
 
 def analyze_path(
-    path: Path, out: Path, *, split: str | None = None, columns: str | None = None, **concepts: Any
+    path: Path, out: Path, *, split: str | None = None, columns: Any = None, **concepts: Any
 ) -> dict[str, Any]:
     """Read captions, find their concepts, print the analysis, and write concepts.npz and long_tail.png into `out`.
 
     split: None takes all samples. concepts: the keys of a recipe's `concepts` section; `label` names its source.
+    columns: as in a recipe's `data`.
     Raises MmtsError for unreadable data, or data from which no concepts can be made.
     """
-    from mmts.recipe.recipe import parse_columns
     from mmts.recipe.section import validated
     from mmts.recipe.sections import Columns, Concepts, Data
     from mmts.training.concepts import build_distribution
     from mmts.training.splits import open_data, say_shared
 
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file, but --out must be a folder")
+    check_file_path(out / "concepts.npz")
     source = "captions" if concepts.get("label") is None else "label"
     section = validated(Concepts, {"source": source, **concepts}, "concepts")
-    dataset = open_data(Data(path=path, columns=parse_columns(columns) or Columns()))
+    dataset = open_data(Data(path=path, columns=columns or Columns()))
     samples = dataset.split(split) if split is not None else dataset.whole()
     if "train" in dataset.split_names:
         say_shared([dataset.split(name) for name in SPLITS if name in dataset.split_names])
@@ -88,25 +85,21 @@ def analyze_path(
 
 
 def write_captions(path: Path, file: Path, split: str = "train") -> int:
-    """Write the captions of a split to a text file, one per line, as `mmts train` reads them; return their number.
+    """Write the captions of a split to a text file, one per line, and return their number.
 
     Line i is the caption of training sample i: captions of media that cannot be decoded are left out. So concepts
-    computed from the lines can be used as `concepts: {source: file}`. Raises DataError if the data or the split cannot
-    be read.
+    computed from the lines can be used as `concepts: {source: file}`.
     """
     from mmts.recipe.sections import Data
-    from mmts.training.splits import open_data, readable
+    from mmts.training.splits import noting_unreadable, open_data
 
     check_file_path(file)
     if file.exists() and path.exists() and file.samefile(path):
         raise InputError(f"{file} is the data itself; --captions must name a new file")
     settings = Data(path=path, max_unreadable=1)  # only training limits their number
-    unreadable: list[str] = []
-    captions = readable(open_data(settings).split(split), settings, unreadable).captions
+    captions = noting_unreadable(open_data(settings).split(split), settings, None).captions
     with atomic_write(file, "w") as out:
         out.writelines(f"{caption}\n" for caption in captions)
-    for line in unreadable:
-        console.print(f"note: left out {line}")
     console.print(f"captions: {file}: {counted(len(captions), 'caption')} of {split}, one per line, in training order")
     return len(captions)
 
@@ -149,15 +142,13 @@ def print_analysis(analysis: Mapping[str, Any]) -> None:
         share = f"{group.samples / analysis['samples']:.1%}"
         groups.add_row(name, f"{group.concepts:,}", f"{group.samples:,}", share, span if group.concepts else "-")
 
-    # Names are cut so that numbers are not: they share the width that two numbers and the gaps leave.
-    room = max(8, (console.width - 2 * max(len("samples"), len(f"{largest:,}")) - 12) // 2)
-    ends = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("largest concepts", "smallest concepts"):
-        ends.add_column(title, no_wrap=True, max_width=room)
-        ends.add_column("samples", justify="right", no_wrap=True)
-    for pair in zip(analysis["largest"], analysis["smallest"], strict=True):
-        ends.add_row(*(cell for name, size in pair for cell in (clean(name, 40), f"{size:,}")))
-    console.print(facts, groups, ends, sep="\n")
+    ends = [figure_table("", f"{end} concepts", "samples") for end in ("largest", "smallest")]
+    for table, rows in zip(ends, (analysis["largest"], analysis["smallest"]), strict=True):
+        for name, size in rows:
+            table.add_row(clean(name, 40), f"{size:,}")
+    side_by_side = Table.grid(padding=(0, 2))
+    side_by_side.add_row(*ends)
+    console.print(facts, groups, side_by_side, sep="\n")
 
 
 def draw_long_tail(distribution: ConceptDistribution, path: str | Path, *, title: str = "") -> None:
@@ -165,7 +156,7 @@ def draw_long_tail(distribution: ConceptDistribution, path: str | Path, *, title
     from matplotlib.patches import Patch
 
     tail, width = LongTail(distribution), 780
-    with drawing(width, 400, ink=_INK, muted="#444444", line="#dddddd") as axes, atomic_write(path) as file:
+    with picture(Path(path), width, 400) as axes:
         tail.draw(axes, GROUP_COLORS, width)
         axes.set_ylim(top=2.2 * tail.sizes[0])
         axes.set_ylabel("samples (log scale)")
@@ -174,32 +165,21 @@ def draw_long_tail(distribution: ConceptDistribution, path: str | Path, *, title
             label = f"{name}: {counted(group.concepts, 'concept')}, {counted(group.samples, 'sample')}"
             patches.append(Patch(color=color, label=label))
         axes.legend(handles=patches, frameon=False, loc="upper right")
-        axes.set_title(clean(title, 70), fontsize=14, color=_INK, pad=6)
+        axes.set_title(clean(title, 70), fontsize=14, pad=6)
         _name_concepts(axes, tail)
-        axes.figure.savefig(file, format="png", dpi=125, facecolor="white")
 
 
 def _name_concepts(axes: Any, tail: LongTail) -> None:
     """Name up to eight concepts below their bars; of more concepts, name five along the curve."""
-    from matplotlib.transforms import offset_copy
-
-    number = len(tail.names)
+    number, sizes = len(tail.names), tail.sizes
     if number <= 8:
         room = min(24, max(14, 84 // number))
         axes.set_xticks(range(1, number + 1), [clean(name, room) for name in tail.names])
         return
     last = number - 1
-    line = {"arrowstyle": "-", "color": "#777777", "linewidth": 0.7, "shrinkA": 1, "shrinkB": 1}
     for place in sorted({0, last // 8, last // 3, (2 * last) // 3, last}):
-        height, shift, align, start = tail.sizes[place], (6, 14), "left", (0.05, 0)
-        if place == last:  # the name ends at the right edge, above all bars that it passes over
-            height, shift, align, start = tail.sizes[int(0.8 * last)], (0, 12), "right", (0.98, 0)
-        axes.annotate(
-            f"{clean(tail.names[place], 24)} ({tail.sizes[place]:,})",
-            xy=(place + 1, tail.sizes[place]),
-            xytext=(place + 1, height),
-            textcoords=offset_copy(axes.transData, axes.figure, *shift, units="points"),
-            ha=align,
-            fontsize=10,
-            arrowprops=line | {"relpos": start},
-        )
+        # The last name ends at the right edge, above all bars that it passes over.
+        height, align = (sizes[int(0.8 * last)], "right") if place == last else (sizes[place], "left")
+        name, line = f"{clean(tail.names[place], 24)} ({sizes[place]:,})", {"arrowstyle": "-", "color": "#777777"}
+        ends = (place + 1, sizes[place]), (place + 1, 1.4 * height)
+        axes.annotate(name, *ends, ha=align, fontsize=10, arrowprops=line)

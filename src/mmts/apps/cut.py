@@ -32,12 +32,12 @@ def write_cut(
     dataset = read_dataset(data)
     media = cut(dataset.split("train").media, label, imbalance, num_classes, total)
     class_of = partial(one_value, label=label, needed_by="a cut")
-    classes = {class_of(medium) for medium in media}
+    sizes = Counter(map(class_of, media))
     labeled = {each.split for each in dataset.media if label in each.labels}
     for split in (name for name in dataset.split_names if name not in labeled):
         console.print(f"note: nothing in {split} has the label {label!r}, so all of it is kept")
     for each in dataset.media:
-        if each.split != "train" and (each.split not in labeled or class_of(each) in classes):
+        if each.split != "train" and (each.split not in labeled or class_of(each) in sizes):
             media.append(each)
     with atomic_folder(out) as folder:
         for path in dict.fromkeys(medium.path for medium in media):
@@ -48,9 +48,9 @@ def write_cut(
             shutil.copytree(path, target) if path.is_dir() else shutil.copyfile(path, target)
         lines = [json.dumps(manifest_row(medium, dataset.root), ensure_ascii=False) for medium in media]
         (folder / CAPTIONS_NAME).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    sizes = sorted(Counter(class_of(medium) for medium in media if medium.split == "train").values())
     splits = ", ".join(f"{split} {size:,}" for split, size in Counter(medium.split for medium in media).items())
-    console.print(f"{out}: {splits}; {len(sizes)} classes, from {sizes[-1]:,} training media down to {sizes[0]:,}")
+    largest, smallest = max(sizes.values()), min(sizes.values())
+    console.print(f"{out}: {splits}; {len(sizes)} classes, from {largest:,} training media down to {smallest:,}")
 
 
 def cut(

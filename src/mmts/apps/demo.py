@@ -20,10 +20,7 @@ RULES = {
 
 
 def run_demo(out: Path, seeds: int) -> None:
-    """Draw the pictures, analyze their long tail, train every rule with every seed, and write `out`/index.html.
-
-    Finished runs under `out` are kept; an interrupted run is resumed.
-    """
+    """Draw the pictures, analyze their long tail, train the rules or resume them, and write `out`/index.html."""
     data = prepare_openmoji()
     console.rule("data")
     analyze_path(data, out / "data", split="train")

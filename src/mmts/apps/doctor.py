@@ -64,19 +64,20 @@ def _run(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
         return [Finding(name, "wrong", f"{type(error).__name__}: {error}", "reinstall with -c constraints.txt")]
 
 
+def _finding(what: str, found: str, fix: str, is_ok: object, otherwise: State = "wrong") -> Finding:
+    return Finding(what, "ok", found) if is_ok else Finding(what, otherwise, found, fix)
+
+
 def _versions() -> Iterator[Finding]:
     yield Finding("mmts", "ok", f"{__version__}, Python {platform.python_version()} on {platform.machine()}")
     for requirement in metadata.requires("mmts") or ():
         needed = Requirement(requirement)
         if needed.marker is None or needed.marker.evaluate({"extra": ""}):
-            fix = f"pip install -c constraints.txt '{requirement}'"
-            try:
+            version, fits = "not installed", False
+            with suppress(metadata.PackageNotFoundError):
                 version = metadata.version(needed.name)
-            except metadata.PackageNotFoundError:
-                yield Finding(needed.name, "wrong", "not installed", fix)
-            else:
                 fits = needed.specifier.contains(version, prereleases=True)
-                yield Finding(needed.name, "ok", version) if fits else Finding(needed.name, "wrong", version, fix)
+            yield _finding(needed.name, version, f"pip install -c constraints.txt '{requirement}'", fits)
 
 
 def _system() -> Iterator[Finding]:
@@ -94,14 +95,13 @@ def _system() -> Iterator[Finding]:
 def _torchvision() -> Iterator[Finding]:
     """Check that torchvision, which transformers imports if it is installed, works with this torch."""
     with suppress(metadata.PackageNotFoundError):
-        version = metadata.version("torchvision")
+        found, problem = metadata.version("torchvision"), None
         try:
             importlib.import_module("torchvision")
         except Exception as error:
-            fix = "pip uninstall torchvision: mmts does not need it, and it breaks transformers"
-            yield Finding("torchvision", "wrong", f"{version} does not work with this torch ({error})", fix)
-        else:
-            yield Finding("torchvision", "ok", version)
+            problem, found = error, f"{found} does not work with this torch ({error})"
+        fix = "pip uninstall torchvision: mmts does not need it, and it breaks transformers"
+        yield _finding("torchvision", found, fix, problem is None)
 
 
 def _device() -> Iterator[Finding]:
@@ -113,32 +113,27 @@ def _device() -> Iterator[Finding]:
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory / 1e9
         yield Finding("device", "ok", f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {memory:.0f} GB")
-    elif torch.version.cuda:
-        yield Finding("device", "note", "CPU", f"torch is built for CUDA {torch.version.cuda}, but it finds no GPU")
     else:
-        yield Finding("device", "ok", "CPU")
-    if has_bf16(device):
-        yield Finding("bf16", "ok", "in hardware")
-    else:
-        yield Finding("bf16", "ok", "emulated", "train.precision: bf16 would be slower than fp32 here")
+        built = f"torch is built for CUDA {torch.version.cuda}, but it finds no GPU"
+        yield _finding("device", "CPU", built, not torch.version.cuda, "note")
+    slow = "train.precision: bf16 would be slower than fp32 here"
+    yield Finding("bf16", "ok", "in hardware") if has_bf16(device) else Finding("bf16", "ok", "emulated", slow)
     threads, cores = torch.get_num_threads(), os.cpu_count() or 1
-    fix = "" if threads <= cores else f"set OMP_NUM_THREADS={cores}: more threads than cores slow each other down"
+    fix = f"set OMP_NUM_THREADS={cores}: more threads than cores slow each other down"
     found = f"torch uses {threads}, and the machine has {cores} cores"
-    yield Finding("threads", "note" if fix else "ok", found, fix)
+    yield _finding("threads", found, fix, threads <= cores, "note")
 
 
 def _decoders() -> Iterator[Finding]:
     import av
     from PIL import features
 
-    lacks = ", ".join(name for name in ("jpg", "webp", "zlib") if not features.check(name))
-    if lacks:
-        yield Finding("images", "wrong", f"Pillow cannot read {lacks}", "pip install --force-reinstall pillow")
-    else:
-        yield Finding("images", "ok", "JPEG, PNG, WebP")
+    lacks = [name for name in ("jpg", "webp", "zlib") if not features.check(name)]
+    found = f"Pillow cannot read {', '.join(lacks)}" if lacks else "JPEG, PNG, WebP"
+    yield _finding("images", found, "pip install --force-reinstall pillow", not lacks)
     codecs = [name for name in ("h264", "hevc", "vp9", "av1") if name in av.codecs_available]
-    fix = "" if "h264" in codecs else "pip install --force-reinstall av"
-    yield Finding("videos", "wrong" if fix else "ok", ", ".join(codecs) or "no codec", fix)
+    found = ", ".join(codecs) or "no codec"
+    yield _finding("videos", found, "pip install --force-reinstall av", "h264" in codecs)
 
 
 def _disk() -> Iterator[Finding]:
@@ -153,8 +148,7 @@ def _disk() -> Iterator[Finding]:
             yield Finding(what, "wrong", f"{folder} is not writable ({error.strerror})", fix)
         else:
             free = shutil.disk_usage(existing).free / 1e9
-            found = f"{folder}, {free:.0f} GB free"
-            yield Finding(what, "ok", found) if free > _ROOM else Finding(what, "note", found, fix)
+            yield _finding(what, f"{folder}, {free:.0f} GB free", fix, free > _ROOM, "note")
 
 
 CHECKS = (_versions, _system, _torchvision, _device, _decoders, _disk)

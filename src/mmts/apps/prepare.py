@@ -20,6 +20,7 @@ from mmts.data.formats.coco import karpathy_file, read_karpathy
 from mmts.data.formats.youcook2 import read_youcook2
 from mmts.data.records import Dataset, Medium
 from mmts.errors import DataError, counted, nearest, percent
+from mmts.evaluation.measures import coverage_in_words
 from mmts.files import atomic_write, locked, why_missing
 
 MANIFEST = "manifest.jsonl"
@@ -42,8 +43,7 @@ PUBLIC_SETS: dict[str, dict[str, Any]] = yaml.safe_load(
 def prepare(name: str, root: str | Path) -> Path:
     """Check a public data set's folder, write ROOT/manifest.jsonl, print the counts, and return the manifest.
 
-    The output lists which parts are there and which are missing; ROOT/missing.txt lists the files that the annotations
-    name but that do not exist. Raises DataError for an unknown name, missing parts, or data that cannot be read.
+    Raises DataError for an unknown name, missing parts, or data that cannot be read.
     """
     if name not in READERS:
         raise DataError(f"there is no public data set {name!r} to prepare; {nearest(name, READERS)}")
@@ -69,10 +69,9 @@ def prepare(name: str, root: str | Path) -> Path:
 
 
 def write_manifest(dataset: Dataset, root: Path) -> defaultdict[str, Counter[str]]:
-    """Write ROOT/manifest.jsonl, and ROOT/missing.txt if files are missing.
+    """Write ROOT/manifest.jsonl, and ROOT/missing.txt with the files that are named but do not exist.
 
-    Returns the number of media, captions, and media without a file ("absent"), by split. Media are read one at a time,
-    so that a table of millions never becomes a list of objects.
+    Returns the number of media, captions, and media without a file ("absent"), by split. Media are read one at a time.
     """
     exists = lru_cache(maxsize=1024)(os.path.exists)  # the clips of one video follow each other
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -115,12 +114,10 @@ def _report(sources: Iterable[dict[str, Any]], root: Path) -> list[str]:
         is_complete = True
         for part in source["parts"]:
             patterns = [pattern for braces in part["patterns"] for pattern in braceexpand(braces)]
-            match = next((pattern for pattern in patterns if _exists(root, pattern)), None)
-            if match is not None:
+            if match := next((pattern for pattern in patterns if _exists(root, pattern)), None):
                 _say(f"  found    {part['what']}: {match}", 11)
                 continue
-            is_complete = False
-            is_required = part.get("required", True)
+            is_complete, is_required = False, part.get("required", True)
             state = "missing" if is_required else "optional"
             _say(f"  {state:<8} {part['what']}: {part.get('place', patterns[0])} ({part['size']})", 11)
             missing += [part["what"]] if is_required else []
@@ -143,11 +140,9 @@ def _print_counts(about: dict[str, Any], dataset: Dataset, counts: defaultdict[s
         media, texts = (f"{number:,}" if number else "" for number in about["published"].get(split, (0, 0)))
         _say(f"{split:<6}{count['media']:>10,}{media:>11}{captions:>10,}{texts:>11}{count['absent']:>9,}")
     for split, coverage in dataset.coverage.items():
-        published = "" if coverage.published is None else f"; papers judge on {coverage.published:,}"
-        _say(f"{split}: {coverage.judged:,} of {coverage.annotated:,} annotated media are there{published}")
+        _say(f"{split} {coverage_in_words({'coverage': vars(coverage)})}")
     _say(about["remark"])
-    absent = sum(count["absent"] for count in counts.values())
-    if absent:
+    if absent := sum(count["absent"] for count in counts.values()):
         total = sum(count["media"] for count in counts.values()) + sum(map(len, dataset.missing.values()))
         share = f"{counted(total, 'medium', 'media')} ({percent(absent / total)})"
         _say(f"no file for {absent:,} of {share}: see {MISSING}")

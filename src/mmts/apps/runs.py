@@ -31,13 +31,10 @@ _EVERY = 2.0  # seconds between two looks
 
 @dataclass(frozen=True)
 class RunState:
-    """What the files of a run say about it.
+    """What the files of a run say about it; None for what is unknown.
 
-    Figures are in percent, the mean of both directions of R@1 (with graded relevance, of mAP); what is unknown is None.
-
-    path: the run directory. state: one of STATES; a run failed if its training diverged. progress: share of the steps
-    that are logged, in [0, 1]. val: of the best checkpoint so far. test, tail: of all queries of metrics.json, and of
-    those of tail concepts. seconds_left: until the last step. note: why a run failed, what is damaged, and the like.
+    val (of the best checkpoint so far), test and tail (of metrics.json) are in percent, the mean of both directions of
+    R@1, or with graded relevance of mAP. progress is the share of the steps that are logged, in [0, 1].
     """
 
     path: Path
@@ -51,13 +48,9 @@ class RunState:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Return the run directories below a folder, or the folder itself if it is one; links are not followed.
-
-    Raises RunError if there is no such folder.
-    """
+    """Return the run directories below a folder, or the folder itself if it is one; links are not followed."""
     if not folder.is_dir():
-        why = "is a file; give a folder" if folder.exists() else why_missing(folder)
-        raise RunError(f"{folder} {why}")
+        raise RunError(f"{folder} {'is a file; give a folder' if folder.exists() else why_missing(folder)}")
     found = []
     for place, folders, files in os.walk(folder):
         # A recipe alone may be one that somebody wrote.
@@ -79,53 +72,48 @@ def state_of(path: Path) -> RunState:
 
 def _state(run: RunDirectory) -> RunState:
     holder = held_by(run.lock_file)  # first: a run that ends now has written its metrics by the time they are read
-    state = _trained(run, _chosen_by(run.path, run.recipe_file.stat().st_mtime_ns))
-    metrics = read_json(run.metrics_file) if run.metrics_file.exists() else None
-    if metrics is not None:
+    trained = _trained(run, _chosen_by(run.path, run.recipe_file.stat().st_mtime_ns))
+    state, note = "interrupted", "all steps are taken; --resume evaluates it" if trained.progress == 1 else ""
+    if run.metrics_file.exists():
+        metrics = read_json(run.metrics_file)
         measure = shown_measures(metrics)[0]
-        state = replace(state, test=measured(metrics, measure), tail=measured(metrics, f"tail {measure}"))
-    if metrics is not None and "stopped_at" not in metrics:
-        return replace(state, state="finished", seconds_left=None)
+        trained = replace(trained, test=measured(metrics, measure), tail=measured(metrics, f"tail {measure}"))
+        if "stopped_at" not in metrics:
+            return replace(trained, state="finished", seconds_left=None)
+        note = "evaluated as it was when it stopped"
     if holder is not None:
         who, is_here = holder
         written = [file.stat().st_mtime for file in (run.log_file, run.lock_file) if file.exists()]
         silent = time.time() - max(written, default=0.0)
         if is_here or silent < _SILENT:
-            return replace(state, state="running", note="" if is_here else who)
-        return replace(state, seconds_left=None, note=f"{who} holds it, and last wrote {_duration(silent)} ago")
-    state = replace(state, seconds_left=None)
-    if (reason := run.path / FAILED).exists():
-        return replace(state, state="failed", note=reason.read_text(encoding="utf-8", errors="replace"))
-    if run.diverged_file.exists():
+            return replace(trained, state="running", note="" if is_here else who)
+        note = f"{who} holds it, and last wrote {_duration(silent)} ago"
+    elif (reason := run.path / FAILED).exists():
+        state, note = "failed", reason.read_text(encoding="utf-8", errors="replace")
+    elif run.diverged_file.exists():
         problem = read_json(run.diverged_file)
-        return replace(state, state="failed", note=f"step {problem['step']}: {problem['what']}")
-    if metrics is not None:
-        return replace(state, note="evaluated as it was when it stopped")
-    return replace(state, note="all steps are taken; --resume evaluates it" if state.progress == 1 else "")
+        state, note = "failed", f"step {problem['step']}: {problem['what']}"
+    return replace(trained, state=state, note=note, seconds_left=None)
 
 
 def _trained(run: RunDirectory, best: str) -> RunState:
     """Return what the log says: progress, val and, by the time when its last line was written, the time left."""
-    last, val, score, broken = None, None, -1.0, 0
-    lines = run.log_file.read_bytes().splitlines() if run.log_file.exists() else []
-    for number, text in enumerate(lines, start=1):
-        if b'"val"' not in text and number < len(lines) - 1:  # most lines of a long log
+    texts, lines = run.log_file.read_bytes().splitlines() if run.log_file.exists() else [], []
+    for number, text in enumerate(texts, start=1):
+        if b'"val"' not in text and number < len(texts) - 1:  # most lines of a long log
             continue
         try:
-            line = json.loads(text)
+            lines.append(json.loads(text))
         except ValueError:
-            broken = broken or number
-            continue
-        last = line
-        if (found := measured(line.get("val") or {}, best)) is not None and found >= score:
-            score, val = found, line["val"]
-    if broken and broken < len(lines):  # a crash cuts only the last line short
-        raise RunError(f"{run.log_file}, line {broken}, is not JSON")
+            if number < len(texts):  # a crash cuts only the last line short
+                raise RunError(f"{run.log_file}, line {number}, is not JSON") from None
+    vals = [line["val"] for line in reversed(lines) if measured(line.get("val") or {}, best) is not None]
+    val = max(vals, key=lambda figures: measured(figures, best) or 0.0, default=None)
     shown = None if val is None else measured(val, shown_measures(val)[0])
-    if last is None or not last["progress"]:
-        return RunState(run.path, progress=None if last is None else 0.0, val=shown)
-    done, total = last["step"] + 1, round(last["step"] / last["progress"])
-    seconds_left = None
+    if not lines or not lines[-1]["progress"]:
+        return RunState(run.path, progress=0.0 if lines else None, val=shown)
+    step, progress, seconds_left = lines[-1]["step"], lines[-1]["progress"], None
+    done, total = step + 1, round(step / progress)
     with suppress(FileNotFoundError):
         first, written = read_json(run.clock_file), run.log_file.stat().st_mtime
         if done > first and (taken := written - run.clock_file.stat().st_mtime) > 0:
@@ -139,25 +127,20 @@ def _chosen_by(path: Path, written: int) -> str:
     return str(RunDirectory(path).content()["train"].get("best", "R@1"))
 
 
-def as_mapping(state: RunState) -> dict[str, Any]:
-    """Return a row for JSON."""
-    return vars(state) | {"path": str(state.path)}
-
-
 def runs_table(states: Sequence[RunState], folder: Path) -> Table:
     """Draw the runs, those that run first, with the notes about them below."""
     title = f"{counted(len(states), 'run')} below {folder}; R@1 (or mAP), mean of both directions, percent"
     table = figure_table(title, "run", "state", "done", "val", "test", "tail", "time left")
     table.columns[1].justify = "left"
-    states = sorted(states, key=lambda state: (STATES.index(state.state), state.path))
-    names = {state.path: str(state.path.relative_to(folder)) for state in states}
-    names = {path: folder.name or str(path) if name == "." else name for path, name in names.items()}
-    for state in states:
+    notes = []
+    for state in sorted(states, key=lambda state: (STATES.index(state.state), state.path)):
+        name = str(state.path.relative_to(folder)) if state.path != folder else folder.name or str(folder)
         done = "" if state.progress is None else f"{100 * state.progress:.0f} %"
         figures = ["" if value is None else in_tenths(value) for value in (state.val, state.test, state.tail)]
         left = "" if state.seconds_left is None else _duration(state.seconds_left)
-        table.add_row(names[state.path], state.state, done, *figures, left)
-    table.caption = "\n".join(f"{names[state.path]}: {state.note}" for state in states if state.note) or None
+        table.add_row(name, state.state, done, *figures, left)
+        notes += [f"{name}: {state.note}"] if state.note else []
+    table.caption = "\n".join(notes) or None
     return table
 
 
@@ -176,10 +159,7 @@ def _duration(seconds: float) -> str:
 
 
 def closing_lines(path: Path) -> list[str]:
-    """Say where a run is, how its tail compares with the recipe's last run on these data, and how to look at it.
-
-    The last run is looked for beside this one: a finished one, with the same recipe name, data path and queries.
-    """
+    """Say where a run is, how its tail compares with the recipe's last run beside it, and how to look at it."""
     run = RunDirectory(path)
     metrics = read_json(run.metrics_file)
     measure = shown_measures(metrics)[0]
@@ -196,20 +176,17 @@ def closing_lines(path: Path) -> list[str]:
 
 
 def _run_before(run: RunDirectory, metrics: Mapping[str, Any]) -> RunDirectory | None:
-    """Return the newest other run in the same folder of the same recipe on the same queries."""
+    """Return the newest other finished run in the same folder of the same recipe name, data path and queries."""
     content = run.content()
-    files = {file: file.stat().st_mtime for file in run.path.absolute().parent.glob("*/metrics.json")}
-    for file in sorted(files, key=lambda file: -files[file]):
+    files = run.path.absolute().parent.glob("*/metrics.json")
+    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
         other = RunDirectory(run.path.parent / file.parent.name)
         with suppress(Exception):  # a damaged run is none to compare with
-            scores, alike = read_json(file), ("split", "num_media", "num_captions")
+            scores, recipe = read_json(file), other.content()
             if file.samefile(run.metrics_file) or "stopped_at" in scores:
                 continue
-            recipe = other.content()
-            if (
-                all(scores[key] == metrics[key] for key in alike)
-                and recipe["name"] == content["name"]
-                and recipe["data"]["path"] == content["data"]["path"]
-            ):
+            is_alike = all(scores[key] == metrics[key] for key in ("split", "num_media", "num_captions"))
+            is_alike &= recipe["name"] == content["name"] and recipe["data"]["path"] == content["data"]["path"]
+            if is_alike:
                 return other
     return None

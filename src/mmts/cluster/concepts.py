@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mmts.cluster.on_ray import connected, run_tasks
-from mmts.cluster.parts import parse_part
+from mmts.cluster.on_ray import connected, parse_part, run_tasks
 from mmts.cluster.stored import Stored, open_stored
 from mmts.concepts import ConceptDistribution, assign_rows, sampled_centroids
 from mmts.concepts.encoders import open_encoder
@@ -37,8 +36,7 @@ def cluster(
 
     path: a folder of `mmts embed` or of clip-retrieval, a .npy file, or parquet (see `open_stored`).
     part: `I/N`, the I-th of N processes, which assigns a share of the rows; whoever comes last writes `out`.
-    ray: the address of a Ray cluster (see `connected`) that assigns the rows; its nodes must see the embeddings and the
-        folder of `out`.
+    ray: the address of a Ray cluster (see `connected`); its nodes must see the embeddings and the folder of `out`.
     column: of parquet, the lists of numbers.
     encoder: the model that made the embeddings, which evaluation needs to find the concepts of other captions.
 
@@ -82,7 +80,10 @@ def cluster(
             console.print(f"part {number} of {count} is done; {counted(missing, 'part')} to come")
             return None
         labels = np.concatenate([np.load(file, allow_pickle=False) for file in files])
-        concepts = _named(stored, labels, centroids, encoder, {"num_concepts": num_concepts, "seed": seed})
+        about: dict[str, Any] = {"encoder": encoder, "num_concepts": num_concepts, "seed": seed}
+        concepts = ConceptDistribution.from_clusters(labels, centroids, captions=_captions(stored), **about)
+        if encoder is None:
+            console.print("note: a run needs --encoder, the model that made the embeddings, to use these concepts")
         concepts.save(out)
         for file in (*files, shared, *(file for file in leftovers(folder) if job in file.name)):
             file.unlink()
@@ -108,21 +109,15 @@ def _save(path: Path, array: Any) -> None:
         np.save(file, array)
 
 
-def _named(
-    stored: Stored, labels: Any, centroids: Any, encoder: str | None, about: dict[str, Any]
-) -> ConceptDistribution:
-    """Return the concepts, with names if captions are stored beside the embeddings and fit into memory."""
+def _captions(stored: Stored) -> list[str] | None:
+    """Return the captions, to name the concepts by, if they are stored beside the embeddings and fit into memory."""
     captions, why = None, ""
     if stored.caption_column is None:
         why = "no captions are stored beside the embeddings"
-    elif len(labels) > _NAMED:
+    elif len(stored.rows.values) > _NAMED:
         why = f"there are more than {_NAMED:,} captions"
-    else:
-        captions = list(stored.captions())
-        if not all(map(str.strip, captions)):
-            captions, why = None, "some captions are empty"
+    elif not all(map(str.strip, captions := list(stored.captions()))):
+        captions, why = None, "some captions are empty"
     if why:
         console.print(f"note: {why}, so concepts have numbers for names")
-    if encoder is None:
-        console.print("note: a run can use these concepts only if --encoder names the model that made the embeddings")
-    return ConceptDistribution.from_clusters(labels, centroids, captions=captions, encoder=encoder, **about)
+    return captions

@@ -1,5 +1,6 @@
 """`mmts curate`: which training media to keep, by the sizes of their concepts, and without near duplicates."""
 
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from mmts.data.batches.sampling import copy_numbers
 from mmts.data.keys import check_uids, write_keys
 from mmts.data.records import Split
 from mmts.errors import InputError, RecipeError, counted, percent
-from mmts.files import atomic_write
 from mmts.recipe.sections import Columns, Concepts, Data
+from mmts.report.charts import logarithmic_ticks, picture
 from mmts.training.concepts import build_distribution
 from mmts.training.splits import open_data
 
@@ -51,7 +52,7 @@ def curate(
         raise RecipeError("--dedup and --embeddings (a folder of mmts embed --side media --split train) go together")
     dataset = open_data(Data(columns=columns or Columns()), data)
     split = dataset.split("train")
-    ids = [medium.id for medium in split.media]
+    ids = [*split.ids()]
     check_uids(out, ids)
     distribution = build_distribution(concepts or Concepts(), split)
     labels = distribution.labels[split.first].numpy()
@@ -62,18 +63,18 @@ def curate(
     if cap is not None or power is not None:
         sizes = np.bincount(labels[kept], minlength=distribution.num_concepts)
         wanted = np.minimum(sizes, cap) if cap is not None else powered(sizes, power or 0.0)
-        kept = draw(labels, kept, wanted, np.random.default_rng(seed))
+        order = np.random.default_rng(seed).permutation(kept)
+        kept = np.sort(order[copy_numbers(labels[order]) < wanted[labels[order]]])
     is_tail = distribution.groups()[split.first].numpy() == TAIL
     shares = [percent(float(part.mean())) for part in (is_tail, is_tail[kept])]
-    write_keys(out, [ids[at] for at in kept.tolist()])
-    picture = out.with_suffix(".png")
-    _draw(picture, np.bincount(labels), np.bincount(labels[kept], minlength=int(labels.max()) + 1))
-    console.print(
-        f"kept {len(kept):,} of {counted(split.num_media, 'training medium', 'training media')}: the tail's share goes "
-        f"from {shares[0]} to {shares[1]}\n"
-        f"ids: {out}\npicture: {picture}\nto train on them: --set data.keep={out}"
-    )
-    return [ids[at] for at in kept.tolist()]
+    chosen = [ids[at] for at in kept.tolist()]
+    write_keys(out, chosen)
+    drawn = out.with_suffix(".png")
+    _draw(drawn, np.bincount(labels), np.bincount(labels[kept], minlength=int(labels.max()) + 1))
+    media = counted(split.num_media, "training medium", "training media")
+    console.print(f"kept {len(kept):,} of {media}: the tail's share goes from {shares[0]} to {shares[1]}")
+    console.print(f"ids: {out}\npicture: {drawn}\nto train on them: --set data.keep={out}")
+    return chosen
 
 
 def powered(sizes: npt.NDArray[np.int64], power: float) -> npt.NDArray[np.int64]:
@@ -84,24 +85,7 @@ def powered(sizes: npt.NDArray[np.int64], power: float) -> npt.NDArray[np.int64]
     """
     least = int(sizes[sizes > 0].min())
     wanted: npt.NDArray[np.int64] = np.rint(least * (sizes / least) ** power).astype(np.int64)
-    return np.minimum(np.where(sizes > 0, wanted, 0), sizes)
-
-
-def draw(
-    labels: npt.NDArray[np.int64],
-    places: npt.NDArray[np.int64],
-    wanted: npt.NDArray[np.int64],
-    rng: np.random.Generator,
-) -> npt.NDArray[np.int64]:
-    """Return a random choice of places, in order: of each concept as many as are wanted.
-
-    >>> draw(np.array([0, 0, 0, 1]), np.array([0, 1, 2, 3]), np.array([1, 1]), np.random.default_rng(0)).tolist()
-    [2, 3]
-    """
-    order = rng.permutation(places)
-    concept = labels[order]
-    chosen: npt.NDArray[np.int64] = np.sort(order[copy_numbers(concept) < wanted[concept]])
-    return chosen
+    return np.minimum(wanted, sizes)
 
 
 def distinct(rows: npt.NDArray[np.float32], threshold: float) -> npt.NDArray[np.int64]:
@@ -113,19 +97,16 @@ def distinct(rows: npt.NDArray[np.float32], threshold: float) -> npt.NDArray[np.
     if not 0.0 < threshold <= 1.0:
         raise InputError(f"--dedup {threshold}: it is a cosine, above 0 and at most 1")
     kept: list[int] = []
+    size = max(64, _AT_ONCE // len(rows))
     with progress_bar("near duplicates", len(rows), "media") as bar:
-        start = 0
-        while start < len(rows):
-            block = rows[start : start + max(64, _AT_ONCE // max(1, len(rows)))]
-            new = np.ones(len(block), bool)
-            if kept:
-                new = (rows[kept] @ block.T).max(axis=0) < threshold
+        for start in range(0, len(rows), size):
+            block = rows[start : start + size]
+            new = (rows[kept] @ block.T).max(axis=0, initial=-1.0) < threshold
             inside = block @ block.T
             for at in range(len(block)):
                 if new[at]:
                     new[at + 1 :] &= inside[at, at + 1 :] < threshold
             kept += [start + at for at in np.flatnonzero(new).tolist()]
-            start += len(block)
             bar.advance(len(block))
     return np.array(kept, np.int64)
 
@@ -134,10 +115,9 @@ def _rows_of(folder: Path, split: Split) -> npt.NDArray[np.float32]:
     """Return the embeddings of a split's media; raises InputError naming the first medium that differs."""
     stored = open_folder(folder)
     parts = [stored.read(part) for part in range(stored.num_parts)]
-    names = [name for _, table in parts for name in table["id"].to_pylist()]
-    ids = [medium.id for medium in split.media]
+    names, ids = [name for _, table in parts for name in table["id"].to_pylist()], [*split.ids()]
     if names != ids:
-        at = next((at for at, (name, key) in enumerate(zip(names, ids, strict=False)) if name != key), len(names))
+        at = next(at for at, (name, key) in enumerate(zip_longest(names, ids)) if name != key)
         raise InputError(
             f"{folder} has {len(names):,} rows and train {len(ids):,} media, which differ from row {at} on; "
             "`mmts embed DATA --side media --split train` makes a folder that fits"
@@ -147,19 +127,14 @@ def _rows_of(folder: Path, split: Split) -> npt.NDArray[np.float32]:
 
 def _draw(path: Path, before: npt.NDArray[np.int64], after: npt.NDArray[np.int64]) -> None:
     """Draw the sizes of the concepts before and after, the largest first, as a PNG file."""
-    from matplotlib.figure import Figure
-
     order = np.argsort(-before, kind="stable")
-    figure = Figure(figsize=(7, 3.4), dpi=125, layout="constrained")
-    axes = figure.subplots()
-    for sizes, color, label in ((before, "#bbbbbb", "all"), (after, "#1f5fa8", "kept")):
-        name = f"{label}: {counted(int(sizes.sum()), 'medium', 'media')}"
-        axes.bar(np.arange(len(order)) + 1, sizes[order], width=1.0, color=color, label=name)
-    axes.set_yscale("log")
-    axes.set_ylim(bottom=0.8)
-    axes.set_xlabel("concepts, largest first")
-    axes.set_ylabel("training media (log scale)")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png")
+    with picture(path, 700, 340) as axes:
+        for sizes, color, label in ((before, "#bbbbbb", "all"), (after, "#1f5fa8", "kept")):
+            name = f"{label}: {counted(int(sizes.sum()), 'medium', 'media')}"
+            axes.bar(np.arange(len(order)) + 1, sizes[order], width=1.0, color=color, label=name)
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=0.8)
+        logarithmic_ticks(axes.yaxis, 1, int(before.max()))
+        axes.set_xlabel("concepts, largest first")
+        axes.set_ylabel("training media (log scale)")
+        axes.legend(frameon=False)

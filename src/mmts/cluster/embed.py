@@ -1,31 +1,27 @@
-"""`mmts embed`: the embeddings of captions or media as float16 .npy parts, with ids and hashes in parquet.
-
-The folder is laid out as clip-retrieval's: text_emb/text_emb_00000.npy, or img_emb/..., and
-metadata/metadata_00000.parquet.
-"""
+"""`mmts embed`: embeddings as float16 .npy parts, ids and hashes as parquet, in the layout of clip-retrieval."""
 
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import PositiveInt, TypeAdapter, ValidationError
 
-from mmts.cluster.on_ray import connected, run_tasks
-from mmts.cluster.parts import parse_part
+from mmts.cluster.on_ray import connected, parse_part, run_tasks
 from mmts.console import console, progress_bar
 from mmts.data.media.checks import content_name
 from mmts.data.media.reading import tell_warnings
 from mmts.data.records import Split
 from mmts.errors import DataError, RunError, check_one_of, counted, few
 from mmts.files import atomic_write, content_hash, locked, read_json, write_json
-from mmts.recipe.recipe import whole_start
+from mmts.recipe.model_section import whole_start
 from mmts.recipe.sections import Columns, Data
 from mmts.training.encoder import Encoder, open_encoder
 from mmts.training.splits import open_data, resolved
@@ -38,16 +34,13 @@ _SHARES = 8  # of the parts per Ray worker, so that a fast one takes more of the
 
 @dataclass(frozen=True)
 class EmbeddingsFolder:
-    """A folder of embeddings in parts, as `embed` writes it.
-
-    num_rows, width: of all parts together; rows_per_part: of each part but the last.
-    """
+    """A folder of embeddings in parts, as `embed` writes it; every part but the last has `rows_per_part` rows."""
 
     path: Path
-    side: str  # text or media
-    num_rows: int
-    width: int
-    rows_per_part: int
+    side: Literal["text", "media"]
+    num_rows: PositiveInt
+    width: PositiveInt
+    rows_per_part: PositiveInt
 
     @property
     def num_parts(self) -> int:
@@ -84,12 +77,12 @@ class EmbeddingsFolder:
                 raise DataError(f"there is no {file}: part {part} is missing")
         try:
             rows, columns = np.load(array, allow_pickle=False), pq.read_table(table)
-            number, stored = len(self.rows(part)), columns.schema.metadata[_HASH].decode()
-            right = rows.dtype == np.float16 and rows.shape == (number, self.width) and len(columns) == number
-            right = right and {"id", "content"} <= {*columns.column_names} and stored == _hash_of(rows)
+            is_whole = columns.schema.metadata[_HASH].decode() == _hash_of(rows)
+            is_whole &= rows.shape == (len(self.rows(part)), self.width)
+            is_whole &= {"id", "content"} <= {*columns.column_names}
         except Exception:  # numpy and pyarrow raise nearly anything on a damaged file
-            raise DataError(f"part {part} is damaged: {array} or {table} cannot be read") from None
-        if not right:
+            is_whole = False
+        if not is_whole:
             raise DataError(f"part {part} is damaged: {array} is not the one that {table} was written for")
         return rows, columns
 
@@ -104,11 +97,10 @@ class _Job:
 
     encoder: Encoder
     split: Split
-    side: str  # text or media
+    side: str
 
     @classmethod
     def open(cls, data: Path, model: str, side: str, split_name: str | None, columns: Columns | None) -> "_Job":
-        """Open what `embed` is given."""
         dataset = open_data(Data(columns=columns or Columns()), data)
         split = dataset.whole() if split_name is None else dataset.split(split_name)
         return cls(open_encoder(model, split.media), split, side)
@@ -116,10 +108,6 @@ class _Job:
     @cached_property
     def width(self) -> int:
         return int(self.encoder.text(["width"]).shape[1])
-
-    @property
-    def num_rows(self) -> int:
-        return self.split.num_captions if self.side == "text" else self.split.num_media
 
     @cached_property
     def ids(self) -> list[str]:
@@ -134,27 +122,23 @@ class _Job:
         own = self.split.captions if self.side == "text" else [medium.place for medium in self.split.media]
         return content_hash(*self.ids, *own)
 
-    def compute(self, rows: range) -> tuple[npt.NDArray[np.float16], pa.Table]:
-        """Return the embeddings of rows, zeros for a medium that cannot be read, and their ids, captions and hashes."""
-        part = slice(rows.start, rows.stop)
-        columns: dict[str, Any] = {"id": pa.array(self.ids[part], pa.string())}
-        if self.side == "text":
-            captions = list(self.split.captions[part])
-            computed = self.encoder.text(captions)
-            columns |= {"caption": captions, "content": [content_hash(caption) for caption in captions]}
-        else:
-            media = self.split.media[part]
-            computed = self.encoder.media_or_zeros(media, self.width)
-            names: list[str | None] = [None] * len(media)
-            for at in np.flatnonzero(computed.any(axis=1)).tolist():
-                names[at] = content_name(media[at])
-            columns["content"] = pa.array(names, pa.string())
-        return computed.astype(np.float16), pa.table(columns)
-
     def write(self, folder: EmbeddingsFolder, part: int) -> tuple[int, int]:
-        """Compute and write a part; return its number of rows, and how many of them could not be read."""
-        rows, table = self.compute(folder.rows(part))
-        folder.write(part, rows, table)
+        """Compute and write a part; return its number of rows, and how many are zeros, of media that cannot be read."""
+        rows = folder.rows(part)
+        at = slice(rows.start, rows.stop)
+        columns: dict[str, Any] = {"id": pa.array(self.ids[at], pa.string())}
+        if self.side == "text":
+            columns["caption"] = captions = list(self.split.captions[at])
+            computed = self.encoder.text(captions)
+            columns["content"] = [*map(content_hash, captions)]
+        else:
+            media = self.split.media[at]
+            computed = self.encoder.media_or_zeros(media, self.width)
+            is_read: Any = computed.any(axis=1).tolist()
+            names = [content_name(medium) if read else None for medium, read in zip(media, is_read, strict=True)]
+            columns["content"] = pa.array(names, pa.string())
+        table = pa.table(columns)
+        folder.write(part, computed.astype(np.float16), table)
         return len(rows), table["content"].null_count
 
 
@@ -173,12 +157,10 @@ def embed(
     """Embed the captions or the media of data into the folder `out`, part by part, and return the folder.
 
     Parts that are there and whole are kept, damaged ones are computed again, so an interrupted command is resumed by
-    repeating it. Several processes, started with `part` 1/N to N/N, share the work; the folder must be on a disk that
-    all of them see, or their folders are put together afterwards.
+    repeating it. The folder must be on a disk that all processes see, or their folders are put together afterwards.
 
     model: a run, or a pretrained model (docs/pretrained.md).
-    side: "text" or "media".
-    part: `I/N`, the I-th of N processes.
+    part: `I/N`, the I-th of N processes that share the work.
     ray: the address of a Ray cluster (see `connected`) that computes the parts; its nodes must see the data and `out`.
     split_name: None is all splits.
 
@@ -190,14 +172,14 @@ def embed(
     job = _Job.open(*source)
     folder = _begin(job, out, rows_per_part, {"model": model, "data": str(source[0]), "split": split_name})
     mine = range(folder.num_parts)[number - 1 :: count]  # every count-th, so that all processes end together
-    kinds = "captions" if side == "text" else f"{job.encoder.kind}s"
+    kind = "caption" if side == "text" else job.encoder.kind
     share = "" if count == 1 else f"{len(mine)} of "
     parts = f"{share}{counted(folder.num_parts, 'part')}"
-    console.print(f"embedding {counted(folder.num_rows, kinds[:-1])} by {model}: {parts}")
+    console.print(f"embedding {counted(folder.num_rows, kind)} by {model}: {parts}")
     missing, unreadable = [part for part in mine if not _is_whole(folder, part)], 0
     total, left = (sum(len(folder.rows(part)) for part in parts) for parts in (mine, missing))
     written = (job.write(folder, part) for part in missing) if ray is None else _on_ray(ray, source, folder, missing)
-    with progress_bar(f"embedding {kinds}", total, kinds, total - left) as bar, closing(written):
+    with progress_bar(f"embedding {kind}s", total, f"{kind}s", total - left) as bar, closing(written):
         for num_rows, num_unreadable in written:
             unreadable += num_unreadable
             bar.advance(num_rows)
@@ -205,9 +187,8 @@ def embed(
     if unreadable:
         media = counted(unreadable, "medium", "media")
         console.print(f"note: {media} cannot be read; their rows are zeros, and their `content` is empty")
-    console.print(
-        f"embeddings: {out}; {counted(len(missing), 'part')} computed, {len(mine) - len(missing)} already there"
-    )
+    done = len(mine) - len(missing)
+    console.print(f"embeddings: {out}; {counted(len(missing), 'part')} computed, {done} already there")
     return folder
 
 
@@ -230,18 +211,18 @@ def _on_ray(
         return
     with connected(address) as workers:
         n = min(len(missing), _SHARES * workers)
-        tasks = [(source, folder.path.absolute(), folder.rows_per_part, missing[at::n]) for at in range(n)]
+        tasks = [(source, replace(folder, path=folder.path.absolute()), missing[at::n]) for at in range(n)]
         yield from (written for _, written in run_tasks(_write_share, tasks))
 
 
 _kept_job = lru_cache(1)(_Job.open)  # a process that gets another share opens the model and the data once
 
 
-def _write_share(source: tuple[Any, ...], out: Path, rows_per_part: int, parts: Sequence[int]) -> tuple[int, int]:
+def _write_share(source: tuple[Any, ...], folder: EmbeddingsFolder, parts: Sequence[int]) -> tuple[int, int]:
     """Write those of the parts that an earlier attempt has not written, and check all of them."""
-    open_folder(out)  # a node that does not see the folder must not make one of its own
+    open_folder(folder.path)  # a node that does not see the folder must not make one of its own
     job = _kept_job(*source)
-    folder = _begin(job, out, rows_per_part, {})
+    _begin(job, folder.path, folder.rows_per_part, {})
     for part in parts:
         if not _is_whole(folder, part):
             job.write(folder, part)
@@ -251,14 +232,13 @@ def _write_share(source: tuple[Any, ...], out: Path, rows_per_part: int, parts: 
 
 def _begin(job: _Job, out: Path, rows_per_part: int, names: dict[str, Any]) -> EmbeddingsFolder:
     """Record what the folder holds, or check that it holds the same."""
-    about: dict[str, Any] = {"side": job.side, "num_rows": job.num_rows, "width": job.width}
+    about: dict[str, Any] = {"side": job.side, "num_rows": len(job.ids), "width": job.width}
     about |= {"rows_per_part": rows_per_part, "model_fingerprint": job.encoder.fingerprint, "contents": job.contents}
     if not (out / ABOUT).exists():
         with locked(out / ".lock", wait=True):
             if not (out / ABOUT).exists():
                 write_json(out / ABOUT, {**names, **about})
-    stored = read_json(out / ABOUT)
-    folder = _folder(out, stored)
+    folder, stored = open_folder(out), read_json(out / ABOUT)
     for key, value in about.items():
         if stored.get(key) != value:
             raise RunError(
@@ -271,31 +251,22 @@ def open_folder(path: Path) -> EmbeddingsFolder:
     """Return a folder that `embed` wrote. Raises RunError if it is something else."""
     if not (path / ABOUT).is_file():
         raise RunError(f"{path} is not a folder of embeddings: it lacks {ABOUT}, which `mmts embed` writes")
-    return _folder(path, read_json(path / ABOUT))
-
-
-def _folder(path: Path, about: Any) -> EmbeddingsFolder:
+    about = read_json(path / ABOUT)
     try:
-        numbers = {key: int(about[key]) for key in ("num_rows", "width", "rows_per_part")}
-        if about["side"] in FOLDERS and min(numbers.values()) >= 1:
-            return EmbeddingsFolder(path, about["side"], **numbers)
-    except (TypeError, LookupError, ValueError, OverflowError):
-        pass
-    raise RunError(f"{path / ABOUT} is damaged")
+        return TypeAdapter(EmbeddingsFolder).validate_python({**about, "path": path})
+    except (TypeError, ValidationError):
+        raise RunError(f"{path / ABOUT} is damaged") from None
 
 
 def join(path: Path) -> EmbeddingsFolder:
-    """Check that no part of a folder of embeddings is missing or damaged, and that no row is there twice.
-
-    Raises DataError, naming the parts or the id, if so.
-    """
+    """Raise DataError naming the parts of a folder of embeddings that are missing or damaged, or an id that repeats."""
     folder = open_folder(path)
-    problems, seen, zeros = [], Counter[str](), 0
+    problems, ids, zeros = [], Counter[str](), 0
     with progress_bar("checking", folder.num_parts, "parts") as bar:
         for part in range(folder.num_parts):
             try:
                 _, table = folder.read(part)
-                seen.update(table["id"].to_pylist())
+                ids.update(table["id"].to_pylist())
                 zeros += table["content"].null_count
             except DataError as error:
                 problems.append(str(error))
@@ -303,7 +274,7 @@ def join(path: Path) -> EmbeddingsFolder:
     if problems:
         parts = f"{counted(len(problems), 'part')} of {folder.num_parts}"
         raise DataError(f"{path}: {parts} to compute again: {few(problems)}")
-    ((most, times),) = seen.most_common(1)
+    ((most, times),) = ids.most_common(1)
     if times > 1:
         raise DataError(f"{path}: the id {most!r} is there {times} times")
     left = f", {zeros} of them zeros (unreadable)" if zeros else ""

@@ -1,7 +1,8 @@
-"""The tasks of a long job on a Ray cluster, which gives a task again to another process or node if one is lost."""
+"""How a long job is divided: `--part I/N`, or the tasks of a Ray cluster, which repeats those that are lost."""
 
 import os
 import platform
+import re
 import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,25 @@ _ANSWER = 10.0  # seconds for a cluster to answer
 _POLL = 0.2  # seconds between checks for a stop signal
 _GRACE = 60.0  # seconds for tasks to end, and for runs to write their checkpoints
 _RETRIES = 3  # of a task whose process is killed, whose node is lost or whose disk is full
+
+
+def parse_part(text: str | None, ray: str | None = None) -> tuple[int, int]:
+    """Return (I, N) of `--part I/N`, the I-th of N processes, I from 1 to N; (1, 1) for None.
+
+    Raises InputError for anything else, and if `ray`, the address of a cluster that divides the work, is given, too.
+
+    >>> parse_part("3/8"), parse_part(None)
+    ((3, 8), (1, 1))
+    """
+    if text is None:
+        return 1, 1
+    if ray is not None:
+        raise InputError(f"--part {text} and --ray {ray} both divide the work; give one of them")
+    matched = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+    number, count = (int(matched[1]), int(matched[2])) if matched else (0, 0)
+    if not 1 <= number <= count:
+        raise InputError(f"--part {text}: it must be I/N, the I-th of N processes, with I from 1 to N, such as 1/8")
+    return number, count
 
 
 @contextmanager
@@ -46,12 +66,10 @@ def connected(address: str) -> Iterator[int]:
         raise RunError(f"--ray {address}: no cluster answers there ({first_line(error)})") from None
     try:
         resources = ray.cluster_resources()
-        kind = "GPU" if resources.get("GPU") else "CPU"
-        at_once = max(1, int(resources.get(kind, 0)))
-        unit = "GPU" if kind == "GPU" else "core"
+        number, unit = (resources["GPU"], "GPU") if resources.get("GPU") else (resources.get("CPU", 1), "core")
         nodes = sum(node["Alive"] for node in ray.nodes())
-        console.print(f"on Ray: {counted(at_once, unit)} of {counted(nodes, 'node')}")
-        yield at_once
+        console.print(f"on Ray: {counted(int(number), unit)} of {counted(nodes, 'node')}")
+        yield int(number)
     finally:
         ray.shutdown()
 

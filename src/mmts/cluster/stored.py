@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +50,11 @@ class Stored:
     @cached_property
     def caption_column(self) -> str | None:
         """The column of captions that all tables have."""
-        names = []
+        common = {*_CAPTIONS} if self.tables else set()
         for file in self.tables:
             with open_parquet(file) as table:
-                names.append({*table.schema_arrow.names})
-        return next((name for name in _CAPTIONS if names and name in set.intersection(*names)), None)
+                common &= {*table.schema_arrow.names}
+        return next((name for name in _CAPTIONS if name in common), None)
 
     def captions(self) -> Iterator[str]:
         """Yield the captions, file by file."""
@@ -66,19 +65,20 @@ class Stored:
 
 
 def open_stored(path: Path, column: str = "embedding") -> Stored:
-    """Open the embeddings of texts at a path; nothing is read into memory but the columns of parquet.
+    """Open the embeddings of texts at a path; nothing is read into memory yet.
 
     path: a .npy file, a parquet file or a folder of them, whose `column` holds lists of numbers, or a folder with
         text_emb/*.npy (and metadata/*.parquet), as `mmts embed` and clip-retrieval write it.
 
-    Raises DataError naming a file that is missing, damaged, of another width, or has another number of rows than its
-    table.
+    Raises DataError naming a file that is missing, damaged, of another width, or of another length than its table.
     """
     if path.is_dir() and (arrays := sorted((path / FOLDERS["text"]).glob("*.npy"))):
         tables, rows = sorted((path / "metadata").glob("*.parquet")), _joined(arrays)
         if (path / ABOUT).is_file() and (found := len(rows.values)) != (wanted := open_folder(path).num_rows):
             raise DataError(f"{path} has {found:,} of {wanted:,} rows; `mmts embed --join {path}` names missing parts")
-        return Stored(rows, _fitting(tables, arrays))
+        if tables:
+            _check_fit(tables, arrays)
+        return Stored(rows, tuple(tables))
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not path.exists() or not files:
         why = f"has no {FOLDERS['text']}/*.npy and no *.parquet" if path.is_dir() else why_missing(path)
@@ -92,27 +92,24 @@ def open_stored(path: Path, column: str = "embedding") -> Stored:
 
 def _joined(files: Sequence[Path]) -> StoredRows:
     parts = [open_rows(file) for file in files]
-    for file, part in zip(files, parts, strict=True):
-        if (width := part.values.shape[1]) != (first := parts[0].values.shape[1]):
-            raise DataError(f"{file} has rows of {width} numbers, and {files[0]} of {first}")
+    widths = [part.values.shape[1] for part in parts]
+    for file, width in zip(files, widths, strict=True):
+        if width != widths[0]:
+            raise DataError(f"{file} has rows of {width} numbers, and {files[0]} of {widths[0]}")
     values: Any = JoinedRows([part.values for part in parts])
     return StoredRows(values, content_hash(*(part.file for part in parts)))
 
 
-def _fitting(tables: Sequence[Path], arrays: Sequence[Path]) -> tuple[Path, ...]:
-    """Return the tables beside arrays; DataError names one that is missing or has other rows than its array."""
-    if not tables:
-        return ()
+def _check_fit(tables: Sequence[Path], arrays: Sequence[Path]) -> None:
+    """Raise DataError naming a table beside arrays that is missing, or that has other rows than its array."""
     if len(tables) != len(arrays):
-        raise DataError(
-            f"{arrays[0].parent} has {len(arrays)} files and {tables[0].parent} {len(tables)}; one is missing"
-        )
+        folders = arrays[0].parent, tables[0].parent
+        raise DataError(f"{folders[0]} has {len(arrays)} files and {folders[1]} {len(tables)}; one is missing")
     for table, array in zip(tables, arrays, strict=True):
         with open_parquet(table) as opened:
             counts = opened.metadata.num_rows, len(np.load(array, mmap_mode="r"))
         if counts[0] != counts[1]:
             raise DataError(f"{table} has {counts[0]:,} rows, and {array} has {counts[1]:,}")
-    return tuple(tables)
 
 
 def _as_array(file: Path, column: str) -> Path:
@@ -125,24 +122,21 @@ def _as_array(file: Path, column: str) -> Path:
     with open_parquet(file) as table:
         if column not in (names := table.schema_arrow.names):
             raise DataError(f"{file} has no column {column!r}; {nearest(column, names)} (--column NAME names it)")
-        batches = (batch.column(0) for batch in table.iter_batches(batch_size=_ROWS, columns=[column]))
-        first = _numbers(next(batches, None), file, column)
-        shape = table.metadata.num_rows, first.shape[1]
+        width = None
         with atomic_write(target) as output:
-            np.lib.format.write_array_header_1_0(output, {"descr": "<f2", "fortran_order": False, "shape": shape})
-            for rows in chain([first], (_numbers(batch, file, column) for batch in batches)):
-                if rows.shape[1] != shape[1]:
-                    raise DataError(f"{file}: rows of {column!r} have {shape[1]} and {rows.shape[1]} numbers")
+            for batch in table.iter_batches(batch_size=_ROWS, columns=[column]):
+                try:
+                    lists = batch.column(0).to_numpy(zero_copy_only=False)
+                    rows = np.stack([np.asarray(row, np.float16) for row in lists])
+                except (TypeError, ValueError):
+                    rows = np.empty(0, np.float16)
+                if rows.ndim != 2 or width not in (None, rows.shape[1]):
+                    raise DataError(f"{file}: {column!r} does not hold lists of numbers, all of one length")
+                if width is None:
+                    width = rows.shape[1]
+                    about = {"descr": "<f2", "fortran_order": False, "shape": (table.metadata.num_rows, width)}
+                    np.lib.format.write_array_header_1_0(output, about)
                 output.write(rows.tobytes())
+            if width is None:
+                raise DataError(f"{file} has no rows")
     return target
-
-
-def _numbers(lists: Any, file: Path, column: str) -> npt.NDArray[np.float16]:
-    """Return the rows of lists of numbers, all of one length; DataError names the file and the column."""
-    try:
-        rows = np.stack([np.asarray(row, np.float16) for row in lists.to_numpy(zero_copy_only=False)])
-    except (AttributeError, TypeError, ValueError):
-        rows = np.empty(0, np.float16)
-    if rows.ndim != 2:
-        raise DataError(f"{file}: {column!r} does not hold lists of numbers, all of one length")
-    return rows

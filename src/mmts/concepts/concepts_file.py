@@ -49,18 +49,17 @@ def read_concepts(path: str | Path, encoder: EncoderName | None) -> dict[str, An
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         meta = json.loads(arrays["meta"].tobytes())
-        _check_format(path, meta["format"])
-        keys = [_decode_key(key) for key in meta["keys"]] if "keys" in meta else None
-        _check_stored(arrays, meta, keys)
-        fields: dict[str, Any] = {"names": meta["names"], "provenance": meta["provenance"], "keys": keys}
+        _check_stored(path, arrays, meta)
+        fields: dict[str, Any] = {"names": meta["names"], "provenance": meta["provenance"]}
+        fields["keys"] = [_decode_key(key) for key in meta["keys"]] if "keys" in meta else None
         fields |= {name: torch.from_numpy(arrays[name]) for name in ("labels", "sizes", "centroids") if name in arrays}
         if "ids" in arrays:
             fields |= {"several": _checked_members(arrays, meta["of"]), "of": meta["of"]}
         if encoder is not None:
             fields["encoder"] = open_encoder(encoder)
         elif "tfidf_vocabulary" in meta:
-            state = meta["tfidf_vocabulary"], arrays["tfidf_idf"], arrays["tfidf_components"]
-            fields["encoder"] = TfidfEncoder(*state)
+            tables = arrays["tfidf_idf"], arrays["tfidf_components"]
+            fields["encoder"] = TfidfEncoder(meta["tfidf_vocabulary"], *tables)
     except MmtsError:
         raise
     except KeyError as error:
@@ -70,24 +69,18 @@ def read_concepts(path: str | Path, encoder: EncoderName | None) -> dict[str, An
     return fields
 
 
-def _check_format(path: str | Path, version: Any) -> None:
-    if version != FORMAT:
-        raise DataError(f"{path}: concepts of format {quoted(version)}; this version of mmts reads format {FORMAT}")
-
-
-def _check_stored(arrays: dict[str, Any], meta: dict[str, Any], keys: list[Hashable] | None) -> None:
-    """Raise ValueError if the contents of a file do not fit together."""
+def _check_stored(path: str | Path, arrays: dict[str, Any], meta: dict[str, Any]) -> None:
+    """Raise DataError if a file has another format, and ValueError if its contents do not fit together."""
+    if meta["format"] != FORMAT:
+        found = f"concepts of format {quoted(meta['format'])}"
+        raise DataError(f"{path}: {found}; this version of mmts reads format {FORMAT}")
     labels, sizes, centroids = arrays["labels"], arrays["sizes"], arrays.get("centroids")
-    K = len(sizes)
-    if not all(array.ndim == 1 and array.dtype == np.int64 for array in (labels, sizes)):
-        raise ValueError("labels and sizes must be (N,) and (K,) int64")
-    if not K or sizes.min() < 1 or (len(labels) and not 0 <= labels.min() <= labels.max() < K):
+    K, names, keys = len(sizes), meta["names"], meta.get("keys")
+    if not (_are_whole(labels, sizes) and K and sizes.min() > 0 and (not len(labels) or _are_ids(labels, K))):
         raise ValueError("labels must lie in [0, number of concepts), and every concept must have a sample")
-    named = isinstance(meta["names"], list) and len(meta["names"]) == K and (keys is None or len(keys) == K)
-    if not named or not isinstance(meta["provenance"], dict):
-        raise ValueError("every concept must have a name, and the distribution a source")
-    if (keys is None) == (centroids is None):
-        raise ValueError("concepts must be either of keys or of centroids")
+    named = isinstance(names, list) and K == len(names) == len(names if keys is None else keys)
+    if not named or not isinstance(meta["provenance"], dict) or (keys is None) == (centroids is None):
+        raise ValueError("every concept must have a name, a source, and either a key or a centroid")
     if centroids is not None:
         is_table = centroids.ndim == 2 and len(centroids) == K and centroids.dtype == np.float32
         if not is_table or not np.isfinite(centroids).all():
@@ -96,21 +89,25 @@ def _check_stored(arrays: dict[str, Any], meta: dict[str, Any], keys: list[Hasha
 
 def _checked_members(arrays: dict[str, Any], of: Any) -> Members:
     """Return the concepts of samples with several; raise ValueError if sizes or labels are not those of them."""
-    offsets, ids = arrays["offsets"], arrays["ids"]
-    N, K = len(arrays["labels"]), len(arrays["sizes"])
-    if of not in OF:
-        raise ValueError(f"the size of a sample must be that of one of {', '.join(OF)}")
-    if not all(array.ndim == 1 and array.dtype == np.int64 for array in (offsets, ids)) or len(offsets) != N + 1:
-        raise ValueError("the concepts of samples must be (N + 1,) offsets and ids, int64")
-    is_order = offsets[0] == 0 and offsets[-1] == len(ids) and bool((np.diff(offsets) > 0).all())
-    if not is_order or not 0 <= ids.min() <= ids.max() < K:
-        raise ValueError("every sample must have a concept, in [0, number of concepts)")
-    members, sizes = Members(*map(torch.from_numpy, (offsets, ids))), torch.from_numpy(arrays["sizes"])
-    if not torch.equal(torch.bincount(members.ids, minlength=K), sizes):
-        raise ValueError("the size of a concept must be the number of its samples")
-    if members.deciding(sizes, of).numpy().tolist() != arrays["labels"].tolist():
-        raise ValueError(f"the label of a sample must be its {of} concept")
+    labels, sizes, offsets, ids = (arrays[name] for name in ("labels", "sizes", "offsets", "ids"))
+    is_order = (
+        _are_whole(offsets, ids) and len(offsets) == len(labels) + 1 and offsets[0] == 0 < offsets[-1] == len(ids)
+    )
+    if of not in OF or not is_order or not (np.diff(offsets) > 0).all() or not _are_ids(ids, len(sizes)):
+        raise ValueError("every sample must have concepts, in [0, number of concepts), of which one decides")
+    members = Members(*map(torch.from_numpy, (offsets, ids)))
+    decided = members.deciding(torch.from_numpy(sizes), of).numpy()
+    if not np.array_equal(np.bincount(ids, minlength=len(sizes)), sizes) or not np.array_equal(decided, labels):
+        raise ValueError("the concepts of samples must have the sizes and labels of the file")
     return members
+
+
+def _are_whole(*arrays: Any) -> bool:
+    return all(array.ndim == 1 and array.dtype == np.int64 for array in arrays)
+
+
+def _are_ids(array: Any, K: int) -> bool:
+    return bool(0 <= array.min() <= array.max() < K)
 
 
 def _encode_key(key: Hashable) -> list[Any]:

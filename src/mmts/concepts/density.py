@@ -1,7 +1,7 @@
 """The density around each caption, from its neighbors instead of clusters; and from densities to shifts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,10 +12,10 @@ from torch import Tensor
 from mmts.concepts.encoders import EncoderName, checked_captions, encode_distinct, open_encoder
 from mmts.concepts.kmeans import Rows, is_whole, unit_rows
 from mmts.console import Bar, progress_bar
-from mmts.errors import InputError, check_one_of, check_rows
+from mmts.errors import InputError
+from mmts.options import Positive, check_table, checked
 
 Scale = Literal["linear", "log", "rank", "power"]
-SCALES: tuple[Scale, ...] = ("linear", "log", "rank", "power")
 BLOCK_BYTES = 2**26  # of one block of similarities
 ROUNDING = 1e-6  # the cosine of two equal rows of float32 may come out this much below 1
 
@@ -72,11 +72,10 @@ def _kth_similarity(rows: Rows, occurrences: npt.NDArray[np.int64], k: int, bar:
     index.add(rows)
     num_nearest = min(k + 1, len(rows))  # each finds itself first
     kth = np.empty(len(rows), np.float32)
-    block = _block(len(rows))
-    for start in range(0, len(rows), block):
-        similarities, columns = index.search(rows[start : start + block], num_nearest)  # (block, num_nearest) each
+    for block in _blocks(len(rows)):
+        similarities, columns = index.search(rows[block], num_nearest)  # (block, num_nearest) each
         reached = occurrences[columns].cumsum(axis=1) >= k + 1
-        kth[start : start + block] = similarities[np.arange(len(columns)), reached.argmax(axis=1)]
+        kth[block] = similarities[np.arange(len(columns)), reached.argmax(axis=1)]
         bar.advance(len(columns))
     return kth
 
@@ -84,20 +83,21 @@ def _kth_similarity(rows: Rows, occurrences: npt.NDArray[np.int64], k: int, bar:
 def _within(rows: Rows, occurrences: npt.NDArray[np.int64], threshold: float, bar: Bar) -> npt.NDArray[np.int64]:
     """Return how many captions (U,) have at least this cosine with each distinct one, itself and its repeats too."""
     counts = np.empty(len(rows), np.int64)
-    block = _block(len(rows))
-    for start in range(0, len(rows), block):
-        near = rows[start : start + block] @ rows.T >= threshold  # (block, U)
+    for block in _blocks(len(rows)):
+        near = rows[block] @ rows.T >= threshold  # (block, U)
         at = np.arange(len(near))
-        near[at, start + at] = True  # a caption of unknown words alone is a zero row, of cosine 0 with itself
-        counts[start : start + block] = [occurrences[row].sum() for row in near]
+        near[at, block.start + at] = True  # a caption of unknown words alone is a zero row, of cosine 0 with itself
+        counts[block] = [occurrences[row].sum() for row in near]
         bar.advance(len(near))
     return counts
 
 
-def _block(num_rows: int) -> int:
-    return max(1, min(1024, BLOCK_BYTES // (4 * num_rows)))
+def _blocks(num_rows: int) -> Iterator[slice]:
+    step = max(1, min(1024, BLOCK_BYTES // (4 * num_rows)))
+    return (slice(start, start + step) for start in range(0, num_rows, step))
 
 
+@checked
 def density_shift(
     density: Tensor, low: float, high: float, scale: Scale = "linear", exponent: float | None = None
 ) -> Tensor:
@@ -121,16 +121,10 @@ def density_shift(
 
     Source: MM-TS, arXiv 2603.08202 (linear, over sizes of clusters).
     """
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise InputError(f"low and high must be finite numbers, not {low} and {high}")
-    check_one_of("scale", scale, SCALES)
     if (exponent is None) == (scale == "power") or not (exponent is None or (exponent and math.isfinite(exponent))):
         wanted = "a finite number that is not 0" if scale == "power" else "left out"
         raise InputError(f"exponent is {exponent} and scale is {scale!r}, with which it must be {wanted}")
-    if density.ndim != 1 or not len(density) or density.is_complex() or density.dtype == torch.bool:
-        raise InputError(f"density is {tuple(density.shape)} {density.dtype}; it must be (N,), N >= 1, of numbers")
-    right = torch.isfinite(density) & (density > 0)
-    check_rows(right, "density[{row}] is {value}; every density must be finite and positive", density)
+    check_table("density", density, Positive)
     distinct, rank = torch.unique(density, return_inverse=True)  # sorted, so the inverse is the rank - 1
     if len(distinct) == 1:
         fraction = torch.full(density.shape, 0.5, dtype=torch.float64, device=density.device)

@@ -23,6 +23,7 @@ from mmts.errors import InputError, check_one_of, check_rows
 from mmts.files import content_hash
 
 TAIL = 2
+PACKAGES = ("mmts", "torch", "numpy", "faiss-cpu", "transformers", "sentence-transformers", "scikit-learn")
 NO_CONCEPT: tuple[()] = ()
 """The key of the concept that all samples without one share."""
 GROUP_NAMES = ("head", "mid", "tail")
@@ -104,9 +105,8 @@ class ConceptDistribution:
             known = list(dict.fromkeys(" ".join(tokens(entry)) for entry in entries))
         rows = matched_entries(captions, known)
         if captions and not any(rows):
-            if entries is not None:
-                raise InputError("no caption contains an entry")
-            raise InputError(f"no word, except stop words, is in {min_count} of the {len(captions)} captions")
+            missing = f"no word, except stop words, is in {min_count} of the {len(captions)} captions"
+            raise InputError(missing if entries is None else "no caption contains an entry")
         made = cls._from_keys("words", rows, of)
         made.provenance["captions_hash"] = content_hash(*captions)
         return made
@@ -259,8 +259,7 @@ class ConceptDistribution:
     ) -> "ConceptDistribution":
         """Number K clusters, none of them empty, from the largest to the smallest, and name them."""
         centroids, numbers, num_dropped = clusters
-        about = {"num_dropped": num_dropped, **about, "num_samples": len(numbers)}
-        about["versions"] = _versions("faiss-cpu", "transformers", "sentence-transformers", "scikit-learn")
+        about = {"num_dropped": num_dropped, **about, "num_samples": len(numbers), "versions": _versions()}
         if encoder is not None:
             about |= {"encoder": encoder.name, "encoder_fingerprint": encoder.fingerprint}
         if num_dropped := about["num_dropped"]:
@@ -352,12 +351,9 @@ class ConceptDistribution:
             if not captions:
                 return torch.empty(0, dtype=torch.int64)
             rows = self._open_encoder()(captions)
-        if rows.shape[1] != self.centroids.shape[1]:
-            raise InputError(
-                f"the embeddings have width {rows.shape[1]}; "
-                f"these concepts were made from rows of width {self.centroids.shape[1]}"
-            )
-        return torch.from_numpy(kmeans.nearest(kmeans.unit_rows(rows), self.centroids.numpy()))
+        if (found := rows.shape[1]) != (width := self.centroids.shape[1]):
+            raise InputError(f"the embeddings have width {found}; these concepts were made from rows of width {width}")
+        return torch.from_numpy(kmeans.nearest(kmeans.unit_rows(rows), self.centroids.numpy())[0])
 
     def concept_groups(self) -> Tensor:
         """Return (K,) int64: 0 head, 1 mid, 2 tail, by the share of samples whose concept is strictly larger.
@@ -389,17 +385,12 @@ class ConceptDistribution:
 
         Labels and counts know only the number of captions.
         """
-        if len(captions) != len(self):
-            raise InputError(
-                f"these concepts were made from {len(self)} samples, but there are {len(captions)} captions; "
-                "make them again"
-            )
-        expected = self.provenance.get("captions_hash")
+        n, expected = len(captions), self.provenance.get("captions_hash")
+        made = "these concepts were made from"
+        if n != len(self):
+            raise InputError(f"{made} {len(self)} samples, but there are {n} captions; make them again")
         if expected is not None and content_hash(*captions) != expected:
-            raise InputError(
-                f"these concepts were made from other captions than these {len(captions)}, or from the same in another "
-                "order; make them again"
-            )
+            raise InputError(f"{made} other captions than these {n}, or in another order; make them again")
 
     def save(self, path: str | Path) -> None:
         """Write everything to an .npz file (no pickle), atomically.
@@ -425,37 +416,24 @@ class ConceptDistribution:
     def _open_encoder(self) -> Encoder:
         """Return the encoder that the centroids were made with."""
         if "encoder" not in self.provenance:
-            raise InputError(
-                "these concepts were made from embeddings of an unknown encoder; give from_embeddings or "
-                "from_clusters the `encoder`, or `assign` embeddings instead of captions"
-            )
+            remedy = "give from_embeddings or from_clusters the `encoder`, or `assign` embeddings instead of captions"
+            raise InputError(f"these concepts were made from embeddings of an unknown encoder; {remedy}")
         name, fingerprint = self.provenance["encoder"], str(self.provenance["encoder_fingerprint"])
         if self.encoder is None and fingerprint.startswith("function "):
-            raise InputError(
-                f"these concepts were made with the function {name}, which no file can hold; "
-                "give it as ConceptDistribution.load(path, encoder=function)"
-            )
+            remedy = "give it as ConceptDistribution.load(path, encoder=function)"
+            raise InputError(f"these concepts were made with the function {name}, which no file can hold; {remedy}")
         self.encoder = self.encoder or open_encoder(name)
         # Nothing is known of a function but its name, so any function is accepted.
         if not isinstance(self.encoder, encoders.FunctionEncoder) and self.encoder.fingerprint != fingerprint:
-            raise InputError(
-                f"the encoder given ({self.encoder.fingerprint}) is not the one these concepts were made with "
-                f"({name}: {fingerprint}); make the concepts again"
-            )
+            wanted = f"the one these concepts were made with ({name}: {fingerprint}); make the concepts again"
+            raise InputError(f"the encoder given ({self.encoder.fingerprint}) is not {wanted}")
         return self.encoder
 
 
-def _versions(*packages: str) -> dict[str, str]:
-    versions = {package: _version(package) for package in ("mmts", "torch", "numpy", *packages)}
-    return {package: version for package, version in versions.items() if version is not None}
-
-
 @cache  # metadata are read from files
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+def _versions() -> dict[str, str]:
+    known = {package: [*metadata.distributions(name=package)] for package in PACKAGES}
+    return {package: found[0].version for package, found in known.items() if found}
 
 
 def _keys_in(value: Any) -> Sequence[Hashable]:
@@ -492,18 +470,13 @@ def _plain(value: Any, what: str, row: int) -> Hashable:
         return value  # type: ignore[no-any-return]
     if isinstance(value, tuple):
         return tuple(_plain(part, what, row) for part in value)
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise InputError(f"{what}: row {row} is a tensor of shape {tuple(value.shape)}, not one value")
-    if isinstance(value, Tensor | np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
-        value = value.item()
     try:
+        value = value.item() if isinstance(value, Tensor | np.generic | np.ndarray) else value
         hash(value)
-    except TypeError:
-        raise InputError(f"{what}: row {row} is a {type(value).__name__}, which cannot be hashed") from None
-    try:
         missing = bool(value != value)
-    except TypeError:  # pandas.NA does not say whether it equals itself
-        missing = True
+    except (TypeError, ValueError, RuntimeError):  # pandas.NA does not say whether it equals itself
+        kind = type(value).__name__
+        raise InputError(f"{what}: row {row} is a {kind}, not one value that can be hashed and compared") from None
     if missing:
         raise InputError(f"{what}: row {row} is NaN")
     return value  # type: ignore[no-any-return]

@@ -82,7 +82,7 @@ def kmeans(
     for restart in range(restarts):
         start = distant_rows(rows, num_clusters, weights=weights, seed=(seed, restart))
         centroids = lloyd(rows, start, weights=weights, seed=seed, iterations=iterations)
-        labels, distances = _nearest(rows, centroids)
+        labels, distances = nearest(rows, centroids)
         total = np.average(distances, weights=weights)
         if best is None or total < lowest:
             best, lowest = without_empty(centroids, labels), total
@@ -173,13 +173,8 @@ def without_empty(centroids: Rows, labels: npt.NDArray[Any]) -> Clusters:
     return Clusters(centroids[used], numbers, int((~used).sum()))
 
 
-def nearest(rows: Rows, centroids: Rows, chunk: int = 16384) -> Labels:
-    """Return the index (N,) of the centroid at the least Euclidean distance; the lowest index of equal ones."""
-    return _nearest(rows, centroids, chunk)[0]
-
-
-def _nearest(rows: Rows, centroids: Rows, chunk: int = 16384) -> tuple[Labels, npt.NDArray[np.float64]]:
-    """Return the labels (N,), and (N,) the squared distances to their centroids, less |r|^2 of each row."""
+def nearest(rows: Rows, centroids: Rows, chunk: int = 16384) -> tuple[Labels, npt.NDArray[np.float64]]:
+    """Return the nearest centroid of each row (N,), of equal ones the lowest, and its squared distance less |r|^2."""
     # |r - c|^2 = |r|^2 - 2 r.c + |c|^2, and |r|^2 is the same for every centroid.
     half = 0.5 * np.einsum("kw,kw->k", centroids, centroids)
     labels, distances = np.empty(len(rows), np.int64), np.empty(len(rows))
@@ -321,7 +316,7 @@ def assign_rows(embeddings: Embeddings, centroids: Rows, part: range | None = No
     def compute(chunk: range) -> Labels:
         first, end = part.start + chunk.start, part.start + chunk.stop
         pieces = (slice(start, min(start + step, end)) for start in range(first, end, step))
-        return np.concatenate([nearest(rows.read(piece), centroids) for piece in pieces])
+        return np.concatenate([nearest(rows.read(piece), centroids)[0] for piece in pieces])
 
     key = content_hash("labels 1", rows.identity, centroids.tobytes(), f"{part.start} {part.stop}")
     file, dtype, title = cache_root() / "concepts" / f"{key}.npy", np.dtype(np.int32), "assigning to concepts"

@@ -11,14 +11,13 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from mmts.data.formats.collect import PLAIN_NAME, Collector, clean_text, find_file, reading
+from mmts.data.formats.collect import PLAIN_NAME, Collector, clean_text, find_file
 from mmts.data.formats.table import csv_records
 from mmts.data.graded import Graded
 from mmts.data.records import Dataset
 from mmts.errors import DataError, listed, quoted
 
 _SPLITS = ("train", "test")
-_CLIPS = ("EPIC_100_retrieval_train.csv", "EPIC_100_retrieval_test.csv")
 _VERBS, _NOUNS = 97, 300
 _ANNOTATIONS = tuple(
     f"{outer}{inner}"
@@ -48,14 +47,12 @@ def _class_below(count: int) -> _Check:
 
 
 _NAME: _Check = (PLAIN_NAME.fullmatch, "a name like P01_11")
-_TIME: _Check = (_TIMESTAMP.fullmatch, "a time like 00:01:23.45")
-_FRAME: _Check = (_NUMBER.fullmatch, "a whole number")
 _SENTENCE_COLUMNS: Mapping[str, _Check] = {"narration_id": _NAME, "narration": (clean_text, "text")}
 _CLIP_COLUMNS: Mapping[str, _Check] = {
-    **dict.fromkeys(("narration_id", "participant_id", "video_id"), _NAME),
-    **dict.fromkeys(("start_timestamp", "stop_timestamp"), _TIME),
-    **dict.fromkeys(("start_frame", "stop_frame"), _FRAME),
-    "narration": (clean_text, "text"),
+    **_SENTENCE_COLUMNS,
+    **dict.fromkeys(("participant_id", "video_id"), _NAME),
+    **dict.fromkeys(("start_timestamp", "stop_timestamp"), (_TIMESTAMP.fullmatch, "a time like 00:01:23.45")),
+    **dict.fromkeys(("start_frame", "stop_frame"), (_NUMBER.fullmatch, "a whole number")),
     "verb_class": _class_below(_VERBS),
     "noun_class": _class_below(_NOUNS),
     "all_noun_classes": (
@@ -77,23 +74,15 @@ def read_epic_kitchens(path: str | Path) -> Dataset:
     folder = Path(path)
     clips: dict[str, dict[str, _Row]] = {}
     graded, notes = {}, []
-    for split, name in zip(_SPLITS, _CLIPS, strict=True):
-        file = find_file(folder, _ANNOTATIONS, name)
-        if file is None:
-            continue
+    for split, file in _files(folder).items():
+        clips[split] = _rows(file, _CLIP_COLUMNS, "a file of clips")
         sentences = find_file(folder, _ANNOTATIONS, f"{file.stem}_sentence.csv")
         if sentences is None:
             raise DataError(f"{file.with_name(f'{file.stem}_sentence.csv')} is missing: {split} is evaluated with it")
-        clips[split] = _read_clips(file)
         graded[split], note = _graded(clips[split], sentences, is_whole=split == "test")
         notes += [f"{split}: {note}"] if note else []
     if not clips:
-        wanted = " or ".join(_CLIPS)
-        pickles = (find_file(folder, _ANNOTATIONS, name.replace(".csv", ".pkl")) for name in _CLIPS)
-        if pickle := next(filter(None, pickles), None):
-            raise DataError(f"{pickle} is a pickle, and opening it could run code: put {wanted} there instead")
-        if folder.is_file():
-            raise DataError(f"{folder} is a file: give the folder that holds {wanted}")
+        wanted = " or ".join(f"EPIC_100_retrieval_{split}.csv" for split in _SPLITS)
         raise DataError(f"{folder}: no {wanted} there, in annotations/ or in retrieval_annotations/")
     verbs, nouns = _class_names(folder, "verb", _VERBS), _class_names(folder, "noun", _NOUNS)
     layout, pattern, note = _media(folder, [row for rows in clips.values() for row in rows.values()])
@@ -114,8 +103,17 @@ def read_epic_kitchens(path: str | Path) -> Dataset:
 
 def looks_like_epic_kitchens(path: str | Path) -> bool:
     """Return whether a folder holds clips of this data set, even if only as pickles."""
-    names = (name.replace(".csv", suffix) for name in _CLIPS for suffix in (".csv", ".pkl"))
-    return any(find_file(Path(path), _ANNOTATIONS, name) for name in names)
+    return bool(_files(Path(path)))
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Return the files of clips by split: the CSV file, or the pickle if only that is there."""
+    names = {split: f"EPIC_100_retrieval_{split}" for split in _SPLITS}
+    found = {
+        split: find_file(folder, _ANNOTATIONS, f"{name}.csv") or find_file(folder, _ANNOTATIONS, f"{name}.pkl")
+        for split, name in names.items()
+    }
+    return {split: file for split, file in found.items() if file is not None}
 
 
 def relevancy_matrix(clips_csv: str | Path, sentences_csv: str | Path) -> Tensor:
@@ -134,25 +132,14 @@ def relevancy_matrix(clips_csv: str | Path, sentences_csv: str | Path) -> Tensor
     >>> relevancy_matrix(*files).shape
     torch.Size([8, 7])
     """
-    return _graded(_read_clips(Path(clips_csv)), Path(sentences_csv))[0].relevance()
-
-
-def _read_clips(file: Path) -> dict[str, _Row]:
-    clips = _rows(file, _CLIP_COLUMNS, "a file of clips")
-    for where, row in clips.items():
-        if _seconds(row["stop_timestamp"]) <= _seconds(row["start_timestamp"]):
-            start, end = quoted(row["start_timestamp"]), quoted(row["stop_timestamp"])
-            raise DataError(f"{where}: the clip ends ({end}) before its start {start}")
-        if int(row["stop_frame"]) < int(row["start_frame"]):
-            raise DataError(f"{where}: stop_frame {row['stop_frame']} is before start_frame {row['start_frame']}")
-    return clips
+    clips = _rows(Path(clips_csv), _CLIP_COLUMNS, "a file of clips")
+    return _graded(clips, Path(sentences_csv))[0].relevance()
 
 
 def _graded(clips: Mapping[str, _Row], file: Path, is_whole: bool = True) -> tuple[Graded, str]:
     """Return the graded relevance of clips and the sentences in a file, and a note about sentences without their clip.
 
-    is_whole: every sentence's clip must be there. Otherwise a sentence whose clip is missing stands for the first clip
-    with the same classes, if its row has classes, or is left out.
+    If the clips are not `is_whole`, a sentence whose clip is missing stands for the first one with the same classes.
     """
     rows = _rows(file, _SENTENCE_COLUMNS, "a file of sentences")
     place = {row["narration_id"]: at for at, row in enumerate(clips.values())}
@@ -209,20 +196,13 @@ def _class_names(folder: Path, what: str, count: int) -> dict[str, str]:
 
 
 def _rows(file: Path, columns: Mapping[str, _Check], what: str) -> dict[str, _Row]:
-    """Return the rows of a CSV file with these columns and perhaps others, by their place ("FILE, line N").
-
-    The first of the columns is the key: no value may be there twice.
-    """
-    with reading(file), open(file, "rb") as opened:
-        is_pickle = opened.read(1) == b"\x80" or file.suffix.lower() in (".pkl", ".pickle")
-    if is_pickle:
+    """Return the rows of a CSV file by their place ("FILE, line N"); no value of the first column may repeat."""
+    if file.suffix.lower() in (".pkl", ".pickle"):
         raise DataError(f"{file} is a pickle, and opening it could run code: give the CSV file published beside it")
     records = csv_records(file)
     _, header = next(records, ("", []))
-    missing = [column for column in columns if column not in header]
-    if missing:
-        lacking = ", ".join(map(repr, missing))
-        raise DataError(f"{file}: not {what}: {lacking} is missing; found the columns {listed(header)}")
+    if missing := [column for column in columns if column not in header]:
+        raise DataError(f"{file}: not {what}: {listed(missing)} is missing; found the columns {listed(header)}")
     key = next(iter(columns))
     places: dict[str, str] = {}
     rows: dict[str, _Row] = {}
@@ -252,7 +232,9 @@ def _fill(pattern: str, clip: _Row) -> str:
 
 def _media(folder: Path, clips: Sequence[_Row]) -> tuple[str, str, str]:
     """Return the layout that is there, its pattern of paths, and a note about it."""
-    best, result = 0.0, None
+    names = ", ".join(f"{layout} ({_fill(patterns[0], clips[0])})" for layout, (_, patterns) in _LAYOUTS.items())
+    note = f"no media found, so only the annotations can be used; looked for {names}"
+    best, result = 0.0, ("", _LAYOUTS["videos in chunks"][1][0], note)
     for layout, (is_there, patterns) in _LAYOUTS.items():
         for pattern in patterns:
             first = pattern.split("/", 1)[0]
@@ -264,8 +246,4 @@ def _media(folder: Path, clips: Sequence[_Row]) -> tuple[str, str, str]:
                 best = present / len(paths)
                 counts = f"{present:,} of {len(paths):,} there"
                 result = layout, pattern, f"media: {layout} ({next(iter(paths))} and so on), {counts}"
-    if result is not None:
-        return result
-    names = ", ".join(f"{layout} ({_fill(patterns[0], clips[0])})" for layout, (_, patterns) in _LAYOUTS.items())
-    note = f"no media found, so only the annotations can be used; looked for {names}"
-    return "", _LAYOUTS["videos in chunks"][1][0], note
+    return result

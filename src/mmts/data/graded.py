@@ -34,15 +34,11 @@ class CaptionPool:
 
 @dataclass(frozen=True)
 class Graded:
-    """N texts beside M media; each text stands for the medium that its row names.
+    """N texts `captions` beside M media; `owner` (N,) int64 is the medium that each text stands for.
 
     The relevance of a medium and a text is the mean, over the kinds of classes (verb, noun), of the intersection over
-    union of the medium's classes and the classes of the text's medium (docs/method.md, 6.9).
-
-    Attributes:
-        captions: (N,) the texts.
-        owner: (N,) int64, the medium of each text.
-        classes: for each kind of class a sparse (M, classes) 0/1 matrix with at least one class per medium.
+    union of the medium's classes and the classes of the text's medium (docs/method.md, 6.9). `classes` holds for each
+    kind a sparse (M, classes) 0/1 matrix with at least one class per medium.
     """
 
     captions: tuple[str, ...]
@@ -56,11 +52,8 @@ class Graded:
 
     def relevance(self) -> Tensor:
         """Return the relevance (M, N) float64, in [0, 1]."""
-        result = np.empty((self.num_media, len(self.owner)))
-        for start in range(0, self.num_media, _ROWS):
-            part = np.arange(start, min(start + _ROWS, self.num_media))
-            result[part] = self.between(part, self.owner.numpy())
-        return torch.from_numpy(result)
+        parts = np.split(np.arange(self.num_media), range(_ROWS, self.num_media, _ROWS))
+        return torch.from_numpy(np.concatenate([self.between(part, self.owner.numpy()) for part in parts]))
 
     def between(self, media: Indices, owners: Indices) -> npt.NDArray[np.float64]:
         """Return the relevance (A, B) float64 of `media` (A,) and the texts of the media `owners` (B,)."""
@@ -76,7 +69,6 @@ class Graded:
         """Return which media's captions may be drawn for each medium: relevance over `above`, and the same label.
 
         Only media that a text's row names lend their caption; if none fits, one with the same classes and label does.
-        `above` is in [0, 1); `labels` are (M,), or None for no condition.
         """
         label = numbered(labels or [0] * self.num_media)
         key = self._keys(label.tolist())

@@ -6,11 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from mmts.data.formats.parquet import open_parquet
 from mmts.data.pair_table import text_hash
 from mmts.data.records import Split
-from mmts.errors import DataError, first_line, nearest, quoted
+from mmts.errors import DataError, nearest, quoted
 from mmts.files import why_missing
 
 Numbers = npt.NDArray[np.int64]
@@ -34,33 +34,26 @@ def read_labels(path: Path, column: str, key: str, split: Split) -> list[str | N
     numbers: dict[str, int] = {}
     number, is_known = np.full(split.num_media, -1, np.int32), np.zeros(split.num_media, bool)
     for file in files:
-        try:
-            with pq.ParquetFile(file) as table:
-                for name in (key, column):
-                    if name not in (names := table.schema_arrow.names):
-                        raise DataError(f"{file} has no column {name!r}; {nearest(name, names)}")
-                for batch in table.iter_batches(batch_size=_ROWS, columns=[key, column]):
-                    keys = [str(each) for each in batch.column(key).to_pylist()]
-                    row, at = _joined(np.fromiter(map(text_hash, keys), np.int64, len(keys)), hashes, order)
-                    again = is_known[at]
-                    again[np.setdiff1d(np.arange(len(at)), np.unique(at, return_index=True)[1])] = True
-                    if again.any():
-                        raise DataError(f"{file}: the {key} {quoted(keys[row[again.argmax()]])} is there twice")
-                    number[at], is_known[at] = _numbered(batch.column(column), numbers)[row], True
-        except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # of the system: it names the file
-                raise
-            raise DataError(f"{file}: {column} cannot be read as labels ({first_line(error)})") from None
+        with open_parquet(file) as table:
+            for name in (key, column):
+                if name not in (names := table.schema_arrow.names):
+                    raise DataError(f"{file} has no column {name!r}; {nearest(name, names)}")
+            if pa.types.is_nested(kind := table.schema_arrow.field(column).type):
+                raise DataError(f"{file}: {column} cannot be read as labels, as it holds {kind}")
+            for batch in table.iter_batches(batch_size=_ROWS, columns=[key, column]):
+                keys = [str(each) for each in batch.column(key).to_pylist()]
+                key_hashes = np.fromiter(map(text_hash, keys), np.int64, len(keys))
+                place = np.minimum(np.searchsorted(hashes, key_hashes), len(hashes) - 1)
+                row = np.flatnonzero(hashes[place] == key_hashes)
+                at = order[place[row]]
+                again = is_known[at]
+                again[np.setdiff1d(np.arange(len(at)), np.unique(at, return_index=True)[1])] = True
+                if again.any():
+                    raise DataError(f"{file}: the {key} {quoted(keys[row[again.argmax()]])} is there twice")
+                number[at], is_known[at] = _numbered(batch.column(column), numbers)[row], True
     values = np.array([*numbers, None], dtype=object)  # -1 takes the last
     labels: list[str | None] = values[number].tolist()
     return labels
-
-
-def _joined(keys: Numbers, hashes: Numbers, order: Numbers) -> tuple[Numbers, Numbers]:
-    """Return which of `keys` (n,) are among the sorted hashes of the media (M,), and their media."""
-    place = np.minimum(np.searchsorted(hashes, keys), len(hashes) - 1)
-    row = np.flatnonzero(hashes[place] == keys)
-    return row, order[place[row]]
 
 
 def _numbered(values: pa.Array, numbers: dict[str, int]) -> Numbers:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mmts.data.records import Dataset, Medium, Split
-from mmts.errors import DataError, InputError, quoted
+from mmts.errors import DataError, quoted
 from mmts.files import atomic_folder, read_json, write_json
 
 Rows = npt.NDArray[np.int64]
@@ -31,8 +31,8 @@ _COLUMNS = "columns"
 _ROW = np.dtype(
     [
         ("end", "<i8"),  # of the line in pairs.jsonl
-        ("file", "<i4"),  # the number of the run of pairs with one path
-        ("split", "<i1"),
+        ("file", "<i4"),  # the same for consecutive pairs in one file
+        ("split", "<i1"),  # the number of its name
         # 64 bits of BLAKE2b: among 3 million different captions any two are equal with a chance of 2 in 10 million
         ("caption_hash", "<i8"),
     ]
@@ -47,9 +47,7 @@ class PairTable:
         root: the folder that the paths of the files are relative to.
         splits: the names of the splits, in the order of their numbers.
         about: the notes of the writer, as JSON values.
-        file: (N,) int32; consecutive pairs with the same number are in the same file.
-        split: (N,) int8, the number of its split.
-        caption_hash: (N,) int64; equal numbers mean equal captions.
+        file, split, caption_hash: (N,) see `_ROW`.
     """
 
     def __init__(self, folder: Path, splits: Sequence[str] | None = None) -> None:
@@ -63,8 +61,8 @@ class PairTable:
             columns = _mapped(folder / _COLUMNS, _ROW)
             self._lines = _mapped(folder / _PAIRS, np.dtype("u1"))
             is_whole = about["format"] == _FORMAT and about["lengths"] == [len(columns), len(self._lines)]
-        except (OSError, DataError, KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{folder} holds no table of pairs, or a damaged one ({error}); remove it") from None
+        except (OSError, DataError, KeyError, TypeError, ValueError):
+            is_whole = False
         if not is_whole:
             raise DataError(f"{folder} is damaged, or was written by another version of mmts; remove it")
         self._end: Rows = columns["end"]
@@ -118,17 +116,11 @@ class LazySequence(Sequence[Any]):
 
 
 class TableSplit(Split):
-    """Some rows of a table as a split: every pair is a medium with one caption, made on access.
+    """Some rows of a table as a split: every pair is a medium with one caption, made on access."""
 
-    `media_checked` is True because every image was decoded before the table was written.
-    """
-
-    media_checked = True
+    media_checked = True  # every image was decoded before the table was written
 
     def __init__(self, name: str, table: PairTable, rows: npt.NDArray[np.integer[Any]]) -> None:
-        """Raises InputError without rows."""
-        if not len(rows):
-            raise InputError(f"split {name!r} needs at least one medium")
         if len(table) < 2**32:
             rows = rows.astype(np.uint32, copy=False)  # there may be hundreds of millions of them
         self.name, self.table, self.rows, self.graded = name, table, rows, None
@@ -191,12 +183,6 @@ def write_pair_table(
     `root` is an absolute folder. Pairs in one file should follow each other. After the last of them `finish` may add
     files to the folder that it is given; it returns the `about` of the table. Raises DataError if the table cannot be
     written, or two pairs have the same id.
-
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> write_pair_table(folder / "table", Path("/data"), ["train"], [("1", "a cat", "00000.tar", "train", (512, 7))])
-    >>> PairTable(folder / "table").medium(0).member
-    (512, 7)
     """
     try:
         shutil.rmtree(folder, ignore_errors=True)  # a reader that has mapped the old files can still read them

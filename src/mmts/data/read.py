@@ -65,9 +65,8 @@ _FOLDERS: tuple[_Reader, ...] = (
 def read_dataset(path: str | Path, columns: Mapping[str, str] | None = None) -> Dataset:
     """Read the data at `path`, a folder, a file, or a pattern ("shards/{000..099}.tar"); the format is recognized.
 
-    In a folder captions.jsonl counts first, then a public data set's own files, imagefolder metadata, shards, parquet
-    tables. `columns` names the columns "media" and "caption" of a table if their names are not usual ones. Raises
-    DataError if no format is recognized, naming the nearest thing, and the errors of the readers.
+    `columns` names the columns "media" and "caption" of a table if their names are not usual ones. Raises DataError if
+    no format is recognized, naming the nearest thing, and the errors of the readers.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -141,14 +140,14 @@ def _nearest_thing(folder: Path, columns: Mapping[str, str]) -> str:
                 return f"The nearest thing is {file.name}: give that file itself, {file}"
         except DataError as error:
             broken = broken or (None if file.suffix.lower() == ".txt" else error)
-    inside = next((item for item in entries if item.is_dir() and reader_of(item) is not None), None)
-    if inside is not None:
-        return f"The nearest thing is the folder {inside.name} in it: give {inside}"
+    for inside in entries:
+        if inside.is_dir() and reader_of(inside) is not None:
+            return f"The nearest thing is the folder {inside.name} in it: give {inside}"
     if broken is not None:
         return f"The nearest thing is a file that cannot be read either: {broken}"
-    for suffix, remedy in _NOT_READ.items():
-        if table := next((item for item in entries if item.suffix.lower() == suffix), None):
-            return f"It holds {table.name}, and {suffix} files are not read; {remedy}"
+    for item in entries:
+        if remedy := _NOT_READ.get(suffix := item.suffix.lower()):
+            return f"It holds {item.name}, and {suffix} files are not read; {remedy}"
     for kind in ("image", "video"):
         if count := sum(is_medium(item, kind) for item in entries):
             return f"It holds {counted(count, kind)}: write captions into a captions.jsonl beside them"
@@ -158,13 +157,13 @@ def _nearest_thing(folder: Path, columns: Mapping[str, str]) -> str:
 def _is_data(file: Path, columns: Mapping[str, str]) -> bool:
     """Return whether a file has a format of data. Raises DataError if its first row cannot be read."""
     suffix = file.suffix.lower()
-    if not file.is_file():
-        return False
-    if suffix in _TABLES:
+    if suffix in _TABLES and file.is_file():
         next(table_rows(file, columns), None)
-    elif suffix == ".jsonl" and not looks_like_metadata(file):
+        return True
+    if suffix == ".jsonl" and file.is_file():
         fields = next((record.fields for record in json_lines(file)), {})
-        if not {"id", "captions"} <= fields.keys():
+        if not (looks_like_metadata(file) or {"id", "captions"} <= fields.keys()):
             what = "each line should have 'id', 'captions' and 'image' or 'video'"
             raise DataError(f"{file}: {what}; found {listed(fields)}")
-    return suffix in (*_TABLES, ".jsonl") or (suffix == ".json" and any(recognizes(file) for recognizes, _ in _JSON))
+        return True
+    return suffix == ".json" and any(recognizes(file) for recognizes, _ in _JSON)

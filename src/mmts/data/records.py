@@ -1,6 +1,5 @@
 """The records of a data set: media with captions, and a split as flat tables."""
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
@@ -45,7 +44,7 @@ class Medium:
     `path` is an image; a video file; a folder with a video's 15-second chunks (0.MP4, 15.MP4, ...) or its frames
     (frame_0000000001.jpg, ...); a .npy file of precomputed features; or a tar file, whose `member` is the byte offset
     and length of the image. `kind` is "image" or "video", also for features. `start` and `end` are the seconds of a
-    clip; `frames` is its first and last frame if `path` is a folder of frames. A label with several values is a list.
+    clip; `frames` is its first and last frame if `path` is a folder of frames.
     """
 
     id: str
@@ -68,8 +67,6 @@ class Medium:
     def place(self) -> str:
         """The path and the part of the file, for messages.
 
-        >>> Medium("7", Path("a.tar"), ("a cat",), member=(512, 9)).place
-        'a.tar, sample 7'
         >>> Medium("7", Path("a.mp4"), ("a cat",), kind="video", start=1.5).place
         'a.mp4, from 1.5 s'
         """
@@ -103,12 +100,9 @@ class Coverage:
 
 
 class Split:
-    """One split as tables: M media and N captions, both in file order.
+    """One split as tables: media (M,) and the captions of all of them (N,), both in file order.
 
     Attributes:
-        name: the name of the split.
-        media: (M,) the media.
-        captions: (N,) the captions of all media, concatenated.
         graded: texts with graded relevance, or None.
         media_checked: whether every medium was decoded when the data set was indexed.
         shard_sizes: how many consecutive media each file holds; None if every medium has its own file.
@@ -128,8 +122,6 @@ class Split:
             raise InputError(f"split {name!r} needs at least one medium")
         if bare := [medium.id for medium in media if not medium.captions]:
             raise InputError(f"split {name!r}: medium {bare[0]!r} has no caption")
-        if graded is not None and graded.num_media != len(media):
-            raise InputError(f"split {name!r} has {len(media)} media, but graded relevance has {graded.num_media}")
         self.name = name
         self.media: Sequence[Medium] = tuple(media)
         self.graded = graded
@@ -218,7 +210,6 @@ class Dataset:
     Attributes:
         path: the file or folder that was read; relative paths in it start from `root`.
         notes: what to print about the data (merged lines, dropped captions, ...).
-        empty_captions: the number of captions that were dropped because they are empty.
         graded, coverage, missing: by split, its graded relevance, its coverage, the ids of media without a file.
         folds: evaluate a test split also in this many equal parts, as MSCOCO's 5,000 images in five times 1,000.
         unreadable: the number of media left out because they cannot be decoded, and the file that lists them.
@@ -265,13 +256,12 @@ class Dataset:
     def with_splits(self, wanted: Mapping[str, str]) -> "Dataset":
         """Return the same data with renamed splits; `wanted` maps each new name to the data's own name.
 
-        A split that already has such a new name becomes "own NAME", and a note says so. Raises DataError for a name
-        that does not exist, or for two new names of one split.
+        A split that already has such a new name becomes "own NAME". Raises DataError for a name that does not exist, or
+        for two new names of one split.
         """
         new: dict[str, str] = {}
         for name, own in wanted.items():
-            known = self.find_split(own)
-            if known is None:
+            if (known := self.find_split(own)) is None:
                 near = nearest(own, self.split_names)
                 raise DataError(f"data.splits.{name}: {self.path} has no split {quoted(own)}; {near}")
             if known in new:
@@ -309,10 +299,8 @@ class Dataset:
         others = [split for split in self.split_names if split not in SPLITS]
         if ours in SPLITS and others:
             like = next((split for part in (ours, "val") for split in others if part in split.lower()), others[-1])
-            message += (
-                f". To use one of them as {ours}: --set data.splits.{ours}={like}; evaluate and analyze also take "
-                f"--split {like}"
-            )
+            use = f"--set data.splits.{ours}={like}; evaluate and analyze also take --split {like}"
+            message += f". To use one of them as {ours}: {use}"
         return DataError(message)
 
 
@@ -322,7 +310,6 @@ def split_name(name: str) -> str:
     >>> split_name("validation"), split_name("Train "), split_name("restval")
     ('val', 'train', 'restval')
     """
-    normal = unicodedata.normalize("NFKC", name)  # makes full-width letters plain
-    lower = "".join(letter for letter in normal if unicodedata.category(letter) != "Cf").strip().lower()
+    lower = name.strip().lower()
     lower = _SAME_SPLIT.get(lower, lower)
     return lower if lower in SPLITS else name.strip()

@@ -37,11 +37,9 @@ _PASSING = (408, 425, 429)  # of the statuses 4xx, those that may pass
 def fetch_data(address: str) -> tuple[Path, str]:
     """Fetch the shards or tables at an address; return the path in the cache that stands for it, and their suffix.
 
-    address: a .tar or .parquet file, braces, a glob in its name, or a folder with such files or with folders named
-        train, val and test.
-
-    Raises DataError for a missing package or file, a file that changed or vanished since it was fetched, and a request
-    that failed five times.
+    The address is a .tar or .parquet file, braces, a glob in its name, or a folder with such files or with folders
+    named train, val and test. Raises DataError for a missing package or file, a file that changed or vanished since it
+    was fetched, and a request that failed five times.
     """
     system, address = _system(address), address.rstrip("/")
     files = {name: _place(name) for written in expanded(address) for name in _names(system, address, written)}
@@ -220,9 +218,7 @@ def _pieces(system: Any, name: str, size: int | None) -> Iterator[bytes]:
 
 def _tried(name: str, request: Callable[[], T]) -> T:
     """Return the result of a request, tried five times. Raises DataError that names the cause."""
-    attempt = 0
-    while True:
-        attempt += 1
+    for attempt in range(1, _TRIES + 1):
         try:
             return request()
         except Exception as error:  # every library has errors of its own
@@ -239,3 +235,4 @@ def _tried(name: str, request: Callable[[], T]) -> T:
         wait = _WAIT * 2 ** (attempt - 1)
         errors.print(f"note: {name}: {first_line(cause)}; trying again in {wait:g} s ({attempt} of {_TRIES})")
         time.sleep(wait)
+    raise AssertionError

@@ -31,22 +31,24 @@ M = TypeVar("M", bound=nn.Module)
 
 def launcher_shards() -> bool:
     """Return whether accelerate's launcher asks for a sharded model; RunError if it asks for what mmts does not do."""
-    if _is_set("ACCELERATE_USE_DEEPSPEED"):
-        remedy = "launch without it, and set train.shard to true, which divides the model by torch's FSDP2"
-        raise RunError(f"accelerate launch asks for DeepSpeed, which mmts does not use; {remedy}")
-    if not _is_set("ACCELERATE_USE_FSDP"):
-        return False
-    if os.environ.get("FSDP_VERSION", "1") != "2":
-        raise RunError(
-            "accelerate launch asks for FSDP version 1; mmts shards models by version 2 only. Add --fsdp_version 2, or "
-            "launch without --use_fsdp and set train.shard to true, which means the same"
-        )
-    if _is_set("FSDP_OFFLOAD_PARAMS"):
-        raise RunError("accelerate launch asks for --fsdp_offload_params; mmts keeps the shares on the device: drop it")
-    if _is_set("FSDP_ACTIVATION_CHECKPOINTING"):
-        remedy = "set train.gradient_checkpointing to true instead"
-        raise RunError(f"accelerate launch asks for --fsdp_activation_checkpointing; {remedy}")
-    return True
+    sharded = _is_set("ACCELERATE_USE_FSDP")
+    shard = "set train.shard to true, which divides the model by torch's FSDP2"
+    refused = {
+        "DeepSpeed": (_is_set("ACCELERATE_USE_DEEPSPEED"), f"launch without it, and {shard}"),
+        "FSDP version 1": (
+            sharded and os.environ.get("FSDP_VERSION", "1") != "2",
+            f"Add --fsdp_version 2, or launch without --use_fsdp and {shard}",
+        ),
+        "--fsdp_offload_params": (sharded and _is_set("FSDP_OFFLOAD_PARAMS"), "drop it: the shares stay on the device"),
+        "--fsdp_activation_checkpointing": (
+            sharded and _is_set("FSDP_ACTIVATION_CHECKPOINTING"),
+            "set train.gradient_checkpointing to true instead",
+        ),
+    }
+    for what, (is_asked, remedy) in refused.items():
+        if is_asked:
+            raise RunError(f"accelerate launch asks for {what}, which mmts does not use; {remedy}")
+    return sharded
 
 
 def _is_set(name: str) -> bool:

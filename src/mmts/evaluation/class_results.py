@@ -2,47 +2,43 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmts.evaluation.classification import CLASS_WORDS, Classes
-from mmts.evaluation.results import Figure, Gap, JudgedRun, RunGroup
+from mmts.evaluation.results import Figure, Gap, RunGroup
 
 
 @dataclass(frozen=True)
 class ClassResults:
-    """Groups of runs whose media were classified.
+    """Groups of runs whose media were classified; a group is meant by its number.
 
     classes: those of the first classified run, whose training media also make the groups many, medium and few of all.
     tops: of each group the five nearest classes of each medium, (S, M, <= 5), one row per seed; None for a group with a
-    run that was not classified, or with other classes.
+    run that was not classified, or with other classes. other_prompts: names of groups with other templates.
     """
 
     groups: Sequence[RunGroup]
     classes: Classes
     tops: Sequence[Tensor | None]
+    other_prompts: Sequence[str]
 
     @classmethod
     def of(cls, groups: Sequence[RunGroup]) -> "ClassResults | None":
         """Return the classifications of groups of runs; None if no run was classified."""
-        runs = [run for group in groups for run in group.runs]
-        classes = next((run.judged.classes for run in runs if run.judged.classes is not None), None)
+        classes = next((run.classes for group in groups for run in group.judged if run.classes is not None), None)
         if classes is None:
             return None
-        first = classes
-
-        def is_alike(run: JudgedRun) -> bool:
-            other = run.judged.classes
-            if other is None or (other.label, [*other.names]) != (first.label, [*first.names]):
-                return False
-            return torch.equal(other.target, first.target)
-
-        tops = [
-            torch.stack([run.judged.class_top for run in group.runs]) if all(map(is_alike, group.runs)) else None
-            for group in groups
-        ]
-        return cls(groups, classes, tops)
+        tops, other_prompts = [], []
+        for group in groups:
+            known = [run.classes for run in group.judged if run.classes is not None]
+            is_alike = len(known) == len(group.runs) and all(_content(own) == _content(classes) for own in known)
+            tops.append(torch.stack([run.class_top for run in group.judged]) if is_alike else None)
+            if is_alike and any([*own.templates] != [*classes.templates] for own in known):
+                other_prompts.append(group.name)
+        return cls(groups, classes, tops, other_prompts)
 
     @property
     def measures(self) -> list[str]:
@@ -54,14 +50,6 @@ class ClassResults:
     def left_out(self) -> list[str]:
         """The names of the groups without such a classification."""
         return [group.name for group, top in zip(self.groups, self.tops, strict=True) if top is None]
-
-    @property
-    def other_prompts(self) -> list[str]:
-        """The names of the groups that were classified with other templates than the first."""
-        pairs = zip(self.groups, self.tops, strict=True)
-        runs = [(group.name, run.judged.classes) for group, top in pairs if top is not None for run in group.runs]
-        ours = [*self.classes.templates]
-        return [*dict.fromkeys(name for name, other in runs if other is not None and [*other.templates] != ours)]
 
     def figure(self, number: int, measure: str) -> Figure | None:
         """Return a measure of a group over its seeds, percent; None if there is none."""
@@ -89,4 +77,8 @@ class ClassResults:
 
     def _hits(self, number: int, measure: str) -> Tensor | None:
         top = self.tops[number]
-        return None if top is None else torch.stack([self.classes.hits(row, measure) for row in top])
+        return None if top is None else self.classes.hits(top, measure)
+
+
+def _content(classes: Classes) -> tuple[Any, ...]:
+    return classes.label, [*classes.names], classes.target.tolist()

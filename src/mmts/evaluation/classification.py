@@ -79,7 +79,7 @@ class Classes:
         return known
 
     def mean(self, measure: str, values: Tensor) -> float | None:
-        """Return a measure in percent, given the values of media (M,), which are hits; None if it counts no medium."""
+        """Return a measure in percent, given the hits of media (M,) or their differences; None if it counts none."""
         rows = self.rows(measure)
         if not rows.any():
             return None
@@ -87,10 +87,7 @@ class Classes:
         return 100 * float(mean)
 
     def interval(self, measure: str, values: Tensor) -> tuple[float, float] | None:
-        """Return the 95 % interval over media of the same, percent; None if the measure counts fewer than two media.
-
-        The interval of a difference is that of the differences of two runs' hits.
-        """
+        """Return the 95 % interval over media of the same, percent; None if the measure counts fewer than two media."""
         rows = self.rows(measure)
         if rows.sum() < 2:
             return None
@@ -101,11 +98,8 @@ class Classes:
         return 100 * low, 100 * high
 
     def hits(self, top: Tensor, measure: str) -> Tensor:
-        """Return 1 for each medium (M,) whose class is among the first of `top` (M, <= 5), and 0 for others, float64.
-
-        The first five count for top5, and the first one for other measures.
-        """
-        return (top[:, : 5 if measure == "top5" else 1] == self.target[:, None]).any(dim=1).double()
+        """Return 1 for each medium whose class is the first of `top` (..., M, <= 5), or for top5 one of it; else 0."""
+        return (top[..., : 5 if measure == "top5" else 1] == self.target[:, None]).any(dim=-1).double()
 
 
 def spoken(name: str) -> str:
@@ -210,30 +204,29 @@ def classification_figures(classes: Classes, top: Tensor) -> dict[str, Any]:
 
     `classes` has every class with its most frequent wrong answer, "mostly". Groups count classes with judged media.
     """
-    hits = {measure: classes.hits(top, measure) for measure in CLASS_WORDS}
-    means = {measure: classes.mean(measure, values) for measure, values in hits.items()}
-    ends = {measure: classes.interval(measure, values) for measure, values in hits.items()}
-    intervals = {measure: None if pair is None else [*pair] for measure, pair in ends.items()}
     known = classes.target >= 0
-    groups = {
-        name: None if means[name] is None else {
-            "num_classes": len(torch.unique(classes.target[classes.rows(name)])),
-            "mean_per_class": means[name],
-            "interval": intervals[name],
-        }
-        for name in CLASS_GROUPS
-    }  # fmt: skip
-    return {
+    figures: dict[str, Any] = {
         "label": classes.label,
         "prompts": list(classes.templates),
         "num_classes": len(classes.names),
         "num_media": int(known.sum()),
         "num_unlabeled": int((~known).sum()),
-        **{measure: means[measure] for measure in CLASS_WORDS if measure not in CLASS_GROUPS},
-        "intervals": {measure: intervals[measure] for measure in CLASS_WORDS if measure not in CLASS_GROUPS},
-        "groups": groups,
-        "classes": {name: _class_figures(classes, top, number) for number, name in enumerate(classes.names)},
     }
+    intervals: dict[str, list[float] | None] = {}
+    groups: dict[str, dict[str, Any] | None] = {}
+    for measure in CLASS_WORDS:
+        hits = classes.hits(top, measure)
+        mean, ends = classes.mean(measure, hits), classes.interval(measure, hits)
+        interval = None if ends is None else [*ends]
+        if measure not in CLASS_GROUPS:
+            figures[measure], intervals[measure] = mean, interval
+        elif mean is None:
+            groups[measure] = None
+        else:
+            count = len(torch.unique(classes.target[classes.rows(measure)]))
+            groups[measure] = {"num_classes": count, "mean_per_class": mean, "interval": interval}
+    of_classes = {name: _class_figures(classes, top, number) for number, name in enumerate(classes.names)}
+    return {**figures, "intervals": intervals, "groups": groups, "classes": of_classes}
 
 
 def _class_figures(classes: Classes, top: Tensor, number: int) -> dict[str, Any]:

@@ -43,8 +43,11 @@ def comparison_as_mapping(results: Results) -> dict[str, Any]:
     for (number, direction, measure, part), gap in results.gaps.items():
         groups[number]["gaps"].setdefault(part or "all", {}).setdefault(direction, {})[measure] = asdict(gap)
     if (classified := ClassResults.of(results.groups)) is not None:
-        for number, group in enumerate(groups):
-            group["classification"] = {name: _class_mapping(classified, number, name) for name in classified.measures}
+        for number, name in product(range(len(groups)), classified.measures):
+            figure, class_gap = classified.figure(number, name), classified.gap(number, name)
+            values: dict[str, Any] = {"figure": figure and asdict(figure)}
+            values |= {"interval": classified.interval(number, name), "gap": class_gap and asdict(class_gap)}
+            groups[number].setdefault("classification", {})[name] = values
     return {"groups": groups, "notes": results.notes}
 
 
@@ -121,10 +124,7 @@ def _by_size(results: Results, title: str, measure: str, parts: Sequence[str]) -
 
 
 def _gap_table(results: Results, title: str, columns: Mapping[str, tuple[str, str | None]]) -> Table:
-    """Put intervals beside the differences, or below them if the table would be too wide.
-
-    columns: the measure and the part of each column.
-    """
+    """Draw columns of a measure and a part, with intervals beside the differences, or below them if it is too wide."""
     for below in (False, True):
         table = _table(results, title, *columns)
         table.caption = "* the interval leaves out 0"
@@ -138,21 +138,12 @@ def _gap_table(results: Results, title: str, columns: Mapping[str, tuple[str, st
     return table
 
 
-def _class_mapping(classified: ClassResults, number: int, measure: str) -> dict[str, Any]:
-    figure, gap = classified.figure(number, measure), classified.gap(number, measure)
-    return {
-        "figure": None if figure is None else asdict(figure),
-        "interval": classified.interval(number, measure),
-        "gap": None if gap is None else asdict(gap),
-    }
-
-
 def _class_table(results: Results, classified: ClassResults) -> Table:
     is_compared = len(results.groups) > 1
-    columns = ("%", "95 % interval", *(["difference"] if is_compared else []))
-    title = f"classified by {classified.classes.label}"
+    title, columns = f"classified by {classified.classes.label}", ["%", "95 % interval"]
     if is_compared:
         title += f", and the difference to {results.groups[0].name}, points"
+        columns.append("difference")
     table = _table(results, title, *columns)
     for measure in classified.measures:
         table.add_row(CLASS_WORDS[measure])

@@ -17,6 +17,7 @@ from mmts.training.inputs import Inputs
 
 _REQUIRED = ("media", "text")
 _OPTIONAL = ("owner", "media_id", "text_id", "caption")
+_OTHER_DATA = "These are embeddings of other data, of another split or of a part of it, or rows in another order"
 _Array = npt.NDArray[Any]
 
 
@@ -36,11 +37,10 @@ def read_embeddings(file: Path, split: Split, settings: Data) -> Inputs:
     """Return the rows of a split's media (M, D) and captions (N, D), float32 of any norm, in the order of the data.
 
     The arrays are those of `save_embeddings`; only media and text are needed. Rows are found by media_id and text_id if
-    the file has them, and are in the order of the data otherwise; owner and caption are compared with the data. A
-    medium whose id is not in the file is left out, which is printed.
+    the file has them; owner and caption are compared with the data. A medium whose id is not in the file is left out.
 
-    Raises DataError naming the array and the row: a wrong number of rows, ids, owners or captions of other data, rows
-    that are NaN, infinite or all zeros, pickled arrays, more media left out than `data.max_unreadable` allows.
+    Raises DataError naming the array and the row that is not of these data or has no direction, and if more media are
+    left out than `data.max_unreadable` allows.
     """
     arrays = _arrays(file, (*_REQUIRED, *_OPTIONAL))
     for name in _REQUIRED:
@@ -106,42 +106,32 @@ def _missing(file: Path, ids: _Array, split: Split, max_share: float) -> list[in
         media = counted(split.num_media, "medium", "media")
         raise DataError(
             f"{file}: media_id lacks {len(missing):,} of the {media} of split {split.name!r}, such as "
-            f"{quoted(split.media[missing[0]].id)}; it has {listed(sorted(known)[:3])} and others. These are "
-            "embeddings of other data, of another split, or of a part of it"
+            f"{quoted(split.media[missing[0]].id)}; it has {listed(sorted(known)[:3])} and others. {_OTHER_DATA}"
         )
     return missing
 
 
 def _order(file: Path, arrays: Mapping[str, _Array], name: str, ids: Sequence[str], split: Split) -> _Array:
-    """Return the row of the array for each id (Q,) of the data. Raises DataError if the rows are not those of the data.
-
-    Every array of this side is checked for its number of rows.
-    """
-    side = {"media": ("media_id",), "text": ("text_id", "owner", "caption")}[name]
-    count = len(arrays[name]) if arrays[name].ndim == 2 else 0
-    if arrays[name].ndim != 2 or count != len(ids):
-        what = counted(len(ids), "medium", "media") if name == "media" else counted(len(ids), "caption")
+    """Return the row of the array for each id (Q,) of the data, checking the arrays of this side against the data."""
+    shape, count = arrays[name].shape, len(ids)
+    if len(shape) != 2 or shape[0] != count:
+        what = counted(count, "medium", "media") if name == "media" else counted(count, "caption")
         raise DataError(
-            f"{file}: the array {name!r} has the shape {arrays[name].shape}, and split {split.name!r} has {what}: it "
-            f"must be ({len(ids)}, D). Name the split that it was made of by --split"
+            f"{file}: the array {name!r} has the shape {shape}, and split {split.name!r} has {what}: it must be "
+            f"({count}, D). Name the split that it was made of by --split"
         )
-    for other in side:
+    for other in ("media_id",) if name == "media" else ("text_id", "owner", "caption"):
         if other in arrays and arrays[other].shape != (count,):
             raise DataError(f"{file}: the array {other!r} has the shape {arrays[other].shape}; it must be ({count},)")
-    if side[0] not in arrays:
+    if (id_array := f"{name}_id") not in arrays:
         return np.arange(count)
-    given = arrays[side[0]].astype(str).tolist()
-    place = {identity: row for row, identity in enumerate(given)}
-    if len(place) < count:
-        row = next(row for row, identity in enumerate(given) if place[identity] != row)
-        raise DataError(f"{file}: {side[0]}: {quoted(given[row])} is in row {row} and in row {place[given[row]]}")
-    wanted = {*ids}
-    for row, identity in enumerate(given):
+    wanted, place = {*ids}, dict[str, int]()
+    for row, identity in enumerate(arrays[id_array].astype(str).tolist()):
         if identity not in wanted:
-            raise DataError(
-                f"{file}: {side[0]}: row {row} is {quoted(identity)}, which split {split.name!r} does not have: these "
-                "are embeddings of other data, or of another split"
-            )
+            lacks = f"row {row} is {quoted(identity)}, which split {split.name!r} does not have"
+            raise DataError(f"{file}: {id_array}: {lacks}. {_OTHER_DATA}")
+        if (first := place.setdefault(identity, row)) != row:
+            raise DataError(f"{file}: {id_array}: {quoted(identity)} is in row {first} and in row {row}")
     return np.array([place[identity] for identity in ids])
 
 
@@ -149,10 +139,8 @@ def _check_same(file: Path, name: str, given: Sequence[Any], expected: Sequence[
     """Raise DataError naming the first row of an array that differs from the data."""
     for row, value, right in zip(at.tolist(), given, expected, strict=True):
         if value != right:
-            raise DataError(
-                f"{file}: {name}: row {row} is {quoted(value)}, and by the data it is {quoted(right)}: these are "
-                "embeddings of other data, or their rows are in another order"
-            )
+            differs = f"row {row} is {quoted(value)}, and by the data it is {quoted(right)}"
+            raise DataError(f"{file}: {name}: {differs}. {_OTHER_DATA}")
 
 
 def _numbers(file: Path, name: str, values: _Array) -> npt.NDArray[np.float32]:

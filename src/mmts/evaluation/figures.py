@@ -1,7 +1,7 @@
 """From the ranks of queries to the figures in metrics.json: of all queries, by group, by label and over folds."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,10 +69,7 @@ class MediaLabel:
 
 
 def figures_by_group(sides: Sequence[Side], groups: Sequence[Tensor], with_intervals: bool = True) -> dict[str, Any]:
-    """Return the figures of head, mid and tail, None if a part has no query.
-
-    groups: one (Q,) per side, 0, 1, 2 = head, mid, tail of each query; a query with another number is in none.
-    """
+    """Return the figures of head, mid and tail (None if empty) by `groups`, (Q,) per side: 0, 1, 2, or another."""
     return {
         name: _part_figures(sides, [group == number for group in groups], with_intervals)
         for number, name in enumerate(GROUP_NAMES)
@@ -96,15 +93,13 @@ def figures_by_label(sides: Sequence[Side], owner: Tensor, label: MediaLabel) ->
     }
 
 
-def extreme_classes(label: Mapping[str, Any], figure: Callable[[str], float | None]) -> tuple[list[str], list[str]]:
+def extremes(figures: Mapping[str, float], num_queries: Mapping[str, int]) -> tuple[list[str], list[str]]:
     """Return the values of a label with the lowest figures, the lowest first, and with the highest, the highest first.
 
-    label: what `figures_by_label` gave; figure: gives a value's figure, or None. Values with fewer than five text
-    queries are left out.
+    Values with fewer than five queries are left out.
     """
-    enough = (value for value, figures in label["classes"].items() if figures.get("num_queries", 0) >= _FEWEST_QUERIES)
-    known = {value: result for value in enough if (result := figure(value)) is not None}
-    order = sorted(known, key=lambda value: known[value])
+    enough = (value for value in figures if num_queries[value] >= _FEWEST_QUERIES)
+    order = sorted(enough, key=lambda value: figures[value])
     number = min(_EXTREMES, len(order) // 2)
     return order[:number], order[::-1][:number]
 
@@ -119,20 +114,19 @@ def _part_figures(sides: Sequence[Side], rows: Sequence[Tensor], with_intervals:
 
 def _figures(sides: Sequence[Side], rows: Sequence[Tensor], with_intervals: bool) -> dict[str, Any]:
     """Return the figures of the queries in `rows`, (Q,) bool per side; None for a side that has none there."""
-    figures: dict[str, Any] = {}
+    figures: dict[str, Any] = dict.fromkeys(side.direction for side in sides)
+    intervals: dict[str, Any] = {}
     wanted: list[tuple[Side, Tensor, str]] = []  # intervals, which processes share
     for side, chosen in zip(sides, rows, strict=True):
-        figures[side.direction] = None
         if chosen.any():
             # numpy's sum, unlike torch's, does not depend on the number of threads.
             graded = {name: side.scores(name)[chosen].numpy() for name in side.measures if name in GRADED}
             means = {name: 100 * float(values.mean()) for name, values in graded.items()}
-            figures[side.direction] = means | recalls(side.ranks[chosen])
-            wanted += [(side, chosen, name) for name in side.measures if with_intervals]
+            figures[side.direction], intervals[side.direction] = means | recalls(side.ranks[chosen]), {}
+            wanted += [(side, chosen, name) for name in side.measures]
     if not with_intervals:
         return figures
     ends = shared(wanted, lambda own: [side.interval(side.scores(name), chosen) for side, chosen, name in own])
-    intervals: dict[str, Any] = {direction: {} for direction, known in figures.items() if known is not None}
     for (side, _, name), pair in zip(wanted, ends, strict=True):
         if pair is not None:
             intervals[side.direction][name] = [*pair]
@@ -160,10 +154,7 @@ def summarize(
 
 
 def judge_folds(media: Tensor, text: Tensor, split: Split, relevance: Relevance, folds: int) -> dict[str, Any]:
-    """Judge `folds` equal parts of the media, each with its own captions, and return the mean figures.
-
-    MSCOCO's "1K" figures: five times 1,000 images, in file order.
-    """
+    """Return the mean figures over equal parts of the media with their captions: MSCOCO's five times 1,000 images."""
     figures: dict[str, list[dict[str, float]]] = {}
     for part in torch.arange(split.num_media).tensor_split(folds):
         fold = Split(split.name, [split.media[at] for at in part.tolist()])

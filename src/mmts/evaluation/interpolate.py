@@ -33,20 +33,18 @@ _MOST = 1001  # points of a curve
 def parse_shares(text: str) -> list[float]:
     """Return the shares that a text lists, each once and rising; "..." goes on with the step of the two before it.
 
-    Raises InputError, naming the value, for one outside [0, 1], or steps that do not lead to the value after them.
+    Raises InputError for a value outside [0, 1], or steps that do not lead to the value after them.
 
     >>> parse_shares("0,0.25,...,1"), parse_shares("0,.5,0.9")
     ([0.0, 0.25, 0.5, 0.75, 1.0], [0.0, 0.5, 0.9])
     """
     words = [word.strip() for word in text.split(",")]
-    shares: list[float] = []
-    for at, word in enumerate(words):
-        if word != "...":
-            shares.append(_share(word, text))
-            continue
-        if at < 2 or at + 1 == len(words) or "..." in words[at - 2 : at]:
+    shares = [_share(word, text) for word in words if word != "..."]
+    for at in (at for at, word in enumerate(words) if word == "..."):
+        around = [*words[max(at - 2, 0) : at], *words[at + 1 : at + 2]]
+        if len(around) < 3 or "..." in around:
             raise InputError(f"--interpolate {text}: ... stands between two values and the last, as in 0,0.1,...,1")
-        first, second, last = _share(words[at - 2], text), _share(words[at - 1], text), _share(words[at + 1], text)
+        first, second, last = (_share(word, text) for word in around)
         steps = (last - second) / (second - first) if second != first else -1.0
         if not 0 <= steps <= _MOST or abs(steps - round(steps)) > 1e-6:
             raise InputError(f"--interpolate {text}: steps from {first:g} to {second:g} do not lead to {last:g}")
@@ -70,13 +68,10 @@ def _share(word: str, text: str) -> float:
 def interpolate(
     path: Path, shares: Sequence[float], also: Sequence[Path] = (), checkpoint: str = "best"
 ) -> dict[str, Any]:
-    """Evaluate a run with the weights (1 - a) start + a tuned, for each a in `shares`, on val and on other data.
+    """Evaluate a run with the weights (1 - a) start + a tuned, for each a in `shares`, on val and `also` other data.
 
     The best on val by `train.best`, of equals the nearest to the start, becomes checkpoints/interpolated.pt. The curve
-    goes to interpolation.json, and is returned.
-
-    also: other data, each judged on its default split.
-    checkpoint: the tuned weights, best or last.
+    goes to interpolation.json, and is returned. checkpoint: the tuned weights, best or last.
 
     Raises RunError for a run without a saved start, and DataError if its data have no val split to choose on.
 
@@ -85,7 +80,7 @@ def interpolate(
     RunDirectory.check_checkpoint(checkpoint)
     if checkpoint == "interpolated":
         raise RunError(
-            "--interpolate writes the checkpoint interpolated; --checkpoint names what it mixes: best or last"
+            "--interpolate makes the checkpoint interpolated; --checkpoint names what it mixes: best or last"
         )
     run = RunDirectory(path)
     recipe = run.recipe()
@@ -111,24 +106,14 @@ def interpolate(
         scores = [measured(point, recipe.train.best) or 0.0 for point in curves["val"]]
         score = max(scores)
         best = shares[scores.index(score)]
-        state: dict[str, Any] = {key: tuned[key] for key in ("objective", "step", "measure") if key in tuned}
+        state: dict[str, Any] = {key: tuned[key] for key in ("objective", "step", "frozen")}
         state |= {"model": interpolated(start, tuned["model"], best), "best": score, "share": best}
         once(lambda: save_checkpoint(run.checkpoint_file("interpolated"), state))
-        curve = {
-            "checkpoint": checkpoint,
-            "step": tuned["step"],
-            "measure": recipe.train.best,
-            "best": {"share": best, "score": score},
-            "data": {
-                name: {
-                    "split": split.name,
-                    "num_media": split.num_media,
-                    "num_captions": split.num_captions,
-                    "points": curves[name],
-                }
-                for name, split in splits.items()
-            },
-        }
+        curve: dict[str, Any] = {"checkpoint": checkpoint, "step": tuned["step"], "measure": recipe.train.best}
+        curve |= {"best": {"share": best, "score": score}, "data": {}}
+        for name, split in splits.items():
+            sizes = {"split": split.name, "num_media": split.num_media, "num_captions": split.num_captions}
+            curve["data"][name] = {**sizes, "points": curves[name]}
         once(lambda: write_json(run.interpolation_file, curve))
     for table in interpolation_tables(curve):
         console.print(table)
@@ -196,12 +181,10 @@ def interpolation_tables(curve: dict[str, Any]) -> list[Table]:
         columns += [f"both\n{group}\n{measures[0]}" for group in groups]
         table = figure_table(f"{name}: {sizes}; percent", "a", *columns, least=6)
         for point in points:
-            cells = [in_tenths(point[direction][measure]) for direction in directions for measure in measures]
-            for group in groups:
-                score = measured(point, f"{group} {measures[0]}")
-                cells.append("" if score is None else in_tenths(score))
+            cells = [point[direction][measure] for direction in directions for measure in measures]
+            cells += [measured(point, f"{group} {measures[0]}") for group in groups]
             chosen = "*" if point["share"] == curve["best"]["share"] else ""
-            table.add_row(f"{point['share']:g}{chosen}", *cells)
+            table.add_row(f"{point['share']:g}{chosen}", *("" if cell is None else in_tenths(cell) for cell in cells))
         tables.append(table)
     best = f"* the best on val by {curve['measure']}"
     tables[-1].caption = f"a: weights (1 - a) start + a tuned; {best}\nboth: the mean of both directions"

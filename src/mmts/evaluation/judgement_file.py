@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmts.data.records import Split
+from mmts.data.records import Medium, Split
 from mmts.errors import DataError
 from mmts.evaluation.classification import Classes
 from mmts.evaluation.figures import MediaLabel
@@ -42,20 +42,13 @@ def save_judgement(
 ) -> None:
     """Write judgement.npz, so that runs can be compared query by query and results shown.
 
-    concepts (N,) of the captions, -1 if unknown; groups (N,) of the captions and (M,) of the media. The description
-    says where each medium lies: its path; in tar files offset and length; of a clip start and end in seconds, first and
-    last frame; and the labels that the run was judged by. class_top (M, <= 5): the answers of a classification.
-    mismatches: which captions may be wrong, and which media are alike.
+    concepts (N,) of the captions, -1 if unknown; groups (N,) of the captions and (M,) of the media. class_top
+    (M, <= 5): the answers of a classification.
     """
-    meta: dict[str, Any] = {
-        "split": split.name,
-        "kind": split.media[0].kind,
-        "relevance": relevance,
-        "data": str(root),
-        "media_ids": [medium.id for medium in split.media],
-        "media_paths": [os.path.relpath(medium.path, root) for medium in split.media],
-        "captions": list(split.captions),
-    }
+    meta: dict[str, Any] = {"split": split.name, "kind": split.media[0].kind, "relevance": relevance, "data": str(root)}
+    meta["media_ids"] = [medium.id for medium in split.media]
+    meta["media_paths"] = [os.path.relpath(medium.path, root) for medium in split.media]
+    meta["captions"] = list(split.captions)
     members = [medium.member for medium in split.media]
     if any(members):
         meta["media_members"] = members
@@ -117,6 +110,15 @@ class Judged:
         )
         return Side(f"text_to_{kind}", self.owner, **text), Side(f"{kind}_to_text", every, **media)
 
+    def medium(self, number: int) -> Medium:
+        """Return a medium, without its captions."""
+        meta = self.meta
+        segment: Any = meta["media_segments"][number] if "media_segments" in meta else [None] * 4
+        member = meta["media_members"][number] if "media_members" in meta else None
+        parts = {"start": segment[0], "end": segment[1], "frames": None if segment[2] is None else tuple(segment[2:])}
+        name, path = meta["media_ids"][number], Path(meta["data"]) / meta["media_paths"][number]
+        return Medium(name, path, (), kind=meta["kind"], member=member and tuple(member), **parts)
+
     def has(self, measure: str) -> bool:
         """Whether queries have this measure: mAP and the like need graded relevance."""
         return measure in self.sides[0].measures
@@ -128,10 +130,7 @@ class Judged:
 
     @property
     def concepts(self) -> tuple[Tensor, Tensor | None]:
-        """The training concept of each caption (N,), and of each medium (M,) that of its first caption; -1: unknown.
-
-        None for media if the captions are not their own, as with graded relevance.
-        """
+        """The training concept of captions (N,), and of media (M,) by their first, or None if graded; -1: unknown."""
         text = self._tensor("text_concepts")
         if self.meta["relevance"] == "graded":
             return text, None
@@ -168,8 +167,8 @@ class Judged:
                 return f"{key} {self.meta[key]}, not {other.meta[key]}"
         for key, word in (("media_ids", "media"), ("captions", "captions")):
             names, others = self.meta[key], other.meta[key]
+            if names != others and sorted(names) == sorted(others):
+                return f"the same {word} in another order"
             if names != others:
-                if sorted(names) == sorted(others):
-                    return f"the same {word} in another order"
                 return f"{len(names):,} {word}, {len({*names} & {*others}):,} of them the same"
         return ""

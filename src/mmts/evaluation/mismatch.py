@@ -28,12 +28,8 @@ class Mismatches:
 def find_mismatches(media: Tensor, text: Tensor, split: Split) -> Mismatches | None:
     """Compare every caption with those of the pictures that look most like its own (docs/method.md, 7.7).
 
-    media (M, D), text (N, D): unit embeddings. What the ten most similar other media are captioned with, on average, is
-    what a medium's caption is expected to be. That holds where the run has learned a wrong pair by heart, too: its
-    neighbors still have other captions. A caption scores high if the expectation for its own medium is far from it,
-    compared with the ten captions and the ten media that fit best.
-
-    None if there are fewer than 50 media.
+    media (M, D), text (N, D): unit embeddings. A medium's caption is expected to be what its ten most similar media are
+    captioned with, on average; that holds where a run knows a wrong pair by heart, too. None for fewer than 50 media.
     Sources: CSLS (Conneau et al., arXiv 1710.04087), and LEMoN (Zhang et al., arXiv 2407.18941) for the neighbors.
     """
     M = len(media)
@@ -55,10 +51,7 @@ def find_mismatches(media: Tensor, text: Tensor, split: Split) -> Mismatches | N
 
 
 def _best(queries: Tensor, candidates: Tensor, left_out: csr_matrix) -> tuple[Tensor, Tensor]:
-    """Return the ten largest products of queries (Q, D) with candidates (C, D), and whose they are, the largest first.
-
-    left_out (Q, C) bool: pairs that do not count; where too few others remain, products are -inf.
-    """
+    """Return the ten largest products of queries (Q, D), candidates (C, D), and whose; -inf for `left_out` (Q, C)."""
     rows, parts = max(1, CHUNK_ELEMENTS // len(candidates)), []
     for start in range(0, len(queries), rows):
         chunk = slice(start, start + rows)

@@ -43,19 +43,17 @@ def evaluate_pretrained(
 
     start: a run, a Hugging Face CLIP or SigLIP (name or folder), `open_clip:NAME/TAG`, a sentence-transformers CLIP
         folder, or an .npz file of embeddings (`read_embeddings`).
-    out: a new folder, or that of the same evaluation, which reuses cached features; None is runs/NAME-DATA.
+    out: a new folder, or that of the same evaluation; None is runs/NAME-DATA.
     split_name: None is the split that a file of embeddings names, else test, val or train.
-    concepts: a label of the media, or an .npz file of concepts; None clusters the captions of train. Without a train
-        split the concepts are those of the first split that is evaluated, which is printed.
-    labels, classify_by, prompts: as in `mmts.evaluation.run.evaluate`.
-    settings: KEY=VALUE of the recipe. What is relevant is by the rules of a public data set, else by equal captions.
+    concepts: a label of the media, or an .npz file of concepts; None clusters the captions of train.
+    settings: KEY=VALUE of the recipe. The other options are those of `mmts.evaluation.run.evaluate`.
 
     Raises RecipeError for what is not a pretrained pair, DataError for embeddings of other data, and RunError if `out`
     holds another run.
     """
     place = resolved(data)
     read = main_first(lambda: read_dataset(place, (columns or Columns()).model_dump(exclude_none=True)))
-    recipe = zero_steps(start, read, concepts, settings).with_data(place, columns).with_whole_paths()
+    recipe = zero_steps(start, read, concepts, settings).with_data(place, columns)
     run = RunDirectory(out or Path("runs") / file_name(f"{recipe.name}-{place.stem}"))
     if recipe.model.embeddings is not None and split_name is None:
         split_name = split_of_embeddings(recipe.model.embeddings)
@@ -110,8 +108,6 @@ def _find_concepts(recipe: Recipe, dataset: Dataset, split: Split, run: RunDirec
         console.print(f"note: there is no train split, so head, mid and tail go by the concepts of {first}")
         return
     else:
-        console.print(
-            f"note: there is no train split, so head, mid and tail go by how frequent concepts are in {split.name} "
-            "itself; --concepts takes a file of concepts"
-        )
+        by = f"how frequent concepts are in {split.name} itself; --concepts takes a file of concepts"
+        console.print(f"note: there is no train split, so head, mid and tail go by {by}")
     find_concepts(recipe.concepts, counted_in, run)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -121,11 +122,6 @@ class RunGroup:
         return self.runs[0].run.own_objects()
 
     @property
-    def paths(self) -> tuple[Path, ...]:
-        """The run directories."""
-        return tuple(run.run.path for run in self.runs)
-
-    @property
     def metrics(self) -> tuple[dict[str, Any], ...]:
         """The figures of each run."""
         return tuple(run.metrics for run in self.runs)
@@ -155,8 +151,7 @@ class RunGroup:
 class Results:
     """Judged runs in groups, in the order given, all on the same queries and with the same head, mid and tail.
 
-    labels: the labels of the media that also divide the queries. notes: sentences about runs that were left out or
-    regrouped.
+    labels: those of the media that also divide the queries. notes: sentences about runs left out or regrouped.
     """
 
     groups: tuple[RunGroup, ...]
@@ -188,18 +183,14 @@ class Results:
     def interval(
         self, number: int, direction: str, measure: str, part: str | None = None
     ) -> tuple[float, float] | None:
-        """Return a group's 95 % interval over queries, percent: a single run's stored one, or of the mean over seeds.
-
-        None if the queries have no such measure or belong to a single medium.
-        """
-        group = self.groups[number]
+        """Return a group's 95 % interval over queries, percent; None without the measure, or for a single medium."""
+        group, at = self.groups[number], self.directions.index(direction)
         if len(group.runs) == 1:
             intervals = _place(group.metrics[0], part).get("intervals", {})
             if (stored := intervals.get(direction, {}).get(measure)) is not None:
                 return stored[0], stored[1]
         if part == FOLDS or not all(run.has(measure) for run in group.judged):
             return None
-        at = self.directions.index(direction)
         scores = query_scores(group.judged, SIDES[at], measure).mean(dim=0)
         return self.groups[0].judged[0].sides[at].interval(scores, self.rows(part)[at])
 
@@ -207,9 +198,7 @@ class Results:
     def gaps(self) -> dict[tuple[int, str, str, str | None], Gap]:
         """Every group's gaps to the first by number, direction, measure and part or None (docs/method.md, 7.2).
 
-        The interval is a paired bootstrap over the queries (all captions of a medium drawn together) of the hits, or
-        the measures of graded relevance, averaged over each group's seeds: it says how far the result depends on the
-        queries, as the spread does for the seeds. Queries of a single medium have no gap.
+        The intervals are over queries, of scores averaged over each group's seeds; a single medium's have no gap.
         """
         gaps = {}
         judged = [group.judged for group in self.groups]
@@ -244,13 +233,11 @@ def _place(metrics: Mapping[str, Any], part: str | None) -> Mapping[str, Any]:
 
 
 def read_results(paths: Sequence[str | Path], names: Sequence[str] | None = None) -> Results:
-    """Read judged runs; runs whose recipes differ only in the seed make one group.
+    """Read judged runs; runs whose recipes differ only in the seed make one group (docs/reading-the-report.md).
 
-    A path is a run directory, or a file that `mmts evaluate` wrote into its evaluations/. Among several paths, any that
-    is not a judged run is passed over with a note. A run that is given twice, or has the recipe and the seed of
-    another, counts once. names: one per group, in order; by default those of their folders. If runs have different
-    concepts, those of the first run define head, mid and tail of all. A single group that was tuned from a pretrained
-    pair is preceded by that pair, as the group "before".
+    A path is a run directory, or a file that `mmts evaluate` wrote into its evaluations/. names: one per group, in
+    order; by default those of their folders. A single group that was tuned from a pretrained pair is preceded by that
+    pair, as the group "before".
     Raises RunError if no run remains or runs were judged on different queries, DataError if a run lacks its ranks.
     """
     notes: list[str] = []
@@ -273,9 +260,9 @@ def read_results(paths: Sequence[str | Path], names: Sequence[str] | None = None
 def refuse_other_queries(first: str, differing: Mapping[Path, str]) -> None:
     """Raise RunError if there are runs that were judged on other queries than the first; each says what differs."""
     if differing:
+        runs = few([f"{path} ({how})" for path, how in differing.items()])
         raise RunError(
-            f"these were not judged on the same queries as {first}: "
-            f"{few([f'{path} ({how})' for path, how in differing.items()])}. Figures of different queries cannot be "
+            f"these were not judged on the same queries as {first}: {runs}. Figures of different queries cannot be "
             "compared. `mmts evaluate RUN --data PATH --split NAME` judges each run on the same data; if it writes "
             "RUN/evaluations/NAME.json, name that file instead of RUN"
         )
@@ -314,36 +301,32 @@ def _starts(runs: Sequence[JudgedRun], notes: list[str]) -> list[JudgedRun]:
     files = [run.run.before_file for run in runs]
     if not all(not run.is_evaluation and "before" in run.metrics for run in runs):
         return []
-    ranks = [run.run.ranks_file(file) for run, file in zip(runs, files, strict=True)]
-    if gone := [str(file) for file in (*files, *ranks) if not file.is_file()]:
+    needed = [*files, *(run.run.ranks_file(file) for run, file in zip(runs, files, strict=True))]
+    if gone := [str(file) for file in needed if not file.is_file()]:
         notes.append(f"without the scores before training, since there is no {few(gone)}")
         return []
     starts = _usable(files, [])
-    alike = len(starts) == len(runs)
-    return starts if alike and not any(at.judged.differs_from(runs[0].judged) for at in starts) else []
+    differ = any(at.judged.differs_from(runs[0].judged) for at in starts)
+    return starts if len(starts) == len(runs) and not differ else []
 
 
 def _metrics(file: Path, run: RunDirectory) -> dict[str, Any]:
     metrics = read_json(file)
     if isinstance(metrics, dict):
-        directions = directions_of(metrics)
-        is_whole = {"split", "num_media", "num_captions", "groups", *directions} <= metrics.keys()
-        if is_whole and all(isinstance(metrics[direction], dict) for direction in directions):
+        has_figures = all(isinstance(metrics.get(direction), dict) for direction in directions_of(metrics))
+        if has_figures and {"split", "num_media", "num_captions", "groups"} <= metrics.keys():
             return metrics
     raise RunError(f"{file} is damaged; `mmts evaluate {run.path}` rewrites it")
 
 
 def _grouped(runs: Sequence[JudgedRun], names: Sequence[str] | None, notes: list[str]) -> list[RunGroup]:
-    """Group runs by recipe and checkpoint, one per seed, and name the groups.
-
-    A pretrained pair as it is that was classified twice, with different templates, makes two groups.
-    """
-    members: dict[str, dict[int, JudgedRun]] = {}
+    """Group runs by recipe and checkpoint, and pairs without training by templates, too; name the groups."""
+    members: dict[str, dict[int, JudgedRun]] = defaultdict(dict)
     left_out = []
     for run in runs:
         recipe = run.recipe.model_dump(mode="json", exclude=_BESIDE)
         asked = run.judged.meta.get("classes") if run.recipe.model.is_untouched else None
-        by_seed = members.setdefault(json.dumps([recipe, run.checkpoint, asked and asked["templates"]]), {})
+        by_seed = members[json.dumps([recipe, run.checkpoint, asked and asked["templates"]])]
         first = by_seed.setdefault(run.recipe.train.seed, run)
         if first is not run:
             left_out.append(f"{run.given} has the recipe and the seed of {first.given}")
@@ -353,8 +336,8 @@ def _grouped(runs: Sequence[JudgedRun], names: Sequence[str] | None, notes: list
     folders = _folder_names(groups)
     names = folders if names is None else names
     if len(names) != len(groups):
-        wanted = counted(len(groups), "group")
-        raise RunError(f"{len(names)} names are given for {wanted} of runs: {few(folders)}; give one per group")
+        groups_of_runs = f"{counted(len(groups), 'group')} of runs: {few(folders)}"
+        raise RunError(f"{len(names)} names are given for {groups_of_runs}; give one per group")
     if len({*names}) < len(names) or not all(names):
         raise RunError(f"names must differ and not be empty: {', '.join(map(repr, names))}")
     return [replace(group, name=name) for name, group in zip(names, groups, strict=True)]
@@ -362,7 +345,7 @@ def _grouped(runs: Sequence[JudgedRun], names: Sequence[str] | None, notes: list
 
 def _folder_names(groups: Sequence[RunGroup]) -> list[str]:
     """Name groups by their folders, adding parent folders until the names differ; else by the first paths given."""
-    folders = [_folder([Path(os.path.abspath(path)) for path in group.paths], group.recipe.name) for group in groups]
+    folders = [_folder(group) for group in groups]
     for length in range(1, 1 + max(len(folder.parts) for folder in folders)):
         names = [str(Path(*folder.parts[-length:])) for folder in folders]
         if len({*names}) == len(names):
@@ -370,32 +353,30 @@ def _folder_names(groups: Sequence[RunGroup]) -> list[str]:
     return [str(group.runs[0].given) for group in groups]
 
 
-def _folder(paths: Sequence[Path], recipe: str) -> Path:
-    """Return the folder of a run, or the common folder of several without what tells seeds apart, or the recipe."""
+def _folder(group: RunGroup) -> Path:
+    """Return the folder of a run, or what those of several have in common besides the seed, or the recipe."""
+    paths = [Path(os.path.abspath(run.run.path)) for run in group.runs]
     if len(paths) == 1:
         return paths[0].parent if _ONLY_SEED.fullmatch(paths[0].name) else paths[0]
     stems = {path.parent / _SEED.sub("", path.name) for path in paths}  # a name that is a seed alone leaves its folder
-    return stems.pop() if len(stems) == 1 else Path(recipe)
+    return stems.pop() if len(stems) == 1 else Path(group.recipe.name)
 
 
 def _divided_alike(groups: Sequence[RunGroup], notes: list[str]) -> tuple[list[RunGroup], dict[str, MediaLabel]]:
     """Divide the queries of all runs alike: by the first run's concepts, and by the labels of any run."""
     first = groups[0].runs[0]
-    runs = [run for group in groups for run in group.runs]
+    runs, regrouped = [run for group in groups for run in group.runs], []
     labels = {name: label for run in reversed(runs) for name, label in run.judged.labels.items()}
-    regrouped = []
 
     def divided(run: JudgedRun) -> JudgedRun:
         metrics, judged = dict(run.metrics), run.judged
         if not all(map(torch.equal, judged.groups, first.judged.groups)):
             metrics["groups"] = figures_by_group(judged.sides, first.judged.groups)
             regrouped.append(str(run.given))
-        stored = metrics.get("labels", {})
-        metrics["labels"] = {
-            name: stored[name] if name in stored and judged.labels.get(name) == label
-            else figures_by_label(judged.sides, judged.owner, label)
-            for name, label in labels.items()
-        }  # fmt: skip
+        stored, metrics["labels"] = metrics.get("labels", {}), {}
+        for name, label in labels.items():
+            is_stored = name in stored and judged.labels.get(name) == label
+            metrics["labels"][name] = stored[name] if is_stored else figures_by_label(judged.sides, judged.owner, label)
         return replace(run, metrics=metrics)
 
     result = [replace(group, runs=tuple(map(divided, group.runs))) for group in groups]

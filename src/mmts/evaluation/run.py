@@ -30,6 +30,7 @@ from mmts.evaluation.figures import MediaLabel
 from mmts.evaluation.judgement_file import save_judgement
 from mmts.evaluation.measures import (
     BRACKETS,
+    FOLDS,
     arrow,
     coverage_in_words,
     directions_of,
@@ -79,8 +80,8 @@ def evaluate(
 
     labels: labels of the media; head, mid and tail and every value of each are scored too. Labels of an earlier
     evaluation in the same file are kept.
-    classify_by: a label by whose values the media are classified, with the templates in the file `prompts`; without it,
-    a classification of an earlier evaluation in the same file is repeated.
+    classify_by: a label by whose values the media are classified, with the templates in the file `prompts`; an earlier
+    classification is repeated.
     opened: of a pretrained pair whose folder the caller holds.
     """
     RunDirectory.check_checkpoint(checkpoint)
@@ -140,10 +141,10 @@ def score(
     labels: Mapping[str, MediaLabel] = {},
     stopped_at: Mapping[str, int] | None = None,
 ) -> tuple[dict[str, Any], Tensor, Tensor]:
-    """Rank a split, write its scores to `file` and print them; return them and the embeddings (M, D) and (N, D).
+    """Rank a split, write its scores to `file`, and the ranks beside it, and print the scores.
 
-    The ranks behind the scores are saved beside them, for comparing runs query by query. stopped_at: the step that an
-    interrupted run reached, and how many it was to take.
+    stopped_at: the step that an interrupted run reached, and how many it was to take. Returns the scores and the
+    embeddings (M, D) and (N, D).
     """
     run, dataset, split = experiment.run, experiment.dataset, inputs.split
     relevance = experiment.recipe.data.relevance
@@ -178,10 +179,9 @@ def score(
 
 
 def validation(experiment: Experiment, inputs: Mapping[str, Inputs], val: str) -> Callable[[TwoTower], dict[str, Any]]:
-    """Return a function that scores a model on val: both directions, and by group.
+    """Return a function that scores a model on the split `val`: both directions, and by group.
 
-    inputs: by the name of their split. val: the name of the split to score on. Raises RecipeError
-    if `train.best` names a group that has no queries in it.
+    Raises RecipeError if `train.best` names a group that has no queries in it.
     """
     groups = from_main(experiment.groups(inputs[val].split))[1:]
     best = experiment.recipe.train.best
@@ -199,10 +199,7 @@ def validation(experiment: Experiment, inputs: Mapping[str, Inputs], val: str) -
 def _chosen_split(
     run: RunDirectory, recipe: Recipe, dataset: Dataset, own_data: bool, split_name: str | None, is_new: bool
 ) -> tuple[Split, bool]:
-    """Return the split to evaluate on, and whether it is the run's own, whose scores are in metrics.json.
-
-    own_data: whether `dataset` is the run's own. is_new: whether a pretrained pair is evaluated anew.
-    """
+    """Return the split to evaluate on, and whether it is the run's own, whose scores are in metrics.json."""
     as_it_is = own_data and recipe.model.is_untouched
     first = (read_kept(run.metrics_file) or {}).get("split") if as_it_is else None
     if split_name is None:
@@ -234,7 +231,10 @@ def _divided_by(
         counted_in = _counted_in(by[0], [trained_on] if own_data else [trained_on, dataset], recipe.data.max_media)
 
     def find(split: Split) -> tuple[dict[str, MediaLabel], Classes | None]:
-        of_labels = {name: _media_label(name, train, split) for name in labels}
+        of_labels = {}
+        for label in labels:
+            in_training, values = (media_label(part, label, f"--label, {part.name}") for part in (train, split))
+            of_labels[label] = MediaLabel.of_media(values, [in_training[at] for at in train.owner.tolist()])
         return of_labels, find_classes(*by, counted_in, split) if by else None
 
     return find
@@ -244,12 +244,13 @@ def _class_prompts(
     section: Evaluation, before: Mapping[str, Any], label: str | None, prompts: Path | None, split: Split
 ) -> tuple[str, Sequence[str]] | None:
     """Return the label to classify by and the templates: as asked for, as in an earlier evaluation, or as trained."""
-    if label is None and prompts is not None:
-        raise RecipeError("--prompts is for --classify LABEL, which is missing")
-    kept = before.get("classification")
-    if label is None and isinstance(kept, dict) and {"label", "prompts"} <= kept.keys():
-        return kept["label"], kept["prompts"]
-    label, prompts = (section.classify, section.prompts) if label is None else (label, prompts)
+    if label is None:
+        if prompts is not None:
+            raise RecipeError("--prompts is for --classify LABEL, which is missing")
+        kept = before.get("classification")
+        if isinstance(kept, dict) and {"label", "prompts"} <= kept.keys():
+            return kept["label"], kept["prompts"]
+        label, prompts = section.classify, section.prompts
     return None if label is None else (label, read_prompts(prompts, split.media[0].kind))
 
 
@@ -265,15 +266,6 @@ def _counted_in(label: str, datasets: Sequence[Dataset], max_media: int | None) 
     return None
 
 
-def _media_label(label: str, train: Split, split: Split) -> MediaLabel:
-    """Return a label of the media of `split`, with how many samples of `train` have each of its values.
-
-    Raises RecipeError if no medium of one of the two splits has the label.
-    """
-    in_training, values = (media_label(part, label, f"--label, {part.name}") for part in (train, split))
-    return MediaLabel.of_media(values, [in_training[owner] for owner in train.owner.tolist()])
-
-
 def _stopped_at(run: RunDirectory) -> dict[str, int] | None:
     """Return the step at which an unfinished run stopped, and print it; None if the run took its last step."""
     if run.is_finished or not (file := run.checkpoint_file("last")).exists():
@@ -286,24 +278,23 @@ def _stopped_at(run: RunDirectory) -> dict[str, int] | None:
 
 
 def metrics_tables(metrics: dict[str, Any]) -> list[Table]:
-    """Draw metrics.json for a terminal 80 columns wide: all scores, then those of each label."""
+    """Draw metrics.json for a terminal 80 columns wide: all scores, then those of each label, and a classification."""
     measures, directions = shown_measures(metrics), directions_of(metrics)
 
-    def add(table: Table, name: str, place: Mapping[str, Any], direction: str) -> None:
-        if (scores := place.get(direction)) is not None:
+    def add(table: Table, name: str, place: Mapping[str, Any] | None, direction: str) -> None:
+        if place and (scores := place.get(direction)) is not None:
             intervals = place.get("intervals", {}).get(direction, {})
-            ends = [f" ({in_tenths(*intervals[measure])})" if measure in intervals else "" for measure in measures]
-            cells = [in_tenths(scores[measure]) + end for measure, end in zip(measures, ends, strict=True)]
+            cells = [_with_interval(scores[measure], intervals.get(measure)) for measure in measures]
             table.add_row(name, *cells, f"{scores['median_rank']:g}")
 
     media, captions = counted(metrics["num_media"], "medium", "media"), counted(metrics["num_captions"], "caption")
     table = figure_table(f"{metrics['split']}: {media}, {captions}; percent", "", *measures, "MedR")
     for direction in directions:
         add(table, arrow(direction), metrics, direction)
-        if folds := metrics.get("folds"):
+        if folds := metrics.get(FOLDS):
             add(table, f"  {folds['num']} folds", folds, direction)
         for name in GROUP_NAMES:
-            add(table, f"  {name}", metrics["groups"][name] or {}, direction)
+            add(table, f"  {name}", metrics["groups"][name], direction)
     table.caption = "\n".join(filter(None, [BRACKETS, coverage_in_words(metrics)]))
     tables = [table]
     for label, scores in metrics.get("labels", {}).items():
@@ -312,45 +303,31 @@ def metrics_tables(metrics: dict[str, Any]) -> list[Table]:
         for direction in directions:
             table.add_row(arrow(direction))
             for name in GROUP_NAMES:
-                add(table, f"  {name}", scores["groups"][name] or {}, direction)
-        if bare := scores["num_unlabeled"]:
-            table.caption = f"left out: {counted(bare, 'medium', 'media')} without {label}"
-        tables += [table, *_extremes(label, scores, directions[0], "mAP" if "mAP" in measures else "R@5")]
-    return [*tables, *([classification_table(scores)] if (scores := metrics.get("classification")) else [])]
+                add(table, f"  {name}", scores["groups"][name], direction)
+        table.caption = _left_out(scores["num_unlabeled"], label)
+        tables.append(table)
+    return [*tables, *([_classification_table(scores)] if (scores := metrics.get("classification")) else [])]
 
 
-def _extremes(label: str, scores: dict[str, Any], direction: str, measure: str) -> list[Table]:
-    """Draw the values of a label whose text queries have the lowest and the highest scores."""
-    classes = scores["classes"]
-    lowest, highest = figures.extreme_classes(scores, lambda value: classes[value][direction][measure])
-    if not lowest:
-        return []
-    title = f"{arrow(direction)} by {label}: lowest and highest {measure}"
-    table = figure_table(title, "", "training", "queries", measure)
-    for value in (*lowest, *reversed(highest)):
-        counts = (f"{classes[value][key]:,}" for key in ("num_training", "num_queries"))
-        figure = in_tenths(classes[value][direction][measure])
-        table.add_row(value, *counts, figure, end_section=value == lowest[-1])
-    return [table]
-
-
-def classification_table(scores: dict[str, Any]) -> Table:
-    """Draw a classification for a terminal 80 columns wide."""
+def _classification_table(scores: dict[str, Any]) -> Table:
     title = f"classified by {scores['label']}: {counted(scores['num_media'], 'medium', 'media')}; percent"
     table = figure_table(title, "", "classes", "accuracy")
-
-    def add(name: str, num_classes: int, figure: float, ends: Sequence[float] | None) -> None:
-        table.add_row(name, f"{num_classes:,}", in_tenths(figure) + (f" ({in_tenths(*ends)})" if ends else ""))
-
     judged = sum(figures["num_media"] > 0 for figures in scores["classes"].values())
     for measure, name in CLASS_WORDS.items():
-        if measure in CLASS_GROUPS:
-            if (group := scores["groups"][measure]) is not None:
-                add(f"  {name}", group["num_classes"], group["mean_per_class"], group["interval"])
-        else:
+        if measure not in CLASS_GROUPS:
             num_classes = judged if measure == "mean_per_class" else scores["num_classes"]
-            add(name, num_classes, scores[measure], scores["intervals"][measure])
-    bare = scores["num_unlabeled"]
-    left_out = f"left out: {counted(bare, 'medium', 'media')} without {scores['label']}" if bare else ""
-    table.caption = "\n".join(filter(None, ["in brackets: 95 % interval over media", left_out]))
+            table.add_row(name, f"{num_classes:,}", _with_interval(scores[measure], scores["intervals"][measure]))
+        elif (group := scores["groups"][measure]) is not None:
+            figure = _with_interval(group["mean_per_class"], group["interval"])
+            table.add_row(f"  {name}", f"{group['num_classes']:,}", figure)
+    lines = ["in brackets: 95 % interval over media", _left_out(scores["num_unlabeled"], scores["label"])]
+    table.caption = "\n".join(filter(None, lines))
     return table
+
+
+def _with_interval(figure: float, ends: Sequence[float] | None) -> str:
+    return in_tenths(figure) + (f" ({in_tenths(*ends)})" if ends else "")
+
+
+def _left_out(number: int, label: str) -> str | None:
+    return f"left out: {counted(number, 'medium', 'media')} without {label}" if number else None

@@ -43,17 +43,12 @@ def _write(folder: Path, kind: Literal["clip", "siglip"]) -> None:
             model.logit_bias.data.fill_(-10.0)
     model.logit_scale.data.fill_(math.log(10))
     model.save_pretrained(folder)
-    _byte_tokenizer().save_pretrained(folder)
+    bytes_ = ByteTokenizer.backend()
+    bytes_.add_special_tokens(["[START]", "[END]"])  # 256 and 257
+    names = {"bos_token": "[START]", "eos_token": "[END]", "pad_token": "[END]", "unk_token": "[END]"}
+    options: dict[str, Any] = {"tokenizer_object": bytes_, "model_max_length": _LENGTH, **names}
+    transformers.PreTrainedTokenizerFast(**options).save_pretrained(folder)
     side = {"height": _SIZE, "width": _SIZE}
     crop = {"size": {"shortest_edge": _SIZE}, "crop_size": side, "do_center_crop": True}
     look = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, **(crop if kind == "clip" else {"size": side})}
     (folder / "preprocessor_config.json").write_text(json.dumps(look))
-
-
-def _byte_tokenizer() -> Any:
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = ByteTokenizer.backend()
-    tokenizer.add_special_tokens(["[START]", "[END]"])  # 256 and 257
-    names = {"bos_token": "[START]", "eos_token": "[END]", "pad_token": "[END]", "unk_token": "[END]"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=_LENGTH, **names)

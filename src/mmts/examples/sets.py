@@ -1,11 +1,11 @@
 """The examples: Flickr30K, MSCOCO, CC3M, EPIC-KITCHENS-100 and YouCook2 in small, in the layouts of the originals."""
 
 import csv
+import itertools
 import json
 import re
 import zlib
-from collections.abc import Iterable, Sequence
-from itertools import product
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from mmts.examples.drawing import COLOURS, SHAPES, picture, write_film, write_image
 
-_KINDS = tuple(product(COLOURS, SHAPES))  # 12
+_KINDS = tuple(itertools.product(COLOURS, SHAPES))  # 12
 _PLACES = (("on the left", 0.0), ("in the middle", 0.5), ("on the right", 1.0))
 _TRAIN = (6, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1)  # how often each kind is drawn for training: a long tail
 _TEXTS = (
@@ -44,29 +44,22 @@ def draw_flickr30k(folder: Path) -> Path:
 
 
 def draw_coco(folder: Path) -> Path:
-    """Draw 24 images for train (8 of them restval), 4 for val, 10 for test; write dataset_coco.json, return the folder.
-
-    The first test image has six captions, the others five.
-    """
+    """Draw 24 images for train (8 of them restval), 4 for val and 10 for test, the first of these with six captions."""
     return _draw_karpathy(folder, "coco", ["train"] * 16 + ["restval"] * 8 + ["val"] * 4 + ["test"] * 10)
 
 
 def _draw_karpathy(folder: Path, name: str, splits: list[str]) -> Path:
     train = [kind for kind, times in zip(_KINDS, _TRAIN, strict=True) for _ in range(times)]
     kinds = [*train, *(_KINDS[at % len(_KINDS)] for at in range(len(splits) - len(train)))]
-    rows = []
-    sentid = 0
+    rows, numbers = [], itertools.count()
     for imgid, (split, (colour, shape)) in enumerate(zip(splits, kinds, strict=True)):
         side, phase = _PLACES[imgid % len(_PLACES)]
         texts = (*_TEXTS, _SIXTH) if name == "coco" and imgid == splits.index("test") else _TEXTS
-        sentences = []
-        for text in texts:
-            raw = text.format(colour=colour, shape=shape, side=side)
-            tokens = re.findall(r"\w+", raw.lower())
-            sentences.append({"tokens": tokens, "raw": raw, "imgid": imgid, "sentid": sentid})
-            sentid += 1
-        numbers = [sentence["sentid"] for sentence in sentences]
-        row: dict[str, Any] = {"sentids": numbers, "imgid": imgid, "sentences": sentences, "split": split}
+        raws = [text.format(colour=colour, shape=shape, side=side) for text in texts]
+        about = [{"tokens": re.findall(r"\w+", raw.lower()), "raw": raw, "imgid": imgid} for raw in raws]
+        sentences = [sentence | {"sentid": next(numbers)} for sentence in about]
+        row: dict[str, Any] = {"sentids": [sentence["sentid"] for sentence in sentences]}
+        row |= {"imgid": imgid, "sentences": sentences, "split": split}
         if name == "flickr30k":
             part = "flickr30k-images"
             row |= {"filename": f"{1_000_000_000 + 7 * imgid}.jpg"}
@@ -120,10 +113,7 @@ _DISHES = {
 
 
 def draw_youcook2(folder: Path) -> Path:
-    """Write 24 segments of 6 videos to train with and 8 of 2 to evaluate into `folder`, and return it.
-
-    One more video of each part is annotated, and missing.
-    """
+    """Write 24 segments of 6 videos to train with and 8 of 2 to evaluate; one more video of each part is missing."""
     database: dict[str, dict[str, Any]] = {}
     rate, seconds = 8, 2  # frames per second; seconds of a segment: the films are as long as their segments
     count = seconds * rate
@@ -156,13 +146,6 @@ _ACTION, _PAUSE = 1.3, 0.3  # seconds; the tenth action of a video is in two chu
 _CHUNK = 15
 _NOUNS = tuple(f"{shape}:{colour}" for colour, shape in _KINDS)  # keys are written like "tap:water"
 _VERBS = {"take": 0, "put": 1, "wash": 2}  # their official numbers
-_CLIP_COLUMNS = (
-    *("narration_id", "participant_id", "video_id", "narration_timestamp", "start_timestamp", "stop_timestamp"),
-    *("start_frame", "stop_frame", "narration", "verb", "verb_class", "noun", "noun_class", "all_nouns"),
-    "all_noun_classes",
-)
-# The official file of test sentences has the first two.
-_SENTENCE_COLUMNS = ("narration_id", "narration", "verb_class", "noun_classes", "verb", "nouns")
 # The actions of each video in order: a verb and its nouns by number, some of them often.
 _Action = tuple[str, tuple[int, ...]]
 _VIDEOS: dict[str, dict[str, Sequence[_Action]]] = {
@@ -188,34 +171,38 @@ def draw_ek100(folder: Path, features: bool = False) -> Path:
     annotations = folder / "retrieval_annotations"
     annotations.mkdir(parents=True, exist_ok=True)
     for split, videos in _VIDEOS.items():
-        clips = []
-        sentences: dict[str, Sequence[object]] = {}
+        clips: list[dict[str, object]] = []
+        sentences: dict[str, dict[str, object]] = {}
         for video, actions in videos.items():
             for at, (verb, nouns) in enumerate(actions):
                 identity, start = f"{video}_{at}", at * (_ACTION + _PAUSE)
                 end, names = start + _ACTION, [_NOUNS[noun] for noun in nouns]
                 narration = f"{verb} {' on '.join(' '.join(reversed(name.split(':'))) for name in names)}"
-                clips.append((
-                    *(identity, video[:3], video, _timestamp(start) + "0", _timestamp(start), _timestamp(end)),
-                    *(round(start * _RATE) + 1, round(end * _RATE), narration, verb, _VERBS[verb], names[0], nouns[0]),
-                    *(names, [*nouns]),
-                ))  # fmt: skip
-                sentences[narration] = (identity, narration, _VERBS[verb], [*nouns], verb, names)
+                about: dict[str, object] = {"narration_id": identity, "narration": narration}
+                clips.append({
+                    "narration_id": identity, "participant_id": video[:3], "video_id": video,
+                    "narration_timestamp": _timestamp(start) + "0",
+                    "start_timestamp": _timestamp(start), "stop_timestamp": _timestamp(end),
+                    "start_frame": round(start * _RATE) + 1, "stop_frame": round(end * _RATE),
+                    "narration": narration, "verb": verb, "verb_class": _VERBS[verb],
+                    "noun": names[0], "noun_class": nouns[0], "all_nouns": names, "all_noun_classes": [*nouns],
+                })  # fmt: skip
+                if split == "train":
+                    about |= {"verb_class": _VERBS[verb], "noun_classes": [*nouns], "verb": verb, "nouns": names}
+                sentences[narration] = about
                 if features:
                     _write_features(folder / "features" / f"{identity}.npy", (verb, nouns))
             if not features:
                 film, path = _film(actions), folder / "videos" / video[:3] / f"{video}.MP4"
                 for start in range(0, len(film), _CHUNK * _RATE):
                     write_film(path / f"{start // _RATE}.MP4", film[start : start + _CHUNK * _RATE], _RATE)
-        _write_csv(annotations / f"EPIC_100_retrieval_{split}.csv", _CLIP_COLUMNS, clips)
-        columns = _SENTENCE_COLUMNS if split == "train" else _SENTENCE_COLUMNS[:2]
-        rows = [row[: len(columns)] for row in sentences.values()]
-        _write_csv(annotations / f"EPIC_100_retrieval_{split}_sentence.csv", columns, rows)
-    class_columns = ("id", "key", "instances", "category")
-    verbs = [(number, verb, [verb], "handling") for verb, number in _VERBS.items()]
-    nouns_by_number = [(number, noun, [noun], noun.split(":")[0]) for number, noun in enumerate(_NOUNS)]
-    _write_csv(folder / "EPIC_100_verb_classes.csv", class_columns, verbs)
-    _write_csv(folder / "EPIC_100_noun_classes.csv", class_columns, nouns_by_number)
+        _write_csv(annotations / f"EPIC_100_retrieval_{split}.csv", clips)
+        _write_csv(annotations / f"EPIC_100_retrieval_{split}_sentence.csv", [*sentences.values()])
+    for kind, keys in (("verb", [*_VERBS]), ("noun", _NOUNS)):
+        rows = [
+            {"id": at, "key": key, "instances": [key], "category": key.split(":")[0]} for at, key in enumerate(keys)
+        ]
+        _write_csv(folder / f"EPIC_100_{kind}_classes.csv", rows)
     return folder
 
 
@@ -224,9 +211,11 @@ def _timestamp(seconds: float) -> str:
     return f"{int(seconds // 3600):02d}:{int(seconds // 60) % 60:02d}:{seconds % 60:05.2f}"
 
 
-def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def _write_csv(file: Path, rows: Sequence[dict[str, object]]) -> None:
     with open(file, "w", newline="", encoding="utf-8") as opened:
-        csv.writer(opened, lineterminator="\n").writerows([columns, *rows])
+        writer = csv.DictWriter(opened, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _film(actions: Sequence[_Action]) -> list[npt.NDArray[np.uint8]]:

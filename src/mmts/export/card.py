@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from mmts import __version__
 from mmts.concepts import ConceptDistribution
 from mmts.errors import RunError, counted
 from mmts.evaluation.measures import arrow, directions_of, shown_measures
-from mmts.evaluation.results import PARTS, Figure
+from mmts.evaluation.results import PARTS
 from mmts.files import atomic_write, read_kept
 from mmts.models import TwoTower
 from mmts.models.open_clip import PREFIX
@@ -83,7 +84,8 @@ def write_card(
     content: of export.json. license: an identifier of the hub. Raises DataError for damaged concepts.
     """
     recipe, versions = directory.recipe(), directory.versions()
-    metrics = _figures(directory, checkpoint)
+    metrics = _metrics(directory, checkpoint)
+    figures = _figures(metrics) if metrics else {}
     kind, needs_mmts = recipe.model.kind, bool(content.get("needs_mmts"))
     data = _short(recipe.data.path) if recipe.data.path is not None else "data"
     title = clean(directory.path.resolve().name)
@@ -100,25 +102,29 @@ def write_card(
         datasets=[hub_data[1]] if hub_data else None,
         tags=["mmts", f"{kind}-text-retrieval", "long-tail"],
         model_name=title,
-        eval_results=_results(metrics, clean(data)) if metrics else None,
-    )
+        eval_results=[
+            EvalResult(
+                task_type="retrieval", dataset_type=re.sub(r"[^\w.-]+", "-", clean(data)), dataset_name=clean(data),
+                dataset_split=clean(metrics.get("split"), 40), metric_type=measure, metric_value=round(value, 2),
+                metric_name=f"{measure} {arrow(direction)}" + (f", {part}" if part else ""),
+            )
+            for (part, direction, measure), value in figures.items()
+        ] or None,
+    )  # fmt: skip
     start = [_short(recipe.model.start)] if recipe.model.start else [_short(name) for name, _ in sources]
+    origin = escaped(listed(list(dict.fromkeys(start))) or "features")
+    embeds = f"{kind}s and texts into one space" if "media" in content else f"texts, as for {kind}s"
     packages = listed([f"{escaped(name)} {escaped(version)}" for name, version in versions.items()])
     lines = [
         f"# {escaped(title)}",
-        (
-            f"It embeds {kind}s and texts into one space. "
-            if "media" in content
-            else f"It embeds texts, as for {kind}s. "
-        )
-        + f"It was trained with mmts by the recipe {escaped(recipe.name)}, from "
-        + f"{escaped(listed(list(dict.fromkeys(start))) or 'features')}, on {escaped(data)}.",
+        f"It embeds {embeds}. It was trained with mmts by the recipe {escaped(recipe.name)}, from {origin}, on "
+        f"{escaped(data)}.",
         *_about_pixels(content.get("media", {}), exact=to == "onnx" or needs_mmts),
         "## How to use it",
         f"```python\n{_USES[to].replace('{trust}', ', trust_remote_code=True' if needs_mmts else '')}\n```",
         "`FOLDER` is this folder, or the name of this repository." + needs_mmts * " It needs the package mmts.",
         "## How good it is",
-        *(_table(metrics, data) if metrics else ["The run's figures are not of this checkpoint."]),
+        *(_table(metrics, figures, data) if metrics else ["The run's figures are not of this checkpoint."]),
         "## Limits",
         _limits(directory, metrics),
         "## License",
@@ -154,53 +160,38 @@ def _portable(content: Any) -> Any:
     return _short(content) if isinstance(content, str) and "/" in content else content
 
 
-def _figures(directory: RunDirectory, checkpoint: str) -> dict[str, Any] | None:
-    """Return the run's own figures; None if they are of another checkpoint or a stopped run, missing or damaged."""
+def _metrics(directory: RunDirectory, checkpoint: str) -> dict[str, Any]:
+    """Return the run's own metrics.json; empty if it is of another checkpoint or a stopped run, missing or damaged."""
     metrics = read_kept(directory.metrics_file) or {}
     fits = metrics.get("checkpoint", "best") == checkpoint and "stopped_at" not in metrics
     parts = (metrics.get(name) for name in (*directions_of(metrics), "groups"))
-    return metrics if fits and all(isinstance(part, dict) for part in parts) else None
+    return metrics if fits and all(isinstance(part, dict) for part in parts) else {}
 
 
-def _figure(metrics: dict[str, Any], part: str | None, direction: str, measure: str) -> Figure | None:
-    place = metrics if part is None else metrics["groups"].get(part) or {}
-    inner = place.get(direction)
-    return Figure.of([inner.get(measure)]) if isinstance(inner, dict) else None
+def _figures(metrics: dict[str, Any]) -> dict[tuple[str | None, str, str], float]:
+    """Return the known figures in percent by (part of the queries, direction, measure)."""
+    figures = {}
+    for part, direction, measure in product(PARTS, directions_of(metrics), shown_measures(metrics)):
+        inner = _part(metrics, part).get(direction)
+        value = inner.get(measure) if isinstance(inner, dict) else None
+        if isinstance(value, int | float):
+            figures[part, direction, measure] = value
+    return figures
 
 
-def _results(metrics: dict[str, Any], data: str) -> list[EvalResult] | None:
-    """Return the figures of all queries and of the groups as results of the model index."""
-    results = []
-    for part in PARTS:
-        for direction in directions_of(metrics):
-            for measure in shown_measures(metrics):
-                if figure := _figure(metrics, part, direction, measure):
-                    named = f"{measure} {arrow(direction)}" + (f", {part}" if part else "")
-                    results.append(
-                        EvalResult(
-                            task_type="retrieval", dataset_type=re.sub(r"[^\w.-]+", "-", data), dataset_name=data,
-                            dataset_split=clean(metrics.get("split"), 40), metric_type=measure, metric_name=named,
-                            metric_value=round(figure.mean, 2),
-                        )
-                    )  # fmt: skip
-    return results or None
+def _part(metrics: dict[str, Any], part: str | None) -> dict[str, Any]:
+    return metrics if part is None else metrics["groups"].get(part) or {}
 
 
-def _table(metrics: dict[str, Any], data: str) -> list[str]:
-    columns = [(direction, measure) for direction in directions_of(metrics) for measure in shown_measures(metrics)]
+def _table(metrics: dict[str, Any], figures: dict[tuple[str | None, str, str], float], data: str) -> list[str]:
+    columns = [*product(directions_of(metrics), shown_measures(metrics))]
     rows = [["queries", "captions", *(f"{arrow(direction)} {measure}" for direction, measure in columns)]]
     rows.append(["---", *["---:"] * (len(rows[0]) - 1)])
     for part in PARTS:
-        group = metrics if part is None else metrics["groups"].get(part) or {}
-        number = group.get("num_captions" if part is None else "num_queries")
-        figures = [_figure(metrics, part, *column) for column in columns]
-        rows.append(
-            [
-                part or "all",
-                f"{number:,}" if isinstance(number, int) else "–",
-                *(str(figure or "–") for figure in figures),
-            ]
-        )
+        number = _part(metrics, part).get("num_captions" if part is None else "num_queries")
+        values = [figures.get((part, *column)) for column in columns]
+        written = ["–" if value is None else f"{value:.1f}" for value in values]
+        rows.append([part or "all", f"{number:,}" if isinstance(number, int) else "–", *written])
     return [
         f"Percent, on the {escaped(metrics.get('split'))} split of {escaped(data)}. Head, mid and tail are captions "
         "of concepts that are frequent, in between, and rare in the training data.",
@@ -216,7 +207,7 @@ def _about_pixels(media: dict[str, Any], exact: bool) -> list[str]:
     return [about if exact else f"{about} The library that loads it may resize a little differently."]
 
 
-def _limits(directory: RunDirectory, metrics: dict[str, Any] | None) -> str:
+def _limits(directory: RunDirectory, metrics: dict[str, Any]) -> str:
     known = []
     if directory.concepts_file.is_file():
         concepts = ConceptDistribution.load(directory.concepts_file)
@@ -225,7 +216,7 @@ def _limits(directory: RunDirectory, metrics: dict[str, Any] | None) -> str:
             f"* It was trained on {counted(len(concepts), 'sample')} of {counted(len(sizes), 'concept')}, which have "
             f"{int(sizes.min()):,} to {int(sizes.max()):,} samples each; the tail is {tail:,} of them."
         )
-    if metrics and metrics.get("split") == "val":
+    if metrics.get("split") == "val":
         known.append("* It was judged on the val split, by which the checkpoint may have been chosen.")
     known += [
         "* It knows less of what is rare in these data, and of what they lack only what the pretrained weights knew.",

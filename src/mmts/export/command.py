@@ -36,9 +36,8 @@ def export_run(
     license: an identifier of the Hugging Face hub, for the model card. push: a repository there, which the folder is
     uploaded to, private unless `public`; a folder that holds this very export already is uploaded as it is.
 
-    Raises RunError for an unknown target, for a part of the run that the target cannot express, if embeddings differ
-    from the run's, or if it cannot be pushed; FileExistsError if the folder exists. After an error of the export,
-    nothing is left behind.
+    Raises RunError for an unknown target or a run that it cannot express, if embeddings differ from the run's, or if it
+    cannot be pushed; FileExistsError if the folder exists. After an error of the export, nothing is left behind.
     """
     if to not in TARGETS:
         raise RunError(f"--to is one of {', '.join(TARGETS)}, not {to!r}; {nearest(to, TARGETS)}")
@@ -101,7 +100,5 @@ def _export(directory: RunDirectory, out: Path, about: dict[str, str]) -> None:
         whose = "the run's" if rule in ("fixed", "learned") else "the pretrained model's, as the run has no single one"
         console.print(f"logit scale {scale:.4g}, a temperature of {1 / scale:.3g}: {whose}")
     if content.get("needs_mmts"):
-        console.print(
-            "note: it uses modules of mmts, so it loads only where mmts is installed, with "
-            f"SentenceTransformer({str(out)!r}, trust_remote_code=True)"
-        )
+        how = f"SentenceTransformer({str(out)!r}, trust_remote_code=True)"
+        console.print(f"note: it uses modules of mmts, so it loads only where mmts is installed, with {how}")

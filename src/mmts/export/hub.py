@@ -10,8 +10,7 @@ from mmts.errors import RunError, first_line
 def check_push(name: str, public: bool) -> str:
     """Return the whole name, OWNER/NAME, of the repository that an export can be pushed to.
 
-    Raises RunError without a token that may write, for a name that cannot be one or is another owner's, if the hub
-    cannot be reached or refuses the token, or if the repository is public already and `public` is not set.
+    Raises RunError if it cannot be, or if the repository is public already and `public` is not set.
     """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HFValidationError
@@ -44,10 +43,7 @@ def check_push(name: str, public: bool) -> str:
 
 
 def push(folder: Path, name: str, public: bool) -> None:
-    """Upload an export into the repository `name`, which is made if it is not there; print its address.
-
-    Raises RunError if that fails; the export stays.
-    """
+    """Upload an export into the repository `name`, made if it is not there; print its address, or raise RunError."""
     from huggingface_hub import HfApi
 
     try:
@@ -56,7 +52,6 @@ def push(folder: Path, name: str, public: bool) -> None:
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export of mmts")
         is_private = api.model_info(name).private
     except Exception as error:  # whatever the library for HTTP raises
-        raise RunError(
-            f"{folder} is whole, but cannot be pushed to {name}: {first_line(error)}; the same command tries again"
-        ) from None
+        why = f"cannot be pushed to {name}: {first_line(error)}; the same command tries again"
+        raise RunError(f"{folder} is whole, but {why}") from None
     console.print(f"pushed: {url} ({'private' if is_private else 'public'})")

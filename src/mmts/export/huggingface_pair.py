@@ -1,15 +1,17 @@
 """A run's CLIP or SigLIP as a folder that plain transformers loads, with its tokenizer and image processor."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from mmts.errors import RunError
-from mmts.export.onnx_files import captions_for, largest_difference, pictures, to_inputs
+from mmts.export.onnx_files import captions_for, difference, pictures, to_inputs
 from mmts.models import TwoTower
 from mmts.models import huggingface as hf
 from mmts.models.base import MediaTower
@@ -25,45 +27,48 @@ _PROCESSORS = {"clip": ("CLIP", ("crop", "stretch")), "siglip": ("Siglip", ("str
 def write_huggingface(model: TwoTower, folder: Path) -> dict[str, Any]:
     """Write both towers as one CLIPModel or SiglipModel, load it with transformers, and return the differences.
 
-    model: in evaluation mode, with LoRA merged. Raises RunError as `pair_of` does, and for differences above
-    `TOLERANCE`.
+    model: in evaluation mode, with LoRA merged. Raises RunError as `pair_of` and `compared` do.
     """
     from transformers import AutoModel, AutoTokenizer
 
     image, text = pair_of(model, "huggingface")
-    save_pair(image, text, folder, model)
+    save_pair(model, folder)
     loaded = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    captions, pixels = captions_for(text), to_inputs(pictures(*[(image.size, image.size)] * 3), image)
-    padding = "max_length" if text.pad_full else "longest"
-    tokens = tokenizer(captions, padding=padding, truncation=True, max_length=text.max_length, return_tensors="pt")
-    inputs = {"input_ids": tokens["input_ids"]}
-    inputs |= {} if text.pad_full else {"attention_mask": tokens["attention_mask"]}
-    x = loaded.get_image_features(pixel_values=normalized(image, pixels)).pooler_output
-    y = loaded.get_text_features(**inputs).pooler_output
-    differences = compared("transformers", model, (pixels, x), (captions, y))
-    return differences | {"logit_scale": float(loaded.logit_scale.exp())}
+
+    def embed_text(captions: list[str]) -> Any:
+        padding = "max_length" if text.pad_full else "longest"
+        tokens = tokenizer(captions, padding=padding, truncation=True, max_length=text.max_length, return_tensors="pt")
+        mask = {} if text.pad_full else {"attention_mask": tokens["attention_mask"]}
+        return loaded.get_text_features(input_ids=tokens["input_ids"], **mask).pooler_output
+
+    def embed_images(squares: list[Image.Image]) -> Any:
+        return loaded.get_image_features(pixel_values=normalized(image, squares)).pooler_output
+
+    return compared("transformers", model, embed_text, embed_images) | {"logit_scale": float(loaded.logit_scale.exp())}
 
 
 def compared(
-    program: str, model: TwoTower, media: tuple[Tensor, Tensor], text: tuple[list[str], Tensor]
+    program: str,
+    model: TwoTower,
+    embed_text: Callable[[list[str]], Tensor],
+    embed_images: Callable[[list[Image.Image]], Tensor] | None,
 ) -> dict[str, Any]:
     """Return the largest differences of an export's embeddings (B, D), of any norm, from the run's, per side.
 
-    media, text: the inputs (pixels, captions), and what the export makes of them. Raises RunError above `TOLERANCE`.
+    Raises RunError above `TOLERANCE`. embed_images: gets squares of the tower's size.
     """
-    assert model.text_tower is not None
-    own = model.encode_media(media[0]), model.encode_text(model.text_tower.tokenize(text[0]))
-    result: dict[str, Any] = {}
-    for side, expected, exported in zip(("media", "text"), own, (media[1], text[1]), strict=True):
-        worst = largest_difference(expected, F.normalize(exported))
-        if not worst <= TOLERANCE:
-            raise RunError(
-                f"{program}: the {side} embeddings differ from the run's by up to {worst:.1e}, more than "
-                f"{TOLERANCE:g}; --to onnx is another way"
-            )
-        result[side] = {"largest_difference": worst}
-    return result
+    image, text = model.media_tower, model.text_tower
+    assert text is not None
+    captions = captions_for(text)
+    sides = {"text": (model.encode_text(text.tokenize(captions)), embed_text(captions))}
+    if image is not None and embed_images is not None:
+        squares = pictures(*[(image.size, image.size)] * 3)
+        sides["media"] = model.encode_media(to_inputs(squares, image)), embed_images(squares)
+    return {
+        side: {"largest_difference": difference(f"{program}, {side}", own, F.normalize(exported), TOLERANCE)}
+        for side, (own, exported) in sides.items()
+    }
 
 
 def pair_of(model: TwoTower, to: str) -> tuple[HuggingFaceImage, HuggingFaceText]:
@@ -90,9 +95,9 @@ def check_no_heads(model: TwoTower, to: str) -> None:
         )
 
 
-def normalized(tower: MediaTower, pixels: Tensor) -> Tensor:
-    """Return pixels (B, 3, size, size) in [0, 1] as other programs give them to a model."""
-    return (pixels - tower.mean[:, None, None]) / tower.std[:, None, None]
+def normalized(tower: MediaTower, squares: list[Image.Image]) -> Tensor:
+    """Return pictures as the pixels (B, 3, size, size) that other programs give to a model."""
+    return (to_inputs(squares, tower) - tower.mean[:, None, None]) / tower.std[:, None, None]
 
 
 def layers_of(head: nn.Module) -> list[nn.Module]:
@@ -120,8 +125,8 @@ def why_not_one_model(image: object, text: object) -> str | None:
     return None
 
 
-def whole_model(*towers: HuggingFaceImage | HuggingFaceText) -> Any:
-    """Return the model that the towers came from, with their present weights; its other parts are unchanged.
+def whole_model(*towers: Any) -> Any:
+    """Return the model that Hugging Face towers came from, with their present weights.
 
     transformers has no class for one side of a CLIP, so the other side comes from the original model.
     """
@@ -133,9 +138,9 @@ def whole_model(*towers: HuggingFaceImage | HuggingFaceText) -> Any:
     return model
 
 
-def scaled_pair(model: TwoTower, image: HuggingFaceImage, text: HuggingFaceText) -> Any:
+def scaled_pair(model: TwoTower) -> Any:
     """Return both sides as one model, with the logit scale (and a SigLIP's bias) that the run ended with."""
-    pair = whole_model(image, text)
+    pair = whole_model(model.media_tower, model.text_tower)
     if model.temperature is not None:
         pair.logit_scale.fill_(-math.log(model.temperature))
     if model.logit_bias is not None and hasattr(pair, "logit_bias"):
@@ -143,17 +148,17 @@ def scaled_pair(model: TwoTower, image: HuggingFaceImage, text: HuggingFaceText)
     return pair
 
 
-def save_pair(image: HuggingFaceImage, text: HuggingFaceText, folder: Path, model: TwoTower) -> None:
+def save_pair(model: TwoTower, folder: Path) -> None:
     """Write a CLIP or SigLIP (see `why_not_one_model`) with its processor, for AutoModel and AutoProcessor."""
     import transformers
 
-    pair = scaled_pair(model, image, text)
+    image, text, pair = model.media_tower, model.text_tower, scaled_pair(model)
+    assert image is not None
+    assert isinstance(text, HuggingFaceText)
     pair.save_pretrained(folder)
     prefix, _ = _PROCESSORS[pair.config.model_type]
-    processor = getattr(transformers, f"{prefix}ImageProcessor")(**image_processor(image))
-    getattr(transformers, f"{prefix}Processor")(image_processor=processor, tokenizer=text.tokenizer).save_pretrained(
-        folder
-    )
+    images = getattr(transformers, f"{prefix}ImageProcessor")(**image_processor(image))
+    getattr(transformers, f"{prefix}Processor")(images, text.tokenizer).save_pretrained(folder)
 
 
 def image_processor(tower: MediaTower) -> dict[str, Any]:

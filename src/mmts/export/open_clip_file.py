@@ -12,35 +12,24 @@ from torch import Tensor
 
 from mmts.errors import RunError
 from mmts.export.huggingface_pair import check_no_heads, compared, normalized, pair_of, scaled_pair
-from mmts.export.onnx_files import captions_for, pictures, to_inputs
+from mmts.export.onnx_files import pixel_settings
 from mmts.files import write_json
 from mmts.models import TwoTower
 from mmts.models.base import MediaTower
-from mmts.models.clip import ClipWeights, avion_weights, clip_weights
+from mmts.models.clip import OPEN_CLIP_NAMES, ClipWeights, avion_weights, clip_weights
 from mmts.models.clip_text import ClipText
-from mmts.models.open_clip import OpenClipImage, OpenClipText, architecture
+from mmts.models.open_clip import RESIZES, OpenClipImage, OpenClipText, architecture
 from mmts.models.video_towers import SpaceTimeViT
 
 WEIGHTS, CONFIG = "open_clip_model.safetensors", "open_clip_config.json"  # the names that open_clip looks for
-_RESIZES = {"crop": "shortest", "stretch": "squash", "pad": "longest"}
-# Parts of our names of CLIP's weights (`mmts.models.clip`), and what open_clip calls them.
-_NAMES = {
-    "blocks.": "transformer.resblocks.",
-    ".qkv.": ".attn.in_proj_",
-    ".out.": ".attn.out_proj.",
-    ".fc1.": ".mlp.c_fc.",
-    ".fc2.": ".mlp.c_proj.",
-    "patches.": "conv1.",
-    "image_projection": "proj",
-}
 
 
 @torch.no_grad()
 def write_open_clip(model: TwoTower, folder: Path) -> dict[str, Any]:
-    """Write a folder for `local-dir:` or `hf-hub:`, read the weights again, and return the differences.
+    """Write a folder for `local-dir:` or `hf-hub:`, and return the differences from the run.
 
-    model: in evaluation mode, with LoRA merged; a CLIP of transformers, or a pair of open_clip. For the former
-    open_clip need not be installed: the weights are read back into the CLIP of mmts. Raises RunError for another model,
+    model: in evaluation mode, with LoRA merged; a CLIP of transformers, or a pair of open_clip. The weights of the
+    former are read back into the CLIP of mmts, so open_clip need not be installed. Raises RunError for another model,
     and for differences.
     """
     if isinstance(model.media_tower, OpenClipImage) and isinstance(model.text_tower, OpenClipText):
@@ -54,31 +43,31 @@ def write_open_clip(model: TwoTower, folder: Path) -> dict[str, Any]:
         _write(folder, state, about, model.media_tower)
         return {"media": {}, "architecture": model.media_tower.name, "logit_scale": 1 / model.temperature}
     image, text = pair_of(model, "open_clip")
-    pair = scaled_pair(model, image, text)
+    pair = scaled_pair(model)
     if (kind := pair.config.model_type) != "clip":
         raise RunError(f"--to open_clip writes a CLIP, and the run's model is a {kind}: give --to huggingface")
     sides = clip_weights(pair, "image", "the run"), clip_weights(pair, "text", "the run")
-    for side in sides:
-        if side.activation not in ("gelu", "quick_gelu") or side.eps != 1e-5:
-            what = f"the activation {side.activation} and norms with an eps of {side.eps:g}"
-            raise RunError(f"--to open_clip: open_clip's CLIP has none with {what}: give --to huggingface")
-    if sides[0].activation != sides[1].activation:
-        raise RunError("--to open_clip: the two sides have different activations: give --to huggingface")
+    kinds = {(side.activation, side.eps) for side in sides}
+    if len(kinds) > 1 or not kinds <= {("gelu", 1e-5), ("quick_gelu", 1e-5)}:
+        raise RunError(f"--to open_clip: open_clip's CLIP cannot have {kinds} (activation, eps): give --to huggingface")
     state = _state(*sides) | {"logit_scale": pair.logit_scale.detach().reshape(())}
     _write(folder, state, _architecture(*sides), image)
-    captions, pixels = captions_for(text), to_inputs(pictures(*[(image.size, image.size)] * 3), image)
     vit, transformer = _read_back(folder / WEIGHTS, *sides)
-    x = vit.features(normalized(image, pixels)[:, None])
-    y = transformer(text.tokenize(captions))
-    scale = float(pair.logit_scale.exp())
-    return compared("open_clip", model, (pixels, x), (captions, y)) | {"logit_scale": scale}
+    differences = compared(
+        "open_clip",
+        model,
+        lambda captions: transformer(text.tokenize(captions)),
+        lambda squares: vit.features(normalized(image, squares)[:, None]),
+    )
+    return differences | {"logit_scale": float(pair.logit_scale.exp())}
 
 
 def _write(folder: Path, state: Mapping[str, Tensor], about: Mapping[str, Any], image: MediaTower) -> None:
     # safetensors takes no tensors that share their memory.
     save_file({name: value.detach().contiguous().clone() for name, value in state.items()}, folder / WEIGHTS)
-    pixels = {"size": image.size, "mean": image.mean.tolist(), "std": image.std.tolist(), "interpolation": "bicubic"}
-    pixels |= {"resize_mode": _RESIZES[image.resize], "fill_color": 255}
+    pixels = {name: pixel_settings(image)[name] for name in ("size", "mean", "std", "interpolation")}
+    mode = next(theirs for theirs, ours in RESIZES.items() if ours == image.resize)
+    pixels |= {"resize_mode": mode, "fill_color": 255}
     write_json(folder / CONFIG, {"model_cfg": about, "preprocess_cfg": pixels})
 
 
@@ -87,11 +76,11 @@ def _state(image: ClipWeights, text: ClipWeights) -> dict[str, Tensor]:
     patch, state = image.sizes()["patch"], {}
     for side, prefix in ((image, "visual."), (text, "")):
         for name, value in side.state.items():
-            for ours, theirs in _NAMES.items():
-                name = name.replace(ours, theirs)
-            if name == "conv1.weight":
+            if name == "patches.weight":
                 value = value.reshape(-1, 3, patch, patch)
-            state[prefix + name] = value.contiguous().clone()
+            for theirs, ours in OPEN_CLIP_NAMES.items():
+                name = name.replace(ours, theirs)
+            state[prefix + name.replace("image_projection", "proj")] = value
     return state
 
 
@@ -116,12 +105,10 @@ def _architecture(image: ClipWeights, text: ClipWeights) -> dict[str, Any]:
 
 def _read_back(file: Path, *sides: ClipWeights) -> tuple[SpaceTimeViT, ClipText]:
     """Return networks of mmts with the weights of a file, and with all else from what was written."""
-    state = load_file(file)
-    avion = {"visual.proj": "visual.image_projection", "logit_scale": "logit_scale"}  # AVION has a prefix for text too
-    named = {
-        avion.get(name, name if name.startswith("visual.") else f"textual.{name}"): value
-        for name, value in state.items()
-    }
+    named = {}
+    for name, value in load_file(file).items():  # AVION has a prefix for text too
+        prefix = "" if name.startswith("visual.") or name == "logit_scale" else "textual."
+        named[prefix + name.replace("visual.proj", "visual.image_projection")] = value
     image, text = (
         replace(read, activation=side.activation, eps=side.eps, heads=side.heads)
         for read, side in zip(avion_weights(named), sides, strict=True)

@@ -4,8 +4,10 @@ Towers that it has no module for become modules of ours; such a folder loads whe
 `SentenceTransformer(folder, trust_remote_code=True)`.
 """
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,8 @@ from torch import Tensor, nn
 from mmts.console import console
 from mmts.data.media.image import load_image, upright_rgb
 from mmts.errors import RunError
-from mmts.export.huggingface_pair import image_processor, layers_of, save_pair, whole_model, why_not_one_model
-from mmts.export.onnx_files import captions_for, largest_difference, pictures, to_inputs
+from mmts.export import huggingface_pair as pair
+from mmts.export.onnx_files import difference, pictures, to_inputs
 from mmts.files import read_json, write_json
 from mmts.models import TwoTower, build_head
 from mmts.models.base import GIVEN_BY_RUN, ImageTower, MediaTower, TextTower, Tower, misfit
@@ -32,18 +34,14 @@ from mmts.models.open_clip import OpenClipImage, OpenClipText
 from mmts.models.text_towers import HuggingFaceText, Vocabulary, load_text_tower
 from mmts.models.two_tower import Residual
 
-TOLERANCE = 1e-5
-
 
 @torch.no_grad()
 def write_sentence_transformer(model: TwoTower, folder: Path) -> dict[str, Any]:
     """Write the run's sides as modules of sentence-transformers, load them again, and return the differences.
 
-    model: in evaluation mode, with its frozen towers, and with LoRA merged. A Hugging Face text encoder, both sides of
-    one CLIP or SigLIP, and heads become modules of sentence-transformers; other towers and residual heads become
-    modules of mmts. Videos and features have no module: then only the text side is written, with a note. Raises
-    RunError for a tower from outside mmts, or a text tower with weights from a checkpoint file or of open_clip, and for
-    differences above `TOLERANCE`.
+    model: in evaluation mode, with its frozen towers, and with LoRA merged. docs/export.md says which towers and heads
+    become modules of sentence-transformers, which those of mmts, and which none. Raises RunError for the last, and for
+    differences.
     """
     image, text = model.media_tower, model.text_tower
     assert text is not None
@@ -56,15 +54,13 @@ def write_sentence_transformer(model: TwoTower, folder: Path) -> dict[str, Any]:
         what = "features" if image is None else "videos"
         console.print(f"note: sentence-transformers takes no {what}: only the text side is exported (--to onnx: both)")
         image = None
-    is_one = why_not_one_model(image, text) is None
+    is_one = pair.why_not_one_model(image, text) is None
     with tempfile.TemporaryDirectory() as scratch:
         if is_one:
-            save_pair(image, text, Path(scratch), model)  # type: ignore[arg-type]
-        text_side = [*_text_modules(is_one, text, Path(scratch)), *_head(model.text_head)]
-        modules = text_side
+            pair.save_pair(model, Path(scratch))
+        modules = text_side = [*_text_modules(is_one, text, Path(scratch)), *_head(model.text_head)]
         if image is not None:
-            first = text_side[0] if is_one else ImageModule(image)
-            image_side = [first, *_head(model.media_head)]
+            image_side = [text_side[0] if is_one else ImageModule(image), *_head(model.media_head)]
             if text_side != image_side:
                 routes = {(None, "text"): "text", (None, "image"): "image"}
                 modules = [Router({"text": text_side, "image": image_side}, route_mappings=routes)]
@@ -72,34 +68,25 @@ def write_sentence_transformer(model: TwoTower, folder: Path) -> dict[str, Any]:
         saved.save(str(folder), create_model_card=False)
     needs_mmts = any(type(module).__module__ == __name__ for module in saved.modules())
     loaded = SentenceTransformer(str(folder), device="cpu", trust_remote_code=needs_mmts, local_files_only=True)
-    captions = captions_for(text)
-    difference = _difference(loaded, captions, model.encode_text(text.tokenize(captions)))
-    sides: dict[str, dict[str, Any]] = {"text": {"largest_difference": difference}}
+
+    def embed(inputs: list[Any]) -> Any:
+        return loaded.encode(inputs, convert_to_tensor=True, show_progress_bar=False)
+
+    content = pair.compared("sentence-transformers", model, embed, None if image is None else embed)
     if image is not None:
-        squares = pictures(*[(image.size, image.size)] * 3)
         others = pictures((3 * image.size, 2 * image.size), (image.size, 2 * image.size + 1), (50, 70))
-        difference = _difference(loaded, squares, model.encode_media(to_inputs(squares, image)))
-        other_sizes = _difference(loaded, others, model.encode_media(to_inputs(others, image)))
-        sides["media"] = {"kind": "image", "largest_difference": difference, "other_sizes": other_sizes}
-        if other_sizes > TOLERANCE:
+        other_sizes = difference("pictures", model.encode_media(to_inputs(others, image)), embed(others), math.inf)
+        content["media"] |= {"kind": "image", "other_sizes": other_sizes}
+        if other_sizes > pair.TOLERANCE:
             console.print(
                 "note: transformers resizes pictures in its own way, so embeddings differ by up to "
                 f"{other_sizes:.1e} for pictures that are not squares of the model's size (docs/export.md)"
             )
-    for side, figures in sides.items():
-        if not figures["largest_difference"] <= TOLERANCE:
-            raise RunError(
-                f"sentence-transformers: the {side} embeddings differ from the run's by up to "
-                f"{figures['largest_difference']:.1e}, more than {TOLERANCE:g}; --to onnx is another way"
-            )
-    return {"needs_mmts": needs_mmts, **sides}
+    return {"needs_mmts": needs_mmts, **content}
 
 
 def _text_modules(is_one: bool, text: Any, scratch: Path) -> list[nn.Module]:
-    """Return the modules from texts to the text tower's features.
-
-    is_one: whether both towers are one model, which is in `scratch`.
-    """
+    """Return the modules from texts to features. is_one: whether both towers are one model, which is in `scratch`."""
     if is_one:
         # SigLIP attends to its padding, up to the full length.
         full = {"text": {"padding": "max_length", "return_attention_mask": False}} if text.pad_full else None
@@ -107,19 +94,17 @@ def _text_modules(is_one: bool, text: Any, scratch: Path) -> list[nn.Module]:
     if isinstance(text, HuggingFaceText) and not text.clip:
         _save_text_model(text, scratch)
         return [Transformer(str(scratch), max_seq_length=text.max_length), Pooling(text.width, text.pooling)]
-    if isinstance(text, ClipText) and any(text.arguments.get(name) for name in ("weights", "pretrained")):
-        raise RunError(
-            f"sentence-transformers has no module for the text tower {text.name!r} with weights from a checkpoint; "
-            "--to onnx exports it"
-        )
+    if isinstance(text, ClipText) and (text.arguments.get("weights") or text.arguments.get("pretrained")):
+        what = f"the text tower {text.name!r} with weights from a checkpoint"
+        raise RunError(f"sentence-transformers has no module for {what}; --to onnx exports it")
     return [TextModule(text)]
 
 
 def _head(head: nn.Module) -> list[nn.Module]:
     """Return a head of `mmts.models.build_head`, or several in a row, as modules of sentence-transformers."""
-    layers = layers_of(head)
+    layers = pair.layers_of(head)
     modules: list[Any] = []
-    for layer, after in zip(layers, [*layers[1:], None], strict=False):
+    for layer, after in zip_longest(layers, layers[1:]):
         if isinstance(layer, nn.LayerNorm):
             modules.append(LayerNorm(layer.normalized_shape[0]))
             modules[-1].norm.load_state_dict(layer.state_dict())
@@ -130,10 +115,6 @@ def _head(head: nn.Module) -> list[nn.Module]:
         elif isinstance(layer, Residual):
             modules.append(ResidualModule(layer))
     return modules
-
-
-def _difference(loaded: Any, inputs: list[Any], expected: Tensor) -> float:
-    return largest_difference(expected, loaded.encode(inputs, convert_to_tensor=True, show_progress_bar=False))
 
 
 # --- towers of mmts as modules ---------------------------------------------------------------------------------------
@@ -164,10 +145,10 @@ class ResidualModule(Module):  # type: ignore[misc]
         return cls(head.eval())
 
 
-def _folder(model_name_or_path: str, subfolder: str, options: Mapping[str, Any]) -> Path:
+def _folder(name: str, subfolder: str, options: Mapping[str, Any]) -> Path:
     """Return the folder of a module, fetched if the model is on the hub."""
-    source = {name: options.get(name) for name in ("token", "cache_folder", "revision", "local_files_only")}
-    return Path(load_dir_path(model_name_or_path=model_name_or_path, subfolder=subfolder, **source))
+    source = {key: options.get(key) for key in ("token", "cache_folder", "revision", "local_files_only")}
+    return Path(load_dir_path(name, subfolder=subfolder, **source))
 
 
 class TowerModule(InputModule):  # type: ignore[misc]
@@ -192,9 +173,9 @@ class TowerModule(InputModule):  # type: ignore[misc]
         about = {"tower": tower.name, "size": getattr(tower, "size", None), "options": options}
         write_json(folder / "tower.json", about)
         if isinstance(tower, HuggingFaceImage):
-            model = whole_model(tower) if tower.clip else tower.model
+            model = pair.whole_model(tower) if tower.clip else tower.model
             model.save_pretrained(folder / "model")
-            write_json(folder / "model" / "preprocessor_config.json", image_processor(tower))
+            write_json(folder / "model" / "preprocessor_config.json", pair.image_processor(tower))
         elif isinstance(tower, HuggingFaceText):
             _save_text_model(tower, folder / "model")
         else:
@@ -239,14 +220,15 @@ class ImageModule(TowerModule):
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **_: Any) -> dict[str, Tensor]:
         """Return the pixels (B, 3, size, size) of images or their files. Raises RunError naming another input type."""
-        return {"pixel_values": to_inputs([self._opened(image) for image in inputs], self.tower)}
-
-    def _opened(self, image: Any) -> Image.Image:
-        if isinstance(image, str | Path):
-            return load_image(image, self.tower.size)
-        if isinstance(image, Image.Image):
-            return upright_rgb(image)
-        raise RunError(f"give an image (PIL) or the path of one, not {type(image).__name__}")
+        images = []
+        for image in inputs:
+            if isinstance(image, str | Path):
+                images.append(load_image(image, self.tower.size))
+            elif isinstance(image, Image.Image):
+                images.append(upright_rgb(image))
+            else:
+                raise RunError(f"give an image (PIL) or the path of one, not {type(image).__name__}")
+        return {"pixel_values": to_inputs(images, self.tower)}
 
 
 class TextModule(TowerModule):
@@ -259,9 +241,6 @@ class TextModule(TowerModule):
         return self.tower.tokenize([(prompt or "") + text for text in inputs])
 
 
-# --- Hugging Face models as folders that transformers loads ----------------------------------------------------------
-
-
 def _save_text_model(tower: HuggingFaceText, folder: Path) -> None:
-    whole_model(tower).save_pretrained(folder)
+    pair.whole_model(tower).save_pretrained(folder)
     tower.tokenizer.save_pretrained(folder)

@@ -1,11 +1,13 @@
 """What every loss on pairs demands of its arguments."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wrapped_tensor
 
 from mmts.errors import InputError
 from mmts.losses.normalize import compute_dtype
+from mmts.options import NotNegative, Positive, ZeroToOne, in_range, range_in_words
 
 
 def checked_value(
@@ -24,10 +26,6 @@ def checked_value(
     cannot take a value per pair.
     """
     for side, batch in (("x", x), ("y", y)):
-        if _is_under_vmap(batch):
-            raise InputError(
-                f"{side} is a batch under torch.vmap, where values cannot be checked; loop over the batches instead"
-            )
         if batch.ndim != 2 or not batch.numel() or not batch.is_floating_point():
             raise InputError(
                 f"{side} is {tuple(batch.shape)} {batch.dtype}; it must be (B, D), not empty, floating point"
@@ -41,7 +39,8 @@ def checked_value(
         raise InputError(f"{name} is {tuple(value.shape)}; for a batch of {B} it must be (), ({B},) or ({B}, {B})")
     if value.ndim >= 2 and per_sample_for:
         raise InputError(f"{name} is {tuple(value.shape)}, one per pair; {per_sample_for} needs one per sample")
-    right = torch.isfinite(value.detach()) & ((value >= 0) if zero_allowed else (value > 0))
+    kind = NotNegative if zero_allowed else Positive
+    right = in_range(value.detach(), kind, torch.isfinite)
     # A sum over a NaN or an infinity is not finite. If finite parts overflow, the checks by row below find no fault.
     finite = torch.isfinite(x.detach().sum() + y.detach().sum())
     # One `bool` for all three checks: on a GPU each makes the host wait.
@@ -50,42 +49,24 @@ def checked_value(
             _raise_first(
                 f"{side}[{{}}] has a NaN or an infinity; embeddings must be finite", torch.isfinite(batch).all(1)
             )
-        wanted = "finite and not negative" if zero_allowed else "finite and positive"
         place = "[{}]" if value.ndim else ""
-        _raise_first(f"{name}{place} is {{value}}; it must be {wanted}", right, value)
+        _raise_first(f"{name}{place} is {{value}}; it must {range_in_words(kind)}", right, value)
     return value
 
 
-def checked_per_sample(
-    name: str,
-    value: Tensor,
-    x: Tensor,
-    y: Tensor,
-    shapes: tuple[tuple[int, ...], ...],
-    *,
-    zero_allowed: bool = False,
+def checked_table(
+    name: str, value: Tensor, x: Tensor, y: Tensor, shapes: tuple[tuple[int, ...], ...], kind: Any = float
 ) -> Tensor:
     """Return a value of one of these shapes, without gradient, on x's device in the loss's dtype.
 
-    InputError names the entry that is not finite, or not finite and not negative.
+    InputError names the entry that is not in the range of `kind`, such as NotNegative.
     """
     value = value.detach()
     if value.shape not in shapes:
         raise InputError(f"{name} is {tuple(value.shape)}; it must be {' or '.join(map(str, shapes))}")
-    right = torch.isfinite(value) & (value >= 0) if zero_allowed else torch.isfinite(value)
-    wanted = "finite and not negative" if zero_allowed else "finite"
-    _raise_first(f"{name}[{{}}] is {{value}}; it must be {wanted}", right, value)
+    right = in_range(value, kind, torch.isfinite)
+    _raise_first(f"{name}[{{}}] is {{value}}; it must {range_in_words(kind)}", right, value)
     return value.to(x.device, compute_dtype(x, y))
-
-
-def _is_under_vmap(x: Tensor) -> bool:
-    if torch.compiler.is_compiling():
-        return False
-    while is_functorch_wrapped_tensor(x):  # such as vmap of grad
-        if is_batchedtensor(x):
-            return True
-        x = get_unwrapped(x)
-    return False
 
 
 def checked_positives(positives: Tensor | None, x: Tensor) -> Tensor | None:
@@ -113,15 +94,7 @@ def checked_positives(positives: Tensor | None, x: Tensor) -> Tensor | None:
 def checked_relevance(relevance: Tensor, x: Tensor, y: Tensor, queries: slice) -> Tensor:
     """Return `relevance` (B, B), or of b queries' rows (2, b, B), in the loss's dtype; InputError unless in [0, 1]."""
     B = len(x)
-    if relevance.shape not in ((B, B), (2, queries.stop - queries.start, B)) or not relevance.is_floating_point():
-        raise InputError(
-            f"relevance is {tuple(relevance.shape)} {relevance.dtype}; "
-            f"for a batch of {B} it must be ({B}, {B}), floating point"
-        )
-    relevance = relevance.detach()
-    inside = (relevance >= 0) & (relevance <= 1)  # False for NaN
-    _raise_first("relevance[{}] is {value}; it must lie in [0, 1]", inside, relevance)
-    return relevance.to(x.device, compute_dtype(x, y))
+    return checked_table("relevance", relevance, x, y, ((B, B), (2, queries.stop - queries.start, B)), ZeroToOne)
 
 
 def _raise_first(message: str, right: Tensor, value: Tensor | None = None) -> None:

@@ -1,18 +1,14 @@
 """SogCLR's loss: a batch against its negatives, weighted by sums over negatives that reach beyond the batch."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmts.losses.checks import checked_per_sample, checked_positives, checked_value
-from mmts.losses.fused.contrast import contrast_in_tiles, with_added
+from mmts.losses.checks import checked_positives, checked_table, checked_value
+from mmts.losses.fused.contrast import Extend, Terms, contrast_in_tiles, with_added
 from mmts.losses.fused.tiles import choose_form, number_of_extra
 from mmts.losses.queries import checked_queries, directions
-
-Extend = Callable[[Tensor], Tensor]
-"""Turns log sums over a batch's negatives, (2, b), -inf for an empty sum, into those over all negatives."""
 
 
 class Contrast(NamedTuple):
@@ -81,7 +77,7 @@ def contrast(
     taus = torch.stack([tau.expand(B) for tau in per_sample])
     positives = checked_positives(positives, x)
     if (bias := candidate_bias) is not None:
-        bias = checked_per_sample("candidate_bias", bias, x, y, ((B,), (2, B))).expand(2, B)
+        bias = checked_table("candidate_bias", bias, x, y, ((B,), (2, B))).expand(2, B)
     number = (B - 1 - number_of_extra(positives, x))[:, queries]  # (2, b)
     form = choose_form("contrast", fused, x, y, taus, {}, kernels=False, queries=queries)
     log_number = number.to(taus).clamp_min(1).log()
@@ -92,31 +88,17 @@ def contrast(
         return with_added(log_sum - log_number, log_received)
 
     with torch.autocast(x.device.type, enabled=False):
+        means = None if log_received is None else log_mean_of
+        terms = Terms(x, y, taus, extend, log_added, lowered, bias, means, positives, queries)
         in_form = _plain if form == "plain" else contrast_in_tiles
-        loss, log_sum, mean_exponent, weight, received = in_form(
-            *(x, y, taus, extend, log_added, lowered, bias),
-            *(None if log_received is None else log_mean_of, positives, queries),
-        )
+        loss, log_sum, mean_exponent, weight, received = in_form(terms)
         log_mean = torch.where(number > 0, with_added(log_sum, log_added) - log_number, 0.0)
         return Contrast(loss, log_mean, log_sum.where(number > 0, 0.0), mean_exponent, weight, number, received)
 
 
-def _plain(
-    x: Tensor,
-    y: Tensor,
-    taus: Tensor,
-    extend: Extend,
-    log_added: Tensor | None,
-    lowered: Tensor | None,
-    bias: Tensor | None,
-    log_mean_of: Extend | None,
-    positives: Tensor | None,
-    queries: slice,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """Return the loss, (), log S_i, sum_j w_ij (s_ij - s_ii) / tau_i and sum_j w_ij, (2, b) each, and `received`.
-
-    log_added: the logarithm of what is added to S_i. log_mean_of: gives that by which `received` divides.
-    """
+def _plain(terms: Terms) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Return the loss, (), log S_i, sum_j w_ij (s_ij - s_ii) / tau_i and sum_j w_ij, (2, b) each, and `received`."""
+    x, y, taus, extend, log_added, lowered, bias, log_mean_of, positives, queries = terms
     both = directions(x, y, taus[0], positives, queries)
     differences = [d.similarity - d.of_pair(d.similarity)[:, None] for d in both]
     exponents = torch.stack([s.detach() / tau[queries, None] for s, tau in zip(differences, taus, strict=True)])

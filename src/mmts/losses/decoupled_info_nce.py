@@ -2,27 +2,13 @@
 
 from torch import Tensor
 
-from mmts.losses.queries import Anchor, Direction, with_pull
-from mmts.losses.softmax import softmax_loss
+from mmts.losses.info_nce import info_nce
+from mmts.losses.queries import Direction
+from mmts.losses.softmax import like
 
 
-@with_pull
-def decoupled_info_nce(
-    x: Tensor,
-    y: Tensor,
-    temperature: Tensor | float,
-    *,
-    positives: Tensor | None = None,
-    anchor: Anchor = "row",
-    label_smoothing: float = 0.0,
-    scale_by_temperature: bool = False,
-    margin: Tensor | float | None = None,
-    candidate_bias: Tensor | None = None,
-    bias_positives: bool = True,
-    weights: Tensor | None = None,
-    queries: slice | None = None,
-    fused: bool | None = None,
-) -> tuple[Tensor, Tensor]:
+@like(info_nce)
+def decoupled_info_nce(logits: Tensor, direction: Direction, label_smoothing: float) -> tuple[Tensor, Tensor]:
     """Return InfoNCE with the negatives alone in the denominator (docs/method.md, 4.11).
 
     CE_i = -z_ii + log sum_{j != i} exp(z_ij),   z_ij = x_i . y_j / tau_i and y_i . x_j / tau_i
@@ -35,18 +21,11 @@ def decoupled_info_nce(
     >>> decoupled_info_nce(torch.eye(2), torch.eye(2), 0.5)
     tensor(-2.)
     """
-    adjustments = margin, candidate_bias, bias_positives, weights
-    options = positives, anchor, label_smoothing, scale_by_temperature, queries, fused, *adjustments
-    return softmax_loss("decoupled_info_nce", decoupled_entropy, x, y, temperature, *options)
-
-
-def decoupled_entropy(logits: Tensor, direction: Direction, label_smoothing: float) -> tuple[Tensor, Tensor]:
-    """Return CE_i and the target q_ii, (b, B) -> (b,) each; both are 0 for a row without a negative."""
     positive = direction.is_positive
     empty = positive.all(dim=1)
     # An empty row keeps its logits until the end: the log of an empty sum has a NaN for a gradient.
     log_sum = logits.masked_fill(positive & ~empty[:, None], float("-inf")).logsumexp(dim=1)
     mean, remaining = direction.mean_over_candidates(logits)
     loss = log_sum - (1.0 - label_smoothing) * direction.of_pair(logits) - label_smoothing * mean
-    target = (~empty).to(loss.dtype) * ((1.0 - label_smoothing) + label_smoothing / remaining)
+    target = (~empty).to(loss.dtype) * ((1.0 - label_smoothing) + label_smoothing / remaining)  # q_ii
     return loss.masked_fill(empty, 0.0), target

@@ -1,15 +1,14 @@
 """Dual temperature: InfoNCE whose rows count as much as they would at a second, higher temperature."""
 
-import math
 from functools import partial
 
 from torch import Tensor
 
-from mmts.errors import InputError
-from mmts.losses.decoupled_info_nce import decoupled_entropy
+from mmts.losses.decoupled_info_nce import decoupled_info_nce
 from mmts.losses.queries import Anchor, Direction, with_pull
 from mmts.losses.reweighted_info_nce import reweighted
 from mmts.losses.softmax import softmax_loss
+from mmts.options import Positive
 
 
 @with_pull
@@ -18,7 +17,7 @@ def dual_temperature(
     y: Tensor,
     temperature: Tensor | float,
     *,
-    ratio: float = 10.0,
+    ratio: Positive = 10.0,
     positives: Tensor | None = None,
     anchor: Anchor = "row",
     queries: slice | None = None,
@@ -38,14 +37,12 @@ def dual_temperature(
     >>> round(dual_temperature(x, x, 0.5).item(), 4)  # 1 - P is .4502 at 5 and .1192 at .5; CE is .1269
     0.4793
     """
-    if not 0.0 < ratio < math.inf:
-        raise InputError(f"ratio is {ratio}; it must be finite and positive")
     row_loss = partial(_dual_entropy, ratio=ratio)
-    return softmax_loss("dual_temperature", row_loss, x, y, temperature, positives, anchor, 0.0, False, queries, False)
+    return softmax_loss("dual_temperature", row_loss, x, y, temperature, positives, anchor, queries=queries)
 
 
 def _dual_entropy(logits: Tensor, direction: Direction, label_smoothing: float, ratio: float) -> tuple[Tensor, Tensor]:
-    gap, target = decoupled_entropy(logits, direction, 0.0)  # CE_i = softplus(gap), 1 - P_i = sigmoid(gap)
-    wide_gap, _ = decoupled_entropy(logits.detach() / ratio, direction, 0.0)
+    gap, target = decoupled_info_nce.rows(logits, direction, 0.0)  # CE_i = softplus(gap), 1 - P_i = sigmoid(gap)
+    wide_gap, _ = decoupled_info_nce.rows(logits.detach() / ratio, direction, 0.0)
     weight = wide_gap.sigmoid() * target
     return weight * reweighted(gap), weight

@@ -6,9 +6,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mmts.errors import InputError
 from mmts.losses.queries import Anchor, Direction, with_pull
 from mmts.losses.softmax import softmax_loss
+from mmts.options import NotNegative, ZeroToBelowOne, ZeroToOne
 
 
 @with_pull
@@ -17,9 +17,9 @@ def hard_negative_info_nce(
     y: Tensor,
     temperature: Tensor | float,
     *,
-    beta: float = 0.5,
-    alpha: float = 1.0,
-    tau_plus: float = 0.0,
+    beta: NotNegative = 0.5,
+    alpha: ZeroToOne = 1.0,
+    tau_plus: ZeroToBelowOne = 0.0,
     positives: Tensor | None = None,
     anchor: Anchor = "row",
     queries: slice | None = None,
@@ -41,12 +41,8 @@ def hard_negative_info_nce(
     >>> round(hard_negative_info_nce(x, x, 1.0, beta=1.0).item(), 4)  # equal negatives: ln(1 + 2/e) at any beta
     0.5514
     """
-    if not (0.0 <= beta < math.inf and 0.0 <= alpha <= 1.0 and 0.0 <= tau_plus < 1.0):
-        given = f"beta is {beta}, alpha is {alpha} and tau_plus is {tau_plus}"
-        raise InputError(f"{given}; they must lie in [0, inf), [0, 1] and [0, 1)")
     row_loss = partial(_hard_entropy, beta=beta, alpha=alpha, tau_plus=tau_plus)
-    options = positives, anchor, 0.0, False, queries, False
-    return softmax_loss("hard_negative_info_nce", row_loss, x, y, temperature, *options)
+    return softmax_loss("hard_negative_info_nce", row_loss, x, y, temperature, positives, anchor, queries=queries)
 
 
 def _hard_entropy(
@@ -54,7 +50,7 @@ def _hard_entropy(
 ) -> tuple[Tensor, Tensor]:
     positive, own = direction.is_positive, direction.of_pair(logits)
     empty = positive.all(dim=1)
-    hidden = positive & ~empty[:, None]  # an empty row keeps its logits until the end, as in `decoupled_entropy`
+    hidden = positive & ~empty[:, None]  # an empty row keeps its logits until the end, as in `decoupled_info_nce`
     sums = [(k * logits).masked_fill(hidden, float("-inf")).logsumexp(dim=1) for k in (1.0 + beta, beta)]
     number = (~positive).sum(dim=1).clamp_min(1).to(logits)
     gap = sums[0] - sums[1] + number.log() - own  # log N_i - z_ii

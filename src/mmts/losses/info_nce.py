@@ -4,6 +4,7 @@ from torch import Tensor
 
 from mmts.losses.queries import Anchor, Direction, with_pull
 from mmts.losses.softmax import softmax_loss
+from mmts.options import ZeroToOne
 
 
 @with_pull
@@ -14,7 +15,7 @@ def info_nce(
     *,
     positives: Tensor | None = None,
     anchor: Anchor = "row",
-    label_smoothing: float = 0.0,
+    label_smoothing: ZeroToOne = 0.0,
     scale_by_temperature: bool = False,
     margin: Tensor | float | None = None,
     candidate_bias: Tensor | None = None,
@@ -63,9 +64,8 @@ def info_nce(
     Traceback (most recent call last):
     mmts.errors.InputError: temperature[1] is nan; it must be finite and positive
     """
-    adjustments = margin, candidate_bias, bias_positives, weights
-    options = positives, anchor, label_smoothing, scale_by_temperature, queries, fused, *adjustments
-    return softmax_loss("info_nce", cross_entropy, x, y, temperature, *options)
+    options = positives, anchor, label_smoothing, scale_by_temperature, margin, candidate_bias, bias_positives, weights
+    return softmax_loss("info_nce", cross_entropy, x, y, temperature, *options, queries, fused)
 
 
 def cross_entropy(logits: Tensor, direction: Direction, label_smoothing: float) -> tuple[Tensor, Tensor]:

@@ -5,14 +5,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmts.errors import check_one_of
 from mmts.losses.checks import checked_positives, checked_relevance, checked_value
 from mmts.losses.fused.max_margin import max_margin_in_tiles
 from mmts.losses.fused.tiles import choose_form, number_of_extra
 from mmts.losses.queries import checked_queries, directions, query_rows, with_pull
 
 Negatives = Literal["all", "hardest"]
-NEGATIVES: tuple[Negatives, ...] = ("all", "hardest")
 
 
 @with_pull
@@ -50,7 +48,6 @@ def max_margin(
     >>> round(max_margin(x, x, 0.2).item(), 4), round(max_margin(x, x.flip(0), 0.2).item(), 4)
     (0.0, 1.2)
     """
-    check_one_of("negatives", negatives, NEGATIVES)
     queries = checked_queries(queries, len(x))
     margin = checked_value("margin", margin, x, y, zero_allowed=True, queries=queries)
     positives = checked_positives(positives, x)

@@ -1,16 +1,18 @@
 """InfoNCE without a temperature: the logit of a pair is 2 artanh of its cosine."""
 
 from functools import partial
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Lt
 from torch import Tensor
 
-from mmts.errors import InputError
 from mmts.losses.info_nce import cross_entropy
 from mmts.losses.queries import Direction, with_pull
 from mmts.losses.softmax import softmax_loss
+from mmts.options import ZeroToOne
 
-SMALLEST_EPS = 1e-7
+Eps = Annotated[float, Ge(1e-7), Lt(1)]
 """In float32, 1 - eps with a much smaller eps is 1, and its artanh infinite."""
 
 
@@ -19,9 +21,9 @@ def no_temperature(
     x: Tensor,
     y: Tensor,
     *,
-    eps: float = 1e-6,
+    eps: Eps = 1e-6,
     positives: Tensor | None = None,
-    label_smoothing: float = 0.0,
+    label_smoothing: ZeroToOne = 0.0,
     queries: slice | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return InfoNCE of the logits z_ij = 2 artanh(s_ij) = ln (1 + s_ij)/(1 - s_ij) (docs/method.md, 4.24).
@@ -38,10 +40,8 @@ def no_temperature(
     >>> round(no_temperature(x, y).item(), 4)  # logits ln 4 and ln 9, ln 9 and -ln 4: the wrong pairs are nearer
     2.3948
     """
-    if not SMALLEST_EPS <= eps < 1.0:
-        raise InputError(f"eps is {eps}; it must be at least {SMALLEST_EPS:g} and below 1")
     row_loss = partial(_artanh_entropy, eps=eps)
-    return softmax_loss("no_temperature", row_loss, x, y, 1.0, positives, "row", label_smoothing, False, queries, False)
+    return softmax_loss("no_temperature", row_loss, x, y, 1.0, positives, "row", label_smoothing, queries=queries)
 
 
 def _artanh_entropy(s: Tensor, direction: Direction, label_smoothing: float, eps: float) -> tuple[Tensor, Tensor]:

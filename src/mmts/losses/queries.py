@@ -13,10 +13,10 @@ from torch import Tensor
 
 from mmts.errors import InputError
 from mmts.losses.normalize import cosine_similarity
+from mmts.options import checked
 
 P = ParamSpec("P")
 Anchor = Literal["row", "candidate", "media"]
-ANCHORS: tuple[Anchor, ...] = ("row", "candidate", "media")
 Rows = tuple[Tensor, Tensor]
 """The rows of some queries, (b, B) each: x to y, then y to x."""
 
@@ -32,8 +32,8 @@ class LossFunction(Protocol[P]):
 
 
 def with_pull(both: Callable[P, tuple[Tensor, Tensor]]) -> LossFunction[P]:
-    """Turn a function that returns a loss and its pulls -dL/ds_ii, (b,) and detached, into a LossFunction."""
-
+    """Turn a function that returns a loss and its pulls -dL/ds_ii, (b,) and detached, into a checked LossFunction."""
+    both = checked(both)
     loss: Any = wraps(both)(lambda *arguments, **options: both(*arguments, **options)[0])
     loss.__signature__ = signature(both).replace(return_annotation=Tensor)
     loss.with_pull = both

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mmts.losses.decoupled_info_nce import decoupled_entropy
+from mmts.losses.decoupled_info_nce import decoupled_info_nce
 from mmts.losses.queries import Anchor, Direction, with_pull
 from mmts.losses.softmax import softmax_loss
 
@@ -31,13 +31,12 @@ def reweighted_info_nce(
     >>> round(reweighted_info_nce(x, x, 1.0).item(), 4)  # ln(1 + 1/e) (1 + e)
     1.1648
     """
-    return softmax_loss(
-        "reweighted_info_nce", _reweighted_entropy, x, y, temperature, positives, anchor, 0.0, False, queries, False
-    )
+    options = positives, anchor
+    return softmax_loss("reweighted_info_nce", _reweighted_entropy, x, y, temperature, *options, queries=queries)
 
 
 def _reweighted_entropy(logits: Tensor, direction: Direction, label_smoothing: float) -> tuple[Tensor, Tensor]:
-    gap, target = decoupled_entropy(logits, direction, 0.0)  # CE_i = softplus(gap), 1 - P_i = sigmoid(gap)
+    gap, target = decoupled_info_nce.rows(logits, direction, 0.0)  # CE_i = softplus(gap), 1 - P_i = sigmoid(gap)
     return reweighted(gap).masked_fill(target == 0, 0.0), target
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from mmts.errors import InputError
 from mmts.losses.queries import Anchor, Direction, with_pull
 from mmts.losses.softmax import softmax_loss
+from mmts.options import AboveZeroToOne
 
 LARGEST = 64.0
 """Bound on q / temperature: the loss of a batch is then below e^88, the largest number of float32."""
@@ -19,8 +20,8 @@ def rince(
     y: Tensor,
     temperature: Tensor | float,
     *,
-    q: float = 0.1,
-    lam: float = 0.01,
+    q: AboveZeroToOne = 0.1,
+    lam: AboveZeroToOne = 0.01,
     positives: Tensor | None = None,
     anchor: Anchor = "row",
     scale_by_temperature: bool = False,
@@ -43,11 +44,9 @@ def rince(
     >>> round(rince(x, x, 1.0, q=1.0, lam=0.5).item(), 4)  # -e + (e + 1)/2
     -0.8591
     """
-    if not (0.0 < q <= 1.0 and 0.0 < lam <= 1.0):
-        raise InputError(f"q is {q} and lam is {lam}; both must lie in (0, 1]")
     row_loss = partial(_rince_row, q=q, lam=lam)
-    options = positives, anchor, 0.0, scale_by_temperature, queries, False
-    return softmax_loss("rince", row_loss, x, y, temperature, *options)
+    options = positives, anchor, 0.0, scale_by_temperature
+    return softmax_loss("rince", row_loss, x, y, temperature, *options, queries=queries)
 
 
 def _rince_row(

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from mmts.errors import InputError
 from mmts.losses.checks import checked_relevance, checked_value
 from mmts.losses.queries import checked_queries, directions, query_rows, with_pull
+from mmts.options import NotNegative
 
 
 @with_pull
@@ -15,8 +15,8 @@ def sms(
     relevance: Tensor,
     margin: Tensor | float = 0.6,
     *,
-    slack: float = 0.1,
-    eps: float = 1.1 / 240,
+    slack: NotNegative = 0.1,
+    eps: NotNegative = 1.1 / 240,
     queries: slice | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the symmetric multi-similarity loss of paired embeddings (docs/method.md, 4.14).
@@ -44,7 +44,6 @@ def sms(
     >>> round(sms(x, x, torch.ones(2, 2)).item(), 4)  # equally relevant, but 1 apart
     0.9
     """
-    check_widths(slack, eps)
     queries = checked_queries(queries, len(x))
     margin = checked_value("margin", margin, x, y, zero_allowed=True, queries=queries)
     relevances = query_rows(checked_relevance(relevance, x, y, queries), queries)
@@ -57,10 +56,3 @@ def sms(
             cost = cost.masked_fill(d.is_pair, 0.0)  # with slack 0, |z| has no usable gradient at the positive pair
             loss, active = loss + cost.sum(), active + (cost.detach() > 0).to(cost).sum(dim=1)
     return loss / (2 * max(len(x) * (len(x) - 1), 1)), active
-
-
-def check_widths(slack: float, eps: float) -> None:
-    """Raise InputError, naming which, unless slack and eps are finite and not negative."""
-    for name, number in (("slack", slack), ("eps", eps)):
-        if not 0.0 <= number < float("inf"):
-            raise InputError(f"{name} is {number}; it must be finite and not negative")

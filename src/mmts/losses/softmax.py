@@ -1,18 +1,44 @@
 """What the InfoNCE losses share: the checks, the choice between plain rows and tiles, and the mean over the queries."""
 
 from collections.abc import Callable
+from functools import update_wrapper
+from inspect import signature
+from typing import Any, ParamSpec, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from mmts.errors import InputError, check_one_of
-from mmts.losses.checks import checked_per_sample, checked_positives, checked_value
+from mmts.losses.checks import checked_positives, checked_table, checked_value
 from mmts.losses.fused.info_nce import rows_in_tiles
-from mmts.losses.fused.tiles import choose_form
-from mmts.losses.queries import ANCHORS, Anchor, Direction, checked_queries, directions, pair_values
+from mmts.losses.fused.tiles import KnownGradients, choose_form
+from mmts.losses.queries import Anchor, Direction, LossFunction, checked_queries, directions, pair_values, with_pull
+from mmts.options import NotNegative
 
+P = ParamSpec("P")
 RowLoss = Callable[[Tensor, Direction, float], tuple[Tensor, Tensor]]
 """Logits (b, B), their direction, label smoothing -> each query's loss, and minus its slope in z_ii, detached, (b,)."""
+
+
+class RowsFunction(LossFunction[P], Protocol[P]):
+    """A loss that is the mean of `rows` over the queries."""
+
+    rows: RowLoss
+
+
+def like(loss: LossFunction[P]) -> Callable[[RowLoss], RowsFunction[P]]:
+    """Turn a RowLoss into a loss with the arguments of another one, such as `info_nce`."""
+
+    def with_rows(rows: RowLoss) -> RowsFunction[P]:
+        def both(x: Tensor, y: Tensor, temperature: Tensor | float, **options: Any) -> tuple[Tensor, Tensor]:
+            return softmax_loss(rows.__name__, rows, x, y, temperature, **options)
+
+        update_wrapper(both, rows).__annotations__ = loss.with_pull.__annotations__
+        both.__signature__ = signature(loss.with_pull)  # type: ignore[attr-defined]
+        result: Any = with_pull(both)
+        result.rows = rows
+        return cast(RowsFunction[P], result)
+
+    return with_rows
 
 
 def softmax_loss(
@@ -21,22 +47,21 @@ def softmax_loss(
     x: Tensor,
     y: Tensor,
     temperature: Tensor | float,
-    positives: Tensor | None,
-    anchor: Anchor,
-    label_smoothing: float,
-    scale_by_temperature: bool,
-    queries: slice | None,
-    fused: bool | None,
+    positives: Tensor | None = None,
+    anchor: Anchor = "row",
+    label_smoothing: float = 0.0,
+    scale_by_temperature: bool = False,
     margin: Tensor | float | None = None,
     candidate_bias: Tensor | None = None,
     bias_positives: bool = True,
     weights: Tensor | None = None,
+    queries: slice | None = None,
+    fused: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return 1/2B of the sum of `row_loss` over the queries of both directions, and the pulls -dL/ds_ii, (b,).
 
-    name: of the loss, in messages and in TILES_FROM. Arguments and errors are those of `info_nce`.
+    name: of the loss, in messages and in TILES_FROM, for the losses with a fused version. The rest is as in `info_nce`.
     """
-    check_options(anchor, label_smoothing)
     B, queries = len(x), checked_queries(queries, len(x))
     per_sample_for = "scale_by_temperature" if scale_by_temperature else None
     tau = checked_value("temperature", temperature, x, y, per_sample_for=per_sample_for, queries=queries)
@@ -44,29 +69,41 @@ def softmax_loss(
     if margin is not None:
         margin = checked_value("margin", margin, x, y, zero_allowed=True, per_sample_for=name).expand(B)
     if (bias := candidate_bias) is not None:
-        bias = checked_per_sample("candidate_bias", bias, x, y, ((B,), (2, B))).expand(2, B)
+        bias = checked_table("candidate_bias", bias, x, y, ((B,), (2, B))).expand(2, B)
     if weights is not None:
-        weights = checked_per_sample("weights", weights, x, y, ((B,),), zero_allowed=True)[queries]
+        weights = checked_table("weights", weights, x, y, ((B,),), NotNegative)[queries]
     kernels = margin is None and bias is None and not (label_smoothing and positives is not None)
-    form = choose_form(name, fused, x, y, tau, {"a (B, B) temperature": tau.ndim >= 2}, kernels, queries)
+    plain_only = {
+        "a (B, B) temperature": tau.ndim >= 2,
+        "positives": name == "multi_positive_info_nce" and positives is not None,
+    }
+    form = choose_form(name, fused, x, y, tau, plain_only, kernels, queries)
     with torch.autocast(x.device.type, enabled=False):
+        gradients = None
         if form != "plain":
-            decoupled = name == "decoupled_info_nce"
-            options = anchor, label_smoothing, decoupled, queries
-            rows = rows_in_tiles(form, x, y, tau.expand(B), positives, *options, margin, bias, bias_positives)
+            pull = tau.new_full((queries.stop - queries.start,), 1 / B) / 2
+            pull = pull * tau.detach().expand(B)[queries] if scale_by_temperature else pull
+            pull = pull if weights is None else pull * weights
+            options = anchor, label_smoothing, name == "decoupled_info_nce", queries, margin, bias, bias_positives
+            *rows, gradients = rows_in_tiles(form, x, y, tau.expand(B), positives, pull.expand(2, -1), *options)
         else:
             both = directions(x, y, tau, positives, queries, anchor)
             biases = (None, None) if bias is None else bias
             logits = (_logits(d, margin, of_d, bias_positives) for d, of_d in zip(both, biases, strict=True))
             results = (row_loss(z, d, label_smoothing) for z, d in zip(logits, both, strict=True))
-            losses, slopes = zip(*results, strict=True)
-            rows = torch.stack(losses), torch.stack(slopes)  # (2, b)
-        loss, slope = (both.mean(dim=0) for both in rows)
+            rows = [torch.stack(each) for each in zip(*results, strict=True)]  # (2, b) each
+        losses, slope = (both.mean(dim=0) for both in rows)
         if weights is not None:
-            loss, slope = loss * weights, slope * weights
+            losses, slope = losses * weights, slope * weights
         if scale_by_temperature:
-            return (loss * tau.expand(B)[queries]).sum() / B, slope / B
-        return loss.sum() / B, slope / pair_values(tau.detach(), queries) / B
+            losses = losses * tau.expand(B)[queries]
+        else:
+            slope = slope / pair_values(tau.detach(), queries)
+        loss = losses.sum() / B
+        if gradients is not None:
+            inputs = (x, y, tau.expand(B)) if margin is None else (x, y, tau.expand(B), margin)
+            loss = KnownGradients.apply(loss, gradients[: len(inputs)], ("the fused info_nce",), *inputs)  # type: ignore[no-untyped-call]
+        return loss, slope / B
 
 
 def _logits(d: Direction, margin: Tensor | None, bias: Tensor | None, bias_positives: bool) -> Tensor:
@@ -79,10 +116,3 @@ def _logits(d: Direction, margin: Tensor | None, bias: Tensor | None, bias_posit
     if bias is None:
         return logits
     return logits + (bias if bias_positives else torch.where(d.is_positive, 0.0, bias))
-
-
-def check_options(anchor: str = "row", label_smoothing: float = 0.0) -> None:
-    """Raise InputError, naming which, unless the anchor is one of ANCHORS and label smoothing lies in [0, 1]."""
-    check_one_of("anchor", anchor, ANCHORS)
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise InputError(f"label_smoothing is {label_smoothing}; it must lie in [0, 1]")

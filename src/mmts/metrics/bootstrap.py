@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmts.errors import InputError, check_rows
+from mmts.errors import InputError
+from mmts.options import check_table
 
 CHUNK = 2**20  # draws at a time
+Statistic = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def bootstrap_interval(
@@ -34,11 +36,7 @@ def bootstrap_interval(
     True
     """
     sums, sizes = _by_cluster(_checked("values", values)[None], clusters)
-
-    def mean(drawn: Tensor, _: torch.Generator) -> Tensor:
-        return sums[0][drawn].sum(dim=1) / sizes[drawn].sum(dim=1)
-
-    return _interval(mean, len(sizes), confidence=confidence, num_resamples=num_resamples, seed=seed)
+    return _interval(_mean_of(sums[0], sizes), len(sizes), confidence, num_resamples, seed)
 
 
 def paired_bootstrap_interval(first: Tensor, second: Tensor, **options: Any) -> tuple[float, float]:
@@ -108,11 +106,7 @@ def per_class_bootstrap_interval(values: Tensor, classes: Tensor, **options: Any
         raise InputError(f"classes is {tuple(classes.shape)} {classes.dtype}; it must be ({len(values)},) of integers")
     _, member = torch.unique(classes.cpu(), return_inverse=True)
     weights = 1 / torch.bincount(member).double()[member]
-
-    def mean(drawn: Tensor, _: torch.Generator) -> Tensor:
-        return (weights * values)[drawn].sum(dim=1) / weights[drawn].sum(dim=1)
-
-    return _interval(mean, len(values), **options)
+    return _interval(_mean_of(weights * values, weights), len(values), **options)
 
 
 def _by_cluster(values: Tensor, clusters: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -127,8 +121,12 @@ def _by_cluster(values: Tensor, clusters: Tensor | None) -> tuple[Tensor, Tensor
     return sums, torch.bincount(member).double()
 
 
+def _mean_of(sums: Tensor, sizes: Tensor) -> Statistic:
+    return lambda drawn, _: sums[drawn].sum(dim=1) / sizes[drawn].sum(dim=1)
+
+
 def _interval(
-    statistic: Callable[[Tensor, torch.Generator], Tensor],
+    statistic: Statistic,
     G: int,
     confidence: float = 0.95,
     num_resamples: int = 1000,
@@ -150,8 +148,6 @@ def _interval(
 
 
 def _checked(name: str, values: Tensor) -> Tensor:
-    if values.ndim != 1 or not len(values):
-        raise InputError(f"{name} is {tuple(values.shape)}; it must be (Q,), Q >= 1")
     values = values.detach().to("cpu", torch.float64)
-    check_rows(values.isfinite(), f"{name}[{{row}}] is {{value}}; every value must be finite", values)
+    check_table(name, values, float)
     return values

@@ -66,10 +66,10 @@ def default_heads(width: int) -> int:
 
 
 class Tower(nn.Module):
-    """One side's inputs to feature rows (B, width).
+    """One side's inputs to feature rows (B, width); a tower without a parameter that trains is frozen.
 
     The parameters of a tower's constructor are its options in a recipe, except those in GIVEN_BY_RUN. The constructor
-    raises InputError for options that contradict each other. A tower without a parameter that trains is frozen.
+    raises InputError for options that contradict each other.
     """
 
     name: str  # in a recipe
@@ -85,9 +85,8 @@ class Tower(nn.Module):
     @property
     def fingerprint(self) -> str:
         """The name and a hash of the present weights and of all else that determines the features."""
-        return (
-            f"{self.name}-{content_hash(*self._settings(), *outside_settings(self), hash_weights(self.state_dict()))}"
-        )
+        parts = *self._settings(), *outside_settings(self), hash_weights(self.state_dict())
+        return f"{self.name}-{content_hash(*parts)}"
 
     def _settings(self) -> tuple[str, ...]:
         """Return what changes the features besides the weights."""
@@ -102,23 +101,20 @@ class Tower(nn.Module):
         return super().train(mode and not is_frozen(self))
 
     def enable_gradient_checkpointing(self) -> None:
-        """Train with less memory and about a third more time; the gradients are the same (see `Checkpointed`).
-
-        Raises RecipeError if the tower has no blocks that can do it.
-        """
-        model, why = getattr(self, "model", None), ""
-        names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")  # the new and the old name
-        enable = next((getattr(model, name) for name in names if hasattr(model, name)), None)  # of transformers
+        """Train with less memory and about a third more time. Raises RecipeError if no block can do it."""
+        names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")  # transformers' new and old name
+        enable = next(filter(None, (getattr(getattr(self, "model", None), name, None) for name in names)), None)
         blocks = [module for module in self.modules() if isinstance(module, Checkpointed)]
         for block in blocks:
             block.checkpointing = True
-        if enable is not None:
-            try:
+        why = "" if enable or blocks else "it has no blocks"
+        try:
+            if enable is not None:
                 enable({"use_reentrant": False})
-            except ValueError as error:
-                why = f" ({error})"
-        if why or not (enable or blocks):
-            problem = f"cannot checkpoint its gradients{why}; set gradient_checkpointing to false"
+        except ValueError as error:
+            why = str(error)
+        if why:
+            problem = f"cannot checkpoint its gradients ({why}); set gradient_checkpointing to false"
             raise RecipeError(f"tower {self.name!r} {problem}")
 
 
@@ -133,11 +129,7 @@ class MediaTower(Tower):
     sampling: FrameSampling | None = None  # which frames of a video make a clip; None for images
 
     def __init__(
-        self,
-        size: int,
-        mean: Sequence[float] = (0.5, 0.5, 0.5),
-        std: Sequence[float] = (0.5, 0.5, 0.5),
-        resize: str = "stretch",
+        self, size: int, mean: Sequence[float] = (0.5,) * 3, std: Sequence[float] = (0.5,) * 3, resize: str = "stretch"
     ) -> None:
         super().__init__()
         self.size, self.resize = size, resize
@@ -145,10 +137,7 @@ class MediaTower(Tower):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32, device="cpu"), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return the features (B, width) of images (B, 3, size, size) or clips (B, F, 3, size, size), uint8 or float.
-
-        Raises InputError for another shape.
-        """
+        """Return the features (B, width) of images (B, 3, size, size) or clips (B, F, 3, size, size), uint8 or not."""
         square = (3, self.size, self.size)
         kind, expected = ("images", square) if self.frames is None else ("clips", (self.frames, *square))
         if pixels.shape[1:] != expected:
@@ -201,10 +190,8 @@ class TextTower(Tower):
 def make_tower(component: type[AnyTower], name: str, **arguments: Any) -> AnyTower:
     """Return a tower of the class `component`; `name` is its name in a recipe.
 
-    arguments: its options, and the parameters in GIVEN_BY_RUN, which are left out if they are None.
-
-    Raises RecipeError for an unknown option (names the nearest), a value outside its range, or options that contradict
-    each other.
+    arguments: its options, and the parameters in GIVEN_BY_RUN, which are left out if they are None. Raises RecipeError
+    for an unknown option (names the nearest), a value outside its range, or options that contradict each other.
     """
     hints = get_type_hints(component.__init__, include_extras=True)
     parameters = inspect.signature(component).parameters
@@ -231,6 +218,15 @@ def make_tower(component: type[AnyTower], name: str, **arguments: Any) -> AnyTow
         raise RecipeError(f"tower {name!r} cannot be made: {type(error).__name__}: {error}") from None
     tower.name, tower.arguments = name, arguments
     return tower
+
+
+def load_tower(
+    name: str | type[AnyTower], table: Mapping[str, type[AnyTower]], other: type[AnyTower], options: Mapping[str, Any]
+) -> AnyTower:
+    """Return the tower that is named in `table`, or a class, or of the class `other`, which takes any other name."""
+    if isinstance(name, type):
+        return make_tower(name, name.__name__, **options)
+    return make_tower(table.get(name, other), name, **options)
 
 
 def is_frozen(tower: nn.Module) -> bool:
@@ -261,11 +257,7 @@ def hash_weights(state: Mapping[str, Tensor]) -> str:
 
 
 def misfit(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:
-    """Say what keeps `state` from being loaded into a module whose state is `own`; None if it fits.
-
-    >>> misfit({"bias": torch.ones(2)}, {"bias": torch.ones(3)})
-    "has the weight 'bias' of shape (2,), not (3,)"
-    """
+    """Say what keeps `state` from being loaded into a module whose state is `own`; None if it fits."""
     for names, problem in ((own.keys() - state.keys(), "lacks"), (state.keys() - own.keys(), "also has")):
         if names:
             return f"{problem} {counted(len(names), 'weight')}, such as {min(names)!r}"

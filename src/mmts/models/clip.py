@@ -32,18 +32,22 @@ _AVION_PIXELS = hf.Preprocessing(
     std=(68.5005327 / 255, 66.6321579 / 255, 70.32316305 / 255),
 )
 
-# Parts of the names in a checkpoint of AVION and in transformers' CLIP, and what our networks call them. AVION stores
-# attention as nn.MultiheadAttention or as the flash-attention package does; both stack query, key and value.
-_OUR_NAMES = {
+OPEN_CLIP_NAMES = {
     "transformer.resblocks.": "blocks.",
     "attn.in_proj_": "qkv.",
-    "attn.Wqkv.": "qkv.",
-    "self_attn.out_proj.": "out.",
     "attn.out_proj.": "out.",
     "mlp.c_fc.": "fc1.",
     "mlp.c_proj.": "fc2.",
-    "mlp.": "",
     "conv1.": "patches.",
+}
+"""Parts of the names of weights in open_clip, and what our networks call them."""
+# The same for a checkpoint of AVION and transformers' CLIP. AVION stores attention as nn.MultiheadAttention or as the
+# flash-attention package does; both stack query, key and value.
+_OUR_NAMES = {
+    "self_attn.out_proj.": "out.",
+    **OPEN_CLIP_NAMES,
+    "attn.Wqkv.": "qkv.",
+    "mlp.": "",
     "vision_model.": "",
     "text_model.": "",
     "embeddings.patch_embedding.": "patches.",
@@ -58,12 +62,6 @@ _OUR_NAMES = {
     "visual_projection.weight": "image_projection",
     "text_projection.weight": "text_projection",
 }
-
-# The weights of AVION's two sides, by our names.
-_IN_BLOCK = r"blocks\.\d+\.(ln_1|qkv|out|ln_2|fc1|fc2)\.(weight|bias)"
-_VISUAL = r"patches\.weight|(class|positional|temporal)_embedding|ln_(pre|post)\.(weight|bias)|image_projection"
-_TEXTUAL = r"token_embedding\.weight|positional_embedding|ln_final\.(weight|bias)|text_projection"
-_AVION_NAMES = {"visual": re.compile(f"{_IN_BLOCK}|{_VISUAL}"), "textual": re.compile(f"{_IN_BLOCK}|{_TEXTUAL}")}
 
 
 @dataclass(frozen=True)
@@ -81,15 +79,13 @@ class ClipWeights:
 
     def matrix(self, name: str) -> tuple[int, int]:
         """Return the shape of a matrix. Raises RecipeError if there is no matrix of that name."""
-        if name not in self.state:
-            raise RecipeError(f"{self.source} has no weight for {name!r}")
-        shape = self.state[name].shape
+        shape = self.state[name].shape if name in self.state else ()
         if len(shape) != 2:
-            raise RecipeError(f"{self.source}: {name!r} has shape {tuple(shape)}, and should be a matrix")
+            raise RecipeError(f"{self.source} has no matrix {name!r}")
         return shape[0], shape[1]
 
     def sizes(self) -> dict[str, int]:
-        """Return the sizes of the network, as its constructor names them. Raises RecipeError if they make no sense."""
+        """Return the sizes of the network, as its constructor names them. Raises RecipeError as `matrix` does."""
         width, output_width = self.matrix(f"{self.side}_projection")
         depth = len({name.split(".")[1] for name in self.state if name.startswith("blocks.")})
         sizes = {"width": width, "depth": depth, "output_width": output_width}
@@ -97,21 +93,14 @@ class ClipWeights:
         if self.side == "text":
             words = self.matrix("token_embedding.weight")[0]
             return {**sizes, "context_length": positions, "vocabulary_size": words}
-        patch = self._square_root(self.matrix("patches.weight")[1] // 3, "pixels of a patch")
-        side = self._square_root(positions - 1, "patches of a frame")
-        return {**sizes, "patch": patch, "size": side * patch}
-
-    def _square_root(self, number: int, what: str) -> int:
-        root = math.isqrt(number)
-        if root * root != number or not root:
-            raise RecipeError(f"{self.source}, {what}: {number} is not a square number")
-        return root
+        patch = math.isqrt(self.matrix("patches.weight")[1] // 3) or 1  # `fill` reports what is not square
+        return {**sizes, "patch": patch, "size": patch * math.isqrt(positions - 1)}
 
     def fill(self, network: nn.Module) -> None:
         """Load them into `network`. Raises RecipeError naming a missing, superfluous or differently shaped weight.
 
-        A temporal embedding for another number of frames is interpolated linearly along time: frame f stands at
-        (f + 1/2) / frames of the clip, and the ends continue as they are. An image model, which has none, gets zeros.
+        A temporal embedding is interpolated linearly to another number of frames; frame f stands at (f + 1/2) / frames
+        of the clip. An image model, which has none, gets zeros.
         """
         own, state = network.state_dict(), dict(self.state)
         if "temporal_embedding" in own:
@@ -126,10 +115,7 @@ class ClipWeights:
 
 
 def agreed(weights: ClipWeights | None, defaults: dict[str, int], *options: int | None) -> dict[str, int]:
-    """Return the sizes of a network: those of its weights, or without weights its options, in the order of `defaults`.
-
-    Raises InputError for an option that contradicts the weights.
-    """
+    """Return the sizes of a network, from its weights or options (as in `defaults`). InputError if they contradict."""
     sizes = defaults if weights is None else weights.sizes()
     chosen = {name: value for name, value in zip(defaults, options, strict=True) if value is not None}
     for name, value in chosen.items():
@@ -142,7 +128,7 @@ def read_weights(weights: str, side: Side) -> ClipWeights:
     """Return one side of a checkpoint file of AVION, or of a Hugging Face CLIP name or folder."""
     if is_checkpoint(weights):
         return avion_weights(weights)[("image", "text").index(side)]
-    source = hf.find_source(weights, "video" if side == "image" else side)
+    source = hf.find_source(weights, f"{'video' if side == 'image' else side} tower")
     model, _ = hf.load_model(source)
     if model.config.model_type != "clip":
         raise RecipeError(f"weights {weights!r} are those of a {model.config.model_type} model; only CLIP's fit here")
@@ -181,10 +167,9 @@ def is_checkpoint(weights: str) -> bool:
 
 
 def avion_weights(checkpoint: str | Path | Mapping[str, Tensor]) -> tuple[ClipWeights, ClipWeights]:
-    """Return the image and the text side of a checkpoint of AVION, a file or a state_dict, in any layout.
+    """Return the image and the text side of a checkpoint of AVION, a file or a state_dict, without its `logit_scale`.
 
-    Its keys may have the prefix "module." of DistributedDataParallel; its `logit_scale` is left out. Raises RecipeError
-    for a file that cannot be read, and for keys that AVION's models do not have; names some.
+    Raises RecipeError for a file that cannot be read, and for keys of neither side; names some.
     """
     if isinstance(checkpoint, str | Path):
         path = Path(checkpoint).expanduser()
@@ -197,11 +182,8 @@ def avion_weights(checkpoint: str | Path | Mapping[str, Tensor]) -> tuple[ClipWe
     for key, value in state.items():
         plain = key.removeprefix("module.")
         side, _, name = plain.partition(".")
-        name = _our_name(name)
-        if side in sides and _AVION_NAMES[side].fullmatch(name):
-            if name in sides[side]:
-                raise RecipeError(f"{source} holds {name!r} of the {side} side in two layouts at once")
-            sides[side][name] = value.float()
+        if side in sides:
+            sides[side][_our_name(name)] = value.float()
         elif plain != "logit_scale":
             unknown.append(key)
     if unknown:
@@ -216,11 +198,7 @@ def avion_weights(checkpoint: str | Path | Mapping[str, Tensor]) -> tuple[ClipWe
 
 
 def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
-    """Return the state_dict of a checkpoint file: all of its content, or its value under "state_dict".
-
-    No code in the file is run: apart from tensors, only the plain settings and numbers that AVION's training script
-    saves with them are read. Raises RecipeError for a missing file, or one that holds something else.
-    """
+    """Return the state_dict of a checkpoint file, whose code is never run. Raises RecipeError for another file."""
     if not path.is_file():
         raise RecipeError(f"checkpoint {str(path)!r}: there is no such file")
     try:
@@ -229,10 +207,8 @@ def read_checkpoint(path: Path) -> Mapping[str, Tensor]:
     except pickle.UnpicklingError as error:
         kind = re.search(r"GLOBAL (\S+)", str(error))
         what = f"holds an object of the kind {kind[1]}" if kind else "is damaged or not a checkpoint of torch"
-        raise RecipeError(
-            f"checkpoint {str(path)!r} {what}; mmts runs no code of a checkpoint, so save its state_dict alone, if "
-            "you trust it: torch.save(checkpoint['state_dict'], file)"
-        ) from None
+        way = "save its state_dict alone, if you trust it: torch.save(checkpoint['state_dict'], file)"
+        raise RecipeError(f"checkpoint {str(path)!r} {what}; mmts runs no code of a checkpoint, so {way}") from None
     except Exception as error:  # torch and zipfile raise nearly anything on a damaged file
         why = f"it is damaged, or was not written by torch.save ({shortened(first_line(error), 160)})"
         raise RecipeError(f"checkpoint {str(path)!r} cannot be read; {why}") from None
@@ -276,9 +252,7 @@ class _ClipBlock(Checkpointed):
     def __init__(self, width: int, heads: int, inner: int, activation: str, eps: float, causal: bool) -> None:
         super().__init__()
         check_heads(width, heads)
-        self.heads = heads
-        self.causal = causal
-        self.activation = _ACTIVATIONS[activation]
+        self.heads, self.causal, self.activation = heads, causal, _ACTIVATIONS[activation]
         self.ln_1 = nn.LayerNorm(width, eps)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
@@ -294,8 +268,7 @@ class _ClipBlock(Checkpointed):
         q, k, v = self.qkv(self.ln_1(x)).view(B, L, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)  # (B, heads, L, width / heads)
         x = x + self.out(attended.transpose(1, 2).reshape(B, L, width))
-        hidden: Tensor = self.fc2(self.activation(self.fc1(self.ln_2(x))))
-        return x + hidden
+        return x + self.fc2(self.activation(self.fc1(self.ln_2(x))))  # type: ignore[no-any-return]
 
 
 class ClipBlocks(nn.ModuleList):

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from mmts.errors import InputError, RecipeError
+from mmts.errors import RecipeError
 from mmts.files import content_hash
 from mmts.models import huggingface as hf
 from mmts.models.base import TextTower
@@ -20,13 +19,7 @@ OPENAI_TOKENIZER = "openai/clip-vit-base-patch16"
 
 
 class ByteTokenizer:
-    """The bytes of a caption between start (256) and end (257): no files, for models trained from scratch.
-
-    As in every tokenizer of CLIP, the id that closes a caption, `end`, is the highest.
-
-    >>> ByteTokenizer()(["ab", "abcdef"], length=5)
-    [[256, 97, 98, 257], [256, 97, 98, 99, 257]]
-    """
+    """The bytes of a caption between start (256) and end (257, the highest id, as in every tokenizer of CLIP)."""
 
     end = 257
     contents = "bytes"
@@ -54,21 +47,12 @@ class ClipTokenizer:
     def __init__(self, name: str) -> None:
         from transformers import AutoTokenizer
 
-        try:
-            source = hf.find_source(name, "text", ["bytes"])
-            self.tokenizer: Any = hf.call(source, "tokenizer", AutoTokenizer.from_pretrained)
-        except RecipeError:
-            local = Path(name).expanduser().is_dir()
-            why = "cannot be loaded from this folder" if local else "is not a folder, and not a name on Hugging Face"
-            raise RecipeError(
-                f"tower 'clip-text': its tokenizer {name!r} {why} (without a network it must be a folder); set the "
-                "tower's option tokenizer to one with CLIP's tokenizer, or to bytes for a model trained from scratch"
-            ) from None
+        source = hf.find_source(name, "clip-text tokenizer", ["bytes"])
+        self.tokenizer: Any = hf.call(source, "tokenizer", AutoTokenizer.from_pretrained)
         self.end = max(self.tokenizer.get_vocab().values())
         self.contents = hf.tokenizer_contents(self.tokenizer)
         if self(["a"], 8)[0][-1] != self.end:
-            why = "does not close a caption with its highest id, as CLIP's does"
-            raise RecipeError(f"tower 'clip-text': its tokenizer {name!r} {why}")
+            raise RecipeError(f"{source.tower} does not close a caption with its highest id, as CLIP's does")
 
     def __call__(self, captions: Sequence[str], length: int) -> list[list[int]]:
         """Return the ids of each caption, including start and end, at most `length`."""
@@ -77,12 +61,7 @@ class ClipTokenizer:
 
 
 def pad_rows(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Return rows of ids as one tensor (B, L), L at least 1, padded with 0.
-
-    >>> pad_rows([[1, 2], [3]])
-    tensor([[1, 2],
-            [3, 0]])
-    """
+    """Return rows of ids as one tensor (B, L), L at least 1, padded with 0."""
     if not rows:
         return torch.zeros(0, 1, dtype=torch.long)
     return nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
@@ -107,10 +86,6 @@ class ClipText(TextTower):
     activation: that of the weights by default, else `gelu`; OpenAI's models have `quick_gelu`.
 
     Source: Radford et al., CLIP, arXiv 2103.00020.
-
-    >>> tower = ClipText("bytes", width=8, depth=1, heads=2, output_width=4)
-    >>> tower(tower.tokenize(["a red shoe", ""])).shape
-    torch.Size([2, 4])
     """
 
     from_scratch = True  # unless there are weights
@@ -156,10 +131,8 @@ class ClipText(TextTower):
         name = self.tokenizer_name
         tokenizer = ByteTokenizer() if name == "bytes" else ClipTokenizer(name)
         if tokenizer.end >= self.vocabulary_size:
-            raise RecipeError(
-                f"tower {self.name!r}: its tokenizer {name!r} has ids up to {tokenizer.end}, and its vocabulary "
-                f"{self.vocabulary_size} words; they do not belong together"
-            )
+            ids = f"has ids up to {tokenizer.end}, and its vocabulary {self.vocabulary_size} words"
+            raise RecipeError(f"tower {self.name!r}: its tokenizer {name!r} {ids}; they do not belong together")
         return tokenizer
 
     def tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
@@ -167,16 +140,12 @@ class ClipText(TextTower):
         return {"input_ids": pad_rows(self.tokenizer(captions, self.max_length) if captions else [])}
 
     def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
-        """Return the features (B, width). Raises InputError for any other input than `tokenize` gives."""
-        ids = tokens.get("input_ids")
-        if ids is None or ids.dim() != 2 or not 1 <= ids.shape[1] <= self.max_length:
-            shape = "nothing" if ids is None else f"shape {tuple(ids.shape)}"
-            raise InputError(f"tower {self.name!r} takes input_ids (B, L), L from 1 to {self.max_length}, not {shape}")
+        """Return the features (B, width)."""
+        ids = tokens["input_ids"]
         states = self.blocks(self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]])
         # Padding follows the end token; as attention is causal, it changes nothing before it.
         last = states[torch.arange(ids.shape[0], device=ids.device), ids.argmax(1)]
-        features: Tensor = self.ln_final(last) @ self.text_projection
-        return features
+        return self.ln_final(last) @ self.text_projection  # type: ignore[no-any-return]
 
     def _settings(self) -> tuple[str, ...]:
         return (content_hash(self.tokenizer.contents), str(self.max_length), *self.blocks._settings())

@@ -26,54 +26,38 @@ from mmts.models.base import MediaTower, TextTower
 from mmts.models.two_tower import TwoTower
 
 Rows = npt.NDArray[np.float32]
-LoadPixels = Callable[..., Tensor]
-"""(medium, size, resize, sampling) -> (3, size, size) or (F, 3, size, size) float32 in [0, 1]."""
 
 # On a CPU every worker thread runs its own batch on one core: no core waits for another, and the activations of few
 # inputs stay in its cache. A batch of 8 images is twice as fast there as one of 64 (efficientnet-lite0 at 128 px).
 _IMAGES_ON_CPU = 8
 _CAPTIONS_ON_CPU = 32
 _ON_DEVICE = 64
-_ROWS_ON_CPU = 4096  # that only pass through a head
+_ROWS = 4096  # that only pass through a head
 _AT_ONCE = 64  # batches that a process computes between two exchanges
 _WRITTEN_AT_ONCE = 512  # images, frames or captions of each process
 _NAMED_AT_ONCE = 256  # media per task of a thread: a task costs more than reading a small image
 
 
 def media_features(
-    tower: MediaTower,
-    media: Sequence[Medium],
-    *,
-    batch_size: int | None = None,
-    workers: int | None = None,
-    load: LoadPixels | None = None,
-    cached: bool = True,
-    failed: dict[int, str] | None = None,
+    tower: MediaTower, media: Sequence[Medium], *, cached: bool = True, failed: dict[int, str] | None = None
 ) -> Rows:
-    """Return the tower's features (M, width) of M media, float32, computed once and memory-mapped after that.
+    """Return the tower's features (M, width) of M media, float32, in bf16 precision if the device has it.
 
-    Rows are stored under the hash of the tower's weights and settings and of every image's bytes, so that they are
-    reused if files are moved or renamed, and computed again if files change. A video is identified by its path, size
-    and time of change. A repeated medium is computed once.
+    Rows are computed once, memory-mapped, and stored under the hash of the tower's weights and settings and of every
+    image's bytes; a video is identified by its path, size and time of change.
 
-    The tower runs in evaluation mode on its present device, in bf16 if the device has it.
-
-    batch_size: images, or frames of videos, at a time in each thread; None is 8 on a CPU and 64 elsewhere.
-    workers: threads that decode and compute, each on its own batch; None is torch's number of threads.
-    load: reads one medium; None is `mmts.data.media.load.load_medium`.
-    cached: read and write the cache; otherwise all rows are computed.
     failed: without the cache, is filled with why media cannot be read, by their positions; their rows are zeros.
 
     Raises DataError, naming the file, if a file cannot be read and there is no `failed`.
     """
-    with _computing(tower, tower, batch_size, workers, load, bf16=True) as (compute, pool, chunk):
+    with _computing(tower, tower) as (compute, pool, chunk):
         if not cached:
             return compute(media, failed)
         keys = _content_names(media, pool)
         for key in keys:
             if isinstance(key, DataError):
                 raise key
-        return _media_rows(_name_of(tower), tower, media, keys, compute, chunk)
+        return _kept_rows(_name_of(tower), tower, media, keys, compute, chunk)
 
 
 def why_unreadable_by_features(tower: MediaTower, media: Sequence[Medium]) -> list[str | None]:
@@ -87,7 +71,7 @@ def why_unreadable_by_features(tower: MediaTower, media: Sequence[Medium]) -> li
         # A row of zeros was written for an unreadable medium, perhaps before an interrupt.
         return None if row.any() else why_unreadable(medium) or failed.get(id(medium))
 
-    with _computing(tower, tower, bf16=True) as (compute, pool, chunk):
+    with _computing(tower, tower) as (compute, pool, chunk):
 
         def compute_or_zeros(part: Sequence[Medium]) -> Rows:
             places: dict[int, str] = {}
@@ -104,7 +88,7 @@ def why_unreadable_by_features(tower: MediaTower, media: Sequence[Medium]) -> li
         distinct = [*dict.fromkeys(keys)]
         if once(lambda: cached_file(name, distinct).exists()):  # of the same contents at other paths, all readable
             return [None] * len(media)
-        rows = _media_rows(pending, tower, media, keys, compute_or_zeros, chunk)
+        rows = _kept_rows(pending, tower, media, keys, compute_or_zeros, chunk)
         reasons = once(lambda: [reason(medium, row) for medium, row in zip(media, rows, strict=True)])
         position = {id(medium): at for at, medium in enumerate(media) if reasons[at] is None}
         if position:
@@ -117,7 +101,7 @@ def why_unreadable_by_features(tower: MediaTower, media: Sequence[Medium]) -> li
                     result[zeros] = compute([part[at] for at in zeros])
                 return result
 
-            _media_rows(name, tower, readable, names, readable_rows, chunk)
+            _kept_rows(name, tower, readable, names, readable_rows, chunk)
         once(lambda: cached_file(pending, distinct).unlink(missing_ok=True))
     return reasons
 
@@ -134,97 +118,71 @@ def _in_bf16(tower: MediaTower | TextTower) -> bool:
 def _content_names(media: Sequence[Medium], pool: ThreadPoolExecutor) -> list[Any]:
     """Return the name of the content of each medium, or the DataError of one whose bytes cannot be read."""
 
-    def names(part: Sequence[Medium]) -> list[str | DataError]:
-        return [*map(name, part)]
-
     def name(medium: Medium) -> str | DataError:
         try:
             return content_name(medium)
         except DataError as error:
             return error
 
-    named = shared(_parts(media, _NAMED_AT_ONCE), lambda own: pool.map(names, own))
-    return [name for part in named for name in part]
+    parts = shared(_parts(media, _NAMED_AT_ONCE), lambda own: pool.map(lambda part: [*map(name, part)], own))
+    return [name for part in parts for name in part]
 
 
-def _media_rows(
+def _kept_rows(
     name: str,
-    tower: MediaTower,
-    media: Sequence[Medium],
+    tower: MediaTower | TextTower,
+    inputs: Sequence[Any],
     keys: Sequence[str],
-    compute: Callable[[Sequence[Medium]], Rows],
+    compute: Callable[[Sequence[Any]], Rows],
     chunk: int,
 ) -> Rows:
-    """Return the cached rows of media with contents named by `keys`; `compute` gives those that the cache lacks."""
-    distinct = dict(zip(reversed(keys), reversed(media), strict=True))  # the first medium with each content
-    ordered = list(dict.fromkeys(keys))
-    unit = "images" if tower.frames is None else "videos"
-    rows = _cached(name, ordered, tower.width, lambda part: compute([distinct[key] for key in part]), unit, chunk)
-    return _repeated(rows, ordered, keys)
+    """Return the cached rows of inputs with contents named by `keys`; `compute` gives those that the cache lacks.
 
-
-def _cached(
-    name: str, keys: Sequence[str], width: int, compute: Callable[[Sequence[str]], Rows], unit: str, chunk: int
-) -> Rows:
-    """Return `cached_rows`: the main process writes what all compute together, and the others find its file."""
+    The main process writes what all compute together, and the others find its file.
+    """
+    if isinstance(tower, TextTower):
+        ordered, unit = _distinct(keys), "captions"
+    else:
+        ordered, unit = list(dict.fromkeys(keys)), "images" if tower.frames is None else "videos"
+    distinct = dict(zip(reversed(keys), reversed(inputs), strict=True))  # the first input with each content
 
     def rows(compute: Callable[[Sequence[str]], Rows]) -> Rows:
-        return cached_rows(name, keys, width, compute, unit=unit, chunk=chunk)
+        return cached_rows(name, ordered, tower.width, compute, unit=unit, chunk=chunk)
 
-    kept = led(rows, compute)
+    def compute_keys(part: Sequence[str]) -> Rows:
+        return compute([distinct[key] for key in part])
+
+    kept = led(rows, compute_keys)
     with alone():  # if the main process could not write, or its disk is not seen here, the rows are computed again
-        return rows(compute) if kept is None else kept
+        kept = rows(compute_keys) if kept is None else kept
+    return _repeated(kept, ordered, keys)
 
 
-def text_features(
-    tower: TextTower,
-    captions: Sequence[str],
-    *,
-    batch_size: int | None = None,
-    workers: int | None = None,
-    cached: bool = True,
-) -> Rows:
-    """Return the tower's features (N, width) of N captions, float32, computed once and cached.
+def text_features(tower: TextTower, captions: Sequence[str], *, cached: bool = True) -> Rows:
+    """Return the tower's features (N, width) of N captions, as `media_features` does.
 
-    Only distinct captions are computed, sorted by length so that a batch carries little padding. They are stored under
-    the hash of the tower's weights and settings and of the captions, whatever their order. Arguments are those of
-    `media_features`, except that `batch_size` is 32 captions on a CPU by default.
+    Only distinct captions are computed, sorted by length so that a batch carries little padding.
     """
-    ordered = _distinct(captions)
-    with _computing(tower, tower, batch_size, workers, bf16=True) as (compute, _, chunk):
+    with _computing(tower, tower) as (compute, _, chunk):
         if cached:
-            rows = _cached(_name_of(tower), ordered, tower.width, compute, "captions", chunk)
-        else:
-            rows = compute(ordered)
-    return _repeated(rows, ordered, captions)
+            return _kept_rows(_name_of(tower), tower, captions, captions, compute, chunk)
+        ordered = _distinct(captions)
+        return _repeated(compute(ordered), ordered, captions)
 
 
 def embed_media(
-    model: TwoTower,
-    inputs: Rows | Tensor | Sequence[Medium],
-    *,
-    batch_size: int | None = None,
-    workers: int | None = None,
-    load: LoadPixels | None = None,
-    failed: dict[int, str] | None = None,
+    model: TwoTower, inputs: Rows | Tensor | Sequence[Medium], *, failed: dict[int, str] | None = None
 ) -> Tensor:
     """Return the unit embeddings (M, D) of media, float32 on the CPU, without gradients, not cached.
 
-    inputs: feature rows (M, W) if the model's media tower is None, else M media.
-    batch_size: inputs at a time; None is 4,096 rows, and media as in `media_features`, like the other arguments.
+    inputs: feature rows (M, W) if the model's media tower is None, else M media. failed: as in `media_features`.
     """
-    return _embed(model, model.media_tower, model.encode_media, inputs, batch_size, workers, load, failed)
+    return _embed(model, model.media_tower, model.encode_media, inputs, failed)
 
 
-def embed_text(
-    model: TwoTower,
-    inputs: Rows | Tensor | Sequence[str],
-    *,
-    batch_size: int | None = None,
-    workers: int | None = None,
-) -> Tensor:
+def embed_text(model: TwoTower, inputs: Rows | Tensor | Sequence[str]) -> Tensor:
     """Return the unit embeddings (N, D) of N captions, or of feature rows (N, W); otherwise as `embed_media` does."""
-    return _embed(model, model.text_tower, model.encode_text, inputs, batch_size, workers)
+    return _embed(model, model.text_tower, model.encode_text, inputs)
 
 
 def _embed(
@@ -232,13 +190,9 @@ def _embed(
     tower: MediaTower | TextTower | None,
     encode: Callable[[Any], Tensor],
     inputs: Any,
-    batch_size: int | None,
-    workers: int | None,
-    load: LoadPixels | None = None,
     failed: dict[int, str] | None = None,
 ) -> Tensor:
-    is_rows = getattr(inputs, "ndim", 0) == 2
-    if tower is None and not is_rows:
+    if tower is None and getattr(inputs, "ndim", 0) != 2:
         raise InputError("this model has no tower on this side, so it takes feature rows (M, W)")
     if tower is not None and hasattr(inputs, "ndim"):
         takes = "captions" if isinstance(tower, TextTower) else "media"
@@ -246,7 +200,7 @@ def _embed(
     if len(inputs) == 0:
         raise InputError("there is nothing to embed")
     ordered = _distinct(inputs) if isinstance(tower, TextTower) else inputs
-    with _computing(model, tower, batch_size, workers, load, encode=encode) as (compute, *_):
+    with _computing(model, tower, encode) as (compute, *_):
         rows = compute(ordered, failed)
     return torch.from_numpy(_repeated(rows, ordered, inputs) if isinstance(tower, TextTower) else rows)
 
@@ -269,41 +223,29 @@ def _parts(inputs: Sequence[Any], size: int) -> list[Sequence[Any]]:
 
 @contextmanager
 def _computing(
-    module: nn.Module,
-    tower: MediaTower | TextTower | None,
-    batch_size: int | None = None,
-    workers: int | None = None,
-    load: LoadPixels | None = None,
-    encode: Callable[[Any], Tensor] | None = None,
-    bf16: bool = False,
+    module: nn.Module, tower: MediaTower | TextTower | None, encode: Callable[[Any], Tensor] | None = None
 ) -> Iterator[tuple[Callable[..., Rows], ThreadPoolExecutor, int]]:
     """Yield a function from a tower's media or captions to rows, its threads, and how many rows to ask for at a time.
 
-    A dict of failures as a second argument of the function gets why media cannot be read, by their positions in the
-    first; their rows are zeros. Without it that is a DataError.
-
-    tower: None if the inputs are feature rows.
-    encode: from pixels, tokens or feature rows on the device of `module` to rows; None is the tower itself.
+    The function takes `failed` as `media_features` does. tower: None if the inputs are feature rows. encode: from
+    pixels, tokens or feature rows to rows; None is the tower itself, which may compute in bf16.
     """
     device = _device(module)
-    on_cpu = device.type == "cpu"
     frames = tower.frames if isinstance(tower, MediaTower) else None
-    if isinstance(tower, MediaTower):
-        size = max(1, (batch_size or (_IMAGES_ON_CPU if on_cpu else _ON_DEVICE)) // (frames or 1))
-    elif tower is None:
-        size = batch_size or _ROWS_ON_CPU
+    if tower is None:
+        size = _ROWS
+    elif device.type != "cpu":
+        size = _ON_DEVICE
     else:
-        size = batch_size or (_CAPTIONS_ON_CPU if on_cpu else _ON_DEVICE)
-
-    compute_rows = encode or tower
-    assert compute_rows is not None
+        size = _CAPTIONS_ON_CPU if isinstance(tower, TextTower) else _IMAGES_ON_CPU
+    size = max(1, size // (frames or 1))
 
     def pixels(batch: Sequence[Medium], failed: dict[int, str] | None) -> Tensor:
         assert isinstance(tower, MediaTower)
         loaded = []
         for at, medium in enumerate(batch):
             try:
-                loaded.append((load or load_medium)(medium, tower.size, tower.resize, tower.sampling))
+                loaded.append(load_medium(medium, tower.size, tower.resize, tower.sampling))
             except DataError as error:
                 if failed is None:
                     raise
@@ -313,9 +255,9 @@ def _computing(
 
     def run(batch: Any, zeros: bool) -> tuple[Rows, dict[int, str]]:
         # Both modes belong to a thread, so they are entered here.
-        precision = torch.autocast(device.type, torch.bfloat16) if bf16 and tower and _in_bf16(tower) else nullcontext()
+        bf16 = encode is None and tower is not None and _in_bf16(tower)
         failed: dict[int, str] = {}
-        with torch.inference_mode(), precision:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
             inputs: Any
             if isinstance(tower, MediaTower):
                 inputs = pixels(batch, failed if zeros else None).to(device)
@@ -323,7 +265,7 @@ def _computing(
                 inputs = torch.as_tensor(batch).to(device, torch.float32)
             else:
                 inputs = {name: value.to(device) for name, value in tower.tokenize(batch).items()}
-            rows: Rows = compute_rows(inputs).float().cpu().numpy()
+            rows: Rows = (encode or module)(inputs).float().cpu().numpy()
         rows[[*failed]] = 0
         return rows, failed
 
@@ -337,24 +279,14 @@ def _computing(
                 rows.append(part)
         return np.concatenate(rows)
 
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(workers or threads, initializer=torch.set_num_threads, initargs=(1,))
+    threads, training = torch.get_num_threads(), module.training
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        with _evaluating(module):
-            yield compute, pool, max(1, _WRITTEN_AT_ONCE // (frames or 1) // size) * size * num_processes()
+        module.eval()
+        yield compute, pool, max(1, _WRITTEN_AT_ONCE // (frames or 1) // size) * size * num_processes()
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Put `module` into evaluation mode, and back."""
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
         module.train(training)
 
 

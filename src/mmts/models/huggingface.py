@@ -22,41 +22,34 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-# What the weights and other files of well-known pairs take on disk.
-_GIGABYTES = {
-    "openai/clip-vit-base-patch32": 0.6,
-    "openai/clip-vit-base-patch16": 0.6,
-    "openai/clip-vit-large-patch14": 1.7,
-    "google/siglip-base-patch16-224": 0.8,
-    "google/siglip-so400m-patch14-384": 3.5,
-}
 
 
 @dataclass(frozen=True)
 class Source:
     """Where a model comes from."""
 
-    name: str  # as the user wrote it
+    tower: str  # what it is and its name as the user wrote it, for messages
     place: str  # the name or folder that transformers is given
     local: bool  # whether that is a folder
-    side: str  # "image", "video" or "text", for messages
-    built_in: tuple[str, ...] = ()  # the names of that side's built-in towers, for messages
+    hint: str = ""  # names what is built in, for messages
 
 
-def find_source(name: str, side: str, built_in: Iterable[str] = ()) -> Source:
-    """Tell a folder from a name on the hub. Raises RecipeError, naming the built-in towers, if it is neither."""
-    folder, built_in, tower = Path(name).expanduser(), tuple(built_in), f"{side} tower {name!r}"
+def find_source(name: str, what: str, built_in: Iterable[str] = ()) -> Source:
+    """Tell a folder from a name on the hub. Raises RecipeError if it is neither.
+
+    what: such as "image tower". built_in: names of this kind that need no files.
+    """
+    folder, tower = Path(name).expanduser(), f"{what} {name!r}"
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise RecipeError(f"{tower}: the folder has no config.json, so it is not a Hugging Face model")
-        return Source(name, str(folder), True, side, built_in)
-    hint = f"the built-in {side} towers are {', '.join(built_in)}"
+        return Source(tower, str(folder), True)
+    hint = f" (the built-in {what}s are {', '.join(built_in)})" if built_in else ""
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or folder.exists():
-        raise RecipeError(f"{tower}: there is no such folder" + (f"; {hint}" if built_in else ""))
-    suggestion = nearest(name, built_in)
-    if "/" not in name and suggestion.startswith("did you mean"):
-        raise RecipeError(f"unknown {tower}; {suggestion} ({hint})")
-    return Source(name, name, False, side, built_in)
+        raise RecipeError(f"{tower}: there is no such folder{hint}")
+    if "/" not in name and (suggestion := nearest(name, built_in)).startswith("did you mean"):
+        raise RecipeError(f"unknown {tower}; {suggestion}{hint}")
+    return Source(tower, name, False, hint)
 
 
 def is_cached(name: str) -> bool:
@@ -75,22 +68,15 @@ def _in_cache(name: str, file: str) -> bool:
 
 
 def download_command(name: str) -> str:
-    """Return the command that fetches a model, and its size if it is known.
-
-    >>> download_command("openai/clip-vit-base-patch32")
-    "`hf download openai/clip-vit-base-patch32 --exclude '*.h5' --exclude '*.msgpack'` (0.6 GB)"
-    """
-    size = f" ({_GIGABYTES[name]} GB)" if name in _GIGABYTES else ""
-    return f"`hf download {name} --exclude '*.h5' --exclude '*.msgpack'`{size}"
+    """Return the command that fetches a model."""
+    return f"`hf download {name} --exclude '*.h5' --exclude '*.msgpack'`"
 
 
 def check_at_hand(what: str, places: Sequence[str], hint: str, files: Sequence[str] = ("config.json",)) -> None:
-    """Raise RecipeError, with what to do, if none of the names is in the local cache and the hub cannot be reached.
+    """Raise RecipeError, with what to do, if no name is in the local cache and the hub cannot be reached.
 
-    If the hub can be reached, a note says that the model is fetched.
-
-    Without this, transformers would try for a minute. what: the model in words. hint: what to say about models
-    that need no network. files: one of them shows that a model is in the cache.
+    Without this, transformers would try for a minute. what: the model in words. hint: on models that need no network.
+    files: one of them shows that a model is in the cache.
     """
     from huggingface_hub import constants, get_session
 
@@ -111,20 +97,13 @@ def check_at_hand(what: str, places: Sequence[str], hint: str, files: Sequence[s
 def call(source: Source, what: str, function: Callable[..., T], **options: Any) -> T:
     """Call one of transformers' `from_pretrained` quietly; any failure becomes one RecipeError."""
     if not source.local:
-        hint = f" (the built-in {source.side} towers are {', '.join(source.built_in)})" if source.built_in else ""
-        check_at_hand(f"{source.side} tower {source.name!r}", [source.place], hint)
+        check_at_hand(source.tower, [source.place], source.hint)
     try:
         with quiet():
             return function(source.place, local_files_only=source.local, trust_remote_code=False, **options)
     except Exception as error:  # whatever a third party raises on bad files, names or networks
-        tower, reason = f"{source.side} tower {source.name!r}", first_line(error)
-        if source.local:
-            raise RecipeError(f"{tower}: cannot load the {what} from this folder: {reason}") from None
-        built_in = f"it is not built in ({', '.join(source.built_in)}), " if source.built_in else ""
-        raise RecipeError(
-            f"unknown {tower}: {built_in}there is no such folder, and Hugging Face gave no {what} of that name: "
-            f"{reason}"
-        ) from None
+        where = "from this folder" if source.local else "of that name from Hugging Face"
+        raise RecipeError(f"{source.tower}: cannot load the {what} {where}: {first_line(error)}{source.hint}") from None
 
 
 def load_model(source: Source) -> tuple[Any, bool]:
@@ -138,7 +117,7 @@ def load_model(source: Source) -> tuple[Any, bool]:
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key.split("."))
     if missing:
         lacks = f"lack {counted(len(missing), 'weight')}, such as {missing[0]!r}"
-        raise RecipeError(f"{source.side} tower {source.name!r}: its files {lacks}")
+        raise RecipeError(f"{source.tower}: its files {lacks}")
     return model.eval(), bool(info["missing_keys"])
 
 
@@ -149,11 +128,17 @@ def shared_copy(model: Any) -> Any:
     return result
 
 
+def drop_parts(model: Any, drops: Callable[[str], bool]) -> None:
+    """Remove the children and parameters of a model whose names `drops` says yes to."""
+    for name, _ in [*model.named_children(), *model.named_parameters(recurse=False)]:
+        if drops(name):
+            delattr(model, name)
+
+
 def keep_side(model: Any, side: str, *, own_pooling: bool) -> bool:
     """Return whether `model` embeds images and texts, as CLIP and SigLIP do; remove its other half if it does.
 
-    The temperature is removed too. Raises InputError for a model that does not have this side, and for a pooling that
-    a CLIP or SigLIP cannot have.
+    Raises InputError for a model that does not have this side, and for a pooling that a CLIP or SigLIP cannot have.
     """
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         expected, what = ("pixel_values", "images") if side == "image" else ("input_ids", "text")
@@ -163,9 +148,7 @@ def keep_side(model: Any, side: str, *, own_pooling: bool) -> bool:
     if not own_pooling:
         raise InputError("a CLIP or SigLIP has its own pooling; leave the option pooling out")
     others = ("text",) if side == "image" else ("vision", "visual", "image")
-    for name, _ in [*model.named_children(), *model.named_parameters(recurse=False)]:
-        if name.startswith((*others, "logit")):
-            delattr(model, name)
+    drop_parts(model, lambda name: name.startswith((*others, "logit")))
     return True
 
 
@@ -197,21 +180,11 @@ def read_preprocessing(source: Source) -> Preprocessing:
     """
     try:
         whole = _settings(source, "processor_config.json")
-        config = (isinstance(whole, dict) and whole.get("image_processor")) or _settings(
-            source, "preprocessor_config.json"
-        )
-    except (OSError, DataError) as error:
-        raise RecipeError(f"image tower {source.name!r}: its preprocessing: {first_line(error)}") from None
-    if not config:
-        return Preprocessing()
-    if not isinstance(config, dict):
-        raise RecipeError(f"image tower {source.name!r}: its preprocessing is not a JSON object")
-    if config.get("do_flip_channel_order"):
-        raise RecipeError(f"image tower {source.name!r} expects colors in the order BGR, which mmts does not have")
-    try:
-        return _preprocessing(source, config)
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"image tower {source.name!r}: its preprocessing: {first_line(error)}") from None
+        part = whole.get("image_processor") if isinstance(whole, dict) else None
+        config = part or _settings(source, "preprocessor_config.json")
+        return _preprocessing(config) if config else Preprocessing()
+    except (OSError, TypeError, ValueError, DataError) as error:
+        raise RecipeError(f"{source.tower}: its preprocessing: {first_line(error)}") from None
 
 
 def _settings(source: Source, name: str) -> Any:
@@ -231,9 +204,13 @@ def _settings(source: Source, name: str) -> Any:
         return None
 
 
-def _preprocessing(source: Source, config: dict[str, Any]) -> Preprocessing:
+def _preprocessing(config: Any) -> Preprocessing:
+    if not isinstance(config, dict):
+        raise InputError("it is not a JSON object")
+    if config.get("do_flip_channel_order"):
+        raise InputError("it expects colors in the order BGR, which mmts does not have")
     crops = bool(config.get("do_center_crop")) and bool(config.get("crop_size"))
-    size, square = _side(source, config.get("crop_size") if crops else config.get("size"))
+    size, square = _side(config.get("crop_size") if crops else config.get("size"))
     # Pixels come in [0, 1]; a processor's mean and std apply to value * rescale_factor of pixels in [0, 255].
     scale = 255 * float(config.get("rescale_factor") or 1 / 255) if config.get("do_rescale", True) else 255.0
     normalize = config.get("do_normalize", True)
@@ -242,40 +219,35 @@ def _preprocessing(source: Source, config: dict[str, Any]) -> Preprocessing:
     mean, std = (values if isinstance(values, list | tuple) else [values] * 3 for values in (mean, std))
     mean, std = (tuple(float(value) / scale for value in values) for values in (mean, std))
     if not all(value > 0 for value in std):
-        raise ValueError(f"image_std is {config.get('image_std')}, and has to be positive")
+        raise InputError(f"image_std is {config.get('image_std')}, and has to be positive")
     return Preprocessing(size, mean, std, "stretch" if square and not crops else "crop")
 
 
-def _side(source: Source, stated: Any) -> tuple[int | None, bool]:
+def _side(stated: Any) -> tuple[int | None, bool]:
     """Return the side in pixels, if stated, and whether both sides are, so that the image is stretched."""
     if not isinstance(stated, dict):
         return (int(stated), True) if stated else (None, False)
     if "shortest_edge" in stated:
         return int(stated["shortest_edge"]), False
-    if not {"height", "width"} <= stated.keys():
+    width, height = stated.get("width"), stated.get("height")
+    if width is None or height is None:
         return None, False
-    if stated["height"] != stated["width"]:
-        shape = f"{stated['width']}x{stated['height']}"
-        raise RecipeError(f"image tower {source.name!r} takes images of {shape} pixels; mmts makes only square ones")
-    return int(stated["height"]), True
+    if width != height:
+        raise InputError(f"it makes images of {width}x{height} pixels; mmts makes only square ones")
+    return int(height), True
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and loading reports off the terminal; errors are raised all the same."""
+    """Keep the libraries' progress bars, logs and loading reports off the terminal; errors are raised all the same."""
     from transformers.utils import logging as transformers_logging
 
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    hub = logging.getLogger("huggingface_hub")
-    hub_level = hub.level
-    transformers_logging.set_verbosity(logging.CRITICAL)
+    before, bars = logging.root.manager.disable, transformers_logging.is_progress_bar_enabled()
+    logging.disable(logging.ERROR)
     transformers_logging.disable_progress_bar()
-    hub.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(level)
-        hub.setLevel(hub_level)
+        logging.disable(before)
         if bars:
             transformers_logging.enable_progress_bar()

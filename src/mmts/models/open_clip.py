@@ -1,8 +1,6 @@
 """Pretrained pairs of open_clip, which is not installed with mmts: `open_clip:NAME/TAG`."""
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,8 @@ from mmts.models.two_tower import TwoTower, pretrained_pair
 
 PREFIX = "open_clip:"
 _NOT_TEXT = ("visual", "text_decoder", "logit_scale", "logit_bias")  # children and parameters
-# How open_clip makes a rectangle square (`resize_mode` of a model's preprocessing), and what that is here.
-_RESIZES: dict[str, Resize] = {"shortest": "crop", "squash": "stretch", "longest": "pad"}
+RESIZES: dict[str, Resize] = {"shortest": "crop", "squash": "stretch", "longest": "pad"}
+"""How open_clip makes a rectangle square (`resize_mode` of a model's preprocessing), and what that is here."""
 
 
 class OpenClipImage(ImageTower):
@@ -34,15 +32,14 @@ class OpenClipImage(ImageTower):
             raise InputError(f"it takes images of {size} pixels; mmts makes only square ones")
         mean, std = (getattr(visual, name, None) for name in ("image_mean", "image_std"))
         how = str((getattr(visual, "preprocess_cfg", None) or {}).get("resize_mode", "shortest"))
-        super().__init__(sides.pop(), mean or hf.CLIP_MEAN, std or hf.CLIP_STD, _RESIZES.get(how, "crop"))
+        super().__init__(sides.pop(), mean or hf.CLIP_MEAN, std or hf.CLIP_STD, RESIZES.get(how, "crop"))
         self.model = pretrained
         with torch.inference_mode():
             self.width = int(self(torch.zeros(1, 3, self.size, self.size)).shape[1])
 
     def features(self, pixels: Tensor) -> Tensor:
         """Return the model's image features (B, width)."""
-        features: Tensor = self.model.encode_image(pixels)
-        return features
+        return self.model.encode_image(pixels)  # type: ignore[no-any-return]
 
 
 class OpenClipText(TextTower):
@@ -61,11 +58,8 @@ class OpenClipText(TextTower):
         return {"input_ids": self.tokenizer(hf.encodable(captions)) if captions else torch.zeros(0, 1).long()}
 
     def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
-        """Return the model's text features (B, width). Raises InputError for an input without input_ids."""
-        if "input_ids" not in tokens:
-            raise InputError(f"tower {self.name!r} takes the output of its tokenize, with input_ids")
-        features: Tensor = self.model.encode_text(tokens["input_ids"])
-        return features
+        """Return the model's text features (B, width)."""
+        return self.model.encode_text(tokens["input_ids"])  # type: ignore[no-any-return]
 
     def _settings(self) -> tuple[str, ...]:
         return (content_hash(str(self.tokenize(["The quick brown fox, 12 €"])["input_ids"].tolist())),)
@@ -75,9 +69,7 @@ def open_clip_pair(name_and_tag: str, size: int | None = None) -> TwoTower:
     """Return a pretrained pair of open_clip, with unit embeddings as its `encode_image` and `encode_text` give them.
 
     name_and_tag: `NAME/TAG`, such as `ViT-B-32/laion2b_s34b_b79k`, or `NAME/FILE` with a file of weights.
-    size: side of the square input in pixels, if it is another than the model's own; for a tag open_clip interpolates.
-
-    Raises RecipeError if open_clip is not installed, and for a name or a tag that it does not know.
+    size: of the square input in pixels, if it is not the model's own. Raises RecipeError for what it cannot load.
     """
     start = f"{PREFIX}{name_and_tag}"
     library = _library(start)
@@ -87,13 +79,12 @@ def open_clip_pair(name_and_tag: str, size: int | None = None) -> TwoTower:
     if name not in (known := library.list_models()):
         raise RecipeError(f"open_clip has no model {name!r}; {nearest(name, known)}")
     tags, file = library.list_pretrained_tags_by_model(name), Path(tag).expanduser()
-    if tag not in tags and not file.is_file():
-        raise RecipeError(
-            f"open_clip has no weights {tag!r} of {name}, and there is no such file; {nearest(tag, tags)}"
-        )
     known_tag = tag if tag in tags else None
+    if known_tag is None and not file.is_file():
+        near = nearest(tag, tags)
+        raise RecipeError(f"open_clip has no weights {tag!r} of {name}, and there is no such file; {near}")
     try:
-        with hf.quiet(), _silent():
+        with hf.quiet():
             model, *_ = library.create_model_and_transforms(name, pretrained=known_tag, force_image_size=size)
             tokenizer = library.get_tokenizer(name)
     except Exception as error:  # whatever it raises for damaged weights or without a network
@@ -106,7 +97,9 @@ def open_clip_pair(name_and_tag: str, size: int | None = None) -> TwoTower:
         _fill(model, file, size)
     if not (hasattr(model, "encode_image") and hasattr(model, "encode_text")):
         raise RecipeError(f"{start} is a {type(model).__name__}, which does not embed both images and text")
-    halves = _half(model, lambda name: name == "visual"), _half(model, lambda name: name not in _NOT_TEXT)
+    halves = hf.shared_copy(model), hf.shared_copy(model)
+    hf.drop_parts(halves[0], lambda name: name != "visual")
+    hf.drop_parts(halves[1], lambda name: name in _NOT_TEXT)
     image = make_tower(OpenClipImage, start, pretrained=halves[0])
     text = make_tower(OpenClipText, start, pretrained=halves[1], tokenizer=tokenizer)
     return pretrained_pair(image, text, model)
@@ -119,7 +112,7 @@ def architecture(name: str, size: int) -> dict[str, Any]:
 
 
 def _library(start: str) -> Any:
-    """Import open_clip. Raises RecipeError, saying what to install, if that fails."""
+    """Import open_clip. Raises RecipeError, which says what to install."""
     try:
         return import_module("open_clip")
     except Exception as error:  # torchvision of another build fails with RuntimeError, or with AttributeError
@@ -130,17 +123,6 @@ def _library(start: str) -> Any:
             f"match the installed torch {torch.__version__}: take a torchvision {match}, or importing it fails "
             f"({type(error).__name__}: {first_line(error)})"
         ) from None
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep open_clip's log off the terminal: it warns of a model without weights, which a file fills afterwards."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _fill(model: nn.Module, file: Path, size: int | None) -> None:
@@ -157,12 +139,3 @@ def _fill(model: nn.Module, file: Path, size: int | None) -> None:
         other = "" if size is None else ", or to another size: leave model.image.size out"
         raise RecipeError(f"{file} {problem}; it belongs to another model of open_clip{other}")
     model.load_state_dict(state)
-
-
-def _half(model: nn.Module, keeps: Callable[[str], bool]) -> Any:
-    """Return a model that shares its weights with `model` and has only the children and parameters that it `keeps`."""
-    half = hf.shared_copy(model)
-    for name, _ in [*half.named_children(), *half.named_parameters(recurse=False)]:
-        if not keeps(name):
-            delattr(half, name)
-    return half

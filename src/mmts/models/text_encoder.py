@@ -37,8 +37,7 @@ class TextEncoder:
 def text_encoder(name: str) -> TextEncoder:
     """Return the encoder of that name; raises InputError for a model that is missing or cannot be loaded.
 
-    name: "minilm", or the folder or Hugging Face name of a sentence-transformers, CLIP or SigLIP model or of any text
-    encoder that AutoModel loads.
+    name: "minilm", or the folder or Hugging Face name of a sentence-transformers model or of a text tower.
     """
     try:
         return _load(name, *_find(name))
@@ -80,8 +79,7 @@ class _SentenceTower(TextTower):
         return {key: value for key, value in tokens.items() if isinstance(value, Tensor)}
 
     def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
-        features: Tensor = self.model(dict(tokens))["sentence_embedding"]
-        return features
+        return self.model(dict(tokens))["sentence_embedding"]  # type: ignore[no-any-return]
 
     def _settings(self) -> tuple[str, ...]:
         return (self._files,)
@@ -93,7 +91,7 @@ def _find(name: str) -> tuple[str, bool, str]:
 
     folder = Path(minilm_folder() if name == "minilm" else name).expanduser()
     is_pipeline = (folder / "modules.json").is_file()
-    if is_pipeline or hf.find_source(name, "text", _NAMES).local:
+    if is_pipeline or hf.find_source(name, "text encoder", _NAMES).local:
         files = sorted(path for path in folder.rglob("*") if path.suffix in _MODEL_FILES and path.is_file())
         parts = [f"{path.relative_to(folder).as_posix()} {content_hash(path.read_bytes())}" for path in files]
         return str(folder), is_pipeline, f"files {content_hash(*parts)}"

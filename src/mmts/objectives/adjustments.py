@@ -1,13 +1,11 @@
 """Adjustments of a loss by the size of concepts: logit adjustment of candidates, and weights of rows."""
 
-import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from mmts.errors import InputError, check_one_of, check_rows
-from mmts.options import ZeroToBelowOne, ZeroToOne
+from mmts.options import AboveZeroToOne, Positive, ZeroToBelowOne, ZeroToOne, check_table, checked
 from mmts.policies.base import rows_of
 from mmts.schedules import check_progress
 
@@ -40,6 +38,7 @@ class Prior(nn.Module):
     words = "by {by}, of strength {strength:g} (candidates {candidates}, of {of})"
     bias: Tensor
 
+    @checked
     def __init__(
         self,
         share: Tensor,
@@ -48,14 +47,8 @@ class Prior(nn.Module):
         of: Of = "all",
     ) -> None:
         super().__init__()
-        if not math.isfinite(strength):
-            raise InputError(f"Prior: strength is {strength}; it must be finite")
-        check_one_of("Prior: candidates", candidates, get_args(Candidates))
-        check_one_of("Prior: of", of, get_args(Of))
         self.candidates, self.of = candidates, of
-        if share.ndim != 1 or not share.is_floating_point():
-            raise InputError(f"Prior: share is {tuple(share.shape)} {share.dtype}; it must be (N,), floating point")
-        check_rows((share > 0) & (share <= 1), "Prior: share[{row}] is {value}; it must lie in (0, 1]", share)
+        check_table("Prior: share", share, AboveZeroToOne)
         self.register_buffer("bias", -strength * share.log())  # (N,)
 
     @classmethod
@@ -98,15 +91,10 @@ class RowWeights(nn.Module):
     words = "by {by} (beta {beta:g}) from progress {start:g}"
     weight: Tensor
 
+    @checked
     def __init__(self, counts: Tensor, beta: ZeroToBelowOne = 0.9999, start: ZeroToOne = 0.8) -> None:
         super().__init__()
-        if not 0 <= beta < 1:
-            raise InputError(f"RowWeights: beta is {beta:g}; it must be at least 0 and less than 1")
-        if not 0 <= start <= 1:
-            raise InputError(f"RowWeights: start is {start:g}; it must lie in [0, 1]")
-        if counts.ndim != 1 or not len(counts):
-            raise InputError(f"RowWeights: counts is {tuple(counts.shape)}; it must be (N,), N >= 1")
-        check_rows(counts > 0, "RowWeights: counts[{row}] is {value}; it must be positive", counts)
+        check_table("RowWeights: counts", counts, Positive)
         n = counts.double()
         v = (1.0 - beta) / -torch.expm1(n * torch.tensor(beta, dtype=torch.float64).log())
         self.start = start

@@ -1,15 +1,13 @@
 """FastCLIP v3: SogCLR with one learned temperature."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor
 
-from mmts.errors import check_one_of
 from mmts.objectives.base import ObjectiveOutput, Pairs
 from mmts.objectives.memory import ObjectiveWithMemory
-from mmts.options import NotNegative, Positive
+from mmts.options import NotNegative, Positive, checked
 from mmts.policies import Learned
-from mmts.policies.base import check_positive
 from mmts.schedules import Constant, Cosine, Join, Schedule
 
 GAMMA = Join((Cosine(0.2, 1.0, cycles=0.5), Constant(0.2)), (0.5,))
@@ -45,6 +43,7 @@ class FastCLIP(ObjectiveWithMemory):
     0.25
     """
 
+    @checked
     def __init__(
         self,
         num_media: int,
@@ -59,14 +58,8 @@ class FastCLIP(ObjectiveWithMemory):
         tau_gradient: TauGradient = "half",
     ) -> None:
         super().__init__(num_media, num_captions, gamma, eps)
-        check_one_of("FastCLIP: tau_gradient", tau_gradient, get_args(TauGradient))
-        check_positive("FastCLIP", rho=rho, learning_rate=learning_rate)
         self.rho, self.learning_rate, self.tau_gradient = rho, learning_rate, tau_gradient
         self.temperature = Learned(start, low, high)
-
-    def learning_rates(self) -> dict[str, float]:
-        """Return the temperature's own learning rate, if it has one."""
-        return {} if self.learning_rate is None else {"temperature.log_value": self.learning_rate}
 
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
         """Return the loss at the current temperature."""

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from annotated_types import Ge, Lt
 from torch import Tensor
 
 from mmts.losses import (
@@ -17,13 +16,12 @@ from mmts.losses import (
     reweighted_info_nce,
     rince,
 )
-from mmts.losses.no_temperature import SMALLEST_EPS
+from mmts.losses.no_temperature import Eps
 from mmts.losses.queries import Anchor
-from mmts.losses.softmax import check_options
 from mmts.objectives.adjustments import Prior, RowWeights
 from mmts.objectives.base import Objective, ObjectiveOutput, Pairs, policy_values
 from mmts.objectives.max_margin import MARGIN
-from mmts.options import AboveZeroToOne, NotNegative, Positive, RecipeDefault, ZeroToBelowOne, ZeroToOne
+from mmts.options import AboveZeroToOne, NotNegative, Positive, RecipeDefault, ZeroToBelowOne, ZeroToOne, checked
 from mmts.policies import Policy
 
 
@@ -51,6 +49,7 @@ class InfoNCE(Objective):
     splits_queries = True
     loss: Callable[..., tuple[Tensor, Tensor]] = staticmethod(info_nce.with_pull)
 
+    @checked
     def __init__(
         self,
         temperature: Annotated[Policy, RecipeDefault({"rule": "fixed"})],
@@ -63,13 +62,9 @@ class InfoNCE(Objective):
         margin: Annotated[Policy | None, RecipeDefault(None, MARGIN.options)] = None,
     ) -> None:
         super().__init__()
-        check_options(anchor, label_smoothing)
         self.temperature, self.prior, self.weights, self.margin = temperature, prior, weights, margin
-        self.options: dict[str, Any] = {
-            "anchor": anchor,
-            "label_smoothing": label_smoothing,
-            "scale_by_temperature": scale_by_temperature,
-        }
+        self.options: dict[str, Any] = {"anchor": anchor, "label_smoothing": label_smoothing}
+        self.options["scale_by_temperature"] = scale_by_temperature
 
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
         """Return the loss at the policy's temperatures."""
@@ -114,16 +109,11 @@ class ReweightedInfoNCE(InfoNCE):
 
     The gradient is that of decoupled InfoNCE, so the logged weight is 1/tau_i over its mean, or 0 without a negative.
     Source: Huang et al., arXiv 2207.07874.
-
-    >>> import torch
-    >>> from mmts.policies import MACL
-    >>> output = ReweightedInfoNCE(MACL())(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
-    >>> output.log
-    {'temperature': tensor(0.1500), 'weight': tensor([1., 1.])}
     """
 
     loss = staticmethod(reweighted_info_nce.with_pull)
 
+    @checked
     def __init__(
         self, temperature: Annotated[Policy, RecipeDefault({"rule": "macl"})], *, anchor: Anchor = "row"
     ) -> None:
@@ -138,16 +128,11 @@ class DualTemperature(InfoNCE):
     ratio: the second temperature over the first; 1 is InfoNCE.
 
     Source: Zhang et al., arXiv 2203.17248.
-
-    >>> import torch
-    >>> from mmts.policies import Fixed
-    >>> output = DualTemperature(Fixed(0.5))(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
-    >>> round(output.loss.item(), 4)
-    0.4793
     """
 
     loss = staticmethod(dual_temperature.with_pull)
 
+    @checked
     def __init__(
         self,
         temperature: Annotated[Policy, RecipeDefault({"rule": "fixed"})],
@@ -167,16 +152,11 @@ class HardNegativeInfoNCE(InfoNCE):
     tau_plus: share of the negatives that are probably positives (HCL, published .1); 0 in HN-NCE.
 
     Source: Radenovic et al., arXiv 2301.02280; Robinson et al., arXiv 2010.04592.
-
-    >>> import torch
-    >>> from mmts.policies import Fixed
-    >>> objective, x, index = HardNegativeInfoNCE(Fixed(1.0)), torch.eye(3), torch.arange(3)
-    >>> round(objective(x, x, progress=0.0, index=index).loss.item(), 4)  # equal negatives: as InfoNCE
-    0.5514
     """
 
     loss = staticmethod(hard_negative_info_nce.with_pull)
 
+    @checked
     def __init__(
         self,
         temperature: Annotated[Policy, RecipeDefault({"rule": "fixed"})],
@@ -197,16 +177,11 @@ class RINCE(InfoNCE):
     q: near 0 this is InfoNCE; with a larger q, pairs of low similarity pull less.
     lam: weight of the sum over all candidates.
     scale_by_temperature: multiply each row by its temperature, which cancels the inverse temperature in its gradient.
-
-    >>> import torch
-    >>> from mmts.policies import Fixed
-    >>> objective, x = RINCE(Fixed(1.0), q=1.0, lam=0.5), torch.eye(2)
-    >>> round(objective(x, x, progress=0.0, index=torch.tensor([0, 1])).loss.item(), 4)
-    -0.8591
     """
 
     loss = staticmethod(rince.with_pull)
 
+    @checked
     def __init__(
         self,
         temperature: Annotated[Policy, RecipeDefault({"rule": "fixed"})],
@@ -228,15 +203,9 @@ class CyCLIP(InfoNCE):
     cross_modal: weight of the differences between medium i with text j and medium j with text i.
 
     The rest is as in InfoNCE, and changes its part of the loss alone.
-
-    >>> import torch
-    >>> from mmts.policies import Fixed
-    >>> x, y = torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    >>> batch = {"progress": 0.0, "index": torch.tensor([0, 1])}
-    >>> (CyCLIP(Fixed(1.0))(x, y, **batch).loss - InfoNCE(Fixed(1.0))(x, y, **batch).loss).item()
-    0.5
     """
 
+    @checked
     def __init__(
         self,
         temperature: Annotated[Policy, RecipeDefault({"rule": "fixed"})],
@@ -250,15 +219,9 @@ class CyCLIP(InfoNCE):
         weights: RowWeights | None = None,
         margin: Annotated[Policy | None, RecipeDefault(None, MARGIN.options)] = None,
     ) -> None:
-        super().__init__(
-            temperature,
-            anchor=anchor,
-            label_smoothing=label_smoothing,
-            scale_by_temperature=scale_by_temperature,
-            prior=prior,
-            weights=weights,
-            margin=margin,
-        )
+        options: dict[str, Any] = {"anchor": anchor, "label_smoothing": label_smoothing}
+        options["scale_by_temperature"] = scale_by_temperature
+        super().__init__(temperature, **options, prior=prior, weights=weights, margin=margin)
         self.in_modal, self.cross_modal = in_modal, cross_modal
 
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
@@ -275,21 +238,13 @@ class NoTemperature(Objective):
     label_smoothing: share of the target that is spread over all candidates.
 
     Logs "weight" (B,), the pull on each positive pair over the batch's mean, and no temperature.
-
-    >>> import torch
-    >>> x, y = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.6, 0.8], [0.8, -0.6]])
-    >>> output = NoTemperature()(x, y, progress=0.0, index=torch.tensor([0, 1]))
-    >>> round(output.loss.item(), 4), list(output.log)
-    (2.3948, ['weight'])
     """
 
     splits_queries = True
 
-    def __init__(
-        self, *, eps: Annotated[float, Ge(SMALLEST_EPS), Lt(1)] = 1e-6, label_smoothing: ZeroToOne = 0.0
-    ) -> None:
+    @checked
+    def __init__(self, *, eps: Eps = 1e-6, label_smoothing: ZeroToOne = 0.0) -> None:
         super().__init__()
-        check_options(label_smoothing=label_smoothing)
         self.options: dict[str, Any] = {"eps": eps, "label_smoothing": label_smoothing}
 
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:

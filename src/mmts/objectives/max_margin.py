@@ -4,12 +4,10 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
-from mmts.errors import check_one_of
 from mmts.losses import max_margin, sms
-from mmts.losses.max_margin import NEGATIVES, Negatives
-from mmts.losses.sms import check_widths
+from mmts.losses.max_margin import Negatives
 from mmts.objectives.base import Objective, ObjectiveOutput, Pairs, policy_values
-from mmts.options import NotNegative, RecipeDefault
+from mmts.options import NotNegative, RecipeDefault, checked
 from mmts.policies import Policy
 
 MARGIN = RecipeDefault(
@@ -29,17 +27,12 @@ class MaxMargin(Objective):
     relevance_scaled: multiply the margin of a pair by 1 - its relevance (4.13), which every batch then needs.
 
     Logs "margin", the policy's values, and "weight" (B,), the pull on each positive pair over the batch's mean (5.9).
-
-    >>> import torch
-    >>> from mmts.policies import Fixed
-    >>> output = MaxMargin(Fixed(0.2))(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
-    >>> output.loss.item(), output.log["margin"].item()
-    (0.0, 0.2)
     """
 
     value_name = "margin"
     splits_queries = True
 
+    @checked
     def __init__(
         self,
         margin: Annotated[Policy, MARGIN],
@@ -49,10 +42,8 @@ class MaxMargin(Objective):
         relevance_scaled: bool = False,
     ) -> None:
         super().__init__()
-        check_one_of("negatives", negatives, NEGATIVES)
-        self.margin = margin
+        self.margin, self.uses_relevance = margin, relevance_scaled
         self.options: dict[str, Any] = {"negatives": negatives, "squared": squared}
-        self.uses_relevance = relevance_scaled
 
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
         """Return max_margin at the policy's margins."""
@@ -71,24 +62,17 @@ class SMS(Objective):
 
     `positives` are not used. Logs "margin", the policy's values, and "weight" (B,): how many comparisons with the
     positive pair have a cost, over the batch's mean (5.9).
-
-    >>> import torch
-    >>> from mmts.policies import Fixed
-    >>> objective, x, index = SMS(Fixed(0.6)), torch.eye(2), torch.tensor([0, 1])
-    >>> output = objective(x, x, progress=0.0, index=index, relevance=torch.ones(2, 2))
-    >>> round(output.loss.item(), 4), output.log["margin"].item()
-    (0.9, 0.6)
     """
 
     value_name = "margin"
     uses_relevance = True
     splits_queries = True
 
+    @checked
     def __init__(
         self, margin: Annotated[Policy, SCALE], *, slack: NotNegative = 0.1, eps: NotNegative = 1.1 / 240
     ) -> None:
         super().__init__()
-        check_widths(slack, eps)
         self.margin, self.slack, self.eps = margin, slack, eps
 
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmts.errors import InputError
 from mmts.losses.contrast import Contrast, contrast
 from mmts.objectives.base import Objective, ObjectiveOutput, Pairs
+from mmts.options import AtLeastOne, NotNegative, checked
 from mmts.policies.base import check_index
 from mmts.schedules import Constant, Schedule
 
@@ -59,21 +60,25 @@ class ObjectiveWithMemory(Objective):
     """
 
     splits_queries = True
+    learning_rate: float | None = None
 
-    def __init__(self, num_media: int, num_captions: int, gamma: float | Schedule, eps: float = 0.0) -> None:
+    @checked
+    def __init__(
+        self, num_media: AtLeastOne, num_captions: AtLeastOne, gamma: float | Schedule, eps: NotNegative = 0.0
+    ) -> None:
         super().__init__()
-        for name, number in (("num_media", num_media), ("num_captions", num_captions)):
-            if number < 1:
-                raise InputError(f"{name} is {number}; it must be 1 or more")
         self.gamma = as_schedule(gamma)
         if not 0 < self.gamma.minimum <= self.gamma.maximum <= 1:
             raise InputError(f"gamma is {gamma}; it must lie in (0, 1] throughout")
-        if not 0 <= eps < math.inf:
-            raise InputError(f"eps is {eps}; it must be 0 or more")
         self.num_media, self.num_captions, self.eps = num_media, num_captions, eps
         self.media_sum, self.text_sum = MovingSum(num_media), MovingSum(num_captions)
         self.share: Share | None = None
         self.state: dict[str, Tensor] = {}
+
+    def learning_rates(self) -> dict[str, float]:
+        """Return `learning_rate` for each parameter, or nothing if the objective has none of its own."""
+        rate = self.learning_rate
+        return {} if rate is None else {name: rate for name, _ in self.named_parameters()}
 
     def tables(self) -> dict[str, tuple[str, int]]:
         """Return the side of each table of state, by its name in `state_dict`, and its rows over all processes."""

@@ -11,7 +11,7 @@ from mmts.errors import InputError
 from mmts.objectives.base import ObjectiveOutput, Pairs, policy_values
 from mmts.objectives.memory import SIDES, as_schedule, over_same_rows
 from mmts.objectives.sogclr import SogCLR
-from mmts.options import AboveZeroToOne, NotNegative, RecipeDefault
+from mmts.options import AboveZeroToOne, NotNegative, RecipeDefault, checked
 from mmts.policies import Policy
 from mmts.schedules import Constant, Cosine, Join, Schedule
 
@@ -58,6 +58,7 @@ class NUCLR(SogCLR):
     zeta_media: Tensor
     zeta_text: Tensor
 
+    @checked
     def __init__(
         self,
         num_media: int,
@@ -75,12 +76,6 @@ class NUCLR(SogCLR):
         self.eta = as_schedule(eta)
         if not self.eta.minimum >= 0:
             raise InputError(f"NUCLR: eta is {eta}; it must be 0 or more throughout")
-        if not 0 < theta <= 1:
-            raise InputError(f"NUCLR: theta is {theta:g}; it must lie in (0, 1]")
-        if not 0 <= media_ratio < math.inf:
-            raise InputError(f"NUCLR: media_ratio is {media_ratio:g}; it must be 0 or more")
-        if not math.isfinite(start):
-            raise InputError(f"NUCLR: start is {start}; it must be a finite number")
         self.media_ratio, self.theta = media_ratio, theta
         for side, size in (("media", num_media), ("text", num_captions)):
             self.register_buffer(f"zeta_{side}", torch.full((size,), float(start)))

@@ -1,15 +1,13 @@
 """SigLIP: every pair is a classification of its own."""
 
-import math
 from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from mmts.errors import InputError
 from mmts.losses import siglip
 from mmts.objectives.base import Objective, ObjectiveOutput, Pairs, policy_values
-from mmts.options import RecipeDefault
+from mmts.options import RecipeDefault, checked
 from mmts.policies import Policy
 from mmts.policies.base import from_pair
 
@@ -33,10 +31,9 @@ class SigLIP(Objective):
 
     splits_queries = True
 
+    @checked
     def __init__(self, temperature: Policy, *, bias: float = -10.0) -> None:
         super().__init__()
-        if not math.isfinite(bias):
-            raise InputError(f"bias is {bias}; it must be finite")
         self.temperature = temperature
         self.bias = nn.Parameter(torch.tensor(float(bias)))
 

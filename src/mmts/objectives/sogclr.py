@@ -11,9 +11,8 @@ from mmts.errors import InputError
 from mmts.objectives.adjustments import Prior
 from mmts.objectives.base import ObjectiveOutput, Pairs, policy_values
 from mmts.objectives.memory import SIDES, ObjectiveWithMemory, as_schedule, over_same_rows
-from mmts.options import AboveZeroToOne, NotNegative, Positive, RecipeDefault
+from mmts.options import AboveZeroToOne, NotNegative, Positive, RecipeDefault, checked
 from mmts.policies import Fixed, Policy
-from mmts.policies.base import check_positive
 from mmts.schedules import Schedule
 
 U_CLIP = 5.0
@@ -48,6 +47,7 @@ class SogCLR(ObjectiveWithMemory):
     tensor(-2.)
     """
 
+    @checked
     def __init__(
         self,
         num_media: int,
@@ -112,6 +112,7 @@ class ISogCLR(ObjectiveWithMemory):
     u_media: Tensor
     u_text: Tensor
 
+    @checked
     def __init__(
         self,
         num_media: int,
@@ -126,9 +127,6 @@ class ISogCLR(ObjectiveWithMemory):
         eps: NotNegative = 0.0,
     ) -> None:
         super().__init__(num_media, num_captions, gamma, eps)
-        check_positive("ISogCLR", rho=rho, eta=eta)
-        if not 0 < beta <= 1:
-            raise InputError(f"ISogCLR: beta is {beta:g}; it must lie in (0, 1]")
         self.rho, self.eta, self.beta = rho, eta, beta
         self.low, self.high = as_schedule(low), as_schedule(high)
         for step in range(GRID + 1):  # two schedules can only be compared point by point

@@ -3,9 +3,8 @@
 from torch import Tensor
 
 from mmts.losses import info_nce
-from mmts.losses.softmax import check_options
 from mmts.objectives.base import Objective, ObjectiveOutput, Pairs, similarities
-from mmts.options import Positive, ZeroToOne
+from mmts.options import Positive, ZeroToOne, checked
 from mmts.policies import TeMoTemperature
 from mmts.schedules import check_progress
 
@@ -33,6 +32,7 @@ class TeMo(Objective):
 
     splits_queries = True
 
+    @checked
     def __init__(
         self,
         tau_min: Positive = 0.01,
@@ -42,7 +42,6 @@ class TeMo(Objective):
         detach: bool = True,
     ) -> None:
         super().__init__()
-        check_options(label_smoothing=label_smoothing)
         self.temperature = TeMoTemperature(tau_min, tau_alpha)
         self.label_smoothing, self.detach = label_smoothing, detach
 

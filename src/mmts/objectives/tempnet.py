@@ -2,17 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from mmts.errors import InputError, check_one_of
+from mmts.errors import InputError
 from mmts.losses.normalize import unit
 from mmts.objectives.base import ObjectiveOutput, Pairs
 from mmts.objectives.memory import ObjectiveWithMemory
-from mmts.options import AboveZeroToOne, AtLeastOne, NotNegative, Positive, ZeroToBelowOne
-from mmts.policies.base import check_positive
+from mmts.options import AboveZeroToOne, AtLeastOne, NotNegative, Positive, ZeroToBelowOne, checked
 from mmts.schedules import Schedule
 
 
@@ -73,20 +72,16 @@ class TempNet(ObjectiveWithMemory):
 
     The rest is as in SogCLR; the logged temperature (B,) is the mean of a sample's two.
     Source: Qiu et al., arXiv 2404.04575, section 4, with the numbers of its released code.
-
-    >>> objective = TempNet(num_media=2, num_captions=2, width=2)
-    >>> output = objective(torch.eye(2), torch.eye(2), progress=0.0, index=torch.tensor([0, 1]))
-    >>> bool(((output.log["temperature"] > 0.005) & (output.log["temperature"] < 0.05)).all())
-    True
     """
 
     started: Tensor  # whether the prototypes have started at a batch
 
+    @checked
     def __init__(
         self,
         num_media: int,
         num_captions: int,
-        width: int,
+        width: AtLeastOne,
         num_prototypes: AtLeastOne = 256,
         rho: Positive = 7.0,
         gamma: float | Schedule = 0.8,
@@ -99,31 +94,14 @@ class TempNet(ObjectiveWithMemory):
         rate_decay: AboveZeroToOne = 1.0,
     ) -> None:
         super().__init__(num_media, num_captions, gamma, eps)
-        for name, number in (("width", width), ("num_prototypes", num_prototypes)):
-            if number < 1:
-                raise InputError(f"TempNet: {name} is {number}; it must be 1 or more")
-        check_positive("TempNet", rho=rho, learning_rate=learning_rate)
-        if not 0 < low < high < math.inf:
+        if low >= high:
             raise InputError(f"TempNet: low is {low:g} and high {high:g}; needs 0 < low < high")
-        if not 0 <= dropout < 1:
-            raise InputError(f"TempNet: dropout is {dropout:g}; it must be at least 0 and less than 1")
-        check_one_of("TempNet: prototypes", prototypes, get_args(Prototypes))
-        if not 0 < rate_decay <= 1:
-            raise InputError(f"TempNet: rate_decay is {rate_decay:g}; it must lie in (0, 1]")
         if rate_decay < 1 and learning_rate is None:
-            raise InputError(
-                f"TempNet: rate_decay is {rate_decay:g}, but the networks have no learning_rate of their own"
-            )
+            raise InputError(f"TempNet: rate_decay is {rate_decay:g}, but learning_rate is None")
         self.width, self.rho, self.learning_rate, self.rate_decay = width, rho, learning_rate, rate_decay
-        self.media_net = TemperatureNet(width, num_prototypes, low, high, dropout)
-        self.text_net = TemperatureNet(width, num_prototypes, low, high, dropout)
+        self.media_net, self.text_net = (TemperatureNet(width, num_prototypes, low, high, dropout) for _ in range(2))
         if prototypes == "first_batch":
             self.register_buffer("started", torch.tensor(False))
-
-    def learning_rates(self) -> dict[str, float]:
-        """Return the networks' own learning rate for each of their parameters, if they have one."""
-        rate = self.learning_rate
-        return {} if rate is None else {name: rate for name, _ in self.named_parameters()}
 
     def compute(self, x: Tensor, y: Tensor, pairs: Pairs) -> ObjectiveOutput:
         """Return the sum of both losses at the predicted temperatures."""

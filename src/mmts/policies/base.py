@@ -1,13 +1,12 @@
 """What all policies have in common: the call, and the checks of its arguments."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from mmts.errors import InputError, check_rows, plain
+from mmts.errors import InputError, check_rows
 
 SimilarityOf = Literal["batch", "queries", "positive pairs"]
 
@@ -62,13 +61,6 @@ def check_index(index: Tensor, size: int, name: str = "index") -> Tensor:
 def rows_of(table: Tensor, index: Tensor) -> Tensor:
     """Return the rows of a table (N, ...) at index (B,), on the table's device; InputError for an index outside it."""
     return table[check_index(index, len(table)).to(table.device, torch.int64)]
-
-
-def check_positive(owner: str, **numbers: float | None) -> None:
-    """Raise InputError, naming the number, unless each is finite and positive, or None."""
-    for name, number in numbers.items():
-        if number is not None and not 0 < number < math.inf:
-            raise InputError(f"{owner}: {name} is {plain(number)}; it must be finite and positive")
 
 
 def from_pair(option: str, value: float | None, what: str, run: Any) -> float | None:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mmts.concepts.density import Scale, density_shift
-from mmts.errors import InputError, check_rows
-from mmts.options import AtLeastOne, NotNegative, Positive
-from mmts.policies.base import Policy, check_positive, from_pair, rows_of, scalar
+from mmts.errors import InputError
+from mmts.options import AtLeastOne, NotNegative, Positive, check_table, check_value, checked
+from mmts.policies.base import Policy, from_pair, rows_of, scalar
 from mmts.schedules import Cosine, Schedule, check_progress
 
 
@@ -25,9 +25,9 @@ class Fixed(Policy):
 
     words = "{value:g} throughout"
 
+    @checked
     def __init__(self, value: Positive = 0.07) -> None:
         super().__init__()
-        check_positive("Fixed", value=value)
         self.value = float(value)
 
     def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
@@ -50,7 +50,7 @@ class Scheduled(Policy):
 
     def __init__(self, schedule: Schedule) -> None:
         super().__init__()
-        check_positive("Scheduled", **{"schedule.minimum": schedule.minimum})
+        check_value("Scheduled: schedule.minimum", schedule.minimum, Positive)
         self.schedule = schedule
 
     def forward(self, progress: float, index: Tensor, similarity: Tensor | None = None) -> Tensor:
@@ -88,11 +88,9 @@ class Shifted(Policy):
 
     def __init__(self, schedule: Schedule, shift: Tensor) -> None:
         super().__init__()
-        if shift.ndim != 1 or not len(shift) or not shift.is_floating_point():
-            raise InputError(
-                f"Shifted: shift is {tuple(shift.shape)} {shift.dtype}; it must be (N,), N >= 1, floating point"
-            )
-        check_rows(torch.isfinite(shift), "Shifted: shift[{row}] is {value}; every shift must be finite", shift)
+        check_table("Shifted: shift", shift, float)
+        if not shift.is_floating_point():
+            raise InputError(f"Shifted: shift is {shift.dtype}; it must be floating point")
         smallest = float(shift.min())
         # In the table's own dtype too: a shift of .1 in float32 is slightly above .1.
         lowest = min(schedule.minimum + smallest, float(shift.min() + schedule.minimum))
@@ -159,13 +157,10 @@ class LDAM(Policy):
     words = "of {high:g} for the smallest concepts, falling with the fourth root of a concept's size"
     margin: Tensor
 
+    @checked
     def __init__(self, counts: Tensor, high: Positive = 0.5) -> None:
         super().__init__()
-        check_positive("LDAM", high=high)
-        if counts.ndim != 1 or not len(counts):
-            raise InputError(f"LDAM: counts is {tuple(counts.shape)}; it must be (N,), N >= 1")
-        right = torch.isfinite(counts) & (counts > 0)
-        check_rows(right, "LDAM: counts[{row}] is {value}; it must be finite and positive", counts)
+        check_table("LDAM: counts", counts, Positive)
         n = counts.double()
         self.register_buffer("margin", (high * (n.min() / n) ** 0.25).float())
 

@@ -8,8 +8,8 @@ import math
 from torch import Tensor
 
 from mmts.errors import InputError
-from mmts.options import Positive
-from mmts.policies.base import Policy, SimilarityOf, check_positive
+from mmts.options import Positive, checked
+from mmts.policies.base import Policy, SimilarityOf
 from mmts.schedules import check_progress
 
 
@@ -26,9 +26,8 @@ class SimilarityPolicy(Policy):
         if similarity is None:
             raise InputError(f"{owner} looks at the batch: give it the similarities, ({B}, {B})")
         shape, dtype = tuple(similarity.shape), similarity.dtype
-        of_queries = self.similarity_of == "queries" and len(shape) == 3 and shape[::2] == (2, B)
-        of_pairs = self.similarity_of == "positive pairs" and shape == (B,)
-        if not (shape == (B, B) or of_queries or of_pairs) or not dtype.is_floating_point:
+        also = {"queries": shape[:1] + shape[2:] == (2, B), "positive pairs": shape == (B,)}
+        if not (shape == (B, B) or also.get(self.similarity_of)) or not dtype.is_floating_point:
             expected = f"for a batch of {B} it must be ({B}, {B}), floating point"
             raise InputError(f"{owner}: similarity is {shape} {dtype}; {expected}")
         return self.values(similarity.detach())
@@ -58,9 +57,9 @@ class MACL(SimilarityPolicy):
 
     similarity_of = "positive pairs"
 
+    @checked
     def __init__(self, tau0: Positive = 0.1, alpha: float = 0.5, A0: float = 0.0) -> None:
         super().__init__()
-        check_positive("MACL", tau0=tau0)
         self.tau0, self.alpha, self.A0 = float(tau0), float(alpha), float(A0)
         for alignment in (-1.0, 1.0):  # linear in A, so smallest at an end
             value = self.tau0 * (1.0 + self.alpha * (alignment - self.A0))
@@ -94,9 +93,9 @@ class DySTreSS(SimilarityPolicy):
             [0.1000, 0.2000]])
     """
 
+    @checked
     def __init__(self, low: Positive = 0.1, high: Positive = 0.2) -> None:
         super().__init__()
-        check_positive("DySTreSS", low=low, high=high)
         self.low, self.high = float(low), float(high)
 
     def values(self, similarity: Tensor) -> Tensor:
@@ -123,9 +122,9 @@ class TeMoTemperature(SimilarityPolicy):
             [0.1207, 0.0500]])
     """
 
+    @checked
     def __init__(self, tau_min: Positive = 0.01, tau_alpha: float = 0.04) -> None:
         super().__init__()
-        check_positive("TeMo", tau_min=tau_min)
         if not 0 < tau_min + tau_alpha < math.inf:
             raise InputError(
                 f"TeMo: tau_min {tau_min:g} + tau_alpha {tau_alpha:g} = {tau_min + tau_alpha:g} is the value at s = 1; "

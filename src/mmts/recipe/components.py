@@ -7,7 +7,6 @@ than Python does. Parameters named like a field of `RunFacts` (of towers: in GIV
 supplies them.
 """
 
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -28,6 +27,7 @@ from torch import Tensor
 
 from mmts.concepts import ConceptDistribution
 from mmts.errors import InputError, RecipeError, nearest, quoted
+from mmts.files import content_hash
 from mmts.models import IMAGE_TOWERS, TEXT_TOWERS, VIDEO_TOWERS, ImageTower, TextTower, Tower, VideoTower
 from mmts.models.base import GIVEN_BY_RUN
 from mmts.models.image_towers import HuggingFaceImage
@@ -186,10 +186,7 @@ def objective_section(content: Any) -> ComponentSection:
 
 
 def validated_at(place: str, kind: Any, prepared: Any, content: Any) -> Any:
-    """Return a recipe's value as a type, such as a section; `content` is the value as the user wrote it.
-
-    Raises RecipeError, naming the place.
-    """
+    """Return a recipe's value as a type; RecipeError names the place in `content`, the value as the user wrote it."""
     try:
         return TypeAdapter(kind).validate_python(prepared)
     except ValidationError as error:
@@ -199,10 +196,7 @@ def validated_at(place: str, kind: Any, prepared: Any, content: Any) -> Any:
 def section_of(
     family: Family, content: Any, place: str, published: RecipeDefault | None = None
 ) -> tuple[type[ComponentSection], dict[str, Any]]:
-    """Return the section that `content` must fit, and the content with numbers written out as components.
-
-    published: defaults that replace the classes' own.
-    """
+    """Return the section that `content` must fit, and the content with its numbers written out as components."""
     if family.number_is is not None and is_number(content):
         content = {family.key: family.number_is, "value": content}
     if not isinstance(content, Mapping):
@@ -328,9 +322,8 @@ def component_named(family: Family, name: Any, place: str, content: Mapping[Any,
 def _outside_class(family: Family, name: str, place: str) -> type[Any]:
     """Import a class outside mmts, named as `file.py:Class` or `module:Class`; RecipeError says why it cannot be."""
     if not MAY_RUN.get()(name):
-        raise RecipeError(
-            f"{place} names code outside mmts, {name}, which runs only if you trust it: add --trust-code if you do"
-        )
+        remedy = "which runs only if you trust it: add --trust-code if you do"
+        raise RecipeError(f"{place} names code outside mmts, {name}, {remedy}")
     matched = OUTSIDE.fullmatch(name)
     if matched is None:
         raise RecipeError(f"{place} is {quoted(name)}; a class outside mmts is written file.py:Class or module:Class")
@@ -372,7 +365,7 @@ def _module(where: str, place: str) -> Any:
 @cache
 def _module_of_file(path: Path) -> Any:
     """Import a file once per process, under a unique name, so that its classes can be pickled."""
-    name = f"{path.stem}_{hashlib.blake2b(str(path).encode(), digest_size=4).hexdigest()}"
+    name = f"{path.stem}_{content_hash(str(path))[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

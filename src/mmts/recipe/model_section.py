@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 import torch
 import yaml
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from mmts.errors import RecipeError, nearest
 from mmts.models import Vocabulary, base, load_image_tower, load_text_tower, load_video_tower
@@ -16,6 +16,7 @@ from mmts.models.video_towers import FramesTower
 from mmts.recipe import components
 from mmts.recipe.components import IMAGE_TOWER, TEXT_TOWER, VIDEO_TOWER, Family, validated_at
 from mmts.recipe.section import Section
+from mmts.recipe.sections import File
 
 FEATURES = "features"
 """The name that stands for no media tower: the data hold features computed beforehand."""
@@ -25,6 +26,14 @@ _YOURS = "a class of yours (`file.py:Class` or `module:Class`)"
 TowerName = Annotated[str | None, Field(description=f"A built-in tower, {_YOURS}, or a Hugging Face name or folder.")]
 _SIZE = "Side of the square input in pixels (default: the tower's own)."
 Size = Annotated[int | None, Field(ge=8, le=4096, description=_SIZE)]
+
+
+def whole_start(start: str) -> str:
+    """Return the name of a run or a pretrained pair with an absolute path, if it names one."""
+    is_tag = start.startswith("open_clip:")  # or a file of weights
+    library, slash, place = start.partition("/") if is_tag else ("", "", start)
+    path = Path(place).expanduser()
+    return f"{library}{slash}{path.absolute()}" if (path.is_file() if is_tag else path.exists()) else start
 
 
 class Lora(Section):
@@ -276,13 +285,9 @@ class Head(Section):
 
 
 class Model(Section):
-    """Two towers and their heads; `width` is that of the embeddings.
+    """Two towers and their heads; one of `image` and `video` is the media side."""
 
-    One of `image` and `video` is the media side. `pretrained` is a checkpoint of AVION or MM-TS that fills both towers.
-    `start` is a pretrained pair, which brings both towers and the width.
-    """
-
-    start: str | None = None
+    start: Annotated[str, AfterValidator(whole_start)] | None = None
     """A run, a Hugging Face CLIP or SigLIP (name or folder), a sentence-transformers CLIP folder, or
     `open_clip:NAME/TAG`: both towers, and a run's heads, start from it, and training starts at its embeddings."""
 
@@ -296,7 +301,7 @@ class Model(Section):
     """Both sides' projection to the common space."""
     width: int | None = Field(256, ge=1)
     """Width of the embeddings; with `start` it is that of the pair."""
-    pretrained: Path | None = None
+    pretrained: File | None = None
     """A checkpoint of AVION or MM-TS that fills both towers, `space-time-vit` and `clip-text`."""
 
     @model_validator(mode="before")

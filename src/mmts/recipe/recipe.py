@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from mmts.errors import RecipeError, nearest, quoted
 from mmts.evaluation.measures import needs_graded
-from mmts.files import as_address, atomic_write, file_name, why_missing
+from mmts.files import atomic_write, file_name, why_missing
 from mmts.recipe.components import OUTSIDE, ComponentSection, checked_objective, objective_section
 from mmts.recipe.model_section import ImageTower, Model, VideoTower
 from mmts.recipe.section import Section, validated
@@ -102,35 +102,6 @@ class Recipe(Section):
         other = {"path": path or self.data.path, "columns": columns or self.data.columns}
         return self.model_copy(update={"data": self.data.model_copy(update=other)})
 
-    def with_whole_paths(self) -> "Recipe":
-        """Return the same recipe with absolute paths, so that it names the same files from any folder."""
-        data, model, concepts, evaluation = self.data, self.model, self.concepts, self.evaluation
-        own = {"val": data.val, "keep": data.keep}
-        files = {
-            name: file.expanduser().absolute()
-            for name, file in own.items()
-            if file is not None and not as_address(file)
-        }
-        data = data.model_copy(update=files)
-        if model.pretrained is not None:
-            model = model.model_copy(update={"pretrained": model.pretrained.expanduser().absolute()})
-        if model.start is not None:
-            model = model.model_copy(update={"start": whole_start(model.start)})
-        if concepts.file is not None:
-            concepts = concepts.model_copy(update={"file": concepts.file.expanduser().absolute()})
-        if evaluation.prompts is not None:
-            evaluation = evaluation.model_copy(update={"prompts": evaluation.prompts.expanduser().absolute()})
-        sections = {"data": data, "model": model, "concepts": concepts, "evaluation": evaluation}
-        return self.model_copy(update=sections)
-
-
-def whole_start(start: str) -> str:
-    """Return the name of a run or a pretrained pair with an absolute path, if it names one."""
-    is_tag = start.startswith("open_clip:")  # or a file of weights
-    library, slash, place = start.partition("/") if is_tag else ("", "", start)
-    path = Path(place).expanduser()
-    return f"{library}{slash}{path.absolute()}" if (path.is_file() if is_tag else path.exists()) else start
-
 
 def shipped_recipes() -> dict[str, str]:
     """Return the text of every recipe that comes with mmts, by name."""
@@ -149,16 +120,12 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] | Mapping[str
     text, name, source = _read(str(name_or_path))
     content = parse_mapping(text, source, "the sections data, concepts, model, objective, train, evaluation")
     content.setdefault("name", name)
-    if source == str(name_or_path):
-        content = with_whole_names(content, Path(source).parent, source)
-    return parse_recipe(with_whole_names(override(content, overrides), Path(), source), source)
+    content = with_whole_names(content, Path(source).parent)
+    return parse_recipe(with_whole_names(override(content, overrides), Path()), source)
 
 
 def parse_recipe(content: Mapping[str, Any], source: str = "recipe") -> Recipe:
-    """Check a recipe given as nested mappings, including every component in it.
-
-    Raises RecipeError naming the key.
-    """
+    """Check a recipe given as nested mappings, including every component in it. Raises RecipeError naming the key."""
     beside = ("versions", "own_objects")  # recorded by a run in its recipe.yaml, and not part of the recipe
     content = {key: value for key, value in content.items() if key not in beside}
     check_extent(content, source)
@@ -178,17 +145,16 @@ def parse_mapping(text: str | bytes, source: str, holds: str) -> dict[str, Any]:
         raise RecipeError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise RecipeError(f"{source} must hold a mapping with {holds}")
+    check_extent(content, source)
     return content
 
 
-def parse_columns(text: str | None) -> Columns | None:
-    """Read the value of --columns; None for None. Raises RecipeError if it has another form.
+def parse_columns(text: str) -> Columns:
+    """Read the value of --columns. Raises RecipeError if it has another form.
 
     >>> parse_columns("media=Bild,caption=Text, deutsch")
     Columns(media='Bild', caption='Text, deutsch')
     """
-    if text is None:
-        return None
     pairs = [part.partition("=") for part in re.split(r",\s*(?=\w+\s*=)", text)]
     if not all(equals and name.strip() for _, equals, name in pairs):
         raise RecipeError(f"--columns takes media=NAME,caption=NAME, or one of the two, not {quoted(text)}")
@@ -269,17 +235,12 @@ def save_recipe(recipe: Recipe, path: Path, versions: Mapping[str, str], own_obj
         yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
 
 
-def with_whole_names(content: Any, folder: Path, source: str = "recipe") -> Any:
-    """Return a recipe's content with absolute paths for the files of code that it names relative to a folder."""
-    check_extent(content, source)
-    return _whole(content, folder)
-
-
-def _whole(content: Any, folder: Path, key: str = "") -> Any:
+def with_whole_names(content: Any, folder: Path, key: str = "") -> Any:
+    """Return a recipe's content, at `key`, with absolute paths for the files of code that it names in a folder."""
     if isinstance(content, Mapping):
-        return {inner: _whole(value, folder, inner) for inner, value in content.items()}
+        return {inner: with_whole_names(value, folder, inner) for inner, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_whole(item, folder) for item in content]
+        return [with_whole_names(item, folder) for item in content]
     matched = OUTSIDE.fullmatch(content) if isinstance(content, str) else None
     if matched is None or not matched[1].endswith(".py") or key not in _NAMES_CLASS:
         return content

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from mmts.console import console
-from mmts.errors import RunError
+from mmts.errors import RunError, few
 from mmts.files import atomic_write, leftovers, locked, read_json, why_missing, write_json
 from mmts.recipe.components import MAY_RUN, Trust
 from mmts.recipe.recipe import Recipe, load_yaml, parse_recipe, save_recipe
@@ -59,7 +59,7 @@ class RunDirectory:
         self.path = path
         self.recipe_file = path / "recipe.yaml"  # the resolved recipe, with versions
         self.log_file = path / "log.jsonl"  # one JSON object per logged step
-        self.checkpoints = path / "checkpoints"  # last.pt, the one before it (previous.pt), best.pt, step-N/ of shards
+        self.checkpoints = path / "checkpoints"  # last.pt, the one before it (previous.pt), best.pt
         self.concepts_file = path / "concepts.npz"  # the concepts of the training samples
         self.vocabulary_file = path / "vocabulary.json"  # words of a text tower trained from scratch
         self.unreadable_file = path / "unreadable.txt"  # media that could not be decoded, with the reason
@@ -189,13 +189,8 @@ class RunDirectory:
 
     def _remove_start(self) -> None:
         """Remove the files written before the first step, if there are no others (such as unreadable.txt)."""
-        start = {
-            self.recipe_file,
-            self.concepts_file,
-            self.vocabulary_file,
-            self.evaluations,
-            self.path / "tensorboard",
-        }
+        start = {self.recipe_file, self.concepts_file, self.vocabulary_file, self.evaluations}
+        start.add(self.path / "tensorboard")
         if not self.has_started:
             start.add(self.checkpoints)  # which may hold the model before the first step
         if set(self.path.iterdir()) - {self.lock_file, self.clock_file} <= start:
@@ -228,10 +223,9 @@ class RunDirectory:
             save_recipe(recipe, self.recipe_file, versions, own_objects)
             return
         if (before := self.own_objects()) != own_objects:
-            raise RunError(
-                f"{self.path} was started with {_objects(before)}, and is resumed with {_objects(own_objects)}; resume "
-                "it by mmts.train(..., resume=True) with objects of the same classes, or choose another --out"
-            )
+            how = f"was started with {_objects(before)}, and is resumed with {_objects(own_objects)}"
+            remedy = "resume it by mmts.train(..., resume=True) with objects of those classes, or choose another --out"
+            raise RunError(f"{self.path} {how}; {remedy}")
         changed = differences(self.recipe(), recipe)
         may_change = _MAY_CHANGE if self.is_finished else _MAY_CHANGE | {"data.path"}
         wrong = {key: values for key, values in changed.items() if key not in may_change}
@@ -271,8 +265,7 @@ def _objects(own_objects: Mapping[str, str]) -> str:
 
 
 def _listed(changed: dict[str, tuple[Any, Any]]) -> str:
-    listed = ", ".join(f"{key} ({old!r} there, {new!r} now)" for key, (old, new) in list(changed.items())[:3])
-    return listed + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    return few([f"{key} ({old!r} there, {new!r} now)" for key, (old, new) in changed.items()])
 
 
 def dotted(value: Any, prefix: str = "", sign: str = ".") -> dict[str, Any]:

@@ -9,31 +9,20 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from mmts.errors import RecipeError, nearest, plain, quoted
+from mmts.errors import RecipeError, few, nearest, quoted
 
 SectionType = TypeVar("SectionType", bound="Section")
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 """What numpy and scikit-learn accept as a seed."""
 
-_MOST_PROBLEMS = 5  # in one message
 _REQUIRED = {  # pydantic's types of error, and how "it must be ..." goes on
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_parsing_size": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "string_type": "text",
-    "path_type": "a path",
-    "tuple_type": "a list",
-    "dict_type": "a section of keys and values",
-    "greater_than": "greater than {gt}",
-    "greater_than_equal": "at least {ge}",
-    "less_than": "less than {lt}",
-    "less_than_equal": "at most {le}",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "path": "a path",
+    "tuple": "a list",
+    "dict": "a section of keys and values",
     "too_short": "{min_length} or more entries long",
     "too_long": "{max_length} or fewer entries long",
 }
@@ -82,9 +71,7 @@ def validated(section: type[SectionType], content: Mapping[str, Any], source: st
 def explain(error: ValidationError, content: Any, place: str = "") -> str:
     """Put pydantic's errors about `content`, at a place in a recipe, into one line: `key is value; it must be ...`."""
     problems = groupby(error.errors(), lambda item: ".".join(filter(None, (place, _key(item, content)))))
-    messages = [_message(key, list(items)) for key, items in problems]
-    more = [f"and {len(messages) - _MOST_PROBLEMS} more"] if len(messages) > _MOST_PROBLEMS else []
-    return " ".join("; ".join(messages[:_MOST_PROBLEMS] + more).split())
+    return " ".join(few([_message(key, list(items)) for key, items in problems]).split())
 
 
 def is_number(value: Any) -> bool:
@@ -127,11 +114,12 @@ def _required(item: ErrorDetails) -> str | None:
     if item["type"] == "literal_error":
         known = re.findall(r"'([^']*)'", item["ctx"]["expected"])
         return f"one of {', '.join(known)}" if len(known) > 1 else known[0]
-    if item["type"] not in _REQUIRED:
-        return None
-    context = item.get("ctx", {}).items()
-    limits = {name: plain(value) if isinstance(value, int | float) else value for name, value in context}
-    return _REQUIRED[item["type"]].format(**limits)
+    kind = re.sub("_(type|parsing|parsing_size|from_float)$", "", item["type"])
+    if kind in _REQUIRED:
+        return _REQUIRED[kind].format(**item.get("ctx", {}))
+    _, is_limit, limit = item["msg"].partition("Input should be ")
+    limit = limit.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+    return limit if is_limit else None
 
 
 def _as_yaml(value: Any) -> str:

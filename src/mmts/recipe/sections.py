@@ -6,7 +6,7 @@ These are the sections `data`, `concepts`, `train` and `evaluation`.
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from mmts.concepts.members import Of
 from mmts.errors import nearest, plain
@@ -14,6 +14,13 @@ from mmts.evaluation.measures import Measure
 from mmts.files import as_address
 from mmts.recipe.section import Section, Seed
 
+
+def _absolute(path: Path) -> Path:
+    return path if as_address(path) else path.expanduser().absolute()
+
+
+File = Annotated[Path, AfterValidator(_absolute)]
+"""A file of a recipe, absolute once the recipe is read, so that it names the same file from any folder."""
 _Data = Annotated[Path, PlainSerializer(lambda path: as_address(path) or str(path), str, when_used="json")]
 DatasetName = Literal["flickr30k", "coco", "cc3m", "ek100", "youcook2"]
 DATASETS = get_args(DatasetName)
@@ -116,7 +123,7 @@ class Data(Section):
     """Which of the data's splits are train, val and test, if they have other names: `{train: train2014}`."""
     columns: Columns = Columns()
     """Which columns of a table hold paths and captions, if their names are not the usual ones."""
-    val: _Data | None = None
+    val: Annotated[_Data, AfterValidator(_absolute)] | None = None
     """Other data whose val split chooses the best checkpoint, in place of the data's own val."""
     relevance: Literal["text", "own", "graded"] = "text"
     """Which results are relevant in evaluation. `text`: every medium with the same caption string; `own`: only the
@@ -131,7 +138,7 @@ class Data(Section):
     """Graded relevance that a drawn caption must exceed."""
     max_unreadable: float = Field(0.01, ge=0, le=1)
     """Share of media that may be unreadable before the run is refused; each is named in `unreadable.txt`."""
-    keep: Path | None = None
+    keep: File | None = None
     """The training media to use, others are left out: a file of ids, one per line, or DataComp's .npy of uids, such as
     `mmts curate` writes."""
     max_media: int | None = Field(None, ge=2)
@@ -154,7 +161,7 @@ class Concepts(Section):
     the parquet tables `file` by the ids of the media."""
     label: str | None = None
     """The label to use, for `source: label`."""
-    file: Path | None = None
+    file: File | None = None
     """A file that `ConceptDistribution.save` wrote for the training captions, in their order; for `source: words` a
     text file with one entry, a word or several, per line; for `source: parquet` a table or a folder of tables."""
     column: str = "concept"
@@ -221,7 +228,7 @@ class Train(Section):
     memory, about a third more time. Works together with `micro_batch`."""
     shard: bool = False
     """Each process keeps a share of the weights, gradients and moments of the model (FSDP2) in place of the whole; the
-    results are the same. The run directory must be on a disk that all processes see. One process keeps the whole."""
+    results are the same. One process keeps the whole."""
     evaluate_every: int = Field(1, ge=1)
     """Epochs between evaluations on val."""
     best: Measure = "R@1"
@@ -266,7 +273,7 @@ class Evaluation(Section):
 
     classify: str | None = None
     """A label of the media: each medium is classified by the names of the label's values (docs/classification.md)."""
-    prompts: Path | None = None
+    prompts: File | None = None
     """A file with one template per line for `classify`, such as `a photo of a {}.` (default: mmts's own six)."""
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmts.concepts import ConceptDistribution
 from mmts.errors import counted
-from mmts.evaluation.figures import extreme_classes
+from mmts.evaluation.figures import extremes
 from mmts.evaluation.judgement_file import SIDES
 from mmts.evaluation.results import Gap, query_scores
 from mmts.metrics import bootstrap_interval, seeded_bootstrap_interval
@@ -46,40 +46,33 @@ def concept_section(contents: Contents, finding: Finding) -> dict[str, Any]:
     """Draw recall by concept size in both directions, and compare the rules concept by concept."""
     charts: list[tuple[str, Markup, Markup]] = []
     absent: dict[str, list[str]] = {}
-    by_side = [find_queries(contents, side) for side in SIDES]
-    for title, queries in zip(map(in_title, contents.directions), by_side, strict=True):
+    changes, changes_absent, num_unknown = [], "", 0
+    for side, title in zip(SIDES, map(in_title, contents.directions), strict=True):
+        queries = find_queries(contents, side)
         if isinstance(queries, str):
             absent.setdefault(queries, []).append(title)
+            changes_absent = queries if side == "text" else changes_absent
             continue
+        num_unknown += queries.num_unknown
+        if side == "text":
+            changes = [find_changes(contents, queries, verdict.number) for verdict in finding.verdicts]
         lines, places = lines_by_size(contents, queries)
         if len(places) < 2:
             absent.setdefault("there are too few queries to divide by concept size", []).append(title)
             continue
         draw = partial(size_panel, title, f"{contents.measure}, %", lines, places)
         charts.append((title, *wide_and_narrow(draw, f"size{len(charts)}")))
-    text_queries = by_side[0]
-    changes = []
-    if not isinstance(text_queries, str):
-        changes = [find_changes(contents, text_queries, verdict.number) for verdict in finding.verdicts]
-    return {
-        "size_charts": charts,
-        "num_unknown": sum(queries.num_unknown for queries in by_side if isinstance(queries, Queries)),
-        "size_absent": absent,
-        "changes_absent": text_queries if isinstance(text_queries, str) else "",
-        "concept_changes": changes,
-    }
+    of_changes = {"concept_changes": changes, "changes_absent": changes_absent}
+    return {"size_charts": charts, "num_unknown": num_unknown, "size_absent": absent, **of_changes}
 
 
 def find_queries(contents: Contents, side: str) -> Queries | str:
-    """Return the "text" or "media" queries of all runs, or the reason why they cannot be shown by concept.
-
-    The concept of a medium is that of its first caption.
-    """
+    """Return the "text" or "media" queries of all runs, or the reason why they cannot be shown by concept."""
     judged, distribution = [group.judged for group in contents.groups], contents.distributions[0]
     first = judged[0][0]
     if not all(run.has(contents.measure) for runs in judged for run in runs):
         return f"some runs were evaluated without {contents.measure}"
-    if distribution is None or "text_concepts" not in first.arrays:
+    if distribution is None:
         return "the first run does not say to which concepts its queries belong"
     concepts = first.concepts[SIDES.index(side)]
     if concepts is None:
@@ -103,16 +96,14 @@ def size_bins(sizes: Tensor) -> list[Tensor]:
     [40, 35]
     """
     least = max(_LEAST_IN_BIN, len(sizes) // _BINS)
-    bins: list[Tensor] = []
-    rows = torch.zeros(0, dtype=torch.int64)
-    for size in torch.unique(sizes):
-        rows = torch.cat([rows, (sizes == size).nonzero()[:, 0]])
-        if len(rows) >= least:
-            bins.append(rows)
-            rows = rows[:0]
-    if len(rows) >= _LEAST_IN_BIN or not bins:
-        return [*bins, rows]
-    return [*bins[:-1], torch.cat([bins[-1], rows])]
+    ordered, order = sizes.sort(stable=True)
+    starts = [0]
+    for end in torch.unique(ordered, return_counts=True)[1].cumsum(0).tolist():
+        if end - starts[-1] >= least:
+            starts.append(end)
+    if len(starts) > 1 and len(sizes) - starts[-1] < _LEAST_IN_BIN:
+        starts.pop()  # too few remain for a bin of their own
+    return list(order.tensor_split(starts[1:]))
 
 
 def lines_by_size(contents: Contents, queries: Queries) -> tuple[list[Line], list[str]]:
@@ -137,8 +128,7 @@ def lines_by_size(contents: Contents, queries: Queries) -> tuple[list[Line], lis
 def find_changes(contents: Contents, queries: Queries, number: int) -> dict[str, Any]:
     """Compare a rule with the first in every concept with at least `least` queries, the largest gain first.
 
-    by_chance: the median over draws of the largest gain, in points, if the two rules were equal; `are_dealt` tells
-    whether that includes the spread over seeds. charts: wide and narrow.
+    by_chance: the largest gain, in points, if the two rules were equal; are_dealt: whether seeds are a part of it.
     """
     distribution, groups = queries.distribution, queries.distribution.concept_groups()
     counts = torch.bincount(queries.concepts, minlength=distribution.num_concepts)
@@ -149,11 +139,17 @@ def find_changes(contents: Contents, queries: Queries, number: int) -> dict[str,
     for concept in concepts.tolist():
         rows = queries.concepts == concept
         low, high = seeded_bootstrap_interval(first[:, rows], other[:, rows], clusters=queries.clusters[rows])
-        means = {"first": 100 * float(first[:, rows].mean()), "other": 100 * float(other[:, rows].mean())}
-        gap = Gap(means["other"] - means["first"], 100 * low, 100 * high)
-        about = {"name": clean(distribution.names[concept], 60), "size": int(distribution.sizes[concept])}
+        means = [100 * float(scores[:, rows].mean()) for scores in (first, other)]
         changes.append(
-            {**about, "group": int(groups[concept]), "num_queries": int(counts[concept]), **means, "gap": gap}
+            {
+                "name": clean(distribution.names[concept], 60),
+                "size": int(distribution.sizes[concept]),
+                "group": int(groups[concept]),
+                "num_queries": int(counts[concept]),
+                "first": means[0],
+                "other": means[1],
+                "gap": Gap(means[1] - means[0], 100 * low, 100 * high),
+            }
         )
     changes.sort(key=lambda change: -change["gap"].mean)
     result: dict[str, Any] = {"number": number, "least": least, "concepts": changes}
@@ -169,12 +165,10 @@ def find_changes(contents: Contents, queries: Queries, number: int) -> dict[str,
 def largest_by_chance(first: Tensor, other: Tensor, concepts: Tensor, clusters: Tensor) -> float:
     """Return the median of the largest mean gain of any concept that chance alone gives (docs/method.md, 7.5).
 
-    first (S, Q), other (T, Q): scores of two rules, one row per seed; concepts (Q,), clusters (Q,). If the rules are
-    equal, each run could belong to either. So the runs are dealt to the two rules at random, 500 times, and the largest
-    gain is kept each time. If a rule has fewer than three runs, the scores of each cluster are dealt instead, which
-    leaves out the effect of a seed on all queries of a concept together.
-    Source: Nichols and Holmes, Nonparametric permutation tests for functional neuroimaging, 2002 (the maximum as the
-    statistic).
+    first (S, Q), other (T, Q): scores of two rules, one row per seed; concepts (Q,), clusters (Q,). The runs are dealt
+    to the two rules at random, 500 times, and the largest gain is kept each time; if a rule has fewer than three runs,
+    the scores of each cluster are dealt instead, which leaves out the effect of a seed on a whole concept.
+    Source: Nichols and Holmes, Nonparametric permutation tests for functional neuroimaging, 2002.
 
     >>> largest_by_chance(torch.zeros(1, 4), torch.zeros(1, 4), torch.tensor([0, 0, 1, 1]), torch.arange(4))
     0.0
@@ -200,13 +194,13 @@ def largest_by_chance(first: Tensor, other: Tensor, concepts: Tensor, clusters: 
 
 def class_tables(contents: Contents) -> list[dict[str, Any]]:
     """Return for every label the values that the first rule answers worst and best."""
-    tables, first = [], contents.groups[0]
+    tables, place = [], (contents.directions[0], contents.measure)
     for label in contents.labels:
-        metrics = contents.metrics["labels"][label]
-        figure_of = partial(first.class_figure, label, direction=contents.directions[0], measure=contents.measure)
-        means = {value: figure.mean for value in metrics["classes"] if (figure := figure_of(value)) is not None}
-        lowest, highest = extreme_classes(metrics, means.get)
+        classes = contents.metrics["labels"][label]["classes"]
+        figures = {value: contents.groups[0].class_figure(label, value, *place) for value in classes}
+        means = {value: figure.mean for value, figure in figures.items() if figure is not None}
+        lowest, highest = extremes(means, {value: classes[value]["num_queries"] for value in means})
         if lowest:
             parts = (("lowest", lowest), ("highest", highest))
-            tables.append({"label": label, "classes": metrics["classes"], "parts": parts})
+            tables.append({"label": label, "classes": classes, "parts": parts})
     return tables

@@ -12,13 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
+from pathlib import Path
 from typing import Any, TypeVar
 from xml.etree import ElementTree
 
+import numpy as np
 from markupsafe import Markup
 
 from mmts.errors import counted
 from mmts.evaluation.results import PARTS, Figure, Gap
+from mmts.files import atomic_write
 from mmts.report.contents import Contents
 from mmts.report.wording import in_title, interval_in_words, isolated, signed
 
@@ -46,6 +49,12 @@ class Line:
     low: list[float]
     high: list[float]
 
+    @classmethod
+    def over_seeds(cls, name: str, number: int, x: list[float], values: Sequence[Sequence[float]]) -> "Line":
+        """Return the mean of each column of values, one row per seed, with the least and the largest as its band."""
+        rows = np.array(values)
+        return cls(name, number, x, rows.mean(axis=0).tolist(), rows.min(axis=0).tolist(), rows.max(axis=0).tolist())
+
 
 def wide_and_narrow(draw: Callable[[str, int], Markup], identifier: str, wide: int = 504) -> tuple[Markup, Markup]:
     """Draw a chart twice, for a desktop and for a phone: `draw` takes an identifier and a width in pixels."""
@@ -57,8 +66,7 @@ def training_panel(
 ) -> Markup:
     """Draw a figure over training, with bands; `form` formats its values, `what` names the chart to a screen reader.
 
-    Lines are rules. If `top`, the end of the vertical axis, is given, they are head, mid and tail, or a single line for
-    all samples.
+    Lines are rules; with `top`, the end of the vertical axis, they are head, mid and tail, or one for all samples.
     """
 
     def text(at: float, *values: float) -> str:
@@ -69,8 +77,7 @@ def training_panel(
     with drawing(340, 220) as axes:
         strokes, ranges = [_stroke(line.number) for line in lines], []
         if top is not None:
-            colors = [INK if len(lines) == 1 else GROUPS[line.number] for line in lines]
-            strokes = [{"color": color, "linewidth": 2} for color in colors]
+            strokes = [{"color": INK if len(lines) == 1 else GROUPS[line.number], "linewidth": 2} for line in lines]
         tooltips = _draw_lines(axes, lines, strokes, text, 100)
         for line in lines:
             least, most, last = map(form.format, (min(line.mean), max(line.mean), line.mean[-1]))
@@ -91,8 +98,7 @@ def interpolation_panel(
     with drawing(width, 260) as axes:
         for share in chosen:
             axes.axvline(share, color=MUTED, linewidth=1)
-        markers = ({"marker": MARKERS[shape(line.number)], "markersize": 5} for line in lines)
-        strokes = [_stroke(line.number) | marker for line, marker in zip(lines, markers, strict=True)]
+        strokes = [_stroke(line.number) | {"marker": MARKERS[shape(line.number)], "markersize": 5} for line in lines]
         tooltips = _draw_lines(axes, lines, strokes, lambda at, mean, *_: f"{mean:.1f} %\na = {at:g}")
         ranges = [f"{line.name} from {line.mean[0]:.1f} % to {line.mean[-1]:.1f} %" for line in lines]
         axes.set_xlabel("a, the share of the tuned weights")
@@ -121,10 +127,8 @@ def size_panel(
             ]
         _size_axis(axes, lines[0].x[0], lines[0].x[-1])
         _finish(axes, ylabel, 5)
-        ends = "; ".join(
-            f"{line.name} goes from {line.mean[0]:.1f} % at the smallest to {line.mean[-1]:.1f} % at the largest"
-            for line in lines
-        )
+        form = "{} goes from {:.1f} % at the smallest to {:.1f} % at the largest"
+        ends = "; ".join(form.format(line.name, line.mean[0], line.mean[-1]) for line in lines)
         return inline_svg(axes, identifier, f"{title}: {ylabel} by concept size. {ends}", tooltips)
 
 
@@ -139,16 +143,14 @@ def change_panel(changes: Sequence[Mapping[str, Any]], ylabel: str, identifier: 
                 change["size"], gap.mean, marker="o", markersize=8, color=color, markeredgewidth=1.6, gid=gid,
                 markerfacecolor=color if gap.is_clear else PAPER, linestyle="none", clip_on=False,
             )  # fmt: skip
-            tooltips[gid] = [
-                f"{signed(gap.mean)} points, interval {interval_in_words(gap)}, "
-                f"{counted(change['num_queries'], 'query', 'queries')}\n"
-                f"{isolated(change['name'])} ({counted(change['size'], 'training sample')})"
-            ]
+            text = f"{signed(gap.mean)} points, interval {interval_in_words(gap)}"
+            text += f", {counted(change['num_queries'], 'query', 'queries')}\n{isolated(change['name'])}"
+            tooltips[gid] = [f"{text} ({counted(change['size'], 'training sample')})"]
         sizes, differences = [change["size"] for change in changes], [change["gap"].mean for change in changes]
         _size_axis(axes, min(sizes), max(sizes))
         _finish(axes, ylabel, 6)
-        span = f"from {min(differences):.1f} to {max(differences):.1f}"
-        label = f"{ylabel} of {counted(len(changes), 'concept')} by size: {span}"
+        label = f"{ylabel} of {counted(len(changes), 'concept')} by size: "
+        label += f"from {min(differences):.1f} to {max(differences):.1f}"
         return inline_svg(axes, identifier, label, tooltips, read="xy")
 
 
@@ -158,11 +160,12 @@ def dot_charts(
     """Draw the figures of all rules, or their differences to the first, for each direction that has any."""
     drawn = []
     for at, direction in enumerate(contents.directions):
-        values: list[tuple[str | None, int, Figure | Gap | None]] = []
+        rows: list[tuple[str, int, Figure | Gap]] = []
         for part, (number, group) in itertools.product(PARTS, enumerate(contents.groups)):
             figure = group.figure(direction, contents.measure, part)
-            values.append((part, number, contents.gap(number, direction, part) if are_gaps else figure))
-        if rows := [(part, number, value) for part, number, value in values if value is not None]:
+            if (value := contents.gap(number, direction, part) if are_gaps else figure) is not None:
+                rows.append((part or "all", number, value))
+        if rows:
             draw = partial(_dot_panel, contents, direction, rows, xlabel)
             drawn.append((in_title(direction), *wide_and_narrow(draw, f"{identifier}{at}")))
     return drawn
@@ -171,19 +174,19 @@ def dot_charts(
 def _dot_panel(
     contents: Contents,
     direction: str,
-    rows: Sequence[tuple[str | None, int, Figure | Gap]],
+    rows: Sequence[tuple[str, int, Figure | Gap]],
     xlabel: str,
     identifier: str,
     width: int,
 ) -> Markup:
     """Draw rows of dots in blocks, one block per part of the queries.
 
-    A difference is a line from the low to the high end of its interval, and a dot that is filled if the interval leaves
-    out 0. Of a figure, small marks are seeds and the upright stroke is their mean; a single run is a mark alone.
+    A difference is a line along its interval and a dot, filled if the interval leaves out 0. Of a figure, small marks
+    are seeds and the upright stroke is their mean; a single run is a mark alone.
     """
     places: dict[str, list[float]] = {}  # the heights of the rows of each part, downward
     for at, (part, _, _) in enumerate(rows):
-        block = places.setdefault(part or "all", [])
+        block = places.setdefault(part, [])
         block.append(_ROW * at + _BETWEEN_PARTS * (len(places) - 1))
     heights = [height for block in places.values() for height in block]
     with drawing(width, heights[-1] + _ROW + 56) as axes:
@@ -205,8 +208,8 @@ def _dot_panel(
                 if len(seeds) > 1:
                     axes.vlines(value.mean, y - 6, y + 6, color=color, linewidth=3)
             axes.plot(value.mean, y, markersize=size, gid=gid, **style)
-            tooltips[gid] = [f"{isolated(group.name)}: {text}\n{part or 'all'}"]
-            values.append(f"{group.name}, {part or 'all'}: {text}")
+            tooltips[gid] = [f"{isolated(group.name)}: {text}\n{part}"]
+            values.append(f"{group.name}, {part}: {text}")
         axes.set_ylim(heights[-1] + _ROW / 2 + 4, -_ROW / 2 - 4)
         axes.set_yticks([sum(block) / len(block) for block in places.values()], list(places))
         axes.tick_params(axis="y", labelcolor=INK, pad=6)
@@ -287,10 +290,7 @@ def shape(number: int) -> int:
 
 @contextmanager
 def drawing(width: float, height: float, ink: str = INK, muted: str = MUTED, line: str = LINE) -> Iterator[Any]:
-    """Yield the axes of an empty figure of `width` x `height` pixels in the page's style, whatever matplotlibrc says.
-
-    ink, muted, line: the colors of text, of labels, and of axes and grid.
-    """
+    """Yield the axes of an empty figure, in pixels; ink, muted, line: colors of text, of labels, of axes and grid."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -306,15 +306,23 @@ def drawing(width: float, height: float, ink: str = INK, muted: str = MUTED, lin
         yield Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained").add_subplot()
 
 
+@contextmanager
+def picture(path: Path, width: float, height: float) -> Iterator[Any]:
+    """Yield the axes of an empty figure, as `drawing` does, and write what the body draws as a PNG file."""
+    with drawing(width, height, ink="#222222", muted="#444444", line="#dddddd") as axes, atomic_write(path) as file:
+        figure = axes.figure
+        yield axes
+        figure.savefig(file, format="png", dpi=125, facecolor="white")
+
+
 def inline_svg(
     axes: Any, identifier: str, label: str, tooltips: Mapping[str, Sequence[str]], read: str = "x"
 ) -> Markup:
     """Return the figure of `axes` (from `drawing`) as an <svg> element to stand inside HTML.
 
-    `identifier` starts every id in it, so that charts on one page do not clash; a screen reader reads out `label`.
-    `tooltips` maps the gid of an artist drawn with markers to one text per marker, in order. Markers whose gid starts
-    with "hover-" show only when the pointer is on them. `read` is the axis along which page.js looks for the point
-    nearest to the pointer: "x", "y" or "xy".
+    `identifier` starts every id in it; a screen reader reads out `label`. `tooltips` maps the gid of an artist drawn
+    with markers to one text per marker; if it starts with "hover-", markers show only when the pointer is on them.
+    page.js looks along `read` for the point nearest to the pointer: "x", "y" or "xy".
     """
     text = io.StringIO()
     axes.figure.savefig(text, format="svg")

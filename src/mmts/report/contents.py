@@ -4,7 +4,6 @@ The finding is derived from the figures, and never claims more than they support
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from mmts.concepts import ConceptDistribution
 from mmts.errors import DataError, InputError
 from mmts.evaluation.measures import shown_measures
 from mmts.evaluation.results import Figure, Gap, Results, read_results
-from mmts.recipe.run_directory import RunDirectory
 from mmts.report.wording import clean, interval_in_words, isolated, listed, signed
 
 
@@ -47,20 +45,21 @@ class Contents(Results):
 
 
 def read_contents(paths: Sequence[Path], names: Sequence[str] | None = None) -> Contents:
-    """Read runs; raises RunError if none of the paths is a judged run, or if runs were judged on different queries."""
+    """Read runs as `read_results` does, and give the groups names that fit on the page."""
     results = read_results(paths, names)
     shown = [clean(group.name, 60) for group in results.groups]
     if len({*shown}) < len(shown):  # names that differ only beyond the cut
         shown = [f"{number}: {name}" for number, name in enumerate(shown, start=1)]
     groups = tuple(replace(group, name=name) for group, name in zip(results.groups, shown, strict=True))
-    distributions = tuple(_distribution(RunDirectory(group.paths[0]).concepts_file) for group in groups)
+    distributions = tuple(_distribution(group.runs[0].run.concepts_file) for group in groups)
     return Contents(groups, results.labels, results.notes, distributions)
 
 
 def _distribution(file: Path) -> ConceptDistribution | None:
-    with suppress(DataError, InputError):
+    try:
         return ConceptDistribution.load(file) if file.exists() else None
-    return None
+    except (DataError, InputError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -88,13 +87,13 @@ class Verdict:
 
     def certainty(self) -> str:
         """Return the end of a sentence that names the difference: whether chance alone would explain it."""
-        text = ""
+        text, joint = "", ","
         if self.spread is not None:
-            text = f", {'more than' if self.outside_spread else 'within'} the spread over seeds"
+            text, joint = f", {'more than' if self.outside_spread else 'within'} the spread over seeds", " and"
         if self.gap is not None:
-            agrees = self.outside_spread in (None, self.gap.is_clear)
-            text += f"{', though' if not agrees else ' and' if text else ','} with an interval over queries that "
-            text += "leaves out 0" if self.gap.is_clear else "includes 0"
+            joint = joint if self.outside_spread in (None, self.gap.is_clear) else ", though"
+            ends = "leaves out 0" if self.gap.is_clear else "includes 0"
+            text += f"{joint} with an interval over queries that {ends}"
         return text
 
 
@@ -179,18 +178,15 @@ def _tail_sentence(contents: Contents, best: Verdict | None) -> str:
 
 
 def _other_direction(contents: Contents, best: Verdict | None) -> str:
-    known = listed(
-        [
-            f"{figure} %" + (f" ({_name(contents, number)})" if best else "")
-            for number in ([0, best.number] if best else [0])
-            if (figure := contents.groups[number].figure(contents.directions[1], contents.measure)) is not None
-        ]
-    )
+    known = []
+    for number in [0, best.number] if best else [0]:
+        if (figure := contents.groups[number].figure(contents.directions[1], contents.measure)) is not None:
+            known.append(f"{figure} %" + (f" ({_name(contents, number)})" if best else ""))
     if not known:
         return ""
     if contents.measure == "mAP":
-        return f"In the other direction, from {contents.kind} to text, mAP is {known}."
-    return f"In the other direction, a right caption comes first for {known} of the {contents.kind}s."
+        return f"In the other direction, from {contents.kind} to text, mAP is {listed(known)}."
+    return f"In the other direction, a right caption comes first for {listed(known)} of the {contents.kind}s."
 
 
 def _outcome(contents: Contents, figure: Figure) -> str:

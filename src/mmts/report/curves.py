@@ -1,10 +1,10 @@
 """Curves over training: the temperature or margin of head, mid and tail, the loss, and recall on val."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ def rule_in_words(recipe: Recipe, own_objects: Mapping[str, str] = {}) -> str:
 def value_word(group: RunGroup) -> str:
     """Return what a rule sets, "temperature" or "margin"; of an objective given as an object, what the run logged."""
     if "objective" in group.own_objects:
-        logged = next(RunDirectory(group.paths[0]).log_lines(), {})
+        logged = next(group.runs[0].run.log_lines(), {})
         return "margin" if "margin" in logged and "temperature" not in logged else "temperature"
     return str(group.recipe.objective.component.value_name)
 
@@ -62,11 +62,8 @@ def value_word(group: RunGroup) -> str:
 def value_curve(group: RunGroup, distribution: ConceptDistribution | None) -> tuple[list[Line], bool]:
     """Return a rule's temperature or margin over training, and whether it comes from the first run's log.
 
-    A pretrained pair as it is was not trained and has none.
-
     It is computed if the recipe's rule was used and neither learns nor looks at the batch: mean, minimum and maximum of
-    head, mid and tail. The log has only the means of the groups. A single line stands for all samples if they have the
-    same values.
+    head, mid and tail, or a single line if all samples have the same values. Without training there is none.
     """
     if group.is_start or group.recipe.model.is_untouched:
         return [], False
@@ -77,7 +74,7 @@ def value_curve(group: RunGroup, distribution: ConceptDistribution | None) -> tu
             policy = build(section, RunFacts(distribution, 0, 0, group.recipe.model.width or 0, _no_captions))
             if not policy.uses_similarity and not list(policy.parameters()):
                 return _merged(_computed(policy, distribution)), False
-    return _merged(_logged(word, group.paths[0])), True
+    return _merged(_logged(word, group.runs[0].run)), True
 
 
 def _no_captions(k: int) -> torch.Tensor:
@@ -102,18 +99,18 @@ def _computed(policy: Policy, distribution: ConceptDistribution) -> list[Line]:
     return lines
 
 
-def _logged(word: str, path: Path) -> list[Line]:
+def _logged(word: str, run: RunDirectory) -> list[Line]:
     """Read the means of the groups in each batch, or the mean of all samples from a log that does not know groups."""
     points: dict[str, list[tuple[float, float]]] = {name: [] for name in GROUP_NAMES}
-    for line in RunDirectory(path).log_lines():
+    for line in run.log_lines():
         if word in line:
             known = {name: values[word] for name, values in line.get("groups", {}).items() if word in values}
             for name, value in (known or dict.fromkeys(GROUP_NAMES, line[word]["mean"])).items():
                 points[name].append((line["progress"], value))
     lines = []
-    for number, (name, logged) in enumerate(points.items()):
-        if logged:
-            progress, means = map(list, zip(*thinned(logged, _POINTS), strict=True))
+    for number, name in enumerate(GROUP_NAMES):
+        if points[name]:
+            progress, means = map(list, zip(*thinned(points[name], _POINTS), strict=True))
             lines.append(Line(name, number, progress, means, means, means))
     return lines
 
@@ -140,21 +137,19 @@ def _over_seeds(
     number: int, group: RunGroup, read: Callable[[dict[str, Any]], float | None], num_bins: int | None = None
 ) -> Line | None:
     """Average what `read` finds in the log lines of each seed, within bins of progress if any, then over seeds."""
-    runs = []
-    for path in group.paths:
+    means = []
+    for run in group.runs:
         values: dict[float, float] = {}  # of a step that is logged again, the later one
-        for line in RunDirectory(path).log_lines():
+        for line in run.run.log_lines():
             value = read(line)
             if value is not None and math.isfinite(value):  # a skipped step logs NaN
                 values[line["progress"]] = value
-        bins: dict[float, list[float]] = {}
+        bins = defaultdict(list)
         for progress, value in values.items():
             at = progress if num_bins is None else (min(int(progress * num_bins), num_bins - 1) + 0.5) / num_bins
-            bins.setdefault(at, []).append(value)
-        runs.append({at: sum(inside) / len(inside) for at, inside in bins.items()})
-    progresses = sorted(set.intersection(*map(set, runs)))
+            bins[at].append(value)
+        means.append({at: sum(inside) / len(inside) for at, inside in bins.items()})
+    progresses = sorted(set.intersection(*map(set, means)))
     if len(progresses) < 2:
         return None
-    means = np.array([[run[progress] for progress in progresses] for run in runs])
-    mean, low, high = (row.tolist() for row in (means.mean(axis=0), means.min(axis=0), means.max(axis=0)))
-    return Line(group.name, number, progresses, mean, low, high)
+    return Line.over_seeds(group.name, number, progresses, [[run[at] for at in progresses] for run in means])

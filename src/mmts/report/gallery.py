@@ -1,12 +1,11 @@
 """A dozen text queries with the media found for them, and a dozen media with the captions, correct ones marked."""
 
 import random
+from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from mmts.concepts.distribution import GROUP_NAMES
-from mmts.data.records import Medium
 from mmts.evaluation.judgement_file import SIDES, Judged
 from mmts.report.contents import Contents
 from mmts.report.pictures import data_uri
@@ -25,31 +24,30 @@ class Pictures:
     """
 
     def __init__(self, judged: Judged) -> None:
-        self._meta = judged.meta
+        self._judged = judged
         self._first_caption = {owner: row for row, owner in reversed(list(enumerate(judged.owner.tolist())))}
         self.sources: dict[int, str | None] = {}
 
     def __call__(self, medium: int, longest: int) -> dict[str, Any]:
         """Return the first caption of a medium, cut at `longest`, as `text`, and its picture as `source`."""
         if medium not in self.sources:
-            self.sources[medium] = data_uri(medium_of(self._meta, medium), _SIDE)
+            self.sources[medium] = data_uri(self._judged.medium(medium), _SIDE)
         return {"text": self.caption(medium, longest), "source": self.sources[medium]}
 
     def caption(self, medium: int, longest: int) -> str:
         """Return the first caption of a medium, cut at `longest`; "" if it has none."""
         row = self._first_caption.get(medium)
-        return "" if row is None else clean(self._meta["captions"][row], longest)
+        return "" if row is None else clean(self._judged.meta["captions"][row], longest)
 
 
 def make_gallery(contents: Contents, rules: Sequence[int]) -> dict[str, Any]:
     """Show the results of the first run of each of `rules` (numbers) for the same queries.
 
     texts, media: the queries of each direction, with their group, the number of their concept (None if unknown), and
-    each rule's first results and rank of the first correct one. source: the picture of a medium as a data URI; None if
-    it has none, as `num_missing` media do. are_features: whether all media are features, which have no picture.
+    each rule's first results and rank of the first correct one.
     """
     runs = [contents.groups[number].runs[0].judged for number in rules]
-    meta, arrays, distribution = runs[0].meta, runs[0].arrays, contents.distributions[0]
+    meta, distribution = runs[0].meta, contents.distributions[0]
     captions, shown_medium = meta["captions"], Pictures(runs[0])
 
     def shown_caption(caption: int, longest: int) -> dict[str, Any]:
@@ -57,19 +55,15 @@ def make_gallery(contents: Contents, rules: Sequence[int]) -> dict[str, Any]:
 
     def query(side: str, row: int) -> dict[str, Any]:
         shown, result = (shown_caption, shown_medium) if side == "text" else (shown_medium, shown_caption)
-        concepts = runs[0].concepts[SIDES.index(side)] if distribution and "text_concepts" in arrays else None
+        concepts = runs[0].concepts[SIDES.index(side)]
         concept = -1 if concepts is None else int(concepts[row])
         is_known = distribution is not None and 0 <= concept < distribution.num_concepts
-        answers = []
+        answers, longest = [], 80 if side == "text" else 160
         for number, run in zip(rules, runs, strict=True):
             top, right = (run.arrays[f"{side}_{name}"][row][:_SHOWN].tolist() for name in ("top", "top_relevant"))
-            hits = [
-                {**result(at, 80 if side == "text" else 160), "is_right": is_right}
-                for at, is_right in zip(top, right, strict=True)
-                if at >= 0
-            ]
+            hits = [{**result(at, longest), "is_right": is_right} for at, is_right in zip(top, right, strict=True)]
             answers.append({"number": number, "hits": hits, "rank": int(run.arrays[f"{side}_ranks"][row])})
-        group = GROUP_NAMES[int(arrays[f"{side}_groups"][row])]
+        group = GROUP_NAMES[int(runs[0].arrays[f"{side}_groups"][row])]
         return {**shown(row, 160), "group": group, "concept": concept if is_known else None, "answers": answers}
 
     return {
@@ -82,33 +76,20 @@ def make_gallery(contents: Contents, rules: Sequence[int]) -> dict[str, Any]:
 
 
 def choose_queries(runs: Sequence[Judged], side: str, names: Sequence[str]) -> list[int]:
-    """Draw queries with a fixed seed, as evenly as possible from head, mid and tail and from right and wrong answers.
+    """Draw "text" or "media" queries, as evenly as possible from head, mid and tail and from right and wrong answers.
 
-    side: "text" or "media". An answer is right if at least one of the runs puts a correct result first, which favors no
-    run. Of queries with equal names, only one is chosen.
+    An answer is right if at least one run puts a correct result first. Of queries with equal names, one is chosen.
     """
     groups = runs[0].arrays[f"{side}_groups"].tolist()
     rows = list(range(len(groups)))
     random.Random(_SEED).shuffle(rows)
-    piles: dict[tuple[int, bool], list[int]] = {}
-    seen: set[str] = set()
+    piles, seen = defaultdict(list), set[str]()
     for row in rows:
         if names[row] not in seen:  # to a reader, a caption that images share is one query
             is_wrong = all(run.arrays[f"{side}_ranks"][row] != 1 for run in runs)
-            piles.setdefault((groups[row], is_wrong), []).append(row)
+            piles[groups[row], is_wrong].append(row)
             seen.add(names[row])
     chosen: list[int] = []
     for depth in range(_QUERIES):
         chosen += [pile[depth] for _, pile in sorted(piles.items()) if depth < len(pile)][: _QUERIES - len(chosen)]
     return sorted(chosen, key=lambda row: (groups[row], chosen.index(row)))
-
-
-def medium_of(meta: dict[str, Any], number: int) -> Medium:
-    """Return a medium from its description in a judgement."""
-    segment: Any = meta["media_segments"][number] if "media_segments" in meta else [None] * 4
-    start, end, first, last = segment
-    frames = None if first is None else (first, last)
-    member = meta["media_members"][number] if "media_members" in meta else None
-    member = None if member is None else tuple(member)
-    name, path = meta["media_ids"][number], Path(meta["data"]) / meta["media_paths"][number]
-    return Medium(name, path, (), kind=meta["kind"], start=start, end=end, frames=frames, member=member)

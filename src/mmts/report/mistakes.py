@@ -1,16 +1,15 @@
 """What is answered in place of tail concepts, and what to mend in the data: repeated pictures, wrong captions."""
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
 from typing import Any
 
 import numpy as np
 
 from mmts.concepts.distribution import TAIL
 from mmts.evaluation.judgement_file import Judged
-from mmts.evaluation.mismatch import LEAST_MEDIA, SUSPECTED
+from mmts.evaluation.mismatch import LEAST_MEDIA, SUSPECTED, Mismatches
 from mmts.report.contents import Contents
-from mmts.report.gallery import Pictures, medium_of
+from mmts.report.gallery import Pictures
 from mmts.report.pictures import thumbnail
 from mmts.report.wording import clean
 
@@ -31,91 +30,84 @@ def mistakes_section(contents: Contents) -> dict[str, Any]:
     concepts with the most mistakes. examples: a caption, the right picture and the answer. repeated: pairs of media
     that are nearly the same picture under other captions. suspected: captions that may be wrong, the worst first.
     """
-    group = contents.groups[0]
-    judged, distribution = group.runs[0].judged, contents.distributions[0]
-    mismatches = judged.mismatches
+    run, distribution = contents.groups[0].runs[0], contents.distributions[0]
+    judged, meta, arrays = run.judged, run.judged.meta, run.judged.arrays
+    captions, ids, mismatches = meta["captions"], meta["media_ids"], run.judged.mismatches
     if mismatches is None:
-        reasons = {
-            "with graded relevance, no caption is a medium's own": judged.meta["relevance"] == "graded",
-            f"it takes at least {LEAST_MEDIA} media": len(judged.meta["media_ids"]) < LEAST_MEDIA,
-        }
-        old = f"judgement.npz is of an older version; `mmts evaluate {group.runs[0].given}` writes it again"
-        return {"absent": next((why for why, applies in reasons.items() if applies), old)}
-    captions, owner, pictures = judged.meta["captions"], judged.owner.tolist(), Pictures(judged)
-    scores = mismatches.scores.numpy()
-    of_media = np.full(len(judged.meta["media_ids"]), -np.inf)
-    np.maximum.at(of_media, owner, scores)
-    pairs, unread = _same_pictures(judged)
-    twins = {(a, b) for pair in pairs for a, b in (pair, pair[::-1])}
-    of_text, of_first_caption = judged.concepts
-    assert of_first_caption is not None  # relevance is not graded
-    concepts, media_concepts = of_text.tolist(), of_first_caption.tolist()
+        absent = f"judgement.npz is of an older version; `mmts evaluate {run.given}` writes it again"
+        if len(ids) < LEAST_MEDIA:
+            absent = f"it takes at least {LEAST_MEDIA} media"
+        if meta["relevance"] == "graded":
+            absent = "with graded relevance, no caption is a medium's own"
+        return {"absent": absent}
+    owner, scores, pictures = judged.owner.numpy(), mismatches.scores.numpy(), Pictures(judged)
+    of_text, of_media = judged.concepts
+    assert of_media is not None  # relevance is not graded
+    concepts, media_concepts = of_text.numpy(), of_media.numpy()
+    pairs, unread = _same_pictures(judged, mismatches)
 
-    def kind_of(row: int, answer: int) -> int:
-        if (owner[row], answer) in twins:
-            return 0
-        if max(scores[row], of_media[answer]) > SUSPECTED:
-            return 1
-        return 2 if concepts[row] != media_concepts[answer] else 3
-
-    texts = defaultdict(set)
-    for row, medium in enumerate(owner):
-        texts[medium].add(captions[row])
-    tail = np.flatnonzero(judged.arrays["text_groups"] == TAIL).tolist()
-    is_right = judged.arrays["text_top_relevant"][:, 0]
-    wrong = {row: int(judged.arrays["text_top"][row, 0]) for row in tail if not is_right[row]}
-    kinds = {row: kind_of(row, answer) for row, answer in wrong.items()}
-    counts = Counter(kinds.values())
-
-    names = () if distribution is None else distribution.names
+    tail = np.flatnonzero(arrays["text_groups"] == TAIL)
+    wrong = tail[~arrays["text_top_relevant"][tail, 0]]
+    right, answer = owner[wrong], arrays["text_top"][wrong, 0]
+    worst = np.full(len(ids), -np.inf)  # score of each medium's captions
+    np.maximum.at(worst, owner, scores)
+    ends = zip(np.minimum(right, answer).tolist(), np.maximum(right, answer).tolist(), strict=True)
+    applies = [
+        np.array([pair in pairs for pair in ends], dtype=bool),
+        np.maximum(scores[wrong], worst[answer]) > SUSPECTED,
+        concepts[wrong] != media_concepts[answer],
+    ]
+    kinds = np.select(applies, range(3), 3)
 
     def name(concept: int) -> str:
-        return clean(names[concept], 60) if 0 <= concept < len(names) else "unknown"
+        is_known = distribution is not None and 0 <= concept < distribution.num_concepts
+        return clean(distribution.names[concept], 60) if distribution and is_known else "unknown"
 
-    by_concept = defaultdict(list)
-    for row in tail:
-        by_concept[concepts[row]].append(row)
-    failed = {concept: [row for row in rows if row in wrong] for concept, rows in by_concept.items()}
-    most = sorted(failed, key=lambda concept: (-len(failed[concept]), concept))[:_MOST_CONCEPTS]
-    rows_of_concepts: list[dict[str, Any]] = []
-    for concept in most:
-        answered = Counter(media_concepts[wrong[row]] for row in failed[concept] if kinds[row] == 2)
-        rows_of_concepts.append(
+    def texts(medium: int) -> set[str]:
+        return {captions[row] for row in np.flatnonzero(owner == medium)}
+
+    def named(medium: int) -> tuple[str, str]:
+        return clean(ids[medium], 60), pictures.caption(medium, 100)
+
+    mistakes = Counter(concepts[wrong].tolist())
+    of_concepts = []
+    for concept in sorted(mistakes, key=lambda concept: (-mistakes[concept], concept))[:_MOST_CONCEPTS]:
+        rows = concepts[wrong] == concept
+        taken_for = Counter(media_concepts[answer[rows & (kinds == 2)]].tolist())
+        of_concepts.append(
             {
                 "name": name(concept),
-                "queries": len(by_concept[concept]),
-                "kinds": [sum(kinds[row] == kind for row in failed[concept]) for kind in range(len(KINDS))],
-                "answered": [(name(other), count) for other, count in answered.most_common(2)],
+                "queries": int((concepts[tail] == concept).sum()),
+                "kinds": np.bincount(kinds[rows], minlength=len(KINDS)).tolist(),
+                "answered": [(name(other), count) for other, count in taken_for.most_common(2)],
             }
         )
-    chosen = [[row for row in wrong if kinds[row] == kind][:_EXAMPLES] for kind in range(len(KINDS))]
-    other = [(a, b) for a, b in pairs if texts[a] != texts[b]]
+    examples = np.concatenate([np.flatnonzero(kinds == kind)[:_EXAMPLES] for kind in range(len(KINDS))])
+    repeated = [(a, b) for a, b in pairs if texts(a) != texts(b)]
     suspected = np.argsort(-scores, kind="stable")[: int((scores > SUSPECTED).sum())].tolist()
-    ids = judged.meta["media_ids"]
     return {
         "absent": "",
         "num_tail": len(tail),
-        "kinds": [(kind, counts[number]) for number, kind in enumerate(KINDS)],
-        "concepts": [row for row in rows_of_concepts if sum(row["kinds"])],
+        "kinds": list(zip(KINDS, np.bincount(kinds, minlength=len(KINDS)).tolist(), strict=True)),
+        "concepts": of_concepts,
         "examples": [
             {
-                "kind": KINDS[kinds[row]],
-                "caption": clean(captions[row]),
-                "concepts": [name(concepts[row]), name(media_concepts[wrong[row]])],
-                "pictures": [pictures(owner[row], 160), pictures(wrong[row], 160)],
+                "kind": KINDS[kinds[at]],
+                "caption": clean(captions[wrong[at]]),
+                "concepts": [name(concepts[wrong[at]]), name(media_concepts[answer[at]])],
+                "pictures": [pictures(int(right[at]), 160), pictures(int(answer[at]), 160)],
             }
-            for rows in chosen
-            for row in rows
+            for at in examples
         ],
-        "num_repeated": len(other),
-        "repeated": [[pictures(a, 160), pictures(b, 160)] for a, b in other[:_SHOWN]],
-        "repeated_ids": [[_named(ids, pictures, medium) for medium in pair] for pair in other[:_LISTED]],
+        "num_repeated": len(repeated),
+        "repeated": [[pictures(medium, 160) for medium in pair] for pair in repeated[:_SHOWN]],
+        "repeated_ids": [list(map(named, pair)) for pair in repeated[:_LISTED]],
         "unread": unread,
         "num_suspected": len(suspected),
         "suspected": [
             {
                 "caption": clean(captions[row]),
-                "picture": pictures(owner[row], 160),
+                "picture": pictures(int(owner[row]), 160),
                 "near": pictures.caption(int(mismatches.nearest[owner[row]]), 160),
             }
             for row in suspected[:_SHOWN]
@@ -124,22 +116,17 @@ def mistakes_section(contents: Contents) -> dict[str, Any]:
     }
 
 
-def _named(ids: Sequence[str], pictures: Pictures, medium: int) -> tuple[str, str]:
-    return clean(ids[medium], 60), pictures.caption(medium, 100)
-
-
-def _same_pictures(judged: Judged) -> tuple[list[tuple[int, int]], int]:
-    """Return pairs of media that are nearly the same picture, and how many could not be compared."""
-    mismatches = judged.mismatches
-    assert mismatches is not None
+def _same_pictures(judged: Judged, mismatches: Mismatches) -> tuple[dict[tuple[int, int], None], int]:
+    """Return pairs of media that are nearly the same picture, in order, and how many could not be compared."""
     cosine, nearest = mismatches.cosine.numpy(), mismatches.nearest.tolist()
     alike = [medium for medium in np.argsort(-cosine, kind="stable").tolist() if cosine[medium] >= _ALIKE]
-    candidates = dict.fromkeys((min(at, nearest[at]), max(at, nearest[at])) for at in alike)
-    pairs, unread = [], 0
-    for pair in list(candidates)[:_MOST_COMPARED]:
-        first, second = (thumbnail(medium_of(judged.meta, medium)) for medium in pair)
+    candidates = list(dict.fromkeys((min(at, nearest[at]), max(at, nearest[at])) for at in alike))
+    pairs: dict[tuple[int, int], None] = {}
+    unread = max(0, len(candidates) - _MOST_COMPARED)
+    for pair in candidates[:_MOST_COMPARED]:
+        first, second = (thumbnail(judged.medium(medium)) for medium in pair)
         if first is None or second is None:
             unread += 1
         elif np.abs(first - second).mean() < _DIFFERENCE:
-            pairs.append(pair)
-    return pairs, unread + max(0, len(candidates) - _MOST_COMPARED)
+            pairs[pair] = None
+    return pairs, unread

@@ -4,7 +4,8 @@ import base64
 import hashlib
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from mmts.evaluation.classification import read_prompts
 from mmts.evaluation.measures import FOLDS, coverage_in_words, folds_in_words, shown_measures
 from mmts.evaluation.results import PARTS, JudgedRun, RunGroup
 from mmts.files import atomic_write
-from mmts.recipe.run_directory import RunDirectory, differences, dotted
+from mmts.recipe.run_directory import differences, dotted
 from mmts.report import charts
 from mmts.report.by_concept import class_tables, concept_section
 from mmts.report.classes import class_section
@@ -40,10 +41,9 @@ _LONGEST_FOLDER = 60
 def write_report(runs: Sequence[Path], out: Path, title: str | None = None, names: Sequence[str] | None = None) -> Path:
     """Write one self-contained HTML file about judged runs, and return its path.
 
-    runs: run directories. Runs whose recipes differ only in the seed make one rule with its spread, and the other rules
-    are compared with the first. names: one per rule, in order. A sentence on the page replaces what a run lacks
-    (concepts.npz, the log, validation figures, images). The same runs give the same file, byte for byte.
-    Raises RunError if no path is a judged run, or if the runs were judged on different queries.
+    runs: run directories; those whose recipes differ only in the seed make one rule, and the other rules are compared
+    with the first. names: one per rule, in order. A sentence on the page replaces what a run lacks. The same runs give
+    the same file, byte for byte. Raises RunError as `read_results` does.
     """
     contents = read_contents(runs, names)
     for note in contents.notes:
@@ -67,14 +67,12 @@ def _fill_in(contents: Contents, out: Path, title: str | None) -> str:
         "listed": listed,
     }
     template = environment.from_string(_resource("page.html"))
-    script, finding = _resource("page.js"), find(contents)
-    first_concepts = contents.distributions[0]
-    tail = None if first_concepts is None else LongTail(first_concepts)
+    script, finding, measure = _resource("page.js"), find(contents), contents.measure
+    tail = None if contents.distributions[0] is None else LongTail(contents.distributions[0])
     shown_rules = [0, *(verdict.number for verdict in finding.verdicts[:1])]
     names, folder = [group.name for group in contents.groups], contents.groups[0].recipe.data.path
-    metrics, measure = [metrics for group in contents.groups for metrics in group.metrics], contents.measure
-    tuned = [group for group in contents.groups if not group.is_start]
-    logs = [RunDirectory(path).log_lines() for group in tuned for path in group.paths]
+    metrics = [metrics for group in contents.groups for metrics in group.metrics]
+    logs = [run.run.log_lines() for group in contents.groups if not group.is_start for run in group.runs]
     return template.render(
         contents=contents,
         title=clean(title or listed(names) + (f" on {folder.name}" if folder is not None else "")),
@@ -107,7 +105,7 @@ def _fill_in(contents: Contents, out: Path, title: str | None) -> str:
         mistakes=mistakes_section(contents),
         changes=_changes(contents.groups),
         commands=_commands(contents, out),
-        versions=_versions(path for group in contents.groups for path in group.paths),
+        versions=_versions(contents),
         is_openmoji=_is_openmoji(contents),
     )
 
@@ -127,24 +125,20 @@ def _rules(contents: Contents) -> list[dict[str, str]]:
 
 def _values(contents: Contents) -> dict[str, Any]:
     """Draw the temperature or margin of each rule; rules with the same one share their axes."""
-    curves = []
-    tops: dict[str, float] = {}
+    curves, logged, tops = [], [], dict[str, float]()
     for group, concepts in zip(contents.groups, contents.distributions, strict=True):
         lines, is_logged = value_curve(group, concepts)
         if lines:
             word = value_word(group)
             tops[word] = max(tops.get(word, 0), *(max(line.high) for line in lines))
-            curves.append((group.name, word, lines, is_logged))
+            curves.append((group.name, word, lines))
+            logged += [group.name] if is_logged else []
     panels: list[tuple[str, Markup]] = []
-    for name, word, lines, _ in curves:
+    for name, word, lines in curves:
         what, top = f"{word.capitalize()} with {name}", 1.08 * tops[word]
         panels.append((name, charts.training_panel(what, word, lines, "{:.4f}", f"value{len(panels)}", top)))
-    return {
-        "values": panels,
-        "value_words": list(tops) or ["temperature"],
-        "logged": [name for name, _, _, is_logged in curves if is_logged],
-        "has_bands": any(line.low != line.high for _, _, lines, _ in curves for line in lines),
-    }
+    has_bands = any(line.low != line.high for _, _, lines in curves for line in lines)
+    return {"values": panels, "value_words": [*tops] or ["temperature"], "logged": logged, "has_bands": has_bands}
 
 
 def _learning(contents: Contents) -> dict[str, Any]:
@@ -193,10 +187,7 @@ def _changes(groups: Sequence[RunGroup]) -> list[tuple[str, list[str]]]:
 
 
 def _commands(contents: Contents, out: Path) -> str:
-    """Return the commands that train all runs again in new folders, and write a page about the new runs.
-
-    A comment stands for runs on objects that were given to `mmts.train`, which no command has.
-    """
+    """Return the commands that train all runs again in new folders, and write a page about the new runs."""
     lines: list[str] = []
     again: list[str] = []
     groups = [group for group in contents.groups if not group.is_start]  # a run brings its start along
@@ -207,7 +198,7 @@ def _commands(contents: Contents, out: Path) -> str:
         first, is_alone = group.runs[0], len(group.runs) == 1
         where, seed = (folder, "") if is_alone else (f"{folder}-seed$seed", "--set train.seed=$seed ")
         commands = []
-        if own := group.own_objects:
+        if own := group.own_objects:  # which no command has
             lines.append(f"# {where}: call mmts.train again with {clean(listed(list(own.values())))}")
         elif group.recipe.model.is_untouched:
             commands.append(f"{_evaluation(first)} --out {where}")
@@ -251,12 +242,11 @@ def _evaluation(run: JudgedRun) -> str:
     return shlex.join(["mmts", "evaluate", str(run.recipe.model.start), "--data", data, *options])
 
 
-def _versions(paths: Iterable[Path]) -> str:
-    versions: dict[str, dict[str, None]] = {}
-    for path in paths:
-        recipe = yaml.safe_load(RunDirectory(path).recipe_file.read_text(encoding="utf-8"))
-        for name, version in (recipe.get("versions") or {}).items():
-            versions.setdefault(clean(name, 40), {})[str(version)] = None
+def _versions(contents: Contents) -> str:
+    versions: dict[str, dict[str, None]] = defaultdict(dict)
+    for run in (run for group in contents.groups for run in group.runs):
+        for name, version in run.run.versions().items():
+            versions[clean(name, 40)][version] = None
     return ", ".join(f"{name} {' and '.join(known)}" for name, known in versions.items())
 
 

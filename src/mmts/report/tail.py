@@ -29,9 +29,8 @@ class GroupSize(NamedTuple):
 class LongTail:
     """The K concepts of a distribution, the largest first, and the head, mid and tail that they make up.
 
-    names, sizes, concept_groups: K of each; names as the data spell them, groups as 0, 1, 2 = head, mid, tail.
-    median: of the sizes. top_tenth_share: the share of the samples, in [0, 1], in the largest tenth of the concepts
-    (rounded up). groups: a GroupSize for head, mid and tail.
+    names, sizes, concept_groups (0, 1, 2 = head, mid, tail): K of each. top_tenth_share: the share of the samples, in
+    [0, 1], in the largest tenth of the concepts (rounded up).
 
     >>> tail = LongTail(ConceptDistribution.from_labels(["lamp", "cup", "cup"]))
     >>> tail.names, tail.groups["tail"]
@@ -79,14 +78,10 @@ class LongTail:
         """Return the chart for the page, with tooltips."""
         number, sizes = len(self.sizes), self.sizes
         chosen = thinned(range(number), _MOST_POINTS)
-        texts = [
-            f"{isolated(clean(self.names[at], 60))}: {counted(sizes[at], 'sample')}\nconcept {at + 1:,} of {number:,}"
-            for at in chosen
-        ]
-        label = (
-            f"Sizes of {counted(number, 'concept')}, sorted, on a logarithmic axis: "
-            f"from {sizes[0]:,} down to {counted(sizes[-1], 'sample')}"
-        )
+        names = [f"{isolated(clean(self.names[at], 60))}: {counted(sizes[at], 'sample')}" for at in chosen]
+        texts = [f"{name}\nconcept {at + 1:,} of {number:,}" for name, at in zip(names, chosen, strict=True)]
+        label = f"Sizes of {counted(number, 'concept')}, sorted, on a logarithmic axis: "
+        label += f"from {sizes[0]:,} down to {counted(sizes[-1], 'sample')}"
         with drawing(width, 280 if width > 400 else 240) as axes:
             self.draw(axes, GROUPS, width)
             hover_points(axes, [at + 1 for at in chosen], [sizes[at] for at in chosen], "hover-sizes", INK)

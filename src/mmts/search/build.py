@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,20 +34,16 @@ from mmts.training.splits import open_data, resolved
 
 _CHUNK = 256  # items that an interrupted process loses at most
 _LAST = "00"  # of the hash of the last item in a group: one in 256
-
-Embed = Callable[[Sequence[Medium]], Rows]
-"""Media to their unit embeddings, zeros for those that cannot be read."""
+Embed = Callable[[Sequence[Medium]], Rows]  # to unit embeddings, zeros for media that cannot be read
 
 
 @joined()
 def build_index(run: Path, path: Path, folder: Path | None = None, checkpoint: str = "best") -> Index:
     """Index the media at `path` with a run's checkpoint, or bring the index up to date, and return it.
 
-    Under torchrun all processes embed, and the main one does the rest; all need the folder.
-
-    folder: of the index, by default RUN/index. A file whose size and time of change are those in the index is not read
-    again, and contents that are known under another name are not embedded again. Unreadable media are named and left
-    out. Raises RunError for a folder that is not a run or not of an index, DataError if nothing is left to index.
+    Under torchrun all processes embed, and the main one does the rest; all need the folder, by default RUN/index.
+    Unreadable media are named and left out. Raises RunError for a folder that is not a run or not of an index, and
+    DataError if nothing is left to index.
     """
     directory = RunDirectory(run)
     folder = folder or directory.index
@@ -62,39 +59,37 @@ def build_index(run: Path, path: Path, folder: Path | None = None, checkpoint: s
 
 def _write(folder: Path, root: Path, media: Sequence[Medium], encoder: Encoder, width: int, embed: Embed) -> Index:
     """Bring the index up to date with media whose embeddings (M, width) `embed` gives."""
+    before: dict[tuple[Any, ...], Item] = {}
+    known, rows = before, dict[str, Rows]()
     with locked(folder / ".lock", wait=True):
-        old = None
         try:
-            old = load_index(folder) if (folder / "index.json").exists() else None
+            if (folder / "index.json").exists():
+                old = load_index(folder)
+                before = known = {item.place: item for item in old.contents.items}
+                if old.contents.checkpoint == encoder.fingerprint:
+                    rows = dict(zip((item.content for item in old.contents.items), rows_of(old.vectors), strict=True))
+                else:
+                    console.print(f"note: {folder} was made by another checkpoint, so everything is embedded again")
+                if old.contents.root != str(root):
+                    console.print(f"note: {folder} was an index of {old.contents.root}; it becomes one of {root}")
+                    known = {}
         except RunError as error:  # a damaged one is made again
             console.print(f"note: {error}")
-        before = {} if old is None else {item.place: item for item in old.contents.items}
-        rows: dict[str, Rows] = {}
-        if old is not None and old.contents.checkpoint == encoder.fingerprint:
-            rows = dict(zip((item.content for item in old.contents.items), rows_of(old.vectors), strict=True))
-        elif old is not None:
-            console.print(f"note: {folder} was made by another checkpoint, so everything is embedded again")
-        same_root = old is None or old.contents.root == str(root)
-        if old is not None and not same_root:
-            console.print(f"note: {folder} was an index of {old.contents.root}; it becomes one of {root}")
-        describe = partial(_describe, root, before if same_root else {})
-        described = list(in_threads(describe, media, "looking for changes", "files"))
+        described = list(in_threads(partial(_describe, root, known), media, "looking for changes", "files"))
         items = [(item, medium) for item, medium in zip(described, media, strict=True) if isinstance(item, Item)]
         notes = [why for why in described if isinstance(why, str)]
         missing = {item.content: medium for item, medium in items if item.content not in rows}
         new_rows, unreadable = _embed_all(encoder, missing, folder, embed, width)
         rows |= new_rows
         kept = [item for item, _ in items if item.content in rows]
-        notes += [unreadable[item.content] for item, _ in items if item.content in unreadable]
-        for note in notes:
+        for note in [*notes, *(unreadable[item.content] for item, _ in items if item.content in unreadable)]:
             console.print(f"note: left out {note}")
         tell_warnings()
         if not kept:
             raise DataError(f"{root}: {counted(len(media), encoder.kind)} found, but none can be read")
-        index = write_index(
-            folder, kept, np.stack([rows[item.content] for item in kept]),
-            checkpoint=encoder.fingerprint, kind=encoder.kind, root=root,
-        )  # fmt: skip
+        kept_rows = np.stack([rows[item.content] for item in kept])
+        about: dict[str, Any] = {"checkpoint": encoder.fingerprint, "kind": encoder.kind, "root": root}
+        index = write_index(folder, kept, kept_rows, **about)
     after = {item.place for item in kept}
     fresh = len(after - before.keys())
     changed = sum(item.place in before and before[item.place].content != item.content for item in kept)
@@ -166,19 +161,18 @@ def _embed_all(
 def find_media(path: Path, kind: str, settings: Data) -> tuple[Path, list[Medium]]:
     """Return the folder that paths start from, and the media of `kind` ("image" or "video") at `path`.
 
-    A data set gives the media of all splits with their captions; `settings`, the recipe's data section, say how to read
-    it. Any other folder gives all files of that kind below it, except hidden files and links that lead out of it; so
-    does a folder of such files that also has a .tar or .parquet, or a metadata file without file names. Raises
-    DataError without such media, and the errors of the readers.
+    A data set gives the media of all splits with their captions, read by `settings`, the recipe's data section. Any
+    other folder gives all files of that kind below it, except hidden files and links that lead out of it; so does a
+    folder of such files that also has a .tar or .parquet, or a metadata file without file names. Raises DataError
+    without such media, and the errors of the readers.
     """
     path, other = resolved(path), "image" if kind == "video" else "video"
     files = [file for file in _files(path) if not is_typescript(file)] if path.is_dir() else []
     paths = [file for file in files if is_medium(file, kind)]
     strays = _strays(path) if paths else []
+    if strays:
+        console.print(f"note: {path} is read as a folder of {kind}s, without {listed(stray.name for stray in strays)}")
     if path.is_dir() and (strays or reader_of(path) is None):
-        if strays:
-            without = listed(stray.name for stray in strays)
-            console.print(f"note: {path} is read as a folder of {kind}s, without {without}")
         root, names = path, [file.relative_to(path).as_posix() for file in paths]
         media, notes = [Medium(name, path / name, (name,), kind=kind) for name in names], left_out(files)
         others = sum(is_medium(file, other) for file in files)
@@ -203,15 +197,12 @@ def _strays(folder: Path) -> list[Path]:
         if reader is read:
             return files_in(folder, suffix)
     files = list(metadata_files(folder)) if reader is read_imagefolder else []
-    return [] if any(map(_names_files, files)) else files
-
-
-def _names_files(metadata: Path) -> bool:
-    try:
-        first = next((line for _, line in read_lines(metadata) if line.strip()), "")
-    except DataError:  # not even text
-        return False
-    return has_usual_column(re.findall(r"[\w -]+", first), "media")
+    for file in files:
+        with suppress(DataError):  # not even text
+            first = next((line for _, line in read_lines(file) if line.strip()), "")
+            if has_usual_column(re.findall(r"[\w -]+", first), "media"):
+                return []
+    return files
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -52,8 +52,7 @@ def search(
         return
     if image is not None and not image.exists():
         raise InputError(f"{image} {why_missing(image)}")
-    title = str(image if query is None else query)
-    among = searcher.fitting(where)
+    title, among = str(image if query is None else query), searcher.fitting(where)
     hits = searcher.by_text(title, k, among) if image is None else searcher.by_file(image, k, among)
     if page is not None:
         with atomic_write(page, "w") as opened:
@@ -80,13 +79,13 @@ def write_table(file: Path, hits: Sequence[Hit]) -> None:
         labels = row.pop("labels", {})
         row |= {name: ", ".join(map(str, row[name])) for name in ("frames", "member") if name in row}
         row["caption"] = " | ".join(row.pop("captions"))
-        named = {name: f"{name} (label)" if name in row else name for name in labels}
-        rows.append(row | {named[name]: ", ".join(values_of(label)) for name, label in labels.items()})
+        cells = {f"{name} (label)" if name in row else name: values_of(label) for name, label in labels.items()}
+        rows.append(row | {name: ", ".join(values) for name, values in cells.items()})
     columns = list(dict.fromkeys(name for row in rows for name in row)) or ["rank"]
     with atomic_write(file, "w") as opened:
         opened.write("\N{BYTE ORDER MARK}")  # without it, Excel takes UTF-8 for another encoding
-        cells = [columns, *([row.get(name, "") for name in columns] for row in rows)]
-        csv.writer(opened, lineterminator="\n").writerows(map(harmless_cell, row) for row in cells)
+        lines = [columns, *([row.get(name, "") for name in columns] for row in rows)]
+        csv.writer(opened, lineterminator="\n").writerows(map(harmless_cell, line) for line in lines)
 
 
 def harmless_cell(value: object) -> object:
@@ -106,9 +105,10 @@ def _print_hits(hits: list[Hit]) -> None:
     rows = []
     for hit in hits:
         caption = clean(hit.item.caption) if hit.item.caption != hit.item.path else ""
-        named = {name: ", ".join(values_of(label)) for name, label in hit.item.labels.items()}
-        labels = ", ".join(f"{clean(name, 40)}: {clean(text, 40)}" for name, text in named.items())
-        rows.append([f"{hit.rank:>3}", f"{hit.score:.3f}", hit.medium.place, caption, labels])
+        labels = [
+            f"{clean(name, 40)}: {clean(', '.join(values_of(label)), 40)}" for name, label in hit.item.labels.items()
+        ]
+        rows.append([f"{hit.rank:>3}", f"{hit.score:.3f}", hit.medium.place, caption, ", ".join(labels)])
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(set_cell_size, row, widths)).rstrip() for row in rows]
     if console.is_terminal and max(map(cell_len, lines)) > console.width:

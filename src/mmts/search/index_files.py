@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmts.data.formats.collect import inner_path
 from mmts.data.records import Label, Medium
-from mmts.errors import DataError, RunError
+from mmts.errors import DataError, RunError, first_line, listed, shortened
 from mmts.files import atomic_write, content_hash, leftovers
 
 Rows = npt.NDArray[np.float32]
@@ -58,7 +58,7 @@ class Item(BaseModel):
     @property
     def place(self) -> tuple[Any, ...]:
         """What distinguishes it from other items: its path, and the part of that file."""
-        return (self.path, self.start, self.end, self.frames, self.member)
+        return self.path, self.start, self.end, self.frames, self.member
 
 
 class Contents(BaseModel):
@@ -66,7 +66,7 @@ class Contents(BaseModel):
 
     model_config = _STRICT
 
-    version: Literal[2, 3] = 3  # 2 lacks the split and the other captions
+    version: Literal[3] = 3
     checkpoint: Hash
     kind: Literal["image", "video"]
     root: str
@@ -88,10 +88,10 @@ class Index:
 
     def medium(self, number: int) -> Medium:
         """Return the medium of an item."""
-        item, root = self.contents.items[number], Path(self.contents.root)
-        parts = {"start": item.start, "end": item.end, "frames": item.frames, "member": item.member}
-        captions = (item.caption, *item.other_captions)
-        return Medium(item.id, root / item.path, captions, item.labels, item.split, self.contents.kind, **parts)  # type: ignore[arg-type]
+        item = self.contents.items[number]
+        parts: dict[str, Any] = {name: getattr(item, name) for name in ("start", "end", "frames", "member")}
+        path, captions = Path(self.contents.root, item.path), (item.caption, *item.other_captions)
+        return Medium(item.id, path, captions, item.labels, item.split, self.contents.kind, **parts)
 
     def media(self) -> list[Medium]:
         """Return all items as media, in order."""
@@ -103,9 +103,8 @@ def write_index(folder: Path, items: Sequence[Item], rows: Rows, *, checkpoint: 
     vectors = make_vectors(rows)
     content = to_bytes(vectors)
     name = content_hash(content)
-    contents = Contents(
-        checkpoint=checkpoint, kind=kind, root=str(root), width=rows.shape[1], vectors=name, items=tuple(items)
-    )  # fmt: skip
+    about: dict[str, Any] = {"checkpoint": checkpoint, "kind": kind, "root": str(root), "width": rows.shape[1]}
+    contents = Contents(vectors=name, items=tuple(items), **about)
     file = folder / _VECTORS.replace("*", name)
     with atomic_write(file) as out:
         out.write(content)
@@ -142,7 +141,7 @@ def load_index(folder: Path) -> Index:
         why = "its contents have changed" if content else "it is missing"
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:200]
+        why = shortened(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", 200)
     except (DataError, RunError) as error:
         why = str(error)
     raise RunError(f"{file} is damaged ({' '.join(why.split())}); `mmts index RUN PATH` makes the index again")
@@ -161,14 +160,14 @@ def make_vectors(rows: Rows, exact_under: int = EXACT_UNDER) -> Any:
     import faiss
 
     count, width = rows.shape
-    if count < exact_under:
-        return _flat(rows)
-    cells = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, round(_CELLS * count**0.5), faiss.METRIC_INNER_PRODUCT)
-    cells.cp.max_points_per_centroid = _MAX_TRAINING
-    cells.cp.niter = 10
-    cells.train(rows)
-    cells.add(rows)
-    return cells
+    vectors: Any = faiss.IndexFlatIP(width)
+    if count >= exact_under:
+        vectors = faiss.IndexIVFFlat(vectors, width, round(_CELLS * count**0.5), faiss.METRIC_INNER_PRODUCT)
+        vectors.cp.max_points_per_centroid = _MAX_TRAINING
+        vectors.cp.niter = 10
+        vectors.train(rows)
+    vectors.add(rows)
+    return vectors
 
 
 def is_exact(vectors: Any) -> bool:
@@ -177,10 +176,7 @@ def is_exact(vectors: Any) -> bool:
 
 
 def nearest(vectors: Any, query: Rows, k: int, among: Numbers | None = None) -> tuple[Numbers, Rows]:
-    """Return the numbers of the k items nearest to a unit row (D,), and their cosines, the nearest first.
-
-    among: the numbers of the items to compare, all of them; None for all items, or those of the nearest cells.
-    """
+    """Return the numbers of the k items nearest to a unit row (D,), of all or `among` some, and their cosines."""
     import faiss
 
     options: dict[str, Any] = {} if among is None else {"sel": faiss.IDSelectorBatch(among)}
@@ -231,31 +227,24 @@ def from_bytes(content: bytes, count: int, width: int) -> Any:
     try:
         arrays = load(content)
     except (SafetensorError, KeyError) as error:  # KeyError: a number type that numpy does not have
-        raise RunError(f"it is not a safetensors file: {' '.join(str(error).split())[:80]}") from None
+        raise RunError(f"it is not a safetensors file: {first_line(error)}") from None
     if set(arrays) not in ({"rows"}, {"rows", "centres", "cells"}):
-        raise RunError(f"it holds {' '.join(', '.join(sorted(arrays)).split())[:80] or 'nothing'}")
+        raise RunError(f"it holds {listed(sorted(arrays))}")
     rows = arrays["rows"]
     if rows.shape != (count, width) or rows.dtype != np.float32:
         raise RunError(f"it holds rows {rows.shape} of {rows.dtype}, not ({count}, {width}) of float32")
     if not np.all(np.abs(np.linalg.norm(rows.astype(np.float64), axis=1) - 1) < _UNIT):  # so that NaN fails too
         raise RunError("it holds rows whose length is not 1")
     if "cells" not in arrays:
-        return _flat(rows)
+        return make_vectors(rows, exact_under=count + 1)
     centers, cells = arrays["centres"], arrays["cells"]
     is_table = centers.ndim == 2 and centers.shape[1] == width and 1 <= len(centers) <= count
     if not is_table or centers.dtype != np.float32 or not np.isfinite(centers).all():
         raise RunError(f"it holds centers {centers.shape} that are not finite float32 numbers of width {width}")
     if cells.shape != (count,) or cells.dtype != np.int64 or cells.min() < 0 or cells.max() >= len(centers):
         raise RunError("it holds rows in cells that do not exist")
-    vectors = faiss.IndexIVFFlat(_flat(centers), width, len(centers), faiss.METRIC_INNER_PRODUCT)
+    nearest_cells = make_vectors(centers, exact_under=count + 1)
+    vectors = faiss.IndexIVFFlat(nearest_cells, width, len(centers), faiss.METRIC_INNER_PRODUCT)
     vectors.is_trained = True
     vectors.add_core(count, faiss.swig_ptr(rows), None, faiss.swig_ptr(cells))
     return vectors
-
-
-def _flat(rows: Rows) -> Any:
-    import faiss
-
-    flat = faiss.IndexFlatIP(rows.shape[1])
-    flat.add(rows)
-    return flat

@@ -1,6 +1,6 @@
 """Searching an index: by text, by a picture or clip, or by one of its own items, among all items or some."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,16 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from mmts.concepts import ConceptDistribution
-from mmts.console import console
 from mmts.data.records import Label, Medium, values_of
 from mmts.errors import InputError, RunError, nearest, quoted, shortened
 from mmts.recipe.run_directory import RunDirectory
 from mmts.search.index_files import Index, Item, Numbers, Rows, is_exact, load_index
 from mmts.search.index_files import nearest as nearest_items
 from mmts.training.encoder import Encoder, open_encoder
-
-_SUGGESTED = 12  # concepts on the start page
 
 
 @dataclass(frozen=True)
@@ -46,8 +42,8 @@ class Hit:
         """Return what `--json` prints for it."""
         left_out = {"path", "size", "changed", "content", "other_captions"}
         item = self.item.model_dump(mode="json", exclude=left_out, exclude_none=True)
-        captions = list(self.medium.captions)
-        return {"rank": self.rank, "score": self.score, "path": str(self.medium.path), **item, "captions": captions}
+        hit = {"rank": self.rank, "score": self.score, "path": str(self.medium.path)}
+        return {**hit, **item, "captions": list(self.medium.captions)}
 
 
 @dataclass(frozen=True)
@@ -66,24 +62,11 @@ class Searcher:
     @cached_property
     def values(self) -> dict[str, Counter[str]]:
         """The columns of the index, and how many items have each value."""
-        values: dict[str, Counter[str]] = {}
+        values: dict[str, Counter[str]] = defaultdict(Counter)
         for item in self.index.contents.items:
             for name, label in item.columns.items():
-                values.setdefault(name, Counter()).update(values_of(label))
-        return values
-
-    @cached_property
-    def concepts(self) -> list[str]:
-        """Names of at most 12 concepts that the run was trained on, from the largest to the smallest."""
-        file = RunDirectory(self.run).concepts_file
-        if not file.exists():
-            return []
-        known = ConceptDistribution.load(file)
-        if known.provenance.get("kind") == "counts":
-            return []
-        by_size = [known.names[at] for at in known.sizes.argsort(descending=True, stable=True).tolist()]
-        names = [name for name in by_size if name != "no concept" and not name.startswith("cluster ")]
-        return names[:: max(1, -(-len(names) // _SUGGESTED))]
+                values[name].update(values_of(label))
+        return dict(values)
 
     def by_text(self, query: str, k: int, among: Numbers | None = None) -> list[Hit]:
         """Return the k items nearest to a text. Raises InputError if it is empty."""
@@ -124,21 +107,18 @@ class Searcher:
         """
         if not where:
             return None
-        wanted: dict[str, set[str]] = {}
-        for condition in where:
-            name, value = self._condition(condition)
-            wanted.setdefault(name, set()).add(value)
-        numbers = (
-            at
-            for at, item in enumerate(self.index.contents.items)
-            if all(not values.isdisjoint(values_of(item.columns.get(name))) for name, values in wanted.items())
-        )
-        return np.fromiter(numbers, np.int64)
+        wanted = defaultdict(set)
+        for name, value in map(self._condition, where):
+            wanted[name].add(value)
+
+        def fits(item: Item) -> bool:
+            return all(wanted[name].intersection(values_of(item.columns.get(name))) for name in wanted)
+
+        return np.array([at for at, item in enumerate(self.index.contents.items) if fits(item)], np.int64)
 
     def _condition(self, text: str) -> tuple[str, str]:
         """Return the column and the value of a condition; a column's name may hold a `=` too."""
-        fitting = [name for name in self.values if text.startswith(f"{name}=")]
-        if fitting:
+        if fitting := [name for name in self.values if text.startswith(f"{name}=")]:
             name = max(fitting, key=len)
             value = text[len(name) + 1 :]
             if value in self.values[name]:
@@ -170,12 +150,6 @@ def open_searcher(run: Path, folder: Path | None = None, checkpoint: str = "best
     option = "" if checkpoint == "best" else f" --checkpoint {checkpoint}"
     update = f"`mmts index {run} {index.contents.root}{option}`"
     if index.contents.checkpoint != encoder.fingerprint:
-        raise RunError(
-            f"{index.folder} was made by another run, or by another checkpoint of {run}; {update} brings it up to date"
-        )
-    if index.contents.version < 3:
-        console.print(
-            f"note: an older mmts made {index.folder}, without splits and further captions; {update} adds them, and "
-            "embeds nothing again"
-        )
+        other = f"another run, or by another checkpoint of {run}"
+        raise RunError(f"{index.folder} was made by {other}; {update} brings it up to date")
     return Searcher(run, index, encoder)

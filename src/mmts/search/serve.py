@@ -29,7 +29,7 @@ SIZES = {"small": 320, "large": 1600}  # pixels of the longer side
 _TEMPLATES = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 _TEMPLATES.loader = PackageLoader("mmts.search", "")
 _TEMPLATES.filters["line"] = lambda value, longest=160: isolated(clean(value, longest))
-_TEMPLATES.filters["values"] = values_of
+_TEMPLATES.filters |= {"values": values_of, "counted": counted}
 _MAX_CHARACTERS, _MAX_RESULTS, _MAX_CONDITIONS = 1000, 200, 20
 _MAX_UPLOADS = 500  # pictures whose addresses work; each takes some 20 kB
 _HTML, _TEXT, _JPEG = "text/html; charset=utf-8", "text/plain; charset=utf-8", "image/jpeg"
@@ -77,13 +77,9 @@ def render(searcher: Searcher, answer: Answer, *, stands_alone: bool = False) ->
 
     captions = dict.fromkeys(hit.item.caption for hit in answer.hits if hit.item.caption != hit.item.path)
     examples = [] if answer.query else [caption for caption in captions if len(caption) <= 60][:3]
-    kind = searcher.encoder.kind
-    template = _TEMPLATES.get_template("page.html")
-    return template.render(
-        answer=answer, searcher=searcher, kind=kind, items=counted(len(searcher.index), kind), limit=UPLOAD_LIMIT,
-        stands_alone=stands_alone, examples=examples, source=source, address=address,
-        fitting=counted(answer.count, kind),
-    )  # fmt: skip
+    about = {"answer": answer, "searcher": searcher, "kind": searcher.encoder.kind, "limit": UPLOAD_LIMIT}
+    options = {"stands_alone": stands_alone, "examples": examples, "source": source, "address": address}
+    return _TEMPLATES.get_template("page.html").render(about | options)
 
 
 def serve(searcher: Searcher, port: int, k: int) -> None:
@@ -94,7 +90,7 @@ def serve(searcher: Searcher, port: int, k: int) -> None:
         why = getattr(error, "strerror", error)
         raise RunError(f"cannot listen on port {port}: {why}; --port 0 picks a free one") from None
     searcher.by_text("the first query takes longer than those after it", k)
-    _ = searcher.concepts, searcher.values  # so do these; damaged concepts are an error now instead of on the page
+    _ = searcher.values  # so do these
     console.print(f"search page: http://127.0.0.1:{server.server_port}/ (stop it with Ctrl-C)")
     with server:
         try:
@@ -134,8 +130,7 @@ class SearchServer(ThreadingHTTPServer):
         """Run a search; the answer says how long it took, or what went wrong."""
         with self._one_at_a_time:
             searcher, source, start = self.searcher, "", time.perf_counter()
-            kind = searcher.encoder.kind
-            title, like = asked.get("q", ""), asked.get("like", "")
+            kind, title, like = searcher.encoder.kind, asked.get("q", ""), asked.get("like", "")
             search: Callable[[int, Numbers | None], list[Hit]] = searcher.some
             if title:
                 search = partial(searcher.by_text, title)
@@ -154,8 +149,7 @@ class SearchServer(ThreadingHTTPServer):
                 hits = search(k, among)
             except MmtsError as error:
                 return Answer(title, problem=str(error), asked=asked, where=where)
-            seconds = time.perf_counter() - start
-            count = len(searcher.index if among is None else among)
+            seconds, count = time.perf_counter() - start, len(searcher.index if among is None else among)
             longer = min(2 * k, _MAX_RESULTS, count)
             more = address(asked, where, longer) if longer > k else ""
             return Answer(title, hits, "", seconds, asked, where, count, source, more)

@@ -1,7 +1,6 @@
 """What `mmts sweep` does: tune every variant on val, run its best setting with other seeds, evaluate that on test.
 
-Runs go side by side, one process and one thread each, on this machine (joblib) or on a Ray cluster, and are stopped
-together.
+Runs go side by side, one process and one thread each, here (joblib) or on a Ray cluster, and are stopped together.
 """
 
 import os
@@ -16,11 +15,10 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 import torch
-from joblib import Parallel, delayed, parallel_config
+from joblib import Parallel, cpu_count, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from mmts.cluster.on_ray import STOPPED, connected, run_tasks
-from mmts.cluster.parts import parse_part
+from mmts.cluster.on_ray import STOPPED, connected, parse_part, run_tasks
 from mmts.console import console, errors, progress_bar, quiet
 from mmts.data.records import SPLITS
 from mmts.errors import DataError, Diverged, InputError, Interrupted, MmtsError, RecipeError, RunError, counted, few
@@ -56,16 +54,14 @@ def run_sweep(
 ) -> Path | None:
     """Make every unfinished run of the sweep file at `path` under `out`; return the path of leaderboard.md.
 
-    part: `I/N`, the I-th of N processes, on any machines that see `out`: it makes a share of the trials, and once all
-        trials are there a share of the runs on test; whoever finishes the last one writes the leaderboard, and the
-        others return None.
+    part: `I/N`, the I-th of N processes that see `out`: it makes a share of the trials, and once all are there a share
+        of the runs on test; whoever finishes the last one writes the leaderboard, and the others return None.
     ray: the address of a Ray cluster (see `connected`) that makes the runs; its nodes must see the data and `out`.
     collect: make no run, and only write the leaderboard of finished ones.
 
     Runs in out/trials/VARIANT/NUMBER/seed-S are evaluated on val and never look at test; those in
     out/runs/VARIANT/seed-S are evaluated on test. A variant none of whose trials could be trained is left out, and
-    reported by a RunError at the end; without the first variant there is nothing to compare with. Raises RecipeError,
-    DataError or RunError for what the user can put right, and Interrupted after Ctrl-C.
+    reported by a RunError at the end. Raises Interrupted after Ctrl-C.
     """
     sweep = load_sweep(path, data, settings)
     trials, choose = sweep.trials(), sweep.file.choose
@@ -84,20 +80,16 @@ def run_sweep(
     if ray is not None and processes is not None:
         raise InputError("--jobs counts runs on this machine; on Ray each run takes a core or a GPU of the cluster")
     share = slice(0, 0) if collect else slice(number - 1, None, count)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = processes or cores
-    train_all = _train_on_ray if ray else partial(_train_all, processes=processes)
+    train_all = _train_on_ray if ray else partial(_train_all, processes=processes or cpu_count())
     lock = out / (".lock" if count == 1 else f".lock-{number}-of-{count}")
     with locked(lock), trusting_code(own_code.__contains__), connected(ray) if ray else nullcontext():
-        tuned: list[Trial] | None = trials
-        if sweep.file.trials > 1:
-            tuned = _make_runs(sweep, trials, "val", out, train_all, share)
+        tuned = _make_runs(sweep, trials, "val", out, train_all, share) if sweep.file.trials > 1 else trials
         if tuned is None:
             return None
         by_variant = [[trial for trial in tuned if trial.variant == name] for name in sweep.file.variants]
         best = [max(tried, key=lambda trial: trial.on_val(choose)) for tried in by_variant]
         lost = [f"variant {trial.variant}: no trial could be trained: {trial.failed}" for trial in best if trial.failed]
-        if best[0].failed:
+        if best[0].failed:  # the others are compared with the first
             raise RunError(lost[0])
         chosen = [trial for trial in best if not trial.failed]
         for trial in chosen if sweep.file.trials > 1 else ():
@@ -133,7 +125,7 @@ def _make_runs(
     for seed in seeds:
         for trial, folder in zip(trials, folders, strict=True):
             recipe = sweep.recipe(trial.variant, trial.setting, seed)
-            recipe = recipe.with_data(resolved(sweep.file.data or recipe.data.path)).with_whole_paths()
+            recipe = recipe.with_data(resolved(sweep.file.data or recipe.data.path))
             recipes[folder / f"seed-{seed}"] = recipe
     unfinished = {run: recipe for run, recipe in recipes.items() if not _is_finished(run, recipe)}
     count = len(recipes) - len(unfinished)
@@ -155,12 +147,10 @@ def _make_runs(
                 outcome = failed or f"{split} {recall_in_words(read_json(RunDirectory(run).metrics_file))}"
                 console.print(f"{number}/{count + len(left)} {name}: {outcome}")
     if elsewhere := [run for run in unfinished if run not in left and not _is_finished(run, recipes[run])]:
-        runs_left = counted(len(elsewhere), "run")
+        not_yet = counted(len(elsewhere), "run")
         if share == slice(0, 0):
-            raise RunError(f"--collect: {runs_left} not finished: {few([str(run) for run in elsewhere])}")
-        console.print(
-            f"{title}: {runs_left} of other parts not finished; then run the same command again for every part"
-        )
+            raise RunError(f"--collect: {not_yet} not finished: {few([str(run) for run in elsewhere])}")
+        console.print(f"{title}: {not_yet} of other parts not finished; then run the same command again for every part")
         return None
     for run in recipes if split == "test" else ():
         if (reason := run / FAILED).exists():
@@ -192,33 +182,6 @@ def _train_all(recipes: Mapping[Path, Recipe], evaluate_on: str | None, processe
     Raises Interrupted after Ctrl-C or SIGTERM, when every run has written its checkpoint and no process is left. An
     error in one run stops the others in the same way.
     """
-    if min(processes, len(recipes)) > 1:
-        yield from _train_side_by_side(recipes, evaluate_on, min(processes, len(recipes)))
-        return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in a worker process: with more threads, sums round differently
-    try:
-        for out, recipe in recipes.items():
-            yield out, _train(out, recipe, evaluate_on)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _train(out: Path, recipe: Recipe, evaluate_on: str | None) -> str | None:
-    """Train and evaluate silently; return why the settings could not be trained, or None."""
-    try:
-        with quiet():
-            train(recipe, out, resume=True, evaluate_on=evaluate_on)
-    except Interrupted as error:
-        raise Interrupted(STOPPED, error.signal_number) from None
-    except (Diverged, InputError) as error:
-        return str(error)
-    except MmtsError as error:
-        raise type(error)(f"{out}: {error}") from None
-    return None
-
-
-def _train_side_by_side(recipes: Mapping[Path, Recipe], evaluate_on: str | None, processes: int) -> _Outcomes:
     with TemporaryDirectory(prefix="mmts-") as folder:
         stopping = Path(folder) / "stop"
         with stop_requests(stopping.touch) as stop, parallel_config("loky", inner_max_num_threads=1):
@@ -227,8 +190,8 @@ def _train_side_by_side(recipes: Mapping[Path, Recipe], evaluate_on: str | None,
                 for out, recipe in recipes.items()
                 if not stopping.exists()
             )
-            pool = Parallel(processes, pre_dispatch="n_jobs", batch_size=1, return_as="generator_unordered")
-            outcomes = pool(calls)
+            n_jobs = max(1, min(processes, len(recipes)))  # 1: in this process
+            outcomes = Parallel(n_jobs, pre_dispatch="n_jobs", batch_size=1, return_as="generator_unordered")(calls)
             try:
                 for out, outcome in outcomes:
                     if not isinstance(outcome, MmtsError):
@@ -237,10 +200,8 @@ def _train_side_by_side(recipes: Mapping[Path, Recipe], evaluate_on: str | None,
                         raise outcome
             except TerminatedWorkerError:
                 if not stop:
-                    raise RunError(
-                        "a run was killed (out of memory?); run the same command again to continue, with fewer --jobs "
-                        "if memory was the reason"
-                    ) from None
+                    why = "a run was killed (out of memory?); repeat the command, with fewer --jobs"
+                    raise RunError(why) from None
             finally:
                 stopping.touch()
                 with suppress(TerminatedWorkerError):
@@ -252,7 +213,7 @@ def _train_side_by_side(recipes: Mapping[Path, Recipe], evaluate_on: str | None,
 def _train_in_worker(
     out: Path, recipe: Recipe, evaluate_on: str | None, stopping: Path, parent: int
 ) -> tuple[Path, str | MmtsError | None]:
-    """Train with one thread until `stopping` is there; return an error, since joblib kills all if one is raised."""
+    """Train until `stopping` is there; return an error, since joblib kills all processes if one is raised."""
     ended = threading.Event()
 
     def watch() -> None:
@@ -263,14 +224,32 @@ def _train_in_worker(
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
-    torch.set_num_threads(1)
-    threading.Thread(target=watch, daemon=True).start()
+    if os.getpid() != parent:
+        threading.Thread(target=watch, daemon=True).start()
     try:
         return out, _train(out, recipe, evaluate_on)
     except MmtsError as error:
         return out, error
     finally:
         ended.set()
+
+
+def _train(out: Path, recipe: Recipe, evaluate_on: str | None) -> str | None:
+    """Train and evaluate silently; return why the settings could not be trained, or None."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # in every process: with more threads, sums round differently
+    try:
+        with quiet():
+            train(recipe, out, resume=True, evaluate_on=evaluate_on)
+    except Interrupted as error:
+        raise Interrupted(STOPPED, error.signal_number) from None
+    except (Diverged, InputError) as error:
+        return str(error)
+    except MmtsError as error:
+        raise type(error)(f"{out}: {error}") from None
+    finally:
+        torch.set_num_threads(threads)
+    return None
 
 
 def _train_on_ray(recipes: Mapping[Path, Recipe], evaluate_on: str | None) -> _Outcomes:
@@ -280,7 +259,6 @@ def _train_on_ray(recipes: Mapping[Path, Recipe], evaluate_on: str | None) -> _O
 
 
 def _train_in_task(out: Path, recipe: Recipe, evaluate_on: str | None) -> str | None:
-    torch.set_num_threads(1)
     # The lock of an attempt on a node that is gone: this sweep's own lock keeps others out, and Ray has seen it end.
     RunDirectory(out).lock_file.unlink(missing_ok=True)
     return _train(out, recipe, evaluate_on)

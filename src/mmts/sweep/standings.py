@@ -26,11 +26,8 @@ HARDEST = "hardest tenth"  # the same of the tenth of the concepts that all vari
 ALL_PARTS = (*PARTS, AVERAGE, HARDEST)
 
 
-class Division(NamedTuple):
-    """Concepts of the training samples by which queries are divided, and the section that says how to find them."""
-
-    section: Concepts
-    training: ConceptDistribution
+Division = tuple[Concepts, ConceptDistribution]
+"""How to find concepts by which queries are divided, and those of the training samples."""
 
 
 class Column(NamedTuple):
@@ -46,11 +43,13 @@ class Column(NamedTuple):
 class Standings:
     """The judged runs of every variant, in the order of the sweep file. Methods take a variant's number.
 
+    measures: all that the runs have; the first one is the headline, by which variants are ranked.
     weights: by division, part and side, the weight (Q,) of each query, of sum 1; without the sides that have no query.
     """
 
     names: tuple[str, ...]
     runs: tuple[tuple[Judged, ...], ...]
+    measures: tuple[str, ...]
     weights: Mapping[str, Mapping[str | None, Mapping[str, Tensor]]]
 
     @classmethod
@@ -60,19 +59,14 @@ class Standings:
         first = runs[0][0]
         differing = {run.path: how for seeds in runs for run in seeds if (how := run.differs_from(first))}
         refuse_other_queries(str(first.path), differing)
-        weights = {name: _weights(runs, *sides) for name, sides in _divided(first, dataset, divisions).items()}
-        return cls(tuple(trial.variant for trial in trials), runs, weights)
-
-    @property
-    def measures(self) -> tuple[str, ...]:
-        """All measures of the runs; the first one is the headline, by which variants are ranked."""
-        graded = GRADED if self.runs[0][0].has(GRADED[0]) else ()
-        return (*graded, MEAN_RECALL, *RECALLS)  # `_headline` is the first
+        measures = (*(GRADED if first.has(GRADED[0]) else ()), MEAN_RECALL, *RECALLS)
+        divided = _divided(first, dataset, divisions)
+        weights = {name: _weights(runs, measures[0], *sides) for name, sides in divided.items()}
+        return cls(tuple(trial.variant for trial in trials), runs, measures, weights)
 
     def direction(self, side: str) -> str:
         """Name a side: "text_to_image", "image_to_text", the same of video, or "both"."""
-        kind = self.runs[0][0].meta["kind"]
-        return {"text": f"text_to_{kind}", "media": f"{kind}_to_text", BOTH: BOTH}[side]
+        return BOTH if side == BOTH else self.runs[0][0].sides[SIDES.index(side)].direction
 
     def ranking(self) -> list[int]:
         """Return the variants' numbers, the best by the headline first."""
@@ -115,7 +109,7 @@ class Standings:
             return None
         rows = {side: weights[side].nonzero()[:, 0] for side in sides}
         scale = sum(map(len, rows.values())) / len(sides)
-        media = {"text": self.runs[0][0].owner, "media": torch.arange(len(self.runs[0][0].meta["media_ids"]))}
+        media = dict(zip(SIDES, (side.media for side in self.runs[0][0].sides), strict=True))
         result = []
         for variant in variants:
             scores = {side: query_scores(self.runs[variant], side, column.measure)[:, at] for side, at in rows.items()}
@@ -124,21 +118,17 @@ class Standings:
 
 
 def find_divisions(dataset: Dataset, file: SweepFile) -> dict[str, Division]:
-    """Return the divisions of a sweep file beside that by the runs' own concepts: those of `divisions` and `labels`.
-
-    Raises RecipeError naming the key, for a reserved name, a name in both, and concepts that the data do not have.
-    """
-    sections = {label: Concepts(source="label", label=label) for label in file.labels}
-    for name in (*sections, *file.divisions):
-        if name == CONCEPT or (name in sections and name in file.divisions):
+    """Return the divisions by `divisions` and `labels` of a sweep file; RecipeError names a key that is wrong."""
+    train, divisions = dataset.split("train"), dict[str, Division]()
+    labels = [("labels", label, Concepts(source="label", label=label)) for label in dict.fromkeys(file.labels)]
+    others = [(f"divisions.{name}", name, section) for name, section in file.divisions.items()]
+    for key, name, section in (*labels, *others):
+        if name == CONCEPT or name in divisions:
             taken = "by the concepts of the first run" if name == CONCEPT else "by a label of that name"
-            raise RecipeError(f"divisions, labels: {name!r} already names the division {taken}")
-    train, divisions = dataset.split("train"), {}
-    for name, section in (sections | file.divisions).items():
+            raise RecipeError(f"{key}: {name!r} already names the division {taken}")
         try:
-            divisions[name] = Division(section, build_distribution(section, train))
+            divisions[name] = section, build_distribution(section, train)
         except MmtsError as error:
-            key = "labels" if name in sections else f"divisions.{name}"
             raise RecipeError(f"{key}: {error}") from None
     return divisions
 
@@ -149,8 +139,6 @@ _Sides = tuple[Sequence[Tensor | None], Sequence[Tensor]]  # the concepts and th
 def _divided(judged: Judged, dataset: Dataset, divisions: Mapping[str, Division]) -> dict[str, _Sides]:
     """Return the concept and the group of every query of a judged run, by division."""
     result: dict[str, _Sides] = {CONCEPT: (judged.concepts, judged.groups)}
-    if not divisions:
-        return result
     relevance, evaluated = judged.meta["relevance"], {*judged.meta["media_ids"]}
     split = dataset.split(judged.meta["split"])
     split = split.without(at for at, medium in enumerate(split.media) if medium.id not in evaluated).judged(relevance)
@@ -161,7 +149,7 @@ def _divided(judged: Judged, dataset: Dataset, divisions: Mapping[str, Division]
 
 
 def _weights(
-    runs: Sequence[Sequence[Judged]], concepts: Sequence[Tensor | None], groups: Sequence[Tensor]
+    runs: Sequence[Sequence[Judged]], headline: str, concepts: Sequence[Tensor | None], groups: Sequence[Tensor]
 ) -> dict[str | None, dict[str, Tensor]]:
     """Return the weights of `Standings` for one division, by part and side."""
     result: dict[str | None, dict[str, Tensor]] = {part: {} for part in ALL_PARTS}
@@ -172,14 +160,9 @@ def _weights(
         if of_query is not None:  # media with graded relevance have no concept of their own
             _, member, counts = torch.unique(of_query, return_inverse=True, return_counts=True)
             result[AVERAGE][side] = average = 1.0 / (len(counts) * counts[member].double())
-            of_variant = [query_scores(seeds, side, _headline(seeds)).mean(dim=0) for seeds in runs]
+            of_variant = [query_scores(seeds, side, headline).mean(dim=0) for seeds in runs]
             score = average * torch.stack(of_variant).mean(dim=0)
             of_concept = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, member, score)
             inside = torch.isin(member, of_concept.argsort(stable=True)[: max(1, round(len(counts) / 10))])
             result[HARDEST][side] = average * inside / (average * inside).sum()
     return result
-
-
-def _headline(runs: Sequence[Judged]) -> str:
-    """Return the measure by which variants are ranked."""
-    return GRADED[0] if runs[0].has(GRADED[0]) else MEAN_RECALL

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from mmts.errors import RecipeError, RunError, counted, plain
 from mmts.evaluation.measures import Measure, measured
@@ -26,29 +26,25 @@ Settings = dict[str, Any]  # values by dotted key of a recipe
 _MAX_DRAWS = 100  # per trial, until enough settings are new and valid recipes
 
 
-class Draw(Section):
-    """Where a random search draws a value: evenly from [low, high] or (`log`) from its logarithm, or from `choices`."""
+_Choices = Annotated[tuple[Any, ...], Field(min_length=1)]
 
-    low: float | None = None
-    high: float | None = None
+
+class Range(Section):
+    """Where a random search draws a number: evenly from [low, high] or (`log`) from its logarithm."""
+
+    low: float
+    high: float
     log: bool = False
-    choices: tuple[Any, ...] | None = None
 
     @model_validator(mode="after")
-    def _can_be_drawn_from(self) -> "Draw":
-        if self.low is not None and self.high is not None and self.choices is None:
-            if not (0 if self.log else -math.inf) < self.low < self.high:
-                order = "0 < low < high" if self.log else "low < high"
-                raise ValueError(f"{order} must hold, not {plain(self.low)} and {plain(self.high)}")
-        elif not self.choices or self.low is not None or self.high is not None:
-            raise ValueError("give both low and high, or a list of choices")
+    def _is_in_order(self) -> "Range":
+        if not (0 if self.log else -math.inf) < self.low < self.high:
+            order = "0 < low < high" if self.log else "low < high"
+            raise ValueError(f"{order} must hold, not {plain(self.low)} and {plain(self.high)}")
         return self
 
-    def draw(self, rng: random.Random) -> Any:
-        """Return a value; numbers are rounded to four digits so that they can be read and repeated."""
-        if self.low is None or self.high is None:
-            choices = self.choices or ()
-            return choices[int(rng.random() * len(choices))]
+    def draw(self, rng: random.Random) -> float:
+        """Return a value, rounded to four digits so that it can be read and repeated."""
         if self.log:
             value = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
         else:
@@ -60,10 +56,8 @@ class Variant(Section):
     """One thing to compare: the settings that define it (`set`), and a `grid` or `random` search to tune it."""
 
     set: Settings = Field({})
-    grid: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field({})
-    random: dict[
-        str, Annotated[Draw, BeforeValidator(lambda value: {"choices": value} if isinstance(value, list) else value)]
-    ] = Field({})
+    grid: dict[str, _Choices] = Field({})
+    random: dict[str, Range | _Choices] = Field({})
 
     @model_validator(mode="after")
     def _one_search(self) -> "Variant":
@@ -125,8 +119,7 @@ class Trial:
     @property
     def failed(self) -> str | None:
         """Why its setting could not be trained."""
-        reasons = (run / FAILED for run in self.runs)
-        return next((file.read_text(encoding="utf-8") for file in reasons if file.exists()), None)
+        return next(((run / FAILED).read_text(encoding="utf-8") for run in self.runs if (run / FAILED).exists()), None)
 
     def on_val(self, measure: str) -> float:
         """Return a measure on val, the mean over both directions and all seeds; -inf if it could not be trained."""
@@ -135,9 +128,9 @@ class Trial:
             metrics = read_json(RunDirectory(run).metrics_file)
             if (split := metrics["split"]) != "val":
                 raise RunError(f"{run}, tuned on val, has since been evaluated on {split}; remove it to tune again")
-            values.append(measured(metrics, measure))
-        known = [value for value in values if value is not None]
-        return statistics.fmean(known) if known else -math.inf
+            if (value := measured(metrics, measure)) is not None:
+                values.append(value)
+        return statistics.fmean(values) if values else -math.inf
 
 
 @dataclass(frozen=True)
@@ -163,48 +156,49 @@ class Sweep:
         for name, variant in self.file.variants.items():
             rng = random.Random(f"{self.file.seeds.draw}/{name}")
             if variant.random:
-                trials += self._draw_trials(name, rng)
-                continue
-            grid = [dict(zip(variant.grid, row, strict=True)) for row in itertools.product(*variant.grid.values())]
-            if len(grid) < count:
-                raise self._too_few(name, f"only {counted(len(grid), 'setting')}")
-            order = list(range(len(grid)))
-            rng.shuffle(order)  # so that a larger number of trials includes those of a smaller one
-            for number in sorted(order[:count]):
-                self.recipe(name, grid[number], 0)
-                trials.append(Trial(name, number, grid[number]))
+                settings = self._drawn(name, rng)
+            else:
+                grid = [dict(zip(variant.grid, row, strict=True)) for row in itertools.product(*variant.grid.values())]
+                order = list(range(len(grid)))
+                rng.shuffle(order)  # so that a larger number of trials includes those of a smaller one
+                settings = {number: grid[number] for number in sorted(order[:count])}
+            if len(settings) < count:
+                raise RecipeError(
+                    f"{self.source}: variant {name} has only {counted(len(settings), 'setting')}, and every variant "
+                    f"gets {count} trials; give it more values, or lower `trials`"
+                )
+            for number, setting in settings.items():
+                self.recipe(name, setting, 0)
+                trials.append(Trial(name, number, setting))
         return trials
 
-    def _draw_trials(self, name: str, rng: random.Random) -> list[Trial]:
-        """Draw settings, skipping repeats and settings that are not a valid recipe."""
-        trials: dict[str, Trial] = {}
-        problem = self._too_few(name, "too few settings to draw")
+    def _drawn(self, name: str, rng: random.Random) -> dict[int, Settings]:
+        """Draw settings, skipping repeats; RecipeError if too few of those drawn are a valid recipe."""
+        drawn: dict[str, Settings] = {}
+        problem = None
         for _ in range(_MAX_DRAWS * self.file.trials):
-            setting = {key: draw.draw(rng) for key, draw in self.file.variants[name].random.items()}
-            if in_words(setting) in trials:
+            setting = {
+                key: values.draw(rng) if isinstance(values, Range) else values[int(rng.random() * len(values))]
+                for key, values in self.file.variants[name].random.items()
+            }
+            if in_words(setting) in drawn:
                 continue
             try:
                 self.recipe(name, setting, 0)
             except RecipeError as error:
                 problem = error
                 continue
-            trials[in_words(setting)] = Trial(name, len(trials), setting)
-            if len(trials) == self.file.trials:
-                return list(trials.values())
-        raise problem
-
-    def _too_few(self, name: str, settings: str) -> RecipeError:
-        return RecipeError(
-            f"{self.source}: variant {name} has {settings}, and every variant gets {self.file.trials} trials; "
-            "give it more values, or lower `trials`"
-        )
+            drawn[in_words(setting)] = setting
+            if len(drawn) == self.file.trials:
+                problem = None
+                break
+        if problem is not None:
+            raise problem
+        return dict(enumerate(drawn.values()))
 
 
 def load_sweep(path: Path, data: Path | None = None, settings: Sequence[str] = ()) -> Sweep:
-    """Read a sweep file; `data` and `settings` (KEY=VALUE, for all runs) come from the command line.
-
-    Raises RecipeError, naming the key and the nearest known one, for anything that is wrong.
-    """
+    """Read a sweep file; `data` and `settings` (KEY=VALUE) of the command line go first. Raises RecipeError."""
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         why = "is a folder" if path.is_dir() else "is not YAML" if path.is_file() else why_missing(path)
         raise RecipeError(f"{path} {why}; a sweep file is YAML (docs/sweeps.md has an example)")
@@ -219,8 +213,6 @@ def in_words(setting: Mapping[str, Any]) -> str:
 
     >>> in_words({"objective.temperature": {"rule": "fixed", "value": 0.1}, "train.learning_rate": 1e-05})
     'temperature={rule: fixed, value: 0.1}, train.learning_rate=1.0e-05'
-    >>> in_words({})
-    'as given'
     """
     parts = []
     for key, value in setting.items():

@@ -5,10 +5,8 @@ A resumed run needs last.pt or previous.pt: whenever a process is killed, one of
 
 import errno
 import os
-import shutil
 import zipfile
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from mmts.models import TwoTower
 from mmts.objectives import Objective
 from mmts.training.averages import MovingAverage
 
-_SECTIONS = ("model", "objective", "random")
+_SECTIONS = ("model", "objective", "random", "optimizer")
 _NUMBERS = {"step": int, "best": float, "total_steps": int}
 _COUNTS = {"total_steps": "steps", "batches_per_epoch": "batches per epoch", "batch_size": "pairs per batch"}
 
@@ -38,32 +36,17 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def save_in_turn(folder: Path, state: dict[str, Any]) -> None:
-    """Write last.pt; the one that was there becomes previous.pt. At every moment one of them is whole.
-
-    Shards that neither of them names are removed.
-    """
+    """Write last.pt; the one that was there becomes previous.pt. At every moment one of them is whole."""
     save_checkpoint(folder / "next.pt", state)
     if (folder / "last.pt").exists():
         os.replace(folder / "last.pt", folder / "previous.pt")
     os.replace(folder / "next.pt", folder / "last.pt")
-    named = {_shards_of(folder / "last.pt"), _shards_of(folder / "previous.pt")}
-    for shards in folder.glob("step-*"):
-        if shards.name not in named:
-            shutil.rmtree(shards, ignore_errors=True)
-
-
-def _shards_of(file: Path) -> str | None:
-    with suppress(Exception):  # there is no file, it is damaged, or it holds the whole model
-        name: str = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["shards"]["folder"]
-        return name
-    return None
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
     """Read last.pt, or previous.pt with a note if last.pt is missing or damaged; None if neither exists.
 
-    What a process that was killed while writing left in the folder is removed. Raises RunError if every checkpoint is
-    damaged.
+    Temporary files of a killed process are removed. Raises RunError if every checkpoint is damaged.
     """
     last, previous = folder / "last.pt", folder / "previous.pt"
     for file in [*leftovers(folder), folder / "next.pt"]:
@@ -71,22 +54,13 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
     if not last.exists() and not previous.exists():
         return None
     try:
-        return _with_shards(last)
+        return load_checkpoint(last)
     except RunError as error:
         if not previous.exists():
             raise RunError(f"{error}, and there is none before it; remove it, and --resume starts over") from None
-        state = _with_shards(previous)
+        state = load_checkpoint(previous)
         errors.print(f"note: {error}; resuming from the one before it, {previous.name}")
         return state
-
-
-def _with_shards(path: Path) -> dict[str, Any]:
-    state = load_checkpoint(path)
-    if "shards" in state:
-        from mmts.training.shards import check_shards  # imports what takes half a second, of torch.distributed
-
-        check_shards(path.parent, state["shards"])
-    return state
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -112,40 +86,30 @@ def check_same_clock(state: Mapping[str, Any], now: Mapping[str, int]) -> None:
     Progress is step / total_steps, so with other counts the schedules would jump: RunError says from where to where.
     Another number of processes changes only the order of sums and the dropout, which is printed.
     """
-    sections = (*_SECTIONS, "shards" if "shards" in state else "optimizer")
-    for name, kind in (dict.fromkeys(sections, Mapping) | _NUMBERS).items():
+    for name, kind in (dict.fromkeys(_SECTIONS, Mapping) | _NUMBERS).items():
         if not isinstance(state.get(name), kind):
             raise RunError(f"the checkpoint has no {name} to resume from; it is another kind of file")
     step, total = state["step"], state["total_steps"]
     if not 0 <= step <= total:
         raise RunError(f"the checkpoint says step {step} of {total}, which is impossible")
     for name, words in _COUNTS.items():
-        before = state.get(name, now[name])
-        if before != now[name]:
+        if (before := state.get(name)) != now[name]:
             jump = ""
             if total != now["total_steps"]:
                 jump = f"progress would jump from {step / total:.3f} to {step / now['total_steps']:.3f}, and "
-            raise RunError(
-                f"the checkpoint counts {before} {words} and this run {now[name]}: {jump}batches would differ. "
-                "The training data or the batch size has changed since; choose another --out"
-            )
-    if (before := state.get("processes", 1)) != now["processes"]:
-        errors.print(
-            f"note: resuming with {now['processes']} processes instead of {before}: the same batches and schedules, "
-            "but sums run in another order and dropout draws anew"
-        )
+            why = "The training data or the batch size has changed since; choose another --out"
+            counts = f"the checkpoint counts {before} {words} and this run {now[name]}"
+            raise RunError(f"{counts}: {jump}batches would differ. {why}")
+    if (before := state.get("processes")) != now["processes"]:
+        same = "the same batches and schedules, but sums run in another order and dropout draws anew"
+        errors.print(f"note: resuming with {now['processes']} processes instead of {before}: {same}")
 
 
 def check_frozen(state: Mapping[str, Any], model: TwoTower) -> None:
-    """Raise RunError if a checkpoint was written with other frozen weights, which it does not hold, than the model's.
-
-    Checkpoints of former versions do not say.
-    """
-    if None is not state.get("frozen") != model.frozen_hash:
-        raise RunError(
-            "the frozen weights, of model.start or of a frozen tower, are not those that the run was trained with, and "
-            "its checkpoints hold only what was trained: bring the former weights back, or train again"
-        )
+    """Raise RunError if a checkpoint was written with other frozen weights (it does not hold them) than `model`."""
+    if state.get("frozen") != model.frozen_hash:
+        what = "the frozen weights, of model.start or of a frozen tower, are not those that the run was trained with"
+        raise RunError(f"{what}; its checkpoints do not hold them: bring the former weights back, or train again")
 
 
 def restore(
@@ -154,27 +118,19 @@ def restore(
     objective: Objective,
     optimizer: torch.optim.Optimizer,
     average: MovingAverage | None = None,
-    checkpoints: Path = Path(),
 ) -> None:
-    """Load a checkpoint's weights, their average if there is one, objective, optimizer and random state.
-
-    checkpoints: the folder that has the shards of a checkpoint of a sharded model. Raises RunError if they do not fit.
-    """
-    from mmts.distributed.sharded_model import shared_out
-    from mmts.training.shards import load_shards
+    """Load a checkpoint's weights, average, objective, optimizer and random state; RunError if they do not fit."""
+    from mmts.distributed.sharded_model import shared_out  # imports what takes half a second, of torch.distributed
 
     check_frozen(state, model)
     try:
-        if "shards" in state:
-            load_shards(checkpoints / state["shards"]["folder"], model, objective, optimizer, average)
-        else:
-            own = model.trainable_state_dict()
-            weights = shared_out(state["model"], own)
-            model.load_trainable_state_dict(weights)  # with an average, this one, which has to fit as well
-            if average is not None:
-                average.load(weights)
-                model.load_trainable_state_dict(shared_out(state["weights"], own))
-            optimizer.load_state_dict(_moments(state["optimizer"], optimizer))
+        own = model.trainable_state_dict()
+        weights = shared_out(state["model"], own)
+        model.load_trainable_state_dict(weights)  # with an average, this one, which has to fit as well
+        if average is not None:
+            average.load(weights)
+            model.load_trainable_state_dict(shared_out(state["weights"], own))
+        optimizer.load_state_dict(_moments(state["optimizer"], optimizer))
         objective.load_state_dict(state["objective"])
         restore_random_state(state["random"])
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:

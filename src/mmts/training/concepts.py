@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmts.concepts import ConceptDistribution, resolve_num_concepts
+from mmts.concepts.members import Of
 from mmts.console import console
 from mmts.data.formats.collect import read_lines
 from mmts.data.keyed_labels import read_labels
@@ -61,11 +62,9 @@ def _find_or_load(section: Concepts, train: Split, run: RunDirectory) -> Concept
 def build_distribution(section: Concepts, split: Split) -> ConceptDistribution:
     """Find the concepts of a split's samples as a recipe's `concepts` section says."""
     if section.source == "label":
-        return ConceptDistribution.from_labels(label_of_samples(split, str(section.label)), section.of)
+        return label_concepts(split, str(section.label), "concepts.label", section.of)
     if section.source == "parquet":
-        return ConceptDistribution.from_labels(
-            _of_samples(_labels_in_tables(section, split), split, f"{section.column} in {section.file}")
-        )
+        return _by_labels(_labels(section, split), split, f"{section.column} in {section.file}")
     if section.source == "file":
         return _clusters_in_file(section, split)
     if section.source == "words":
@@ -117,64 +116,47 @@ def _clusters_in_file(section: Concepts, split: Split) -> ConceptDistribution:
     return concepts
 
 
-def concepts_of(section: Concepts, concepts: ConceptDistribution, split: Split, of_media: bool = False) -> Tensor:
-    """Return the training concept (N,) of each caption of another split; -1 if it has none.
-
-    of_media: of each medium (M,) instead, which is that of its first caption.
-    """
-    if section.source not in _LABELED:
-        return concepts.assign([medium.captions[0] for medium in split.media] if of_media else split.captions)
-    if section.source == "parquet":
-        of_each, name = _labels_in_tables(section, split), section.column
-    else:
-        name = str(section.label)
-        of_each = [medium.labels.get(name) for medium in split.media]
-    labels = of_each if of_media else [of_each[owner] for owner in split.owner.tolist()]
-    unknown = torch.tensor([label is None for label in labels])
-    if unknown.any():
-        samples = counted(int(unknown.sum()), "sample")
-        console.print(f"note: {samples} of {split.name} without a label {name!r}: counted as tail")
-    return concepts.assign([_as_text(label) for label in labels]).masked_fill(unknown, -1)
-
-
 def concepts_of_queries(
-    section: Concepts, concepts: ConceptDistribution, split: Split, relevance: str
+    section: Concepts, concepts: ConceptDistribution, split: Split, relevance: str = "text"
 ) -> tuple[Tensor, Tensor]:
     """Return the training concept of every caption (N,) and medium (M,) of a split that is evaluated; -1 without one.
 
     A medium's concept is that of its first caption; with graded relevance the captions evaluated are not its own.
     """
-    text = concepts_of(section, concepts, split)
+    if section.source in _LABELED:
+        labels = _labels(section, split)
+        unknown = torch.tensor([label is None for label in labels])
+        if num_unknown := int(unknown[split.owner].sum()):
+            name, samples = section.label or section.column, counted(num_unknown, "sample")
+            console.print(f"note: {samples} of {split.name} without a label {name!r}: counted as tail")
+        media = concepts.assign([_as_text(label) for label in labels]).masked_fill(unknown, -1)
+        return media[split.owner], media
+    text = concepts.assign(split.captions)
     if relevance != "graded":
         return text, text[split.first]
-    return text, concepts_of(section, concepts, split, of_media=True)
+    return text, concepts.assign([medium.captions[0] for medium in split.media])
 
 
-def label_of_samples(split: Split, label: str, key: str = "concepts.label") -> list[Label]:
-    """Return a label of each sample's medium; raises DataError naming a medium without it.
+def label_concepts(split: Split, label: str, key: str = "objective", of: Of = "rarest") -> ConceptDistribution:
+    """Return the concepts of a split's samples by a label of their media, which the recipe names at `key`.
 
-    key: the option that asks for the label, for the message.
+    of: as in `ConceptDistribution.from_labels`. Raises DataError naming a medium without the label.
     """
-    return _of_samples(media_label(split, label, key), split, f"label {label!r}, which {key} asks for")
+    return _by_labels(media_label(split, label, key), split, f"label {label!r}, which {key} asks for", of)
 
 
-def _of_samples(values: Sequence[Label | None], split: Split, what: str) -> list[Label]:
-    """Return the label of each sample's medium; raises DataError naming a medium without it, `what`."""
-    if None in values:
-        raise DataError(f"medium {split.media[values.index(None)].id!r} has no {what}")
-    each = range(split.num_media) if split.num_media == split.num_captions else split.owner.tolist()
-    return [_as_text(values[owner]) for owner in each]
+def _by_labels(labels: Sequence[Label | None], split: Split, what: str, of: Of = "rarest") -> ConceptDistribution:
+    if None in labels:
+        raise DataError(f"medium {split.media[labels.index(None)].id!r} has no {what}")
+    return ConceptDistribution.from_labels([labels[owner] for owner in split.owner.tolist()], of)
 
 
-def _labels_in_tables(section: Concepts, split: Split) -> list[Label | None]:
+def _labels(section: Concepts, split: Split) -> Sequence[Label | None]:
+    """Return the label of each medium by a recipe's `concepts` section; None for media without it."""
+    if section.source == "label":
+        return [medium.labels.get(str(section.label)) for medium in split.media]
     assert section.file is not None
-    labels: list[Label | None] = [*read_labels(section.file, section.column, section.key, split)]
-    return labels
-
-
-def label_concepts(split: Split, label: str, key: str = "objective") -> ConceptDistribution:
-    """Return the concepts of a split's samples by a label of their media, which the recipe names at `key`."""
-    return ConceptDistribution.from_labels(label_of_samples(split, label, key))
+    return read_labels(section.file, section.column, section.key, split)
 
 
 def media_label(split: Split, label: str, key: str) -> list[Label | None]:

@@ -62,11 +62,7 @@ def load_model(run: RunDirectory, media: Sequence[Medium] = (), checkpoint: str 
 
 
 def _set_scale(model: TwoTower, recipe: Recipe | None, objective: Any) -> None:
-    """Give a model the temperature and the logit bias that its objective was trained with, if each is one number.
-
-    A rule with several temperatures leaves the model those of the pair that it started from. recipe: None if the
-    objective was given as an object. objective: its state.
-    """
+    """Give a model the temperature and logit bias of its objective, if each is one number; `recipe` describes it."""
     state = objective if isinstance(objective, Mapping) else {}
     log_value, bias = state.get("temperature.log_value"), state.get("bias")
     policy = None if recipe is None else getattr(recipe.objective, "temperature", None)
@@ -81,11 +77,8 @@ def _set_scale(model: TwoTower, recipe: Recipe | None, objective: Any) -> None:
 def check_can_be_rebuilt(run: RunDirectory) -> None:
     """Raise RunError if the run's model was given to `mmts.train` as an object, which no recipe describes."""
     if own := run.own_objects().get("model"):
-        raise RunError(
-            f"{run.path} was trained by mmts.train on a model given as an object ({own}), which its recipe cannot "
-            "rebuild. Its scores are in metrics.json, and `mmts compare` and `mmts report` read them; for other data, "
-            "embed them with your model and use mmts.metrics"
-        )
+        what = f"{run.path} was trained on a model given as an object ({own}), which its recipe cannot rebuild"
+        raise RunError(f"{what}; `mmts compare` and `mmts report` read its scores; for other data use mmts.metrics")
 
 
 def load_weights(model: TwoTower, run: RunDirectory, checkpoint: str) -> dict[str, Any]:
@@ -207,10 +200,7 @@ class _Text(TextTower):
 
 
 def two_tower_of(model: nn.Module, medium: Medium) -> TwoTower:
-    """Return a model of the caller's own as the trainer takes it, for data such as `medium`.
-
-    `mmts.train` says what such a model has. Raises InputError naming the attribute that it lacks.
-    """
+    """Return a model of the caller's own (see `mmts.train`) as the trainer takes it, for data such as `medium`."""
     if isinstance(model, TwoTower):
         return model
     required = ["embed_media", "embed_text", "tokenize"]

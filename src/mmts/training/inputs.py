@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -58,10 +59,8 @@ def embed_split(model: TwoTower, inputs: Inputs) -> tuple[Tensor, Tensor]:
 def build_plan(recipe: Recipe, split: Split, concepts: ConceptDistribution) -> EpochPlan:
     """Return which pairs make up which batch; media in shards come nearly in their order there.
 
-    `data.captions` decides which captions may be drawn for a medium: its own; `relevant`, any caption with graded
-    relevance over `min_relevance`; or `same-concept`, such a caption whose medium has the same concept, so that a
-    margin or temperature by concept fits the medium and the caption alike. `data.sampling` draws pairs of a medium and
-    its own caption; a caption from another medium is then drawn as without it. What it changes is printed.
+    `data.captions` decides which captions may be drawn for a medium, and `data.sampling` how often a medium is drawn
+    with which of its own; a caption from another medium is then drawn as without it. What it changes is printed.
     """
     data, seed, pool = recipe.data, recipe.train.seed, None
     if data.captions != "own":
@@ -100,9 +99,8 @@ def training_batches(
         media = Pixels(inputs.media, tower.size, tower.resize, tower.sampling, augmentation, seed)
     text = _text_source(model, inputs.text)
     process = (process_index(), num_processes())
-    return lambda epoch, first: make_loader(
-        inputs.split, plan, media, text, epoch, first, workers, process=process, with_relevance=with_relevance
-    )
+    make = partial(make_loader, inputs.split, plan, media, text, workers=workers, process=process)
+    return partial(make, with_relevance=with_relevance)
 
 
 def _text_source(model: TwoTower, text: Rows | Sequence[str]) -> TextSource:

@@ -13,7 +13,6 @@ from mmts.files import write_json
 from mmts.recipe.run_directory import RunDirectory, dotted
 
 _VALUES = ("temperature", "margin")
-_SAMPLES_NAMED = 8  # in a message; diverged.json has them all
 
 
 def summarize(log: dict[str, Tensor], groups: Tensor | None) -> dict[str, Any]:
@@ -81,7 +80,6 @@ class NotFinite(Exception):
 
     def __init__(self, what: str, log: Mapping[str, Tensor]) -> None:  # on all processes
         super().__init__(what)
-        self.what = what
         self.values = {name: _range(log[name]) for name in _VALUES if name in log}
 
 
@@ -94,13 +92,12 @@ def diverged(
     """
     samples, last = index.tolist(), run.checkpoint_file("last")
     saved = {"checkpoint": None if saved_at is None else str(last), "checkpoint_step": saved_at}
-    about = {"step": step, "progress": progress, "what": problem.what, **problem.values, "index": samples}
+    about = {"step": step, "progress": progress, "what": str(problem), **problem.values, "index": samples}
     write_json(run.diverged_file, about | saved)
-    named = ", ".join(map(str, samples[:_SAMPLES_NAMED])) + (", ..." if len(samples) > _SAMPLES_NAMED else "")
-    good = f"the last good checkpoint is {last} (step {saved_at})"
-    what = "; ".join(filter(None, (problem.what, describe(problem.values))))
-    return Diverged(
-        f"step {step}: {what}; samples {named} (all in {run.diverged_file}); "
-        f"{'no checkpoint was written yet' if saved_at is None else good}. "
-        "Try a lower train.learning_rate, or --resume with train.on_nan=skip"
-    )
+    named = ", ".join(map(str, samples[:8])) + (", ..." if len(samples) > 8 else "")
+    good = "no checkpoint was written yet"
+    if saved_at is not None:
+        good = f"the last good checkpoint is {last} (step {saved_at})"
+    what = "; ".join(filter(None, (str(problem), describe(problem.values))))
+    remedy = "Try a lower train.learning_rate, or --resume with train.on_nan=skip"
+    return Diverged(f"step {step}: {what}; samples {named} (all in {run.diverged_file}); {good}. {remedy}")

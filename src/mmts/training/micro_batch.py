@@ -44,8 +44,7 @@ def micro_batch_step(
 
     Args:
         model: (media, text) -> x, y, both (b, D); without batch norm that trains (see `refuse_batch_norm`).
-        batch: B pairs, of which this process embeds b.
-        size: the most pairs in a piece.
+        batch, size: B pairs, of which this process embeds b, at most `size` at a time.
         compute_loss: all embeddings x, y (b, D) -> loss and log.
         backward: back-propagates a loss, without scaling it.
         device: where the model is; pieces go there one at a time.
@@ -75,10 +74,7 @@ def micro_batch_step(
 
 
 def pieces(batch: Batch, size: int, device: torch.device | str) -> Iterator[tuple[Tensor, Tensor | Tokens]]:
-    """Yield the media and text of at most `size` pairs after each other, on `device`: as many pieces on all processes.
-
-    Processes of a sharded model pass every piece through it together.
-    """
+    """Yield the media and text of at most `size` pairs, on `device`: as many pieces on all processes (if sharded)."""
     b, text = len(batch.media), batch.text
     number = min(b, math.ceil(max(process_sizes(len(batch))) / size))
     for start, end in pairwise(b * k // number for k in range(number + 1)):

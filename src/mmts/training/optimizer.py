@@ -43,10 +43,9 @@ def parameter_groups(
     groups: list[dict[str, Any]] = []
     for factor in sorted({1.0, *share.values()}):
         values = [value for value in trainable if id(value) not in own and share.get(id(value), 1.0) == factor]
-        groups.append({"params": [value for value in values if value.ndim >= 2], "weight_decay": weight_decay})
-        groups.append({"params": [value for value in values if value.ndim < 2], "weight_decay": 0.0})
-        for group in groups[-2:]:
-            group[SHARE] = factor
+        matrices, rest = [v for v in values if v.ndim >= 2], [v for v in values if v.ndim < 2]
+        groups.append({"params": matrices, "weight_decay": weight_decay, SHARE: factor})
+        groups.append({"params": rest, "weight_decay": 0.0, SHARE: factor})
     for rate in sorted(set(own.values())):
         params = [value for value in trainable if own.get(id(value)) == rate]
         groups.append({"params": params, "weight_decay": 0.0, OWN_RATE: rate})

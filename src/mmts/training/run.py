@@ -32,7 +32,7 @@ from mmts.training.concepts import find_concepts, label_concepts
 from mmts.training.experiment import Experiment, build_model, load_weights, two_tower_of
 from mmts.training.inputs import Inputs, build_plan, prepare_inputs, training_batches
 from mmts.training.sampling import check_sampling
-from mmts.training.splits import Splits, open_data, readable_splits, resolved, take_splits
+from mmts.training.splits import open_data, readable_splits, resolved, take_splits
 from mmts.training.trainer import Trainer
 
 
@@ -142,7 +142,12 @@ def _train(
     once(lambda: run.go_on(recipe, versions(), own))
     experiment = Experiment(run, recipe, dataset, concepts, model)
     inputs = prepare_inputs(model, splits.train)
-    evaluated = _evaluated_inputs(experiment, splits, by)
+    final = splits.final
+    classes = {} if by is None else {final.name: find_classes(*by, splits.train, final)}
+    evaluated = {
+        split.name: prepare_inputs(model, split.judged(recipe.data.relevance), classes.get(split.name))
+        for split in splits.evaluated()
+    }
     evaluate = validation(experiment, evaluated, splits.val.name) if splits.val is not None else None
     model.drop_frozen()
 
@@ -172,7 +177,7 @@ def _train(
     def evaluate_best() -> dict[str, Any]:
         once(load_best)
         copy_from_main(model)
-        metrics, _, _ = score(experiment, evaluated[splits.final.name], run.metrics_file)
+        metrics, _, _ = score(experiment, evaluated[final.name], run.metrics_file)
         for table in tables_of_change(run) if "before" in metrics else ():
             console.print(table)
         return metrics
@@ -181,16 +186,14 @@ def _train(
         once(partial(file.unlink, missing_ok=True))  # of weights that training goes beyond now
     if start is not None and trainer.total_steps:
         with trainer.evaluated_weights():
-            _evaluate_start(experiment, evaluated[splits.final.name])
+            _evaluate_start(experiment, evaluated[final.name])
     try:
         metrics = trainer.fit(resume, evaluate_best)
     except DataError as error:
         if not splits.train.media_checked:
             raise
-        raise DataError(
-            f"{error}. It was readable when the data were indexed: repair it and --resume, or remove the index "
-            f"({cache_root()}) to have it left out"
-        ) from None
+        remedy = f"repair it and --resume, or remove the index ({cache_root()}) to have it left out"
+        raise DataError(f"{error}. It was readable when the data were indexed: {remedy}") from None
     if recipe.published is not None and recipe.published.results:
         results = ", ".join(f"{name} {value:.1f}" for name, value in recipe.published.results.items())
         console.print(f"published: {results} ({recipe.published.source})")
@@ -200,25 +203,13 @@ def _train(
 def _open_data(
     recipe: Recipe, run: RunDirectory, data: str | Path | Dataset | None, resume: bool
 ) -> tuple[Recipe, Dataset]:
-    """Return the data, and the recipe with their path and with all paths absolute."""
+    """Return the data, and the recipe with their absolute path."""
     if data is not None:
         recipe = recipe.with_data(data.path if isinstance(data, Dataset) else Path(data))
     elif resume and recipe.data.path is None:
         recipe = recipe.with_data(once(lambda: run.recipe().data.path if run.recipe_file.exists() else None))
     dataset = main_first(lambda: open_data(recipe.data, data if isinstance(data, Dataset) else None))
-    return recipe.with_data(resolved(recipe.data.path)).with_whole_paths(), dataset
-
-
-def _evaluated_inputs(
-    experiment: Experiment, splits: Splits, by: tuple[str, Sequence[str]] | None
-) -> dict[str, Inputs]:
-    """Return the inputs of val and of the final split; the media of the latter are classified `by` a label."""
-    relevance, final = experiment.recipe.data.relevance, splits.final.name
-    classes = {} if by is None else {final: find_classes(*by, splits.train, splits.final)}
-    return {
-        split.name: prepare_inputs(experiment.model, split.judged(relevance), classes.get(split.name))
-        for split in splits.evaluated()
-    }
+    return recipe.with_data(resolved(recipe.data.path)), dataset
 
 
 def _evaluate_start(experiment: Experiment, inputs: Inputs) -> None:

@@ -16,10 +16,7 @@ from mmts.training.concepts import label_concepts
 
 
 def check_sampling(section: sections.Sampling, length: Train, train: Split) -> None:
-    """Raise DataError for a training medium without the label, and RecipeError for a super-batch larger than the data.
-
-    RecipeError, too, if no epoch begins within the progress.
-    """
+    """Raise DataError for a training medium without the label, RecipeError for a super-batch larger than the data."""
     if section.by != "concept":
         label_concepts(train, section.by, "data.sampling.by")
     plan = EpochPlan(None, train.num_media, length.batch_size, length.seed)
@@ -46,17 +43,13 @@ def build_sampling(section: sections.Sampling, length: Train, concepts: ConceptD
 
 
 def sampled_epochs(section: sections.Sampling, length: Train, num_batches: int) -> range:
-    """Return the epochs whose first step has a progress in [start, end); an epoch is `num_batches` steps.
-
-    Raises RecipeError if there are steps but no such epoch.
-    """
+    """Return the epochs that begin at a progress in [start, end); RecipeError if there are steps but no such epoch."""
     total = length.total_steps(num_batches)
     inside = [at for at, step in enumerate(range(0, total, num_batches)) if section.start <= step / total < section.end]
     if total and not inside:
-        raise RecipeError(
-            f"data.sampling applies to epochs that begin at progress {plain(section.start)} or later and before "
-            f"{plain(section.end)}, and none does; lower start, raise end, or train for more epochs"
-        )
+        when = f"progress {plain(section.start)} or later and before {plain(section.end)}, and none does"
+        remedy = "lower start, raise end, or train for more epochs"
+        raise RecipeError(f"data.sampling applies to epochs that begin at {when}; {remedy}")
     return range(inside[0], inside[-1] + 1) if inside else range(0)
 
 

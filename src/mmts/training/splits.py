@@ -102,9 +102,8 @@ def take_splits(dataset: Dataset, recipe: Recipe, evaluate_on: str | None = None
     if train.num_media < 2:
         raise DataError(f"{dataset.root}: training needs at least 2 media to tell apart; train has {train.num_media}")
     if recipe.data.captions != "own" and train.graded is None:
-        raise RecipeError(
-            f"data.captions {recipe.data.captions} draws by graded relevance, which these data do not have; use own"
-        )
+        why = "draws by graded relevance, which these data do not have; use own"
+        raise RecipeError(f"data.captions {recipe.data.captions} {why}")
     val = splits["val"] if own_val else _other_val(recipe.data) if recipe.data.val is not None else None
     result = Splits(train, val, splits[at_the_end])
     if result.val is None:
@@ -156,11 +155,9 @@ def readable_splits(
     lines = known.read_text(encoding="utf-8").splitlines() if known is not None and count else []
     try:
         if count > settings.max_unreadable * (count + len(dataset.media)):
-            raise DataError(
-                f"{dataset.root}: {count:,} of {counted(count + len(dataset.media), 'image')} cannot be decoded, more "
-                f"than the {percent(settings.max_unreadable)} allowed; they are listed in {known}. Repair them, or "
-                "raise data.max_unreadable"
-            )
+            images = f"{count:,} of {counted(count + len(dataset.media), 'image')}"
+            why = f"cannot be decoded, more than the {percent(settings.max_unreadable)} allowed (listed in {known})"
+            raise DataError(f"{dataset.root}: {images} {why}. Repair them, or raise data.max_unreadable")
         splits = {split.name: readable(split, settings, lines, tower) for split in (chosen.train, *chosen.evaluated())}
     finally:
         tell_warnings()

@@ -25,10 +25,8 @@ from mmts.recipe.run_directory import RunDirectory
 def open_pair(start: str, media: Sequence[Medium] = (), size: int | None = None) -> TwoTower:
     """Return a pretrained pair: unit embeddings as its own library computes them, in float32, or as a run does.
 
-    media: examples of the inputs, for a run on precomputed features.
-    size: side of the square input in pixels, if it is another than the pair's own.
-
-    Raises RecipeError if `start` names something else, and RunError for a run that cannot be rebuilt.
+    media: examples of the inputs, for a run on precomputed features. size: side of the input in pixels, if not the
+    pair's own. Raises RecipeError if `start` names something else, and RunError for a run that cannot be rebuilt.
     """
     path = Path(start).expanduser()
     if start.startswith(open_clip.PREFIX):
@@ -59,7 +57,7 @@ def _hugging_face_pair(start: str, path: Path, size: int | None) -> TwoTower:
     if is_path and not path.exists():
         raise RecipeError(f"{start} {why_missing(path)}")
     name = str(_clip_in_sentence_transformers(path)) if (path / "modules.json").is_file() else start
-    source = huggingface.find_source(name, "image")
+    source = huggingface.find_source(name, "image tower")
     whole, _ = huggingface.load_model(source)
     if not (hasattr(whole, "get_image_features") and hasattr(whole, "get_text_features")):
         kind = whole.config.model_type

@@ -31,10 +31,7 @@ def trackers_for(names: Sequence[str], run: RunDirectory) -> list[Any] | None:
 
 
 def start_trackers(accelerator: Accelerator, run: RunDirectory, project: str, settings: Mapping[str, Any]) -> None:
-    """Open a run in every tracker, named like the run directory, with the recipe's settings by dotted key.
-
-    Raises RunError if a tracker cannot start, for example without a login.
-    """
+    """Open a run with the recipe's settings in every tracker; RunError if one cannot start, such as without a login."""
     name, folder = run.path.resolve().name, str(run.path)
     options = {
         "wandb": {"name": name, "dir": folder},
@@ -68,10 +65,7 @@ def track(trackers: Sequence[Any], numbers: Mapping[str, float], step: int) -> N
 def track_histograms(
     trackers: Sequence[Any], objective: Objective, progress: float, num_samples: int, device: torch.device, step: int
 ) -> None:
-    """Send the distribution of all samples' temperatures or margins to TensorBoard and Weights & Biases.
-
-    A rule with one value for all samples, or whose values depend on the batch, has no histogram.
-    """
+    """Send the distribution of all samples' own temperatures or margins to TensorBoard and Weights & Biases."""
     index = torch.arange(0, num_samples, math.ceil(num_samples / _MOST_SAMPLES), device=device)  # evenly spread
     for name, value in objective.values(progress, index).items():
         if value.ndim != 1:

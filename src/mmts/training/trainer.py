@@ -38,7 +38,6 @@ from mmts.training.averages import MovingAverage
 from mmts.training.log_line import NotFinite
 from mmts.training.micro_batch import micro_batch_step, refuse_batch_norm
 from mmts.training.optimizer import OWN_RATE, SHARE, learning_rate_schedule, parameter_groups
-from mmts.training.shards import save_shards
 from mmts.training.signals import stop_requests
 
 
@@ -278,7 +277,7 @@ class Trainer:
         for buffer, before in zip(self.model.buffers(), buffers, strict=True):
             buffer.copy_(before)
         self.skipped += 1
-        return {**problem.values, "skipped": self.skipped, "why": problem.what}
+        return {**problem.values, "skipped": self.skipped, "why": str(problem)}
 
     def _validate(self, evaluate: Callable[[TwoTower], dict[str, Any]]) -> dict[str, Any]:
         """Return the scores on val; the model becomes the best checkpoint if no earlier one scored as much."""
@@ -328,7 +327,6 @@ class Trainer:
             "objective": whole_state(self.objective),
             "step": self.step,
             "best": self.best,
-            "measure": self.settings.best,
             "frozen": self.whole.frozen_hash,
         }
 
@@ -338,24 +336,14 @@ class Trainer:
 
     def _save_last(self) -> None:
         """Write a checkpoint to resume from; all processes wait until it is there."""
-        state = self._last_state()
-        once(lambda: self._write_last(state))
-        self.saved_at = self.step
-
-    def _last_state(self) -> dict[str, Any]:
-        """Return what a checkpoint to resume from holds; of a sharded model, once the shards are written."""
         state = {**self._state(), **self.counts, "skipped": self.skipped, "random": checkpoint.random_state()}
-        if self.is_sharded:
-            folder = self.run.checkpoints / f"step-{self.step}"
-            parts = self.unwrapped, self.objective, self.optimizer, self.average
-            return state | {"shards": save_shards(folder, *parts)}
-        if self.average is not None:
-            state["weights"] = self.unwrapped.trainable_state_dict()  # those that training goes on with
-        return state | {"optimizer": self.optimizer.state_dict()}
-
-    def _write_last(self, state: dict[str, Any]) -> None:
+        if self.average is not None:  # the weights that training goes on with
+            state["weights"] = on_main_process(self.unwrapped.trainable_state_dict())
+        moments = self.optimizer.state_dict()["state"]
+        state["optimizer"] = {"state": {number: on_main_process(values) for number, values in moments.items()}}
         flush_to_disk(self.run.log_file)  # after a power cut, a checkpoint must find the log lines before it
-        checkpoint.save_in_turn(self.run.checkpoints, state)
+        once(lambda: checkpoint.save_in_turn(self.run.checkpoints, state))
+        self.saved_at = self.step
 
     def _restore(self) -> None:
         tables: dict[str, Tensor] = {}  # those that are divided: only a part of them goes to each process
@@ -371,11 +359,7 @@ class Trainer:
         if state is None:
             return
         state["objective"] |= own_tables(self.objective, tables)
-        if (measure := state.get("measure", "R@1")) != self.settings.best:
-            measures = f"by {measure}, and train.best is {self.settings.best}"
-            raise RunError(f"the checkpoint's best is {measures}; choose another --out")
-        parts = self.unwrapped, self.objective, self.optimizer, self.average
-        checkpoint.restore(state, *parts, self.run.checkpoints)
+        checkpoint.restore(state, self.unwrapped, self.objective, self.optimizer, self.average)
         self.step, self.best, self.skipped = state["step"], state["best"], state.get("skipped", 0)
         self.saved_at = self.step
 

@@ -230,11 +230,6 @@ def test_a_super_batch_of_more_than_the_media_is_refused() -> None:
         plan.batches(0)
 
 
-def test_weights_of_other_captions_are_refused() -> None:
-    with pytest.raises(InputError, match="there are 3 weights for 2 captions"):
-        plan_of([1.0, 1.0, 1.0], torch.tensor([0, 1]))
-
-
 # --- loading ---------------------------------------------------------------------------------------------------------
 
 

@@ -87,20 +87,6 @@ def test_a_buffer_of_everything_gives_every_order_the_same_chance():
     assert min(counts.values()) > 150
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (([1], 0, 0, 0), "buffer must be at least 1, not 0"),
-        (([1], -1, 0, 1), "seed must be at least 0, not -1"),
-        (([1], 0, -1, 1), "epoch must be at least 0, not -1"),
-        (([-1], 0, 0, 1), "shard_sizes must be at least 0, not -1"),
-    ],
-)
-def test_a_wrong_argument_is_named(wrong: tuple, message: str):
-    with pytest.raises(InputError, match=message):
-        stream_order(*wrong)
-
-
 @given(st.integers(1, 300), st.integers(1, 40))
 def test_the_parts_of_all_processes_are_the_batch(batch_size: int, num_processes: int):
     if batch_size < num_processes:
@@ -112,9 +98,3 @@ def test_the_parts_of_all_processes_are_the_batch(batch_size: int, num_processes
     assert [each for part in parts for each in part] == batch
     sizes = [len(part) for part in parts]
     assert max(sizes) - min(sizes) <= 1
-
-
-@pytest.mark.parametrize(("process", "num_processes"), [(-1, 2), (2, 2), (0, 0)])
-def test_a_process_that_does_not_exist(process: int, num_processes: int):
-    with pytest.raises(InputError, match="process must be in"):
-        process_slice(8, process, num_processes)

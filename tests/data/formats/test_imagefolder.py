@@ -71,7 +71,7 @@ def test_splits_by_the_first_folder_of_file_names(tmp_path: Path):
         ),
         (
             {"file_name": "1.jpg", "text": ["x", 3]},
-            r"line 1: caption 2 should be a string, not the number 3",
+            r"line 1: .*; caption 2 is the number 3",
         ),
         ({"file_name": "../1.jpg", "text": "x"}, r"line 1: '../1.jpg' lies outside the data folder"),
     ],
@@ -118,9 +118,7 @@ def test_the_field_split_counts_before_the_folder(tmp_path: Path):
         {"file_name": "train/1.jpg", "text": "a cat", "split": "train"},
         {"file_name": "train/2.jpg", "text": "a dog", "split": "test"},
     )
-    dataset = read_imagefolder(tmp_path)
-    assert dataset.split_sizes == {"train": 1, "test": 1}
-    assert dataset.notes == ("the field split counts, and differs from the folder in 1 of 2 rows",)
+    assert read_imagefolder(tmp_path).split_sizes == {"train": 1, "test": 1}
 
 
 def test_another_folder_beside_train_is_a_split_of_its_own(tmp_path: Path):

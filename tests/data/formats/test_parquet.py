@@ -116,7 +116,10 @@ def test_columns_of_other_names_and_kinds(tmp_path: Path):
     [
         ({"filepath": ["../a.jpg"], "caption": ["a"]}, r"t.parquet, row 0: '../a.jpg' lies outside the data folder"),
         ({"filepath": ["a.jpg", None], "caption": ["a", "b"]}, r"t.parquet, row 1: 'filepath' should be a path"),
-        ({"image": [b"x"], "caption": [7]}, r"row 0: 'caption' should be a string or a list of strings, not the numb"),
+        (
+            {"image": [b"x"], "caption": [7]},
+            r"row 0: 'caption' should be a string or a list of strings; caption 1 is the numb",
+        ),
         (
             {"image": [b"x"], "url": ["u"]},
             r"t.parquet, row 0: the column of captions .* is missing; found 'image', 'ur",

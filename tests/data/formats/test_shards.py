@@ -188,13 +188,6 @@ def test_nothing_left_says_why(tmp_path: Path):
         read_shards(write_tar(tmp_path / "0.tar", {"a.txt": "x"}))
 
 
-def test_statistics_of_downloads_are_told(tmp_path: Path):
-    folder = draw_shards(tmp_path / "shards")
-    assert read_shards(folder).notes[0] == "5 of 36 downloads had failed, by img2dataset's own count"
-    (folder / "00000_stats.json").write_text("{")
-    assert read_shards(folder).notes[0] == "4 of 24 downloads had failed, by img2dataset's own count"
-
-
 # --- which shards ----------------------------------------------------------------------------------------------------
 
 
@@ -225,8 +218,8 @@ def test_every_way_to_name_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("s-{1..1000000000000}.tar", "names more than 100,000 files"),
         ("s-{0..999}{a,{b,c{0..99}}}.tar", "names more than 100,000 files"),
         ("s-{0..9999}{a..z..2}.tar", "names more than 100,000 files"),
-        ("s-{0,0}.tar", r"names the file .*s-0\.tar twice"),
-        ("s-{0,*}.tar", r"names the file .*s-0\.tar twice"),
+        ("s-{0,0}.tar", r"names the file .*s-0\.tar more than once"),
+        ("s-{0,*}.tar", r"names the file .*s-0\.tar more than once"),
         ("s-{0..9}{a,{b,c{0..99}}}.tar", "1,020 of the 1,020 files are missing"),
         ("s-{0..1000000..500000}.tar", "of the 3 files are missing"),
         ("empty", "no .tar files in it, nor in folders named train, val and test"),

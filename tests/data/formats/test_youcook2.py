@@ -89,8 +89,11 @@ def test_annotations_in_their_own_folder(tmp_path: Path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (video({**SEGMENT, "segment": [20, 12]}), r"annotations\[0\] \(segment 0\): the segment ends \(12 s\) before"),
-        (video({**SEGMENT, "segment": [12, 12]}), r"the segment ends \(12 s\) before its start \(12 s\)"),
+        (
+            video({**SEGMENT, "segment": [20, 12]}),
+            r"annotations\[0\] \(segment 0\): the end, 12 s, is not after the start",
+        ),
+        (video({**SEGMENT, "segment": [12, 12]}), r"the end, 12 s, is not after the start, 12 s"),
         (
             video(SEGMENT, {**SEGMENT, "id": 7, "segment": [1]}),
             r"annotations\[1\] \(segment 7\): .*two numbers.*not \[1\]",

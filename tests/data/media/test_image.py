@@ -143,13 +143,16 @@ def test_what_cannot_be_looked_at_is_unreadable(tmp_path: Path):
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     (tmp_path / "gone.jpg").symlink_to("away/a.jpg")
     assert why_unreadable(Medium("a", tmp_path / "gone.jpg", ("x",))) == "is a link that leads nowhere, to away/a.jpg"
-    assert why_unreadable(Medium("a", tmp_path / "loop.jpg", ("x",))) == "Too many levels of symbolic links"
-    assert why_unreadable(Medium("a", tmp_path / ("x" * 300), ("x",))) == "File name too long"
-    assert why_unreadable(Medium("a", tmp_path / ("x" * 300), ("x",), member=(0, 5))) == "File name too long"
+    for path, why in (
+        (tmp_path / "loop.jpg", "Too many levels of symbolic links"),
+        (tmp_path / ("x" * 300), "File name too long"),
+    ):
+        for member in (None, (0, 5)):
+            assert why_unreadable(Medium("a", path, ("x",), member=member)) == f"cannot be opened: {why}"
 
 
 def test_a_folder_and_a_pipe_are_no_images(tmp_path: Path):
-    with pytest.raises(DataError, match="is a folder, not an image"):
+    with pytest.raises(DataError, match="is a folder, not a file"):
         load_image(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(DataError, match="not a regular file"):
@@ -254,21 +257,6 @@ def test_flip_mirrors_about_half_of_the_images():
     assert 30 < sum(mirrored) < 70
     never = Augmentation(crop_scale=(1, 1), flip=False, color=0)
     assert all(augment([image], 8, np.random.default_rng(at), never)[0].getpixel((0, 4))[0] < 128 for at in range(20))
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("crop_scale", (0, 1)),
-        ("crop_scale", (0.9, 0.5)),
-        ("color", 2),
-        ("randaugment", (0, 7)),
-        ("randaugment", (2, 11)),
-    ],
-)
-def test_augmentation_refuses_what_cannot_be(name: str, value: object):
-    with pytest.raises(InputError, match=name):
-        Augmentation(**{name: value})
 
 
 @pytest.mark.parametrize("size", [(300, 200), (200, 300), (1000, 50), (50, 1000)])

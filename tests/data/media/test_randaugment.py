@@ -66,7 +66,9 @@ def test_the_other_operations() -> None:
 
 def test_each_operation_is_as_likely_and_half_are_applied() -> None:
     rng = np.random.default_rng(0)
-    drawn = [change.args for _ in range(4000) for change in draw_changes(rng, 2, 7)]  # type: ignore[attr-defined]
+    names = {operation: name for name, operation in OPERATIONS.items()}
+    changes = [change for _ in range(4000) for change in draw_changes(rng, 2, 7)]
+    drawn = [(names[change.func], change.keywords["m"]) for change in changes]  # type: ignore[attr-defined]
     assert len(drawn) == pytest.approx(4000, rel=0.05)
     counts = Counter(name for name, _ in drawn)
     assert counts.keys() == OPERATIONS.keys()

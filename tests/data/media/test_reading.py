@@ -40,7 +40,7 @@ def test_warnings_are_counted_by_file_and_printed_once(tmp_path: Path, capfd: py
     tell_warnings()
     tell_warnings()
     said = capfd.readouterr().out
-    assert said.startswith(f"note: 6 files were read with warnings, the first: {tmp_path}")
+    assert said.startswith(f"note: 6 files read with a warning, the first: {tmp_path}")
     assert said.count("\n") == 1
     assert "orrupt EXIF data" in said
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +27,8 @@ _SAMPLING = 2**32 - 2
 class Positions:
     """The positions in the split of the B pairs of a batch, each (B,) int64.
 
-    `media` are the media, `index` the pairs, `text` the captions shown. `text` differs from `index` only if a caption
-    is drawn from another medium (see `CaptionPool`); a pair's concept is still that of its own caption, `index`.
-    `copy` is how often the medium came before in the epoch.
+    `text` are the captions shown; they differ from those of `index` only if they are drawn from another medium (see
+    `CaptionPool`), and a pair's concept is that of `index`. `copy` is how often the medium came before in the epoch.
     """
 
     media: Tensor
@@ -61,33 +60,23 @@ class EpochPlan:
         pool: CaptionPool | None = None,
         sampling: Sampling | None = None,
     ) -> None:
-        """Raises InputError for a batch size or number of media below 1, a seed below 0, or a medium without a caption.
+        """Plan with the options of a recipe, which are checked there.
 
         Args:
-            owner: (N,) int64, the medium of each caption, in [0, num_media); None if caption i is the one of medium i.
+            owner: (N,) int64, the medium of each caption; every medium has one. None if caption i is that of medium i.
             order: the media in the order of an epoch; None for a uniformly random order.
             at_once: places of an epoch that are drawn at a time.
-            pool: the media whose captions may be drawn for each medium; None for its own captions.
-            sampling: how often media come and captions are drawn, by weights (N,) of the captions. A medium comes in
-                proportion to the mean of its captions' weights. A caption from `pool` is drawn without weights.
+            pool: the media whose captions may be drawn for each medium, without weights; None for its own captions.
+            sampling: how often media come, in proportion to the mean of their captions' weights, and captions.
         """
-        _check_at_least(1, batch_size=batch_size, num_media=num_media, at_once=at_once)
-        _check_at_least(0, seed=seed)
         self.batch_size, self.at_once = min(batch_size, num_media), at_once
         self.num_media, self.seed, self.order, self.pool, self.sampling = num_media, seed, order, pool, sampling
-        num_captions = num_media if owner is None else len(owner)
-        if sampling is not None and len(sampling.weights) != num_captions:
-            raise InputError(f"there are {len(sampling.weights)} weights for {num_captions} captions")
         self._captions: Indices | None = None
+        self._media_weights = None if sampling is None else sampling.weights
         if owner is None:
-            self._media_weights = None if sampling is None else sampling.weights
             return
         owners: Indices = owner.numpy().astype(np.int64)
-        if len(owners) and not 0 <= owners.min() <= owners.max() < num_media:
-            raise InputError(f"owner must be in [0, {num_media}), not in [{owners.min()}, {owners.max()}]")
         self._counts = np.bincount(owners, minlength=num_media)
-        if not self._counts.all():
-            raise InputError(f"medium {int(np.argmin(self._counts))} has no caption")
         self._captions = np.argsort(owners, kind="stable")
         self._starts = np.cumsum(self._counts) - self._counts
         if sampling is not None:
@@ -100,18 +89,16 @@ class EpochPlan:
         return self.num_media // self.batch_size
 
     def batches(self, epoch: int) -> Sequence[Positions]:
-        """Return the batches of an epoch: those within `at_once` places are drawn when one of them is used.
-
-        With `sampling` the whole epoch is drawn now.
-        """
+        """Return the batches of an epoch, drawn `at_once` places at a time; with `sampling` all are drawn now."""
         B, number = self.batch_size, self.batches_per_epoch
         together = max(1, self.at_once // B)
         is_sampled = self.sampling is not None and self.sampling.applies(epoch, number)
-        draw = partial(_columns, self._sampled(epoch)) if is_sampled else _Pass(self, epoch).draw
+        source = self._sampled(epoch) if is_sampled else _Pass(self, epoch)
 
         @lru_cache(maxsize=2)  # decoding ahead may be in the next one
         def drawn(start: int) -> Tensor:
-            return torch.from_numpy(draw(start * B, min(start + together, number) * B))
+            first, last = start * B, min(start + together, number) * B
+            return torch.from_numpy(source.draw(first, last) if isinstance(source, _Pass) else source[:, first:last])
 
         def batch(at: int) -> Positions:
             place = at % together
@@ -169,16 +156,12 @@ class _Pass:
         self._state = self._bits.state
 
     def media(self, start: int, stop: int) -> Indices:
-        """Return the media at the places from start to stop - 1."""
         if self._plan.order is not None:
             return self._plan.order(self._number, start, stop)
         return self._shuffled[start:stop].astype(np.int64)
 
     def draw(self, start: int, stop: int, sampled: Indices | None = None) -> Indices:
-        """Return the positions (4, n) of these places: media, pairs, captions shown and 0.
-
-        sampled: the media there, drawn by weight, whose captions then are too; None for those of `media`.
-        """
+        """Return the positions (4, n) of these places: media, or those `sampled` by weight, pairs, captions and 0."""
         plan = self._plan
         media = self.media(start, stop) if sampled is None else sampled
 
@@ -192,22 +175,16 @@ class _Pass:
         return np.stack([media, index, text, np.zeros_like(media)])
 
 
-def _columns(whole: Indices, start: int, stop: int) -> Indices:
-    return whole[:, start:stop]
-
-
 def stream_order(
     shard_sizes: Sequence[int] | Indices, seed: int, epoch: int, buffer: int, start: int = 0, stop: int | None = None
 ) -> Indices:
     """Return places start to stop - 1 of N positions in a random order that a shuffle buffer could produce.
 
-    The shards come in random order, each with its samples in file order. Then the sample at place p gets the rank of
-    p + buffer * u, u uniform in [0, 1), so it moves by less than `buffer` places, and a reader that follows the shards
-    holds at most `buffer` samples back. With buffer >= N all orders are equally likely. Memory is that of the buffer
-    and the places asked for (default: all).
+    The shards, with `shard_sizes` consecutive positions each, come in random order. Then the sample at place p gets the
+    rank of p + buffer * u, u uniform in [0, 1), so it moves by less than `buffer` places. With buffer >= N all orders
+    are equally likely. Memory is that of the buffer and the places asked for (default: all).
 
-    `shard_sizes` are the samples of each shard, whose positions follow those of the shard before it. Every (seed,
-    epoch) has another order. Raises InputError for a size, seed or epoch below 0, or a buffer below 1.
+    Every (seed, epoch) has another order.
 
     >>> stream_order([3, 2, 4], seed=0, epoch=0, buffer=1).tolist()
     [3, 4, 5, 6, 7, 8, 0, 1, 2]
@@ -215,8 +192,6 @@ def stream_order(
     [7, 8, 0]
     """
     sizes = np.asarray(shard_sizes, dtype=np.int64)
-    _check_at_least(1, buffer=buffer)
-    _check_at_least(0, seed=seed, epoch=epoch, shard_sizes=int(sizes.min(initial=0)))
     bits = np.random.PCG64([seed, epoch, _STREAM])
     rng, N = np.random.Generator(bits), int(sizes.sum())
     stop = N if stop is None else stop
@@ -236,13 +211,9 @@ def stream_order(
 def process_slice(batch_size: int, process: int, num_processes: int) -> slice:
     """Return the queries of one process: a contiguous slice of every global batch, sizes equal or one apart.
 
-    Raises InputError for a process that does not exist, or a batch with fewer samples than processes.
-
     >>> [process_slice(10, process, 3) for process in range(3)]
     [slice(0, 3, None), slice(3, 6, None), slice(6, 10, None)]
     """
-    if not 0 <= process < num_processes:
-        raise InputError(f"process must be in [0, {num_processes}), not {process}")
     if batch_size < num_processes:
         raise InputError(f"a batch of {batch_size} cannot be split over {num_processes} processes")
     return slice(batch_size * process // num_processes, batch_size * (process + 1) // num_processes)
@@ -253,9 +224,3 @@ def ranges(starts: Indices, counts: Indices) -> Indices:
     before = np.cumsum(counts) - counts
     result: Indices = np.arange(counts.sum()) + np.repeat(starts - before, counts)
     return result
-
-
-def _check_at_least(least: int, **values: int) -> None:
-    for name, value in values.items():
-        if value < least:
-            raise InputError(f"{name} must be at least {least}, not {value}")

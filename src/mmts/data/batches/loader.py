@@ -24,7 +24,7 @@ from mmts.data.media.load import load_medium
 from mmts.data.media.video import FrameSampling
 from mmts.data.pair_table import LazySequence
 from mmts.data.records import Medium, Split
-from mmts.errors import DataError, InputError, WorkersLost
+from mmts.errors import DataError, WorkersLost
 
 Tokens = dict[str, Tensor]
 MediaSource = Callable[[list[int], int, list[int]], Tensor]
@@ -99,18 +99,14 @@ class Pixels:
     seed: int = 0
 
     def __call__(self, positions: list[int], epoch: int = 0, copies: Sequence[int] = ()) -> Tensor:
-        """Return images (B, 3, size, size), or clips (B, F, 3, size, size), uint8; towers scale them to [0, 1].
-
-        copies: how often each came before in the epoch (default: never).
-        """
-        pairs = zip(positions, copies or [0] * len(positions), strict=True)
-        return torch.stack([self._load(at, epoch, copy) for at, copy in pairs])
-
-    def _load(self, at: int, epoch: int, copy: int) -> Tensor:
-        rng = np.random.default_rng([self.seed, epoch, at, copy])
-        pixels = load_medium(self.media[at], self.size, self.resize, self.sampling, self.augmentation, rng)
-        # They are whole numbers over 255: uint8 loses nothing, and waiting batches take a quarter of the memory.
-        return (255 * pixels).round_().to(torch.uint8)
+        """Return images (B, 3, size, size), or clips (B, F, 3, size, size), uint8; towers scale them to [0, 1]."""
+        loaded = []
+        for at, copy in zip(positions, copies or [0] * len(positions), strict=True):
+            rng = np.random.default_rng([self.seed, epoch, at, copy])
+            pixels = load_medium(self.media[at], self.size, self.resize, self.sampling, self.augmentation, rng)
+            # They are whole numbers over 255: uint8 loses nothing, and waiting batches take a quarter of the memory.
+            loaded.append((255 * pixels).round_().to(torch.uint8))
+        return torch.stack(loaded)
 
 
 def make_loader(
@@ -133,26 +129,17 @@ def make_loader(
         process: (index of this process, number of processes); the process gets the media and text of its queries.
         with_relevance: compute the batches' graded relevance, if the split has any.
 
-    Raises InputError if the plan belongs to another split or has fewer batches, DataError from the sources, and
-    WorkersLost if a process was killed, restarted, and killed again.
+    Raises DataError from the sources, and WorkersLost if a process was killed, restarted, and killed again.
     """
-    if plan.num_media != split.num_media:
-        raise InputError(f"the plan is for {plan.num_media} media and the split has {split.num_media}")
-    if not 0 <= first_batch <= plan.batches_per_epoch:
-        raise InputError(f"first_batch must be in [0, {plan.batches_per_epoch}], not {first_batch}")
     queries = process_slice(plan.batch_size, *process)
     batches = plan.batches(epoch)[first_batch:]
     graded = split.graded if with_relevance else None
-
-    def load() -> Iterator[Batch]:
-        media_sides = _media_sides(batches, queries, media_source, epoch, workers)
-        for batch, media in zip(batches, media_sides, strict=True):
-            text = text_source(batch.text[queries].tolist())
-            extra = positives(split, batch.media, batch.text)
-            relevance = None if graded is None else _relevance(graded, split, batch, queries)
-            yield Batch(media, text, batch.index, batch.media, extra, relevance)
-
-    return load()
+    media_sides = _media_sides(batches, queries, media_source, epoch, workers)
+    for batch, media in zip(batches, media_sides, strict=True):
+        text = text_source(batch.text[queries].tolist())
+        extra = positives(split, batch.media, batch.text)
+        relevance = None if graded is None else _relevance(graded, split, batch, queries)
+        yield Batch(media, text, batch.index, batch.media, extra, relevance)
 
 
 def _relevance(graded: Graded, split: Split, batch: Positions, queries: slice) -> Tensor:
@@ -191,11 +178,7 @@ def _decode(source: MediaSource, epoch: int, places: list[list[int]]) -> Tensor 
 
 
 def _decode_ahead(pieces: Sequence[list[list[int]]], decode: _Decode, workers: int) -> Iterator[Tensor]:
-    """Yield the media of every piece, decoded in other processes; if one is killed, all are restarted.
-
-    Pixels depend on their seed and their place in the epoch alone, so the second try gives the same. Raises WorkersLost
-    if a process is killed twice at the same piece.
-    """
+    """Yield the media of every piece, decoded in other processes; if one is killed, all are restarted once."""
     done, lost_at = 0, -1
     while done < len(pieces):
         decoded = _start_processes(pieces[done:], decode, workers)
@@ -228,11 +211,7 @@ class _Same(TorchDataset[Any]):
 
 
 def _start_processes(pieces: Sequence[list[list[int]]], decode: _Decode, workers: int) -> Iterator[Tensor | DataError]:
-    """Start processes that decode ahead; a killed one is noticed only when its media are needed.
-
-    torch's handler of SIGCHLD would raise in the main thread at any point, even inside an optimizer step, so it is
-    removed again.
-    """
+    """Start processes that decode ahead; a killed one is noticed only when its media are needed."""
     loader: DataLoader[Tensor | DataError] = DataLoader(
         _Same(),
         sampler=pieces,  # drawn here, a few ahead of the processes
@@ -243,6 +222,7 @@ def _start_processes(pieces: Sequence[list[list[int]]], decode: _Decode, workers
         multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
         generator=torch.Generator(),  # without one it draws from the global state
     )
+    # torch's handler of SIGCHLD would raise in the main thread at any point, even inside an optimizer step.
     watched = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGCHLD) if watched else None
     decoded = iter(loader)

@@ -16,8 +16,7 @@ def positives(split: Split, media_index: Tensor, text_index: Tensor) -> Tensor |
 
     Two samples are positives of each other when they share the medium, when the caption drawn for one is among the
     captions of the other's medium, or when the same caption is drawn for both. The tensor is sparse and coalesced if
-    few pairs are (see `SPARSE_BELOW`), else dense. `media_index` (B,) are positions of media, `text_index` (B,) those
-    of the captions drawn for them.
+    few pairs are (see `SPARSE_BELOW`), else dense.
 
     >>> from pathlib import Path
     >>> from mmts.data.records import Medium

@@ -30,16 +30,15 @@ class ConceptAware:
 
     def choose(self, index: Indices, size: int, batch_size: int) -> Indices:
         """Return the places in `index`, (batches x size,) pairs, of the pairs of each batch, one after the other."""
-        starts = range(0, len(index), size)
-        return np.concatenate([
-            at + choose_diverse(self._table(index[at : at + size]), batch_size, self.most) for at in starts
-        ])  # fmt: skip
-
-    def _table(self, index: Indices) -> Indices:
-        first, number = self.offsets[index], self.offsets[index + 1] - self.offsets[index]
-        column = np.arange(number.max())
-        table = self.ids[np.minimum(first[:, None] + column, len(self.ids) - 1)]
-        return np.where(column < number[:, None], table, -1)
+        places = []
+        for at in range(0, len(index), size):
+            pairs = index[at : at + size]
+            first, number = self.offsets[pairs], self.offsets[pairs + 1] - self.offsets[pairs]
+            column = np.arange(number.max())
+            table = self.ids[np.minimum(first[:, None] + column, len(self.ids) - 1)]
+            table = np.where(column < number[:, None], table, -1)
+            places.append(at + choose_diverse(table, batch_size, self.most))
+        return np.concatenate(places)
 
 
 @dataclass(frozen=True)
@@ -106,8 +105,7 @@ def draw_counts(weights: Weights, rng: np.random.Generator) -> Indices:
     """Return how often each of M media comes in an epoch of M draws (M,): M w / sum w, rounded up or down at random.
 
     Its mean is exactly that value, and the sum of all is M: systematic resampling (docs/method.md, 9.1), over an order
-    by weight that is random among equal weights. So the sum of any one weight's media is off by less than 1 too, and
-    with equal weights each medium comes once. weights (M,) are above 0.
+    by weight that is random among equal weights. weights (M,) are above 0.
 
     >>> draw_counts(np.array([1.0, 1.0, 6.0, 1.0, 3.0]), np.random.default_rng(0))
     array([0, 1, 3, 0, 1])
@@ -125,8 +123,7 @@ def repeated(order: Indices, counts: Indices) -> Indices:
     """Return the media in an order, each as often as it counts; its copies are an equal part of an epoch apart.
 
     order (M,) are all media, counts (M,) the number of copies of medium 0, 1, ...: sum M. The k-th copy of n of the
-    medium at place p belongs at place p + k M / n, from the start again after the end. So media that come at most once
-    keep their order, which for shards is that of the files.
+    medium at place p belongs at place p + k M / n, from the start again after the end.
 
     >>> repeated(np.array([3, 0, 2, 1]), np.array([1, 0, 1, 2])).tolist()
     [3, 0, 3, 2]

@@ -4,15 +4,12 @@ import os
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from mmts.data.formats.collect import Collector
 from mmts.data.formats.json_file import Record, json_lines, kind_in_words
 from mmts.data.records import Dataset, Label, Medium
-from mmts.errors import DataError, listed, plain, quoted, shortened
+from mmts.errors import DataError, listed, quoted, shortened
 
-_MAX_FRAMES = 1_000_000  # of one clip: nine hours at 30 frames per second
-_MAX_NUMBER = 2**63 - 1
 _MEMBER = "the byte in a tar file and the length in bytes"
 _FIELDS = ("id", "image", "video", "captions", "labels", "split", "start", "end", "frames", "member")
 
@@ -42,19 +39,13 @@ def read_captions_jsonl(file: str | Path) -> Dataset:
 
 def caption_texts(record: Record, name: str) -> list[str]:
     """Return captions given as a string or a list; null and NaN are empty. Raises DataError for anything but text."""
-    expected = "a string or a list of strings"
-    value = record.get(name, object, expected)
-    texts = []
-    for at, text in enumerate(value if isinstance(value, list) else [value], 1):
-        if text is None or text != text:
-            texts.append("")
-        elif isinstance(text, str):
-            texts.append(text)
-        elif isinstance(value, list):
-            raise DataError(f"{record.where}: caption {at} should be a string, not {kind_in_words(text)}")
-        else:
-            raise record.wrong(name, expected)
-    return texts
+    value = record.get(name, object, "a string or a list of strings")
+    texts = value if isinstance(value, list) else [value]
+    for at, text in enumerate(texts, 1):
+        if not isinstance(text, str) and text is not None and text == text:
+            expected = f"{name!r} should be a string or a list of strings"
+            raise DataError(f"{record.where}: {expected}; caption {at} is {kind_in_words(text)}")
+    return [text if isinstance(text, str) else "" for text in texts]
 
 
 def scalar_text(value: object) -> str | None:
@@ -68,33 +59,30 @@ def label_value(value: object) -> Label | None:
     """Return a label's text, or of a list the text of each value; None for anything else, and NaN."""
     if not isinstance(value, list):
         return scalar_text(value)
-    texts = [scalar_text(item) for item in value]
-    return None if None in texts else [text for text in texts if text is not None]
+    texts = [text for item in value if (text := scalar_text(item)) is not None]
+    return texts if len(texts) == len(value) else None
 
 
 def _add(collector: Collector, record: Record) -> Medium:
-    kinds = [kind for kind in ("image", "video") if kind in record.fields]
-    if not kinds:
+    filled = [kind for kind in ("image", "video") if record.fields.get(kind) is not None]
+    if not filled:
         raise DataError(f"{record.where}: 'image' (or 'video') is missing; found {listed(record.fields)}")
-    filled = [kind for kind in kinds if record.fields[kind] is not None]
     if len(filled) == 2:
         raise DataError(f"{record.where}: both 'image' and 'video'; one line is one of them")
-    kind = (filled or kinds)[0]
-    start, end = _seconds(record, "start"), _seconds(record, "end")
-    if end is not None and end <= (start or 0):
-        raise DataError(f"{record.where}: 'end' ({plain(end)}) must be greater than 'start' ({plain(start or 0)})")
-    frames = _pair(record, "frames", "the first and the last frame")
-    first, last = frames or (0, 0)
-    if last < first:
-        raise DataError(f"{record.where}: the last frame ({last}) must not be smaller than the first ({first})")
-    if last - first >= _MAX_FRAMES:
-        raise DataError(f"{record.where}: {last - first + 1:,} frames are more than a clip may have, {_MAX_FRAMES:,}")
-    split = record.optional("split", (str, int), "a string")
-    identity, path = record.get("id", (str, int), "a string or a whole number"), record.get(kind, str, "a path")
-    texts, labels = caption_texts(record, "captions"), _labels(record)
-    part: dict[str, Any] = {"start": start, "end": end, "frames": frames, "member": _pair(record, "member", _MEMBER)}
-    split = None if split is None else str(split)
-    return collector.add(record.where, str(identity), path, texts, kind=kind, labels=labels, split=split, **part)
+    kind, split = filled[0], record.optional("split", (str, int), "a string")
+    return collector.add(
+        record.where,
+        str(record.get("id", (str, int), "a string or a whole number")),
+        record.get(kind, str, "a path"),
+        caption_texts(record, "captions"),
+        kind=kind,
+        labels=_labels(record),
+        split=None if split is None else str(split),
+        start=_seconds(record, "start"),
+        end=_seconds(record, "end"),
+        frames=_pair(record, "frames", "the first and the last frame"),
+        member=_pair(record, "member", _MEMBER),
+    )
 
 
 def _labels(record: Record) -> dict[str, Label]:
@@ -104,19 +92,16 @@ def _labels(record: Record) -> dict[str, Label]:
         if value is not None:
             labels[name] = value
         elif label is not None and label == label:  # NaN is a missing label
-            what, wrong = f"label {quoted(name)} should be a string, a number or a list of them", label
-            if isinstance(label, list):
-                at = next(at for at, item in enumerate(label) if scalar_text(item) is None)
-                what, wrong = f"label {quoted(name)}, value {at + 1}: should be a string or a number", label[at]
-            raise DataError(f"{record.where}: {what}, not {kind_in_words(wrong)}")
+            wrong = [item for item in label if scalar_text(item) is None] if isinstance(label, list) else [label]
+            expected = "a string, a number or a list of strings and numbers"
+            raise DataError(f"{record.where}: label {quoted(name)} should be {expected}, not {kind_in_words(wrong[0])}")
     return labels
 
 
 def _seconds(record: Record, name: str) -> float | None:
-    expected = "a number of seconds from 0"
-    value = record.optional(name, (int, float), expected)
+    value = record.optional(name, (int, float), "a number of seconds from 0")
     if value is not None and not 0 <= value <= sys.float_info.max:
-        raise record.wrong(name, expected)
+        raise record.wrong(name, "a number of seconds from 0")
     return None if value is None else float(value)
 
 
@@ -125,7 +110,7 @@ def _pair(record: Record, name: str, expected: str) -> tuple[int, int] | None:
     if value is None:
         return None
     is_pair = isinstance(value, list) and list(map(type, value)) == [int, int]
-    if not is_pair or min(value) < 0 or max(value) > _MAX_NUMBER:
+    if not is_pair or min(value) < 0 or max(value) >= 2**63:
         wanted = f"a list of two whole numbers from 0 to 2^63 - 1: {expected}"
         raise DataError(f"{record.where}: {name!r} should be {wanted}, not {quoted(value)}")
     return value[0], value[1]

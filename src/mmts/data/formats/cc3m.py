@@ -17,10 +17,10 @@ from mmts.data.formats.collect import read_lines, reading
 from mmts.data.formats.pair_index import Pair, Piece, index_piece, read_indexed
 from mmts.data.formats.parts import files_in
 from mmts.data.formats.shards import read_shards
-from mmts.data.media.reading import threads
+from mmts.data.media.reading import file_state, threads
 from mmts.data.media.suffixes import IMAGE_SUFFIXES
 from mmts.data.records import Dataset
-from mmts.errors import DataError
+from mmts.errors import DataError, quoted
 from mmts.files import cache_root, content_hash
 
 _ROWS = 10_000  # rows of a TSV per piece
@@ -51,22 +51,21 @@ PARTS = (
 
 
 class Images(NamedTuple):
-    """The image files of a part, and the modification time of every folder searched; paths are relative to the root."""
+    """The sorted rows (F,) of a part's images, their files, and the state of every folder searched, below the root."""
 
     rows: npt.NDArray[np.int64]
-    """(F,) the row of each file, sorted."""
     paths: list[str]
-    folders: dict[str, int]
+    folders: dict[str, tuple[int | None, int]]
 
 
 def find_images(root: Path, folder: str) -> Images:
     """Walk `folder` inside `root`. Raises DataError if it holds no image, or two images of one row; OSError."""
-    folders: dict[str, int] = {}
+    folders = {}
     files: list[tuple[int, str]] = []
     waiting = [folder]
     while waiting:
         here = waiting.pop()
-        folders[here] = os.stat(root / here).st_mtime_ns  # before the scan, so that a later change shows
+        folders[here] = file_state(root / here)  # before the scan, so that a later change shows
         with os.scandir(root / here) as entries:
             for entry in entries:
                 if entry.is_dir():
@@ -91,11 +90,9 @@ def looks_like_cc3m(path: Path) -> bool:
 def read_cc3m(path: str | Path) -> Dataset:
     """Read CC3M: a folder with the official TSV files and the images, or with shards (see `read_shards`).
 
-    docs/datasets.md says where images may be and how they are named. A row without an image is a failed download: it is
-    left out and counted. Ids are "train-12", "val-12". One of the two TSV files is enough.
-
-    Every image is decoded once. The index is kept until a TSV changes or a file is added or removed. Of its pieces of
-    10,000 rows only those are made again in which a row, or an image's name, size or modification time changed.
+    docs/datasets.md says where images may be and how they are named. Ids are "train-12", "val-12". One of the two TSV
+    files is enough. Every image is decoded once. The index is kept until a TSV changes or a file is added or removed;
+    then only the pieces of 10,000 rows are made again in which a row, or an image's name, size or time changed.
 
     Raises DataError naming the line that is not such a row, missing images, two images of one row, a TSV that ends
     before the row of an image, or captions in .txt files beside the images that belong to other rows.
@@ -114,39 +111,26 @@ def read_cc3m(path: str | Path) -> Dataset:
         if not parts:
             raise DataError(f"{root}: neither {' nor '.join(part.tsv for part in PARTS)} is in it, and no shards")
 
-        def states() -> dict[str, list[int]]:
-            return {part.tsv: _state(root / part.tsv) for part in parts}
-
-        def is_current(state: Mapping[str, Any]) -> bool:
+        def is_current(state: Mapping[str, list[object]]) -> bool:
             # Adding, removing or renaming a file changes the modification time of its folder.
-            times: dict[str, int] = state["folders"]
-            try:
-                unchanged = all(os.stat(root / name).st_mtime_ns == time for name, time in times.items())
-            except OSError:
-                return False
-            return unchanged and state["tables"] == states()
+            is_complete = all(part.tsv in state for part in parts)
+            return is_complete and all([*file_state(root / name)] == before for name, before in state.items())
 
         def make() -> tuple[Mapping[str, Any], Iterable[Piece]]:
-            tables = states()
-            images = {part: find_images(root, _image_folder(root, part)) for part in parts}
+            state = {part.tsv: file_state(root / part.tsv) for part in parts}
+            images = {}
+            for part in parts:
+                folder = next((name for name in part.folders if (root / name).is_dir()), None)
+                if folder is None:
+                    where = f"they lie in a folder {part.folders[0]} beside it"
+                    raise DataError(f"{root}: the images of {part.tsv} are missing; {where}")
+                images[part] = find_images(root, folder)
+                state |= images[part].folders
             for part, files in images.items():
                 _check_rows(root, part, files)
-            folders = {name: time for files in images.values() for name, time in files.folders.items()}
-            return {"tables": tables, "folders": folders}, _pieces(root, images)
+            return state, _pieces(root, images)
 
         return read_indexed(root, root, cache_root() / "cc3m" / content_hash(str(root)), make, is_current)
-
-
-def _image_folder(root: Path, part: Part) -> str:
-    for name in part.folders:
-        if (root / name).is_dir():
-            return name
-    raise DataError(f"{root}: the images of {part.tsv} are missing; they lie in a folder {part.folders[0]} beside it")
-
-
-def _state(file: Path) -> list[int]:
-    state = file.stat()
-    return [state.st_size, state.st_mtime_ns]
 
 
 def _pieces(root: Path, images: Mapping[Part, Images]) -> Iterator[Piece]:
@@ -157,7 +141,7 @@ def _pieces(root: Path, images: Mapping[Part, Images]) -> Iterator[Piece]:
             while captions := list(islice(rows, _ROWS)):
                 low, high = np.searchsorted(files.rows, [first, first + len(captions)]).tolist()
                 paths = dict(zip(files.rows[low:high].tolist(), files.paths[low:high], strict=True))
-                states = (f"{path}\0{_state(root / path)}" for path in paths.values())
+                states = (f"{path}\0{file_state(root / path)}" for path in paths.values())
                 name = content_hash(str(root), part.split, str(first), *captions, *states)
                 pairs = (
                     Pair(f"{part.split}-{row}", caption, paths[row]) if row in paths else _NO_FILE
@@ -180,12 +164,9 @@ def _rows(tsv: Path) -> Iterator[str]:
         fields = line.rstrip("\r\n").split("\t")
         if number == 1 and [field.strip().lower() for field in fields] == _HEADER:
             continue
-        wanted = "a row is a caption, a tab and an address"
-        if len(fields) != 2 or not fields[1].strip():
-            nothing = " and nothing after it" if len(fields) == 2 else ""
-            raise DataError(f"{tsv}, line {number}: {wanted}; this one has {len(fields) - 1} tabs{nothing}")
-        if _ADDRESS.match(fields[0]) and not _ADDRESS.match(fields[1]):
-            raise DataError(f"{tsv}, line {number}: the address comes first; {wanted}")
+        is_swapped = _ADDRESS.match(fields[0]) and not _ADDRESS.match(fields[-1])
+        if len(fields) != 2 or not fields[1].strip() or is_swapped:
+            raise DataError(f"{tsv}, line {number}: a row is a caption, a tab and an address, and not {quoted(line)}")
         yield fields[0]
 
 
@@ -195,7 +176,11 @@ def _check_rows(root: Path, part: Part, images: Images) -> None:
     If a download script has written NAME.txt beside NAME.jpg, its caption must be that of the image's row.
     """
     tsv = root / part.tsv
-    written = _captions_beside(root, images)
+    written = {}  # the captions in files beside up to 2,000 images, evenly spread, by position in `images.rows`
+    for at in np.unique(np.linspace(0, len(images.rows) - 1, _COMPARED).astype(int)).tolist():
+        with suppress(OSError):  # usually the file does not exist
+            text = (root / images.paths[at]).with_suffix(".txt").read_bytes()
+            written[at] = _comparable(text.decode("utf-8", "replace"))
     rows_of: dict[str, list[int]] = {text: [] for text in written.values()}
     num_rows = 0
     for row, caption in enumerate(_rows(tsv)):
@@ -213,23 +198,12 @@ def _check_rows(root: Path, part: Part, images: Images) -> None:
         )
     beyond = int(np.searchsorted(images.rows, num_rows))
     if beyond < len(images.rows):
-        short = f"; the official file has {part.num_rows:,}, so it may be cut short" if num_rows < part.num_rows else ""
         from_one = images.rows[0] > 0 and images.rows[-1] == num_rows
         raise DataError(
-            f"{tsv} has {num_rows:,} rows{short}: {images.paths[beyond]} would be the image of row "
-            f"{images.rows[beyond]:,} counted from 0, as an image's name is the number of its row"
+            f"{tsv} has {num_rows:,} rows, and the official file {part.num_rows:,}: {images.paths[beyond]} would be "
+            f"the image of row {images.rows[beyond]:,} counted from 0, as an image's name is the number of its row"
             f"{'. Image 0 is missing: these seem to be counted from 1' if from_one else ''}"
         )
-
-
-def _captions_beside(root: Path, images: Images) -> dict[int, str]:
-    """Return the text of the .txt files beside up to 2,000 images, evenly spread, by position in `images.rows`."""
-    captions = {}
-    for at in np.unique(np.linspace(0, len(images.rows) - 1, _COMPARED).astype(int)).tolist():
-        with suppress(OSError):  # usually the file does not exist
-            text = (root / images.paths[at]).with_suffix(".txt").read_bytes()
-            captions[at] = _comparable(text.decode("utf-8", "replace"))
-    return captions
 
 
 def _comparable(caption: str) -> str:

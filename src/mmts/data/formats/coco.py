@@ -8,7 +8,7 @@ from pathlib import Path
 from mmts.data.formats.collect import Collector, find_file
 from mmts.data.formats.json_file import Record, beginning, kind_in_words, read_json_object
 from mmts.data.records import SPLITS, Dataset, split_name
-from mmts.errors import DataError, listed, nearest, quoted
+from mmts.errors import DataError, nearest, quoted
 
 _JUDGED_CAPTIONS = 5  # per image, in the published tables
 _ANNOTATIONS = ("", "annotations")  # folders of annotation files in a data set's folder
@@ -26,9 +26,7 @@ _YEARS = ("2017", "2014")  # both hold the same images
 def read_karpathy(path: str | Path) -> Dataset:
     """Read Flickr30K or MSCOCO in Karpathy's splits (Karpathy and Fei-Fei, CVPR 2015); "restval" counts as train.
 
-    `path` is the folder, with the json file in it or in annotations/, or the json file. In val and test each image
-    keeps five captions, as in the published protocol. The images are not looked for here.
-
+    `path` is the folder or the json file. In val and test each image keeps five captions, as in the published protocol.
     Raises DataError: a missing or wrong file, an invalid row, naming it, or no folder of images.
     """
     path = Path(path)
@@ -54,8 +52,7 @@ def read_karpathy(path: str | Path) -> Dataset:
             image = os.path.join(row.get("filepath", str, "the folder train2014 or val2014"), image)
         captions = [sentence.get("raw", str, "a string") for sentence in row.records("sentences")]
         if not any(caption.strip() for caption in captions):
-            wanted = "'sentences' should hold at least one 'raw' that is not empty"
-            raise DataError(f"{row.where}: it has no caption; {wanted}")
+            raise DataError(f"{row.where}: it has no caption: every 'raw' in 'sentences' is empty")
         identity = str(row.get(_ID[name], (int, str), "a whole number"))
         keep = None if split == "train" else _JUDGED_CAPTIONS
         collector.add(
@@ -93,11 +90,7 @@ def _name(file: Path, document: Record) -> str:
     """Return which data set a file in Karpathy's format holds."""
     if "annotations" in document.fields:
         raise DataError(f"{file}: these are COCO's own captions; Karpathy's splits are in {_FILES['coco']}")
-    if "images" not in document.fields:
-        raise DataError(
-            f"{file}: 'images', a list, is missing; found {listed(document.fields)}. "
-            f"Karpathy's files are {' and '.join(_FILES.values())}"
-        )
+    document.get("images", list, "a list")
     by_file = {known: name for name, known in _FILES.items()}.get(file.name)
     name = document.fields.get("dataset") or by_file
     if not isinstance(name, str) or name not in _FILES:
@@ -114,9 +107,8 @@ def read_coco_captions(path: str | Path) -> Dataset:
     """Read COCO's own captions (Chen et al., 2015): a whole folder, or one captions_*.json file.
 
     A folder's splits are train and val, and val keeps five captions per image. A file by itself keeps all captions; it
-    is one split, named by the file (captions_val2017.json: val), and its images may be missing.
-
-    Raises DataError: a missing or wrong file, an invalid row, naming it, or a folder without images.
+    is one split, named by the file (captions_val2017.json: val), and its images may be missing. Raises DataError: a
+    missing or wrong file, an invalid row, naming it, or a folder without images.
     """
     path = Path(path)
     if not path.is_dir():
@@ -158,26 +150,13 @@ def _captions_files(folder: Path, year: str) -> dict[str, Path]:
 def _add_file(collector: Collector, file: Path, split: str | None, folder: str, keep: int | None) -> None:
     """Hand all images of a file to `collector`, each with its captions in the order of the annotations."""
     document = read_json_object(file)
-    for name in ("images", "annotations"):
-        if not isinstance(document.fields.get(name), list):
-            raise DataError(
-                f"{file}: {name!r}, a list, is missing; found {listed(document.fields)}. "
-                "COCO's captions are in files like captions_val2017.json"
-            )
-    images: dict[int, tuple[str, str, list[str]]] = {}
-    annotations: set[int] = set()
-    for row in document.records("images"):
-        identity = row.get("id", int, "a whole number")
-        if identity in images:
-            raise DataError(f"{row.where}: the id {identity} is there already")
-        images[identity] = row.where, row.get("file_name", str, "a file name"), []
+    captions: dict[int, list[str]] = {}
     for row in document.records("annotations"):
-        identity, image = row.get("id", int, "a whole number"), row.get("image_id", int, "a whole number")
-        if identity in annotations:
-            raise DataError(f"{row.where}: the id {identity} is there already")
-        annotations.add(identity)
-        if image not in images:
-            raise DataError(f"{row.where}: no image has the id {image}")
-        images[image][2].append(row.get("caption", str, "a string"))
-    for identity, (where, file_name, captions) in images.items():
-        collector.add(where, str(identity), file_name, captions, kind="image", split=split, folder=folder, keep=keep)
+        image = row.get("image_id", int, "a whole number")
+        captions.setdefault(image, []).append(row.get("caption", str, "a string"))
+    for row in document.records("images"):
+        identity, image_name = row.get("id", int, "a whole number"), row.get("file_name", str, "a file name")
+        texts = captions.pop(identity, [])
+        collector.add(row.where, str(identity), image_name, texts, kind="image", split=split, folder=folder, keep=keep)
+    if captions:
+        raise DataError(f"{file}, annotations: no image has the id {next(iter(captions))}")

@@ -9,16 +9,17 @@ import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmts.data.media.suffixes import kind_of
-from mmts.data.records import SPLITS, Dataset, Label, Medium, split_name
-from mmts.errors import DataError, counted, listed, quoted, shortened
+from mmts.data.records import SPLITS, Dataset, Label, Medium, split_name, values_of
+from mmts.errors import DataError, counted, listed, plain, quoted
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")  # for what becomes a part of a path
+_MAX_FRAMES = 1_000_000  # of one clip: nine hours at 30 frames per second
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ABSOLUTE = re.compile(r"/|~/|[A-Za-z]:/|file:/", re.IGNORECASE)  # once backslashes are slashes
 _STRING = r"""(?:'[^'\\]*(?:\\.[^'\\]*)*'|"[^"\\]*(?:\\.[^"\\]*)*"|None|null|nan|NaN)"""
@@ -55,11 +56,6 @@ def clean_text(text: str) -> str:
     return text.strip()
 
 
-def _clean_label(label: Label) -> Label:
-    """Clean a label; of several values each counts once."""
-    return clean_text(label) if isinstance(label, str) else list(dict.fromkeys(map(clean_text, label)))
-
-
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn an OSError of the body into a DataError that names the file."""
@@ -74,43 +70,35 @@ def compression(start: bytes) -> str | None:
     return next((kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)), None)
 
 
-def _check_is_text(path: Path, start: bytes) -> None:
-    """Raise DataError, with advice, if a file with these first bytes is compressed or UTF-16."""
-    if kind := compression(start):
-        workbook = " (an Excel workbook is a zip file too: save it as CSV UTF-8)" if kind == "zip" else ""
-        raise DataError(f"{path} is compressed with {kind}; unpack it{workbook}")
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:4]:
-        raise DataError(f"{path} is not UTF-8 but perhaps UTF-16; {_save_as_utf8(path)}")
-
-
-def _save_as_utf8(path: Path) -> str:
-    return f"save the file as UTF-8{'' if 'json' in path.suffix else ' (in Excel: CSV UTF-8, not Unicode Text or CSV)'}"
-
-
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, line with its end) of a UTF-8 file with or without byte order mark.
 
     Raises DataError if the file cannot be opened, is compressed or UTF-16, or naming the line that is not UTF-8.
     """
+    excel = "" if "json" in path.suffix else " (in Excel: CSV UTF-8, not Unicode Text or CSV)"
+    remedy = f"save the file as UTF-8{excel}"
     with reading(path), open(path, "rb") as file:
         for number, line in enumerate(file, 1):
-            if number == 1:
-                _check_is_text(path, line[:8])
+            if number == 1 and (kind := compression(line)):
+                workbook = " (an Excel workbook is a zip file too: save it as CSV UTF-8)" if kind == "zip" else ""
+                raise DataError(f"{path} is compressed with {kind}; unpack it{workbook}")
+            if number == 1 and (line.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in line[:4]):
+                raise DataError(f"{path} is not UTF-8 but perhaps UTF-16; {remedy}")
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 around = line[max(error.start - 10, 0) : error.start + 10].decode("cp1252", "replace")
                 raise DataError(
                     f"{path}, line {number}: byte {error.start + 1} is not UTF-8 (in Windows-1252 it reads "
-                    f"{quoted(around.strip())}); {_save_as_utf8(path)}"
+                    f"{quoted(around.strip())}); {remedy}"
                 ) from None
 
 
 def inner_path(written: str, where: str, root: Path | None = None, folder: str = "") -> str:
     """Return a path as written, below `folder`, normalized. Raises DataError if it is impossible or leads out.
 
-    With a `root`, a path with backslashes or accents is spelled like the file there, or else with slashes. The check is
-    lexical: a symbolic link inside the root may lead anywhere.
+    With a `root`, a path with backslashes or accents is spelled like the file there, or else with slashes. A symbolic
+    link inside the root may lead anywhere.
 
     >>> inner_path("images//./a.jpg", "x.jsonl, line 3")
     'images/a.jpg'
@@ -118,30 +106,24 @@ def inner_path(written: str, where: str, root: Path | None = None, folder: str =
     Traceback (most recent call last):
     mmts.errors.DataError: x.jsonl, line 3: '../a.jpg' lies outside the data folder; ...
     """
-    if not written.strip():
-        raise DataError(f"{where}: the path is empty")
-    try:
-        os.fsencode(written)
-    except UnicodeEncodeError:
-        raise DataError(f"{where}: {quoted(written)} cannot be a path") from None
     slashes = written.replace("\\", "/")
     tidy = os.path.normpath(os.path.join(folder, slashes))
     is_absolute = _ABSOLUTE.match(slashes) is not None
     why = None
-    if _CONTROL.search(written):
-        why = "cannot be a path: it holds a control character"
+    if not written.strip():
+        raise DataError(f"{where}: the path is empty")
+    if _CONTROL.search(written) or _LONE_SURROGATE.search(written):
+        why = " cannot be a path"
     elif written.startswith(("data:image/", "{'bytes'")):  # the latter as Hugging Face's datasets write a table
-        why = "is an image, not a path; save it as a file and write its path"
+        why = " is an image, not a path; save it as a file and write its path"
     elif "://" in written and not is_absolute:
-        why = "is an address, not a path; download the files first, and write where each is"
+        why = " is an address, not a path; download the files first, and write where each is"
     elif is_absolute or tidy.split(os.sep, 1)[0] == "..":
-        why = "lies outside the data folder; paths are relative to it and stay inside"
+        why = " lies outside the data folder; paths are relative to it and stay inside"
         if root is not None and (inside := _inside(slashes, root / folder)):
-            raise DataError(
-                f"{where}: {quoted(written)}: paths are relative to {root / folder}; write {quoted(inside)}"
-            )
+            why = f": paths are relative to {root / folder}; write {quoted(inside)}"
     if why is not None:
-        raise DataError(f"{where}: {quoted(written)} {why}")
+        raise DataError(f"{where}: {quoted(written)}{why}")
     as_written = os.path.normpath(os.path.join(folder, written))
     if root is None or (as_written == tidy and tidy.isascii()):
         return as_written
@@ -164,8 +146,6 @@ def listed_strings(text: str) -> list[str] | None:
     >>> listed_strings("['a cat', 'a pet']"), listed_strings('["a", null]'), listed_strings("[a cat]")
     (['a cat', 'a pet'], ['a', ''], None)
     """
-    if label_studio := re.fullmatch(r'\{"text":\s*(\[.*\])\}', text):  # which writes several texts like this
-        text = label_studio[1]
     if not (text.startswith("[") and _LIST.fullmatch(text)):
         return None
     try:
@@ -175,13 +155,11 @@ def listed_strings(text: str) -> list[str] | None:
 
 
 def _unquoted(written: str) -> str:
+    """Return the text of a string as JSON or Python writes it; none for null, None and nan."""
     if written[0] not in "'\"":
         return ""
-    if written[0] == '"':
-        try:
-            return str(json.loads(written))
-        except ValueError:
-            pass
+    with suppress(ValueError):
+        return str(json.loads(written))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Python warns of unknown escapes
         return str(ast.literal_eval(written))
@@ -218,8 +196,7 @@ class Collector:
     """Collects the media of a data set in file order, checks them, and makes a Dataset of them.
 
     With `merge`, lines of the same file and part of it are one medium with the captions of all; it keeps the id of the
-    first line, and the labels that are equal in all. Without it every line is a medium, as the published numbers of
-    media of public data sets count them.
+    first line, and the labels that are equal in all. Without it every line is a medium.
     """
 
     def __init__(self, path: Path, root: Path, merge: bool = False) -> None:
@@ -233,7 +210,6 @@ class Collector:
         self._varying: dict[str, None] = {}
         self._ids_merged = False
         self._counts: Counter[str] = Counter()
-        self._broken_list: str | None = None
 
     def add(
         self,
@@ -251,12 +227,13 @@ class Collector:
     ) -> Medium:
         """Add one medium, or more captions of one, and return what this line says about it.
 
-        Raises DataError if another medium has the id, or if lines of one file differ in the split or the kind.
+        Raises DataError if another medium has the id, the part ends before it starts, or lines of one file differ in
+        the split or the kind.
 
         Args:
             where: its file and line, for messages.
-            identity, path, captions, kind, split, labels: see `Medium`; the id is the path if it is None, and the
-                suffix says the kind if that is None.
+            identity, path, captions, kind, split, labels: see `Medium`; if the id is None it is the path, and if the
+                kind is None the suffix says it.
             folder: the folder in the root that `path` is relative to.
             keep: the number of captions to keep; the others are counted. None keeps all.
             part: start, end, frames or member, see `Medium`.
@@ -268,14 +245,23 @@ class Collector:
         identity = inner if identity is None else clean_text(identity)
         if not identity:
             raise DataError(f"{where}: the id is empty")
-        texts = [text for caption in captions for text in self._texts(caption, where)]
+        texts = [text for caption in captions for text in self._texts(caption)]
         self._counts["beyond"] += len(texts) - len(texts[:keep])
-        labels = {clean_text(name): _clean_label(value) for name, value in (labels or {}).items()}
+        cleaned: dict[str, Label] = {}
+        for name, value in (labels or {}).items():
+            distinct = list(dict.fromkeys(map(clean_text, values_of(value))))
+            cleaned[clean_text(name)] = distinct[0] if isinstance(value, str) else distinct
         written = clean_text(split or "")
         kind, split = kind or kind_of(inner), split_name(written) or None
         if split is not None:
             self._spellings.setdefault(split, {})[written] = None
-        medium = Medium(identity, self.root / inner, (*texts[:keep],), labels, split, kind, **part)
+        medium = Medium(identity, self.root / inner, (*texts[:keep],), cleaned, split, kind, **part)
+        if medium.end is not None and medium.end <= (medium.start or 0):
+            start = plain(medium.start or 0)
+            raise DataError(f"{where}: the end, {plain(medium.end)} s, is not after the start, {start} s")
+        first_frame, last_frame = medium.frames or (0, 0)
+        if not 0 <= last_frame - first_frame < _MAX_FRAMES:
+            raise DataError(f"{where}: the frames are {first_frame} to {last_frame}; a clip has 1 to {_MAX_FRAMES:,}")
         entry = _Entry(where, inner, medium)
         place = (inner, medium.start or 0, medium.end, medium.frames, medium.member)
         known = self._by_place.setdefault(place, entry) if self._merge else entry
@@ -297,7 +283,9 @@ class Collector:
         Raises DataError if no medium remains, or if only some media have a split.
         """
         entries = [entry for entry in self._entries if entry.medium.captions]
-        self._note_counts(len(self._entries) - len(entries))
+        self._note_counts()
+        if bare := len(self._entries) - len(entries):
+            self.notes.append(f"left out {counted(bare, 'medium', 'media')} without any caption")
         if not entries:
             why = f" ({'; '.join(self.notes)})" if self.notes else ""
             raise DataError(f"{self.path}: no medium with a caption in it{why}")
@@ -305,13 +293,10 @@ class Collector:
         media, empty = tuple(entry.medium for entry in entries), self._counts["empty"]
         return Dataset(self.root.name or str(self.root), self.path, self.root, media, tuple(self.notes), empty)
 
-    def _texts(self, caption: str, where: str) -> Iterator[str]:
+    def _texts(self, caption: str) -> Iterator[str]:
         """Yield the cleaned captions in a text that is a list of them, else the caption alone; none if it is empty."""
-        text = clean_text(caption)
-        texts = listed_strings(text)
+        texts = listed_strings(clean_text(caption))
         self._counts["lists"] += texts is not None
-        if texts is None and re.match(r"\[\s*['\"]", text) and text.endswith("]"):
-            self._broken_list = self._broken_list or f"{where}: {shortened(text)}"
         for written in [caption] if texts is None else texts:
             text = clean_text(written)
             if text and text.lower() not in MISSING_CAPTIONS:
@@ -334,7 +319,7 @@ class Collector:
         self._varying |= dict.fromkeys(name for name in {**old.labels, **new.labels} if name not in labels)
         known.medium = replace(old, captions=old.captions + new.captions, labels=labels)
 
-    def _note_counts(self, bare: int) -> None:
+    def _note_counts(self) -> None:
         merged = [entry.lines for entry in self._entries if entry.lines > 1]
         if merged:
             ids = "; each keeps the id of its first line" if self._ids_merged else ""
@@ -346,12 +331,8 @@ class Collector:
             names = ", ".join(map(repr, self._varying))
             self.notes.append(f"not used as labels, since they differ between the lines of one medium: {names}")
         self.notes += notes_on_names(self._spellings)
-        if self._broken_list:
-            self.notes.append(f"taken as one caption, though it looks like a broken list: {self._broken_list}")
         counts = ((self._counts[name], note, what) for name, (note, what) in _COUNTED.items())
         self.notes += [note.format(counted(count, what)) for count, note, what in counts if count]
-        if bare:
-            self.notes.append(f"left out {counted(bare, 'medium', 'media')} without any caption")
 
     def _fill_splits(self, entries: Sequence[_Entry]) -> None:
         bare = [entry for entry in entries if entry.medium.split is None]

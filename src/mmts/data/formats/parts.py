@@ -78,15 +78,12 @@ def _find(pattern: Path, suffix: str) -> list[FilePart]:
         return here or inside
     names = expanded(str(pattern))
     matches = [sorted(filter(os.path.isfile, glob(name))) for name in names]
-    missing = [name for name, match in zip(names, matches, strict=True) if not match]
-    if missing and len(names) > 1:
-        raise DataError(f"{pattern}: {len(missing):,} of the {len(names):,} files are missing, first {missing[0]}")
-    if missing:
-        raise DataError(f"{pattern}: there is no such file")
+    if missing := [name for name, match in zip(names, matches, strict=True) if not match]:
+        some = f"{len(missing):,} of the {len(names):,} files are missing, first {missing[0]}"
+        raise DataError(f"{pattern}: {some if len(names) > 1 else 'there is no such file'}")
     paths = [Path(path) for match in matches for path in match]
-    repeated, count = Counter(paths).most_common(1)[0]
-    if count > 1:
-        raise DataError(f"{pattern} names the file {repeated} {'twice' if count == 2 else f'{count:,} times'}")
+    if len({*paths}) < len(paths):
+        raise DataError(f"{pattern} names the file {Counter(paths).most_common(1)[0][0]} more than once")
     # The names of several folders distinguish the splits; the name of a single folder does not.
     folders = list(dict.fromkeys(path.parent for path in paths))
     splits = dict(zip(folders, _splits_in_names([folder.name for folder in folders]), strict=True))
@@ -113,8 +110,7 @@ def _notes_on_folders(pattern: Path, files: Sequence[FilePart], suffix: str) -> 
     names = {name: dict.fromkeys(path.parent.name for path, split in files if split == name) for name in SPLITS}
     notes = notes_on_names(names)
     if any(names.values()) and pattern.is_dir():
-        read, folders = {path.parent for path, _ in files}, sorted(filter(Path.is_dir, pattern.iterdir()))
-        if others := [item.name for item in folders if item not in read and _files(item, suffix)]:
-            what = f"left out the {suffix} files in {listed(others)}"
-            notes.append(f"{what}, as the folders are not named like a split")
+        others = {*filter(Path.is_dir, pattern.iterdir())} - {path.parent for path, _ in files}
+        if left := sorted(item.name for item in others if _files(item, suffix)):
+            notes.append(f"left out the {suffix} files in {listed(left)}, as the folders are not named like a split")
     return notes

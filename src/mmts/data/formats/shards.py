@@ -4,7 +4,6 @@ import json
 import os
 import re
 import tarfile
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -14,7 +13,7 @@ from mmts.console import progress_bar
 from mmts.data.formats.collect import clean_text, compression, reading
 from mmts.data.formats.pair_index import NO_CAPTION, Pair, Piece, index_piece, read_indexed
 from mmts.data.formats.parts import FilePart, find_files
-from mmts.data.media.reading import threads
+from mmts.data.media.reading import file_state, threads
 from mmts.data.media.suffixes import IMAGE_SUFFIXES, why_not_read
 from mmts.data.records import Dataset
 from mmts.errors import DataError, quoted
@@ -33,8 +32,7 @@ def read_shards(path: str | Path) -> Dataset:
     """Read webdataset shards: a folder of .tar files, one of them, a glob, or braces ("shards/{00000..00331}.tar").
 
     docs/datasets.md says what a sample is, how splits are named, and what is left out. Every shard is scanned once and
-    its images decoded; the index is kept under the shard's path, size and modification time, so an interrupted scan
-    continues with the next shard.
+    its images decoded; an interrupted scan continues with the next shard.
 
     Raises DataError naming missing shards, a shard that is compressed or damaged (and at which byte), a shard in which
     the files of a key are not next to each other, or two shards with the same key.
@@ -45,14 +43,12 @@ def read_shards(path: str | Path) -> Dataset:
         root = Path(os.path.commonpath([path.parent for path, _ in shards]))
         cache = cache_root() / "shards"
         names = [f"{path}\0{_content_key(path)}\0{split}" for path, split in shards]
-        notes += _failed_downloads(shards)
         folder = cache / f"all-{content_hash(*names)}"
         return read_indexed(pattern, root, folder, lambda: ({}, _pieces(cache, shards)), notes=notes)
 
 
 def _content_key(shard: Path) -> str:
-    state = shard.stat()
-    return content_hash(str(shard), str(state.st_size), str(state.st_mtime_ns), *_IMAGES)
+    return content_hash(str(shard), *map(str, file_state(shard)), *_IMAGES)
 
 
 def _pieces(cache: Path, shards: Sequence[FilePart]) -> Iterator[Piece]:
@@ -124,11 +120,10 @@ def _sample(tar: Path, texts: IO[bytes], key: str, parts: Mapping[str, _Place]) 
 
 
 def _read(file: IO[bytes], member: tuple[int, int]) -> bytes:
-    offset, length = member
-    if length > _MAX_TEXT:
+    if member[1] > _MAX_TEXT:
         raise ValueError("too long")
-    file.seek(offset)
-    return file.read(length)
+    file.seek(member[0])
+    return file.read(member[1])
 
 
 def _members(tar: Path) -> Iterator[tuple[str, int, _Place]]:
@@ -167,16 +162,3 @@ def _members(tar: Path) -> Iterator[tuple[str, int, _Place]]:
 def _check_end(start: int, end: int, size: int) -> None:
     if not start < end <= size:
         raise tarfile.ReadError(f"the file there does not end within the tar's {size:,} bytes")
-
-
-def _failed_downloads(shards: Sequence[FilePart]) -> list[str]:
-    """Return a note on the failed downloads, which img2dataset counts in the NAME_stats.json beside each NAME.tar."""
-    total: Counter[str] = Counter()
-    for path, _ in shards:
-        try:
-            stats = json.loads(path.with_name(f"{path.stem}_stats.json").read_bytes())
-            total.update({name: int(stats[name]) for name in ("count", "successes")})
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # the file serves this note alone
-            continue
-    failed = total["count"] - total["successes"]
-    return [f"{failed:,} of {total['count']:,} downloads had failed, by img2dataset's own count"] if failed > 0 else []

@@ -25,7 +25,7 @@ USUAL_COLUMNS = {
 _ROLES = {"media": "paths (filepath, file_name, image, ...)", "caption": "captions (caption, text, title, ...)"}
 _SEPARATORS = ",;\t|"
 _EXAMPLES = 50  # rows that tell whether a column looks like paths or text
-_LIKE_A_PATH = r"\S.*\.[A-Za-z][A-Za-z0-9]{1,4}\Z"
+_LOOKS = {"address": "://", "path": r"\S.*\.[A-Za-z][A-Za-z0-9]{1,4}\Z", "text": r"[^\W\d]"}
 Row = dict[str, Any]  # the arguments of `Collector.add` for a path and its captions; rows of one path are one medium
 
 
@@ -50,7 +50,7 @@ def read_table(file: str | Path, columns: Mapping[str, str] | None = None) -> Da
 def _folder_of_media(root: Path, path: str) -> str:
     """Return the folder in `root` that paths are relative to, given the first of them; "" for `root` itself.
 
-    Kaggle's Flickr8k and others have a table beside the folder of images: the first path is in that folder only.
+    Kaggle's Flickr8k and others have a table beside the folder of images.
     """
     if os.path.lexists(root / path):
         return ""
@@ -60,18 +60,14 @@ def _folder_of_media(root: Path, path: str) -> str:
 
 
 def table_rows(file: Path, columns: Mapping[str, str] | None = None, notes: list[str] | None = None) -> Iterator[Row]:
-    """Yield the rows of a table; `columns` as in `read_table`.
-
-    Choices among several columns and corrections are added to `notes`.
-    """
+    """Yield the rows of a table; `columns` as in `read_table`. Choices and corrections are added to `notes`."""
     notes = [] if notes is None else notes
     records = csv_records(file, columns)
     _, header = next(records, ("", []))
     if not header:
         raise DataError(f"{file}: the file is empty; its first line should name the columns")
     header = [name.strip().strip("\ufeff") for name in header]
-    repeated = [name for name in header if name and header.count(name) > 1]
-    if repeated:
+    if repeated := [name for name in header if name and header.count(name) > 1]:
         raise DataError(f"{file}: the column {repeated[0]!r} is there twice")
     try:
         path_at, caption_at = (find_column(header, role, columns, notes) for role in USUAL_COLUMNS)
@@ -144,38 +140,31 @@ def advice(header: list[str], rows: list[list[str]], columns: Mapping[str, str] 
     """Return which columns there are, which ones look like paths and text by some rows, and how to name both."""
     if any((mimetypes.guess_type(name)[0] or "").startswith(("image/", "video/")) for name in header):
         return f"; the first line should name the columns, and is {listed(header)}"
-    usual = [row for row in rows if all(has_usual_column(row, role) for role in USUAL_COLUMNS)]
-    if usual:
+    if usual := [row for row in rows if all(has_usual_column(row, role) for role in USUAL_COLUMNS)]:
         return f"; remove the lines above the one that names the columns: {listed(filter(None, usual[0]))}"
-    looks: dict[str, list[str]] = {"address": [], "path": [], "text": [], "other": []}
+    looks: dict[str, list[str]] = {kind: [] for kind in _LOOKS}
     num_words = {}
     for at, name in enumerate(header):
         cells = [row[at].strip() for row in rows if at < len(row) and row[at].strip()]
-        if name and cells:
-            looks[_looks_like(cells)].append(name)
+        # A column is what most of its cells look like.
+        counts = {kind: sum(bool(re.search(pattern, cell)) for cell in cells) for kind, pattern in _LOOKS.items()}
+        kind = next((kind for kind, count in counts.items() if count > len(cells) / 2), None)
+        if name and kind:
+            looks[kind].append(name)
             num_words[name] = sum(len(cell.split()) for cell in cells) / len(cells)
     addresses, paths, texts = looks["address"], looks["path"], sorted(looks["text"], key=lambda name: -num_words[name])
     listing = f"; found {listed(filter(None, header))}"
     if addresses and not paths:
         return f"{listing}. {quoted(addresses[0])} holds addresses: download the files, and write where each one is"
     if not paths or not texts:
-        lacking = " or ".join(what for what, some in [("paths of files", paths), ("text", texts)] if not some)
-        return f"{listing}, none of which looks like {lacking}"
+        return f"{listing}, none of which looks like {'text' if paths else 'paths of files'}"
     chosen = {}
     for role, names in {"media": paths, "caption": texts}.items():
-        named = [name for name in names if name == (columns or {}).get(role) or has_usual_column([name], role)]
-        chosen[role] = (named or names)[0]
+        named = (name for name in names if name == (columns or {}).get(role) or has_usual_column([name], role))
+        chosen[role] = next(named, names[0])
     call = shlex.quote(",".join(f"{role}={name}" for role, name in chosen.items()))
     both = f"{quoted(chosen['media'])} looks like paths and {quoted(chosen['caption'])} like text"
     return f"{listing}; {both}" + (f": --columns {call}" if len(call) < 200 and call.isprintable() else "")
-
-
-def _looks_like(cells: list[str]) -> str:
-    """Return what most cells of a column are."""
-    for kind, pattern in (("address", "://"), ("path", _LIKE_A_PATH), ("text", r"[^\W\d]")):
-        if sum(re.search(pattern, cell) is not None for cell in cells) > len(cells) / 2:
-            return kind
-    return "other"
 
 
 def csv_records(file: Path, columns: Mapping[str, str] | None = None) -> Iterator[tuple[str, list[str]]]:
@@ -191,12 +180,16 @@ def csv_records(file: Path, columns: Mapping[str, str] | None = None) -> Iterato
         separator, offset = written[1], 1
     else:
         separator = _separator(start, file.suffix.lower() == ".tsv", columns or {})
+    csv.field_size_limit(2**31 - 1)  # the module's default, 131,072, is too small for long captions
     reader = csv.reader(chain(start[offset:], lines), delimiter=separator, strict=True)
     line = 1 + offset
-    while (cells := _next_row(reader, f"{file}, line {line}")) is not None:
-        if any(cell.strip() for cell in cells):
-            yield f"{file}, line {line}", cells
-        line = reader.line_num + 1 + offset
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield f"{file}, line {line}", cells
+            line = reader.line_num + 1 + offset
+    except csv.Error as error:
+        raise DataError(f'{file}, line {line}: {error}; a quoted field begins and ends with "') from None
 
 
 def _lines(file: Path) -> Iterator[str]:
@@ -221,13 +214,3 @@ def _separator(start: list[str], is_tsv: bool, columns: Mapping[str, str]) -> st
         return len(names & known), 0 < min(counts) == max(counts), counts[0]
 
     return max(_SEPARATORS, key=fits)
-
-
-def _next_row(reader: Iterator[list[str]], where: str) -> list[str] | None:
-    limit = csv.field_size_limit(2**31 - 1)  # the module's default, 131,072, is too small for long captions
-    try:
-        return next(reader, None)
-    except csv.Error as error:
-        raise DataError(f'{where}: {error}; a quoted field begins and ends with "') from None
-    finally:
-        csv.field_size_limit(limit)

@@ -4,14 +4,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from mmts.data.formats.collect import PLAIN_NAME, Collector, clean_text, find_file
-from mmts.data.formats.json_file import Record, a_record, read_json_object
+from mmts.data.formats.json_file import a_record, read_json_object
 from mmts.data.formats.table import Row, csv_records
 from mmts.data.media.suffixes import is_medium
 from mmts.data.records import Coverage, Dataset, split_name
-from mmts.errors import DataError, nearest, plain, quoted
+from mmts.errors import DataError, nearest, quoted
 
 PUBLISHED_VAL = 3350  # clips of val in the published tables; more are annotated
 _ANNOTATIONS = "youcookii_annotations_trainval.json"
@@ -19,13 +18,7 @@ _INNER = ("", "annotations")
 _SPLITS = ("train", "val")
 # Folders of videos, also in folders below them as the official script sorts them: training/<recipe>/<id>.mp4.
 _VIDEO_FOLDERS = ("videos", "raw_videos", "training", "validation")
-
-
-class _Segment(NamedTuple):
-    id: str
-    video: str
-    split: str
-    row: Row  # for the collector, without the path
+_Segment = tuple[str, Row]
 
 
 def read_youcook2(path: str | Path) -> Dataset:
@@ -45,29 +38,32 @@ def read_youcook2(path: str | Path) -> Dataset:
         raise DataError(f"{file}: no video has a segment")
     media = _media(folder, segments)
     collector = Collector(file, folder)
-    paths = media or {segment.id: f"{_VIDEO_FOLDERS[0]}/{segment.video}.mp4" for segment in segments}
-    for segment in segments:
-        if segment.id in paths:
-            collector.add(**segment.row, identity=segment.id, path=paths[segment.id], kind="video", split=segment.split)
-    annotated = {split: [segment for segment in segments if segment.split == split] for split in _SPLITS}
-    missing = {split: [segment for segment in part if segment.id not in media] for split, part in annotated.items()}
+    for video, row in segments:
+        if place := media.get(row["identity"]) if media else f"{_VIDEO_FOLDERS[0]}/{video}.mp4":
+            collector.add(**row, path=place, kind="video")
     if not media:
         folders = ", ".join(f"{inner}/" for inner in _VIDEO_FOLDERS)
+        video, row = segments[0]
         collector.notes.append(
             "no media found, so only the annotations can be used: looked for files named by id, like "
-            f"{segments[0].video}.mp4, in the folder itself and below {folders}, and for features/{segments[0].id}.npy"
+            f"{video}.mp4, in the folder itself and below {folders}, and for features/{row['identity']}.npy"
         )
-    for split, gone in missing.items():
+    missing: dict[str, list[str]] = {}
+    coverage = {}
+    for split in _SPLITS:
+        part = [(video, row["identity"]) for video, row in segments if row["split"] == split]
+        gone = [(video, identity) for video, identity in part if identity not in media]
+        if split == "val":
+            coverage[split] = Coverage(len(part) - len(gone), len(part), PUBLISHED_VAL)
+        if media:
+            missing[split] = [identity for _, identity in gone]
         if gone and media:
-            lost, videos = ({segment.video for segment in part} for part in (gone, annotated[split]))
+            lost, videos = ({video for video, _ in some} for some in (gone, part))
             collector.notes.append(
-                f"{split}: left out {len(gone):,} of {len(annotated[split]):,} segments, of {len(lost):,} of "
-                f"{len(videos):,} videos, because their file is missing (first {gone[0].video})"
+                f"{split}: left out {len(gone):,} of {len(part):,} segments, of {len(lost):,} of "
+                f"{len(videos):,} videos, because their file is missing (first {gone[0][0]})"
             )
-    num_val = len(annotated["val"])
-    coverage = {"val": Coverage(num_val - len(missing["val"]), num_val, PUBLISHED_VAL)}
-    ids = {split: [segment.id for segment in gone] for split, gone in missing.items()} if media else {}
-    return replace(collector.finish(), name="youcook2", coverage=coverage, missing=ids)
+    return replace(collector.finish(), name="youcook2", coverage=coverage, missing=missing)
 
 
 def looks_like_youcook2(path: str | Path) -> bool:
@@ -87,6 +83,7 @@ def _recipe_names(folder: Path) -> dict[str, str]:
 
 
 def _segments(file: Path, recipes: Mapping[str, str]) -> Iterator[_Segment]:
+    """Yield the video of each segment, and its row without a path."""
     for video, row in read_json_object(file).get("database", dict, "an object of videos by id").items():
         where = f"{file}, video {quoted(video)}"
         if not PLAIN_NAME.fullmatch(video):
@@ -100,24 +97,17 @@ def _segments(file: Path, recipes: Mapping[str, str]) -> Iterator[_Segment]:
         labels = {"recipe": recipes.get(recipe, recipe)}
         for segment in record.records("annotations"):
             number = segment.get("id", int, "the segment's number")
-            here = replace(segment, where=f"{segment.where} (segment {quoted(number)})")
-            start, end = _times(here)
-            sentence = here.get("sentence", str, "a string")
+            where = f"{segment.where} (segment {quoted(number)})"
+            segment = replace(segment, where=where)
+            wanted = "two numbers of seconds like [12, 20]"
+            times = segment.get("segment", list, wanted)
+            if len(times) != 2 or not all(type(at) in (int, float) and 0 <= at <= sys.float_info.max for at in times):
+                raise DataError(f"{where}: 'segment' should be {wanted}, not {quoted(times)}")
+            sentence = segment.get("sentence", str, "a string")
             if not clean_text(sentence):
-                raise DataError(f"{here.where}: the sentence is empty")
-            row = {"where": here.where, "captions": [sentence], "labels": labels, "start": start, "end": end}
-            yield _Segment(f"{video}_{number}", video, split, row)
-
-
-def _times(segment: Record) -> tuple[float, float]:
-    times = segment.get("segment", list, "two numbers of seconds like [12, 20]")
-    if len(times) != 2 or not all(type(time) in (int, float) and 0 <= time <= sys.float_info.max for time in times):
-        wanted = "'segment' should be two numbers of seconds like [12, 20]"
-        raise DataError(f"{segment.where}: {wanted}, not {quoted(times)}")
-    start, end = map(float, times)
-    if end <= start:
-        raise DataError(f"{segment.where}: the segment ends ({plain(end)} s) before its start ({plain(start)} s)")
-    return start, end
+                raise DataError(f"{where}: the sentence is empty")
+            row = {"where": where, "identity": f"{video}_{number}", "captions": [sentence], "labels": labels}
+            yield video, {**row, "split": split, "start": float(times[0]), "end": float(times[1])}
 
 
 def _media(folder: Path, segments: Sequence[_Segment]) -> dict[str, str]:
@@ -125,7 +115,7 @@ def _media(folder: Path, segments: Sequence[_Segment]) -> dict[str, str]:
     files = [*folder.iterdir(), *(file for inner in _VIDEO_FOLDERS for file in (folder / inner).rglob("*"))]
     videos = sorted((file for file in files if is_medium(file, "video") and file.is_file()), reverse=True)
     by_name = {file.stem: str(file.relative_to(folder)) for file in videos}  # of several the first
-    media = {segment.id: by_name[segment.video] for segment in segments if segment.video in by_name}
+    media = {row["identity"]: by_name[video] for video, row in segments if video in by_name}
     stems = {file.stem for file in (folder / "features").glob("*.npy")}
-    features = {segment.id: f"features/{segment.id}.npy" for segment in segments if segment.id in stems}
+    features = {row["identity"]: f"features/{row['identity']}.npy" for _, row in segments if row["identity"] in stems}
     return features if len(features) > len(media) else media

@@ -1,15 +1,13 @@
 """Checks of media before a run, each made once: which cannot be read, and which two splits share."""
 
 import hashlib
-import os
-import stat
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from contextlib import suppress
 
 from mmts.data.media.load import why_unreadable
-from mmts.data.media.reading import in_threads
+from mmts.data.media.reading import file_state, in_threads
 from mmts.data.records import Medium, Split
-from mmts.errors import DataError, InputError, counted, percent
+from mmts.errors import DataError, counted, few, percent
 from mmts.files import cache_root, content_hash, keep, read_kept
 
 _COMPARED = 1 << 24  # bytes of a video that are compared, beside its size
@@ -22,13 +20,12 @@ def unreadable_media(
 ) -> dict[int, str]:
     """Decode every image, one frame of every clip and all features; return why some fail, by position in `media`.
 
-    `decode` may do it instead, if it needs the pixels for more than that. The result is kept under the hash of all
-    paths, sizes, modification times and segments: the next call with the same media only tries the failures again,
-    since a missing disk may be back.
+    `decode` may do it instead, if it needs the pixels for more than that. The result is kept while the files stay the
+    same: the next call only tries the failures again, since a missing disk may be back.
     """
     keys = [f"{item.path}\t{(item.kind, item.start, item.end, item.frames, item.member)}" for item in media]
     distinct = dict(zip(keys, media, strict=True))  # the same medium may be there more than once
-    states = {path: _state(path) for path in {medium.path for medium in media}}
+    states = {path: file_state(path) for path in {medium.path for medium in media}}
     parts = (f"{key}\t{states[medium.path]}" for key, medium in distinct.items())
     file = cache_root() / "readable" / f"{content_hash(*parts)}.json"
     kept = read_kept(file)
@@ -46,17 +43,13 @@ def unreadable_media(
 def drop_unreadable(split: Split, reasons: Mapping[int, str], max_share: float = 0.01) -> Split:
     """Return the split without the media that `unreadable_media` found.
 
-    Raises DataError, naming the first three, if their share of the split is larger than `max_share`, in [0, 1].
+    Raises DataError, naming the first five, if their share of the split is larger than `max_share`, in [0, 1].
     """
-    if not 0 <= max_share <= 1:
-        raise InputError(f"max_share must be in [0, 1], not {max_share}")
     if len(reasons) > max_share * split.num_media:
-        named = [f"{split.media[at].place}: {reason}" for at, reason in list(reasons.items())[:3]]
-        more = f"; and {len(reasons) - 3:,} more" if len(reasons) > 3 else ""
+        named = few([f"{split.media[at].place}: {reason}" for at, reason in reasons.items()])
         raise DataError(
-            f"{len(reasons):,} of the {counted(split.num_media, 'medium', 'media')} of split {split.name!r} cannot "
-            f"be read, more than the {percent(max_share)} allowed: {'; '.join(named)}{more}. Repair them, or raise "
-            "data.max_unreadable"
+            f"{len(reasons):,} of the {counted(split.num_media, 'medium', 'media')} of split {split.name!r} cannot be "
+            f"read, more than the {percent(max_share)} allowed: {named}. Repair them, or raise data.max_unreadable"
         )
     return split.without(reasons)
 
@@ -64,11 +57,11 @@ def drop_unreadable(split: Split, reasons: Mapping[int, str], max_share: float =
 def copies_between(train: Split, other: Split) -> dict[int, int]:
     """Return the media of `other` that are byte by byte in `train` too: position in `train` by position in `other`.
 
-    Only files of equal size are read, once: the result is kept under all paths, sizes and modification times. Videos
-    are the same if the segments, the sizes and the first 16 MiB are. Folders of frames or chunks are skipped.
+    Only files of equal size are read, once while they stay the same. Videos are equal if the segments, the sizes and
+    the first 16 MiB are. Folders of frames or chunks are skipped.
     """
     media = (*train.media, *other.media)
-    states = [_state(medium.path) for medium in media]
+    states = [file_state(medium.path) for medium in media]
     sizes = [size if item.member is None else item.member[1] for item, (size, _) in zip(media, states, strict=True)]
     common = {*sizes[: train.num_media]} & {*sizes[train.num_media :]} - {None}
     if not common:
@@ -106,8 +99,8 @@ def shared_in_words(train: Split, other: Split) -> list[str]:
         at, there = next(iter(copies.items()))
         notes.append(
             f"{len(copies):,} of the {other.num_media:,} media of {other.name} are in train too, byte by byte "
-            f"({other.media[at].place} is {train.media[there].place}), so the figures on "
-            f"{other.name} are too good; remove them from one of the two splits"
+            f"({other.media[at].place} is {train.media[there].place}), so the figures on {other.name} are too good; "
+            "remove them from one of the two splits"
         )
     return notes
 
@@ -119,7 +112,7 @@ def content_name(medium: Medium) -> str:
     """
     try:
         if medium.kind == "image":
-            return _hash(medium, -1)
+            return _hash(medium)
         state = medium.path.stat()
         part = f"{state.st_size} {state.st_mtime_ns} {medium.start} {medium.end} {medium.frames}"
         return content_hash(str(medium.path.absolute()), part)
@@ -127,27 +120,16 @@ def content_name(medium: Medium) -> str:
         raise DataError(f"cannot read the {medium.kind} {medium.place}: {error.strerror or error}") from None
 
 
-def _state(path: Path) -> tuple[int | None, int]:
-    """Return the size of a file, None for anything else, and the modification time."""
-    try:
-        state = os.stat(path)
-    except (OSError, ValueError):
-        return None, 0
-    return state.st_size if stat.S_ISREG(state.st_mode) else None, state.st_mtime_ns
-
-
 def _part_hash(medium: Medium) -> str | None:
     """Hash a medium's contents and segment; None if it cannot be read."""
-    try:
-        content = _hash(medium, _COMPARED if medium.kind == "video" else -1)
-    except OSError:
-        return None
-    return f"{content} {medium.start or 0} {medium.end}"
+    with suppress(OSError):
+        return f"{_hash(medium)} {medium.start or 0} {medium.end}"
+    return None
 
 
-def _hash(medium: Medium, length: int) -> str:
-    """Return the hash of the image in a tar, else of the first `length` bytes of the file, -1 for all."""
-    offset, length = medium.member or (0, length)
+def _hash(medium: Medium) -> str:
+    """Return the hash of an image, or of the first 16 MiB of a video."""
+    offset, length = medium.member or (0, _COMPARED if medium.kind == "video" else -1)
     with open(medium.path, "rb") as file:
         file.seek(offset)
         return hashlib.blake2b(file.read(length), digest_size=16).hexdigest()

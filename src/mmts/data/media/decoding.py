@@ -2,7 +2,6 @@
 
 import math
 import os
-import stat
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -19,9 +18,9 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from mmts.data.media.image import PIXEL_LIMIT
+from mmts.data.media.reading import check_file, file_state
 from mmts.data.media.suffixes import is_medium, why_not_read
 from mmts.errors import DataError
-from mmts.files import why_missing
 
 # Only containers: a playlist (HLS, concat) would make the decoder open other files or addresses.
 _FORMATS = "mov,matroska,avi,mpeg,mpegts,ogg,asf,flv,gif,mxf"
@@ -40,8 +39,7 @@ _Frame = tuple[int, VideoFrame]  # with its timestamp
 class VideoFile:
     """An open video file that returns the frame shown at a time.
 
-    Time 0 is the first frame of the video stream. A frame is shown from its timestamp to that of the next one, so a
-    variable frame rate is right. Decoding runs on the calling thread: loader workers already use the cores.
+    Time 0 is the first frame of the video stream. A frame is shown from its timestamp to that of the next one.
 
     Attributes:
         rate: frames per second, on average.
@@ -64,8 +62,7 @@ class VideoFile:
         if self._container.format.name.startswith(_WITH_LENGTHS) and rate and start is not None and length:
             self._origin, self.duration, self.rate = start, length * self._unit, float(rate)
         else:
-            state = path.stat()
-            first, end, self.rate = _measured(path, state.st_size, state.st_mtime_ns)
+            first, end, self.rate = _measured(path, file_state(path))
             self._origin, self.duration = round(first / self._unit), end - first
         self._per_frame = 1 / (self.rate * self._unit)
         self._may_skip = True
@@ -161,10 +158,7 @@ class VideoFile:
         return wanted < self._end and (shown is None or (self._current is not None and self._current[0] == shown))
 
     def _look_ahead(self, wanted: int) -> int | None:
-        """Return the timestamp of the frame shown at `wanted` by the packets; None if they do not tell.
-
-        Reads up to the first packet that is decoded after `wanted`: all later ones are shown later.
-        """
+        """Return the timestamp of the frame shown at `wanted` by the packets; None if they do not tell."""
         if not self._is_probed:
             return None
         while not self._ahead or self._ahead[-1].dts is None or self._ahead[-1].dts <= wanted:
@@ -228,11 +222,11 @@ def _decode(stream: VideoStream, packet: "Packet[VideoStream] | None") -> "list[
 
 
 @lru_cache(maxsize=4096)  # a long video has many segments
-def _measured(path: Path, size: int, changed: int) -> tuple[float, float, float]:
-    """Return the start of the first decodable video frame, the end of the last one, and frames per second.
+def _measured(path: Path, state: object) -> tuple[float, float, float]:
+    """Return the start of the first decodable video frame and the end of the last one, in seconds, and the frame rate.
 
-    Times are seconds of the container. `size` and `changed` identify the file's contents for the cache. If every stream
-    ends before the length in the header, the file is truncated, and that length is the end.
+    If every stream ends before the length in the header, the file is truncated, and that length is the end. `state`
+    tells a changed file.
     """
     container, stream = _open_stream(path)
     with closing(container):
@@ -250,7 +244,7 @@ def _measured(path: Path, size: int, changed: int) -> tuple[float, float, float]
 
 
 def _tail(path: Path, first: float) -> tuple[float, float, float]:
-    """Return the end of the video's last packet, the end of any stream's last packet, and frames per second.
+    """Return the end of the video's last packet and of any stream's, and the frame rate.
 
     Reads from a key frame near the end of the file, without decoding; from the start if seeking does not find one.
     """
@@ -274,42 +268,30 @@ def _tail(path: Path, first: float) -> tuple[float, float, float]:
                     is_whole = is_whole or packet.is_keyframe
                     if is_whole:
                         starts.append(float(packet.pts * packet.time_base))
-            if is_whole and starts:
+            if is_whole and not starts:
+                return end, reached, _USUAL_RATE
+            if is_whole:
                 between = (max(starts) - min(starts)) / max(1, len(starts) - 1)
                 rate = float(stream.average_rate or (1 / between if between else _USUAL_RATE))
                 return max(end, max(starts) + 1 / rate), reached, rate
-            if is_whole:
-                return end, reached, _USUAL_RATE
             back = 2 * back or 1.0
 
 
 def _open_container(path: Path) -> InputContainer:
     try:
-        state = path.stat()
-        if not stat.S_ISREG(state.st_mode):  # opening a pipe would wait for its writer
-            raise DataError(f"{path}: is not a regular file")
-        if not state.st_size:
-            raise DataError(f"{path}: is empty (0 bytes)")
-        av.logging.set_level(None)  # keeps the decoder's log off the terminal
-        # "file:", so that no file name is taken for an address.
-        name, options = f"file:{os.path.abspath(path)}", {"format_whitelist": _FORMATS}
-        return av.open(name, container_options=options, metadata_errors="replace")
-    except FileNotFoundError:
-        raise DataError(f"{path}: {why_missing(path, guess=False)}") from None
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise DataError(f"{path}: {_why_not_opened(path, error)}") from None
-
-
-def _why_not_opened(path: Path, error: Exception) -> str:
-    if isinstance(error, PermissionError):
-        return "permission denied"
+        check_file(path)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    av.logging.set_level(None)  # keeps the decoder's log off the terminal
+    # "file:", so that no file name is taken for an address.
+    name, options = f"file:{os.path.abspath(path)}", {"format_whitelist": _FORMATS}
     try:
-        with open(path, "rb") as file:
-            is_mp4 = file.read(8)[4:] == b"ftyp"
-    except OSError as why:  # a link to itself, a too long name, a failing disk
-        return f"cannot be opened: {why.strerror or why}"
-    if is_mp4:
-        return "is truncated or damaged: the table of its frames (moov), often at the end of an MP4, cannot be read"
-    if is_medium(path, "image") and path.suffix.lower() != ".gif":
-        return "is an image, not a video"
-    return f"is not a video that can be opened: {why_not_read(path) or getattr(error, 'strerror', None) or error}"
+        return av.open(name, container_options=options, metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        why = f"is not a video that can be opened: {why_not_read(path) or getattr(error, 'strerror', None) or error}"
+    with suppress(OSError), open(path, "rb") as file:
+        if file.read(8)[4:] == b"ftyp":
+            why = "is truncated or damaged: the table of its frames (moov), often at the end of an MP4, cannot be read"
+        elif is_medium(path, "image") and path.suffix.lower() != ".gif":
+            why = "is an image, not a video"
+    raise DataError(f"{path}: {why}")

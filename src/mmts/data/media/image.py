@@ -2,8 +2,6 @@
 
 import io
 import math
-import os
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +13,10 @@ import torch
 from PIL import Image, ImageEnhance, JpegImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-from mmts.data.media.randaugment import MOST, draw_changes
-from mmts.data.media.reading import kept_warnings
+from mmts.data.media.randaugment import draw_changes
+from mmts.data.media.reading import check_file, kept_warnings
 from mmts.data.media.suffixes import kind_of, reads_heif, why_not_read
 from mmts.errors import DataError, InputError
-from mmts.files import why_missing
 
 PIXEL_LIMIT = 100_000_000
 RESIZES = ("stretch", "crop", "pad")
@@ -43,11 +40,7 @@ _TURNS = {
 
 
 def load_image(
-    path: str | Path,
-    size_hint: int | None = None,
-    *,
-    member: tuple[int, int] | None = None,
-    place: str | None = None,
+    path: str | Path, size_hint: int | None = None, *, member: tuple[int, int] | None = None, place: str | None = None
 ) -> Image.Image:
     """Read an image as RGB: upright (EXIF), transparent parts on white, 16 bits scaled to 8, first frame of several.
 
@@ -108,15 +101,10 @@ def fit_square(image: Image.Image, size: int, resize: str = "stretch") -> Image.
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes to training images.
+    """Random changes to training images, as the recipe's section `data.augment`, which checks them, explains them.
 
-    Attributes:
-        crop_scale: the share of the area that a crop keeps is drawn between these two.
-        flip: mirror every second image, on average; wrong for data in which left and right or writing matter.
-        color: brightness, contrast and saturation are each multiplied by a factor in [1 - color, 1 + color].
-        crop_ratio: whether the ratio of a crop's sides, in [3/4, 4/3], is that of their shares of the picture, or that
-            of their pixels, as in torchvision's RandomResizedCrop.
-        randaugment: number and magnitude (0 to 10) of RandAugment's operations, see `draw_changes`.
+    The share of the area that a crop keeps is drawn from `crop_scale`. Brightness, contrast and saturation are each
+    multiplied by a factor in [1 - color, 1 + color]. `randaugment`: see `draw_changes`.
     """
 
     crop_scale: tuple[float, float] = (0.6, 1.0)
@@ -124,15 +112,6 @@ class Augmentation:
     color: float = 0.2
     crop_ratio: Literal["picture", "pixels"] = "picture"
     randaugment: tuple[int, float] | None = None
-
-    def __post_init__(self) -> None:
-        low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
-            raise InputError(f"crop_scale needs 0 < low <= high <= 1, not {self.crop_scale}")
-        if not 0 <= self.color <= 1:
-            raise InputError(f"color must be in [0, 1], not {self.color}")
-        if self.randaugment is not None and not (self.randaugment[0] >= 1 and 0 <= self.randaugment[1] <= MOST):
-            raise InputError(f"randaugment is a number and a magnitude from 0 to {MOST}, not {self.randaugment}")
 
 
 def augment(
@@ -145,9 +124,8 @@ def augment(
     """Return squares of `size` pixels, all images cropped, mirrored and colored by the same random numbers.
 
     The crop's sides are shares of the picture that `resize` would show: the whole image ("stretch"), a largest square
-    anywhere in it ("crop"), the image padded to a square ("pad"). Their ratio is drawn from [3/4, 4/3]. With
-    `crop_ratio` "pixels" they are sides in pixels of the whole image (or the padded one). Images of another size than
-    the first are resized to its size.
+    anywhere in it ("crop"), the image padded to a square ("pad"). With `crop_ratio` "pixels" they are sides in pixels
+    of the whole image (or the padded one). Images of another size than the first are resized to its size.
     """
     images = [image if image.size == images[0].size else _resize(image, images[0].size) for image in images]
     if resize == "pad":
@@ -211,8 +189,7 @@ def to_pixels(image: Image.Image) -> Tensor:
 
 
 def _decoded(path: Path, member: tuple[int, int] | None, size_hint: int | None) -> Image.Image:
-    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
-        raise ValueError("it is not a regular file")
+    check_file(path)
     with open(path, "rb") as file:
         file.seek(0 if member is None else member[0])
         start = file.read(3 if member is None else member[1])
@@ -252,12 +229,8 @@ def _resize(image: Image.Image, size: tuple[int, int], box: _Box | None = None) 
 
 def _reason(path: Path, error: Exception) -> str:
     """Return in words why a file could not be read."""
-    if isinstance(error, FileNotFoundError):
-        return why_missing(path, guess=False)
-    if os.path.isdir(path):  # path.is_dir() may raise
-        return "is a folder, not an image"
-    if os.path.isfile(path) and path.stat().st_size == 0:
-        return "is empty (0 bytes)"
+    if isinstance(error, DataError):
+        return str(error)
     if isinstance(error, UnidentifiedImageError):
         if kind_of(path) == "video":
             return "is a video, not an image"

@@ -1,7 +1,6 @@
 """Load a medium as a model takes it: pixels of an image or a clip, or a row of precomputed features."""
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,10 @@ import numpy.typing as npt
 from torch import Tensor, stack
 
 from mmts.data.media.image import Augmentation, augment, fit_square, load_image, to_pixels
-from mmts.data.media.reading import kept_warnings
+from mmts.data.media.reading import check_file, kept_warnings
 from mmts.data.media.video import FrameSampling, clip_frames, middle_frame
 from mmts.data.records import Medium
 from mmts.errors import DataError, InputError, shortened
-from mmts.files import why_missing
 
 _CHECK_SIZE = 256  # pixels of an image that `why_unreadable` decodes
 
@@ -31,10 +29,8 @@ def load_medium(
     """Return an image (3, size, size), or the frames of a video (F, 3, size, size), float32 in [0, 1].
 
     `sampling` is None if the model takes images, and `resize` is that of `mmts.data.media.image.fit_square`. All frames
-    are changed alike by `augmentation`, which needs `rng`; without `rng` the choice of frames is not random either.
-
-    A segment that reaches beyond the video's end is cut there. Frames lost in a damaged or truncated file repeat the
-    frame before them; a segment whose middle is lost is an error.
+    are changed alike by `augmentation`, which needs `rng`; without `rng` the choice of frames is not random either. A
+    segment is cut at the video's end. Lost frames repeat the frame before them, but the middle one must be there.
 
     Raises DataError naming a medium that cannot be decoded, features, a video for a model of images, or the reverse.
     """
@@ -44,8 +40,6 @@ def load_medium(
         raise DataError(f"{medium.path} (id {medium.id}) is {what}, and the model takes {wanted}")
     if augmentation is not None and rng is None:
         raise InputError("augmentation needs rng, the source of its randomness")
-    if size < 1:
-        raise InputError(f"size must be at least 1, not {size}")
     needed = size if augmentation is None else math.ceil(size / math.sqrt(augmentation.crop_scale[0]))
     if sampling is None:
         images = [load_image(medium.path, needed, member=medium.member, place=medium.place)]
@@ -78,8 +72,6 @@ def feature_rows(media: Sequence[Medium]) -> npt.NDArray[np.float32]:
     Raises DataError naming a file that is not a .npy file of finite numbers, (W,) or (T, W), or whose width differs
     from that of the first. Nothing in a file is ever executed.
     """
-    if not media:
-        raise InputError("feature_rows needs at least one medium")
     rows = np.empty((len(media), _read_features(media[0].path).shape[-1]), dtype=np.float32)
     for row, medium in zip(rows, media, strict=True):
         values = _read_features(medium.path)
@@ -91,15 +83,12 @@ def feature_rows(media: Sequence[Medium]) -> npt.NDArray[np.float32]:
 
 
 def _read_features(path: Path) -> npt.NDArray[Any]:
-    if not os.path.isfile(path):  # path.is_file() may raise
-        raise DataError(f"{path}: {'is not a file' if os.path.exists(path) else why_missing(path, guess=False)}")
-    if not path.stat().st_size:
-        raise DataError(f"{path}: is empty (0 bytes)")
     try:
+        check_file(path)
         with kept_warnings(path):
             values = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from None
+    except (DataError, OSError) as error:
+        raise DataError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
     except Exception as error:  # a damaged header raises almost anything
         # numpy takes every file but its own for a pickle, and advises how to load one.
         why = "Python objects are not read" if "pickle" in str(error) else shortened(" ".join(str(error).split()))

@@ -8,7 +8,6 @@ from PIL import Image, ImageEnhance, ImageOps
 
 MOST = 10  # the largest magnitude
 _GRAY = (128, 128, 128)  # where an operation leaves no picture
-_Operation = Callable[[Image.Image, float], Image.Image]
 _Change = Callable[[Image.Image], Image.Image]
 
 
@@ -32,12 +31,8 @@ def draw_changes(rng: np.random.Generator, operations: int, magnitude: float) ->
         name = _NAMES[rng.integers(len(_NAMES))]
         is_applied, sign = rng.random() < 0.5, 1 if rng.random() < 0.5 else -1
         if is_applied:
-            changes.append(partial(_change, name, magnitude / MOST * (sign if name in _SIGNED else 1)))
+            changes.append(partial(OPERATIONS[name], m=magnitude / MOST * (sign if name in _SIGNED else 1)))
     return changes
-
-
-def _change(name: str, amount: float, image: Image.Image) -> Image.Image:
-    return OPERATIONS[name](image, amount)
 
 
 def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
@@ -46,7 +41,7 @@ def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
 
 
 # By name: of an image and of m, with its sign for those that go either way.
-OPERATIONS: dict[str, _Operation] = {
+OPERATIONS: dict[str, Callable[..., Image.Image]] = {
     "Identity": lambda image, m: image,
     "AutoContrast": lambda image, m: ImageOps.autocontrast(image),
     "Equalize": lambda image, m: ImageOps.equalize(image),

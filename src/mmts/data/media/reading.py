@@ -1,14 +1,18 @@
-"""Read many files at once, in threads, and report once what libraries warn of."""
+"""Read many files at once, in threads, say why a file cannot be read, and report once what libraries warn of."""
 
 import os
+import stat
 import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mmts.console import console, progress_bar
+from mmts.errors import DataError, counted
+from mmts.files import why_missing
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -37,12 +41,36 @@ def in_threads(function: Callable[[T], R], items: Collection[T], title: str, uni
             bar.advance()
 
 
+def check_file(path: Path) -> None:
+    """Raise DataError that says why, without the name, unless a path is a regular file with anything in it."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        raise DataError(why_missing(path, guess=False)) from None
+    except (OSError, ValueError) as error:  # a link to itself, a NUL in the name
+        raise DataError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from None
+    if stat.S_ISDIR(state.st_mode):
+        raise DataError("is a folder, not a file")
+    if not stat.S_ISREG(state.st_mode):  # opening a pipe would wait for its writer
+        raise DataError("is not a regular file")
+    if not state.st_size:
+        raise DataError("is empty (0 bytes)")
+
+
+def file_state(path: Path) -> tuple[int | None, int]:
+    """Return the size of a file, None for anything else, and the modification time, which tell a changed file."""
+    try:
+        state = os.stat(path)
+    except (OSError, ValueError):
+        return None, 0
+    return state.st_size if stat.S_ISREG(state.st_mode) else None, state.st_mtime_ns
+
+
 @contextmanager
 def kept_warnings(place: object) -> Iterator[None]:
     """Keep the warnings of this thread for the file at `place` while it is read; drop them if reading it fails.
 
-    Unlike warnings.catch_warnings this is safe in threads: one hook for the process checks which file this thread
-    reads. A hook that another library has installed stays.
+    Unlike warnings.catch_warnings this is safe in threads. A hook that another library has installed stays.
     """
     if warnings.showwarning is _show_as_python_does:
         warnings.showwarning = _keep
@@ -64,10 +92,7 @@ def tell_warnings() -> None:
         return
     _first_warnings.update((place, "") for place, _ in new)
     place, text = new[0]
-    if len(new) == 1:
-        console.print(f"note: {place} was read with a warning: {text}")
-    else:
-        console.print(f"note: {len(new):,} files were read with warnings, the first: {place}: {text}")
+    console.print(f"note: {counted(len(new), 'file')} read with a warning, the first: {place}: {text}")
 
 
 def _keep(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:

@@ -34,12 +34,12 @@ _NOT_READ = {
 
 def kind_of(path: str | PurePath) -> str:
     """Return "video" for the suffix of a video, else "image"."""
-    return "video" if _suffix(path) in (*VIDEO_SUFFIXES, *_OTHER_VIDEOS) else "image"
+    return "video" if PurePath(path).suffix.lower() in (*VIDEO_SUFFIXES, *_OTHER_VIDEOS) else "image"
 
 
 def is_medium(path: str | PurePath, kind: str) -> bool:
     """Return whether a file is, by its suffix, an image or a video (`kind`) that can be decoded."""
-    suffix = _suffix(path)
+    suffix = PurePath(path).suffix.lower()
     if kind == "video":
         return suffix in VIDEO_SUFFIXES
     return suffix in IMAGE_SUFFIXES or (suffix in _HEIF and reads_heif())
@@ -51,18 +51,14 @@ def why_not_read(path: str | PurePath) -> str | None:
     >>> why_not_read("IMG_1.CR2"), why_not_read("a.jpg"), why_not_read("notes.txt")
     ('raw files of cameras are not read; export them as JPEG', None, None)
     """
-    suffix = _suffix(path)
+    suffix = PurePath(path).suffix.lower()
     return None if suffix in _HEIF and reads_heif() else _NOT_READ.get(suffix)
 
 
 def left_out(paths: Iterable[Path]) -> list[str]:
     """Return a note for each suffix of media that we do not decode: how many, and what to do about them."""
-    counts = Counter(_suffix(path) for path in paths if why_not_read(path))
+    counts = Counter(path.suffix.lower() for path in paths if why_not_read(path))
     return [f"left out {counted(count, f'{suffix} file')}: {_NOT_READ[suffix]}" for suffix, count in counts.items()]
-
-
-def _suffix(path: str | PurePath) -> str:
-    return PurePath(path).suffix.lower()
 
 
 @cache
@@ -80,7 +76,7 @@ def reads_heif() -> bool:
 
 def is_typescript(file: Path) -> bool:
     """Return whether a .ts or .mts file is source code, not a video. Raises OSError if it cannot be read."""
-    if _suffix(file) not in (".ts", ".mts"):
+    if file.suffix.lower() not in (".ts", ".mts"):
         return False
     with open(file, "rb") as opened:
         start = opened.read(189)

@@ -21,9 +21,8 @@ from mmts.data.media.decoding import VideoFile
 from mmts.data.media.image import load_image, upright_rgb
 from mmts.data.media.suffixes import is_medium
 from mmts.data.records import Medium
-from mmts.errors import DataError, InputError
+from mmts.errors import DataError
 
-_KINDS = ("uniform", "random", "stride")
 _CHUNK = re.compile(r"(\d{1,9})(\.\w+)")
 _PICTURE = re.compile(r"(.*?)(\d{1,18})(\.\w+)")
 
@@ -36,20 +35,13 @@ class FrameSampling:
     each part, and "stride" F frames, `stride` apart, from a random place in the segment. If F * stride frames do not
     fit into it, "stride" begins at its start and repeats its last frame.
 
-    LaViLa (https://github.com/facebookresearch/LaViLa) and AVION (https://github.com/zhaoyue-zephyrus/AVION) do
-    "uniform" and "random" on EPIC-KITCHENS-100, by frame numbers where we use timestamps. AVION's option of a clip
-    stride (4) has no effect there; LaViLa strides on EGTEA only, and pads a short segment with black.
+    Source: "uniform" and "random" are those of facebookresearch/LaViLa and zhaoyue-zephyrus/AVION on EPIC-KITCHENS-100,
+    which use frame numbers where we use timestamps.
     """
 
     frames: int = 16
     kind: str = "uniform"
     stride: int = 4
-
-    def __post_init__(self) -> None:
-        if self.kind not in _KINDS:
-            raise InputError(f"kind must be one of {', '.join(_KINDS)}, not {self.kind!r}")
-        if self.frames < 1 or self.stride < 1:
-            raise InputError(f"need frames >= 1 and stride >= 1, not {self.frames} and {self.stride}")
 
     def times(self, start: float, end: float, rate: float, rng: np.random.Generator | None = None) -> list[float]:
         """Return F ascending times in [start, end), in any unit; `rate` is the average number of frames per unit.
@@ -79,13 +71,12 @@ def clip_frames(
 
     Raises DataError naming the file, the segment and why it cannot be decoded.
     """
-    images: list[Image.Image | None] = []
     with _opened(medium, size, resize) as clip:
-        for time in sampling.times(clip.start, clip.end, clip.rate, rng):
-            try:
-                images.append(clip.image(time))
-            except DataError:  # one damaged chunk or picture: the middle decides
-                images.append(None)
+        times = sampling.times(clip.start, clip.end, clip.rate, rng)
+        images: list[Image.Image | None] = [None] * len(times)
+        for at, time in enumerate(times):
+            with suppress(DataError):  # one damaged chunk or picture: the middle decides
+                images[at] = clip.image(time)
         present = [image for image in images if image is not None]
         if len(present) < len(images):
             # A lost frame becomes the nearest one before it; at the start the first present one, or else the middle.
@@ -109,10 +100,11 @@ def _opened(medium: Medium, size: int, resize: str) -> Iterator["_Film | _Pictur
     start, end = medium.start or 0.0, medium.end
     if not 0 <= start < (float("inf") if end is None else end):
         raise DataError(f"{medium.place}: the segment is empty: it starts at {start:.6g} s and ends at {end:.6g} s")
-    chunks = {0: medium.path}
     try:
+        chunks = {0: medium.path}
         if os.path.isdir(medium.path):
-            chunks = _chunks(medium.path) if medium.frames is None else {}
+            names = (_CHUNK.fullmatch(name) for name in _names(medium.path) if is_medium(name, "video"))
+            chunks = {int(name[1]): medium.path / name[0] for name in names if name and medium.frames is None}
         if chunks:
             with closing(_Film(chunks, size, resize)) as film:
                 film.cut(start, end)
@@ -163,10 +155,7 @@ class _Film:
             return None
         is_aside, is_x_reversed, is_y_reversed = _turn(frame)
         width, height = max(1, round(frame.width * file.pixel_aspect)), frame.height
-        if is_aside:
-            height, width = _scaled(height, width, self._size, self._resize)
-        else:
-            width, height = _scaled(width, height, self._size, self._resize)
+        width, height = _scaled(width, height, self._size, self._resize)
         try:
             kind = "rgba" if any(part.is_alpha for part in frame.format.components) else "rgb24"
             # swscale scales the frame, twenty times faster than after the conversion.
@@ -222,11 +211,7 @@ class _Pictures:
 
 
 def _scaled(width: int, height: int, size: int, resize: str) -> tuple[int, int]:
-    """Return the width and height of a frame that suffice for a square of `size` by `resize`; it is never enlarged.
-
-    >>> _scaled(1920, 1080, 224, "stretch"), _scaled(456, 256, 224, "crop"), _scaled(456, 256, 224, "pad")
-    ((224, 224), (400, 224), (224, 126))
-    """
+    """Return the width and height of a frame that suffice for a square of `size` by `resize`; it is never enlarged."""
     if resize == "stretch":
         return min(width, size), min(height, size)
     scale = min(1.0, size / (max if resize == "pad" else min)(width, height))
@@ -238,14 +223,12 @@ def _scaled(width: int, height: int, size: int, resize: str) -> tuple[int, int]:
 
 
 def _turn(frame: VideoFrame) -> tuple[bool, bool, bool]:
-    """Return whether a frame's display matrix swaps the axes, and reverses x and y, by the nearest quarter turn.
-
-    The matrix [[a, b], [c, d]] maps a pixel (x, y) to (a x + c y, b x + d y).
-    """
+    """Return whether a frame's display matrix swaps the axes, and reverses x and y, by the nearest quarter turn."""
     side_data: Any = frame.side_data  # it has `get`, which its type omits
     data = side_data.get(Type.DISPLAYMATRIX)
     if data is None:
         return False, False, False
+    # The matrix [[a, b], [c, d]] maps a pixel (x, y) to (a x + c y, b x + d y).
     a, b, _, c, d = struct.unpack_from("=5i", bytes(data))
     is_aside = abs(a) + abs(d) < abs(b) + abs(c)
     return (True, b < 0, c < 0) if is_aside else (False, a < 0, d < 0)
@@ -263,8 +246,7 @@ def _picture_paths(medium: Medium) -> list[Path]:
     pictures = (match for name in _names(folder) if is_medium(name, "image") and (match := _PICTURE.fullmatch(name)))
     example = next(pictures, None)
     if example is None:
-        known = "chunks (0.MP4, 15.MP4, ...) nor frames (frame_0000000001.jpg, ...)"
-        raise DataError(f"is a folder that holds neither {known}")
+        raise DataError("is a folder without chunks (0.MP4, 15.MP4, ...) or frames (frame_0000000001.jpg, ...)")
     if frames is None:
         if medium.start is not None or medium.end is not None:
             raise DataError("is a folder of frames, which needs 'frames' (numbers) instead of seconds")
@@ -272,11 +254,6 @@ def _picture_paths(medium: Medium) -> list[Path]:
         return [folder / names[number] for number in sorted(names)]
     width = len(example[2])
     return [folder / f"{example[1]}{number:0{width}d}{example[3]}" for number in range(first, last + 1)]
-
-
-def _chunks(folder: Path) -> dict[int, Path]:
-    matches = (_CHUNK.fullmatch(name) for name in _names(folder))
-    return {int(match[1]): folder / match[0] for match in matches if match and is_medium(match[0], "video")}
 
 
 def _names(folder: Path) -> Iterator[str]:

@@ -1,29 +1,38 @@
 """SogCLR's loss in tiles: the same loss and gradients as the plain version, without a (b, B) matrix in memory."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mmts.losses.fused.tiles import KnownGradients, Tile, UnitSides, add_exponentials_, along, buffers, tiles
 
+Extend = Callable[[Tensor], Tensor]
+"""Turns log sums over a batch's negatives, (2, b), -inf for an empty sum, into those over all negatives."""
 
-def contrast_in_tiles(
-    x: Tensor,
-    y: Tensor,
-    tau: Tensor,
-    extend: Callable[[Tensor], Tensor],
-    log_added: Tensor | None,
-    lowered: Tensor | None,
-    bias: Tensor | None,
-    log_mean_of: Callable[[Tensor], Tensor] | None,
-    positives: Tensor | None,
-    queries: slice,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """Return what the plain version does, from its arguments; tau (2, B) (docs/method.md, 5.10).
+
+class Terms(NamedTuple):
+    """What a contrast is computed from, checked."""
+
+    x: Tensor  # (B, D), like y
+    y: Tensor
+    tau: Tensor  # (2, B), of x's and of y's queries
+    extend: Extend
+    log_added: Tensor | None  # the logarithm of what is added to S_i, () or (2, b)
+    lowered: Tensor | None  # (2, B), like the bias
+    bias: Tensor | None
+    log_mean_of: Extend | None  # gives that by which `received` divides, from log S_i
+    positives: Tensor | None
+    queries: slice
+
+
+def contrast_in_tiles(terms: Terms) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Return what the plain version does (docs/method.md, 5.10).
 
     One pass sums over the negatives; one computes the weights and, since they are held fixed, the gradients.
     """
+    x, y, tau, extend, log_added, lowered, bias, log_mean_of, positives, queries = terms
     B, sides = len(x), UnitSides(x, y)
     own = torch.linalg.vecdot(sides.x, sides.y)  # s_ii
     top = tau.new_full((2, B), torch.finfo(tau.dtype).min)  # the largest d_ij so far

@@ -20,7 +20,9 @@ from mmts.losses.normalize import compute_dtype, unit_and_length
 TILE = 1024
 """Rows and columns of a tile: 4 MiB in float32, large enough for matrix products at full speed."""
 
-TILES_FROM = {"info_nce": 1024, "decoupled_info_nce": 1024, "max_margin": 256, "contrast": 256}
+TILES_FROM = {"max_margin": 256, "contrast": 256} | dict.fromkeys(
+    ("info_nce", "decoupled_info_nce", "multi_positive_info_nce"), 1024
+)
 """Pairs per batch from which each loss is faster in tiles on a CPU (measured by benchmarks/losses.py)."""
 
 TRITON_FROM = {torch.bfloat16: 4096, torch.float32: 32_768}
@@ -57,7 +59,7 @@ def choose_form(
     if fused is None:
         b = len(x) if queries is None else queries.stop - queries.start
         is_large = not kernels and b * len(x) * 4 >= 2**30
-        fused = not used and (is_large or faster_in_tiles(name, len(x), x.device.type, triton))
+        fused = name in TILES_FROM and not used and (is_large or faster_in_tiles(name, len(x), x.device.type, triton))
     if not fused:
         return "plain"
     _refuse_transforms(name, x, y, value)
@@ -67,7 +69,7 @@ def choose_form(
 def faster_in_tiles(name: str, B: int, device: str, triton: torch.dtype | None) -> bool:
     """Whether tiles are faster than the plain version; `triton` is the dtype of its products, None without Triton."""
     if device == "cpu":
-        return name in TILES_FROM and TILES_FROM[name] <= B
+        return TILES_FROM[name] <= B
     return triton is not None and TRITON_FROM[triton] <= B
 
 
@@ -109,7 +111,7 @@ def refuse_double_backward(subject: str, way_out: str = "; give fused=False") ->
 
 
 class KnownGradients(Function):
-    """A loss whose gradients, one for each input or None, were computed with it. Returns the loss.
+    """A loss whose gradients, one for each input or None, were computed with it (its own are added). Returns the loss.
 
     refusal: the arguments of `refuse_double_backward`.
     """
@@ -129,7 +131,7 @@ class KnownGradients(Function):
         refuse_double_backward(*ctx.refusal)
         # Multiply first: in half precision a gradient must not be rounded before it is scaled up.
         known = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        return None, None, None, *(None if own is None else (own * gradient).to(dtype) for own, dtype in known)
+        return gradient, None, None, *(None if own is None else (own * gradient).to(dtype) for own, dtype in known)
 
 
 def needs_gradient(x: Tensor) -> bool:
@@ -237,12 +239,6 @@ def add_exponentials_(top: Tensor, total: Tensor, z: Tensor, axis: int) -> None:
     top.copy_(after)
 
 
-def through_unit_(gradient: Tensor, unit_x: Tensor, largest: Tensor, length: Tensor) -> Tensor:
-    """Turn dL/d unit(x) into dL/dx in place: (g - (g . u) u) / ||x||, all (B, D), the length's factors (B, 1)."""
-    dots = torch.linalg.vecdot(gradient, unit_x)[:, None]
-    return gradient.addcmul_(unit_x, dots, value=-1.0).div_(largest).div_(length)
-
-
 class UnitSides:
     """The unit vectors of x and y (B, D), and dL/d of them where a backward pass may want it, summed over tiles."""
 
@@ -254,11 +250,13 @@ class UnitSides:
             torch.zeros_like(unit) if needs_gradient(side) else None for side, unit in ((x, self.x), (y, self.y))
         )
 
-    def gradients(self, pull: Tensor, weight: Tensor | float) -> list[Tensor | None]:
-        """Return `weight` times dL/dx and dL/dy, with the positive pairs' dL/ds_ii = -pull (B,), which tiles lack."""
+    def gradients(self, pull: Tensor | None = None, weight: Tensor | float = 1.0) -> list[Tensor | None]:
+        """Return `weight` times dL/dx and dL/dy; pull: the positive pairs' -dL/ds_ii (B,), if the tiles lack them."""
         sides = (self.grad_x, self.x, self.y, self.lengths[0]), (self.grad_y, self.y, self.x, self.lengths[1])
         for gradient, unit, other, length in sides:
             if gradient is not None:
-                gradient.addcmul_(other, pull[:, None], value=-1.0).mul_(weight)
-                through_unit_(gradient, unit, *length)
+                if pull is not None:
+                    gradient.addcmul_(other, pull[:, None], value=-1.0).mul_(weight)
+                dots = torch.linalg.vecdot(gradient, unit)[:, None]  # dL/dx = (g - (g . u) u) / ||x||
+                gradient.addcmul_(unit, dots, value=-1.0).div_(length[0]).div_(length[1])
         return [self.grad_x, self.grad_y]

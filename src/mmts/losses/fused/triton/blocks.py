@@ -44,9 +44,9 @@ class Side(NamedTuple):
     units: Tensor  # (B, D padded), in the vectors' dtype
     D: int
 
-    def through_lengths(self, gradient: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Turn g = dL/d unit(x) (B, D padded) float32 into dL/dx = (g - (g . u) u) / ||x||, (B, D), in `dtype`."""
-        result = torch.empty(len(gradient), self.D, dtype=dtype, device=gradient.device)
+    def through_lengths(self, gradient: Tensor) -> Tensor:
+        """Turn g = dL/d unit(x) (B, D padded) into dL/dx = (g - (g . u) u) / ||x||, (B, D), float32 both."""
+        result = gradient.new_empty(len(gradient), self.D)
         _run("through_lengths", result, gradient, self.vectors, self.inverse, self.power)
         return result
 

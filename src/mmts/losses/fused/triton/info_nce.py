@@ -1,13 +1,11 @@
 """InfoNCE on a GPU: the tiles of `rows_in_tiles` as Triton kernels (docs/method.md, 4.18)."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
-from mmts.losses.fused.tiles import AXES, refuse_double_backward
+from mmts.losses.fused.tiles import AXES, needs_gradient
 from mmts.losses.fused.triton.blocks import LOG_SUM_TILES, Blocks, Side, UnitGradients, side
 
 LOG2_E = math.log2(math.e)
@@ -18,106 +16,91 @@ BACKWARDS = {"row": "row", "candidate": "candidate", "media": "candidate"}
 def triton_rows(
     x: Tensor,
     y: Tensor,
-    temperature: Tensor,
+    tau: Tensor,
     positives: Tensor | None,
+    pull: Tensor,
     anchor: str,
     label_smoothing: float,
     decoupled: bool,
     queries: slice,
     dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """As `rows_in_tiles`, in float32; not for positives with label smoothing. dtype: of the products."""
-    options = label_smoothing, decoupled, queries, dtype
-    xy: tuple[Tensor, Tensor] = _Rows.apply(x, y, temperature, positives, (anchor, *options))  # type: ignore[no-untyped-call]
-    if xy[0].shape[1] == len(x):
-        return xy
+    needs = needs_gradient(x), needs_gradient(y), needs_gradient(tau)
+    tau = tau.detach()
+    sides, options = (side(x, dtype), side(y, dtype)), (label_smoothing, decoupled, queries)
+    if pull.shape[1] == len(x):
+        return _rows(sides, tau, positives, pull, anchor, *options, needs)
     # One direction at a time, with its queries down the rows: both at once would need all tiles for the column sums.
+    # Only tiles with queries down their rows are made, so that the rows of the other direction are incomplete.
     transposed = None if positives is None else positives.T
-    yx = _Rows.apply(y, x, temperature, transposed, (BACKWARDS[anchor], *options))  # type: ignore[no-untyped-call]
-    return torch.stack([xy[0][0], yx[0][0]]), torch.stack([xy[1][0], yx[1][0]])
+    nothing = torch.zeros_like(pull[0])
+    rows_xy, slope_xy, of_xy = _rows(sides, tau, positives, torch.stack([pull[0], nothing]), anchor, *options, needs)
+    pull, needs = torch.stack([pull[1], nothing]), (needs[1], needs[0], needs[2])
+    rows_yx, slope_yx, of_yx = _rows(sides[::-1], tau, transposed, pull, BACKWARDS[anchor], *options, needs)
+    both = zip(of_xy, (of_yx[1], of_yx[0], of_yx[2]), strict=True)
+    gradients = [None if a is None or b is None else a + b for a, b in both]
+    return torch.stack([rows_xy[0], rows_yx[0]]), torch.stack([slope_xy[0], slope_yx[0]]), gradients
 
 
-class _Rows(Function):
-    """Forward: a kernel for the rows' sums. Backward: a kernel for dL/ds by blocks of rows, and two products with each.
-
-    If only some samples are queries, only tiles with queries down their rows are made: rows of y to x are incomplete.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        y: Tensor,
-        tau: Tensor,
-        positives: Tensor | None,
-        options: tuple[str, float, bool, slice, torch.dtype],
-    ) -> tuple[Tensor, Tensor]:
-        anchor, label_smoothing, decoupled, queries, dtype = options
-        x_side, y_side = side(x, dtype), side(y, dtype)
-        weight = 1.0 / tau
-        blocks = Blocks(x_side, y_side, positives, LOG_SUM_TILES)
-        own_logit = blocks.own_similarity() / tau
-        by_row, by_column = _factors(x_side, y_side, tau, anchor)
-        reach = weight.max() - own_logit.min()
-        if decoupled:  # without the positive pair even the largest can be far below it
-            reach = torch.maximum(reach, weight.max() + own_logit.max())
-        vectors = {"by_row": by_row, "by_column": by_column, "own_logit": own_logit * LOG2_E, "reach": reach * LOG2_E}
-        log_sums = tau.new_full((2, len(x)), float("-inf"))  # of z_ij - z_ii
-        for rows in blocks.with_sums(queries):
-            of_rows, of_columns = blocks.launch("info_nce_log_sums", rows, **vectors, DECOUPLED=decoupled)
-            log_sums[0, rows] = of_rows.logsumexp(dim=0)
-            log_sums[1] = torch.logaddexp(log_sums[1], of_columns.logsumexp(dim=0))
-        empty = log_sums.isneginf() | (len(x) == 1)  # no negative (decoupled), or no candidate but the positive
-        log_sums.masked_fill_(empty, 0.0)
-        ctx.save_for_backward(x, y, tau, positives, own_logit, log_sums, empty)
-        ctx.options = options
-        own_p = torch.zeros_like(log_sums) if decoupled else torch.exp(-log_sums)
-        slope = ((1.0 - label_smoothing) + label_smoothing / len(x) - own_p).masked_fill(empty, 0.0)[:, queries]
-        ctx.mark_non_differentiable(slope)
-        if not label_smoothing:
-            return log_sums[:, queries].clone(), slope
-        spread = _mean_logits(x_side, y_side, weight, anchor) - own_logit
-        return (log_sums - label_smoothing * spread).masked_fill(empty, 0.0)[:, queries], slope
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_double_backward("the fused info_nce")
-        with torch.autocast(gradient.device.type, enabled=False):
-            return *_gradients(ctx, gradient), None, None
-
-
-def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return dL/dx, dL/dy and dL/dtau, or None where not needed, from dL/drows (2, b)."""
-    x, y, tau, positives, own_logit, log_sums, empty = ctx.saved_tensors
-    anchor, label_smoothing, decoupled, queries, dtype = ctx.options
-    needs_x, needs_y, needs_tau = ctx.needs_input_grad[:3]
-    x_side, y_side = side(x, dtype), side(y, dtype)
-    blocks = Blocks(x_side, y_side, positives)
-    result = UnitGradients(blocks, needs_x, needs_y, queries)
-    weight = 1.0 / tau
-    by_row, by_column = _factors(x_side, y_side, tau, anchor)
+def _rows(
+    sides: tuple[Side, Side],
+    tau: Tensor,
+    positives: Tensor | None,
+    pull: Tensor,
+    anchor: str,
+    label_smoothing: float,
+    decoupled: bool,
+    queries: slice,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """Run a kernel for the rows' sums; then one for dL/ds by blocks of rows, and two products with each."""
+    x, y = sides
+    B, weight = len(tau), 1.0 / tau
+    blocks = Blocks(x, y, positives, LOG_SUM_TILES)
+    own_logit = blocks.own_similarity() / tau
+    by_row, by_column = _factors(x, y, tau, anchor)
+    reach = weight.max() - own_logit.min()
+    if decoupled:  # without the positive pair even the largest can be far below it
+        reach = torch.maximum(reach, weight.max() + own_logit.max())
+    vectors = {"by_row": by_row, "by_column": by_column}
+    of_sums = {"own_logit": own_logit * LOG2_E, "reach": reach * LOG2_E, "DECOUPLED": decoupled}
+    log_sums = tau.new_full((2, B), float("-inf"))  # of z_ij - z_ii
+    for rows in blocks.with_sums(queries):
+        of_rows, of_columns = blocks.launch("info_nce_log_sums", rows, **vectors, **of_sums)
+        log_sums[0, rows] = of_rows.logsumexp(dim=0)
+        log_sums[1] = torch.logaddexp(log_sums[1], of_columns.logsumexp(dim=0))
+    empty = log_sums.isneginf() | (B == 1)  # no negative (decoupled), or no candidate but the positive
+    log_sums.masked_fill_(empty, 0.0)
+    own_p = torch.zeros_like(log_sums) if decoupled else torch.exp(-log_sums)
+    on_each = label_smoothing / B
+    slope = ((1.0 - label_smoothing) + on_each - own_p).masked_fill(empty, 0.0)[:, queries]
+    entropy = log_sums
+    if label_smoothing:
+        spread = _mean_logits(x, y, weight, anchor) - own_logit
+        entropy = (log_sums - label_smoothing * spread).masked_fill(empty, 0.0)
+    if not any(needs):
+        return entropy[:, queries], slope, [None] * 3
+    blocks = Blocks(x, y, positives)
+    result = UnitGradients(blocks, needs[0], needs[1], queries)
     of_logits = torch.zeros_like(tau)  # the sum of z dL/dz over the logits that each tau divides
-    on_each = label_smoothing / len(x)
-    offset = (own_logit + log_sums) * LOG2_E
-    own_share = (torch.zeros_like(log_sums) if decoupled else torch.exp(-log_sums)) - (1.0 - label_smoothing + on_each)
-    pull = torch.zeros_like(log_sums)
-    pull[:, queries] = gradient
-    pull.masked_fill_(empty, 0.0)
-    vectors = {"by_row": by_row, "by_column": by_column, "offset": offset, "own_share": own_share}
-    vectors |= {"pull": pull, "weight": weight}
-    options = {"SCALE_XY": AXES[anchor][0][1], "SCALE_YX": AXES[anchor][1][1]}
-    options |= {"on_each": on_each, "SMOOTHED": label_smoothing > 0, "OF_WEIGHTS": needs_tau}
+    pulls = torch.zeros_like(log_sums)
+    pulls[:, queries] = pull
+    vectors |= {"offset": (own_logit + log_sums) * LOG2_E, "own_share": own_p - (1.0 - label_smoothing + on_each)}
+    vectors |= {"pull": pulls.masked_fill_(empty, 0.0), "weight": weight}
+    options: dict[str, float] = {"SCALE_XY": AXES[anchor][0][1], "SCALE_YX": AXES[anchor][1][1]}
+    options |= {"on_each": on_each, "SMOOTHED": label_smoothing > 0, "OF_WEIGHTS": needs[2]}
     for rows in blocks.with_slopes(queries):
         of_rows, of_columns = blocks.launch("info_nce_slopes", rows, slopes=result.slopes, **vectors, **options)
         result.add(rows)
-        if needs_tau:
+        if needs[2]:
             of_logits[rows] += of_rows.sum(dim=0)
             of_logits += of_columns.sum(dim=0)
-    return (
-        None if result.grad_x is None else x_side.through_lengths(result.grad_x, x.dtype),
-        None if result.grad_y is None else y_side.through_lengths(result.grad_y, y.dtype),
-        -of_logits / (tau * LOG2_E) if needs_tau else None,
+    of_x, of_y = (
+        None if gradient is None else own.through_lengths(gradient)
+        for own, gradient in ((x, result.grad_x), (y, result.grad_y))
     )
+    return entropy[:, queries], slope, [of_x, of_y, -of_logits / (tau * LOG2_E) if needs[2] else None]
 
 
 def _factors(x: Side, y: Side, tau: Tensor, anchor: str) -> tuple[Tensor, Tensor]:

@@ -82,8 +82,7 @@ def _versions() -> Iterator[Finding]:
 
 def _system() -> Iterator[Finding]:
     """Say what does not work on macOS and Windows."""
-    system = {"darwin": "macOS", "win32": "Windows"}.get(sys.platform)
-    if system:
+    if system := {"darwin": "macOS", "win32": "Windows"}.get(sys.platform):
         yield Finding("Triton", "note", f"not available on {system}", "fused losses run in torch, slower than on CUDA")
         fix = "in scripts of your own, keep training below if __name__ == '__main__'"
         yield Finding("fork", "note", f"not used on {system}; decoding processes start anew, which takes seconds", fix)

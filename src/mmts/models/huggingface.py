@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -188,20 +188,15 @@ def read_preprocessing(source: Source) -> Preprocessing:
 
 
 def _settings(source: Source, name: str) -> Any:
-    """Return the content of a JSON file of a model, or None without it.
-
-    transformers 5.0 to 5.14 has a function for this that never reads preprocessor_config.json.
-    """
-    from transformers.utils import cached_file
+    """Return the content of a JSON file of a model, or None without it."""
+    from transformers.utils import cached_file  # get_image_processor_config overlooks one of the files in 5.0 to 5.14
 
     file = Path(source.place) / name
-    try:
-        with quiet():
-            return read_json(file if source.local else cached_file(source.place, name))
-    except OSError:
-        if source.local and file.exists():
-            raise
-        return None
+    if source.local:
+        return read_json(file) if file.exists() else None
+    with quiet(), suppress(OSError):
+        return read_json(cached_file(source.place, name))
+    return None
 
 
 def _preprocessing(config: Any) -> Preprocessing:

@@ -3,12 +3,14 @@
 import collections.abc
 import importlib
 import inspect
+import itertools
 import re
+import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin
 from unittest.mock import patch
 
 import torch
@@ -16,16 +18,23 @@ import typer
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from mmts.adapters.batch_loss import batch_loss
 from mmts.cli import app
 from mmts.concepts import ConceptDistribution
-from mmts.losses.fused.tiles import TILES_FROM, choose_form
+from mmts.errors import InputError, MmtsError
+from mmts.losses.fused import tiles
 from mmts.options import RecipeDefault
 from mmts.recipe import components, recipe
 from mmts.recipe.components import Family, Option, RunFacts, options_of
 from mmts.recipe.section import Section
 from mmts.recipe.sections import Sampling
 
+sys.path.append(str(Path(__file__).parents[1]))
+
+from benchmarks.leaderboard.columns import read_tables
+
 FOLDER = Path(__file__).parent / "reference"
+LEADERBOARD = Path(__file__).parent / "leaderboard"
 NOTE = "Written by `make reference` from the code, which says the same in "
 TITLES = {
     "Losses": components.OBJECTIVE,
@@ -254,9 +263,103 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
 
 # --- rules side by side ----------------------------------------------------------------------------------------------
 
-FACTS = {"concepts": "sizes of concepts", "num_media": "state per medium and caption", "width": "networks of width D"}
+FACTS = {
+    "concepts": "sizes of concepts",
+    "num_media": "state per medium and caption",
+    "width": "networks of width D",
+}
 LOSSES = ("softmax", "max_margin", "contrast")  # the modules that choose between tiles and whole rows
 SAMPLING = ("2309.16671", "1908.03195", "2511.20643")
+
+# The sweeps of docs/leaderboard/, and what a cell calls their data and training.
+SWEEPS = {
+    "long-tail-fashion": "fashion",
+    "rules": "fashion with 22 rules",
+    "catalogue": "fashion for 30 epochs",
+    "lengths": "fashion for 45 epochs",
+    "long-tail-coco": "COCO",
+    "long-tail-coco-longer": "COCO for 15 epochs",
+    "long-tail-flickr8k": "Flickr8k",
+    "long-tail-usda": "fruit",
+    "openmoji": "drawings",
+    "imbalance-1": "imbalance 1",
+    "imbalance-10": "imbalance 10",
+    "imbalance-100": "imbalance 100",
+    "imbalance-sampling-1": "sampling at imbalance 1",
+    "imbalance-sampling-100": "sampling at imbalance 100",
+    "from-scratch": "from scratch",
+    "parts": "parts of MM-TS",
+}
+
+
+class Place(NamedTuple):
+    """Where the figures of a component are: its variant in the sweeps, and rows of docs/reproduction.md."""
+
+    variant: str | None = None  # None if no sweep has tried the component by itself
+    published: Sequence[str] = ()
+    setting: str | None = None  # of a recipe, if the name alone is not enough
+
+
+# Every loss and every rule has a line here; `make reference` fails for a new one without.
+LOSS_PLACES = {
+    "info_nce": Place("fixed"),
+    "decoupled_info_nce": Place("decoupled"),
+    "multi_positive_info_nce": Place(),
+    "reweighted_info_nce": Place("macl"),
+    "dual_temperature": Place("dual temperature"),
+    "no_temperature": Place(),
+    "hard_negative_info_nce": Place("hard negatives"),
+    "rince": Place(),
+    "cyclip": Place(),
+    "temo": Place("temo"),
+    "siglip": Place("siglip"),
+    "max_margin": Place("max-margin", ["AVION ViT-B, margin .2"]),
+    "sms": Place(None, ["SMS loss (arXiv 2406.12256): several models, frames also flipped at test"]),
+    "sogclr": Place("sogclr", ["SogCLR"]),
+    "isogclr": Place("isogclr", ["iSogCLR"]),
+    "fastclip": Place("fastclip"),
+    "tempnet": Place("tempnet", ["TempNet"]),
+    "nuclr": Place(None, ["NUCLR, batch 512"]),
+}
+SCHEDULE = "{kind: cosine, low: 0.05, high: 0.1, cycles: 5}"
+RULE_PLACES = {
+    "fixed": Place("fixed", ["CLIP"]),
+    "learned": Place("learned", ["learned temperature"]),
+    "scheduled": Place("cosine", setting=f"objective.temperature={{rule: scheduled, schedule: {SCHEDULE}}}"),
+    "shifted": Place("mm-ts", ["+ MM-TS", "MM-TS"]),
+    "ldam": Place("ldam", setting="objective.margin.rule=ldam"),
+    "macl": Place(),
+    "dystress": Place("dystress"),
+    "temo": Place(),
+}
+BESIDE = {
+    "prior for rare concepts": Place("prior", setting="objective.prior.strength=-0.5"),
+    "prior of a sampled softmax": Place("prior log-q", setting="objective.prior.strength=0.5"),
+    "weights, late": Place("weights late", setting="objective.weights={beta: 0.999, start: 0.6}"),
+    "label smoothing": Place("smoothing", setting="objective.label_smoothing=0.1"),
+    "square root of sizes": Place("sqrt sampling", setting="data.sampling.power=0.5"),
+    "balanced": Place("balanced", setting="data.sampling.power=0"),
+    "balanced, late": Place("balanced late", setting="data.sampling={power: 0, start: 0.6}"),
+    "cap of MetaCLIP": Place(setting="data.sampling.cap=100"),
+    "repeat factor of LVIS": Place(setting="data.sampling.repeat=0.001"),
+    "CABS": Place("cabs", setting="data.sampling.cabs.filter=0.5"),
+}
+SHIFTS = {
+    "linear, without a swing": Place("shift", setting="objective.temperature={rule: shifted, alpha: 0}"),
+    "reversed, no swing": Place(
+        "shift reversed", setting="objective.temperature={rule: shifted, alpha: 0, low: 0.1, high: 0.05}"
+    ),
+    "logarithm": Place("log map", setting="objective.temperature={rule: shifted, scale: log}"),
+    "rank": Place(setting="objective.temperature={rule: shifted, scale: rank}"),
+    "power": Place(setting="objective.temperature={rule: shifted, scale: power, exponent: 0.5}"),
+    "density of captions": Place(
+        "shift by neighbours", setting="objective.temperature={rule: shifted, alpha: 0, neighbours: 10}"
+    ),
+    "rows times their temperature": Place(
+        "shift times tau",
+        setting="objective={scale_by_temperature: true, temperature: {rule: shifted, alpha: 0}}",
+    ),
+}
 
 
 class Asked(RunFacts):
@@ -272,72 +375,221 @@ class Asked(RunFacts):
 def rules_page() -> str:
     parts = [
         "# Rules side by side",
-        f"{NOTE}the docstrings of the classes, and by trying each on a batch. Their options are among the "
-        "[recipe keys](recipe.md), their formulas in [the method](../method.md), and how good they are is in "
-        "[the leaderboard](../leaderboard.md).",
+        f"{NOTE}the docstrings of the classes, by trying each on a batch, and from the tables of "
+        "[the leaderboard](../leaderboard.md). [What they need](#what-they-need) comes first, then "
+        "[how good they are](#how-good-they-are). Their options are among the [recipe keys](recipe.md), their formulas "
+        "in [the method](../method.md).",
+        "## What they need",
         "*Needs* is what a rule asks for besides pairs. Sizes of concepts come from `concepts` in a recipe, or from "
         "`counts` in a loop of yours. State per medium and caption needs a stable index of each pair, and is saved in "
-        "checkpoints. *Tiles from* is the number of pairs in a batch from which, on a CPU, similarities are computed "
-        "in tiles, without a (B, B) matrix; blank if never. A temperature for each pair needs the matrix, too. All "
-        "[adapters](../plug-in.md) take all rules but those on graded relevance, which only `mmts train` has.",
-        "## Losses",
-        "`--set objective.loss=NAME`",
+        "checkpoints.",
+        "### Losses",
+        "By the key `objective.loss`.",
+        "*In tiles from* is the number of pairs in a batch from which similarities are computed in tiles, without a "
+        "(B, B) matrix; blank if never. Of two numbers for a GPU, the first is for bfloat16, the second for float32. A "
+        "temperature for each pair needs the matrix, too. *Adapters*: all are a plain loop, sentence-transformers, the "
+        "Hugging Face Trainer, Lightning and open_clip ([in your own loop](../plug-in.md)); with a star, open_clip "
+        "without `--accum-freq`.",
         table(
-            ["name", "what it is", "papers", "needs", "tiles from"],
-            [[f"`{name}`", *rule_row(components.OBJECTIVE, name), tiles_from(name)] for name in components.OBJECTIVES],
-        ),
-        "## Rules",
-        "`--set objective.temperature.rule=NAME`, or of a margin, `objective.margin.rule`",
-        table(
-            ["name", "what it is", "papers", "needs"],
-            [[f"`{name}`", *rule_row(components.POLICY, name)] for name in components.POLICIES],
-        ),
-        "## Beside them",
-        "A prior and weights go with `info_nce`, `decoupled_info_nce`, `multi_positive_info_nce` and `cyclip`, a prior "
-        "with `sogclr` too, and sampling with everything.",
-        table(
-            ["key", "what it is", "papers", "needs"],
+            ["loss", "needs", "in tiles from", "adapters"],
             [
-                ["`objective.prior`", *rule_row(components.PRIOR, "prior")],
-                ["`objective.weights`", *rule_row(components.WEIGHTS, "weights")],
-                ["`data.sampling`", str(Sampling.__doc__).split(" (")[0], papers(SAMPLING), FACTS["concepts"]],
+                [*rule_row(components.OBJECTIVE, name), tiles_from(name), adapters(name)]
+                for name in components.OBJECTIVES
+            ],
+        ),
+        "### Temperatures and margins",
+        "By the key `objective.temperature.rule`, or of a margin, `objective.margin.rule`. All "
+        "adapters take all of them. [`MMTSLoss`](../plug-in.md) is `shifted` and its loss in one object.",
+        table(
+            ["rule", "needs", "one value per", "refused by"],
+            [[*rule_row(components.POLICY, name), *reach(name)] for name in components.POLICIES],
+        ),
+        "### Beside them",
+        "A prior and weights go with `info_nce`, `decoupled_info_nce`, `multi_positive_info_nce` and `cyclip`, a prior "
+        "with `sogclr` too; all adapters take them. Sampling goes with everything in `mmts train`.",
+        table(
+            ["key", "needs"],
+            [
+                rule_row(components.PRIOR, "prior", "objective.prior"),
+                rule_row(components.WEIGHTS, "weights", "objective.weights"),
+                [f"`data.sampling`<br>{str(Sampling.__doc__).split(' (')[0]} {papers(SAMPLING)}", FACTS["concepts"]],
+            ],
+        ),
+        "## How good they are",
+        "Differences of mean recall to a fixed temperature that was tuned just as much, in points, with their 95 % "
+        "intervals, on all queries and on the tail. *Level* are the sweeps in which the interval holds 0; blank is "
+        "what nobody has measured. The tail is that of the data's label, or else of the concepts. Each rule was tried "
+        "with several settings, which its sweep's page has; nothing was tuned from scratch and in the parts of MM-TS. "
+        "Of so many comparisons, expect one in twenty to differ by chance. `mmts train catalogue --data photos/` takes "
+        "each line but that of `sms`, which needs graded relevance.",
+        "### Each loss, at a fixed temperature",
+        figures(places_of(components.OBJECTIVE, LOSS_PLACES)),
+        "### Each temperature and margin, with InfoNCE",
+        figures(places_of(components.POLICY, RULE_PLACES)),
+        "### Sampling, priors and weights, at a fixed temperature",
+        figures(BESIDE),
+        "### Forms of the shift",
+        figures(SHIFTS),
+        "## Published figures",
+        "Those of [published experiments](../reproduction.md#published-results), which has their conditions, and ours "
+        "where we have the data. CC3M: R@1 of text to image / image to text, zero-shot; EPIC-KITCHENS-100: mAP / nDCG; "
+        "YouCook2: R@1 / R@5 / R@10 of text to video. We have none of the others.",
+        table(
+            ["name", "data", "figures"],
+            [
+                [f"`{name}`", *row]
+                for name, place in (LOSS_PLACES | RULE_PLACES).items()
+                for row in published(place.published)
             ],
         ),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def rule_row(family: Family, name: str) -> list[str]:
-    """Return what a component is, its papers, and what it needs."""
+def rule_row(family: Family, name: str, key: str | None = None) -> list[str]:
+    """Return a component's name or key with what it is and its papers, and what it needs."""
     component = family.table[name]
     words = re.sub(r" \(docs/method\.md[^)]*\)", "", components.summary(component)).rstrip(".")
+    links = papers(re.findall(r"arXiv (\d{4}\.\d{5})", str(component.__doc__)))
     Asked.names.clear()
-    built = components.build(section(family, name), facts())
+    made = built(family, name)
     needs = [words for fact, words in FACTS.items() if fact in Asked.names]
-    needs += ["similarities of the batch"] if getattr(built, "uses_similarity", False) else []
-    needs += ["graded relevance"] if getattr(built, "uses_relevance", False) else []
-    return [words, papers(re.findall(r"arXiv (\d{4}\.\d{5})", str(component.__doc__))), ", ".join(needs)]
+    needs += ["similarities of the batch"] if getattr(made, "uses_similarity", False) else []
+    needs += ["graded relevance"] if getattr(made, "uses_relevance", False) else []
+    return [f"`{key or name}`<br>{words} {links}".rstrip(), ", ".join(needs)]
 
 
 def papers(numbers: Iterable[str]) -> str:
     """Return links to papers, with their years, by their numbers in arXiv."""
-    return ", ".join(f"[{each}](https://arxiv.org/abs/{each}) (20{each[:2]})" for each in dict.fromkeys(numbers))
+    links = (f"[{each}](https://arxiv.org/abs/{each}), 20{each[:2]}" for each in dict.fromkeys(numbers))
+    return "".join(f"({each})" for each in ["; ".join(links)] if each)
 
 
 def tiles_from(name: str) -> str:
-    """Return from how many pairs an objective computes tiles, by what its loss says when it chooses a form."""
-    objective, index = components.build(section(components.OBJECTIVE, name), facts()), torch.arange(4)
+    """Return from how many pairs an objective computes tiles, on a CPU and on a GPU, as its loss chooses its form."""
+    objective, index = built(components.OBJECTIVE, name), torch.arange(4)
     if objective.uses_relevance or name == "cyclip":  # whose terms need the matrix
         return ""
     with ExitStack() as stack:
         chosen = [
-            stack.enter_context(patch.object(module, "choose_form", wraps=choose_form))
+            stack.enter_context(patch.object(module, "choose_form", wraps=tiles.choose_form))
             for module in (importlib.import_module(f"mmts.losses.{each}") for each in LOSSES)
         ]
         objective(torch.eye(4), torch.eye(4), progress=0.5, index=index, media_index=index)
-    calls = [call.args for each in chosen for call in each.call_args_list]  # call[5]: what keeps rows whole
-    tiled = [TILES_FROM[call[0]] for call in calls if call[0] in TILES_FROM and not any(call[5].values())]
-    return f"{tiled[0]:,}" if tiled and len(tiled) == len(calls) else ""
+    calls = [inspect.signature(tiles.choose_form).bind(*call.args, **call.kwargs).arguments
+             for each in chosen for call in each.call_args_list]  # fmt: skip
+    cpu = first_tiled(calls, torch.float32, "cpu")
+    as_on_a_gpu = {"triton_takes": lambda x, y: True, "product_dtype": lambda x, y: x.dtype}
+    with patch.multiple(tiles, **as_on_a_gpu):
+        half, single = (first_tiled(calls, dtype, "meta") for dtype in (torch.bfloat16, torch.float32))
+    gpu = f"{half} or {single} (Triton)" if all(each.get("kernels", True) for each in calls) else half
+    return f"CPU {cpu}<br>GPU {gpu}" if cpu else ""
+
+
+def first_tiled(calls: list[dict[str, Any]], dtype: torch.dtype, device: str) -> str:
+    """Return the smallest power of 2 pairs at which all calls choose tiles; "" if there is none."""
+    for B in (2**k for k in range(4, 20)):
+        batch = torch.empty(1, 4, dtype=dtype, device=device).expand(B, 4)
+        sized = {"x": batch, "y": batch, "queries": slice(0, B)}
+        if calls and all(tiles.choose_form(**{**call, **sized}) != "plain" for call in calls):
+            return f"{B:,}"
+    return ""
+
+
+def adapters(name: str) -> str:
+    """Return which adapters take an objective, by what the call that all of them make says."""
+    Asked.names.clear()
+    objective, index = built(components.OBJECTIVE, name), torch.arange(4)
+    remembers = "num_media" in Asked.names
+    try:
+        batch_loss(objective, torch.eye(4), torch.eye(4), progress=0.5, samples=index, media=index)
+    except InputError:
+        return "a plain loop"
+    return "all*" if remembers else "all"
+
+
+def reach(name: str) -> list[str]:
+    """Return what one value of a policy is for, and the losses that refuse it, by trying all."""
+    refused, per = [], ""
+    for loss, component in components.OBJECTIVES.items():
+        options = [each.name for each in options_of(component) if each.family is components.POLICY]
+        if not options or component.uses_relevance:
+            continue
+        rule = section(components.POLICY, name).model_dump()
+        try:
+            kind, prepared = components.section_of(components.OBJECTIVE, {"loss": loss, options[0]: rule}, loss)
+            objective = components.build(kind.model_validate(prepared), facts())
+            index = torch.arange(4)
+            output = objective(torch.eye(4), torch.eye(4), progress=0.5, index=index, media_index=index)
+            per = per or ("all pairs", "each sample", "each pair")[output.log[options[0]].ndim]
+        except MmtsError:
+            refused.append(f"`{loss}`")
+    return [per, ", ".join(refused)]
+
+
+def places_of(family: Family, places: Mapping[str, Place]) -> Mapping[str, Place]:
+    """Return the places of a family's components with their settings in a recipe. Every component must have one."""
+    if wrong := family.table.keys() ^ places.keys():
+        raise SystemExit(f"docs/write_reference.py needs one Place for each {family.word}: {', '.join(sorted(wrong))}")
+    prefix = "objective.loss=" if family is components.OBJECTIVE else "objective.temperature.rule="
+    return {f"`{name}`": place._replace(setting=place.setting or prefix + name) for name, place in places.items()}
+
+
+def figures(places: Mapping[str, Place]) -> str:
+    """Return the table of settings of a recipe and how they differ from the fixed temperature."""
+    rows = []
+    for name, place in places.items():
+        quote = "'" if "{" in str(place.setting) else ""
+        rows.append([f"{name}<br>`--set {quote}{place.setting}{quote}`", *in_sweeps(place.variant)])
+    return table(["in a recipe", "all queries", "tail"], rows)
+
+
+def in_sweeps(variant: str | None) -> list[str]:
+    """Return how a variant differs from the fixed temperature, on all queries and on the tail, sweep by sweep."""
+    if variant == "fixed":
+        return ["what the others are compared with", ""]
+    lines: dict[str, list[str]] = {"all": [], "tail": []}
+    level: dict[str, list[str]] = {"all": [], "tail": []}
+    for sweep, words in SWEEPS.items():
+        tables = read_tables((LEADERBOARD / f"{sweep}.md").read_text(encoding="utf-8"))
+        label = next((each for each in ("article_type", "species") if each in tables), "concept")
+        for column, division in ("all", "concept"), ("tail", label):
+            cell = tables[division].get(variant or "", {}).get(column, "")
+            difference, link = cell.partition(", ")[2], f"[{words}](../leaderboard/{sweep}.md)"
+            if "**" in difference:
+                lines[column].append(f"{difference} {link}")
+            elif difference:
+                level[column].append(link)
+    if variant and not (lines["all"] or level["all"]):
+        raise SystemExit(f"docs/leaderboard/ has no variant {variant!r}")
+    if level["all"]:
+        lines["all"].append(f"level: {', '.join(level['all'])}")
+    if level["tail"]:
+        lines["tail"].append("level elsewhere" if lines["tail"] else "level")
+    return ["<br>".join(lines["all"]), "<br>".join(lines["tail"])]
+
+
+def published(labels: Sequence[str]) -> list[list[str]]:
+    """Return the published figures in these rows of docs/reproduction.md: the data, and the figures."""
+    blocks = FOLDER.with_name("reproduction.md").read_text(encoding="utf-8").split("\n\n")
+    lines, known = [], set()
+    for above, block in itertools.pairwise(blocks):
+        head, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines())
+        for label, *cells in rows:
+            given = [f"{name.replace('published', '').strip(' ,')} {cell}".strip()
+                     for name, cell in zip(head[1:], cells, strict=False) if "published" in name and cell]  # fmt: skip
+            if label in labels and given:
+                known.add(label)
+                note = "".join(f" ({each})" for each in re.split(r"[:,] ", label, maxsplit=1)[1:])
+                lines.append([above.split()[0].rstrip(",:"), ", ".join(given) + note])
+    if unknown := set(labels) - known:
+        raise SystemExit(f"docs/reproduction.md has no published figures of {', '.join(unknown)}")
+    return lines
+
+
+def built(family: Family, name: str) -> Any:
+    """Return a component of a run on four samples, with its defaults."""
+    return components.build(section(family, name), facts())
 
 
 def section(family: Family, name: str) -> Any:

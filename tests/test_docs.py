@@ -4,6 +4,7 @@ import doctest
 import re
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,13 +12,16 @@ from tests_support import draw_shapes
 
 from docs import write_reference
 from mmts.apps.analysis import write_captions
+from mmts.concepts.density import Scale
 from mmts.concepts.encoders import open_encoder
 from mmts.errors import RecipeError
+from mmts.policies import POLICIES, Fixed
 from mmts.recipe.recipe import load_recipe, shipped_recipes
+from mmts.recipe.sections import Sampling
 from mmts.training.run import train
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "docs" / "reference" / "rules.md"]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
@@ -91,6 +95,20 @@ needs_311 = pytest.mark.skipif(
 def test_the_reference_is_up_to_date() -> None:
     for name, text in write_reference.pages().items():
         assert (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8") == text, "run `make reference`"
+
+
+def test_a_new_rule_needs_a_row_with_its_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(POLICIES, "cooling", Fixed)
+    with pytest.raises(SystemExit, match="needs one Place for each policy: cooling"):
+        write_reference.rules_page()
+
+
+def test_every_way_of_sampling_and_every_form_of_the_shift_has_a_row() -> None:
+    page = (ROOT / "docs" / "reference" / "rules.md").read_text(encoding="utf-8")
+    for key in Sampling.model_fields.keys() - {"by", "start", "end"}:
+        assert re.search(rf"data\.sampling[.=]\{{?{key}\b", page), key
+    for scale in set(get_args(Scale)) - {"linear"}:
+        assert f"scale: {scale}" in page
 
 
 @needs_311

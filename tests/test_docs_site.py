@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote_plus
 
 import pytest
 from browser import Visit, needs_chromium, open_browser
@@ -51,6 +52,31 @@ def test_broken_links_and_anchors_are_errors(tmp_path: Path) -> None:
     warnings = build(docs, tmp_path / "site")
     assert "gone.md" in warnings
     assert "'gone'" in warnings
+
+
+# What people search for, and the page that they want.
+WANTED = {
+    "LoRA": "pretrained",
+    "zero-shot": "classification",
+    "classification": "classification",
+    "semicolon": "datasets",
+    "Excel": "datasets",
+    "learning rate": "questions",
+    "OOM": "questions",
+    "out of memory": "questions",
+    "xlsx": "datasets",
+    "umlaut": "datasets",
+}
+
+
+@needs_chromium
+def test_the_search_finds_the_wanted_page_first(site: Path) -> None:
+    with open_browser() as browser:
+        page = browser.new_page()
+        for words, wanted in WANTED.items():
+            page.goto((site / "search.html").as_uri() + f"?q={quote_plus(words)}")
+            first = page.wait_for_selector("#search-results li a")
+            assert first.get_attribute("href").split(".html")[0] == wanted, words
 
 
 @needs_chromium

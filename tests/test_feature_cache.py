@@ -44,7 +44,7 @@ def files(cache: Path) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def warn_again(monkeypatch):
-    monkeypatch.setattr(feature_cache, "_warned", False)
+    feature_cache._say_unwritable.cache_clear()
 
 
 def test_computed_once_and_mapped(private_cache):

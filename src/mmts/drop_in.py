@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mmts.errors import InputError, check_rows, plain
+from mmts.errors import InputError, check_rows
 from mmts.losses import info_nce, max_margin
 from mmts.schedules import Cosine
 
@@ -101,13 +101,6 @@ class MMTSLoss(nn.Module):
         spread = self.n_max - self.n_min
         density = (n - self.n_min) / spread if spread else torch.full_like(n, 0.5)
         return self.swing(step / self.total_steps) + self.low + (self.high - self.low) * density
-
-    def extra_repr(self) -> str:
-        """Show the settings in the module's repr."""
-        return (
-            f"{self.kind}, alpha={self.alpha:g}, cycles={self.cycles:g}, low={self.low:g}, high={self.high:g}, "
-            f"total_steps={plain(self.total_steps)}, count_range=({plain(self.n_min)}, {plain(self.n_max)})"
-        )
 
 
 def _check(right: bool, message: str) -> None:

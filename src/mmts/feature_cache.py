@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,8 +17,6 @@ from mmts.files import cache_root, content_hash, locked
 
 Array = npt.NDArray[Any]
 Rows = npt.NDArray[np.float32]
-
-_warned = False
 
 
 def cached_rows(
@@ -97,7 +96,7 @@ def stored_array(
             on_disk = _whole_entries(file, header.getvalue(), shape, dtype)
         except OSError as error:
             file = None
-            _say_unwritable(final.parent, error)
+            _say_unwritable(final.parent, error.strerror)
         bar = None if title is None else stack.enter_context(progress_bar(title, shape[0], unit, on_disk))
         for start in range(on_disk, shape[0], chunk):
             part = range(start, min(start + chunk, shape[0]))
@@ -109,16 +108,14 @@ def stored_array(
                     on_disk = part.stop
                 except OSError as error:
                     file = None
-                    _say_unwritable(final.parent, error)
+                    _say_unwritable(final.parent, error.strerror)
             if file is None:
                 in_memory.append(entries)
             if bar is not None:
                 bar.advance(len(part))
         if file is None:
-            if on_disk:
-                stored = np.memmap(partial, dtype, "r", header.tell(), (on_disk, *shape[1:]))
-                in_memory.insert(0, stored)
-            return np.concatenate(in_memory)
+            stored = [np.memmap(partial, dtype, "r", header.tell(), (on_disk, *shape[1:]))] if on_disk else []
+            return np.concatenate([*stored, *in_memory])
         os.replace(partial, final)
         result: Array = np.lib.format.open_memmap(final, mode="c")
         return result
@@ -145,12 +142,9 @@ def _whole_entries(file: BinaryIO, header: bytes, shape: tuple[int, ...], dtype:
     return count
 
 
-def _say_unwritable(folder: Path, error: OSError) -> None:
-    """Say once that entries are computed in memory; those on disk stay there for the next call."""
-    global _warned
-    if not _warned:
-        errors.print(f"cannot write the feature cache {folder} ({error.strerror}): computing in memory")
-        _warned = True
+@cache  # says it once
+def _say_unwritable(folder: Path, why: str | None) -> None:
+    errors.print(f"cannot write the feature cache {folder} ({why}): computing in memory")
 
 
 def _write(file: BinaryIO, data: bytes) -> None:

@@ -220,11 +220,18 @@ def test_training_ends_by_naming_the_last_run_of_the_recipe(finished: RunDirecto
     (folder / "broken").mkdir()
     (folder / "broken" / "metrics.json").write_text("[")
     rare, look = closing_lines(newer.path)[1:]
-    assert rare.endswith(f"; +2.0 points to {finished.path}, this recipe's last run on these data")
+    assert rare.endswith(
+        f"; +2.0 points to {finished.path}, this recipe's last run on these data (noise? `mmts compare`)"
+    )
     assert look == f"to look at it: mmts report {finished.path} {newer.path}"
 
     write_json(newer.metrics_file, metrics | {"groups": {"tail": None}})
     assert closing_lines(newer.path)[1] == "rare things: no tail concept has a query in test"
+    write_json(
+        newer.metrics_file, metrics | {"groups": {"tail": {"text_to_image": {"R@1": 24.0}, "image_to_text": None}}}
+    )
+    words = "tail R@1 text→image 24.0 % in test; the other direction has no query of the tail"
+    assert closing_lines(newer.path)[1] == f"rare things: {words}"
 
 
 def test_the_clock_of_a_process_goes_with_it(tmp_path: Path) -> None:

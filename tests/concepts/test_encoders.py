@@ -218,9 +218,9 @@ def test_no_captions_give_no_rows(bert_folder):
         ("tf-idf", "did you mean 'tfidf'"),
         ("./nowhere", "no such folder"),
         ("/nowhere/at/all", "no such folder"),
-        ("nobody/no-such-model", "is not a folder and not in the local cache.*minilm and tfidf need no network"),
-        ("not a name!", "encoder: 'not a name!' is not a folder"),
-        ("small-transformer", "encoder: 'small-transformer' is not a folder"),
+        ("nobody/no-such-model", "is not a folder and not in the local cache.*text encoders are minilm, tfidf"),
+        ("not a name!", "encoder: text encoder 'not a name!' is not a folder"),
+        ("small-transformer", "encoder: text encoder 'small-transformer' is not a folder"),
     ],
 )
 def test_wrong_names_are_one_clear_error(name, message, monkeypatch):

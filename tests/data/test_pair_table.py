@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mmts.data.batches.positives import positives
 from mmts.data.pair_table import PairRow, PairTable, TableDataset, TableSplit, write_pair_table
 from mmts.data.records import Dataset, Medium
-from mmts.errors import DataError, InputError
+from mmts.errors import DataError
 
 # id, caption, file, split, member
 PAIRS = [
@@ -172,8 +172,6 @@ def test_without(tmp_path: Path):
     assert split.without([]) is split
     with pytest.raises(DataError, match="nothing remains of split 'train'"):
         split.without([0, 1, 2])
-    with pytest.raises(InputError, match="position 3 does not exist"):
-        split.without([3])
 
 
 def test_a_split_that_is_empty(tmp_path: Path):

@@ -1,6 +1,7 @@
 """A model of which each process holds a share (train.shard): results and checkpoints are those of a whole one."""
 
 import os
+import pickle
 import shutil
 import signal
 from pathlib import Path
@@ -12,6 +13,8 @@ from distributed.test_distributed import SETTINGS, attempt, on_the_second, send
 from distributed.together import skip_if_torch_cannot_shard, together
 from tests_support import draw_shapes
 from torch import nn
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 from torch.distributed.tensor import DTensor
 from training.small_trainer import N, make_trainer, settings
 
@@ -23,9 +26,10 @@ from mmts.objectives import FastCLIP
 from mmts.recipe.recipe import load_recipe
 from mmts.recipe.run_directory import RunDirectory
 from mmts.training import run
-from mmts.training.checkpoint import load_checkpoint
+from mmts.training.checkpoint import load_checkpoint, load_newest
 from mmts.training.experiment import build_model, load_model
 from mmts.training.run import train
+from mmts.training.shards import _Reader, check_shards
 
 # One recipe with all that has to go together: blocks and what is around them, LoRA beside frozen weights, rates by
 # tower, a temperature that is learned, pieces of unequal size, checkpointing, an average, clipping, two epochs.
@@ -126,7 +130,7 @@ def begin(folder: Path) -> dict[str, Any]:
     told["whole"] = fit(folder / "whole")
     told["stopped"] = fit(folder / "two", stops=True)
     if process_index() == 0:
-        for name in ("four", "one"):
+        for name in ("four", "one", "damaged"):
             shutil.copytree(folder / "two", folder / name)
     told["resumed"] = fit(folder / "two", resume=True)
     return told
@@ -160,6 +164,7 @@ def test_a_stopped_run_goes_on(begun: tuple[Path, list[dict[str, Any]]]) -> None
     wanted = told[0]["whole"]["weights"]
     assert all(torch.equal(value, each["resumed"]["weights"][key]) for each in told for key, value in wanted.items())
     assert (folder / "two" / "log.jsonl").read_text() == (folder / "whole" / "log.jsonl").read_text()
+    assert {each.name for each in (folder / "two" / "checkpoints").glob("step-*")} == {"step-12", "step-16"}
     check_end(fit(folder / "one", resume=True, shard=False), wanted)
 
 
@@ -177,6 +182,39 @@ def check_end(end: dict[str, Any], wanted: dict[str, torch.Tensor]) -> None:
     assert end["error"] is None, end
     for key, value in wanted.items():
         torch.testing.assert_close(end["weights"][key], value, rtol=0, atol=1e-6)
+
+
+def test_damaged_shards_are_named_before_they_are_read(begun: tuple[Path, list[dict[str, Any]]]) -> None:
+    checkpoints = begun[0] / "damaged" / "checkpoints"
+    file = checkpoints / "step-4" / "__1_0.distcp"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(RunError, match=r"__1_0\.distcp is damaged"):
+        load_newest(checkpoints)
+    file.unlink()
+    with pytest.raises(RunError, match=r"__1_0\.distcp is missing"):
+        load_newest(checkpoints)
+    for written in ({"folder": "../step-4", "files": {}}, {"folder": "step-4", "files": {"../x": 1}}, {}):
+        with pytest.raises(RunError, match="names shards that mmts does not write"):
+            check_shards(checkpoints, written)
+
+
+class Shell:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch ran",)
+
+
+def test_a_description_that_names_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Shell()))
+    with pytest.raises(pickle.UnpicklingError, match=r"it names posix\.system"):
+        _Reader(tmp_path).read_metadata()
+    outside = Metadata({}, storage_data={MetadataIndex("a"): _StorageInfo("../a", 0, 1)})
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(outside))
+    with pytest.raises(pickle.UnpicklingError, match="outside its folder"):
+        _Reader(tmp_path).read_metadata()
+    assert not (tmp_path / "ran").exists()
 
 
 # --- what is shared out, and who asks for it --------------------------------------------------------------------------

@@ -163,7 +163,7 @@ def test_what_cannot_be_pushed_is_said_before_the_work(
 
     refused("--license is an identifier of the hub, such as apache-2.0", license="MIT: yes")
     refused("give --push NAME too", public=True)
-    refused(r"--push takes NAME or OWNER/NAME, not 'a/b/c'", push="a/b/c")
+    refused("--push a/b/c: the owner is not ann or lab", push="a/b/c")
     refused("ann/open is a public repository already: give --public", push="open")
     refused("--push bob/shoes: the owner is not ann or lab", push="bob/shoes")
     hub.role = "read"

@@ -146,14 +146,17 @@ def test_a_tokenizer_with_other_ids_is_an_error() -> None:
         check_tokenizer(other, WORDS, ["a red shoe"])
 
 
-def test_either_checkpoint_can_be_exported(runs: Runs, tmp_path: Path) -> None:
+def test_either_checkpoint_can_be_exported(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     shutil.copytree(runs("words"), run)
     file = run / "checkpoints" / "last.pt"
     state = load_checkpoint(file)
     state["model"] = {name: value.flip(0) for name, value in state["model"].items()}
     save_checkpoint(file, state)
-    best, last = export_run(run, "onnx"), export_run(run, "onnx", tmp_path / "last", "last")
+    best = export_run(run, "onnx")
+    assert "the model card" not in capsys.readouterr().out
+    last = export_run(run, "onnx", tmp_path / "last", "last")
+    assert "so the model card has none; before, run `mmts evaluate" in " ".join(capsys.readouterr().out.split())
     assert best == run / "onnx"
     assert difference(embed_text(best, CAPTIONS), embedded(runs("words"), CAPTIONS)[0]) < 1e-4
     assert difference(embed_text(best, CAPTIONS), embed_text(last, CAPTIONS)) > 1e-2

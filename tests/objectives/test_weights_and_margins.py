@@ -107,6 +107,7 @@ def test_recipes_have_them_and_take_concepts_or_a_label() -> None:
         ({"margin": {"rule": "dystress"}}, r"objective: a batch of two pairs fails: margin is \(2, 2\), one per pair"),
         ({"temperature": {"rule": "temo"}, "scale_by_temperature": True}, "per pair; scale_by_temperature needs one"),
         ({"loss": "sogclr", "temperature": {"rule": "temo"}}, "one per pair; an objective with memory needs one"),
+        ({"loss": "nuclr", "temperature": {"rule": "temo"}}, "one per pair; NUCLR needs one per sample"),
         ({"loss": "rince", "q": 1, "temperature": 0.01}, "q is 1 and a temperature is 0.01"),
         ({"margin": {"rule": "ldma"}}, "objective.margin.rule is 'ldma'; did you mean 'ldam'"),
         ({"margin": -0.1}, "objective.margin is -0.1; it must be greater than 0"),

@@ -42,7 +42,9 @@ def scratch(data: Path, *settings: str) -> Recipe:
     return load_recipe("catalogue", [*SCRATCH, *settings]).with_data(data)
 
 
-def test_a_run_from_scratch_leaves_what_is_documented(shapes: Path, tmp_path: Path) -> None:
+def test_a_run_from_scratch_leaves_what_is_documented(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "run"
     metrics = train(scratch(shapes, "objective.temperature.rule=shifted"), out)
     assert {each.name for each in out.iterdir()} == {
@@ -57,7 +59,10 @@ def test_a_run_from_scratch_leaves_what_is_documented(shapes: Path, tmp_path: Pa
 
     again = evaluate(out)
     assert again == metrics
+    assert "replaced" not in capsys.readouterr().out
     assert evaluate(out, checkpoint="last")["num_media"] == metrics["num_media"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"replaced those of the best checkpoint; `mmts evaluate {out} --checkpoint best` writes those" in said
 
 
 def test_a_run_is_scored_by_labels_which_later_evaluations_keep(

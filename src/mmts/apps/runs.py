@@ -17,7 +17,7 @@ from rich.table import Table
 
 from mmts.console import console, figure_table
 from mmts.errors import MmtsError, RunError, counted, first_line
-from mmts.evaluation.measures import in_tenths, measured, shown_measures
+from mmts.evaluation.measures import arrow, directions_of, in_tenths, measured, shown_measures
 from mmts.files import held_by, read_json, why_missing
 from mmts.recipe.run_directory import RunDirectory
 from mmts.report.wording import signed
@@ -164,13 +164,17 @@ def closing_lines(path: Path) -> list[str]:
     metrics = read_json(run.metrics_file)
     measure = shown_measures(metrics)[0]
     tail, before = measured(metrics, f"tail {measure}"), _run_before(run, metrics)
-    if tail is None:
-        words = f"no tail concept has a query in {metrics['split']}"
+    if tail is None:  # the direction that has no such query has no scores
+        sides = {side: (metrics["groups"]["tail"] or {}).get(side) for side in directions_of(metrics)}
+        known = [f"tail {measure} {arrow(side)} {in_tenths(own[measure])} %" for side, own in sides.items() if own]
+        words = f"{''.join(known) or 'no tail concept has a query'} in {metrics['split']}"
+        words += "; the other direction has no query of the tail" if known else ""
     else:
         words = f"tail {measure} {in_tenths(tail)} %, the mean of both directions"
         if before is not None:
             last = measured(read_json(before.metrics_file), f"tail {measure}") or 0.0
             words += f"; {signed(tail - last)} points to {before.path}, this recipe's last run on these data"
+            words += " (noise? `mmts compare`)"
     paths = [str(other.path) for other in (before, run) if other is not None]
     return [f"run: {path}", f"rare things: {words}", f"to look at it: {shlex.join(['mmts', 'report', *paths])}"]
 

@@ -182,14 +182,8 @@ class Split:
         return view
 
     def without(self, indices: Iterable[int]) -> "Split":
-        """Return this split without the media at these positions, the rest in the same order.
-
-        Raises DataError if no medium remains, InputError for a position that does not exist.
-        """
+        """Return this split without the media at these positions. Raises DataError if no medium remains."""
         dropped = np.unique(np.fromiter(indices, dtype=np.int64))
-        unknown = dropped[(dropped < 0) | (dropped >= self.num_media)]
-        if len(unknown):
-            raise InputError(f"split {self.name!r} has {self.num_media} media; position {unknown[0]} does not exist")
         if len(dropped) == self.num_media:
             raise DataError(f"nothing remains of split {self.name!r}: all of its {self.num_media} media were dropped")
         return self._drop(dropped) if len(dropped) else self

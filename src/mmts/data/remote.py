@@ -90,19 +90,17 @@ def _system(address: str) -> Any:
 def _names(system: Any, address: str, written: str) -> list[str]:
     """Return the addresses of the files that one of the expanded names stands for."""
     is_folder = not written.endswith(_SUFFIXES)
-    folder, last = (written, "") if is_folder else written.rsplit("/", 1)
+    folder, pattern = (written, "*") if is_folder else written.rsplit("/", 1)
     if any(sign in folder for sign in _GLOB):
         raise DataError(f"{address}: *, ? and [ can stand only in the name of a .tar or .parquet file")
-    if is_folder:
-        entries = _entries(system, folder)
-        for name, kind in [*entries]:
-            if kind == "directory" and split_name(_last(name)) in SPLITS:
-                entries += _entries(system, name)
-    elif any(sign in last for sign in _GLOB):
-        entries = [entry for entry in _entries(system, folder) if fnmatchcase(_last(entry[0]), last)]
-    else:
+    if not any(sign in pattern for sign in _GLOB):
         return [written]
-    files = [name for name, kind in entries if kind == "file" and not _last(name).startswith(".")]
+    entries = _entries(system, folder)
+    for name, kind in [*entries] if is_folder else ():
+        if kind == "directory" and split_name(_last(name)) in SPLITS:
+            entries += _entries(system, name)
+    files = [name for name, kind in entries if kind == "file" and fnmatchcase(_last(name), pattern)]
+    files = [name for name in files if not _last(name).startswith(".")]
     names = next((of for suffix in _SUFFIXES if (of := [name for name in files if name.endswith(suffix)])), [])
     if not names:
         raise DataError(

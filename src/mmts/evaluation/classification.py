@@ -50,8 +50,7 @@ _CHUNK_ELEMENTS = 2**23  # of the similarity matrix at a time
 class Classes:
     """The K classes of M judged media: the values of a label, in the order of their names.
 
-    templates: with {} in the place of a class's name. num_training: the training media of each class. target (M,)
-    int64: the class of each judged medium; -1 without one.
+    templates: with {} in the place of a name. num_training: of each class. target (M,) int64: -1 without a class.
     """
 
     label: str
@@ -182,10 +181,7 @@ def class_embeddings(prompts: Tensor, num_templates: int) -> Tensor:
 
 
 def classify(model: TwoTower, media: Tensor, classes: Classes, prompts: Rows | Sequence[str]) -> Tensor:
-    """Return the five classes nearest to each embedding (M, D), best first: (M, <= 5) int64, -1 for media without one.
-
-    prompts: what `prompt_inputs` gave.
-    """
+    """Return the five classes nearest to each embedding (M, D), best first: (M, <= 5) int64, or -1."""
     towards = class_embeddings(embed_text(model, prompts), len(classes.templates))
     norm, towards = largest_norm(media), exact(towards, largest_norm(towards))
 
@@ -200,10 +196,7 @@ def classify(model: TwoTower, media: Tensor, classes: Classes, prompts: Rows | S
 
 
 def classification_figures(classes: Classes, top: Tensor) -> dict[str, Any]:
-    """Return what metrics.json holds of a classification with the answers `top` (M, <= 5): figures in percent.
-
-    `classes` has every class with its most frequent wrong answer, "mostly". Groups count classes with judged media.
-    """
+    """Return what metrics.json holds of a classification with the answers `top` (M, <= 5): figures in percent."""
     known = classes.target >= 0
     figures: dict[str, Any] = {
         "label": classes.label,

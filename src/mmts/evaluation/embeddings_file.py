@@ -22,13 +22,14 @@ _Array = npt.NDArray[Any]
 
 
 def save_embeddings(path: Path, media: Tensor, text: Tensor, split: Split, about: Mapping[str, str]) -> None:
-    """Write media (M, D) and text (N, D), rows in file order, with ids and captions, as .npz without pickles.
+    """Write media (M, D) and text (N, D), rows in file order, as .npz without pickles.
 
-    Also owner (N,), media_id (M,), caption (N,) and text_id (N,), which is ID#K for caption K (from 0) of a medium; the
-    split's name and every entry of `about` are strings.
+    Also owner (N,), media_id (M,), caption (N,) and text_id (N,), which is ID#K for caption K (from 0) of a medium, the
+    split's name and every entry of `about`.
     """
-    names = {"media_id": _media_ids(split), "text_id": _text_ids(split), "caption": split.captions, "split": split.name}
-    strings: dict[str, Any] = {name: np.array(value) for name, value in {**names, **about}.items()}
+    strings: dict[str, Any] = {f"{side}_id": np.array(ids) for side, ids in _ids(split).items()}
+    about = {"split": split.name, **about}
+    strings |= {"caption": np.array(split.captions), **{name: np.array(value) for name, value in about.items()}}
     with atomic_write(path) as file:
         np.savez(file, media=media.numpy(), text=text.numpy(), owner=split.owner.numpy(), **strings)
 
@@ -52,8 +53,7 @@ def read_embeddings(file: Path, split: Split, settings: Data) -> Inputs:
             console.print(f"note: left out {split.media[at].place}\t{file} has no row for it")
         split = split.without(missing)
     split = split.judged(settings.relevance)
-    at_media = _order(file, arrays, "media", _media_ids(split), split)
-    at_text = _order(file, arrays, "text", _text_ids(split), split)
+    at_media, at_text = (_order(file, arrays, name, ids, split) for name, ids in _ids(split).items())
     if (owner := arrays.get("owner")) is not None:
         _check_same(file, "owner", owner[at_text].tolist(), at_media[split.owner.numpy()].tolist(), at_text)
     if (caption := arrays.get("caption")) is not None:
@@ -70,13 +70,9 @@ def split_of_embeddings(file: Path) -> str | None:
     return str(value) if value is not None and value.dtype.kind == "U" and not value.ndim else None
 
 
-def _media_ids(split: Split) -> list[str]:
-    return [medium.id for medium in split.media]
-
-
-def _text_ids(split: Split) -> list[str]:
-    ids, first = _media_ids(split), split.first.tolist()
-    return [f"{ids[at]}#{row - first[at]}" for row, at in enumerate(split.owner.tolist())]
+def _ids(split: Split) -> dict[str, list[str]]:
+    ids, first = [medium.id for medium in split.media], split.first.tolist()
+    return {"media": ids, "text": [f"{ids[at]}#{row - first[at]}" for row, at in enumerate(split.owner.tolist())]}
 
 
 def _arrays(file: Path, names: Sequence[str]) -> dict[str, _Array]:

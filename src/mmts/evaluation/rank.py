@@ -28,9 +28,8 @@ Relevance = Literal["text", "own", "graded"]
 class Side:
     """The queries of one direction: the rank of each (1 is best), and its first results, the best first.
 
-    media (Q,) int64 is the medium of each query; ranks (Q,) int64; top (Q, <= 10) int64, numbers of candidates;
-    top_relevant, the same shape, bool. With graded relevance, graded (Q, 3) float64 in [0, 1] holds average precision,
-    nDCG and binary average precision.
+    media (Q,) int64: the medium of each query; ranks (Q,) int64; top (Q, <= 10) int64, candidates; top_relevant, the
+    same shape, bool; graded (Q, 3) float64 in [0, 1], the measures `GRADED`, or None.
     """
 
     direction: str
@@ -59,10 +58,7 @@ class Side:
         return bool((media != media[:1]).any())
 
     def interval(self, scores: Tensor, rows: Tensor) -> tuple[float, float] | None:
-        """Return the 95 % bootstrap interval, percent, of the mean of scores (Q,) over the queries in `rows`.
-
-        All captions of a medium are drawn together. None if the queries belong to one medium.
-        """
+        """Return the 95 % interval over media, percent, of the mean score (Q,) of `rows`; None for a single medium."""
         if not self.has_interval(rows):
             return None
         low, high = bootstrap_interval(scores[rows], clusters=self.media[rows])
@@ -80,8 +76,7 @@ def relevant_media(split: Split, relevance: Relevance) -> csr_matrix:
 def judge(media: Tensor, text: Tensor, split: Split, relevance: Relevance = "text") -> tuple[Side, Side]:
     """Rank media (M, D) for every caption, and captions (N, D) for every medium, in chunks of bounded memory.
 
-    Ties count against the model (docs/method.md, ranks). Several processes, which give the same arguments, rank a part
-    of the queries each, and get what one process would.
+    Ties count against the model. Several processes, which give the same arguments, rank a part of the queries each.
 
     Raises InputError if the numbers of rows do not fit the split, or naming the medium whose embedding is not finite.
     """
@@ -116,8 +111,7 @@ def exact(rows: Tensor, norm: float) -> Tensor:
 
     x -> round(2^26 x / s) s / 2^26,   s: `norm`, rounded up to a power of two (docs/method.md, 6.15)
 
-    Every partial sum of a dot product is then a whole number of units below 2^53, so the order of additions does not
-    matter: any number of threads and processes, on any machine, gives the same bits, and equal candidates tie.
+    The order of additions then does not matter: any number of threads and processes gives the same bits.
 
     >>> x, y = exact(torch.randn(2, 512), norm=40.0)
     >>> torch.equal(x @ y, (x * y).flip(0).cumsum(0)[-1])

@@ -1,5 +1,6 @@
 """Rank a split with a run's model and write its scores: `mmts evaluate`, and the end of `mmts train`."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -75,11 +76,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a run on its own test split (rewriting metrics.json), or on other data or another split (evaluations/).
 
-    A pretrained pair as it is has, as its own split, the first one that it was evaluated on. Under torchrun all
-    processes embed and rank, and all return the same (docs/scaling.md).
+    The own split of a pretrained pair as it is is the first one that it was evaluated on. Under torchrun all processes
+    embed and rank, and all return the same (docs/scaling.md).
 
-    labels: labels of the media; head, mid and tail and every value of each are scored too. Labels of an earlier
-    evaluation in the same file are kept.
+    labels: labels of the media, by whose values queries are scored too; those of an earlier evaluation are kept.
     classify_by: a label by whose values the media are classified, with the templates in the file `prompts`; an earlier
     classification is repeated.
     opened: of a pretrained pair whose folder the caller holds.
@@ -125,6 +125,9 @@ def evaluate(
     stopped_at = _stopped_at(run)
     with on_main(lambda: locked(run.lock_file) if file == run.metrics_file and opened is None else nullcontext()):
         metrics, media, text = score(experiment, inputs, file, checkpoint, of_labels, stopped_at)
+    if file == run.metrics_file and (former := kept.get("checkpoint", checkpoint)) != checkpoint:
+        again = shlex.join(["mmts", "evaluate", str(path), "--checkpoint", str(former)])
+        console.print(f"note: these scores replaced those of the {former} checkpoint; `{again}` writes those again")
     if embeddings_file is not None:
         about = {"run": str(path.resolve()), "recipe": recipe.name, "checkpoint": checkpoint}
         about["relevance"] = recipe.data.relevance

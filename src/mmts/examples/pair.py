@@ -1,14 +1,14 @@
 """A small random CLIP or SigLIP, as a folder that transformers loads: it stands for a pretrained pair in tiny runs."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from mmts.files import atomic_folder, locked
+from mmts.files import atomic_folder, locked, write_json
 from mmts.models.clip_text import ByteTokenizer
+from mmts.models.huggingface import Preprocessing
 
 _SIZE, _LENGTH = 32, 48  # pixels of an image, tokens (bytes) of a caption
 
@@ -48,7 +48,5 @@ def _write(folder: Path, kind: Literal["clip", "siglip"]) -> None:
     names = {"bos_token": "[START]", "eos_token": "[END]", "pad_token": "[END]", "unk_token": "[END]"}
     options: dict[str, Any] = {"tokenizer_object": bytes_, "model_max_length": _LENGTH, **names}
     transformers.PreTrainedTokenizerFast(**options).save_pretrained(folder)
-    side = {"height": _SIZE, "width": _SIZE}
-    crop = {"size": {"shortest_edge": _SIZE}, "crop_size": side, "do_center_crop": True}
-    look = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, **(crop if kind == "clip" else {"size": side})}
-    (folder / "preprocessor_config.json").write_text(json.dumps(look))
+    pixels = Preprocessing(_SIZE, (0.5,) * 3, (0.5,) * 3, "crop" if kind == "clip" else "stretch")
+    write_json(folder / "preprocessor_config.json", pixels.to_config())

@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from mmts import __version__
 from mmts.concepts import ConceptDistribution
+from mmts.console import console
 from mmts.errors import RunError, counted
 from mmts.evaluation.measures import arrow, directions_of, shown_measures
 from mmts.evaluation.results import PARTS
@@ -85,6 +86,10 @@ def write_card(
     """
     recipe, versions = directory.recipe(), directory.versions()
     metrics = _metrics(directory, checkpoint)
+    if not metrics:
+        first = shlex.join(["mmts", "evaluate", str(directory.path), "--checkpoint", checkpoint])
+        what = f"has no scores of a finished run at the {checkpoint} checkpoint"
+        console.print(f"note: {directory.metrics_file} {what}, so the model card has none; before, run `{first}`")
     figures = _figures(metrics) if metrics else {}
     kind, needs_mmts = recipe.model.kind, bool(content.get("needs_mmts"))
     data = _short(recipe.data.path) if recipe.data.path is not None else "data"

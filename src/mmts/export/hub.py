@@ -13,14 +13,8 @@ def check_push(name: str, public: bool) -> str:
     Raises RunError if it cannot be, or if the repository is public already and `public` is not set.
     """
     from huggingface_hub import HfApi, get_token
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     needed = "--push needs a token of Hugging Face that may write: `hf auth login` stores one, or set HF_TOKEN to it"
-    try:
-        validate_repo_id(name)
-    except HFValidationError as error:
-        raise RunError(f"--push takes NAME or OWNER/NAME, not {name!r}: {first_line(error)}") from None
     if get_token() is None:
         raise RunError(needed)
     try:
@@ -28,7 +22,7 @@ def check_push(name: str, public: bool) -> str:
         who = api.whoami()
         name = name if "/" in name else f"{who['name']}/{name}"
         is_private = api.model_info(name).private if api.repo_exists(name) else None
-    except Exception as error:  # whatever the library for HTTP raises
+    except Exception as error:  # whatever the library for HTTP raises, or that nothing can have this name
         raise RunError(f"--push {name}: the hub cannot be asked: {first_line(error)}") from None
     if who.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise RunError(f"{needed}; the present one may only read")

@@ -163,17 +163,5 @@ def save_pair(model: TwoTower, folder: Path) -> None:
 
 def image_processor(tower: MediaTower) -> dict[str, Any]:
     """Return the settings of an image processor of transformers that come closest to the tower's preprocessing."""
-    side = {"height": tower.size, "width": tower.size}
-    crops = tower.resize == "crop"
-    return {
-        "do_resize": True,
-        "size": {"shortest_edge": tower.size} if crops else side,
-        "resample": 3,  # bicubic
-        "do_center_crop": crops,
-        "crop_size": side,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": tower.mean.tolist(),
-        "image_std": tower.std.tolist(),
-    }
+    mean, std = tuple(tower.mean.tolist()), tuple(tower.std.tolist())
+    return hf.Preprocessing(tower.size, mean, std, tower.resize).to_config()

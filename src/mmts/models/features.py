@@ -227,8 +227,7 @@ def _computing(
 ) -> Iterator[tuple[Callable[..., Rows], ThreadPoolExecutor, int]]:
     """Yield a function from a tower's media or captions to rows, its threads, and how many rows to ask for at a time.
 
-    The function takes `failed` as `media_features` does. tower: None if the inputs are feature rows. encode: from
-    pixels, tokens or feature rows to rows; None is the tower itself, which may compute in bf16.
+    tower: None if the inputs are feature rows. encode: None is the tower itself, which may compute in bf16.
     """
     device = _device(module)
     frames = tower.frames if isinstance(tower, MediaTower) else None

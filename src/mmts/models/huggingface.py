@@ -35,10 +35,7 @@ class Source:
 
 
 def find_source(name: str, what: str, built_in: Iterable[str] = ()) -> Source:
-    """Tell a folder from a name on the hub. Raises RecipeError if it is neither.
-
-    what: such as "image tower". built_in: names of this kind that need no files.
-    """
+    """Tell a folder from a name on the hub; RecipeError if it is neither. what: such as "image tower"."""
     folder, tower = Path(name).expanduser(), f"{what} {name!r}"
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -72,21 +69,20 @@ def download_command(name: str) -> str:
     return f"`hf download {name} --exclude '*.h5' --exclude '*.msgpack'`"
 
 
-def check_at_hand(what: str, places: Sequence[str], hint: str, files: Sequence[str] = ("config.json",)) -> None:
-    """Raise RecipeError, with what to do, if no name is in the local cache and the hub cannot be reached.
+def check_at_hand(what: str, place: str, hint: str, files: Sequence[str] = ("config.json",)) -> None:
+    """Raise RecipeError, with what to do, if a name is not in the local cache and the hub cannot be reached.
 
-    Without this, transformers would try for a minute. what: the model in words. hint: on models that need no network.
-    files: one of them shows that a model is in the cache.
+    Without this, transformers would try for a minute. files: one of them shows that a model is in the cache.
     """
     from huggingface_hub import constants, get_session
 
-    if any(_in_cache(place, file) for place in places for file in files):
+    if any(_in_cache(place, file) for file in files):
         return
     try:
-        get_session().head(f"{constants.ENDPOINT}/{places[0]}/resolve/main/config.json", timeout=10)
+        get_session().head(f"{constants.ENDPOINT}/{place}/resolve/main/config.json", timeout=10)
     except Exception as error:  # whatever the library for HTTP raises; also in the hub's offline mode
         why = "" if constants.HF_HUB_OFFLINE else f" ({first_line(error)})"
-        command = download_command(places[0]).replace("hf download", "hf download --local-dir FOLDER")
+        command = download_command(place).replace("hf download", "hf download --local-dir FOLDER")
         raise RecipeError(
             f"{what} is not a folder and not in the local cache of Hugging Face, which cannot be reached from "
             f"here{why}: call {command} where there is a network, and give the folder in place of the name{hint}"
@@ -97,7 +93,7 @@ def check_at_hand(what: str, places: Sequence[str], hint: str, files: Sequence[s
 def call(source: Source, what: str, function: Callable[..., T], **options: Any) -> T:
     """Call one of transformers' `from_pretrained` quietly; any failure becomes one RecipeError."""
     if not source.local:
-        check_at_hand(source.tower, [source.place], source.hint)
+        check_at_hand(source.tower, source.place, source.hint)
     try:
         with quiet():
             return function(source.place, local_files_only=source.local, trust_remote_code=False, **options)
@@ -171,6 +167,22 @@ class Preprocessing:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     resize: str = "crop"
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the settings of the closest image processor of transformers, as `read_preprocessing` reads them."""
+        side, crops = {"height": self.size, "width": self.size}, self.resize == "crop"
+        return {
+            "do_resize": True,
+            "size": {"shortest_edge": self.size} if crops else side,
+            "resample": 3,  # bicubic
+            "do_center_crop": crops,
+            "crop_size": side,
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+        }
 
 
 def read_preprocessing(source: Source) -> Preprocessing:

@@ -1,9 +1,9 @@
 """The one frozen text encoder: from the name of a pretrained model and captions to feature rows, kept on disk."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -91,21 +91,13 @@ def _find(name: str) -> tuple[str, bool, str]:
 
     folder = Path(minilm_folder() if name == "minilm" else name).expanduser()
     is_pipeline = (folder / "modules.json").is_file()
-    if is_pipeline or hf.find_source(name, "text encoder", _NAMES).local:
+    source = None if is_pipeline or name == "minilm" else hf.find_source(name, "text encoder", _NAMES)
+    if source is None or source.local:
         files = sorted(path for path in folder.rglob("*") if path.suffix in _MODEL_FILES and path.is_file())
         parts = [f"{path.relative_to(folder).as_posix()} {content_hash(path.read_bytes())}" for path in files]
         return str(folder), is_pipeline, f"files {content_hash(*parts)}"
-    # sentence-transformers allows names without their owner.
-    places = [name] if "/" in name else [name, f"sentence-transformers/{name}"]
-    hint = f"{' and '.join(_NAMES)} need no network"
-    hf.check_at_hand(repr(name), places, f" ({hint})", ("modules.json", "config.json"))
-    reason = ""
-    for place, file in product(places, ("modules.json", "config.json")):
-        try:
-            with hf.quiet():
-                commit = Path(cached_file(place, file)).parent.name
-        except OSError as error:
-            reason = first_line(error)
-        else:
-            return place, file == "modules.json", f"{place}@{commit}"
-    raise RecipeError(f"{name!r} is not a folder, and Hugging Face gave no such model: {reason} ({hint})")
+    hf.check_at_hand(source.tower, name, source.hint, ("modules.json", "config.json"))
+    for file in ("modules.json", "config.json"):
+        with suppress(OSError), hf.quiet():
+            return name, file == "modules.json", f"{name}@{Path(cached_file(name, file)).parent.name}"
+    raise RecipeError(f"{source.tower}: Hugging Face gave no such model{source.hint}")

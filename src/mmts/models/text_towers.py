@@ -75,8 +75,7 @@ def build_vocabulary(captions: Sequence[str], *, min_count: int = 2, max_words: 
 class SmallTransformer(TextTower):
     """A small transformer over words, trained from scratch: 1.3 million parameters plus the word vectors, 192 features.
 
-    Learned word and position vectors, pre-norm blocks, features averaged over the words. A caption without words
-    still has its start sign.
+    Learned word and position vectors, pre-norm blocks, features averaged over the words and the start sign.
 
     width: width of the states and features, a multiple of `heads`.
     depth: number of blocks.

@@ -24,8 +24,6 @@ class FramesTower(VideoTower):
     mean:         features = 1/F sum_f image(frame_f)
     transformer:  features = 1/F sum_f states_f,  states = layer_norm(blocks(image(frame) + position))
 
-    The size, resize, mean and std are those of the image tower.
-
     image: the tower of the frames: a name as for `model.image`.
     image_options: options of that tower.
     image_frozen: keep the image tower as it is, so that only the transformer trains.
@@ -97,8 +95,7 @@ class SpaceTimeViT(VideoTower):
 
     It is CLIP's vision transformer with a temporal embedding. The token of patch g in frame f is
     patches(pixels) + position[1 + g] + temporal[f];  the class token has position 0 and no time. All 1 + F G tokens
-    attend to each other; the class token's last state is normalized and projected. A patch is flattened in the order
-    channel, row, column, so that the matrix of patches is a convolution's weight flattened.
+    attend to each other; the class token's last state is normalized and projected.
 
     weights: a checkpoint file of AVION, or a Hugging Face CLIP name or folder, which then determines all sizes; without
         it the weights start at random. A temporal embedding for another number of frames is interpolated linearly; that
@@ -161,7 +158,7 @@ class SpaceTimeViT(VideoTower):
     def features(self, pixels: Tensor) -> Tensor:
         """Return the projected class token of normalized clips."""
         B, F, C, size, _ = pixels.shape
-        p, side = self.patch, size // self.patch
+        p, side = self.patch, size // self.patch  # a patch is flattened as a convolution's weight is
         cut = pixels.reshape(B, F, C, side, p, side, p).permute(0, 1, 3, 5, 2, 4, 6)  # (B, F, row, column, 3, p, p)
         tokens = self.patches(cut.reshape(B, F, side * side, C * p * p))
         tokens = tokens + self.positional_embedding[1:] + self.temporal_embedding[:, None]

@@ -86,6 +86,8 @@ class NUCLR(SogCLR):
         zeta = torch.stack([self.state["zeta_text"], self.state["zeta_media"]])  # (2, B), of x to y's candidates first
         xi = self._largest_zeta().clamp_min(0.0)
         tau = policy_values(self.temperature, x, y, pairs)
+        if tau.ndim > 1:
+            raise InputError(f"temperature is {tuple(tau.shape)}, one per pair; NUCLR needs one per sample")
         of_queries = tau.expand(len(x))[pairs.queries]
         others = math.log(self.num_captions - 1)
         log_pair = -zeta[:, pairs.queries] / of_queries  # (2, b), the log share of the positive pair, as a sum

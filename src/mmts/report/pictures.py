@@ -26,26 +26,23 @@ def picture(medium: Medium, side: int) -> bytes:
 
 def data_uri(medium: Medium, side: int) -> str | None:
     """Return the same picture as a data URI, as PNG if that is smaller; None for features and unreadable files."""
-    if medium.is_features:
-        return None
-    try:
-        image = _drawn(medium, side)
-    except DataError:
+    if (image := _readable(medium, side)) is None:
         return None
     content, kind = min(((_encoded(image, kind), kind) for kind in ("png", "jpeg")), key=lambda pair: len(pair[0]))
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def thumbnail(medium: Medium) -> npt.NDArray[np.float32] | None:
-    """Return a picture as 16 x 16 x 3 numbers from 0 to 255; None for features and unreadable files.
+    """Return a picture of any size as 16 x 16 x 3 numbers from 0 to 255; None for features and unreadable files."""
+    image = _readable(medium, 64)
+    small = image and image.convert("RGB").resize((16, 16), Image.Resampling.BOX)
+    return None if small is None else np.asarray(small, np.float32)
 
-    It is shrunk to a square, so that copies in other sizes are alike.
-    """
-    if medium.is_features:
-        return None
+
+def _readable(medium: Medium, side: int) -> Image.Image | None:
+    """Return a picture; None for features and unreadable files."""
     with suppress(DataError):
-        small = _drawn(medium, 64).convert("RGB").resize((16, 16), Image.Resampling.BOX)
-        return np.asarray(small, np.float32)
+        return None if medium.is_features else _drawn(medium, side)
     return None
 
 

@@ -1,7 +1,6 @@
 """An index on disk: index.json describes every item, a safetensors file holds their embeddings; neither is trusted.
 
-The embeddings' file is named by the hash of its contents, and index.json, written last, names it. Whenever a process is
-killed, two files that belong together are there.
+The embeddings' file is named by the hash of its contents, and index.json, written last, names it.
 """
 
 from collections.abc import Sequence
@@ -200,10 +199,7 @@ def rows_of(vectors: Any) -> Rows:
 
 
 def to_bytes(vectors: Any) -> bytes:
-    """Return a safetensors file for `from_bytes`: the rows, and for cells their centers and the cell of each row.
-
-    faiss's own format is unsafe for files that others may have changed: it trusts the sizes in it, up to terabytes.
-    """
+    """Return a safetensors file of rows, centers and each row's cell: faiss's format trusts the sizes in a file."""
     import faiss
     from safetensors.numpy import save
 

@@ -100,10 +100,9 @@ class Searcher:
         return self._hits((number, None) for number in numbers.tolist())
 
     def fitting(self, where: Sequence[str]) -> Numbers | None:
-        """Return the numbers of the items that fit all conditions, which may be no item; None without conditions.
+        """Return the numbers of the items that fit all conditions, such as "color=red"; None without conditions.
 
-        where: such as ["type=shoe", "color=red"]. Conditions on one column are alternatives, and of a label with
-        several values one is enough. Raises InputError for a condition that no item of the index can meet.
+        Conditions on one column are alternatives. Raises InputError for one that no item of the index can meet.
         """
         if not where:
             return None

@@ -5,8 +5,10 @@ A resumed run needs last.pt or previous.pt: whenever a process is killed, one of
 
 import errno
 import os
+import shutil
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from mmts.models import TwoTower
 from mmts.objectives import Objective
 from mmts.training.averages import MovingAverage
 
-_SECTIONS = ("model", "objective", "random", "optimizer")
+_SECTIONS = ("model", "objective", "random")
 _NUMBERS = {"step": int, "best": float, "total_steps": int}
 _COUNTS = {"total_steps": "steps", "batches_per_epoch": "batches per epoch", "batch_size": "pairs per batch"}
 
@@ -36,11 +38,25 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def save_in_turn(folder: Path, state: dict[str, Any]) -> None:
-    """Write last.pt; the one that was there becomes previous.pt. At every moment one of them is whole."""
+    """Write last.pt; the one that was there becomes previous.pt. At every moment one of them is whole.
+
+    Shards that neither of them names are removed.
+    """
     save_checkpoint(folder / "next.pt", state)
     if (folder / "last.pt").exists():
         os.replace(folder / "last.pt", folder / "previous.pt")
     os.replace(folder / "next.pt", folder / "last.pt")
+    named = {_shards_of(folder / "last.pt"), _shards_of(folder / "previous.pt")}
+    for shards in folder.glob("step-*"):
+        if shards.name not in named:
+            shutil.rmtree(shards, ignore_errors=True)
+
+
+def _shards_of(file: Path) -> str | None:
+    with suppress(Exception):  # there is no file, it is damaged, or it holds the whole model
+        name: str = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["shards"]["folder"]
+        return name
+    return None
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
@@ -54,13 +70,22 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
     if not last.exists() and not previous.exists():
         return None
     try:
-        return load_checkpoint(last)
+        return _with_shards(last)
     except RunError as error:
         if not previous.exists():
             raise RunError(f"{error}, and there is none before it; remove it, and --resume starts over") from None
-        state = load_checkpoint(previous)
+        state = _with_shards(previous)
         errors.print(f"note: {error}; resuming from the one before it, {previous.name}")
         return state
+
+
+def _with_shards(path: Path) -> dict[str, Any]:
+    state = load_checkpoint(path)
+    if "shards" in state:
+        from mmts.training.shards import check_shards  # imports what takes half a second, of torch.distributed
+
+        check_shards(path.parent, state["shards"])
+    return state
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -86,7 +111,8 @@ def check_same_clock(state: Mapping[str, Any], now: Mapping[str, int]) -> None:
     Progress is step / total_steps, so with other counts the schedules would jump: RunError says from where to where.
     Another number of processes changes only the order of sums and the dropout, which is printed.
     """
-    for name, kind in (dict.fromkeys(_SECTIONS, Mapping) | _NUMBERS).items():
+    sections = (*_SECTIONS, "shards" if "shards" in state else "optimizer")
+    for name, kind in (dict.fromkeys(sections, Mapping) | _NUMBERS).items():
         if not isinstance(state.get(name), kind):
             raise RunError(f"the checkpoint has no {name} to resume from; it is another kind of file")
     step, total = state["step"], state["total_steps"]
@@ -118,19 +144,27 @@ def restore(
     objective: Objective,
     optimizer: torch.optim.Optimizer,
     average: MovingAverage | None = None,
+    checkpoints: Path = Path(),
 ) -> None:
-    """Load a checkpoint's weights, average, objective, optimizer and random state; RunError if they do not fit."""
+    """Load a checkpoint's weights, average, objective, optimizer and random state; RunError if they do not fit.
+
+    checkpoints: the folder that has the shards of a sharded model.
+    """
     from mmts.distributed.sharded_model import shared_out  # imports what takes half a second, of torch.distributed
+    from mmts.training.shards import load_shards
 
     check_frozen(state, model)
     try:
-        own = model.trainable_state_dict()
-        weights = shared_out(state["model"], own)
-        model.load_trainable_state_dict(weights)  # with an average, this one, which has to fit as well
-        if average is not None:
-            average.load(weights)
-            model.load_trainable_state_dict(shared_out(state["weights"], own))
-        optimizer.load_state_dict(_moments(state["optimizer"], optimizer))
+        if "shards" in state:
+            load_shards(checkpoints / state["shards"]["folder"], model, objective, optimizer, average)
+        else:
+            own = model.trainable_state_dict()
+            weights = shared_out(state["model"], own)
+            model.load_trainable_state_dict(weights)  # with an average, this one, which has to fit as well
+            if average is not None:
+                average.load(weights)
+                model.load_trainable_state_dict(shared_out(state["weights"], own))
+            optimizer.load_state_dict(_moments(state["optimizer"], optimizer))
         objective.load_state_dict(state["objective"])
         restore_random_state(state["random"])
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:

@@ -38,6 +38,7 @@ from mmts.training.averages import MovingAverage
 from mmts.training.log_line import NotFinite
 from mmts.training.micro_batch import micro_batch_step, refuse_batch_norm
 from mmts.training.optimizer import OWN_RATE, SHARE, learning_rate_schedule, parameter_groups
+from mmts.training.shards import save_shards
 from mmts.training.signals import stop_requests
 
 
@@ -337,10 +338,13 @@ class Trainer:
     def _save_last(self) -> None:
         """Write a checkpoint to resume from; all processes wait until it is there."""
         state = {**self._state(), **self.counts, "skipped": self.skipped, "random": checkpoint.random_state()}
-        if self.average is not None:  # the weights that training goes on with
-            state["weights"] = on_main_process(self.unwrapped.trainable_state_dict())
-        moments = self.optimizer.state_dict()["state"]
-        state["optimizer"] = {"state": {number: on_main_process(values) for number, values in moments.items()}}
+        if self.is_sharded:
+            parts = self.unwrapped, self.objective, self.optimizer, self.average
+            state["shards"] = save_shards(self.run.checkpoints / f"step-{self.step}", *parts)
+        else:
+            if self.average is not None:  # the weights that training goes on with
+                state["weights"] = self.unwrapped.trainable_state_dict()
+            state["optimizer"] = self.optimizer.state_dict()
         flush_to_disk(self.run.log_file)  # after a power cut, a checkpoint must find the log lines before it
         once(lambda: checkpoint.save_in_turn(self.run.checkpoints, state))
         self.saved_at = self.step
@@ -359,7 +363,8 @@ class Trainer:
         if state is None:
             return
         state["objective"] |= own_tables(self.objective, tables)
-        checkpoint.restore(state, self.unwrapped, self.objective, self.optimizer, self.average)
+        parts = self.unwrapped, self.objective, self.optimizer, self.average
+        checkpoint.restore(state, *parts, self.run.checkpoints)
         self.step, self.best, self.skipped = state["step"], state["best"], state.get("skipped", 0)
         self.saved_at = self.step
 

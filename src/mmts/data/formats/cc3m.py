@@ -100,9 +100,6 @@ def read_cc3m(path: str | Path) -> Dataset:
     root = Path(os.path.abspath(Path(path).expanduser()))
     parts = [part for part in PARTS if (root / part.tsv).is_file()]
     with reading(root):
-        if not root.is_dir():
-            names = " and ".join(part.tsv for part in PARTS)
-            raise DataError(f"{root} is not a folder; CC3M is the folder that holds {names} and the images")
         if files_in(root, ".tar"):
             dataset = read_shards(root)
             beside = " and ".join(part.tsv for part in parts)
@@ -141,7 +138,7 @@ def _pieces(root: Path, images: Mapping[Part, Images]) -> Iterator[Piece]:
             while captions := list(islice(rows, _ROWS)):
                 low, high = np.searchsorted(files.rows, [first, first + len(captions)]).tolist()
                 paths = dict(zip(files.rows[low:high].tolist(), files.paths[low:high], strict=True))
-                states = (f"{path}\0{file_state(root / path)}" for path in paths.values())
+                states = (f"{path}\0{[*file_state(root / path)]}" for path in paths.values())
                 name = content_hash(str(root), part.split, str(first), *captions, *states)
                 pairs = (
                     Pair(f"{part.split}-{row}", caption, paths[row]) if row in paths else _NO_FILE

@@ -8,7 +8,7 @@ from mmts.data.formats.captions_jsonl import caption_texts, label_value, scalar_
 from mmts.data.formats.collect import Collector, split_folders
 from mmts.data.formats.json_file import Record, json_lines
 from mmts.data.formats.table import USUAL_COLUMNS, Row, advice, find_column, has_usual_column, table_rows
-from mmts.data.records import SPLITS, Dataset, Label, split_name
+from mmts.data.records import SPLITS, Dataset, split_name
 from mmts.errors import DataError, listed
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
@@ -79,12 +79,6 @@ def _metadata_file(folder: Path) -> Path | None:
     return files[0] if files else None
 
 
-def _label(value: object) -> Label | None:
-    """Return a field as a label; None if it is none, such as the numbers of a box."""
-    is_numbers = isinstance(value, list) and not all(isinstance(item, str) for item in value)
-    return None if is_numbers else label_value(value)
-
-
 def record_rows(records: Iterable[Record], columns: Mapping[str, str] | None, notes: list[str]) -> Iterator[Row]:
     """Yield the rows of records with the columns of a table; `columns` and `notes` as in `table_rows`."""
 
@@ -103,6 +97,10 @@ def record_rows(records: Iterable[Record], columns: Mapping[str, str] | None, no
         others = {key: value for key, value in fields.items() if key not in (path_name, caption_name)}
         identity, split = (scalar_text(others.pop(key, None)) for key in ("id", "split"))
         row = {"where": record.where, "identity": identity, "split": split}
-        labels = {key: label for key, value in others.items() if (label := _label(value)) is not None}
+        labels = {}
+        for key, value in others.items():
+            is_numbers = isinstance(value, list) and not all(isinstance(item, str) for item in value)  # as of a box
+            if not is_numbers and (label := label_value(value)) is not None:
+                labels[key] = label
         path, captions = record.get(path_name, str, "a path"), caption_texts(record, caption_name)
         yield {**row, "path": path, "captions": captions, "labels": labels}

@@ -109,28 +109,26 @@ def _draw(pictures: list[Emoji], folder: Path, size: int) -> None:
     drawn = {entry.name for entry in os.scandir(folder) if entry.stat().st_size}
     targets = [(picture.file, folder / f"{picture.code}.png", size) for picture in pictures]
     jobs = [job for job in targets if job[1].name not in drawn]
-    chunks = [jobs[at : at + _CHUNK] for at in range(0, len(jobs), _CHUNK)]
-    workers = min(os.cpu_count() or 1, len(chunks), 16)
+    workers = min(os.cpu_count() or 1, 1 + len(jobs) // _CHUNK, 16)
     with ExitStack() as stack:
-        counts: Iterable[int] = map(_draw_files, chunks)
+        done: Iterable[None] = map(_draw_file, jobs)
         if workers > 1 and sys.platform.startswith("linux"):
             # Processes, since resvg holds the GIL; they leave Ctrl-C to this one, which ends the pool.
             fork = multiprocessing.get_context("fork")
             pool = ProcessPoolExecutor(workers, fork, signal.signal, (signal.SIGINT, signal.SIG_IGN))
             stack.callback(pool.shutdown, cancel_futures=True)
-            counts = pool.map(_draw_files, chunks)
+            done = pool.map(_draw_file, jobs, chunksize=_CHUNK)
         bar = stack.enter_context(progress_bar("drawing emoji", len(pictures), "images", len(pictures) - len(jobs)))
-        for count in counts:
-            bar.advance(count)
+        for _ in done:
+            bar.advance()
 
 
-def _draw_files(jobs: list[tuple[Path, Path, int]]) -> int:
+def _draw_file(job: tuple[Path, Path, int]) -> None:
     import resvg_py
 
-    for source, target, size in jobs:
-        svg = source.read_text(encoding="utf-8")
-        png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, background="white", skip_system_fonts=True)
-        part = target.with_suffix(f".{os.getpid()}.part")
-        part.write_bytes(png)
-        part.replace(target)
-    return len(jobs)
+    source, target, size = job
+    svg = source.read_text(encoding="utf-8")
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, background="white", skip_system_fonts=True)
+    part = target.with_suffix(f".{os.getpid()}.part")
+    part.write_bytes(png)
+    part.replace(target)

@@ -143,10 +143,7 @@ def _records(table: _Table) -> Iterator[Record]:
 
 
 def _unpacked(table: _Table, cache: Path) -> tuple[str, npt.NDArray[np.int64]]:
-    """Return the file in the cache with all images of a table, written by one process if it is not there, and its ends.
-
-    Image i is between ends i and i + 1.
-    """
+    """Return the file in the cache with all images of a table, and the ends: image i is between ends i and i + 1."""
     key = content_hash(str(table.file), *map(str, file_state(table.file)), str(table.bytes_of))
     folder = cache / key
     if not folder.is_dir():

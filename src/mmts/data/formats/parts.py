@@ -41,7 +41,13 @@ def find_files(pattern: Path, suffix: str) -> tuple[list[FilePart], list[str]]:
             f"{pattern}: {name} is named as part of {split}, and {bare[0]} has no split in its name; name the split of "
             f"all {suffix} files or of none"
         )
-    return result, _notes_on_folders(pattern, files, suffix)
+    names = {name: dict.fromkeys(path.parent.name for path, split in files if split == name) for name in SPLITS}
+    notes = notes_on_names(names)
+    if any(names.values()) and pattern.is_dir():
+        others = {*filter(Path.is_dir, pattern.iterdir())} - {path.parent for path, _ in files}
+        if left := sorted(item.name for item in others if _files(item, suffix)):
+            notes.append(f"left out the {suffix} files in {listed(left)}, as the folders are not named like a split")
+    return result, notes
 
 
 def expanded(pattern: str) -> list[str]:
@@ -104,13 +110,3 @@ def _splits_in_names(names: Sequence[str]) -> list[str | None]:
     common = set.intersection(*splits)
     distinct = [split if len(split) == 1 else split - common for split in splits]
     return [split.pop() if len(split) == 1 else None for split in distinct]
-
-
-def _notes_on_folders(pattern: Path, files: Sequence[FilePart], suffix: str) -> list[str]:
-    names = {name: dict.fromkeys(path.parent.name for path, split in files if split == name) for name in SPLITS}
-    notes = notes_on_names(names)
-    if any(names.values()) and pattern.is_dir():
-        others = {*filter(Path.is_dir, pattern.iterdir())} - {path.parent for path, _ in files}
-        if left := sorted(item.name for item in others if _files(item, suffix)):
-            notes.append(f"left out the {suffix} files in {listed(left)}, as the folders are not named like a split")
-    return notes

@@ -87,19 +87,17 @@ def table_rows(file: Path, columns: Mapping[str, str] | None = None, notes: list
             bare += 1
             continue
         identity, split = (cells[roles[role]] if role in roles else None for role in ("id", "split"))
-        labels = {name: _label(cells[at]) for name, at in others.items() if cells[at].strip()}
+        labels: dict[str, Label] = {}
+        for name, at in others.items():
+            if cells[at].strip():
+                values = listed_strings(cells[at].strip())
+                labels[name] = cells[at] if values is None else [value for value in values if value.strip()]
         row = {"where": where, "identity": identity, "split": split, "labels": labels}
         yield {**row, "path": cells[path_at].strip(), "captions": [cells[caption_at]]}
     if bare:
         notes.append(f"left out rows with neither a path nor a caption: {bare:,}")
     if short:
         notes.append(f"rows that end early, whose last columns count as empty: {short:,}")
-
-
-def _label(cell: str) -> Label:
-    """Return the values in a cell that is a list of strings, without empty ones; any other cell as it is."""
-    values = listed_strings(cell.strip())
-    return cell if values is None else [value for value in values if value.strip()]
 
 
 def find_column(names: list[str], role: str, columns: Mapping[str, str] | None, notes: list[str]) -> int:

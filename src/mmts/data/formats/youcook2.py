@@ -33,8 +33,7 @@ def read_youcook2(path: str | Path) -> Dataset:
     file = find_file(folder, _INNER, _ANNOTATIONS)
     if file is None:
         raise DataError(f"{folder}: no {_ANNOTATIONS} there or in annotations/")
-    segments = list(_segments(file, _recipe_names(folder)))
-    if not segments:
+    if not (segments := list(_segments(file, _recipe_names(folder)))):
         raise DataError(f"{file}: no video has a segment")
     media = _media(folder, segments)
     collector = Collector(file, folder)

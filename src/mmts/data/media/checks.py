@@ -1,6 +1,7 @@
 """Checks of media before a run, each made once: which cannot be read, and which two splits share."""
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
@@ -49,7 +50,8 @@ def drop_unreadable(split: Split, reasons: Mapping[int, str], max_share: float =
         named = few([f"{split.media[at].place}: {reason}" for at, reason in reasons.items()])
         raise DataError(
             f"{len(reasons):,} of the {counted(split.num_media, 'medium', 'media')} of split {split.name!r} cannot be "
-            f"read, more than the {percent(max_share)} allowed: {named}. Repair them, or raise data.max_unreadable"
+            f"read, more than the {percent(max_share)} allowed: {named}. Repair them, or train without them: --set "
+            f"data.max_unreadable={math.ceil(20 * len(reasons) / split.num_media) / 20:g}"
         )
     return split.without(reasons)
 
@@ -72,7 +74,13 @@ def copies_between(train: Split, other: Split) -> dict[int, int]:
     if kept is not None:
         return {int(at): there for at, there in kept.items()}
     same_size = {at: medium for at, medium in enumerate(media) if sizes[at] in common}
-    hashes = in_threads(_part_hash, same_size.values(), "looking for copies", "files")
+
+    def contents(medium: Medium) -> str | None:
+        with suppress(OSError):
+            return f"{_hash(medium)} {medium.start or 0} {medium.end}"
+        return None
+
+    hashes = in_threads(contents, same_size.values(), "looking for copies", "files")
     names = {at: (name, sizes[at]) for at, name in zip(same_size, hashes, strict=True) if name is not None}
     places = {name: at for at, name in reversed(names.items()) if at < train.num_media}
     others = {at - train.num_media: name for at, name in names.items() if at >= train.num_media}
@@ -118,13 +126,6 @@ def content_name(medium: Medium) -> str:
         return content_hash(str(medium.path.absolute()), part)
     except OSError as error:
         raise DataError(f"cannot read the {medium.kind} {medium.place}: {error.strerror or error}") from None
-
-
-def _part_hash(medium: Medium) -> str | None:
-    """Hash a medium's contents and segment; None if it cannot be read."""
-    with suppress(OSError):
-        return f"{_hash(medium)} {medium.start or 0} {medium.end}"
-    return None
 
 
 def _hash(medium: Medium) -> str:

@@ -202,8 +202,7 @@ class _Pictures:
     start, rate = 0.0, 1.0
 
     def __init__(self, paths: list[Path], size: int) -> None:
-        self._paths, self._size = paths, size
-        self.end = float(len(paths))
+        self._paths, self._size, self.end = paths, size, float(len(paths))
 
     def image(self, time: float) -> Image.Image | None:
         path = self._paths[int(time)]

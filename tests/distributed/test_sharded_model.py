@@ -257,7 +257,7 @@ def test_a_torch_that_cannot_shard_on_the_cpu_is_refused_before_data_are_read(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.delattr("torch.cpu.Stream.record_event", raising=False)
     recipe = load_recipe("catalogue", ["train.shard=true"]).with_data(tmp_path / "not-there")
-    with pytest.raises(RunError, match=r"torch \d.* cannot shard a model on the CPU; install torch 2\.7 or newer"):
+    with pytest.raises(RunError, match=r"torch \d.* cannot shard a model on the CPU; install 2\.7"):
         train(recipe, tmp_path / "run")
 
 

@@ -58,8 +58,7 @@ def _is_set(name: str) -> bool:
 def refuse_old_torch() -> None:
     """Raise RunError, naming a version that can, if this torch cannot shard a model over processes on the CPU."""
     if num_processes() > 1 and not torch.cuda.is_available() and not hasattr(torch.cpu.Stream, "record_event"):
-        remedy = "install torch 2.7 or newer, or leave train.shard out"
-        raise RunError(f"torch {torch.__version__} cannot shard a model on the CPU; {remedy}")
+        raise RunError(f"torch {torch.__version__} cannot shard a model on the CPU; install 2.7 or drop train.shard")
 
 
 def shard_model(model: M, towers: Sequence[nn.Module], device: torch.device) -> M:
